@@ -17,6 +17,8 @@ from collections.abc import Sequence
 import ms_codegeex
 from ms_codegeex.commands.help_text import EXAMPLES, Parser, complete_actions
 from ms_codegeex.errors import RunFailure, UserError
+from ms_codegeex.interrupts import after_imports
+from ms_codegeex.printing import print_error
 
 VERBS = (
     "prepare",
@@ -81,18 +83,21 @@ def _terminate(*_: object) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit status (0 done, 1 failed, 2 the user's mistake, 130 interrupted)."""
-    arguments = parse(argv)
-    signal.signal(signal.SIGTERM, _terminate)  # as an exception, so that partial output is removed
+    name = "ms-codegeex"
     try:
-        return arguments.run(arguments) or 0
+        with after_imports():
+            arguments = parse(argv)
+            name = f"ms-codegeex {arguments.verb}"
+            signal.signal(signal.SIGTERM, _terminate)  # as an exception, so that partial output is removed
+            return arguments.run(arguments) or 0
     except UserError as error:
-        print(f"ms-codegeex {arguments.verb}: {error}", file=sys.stderr)
+        print_error(f"{name}: {error}")
         return 2
     except RunFailure as error:
-        print(f"ms-codegeex {arguments.verb}: {error}", file=sys.stderr)
+        print_error(f"{name}: {error}")
         return 1
     except KeyboardInterrupt:
-        print(f"ms-codegeex {arguments.verb}: interrupted", file=sys.stderr)
+        print_error(f"{name}: interrupted")
         return 130
     except BrokenPipeError:  # the reader of our output has exited (`| head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

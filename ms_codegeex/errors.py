@@ -1,14 +1,12 @@
 """The errors that end a command."""
 
-import re
-
-# a name in a damaged or hostile file may contain line breaks or terminal escapes
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-
 
 def escaped(text: str) -> str:
-    """The text with its control characters spelled out, so that it cannot move a terminal's cursor."""
-    return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
+    """The text with control characters and invisible characters spelled out, line breaks too. A name in a damaged or
+    hostile file may contain them, and could then move a terminal's cursor or reverse the order of its letters."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 class UserError(Exception):

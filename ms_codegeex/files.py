@@ -1,4 +1,4 @@
-"""Write files so that they appear whole or not at all: under a temporary name, synced, then renamed."""
+"""Write files so that they appear whole or not at all: under a temporary name, synced, then renamed; read JSON."""
 
 from __future__ import annotations
 
@@ -20,10 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.errors import UserError
+from ms_codegeex.json_reading import Malformed, parse_json
 from ms_codegeex.locks import take_lock
+from ms_codegeex.reading import read_regular
 
 WRITE_BACK_SECONDS = 0.25
 MOST_WAITING = 1 << 20  # bytes of lines for which a full disk has no room
+MOST_JSON = 64 << 20  # bytes of a JSON file; the largest of a model, its tokenizer, has tens of millions
 
 
 def _temporary(path: Path) -> Path:
@@ -305,13 +308,21 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file; a missing or malformed one is a `UserError` that names it."""
+def read_json(path: Path, most: int = MOST_JSON) -> Any:
+    """Read a JSON file of at most `most` bytes; a missing or malformed one is a `UserError` that names it."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json_of(read_regular(path, most), path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except OSError as error:
+        raise UserError(f"{path}: not readable as JSON ({error.strerror}); restore or recreate it") from None
+
+
+def json_of(content: bytes, path: Path) -> Any:
+    """The value of a JSON file's content; `path` is for the `UserError` that malformed content raises."""
+    try:
+        return parse_json(content)
+    except Malformed as error:
         raise UserError(f"{path}: not readable as JSON ({error}); restore or recreate it") from None
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import json
 import math
 import multiprocessing
 import os
@@ -25,6 +24,7 @@ from typing import Any
 import psutil
 
 from ms_codegeex.errors import RunFailure
+from ms_codegeex.json_reading import parse_json
 
 PACKAGE_PARENT = str(Path(__file__).resolve().parents[1])
 POLL_SECONDS = 0.05
@@ -176,7 +176,7 @@ def json_from_module(module: str, what: str, seconds: float) -> Any:
             text=True,
             timeout=seconds,
         )
-        return json.loads(done.stdout)
+        return parse_json(done.stdout)
     except subprocess.TimeoutExpired:
         raise RunFailure(f"{what} did not finish within {seconds:g} s") from None
     except ValueError:

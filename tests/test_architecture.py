@@ -18,8 +18,13 @@ BASE = {  # single files that every folder may import, and what they import them
     "webpage": "nested",
     "tables": "",
     "locks": "",
-    "files": "errors locks",
-    "processes": "errors",
+    "interrupts": "",
+    "printing": "errors",
+    "reading": "errors",
+    "json_reading": "",
+    "yaml_reading": "errors reading json_reading",
+    "files": "errors locks reading json_reading",
+    "processes": "errors json_reading",
     "hardware": "errors",
     "mesh": "errors",
     "shipped": "errors",
@@ -112,6 +117,68 @@ def upward(imports: set[tuple[str, str]]) -> list[str]:
 @pytest.fixture(scope="module")
 def imports() -> set[tuple[str, str]]:
     return imports_of(ROOT / "ms_codegeex")
+
+
+PARSERS = {"json": {"load", "loads", "JSONDecoder", "decoder", "scanner"}, "yaml": {"*"}}
+PARSING = {  # files that may parse JSON or YAML themselves, and why; all others call `parse_json` or `parse_yaml`
+    "json_reading.py": "the one reader of JSON",
+    "yaml_reading.py": "the one reader of YAML",
+    "generation/messages.py": "from a process that this one started",
+    "serving/messages.py": "from the engine's process, many times a second",
+    "runs/fork_server.py": "from the process that started this one",
+    "rehearsal/graph_kernel.py": "from the process that started this one",
+    "evaluation/judging/inside/compare.py": "runs in the sandbox, without this package",
+    "evaluation/judging/inside/compare_calls.py": "runs in the sandbox, without this package",
+}
+
+
+def parsing(path: Path) -> list[str]:
+    """The lines of a file that parse JSON or YAML with the libraries' functions. Writing does not count, nor
+    `json.loads(json.dumps(x))`."""
+    tree, found = ast.parse(path.read_text(encoding="utf-8")), []
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    copies = {id(call.func) for call in calls if call.args and ast.unparse(call.args[0]).startswith("json.dumps(")}
+    for node in ast.walk(tree):
+        name = ""
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and id(node) not in copies:
+            library, name = node.value.id, node.attr
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            library, _, rest = node.module.partition(".")
+            name = rest or node.names[0].name
+        if name and (name in PARSERS.get(library, ()) or (library == "yaml" and not name.endswith("dump"))):
+            found.append(f"{path}:{node.lineno}: {ast.unparse(node)}")
+        if isinstance(node, ast.Import) and any(
+            alias.name.split(".")[0] in PARSERS and alias.asname for alias in node.names
+        ):
+            found.append(f"{path}:{node.lineno}: {ast.unparse(node)}")
+    return found
+
+
+def test_json_and_yaml_are_parsed_in_one_place():
+    package = ROOT / "ms_codegeex"
+    found = {path.relative_to(package).as_posix(): parsing(path) for path in package.rglob("*.py")}
+    assert [line for name, lines in found.items() if name not in PARSING for line in lines] == []
+    assert [name for name in PARSING if not found[name]] == []  # no longer needed in the table
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("import json\njson.loads(x)", 1),
+        ("import json\njson.load(x)\njson.dumps(x)", 1),
+        ("import json\njson.loads(json.dumps(x))", 0),
+        ("import json\nlist(map(json.loads, x))", 1),
+        ("import json as j\nj.loads(x)", 1),
+        ("from json import loads", 1),
+        ("from json.decoder import JSONDecoder", 1),
+        ("import yaml\nyaml.safe_load(x)\nyaml.safe_dump(x)", 1),
+        ("import yaml\nyaml.load_all(x, yaml.FullLoader)", 2),
+        ("from yaml import safe_load", 1),
+    ],
+)
+def test_parsing_is_found_in_any_form(tmp_path, text, count):
+    (tmp_path / "a.py").write_text(text)
+    assert len(parsing(tmp_path / "a.py")) == count
 
 
 def test_no_file_imports_in_a_circle(imports):

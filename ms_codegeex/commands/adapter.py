@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from ms_codegeex.errors import UserError
+from ms_codegeex.printing import print_json, print_out
 
 SUMMARY = "list adapters (LoRA), merge them into their model, or remove them from it"
 EXAMPLES = """  ms-codegeex adapter list runs/finetune_lora/adapter runs/other/adapter
@@ -59,10 +59,12 @@ def run(arguments: argparse.Namespace) -> None:
         result, "hf", arguments.output, dtype=dtype, replace=arguments.replace, progress=not arguments.json
     )
     if arguments.json:
-        print(json.dumps({"adapter": str(arguments.adapter), "layers": len(adapters.layers), **report}))
+        print_json({"adapter": str(arguments.adapter), "layers": len(adapters.layers), **report})
     else:
         what = "with" if adds else "without"
-        print(f"{report['output']}: {arguments.model} {what} {len(adapters.layers)} adapters of {arguments.adapter}")
+        print_out(
+            f"{report['output']}: {arguments.model} {what} {len(adapters.layers)} adapters of {arguments.adapter}"
+        )
 
 
 def _short_dtype(dtypes: set[str]) -> str:
@@ -83,10 +85,10 @@ def _list(directories: list[Path], as_json: bool) -> None:
             raise UserError(f"{directory}: holds no adapters in PEFT's layout ({CONFIG}); give a run's adapter folder")
         found += [summary(path if path.is_dir() else path.parent) for path in inside]
     if as_json:
-        print(json.dumps({"adapters": found}))
+        print_json({"adapters": found})
         return
     for row in found:
-        print(
+        print_out(
             f"{row['path']}: rank {row['rank']}, alpha {row['alpha']:g}, {row['parameters']:,} parameters, "
             f"{row['bytes'] / 1e6:.1f} MB, for {row['model']}, on {', '.join(row['modules'])}"
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -236,7 +237,8 @@ def run_lines(run: dict[str, Any]) -> Iterator[str]:
     yield from map(checkpoint_line, run["checkpoints"])
     if not run["checkpoints"]:
         yield "no checkpoints yet"
-    yield from (f"{name}: {size:,} bytes" for name, size in run["artefacts"].items())
+    for name, size in run["artefacts"].items():
+        yield f"{name}: a link" if size is None else f"{name}: {size:,} bytes"
 
 
 def describe_stages(directory: Path) -> dict[str, Any]:
@@ -244,8 +246,12 @@ def describe_stages(directory: Path) -> dict[str, Any]:
     from ms_codegeex.files import read_json
 
     content = read_json(directory / "stages.json")
-    if not isinstance(content, dict) or not isinstance(content.get("stages"), list):
-        raise UserError(f"{directory / 'stages.json'}: no report on stages; train makes it again with --resume auto")
+    try:
+        list(stages_lines(content))
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+        raise UserError(
+            f"{directory / 'stages.json'}: no report on stages; train makes it again with --resume auto"
+        ) from None
     return {"kind": "stages", **content}
 
 
@@ -256,10 +262,14 @@ def stages_lines(stages: dict[str, Any]) -> Iterator[str]:
     yield from StageReport(stages).text().splitlines()
 
 
-def _size(path: Path) -> int:
-    """Bytes of a file, or of all files in a directory; a running job may remove some meanwhile."""
+def _size(path: Path) -> int | None:
+    """Bytes of a file, or of all files in a directory; a running job may remove some meanwhile. None for a link, which
+    may lead to anything."""
+    if path.is_symlink():
+        return None
     total = 0
     for file in (path, *(Path(folder) / name for folder, _, names in os.walk(path) for name in names)):
         with contextlib.suppress(OSError):
-            total += file.stat().st_size if file.is_file() else 0
+            status = file.lstat()
+            total += status.st_size if stat.S_ISREG(status.st_mode) else 0
     return total

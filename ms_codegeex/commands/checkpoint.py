@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.commands.artefacts import checkpoint_line, summarise_checkpoint
 from ms_codegeex.errors import UserError
+from ms_codegeex.printing import print_json, print_lines, print_out
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -98,10 +99,10 @@ def _check(arguments: argparse.Namespace) -> int:
     if not reports:
         raise UserError(f"{directory}: its checkpoints were deleted meanwhile; try again")
     if arguments.json:
-        print(json.dumps({"checkpoints": reports}))
+        print_json({"checkpoints": reports})
     else:
         for report in reports:
-            print(checkpoint_line(report))
+            print_out(checkpoint_line(report))
     return int(verifies and not all(report["sound"] for report in reports))
 
 
@@ -130,7 +131,7 @@ def _reshard(arguments: argparse.Namespace) -> int:
     with _progress(arguments.action, contents.nbytes) as bar:
         write_ranks(output, contents.step, contents.state, rank_slices(contents, mesh, bar.update))
     report = summarise_checkpoint(output, hashes=False)
-    print(json.dumps(report) if arguments.json else checkpoint_line(report))
+    print_json(report) if arguments.json else print_lines([checkpoint_line(report)])
     return 0
 
 
@@ -156,14 +157,14 @@ def _diff(arguments: argparse.Namespace) -> int:
     states = _state_differences(left, right)
     if arguments.json:
         paths = {"first": str(left.path), "second": str(right.path)}
-        print(json.dumps({**paths, "tensors": [as_json(each) for each in found], "state": states}))
+        print_json({**paths, "tensors": [as_json(each) for each in found], "state": states})
     else:
         for each in found:
-            print(difference_line(each))
+            print_out(difference_line(each))
         for key, (one, other) in states.items():
-            print(f"state {key}: {json.dumps(one)} and {json.dumps(other)}")
+            print_out(f"state {key}: {json.dumps(one)} and {json.dumps(other)}")
         same = len(left.tensors.keys() & right.tensors.keys()) - sum(each.what is None for each in found)
-        print(f"{len(found)} tensors differ, {same} of the common ones are equal; {left.path} and {right.path}")
+        print_out(f"{len(found)} tensors differ, {same} of the common ones are equal; {left.path} and {right.path}")
     return int(bool(found or states))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 from ms_codegeex.commands import asked_model, decoding
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import given_text
+from ms_codegeex.printing import print_json, visible
 
 if TYPE_CHECKING:
     from ms_codegeex.generation.sampling import SamplingSettings
@@ -93,7 +93,7 @@ def _show(pieces: Iterator[Piece], prompt: Prompt, count: int, echo: bool) -> No
     """One answer as it comes, or several one after the other."""
     from rich.console import Console
 
-    from ms_codegeex.terminal.printing import dim, printer, visible
+    from ms_codegeex.terminal.printing import dim, printer
 
     console = Console(highlight=False)
 
@@ -125,5 +125,5 @@ def _report(model: Model, prompt: Prompt, settings: SamplingSettings) -> int:
     for piece in model.complete(prompt, settings):
         answers[piece.index]["text"] += piece.text
         answers[piece.index]["finish"] = piece.finish or answers[piece.index]["finish"]
-    print(json.dumps({"model": model.name, "prompt": prompt.text, "answers": answers}, ensure_ascii=False))
+    print_json({"model": model.name, "prompt": prompt.text, "answers": answers})
     return 0

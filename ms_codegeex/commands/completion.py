@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
+from ms_codegeex.printing import print_out
+
 SUMMARY = "print the script that completes this command line in a shell"
 EXAMPLES = """\
   ms-codegeex completion bash  # in ~/.bashrc: source <(ms-codegeex completion bash)
@@ -27,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     for action in _actions(arguments.parser):
         if action.choices is None and (action.type is Path or action.metavar in ("DIR", "FILE")):
             action.complete = shtab.DIRECTORY if action.metavar == "DIR" else shtab.FILE
-    print(shtab.complete(arguments.parser, arguments.shell))
+    print_out(shtab.complete(arguments.parser, arguments.shell))
     return 0
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ms_codegeex.errors import UserError
+from ms_codegeex.json_reading import Malformed, parse_json
+from ms_codegeex.printing import print_error, print_json, print_out
 
 SUMMARY = "convert a model between our runs, model directories, PyTorch and MindSpore checkpoints"
 EXAMPLES = """\
@@ -60,6 +60,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="NAME|DIR",
         help="hf: the model's tokenizer (default: the one recorded in IN or stored next to it)",
     )
+    parser.add_argument(
+        "--keep-code",
+        action="store_true",
+        help="hf: also copy the Python files of the model directory IN and keep its auto_map; whoever loads OUT with "
+        "trust_remote_code runs that code (default: only data files and our own classes)",
+    )
     parser.add_argument("--verify", action="store_true", help="read the output back and compare every byte")
     parser.add_argument("--replace", action="store_true", help="replace the output of an earlier conversion at OUT")
     parser.add_argument(
@@ -81,8 +87,8 @@ def known_sizes(settings: list[str]) -> dict[str, Any]:
         if not value:
             raise UserError(f"--set {setting}: expected NAME=VALUE, for example num_heads=40")
         try:
-            known[key] = json.loads(value)
-        except json.JSONDecodeError:
+            known[key] = parse_json(value)
+        except Malformed:
             known[key] = {"true": True, "false": False}.get(value.lower(), value)
     return known
 
@@ -92,7 +98,9 @@ def run(arguments: argparse.Namespace) -> int:
     from ms_codegeex.formats.convert import convert
     from ms_codegeex.formats.sources import open_source
 
-    source = open_source(arguments.model, known_sizes(arguments.set))
+    if arguments.keep_code and (arguments.to != "hf" or arguments.tokenizer is not None):
+        raise UserError("--keep-code: is for --to hf with the tokenizer of IN; leave out --tokenizer, or this option")
+    source = open_source(arguments.model, known_sizes(arguments.set), arguments.keep_code)
     if arguments.source_ranks not in (None, source.ranks):
         raise UserError(
             f"{arguments.model}: is split over {source.ranks} ranks, --source-tensor-model-parallel-size says "
@@ -112,29 +120,33 @@ def run(arguments: argparse.Namespace) -> int:
         replace=arguments.replace,
     )
     if arguments.json:
-        print(json.dumps(result))
+        print_json(result)
     else:
         verified = ", read back and equal byte for byte" if result["verified"] else ""
         if result["to"] == "hf" and not result["tokenizer"]:
-            print(
+            print_error(
                 f"{result['output']}: has no tokenizer, because IN does not say which one it uses; add its files, "
-                "or convert with --tokenizer NAME|DIR",
-                file=sys.stderr,
+                "or convert with --tokenizer NAME|DIR"
             )
         if result["guessed"]:
             sizes = ", ".join(f"{name} {value}" for name, value in result["guessed"].items())
-            print(
+            print_error(
                 f"guessed, because IN does not record it: {sizes} (from the preset of the same width and depth); if "
-                "the model differs, convert again with --set NAME=VALUE",
-                file=sys.stderr,
+                "the model differs, convert again with --set NAME=VALUE"
             )
         for warning in result["warnings"]:
-            print(f"{result['output']}: {warning}", file=sys.stderr)
+            print_error(f"{result['output']}: {warning}")
+        if result["left_out"]:
+            others = f" and {len(result['left_out']) - 3} more" if len(result["left_out"]) > 3 else ""
+            print_error(
+                f"left out of {result['output']}: {', '.join(result['left_out'][:3])}{others}, which are not data of a "
+                "known kind; --keep-code keeps Python files, which run wherever the model is loaded"
+            )
         if result["skipped"]:
             others = f" and {len(result['skipped']) - 1} more" if len(result["skipped"]) > 1 else ""
-            print(f"left out, not a parameter: {result['skipped'][0]}{others}", file=sys.stderr)
+            print_error(f"left out, not a parameter: {result['skipped'][0]}{others}")
         files = f" in each of {result['files']} files" if result["files"] > 1 else ""
-        print(
+        print_out(
             f"{result['output']}: {result['tensors']} tensors{files}, {result['parameters']:,} parameters, "
             f"{result['bytes']:,} bytes of {'/'.join(result['dtypes'])}{verified}"
         )
@@ -206,7 +218,9 @@ def script(to: str, description: str, ranks: int = 1, argv: Sequence[str] | None
     used = "the model's tokenizer" if to == "hf" else "no effect: this format has no tokenizer files"
     parser.add_argument("--tokenizer-path", metavar="DIR", help=used)
     _originals_options(parser)
-    fixed = {"to": to, "tensor_parallel": ranks, "replace": False, "json": False, "save_name": None}
+    fixed = {"to": to, "tensor_parallel": ranks, "save_name": None} | dict.fromkeys(
+        ("replace", "keep_code", "json"), False
+    )
     arguments = parser.parse_args(argv, argparse.Namespace(**fixed))
     arguments.tokenizer = arguments.tokenizer_path if to == "hf" else None
     sizes = {field: getattr(arguments, f"size_{field}") for field, _ in _SIZES.values()}
@@ -216,5 +230,5 @@ def script(to: str, description: str, ranks: int = 1, argv: Sequence[str] | None
     try:
         return run(arguments)
     except UserError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
+        print_error(f"{parser.prog}: {error}")
         return 2

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
+
+from ms_codegeex.printing import print_json, print_out
 
 
 def dataset_lines(description: dict[str, Any]) -> list[str]:
@@ -66,6 +67,6 @@ def corpus_lines(description: dict[str, Any]) -> list[str]:
 def print_dataset(arguments: argparse.Namespace, result: dict[str, Any]) -> None:
     """Print the description of a dataset that was just written."""
     if arguments.json:
-        print(json.dumps(result, ensure_ascii=False))
+        print_json(result)
     else:
-        print("\n".join([*dataset_lines(result), f"dataset: {result['output']}"]))
+        print_out("\n".join([*dataset_lines(result), f"dataset: {result['output']}"]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import json
 import os
 import platform
 import re
@@ -21,6 +20,8 @@ from typing import TYPE_CHECKING, Literal
 
 from ms_codegeex import host
 from ms_codegeex.errors import RunFailure, UserError
+from ms_codegeex.json_reading import parse_json
+from ms_codegeex.printing import print_json, print_out
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -106,9 +107,9 @@ def run(arguments: argparse.Namespace) -> int:
     checks = [check for area in AREAS for check in _checked(area)]
     missing = [check for check in checks if check.state == "missing"]
     if arguments.json:
-        print(json.dumps({"ready": not missing, "checks": [asdict(check) for check in checks]}))
+        print_json({"ready": not missing, "checks": [asdict(check) for check in checks]})
     else:
-        print("\n".join(report_lines(checks)))
+        print_out("\n".join(report_lines(checks)))
     return 1 if missing else 0
 
 
@@ -267,7 +268,7 @@ def _broken(requirements: list[Requirement]) -> dict[Requirement, str]:
         lines = output.decode().splitlines()
     else:
         lines, ended = done.stdout.splitlines(), f"ended with status {done.returncode}"
-    problems = dict(json.loads(line) for line in lines if line.startswith('["'))
+    problems = dict(parse_json(line) for line in lines if line.startswith('["'))
     for name in named:
         if name not in problems:  # the package whose use ended the process; those after it were not tried
             problems[name] = f"its use {ended}"
@@ -287,7 +288,7 @@ def engine_checks() -> Iterator[Finding]:
         done = subprocess.run(
             words, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PROBE_SECONDS
         )
-        found = json.loads(done.stdout.strip().splitlines()[-1])
+        found = parse_json(done.stdout.strip().splitlines()[-1])
     except subprocess.TimeoutExpired:
         yield Finding(area, "MindSpore", "missing", f"its import takes longer than {PROBE_SECONDS} s", SET_UP)
         return

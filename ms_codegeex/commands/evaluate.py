@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ from ms_codegeex.commands.asked_model import read_key
 from ms_codegeex.errors import UserError
 from ms_codegeex.generation.levels import AUTO, cpu_level
 from ms_codegeex.host import available_cores
+from ms_codegeex.json_reading import Malformed, parse_json
+from ms_codegeex.printing import print_json, print_out
 
 SUMMARY = "measure models on HumanEval-X, MultiPL-E, EvalPlus, MTPB, DS-1000 and more; programs run in a sandbox"
 EXAMPLES = f"""  ms-codegeex evaluate humaneval-x --data humaneval-x --output refs --check-references
@@ -301,9 +302,9 @@ def run(arguments: argparse.Namespace) -> int:
     )
     result = session.evaluate(task, recipe, options)
     if arguments.json:
-        print(json.dumps(result))
+        print_json(result)
     else:
-        print("\n".join([*scores.lines(result), f"report: {arguments.output / 'report.html'}"]))
+        print_out("\n".join([*scores.lines(result), f"report: {arguments.output / 'report.html'}"]))
     return 0
 
 
@@ -313,15 +314,15 @@ def _perplexity(arguments: argparse.Namespace) -> int:
     how = (arguments.window, arguments.stride, arguments.max_tokens, _other_model(arguments), _validity(arguments))
     result = evaluate_corpus(_local_model(arguments), arguments.data, arguments.output, *how)
     if arguments.json:
-        print(json.dumps(result))
+        print_json(result)
     else:
         for name, value in (result["perplexity"] | result.get("difference", {})).items():
-            print(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
+            print_out(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
         if "validity" in result:
             from ms_codegeex.evaluation.validity import lines
 
-            print("\n".join(lines(result["validity"])))
-        print(f"report: {arguments.output / 'report.html'}")
+            print_out("\n".join(lines(result["validity"])))
+        print_out(f"report: {arguments.output / 'report.html'}")
     return 0
 
 
@@ -336,9 +337,9 @@ def _infilling(arguments: argparse.Namespace) -> int:
         SEED if arguments.seed is None else arguments.seed,
     )
     if arguments.json:
-        print(json.dumps(result))
+        print_json(result)
     else:
-        print("\n".join([*lines(result), f"report: {arguments.output / 'report.html'}"]))
+        print_out("\n".join([*lines(result), f"report: {arguments.output / 'report.html'}"]))
     return 0
 
 
@@ -505,7 +506,7 @@ def _fields(words: list[str]) -> dict[str, Any]:
         if not name or not separator:
             raise UserError(f"--url-field: {word}: expected NAME=VALUE, such as top_k=-1")
         try:
-            fields[name] = json.loads(value)
-        except ValueError:
+            fields[name] = parse_json(value)
+        except Malformed:
             fields[name] = value
     return fields

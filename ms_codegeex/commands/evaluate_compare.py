@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from ms_codegeex.errors import UserError
+from ms_codegeex.printing import print_json, print_out
 
 NAME = "compare"
 EXAMPLES = """
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         with atomic_file(arguments.output / "comparison.html") as temporary:
             temporary.write_text(page, encoding="utf-8")
     if arguments.json:
-        print(json.dumps(found))
+        print_json(found)
     else:
-        print("\n".join([*comparison.lines(found), f"report: {arguments.output / 'comparison.html'}"]))
+        print_out("\n".join([*comparison.lines(found), f"report: {arguments.output / 'comparison.html'}"]))
     return 0

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,6 +13,7 @@ from ms_codegeex.commands import decoding
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import given_text
 from ms_codegeex.generation.levels import cpu_level
+from ms_codegeex.printing import print_content, print_error, print_json
 
 if TYPE_CHECKING:
     from ms_codegeex.data.tokenizer import Tokenizer
@@ -192,7 +191,7 @@ def _described(answer: Answer, tokenizer: Tokenizer, reported: bool) -> dict[str
 
 def _say_speculated(generator: Generator) -> None:
     if counts := generator.speculated():
-        print("guessed {guessed} tokens, accepted {accepted}".format(**counts), file=sys.stderr)
+        print_error("guessed {guessed} tokens, accepted {accepted}".format(**counts))
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -225,28 +224,25 @@ def run(arguments: argparse.Namespace) -> int:
     ids = generator.encode(prompt, settings.max_new_tokens if arguments.cut_prompt else None)
     if not arguments.json and settings.n == settings.beams == 1:
         pieces = generator.stream(ids, settings, rule)
-        sys.stdout.write(prompt)
+        print_content(prompt)
         for piece in pieces:
-            sys.stdout.write(piece)
-            sys.stdout.flush()
-        sys.stdout.write("\n")
+            print_content(piece)
+        print_content("\n")
         _say_speculated(generator)
         return 0
     began = time.perf_counter()
     found = answers(generator, ids, settings, rule)
     if not arguments.json:
         for number, answer in enumerate(found, 1):
-            sys.stdout.write(f"--- {number} of {len(found)} ---\n" if settings.n > 1 else "")
-            sys.stdout.write(f"{prompt}{answer.text}\n")
+            print_content(f"--- {number} of {len(found)} ---\n" if settings.n > 1 else "")
+            print_content(f"{prompt}{answer.text}\n")
         _say_speculated(generator)
         return 0
     described = [_described(answer, generator.tokenizer, settings.log_probabilities > 0) for answer in found]
-    print(
-        json.dumps(
-            {"model": str(generator.path), "prompt": prompt, "prompt_tokens": len(ids)}
-            | (described[0] if settings.n == 1 else {"answers": described})
-            | {"seconds": time.perf_counter() - began}
-            | generator.speculated()
-        )
+    print_json(
+        {"model": str(generator.path), "prompt": prompt, "prompt_tokens": len(ids)}
+        | (described[0] if settings.n == 1 else {"answers": described})
+        | {"seconds": time.perf_counter() - began}
+        | generator.speculated()
     )
     return 0

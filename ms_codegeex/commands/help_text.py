@@ -11,6 +11,9 @@ import re
 import shutil
 import textwrap
 from collections.abc import Iterable
+from typing import NoReturn
+
+from ms_codegeex.errors import escaped
 
 EXAMPLES = "examples:\n"
 WIDEST = 120  # longer lines are hard to read, however wide the terminal is
@@ -60,6 +63,11 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **options) -> None:
         super().__init__(**{"formatter_class": HelpFormatter, **options})
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and the message, and exit with status 2. A shell puts names of hostile files into command
+        lines, so control characters are spelled out."""
+        super().error(escaped(message))
 
 
 def complete_actions(verb: argparse.ArgumentParser, examples: str) -> None:

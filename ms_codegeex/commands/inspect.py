@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.commands import artefacts
 from ms_codegeex.commands.dataset_summary import dataset_lines
-from ms_codegeex.errors import UserError
+from ms_codegeex.errors import UserError, escaped
+from ms_codegeex.printing import print_coloured, print_content, print_error, print_json, print_lines, print_out, visible
 
 if TYPE_CHECKING:
     from ms_codegeex.data.inspection import Dataset
@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
             if arguments.tensors and kind not in ("checkpoint", "model directory"):
                 raise UserError(f"{directory}: of a {kind}, tensors are not listed; leave out --tensors")
             result = describe(directory)
-            print(json.dumps(result, ensure_ascii=False) if arguments.json else "\n".join(lines(result)))
+            print_json(result) if arguments.json else print_lines(lines(result))
             return 0
     raise UserError(
         f"{directory}: neither a dataset (dataset.json) nor a model (config.json or quantised.json), a checkpoint "
@@ -124,14 +124,14 @@ def _run_dataset(arguments: argparse.Namespace) -> int:
         return _verify(arguments, dataset)
     result = {"kind": "dataset", "directory": str(arguments.directory), "verified": False, **_fields(dataset)}
     if arguments.json:
-        print(json.dumps({**result, key: content}, ensure_ascii=False))
+        print_json({**result, key: content})
     elif key == "document":
-        print(_document_line(content), file=sys.stderr)
-        sys.stdout.write(content["text"] if content["text"].endswith("\n") else content["text"] + "\n")
+        print_error(_document_line(content))
+        print_content(content["text"] if content["text"].endswith("\n") else content["text"] + "\n")
     elif key == "sample":
-        print("\n".join(sample_lines(content, sys.stdout.isatty())))
+        print_coloured("\n".join(sample_lines(content, sys.stdout.isatty())))
     else:
-        print(content)
+        print_out(str(content))
     return 0
 
 
@@ -153,11 +153,11 @@ def _verify(arguments: argparse.Namespace, dataset: Dataset) -> int:
         checked = f"{checked}, and the text of every document,"
         result["deep"] = {"documents": sum(map(len, dataset.splits.values())), "not_comparable": lossy}
     if arguments.json:
-        print(json.dumps(result, ensure_ascii=False))
+        print_json(result)
         return 0
-    print("\n".join([*dataset_lines(dataset.description), f"verified: {checked} are right"]))
+    print_lines([*dataset_lines(dataset.description), f"verified: {checked} are right"])
     if lossy:
-        print(f"{lossy} documents have spaces that may have been U+2581 before tokenising; they cannot be compared")
+        print_out(f"{lossy} documents have spaces that may have been U+2581 before tokenising; they cannot be compared")
     return 0
 
 
@@ -177,23 +177,18 @@ def _deep(dataset: Dataset) -> int:
                 lossy, done = lossy + unsure, done + size
                 bar.update(size)
         elapsed = time.perf_counter() - started
-    print(f"decoded {done / 1e6:.1f} MB, {done / 1e6 / max(elapsed, 1e-9):.1f} MB/s", file=sys.stderr)
+    print_error(f"decoded {done / 1e6:.1f} MB, {done / 1e6 / max(elapsed, 1e-9):.1f} MB/s")
     return lossy
 
 
 def _origin(entry: dict[str, Any]) -> str:
     if entry["source"] is None:
         return "source not recorded"
-    return f"{visible(entry['source'])}, {entry['language'] or 'no language'}, sha256 {entry['sha256'][:16]}"
+    return escaped(f"{entry['source']}, {entry['language'] or 'no language'}, sha256 {entry['sha256'][:16]}")
 
 
 def _document_line(document: dict[str, Any]) -> str:
     return f"document {document['number']} of {document['split']}, {document['tokens']} tokens: {_origin(document)}"
-
-
-def visible(text: str) -> str:
-    """`text` with its control characters spelt out: a corpus must not command the terminal."""
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def sample_lines(sample: dict[str, Any], colour: bool) -> Iterator[str]:

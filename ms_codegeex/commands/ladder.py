@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.errors import RunFailure
+from ms_codegeex.printing import print_json, print_out
 
 if TYPE_CHECKING:
     from ms_codegeex.ladder.settings import Rung
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         for rung in rungs:
             x = result_of(rung, None)
-            print(f"{x.parameters:>12,} parameters {x.tokens:>14,} tokens {x.flops:.1e} FLOPs  {x.directory}")
+            print_out(f"{x.parameters:>12,} parameters {x.tokens:>14,} tokens {x.flops:.1e} FLOPs  {x.directory}")
         return 0
     results = []
     for number, rung in enumerate(rungs, 1):
@@ -57,11 +57,11 @@ def run(arguments: argparse.Namespace) -> int:
     write_json(directory / "ladder.json", found)
     write_report(directory, found)
     if arguments.json:
-        print(json.dumps(found))
+        print_json(found)
         return 0
     for law in found["laws"]:
-        print(f"{named(found, law['value'])}: {_sentence(law)}")
-    print(f"tables {directory / 'ladder.html'}\ndrawing {directory / 'ladder.png'}")
+        print_out(f"{named(found, law['value'])}: {_sentence(law)}")
+    print_out(f"tables {directory / 'ladder.html'}\ndrawing {directory / 'ladder.png'}")
     return 0
 
 

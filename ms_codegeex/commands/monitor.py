@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ms_codegeex.errors import UserError, escaped
+from ms_codegeex.printing import print_error, print_json
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -47,9 +46,9 @@ def run(arguments: argparse.Namespace) -> int:
         from ms_codegeex.runs.history_page import write_history_page
 
         write_history_page(histories, Path(arguments.report), batch_text)
-        print(f"wrote {arguments.report}", file=sys.stderr)
+        print_error(f"wrote {arguments.report}")
     if arguments.json:
-        print(json.dumps({name: _as_json(history) for name, history in histories.items()}))
+        print_json({name: _as_json(history) for name, history in histories.items()})
     elif arguments.once:
         Console().print(_shown(histories))
     elif not arguments.report:

@@ -8,10 +8,11 @@ output is a package and what is wrong with it, as JSON; a package without a line
 from __future__ import annotations
 
 import importlib
-import json
 import sys
 from collections.abc import Callable
 from io import BytesIO
+
+from ms_codegeex.printing import print_json
 
 # Names to import where they differ from the package's, and what is imported of a package that is only partly needed.
 MODULES = {
@@ -151,4 +152,4 @@ def problem_with(package: str) -> str:
 
 if __name__ == "__main__":
     for name in sys.argv[1:]:
-        print(json.dumps([name, problem_with(name)]), flush=True)
+        print_json([name, problem_with(name)])

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.errors import UserError
+from ms_codegeex.printing import print_error, print_json, print_out, print_progress
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
@@ -102,11 +101,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.plot:
         _plot(plan, arguments.plot)
     if arguments.json:
-        print(json.dumps(_as_json(plan, arguments.tokens, found)))
+        print_json(_as_json(plan, arguments.tokens, found))
     else:
-        print(_as_text(plan, arguments.tokens, found, arguments.sources))
+        print_out(_as_text(plan, arguments.tokens, found, arguments.sources))
     for line in problems(plan):
-        print(f"ms-codegeex plan: {line}", file=sys.stderr)
+        print_error(f"ms-codegeex plan: {line}")
     return 0 if plan.fits else 1
 
 
@@ -119,13 +118,13 @@ def _stages(staged: StagedRun, arguments: argparse.Namespace) -> int:
             raise UserError(f"--{name}: is for one run; choose a stage with stage=NAME, of {', '.join(staged.chosen)}")
     plans = {stage.name: make_plan(stage.config) for stage in staged.stages}
     if arguments.json:
-        print(json.dumps({"stages": {name: _as_json(plan, None, None) for name, plan in plans.items()}}))
+        print_json({"stages": {name: _as_json(plan, None, None) for name, plan in plans.items()}})
     else:
         blocks = (f"stage {name}\n\n{_as_text(plan, None, None, arguments.sources)}" for name, plan in plans.items())
-        print("\n\n\n".join(blocks))
+        print_out("\n\n\n".join(blocks))
     for name, plan in plans.items():
         for line in problems(plan):
-            print(f"ms-codegeex plan: stages.{name}: {line}", file=sys.stderr)
+            print_error(f"ms-codegeex plan: stages.{name}: {line}")
     return 0 if all(plan.fits for plan in plans.values()) else 1
 
 
@@ -140,11 +139,11 @@ def _inference(config: RunConfig, arguments: argparse.Namespace) -> int:
     devices = inference.devices(cpu=arguments.measure)
     if arguments.json:
         memory = {"inference": [inference.to_dict(memory) for memory in memories]}
-        print(json.dumps(memory | inference.speeds_to_dict(config, forms, devices, streams)))
+        print_json(memory | inference.speeds_to_dict(config, forms, devices, streams))
         return 0
     blocks = [inference_report.published_table(config, memories), inference_report.forms_table(forms, streams)]
     blocks.append(inference_report.speed_table(config, forms, devices, streams))
-    print("\n\n".join(block for block in [*blocks, inference_report.published_speeds(config)] if block))
+    print_out("\n\n".join(block for block in [*blocks, inference_report.published_speeds(config)] if block))
     return 0
 
 
@@ -183,12 +182,11 @@ def _search(plan: Plan, given: bool, overlap: bool) -> SearchResult:
     from ms_codegeex.planning.search import search
 
     def show(tried: int) -> None:
-        if tried % 100 == 0 and sys.stderr.isatty():
-            print(f"\r{tried:,} plans tried", end="", file=sys.stderr)
+        if tried % 100 == 0:
+            print_progress(f"{tried:,} plans tried")
 
     result = search(plan.config, show, given=given, overlap=overlap)
-    if sys.stderr.isatty():
-        print("\r", end="", file=sys.stderr)
+    print_progress("")
     return result
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from ms_codegeex.commands.dataset_summary import corpus_lines
 from ms_codegeex.data.corpus.remote import RemotePath, parse_location
 from ms_codegeex.errors import UserError
 from ms_codegeex.host import available_cores
+from ms_codegeex.printing import print_json, print_out
 
 SUMMARY = "turn source trees, .jsonl and .parquet files into a tokenised, deduplicated dataset directory"
 EXAMPLES = f"""\
@@ -209,9 +209,9 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         result = prepare_dataset(arguments.input, arguments.output, _settings(arguments), options)
     if arguments.json:
-        print(json.dumps(result, ensure_ascii=False))
+        print_json(result)
     else:
-        print("\n".join(corpus_lines(result)))
+        print_out("\n".join(corpus_lines(result)))
     return 0
 
 

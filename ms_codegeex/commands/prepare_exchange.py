@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from ms_codegeex.commands.dataset_summary import print_dataset
 from ms_codegeex.commands.infill_options import INFILL
 from ms_codegeex.commands.prepare_finetune import OF_CORPORA, PRETRAIN, refuse
 from ms_codegeex.errors import UserError
+from ms_codegeex.printing import print_json, print_out
 
 EXAMPLES = """\
   ms-codegeex prepare --input corpus --to mindrecord --output corpus-mindrecord --seq-length 2048 --files 8
@@ -84,9 +84,9 @@ def _export(arguments: argparse.Namespace) -> int:
         refuse(arguments, ("files", "order"), "--to mindrecord")
         result = export_triplet(dataset, arguments.output, split, arguments.seq_length, progress=True)
     if arguments.json:
-        print(json.dumps(result, ensure_ascii=False))
+        print_json(result)
     else:
-        print(f"{result['rows']} rows of {result['seq_length']} + 1 tokens of {split}: {result['output']}")
+        print_out(f"{result['rows']} rows of {result['seq_length']} + 1 tokens of {split}: {result['output']}")
     return 0
 
 

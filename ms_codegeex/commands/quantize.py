@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
+
+from ms_codegeex.printing import print_json, print_out
 
 SUMMARY = "round a model's matrices to 8 or 4 bits, for generation on CPUs"
 EXAMPLES = """\
@@ -39,10 +40,10 @@ def run(arguments: argparse.Namespace) -> int:
     source = open_source(arguments.model)
     result = write_quantised(source, arguments.bits, arguments.group, arguments.output, arguments.replace)
     if arguments.json:
-        print(json.dumps(result))
+        print_json(result)
     else:
         shared = f", a scale for {result['group']} numbers" if result["group"] else ""
-        print(
+        print_out(
             f"{result['output']}: {result['bits']} bits{shared}, {result['bytes'] / 1e6:,.1f} MB "
             f"instead of {result['bytes_before'] / 1e6:,.1f} MB, {result['seconds']:.1f} s"
         )

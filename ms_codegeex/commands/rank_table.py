@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
-import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.errors import UserError
+from ms_codegeex.printing import print_json, print_out
 
 if TYPE_CHECKING:
     from ms_codegeex.runs.rank_table import RankTable
@@ -153,9 +153,11 @@ def run(arguments: argparse.Namespace) -> int:
             table = rank_table.merge_rank_tables([rank_table.read_rank_table(file) for file in arguments.tables])
         rank_table.write_rank_table(path, table)
     if arguments.json:
-        print(json.dumps({**summary_of(table, path), "mesh": mesh}))
+        print_json({**summary_of(table, path), "mesh": mesh})
     else:
         servers = f"{len(table.servers)} server{'s' * (len(table.servers) > 1)}"
         fits = f"; fits {mesh}" if mesh else ""
-        print(f"{path}: {servers}, {table.world} device{'s' * (table.world > 1)}, ranks 0 to {table.world - 1}{fits}")
+        print_out(
+            f"{path}: {servers}, {table.world} device{'s' * (table.world > 1)}, ranks 0 to {table.world - 1}{fits}"
+        )
     return 0

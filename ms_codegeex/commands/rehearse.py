@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ms_codegeex.printing import print_error, print_json, print_out
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
@@ -88,10 +89,8 @@ def run(arguments: argparse.Namespace) -> int:
     execution = _execute(config, mesh, arguments.steps, arguments.json) if both or arguments.execute else None
     passed = (compiled is None or compiled.ok) and (execution is None or execution.passed)
     if arguments.json:
-        print(
-            json.dumps(
-                {**_as_json(compiled, kernels, execution, timeline, passed), "warnings": [warning] if warning else []}
-            )
+        print_json(
+            {**_as_json(compiled, kernels, execution, timeline, passed), "warnings": [warning] if warning else []}
         )
     return 0 if passed else 1
 
@@ -168,7 +167,7 @@ def _memory_warning(config: RunConfig) -> str | None:
 
     warning = memory_warning(config)
     if warning:
-        print(f"ms-codegeex rehearse: warning: {warning}", file=sys.stderr, flush=True)
+        print_error(f"ms-codegeex rehearse: warning: {warning}")
     return warning
 
 
@@ -229,7 +228,7 @@ def _compile(config: RunConfig, ranks: list[int] | None, arguments: argparse.Nam
             backend=arguments.streams,
         )
     if not arguments.json:
-        print(report.text() + "\n")
+        print_out(report.text() + "\n")
     return report
 
 
@@ -242,7 +241,7 @@ def _simulate_step(config: RunConfig, compiled: CompileReport, arguments: argpar
 
     timeline = make_timeline(compiled.config, config, compiled.programs)
     if not arguments.json:
-        print(text(timeline) + "\n")
+        print_out(text(timeline) + "\n")
     if arguments.trace:
         write_json(arguments.trace, trace(timeline))
     if arguments.plot:
@@ -256,11 +255,11 @@ def _graph_kernels(quiet: bool) -> GraphKernelReport | None:
     from ms_codegeex.rehearsal.graph_kernel import graph_kernel_report, missing_programs
 
     if missing := missing_programs():
-        print(f"graph-kernel fusion of one block was not tried: {', '.join(missing)} not on PATH", file=sys.stderr)
+        print_error(f"graph-kernel fusion of one block was not tried: {', '.join(missing)} not on PATH")
         return None
     report = graph_kernel_report()
     if not quiet:
-        print(
+        print_out(
             f"graph-kernel fusion of one block, compiled for this CPU: {report.kernels_before} kernels -> "
             f"{report.kernels_after}, {report.fused_kernels} of them fused; results move by "
             f"{report.largest_difference:.0e}\n"
@@ -274,7 +273,7 @@ def _execute(config: RunConfig, mesh: Mesh | None, steps: int | None, quiet: boo
     with _Bar(quiet) as bar:
         execution = execute(config, mesh, steps, bar)
     if not quiet:
-        print(report(execution))
+        print_out(report(execution))
     return execution
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -19,6 +18,7 @@ from ms_codegeex.commands.training_job import (
     train_once,
 )
 from ms_codegeex.errors import UserError
+from ms_codegeex.printing import print_json, print_out
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
@@ -81,7 +81,7 @@ def train_stages(
                     write_report(staged)
     if node_of(chosen[0].config).rank == 0:
         report = write_report(staged)
-        print(json.dumps(report.content) if as_json else _result(staged, report.text()))
+        print_json(report.content) if as_json else print_out(_result(staged, report.text()))
     return 0
 
 
@@ -116,7 +116,7 @@ def _dry_run(output: Path, stages: Sequence[Stage], node_of: NodeOf, form: Form)
         after = f", from the weights of {stage.after}" if stage.after else ""
         specs = _named(stage, partial(processes_of, stage.config, node_of(stage.config)))
         runs[f"# stage {stage.name}, {stage.config.steps:,} steps{after}"] = (Path(stage.config.output), specs)
-    print(process_text(runs, form))
+    print_out(process_text(runs, form))
     return 0
 
 

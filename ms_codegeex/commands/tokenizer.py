@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from ms_codegeex.host import available_cores
+from ms_codegeex.printing import print_json, print_out
 
 SUMMARY = "train a tokenizer for CodeGeeX2's architecture, because the released one may not be redistributed"
 EXAMPLES = """\
@@ -54,6 +54,8 @@ def run(arguments: argparse.Namespace) -> None:
     tokenizer = train_tokenizer(arguments.input, arguments.output, settings, threads=available_cores())
     described = {"output": str(arguments.output), **tokenizer.description(), "vocab_size": tokenizer.vocab_size}
     if arguments.json:
-        print(json.dumps(described))
+        print_json(described)
     else:
-        print(f"{arguments.output}: {tokenizer.vocab_size} tokens; use it with `ms-codegeex prepare --tokenizer DIR`")
+        print_out(
+            f"{arguments.output}: {tokenizer.vocab_size} tokens; use it with `ms-codegeex prepare --tokenizer DIR`"
+        )

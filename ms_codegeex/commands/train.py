@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ms_codegeex.commands import training_job
+from ms_codegeex.printing import print_error, print_out
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -117,7 +117,7 @@ def _rank_table(given: Path | None, device: str) -> Path | None:
     else:
         said = f"--rank-table {named}: from RANK_TABLE_FILE in the environment; unset it to train without a rank table"
         given = Path(named)
-    print(f"ms-codegeex train: {said}", file=sys.stderr)
+    print_error(f"ms-codegeex train: {said}")
     return given
 
 
@@ -201,5 +201,5 @@ def _print_job(arguments: argparse.Namespace, configs: Sequence[RunConfig]) -> i
         words += ["--from", arguments.weights]
     for key in arguments.allow_change:
         words += ["--allow-change", key]
-    print(job_file(arguments.job, config, words, arguments.rank_table), end="")
+    print_out(job_file(arguments.job, config, words, arguments.rank_table), end="")
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import shlex
@@ -13,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ms_codegeex.printing import print_error, print_json, print_out
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
@@ -150,13 +151,13 @@ def train(
     check_memory(config)
     if dry_run:
         say(f"nothing is started, prepared or written; {run_directory.config} would hold the resolved configuration")
-        print(process_text({"": (run_directory.path, processes_of(config, node))}, dry_run))
+        print_out(process_text({"": (run_directory.path, processes_of(config, node))}, dry_run))
         return 0
     summary = train_once(config, node, corpus, allow_change, restarts=restarts, quiet=as_json)
     if summary is None:
         return 0
     if as_json:
-        print(json.dumps(summary))
+        print_json(summary)
     else:
         tokens = config.training.tokens
         longer = f"training.tokens={2 * tokens}" if tokens else f"training.steps={2 * summary['steps']}"
@@ -323,7 +324,7 @@ def _help_out(config: RunConfig, corpus: Sequence[str], run_directory: RunDirect
 
 def say(text: str) -> None:
     """Tell the user something on standard error, at once."""
-    print(text, file=sys.stderr, flush=True)
+    print_error(text)
 
 
 def _finish(config: RunConfig, run_directory: RunDirectory) -> dict[str, Any]:
@@ -387,22 +388,22 @@ def _print_summary(summary: dict[str, Any], run_directory: RunDirectory, longer:
     start = summary.get("validation_loss_before")
     before = "" if start is None else f", {start:.3f} before"
     if loss is None:
-        print(f"\n{summary['steps']} steps; no validation loss: it is not finite\n")
+        print_out(f"\n{summary['steps']} steps; no validation loss: it is not finite\n")
     else:
-        print(
+        print_out(
             f"\nvalidation loss {loss:.3f} nats per token after {summary['steps']} steps{before}\n"
             f"  a table of token frequencies would have {entropy:.3f}: {entropy - loss:+.3f} better\n"
             f"  with shuffled contexts it has {shuffled:.3f}: {shuffled - loss:+.3f} worse, so the context is used\n"
         )
     if summary["attempts"] > 1 and summary["goodput"] is not None:
-        print(f"goodput {summary['goodput']:.0%} over {summary['attempts']} attempts\n")
+        print_out(f"goodput {summary['goodput']:.0%} over {summary['attempts']} attempts\n")
     if summary["sample"] is not None:
-        print(
+        print_out(
             "how it continues three prompts:\n"
             + "\n".join(f"  {line}" for line in summary["sample"].splitlines())
             + "\n"
         )
-    print("artefacts:")
+    print_out("artefacts:")
     shown = {
         "checkpoint": summary["checkpoint"],
         "model directory": summary["huggingface"],
@@ -414,12 +415,12 @@ def _print_summary(summary: dict[str, Any], run_directory: RunDirectory, longer:
     }
     for name, path in shown.items():
         if path is not None and Path(path).exists():
-            print(f"  {name:<16} {path}")
+            print_out(f"  {name:<16} {path}")
     program = sys.argv[0] if Path(sys.argv[0]).name == "ms-codegeex" else "ms-codegeex"
     program = shlex.quote(os.path.relpath(program) if os.path.isabs(program) else program)
     run, config = shlex.quote(str(run_directory.path)), shlex.quote(str(run_directory.config))
     look = f"inspect {shlex.quote(summary['huggingface'])}" if summary["huggingface"] else f"checkpoint verify {run}"
-    print(
+    print_out(
         f'\ntry next:\n  {program} generate --model {run} --language Python --prompt "import os"\n'
         f"  {program} {look}\n"
         f"  {program} train --config {config} --resume auto {longer}"

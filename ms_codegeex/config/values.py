@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ms_codegeex import nested
 from ms_codegeex.config.blend import KEY as BLEND
 from ms_codegeex.errors import UserError
+from ms_codegeex.json_reading import Malformed
 from ms_codegeex.shipped import find_config
+from ms_codegeex.yaml_reading import parse_yaml, read_yaml_file
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,23 +35,18 @@ def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     Raises:
         UserError: a file is missing, malformed or its own base.
     """
-    if path.resolve() in seen:
+    place = Path(os.path.realpath(path))  # unlike Path.resolve it has an answer for a loop of links
+    if place in seen:
         raise UserError(f"{path}: its `base` chain comes back to itself; break the circle")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = read_yaml_file(path, pipe=not seen)  # a `base` is a file, also if someone else wrote this one
     except FileNotFoundError:
         raise UserError(f"{path}: no such configuration file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable ({error})") from None
-    except (yaml.YAMLError, ValueError) as error:  # a date that does not exist is a ValueError
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}" if mark else "unknown place"
-        raise UserError(f"{path}: not valid YAML at {where} ({getattr(error, 'problem', error)})") from None
     if not isinstance(values, Mapping):
         raise UserError(
             f"{path}: found {type(values).__name__}, expected sections with keys (model:, data:, training: …)"
         )
-    values, seen = dict(values), (*seen, path.resolve())
+    values, seen = dict(values), (*seen, place)
     if isinstance(stages := values.get("stages"), list):
         values["stages"] = [_on_its_base(stage, path, seen) for stage in stages]
     return _on_base(values, path, "base", seen)
@@ -88,8 +84,8 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
         if not separator or not key:
             raise UserError(f"'{text}': not an override; write key=value, for example training.steps=40")
         try:
-            parsed = yaml.safe_load(value) if value else None
-        except (yaml.YAMLError, ValueError):  # a date that does not exist is a ValueError
+            parsed = parse_yaml(value) if value else None
+        except Malformed:
             raise UserError(f"{key}: found {value!r}, which is not a YAML value; quote it") from None
         if key.startswith(f"{BLEND}."):
             raise UserError(f"{key}: weights are given together; write {BLEND}={{DIR: WEIGHT, DIR: WEIGHT}}")

@@ -7,6 +7,7 @@ import sys
 
 from ms_codegeex.cuda.libraries import prepare
 from ms_codegeex.errors import RunFailure, UserError
+from ms_codegeex.printing import print_error
 
 
 def main() -> None:
@@ -16,7 +17,7 @@ def main() -> None:
     try:
         prepare()
     except (UserError, RunFailure) as error:
-        print(error, file=sys.stderr)
+        print_error(str(error))
         sys.exit(2)
     del sys.argv[0]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -13,8 +13,13 @@ from typing import Any
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import atomic_file
+from ms_codegeex.json_reading import Malformed, parse_json
+from ms_codegeex.reading import read_stream
 
 LEVELS, ENDINGS = ("", "*/", "*/*/"), (".jsonl.gz", ".jsonl")  # where a benchmark's file is searched, and its endings
+
+
+MOST_BYTES = 8 << 30  # of a file, not a limit for samples but against devices
 
 
 def encode(row: Mapping[str, Any]) -> bytes:
@@ -40,7 +45,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def numbered_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The rows of `read_rows`, each with its line number."""
     try:
-        data = Path(path).read_bytes()
+        data = read_stream(path, MOST_BYTES)
         if data[:2] == b"\x1f\x8b":
             data = gzip.decompress(data)
     except FileNotFoundError:
@@ -67,8 +72,8 @@ def _check(path: Path, rows: list[tuple[int, dict[str, Any]]], flaw: Callable[[M
 
 def _row(line: bytes, where: str) -> dict[str, Any]:
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        row = parse_json(line, data=True)
+    except Malformed as error:
         raise UserError(f"{where}: not JSON ({error}); remove or restore the line") from None
     if not isinstance(row, dict):
         raise UserError(f"{where}: found {type(row).__name__}, expected an object")

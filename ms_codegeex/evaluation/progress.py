@@ -8,6 +8,8 @@ import time
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
+from ms_codegeex.printing import print_error
+
 SECONDS = 30.0  # between two lines
 
 
@@ -44,7 +46,7 @@ class _Lines:
         of = "" if self.total is None else f" of {self.total}"
         unit = f" {self.unit}" if self.unit else ""
         seconds = self.shown_at - self.began
-        print(f"{self.name}: {self.n}{of}{unit} after {seconds:.0f} s", file=sys.stderr, flush=True)
+        print_error(f"{self.name}: {self.n}{of}{unit} after {seconds:.0f} s")
 
 
 def progress_of(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -26,6 +25,7 @@ from ms_codegeex.evaluation.sampling.recipes import Recipe
 from ms_codegeex.evaluation.sampling.samplers import Sampler
 from ms_codegeex.evaluation.sandbox import open_sandbox
 from ms_codegeex.evaluation.task import UNREAD, Problem, Task
+from ms_codegeex.printing import print_error
 
 GATED = ("humaneval-x",)  # tasks whose references always run first
 REFERENCES, SAMPLES, RESULTS = "references.jsonl", "samples.jsonl", "results.jsonl"
@@ -75,7 +75,7 @@ class Session:
     def say(self, line: str) -> None:
         """Print a line for the user."""
         if self.options.progress:
-            print(line, file=sys.stderr, flush=True)
+            print_error(line)
 
     def file(self, name: str) -> RowFile:
         """One of the directory's row files. A damaged file, or one with rows of other problems, is a

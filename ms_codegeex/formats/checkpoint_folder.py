@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import read_json, write_json
 from ms_codegeex.formats.checkpoint import MANIFEST, NAME, Checkpoint
+from ms_codegeex.printing import print_error
 
 OUTCOME = "outcome.json"
 GOOD, DOUBTFUL = "good", "doubtful"
@@ -123,7 +123,7 @@ def resolve(path: Path) -> Checkpoint:
     reasons: list[str] = []
     checkpoint = newest_sound(root, reasons)
     if checkpoint is None and (checkpoint := newest_sound(root, doubtful=True)) is not None:
-        print(f"warning: {'; '.join(reasons)}; using {checkpoint.path.name} anyway", file=sys.stderr)
+        print_error(f"warning: {'; '.join(reasons)}; using {checkpoint.path.name} anyway")
     if checkpoint is None:
         why = "; ".join(reasons) if reasons else f"no step-* directory in {root}"
         raise UserError(f"{path}: no sound checkpoint ({why}); expected a checkpoint or run directory")

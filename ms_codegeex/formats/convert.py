@@ -16,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ms_codegeex.data.infilling.sentinels import description_files
+from ms_codegeex.data.tokenizer import CONFIG as TOKENIZER_CONFIG
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import atomic_directory, read_json, remove_leftovers
 from ms_codegeex.formats import layout
@@ -30,7 +31,9 @@ from ms_codegeex.formats.tensor_parallel import shard
 from ms_codegeex.formats.tensors import SHORT_NAMES, LazyTensor, cast
 from ms_codegeex.formats.torch_zip import read_torch, write_torch
 from ms_codegeex.models.foreign import ForeignName
+from ms_codegeex.reading import read_inside
 
+_MOST_CODE = 16 << 20  # bytes of a module that is compared with ours
 AHEAD = 2  # tensors that are loaded while one is written
 LAYOUTS = {"hf": "huggingface", "megatron": "megatron", "mindspore": "mindspore"}
 _SUFFIXES = {"megatron": TORCH_SUFFIXES, "mindspore": (MINDSPORE_SUFFIX,)}
@@ -213,13 +216,37 @@ def _limits(source: Source, to: str) -> Sequence[str]:
 
 def _missing_classes(target: Path, to: str) -> list[str]:
     """A warning if the classes that a model directory asks for are not in it."""
-    auto_map = read_json(target / CONFIG).get("auto_map") if to == "hf" else None
-    modules = [name for name in auto_map.values() if isinstance(name, str)] if isinstance(auto_map, dict) else []
+    modules = _modules(target) if to == "hf" else []
     files = dict.fromkeys(f"{name.partition('.')[0]}.py" for name in modules if "--" not in name)  # with --: in the hub
     missing = [file for file in files if not (target / file).is_file()]
     if not missing:
         return []
     return [f"transformers has no classes for this model: copy {' and '.join(missing)} of the release into it"]
+
+
+def _modules(target: Path) -> list[str]:
+    """The classes that the `auto_map` of a model directory and of its tokenizer name."""
+    auto_map = read_json(target / CONFIG).get("auto_map")
+    named = list(auto_map.values()) if isinstance(auto_map, dict) else []
+    if (target / TOKENIZER_CONFIG).is_file():
+        auto_map = read_json(target / TOKENIZER_CONFIG).get("auto_map")
+        slow_and_fast = auto_map.get("AutoTokenizer") if isinstance(auto_map, dict) else None
+        named += slow_and_fast if isinstance(slow_and_fast, list) else []
+    return [name for name in named if isinstance(name, str)]
+
+
+def _left_out(source: Source, target: Path, to: str) -> list[str]:
+    """The files of a model directory that did not come out; our own modules are written again, not copied."""
+    if to != "hf":
+        return []
+    return [name for name in source.left_out if not _same(source.path, target, name)]
+
+
+def _same(source: Path, target: Path, name: str) -> bool:
+    try:
+        return (target / name).is_file() and read_inside(source, name, _MOST_CODE) == (target / name).read_bytes()
+    except UserError:  # a link out of the source
+        return False
 
 
 def _check_request(to: str, dtype: str | None, ranks: int) -> None:
@@ -248,9 +275,9 @@ def convert(
     `source` is anything `open_source` reads, or its result; optimizer moments are left out. With `tensor_parallel`
     above 1, `output` is a folder with a file for each rank. `dtype` ("fp32", "fp16", "bf16") casts every tensor, None
     keeps them. `verify` reads the result back and compares all bytes. `replace` allows replacing the output of an
-    earlier conversion. Returns paths, tensors, parameters, bytes, seconds, sizes that were guessed, and warnings about
-    what the other software cannot run. Raises `UserError` for anything missing, unexpected, in the way or too large for
-    the dtype; the output appears only when it is complete.
+    earlier conversion. Returns paths, tensors, parameters, bytes, seconds, sizes that were guessed, files that were
+    left out, and warnings about what the other software cannot run. Raises `UserError` for anything missing,
+    unexpected, in the way or too large for the dtype; the output appears only when it is complete.
     """
     begin = time.monotonic()
     _check_request(to, dtype, tensor_parallel)
@@ -284,6 +311,7 @@ def convert(
         "dtypes": sorted({tensor.dtype for tensor in written}),
         "tensors": len(parts[0]),
         "skipped": list(model.skipped),
+        "left_out": _left_out(model, target, to),
         "guessed": {name: model.fields[name] for name in model.guessed},
         "warnings": [*_limits(model, to), *_missing_classes(target, to)],
         "parameters": sum(tensor.size for tensor in model.tensors.values()),

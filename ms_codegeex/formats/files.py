@@ -17,6 +17,7 @@ from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.formats.torch_pickle import namespace
 from ms_codegeex.formats.torch_zip import read_torch
 from ms_codegeex.models.foreign import ForeignName
+from ms_codegeex.reading import open_regular
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")
 MINDSPORE_SUFFIX = ".ckpt"
@@ -164,7 +165,7 @@ def _read_mindspore_ranks(directory: Path) -> RawModel:
 
 
 def _is_mindspore(path: Path) -> bool:
-    with open(path, "rb") as stream:
+    with open_regular(path) as stream:
         beginning = stream.read(2)
     return not beginning.startswith(_TORCH_BEGINNINGS) and path.suffix not in TORCH_SUFFIXES
 

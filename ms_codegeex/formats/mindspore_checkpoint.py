@@ -22,6 +22,8 @@ from ms_codegeex.errors import UserError
 from ms_codegeex.files import atomic_file
 from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, byte_blocks, crc32, map_bytes
 from ms_codegeex.formats.wire import ByteRange, Value, WireError, WireReader, length_field, number_field, only
+from ms_codegeex.json_reading import Malformed, parse_json
+from ms_codegeex.reading import open_regular
 
 TYPES = {
     "float64": "Float64",
@@ -78,8 +80,8 @@ class _StoredTensor:
 def _origin(text: str) -> dict[str, int]:
     """The numbers in our mark of origin; `WireError` if it is not one of ours."""
     try:
-        origin = json.loads(text)
-    except (ValueError, RecursionError):
+        origin = parse_json(text)
+    except Malformed:
         origin = None
     if not isinstance(origin, dict) or origin.pop("writer", None) != _WRITER:
         raise WireError(f"an unknown field {ORIGIN}")
@@ -93,7 +95,7 @@ class _Checkpoint:
         self.path = path
         self.origin: Mapping[str, int] | None = None
         try:
-            with open(path, "rb") as stream:
+            with open_regular(path) as stream:
                 self._size = os.fstat(stream.fileno()).st_size
                 self._expected = self._checksum(stream)
                 self.found = self._scan(stream)

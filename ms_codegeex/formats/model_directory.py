@@ -6,7 +6,6 @@ The weights are `*.safetensors`, with an index when there are several; older dir
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ms_codegeex.data.tokenizer.copying import copy_data
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import atomic_directory, read_json, write_json
 from ms_codegeex.formats.layout import check_names
@@ -24,7 +24,6 @@ from ms_codegeex.formats.torch_zip import read_torch
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 BIN, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 SHARD_BYTES = 5_000_000_000
-_LEFT_OUT = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".ckpt")
 
 SaveTokenizer = Callable[[Path], object]
 NOTHING: Mapping[str, bytes] = MappingProxyType({})
@@ -43,14 +42,6 @@ def _shards(tensors: Mapping[str, LazyTensor], max_bytes: int) -> list[dict[str,
     return shards
 
 
-def copy_tokenizer(source: Path, target: Path) -> None:
-    """Copy the files of a model directory except configuration and weights: the tokenizer's and similar ones."""
-    for file in sorted(Path(source).iterdir()):
-        left_out = file.name == CONFIG or file.name.startswith(".") or file.name.endswith(_LEFT_OUT)
-        if file.is_file() and not left_out:
-            shutil.copyfile(file, target / file.name)
-
-
 def write_model_directory(
     path: Path,
     config: Mapping[str, Any],
@@ -64,9 +55,9 @@ def write_model_directory(
     """Write a model directory, one tensor in memory at a time. It appears only when it is complete and
     `check(temporary)` raises nothing.
 
-    `tensors` have PyTorch-side names. `tokenizer` is a function that saves one into a directory, or a directory to copy
-    it from. `further` files are written unless the tokenizer has a file of the same name. A model of at most
-    `max_shard_bytes` is one `model.safetensors` without an index.
+    `tensors` have PyTorch-side names. `tokenizer` is a function that saves one into a directory, or a directory of
+    which the data files are copied. `further` files are written unless the tokenizer has a file of the same name. A
+    model of at most `max_shard_bytes` is one `model.safetensors` without an index.
     """
     shards = _shards(tensors, max_shard_bytes)
     with atomic_directory(path, check) as directory:
@@ -74,7 +65,7 @@ def write_model_directory(
         if callable(tokenizer):
             tokenizer(directory)
         elif tokenizer is not None:
-            copy_tokenizer(tokenizer, directory)
+            copy_data(tokenizer, directory)
         for name, content in further.items():
             if not (directory / name).exists():
                 (directory / name).write_bytes(content)

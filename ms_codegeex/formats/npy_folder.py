@@ -8,6 +8,7 @@ import numpy as np
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.formats.tensors import LazyTensor, dtype_name
+from ms_codegeex.reading import open_regular
 
 _MAGIC = b"\x93NUMPY"
 
@@ -19,10 +20,12 @@ def is_npy_folder(path: Path) -> bool:
 
 def _open(file: Path) -> np.ndarray:
     try:
-        with open(file, "rb") as stream:
+        with open_regular(file) as stream:
             if stream.read(len(_MAGIC)) != _MAGIC:
                 raise ValueError("it does not begin like one")
         array = np.load(file, mmap_mode="r", allow_pickle=False)
+    except UserError:
+        raise
     except Exception as error:  # NumPy parses the header as Python, so a damaged one can raise nearly anything
         raise UserError(f"{file}: not a sound .npy file ({error}); copy it again") from None
     if array.offset + array.nbytes != file.stat().st_size:

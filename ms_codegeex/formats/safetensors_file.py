@@ -21,6 +21,8 @@ import numpy as np
 from ms_codegeex.errors import UserError
 from ms_codegeex.formats.chunks import chunks, content_hash, rows_per_chunk
 from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, byte_blocks, crc32, map_bytes
+from ms_codegeex.json_reading import parse_json
+from ms_codegeex.reading import open_regular
 
 TAGS = {
     "float64": "F64",
@@ -102,12 +104,6 @@ def write_safetensors(
     return WrittenFile(content_hash(_packed(header)), hashes)
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(dict(pairs)) != len(pairs):
-        raise ValueError("a name occurs twice")
-    return dict(pairs)
-
-
 class SafetensorsFile:
     """A safetensors file opened for reading; checks header and length at once, reads tensors through memory maps.
 
@@ -117,7 +113,7 @@ class SafetensorsFile:
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         try:
-            with open(self.path, "rb") as stream:
+            with open_regular(self.path) as stream:
                 total = os.fstat(stream.fileno()).st_size
                 prefix = stream.read(8)
                 length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else total
@@ -130,7 +126,7 @@ class SafetensorsFile:
             raise UserError(f"{self.path}: could not be read ({error.strerror})") from None
         self.header_hash = content_hash(prefix + text)
         try:
-            header = json.loads(text, object_pairs_hook=_unique)
+            header = parse_json(text)
             metadata = header.pop("__metadata__", None) or {}
             self.metadata = {str(key): str(value) for key, value in metadata.items()}
             self._checksums = {
@@ -141,8 +137,8 @@ class SafetensorsFile:
             self._entries = {name: self._entry(name, value) for name, value in header.items()}
             self._check_places()
             # another program that saves the file again keeps our metadata, not our way of writing the header
-            self._rewritten = bool(self._checksums) and _packed(json.loads(text)) != prefix + text
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            self._rewritten = bool(self._checksums) and _packed(parse_json(text)) != prefix + text
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(f"{self.path}: its header is not safetensors ({error}); copy it again") from None
         self._start = 8 + length
         expected = self._start + max((end for *_, end in self._entries.values()), default=0)

@@ -10,6 +10,7 @@ from typing import Any
 
 from ms_codegeex.config.model import SECTION
 from ms_codegeex.data.infilling.sentinels import declared_infill
+from ms_codegeex.data.tokenizer.copying import copy_all, copy_data, left_out, without_code
 from ms_codegeex.errors import UserError
 from ms_codegeex.formats import layout
 from ms_codegeex.formats.adapters import Adapters, fingerprint, merged
@@ -21,7 +22,6 @@ from ms_codegeex.formats.model_directory import (
     CONFIG,
     ModelDirectory,
     SaveTokenizer,
-    copy_tokenizer,
     is_model_directory,
 )
 from ms_codegeex.formats.tensor_parallel import merge
@@ -40,10 +40,11 @@ class Source:
     `kind` is "checkpoint", "huggingface" (a model directory), "megatron" (PyTorch files without one) or "mindspore";
     `fields` are the sizes in our names, `tensors` all parameters in our names; `save_tokenizer(directory)` writes the
     tokenizer's files, None if there are none. `skipped` names tensors that are not parameters and were left out;
-    `config_json` is a model directory's own. `guessed` names the sizes that are not recorded at `path` and were taken
-    from a preset. `ranks` is the number of tensor-parallel files. `adapters` are in the tensors already.
-    `checkpoint` is the opened one at `path`, if that is the kind. `infill` are the sentinels of a model that was
-    trained to fill in the middle, as `data.infilling.sentinels` writes them.
+    `config_json` is a model directory's own, without what names code, unless the user keeps it. `guessed` names the
+    sizes that are not recorded at `path` and were taken from a preset. `ranks` is the number of tensor-parallel files.
+    `adapters` are in the tensors already. `checkpoint` is the opened one at `path`, if that is the kind. `infill` are
+    the sentinels of a model that was trained to fill in the middle, as `data.infilling.sentinels` writes them.
+    `left_out` names the files of a model directory that are not copied.
     """
 
     path: Path
@@ -59,6 +60,7 @@ class Source:
     adapters: Adapters | None = None
     infill: Mapping[str, Any] | None = None
     checkpoint: Checkpoint | None = None
+    left_out: tuple[str, ...] = ()
 
     @property
     def config(self) -> Any:
@@ -184,7 +186,7 @@ def _skipped(raw: RawModel, its: ForeignLayout) -> tuple[str, ...]:
     return (*raw.skipped, *(layout.shown(name) for name in raw.ranks[0] if its.skips(name)))
 
 
-def _open_model_directory(path: Path, known: Mapping[str, Any]) -> Source:
+def _open_model_directory(path: Path, known: Mapping[str, Any], keep_code: bool) -> Source:
     directory = ModelDirectory(path)
     kinds = {family(name).weights.FORMATS.sizes.model_type: name for name in FAMILIES}
     name = kinds.get(str(directory.config.get("model_type")))
@@ -212,10 +214,11 @@ def _open_model_directory(path: Path, known: Mapping[str, Any]) -> Source:
         found,
         fields,
         _ours(raw, found, its, fields),
-        lambda target: copy_tokenizer(path, target),
+        lambda target: copy_all(path, target) if keep_code else copy_data(path, target),
         _skipped(raw, its),
-        config_json=directory.config,
+        config_json=directory.config if keep_code else without_code(directory.config),
         infill=declared_infill(path),
+        left_out=left_out(path, keep_code),
     )
 
 
@@ -245,17 +248,22 @@ def is_checkpoint(path: Path) -> bool:
     return (path / MANIFEST).is_file() or (path / "checkpoints").is_dir() or bool(list_checkpoints(path))
 
 
-def open_source(path: Path, known: Mapping[str, Any] | None = None) -> Source:
+def open_source(path: Path, known: Mapping[str, Any] | None = None, keep_code: bool = False) -> Source:
     """Open a run or checkpoint directory of ours, a model directory, or files of the original programs.
 
     Those are: nested `.pt`, one or a folder of `mp_rank_XX` files; MindSpore `.ckpt`, one or one per tensor-parallel
     rank, with or without optimizer shards and the strategy file; a folder of `.npy`. `known` overrides single sizes
-    (our field names), for files that do not record them. Numbers are read later. Raises `UserError` naming the file and
+    (our field names), for files that do not record them. `keep_code`: the user trusts the Python files of a model
+    directory, which then come out of a conversion too. Numbers are read later. Raises `UserError` naming the file and
     tensor when anything is missing, unexpected, of another shape or dtype.
     """
     path, known = Path(path), known or {}
     if is_model_directory(path):
-        return _open_model_directory(path, known)
+        return _open_model_directory(path, known, keep_code)
+    if keep_code:
+        raise UserError(
+            f"--keep-code: {path} is not a model directory, so it has no code to keep; leave the option out"
+        )
     if is_checkpoint(path):
         return _open_checkpoint(path, known)
     return _open_raw(path, read_raw(path), known)

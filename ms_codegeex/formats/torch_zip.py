@@ -21,6 +21,7 @@ from ms_codegeex.errors import UserError
 from ms_codegeex.files import atomic_file
 from ms_codegeex.formats import torch_pickle
 from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, byte_blocks, crc32, map_bytes
+from ms_codegeex.reading import open_regular
 
 ALIGNMENT = 64
 _DAMAGE = (zipfile.BadZipFile, RuntimeError, EOFError, ValueError, zlib.error, struct.error)  # Runtime: "encrypted"
@@ -66,7 +67,7 @@ def write_torch(path: Path, tree: Any, check: Callable[[Path], object] | None = 
 def is_written_by_us(path: Path) -> bool:
     """Whether `write_torch` wrote the file at `path`, and no other program has saved it since."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_regular(path) as stream, zipfile.ZipFile(stream) as archive:
             marks = [info for info in archive.infolist() if info.filename.partition("/")[2] == _MARK]
             return [info.file_size for info in marks] == [len(_WRITER)] and archive.read(marks[0]) == _WRITER
     except (OSError, *_DAMAGE):
@@ -79,7 +80,7 @@ class _Archive:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            with zipfile.ZipFile(path) as archive:
+            with open_regular(path) as stream, zipfile.ZipFile(stream) as archive:
                 self._records = {info.filename: info for info in archive.infolist()}
                 if len(self._records) != len(archive.infolist()):
                     raise UserError(f"{path}: two of its records have the same name; copy the file again")

@@ -110,10 +110,13 @@ class QuantisedModel:
         if not isinstance(description, dict) or description.get("format") != FORMAT:
             raise UserError(f"{where}: expected format {FORMAT}; quantise the model again with this version")
         bits, group, sizes = (description.get(key) for key in ("bits", "group", "sizes"))
-        if bits not in (8, 4) or not isinstance(group, int) or not isinstance(sizes, dict):
+        if type(bits) is not int or bits not in (8, 4) or type(group) is not int or not isinstance(sizes, dict):
             raise UserError(f"{where}: expected bits 8 or 4, a group and sizes; quantise the model again")
-        check_bits(bits, group or 64)
-        self.bits, self.group = int(bits), group
+        try:
+            check_bits(bits, group)
+        except UserError as error:
+            raise UserError(f"{where}: {error}; quantise the model again") from None
+        self.bits, self.group = bits, group
         self.family: Family = family(str(description.get("family")))
         self._file = SafetensorsFile(self.path / TENSORS)
         try:

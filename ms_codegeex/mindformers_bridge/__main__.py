@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ms_codegeex.errors import UserError
+from ms_codegeex.printing import print_error
 from ms_codegeex.shipped import SUFFIXES, find_config
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         train(arguments.config, arguments.overrides)
     except UserError as error:
-        print(f"ms_codegeex.mindformers_bridge: {error}", file=sys.stderr)
+        print_error(f"ms_codegeex.mindformers_bridge: {error}")
         return 2
     return 0
 

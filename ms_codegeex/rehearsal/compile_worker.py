@@ -30,6 +30,7 @@ from ms_codegeex.config import RunConfig
 from ms_codegeex.files import write_json
 from ms_codegeex.parallel import context
 from ms_codegeex.parallel.sharding import recompute_of_blocks
+from ms_codegeex.printing import print_out
 from ms_codegeex.processes import ForkSpec, die_with_parent, run_processes
 from ms_codegeex.rehearsal import cann_stubs, mindir
 from ms_codegeex.rehearsal.backend import level_environment
@@ -132,7 +133,7 @@ def compile_all(jobs: Sequence[tuple[RehearsalJob, int, CompileMode]], at_once: 
         if mode.backend:
             environment.update(level_environment())
         specs.append(ForkSpec(f"compile of rank {rank}", function, scratch, environment))
-    run_processes(specs, at_once, lambda done: print(done.label, flush=True))
+    run_processes(specs, at_once, lambda done: print_out(done.label))
 
 
 def main(arguments: Sequence[str]) -> int:

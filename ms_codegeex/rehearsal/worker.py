@@ -30,6 +30,7 @@ from ms_codegeex.host import available_cores
 from ms_codegeex.parallel import context
 from ms_codegeex.parallel.placement import Placement
 from ms_codegeex.parallel.sharding import layouts_of
+from ms_codegeex.printing import print_error, print_out
 from ms_codegeex.processes import ForkSpec, die_with_parent, run_processes
 from ms_codegeex.rehearsal import control_edges, mindir
 from ms_codegeex.rehearsal.communicator import FileCommunicator
@@ -229,8 +230,8 @@ def play(job: RehearsalJob) -> None:
     compiling = [process("reference", reference)]
     for rank in ranks:
         compiling.append(process(f"export of rank {rank}", export, rank, **rank_environment(rank, len(ranks))))
-    run_processes(compiling, min(available_cores(), 2), lambda done: print(f"compiled: {done.label}", flush=True))
-    print(f"executing {job.steps} steps on {len(ranks)} processes", flush=True)
+    run_processes(compiling, min(available_cores(), 2), lambda done: print_out(f"compiled: {done.label}"))
+    print_out(f"executing {job.steps} steps on {len(ranks)} processes")
     run_processes([process(f"run of rank {rank}", run, rank) for rank in ranks], len(ranks))
 
 
@@ -239,7 +240,7 @@ def answered(function: Callable[..., None], *arguments: Any) -> int:
     try:
         function(*arguments)
     except (UserError, RunFailure) as error:
-        print(error, file=sys.stderr, flush=True)
+        print_error(str(error))
         return 2
     return 0
 

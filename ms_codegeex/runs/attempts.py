@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from pathlib import Path
 from ms_codegeex.config import RunConfig
 from ms_codegeex.errors import NotFinite, Rewind, RunFailure, UserError
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints
+from ms_codegeex.printing import print_error
 from ms_codegeex.runs.records import read_log, read_steps
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.stopping import Stopped
@@ -121,4 +121,4 @@ def _newest(run: RunDirectory) -> Path | None:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print_error(text)

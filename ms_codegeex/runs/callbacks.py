@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -13,6 +12,7 @@ from typing import Any
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import AppendedFile, atomic_file
+from ms_codegeex.printing import print_error
 from ms_codegeex.runs.records import read_log
 from ms_codegeex.runs.run_directory import RunDirectory, event_line, finite
 from ms_codegeex.runs.stopping import LastStep
@@ -63,7 +63,7 @@ class JsonLog(Callback):
     def warning(self, text: str) -> None:
         """Show a warning, and print it into the worker's log."""
         with contextlib.suppress(OSError):  # that log may be on the full disk too
-            print(f"warning: {text}", file=sys.stderr, flush=True)
+            print_error(f"warning: {text}")
         self._event({"event": "warning", "text": text, "time": time.time()})
 
     def step(self, trainer: Trainer, record: StepRecord) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+
+from ms_codegeex.json_reading import parse_json
+from ms_codegeex.printing import print_error, visible
 
 
 def duration(seconds: float | None) -> str:
@@ -57,18 +59,20 @@ class Display:
                 content = stream.read()
             complete = content[: content.rfind(b"\n") + 1]
             self.position += len(complete)
-            events = [json.loads(line) for line in complete.splitlines()]
+            events = [parse_json(line, data=True) for line in complete.splitlines()]
             for event in events:
                 self._show(event)
         if self.terminal and self.waiting:
-            self._bar().set_description_str(f"{self.waiting[0]} ({duration(time.monotonic() - self.waiting[1])})")
+            self._bar().set_description_str(
+                visible(f"{self.waiting[0]} ({duration(time.monotonic() - self.waiting[1])})")
+            )
         return events
 
     def status(self, text: str) -> None:
         """Show the beginning of something that takes a while."""
         self.waiting = (text, time.monotonic())
         if not self.terminal:
-            print(f"{text} …", file=sys.stderr, flush=True)
+            print_error(f"{text} …")
 
     def close(self) -> None:
         """Leave the terminal tidy."""
@@ -93,7 +97,7 @@ class Display:
         if event["event"] in ("pause", "go on"):  # for the watch over hangs
             return
         if event["event"] == "warning":
-            tqdm.write(f"warning: {event['text']}", file=sys.stderr)
+            tqdm.write(visible(f"warning: {event['text']}"), file=sys.stderr)
             return
         self.steps = event["step"] + event["steps_left"]  # an estimate if the run's length is given in tokens
         compiled = ""
@@ -113,4 +117,4 @@ class Display:
         ):
             words = [f"step {event['step']}/{self.steps}", figures(event), f"ETA {duration(event['eta_seconds'])}"]
             words = [self.stage, *words] if self.stage else words
-            print("  ".join(words) + compiled, file=sys.stderr, flush=True)
+            print_error("  ".join(words) + compiled)

@@ -76,7 +76,8 @@ class History:
     @property
     def tokens_per_second(self) -> float | None:
         """Median over the last 100 logged steps that did not compile."""
-        rates = [line["tokens_per_second"] for line in self.log if not line["compiling"]][-100:]
+        rates = [line["tokens_per_second"] for line in self.log if not line["compiling"]]
+        rates = [rate for rate in rates if rate is not None][-100:]
         return statistics.median(rates) if rates else None
 
     def last(self, key: str) -> float | None:
@@ -113,7 +114,7 @@ def batch_text(history: History, first: int) -> str:
 
 
 def _step_seconds(log: Sequence[dict[str, Any]]) -> float | None:
-    seconds = [line["step_seconds"] for line in log if not line["compiling"]]
+    seconds = [line["step_seconds"] for line in log if not line["compiling"] and line["step_seconds"] is not None]
     return statistics.median(seconds) if seconds else None
 
 
@@ -137,5 +138,5 @@ def _attempts(
             until, reason = (alive, "lost") if silent else (now, "running")
         last = max([*steps, *(event.get("step") or 0 for event in own)])
         message = end.get("message") or end.get("signal") if end else None
-        found.append(Attempt(number, start["time"], until, start["step"], last, reason, message))
+        found.append(Attempt(number, start["time"], until, start.get("step") or 0, last, reason, message))
     return found

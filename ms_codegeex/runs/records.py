@@ -1,48 +1,124 @@
 """Reads log.jsonl and events.jsonl. All attempts of a run append to both.
 
-Imports no engine.
+The files may be damaged, or come from someone else: a line of another form than a run writes is skipped, so what is
+returned has the keys and types that its readers rely on. Imports no engine.
 """
 
 from __future__ import annotations
 
-import json
+import math
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.json_reading import Malformed, parse_json
+from ms_codegeex.reading import open_regular
+
+LONGEST_LINE = 1 << 20  # bytes
+LATEST = 253_402_300_799  # the end of the year 9999, in seconds since 1970
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < 1 << 63
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_flag(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return value is None or (type(value) in (int, float) and math.isfinite(value))  # type: ignore[arg-type]
+
+
+def _is_time(value: object) -> bool:
+    return type(value) in (int, float) and 0 <= value <= LATEST  # type: ignore[operator]
+
+
+def _are_counts(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(_is_count, value))
+
+
+_Rules = Mapping[str, Callable[[object], bool]]
+# keys of a line of the log, and what they are if they are left out, as they were in older versions
+_LOG: _Rules = {"step": _is_count}
+_NUMBERS = (
+    *("loss", "validation_loss", "learning_rate", "gradient_norm", "loss_scale", "tokens", "tokens_per_second", "mfu"),
+    *("data_wait_percent", "step_seconds", "eta_seconds", "memory_bytes"),
+)
+_OPTIONAL_LOG: _Rules = {
+    **dict.fromkeys(_NUMBERS, _is_number),
+    **dict.fromkeys(("skipped", "compiling"), _is_flag),
+    "attempt": _is_count,
+}
+_ABSENT = {**dict.fromkeys(_NUMBERS), "skipped": False, "compiling": False}
+_EVENT: _Rules = {"event": _is_text, "time": _is_time}
+_OPTIONAL_EVENT: _Rules = {
+    **dict.fromkeys(("step", "attempt", "left_out"), _is_count),
+    **dict.fromkeys(("loss", "gradient_norm"), _is_number),
+    **dict.fromkeys(("message", "signal", "reason", "kind", "policy"), lambda value: value is None or _is_text(value)),
+}
+_OF_EVENT: Mapping[str, _Rules] = {
+    "end": {"reason": _is_text},
+    "fault": {"step": _is_count, "samples": _are_counts, "kind": _is_text, "policy": _is_text},
+    "rewind": {"left_out": _is_count},
+}
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
     """The valid lines of a log.jsonl, by step. Each line replaces earlier lines of its step and of later steps, which
     are from before a restart or a rewind."""
     records: list[dict[str, Any]] = []
-    for record in _lines(path, "step"):
+    for record in _lines(path):
+        if not _obeys(record, _LOG, _OPTIONAL_LOG):
+            continue
         while records and records[-1]["step"] >= record["step"]:
             records.pop()
-        records.append(record)
+        records.append({**_ABSENT, **record})
     return records
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
     """All events of a run, each with the number of its attempt, from 1."""
     attempt, events = 0, []
-    for event in _lines(path, "event"):
-        attempt += event["event"] == "start"
-        events.append({"attempt": attempt, **event})
+    for event in _lines(path):
+        if _obeys(event, _EVENT, _OPTIONAL_EVENT) and _obeys(event, _OF_EVENT.get(event["event"], {}), {}):
+            attempt += event["event"] == "start"
+            events.append({"attempt": attempt, **event})
     return events
 
 
 def read_steps(path: Path) -> list[int]:
     """The steps in the events for the display."""
-    return [event["step"] for event in _lines(path, "event") if event["event"] == "step"]
+    return [event["step"] for event in _lines(path) if event.get("event") == "step" and _is_count(event.get("step"))]
 
 
-def _lines(path: Path, key: str) -> list[dict[str, Any]]:
-    """The objects with `key` of a file of JSON lines; others, and a line that a kill left incomplete, are skipped."""
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(record, dict) and key in record:
-            records.append(record)
-    return records
+def _obeys(record: Mapping[str, Any], required: _Rules, optional: _Rules) -> bool:
+    needed = all(key in record and holds(record[key]) for key, holds in required.items())
+    return needed and all(holds(record[key]) for key, holds in optional.items() if key in record)
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a file of JSON lines; others, and a line that a kill left incomplete, are skipped."""
+    try:
+        stream = open_regular(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UserError(f"{path}: not readable ({error.strerror}); restore it, or remove it") from None
+    with stream:
+        while line := stream.readline(LONGEST_LINE):
+            if len(line) == LONGEST_LINE and not line.endswith(b"\n"):
+                while line and not line.endswith(b"\n"):
+                    line = stream.readline(LONGEST_LINE)
+                continue
+            try:
+                record = parse_json(line, data=True)
+            except Malformed:
+                continue
+            if isinstance(record, dict):
+                yield record

@@ -19,6 +19,7 @@ from ms_codegeex.config import RunConfig, build_run_config
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import AppendedFile, atomic_file, read_json, write_json
 from ms_codegeex.runs.records import read_events
+from ms_codegeex.yaml_reading import read_yaml_file
 
 REPORTED_PACKAGES = ("mindspore", "numpy", "safetensors", "tokenizers", "pydantic", "matplotlib")
 
@@ -63,7 +64,7 @@ class RunDirectory:
     def read_config(self) -> RunConfig:
         """The configuration that this run was started with."""
         try:
-            return build_run_config(yaml.safe_load(self.config.read_text(encoding="utf-8")))
+            return build_run_config(read_yaml_file(self.config))
         except FileNotFoundError:
             raise UserError(f"{self.path}: not a run directory (no config.yaml)") from None
 

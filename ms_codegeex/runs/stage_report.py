@@ -79,7 +79,7 @@ def _stage(number: int, stage: Stage) -> dict[str, Any]:
         "finished": bool(summary),
         "steps": summary.get("steps", log[-1]["step"] if log else 0),
         "planned_steps": stage.config.steps,
-        "tokens": log[-1]["tokens"] if log else 0,
+        "tokens": (log[-1]["tokens"] or 0) if log else 0,
         "training_loss": log[-1]["loss"] if log else None,
         "validation_loss_before": before.get("validation_loss_before"),
         "validation_loss": summary.get("validation_loss", evaluated[-1] if evaluated else None),

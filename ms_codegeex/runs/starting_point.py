@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from ms_codegeex.config import RunConfig
 from ms_codegeex.errors import UserError
 from ms_codegeex.formats.checkpoint import Checkpoint, step_name
 from ms_codegeex.formats.checkpoint_folder import DOUBTFUL, list_checkpoints, newest_sound, outcome, resolve
+from ms_codegeex.printing import print_error
 from ms_codegeex.runs.run_directory import RunDirectory
 
 
@@ -52,7 +52,7 @@ def _newest(run: RunDirectory, existing: list[Path]) -> StartingPoint:
     reasons: list[str] = []
     checkpoint = newest_sound(run.checkpoints, reasons)
     for reason in reasons:
-        print(f"skipped: {reason}", file=sys.stderr, flush=True)
+        print_error(f"skipped: {reason}")
     later = [path for path in existing if checkpoint is None or path.name > checkpoint.path.name]
     passed_over = tuple((path, DOUBTFUL if outcome(path) == DOUBTFUL else "damaged") for path in later)
     if checkpoint is None and passed_over:

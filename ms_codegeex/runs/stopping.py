@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.files import read_json, write_json
+from ms_codegeex.printing import print_error
 from ms_codegeex.runs.run_directory import RunDirectory
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -62,7 +62,7 @@ class StopRequest:
         except RunFailure as failure:
             if not self.run.stop_request.exists():
                 raise
-            print(failure, file=sys.stderr, flush=True)
+            print_error(str(failure))
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
@@ -75,7 +75,7 @@ class StopRequest:
             raise Stopped(name)
         self.since, self.name = time.monotonic(), name
         self._ask()
-        print(f"{name}: the run saves a checkpoint and ends", file=sys.stderr, flush=True)
+        print_error(f"{name}: the run saves a checkpoint and ends")
 
     def _ask(self) -> None:
         with contextlib.suppress(UserError):  # a full disk: `check` tries again
@@ -86,7 +86,7 @@ class StopRequest:
         if self.since is not None and not self.run.stop_request.exists():
             self._ask()  # the disk was full
         if self.since is not None and time.monotonic() - self.since > self.grace:
-            print(f"{self.name}: not saved within {self.grace:g} s (checkpoint.grace)", file=sys.stderr, flush=True)
+            print_error(f"{self.name}: not saved within {self.grace:g} s (checkpoint.grace)")
             raise Stopped(self.name)
 
 

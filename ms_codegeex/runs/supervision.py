@@ -8,13 +8,13 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import sys
 import time
 from pathlib import Path
 
 from ms_codegeex.config import RunConfig
 from ms_codegeex.errors import RunFailure
 from ms_codegeex.formats.checkpoint import Checkpoint
+from ms_codegeex.printing import print_error
 from ms_codegeex.runs.display import Display
 from ms_codegeex.runs.fork_server import ForkServer
 from ms_codegeex.runs.hangs import HangWatch, report_hang
@@ -143,7 +143,7 @@ class _DiskWatch:
             os.utime(self.alive)  # `monitor` sees that the run lives, also while it compiles
         before, self.full = self.full, self._is_full()
         if self.full and not before:
-            print(f"warning: the disk of {self.folder} is full; the log waits for room", file=sys.stderr, flush=True)
+            print_error(f"warning: the disk of {self.folder} is full; the log waits for room")
 
     def _is_full(self) -> bool:
         with contextlib.suppress(OSError):

@@ -24,6 +24,7 @@ from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.files import read_json, write_json
 from ms_codegeex.formats.checkpoint import Checkpoint, step_name
 from ms_codegeex.hardware import GIB
+from ms_codegeex.printing import print_error
 from ms_codegeex.processes import die_with_parent
 from ms_codegeex.runs.hangs import STACKS
 from ms_codegeex.runs.records import read_events
@@ -300,7 +301,7 @@ def main() -> int:
         since = checkpoint.step if checkpoint else 0
         run(run_directory, checkpoint, sys.argv[2] if len(sys.argv) > 2 else None)
     except (UserError, RunFailure) as error:
-        print(error, file=sys.stderr, flush=True)
+        print_error(str(error))
         leave_error(run_directory, error, since)
         _wait_for_save(run_directory)
         return 2

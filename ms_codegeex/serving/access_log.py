@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -13,6 +12,7 @@ from typing import Any
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import AppendedFile
+from ms_codegeex.printing import print_error
 
 SHOWN = 200  # characters of a path
 STANDARD_OUTPUT = 1
@@ -85,11 +85,9 @@ class AccessLog:
         failed = self._file.write(line)
         if failed and not self._failed:
             with contextlib.suppress(OSError):  # standard error may be gone too
-                print(
+                print_error(
                     f"--access-log: {self._target} cannot be written ({failed.strerror}); its lines wait, and are lost "
-                    "if they become too many",
-                    file=sys.stderr,
-                    flush=True,
+                    "if they become too many"
                 )
         self._failed = failed is not None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -11,6 +10,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 import ms_codegeex
 from ms_codegeex.errors import UserError
+from ms_codegeex.printing import print_error
 from ms_codegeex.serving import errors
 from ms_codegeex.serving.access_log import AccessLog
 from ms_codegeex.serving.backend import Backend
@@ -77,4 +77,4 @@ def _reload(reloads: Sequence[Callable[[], object]]) -> None:
         try:
             reload()
         except UserError as error:
-            print(f"SIGHUP: {error}; the old one stays in use", file=sys.stderr, flush=True)
+            print_error(f"SIGHUP: {error}; the old one stays in use")

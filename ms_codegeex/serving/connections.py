@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import resource
 import socket
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from ms_codegeex.printing import print_error
 from ms_codegeex.serving.errors import unavailable
 
 BACKLOG = 512  # connections that the kernel holds, and that asyncio accepts in one go
@@ -52,7 +52,7 @@ class Flood:
         """Note one event of the flood."""
         now = self._clock()
         if now - self._last >= QUIET_SECONDS:
-            print(message, file=sys.stderr, flush=True)
+            print_error(message)
         self._last = now
 
     def handle(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ import time
 from typing import Any
 
 from ms_codegeex.errors import RunFailure, UserError
+from ms_codegeex.printing import print_error
 from ms_codegeex.processes import ending, python_path
 from ms_codegeex.serving.backend import Answer, Backend
 from ms_codegeex.serving.errors import unavailable
@@ -125,7 +126,7 @@ class EngineBackend(Backend):
                 raise RunFailure(f"the engine {ending(status)} {failures} times in a row; its messages are above")
             self.counters.restarts += 1
             pause = 2 ** (failures - 1) - 1
-            print(f"the engine {ending(status)}; it is started again in {pause:g} s", file=sys.stderr, flush=True)
+            print_error(f"the engine {ending(status)}; it is started again in {pause:g} s")
             await asyncio.sleep(pause)
 
     async def _serve(self) -> int | None:
@@ -164,7 +165,7 @@ class EngineBackend(Backend):
             engine.send(["ping"])
             await asyncio.sleep(self.settings.hang / PINGS)
             silent = silent + 1 if self._messages == before else 0
-        print(f"the engine hangs: no message for {self.settings.hang:g} s", file=sys.stderr, flush=True)
+        print_error(f"the engine hangs: no message for {self.settings.hang:g} s")
         engine.process.kill()
 
     def _lost(self) -> None:
@@ -176,7 +177,7 @@ class EngineBackend(Backend):
         if "error" in first:
             if not self._loaded:
                 raise (UserError if first["status"] == 2 else RunFailure)(first["error"])
-            print(first["error"], file=sys.stderr, flush=True)
+            print_error(first["error"])
             return False
         self.slots, self.engine_ready, self._loaded = first["slots"], True, True
         counters = self.counters

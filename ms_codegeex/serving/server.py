@@ -7,7 +7,6 @@ import contextlib
 import math
 import signal
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -17,6 +16,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from ms_codegeex.errors import UserError
+from ms_codegeex.printing import print_error, print_out
 from ms_codegeex.serving.app import create_app
 from ms_codegeex.serving.connections import BACKLOG, Connection, Flood, Pool, descriptor_room
 from ms_codegeex.serving.engine import EngineBackend
@@ -73,11 +73,9 @@ def http_server(app: FastAPI, settings: ServeSettings) -> Server:
     process's limit on open files."""
     connections, backlog = descriptor_room(settings.max_connections)
     if connections < settings.max_connections:
-        print(
+        print_error(
             f"--max-connections: {settings.max_connections} do not fit into the hard limit on open files, so it is "
-            f"{connections}; see `ulimit -Hn`",
-            file=sys.stderr,
-            flush=True,
+            f"{connections}; see `ulimit -Hn`"
         )
     asyncio.get_running_loop().set_exception_handler(Flood().handle)
     config = uvicorn.Config(
@@ -137,14 +135,14 @@ class Stopping:
 async def _announce(backend: EngineBackend, listening: socket.socket) -> None:
     while not backend.ready:
         await asyncio.sleep(POLL_SECONDS)
-    print(f"serving {backend.model.name} at {address(listening)}", flush=True)
+    print_out(f"serving {backend.model.name} at {address(listening)}")
 
 
 async def _drain(backend: EngineBackend, at_once: asyncio.Event) -> int:
     """Refuse new work and wait for the answers in progress. Returns the seconds left for slow readers."""
     backend.draining = True
     seconds = backend.settings.grace
-    print(f"ending: answers in progress have {seconds:g} s", file=sys.stderr, flush=True)
+    print_error(f"ending: answers in progress have {seconds:g} s")
     deadline = time.monotonic() + seconds
     while not backend.idle and not at_once.is_set() and time.monotonic() < deadline:
         await asyncio.sleep(POLL_SECONDS)

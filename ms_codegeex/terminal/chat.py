@@ -17,8 +17,9 @@ from ms_codegeex.data.languages import detect, find_language
 from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.files import atomic_file
 from ms_codegeex.generation.sampling import SamplingSettings
+from ms_codegeex.printing import visible
 from ms_codegeex.terminal.asking import TASKS, Model, Piece, Prompt, Task
-from ms_codegeex.terminal.printing import dim, printer, visible
+from ms_codegeex.terminal.printing import dim, printer
 
 FENCE = '"""'
 PROMPT, MORE = "> ", ". "

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.syntax import Syntax
 from rich.text import Text
 
+from ms_codegeex.printing import visible
+
 THEME = "ansi_dark"  # the terminal's own colours
 TAB = 4
 
@@ -96,11 +98,6 @@ class CodePrinter:
 
     def _write(self, text: str) -> None:
         self._console.file.write(text)
-
-
-def visible(text: str) -> str:
-    """The text with control characters and invisible characters spelled out."""
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def _lexer(language: str) -> Syntax | None:

@@ -138,7 +138,8 @@ def test_missing_classes_and_limits_are_printed(tmp_path, capsys):
     config = json.loads((tmp_path / "hf" / "config.json").read_text())
     for number, auto_map in enumerate(([3], {"AutoModel": "THUDM/codegeex2-6b--modeling_chatglm.X", "Other": ["a.b"]})):
         (tmp_path / "hf" / "config.json").write_text(json.dumps(config | {"auto_map": auto_map}))
-        assert convert(tmp_path / "hf", "hf", tmp_path / f"again{number}")["warnings"] == []
+        trusted = open_source(tmp_path / "hf", keep_code=True)
+        assert convert(trusted, "hf", tmp_path / f"again{number}")["warnings"] == []
     words = ["--model", str(run_of(tmp_path, "codegeex")), "--to", "megatron", "--output", str(tmp_path / "a.pt")]
     assert main(["convert", *words]) == 0
     assert "make the feed-forward layers 4 x hidden_size = 32 wide, not 16" in capsys.readouterr().err

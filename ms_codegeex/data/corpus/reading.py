@@ -6,7 +6,6 @@ once, in an order that does not depend on the machine; each is then read indepen
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -31,6 +30,7 @@ from ms_codegeex.data.corpus.redaction import redact
 from ms_codegeex.data.corpus.remote import RemotePath
 from ms_codegeex.data.corpus.settings import Reading
 from ms_codegeex.data.corpus.sources import Root, SourceFile, search
+from ms_codegeex.json_reading import Malformed, parse_json
 
 _UNIT_BYTES, _UNIT_FILES = 8_000_000, 4096
 _EXCERPT, _EXCERPT_HEAD = 200, 4096
@@ -246,13 +246,11 @@ def _read_lines(
 def _parse(line: bytes, encoding: str) -> dict[str, Any] | Fault:
     """The JSON object in a line. Numbers that Python refuses and objects nested too deeply are invalid, too."""
     try:
-        record = json.loads(line.decode(encoding))
+        record = parse_json(line.decode(encoding), data=True)
     except UnicodeDecodeError as error:
         return Fault("not UTF-8", f"byte 0x{line[error.start]:02x} at column {error.start + 1}", True, line)
-    except json.JSONDecodeError as error:
-        return Fault("invalid JSON", f"{error.msg} at column {error.pos + 1}", True, line)
-    except (ValueError, RecursionError) as error:
-        return Fault("invalid JSON", str(error).split("\n", 1)[0][:100], True, line)
+    except Malformed as error:
+        return Fault("invalid JSON", str(error), True, line)
     if isinstance(record, dict):
         return record
     return Fault("no object", f"the line holds a value of type {type(record).__name__}", True, line)

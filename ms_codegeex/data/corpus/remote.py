@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, TypeVar
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from ms_codegeex.errors import UserError
+from ms_codegeex.json_reading import parse_json
 
 T = TypeVar("T")
 
@@ -282,7 +283,7 @@ def read_json(url: RemotePath) -> Any | None:
     filesystem, path = _filesystem(url)
     with _as_user_errors(url):
         try:
-            return json.loads(_retry(url, lambda: filesystem.cat_file(path)))
+            return parse_json(_retry(url, lambda: filesystem.cat_file(path)))
         except FileNotFoundError:
             return None
         except ValueError:

@@ -29,6 +29,7 @@ from ms_codegeex.data.languages import tag_text
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.data.tokenizer.fast import CorpusEncoder
 from ms_codegeex.files import shared_files
+from ms_codegeex.json_reading import parse_json
 
 ENDINGS = (".bin", ".npz")
 _BUFFER = 1 << 22  # ids in memory before they are written
@@ -216,7 +217,7 @@ def is_sound(path: Path) -> bool:
         with _open(path) as columns:
             for name in columns.files:
                 columns[name]  # reading it checks its CRC-32
-            expected = json.loads(columns["meta"].tobytes())["checksum"]
+            expected = parse_json(columns["meta"].tobytes())["checksum"]
         found = 0
         with open(path.with_name(path.name + ".bin"), "rb") as stream:
             while block := stream.read(_CHECKED):
@@ -296,7 +297,7 @@ class Shard:
 def read_meta(path: Path) -> dict[str, Any]:
     """The metadata of the shard at `path` (without ending): `documents`, `lines`, `tally`, `languages`, `groups`."""
     with _open(path) as columns:
-        return json.loads(columns["meta"].tobytes())
+        return parse_json(columns["meta"].tobytes())
 
 
 def _open(path: Path) -> Any:

@@ -14,6 +14,7 @@ from ms_codegeex.data.corpus.archives import archive_kind
 from ms_codegeex.data.corpus.remote import RemotePath, list_files, open_input, parse_location
 from ms_codegeex.data.languages import HEAD_BYTES, LANGUAGES, detect, needs_head
 from ms_codegeex.errors import UserError
+from ms_codegeex.reading import in_hub_cache
 
 _NO_SOURCES = frozenset({"__pycache__", ".git", ".hg", ".svn"})
 _PACKAGES = "node_modules"  # of other people, as JavaScript's package manager installs them
@@ -82,7 +83,7 @@ def _existing(given: Path | str) -> Path:
     try:
         named = Path(given).expanduser()
         kept = named.parent.resolve() / named.name
-        path = kept if _in_hub_cache(kept) else kept.resolve()
+        path = kept if in_hub_cache(kept) else kept.resolve()
         exists = path.exists()
     except (OSError, RuntimeError) as error:  # a loop of links, an unknown user's home
         problem = error.strerror if isinstance(error, OSError) else error
@@ -192,7 +193,7 @@ class _Search:
         if entry.is_file(follow_symlinks=False):
             self._add_local(root, path, entry.stat(follow_symlinks=False))
         elif entry.is_symlink():
-            if _in_hub_cache(path):
+            if in_hub_cache(path):
                 self._add_local(root, path, entry.stat())
             elif self._by_name(root, path) or _leads_to_directory(entry):
                 self._skip(root, path, "symbolic link")
@@ -256,17 +257,6 @@ class _Search:
             self.sources[path] = SourceFile(identity, path, package, name, size, modified)
         elif path == root.path:  # a file given by name: say that it is not taken
             self._skip(root, path, "other language" if language is not None else "unknown language")
-
-
-def _in_hub_cache(path: Path) -> bool:
-    """Whether this is a link as Hugging Face's cache makes them: `datasets--NAME/snapshots/REVISION/…` to a file of
-    the same cache in `datasets--NAME/blobs`."""
-    if not path.is_symlink():
-        return False
-    caches = [parent.parent for parent in path.parents if parent.name == "snapshots" and "--" in parent.parent.name]
-    target = Path(os.path.realpath(path))  # unlike Path.resolve it has an answer for a loop of links
-    blobs = [Path(os.path.realpath(cache)) / "blobs" for cache in caches]
-    return target.is_file() and any(target.parent == place and not place.is_symlink() for place in blobs)
 
 
 def _leads_to_directory(entry: os.DirEntry) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 from ms_codegeex.data.corpus.shards import Shard
 from ms_codegeex.data.corpus.stages import Block, Stages
 from ms_codegeex.data.datasets.layout import SPLITS
-from ms_codegeex.files import shared_files
+from ms_codegeex.files import read_json, shared_files
 
 MOST_PACKAGES = 1000  # named in dataset.json: a large corpus has hundreds of thousands
 _SHORTEST = 16  # upper end of the first bin of lengths, tokens; each further one ends at twice as many
@@ -161,7 +161,7 @@ def summarise_in_stages(stages: Stages) -> Summary:
     stages.by_block("summary", _write_summary, lambda block: stages.path("placed", block.number))
     found = Summary()
     for path in stages.paths("summary"):
-        found.add(Summary.from_json(json.loads(path.read_text(encoding="utf-8"))))
+        found.add(Summary.from_json(read_json(path)))
     return found
 
 

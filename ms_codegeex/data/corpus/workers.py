@@ -18,6 +18,7 @@ from typing import Any
 
 from ms_codegeex.data.corpus.reading import Unit
 from ms_codegeex.errors import UserError
+from ms_codegeex.printing import print_error
 
 
 class ProgressBar:
@@ -29,7 +30,7 @@ class ProgressBar:
     def say(self, text: str) -> None:
         """Print a line on standard error."""
         if self.enabled:
-            print(text, file=sys.stderr, flush=True)
+            print_error(text)
 
     def track(self, units: Sequence[Unit], results: Iterable[Any], name: str) -> Iterator[tuple[Unit, Any]]:
         """Yield pairs of unit and result while a bar (or a line at the end) shows bytes and MB/s."""

@@ -12,7 +12,6 @@ Source: CodeGeeX's fine-tuning packer and translation prompt.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 from ms_codegeex.data.conversations import TEMPLATES, ChatTemplate
 from ms_codegeex.data.languages import find_language, tag_text
 from ms_codegeex.errors import UserError
+from ms_codegeex.json_reading import Malformed, parse_json
 
 PROMPTS, ANSWERS = ("prompt", "instruction"), ("completion", "response", "output")
 ROLES = ("system", "user", "assistant")
@@ -52,13 +52,11 @@ class Example:
 def parse(line: bytes) -> Mapping[str, Any]:
     """One line of JSON as an object; `BadRecord` for anything else."""
     try:
-        record = json.loads(line.decode("utf-8"))
+        record = parse_json(line.decode("utf-8"), data=True)
     except UnicodeDecodeError as error:
         raise BadRecord("not UTF-8", f"byte {error.start} of the line") from None
-    except json.JSONDecodeError as error:
-        raise BadRecord("invalid JSON", f"{error.msg} at column {error.colno}") from None
-    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, nesting without end
-        raise BadRecord("invalid JSON", str(error).splitlines()[0]) from None
+    except Malformed as error:
+        raise BadRecord("invalid JSON", str(error)) from None
     if not isinstance(record, dict):
         raise BadRecord("not an object", f"found {type(record).__name__}")
     return record

@@ -10,6 +10,7 @@ from ms_codegeex.files import atomic_file
 
 CODEGEEX_MODULE = "tokenization_codegeex.py"
 CODEGEEX_JSON = "tokenizer.json"
+CODEGEEX_AUTO_MAP = {"AutoTokenizer": [None, f"{Path(CODEGEEX_MODULE).stem}.CodeGeeXTokenizer"]}
 
 
 def write_codegeex_files(
@@ -41,6 +42,11 @@ def write_codegeex_files(
     model.add_special_tokens([AddedToken(eos, normalized=False, special=True)])
     with atomic_file(directory / CODEGEEX_JSON) as path:
         path.write_text(model.to_str(), encoding="utf-8")
+    write_codegeex_module(directory)
+
+
+def write_codegeex_module(directory: Path) -> None:
+    """Write the module with the class for transformers, which needs `tokenizer.json` next to it."""
     with atomic_file(directory / CODEGEEX_MODULE) as path:
         path.write_bytes(
             resources.files("ms_codegeex.data.tokenizer").joinpath("exported", CODEGEEX_MODULE).read_bytes()

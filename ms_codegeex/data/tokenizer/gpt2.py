@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.data.tokenizer.base import Tokenizer, check_files, not_text, read_object
-from ms_codegeex.data.tokenizer.for_transformers import CODEGEEX_MODULE, write_codegeex_files
+from ms_codegeex.data.tokenizer.for_transformers import CODEGEEX_AUTO_MAP, write_codegeex_files
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import atomic_file, read_json, write_json
 
@@ -230,10 +230,9 @@ class CodeGeeXTokenizer(ByteLevelTokenizer):
     def save(self, directory: Path | str) -> None:
         """Write vocab.json, merges.txt, added_tokens.json and tokenizer_config.json into `directory`, and for
         transformers' `AutoTokenizer` tokenizer.json and a module with the class."""
-        auto_map = {"AutoTokenizer": [None, f"{Path(CODEGEEX_MODULE).stem}.{self.tokenizer_class}"]}
         config = {
             "tokenizer_class": self.tokenizer_class,
-            "auto_map": auto_map,
+            "auto_map": CODEGEEX_AUTO_MAP,
             **self._parameters(),
             "pad_token": EOS,
         }

@@ -6,12 +6,12 @@ dataset directory, and from there to the run directory.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ms_codegeex.data.tokenizer import TOKENIZER_NAMES, Tokenizer, load_tokenizer
+from ms_codegeex.data.tokenizer.copying import copy_data
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import atomic_directory
 
@@ -94,4 +94,4 @@ def keep_files(dataset: Path, run: Path) -> None:
     """Copy the tokenizer's files in a dataset, if any, to the directory of a run on it."""
     if (dataset / TOKENIZER_DIRECTORY).is_dir():
         with atomic_directory(run / TOKENIZER_DIRECTORY) as target:
-            shutil.copytree(dataset / TOKENIZER_DIRECTORY, target, dirs_exist_ok=True)
+            copy_data(dataset / TOKENIZER_DIRECTORY, target)

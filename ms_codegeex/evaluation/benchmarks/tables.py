@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.jsonl import read_rows
+from ms_codegeex.files import read_json
+
+MOST_BYTES = 1 << 30  # of a whole benchmark
 
 
 def read_table(path: Path, keys: str) -> list[dict[str, Any]]:
@@ -36,10 +38,7 @@ def _parquet(path: Path) -> list[dict[str, Any]]:
 
 
 def _list(path: Path, keys: str) -> list[dict[str, Any]]:
-    try:
-        rows = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error}); download it again") from None
+    rows = read_json(path, MOST_BYTES)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"{path}: expected a list of objects with {keys}")
     return rows

@@ -6,7 +6,6 @@ programs cannot replace it.
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.judging import verdicts as judging
 from ms_codegeex.evaluation.sandbox import Command, Execution, ResourceLimits, Verdict
+from ms_codegeex.json_reading import parse_json
 
 INSIDE = Path(__file__).with_name("inside")
 SYSTEM = (Path("/usr"), Path("/usr/local"))  # visible in every sandbox
@@ -169,9 +169,9 @@ def read_report(execution: Execution, secret: str) -> ProgramReport:
     if len(lines) < 2 or lines[-1] != secret.encode("ascii"):
         return ProgramReport(execution, "gone")
     try:
-        record = json.loads(lines[-2])
+        record = parse_json(lines[-2], data=True)
         ended, printed = record["ended"], record["printed"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         return ProgramReport(execution, "gone")
     known = (ended is None or isinstance(ended, str)) and (printed is None or isinstance(printed, dict))
     return ProgramReport(execution, ended, printed) if known else ProgramReport(execution, "gone")

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ms_codegeex.evaluation.sampling.recipes import Recipe
+from ms_codegeex.yaml_reading import read_yaml_file
 
 FILE = Path(__file__).with_name("published.yaml")
 
@@ -16,7 +15,7 @@ FILE = Path(__file__).with_name("published.yaml")
 def tables(recipe: Recipe) -> list[Mapping[str, Any]]:
     """The tables about a recipe's task: title, source, columns, and rows of cells. A cell is the source's text,
     with a ~ before it if it was not verified."""
-    known = yaml.safe_load(FILE.read_text("utf-8"))
+    known = read_yaml_file(FILE)
     kinds = ("translation",) if recipe.translate_from else ("generation", "budget")
     return [
         table

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ms_codegeex.errors import UserError
+from ms_codegeex.yaml_reading import read_yaml_file
 
 RATE = re.compile(r"pass@([1-9]\d{0,5})|pass rate")
 EXPECTED = "source, pass@1, pass@10, … in per cent, or the name of a group with these"
@@ -46,9 +45,9 @@ def read_published(paths: Iterable[Path]) -> list[PublishedRow]:
 
 def _mapping(path: Path) -> dict[Any, Any]:
     try:
-        values = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise UserError(f"--published: {path} cannot be read ({' '.join(str(error).split())[:200]})") from None
+        values = read_yaml_file(path, pipe=True)
+    except (UserError, FileNotFoundError) as error:
+        raise UserError(f"--published: {path} cannot be read ({error})") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: found {type(values).__name__}, expected names of rows, each with {EXPECTED}")
     return values

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,6 +15,7 @@ from ms_codegeex.evaluation.sampling.samplers import (
     UnreachableServer,
 )
 from ms_codegeex.evaluation.task import Completion, Stop
+from ms_codegeex.printing import print_error
 
 ServerFailure = UnreachableServer | FailedServer
 
@@ -106,4 +106,4 @@ class ManyServers:
 
 
 def _warn(url: str, error: ServerFailure) -> None:
-    print(f"warning: {error.reason}; the other servers do the work of {url}", file=sys.stderr, flush=True)
+    print_error(f"warning: {error.reason}; the other servers do the work of {url}")

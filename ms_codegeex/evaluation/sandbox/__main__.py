@@ -5,13 +5,14 @@ installed."""
 import sys
 
 from ms_codegeex.evaluation.sandbox import open_sandbox
+from ms_codegeex.printing import print_out
 
 
 def main() -> int:
     """Print what is missing; the exit status."""
     missing = open_sandbox("best-effort").missing
     if missing:
-        print("; ".join(f"{name}: {problem}" for name, problem in missing.items()))
+        print_out("; ".join(f"{name}: {problem}" for name, problem in missing.items()))
     return 1 if missing else 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -10,10 +9,12 @@ from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
+from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.judging import verdicts as judging
 from ms_codegeex.evaluation.sandbox import Command, End, Execution, Verdict
 from ms_codegeex.evaluation.toolchains.base import INSIDE, Program, RunPlan, TimeLimits, ToolChain
 from ms_codegeex.evaluation.toolchains.installed import output_of, program_of, with_libraries
+from ms_codegeex.files import read_json
 
 MD5 = "js-md5"
 MD5_INSTALL = "npm install js-md5@0.7.3 (here, or with -g), or name the directory that has it in NODE_PATH"
@@ -21,8 +22,8 @@ MD5_INSTALL = "npm install js-md5@0.7.3 (here, or with -g), or name the director
 
 def version_of(package: Path) -> str:
     """The version of an installed package, "" if unknown."""
-    with suppress(OSError, ValueError, AttributeError):
-        return str(json.loads((package / "package.json").read_text("utf-8")).get("version", ""))
+    with suppress(UserError, AttributeError):
+        return str(read_json(package / "package.json").get("version", ""))
     return ""
 
 

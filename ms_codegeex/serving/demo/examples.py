@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ms_codegeex.data.languages import find_language
 from ms_codegeex.errors import UserError
+from ms_codegeex.json_reading import Malformed, parse_json
 
 OWN = Path(__file__).parent / "assets" / "examples.jsonl"
 TASKS = ("complete", "translate", "explain")
@@ -40,8 +40,8 @@ def load_examples(path: Path | None = None) -> list[Example]:
 
 def _example(line: str, where: str) -> Example:
     try:
-        row = json.loads(line)
-    except ValueError as error:
+        row = parse_json(line)
+    except Malformed as error:
         raise UserError(f"--example-path: {where} is not JSON ({error}); expected one object in each line") from None
     if not isinstance(row, dict):
         raise UserError(f"--example-path: {where} is not a JSON object; expected one with `code` and `language`")

@@ -15,6 +15,7 @@ from ms_codegeex.evaluation.judging.python_program import Runner, read_report
 from ms_codegeex.evaluation.sandbox import Command, Execution, ResourceLimits, Sandbox, Verdict
 from ms_codegeex.evaluation.sandbox.limits import MIB
 from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Sample, Task
+from ms_codegeex.json_reading import parse_json
 
 SECONDS = {"original": 60.0, "simplified": 120.0}  # per test case, per problem: fixed by the formats
 MEMORY = 4096 * MIB  # importing TensorFlow or PyTorch takes a gigabyte
@@ -140,7 +141,7 @@ def _right(execution: Execution, secret: str) -> bool:
     lines = execution.stdout.rstrip(b"\n").split(b"\n")
     if not execution.succeeded or len(lines) < 2 or lines[-1] != secret.encode("ascii"):
         return False
-    found = json.loads(lines[-2])
+    found = parse_json(lines[-2], data=True)
     return bool(found["results"]) and all(found["results"]) and found["string"] in (None, 1)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.benchmarks.humaneval_x.languages import BY_PREFIX, LANGUAGES, BenchmarkLanguage
 from ms_codegeex.evaluation.jsonl import find_file
 from ms_codegeex.files import sha256
+from ms_codegeex.json_reading import Malformed, parse_json
 
 KEYS = ("task_id", "prompt", "declaration", "canonical_solution", "test")
 LARGEST = 64 << 20  # bytes of an uncompressed file; the published ones have less than one million
@@ -125,8 +125,8 @@ def lines(path: Path) -> Iterator[str]:
 def parse(line: str, where: str) -> HumanEvalXProblem:
     """A row of a file."""
     try:
-        record: Any = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        record: Any = parse_json(line)
+    except Malformed as error:
         raise UserError(f"{where}: not JSON ({error}); fetch the file again") from None
     if not isinstance(record, dict):
         raise UserError(f"{where}: not an object; expected the keys {', '.join(KEYS)}")

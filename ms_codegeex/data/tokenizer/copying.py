@@ -1,0 +1,119 @@
+"""Copies the data files of a model's or tokenizer's directory: its tokenizer, settings for generation, licences.
+
+Code is not copied, because it would come out under our name: Python files, and settings that name code.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ms_codegeex.data.tokenizer.for_transformers import CODEGEEX_AUTO_MAP, CODEGEEX_JSON, write_codegeex_module
+from ms_codegeex.errors import UserError
+from ms_codegeex.files import json_of, write_json
+from ms_codegeex.reading import read_inside
+
+MODEL_CONFIG, CONFIG = "config.json", "tokenizer_config.json"
+MOST_BYTES = 256 << 20  # of one file; the largest tokenizer.json are tens of megabytes
+_WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".ckpt")
+_NAMES = frozenset(
+    (
+        *("vocab.json", "vocab.txt", "merges.txt", "added_tokens.json", "special_tokens_map.json", CODEGEEX_JSON),
+        *("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", CONFIG, "generation_config.json"),
+        *("chat_template.jinja", "chat_template.json", "serving.json", "loss.png"),
+    )
+)
+_TEXTS = re.compile(
+    r"(README|LICEN[CS]E|MODEL_LICEN[CS]E|NOTICE|COPYING|COPYRIGHT|CITATION|AUTHORS|USE_POLICY|MODEL_CARD)"
+    r"([-_][-\w]*)?(\.(zh|en|zh-CN|zh_CN))?(\.(md|txt|rst|cff))?",
+    re.IGNORECASE,
+)
+_CODE_KEYS = ("auto_map", "custom_pipelines", "custom_generate", "trust_remote_code")
+_AUTO_MAPS = {  # by tokenizer_class: our own class, and the release's, whose file the user adds
+    "CodeGeeXTokenizer": CODEGEEX_AUTO_MAP,
+    "ChatGLMTokenizer": {"AutoTokenizer": ["tokenization_chatglm.ChatGLMTokenizer", None]},
+}
+
+
+def without_code(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a `config.json` or `tokenizer_config.json` without those that make transformers load code: from
+    files next to it, or from the hub (`auto_map`, kernels as an implementation of attention)."""
+
+    def kept(value: Any) -> Any:
+        if isinstance(value, dict):
+            names = (key for key in value if key not in _CODE_KEYS and "_implementation" not in key)
+            return {name: kept(value[name]) for name in names}
+        return [kept(item) for item in value] if isinstance(value, list) else value
+
+    return kept(dict(settings))
+
+
+def copy_data(source: Path, target: Path) -> None:
+    """Copy the data files of the directory `source`; For CodeGeeX our own class for transformers is written,
+    whatever the source has under its name.
+
+    Raises:
+        UserError: one of them is a link out of `source`, is not a regular file or is very large.
+    """
+    for name in _names(source):
+        if name == CONFIG:
+            _write_config(source, target)
+        elif _is_data(name):
+            _copy(source, name, target)
+
+
+def copy_all(source: Path, target: Path) -> None:
+    """Copy the data files and the Python files of the directory `source`, each as it is, because the user trusts it."""
+    for name in _names(source):
+        if _is_data(name) or _is_code(name):
+            _copy(source, name, target)
+
+
+def left_out(source: Path, code: bool) -> tuple[str, ...]:
+    """The files, besides weights, that `copy_data` does not copy; with `code`, those that `copy_all` does not."""
+    known = (_is_data, _is_weights, _is_code) if code else (_is_data, _is_weights)
+    return tuple(name for name in _names(source) if not any(is_one(name) for is_one in known))
+
+
+def _names(directory: Path) -> Iterator[str]:
+    """Everything but hidden files, folders and the model's configuration. Links are named wherever they lead."""
+    for path in sorted(Path(directory).iterdir()):
+        folder = path.is_dir() and not path.is_symlink()
+        if not (folder or path.name.startswith(".") or path.name == MODEL_CONFIG):
+            yield path.name
+
+
+def _is_data(name: str) -> bool:
+    return name in _NAMES or _TEXTS.fullmatch(name) is not None
+
+
+def _is_weights(name: str) -> bool:
+    return name.endswith(_WEIGHTS)
+
+
+def _is_code(name: str) -> bool:
+    return name.endswith(".py")
+
+
+def _copy(source: Path, name: str, target: Path) -> None:
+    (target / name).write_bytes(read_inside(source, name, MOST_BYTES))
+
+
+def _write_config(source: Path, target: Path) -> None:
+    """Write `tokenizer_config.json` without the names of code, and for a class that we know with the right ones."""
+    content = read_inside(source, CONFIG, MOST_BYTES)
+    found = json_of(content, source / CONFIG)
+    if not isinstance(found, dict):
+        raise UserError(f"{source / CONFIG}: holds a {type(found).__name__}, expected a JSON object; restore the file")
+    kept, name = without_code(found), found.get("tokenizer_class")
+    known = _AUTO_MAPS.get(name) if isinstance(name, str) else None
+    if known is not None and "auto_map" in found:
+        kept = {key: known if key == "auto_map" else kept[key] for key in found if key == "auto_map" or key in kept}
+    if known is CODEGEEX_AUTO_MAP:
+        write_codegeex_module(target)
+    if kept == found:
+        (target / CONFIG).write_bytes(content)
+    else:
+        write_json(target / CONFIG, kept)

@@ -1,0 +1,92 @@
+"""JSON within limits: the only place that parses JSON which does not come from another process of this program.
+
+`json` alone lets through what breaks its readers later: numbers of thousands of digits, nesting deeper than Python's
+stack, half characters that no file can hold, and keys that occur twice, of which two programs take different ones.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+DEEPEST = 100  # levels of lists and objects
+MOST_DIGITS = 100  # of a whole number: every shorter one fits a float
+
+
+class Malformed(ValueError):
+    """A text that is not JSON or not YAML, or exceeds a limit. The message does not name the file."""
+
+
+def _whole_number(text: str) -> int:
+    if len(text) > MOST_DIGITS:
+        raise Malformed(f"a number of more than {MOST_DIGITS} digits")
+    return int(text)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen = set[str]()
+        key = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise Malformed(f"key {key!r} occurs twice in an object")
+    return found
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_int=_whole_number)
+_LENIENT = json.JSONDecoder(parse_int=_whole_number)
+
+
+def parse_json(text: str | bytes, *, data: bool = False) -> Any:
+    """The value of a JSON text (bytes: UTF-8).
+
+    Args:
+        text: the whole text.
+        data: it is a record of a user's data. Keys may occur twice, the last one counts, and texts may hold half
+            characters: whoever reads the record judges them.
+
+    Raises:
+        Malformed: not JSON, nested too deep, or with a number, character or key as in this module's description.
+    """
+    try:
+        text = text if isinstance(text, str) else text.decode("utf-8")
+        value = (_LENIENT if data else _STRICT).decode(text)
+    except UnicodeDecodeError as error:
+        raise Malformed(f"not UTF-8, byte 0x{error.object[error.start]:02x} at {error.start}") from None
+    except RecursionError:
+        raise Malformed(f"nested deeper than {DEEPEST} levels") from None
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno} column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
+        raise Malformed(f"{error.msg} at {place}") from None
+    if text.count("[") + text.count("{") > DEEPEST or not (data or _is_whole(text)):
+        _check(value, data)
+    return value
+
+
+def _is_whole(text: str) -> bool:
+    """Whether no string in it can have half a character; escapes (`\\ud83d`) may be whole ones together."""
+    return "\\ud" not in text and "\\uD" not in text and (text.isascii() or not _has_half(text))
+
+
+def _check(value: Any, data: bool) -> None:
+    """Check depth and, unless it is `data`, characters, one level after the other."""
+    level, depth = [value], 0
+    while level:
+        inner: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                inner += (*item, *item.values())
+            elif isinstance(item, list):
+                inner += item
+            elif not data and isinstance(item, str) and _has_half(item):
+                raise Malformed("half a character (a lone surrogate), which no text can hold")
+            if depth == DEEPEST and isinstance(item, dict | list):
+                raise Malformed(f"nested deeper than {DEEPEST} levels")
+        level, depth = inner, depth + 1
+
+
+def _has_half(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return True
+    return False

@@ -1,0 +1,80 @@
+"""Everything that the commands print goes through here, because most of it can come from strangers.
+
+Names of tensors and files, values of configurations, a server's messages and a model's text may contain control
+sequences, with which a terminal can be told to hide or forge lines, to change its title or the clipboard, and
+characters that reverse the order of what is read. They are spelled out, on terminals and in pipes: `\\x1b`, `\\u202e`.
+Line breaks and tabs stay. Only what a user asks for as content (an answer, a document; `print_content`) goes into a
+file or a pipe as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from typing import Any, TextIO
+
+from ms_codegeex.errors import escaped
+
+KEPT = "\n\t"
+
+
+def visible(text: str) -> str:
+    """The text with control characters and invisible characters spelled out, except line breaks and tabs."""
+    if text.isprintable():
+        return text
+    return "".join(c if c in KEPT else escaped(c) for c in text)
+
+
+def print_out(text: str = "", end: str = "\n") -> None:
+    """Print a text on standard output."""
+    _print(visible(text) + end, sys.stdout)
+
+
+def print_error(text: str, end: str = "\n") -> None:
+    """Print a text on standard error."""
+    _print(visible(text) + end, sys.stderr)
+
+
+def print_progress(text: str) -> None:
+    """Show a line on standard error in place of the last one, on a terminal only."""
+    if sys.stderr.isatty():
+        _print(f"\r{visible(text)}", sys.stderr)
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print lines on standard output. A line break within one of them, in a name say, is spelled out too."""
+    _print("".join(f"{escaped(line)}\n" for line in lines), sys.stdout)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON in one line on standard output. What `visible` spells out is an escape of JSON."""
+    text = json.dumps(value, ensure_ascii=_encoding(sys.stdout).lower().replace("-", "") != "utf8")
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else _json_escape(c) for c in text)
+    _print(f"{text}\n", sys.stdout)
+
+
+def print_content(text: str) -> None:
+    """Write what the user asked for, such as a model's answer, to standard output: on a terminal visible, elsewhere as
+    it is. No line break is added."""
+    _print(visible(text) if sys.stdout.isatty() else text, sys.stdout)
+
+
+def print_coloured(text: str) -> None:
+    """Print a text with our own colours on standard output. All that is not ours in it must have become `visible`."""
+    _print(f"{text}\n", sys.stdout)
+
+
+def _print(text: str, stream: TextIO) -> None:
+    encoding = _encoding(stream)
+    stream.write(text.encode(encoding, "backslashreplace").decode(encoding))  # a locale without all characters
+    stream.flush()
+
+
+def _encoding(stream: TextIO) -> str:
+    return getattr(stream, "encoding", None) or "utf-8"
+
+
+def _json_escape(character: str) -> str:
+    return "\\u007f" if character == "\x7f" else json.dumps(character)[1:-1]

@@ -1,0 +1,136 @@
+"""Opens files that others made: regular files only, up to a limit, and no link out of their directory."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+from ms_codegeex.errors import UserError
+
+_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY  # a pipe without a writer must not block
+_BLOCK = 1 << 20
+_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFLNK: "a link that leads to itself or changed meanwhile",
+}
+
+
+def _check_regular(status: os.stat_result, path: Path) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "not a file")
+        raise UserError(f"{path}: is {kind}, expected a regular file; put one there")
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file for reading. It may be reached through links.
+
+    Raises:
+        UserError: it is something else. A pipe without a writer does not block, and no device is opened.
+        OSError: it is missing or not readable.
+    """
+    _check_regular(os.stat(path), path)
+    descriptor = os.open(path, _FLAGS)
+    try:
+        _check_regular(os.fstat(descriptor), path)
+    except UserError:
+        os.close(descriptor)
+        raise
+    return os.fdopen(descriptor, "rb")
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """The content of a regular file of at most `most` bytes; errors as `open_regular`."""
+    with open_regular(path) as stream:
+        return _limited(stream, path, most)
+
+
+def read_stream(path: Path, most: int) -> bytes:
+    """The content of a file that the user named. It may be a pipe, such as bash's `<(command)`, but not a device."""
+    if not stat.S_ISFIFO(os.stat(path).st_mode):
+        return read_regular(path, most)
+    with open(path, "rb") as stream:
+        return _limited(stream, path, most)
+
+
+def _limited(stream: BinaryIO, path: Path, most: int) -> bytes:
+    data = bytearray()
+    while block := stream.read(_BLOCK):  # a single read would reserve memory for `most` bytes
+        data += block
+        if len(data) > most:
+            raise UserError(f"{path}: is larger than {most:,} bytes, the most for a file of its kind; shorten it")
+    return bytes(data)
+
+
+def in_hub_cache(path: Path) -> bool:
+    """Whether this is a link as Hugging Face's cache makes them: `models--NAME/snapshots/REVISION/…` to a file of the
+    same cache in `models--NAME/blobs`."""
+    return path.is_symlink() and _blobs(path) is not None
+
+
+def _blobs(path: Path) -> Path | None:
+    """The folder of the blob that a file of a snapshot is."""
+    target = Path(os.path.realpath(path))  # unlike Path.resolve it has an answer for a loop of links
+    for parent in path.parents:
+        if parent.name == "snapshots" and "--" in parent.parent.name:
+            blobs = Path(os.path.realpath(parent.parent)) / "blobs"
+            if target.parent == blobs and target.is_file() and not blobs.is_symlink():
+                return blobs
+    return None
+
+
+def open_inside(directory: Path, name: str) -> BinaryIO:
+    """Open a regular file of a directory that may be hostile.
+
+    Links are followed only to files inside the directory, or from a snapshot in Hugging Face's cache to its blobs. The
+    path is walked without following any further link, so one that is exchanged meanwhile is refused too.
+
+    Raises:
+        UserError: the file is a link out of the directory, not a regular file, missing or not readable.
+    """
+    path, root = Path(directory) / name, Path(os.path.realpath(directory))
+    target = Path(os.path.realpath(root / name))
+    base = root if root in target.parents else _blobs(root / name)
+    if base is None:
+        raise UserError(
+            f"{path}: is a link to {target}, outside {directory}; replace it by a copy of that file if it belongs there"
+        )
+    try:
+        descriptor = _walk(base, target.relative_to(base).parts, path)
+    except OSError as error:
+        changed = error.errno in (errno.ELOOP, errno.ENOTDIR)
+        reason = "was exchanged for a link while it was opened" if changed else error.strerror
+        raise UserError(f"{path}: not readable ({reason}); restore it") from None
+    return os.fdopen(descriptor, "rb")
+
+
+def _walk(base: Path, parts: tuple[str, ...], path: Path) -> int:
+    """A descriptor of the regular file `base`/`parts`, where nothing on the way from `base` is a link."""
+    place = os.open(base, _FLAGS | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        for part in parts[:-1]:
+            inner = os.open(part, _FLAGS | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=place)
+            os.close(place)
+            place = inner
+        _check_regular(os.stat(parts[-1], dir_fd=place, follow_symlinks=False), path)
+        descriptor = os.open(parts[-1], _FLAGS | os.O_NOFOLLOW, dir_fd=place)
+    finally:
+        os.close(place)
+    try:
+        _check_regular(os.fstat(descriptor), path)
+    except UserError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def read_inside(directory: Path, name: str, most: int) -> bytes:
+    """The content of a file of at most `most` bytes in a directory that may be hostile; see `open_inside`."""
+    with open_inside(directory, name) as stream:
+        return _limited(stream, Path(directory) / name, most)

@@ -1,0 +1,109 @@
+"""YAML within limits: the only place that parses YAML."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.json_reading import DEEPEST, MOST_DIGITS, Malformed
+from ms_codegeex.reading import read_regular, read_stream
+
+MOST_BYTES = 1 << 20  # our largest file has 30 KB; the parser reads about 200 KB a second
+MOST_VALUES = 20_000  # with each alias counted as what it stands for; a resolved configuration has 300
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's loader, which refuses what takes long or means two things while it reads, not afterwards."""
+
+    def __init__(self, text: str):
+        super().__init__(text)
+        self._depth, self._values, self._sizes = 0, 0, dict[str, int]()
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent):
+            self._add(self._sizes.get(event.anchor, MOST_VALUES), event)  # of an anchor that is still open: endless
+            return super().compose_node(parent, index)
+        before = self._values
+        self._add(1, event)
+        self._depth += 1
+        if self._depth > DEEPEST:
+            raise _refused(f"nested deeper than {DEEPEST} levels", event)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if event.anchor is not None:
+            self._sizes[event.anchor] = self._values - before
+        return node
+
+    def _add(self, values: int, event: Any) -> None:
+        self._values += values
+        if self._values > MOST_VALUES:
+            raise _refused(f"more than {MOST_VALUES:,} values, aliases counted as what they stand for", event)
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and (key.tag, key.value) in seen:
+                raise _refused(f"key {key.value!r} occurs twice", key)
+            seen.add((key.tag, key.value) if isinstance(key, yaml.ScalarNode) else id(key))
+        return node
+
+    def construct_number(self, node: Any) -> Any:
+        """A whole number or a float; in base 60 even a short file holds one that takes minutes."""
+        if len(node.value) > MOST_DIGITS:
+            raise _refused(f"a number of more than {MOST_DIGITS} digits", node)
+        if node.tag == "tag:yaml.org,2002:int":
+            return self.construct_yaml_int(node)
+        return self.construct_yaml_float(node)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_number)
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_number)
+
+
+def _refused(reason: str, place: Any) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=reason, problem_mark=place.start_mark)
+
+
+def parse_yaml(text: str | bytes) -> Any:
+    """The value of a YAML document (bytes: UTF-8).
+
+    Raises:
+        Malformed: not YAML, too deep or too large, with a number of too many digits, or a key that occurs twice.
+    """
+    if len(text) > MOST_BYTES:
+        raise Malformed(f"larger than {MOST_BYTES:,} bytes")
+    try:
+        loader = _Loader(text if isinstance(text, str) else text.decode("utf-8"))
+        try:
+            return loader.get_single_data()
+        finally:
+            loader.dispose()
+    except UnicodeDecodeError as error:
+        raise Malformed(f"not UTF-8 at byte {error.start}") from None
+    # values that their tags do not fit (!!bool x, a date that does not exist) are errors of many classes
+    except (yaml.YAMLError, ValueError, ArithmeticError, LookupError, AttributeError, TypeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}" if mark else "unknown place"
+        raise Malformed(f"at {where} ({getattr(error, 'problem', None) or error})") from None
+
+
+def read_yaml_file(path: Path, pipe: bool = False) -> Any:
+    """The value of a YAML file. `pipe`: the user named it, and it may be a pipe.
+
+    Raises:
+        UserError: it is not readable, not a regular file, or `parse_yaml` refuses it.
+        FileNotFoundError: there is none.
+    """
+    try:
+        return parse_yaml((read_stream if pipe else read_regular)(path, MOST_BYTES))
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path}: not readable ({error.strerror}); restore it or choose another") from None
+    except Malformed as error:
+        raise UserError(f"{path}: not valid YAML {error}; correct it") from None

@@ -1,0 +1,72 @@
+"""JSON with what Python's own parser lets through, or answers with errors of several classes."""
+
+import json
+
+import pytest
+
+from ms_codegeex.errors import UserError
+from ms_codegeex.files import read_json
+from ms_codegeex.json_reading import DEEPEST, MOST_DIGITS, Malformed, parse_json
+
+DEEP = "[" * (DEEPEST + 1) + "]" * (DEEPEST + 1)
+BAD = [
+    ('{"n": ' + "1" * 5001 + "}", "a number of more than 100 digits"),
+    ("-" + "1" * MOST_DIGITS, "a number of more than 100 digits"),
+    ("[" * 1_000_000, "nested deeper than 100 levels"),
+    ('{"a":' * 100_000, "nested deeper than 100 levels"),
+    (DEEP, "nested deeper than 100 levels"),
+    ('{"a": 1, "b": 2, "a": 3}', "key 'a' occurs twice in an object"),
+    ('{"a": {"b": 1, "b": 1}}', "key 'b' occurs twice"),
+    ('{"a": "\\ud83d"}', "half a character"),
+    ('{"\\uDC00": 1}', "half a character"),
+    ('["\\ud83d\\ud83d\\ude00"]', "half a character"),
+    ("\ufeff{}", "at column 1"),
+    ("", "Expecting value at column 1"),
+    ("{}\n\n x", "Extra data at line 3 column 2"),
+    ("{'a': 1}", "Expecting property name"),
+    ("[1,]", "at column"),
+    ('"\x00"', "Invalid control character"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), BAD, ids=range(len(BAD)))
+def test_what_is_refused(tmp_path, text, message):
+    for form in (text, text.encode()):
+        with pytest.raises(Malformed, match=message):
+            parse_json(form)
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match=f"config.json: not readable as JSON \\(.*{message}"):
+        read_json(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe{\x00}\x00", b'{"a": "\xed\xa0\x80"}', b'"caf\xe9"'])
+def test_other_encodings_are_refused(tmp_path, content):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"config.json: not readable as JSON \(not UTF-8, byte 0x"):
+        read_json(tmp_path / "config.json")
+
+
+def test_what_is_read_is_what_python_reads():
+    limit = "[" * DEEPEST + "]" * DEEPEST
+    texts = [limit, "9" * MOST_DIGITS, '{"\\ud83d\\ude00": [1, -2.5e3, null, true, "caf\u00e9 \\u0000"]}', " 1 ", "NaN"]
+    for text in texts:
+        assert repr(parse_json(text)) == repr(parse_json(text.encode())) == repr(json.loads(text))
+
+
+def test_records_of_a_users_data_may_have_keys_twice_and_half_characters():
+    assert parse_json('{"a": 1, "a": "\\ud83d"}', data=True) == {"a": "\ud83d"}
+    for text in ("1" * 200, DEEP):
+        with pytest.raises(Malformed):
+            parse_json(text, data=True)
+
+
+def test_only_a_regular_file_of_a_sane_size_is_read(tmp_path):
+    (tmp_path / "zero.json").symlink_to("/dev/zero")
+    with pytest.raises(UserError, match=r"zero\.json: is a device"):
+        read_json(tmp_path / "zero.json")
+    with open(tmp_path / "sparse.json", "wb") as sparse:
+        sparse.truncate(1 << 40)
+    with pytest.raises(UserError, match=r"sparse\.json: is larger than 67,108,864 bytes"):
+        read_json(tmp_path / "sparse.json")
+    with pytest.raises(UserError, match="is a directory"):
+        read_json(tmp_path)

@@ -1,0 +1,182 @@
+"""What is printed: control sequences of strangers have no effect, on a terminal or in a pipe."""
+
+import ast
+import io
+import json
+import sys
+
+import pytest
+from conftest import ROOT
+
+from ms_codegeex import printing
+from ms_codegeex.cli import main
+from ms_codegeex.errors import RunFailure, UserError, escaped
+
+HOSTILE = {
+    "title": "\x1b]0;owned\x07",
+    "clipboard": "\x1b]52;c;cm0gLXJmIH4=\x07",
+    "cursor": "\x1b[1A\x1b[2K",
+    "one byte": "\x9b31m\x9d0;x\x9c",
+    "carriage return": "sound\rDAMAGED",
+    "backspace": "a\b\b\x7f",
+    "null": "\x00",
+    "device control": "\x90q\x9c",
+    "reversed": "\u202egpj.exe\u2066x\u2069",
+    "marks": "\u200e\u200f\u061c\ufeff\u200b\u00ad",
+    "separators": "\u2028\u2029\x85\x0b\x0c",
+    "half a character": "\ud83d",
+    "tags": "\U000e0041",
+    "unassigned": "\U000e0fff\uffff",
+}
+PRINTS = {  # files that may print without `printing`, and why
+    "printing.py": "the one place that prints",
+    "cuda/driver.py": "JSON for the process that started this one",
+    "cuda/probe.py": "JSON for the process that started this one",
+    "runs/fork_server.py": "the number of a process for the process that started this one",
+    "generation/device_process.py": "a traceback in the log of a process",
+    "serving/access_log.py": "JSON in ASCII",
+    "terminal/printing.py": "a line editor and colours: each text goes through `visible`",
+    "terminal/chat.py": "rich: each text goes through `visible`",
+    "commands/complete.py": "rich: each text goes through `visible`, or is written to a pipe as content",
+    "commands/monitor.py": "rich: each text goes through `escaped`",
+}
+STREAMS = {f"sys.{name}" for name in ("stdout", "stderr", "__stdout__", "__stderr__", "stdout.buffer", "stderr.buffer")}
+OF_CONSOLE = (
+    "Console()",
+    "console",
+    "self.console",
+    "self._console",
+    "console.file",
+    "self._console.file",
+    "self._file",
+)
+
+
+def is_harmless(text):
+    return all(c.isprintable() or c in "\n\t" for c in text)
+
+
+def prints(tree):
+    """The calls of a module that print."""
+    found = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        function = ast.unparse(node.func)
+        owner, _, method = function.rpartition(".")
+        arguments = [ast.unparse(argument) for argument in node.args]
+        if (
+            function == "print"
+            or (owner in STREAMS and method.startswith("write"))
+            or (owner in OF_CONSOLE and method in ("print", "write", "out", "log", "print_json", "rule"))
+            or (function == "os.write" and arguments[0] in ("1", "2"))
+            or (function == "tqdm.write" and not arguments[0].startswith("visible("))
+            or method in ("print_exc", "print_exception", "showwarning")
+        ):
+            found.append(node)
+    return found
+
+
+def test_everything_is_printed_in_one_place():
+    package, found = ROOT / "ms_codegeex", {}
+    for path in package.rglob("*.py"):
+        name = path.relative_to(package).as_posix()
+        if "/inside/" not in name and not name.startswith("evaluation/toolchains/inside"):  # run in the sandbox
+            calls = prints(ast.parse(path.read_text(encoding="utf-8")))
+            if calls:
+                found[name] = [f"{name}:{call.lineno}: {ast.unparse(call)}" for call in calls]
+    assert [line for name, lines in found.items() if name not in PRINTS for line in lines] == []
+    assert found.keys() | {"printing.py"} == PRINTS.keys()
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("print(x)", 1),
+        ("import sys\nsys.stdout.write(x)\nsys.stderr.writelines(x)", 2),
+        ("sys.stdout.buffer.write(x)", 1),
+        ("tqdm.write(x, file=sys.stderr)\ntqdm.write(visible(x))", 1),
+        ("os.write(2, x)\nos.write(descriptor, x)", 1),
+        ("Console().print(x)", 1),
+        ("traceback.print_exc()", 1),
+        ("print_out(x)\nstream.write(x)", 0),
+    ],
+)
+def test_printing_is_found_in_any_form(text, count):
+    assert len(prints(ast.parse(text))) == count
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_control_sequences_are_spelled_out(capsys, text):
+    around = f"before\t{text}\nafter"
+    printing.print_out(around)
+    printing.print_error(around)
+    printing.print_lines([around, "next"])
+    printing.print_json({around: [text]})
+    out, err = capsys.readouterr()
+    assert is_harmless(out) and is_harmless(err)
+    assert err == f"before\t{escaped(text)}\nafter\n"
+    first, after, line, following, of_json = out.splitlines()
+    assert (first + "\n" + after + "\n", following) == (err, "next")
+    assert line == f"before\\t{escaped(text)}\\nafter"
+    assert json.loads(of_json) == {around: [text]}
+
+
+def test_what_people_write_stays_as_it_is(capsys):
+    text = "def f():\n\treturn '\u4ee3\u7801 \u00fc \u2026 \U0001f600 \u0627\u0644\u0639'"
+    printing.print_out(text)
+    printing.print_json(text)
+    assert capsys.readouterr().out == f"{text}\n{json.dumps(text, ensure_ascii=False)}\n"
+
+
+@pytest.mark.parametrize("kind", [UserError, RunFailure])
+def test_errors_are_spelled_out(capsys, monkeypatch, kind):
+    def fail(*_):
+        raise kind("bad \x1b]0;x\x07\u202e name")
+
+    monkeypatch.setattr("ms_codegeex.commands.doctor.run", fail)
+    assert main(["doctor"]) == (2 if kind is UserError else 1)
+    assert capsys.readouterr().err == "ms-codegeex doctor: bad \\x1b]0;x\\x07\\u202e name\n"
+
+
+def test_names_of_files_in_a_command_line_are_spelled_out(capsys):
+    for words in (["inspect", "a", "b\x1b[31m\u202e"], ["\x1b]0;x\x07"], ["convert", "--to", "\x1b[1A"]):
+        with pytest.raises(SystemExit):
+            main(words)
+        err = capsys.readouterr().err
+        assert is_harmless(err) and err
+
+
+class Stream(io.StringIO):
+    """A stream that may be a terminal; encodings other than UTF-8 have not all characters."""
+
+    def __init__(self, terminal=False, encoding="utf-8"):
+        super().__init__()
+        self._terminal, self._encoding = terminal, encoding
+
+    encoding = property(lambda self: self._encoding)
+
+    def isatty(self):
+        return self._terminal
+
+
+def test_content_is_exact_in_a_pipe_and_visible_on_a_terminal(monkeypatch):
+    text = "\x1b[31mred\r\n\u202e\t\x00"
+    for terminal, expected in ((False, text), (True, "\\x1b[31mred\\r\n\\u202e\t\\x00")):
+        monkeypatch.setattr(sys, "stdout", stream := Stream(terminal))
+        printing.print_content(text)
+        assert stream.getvalue() == expected
+
+
+def test_a_locale_without_all_characters_is_no_error(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", stream := Stream(encoding="ascii"))
+    printing.print_out("caf\u00e9 \u2026")
+    printing.print_json(["caf\u00e9"])
+    assert stream.getvalue() == 'caf\\xe9 \\u2026\n["caf\\u00e9"]\n'
+
+
+def test_progress_is_for_terminals(monkeypatch):
+    for terminal, expected in ((False, ""), (True, "\r100 plans \\x1b")):
+        monkeypatch.setattr(sys, "stderr", stream := Stream(terminal))
+        printing.print_progress("100 plans \x1b")
+        assert stream.getvalue() == expected
