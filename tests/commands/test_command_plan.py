@@ -126,6 +126,14 @@ def test_the_picture_is_a_png(tmp_path):
     assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 5000
 
 
+def test_the_distance_to_a_quick_search_is_one_line_and_a_key():
+    shown = as_json("--config", BASE, "training.micro_batch=1")[1]["quick_search"]
+    text = command_here("plan", "--config", BASE, "training.micro_batch=1").stdout
+    line = f"The step is {shown['longer']:.0%} longer than the fastest of a quick search ({shown['tried']} plans; "
+    assert shown["longer"] > 0.02 and text.count(line) == 1 and f"\n  {shown['overrides']}\n" in text
+    assert "quick_search" not in as_json("--config", BASE, "--search")[1]
+
+
 def test_search_ranks_what_fits_and_counts_what_does_not():
     result, plan = as_json("--config", BASE, "--search")
     assert result.returncode == 0
