@@ -35,7 +35,7 @@ def test_the_papers_recipe_in_tables():
         "published: padded data, 63% filled  213,000       1.34 T           850.00 G            1.00 x",
         "58.08 G token slots a day",
         "fused attention",
-        "seven tuned products",
+        "five tuned dense products",
     ):
         assert words in result.stdout
     assert all(len(line) < 240 and line == line.rstrip() for line in result.stdout.splitlines())
