@@ -182,8 +182,7 @@ def _search(plan: Plan, given: bool, overlap: bool) -> SearchResult:
     from ms_codegeex.planning.search import search
 
     def show(tried: int) -> None:
-        if tried % 100 == 0:
-            print_progress(f"{tried:,} plans tried")
+        print_progress(f"{tried:,} plans tried")
 
     result = search(plan.config, show, given=given, overlap=overlap)
     print_progress("")
@@ -219,13 +218,17 @@ def _plot(plan: Plan, path: Path) -> None:
 
 def _as_json(plan: Plan, tokens: float | None, found: SearchResult | None) -> dict[str, Any]:
     from ms_codegeex.planning.planner import to_dict
+    from ms_codegeex.planning.quick_search import quick_search
     from ms_codegeex.planning.search import to_dict as search_to_dict
 
-    return {**to_dict(plan, tokens), **({"search": search_to_dict(found)} if found else {})}
+    if found:
+        return {**to_dict(plan, tokens), "search": search_to_dict(found)}
+    return {**to_dict(plan, tokens), "quick_search": quick_search(plan).to_dict()}
 
 
 def _as_text(plan: Plan, tokens: float | None, found: SearchResult | None, sources: bool) -> str:
     from ms_codegeex.planning import report
+    from ms_codegeex.planning.quick_search import quick_search
 
     budget = tokens or plan.config.steps * plan.step_tokens
     blocks = [report.heading(plan), report.memory_table(plan), report.communication_table(plan)]
@@ -233,6 +236,8 @@ def _as_text(plan: Plan, tokens: float | None, found: SearchResult | None, sourc
     blocks.append(report.improvement_table(plan))
     if found:
         blocks.insert(0, report.search_table(found))
+    else:
+        blocks.insert(1, quick_search(plan).text())
     if sources:
         blocks.append(report.sources(plan.chip))
     return "\n\n".join(block for block in [*blocks, report.calibration(plan)] if block)

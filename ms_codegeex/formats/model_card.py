@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from ms_codegeex.data.datasets.batches import read_info
-from ms_codegeex.data.datasets.opening import content_hash
+from ms_codegeex.data.datasets.opening import CONTENT, hash_like
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import read_json
 from ms_codegeex.formats.family import FamilyFormats
@@ -139,7 +139,7 @@ def _datasets(run: _Run) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
     """Name and hash of each dataset that the run trains on, and its dataset.json unless it changed or is gone."""
     for path, digest in sorted(_part(run.state, "datasets").items()):
         try:
-            info = read_info(Path(path)) if content_hash(Path(path)) == digest else {}
+            info = read_info(Path(path)) if hash_like(str(digest), Path(path)) == digest else {}
         except UserError:
             info = {}
         yield Path(path).name, str(digest), info
@@ -207,7 +207,8 @@ def _data(run: _Run) -> list[str]:
         licences = _part(info, "settings").get("licences")
         known = ", ".join(map(str, licences)) if isinstance(licences, list) else ""
         only = f", only files under {_text(known)}" if known else ""
-        words = f"**{_text(name)}**, content hash {_text(digest)}{only}"
+        of = "content hash" if digest.startswith(CONTENT) else "hash of sizes and samples"
+        words = f"**{_text(name)}**, {of} {_text(digest)}{only}"
         parts += [f"{words}.", *([_table("language", "tokens", rows)] if rows else [])]
     return ["## Data", *parts] if parts else []
 

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from ms_codegeex.config.chosen_hardware import hardware_of
@@ -50,12 +51,17 @@ class PlannedCollective:
 
 def group_ranks(mesh: Mesh, group: str, stage: int, phase: str = "forward") -> list[int]:
     """The group's ranks that hold the first device of `stage`; in a pipeline the one that it sends to in this phase."""
+    return list(_group_ranks(mesh, group, stage, phase))
+
+
+@lru_cache(maxsize=1024)  # a plan asks for each group a hundred times
+def _group_ranks(mesh: Mesh, group: str, stage: int, phase: str) -> tuple[int, ...]:
     rank = mesh.rank(stage, 0, 0)
     if group == "world":
-        return list(range(mesh.world))
+        return tuple(range(mesh.world))
     if group == "pipeline":
-        return [rank, (rank + mesh.stage_size * (-1 if phase == "backward" else 1)) % mesh.world]
-    return getattr(mesh, f"{group}_group")(rank)
+        return (rank, (rank + mesh.stage_size * (-1 if phase == "backward" else 1)) % mesh.world)
+    return tuple(getattr(mesh, f"{group}_group")(rank))
 
 
 def spread(ranks: Sequence[int], chip: Device, server_devices: int) -> tuple[int, int, int]:

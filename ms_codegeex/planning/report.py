@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 from ms_codegeex.hardware import GIB, Device
-from ms_codegeex.planning.calibration import product_errors, published_run
+from ms_codegeex.planning.calibration import SLOTS_PER_DAY, fit_sentence, published_run
 from ms_codegeex.planning.planner import Improvement, Plan, communication_by_group, improvements, published_to_dict
 from ms_codegeex.planning.search import SearchResult, keys_of
 from ms_codegeex.tables import table
@@ -164,11 +165,10 @@ def _improvement_row(plan: Plan, item: Improvement) -> tuple[str, ...]:
 
 def calibration(plan: Plan) -> str:
     """How far the roofline is trusted."""
-    worst = max(product_errors().values(), key=abs)
     return (
-        "Fitted on Ascend 910: clock, share of peak and starting length to the seven tuned products of the CodeGeeX "
-        f"release (within {abs(worst):.0%}),\nthe factor {plan.factor.value:.3f} to its 54.3 G token slots a day on "
-        "1,536 devices: neither confirms the other figures. A roofline\nis an estimate; only hardware shows times."
+        f"{textwrap.fill(fit_sentence(), 120)}\n"
+        f"The factor {plan.factor.value:.3f} is fitted to the {SLOTS_PER_DAY / 1e9:.1f} G token slots a day of its run "
+        "on 1,536 Ascend 910: these confirm nothing else.\nA roofline is an estimate; only hardware shows times."
     )
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, product
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
@@ -20,6 +20,8 @@ from ms_codegeex.planning.planner import OVERRIDES, Plan, change, overrides
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from ms_codegeex.hardware import Device
 
 TELLING = (
     "parallel.tensor",
@@ -57,35 +59,47 @@ def _powers(number: int) -> list[int]:
     return [x for x in _divisors(number, LARGEST) if x & (x - 1) == 0 or x == number]
 
 
-def _meshes(config: RunConfig) -> Iterator[dict[str, Any]]:
-    layers = config.model.sizes.num_layers
+class Choice(NamedTuple):
+    """What a search varies besides recomputation. `micro_batch`: None where no size suits the mesh."""
+
+    tensor: int
+    pipeline: int
+    shard: int
+    sequence: bool
+    micro_batch: int | None
+
+    def keys(self, config: RunConfig) -> dict[str, Any]:
+        """The changes of a configuration, for `change`."""
+        return {
+            "parallel__data": None,
+            "parallel__tensor": self.tensor,
+            "parallel__pipeline": self.pipeline,
+            "parallel__stage_layers": None,
+            "parallel__virtual_stages": 1,
+            "parallel__optimizer_shard": self.shard,
+            "parallel__sequence": self.sequence,
+            "parallel__overlap": config.parallel.overlap if self.tensor > 1 else OverlapConfig(),
+            "parallel__micro_batches": None,
+            "training__micro_batch": self.micro_batch,
+        }
+
+
+def meshes(config: RunConfig) -> Iterator[tuple[int, int]]:
+    """Tensor and pipeline of all meshes of the devices."""
     for tensor in _divisors(config.parallel.server_devices, config.devices):
-        if config.devices % tensor:
-            continue
-        for pipeline in _divisors(config.devices // tensor, layers):
-            data = config.devices // (tensor * pipeline)
-            shards = _powers(data)
-            for shard, sequence in product(shards, (False, True) if tensor > 1 else (False,)):
-                yield {
-                    "parallel__data": None,
-                    "parallel__tensor": tensor,
-                    "parallel__pipeline": pipeline,
-                    "parallel__stage_layers": None,
-                    "parallel__virtual_stages": 1,
-                    "parallel__optimizer_shard": shard,
-                    "parallel__sequence": sequence,
-                    "parallel__overlap": config.parallel.overlap if tensor > 1 else OverlapConfig(),
-                    "parallel__micro_batches": None,
-                    "training__micro_batch": None,
-                }
+        if config.devices % tensor == 0:
+            for pipeline in _divisors(config.devices // tensor, config.model.sizes.num_layers):
+                yield tensor, pipeline
 
 
-def _batches(config: RunConfig, keys: dict[str, Any]) -> list[int]:
-    tensor, data = keys["parallel__tensor"], config.devices // keys["parallel__tensor"] // keys["parallel__pipeline"]
-    if config.training.global_batch % data:
-        return []
-    local = config.training.global_batch // data
-    return [x for x in _powers(local) if tensor == 1 or x % tensor == 0]
+def choices(config: RunConfig, tensor: int, pipeline: int) -> Iterator[Choice]:
+    """All that a search tries on one mesh."""
+    data, batch = config.devices // (tensor * pipeline), config.training.global_batch
+    local = batch // data if batch % data == 0 else 0
+    batches = [x for x in _powers(local) if tensor == 1 or x % tensor == 0]
+    for shard, sequence in product(_powers(data), (False, True) if tensor > 1 else (False,)):
+        for size in batches or [None]:
+            yield Choice(tensor, pipeline, shard, sequence, size)
 
 
 def search(
@@ -107,26 +121,12 @@ def search(
     reasons: Counter[str] = Counter()
     ranked: list[Plan] = []
     tried = 0
-    for mesh in _meshes(config):
-        for batch in _batches(config, mesh) or [None]:
-            base = {**mesh, "training__micro_batch": batch, "training__recompute_blocks": None}
-            too_large: Plan | None = None
-            for recompute in CHEAPEST_FIRST:
-                tried += 1
-                progress(tried)
-                try:
-                    plan = Plan(change(config, **base, training__recompute=recompute), chip)
-                except UserError as error:
-                    reasons[str(error).partition(":")[0]] += 1
-                    continue
-                if not plan.fits:
-                    reasons["memory"] += 1
-                    too_large = plan
-                    continue
-                mixed = _by_budget(plan, too_large) if too_large else None
-                ranked += [x for x in (mixed, plan) if x]
-                tried += mixed is not None
-                break  # more recomputation only takes more time
+    for choice in chain.from_iterable(choices(config, *mesh) for mesh in meshes(config)):
+        fitting, others = recomputing(config, choice.keys(config), chip)
+        ranked += fitting
+        reasons.update(others)
+        tried += len(fitting) + len(others)
+        progress(tried)
     ranked.sort(key=attrgetter("overlapped_seconds" if overlap else "step_seconds"))
     if overlap:
         more = [x for plan in ranked[:REFINED] for x in _refined(plan)]
@@ -134,6 +134,25 @@ def search(
         ranked += [plan for plan in more if plan.fits]
         ranked.sort(key=attrgetter("overlapped_seconds"))
     return SearchResult(ranked, dict(reasons.most_common()), tried, config if given else None)
+
+
+def recomputing(config: RunConfig, keys: Mapping[str, Any], chip: Device) -> tuple[list[Plan], list[str]]:
+    """The plans with these keys that fit and recompute least, the fastest first, and the keys that forbid others."""
+    reasons: list[str] = []
+    too_large: Plan | None = None
+    for recompute in CHEAPEST_FIRST:
+        chosen = {**keys, "training__recompute": recompute, "training__recompute_blocks": None}
+        try:
+            plan = Plan(change(config, **chosen), chip)
+        except UserError as error:
+            reasons.append(str(error).partition(":")[0])
+            continue
+        if plan.fits:  # more recomputation only takes more time
+            mixed = _by_budget(plan, too_large) if too_large else None
+            return [x for x in (mixed, plan) if x], reasons
+        reasons.append("memory")
+        too_large = plan
+    return [], reasons
 
 
 def _refined(plan: Plan) -> Iterator[Plan]:

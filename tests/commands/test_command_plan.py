@@ -35,7 +35,7 @@ def test_the_papers_recipe_in_tables():
         "published: padded data, 63% filled  213,000       1.34 T           850.00 G            1.00 x",
         "58.08 G token slots a day",
         "fused attention",
-        "seven tuned products",
+        "five tuned dense products",
     ):
         assert words in result.stdout
     assert all(len(line) < 240 and line == line.rstrip() for line in result.stdout.splitlines())
@@ -124,6 +124,14 @@ def test_the_picture_is_a_png(tmp_path):
     path = tmp_path / "memory.png"
     assert command_here("plan", "--config", BASE, "--plot", path).returncode == 0
     assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 5000
+
+
+def test_the_distance_to_a_quick_search_is_one_line_and_a_key():
+    shown = as_json("--config", BASE, "training.micro_batch=1")[1]["quick_search"]
+    text = command_here("plan", "--config", BASE, "training.micro_batch=1").stdout
+    line = f"The step is {shown['longer']:.0%} longer than the fastest of a quick search ({shown['tried']} plans; "
+    assert shown["longer"] > 0.02 and text.count(line) == 1 and f"\n  {shown['overrides']}\n" in text
+    assert "quick_search" not in as_json("--config", BASE, "--search")[1]
 
 
 def test_search_ranks_what_fits_and_counts_what_does_not():

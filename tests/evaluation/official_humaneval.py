@@ -50,15 +50,12 @@ def main(path, seconds):
         (shutil, "rmtree move chown"),
         (subprocess, "Popen"),
     ):
-        for name in names.split():
-            setattr(module, name, None)
+        vars(module).update(dict.fromkeys(names.split()))
     for name in ("ipdb", "joblib", "resource", "psutil", "tkinter"):
         sys.modules[name] = None
     signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, float(seconds))
-    stream = Mute()
-    for name in ("stdin", "stdout", "stderr"):
-        setattr(sys, name, stream)
+    vars(sys).update(dict.fromkeys(("stdin", "stdout", "stderr"), Mute()))
     try:
         exec(text, {})
     except BaseException:

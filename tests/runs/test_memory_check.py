@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -107,3 +108,12 @@ def test_devices_that_cannot_hold_the_run_are_refused_at_the_start():
     words = r"^--min-devices: 4 devices would need 3\d\.\d GiB each; 30\.0 GiB are usable; leave it out$"
     with pytest.raises(UserError, match=words):
         training_job.check_restarts(Restarts(1, 4), config, resolve_node(config))
+
+
+def test_the_memory_that_the_shipped_configuration_promises_is_the_estimate():
+    path = ROOT / "configs" / "finetune_full.yaml"
+    promised = re.findall(r"(\w+)/([\w-]+) ([\d.]+) GB with ((?:[\w.]+=\w+ ?)+)", path.read_text())
+    assert len(promised) == 2
+    for family, preset, size, words in promised:
+        config = load_config(path, [f"model.family={family}", f"model.preset={preset}", *words.split()])
+        assert f"{memory_check.required_memory(config) / 1e9:.1f}" == size

@@ -1,16 +1,22 @@
 """What a run that goes on may change: the table, the way out, and data known by its content."""
 
+import hashlib
 import json
+import os
 import shutil
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import xxhash
 from conftest import ROOT, write_dataset
 
 from ms_codegeex.config import RunConfig, build_run_config
 from ms_codegeex.config.values import flattened
+from ms_codegeex.data.datasets import opening
 from ms_codegeex.data.datasets.opening import content_hashes
 from ms_codegeex.errors import UserError
+from ms_codegeex.files import read_json, write_json
 from ms_codegeex.runs.resume import REFUSED, REPORTED, UNRECORDED, Change, changes_since, check_allowed, is_finished
 
 
@@ -206,7 +212,7 @@ def test_a_dataset_that_only_moved_is_the_same(trained, tmp_path):
 def test_another_dataset_at_the_same_path_is_refused(trained, tmp_path):
     config, checkpoint = trained
     write_dataset(tmp_path / "a", 30, seed=1)
-    with pytest.raises(UserError, match=r"^data\.train: .*/a: 1 from sample 0 with the content [0-9a-f]{64}: 1"):
+    with pytest.raises(UserError, match=r"^data\.train: .*/a: 1 from sample 0 with the content xxh3:[0-9a-f]{32}: 1"):
         changes_since(config("a"), checkpoint)
     assert [change.key for change in changes_since(config("a"), checkpoint, ["data.train"])] == ["data.train"]
 
@@ -221,17 +227,80 @@ def test_the_hash_is_of_what_the_files_hold_whatever_is_recorded(tmp_path):
         return content_hashes(data)[str(directory)]
 
     recorded = {name: {"sha256": name * 3} for name in ("train.bin", "train.idx", "validation.bin")}
-    plain, good = hashed({}), hashed(recorded)
-    assert plain != good == hashed({name: recorded[name] for name in ("train.bin", "train.idx")})
+    plain = hashed({})
+    assert plain == hashed(recorded) == hashed({name: recorded[name] for name in ("train.bin", "train.idx")})
     for odd in ([1], "text", {"train.bin": "text"}, {"train.documents.parquet": {}}, None):
         assert hashed(odd) == plain
     content = bytearray((directory / "train.bin").read_bytes())
     content[len(content) // 2] ^= 1  # as long as before, under the same recorded hashes
     (directory / "train.bin").write_bytes(content)
-    assert hashed(recorded) not in (good, plain)
+    assert hashed(recorded) != plain
     (directory / "train.idx").unlink()
     with pytest.raises(UserError, match=r"train\.idx: not readable"):
         hashed(recorded)
+
+
+def large(tmp_path):
+    """A dataset directory whose samples leave most of its bytes out, and those bytes."""
+    content = np.random.default_rng(0).integers(0, 50_000, 6_000_000, np.uint16)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "train.bin").write_bytes(content.tobytes())
+    (tmp_path / "a" / "train.idx").write_bytes(b"index")
+    write_json(tmp_path / "a" / "dataset.json", {"vocab_size": 50_000, "eos_id": 0, "files": {}})
+    return tmp_path / "a", content
+
+
+def test_every_change_in_place_is_seen(tmp_path):
+    """20,000 tokens reversed, at forty places; size, time and recorded hashes stay as they are."""
+    directory, content = large(tmp_path)
+    path = directory / "train.bin"
+    before, times = opening.content_hash(directory), path.stat()
+    samples = opening._earlier_hash(directory)
+    for start in np.random.default_rng(1).integers(0, len(content) - 20_000, 40):
+        changed = content.copy()
+        changed[start : start + 20_000] = changed[start : start + 20_000][::-1]
+        path.write_bytes(changed.tobytes())
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        assert opening.content_hash(directory) != before
+    assert before.startswith("xxh3:") and len(samples) == 64
+    expected = xxhash.xxh3_128(b"train.bin 12000000\n" + content.tobytes() + b"train.idx 5\nindex").hexdigest()
+    assert before == f"xxh3:{expected}"
+
+
+def test_a_dataset_that_takes_longer_is_sampled_with_sizes_and_times(tmp_path, monkeypatch):
+    directory, _ = large(tmp_path)
+    assert opening.WHOLE == 10 * opening.RATE  # ten seconds
+    size = sum((directory / name).stat().st_size for name in ("train.bin", "train.idx"))
+    monkeypatch.setattr(opening, "WHOLE", size)
+    assert opening.content_hash(directory).startswith("xxh3:")
+    monkeypatch.setattr(opening, "WHOLE", size - 1)
+    before = opening.content_hash(directory)
+    assert before.startswith("xxh3-samples:") and before == opening.content_hash(directory)
+    path = directory / "train.bin"
+    times = path.stat()
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns + 1))
+    assert opening.content_hash(directory) != before
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert opening.content_hash(directory) == before
+    info = read_json(directory / "dataset.json")
+    write_json(directory / "dataset.json", {**info, "files": {"train.bin": {"sha256": "1"}}})
+    assert opening.content_hash(directory) != before
+
+
+def test_a_checkpoint_with_hashes_of_an_earlier_version_is_resumed(trained, tmp_path):
+    config, checkpoint = trained
+    data = hashlib.sha256()  # as they were computed: of what dataset.json records, of the size, and of samples
+    for name in ("train.bin", "train.idx"):
+        content = (tmp_path / "a" / name).read_bytes()
+        assert len(content) <= 1 << 16  # so that each of the 64 samples is the whole file
+        samples = hashlib.sha256(str(len(content)).encode() + 64 * content).hexdigest()
+        recorded = read_json(tmp_path / "a" / "dataset.json").get("files", {}).get(name, {}).get("sha256")
+        data.update(f"{name} {recorded or hashlib.sha256(content).hexdigest()} {samples}\n".encode())
+    checkpoint.state["datasets"] = {str(tmp_path / "a"): data.hexdigest()}
+    assert changes_since(config("a"), checkpoint) == []
+    write_dataset(tmp_path / "a", 30, seed=1)
+    with pytest.raises(UserError, match=r"^data\.train: .* with the content [0-9a-f]{64}: 1"):
+        changes_since(config("a"), checkpoint)
 
 
 def test_a_run_is_finished_by_its_tokens_or_steps():
