@@ -78,7 +78,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     cluster.add_argument(
         "--master-addr",
         metavar="HOST:PORT",
-        help="address where the servers meet server 0 (default with a rank table: port 8118 of its first server)",
+        help="address where the servers meet server 0 (default: with a rank table, port 8118 of its first server)",
     )
     cluster.add_argument("--dry-run", action="store_true", help="list the processes that would be started")
     cluster.add_argument("--script", action="store_true", help="with --dry-run: as a shell script that starts them")

@@ -138,7 +138,7 @@ def directories(data: DataConfig) -> list[str]:
 
 
 def content_hashes(data: DataConfig, like: str = "") -> dict[str, str]:
-    """For each directory that a run trains on, the hash of its training split, in the form of `like` if that is given."""
+    """For each directory that a run trains on, the hash of its training split, in the form of `like` if given."""
     return {name: hash_like(like or CONTENT, Path(name)) for name in directories(data)}
 
 
