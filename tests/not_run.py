@@ -1,32 +1,11 @@
-"""What a session that was ended early did not run, by file, in its summary: a plugin of pytest.
-
-With `--turn KEY` the files take turns: any two keys, commits for example, give the files in different orders, so that
-where time is too short for all tests, each has its turn.
-"""
+"""What a session that was ended early did not run, by file, in its summary: a plugin of pytest."""
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Sequence
 
 import pytest
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--turn", metavar="KEY", help="order the files by a hash of KEY and their names")
-
-
-@pytest.hookimpl(trylast=True)  # after `durations`, which puts the longest files first
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Order the files as `--turn` says. The order of the tests in a file stays."""
-    if key := config.option.turn:
-        items.sort(key=lambda item: turn(key, file_of(item.nodeid)))
-
-
-def turn(key: str, file: str) -> str:
-    """What the files are sorted by."""
-    return hashlib.sha256(f"{key} {file}".encode()).hexdigest()
 
 
 def file_of(nodeid: str) -> str:

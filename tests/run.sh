@@ -13,21 +13,13 @@ usage: bash tests/run.sh [pytest arguments]
   bash tests/run.sh --skipped-before      # those that the run before skipped, after what they lacked was installed
   bash tests/run.sh tests/setup -k lock   # some of them; paths are those of the checkout
 
-Two test files run at a time where there are two cores (pytest-xdist; -n 0 for one), two slow tests where there are also
-12 GB of free memory. The summary names the longest tests, and the files that took longer than tests/durations.json has it.
+Two test files run at a time where there are two cores (pytest-xdist; -n 0 for one); slow tests run one by one, because
+each of them uses the whole machine. The summary names the longest tests, and the files that took longer than tests/durations.json has it.
 
 The virtual environment is .venv of this checkout, or MS_CODEGEEX_VENV. `pytest --help` explains pytest's arguments.
 EOF
     exit 0
 fi
-
-free_memory() {  # GB; 0 if unknown
-    local name value
-    while read -r name value _; do
-        if [[ $name == MemAvailable: ]]; then echo $((value >> 20)); return; fi
-    done 2>/dev/null </proc/meminfo || true
-    echo 0
-}
 
 venv=$(bash "$root/ascend_scripts/setup.sh" --tests)
 export PATH="$venv/bin:$PATH"
@@ -35,11 +27,7 @@ export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.tcache_count=60000} # as in
 cd -- "$root"
 
 parallel=()
-if (($(nproc) > 1)); then
-    if [[ " $* " != *' slow '* ]]; then
-        parallel=(-n 2 --dist loadfile --no-loadscope-reorder) # files with few tests, the longest, would come last
-    elif (($(free_memory) >= 12)); then
-        parallel=(-n 2 --dist worksteal) # single tests take minutes, and some files an hour
-    fi
+if [[ " $* " != *' slow '* ]] && (($(nproc) > 1)); then
+    parallel=(-n 2 --dist loadfile --no-loadscope-reorder) # files with few tests, the longest, would come last
 fi
 exec "$venv/bin/python" -m pytest "${parallel[@]}" "$@"

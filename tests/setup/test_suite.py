@@ -11,7 +11,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from not_run import turn
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTEST = (sys.executable, "-m", "pytest")
@@ -203,14 +202,3 @@ def test_what_did_not_run_is_listed(suite, words):
     assert "did not run: 2 of 4 tests" in output and "test_inner.py: 2" in output, output
     output, _ = suite(body, *words).communicate()
     assert "4 failed, 1 passed" in output and "did not run" not in output, output
-
-
-def test_files_take_turns(suite, tmp_path):
-    """The tests of a file stay together and in order, and every file comes first for some key."""
-    for name in "abc":
-        (tmp_path / f"test_{name}.py").write_text("def test_one():\n    pass\ndef test_another():\n    pass\n")
-    output, _ = suite("", "--collect-only", "--turn", "a commit").communicate()
-    names = [line for line in output.splitlines() if "::" in line]
-    files = sorted(("test_a.py", "test_b.py", "test_c.py"), key=lambda file: turn("a commit", file))
-    assert names == [f"{file}::{name}" for file in files for name in ("test_one", "test_another")], output
-    assert {min(files, key=lambda file: turn(str(key), file)) for key in range(20)} == set(files)
