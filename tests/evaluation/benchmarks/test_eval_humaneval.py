@@ -252,6 +252,11 @@ AS_PUBLISHED = {
     "the directory": RIGHT + "import os\nos.getcwd()\n",
     "a file of its own": RIGHT + "open('mine', 'w').close()\nimport os\nassert os.path.exists('mine')\n",
     "a file removed": RIGHT + "open('mine', 'w').close()\nimport os\nos.remove('mine')\n",
+    "a temporary file": RIGHT + "import tempfile\nwith tempfile.TemporaryFile() as file:\n    file.write(b'1')\n",
+    "a temporary directory that stays": RIGHT + "import tempfile\ntempfile.mkdtemp()\n",
+    "one that does not": RIGHT + "import tempfile\nwith tempfile.TemporaryDirectory():\n    pass\n",
+    "an empty directory": RIGHT + "import os\nassert os.listdir('.') == []\n",
+    "its own source": RIGHT + "import inspect\ninspect.getsource(double)\n",
     "another process": RIGHT + "import subprocess\nsubprocess.run(['true'])\n",
     "help": RIGHT + "help\nassert help is None\n",
     "a module that is refused": RIGHT + "import resource\n",
@@ -275,8 +280,16 @@ def test_the_published_verdict_is_that_of_the_published_runner(tmp_path, sandbox
     problem = task.problems[0]
     sample = Sample(problem.id, 0, problem.data.prompt, AS_PUBLISHED[name], "eos")
     (tmp_path / "program.py").write_text(humaneval.program(problem.data, sample))
-    runner = Path(__file__).parents[1] / "official_humaneval.py"
+    runner, empty = Path(__file__).parents[1] / "official_humaneval.py", tmp_path / "empty"
+    empty.mkdir()
     words = [sys.executable, str(runner), str(tmp_path / "program.py"), "1.0"]
-    official = subprocess.run(words, cwd=tmp_path, timeout=60).returncode == 0
+    official = subprocess.run(words, cwd=empty, timeout=60).returncode == 0
     published = task.judge(problem, sample, sandbox).verdicts["published"]
     assert (published is PASSED) == official, published
+
+
+def test_a_traceback_has_the_programs_lines(tmp_path, sandbox):
+    task = humaneval.build(write(tmp_path / "T.jsonl", ROW))
+    sample = Sample("T/0", 0, ROW["prompt"], "    return [][x]  # here", "eos")
+    stderr = task.judge(task.problems[0], sample, sandbox).stderr
+    assert "return [][x]  # here" in stderr and stderr.rstrip().endswith("IndexError: list index out of range")

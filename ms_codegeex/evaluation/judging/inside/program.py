@@ -21,6 +21,7 @@ import contextlib
 import importlib
 import io
 import json
+import linecache
 import os
 import signal
 import sys
@@ -62,6 +63,7 @@ FORBIDDEN = {  # functions that are None
     "shutil": "rmtree move chown",
     "subprocess": "Popen",
 }
+STRING = "<string>"  # the file of a program that is given as text: inspect finds no source
 ABSENT = ("ipdb", "joblib", "resource", "psutil", "tkinter")  # modules that cannot be imported
 
 
@@ -79,8 +81,12 @@ class Swallowed(io.StringIO):
         return False
 
 
-def execute_bare(code: object) -> None:
-    """Execute in an empty dictionary, so that `__name__` is that of the built-in names and a main guard is false."""
+def execute_bare(code: object, source: str) -> None:
+    """Execute in an empty dictionary, so that `__name__` is that of the built-in names and a main guard is false, and
+    in an empty directory. Afterwards, `source` is known for tracebacks."""
+    import tempfile
+
+    os.chdir(tempfile.mkdtemp())  # from here on, tempfile knows its directory and needs no os.getcwd
     for module, names in FORBIDDEN.items():
         found = importlib.import_module(module)
         for name in names.split():
@@ -92,6 +98,7 @@ def execute_bare(code: object) -> None:
         exec(code, {})
     finally:
         sys.stdin, sys.stdout, sys.stderr = ours
+        linecache.cache[STRING] = (len(source), None, source.splitlines(True), STRING)
 
 
 class ValueEncoder:
@@ -240,11 +247,11 @@ def with_last_expression(source: str) -> ast.Module:
     return tree
 
 
-def execute(source: str, run: Callable, rewrite: Callable) -> str | None:
-    """Pass the program's code to `run`. Return what stopped it: "syntax", "exit", "time", "memory", "assertion" or
-    "error"; None if nothing."""
+def execute(source: str, run: Callable, rewrite: Callable = str, name: str = "program.py") -> str | None:
+    """Pass the program's code, compiled under this file name, to `run`. Return what stopped it: "syntax", "exit",
+    "time", "memory", "assertion" or "error"; None if nothing."""
     try:
-        code = compile(rewrite(source), "program.py", "exec", dont_inherit=True)
+        code = compile(rewrite(source), name, "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError):
         traceback.print_exc(limit=0)
         return "syntax"
@@ -354,8 +361,11 @@ def main(mode: str, seconds: str, gold_type: str, program: str, *arguments: str)
     bare = mode == "bare"
     signal.signal(signal.SIGALRM, time_up_here if bare else time_up)
     signal.setitimer(signal.ITIMER_REAL, float(seconds))
-    run = execute_bare if bare else lambda code: exec(code, module.__dict__)
-    ended = execute(source, run, with_last_expression if mode == "value" else str)
+    if bare:
+        ended = execute(source, lambda code: execute_bare(code, source), name=STRING)
+    else:
+        rewrite = with_last_expression if mode == "value" else str
+        ended = execute(source, lambda code: exec(code, module.__dict__), rewrite)
     try:
         value = printed.record(gold_type) if mode == "value" else None
     except BaseException:

@@ -64,7 +64,7 @@ def main(seconds: str, mode: str) -> None:
     seed(source)
     signal.signal(signal.SIGALRM, time_up)
     signal.setitimer(signal.ITIMER_REAL, float(seconds))
-    ended = execute(source, lambda code: exec(code, module.__dict__), str)
+    ended = execute(source, lambda code: exec(code, module.__dict__))
     if ended is None:
         ended = guarded(lambda: calls.make(module.__dict__[name]))
     values = calls.values.getvalue()
