@@ -25,7 +25,7 @@ def write_history_page(histories: Mapping[str, History], output: Path, texts: Ca
     for name, history in histories.items():
         sections.append((f"Settings of {text(name)}", settings(history.config.to_dict())))
     with atomic_file(output) as temporary:
-        temporary.write_text(page(text(title), sections), encoding="utf-8")
+        temporary.write_text(page(title, sections), encoding="utf-8")
 
 
 def _overview(histories: Mapping[str, History]) -> str:

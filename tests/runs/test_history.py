@@ -59,6 +59,8 @@ def test_the_page_has_everything_and_escapes_it(dataset, tmp_path):
     page = (tmp_path / "report.html").read_text()
     for words in ("&lt;script&gt;24", "&lt;b&gt;rank 1", "&lt;i&gt;b 2", "training loss", "40%", "lost", "spike"):
         assert words in page, words
+    write_history_page({"<i>b": histories["<i>b"]}, tmp_path / "one.html", lambda history, first: "")
+    assert "<title>Run &lt;i&gt;b</title>" in (tmp_path / "one.html").read_text()
     assert "<script" not in page and "<b>" not in page and "http://" not in page.replace("http://www.w3.org", "")
 
 

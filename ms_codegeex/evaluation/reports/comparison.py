@@ -19,7 +19,7 @@ import numpy as np
 from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.reports import estimators
 from ms_codegeex.evaluation.reports.published_rows import PublishedRow
-from ms_codegeex.evaluation.reports.scores import FORMAT, KS, percent
+from ms_codegeex.evaluation.reports.scores import FORMAT, KS, model_of, percent
 from ms_codegeex.files import read_json
 
 DRAWS, SEED = 10_000, 0  # of the permutation test
@@ -44,8 +44,7 @@ class Evaluation:
     @property
     def model(self) -> str:
         """The evaluated model, as the report names it."""
-        model = self.report.get("settings", {}).get("model", {})
-        return str(model.get("model") or model.get("path") or model.get("samples") or "unknown")
+        return model_of(self.report) or "unknown"
 
     @property
     def checkpoint(self) -> tuple[str, int] | None:

@@ -33,7 +33,7 @@ def render(comparison: Mapping[str, Any], evaluations: Sequence[Evaluation], mos
         ("Problems", _problems(comparison, evaluations, most)),
     ]
     title = f"{comparison['task']}: {', '.join(comparison['evaluations'])}"
-    return page(title, [(title, part) for title, part in parts if part], code_style())
+    return page(title, [(name, part) for name, part in parts if part], code_style())
 
 
 def _evaluations(comparison: Mapping[str, Any]) -> str:

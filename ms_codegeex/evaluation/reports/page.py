@@ -8,7 +8,7 @@ from typing import Any
 
 from ms_codegeex import webpage
 from ms_codegeex.evaluation.reports.estimators import INTERVALS
-from ms_codegeex.evaluation.reports.scores import percent
+from ms_codegeex.evaluation.reports.scores import model_of, percent
 from ms_codegeex.files import atomic_file, write_json
 from ms_codegeex.webpage import bars, charts, count, curves, note, page, table, text
 
@@ -33,10 +33,8 @@ def render(report: Mapping[str, Any]) -> str:
         ("Published results", "".join(published_table(each) for each in report.get("published", []))),
         ("Settings", webpage.settings(report.get("settings", {}))),
     ]
-    model = report.get("settings", {}).get("model", {})
-    name = Path(str(model.get("model") or model.get("path") or model.get("samples") or "")).name
-    title = ": ".join(filter(None, (str(report.get("task", "evaluation")), name)))
-    return page(title, [(title, content) for title, content in parts if content])
+    title = ": ".join(filter(None, (report.get("task", "evaluation"), model_of(report))))
+    return page(title, [(name, content) for name, content in parts if content])
 
 
 def write(output: Path, report: Mapping[str, Any]) -> None:
@@ -53,11 +51,10 @@ def label_of(value: str) -> str:
 
 def _summary(report: Mapping[str, Any]) -> str:
     settings, problems, samples = report.get("settings", {}), report.get("problems", {}), report.get("samples", {})
-    model = settings.get("model", {})
     finish = ", ".join(f"{text(name)} {count(number)}" for name, number in samples.get("finish", {}).items())
     rows = [
         ["task", text(report.get("task", ""))],
-        ["model", text(model.get("model") or model.get("path") or model.get("samples") or "")],
+        ["model", text(model_of(report))],
     ]
     for name, found, whole in (("problems", problems, "chosen"), ("samples", samples, "drawn")):
         rows += [[name, f"{count(found['judged'])} judged of {count(found[whole])}"]] if found else []

@@ -69,6 +69,12 @@ def _score(problems: Sequence[Problem], counts: ProblemCounts, cases: bool) -> d
     return score if cases else {**score, "pass_at": estimators.pass_rates(pairs, KS), "curve": estimators.curve(pairs)}
 
 
+def model_of(report: Mapping[str, Any]) -> str:
+    """The name of the model or server's model, or the file that samples came from; empty if it is not recorded."""
+    model = report.get("settings", {}).get("model", {})
+    return str(model.get("model") or model.get("path") or model.get("samples") or "")
+
+
 def first_label(problems: Iterable[Problem]) -> str | None:
     """The label that tables are grouped by, such as a language, a library or a category."""
     return next((label for problem in problems for label in problem.labels), None)

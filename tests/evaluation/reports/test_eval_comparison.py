@@ -181,6 +181,7 @@ def test_the_command_writes_a_page_that_has_everything_and_escapes_it(both, tmp_
     page = (tmp_path / "out/comparison.html").read_text()
     for expected in ("&lt;i&gt;", "\\u202e", "Traceback &lt;b&gt;", "newly solved", "3 times", 'class="mi"'):
         assert expected in page, expected
+    assert "<title>doubling: a, b, &lt;i&gt;</title>" in page
     assert "<script" not in page and "\u202e" not in page and "http://" not in page.replace("http://www.w3.org", "")
     tree = ElementTree.fromstring(page.split("\n", 1)[1])
     assert len(list(tree.iter("details"))) == len(BEFORE)

@@ -117,6 +117,20 @@ def test_both_modes_stand_side_by_side():
     assert ["strict: Python", "3", "", "", "", "5", "", ""] in verdicts
 
 
+@pytest.mark.parametrize(
+    "model, expected",
+    [
+        ({"model": "gpt-5", "path": "elsewhere"}, "mtpb: gpt-5"),
+        ({"path": "runs/<one>/checkpoints/step-00000020"}, "mtpb: runs/<one>/checkpoints/step-00000020"),
+        ({"samples": "some.jsonl"}, "mtpb: some.jsonl"),
+        ({}, "mtpb"),
+    ],
+)
+def test_the_title_names_benchmark_and_model(model, expected):
+    page = tree(render({"task": "mtpb", "settings": {"model": model}}))
+    assert [next(page.iter(tag)).text for tag in ("title", "h1")] == [expected] * 2
+
+
 def test_a_sandbox_with_holes_is_reported():
     layers = {"namespaces": "active", "seccomp": "missing: old kernel"}
     page = render(full() | {"settings": {"machine": {"sandbox": layers}}})
