@@ -34,17 +34,34 @@ ENVIRONMENT = {
     "CUDA_VISIBLE_DEVICES": "",
     "TF_CPP_MIN_LOG_LEVEL": "3",
 }
-# Only what the sandbox shows counts: a .pth file may add directories that it does not have.
-SHOWN = """
+# Only what the sandbox shows counts: a .pth file may add directories, and links may lead to places, that it lacks.
+SHOWN = (
+    f"PARTS = {PARTS!r}"
+    + """
 import os, sys
-roots = [os.path.join(os.path.normpath(place), "") for place in (sys.prefix, sys.base_prefix, "/usr")]
-shown = lambda path: os.path.normpath(path).startswith(tuple(roots))
+places = [os.path.join(prefix, part) for prefix in (sys.prefix, sys.base_prefix) for part in PARTS]
+roots = [os.path.join(os.path.realpath(place), "") for place in ("/usr", *places)]
+def shown(path):
+    return os.path.join(os.path.realpath(path), "").startswith(tuple(roots))
 sys.path = [path for path in sys.path if shown(path)]
+"""
+)
+LACKS = """
+from importlib.util import find_spec
+for name in sys.argv[1:]:
+    spec = find_spec(name)
+    files = spec and ([spec.origin] if spec.has_location else spec.submodule_search_locations or [])
+    if spec is None or not all(map(shown, files)):
+        print(name)
 """
 VERSIONS = """
 print(sys.version.split()[0])
 try:
-    from importlib.metadata import version
+    from importlib.metadata import distribution
+    def version(name):
+        found = distribution(name)
+        modules = (file.locate() for file in found.files or () if file.suffix == ".py" and ".." not in file.parts)
+        return found.version if shown(next(modules, "/usr")) else ""
 except ImportError:
     from pkg_resources import WorkingSet
     version = lambda name: WorkingSet(sys.path).by_key[name.lower()].version
@@ -82,8 +99,7 @@ class PythonInterpreter:
 
     def lacks(self, modules: Iterable[str]) -> list[str]:
         """The modules that are not installed where the sandbox shows them, in order."""
-        script = "import importlib.util as u; [print(m) for m in sys.argv[1:] if u.find_spec(m) is None]"
-        return self.ask(SHOWN + script, *modules)
+        return self.ask(SHOWN + LACKS, *modules)
 
     def versions(self, packages: Iterable[str]) -> dict[str, str]:
         """The versions of the interpreter and of the packages that are installed where the sandbox shows them."""

@@ -26,7 +26,7 @@ class Python(ToolChain):
     """Published and strict are the same: the original runner also checks that the program reached its end."""
 
     language = "python"
-    install = "pip install numpy"  # PYTHONPATH and .pth files do not count: the sandbox lacks them
+    install = "pip install numpy"  # PYTHONPATH, .pth files and links do not count: the sandbox lacks what they name
     installer = "pip install"
     sources = ("run_python.py",)
     failed_assertion = (b"\nAssertionError",)
@@ -34,15 +34,18 @@ class Python(ToolChain):
 
     def version(self) -> str | None:
         """The versions of Python and NumPy, None without a NumPy that the sandbox shows."""
-        found = self._versions()
-        return f"Python {found['Python']}, NumPy {found['numpy']}" if "numpy" in found else None
+        if self.lacking():
+            return None
+        found = self._interpreter.versions(["numpy"])
+        return f"Python {found['Python']}, NumPy {found.get('numpy', 'of an unknown version')}"
 
     def lacking(self) -> dict[str, str]:
         """NumPy."""
-        return {} if "numpy" in self._versions() else {"NumPy": "numpy"}
+        return {"NumPy": "numpy"} if self._interpreter.lacks(["numpy"]) else {}
 
-    def _versions(self) -> dict[str, str]:
-        return python_program.PythonInterpreter(Path(sys.executable)).versions(["numpy"])
+    @property
+    def _interpreter(self) -> python_program.PythonInterpreter:
+        return python_program.PythonInterpreter(Path(sys.executable))
 
     def make(self, cache: Path) -> None:
         """Copy the runner."""

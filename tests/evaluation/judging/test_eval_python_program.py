@@ -1,13 +1,13 @@
 """Interpreters for programs, and what the reports of runs are worth."""
 
 import ast
+import platform
 import subprocess
 import sys
 import venv
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from ms_codegeex.errors import UserError
@@ -109,32 +109,61 @@ def test_verdicts_of_ends(end, code, stdout, verdict):
 # --- what is installed ---
 
 
-@pytest.fixture(scope="module")
-def interpreter(tmp_path_factory):
-    """A virtual environment without NumPy, but with a .pth file that names a directory with it; and that directory."""
-    place = tmp_path_factory.mktemp("environment")
-    venv.create(place / "venv", symlinks=True)
-    (place / "elsewhere").mkdir()
-    for name in ("numpy", "numpy.libs", f"numpy-{version('numpy')}.dist-info"):
-        (place / "elsewhere" / name).symlink_to(Path(np.__file__).parents[1] / name)
-    (site,) = (place / "venv/lib").glob("python*/site-packages")
-    (site / "more.pth").write_text(f"{place / 'elsewhere'}\n")
-    return place / "venv/bin/python", place / "elsewhere"
+FINDER = """
+import importlib.util, sys
+class Finder:
+    def find_spec(name, path=None, target=None):
+        places = [{place!r} + "/numpy"]
+        return None if name != "numpy" else importlib.util.spec_from_file_location(
+            name, places[0] + "/__init__.py", submodule_search_locations=places)
+sys.meta_path.append(Finder)
+"""
 
 
-@pytest.mark.parametrize("paths", [False, True], ids=[".pth", "PYTHONPATH"])
-def test_only_what_the_sandbox_shows_is_announced(interpreter, monkeypatch, paths):
+def write_numpy(place):
+    """A package of that name, as pip would install it."""
+    files = {"numpy/__init__.py": "", "numpy-9.8.7.dist-info/METADATA": "Name: numpy\nVersion: 9.8.7\n"}
+    files["numpy-9.8.7.dist-info/RECORD"] = "".join(f"{name},,\n" for name in files)
+    for name, text in files.items():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_text(text)
+
+
+@pytest.fixture(params=[".pth", "PYTHONPATH", "in the environment", "links", "finder", "installed"])
+def interpreter(request, tmp_path, monkeypatch):
+    """A virtual environment that finds a NumPy in one of several ways, and the way."""
+    venv.create(tmp_path / "venv", symlinks=True)
+    (site,) = (tmp_path / "venv/lib").glob("python*/site-packages")
+    way, elsewhere = request.param, tmp_path / "elsewhere"
+    place = {"installed": site, "in the environment": tmp_path / "venv/src"}.get(way, elsewhere)
+    write_numpy(place)
+    if way == "PYTHONPATH":
+        monkeypatch.setenv("PYTHONPATH", str(place))
+    elif way == "links":
+        for name in elsewhere.iterdir():
+            (site / name.name).symlink_to(name)
+    elif way == "finder":
+        (site / "finder.py").write_text(FINDER.format(place=str(place)))
+        (site / "finder.pth").write_text("import finder\n")
+    elif way != "installed":
+        (site / "more.pth").write_text(f"{place}\n")
+    return tmp_path / "venv/bin/python", way
+
+
+def test_only_what_the_sandbox_shows_is_announced(interpreter, sandbox, monkeypatch):
     """Otherwise problems that import NumPy fail although the machine is said to have it."""
-    path, elsewhere = interpreter
-    if paths:
-        monkeypatch.setenv("PYTHONPATH", str(elsewhere))
+    path, way = interpreter
     finds = subprocess.run([path, "-c", "import numpy"], capture_output=True)
     assert finds.returncode == 0, finds.stderr  # outside of the sandbox
+    report = run(Runner.open(path), sandbox, "import numpy")
+    assert (report.ended is None) == (way == "installed")
     found = PythonInterpreter(path)
-    assert "Python" in found.versions(["numpy"]) and "numpy" not in found.versions(["numpy"])
-    assert found.lacks(["json", "numpy"]) == ["numpy"]
+    assert found.lacks(["json", "sys", "numpy"]) == ([] if way == "installed" else ["numpy"])
+    announced = {"numpy": "9.8.7"} if way == "installed" else {}
+    assert found.versions(["numpy", "scipy"]) == {"Python": platform.python_version(), **announced}
     monkeypatch.setattr(sys, "executable", str(path))
-    assert Python().version() is None
+    shown = f"Python {platform.python_version()}, NumPy 9.8.7" if announced else None
+    assert Python().version() == shown and bool(Python().lacking()) == (not announced)
 
 
 def test_what_is_announced_is_there():
