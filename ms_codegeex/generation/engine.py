@@ -16,7 +16,7 @@ import numpy as np
 from ms_codegeex.errors import PromptTooLong, UserError
 from ms_codegeex.generation.adapters import Adapter, load_adapters
 from ms_codegeex.generation.beams import Likeliest, next_tokens
-from ms_codegeex.generation.choice import Chosen
+from ms_codegeex.generation.choice import Chosen, token_choice
 from ms_codegeex.generation.devices import Devices
 from ms_codegeex.generation.levels import AUTO
 from ms_codegeex.generation.loading import LoadedModel, adapter_infill, load_model
@@ -175,6 +175,18 @@ class Generator:
             raise UserError(f"prompt: {len(ids)} tokens, the model takes 1 to {self.seq_length}")
         if wrong := [i for i in ids if not 0 <= i < self.engine.allowed and i not in self._marks]:
             raise UserError(f"prompt: token id {wrong[0]} has no token; ids are 0 to {self.engine.allowed - 1}")
+
+    def warm_up(self) -> None:
+        """Compile what answers need before the first one is requested: the passes of the model, and of the one that
+        guesses, with the usual settings. Passes with penalties, biases or log-probabilities are compiled when they are
+        first needed."""
+        # MindSpore's own operators have a graph for greedy choices, and one that draws
+        temperatures = (1.0,) if self.engine.network.compiled else (0.0, 1.0)
+        usual = [self._without_marks(SamplingSettings(temperature=each)) for each in temperatures]
+        choices = [token_choice(each, [], []) for each in usual]
+        self.engine.warm_up(choices)
+        if isinstance(self.speculation, DraftSpeculation):
+            self.speculation.engine.warm_up(choices)
 
     def request(self, ids: Sequence[int], settings: SamplingSettings) -> Request:
         """Begin an answer: iterate over it for its tokens, or cancel it. Any thread may call this. `UserError` for ids

@@ -51,17 +51,39 @@ class SlotEngine:
         self.cached: list[list[int]] = [[] for _ in range(self.slots)]
         self.adapter = [0] * self.slots  # the adapter that computed the contents of each slot; 0: none
 
-    def pass_sizes(self) -> list[int]:
-        """The row counts of passes, each of which has its own graph: first those of a single answer."""
-        most = min(power(self.capacity + 1) // 2, self.chunk)
-        sizes = [1 << place for place in range(most.bit_length())]
-        return [sizes[0], *(size for size in sizes if size >= LEAST_CHUNK), *(s for s in sizes[1:] if s < LEAST_CHUNK)]
+    def warm_up(self, choices: Sequence[TokenChoice]) -> None:
+        """Compute a pass of each kind that answers with such choices need, so that all graphs are compiled. No slot may
+        be in use; all lose their contents."""
+        for choice in choices:
+            for counts in self._kinds():
+                for slot in range(self.slots):
+                    self.clear(slot)
+                self.advance([Part(slot, 0, [0] * count, [choice]) for slot, count in enumerate(counts)])
+        if self.slots > 1:
+            self.network.copy(0, 1, 1)
+        for slot in range(self.slots):
+            self.clear(slot)
 
-    def compile(self, rows: int) -> None:
-        """Make the graph for passes of this many rows. No slot may be in use; the first one loses its contents."""
-        self.clear(0)
-        self.advance([Part(0, 0, [0] * rows, [TokenChoice()])])
-        self.clear(0)
+    def _kinds(self) -> list[list[int]]:
+        """The kinds of passes: the number of rows in each of the first slots."""
+        if self.network.compiled:
+            most = min(self.chunk, self.slots * self.capacity)
+            full = [min(size, most) for size in self._sizes(most)]
+            return [[min(self.capacity, size - begin) for begin in range(0, size, self.capacity)] for size in full]
+        most = min(self.chunk, self.capacity)  # of one sequence
+        return [
+            *([min(size, most)] for size in self._sizes(most)),
+            *([1] * min(size, self.slots) for size in self._sizes(self.slots)[1:]),
+        ]
+
+    def _sizes(self, most: int) -> list[int]:
+        """The sizes of passes with 1 to `most` rows that are used."""
+        return sorted({self._padded(count) for count in range(1, most + 1)})
+
+    def _padded(self, count: int) -> int:
+        """The number of rows of a pass with `count` of them that are used: few kinds, each of which is compiled."""
+        padded = power(count)
+        return padded if padded <= self._most else max(padded, LEAST_CHUNK)
 
     def clear(self, slot: int, adapter: int = 0) -> None:
         """Forget the slot's contents. Its next ids are computed with adapter number `adapter` (0: none)."""
@@ -168,8 +190,7 @@ class SlotEngine:
         """One pass, as [3, m, 1] or [3, 1, m]. If interrupted, drops the contents that it may have overwritten."""
         for part in parts:
             del self.cached[part.slot][part.begin :]
-        m = power(sum(len(part.ids) for part in parts))
-        m = m if m <= self._most else max(m, LEAST_CHUNK)
+        m = self._padded(sum(len(part.ids) for part in parts))
         rows, adapters, count = np.zeros((3, m), np.int32), np.zeros(m, np.int32), 0
         rows[2] = self.capacity
         wanted: list[int] = []

@@ -20,7 +20,7 @@ from ms_codegeex.serving.demo.examples import load_examples
 from ms_codegeex.serving.guards import Guard, Recording, check_origins
 from ms_codegeex.serving.keys import Keys
 from ms_codegeex.serving.metrics import Metrics
-from ms_codegeex.serving.routes import chat, completions, infill, models, status, tasks, tokens
+from ms_codegeex.serving.routes import chat, completions, description, infill, models, status, tasks, tokens
 from ms_codegeex.serving.schemas import ErrorAnswer
 from ms_codegeex.serving.settings import ServeSettings
 
@@ -31,6 +31,8 @@ def create_app(settings: ServeSettings, backend: Backend) -> FastAPI:
         title="ms-codegeex",
         version=ms_codegeex.__version__,
         redirect_slashes=False,  # behind a proxy, the new address would be wrong
+        docs_url=None,  # FastAPI's pages load their scripts from other servers
+        redoc_url=None,
         description=f"{backend.model.name}: completions for code, in the shape of OpenAI's API.",
         responses={
             "4XX": {"model": ErrorAnswer, "description": "a request that is wrong, not allowed, or one too many"},
@@ -46,6 +48,7 @@ def create_app(settings: ServeSettings, backend: Backend) -> FastAPI:
     if settings.demo:
         app.include_router(demo.router(load_examples(settings.example_path)))
     app.include_router(status.router(backend, metrics))
+    app.include_router(description.router(app))
     log = None
     if settings.access_log is not None:
         log = AccessLog(settings.access_log, backend.model.tokenizer.decode if settings.log_prompts else None)

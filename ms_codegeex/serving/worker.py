@@ -30,15 +30,14 @@ class Worker:
         self.requests: dict[int, Any] = {}
 
     def run(self) -> None:
-        """Work until the server is gone."""
+        """Work until the server is gone. The server is ready once this has told it so: no graph of the usual requests
+        is compiled after that."""
+        self.generator.warm_up()
         self._send({"slots": self.generator.slots})
-        cold = self.generator.engine.pass_sizes()
-        while self._listen(wait=not (self.requests or cold)):
+        while self._listen(wait=not self.requests):
             if self.requests:
                 self.scheduler.step()
                 self._report()
-            elif cold:  # nobody waits: compile what the first requests would wait for
-                self.generator.engine.compile(cold.pop(0))
 
     def _listen(self, wait: bool) -> bool:
         """Read the messages that have arrived; False at the end of the connection."""

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from ms_codegeex.errors import RunFailure
 from ms_codegeex.generation.beams import next_tokens, search
+from ms_codegeex.generation.choice import token_choice
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.generation.scheduler import Request, Scheduler
 from ms_codegeex.generation.speculation import DraftSpeculation, NgramSpeculation, Speculation
@@ -486,19 +487,34 @@ def test_ids_of_a_prompt_are_scored_in_any_company(codegen):
         )
 
 
-def test_graphs_that_are_made_before_they_are_needed_are_those_of_any_request(codegen, monkeypatch):
-    _, engine = codegen
-    shapes, choose = [], engine.network.choose
+def graphs(network):
+    """The number of graphs that MindSpore has compiled for a network's passes, and for copies of slots."""
+    cells = {network._scoring, network._choosing, network._drawing, getattr(network._cells, "_copy", None)}
+    return sum(len(cell.compile_cache) for cell in cells if cell is not None)
 
-    def chosen(rows):
-        shapes.append((rows.rows.shape, rows.wanted.shape))
-        return choose(rows)
 
-    monkeypatch.setattr(engine.network, "choose", chosen)
-    for rows in engine.pass_sizes():
-        engine.compile(rows)
-    made = {*shapes}
-    shapes.clear()
-    assert len(made) == len(engine.pass_sizes()) and not engine.cached[0]
-    drain(Scheduler(engine), [greedy(prompt(length, length)) for length in (1, 5, 20, 33, 70)])
-    assert {*shapes} <= made
+@pytest.mark.parametrize(
+    ("options", "kinds"),
+    [
+        ({"slots": SLOTS, "guesses": GUESSES, "chunk": 32}, 6),
+        pytest.param({"slots": 2, "threads": 0}, 9, marks=pytest.mark.slow),
+    ],
+)
+def test_after_warming_up_no_graph_is_compiled(codegen, monkeypatch, options, kinds):
+    """Whatever was compiled before this test: passes after it have the shapes of those that warmed up."""
+    twin, engine = codegen
+    engine = twin.engine(**options) if "threads" in options else engine
+    network, used = engine.network, set()
+    run, copy = network._run, network.copy
+    shapes = lambda rows: tuple(each.shape for each in vars(rows).values())  # noqa: E731
+    monkeypatch.setattr(network, "_run", lambda cell, rows: used.add((cell, *shapes(rows))) or run(cell, rows))
+    monkeypatch.setattr(network, "copy", lambda *given: used.add("copy") or copy(*given))
+    engine.warm_up([token_choice(SamplingSettings(temperature=each), [], []) for each in (0.0, 1.0)])
+    warmed, before = {*used}, graphs(network)
+    assert before >= kinds and len(warmed - {"copy"}) >= kinds - 1 and not any(engine.cached)
+    speculation = NgramSpeculation(GUESSES, (2, 1)) if "guesses" in options else None
+    for lengths in ((1,), (5,), (3, 7), (20, 33, 70), (70, 70, 70, 1, 2, 90))[: 5 if network.compiled else 3]:
+        requests = [greedy(prompt(length, place), 5) for place, length in enumerate(lengths)]
+        requests += [sampled(prompt(length, 3), 1, 5) for length in lengths]
+        drain(Scheduler(engine, speculation), requests)
+    assert graphs(network) == before and used == warmed

@@ -30,13 +30,6 @@ class CountingEngine:
     def __init__(self, between):
         self.between, self.passes, self.cached = between, [], [[] for _ in range(self.slots)]
 
-    def pass_sizes(self):
-        return [1, 2]
-
-    def compile(self, rows):
-        self.passes.append(rows)
-        self.between(len(self.passes))
-
     def clear(self, slot, adapter):
         self.cached[slot] = []
 
@@ -75,6 +68,10 @@ class Counting:
     def __init__(self, between):
         self.engine = CountingEngine(between)
         self.scheduler = Scheduler(self.engine)
+        self.warmed: list[int] = []  # the number of passes at each call
+
+    def warm_up(self):
+        self.warmed.append(len(self.engine.passes))
 
     def submit(self, ids, settings, prompt_best=None):
         if 0 in ids:
@@ -100,7 +97,9 @@ def played(before, at):
         for message in before:
             ours.sendall(packed(message))
         generator = Counting(between)
-        Worker(theirs, Unpacker(), generator).run()
+        worker = Worker(theirs, Unpacker(), generator)
+        worker.run()
+        assert generator.warmed == [0]
         theirs.close()
         data = b""
         while part := ours.recv(1 << 16):
@@ -166,10 +165,30 @@ def test_passes_are_counted_and_messages_are_not():
     assert [totals[-1] for _, totals in messages] == [0, 3, 4] and len(passes) == 4
 
 
-def test_graphs_are_made_while_nobody_waits():
-    short = [begin(number, [10 * number], max_new_tokens=1) for number in (1, 2, 3)]
-    _, passes = played(short[:1], {1: [short[1]], 3: [short[2]], 5: [None]})
-    assert [one if isinstance(one, int) else [*one.values()] for one in passes] == [[[10]], [[20]], 1, [[30]], 2]
+def test_graphs_are_made_before_the_server_hears_that_it_is_ready():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        generator, heard = Counting(None), []
+
+        def warm_up():
+            with pytest.raises(BlockingIOError):
+                ours.recv(1)
+            heard.append("nothing")
+
+        generator.warm_up = warm_up
+        ours.shutdown(socket.SHUT_WR)
+        Worker(theirs, Unpacker(), generator).run()
+        assert heard == ["nothing"] and Unpacker().feed(ours.recv(1 << 16)) == [{"slots": 2}]
+
+
+def test_a_prompt_that_comes_again_is_in_its_slot():
+    """Nothing but requests touches the slots."""
+    prompt = [*range(10, 14)]
+    again = [begin(number, prompt, max_new_tokens=1) for number in (1, 2, 3)]
+    messages, passes = played(again[:1], {1: [again[1]], 2: [again[2]], 3: [None]})
+    assert [[*one.values()] for one in passes] == [[prompt], [prompt[-1:]], [prompt[-1:]]]
+    assert [totals[2] for _, totals in messages] == [0, 3, 6]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1 << 16])
