@@ -171,7 +171,6 @@ FORMATS = ForeignFormats(
     sizes=SizeKeys(
         model_type="gpt2",
         required=tuple(TINY)[:6],
-        optional={"layer_norm_eps": 1e-5, "eos_token_id": 50256},
         keys={"hidden_size": "n_embd", "num_layers": "n_layer", "num_heads": "n_head"},
         only={"activation_function": "gelu_new"},
         written=lambda config: {"architectures": ["GPT2LMHeadModel"]},

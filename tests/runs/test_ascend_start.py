@@ -7,6 +7,8 @@ and how ranks meet. The libraries compute nothing, so no step is taken.
 import json
 import os
 import re
+import subprocess
+import sys
 import time
 from dataclasses import replace
 
@@ -37,9 +39,8 @@ PEAK = 376e12  # of a 910B in FP16
 
 
 @pytest.fixture
-def start(monkeypatch, tmp_path):
-    """Starts the processes of this server as `train` would, with what a worker does first in place of the worker;
-    returns the output of each rank."""
+def plugin(monkeypatch):
+    """New processes find the stub libraries."""
     try:
         libraries = cann_stubs.loader_environment()
     except UserError as error:
@@ -49,6 +50,12 @@ def start(monkeypatch, tmp_path):
         monkeypatch.setenv(name, value)
     paths = (str(ROOT), str(cann_stubs.python_folder()), os.environ.get("PYTHONPATH"))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+
+
+@pytest.fixture
+def start(plugin, tmp_path):
+    """Starts the processes of this server as `train` would, with what a worker does first in place of the worker;
+    returns the output of each rank."""
 
     def run(*overrides, table=None):
         config = load_config(None, [*RUN, *overrides])
@@ -86,6 +93,13 @@ def started(output: str) -> list:
     lines = [line for line in output.splitlines() if line.startswith("STARTED ")]
     assert lines, output
     return json.loads(lines[-1].removeprefix("STARTED "))
+
+
+def test_a_model_is_put_onto_the_device(plugin):
+    chosen = "from ms_codegeex.generation.targets import use_device; use_device('ascend')"
+    words = [sys.executable, "-c", f"{chosen}; import mindspore as ms; print(*ms.get_current_device())"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.stdout == "Ascend 0\n", done.stderr
 
 
 def test_one_device(start):
