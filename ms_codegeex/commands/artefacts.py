@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ def model_lines(model: dict[str, Any], every_tensor: bool = False) -> Iterator[s
     yield from _tensor_lines(
         [f"{tensor['name']}  {tensor['dtype']}  {tensor['shape']}" for tensor in model["tensors"]], every_tensor
     )
-    yield from (f"{name}: {size:,} bytes" for name, size in model["files"].items())
+    yield from _size_lines(model["files"])
 
 
 def _tensor_lines(lines: list[str], every: bool) -> Iterator[str]:
@@ -237,8 +237,7 @@ def run_lines(run: dict[str, Any]) -> Iterator[str]:
     yield from map(checkpoint_line, run["checkpoints"])
     if not run["checkpoints"]:
         yield "no checkpoints yet"
-    for name, size in run["artefacts"].items():
-        yield f"{name}: a link" if size is None else f"{name}: {size:,} bytes"
+    yield from _size_lines(run["artefacts"])
 
 
 def describe_stages(directory: Path) -> dict[str, Any]:
@@ -262,11 +261,16 @@ def stages_lines(stages: dict[str, Any]) -> Iterator[str]:
     yield from StageReport(stages).text().splitlines()
 
 
+def _size_lines(sizes: Mapping[str, int | None]) -> Iterator[str]:
+    for name, size in sizes.items():
+        yield f"{name}: a link" if size is None else f"{name}: {size:,} bytes"
+
+
 def _size(path: Path) -> int | None:
-    """Bytes of a file, or of all files in a directory; a running job may remove some meanwhile. None for a link, which
-    may lead to anything."""
+    """Bytes of a file, or of all files in a directory; a running job may remove some meanwhile. None for a link to
+    anything but a file: it may lead to all files of the machine."""
     if path.is_symlink():
-        return None
+        return path.stat().st_size if path.is_file() else None
     total = 0
     for file in (path, *(Path(folder) / name for folder, _, names in os.walk(path) for name in names)):
         with contextlib.suppress(OSError):

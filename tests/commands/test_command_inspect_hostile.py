@@ -53,7 +53,7 @@ def test_names_of_a_model_cannot_command_a_terminal(tmp_path):
     out = checked(0, "inspect", tmp_path / "m")
     assert "\\x1b]0;owned\\x07weight  float32  [2]" in out and [
         line for line in out.splitlines() if line.startswith("parameters:")
-    ] == ["parameters: 5"]
+    ] == ["parameters: 5 (2 float32, 3 float64)"]
     described = json.loads(checked(0, "inspect", tmp_path / "m", "--json"))
     assert described["config"] == config and {tensor["name"] for tensor in described["tensors"]} == tensors.keys()
 
@@ -83,7 +83,7 @@ def test_events_and_states_of_a_run_cannot_either(written):
     checked(0, "monitor", written, "--json")
 
 
-def test_an_answer_cannot_command_a_terminal_and_is_exact_in_a_pipe(monkeypatch):
+def test_an_answer_cannot_command_a_terminal_and_is_exact_in_a_pipe(run, monkeypatch):
     """The generator is a stand-in; tests/generation/test_engine.py has the real one."""
     from ms_codegeex.generation import engine
 
@@ -96,7 +96,7 @@ def test_an_answer_cannot_command_a_terminal_and_is_exact_in_a_pipe(monkeypatch)
     for terminal, expected in ((False, f"a = 1{TITLE}\r\n{RED}\n"), (True, "a = 1\\x1b]0;owned\\x07\\r\n\\x9b31m\n")):
         generator.return_value.stream.return_value = iter(["1\x1b", "]0;owned\x07\r\n", RED])
         monkeypatch.setattr(sys, "stdout", stream := Stream(terminal))
-        assert main(["generate", "--model", "m", "--prompt", "a = "]) == 0
+        assert main(["generate", "--model", str(run), "--prompt", "a = "]) == 0
         assert stream.getvalue() == expected
 
 
@@ -145,9 +145,12 @@ def test_a_line_with_a_step_alone_is_enough(written):
 def test_links_of_a_run_are_not_measured(written):
     (written / "everything").symlink_to("/")
     (written / "loop").symlink_to("loop")
+    (written / "device").symlink_to("/dev/zero")
+    (written / "curve.png").symlink_to("log.jsonl")
     (written / "logs" / "deep").symlink_to("/proc")
     out = checked(0, "inspect", written)
-    assert "everything: a link\n" in out and "loop: a link\n" in out
+    assert all(f"{name}: a link\n" in out for name in ("everything", "loop", "device"))
+    assert f"curve.png: {(written / 'log.jsonl').stat().st_size:,} bytes\n" in out
     assert json.loads(checked(0, "inspect", written, "--json"))["artefacts"]["everything"] is None
 
 
