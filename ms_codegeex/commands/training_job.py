@@ -8,7 +8,7 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -382,19 +382,39 @@ def _sample(model: Path, seed: int) -> str:
     return "\n\n".join(text.rstrip() for text in texts)
 
 
+def _losses(summary: dict[str, Any]) -> Iterator[str]:
+    """The losses of the model that the run leaves, and what they mean."""
+    entropy, loss, shuffled = (summary[k] for k in ("unigram_entropy", "validation_loss", "shuffled_context_loss"))
+    steps, start = summary["steps"], summary.get("validation_loss_before")
+    kept = summary.get("evaluated_step", steps)  # missing from results of earlier versions
+    if loss is None:
+        yield f"{steps} steps; no validation loss: it is not finite"
+        return
+    if kept == 0 < steps:
+        yield f"NO STEP WAS BETTER than the model that the run started from: after {steps} steps, that model is kept"
+        yield f"  validation loss {loss:.3f} nats per token; try a lower training.schedule.learning_rate"
+    else:
+        of = f"after {steps} steps" if kept == steps else f"at step {kept}, the best of {steps}"
+        yield f"validation loss {loss:.3f} nats per token {of}{'' if start is None else f', {start:.3f} before'}"
+        if start is not None and loss > start:
+            yield "  WORSE than the model that the run started from; try a lower training.schedule.learning_rate,"
+            yield "  and training.patience, which keeps the best of all evaluations and of that model"
+    gain = entropy - loss
+    learnt = "the model is better" if gain > 0 else "the model is no better"
+    yield f"  a table of token frequencies would have {entropy:.3f}, {_by(gain)}: {learnt}"
+    if shuffled is None:
+        return
+    used = "so the context is used" if shuffled > loss else "so the context is not used"
+    yield f"  with shuffled contexts the model has {shuffled:.3f}, {_by(shuffled - loss)}: {used}"
+
+
+def _by(difference: float) -> str:
+    return f"{abs(difference):.3f} {'more' if difference > 0 else 'less'}"
+
+
 def _print_summary(summary: dict[str, Any], run_directory: RunDirectory, longer: str) -> None:
     """Print the figures, the sample, the artefacts' paths and what to try next; `longer` overrides the run's length."""
-    entropy, loss, shuffled = (summary[k] for k in ("unigram_entropy", "validation_loss", "shuffled_context_loss"))
-    start = summary.get("validation_loss_before")
-    before = "" if start is None else f", {start:.3f} before"
-    if loss is None:
-        print_out(f"\n{summary['steps']} steps; no validation loss: it is not finite\n")
-    else:
-        print_out(
-            f"\nvalidation loss {loss:.3f} nats per token after {summary['steps']} steps{before}\n"
-            f"  a table of token frequencies would have {entropy:.3f}: {entropy - loss:+.3f} better\n"
-            f"  with shuffled contexts it has {shuffled:.3f}: {shuffled - loss:+.3f} worse, so the context is used\n"
-        )
+    print_out("\n" + "\n".join(_losses(summary)) + "\n")
     if summary["attempts"] > 1 and summary["goodput"] is not None:
         print_out(f"goodput {summary['goodput']:.0%} over {summary['attempts']} attempts\n")
     if summary["sample"] is not None:

@@ -52,7 +52,7 @@ class Checkpoints(Callback):
         restored: the checkpoint that the run continues from.
         writers: the ranks that write; by default only rank 0.
         keep_every: keep the checkpoints of steps that this divides; 0: none.
-        keep_best: also save and keep the checkpoint with the lowest validation loss.
+        keep_best: also save and keep the checkpoint with the lowest validation loss, which may be that of step 0.
         background: let the next steps compute while a copy of the state is written.
     """
 
@@ -90,6 +90,13 @@ class Checkpoints(Callback):
             self.saved = restored.step
             if outcome(restored.path) != GOOD:
                 self.followed[restored.path] = 0
+
+    def start(self, trainer: Trainer) -> None:
+        """Save the model that the run starts from, the best one until a step is better."""
+        if self.keep_best:
+            with trainer.pause():
+                self._begin(trainer, None)
+                self._finish_save(trainer)
 
     def step(self, trainer: Trainer, record: StepRecord) -> None:
         """Judge earlier checkpoints by this step, and save if a save is due."""

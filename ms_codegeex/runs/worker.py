@@ -260,21 +260,22 @@ def run(run_directory: RunDirectory, checkpoint: Checkpoint | None, launcher: st
 
 
 def _result(trainer: Trainer, run: RunDirectory, held_out: Mapping[str, Sequences]) -> dict[str, Any]:
-    """The figures of the finished run; the losses are those of the best checkpoint if the run keeps it. Every rank
-    evaluates."""
-    config, last = trainer.config, trainer.progress.step
+    """The figures of the finished run. All losses are those of one checkpoint: the best one if the run keeps it,
+    otherwise the last. Every rank evaluates."""
+    config, last, tokens = trainer.config, trainer.progress.step, trainer.progress.tokens
     best = trainer.progress.best if config.training.patience else None
-    figures = {**trainer.final_figures(), "steps": last, "tokens": trainer.progress.tokens}
     kept = run.checkpoints / step_name(last)
-    if best and (there := run.checkpoints / step_name(best[0])).is_dir():
-        kept, figures["validation_loss"] = there, best[1]
-        if held_out and best[0] != last:
-            trainer.restore(Checkpoint(kept))
-    figures["held_out"] = trainer.losses_on(held_out)
+    if best and best[0] != last and (there := run.checkpoints / step_name(best[0])).is_dir():
+        kept = there
+        trainer.restore(Checkpoint(kept))
     began = read_json(run.before) if run.before.is_file() else {}  # of the model that the run started from
     return {
         "parameters": trainer.model_config.parameter_count(),
-        **figures,
+        **trainer.final_figures(),
+        "evaluated_step": trainer.progress.step,
+        "steps": last,
+        "tokens": tokens,
+        "held_out": trainer.losses_on(held_out),
         "validation_loss_before": began.get("validation_loss_before"),
         "held_out_before": began.get("held_out_before", {}),
         "devices": config.devices,

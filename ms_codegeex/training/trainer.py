@@ -71,6 +71,9 @@ class Callback:
     def event(self, event: str, **content: Any) -> None:
         """Something happened that the run's history should have."""
 
+    def start(self, trainer: Trainer) -> None:
+        """The model that a run with `training.patience` starts from has been evaluated."""
+
     def step(self, trainer: Trainer, record: StepRecord) -> None:
         """A step has ended."""
 
@@ -88,8 +91,9 @@ class TrainingProgress:
     step: int = 0
     samples: int = 0  # global number of the sample that the next step starts with
     tokens: int = 0  # trained on: those that the loss counts in steps that were not skipped
-    best: tuple[int, float] | None = None  # step and loss of the best evaluation
-    worse: int = 0  # evaluations since then
+    best: tuple[int, float] | None = None  # step and loss of the best evaluation; 0: of the model that it starts from
+    worse: int = 0  # evaluations since the last that was lower than those of all steps before
+    lowest: float | None = None  # loss of that one
 
 
 class Trainer:
@@ -206,6 +210,7 @@ class Trainer:
             "tokens": self.progress.tokens,
             "best": self.progress.best,
             "worse": self.progress.worse,
+            "lowest": self.progress.lowest,
             "faults": self.faults.state() if self.guarded else None,
             "datasets": self.datasets,
             "base": self.base,
@@ -245,11 +250,15 @@ class Trainer:
         if self.train_step.scaled and state["config"]["training"]["precision"] == "fp16":
             self.train_step.scale.set_data(Tensor(state["loss_scale"]["scale"], ms.float32))
             self.train_step.good_steps.set_data(Tensor(state["loss_scale"]["good_steps"], ms.int32))
-        best = state.get("best")  # this and the next are missing from checkpoints older than version 0.1
+        best = state.get("best")  # this and the next two are missing from older checkpoints
         self.progress = TrainingProgress(
-            checkpoint.step, state["samples"], state["tokens"], tuple(best) if best else None, state.get("worse", 0)
+            checkpoint.step,
+            state["samples"],
+            state["tokens"],
+            tuple(best) if best else None,
+            state.get("worse", 0),
+            state.get("lowest", best[1] if best else None),
         )
-
         if self.guarded and state.get("faults"):
             self.faults.restore(state["faults"])
 
@@ -324,6 +333,7 @@ class Trainer:
     def _run(self) -> None:
         every = self.config.training.evaluate_every
         if not self.ending:
+            self._evaluate_start()
             self.status("compiling the training graph")
         with read_ahead(self._local_batch, self._positions(), self.config.data.workers) as batches:
             while not self.ending:
@@ -353,15 +363,28 @@ class Trainer:
         positions = filter(lambda at: at not in self.faults.left_out, itertools.count(self.progress.samples, size))
         return positions if self.config.training.tokens else itertools.islice(positions, self.steps_left)
 
+    def _evaluate_start(self) -> None:
+        """Let the model that the run starts from be a candidate for the best one, if the run keeps that."""
+        progress, config = self.progress, self.config
+        if progress.step or progress.best is not None or not (config.training.patience and config.model.weights):
+            return
+        if math.isfinite(loss := self.validation_loss()):
+            progress.best = (0, loss)
+            for callback in self.callbacks:
+                callback.start(self)
+
     def _compare(self, record: StepRecord) -> None:
-        """Whether this evaluation is the best so far."""
+        """Whether this evaluation is the best so far. The patience counts evaluations that are no better than earlier
+        ones: after the first steps a run is often worse than the model it starts from, and still learns."""
         progress, loss = self.progress, record.validation_loss
         if loss is None or record.skipped:
             return
-        if math.isfinite(loss) and (progress.best is None or loss < progress.best[1]):
-            progress.best, progress.worse = (record.step, loss), 0
-        else:
+        if not math.isfinite(loss) or (progress.lowest is not None and loss >= progress.lowest):
             progress.worse += 1
+            return
+        progress.lowest, progress.worse = loss, 0
+        if progress.best is None or loss < progress.best[1]:
+            progress.best = (record.step, loss)
 
     def _report_skipped(self, record: StepRecord) -> None:
         """Report a step that left the weights as they were, with the global numbers of its samples."""

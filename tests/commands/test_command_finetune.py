@@ -2,13 +2,16 @@
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 
+import numpy as np
 import pytest
 import small_models
 from conftest import command, command_here
 
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints
+from ms_codegeex.formats.sources import open_source
 from ms_codegeex.models.registry import family
 from ms_codegeex.runs.records import read_log
 from ms_codegeex.training.initialise import initial_weight
@@ -57,6 +60,20 @@ def test_pairs_are_prepared_trained_on_and_exported(model, pairs, tmp_path):
     assert state["config"]["model"]["hidden_size"] == 16
 
 
+def test_a_fine_tuning_that_only_worsens_leaves_the_model_it_started_from(model, pairs, tmp_path):
+    words = ("training.evaluate_every=2", "training.steps=8", "training.schedule.learning_rate=2")
+    result = finetune(model, pairs, tmp_path, *words, "training.patience=2", "training.schedule.warmup_steps=0")
+    assert result.returncode == 0, result.stderr
+    assert "NO STEP WAS BETTER than the model that the run started from" in result.stdout
+    summary = json.loads((tmp_path / "tuned/summary.json").read_text())
+    assert summary["evaluated_step"] == 0 < summary["steps"]
+    assert summary["validation_loss"] == summary["validation_loss_before"]
+    before = open_source(model).tensors
+    after = open_source(Path(summary["huggingface"])).tensors
+    for name, tensor in before.items():
+        np.testing.assert_array_equal(after[name].float32(), tensor.float32(), err_msg=name)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -80,7 +97,6 @@ def test_mistakes_are_one_line_and_leave_no_run(model, pairs, tmp_path, argument
 def test_equal_data_is_prepared_once(model, pairs, tmp_path):
     from ms_codegeex.commands.finetune import _prepared
     from ms_codegeex.config import load_config
-    from ms_codegeex.formats.sources import open_source
 
     config = load_config("finetune_full", [f"output={tmp_path / 'tuned'}", "data.seq_length=32"])
     source = open_source(model)

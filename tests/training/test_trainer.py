@@ -1,5 +1,7 @@
 """The trainer in this process: what it learns, what it evaluates, how it resumes."""
 
+from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import create_autospec
 
 import mindspore as ms
@@ -17,8 +19,10 @@ from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints
 from ms_codegeex.runs.records import read_log
 from ms_codegeex.runs.resume import is_finished
+from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.saving import Checkpoints
-from ms_codegeex.training.trainer import Callback, Trainer
+from ms_codegeex.runs.worker import _result
+from ms_codegeex.training.trainer import Callback, Trainer, TrainingProgress
 
 
 class Keep(Callback):
@@ -87,6 +91,47 @@ def test_the_arithmetic_of_a_step_is_counted_once(run_values, monkeypatch):
     assert not count.called
     expected = sizes.flops_per_token(32) * 4 * 32 / 2.0 / 1e9
     assert [record.mfu for record in records] == pytest.approx([expected, expected / 2])
+
+
+def test_the_model_that_a_run_starts_from_is_kept_if_no_step_is_better(run_values, tmp_path):
+    run_values["model"]["weights"] = "its weights are given to the trainer"
+    run_values["training"].update(steps=20, evaluate_every=2, patience=2)
+    run_values["training"]["schedule"].update(learning_rate=1.0, end_learning_rate=1.0, warmup_steps=0)
+    run = RunDirectory(tmp_path)
+    trainer = make(run_values, keep := Keep(), Checkpoints(run.checkpoints, 0, 1, keep_best=True))
+    start, before, shuffled = state(trainer), trainer.evaluate(), trainer.evaluate(shuffled=True)
+    trainer.run()
+    losses = [r.validation_loss for r in keep.records if r.validation_loss is not None]
+    assert min(losses) > before + 1 and trainer.progress.best == (0, before)
+    ended, tokens = trainer.progress.step, trainer.progress.tokens
+    assert [path.name for path in list_checkpoints(run.checkpoints)] == ["step-00000000", f"step-{ended:08}"]
+    result = _result(trainer, run, {"again": trainer.validation})
+    assert Path(result["checkpoint"]) == run.checkpoints / "step-00000000" and result["evaluated_step"] == 0
+    assert (result["steps"], result["tokens"]) == (ended, tokens) and ended > 0
+    assert result["validation_loss"] == result["held_out"]["again"] == before
+    assert result["shuffled_context_loss"] == shuffled
+    found = Checkpoint(Path(result["checkpoint"]))
+    for name, array in start.items():
+        np.testing.assert_array_equal(found.tensor(name), array, err_msg=name)
+    resumed = make(run_values)
+    resumed.restore(Checkpoint(run.checkpoints / f"step-{ended:08}"))
+    assert resumed.progress == TrainingProgress(ended, 4 * ended, tokens, (0, before), 2, min(losses))
+
+
+@pytest.mark.parametrize(
+    ("losses", "best", "worse"),
+    [
+        ([5.0, 4.9, 4.7], (0, 4.5), 0),  # still worse than at the start, but learning
+        ([5.0, 4.4, 4.6], (2, 4.4), 1),
+        ([5.0, 5.0, 5.1], (0, 4.5), 2),
+        ([float("nan"), 4.5, 4.5], (0, 4.5), 1),
+    ],
+)
+def test_patience_counts_evaluations_that_are_no_better_than_earlier_ones(losses, best, worse):
+    trained = SimpleNamespace(progress=TrainingProgress(best=(0, 4.5)))
+    for step, loss in enumerate(losses, 1):
+        Trainer._compare(trained, SimpleNamespace(step=step, validation_loss=loss, skipped=False))
+    assert (trained.progress.best, trained.progress.worse) == (best, worse)
 
 
 @pytest.mark.slow  # the command's resume is tested by default
