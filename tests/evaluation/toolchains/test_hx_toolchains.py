@@ -13,7 +13,7 @@ from humaneval_x_rows import ROWS, write
 from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.evaluation import session
 from ms_codegeex.evaluation.benchmarks.humaneval_x import build
-from ms_codegeex.evaluation.judging.python_program import Runner
+from ms_codegeex.evaluation.judging.python_program import PythonInterpreter, Runner
 from ms_codegeex.evaluation.sampling.recipes import Recipe
 from ms_codegeex.evaluation.toolchains import PLAIN_TOOL_CHAINS, TOOL_CHAINS, base, java, multipl_e, rust, tool_chain
 from ms_codegeex.evaluation.toolchains.javascript import JavaScript, version_of
@@ -47,13 +47,13 @@ def test_on_a_bare_machine_the_packages_of_all_parts_are_those_of_the_whole(
     for module in {sys.modules[each.__module__] for each in kind.__mro__ if each.__module__.startswith("ms_codegeex")}:
         for name, nothing in (
             ("program_of", lambda name: None),
-            ("find_spec", lambda name: None),
             ("includes", lambda: ()),
             ("DEBIAN", tmp_path),
             ("REGISTRY", tmp_path),
         ):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, nothing)
+    monkeypatch.setattr(PythonInterpreter, "lacks", lambda self, modules: list(modules))
     monkeypatch.setattr(rust.Rustc, "root", None)
     monkeypatch.setattr(java.Java, "jars", lambda self: [])
     monkeypatch.setattr(multipl_e.PlainJava, "jars", lambda self: [])
