@@ -162,17 +162,19 @@ def test_run_distributed_forwards_arguments_and_status(checkout):
 @pytest.fixture
 def ci(tmp_path):
     """Runs `.ci/run` with stand-ins that note their calls; `tests/run.sh` ends with the status of its kind of tests."""
+    checkout = tmp_path / "checkout"
     for name in (".ci", "tests"):
-        (tmp_path / name).mkdir()
-    shutil.copy(ROOT / ".ci/run", tmp_path / ".ci")
-    calls = tmp_path / "calls"
+        (checkout / name).mkdir(parents=True)
+    shutil.copy(ROOT / ".ci/run", checkout / ".ci")
+    calls = checkout / "calls"
 
-    def run(default: int = 0, skipped: int = 0, slow: int = 0, toolchains: int = 0):
-        note = 'echo "$(basename "$0") $*" >>"$(dirname "$0")/../calls"\n'
-        (tmp_path / ".ci/toolchains").write_text(f"{note}exit {toolchains}\n")
+    def run(default: int = 0, skipped: int = 0, slow: int = 0, toolchains: int = 0, more: str = "", **environment):
+        note = 'echo "$(basename "$0") $*" >>"$(dirname "$0")/../calls"\n' + more
+        (checkout / ".ci/toolchains").write_text(f"{note}exit {toolchains}\n")
         cases = f"*-before*) exit {skipped} ;; *slow*) exit {slow} ;; *) exit {default} ;;"
-        (tmp_path / "tests/run.sh").write_text(f'{note}case "$*" in {cases} esac\n')
-        result = subprocess.run([tmp_path / ".ci/run"], capture_output=True, text=True)
+        (checkout / "tests/run.sh").write_text(f'{note}case "$*" in {cases} esac\n')
+        environment = {**os.environ, **environment}
+        result = subprocess.run([checkout / ".ci/run"], capture_output=True, text=True, env=environment)
         return result, [line.strip() for line in calls.read_text().splitlines()]
 
     return run
@@ -183,6 +185,17 @@ def test_ci_runs_the_readmes_command_before_it_installs_anything(ci):
     assert "\nbash tests/run.sh  " in readme
     _, calls = ci()
     assert calls == ["run.sh", "toolchains", "run.sh --skipped-before -x", "run.sh -m slow -x"]
+
+
+@pytest.mark.parametrize("named", ["", "elsewhere"])
+@pytest.mark.parametrize("there", [False, True])
+def test_ci_names_the_benchmarks_next_to_the_checkout(ci, tmp_path, there, named):
+    if there:
+        (tmp_path / "shared/data").mkdir(parents=True)
+    result, calls = ci(more='echo "benchmarks ${MS_CODEGEEX_BENCHMARKS-}"\n', MS_CODEGEEX_BENCHMARKS=named)
+    expected = named or (str(tmp_path / "checkout/../shared/data") if there else "")
+    found = [line for line in result.stdout.splitlines() if line.startswith("benchmarks ")]
+    assert found == [f"benchmarks {expected}"] * len(calls)
 
 
 @pytest.mark.parametrize(
