@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import threading
 import time
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
@@ -21,23 +22,36 @@ class Progress(Protocol):
 
 
 class _Lines:
-    """What a log shows: the first finished piece, one every `SECONDS`, and the last."""
+    """What a log shows: the first finished piece, a line every `SECONDS`, also while one piece takes longer, and the
+    last piece."""
 
     def __init__(self, total: int | None, name: str, unit: str, done: int):
         self.total, self.name, self.unit, self.n = total, name, unit, done
         self.began = time.monotonic()
         self.shown_at, self.shown = self.began - SECONDS, done
+        self.stopped = threading.Event()
+        self.thread = threading.Thread(target=self._keep_showing, name=f"progress of {name}", daemon=True)
 
     def __enter__(self) -> _Lines:
+        self.thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stopped.set()
+        self.thread.join()
         if self.n != self.shown:
             self._show()
 
     def update(self, n: int = 1) -> None:
         """Count, and print if it is time."""
         self.n += n
+        self._show_if_due()
+
+    def _keep_showing(self) -> None:
+        while not self.stopped.wait(SECONDS):
+            self._show_if_due()
+
+    def _show_if_due(self) -> None:
         if time.monotonic() - self.shown_at >= SECONDS:
             self._show()
 

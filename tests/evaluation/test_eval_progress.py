@@ -2,6 +2,8 @@
 
 import io
 import sys
+import threading
+from contextlib import redirect_stderr
 
 import pytest
 
@@ -46,3 +48,37 @@ def test_a_terminal_has_a_bar(monkeypatch):
 def test_threads_say_how_far_they_are(capsys, shown):
     assert len(list(in_parallel([1, 2, 3], lambda n: n, 2, "judging", shown))) == 3
     assert ("judging: 3 of 3" in capsys.readouterr().err) == shown
+
+
+class Log(io.StringIO):
+    """`wait` waits for a line that begins with these words."""
+
+    def __init__(self):
+        super().__init__()
+        self.changed = threading.Condition()
+
+    def write(self, text):
+        with self.changed:
+            super().write(text)
+            self.changed.notify_all()
+        return len(text)
+
+    def wait(self, words):
+        with self.changed:
+            came = self.changed.wait_for(lambda: f"\n{words}" in f"\n{self.getvalue()}", timeout=60)
+        assert came, f"{words!r} is not in {self.getvalue()[:200]!r}"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_log_grows_while_a_single_piece_takes_long(monkeypatch, workers):
+    """The first sample of a large model takes minutes."""
+    monkeypatch.setattr(progress, "SECONDS", 0.01)
+
+    def work(number):
+        log.wait("samples: 7 of 9 after ")
+        return number
+
+    with redirect_stderr(Log()) as log:
+        assert sorted(each for each, _ in in_parallel([0, 1], work, workers, "samples", True, done=7)) == [0, 1]
+    assert "samples: 9 of 9 after" in log.getvalue()
+    assert not [each for each in threading.enumerate() if each.name.startswith("progress")]
