@@ -23,6 +23,8 @@ from ms_codegeex.evaluation.perplexity.corpus import corpus_documents
 from ms_codegeex.evaluation.perplexity.scoring import Score
 from ms_codegeex.evaluation.progress import progress_of
 from ms_codegeex.evaluation.reports import page
+from ms_codegeex.evaluation.reports.estimators import wilson
+from ms_codegeex.evaluation.reports.scores import percent
 from ms_codegeex.files import atomic_file
 
 if TYPE_CHECKING:
@@ -46,9 +48,12 @@ class Tally:
     def row(self) -> dict[str, Any]:
         """Figures for a report."""
         rate = self.matches / self.spans
+        low, high = wilson(rate, self.spans)
         return {
             "spans": self.spans,
             "exact match": rate,
+            "low": low,
+            "high": high,
             "standard error": math.sqrt(rate * (1 - rate) / self.spans),
             "perplexity": self.score.perplexity,
             "loss (nats per token)": self.score.nats / self.score.tokens,
@@ -175,11 +180,11 @@ def _span(asker: Asker, text: Text, span: Span, ways: dict[str, Tally]) -> dict[
 
 def lines(report: dict[str, Any]) -> Iterator[str]:
     """The table for a terminal."""
-    yield f"{'':<12} {'asked by':<9} {'spans':>6} {'exact match':>18} {'perplexity':>12} {'bits per byte':>14}"
+    yield f"{'':<12} {'asked by':<9} {'spans':>6} {'exact match':>22} {'perplexity':>12} {'bits per byte':>14}"
     for kind, ways in report["infilling"].items():
         for way, found in ways.items():
-            match = f"{100 * found['exact match']:.1f} ± {100 * found['standard error']:.1f} %"
+            match = percent({**found, "value": found["exact match"]})
             yield (
-                f"{kind:<12} {way:<9} {found['spans']:>6} {match:>18} {found['perplexity']:>12.3f} "
+                f"{kind:<12} {way:<9} {found['spans']:>6} {match:>22} {found['perplexity']:>12.3f} "
                 f"{found['bits per byte']:>14.3f}"
             )

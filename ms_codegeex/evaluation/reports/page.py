@@ -172,12 +172,13 @@ def _infilling(kinds: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
     rows, heads = [], ("", "asked by", "spans", "exact match", "perplexity", "bits per byte", "tokens")
     for kind, ways in kinds.items():
         for way, found in ways.items():
-            match = f"{100 * found['exact match']:.1f} ({100 * found['standard error']:.1f}) %"
+            match = percent({**found, "value": found["exact match"]})
             figures = [match, f"{found['perplexity']:.3f}", f"{found['bits per byte']:.3f}", count(found["tokens"])]
             rows.append([text(kind), text(way), count(found["spans"]), *figures])
     small = (
-        "In parentheses: standard errors. Asked by infill: prefix and suffix between the model's sentinels; the whole "
-        "answer must be the middle. Asked by prefix: without the suffix; the answer must begin with the middle."
+        "In parentheses: Wilson's 95 % intervals. Asked by infill: prefix and suffix between the model's sentinels; "
+        "the whole answer must be the middle. Asked by prefix: without the suffix; the answer must begin with the "
+        "middle."
     )
     return table(heads, rows, len(heads) - 2) + note(small) if rows else ""
 

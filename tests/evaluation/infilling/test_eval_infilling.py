@@ -16,6 +16,7 @@ from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.infilling import evaluate as evaluation
 from ms_codegeex.evaluation.infilling.spans import KINDS, Text, choose_spans, chosen_texts
 from ms_codegeex.evaluation.local_model import LocalModel
+from ms_codegeex.evaluation.perplexity.scoring import Score
 from ms_codegeex.evaluation.reports.page import render
 
 TEXTS = [Text(number, text) for number, text in enumerate(functions(textwrap, heapq))]
@@ -151,9 +152,19 @@ def test_from_a_model_to_the_report_and_its_page(tokenizer, tmp_path, monkeypatc
     html = (tmp_path / "out/report.html").read_text()
     assert html == render(report) and "multi-line" in html and "exact match" in html
     table = list(evaluation.lines(report))
-    assert len(table) == 7 and "± " in table[1] and table[1].split()[:3] == ["single-line", "infill", "5"]
+    assert len(table) == 7 and " % (" in table[1] and table[1].split()[:3] == ["single-line", "infill", "5"]
     (tmp_path / "blank.txt").write_text("\n\n")
     with pytest.raises(UserError, match="no text in which a middle fits"):
         evaluation.evaluate_infilling(LocalModel(model.path), tmp_path / "blank.txt", tmp_path / "none")
     with pytest.raises(UserError, match=r"--data: .* does not exist"):
         evaluation.evaluate_infilling(LocalModel(model.path), tmp_path / "missing", tmp_path / "none")
+
+
+@pytest.mark.parametrize("matches, spans, shown", [(0, 100, "0.00 % (0.0 to 3.7)"), (3, 3, "100.00 % (43.9 to 100.0)")])
+def test_no_rate_is_certain(matches, spans, shown):
+    """Wilson's interval of none of n goes up to z^2 / (n + z^2), with z = 1.96; that of all is its mirror image."""
+    tally = evaluation.Tally(Score(1.0, 1), bytes=1, spans=spans, matches=matches)
+    report = {"infilling": {"random": {"infill": tally.row()}}}
+    rest = 1.96**2 / (spans + 1.96**2)
+    assert (tally.row()["high"] if matches == 0 else 1 - tally.row()["low"]) == pytest.approx(rest, abs=1e-4)
+    assert shown in list(evaluation.lines(report))[1] and shown in render(report)
