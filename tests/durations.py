@@ -15,7 +15,7 @@ import json
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 
 import pytest
@@ -58,7 +58,7 @@ class Durations:
         self.took: dict[str, dict[str, float]] = {kind: defaultdict(float) for kind in KINDS}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self.took["slow" if "slow" in report.keywords else "default"][file_of(report.nodeid)] += report.duration
+        self.took[_kind(report.keywords)][file_of(report.nodeid)] += report.duration
 
     def pytest_sessionfinish(self) -> None:
         """Keep the seconds, unless these were only some of the tests."""
@@ -78,7 +78,11 @@ class Durations:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first. The order of the tests in a file stays."""
     budgets = read_budgets()
-    items.sort(key=lambda item: -sum(budgets[kind].get(file_of(item.nodeid), 0.0) for kind in KINDS))
+    items.sort(key=lambda item: -budgets[_kind(item.keywords)].get(file_of(item.nodeid), 0.0))
+
+
+def _kind(keywords: Container[str]) -> str:
+    return "slow" if "slow" in keywords else "default"
 
 
 def pytest_configure(config: pytest.Config) -> None:

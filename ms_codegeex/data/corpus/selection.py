@@ -157,8 +157,8 @@ def _check_share(groups: _Groups, chosen: np.ndarray, share: float) -> None:
         found = inside / total
         raise UserError(
             f"--validation-share {share:g}: packages are not divided, the nearest choice has {found:.0%} of the text; "
-            f"give --input more packages, --validation-share {math.ceil(100 * found) / 100:g} to accept that, or "
-            "--validation-share 0 for none"
+            f"give it more packages, or `prepare` it with --validation-share {math.ceil(100 * found) / 100:g} to accept "
+            "that, or with --validation-share 0 for none"
         )
 
 
