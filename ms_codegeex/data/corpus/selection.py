@@ -155,10 +155,11 @@ def _check_share(groups: _Groups, chosen: np.ndarray, share: float) -> None:
         inside += int(rows["bytes"][_among(rows["key"], chosen)].sum())
     if inside > MAX_SHARES * share * total:
         found = inside / total
+        enough = math.ceil(100 * found) / 100
         raise UserError(
             f"--validation-share {share:g}: packages are not divided, the nearest choice has {found:.0%} of the text; "
-            f"give it more packages, or `prepare` it with --validation-share {math.ceil(100 * found) / 100:g} to accept "
-            "that, or with --validation-share 0 for none"
+            f"give it more packages, or `prepare` it with --validation-share {enough:g} to accept that, or with "
+            "--validation-share 0 for none"
         )
 
 
