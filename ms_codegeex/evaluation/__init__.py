@@ -16,5 +16,6 @@ Imports go one way: each part may import those in the lines below its own.
     output_directory, jsonl    an evaluation's settings and its JSONL files
     local_model                a model for our own engine, and its identity
     threads                    work in parallel
+    progress                   how far long work has come
     sandbox                    runs programs that nobody has reviewed
 """
