@@ -27,6 +27,7 @@ from ms_codegeex.files import write_json
 pytest_plugins = [
     "not_run",  # before durations, which imports it
     "durations",
+    "frozen_heap",
     "gpu_tests",
     "memory_disk",
     "process_guard",

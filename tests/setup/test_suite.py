@@ -1,5 +1,6 @@
 """The suite itself: its tests have constant names, no process outlives it, and it runs wherever it is started."""
 
+import gc
 import os
 import re
 import shutil
@@ -44,6 +45,12 @@ def test_names_of_tests_are_constants():
     assert len(first) > 3000 and first == second
     assert not [name for name in first if str(ROOT) in name or re.search(r" at 0x[0-9a-f]{6}", name)]
     assert len(set(first)) == len(first)
+
+
+def test_what_was_there_before_a_module_is_in_no_garbage_collection():
+    """MindSpore collects in every compilation."""
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > 10_000
 
 
 # --- processes ---
