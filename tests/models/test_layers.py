@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mindspore import Tensor
+from mindspore import Tensor, nn
 from twins import codegeex_numpy as twin
 
 from ms_codegeex.models.layers import (
@@ -254,6 +254,56 @@ def test_attention_core_turns_queries_and_keys_but_not_values(generator):
         np.testing.assert_allclose(result[:, h], expected, atol=1e-5)
 
 
+class Together(nn.Cell):
+    """Layers in one graph, in which the engine may join or leave out casts: the result of each."""
+
+    def __init__(self, layers):
+        super().__init__(auto_prefix=False)
+        self.layers = nn.CellList(list(layers))
+
+    def construct(self, inputs):
+        results = ()
+        for i in range(len(self.layers)):
+            results += (self.layers[i](*inputs[i]),)
+        return results
+
+
+def test_a_graph_computes_what_the_operators_do_one_by_one(generator):
+    """The tests above, which take them one by one, are thus about the graphs of a run too."""
+    big = Tensor((generator.normal(size=(40, 64)) * 300 + 1000).astype(np.float32))  # squares overflow FP16
+    kinds, positions = (ms.float32, ms.float16, ms.bfloat16), Tensor(np.array([[0, 1, 0, 2]], np.int32))
+    cos, sin = RotaryTable(4, 8, 4)(positions)
+    heads = Tensor(generator.normal(size=(1, 2, 4, 8)).astype(np.float16))
+    rows = [Tensor(generator.normal(size=(4, 16)).astype(np.float16) * 120) for _ in range(3)]
+    mask, samples = Tensor(np.where(np.tril(np.ones((4, 4))), 0, -10000.0).astype(np.float32)), Tensor([1], ms.int32)
+    ids, off = Tensor(np.array([[1, 5, 2, 5, 5, 1]], np.int32)), Dropout(0.0, (1, 1), 0, 0)
+    core = AttentionCore(Heads(2, 8, 2), ms.float16, ms.float32, off, rotary=True)
+    parts = [
+        *((LayerNorm(64, 1e-5, dtype), (big.astype(dtype),)) for dtype in kinds),
+        *((RMSNorm(64, 1e-5, dtype), (big.astype(dtype),)) for dtype in kinds),
+        *((Linear(64, 8, 0.01, dtype), (big.astype(dtype),)) for dtype in kinds[:2]),
+        (FastGelu(), (rows[0],)),
+        (SwiGlu(), (rows[0], rows[1])),
+        *((Rotary(dtype), (heads, cos, sin)) for dtype in (ms.float32, ms.float16)),
+        (core, (*rows, mask, samples, cos, sin)),
+        *((CausalMask(6, 5, reset), (ids,)) for reset in (True, False)),
+        (SampleKeys(), (Tensor([6, 2**31 - 1], ms.int32),)),
+    ]
+    layers, inputs = zip(*parts, strict=True)
+    expected = [layer(*given_) for layer, given_ in parts]
+    ms.set_context(mode=ms.GRAPH_MODE)
+    found = Together(layers)(inputs)
+    for layer, a, b in zip(layers, found, expected, strict=True):
+        for one, other in zip(*((x,) if isinstance(x, Tensor) else x for x in (a, b)), strict=True):
+            assert one.dtype == other.dtype
+            narrow, unit = one.dtype in kinds[1:], {ms.float16: 2.0**-10, ms.bfloat16: 2.0**-7}.get(one.dtype, 2.0**-20)
+            one, other = (x.astype(ms.float32).asnumpy() for x in (one, other))
+            name = type(layer).__name__
+            np.testing.assert_allclose(one, other, rtol=0, atol=unit * np.abs(other).max(), err_msg=name)
+            if narrow:  # a sum in another order may move a rounding; sums in 16 bits would move many
+                assert (one != other).mean() < 0.03, name
+
+
 class TestDropout:
     SHAPE = (200, 250)
 
@@ -306,8 +356,10 @@ class TestDropout:
     def test_the_batch_may_be_folded_into_the_rows(self):
         np.testing.assert_array_equal(self.dropped(folded=True), self.dropped())
 
-    def test_is_the_documented_function(self):
+    @pytest.mark.parametrize("mode", [ms.PYNATIVE_MODE, ms.GRAPH_MODE], ids=["operators", "graph"])
+    def test_is_the_documented_function(self, mode):
         """In NumPy, with unsigned arithmetic that wraps around."""
+        ms.set_context(mode=mode)
         seed, site, shape, samples = 11, 4, (3, 5, 7), np.array([6, 2**31 - 1], np.uint32)
         raw = (np.random.PCG64([seed, site]).random_raw(15) >> np.uint64(32)).astype(np.uint32)
         heads, rows, columns = np.split(raw, [3, 8])
