@@ -39,15 +39,39 @@ ROOT = Path(__file__).resolve().parents[1]
 VOCABULARY, EOS = 96, 0
 
 
-@pytest.fixture
-def graph_mode() -> Iterator[None]:
-    """MindSpore's graph mode, in which the commands run; afterwards the mode of before."""
+@contextlib.contextmanager
+def engine_mode(name: str) -> Iterator[None]:
+    """MindSpore's mode `graph`, in which the commands run, or `pynative`, which compiles nothing; then that of before.
+    A test that sets none has the one that an earlier test of the same process left."""
     import mindspore as ms
 
     before = ms.get_context("mode")
-    ms.set_context(mode=ms.GRAPH_MODE)
-    yield
-    ms.set_context(mode=before)
+    ms.set_context(mode={"graph": ms.GRAPH_MODE, "pynative": ms.PYNATIVE_MODE}[name])
+    try:
+        yield
+    finally:
+        ms.set_context(mode=before)
+
+
+@pytest.fixture
+def graph_mode() -> Iterator[None]:
+    """One test in graph mode."""
+    with engine_mode("graph"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def graph_mode_throughout() -> Iterator[None]:
+    """A module and its fixtures in graph mode."""
+    with engine_mode("graph"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def pynative_mode_throughout() -> Iterator[None]:
+    """A module in PyNative mode, but for what asks for `graph_mode`."""
+    with engine_mode("pynative"):
+        yield
 
 
 def write_dataset(directory: Path, documents: int = 400, seed: int = 0, vocabulary: int = VOCABULARY) -> Path:

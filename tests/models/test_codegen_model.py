@@ -158,7 +158,7 @@ def test_a_batch_with_padding_gives_the_logits_of_each_sequence_alone(right):
 
 @pytest.mark.parametrize("chunk", [0, 10])
 def test_loss_and_gradients_equal_transformers_in_float64(chunk):
-    config = sizes("350M")
+    config = sizes("350M", num_layers=1)
     model, tensors, ours = peer(config)
     model = model.double()
     batch = packed_batch(VOCABULARY, EOS, 2, 12)
@@ -166,7 +166,7 @@ def test_loss_and_gradients_equal_transformers_in_float64(chunk):
     loss.backward()
     gradients = {name: parameter.grad.numpy() for name, parameter in model.named_parameters()}
     assert gradients.keys() == tensors.keys()
-    expected = names.codegen(gradients, LAYERS, config.num_heads)
+    expected = names.codegen(gradients, 1, config.num_heads)
 
     network = Loss(config, Build(seq_length=12, micro_batch=2, loss_chunk=chunk))
     network.set_train(True)

@@ -16,17 +16,9 @@ from ms_codegeex.models.registry import FAMILIES, family
 from ms_codegeex.parallel.sharding import parameter_layouts
 from ms_codegeex.training.build import build_network
 
+pytestmark = pytest.mark.usefixtures("pynative_mode_throughout")
 SIZES = {"vocab_size": 40, "hidden_size": 32, "num_layers": 2, "num_heads": 4, "intermediate_size": 24}
 SIZES |= {"max_position_embeddings": 16, "eos_token_id": 3, "init_std": 0.3}
-
-
-@pytest.fixture(autouse=True)
-def eager_mode():
-    """Dropouts are switched one by one in a network that is there already."""
-    before = ms.get_context("mode")
-    ms.set_context(mode=ms.PYNATIVE_MODE)
-    yield
-    ms.set_context(mode=before)
 
 
 def config(name, **fields):
@@ -36,15 +28,17 @@ def config(name, **fields):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_dropout_drops_by_itself_and_none_in_evaluation(name):
-    network = family(name).model.Loss(config(name), Build(seq_length=8, dropout=0.4, micro_batch=2))
+    """In PyNative mode, where dropouts can be switched one by one in a network that is there already."""
     batch = [Tensor(array) for array in packed_batch(40, 3, 2, 8)]
-    dropouts = [cell for _, cell in network.cells_and_names() if isinstance(cell, Dropout)]
-    attentions = 3 if name == "codegeex" else 2  # the top query layer
-    assert len(dropouts) == 1 + 3 * attentions
-    assert len({int(cell.columns.asnumpy()[0]) for cell in dropouts}) == len(dropouts)  # no two drop alike
+    for layers in (2, 1):  # the one that runs has one
+        sizes = config(name, num_layers=layers)
+        network = family(name).model.Loss(sizes, Build(seq_length=8, dropout=0.4, micro_batch=2))
+        dropouts = [cell for _, cell in network.cells_and_names() if isinstance(cell, Dropout)]
+        assert len(dropouts) == 1 + 3 * (layers + (name == "codegeex"))  # the top query layer
+        assert len({int(cell.columns.asnumpy()[0]) for cell in dropouts}) == len(dropouts)  # no two drop alike
     network.set_train(False)
     whole = float(network(*batch)[0])
-    plain = family(name).model.Loss(config(name), Build(seq_length=8, micro_batch=2))
+    plain = family(name).model.Loss(sizes, Build(seq_length=8, micro_batch=2))
     weights = {parameter.name: parameter for parameter in network.get_parameters()}
     for parameter in plain.get_parameters():
         parameter.set_data(weights[parameter.name])

@@ -3,6 +3,7 @@ import math
 import mindspore as ms
 import numpy as np
 import pytest
+from conftest import engine_mode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mindspore import Tensor, nn
@@ -23,6 +24,8 @@ from ms_codegeex.models.layers import (
     SampleKeys,
     SwiGlu,
 )
+
+pytestmark = pytest.mark.usefixtures("pynative_mode_throughout")  # single layers
 
 
 @pytest.fixture
@@ -284,15 +287,15 @@ def test_a_graph_computes_what_the_operators_do_one_by_one(generator):
         *((Linear(64, 8, 0.01, dtype), (big.astype(dtype),)) for dtype in kinds[:2]),
         (FastGelu(), (rows[0],)),
         (SwiGlu(), (rows[0], rows[1])),
-        *((Rotary(dtype), (heads, cos, sin)) for dtype in (ms.float32, ms.float16)),
+        *((Rotary(dtype, 8), (heads, cos, sin)) for dtype in (ms.float32, ms.float16)),
         (core, (*rows, mask, samples, cos, sin)),
         *((CausalMask(6, 5, reset), (ids,)) for reset in (True, False)),
         (SampleKeys(), (Tensor([6, 2**31 - 1], ms.int32),)),
     ]
     layers, inputs = zip(*parts, strict=True)
     expected = [layer(*given_) for layer, given_ in parts]
-    ms.set_context(mode=ms.GRAPH_MODE)
-    found = Together(layers)(inputs)
+    with engine_mode("graph"):
+        found = Together(layers)(inputs)
     for layer, a, b in zip(layers, found, expected, strict=True):
         for one, other in zip(*((x,) if isinstance(x, Tensor) else x for x in (a, b)), strict=True):
             assert one.dtype == other.dtype
@@ -356,10 +359,9 @@ class TestDropout:
     def test_the_batch_may_be_folded_into_the_rows(self):
         np.testing.assert_array_equal(self.dropped(folded=True), self.dropped())
 
-    @pytest.mark.parametrize("mode", [ms.PYNATIVE_MODE, ms.GRAPH_MODE], ids=["operators", "graph"])
+    @pytest.mark.parametrize("mode", ["pynative", "graph"])
     def test_is_the_documented_function(self, mode):
         """In NumPy, with unsigned arithmetic that wraps around."""
-        ms.set_context(mode=mode)
         seed, site, shape, samples = 11, 4, (3, 5, 7), np.array([6, 2**31 - 1], np.uint32)
         raw = (np.random.PCG64([seed, site]).random_raw(15) >> np.uint64(32)).astype(np.uint32)
         heads, rows, columns = np.split(raw, [3, 8])
@@ -370,7 +372,8 @@ class TestDropout:
         odd = (key | 1)[:, None, None] ^ (heads & ~np.uint32(1))[:, None] ^ (rows & ~np.uint32(1))
         h = (odd[..., None] * (columns | 1)).view(np.int32)
         expected = np.where(h < int(0.3 * 2**32) - 2**31, 0.0, 1 / 0.7)
-        found = self.dropped(seed=seed, site=site, shape=shape, samples=samples.astype(np.int32))
+        with engine_mode(mode):
+            found = self.dropped(seed=seed, site=site, shape=shape, samples=samples.astype(np.int32))
         np.testing.assert_allclose(found, expected, rtol=1e-6)
 
     def test_off_outside_training_and_at_zero(self):

@@ -3,10 +3,12 @@ import functools
 import mindspore as ms
 import numpy as np
 import pytest
+from conftest import engine_mode
 from mindspore import Tensor, nn, ops
 
 from ms_codegeex.models.losses import ChunkedCrossEntropy, CrossEntropy
 
+pytestmark = pytest.mark.usefixtures("pynative_mode_throughout")  # evaluations; a graph of each loss with its gradients
 ROWS, HIDDEN, VOCABULARY = 21, 8, 101
 
 
@@ -60,8 +62,8 @@ def compiled(name, bias=False, z_loss=0.0):
 
 def trained(cell, inputs):
     """The loss, and 2.5 times its gradients, in graph mode."""
-    ms.set_context(mode=ms.GRAPH_MODE)
-    value, gradients = cell(*map(Tensor, inputs), Tensor([2.5], ms.float32))
+    with engine_mode("graph"):
+        value, gradients = cell(*map(Tensor, inputs), Tensor([2.5], ms.float32))
     return value.asnumpy().item(), [gradient.asnumpy() for gradient in gradients]
 
 
@@ -119,9 +121,9 @@ def test_an_evaluation_has_the_same_value_without_z_loss(problem, name, z_loss):
     assert evaluated(LOSSES[name](z_loss=z_loss), problem) == pytest.approx(oracle(*problem)[0], rel=1e-6)
 
 
+@pytest.mark.usefixtures("graph_mode")
 def test_an_evaluation_in_graph_mode(problem):
     """The mode matters: `training` is a constant of the graph."""
-    ms.set_context(mode=ms.GRAPH_MODE)
     loss = LOSSES["chunk 8 (ragged)"](z_loss=Z_LOSS)
     assert evaluated(loss, problem) == pytest.approx(oracle(*problem)[0], rel=1e-6)
 

@@ -1,6 +1,5 @@
 """Spikes and numbers that are not finite: found, and answered by the policy."""
 
-import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor
@@ -16,6 +15,7 @@ from ms_codegeex.training.faults import Faults
 from ms_codegeex.training.step import StepSettings, TrainStep
 from ms_codegeex.training.trainer import Callback, Trainer
 
+pytestmark = pytest.mark.usefixtures("graph_mode_throughout")
 SIZE = 4  # samples of a step
 
 
@@ -90,7 +90,6 @@ class Poisoned(Trainer):
 
 
 def make(values, folder, poison=(), left_out=(), not_finite=()):
-    ms.set_context(mode=ms.GRAPH_MODE)
     config = build_run_config(values)
     watch = Watch()
     callbacks = [Checkpoints(folder, 10, 3), watch]

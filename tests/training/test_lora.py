@@ -21,6 +21,7 @@ from ms_codegeex.runs.weights import weights_of
 from ms_codegeex.training.optimizer import learning_rate
 from ms_codegeex.training.trainer import Callback, Trainer
 
+pytestmark = pytest.mark.usefixtures("graph_mode_throughout")
 FAMILIES = {
     "codegeex": {},
     "codegen": {"preset": "tiny", "rotary_dim": 4},
@@ -37,7 +38,6 @@ class Losses(Callback):
 
 
 def make(values, *callbacks):
-    ms.set_context(mode=ms.GRAPH_MODE)
     config = build_run_config(values)
     data, validation = training_data(config), validation_data(config)
     return Trainer(config, data, validation, callbacks=callbacks, weights=weights_of(config))
@@ -212,7 +212,6 @@ def test_twenty_steps_have_the_losses_of_peft(dataset, tmp_path):
 @pytest.mark.slow
 def test_dropout_acts_on_the_input_of_the_adapter_alone():
     """With identities as factors, the output is x + scale * drop(x)."""
-    ms.set_context(mode=ms.GRAPH_MODE)
     x = np.random.default_rng(0).uniform(1, 2, (2 * 50, 40)).astype(np.float32)
 
     def outputs(name="blocks.0.attention.query", seed=1, samples=(5, 6), training=True):

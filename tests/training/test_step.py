@@ -10,6 +10,7 @@ from ms_codegeex.config import LossScaleConfig
 from ms_codegeex.models.losses import Sums
 from ms_codegeex.training.step import AccumulateStep, StepSettings, TrainStep
 
+pytestmark = pytest.mark.usefixtures("graph_mode_throughout")
 SEQ = 6
 
 

@@ -24,6 +24,8 @@ from ms_codegeex.runs.saving import Checkpoints
 from ms_codegeex.runs.worker import _result
 from ms_codegeex.training.trainer import Callback, Trainer, TrainingProgress
 
+pytestmark = pytest.mark.usefixtures("graph_mode_throughout")
+
 
 class Keep(Callback):
     def __init__(self):
@@ -37,7 +39,6 @@ class Keep(Callback):
 
 
 def make(values, *callbacks, **options):
-    ms.set_context(mode=ms.GRAPH_MODE)  # as the workers do
     config = build_run_config(values)
     return Trainer(config, training_data(config), validation_data(config), callbacks=callbacks, **options)
 
