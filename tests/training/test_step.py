@@ -1,3 +1,4 @@
+import functools
 import itertools
 
 import mindspore as ms
@@ -77,12 +78,28 @@ def reference(weights, batch_list, clip):
     return (error**2 * mask).sum() / mask.sum(), norm, {k: g * factor for k, g in gradient.items()}
 
 
+@functools.cache
+def compiled(**settings):
+    """A network with a step that is compiled once, and a step that accumulates."""
+    network = Net()
+    step = TrainStep(network, Sgd(network), StepSettings(slots=2 * SEQ, **settings))
+    return network, step, AccumulateStep(step)
+
+
+def fresh(**settings):
+    """`compiled` with the weights and velocities of the beginning. Only for steps that always update: the engine does
+    not see a new value of what it uses in a branch alone."""
+    cells = compiled(**settings)
+    new = {parameter.name: parameter for parameter in compiled.__wrapped__(**settings)[1].get_parameters()}
+    for parameter in cells[1].get_parameters():
+        parameter.set_data(Tensor(new[parameter.name].asnumpy()))
+    return cells
+
+
 @pytest.mark.parametrize("accumulation", [1, 4])
 @pytest.mark.parametrize("clip", [0.0, 0.5])
 def test_loss_norm_and_update_over_the_whole_batch(accumulation, clip):
-    network = Net()
-    step = TrainStep(network, Sgd(network), StepSettings(slots=2 * SEQ, accumulation=accumulation, clip_norm=clip))
-    accumulate = AccumulateStep(step) if accumulation > 1 else None
+    network, step, accumulate = fresh(accumulation=accumulation, clip_norm=clip)
     weights = {"a": network.a.asnumpy().astype(np.float64), "b": network.b.asnumpy().astype(np.float64)}
     velocity = {k: np.zeros_like(w) for k, w in weights.items()}
     for number in range(4):
@@ -146,16 +163,14 @@ def test_overflow_skips_the_update_and_halves_the_scale_and_good_steps_double_it
 def test_fp16_update_equals_fp32s_whatever_the_scale():
     results = []
     for scale in (1.0, 2.0**10):
-        network = Net()
-        step = TrainStep(network, Sgd(network), StepSettings(slots=2 * SEQ, loss_scale=LossScaleConfig(initial=scale)))
+        network, step, _ = compiled(loss_scale=LossScaleConfig(initial=scale))
         step(*map(Tensor, batches(1, 2)[0]))
         results.append(network.a.asnumpy())
     np.testing.assert_allclose(results[0], results[1], rtol=1e-6)
 
 
 def test_an_empty_mask_neither_divides_by_zero_nor_moves():
-    network = Net()
-    step = TrainStep(network, Sgd(network), StepSettings(slots=2 * SEQ))
+    network, step, _ = fresh(accumulation=1, clip_norm=0.0)
     inputs, labels, mask, samples = batches(1, 2)[0]
     before = network.a.asnumpy().copy()
     loss, count, *_ = step(*map(Tensor, (inputs, labels, mask * 0, samples))).asnumpy().tolist()

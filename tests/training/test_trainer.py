@@ -66,17 +66,26 @@ def test_it_becomes_a_language_model(run_values):
     assert last.tokens_per_second > 0 and last.memory_bytes > 1e8
 
 
-def test_a_run_that_gets_no_better_ends_and_keeps_its_best_checkpoint(run_values, tmp_path):
-    run_values["training"].update(steps=20, evaluate_every=2, patience=2)
-    run_values["training"]["schedule"].update(learning_rate=0.0, end_learning_rate=0.0)  # never better than at first
-    trainer = make(run_values, keep := Keep(), Checkpoints(tmp_path, 0, 1, keep_best=True))
+@pytest.fixture(scope="module")
+def stuck(dataset, tmp_path_factory):
+    """A run in FP32 that never gets better than at first: its values, trainer, records, and the checkpoints' folder."""
+    folder = tmp_path_factory.mktemp("stuck")
+    values = small_run(dataset, folder / "run")
+    values["training"].update(steps=20, evaluate_every=2, patience=2)
+    values["training"]["schedule"].update(learning_rate=0.0, end_learning_rate=0.0)
+    trainer = make(values, keep := Keep(), Checkpoints(folder / "checkpoints", 0, 1, keep_best=True))
     trainer.run()
+    return values, trainer, keep, folder / "checkpoints"
+
+
+def test_a_run_that_gets_no_better_ends_and_keeps_its_best_checkpoint(stuck):
+    values, trainer, keep, folder = stuck
     assert [r.step for r in keep.records if r.validation_loss is not None] == [2, 4, 6]
     assert trainer.finished and trainer.progress.best == (2, keep.records[1].validation_loss)
-    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000002", "step-00000006"]
-    last = Checkpoint(tmp_path / "step-00000006")
+    assert [path.name for path in list_checkpoints(folder)] == ["step-00000002", "step-00000006"]
+    last = Checkpoint(folder / "step-00000006")
     assert is_finished(trainer.config, last)
-    resumed = make(run_values, again := Keep())
+    resumed = make(values, again := Keep())
     resumed.restore(last)
     resumed.run()
     assert again.records == [] and resumed.progress == trainer.progress
@@ -183,16 +192,24 @@ def test_a_blend_of_a_corpus_and_examples_resumes_bitwise(run_values, tmp_path):
     assert whole.final_figures()["unigram_entropy"] == unigram_entropy(whole.validation)
 
 
-def test_a_skipped_step_advances_log_and_data_but_not_the_schedule(run_values):
-    run_values["training"].update(steps=8, precision="fp16", loss_scale={"initial": 2.0**21, "window": 100})
-    trainer = make(run_values, keep := Keep())
+@pytest.fixture(scope="module")
+def fp16(dataset, tmp_path_factory):
+    """A run in FP16 whose first steps overflow: its trainer, whose step is compiled for the tests after it, what that
+    was like at the end, and the records."""
+    values = small_run(dataset, tmp_path_factory.mktemp("fp16") / "run")
+    values["training"].update(steps=8, precision="fp16", loss_scale={"initial": 2.0**21, "window": 100})
+    trainer = make(values, keep := Keep())
     trainer.run()
+    return trainer, trainer.scalars(), keep
+
+
+def test_a_skipped_step_advances_log_and_data_but_not_the_schedule(fp16):
+    _, scalars, keep = fp16
     skipped = [r for r in keep.records if r.skipped]
     done = [r for r in keep.records if not r.skipped]
     assert skipped and done
     assert [r.step for r in keep.records] == list(range(1, 9))
-    assert trainer.progress.samples == 8 * 4
-    assert int(trainer.optimizer.step.asnumpy()) == len(done)
+    assert scalars["samples"] == 8 * 4 and scalars["optimizer_step"] == len(done)
     assert done[0].learning_rate == 0.0 and done[1].learning_rate == pytest.approx(
         5e-3
     )  # warm-up of 2 updates starts here
@@ -224,40 +241,31 @@ def test_a_loss_that_is_not_a_number_stops_the_run_before_it_is_saved(run_values
     assert not list_checkpoints(tmp_path / "checkpoints")
 
 
-@pytest.fixture(scope="module")
-def fp32_checkpoint(dataset, tmp_path_factory):
-    """The checkpoint of a run of one step."""
-    root = tmp_path_factory.mktemp("fp32")
-    values = small_run(dataset, root / "run")
-    values["training"].update(steps=1)
-    make(values, Checkpoints(root, 0, 1)).run()
-    return Checkpoint(list_checkpoints(root)[0])
-
-
-def test_an_fp32_checkpoint_does_not_hand_its_loss_scale_to_fp16(run_values, fp32_checkpoint):
+def test_an_fp32_checkpoint_does_not_hand_its_loss_scale_to_fp16(run_values, stuck):
     run_values["training"].update(steps=1, precision="fp16", loss_scale={"initial": 2.0**12})
     resumed = make(run_values)
-    resumed.restore(fp32_checkpoint)
+    resumed.restore(Checkpoint(list_checkpoints(stuck[-1])[-1]))
     assert float(resumed.train_step.scale.asnumpy()) == 2.0**12
 
 
-def test_fp16_that_overflows_even_unscaled_stops_the_run(run_values):
-    run_values["training"].update(precision="fp16", loss_scale={"initial": 1.0})
-    trainer = make(run_values)
+def test_fp16_that_overflows_even_unscaled_stops_the_run(fp16):
+    trainer, *_ = fp16
+    trainer.progress = TrainingProgress()  # as a new run, without its compilation
+    trainer.train_step.scale.set_data(ms.Tensor(1.0, ms.float32))
     weight = trainer.built.network.trainable_params()[0]
     weight.set_data(ms.Tensor(np.full(weight.shape, np.nan, np.float32)))
     with pytest.raises(RunFailure, match="step 1"):
         trainer.run()
 
 
-def test_a_checkpoint_of_another_model_is_refused(run_values, fp32_checkpoint):
-    run_values["training"].update(steps=1)
+def test_a_checkpoint_of_another_model_is_refused(run_values, stuck):
+    checkpoint = Checkpoint(list_checkpoints(stuck[-1])[-1])
     wider = make({**run_values, "model": {**run_values["model"], "intermediate_size": 48}})
     with pytest.raises(UserError, match=r"feed_forward\.up"):
-        wider.restore(fp32_checkpoint)
+        wider.restore(checkpoint)
     deeper = make({**run_values, "model": {**run_values["model"], "num_layers": 2}})
     with pytest.raises(UserError, match=r"blocks\.1"):
-        deeper.restore(fp32_checkpoint)
+        deeper.restore(checkpoint)
 
 
 def test_evaluation_sees_eos(run_values):
