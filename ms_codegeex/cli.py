@@ -8,6 +8,7 @@ fast.
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import signal
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 
 import ms_codegeex
 from ms_codegeex.commands.help_text import EXAMPLES, Parser, complete_actions
-from ms_codegeex.errors import RunFailure, UserError
+from ms_codegeex.errors import RunFailure, UserError, escaped
 from ms_codegeex.interrupts import after_imports
 from ms_codegeex.printing import print_error
 
@@ -43,6 +44,13 @@ VERBS = (
     "doctor",
     "completion",
 )
+
+
+_REMEDIES = {  # of errors that are not the user's
+    errno.ENOSPC: "make room on the disk",
+    errno.EDQUOT: "make room on the disk",
+    errno.EIO: "the disk may be failing",
+}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -102,6 +110,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has exited (`| head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a path that no reader of ours has looked at: too long, in a file, of another user
+        if error.filename is None:
+            raise
+        remedy = _REMEDIES.get(error.errno, "check the path and its permissions")
+        print_error(f"{name}: {escaped(os.fsdecode(error.filename))}: {error.strerror}; {remedy}")
+        return 1 if error.errno in _REMEDIES else 2
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import platform
 import re
 import shutil
 import stat
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -22,10 +21,11 @@ from typing import Any
 from ms_codegeex.errors import UserError
 from ms_codegeex.json_reading import Malformed, parse_json
 from ms_codegeex.locks import take_lock
-from ms_codegeex.reading import read_regular
+from ms_codegeex.reading import read_regular, read_standard_input, read_stream
 
 WRITE_BACK_SECONDS = 0.25
 MOST_WAITING = 1 << 20  # bytes of lines for which a full disk has no room
+MOST_TEXT = 16 << 20  # bytes of a prompt; the longest context has a thousandth of it
 MOST_JSON = 64 << 20  # bytes of a JSON file; the largest of a model, its tokenizer, has tens of millions
 
 
@@ -293,10 +293,10 @@ def _incomplete(path: Path) -> bool:
 
 def given_text(name: str, option: str) -> str:
     """The text of a file that `option` names, or of standard input if its name is `-`. `UserError`: it is not UTF-8,
-    or cannot be read."""
+    cannot be read, is a device, or has more than `MOST_TEXT` bytes."""
     try:
         # not `sys.stdin`, which lets anything through if the locale is C
-        data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        data = read_standard_input(MOST_TEXT) if name == "-" else read_stream(Path(name), MOST_TEXT)
         return io.TextIOWrapper(io.BytesIO(data), "utf-8").read()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{option}: {name} cannot be read as text ({error})") from None

@@ -10,6 +10,7 @@ file or a pipe as it is.
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterable
 from typing import Any, TextIO
@@ -48,11 +49,21 @@ def print_lines(lines: Iterable[str]) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Print a value as JSON in one line on standard output. What `visible` spells out is an escape of JSON."""
-    text = json.dumps(value, ensure_ascii=_encoding(sys.stdout).lower().replace("-", "") != "utf8")
+    """Print a value as JSON in one line on standard output. What `visible` spells out is an escape of JSON. A number
+    that JSON does not have, such as NaN, is null."""
+    ascii_only = _encoding(sys.stdout).lower().replace("-", "") != "utf8"
+    text = json.dumps(_finite(value), ensure_ascii=ascii_only, allow_nan=False)
     if not text.isprintable():
         text = "".join(c if c.isprintable() else _json_escape(c) for c in text)
     _print(f"{text}\n", sys.stdout)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return [_finite(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def print_content(text: str) -> None:

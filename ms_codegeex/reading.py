@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 from pathlib import Path
 from typing import BinaryIO
 
@@ -57,6 +58,11 @@ def read_stream(path: Path, most: int) -> bytes:
         return read_regular(path, most)
     with open(path, "rb") as stream:
         return _limited(stream, path, most)
+
+
+def read_standard_input(most: int) -> bytes:
+    """What arrives on standard input, at most `most` bytes."""
+    return _limited(sys.stdin.buffer, Path("standard input"), most)
 
 
 def _limited(stream: BinaryIO, path: Path, most: int) -> bytes:

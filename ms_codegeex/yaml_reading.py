@@ -27,6 +27,8 @@ class _Loader(yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
             self._add(self._sizes.get(event.anchor, MOST_VALUES), event)  # of an anchor that is still open: endless
             return super().compose_node(parent, index)
+        if isinstance(event, yaml.ScalarEvent) and "\0" in event.value:
+            raise _refused("a NUL character", event)  # no path can contain one
         before = self._values
         self._add(1, event)
         self._depth += 1
@@ -73,7 +75,7 @@ def parse_yaml(text: str | bytes) -> Any:
     """The value of a YAML document (bytes: UTF-8).
 
     Raises:
-        Malformed: not YAML, too deep or too large, with a number of too many digits, or a key that occurs twice.
+        Malformed: not YAML, too deep or too large, with a number of too many digits, a key that occurs twice or a NUL.
     """
     if len(text) > MOST_BYTES:
         raise Malformed(f"larger than {MOST_BYTES:,} bytes")

@@ -160,6 +160,11 @@ class Stream(io.StringIO):
         return self._terminal
 
 
+def test_json_has_no_number_that_other_programs_cannot_read(capsys):
+    printing.print_json({"nan": float("nan"), "list": [float("inf"), -float("inf"), 1.5], "text": "NaN"})
+    assert capsys.readouterr().out == '{"nan": null, "list": [null, null, 1.5], "text": "NaN"}\n'
+
+
 def test_content_is_exact_in_a_pipe_and_visible_on_a_terminal(monkeypatch):
     text = "\x1b[31mred\r\n\u202e\t\x00"
     for terminal, expected in ((False, text), (True, "\\x1b[31mred\\r\n\\u202e\t\\x00")):

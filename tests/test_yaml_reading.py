@@ -38,6 +38,7 @@ BAD = {
     "date": ("a: 2024-02-31", "day is out of range"),
     "list as key": ("{[a]: b}", "unhashable key"),
     "two documents": ("a: 1\n---\nb: 2\n", "line"),
+    "nul": ('base: "a\\0b.yaml"', "a NUL character"),
     "characters": ("a: \x01", "special characters are not allowed"),
 }
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.errors import UserError, escaped
 from ms_codegeex.json_reading import Malformed, parse_json
 from ms_codegeex.printing import print_error, print_json, print_out
 
@@ -138,13 +138,14 @@ def run(arguments: argparse.Namespace) -> int:
             print_error(f"{result['output']}: {warning}")
         if result["left_out"]:
             others = f" and {len(result['left_out']) - 3} more" if len(result["left_out"]) > 3 else ""
+            names = ", ".join(map(escaped, result["left_out"][:3]))
             print_error(
-                f"left out of {result['output']}: {', '.join(result['left_out'][:3])}{others}, which are not data of a "
-                "known kind; --keep-code keeps Python files, which run wherever the model is loaded"
+                f"left out of {result['output']}: {names}{others}, which are not data of a known kind; "
+                "--keep-code keeps Python files, which run wherever the model is loaded"
             )
         if result["skipped"]:
             others = f" and {len(result['skipped']) - 1} more" if len(result["skipped"]) > 1 else ""
-            print_error(f"left out, not a parameter: {result['skipped'][0]}{others}")
+            print_error(f"left out, not a parameter: {escaped(str(result['skipped'][0]))}{others}")
         files = f" in each of {result['files']} files" if result["files"] > 1 else ""
         print_out(
             f"{result['output']}: {result['tensors']} tensors{files}, {result['parameters']:,} parameters, "

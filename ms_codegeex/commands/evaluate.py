@@ -10,7 +10,7 @@ from typing import Any
 from ms_codegeex.commands import decoding, evaluate_compare
 from ms_codegeex.commands.asked_model import read_key
 from ms_codegeex.errors import UserError
-from ms_codegeex.generation.levels import AUTO, cpu_level
+from ms_codegeex.generation.levels import cpu_level
 from ms_codegeex.host import available_cores
 from ms_codegeex.json_reading import Malformed, parse_json
 from ms_codegeex.printing import print_json, print_out
@@ -64,6 +64,8 @@ OPTIONS: dict[str, tuple[str, ...]] = {  # the tasks that have it; all have --ou
 OF_ANSWERS = ("limit", "language", "tag", "max_new_tokens", "timeout", "workers", "sandbox", *REFERENCES)
 DEFAULTS = {"sandbox": "strict", "judge_engine": "pool", "url_timeout": 600.0, "concurrency": 4, "url_field": []}
 SAMPLING = ("n", "temperature", "top_p", "top_k", "max_new_tokens", "max_length", "seed")
+OF_MODEL = ("adapter", "slots", "threads", "cpu_level", "fast", "device")
+OF_URL = ("url_model", "url_field", "api_key_file", "url_timeout", "concurrency")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -377,6 +379,15 @@ def check_options(arguments: argparse.Namespace) -> None:
         option = "--" + name.replace("_", "-")
         others = ", ".join(tasks) + (", perplexity --answers" if name in OF_ANSWERS else "")
         raise UserError(f"{option}: {arguments.task} has no such option, only {others}; leave it out")
+    for source, names in ((arguments.model, OF_MODEL), (arguments.url, OF_URL)):
+        for name in names:
+            if source is None and getattr(arguments, name) != arguments.default_of(name):
+                its = "--model, our own engine" if names is OF_MODEL else "--url, a server"
+                raise UserError(f"--{name.replace('_', '-')}: only for {its}; leave it out")
+    for name in SAMPLING:
+        source = "--samples" if arguments.samples else "--judge-only" if arguments.judge_only else None
+        if source and getattr(arguments, name) is not None:
+            raise UserError(f"--{name.replace('_', '-')}: {source} draws no samples; leave it out")
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -402,13 +413,6 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UserError("--model: missing; a server or a file of samples gives no probabilities of a given text")
     if arguments.answers and not arguments.against:
         raise UserError("--answers: compares two models; give perplexity --against DIR, or evaluate humaneval-x")
-    if arguments.device and not arguments.model:
-        raise UserError("--device: only for --model; for --url, choose the device on the server")
-    for name in ("fast", "adapter"):
-        if getattr(arguments, name) and not arguments.model:
-            raise UserError(f"--{name}: only for our own engine; give --model")
-    if arguments.cpu_level != AUTO and not arguments.model:
-        raise UserError("--cpu-level: only for our own engine; give --model")
     cpu_level(arguments.cpu_level)
     if not (arguments.model or arguments.url or arguments.samples or arguments.judge_only):
         resumable = (arguments.output / "samples.jsonl").exists()

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from small_models import parameters, save_run
 
+from ms_codegeex.cli import main
 from ms_codegeex.commands.convert import script
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.data.tokenizer.recorded import keep_files
@@ -94,6 +95,7 @@ def test_code_of_a_stranger_does_not_come_out(model, exported, tmp_path, capsys)
         bos_token_id=7,
     )
     change(model / "tokenizer_config.json", auto_map={"AutoTokenizer": ["stranger/evil--t.T", "modeling_evil.T"]})
+    change(model / "generation_config.json", custom_generate="stranger/evil", auto_map=REMOTE, top_k=5)
     result = convert(model, "hf", tmp_path / "out", progress=False)
     written = everything(tmp_path / "out")
     assert not [word for word in (b"this ran", b"evil.", b"_evil", b"stranger/") if word in written]
@@ -104,12 +106,20 @@ def test_code_of_a_stranger_does_not_come_out(model, exported, tmp_path, capsys)
     assert config == ours | {"bos_token_id": 7, "nested": {"kept": [{}]}}
     tokenizer = json.loads((tmp_path / "out/tokenizer_config.json").read_text())
     assert tokenizer == json.loads((exported / "tokenizer_config.json").read_text())
-    for name in ("LICENSE", "README_zh.md", "generation_config.json"):
+    for name in ("LICENSE", "README_zh.md"):
         assert (tmp_path / "out" / name).read_text() == "{}"
+    assert json.loads((tmp_path / "out/generation_config.json").read_text()) == {"top_k": 5}
     paths = ["--load-ckpt-path", str(model), "--save-ckpt-path", str(tmp_path / "by script")]
     assert script("hf", "for transformers", argv=paths) == 0
     assert b"this ran" not in everything(tmp_path / "by script")
     assert "--keep-code keeps Python files" in capsys.readouterr().err
+
+
+def test_a_line_break_in_a_name_forges_no_line(model, tmp_path, capsys):
+    (model / "x\nout: verified\n.sh").write_text(EVIL)
+    assert main(["convert", "--model", str(model), "--to", "hf", "--output", str(tmp_path / "out")]) == 0
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("left out"))
+    assert "x\\nout: verified\\n.sh, which" in line
 
 
 def test_our_own_export_loses_nothing(model, tmp_path):

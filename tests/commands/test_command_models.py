@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from conftest import ROOT
 
-from ms_codegeex.cli import build_parser
+from ms_codegeex.cli import build_parser, main
 
 COMMANDS = {
     "generate": "generate --prompt x --model MODEL",
@@ -50,6 +50,35 @@ def test_every_verb_with_a_model_is_among_them():
     assert {name for name, parser in parsers(build_parser()) if "--model" in parser._option_string_actions} == set(
         COMMANDS
     )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["inspect"],
+        ["generate", "--prompt", "x", "--model"],
+        ["convert", "--to", "hf", "--output", "out", "--model"],
+        ["monitor", "--once"],
+        ["checkpoint", "list"],
+        ["adapter", "list"],
+        ["train", "--dry-run", "--config"],
+        ["evaluate", "humaneval", "--output", "out", "--model", "m", "--data"],
+    ],
+)
+def test_a_name_that_no_file_can_have_is_an_error_in_one_line(tmp_path, monkeypatch, capsys, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base.yaml").write_text(f"base: {'n' * 300}\n")
+    names = ("base.yaml", "n" * 300) if "train" in words else ("n" * 300,)
+    for name in names:
+        assert main([*words, name]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and "n" * 300 in error, error
+
+
+def test_a_prompt_is_not_read_without_end(capsys):
+    for words in (["generate", "--model", "m", "--prompt-file"], ["complete", "--model", "m", "--file"]):
+        assert main([*words, "/dev/zero"]) == 2
+        assert "/dev/zero" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("wrong", ["nothing", "folder", "page"])

@@ -6,7 +6,7 @@ import pytest
 from conftest import command_here
 
 from ms_codegeex.cli import build_parser, parse
-from ms_codegeex.commands.evaluate import OF_ANSWERS, OPTIONS, TASKS, check_options
+from ms_codegeex.commands.evaluate import OF_ANSWERS, OF_MODEL, OF_URL, OPTIONS, SAMPLING, TASKS, check_options
 from ms_codegeex.errors import UserError
 
 FOR_ALL = {"help", "task", "output", "json", "compared"}
@@ -34,11 +34,26 @@ def test_an_option_that_the_task_does_not_have_is_refused(task):
     for name, action in actions().items():
         if name in FOR_ALL:
             continue
-        arguments = parse(["evaluate", task, *words_of(action), "--output", "out"])
+        source = ["--model", "m"] if name in OF_MODEL else ["--url", "u"] if name in OF_URL else []
+        arguments = parse(["evaluate", task, *source, *words_of(action), "--output", "out"])
         if task in OPTIONS[name]:
             check_options(arguments)
         else:
             with pytest.raises(UserError, match=f"{task} has no such option, only .*{OPTIONS[name][0]}"):
+                check_options(arguments)
+
+
+@pytest.mark.parametrize("source", ["--model", "--url", "--samples", "--judge-only", None])
+def test_an_option_of_another_source_of_samples_is_refused(source):
+    found = actions()
+    own = {"--model": OF_MODEL + SAMPLING, "--url": OF_URL + SAMPLING, None: SAMPLING}.get(source, ())
+    words = ["--judge-only"] if source == "--judge-only" else [source, "x"] if source else []
+    for name in (*OF_MODEL, *OF_URL, *SAMPLING):
+        arguments = parse(["evaluate", "humaneval", "--output", "out", *words_of(found[name]), *words])
+        if name in own:
+            check_options(arguments)
+        else:
+            with pytest.raises(UserError, match=f"--{name.replace('_', '-')}: .*leave it out"):
                 check_options(arguments)
 
 

@@ -148,7 +148,7 @@ def test_evaluate_takes_an_adapter(places, tmp_path):
     assert "adapter" not in merged["settings"]["model"]
     words = ("--samples", tmp_path / "none", "--adapter", base, "--data", tmp_path, "--output", tmp_path / "none")
     refused = command_here("evaluate", "humaneval", *words)
-    assert refused.returncode == 2 and "--adapter: only for our own engine; give --model" in refused.stderr
+    assert refused.returncode == 2 and "--adapter: only for --model, our own engine" in refused.stderr
 
 
 def test_an_unknown_adapter_is_refused(generator):

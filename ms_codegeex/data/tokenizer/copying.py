@@ -15,13 +15,13 @@ from ms_codegeex.errors import UserError
 from ms_codegeex.files import json_of, write_json
 from ms_codegeex.reading import read_inside
 
-MODEL_CONFIG, CONFIG = "config.json", "tokenizer_config.json"
+MODEL_CONFIG, CONFIG, GENERATION = "config.json", "tokenizer_config.json", "generation_config.json"
 MOST_BYTES = 256 << 20  # of one file; the largest tokenizer.json are tens of megabytes
 _WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".ckpt")
 _NAMES = frozenset(
     (
         *("vocab.json", "vocab.txt", "merges.txt", "added_tokens.json", "special_tokens_map.json", CODEGEEX_JSON),
-        *("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", CONFIG, "generation_config.json"),
+        *("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", CONFIG, GENERATION),
         *("chat_template.jinja", "chat_template.json", "serving.json", "loss.png"),
     )
 )
@@ -58,8 +58,8 @@ def copy_data(source: Path, target: Path) -> None:
         UserError: one of them is a link out of `source`, is not a regular file or is very large.
     """
     for name in _names(source):
-        if name == CONFIG:
-            _write_config(source, target)
+        if name in (CONFIG, GENERATION):
+            _write_config(source, name, target)
         elif _is_data(name):
             _copy(source, name, target)
 
@@ -101,19 +101,19 @@ def _copy(source: Path, name: str, target: Path) -> None:
     (target / name).write_bytes(read_inside(source, name, MOST_BYTES))
 
 
-def _write_config(source: Path, target: Path) -> None:
-    """Write `tokenizer_config.json` without the names of code, and for a class that we know with the right ones."""
-    content = read_inside(source, CONFIG, MOST_BYTES)
-    found = json_of(content, source / CONFIG)
+def _write_config(source: Path, name: str, target: Path) -> None:
+    """Write a file of settings without names of code, or for a tokenizer class that we know with the right ones."""
+    content = read_inside(source, name, MOST_BYTES)
+    found = json_of(content, source / name)
     if not isinstance(found, dict):
-        raise UserError(f"{source / CONFIG}: holds a {type(found).__name__}, expected a JSON object; restore the file")
-    kept, name = without_code(found), found.get("tokenizer_class")
-    known = _AUTO_MAPS.get(name) if isinstance(name, str) else None
+        raise UserError(f"{source / name}: holds a {type(found).__name__}, expected a JSON object; restore the file")
+    kept, tokenizer_class = without_code(found), found.get("tokenizer_class")
+    known = _AUTO_MAPS.get(tokenizer_class) if name == CONFIG and isinstance(tokenizer_class, str) else None
     if known is not None and "auto_map" in found:
         kept = {key: known if key == "auto_map" else kept[key] for key in found if key == "auto_map" or key in kept}
     if known is CODEGEEX_AUTO_MAP:
         write_codegeex_module(target)
     if kept == found:
-        (target / CONFIG).write_bytes(content)
+        (target / name).write_bytes(content)
     else:
-        write_json(target / CONFIG, kept)
+        write_json(target / name, kept)
