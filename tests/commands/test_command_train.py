@@ -136,19 +136,38 @@ def test_a_damaged_newest_checkpoint_is_reported_and_passed_over(dataset, tmp_pa
     assert [r["step"] for r in read_log(tmp_path / "run" / "log.jsonl")] == [1, 2, 3, 4, 5]
 
 
+def equal_to_the_bit(path, reference):
+    log, expected = (read_log(run / "log.jsonl") for run in (path, reference))
+    assert [(r["step"], r["loss"]) for r in log] == [(r["step"], r["loss"]) for r in expected]
+    a, b = (Checkpoint(list_checkpoints(run / "checkpoints")[-1]) for run in (path, reference))
+    for name in a.names:
+        np.testing.assert_array_equal(a.tensor(name), b.tensor(name))
+
+
 def test_resume_auto_continues_to_the_bit(runs, dataset, tmp_path):
+    """What a kill leaves between the checkpoint of step 8 and the end: two logged steps too many."""
     _, reference = runs[1]
+    killed = shutil.copytree(reference, tmp_path / "killed")
+    shutil.rmtree(killed / "checkpoints" / "step-00000010")
+    (killed / "summary.json").unlink()
+    values = small_run(dataset, killed)
+    values["training"].update(clip_norm=0.5, evaluate_every=4)
+    values["checkpoint"].update(every=4)
+    again = train(tmp_path, values, "--resume", "auto")
+    assert again.returncode == 0, again.stderr
+    assert "continuing from step 8" in again.stderr
+    equal_to_the_bit(killed, reference)
+
+
+@pytest.mark.slow
+def test_a_finished_run_goes_on_for_more_steps(runs, dataset, tmp_path):
     values = small_run(dataset, tmp_path / "again")
     values["training"].update(clip_norm=0.5, evaluate_every=4, steps=5)
     assert train(tmp_path, values).returncode == 0
     again = train(tmp_path, values, "--resume", "auto", "training.steps=10")
     assert again.returncode == 0, again.stderr
     assert "continuing from step 5" in again.stderr
-    log, expected = (read_log(p / "log.jsonl") for p in (tmp_path / "again", reference))
-    assert [(r["step"], r["loss"]) for r in log] == [(r["step"], r["loss"]) for r in expected]
-    a, b = (Checkpoint(list_checkpoints(p / "checkpoints")[-1]) for p in (tmp_path / "again", reference))
-    for name in a.names:
-        np.testing.assert_array_equal(a.tensor(name), b.tensor(name))
+    equal_to_the_bit(tmp_path / "again", runs[1][1])
 
 
 @pytest.mark.slow  # finetune starts from weights too
