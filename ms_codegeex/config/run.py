@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, PlainValidator
@@ -50,7 +51,7 @@ class RunConfig:
         """Predicted tokens per sequence."""
         return self.data.seq_length or self.model.sizes.max_position_embeddings
 
-    @property
+    @cached_property
     def mesh(self) -> Mesh:
         """The axes of the device mesh."""
         parallel = self.parallel

@@ -66,9 +66,14 @@ def _group_ranks(mesh: Mesh, group: str, stage: int, phase: str) -> tuple[int, .
 
 def spread(ranks: Sequence[int], chip: Device, server_devices: int) -> tuple[int, int, int]:
     """How many members are on the first member's board, boards of its server have members, servers have members."""
-    board = [rank for rank in ranks if rank // chip.board_devices == ranks[0] // chip.board_devices]
+    return _spread(tuple(ranks), chip.board_devices, server_devices)
+
+
+@lru_cache(maxsize=1024)  # as above
+def _spread(ranks: tuple[int, ...], board_devices: int, server_devices: int) -> tuple[int, int, int]:
+    board = [rank for rank in ranks if rank // board_devices == ranks[0] // board_devices]
     server = [rank for rank in ranks if rank // server_devices == ranks[0] // server_devices]
-    boards = len({rank // chip.board_devices for rank in server})
+    boards = len({rank // board_devices for rank in server})
     return len(board), boards, len({rank // server_devices for rank in ranks})
 
 
@@ -100,7 +105,7 @@ def transfer_seconds(
     own link's rate (Patarasu and Yuan, Bandwidth optimal all-reduce, JPDC 2009, at each level). `calls`: how many
     there are after fusion, for the latency.
     """
-    if len(set(ranks)) < 2:
+    if len(ranks) < 2 or set(ranks) == {ranks[0]}:
         return 0.0
     board, boards, servers = spread(ranks, chip, server_devices)
     if op in ("Send", "Receive"):
