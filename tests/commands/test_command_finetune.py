@@ -60,6 +60,7 @@ def test_pairs_are_prepared_trained_on_and_exported(model, pairs, tmp_path):
     assert state["config"]["model"]["hidden_size"] == 16
 
 
+@pytest.mark.slow  # tests/training/test_trainer.py has one in its own process
 def test_a_fine_tuning_that_only_worsens_leaves_the_model_it_started_from(model, pairs, tmp_path):
     words = ("training.evaluate_every=2", "training.steps=8", "training.schedule.learning_rate=2")
     result = finetune(model, pairs, tmp_path, *words, "training.patience=2", "training.schedule.warmup_steps=0")

@@ -17,7 +17,11 @@ ODD, IDS = 70, prompt(20, 1)
 pytestmark = pytest.mark.usefixtures("graph_mode")
 
 
-@pytest.fixture(scope="module", params=[2, 0], ids=["compiled", "composite"])
+COMPILED, COMPOSITE = pytest.param(2, id="compiled"), pytest.param(0, id="composite")
+SLOW = pytest.param(0, id="composite", marks=pytest.mark.slow)  # its graphs take longer; the readers are the same code
+
+
+@pytest.fixture(scope="module")
 def engine(request):
     """With one damaged number: minus infinity leaves the sum of exponentials finite."""
     ms.set_context(mode=ms.GRAPH_MODE)
@@ -27,6 +31,7 @@ def engine(request):
     return twin.engine(tensors, slots=2, threads=request.param)
 
 
+@pytest.mark.parametrize("engine", [COMPILED, COMPOSITE], indirect=True)
 @pytest.mark.parametrize("prompt_best", [None, 1])
 def test_an_answer_ends_with_an_error(engine, prompt_best):
     scheduler = Scheduler(engine)
@@ -39,6 +44,7 @@ def test_an_answer_ends_with_an_error(engine, prompt_best):
         list(request)
 
 
+@pytest.mark.parametrize("engine", [COMPILED, SLOW], indirect=True)
 @pytest.mark.parametrize(
     "read",
     [
