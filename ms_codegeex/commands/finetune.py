@@ -69,11 +69,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prepare the data with the model's tokenizer, then train from its weights."""
-    from ms_codegeex.commands.training_job import paths_and_overrides, restarts_of, say, train
+    from ms_codegeex.commands.training_job import paths_and_overrides, restarts_of, say, say_table_unused, train
     from ms_codegeex.formats.sources import open_source
     from ms_codegeex.runs.memory_check import required_memory
     from ms_codegeex.runs.node import resolve_node
 
+    say_table_unused("finetune")
     if arguments.epochs is not None and arguments.epochs <= 0:
         raise UserError(f"--epochs: {arguments.epochs} is out of range; give a number above 0")
     data, words = paths_and_overrides(arguments.data)

@@ -33,12 +33,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train the missing runs, then fit and draw."""
-    from ms_codegeex.commands.training_job import say
+    from ms_codegeex.commands.training_job import say, say_table_unused
     from ms_codegeex.files import write_json
     from ms_codegeex.ladder.report import named, write_report
     from ms_codegeex.ladder.results import analyse, result_of
     from ms_codegeex.ladder.settings import load_ladder
 
+    say_table_unused("ladder")
     settings, rungs = load_ladder(Path(arguments.config) if arguments.config else None, arguments.overrides)
     if arguments.dry_run:
         for rung in rungs:

@@ -322,6 +322,12 @@ def _help_out(config: RunConfig, corpus: Sequence[str], run_directory: RunDirect
         run_workers(config, run_directory, None, node, others)
 
 
+def say_table_unused(verb: str) -> None:
+    """Print a line if the environment names a rank table, for a verb that runs on this server alone."""
+    if named := os.environ.get("RANK_TABLE_FILE"):
+        print_error(f"ms-codegeex {verb}: RANK_TABLE_FILE={named} of the environment is not used: it runs on one server")
+
+
 def say(text: str) -> None:
     """Tell the user something on standard error, at once."""
     print_error(text)
