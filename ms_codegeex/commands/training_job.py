@@ -325,7 +325,7 @@ def _help_out(config: RunConfig, corpus: Sequence[str], run_directory: RunDirect
 def say_table_unused(verb: str) -> None:
     """Print a line if the environment names a rank table, for a verb that runs on this server alone."""
     if named := os.environ.get("RANK_TABLE_FILE"):
-        print_error(f"ms-codegeex {verb}: RANK_TABLE_FILE={named} of the environment is not used: it runs on one server")
+        print_error(f"ms-codegeex {verb}: RANK_TABLE_FILE={named} is not used, it runs on one server")
 
 
 def say(text: str) -> None:

@@ -78,7 +78,7 @@ def test_a_fine_tuning_that_only_worsens_leaves_the_model_it_started_from(model,
 def test_a_rank_table_of_the_environment_is_not_ignored_in_silence(monkeypatch):
     monkeypatch.setenv("RANK_TABLE_FILE", "table.json")
     for words in (("finetune", "--model", "nowhere", "--data", "x"), ("ladder", "--dry-run")):
-        assert "RANK_TABLE_FILE=table.json of the environment is not used" in command_here(*words).stderr
+        assert "RANK_TABLE_FILE=table.json is not used" in command_here(*words).stderr
 
 
 @pytest.mark.parametrize(
