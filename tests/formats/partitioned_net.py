@@ -1,4 +1,4 @@
-"""Run by test_strategy.py in a separate process, under simulation: `RANK WORLD DATA TENSOR SHARD DIRECTORY`.
+"""Run by test_strategy.py in a separate process, which forks one for each rank: `WORLD DATA TENSOR SHARD DIRECTORY`.
 
 A network partitioned over DATA x TENSOR devices (what is left of WORLD repeats it), with SHARD optimizer shards (0:
 none, -1: as many as possible), saved as MindSpore saves one rank's checkpoint and strategy: rank_R/net-1_2.ckpt,
@@ -8,12 +8,16 @@ strategy_R.ckpt and strategy_0.json in DIRECTORY.
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.communication import init
+
+from ms_codegeex.processes import ForkSpec, run_processes
+from ms_codegeex.rehearsal.stubs import rank_environment
 
 SHAPES = {
     "table": (16, 8),
@@ -59,8 +63,8 @@ class Net(nn.Cell):
         return self.sum(self.scale(self.second_add(self.second(hidden, self.down), self.down_bias), self.norm))
 
 
-def main(rank: int, world: int, data: int, tensor: int, shard: int, directory: Path) -> None:
-    """Compile and save."""
+def save(rank: int, world: int, data: int, tensor: int, shard: int, directory: Path) -> int:
+    """Compile and save under simulation."""
     ms.set_context(mode=ms.GRAPH_MODE, device_target="GPU")
     init()
     sharding = {"parallel_optimizer_threshold": 0, **({"optimizer_weight_shard_size": shard} if shard > 0 else {})}
@@ -81,7 +85,17 @@ def main(rank: int, world: int, data: int, tensor: int, shard: int, directory: P
     (directory / f"rank_{rank}").mkdir()
     path = directory / f"rank_{rank}" / "net-1_2.ckpt"
     ms.save_checkpoint(step, str(path), integrated_save=False, append_dict={"epoch_num": 1, "step_num": 2})
+    return 0
+
+
+def main(world: int, *mesh: int, directory: Path) -> None:
+    """Every rank, two at once."""
+    specs = [
+        ForkSpec(f"rank {rank}", partial(save, rank, world, *mesh, directory), directory, rank_environment(rank, world))
+        for rank in range(world)
+    ]
+    run_processes(specs, 2)
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:6]), Path(sys.argv[6]))
+    main(*map(int, sys.argv[1:5]), directory=Path(sys.argv[5]))
