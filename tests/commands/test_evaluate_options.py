@@ -1,11 +1,12 @@
 """Every option of `evaluate` with every task: it has an effect there or is refused."""
 
 import argparse
+import functools
 
 import pytest
 from conftest import command_here
 
-from ms_codegeex.cli import build_parser, parse
+from ms_codegeex.cli import build_parser
 from ms_codegeex.commands.evaluate import OF_ANSWERS, OF_MODEL, OF_URL, OPTIONS, SAMPLING, TASKS, check_options
 from ms_codegeex.errors import UserError
 
@@ -14,8 +15,14 @@ FOR_ALL = {"help", "task", "output", "json", "compared"}
 
 def actions():
     """The options and arguments of `evaluate` by name."""
-    (verbs,) = (each for each in build_parser()._actions if isinstance(each, argparse._SubParsersAction))
+    (verbs,) = (each for each in parser()._actions if isinstance(each, argparse._SubParsersAction))
     return {action.dest: action for action in verbs.choices["evaluate"]._actions}
+
+
+@functools.cache
+def parser():
+    """The command line, built once: that takes longer than to parse."""
+    return build_parser()
 
 
 def words_of(action):
@@ -35,7 +42,7 @@ def test_an_option_that_the_task_does_not_have_is_refused(task):
         if name in FOR_ALL:
             continue
         source = ["--model", "m"] if name in OF_MODEL else ["--url", "u"] if name in OF_URL else []
-        arguments = parse(["evaluate", task, *source, *words_of(action), "--output", "out"])
+        arguments = parser().parse_args(["evaluate", task, *source, *words_of(action), "--output", "out"])
         if task in OPTIONS[name]:
             check_options(arguments)
         else:
@@ -49,7 +56,7 @@ def test_an_option_of_another_source_of_samples_is_refused(source):
     own = {"--model": OF_MODEL + SAMPLING, "--url": OF_URL + SAMPLING, None: SAMPLING}.get(source, ())
     words = ["--judge-only"] if source == "--judge-only" else [source, "x"] if source else []
     for name in (*OF_MODEL, *OF_URL, *SAMPLING):
-        arguments = parse(["evaluate", "humaneval", "--output", "out", *words_of(found[name]), *words])
+        arguments = parser().parse_args(["evaluate", "humaneval", "--output", "out", *words_of(found[name]), *words])
         if name in own:
             check_options(arguments)
         else:
@@ -61,9 +68,9 @@ def test_what_judges_the_answers_of_two_models_has_options_of_its_task():
     found = actions()
     for name in OF_ANSWERS:
         words = ["evaluate", "perplexity", "--output", "out", *words_of(found[name])]
-        check_options(parse([*words, "--against", "other", "--answers", "problems"]))
+        check_options(parser().parse_args([*words, "--against", "other", "--answers", "problems"]))
         with pytest.raises(UserError, match="perplexity has no such option"):
-            check_options(parse(words))
+            check_options(parser().parse_args(words))
 
 
 def test_nothing_is_judged(tmp_path):
