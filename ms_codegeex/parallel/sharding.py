@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from ms_codegeex.mesh import Mesh
 from ms_codegeex.models.decoder_config import DecoderConfig
-from ms_codegeex.models.parameters import BLOCK, LORA_A, LORA_B, VOCABULARY, LayerParameter
+from ms_codegeex.models.parameters import BLOCK, LORA_A, LORA_B, VOCABULARY, Layer, LayerParameter
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
@@ -112,18 +112,29 @@ def parameter_layouts(model: DecoderConfig, mesh: Mesh, vocabulary: bool = True)
 
     The sizes of all but the copies sum to `model.parameter_count()`.
     """
-    table, last = model.table, mesh.pipeline - 1
-    blocks = (
-        (layer.inside(BLOCK).numbered(i), mesh.stage_of(i, model.attention_layers))
-        for i in range(model.num_layers)
-        for layer in table.block
-    )
-    ends = ((layer, last) for layer in table.last if last or not layer.copy_of)
+    first, blocks, ends = _parameters(model)
+    last = mesh.pipeline - 1
+    of_blocks = ((each, mesh.stage_of(i, model.attention_layers)) for i, block in enumerate(blocks) for each in block)
+    of_ends = ((each, last) for each in ends if last or not each.layer.copy_of)
     return tuple(
         _layout(parameter, model, mesh, stage, vocabulary)
-        for layer, stage in (*((layer, 0) for layer in table.first), *blocks, *ends)
-        for parameter in layer.parameters(model)
+        for parameter, stage in (*((each, 0) for each in first), *of_blocks, *of_ends)
     )
+
+
+@lru_cache(maxsize=8)  # a search asks for the same model on hundreds of meshes
+def _parameters(
+    model: DecoderConfig,
+) -> tuple[list[LayerParameter], list[list[LayerParameter]], list[LayerParameter]]:
+    """The parameters of the first stage's own layers, of each block, and of the last stage's own layers."""
+    table = model.table
+
+    def of(layers: Iterable[Layer]) -> list[LayerParameter]:
+        return [parameter for layer in layers for parameter in layer.parameters(model)]
+
+    block = [layer.inside(BLOCK) for layer in table.block]
+    blocks = [of(layer.numbered(i) for layer in block) for i in range(model.num_layers)]
+    return of(table.first), blocks, of(table.last)
 
 
 def layouts_of(config: RunConfig) -> tuple[ParameterLayout, ...]:

@@ -79,7 +79,7 @@ def _spread(ranks: tuple[int, ...], board_devices: int, server_devices: int) -> 
 
 def link_of(ranks: list[int], server_devices: int) -> str:
     """`server` if the group is inside one server, else `cluster`."""
-    return "server" if len({rank // server_devices for rank in ranks}) == 1 else "cluster"
+    return "server" if min(ranks) // server_devices == max(ranks) // server_devices else "cluster"
 
 
 def seconds(
