@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -84,6 +85,7 @@ def _with_special_names(data: bytes) -> Iterator[tuple[int, int]]:
         yield start, end
 
 
+@lru_cache(maxsize=3)  # takes 0.2 s of CPU time, and a tokenizer does not change
 def _gigatoken(tokenizer: ByteLevelTokenizer) -> gigatoken.Tokenizer | None:
     """The same tokenizer, from a description in the format of `tokenizer.json`; None if the library refuses it."""
     import gigatoken
@@ -113,5 +115,10 @@ def text_decoder(tokenizer: Tokenizer) -> Callable[[list[int]], bytes]:
     """From ids to the bytes of their text, for many documents; half a character at an edge stays half a character."""
     if not isinstance(tokenizer, ByteLevelTokenizer):
         return lambda ids: tokenizer.decode(ids).encode()
-    pieces = [tokenizer.token_bytes(number) for number in range(tokenizer.vocab_size)]  # several times as fast
+    pieces = _pieces(tokenizer)  # several times as fast
     return lambda ids: b"".join(map(pieces.__getitem__, ids))
+
+
+@lru_cache(maxsize=3)
+def _pieces(tokenizer: ByteLevelTokenizer) -> list[bytes]:
+    return [tokenizer.token_bytes(number) for number in range(tokenizer.vocab_size)]
