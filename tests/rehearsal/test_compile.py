@@ -37,6 +37,7 @@ SMALL = [
 MESHES = {
     "dp2 tp2 pp2, optimizer shards": [
         "devices=8",
+        "model.num_layers=2",
         "training.global_batch=16",
         "training.micro_batch=2",
         "parallel.pipeline=2",
