@@ -57,7 +57,7 @@ def test_what_was_there_before_a_module_is_in_no_garbage_collection():
 
 CONFTEST = """
     import process_guard
-    process_guard.GRACE_SECONDS = 1.0
+    process_guard.GRACE_SECONDS = {grace}
     pytest_plugins = ["not_run", "process_guard", "skipped_before"]
 """
 ABANDONED = """
@@ -71,13 +71,14 @@ ABANDONED = """
 
 @pytest.fixture
 def suite(tmp_path):
-    """Starts pytest on a suite of its own; returns the process. `shell`: by way of this script."""
+    """Starts pytest on a suite of its own; returns the process. `shell`: by way of this script; `grace`: the seconds
+    for which what is left may end."""
     for name in ("not_run.py", "process_guard.py", "process_watcher.py", "skipped_before.py"):
         shutil.copy(ROOT / "tests" / name, tmp_path)
-    (tmp_path / "conftest.py").write_text(textwrap.dedent(CONFTEST))
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
 
-    def start(body: str, *words: str, shell: str = 'exec "$@"') -> subprocess.Popen:
+    def start(body: str, *words: str, shell: str = 'exec "$@"', grace: float = 0.1) -> subprocess.Popen:
+        (tmp_path / "conftest.py").write_text(textwrap.dedent(CONFTEST).format(grace=grace))
         (tmp_path / "test_inner.py").write_text(textwrap.dedent(ABANDONED) + textwrap.dedent(body))
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
         return subprocess.Popen(
@@ -131,7 +132,7 @@ def test_what_a_dead_worker_leaves_is_named(suite, tmp_path):
 
 
 def test_nothing_left_is_no_failure(suite):
-    process = suite('def test_it():\n    assert subprocess.Popen(["sleep", "0.1"])\n')
+    process = suite('def test_it():\n    assert subprocess.Popen(["sleep", "0.1"])\n', grace=60.0)
     assert process.wait() == 0, process.stdout.read()
 
 
