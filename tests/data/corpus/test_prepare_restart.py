@@ -89,7 +89,7 @@ def shards(work):
 @pytest.fixture(scope="module")
 def undisturbed(place):
     """The files of a run that nothing disturbs, and how many files of shards it made."""
-    process = start(place, place / "whole", 2, mode="keep")
+    process = start(place, place / "whole", 1, mode="keep")
     assert process.wait(600) == 0, process.stderr.read()
     return content(place / "whole"), len(shards(work_path(place / "whole")))
 
@@ -99,9 +99,9 @@ def gone(processes, seconds=600):
     return not alive
 
 
-def kill_and_go_on(place, output, undisturbed, finished, delay, workers):
-    """Kill the command `delay` seconds after so many files of shards are there, and run it again; how many of them
-    that found. How far a run comes in a given time depends on what else the machine does."""
+def kill_and_go_on(place, output, undisturbed, finished, delay, workers, then=1):
+    """Kill the command `delay` seconds after so many files of shards are there, and run it again with `then` workers;
+    how many of them that found. How far a run comes in a given time depends on what else the machine does."""
     process = start(place, output, workers, mode="keep")
     while process.poll() is None and len(shards(work_path(output))) < finished:
         time.sleep(0.001)
@@ -116,7 +116,7 @@ def kill_and_go_on(place, output, undisturbed, finished, delay, workers):
     if output.exists():  # it was done before: whole
         assert content(output) == undisturbed
     before = shards(work_path(output))
-    process = start(place, output, workers, mode="keep")
+    process = start(place, output, then, mode="keep")
     _, error = process.communicate(timeout=600)
     assert process.returncode == 0, error
     assert content(output) == undisturbed
@@ -140,7 +140,9 @@ def test_a_run_killed_at_any_moment_goes_on(place, tmp_path, undisturbed):
     found = []
     for number in range(20):
         finished, delay = generator.randint(0, total), generator.uniform(0, 0.1)
-        found.append(kill_and_go_on(place, tmp_path / f"out{number}", files, finished, delay, 1 + number % 3))
+        found.append(
+            kill_and_go_on(place, tmp_path / f"out{number}", files, finished, delay, 1 + number % 3, 1 + number % 3)
+        )
     assert any(found)  # some were killed with shards finished
 
 
@@ -200,7 +202,7 @@ def test_a_dead_worker_is_reported(place, tmp_path, undisturbed):
     _, error = process.communicate(timeout=600)
     assert process.returncode == 2, error
     assert "worker processes was ended from outside" in error.splitlines()[-1]
-    process = start(place, tmp_path / "out", 2)
+    process = start(place, tmp_path / "out", 1)
     assert process.wait(600) == 0 and content(tmp_path / "out") == undisturbed[0]
 
 
@@ -233,7 +235,7 @@ class TestFullDisk:
         before = shards(work)
         assert before and (workers > 1 or not [path for path in work.iterdir() if path.name.endswith(".tmp")])
         monkeypatch.setattr(building, "remove", lambda path: None)
-        assert sum(split["documents"] for split in self.prepare(tree, workers)["splits"].values()) == 3
+        assert sum(split["documents"] for split in self.prepare(tree, 1)["splits"].values()) == 3
         assert {name: shards(work)[name] for name in before} == before
 
     @pytest.mark.parametrize("stage", ["duplicates", "selection"])
