@@ -167,6 +167,18 @@ def test_penalties_and_bias_change_what_follows(generator):
         continued(generator, "x", logit_bias={50400: 1.0})
 
 
+def test_the_layers_are_compiled_once_for_each_number_of_rows_whatever_is_asked(generator):
+    """An answer's first penalty waits for a small graph, not for those of all layers."""
+    continued(generator, "x = 1")
+    ids, compiled = generator.encode("x = 1"), generator.engine.network._passage.compile_cache
+    before = len(compiled)
+    assert before >= 2  # of a prompt and of a token
+    continued(generator, "x = 1", logit_bias={77: 1.0}, log_probabilities=2)
+    continued(generator, "x = 1", temperature=1.0, repetition_penalty=1.5)
+    generator.logits(ids), generator.log_probabilities(ids)
+    assert len(compiled) == before
+
+
 @pytest.mark.slow
 def test_several_answers_have_seeds_of_their_own_and_beams_are_ordered(generator):
     ids, settings = generator.encode("import"), SamplingSettings(6, temperature=2.0, seed=5, n=3)
