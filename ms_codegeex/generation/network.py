@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, nn
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.generation.adapters import Adapter
