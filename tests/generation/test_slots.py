@@ -78,10 +78,12 @@ def test_heads_of_odd_size(monkeypatch, threads):
     monkeypatch.setitem(LAYOUTS, "codegen", {"num_layers": 1, "hidden_size": 144, "num_heads": 16, "rotary_dim": 8})
     twin = Twin("codegen")
     assert twin.config.head_dim == 9
-    engine, ids = twin.engine(slots=2, threads=threads, chunk=32), prompt(30, 1)
+    engine, ids = twin.engine(slots=2, threads=threads, chunk=64), prompt(30, 1)
     assert np.abs(engine.all_logits(0, ids) - twin.logits(ids)).max() <= 1e-5
-    new, _ = streams(engine, {1: ids}, 8)[1]
-    assert new == twin.logits(ids + new)[len(ids) - 1 : -1].argmax(-1).tolist()
+    prompts = {0: prompt(20, 2), 1: ids}
+    for slot, (new, _) in streams(engine, prompts, 8).items():
+        begun = prompts[slot]
+        assert new == twin.logits(begun + new)[len(begun) - 1 : -1].argmax(-1).tolist()
 
 
 @pytest.mark.slow
