@@ -178,8 +178,8 @@ class Generator:
 
     def warm_up(self) -> None:
         """Compile what answers need before the first one is requested: the passes of the model, and of the one that
-        guesses, with the usual settings. Passes with penalties, biases or log-probabilities are compiled when they are
-        first needed."""
+        guesses, with the usual settings. The small graphs that read penalties, biases or log-probabilities are compiled
+        when they are first needed."""
         # MindSpore's own operators have a graph for greedy choices, and one that draws
         temperatures = (1.0,) if self.engine.network.compiled else (0.0, 1.0)
         usual = [self._without_marks(SamplingSettings(temperature=each)) for each in temperatures]

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, nn
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.generation.adapters import Adapter
@@ -37,16 +37,29 @@ class Network(Protocol):
         """Copy the keys and values of a slot's first `length` positions to another slot."""
 
 
-class Pass(nn.Cell):
-    """One pass of rows through a network, to the logits of some of them or to the tokens that follow."""
+class Passage(nn.Cell):
+    """Rows through a model's blocks. Each number of rows has a graph, which serves every way to read the result."""
 
-    def __init__(self, model: nn.Cell, head: nn.Cell, choice: nn.Cell | None):
+    def __init__(self, model: nn.Cell):
         super().__init__(auto_prefix=False)
-        self.model, self.head, self.choice, self.gather = model, head, choice, ops.Gather()
+        self.model = model
 
-    def construct(self, rows: Tensor, wanted: Tensor, settings: Tensor, edits: Tensor, places: Tensor) -> Tensor:
-        """The tensors of `Rows` -> [n, 1 + k, 2]; without a choice, logits [n, V]"""
-        logits = self.head(self.gather(self.model(rows, rows), wanted, 0))
+    def construct(self, rows: Tensor) -> Tensor:
+        """int32 [3, s, c] -> hidden states FP32 [s*c, H]"""
+        return self.model(rows, rows)
+
+
+class Reading(nn.Cell):
+    """Hidden states to logits, or to the tokens that follow. Its graphs are small, whatever the number of layers: each
+    number of rows, of edits and of likeliest tokens has one."""
+
+    def __init__(self, head: nn.Cell, choice: nn.Cell | None):
+        super().__init__(auto_prefix=False)
+        self.head, self.choice = head, choice
+
+    def construct(self, hidden: Tensor, settings: Tensor, edits: Tensor, places: Tensor) -> Tensor:
+        """FP32 [n, H] and the tensors of `Rows` -> [n, 1 + k, 2]; without a choice, logits [n, V]"""
+        logits = self.head(hidden)
         return logits if self.choice is None else self.choice(logits, settings, edits, places)
 
 
@@ -82,14 +95,14 @@ class LocalNetwork:
             cells, choice = CompositeCells(model, weights, sizes, meeting, adapters), CompositeChoice(draws=True)
         self._cells = cells
         self._numbers = ms.float64 if self.compiled else ms.float32
-        self._scoring = Pass(model, cells.head, None)
+        self._passage, self._scoring = Passage(model), Reading(cells.head, None)
         if meeting is not None and meeting.share.rank:  # only the first device's choices are read
             self._choosing = self._drawing = self._scoring
         else:
-            self._choosing = self._drawing = Pass(model, cells.head, choice)
+            self._choosing = self._drawing = Reading(cells.head, choice)
             if not self.compiled:  # drawing sorts the vocabulary, which greedy choices do not need
-                self._choosing = Pass(model, cells.head, CompositeChoice(draws=False))
-        for network in (self._scoring, self._choosing, self._drawing):
+                self._choosing = Reading(cells.head, CompositeChoice(draws=False))
+        for network in (self._passage, self._scoring, self._choosing, self._drawing):
             network.set_train(False)
 
     def choose(self, rows: Rows) -> np.ndarray:
@@ -101,10 +114,11 @@ class LocalNetwork:
         """As in `Network`."""
         return self._run(self._scoring, rows)
 
-    def _run(self, network: nn.Cell, rows: Rows) -> np.ndarray:
+    def _run(self, reading: nn.Cell, rows: Rows) -> np.ndarray:
         self._cells.use_adapters(rows.adapters)
+        hidden = self._passage(Tensor(rows.rows)).asnumpy()[rows.wanted]
         numbers = (Tensor(array, self._numbers) for array in (rows.settings, rows.edits))
-        return network(Tensor(rows.rows), Tensor(rows.wanted), *numbers, Tensor(rows.places)).asnumpy()
+        return reading(Tensor(hidden), *numbers, Tensor(rows.places)).asnumpy()
 
     def copy(self, source: int, target: int, length: int) -> None:
         """As in `Network`."""

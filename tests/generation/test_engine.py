@@ -167,6 +167,18 @@ def test_penalties_and_bias_change_what_follows(generator):
         continued(generator, "x", logit_bias={50400: 1.0})
 
 
+def test_the_layers_are_compiled_once_for_each_number_of_rows_whatever_is_asked(generator):
+    """An answer's first penalty waits for a small graph, not for those of all layers."""
+    continued(generator, "x = 1")
+    ids, compiled = generator.encode("x = 1"), generator.engine.network._passage.compile_cache
+    before = len(compiled)
+    assert before >= 2  # of a prompt and of a token
+    continued(generator, "x = 1", logit_bias={77: 1.0}, log_probabilities=2)
+    continued(generator, "x = 1", temperature=1.0, repetition_penalty=1.5)
+    generator.logits(ids), generator.log_probabilities(ids)
+    assert len(compiled) == before
+
+
 @pytest.mark.slow
 def test_several_answers_have_seeds_of_their_own_and_beams_are_ordered(generator):
     ids, settings = generator.encode("import"), SamplingSettings(6, temperature=2.0, seed=5, n=3)
@@ -229,29 +241,20 @@ def test_special_tokens_of_a_prompt_are_ids_and_the_tokenizer_comes_with_the_dir
 
 
 def test_command_prints_prompt_and_continuation(model):
-    result = command(
-        "generate", "--model", model, "--language", "python", "--prompt", "x", "--greedy", "--max-new-tokens", "3"
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("# language: Python\nx")
-    again = command_here(
-        *("generate", "--model", model, "--prompt", "# language: Python", "--greedy", "--max-new-tokens", "3", "--json")
-    )
-    answer = json.loads(again.stdout)
-    assert answer["prompt"] == "# language: Python\n" and answer["new_tokens"] <= 3
-
-
-def test_nothing_is_printed_between_the_tokens_where_the_engine_misses_programs(model):
-    """MindSpore calls `grep` and `sed` when it first computes."""
-    result = command("generate", "--model", model, "--prompt", "x", "--max-new-tokens", "3", environment={"PATH": ""})
+    """And nothing else where the engine misses programs: MindSpore calls `grep` and `sed` when it first computes."""
+    words = ("--language", "python", "--prompt", "x", "--greedy", "--max-new-tokens", "3")
+    result = command("generate", "--model", model, *words, environment={"PATH": ""})
     assert result.returncode == 0 and "not found" not in result.stderr, result.stderr
+    assert result.stdout.startswith("# language: Python\nx")
 
 
 def test_command_gives_several_answers_with_log_probabilities(model, generator):
     arguments = ("--max-new-tokens", "6", "--seed", "3", "--temperature", "2", "--log-probabilities", "2", "--n", "2")
     edits = ("--logit-bias", "10=3.5", "--logit-bias", "11=-100", "--repetition-penalty", "1.3", "--stop", r"a\\b\n")
-    result = command_here("generate", "--model", model, "--prompt", "x = 1", *arguments, *edits, "--json")
+    result = command_here("generate", "--model", model, "--prompt", "# language: Python", *arguments, *edits, "--json")
     assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["prompt"] == "# language: Python\n"
+    assert all(found["new_tokens"] <= 6 for found in json.loads(result.stdout)["answers"])
     settings = SamplingSettings(
         *(6, 2.0, 0, 0.95, 3),
         logit_bias={10: 3.5, 11: -100.0},
@@ -260,7 +263,7 @@ def test_command_gives_several_answers_with_log_probabilities(model, generator):
         stop=("a\\b\n",),
         n=2,
     )
-    expected = answers(generator, generator.encode("x = 1"), settings)
+    expected = answers(generator, generator.encode("# language: Python\n"), settings)
     for found, wanted in zip(json.loads(result.stdout)["answers"], expected, strict=True):
         assert found["text"] == wanted.text and found["finish"] == wanted.finish
         assert [one["id"] for one in found["tokens"]] == [one.token for one in wanted.tokens]

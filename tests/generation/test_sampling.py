@@ -1,4 +1,9 @@
-"""Tokens drawn by the compiled operator and by its twin of MindSpore's operators, against the exact distribution."""
+"""Tokens drawn by the compiled operator and by its twin of MindSpore's operators, against the exact distribution.
+
+The twin's graph takes seconds to compile for each shape of its inputs, so one of the largest shape serves all tests.
+"""
+
+from functools import cache
 
 import mindspore as ms
 import numpy as np
@@ -78,34 +83,45 @@ def test_always_a_distribution_over_allowed_ids_that_keeps_the_best(logits, temp
     assert p[:allowed][np.isclose(logits[:allowed], max(logits[:allowed]))].max() > 0
 
 
-@pytest.fixture(scope="module", params=["compiled", "composite"])
-def operator(request):
-    """What is chosen for rows of logits."""
-    ms.set_context(mode=ms.GRAPH_MODE)
-    if request.param == "composite":
-        graph, dtype = CompositeChoice(draws=True), ms.float32
-    elif library_path() is None:
-        pytest.skip("no C++ compiler")
-    else:
-        graph, dtype = KernelChoice(Library(library_path(), 2)), ms.float64
+@pytest.fixture(scope="module")
+def composite(graph_mode_throughout):
+    """What the graph that draws chooses. A further row has the most edits and likeliest tokens of all."""
+    cell, further = CompositeChoice(draws=True), TokenChoice(edits=np.array([[3, 1.0, 0.0], [4, 1.0, 0.0]]), best=60)
 
     def choose(logits, choices, allowed):
-        settings, edits, places = pack(choices, len(logits), allowed)
-        inputs = (Tensor(settings, dtype), Tensor(edits, dtype), Tensor(places))
-        return unpack(graph(Tensor(np.asarray(logits, np.float32)), *inputs).asnumpy(), choices)
+        assert allowed == further.best
+        padding = np.zeros((ROWS + 1 - len(logits), IDS), np.float32)
+        found = output(cell, np.concatenate([logits, padding]), [*choices, *[further] * len(padding)], allowed)
+        return unpack(found, choices)
 
     return choose
 
 
-def test_without_a_draw_nothing_needs_to_be_sorted():
-    ms.set_context(mode=ms.GRAPH_MODE)
-    logits = np.random.default_rng(0).normal(size=(5, 64)).astype(np.float32)
-    edits = np.array([[3, 1.0, 9.0]])
+@pytest.fixture(scope="module", params=["compiled", "composite"])
+def operator(request):
+    """What is chosen for rows of logits."""
+    if request.param == "composite":
+        return request.getfixturevalue("composite")
+    if library_path() is None:
+        pytest.skip("no C++ compiler")
+    request.getfixturevalue("graph_mode_throughout")
+    cell = KernelChoice(Library(library_path(), 2))
+    return lambda logits, choices, allowed: unpack(output(cell, logits, choices, allowed, ms.float64), choices)
+
+
+def output(cell, logits, choices, allowed, dtype=ms.float32):
+    """What the operator gives."""
+    settings, edits, places = pack(choices, len(logits), allowed)
+    inputs = (Tensor(settings, dtype), Tensor(edits, dtype), Tensor(places))
+    return cell(Tensor(np.asarray(logits, np.float32)), *inputs).asnumpy()
+
+
+def test_without_a_draw_nothing_needs_to_be_sorted(composite):
+    logits = np.random.default_rng(0).normal(size=(4, 64)).astype(np.float32)
+    edits = np.array([[3, 1.0, 9.0], [5, 1.0, 0.0]])
     choices = [TokenChoice(best=2), TokenChoice(given=7), TokenChoice(1.0, given=63), TokenChoice(edits=edits)]
-    settings, edited, places = pack(choices, 5, 60)
-    inputs = (Tensor(logits), Tensor(settings, ms.float32), Tensor(edited, ms.float32), Tensor(places))
-    found = [CompositeChoice(draws)(*inputs).asnumpy() for draws in (False, True)]
-    assert np.array_equal(*found) and found[0][1:4, 0, 0].tolist() == [7, 63, 3]
+    found = unpack(output(CompositeChoice(draws=False), logits, choices, 60), choices)
+    assert found == composite(logits, choices, 60) and [one.token for one in found[1:]] == [7, 63, 3]
 
 
 ROWS, IDS = 1200, 64
@@ -214,14 +230,22 @@ def test_penalties_and_bias_are_those_of_transformers_processors(name):
         np.testing.assert_allclose(edited, processed(row, settings, prompt, output), rtol=0, atol=1e-5)
 
 
-def test_edited_logits_decide_and_the_others_are_reported(operator):
+@cache
+def edited_rows():
+    """Choices with penalties and biases for the rows, and the ids that they choose by transformers' processors."""
     logits, rows = random_rows(), list(histories(ROWS))
     cases = [SamplingSettings(5, 0.9, 0, 0.9, i, **list(PENALTIES.values())[i % 5]) for i in range(ROWS)]
     choices = [token_choice(case, *history) for case, history in zip(cases, rows, strict=True)]
-    found, expected = operator(logits, choices, 60), []
+    expected = []
     for row, case, history, choice in zip(logits, cases, rows, choices, strict=True):
         sums = token_probabilities(processed(row, case, *history), case, 60).cumsum()
         expected.append(int((sums / sums[-1]).searchsorted(choice.uniform, side="right")))
+    return choices, expected
+
+
+def test_edited_logits_decide_and_the_others_are_reported(operator):
+    logits, (choices, expected) = random_rows(), edited_rows()
+    found = operator(logits, choices, 60)
     ids = np.array([one.token for one in found])
     assert (ids != expected).sum() <= 2
     wide = logits.astype(np.float64)

@@ -1,9 +1,11 @@
 """The engine's process, without a model: what it reads between two steps and what it sends after each."""
 
+import asyncio
 import socket
 import subprocess
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 from asking import running
@@ -16,6 +18,7 @@ from ms_codegeex.generation.scheduler import Request, Scheduler
 from ms_codegeex.generation.slots import shared
 from ms_codegeex.serving import engine
 from ms_codegeex.serving.engine import EngineBackend, EngineProcess
+from ms_codegeex.serving.errors import ApiError
 from ms_codegeex.serving.messages import Unpacker, chosen_from, packed, settings_from, settings_values
 from ms_codegeex.serving.worker import Worker
 
@@ -266,3 +269,40 @@ def test_a_process_that_goes_on_without_its_connection_has_no_exit_status(monkey
             return await EngineProcess(process, None, None).status()
 
     assert running(ended()) is None
+
+
+async def until(condition):
+    while not condition():
+        await asyncio.sleep(0.005)
+
+
+def test_a_process_that_is_killed_is_started_again(monkeypatch, tmp_path):
+    """A made-up one; test_serving_engine.py has one with a model."""
+    program = tmp_path / "python"
+    script = Path(__file__).with_name("counting_process.py")
+    program.write_text(f'#!/bin/sh\nshift 2\nexec "{sys.executable}" "{script}" "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+
+    async def killed():
+        backend = EngineBackend(fake_model(context=50), fake_settings())
+        task = asyncio.ensure_future(backend.run())
+        await until(lambda: backend.engine_ready)
+        first = backend.engine.process
+        answer, waiting = (backend.answer([begun], SamplingSettings(40)) for begun in (5, 6))
+        await anext(answer)
+        first.kill()
+        for each in (answer, waiting):
+            with pytest.raises(ApiError) as caught:
+                await each.whole()
+            assert (caught.value.status, caught.value.code) == (503, "engine_lost")
+        assert not backend.ready
+        await until(lambda: backend.engine_ready)
+        again = await backend.answer([5], SamplingSettings(4)).whole()
+        second, restarts = backend.engine.process, backend.counters.restarts
+        task.cancel()
+        await asyncio.wait([task])
+        return again.text, restarts, first.pid != second.pid, [each.returncode for each in (first, second)]
+
+    expected = fake_model().tokenizer.decode([6, 7, 8, 9])
+    assert running(killed()) == (expected, 1, True, [-9, -9])

@@ -49,7 +49,14 @@ TWINS = {"codegeex": codegeex_twin, "codegen": codegen_twin, "codegeex2": codege
 LAYOUTS = {
     "codegeex": {"num_layers": 1, "hidden_size": 32, "num_heads": 4, "intermediate_size": 64},
     "codegen": {"hidden_size": 128, "num_heads": 16, "intermediate_size": 512, "rotary_dim": 4},
-    "codegeex2": {"hidden_size": 128, "num_heads": 32, "num_kv_groups": 2, "intermediate_size": 48, "rotary_dim": 2},
+    "codegeex2": {
+        "num_layers": 1,
+        "hidden_size": 128,
+        "num_heads": 32,
+        "num_kv_groups": 2,
+        "intermediate_size": 48,
+        "rotary_dim": 2,
+    },
 }
 
 
