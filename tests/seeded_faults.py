@@ -18,16 +18,16 @@ import os
 import queue
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -139,7 +139,6 @@ def run_tests(copy: Path, tests: Sequence[str]) -> tuple[int | None, str]:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        start_new_session=True,
     )
     try:
         output, _ = process.communicate(timeout=LIMIT)
@@ -147,9 +146,11 @@ def run_tests(copy: Path, tests: Sequence[str]) -> tuple[int | None, str]:
     except subprocess.TimeoutExpired:
         return None, ""
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        if process.poll() is None:
+            for each in (*psutil.Process(process.pid).children(recursive=True), process):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    each.kill()
+            process.wait()
 
 
 def tried(fault: Fault, copy: Path) -> Result:
@@ -173,7 +174,7 @@ def tried(fault: Fault, copy: Path) -> Result:
 
 
 def results(faults: Sequence[Fault], root: Path, jobs: int) -> Iterator[Result]:
-    """Try all faults in `jobs` copies of the checkout, one at a time in each."""
+    """Try all faults in `jobs` copies of the checkout, one at a time in each. The results come in their order."""
     copies: queue.Queue[Path] = queue.Queue()
     with tempfile.TemporaryDirectory(prefix="seeded-faults-", ignore_cleanup_errors=True) as folder:
         for number in range(min(jobs, len(faults))):
@@ -191,8 +192,8 @@ def results(faults: Sequence[Fault], root: Path, jobs: int) -> Iterator[Result]:
         with ThreadPoolExecutor(jobs) as pool:
             waiting = [pool.submit(work, fault) for fault in faults]
             try:
-                for done in as_completed(waiting):
-                    yield done.result()
+                for each in waiting:
+                    yield each.result()
             finally:
                 pool.shutdown(cancel_futures=True)
 
