@@ -1,0 +1,233 @@
+"""Whether the default tests catch mistakes: puts each fault of seeded_faults.yaml into a copy and runs its tests.
+
+    python tests/seeded_faults.py                 # all, one after another: about 20 minutes
+    python tests/seeded_faults.py --only 3 17     # by number, or by a part of their names
+    python tests/seeded_faults.py --list
+
+The copy holds the checkout's tracked files as they are now. For each fault the script runs the tests of the changed
+file up to the first that fails, and then that one again without the fault, since a test that fails anyway catches
+nothing. The exit status is 1 if too many faults were not caught, and 2 if one no longer fits the code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import os
+import queue
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+FAULTS = "tests/seeded_faults.yaml"
+MISSES = 2  # of all faults may remain uncaught
+LIMIT = 1800.0  # seconds after which tests count as hanging
+FIRST = re.compile(r"^(?:FAILED|ERROR) (\S.*?)(?: - .*)?$", re.MULTILINE)
+FAILED, STOPPED = 1, 2  # exit status of pytest: a test failed; a test file could not be imported
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A mistake: `after` in place of `before` in `file`, which some of `tests` should notice."""
+
+    name: str
+    file: str
+    before: str
+    after: str
+    tests: tuple[str, ...]
+
+    def problem(self, root: Path) -> str | None:
+        """Why it does not fit the files in `root`; None if it does."""
+        path = root / self.file
+        if not path.is_file():
+            return f"{self.file} does not exist"
+        text = path.read_text(encoding="utf-8")
+        if (found := text.count(self.before)) != 1:
+            return f"its text occurs {found} times in {self.file}, expected once"
+        if self.after == self.before:
+            return "it changes nothing"
+        try:
+            ast.parse(text.replace(self.before, self.after))
+        except SyntaxError as error:
+            return f"{self.file} would not be Python ({error})"
+        missing = [name for name in self.tests if not (root / name).exists()]
+        return f"{', '.join(missing) or 'no test'} does not exist" if missing or not self.tests else None
+
+    @contextlib.contextmanager
+    def applied(self, root: Path) -> Iterator[None]:
+        """The files in `root` have it meanwhile."""
+        path = root / self.file
+        text = path.read_text(encoding="utf-8")
+        _write(path, text.replace(self.before, self.after))
+        try:
+            yield
+        finally:
+            _write(path, text)
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a module and remove its compiled form, which counts as current if size and second are the same."""
+    path.write_text(text, encoding="utf-8")
+    for compiled in path.parent.glob(f"__pycache__/{path.stem}.*.pyc"):
+        compiled.unlink()
+
+
+@dataclass(frozen=True)
+class Result:
+    """`caught`: by which test. `reason`: why not, if the tests did not simply pass. `seconds` with the fault."""
+
+    fault: Fault
+    caught: str | None
+    seconds: float
+    reason: str = ""
+
+    def __str__(self) -> str:
+        reason = f"; {self.reason}" if self.reason else ""
+        what = f"NOT CAUGHT{reason}" if self.caught is None else f"caught by {self.caught}"
+        return f"{self.fault.name}: {what} ({self.seconds:.0f} s)"
+
+
+def read_faults(root: Path = ROOT) -> list[Fault]:
+    """The faults of a checkout."""
+    entries = yaml.safe_load((root / FAULTS).read_text(encoding="utf-8"))
+    return [Fault(**{**entry, "tests": tuple(entry["tests"])}) for entry in entries]
+
+
+def chosen(faults: Sequence[Fault], words: Sequence[str]) -> list[Fault]:
+    """Those with these numbers, from 1 on, or these parts of their names; without words all. `ValueError`: no such."""
+    found: set[int] = set()
+    for word in words:
+        if word.isdecimal():
+            numbers = [int(word) - 1] if 0 < int(word) <= len(faults) else []
+        else:
+            numbers = [i for i, fault in enumerate(faults) if word.lower() in fault.name.lower()]
+        if not numbers:
+            raise ValueError(f"--only {word}: no such fault; --list shows all {len(faults)}")
+        found |= {*numbers}
+    return [fault for i, fault in enumerate(faults) if not words or i in found]
+
+
+def copy_checkout(root: Path, target: Path) -> None:
+    """Copy the tracked files as they are on the disk, links as links."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, check=True).stdout
+    for name in filter(None, listed.decode().split("\0")):
+        source, copy = root / name, target / name
+        if os.path.lexists(source):  # a file may have been deleted since
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, copy, follow_symlinks=False)
+
+
+def run_tests(copy: Path, tests: Sequence[str]) -> tuple[int | None, str]:
+    """The exit status of pytest, None if it hangs, and its output."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-m", "not slow", *tests]
+    process = subprocess.Popen(
+        command,
+        cwd=copy,
+        env={**os.environ, "PYTHONPATH": str(copy)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        output, _ = process.communicate(timeout=LIMIT)
+        return process.returncode, output.decode("utf-8", "replace")
+    except subprocess.TimeoutExpired:
+        return None, ""
+    finally:
+        if process.poll() is None:
+            for each in (*psutil.Process(process.pid).children(recursive=True), process):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    each.kill()
+            process.wait()
+
+
+def tried(fault: Fault, copy: Path) -> Result:
+    """Run a fault's tests with it in `copy`; if one fails, run that again without it."""
+    began = time.monotonic()
+    with fault.applied(copy):
+        status, output = run_tests(copy, fault.tests)
+    seconds = time.monotonic() - began
+    if status == 0:
+        return Result(fault, None, seconds)
+    if status is None or status < 0:
+        ended = f"no end within {LIMIT:.0f} s" if status is None else f"a crash, signal {-status}"
+        return Result(fault, ended, seconds)
+    test = FIRST.search(output)
+    if status not in (FAILED, STOPPED) or test is None:
+        last = " ".join(output.split()[-20:])
+        return Result(fault, None, seconds, f"pytest ended with status {status}: {last}")
+    if run_tests(copy, [test[1]])[0] != 0:
+        return Result(fault, None, seconds, f"{test[1]} fails without it too")
+    return Result(fault, test[1], seconds)
+
+
+def results(faults: Sequence[Fault], root: Path, jobs: int) -> Iterator[Result]:
+    """Try all faults in `jobs` copies of the checkout, one at a time in each. The results come in their order."""
+    copies: queue.Queue[Path] = queue.Queue()
+    with tempfile.TemporaryDirectory(prefix="seeded-faults-", ignore_cleanup_errors=True) as folder:
+        for number in range(min(jobs, len(faults))):
+            copy = Path(folder) / str(number)
+            copy_checkout(root, copy)
+            copies.put(copy)
+
+        def work(fault: Fault) -> Result:
+            copy = copies.get()
+            try:
+                return tried(fault, copy)
+            finally:
+                copies.put(copy)
+
+        with ThreadPoolExecutor(jobs) as pool:
+            waiting = [pool.submit(work, fault) for fault in faults]
+            try:
+                for each in waiting:
+                    yield each.result()
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+
+def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
+    """Try faults and print what caught them; returns the exit status."""
+    parser = argparse.ArgumentParser(description="show whether the default tests catch seeded mistakes")
+    parser.add_argument("--only", nargs="+", default=[], metavar="N|PART", help="numbers or parts of names")
+    parser.add_argument("--list", action="store_true", help="print the faults and end")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="how many to try at once (default: 1)")
+    arguments = parser.parse_args(argv)
+    if arguments.jobs < 1:
+        parser.error(f"--jobs: {arguments.jobs} is out of range; give 1 or more")
+    faults = read_faults(root)
+    try:
+        wanted = chosen(faults, arguments.only)
+    except ValueError as error:
+        parser.error(str(error))
+    if arguments.list:
+        for number, fault in enumerate(faults, 1):
+            if fault in wanted:
+                print(f"{number:3}  {fault.name} ({fault.file})")
+        return 0
+    problems = [f"{fault.name}: {problem}" for fault in wanted if (problem := fault.problem(root))]
+    if problems:
+        print("\n".join(problems), file=sys.stderr)
+        return 2
+    caught = 0
+    for result in results(wanted, root, arguments.jobs):
+        caught += result.caught is not None
+        print(result, flush=True)
+    print(f"{caught} of {len(wanted)} caught")
+    return int(len(wanted) - caught > (MISSES if len(wanted) == len(faults) else 0))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
