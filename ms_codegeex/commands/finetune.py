@@ -69,12 +69,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prepare the data with the model's tokenizer, then train from its weights."""
-    from ms_codegeex.commands.training_job import paths_and_overrides, restarts_of, say, say_table_unused, train
+    from ms_codegeex.commands.training_job import paths_and_overrides, rank_table_of, restarts_of, say, train
     from ms_codegeex.formats.sources import open_source
     from ms_codegeex.runs.memory_check import required_memory
     from ms_codegeex.runs.node import resolve_node
 
-    say_table_unused("finetune")
     if arguments.epochs is not None and arguments.epochs <= 0:
         raise UserError(f"--epochs: {arguments.epochs} is out of range; give a number above 0")
     data, words = paths_and_overrides(arguments.data)
@@ -82,6 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"--data: {words[0]} is an override; name files or a dataset directory first")
     source = open_source(Path(arguments.model))
     config = _configured(arguments, source, [*arguments.overrides, *words])
+    table = _one_server(rank_table_of("finetune", None, config.device))
     if len(data) == 1 and (Path(data[0]) / "dataset.json").is_file():
         dataset = Path(data[0]).absolute()
     else:
@@ -93,8 +93,19 @@ def run(arguments: argparse.Namespace) -> int:
     if config.device == "cpu":
         say(f"memory: about {required_memory(config) / 1e9:.1f} GB on {config.devices} process(es)")
     say(f"at most {config.steps} steps of {config.training.global_batch} sequences of {config.seq_length} tokens")
-    node = resolve_node(config, None, None, None, None)
+    node = resolve_node(config, table, None, None, None)
     return train(config, node, restarts=restarts_of(arguments), as_json=arguments.json)
+
+
+def _one_server(path: Path | None) -> Path | None:
+    """A rank table, which says which devices are allotted here. `UserError` if it is for several servers."""
+    from ms_codegeex.runs.rank_table import read_rank_table
+
+    if path is not None and (servers := len(read_rank_table(path).servers)) > 1:
+        raise UserError(
+            f"RANK_TABLE_FILE: {path} has {servers} servers, finetune uses one; name a table of this one, or unset it"
+        )
+    return path
 
 
 def _configured(arguments: argparse.Namespace, source: Source, words: list[str]) -> RunConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,13 +34,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train the missing runs, then fit and draw."""
-    from ms_codegeex.commands.training_job import say, say_table_unused
+    from ms_codegeex.commands.training_job import say
     from ms_codegeex.files import write_json
     from ms_codegeex.ladder.report import named, write_report
     from ms_codegeex.ladder.results import analyse, result_of
     from ms_codegeex.ladder.settings import load_ladder
 
-    say_table_unused("ladder")
+    if table := os.environ.get("RANK_TABLE_FILE"):
+        say(f"RANK_TABLE_FILE={table} of the environment is not used: each run is on this server")
     settings, rungs = load_ladder(Path(arguments.config) if arguments.config else None, arguments.overrides)
     if arguments.dry_run:
         for rung in rungs:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ms_codegeex.commands import training_job
-from ms_codegeex.printing import print_error, print_out
+from ms_codegeex.printing import print_out
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -104,27 +103,10 @@ def _words(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
     return overrides, corpus
 
 
-def _rank_table(given: Path | None, device: str) -> Path | None:
-    """The rank table of the command line, or else of `RANK_TABLE_FILE`; prints a line where the variable decides or is
-    not followed."""
-    named = os.environ.get("RANK_TABLE_FILE")
-    if not named or (given is not None and given.absolute() == Path(named).absolute()):
-        return given
-    if given is not None:
-        said = f"--rank-table {given} is used, not RANK_TABLE_FILE={named} of the environment"
-    elif device != "ascend":
-        said = f"RANK_TABLE_FILE={named} of the environment is not used: rank tables are for Ascend, device is {device}"
-    else:
-        said = f"--rank-table {named}: from RANK_TABLE_FILE in the environment; unset it to train without a rank table"
-        given = Path(named)
-    print_error(f"ms-codegeex train: {said}")
-    return given
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Train, or print the processes that would be started."""
     from ms_codegeex.commands.staged_training import train_stages
-    from ms_codegeex.commands.training_job import train
+    from ms_codegeex.commands.training_job import rank_table_of, train
     from ms_codegeex.config import load_config, load_stages
     from ms_codegeex.runs.node import resolve_node
     from ms_codegeex.runs.resume import check_allowed
@@ -138,7 +120,7 @@ def run(arguments: argparse.Namespace) -> int:
         configs = [stage.config for stage in staged.stages]
     for config in configs:
         check_allowed(config, arguments.allow_change)
-    arguments.rank_table = _rank_table(arguments.rank_table, configs[0].device)
+    arguments.rank_table = rank_table_of("train", arguments.rank_table, configs[0].device)
     if arguments.job:
         named = configs if staged is None else [replace(config, output=str(staged.output)) for config in configs]
         return _print_job(arguments, named)

@@ -8,7 +8,7 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -159,10 +159,16 @@ def train(
     if as_json:
         print_json(summary)
     else:
-        tokens = config.training.tokens
-        longer = f"training.tokens={2 * tokens}" if tokens else f"training.steps={2 * summary['steps']}"
-        _print_summary(summary, run_directory, longer)
+        _print_summary(summary, run_directory, _longer(config, summary))
     return 0
+
+
+def _longer(config: RunConfig, summary: Mapping[str, Any]) -> str:
+    """The override with which the finished run goes on."""
+    tokens, patience = config.training.tokens, config.training.patience
+    if patience and (summary["tokens"] < tokens if tokens else summary["steps"] < config.steps):
+        return f"training.patience={2 * patience}"
+    return f"training.tokens={2 * tokens}" if tokens else f"training.steps={2 * summary['steps']}"
 
 
 def processes_of(config: RunConfig, node: Node) -> list[WorkerSpec]:
@@ -291,7 +297,7 @@ def _fewer(config: RunConfig, least: int | None) -> RunConfig | None:
 def _open(config: RunConfig, run_directory: RunDirectory, start: StartingPoint, allow_change: Sequence[str]) -> None:
     """Open the run and tell the user where it continues."""
     from ms_codegeex.runs.opening import open_run
-    from ms_codegeex.runs.resume import changes_since, is_finished
+    from ms_codegeex.runs.resume import changes_since, is_finished, out_of_patience
 
     checkpoint = start.checkpoint
     changes = changes_since(config, checkpoint, allow_change) if checkpoint else []
@@ -305,6 +311,8 @@ def _open(config: RunConfig, run_directory: RunDirectory, start: StartingPoint, 
         say(f"changed since {checkpoint.path.name}: {change.key} from {change.before} to {change.now}")
     if is_finished(config, checkpoint):
         longer = "training.tokens=…" if config.training.tokens else "training.steps=…"
+        if out_of_patience(config, checkpoint):
+            longer = "training.patience=…"
         say(f"already at step {checkpoint.step}: nothing left to train (more: {longer})")
 
 
@@ -322,10 +330,21 @@ def _help_out(config: RunConfig, corpus: Sequence[str], run_directory: RunDirect
         run_workers(config, run_directory, None, node, others)
 
 
-def say_table_unused(verb: str) -> None:
-    """Print a line if the environment names a rank table, for a verb that runs on this server alone."""
-    if named := os.environ.get("RANK_TABLE_FILE"):
-        print_error(f"ms-codegeex {verb}: RANK_TABLE_FILE={named} is not used, it runs on one server")
+def rank_table_of(verb: str, given: Path | None, device: str) -> Path | None:
+    """The rank table of the command line, or else of `RANK_TABLE_FILE`; prints a line where the variable decides or is
+    not followed."""
+    named = os.environ.get("RANK_TABLE_FILE")
+    if not named or (given is not None and given.absolute() == Path(named).absolute()):
+        return given
+    if given is not None:
+        said = f"--rank-table {given} is used, not RANK_TABLE_FILE={named} of the environment"
+    elif device != "ascend":
+        said = f"RANK_TABLE_FILE={named} of the environment is not used: rank tables are for Ascend, device is {device}"
+    else:
+        said = f"--rank-table {named}: from RANK_TABLE_FILE in the environment; unset it to train without a rank table"
+        given = Path(named)
+    print_error(f"ms-codegeex {verb}: {said}")
+    return given
 
 
 def say(text: str) -> None:

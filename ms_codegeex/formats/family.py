@@ -9,7 +9,6 @@ from typing import Any
 from ms_codegeex.errors import UserError
 from ms_codegeex.formats.layout import Shape, expand, packed_shape, shown
 from ms_codegeex.formats.sizes import Sizes
-from ms_codegeex.models.decoder_config import NOT_OF_WEIGHTS
 from ms_codegeex.models.foreign import Entry, ForeignFormats, ForeignLayout, ForeignName
 from ms_codegeex.models.parameters import ParameterTable
 from ms_codegeex.models.registry import Family
@@ -84,7 +83,7 @@ class FamilyFormats:
     def guessed(self, known: Collection[str]) -> tuple[str, ...]:
         """The sizes that `infer` takes from a preset: the weights mean nothing without them, and neither the shapes nor
         `known` give them."""
-        given = {*known, *self.data.visible, "num_layers", *NOT_OF_WEIGHTS}
+        given = {*known, *self.data.visible, "num_layers", "init_std"}
         return tuple(field for field in self.sizes.fields if field not in given)
 
     def infer(

@@ -48,7 +48,7 @@ class QuickResult:
         tried = f"a quick search ({self.tried:,} plans; --search tries all)"
         if self.best is None:
             return f"No plan of {tried} fits"
-        found = f"{self.best.step_seconds:.2f} s with\n  {overrides(self.best.config, self.given.config)}"
+        found = f"{self.best.step_seconds:.3g} s with\n  {overrides(self.best.config, self.given.config)}"
         if self.longer is None:
             return f"The fastest plan of {tried} that fits: {found}"
         if self.longer < SAME:
@@ -78,9 +78,14 @@ class _Neighbourhood:
 
     def __init__(self, plan: Plan):
         self.config, self.chip = plan.config, plan.chip
-        self.on_mesh = {mesh: list(choices(plan.config, *mesh)) for mesh in meshes(plan.config)}
+        on_mesh = {mesh: [*filter(self._runs, choices(plan.config, *mesh))] for mesh in meshes(plan.config)}
+        self.on_mesh = {mesh: found for mesh, found in on_mesh.items() if found}
         self.plans: dict[Choice, Plan | None] = {}
         self.tried = 0
+
+    def _runs(self, choice: Choice) -> bool:
+        """Whether the configuration's device has kernels for it: a CPU for replicas only."""
+        return self.config.device != "cpu" or choice.tensor == choice.pipeline == choice.shard == 1
 
     def start(self) -> Choice:
         """The plan's own choice, or one like it."""

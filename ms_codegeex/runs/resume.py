@@ -176,9 +176,15 @@ def _check_tokenizer(key: str, config: RunConfig, checkpoint: Checkpoint) -> Non
                 )
 
 
+def out_of_patience(config: RunConfig, checkpoint: Checkpoint) -> bool:
+    """Whether `training.patience` has ended the run at the checkpoint."""
+    patience = config.training.patience
+    return bool(patience) and checkpoint.state.get("worse", 0) >= patience
+
+
 def is_finished(config: RunConfig, checkpoint: Checkpoint) -> bool:
     """Whether nothing is left to train after the checkpoint."""
-    tokens, patience = config.training.tokens, config.training.patience
-    if patience and checkpoint.state.get("worse", 0) >= patience:
+    tokens = config.training.tokens
+    if out_of_patience(config, checkpoint):
         return True
     return checkpoint.state["tokens"] >= tokens if tokens else checkpoint.step >= config.steps

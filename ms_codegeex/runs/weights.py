@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,16 @@ def check_weights(config: RunConfig, dataset: Path) -> str | None:
         return None
     _starting_adapters(config, source := _fitting_source(config.model))
     theirs = None if source.save_tokenizer is None else source_tokenizer(source)
-    return _check_tokenizers(config.model, str(source.path), theirs, dataset)
+    notes = [_check_tokenizers(config.model, str(source.path), theirs, dataset), *_changed(config.model, source)]
+    return "; ".join(filter(None, notes)) or None
+
+
+def _changed(model: ModelConfig, source: Source) -> Iterator[str]:
+    """What the model computes in another way than the one that it starts from."""
+    for name in NOT_OF_WEIGHTS:
+        here, there = (getattr(config, name, None) for config in (model.sizes, source.config))
+        if here != there and name != "init_std":
+            yield f"model.{name} is {here}, {source.path} has {there}"
 
 
 def check_following(config: RunConfig, dataset: Path, before: RunConfig, its_dataset: Path) -> str | None:

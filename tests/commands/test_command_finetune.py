@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import small_models
-from conftest import command, command_here
+from conftest import ROOT, command, command_here
 
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints
@@ -75,10 +75,16 @@ def test_a_fine_tuning_that_only_worsens_leaves_the_model_it_started_from(model,
         np.testing.assert_array_equal(after[name].float32(), tensor.float32(), err_msg=name)
 
 
-def test_a_rank_table_of_the_environment_is_not_ignored_in_silence(monkeypatch):
-    monkeypatch.setenv("RANK_TABLE_FILE", "table.json")
-    for words in (("finetune", "--model", "nowhere", "--data", "x"), ("ladder", "--dry-run")):
-        assert "RANK_TABLE_FILE=table.json is not used" in command_here(*words).stderr
+def test_a_rank_table_of_the_environment_is_not_ignored_in_silence(model, monkeypatch):
+    words = ("finetune", "--model", model, "--data", "nowhere.jsonl")
+    for servers, devices in ((1, 8), (2, 16)):
+        table = ROOT / "configs" / "rank_tables" / f"{servers}_server{'s' * (servers > 1)}_{devices}_devices.json"
+        monkeypatch.setenv("RANK_TABLE_FILE", str(table))
+        assert "each run is on this server" in command_here("ladder", "--dry-run").stderr
+        assert "is not used: rank tables are for Ascend, device is cpu" in command_here(*words).stderr
+        ascend = command_here(*words, "device=ascend", "parallel.hardware=ascend910").stderr
+        expected = "has 2 servers, finetune uses one" if servers == 2 else "from RANK_TABLE_FILE in the environment"
+        assert expected in ascend, ascend
 
 
 @pytest.mark.parametrize(

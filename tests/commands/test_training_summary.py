@@ -2,7 +2,8 @@
 
 import pytest
 
-from ms_codegeex.commands.training_job import _losses
+from ms_codegeex.commands.training_job import _longer, _losses
+from ms_codegeex.config import build_run_config
 
 SUMMARY = {"steps": 60, "evaluated_step": 60, "validation_loss_before": None}
 
@@ -46,3 +47,9 @@ def test_which_step_the_figures_are_of():
     worse = said(3.0, 4.5, 3.5, validation_loss_before=2.5)
     assert worse[0].endswith("after 60 steps, 2.500 before") and "WORSE than the model" in worse[1]
     assert "training.patience" in worse[2]
+
+
+def test_what_to_try_next_names_what_ended_the_run():
+    config = build_run_config({"training": {"steps": 20, "patience": 2, "evaluate_every": 2}})
+    assert _longer(config, {"steps": 4, "tokens": 9}) == "training.patience=4"
+    assert _longer(config, {"steps": 20, "tokens": 9}) == "training.steps=40"

@@ -13,6 +13,7 @@ from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import write_json
 from ms_codegeex.formats.convert import convert
+from ms_codegeex.formats.sources import open_source
 from ms_codegeex.formats.tensors import from_array
 from ms_codegeex.runs.weights import check_following, check_weights, weights_of
 from ms_codegeex.training.initialise import initial_weight, starting_weight
@@ -182,6 +183,19 @@ def test_tokenizers_that_nothing_names_are_not_compared(trained):
     model = {"family": "codegen", **sizes, "weights": str(root / "model")}
     run = build_run_config({"model": model, "training": {"steps": 1}})
     assert "does not say which tokenizer it has" in check_weights(run, root / "unknown")
+
+
+def test_what_is_computed_in_another_way_than_before_is_said(trained):
+    root, sizes = trained
+    model = {"family": "codegen", **sizes, "weights": str(root / "model"), "init_std": 0.5}
+    for value in (True, False):
+        run = build_run_config({"model": {**model, "scores_fp32": value}, "training": {"steps": 1}})
+        recorded = open_source(root / "model").config.scores_fp32
+        note = check_weights(run, root / "codegen-nl")
+        if value == recorded:
+            assert note is None
+        else:
+            assert note == f"model.scores_fp32 is {value}, {root / 'model'} has {recorded}"
 
 
 def test_what_is_fresh_is_not_taken_from_the_model(models):

@@ -1,13 +1,17 @@
 """Each thing a machine may lack gives one line that says how to get it."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from strict_sandbox import refusing_python
 
 from ms_codegeex import host
+from ms_codegeex.config import load_config
 from ms_codegeex.evaluation.sandbox.layers import advice
+from ms_codegeex.runs.memory_check import required_memory
 
 PATH = Path(__file__).resolve().parents[2] / "ascend_scripts" / "preflight.py"
 _spec = importlib.util.spec_from_file_location("preflight", PATH)
@@ -30,6 +34,13 @@ LACKING = {
     "disk": (host.check_disk("/", 6 * 10**9, "free some", 10**9), "6 GB"),
     "memory": (host.check_memory(10**9, 4 * 10**9), "4 GB"),
 }
+
+
+def test_the_memory_of_the_first_command_is_what_its_run_needs():
+    needed = required_memory(load_config(ROOT / "configs" / "codegeex_tiny.yaml"))
+    default = re.search(r"free memory needed \(default: (\d+)\)", PATH.read_text())[1]
+    readme = re.search(r"(\d+) GB of free memory", (ROOT / "README.md").read_text())[1]
+    assert default == readme and 0.75 * int(default) * host.GB < needed <= int(default) * host.GB
 
 
 @pytest.mark.parametrize("line, remedy", LACKING.values(), ids=LACKING.keys())

@@ -296,8 +296,8 @@ def choose_validation(groups: Callable[[], Iterable[np.ndarray]], share: float) 
     """Which groups (packages, or documents) go to validation: about `share` of all bytes, in the order of the keys.
 
     Small groups are preferred, so that validation gets several of many: at first those of at most a third of the
-    target, then the target, then three times the target. If none of these choices has half the target, the one that
-    comes closest to it is taken, or the smallest group if all are larger. Neither side is left empty.
+    target, then the target, then three times the target. If none of these choices has half the target, what comes
+    closest to it is taken: one of them, or a single group. Neither side is left empty.
 
     Args:
         groups: gives each time an iterator over all groups in the order of their keys, arrays with the fields `key`,
@@ -307,17 +307,17 @@ def choose_validation(groups: Callable[[], Iterable[np.ndarray]], share: float) 
     Returns:
         Their keys, uint64, ascending.
     """
-    nothing, sums = np.empty(0, np.uint64), []
-    for rows in groups():
-        if rows.size:  # numbers, because a row would keep the array that it is a part of
-            place = int(rows["bytes"].argmin())
-            sums.append((rows.size, int(rows["bytes"].sum()), int(rows["bytes"][place]), int(rows["key"][place])))
-    target = share * sum(size for _, size, _, _ in sums)
+    sums = [(rows.size, int(rows["bytes"].sum())) for rows in groups()]
+    target, most = share * sum(size for _, size in sums), sum(count for count, _ in sums) - 1
     if not target:
-        return nothing
-    most = sum(count for count, *_ in sums) - 1
-    _, _, size, key = min(sums, key=lambda part: part[2])
-    best = (abs(size - target), np.array([key], np.uint64))
+        return np.empty(0, np.uint64)
+    best = (math.inf, np.empty(0, np.uint64))
+    for rows in groups():
+        if rows.size:
+            distances = np.abs(rows["bytes"] - target)
+            place = int(distances.argmin())
+            if distances[place] < best[0]:
+                best = (float(distances[place]), rows["key"][place : place + 1].copy())
     for limit in (target / 3, target, 3 * target):
         chosen, total = _first_groups(groups(), limit, target, most)
         if total >= target / 2:

@@ -226,8 +226,8 @@ def plain_choice(rows, share):
     target, chosen = share * sum(sizes), set()
     if not target:
         return []
-    smallest = min(range(len(sizes)), key=lambda place: (sizes[place], place))
-    found = [(abs(sizes[smallest] - target), [smallest])]
+    nearest = min(range(len(sizes)), key=lambda place: (abs(sizes[place] - target), place))
+    found = [(abs(sizes[nearest] - target), [nearest])]
     for limit in (target / 3, target, 3 * target):
         chosen, total = set(), 0
         for place, size in enumerate(sizes):
@@ -297,6 +297,10 @@ class TestValidation:
     def test_a_large_package_never_goes_to_validation_where_a_small_one_is(self, seed, share):
         assert self.choose((98_000_000, 2_000_000), share, seed) == [2_000_000]
         assert 98_000_000 not in self.choose((98_000_000, 1_000_000, 500_000, 500_000), share, seed)
+
+    def test_one_group_that_is_near_wins_over_the_sum_of_much_smaller_ones(self):
+        for seed in range(20):
+            assert self.choose((442, 14, 630, 230), 0.1, seed) == [230]  # of 131.6
 
     def test_the_largest_only_if_there_is_no_other_way(self):
         assert self.choose((900, 100)) == [100]

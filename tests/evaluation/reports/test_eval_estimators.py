@@ -93,6 +93,14 @@ def test_away_from_the_ends_the_bootstrap_stays():
     assert rate_interval(values) == tuple(interval(values[:, None])[:, 0])
 
 
+def test_what_is_rounded_to_certainty_is_not_certain_either():
+    """pass@10 of three problems of which three quarters of 200 samples pass, as published settings draw them."""
+    near = pass_rates([(200, 150), (200, 151), (200, 152)], [10])["10"]
+    assert near["value"] > 0.99999 and near["low"] < 0.5
+    low, high = difference_interval(np.array([0.5, 0.5, 0.5000001]))
+    assert low < 0 and high == 1.0
+
+
 def test_equal_differences_are_not_certain_either():
     assert difference_interval(np.zeros(3)) == pytest.approx((-0.5615, 0.5615), abs=1e-4)
     low, high = difference_interval(np.ones(164))
