@@ -52,7 +52,8 @@ def test_make_merge_check(tmp_path, hccn):
     assert other.returncode == 0, other.stderr
 
 
-def test_many_servers_from_a_file_and_some_devices(tmp_path, hccn):
+def test_many_servers_from_a_file_and_some_devices(tmp_path, hccn, monkeypatch):
+    monkeypatch.chdir("/")  # names in the list are relative to it
     (tmp_path / "list").write_text("# the cluster\n10.0.0.11=hccn.conf\n\n10.0.0.12=10.1.0.1,10.1.0.2,10.1.0.3\n")
     words = ("rank-table", "make", "--servers", tmp_path / "list", "--devices", "0,2", "--output", tmp_path / "t.json")
     assert command_here(*words).returncode == 0

@@ -4,6 +4,7 @@ import pytest
 from right_report import right
 
 from ms_codegeex.config import build_run_config
+from ms_codegeex.mesh import Mesh
 from ms_codegeex.rehearsal import compile as compile_module
 from ms_codegeex.rehearsal.compile import RankReport
 from ms_codegeex.rehearsal.shrink import shrunk, small_mesh
@@ -97,3 +98,15 @@ def test_buckets_follow_block_numbers():
     assert bucket_of(config, "blocks.38.attention.query.weight", called=True) == 1
     values = {"training": {"steps": 1}, "parallel": {"fusion": {"allreduce_groups": 0}}}
     assert bucket_of(build_run_config(values), "blocks.5.attention.query.weight") == 0
+
+
+@pytest.mark.parametrize(
+    ("planned", "small"),
+    [
+        (Mesh(data=8, optimizer_shard=8), Mesh(data=2, optimizer_shard=2)),  # over all replicas
+        (Mesh(data=8, optimizer_shard=4), Mesh(data=4, optimizer_shard=2)),  # over some
+        (Mesh(data=8, tensor=4, pipeline=6), Mesh(data=2, tensor=2, pipeline=2)),
+    ],
+)
+def test_a_small_mesh_is_of_the_planned_kind(planned, small):
+    assert small_mesh(planned) == small

@@ -14,6 +14,7 @@ from ms_codegeex.cli import main
 from ms_codegeex.config.model import model_config
 from ms_codegeex.config.sections import LoraConfig
 from ms_codegeex.errors import UserError
+from ms_codegeex.formats import difference
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.checkpoint_writing import Slice, write_checkpoint, write_ranks
 from ms_codegeex.formats.tensors import from_array
@@ -180,6 +181,14 @@ def test_damage_ends_a_reshard_and_leaves_nothing(tmp_path, capsys):
     assert main(["checkpoint", "merge", str(path), "--output", str(tmp_path / "out")]) == 2
     assert "is damaged" in capsys.readouterr().err
     assert sorted(entry.name for entry in tmp_path.iterdir()) == [path.name]
+
+
+def test_rows_are_counted_from_the_start_of_a_large_tensor(monkeypatch):
+    monkeypatch.setattr(difference, "BLOCK_BYTES", 64)
+    left = np.arange(60, dtype=np.float32).reshape(15, 4)
+    (right := left.copy())[13, 2] += 1
+    (found,) = difference.differences({"x": from_array(left)}, {"x": from_array(right)}, lambda size: None)
+    assert found.count == 1 and found.first == [([13, 2], 54.0, 55.0)]
 
 
 def test_diff_says_which_numbers_differ(tmp_path, capsys):

@@ -37,6 +37,12 @@ def test_a_spike_lies_far_above_the_median_of_a_full_window():
     assert faults.judge(5.0, 1.0, False) is None and faults.in_a_row == 0
 
 
+def test_what_this_attempt_leaves_out_stays_out_after_a_restore():
+    faults = Faults(FaultsConfig("rewind"), left_out=[8])
+    faults.restore({**Faults(FaultsConfig("rewind"), left_out=[4]).state(), "in_a_row": 1})
+    assert faults.left_out == [4, 8] and faults.in_a_row == 1
+
+
 def test_steps_that_hardly_differ_leave_one_per_cent_of_room():
     faults = Faults(FaultsConfig("skip", sigma=5.0, window=4))
     for _ in range(4):

@@ -66,6 +66,8 @@ def test_interval_is_that_of_the_binomial_it_resamples():
     assert low == pytest.approx(np.searchsorted(exact, 0.025) / 50, abs=0.021)
     assert high == pytest.approx(np.searchsorted(exact, 0.975) / 50, abs=0.021)
     assert (interval(values) == interval(values)).all()
+    many = interval(np.repeat(values, 40, axis=0))[:, 0]  # so many that it is normal: 95 %, not 90 %
+    assert many == pytest.approx(0.4 + np.array([-1.96, 1.96]) * np.sqrt(0.4 * 0.6 / 2000), abs=0.0015)
     assert (interval(np.ones((5, 2))) == 1).all()
 
 
