@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -11,11 +12,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ms_codegeex.serving.errors import ApiError
 
 BODY_SECONDS = 30.0  # for the next part of a body
+WHOLE_BODY = 10  # times as long for all parts together
 DRAIN_SECONDS = 5.0  # so long a body is read and dropped after its 413
 
 
 class BodyLimit:
-    """At most `most` bytes, each part within `seconds`.
+    """At most `most` bytes, each part within `seconds`, and all of it within `WHOLE_BODY` times as long.
 
     Many clients read no answer before they have sent their body, and if the connection is closed in the meantime the
     answer is lost. So after a 413 the rest of the body is read for a while.
@@ -31,16 +33,17 @@ class BodyLimit:
         declared = dict(scope["headers"]).get(b"content-length", b"")
         if declared.isdigit() and int(declared) > self.most:
             return await self._too_long().response()(scope, receive, self._draining(receive, send))
-        count, more = 0, True
+        count, more, begin = 0, True, time.monotonic()
 
         async def counted() -> Message:
             nonlocal count, more
             if not more:
                 return await receive()
             try:
-                message = await asyncio.wait_for(receive(), self.seconds)
+                left = begin + WHOLE_BODY * self.seconds - time.monotonic()
+                message = await asyncio.wait_for(receive(), max(0, min(self.seconds, left)))
             except asyncio.TimeoutError:
-                raise HTTPException(408, f"no more of the body came within {self.seconds:g} s") from None
+                raise HTTPException(408, f"the body, or more of it, did not come within {self.seconds:g} s") from None
             more = message.get("more_body", False)
             count += len(message.get("body", b""))
             if count > self.most:

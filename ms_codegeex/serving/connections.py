@@ -20,6 +20,8 @@ IN_FLIGHT = 4  # steps of the event loop from accepting a connection to the end 
 RESERVE = 128  # descriptors for the engine, logs, tokenizers and libraries
 QUIET_SECONDS = 60.0  # without a flood, after which a new one is reported
 HEAD_SECONDS = 30.0  # for a request's line and headers, from the connection's or its first byte on
+LINGER_SECONDS = 0.5  # for the request of a refused connection to arrive
+LINGERING = RESERVE // 4  # refused connections at a time; a flood gets resets
 OPTIONS = {  # of TCP: a silent peer is probed; one that takes nothing for so many milliseconds is cut off
     "TCP_KEEPIDLE": 60,
     "TCP_KEEPINTVL": 15,
@@ -66,10 +68,10 @@ class Flood:
 
 class Pool:
     """At most `most` connections. A further one takes the place of an idle one: first of the oldest that has sent no
-    request, then of the one that has been silent for the longest time."""
+    whole request, then of the one that has been silent for the longest time."""
 
     def __init__(self, most: int, flood: Flood):
-        self._most, self._flood = most, flood
+        self._most, self._flood, self._lingering = most, flood, 0
         self._open: set[Connection] = set()
         self._new: dict[Connection, None] = {}  # without a request so far, the oldest first
         self._kept: dict[Connection, None] = {}  # between two requests, the first to become idle first
@@ -90,8 +92,19 @@ class Pool:
         self._new[connection] = None
         return True
 
+    def may_linger(self) -> bool:
+        """Whether a refused connection may stay open until its request has been read; `lingered` when it has."""
+        if self._lingering >= LINGERING:
+            return False
+        self._lingering += 1
+        return True
+
+    def lingered(self) -> None:
+        """Note the end of that time."""
+        self._lingering -= 1
+
     def set_busy(self, connection: Connection) -> None:
-        """Note that a request has come."""
+        """Note that a whole request has come."""
         self._new.pop(connection, None)
         self._kept.pop(connection, None)
 
@@ -111,6 +124,7 @@ class Connection(H11Protocol):
     the number of connections is limited."""
 
     _head: asyncio.TimerHandle | None = None
+    _refused = False
 
     def __init__(self, *arguments: Any, pool: Pool, **named: Any):
         super().__init__(*arguments, **named)
@@ -135,15 +149,24 @@ class Connection(H11Protocol):
         response = unavailable("the server has too many connections", "too_many_connections").response()
         response.headers["Connection"] = "close"
         head = b"".join(b"%s: %s\r\n" % pair for pair in response.raw_headers)
+        self._refused = True
         self.transport.write(b"HTTP/1.1 503 Service Unavailable\r\n" + head + b"\r\n" + response.body)
-        self.transport.close()
+        if self.transport.can_write_eof() and self._pool.may_linger():
+            self.transport.write_eof()
+            self.loop.call_later(LINGER_SECONDS, self.transport.close)
+            self.loop.call_later(LINGER_SECONDS, self._pool.lingered)
+        else:
+            self.transport.close()
 
     def data_received(self, data: bytes) -> None:
         """Start or stop the time limit for the rest of a request."""
+        if self._refused:  # read, because closing with unread data would reset the connection and lose the answer
+            return
         super().data_received(data)
         if self.cycle is not None and not self.cycle.response_complete:
-            self._pool.set_busy(self)
             self._stop_waiting()
+            if not self.cycle.more_body:  # until its body is complete, it gives way like one without a request
+                self._pool.set_busy(self)
         elif self._head is None:
             self._await_head()
 
@@ -155,7 +178,8 @@ class Connection(H11Protocol):
         self._stop_waiting()
         self._pool.set_idle(self)
         super().on_response_complete()
-        if self.cycle is not None and not self.cycle.response_complete:  # the next request was there already
+        if self.cycle is not None and not (self.cycle.response_complete or self.cycle.more_body):
+            # the next request was there already
             self._pool.set_busy(self)
 
     def connection_lost(self, exc: Exception | None) -> None:

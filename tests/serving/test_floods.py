@@ -19,6 +19,7 @@ from fake_backend import TEXT, FakeBackend, fake_settings
 from over_http import served
 
 from ms_codegeex.generation.sampling import SamplingSettings
+from ms_codegeex.serving import connections
 from ms_codegeex.serving.backend import Waiting
 from ms_codegeex.serving.connections import BACKLOG, IN_FLIGHT, QUIET_SECONDS, RESERVE, Flood, descriptor_room
 from ms_codegeex.serving.errors import ApiError
@@ -195,6 +196,44 @@ def test_a_connection_beyond_the_limit_gets_a_503_if_all_others_are_busy(capsys)
             time.sleep(0.005)
         assert status(server.url) == 200
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_requests_without_the_end_of_their_bodies_do_not_keep_others_out(capsys, key_file):
+    """Also of a client with a key."""
+    with (
+        served(lambda: FakeBackend(fake_settings(max_connections=12, api_key_file=key_file))) as server,
+        contextlib.ExitStack() as stack,
+    ):
+        head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        head += f"Authorization: Bearer {GREEDY}\r\nContent-Length: 500\r\n\r\n{{"
+        for _ in range(60):
+            stack.enter_context(socket.create_connection(place(server.url))).sendall(head.encode())
+            assert status(server.url) == 200
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_refused_request_is_read_and_its_answer_arrives(monkeypatch):
+    """Closing before the request has come would reset the connection."""
+    monkeypatch.setattr(connections, "LINGER_SECONDS", 30.0)  # on a machine that does other things
+    with (
+        served(lambda: FakeBackend(fake_settings(max_connections=1))) as server,
+        contextlib.ExitStack() as stack,
+    ):
+        server.backend.paused = True
+        body = b'{"prompt": "x"}'
+        head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        request = head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body
+        stack.enter_context(socket.create_connection(place(server.url))).sendall(request)
+        while not server.backend.active:
+            time.sleep(0.005)
+        refused = stack.enter_context(socket.create_connection(place(server.url)))
+        assert refused.recv(1, socket.MSG_PEEK) == b"H"  # the answer is there before the request
+        for part in (request[:9], request[9:]):  # after a reset, the second one fails, or reading does
+            refused.sendall(part)
+            time.sleep(0.05)
+        answer = b"".join(iter(lambda: refused.recv(1 << 16), b""))
+        assert answer.startswith(b"HTTP/1.1 503 ") and b"too_many_connections" in answer
+        server.backend.paused = False
 
 
 CHILD = """
