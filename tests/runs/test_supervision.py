@@ -20,7 +20,7 @@ import os, time
 time.sleep(0.3)
 os.rename("{source}", "{target}")
 with open("{events}", "a") as events:
-    events.write('{{"event": "saved", "step": 4}}\\n')
+    events.write('{{"event": "saved", "step": 4, "time": 1}}\\n')
 time.sleep(600)
 """
 
