@@ -60,10 +60,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_arguments(parser)
     parser.add_argument("--devices", type=int, metavar="N", help="worker processes (default: the configuration's)")
-    parser.add_argument(
-        "--resume", metavar="auto|DIR", help="resume from the newest intact checkpoint of the run, or from DIR"
-    )
-    training_job.configure_restarts(parser)
+    training_job.configure_resuming(parser)
     parser.add_argument("--json", action="store_true", help="print summary.json on standard output at the end")
 
 
@@ -73,6 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ms_codegeex.formats.sources import open_source
     from ms_codegeex.runs.memory_check import required_memory
     from ms_codegeex.runs.node import resolve_node
+    from ms_codegeex.runs.resume import check_allowed
 
     if arguments.epochs is not None and arguments.epochs <= 0:
         raise UserError(f"--epochs: {arguments.epochs} is out of range; give a number above 0")
@@ -81,6 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"--data: {words[0]} is an override; name files or a dataset directory first")
     source = open_source(Path(arguments.model))
     config = _configured(arguments, source, [*arguments.overrides, *words])
+    check_allowed(config, arguments.allow_change)
     table = _one_server(rank_table_of("finetune", None, config.device))
     if len(data) == 1 and (Path(data[0]) / "dataset.json").is_file():
         dataset = Path(data[0]).absolute()
@@ -94,7 +93,8 @@ def run(arguments: argparse.Namespace) -> int:
         say(f"memory: about {required_memory(config) / 1e9:.1f} GB on {config.devices} process(es)")
     say(f"at most {config.steps} steps of {config.training.global_batch} sequences of {config.seq_length} tokens")
     node = resolve_node(config, table, None, None, None)
-    return train(config, node, restarts=restarts_of(arguments), as_json=arguments.json)
+    restarts, allowed = restarts_of(arguments), arguments.allow_change
+    return train(config, node, allow_change=allowed, restarts=restarts, as_json=arguments.json)
 
 
 def _one_server(path: Path | None) -> Path | None:

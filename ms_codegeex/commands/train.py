@@ -52,18 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="start a new run from this model's weights: a model directory, a run or a checkpoint (model.weights)",
     )
-    parser.add_argument(
-        "--resume", metavar="auto|DIR", help="resume from the newest intact checkpoint of the run, or from DIR"
-    )
-    parser.add_argument(
-        "--allow-change",
-        action="append",
-        default=[],
-        metavar="KEY",
-        help="resume although this key, or a key of this section, differs from the checkpoint's, such as "
-        "training.schedule; may be repeated",
-    )
-    training_job.configure_restarts(parser)
+    training_job.configure_resuming(parser)
     parser.add_argument("--json", action="store_true", help="print summary.json on standard output at the end")
     cluster = parser.add_argument_group("on a cluster", "run the same command on every server (docs/cluster.md)")
     cluster.add_argument(

@@ -29,6 +29,22 @@ OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_0-9]+)*=")
 SAMPLE_PROMPTS = ("def read_text(path):\n", "import os\n", "class Node:\n    def __init__(self):\n")
 
 
+def configure_resuming(parser: argparse.ArgumentParser) -> None:
+    """Add the options for a run that goes on, by hand or by itself."""
+    parser.add_argument(
+        "--resume", metavar="auto|DIR", help="resume from the newest intact checkpoint of the run, or from DIR"
+    )
+    parser.add_argument(
+        "--allow-change",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="resume although this key, or a key of this section, differs from the checkpoint's, such as "
+        "training.schedule; may be repeated",
+    )
+    configure_restarts(parser)
+
+
 def configure_restarts(parser: argparse.ArgumentParser) -> None:
     """Add `--restarts` and `--min-devices`."""
     parser.add_argument(

@@ -97,6 +97,7 @@ def test_a_rank_table_of_the_environment_is_not_ignored_in_silence(model, monkey
         (("--data", "training.steps=3"), "--data: training.steps=3 is an override; name files"),
         (("--task", "chat"), "no example is left"),
         (("--model", "nowhere"), "nowhere"),
+        (("--allow-change", "training.droput"), "did you mean training.dropout?"),
     ],
 )
 def test_mistakes_are_one_line_and_leave_no_run(model, pairs, tmp_path, arguments, message):
