@@ -9,6 +9,7 @@ from statistics import NormalDist
 import numpy as np
 
 RESAMPLES, SEED, LEVEL = 2000, 0, 0.95
+FEW = 10  # problems
 NEAR = 0.0005  # what tables round away: in percent they have one decimal
 QUANTILE = NormalDist().inv_cdf((1 + LEVEL) / 2)
 INTERVALS = "95 % intervals, bootstrapped over problems; Wilson's where these touch 0 or 100 % or have no width"
@@ -45,21 +46,23 @@ def wilson(mean: float, count: int) -> tuple[float, float]:
 
 def rate_interval(values: np.ndarray) -> tuple[float, float]:
     """The 95 % interval of the mean of shares `[problems]`: the bootstrap's, or Wilson's if that comes near 0 or 1 or
-    has hardly a width. There resampling only repeats what was seen: of three, all solved, all would be certain."""
-    low, high = interval(values[:, None])[:, 0]
+    has hardly a width. There resampling only repeats what was seen: of three, all solved, all would be certain. Of
+    fewer than `FEW` problems it is never narrower than Wilson's."""
+    low, high = map(float, interval(values[:, None])[:, 0])
+    least, most = wilson(float(values.mean()), len(values))
     if low < NEAR or high > 1 - NEAR or high - low < NEAR:
-        return wilson(float(values.mean()), len(values))
-    return float(low), float(high)
+        return least, most
+    return (min(low, least), max(high, most)) if len(values) < FEW else (low, high)
 
 
 def difference_interval(values: np.ndarray) -> tuple[float, float]:
-    """The same for the mean of differences between shares `[problems]`. If all are nearly equal, the interval goes as
-    far as Wilson's of none among so many problems."""
-    low, high = interval(values[:, None])[:, 0]
-    if high - low < NEAR:
-        margin = wilson(0.0, len(values))[1]
-        return max(float(low) - margin, -1.0), min(float(high) + margin, 1.0)
-    return float(low), float(high)
+    """The same for the mean of differences between shares `[problems]`. If all are nearly equal, or of fewer than
+    `FEW` problems, the interval goes at least as far as Wilson's of none among so many problems."""
+    low, high = map(float, interval(values[:, None])[:, 0])
+    if high - low < NEAR or len(values) < FEW:
+        mean, margin = float(values.mean()), wilson(0.0, len(values))[1]
+        return max(min(low, mean - margin), -1.0), min(max(high, mean + margin), 1.0)
+    return low, high
 
 
 def interval(values: np.ndarray, seed: int = SEED, resamples: int = RESAMPLES) -> np.ndarray:

@@ -101,6 +101,9 @@ def test_what_is_rounded_to_certainty_is_not_certain_either():
     assert near["value"] > 0.99999 and near["low"] < 0.5
     low, high = difference_interval(np.array([0.5, 0.5, 0.5000001]))
     assert low < 0 and high == 1.0
+    low, high = rate_interval(np.array([0.9, 0.9, 0.91]))
+    assert (low, high) == pytest.approx(rate_interval(np.full(3, 0.90333)), abs=1e-4) and high - low > 0.5
+    assert difference_interval(np.array([1, 0.9, 1]))[0] < 0.5
 
 
 def test_equal_differences_are_not_certain_either():
