@@ -24,8 +24,14 @@ MINDSPORE_SUFFIX = ".ckpt"
 _TORCH_BEGINNINGS = (b"PK", b"\x80\x02")  # a zip archive; the pickle of versions before 1.6, which we refuse by name
 _MEGATRON_RANK = re.compile(r"mp_rank_(\d+)")
 _RANK, _RANKS = "tensor_parallel_rank", "tensor_model_parallel_size"
-# sizes that the shapes do not show: our name, the training program's
-_ARGUMENTS = {"num_heads": "num_attention_heads", "layer_norm_eps": "layernorm_epsilon", _RANKS: _RANKS}
+# what the shapes do not show: our name, the training program's
+_ARGUMENTS = {
+    "num_heads": "num_attention_heads",
+    "layer_norm_eps": "layernorm_epsilon",
+    "softmax_fp32": "attention_softmax_in_fp32",
+    _RANKS: _RANKS,
+}
+_SCALED_SCORES = "apply_query_key_layer_scaling"  # with which Megatron's softmax is FP32 whatever the other argument says
 _TRAINING_STATE = frozenset(
     (
         *("optimizer", "lr_scheduler", "opt_param_scheduler", "random_rng_state", "np_rng_state", "torch_rng_state"),
@@ -84,6 +90,8 @@ def _megatron_sizes(tree: Mapping[Any, Any]) -> dict[str, Any]:
     """Sizes recorded in the file: our own `config`, or the arguments of the training program."""
     config, arguments = tree.get("config"), namespace(tree.get("args")) or {}
     found = {ours: arguments[name] for ours, name in _ARGUMENTS.items() if arguments.get(name) is not None}
+    if arguments.get(_SCALED_SCORES) is True:
+        found["softmax_fp32"] = True
     found |= config if isinstance(config, dict) else {}
     return {name: value for name, value in found.items() if type(value) in (int, float, bool, str)}
 

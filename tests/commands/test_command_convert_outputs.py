@@ -402,8 +402,15 @@ def test_guessed_sizes_are_said(tmp_path, monkeypatch, capsys):
     assert open_source(tmp_path / "m.pt").guessed == ()
 
 
-@pytest.mark.parametrize("deepspeed", [True, False])
-def test_the_originals_own_checkpoints_say_their_sizes(tmp_path, deepspeed):
+@pytest.mark.parametrize(
+    ("deepspeed", "softmax"),
+    [
+        (True, {"attention_softmax_in_fp32": True}),
+        (False, {"attention_softmax_in_fp32": False, "apply_query_key_layer_scaling": False}),
+        (False, {"attention_softmax_in_fp32": False, "apply_query_key_layer_scaling": True}),
+    ],
+)
+def test_the_originals_own_checkpoints_say_their_sizes(tmp_path, deepspeed, softmax):
     """Megatron saves its arguments and the states of its random generators beside the model."""
     import argparse
 
@@ -417,6 +424,7 @@ def test_the_originals_own_checkpoints_say_their_sizes(tmp_path, deepspeed):
         tensor_model_parallel_size=1,
         params_dtype=torch.float16,
         num_layers=2,
+        **softmax,
     )
     state = {
         "args": arguments,
@@ -429,7 +437,7 @@ def test_the_originals_own_checkpoints_say_their_sizes(tmp_path, deepspeed):
     }
     torch.save(state, tmp_path / "theirs.pt")
     source = open_source(tmp_path / "theirs.pt", {"eos_token_id": 10})
-    assert source.fields == FIELDS["codegeex"] and source.guessed == ()
+    assert source.fields == FIELDS["codegeex"] | {"softmax_fp32": any(softmax.values())} and source.guessed == ()
     assert any("torch_rng_state" in name for name in source.skipped)
     convert(source, "hf", tmp_path / "hf", verify=True)
     arguments.tensor_model_parallel_size = 2
