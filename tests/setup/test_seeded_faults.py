@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 
 import pytest
@@ -74,6 +75,7 @@ def checkout(tmp_path):
     return tmp_path
 
 
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 def test_the_report_says_which_faults_were_caught(checkout, capsys, monkeypatch):
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # saves time
     monkeypatch.setenv("PYTEST_PLUGINS", "xdist.plugin")
