@@ -9,6 +9,7 @@ from conftest import ROOT, command, command_here
 from ms_codegeex import cli
 from ms_codegeex.commands.plan import _configuration
 from ms_codegeex.config import load_config
+from ms_codegeex.planning import quick_search
 from ms_codegeex.planning.search import search
 from ms_codegeex.planning.search import to_dict as search_to_dict
 
@@ -203,11 +204,23 @@ def test_sources_are_printed_on_request():
     assert "? peak_fp16 = 3.146e+14: 32 cores" in result.stdout and "usable_memory" in result.stdout
 
 
+def words_for(path):
+    tiny = path.name in ("finetune_full.yaml", "finetune_lora.yaml")  # the command names their model
+    return ["--config", str(path), *(["model.preset=tiny"] if tiny else [])]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_shipped_configuration_fits(path, monkeypatch):
+    """Nothing is searched; the slow test below searches, and the tests above for some of them."""
+    monkeypatch.setattr(quick_search, "quick_search", lambda plan: quick_search.QuickResult(plan, plan, 1))
+    result = command_here("plan", *words_for(path))
+    assert result.returncode == 0 and "No plan of a quick search (1 plans; " in result.stdout
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_every_shipped_configuration_is_planned_and_fits(path):
-    tiny = path.name in ("finetune_full.yaml", "finetune_lora.yaml")  # the command names their model
-    model = ["model.preset=tiny"] if tiny else []
-    assert command_here("plan", "--config", path, *model).returncode == 0
+    assert command_here("plan", *words_for(path)).returncode == 0
 
 
 def test_planning_loads_no_engine(tmp_path):
