@@ -34,6 +34,7 @@ pytest_plugins = [
     "skipped_before",
     "stand_ins",
     "strict_sandbox",
+    "work_units",
 ]
 ROOT = Path(__file__).resolve().parents[1]
 VOCABULARY, EOS = 96, 0

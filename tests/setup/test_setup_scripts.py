@@ -217,6 +217,7 @@ def test_ci_status(ci, statuses, expected, cut):
     result, calls = ci(**statuses)
     assert result.returncode == expected, result.stdout
     assert result.stdout.count("did NOT run") == cut
+    assert ("all tests ran" in result.stdout) == (expected == 0 and not cut)
     assert len(calls) == (1 if statuses.get("default", 5) != 5 else 3 if "skipped" in statuses and expected else 4)
 
 
