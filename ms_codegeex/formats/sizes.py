@@ -11,6 +11,8 @@ from typing import Any
 from ms_codegeex.errors import UserError
 from ms_codegeex.models.foreign import SizeKeys
 
+MISSPELT = 0.85  # how similar an unknown key is to one that is absent, if it stands for that one
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -78,7 +80,14 @@ class Sizes:
         for key, expected in self.data.only.items():
             if key in values and values[key] != expected:
                 raise UserError(f"config.json: {key} is {values[key]!r}, but only {expected!r} is supported")
-        return self._checked(self.data.read(values), self.data.keys, "config.json")
+        read = self.data.read(values)
+        absent = [key for name in self.fields if (key := self.data.keys.get(name, name)) not in read]
+        for key in values:  # most others are of other programs
+            if near := difflib.get_close_matches(str(key), absent, 1, MISSPELT):
+                raise UserError(
+                    f"config.json: {key} is unknown, and {near[0]} is not there; rename the key, or remove it"
+                )
+        return self._checked(read, self.data.keys, "config.json")
 
     def to_json(self, config: Any, base: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """`config.json` of a model directory with parameters like ours, float32; keys of `base` we do not know stay."""

@@ -69,3 +69,17 @@ def test_an_unknown_size_in_a_checkpoint_is_refused(tmp_path, size, near):
     with pytest.raises(UserError, match=size) as error:
         open_source(path)
     assert "manifest.json" in str(error.value) and (f"nearest is {near}" in str(error.value)) == bool(near)
+
+
+@pytest.mark.parametrize(
+    "name, key, wrong", [("codegeex", "softmax_fp32", "softmax_fp23"), ("codegen", "n_head", "n_heads")]
+)
+def test_a_misspelt_key_of_a_model_directory_is_refused(tmp_path, name, key, wrong):
+    convert(save_run(tmp_path / "run", name, parameters(name)), "hf", tmp_path / "hf")
+    file = tmp_path / "hf" / "config.json"
+    values = read_json(file)
+    write_json(file, {wrong if each == key else each: value for each, value in values.items()})
+    with pytest.raises(UserError, match=f"config.json: {wrong} is unknown, and {key} is not there"):
+        open_source(tmp_path / "hf")
+    write_json(file, values | {wrong: 1})  # of another program
+    assert open_source(tmp_path / "hf").fields == FIELDS[name]
