@@ -160,8 +160,18 @@ def _data_changes(config: RunConfig, checkpoint: Checkpoint) -> list[Change]:
         return []
     names = [mixed_before(samples, data, batch) for data, batch, _ in arguments]
     if names[0] == names[1]:  # the same paths with other content
-        names = [f"{name} with the content {content}" for name, content in zip(names, contents, strict=True)]
+        before = recorded or {}
+        changed = [path for path in found if found[path] != before.get(path)]
+        names = [
+            ", ".join(f"{path} with the content {_short(have.get(path))}" for path in changed)
+            for have in (before, found)
+        ]
     return [Change(key, *names)]
+
+
+def _short(content: str | None) -> str:
+    """As much of a hash as tells two apart."""
+    return content[: content.find(":") + 13] + "…" if content else "unknown"
 
 
 def _check_tokenizer(key: str, config: RunConfig, checkpoint: Checkpoint) -> None:
