@@ -265,6 +265,7 @@ def test_mistakes_that_have_nothing_to_do_with_each_other_are_all_reported():
     check_fails("decays_twice", "gradients_of_twice_the_size", "masks_of_each_rank")
 
 
-def test_a_process_that_fails_ends_the_rehearsal_with_its_last_words():
+def test_a_process_that_fails_ends_the_rehearsal_with_its_last_words(tmp_path):
+    (tmp_path / "failing.py").write_text("raise KeyError('no_such_mistake')")
     with pytest.raises(RunFailure, match=r"exited with status 1: .*KeyError"):
-        rehearsed(2, {"tensor": 2}, {}, worker=(str(BROKEN), "no_such_mistake"))
+        rehearsed(2, {"tensor": 2}, {}, worker=(str(tmp_path / "failing.py"),))

@@ -1,5 +1,5 @@
-"""Run by test_mindir.py in processes of its own, in a folder with data.npz: `export RANK KIND…` (step, plain, lazy)
-under simulation of two devices, `run RANK` on the CPU.
+"""Run by test_mindir.py in a process of its own, which forks one for each rank, in a folder with data.npz: exports the
+graphs of two simulated devices (step, plain, lazy), then runs the step on the CPU.
 
 The loss is the sum of (relu(x w1) w2)²: w1 is row-parallel (all-reduce forward); w2 is replicated over two halves of
 the batch, and its optimizer is sharded (all-gather forward, reduce-scatter backward); rows become columns for the
@@ -8,7 +8,7 @@ square (all-to-all). The step broadcasts a number that only rank 1 knows.
 
 from __future__ import annotations
 
-import sys
+from functools import partial
 from pathlib import Path
 
 import mindspore as ms
@@ -16,8 +16,10 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common import lazy_inline
 
+from ms_codegeex.processes import ForkSpec, run_processes
 from ms_codegeex.rehearsal import mindir
 from ms_codegeex.rehearsal.communicator import FileCommunicator
+from ms_codegeex.rehearsal.stubs import rank_environment
 
 RATE, MOMENTUM, STEPS = 0.01, 0.9, 3
 
@@ -87,7 +89,7 @@ class Layer(nn.Cell):
         return self.relu(self.product(x))
 
 
-def export(rank: int, *kinds: str) -> None:
+def export(rank: int, *kinds: str) -> int:
     """Write rank's graphs as MindSpore partitions them; `lazy` comes last, because it changes `Layer`."""
     from mindspore.common.api import _cell_graph_executor
     from mindspore.communication import init
@@ -114,9 +116,10 @@ def export(rank: int, *kinds: str) -> None:
         cell.compile(Tensor(x))
         exported = _cell_graph_executor._graph_executor.get_func_graph_proto(cell.current_phase, "mind_ir", False)
         Path(f"{kind}{rank}.mindir").write_bytes(exported)
+    return 0
 
 
-def run(rank: int) -> None:
+def run(rank: int) -> int:
     """Run rank's graph for some steps; write what it returns and its parameters."""
     ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU")
     model = mindir.parse(Path(f"step{rank}.mindir").read_bytes())
@@ -139,7 +142,13 @@ def run(rank: int) -> None:
     results = [[float(value.asnumpy()) for value in net(Tensor(data["x"]))] for _ in range(STEPS)]
     held = {mindir.parameter_name(name): p.asnumpy() for name, p in net.parameters_dict().items()}
     np.savez(f"result{rank}.npz", results=results, **held)
+    return 0
 
 
 if __name__ == "__main__":
-    {"export": export, "run": run}[sys.argv[1]](int(sys.argv[2]), *sys.argv[3:])
+    here = Path.cwd()
+    kinds = (("step", "plain", "lazy"), ("step",))
+    exports = [partial(export, rank, *kinds[rank]) for rank in (0, 1)]
+    ranks = [ForkSpec(f"export{i}", call, here, rank_environment(i, 2)) for i, call in enumerate(exports)]
+    run_processes(ranks, at_once=2)
+    run_processes([ForkSpec(f"run{rank}", partial(run, rank), here) for rank in (0, 1)], at_once=2)
