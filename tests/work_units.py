@@ -1,5 +1,5 @@
-"""What one process of pytest-xdist runs without the others: a file, or a folder of tests that start a process for each of
-many ranks. A plugin of pytest."""
+"""Which tests one process of pytest-xdist runs, one by one: those of a file, or of a folder whose tests start many
+processes each. A plugin of pytest."""
 
 from __future__ import annotations
 
