@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,19 @@ class EventLog(Callback):
         self.file.close()
 
 
+@contextlib.contextmanager
+def _without_torch() -> Iterator[None]:
+    """tensorboardX imports PyTorch where it is installed, for types that no scalar needs: seconds of every start."""
+    if "torch" in sys.modules:
+        yield
+        return
+    sys.modules["torch"] = None  # type: ignore[assignment] # an import of it is an ImportError, which tensorboardX expects
+    try:
+        yield
+    finally:
+        del sys.modules["torch"]
+
+
 class TensorBoard(Callback):
     """Writes scalar events with tensorboardX, which needs neither TensorFlow nor PyTorch.
 
@@ -124,8 +138,9 @@ class TensorBoard(Callback):
     """
 
     def __init__(self, directory: Path, first_step: int):
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        with _without_torch():
+            from tensorboardX.event_file_writer import EventsWriter
+            from tensorboardX.proto.event_pb2 import Event, SessionLog
 
         directory.mkdir(parents=True, exist_ok=True)
         self.writer = EventsWriter(str(directory / "events"))

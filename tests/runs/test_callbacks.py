@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import sys
 from dataclasses import asdict
 
 import pytest
@@ -176,6 +177,13 @@ def test_tensorboard_events_hold_the_figures(run):
     events = b"".join(path.read_bytes() for path in run.tensorboard.iterdir())
     for name in (b"loss", b"validation_loss", b"learning_rate", b"mfu"):
         assert name in events
+
+
+def test_no_process_imports_pytorch_for_its_events(run, monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("torch", "tensorboardX")]:
+        monkeypatch.delitem(sys.modules, name)
+    TensorBoard(run.tensorboard, 0).end(Watched())
+    assert "tensorboardX" in sys.modules and "torch" not in sys.modules
 
 
 def test_display_prints_plain_lines_and_says_when_and_how_long_it_compiles(run, capsys):
