@@ -2,15 +2,22 @@
 
 import fcntl
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import VOCABULARY, command, command_here, small_run, write_config, write_dataset
+from conftest import ROOT, VOCABULARY, command, command_here, small_run, write_config, write_dataset
+from run_processes import processes_of
 
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints
-from ms_codegeex.runs.records import read_log
+from ms_codegeex.runs.records import read_events, read_log
 
 
 def train(tmp_path, values, *arguments, **options):
@@ -24,35 +31,66 @@ def refused(tmp_path, values, *arguments):
     return result
 
 
+LONG = 50_000  # steps: minutes
+
+
 @pytest.fixture(scope="module")
 def runs(dataset, tmp_path_factory):
-    """The same run on one and on two workers: the same global batch, masks as unequal as the documents."""
-    root = tmp_path_factory.mktemp("runs")
-    results = {}
-    for devices in (1, 2):
+    """The same run on one and on two workers: the same global batch, masks as unequal as the documents. That on two
+    would take long, and is asked to end after ten steps."""
+    root, results = tmp_path_factory.mktemp("runs"), {}
+    for devices, steps in ((1, 10), (2, LONG)):
         values = small_run(dataset, root / f"devices{devices}")
-        values["devices"] = devices
-        values["training"].update(clip_norm=0.5, evaluate_every=4)
-        values["logging"] = {}
+        values |= {"devices": devices, "compile_cache": devices == 1, "logging": {}}
+        values["training"].update(clip_norm=0.5, evaluate_every=4, steps=steps)
         values["checkpoint"].update(every=4)
-        options = ["--json", *(("--restarts", "1") if devices > 1 else ())]  # then one process imports the engine
-        results[devices] = (train(root, values, *options), root / f"devices{devices}")
+        if devices == 1:
+            results[1] = (train(root, values, "--json"), root / "devices1")
+        else:
+            values["checkpoint"].update(keep=1000)
+            results[2] = (stopped(root, values), root / "devices2")
     return results
 
 
+def stopped(root, values):
+    """What the command leaves that gets a SIGTERM after ten steps."""
+    log = Path(values["output"]) / "log.jsonl"
+    words = [sys.executable, "-m", "ms_codegeex.cli", "train", "--config", write_config(root / "long.yaml", values)]
+    words += ["--restarts", "1"]  # then one process imports the engine
+    job = subprocess.Popen(
+        [*map(str, words)], stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": ROOT}
+    )
+    while len(read_log(log)) < 10 and job.poll() is None:
+        time.sleep(0.05)
+    job.send_signal(signal.SIGTERM)
+    _, errors = job.communicate(timeout=600)
+    return subprocess.CompletedProcess(words, job.returncode, "", errors)
+
+
 def test_two_workers_give_the_losses_of_one(runs):
-    for result, _ in runs.values():
-        assert result.returncode == 0, result.stderr
-    one, two = (read_log(path / "log.jsonl") for _, path in runs.values())
-    assert len(one) == len(two) == 10
+    assert runs[1][0].returncode == 0, runs[1][0].stderr
+    one, two = (read_log(path / "log.jsonl")[:10] for _, path in runs.values())
+    assert len(one) == len(two) == 10, runs[2][0].stderr
     for key in ("loss", "gradient_norm"):  # the norm shows a wrong gradient scale, which Adam would hide
         np.testing.assert_allclose([r[key] for r in two], [r[key] for r in one], rtol=1e-5)
     assert [r["tokens"] for r in one] == [r["tokens"] for r in two]
     assert one[3]["validation_loss"] == pytest.approx(two[3]["validation_loss"], rel=1e-5)
-    a, b = (Checkpoint(list_checkpoints(path / "checkpoints")[-1]) for _, path in runs.values())
+    a, b = (Checkpoint(path / "checkpoints" / "step-00000008") for _, path in runs.values())
     for name in a.names:
         if "key.bias" not in name:  # its gradient is zero but for rounding, which Adam blows up to full steps
             np.testing.assert_allclose(b.tensor(name), a.tensor(name), rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+def test_sigterm_saves_the_run_and_is_not_a_success(runs):
+    result, path = runs[2]
+    assert result.returncode == 128 + signal.SIGTERM and "SIGTERM: the run saves a checkpoint and ends" in result.stderr
+    assert not processes_of(path)
+    last, saved = read_log(path / "log.jsonl")[-1]["step"], Checkpoint(list_checkpoints(path / "checkpoints")[-1])
+    assert saved.step == last < LONG and saved.verify()
+    often = ("evaluation", "saving", "saved")
+    events = [event for event in read_events(path / "events.jsonl") if event["event"] not in often]
+    assert [event["event"] for event in events] == ["start", "compiled", "end"]
+    assert (events[-1]["reason"], events[-1]["signal"], events[-1]["step"]) == ("stopped", "SIGTERM", last)
 
 
 def test_masks_of_the_two_workers_are_unequal(dataset):
@@ -65,7 +103,7 @@ def test_masks_of_the_two_workers_are_unequal(dataset):
 
 
 def test_what_a_run_leaves(runs):
-    result, path = runs[2]
+    result, path = runs[1]
     summary = json.loads(result.stdout)
     assert summary == json.loads((path / "summary.json").read_text())
     assert set(summary) >= {
@@ -82,11 +120,12 @@ def test_what_a_run_leaves(runs):
         "pytorch",
         "sample",
     }
-    assert (summary["steps"], summary["devices"]) == (10, 2)
-    for name in ("config.yaml", "environment.json", "log.jsonl", "loss.png", "logs/worker_0.log", "logs/worker_1.log"):
+    assert (summary["steps"], summary["devices"]) == (10, 1)
+    for name in ("config.yaml", "environment.json", "log.jsonl", "loss.png", "logs/worker_0.log"):
         assert (path / name).is_file(), name
     assert list((path / "tensorboard").iterdir())
-    assert [p.name for p in list_checkpoints(path / "checkpoints")] == ["step-00000008", "step-00000010"]
+    names = [p.name for p in list_checkpoints(path / "checkpoints")]
+    assert names == ["step-00000008", "step-00000010"]
     checkpoint = Checkpoint(path / "checkpoints" / "step-00000010")
     assert checkpoint.verify() and checkpoint.state["samples"] == 40 and checkpoint.state["rng"] == {"seed": 7}
     line = read_log(path / "log.jsonl")[-1]
@@ -110,9 +149,10 @@ def test_what_a_run_leaves(runs):
 
 
 def test_terminal_says_what_happens(runs):
-    text = runs[2][0].stderr
-    for words in ("starting 2 workers", "compiling the training graph", "compiled in", "evaluating", "step 10/10"):
-        assert words in text
+    for devices, words in ((1, "starting 1 worker "), (2, "starting 2 workers"), (1, "step 10/10")):
+        assert words in runs[devices][0].stderr
+    for words in ("compiling the training graph", "compiled in", "evaluating"):
+        assert words in runs[2][0].stderr
 
 
 @pytest.mark.slow
@@ -152,6 +192,7 @@ def test_resume_auto_continues_to_the_bit(runs, dataset, tmp_path):
     shutil.rmtree(killed / "checkpoints" / "step-00000010")
     (killed / "summary.json").unlink()
     values = small_run(dataset, killed)
+    values["compile_cache"] = True
     values["training"].update(clip_norm=0.5, evaluate_every=4)
     values["checkpoint"].update(every=4)
     again = train(tmp_path, values, "--resume", "auto")

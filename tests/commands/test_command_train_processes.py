@@ -87,24 +87,6 @@ def test_a_stopped_worker_is_a_hang_and_is_named(dataset, tmp_path):
     assert not processes_of(tmp_path / "run")
 
 
-def test_sigterm_saves_the_run_and_is_not_a_success(dataset, tmp_path):
-    values = small_run(dataset, tmp_path / "run")
-    values["devices"] = 2
-    values["training"].update(steps=LONG)
-    job = start(tmp_path, values)
-    wait_until(lambda: read_log(tmp_path / "run" / "log.jsonl") or job.poll() is not None)
-    job.send_signal(signal.SIGTERM)
-    _, errors = job.communicate(timeout=600)
-    assert job.returncode == 128 + signal.SIGTERM and "SIGTERM: the run saves a checkpoint and ends" in errors
-    assert not processes_of(tmp_path / "run")
-    run = RunDirectory(tmp_path / "run")
-    last, (saved,) = read_log(run.log)[-1]["step"], list_checkpoints(run.checkpoints)
-    assert Checkpoint(saved).step == last and Checkpoint(saved).verify()
-    events = read_events(run.events)
-    assert [event["event"] for event in events] == ["start", "compiled", "saving", "saved", "end"]
-    assert (events[-1]["reason"], events[-1]["signal"], events[-1]["step"]) == ("stopped", "SIGTERM", last)
-
-
 @pytest.mark.slow  # three times two workers: half a minute
 def test_a_run_whose_worker_is_killed_starts_again_and_ends_as_if_nothing_had_happened(dataset, tmp_path):
     run, unbroken = RunDirectory(tmp_path / "run"), RunDirectory(tmp_path / "unbroken")
