@@ -53,8 +53,8 @@ _REMEDIES = {  # of errors that are not the user's
 }
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The whole command line, every verb configured by its own module."""
+def build_parser(verbs: Sequence[str] = VERBS) -> argparse.ArgumentParser:
+    """The command line of these verbs, each configured by its own module."""
     parser = Parser(
         prog="ms-codegeex",
         description="train, convert and run code language models on MindSpore",
@@ -62,10 +62,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"ms-codegeex {ms_codegeex.__version__}")
     parser.set_defaults(parser=parser)  # `completion` describes all of it
-    verbs = parser.add_subparsers(title="verbs", dest="verb", metavar="VERB", required=True)
-    for name in VERBS:
+    parsers = parser.add_subparsers(title="verbs", dest="verb", metavar="VERB", required=True)
+    for name in verbs:
         module = importlib.import_module(f"ms_codegeex.commands.{name.replace('-', '_')}")
-        verb = verbs.add_parser(
+        verb = parsers.add_parser(
             name, help=module.SUMMARY, description=module.SUMMARY, epilog=EXAMPLES + module.EXAMPLES
         )
         module.configure(verb)
@@ -76,8 +76,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse a command line. Unlike plain argparse, accepts `key=value` words between and after options."""
-    parser = build_parser()
-    arguments, rest = parser.parse_known_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    asked = next((word for word in words if not word.startswith("-")), "")
+    alone = asked in VERBS and asked != "completion"  # options of all verbs take 0.1 s
+    parser = build_parser((asked,) if alone else VERBS)
+    arguments, rest = parser.parse_known_args(words)
     if rest and hasattr(arguments, "overrides") and all("=" in word and not word.startswith("-") for word in rest):
         arguments.overrides.extend(rest)
     elif rest:

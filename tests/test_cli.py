@@ -98,7 +98,18 @@ def test_every_verb_has_help_with_examples_that_parse(verb, columns, monkeypatch
     for line in examples:
         words = shlex.split(re.split(" (?:<|>>) ", line)[0])  # without the shell's part
         assert words[0] == "ms-codegeex"
-        build_parser().parse_args(words[1:])
+        parse(words[1:])
+
+
+def choices(*words):
+    (verbs,) = [action for action in parse(words).parser._actions if action.dest == "verb"]
+    return tuple(verbs.choices)
+
+
+def test_a_command_builds_the_options_of_its_verb_only():
+    """Those of all verbs take three times as long as the rest of a start."""
+    assert choices("inspect", "somewhere") == ("inspect",)
+    assert choices("completion", "bash") == VERBS
 
 
 def test_version_and_unknown_verb():

@@ -139,7 +139,7 @@ def wait_for(server: subprocess.Popen, address: str) -> None:
 
 
 def test_every_command_in_the_documents_parses():
-    from ms_codegeex.cli import build_parser
+    from ms_codegeex.cli import parse
 
     for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         for line in re.findall(
@@ -148,7 +148,7 @@ def test_every_command_in_the_documents_parses():
             line = re.split("  #| (?:<|>|>>|\\|) ", "".join(line))[0]  # without the shell's part
             words = shlex.split(line)
             if len(words) > 2:
-                build_parser().parse_args(words[1:])
+                parse(words[1:])
 
 
 def test_every_top_level_path_of_the_tree_exists():
