@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.composer import Composer
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.json_reading import DEEPEST, MOST_DIGITS, Malformed
@@ -15,11 +16,12 @@ MOST_BYTES = 1 << 20  # our largest file has 30 KB; the parser reads about 200 K
 MOST_VALUES = 20_000  # with each alias counted as what it stands for; a resolved configuration has 300
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(Composer, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc] # libyaml, if it is there
     """PyYAML's loader, which refuses what takes long or means two things while it reads, not afterwards."""
 
     def __init__(self, text: str):
-        super().__init__(text)
+        super().__init__()
+        super(Composer, self).__init__(text)
         self._depth, self._values, self._sizes = 0, 0, dict[str, int]()
 
     def compose_node(self, parent: Any, index: Any) -> Any:
@@ -91,7 +93,8 @@ def parse_yaml(text: str | bytes) -> Any:
     except (yaml.YAMLError, ValueError, ArithmeticError, LookupError, AttributeError, TypeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}" if mark else "unknown place"
-        raise Malformed(f"at {where} ({getattr(error, 'problem', None) or error})") from None
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or error
+        raise Malformed(f"at {where} ({problem})") from None
 
 
 def read_yaml_file(path: Path, pipe: bool = False) -> Any:

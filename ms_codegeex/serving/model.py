@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +89,7 @@ class ServedModel:
     @cached_property
     def most_characters(self) -> int:
         """The length of the longest text that can fit into the context."""
-        sizes = (len(self.tokenizer.token_bytes(number)) for number in range(self.tokenizer.vocab_size))
-        return self.context * max(sizes)
+        return self.context * _longest_token(self.tokenizer)
 
     def checked(
         self, ids: Sequence[int], *, room: int | None = None, field: str = "prompt", remedy: str = SHORTEN
@@ -105,6 +104,12 @@ class ServedModel:
         if len(ids) >= self.context:
             raise PromptTooLong(f"{field}: {len(ids)} tokens, the model's context is {self.context} tokens; {remedy}")
         return list(ids)
+
+
+@lru_cache(maxsize=4)
+def _longest_token(tokenizer: Tokenizer) -> int:
+    """Bytes of a tokenizer's longest token."""
+    return max(len(tokenizer.token_bytes(number)) for number in range(tokenizer.vocab_size))
 
 
 def open_model(path: Path, name: str = "", bits: int | None = None) -> ServedModel:
