@@ -1,4 +1,4 @@
-"""Writes README's tables "What runs where" and "Status" and docs/unverified.md from docs/status.yaml.
+"""Writes README's table "Status", docs/status.md and docs/unverified.md from docs/status.yaml.
 
 python docs/status.py            # writes them
 python docs/status.py --check    # writes nothing; exit status 1 and the names of the files that differ
@@ -22,7 +22,7 @@ from ms_codegeex.planning.calibration import outside_roofline
 
 ROOT = Path(__file__).resolve().parents[1]
 MARKS = ("not verified", "not seen", "not run", "not reproduced")
-SECTIONS = {"## What runs where": ("device", "devices"), "## Status": ("capability", "capabilities")}
+TABLES = {"summary": "of", "devices": "device", "capabilities": "capability"}  # in the YAML, and their first column
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table in README: its name, what is tested, and each unverified part with one of `MARKS`."""
+    """A row of a table: its name, what is tested, and each unverified part with one of `MARKS`."""
 
     name: str
     state: str
@@ -45,14 +45,14 @@ class Row:
 
     @property
     def text(self) -> str:
-        """State and unverified parts, as README shows them."""
+        """State and unverified parts."""
         return "; ".join([self.state, *(f"{what} **{mark}**" for what, mark in self.unverified.items())])
 
 
 def read_status(path: Path) -> dict[str, list[Row]]:
     """Rows by section; a mark that is not one of `MARKS`, or checks of a row without `unverified`, is a `UserError`."""
     tables: dict[str, list[Row]] = {}
-    for _, key in SECTIONS.values():
+    for key in TABLES:
         tables[key] = []
         for values in yaml.safe_load(path.read_text(encoding="utf-8"))[key]:
             check_tree(Row, values, key)
@@ -72,32 +72,46 @@ def table(*rows: tuple[str, ...]) -> str:
     return "\n".join([header, "|" + "---|" * len(rows[0]), *rest])
 
 
+def table_of(key: str, tables: dict[str, list[Row]]) -> str:
+    """One of `TABLES`."""
+    return table((TABLES[key], "state"), *((row.name, row.text) for row in tables[key]))
+
+
 def readme(text: str, tables: dict[str, list[Row]]) -> str:
-    """README with both tables made from the status."""
-    for heading, (column, key) in SECTIONS.items():
-        pattern = re.compile(rf"(?<={re.escape(heading)}\n\n)\|.*?\n(?=\n)", re.DOTALL)
-        if not pattern.search(text):
-            raise UserError(f"README.md: no table below '{heading}'; put one line `|` there")
-        rows = ((row.name, row.text) for row in tables[key])
-        text = pattern.sub(lambda _, rows=rows, column=column: table((column, "state"), *rows) + "\n", text, count=1)
-    return text
+    """README with its table made from the status."""
+    pattern = re.compile(r"(?<=## Status\n\n)\|.*?\n(?=\n)", re.DOTALL)
+    if not pattern.search(text):
+        raise UserError("README.md: no table below '## Status'; put one line `|` there")
+    return pattern.sub(lambda _: table_of("summary", tables) + "\n", text, count=1)
+
+
+def status_page(tables: dict[str, list[Row]]) -> str:
+    """docs/status.md."""
+    return f"""# What is tested
+
+Generated from `docs/status.yaml` by `python docs/status.py`. Edit that file instead.
+[unverified.md](unverified.md) says how to verify what nobody has verified yet.
+
+## What runs where
+
+{table_of("devices", tables)}
+
+## Capabilities
+
+{table_of("capabilities", tables)}
+"""
 
 
 def unverified_page(tables: dict[str, list[Row]]) -> str:
     """docs/unverified.md."""
-    rows = [row for key in tables for row in tables[key]]
-    # README's links start at the root, but this page is in docs/, so they are left out
-    open_items = [
-        (re.sub(r" \(\[docs/.*?\)\)", "", row.name), what, mark)
-        for row in rows
-        for what, mark in row.unverified.items()
-    ]
+    rows = [*tables["devices"], *tables["capabilities"]]
+    open_items = [(row.name, what, mark) for row in rows for what, mark in row.unverified.items()]
     checks = [(check.part, check.do, check.see) for row in rows for check in row.checks]
     figures = [(chip.name, ", ".join(f"`{name}`" for name in sorted(chip.uncertain))) for chip in DEVICES.values()]
     borrowed = [chip.name for chip in DEVICES.values() if outside_roofline(chip).measured_on != chip.name]
     return f"""# What is not verified
 
-Generated from `docs/status.yaml` by `python docs/status.py`, as are the tables in the README. Edit that file instead.
+Generated from `docs/status.yaml` by `python docs/status.py`, as is [status.md](status.md). Edit that file instead.
 
 {table(("of", "what", "state"), *open_items)}
 
@@ -118,11 +132,12 @@ between roofline and step either ([plan.md](plan.md)).
 
 
 def pages(root: Path = ROOT) -> dict[Path, str]:
-    """The text that README and docs/unverified.md should have."""
+    """The text that README, docs/status.md and docs/unverified.md should have."""
     tables = read_status(root / "docs" / "status.yaml")
     path = root / "README.md"
     return {
         path: readme(path.read_text(encoding="utf-8"), tables),
+        root / "docs/status.md": status_page(tables),
         root / "docs/unverified.md": unverified_page(tables),
     }
 

@@ -235,3 +235,11 @@ def test_folders_in_a_circle_are_found_though_no_files_are():
     assert circle(imports) is None
     found = circle_of_folders(imports)
     assert found[0] == found[-1] and set(found) == {"data.corpus", "data.order"}
+
+
+def test_the_files_to_read_first_exist_and_are_short():
+    page = (ROOT / "docs" / "contributing.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^[1-8]\. `(\S+)`", page.partition("## Read these eight files first")[2], re.MULTILINE)
+    assert len(listed) == 8
+    for name in listed:
+        assert len((ROOT / name).read_text(encoding="utf-8").splitlines()) < 300, name
