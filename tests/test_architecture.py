@@ -4,6 +4,7 @@ Every import counts, also one inside a function or under TYPE_CHECKING: a reader
 """
 
 import ast
+import re
 from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
 from pathlib import Path
