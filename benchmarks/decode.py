@@ -122,7 +122,7 @@ class Ours:
         from ms_codegeex.generation.choice import TokenChoice
         from ms_codegeex.generation.loading import load_model
         from ms_codegeex.generation.network import LocalNetwork
-        from ms_codegeex.generation.rows import Sizes
+        from ms_codegeex.generation.rows import SlotSizes
         from ms_codegeex.generation.slots import SlotEngine
         from ms_codegeex.generation.weights import TensorWeights
 
@@ -132,7 +132,7 @@ class Ours:
         weights, config, slots = model.weights, model.config, max(BATCHES)
         if bits == "16":
             weights = TensorWeights(weights.tensors, 16, products=weights.tensors)
-        sizes = Sizes(config.max_position_embeddings, slots, threads, fast)
+        sizes = SlotSizes(config.max_position_embeddings, slots, threads, fast)
         self.engine = SlotEngine(LocalNetwork(model.family.model, config, weights, sizes))
         numbers = sum(math.prod(shape) for shape in config.parameter_shapes().values())
         stored = sum(file.stat().st_size for file in model.path.glob("*.safetensors"))

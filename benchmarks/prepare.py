@@ -42,7 +42,7 @@ from common import ROOT, print_command, spread, versions
 sys.path.insert(0, str(ROOT))
 
 from ms_codegeex.data.corpus.reading import Document, find_units, read_unit
-from ms_codegeex.data.corpus.settings import Reading
+from ms_codegeex.data.corpus.settings import ReadingSettings
 from ms_codegeex.data.corpus.sources import Root, default_roots, user_roots
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.data.tokenizer.fast import CorpusEncoder
@@ -55,7 +55,7 @@ CHUNK = 32  # lines that a worker of the peer is given at once, as in Megatron-L
 
 def texts(roots: list[Root]) -> Iterator[Document]:
     """All that `prepare` would keep, each text once."""
-    seen, reading = set(), Reading(strip_licences="none")
+    seen, reading = set(), ReadingSettings(strip_licences="none")
     for unit in find_units(roots, reading)[0]:
         for item in read_unit(unit, reading):
             if isinstance(item, Document) and (digest := hashlib.sha256(item.data).digest()) not in seen:

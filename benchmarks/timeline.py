@@ -41,7 +41,7 @@ from ms_codegeex.rehearsal.host_tasks import HostCosts, host_tasks, repeated, wo
 from ms_codegeex.rehearsal.job import SINGLE_THREAD, RehearsalJob, batches, local_rows
 from ms_codegeex.rehearsal.shrink import parse_mesh, shrunk
 from ms_codegeex.rehearsal.stubs import simulation_environment
-from ms_codegeex.rehearsal.timeline.operators import ALIASES, POINT_TO_POINT, Program
+from ms_codegeex.rehearsal.timeline.operators import ALIASES, POINT_TO_POINT, StepProgram
 from ms_codegeex.rehearsal.timeline.tasks import simulate
 
 MESHES = ("tensor=2", "pipeline=2")
@@ -217,7 +217,7 @@ class Measured:
     def __init__(self, job: RehearsalJob, steps: int):
         ranks = range(job.config.mesh.world)
         self.steps = steps
-        self.programs = [Program.from_json(read_json(job.file("operators.json", rank))) for rank in ranks]
+        self.programs = [StepProgram.from_json(read_json(job.file("operators.json", rank))) for rank in ranks]
         self.found = [read_json(job.directory / f"found_{rank}.json") for rank in ranks]
 
     @property

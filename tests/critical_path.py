@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from graphlib import TopologicalSorter
 
-from ms_codegeex.rehearsal.timeline.tasks import Task
+from ms_codegeex.rehearsal.timeline.tasks import TimelineTask
 
 
-def critical_path(tasks: Sequence[Task]) -> float:
+def critical_path(tasks: Sequence[TimelineTask]) -> float:
     """Seconds of the longest chain of tasks of one rank: no schedule is shorter."""
     order = TopologicalSorter({number: task.waits for number, task in enumerate(tasks)}).static_order()
     ends = [0.0] * len(tasks)

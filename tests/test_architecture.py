@@ -244,3 +244,24 @@ def test_the_files_to_read_first_exist_and_are_short():
     assert len(listed) == 8
     for name in listed:
         assert len((ROOT / name).read_text(encoding="utf-8").splitlines()) < 300, name
+
+
+OF_EACH_FAMILY = {
+    "Attention",
+    "Block",
+    "FeedForward",
+    "Logits",
+    "Loss",
+}  # the parts of a network, as its paper names them
+
+
+def test_no_two_folders_have_a_class_of_the_same_name():
+    """Files in `exported/` go into model directories, with the names that transformers expects."""
+    found: dict[str, list[str]] = {}
+    for path in (ROOT / "ms_codegeex").rglob("*.py"):
+        if "exported" not in path.parts:
+            for name in re.findall(r"^class ([A-Z]\w*)", path.read_text(encoding="utf-8"), re.MULTILINE):
+                found.setdefault(name, []).append(path.relative_to(ROOT / "ms_codegeex").as_posix())
+    several = {name: files for name, files in found.items() if len(files) > 1 and name not in OF_EACH_FAMILY}
+    assert several == {}
+    assert all(file.startswith("models/") for name in OF_EACH_FAMILY for file in found[name])

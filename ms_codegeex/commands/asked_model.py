@@ -38,9 +38,9 @@ def opened(arguments: argparse.Namespace, slots: int = 1) -> Model:
         return RemoteModel(arguments.url, read_key(arguments.api_key_file), arguments.name)
     if arguments.threads is not None and arguments.threads < 0:
         raise UserError(f"--threads: {arguments.threads} is out of range; give 0 (MindSpore's operators) or more")
-    from ms_codegeex.terminal.local import LocalModel
+    from ms_codegeex.terminal.local import TerminalModel
 
-    return LocalModel(arguments.model, slots, arguments.threads, cpu_level(arguments.cpu_level))
+    return TerminalModel(arguments.model, slots, arguments.threads, cpu_level(arguments.cpu_level))
 
 
 def _check_unused(arguments: argparse.Namespace) -> None:

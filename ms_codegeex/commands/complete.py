@@ -16,7 +16,7 @@ from ms_codegeex.printing import print_json, visible
 
 if TYPE_CHECKING:
     from ms_codegeex.generation.sampling import SamplingSettings
-    from ms_codegeex.terminal.asking import Model, Piece, Prompt
+    from ms_codegeex.terminal.asking import AnswerPart, Model, Prompt
     from ms_codegeex.terminal.printing import Printer
 
 SUMMARY = "continue a text, with a server's model or one in this process"
@@ -89,7 +89,7 @@ def _checked(text: str) -> str:
     return text
 
 
-def _show(pieces: Iterator[Piece], prompt: Prompt, count: int, echo: bool) -> None:
+def _show(pieces: Iterator[AnswerPart], prompt: Prompt, count: int, echo: bool) -> None:
     """One answer as it comes, or several one after the other."""
     from rich.console import Console
 

@@ -229,7 +229,7 @@ def _refuse_urls(arguments: argparse.Namespace) -> None:
 def _settings(arguments: argparse.Namespace) -> Any:
     """The `PrepareSettings` for the arguments."""
     from ms_codegeex.data.corpus.filters import preset
-    from ms_codegeex.data.corpus.settings import PrepareSettings, Reading
+    from ms_codegeex.data.corpus.settings import PrepareSettings, ReadingSettings
     from ms_codegeex.data.languages import canonical_languages
 
     rules = preset(arguments.filters)
@@ -244,7 +244,7 @@ def _settings(arguments: argparse.Namespace) -> Any:
     languages = tuple(arguments.languages)
     if arguments.tags == "codegeex2":
         languages = canonical_languages(languages, "codegeex2")  # none given: all that the model knows
-    reading = Reading(
+    reading = ReadingSettings(
         languages=languages,
         rules=dataclasses.replace(rules, **sizes),
         text_field=arguments.text_field,

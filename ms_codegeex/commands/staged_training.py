@@ -52,7 +52,7 @@ def train_stages(
         as_json: print stages.json at the end.
     """
     from ms_codegeex.runs.stage_report import write_report
-    from ms_codegeex.runs.stages import Progress, absolute_stages
+    from ms_codegeex.runs.stages import StageProgress, absolute_stages
 
     staged = absolute_stages(staged)
     chosen = [stage for stage in staged.stages if stage.name in staged.chosen]
@@ -62,7 +62,7 @@ def train_stages(
     if dry_run:
         return _dry_run(staged.output, chosen, node_of, dry_run)
     staged = _with_data(staged, corpus, as_json, node_of)
-    progress = Progress(staged, allow_change)
+    progress = StageProgress(staged, allow_change)
     for number, stage in enumerate(staged.stages, 1):
         if stage.name not in staged.chosen:
             continue

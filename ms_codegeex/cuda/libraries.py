@@ -34,7 +34,7 @@ KERNEL_CACHE_BYTES = 4_000_000_000  # of translated kernels; MindSpore sets the 
 
 
 @dataclass(frozen=True)
-class Library:
+class CudaLibrary:
     """A library by its soname, and the folder in `nvidia/` to which NVIDIA's package installs it."""
 
     soname: str
@@ -48,15 +48,15 @@ class Library:
 
 # Each after those that it needs. cuDNN opens its parts by itself, from the folder in which it lies.
 LIBRARIES = (
-    Library(RUNTIME, "cuda_runtime"),
-    Library("libnvrtc.so.11.2", "cuda_nvrtc"),
-    Library("libcublasLt.so.11", "cublas"),
-    Library("libcublas.so.11", "cublas"),
-    Library("libcudnn.so.8", "cudnn"),
-    Library("libcurand.so.10", "curand"),
-    Library("libcufft.so.10", "cufft"),
-    Library("libcusparse.so.11", "cusparse"),
-    Library("libcusolver.so.11", "cusolver"),
+    CudaLibrary(RUNTIME, "cuda_runtime"),
+    CudaLibrary("libnvrtc.so.11.2", "cuda_nvrtc"),
+    CudaLibrary("libcublasLt.so.11", "cublas"),
+    CudaLibrary("libcublas.so.11", "cublas"),
+    CudaLibrary("libcudnn.so.8", "cudnn"),
+    CudaLibrary("libcurand.so.10", "curand"),
+    CudaLibrary("libcufft.so.10", "cufft"),
+    CudaLibrary("libcusparse.so.11", "cusparse"),
+    CudaLibrary("libcusolver.so.11", "cusolver"),
 )
 
 
@@ -64,7 +64,7 @@ LIBRARIES = (
 class Loaded:
     """A library that was asked for: where it lies, or what is wrong with it."""
 
-    library: Library
+    library: CudaLibrary
     path: Path | None
     problem: str = ""
 
@@ -113,7 +113,7 @@ def load_driver() -> str:
     return ""
 
 
-def _load(library: Library) -> Loaded:
+def _load(library: CudaLibrary) -> Loaded:
     path = _packaged(library)
     try:
         ctypes.CDLL(str(path or library.soname))
@@ -122,7 +122,7 @@ def _load(library: Library) -> Loaded:
     return Loaded(library, path or _mapped(library.soname))
 
 
-def _packaged(library: Library) -> Path | None:
+def _packaged(library: CudaLibrary) -> Path | None:
     """The file of NVIDIA's package, None if it is not installed."""
     spec = importlib.util.find_spec("nvidia")
     for location in (spec.submodule_search_locations or ()) if spec else ():

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ms_codegeex.data.corpus.reading import Document, find_units, read_unit
-from ms_codegeex.data.corpus.settings import Reading
+from ms_codegeex.data.corpus.settings import ReadingSettings
 from ms_codegeex.data.corpus.sources import default_roots, user_roots
 from ms_codegeex.data.languages import LANGUAGES
 from ms_codegeex.data.tokenizer.chatglm import SPACE, CodeGeeX2Tokenizer
@@ -125,10 +125,10 @@ class _Lines:
 
 
 def _texts(roots: Sequence, most: int) -> Iterator[str]:
-    units, _, _ = find_units(roots, Reading(all_text=True))
+    units, _, _ = find_units(roots, ReadingSettings(all_text=True))
     read = 0
     for unit in units:
-        for found in read_unit(unit, Reading(all_text=True)):
+        for found in read_unit(unit, ReadingSettings(all_text=True)):
             if isinstance(found, Document):
                 if read >= most:
                     return

@@ -14,7 +14,7 @@ from ms_codegeex.printing import print_error
 SECONDS = 30.0  # between two lines
 
 
-class Progress(Protocol):
+class EvaluationProgress(Protocol):
     """Counts what is finished."""
 
     def update(self, n: int = 1) -> Any:
@@ -65,7 +65,7 @@ class _Lines:
 
 def progress_of(
     total: int | None, name: str, *, unit: str = "", shown: bool = True, done: int = 0
-) -> AbstractContextManager[Progress]:
+) -> AbstractContextManager[EvaluationProgress]:
     """A context that counts pieces of work on standard error, `done` of `total` (None: unknown) at first."""
     if shown and not sys.stderr.isatty():
         return _Lines(total, name, unit, done)

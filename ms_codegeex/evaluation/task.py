@@ -18,7 +18,7 @@ UNREAD = "too long"  # `finish` of a sample whose prompt leaves the model no roo
 
 
 @dataclass(frozen=True)
-class Completion:
+class SampledAnswer:
     """The text that follows a prompt, and why it ended: "eos", "stop" (the task's rule) or "length"."""
 
     text: str
@@ -30,7 +30,7 @@ class Complete(Protocol):
 
     def __call__(
         self, prompt: str, *, seed: int, stop: Stop | None = None, max_new_tokens: int | None = None
-    ) -> Completion:
+    ) -> SampledAnswer:
         """Continue a prompt. Only a task that prescribes it passes `max_new_tokens`.
 
         Raises `PromptTooLong` if the prompt leaves the model no room. A task may let it pass: the sample then

@@ -14,7 +14,7 @@ from mindspore import Parameter, Tensor, nn, ops
 
 from ms_codegeex.generation.adapters import MOST_ROWS, Adapter, of_matrix
 from ms_codegeex.generation.matrices import LowRank
-from ms_codegeex.generation.rows import RowMask, Same, SharedRows, Sizes, WordOfRows, named_cells
+from ms_codegeex.generation.rows import RowMask, Same, SharedRows, SlotSizes, WordOfRows, named_cells
 from ms_codegeex.generation.shares import Meeting, Share
 from ms_codegeex.generation.weights import Weights
 from ms_codegeex.models.layers import MASKED_SCORE, AttentionCore, Linear
@@ -47,7 +47,7 @@ class CompositeMask(RowMask):
 class CompositeAttention(nn.Cell):
     """A model's attention with a cache of slots. Heads that share keys lie along the rows of the product."""
 
-    def __init__(self, core: AttentionCore, name: str, sizes: Sizes):
+    def __init__(self, core: AttentionCore, name: str, sizes: SlotSizes):
         super().__init__()
         self.core, self.slots, heads, capacity = core, sizes.slots, core.heads, sizes.capacity
         self.capacity, self.groups, self.size, self.shared = capacity, heads.groups, heads.size, core.shared
@@ -253,7 +253,7 @@ class CompositeCells:
         self,
         model: nn.Cell,
         weights: Weights,
-        sizes: Sizes,
+        sizes: SlotSizes,
         meeting: Meeting | None = None,
         adapters: Sequence[Adapter] = (),
     ):

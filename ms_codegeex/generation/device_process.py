@@ -24,7 +24,7 @@ from ms_codegeex.generation.adapters import load_adapters
 from ms_codegeex.generation.loading import load_model
 from ms_codegeex.generation.messages import receive, send
 from ms_codegeex.generation.network import LocalNetwork
-from ms_codegeex.generation.rows import Rows, Sizes
+from ms_codegeex.generation.rows import Rows, SlotSizes
 from ms_codegeex.generation.shares import Meeting, Share
 
 
@@ -55,7 +55,7 @@ def load(job: dict[str, Any]) -> LocalNetwork:
         model.family.model,
         model.config,
         model.weights,
-        Sizes(**job["sizes"]),
+        SlotSizes(**job["sizes"]),
         Meeting(Share(model.config, rank, ranks), memory),
         adapters,
     )

@@ -28,7 +28,7 @@ from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.generation.loading import LoadedModel
 from ms_codegeex.generation.messages import receive, send
 from ms_codegeex.generation.network import compiled_library
-from ms_codegeex.generation.rows import Rows, Sizes
+from ms_codegeex.generation.rows import Rows, SlotSizes
 from ms_codegeex.processes import ProcessGroup, ending, last_lines, python_process
 
 PROGRAM = "ms_codegeex.generation.device_process"
@@ -39,7 +39,7 @@ class Devices:
     """A network of `count` processes, with the methods of `network.Network`. After a failure or an interrupted pass it
     can no longer be used: load the model again."""
 
-    def __init__(self, model: LoadedModel, sizes: Sizes, count: int, adapters: Mapping[str, Path] | None = None):
+    def __init__(self, model: LoadedModel, sizes: SlotSizes, count: int, adapters: Mapping[str, Path] | None = None):
         """Start the processes and wait until all have loaded their weights. `UserError` if the model cannot be shared
         among `count` devices, `RunFailure` if a process ends."""
         if sys.platform != "linux":

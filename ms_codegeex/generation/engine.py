@@ -21,12 +21,12 @@ from ms_codegeex.generation.devices import Devices
 from ms_codegeex.generation.levels import AUTO
 from ms_codegeex.generation.loading import LoadedModel, adapter_infill, load_model
 from ms_codegeex.generation.network import LocalNetwork, Network
-from ms_codegeex.generation.rows import Sizes
+from ms_codegeex.generation.rows import SlotSizes
 from ms_codegeex.generation.sampling import DEFAULT_ADAPTER, SamplingSettings
 from ms_codegeex.generation.scheduler import Request, Scheduler
 from ms_codegeex.generation.shares import check_devices
 from ms_codegeex.generation.slots import SlotEngine
-from ms_codegeex.generation.speculation import DraftSpeculation, NgramSpeculation, Speculation
+from ms_codegeex.generation.speculation import DraftSpeculation, GuessWidth, NgramSpeculation
 from ms_codegeex.generation.stopping import Ending, Rule, until
 from ms_codegeex.generation.targets import check_memory, free_memory, prepare_cpu, use_device
 from ms_codegeex.host import available_cores
@@ -48,7 +48,7 @@ class Generator:
     `slots` answers are computed at once; each slot takes up to `slot_bytes` of memory. `threads` (default: all cores)
     run the compiled operators; with 0, MindSpore's own operators do the work. `speculate`: "ngram", or a smaller model
     of the same tokenizer, guesses tokens; the answers stay the same. `fast`, `cache_bits` and `cpu_level` as in
-    `Sizes`. Of several `devices`, each is a process with its share of the weights and of the cache (`devices.py`).
+    `SlotSizes`. Of several `devices`, each is a process with its share of the weights and of the cache (`devices.py`).
     `bits` (8 or 4) rounds the matrices of a model that is not quantised while it is loaded. `adapters` are LoRA
     adapters by the names that `SamplingSettings.adapter` gives; `DEFAULT_ADAPTER` is for requests that name none.
     `device` is a kind of device (`targets.py`); without it, MindSpore chooses.
@@ -86,7 +86,7 @@ class Generator:
         self.slots = slots or affordable_slots(self.slot_bytes, weights)
         # MindSpore's own operators hold quantised weights in FP32
         check_memory((4 * self.config.parameter_count() + self.slots * self.slot_bytes) // devices)
-        sizes = Sizes(self.seq_length, self.slots, threads, fast, cache_bits, cpu_level)
+        sizes = SlotSizes(self.seq_length, self.slots, threads, fast, cache_bits, cpu_level)
         self.speculation = None if speculate is None else self._speculation(speculate, sizes)
         guesses = 0 if self.speculation is None else self.speculation.most
         found = load_adapters(adapters or {}, model)
@@ -102,7 +102,7 @@ class Generator:
     def _engine(
         self,
         model: LoadedModel,
-        sizes: Sizes,
+        sizes: SlotSizes,
         guesses: int = 0,
         devices: int = 1,
         adapters: Sequence[Adapter] = (),
@@ -116,7 +116,7 @@ class Generator:
         allowed = min(model.tokenizer.vocab_size, model.config.vocab_size)
         return SlotEngine(network, allowed=allowed, guesses=guesses)
 
-    def _speculation(self, name: str | Path, sizes: Sizes) -> Speculation:
+    def _speculation(self, name: str | Path, sizes: SlotSizes) -> GuessWidth:
         if name == "ngram":
             return NgramSpeculation()
         draft = load_model(Path(name))

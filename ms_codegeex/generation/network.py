@@ -14,7 +14,7 @@ from ms_codegeex.errors import UserError
 from ms_codegeex.generation.adapters import Adapter
 from ms_codegeex.generation.kernels.compiling import library_path
 from ms_codegeex.generation.levels import AUTO
-from ms_codegeex.generation.rows import Rows, Sizes
+from ms_codegeex.generation.rows import Rows, SlotSizes
 from ms_codegeex.generation.shares import Meeting, SharedWeights
 from ms_codegeex.generation.weights import Weights
 from ms_codegeex.models.causal import Build
@@ -23,7 +23,7 @@ from ms_codegeex.models.causal import Build
 class Network(Protocol):
     """The interface of a network to the engine."""
 
-    sizes: Sizes
+    sizes: SlotSizes
     vocab_size: int
     compiled: bool
 
@@ -72,7 +72,7 @@ class LocalNetwork:
         modules: Any,
         config: Any,
         weights: Weights,
-        sizes: Sizes,
+        sizes: SlotSizes,
         meeting: Meeting | None = None,
         adapters: Sequence[Adapter] = (),
     ):
@@ -125,7 +125,7 @@ class LocalNetwork:
         self._cells.copy(source, target, length)
 
 
-def _check(weights: Weights, compiled: bool, sizes: Sizes) -> None:
+def _check(weights: Weights, compiled: bool, sizes: SlotSizes) -> None:
     if sizes.cache_bits not in (32, 16):
         raise UserError(f"cache bits: {sizes.cache_bits}; choose 32 or 16")
     if sizes.fast and weights.bits not in (8, 4):

@@ -17,7 +17,7 @@ from ms_codegeex.generation.levels import AUTO
 
 
 @dataclass(frozen=True)
-class Sizes:
+class SlotSizes:
     """`slots` sequences of up to `capacity` positions.
 
     `threads` > 0 requests the compiled operators. If they are unavailable, and with 0, MindSpore's own do the work.

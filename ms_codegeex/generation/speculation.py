@@ -11,7 +11,7 @@ from ms_codegeex.generation.slots import SlotEngine
 MOST, FIRST = 7, 3  # guesses of a pass: with the newest id a power of two
 
 
-class Speculation:
+class GuessWidth:
     """The number of tokens to guess: more after a right guess, fewer after a wrong one."""
 
     def __init__(self, most: int = MOST):
@@ -37,7 +37,7 @@ class _Index:
         self.seen = 0
 
 
-class NgramSpeculation(Speculation):
+class NgramSpeculation(GuessWidth):
     """The ids that followed the last ids, or as many of these as possible, earlier in the prompt or answer."""
 
     def __init__(self, most: int = MOST, lengths: Sequence[int] = (4, 3, 2)):
@@ -64,7 +64,7 @@ class NgramSpeculation(Speculation):
         return [period[i % len(period)] for i in range(width)]
 
 
-class DraftSpeculation(Speculation):
+class DraftSpeculation(GuessWidth):
     """A smaller model with the same tokenizer and as many slots, which chooses with the same random numbers."""
 
     def __init__(self, engine: SlotEngine, most: int = FIRST):

@@ -9,7 +9,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.planning.planner import overrides
-from ms_codegeex.planning.search import Choice, choices, meshes, recomputing
+from ms_codegeex.planning.search import MeshChoice, choices, meshes, recomputing
 
 if TYPE_CHECKING:
     from ms_codegeex.planning.planner import Plan
@@ -64,7 +64,7 @@ def quick_search(plan: Plan) -> QuickResult:
     micro-batch, or are on a similar mesh. Recomputation is the least that fits, as in `search`.
     """
     around = _Neighbourhood(plan)
-    seen, expanded = {around.start()}, set[Choice]()
+    seen, expanded = {around.start()}, set[MeshChoice]()
     while len(expanded) < EXPANDED and seen > expanded:
         best = min(seen - expanded, key=lambda choice: (*around.score(choice), _order(choice)))
         expanded.add(best)
@@ -80,21 +80,21 @@ class _Neighbourhood:
         self.config, self.chip = plan.config, plan.chip
         on_mesh = {mesh: [*filter(self._runs, choices(plan.config, *mesh))] for mesh in meshes(plan.config)}
         self.on_mesh = {mesh: found for mesh, found in on_mesh.items() if found}
-        self.plans: dict[Choice, Plan | None] = {}
+        self.plans: dict[MeshChoice, Plan | None] = {}
         self.tried = 0
 
-    def _runs(self, choice: Choice) -> bool:
+    def _runs(self, choice: MeshChoice) -> bool:
         """Whether the configuration's device has kernels for it: a CPU for replicas only."""
         return self.config.device != "cpu" or choice.tensor == choice.pipeline == choice.shard == 1
 
-    def start(self) -> Choice:
+    def start(self) -> MeshChoice:
         """The plan's own choice, or one like it."""
         config, mesh = self.config, self.config.mesh
-        own = Choice(mesh.tensor, mesh.pipeline, mesh.optimizer_shard, config.parallel.sequence, config.micro_batch)
+        own = MeshChoice(mesh.tensor, mesh.pipeline, mesh.optimizer_shard, config.parallel.sequence, config.micro_batch)
         on = min(self.on_mesh, key=lambda to: (_apart(to[0], mesh.tensor) + _apart(to[1], mesh.pipeline), to))
         return self._nearest(on, own)
 
-    def plan(self, choice: Choice) -> Plan | None:
+    def plan(self, choice: MeshChoice) -> Plan | None:
         """The fastest plan of a choice that fits."""
         if choice not in self.plans:
             fitting, reasons = recomputing(self.config, choice.keys(self.config), self.chip)
@@ -102,14 +102,14 @@ class _Neighbourhood:
             self.plans[choice] = min(fitting, key=attrgetter("step_seconds"), default=None)
         return self.plans[choice]
 
-    def score(self, choice: Choice) -> tuple[int, float, float]:
+    def score(self, choice: MeshChoice) -> tuple[int, float, float]:
         """Less is better: plans that fit by their seconds, then the others by how much they share out."""
         plan = self.plan(choice)
         if plan is not None:
             return (0, plan.step_seconds, 0)
         return (1, -choice.tensor * choice.pipeline * choice.shard, choice.micro_batch or math.inf)
 
-    def next_to(self, choice: Choice) -> Iterator[Choice]:
+    def next_to(self, choice: MeshChoice) -> Iterator[MeshChoice]:
         """Choices that differ by one step in one value, and some on each similar mesh."""
         mesh = (choice.tensor, choice.pipeline)
         for name in ("shard", "sequence", "micro_batch"):
@@ -123,7 +123,7 @@ class _Neighbourhood:
                 if other in self.on_mesh and other != mesh:
                     yield from self._on(other, choice)
 
-    def _on(self, mesh: tuple[int, int], choice: Choice) -> Iterator[Choice]:
+    def _on(self, mesh: tuple[int, int], choice: MeshChoice) -> Iterator[MeshChoice]:
         """On another mesh: micro-batches of as many sequences, or of as many rows on a device; or all optimizer shards
         and as many micro-batches."""
         data = [self.config.devices // (tensor * pipeline) for tensor, pipeline in (mesh, choice[:2])]
@@ -132,17 +132,17 @@ class _Neighbourhood:
         yield self._nearest(mesh, choice._replace(micro_batch=size * mesh[0] / choice.tensor))
         yield self._nearest(mesh, choice._replace(shard=data[0], micro_batch=size * data[1] / data[0]))
 
-    def _nearest(self, mesh: tuple[int, int], choice: Choice) -> Choice:
+    def _nearest(self, mesh: tuple[int, int], choice: MeshChoice) -> MeshChoice:
         """The choice on a mesh that is most like `choice`."""
 
-        def unlike(other: Choice) -> tuple[float, float, bool]:
+        def unlike(other: MeshChoice) -> tuple[float, float, bool]:
             shards, sizes = _apart(other.shard, choice.shard), _apart(other.micro_batch or 1, choice.micro_batch or 1)
             return (shards, sizes, not other.sequence)  # sequence parallelism needs less time and memory
 
         return min(self.on_mesh[mesh], key=unlike)
 
 
-def _order(choice: Choice) -> tuple[int, ...]:
+def _order(choice: MeshChoice) -> tuple[int, ...]:
     return (*choice[:4], choice.micro_batch or 0)
 
 

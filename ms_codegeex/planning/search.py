@@ -59,7 +59,7 @@ def _powers(number: int) -> list[int]:
     return [x for x in _divisors(number, LARGEST) if x & (x - 1) == 0 or x == number]
 
 
-class Choice(NamedTuple):
+class MeshChoice(NamedTuple):
     """What a search varies besides recomputation. `micro_batch`: None where no size suits the mesh."""
 
     tensor: int
@@ -92,14 +92,14 @@ def meshes(config: RunConfig) -> Iterator[tuple[int, int]]:
                 yield tensor, pipeline
 
 
-def choices(config: RunConfig, tensor: int, pipeline: int) -> Iterator[Choice]:
+def choices(config: RunConfig, tensor: int, pipeline: int) -> Iterator[MeshChoice]:
     """All that a search tries on one mesh."""
     data, batch = config.devices // (tensor * pipeline), config.training.global_batch
     local = batch // data if batch % data == 0 else 0
     batches = [x for x in _powers(local) if tensor == 1 or x % tensor == 0]
     for shard, sequence in product(_powers(data), (False, True) if tensor > 1 else (False,)):
         for size in batches or [None]:
-            yield Choice(tensor, pipeline, shard, sequence, size)
+            yield MeshChoice(tensor, pipeline, shard, sequence, size)
 
 
 def search(

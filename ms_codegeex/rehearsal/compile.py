@@ -37,7 +37,7 @@ from ms_codegeex.rehearsal.compile_mode import CompileMode
 from ms_codegeex.rehearsal.compile_report import CompileReport, RankReport
 from ms_codegeex.rehearsal.coverage import memory_of_stages
 from ms_codegeex.rehearsal.job import SINGLE_THREAD, RehearsalJob
-from ms_codegeex.rehearsal.timeline.operators import Program
+from ms_codegeex.rehearsal.timeline.operators import StepProgram
 from ms_codegeex.rehearsal.traffic import (
     called_blocks,
     differences,
@@ -127,8 +127,8 @@ def _shown_ranks(config: RunConfig, chosen: Sequence[int]) -> list[int]:
     return list(first.values())
 
 
-def _program(job: RehearsalJob, rank: int) -> Program:
-    return Program.from_json(read_json(job.file("operators.json", rank)))
+def _program(job: RehearsalJob, rank: int) -> StepProgram:
+    return StepProgram.from_json(read_json(job.file("operators.json", rank)))
 
 
 def _memory_check(stage: int, needed: float, usable: float) -> PlanCheck:

@@ -12,7 +12,7 @@ from ms_codegeex.config import RunConfig
 from ms_codegeex.rehearsal.backend import Kernel, unchecked_operators
 from ms_codegeex.rehearsal.checks import PlanCheck
 from ms_codegeex.rehearsal.coverage import not_compiled
-from ms_codegeex.rehearsal.timeline.operators import Program
+from ms_codegeex.rehearsal.timeline.operators import StepProgram
 from ms_codegeex.tables import table
 
 STATE = ("optimizer.", "accu_grads.", "loss_scale.", "faults.", "accumulated.")  # parameters that are not weights
@@ -55,7 +55,7 @@ class CompileReport:
     config: RunConfig
     ranks: Sequence[RankReport]
     checks: Sequence[PlanCheck]
-    programs: Sequence[Program] = ()
+    programs: Sequence[StepProgram] = ()
     target: str = "gpu"
     kernels: Sequence[Kernel] = ()  # of the back end, if it ran
 

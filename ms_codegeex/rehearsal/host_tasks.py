@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from ms_codegeex.rehearsal.timeline.costs import matmuls_of, moved_bytes
-from ms_codegeex.rehearsal.timeline.operators import ALIASES, MATMULS, POINT_TO_POINT, Operator, Program
-from ms_codegeex.rehearsal.timeline.tasks import COMPUTE, Task
+from ms_codegeex.rehearsal.timeline.operators import ALIASES, MATMULS, POINT_TO_POINT, Operator, StepProgram
+from ms_codegeex.rehearsal.timeline.tasks import COMPUTE, TimelineTask
 
 ARRIVAL = "files"  # the stream of messages that have been written; they take no time
 
@@ -40,7 +40,7 @@ def work(operator: Operator) -> float:
     return moved_bytes(operator)
 
 
-def host_tasks(program: Program, costs: HostCosts, *, in_order: bool = False) -> list[Task]:
+def host_tasks(program: StepProgram, costs: HostCosts, *, in_order: bool = False) -> list[TimelineTask]:
     """One task for each operator, in the same order, and after them one for each message that a file carries.
 
     `in_order`: every operator waits for the one before it in the graph, as on a thread that has fixed its order.
@@ -51,15 +51,15 @@ def host_tasks(program: Program, costs: HostCosts, *, in_order: bool = False) ->
         if operator.message is None:
             own = operator.op not in ALIASES
             seconds = costs.launch + costs.operators.get(operator.op, 0.0) * work(operator) if own else 0.0
-            tasks.append(Task(operator.waits, COMPUTE if own else "", seconds, name=operator.op))
+            tasks.append(TimelineTask(operator.waits, COMPUTE if own else "", seconds, name=operator.op))
             continue
         waits, tag = operator.waits, operator.message.tag
         if operator.op in POINT_TO_POINT:
             arrival = count + len(arrivals)
-            arrivals.append(Task((number,) if operator.op == "Send" else (), ARRIVAL, 0.0, tag=tag))
+            arrivals.append(TimelineTask((number,) if operator.op == "Send" else (), ARRIVAL, 0.0, tag=tag))
             waits, tag = (*waits, arrival) if operator.op == "Receive" else waits, None
         name = f"{operator.op} {operator.scope}"
-        tasks.append(Task(waits, COMPUTE, costs.messages[operator.op], operator.op, name, tag=tag))
+        tasks.append(TimelineTask(waits, COMPUTE, costs.messages[operator.op], operator.op, name, tag=tag))
     if in_order:
         busy = [number for number, task in enumerate(tasks) if task.stream]
         for before, number in pairwise(busy):
@@ -67,14 +67,14 @@ def host_tasks(program: Program, costs: HostCosts, *, in_order: bool = False) ->
     return tasks + arrivals
 
 
-def repeated(tasks: Sequence[Task], steps: int, costs: HostCosts) -> list[Task]:
+def repeated(tasks: Sequence[TimelineTask], steps: int, costs: HostCosts) -> list[TimelineTask]:
     """Several steps in a row. A rank begins each one when its own last one has ended, not when all ranks have."""
-    found: list[Task] = []
+    found: list[TimelineTask] = []
     own = [number for number, task in enumerate(tasks) if task.stream != ARRIVAL]
     for step in range(steps):
         begin = len(found)
         before = tuple(begin - len(tasks) + number for number in own) if step else ()
-        found.append(Task(before, COMPUTE, costs.step, name="step"))
+        found.append(TimelineTask(before, COMPUTE, costs.step, name="step"))
         for task in tasks:
             waits = tuple(begin + 1 + wait for wait in task.waits)
             if not waits and task.stream != ARRIVAL:  # a file may be there before the step of its reader begins

@@ -41,7 +41,7 @@ def check_resume(config: RunConfig) -> None:
         )
 
 
-class Progress:
+class StageProgress:
     """The finished stages, and the checkpoint from which the next one starts.
 
     Raises:

@@ -21,7 +21,7 @@ from ms_codegeex.serving.errors import ApiError, busy, unavailable
 from ms_codegeex.serving.model import ServedModel, with_adapter
 from ms_codegeex.serving.settings import ServeSettings
 
-__all__ = ["Answer", "Backend", "Counters", "Piece"]
+__all__ = ["Backend", "Counters", "Piece", "StreamedAnswer"]
 
 AHEAD = 1  # answers that the engine holds beyond its slots, so that a slot is taken in the next step
 
@@ -42,7 +42,7 @@ class Counters:
     restarts: int = 0
 
 
-class Answer(AsyncIterator[Piece]):
+class StreamedAnswer(AsyncIterator[Piece]):
     """An answer in pieces: iterate over it and close it, or ask for `whole`. Made by `Backend.answer`."""
 
     def __init__(
@@ -133,18 +133,18 @@ class Waiting:
     """Answers that wait for a slot. The clients take turns, and each has its share of the places."""
 
     def __init__(self) -> None:
-        self._clients: OrderedDict[str, deque[Answer]] = OrderedDict()
+        self._clients: OrderedDict[str, deque[StreamedAnswer]] = OrderedDict()
         self._count = 0
 
     def __len__(self) -> int:
         return self._count
 
-    def add(self, answer: Answer) -> None:
+    def add(self, answer: StreamedAnswer) -> None:
         """Add an answer after the client's others."""
         self._clients.setdefault(answer.client, deque()).append(answer)
         self._count += 1
 
-    def next(self) -> Answer:
+    def next(self) -> StreamedAnswer:
         """Remove and return the first answer of the client whose turn it is."""
         client, answers = self._clients.popitem(last=False)
         answer = answers.popleft()
@@ -153,7 +153,7 @@ class Waiting:
         self._count -= 1
         return answer
 
-    def remove(self, answer: Answer) -> bool:
+    def remove(self, answer: StreamedAnswer) -> bool:
         """Remove an answer. Returns whether it was waiting."""
         answers = self._clients.get(answer.client, deque())
         if answer not in answers:
@@ -168,10 +168,10 @@ class Waiting:
         """The number of a client's answers."""
         return len(self._clients.get(client, ()))
 
-    def displaced(self, needed: int, client: str, count: int) -> list[Answer] | None:
+    def displaced(self, needed: int, client: str, count: int) -> list[StreamedAnswer] | None:
         """The `needed` answers that give their places to `count` new ones of a client: always the newest of the client
         that has the most. None if the new ones would exceed the client's share of the places."""
-        own, found = self.of(client) + count, list[Answer]()
+        own, found = self.of(client) + count, list[StreamedAnswer]()
         left = {name: len(answers) for name, answers in self._clients.items() if name != client}
         for _ in range(needed):
             name = max(left, key=left.__getitem__, default="")
@@ -181,7 +181,7 @@ class Waiting:
             found.append(self._clients[name][left[name]])
         return found
 
-    def clear(self) -> list[Answer]:
+    def clear(self) -> list[StreamedAnswer]:
         """Remove and return all answers."""
         found = [answer for answers in self._clients.values() for answer in answers]
         self._clients.clear()
@@ -201,7 +201,7 @@ class Backend(ABC):
         self.counters = Counters()
         self.first_token_observers: list[Callable[[float], None]] = []  # seconds from arrival
         self.numbers = iter(range(1, 1 << 62))
-        self._waiting, self._active = Waiting(), dict[int, Answer]()
+        self._waiting, self._active = Waiting(), dict[int, StreamedAnswer]()
 
     @property
     def ready(self) -> bool:
@@ -245,7 +245,7 @@ class Backend(ABC):
             message = f"{held} answers of this key are in progress, at most {most} may be"
             raise ApiError(429, message, "rate_limit_error", code="rate_limit_exceeded", retry_after=1)
 
-    def _displaced(self, count: int, client: str) -> list[Answer]:
+    def _displaced(self, count: int, client: str) -> list[StreamedAnswer]:
         """The waiting answers that make room for `count` new ones of a client; `ApiError` if there is no room."""
         over = len(self._active) + len(self._waiting) + count - self.slots - self.settings.max_queue
         found = self._waiting.displaced(over, client, count)
@@ -263,20 +263,20 @@ class Backend(ABC):
         through: TextFilter | None = None,
         prompt_scores: bool = False,
         prompt_only: bool = False,
-    ) -> Answer:
+    ) -> StreamedAnswer:
         """Begin an answer to a prompt's ids; it ends at `settings.stop` and where `rule` says. Close it if it is not
         read to its end. `ApiError` if there is no room.
 
-        The text goes `through` the answer's own filter. With `prompt_scores`, `Answer.scored` is available with the
-        first piece. With `prompt_only`, the prompt is computed and the answer is empty. Clients take turns. In a full
-        queue, the answer takes the place of one of a client that has more of them.
+        The text goes `through` the answer's own filter. With `prompt_scores`, `StreamedAnswer.scored` is available with
+        the first piece. With `prompt_only`, the prompt is computed and the answer is empty. Clients take turns. In a
+        full queue, the answer takes the place of one of a client that has more of them.
         """
         self.check_room(1, client)
         if not 0 < len(ids) < self.model.context:
             raise ApiError(400, f"prompt: {len(ids)} tokens, the model's context is {self.model.context}")
         for displaced in self._displaced(1, client):
             self.fail(displaced, busy(self.settings.max_queue))
-        answer = Answer(self, ids, settings, rule, client, through, prompt_scores, prompt_only)
+        answer = StreamedAnswer(self, ids, settings, rule, client, through, prompt_scores, prompt_only)
         self.counters.answers += 1
         self.counters.prompt_tokens += len(ids)
         self._waiting.add(answer)
@@ -327,7 +327,7 @@ class Backend(ABC):
             self.fail(answer, ApiError(500, message, "server_error", code="engine_error"))
             self._dispatch()
 
-    def fail(self, answer: Answer, error: ApiError) -> None:
+    def fail(self, answer: StreamedAnswer, error: ApiError) -> None:
         """End an answer with an error."""
         if not answer.ended:
             self.counters.failed += 1
@@ -342,7 +342,7 @@ class Backend(ABC):
         for answer in left:
             self.fail(answer, error)
 
-    def leave(self, answer: Answer) -> None:
+    def leave(self, answer: StreamedAnswer) -> None:
         """Cancel an answer whose client has left."""
         if not answer.ended:
             self.counters.cancelled += 1
@@ -350,15 +350,15 @@ class Backend(ABC):
             self._forget(answer)
             answer.settle()
 
-    def _forget(self, answer: Answer) -> None:
+    def _forget(self, answer: StreamedAnswer) -> None:
         if not self._waiting.remove(answer) and self._active.pop(answer.number, None) is not None:
             self._cancel(answer)
             self._dispatch()
 
     @abstractmethod
-    def _begin(self, answer: Answer) -> None:
+    def _begin(self, answer: StreamedAnswer) -> None:
         """Send an answer's prompt to the engine."""
 
     @abstractmethod
-    def _cancel(self, answer: Answer) -> None:
+    def _cancel(self, answer: StreamedAnswer) -> None:
         """Let the engine drop an answer."""

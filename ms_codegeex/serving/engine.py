@@ -14,7 +14,7 @@ from typing import Any
 from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.printing import print_error
 from ms_codegeex.processes import ending, python_path
-from ms_codegeex.serving.backend import Answer, Backend
+from ms_codegeex.serving.backend import Backend, StreamedAnswer
 from ms_codegeex.serving.errors import unavailable
 from ms_codegeex.serving.messages import PIECE, Unpacker, chosen_from, packed, settings_values
 from ms_codegeex.serving.model import ServedModel
@@ -198,11 +198,11 @@ class EngineBackend(Backend):
                 self.feed_prompt(number, [chosen_from(values) for values in more[0]])
             self.feed(number, [chosen_from(values) for values in tokens], finish)
 
-    def _begin(self, answer: Answer) -> None:
+    def _begin(self, answer: StreamedAnswer) -> None:
         scores = answer.settings.log_probabilities if answer.prompt_scores else None
         self._tell(["begin", answer.number, answer.ids, settings_values(answer.settings), scores])
 
-    def _cancel(self, answer: Answer) -> None:
+    def _cancel(self, answer: StreamedAnswer) -> None:
         self._tell(["cancel", answer.number])
 
     def _tell(self, value: Any) -> None:

@@ -48,7 +48,7 @@ class Comment:
 
 
 @dataclass(frozen=True)
-class Source:
+class UserCode:
     """The user's code, its language, the family of the model, and the language of the explanations: "en" or "zh"."""
 
     code: str
@@ -86,7 +86,7 @@ def translation(source: str, target: str, code: str) -> TaskPrompt:
     return TaskPrompt(translation_prompt(*names, code.strip("\n")), stop)
 
 
-def commented(source: Source) -> TaskPrompt:
+def commented(source: UserCode) -> TaskPrompt:
     """The code with a comment on each line. Published for Python: the explanation template of CodeGeeX's extension
     for VS Code (an example, the code, the example with comments under a heading, the heading, the code's first line).
     Ours: the same for other languages and in Chinese, and without an example where we have none."""
@@ -101,7 +101,7 @@ def commented(source: Source) -> TaskPrompt:
     return TaskPrompt(text, (f"\n{heading}",), repeated(lines[bool(opening) :]), opening)
 
 
-def documented(source: Source) -> TaskPrompt:
+def documented(source: UserCode) -> TaskPrompt:
     """The code with a description of it. Published for Python: the docstring template of CodeGeeX's extension for VS
     Code (an example with its docstring, then the code). Ours: the code is repeated up to the place of the docstring;
     for other languages the description is a comment in front of the code."""
@@ -122,7 +122,7 @@ def documented(source: Source) -> TaskPrompt:
     return TaskPrompt(text, (), None, opening, f"{ending}\n{source.code}", comment)
 
 
-def _docstring(source: Source) -> TaskPrompt:
+def _docstring(source: UserCode) -> TaskPrompt:
     example = EXAMPLES["Python"]
     first, _, body = example.code.partition("\n")
     shown = f"{first}\n    {QUOTES}\n    {SUMMARY[source.locale]}\n    {QUOTES}\n{body}"
@@ -152,7 +152,7 @@ def _indent(lines: list[str]) -> str:
     return line[: len(line) - len(line.lstrip())]
 
 
-def explained(source: Source) -> TaskPrompt:
+def explained(source: UserCode) -> TaskPrompt:
     """What the code does, in words: the text of a comment after it. Ours: the extension's "explanation" writes comments
     on each line instead."""
     sign, closer = source.comment.sign, source.comment.closer
@@ -164,7 +164,7 @@ def explained(source: Source) -> TaskPrompt:
     return TaskPrompt(text.rstrip(" "), comment=source.comment)
 
 
-def fixed(source: Source) -> TaskPrompt:
+def fixed(source: UserCode) -> TaskPrompt:
     """The code without its mistake. Ours: nothing was published."""
     wrong = source.remark("This code has a mistake", "这段代码有错误")
     right = source.remark("The same code without the mistake", "改正后的代码")
@@ -174,14 +174,14 @@ def fixed(source: Source) -> TaskPrompt:
     return TaskPrompt(text, (f"\n{wrong}", f"\n{right}", f"\n\n{wrong}", f"\n\n{right}"))
 
 
-def sql(source: Source) -> TaskPrompt:
+def sql(source: UserCode) -> TaskPrompt:
     """An SQL statement from a request in words. Published: an example of CodeGeeX2's demo, the request in comments
     below the tag line."""
     request = "\n".join(f"-- {line.strip()}" for line in source.code.split("\n") if line.strip())
     return TaskPrompt(f"{source.tag}{request}\n", ("\n--", "\n\n"))
 
 
-TASKS: dict[str, tuple[str, Callable[[Source], TaskPrompt]]] = {
+TASKS: dict[str, tuple[str, Callable[[UserCode], TaskPrompt]]] = {
     "explain": ("explanation", explained),
     "comment": ("comments", commented),
     "document": ("documentation", documented),

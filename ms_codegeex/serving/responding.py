@@ -17,7 +17,7 @@ from starlette.responses import Response
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.generation.stopping import Rule
 from ms_codegeex.serving.answering import Piece, TextFilter
-from ms_codegeex.serving.backend import Answer, Backend
+from ms_codegeex.serving.backend import Backend, StreamedAnswer
 from ms_codegeex.serving.events import DONE, EventStream, event, while_connected
 from ms_codegeex.serving.guards import record_of
 from ms_codegeex.serving.model import ServedModel
@@ -26,7 +26,7 @@ from ms_codegeex.serving.schemas import Sampling
 
 
 @dataclass(frozen=True)
-class Plan:
+class AnswerPlan:
     """A checked request: `count` answers of a model, or of one of its adapters, to each of `prompts`.
 
     `rules` end the answers to a prompt. Each answer's text goes through a filter that `through` makes. `prompt_scores`
@@ -50,10 +50,10 @@ class Plan:
 
 
 @contextmanager
-def begun(plan: Plan, backend: Backend, request: Request) -> Iterator[list[Answer]]:
+def begun(plan: AnswerPlan, backend: Backend, request: Request) -> Iterator[list[StreamedAnswer]]:
     """All answers of a plan, or an `ApiError` and none. Answers to one prompt are consecutive. At the end they are
     closed and noted in the request's record."""
-    client, answers = client_of(request), list[Answer]()
+    client, answers = client_of(request), list[StreamedAnswer]()
     backend.check_room(plan.size, client, concurrent_of(request))
     try:
         for place, ids in enumerate(plan.prompts):
@@ -78,7 +78,7 @@ def begun(plan: Plan, backend: Backend, request: Request) -> Iterator[list[Answe
         record.first_token = min((answer.first_token_at for answer in answers if answer.first_token_at), default=None)
 
 
-async def merged(answers: Sequence[Answer]) -> AsyncIterator[tuple[int, Piece]]:
+async def merged(answers: Sequence[StreamedAnswer]) -> AsyncIterator[tuple[int, Piece]]:
     """The pieces of several answers as they come, with the answer's number."""
     changed, left = asyncio.Event(), dict(enumerate(answers))
     for answer in answers:
@@ -103,7 +103,7 @@ class Responder:
 
     kind, event_kind, prefix = "", "", ""
 
-    def __init__(self, plan: Plan, backend: Backend, **extra: Any):
+    def __init__(self, plan: AnswerPlan, backend: Backend, **extra: Any):
         self.plan, self.backend = plan, backend
         self.head = {
             "id": f"{self.prefix}-{uuid.uuid4().hex}",
@@ -113,11 +113,11 @@ class Responder:
             **extra,
         }
 
-    def choice(self, answer: Answer, piece: Piece, number: int, index: int) -> dict[str, Any]:
+    def choice(self, answer: StreamedAnswer, piece: Piece, number: int, index: int) -> dict[str, Any]:
         """A complete answer as an entry of `choices`; `number` counts in the plan, `index` in the response."""
         raise NotImplementedError
 
-    def delta(self, answer: Answer, piece: Piece, number: int) -> dict[str, Any]:
+    def delta(self, answer: StreamedAnswer, piece: Piece, number: int) -> dict[str, Any]:
         """A piece of a streamed answer as an entry of `choices`."""
         return self.choice(answer, piece, number, number)
 
@@ -138,7 +138,7 @@ class Responder:
         room = self.plan.model.context - len(self.plan.prompts[number // self.plan.count])
         return {"max_tokens": room} if room < (self.plan.max_tokens or 0) else {}
 
-    async def whole(self, answers: Sequence[Answer]) -> dict[str, Any]:
+    async def whole(self, answers: Sequence[StreamedAnswer]) -> dict[str, Any]:
         """The response that is not streamed."""
         pieces = [await answer.whole() for answer in answers]
         choices = [
@@ -147,7 +147,7 @@ class Responder:
         ]
         return {**self.head, "choices": choices, "usage": self.usage(sum(len(piece.tokens) for piece in pieces))}
 
-    async def events(self, answers: Sequence[Answer], with_usage: bool) -> AsyncGenerator[bytes, None]:
+    async def events(self, answers: Sequence[StreamedAnswer], with_usage: bool) -> AsyncGenerator[bytes, None]:
         """The events of a streamed response."""
         head = {**self.head, "object": self.event_kind or self.kind}
         completion, tail, opened = 0, {"usage": None} if with_usage else {}, set[int]()

@@ -20,7 +20,7 @@ Remark = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Example:
+class TaskExample:
     """A function: `lines` of code, the comment before each (None: none), and one line in a faulty version."""
 
     lines: Sequence[tuple[str, Remark | None]]
@@ -48,9 +48,9 @@ class Example:
         return "\n".join(parts)
 
 
-def _braced(head: str, first: str, loop: str) -> Example:
+def _braced(head: str, first: str, loop: str) -> TaskExample:
     """The function in a language with C's blocks, which differ in these lines."""
-    return Example(
+    return TaskExample(
         (
             (f"{head} {{", None),
             (f"    {first}", _START),
@@ -66,8 +66,8 @@ def _braced(head: str, first: str, loop: str) -> Example:
     )
 
 
-EXAMPLES: dict[str, Example] = {
-    "Python": Example(
+EXAMPLES: dict[str, TaskExample] = {
+    "Python": TaskExample(
         (
             ("def largest(numbers):", None),
             ("    best = numbers[0]", _START),
@@ -83,7 +83,7 @@ EXAMPLES: dict[str, Example] = {
     ),
     "Java": _braced("static int largest(int[] numbers)", "int best = numbers[0];", "for (int number : numbers)"),
     "JavaScript": _braced("function largest(numbers)", "let best = numbers[0];", "for (const number of numbers)"),
-    "Go": Example(
+    "Go": TaskExample(
         (
             ("func largest(numbers []int) int {", None),
             ("\tbest := numbers[0]", _START),

@@ -29,7 +29,7 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Task:
+class CodeTask:
     """A task on code: "translate" (into the language `target`) or one of `TASKS`. `locale` is the language of comments
     and explanations."""
 
@@ -40,7 +40,7 @@ class Task:
     locale: str = "en"
 
 
-class Piece(NamedTuple):
+class AnswerPart(NamedTuple):
     """The next part of answer `index`. The last one has the reason for the end, "stop" or "length"."""
 
     index: int
@@ -55,11 +55,11 @@ class Model(Protocol):
     name: str
     chat: bool
 
-    def complete(self, prompt: Prompt, settings: SamplingSettings) -> Iterator[Piece]:
+    def complete(self, prompt: Prompt, settings: SamplingSettings) -> Iterator[AnswerPart]:
         """Continue a text."""
 
-    def perform(self, task: Task, settings: SamplingSettings) -> Iterator[Piece]:
+    def perform(self, task: CodeTask, settings: SamplingSettings) -> Iterator[AnswerPart]:
         """Answer an assistant task."""
 
-    def converse(self, messages: Sequence[tuple[str, str]], settings: SamplingSettings) -> Iterator[Piece]:
+    def converse(self, messages: Sequence[tuple[str, str]], settings: SamplingSettings) -> Iterator[AnswerPart]:
         """Answer the last of (role, content) messages. Only for a model with `chat`."""

@@ -18,7 +18,7 @@ from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.files import atomic_file
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.printing import visible
-from ms_codegeex.terminal.asking import TASKS, Model, Piece, Prompt, Task
+from ms_codegeex.terminal.asking import TASKS, AnswerPart, CodeTask, Model, Prompt
 from ms_codegeex.terminal.printing import dim, printer
 
 FENCE = '"""'
@@ -130,7 +130,7 @@ class Chat:
             self.messages = [*asked, ("assistant", answer)]
             self.last = (answer, self.language)
 
-    def _answer(self, pieces: Iterator[Piece], language: str = "", before: str = "") -> str:
+    def _answer(self, pieces: Iterator[AnswerPart], language: str = "", before: str = "") -> str:
         """Print an answer as it comes, and return it: the part so far if Ctrl-C or an error stops it."""
         text, shown = "", printer(self.console, language, before)
         try:
@@ -164,7 +164,7 @@ class Chat:
             raise UserError("/translate: expected two languages, for example /translate Python Go, and perhaps a file")
         source, target = (find_language(word).name for word in words[:2])
         code, _ = self._code(words[2:], source)
-        answer = self._answer(self.model.perform(Task("translate", code, source, target), self._single), target)
+        answer = self._answer(self.model.perform(CodeTask("translate", code, source, target), self._single), target)
         if answer:
             self.last = (answer, target)
 
@@ -174,7 +174,7 @@ class Chat:
             if not language:
                 raise UserError(f"/{name}: the code's language is unknown; choose it with /language NAME")
             prose = name == "explain"
-            pieces = self.model.perform(Task(name, code, language), self._single)
+            pieces = self.model.perform(CodeTask(name, code, language), self._single)
             answer = self._answer(pieces, "" if prose else language)
             if answer and not prose:
                 self.last = (answer, language)

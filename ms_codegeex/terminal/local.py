@@ -17,8 +17,8 @@ from ms_codegeex.serving.answering import AnswerText, TextFilter
 from ms_codegeex.serving.filters import Filters, Framed
 from ms_codegeex.serving.infilling import infill_filters, infill_prompt
 from ms_codegeex.serving.model import described_model
-from ms_codegeex.serving.prompts import TASKS, CommentText, Source, translation
-from ms_codegeex.terminal.asking import Piece, Prompt, Task
+from ms_codegeex.serving.prompts import TASKS, CommentText, UserCode, translation
+from ms_codegeex.terminal.asking import AnswerPart, CodeTask, Prompt
 
 if TYPE_CHECKING:
     from ms_codegeex.generation.scheduler import Request
@@ -27,7 +27,7 @@ SHORTEN = "shorten it, or give --cut-prompt to drop its start"
 FINISH = {"eos": "stop"}  # the engine's reasons by OpenAI's names
 
 
-class LocalModel:
+class TerminalModel:
     """The model at `path`, loaded as in `generate`. `slots` answers are computed at once."""
 
     def __init__(self, path: Path, slots: int = 1, threads: int | None = None, cpu_level: str = AUTO):
@@ -38,7 +38,7 @@ class LocalModel:
 
         self._generator = Generator(model, threads=threads, slots=min(slots, MOST_SLOTS), cpu_level=cpu_level)
 
-    def complete(self, prompt: Prompt, settings: SamplingSettings) -> Iterator[Piece]:
+    def complete(self, prompt: Prompt, settings: SamplingSettings) -> Iterator[AnswerPart]:
         """Continue a text."""
         if prompt.block and not prompt.language:
             raise UserError("--stop-at: the prompt's language is unknown; name it with --language")
@@ -57,12 +57,12 @@ class LocalModel:
         settings = replace(settings, stop=(*settings.stop, *ends))
         return self._answers(ids, settings, rule, lambda: Filters(*infill_filters(self._model, prompt.suffix or "")))
 
-    def perform(self, task: Task, settings: SamplingSettings) -> Iterator[Piece]:
+    def perform(self, task: CodeTask, settings: SamplingSettings) -> Iterator[AnswerPart]:
         """Answer an assistant task."""
         if task.name == "translate":
             prompt = translation(task.language, task.target, task.code)
         else:
-            source = Source(task.code, find_language(task.language), self._model.family, task.locale)
+            source = UserCode(task.code, find_language(task.language), self._model.family, task.locale)
             prompt = TASKS[task.name][1](source)
         ids = self._model.encode(prompt.text, field="code", remedy="give less of it")
         settings = replace(settings, stop=(*settings.stop, *prompt.stop))
@@ -73,7 +73,7 @@ class LocalModel:
 
         return self._answers(ids, settings, prompt.rule, framed)
 
-    def converse(self, messages: Sequence[tuple[str, str]], settings: SamplingSettings) -> Iterator[Piece]:
+    def converse(self, messages: Sequence[tuple[str, str]], settings: SamplingSettings) -> Iterator[AnswerPart]:
         """Answer the last of (role, content) messages."""
         template = self._model.chat
         if template is None:
@@ -88,7 +88,7 @@ class LocalModel:
         settings: SamplingSettings,
         rule: Rule | None = None,
         filters: Callable[[], TextFilter] = Filters,
-    ) -> Iterator[Piece]:
+    ) -> Iterator[AnswerPart]:
         """The answers one after the other. They are computed together, as far as there are slots."""
         seeds = range(settings.seed, settings.seed + settings.n)
         requests = [self._generator.request(ids, replace(settings, seed=seed, n=1)) for seed in seeds]
@@ -99,14 +99,14 @@ class LocalModel:
             for request in requests:
                 request.cancel()
 
-    def _answer(self, index: int, request: Request, rule: Rule | None, through: TextFilter) -> Iterator[Piece]:
+    def _answer(self, index: int, request: Request, rule: Rule | None, through: TextFilter) -> Iterator[AnswerPart]:
         text = AnswerText(self._model.tokenizer, request.ids[: request.prompt], request.settings, rule, through)
         for chosen in request:
             text.feed(chosen)
             if text.finish is not None:
                 break
             if text.waiting:
-                yield Piece(index, text.take().text)
+                yield AnswerPart(index, text.take().text)
         request.cancel()
         text.end(FINISH.get(request.finish, request.finish))
-        yield Piece(index, text.take().text, text.finish)
+        yield AnswerPart(index, text.take().text, text.finish)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.generation.sampling import SamplingSettings
-from ms_codegeex.terminal.asking import Piece, Prompt, Task
+from ms_codegeex.terminal.asking import AnswerPart, CodeTask, Prompt
 
 if TYPE_CHECKING:
     import openai
@@ -39,7 +39,7 @@ class RemoteModel:
         self.name = name
         self.chat = bool(getattr(known[self.name], "chat", False))
 
-    def complete(self, prompt: Prompt, settings: SamplingSettings) -> Iterator[Piece]:
+    def complete(self, prompt: Prompt, settings: SamplingSettings) -> Iterator[AnswerPart]:
         """Continue a text."""
         extra = {"language": prompt.language or None, "truncate_prompt": prompt.cut or None}
         return self._stream(
@@ -48,7 +48,7 @@ class RemoteModel:
             settings,
         )
 
-    def perform(self, task: Task, settings: SamplingSettings) -> Iterator[Piece]:
+    def perform(self, task: CodeTask, settings: SamplingSettings) -> Iterator[AnswerPart]:
         """Answer an assistant task."""
         if task.name == "translate":
             body = {"source_language": task.language, "target_language": task.target}
@@ -56,12 +56,12 @@ class RemoteModel:
             body = {"language": task.language, "locale": task.locale}
         return self._stream(f"/code/{task.name}", {"code": task.code, **body}, settings)
 
-    def converse(self, messages: Sequence[tuple[str, str]], settings: SamplingSettings) -> Iterator[Piece]:
+    def converse(self, messages: Sequence[tuple[str, str]], settings: SamplingSettings) -> Iterator[AnswerPart]:
         """Answer the last of (role, content) messages."""
         body = {"messages": [{"role": role, "content": content} for role, content in messages]}
         return self._stream("/chat/completions", body, settings)
 
-    def _stream(self, path: str, body: dict[str, Any], settings: SamplingSettings) -> Iterator[Piece]:
+    def _stream(self, path: str, body: dict[str, Any], settings: SamplingSettings) -> Iterator[AnswerPart]:
         import openai
         from openai.types import Completion
 
@@ -77,7 +77,7 @@ class RemoteModel:
                     for choice in event.choices:
                         delta = getattr(choice, "delta", None)
                         text = choice.text if delta is None else delta.get("content")
-                        yield Piece(choice.index, text or "", choice.finish_reason)
+                        yield AnswerPart(choice.index, text or "", choice.finish_reason)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

@@ -146,7 +146,7 @@ def test_one_stage_alone(recipe, trained):
 
 def test_other_servers_wait_until_server_0_has_exported(recipe, trained, monkeypatch):
     _, words = recipe()
-    progress = stages.Progress(stages.absolute_stages(load_stages(words[2])))
+    progress = stages.StageProgress(stages.absolute_stages(load_stages(words[2])))
     first, second = progress.staged.stages[:2]
     waited = []
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from ms_codegeex.evaluation.jsonl import RowFile
 from ms_codegeex.evaluation.sampling.drawing import generate
 from ms_codegeex.evaluation.sandbox import Sandbox, Verdict
-from ms_codegeex.evaluation.task import Complete, Completion, Judgement, Problem, Sample, Task
+from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Sample, SampledAnswer, Task
 
 
 class Doubling(Task):
@@ -60,11 +60,11 @@ class Seeded:
         self.identity = {"path": "seeded", "sha256": "5eed"}
         self.concurrency, self.limit, self.calls = concurrency, limit, list[tuple[str, int]]()
 
-    def __call__(self, prompt: str, *, seed: int, stop=None, max_new_tokens=None) -> Completion:
+    def __call__(self, prompt: str, *, seed: int, stop=None, max_new_tokens=None) -> SampledAnswer:
         if self.limit is not None and len(self.calls) >= self.limit:
             raise KeyboardInterrupt
         self.calls.append((prompt, seed))
-        return Completion(f" {2 * int(prompt.split()[1]) + (seed % 4 - 1) * (seed & 1)}", "eos")
+        return SampledAnswer(f" {2 * int(prompt.split()[1]) + (seed % 4 - 1) * (seed & 1)}", "eos")
 
 
 def samples_of(path: Path, sampler: Seeded, task: Doubling | None = None, n: int = 4, seed: int = 1) -> bytes:

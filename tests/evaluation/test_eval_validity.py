@@ -11,7 +11,7 @@ from ms_codegeex.evaluation.local_model import LocalModel
 from ms_codegeex.evaluation.reports import page
 from ms_codegeex.evaluation.sampling.recipes import Recipe
 from ms_codegeex.evaluation.session import Options
-from ms_codegeex.evaluation.task import Completion
+from ms_codegeex.evaluation.task import SampledAnswer
 
 RIGHT = {name: row["canonical_solution"] for name, row in humaneval_x_rows.ROWS.items()}
 WRONG = {"python": "    return 2 * number\n", "js": "  return 2 * number;\n}\n"}
@@ -29,7 +29,7 @@ class Written:
 
     def __call__(self, prompt, *, seed, stop=None, max_new_tokens=None):
         language = "python" if "def triple" in prompt else "js"
-        return Completion(self.answers[language][language], "eos")
+        return SampledAnswer(self.answers[language][language], "eos")
 
 
 @pytest.mark.slow

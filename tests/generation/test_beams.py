@@ -9,7 +9,7 @@ import pytest
 from ms_codegeex.formats.tensors import from_array
 from ms_codegeex.generation.beams import next_tokens, search
 from ms_codegeex.generation.network import LocalNetwork
-from ms_codegeex.generation.rows import Sizes
+from ms_codegeex.generation.rows import SlotSizes
 from ms_codegeex.generation.slots import SlotEngine
 from ms_codegeex.generation.weights import TensorWeights
 from ms_codegeex.models.registry import family
@@ -93,7 +93,7 @@ def codegen():
     with torch.no_grad():
         theirs.lm_head.bias.copy_(torch.tensor(tensors["head.bias"]))
     weights = TensorWeights({name: from_array(np.ascontiguousarray(a, np.float32)) for name, a in tensors.items()})
-    return theirs, SlotEngine(LocalNetwork(family("codegen").model, config, weights, Sizes(64, slots=4, threads=2)))
+    return theirs, SlotEngine(LocalNetwork(family("codegen").model, config, weights, SlotSizes(64, slots=4, threads=2)))
 
 
 @pytest.mark.parametrize(

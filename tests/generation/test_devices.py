@@ -21,7 +21,7 @@ from ms_codegeex.generation.choice import TokenChoice
 from ms_codegeex.generation.devices import Devices
 from ms_codegeex.generation.loading import load_model
 from ms_codegeex.generation.matrices import WHOLE, quantise
-from ms_codegeex.generation.rows import Sizes
+from ms_codegeex.generation.rows import SlotSizes
 from ms_codegeex.generation.shares import Share, SharedWeights, check_devices
 from ms_codegeex.generation.slots import Part, SlotEngine
 from ms_codegeex.generation.weights import TensorWeights
@@ -56,7 +56,7 @@ def several():
     made = []
 
     def make(path, count, bits=None, **sizes):
-        network = Devices(load_model(path, bits), Sizes(POSITIONS, **{"slots": 3, "threads": count} | sizes), count)
+        network = Devices(load_model(path, bits), SlotSizes(POSITIONS, **{"slots": 3, "threads": count} | sizes), count)
         made.append(network)
         return SlotEngine(network, chunk=16)
 
@@ -279,7 +279,7 @@ def test_memory_of_a_process_falls_with_the_number_of_devices(tmp_path):
     del tensors
     own, before = [], psutil.Process().memory_full_info().uss
     for count in (2, 4):
-        devices = Devices(load_model(path), Sizes(128, 1, count), count)
+        devices = Devices(load_model(path), SlotSizes(128, 1, count), count)
         SlotEngine(devices).logits(0, prompt(5))
         own.append(max(psutil.Process(each.pid).memory_full_info().uss for each in devices._processes._processes))
         devices.close()

@@ -3,8 +3,8 @@
 import pytest
 
 from ms_codegeex.rehearsal.host_tasks import HostCosts, host_tasks, repeated
-from ms_codegeex.rehearsal.timeline.operators import Message, Operator, Program, Tensor
-from ms_codegeex.rehearsal.timeline.tasks import Span, simulate
+from ms_codegeex.rehearsal.timeline.operators import Message, Operator, StepProgram, Tensor
+from ms_codegeex.rehearsal.timeline.tasks import TaskSpan, simulate
 
 COSTS = HostCosts({"Add": 0.25}, 1.0, {"Send": 1.0, "Receive": 1.0, "AllReduce": 2.0}, 5.0)
 FOUR = Tensor((1,), "float32")  # 4 bytes
@@ -19,24 +19,27 @@ def message(op, tag, *waits):
 
 
 def program(*operators, rank=0):
-    return Program(rank, 0, operators, {})
+    return StepProgram(rank, 0, operators, {})
 
 
 def test_a_thread_is_busy_for_its_work_and_for_collectives_of_which_the_last_rank_decides():
     first = program(add(), message("AllReduce", "r", 0), Operator("Reshape", (1,), outputs=(FOUR,)), add(2))
     second = program(add(), add(0), message("AllReduce", "r", 1), rank=1)
     spans = simulate([host_tasks(first, COSTS), host_tasks(second, COSTS)])
-    assert spans == [[Span(0, 2), Span(4, 6), Span(6, 6), Span(6, 8)], [Span(0, 2), Span(2, 4), Span(4, 6)]]
+    assert spans == [
+        [TaskSpan(0, 2), TaskSpan(4, 6), TaskSpan(6, 6), TaskSpan(6, 8)],
+        [TaskSpan(0, 2), TaskSpan(2, 4), TaskSpan(4, 6)],
+    ]
 
 
 def test_a_sender_does_not_wait_and_a_receiver_does():
     sender = program(add(), message("Send", "m", 0), add(1))
     receiver = program(message("Receive", "m"), add(0), add(), rank=1)
     (first, second) = simulate([host_tasks(sender, COSTS), host_tasks(receiver, COSTS)])
-    assert first[:3] == [Span(0, 2), Span(2, 3), Span(3, 5)]
-    assert second[:3] == [Span(3, 4), Span(4, 6), Span(0, 2)]  # other work while the message is on its way
+    assert first[:3] == [TaskSpan(0, 2), TaskSpan(2, 3), TaskSpan(3, 5)]
+    assert second[:3] == [TaskSpan(3, 4), TaskSpan(4, 6), TaskSpan(0, 2)]  # other work while the message is on its way
     (_, blocked) = simulate([host_tasks(sender, COSTS, in_order=True), host_tasks(receiver, COSTS, in_order=True)])
-    assert blocked[:3] == [Span(3, 4), Span(4, 6), Span(6, 8)]
+    assert blocked[:3] == [TaskSpan(3, 4), TaskSpan(4, 6), TaskSpan(6, 8)]
 
 
 @pytest.mark.parametrize("in_order", [False, True])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ms_codegeex.data.tokenizer import Tokenizer, load_tokenizer
 from ms_codegeex.generation.choice import Chosen
-from ms_codegeex.serving.backend import Answer, Backend
+from ms_codegeex.serving.backend import Backend, StreamedAnswer
 from ms_codegeex.serving.model import ServedModel
 from ms_codegeex.serving.settings import ServeSettings
 
@@ -42,21 +42,21 @@ class FakeBackend(Backend):
         self.engine_ready, self.text, self.step_seconds, self.paused = True, text, step_seconds, False
         self.texts: list[str] = []
         self.script: list[int] | None = None
-        self.asked: list[Answer] = []  # all answers, in the order in which the engine got them
-        self.dropped: list[Answer] = []  # those that the engine need not finish
+        self.asked: list[StreamedAnswer] = []  # all answers, in the order in which the engine got them
+        self.dropped: list[StreamedAnswer] = []  # those that the engine need not finish
         self._tasks: dict[int, asyncio.Task] = {}
 
-    def _begin(self, answer: Answer) -> None:
+    def _begin(self, answer: StreamedAnswer) -> None:
         self.asked.append(answer)
         self._tasks[answer.number] = asyncio.get_running_loop().create_task(self._play(answer))
 
-    def _cancel(self, answer: Answer) -> None:
+    def _cancel(self, answer: StreamedAnswer) -> None:
         self.dropped.append(answer)
         task = self._tasks.pop(answer.number, None)
         if task is not None and task is not asyncio.current_task():
             task.cancel()
 
-    async def _play(self, answer: Answer) -> None:
+    async def _play(self, answer: StreamedAnswer) -> None:
         ids = self.script or self.model.tokenizer.encode(self.texts.pop(0) if self.texts else self.text)
         room = min(answer.settings.max_new_tokens, self.model.context - len(answer.ids))
         best = answer.settings.log_probabilities

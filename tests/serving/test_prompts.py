@@ -12,7 +12,7 @@ from ms_codegeex.serving.prompts import (
     TASKS,
     Comment,
     CommentText,
-    Source,
+    UserCode,
     commented,
     documented,
     explained,
@@ -27,7 +27,7 @@ CODE = "def area(r):\n    a = r * r\n    return 3 * a\n"
 
 
 def source(code=CODE, language="Python", family="codegeex", locale="en"):
-    return Source(code, find_language(language), family, locale)
+    return UserCode(code, find_language(language), family, locale)
 
 
 def read(text_filter, text, size):
@@ -161,7 +161,7 @@ def test_every_task_has_a_prompt_in_every_language():
     for language in ALL_LANGUAGES:
         for family in ("codegeex", "codegen", "codegeex2"):
             for _, prompt in TASKS.values():
-                text = prompt(Source(CODE, language, family, "zh")).text
+                text = prompt(UserCode(CODE, language, family, "zh")).text
                 assert text.startswith(language.tag) == (family == "codegeex2" or text.startswith(language.tag))
                 assert "language:" not in text or family != "codegen"
 

@@ -12,7 +12,7 @@ from pseudo_terminal import Terminal
 from rich.console import Console
 
 from ms_codegeex.generation.sampling import SamplingSettings
-from ms_codegeex.terminal.asking import Piece
+from ms_codegeex.terminal.asking import AnswerPart
 from ms_codegeex.terminal.chat import Chat
 from ms_codegeex.terminal.history import history_path, line_history
 
@@ -138,7 +138,7 @@ class Tuned:
 
     def converse(self, messages, settings):
         self.asked.append(messages)
-        yield Piece(0, f"{len(messages)} messages", "stop")
+        yield AnswerPart(0, f"{len(messages)} messages", "stop")
 
 
 def test_a_tuned_model_gets_messages(capsys):

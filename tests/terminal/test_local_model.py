@@ -9,8 +9,8 @@ from recited_model import POSITIONS, save_recited
 from ms_codegeex.errors import UserError
 from ms_codegeex.generation.engine import Generator
 from ms_codegeex.generation.sampling import SamplingSettings
-from ms_codegeex.terminal.asking import Prompt, Task
-from ms_codegeex.terminal.local import LocalModel
+from ms_codegeex.terminal.asking import CodeTask, Prompt
+from ms_codegeex.terminal.local import TerminalModel
 
 LINE = "total := 5"  # follows any line break
 GREEDY = SamplingSettings(32, temperature=0.0)
@@ -26,7 +26,7 @@ def path(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(path):
-    return LocalModel(path, slots=2, threads=1)
+    return TerminalModel(path, slots=2, threads=1)
 
 
 def whole(pieces):
@@ -71,16 +71,16 @@ def test_before_a_gap_a_prompt_has_the_room_that_it_has_elsewhere(model):
 
 
 def test_tasks_and_conversations(model):
-    assert whole(model.perform(Task("translate", "x = 5", "Python", "Go"), GREEDY))[0] == (LINE, "stop")
-    assert whole(model.perform(Task("fix", "total := = 5", "Go"), GREEDY))[0] == (LINE, "stop")
-    documented = whole(model.perform(Task("document", "func f() {}", "Go"), GREEDY))[0]
+    assert whole(model.perform(CodeTask("translate", "x = 5", "Python", "Go"), GREEDY))[0] == (LINE, "stop")
+    assert whole(model.perform(CodeTask("fix", "total := = 5", "Go"), GREEDY))[0] == (LINE, "stop")
+    documented = whole(model.perform(CodeTask("document", "func f() {}", "Go"), GREEDY))[0]
     assert documented == (f"/**\n{LINE}*/\nfunc f() {{}}", "stop")
     assert model.chat and whole(model.converse([("user", "hello")], GREEDY))[0] == (LINE, "stop")
 
 
 def test_what_is_too_long_is_named_with_a_remedy(model):
     with pytest.raises(UserError, match=r"^code: .*give less of it"):
-        whole(model.perform(Task("fix", "x = 1\n" * POSITIONS, "Go"), GREEDY))
+        whole(model.perform(CodeTask("fix", "x = 1\n" * POSITIONS, "Go"), GREEDY))
     with pytest.raises(UserError, match=r"^messages: .*begin a new conversation"):
         whole(model.converse([("user", "x = 1\n" * POSITIONS)], GREEDY))
 

@@ -7,7 +7,7 @@ import pytest
 
 from ms_codegeex.formats.tensors import from_array
 from ms_codegeex.generation.network import LocalNetwork
-from ms_codegeex.generation.rows import Sizes
+from ms_codegeex.generation.rows import SlotSizes
 from ms_codegeex.generation.slots import SlotEngine
 from ms_codegeex.generation.weights import TensorWeights
 from ms_codegeex.models.registry import family
@@ -82,7 +82,7 @@ class Twin:
         lazy = {n: from_array(a) for n, a in (tensors or self.tensors).items()}
         weights = TensorWeights(lazy, bits, group, self.config.product_names())
         own = {name: options.pop(name) for name in ("allowed", "guesses", "chunk") if name in options}
-        sizes = Sizes(POSITIONS, **{"threads": 2} | options)
+        sizes = SlotSizes(POSITIONS, **{"threads": 2} | options)
         network = LocalNetwork(self.family.model, self.config, weights, sizes, adapters=adapters)
         assert network.compiled is (options.get("threads", 2) > 0)
         return SlotEngine(network, **{"chunk": 16} | own)

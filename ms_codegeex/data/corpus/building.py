@@ -52,7 +52,7 @@ SHARD_VERSION = 5
 
 
 @dataclass(frozen=True)
-class Request:
+class PrepareRequest:
     """`inputs` as given, the `roots` they stand for, `settings`, the `key` of the dataset, and the tokenizer."""
 
     inputs: Sequence[Path | RemotePath | str] | None
@@ -97,7 +97,7 @@ def _load_early(tokenizer: str) -> None:
         load_encoder(tokenizer)
 
 
-def build(request: Request, output: Path, work: Path, mapper: Callable, progress: ProgressBar) -> dict[str, Any]:
+def build(request: PrepareRequest, output: Path, work: Path, mapper: Callable, progress: ProgressBar) -> dict[str, Any]:
     """Write the dataset and return the content of dataset.json; finished shards stay in `work` until it is complete."""
     found = _search(request, output, progress)
     paths = _make_shards(request, found, work, mapper, progress)
@@ -159,7 +159,7 @@ def _count_dropped(documents: Documents, selection: Selection, summary: Summary,
         tally.drop(reason, count, summary.counts(-1 - number)["bytes"], examples)
 
 
-def _nothing_left(request: Request, found: FoundInput) -> NothingLeft:
+def _nothing_left(request: PrepareRequest, found: FoundInput) -> NothingLeft:
     return NothingLeft(
         f"{request.places}: nothing left of {found.size['files']} source files (dropped: "
         f"{found.tally.summary() or 'none'}; max_bytes {request.settings.max_bytes}); give --input more files or raise "
@@ -167,7 +167,7 @@ def _nothing_left(request: Request, found: FoundInput) -> NothingLeft:
     )
 
 
-def _search(request: Request, output: Path, progress: ProgressBar) -> FoundInput:
+def _search(request: PrepareRequest, output: Path, progress: ProgressBar) -> FoundInput:
     progress.say(f"searching {request.places}")
     reading, tally = request.settings.reading, Tally()
     units, rejected, size = find_units(request.roots, reading, output.resolve())
@@ -214,7 +214,7 @@ def _sample_files(
     return smaller, total
 
 
-def _stop(request: Request, tally: Tally) -> None:
+def _stop(request: PrepareRequest, tally: Tally) -> None:
     """Raise a `UserError` for broken input if `on_error` is `stop`."""
     if request.settings.on_error == "stop" and tally.first is not None:
         source, problem = tally.first
@@ -222,7 +222,7 @@ def _stop(request: Request, tally: Tally) -> None:
 
 
 def _make_shards(
-    request: Request, found: FoundInput, work: Path, mapper: Callable, progress: ProgressBar
+    request: PrepareRequest, found: FoundInput, work: Path, mapper: Callable, progress: ProgressBar
 ) -> list[Path]:
     """Make the missing shards; the paths of all of them, in the order of the units."""
     settings = request.settings
@@ -255,7 +255,7 @@ def _packages(selection: Selection, summary: Summary) -> list[dict[str, Any]]:
     return found
 
 
-def _report(request: Request, found: FoundInput, summary: Summary, directory: Path) -> None:
+def _report(request: PrepareRequest, found: FoundInput, summary: Summary, directory: Path) -> None:
     tally, reading = found.tally, request.settings.reading
     total = summary.counts(*range(len(SPLITS)))
     size = {
@@ -269,7 +269,7 @@ def _report(request: Request, found: FoundInput, summary: Summary, directory: Pa
 
 
 def _describe(
-    request: Request, found: FoundInput, selection: Selection, summary: Summary, directory: Path
+    request: PrepareRequest, found: FoundInput, selection: Selection, summary: Summary, directory: Path
 ) -> dict[str, Any]:
     """The content of dataset.json, for the finished files in `directory`. It, too, has no times or host names."""
     tokenizer, tally = request.tokenizer, found.tally

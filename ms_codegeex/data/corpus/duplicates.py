@@ -26,7 +26,7 @@ from ms_codegeex.data.corpus.flags import Flags
 from ms_codegeex.data.corpus.joining import Documents
 from ms_codegeex.data.corpus.minhash import PERMUTATIONS, are_similar, band_keys, bands_for
 from ms_codegeex.data.corpus.stages import (
-    Block,
+    DocumentBlock,
     Mapper,
     Stages,
     blocks_of,
@@ -105,7 +105,7 @@ def find_exact(documents: Documents, stages: Stages) -> Duplicates:
     return found
 
 
-def _write_hashes(path: Path, block: Block, parts: int) -> None:
+def _write_hashes(path: Path, block: DocumentBlock, parts: int) -> None:
     rows = np.empty(block.end - block.first, EXACT)
     rows["key"] = np.ascontiguousarray(block.column("sha256")).view("<u8")
     rows["number"] = np.arange(block.first, block.end)
@@ -178,12 +178,12 @@ def _by_bands(
     stages.remove(f"bands{name}")
 
 
-def _write_signatures(path: Path, block: Block, _: None) -> None:
+def _write_signatures(path: Path, block: DocumentBlock, _: None) -> None:
     """Signatures of a block in a separate file, in which each can be found by its number."""
     save_array(path, block.column("signature"))
 
 
-def _write_bands(bands: int, parts: int, path: Path, block: Block, chosen: np.ndarray) -> None:
+def _write_bands(bands: int, parts: int, path: Path, block: DocumentBlock, chosen: np.ndarray) -> None:
     taken = np.unpackbits(chosen, count=block.end - block.first).astype(bool) & block.column("signed")
     rows = np.flatnonzero(taken)
     signatures = np.load(result_path(path.parent, "signatures", block.number), mmap_mode="r", allow_pickle=False)

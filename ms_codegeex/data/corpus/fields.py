@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ms_codegeex.data.corpus.redaction import redact
-from ms_codegeex.data.corpus.settings import Reading
+from ms_codegeex.data.corpus.settings import ReadingSettings
 from ms_codegeex.data.languages import HEAD_BYTES, LANGUAGES, Language, detect, lookup
 
 TEXT = ("text", "code", "content")
@@ -18,7 +18,7 @@ GROUP = ("repo_name", "max_stars_repo_name", "repository")
 
 
 @dataclass(frozen=True)
-class Text:
+class RecordText:
     """A record's text in UTF-8, its language (empty: unknown, where that is allowed) and its group (None: itself)."""
 
     data: bytes
@@ -37,9 +37,9 @@ class Fault:
 
 
 class Fields:
-    """Reads records as `Reading` says: the field of the given name, else the first of the usual ones that is set."""
+    """Reads records as `ReadingSettings` says: the field of the given name, else the first usual one that is set."""
 
-    def __init__(self, reading: Reading) -> None:
+    def __init__(self, reading: ReadingSettings) -> None:
         self._text = _names(reading.text_field, TEXT)
         self._language = _names(reading.language_field, LANGUAGE)
         self._licence = _names(reading.licence_field, LICENCE)
@@ -63,7 +63,7 @@ class Fields:
         """Empty, or a message if no field with the text is among those present."""
         return "" if set(self._text) & set(present) else f"no field {' or '.join(self._text)}"
 
-    def read(self, record: Mapping[str, Any]) -> Text | Fault:
+    def read(self, record: Mapping[str, Any]) -> RecordText | Fault:
         """The text of a record. Values are those of JSON; text may also be bytes, which are not checked."""
         text = _first(record, self._text)
         if isinstance(text, str):
@@ -85,7 +85,7 @@ class Fields:
         language = self._decide_language(record, data)
         if isinstance(language, Fault):
             return language
-        return Text(data, language, self._named_group(_first(record, self._group)))
+        return RecordText(data, language, self._named_group(_first(record, self._group)))
 
     def _named_group(self, value: Any) -> str | None:
         """A name or a number, as valid Unicode; anything else names no group."""

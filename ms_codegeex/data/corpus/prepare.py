@@ -188,7 +188,7 @@ def _prepare(
 ) -> tuple[dict[str, Any], bool]:
     """Make the dataset; return the content of dataset.json, and whether another process made it in the meantime."""
     from ms_codegeex.data.corpus.building import (  # these need NumPy, a cached dataset does not
-        Request,
+        PrepareRequest,
         build,
         ready_workers,
     )
@@ -204,7 +204,7 @@ def _prepare(
             description = already_prepared(output, key, options.replace)
             if description is not None:
                 return description, True
-            request = Request(inputs, roots(inputs), settings, key, tokenizer)
+            request = PrepareRequest(inputs, roots(inputs), settings, key, tokenizer)
             if options.ray is not None:
                 nodes = check_nodes(work, [root.path for root in request.roots])
                 report.say(f"{nodes} nodes of the Ray cluster")

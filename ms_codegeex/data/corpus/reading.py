@@ -23,12 +23,12 @@ from ms_codegeex.data.corpus.archives import (
     read_rows,
     row_parts,
 )
-from ms_codegeex.data.corpus.fields import Fault, Fields, Text
+from ms_codegeex.data.corpus.fields import Fault, Fields, RecordText
 from ms_codegeex.data.corpus.filters import rejection, size_rejection
 from ms_codegeex.data.corpus.licences import strip_licence
 from ms_codegeex.data.corpus.redaction import redact
 from ms_codegeex.data.corpus.remote import RemotePath
-from ms_codegeex.data.corpus.settings import Reading
+from ms_codegeex.data.corpus.settings import ReadingSettings
 from ms_codegeex.data.corpus.sources import Root, SourceFile, search
 from ms_codegeex.json_reading import Malformed, parse_json
 
@@ -107,7 +107,7 @@ class Unit:
 
 
 def find_units(
-    roots: Sequence[Root], reading: Reading, leave_out: Path | None = None
+    roots: Sequence[Root], reading: ReadingSettings, leave_out: Path | None = None
 ) -> tuple[list[Unit], list[Rejected], dict[str, int]]:
     """Everything to read below `roots` as units, in an order that depends only on the names.
 
@@ -169,7 +169,7 @@ def _archive_unit(file: SourceFile, name: str, part: ArchivePart) -> Unit:
     return Unit(name, part.bytes, kind, file.identity, (), file.path, part.span, part.first, stamp)
 
 
-def read_unit(unit: Unit, reading: Reading) -> Generator[Document | Rejected, None, int]:
+def read_unit(unit: Unit, reading: ReadingSettings) -> Generator[Document | Rejected, None, int]:
     """Yield the documents of a unit in order, and the rejected input. Broken input is reported, never raised.
 
     Returns the number of lines in the unit's part of a `.jsonl` file: the numbering of the next part continues there.
@@ -185,7 +185,7 @@ def read_unit(unit: Unit, reading: Reading) -> Generator[Document | Rejected, No
     return (yield from _read_lines(unit.path, unit.label, part, reading))
 
 
-def _read_file(file: SourceFile, reading: Reading) -> Document | Rejected:
+def _read_file(file: SourceFile, reading: ReadingSettings) -> Document | Rejected:
     limit = min(reading.rules.max_file_bytes, reading.max_line_bytes)
     try:
         data, size = _content(file, limit)
@@ -194,7 +194,7 @@ def _read_file(file: SourceFile, reading: Reading) -> Document | Rejected:
     if data is None:
         return Rejected(file.identity, "too large", size, f"more than {limit} bytes")
     strip = reading.strip_licences != "none"
-    return _judge(file.identity, Text(data, file.language, file.package), reading, strip)
+    return _judge(file.identity, RecordText(data, file.language, file.package), reading, strip)
 
 
 def _content(file: SourceFile, limit: int) -> tuple[bytes | None, int]:
@@ -222,7 +222,7 @@ def _local_content(path: Path, limit: int) -> tuple[bytes | None, int]:
 
 
 def _read_lines(
-    path: Path | RemotePath, label: str, part: ArchivePart, reading: Reading
+    path: Path | RemotePath, label: str, part: ArchivePart, reading: ReadingSettings
 ) -> Generator[Document | Rejected, None, int]:
     fields, opens = Fields(reading), part.span is None or not part.span[0]
     lines = Returning(read_lines(path, part, reading.max_line_bytes))
@@ -236,7 +236,7 @@ def _read_lines(
         if isinstance(record, Fault) and reading.redact:
             record = replace(record, data=b"")  # escapes hide secrets from redaction
         text = fields.read(record) if isinstance(record, dict) else record
-        if isinstance(text, Text):
+        if isinstance(text, RecordText):
             yield _judge(source, text, reading, reading.strip_licences == "all")
         else:
             yield _fault(source, text, len(line), reading)
@@ -257,7 +257,7 @@ def _parse(line: bytes, encoding: str) -> dict[str, Any] | Fault:
 
 
 def _read_rows(
-    path: Path | RemotePath, label: str, part: ArchivePart, reading: Reading
+    path: Path | RemotePath, label: str, part: ArchivePart, reading: ReadingSettings
 ) -> Iterator[Document | Rejected]:
     fields = Fields(reading)
     names: list[str] = []
@@ -284,7 +284,7 @@ def _read_rows(
             yield _judge(source, text, reading, reading.strip_licences == "all")
 
 
-def _judge(source: str, text: Text, reading: Reading, strip: bool) -> Document | Rejected:
+def _judge(source: str, text: RecordText, reading: ReadingSettings, strip: bool) -> Document | Rejected:
     """Strip licence headers, apply the rules to the rest, then redact it."""
     data = strip_licence(text.data, text.language) if strip else text.data
     reason = size_rejection(len(data), reading.rules) or rejection(data, reading.rules, text.data)
@@ -297,17 +297,17 @@ def _judge(source: str, text: Text, reading: Reading, strip: bool) -> Document |
     return Document(source, data, text.language, text.group or source, redacted, licence_bytes)
 
 
-def _fault(source: str, fault: Fault, size: int, reading: Reading) -> Rejected:
+def _fault(source: str, fault: Fault, size: int, reading: ReadingSettings) -> Rejected:
     return Rejected(source, fault.reason, size, fault.detail, fault.problem, _excerpt(fault.data, reading))
 
 
-def _broken(source: str, broken: Broken, reading: Reading | None = None) -> Rejected:
+def _broken(source: str, broken: Broken, reading: ReadingSettings | None = None) -> Rejected:
     hidden = reading is None or bool(reading.redact)  # escapes hide secrets from redaction
     excerpt = "" if hidden else _excerpt(broken.head, reading)
     return Rejected(source, broken.reason, broken.bytes, broken.detail, broken.reason != "too large", excerpt)
 
 
-def _excerpt(data: bytes, reading: Reading) -> str:
+def _excerpt(data: bytes, reading: ReadingSettings) -> str:
     """The first characters for a report, redacted like the corpus."""
     head = data[:_EXCERPT_HEAD]
     if reading.redact:

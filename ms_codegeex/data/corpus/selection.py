@@ -22,7 +22,7 @@ from ms_codegeex.data.corpus.joining import Documents
 from ms_codegeex.data.corpus.settings import PrepareSettings
 from ms_codegeex.data.corpus.sources import hash_key, one_line
 from ms_codegeex.data.corpus.stages import (
-    Block,
+    DocumentBlock,
     Stages,
     by_range,
     parts_for,
@@ -192,7 +192,7 @@ def _not_sampled(stages: Stages, settings: PrepareSettings, kept: Flags) -> Flag
     return found
 
 
-def _write_sampled(seed: int, parts: int, path: Path, block: Block, chosen: np.ndarray) -> None:
+def _write_sampled(seed: int, parts: int, path: Path, block: DocumentBlock, chosen: np.ndarray) -> None:
     rows = np.flatnonzero(np.unpackbits(chosen, count=block.end - block.first))
     sources = [source for shard in block.shards for source in shard.sources()]
     found = np.empty(rows.size, SAMPLED)
@@ -253,7 +253,7 @@ def _among(keys: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     return chosen[np.minimum(np.searchsorted(chosen, keys), chosen.size - 1)] == keys
 
 
-def _write_keys(seed: int, by_package: bool, path: Path, block: Block, _: None) -> None:
+def _write_keys(seed: int, by_package: bool, path: Path, block: DocumentBlock, _: None) -> None:
     found = [np.empty(0, np.uint64)]
     for shard in block.shards:
         group = shard.columns["group"] if by_package else np.full(shard.documents, -1)
@@ -267,7 +267,7 @@ def _write_keys(seed: int, by_package: bool, path: Path, block: Block, _: None) 
     save_array(path, np.concatenate(found))
 
 
-def _write_sums(keys: str, parts: int, path: Path, block: Block, chosen: np.ndarray) -> None:
+def _write_sums(keys: str, parts: int, path: Path, block: DocumentBlock, chosen: np.ndarray) -> None:
     rows = np.flatnonzero(np.unpackbits(chosen, count=block.end - block.first))
     found = np.empty(rows.size, SUM)
     found["key"] = np.load(result_path(path.parent, keys, block.number), allow_pickle=False)[rows]
@@ -359,7 +359,7 @@ def _place(stages: Stages, left_out: Mapping[str, Flags], groups: _Groups, chose
     return PlacedDocuments(stages)
 
 
-def _write_placed(keys: str, left_out: list[int], path: Path, block: Block, _: None) -> None:
+def _write_placed(keys: str, left_out: list[int], path: Path, block: DocumentBlock, _: None) -> None:
     def load(stage: str, number: int) -> np.ndarray:
         return np.load(result_path(path.parent, stage, number), mmap_mode="r", allow_pickle=False)
 

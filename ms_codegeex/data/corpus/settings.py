@@ -21,7 +21,7 @@ STRIP_LICENCES = ("files", "all", "none")
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadingSettings:
     """How input is read: everything that decides which documents there are.
 
     Attributes:
@@ -86,7 +86,7 @@ class PrepareSettings:
         infill: what runs on the dataset rearrange for infilling; None: nothing.
     """
 
-    reading: Reading = field(default_factory=Reading)
+    reading: ReadingSettings = field(default_factory=ReadingSettings)
     tags: str = "codegeex"
     validation_share: float = 0.05
     seed: int = 0

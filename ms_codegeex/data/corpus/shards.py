@@ -22,7 +22,7 @@ from isal import isal_zlib
 
 from ms_codegeex.data.corpus.archives import Returning
 from ms_codegeex.data.corpus.reading import Document, Unit, read_unit
-from ms_codegeex.data.corpus.settings import Reading
+from ms_codegeex.data.corpus.settings import ReadingSettings
 from ms_codegeex.data.corpus.tally import Tally, moved
 from ms_codegeex.data.datasets.indexed import token_dtype
 from ms_codegeex.data.languages import tag_text
@@ -47,7 +47,7 @@ class ShardJob:
         signatures: whether to compute MinHash signatures.
     """
 
-    reading: Reading
+    reading: ReadingSettings
     tags: str
     tokenizer: str
     signatures: bool

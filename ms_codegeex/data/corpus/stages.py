@@ -27,7 +27,7 @@ Mapper = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
 
 @dataclass(frozen=True)
-class Block:
+class DocumentBlock:
     """Documents `first` to `end - 1`: those of `shards`."""
 
     number: int
@@ -47,17 +47,17 @@ class Block:
             start += shard.documents
 
 
-def blocks_of(documents: Documents) -> list[Block]:
+def blocks_of(documents: Documents) -> list[DocumentBlock]:
     """All documents in blocks of at most `BLOCK_DOCUMENTS`, or of one shard that has more."""
-    blocks: list[Block] = []
+    blocks: list[DocumentBlock] = []
     shards: list[Shard] = []
     first = 0
     for shard, start, end in documents.parts():
         if shards and end - first > BLOCK_DOCUMENTS:
-            blocks.append(Block(len(blocks), first, start, tuple(shards)))
+            blocks.append(DocumentBlock(len(blocks), first, start, tuple(shards)))
             shards, first = [], start
         shards.append(shard)
-    return [*blocks, Block(len(blocks), first, len(documents), tuple(shards))]
+    return [*blocks, DocumentBlock(len(blocks), first, len(documents), tuple(shards))]
 
 
 def result_path(directory: Path, stage: str, number: int) -> Path:
@@ -77,13 +77,15 @@ class Stages:
 
     directory: Path
     mapper: Mapper
-    blocks: Sequence[Block]
+    blocks: Sequence[DocumentBlock]
 
     def path(self, stage: str, number: int) -> Path:
         """The result of a task."""
         return result_path(self.directory, stage, number)
 
-    def by_block(self, stage: str, function: Callable[[Path, Block, Any], None], extra: Callable[[Block], Any]) -> None:
+    def by_block(
+        self, stage: str, function: Callable[[Path, DocumentBlock, Any], None], extra: Callable[[DocumentBlock], Any]
+    ) -> None:
         """Call `function(result, block, extra(block))` for the blocks that have no result yet."""
         tasks = (
             (self.path(stage, b.number), b, extra(b)) for b in self.blocks if not self.path(stage, b.number).exists()

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ms_codegeex.data.corpus.shards import Shard
-from ms_codegeex.data.corpus.stages import Block, Stages
+from ms_codegeex.data.corpus.stages import DocumentBlock, Stages
 from ms_codegeex.data.datasets.layout import SPLITS
 from ms_codegeex.files import read_json, shared_files
 
@@ -165,7 +165,7 @@ def summarise_in_stages(stages: Stages) -> Summary:
     return found
 
 
-def _write_summary(path: Path, block: Block, placed: Path) -> None:
+def _write_summary(path: Path, block: DocumentBlock, placed: Path) -> None:
     content = summarise(block.parts(), np.load(placed, allow_pickle=False)).to_json()
     with shared_files(path) as (temporary,):
         temporary.write_text(json.dumps(content), encoding="utf-8")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ms_codegeex.errors import UserError
-from ms_codegeex.evaluation.infilling.spans import KINDS, Span, Text, choose_spans, chosen_texts
+from ms_codegeex.evaluation.infilling.spans import KINDS, NumberedText, Span, choose_spans, chosen_texts
 from ms_codegeex.evaluation.local_model import LocalModel
 from ms_codegeex.evaluation.output_directory import RecordedSettings, sole_writer, versions
 from ms_codegeex.evaluation.perplexity.corpus import corpus_documents
@@ -37,7 +37,7 @@ MORE = 16  # tokens that an answer may be longer than the middle
 
 
 @dataclass
-class Tally:
+class SpanTally:
     """The results of one kind of prompt for the spans of a kind."""
 
     score: Score = field(default_factory=lambda: Score(0.0, 0))
@@ -141,11 +141,11 @@ def _texts(asker: Asker, data: Path) -> Iterator[str]:
 
 
 def _measure(
-    asker: Asker, texts: list[Text], count: int, seed: int
-) -> tuple[dict[str, dict[str, Tally]], list[dict[str, Any]]]:
+    asker: Asker, texts: list[NumberedText], count: int, seed: int
+) -> tuple[dict[str, dict[str, SpanTally]], list[dict[str, Any]]]:
     """The figures by kind of span and of prompt, and a row for each span."""
     by_number = {text.number: text for text in texts}
-    tallies: dict[str, dict[str, Tally]] = {}
+    tallies: dict[str, dict[str, SpanTally]] = {}
     rows: list[dict[str, Any]] = []
     with progress_of(len(KINDS) * count, "spans") as bar:
         for kind in KINDS:
@@ -156,7 +156,7 @@ def _measure(
     return {kind: ways for kind, ways in tallies.items() if ways}, rows
 
 
-def _span(asker: Asker, text: Text, span: Span, ways: dict[str, Tally]) -> dict[str, Any] | None:
+def _span(asker: Asker, text: NumberedText, span: Span, ways: dict[str, SpanTally]) -> dict[str, Any] | None:
     """Ask for one middle with every kind of prompt; None if it is longer than half of the model's context."""
     prefix, middle, suffix = text.parts(span)
     ids = asker.tokenizer.encode_inside(middle)
@@ -169,7 +169,7 @@ def _span(asker: Asker, text: Text, span: Span, ways: dict[str, Tally]) -> dict[
         prompt = asker.prompt(way, prefix, suffix, context - most)
         score, answer = asker.loss(prompt, ids), asker.answer(prompt, most)
         match = answer == middle if way == INFILL else answer.startswith(middle)
-        tally = ways.setdefault(way, Tally())
+        tally = ways.setdefault(way, SpanTally())
         tally.score += score
         tally.bytes += len(middle.encode())
         tally.spans += 1

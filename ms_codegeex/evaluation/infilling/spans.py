@@ -24,7 +24,7 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Text:
+class NumberedText:
     """A document and its number in the data."""
 
     number: int
@@ -35,17 +35,17 @@ class Text:
         return self.text[: span.start], self.text[span.start : span.stop], self.text[span.stop :]
 
 
-def chosen_texts(texts: Iterable[str], count: int, seed: int) -> list[Text]:
+def chosen_texts(texts: Iterable[str], count: int, seed: int) -> list[NumberedText]:
     """At most `count` of the texts, each as likely as any other, in an order of the seed."""
 
     def keys() -> Iterator[tuple[float, int, str]]:
         for number, text in enumerate(texts):
             yield np.random.default_rng([seed, number]).random(), number, text
 
-    return [Text(number, text) for _, number, text in heapq.nsmallest(count, keys())]
+    return [NumberedText(number, text) for _, number, text in heapq.nsmallest(count, keys())]
 
 
-def choose_spans(texts: list[Text], kind: str, count: int, seed: int) -> list[Span]:
+def choose_spans(texts: list[NumberedText], kind: str, count: int, seed: int) -> list[Span]:
     """At most `count` different spans of a kind, from each text in turn."""
     found: dict[Span, None] = {}
     fruitless, turn = 0, 0

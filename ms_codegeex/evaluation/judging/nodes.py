@@ -26,7 +26,7 @@ class NodeLost(Exception):
     """A node does not answer any more. The message says why."""
 
 
-class Node(Protocol):
+class JudgeNode(Protocol):
     """A machine that a `NodeJudge` runs on."""
 
     name: str
@@ -92,7 +92,7 @@ class NodesEngine:
 
     def __init__(
         self,
-        nodes: Sequence[Node],
+        nodes: Sequence[JudgeNode],
         build: Callable[[], Task],
         mode: str,
         content: str,
@@ -104,7 +104,7 @@ class NodesEngine:
         # Of the programs whose node was lost, one at a time runs again: if it takes a second node with it, no other
         # program was running on both.
         self._again = threading.Lock()
-        self._suspect: tuple[Node, Sample] | None = None  # the one that runs now
+        self._suspect: tuple[JudgeNode, Sample] | None = None  # the one that runs now
         self._hint = ""  # of what was running when the last node was lost
         self._free = {node.name: node.workers for node in nodes}
         opened = self._on_all("open", build, mode)
@@ -159,12 +159,12 @@ class NodesEngine:
                 self._suspect = None
             self._give(node)
 
-    def _on_all(self, method: str, *arguments: Any) -> list[tuple[Node, Any]]:
+    def _on_all(self, method: str, *arguments: Any) -> list[tuple[JudgeNode, Any]]:
         """The answers of the nodes that are not lost. All are asked at once. After an error of one of them, or an
         interrupt, the others are not waited for: their threads are daemons."""
-        done: queue.SimpleQueue[tuple[Node, Any, BaseException | None]] = queue.SimpleQueue()
+        done: queue.SimpleQueue[tuple[JudgeNode, Any, BaseException | None]] = queue.SimpleQueue()
 
-        def ask(node: Node) -> None:
+        def ask(node: JudgeNode) -> None:
             try:
                 done.put((node, called(node, method, *arguments), None))
             except NodeLost as lost:
@@ -184,7 +184,7 @@ class NodesEngine:
             self._check_any()
             return [(node, answers[node.name]) for node in nodes if node in self.nodes]
 
-    def _take(self) -> Node:
+    def _take(self) -> JudgeNode:
         """The node with the most places for programs; it then has one fewer. Waits for a place."""
         with self._turn:
             while True:
@@ -195,12 +195,12 @@ class NodesEngine:
                     return node
                 self._turn.wait()
 
-    def _give(self, node: Node) -> None:
+    def _give(self, node: JudgeNode) -> None:
         with self._turn:
             self._free[node.name] += 1
             self._turn.notify()
 
-    def _lose(self, node: Node, lost: NodeLost) -> None:
+    def _lose(self, node: JudgeNode, lost: NodeLost) -> None:
         with self._turn:
             if node not in self.nodes:
                 return
@@ -236,7 +236,7 @@ def described(sample: Sample) -> tuple[str, str]:
     return f"sample {sample.completion_id} of {sample.task_id}", "remove its row from samples.jsonl"
 
 
-def common(found: Sequence[tuple[Node, Equipment]]) -> Equipment:
+def common(found: Sequence[tuple[JudgeNode, Equipment]]) -> Equipment:
     """What all nodes have. UserError if tools differ; a layer of the sandbox that a node lacks is missing."""
     for kind in ("missing", "defects", "tools"):
         check_same(kind, [(node, dict(getattr(equipment, kind))) for node, equipment in found], "none")
@@ -252,7 +252,7 @@ def common(found: Sequence[tuple[Node, Equipment]]) -> Equipment:
     return Equipment(first.missing, first.defects, first.tools, layers)
 
 
-def check_same(kind: str, found: Sequence[tuple[Node, Mapping[str, str]]], absent: str) -> None:
+def check_same(kind: str, found: Sequence[tuple[JudgeNode, Mapping[str, str]]], absent: str) -> None:
     """UserError if a node differs from the first one: a verdict would depend on where it was found. `absent`: text for
     an entry that a node lacks."""
     first, expected = found[0]
@@ -266,7 +266,7 @@ def check_same(kind: str, found: Sequence[tuple[Node, Mapping[str, str]]], absen
             )
 
 
-def called(node: Node, method: str, *arguments: Any) -> Any:
+def called(node: JudgeNode, method: str, *arguments: Any) -> Any:
     """The answer of a node. Our own errors get the node's name; any other, such as a full disk, is a RunFailure."""
     try:
         return node.call(method, *arguments)

@@ -35,7 +35,7 @@ class Closed(Exception):
     """Judging ended, so that a call has no answer. Nobody waits for one."""
 
 
-class Calls:
+class RayCalls:
     """The calls in progress, of all nodes. After `close` none begins: Ray would connect again to serve it."""
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ class RayNode:
     node: ClusterNode
     workers: int
     actor: Any
-    calls: Calls
+    calls: RayCalls
 
     @property
     def name(self) -> str:
@@ -115,7 +115,7 @@ def open_ray_nodes(
         UserError: there is no cluster, or a node of it cannot judge.
     """
     with ray_cluster.connected(address, OPTION) as ray:
-        calls = Calls()
+        calls = RayCalls()
         nodes = _started(ray, workers, say, calls)
         try:
             engine = NodesEngine(nodes, build, mode, content, say, PLACE)
@@ -125,7 +125,7 @@ def open_ray_nodes(
             _end(ray, nodes, calls)
 
 
-def _end(ray: Any, nodes: Sequence[RayNode], calls: Calls) -> None:
+def _end(ray: Any, nodes: Sequence[RayNode], calls: RayCalls) -> None:
     """Kill the actors, so that the calls in progress end, and wait for these: after an interrupt, threads still wait
     for judgements."""
     calls.close()
@@ -135,7 +135,7 @@ def _end(ray: Any, nodes: Sequence[RayNode], calls: Calls) -> None:
     calls.wait(END_SECONDS)
 
 
-def _started(ray: Any, workers: int | None, say: Callable[[str], None], calls: Calls) -> list[RayNode]:
+def _started(ray: Any, workers: int | None, say: Callable[[str], None], calls: RayCalls) -> list[RayNode]:
     """The nodes, with actors that answer. The cores that they use are reserved with Ray."""
     nodes = []
     for node in ray_cluster.live_nodes(ray):

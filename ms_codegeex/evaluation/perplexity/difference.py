@@ -52,7 +52,7 @@ class Observed:
 
 
 @dataclass
-class Difference:
+class LogitDifference:
     """Sums over all positions. Errors are those of logits minus their mean, because the mean has no effect."""
 
     positions: int = 0
@@ -129,12 +129,12 @@ def logits_file(directory: Path, width: int) -> Iterator[LogitsFile]:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ModelComparison:
     """Two models on one corpus; `within`: see `distribution`."""
 
     first: CorpusPerplexity
     second: CorpusPerplexity
-    difference: Difference
+    difference: LogitDifference
     within: list[float]
 
     def row(self) -> dict[str, float]:
@@ -150,7 +150,7 @@ def compare(
     directory: Path,
     window: int | None = None,
     max_tokens: int | None = None,
-) -> Comparison:
+) -> ModelComparison:
     """Measure both on `data` in windows that do not overlap, up to `max_tokens` (default `MAX_TOKENS`).
 
     `directory` keeps the first one's logits in the meantime. Raises `UserError` for models with different tokenizers.
@@ -163,10 +163,10 @@ def compare(
         one, scored = measure(observed, *how), np.concatenate(observed.scored)
         del model, observed
         gc.collect()  # the first model is released before the second one is loaded
-        model, difference = open_second(), Difference()
+        model, difference = open_second(), LogitDifference()
         if model.tokenizer.fingerprint != fingerprint:
             raise UserError("--against: its tokenizer is not that of --model; give a model with the same one")
         file.rewind()
         observed = Observed(model, lambda logits: difference.add(file.read(len(logits)), logits))
         two = measure(observed, *how)
-    return Comparison(one, two, difference, distribution(scored, np.concatenate(observed.scored)))
+    return ModelComparison(one, two, difference, distribution(scored, np.concatenate(observed.scored)))

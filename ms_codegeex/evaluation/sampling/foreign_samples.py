@@ -12,7 +12,7 @@ from typing import Any
 from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.jsonl import read_rows
 from ms_codegeex.evaluation.rows import SAMPLE, flaws, sample_from
-from ms_codegeex.evaluation.task import Completion, Problem, Sample, Stop, Task
+from ms_codegeex.evaluation.task import Problem, Sample, SampledAnswer, Stop, Task
 
 FINISH = {0: "length", 1: "stop", 2: "eos"}  # CodeGeeX's codes
 OURS = ("completion_id", "prompt", "generation", "finish", "extra")
@@ -50,8 +50,8 @@ def _sample(row: Mapping[str, Any], task: Task, problem: Problem, number: int, w
         raise UserError(f"{where}: {name}: found {type(row[name]).__name__}, expected text")
     finish = FINISH.get(row.get("finish"), "given") if isinstance(row.get("finish"), int) else "given"
 
-    def replay(prompt: str, *, seed: int, stop: Stop | None = None, max_new_tokens: int | None = None) -> Completion:
-        return Completion(row[name], finish)
+    def replay(prompt: str, *, seed: int, stop: Stop | None = None, max_new_tokens: int | None = None) -> SampledAnswer:
+        return SampledAnswer(row[name], finish)
 
     sample = task.produce(problem, number, 0, replay)  # adds the prompt and the task's `extra`
     if name == "solution":

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from ms_codegeex.errors import PromptTooLong, RunFailure, UserError
 from ms_codegeex.evaluation.local_model import LocalModel
 from ms_codegeex.evaluation.sampling.recipes import Recipe
-from ms_codegeex.evaluation.task import Completion, Stop
+from ms_codegeex.evaluation.task import SampledAnswer, Stop
 from ms_codegeex.generation import stopping
 
 RETRIES = 6  # of a request; the client waits 0.5 s, 1 s, 2 s, up to 8 s between them
@@ -47,7 +47,7 @@ class Sampler(Protocol):
 
     def __call__(
         self, prompt: str, *, seed: int, stop: Stop | None = None, max_new_tokens: int | None = None
-    ) -> Completion:
+    ) -> SampledAnswer:
         """See `task.Complete`."""
 
 
@@ -69,7 +69,7 @@ class EngineSampler:
 
     def __call__(
         self, prompt: str, *, seed: int, stop: Stop | None = None, max_new_tokens: int | None = None
-    ) -> Completion:
+    ) -> SampledAnswer:
         """Continue a prompt; `PromptTooLong` if it leaves no room."""
         from ms_codegeex.generation.sampling import SamplingSettings
 
@@ -91,8 +91,8 @@ class EngineSampler:
             place = scan(piece)
             text += piece[:place]
             if place is not None:
-                return Completion(stopping.cut(text, recipe.stops), "stop")
-        return Completion(text, "length" if new >= room else "eos")
+                return SampledAnswer(stopping.cut(text, recipe.stops), "stop")
+        return SampledAnswer(text, "length" if new >= room else "eos")
 
 
 class ServerSampler:
@@ -161,11 +161,11 @@ class ServerSampler:
 
     def __call__(
         self, prompt: str, *, seed: int, stop: Stop | None = None, max_new_tokens: int | None = None
-    ) -> Completion:
+    ) -> SampledAnswer:
         """Continue a prompt; `PromptTooLong` if the server says so."""
         import openai
 
-        def request() -> Completion:
+        def request() -> SampledAnswer:
             try:
                 return self._streamed(prompt, seed, ended_by(self.recipe, stop), max_new_tokens)
             except openai.BadRequestError as error:
@@ -181,7 +181,7 @@ class ServerSampler:
                 reason = str(error)
         raise FailedServer(f"{self.url} {reason}")
 
-    def _streamed(self, prompt: str, seed: int, ended: Stop, max_new_tokens: int | None) -> Completion:
+    def _streamed(self, prompt: str, seed: int, ended: Stop, max_new_tokens: int | None) -> SampledAnswer:
         """One answer; `_Unreadable` if it is invalid or breaks off, that is, ends without a finish reason."""
         recipe = self.recipe
         most = max_new_tokens or recipe.max_new_tokens
@@ -202,11 +202,11 @@ class ServerSampler:
                 place = scan(piece)
                 text += piece[:place]
                 if place is not None:
-                    return Completion(stopping.cut(text, recipe.stops), "stop")
+                    return SampledAnswer(stopping.cut(text, recipe.stops), "stop")
                 finish = choice.finish_reason or finish
         if finish is None:
             raise _Unreadable("breaks off its answers" if seen else "sends answers without choices")
-        return Completion(text, "length" if finish == "length" else "eos")
+        return SampledAnswer(text, "length" if finish == "length" else "eos")
 
     def _check_kind(self, response: Any) -> None:
         """A response that is not a stream of events is a `FailedServer` that says what it is."""

@@ -14,7 +14,7 @@ from ms_codegeex.evaluation.sampling.samplers import (
     ServerSampler,
     UnreachableServer,
 )
-from ms_codegeex.evaluation.task import Completion, Stop
+from ms_codegeex.evaluation.task import SampledAnswer, Stop
 from ms_codegeex.printing import print_error
 
 ServerFailure = UnreachableServer | FailedServer
@@ -62,7 +62,7 @@ class ManyServers:
 
     def __call__(
         self, prompt: str, *, seed: int, stop: Stop | None = None, max_new_tokens: int | None = None
-    ) -> Completion:
+    ) -> SampledAnswer:
         """Continue a prompt on one of the servers; `PromptTooLong` if it says so."""
         while True:
             number = self._take()

@@ -131,7 +131,7 @@ class SingleSupervisor(SupervisorProcess):
         return False
 
 
-class ForkServer(SupervisorProcess):
+class SandboxForkServer(SupervisorProcess):
     """A fork server. It starts as our user and drops root itself: `nobody` may be unable to run our Python."""
 
     def __init__(self, view: bytes, interpreter: SupervisorInterpreter) -> None:
@@ -182,7 +182,7 @@ class ForkServers:
 
     def __init__(self, interpreter: SupervisorInterpreter) -> None:
         self._interpreter = interpreter
-        self._servers: dict[Any, ForkServer] = {}
+        self._servers: dict[Any, SandboxForkServer] = {}
         self._lock = threading.Lock()
         self.close = weakref.finalize(self, close_all, self._servers, os.getpid())
 
@@ -199,22 +199,22 @@ class ForkServers:
             self._forget(server)
             raise
 
-    def _server(self, workspace: Workspace) -> ForkServer:
+    def _server(self, workspace: Workspace) -> SandboxForkServer:
         """The server for this workspace."""
         key = workspace.view, workspace.shown
         with self._lock:
             if key not in self._servers:
-                self._servers[key] = ForkServer(workspace.view, self._interpreter)
+                self._servers[key] = SandboxForkServer(workspace.view, self._interpreter)
             return self._servers[key]
 
-    def _forget(self, dead: ForkServer) -> None:
+    def _forget(self, dead: SandboxForkServer) -> None:
         """Remove a server, so that the next program starts another one."""
         with self._lock:
             for key in [key for key, server in self._servers.items() if server is dead]:
                 self._servers.pop(key).close()
 
 
-def close_all(servers: dict[Any, ForkServer], owner: int) -> None:
+def close_all(servers: dict[Any, SandboxForkServer], owner: int) -> None:
     """Close and forget the servers, but not in a fork of the process that owns them."""
     while servers and os.getpid() == owner:
         servers.popitem()[1].close()

@@ -16,7 +16,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from ms_codegeex.generation.adapters import MOST_ROWS, Adapter, of_matrix
 from ms_codegeex.generation.kernels.library import Adapted, AttentionSizes, Library, Registration, cache_shapes
 from ms_codegeex.generation.matrices import Packed, aligned, pack
-from ms_codegeex.generation.rows import RowMask, Same, SharedRows, Sizes, WordOfRows, named_cells
+from ms_codegeex.generation.rows import RowMask, Same, SharedRows, SlotSizes, WordOfRows, named_cells
 from ms_codegeex.generation.shares import Meeting
 from ms_codegeex.generation.weights import Weights
 from ms_codegeex.models.causal import QueryEmbedding
@@ -183,7 +183,7 @@ class KernelCells:
         library: Library,
         model: nn.Cell,
         weights: Weights,
-        sizes: Sizes,
+        sizes: SlotSizes,
         meeting: Meeting | None = None,
         adapters: Sequence[Adapter] = (),
     ):

@@ -13,8 +13,8 @@ from ms_codegeex.planning.communication import transfer_seconds
 from ms_codegeex.planning.cost_model import MatMul
 from ms_codegeex.planning.roofline import matmul_seconds
 from ms_codegeex.rehearsal.timeline.fusion import buckets, kernels
-from ms_codegeex.rehearsal.timeline.operators import ALIASES, IN_PLACE, MATMULS, POINT_TO_POINT, Operator, Program
-from ms_codegeex.rehearsal.timeline.tasks import COMPUTE, Task
+from ms_codegeex.rehearsal.timeline.operators import ALIASES, IN_PLACE, MATMULS, POINT_TO_POINT, Operator, StepProgram
+from ms_codegeex.rehearsal.timeline.tasks import COMPUTE, TimelineTask
 
 PRECISIONS = {"float16": "fp16", "bfloat16": "bf16"}
 MATMUL, VECTOR, OPTIMIZER = "matrix products", "vector work", "optimizer"
@@ -100,7 +100,7 @@ def kernel_bytes(operators: Sequence[Operator], members: Sequence[int]) -> int:
     return total + sum(x.bytes for x in operators[max(members)].outputs)
 
 
-def tasks_of(program: Program, machine: Machine) -> list[Task]:
+def tasks_of(program: StepProgram, machine: Machine) -> list[TimelineTask]:
     """One task for each operator, in the same order. A fused kernel is the task of its last operator, a bucket that of
     its last message; their other operators take no time."""
     operators = program.operators
@@ -111,7 +111,7 @@ def tasks_of(program: Program, machine: Machine) -> list[Task]:
     tasks = []
     for number, operator in enumerate(operators):
         if root[number] != number:
-            tasks.append(Task(operator.waits, "", 0.0, micro=operator.micro, kernel=root[number]))
+            tasks.append(TimelineTask(operator.waits, "", 0.0, micro=operator.micro, kernel=root[number]))
             continue
         stream = stream_of(operator, machine.mesh, program.rank)
         if operator.message is not None:
@@ -119,17 +119,17 @@ def tasks_of(program: Program, machine: Machine) -> list[Task]:
         else:
             seconds, kind = _kernel(operators, members[number], machine.chip) if stream else (0.0, "")
             name = f"{operator.op} {operator.scope}".strip()
-            tasks.append(Task(operator.waits, stream, seconds, kind, name, operator.micro))
+            tasks.append(TimelineTask(operator.waits, stream, seconds, kind, name, operator.micro))
     return _with_buckets(program, tasks, machine)
 
 
-def _message_task(operator: Operator, stream: str, machine: Machine, size: int | None = None) -> Task:
+def _message_task(operator: Operator, stream: str, machine: Machine, size: int | None = None) -> TimelineTask:
     message = operator.message
     size = message.bytes if size is None else size
     seconds = transfer_seconds(operator.op, message.ranks, size, 1, machine.chip, machine.server_devices)
     name = f"{operator.op} {size:,} B"
     kind = RECEIVED if operator.op == "Receive" else f"collectives, {stream}"
-    return Task(operator.waits, stream, seconds, kind, name, operator.micro, message.tag or None)
+    return TimelineTask(operator.waits, stream, seconds, kind, name, operator.micro, message.tag or None)
 
 
 def _kernel(operators: Sequence[Operator], members: Sequence[int], chip: Device) -> tuple[float, str]:
@@ -155,7 +155,7 @@ def _updates(operator: Operator) -> bool:
     return operator.op in IN_PLACE
 
 
-def _with_buckets(program: Program, tasks: list[Task], machine: Machine) -> list[Task]:
+def _with_buckets(program: StepProgram, tasks: list[TimelineTask], machine: Machine) -> list[TimelineTask]:
     """Buckets as one message each. The list stays in an order in which tasks stand after those they wait for; numbers
     do not change, so a bucket's first members wait for its last."""
     result = list(tasks)
@@ -164,7 +164,7 @@ def _with_buckets(program: Program, tasks: list[Task], machine: Machine) -> list
         waits = sorted({wait for number in numbers for wait in tasks[number].waits} - set(numbers))
         size = sum(program.operators[number].message.bytes for number in numbers)
         whole = _message_task(program.operators[last], tasks[last].stream, machine, size)
-        result[last] = Task(tuple(waits), whole.stream, whole.seconds, whole.kind, whole.name, None, whole.tag)
+        result[last] = TimelineTask(tuple(waits), whole.stream, whole.seconds, whole.kind, whole.name, None, whole.tag)
         for number in others:
-            result[number] = Task((last,), "", 0.0)
+            result[number] = TimelineTask((last,), "", 0.0)
     return result

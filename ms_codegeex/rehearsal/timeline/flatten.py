@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ms_codegeex.errors import RunFailure
 from ms_codegeex.parallel.context import ranks_in_group_name
 from ms_codegeex.rehearsal import mindir
-from ms_codegeex.rehearsal.timeline.operators import COLLECTIVES, Message, Operator, Program, Tensor
+from ms_codegeex.rehearsal.timeline.operators import COLLECTIVES, Message, Operator, StepProgram, Tensor
 
 if TYPE_CHECKING:
     from mindspore.train.mind_ir_pb2 import GraphProto, ModelProto, NodeProto, PrimitiveProto
@@ -47,7 +47,7 @@ class _Choice:
     condition: Any
 
 
-def flatten(model: ModelProto, rank: int, stage: int) -> Program:
+def flatten(model: ModelProto, rank: int, stage: int) -> StepProgram:
     """The step of global rank `rank` of pipeline stage `stage`."""
     return _Flattening(model, rank).program(stage)
 
@@ -68,12 +68,12 @@ class _Flattening:
         }
         self.messages = {node.proto.output[0]: node for node in mindir.communication_nodes(model)}
 
-    def program(self, stage: int) -> Program:
+    def program(self, stage: int) -> StepProgram:
         """Flatten the main graph."""
         inputs = [_Value(types=tuple(_tensor(x) for x in value.tensor)) for value in self.model.graph.input]
         self._run(self.model.graph, inputs)
         sizes = {value.parameter: value.types[0].bytes for value in self.globals.values()}
-        return Program(self.rank, stage, tuple(self.operators), sizes)
+        return StepProgram(self.rank, stage, tuple(self.operators), sizes)
 
     def _run(self, graph: GraphProto, arguments: Sequence[Any], entry: int | None = None) -> Any:
         """Append a graph's operators; returns its result. All of them wait for operator `entry`."""

@@ -12,8 +12,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ms_codegeex.rehearsal.timeline.operators import ALIASES, IN_PLACE, Operator, Program
-from ms_codegeex.rehearsal.timeline.tasks import Span, Task
+from ms_codegeex.rehearsal.timeline.operators import ALIASES, IN_PLACE, Operator, StepProgram
+from ms_codegeex.rehearsal.timeline.tasks import TaskSpan, TimelineTask
 
 NO_DATA = frozenset({"UpdateState", "Entry", "Join", "Switch", "Partial"})
 STATE = {"optimizer": "moments", "accu_grads": "accumulated gradients"}
@@ -31,7 +31,7 @@ class Buffer:
 
 
 @dataclass(frozen=True)
-class Memory:
+class MemoryProfile:
     """Bytes over time as (seconds, bytes from then on), and what holds the most of them at the peak."""
 
     parameters: int
@@ -50,7 +50,7 @@ def label(operator: Operator) -> str:
     return f"{phase}{operator.op} {'/'.join(parts[-3:])}".strip()
 
 
-def owner_of(program: Program) -> list[int | str | None]:
+def owner_of(program: StepProgram) -> list[int | str | None]:
     """For each operator the operator, or the parameter, whose memory its result is; None if it has no result."""
     owners: list[int | str | None] = []
     for number, operator in enumerate(program.operators):
@@ -64,7 +64,7 @@ def owner_of(program: Program) -> list[int | str | None]:
     return owners
 
 
-def buffers(program: Program, tasks: Sequence[Task], spans: Sequence[Span]) -> list[Buffer]:
+def buffers(program: StepProgram, tasks: Sequence[TimelineTask], spans: Sequence[TaskSpan]) -> list[Buffer]:
     """Every tensor that a step makes. What a fused kernel makes and uses itself has no memory."""
     owners, users = owner_of(program), defaultdict(list)
     internal = _inside_kernels(program, tasks)
@@ -86,7 +86,7 @@ def buffers(program: Program, tasks: Sequence[Task], spans: Sequence[Span]) -> l
     return found
 
 
-def _inside_kernels(program: Program, tasks: Sequence[Task]) -> set[int]:
+def _inside_kernels(program: StepProgram, tasks: Sequence[TimelineTask]) -> set[int]:
     """Operators whose task is part of another one's kernel: they take no time although they move data."""
     return {
         number
@@ -95,14 +95,14 @@ def _inside_kernels(program: Program, tasks: Sequence[Task]) -> set[int]:
     }
 
 
-def _start(number: int, tasks: Sequence[Task], spans: Sequence[Span]) -> float:
+def _start(number: int, tasks: Sequence[TimelineTask], spans: Sequence[TaskSpan]) -> float:
     """A member of a bucket starts with the message that carries it."""
     task = tasks[number]
     carrier = task.waits[0] if len(task.waits) == 1 and task.waits[0] > number else number
     return spans[carrier].start
 
 
-def memory(program: Program, tasks: Sequence[Task], spans: Sequence[Span]) -> Memory:
+def memory(program: StepProgram, tasks: Sequence[TimelineTask], spans: Sequence[TaskSpan]) -> MemoryProfile:
     """Memory over the step and at its peak."""
     listed = buffers(program, tasks, spans)
     resident = sum(program.parameters.values())
@@ -115,10 +115,10 @@ def memory(program: Program, tasks: Sequence[Task], spans: Sequence[Span]) -> Me
         held += changes[time]
         curve.append((time, held))
     peak_at, peak = max(curve, key=lambda point: point[1], default=(0.0, resident))
-    return Memory(resident, peak, peak_at, tuple(curve), _holders(program, listed, peak_at))
+    return MemoryProfile(resident, peak, peak_at, tuple(curve), _holders(program, listed, peak_at))
 
 
-def _holders(program: Program, listed: Sequence[Buffer], time: float) -> tuple[tuple[str, int, int], ...]:
+def _holders(program: StepProgram, listed: Sequence[Buffer], time: float) -> tuple[tuple[str, int, int], ...]:
     sums: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     sizes = [(STATE.get(name.partition(".")[0], "weights"), size) for name, size in program.parameters.items()]
     sizes += [(x.held_by, x.bytes) for x in listed if x.start <= time < x.end]

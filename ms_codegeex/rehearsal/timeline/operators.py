@@ -63,7 +63,7 @@ class Operator:
 
 
 @dataclass(frozen=True)
-class Program:
+class StepProgram:
     """The step of one rank: its operators in an order in which each stands after those it waits for, and bytes of each
     parameter."""
 
@@ -77,10 +77,10 @@ class Program:
         return asdict(self)
 
     @staticmethod
-    def from_json(values: dict[str, Any]) -> Program:
+    def from_json(values: dict[str, Any]) -> StepProgram:
         """The inverse of `to_json`."""
         listed = tuple(_operator(x) for x in values["operators"])
-        return Program(values["rank"], values["stage"], listed, dict(values["parameters"]))
+        return StepProgram(values["rank"], values["stage"], listed, dict(values["parameters"]))
 
 
 def _operator(values: dict[str, Any]) -> Operator:

@@ -18,7 +18,7 @@ COMPUTE = "compute"
 
 
 @dataclass(frozen=True)
-class Task:
+class TimelineTask:
     """Work of one rank. `waits`: numbers of tasks of the same rank; `stream` "" takes no time; `tag`: of its message,
     the same on all ranks. `kernel`: the task that does this one's work, if that is another. `kind`, `name` and `micro`
     only describe it."""
@@ -34,14 +34,14 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Span:
+class TaskSpan:
     """When a task ran, in seconds from the beginning of the step."""
 
     start: float
     end: float
 
 
-def simulate(ranks: Sequence[Sequence[Task]]) -> list[list[Span]]:
+def simulate(ranks: Sequence[Sequence[TimelineTask]]) -> list[list[TaskSpan]]:
     """When each task of each rank runs. Raises `RunFailure` if ranks wait for each other for ever."""
     return _Simulation(ranks).run()
 
@@ -49,9 +49,9 @@ def simulate(ranks: Sequence[Sequence[Task]]) -> list[list[Span]]:
 class _Simulation:
     """Events in the order of time; a task is a pair of the rank's number and its own."""
 
-    def __init__(self, ranks: Sequence[Sequence[Task]]):
+    def __init__(self, ranks: Sequence[Sequence[TimelineTask]]):
         self.ranks, self.now = ranks, 0.0
-        self.spans: list[list[Span | None]] = [[None] * len(tasks) for tasks in ranks]
+        self.spans: list[list[TaskSpan | None]] = [[None] * len(tasks) for tasks in ranks]
         self.missing = [[len(set(task.waits)) for task in tasks] for tasks in ranks]
         self.users: list[list[list[int]]] = [[[] for _ in tasks] for tasks in ranks]
         self.ready: dict[tuple[int, str], list[int]] = defaultdict(list)
@@ -66,7 +66,7 @@ class _Simulation:
                 if task.tag is not None:
                     self.members[task.tag].append((rank, number))
 
-    def run(self) -> list[list[Span]]:
+    def run(self) -> list[list[TaskSpan]]:
         """Play everything."""
         touched: set[tuple[int, str]] = set()
         for rank, tasks in enumerate(self.ranks):
@@ -89,7 +89,7 @@ class _Simulation:
         """The streams that may have something to start now."""
         task, touched = self.ranks[rank][number], set()
         if not task.stream:
-            self.spans[rank][number] = Span(self.now, self.now)
+            self.spans[rank][number] = TaskSpan(self.now, self.now)
             return self._ended(rank, number)
         heapq.heappush(self.ready[rank, task.stream], number)
         touched.add((rank, task.stream))
@@ -108,7 +108,7 @@ class _Simulation:
                 if self.ranks[rank][user].stream:
                     touched |= self._becomes_ready(rank, user)
                 else:
-                    self.spans[rank][user] = Span(self.now, self.now)
+                    self.spans[rank][user] = TaskSpan(self.now, self.now)
                     ended.append(user)
         return touched
 
@@ -133,7 +133,7 @@ class _Simulation:
             return False
         end = self.now + max(self.ranks[other][index].seconds for other, index in members)
         for (other, index), stream in zip(members, streams, strict=True):
-            self.spans[other][index] = Span(self.now, end)
+            self.spans[other][index] = TaskSpan(self.now, end)
             self.free[stream] = False
             heapq.heappush(self.ending, (end, other, index))
         return True
@@ -149,9 +149,9 @@ class _Simulation:
                     )
 
 
-def serial(ranks: Sequence[Sequence[Task]]) -> list[list[Task]]:
+def serial(ranks: Sequence[Sequence[TimelineTask]]) -> list[list[TimelineTask]]:
     """The same tasks on one stream of each rank: nothing overlaps."""
     return [
-        [Task(x.waits, x.stream and COMPUTE, x.seconds, x.kind, x.name, x.micro, x.tag) for x in tasks]
+        [TimelineTask(x.waits, x.stream and COMPUTE, x.seconds, x.kind, x.name, x.micro, x.tag) for x in tasks]
         for tasks in ranks
     ]

@@ -16,9 +16,9 @@ from ms_codegeex.planning.communication import PlannedCollective, group_ranks
 from ms_codegeex.planning.planner import DAY, Plan, make_plan
 from ms_codegeex.planning.roofline import collective_seconds
 from ms_codegeex.rehearsal.timeline.costs import MATMUL, OPTIMIZER, RECEIVED, VECTOR, Machine, group_of, tasks_of
-from ms_codegeex.rehearsal.timeline.lifetimes import Memory, memory
-from ms_codegeex.rehearsal.timeline.operators import Program
-from ms_codegeex.rehearsal.timeline.tasks import COMPUTE, Span, Task, serial, simulate
+from ms_codegeex.rehearsal.timeline.lifetimes import MemoryProfile, memory
+from ms_codegeex.rehearsal.timeline.operators import StepProgram
+from ms_codegeex.rehearsal.timeline.tasks import COMPUTE, TaskSpan, TimelineTask, serial, simulate
 
 TOLERANCE = 0.03
 ROUNDING = 1e-9  # of a step, in sums of seconds
@@ -29,9 +29,9 @@ WAITING = "waiting for other stages"
 class RankTimeline:
     """One rank: its tasks, and when they ran."""
 
-    program: Program
-    tasks: Sequence[Task]
-    spans: Sequence[Span]
+    program: StepProgram
+    tasks: Sequence[TimelineTask]
+    spans: Sequence[TaskSpan]
 
     @property
     def end(self) -> float:
@@ -53,11 +53,11 @@ class RankTimeline:
         return sum(task.seconds for task in self.tasks if task.stream == COMPUTE)
 
     @cached_property
-    def memory(self) -> Memory:
+    def memory(self) -> MemoryProfile:
         """Bytes over time."""
         return memory(self.program, self.tasks, self.spans)
 
-    def busy(self, stream: str) -> list[Span]:
+    def busy(self, stream: str) -> list[TaskSpan]:
         """When a stream works, in order."""
         pairs = zip(self.tasks, self.spans, strict=True)
         return sorted((s for task, s in pairs if task.stream == stream and s.end > s.start), key=lambda s: s.start)
@@ -76,24 +76,26 @@ class RankTimeline:
         tasks = ((task, seconds) for task, seconds in self._idle(step) if task)
         return sum(seconds for task, seconds in tasks if task.stream == "tensor" and task.micro is not None)
 
-    def _idle(self, step: float) -> list[tuple[Task | None, float]]:
+    def _idle(self, step: float) -> list[tuple[TimelineTask | None, float]]:
         """The times in which the computation stream stands still, with the message that travels then."""
         pairs = zip(self.tasks, self.spans, strict=True)
         moving = [(span, task) for task, span in pairs if task.stream not in ("", COMPUTE)]
         return _attributed(gaps(self.busy(COMPUTE), step), moving)
 
 
-def gaps(busy: Sequence[Span], end: float) -> list[Span]:
+def gaps(busy: Sequence[TaskSpan], end: float) -> list[TaskSpan]:
     """The times from 0 to `end` outside the given ones, which are in order and do not overlap."""
     found, before = [], 0.0
     for span in busy:
         if span.start > before:
-            found.append(Span(before, span.start))
+            found.append(TaskSpan(before, span.start))
         before = max(before, span.end)
-    return found + ([Span(before, end)] if end > before else [])
+    return found + ([TaskSpan(before, end)] if end > before else [])
 
 
-def _attributed(idle: Sequence[Span], moving: Sequence[tuple[Span, Task]]) -> list[tuple[Task | None, float]]:
+def _attributed(
+    idle: Sequence[TaskSpan], moving: Sequence[tuple[TaskSpan, TimelineTask]]
+) -> list[tuple[TimelineTask | None, float]]:
     """Seconds of parts of the idle times, with the message that travels then (the earliest in the program) or None."""
     found = []
     ordered = sorted(enumerate(moving), key=lambda item: item[1][0].start)
@@ -109,7 +111,7 @@ def _attributed(idle: Sequence[Span], moving: Sequence[tuple[Span, Task]]) -> li
 
 
 @dataclass(frozen=True)
-class Comparison:
+class WorkComparison:
     """Seconds of one kind of work of a rank: by the plan and in its graph."""
 
     kind: str
@@ -225,7 +227,7 @@ class Timeline:
                 found.append(Pace(overlap, factor, step, plan.mfu_of(step), plan.step_tokens * DAY / step))
         return found
 
-    def comparison(self, rank: RankTimeline) -> list[Comparison]:
+    def comparison(self, rank: RankTimeline) -> list[WorkComparison]:
         """The plan's seconds of this rank's work next to those of its graph, by kind."""
         plan, stage, micro = self.plan, rank.program.stage, self.config.accumulation
         time = plan.time.stages[stage]
@@ -241,7 +243,7 @@ class Timeline:
                 planned[kind] = planned.get(kind, 0.0) + seconds
         planned.setdefault(RECEIVED, 0.0)
         kinds = [*planned, *(kind for kind in rank.work if kind not in planned)]
-        return [Comparison(kind, planned.get(kind, 0.0), rank.work.get(kind, 0.0), _reason(kind)) for kind in kinds]
+        return [WorkComparison(kind, planned.get(kind, 0.0), rank.work.get(kind, 0.0), _reason(kind)) for kind in kinds]
 
     def _stream(self, planned: PlannedCollective) -> str:
         """The group's name in the graph, where groups with the same members are one."""
@@ -265,7 +267,7 @@ def _reason(kind: str) -> str:
     return REASONS.get(kind, BUCKETS if kind.startswith("collectives") else "")
 
 
-def make_timeline(config: RunConfig, run: RunConfig, programs: Sequence[Program]) -> Timeline:
+def make_timeline(config: RunConfig, run: RunConfig, programs: Sequence[StepProgram]) -> Timeline:
     """Simulate a step of these ranks, one of each stage.
 
     Other ranks are taken to be as fast as the one of their stage: a message waits only for simulated ranks.

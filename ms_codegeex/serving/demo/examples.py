@@ -16,7 +16,7 @@ MOST_TITLE = 60
 
 
 @dataclass(frozen=True)
-class Example:
+class DemoExample:
     """`code` for the prompt of a task, in a language of the tables."""
 
     task: str
@@ -25,7 +25,7 @@ class Example:
     code: str
 
 
-def load_examples(path: Path | None = None) -> list[Example]:
+def load_examples(path: Path | None = None) -> list[DemoExample]:
     """The examples of a file, else our own. `UserError` for a file that has another form.
 
     The release of CodeGeeX2 spells the language's key `langauge`; both spellings are read.
@@ -38,7 +38,7 @@ def load_examples(path: Path | None = None) -> list[Example]:
     return [_example(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
 
 
-def _example(line: str, where: str) -> Example:
+def _example(line: str, where: str) -> DemoExample:
     try:
         row = parse_json(line)
     except Malformed as error:
@@ -50,7 +50,7 @@ def _example(line: str, where: str) -> Example:
     task = row.get("task", TASKS[0])
     if task not in TASKS:
         raise UserError(f"--example-path: {where}: task {task!r} is unknown; give one of {', '.join(TASKS)}")
-    return Example(task, str(row.get("title") or _title(code)), language, code)
+    return DemoExample(task, str(row.get("title") or _title(code)), language, code)
 
 
 def _language(name: str, where: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from fastapi import APIRouter, Response
 from fastapi.exceptions import HTTPException
 
-from ms_codegeex.serving.demo.examples import Example
+from ms_codegeex.serving.demo.examples import DemoExample
 
 ASSETS = Path(__file__).parent / "assets"
 TYPES = {
@@ -40,7 +40,7 @@ def assets() -> dict[str, Response]:
     }
 
 
-def router(examples: Sequence[Example]) -> APIRouter:
+def router(examples: Sequence[DemoExample]) -> APIRouter:
     """The routes of the page, its assets and these examples."""
     routes = APIRouter(include_in_schema=False)
     files, shown = assets(), [asdict(example) for example in examples]

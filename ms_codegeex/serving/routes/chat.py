@@ -9,18 +9,18 @@ from starlette.responses import Response
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.serving.answering import Piece
-from ms_codegeex.serving.backend import Answer, Backend
+from ms_codegeex.serving.backend import Backend, StreamedAnswer
 from ms_codegeex.serving.errors import ApiError
 from ms_codegeex.serving.logprobs import SentTokens, chat_log_probabilities
 from ms_codegeex.serving.requests import prepared, sampling_settings
-from ms_codegeex.serving.responding import Plan, Responder, respond
+from ms_codegeex.serving.responding import AnswerPlan, Responder, respond
 from ms_codegeex.serving.routes.models import chosen_model
 from ms_codegeex.serving.schemas import ChatCompletion, ChatMessage, ChatRequest
 
 MAX_TOKENS = 512
 
 
-def planned(body: ChatRequest, backend: Backend) -> Plan:
+def planned(body: ChatRequest, backend: Backend) -> AnswerPlan:
     """Check a request. `UserError` and `ApiError` name the field."""
     model = chosen_model(backend, body.model)
     if model.chat is None:
@@ -37,7 +37,7 @@ def planned(body: ChatRequest, backend: Backend) -> Plan:
         raise UserError("messages: the last one is not the user's; add what should be answered")
     ids = model.encode(model.chat.prompt(messages), field="messages", remedy="leave out the oldest ones")
     given = body.max_completion_tokens or body.max_tokens
-    return Plan(
+    return AnswerPlan(
         model,
         [ids],
         sampling_settings(
@@ -70,7 +70,7 @@ class ChatResponder(Responder):
 
     kind, event_kind, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl"
 
-    def __init__(self, plan: Plan, backend: Backend, reported: bool):
+    def __init__(self, plan: AnswerPlan, backend: Backend, reported: bool):
         super().__init__(plan, backend)
         self._tokens = [SentTokens() for _ in range(plan.size)] if reported else None
 
@@ -80,11 +80,11 @@ class ChatResponder(Responder):
             reported = chat_log_probabilities(self.backend.model.tokenizer, self._tokens[index].feed(piece))
         return {"index": index, name: content, "logprobs": reported, "finish_reason": piece.finish}
 
-    def choice(self, answer: Answer, piece: Piece, number: int, index: int) -> dict[str, Any]:
+    def choice(self, answer: StreamedAnswer, piece: Piece, number: int, index: int) -> dict[str, Any]:
         """A whole answer."""
         return self._choice(piece, index, "message", {"role": "assistant", "content": piece.text})
 
-    def delta(self, answer: Answer, piece: Piece, number: int) -> dict[str, Any]:
+    def delta(self, answer: StreamedAnswer, piece: Piece, number: int) -> dict[str, Any]:
         """A piece of an answer."""
         return self._choice(piece, number, "delta", {"content": piece.text} if piece.text else {})
 

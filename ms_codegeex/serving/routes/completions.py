@@ -11,13 +11,13 @@ from starlette.responses import Response
 from ms_codegeex.errors import PromptTooLong, UserError
 from ms_codegeex.generation.stopping import Rule
 from ms_codegeex.serving.answering import Piece
-from ms_codegeex.serving.backend import Answer, Backend
+from ms_codegeex.serving.backend import Backend, StreamedAnswer
 from ms_codegeex.serving.filters import Filters
 from ms_codegeex.serving.infilling import infill_filters, infill_prompt
 from ms_codegeex.serving.logprobs import Report, joined
 from ms_codegeex.serving.model import ServedModel
 from ms_codegeex.serving.requests import block_rule, prepared, sampling_settings
-from ms_codegeex.serving.responding import Plan, Responder, respond
+from ms_codegeex.serving.responding import AnswerPlan, Responder, respond
 from ms_codegeex.serving.routes.models import chosen_model
 from ms_codegeex.serving.schemas import Completion, CompletionRequest
 
@@ -25,7 +25,7 @@ MAX_TOKENS = 128
 MOST_PROMPTS = 128
 
 
-def planned(body: CompletionRequest, backend: Backend) -> Plan:
+def planned(body: CompletionRequest, backend: Backend) -> AnswerPlan:
     """Check a request. `UserError` and `ApiError` name the field."""
     model, count = chosen_model(backend, body.model), body.n or 1
     if body.best_of is not None:
@@ -47,7 +47,7 @@ def planned(body: CompletionRequest, backend: Backend) -> Plan:
         if body.stop_at:
             text = prompt if isinstance(prompt, str) else model.tokenizer.decode(prompt)
             rules.append(block_rule(text, body.language))
-    return Plan(
+    return AnswerPlan(
         model,
         prompts,
         sampling_settings(body, model, max(most, 1), log_probabilities=body.logprobs or 0, stop=stop),
@@ -98,7 +98,7 @@ class CompletionResponder(Responder):
 
     kind, prefix = "text_completion", "cmpl"
 
-    def __init__(self, plan: Plan, backend: Backend, body: CompletionRequest):
+    def __init__(self, plan: AnswerPlan, backend: Backend, body: CompletionRequest):
         super().__init__(plan, backend, **({} if body.suffix is None else {"infill": plan.model.infill}))
         self.kept = body.n or 1
         tokenizer = backend.model.tokenizer
@@ -123,7 +123,7 @@ class CompletionResponder(Responder):
             found += sorted(group, key=lambda number: -mean_score(pieces[number]))[: self.kept]
         return found
 
-    def choice(self, answer: Answer, piece: Piece, number: int, index: int) -> dict[str, Any]:
+    def choice(self, answer: StreamedAnswer, piece: Piece, number: int, index: int) -> dict[str, Any]:
         """A whole answer, or a piece of one."""
         text, report, reported = piece.text, self._reports[number], None
         if report is not None:

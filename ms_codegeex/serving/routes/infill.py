@@ -15,13 +15,13 @@ from ms_codegeex.errors import UserError
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.serving import foreign_fields
 from ms_codegeex.serving.answering import Piece, TextFilter
-from ms_codegeex.serving.backend import Answer, Backend
+from ms_codegeex.serving.backend import Backend, StreamedAnswer
 from ms_codegeex.serving.events import event
 from ms_codegeex.serving.filters import Filters, Indented, Lasting
 from ms_codegeex.serving.infilling import infill_filters, infill_prompt, joined_files
 from ms_codegeex.serving.model import ServedModel
 from ms_codegeex.serving.requests import prepared, sampling_settings
-from ms_codegeex.serving.responding import Plan, Responder, merged, respond
+from ms_codegeex.serving.responding import AnswerPlan, Responder, merged, respond
 from ms_codegeex.serving.routes.models import chosen_model
 from ms_codegeex.serving.schemas import Body, Few, Listed, Sampling
 
@@ -141,14 +141,14 @@ def selected(answer: dict[str, Any], paths: Sequence[str]) -> dict[str, Any]:
 
 
 @dataclass
-class Progress:
+class InfillProgress:
     """An answer so far."""
 
     text: str = ""
     tokens: list[int] = field(default_factory=list)
     finish: str = "stop"
 
-    def taken(self, piece: Piece) -> Progress:
+    def taken(self, piece: Piece) -> InfillProgress:
         """Add the next piece and return self."""
         self.text += piece.text
         self.tokens += [chosen.token for chosen in piece.tokens]
@@ -182,21 +182,25 @@ class InfillResponder(Responder):
             return Filters(*filters, *infill_filters(self.model, suffix))
 
         super().__init__(
-            Plan(self.model, [self.ids], settings, body.n_cmpl or 1, through=through, prompt_only=wanted == 0), backend
+            AnswerPlan(self.model, [self.ids], settings, body.n_cmpl or 1, through=through, prompt_only=wanted == 0),
+            backend,
         )
 
-    async def whole(self, answers: Sequence[Answer]) -> Any:
+    async def whole(self, answers: Sequence[StreamedAnswer]) -> Any:
         """The answer, or a list of several."""
         found = []
         for number, answer in enumerate(answers):
             piece = await answer.whole()
-            one, fields = self.answer(number, Progress().taken(piece), answer).model_dump(), self.body.response_fields
+            one, fields = (
+                self.answer(number, InfillProgress().taken(piece), answer).model_dump(),
+                self.body.response_fields,
+            )
             found.append(selected(one, fields) if fields else one)
         return found if len(found) > 1 else found[0]
 
-    async def events(self, answers: Sequence[Answer], with_usage: bool) -> AsyncGenerator[bytes, None]:
+    async def events(self, answers: Sequence[StreamedAnswer], with_usage: bool) -> AsyncGenerator[bytes, None]:
         """The events of a streamed response."""
-        found = [Progress() for _ in answers]
+        found = [InfillProgress() for _ in answers]
         async for number, piece in merged(answers):
             found[number].taken(piece)
             if piece.text:
@@ -206,7 +210,7 @@ class InfillResponder(Responder):
                 last = self.answer(number, found[number], answers[number]).model_dump()
                 yield event({**last, "content": "", "tokens": []})
 
-    def answer(self, number: int, found: Progress, answer: Answer) -> InfillAnswer:
+    def answer(self, number: int, found: InfillProgress, answer: StreamedAnswer) -> InfillAnswer:
         """One answer that has ended."""
         settings = answer.settings
         return InfillAnswer(
@@ -238,7 +242,7 @@ class InfillResponder(Responder):
             infill=self.model.infill,
         )
 
-    def _timings(self, answer: Answer, count: int) -> Timings:
+    def _timings(self, answer: StreamedAnswer, count: int) -> Timings:
         now = time.monotonic()
         first = answer.first_token_at or now
         prompt, predicted = max(first - self.began, 1e-6), max(now - first, 1e-6)

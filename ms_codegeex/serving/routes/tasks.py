@@ -13,13 +13,13 @@ from starlette.responses import Response
 from ms_codegeex.data.languages import find_language
 from ms_codegeex.errors import UserError
 from ms_codegeex.serving.answering import Piece, TextFilter
-from ms_codegeex.serving.backend import Answer, Backend
+from ms_codegeex.serving.backend import Backend, StreamedAnswer
 from ms_codegeex.serving.filters import Filters, Framed
 from ms_codegeex.serving.foreign_fields import WithoutEffect
 from ms_codegeex.serving.model import ServedModel
-from ms_codegeex.serving.prompts import TASKS, CommentText, Source, TaskPrompt, translation
+from ms_codegeex.serving.prompts import TASKS, CommentText, TaskPrompt, UserCode, translation
 from ms_codegeex.serving.requests import prepared, sampling_settings
-from ms_codegeex.serving.responding import Plan, Responder, respond
+from ms_codegeex.serving.responding import AnswerPlan, Responder, respond
 from ms_codegeex.serving.routes.models import chosen_model
 from ms_codegeex.serving.schemas import Choice, Generated, Sampling
 
@@ -32,28 +32,28 @@ SUMMARIES = {
 }
 
 
-class Task(Sampling):
+class TaskFields(Sampling):
     """Fields of all tasks. Unlike completions, tasks are greedy unless a temperature is given."""
 
     code: str = Field(description="the code; for SQL, a description of the statement in words")
     max_tokens: int | None = Field(None, ge=1, description=f"most new tokens (default {MAX_TOKENS}, or as many as fit)")
 
 
-class TaskRequest(Task):
+class TaskRequest(TaskFields):
     """`POST /v1/code/explain`, `comment`, `document` and `fix`"""
 
     language: str = Field(description="the code's language")
     locale: Literal["en", "zh"] | None = Field(None, description="the language of explanations (default en)")
 
 
-class SqlRequest(Task):
+class SqlRequest(TaskFields):
     """`POST /v1/code/sql`"""
 
     language: str | None = None
     locale: Literal["en", "zh"] | None = None
 
 
-class TranslationRequest(Task):
+class TranslationRequest(TaskFields):
     """`POST /v1/code/translate`"""
 
     without_effect: ClassVar[WithoutEffect] = {**Sampling.without_effect, "locale": "the answer is code"}
@@ -74,7 +74,7 @@ class TaskAnswer(Generated):
     choices: list[TaskChoice]
 
 
-def planned(prompt: TaskPrompt, body: Task, model: ServedModel) -> Plan:
+def planned(prompt: TaskPrompt, body: TaskFields, model: ServedModel) -> AnswerPlan:
     """The plan of a task's answers."""
     ids = model.tokenizer.encode_prompt(prompt.text[: model.most_characters + 1])  # more would take seconds
     if len(ids) >= model.context:
@@ -88,7 +88,7 @@ def planned(prompt: TaskPrompt, body: Task, model: ServedModel) -> Plan:
         inner = CommentText(prompt.comment) if prompt.comment else Filters()
         return Framed(prompt.opening, prompt.closing, inner)
 
-    return Plan(model, [ids], settings, body.n or 1, [prompt.rule], through, max_tokens=body.max_tokens)
+    return AnswerPlan(model, [ids], settings, body.n or 1, [prompt.rule], through, max_tokens=body.max_tokens)
 
 
 class TaskResponder(Responder):
@@ -96,22 +96,22 @@ class TaskResponder(Responder):
 
     prefix = "code"
 
-    def __init__(self, kind: str, plan: Plan, backend: Backend):
+    def __init__(self, kind: str, plan: AnswerPlan, backend: Backend):
         self.kind = f"code.{kind}"
         super().__init__(plan, backend)
 
-    def choice(self, answer: Answer, piece: Piece, number: int, index: int) -> dict[str, Any]:
+    def choice(self, answer: StreamedAnswer, piece: Piece, number: int, index: int) -> dict[str, Any]:
         """A whole answer, or a piece of one."""
         return {"index": index, "text": piece.text, "finish_reason": piece.finish}
 
 
 async def answered(
-    kind: str, prompt: Callable[[], TaskPrompt], body: Task, request: Request, backend: Backend
+    kind: str, prompt: Callable[[], TaskPrompt], body: TaskFields, request: Request, backend: Backend
 ) -> Response:
     """The response to a task. Its prompt is made in a thread if it is long, so that it delays nobody."""
     model = chosen_model(backend, body.model)
 
-    def work() -> Plan:
+    def work() -> AnswerPlan:
         if len(body.code) > model.most_characters:
             raise UserError(
                 f"code: {len(body.code)} characters are more than the model's context of {model.context} tokens can "
@@ -123,12 +123,12 @@ async def answered(
     return await respond(TaskResponder(kind, plan, backend), body, request)
 
 
-def _source(body: Task, language: str, locale: str | None, backend: Backend) -> Source:
+def _source(body: TaskFields, language: str, locale: str | None, backend: Backend) -> UserCode:
     try:
         known = find_language(language)
     except UserError as error:
         raise UserError(f"language: {error}") from None
-    return Source(body.code, known, backend.model.family, locale or "en")
+    return UserCode(body.code, known, backend.model.family, locale or "en")
 
 
 def router(backend: Backend) -> APIRouter:

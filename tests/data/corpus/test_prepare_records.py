@@ -11,7 +11,7 @@ from ms_codegeex.commands.dataset_summary import corpus_lines
 from ms_codegeex.data.corpus import reading
 from ms_codegeex.data.corpus.filters import Rules, preset
 from ms_codegeex.data.corpus.prepare import RunOptions, prepare_dataset
-from ms_codegeex.data.corpus.settings import PrepareSettings, Reading
+from ms_codegeex.data.corpus.settings import PrepareSettings, ReadingSettings
 from ms_codegeex.data.corpus.sources import user_roots
 from ms_codegeex.data.datasets.indexed import IndexedDataset
 from ms_codegeex.data.tokenizer import load_tokenizer
@@ -21,7 +21,7 @@ EVERYTHING = {"max_bytes": None, "near_duplicates": 0, "validation_share": 0.2}
 
 
 def prepare(inputs, output, how=None, workers=1, **settings):
-    settings = PrepareSettings(how or Reading(), **{**EVERYTHING, **settings})
+    settings = PrepareSettings(how or ReadingSettings(), **{**EVERYTHING, **settings})
     return prepare_dataset(inputs, output, settings, RunOptions(workers=workers, progress=False))
 
 
@@ -180,7 +180,7 @@ def test_redaction_is_counted_where_it_is_kept(tmp_path):
     text = source(1) + "# ask someone@example.com or other@example.com\n"
     for name, content in (("a.py", text), ("b.py", source(2)), ("copy.py", text)):
         (tmp_path / "src" / name).write_text(content)
-    how = Reading(redact=("email",))
+    how = ReadingSettings(redact=("email",))
     prepare([tmp_path / "src"], tmp_path / "out", how, validation_share=0)
     report = json.loads((tmp_path / "out/report.json").read_text())
     assert report["redacted"] == {"email": 2} and report["dropped"]["exact duplicate"]["documents"] == 1
@@ -193,7 +193,7 @@ def test_all_text_and_presets(tmp_path):
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
     with pytest.raises(UserError, match="nothing left"):
         prepare([tmp_path / "a.jsonl"], tmp_path / "out")
-    how = Reading(all_text=True, rules=preset("none"))
+    how = ReadingSettings(all_text=True, rules=preset("none"))
     result = prepare([tmp_path / "a.jsonl"], tmp_path / "out", how)
     languages = result["splits"]["train"]["languages"]
     assert languages.keys() == {"unknown"} and rows(tmp_path / "out")[0]["language"] == ""
@@ -219,7 +219,7 @@ def test_tags_of_codegeex2(tmp_path):
 def test_an_empty_sample(tmp_path):
     write_tree(tmp_path / "tree")
     with pytest.raises(UserError, match=r"nothing left of 30 source files .*not sampled 30.* raise --max-bytes"):
-        prepare([tmp_path / "tree"], tmp_path / "out", Reading(rules=Rules()), max_bytes=3)
+        prepare([tmp_path / "tree"], tmp_path / "out", ReadingSettings(rules=Rules()), max_bytes=3)
     assert [path.name for path in tmp_path.iterdir()] == ["tree"]
 
 
@@ -237,7 +237,7 @@ def test_a_file_in_parts_gives_what_the_whole_gives(tmp_path, monkeypatch, archi
     prepare([path.parent], tmp_path / "whole")
     cut = reading.line_parts
     monkeypatch.setattr(reading, "line_parts", lambda path, size: cut(path, size, 150))
-    assert len(reading.find_units(user_roots([path.parent]), Reading())[0]) > 15
+    assert len(reading.find_units(user_roots([path.parent]), ReadingSettings())[0]) > 15
     prepare([path.parent], tmp_path / "cut")
     for name in sorted(entry.name for entry in (tmp_path / "whole").iterdir()):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
@@ -258,7 +258,7 @@ def test_groups_that_are_numbers_or_no_unicode(tmp_path):
 def test_licences_that_are_no_unicode(tmp_path):
     lines = [{"text": source(n), "lang": "python", "license": name} for n, name in enumerate(["mit", "mit", "\udc00"])]
     (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    prepare([tmp_path / "x.jsonl"], tmp_path / "out", Reading(licences=("mit",)))
+    prepare([tmp_path / "x.jsonl"], tmp_path / "out", ReadingSettings(licences=("mit",)))
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["dropped"]["licence"]["examples"][0]["detail"] == "?"
 
@@ -309,7 +309,7 @@ def test_paths_that_cannot_be_followed(tmp_path):
     with pytest.raises(UserError, match=r"cannot be read .File name too long"):
         prepare([tmp_path / "in"], tmp_path / ("n" * 300))
     with pytest.raises(UserError, match="expected valid UTF-8"):
-        prepare([tmp_path / "in"], tmp_path / "out", Reading(text_field="\udcff"))
+        prepare([tmp_path / "in"], tmp_path / "out", ReadingSettings(text_field="\udcff"))
 
 
 def test_a_given_file_that_is_not_taken_is_reported(tmp_path):
@@ -317,7 +317,7 @@ def test_a_given_file_that_is_not_taken_is_reported(tmp_path):
     for name in ("notes.txt", "x.go", "dump.jsonl.xz"):
         (tmp_path / name).write_text("x")
     given = [tmp_path / "in", *(tmp_path / name for name in ("notes.txt", "x.go", "dump.jsonl.xz"))]
-    prepare(given, tmp_path / "out", Reading(languages=("python",)))
+    prepare(given, tmp_path / "out", ReadingSettings(languages=("python",)))
     dropped = json.loads((tmp_path / "out" / "report.json").read_text())["dropped"]
     assert {reason: entry["documents"] for reason, entry in dropped.items()} == {
         "other language": 1,

@@ -18,7 +18,7 @@ from prepare_inputs import source, write_mixed, write_tree
 
 from ms_codegeex.data.corpus import building, reading
 from ms_codegeex.data.corpus.prepare import RunOptions, prepare_dataset
-from ms_codegeex.data.corpus.settings import PrepareSettings, Reading
+from ms_codegeex.data.corpus.settings import PrepareSettings, ReadingSettings
 from ms_codegeex.data.corpus.workers import _start_all
 from ms_codegeex.data.corpus.workspace import work_path
 from ms_codegeex.errors import UserError
@@ -326,7 +326,9 @@ class TestStaleShards:
             PrepareSettings(max_bytes=None, near_duplicates=0, validation_share=0.4, tags="none"),
             PrepareSettings(max_bytes=None, near_duplicates=0.85, validation_share=0.4),
             PrepareSettings(max_bytes=None, near_duplicates=0, validation_share=0.4, tokenizer="codegen-mono"),
-            PrepareSettings(Reading(redact=("email",)), max_bytes=None, near_duplicates=0, validation_share=0.4),
+            PrepareSettings(
+                ReadingSettings(redact=("email",)), max_bytes=None, near_duplicates=0, validation_share=0.4
+            ),
         ],
     )
     def test_another_setting(self, stopped, settings):

@@ -13,7 +13,7 @@ from ms_codegeex.data.corpus import archives
 from ms_codegeex.data.corpus.archives import Returning
 from ms_codegeex.data.corpus.filters import Rules, preset
 from ms_codegeex.data.corpus.reading import Document, Rejected, _local_content, find_units, read_unit
-from ms_codegeex.data.corpus.settings import Reading
+from ms_codegeex.data.corpus.settings import ReadingSettings
 from ms_codegeex.data.corpus.sources import user_roots
 from ms_codegeex.data.corpus.tally import moved
 from ms_codegeex.errors import UserError
@@ -30,7 +30,7 @@ def shifted(item, lines):
 
 def read(root, **reading):
     """All documents and all that is rejected, while searching and while reading."""
-    reading = Reading(**reading)
+    reading = ReadingSettings(**reading)
     units, rejected, _ = find_units(user_roots([root]), reading)
     items, lines = [], 0
     for unit in units:
@@ -109,10 +109,10 @@ class TestFiles:
     def test_a_file_that_disappears(self, tmp_path):
         for name in "abc":
             (tmp_path / f"{name}.py").write_text(GOOD)
-        [unit], _, _ = find_units(user_roots([tmp_path]), Reading())
+        [unit], _, _ = find_units(user_roots([tmp_path]), ReadingSettings())
         (tmp_path / "b.py").unlink()
         (tmp_path / "c.py").write_text(GOOD * 100)
-        first, second, third = read_unit(unit, Reading(rules=Rules(max_file_bytes=100)))
+        first, second, third = read_unit(unit, ReadingSettings(rules=Rules(max_file_bytes=100)))
         assert isinstance(first, Document) and third.reason == "too large" and third.bytes == 100 * len(GOOD)
         assert (second.reason, second.detail, second.problem) == ("unreadable", "No such file or directory", True)
 
@@ -157,7 +157,7 @@ class TestUnits:
 
     def test_order_and_names(self, tmp_path, monkeypatch):
         root, scandir = self.write(tmp_path / "x"), os.scandir
-        units, rejected, found = find_units(user_roots([root]), Reading())
+        units, rejected, found = find_units(user_roots([root]), ReadingSettings())
         assert rejected == [] and found == {"files": 43, "bytes": sum(p.stat().st_size for p in root.rglob("*.*"))}
         assert [unit.name for unit in units] == [
             "files-000000",
@@ -183,19 +183,19 @@ class TestUnits:
                 pass
 
         monkeypatch.setattr(os, "scandir", Shuffled)
-        assert find_units(user_roots([root]), Reading())[0] == units
+        assert find_units(user_roots([root]), ReadingSettings())[0] == units
 
     def test_a_change_is_seen(self, tmp_path):
         root = self.write(tmp_path / "x")
-        before = find_units(user_roots([root]), Reading())[0]
+        before = find_units(user_roots([root]), ReadingSettings())[0]
         for name in ("p0/m0.py", "a.jsonl", "b.jsonl.gz"):
             os.utime(root / name, ns=(1, 1))
-        after = find_units(user_roots([root]), Reading())[0]
+        after = find_units(user_roots([root]), ReadingSettings())[0]
         assert [one == two for one, two in zip(before, after, strict=True)] == [False, True, False, False, True]
 
     def test_parts_give_what_the_whole_gives(self, tmp_path, monkeypatch):
         root = self.write(tmp_path / "x", size=4000)  # files are not cut
-        whole, reading = read(root, languages=("python",)), Reading(languages=("python",), max_line_bytes=150)
+        whole, reading = read(root, languages=("python",)), ReadingSettings(languages=("python",), max_line_bytes=150)
         for name in ("line_parts", "row_parts"):
             monkeypatch.setattr(f"ms_codegeex.data.corpus.reading.{name}", self.small(getattr(archives, name)))
         assert read(root, languages=("python",)) == whole
@@ -216,7 +216,7 @@ class TestUnits:
                     stream.write(json.dumps({"text": GOOD, "lang": "py"}).encode())
         except OSError:
             pytest.skip("this file system takes UTF-8 names only")
-        units = find_units(user_roots([tmp_path]), Reading())[0]
+        units = find_units(user_roots([tmp_path]), ReadingSettings())[0]
         assert len({unit.name for unit in units}) == 2
         json.dumps([unit.name for unit in units]).encode()
 
@@ -451,14 +451,16 @@ class TestRedaction:
 
 class TestReading:
     def test_canonical(self):
-        reading = Reading(("py", "C++", "python"), licences=(" MIT", "mit", "Apache-2.0"), redact=("secrets", "email"))
-        assert reading.languages == ("C++", "Python") and len(Reading().languages) == 23
+        reading = ReadingSettings(
+            ("py", "C++", "python"), licences=(" MIT", "mit", "Apache-2.0"), redact=("secrets", "email")
+        )
+        assert reading.languages == ("C++", "Python") and len(ReadingSettings().languages) == 23
         assert reading.licences == ("apache-2.0", "mit") and reading.redact == ("email", "secrets")
 
     def test_mistakes(self):
         with pytest.raises(UserError, match="redact 'phone': expected some of email, secrets"):
-            Reading(redact=("phone",))
+            ReadingSettings(redact=("phone",))
         with pytest.raises(UserError, match="unknown language 'klingon'"):
-            Reading(("klingon",))
+            ReadingSettings(("klingon",))
         with pytest.raises(UserError, match="max_line_bytes 0: expected 1 or more"):
-            Reading(max_line_bytes=0)
+            ReadingSettings(max_line_bytes=0)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ms_codegeex.data.corpus import shards as module
 from ms_codegeex.data.corpus.reading import Document, Rejected, Unit
-from ms_codegeex.data.corpus.settings import Reading
+from ms_codegeex.data.corpus.settings import ReadingSettings
 from ms_codegeex.data.corpus.shards import (
     ShardJob,
     is_sound,
@@ -25,7 +25,7 @@ from ms_codegeex.data.corpus.workspace import open_workspace, remove, sweep, wor
 from ms_codegeex.data.tokenizer import load_tokenizer
 
 UNIT = Unit("unit", 100, "jsonl", stamp=(1, 2))
-JOB = ShardJob(Reading(redact=("email", "secrets")), "codegeex", "codegeex", signatures=True)
+JOB = ShardJob(ReadingSettings(redact=("email", "secrets")), "codegeex", "codegeex", signatures=True)
 ITEMS = [
     Document("a.py", "naïve = '😀'\r\n".encode(), "Python", "package"),
     Rejected("b:1", "invalid JSON", 12, "at column 3", problem=True, excerpt="{"),

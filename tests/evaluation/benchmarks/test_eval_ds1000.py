@@ -11,7 +11,7 @@ from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.benchmarks import ds1000
 from ms_codegeex.evaluation.benchmarks.ds1000 import answers
 from ms_codegeex.evaluation.sandbox import Verdict
-from ms_codegeex.evaluation.task import Completion, Sample
+from ms_codegeex.evaluation.task import Sample, SampledAnswer
 
 PASSED, WRONG, ERROR, SYNTAX = Verdict.PASSED, Verdict.WRONG, Verdict.ERROR, Verdict.COMPILE_ERROR
 DUMP = "import os, pickle\nos.makedirs('result', exist_ok=True)\nfor i in (1, 2):\n    x = pickle.load(open(f'input/input{i}.pkl', 'rb'))\n    pickle.dump(2 * x, open(f'result/result_{i}.pkl', 'wb'))\n"  # noqa: E501
@@ -104,7 +104,7 @@ def test_prompts_keep_their_last_line_break_and_insertion_gives_what_is_before(r
     def complete(prompt, *, seed, stop, max_new_tokens=None):
         seen.append(prompt)
         assert stop("</code>")
-        return Completion("y = 2 * x\n</code>", "stop")
+        return SampledAnswer("y = 2 * x\n</code>", "stop")
 
     for mode in ("completion", "insertion"):
         task = ds1000.build(root, mode)

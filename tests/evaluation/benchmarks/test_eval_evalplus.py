@@ -16,7 +16,7 @@ from ms_codegeex.evaluation.benchmarks.evalplus.problems import converted
 from ms_codegeex.evaluation.judging.python_program import INSIDE
 from ms_codegeex.evaluation.sampling.foreign_samples import read_samples
 from ms_codegeex.evaluation.sandbox import Verdict
-from ms_codegeex.evaluation.task import Completion, Sample
+from ms_codegeex.evaluation.task import Sample, SampledAnswer
 
 PASSED, WRONG, ERROR = Verdict.PASSED, Verdict.WRONG, Verdict.ERROR
 HALVES = {
@@ -290,7 +290,7 @@ def test_prompts_and_stop_words(tmp_path):
         def complete(prompt, *, seed, stop, max_new_tokens=None):
             prompts.append(prompt)
             assert stop(text) and not stop("    return 1\n")
-            return Completion(text, "stop")
+            return SampledAnswer(text, "stop")
 
         kept.append(task.produce(problem, 0, 0, complete).generation)
     assert prompts == [HALVES["prompt"].strip() + "\n", SHARED["prompt"]]

@@ -13,7 +13,7 @@ from benchmark_data import benchmark
 from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.benchmarks import humaneval
 from ms_codegeex.evaluation.sandbox import Verdict
-from ms_codegeex.evaluation.task import Completion, Sample
+from ms_codegeex.evaluation.task import Sample, SampledAnswer
 
 PASSED, WRONG, ERROR, SYNTAX = Verdict.PASSED, Verdict.WRONG, Verdict.ERROR, Verdict.COMPILE_ERROR
 ROW = {
@@ -184,7 +184,7 @@ def test_completions_are_cut_and_decoding_ends_there(tmp_path, settings, kept):
     def complete(prompt, *, seed, stop, max_new_tokens=None):
         seen.append(prompt)
         assert stop(ANSWER) is (kept != ANSWER) and not stop("    return 1\n")
-        return Completion(ANSWER, "stop")
+        return SampledAnswer(ANSWER, "stop")
 
     sample = task.produce(task.problems[0], 4, 0, complete)
     assert (sample.generation, sample.completion_id, seen) == (kept, 4, [ROW["prompt"]])
@@ -192,7 +192,7 @@ def test_completions_are_cut_and_decoding_ends_there(tmp_path, settings, kept):
 
 def test_a_stripped_prompt_is_part_of_the_program(tmp_path, sandbox):
     task = humaneval.build(write(tmp_path / "h.jsonl", ROW), strip=True)
-    sample = task.produce(task.problems[0], 0, 0, lambda *_, **__: Completion("\n    return 2 * x", "eos"))
+    sample = task.produce(task.problems[0], 0, 0, lambda *_, **__: SampledAnswer("\n    return 2 * x", "eos"))
     assert sample.prompt == ROW["prompt"].rstrip()
     assert set(task.judge(task.problems[0], sample, sandbox).verdicts.values()) == {PASSED}
 

@@ -11,7 +11,7 @@ from ms_codegeex.evaluation.benchmarks import mtpb
 from ms_codegeex.evaluation.benchmarks.mtpb import turns
 from ms_codegeex.evaluation.benchmarks.mtpb.problems import read_problems
 from ms_codegeex.evaluation.sandbox import Verdict
-from ms_codegeex.evaluation.task import Completion, Sample
+from ms_codegeex.evaluation.task import Sample, SampledAnswer
 
 CASES = 5
 ROW = {
@@ -40,7 +40,7 @@ class Scripted:
         if len(prompt) > self.room:
             raise PromptTooLong(f"prompt: {len(prompt)} tokens")
         self.calls.append((prompt, seed, max_new_tokens))
-        return Completion(next(self.answers), "stop")
+        return SampledAnswer(next(self.answers), "stop")
 
 
 def problem_of(task, number):

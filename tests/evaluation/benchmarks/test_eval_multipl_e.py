@@ -11,7 +11,7 @@ from multipl_e_rows import ANSWERS, ROWS, write
 from ms_codegeex.cli import main
 from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.benchmarks import multipl_e
-from ms_codegeex.evaluation.task import Completion, Sample
+from ms_codegeex.evaluation.task import Sample, SampledAnswer
 from ms_codegeex.evaluation.toolchains import PLAIN_TOOL_CHAINS
 from ms_codegeex.evaluation.toolchains.multipl_e import PlainJava, PlainRust
 
@@ -47,7 +47,7 @@ def test_answers_end_at_the_problems_stop_words(tmp_path):
 
         def complete(prompt, *, seed, stop, max_new_tokens=None, problem=problem):
             assert prompt == problem.data.prompt and stop(text) and not stop("  return [a")
-            return Completion(text, "stop")
+            return SampledAnswer(text, "stop")
 
         kept.append(task.produce(problem, 0, 0, complete).generation)
     assert kept == ["  return [a, b];\n}", "  return [a, b];"]

@@ -10,7 +10,7 @@ from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.benchmarks.sql.task import Sql, end_of_query, prompt_of
 from ms_codegeex.evaluation.judging.inside.check_query import is_ordered, same_rows
 from ms_codegeex.evaluation.sandbox import Verdict
-from ms_codegeex.evaluation.task import Completion, Sample
+from ms_codegeex.evaluation.task import Sample, SampledAnswer
 
 PASSED, WRONG, ERROR = Verdict.PASSED, Verdict.WRONG, Verdict.ERROR
 SCHEMA = """CREATE TABLE author (id INTEGER PRIMARY KEY, name TEXT, country TEXT);
@@ -106,7 +106,7 @@ def test_a_sample_is_one_query(own):
 
     def complete(prompt, **_):
         prompts.append(prompt)
-        return Completion(" name FROM author; DROP TABLE author", "eos")
+        return SampledAnswer(" name FROM author; DROP TABLE author", "eos")
 
     sample = own.produce(own.problems[0], 0, 1, complete)
     assert sample.generation == " name FROM author" and prompts[0].endswith("each author?\nSELECT")

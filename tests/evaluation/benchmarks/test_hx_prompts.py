@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.benchmarks.humaneval_x import build, rules
-from ms_codegeex.evaluation.task import Completion
+from ms_codegeex.evaluation.task import SampledAnswer
 from ms_codegeex.generation import stopping
 
 
@@ -29,7 +29,7 @@ def prompt_of(task, language: str) -> str:
 
     def complete(prompt, *, seed, stop=None, max_new_tokens=None):
         seen.append(prompt)
-        return Completion("", "eos")
+        return SampledAnswer("", "eos")
 
     (problem,) = (each for each in task.problems if each.labels["language"] == language)
     assert task.produce(problem, 0, 1, complete).prompt == seen[0]
@@ -164,7 +164,7 @@ def test_the_text_before_the_clean_up_is_kept(everything: Path):
 
     def complete(prompt, *, seed, stop=None, max_new_tokens=None):
         assert stop("return 1; }") and not stop("return 1;")
-        return Completion("    return 3*number;\n}\nmore", "stop")
+        return SampledAnswer("    return 3*number;\n}\nmore", "stop")
 
     sample = task.produce(task.problems[0], 4, 1, complete)
     assert (sample.generation, sample.extra) == ("    return 3*number;\n}", {"raw": "    return 3*number;\n}\nmore"})

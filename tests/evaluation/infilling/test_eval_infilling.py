@@ -14,12 +14,12 @@ from ms_codegeex.data.infilling.sentinels import Sentinels
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.infilling import evaluate as evaluation
-from ms_codegeex.evaluation.infilling.spans import KINDS, Text, choose_spans, chosen_texts
+from ms_codegeex.evaluation.infilling.spans import KINDS, NumberedText, choose_spans, chosen_texts
 from ms_codegeex.evaluation.local_model import LocalModel
 from ms_codegeex.evaluation.perplexity.scoring import Score
 from ms_codegeex.evaluation.reports.page import render
 
-TEXTS = [Text(number, text) for number, text in enumerate(functions(textwrap, heapq))]
+TEXTS = [NumberedText(number, text) for number, text in enumerate(functions(textwrap, heapq))]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -45,10 +45,10 @@ def test_spans_are_of_their_kind_and_differ(kind):
 
 
 def test_few_or_blank_texts_give_what_they_have():
-    two = [Text(0, "a\n\nb\n")]
+    two = [NumberedText(0, "a\n\nb\n")]
     assert sorted(two[0].parts(span)[1] for span in choose_spans(two, "single-line", 9, 0)) == ["a", "b"]
-    assert choose_spans([Text(0, "only")], "multi-line", 9, 0) == []
-    assert all(choose_spans([Text(0, " \n\n"), Text(1, "")], kind, 9, 0) == [] for kind in KINDS)
+    assert choose_spans([NumberedText(0, "only")], "multi-line", 9, 0) == []
+    assert all(choose_spans([NumberedText(0, " \n\n"), NumberedText(1, "")], kind, 9, 0) == [] for kind in KINDS)
 
 
 def test_texts_are_chosen_alike_often():
@@ -163,7 +163,7 @@ def test_from_a_model_to_the_report_and_its_page(tokenizer, tmp_path, monkeypatc
 @pytest.mark.parametrize("matches, spans, shown", [(0, 100, "0.00 % (0.0 to 3.7)"), (3, 3, "100.00 % (43.9 to 100.0)")])
 def test_no_rate_is_certain(matches, spans, shown):
     """Wilson's interval of none of n goes up to z^2 / (n + z^2), with z = 1.96; that of all is its mirror image."""
-    tally = evaluation.Tally(Score(1.0, 1), bytes=1, spans=spans, matches=matches)
+    tally = evaluation.SpanTally(Score(1.0, 1), bytes=1, spans=spans, matches=matches)
     report = {"infilling": {"random": {"infill": tally.row()}}}
     rest = 1.96**2 / (spans + 1.96**2)
     assert (tally.row()["high"] if matches == 0 else 1 - tally.row()["low"]) == pytest.approx(rest, abs=1e-4)

@@ -200,7 +200,7 @@ def ray_node(ray, name="one"):
         name: SimpleNamespace(remote=lambda *arguments, name=name: name) for name in ("version", "open", "judge")
     }
     node = ray_cluster.ClusterNode("id-1", name, 1)
-    return ray_nodes.RayNode(ray, node, 1, SimpleNamespace(**methods), ray_nodes.Calls())
+    return ray_nodes.RayNode(ray, node, 1, SimpleNamespace(**methods), ray_nodes.RayCalls())
 
 
 def test_after_the_end_no_thread_reports_a_lost_node_or_asks_ray():

@@ -17,7 +17,7 @@ from ms_codegeex.evaluation.perplexity import corpus as corpus_perplexity
 from ms_codegeex.evaluation.perplexity.prompts import prompt_perplexities, segment_tokens, solved, split
 from ms_codegeex.evaluation.perplexity.scoring import Score, windowed
 from ms_codegeex.evaluation.sandbox import Verdict
-from ms_codegeex.evaluation.task import Completion, Judgement, Sample
+from ms_codegeex.evaluation.task import Judgement, Sample, SampledAnswer
 from ms_codegeex.files import write_json
 
 
@@ -106,7 +106,7 @@ def test_prompts_of_several_turns_given_what_was_generated(tmp_path, tokenizer):
     task = mtpb.build(jsonl(tmp_path / "m.jsonl", MTPB_ROW, {**MTPB_ROW, "id": "8"}))
     answers = iter(["x = 1", "print(x)", "x = 2 * 11", "print(x)"])
     samples = [
-        task.produce(task.problems[0], case, 0, lambda *_, **__: Completion(next(answers), "eos")) for case in (0, 1)
+        task.produce(task.problems[0], case, 0, lambda *_, **__: SampledAnswer(next(answers), "eos")) for case in (0, 1)
     ]
     model = Known(tokenizer)
     found = prompt_perplexities(model, task, [*samples, samples[0]])
@@ -127,7 +127,7 @@ def test_prompts_of_several_turns_given_what_was_generated(tmp_path, tokenizer):
 
 def test_one_specification_and_samples_that_were_never_drawn(tmp_path, tokenizer):
     task = mtpb.build(jsonl(tmp_path / "m.jsonl", MTPB_ROW), "single")
-    sample = task.produce(task.problems[0], 0, 0, lambda *_, **__: Completion("x = 1\nprint(x)", "eos"))
+    sample = task.produce(task.problems[0], 0, 0, lambda *_, **__: SampledAnswer("x = 1\nprint(x)", "eos"))
     found = prompt_perplexities(Known(tokenizer), task, [sample, Sample("7", 1, "", "", "too long")])
     ids = tokenizer.encode(HISTORY + "# Assign 1 to x.\n# Print x.\n")
     first = len(tokenizer.encode(HISTORY + "#")) - 1

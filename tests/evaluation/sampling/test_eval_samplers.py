@@ -10,7 +10,7 @@ from ms_codegeex.evaluation.local_model import LocalModel
 from ms_codegeex.evaluation.sampling import samplers
 from ms_codegeex.evaluation.sampling.recipes import Recipe
 from ms_codegeex.evaluation.sampling.samplers import EngineSampler, ServerSampler
-from ms_codegeex.evaluation.task import Completion
+from ms_codegeex.evaluation.task import SampledAnswer
 
 RECIPE = Recipe("humaneval", temperature=0.5, top_p=0.9, max_new_tokens=20)
 
@@ -23,7 +23,7 @@ def _impatient(monkeypatch):
 def test_what_a_server_is_asked_and_what_it_answers():
     with Server(lambda body: (f"{body['prompt']} {body['seed']}", "stop")) as server:
         sampler = ServerSampler(server.url + "/completions/", RECIPE, key="secret")
-        assert sampler("a", seed=7) == Completion("a 7", "eos")
+        assert sampler("a", seed=7) == SampledAnswer("a 7", "eos")
         assert sampler("b", seed=8, max_new_tokens=3).text == "b 8"
         assert sampler.identity == {"url": server.url, "model": "small"}
         first, second = server.requests
@@ -47,9 +47,9 @@ def test_the_tasks_rule_ends_a_text_in_the_middle_of_a_chunk():
     recipe = Recipe("humaneval", stops=("STOP",))
     with Server(lambda body: (body["prompt"], "length")) as server:
         sampler = ServerSampler(server.url, recipe, "m")
-        assert sampler("ab}cdefgh", seed=0, stop=lambda text: "}" in text) == Completion("ab}", "stop")
-        assert sampler("abcdSTOPefgh", seed=0, stop=lambda text: "e" in text) == Completion("abcd", "stop")
-        assert sampler("abc", seed=0, stop=lambda text: "e" in text) == Completion("abc", "length")
+        assert sampler("ab}cdefgh", seed=0, stop=lambda text: "}" in text) == SampledAnswer("ab}", "stop")
+        assert sampler("abcdSTOPefgh", seed=0, stop=lambda text: "e" in text) == SampledAnswer("abcd", "stop")
+        assert sampler("abc", seed=0, stop=lambda text: "e" in text) == SampledAnswer("abc", "length")
 
 
 def test_failures_pass_and_are_tried_again():
@@ -135,12 +135,12 @@ def speller(monkeypatch, tmp_path):
 
 def test_the_engine_ends_by_itself_by_the_rule_or_by_length(speller):
     sampler = speller(temperature=0.5, top_k=3, top_p=0.9, max_new_tokens=4)
-    assert sampler("p", seed=7) == Completion("abcd", "length")
-    assert sampler("p", seed=7, max_new_tokens=9) == Completion("abcde", "eos")
-    assert sampler("p", seed=7, stop=lambda text: "b" in text) == Completion("ab", "stop")
+    assert sampler("p", seed=7) == SampledAnswer("abcd", "length")
+    assert sampler("p", seed=7, max_new_tokens=9) == SampledAnswer("abcde", "eos")
+    assert sampler("p", seed=7, stop=lambda text: "b" in text) == SampledAnswer("ab", "stop")
     settings = sampler.generator.asked[0]
     assert (settings.temperature, settings.top_k, settings.top_p, settings.seed) == (0.5, 3, 0.9, 7)
-    assert speller(stops=("cd",))("p", seed=0) == Completion("ab", "stop")
+    assert speller(stops=("cd",))("p", seed=0) == SampledAnswer("ab", "stop")
 
 
 def test_a_text_more_than_there_are_slots_is_asked_for(speller):
@@ -148,8 +148,8 @@ def test_a_text_more_than_there_are_slots_is_asked_for(speller):
 
 
 def test_the_engines_context_is_that_of_the_model_or_the_recipe(speller):
-    assert speller()("p" * 10, seed=0) == Completion("ab", "length")
-    assert speller(max_length=5)("ppp", seed=0) == Completion("ab", "length")
+    assert speller()("p" * 10, seed=0) == SampledAnswer("ab", "length")
+    assert speller(max_length=5)("ppp", seed=0) == SampledAnswer("ab", "length")
     for recipe, prompt in (({}, "p" * 12), ({"max_length": 5}, "p" * 5)):
         with pytest.raises(PromptTooLong, match="tokens, the model and the recipe allow"):
             speller(**recipe)(prompt, seed=0)

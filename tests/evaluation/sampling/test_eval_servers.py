@@ -21,7 +21,7 @@ from ms_codegeex.evaluation.jsonl import read_rows
 from ms_codegeex.evaluation.sampling import samplers
 from ms_codegeex.evaluation.sampling.recipes import Recipe
 from ms_codegeex.evaluation.sampling.samplers import ServerSampler
-from ms_codegeex.evaluation.task import Completion
+from ms_codegeex.evaluation.task import SampledAnswer
 from ms_codegeex.generation import stopping
 
 RECIPE = Recipe("humaneval", max_new_tokens=20)
@@ -114,7 +114,7 @@ def test_a_list_of_models_that_is_none(data):
 def test_an_event_without_choices_in_between_is_nothing_special():
     data = event("a") + b'data: {"choices": [], "usage": {}}\n\n' + event("b", "stop") + b"data: [DONE]\n\n"
     with server(lambda body: data) as url:
-        assert ServerSampler(url, RECIPE, "m")("p", seed=0) == Completion("ab", "eos")
+        assert ServerSampler(url, RECIPE, "m")("p", seed=0) == SampledAnswer("ab", "eos")
 
 
 def test_a_damaged_event_is_asked_for_again():

@@ -8,7 +8,7 @@ from ms_codegeex.planning.calibration import TUNED_PRODUCTS
 from ms_codegeex.planning.roofline import matmul_seconds
 from ms_codegeex.rehearsal.timeline.costs import COMPUTE, MATMUL, OPTIMIZER, VECTOR, Machine, matmuls_of, tasks_of
 from ms_codegeex.rehearsal.timeline.fusion import buckets, kernels
-from ms_codegeex.rehearsal.timeline.operators import Message, Operator, Program, Tensor
+from ms_codegeex.rehearsal.timeline.operators import Message, Operator, StepProgram, Tensor
 
 BANDWIDTH = ASCEND_910.memory_bandwidth
 HALF, FULL = "float16", "float32"
@@ -28,7 +28,7 @@ def machine(fused=False, mesh=None):
 
 
 def tasks(*operators, **settings):
-    return tasks_of(Program(0, 0, operators, {}), machine(**settings))
+    return tasks_of(StepProgram(0, 0, operators, {}), machine(**settings))
 
 
 def test_matmuls_take_the_measured_time_of_the_plan():
@@ -138,5 +138,5 @@ def test_a_group_of_one_sends_nothing():
 
 
 def test_a_program_survives_json():
-    program = Program(3, 1, (*chain(), *gathers()), {"w": 8})
-    assert Program.from_json(program.to_json()) == program
+    program = StepProgram(3, 1, (*chain(), *gathers()), {"w": 8})
+    assert StepProgram.from_json(program.to_json()) == program

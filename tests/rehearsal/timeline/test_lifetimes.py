@@ -4,8 +4,8 @@ from ms_codegeex.hardware import DEVICES
 from ms_codegeex.mesh import Mesh
 from ms_codegeex.rehearsal.timeline.costs import Machine, tasks_of
 from ms_codegeex.rehearsal.timeline.lifetimes import label, memory
-from ms_codegeex.rehearsal.timeline.operators import Operator, Program, Tensor
-from ms_codegeex.rehearsal.timeline.tasks import COMPUTE, Task, simulate
+from ms_codegeex.rehearsal.timeline.operators import Operator, StepProgram, Tensor
+from ms_codegeex.rehearsal.timeline.tasks import COMPUTE, TimelineTask, simulate
 
 X = Tensor((256,), "float32")  # 1 KiB
 
@@ -16,8 +16,8 @@ def operator(op, *reads, scope="Default/network-Loss/model-Net/blocks-CellList/1
 
 
 def measured(*operators, parameters=None):
-    program = Program(0, 0, operators, parameters or {})
-    tasks = [Task(x.waits, COMPUTE if x.op in ("Add", "Mul", "Assign") else "", 1.0) for x in operators]
+    program = StepProgram(0, 0, operators, parameters or {})
+    tasks = [TimelineTask(x.waits, COMPUTE if x.op in ("Add", "Mul", "Assign") else "", 1.0) for x in operators]
     return memory(program, tasks, simulate([tasks])[0])
 
 
@@ -40,11 +40,11 @@ def test_what_is_changed_in_place_is_not_made_again():
 
 def test_what_a_fused_kernel_reads_lives_until_its_end():
     # 0: [0, 1], read by 2, whose work 3 does after 1: [1, 2]; 3: [2, 3]
-    program = Program(
+    program = StepProgram(
         0, 0, (operator("Add", "x"), operator("Mul", "y"), operator("Cast", 0), operator("Add", 1, 2)), {}
     )
-    tasks = [Task(x.waits, COMPUTE, 1.0) for x in program.operators]
-    tasks[2] = Task((0,), "", 0.0, kernel=3)
+    tasks = [TimelineTask(x.waits, COMPUTE, 1.0) for x in program.operators]
+    tasks[2] = TimelineTask((0,), "", 0.0, kernel=3)
     assert memory(program, tasks, simulate([tasks])[0]).curve == ((0.0, 1024), (1.0, 2048), (2.0, 3072), (3.0, 0))
     fused = tasks_of(program, Machine(next(iter(DEVICES.values())), Mesh(), 8, True))
     assert [task.kernel for task in fused] == [3, 3, 3, None]

@@ -8,7 +8,7 @@ from conftest import ROOT
 from ms_codegeex.config import load_config
 from ms_codegeex.hardware import ASCEND_910B
 from ms_codegeex.rehearsal.compile import compiled_config
-from ms_codegeex.rehearsal.timeline.operators import Message, Operator, Program, Tensor
+from ms_codegeex.rehearsal.timeline.operators import Message, Operator, StepProgram, Tensor
 from ms_codegeex.rehearsal.timeline.report import text, to_json
 from ms_codegeex.rehearsal.timeline.timeline import Timeline, make_timeline
 
@@ -42,7 +42,7 @@ def program():
             work(first + 1, micro=micro),
         ]
     listed.append(message(5, 1, tuple(range(0, 64, 8)), "ReduceScatter"))
-    return Program(0, 0, tuple(listed), {})
+    return StepProgram(0, 0, tuple(listed), {})
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_shares_of_the_run_add_up_to_its_step(line):
 def test_a_message_of_the_tensor_group_outside_micro_batches_travels_once():
     run = load_config(ROOT / "configs" / "codegeex_13b.yaml", KEYS)
     operators = (*program().operators, message(6, None))
-    line = make_timeline(compiled_config(run), run, [Program(0, 0, operators, {})])
+    line = make_timeline(compiled_config(run), run, [StepProgram(0, 0, operators, {})])
     (rank,) = line.ranks
     travel = rank.work["collectives, tensor"] / 3
     assert line.shares(rank).exposed["tensor"] == pytest.approx((48 + 1) * travel)

@@ -7,37 +7,39 @@ import pytest
 from critical_path import critical_path
 
 from ms_codegeex.errors import RunFailure
-from ms_codegeex.rehearsal.timeline.tasks import COMPUTE, Span, Task, serial, simulate
+from ms_codegeex.rehearsal.timeline.tasks import COMPUTE, TaskSpan, TimelineTask, serial, simulate
 
 
 def compute(seconds, *waits):
-    return Task(waits, COMPUTE, seconds)
+    return TimelineTask(waits, COMPUTE, seconds)
 
 
 def message(seconds, *waits, tag=None, stream="data"):
-    return Task(waits, stream, seconds, tag=tag)
+    return TimelineTask(waits, stream, seconds, tag=tag)
 
 
 def test_independent_work_overlaps_a_message():
     tasks = [compute(2), message(3, 0), compute(1, 0), compute(4, 1)]
-    assert simulate([tasks]) == [[Span(0, 2), Span(2, 5), Span(2, 3), Span(5, 9)]]
+    assert simulate([tasks]) == [[TaskSpan(0, 2), TaskSpan(2, 5), TaskSpan(2, 3), TaskSpan(5, 9)]]
     alone = simulate(serial([tasks]))
-    assert alone == [[Span(0, 2), Span(2, 5), Span(5, 6), Span(6, 10)]]
+    assert alone == [[TaskSpan(0, 2), TaskSpan(2, 5), TaskSpan(5, 6), TaskSpan(6, 10)]]
 
 
 def test_the_first_ready_task_of_the_program_runs_first():
     assert simulate([[compute(1), compute(5, 2), compute(1), compute(1)]]) == [
-        [Span(0, 1), Span(2, 7), Span(1, 2), Span(7, 8)]
+        [TaskSpan(0, 1), TaskSpan(2, 7), TaskSpan(1, 2), TaskSpan(7, 8)]
     ]
 
 
 def test_two_messages_of_a_stream_do_not_overlap_but_those_of_two_streams_do():
-    assert simulate([[message(2), message(3), message(4, stream="tensor")]]) == [[Span(0, 2), Span(2, 5), Span(0, 4)]]
+    assert simulate([[message(2), message(3), message(4, stream="tensor")]]) == [
+        [TaskSpan(0, 2), TaskSpan(2, 5), TaskSpan(0, 4)]
+    ]
 
 
 def test_what_takes_no_time_ends_when_all_it_waits_for_has_ended():
-    tasks = [compute(1), message(3), Task((0, 1), "", 0.0), Task((2,), "", 0.0), compute(1, 3)]
-    assert simulate([tasks])[0][2:] == [Span(3, 3), Span(3, 3), Span(3, 4)]
+    tasks = [compute(1), message(3), TimelineTask((0, 1), "", 0.0), TimelineTask((2,), "", 0.0), compute(1, 3)]
+    assert simulate([tasks])[0][2:] == [TaskSpan(3, 3), TaskSpan(3, 3), TaskSpan(3, 4)]
 
 
 def test_two_stages_with_two_micro_batches_have_the_bubble_of_the_textbook():
@@ -72,13 +74,13 @@ def test_two_stages_with_two_micro_batches_have_the_bubble_of_the_textbook():
     second[7] = message(0, 6, tag="b1", stream="back")
     spans = simulate([first, second])
     assert max(span.end for rank in spans for span in rank) == 6 == (2 + 2 - 1) * 2
-    assert [spans[0][i] for i in (0, 2, 5, 7)] == [Span(0, 1), Span(1, 2), Span(3, 4), Span(5, 6)]
+    assert [spans[0][i] for i in (0, 2, 5, 7)] == [TaskSpan(0, 1), TaskSpan(1, 2), TaskSpan(3, 4), TaskSpan(5, 6)]
 
 
 def test_a_message_starts_when_both_ranks_are_ready_and_leaves_its_stream_to_others_until_then():
     early = [message(2, tag="late"), message(1, tag=None)]
     late = [compute(5), message(2, 0, tag="late")]
-    assert simulate([early, late]) == [[Span(5, 7), Span(0, 1)], [Span(0, 5), Span(5, 7)]]
+    assert simulate([early, late]) == [[TaskSpan(5, 7), TaskSpan(0, 1)], [TaskSpan(0, 5), TaskSpan(5, 7)]]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -91,7 +93,7 @@ def test_every_schedule_keeps_edges_streams_and_bounds(seed):
             waits = tuple(chosen.sample(range(number), min(number, chosen.choice((0, 1, 1, 2, 3)))))
             stream = chosen.choice(("", COMPUTE, COMPUTE, "tensor", "data"))
             tag = f"m{number}" if stream == "data" and number % 7 == 0 else None
-            tasks.append(Task(waits, stream, chosen.choice((0.0, 1.0, 2.5)) if stream else 0.0, tag=tag))
+            tasks.append(TimelineTask(waits, stream, chosen.choice((0.0, 1.0, 2.5)) if stream else 0.0, tag=tag))
         ranks.append(tasks)
     for given in (ranks, serial(ranks)):
         for tasks, spans in zip(given, simulate(given), strict=True):
