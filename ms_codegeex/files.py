@@ -308,20 +308,23 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path, most: int = MOST_JSON) -> Any:
-    """Read a JSON file of at most `most` bytes; a missing or malformed one is a `UserError` that names it."""
+def read_json(path: Path, most: int = MOST_JSON, parse: Callable[[bytes], Any] = parse_json) -> Any:
+    """Read a JSON file of at most `most` bytes; a missing or malformed one is a `UserError` that names it.
+
+    `parse` takes the content, and may raise `Malformed` as `parse_json` does.
+    """
     try:
-        return json_of(read_regular(path, most), path)
+        return json_of(read_regular(path, most), path, parse)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except OSError as error:
         raise UserError(f"{path}: not readable as JSON ({error.strerror}); restore or recreate it") from None
 
 
-def json_of(content: bytes, path: Path) -> Any:
+def json_of(content: bytes, path: Path, parse: Callable[[bytes], Any] = parse_json) -> Any:
     """The value of a JSON file's content; `path` is for the `UserError` that malformed content raises."""
     try:
-        return parse_json(content)
+        return parse(content)
     except Malformed as error:
         raise UserError(f"{path}: not readable as JSON ({error}); restore or recreate it") from None
 

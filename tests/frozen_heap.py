@@ -8,6 +8,7 @@ takes longer than a small compilation itself: test_fused.py took 17 s of CPU tim
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Generator
 from pathlib import Path
 
@@ -15,10 +16,12 @@ import pytest
 
 
 class FrozenHeap:
-    """Freezes the heap before the first test of each module, when the fixtures of the one before are gone."""
+    """Freezes the heap before the first test of each module, when the fixtures of the one before are gone, and after a
+    test that imported a large library."""
 
     def __init__(self) -> None:
         self.path: Path | None = None
+        self.modules = 0
 
     @pytest.hookimpl(wrapper=True)
     def pytest_collection(self) -> Generator[None]:
@@ -30,8 +33,8 @@ class FrozenHeap:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        if item.path != self.path:
-            self.path = item.path
+        if item.path != self.path or len(sys.modules) > self.modules + 200:
+            self.path, self.modules = item.path, len(sys.modules)
             gc.collect()  # what is frozen as garbage would never be released
             gc.freeze()
 

@@ -294,11 +294,11 @@ def test_a_directory_of_transformers_is_continued_as_transformers_does(tmp_path)
     text = "# language: Python\ndef f(x):\n    return"
     ids = generator.encode(text)
     given = torch.tensor([ids])
-    expected = twin.generate(given, do_sample=False, use_cache=True, max_new_tokens=128, pad_token_id=0)[0].tolist()
-    assert len(expected) == len(ids) + 128
+    expected = twin.generate(given, do_sample=False, use_cache=True, max_new_tokens=48, pad_token_id=0)[0].tolist()
+    assert len(expected) == len(ids) + 48
     with torch.no_grad():
         full = forward(torch.tensor([expected]))[0].numpy()
-    settings = SamplingSettings(128, temperature=0.0)
+    settings = SamplingSettings(48, temperature=0.0)
     assert list(generator.tokens(ids, settings)) == expected[len(ids) :]
     for n in range(len(ids), len(expected), 16):
         assert np.abs(generator.logits(expected[:n]) - full[n - 1]).max() <= 1e-5

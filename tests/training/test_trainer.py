@@ -68,27 +68,29 @@ def test_it_becomes_a_language_model(run_values):
 
 @pytest.fixture(scope="module")
 def stuck(dataset, tmp_path_factory):
-    """A run in FP32 that never gets better than at first: its values, trainer, records, and the checkpoints' folder."""
+    """A run in FP32 that never gets better than at first: its values, its trainer, whose step is compiled for the tests
+    after it, what its progress was at the end, the records, and the checkpoints' folder."""
     folder = tmp_path_factory.mktemp("stuck")
     values = small_run(dataset, folder / "run")
     values["training"].update(steps=20, evaluate_every=2, patience=2)
     values["training"]["schedule"].update(learning_rate=0.0, end_learning_rate=0.0)
     trainer = make(values, keep := Keep(), Checkpoints(folder / "checkpoints", 0, 1, keep_best=True))
     trainer.run()
-    return values, trainer, keep, folder / "checkpoints"
+    assert trainer.finished
+    return values, trainer, trainer.progress, keep, folder / "checkpoints"
 
 
 def test_a_run_that_gets_no_better_ends_and_keeps_its_best_checkpoint(stuck):
-    values, trainer, keep, folder = stuck
+    values, trainer, progress, keep, folder = stuck
     assert [r.step for r in keep.records if r.validation_loss is not None] == [2, 4, 6]
-    assert trainer.finished and trainer.progress.best == (2, keep.records[1].validation_loss)
+    assert progress.best == (2, keep.records[1].validation_loss)
     assert [path.name for path in list_checkpoints(folder)] == ["step-00000002", "step-00000006"]
     last = Checkpoint(folder / "step-00000006")
     assert is_finished(trainer.config, last)
     resumed = make(values, again := Keep())
     resumed.restore(last)
     resumed.run()
-    assert again.records == [] and resumed.progress == trainer.progress
+    assert again.records == [] and resumed.progress == progress
 
 
 def test_the_arithmetic_of_a_step_is_counted_once(run_values, monkeypatch):
@@ -103,12 +105,21 @@ def test_the_arithmetic_of_a_step_is_counted_once(run_values, monkeypatch):
     assert [record.mfu for record in records] == pytest.approx([expected, expected / 2])
 
 
-def test_the_model_that_a_run_starts_from_is_kept_if_no_step_is_better(run_values, tmp_path):
-    run_values["model"]["weights"] = "its weights are given to the trainer"
-    run_values["training"].update(steps=20, evaluate_every=2, patience=2)
-    run_values["training"]["schedule"].update(learning_rate=1.0, end_learning_rate=1.0, warmup_steps=0)
-    run = RunDirectory(tmp_path)
-    trainer = make(run_values, keep := Keep(), Checkpoints(run.checkpoints, 0, 1, keep_best=True))
+class Worsen(Callback):
+    """The first step makes the model worse."""
+
+    def step(self, trainer, record):
+        if record.step == 1:
+            for parameter in trainer.built.network.trainable_params():
+                parameter.set_data(ms.Tensor(8 * parameter.asnumpy()))
+
+
+def test_the_model_that_a_run_starts_from_is_kept_if_no_step_is_better(stuck, tmp_path):
+    values, trainer, *_ = stuck
+    values = {**values, "model": {**values["model"], "weights": "its weights are given to the trainer"}}
+    run, keep = RunDirectory(tmp_path), Keep()
+    trainer.config, trainer.progress = build_run_config(values), TrainingProgress()  # as a new run, without compiling
+    trainer.callbacks = [Worsen(), keep, Checkpoints(run.checkpoints, 0, 1, keep_best=True)]
     start, before, shuffled = state(trainer), trainer.evaluate(), trainer.evaluate(shuffled=True)
     trainer.run()
     losses = [r.validation_loss for r in keep.records if r.validation_loss is not None]
@@ -123,7 +134,7 @@ def test_the_model_that_a_run_starts_from_is_kept_if_no_step_is_better(run_value
     found = Checkpoint(Path(result["checkpoint"]))
     for name, array in start.items():
         np.testing.assert_array_equal(found.tensor(name), array, err_msg=name)
-    resumed = make(run_values)
+    resumed = make(values)
     resumed.restore(Checkpoint(run.checkpoints / f"step-{ended:08}"))
     assert resumed.progress == TrainingProgress(ended, 4 * ended, tokens, (0, before), 2, min(losses))
 
@@ -226,18 +237,21 @@ def test_accumulation_does_not_change_the_run(run_values):
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
 
 
-def test_evaluation_does_not_depend_on_its_batch_size(run_values):
-    run_values["training"].update(evaluate_samples=10, micro_batch=4)  # 10 = 4 + 4 + 2
-    a = make(run_values).evaluate()
+def test_evaluation_does_not_depend_on_its_batch_size(run_values, stuck):
+    values, _, _, keep, _ = stuck  # at a rate of 0, so its weights are the first
+    assert values["training"]["evaluate_samples"] == 10 and values["training"]["global_batch"] == 4  # 10 = 4 + 4 + 2
     run_values["training"].update(micro_batch=1)
-    assert make(run_values).evaluate() == pytest.approx(a, rel=1e-5)
+    assert make(run_values).evaluate() == pytest.approx(keep.records[-1].validation_loss, rel=1e-5)
 
 
-def test_a_loss_that_is_not_a_number_stops_the_run_before_it_is_saved(run_values, tmp_path):
-    run_values["training"]["schedule"].update(learning_rate=1e38, warmup_steps=0)
-    run_values["training"].update(clip_norm=0.0)
-    with pytest.raises(RunFailure, match="learning_rate"):
-        make(run_values, Checkpoints(tmp_path / "checkpoints", 0, 2)).run()
+def test_a_loss_that_is_not_a_number_stops_the_run_before_it_is_saved(stuck, tmp_path):
+    _, trainer, *_ = stuck
+    trainer.progress = TrainingProgress()  # as a new run, without its compilation
+    trainer.callbacks = [Checkpoints(tmp_path / "checkpoints", 0, 2)]
+    weight = trainer.built.network.trainable_params()[0]
+    weight.set_data(ms.Tensor(np.full(weight.shape, np.nan, np.float32)))
+    with pytest.raises(RunFailure, match=r"step 1: loss nan.*learning_rate"):
+        trainer.run()
     assert not list_checkpoints(tmp_path / "checkpoints")
 
 

@@ -101,8 +101,8 @@ def _gigatoken(tokenizer: ByteLevelTokenizer) -> gigatoken.Tokenizer | None:
         "decoder": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
         "model": {
             "type": "BPE",
-            "vocab": {**tokenizer._vocab, **{token.content: number for number, token in added.items()}},
-            "merges": [" ".join(pair) for pair in tokenizer._merges],
+            "vocab": {**tokenizer._tables.vocab, **{token.content: number for number, token in added.items()}},
+            "merges": [" ".join(pair) for pair in tokenizer._tables.merges],
         },
     }
     try:

@@ -13,16 +13,23 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import io
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.data.tokenizer.base import Tokenizer, check_files, not_text, read_object
 from ms_codegeex.data.tokenizer.for_transformers import CODEGEEX_AUTO_MAP, write_codegeex_files
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import atomic_file, read_json, write_json
+from ms_codegeex.json_reading import parse_json
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as FastTokenizer
 
 EOS = "<|endoftext|>"
 EOS_ID = 50256
@@ -61,24 +68,79 @@ def _bundled_files() -> tuple[Path, Path]:
     return folder / "encoder.json", folder / "vocab.bpe"
 
 
-def _read_tables(vocab_path: Path, merges_path: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Both tables, after checking that they equal GPT-2's."""
-    vocab = read_json(vocab_path)
-    ordered = sorted(vocab, key=lambda token: vocab[token]) if _is_vocabulary(vocab) else []
+@dataclass(frozen=True)
+class _Tables:
+    """GPT-2's vocabulary and merges, proven to be so: any two are equal."""
+
+    vocab: dict[str, int] = field(compare=False)
+    merges: list[tuple[str, ...]] = field(compare=False)
+
+
+class _Foreign(Exception):
+    """A table that is not GPT-2's."""
+
+
+# Most model directories hold the same bytes. What is remembered here takes a fifth of a second of CPU time.
+@lru_cache(maxsize=4)
+def _vocabulary(content: bytes) -> dict[str, int]:
+    """GPT-2's vocabulary in JSON."""
+    vocab = parse_json(content)
+    ordered = sorted(vocab, key=vocab.__getitem__) if _is_vocabulary(vocab) else []
     if [vocab[token] for token in ordered] != list(range(EOS_ID + 1)) or _digest(ordered) != VOCAB_SHA256:
-        raise UserError(f"{vocab_path}: not GPT-2's vocabulary ({EOS_ID + 1} tokens); restore the file")
+        raise _Foreign
+    return vocab
+
+
+@lru_cache(maxsize=4)
+def _pairs(content: bytes) -> list[tuple[str, ...]]:
+    """GPT-2's merges in the lines of a text."""
+    lines = io.TextIOWrapper(io.BytesIO(content), "utf-8").read().split("\n")
+    lines = [line for line in lines if line.strip() and not line.startswith("#version")]
+    if _digest(lines) != MERGES_SHA256:
+        raise _Foreign
+    return [tuple(line.split(" ")) for line in lines]
+
+
+def _read_tables(vocab_path: Path, merges_path: Path) -> _Tables:
+    """Both tables, after checking that they equal GPT-2's."""
     try:
-        lines = merges_path.read_text(encoding="utf-8").split("\n")
+        vocab = read_json(vocab_path, parse=_vocabulary)
+    except _Foreign:
+        raise UserError(f"{vocab_path}: not GPT-2's vocabulary ({EOS_ID + 1} tokens); restore the file") from None
+    try:
+        return _Tables(vocab, _pairs(merges_path.read_bytes()))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{merges_path}: not readable ({error}); restore the file") from None
-    lines = [line.rstrip("\r") for line in lines if line.strip() and not line.startswith("#version")]
-    if _digest(lines) != MERGES_SHA256:
-        raise UserError(f"{merges_path}: not GPT-2's merges (50000 pairs); restore the file")
-    return vocab, [tuple(line.split(" ")) for line in lines]
+    except _Foreign:
+        raise UserError(f"{merges_path}: not GPT-2's merges (50000 pairs); restore the file") from None
 
 
 def _is_vocabulary(vocab: Any) -> bool:
     return isinstance(vocab, dict) and all(type(value) is int for value in vocab.values())
+
+
+@lru_cache(maxsize=4)
+def _byte_pair_encoder(tables: _Tables, runs: frozenset[tuple[str, int]]) -> FastTokenizer:
+    """The encoder, with `runs` of white space and their ids."""
+    from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+
+    # The runs are in the BPE table under their own spelling, so that they keep their ids when they become added
+    # tokens. BPE itself cannot produce them: its alphabet writes a space as U+0120 and a tab as U+0109. Added
+    # tokens match leftmost and longest first. The names of special tokens are not added, which is why corpus text
+    # cannot reach their ids.
+    model = Tokenizer(models.BPE({**tables.vocab, **dict(runs)}, tables.merges))
+    model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    in_order = sorted(runs, key=lambda run: run[1])
+    model.add_tokens([AddedToken(run, normalized=False, special=False) for run, _ in in_order])
+    return model
+
+
+@lru_cache(maxsize=4)
+def _token_bytes(tables: _Tables) -> tuple[bytes, ...]:
+    """The bytes of GPT-2's ids in order."""
+    letters = str.maketrans({letter: chr(byte) for letter, byte in _byte_alphabet().items()})
+    ordered = sorted(tables.vocab, key=tables.vocab.__getitem__)
+    return tuple(token.translate(letters).encode("latin-1") for token in ordered)  # `EOS` stands for itself
 
 
 class ByteLevelTokenizer(Tokenizer):
@@ -103,25 +165,12 @@ class ByteLevelTokenizer(Tokenizer):
         further: Mapping[int, bytes],
         tables: tuple[Path, Path] | None,
     ) -> None:
-        from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
-
-        self._vocab, self._merges = _read_tables(*(tables or _bundled_files()))
-        # The runs are in the BPE table under their own spelling, so that they keep their ids when they become added
-        # tokens. BPE itself cannot produce them: its alphabet writes a space as U+0120 and a tab as U+0109. Added
-        # tokens match leftmost and longest first. The names of special tokens are not added, which is why corpus text
-        # cannot reach their ids.
-        self._model = Tokenizer(models.BPE({**self._vocab, **runs}, self._merges))
-        self._model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-        self._model.add_tokens([AddedToken(run, normalized=False, special=False) for run in runs])
+        self._tables = _read_tables(*(tables or _bundled_files()))
+        self._model = _byte_pair_encoder(self._tables, frozenset(runs.items()))
         self._names = {EOS: EOS_ID, **names}
         self._name = re.compile("|".join(map(re.escape, self._names)))
         self.vocab_size = EOS_ID + 1 + len(further)
-        self._bytes = [b""] * self.vocab_size
-        alphabet = _byte_alphabet()
-        for token, number in self._vocab.items():
-            self._bytes[number] = token.encode() if token == EOS else bytes(alphabet[letter] for letter in token)
-        for number, data in further.items():
-            self._bytes[number] = data
+        self._bytes = [*_token_bytes(self._tables), *(further[number] for number in range(EOS_ID + 1, self.vocab_size))]
 
     def encode(self, text: str) -> list[int]:
         """Ids of corpus text, every character taken literally: `decode(encode(text)) == text`, and never 50256."""
@@ -151,9 +200,9 @@ class ByteLevelTokenizer(Tokenizer):
     def _save(self, directory: Path | str, added: Mapping[str, int], config: Mapping[str, Any]) -> None:
         directory = Path(directory)
         with atomic_file(directory / TABLES[0]) as path:
-            path.write_text(json.dumps(self._vocab), encoding="utf-8")
+            path.write_text(json.dumps(self._tables.vocab), encoding="utf-8")
         with atomic_file(directory / TABLES[1]) as path:
-            path.write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in self._merges), encoding="utf-8")
+            path.write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in self._tables.merges), encoding="utf-8")
         if added:
             write_json(directory / ADDED, added)
         write_json(
@@ -238,7 +287,7 @@ class CodeGeeXTokenizer(ByteLevelTokenizer):
         }
         self._save(directory, _extra_tokens(), config)
         write_codegeex_files(
-            Path(directory), self._vocab, self._merges, EOS, _extra_tokens(), self._spaces(), self.max_len
+            Path(directory), self._tables.vocab, self._tables.merges, EOS, _extra_tokens(), self._spaces(), self.max_len
         )
 
     def _spaces(self) -> dict[str, int]:
