@@ -25,7 +25,7 @@ SLOW = pytest.param(0, id="composite", marks=pytest.mark.slow)  # its graphs tak
 def engine(request):
     """With one damaged number: minus infinity leaves the sum of exponentials finite."""
     ms.set_context(mode=ms.GRAPH_MODE)
-    twin = Twin("codegen")
+    twin = Twin("codegen", num_layers=1)
     tensors = {name: array.copy() for name, array in twin.tensors.items()}
     tensors["head.bias"][ODD] = -np.inf
     return twin.engine(tensors, slots=2, threads=request.param)

@@ -73,10 +73,9 @@ def test_unequal_streams_give_the_ids_of_a_full_pass_in_any_company_and_order(tw
 
 
 @pytest.mark.parametrize("threads", [2, 0], ids=["compiled", "composite"])
-def test_heads_of_odd_size(monkeypatch, threads):
+def test_heads_of_odd_size(threads):
     """Of 9 channels, 8 of which are turned, as transformers computes them."""
-    monkeypatch.setitem(LAYOUTS, "codegen", {"num_layers": 1, "hidden_size": 144, "num_heads": 16, "rotary_dim": 8})
-    twin = Twin("codegen")
+    twin = Twin("codegen", num_layers=1, hidden_size=144, intermediate_size=64, rotary_dim=8)
     assert twin.config.head_dim == 9
     engine, ids = twin.engine(slots=2, threads=threads, chunk=64), prompt(30, 1)
     assert np.abs(engine.all_logits(0, ids) - twin.logits(ids)).max() <= 1e-5

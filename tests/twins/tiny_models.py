@@ -61,10 +61,11 @@ LAYOUTS = {
 
 
 class Twin:
-    """A family's tiny model in PyTorch, and engines with its weights."""
+    """A family's tiny model in PyTorch, of these `sizes` where they differ, and engines with its weights."""
 
-    def __init__(self, name):
-        self.family, self.config = family(name), family(name).config.build_config("tiny", SIZES | LAYOUTS[name])
+    def __init__(self, name, **sizes):
+        sizes = SIZES | LAYOUTS[name] | sizes
+        self.family, self.config = family(name), family(name).config.build_config("tiny", sizes)
         _, ours, self.forward = TWINS[name](self.config)
         self.tensors = {name: np.ascontiguousarray(array, np.float32) for name, array in ours.items()}
 
