@@ -1,4 +1,5 @@
-"""Run by test_strategy.py in a separate process, which forks one for each rank: `WORLD DATA TENSOR SHARD DIRECTORY`.
+"""Run by test_strategy.py in a separate process, which forks one for each rank: `WORLD DATA TENSOR SHARD DIRECTORY`,
+once or more.
 
 A network partitioned over DATA x TENSOR devices (what is left of WORLD repeats it), with SHARD optimizer shards (0:
 none, -1: as many as possible), saved as MindSpore saves one rank's checkpoint and strategy: rank_R/net-1_2.ckpt,
@@ -98,4 +99,5 @@ def main(world: int, *mesh: int, directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:5]), directory=Path(sys.argv[5]))
+    for begin in range(1, len(sys.argv), 5):
+        main(*map(int, sys.argv[begin : begin + 4]), directory=Path(sys.argv[begin + 4]))

@@ -147,9 +147,15 @@ def test_training_continues_from_adapters(runs, tmp_path):
     values, _, _, trainer, root = runs
     values = {**values, "seed": 7}
     write_peft(open_source(root / "tuned"), tmp_path / "adapter")
+    made = []
     for place in (root / "tuned", tmp_path / "adapter"):
         values["lora"] = {**values["lora"], "weights": str(place)}
-        assert make(values).evaluate() == pytest.approx(trainer.evaluate(), rel=1e-6)
+        made.append(make(values))
+    assert made[0].evaluate() == pytest.approx(trainer.evaluate(), rel=1e-6)
+    expected, found = ({p.name: p.asnumpy() for p in each.built.network.get_parameters()} for each in made)
+    assert expected.keys() == found.keys() and any(name.endswith("lora_b") for name in found)
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
     for change in ({"rank": 3}, {"alpha": 2.0}, {"targets": ["attention"]}, {"rank": 0}):
         with pytest.raises(UserError, match=r"lora.weights: .* has rank 2, alpha 6 and targets attention.key, "):
             make({**values, "lora": {**values["lora"], **change}})
