@@ -276,7 +276,7 @@ def _part(
             runs.append({**run, "sentinel": marks[int(ids[start])]})
         else:
             part = ids[start:stop].tolist()
-            runs.append({**run, "text": "".join(tokenizer.continuation(before, part))})
+            runs.append({**run, "text": "".join(tokenizer.continuation(before, part, "replace"))})
             before += part
     place = {"number": span.document, "start": span.start, "stop": span.stop}
     return {**place, **origin(dataset.directory / split, span.document), "runs": runs}

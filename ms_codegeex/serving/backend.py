@@ -7,6 +7,7 @@ one with made-up text.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
@@ -17,7 +18,7 @@ from ms_codegeex.generation.choice import Chosen
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.generation.stopping import Rule
 from ms_codegeex.serving.answering import AnswerText, Piece, TextFilter
-from ms_codegeex.serving.errors import ApiError, busy, unavailable
+from ms_codegeex.serving.errors import ApiError, busy, failed, unavailable
 from ms_codegeex.serving.model import ServedModel, with_adapter
 from ms_codegeex.serving.settings import ServeSettings
 
@@ -301,12 +302,20 @@ class Backend(ABC):
         if answer.prompt_only:
             tokens, finish = (), finish and "length"
             answer.text.end("length")
-        for chosen in tokens:
-            if answer.text.finish is None:
-                self.counters.completion_tokens += 1
-                answer.text.feed(chosen)
-        if finish is not None:
-            answer.text.end("length" if finish == "length" else "stop")
+        try:
+            for chosen in tokens:
+                if answer.text.finish is None:
+                    self.counters.completion_tokens += 1
+                    answer.text.feed(chosen)
+            if finish is not None:
+                answer.text.end("length" if finish == "length" else "stop")
+        except Exception:  # of this answer's text; the other answers go on
+            logging.getLogger(__name__).exception("answer %d", number)
+            if finish is not None:
+                del self._active[number]  # the engine no longer has it
+            self.fail(answer, failed())
+            self._dispatch()
+            return
         if answer.text.finish is not None:
             del self._active[number]
             if finish is None:
@@ -346,8 +355,12 @@ class Backend(ABC):
         """Cancel an answer whose client has left."""
         if not answer.ended:
             self.counters.cancelled += 1
-            answer.text.end("stop")
             self._forget(answer)
+            try:
+                answer.text.end("stop")
+            except Exception:
+                answer.error = failed()
+                logging.getLogger(__name__).exception("answer %d", answer.number)
             answer.settle()
 
     def _forget(self, answer: StreamedAnswer) -> None:

@@ -90,7 +90,8 @@ def of_validation(errors: list[Mapping[str, Any]]) -> ApiError:
         field = first["ctx"]["field"]
         place, message = (place, f"{field} is {message}") if place else ([field], message)
     param = place[0] if place else None
-    return ApiError(400, f"{'.'.join(place[:1]) or 'body'}: {message}", param=param)
+    named = param or repr(param) if place else "body"
+    return ApiError(400, f"{named}: {message}", param=param)
 
 
 def install(app: FastAPI) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -11,7 +12,7 @@ from fastapi import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from ms_codegeex.serving.errors import ApiError
+from ms_codegeex.serving.errors import ApiError, failed
 
 Result = TypeVar("Result")
 DONE = b"data: [DONE]\n\n"
@@ -62,6 +63,11 @@ class EventStream(Response):
                 await send({"type": "http.response.body", "body": response.body})
                 return
             await send({"type": "http.response.body", "body": event(error.body()), "more_body": True})
+        except Exception:
+            if not started:
+                raise  # the application answers with status 500
+            logging.getLogger(__name__).exception("a stream has failed")
+            await send({"type": "http.response.body", "body": event(failed().body()), "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

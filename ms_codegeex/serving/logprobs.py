@@ -127,7 +127,7 @@ def chat_log_probabilities(tokenizer: Tokenizer, tokens: Sequence[SentToken]) ->
 
     def entry(number: int, score: float, most: int | None = None) -> dict[str, Any]:
         data = token_bytes(tokenizer, number, most)
-        return {"token": data.decode("utf-8", "replace"), "logprob": max(score, LEAST), "bytes": list(data)}
+        return {"token": token_text(tokenizer, number, most), "logprob": max(score, LEAST), "bytes": list(data)}
 
     return {
         "content": [

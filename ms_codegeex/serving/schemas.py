@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, model_validator
@@ -74,7 +75,7 @@ class Body(BaseModel):
             near = difflib.get_close_matches(shown, cls.model_fields, 1)
             remedy = f"did you mean {near[0]}?" if near else "leave it out"
             if name in cls.neutral:
-                remedy = f"leave it out, or send {' or '.join(map(repr, cls.neutral[name]))}"
+                remedy = f"leave it out, or send {' or '.join(map(json.dumps, cls.neutral[name]))}"
             raise PydanticCustomError(UNSUPPORTED, "{what}", {"field": shown, "what": f"not supported; {remedy}"})
         return value
 

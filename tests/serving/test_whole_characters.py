@@ -146,3 +146,45 @@ def test_an_echoed_prompt_and_its_answer_share_a_character():
         body = {"prompt": ids[:count], "echo": True, "logprobs": 1}
         (choice,) = ask("POST", "/v1/completions", make, json=body).json()["choices"]
         assert choice["text"] == ANSWER
+
+
+BROKEN = [47249]  # the first bytes of 😀
+
+
+def completed(script, **body):
+    def make():
+        backend = FakeBackend()
+        backend.script = script
+        return backend
+
+    return ask("POST", "/v1/completions", make, json=body).json()["choices"][0]["text"]
+
+
+def test_a_character_that_something_else_follows_is_left_out():
+    ids = cached_tokenizer().encode("x = 1")
+    assert cached_tokenizer().token_bytes(BROKEN[0]) == "😀".encode()[:3]
+    assert completed([*BROKEN, *ids], prompt="a") == "x = 1"
+    assert completed(ids, prompt=BROKEN) == "x = 1"
+    assert completed(ids, prompt=BROKEN, echo=True) == "x = 1"
+
+
+@pytest.mark.parametrize("shift", range(4))
+def test_a_truncated_prompt_begins_with_a_whole_character(shift):
+    prompt = "a" * shift + "你好😀" * 200
+    body = {"prompt": prompt, "echo": True, "truncate_prompt": True, "max_tokens": 1}
+    text = ask("POST", "/v1/completions", json=body).json()["choices"][0]["text"]
+    assert REPLACEMENT not in text and text[:20] in prompt
+    text = ask("POST", "/infill", json={"input_prefix": prompt, "input_suffix": "", "n_predict": 1}).json()["prompt"]
+    assert REPLACEMENT not in text
+
+
+def test_bytes_that_are_no_text_are_shown_alike_in_both_apis():
+    def make():
+        backend = FakeBackend(model=fake_model(chat=TEMPLATES["plain"]))
+        backend.script = [*BROKEN, *cached_tokenizer().encode("x")]
+        return backend
+
+    body = {"messages": [{"role": "user", "content": "x"}], "logprobs": True}
+    tokens = ask("POST", "/v1/chat/completions", make, json=body).json()["choices"][0]["logprobs"]["content"]
+    assert [token["token"] for token in tokens] == [r"bytes:\xf0\x9f\x98", "x"]
+    assert tokens[0]["bytes"] == list("😀".encode()[:3])

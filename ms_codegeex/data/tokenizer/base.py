@@ -7,12 +7,14 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import read_json
 
 LONGEST_CHARACTER = 4  # bytes of UTF-8
+_CONTINUING = {bytes([byte]) for byte in range(0x80, 0xC0)}  # those that begin no character
+Broken = Literal["ignore", "replace"]  # what becomes of bytes that are no character
 
 
 class Tokenizer(ABC):
@@ -85,13 +87,14 @@ class Tokenizer(ABC):
         """
         return b"".join(self._pieces((), ids)).decode("utf-8", "replace")
 
-    def continuation(self, before: Sequence[int], ids: Iterable[int]) -> Iterator[str]:
+    def continuation(self, before: Sequence[int], ids: Iterable[int], broken: Broken = "ignore") -> Iterator[str]:
         """Text of `ids` after the ids `before`, in pieces of whole characters as the ids arrive.
 
         Joined, the pieces are the decoded text without the text of `before`. A character that `before` begins is part
-        of them once it is complete; one that the last id leaves incomplete is not.
+        of them once it is complete; one that the last id leaves incomplete is not. Bytes that are no character are left
+        out, or `broken` is "replace", and each becomes U+FFFD.
         """
-        text = Continuation(self, before)
+        text = Continuation(self, before, broken)
         for number in ids:
             if piece := text.feed(number):
                 yield piece
@@ -106,7 +109,11 @@ class Tokenizer(ABC):
         kept = room - len(self.prefix)
         if kept < 1:
             raise UserError(f"prompt: room for {room} tokens, expected {len(self.prefix) + 1} or more; ask for less")
-        return [*self.prefix, *ids[-kept:]]
+        rest = list(ids[-kept:])
+        for _ in range(LONGEST_CHARACTER - 1):  # not the end of a character whose start is gone
+            if len(rest) > 1 and rest[0] < self.vocab_size and self.token_bytes(rest[0])[:1] in _CONTINUING:
+                rest.pop(0)
+        return [*self.prefix, *rest]
 
     def _pieces(self, before: Sequence[int], ids: Iterable[int]) -> Iterator[bytes]:
         """The bytes of each of `ids` in a text that starts with the ids `before`."""
@@ -122,10 +129,10 @@ class Tokenizer(ABC):
 class Continuation:
     """The text of ids that follow the ids `before`, one id at a time; see `Tokenizer.continuation`."""
 
-    def __init__(self, tokenizer: Tokenizer, before: Sequence[int] = ()):
+    def __init__(self, tokenizer: Tokenizer, before: Sequence[int] = (), broken: Broken = "ignore"):
         self._ids: deque[int] = deque()
         self._pieces = tokenizer._pieces(before, iter(self._ids.popleft, None))
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._decoder = codecs.getincrementaldecoder("utf-8")(broken)
         self._decoder.decode(_last_bytes(tokenizer, before))  # only the start of a character stays in the decoder
 
     def feed(self, number: int) -> str:

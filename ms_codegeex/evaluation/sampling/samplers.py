@@ -87,7 +87,7 @@ class EngineSampler:
                 yield token
 
         text, scan = "", stopping.scanner(ended)
-        for piece in self.generator.tokenizer.continuation(ids, counted()):
+        for piece in self.generator.tokenizer.continuation(ids, counted(), "replace"):
             place = scan(piece)
             text += piece[:place]
             if place is not None:

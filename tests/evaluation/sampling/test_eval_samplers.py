@@ -116,7 +116,7 @@ class Speller:
     def encode_prompt(self, prompt):
         return list(prompt)
 
-    def continuation(self, before, ids):
+    def continuation(self, before, ids, broken="ignore"):
         return map(str, ids)
 
     def tokens(self, ids, settings):
