@@ -44,13 +44,15 @@ class Served:
 def served(model: Path, log: Path, *options: object) -> Iterator[Served]:
     """`ms-codegeex serve --model MODEL --port 0 OPTIONS…`, ready."""
     words = [sys.executable, "-m", "ms_codegeex.cli", "serve", "--model", model, "--port", 0, "--threads", 1, *options]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment.pop("GLIBC_TUNABLES", None)  # for compilations; with it, memory that is free looks like a leak
     with open(log, "w") as errors:
         process = subprocess.Popen(
             [str(word) for word in words],
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env=environment,
         )
     try:
         line = process.stdout.readline()
