@@ -44,7 +44,7 @@ def finetune(model, data, tmp_path, *arguments):
 
 
 def test_pairs_are_prepared_trained_on_and_exported(model, pairs, tmp_path):
-    words = ("training.evaluate_every=5", "training.schedule.learning_rate=1e-2", "--epochs", "6")
+    words = ("training.evaluate_every=8", "training.schedule.learning_rate=1e-2", "--epochs", "4")
     result = finetune(model, pairs, tmp_path, *words, "checkpoint.export=false")
     assert result.returncode == 0, result.stderr
     assert f"starting from the weights of {list_checkpoints(model / 'checkpoints')[-1]}" in result.stderr
