@@ -7,8 +7,6 @@ and how ranks meet. The libraries compute nothing, so no step is taken.
 import json
 import os
 import re
-import subprocess
-import sys
 import time
 from dataclasses import replace
 
@@ -34,41 +32,78 @@ import mindspore as ms
 found = [config.parallel.hardware, rank, *ms.get_current_device(), worker._matmul_peak(config), used_memory("ascend")]
 print("STARTED", json.dumps(found), flush=True)
 """
+CHOSEN = """
+from ms_codegeex.generation.targets import use_device
+use_device("ascend")
+import mindspore as ms
+print("CHOSEN", *ms.get_current_device(), flush=True)
+"""
+# Importing the engine takes most of the time of a start, so programs that need one device are forked from one process.
+# Those of several ranks import it themselves.
+FORKED = """
+import json, os, sys, traceback
+import mindspore
+for program, words in json.loads(sys.argv[1]):
+    print("PROGRAM", flush=True)
+    if not (process := os.fork()):
+        sys.argv[1:] = words
+        try:
+            exec(program, {"__name__": "__main__"})
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(0)
+    os.waitpid(process, 0)
+"""
 RUN = ("model.preset=tiny", "training.steps=1", "training.dropout=0", "training.precision=fp16", "device=ascend")
 PEAK = 376e12  # of a 910B in FP16
 
 
-@pytest.fixture
-def plugin(monkeypatch):
+@pytest.fixture(scope="module")
+def plugin():
     """New processes find the stub libraries."""
     try:
         libraries = cann_stubs.loader_environment()
     except UserError as error:
         pytest.skip(str(error))
     del libraries["MS_SIMULATION_LEVEL"]  # the devices are to be there, not simulated
-    for name, value in libraries.items():
-        monkeypatch.setenv(name, value)
     paths = (str(ROOT), str(cann_stubs.python_folder()), os.environ.get("PYTHONPATH"))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in libraries.items():
+            patch.setenv(name, value)
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+        yield
 
 
-@pytest.fixture
-def start(plugin, tmp_path):
-    """Starts the processes of this server as `train` would, with what a worker does first in place of the worker;
-    returns the output of each rank."""
+def start(directory, *overrides, table=None, words=("-c", START)):
+    """Start the processes of this server as `train` would, with `words` in place of the worker, by default what a
+    worker does first; returns the output of each rank."""
+    config = load_config(None, [*RUN, *overrides])
+    node = resolve_node(config, table)
+    with reserved_port() as port:
+        specs = node_processes(config, node, RunDirectory(directory), [], port)
+        workers = [_with(spec, *words, *RUN, *overrides) for spec in specs]
+        logs = [log for spec in specs for log in spec.worker_logs]
+        with Workers(workers) as group:
+            wait_for(lambda: any(group.poll()) or all(map(has_started, logs)))
+    return [log.read_text() for log in logs]
 
-    def run(*overrides, table=None):
-        config = load_config(None, [*RUN, *overrides])
-        node = resolve_node(config, table)
-        with reserved_port() as port:
-            specs = node_processes(config, node, RunDirectory(tmp_path), [], port)
-            workers = [_with(spec, "-c", START, *RUN, *overrides) for spec in specs]
-            logs = [log for spec in specs for log in spec.worker_logs]
-            with Workers(workers) as group:
-                wait_for(lambda: any(group.poll()) or all(map(has_started, logs)))
-        return [log.read_text() for log in logs]
 
-    return run
+@pytest.fixture(scope="module")
+def alone(plugin, tmp_path_factory):
+    """The output of each program that needs one device, by name."""
+    words = [*RUN, "devices=1"]
+    programs = {
+        "a model": (CHOSEN, []),
+        "other hardware": (START, [*words, "parallel.hardware=ascend910"]),
+        "a worker": (START, words),  # the last one: it is waited for
+    }
+    forked = ("-c", FORKED, json.dumps(list(programs.values())))
+    (output,) = start(tmp_path_factory.mktemp("alone"), "devices=1", words=forked)
+    _, *outputs = re.split(r"^PROGRAM\n", output, flags=re.MULTILINE)
+    assert len(outputs) == len(programs), output
+    return dict(zip(programs, outputs, strict=True))
 
 
 def _with(spec, *words):
@@ -95,29 +130,25 @@ def started(output: str) -> list:
     return json.loads(lines[-1].removeprefix("STARTED "))
 
 
-def test_a_model_is_put_onto_the_device(plugin):
-    chosen = "from ms_codegeex.generation.targets import use_device; use_device('ascend')"
-    words = [sys.executable, "-c", f"{chosen}; import mindspore as ms; print(*ms.get_current_device())"]
-    done = subprocess.run(words, capture_output=True, text=True)
-    assert done.stdout == "Ascend 0\n", done.stderr
+def test_a_model_is_put_onto_the_device(alone):
+    assert "CHOSEN Ascend 0\n" in alone["a model"], alone
 
 
-def test_one_device(start):
-    (output,) = start("devices=1")
-    assert started(output) == ["ascend910b", 0, "Ascend", 0, PEAK, 0]
+def test_one_device(alone):
+    assert started(alone["a worker"]) == ["ascend910b", 0, "Ascend", 0, PEAK, 0]
 
 
-def test_hardware_that_the_driver_contradicts_is_refused(start):
-    (output,) = start("devices=1", "parallel.hardware=ascend910")
-    assert "the driver says Ascend910B1, which is ascend910b" in output
+def test_hardware_that_the_driver_contradicts_is_refused(alone):
+    assert "the driver says Ascend910B1, which is ascend910b" in alone["other hardware"]
+    assert "STARTED" not in alone["other hardware"]
 
 
 @pytest.mark.parametrize("devices", [None, (4, 6)], ids=["msrun", "rank table"])
-def test_ranks_meet_and_each_has_its_device(start, tmp_path, monkeypatch, devices):
+def test_ranks_meet_and_each_has_its_device(plugin, tmp_path, monkeypatch, devices):
     table = None
     if devices:
         table = tmp_path / "table.json"
         monkeypatch.setenv("RANK_TABLE_FILE", str(table))  # which the engine must not see
         write_rank_table(table, make_rank_table([("10.0.0.11", {d: f"192.168.100.{d}" for d in devices})]))
-    found = [started(output) for output in start("devices=2", table=table)]
+    found = [started(output) for output in start(tmp_path, "devices=2", table=table)]
     assert found == [["ascend910b", rank, "Ascend", (devices or range(2))[rank], PEAK, 0] for rank in range(2)]
