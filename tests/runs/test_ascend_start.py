@@ -76,41 +76,6 @@ def plugin():
         yield
 
 
-def start(directory, *overrides, table=None, words=("-c", START)):
-    """Start the processes of this server as `train` would, with `words` in place of the worker, by default what a
-    worker does first; returns the output of each rank."""
-    config = load_config(None, [*RUN, *overrides])
-    node = resolve_node(config, table)
-    with reserved_port() as port:
-        specs = node_processes(config, node, RunDirectory(directory), [], port)
-        workers = [_with(spec, *words, *RUN, *overrides) for spec in specs]
-        logs = [log for spec in specs for log in spec.worker_logs]
-        with Workers(workers) as group:
-            wait_for(lambda: any(group.poll()) or all(map(has_started, logs)))
-    return [log.read_text() for log in logs]
-
-
-@pytest.fixture(scope="module")
-def alone(plugin, tmp_path_factory):
-    """The output of each program that needs one device, by name."""
-    words = [*RUN, "devices=1"]
-    programs = {
-        "a model": (CHOSEN, []),
-        "other hardware": (START, [*words, "parallel.hardware=ascend910"]),
-        "a worker": (START, words),  # the last one: it is waited for
-    }
-    forked = ("-c", FORKED, json.dumps(list(programs.values())))
-    (output,) = start(tmp_path_factory.mktemp("alone"), "devices=1", words=forked)
-    _, *outputs = re.split(r"^PROGRAM\n", output, flags=re.MULTILINE)
-    assert len(outputs) == len(programs), output
-    return dict(zip(programs, outputs, strict=True))
-
-
-def _with(spec, *words):
-    """The process with another program for Python."""
-    return replace(spec, command=(*spec.command[: spec.command.index("-m")], *words))
-
-
 def wait_for(condition, seconds=300):
     """Only a hang lasts so long."""
     deadline = time.monotonic() + seconds
@@ -121,6 +86,41 @@ def wait_for(condition, seconds=300):
 
 def has_started(log) -> bool:
     return log.is_file() and re.search(r"^STARTED .*\n", log.read_text(), re.MULTILINE) is not None
+
+
+def start(directory, *overrides, table=None, words=("-c", START), until=has_started):
+    """Start the processes of this server as `train` would, with `words` in place of the worker, by default what a
+    worker does first; returns the output of each rank when it has ended or `until` holds for its log."""
+    config = load_config(None, [*RUN, *overrides])
+    node = resolve_node(config, table)
+    with reserved_port() as port:
+        specs = node_processes(config, node, RunDirectory(directory), [], port)
+        workers = [_with(spec, *words, *RUN, *overrides) for spec in specs]
+        logs = [log for spec in specs for log in spec.worker_logs]
+        with Workers(workers) as group:
+            wait_for(lambda: any(group.poll()) or all(map(until, logs)))
+    return [log.read_text() for log in logs]
+
+
+@pytest.fixture(scope="module")
+def alone(plugin, tmp_path_factory):
+    """The output of each program that needs one device, by name."""
+    words = [*RUN, "devices=1"]
+    programs = {
+        "a model": (CHOSEN, []),
+        "other hardware": (START, [*words, "parallel.hardware=ascend910"]),
+        "a worker": (START, words),
+    }
+    forked = ("-c", FORKED, json.dumps(list(programs.values())))
+    (output,) = start(tmp_path_factory.mktemp("alone"), "devices=1", words=forked, until=lambda log: False)
+    _, *outputs = re.split(r"^PROGRAM\n", output, flags=re.MULTILINE)
+    assert len(outputs) == len(programs), output
+    return dict(zip(programs, outputs, strict=True))
+
+
+def _with(spec, *words):
+    """The process with another program for Python."""
+    return replace(spec, command=(*spec.command[: spec.command.index("-m")], *words))
 
 
 def started(output: str) -> list:
