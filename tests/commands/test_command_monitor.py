@@ -3,7 +3,7 @@
 import contextlib
 import json
 
-from conftest import command
+from conftest import command_here
 from pseudo_terminal import Terminal
 from written_run import write_run
 
@@ -11,12 +11,12 @@ from written_run import write_run
 def test_runs_are_compared_as_text_json_and_page(dataset, tmp_path):
     for name in ("a", "b"):
         write_run(tmp_path / name, dataset)
-    result = command("monitor", tmp_path / "a", tmp_path / "b", "--once")
+    result = command_here("monitor", tmp_path / "a", tmp_path / "b", "--once")
     assert result.returncode == 0, result.stderr
     first, *rest = result.stdout.splitlines()
     assert first.split()[:3] == ["run", "step", "loss"] and rest[0].split()[:2] == ["a", "10/10"]
     assert "b: fault" in result.stdout
-    result = command("monitor", tmp_path / "a", "--json", "--report", tmp_path / "report.html")
+    result = command_here("monitor", tmp_path / "a", "--json", "--report", tmp_path / "report.html")
     found = json.loads(result.stdout)["a"]
     assert (found["step"], found["faults"], found["goodput"]) == (10, 1, 0.4)
     assert [attempt["reason"] for attempt in found["attempts"]] == ["lost", "failed"]
@@ -33,5 +33,5 @@ def test_it_follows_a_run_to_its_end(dataset, tmp_path):
 
 
 def test_a_folder_that_is_no_run_is_one_line(tmp_path):
-    result = command("monitor", tmp_path)
+    result = command_here("monitor", tmp_path)
     assert result.returncode == 2 and "not a run directory" in result.stderr and "Traceback" not in result.stderr

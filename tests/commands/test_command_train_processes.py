@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, command, small_run, write_config
+from conftest import ROOT, command_here, small_run, write_config
 from run_processes import processes_of, ranks_of
 
 from ms_codegeex.formats.checkpoint import Checkpoint
@@ -46,7 +46,7 @@ def test_two_jobs_on_one_output_are_refused(dataset, tmp_path):
     values["training"].update(steps=LONG)
     job = start(tmp_path, values)
     wait_until(lambda: ranks_of(tmp_path / "run") or job.poll() is not None)
-    second = command("train", "--config", tmp_path / "run.yaml")
+    second = command_here("train", "--config", tmp_path / "run.yaml")
     job.send_signal(signal.SIGINT)
     job.communicate(timeout=600)
     assert second.returncode == 2 and "another job is running" in second.stderr
