@@ -25,7 +25,6 @@ RUNS = sorted(
     (path for path in CONFIGS.glob("*.yaml") if "_base" not in path.stem), key=lambda path: path.stem != "codegeex_tiny"
 )
 SHALLOW = "model.model_config.num_layers=1"  # compiles sooner
-NARROW = "model.model_config.hidden_size=64"
 SMALL = [f"model.model_config.vocab_size={VOCABULARY}", f"model.model_config.eos_token_id={EOS}"]
 
 
@@ -137,7 +136,7 @@ def test_every_configuration_builds_and_its_first_step_is_ours(registered, datas
 
     from ms_codegeex.training.initialise import initial_weight
 
-    config, model, optimizer, step = built(path, dataset, SHALLOW, NARROW)
+    config, model, optimizer, step = built(path, dataset, SHALLOW)
     assert config.model.model_config.seq_length == config.train_dataset.data_loader.seq_length
     assert config.train_dataset.data_loader.num_samples == 20 * config.runner_config.batch_size
     name = model.config.model_type
@@ -387,7 +386,7 @@ def test_dropout_needs_the_numbers_of_the_samples(registered, dataset):
     import mindspore as ms
     from mindspore import Tensor
 
-    config, model, *_ = built(RUNS[0], dataset, SHALLOW, NARROW, "model.model_config.dropout=0.1")
+    config, model, *_ = built(RUNS[0], dataset, SHALLOW, "model.model_config.dropout=0.1")
     batch = first_batch(dataset, config)
     ids = Tensor(np.concatenate([batch.inputs, batch.labels[:, -1:]], 1))
     with pytest.raises(ValueError, match="dropout"):
