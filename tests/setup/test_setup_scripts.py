@@ -351,7 +351,7 @@ def test_killed_installation_is_repaired(checkout):
 
 
 def test_two_at_once_install_once(checkout):
-    both = [checkout.start(PIP_SECONDS="0.5") for _ in range(2)]
+    both = [checkout.start(PIP_SECONDS="0.2") for _ in range(2)]
     errors = [process.communicate()[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], errors
     assert len(checkout.taken_calls()) == 3
