@@ -12,8 +12,6 @@ from fake_backend import TEXT, FakeBackend, fake_model, fake_settings
 from over_http import served
 from pseudo_terminal import Terminal
 
-from ms_codegeex.terminal import server as module
-
 HOSTILE = "a\x1b[31mb\x1b]0;owned\x07\u202ec\r\n"
 
 
@@ -104,7 +102,7 @@ def test_text_that_is_not_utf_8_is_a_mistake(server, monkeypatch, words, message
 
 
 def test_no_server_names_both_ways_to_get_one(monkeypatch):
-    monkeypatch.setattr(module, "RETRIES", 0)  # each comes after a pause
+    monkeypatch.setattr("ms_codegeex.terminal.server.RETRIES", 0)  # each comes after a pause
     result = command_here("complete", "--url", "http://127.0.0.1:9", "x")
     assert result.returncode == 2
     assert "ms-codegeex serve --model DIR" in result.stderr and "--model DIR" in result.stderr
