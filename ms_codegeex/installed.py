@@ -1,12 +1,13 @@
-"""Where MindSpore is installed, without importing it."""
+"""Where MindSpore is installed, without importing it; and imports that leave out PyTorch."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ms_codegeex.errors import UserError
@@ -38,3 +39,17 @@ def mindspore_directory(purpose: str, machines: Sequence[str], required: Sequenc
             version = importlib.metadata.version("mindspore")
             raise UserError(f"{directory / file}: missing, MindSpore {version} {advice}")
     return directory
+
+
+@contextlib.contextmanager
+def without_torch() -> Iterator[None]:
+    """For the import of tensorboardX: it imports PyTorch where that is installed, for types that no scalar needs. This
+    takes seconds."""
+    if "torch" in sys.modules:
+        yield
+        return
+    sys.modules["torch"] = None  # type: ignore[assignment] # an import of it is an ImportError, which tensorboardX expects
+    try:
+        yield
+    finally:
+        del sys.modules["torch"]

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from io import BytesIO
 
+from ms_codegeex.installed import without_torch
 from ms_codegeex.printing import print_json
 
 # Names to import where they differ from the package's, and what is imported of a package that is only partly needed.
@@ -61,7 +62,9 @@ def _scipy() -> None:
 
 def _tensorboard() -> None:
     import numpy as np
-    from tensorboardX.summary import scalar
+
+    with without_torch():  # as a run imports it
+        from tensorboardX.summary import scalar
 
     scalar("loss", np.float32(1)).SerializeToString()
 

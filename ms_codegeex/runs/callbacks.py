@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ms_codegeex.errors import UserError
 from ms_codegeex.files import AppendedFile, atomic_file
+from ms_codegeex.installed import without_torch
 from ms_codegeex.printing import print_error
 from ms_codegeex.runs.records import read_log
 from ms_codegeex.runs.run_directory import RunDirectory, event_line, finite
@@ -118,19 +118,6 @@ class EventLog(Callback):
         self.file.close()
 
 
-@contextlib.contextmanager
-def _without_torch() -> Iterator[None]:
-    """tensorboardX imports PyTorch where it is installed, for types that no scalar needs: seconds of every start."""
-    if "torch" in sys.modules:
-        yield
-        return
-    sys.modules["torch"] = None  # type: ignore[assignment] # an import of it is an ImportError, which tensorboardX expects
-    try:
-        yield
-    finally:
-        del sys.modules["torch"]
-
-
 class TensorBoard(Callback):
     """Writes scalar events with tensorboardX, which needs neither TensorFlow nor PyTorch.
 
@@ -138,7 +125,7 @@ class TensorBoard(Callback):
     """
 
     def __init__(self, directory: Path, first_step: int):
-        with _without_torch():
+        with without_torch():
             from tensorboardX.event_file_writer import EventsWriter
             from tensorboardX.proto.event_pb2 import Event, SessionLog
 

@@ -329,12 +329,12 @@ def test_the_tokenizer_comes_along(tmp_path, run, monkeypatch):
 
 
 @pytest.mark.parametrize("to", ["hf", "megatron"])
-def test_memory_does_not_grow_with_the_model(tmp_path, monkeypatch, to):
+def test_memory_does_not_grow_with_the_model(tmp_path, run, monkeypatch, to):
+    convert(run, to, tmp_path / "warm-up", dtype="fp16", verify=True)  # imports what it needs
     fields = FIELDS | {"hidden_size": 256, "intermediate_size": 1024, "num_layers": 12}
     monkeypatch.setitem(globals(), "FIELDS", fields)
     shapes = build_config(None, fields).parameter_shapes()
     save_run(tmp_path / "run", {name: np.ones(shape, np.float32) for name, shape in shapes.items()})
-    convert(tmp_path / "run", to, tmp_path / "warm-up", dtype="fp16", verify=True)  # imports what it needs
     tracemalloc.start()
     try:
         result = convert(tmp_path / "run", to, tmp_path / "out", dtype="fp16", verify=True)

@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 
 from ms_codegeex import host
 from ms_codegeex.cli import main
-from ms_codegeex.commands import doctor
+from ms_codegeex.commands import doctor, package_uses
 from ms_codegeex.commands.doctor import Finding
 from ms_codegeex.cuda import probe
 from ms_codegeex.cuda.driver import Driver, Gpu
@@ -204,9 +204,21 @@ def test_a_package_that_is_installed_and_does_not_work_is_a_gap(tmp_path, monkey
     check = doctor._requirements("packages", "requirements", requirements)
     assert check.state == "missing" and check.fix == f"pip install --force-reinstall '{wanted}'"
     assert re.fullmatch(rf"{wanted.partition('<')[0]} [\d.]+ does not work: {words}", check.found)
-    (tmp_path / f"{module}.py").unlink()
+
+
+def test_packages_that_work_are_no_gap():
+    """That all do, `test_a_user_with_an_empty_path` shows."""
+    requirements = [Requirement(line) for line in ("PyYAML<7", "xxhash<5")]
     check = doctor._requirements("packages", "requirements", requirements)
-    assert check == Finding("packages", "requirements", "ok", "all 3 are installed in versions that fit, and work")
+    assert check == Finding("packages", "requirements", "ok", "all 2 are installed in versions that fit, and work")
+
+
+def test_events_are_tried_without_pytorch(monkeypatch):
+    """Its import takes seconds, and no run needs it."""
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("torch", "tensorboardX")]:
+        monkeypatch.delitem(sys.modules, name)
+    assert package_uses.problem_with("tensorboardx") == ""
+    assert "tensorboardX" in sys.modules and "torch" not in sys.modules
 
 
 @pytest.mark.parametrize(
@@ -267,11 +279,19 @@ def test_a_layer_that_is_missing_comes_with_its_remedy(tmp_path, monkeypatch):
     assert (checks["namespaces"].state, checks["namespaces"].fix) == ("optional", "as root: sysctl -w a=1")
 
 
-def test_a_tool_chain_that_is_missing_comes_with_its_packages(monkeypatch):
-    from ms_codegeex.evaluation.toolchains import TOOL_CHAINS
+def only_tool_chain(monkeypatch, language):
+    """Leave out the others, which would be asked for their versions; the one."""
+    from ms_codegeex.evaluation import toolchains
 
-    monkeypatch.setattr(TOOL_CHAINS["go"], "version", lambda self: None)
-    monkeypatch.setattr(TOOL_CHAINS["go"], "lacking", lambda self: {"go": "golang-go", "inflect": "libinflect"})
+    chain = toolchains.TOOL_CHAINS[language]
+    monkeypatch.setattr(toolchains, "TOOL_CHAINS", {language: chain})
+    return chain
+
+
+def test_a_tool_chain_that_is_missing_comes_with_its_packages(monkeypatch):
+    go = only_tool_chain(monkeypatch, "go")
+    monkeypatch.setattr(go, "version", lambda self: None)
+    monkeypatch.setattr(go, "lacking", lambda self: {"go": "golang-go", "inflect": "libinflect"})
     check = found(doctor.tool_chain_checks)["go"]
     assert check == Finding(
         "tool chains", "go", "optional", "not installed: go, inflect", "apt-get install golang-go libinflect"
@@ -287,6 +307,7 @@ def test_a_compiler_that_lacks_a_library_is_not_called_missing(tmp_path, monkeyp
     header.parent.mkdir(parents=True)
     header.touch()
     monkeypatch.setenv("PATH", str(tmp_path))
+    only_tool_chain(monkeypatch, "cpp")
     monkeypatch.setattr(cpp, "includes", lambda: (str(tmp_path / "include"),))
     check = found(doctor.tool_chain_checks)["cpp"]
     assert (check.found, check.fix) == ("not installed: boost/any.hpp", "apt-get install libboost-dev")

@@ -154,6 +154,14 @@ def test_links_of_a_run_are_not_measured(written):
     assert json.loads(checked(0, "inspect", written, "--json"))["artefacts"]["everything"] is None
 
 
+@pytest.fixture(scope="module")
+def quantised(run, tmp_path_factory):
+    """The model in 4 bits."""
+    directory = tmp_path_factory.mktemp("quantised") / "q"
+    write_quantised(open_source(run), 4, 32, directory)
+    return directory
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -170,8 +178,8 @@ def test_links_of_a_run_are_not_measured(written):
         ({"family": {"a": TITLE}}, "model.family: "),
     ],
 )
-def test_a_damaged_description_of_a_quantised_model_is_named(run, tmp_path, values, message):
-    write_quantised(open_source(run), 4, 32, tmp_path / "q")
+def test_a_damaged_description_of_a_quantised_model_is_named(quantised, tmp_path, values, message):
+    shutil.copytree(quantised, tmp_path / "q")
     changed(tmp_path / "q/quantised.json", **values)
     assert message in checked(2, "inspect", tmp_path / "q")
 
@@ -189,7 +197,17 @@ def test_a_damaged_report_on_stages_is_named(tmp_path):
 def test_damaged_json_is_named(tmp_path, name, content):
     (tmp_path / name).write_text(content)
     if name == "tokenizer_config.json":
-        words = ["prepare", "--input", tmp_path, "--tokenizer", tmp_path, "--output", tmp_path / "out"]
+        words = [
+            "prepare",
+            "--workers",
+            "1",
+            "--input",
+            tmp_path,
+            "--tokenizer",
+            tmp_path,
+            "--output",
+            tmp_path / "out",
+        ]
     else:
         words = ["inspect", tmp_path]
         (tmp_path / "model.safetensors").write_bytes(b"")

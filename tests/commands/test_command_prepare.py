@@ -152,8 +152,9 @@ def test_every_option_arrives(sources, tmp_path, capsys):
 
 
 def test_stop_is_one_line(sources, tmp_path, capsys):
+    """With several workers: `test_stop_names_the_first_problem`."""
     (sources / "broken.jsonl").write_text('{"text": "name = 1", "lang": "python"}\n{"text": \n')
-    command = ["prepare", "--input", str(sources), *SHARE, "--output", str(tmp_path / "out"), "--workers", "2"]
+    command = ["prepare", "--input", str(sources), *SHARE, "--output", str(tmp_path / "out"), "--workers", "1"]
     assert main([*command, "--on-error", "stop"]) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("ms-codegeex prepare: src/broken.jsonl:2: invalid JSON (") and "--on-error skip" in last
@@ -167,8 +168,11 @@ def test_stop_is_one_line(sources, tmp_path, capsys):
         (["--input", "absent"], "absent: no such file or directory"),
         (["--languages", "pyton"], "did you mean Python"),
         (["--workers", "0"], "workers 0"),
-        (["--tokenizer", "other"], "neither one of the names codegeex"),
-        (["--tokenizer", "codegeex2"], "its tokenizer.model does not come with this program; give a directory"),
+        (["--workers", "1", "--tokenizer", "other"], "neither one of the names codegeex"),
+        (
+            ["--workers", "1", "--tokenizer", "codegeex2"],
+            "its tokenizer.model does not come with this program; give a directory",
+        ),
     ],
 )
 def test_prepare_mistakes(sources, tmp_path, capsys, arguments, message):

@@ -260,8 +260,16 @@ def test_second_run_installs_nothing(checkout):
     assert checkout.taken_calls() == []
 
 
-@pytest.mark.parametrize("home", [None, "nowhere", "a file"])
-@pytest.mark.parametrize("first", ["ascend_scripts/run_distributed.sh", "tests/run.sh"])
+@pytest.mark.parametrize(
+    ("first", "home"),
+    [
+        *(("tests/run.sh", home) for home in (None, "nowhere", "a file")),
+        ("ascend_scripts/run_distributed.sh", None),
+        # no more than both of the above
+        pytest.param("ascend_scripts/run_distributed.sh", "nowhere", marks=pytest.mark.slow),
+        pytest.param("ascend_scripts/run_distributed.sh", "a file", marks=pytest.mark.slow),
+    ],
+)
 def test_the_commands_of_the_readme_in_either_order_and_again(checkout, tmp_path, first, home):
     """Without a home too, or with one where nothing can be written."""
     (tmp_path / "a file").touch()
@@ -351,7 +359,7 @@ def test_killed_installation_is_repaired(checkout):
 
 
 def test_two_at_once_install_once(checkout):
-    both = [checkout.start(PIP_SECONDS="0.5") for _ in range(2)]
+    both = [checkout.start(PIP_SECONDS="0.2") for _ in range(2)]
     errors = [process.communicate()[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], errors
     assert len(checkout.taken_calls()) == 3

@@ -101,7 +101,8 @@ def test_text_that_is_not_utf_8_is_a_mistake(server, monkeypatch, words, message
     assert message in result.stderr and result.stderr.count("\n") == 1
 
 
-def test_no_server_names_both_ways_to_get_one():
+def test_no_server_names_both_ways_to_get_one(monkeypatch):
+    monkeypatch.setattr("ms_codegeex.terminal.server.RETRIES", 0)  # each comes after a pause
     result = command_here("complete", "--url", "http://127.0.0.1:9", "x")
     assert result.returncode == 2
     assert "ms-codegeex serve --model DIR" in result.stderr and "--model DIR" in result.stderr

@@ -14,15 +14,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ms_codegeex.config.sections import InfillConfig
 from ms_codegeex.data.infilling.sentinels import ORDERS, PARTS, Sentinels, check_id
 from ms_codegeex.data.tokenizer import Tokenizer
 from ms_codegeex.data.tokenizer.fast import CorpusEncoder, text_decoder
 from ms_codegeex.errors import UserError
+
+if TYPE_CHECKING:
+    from ms_codegeex.config.sections import InfillConfig
 
 KEY = "data.infill"
 ENOUGH = 2  # a part must have this many times the tokens that it loses
@@ -154,6 +156,8 @@ def chosen(config: InfillConfig | None, info: Mapping[str, Any], where: str) -> 
     recorded = info.get("infill")
     if config is None or recorded is None:
         return None
+    # late: the workers of `prepare` need no configuration of runs
+    from ms_codegeex.config.sections import InfillConfig
     from ms_codegeex.config.validation import validated
 
     if not isinstance(recorded, dict):

@@ -124,11 +124,18 @@ def test_the_description_counts_everything(dataset):
     assert {path.name for path in output.iterdir()} == ALL_FILES
 
 
+@pytest.mark.slow  # test_the_same_bytes_with_any_number_of_workers; in several units: test_a_killed_run_goes_on
 def test_same_bytes_with_two_workers(sources, dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(reading, "_UNIT_FILES", 2)  # several units, so that their order matters
     prepare([sources], tmp_path / "two", processes=2)
     for name in ALL_FILES:
         assert (tmp_path / "two" / name).read_bytes() == (dataset[0] / name).read_bytes(), name
+
+
+def test_workers_read_no_configuration_of_runs():
+    """Each would need 0.15 s more for its imports."""
+    code = "import sys, ms_codegeex.data.corpus.building; sys.exit(bool({'pydantic', 'yaml'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(module.__file__).parents[3]).returncode == 0
 
 
 def test_settings_change_the_content(sources, tmp_path):

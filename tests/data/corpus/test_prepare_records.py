@@ -99,7 +99,7 @@ def test_the_table_of_documents(mixed, dataset):
     assert {"input/tree/package0/module0.py"} <= seen and len(seen) == mixed[1] - 3
 
 
-@pytest.mark.parametrize("workers", [pytest.param(2, marks=pytest.mark.slow), 3])
+@pytest.mark.parametrize("workers", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_the_same_bytes_with_any_number_of_workers(mixed, dataset, tmp_path, monkeypatch, workers):
     prepare([mixed[0]], tmp_path / "out", workers=workers)
     names = {path.name for path in dataset[0].iterdir()}
@@ -157,7 +157,7 @@ def test_files_are_sampled_before_they_are_read(tmp_path):
     assert report["kept"]["documents"] + report["dropped"]["not sampled"]["documents"] == 30
 
 
-@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow), 3])
+@pytest.mark.parametrize("workers", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
 def test_stop_names_the_first_problem(tmp_path, monkeypatch, workers):
     """Two files are broken; the first in the order of the input is reported, whichever worker is faster."""
     for name, lines in (("a", 400), ("b", 12)):

@@ -176,7 +176,8 @@ def test_two_commands_on_one_output(place, tmp_path, undisturbed):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-@pytest.mark.parametrize("to_all", [False, True])
+# A signal to all reaches the command, too.
+@pytest.mark.parametrize("to_all", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_an_interrupt_ends_all_workers(place, tmp_path, to_all):
     """Ctrl-C reaches every process of the terminal; `kill -INT` only one. Both end all of them, with one line."""
     process = start(place, tmp_path / "out", 2, mode="held")

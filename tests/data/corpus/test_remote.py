@@ -192,13 +192,13 @@ def refused(capsys, tmp_path, *words):
     ],
 )
 def test_urls_that_lead_nowhere(url, line, capsys, tmp_path):
-    assert line in refused(capsys, tmp_path, "--input", url)
+    assert line in refused(capsys, tmp_path, "--input", url, "--workers", "1")
 
 
 def test_a_missing_extra_is_named(capsys, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "s3fs", None)
     monkeypatch.delitem(registered, "s3", raising=False)  # of an earlier import
-    assert "pip install 'ms-codegeex[s3]'" in refused(capsys, tmp_path, "--input", "s3://bucket/a")
+    assert "pip install 'ms-codegeex[s3]'" in refused(capsys, tmp_path, "--input", "s3://bucket/a", "--workers", "1")
 
 
 def test_options_that_need_each_other(capsys, tmp_path):
@@ -262,7 +262,7 @@ def test_passwords_of_urls_are_in_no_file_and_no_message(secret, memory, tmp_pat
     texts = [*capsys.readouterr(), *(str(data.getvalue()) for path, data in memory.store.items() if "/made/" in path)]
     monkeypatch.setattr(remote, "PAUSES", ())
     monkeypatch.setattr(type(memory), "find", lambda self, path, **more: {}[f"memory:/{path}"])
-    assert main(["prepare", "--input", words[1], "--output", str(tmp_path / "out")]) == 2
+    assert main(["prepare", "--input", words[1], "--output", str(tmp_path / "out"), "--workers", "1"]) == 2
     texts += capsys.readouterr()
     assert "memory://***@bucket/tree: could not be reached" in texts[-1]
     assert len(texts) > 10 and not [text for text in texts if KEY in text or "hush" in text]

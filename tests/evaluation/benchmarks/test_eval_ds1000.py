@@ -152,7 +152,7 @@ def test_a_test_of_words(root, sandbox):
 
 def test_a_missing_result_and_a_case_that_takes_too_long(root, sandbox, monkeypatch):
     task = ds1000.build(root)
-    task.limits = replace(task.limits, wall=2.0)
+    task.limits = replace(task.limits, wall=0.5)
     (found,) = verdicts(task, sandbox, ["while True: pass"], 1)
     assert found == (Verdict.TIMEOUT, Verdict.TIMEOUT)
 

@@ -85,7 +85,7 @@ def test_queries_only_read_and_end(own, sandbox):
         " * FROM pragma_database_list",
     ):
         assert judged(own, sandbox, query)[0] in (ERROR, WRONG), query
-    own.limits = type(own.limits)(wall=1.0)
+    own.limits = type(own.limits)(wall=0.3)
     endless = " count(*) FROM (WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i FROM n) SELECT i FROM n)"
     assert judged(own, sandbox, endless)[0] == Verdict.TIMEOUT
 

@@ -90,7 +90,8 @@ def test_a_prompt_that_is_too_long_is_an_error_of_its_own():
         ServerSampler(server.url, RECIPE, "m")("p", seed=0)
 
 
-def test_servers_that_are_not_there_and_models_that_must_be_chosen():
+def test_servers_that_are_not_there_and_models_that_must_be_chosen(monkeypatch):
+    monkeypatch.setattr(samplers, "RETRIES", 0)  # each comes after a pause
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"

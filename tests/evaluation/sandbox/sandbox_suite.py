@@ -73,7 +73,7 @@ def with_room(attack: Attack) -> list[str]:
         processes=500,
     )
     with World() as world:
-        programs = tuple(program.replace("time.sleep(10)", "time.sleep(2)") for program in attack.programs)
+        programs = tuple(program.replace("time.sleep(10)", "time.sleep(0.2)") for program in attack.programs)
         attack = replace(attack, limits=wide, ends=(), programs=programs)
         return world.successes(attack, open_sandbox().run(attack.commands(), attack.content(world.words())))
 

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from sandbox_world import child_of, gone, open_directory, servers
+from sandbox_world import child_of, gone, open_directory, servers, survivors
 from strict_sandbox import refusing_python
 
 from ms_codegeex.errors import RunFailure
@@ -101,8 +101,10 @@ def test_a_server_for_each_set_of_directories(fresh_sandbox: Sandbox, shown: Pat
 @pytest.mark.parametrize("who", ["who waits for it", "the server"])
 def test_programs_of_a_server_that_has_been_killed_run_again(fresh_sandbox: Sandbox, who: str) -> None:
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(python, fresh_sandbox, "import time; print(1, flush=True); time.sleep(1.5); print(2)")
-        time.sleep(0.5)
+        source, marker = "import time; print(1, flush=True); time.sleep(0.8); print(2)", f"restarted{os.getpid()}"
+        running = pool.submit(python, fresh_sandbox, source, marker)
+        while not survivors(marker):
+            time.sleep(0.01)
         [before] = servers(fresh_sandbox)
         os.kill(before if who == "who waits for it" else child_of(before), signal.SIGKILL)
         done = running.result(timeout=300)
@@ -123,12 +125,12 @@ def test_no_program_is_scored_by_the_death_of_a_server(fresh_sandbox: Sandbox) -
 
 
 def test_a_server_that_does_not_answer_is_no_verdict(fresh_sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collector, "GRACE", 0.5)
+    monkeypatch.setattr(collector, "GRACE", 0.2)
     server = child_of(servers(fresh_sandbox)[0])
     os.kill(server, signal.SIGSTOP)
     try:
         with pytest.raises(RunFailure, match="a sandbox did not start: nobody answered"):
-            fresh_sandbox.run([Command(["/bin/true"], ResourceLimits(wall=0.5))], {})
+            fresh_sandbox.run([Command(["/bin/true"], ResourceLimits(wall=0.2))], {})
     finally:
         os.kill(server, signal.SIGCONT)
 
@@ -163,7 +165,7 @@ def test_a_directory_made_anew_is_seen_anew(fresh_sandbox: Sandbox, shown: Path)
 
 
 PARKED = """
-import os, socket, time
+import ctypes, os, socket, time
 null, kept = os.open("/dev/null", os.O_RDONLY), []
 for _ in range(3):
     kept.append(socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM))
@@ -172,19 +174,28 @@ for _ in range(3):
     except OSError as error:
         print(error.errno)
 print("parked", flush=True)
-time.sleep(4)
+ctypes.CDLL(None).prctl(15, b"parked", 0, 0, 0)  # its name, by which it is found
+time.sleep(60)
 """
 PARKING = """
-import resource, sys, threading, time
+import os, resource, signal, sys, threading, time
+from pathlib import Path
 from ms_codegeex.evaluation.sandbox import Command, ResourceLimits, open_sandbox
 resource.setrlimit(resource.RLIMIT_NOFILE, (400, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 sandbox = open_sandbox()
 def park():
     print(sandbox.run([Command(["python3", "-c", sys.argv[1]], ResourceLimits(wall=20, open_files=400))], {}))
 thread = threading.Thread(target=park)
+def name(pid):
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
 thread.start()
-time.sleep(1)
+while not (parked := [pid for pid in os.listdir("/proc") if pid.isdigit() and name(pid) == "parked"]):
+    time.sleep(0.05)
 print([sandbox.run([Command(["/bin/true"])], {})[0].succeeded for _ in range(3)], flush=True)
+os.kill(int(parked[0]), signal.SIGTERM)
 thread.join()
 """
 
