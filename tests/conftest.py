@@ -20,13 +20,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A compilation allocates millions of small objects, and takes 7 % less time if glibc keeps more of the freed ones.
 # This is for processes that the tests start; tests/run.sh sets it for this one.
 os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.tcache_count=60000")
-# Without bytecode each of hundreds of processes would compile our modules again, 0.1 s a process, and pytest its tests.
+# Without bytecode each of hundreds of processes would compile our modules again, 0.1 s a process.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 from ms_codegeex.data.datasets.indexed import IndexedWriter
 from ms_codegeex.files import write_json
 
-sys.dont_write_bytecode = False  # of this process, as above
 pytest_plugins = [
     "not_run",  # before durations, which imports it
     "durations",

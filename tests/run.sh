@@ -23,6 +23,7 @@ fi
 
 venv=$(bash "$root/ascend_scripts/setup.sh" --tests)
 export PATH="$venv/bin:$PATH"
+unset PYTHONDONTWRITEBYTECODE # as in tests/conftest.py; without bytecode, pytest would rewrite its tests each time
 export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.tcache_count=60000} # as in tests/conftest.py
 cd -- "$root"
 

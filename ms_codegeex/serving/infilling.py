@@ -149,7 +149,7 @@ def infill_prompt(model: ServedModel, prefix: str, suffix: str, room: int) -> tu
         ids, cut = model.sentinels.prompt(model.tokenizer, prefix[-most:], suffix[:most], room)
         return ids, cut or shortened, model.sentinels.end
     whole = model.begun(model.tokenizer.encode_prompt(prefix[-most:]))
-    ids = model.tokenizer.truncate_prompt(whole, max(room, len(model.tokenizer.prefix) + 1))
+    ids = model.tokenizer.truncate_text(whole, max(room, len(model.tokenizer.prefix) + 1))
     return ids, shortened or len(ids) < len(whole), ()
 
 

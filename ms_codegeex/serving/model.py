@@ -100,7 +100,7 @@ class ServedModel:
         if wrong := [number for number in ids if not 0 <= number < self.allowed]:
             raise UserError(f"prompt: token id {wrong[0]} has no token; ids are 0 to {self.allowed - 1}")
         if room is not None:
-            return self.tokenizer.truncate_prompt(ids, self.context - room)
+            return self.tokenizer.truncate_text(ids, self.context - room)
         if len(ids) >= self.context:
             raise PromptTooLong(f"{field}: {len(ids)} tokens, the model's context is {self.context} tokens; {remedy}")
         return list(ids)

@@ -109,11 +109,17 @@ class Tokenizer(ABC):
         kept = room - len(self.prefix)
         if kept < 1:
             raise UserError(f"prompt: room for {room} tokens, expected {len(self.prefix) + 1} or more; ask for less")
-        rest = list(ids[-kept:])
-        for _ in range(LONGEST_CHARACTER - 1):  # not the end of a character whose start is gone
+        return [*self.prefix, *ids[-kept:]]
+
+    def truncate_text(self, ids: Sequence[int], room: int) -> list[int]:
+        """The same without the end of a character whose start is gone."""
+        if len(ids) <= room:
+            return list(ids)
+        kept, rest = [*self.prefix], self.truncate_prompt(ids, room)[len(self.prefix) :]
+        for _ in range(LONGEST_CHARACTER - 1):
             if len(rest) > 1 and rest[0] < self.vocab_size and self.token_bytes(rest[0])[:1] in _CONTINUING:
                 rest.pop(0)
-        return [*self.prefix, *rest]
+        return kept + rest
 
     def _pieces(self, before: Sequence[int], ids: Iterable[int]) -> Iterator[bytes]:
         """The bytes of each of `ids` in a text that starts with the ids `before`."""
