@@ -17,14 +17,17 @@ from ms_codegeex.data.tokenizer.fast import CorpusEncoder
 ROOT = Path(__file__).resolve().parents[3]
 NAMES = ("codegeex", "codegen-multi", "codegen-nl")
 SPECIAL = ["<|endoftext|>", "<|extratoken_12|>", "<|extratoken_1|>", "<|extratoken_", "<|", "|>"]
+# Unicode adds characters each year, and the tables of the libraries are of different years: they disagree on characters
+# that are not assigned here.
+ASSIGNED = {"exclude_categories": ("Cs", "Cn")}
 PIECES = (
-    st.text(max_size=6)
+    st.text(st.characters(**ASSIGNED), max_size=6)
     | st.integers(0, 200).map(" ".__mul__)
     | st.integers(0, 40).map("\t".__mul__)
     | st.sampled_from(
         [*SPECIAL, "\r\n", "\n", "\n\n", "it's", "'ll", "'S", "\u0120", "\u0109", "\ufeff", "\u2028", "\x85"]
     )
-    | st.characters(min_codepoint=0x10000, exclude_categories=("Cs",))
+    | st.characters(min_codepoint=0x10000, **ASSIGNED)
     | st.characters(min_codepoint=1, max_codepoint=31)
     | st.sampled_from(["def name(argument):", "x = 10_000", "é", "ﬁ", "你好", "👩‍💻", "İ", "ß", "٣", "a\u0301"])
 )
