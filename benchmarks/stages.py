@@ -1,13 +1,14 @@
 """CodeGen's stages in miniature on the text and code of this machine: what does each stage bring, in each language?
 
-    python benchmarks/stages.py                        # about 6 minutes on 2 cores; everything goes to runs/miniature
+    python benchmarks/stages.py                        # about 5 minutes on 2 cores; everything goes to runs/miniature
     python benchmarks/stages.py --output DIR --seeds 1 2 3 --input ~/src training.steps=400
 
 The English text is what the machine has: docstrings of Python's library, licences, descriptions of packages, manuals.
 C++, JavaScript, Go and Python are sources of the machine, all languages with at least 50 kB, and at most 3 MB of each.
 Documents of a folder are either trained on or held out. `configs/codegen_miniature.yaml` is trained from English to
-all languages to Python, once for each seed. The verdict: how much lower the loss on held-out Python is after the last
-stage than after the one before it, and than after as many steps from scratch, against the spread of the seeds.
+all languages to Python, once for each seed, each on one core. The verdict: how much lower the loss on held-out Python
+is after the last stage than after the one before it, and than after as many steps from scratch, against the spread of
+the seeds.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ import sys
 import sysconfig
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from common import ROOT, print_command, versions
@@ -107,7 +110,8 @@ def collect(directory: Path, extra: Sequence[Path]) -> list[str]:
 def command(*words: object) -> None:
     """Run a verb; ends this program if it fails."""
     line = [sys.executable, "-m", "ms_codegeex.cli", *map(str, words)]
-    done = subprocess.run(line, cwd=ROOT, text=True, capture_output=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # the seeds are trained side by side
+    done = subprocess.run(line, cwd=ROOT, text=True, capture_output=True, env=environment)
     if done.returncode:
         sys.exit(f"{' '.join(line[2:])}\n{done.stdout}{done.stderr}")
 
@@ -137,9 +141,9 @@ def train(work: Path, languages: Sequence[str], seed: int, overrides: Sequence[s
         "stages.mono.data.train": str(work / "Python"),
         "stages.scratch.data.train": str(work / "Python"),
     }
-    words = [f"{key}={json.dumps(value)}" for key, value in data.items()]
-    command("train", "--config", "codegen_miniature", f"output={output}", f"seed={seed}", *words, *overrides)
-    print((output / "stages.txt").read_text())
+    words = [f"output={output}", f"seed={seed}", "devices=1", *(f"{key}={json.dumps(data[key])}" for key in data)]
+    command("train", "--config", "codegen_miniature", *words, *overrides)
+    print(f"seed {seed}\n\n{(output / 'stages.txt').read_text()}")
     stages = json.loads((output / "stages.json").read_text())["stages"]
     return {stage["name"]: stage["held_out"] for stage in stages}
 
@@ -157,7 +161,9 @@ def main() -> None:
     work, began = arguments.output.absolute(), time.monotonic()
     languages = prepare(work / "data", arguments.input)
     print(f"prepared in {time.monotonic() - began:.0f} s\n")
-    runs = [train(work / "data", languages, seed, [*arguments.overrides, *rest]) for seed in arguments.seeds]
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        train_seed = partial(train, work / "data", languages, overrides=[*arguments.overrides, *rest])
+        runs = list(threads.map(train_seed, arguments.seeds))
     losses = {stage: [run[stage]["Python"] for run in runs] for stage in ("multi", "mono", "scratch")}
     spread = max(max(values) - min(values) for values in losses.values())
     gain, head_start = (min(losses[stage]) - max(losses["mono"]) for stage in ("multi", "scratch"))
