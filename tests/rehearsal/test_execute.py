@@ -88,7 +88,7 @@ FAMILY_PLANS = {
 }
 
 
-# Those with as many layers as `rehearse` gives them; the other pipelines have one for each part of a stage.
+# Those with as many layers as `rehearse` gives them; the other pipelines have one for each stage.
 ALL_LAYERS = ("pipeline", "uneven stages", "all together", "codegeex2 all together")
 
 
@@ -136,25 +136,25 @@ def check(execution, fp16, clipped=2, skips=None):
         assert found.evaluation_error <= (1e-3 if fp16 else 1e-5)
 
 
-def with_a_layer_for_each_part(config, mesh):
+def with_a_layer_for_each_stage(config, mesh):
     """What stands in for `shrunk`, with less to compile; ALL_LAYERS and the recipes execute what it makes."""
     small = shrunk(config, mesh)
-    values, top = small.to_dict(), small.model.sizes.attention_layers - small.model.sizes.num_layers
-    if mesh.pipeline > 1:
-        values["model"]["num_layers"] = mesh.pipeline * small.mesh.virtual_stages - top
+    values = small.to_dict()
+    if small.mesh.pipeline > 1 and small.mesh.virtual_stages == 1:
+        values["model"]["num_layers"] = mesh.pipeline
     return build_run_config(values)
 
 
 @pytest.fixture
 def few_layers(monkeypatch, request):
     if not hasattr(request.node, "callspec") or request.node.callspec.params.get("name") not in ALL_LAYERS:
-        monkeypatch.setattr(execute_module, "shrunk", with_a_layer_for_each_part)
+        monkeypatch.setattr(execute_module, "shrunk", with_a_layer_for_each_stage)
 
 
 def test_a_plan_trains_as_one_device_does(monkeypatch):
     """The family that has most in common with the others. What CodeGeeX has more, a table in the first and the last
     stage, is compiled by default (test_compile.py)."""
-    monkeypatch.setattr(execute_module, "shrunk", with_a_layer_for_each_part)
+    monkeypatch.setattr(execute_module, "shrunk", with_a_layer_for_each_stage)
     execution = rehearsed(*PIPELINE, family="codegen")
     assert execution.config.model.sizes.num_layers == 2
     check(execution, fp16=False)
