@@ -60,14 +60,17 @@ def problems_of(values):
 
 
 def essence(config):
-    """What a compiled graph depends on, as JSON: files that differ in data and schedule alone are compiled once."""
+    """What a compiled graph depends on, as JSON: files that differ in data, schedule, initial values or constants alone
+    are compiled once."""
     values = small(config).to_dict()
-    for section in ("data", "checkpoint", "logging"):
-        values.pop(section)
+    for section in ("data", "checkpoint", "logging", "stage"):
+        values.pop(section, None)
     values["data"] = {"seq_length": 16, "reset_at_eos": config.data.reset_at_eos}
     values["output"], values["seed"] = "none", 1
-    values["model"].pop("weights", None)
-    values["training"].update(evaluate_every=0, patience=0, schedule={})
+    values["model"].update(preset=None, weights=None, grow=[], fresh=[], init_std=0.02)  # all sizes are there
+    values["parallel"]["hardware"] = None
+    values["training"].update(evaluate_every=0, patience=0, schedule={}, steps=8, evaluate_samples=8)
+    values["training"]["optimizer"].update(beta2=0.95, weight_decay=0.1)
     return json.dumps(values, sort_keys=True)
 
 
