@@ -40,7 +40,8 @@ from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.checkpoint_writing import Slice, write_checkpoint
 from ms_codegeex.models.registry import family
 from ms_codegeex.runs.saving import Checkpoints
-from ms_codegeex.training.trainer import TrainingProgress
+from ms_codegeex.training.patience import Patience
+from ms_codegeex.training.progress import TrainingProgress
 
 BLOCK = 16 << 20
 QUICK = {"hidden_size": 32, "num_heads": 2, "intermediate_size": 128, "num_layers": 2}
@@ -56,18 +57,19 @@ class State:
         from mindspore import Parameter, Tensor
 
         config = family("codegeex").config.build_config(preset, fields)
-        generator, self.progress, self.parameters = np.random.default_rng(0), TrainingProgress(), {}
+        generator, self.parameters = np.random.default_rng(0), {}
+        self.progress, self.patience, self.rank_state = TrainingProgress(), Patience(0), self
         for prefix in ("", "optimizer.m.", "optimizer.v."):
             for name, shape in config.parameter_shapes().items():
                 value = generator.standard_normal(shape, np.float32)
                 self.parameters[prefix + name] = Parameter(Tensor(value), name=prefix + name)
         self.bytes = sum(parameter.asnumpy().nbytes for parameter in self.parameters.values())
 
-    def own_slices(self) -> dict[str, Slice]:
+    def slices(self) -> dict[str, Slice]:
         arrays = {name: parameter.asnumpy() for name, parameter in self.parameters.items()}
         return {name: Slice(array.shape, (0,) * array.ndim, array) for name, array in arrays.items()}
 
-    def scalars(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
         return {"samples": self.progress.step}
 
     def pause(self) -> contextlib.AbstractContextManager[None]:
@@ -145,8 +147,8 @@ class Measured:
     def save(self) -> float:
         """Until published."""
         shutil.rmtree(self.folder / "saved", ignore_errors=True)
-        slices = self.state.own_slices()
-        return seconds(lambda: write_checkpoint(self.folder / "saved", 1, slices, self.state.scalars()))
+        slices = self.state.slices()
+        return seconds(lambda: write_checkpoint(self.folder / "saved", 1, slices, self.state.state()))
 
     def sequential_write(self) -> float:
         """The limit of `save`."""
@@ -216,7 +218,7 @@ class Torch:
         import torch.distributed as distributed
 
         distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
-        arrays = {name: part.array for name, part in state.own_slices().items()}
+        arrays = {name: part.array for name, part in state.slices().items()}
         self.tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
         self.folder = folder / "torch"
 

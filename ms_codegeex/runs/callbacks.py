@@ -17,7 +17,8 @@ from ms_codegeex.printing import print_error
 from ms_codegeex.runs.records import read_log
 from ms_codegeex.runs.run_directory import RunDirectory, event_line, finite
 from ms_codegeex.runs.stopping import LastStep
-from ms_codegeex.training.trainer import Callback, StepRecord, Trainer
+from ms_codegeex.training.observers import Callback, StepRecord
+from ms_codegeex.training.trainer import Trainer
 
 FLUSH_SECONDS = 30.0
 DRAWING_SHARE = 50  # of a run's time, one part at most goes into drawing

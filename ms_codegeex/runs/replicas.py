@@ -13,7 +13,8 @@ from pathlib import Path
 
 from ms_codegeex.errors import Corrupted, UserError
 from ms_codegeex.files import read_json, write_json
-from ms_codegeex.training.trainer import Callback, StepRecord, Trainer
+from ms_codegeex.training.observers import Callback, StepRecord
+from ms_codegeex.training.trainer import Trainer
 
 
 class ReplicaCheck(Callback):
@@ -63,8 +64,8 @@ class ReplicaCheck(Callback):
 
 def hashes(trainer: Trainer) -> dict[str, str]:
     """Hashes of the weights and moments of this rank, by name and the slice of the full tensor that it holds."""
-    place, found = trainer.placement, {}
-    for name, parameter in trainer.state_tensors().items():
+    place, found = trainer.rank_state.place, {}
+    for name, parameter in trainer.rank_state.tensors().items():
         window = place.window(name)
         part = "" if window is None else str([[axis.start, axis.stop] for axis in window])
         content = memoryview(parameter.asnumpy()).cast("B")

@@ -22,7 +22,8 @@ from ms_codegeex.formats.checkpoint import Checkpoint, step_name
 from ms_codegeex.formats.checkpoint_folder import DOUBTFUL, GOOD, SoundCheckpoints, note_outcome, outcome, prune
 from ms_codegeex.formats.checkpoint_writing import Slice, failure_file, plain_state, write_checkpoint
 from ms_codegeex.runs.background import HostCopy, PendingSave, Saved, SerialExecutor, saves_in_background
-from ms_codegeex.training.trainer import Callback, StepRecord, Trainer
+from ms_codegeex.training.observers import Callback, StepRecord
+from ms_codegeex.training.trainer import Trainer
 
 GOOD_AFTER = range(5, 11)  # finite steps; fewer if checkpoints are close together, so that fewer have to be kept
 RETRY_STEPS = 10  # after a save that failed
@@ -104,11 +105,11 @@ class Checkpoints(Callback):
         self.skipped = self.skipped + 1 if record.skipped and self.finite else 0
         if self.copy is not None and not self.copy.ready:  # in the first step, which takes long anyway
             with trainer.pause():
-                self.copy.reserve(trainer.own_slices())
+                self.copy.reserve(trainer.rank_state.slices())
         self._poll(trainer)
         if trainer.rank == 0:
             self._judge(trainer, record)
-        best = trainer.progress.best
+        best = trainer.patience.best
         self.due = self.due or bool(self.every and record.step % self.every == 0)
         self.due = self.due or bool(self.keep_best and best is not None and best[0] == record.step)
         if self.due and not record.skipped and record.step >= self.next_try:
@@ -143,7 +144,7 @@ class Checkpoints(Callback):
                         self._note(trainer, path, GOOD, trainer.progress.step)
             if problem := self._prune(self.best):
                 trainer.warn(problem)
-            best = trainer.progress.best
+            best = trainer.patience.best
             if self.keep_best and best is not None and not (self.root / step_name(best[0])).is_dir():
                 trainer.warn(
                     f"the lowest validation loss was that of step {best[0]}, which is not in {self.root}; the run ends "
@@ -201,11 +202,11 @@ class Checkpoints(Callback):
 
     def _begin(self, trainer: Trainer, copy: HostCopy | None) -> None:
         trainer.event("saving")
-        step, best = trainer.progress.step, trainer.progress.best
+        step, best = trainer.progress.step, trainer.patience.best
         self.saves += 1
         self.due, save = False, f"{self.writers.job}-{self.saves}"
         path = self.root / step_name(step) if self.keep_best and best is not None and best[0] == step else self.best
-        slices, state = trainer.own_slices(), plain_state(trainer.scalars())
+        slices, state = trainer.rank_state.slices(), plain_state(trainer.state())
         tensors = copy.snapshot(slices) if copy else slices
 
         def work() -> Saved:

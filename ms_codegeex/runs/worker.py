@@ -33,7 +33,8 @@ from ms_codegeex.runs.worker_error import leave_error, save_under_way
 
 if TYPE_CHECKING:
     from ms_codegeex.data.datasets.batches import Sequences
-    from ms_codegeex.training.trainer import Callback, Trainer
+    from ms_codegeex.training.observers import Callback
+    from ms_codegeex.training.trainer import Trainer
 
 
 def measure_matmul_peak(
@@ -263,14 +264,14 @@ def _result(trainer: Trainer, run: RunDirectory, held_out: Mapping[str, Sequence
     """The figures of the finished run. All losses are those of one checkpoint: the best one if the run keeps it,
     otherwise the last. Every rank evaluates."""
     config, last, tokens = trainer.config, trainer.progress.step, trainer.progress.tokens
-    best = trainer.progress.best if config.training.patience else None
+    best = trainer.patience.best if config.training.patience else None
     kept = run.checkpoints / step_name(last)
     if best and best[0] != last and (there := run.checkpoints / step_name(best[0])).is_dir():
         kept = there
         trainer.restore(Checkpoint(kept))
     began = read_json(run.before) if run.before.is_file() else {}  # of the model that the run started from
     return {
-        "parameters": trainer.model_config.parameter_count(),
+        "parameters": config.model.sizes.parameter_count(),
         **trainer.final_figures(),
         "evaluated_step": trainer.progress.step,
         "steps": last,
@@ -279,7 +280,7 @@ def _result(trainer: Trainer, run: RunDirectory, held_out: Mapping[str, Sequence
         "validation_loss_before": began.get("validation_loss_before"),
         "held_out_before": began.get("held_out_before", {}),
         "devices": config.devices,
-        "matmul_peak_flops": trainer.matmul_peak * config.devices,
+        "matmul_peak_flops": trainer.rates.peak,
         "checkpoint": str(kept),
     }
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import mindspore as ms
-from mindspore import nn
+import numpy as np
+from mindspore import Tensor, nn
 
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.fusions import chosen_kernels
@@ -35,6 +36,16 @@ class Built:
     accumulate_step: AccumulateStep | None
     evaluation_step: nn.Cell  # after `set_train(False)`: a batch -> [Σ mask·nll, Σ mask, …] over all devices
     evaluation_rows: int  # sequences that this device loads for one such batch
+    seq_length: int
+
+    def compile(self, rows: int) -> None:
+        """Compile the graphs of a step on micro-batches of `rows` sequences, always in the same order."""
+        ids, samples = np.zeros((rows, self.seq_length), np.int32), np.zeros(rows, np.int32)
+        inputs = [Tensor(array) for array in (ids, ids, ids.astype(np.float32), samples)]
+        self.step.set_train(True)
+        if self.accumulate_step is not None:
+            self.accumulate_step.compile(*inputs)
+        self.step.compile(*inputs)
 
 
 def build_network(config: RunConfig) -> nn.Cell:
@@ -100,7 +111,7 @@ def build(
     if not config.partitioned or config.mesh.pipeline == 1:
         evaluation, rows = EvaluationStep(network, 1 if config.partitioned else settings.world), _rows_at_once(config)
     rows //= config.mesh.stage_size
-    return Built(network, updates, train, settings.accumulation, accumulate, evaluation, rows)
+    return Built(network, updates, train, settings.accumulation, accumulate, evaluation, rows, config.seq_length)
 
 
 def _rows_at_once(config: RunConfig) -> int:

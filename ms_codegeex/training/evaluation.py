@@ -1,11 +1,43 @@
-"""The loss of a network on a batch, as many rows at once as its graph has."""
+"""The loss of a run's model on data that it was not trained on."""
 
 from __future__ import annotations
 
 import numpy as np
 from mindspore import Tensor, nn
 
-from ms_codegeex.data.datasets.batches import Batch
+from ms_codegeex.config import RunConfig
+from ms_codegeex.data.datasets.batches import Batch, Sequences, shuffle_context, unigram_entropy
+from ms_codegeex.training.build import Built
+
+
+class Evaluator:
+    """Evaluates the current weights, without dropout, on this rank's share of a sample.
+
+    Args:
+        config: the run.
+        built: its graphs.
+        validation: what is evaluated on by default.
+        rank: this process's number in the job.
+    """
+
+    def __init__(self, config: RunConfig, built: Built, validation: Sequences, rank: int):
+        self.config, self.built, self.validation = config, built, validation
+        self.share = (rank % config.mesh.stage_size, config.mesh.stage_size)
+
+    def loss(self, data: Sequences | None = None, shuffled: bool = False) -> float:
+        """Nats per token on evenly spaced sequences of `data`; `shuffled`: with permuted contexts."""
+        batch = (data or self.validation).evaluation_batch(*self.share, self.config.training.evaluate_samples)
+        if shuffled:
+            batch = shuffle_context(batch, self.config.model.sizes.eos_token_id, self.config.seed)
+        return mean_loss(self.built.evaluation_step, batch, self.built.evaluation_rows)
+
+    def baselines(self) -> dict[str, float]:
+        """Unigram entropy, and the loss with shuffled contexts, in nats: they distinguish a language model from a table
+        of frequencies."""
+        return {
+            "unigram_entropy": unigram_entropy(self.validation),
+            "shuffled_context_loss": self.loss(shuffled=True),
+        }
 
 
 def mean_loss(evaluation_step: nn.Cell, batch: Batch, rows: int) -> float:

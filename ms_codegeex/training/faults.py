@@ -7,14 +7,17 @@ that. The limits are known before a step, so the step can check them in the grap
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ms_codegeex.config import FaultsConfig
+from ms_codegeex.errors import NotFinite, Rewind
+from ms_codegeex.training.observers import ObservedRun, StepRecord
 
 NORMAL = 1.4826  # a normal distribution's standard deviation over its median absolute deviation
 LEAST_DEVIATION = 0.01  # of the median: steps that hardly differ, as in a short test, do not make everything a spike
@@ -24,6 +27,7 @@ class Faults:
     """Judges the steps of a run. All ranks see the same figures and come to the same judgement.
 
     Attributes:
+        last: that of the last step; none without a policy.
         losses, norms: of the last steps without a fault.
         in_a_row: faults since then.
         left_out: global numbers of the first samples of batches that a rewind has left out.
@@ -31,10 +35,20 @@ class Faults:
 
     def __init__(self, config: FaultsConfig, left_out: Collection[int] = ()):
         self.config = config
+        self.last: str | None = None
         self.losses: deque[float] = deque(maxlen=config.window)
         self.norms: deque[float] = deque(maxlen=config.window)
         self.in_a_row = 0
         self.left_out = sorted(left_out)
+
+    @property
+    def guarded(self) -> bool:
+        """Whether the run has a policy for faults."""
+        return self.config.policy != "none"
+
+    def positions(self, samples: int, batch: int) -> Iterator[int]:
+        """Global numbers of the first samples of the batches from `samples` on, without those that are left out."""
+        return (first for first in itertools.count(samples, batch) if first not in self.left_out)
 
     @property
     def limits(self) -> tuple[float, float]:
@@ -44,10 +58,12 @@ class Faults:
         return _limit(self.losses, self.config.sigma), _limit(self.norms, self.config.sigma)
 
     def judge(self, loss: float, norm: float, lowers_scale: bool) -> str | None:
-        """Whether a step is a fault, `not finite` or `spike`, and if not, take its figures into account.
+        """Whether a step is a fault, `not finite` or `spike`, which is `last` then; if not, take its figures into
+        account.
 
         `lowers_scale`: an overflow of FP16 gradients that a lower loss scale prevents; it is not a fault.
         """
+        self.last = None
         if lowers_scale:
             return None
         limits = self.limits
@@ -62,7 +78,39 @@ class Faults:
             self.in_a_row = 0
             self.losses.append(loss)
             self.norms.append(norm)
+        self.last = fault
         return fault
+
+    def report(self, run: ObservedRun, record: StepRecord, samples: tuple[int, int]) -> None:
+        """Report to the run's observers a step that left the weights as they were; `samples`: its first, and the one
+        after its last."""
+        if self.last is None:  # FP16
+            run.event("skip", samples=list(samples))
+            return
+        figures = {"loss": record.loss, "gradient_norm": record.gradient_norm}
+        limits = dict(zip(("loss_limit", "norm_limit"), self.limits, strict=True))
+        content = {"kind": self.last, "samples": list(samples), "policy": self.config.policy}
+        run.event("fault", **content, **figures, **limits)
+        if self.config.policy == "rewind":  # before anything that takes time: another rank may end this one
+            run.event("rewind", left_out=samples[0])
+        where = f"step {record.step}: loss {record.loss:.4g}"
+        run.warn(f"{where}, a fault ({self.last}); samples {samples[0]} and after")
+
+    def answer(self, record: StepRecord, first: int) -> None:
+        """After a fault end the run, or this attempt of it, if the policy says so. `first`: the step's first sample."""
+        if not self.last:
+            return
+        where = f"step {record.step}: loss {record.loss}, gradient norm {record.gradient_norm}, samples from {first} on"
+        if self.config.policy == "rewind":
+            raise Rewind(f"{where}: {self.last}; this batch is left out from now on, resume with --resume auto")
+        if self.config.policy == "stop":
+            raise NotFinite(f"{where}: {self.last}, and faults.policy is stop; look at these samples", record.step)
+        if self.in_a_row > self.config.most:
+            raise NotFinite(
+                f"{where}: {self.last}, as were the {self.config.most} steps before it (faults.most); lower "
+                "training.schedule.learning_rate and resume with --resume auto --allow-change training.schedule",
+                record.step,
+            )
 
     def state(self) -> dict[str, Any]:
         """The state as JSON values."""
@@ -73,7 +121,7 @@ class Faults:
             "left_out": self.left_out,
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from a checkpoint. Batches that have already been left out stay left out."""
         for values, saved in ((self.losses, state["losses"]), (self.norms, state["norms"])):
             values.clear()

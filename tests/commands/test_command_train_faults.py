@@ -28,7 +28,7 @@ from ms_codegeex.runs import worker
 from ms_codegeex.training.trainer import Trainer
 
 def flip(trainer):
-    trainer.state_tensors()["final_norm.weight"].asnumpy().view("uint32")[3] ^= 1
+    trainer.rank_state.tensors()["final_norm.weight"].asnumpy().view("uint32")[3] ^= 1
 
 def sleep(trainer):
     time.sleep(600)

@@ -10,7 +10,7 @@ import numpy as np
 
 
 class Data:
-    infilling = None
+    infilling, info = None, {}
 
     def check_model(self, vocab_size, eos_token_id):
         pass
@@ -43,9 +43,9 @@ def main(config_file, rank, checkpoint, parts):
     evaluation.compile(*(Tensor(a) for a in (ids, ids, ids.astype(np.float32), ids[:, 0].copy())))
     operators = mindir.node_counts(mindir.parse(exported(evaluation)))
     assert not operators["BitwiseXor"] and not operators["AdamWeightDecay"]  # of dropout; of an update
-    slices = trainer.own_slices()
+    slices = trainer.rank_state.slices()
     arrays = {name: part.array for name, part in slices.items()}
-    held = {f"held:{name}": p.asnumpy() for name, p in trainer.state_tensors().items()}
+    held = {f"held:{name}": p.asnumpy() for name, p in trainer.rank_state.tensors().items()}
     np.savez(parts, **arrays, **held)
     with open(f"{parts}.json", "w") as file:
         json.dump({name: [part.offset, part.global_shape] for name, part in slices.items()}, file)

@@ -26,7 +26,7 @@ START = """
 import json, sys
 from ms_codegeex.config import load_config
 from ms_codegeex.runs import worker
-from ms_codegeex.training.trainer import used_memory
+from ms_codegeex.training.rates import used_memory
 config, rank, _ = worker._initialise(load_config(None, sys.argv[1:]))
 import mindspore as ms
 found = [config.parallel.hardware, rank, *ms.get_current_device(), worker._matmul_peak(config), used_memory("ascend")]

@@ -12,7 +12,8 @@ from ms_codegeex.formats.checkpoint_folder import GOOD, list_checkpoints, outcom
 from ms_codegeex.formats.checkpoint_writing import Slice
 from ms_codegeex.runs import saving as module
 from ms_codegeex.runs.saving import Checkpoints, Writers
-from ms_codegeex.training.trainer import TrainingProgress
+from ms_codegeex.training.patience import Patience
+from ms_codegeex.training.progress import TrainingProgress
 
 SECONDS = 60
 
@@ -24,13 +25,14 @@ class LiveTrainer:
 
     def __init__(self, rank=0, ranks=1):
         self.rank, self.ranks = rank, ranks
-        self.progress, self.warnings, self.events = TrainingProgress(), [], []
-        self.state = np.zeros(4)
+        self.progress, self.patience, self.rank_state = TrainingProgress(), Patience(0), self
+        self.warnings, self.events = [], []
+        self.values = np.zeros(4)
 
-    def own_slices(self):
-        return {"w": Slice((4 * self.ranks,), (4 * self.rank,), self.state)}
+    def slices(self):
+        return {"w": Slice((4 * self.ranks,), (4 * self.rank,), self.values)}
 
-    def scalars(self):
+    def state(self):
         return {"samples": self.progress.step}
 
     def pause(self):
@@ -47,7 +49,7 @@ class LiveTrainer:
 
     def step(self, saving, skipped=False):
         self.progress.step += 1
-        self.state[:] = self.progress.step
+        self.values[:] = self.progress.step
         saving.step(self, Record(self.progress.step, skipped))
 
 
@@ -156,7 +158,7 @@ def test_the_old_best_checkpoint_stays_until_the_new_one_is_published(tmp_path, 
     gate.open.set()
     saving = Checkpoints(tmp_path, 0, 1, keep_best=True, background=True)
     saving.best = tmp_path / "step-00000002"
-    trainer.progress.best = (3, 0.5)
+    trainer.patience.best = (3, 0.5)
     for _ in range(3):
         trainer.step(saving)
     saving.leave(trainer)

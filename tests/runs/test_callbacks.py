@@ -12,7 +12,7 @@ from ms_codegeex.runs.display import Display, duration
 from ms_codegeex.runs.records import read_events, read_log
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.stopping import LastStep
-from ms_codegeex.training.trainer import StepRecord
+from ms_codegeex.training.observers import StepRecord
 
 
 def record(step, **changes):

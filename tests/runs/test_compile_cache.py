@@ -174,7 +174,8 @@ from ms_codegeex.config import build_run_config
 from ms_codegeex.data.datasets.opening import training_data, validation_data
 from ms_codegeex.runs.compile_cache import compile_cache
 from ms_codegeex.runs.run_directory import RunDirectory
-from ms_codegeex.training.trainer import Callback, Trainer
+from ms_codegeex.training.observers import Callback
+from ms_codegeex.training.trainer import Trainer
 
 class Keep(Callback):
     def step(self, trainer, record):
@@ -185,14 +186,14 @@ config = build_run_config(json.loads(values))
 ms.set_context(mode=ms.GRAPH_MODE)
 ms.set_device("CPU")
 trainer = Trainer(config, training_data(config), validation_data(config), callbacks=[Keep()])
-before = trainer.evaluate() if how == "evaluates first" else None
+before = trainer.evaluation.loss() if how == "evaluates first" else None
 found = False
 if how != "plain":
     with compile_cache(config, RunDirectory(Path(run)), 0) as found:
         trainer.compile()
 trainer.run()
-weights = {name: p.asnumpy().tobytes().hex() for name, p in trainer.state_tensors().items()}
-print(json.dumps([found, losses, trainer.evaluate(), weights, before]))
+weights = {name: p.asnumpy().tobytes().hex() for name, p in trainer.rank_state.tensors().items()}
+print(json.dumps([found, losses, trainer.evaluation.loss(), weights, before]))
 """
 
 

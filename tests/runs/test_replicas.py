@@ -26,13 +26,13 @@ class Rank:
     """A trainer of three tensors, of which the third is sharded over pairs of ranks."""
 
     def __init__(self, rank):
-        self.rank, self.placement, self.events = rank, self, []
+        self.rank, self.place, self.rank_state, self.events = rank, self, self, []
         random = np.random.default_rng(4)
-        self.tensors = {name: random.normal(size=(4, 6)).astype(np.float32) for name in ("a", "b", "c")}
-        self.tensors["c"] = self.tensors["c"][2 * (rank % 2) :][:2].copy()
+        self.arrays = {name: random.normal(size=(4, 6)).astype(np.float32) for name in ("a", "b", "c")}
+        self.arrays["c"] = self.arrays["c"][2 * (rank % 2) :][:2].copy()
 
-    def state_tensors(self):
-        return {name: Held(array) for name, array in self.tensors.items()}
+    def tensors(self):
+        return {name: Held(array) for name, array in self.arrays.items()}
 
     def window(self, name):
         start = 2 * (self.rank % 2)
@@ -73,7 +73,7 @@ def test_a_flipped_bit_is_found_with_tensor_and_rank(tmp_path, name, bad):
 
     def flip(step):
         if step == 7:
-            ranks[bad].tensors[name].view(np.uint32)[1, 3] ^= 1 << 3
+            ranks[bad].arrays[name].view(np.uint32)[1, 3] ^= 1 << 3
 
     with pytest.raises(Corrupted) as error:
         run(tmp_path, ranks, 12, flip)

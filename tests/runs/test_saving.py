@@ -10,7 +10,8 @@ from ms_codegeex.formats.checkpoint_folder import DOUBTFUL, GOOD, list_checkpoin
 from ms_codegeex.formats.checkpoint_writing import write_checkpoint
 from ms_codegeex.runs import saving as module
 from ms_codegeex.runs.saving import Checkpoints
-from ms_codegeex.training.trainer import TrainingProgress
+from ms_codegeex.training.patience import Patience
+from ms_codegeex.training.progress import TrainingProgress
 
 
 class Stepped:
@@ -19,14 +20,15 @@ class Stepped:
     rank, loss, stopped, finished = 0, 3.0, False, True
 
     def __init__(self):
-        self.progress, self.warnings, self.events = TrainingProgress(), [], []
+        self.progress, self.patience, self.rank_state = TrainingProgress(), Patience(0), self
+        self.warnings, self.events = [], []
 
-    def own_slices(self):
+    def slices(self):
         import numpy as np
 
         return {"w": np.full(3, self.progress.step)}
 
-    def scalars(self):
+    def state(self):
         return {}
 
     def pause(self):
@@ -158,11 +160,11 @@ def test_the_end_says_if_the_best_checkpoint_was_not_saved(tmp_path, monkeypatch
         return write(root, step, *arguments, **options)
 
     monkeypatch.setattr(module, "write_checkpoint", fails)
-    trainer.progress.best = (3, 0.5)
+    trainer.patience.best = (3, 0.5)
     trainer.run(saving, "." * 5, end=True)
     assert trainer.warnings[0].startswith("the disk is full") and steps(tmp_path) == [5]
     assert f"that of step 3, which is not in {tmp_path}" in trainer.warnings[1]
-    trainer.progress.best = (6, 0.4)
+    trainer.patience.best = (6, 0.4)
     trainer.run(saving, ".", end=True)
     assert len(trainer.warnings) == 2 and steps(tmp_path) == [5, 6]
 

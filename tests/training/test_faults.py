@@ -12,8 +12,9 @@ from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints
 from ms_codegeex.runs.saving import Checkpoints
 from ms_codegeex.training.faults import Faults
+from ms_codegeex.training.observers import Callback
 from ms_codegeex.training.step import StepSettings, TrainStep
-from ms_codegeex.training.trainer import Callback, Trainer
+from ms_codegeex.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("graph_mode_throughout")
 SIZE = 4  # samples of a step
@@ -125,7 +126,7 @@ def guarded(run_values):
 
 
 def weights(trainer):
-    return {name: parameter.asnumpy().copy() for name, parameter in trainer.state_tensors().items()}
+    return {name: parameter.asnumpy().copy() for name, parameter in trainer.rank_state.tensors().items()}
 
 
 @pytest.mark.slow
@@ -136,7 +137,7 @@ def test_skip_leaves_a_spike_out_and_resumes_with_the_same_limits(guarded, tmp_p
     assert (first["kind"], first["step"], first["samples"]) == ("spike", 12, [11 * SIZE, 12 * SIZE])
     assert first["loss"] > first["loss_limit"] and second["step"] == 23 and len(watch.warnings) == 2
     assert [record.step for record in watch.records if record.skipped] == [12, 23]
-    assert int(trainer.optimizer.step.asnumpy()) == 24
+    assert int(trainer.built.optimizer.step.asnumpy()) == 24
     resumed, _ = make(guarded, tmp_path / "b", poison=(11 * SIZE, 22 * SIZE))
     resumed.restore(Checkpoint(tmp_path / "a" / "step-00000020"))
     resumed.run()
@@ -171,9 +172,9 @@ def test_what_is_not_finite_is_skipped_but_not_too_many_faults_in_a_row(guarded,
     first, *spikes = [event for event in watch.events if event["event"] == "fault"]
     assert (first["kind"], first["step"], first["samples"]) == ("not finite", 4, [3 * SIZE, 4 * SIZE])
     assert [(event["kind"], event["step"]) for event in spikes] == [("spike", step) for step in (10, 11, 12)]
-    assert int(trainer.optimizer.step.asnumpy()) == 8
+    assert int(trainer.built.optimizer.step.asnumpy()) == 8
     assert all(np.isfinite(value).all() for value in weights(trainer).values())
-    trainer.config = build_run_config({**guarded, "faults": {"policy": "stop", "window": 8}})
+    trainer.faults.config = FaultsConfig(policy="stop", window=8)
     with pytest.raises(NotFinite, match=r"faults\.policy is stop"):
         trainer.run()
     assert trainer.progress.step == 13

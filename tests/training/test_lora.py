@@ -19,8 +19,9 @@ from ms_codegeex.models.layers import Linear, SampleKeys
 from ms_codegeex.models.lora import Adaptation, LoraLinear
 from ms_codegeex.runs.saving import Checkpoints
 from ms_codegeex.runs.weights import weights_of
+from ms_codegeex.training.observers import Callback
 from ms_codegeex.training.optimizer import learning_rate
-from ms_codegeex.training.trainer import Callback, Trainer
+from ms_codegeex.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("graph_mode_throughout")
 FAMILIES = {
@@ -66,14 +67,14 @@ def runs(request, dataset, tmp_path_factory):
     values["model"]["weights"] = str(root / "base")
     values["lora"] = {"rank": 2, "alpha": 6.0, "targets": ["attention", "feed_forward.down"]}
     trainer = make(values, Checkpoints(root / "tuned" / "checkpoints", 0, 1))
-    before = trainer.evaluate()
+    before = trainer.evaluation.loss()
     trainer.run()
     return values, base, before, trainer, root
 
 
 def test_a_model_with_new_adapters_is_the_model(runs):
     _, base, before, _, _ = runs
-    assert before == pytest.approx(base.evaluate(), rel=1e-6)
+    assert before == pytest.approx(base.evaluation.loss(), rel=1e-6)
 
 
 def test_only_the_adapters_change_and_are_saved(runs):
@@ -90,7 +91,7 @@ def test_only_the_adapters_change_and_are_saved(runs):
         for prefix in ("", "optimizer.m.", "optimizer.v.")
     }
     assert set(saved.names) == names
-    parameters = {p.name: p for p in trainer.train_step.get_parameters()}
+    parameters = {p.name: p for p in trainer.built.step.get_parameters()}
     for name, tensor in source.tensors.items():
         np.testing.assert_array_equal(parameters[name].asnumpy(), tensor.float32(), err_msg=name)
     assert all(np.abs(saved.tensor(f"{layer}.lora_b")).max() > 0 for layer in layers)
@@ -108,8 +109,8 @@ def test_the_merged_model_is_what_was_trained(runs):
             expected = expected + 3.0 * b @ a
         np.testing.assert_allclose(tensor.float32(), expected, rtol=1e-6, atol=1e-7, err_msg=name)
     plain = {**values, "lora": {}, "model": {**values["model"], "weights": str(root / "tuned")}}
-    after = make(plain).evaluate()
-    assert after == pytest.approx(trainer.evaluate(), rel=1e-5)
+    after = make(plain).evaluation.loss()
+    assert after == pytest.approx(trainer.evaluation.loss(), rel=1e-5)
     assert after < before
 
 
@@ -127,8 +128,8 @@ def test_a_run_with_adapters_resumes_to_the_bit(dataset, tmp_path):
     resumed.restore(Checkpoint(list_checkpoints(tmp_path / "tuned" / "checkpoints")[0]))
     assert resumed.progress.step == 2
     resumed.run()
-    for name, parameter in whole.state_tensors().items():
-        np.testing.assert_array_equal(resumed.state_tensors()[name].asnumpy(), parameter.asnumpy(), err_msg=name)
+    for name, parameter in whole.rank_state.tensors().items():
+        np.testing.assert_array_equal(resumed.rank_state.tensors()[name].asnumpy(), parameter.asnumpy(), err_msg=name)
     (tmp_path / "base").rename(tmp_path / "gone")
     with pytest.raises(UserError, match=r"holds adapters for the model at .*, which is gone"):
         open_source(tmp_path / "tuned")
@@ -151,7 +152,7 @@ def test_training_continues_from_adapters(runs, tmp_path):
     for place in (root / "tuned", tmp_path / "adapter"):
         values["lora"] = {**values["lora"], "weights": str(place)}
         made.append(make(values))
-    assert made[0].evaluate() == pytest.approx(trainer.evaluate(), rel=1e-6)
+    assert made[0].evaluation.loss() == pytest.approx(trainer.evaluation.loss(), rel=1e-6)
     expected, found = ({p.name: p.asnumpy() for p in each.built.network.get_parameters()} for each in made)
     assert expected.keys() == found.keys() and any(name.endswith("lora_b") for name in found)
     for name, array in expected.items():
@@ -184,7 +185,7 @@ def test_twenty_steps_have_the_losses_of_peft(dataset, tmp_path):
     model = peft.get_peft_model(model, config).train()
     twins = {}
     adapters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    for name, parameter in trainer.state_tensors().items():
+    for name, parameter in trainer.rank_state.tensors().items():
         if name.startswith("optimizer."):
             continue
         layer, _, kind = name.removeprefix("blocks.0.").rpartition(".")
@@ -213,7 +214,7 @@ def test_twenty_steps_have_the_losses_of_peft(dataset, tmp_path):
     trainer.run()
     np.testing.assert_allclose(keep.losses, expected, rtol=1e-5)
     for name, twin in twins.items():
-        found = trainer.state_tensors()[name].asnumpy()
+        found = trainer.rank_state.tensors()[name].asnumpy()
         np.testing.assert_allclose(found, twin.detach().numpy(), rtol=1e-3, atol=1e-5, err_msg=name)
         assert np.abs(found).max() > 0.01
 

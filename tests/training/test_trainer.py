@@ -1,7 +1,6 @@
 """The trainer in this process: what it learns, what it evaluates, how it resumes."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from unittest.mock import create_autospec
 
 import mindspore as ms
@@ -22,7 +21,11 @@ from ms_codegeex.runs.resume import is_finished
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.saving import Checkpoints
 from ms_codegeex.runs.worker import _result
-from ms_codegeex.training.trainer import Callback, Trainer, TrainingProgress
+from ms_codegeex.training.observers import Callback
+from ms_codegeex.training.patience import Patience
+from ms_codegeex.training.progress import TrainingProgress
+from ms_codegeex.training.rates import Rates
+from ms_codegeex.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("graph_mode_throughout")
 
@@ -44,7 +47,7 @@ def make(values, *callbacks, **options):
 
 
 def state(trainer):
-    return {name: parameter.asnumpy().copy() for name, parameter in trainer.state_tensors().items()}
+    return {name: parameter.asnumpy().copy() for name, parameter in trainer.rank_state.tensors().items()}
 
 
 @pytest.mark.slow  # the main job's test trains one too
@@ -57,7 +60,7 @@ def test_it_becomes_a_language_model(run_values):
     figures = trainer.final_figures()
     assert [r.step for r in keep.records if r.validation_loss is not None] == [50, 100, 150]
     assert keep.records[-1].validation_loss == figures["validation_loss"]
-    assert figures["unigram_entropy"] == pytest.approx(unigram_entropy(trainer.validation))
+    assert figures["unigram_entropy"] == pytest.approx(unigram_entropy(trainer.evaluation.validation))
     assert figures["validation_loss"] < figures["unigram_entropy"] - 1.0  # bigrams of 0.8, 0.15, 0.05 can be learnt
     assert figures["shuffled_context_loss"] > figures["validation_loss"] + 1.0
     assert "compiling the training graph" in keep.texts
@@ -83,7 +86,7 @@ def stuck(dataset, tmp_path_factory):
 def test_a_run_that_gets_no_better_ends_and_keeps_its_best_checkpoint(stuck):
     values, trainer, progress, keep, folder = stuck
     assert [r.step for r in keep.records if r.validation_loss is not None] == [2, 4, 6]
-    assert progress.best == (2, keep.records[1].validation_loss)
+    assert trainer.patience.best == (2, keep.records[1].validation_loss)
     assert [path.name for path in list_checkpoints(folder)] == ["step-00000002", "step-00000006"]
     last = Checkpoint(folder / "step-00000006")
     assert is_finished(trainer.config, last)
@@ -95,14 +98,14 @@ def test_a_run_that_gets_no_better_ends_and_keeps_its_best_checkpoint(stuck):
 
 def test_the_arithmetic_of_a_step_is_counted_once(run_values, monkeypatch):
     sizes = build_run_config(run_values).model.sizes
-    trainer = make(run_values, matmul_peak=1e9)
+    rates = Rates(build_run_config(run_values), 1e9)
     count = create_autospec(type(sizes).flops_per_token)
     monkeypatch.setattr(type(sizes), "flops_per_token", count)
-    records = [trainer._record(1.0, 1.0, 1e-3, 1.0, False, seconds, 0.0) for seconds in (2.0, 4.0)]
+    figures = [rates.of(seconds, 0.0)["mfu"] for seconds in (2.0, 4.0)]
     monkeypatch.undo()
     assert not count.called
     expected = sizes.flops_per_token(32) * 4 * 32 / 2.0 / 1e9
-    assert [record.mfu for record in records] == pytest.approx([expected, expected / 2])
+    assert figures == pytest.approx([expected, expected / 2])
 
 
 class Worsen(Callback):
@@ -119,14 +122,15 @@ def test_the_model_that_a_run_starts_from_is_kept_if_no_step_is_better(stuck, tm
     values = {**values, "model": {**values["model"], "weights": "its weights are given to the trainer"}}
     run, keep = RunDirectory(tmp_path), Keep()
     trainer.config, trainer.progress = build_run_config(values), TrainingProgress()  # as a new run, without compiling
+    trainer.patience = Patience(trainer.config.training.patience)
     trainer.callbacks = [Worsen(), keep, Checkpoints(run.checkpoints, 0, 1, keep_best=True)]
-    start, before, shuffled = state(trainer), trainer.evaluate(), trainer.evaluate(shuffled=True)
+    start, before, shuffled = state(trainer), trainer.evaluation.loss(), trainer.evaluation.loss(shuffled=True)
     trainer.run()
     losses = [r.validation_loss for r in keep.records if r.validation_loss is not None]
-    assert min(losses) > before + 1 and trainer.progress.best == (0, before)
+    assert min(losses) > before + 1 and trainer.patience.best == (0, before)
     ended, tokens = trainer.progress.step, trainer.progress.tokens
     assert [path.name for path in list_checkpoints(run.checkpoints)] == ["step-00000000", f"step-{ended:08}"]
-    result = _result(trainer, run, {"again": trainer.validation})
+    result = _result(trainer, run, {"again": trainer.evaluation.validation})
     assert Path(result["checkpoint"]) == run.checkpoints / "step-00000000" and result["evaluated_step"] == 0
     assert (result["steps"], result["tokens"]) == (ended, tokens) and ended > 0
     assert result["validation_loss"] == result["held_out"]["again"] == before
@@ -136,7 +140,8 @@ def test_the_model_that_a_run_starts_from_is_kept_if_no_step_is_better(stuck, tm
         np.testing.assert_array_equal(found.tensor(name), array, err_msg=name)
     resumed = make(values)
     resumed.restore(Checkpoint(run.checkpoints / f"step-{ended:08}"))
-    assert resumed.progress == TrainingProgress(ended, 4 * ended, tokens, (0, before), 2, min(losses))
+    assert resumed.progress == TrainingProgress(ended, 4 * ended, tokens)
+    assert resumed.patience.state() == {"best": (0, before), "worse": 2, "lowest": min(losses)}
 
 
 @pytest.mark.parametrize(
@@ -149,10 +154,11 @@ def test_the_model_that_a_run_starts_from_is_kept_if_no_step_is_better(stuck, tm
     ],
 )
 def test_patience_counts_evaluations_that_are_no_better_than_earlier_ones(losses, best, worse):
-    trained = SimpleNamespace(progress=TrainingProgress(best=(0, 4.5)))
+    patience = Patience(3)
+    patience.start(4.5)
     for step, loss in enumerate(losses, 1):
-        Trainer._compare(trained, SimpleNamespace(step=step, validation_loss=loss, skipped=False))
-    assert (trained.progress.best, trained.progress.worse) == (best, worse)
+        patience.compare(step, loss)
+    assert (patience.best, patience.worse) == (best, worse)
 
 
 @pytest.mark.slow  # the command's resume is tested by default
@@ -173,7 +179,7 @@ def test_resume_is_bitwise_also_with_dropout_and_accumulation(run_values, precis
     expected, found = state(whole), state(resumed)
     for name in expected:
         np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
-    assert resumed.scalars()["loss_scale"] == whole.scalars()["loss_scale"]
+    assert resumed.state()["loss_scale"] == whole.state()["loss_scale"]
 
 
 @pytest.mark.slow
@@ -200,7 +206,7 @@ def test_a_blend_of_a_corpus_and_examples_resumes_bitwise(run_values, tmp_path):
     assert [r.loss for r in again.records] == [r.loss for r in keep.records[3:]]
     masks = [whole.data.training_batch(4 * i, 4).loss_mask.sum() for i in range(5)]
     assert whole.progress.tokens == sum(masks) and max(masks[2:]) < 0.8 * min(masks[:2])
-    assert whole.final_figures()["unigram_entropy"] == unigram_entropy(whole.validation)
+    assert whole.final_figures()["unigram_entropy"] == unigram_entropy(whole.evaluation.validation)
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +217,7 @@ def fp16(dataset, tmp_path_factory):
     values["training"].update(steps=8, precision="fp16", loss_scale={"initial": 2.0**21, "window": 100})
     trainer = make(values, keep := Keep())
     trainer.run()
-    return trainer, trainer.scalars(), keep
+    return trainer, trainer.state(), keep
 
 
 def test_a_skipped_step_advances_log_and_data_but_not_the_schedule(fp16):
@@ -241,7 +247,7 @@ def test_evaluation_does_not_depend_on_its_batch_size(run_values, stuck):
     values, _, _, keep, _ = stuck  # at a rate of 0, so its weights are the first
     assert values["training"]["evaluate_samples"] == 10 and values["training"]["global_batch"] == 4  # 10 = 4 + 4 + 2
     run_values["training"].update(micro_batch=1)
-    assert make(run_values).evaluate() == pytest.approx(keep.records[-1].validation_loss, rel=1e-5)
+    assert make(run_values).evaluation.loss() == pytest.approx(keep.records[-1].validation_loss, rel=1e-5)
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run_before_it_is_saved(stuck, tmp_path):
@@ -259,13 +265,13 @@ def test_an_fp32_checkpoint_does_not_hand_its_loss_scale_to_fp16(run_values, stu
     run_values["training"].update(steps=1, precision="fp16", loss_scale={"initial": 2.0**12})
     resumed = make(run_values)
     resumed.restore(Checkpoint(list_checkpoints(stuck[-1])[-1]))
-    assert float(resumed.train_step.scale.asnumpy()) == 2.0**12
+    assert float(resumed.built.step.scale.asnumpy()) == 2.0**12
 
 
 def test_fp16_that_overflows_even_unscaled_stops_the_run(fp16):
     trainer, *_ = fp16
     trainer.progress = TrainingProgress()  # as a new run, without its compilation
-    trainer.train_step.scale.set_data(ms.Tensor(1.0, ms.float32))
+    trainer.built.step.scale.set_data(ms.Tensor(1.0, ms.float32))
     weight = trainer.built.network.trainable_params()[0]
     weight.set_data(ms.Tensor(np.full(weight.shape, np.nan, np.float32)))
     with pytest.raises(RunFailure, match="step 1"):
@@ -284,7 +290,7 @@ def test_a_checkpoint_of_another_model_is_refused(run_values, stuck):
 
 def test_evaluation_sees_eos(run_values):
     trainer = make(run_values)
-    assert (trainer.validation.evaluation_batch(0, 1, 10).inputs == EOS).any()
+    assert (trainer.evaluation.validation.evaluation_batch(0, 1, 10).inputs == EOS).any()
 
 
 def test_log_reader_skips_a_line_cut_by_a_kill(tmp_path):
@@ -300,7 +306,7 @@ def test_bf16_trains_like_fp32_without_a_loss_scale(run_values, tmp_path):
         run_values["training"].update(steps=50, precision=precision)
         trainer = make(run_values, keep := Keep())
         trainer.run()
-        assert not trainer.train_step.scaled
+        assert not trainer.built.step.scaled
         assert {record.loss_scale for record in keep.records} == {None} and not any(r.skipped for r in keep.records)
         losses[precision] = np.array([record.loss for record in keep.records])
     difference = np.abs(losses["bf16"] - losses["fp32"])

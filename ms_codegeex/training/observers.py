@@ -1,0 +1,94 @@
+"""What a run tells others: the figures of its steps, and the callbacks that observe it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass
+class StepRecord:
+    """The figures of one step, with the keys of a line of log.jsonl. Times in seconds, rates over the whole job."""
+
+    step: int
+    loss: float
+    learning_rate: float
+    gradient_norm: float | None
+    loss_scale: float | None  # None without one
+    skipped: bool
+    tokens: int
+    tokens_per_second: float
+    mfu: float
+    data_wait_percent: float
+    memory_bytes: int
+    step_seconds: float
+    compiling: bool  # the first step of a process includes compiling its graph
+    validation_loss: float | None = None
+    eta_seconds: float | None = None
+
+
+class Callback:
+    """Observes a run; a subclass overrides the methods it needs. `trainer`: a `training.trainer.Trainer`."""
+
+    def status(self, text: str) -> None:
+        """Something that takes a while begins."""
+
+    def warning(self, text: str) -> None:
+        """There is a problem that does not end the run."""
+
+    def pause(self, begins: bool) -> None:
+        """Work between two steps, such as saving, begins or ends."""
+
+    def event(self, event: str, **content: Any) -> None:
+        """Something happened that the run's history should have."""
+
+    def start(self, trainer: Any) -> None:
+        """The model that a run with `training.patience` starts from has been evaluated."""
+
+    def step(self, trainer: Any, record: StepRecord) -> None:
+        """A step has ended."""
+
+    def end(self, trainer: Any) -> None:
+        """The last step has ended."""
+
+    def leave(self, trainer: Any) -> None:
+        """No step follows: after `end`, or after an error."""
+
+
+class ObservedRun:
+    """A run that callbacks observe. Its methods call all of them, in their order."""
+
+    callbacks: Sequence[Callback]
+
+    def status(self, text: str) -> None:
+        """Something that takes a while begins."""
+        for callback in self.callbacks:
+            callback.status(text)
+
+    def warn(self, text: str) -> None:
+        """There is a problem that does not end the run."""
+        for callback in self.callbacks:
+            callback.warning(text)
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Work between two steps, such as saving."""
+        for callback in self.callbacks:
+            callback.pause(True)
+        try:
+            yield
+        finally:
+            for callback in self.callbacks:
+                callback.pause(False)
+
+    def tell(self, method: str, *arguments: Any) -> None:
+        """Call `start`, `step`, `end` or `leave`."""
+        for callback in self.callbacks:
+            getattr(callback, method)(self, *arguments)
+
+    def event(self, event: str, **content: Any) -> None:
+        """Something happened that the run's history should have."""
+        for callback in self.callbacks:
+            callback.event(event, **content)
