@@ -83,8 +83,14 @@ def marked_parameter(config: RunConfig) -> str:
 
 
 def build_probed(config: RunConfig, marked: str, tied_group: str | None = None) -> Built:
-    """Everything a run builds, with the step and the optimizer of a rehearsal."""
-    return build(config, tied_group, optimizer=Descent, step=partial(ProbedStep, marked=marked))
+    """Everything a run builds, with the step and the optimizer of a rehearsal.
+
+    Its graphs are inlined, because a pipeline's crash otherwise. Micro-batches without a pipeline are called, as in
+    training: in an inlined graph the engine looks for the gradient of the first operator that has a parameter, which
+    with adapters is frozen and has none.
+    """
+    called = config.mesh.pipeline == 1
+    return build(config, tied_group, compile_once=called, optimizer=Descent, step=partial(ProbedStep, marked=marked))
 
 
 class AdamWFormula:

@@ -55,7 +55,7 @@ def shrunk(config: RunConfig, mesh: Mesh) -> RunConfig:
         accumulation = max(mesh.pipeline, min(config.accumulation, mesh.pipeline + more))
     if config.mesh.virtual_stages > 1 and mesh.pipeline > 1:
         accumulation = 2 * mesh.pipeline  # twice round the stages: each part alternates, too
-    micro = 2 * mesh.tensor
+    micro, clip_norm = 2 * mesh.tensor, 0.2 if config.lora.rank else 0.5  # the gradients of adapters are smaller
     values = config.to_dict()
     values["device"], values["devices"] = "ascend", mesh.world
     values["model"].update(_small_model(config, mesh))
@@ -71,7 +71,7 @@ def shrunk(config: RunConfig, mesh: Mesh) -> RunConfig:
         dropout=DROPPED if config.training.dropout else 0.0,
         loss_chunk=0,
         recompute_blocks=[1] * mesh.pipeline if config.training.recompute_blocks else None,
-        clip_norm=0.5 if config.training.clip_norm else 0.0,
+        clip_norm=clip_norm if config.training.clip_norm else 0.0,
         precision="fp32" if config.training.precision == "bf16" else config.training.precision,
         loss_scale={"initial": 2.0**24, "window": 3, "factor": 2.0**10},
         schedule={"learning_rate": 0.24, "end_learning_rate": 0.12, "warmup_steps": 4, "decay_steps": 16},
