@@ -15,15 +15,13 @@ FULL = {"sequence": True, "vocabulary": True}
 VIRTUAL = {"pipeline": 2, "virtual_stages": 2, "micro_batches": 8}
 
 # devices, parallel, training. Every one with eos inside samples, unequal masks, clipping, momentum SGD. A plan that
-# is a part of another one here is left out.
+# is a part of another one here is left out; the recipes below have all axes together.
 PIPELINE = (2, {"pipeline": 2, "micro_batches": 2}, {})
 PLANS = {
     "pipeline": PIPELINE,
     "sequence recompute": (2, {"tensor": 2, "sequence": True}, {"recompute": "full"}),
     "optimizer": (2, {"optimizer_shard": 2}, {"dropout": 0}),
     "data tensor": (4, {"tensor": 2}, {}),
-    "tensor pipeline": (4, {"tensor": 2, "pipeline": 2, "micro_batches": 4}, {}),
-    "data pipeline optimizer": (4, {"pipeline": 2, "optimizer_shard": 2, "micro_batches": 2}, {}),
     "sequence": (2, {"tensor": 2, "sequence": True}, {}),
     "recompute": (2, {}, {"recompute": "full"}),
     "selective recompute": (2, {"tensor": 2}, {"recompute": "selective"}),
@@ -46,11 +44,6 @@ PLANS = {
     "virtual stages, sequence recompute": (4, {**VIRTUAL, "tensor": 2, "sequence": True}, {"recompute": "full"}),
     "virtual stages, fp16 optimizer": (4, {**VIRTUAL, "optimizer_shard": 2}, {"precision": "fp16"}),
     "two optimizer groups": (4, {"optimizer_shard": 2}, {}),
-    "all together": (
-        8,
-        {"tensor": 2, "pipeline": 2, "optimizer_shard": 2, "micro_batches": 2, **FULL},
-        {"recompute": "full"},
-    ),
 }
 
 
@@ -79,17 +72,11 @@ FAMILY_PLANS = {
         {"tensor": 2, "pipeline": 2, "micro_batches": 2},
         {"z_loss": 0.02, "precision": "fp16"},
     ),
-    "codegen fp16 pipeline optimizer": (
-        "codegen",
-        4,
-        {"pipeline": 2, "optimizer_shard": 2, "micro_batches": 2},
-        {"precision": "fp16"},
-    ),
 }
 
 
 # Those with as many layers as `rehearse` gives them; the other pipelines have one for each stage.
-ALL_LAYERS = ("pipeline", "uneven stages", "all together", "codegeex2 all together")
+ALL_LAYERS = ("pipeline", "uneven stages")
 
 
 # Adapters: on matrices split by rows and by columns, frozen weights split by replicas.
