@@ -13,8 +13,8 @@ usage: bash tests/run.sh [pytest arguments]
   bash tests/run.sh --skipped-before      # those that the run before skipped, after what they lacked was installed
   bash tests/run.sh tests/setup -k lock   # some of them; paths are those of the checkout
 
-Two test files run at a time where there are two cores (pytest-xdist; -n 0 for one). For slow tests this needs 12 GB of
-free memory, too. The summary names the longest tests, and the files that took longer than tests/durations.json has it.
+As many test files run at a time as there are cores, and one more, if there are 4 GB of free memory for each (pytest-xdist;
+-n 0 for one); slow tests two at a time, with 6 GB for each. The summary names the longest tests, and the files that took longer than tests/durations.json has it.
 
 The virtual environment is .venv of this checkout, or MS_CODEGEEX_VENV. `pytest --help` explains pytest's arguments.
 EOF
@@ -38,8 +38,15 @@ free_gib() {
     echo 0
 }
 
+files=$(($(nproc) + 1)) memory=4 # one more than cores, since some tests wait; GiB for each
+if [[ " $* " == *' slow '* ]]; then
+    files=2 memory=6
+fi
+if ((files > $(free_gib) / memory)); then
+    files=$(($(free_gib) / memory))
+fi
 parallel=()
-if (($(nproc) > 1)) && { [[ " $* " != *' slow '* ]] || (($(free_gib) >= 12)); }; then
-    parallel=(-n 2 --dist loadfile --no-loadscope-reorder) # files with few tests, the longest, would come last
+if (($(nproc) > 1 && files > 1)); then
+    parallel=(-n "$files" --dist loadfile --no-loadscope-reorder) # files with few tests, the longest, would come last
 fi
 exec "$venv/bin/python" -m pytest "${parallel[@]}" "$@"

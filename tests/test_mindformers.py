@@ -129,7 +129,11 @@ def test_every_family_has_a_run():
     assert sorted(path.stem for path in RUNS) == sorted(f"{name}_tiny" for name in FAMILIES)
 
 
-@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=() if path.stem == "codegen_tiny" else pytest.mark.slow) for path in RUNS],
+    ids=lambda path: path.stem,
+)
 def test_every_configuration_builds_and_its_first_step_is_ours(registered, dataset, path):
     """Loss and gradient norm of the step against the family's own network; weights against the seed's."""
     from mindspore import Tensor

@@ -30,9 +30,9 @@ def run(tmp_path_factory):
     environment = {**os.environ, "PIP_INDEX_URL": "http://127.0.0.1:9", "PIP_NO_INDEX": "1"}
     environment.pop("OMP_NUM_THREADS", None)
     steps = [
-        "training.steps=12",
-        "training.schedule.decay_steps=12",
-        "checkpoint.every=4",
+        "training.steps=24",
+        "training.schedule.decay_steps=24",
+        "checkpoint.every=8",
         "checkpoint.keep=3",
         f"output={output}",
     ]
@@ -89,7 +89,7 @@ def test_perplexity(tmp_path, run):
     result = command("evaluate", "perplexity", "--data", text, "--output", tmp_path / "out", "--model", run)
     assert result.returncode == 0, result.stderr
     found = read_json(tmp_path / "out" / "report.json")["perplexity"]
-    assert 1 < found["perplexity"] < 20_000  # after 12 steps: better than chance over 52,224 rows
+    assert 1 < found["perplexity"] < 20_000  # after 24 steps: better than chance over 52,224 rows
     assert found["bytes"] == text.stat().st_size
 
 
@@ -112,7 +112,7 @@ def test_three_checkpoints_and_two_published_rows_on_one_page(tmp_path, run):
     """Every figure is recomputed from the verdicts of the samples."""
     data = small_benchmarks.write_rows(tmp_path / "even.jsonl", EVEN)
     steps = sorted(path.name for path in (run / "checkpoints").glob("step-*"))
-    assert [int(name.removeprefix("step-")) for name in steps] == [4, 8, 12]
+    assert [int(name.removeprefix("step-")) for name in steps] == [8, 16, 24]
     for name in steps:
         words = ("--model", run / "checkpoints" / name, "--n", "10", "--temperature", "0.7", "--max-new-tokens", "12")
         result = command("evaluate", "humaneval", "--data", data, "--output", tmp_path / name, *words)

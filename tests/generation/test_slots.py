@@ -72,7 +72,7 @@ def test_unequal_streams_give_the_ids_of_a_full_pass_in_any_company_and_order(tw
     assert turned == {1: together[2], 0: together[1]}
 
 
-@pytest.mark.parametrize("threads", [2, 0], ids=["compiled", "composite"])
+@pytest.mark.parametrize("threads", [2, pytest.param(0, marks=pytest.mark.slow)], ids=["compiled", "composite"])
 def test_heads_of_odd_size(threads):
     """Of 9 channels, 8 of which are turned, as transformers computes them."""
     twin = Twin("codegen", num_layers=1, hidden_size=144, intermediate_size=64, rotary_dim=8)

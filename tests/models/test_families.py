@@ -26,7 +26,9 @@ def config(name, **fields):
     return family(name).config.build_config("tiny", SIZES | turned | fields)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name", ["codegeex", *(pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES if name != "codegeex")]
+)
 def test_every_dropout_drops_by_itself_and_none_in_evaluation(name):
     """In PyNative mode, where dropouts can be switched one by one in a network that is there already."""
     batch = [Tensor(array) for array in packed_batch(40, 3, 2, 8)]
