@@ -382,7 +382,7 @@ python docs/recipes.py --search
 `plan --search` found these settings ([plan.md](plan.md)), and the timeline that of the 13B on 1,536 Ascend 910. **No
 device has shown any of these figures.** A planned step is the roofline without overlap, times {OUTSIDE_ROOFLINE:.3f},
 the factor that was fitted to the published run on Ascend 910 and is borrowed for 910B and A100. Published runs
-on 910B took 1.13 to 1.27 times their roofline ([plan.md](plan.md#published-runs-on-ascend-910b)), so it may be too
+on 910B took 1.13 to 1.27 times their roofline ([plan.md](notes.md#published-runs-on-ascend-910b)), so it may be too
 large there. A simulated step is the timeline of the compiled graphs, times the same factor; "not simulated" stands
 where nobody has done that. Hours are for the tokens of the model's paper, packed without padding. They follow the
 planned step in every row and in the picture, because only some recipes were simulated. "full in 5, 0 blocks": the first

@@ -22,7 +22,7 @@ FOUR += ["parallel.optimizer_shard=16", "parallel.sequence=true", "parallel.hard
 FOUR += ["training.recompute=none"]
 WIDE = ["parallel.tensor=4", "parallel.data=128", "parallel.pipeline=1", "training.micro_batch=4"]
 WIDE += ["parallel.overlap.parts=2", "parallel.fusion.allreduce_groups=20"]
-SIMULATED = {  # seconds of timelines that docs/rehearse.md and docs/plan.md report
+SIMULATED = {  # seconds of timelines that docs/notes.md reports
     "two blocks": (BASE, TWO, 0.2090),
     "saved collectives": (BASE, [*TWO, "parallel.overlap.recompute_collectives=false"], 0.2007),
     "two parts": (BASE, [*TWO, "parallel.overlap.parts=2"], 0.1875),
