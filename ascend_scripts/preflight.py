@@ -19,7 +19,7 @@ from collections.abc import Callable
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
-from ms_codegeex import host  # noqa: E402  (python -I puts no directory on the path)
+from ms_codegeex.base import host  # noqa: E402  (python -I puts no directory on the path)
 
 
 def check_venv(

@@ -273,7 +273,7 @@ def measured_decoding(arguments: argparse.Namespace) -> list[str]:
 
 def write_section(path: Path, lines: list[str]) -> None:
     """Replace the section of this benchmark in a Markdown file, or append it."""
-    from ms_codegeex.files import atomic_file
+    from ms_codegeex.base.files import atomic_file
 
     before = path.read_text("utf-8") if path.is_file() else "# Results\n"
     section = "\n".join([TITLE, "", "```text", *lines, "```", "", f"{time.strftime('%Y-%m-%d')}.", ""])
@@ -285,9 +285,9 @@ def write_section(path: Path, lines: list[str]) -> None:
 
 def obstacle(device: str) -> str:
     """Why nothing can be measured here; "" if there is no obstacle."""
+    from ms_codegeex.base.errors import RunFailure, UserError
     from ms_codegeex.cuda.libraries import check_loaded
     from ms_codegeex.cuda.probe import probe_gpu_backend
-    from ms_codegeex.errors import RunFailure, UserError
 
     if device != "gpu":
         return ""

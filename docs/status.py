@@ -14,10 +14,10 @@ from pathlib import Path
 
 import yaml
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import atomic_file
+from ms_codegeex.base.hardware import DEVICES
 from ms_codegeex.config.validation import check_tree, validated
-from ms_codegeex.errors import UserError
-from ms_codegeex.files import atomic_file
-from ms_codegeex.hardware import DEVICES
 from ms_codegeex.planning.calibration import outside_roofline
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -16,10 +16,10 @@ import sys
 from collections.abc import Sequence
 
 import ms_codegeex
+from ms_codegeex.base.errors import RunFailure, UserError, escaped
+from ms_codegeex.base.interrupts import after_imports
+from ms_codegeex.base.printing import print_error
 from ms_codegeex.commands.help_text import EXAMPLES, Parser, complete_actions
-from ms_codegeex.errors import RunFailure, UserError, escaped
-from ms_codegeex.interrupts import after_imports
-from ms_codegeex.printing import print_error
 
 VERBS = (
     "prepare",

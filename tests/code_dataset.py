@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ms_codegeex.base.files import write_json
 from ms_codegeex.data.datasets.indexed import IndexedWriter
 from ms_codegeex.data.tokenizer import Tokenizer
-from ms_codegeex.files import write_json
 
 
 def functions(*modules: object) -> list[str]:

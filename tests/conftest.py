@@ -23,8 +23,8 @@ os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.tcache_count=60000")
 # Without bytecode each of hundreds of processes would compile our modules again, 0.1 s a process.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
+from ms_codegeex.base.files import write_json
 from ms_codegeex.data.datasets.indexed import IndexedWriter
-from ms_codegeex.files import write_json
 
 pytest_plugins = [
     "not_run",  # before durations, which imports it

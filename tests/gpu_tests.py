@@ -17,9 +17,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @functools.cache
 def missing() -> str:
     """Why this machine cannot compute on a GPU; "" if it can."""
+    from ms_codegeex.base.errors import RunFailure, UserError
     from ms_codegeex.cuda.libraries import load_driver
     from ms_codegeex.cuda.probe import probe_gpu_backend
-    from ms_codegeex.errors import RunFailure, UserError
 
     if problem := load_driver():  # the quickest look, and the usual answer
         return f"no driver ({problem})"

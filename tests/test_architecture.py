@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-BASE = {  # single files that every folder may import, and what they import themselves
+BASE = {  # files of the lowest folder, which every other may import, and what they import from it themselves
     "errors": "",
     "host": "",
     "nested": "",
@@ -52,8 +52,8 @@ FOLDERS = {  # what a folder may import besides BASE, lowest first
     "commands": "cuda models config data formats generation planning runs rehearsal ladder evaluation serving terminal",
     "cli": "commands",
 }
-ARROWS = {name: set(seen.split()) for name, seen in BASE.items()} | {
-    name: {*BASE, *seen.split()} for name, seen in FOLDERS.items()
+ARROWS = {f"base.{name}": {f"base.{below}" for below in seen.split()} for name, seen in BASE.items()} | {
+    name: {*(f"base.{below}" for below in BASE), *seen.split()} for name, seen in FOLDERS.items()
 }
 
 
@@ -104,14 +104,18 @@ def circle_of_folders(imports: set[tuple[str, str]]) -> list[str] | None:
     return None
 
 
+def part(name: str) -> str:
+    """The file of the lowest folder, or the folder, that ARROWS names."""
+    top = name.partition(".")[0]
+    return name if top == "base" else top
+
+
 def upward(imports: set[tuple[str, str]]) -> list[str]:
     """Imports between the parts of the package that no arrow allows."""
     return sorted(
         f"{importer} imports {imported}"
         for importer, imported in imports
-        if imported
-        and (top := importer.partition(".")[0]) != (below := imported.partition(".")[0])
-        and below not in ARROWS.get(top, ())
+        if imported and (top := part(importer)) != (below := part(imported)) and below not in ARROWS.get(top, ())
     )
 
 
@@ -122,8 +126,8 @@ def imports() -> set[tuple[str, str]]:
 
 PARSERS = {"json": {"load", "loads", "JSONDecoder", "decoder", "scanner"}, "yaml": {"*"}}
 PARSING = {  # files that may parse JSON or YAML themselves, and why; all others call `parse_json` or `parse_yaml`
-    "json_reading.py": "the one reader of JSON",
-    "yaml_reading.py": "the one reader of YAML",
+    "base/json_reading.py": "the one reader of JSON",
+    "base/yaml_reading.py": "the one reader of YAML",
     "generation/messages.py": "from a process that this one started",
     "serving/messages.py": "from the engine's process, many times a second",
     "runs/fork_server.py": "from the process that started this one",
@@ -191,7 +195,7 @@ def test_no_folders_import_in_a_circle(imports):
 
 
 def test_parts_of_the_package_import_only_what_lies_below_them(imports):
-    assert {name.partition(".")[0] for edge in imports for name in edge} - {""} <= set(ARROWS)
+    assert {part(name) for edge in imports for name in edge} - {""} <= set(ARROWS)
     assert upward(imports) == []
 
 
@@ -211,9 +215,10 @@ def test_the_arrows_themselves_go_one_way():
 def test_an_upward_import_is_found_wherever_it_stands(tmp_path, statement):
     for name, text in {
         "__init__": "",
-        "errors": "",
+        "base/__init__": "",
+        "base/errors": "",
         "config/__init__": "",
-        "config/run": "from pack.errors import UserError",
+        "config/run": "from pack.base.errors import UserError",
         "runs/__init__": "",
         "runs/node": "from pack.config.run import RunConfig",
         "runs/inner/__init__": "",
@@ -222,7 +227,7 @@ def test_an_upward_import_is_found_wherever_it_stands(tmp_path, statement):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     sound = imports_of(tmp_path / "pack")
-    assert sound == {("config.run", "errors"), ("runs.node", "config.run")}
+    assert sound == {("config.run", "base.errors"), ("runs.node", "config.run")}
     assert circle(sound) is None and upward(sound) == []
     (tmp_path / "pack" / "config" / "run.py").write_text(statement)
     wrong = imports_of(tmp_path / "pack")

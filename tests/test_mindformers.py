@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from conftest import EOS, ROOT, VOCABULARY, command, small_run, write_config
 
-from ms_codegeex.errors import UserError
-from ms_codegeex.files import read_json, write_json
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import read_json, write_json
 from ms_codegeex.models.registry import FAMILIES, family
 from ms_codegeex.runs.ports import reserved_port
 

@@ -7,8 +7,8 @@ import pytest
 from conftest import command, small_run, write_config
 from tokenizer_files import chatglm_model, write_chatglm
 
+from ms_codegeex.base.files import read_json
 from ms_codegeex.data.tokenizer import load_tokenizer
-from ms_codegeex.files import read_json
 
 
 @pytest.mark.slow

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ms_codegeex.errors import UserError
-from ms_codegeex.printing import print_json, print_out
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.printing import print_json, print_out
 
 SUMMARY = "list adapters (LoRA), merge them into their model, or remove them from it"
 EXAMPLES = """  ms-codegeex adapter list runs/finetune_lora/adapter runs/other/adapter

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 
 TENSORS_SHOWN = 3  # at the start of the list, and at its end
 
@@ -242,7 +242,7 @@ def run_lines(run: dict[str, Any]) -> Iterator[str]:
 
 def describe_stages(directory: Path) -> dict[str, Any]:
     """The progress of each stage, and its losses, as they were when the last one ended or was interrupted."""
-    from ms_codegeex.files import read_json
+    from ms_codegeex.base.files import read_json
 
     content = read_json(directory / "stages.json")
     try:

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.commands import decoding
-from ms_codegeex.errors import UserError
 from ms_codegeex.generation.levels import AUTO, cpu_level
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.printing import print_json, print_lines, print_out
 from ms_codegeex.commands.artefacts import checkpoint_line, summarise_checkpoint
-from ms_codegeex.errors import UserError
-from ms_codegeex.printing import print_json, print_lines, print_out
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -114,9 +114,9 @@ def _bytes_of_tensors(path: Path) -> int:
 
 
 def _reshard(arguments: argparse.Namespace) -> int:
+    from ms_codegeex.base.mesh import Mesh
     from ms_codegeex.commands.convert import known_sizes
     from ms_codegeex.formats.checkpoint_writing import write_ranks
-    from ms_codegeex.mesh import Mesh
     from ms_codegeex.runs.resharding import open_contents, rank_slices
 
     axes = {axis: getattr(arguments, axis, 1) for axis in AXES}

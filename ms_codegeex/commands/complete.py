@@ -9,10 +9,10 @@ from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import given_text
+from ms_codegeex.base.printing import print_json, visible
 from ms_codegeex.commands import asked_model, decoding
-from ms_codegeex.errors import UserError
-from ms_codegeex.files import given_text
-from ms_codegeex.printing import print_json, visible
 
 if TYPE_CHECKING:
     from ms_codegeex.generation.sampling import SamplingSettings

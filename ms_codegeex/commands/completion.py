@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from ms_codegeex.printing import print_out
+from ms_codegeex.base.printing import print_out
 
 SUMMARY = "print the script that completes this command line in a shell"
 EXAMPLES = """\

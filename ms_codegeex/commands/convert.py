@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.errors import UserError, escaped
-from ms_codegeex.json_reading import Malformed, parse_json
-from ms_codegeex.printing import print_error, print_json, print_out
+from ms_codegeex.base.errors import UserError, escaped
+from ms_codegeex.base.json_reading import Malformed, parse_json
+from ms_codegeex.base.printing import print_error, print_json, print_out
 
 SUMMARY = "convert a model between our runs, model directories, PyTorch and MindSpore checkpoints"
 EXAMPLES = """\

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ms_codegeex.printing import print_json, print_out
+from ms_codegeex.base.printing import print_json, print_out
 
 
 def dataset_lines(description: dict[str, Any]) -> list[str]:

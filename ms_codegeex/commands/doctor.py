@@ -18,10 +18,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ms_codegeex import host
-from ms_codegeex.errors import RunFailure, UserError
-from ms_codegeex.json_reading import parse_json
-from ms_codegeex.printing import print_json, print_out
+from ms_codegeex.base import host
+from ms_codegeex.base.errors import RunFailure, UserError
+from ms_codegeex.base.json_reading import parse_json
+from ms_codegeex.base.printing import print_json, print_out
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -254,7 +254,7 @@ def _wrong(requirement: Requirement) -> str | None:
 
 def _broken(requirements: list[Requirement]) -> dict[Requirement, str]:
     """Those that are installed but do not work, and what is wrong; MindSpore has a check of its own."""
-    from ms_codegeex.processes import python_path
+    from ms_codegeex.base.processes import python_path
 
     named = {re.sub(r"[-_.]+", "-", one.name).lower(): one for one in requirements if one.name != "mindspore"}
     words = [sys.executable, "-m", USES, *named]
@@ -436,7 +436,7 @@ def disk_checks() -> Iterator[Finding]:
     """Free space where runs, caches and temporary files go."""
     area, free_some = "disk", "free some"
     try:
-        from ms_codegeex.files import user_cache
+        from ms_codegeex.base.files import user_cache
 
         cache = str(user_cache())
     except UserError as error:

@@ -7,13 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.host import available_cores
+from ms_codegeex.base.json_reading import Malformed, parse_json
+from ms_codegeex.base.printing import print_json, print_out
 from ms_codegeex.commands import decoding, evaluate_compare
 from ms_codegeex.commands.asked_model import read_key
-from ms_codegeex.errors import UserError
 from ms_codegeex.generation.levels import cpu_level
-from ms_codegeex.host import available_cores
-from ms_codegeex.json_reading import Malformed, parse_json
-from ms_codegeex.printing import print_json, print_out
 
 SUMMARY = "measure models on HumanEval-X, MultiPL-E, EvalPlus, MTPB, DS-1000 and more; programs run in a sandbox"
 EXAMPLES = f"""  ms-codegeex evaluate humaneval-x --data humaneval-x --output refs --check-references

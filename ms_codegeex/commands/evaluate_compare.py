@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ms_codegeex.errors import UserError
-from ms_codegeex.printing import print_json, print_out
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.printing import print_json, print_out
 
 NAME = "compare"
 EXAMPLES = """
@@ -47,10 +47,10 @@ def run(arguments: argparse.Namespace) -> int:
     most = MOST if arguments.most_answers is None else arguments.most_answers
     if most < 0:
         raise UserError(f"--most-answers: {most} is out of range; give 0 (all) or more")
+    from ms_codegeex.base.files import atomic_file, write_json
     from ms_codegeex.evaluation.output_directory import sole_writer
     from ms_codegeex.evaluation.reports import comparison, comparison_page
     from ms_codegeex.evaluation.reports.published_rows import read_published
-    from ms_codegeex.files import atomic_file, write_json
 
     evaluations = comparison.read_evaluations(arguments.compared)
     found = comparison.compare(evaluations, arguments.verdicts or "strict", read_published(arguments.published or []))

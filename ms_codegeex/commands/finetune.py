@@ -10,9 +10,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.commands import training_job
 from ms_codegeex.commands.infill_options import add_arguments, infill_config
-from ms_codegeex.errors import UserError
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
@@ -110,10 +110,10 @@ def _one_server(path: Path | None) -> Path | None:
 
 def _configured(arguments: argparse.Namespace, source: Source, words: list[str]) -> RunConfig:
     """The run's configuration with the model's sizes in it."""
+    from ms_codegeex.base.shipped import find_config
     from ms_codegeex.config import load_config
     from ms_codegeex.config.values import read_yaml
     from ms_codegeex.formats.adapter_files import open_adapters
-    from ms_codegeex.shipped import find_config
 
     name = arguments.config or (ADAPTER_CONFIG if arguments.adapter else DEFAULT_CONFIG)
     given = read_yaml(find_config(Path(name))).get("model")
@@ -135,8 +135,8 @@ def _configured(arguments: argparse.Namespace, source: Source, words: list[str])
 
 def _prepared(data: list[str], task: str | None, source: Source, config: RunConfig, quiet: bool) -> Path:
     """A dataset directory next to the run for these files, made on first use. Equal files give the same one."""
+    from ms_codegeex.base.files import sha256
     from ms_codegeex.data.finetuning.prepare import FinetuneSettings, prepare_finetune, recognised_task
-    from ms_codegeex.files import sha256
 
     task = task or recognised_task(data)
     settings = FinetuneSettings(task, config.seq_length, _tokenizer(source), seed=config.seed)

@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import given_text
+from ms_codegeex.base.printing import print_content, print_error, print_json
 from ms_codegeex.commands import decoding
-from ms_codegeex.errors import UserError
-from ms_codegeex.files import given_text
 from ms_codegeex.generation.levels import cpu_level
-from ms_codegeex.printing import print_content, print_error, print_json
 
 if TYPE_CHECKING:
     from ms_codegeex.data.tokenizer import Tokenizer

@@ -13,7 +13,7 @@ import textwrap
 from collections.abc import Iterable
 from typing import NoReturn
 
-from ms_codegeex.errors import escaped
+from ms_codegeex.base.errors import escaped
 
 EXAMPLES = "examples:\n"
 WIDEST = 120  # longer lines are hard to read, however wide the terminal is

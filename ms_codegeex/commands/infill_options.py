@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 
 if TYPE_CHECKING:
     from ms_codegeex.config.sections import InfillConfig

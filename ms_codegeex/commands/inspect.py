@@ -10,10 +10,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ms_codegeex.base.errors import UserError, escaped
+from ms_codegeex.base.printing import (
+    print_coloured,
+    print_content,
+    print_error,
+    print_json,
+    print_lines,
+    print_out,
+    visible,
+)
 from ms_codegeex.commands import artefacts
 from ms_codegeex.commands.dataset_summary import dataset_lines
-from ms_codegeex.errors import UserError, escaped
-from ms_codegeex.printing import print_coloured, print_content, print_error, print_json, print_lines, print_out, visible
 
 if TYPE_CHECKING:
     from ms_codegeex.data.inspection import Dataset

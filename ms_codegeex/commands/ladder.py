@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ms_codegeex.errors import RunFailure
-from ms_codegeex.printing import print_json, print_out
+from ms_codegeex.base.errors import RunFailure
+from ms_codegeex.base.printing import print_json, print_out
 
 if TYPE_CHECKING:
     from ms_codegeex.ladder.settings import Rung
@@ -34,8 +34,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train the missing runs, then fit and draw."""
+    from ms_codegeex.base.files import write_json
     from ms_codegeex.commands.training_job import say
-    from ms_codegeex.files import write_json
     from ms_codegeex.ladder.report import named, write_report
     from ms_codegeex.ladder.results import analyse, result_of
     from ms_codegeex.ladder.settings import load_ladder
@@ -82,7 +82,7 @@ def _sentence(law: dict[str, Any]) -> str:
 
 def _summary(rung: Rung) -> dict[str, Any] | None:
     """The figures of a run that is done; {} if it diverged; None if it is still to be trained."""
-    from ms_codegeex.files import read_json
+    from ms_codegeex.base.files import read_json
     from ms_codegeex.runs.run_directory import RunDirectory
 
     directory = RunDirectory(rung.directory)

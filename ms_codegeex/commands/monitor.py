@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ms_codegeex.errors import UserError, escaped
-from ms_codegeex.printing import print_error, print_json
+from ms_codegeex.base.errors import UserError, escaped
+from ms_codegeex.base.printing import print_error, print_json
 
 if TYPE_CHECKING:
     from rich.console import Group

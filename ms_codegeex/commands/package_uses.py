@@ -12,8 +12,8 @@ import sys
 from collections.abc import Callable
 from io import BytesIO
 
-from ms_codegeex.installed import without_torch
-from ms_codegeex.printing import print_json
+from ms_codegeex.base.installed import without_torch
+from ms_codegeex.base.printing import print_json
 
 # Names to import where they differ from the package's, and what is imported of a package that is only partly needed.
 MODULES = {

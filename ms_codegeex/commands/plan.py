@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ms_codegeex.errors import UserError
-from ms_codegeex.printing import print_error, print_json, print_out, print_progress
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.printing import print_error, print_json, print_out, print_progress
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
@@ -191,10 +191,10 @@ def _search(plan: Plan, given: bool, overlap: bool) -> SearchResult:
 
 def _write(plan: Plan, arguments: argparse.Namespace) -> None:
     """The best plan as a file: the given configuration is its base, under the overrides of the command line."""
+    from ms_codegeex.base.files import atomic_file
+    from ms_codegeex.base.shipped import find_config
     from ms_codegeex.config.values import parse_overrides
-    from ms_codegeex.files import atomic_file
     from ms_codegeex.planning.search import yaml_of
-    from ms_codegeex.shipped import find_config
 
     target, base = arguments.write, arguments.config
     if plan.config.stage:

@@ -7,12 +7,12 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.host import available_cores
+from ms_codegeex.base.printing import print_json, print_out
 from ms_codegeex.commands import infill_options, prepare_exchange, prepare_finetune
 from ms_codegeex.commands.dataset_summary import corpus_lines
 from ms_codegeex.data.corpus.remote import RemotePath, parse_location
-from ms_codegeex.errors import UserError
-from ms_codegeex.host import available_cores
-from ms_codegeex.printing import print_json, print_out
 
 SUMMARY = "turn source trees, .jsonl and .parquet files into a tokenised, deduplicated dataset directory"
 EXAMPLES = f"""\

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.printing import print_json, print_out
 from ms_codegeex.commands.dataset_summary import print_dataset
 from ms_codegeex.commands.infill_options import INFILL
 from ms_codegeex.commands.prepare_finetune import OF_CORPORA, PRETRAIN, refuse
-from ms_codegeex.errors import UserError
-from ms_codegeex.printing import print_json, print_out
 
 EXAMPLES = """\
   ms-codegeex prepare --input corpus --to mindrecord --output corpus-mindrecord --seq-length 2048 --files 8

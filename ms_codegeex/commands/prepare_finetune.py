@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.commands.dataset_summary import print_dataset
 from ms_codegeex.commands.infill_options import infill_config
-from ms_codegeex.errors import UserError
 
 EXAMPLES = """\
   ms-codegeex prepare --input pairs.jsonl --output tuning --task completion --seq-length 2048

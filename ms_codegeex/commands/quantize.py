@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ms_codegeex.printing import print_json, print_out
+from ms_codegeex.base.printing import print_json, print_out
 
 SUMMARY = "round a model's matrices to 8 or 4 bits, for generation on CPUs"
 EXAMPLES = """\

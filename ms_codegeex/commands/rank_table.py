@@ -8,8 +8,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ms_codegeex.errors import UserError
-from ms_codegeex.printing import print_json, print_out
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.printing import print_json, print_out
 
 if TYPE_CHECKING:
     from ms_codegeex.runs.rank_table import RankTable

@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ms_codegeex.printing import print_error, print_json, print_out
+from ms_codegeex.base.printing import print_error, print_json, print_out
 
 if TYPE_CHECKING:
+    from ms_codegeex.base.mesh import Mesh
     from ms_codegeex.config import RunConfig
-    from ms_codegeex.mesh import Mesh
     from ms_codegeex.rehearsal.compile import CompileReport
     from ms_codegeex.rehearsal.execute import ExecutionReport
     from ms_codegeex.rehearsal.graph_kernel import GraphKernelReport
@@ -97,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _check_phase(arguments: argparse.Namespace, both: bool) -> None:
     """Raise a `UserError` for an option of the phase that was not requested."""
-    from ms_codegeex.errors import UserError
+    from ms_codegeex.base.errors import UserError
 
     compiles, executes = both or arguments.compile, both or arguments.execute
     wrong_phase = "is for {}, but only {} was requested; leave one of the two out"
@@ -129,8 +129,8 @@ def _check_phase(arguments: argparse.Namespace, both: bool) -> None:
 
 def _configuration(arguments: argparse.Namespace, executes: bool) -> RunConfig:
     """The run as the engine would partition it over devices; a CPU run is rehearsed as if it ran on Ascend."""
+    from ms_codegeex.base.errors import UserError
     from ms_codegeex.config import check_run_config, load_config
-    from ms_codegeex.errors import UserError
 
     overrides = list(arguments.overrides)
     if arguments.devices is not None:
@@ -181,7 +181,7 @@ def _check_executable(config: RunConfig, mesh: Mesh | None) -> None:
 
 def _ranks(text: str, world: int) -> list[int] | None:
     """The ranks to compile; None: the distinct ones."""
-    from ms_codegeex.errors import UserError
+    from ms_codegeex.base.errors import UserError
 
     if text == "distinct":
         return None
@@ -234,7 +234,7 @@ def _compile(config: RunConfig, ranks: list[int] | None, arguments: argparse.Nam
 
 def _simulate_step(config: RunConfig, compiled: CompileReport, arguments: argparse.Namespace) -> Timeline:
     """Simulate the compiled step; print it and write its files."""
-    from ms_codegeex.files import atomic_file, write_json
+    from ms_codegeex.base.files import atomic_file, write_json
     from ms_codegeex.rehearsal.timeline.picture import plot
     from ms_codegeex.rehearsal.timeline.report import text, trace
     from ms_codegeex.rehearsal.timeline.timeline import make_timeline

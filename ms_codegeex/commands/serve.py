@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.commands import decoding, serve_aliases
-from ms_codegeex.errors import UserError
 
 SUMMARY = "serve a model over HTTP, for editors and OpenAI's clients"
 EXAMPLES = """\

@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 
 _KEYS = "write a key into a file and give --api-key-file FILE"
 _OPERATORS = "leave it out: the engine has its own compiled operators; --bits 8 or 4 rounds the weights"

@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.printing import print_json, print_out
 from ms_codegeex.commands.training_job import (
     check_datasets,
     check_restarts,
@@ -17,8 +19,6 @@ from ms_codegeex.commands.training_job import (
     say,
     train_once,
 )
-from ms_codegeex.errors import UserError
-from ms_codegeex.printing import print_json, print_out
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig

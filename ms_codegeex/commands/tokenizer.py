@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ms_codegeex.host import available_cores
-from ms_codegeex.printing import print_json, print_out
+from ms_codegeex.base.host import available_cores
+from ms_codegeex.base.printing import print_json, print_out
 
 SUMMARY = "train a tokenizer for CodeGeeX2's architecture, because the released one may not be redistributed"
 EXAMPLES = """\

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ms_codegeex.base.printing import print_out
 from ms_codegeex.commands import training_job
-from ms_codegeex.printing import print_out
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -127,7 +127,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _form(arguments: argparse.Namespace) -> Form | None:
     """How the processes are printed; None without --dry-run."""
-    from ms_codegeex.errors import UserError
+    from ms_codegeex.base.errors import UserError
 
     if arguments.script and (arguments.json or not arguments.dry_run):
         raise UserError("--script: is a form of --dry-run; " + ("leave out --json" if arguments.dry_run else "add it"))
@@ -137,7 +137,7 @@ def _form(arguments: argparse.Namespace) -> Form | None:
 
 def _print_job(arguments: argparse.Namespace, configs: Sequence[RunConfig]) -> int:
     """Print the job file; a `UserError` for an option without meaning in a job file, or for stages of unequal sizes."""
-    from ms_codegeex.errors import UserError
+    from ms_codegeex.base.errors import UserError
     from ms_codegeex.runs.job_files import job_file, servers_of
 
     senseless = {

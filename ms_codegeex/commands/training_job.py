@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ms_codegeex.printing import print_error, print_json, print_out
+from ms_codegeex.base.printing import print_error, print_json, print_out
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
@@ -77,11 +77,11 @@ def paths_and_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def resolve_data(config: RunConfig, corpus: Sequence[str], quiet: bool, servers: int = 1) -> RunConfig:
     """The configuration with absolute dataset paths; without any, a corpus is prepared next to the run."""
+    from ms_codegeex.base.errors import UserError
+    from ms_codegeex.base.host import available_cores
     from ms_codegeex.data.corpus.prepare import cached_corpus
     from ms_codegeex.data.corpus.settings import PrepareSettings
     from ms_codegeex.data.datasets.opening import absolute
-    from ms_codegeex.errors import UserError
-    from ms_codegeex.host import available_cores
     from ms_codegeex.models.registry import family
 
     given = "data.blend" if config.data.blend is not None else "data.train" if config.data.train is not None else None
@@ -199,7 +199,7 @@ def processes_of(config: RunConfig, node: Node) -> list[WorkerSpec]:
 
 def check_restarts(restarts: Restarts, config: RunConfig, node: Node) -> None:
     """`UserError` for restarts that make no sense for this run on this server."""
-    from ms_codegeex.errors import UserError
+    from ms_codegeex.base.errors import UserError
     from ms_codegeex.runs.fewer_devices import on_fewer_devices
     from ms_codegeex.runs.memory_check import shortage
 
@@ -234,7 +234,7 @@ def check_restarts(restarts: Restarts, config: RunConfig, node: Node) -> None:
 
 def _too_little(config: RunConfig, short: Shortage) -> str:
     """The memory that is missing, in words."""
-    from ms_codegeex.hardware import GIB
+    from ms_codegeex.base.hardware import GIB
 
     if config.device == "cpu":
         processes = f"{config.devices} process{'es' * (config.devices > 1)}"
@@ -370,8 +370,8 @@ def say(text: str) -> None:
 
 def _finish(config: RunConfig, run_directory: RunDirectory) -> dict[str, Any]:
     """Export the checkpoint, sample from the exported model and write summary.json."""
-    from ms_codegeex.errors import UserError
-    from ms_codegeex.files import read_json, write_json
+    from ms_codegeex.base.errors import UserError
+    from ms_codegeex.base.files import read_json, write_json
     from ms_codegeex.runs.history import read_history
 
     result = read_json(run_directory.result)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.hardware import A100, ASCEND_910, ASCEND_910B, DEVICES, Device, device
 from ms_codegeex.config.run import RunConfig
-from ms_codegeex.errors import UserError
-from ms_codegeex.hardware import A100, ASCEND_910, ASCEND_910B, DEVICES, Device, device
 
 ASSUMED = {"cpu": ASCEND_910, "ascend": ASCEND_910, "gpu": A100}  # without parallel.hardware
 # The driver's names (CANN's SoC versions). 910A, 910B and the Pro and Premium parts are the first generation.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.config.chosen_hardware import running_on
 from ms_codegeex.config.run import RunConfig
-from ms_codegeex.errors import UserError
 
 FUSIONS = ("graph_kernel", "attention", "norm", "optimizer", "dropout")
 # On a CPU the norm kernel is slower than elementary operators, and graph kernels change results by 1e-4. Dropout is off

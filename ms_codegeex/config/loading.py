@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.host import available_cores
+from ms_codegeex.base.shipped import find_config
 from ms_codegeex.config.chosen_hardware import hardware_of
 from ms_codegeex.config.fusions import check_kernels
 from ms_codegeex.config.mesh_rules import check_mesh
@@ -15,9 +18,6 @@ from ms_codegeex.config.sections import LossScaleConfig
 from ms_codegeex.config.stages import Stage, StagedRun, StageValues, stage_values
 from ms_codegeex.config.validation import check_tree, validated
 from ms_codegeex.config.values import merged, parse_overrides, read_yaml
-from ms_codegeex.errors import UserError
-from ms_codegeex.host import available_cores
-from ms_codegeex.shipped import find_config
 
 
 def build_run_config(values: Mapping[str, Any]) -> RunConfig:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.mesh import Mesh, check_world
 from ms_codegeex.config.chosen_hardware import hardware_of
 from ms_codegeex.config.run import RunConfig
-from ms_codegeex.errors import UserError
-from ms_codegeex.mesh import Mesh, check_world
 
 
 def _divides(key: str, part: int, whole_key: str, whole: int) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.config.validation import check_keys, validated
-from ms_codegeex.errors import UserError
 from ms_codegeex.models.decoder_config import DecoderConfig
 from ms_codegeex.models.parameters import VOCABULARY
 from ms_codegeex.models.registry import family

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, PlainValidator
 
+from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.config.model import ModelConfig, default_model, model_config
 from ms_codegeex.config.sections import (
     CheckpointConfig,
@@ -19,7 +20,6 @@ from ms_codegeex.config.sections import (
     TrainingConfig,
 )
 from ms_codegeex.config.validation import Positive
-from ms_codegeex.mesh import Mesh
 
 
 @dataclass(frozen=True)

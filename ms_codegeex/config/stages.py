@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.config.run import RunConfig
 from ms_codegeex.config.validation import check_tree, validated
 from ms_codegeex.config.values import merged
-from ms_codegeex.errors import UserError
 
 OWN = ("name", "start")  # keys of a stage that are no keys of a run
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")

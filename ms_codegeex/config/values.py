@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex import nested
+from ms_codegeex.base import nested
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.json_reading import Malformed
+from ms_codegeex.base.shipped import find_config
+from ms_codegeex.base.yaml_reading import parse_yaml, read_yaml_file
 from ms_codegeex.config.blend import KEY as BLEND
-from ms_codegeex.errors import UserError
-from ms_codegeex.json_reading import Malformed
-from ms_codegeex.shipped import find_config
-from ms_codegeex.yaml_reading import parse_yaml, read_yaml_file
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import runpy
 import sys
 
+from ms_codegeex.base.errors import RunFailure, UserError
+from ms_codegeex.base.printing import print_error
 from ms_codegeex.cuda.libraries import prepare
-from ms_codegeex.errors import RunFailure, UserError
-from ms_codegeex.printing import print_error
 
 
 def main() -> None:

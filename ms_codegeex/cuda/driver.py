@@ -11,9 +11,9 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ms_codegeex.base.errors import RunFailure, UserError
+from ms_codegeex.base.processes import json_from_module
 from ms_codegeex.cuda.plugin import DRIVER
-from ms_codegeex.errors import RunFailure, UserError
-from ms_codegeex.processes import json_from_module
 
 SECONDS = 120
 MACHINE_CODE = ((6, 0), (6, 1), (7, 0), (7, 5), (8, 0))  # compute capabilities of the kernels in MindSpore's wheel

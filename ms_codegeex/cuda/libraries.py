@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ms_codegeex.base.errors import RunFailure, UserError
+from ms_codegeex.base.files import user_cache
 from ms_codegeex.cuda.plugin import (
     DRIVER,
     RUNTIME,
@@ -24,8 +26,6 @@ from ms_codegeex.cuda.plugin import (
     plugin_directory,
     plugin_environment,
 )
-from ms_codegeex.errors import RunFailure, UserError
-from ms_codegeex.files import user_cache
 
 MACHINES = ("x86_64",)  # for which the wheel has a GPU back end that was looked at, and NVIDIA's packages exist
 INSTALL = "pip install 'ms-codegeex[gpu]' (in a checkout: bash ascend_scripts/setup.sh --gpu)"

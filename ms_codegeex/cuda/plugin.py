@@ -11,9 +11,9 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ms_codegeex.errors import UserError
-from ms_codegeex.files import cached_folder
-from ms_codegeex.installed import mindspore_directory
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import cached_folder
+from ms_codegeex.base.installed import mindspore_directory
 
 PLUGIN, KERNELS = "lib/plugin/libmindspore_gpu.so.11.6", "lib/plugin/gpu/libcuda_ops.so.11"
 DRIVER = "libcuda.so.1"

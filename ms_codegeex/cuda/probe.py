@@ -7,10 +7,10 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ms_codegeex.base.processes import json_from_module
 from ms_codegeex.cuda.driver import Driver, driver_of, query_driver
 from ms_codegeex.cuda.libraries import LIBRARIES, MACHINES, Loaded, load_libraries
 from ms_codegeex.cuda.plugin import PLUGIN, plugin_directory
-from ms_codegeex.processes import json_from_module
 
 SECONDS = 300
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import read_json, sha256
 from ms_codegeex.config.sections import InfillConfig
 from ms_codegeex.data.datasets.batches import DocumentSpan
 from ms_codegeex.data.datasets.documents import documents_path, read_document_row, read_documents
@@ -21,8 +23,6 @@ from ms_codegeex.data.languages import tag_text
 from ms_codegeex.data.tokenizer import Tokenizer
 from ms_codegeex.data.tokenizer.fast import text_decoder
 from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY, recorded_tokenizer
-from ms_codegeex.errors import UserError
-from ms_codegeex.files import read_json, sha256
 
 REMEDY = "prepare it again with `ms-codegeex prepare --replace`"
 _TYPES = {"vocab_size": int, "eos_id": int, "tokenizer": dict, "splits": dict, "files": dict}

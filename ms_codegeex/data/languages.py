@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.languages_codegeex2 import AMBIGUOUS_FURTHER, FURTHER
-from ms_codegeex.errors import UserError
 
 HEAD_BYTES = 16_384
 """The bytes of a file that `detect` reads: the first declaration comes after the licence header, which may be long."""

@@ -11,13 +11,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import atomic_directory, atomic_file
 from ms_codegeex.data.corpus.reading import Document, find_units, read_unit
 from ms_codegeex.data.corpus.settings import ReadingSettings
 from ms_codegeex.data.corpus.sources import default_roots, user_roots
 from ms_codegeex.data.languages import LANGUAGES
 from ms_codegeex.data.tokenizer.chatglm import SPACE, CodeGeeX2Tokenizer
-from ms_codegeex.errors import UserError
-from ms_codegeex.files import atomic_directory, atomic_file
 
 LEAST_SIZE = 512  # 256 bytes, three special pieces, letters
 MOST_RUN = 64

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.errors import UserError
-from ms_codegeex.files import atomic_file
-from ms_codegeex.json_reading import Malformed, parse_json
-from ms_codegeex.reading import read_stream
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import atomic_file
+from ms_codegeex.base.json_reading import Malformed, parse_json
+from ms_codegeex.base.reading import read_stream
 
 LEVELS, ENDINGS = ("", "*/", "*/*/"), (".jsonl.gz", ".jsonl")  # where a benchmark's file is searched, and its endings
 

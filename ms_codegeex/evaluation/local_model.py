@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ms_codegeex.files import sha256
+from ms_codegeex.base.files import sha256
 from ms_codegeex.generation.levels import AUTO
 from ms_codegeex.generation.sampling import DEFAULT_ADAPTER
 

@@ -9,7 +9,7 @@ import time
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from ms_codegeex.printing import print_error
+from ms_codegeex.base.printing import print_error
 
 SECONDS = 30.0  # between two lines
 

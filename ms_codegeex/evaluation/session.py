@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.errors import RunFailure, UserError
+from ms_codegeex.base.errors import RunFailure, UserError
+from ms_codegeex.base.printing import print_error
 from ms_codegeex.evaluation import rows
 from ms_codegeex.evaluation.jsonl import RowFile
 from ms_codegeex.evaluation.judging import judge, references
@@ -25,7 +26,6 @@ from ms_codegeex.evaluation.sampling.recipes import Recipe
 from ms_codegeex.evaluation.sampling.samplers import Sampler
 from ms_codegeex.evaluation.sandbox import open_sandbox
 from ms_codegeex.evaluation.task import UNREAD, Problem, Task
-from ms_codegeex.printing import print_error
 
 GATED = ("humaneval-x",)  # tasks whose references always run first
 REFERENCES, SAMPLES, RESULTS = "references.jsonl", "samples.jsonl", "results.jsonl"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats.adapters import Adapters, check_base
 from ms_codegeex.formats.checkpoint_folder import resolve
 from ms_codegeex.formats.peft import CONFIG, read_peft

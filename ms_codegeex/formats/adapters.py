@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.models.parameters import LORA_A, LORA_B
 

@@ -14,10 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.errors import UserError
-from ms_codegeex.files import read_json, write_json
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import read_json, write_json
+from ms_codegeex.base.printing import print_error
 from ms_codegeex.formats.checkpoint import MANIFEST, NAME, Checkpoint
-from ms_codegeex.printing import print_error
 
 OUTCOME = "outcome.json"
 GOOD, DOUBTFUL = "good", "doubtful"

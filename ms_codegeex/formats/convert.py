@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import atomic_directory, read_json, remove_leftovers
+from ms_codegeex.base.reading import read_inside
 from ms_codegeex.data.infilling.sentinels import description_files
 from ms_codegeex.data.tokenizer import CONFIG as TOKENIZER_CONFIG
-from ms_codegeex.errors import UserError
-from ms_codegeex.files import atomic_directory, read_json, remove_leftovers
 from ms_codegeex.formats import layout
 from ms_codegeex.formats.family import FamilyFormats
 from ms_codegeex.formats.files import MINDSPORE_SUFFIX, TORCH_SUFFIXES, nested_tensors, rank_record
@@ -31,7 +32,6 @@ from ms_codegeex.formats.tensor_parallel import shard
 from ms_codegeex.formats.tensors import SHORT_NAMES, LazyTensor, cast
 from ms_codegeex.formats.torch_zip import read_torch, write_torch
 from ms_codegeex.models.foreign import ForeignName
-from ms_codegeex.reading import read_inside
 
 _MOST_CODE = 16 << 20  # bytes of a module that is compared with ours
 AHEAD = 2  # tensors that are loaded while one is written

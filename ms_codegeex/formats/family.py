@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats.layout import Shape, expand, packed_shape, shown
 from ms_codegeex.formats.sizes import Sizes
 from ms_codegeex.models.foreign import Entry, ForeignFormats, ForeignLayout, ForeignName

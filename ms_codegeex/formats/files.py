@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.reading import open_regular
 from ms_codegeex.formats.layout import shown
 from ms_codegeex.formats.mindspore_checkpoint import is_weight, read_mindspore, read_origin
 from ms_codegeex.formats.npy_folder import is_npy_folder, read_npy_folder
@@ -17,7 +18,6 @@ from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.formats.torch_pickle import namespace
 from ms_codegeex.formats.torch_zip import read_torch
 from ms_codegeex.models.foreign import ForeignName
-from ms_codegeex.reading import open_regular
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")
 MINDSPORE_SUFFIX = ".ckpt"

@@ -10,7 +10,7 @@ from itertools import groupby
 
 import numpy as np
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.formats.transpose import transposed
 from ms_codegeex.models.foreign import Entry, ForeignName, Packing

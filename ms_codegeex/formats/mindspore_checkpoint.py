@@ -18,12 +18,12 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ms_codegeex.errors import UserError
-from ms_codegeex.files import atomic_file
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import atomic_file
+from ms_codegeex.base.json_reading import Malformed, parse_json
+from ms_codegeex.base.reading import open_regular
 from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, byte_blocks, crc32, map_bytes
 from ms_codegeex.formats.wire import ByteRange, Value, WireError, WireReader, length_field, number_field, only
-from ms_codegeex.json_reading import Malformed, parse_json
-from ms_codegeex.reading import open_regular
 
 TYPES = {
     "float64": "Float64",

@@ -15,14 +15,14 @@ from typing import Any
 
 import yaml
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import read_json
+from ms_codegeex.base.nested import flattened
+from ms_codegeex.base.reading import read_inside
 from ms_codegeex.data.datasets.batches import read_info
 from ms_codegeex.data.datasets.opening import CONTENT, hash_like
-from ms_codegeex.errors import UserError
-from ms_codegeex.files import read_json
 from ms_codegeex.formats.family import FamilyFormats
 from ms_codegeex.formats.sources import Source
-from ms_codegeex.nested import flattened
-from ms_codegeex.reading import read_inside
 
 CARD, PLOT = "README.md", "loss.png"
 SUMMARY = "summary.json"  # of a run

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.reading import open_regular
 from ms_codegeex.formats.tensors import LazyTensor, dtype_name
-from ms_codegeex.reading import open_regular
 
 _MAGIC = b"\x93NUMPY"
 

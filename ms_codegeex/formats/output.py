@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.errors import UserError
-from ms_codegeex.files import read_json, write_json
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import read_json, write_json
 from ms_codegeex.formats.mindspore_checkpoint import read_origin
 from ms_codegeex.formats.torch_zip import is_written_by_us
 

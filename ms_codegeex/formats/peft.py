@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import atomic_directory, read_json, write_json
 from ms_codegeex.data.infilling.sentinels import description_files
-from ms_codegeex.errors import UserError
-from ms_codegeex.files import atomic_directory, read_json, write_json
 from ms_codegeex.formats.adapters import Adapters
 from ms_codegeex.formats.family import FamilyFormats
 from ms_codegeex.formats.layout import pack, packed_shape, unpack

@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.json_reading import parse_json
+from ms_codegeex.base.reading import open_regular
 from ms_codegeex.formats.chunks import chunks, content_hash, rows_per_chunk
 from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, byte_blocks, crc32, map_bytes
-from ms_codegeex.json_reading import parse_json
-from ms_codegeex.reading import open_regular
 
 TAGS = {
     "float64": "F64",

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.models.foreign import SizeKeys
 
 MISSPELT = 0.85  # how similar an unknown key is to one that is absent, if it stands for that one

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 
 Window = Sequence[slice | tuple[int, int]]
 Index = tuple[slice, ...]

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.config.model import SECTION
 from ms_codegeex.data.infilling.sentinels import declared_infill
 from ms_codegeex.data.tokenizer.copying import copy_all, copy_data, left_out, without_code
-from ms_codegeex.errors import UserError
 from ms_codegeex.formats import layout
 from ms_codegeex.formats.adapters import Adapters, fingerprint, merged
 from ms_codegeex.formats.checkpoint import MANIFEST, Checkpoint

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from ms_codegeex.errors import UserError
-from ms_codegeex.files import read_json
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import read_json
 from ms_codegeex.formats.mindspore_checkpoint import is_weight, read_mindspore
 from ms_codegeex.formats.tensor_parallel import Distinct, assembled
 from ms_codegeex.formats.tensors import LazyTensor

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats.slices import overlap, window_ranges
 from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, array_sha256
 

@@ -16,7 +16,7 @@ from types import MappingProxyType
 import numpy as np
 from isal import isal_zlib
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 
 BLOCK_BYTES = 1 << 24  # what is hashed, checked or written at once
 READ_BYTES = 1 << 19  # at once; a part of this size is still in the cache when it is hashed

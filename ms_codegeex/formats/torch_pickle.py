@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats.tensors import LazyTensor
 
 STORAGES: Mapping[str, str] = MappingProxyType(

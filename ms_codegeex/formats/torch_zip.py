@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from ms_codegeex.errors import UserError
-from ms_codegeex.files import atomic_file
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import atomic_file
+from ms_codegeex.base.reading import open_regular
 from ms_codegeex.formats import torch_pickle
 from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, byte_blocks, crc32, map_bytes
-from ms_codegeex.reading import open_regular
 
 ALIGNMENT = 64
 _DAMAGE = (zipfile.BadZipFile, RuntimeError, EOFError, ValueError, zlib.error, struct.error)  # Runtime: "encrypted"

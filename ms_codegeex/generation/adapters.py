@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats.adapter_files import open_adapters
 from ms_codegeex.generation.loading import QUANTISED, LoadedModel
 from ms_codegeex.generation.matrices import MOST_RANK, LowRank

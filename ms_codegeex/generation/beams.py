@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ms_codegeex.errors import RunFailure
+from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.generation.choice import Chosen, TokenChoice, check_finite
 from ms_codegeex.generation.slots import SlotEngine
 

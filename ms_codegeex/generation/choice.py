@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ms_codegeex.errors import RunFailure
+from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.generation.sampling import SamplingSettings
 
 GREEDY = 0.0

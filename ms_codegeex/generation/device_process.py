@@ -19,7 +19,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import communication
 
-from ms_codegeex.errors import RunFailure, UserError
+from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.generation.adapters import load_adapters
 from ms_codegeex.generation.loading import load_model
 from ms_codegeex.generation.messages import receive, send

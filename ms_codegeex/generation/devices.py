@@ -24,12 +24,12 @@ from typing import Any, BinaryIO
 import mindspore as ms
 import numpy as np
 
-from ms_codegeex.errors import RunFailure, UserError
+from ms_codegeex.base.errors import RunFailure, UserError
+from ms_codegeex.base.processes import ProcessGroup, ending, last_lines, python_process
 from ms_codegeex.generation.loading import LoadedModel
 from ms_codegeex.generation.messages import receive, send
 from ms_codegeex.generation.network import compiled_library
 from ms_codegeex.generation.rows import Rows, SlotSizes
-from ms_codegeex.processes import ProcessGroup, ending, last_lines, python_process
 
 PROGRAM = "ms_codegeex.generation.device_process"
 CUDA = "ms_codegeex.cuda"  # runs a program with the libraries of GPUs loaded

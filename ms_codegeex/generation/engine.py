@@ -13,7 +13,8 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 
-from ms_codegeex.errors import PromptTooLong, UserError
+from ms_codegeex.base.errors import PromptTooLong, UserError
+from ms_codegeex.base.host import available_cores
 from ms_codegeex.generation.adapters import Adapter, load_adapters
 from ms_codegeex.generation.beams import Likeliest, next_tokens
 from ms_codegeex.generation.choice import Chosen, token_choice
@@ -29,7 +30,6 @@ from ms_codegeex.generation.slots import SlotEngine
 from ms_codegeex.generation.speculation import DraftSpeculation, GuessWidth, NgramSpeculation
 from ms_codegeex.generation.stopping import Ending, Rule, until
 from ms_codegeex.generation.targets import check_memory, free_memory, prepare_cpu, use_device
-from ms_codegeex.host import available_cores
 
 MOST_SLOTS = 16
 FORBIDDEN = -1e6  # added to a logit

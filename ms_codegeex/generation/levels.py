@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from pathlib import Path
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 
 AUTO = "auto"  # the best level that this CPU can run
 # an architecture, and the features that the level adds

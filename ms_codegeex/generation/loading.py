@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.infilling.sentinels import DESCRIPTION, Sentinels, declared_infill, sentinels
 from ms_codegeex.data.tokenizer import Tokenizer, load_tokenizer
-from ms_codegeex.errors import UserError
 from ms_codegeex.formats.adapter_files import adapters_path
 from ms_codegeex.formats.checkpoint_folder import resolve
 from ms_codegeex.formats.peft import CONFIG

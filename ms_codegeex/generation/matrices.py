@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats.tensors import LazyTensor
 
 BITS, GROUPS = (32, 16, 8, 4), (32, 64, 128)

@@ -10,7 +10,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.generation.adapters import Adapter
 from ms_codegeex.generation.kernels.compiling import library_path
 from ms_codegeex.generation.levels import AUTO

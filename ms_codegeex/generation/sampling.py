@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 
 MOST_LOG_PROBABILITIES = 256
 MOST_BEAMS = 64

@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from ms_codegeex.errors import RunFailure
+from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.generation.choice import Chosen, TokenChoice, check_finite, token_choice
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.generation.slots import LEAST_CHUNK, Part, SlotEngine, power, shared

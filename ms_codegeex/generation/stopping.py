@@ -12,8 +12,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.languages import find_language
-from ms_codegeex.errors import UserError
 
 Stop = Callable[[str], bool]  # text so far -> whether it has ended
 Scanner = Callable[[str], int | None]

@@ -9,9 +9,9 @@ import sys
 
 import mindspore as ms
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.host import available_memory
 from ms_codegeex.cuda.driver import Driver, query_driver_in_subprocess
-from ms_codegeex.errors import UserError
-from ms_codegeex.host import available_memory
 
 TARGETS = {"cpu": "CPU", "gpu": "GPU", "ascend": "Ascend"}  # MindSpore's names
 

@@ -12,7 +12,7 @@ from itertools import combinations
 
 import numpy as np
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 
 LEAST, MOST, POINTS, ROUNDS = 0.02, 2.0, 9, 9  # exponents
 MARGIN = 0.01  # within it of an end of that range an exponent is at its end

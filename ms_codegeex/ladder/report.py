@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.files import atomic_file
-from ms_codegeex.webpage import note, page, settings, table, text
+from ms_codegeex.base.files import atomic_file
+from ms_codegeex.base.webpage import note, page, settings, table, text
 
 
 def write_report(directory: Path, found: Mapping[str, Any]) -> None:

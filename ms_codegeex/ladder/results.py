@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.ladder.fit import FEWEST, INTERVAL, Point, PowerLaw, band, bootstrap, fit
 from ms_codegeex.ladder.settings import LadderSettings, Rung
 

@@ -11,11 +11,11 @@ from typing import Any
 
 from pydantic import ConfigDict
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.shipped import find_config
 from ms_codegeex.config import RunConfig, build_run_config
 from ms_codegeex.config.validation import Natural, Positive, check_tree, validated
 from ms_codegeex.config.values import merged, parse_overrides, read_yaml
-from ms_codegeex.errors import UserError
-from ms_codegeex.shipped import find_config
 
 WARM_UP = 10  # one step in so many warms up
 QUIET = {"checkpoint": {"every": 0, "keep": 1, "resume": "auto", "export": False}, "logging": {"tensorboard": False}}

@@ -5,7 +5,7 @@ Importing this package is cheap and changes nothing; mindformers is imported onl
 
 from __future__ import annotations
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 
 
 def register() -> None:

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ms_codegeex.errors import UserError
-from ms_codegeex.printing import print_error
-from ms_codegeex.shipped import SUFFIXES, find_config
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.printing import print_error
+from ms_codegeex.base.shipped import SUFFIXES, find_config
 
 if TYPE_CHECKING:
     from mindformers.tools.register import MindFormerConfig

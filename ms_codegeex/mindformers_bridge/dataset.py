@@ -12,9 +12,9 @@ import mindspore as ms
 import numpy as np
 from mindspore.dataset import GeneratorDataset
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.datasets.batches import PackedSequences, Sequences
 from ms_codegeex.data.datasets.opening import open_sequences
-from ms_codegeex.errors import UserError
 
 COLUMNS = ["input_ids", "samples"]
 DEFAULT_SEED = 1234  # of `ms-codegeex train`; mindformers' Trainer sets MindSpore's from the YAML's `seed`

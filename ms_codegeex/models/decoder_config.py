@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import ClassVar
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.models.parameters import LORA_A, LORA_B, RMS_NORM, ParameterTable
 
 # Fields that say how a model starts or how exactly it computes, not what its weights mean.

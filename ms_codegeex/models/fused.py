@@ -14,7 +14,7 @@ from mindspore import Tensor, nn, ops
 from mindspore.ops.auto_generate import RmsNorm
 from mindspore.ops.operations.nn_ops import FlashAttentionScore
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.models.layers import AttentionCore, Dropout, Heads, LayerNorm, RMSNorm
 
 

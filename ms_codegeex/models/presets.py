@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 
 Config = TypeVar("Config")
 

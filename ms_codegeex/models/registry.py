@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.models.parameters import ParameterTable
 
 FAMILIES = ("codegeex", "codegen", "codegeex2")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mindspore import nn
 
-from ms_codegeex.mesh import Mesh
+from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.models.causal import CausalLoss
 from ms_codegeex.models.decoder_config import DecoderConfig
 from ms_codegeex.models.parameters import norms_of

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from ms_codegeex.mesh import Mesh
+from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.models.decoder_config import DecoderConfig
 from ms_codegeex.models.parameters import BLOCK, LORA_A, LORA_B, VOCABULARY, Layer, LayerParameter
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ms_codegeex.hardware import ASCEND_910, Device
+from ms_codegeex.base.hardware import ASCEND_910, Device
 from ms_codegeex.planning.cost_model import MatMul
 from ms_codegeex.planning.inference import of_sizes
 from ms_codegeex.planning.roofline import matmul_seconds

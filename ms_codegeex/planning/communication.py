@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from ms_codegeex.base.hardware import Device
+from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.config.chosen_hardware import hardware_of
-from ms_codegeex.hardware import Device
-from ms_codegeex.mesh import Mesh
 from ms_codegeex.parallel.sharding import ParameterLayout, layouts_of
 from ms_codegeex.planning.model_parts import parts_of
 

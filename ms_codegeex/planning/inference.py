@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from ms_codegeex import host
-from ms_codegeex.errors import UserError
-from ms_codegeex.hardware import DEVICES
+from ms_codegeex.base import host
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.hardware import DEVICES
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ms_codegeex.base.tables import table
 from ms_codegeex.planning.inference import (
     SECONDS,
     WEEK,
@@ -16,7 +17,6 @@ from ms_codegeex.planning.inference import (
     serves_users,
     speeds,
 )
-from ms_codegeex.tables import table
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from ms_codegeex.base.hardware import Device
+from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.config.sections import LoraConfig
-from ms_codegeex.hardware import Device
-from ms_codegeex.mesh import Mesh
 from ms_codegeex.models.decoder_config import DecoderConfig
 from ms_codegeex.parallel.sharding import layouts_on
 from ms_codegeex.planning.cost_model import MatMul, ModelPart, runs_again

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from ms_codegeex.hardware import Device
+from ms_codegeex.base.hardware import Device
 from ms_codegeex.models.decoder_config import DecoderConfig
 from ms_codegeex.models.parameters import KEY_VALUE, LAYER_NORM, ROW, TABLE, Layer, norms_of
 from ms_codegeex.planning import adapter_costs as adapters

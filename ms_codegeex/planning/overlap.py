@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ms_codegeex.hardware import Device
+from ms_codegeex.base.hardware import Device
 from ms_codegeex.parallel.sharding import layouts_of
 from ms_codegeex.planning.communication import PlannedCollective
 from ms_codegeex.planning.roofline import StepTime, collective_seconds

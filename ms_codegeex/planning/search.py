@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.chosen_hardware import hardware_of
 from ms_codegeex.config.sections import OverlapConfig
 from ms_codegeex.config.values import merged
-from ms_codegeex.errors import UserError
 from ms_codegeex.planning.planner import OVERRIDES, Plan, change, overrides
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from ms_codegeex.hardware import Device
+    from ms_codegeex.base.hardware import Device
 
 TELLING = (
     "parallel.tensor",

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from ms_codegeex.base.errors import RunFailure
+from ms_codegeex.base.processes import python_process, run_reporting
 from ms_codegeex.config import RunConfig
-from ms_codegeex.errors import RunFailure
-from ms_codegeex.processes import python_process, run_reporting
 from ms_codegeex.rehearsal import cann_stubs
 from ms_codegeex.rehearsal.checks import PlanCheck
 from ms_codegeex.rehearsal.compile_mode import CompileMode

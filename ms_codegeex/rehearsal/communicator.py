@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ms_codegeex.errors import RunFailure
+from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.rehearsal.mindir import CollectiveNode
 
 POLL_SECONDS = (0.0002, 0.005)  # the first wait and the longest

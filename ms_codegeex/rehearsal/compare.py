@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ms_codegeex.base.files import read_json
 from ms_codegeex.config import RunConfig
-from ms_codegeex.files import read_json
 from ms_codegeex.parallel.placement import Placement
 from ms_codegeex.parallel.sharding import ParameterLayout, layouts_of
 from ms_codegeex.rehearsal.job import EQUAL_STEPS, UNCLIPPED, RehearsalJob, clip_of, initial_value, overflows_in

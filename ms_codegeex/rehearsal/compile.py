@@ -18,17 +18,17 @@ from typing import Literal
 
 import psutil
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import read_json
+from ms_codegeex.base.mesh import Mesh
+from ms_codegeex.base.processes import python_process, run_reporting
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.chosen_hardware import hardware_of
-from ms_codegeex.errors import UserError
-from ms_codegeex.files import read_json
-from ms_codegeex.mesh import Mesh
 from ms_codegeex.parallel.placement import MOMENTS
 from ms_codegeex.parallel.sharding import layouts_of
 from ms_codegeex.planning.cost_model import MatMul, executed_products, runs_again
 from ms_codegeex.planning.model_parts import parts_of
 from ms_codegeex.planning.roofline import matmul_flops
-from ms_codegeex.processes import python_process, run_reporting
 from ms_codegeex.rehearsal import cann_stubs
 from ms_codegeex.rehearsal import stubs as gpu_stubs
 from ms_codegeex.rehearsal.backend import backend_kernels, stream_checks

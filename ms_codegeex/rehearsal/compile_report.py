@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ms_codegeex.base.tables import table
 from ms_codegeex.config import RunConfig
 from ms_codegeex.rehearsal.backend import Kernel, unchecked_operators
 from ms_codegeex.rehearsal.checks import PlanCheck
 from ms_codegeex.rehearsal.coverage import not_compiled
 from ms_codegeex.rehearsal.timeline.operators import StepProgram
-from ms_codegeex.tables import table
 
 STATE = ("optimizer.", "accu_grads.", "loss_scale.", "faults.", "accumulated.")  # parameters that are not weights
 

@@ -26,12 +26,12 @@ from mindspore import Tensor
 from mindspore.communication import init
 from mindspore.nn.utils import no_init_parameters
 
+from ms_codegeex.base.files import write_json
+from ms_codegeex.base.printing import print_out
+from ms_codegeex.base.processes import ForkSpec, die_with_parent, run_processes
 from ms_codegeex.config import RunConfig
-from ms_codegeex.files import write_json
 from ms_codegeex.parallel import context
 from ms_codegeex.parallel.sharding import recompute_of_blocks
-from ms_codegeex.printing import print_out
-from ms_codegeex.processes import ForkSpec, die_with_parent, run_processes
 from ms_codegeex.rehearsal import cann_stubs, mindir
 from ms_codegeex.rehearsal.backend import level_environment
 from ms_codegeex.rehearsal.compile_mode import CompileMode

@@ -18,8 +18,8 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ms_codegeex.errors import RunFailure, UserError
-from ms_codegeex.processes import python_process, run_processes
+from ms_codegeex.base.errors import RunFailure, UserError
+from ms_codegeex.base.processes import python_process, run_processes
 
 KERNEL = re.compile(r"^%\d+ = kernel_graph\d+:(\w+)-op\d+\(", re.MULTILINE)
 FUSED = "GraphKernel_"  # prefix of the names of fused kernels

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import fields
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.mesh import Mesh, check_world
 from ms_codegeex.config import RunConfig, build_run_config
-from ms_codegeex.errors import UserError
-from ms_codegeex.mesh import Mesh, check_world
 
 RANK_BYTES = 550_000_000  # resident memory of one executing rank (measured with MindSpore 2.9.0)
 FUSED = ("graph_kernel", "attention", "norm")  # not available on a CPU, or with other results there

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.cuda import plugin as cuda_plugin
 from ms_codegeex.cuda.plugin import (
     DRIVER,
@@ -34,7 +35,6 @@ from ms_codegeex.cuda.plugin import (
     plugin_directory,
     plugin_environment,
 )
-from ms_codegeex.errors import RunFailure, UserError
 
 MACHINES = ("x86_64", "aarch64")
 FOREIGN_LIBRARY = re.compile(r"lib(cu|nvrtc)")

@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.config import RunConfig
-from ms_codegeex.mesh import Mesh
 from ms_codegeex.parallel.sharding import layouts_of, recompute_of_blocks
 from ms_codegeex.planning.communication import PlannedCollective, collectives, parameter_collectives
 

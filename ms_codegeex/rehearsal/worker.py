@@ -22,16 +22,16 @@ from mindspore import Tensor, nn
 from mindspore.common.api import _cell_graph_executor
 from mindspore.communication import init
 
+from ms_codegeex.base.errors import RunFailure, UserError
+from ms_codegeex.base.files import read_json, write_json
+from ms_codegeex.base.host import available_cores
+from ms_codegeex.base.printing import print_error, print_out
+from ms_codegeex.base.processes import ForkSpec, die_with_parent, run_processes
 from ms_codegeex.config import RunConfig, build_run_config
 from ms_codegeex.data.datasets.batches import Batch
-from ms_codegeex.errors import RunFailure, UserError
-from ms_codegeex.files import read_json, write_json
-from ms_codegeex.host import available_cores
 from ms_codegeex.parallel import context
 from ms_codegeex.parallel.placement import Placement
 from ms_codegeex.parallel.sharding import layouts_of
-from ms_codegeex.printing import print_error, print_out
-from ms_codegeex.processes import ForkSpec, die_with_parent, run_processes
 from ms_codegeex.rehearsal import control_edges, mindir
 from ms_codegeex.rehearsal.communicator import FileCommunicator
 from ms_codegeex.rehearsal.job import (

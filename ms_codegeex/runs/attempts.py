@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ms_codegeex.base.errors import NotFinite, Rewind, RunFailure, UserError
+from ms_codegeex.base.printing import print_error
 from ms_codegeex.config import RunConfig
-from ms_codegeex.errors import NotFinite, Rewind, RunFailure, UserError
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints
-from ms_codegeex.printing import print_error
 from ms_codegeex.runs.records import read_log, read_steps
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.stopping import Stopped

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ms_codegeex.base.host import available_cores
 from ms_codegeex.formats.checkpoint_writing import Slice
-from ms_codegeex.host import available_cores
 
 ALIGNMENT = 64  # bytes
 PART_BYTES = 4 << 20  # that one thread copies at once

@@ -10,10 +10,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.errors import UserError
-from ms_codegeex.files import AppendedFile, atomic_file
-from ms_codegeex.installed import without_torch
-from ms_codegeex.printing import print_error
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import AppendedFile, atomic_file
+from ms_codegeex.base.installed import without_torch
+from ms_codegeex.base.printing import print_error
 from ms_codegeex.runs.records import read_log
 from ms_codegeex.runs.run_directory import RunDirectory, event_line, finite
 from ms_codegeex.runs.stopping import LastStep

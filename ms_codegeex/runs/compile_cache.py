@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import ms_codegeex
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import atomic_directory, read_json, remove_leftovers, sha256, write_json
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.fusions import chosen_kernels
-from ms_codegeex.errors import UserError
-from ms_codegeex.files import atomic_directory, read_json, remove_leftovers, sha256, write_json
 from ms_codegeex.runs.run_directory import RunDirectory
 
 WITHOUT_EFFECT = ("output", "stage", "checkpoint", "logging", "compile_cache")  # top-level keys

@@ -9,8 +9,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ms_codegeex.json_reading import parse_json
-from ms_codegeex.printing import print_error, visible
+from ms_codegeex.base.json_reading import parse_json
+from ms_codegeex.base.printing import print_error, visible
 
 
 def duration(seconds: float | None) -> str:

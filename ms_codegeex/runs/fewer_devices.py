@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.config import RunConfig, build_run_config
-from ms_codegeex.errors import UserError
 
 
 def on_fewer_devices(config: RunConfig, least: int = 1) -> RunConfig | None:

@@ -32,9 +32,9 @@ from typing import IO, Any
 import psutil
 
 import ms_codegeex
+from ms_codegeex.base.errors import RunFailure
+from ms_codegeex.base.processes import die_with_parent, ending, python_path
 from ms_codegeex.config import RunConfig
-from ms_codegeex.errors import RunFailure
-from ms_codegeex.processes import die_with_parent, ending, python_path
 from ms_codegeex.runs.node import Node, engine_environment
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.workers import WorkerSpec, zombie_status

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.chosen_hardware import running_on
 from ms_codegeex.cuda.driver import Gpu
 from ms_codegeex.cuda.libraries import check_loaded
 from ms_codegeex.cuda.probe import probe_gpu_backend
-from ms_codegeex.errors import UserError
 from ms_codegeex.planning.memory import stage_memory
 
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.config import RunConfig, load_config
-from ms_codegeex.errors import UserError
 from ms_codegeex.runs.records import read_events, read_log
 from ms_codegeex.runs.run_directory import RunDirectory
 

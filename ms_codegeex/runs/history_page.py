@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.errors import UserError
-from ms_codegeex.files import atomic_file
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import atomic_file
+from ms_codegeex.base.webpage import charts, count, lines, note, page, settings, spans, table, text
 from ms_codegeex.runs.display import duration
 from ms_codegeex.runs.history import History
-from ms_codegeex.webpage import charts, count, lines, note, page, settings, spans, table, text
 
 REASONS = ("finished", "stopped", "failed", "not finite", "rewind", "interrupted", "lost", "running")  # by colour
 SHOWN_FAULTS = 50

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import yaml
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.config import RunConfig
-from ms_codegeex.errors import UserError
 from ms_codegeex.runs.node import PORT, resolve_node
 from ms_codegeex.runs.run_directory import RunDirectory
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import psutil
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.chosen_hardware import hardware_of, running_on
-from ms_codegeex.errors import UserError
 from ms_codegeex.planning.cost_model import shape_of
 from ms_codegeex.planning.memory import kept_bytes, stage_memory
 from ms_codegeex.planning.model_parts import model_parts

@@ -16,11 +16,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.host import available_cores
+from ms_codegeex.base.processes import python_path
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.chosen_hardware import check_kind
-from ms_codegeex.errors import UserError
-from ms_codegeex.host import available_cores
-from ms_codegeex.processes import python_path
 from ms_codegeex.runs.rank_table import RankTable, check_against_config, read_rank_table
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.workers import WorkerSpec

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.locks import take_lock
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.values import flattened
 from ms_codegeex.data.datasets.opening import directories
 from ms_codegeex.data.tokenizer.recorded import keep_files
-from ms_codegeex.errors import UserError
 from ms_codegeex.formats.checkpoint_folder import set_aside
-from ms_codegeex.locks import take_lock
 from ms_codegeex.runs.resume import Change
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.starting_point import StartingPoint

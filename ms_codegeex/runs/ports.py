@@ -9,8 +9,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from ms_codegeex.errors import RunFailure
-from ms_codegeex.locks import take_lock
+from ms_codegeex.base.errors import RunFailure
+from ms_codegeex.base.locks import take_lock
 
 PORTS = range(21000, 31000)  # below the usual ephemeral range, so that no outgoing connection takes one in between
 

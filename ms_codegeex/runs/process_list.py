@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from ms_codegeex.base.tables import table
 from ms_codegeex.runs.workers import WorkerSpec
-from ms_codegeex.tables import table
 
 Form = Literal["list", "script", "json"]
 WIDTH = 110

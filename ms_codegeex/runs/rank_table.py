@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ms_codegeex.errors import UserError
-from ms_codegeex.files import read_json, write_json
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import read_json, write_json
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.errors import UserError
-from ms_codegeex.json_reading import Malformed, parse_json
-from ms_codegeex.reading import open_regular
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.json_reading import Malformed, parse_json
+from ms_codegeex.base.reading import open_regular
 
 LONGEST_LINE = 1 << 20  # bytes
 LATEST = 253_402_300_799  # the end of the year 9999, in seconds since 1970

@@ -13,16 +13,16 @@ from typing import Any
 
 import numpy as np
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.config.model import ModelConfig, model_config
 from ms_codegeex.config.sections import LoraConfig
 from ms_codegeex.config.validation import validated
-from ms_codegeex.errors import UserError
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.checkpoint_folder import resolve
 from ms_codegeex.formats.checkpoint_writing import Slice
 from ms_codegeex.formats.sources import is_checkpoint, open_source
 from ms_codegeex.formats.tensors import LazyTensor
-from ms_codegeex.mesh import Mesh
 from ms_codegeex.parallel.placement import MOMENTS
 from ms_codegeex.parallel.sharding import ParameterLayout, layouts_on
 

@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import read_json
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.values import flattened
 from ms_codegeex.data.datasets.blend import mixed_before
 from ms_codegeex.data.datasets.opening import content_hashes, directories
-from ms_codegeex.errors import UserError
-from ms_codegeex.files import read_json
 from ms_codegeex.formats.checkpoint import Checkpoint
 
 DATASET = ("data.train", "data.blend")

@@ -15,11 +15,11 @@ from typing import Any
 
 import yaml
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import AppendedFile, atomic_file, read_json, write_json
+from ms_codegeex.base.yaml_reading import read_yaml_file
 from ms_codegeex.config import RunConfig, build_run_config
-from ms_codegeex.errors import UserError
-from ms_codegeex.files import AppendedFile, atomic_file, read_json, write_json
 from ms_codegeex.runs.records import read_events
-from ms_codegeex.yaml_reading import read_yaml_file
 
 REPORTED_PACKAGES = ("mindspore", "numpy", "safetensors", "tokenizers", "pydantic", "matplotlib")
 

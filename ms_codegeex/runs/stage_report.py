@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ms_codegeex.base.files import atomic_file, read_json, write_json
+from ms_codegeex.base.tables import table
+from ms_codegeex.base.webpage import bars, charts, note, page
+from ms_codegeex.base.webpage import table as html_table
+from ms_codegeex.base.webpage import text as html_text
 from ms_codegeex.config.stages import Stage, StagedRun
-from ms_codegeex.files import atomic_file, read_json, write_json
 from ms_codegeex.runs.records import read_log
 from ms_codegeex.runs.run_directory import RunDirectory
-from ms_codegeex.tables import table
-from ms_codegeex.webpage import bars, charts, note, page
-from ms_codegeex.webpage import table as html_table
-from ms_codegeex.webpage import text as html_text
 
 HEADS = ("stage", "starts from", "steps", "tokens", "training", "validation before", "validation after")
 PLOT = "loss.png"

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ms_codegeex.base.errors import RunFailure, UserError
+from ms_codegeex.base.files import read_json
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.stages import Stage, StagedRun
-from ms_codegeex.errors import RunFailure, UserError
-from ms_codegeex.files import read_json
 from ms_codegeex.formats.checkpoint import step_name
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints, newest_sound
 from ms_codegeex.runs.rendezvous import JOIN_SECONDS

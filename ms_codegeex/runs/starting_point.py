@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.printing import print_error
 from ms_codegeex.config import RunConfig
-from ms_codegeex.errors import UserError
 from ms_codegeex.formats.checkpoint import Checkpoint, step_name
 from ms_codegeex.formats.checkpoint_folder import DOUBTFUL, list_checkpoints, newest_sound, outcome, resolve
-from ms_codegeex.printing import print_error
 from ms_codegeex.runs.run_directory import RunDirectory
 
 

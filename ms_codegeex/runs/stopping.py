@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.errors import RunFailure, UserError
-from ms_codegeex.files import read_json, write_json
-from ms_codegeex.printing import print_error
+from ms_codegeex.base.errors import RunFailure, UserError
+from ms_codegeex.base.files import read_json, write_json
+from ms_codegeex.base.printing import print_error
 from ms_codegeex.runs.run_directory import RunDirectory
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)

@@ -11,10 +11,10 @@ import shutil
 import time
 from pathlib import Path
 
+from ms_codegeex.base.errors import RunFailure
+from ms_codegeex.base.printing import print_error
 from ms_codegeex.config import RunConfig
-from ms_codegeex.errors import RunFailure
 from ms_codegeex.formats.checkpoint import Checkpoint
-from ms_codegeex.printing import print_error
 from ms_codegeex.runs.display import Display
 from ms_codegeex.runs.fork_server import ForkServer
 from ms_codegeex.runs.hangs import HangWatch, report_hang

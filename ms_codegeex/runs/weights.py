@@ -7,12 +7,12 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.model import GROWABLE, ModelConfig
 from ms_codegeex.data.datasets.batches import read_info
 from ms_codegeex.data.tokenizer import Tokenizer
 from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY, other_token, recorded_tokenizer
-from ms_codegeex.errors import UserError
 from ms_codegeex.formats.adapter_files import open_adapters
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.source_tokenizer import source_tokenizer

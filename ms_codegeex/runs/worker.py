@@ -18,14 +18,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ms_codegeex.base.errors import RunFailure, UserError
+from ms_codegeex.base.files import read_json, write_json
+from ms_codegeex.base.hardware import GIB
+from ms_codegeex.base.printing import print_error
+from ms_codegeex.base.processes import die_with_parent
 from ms_codegeex.config import RunConfig
 from ms_codegeex.cuda.libraries import prepare
-from ms_codegeex.errors import RunFailure, UserError
-from ms_codegeex.files import read_json, write_json
 from ms_codegeex.formats.checkpoint import Checkpoint, step_name
-from ms_codegeex.hardware import GIB
-from ms_codegeex.printing import print_error
-from ms_codegeex.processes import die_with_parent
 from ms_codegeex.runs.hangs import STACKS
 from ms_codegeex.runs.records import read_events
 from ms_codegeex.runs.run_directory import RunDirectory, finite

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from ms_codegeex.processes import ProcessGroup, ProcessSpec, alive, ending, last_lines
+from ms_codegeex.base.processes import ProcessGroup, ProcessSpec, alive, ending, last_lines
 
 STOPPED = {psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP}
 QUOTED_LINES = 12

@@ -9,8 +9,8 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 import ms_codegeex
-from ms_codegeex.errors import UserError
-from ms_codegeex.printing import print_error
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.printing import print_error
 from ms_codegeex.serving import errors
 from ms_codegeex.serving.access_log import AccessLog
 from ms_codegeex.serving.backend import Backend

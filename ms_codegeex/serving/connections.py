@@ -12,7 +12,7 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from ms_codegeex.printing import print_error
+from ms_codegeex.base.printing import print_error
 from ms_codegeex.serving.errors import unavailable
 
 BACKLOG = 512  # connections that the kernel holds, and that asyncio accepts in one go

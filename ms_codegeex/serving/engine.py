@@ -11,9 +11,9 @@ import sys
 import time
 from typing import Any
 
-from ms_codegeex.errors import RunFailure, UserError
-from ms_codegeex.printing import print_error
-from ms_codegeex.processes import ending, python_path
+from ms_codegeex.base.errors import RunFailure, UserError
+from ms_codegeex.base.printing import print_error
+from ms_codegeex.base.processes import ending, python_path
 from ms_codegeex.serving.backend import Backend, StreamedAnswer
 from ms_codegeex.serving.errors import unavailable
 from ms_codegeex.serving.messages import PIECE, Unpacker, chosen_from, packed, settings_values

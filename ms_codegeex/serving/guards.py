@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.serving.access_log import AccessLog, RequestRecord
 from ms_codegeex.serving.errors import ApiError, failed
 from ms_codegeex.serving.keys import Key, Keys

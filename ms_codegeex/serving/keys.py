@@ -18,7 +18,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 
 LEAST = 16  # characters of a key
 MOST = 1 << 20  # bytes of a file

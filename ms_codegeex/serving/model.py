@@ -17,12 +17,12 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from ms_codegeex.base.errors import PromptTooLong, UserError
+from ms_codegeex.base.files import read_json
 from ms_codegeex.data.conversations import TEMPLATES, ChatTemplate
 from ms_codegeex.data.infilling.sentinels import DESCRIPTION, Sentinels, sentinels
 from ms_codegeex.data.languages import SCHEMES, tag_line
 from ms_codegeex.data.tokenizer import Tokenizer
-from ms_codegeex.errors import PromptTooLong, UserError
-from ms_codegeex.files import read_json
 from ms_codegeex.generation.loading import LoadedModel, adapter_infill, load_model
 
 SHORTEN = 'shorten the prompt, or send "truncate_prompt": true to drop its start'

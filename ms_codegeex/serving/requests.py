@@ -10,8 +10,8 @@ from typing import TypeVar
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.languages import LANGUAGES
-from ms_codegeex.errors import UserError
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.generation.stopping import Rule, block
 from ms_codegeex.serving.model import ServedModel

@@ -15,8 +15,8 @@ from typing import Any, cast
 import uvicorn
 from fastapi import FastAPI
 
-from ms_codegeex.errors import UserError
-from ms_codegeex.printing import print_error, print_out
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.printing import print_error, print_out
 from ms_codegeex.serving.app import create_app
 from ms_codegeex.serving.connections import BACKLOG, Connection, Flood, Pool, descriptor_room
 from ms_codegeex.serving.engine import EngineBackend

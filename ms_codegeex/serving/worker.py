@@ -15,9 +15,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ms_codegeex.base.errors import RunFailure, UserError
+from ms_codegeex.base.processes import die_with_parent
 from ms_codegeex.cuda.libraries import prepare
-from ms_codegeex.errors import RunFailure, UserError
-from ms_codegeex.processes import die_with_parent
 from ms_codegeex.serving.messages import Unpacker, packed, receive, settings_from
 
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ms_codegeex.base.errors import RunFailure, UserError
+from ms_codegeex.base.files import atomic_file
+from ms_codegeex.base.printing import visible
 from ms_codegeex.data.languages import detect, find_language
-from ms_codegeex.errors import RunFailure, UserError
-from ms_codegeex.files import atomic_file
 from ms_codegeex.generation.sampling import SamplingSettings
-from ms_codegeex.printing import visible
 from ms_codegeex.terminal.asking import TASKS, AnswerPart, CodeTask, Model, Prompt
 from ms_codegeex.terminal.printing import dim, printer
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ms_codegeex.base.errors import PromptTooLong, UserError
 from ms_codegeex.data.languages import find_language
-from ms_codegeex.errors import PromptTooLong, UserError
 from ms_codegeex.generation.levels import AUTO
 from ms_codegeex.generation.loading import load_model
 from ms_codegeex.generation.sampling import SamplingSettings

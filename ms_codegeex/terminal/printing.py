@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.syntax import Syntax
 from rich.text import Text
 
-from ms_codegeex.printing import visible
+from ms_codegeex.base.printing import visible
 
 THEME = "ansi_dark"  # the terminal's own colours
 TAB = 4

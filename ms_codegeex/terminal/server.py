@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ms_codegeex.errors import RunFailure, UserError
+from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.terminal.asking import AnswerPart, CodeTask, Prompt
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats.slices import overlap, window_ranges
 from ms_codegeex.formats.tensors import LazyTensor
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.config import RunConfig
 from ms_codegeex.data.datasets.batches import Sequences
 from ms_codegeex.data.datasets.blend import Blend
 from ms_codegeex.data.datasets.opening import content_hashes
-from ms_codegeex.errors import UserError
 from ms_codegeex.formats.adapters import fingerprint
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.tensors import LazyTensor

@@ -9,8 +9,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
+from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.config import RunConfig
-from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.checkpoint_writing import Slice
 from ms_codegeex.formats.tensors import LazyTensor

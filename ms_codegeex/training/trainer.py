@@ -11,11 +11,11 @@ from typing import Any
 
 from mindspore.nn.utils import no_init_parameters
 
+from ms_codegeex.base.errors import NotFinite
 from ms_codegeex.config import RunConfig
 from ms_codegeex.data.datasets.batches import Batch, Sequences
 from ms_codegeex.data.datasets.blend import Blend
 from ms_codegeex.data.datasets.prefetch import read_ahead
-from ms_codegeex.errors import NotFinite
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.parallel.placement import Placement, loaded_rows

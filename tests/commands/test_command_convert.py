@@ -12,9 +12,9 @@ import pytest
 import small_models
 from safetensors.numpy import load_file
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.commands import checkpoint as checkpoint_command
 from ms_codegeex.commands import convert as convert_command
-from ms_codegeex.errors import UserError
 from ms_codegeex.formats import convert as module
 from ms_codegeex.formats import sources
 from ms_codegeex.formats.checkpoint_writing import write_checkpoint

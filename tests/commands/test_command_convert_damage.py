@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from small_models import FIELDS, parameters, save_run
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.cli import main
-from ms_codegeex.errors import UserError
 from ms_codegeex.formats import sources
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.mindspore_checkpoint import read_mindspore, write_mindspore

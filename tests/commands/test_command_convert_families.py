@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from small_models import FAMILIES, FIELDS, bfloat16, equal, formats, parameters, save_run
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.cli import main
-from ms_codegeex.errors import UserError
 from ms_codegeex.formats import sources
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.sources import open_source

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from small_models import parameters, save_run
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.cli import main
 from ms_codegeex.commands.convert import script
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.data.tokenizer.recorded import keep_files
-from ms_codegeex.errors import UserError
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.generation.quantised import write_quantised

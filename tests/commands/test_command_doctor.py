@@ -11,7 +11,8 @@ import pytest
 from conftest import command
 from packaging.requirements import Requirement
 
-from ms_codegeex import host
+from ms_codegeex.base import host
+from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.cli import main
 from ms_codegeex.commands import doctor, package_uses
 from ms_codegeex.commands.doctor import Finding
@@ -19,7 +20,6 @@ from ms_codegeex.cuda import probe
 from ms_codegeex.cuda.driver import Driver, Gpu
 from ms_codegeex.cuda.libraries import LIBRARIES, Loaded
 from ms_codegeex.cuda.probe import GpuBackend
-from ms_codegeex.errors import RunFailure
 
 AREAS = ["machine", "packages", "engine", "NVIDIA GPU", "sandbox", "tool chains", "disk"]
 LAYERS = {"unprivileged user", "seccomp", "Landlock", "namespaces"}

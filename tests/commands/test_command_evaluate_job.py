@@ -12,8 +12,8 @@ import pytest
 import small_benchmarks
 from conftest import ROOT, command
 
+from ms_codegeex.base.files import read_json
 from ms_codegeex.evaluation.jsonl import read_rows
-from ms_codegeex.files import read_json
 
 made_by_setup = pytest.mark.skipif(
     not (Path(sys.prefix) / ".ms_codegeex").is_dir(), reason="needs the environment that tests/run.sh makes"

@@ -11,6 +11,7 @@ import xxhash
 from safetensors.numpy import save_file
 from tokenizer_files import write_chatglm
 
+from ms_codegeex.base.files import sha256
 from ms_codegeex.cli import build_parser, main
 from ms_codegeex.commands.inspect import DIM, GREEN, PLAIN, sample_lines
 from ms_codegeex.config import build_run_config, load_config
@@ -19,7 +20,6 @@ from ms_codegeex.data.datasets.opening import open_sequences
 from ms_codegeex.data.finetuning.prepare import FinetuneSettings, prepare_finetune
 from ms_codegeex.data.inspection import open_dataset, read_sample
 from ms_codegeex.data.tokenizer import load_tokenizer
-from ms_codegeex.files import sha256
 from ms_codegeex.formats.checkpoint_folder import GOOD, note_outcome
 from ms_codegeex.formats.checkpoint_writing import write_checkpoint
 from ms_codegeex.runs.run_directory import RunDirectory

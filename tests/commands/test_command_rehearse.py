@@ -7,13 +7,13 @@ import pytest
 from conftest import ROOT, command, small_run, write_config
 
 from ms_codegeex import cli
+from ms_codegeex.base.mesh import Mesh
+from ms_codegeex.base.shipped import find_config
 from ms_codegeex.commands import rehearse
 from ms_codegeex.config import build_run_config, load_config
-from ms_codegeex.mesh import Mesh
 from ms_codegeex.rehearsal import execute
 from ms_codegeex.rehearsal.compare import Comparison, ParameterError
 from ms_codegeex.rehearsal.coverage import not_executed
-from ms_codegeex.shipped import find_config
 
 TINY = ROOT / "configs" / "codegeex_tiny.yaml"
 PAPER = ROOT / "configs" / "codegeex_13b.yaml"

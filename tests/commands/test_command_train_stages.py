@@ -13,11 +13,11 @@ import pytest
 import yaml
 from conftest import ROOT, command, command_here, small_run, write_dataset
 
+from ms_codegeex.base.errors import RunFailure
+from ms_codegeex.base.files import write_json
 from ms_codegeex.commands import staged_training
 from ms_codegeex.config import load_stages
 from ms_codegeex.config.values import merged
-from ms_codegeex.errors import RunFailure
-from ms_codegeex.files import write_json
 from ms_codegeex.formats.checkpoint import Checkpoint, step_name
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints
 from ms_codegeex.formats.checkpoint_writing import Slice, write_checkpoint

@@ -6,9 +6,9 @@ import functools
 import pytest
 from conftest import command_here
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.cli import build_parser
 from ms_codegeex.commands.evaluate import OF_ANSWERS, OF_MODEL, OF_URL, OPTIONS, SAMPLING, TASKS, check_options
-from ms_codegeex.errors import UserError
 
 FOR_ALL = {"help", "task", "output", "json", "compared"}
 

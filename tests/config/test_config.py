@@ -3,11 +3,11 @@ from dataclasses import fields
 import pytest
 from conftest import ROOT, write_config
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.host import available_cores
 from ms_codegeex.config import RunConfig, build_run_config, load_config, load_runs
 from ms_codegeex.config.model import model_config
 from ms_codegeex.config.values import flattened, parse_overrides
-from ms_codegeex.errors import UserError
-from ms_codegeex.host import available_cores
 from ms_codegeex.models.codegen.config import CodeGenConfig
 
 TINY = ROOT / "configs" / "codegeex_tiny.yaml"

@@ -14,8 +14,8 @@ import pytest
 from conftest import ROOT
 from fake_cuda import environment_with, fake_driver, fake_packages
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.cuda import libraries, plugin
-from ms_codegeex.errors import UserError
 from ms_codegeex.rehearsal import stubs
 
 pytestmark = pytest.mark.skipif(
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(
 PREPARE = """
 import json, os
 from ms_codegeex.cuda.libraries import prepare
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 try:
     prepare()
     loaded = sorted({line.split()[-1] for line in open("/proc/self/maps") if ".so" in line})

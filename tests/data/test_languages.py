@@ -1,5 +1,6 @@
 import pytest
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.languages import (
     ALL_LANGUAGES,
     LANGUAGES,
@@ -10,7 +11,6 @@ from ms_codegeex.data.languages import (
     needs_head,
     tag_text,
 )
-from ms_codegeex.errors import UserError
 
 TAGS = {
     "C++": "// language: C++",

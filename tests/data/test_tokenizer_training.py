@@ -7,9 +7,9 @@ from conftest import ROOT, command, command_here
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.data.tokenizer_training import TokenizerSettings, train_tokenizer
-from ms_codegeex.errors import UserError
 
 SOURCES = ROOT / "ms_codegeex" / "config"
 

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation.jsonl import RowFile, read_rows
 
 ROWS = [{"task_id": "a/1", "text": "x\n\u2028\ud800é"}, {"task_id": "a/2", "text": ""}]

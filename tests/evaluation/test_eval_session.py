@@ -7,12 +7,12 @@ from math import comb
 import pytest
 from fake_task import Doubling, Seeded
 
-from ms_codegeex.errors import RunFailure, UserError
+from ms_codegeex.base.errors import RunFailure, UserError
+from ms_codegeex.base.files import read_json
 from ms_codegeex.evaluation import session
 from ms_codegeex.evaluation.jsonl import read_rows
 from ms_codegeex.evaluation.sampling.recipes import Recipe
 from ms_codegeex.evaluation.session import Options, evaluate
-from ms_codegeex.files import read_json
 
 RECIPE = Recipe("humaneval", n=4, temperature=0.8)
 GATED = Recipe("humaneval-x", n=4, temperature=0.8)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats.checkpoint import Checkpoint, manifest_digest
 from ms_codegeex.formats.checkpoint_writing import Slice, write_ranks
 

@@ -17,7 +17,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.communication import init
 
-from ms_codegeex.processes import ForkSpec, run_processes
+from ms_codegeex.base.processes import ForkSpec, run_processes
 from ms_codegeex.rehearsal.stubs import rank_environment
 
 SHAPES = {

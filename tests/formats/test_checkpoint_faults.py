@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from checkpoint_faults import FAULTS, ROWS, silent_faults, write_pair
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats import checkpoint_writing as module
 from ms_codegeex.formats import chunks, safetensors_file
 from ms_codegeex.formats.checkpoint import Checkpoint, manifest_digest

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats import checkpoint_writing as module
 from ms_codegeex.formats.checkpoint_writing import LazyTensor, Slice, failure_file, write_checkpoint
 

@@ -13,8 +13,8 @@ import time
 
 import pytest
 
-from ms_codegeex import files
-from ms_codegeex.errors import UserError
+from ms_codegeex.base import files
+from ms_codegeex.base.errors import UserError
 
 
 def test_a_failed_write_that_only_the_syncing_thread_hears_of_fails(tmp_path, monkeypatch):
@@ -150,7 +150,7 @@ def killed(path, appear):
     """A process that writes `path` and is killed in the middle; returns what it left behind."""
     code = (
         "import os, signal, pathlib\n"
-        f"from ms_codegeex.files import {appear}\n"
+        f"from ms_codegeex.base.files import {appear}\n"
         f"with {appear}(pathlib.Path({str(path)!r})) as temporary:\n"
         "    target = temporary / 'a' if temporary.is_dir() else temporary\n"
         "    target.write_text('half')\n"

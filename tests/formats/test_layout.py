@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats.layout import expand, to_foreign, to_ours
 from ms_codegeex.formats.tensors import from_array
 from ms_codegeex.models.foreign import TRANSPOSE, Entry, grouped

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats import mindspore_checkpoint
 from ms_codegeex.formats.mindspore_checkpoint import TYPES, is_weight, read_mindspore, write_mindspore
 from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, from_array

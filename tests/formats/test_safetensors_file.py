@@ -9,7 +9,7 @@ import pytest
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load, load_file, save_file
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
 from ms_codegeex.formats.tensors import from_array
 

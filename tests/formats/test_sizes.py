@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 from small_models import FAMILIES, FIELDS, config, parameters, save_run
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import read_json, write_json
 from ms_codegeex.config import build_run_config
-from ms_codegeex.errors import UserError
-from ms_codegeex.files import read_json, write_json
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.generation.quantised import QuantisedModel, write_quantised

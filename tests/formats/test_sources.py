@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from small_models import FIELDS, equal, foreign, parameters
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.cli import main
-from ms_codegeex.errors import UserError
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.formats.tensors import from_array
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from small_models import FIELDS, bfloat16, equal, foreign, formats, parameters
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats.mindspore_checkpoint import write_mindspore
 from ms_codegeex.formats.sources import open_source
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from mindspore.train.node_strategy_pb2 import ParallelStrategyMap
 from partitioned_net import SHAPES, values
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats import strategy as strategy_module
 from ms_codegeex.formats.mindspore_checkpoint import is_weight, read_mindspore, write_mindspore
 from ms_codegeex.formats.strategy import find_rank_files, merge_slices, read_strategy

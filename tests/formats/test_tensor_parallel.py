@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats.tensor_parallel import merge, shard
 from ms_codegeex.formats.tensors import LazyTensor, from_array
 

@@ -11,7 +11,7 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats import torch_pickle, torch_zip
 from ms_codegeex.formats.files import nested_tensors, read_raw
 from ms_codegeex.formats.tensors import from_array

@@ -9,7 +9,7 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats.tensors import LazyTensor, from_array
 from ms_codegeex.formats.torch_zip import read_torch, write_torch
 

@@ -14,7 +14,8 @@ import psutil
 import pytest
 from conftest import ROOT
 
-from ms_codegeex.errors import RunFailure, UserError
+from ms_codegeex.base.errors import RunFailure, UserError
+from ms_codegeex.base.processes import alive
 from ms_codegeex.formats.checkpoint_writing import Slice, write_checkpoint
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.generation.choice import TokenChoice
@@ -26,7 +27,6 @@ from ms_codegeex.generation.shares import Share, SharedWeights, check_devices
 from ms_codegeex.generation.slots import Part, SlotEngine
 from ms_codegeex.generation.weights import TensorWeights
 from ms_codegeex.models.registry import FAMILIES, family
-from ms_codegeex.processes import alive
 
 pytest.importorskip("torch")
 

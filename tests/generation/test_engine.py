@@ -10,8 +10,8 @@ import pytest
 from conftest import command, command_here
 from twins import codegeex_numpy as twin
 
+from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.data.tokenizer import load_tokenizer
-from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.formats.checkpoint_writing import write_checkpoint
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.sources import open_source

@@ -6,7 +6,7 @@ import mindspore as ms
 import pytest
 from conftest import command_here
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.generation import levels
 from ms_codegeex.generation.choice import TokenChoice
 from ms_codegeex.generation.kernels import compiling

@@ -8,7 +8,7 @@ from conftest import command_here
 from small_adapters import write_adapters
 from small_benchmarks import write_model
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.peft import write_peft
 from ms_codegeex.formats.sources import open_source

@@ -4,7 +4,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from ms_codegeex.errors import RunFailure
+from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.generation.beams import next_tokens
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.generation.scheduler import Request, Scheduler

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from conftest import command, command_here
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import read_json, write_json
 from ms_codegeex.cli import build_parser, main
 from ms_codegeex.commands import evaluate
 from ms_codegeex.data.tokenizer import load_tokenizer
-from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.local_model import files_identity
-from ms_codegeex.files import read_json, write_json
 from ms_codegeex.formats.checkpoint_writing import write_checkpoint
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.sources import open_source

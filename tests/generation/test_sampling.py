@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mindspore import Tensor
 from scipy.stats import chisquare
 
-from ms_codegeex.errors import RunFailure, UserError
+from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.generation.choice import TokenChoice, check_finite, logit_edits, pack, token_choice, uniform, unpack
 from ms_codegeex.generation.composite import CompositeChoice
 from ms_codegeex.generation.kernels.cells import KernelChoice

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ms_codegeex.errors import RunFailure
+from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.generation.beams import next_tokens, search
 from ms_codegeex.generation.choice import token_choice
 from ms_codegeex.generation.sampling import SamplingSettings

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.languages import find_language
-from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.benchmarks import truncation
 from ms_codegeex.evaluation.benchmarks.ds1000 import answers
 from ms_codegeex.evaluation.benchmarks.humaneval_x import rules

@@ -5,8 +5,8 @@ import pytest
 from conftest import command
 from recited_model import save_recited
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.cuda.driver import Driver, Gpu
-from ms_codegeex.errors import UserError
 from ms_codegeex.generation import targets
 
 GPU = Gpu("H200", (9, 0), 4 * 10**9, 2 * 10**9)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.ladder.fit import Point, PowerLaw, band, bootstrap, fit
 
 TRUE = PowerLaw(e=1.69, a=406.4, alpha=0.34, b=410.7, beta=0.28)  # Hoffmann et al. 2022

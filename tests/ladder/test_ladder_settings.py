@@ -3,7 +3,7 @@
 import pytest
 from conftest import write_config
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.ladder.settings import load_ladder
 
 LADDER = {

@@ -8,7 +8,7 @@ from mindspore import float32 as fp32
 from mindspore.common.parameter import ParameterTuple
 from twins import codegeex_numpy as twin
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.models.causal import Build
 from ms_codegeex.models.codegeex.config import PRESETS, CodeGeeXConfig, build_config
 from ms_codegeex.models.codegeex.model import CodeGeeX, Logits, Loss

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats.family import FamilyFormats
 from ms_codegeex.formats.layout import packed_shape, to_foreign, to_ours
 from ms_codegeex.formats.tensors import from_array

@@ -7,7 +7,7 @@ import pytest
 from mindspore import Tensor
 from networks import LossGradients, assign, every_logit, packed_batch
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.models.causal import Build
 from ms_codegeex.models.codegen.config import PRESETS, STAGES, CodeGenConfig, build_config
 from ms_codegeex.models.codegen.model import CodeGen, Logits, Loss

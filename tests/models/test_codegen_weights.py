@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from small_models import FIELDS, foreign, parameters, shapes
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats.family import FamilyFormats
 from ms_codegeex.formats.layout import pack, packed_shape, to_ours, unpack
 from ms_codegeex.formats.tensors import LazyTensor

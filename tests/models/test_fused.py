@@ -10,7 +10,7 @@ import pytest
 from mindspore import Tensor, nn, ops
 from twins import codegeex_numpy as twin
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.models.causal import Build
 from ms_codegeex.models.codegeex.config import CodeGeeXConfig
 from ms_codegeex.models.codegeex.model import Loss

@@ -12,14 +12,14 @@ import sketched_family
 from mindspore import Tensor
 from networks import LossGradients, packed_batch
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.config import build_run_config
 from ms_codegeex.config.mesh_rules import check_mesh
-from ms_codegeex.errors import UserError
 from ms_codegeex.formats import sources
 from ms_codegeex.formats.checkpoint_writing import Slice, write_checkpoint
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.sources import open_source
-from ms_codegeex.mesh import Mesh
 from ms_codegeex.models import registry
 from ms_codegeex.models.parameters import COLUMN, LAYER_NORM, RMS_NORM, ROW, Layer, ParameterTable, Role
 from ms_codegeex.parallel.sharding import parameter_layouts

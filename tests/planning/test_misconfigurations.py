@@ -7,10 +7,10 @@ rules of meshes; taking any of them away lets a line of this table through.
 import pytest
 from conftest import ROOT, command, write_config
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.mesh import LARGEST_WORLD, Mesh
 from ms_codegeex.config import build_run_config, load_config
 from ms_codegeex.config.mesh_rules import check_mesh
-from ms_codegeex.errors import UserError
-from ms_codegeex.mesh import LARGEST_WORLD, Mesh
 from ms_codegeex.planning.planner import make_plan, problems
 from ms_codegeex.rehearsal.shrink import parse_mesh
 from ms_codegeex.runs.node import resolve_node

@@ -7,10 +7,10 @@ import pytest
 from conftest import ROOT
 
 from ms_codegeex import cli
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.config import load_config
 from ms_codegeex.config.run import RunConfig
 from ms_codegeex.config.sections import OverlapConfig
-from ms_codegeex.errors import UserError
 from ms_codegeex.parallel.sharding import recompute_of_blocks
 from ms_codegeex.planning.planner import change, make_plan
 from ms_codegeex.planning.search import keys_of, search, yaml_of

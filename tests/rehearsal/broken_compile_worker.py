@@ -2,7 +2,7 @@
 
 import sys
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.parallel import context
 from ms_codegeex.rehearsal import compile_worker
 

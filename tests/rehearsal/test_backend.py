@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 from test_compile import FAMILIES, MESHES, small
 
-from ms_codegeex.errors import RunFailure
+from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.parallel.sharding import layouts_of
 from ms_codegeex.rehearsal import backend
 from ms_codegeex.rehearsal.backend import Kernel, read_kernels, read_libraries, stream_checks, unchecked_operators

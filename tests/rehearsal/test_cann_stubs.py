@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.cuda import plugin as cuda_plugin
-from ms_codegeex.errors import UserError
 from ms_codegeex.rehearsal import cann_stubs
 from ms_codegeex.rehearsal.stubs import compile_library, rank_environment
 

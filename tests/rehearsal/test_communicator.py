@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ms_codegeex.errors import RunFailure
+from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.rehearsal.communicator import FileCommunicator, reduce
 from ms_codegeex.rehearsal.mindir import CollectiveNode
 

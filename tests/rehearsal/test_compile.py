@@ -9,9 +9,9 @@ import pytest
 from conftest import ROOT
 from critical_path import critical_path
 
+from ms_codegeex.base.errors import RunFailure, UserError
+from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.config import load_config
-from ms_codegeex.errors import RunFailure, UserError
-from ms_codegeex.mesh import Mesh
 from ms_codegeex.planning.planner import make_plan
 from ms_codegeex.rehearsal import compile as compile_module
 from ms_codegeex.rehearsal.compile import CompileReport, PlanCheck, compile_ranks, distinct_ranks

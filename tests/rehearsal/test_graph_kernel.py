@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
+from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.commands import rehearse
-from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.rehearsal import graph_kernel
 from ms_codegeex.rehearsal.graph_kernel import BlockSizes, count_kernels, graph_kernel_report, missing_programs
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ms_codegeex.errors import RunFailure
+from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.rehearsal import mindir
 from ms_codegeex.rehearsal.stubs import loader_environment
 

@@ -8,13 +8,13 @@ from functools import cache
 
 import pytest
 
+from ms_codegeex.base.mesh import Mesh
+from ms_codegeex.base.shipped import find_config, shipped_names
 from ms_codegeex.config import build_run_config, load_runs
-from ms_codegeex.mesh import Mesh
 from ms_codegeex.planning.planner import make_plan
 from ms_codegeex.planning.report import heading
 from ms_codegeex.rehearsal.compile import compile_ranks
 from ms_codegeex.rehearsal.shrink import shrunk, small_mesh
-from ms_codegeex.shipped import find_config, shipped_names
 
 TWO = Mesh(data=2)  # for runs on one device: the engine partitions nothing there
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ms_codegeex.errors import RunFailure, UserError
+from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.rehearsal import stubs
 
 LOAD = (

@@ -16,7 +16,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common import lazy_inline
 
-from ms_codegeex.processes import ForkSpec, run_processes
+from ms_codegeex.base.processes import ForkSpec, run_processes
 from ms_codegeex.rehearsal import mindir
 from ms_codegeex.rehearsal.communicator import FileCommunicator
 from ms_codegeex.rehearsal.stubs import rank_environment

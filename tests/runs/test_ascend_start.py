@@ -13,8 +13,8 @@ from dataclasses import replace
 import pytest
 from conftest import ROOT
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.config import load_config
-from ms_codegeex.errors import UserError
 from ms_codegeex.rehearsal import cann_stubs
 from ms_codegeex.runs.node import node_processes, resolve_node
 from ms_codegeex.runs.ports import reserved_port

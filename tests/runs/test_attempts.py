@@ -1,7 +1,7 @@
 import pytest
 
+from ms_codegeex.base.errors import NotFinite, Rewind, RunFailure, UserError
 from ms_codegeex.config import RunConfig
-from ms_codegeex.errors import NotFinite, Rewind, RunFailure, UserError
 from ms_codegeex.runs import attempts
 from ms_codegeex.runs.attempts import recorded_end, resumed, with_restarts
 from ms_codegeex.runs.records import read_events

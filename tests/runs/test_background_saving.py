@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.checkpoint_folder import GOOD, list_checkpoints, outcome
 from ms_codegeex.formats.checkpoint_writing import Slice

@@ -8,10 +8,10 @@ import sys
 import pytest
 from conftest import ROOT, small_run
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import sha256
 from ms_codegeex.config import build_run_config
 from ms_codegeex.config.values import flattened
-from ms_codegeex.errors import UserError
-from ms_codegeex.files import sha256
 from ms_codegeex.runs import compile_cache as module
 from ms_codegeex.runs.compile_cache import HASHES, WITHOUT_EFFECT, compile_cache, digest, graph_inputs
 from ms_codegeex.runs.run_directory import RunDirectory

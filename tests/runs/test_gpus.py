@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.config import load_config
 from ms_codegeex.cuda.driver import Driver, Gpu
 from ms_codegeex.cuda.libraries import LIBRARIES, Loaded
 from ms_codegeex.cuda.probe import GpuBackend
-from ms_codegeex.errors import UserError
 from ms_codegeex.runs import gpus
 
 RUN = ["model.preset=tiny", "training.steps=1", "device=gpu"]

@@ -7,11 +7,11 @@ import yaml
 from conftest import small_run
 from written_run import BEGIN, write_run
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.corpus.prepare import RunOptions, prepare_dataset
 from ms_codegeex.data.corpus.settings import PrepareSettings
 from ms_codegeex.data.datasets.opening import training_data
 from ms_codegeex.data.tokenizer import load_tokenizer
-from ms_codegeex.errors import UserError
 from ms_codegeex.runs import history as module
 from ms_codegeex.runs.history import batch_text, read_history
 from ms_codegeex.runs.history_page import write_history_page

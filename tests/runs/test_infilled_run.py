@@ -10,8 +10,8 @@ from code_dataset import functions, write_code
 from conftest import command, command_here, small_run, write_config
 from tokenizer_files import write_chatglm
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.tokenizer import load_tokenizer
-from ms_codegeex.errors import UserError
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints
 from ms_codegeex.formats.sources import open_source

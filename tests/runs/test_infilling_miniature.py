@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from conftest import command, write_config
 
+from ms_codegeex.base.files import read_json
 from ms_codegeex.data.infilling.sentinels import ORDERS, Sentinels
 from ms_codegeex.evaluation.infilling.evaluate import INFILL, PREFIX, Asker
 from ms_codegeex.evaluation.infilling.spans import choose_spans, chosen_texts
 from ms_codegeex.evaluation.perplexity.corpus import corpus_documents
 from ms_codegeex.evaluation.perplexity.scoring import Score
-from ms_codegeex.files import read_json
 
 MODE, CONTEXT, STEPS, SPANS, SEEDS = "spm", 96, 600, 120, (1,)
 COST, MARGIN = 0.07, 0.05  # nats per token: what continuing may cost (0.049 measured); half of what infilling gains

@@ -9,8 +9,8 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.config import build_run_config
-from ms_codegeex.errors import UserError
 from ms_codegeex.runs.rank_table import (
     check_against_config,
     make_rank_table,

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from conftest import ROOT, write_config
 
-from ms_codegeex.errors import RunFailure
+from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.runs import rendezvous
 from ms_codegeex.runs.rank_table import make_rank_table, write_rank_table
 from ms_codegeex.runs.rendezvous import Rendezvous

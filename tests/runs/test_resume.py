@@ -11,12 +11,12 @@ import pytest
 import xxhash
 from conftest import ROOT, write_dataset
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import read_json, write_json
 from ms_codegeex.config import RunConfig, build_run_config
 from ms_codegeex.config.values import flattened
 from ms_codegeex.data.datasets import opening
 from ms_codegeex.data.datasets.opening import content_hashes
-from ms_codegeex.errors import UserError
-from ms_codegeex.files import read_json, write_json
 from ms_codegeex.runs.resume import REFUSED, REPORTED, UNRECORDED, Change, changes_since, check_allowed, is_finished
 
 

@@ -4,7 +4,7 @@ import contextlib
 
 import pytest
 
-from ms_codegeex.errors import NotFinite, UserError
+from ms_codegeex.base.errors import NotFinite, UserError
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.checkpoint_folder import DOUBTFUL, GOOD, list_checkpoints, newest_sound, note_outcome, outcome
 from ms_codegeex.formats.checkpoint_writing import write_checkpoint

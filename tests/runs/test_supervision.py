@@ -5,8 +5,8 @@ import sys
 import numpy as np
 import pytest
 
+from ms_codegeex.base.errors import Corrupted, NotFinite, Rewind, UserError
 from ms_codegeex.config import RunConfig
-from ms_codegeex.errors import Corrupted, NotFinite, Rewind, UserError
 from ms_codegeex.formats.checkpoint_folder import DOUBTFUL, list_checkpoints, outcome
 from ms_codegeex.formats.checkpoint_writing import write_checkpoint
 from ms_codegeex.runs import supervision

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import mindspore as ms
 import pytest
 
+from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.config import load_config
 from ms_codegeex.config.fusions import chosen_kernels
-from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.runs import worker
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.training import rates

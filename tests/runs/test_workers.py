@@ -7,7 +7,7 @@ import time
 import psutil
 import pytest
 
-from ms_codegeex.errors import RunFailure
+from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.runs.workers import Workers, WorkerSpec
 
 

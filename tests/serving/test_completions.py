@@ -7,7 +7,7 @@ import pytest
 from asking import ask, connected, events, running
 from fake_backend import TEXT, FakeBackend, fake_model, fake_settings
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.serving.schemas import MOST_IDS
 

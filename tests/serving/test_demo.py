@@ -9,8 +9,8 @@ from asking import running
 from conftest import command_here
 from fake_backend import FakeBackend, fake_settings
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.commands.serve_aliases import REPLACED
-from ms_codegeex.errors import UserError
 from ms_codegeex.serving.app import create_app
 from ms_codegeex.serving.demo.examples import load_examples
 from ms_codegeex.serving.demo.router import ASSETS

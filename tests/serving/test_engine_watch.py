@@ -6,7 +6,7 @@ import pytest
 from asking import running
 from fake_backend import fake_model, fake_settings
 
-from ms_codegeex.errors import RunFailure, UserError
+from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.serving import engine
 from ms_codegeex.serving.engine import EngineBackend

@@ -11,9 +11,9 @@ from asking import ask, connected, running
 from fake_backend import FakeBackend, fake_settings
 from prometheus_client.parser import text_string_to_metric_families
 
-from ms_codegeex import files
-from ms_codegeex.errors import UserError
-from ms_codegeex.files import MOST_WAITING
+from ms_codegeex.base import files
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import MOST_WAITING
 from ms_codegeex.serving import access_log
 from ms_codegeex.serving.access_log import AccessLog, RequestRecord
 from ms_codegeex.serving.app import create_app

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.infilling.sentinels import Sentinels, sentinels
 from ms_codegeex.data.tokenizer import load_tokenizer
-from ms_codegeex.errors import UserError
 from ms_codegeex.serving.infilling import Trimming, joined_files, overlap, trimmed
 
 TEXT = st.text(alphabet="ab_ (){}\n\t;é", max_size=24)

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.serving.keys import MOST, Keys, read_keys
 from ms_codegeex.serving.limits import Limits
 

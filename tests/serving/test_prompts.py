@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.languages import ALL_LANGUAGES, find_language
-from ms_codegeex.errors import UserError
 from ms_codegeex.generation.stopping import Ending, until
 from ms_codegeex.serving.filters import Filters, Indented
 from ms_codegeex.serving.prompts import (

@@ -7,7 +7,7 @@ from asking import ask, events
 from conftest import command_here
 from fake_backend import FakeBackend, fake_settings
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.serving.settings import ServeSettings
 
 

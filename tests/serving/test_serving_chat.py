@@ -7,9 +7,9 @@ import pytest
 from asking import ask, events
 from fake_backend import TEXT, FakeBackend, fake_model
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.conversations import TEMPLATES, ChatTemplate
 from ms_codegeex.data.tokenizer import load_tokenizer
-from ms_codegeex.errors import UserError
 from ms_codegeex.models.registry import family
 from ms_codegeex.serving import model
 from ms_codegeex.serving.model import open_model

@@ -6,8 +6,8 @@ import pytest
 from asking import ask, connected, events, running
 from fake_backend import FakeBackend, fake_model
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.tokenizer import load_tokenizer
-from ms_codegeex.errors import UserError
 from ms_codegeex.serving.routes import tasks
 
 CODE = "def area(r):\n    a = r * r\n    return 3 * a\n"

@@ -53,7 +53,7 @@ class Checkout:
         for name in NEEDED:
             source = ROOT / name
             (shutil.copytree if source.is_dir() else shutil.copy)(source, self.root / name)
-        for name in ("tests/run.sh", "ms_codegeex/__init__.py", "ms_codegeex/host.py"):
+        for name in ("tests/run.sh", "ms_codegeex/__init__.py", "ms_codegeex/base/host.py"):
             (self.root / name).parent.mkdir(exist_ok=True)
             shutil.copy(ROOT / name, self.root / name)
         self.venv = self.root / ".venv"

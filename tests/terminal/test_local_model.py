@@ -6,7 +6,7 @@ import pytest
 from conftest import command_here
 from recited_model import POSITIONS, save_recited
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.generation.engine import Generator
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.terminal.asking import CodeTask, Prompt

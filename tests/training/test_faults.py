@@ -5,9 +5,9 @@ import pytest
 from mindspore import Tensor
 from test_step import SEQ, Net, Sgd, batches
 
+from ms_codegeex.base.errors import NotFinite, Rewind
 from ms_codegeex.config import FaultsConfig, build_run_config
 from ms_codegeex.data.datasets.opening import training_data, validation_data
-from ms_codegeex.errors import NotFinite, Rewind
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints
 from ms_codegeex.runs.saving import Checkpoints

@@ -6,9 +6,9 @@ import pytest
 from conftest import small_run
 from mindspore import Tensor
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.config import build_run_config
 from ms_codegeex.data.datasets.opening import training_data, validation_data
-from ms_codegeex.errors import UserError
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints
 from ms_codegeex.formats.checkpoint_writing import write_checkpoint

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from conftest import EOS, VOCABULARY, small_run, write_dataset
 
+from ms_codegeex.base.errors import RunFailure, UserError
+from ms_codegeex.base.files import write_json
 from ms_codegeex.config import build_run_config
 from ms_codegeex.data.datasets.batches import unigram_entropy
 from ms_codegeex.data.datasets.indexed import IndexedDataset
 from ms_codegeex.data.datasets.opening import training_data, validation_data
-from ms_codegeex.errors import RunFailure, UserError
-from ms_codegeex.files import write_json
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints
 from ms_codegeex.runs.records import read_log

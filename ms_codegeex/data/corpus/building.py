@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import atomic_directory, remove_leftovers, write_json
 from ms_codegeex.data.corpus.duplicates import EXACT_DUPLICATE, directory_name, find_duplicates
 from ms_codegeex.data.corpus.filters import size_rejection
 from ms_codegeex.data.corpus.joining import Documents, join
@@ -45,8 +47,6 @@ from ms_codegeex.data.datasets.layout import DATASET_JSON, FORMAT, SPLITS, VERSI
 from ms_codegeex.data.infilling.transform import infill_record
 from ms_codegeex.data.tokenizer import TOKENIZER_NAMES, Tokenizer
 from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY
-from ms_codegeex.errors import UserError
-from ms_codegeex.files import atomic_directory, remove_leftovers, write_json
 
 SHARD_VERSION = 5
 

@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -23,6 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import read_json, sha256
+from ms_codegeex.base.locks import locked
 from ms_codegeex.data.corpus.remote import RemotePath, upload
 from ms_codegeex.data.corpus.remote import read_json as read_remote_json
 from ms_codegeex.data.corpus.settings import PrepareSettings
@@ -32,9 +35,6 @@ from ms_codegeex.data.corpus.workspace import open_workspace, remove, work_path
 from ms_codegeex.data.datasets.directory import is_occupied
 from ms_codegeex.data.datasets.layout import DATA_FILES, DATASET_JSON, FORMAT, MASKS, SPLITS, TABLES, VERSION
 from ms_codegeex.data.tokenizer import TOKENIZER_FILES, TOKENIZER_NAMES, load_tokenizer
-from ms_codegeex.errors import UserError
-from ms_codegeex.files import read_json, sha256
-from ms_codegeex.locks import locked
 
 __all__ = [
     "DATASET_JSON",

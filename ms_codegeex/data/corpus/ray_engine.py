@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex import ray_cluster
+from ms_codegeex.base import ray_cluster
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.corpus.remote import RemotePath
-from ms_codegeex.errors import UserError
 
 OPTION = "--engine ray"
 AHEAD = 3  # tasks for each core that are handed to Ray before the first of them is done

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ms_codegeex.base.json_reading import Malformed, parse_json
 from ms_codegeex.data.corpus.archives import (
     ArchivePart,
     Broken,
@@ -30,7 +31,6 @@ from ms_codegeex.data.corpus.redaction import redact
 from ms_codegeex.data.corpus.remote import RemotePath
 from ms_codegeex.data.corpus.settings import ReadingSettings
 from ms_codegeex.data.corpus.sources import Root, SourceFile, search
-from ms_codegeex.json_reading import Malformed, parse_json
 
 _UNIT_BYTES, _UNIT_FILES = 8_000_000, 4096
 _EXCERPT, _EXCERPT_HEAD = 200, 4096

@@ -19,8 +19,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
-from ms_codegeex.errors import UserError
-from ms_codegeex.json_reading import parse_json
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.json_reading import parse_json
 
 T = TypeVar("T")
 

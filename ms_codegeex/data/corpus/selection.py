@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.corpus.duplicates import EXACT_DUPLICATE, NEAR_DUPLICATE, Duplicates
 from ms_codegeex.data.corpus.flags import Flags
 from ms_codegeex.data.corpus.joining import Documents
@@ -32,7 +33,6 @@ from ms_codegeex.data.corpus.stages import (
     write_parted,
 )
 from ms_codegeex.data.corpus.tally import EXAMPLES
-from ms_codegeex.errors import UserError
 
 VERSION = 2
 MAX_SHARES = 3

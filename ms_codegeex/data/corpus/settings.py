@@ -6,12 +6,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.corpus.filters import Rules
 from ms_codegeex.data.corpus.redaction import REDACTIONS
 from ms_codegeex.data.datasets.layout import DATASET_JSON
 from ms_codegeex.data.languages import canonical_languages, check_scheme
 from ms_codegeex.data.tokenizer import TOKENIZER_NAMES
-from ms_codegeex.errors import UserError
 
 if TYPE_CHECKING:
     from ms_codegeex.config.sections import InfillConfig

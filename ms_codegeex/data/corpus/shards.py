@@ -20,6 +20,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from isal import isal_zlib
 
+from ms_codegeex.base.files import shared_files
+from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.data.corpus.archives import Returning
 from ms_codegeex.data.corpus.reading import Document, Unit, read_unit
 from ms_codegeex.data.corpus.settings import ReadingSettings
@@ -28,8 +30,6 @@ from ms_codegeex.data.datasets.indexed import token_dtype
 from ms_codegeex.data.languages import tag_text
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.data.tokenizer.fast import CorpusEncoder
-from ms_codegeex.files import shared_files
-from ms_codegeex.json_reading import parse_json
 
 ENDINGS = (".bin", ".npz")
 _BUFFER = 1 << 22  # ids in memory before they are written

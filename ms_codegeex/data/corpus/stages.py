@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import shared_files, unwritable
 from ms_codegeex.data.corpus.joining import Documents
 from ms_codegeex.data.corpus.shards import Shard
-from ms_codegeex.errors import UserError
-from ms_codegeex.files import shared_files, unwritable
 
 BLOCK_DOCUMENTS = 1 << 17
 PART_ROWS = 1 << 20

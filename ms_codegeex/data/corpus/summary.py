@@ -10,10 +10,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ms_codegeex.base.files import read_json, shared_files
 from ms_codegeex.data.corpus.shards import Shard
 from ms_codegeex.data.corpus.stages import DocumentBlock, Stages
 from ms_codegeex.data.datasets.layout import SPLITS
-from ms_codegeex.files import read_json, shared_files
 
 MOST_PACKAGES = 1000  # named in dataset.json: a large corpus has hundreds of thousands
 _SHORTEST = 16  # upper end of the first bin of lengths, tokens; each further one ends at twice as many

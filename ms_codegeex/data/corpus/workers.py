@@ -16,9 +16,9 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
 from typing import Any
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.printing import print_error
 from ms_codegeex.data.corpus.reading import Unit
-from ms_codegeex.errors import UserError
-from ms_codegeex.printing import print_error
 
 
 class ProgressBar:

@@ -8,8 +8,8 @@ import shutil
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
-from ms_codegeex.errors import UserError
-from ms_codegeex.locks import take_lock
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.locks import take_lock
 
 
 def work_path(output: Path) -> Path:

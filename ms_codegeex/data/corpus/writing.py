@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ms_codegeex.base.files import write_json
 from ms_codegeex.data.corpus.joining import Documents
 from ms_codegeex.data.corpus.summary import Placed, Summary
 from ms_codegeex.data.corpus.tally import Tally
@@ -27,7 +28,6 @@ from ms_codegeex.data.datasets.layout import (
     mask_path,
 )
 from ms_codegeex.data.datasets.report import render
-from ms_codegeex.files import write_json
 
 _ROWS = 1 << 16  # of a table written at once
 

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import read_json
 from ms_codegeex.data.datasets.indexed import IndexedDataset, open_tokens
 from ms_codegeex.data.datasets.order import sample_indices
 from ms_codegeex.data.infilling.transform import Infilling
-from ms_codegeex.errors import UserError
-from ms_codegeex.files import read_json
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.config.blend import KEY, BlendStage, corpora_of, parse_stages
 from ms_codegeex.data.datasets.batches import Batch, Sequences, TrainingSample
-from ms_codegeex.errors import UserError
 
 
 def quota_order(weights: Sequence[int]) -> np.ndarray:

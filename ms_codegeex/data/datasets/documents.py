@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ms_codegeex.errors import UserError
-from ms_codegeex.files import atomic_file
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import atomic_file
 
 _ROWS = 1 << 16  # of a row group: paths have 4 KiB at most, so their offsets fit int32
 COLUMNS = ("source", "language", "sha256", "bytes", "tokens")

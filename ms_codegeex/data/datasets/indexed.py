@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ms_codegeex.errors import UserError
-from ms_codegeex.files import atomic_file
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import atomic_file
 
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1

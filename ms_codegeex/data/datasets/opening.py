@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import xxhash
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import sha256
 from ms_codegeex.config.blend import LONGEST_PERIOD, corpora_of, parse_stages
 from ms_codegeex.data.datasets.batches import PackedSequences, Sequences, read_info
 from ms_codegeex.data.datasets.blend import Blend
@@ -19,8 +21,6 @@ from ms_codegeex.data.datasets.order import stream_seed
 from ms_codegeex.data.datasets.packing import KIND, FineTuningRows
 from ms_codegeex.data.infilling.transform import Infilling, build, chosen
 from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY, other_token, recorded_tokenizer
-from ms_codegeex.errors import UserError
-from ms_codegeex.files import sha256
 
 RATE = 500e6  # bytes a second: slow for a disk, and a third of what XXH3 took on two shared cores
 WHOLE = int(10 * RATE)  # a dataset of at most so many bytes is hashed completely, at every start

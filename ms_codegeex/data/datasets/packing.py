@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.datasets.batches import Batch, DocumentSpan, Sequences, check_whole, make_batch
 from ms_codegeex.data.datasets.indexed import IndexedDataset
 from ms_codegeex.data.infilling.transform import Infilling
-from ms_codegeex.errors import UserError
 
 KIND = "finetune"  # "kind" in dataset.json
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ms_codegeex.webpage import bars, charts, count, figure, note, page, settings, table, text
+from ms_codegeex.base.webpage import bars, charts, count, figure, note, page, settings, table, text
 
 UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 COLUMN, HEIGHT = 44, 180  # pixels of a histogram

@@ -16,10 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.json_reading import Malformed, parse_json
 from ms_codegeex.data.conversations import TEMPLATES, ChatTemplate
 from ms_codegeex.data.languages import find_language, tag_text
-from ms_codegeex.errors import UserError
-from ms_codegeex.json_reading import Malformed, parse_json
 
 PROMPTS, ANSWERS = ("prompt", "instruction"), ("completion", "response", "output")
 ROLES = ("system", "user", "assistant")

@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import atomic_directory, write_json
 from ms_codegeex.config.sections import InfillConfig
 from ms_codegeex.data.conversations import TEMPLATES
 from ms_codegeex.data.corpus.archives import ArchivePart, Broken, Returning, archive_kind, line_parts, read_lines
@@ -37,8 +39,6 @@ from ms_codegeex.data.languages import check_scheme
 from ms_codegeex.data.tokenizer import TOKENIZER_NAMES, load_tokenizer
 from ms_codegeex.data.tokenizer.fast import CorpusEncoder, text_decoder
 from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY
-from ms_codegeex.errors import UserError
-from ms_codegeex.files import atomic_directory, write_json
 
 TASKS = ("completion", "chat", "translation")
 MOST_BYTES = 64 << 20  # of a line; longer ones are not held in memory

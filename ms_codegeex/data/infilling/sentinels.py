@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import read_json
 from ms_codegeex.data.tokenizer import Tokenizer
-from ms_codegeex.errors import UserError
-from ms_codegeex.files import read_json
 
 DESCRIPTION = "serving.json"
 PARTS = ("prefix", "suffix", "middle")

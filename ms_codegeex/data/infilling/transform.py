@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.infilling.sentinels import ORDERS, PARTS, Sentinels, check_id
 from ms_codegeex.data.tokenizer import Tokenizer
 from ms_codegeex.data.tokenizer.fast import CorpusEncoder, text_decoder
-from ms_codegeex.errors import UserError
 
 if TYPE_CHECKING:
     from ms_codegeex.config.sections import InfillConfig

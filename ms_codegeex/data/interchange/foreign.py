@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import atomic_directory, write_json
 from ms_codegeex.data.corpus.dataset_writer import DatasetWriter
 from ms_codegeex.data.datasets.batches import read_info
 from ms_codegeex.data.datasets.directory import check_output, file_records
@@ -24,8 +26,6 @@ from ms_codegeex.data.datasets.packing import KIND
 from ms_codegeex.data.tokenizer import TOKENIZER_NAMES, Tokenizer, load_tokenizer
 from ms_codegeex.data.tokenizer.fast import text_decoder
 from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY
-from ms_codegeex.errors import UserError
-from ms_codegeex.files import atomic_directory, write_json
 
 PARTS = ("input_ids", "attention_mask", "labels")
 IGNORED = -100  # label of a token that the loss does not count

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import atomic_directory
 from ms_codegeex.data.datasets.batches import PackedSequences, read_info
 from ms_codegeex.data.datasets.packing import KIND
 from ms_codegeex.data.interchange.foreign import check_ids, check_new, counted, import_documents, progress_bar
 from ms_codegeex.data.tokenizer import load_tokenizer
-from ms_codegeex.errors import UserError
-from ms_codegeex.files import atomic_directory
 
 COLUMN = "input_ids"
 _ROWS = 256  # handed to MindRecord at a time

@@ -8,8 +8,8 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.tokenizer.base import Tokenizer, read_object
-from ms_codegeex.errors import UserError
 
 TOKENIZER_NAMES = ("codegeex", "codegen-nl", "codegen-multi", "codegen-mono")  # need no file of the user
 CONFIG = "tokenizer_config.json"

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import atomic_file, write_json
 from ms_codegeex.data.tokenizer.base import Tokenizer, check_files, not_text
-from ms_codegeex.errors import UserError
-from ms_codegeex.files import atomic_file, write_json
 
 MODEL, CONFIG = "tokenizer.model", "tokenizer_config.json"
 COMMANDS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")  # their ids follow those of the SentencePiece model

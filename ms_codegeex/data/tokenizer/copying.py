@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import json_of, write_json
+from ms_codegeex.base.reading import read_inside
 from ms_codegeex.data.tokenizer.for_transformers import CODEGEEX_AUTO_MAP, CODEGEEX_JSON, write_codegeex_module
-from ms_codegeex.errors import UserError
-from ms_codegeex.files import json_of, write_json
-from ms_codegeex.reading import read_inside
 
 MODEL_CONFIG, CONFIG, GENERATION = "config.json", "tokenizer_config.json", "generation_config.json"
 MOST_BYTES = 256 << 20  # of one file; the largest tokenizer.json are tens of megabytes

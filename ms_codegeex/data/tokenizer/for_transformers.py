@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
-from ms_codegeex.files import atomic_file
+from ms_codegeex.base.files import atomic_file
 
 CODEGEEX_MODULE = "tokenization_codegeex.py"
 CODEGEEX_JSON = "tokenizer.json"

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import atomic_directory
 from ms_codegeex.data.tokenizer import TOKENIZER_NAMES, Tokenizer, load_tokenizer
 from ms_codegeex.data.tokenizer.copying import copy_data
-from ms_codegeex.errors import UserError
-from ms_codegeex.files import atomic_directory
 
 TOKENIZER_DIRECTORY = "tokenizer"  # in a dataset directory and in a run directory
 DEFAULTS = {"codegeex": "codegeex"}  # families with a single tokenizer, which need not be recorded

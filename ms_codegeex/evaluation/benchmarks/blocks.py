@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 
 TOKENS = re.compile(
     r"""//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\])*"|'(?:\\.[^']*|[^'\\\n])'|`[^`]*`|[{}]""",

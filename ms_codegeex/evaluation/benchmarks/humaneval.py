@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation.benchmarks import truncation
 from ms_codegeex.evaluation.jsonl import find_file, read_rows
 from ms_codegeex.evaluation.judging import python_program

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation.sampling.recipes import Recipe
 from ms_codegeex.evaluation.task import Task
 

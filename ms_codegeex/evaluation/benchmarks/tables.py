@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import read_json
 from ms_codegeex.evaluation.jsonl import read_rows
-from ms_codegeex.files import read_json
 
 MOST_BYTES = 1 << 30  # of a whole benchmark
 

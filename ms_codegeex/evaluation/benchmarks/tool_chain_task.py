@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Mapping, Sequence
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation.sandbox import Sandbox
 from ms_codegeex.evaluation.sandbox.home_directories import check_readable
 from ms_codegeex.evaluation.task import Judgement, Problem, Sample, Task

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import atomic_file
 from ms_codegeex.evaluation.infilling.spans import KINDS, NumberedText, Span, choose_spans, chosen_texts
 from ms_codegeex.evaluation.local_model import LocalModel
 from ms_codegeex.evaluation.output_directory import RecordedSettings, sole_writer, versions
@@ -25,7 +26,6 @@ from ms_codegeex.evaluation.progress import progress_of
 from ms_codegeex.evaluation.reports import page
 from ms_codegeex.evaluation.reports.estimators import wilson
 from ms_codegeex.evaluation.reports.scores import percent
-from ms_codegeex.files import atomic_file
 
 if TYPE_CHECKING:
     from ms_codegeex.generation.engine import Generator

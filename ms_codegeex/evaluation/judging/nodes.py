@@ -11,12 +11,12 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from ms_codegeex.errors import RunFailure, UserError
+from ms_codegeex.base.errors import RunFailure, UserError
+from ms_codegeex.base.ray_cluster import first_line
 from ms_codegeex.evaluation.judging.engines import Equipment
 from ms_codegeex.evaluation.rows import problems_fingerprint
 from ms_codegeex.evaluation.sandbox import Sandbox, open_sandbox
 from ms_codegeex.evaluation.task import Judgement, Problem, Reference, Sample, Task
-from ms_codegeex.ray_cluster import first_line
 
 MOST = 300  # maximum characters of a difference in an error message
 THREADS = 1024  # maximum programs at once on all nodes: a thread of this process waits for each

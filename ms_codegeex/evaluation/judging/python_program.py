@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.evaluation.judging import verdicts as judging
 from ms_codegeex.evaluation.sandbox import Command, Execution, ResourceLimits, Verdict
-from ms_codegeex.json_reading import parse_json
 
 INSIDE = Path(__file__).with_name("inside")
 SYSTEM = (Path("/usr"), Path("/usr/local"))  # visible in every sandbox

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ms_codegeex import ray_cluster
-from ms_codegeex.errors import UserError
+from ms_codegeex.base import ray_cluster
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.ray_cluster import ClusterNode
 from ms_codegeex.evaluation.judging.nodes import NodeJudge, NodeLost, NodesEngine
 from ms_codegeex.evaluation.task import Task
-from ms_codegeex.ray_cluster import ClusterNode
 
 OPTION = "--judge-engine ray"
 PLACE = "the Ray cluster"

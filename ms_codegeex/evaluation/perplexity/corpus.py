@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation.jsonl import read_rows
 from ms_codegeex.evaluation.perplexity.scoring import Score, Scorer, windowed
 from ms_codegeex.evaluation.progress import progress_of

@@ -16,7 +16,7 @@ from typing import IO, Protocol
 
 import numpy as np
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation.perplexity.corpus import CorpusPerplexity, measure
 from ms_codegeex.evaluation.perplexity.scoring import Scorer
 

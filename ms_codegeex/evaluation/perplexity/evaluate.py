@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation.local_model import LocalModel
 from ms_codegeex.evaluation.output_directory import RecordedSettings, sole_writer, versions
 from ms_codegeex.evaluation.perplexity.corpus import measure

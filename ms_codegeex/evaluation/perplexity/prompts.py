@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import read_json, sha256, write_json
 from ms_codegeex.data.tokenizer.base import Tokenizer
-from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.perplexity.scoring import Score, Scorer, windowed
 from ms_codegeex.evaluation.progress import progress_of
 from ms_codegeex.evaluation.rows import judgement_from, sample_from
 from ms_codegeex.evaluation.sandbox import Verdict
 from ms_codegeex.evaluation.task import Judgement, Sample, Task
-from ms_codegeex.files import read_json, sha256, write_json
 
 FILE = "perplexity.json"
 Segment = tuple[str, bool]  # text, and whether its tokens are scored

@@ -9,8 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.tokenizer.base import Tokenizer
-from ms_codegeex.errors import UserError
 
 
 class Scorer(Protocol):

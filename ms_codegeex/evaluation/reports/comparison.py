@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import read_json
 from ms_codegeex.evaluation.reports import estimators
 from ms_codegeex.evaluation.reports.published_rows import PublishedRow
 from ms_codegeex.evaluation.reports.scores import FORMAT, KS, model_of, percent
-from ms_codegeex.files import read_json
 
 DRAWS, SEED = 10_000, 0  # of the permutation test
 HARD, EASY = 0.3, 0.7  # mean rate of a problem over the evaluations; the split of CodeGen's paper, as recalled

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ms_codegeex.base.webpage import bars, charts, code, code_style, count, curves, lines, note, page, table, text
 from ms_codegeex.evaluation.jsonl import read_rows
 from ms_codegeex.evaluation.reports.comparison import Evaluation, target_languages, warning
 from ms_codegeex.evaluation.reports.estimators import INTERVALS
 from ms_codegeex.evaluation.reports.page import label_of, published_table
 from ms_codegeex.evaluation.reports.scores import percent
 from ms_codegeex.evaluation.rows import current_results, key
-from ms_codegeex.webpage import bars, charts, code, code_style, count, curves, lines, note, page, table, text
 
 MOST_NAMES = 40  # of problems in a cell
 MOST_LINES = 60  # of standard error

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex import webpage
+from ms_codegeex.base import webpage
+from ms_codegeex.base.files import atomic_file, write_json
+from ms_codegeex.base.webpage import bars, charts, count, curves, note, page, table, text
 from ms_codegeex.evaluation.reports.estimators import INTERVALS
 from ms_codegeex.evaluation.reports.scores import model_of, percent
-from ms_codegeex.files import atomic_file, write_json
-from ms_codegeex.webpage import bars, charts, count, curves, note, page, table, text
 
 VERDICTS = ("passed", "wrong", "error", "compile error", "timeout", "memory", "killed")
 LABELS = {"cpp": "C++", "js": "JavaScript", "python": "Python", "java": "Java", "go": "Go", "rust": "Rust"}

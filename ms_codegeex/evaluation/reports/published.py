@@ -7,8 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ms_codegeex.base.yaml_reading import read_yaml_file
 from ms_codegeex.evaluation.sampling.recipes import Recipe
-from ms_codegeex.yaml_reading import read_yaml_file
 
 FILE = Path(__file__).with_name("published.yaml")
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.errors import UserError
-from ms_codegeex.yaml_reading import read_yaml_file
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.yaml_reading import read_yaml_file
 
 RATE = re.compile(r"pass@([1-9]\d{0,5})|pass rate")
 EXPECTED = "source, pass@1, pass@10, … in per cent, or the name of a group with these"

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from ms_codegeex.errors import PromptTooLong
+from ms_codegeex.base.errors import PromptTooLong
 from ms_codegeex.evaluation.jsonl import RowFile
 from ms_codegeex.evaluation.rows import RowKey, in_order, key
 from ms_codegeex.evaluation.sampling.samplers import Sampler

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation.jsonl import read_rows
 from ms_codegeex.evaluation.rows import SAMPLE, flaws, sample_from
 from ms_codegeex.evaluation.task import Problem, Sample, SampledAnswer, Stop, Task

@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.shipped import find_config
 from ms_codegeex.config.validation import Natural, Positive, check_tree, validated
 from ms_codegeex.config.values import read_yaml
-from ms_codegeex.errors import UserError
-from ms_codegeex.shipped import find_config
 
 TaskName = Literal["humaneval-x", "multipl-e", "mtpb", "ds1000", "humaneval", "evalplus", "sql"]
 ONLY_OF: dict[str, tuple[str, ...]] = {  # keys that only these tasks have

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
-from ms_codegeex.errors import PromptTooLong, RunFailure, UserError
+from ms_codegeex.base.errors import PromptTooLong, RunFailure, UserError
 from ms_codegeex.evaluation.local_model import LocalModel
 from ms_codegeex.evaluation.sampling.recipes import Recipe
 from ms_codegeex.evaluation.task import SampledAnswer, Stop

@@ -6,7 +6,8 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.printing import print_error
 from ms_codegeex.evaluation.sampling.samplers import (
     SERVER_FAILURES,
     FailedServer,
@@ -15,7 +16,6 @@ from ms_codegeex.evaluation.sampling.samplers import (
     UnreachableServer,
 )
 from ms_codegeex.evaluation.task import SampledAnswer, Stop
-from ms_codegeex.printing import print_error
 
 ServerFailure = UnreachableServer | FailedServer
 

@@ -4,8 +4,8 @@ installed."""
 
 import sys
 
+from ms_codegeex.base.printing import print_out
 from ms_codegeex.evaluation.sandbox import open_sandbox
-from ms_codegeex.printing import print_out
 
 
 def main() -> int:

@@ -8,7 +8,7 @@ import pwd
 from collections.abc import Iterable
 from pathlib import Path
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 
 HOMES = ("/", "/home", "/root")  # and every directory that contains one of them
 

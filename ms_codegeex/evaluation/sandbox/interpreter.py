@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ms_codegeex.errors import RunFailure
+from ms_codegeex.base.errors import RunFailure
 
 SYSTEM = "/usr/bin/python3"
 LEAST = "import sys;sys.exit(sys.version_info<(3,9))"  # os.pidfd_open

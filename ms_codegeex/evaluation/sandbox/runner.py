@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ms_codegeex.errors import RunFailure, UserError
+from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.evaluation.sandbox.collector import Collector, OutputStream
 from ms_codegeex.evaluation.sandbox.interpreter import SupervisorInterpreter, find_interpreter
 from ms_codegeex.evaluation.sandbox.layers import Layers, advice, find_layers

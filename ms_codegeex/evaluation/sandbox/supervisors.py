@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, Protocol
 
-from ms_codegeex.errors import RunFailure
+from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.evaluation.sandbox.collector import LAST, ends
 from ms_codegeex.evaluation.sandbox.interpreter import ONE_BY_ONE, SERVER, SupervisorInterpreter
 from ms_codegeex.evaluation.sandbox.workspace import Workspace

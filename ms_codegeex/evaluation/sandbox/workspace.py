@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation.sandbox import landlock
 from ms_codegeex.evaluation.sandbox.home_directories import check_readable
 from ms_codegeex.evaluation.sandbox.layers import NOBODY, Layers

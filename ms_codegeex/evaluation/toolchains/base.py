@@ -21,12 +21,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import user_cache
+from ms_codegeex.base.locks import locked
 from ms_codegeex.evaluation.judging import verdicts as judging
 from ms_codegeex.evaluation.sandbox import Command, Execution, ResourceLimits, Sandbox, Verdict
 from ms_codegeex.evaluation.toolchains.installed import PATH
-from ms_codegeex.files import user_cache
-from ms_codegeex.locks import locked
 
 INSIDE = Path(__file__).with_name("inside")
 PREPARING = 900.0  # seconds for a command that fills the cache

@@ -9,12 +9,12 @@ from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import read_json
 from ms_codegeex.evaluation.judging import verdicts as judging
 from ms_codegeex.evaluation.sandbox import Command, End, Execution, Verdict
 from ms_codegeex.evaluation.toolchains.base import INSIDE, Program, RunPlan, TimeLimits, ToolChain
 from ms_codegeex.evaluation.toolchains.installed import output_of, program_of, with_libraries
-from ms_codegeex.files import read_json
 
 MD5 = "js-md5"
 MD5_INSTALL = "npm install js-md5@0.7.3 (here, or with -g), or name the directory that has it in NODE_PATH"

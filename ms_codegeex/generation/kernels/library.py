@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ms_codegeex.errors import RunFailure
+from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.generation.matrices import GROUPS, MOST_RANK, MULTIPLES, ROWS, LowRank, Packed
 
 ACTIVATIONS = ("none", "gelu", "fast_gelu", "silu")

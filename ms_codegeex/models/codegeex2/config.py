@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.models.codegeex2.parameters import PARAMETERS
 from ms_codegeex.models.decoder_config import DecoderConfig
 from ms_codegeex.models.presets import check_rotary, check_sizes, from_preset

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.models.foreign import STACK, Entry, ForeignFormats, ForeignLayout, SizeKeys, inside, renamed
 
 _QKV = ("attention.query", "attention.key", "attention.value")

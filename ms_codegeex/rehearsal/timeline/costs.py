@@ -7,8 +7,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ms_codegeex.hardware import Device
-from ms_codegeex.mesh import Mesh
+from ms_codegeex.base.hardware import Device
+from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.planning.communication import transfer_seconds
 from ms_codegeex.planning.cost_model import MatMul
 from ms_codegeex.planning.roofline import matmul_seconds

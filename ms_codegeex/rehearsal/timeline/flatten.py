@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ms_codegeex.errors import RunFailure
+from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.parallel.context import ranks_in_group_name
 from ms_codegeex.rehearsal import mindir
 from ms_codegeex.rehearsal.timeline.operators import COLLECTIVES, Message, Operator, StepProgram, Tensor

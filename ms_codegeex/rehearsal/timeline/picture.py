@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ms_codegeex.hardware import GIB
+from ms_codegeex.base.hardware import GIB
 from ms_codegeex.rehearsal.timeline.costs import MATMUL, OPTIMIZER, VECTOR
 from ms_codegeex.rehearsal.timeline.report import streams
 from ms_codegeex.rehearsal.timeline.timeline import RankTimeline, Timeline

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from ms_codegeex.hardware import GIB
+from ms_codegeex.base.hardware import GIB
+from ms_codegeex.base.tables import table
 from ms_codegeex.rehearsal.timeline.tasks import COMPUTE
 from ms_codegeex.rehearsal.timeline.timeline import WAITING, RankTimeline, Timeline
-from ms_codegeex.tables import table
 
 MICROSECOND = 1e-6
 HOLDERS = 8

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ms_codegeex.errors import RunFailure
+from ms_codegeex.base.errors import RunFailure
 
 COMPUTE = "compute"
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.json_reading import Malformed, parse_json
 from ms_codegeex.data.languages import find_language
-from ms_codegeex.errors import UserError
-from ms_codegeex.json_reading import Malformed, parse_json
 
 OWN = Path(__file__).parent / "assets" / "examples.jsonl"
 TASKS = ("complete", "translate", "explain")

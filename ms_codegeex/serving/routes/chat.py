@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.serving.answering import Piece
 from ms_codegeex.serving.backend import Backend, StreamedAnswer
 from ms_codegeex.serving.errors import ApiError

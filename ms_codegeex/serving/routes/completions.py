@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from ms_codegeex.errors import PromptTooLong, UserError
+from ms_codegeex.base.errors import PromptTooLong, UserError
 from ms_codegeex.generation.stopping import Rule
 from ms_codegeex.serving.answering import Piece
 from ms_codegeex.serving.backend import Backend, StreamedAnswer

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.serving import foreign_fields
 from ms_codegeex.serving.answering import Piece, TextFilter

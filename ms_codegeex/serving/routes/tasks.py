@@ -10,8 +10,8 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import Response
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.languages import find_language
-from ms_codegeex.errors import UserError
 from ms_codegeex.serving.answering import Piece, TextFilter
 from ms_codegeex.serving.backend import Backend, StreamedAnswer
 from ms_codegeex.serving.filters import Filters, Framed

@@ -10,7 +10,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.serving.backend import Backend
 from ms_codegeex.serving.foreign_fields import WithoutEffect
 from ms_codegeex.serving.schemas import Body, Ids

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.corpus.selection import SUM
 from ms_codegeex.data.corpus.stages import by_range, by_remainder, read_part, save_array, write_parted
-from ms_codegeex.errors import UserError
 
 KEYS = st.lists(st.integers(0, 2**64 - 1) | st.sampled_from([0, 2**32, 2**63, 2**64 - 1]), max_size=50)
 

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.corpus import filters
 from ms_codegeex.data.corpus.filters import PRESETS, Rules, preset, rejection, size_rejection
-from ms_codegeex.errors import UserError
 
 GOOD = b"def function(argument):\n    return argument\n"
 OFF = Rules(max_mean_line=None, min_alphabetic=0.0, generated=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.corpus import building, reading
 from ms_codegeex.data.corpus import prepare as module
 from ms_codegeex.data.corpus.filters import Rules
@@ -16,7 +17,6 @@ from ms_codegeex.data.datasets.indexed import IndexedDataset
 from ms_codegeex.data.datasets.layout import REPORTS, TABLES
 from ms_codegeex.data.languages import find_language
 from ms_codegeex.data.tokenizer import load_tokenizer
-from ms_codegeex.errors import UserError
 
 TEXTS = {  # name -> exact text; awkward on purpose
     "alpha/one.py": "def one(argument):\n    if argument:\n            return '<|endoftext|>'\n",

@@ -7,6 +7,7 @@ import pytest
 import zstandard
 from prepare_inputs import source, write_gzip, write_lines, write_mixed, write_tree
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.commands.dataset_summary import corpus_lines
 from ms_codegeex.data.corpus import reading
 from ms_codegeex.data.corpus.filters import Rules, preset
@@ -15,7 +16,6 @@ from ms_codegeex.data.corpus.settings import PrepareSettings, ReadingSettings
 from ms_codegeex.data.corpus.sources import user_roots
 from ms_codegeex.data.datasets.indexed import IndexedDataset
 from ms_codegeex.data.tokenizer import load_tokenizer
-from ms_codegeex.errors import UserError
 
 EVERYTHING = {"max_bytes": None, "near_duplicates": 0, "validation_share": 0.2}
 

@@ -16,12 +16,12 @@ import psutil
 import pytest
 from prepare_inputs import source, write_mixed, write_tree
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.corpus import building, reading
 from ms_codegeex.data.corpus.prepare import RunOptions, prepare_dataset
 from ms_codegeex.data.corpus.settings import PrepareSettings, ReadingSettings
 from ms_codegeex.data.corpus.workers import _start_all
 from ms_codegeex.data.corpus.workspace import work_path
-from ms_codegeex.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[3]
 SETTINGS = PrepareSettings(max_bytes=None, near_duplicates=0, validation_share=0.4)

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.corpus import archives
 from ms_codegeex.data.corpus.archives import Returning
 from ms_codegeex.data.corpus.filters import Rules, preset
@@ -16,7 +17,6 @@ from ms_codegeex.data.corpus.reading import Document, Rejected, _local_content, 
 from ms_codegeex.data.corpus.settings import ReadingSettings
 from ms_codegeex.data.corpus.sources import user_roots
 from ms_codegeex.data.corpus.tally import moved
-from ms_codegeex.errors import UserError
 
 GOOD = "def function(argument):\n    return argument\n"
 

@@ -10,6 +10,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from prepare_inputs import shard
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.corpus import stages as module
 from ms_codegeex.data.corpus.duplicates import Duplicates
 from ms_codegeex.data.corpus.flags import Flags
@@ -19,7 +20,6 @@ from ms_codegeex.data.corpus.selection import select as select_among
 from ms_codegeex.data.corpus.settings import PrepareSettings
 from ms_codegeex.data.corpus.stages import Stages, blocks_of
 from ms_codegeex.data.corpus.summary import summarise_in_stages
-from ms_codegeex.errors import UserError
 
 
 def settings(**changes):

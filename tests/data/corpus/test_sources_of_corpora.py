@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.corpus.sources import (
     Root,
     default_roots,
@@ -14,7 +15,6 @@ from ms_codegeex.data.corpus.sources import (
     search,
     user_roots,
 )
-from ms_codegeex.errors import UserError
 
 ALL = ("Python", "C", "C++", "Shell")
 GOOD = b"def function(argument):\n    return argument\n"

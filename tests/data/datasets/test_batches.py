@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from conftest import EOS, write_dataset
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import write_json
 from ms_codegeex.data.datasets.batches import PackedSequences, read_info, shuffle_context, unigram_entropy
 from ms_codegeex.data.datasets.indexed import IndexedDataset, IndexedWriter
-from ms_codegeex.errors import UserError
-from ms_codegeex.files import write_json
 
 SEQ = 16
 

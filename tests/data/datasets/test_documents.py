@@ -3,6 +3,7 @@ import hashlib
 import pyarrow.parquet
 import pytest
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.datasets.documents import (
     COLUMNS,
     documents_path,
@@ -10,7 +11,6 @@ from ms_codegeex.data.datasets.documents import (
     read_documents,
     write_documents,
 )
-from ms_codegeex.errors import UserError
 
 ROWS = [
     {

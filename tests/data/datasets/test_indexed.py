@@ -4,9 +4,9 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.datasets import indexed
 from ms_codegeex.data.datasets.indexed import IndexedDataset, IndexedWriter, open_tokens
-from ms_codegeex.errors import UserError
 
 DOCUMENTS = [[1, 2, 3], [50256], [7, 65535, 0, 9]]
 

@@ -11,12 +11,12 @@ from conftest import write_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import write_json
 from ms_codegeex.data.datasets.batches import PackedSequences, unigram_entropy
 from ms_codegeex.data.datasets.indexed import IndexedWriter
 from ms_codegeex.data.datasets.opening import open_sequences
 from ms_codegeex.data.datasets.packing import FineTuningRows, pack
-from ms_codegeex.errors import UserError
-from ms_codegeex.files import write_json
 
 EOS, LENGTH = 0, 16
 PROMPTS = st.lists(st.integers(1, 90), max_size=9)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizer_files import write_chatglm
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.corpus.archives import line_parts
 from ms_codegeex.data.corpus.prepare import PrepareSettings, RunOptions, prepare_dataset
 from ms_codegeex.data.datasets.indexed import IndexedDataset
@@ -18,7 +19,6 @@ from ms_codegeex.data.finetuning import prepare as finetune
 from ms_codegeex.data.finetuning.examples import BadRecord, parse, reader
 from ms_codegeex.data.finetuning.prepare import FinetuneSettings, RowEncoder, prepare_finetune
 from ms_codegeex.data.tokenizer import load_tokenizer
-from ms_codegeex.errors import UserError
 
 
 def write_lines(path, records):

@@ -7,9 +7,9 @@ import pytest
 import small_models
 from tokenizer_files import write_chatglm
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.infilling.sentinels import Sentinels, sentinels
 from ms_codegeex.data.tokenizer import load_tokenizer
-from ms_codegeex.errors import UserError
 from ms_codegeex.formats.checkpoint_writing import Slice, write_checkpoint
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.sources import open_source

@@ -13,6 +13,8 @@ from code_dataset import functions, write_code, write_pairs
 from conftest import small_run
 from tokenizer_files import write_chatglm
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import write_json
 from ms_codegeex.config import build_run_config
 from ms_codegeex.config.blend import parse_stages
 from ms_codegeex.config.sections import InfillConfig
@@ -21,8 +23,6 @@ from ms_codegeex.data.datasets.indexed import IndexedDataset
 from ms_codegeex.data.datasets.opening import content_hash, open_sequences, training_data, validation_data
 from ms_codegeex.data.infilling.transform import build
 from ms_codegeex.data.tokenizer import load_tokenizer
-from ms_codegeex.errors import UserError
-from ms_codegeex.files import write_json
 
 SEQ = 64
 ALWAYS = InfillConfig(rate=1.0)

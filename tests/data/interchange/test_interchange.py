@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from conftest import write_dataset
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import read_json
 from ms_codegeex.data.datasets.batches import PackedSequences
 from ms_codegeex.data.datasets.indexed import IndexedDataset, IndexedWriter
 from ms_codegeex.data.finetuning.prepare import FinetuneSettings, prepare_finetune
 from ms_codegeex.data.interchange.foreign import export_triplet, import_triplet
 from ms_codegeex.data.interchange.mindrecord import export_mindrecord, import_mindrecord, mindrecord_rows
 from ms_codegeex.data.tokenizer import load_tokenizer
-from ms_codegeex.errors import UserError
-from ms_codegeex.files import read_json
 
 EOS = 50256
 

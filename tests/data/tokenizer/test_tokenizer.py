@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.tokenizer import TOKENIZER_NAMES, _named, load_tokenizer
 from ms_codegeex.data.tokenizer.fast import CorpusEncoder, text_decoder
 from ms_codegeex.data.tokenizer.gpt2 import LONG, CodeGeeXTokenizer
-from ms_codegeex.errors import UserError
 
 GOLDEN = [json.loads(line) for line in (Path(__file__).parent / "golden.jsonl").read_text("utf-8").splitlines()]
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizer_files import chatglm_model, write_chatglm
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.tokenizer import load_tokenizer
-from ms_codegeex.errors import UserError
 
 REAL = os.environ.get("MS_CODEGEEX2_TOKENIZER")
 needs_real = pytest.mark.skipif(

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.tokenizer import load_tokenizer
-from ms_codegeex.errors import UserError
 
 GOLDEN = [json.loads(line) for line in (Path(__file__).parent / "golden.jsonl").read_text("utf-8").splitlines()]
 NAMES = ("codegen-nl", "codegen-multi", "codegen-mono")

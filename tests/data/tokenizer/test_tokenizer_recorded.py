@@ -3,6 +3,7 @@
 import pytest
 from tokenizer_files import chatglm_model, write_chatglm
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.data.tokenizer.gpt2 import CodeGeeXTokenizer
 from ms_codegeex.data.tokenizer.recorded import (
@@ -11,7 +12,6 @@ from ms_codegeex.data.tokenizer.recorded import (
     family_tokenizer,
     keep_files,
 )
-from ms_codegeex.errors import UserError
 
 
 def test_by_name(tmp_path):

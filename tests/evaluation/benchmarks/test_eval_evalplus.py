@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from ms_codegeex.errors import RunFailure, UserError
+from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.evaluation.benchmarks import evalplus
 from ms_codegeex.evaluation.benchmarks.evalplus.problems import converted
 from ms_codegeex.evaluation.judging.python_program import INSIDE

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from benchmark_data import benchmark
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation.benchmarks import humaneval
 from ms_codegeex.evaluation.sandbox import Verdict
 from ms_codegeex.evaluation.task import Sample, SampledAnswer

@@ -8,8 +8,8 @@ import pytest
 from conftest import ROOT
 from multipl_e_rows import ANSWERS, ROWS, write
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.cli import main
-from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.benchmarks import multipl_e
 from ms_codegeex.evaluation.task import Sample, SampledAnswer
 from ms_codegeex.evaluation.toolchains import PLAIN_TOOL_CHAINS

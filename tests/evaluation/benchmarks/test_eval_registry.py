@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation.benchmarks import ds1000, humaneval, humaneval_x, mtpb
 from ms_codegeex.evaluation.benchmarks.registry import build_task
 from ms_codegeex.evaluation.sampling.recipes import Recipe, load

@@ -6,7 +6,7 @@ from contextlib import closing
 
 import pytest
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation.benchmarks.sql.task import Sql, end_of_query, prompt_of
 from ms_codegeex.evaluation.judging.inside.check_query import is_ordered, same_rows
 from ms_codegeex.evaluation.sandbox import Verdict

@@ -8,7 +8,7 @@ import pytest
 from benchmark_data import benchmark
 from humaneval_x_rows import CPP, GO, PYTHON, ROWS, write
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation.benchmarks.humaneval_x import build, problems
 
 

@@ -11,7 +11,7 @@ from humaneval_x_rows import GO, ROWS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation.benchmarks.blocks import at_end_of_block
 from ms_codegeex.evaluation.benchmarks.humaneval_x import build, problems, programs
 

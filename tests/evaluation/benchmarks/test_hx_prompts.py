@@ -9,7 +9,7 @@ from humaneval_x_rows import ROWS, write
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation.benchmarks.humaneval_x import build, rules
 from ms_codegeex.evaluation.task import SampledAnswer
 from ms_codegeex.generation import stopping

@@ -10,9 +10,9 @@ import pytest
 import small_benchmarks
 from code_dataset import functions
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.infilling.sentinels import Sentinels
 from ms_codegeex.data.tokenizer import load_tokenizer
-from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.infilling import evaluate as evaluation
 from ms_codegeex.evaluation.infilling.spans import KINDS, NumberedText, choose_spans, chosen_texts
 from ms_codegeex.evaluation.local_model import LocalModel

@@ -1,7 +1,7 @@
 import pytest
 from fake_task import Doubling, Seeded, samples_of
 
-from ms_codegeex.errors import PromptTooLong
+from ms_codegeex.base.errors import PromptTooLong
 from ms_codegeex.evaluation.jsonl import RowFile, read_rows
 from ms_codegeex.evaluation.judging.engines import LocalEngine
 from ms_codegeex.evaluation.judging.judge import judge

@@ -7,8 +7,9 @@ import time
 import pytest
 from fake_task import Doubling, Seeded, samples_of
 
+from ms_codegeex.base.errors import RunFailure, UserError
+from ms_codegeex.base.files import read_json
 from ms_codegeex.cli import main
-from ms_codegeex.errors import RunFailure, UserError
 from ms_codegeex.evaluation import session
 from ms_codegeex.evaluation.jsonl import RowFile, read_rows
 from ms_codegeex.evaluation.judging import nodes
@@ -19,7 +20,6 @@ from ms_codegeex.evaluation.rows import problems_fingerprint, sample_from
 from ms_codegeex.evaluation.sampling.recipes import Recipe
 from ms_codegeex.evaluation.session import Options, evaluate
 from ms_codegeex.evaluation.task import Problem, Reference, Sample
-from ms_codegeex.files import read_json
 
 CONTENT = problems_fingerprint(Doubling().problems)
 

@@ -11,7 +11,7 @@ import pytest
 from chains import answer
 from humaneval_x_rows import write
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation.benchmarks import humaneval_x
 from ms_codegeex.evaluation.judging import python_program
 from ms_codegeex.evaluation.judging.python_program import Runner

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation.judging.python_program import INSIDE, PythonInterpreter, Runner, read_report
 from ms_codegeex.evaluation.sandbox import End, Execution, ResourceLimits, Verdict
 from ms_codegeex.evaluation.toolchains.python import Python

@@ -15,9 +15,9 @@ from conftest import command
 from ray_clusters import cluster, needs_ray
 from strict_sandbox import refusing_filter
 
-from ms_codegeex import ray_cluster
+from ms_codegeex.base import ray_cluster
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.cli import main
-from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.jsonl import read_rows
 from ms_codegeex.evaluation.judging import ray_nodes
 from ms_codegeex.evaluation.judging.engines import Equipment

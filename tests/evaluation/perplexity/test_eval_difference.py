@@ -6,8 +6,8 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.tokenizer import load_tokenizer
-from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.perplexity.corpus import measure
 from ms_codegeex.evaluation.perplexity.difference import STEP, STEPS, compare
 

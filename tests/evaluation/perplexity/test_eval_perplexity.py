@@ -9,16 +9,16 @@ import pytest
 from tokenizer_files import write_chatglm
 from twins import codegeex_numpy as twin
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import write_json
 from ms_codegeex.data.datasets.indexed import IndexedWriter
 from ms_codegeex.data.tokenizer import load_tokenizer
-from ms_codegeex.errors import UserError
 from ms_codegeex.evaluation.benchmarks import humaneval, mtpb
 from ms_codegeex.evaluation.perplexity import corpus as corpus_perplexity
 from ms_codegeex.evaluation.perplexity.prompts import prompt_perplexities, segment_tokens, solved, split
 from ms_codegeex.evaluation.perplexity.scoring import Score, windowed
 from ms_codegeex.evaluation.sandbox import Verdict
 from ms_codegeex.evaluation.task import Judgement, Sample, SampledAnswer
-from ms_codegeex.files import write_json
 
 
 class Known:

@@ -8,7 +8,7 @@ import pytest
 from fake_task import Doubling, Seeded
 from humaneval_x_rows import write
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation import session
 from ms_codegeex.evaluation.benchmarks import humaneval_x, mtpb
 from ms_codegeex.evaluation.jsonl import read_rows

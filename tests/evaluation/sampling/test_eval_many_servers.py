@@ -12,8 +12,8 @@ from openai_server import Server
 from served import served
 from small_benchmarks import write_model
 
+from ms_codegeex.base.errors import PromptTooLong, RunFailure, UserError
 from ms_codegeex.cli import main
-from ms_codegeex.errors import PromptTooLong, RunFailure, UserError
 from ms_codegeex.evaluation.jsonl import RowFile, read_rows
 from ms_codegeex.evaluation.sampling import samplers
 from ms_codegeex.evaluation.sampling.drawing import generate

@@ -4,9 +4,9 @@ from typing import get_args
 import pytest
 from conftest import ROOT, write_config
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.shipped import shipped_names
 from ms_codegeex.evaluation.sampling.recipes import ONLY_OF, Recipe, TaskName, build, for_task, load
-from ms_codegeex.shipped import shipped_names
 
 PATHS = sorted((ROOT / "configs" / "evaluation").glob("*.yaml"))
 PUBLISHED = {  # samples, temperature, top-p, tag, prompt and answer together: facts of the three papers

@@ -5,7 +5,7 @@ import types
 import pytest
 from openai_server import Server
 
-from ms_codegeex.errors import PromptTooLong, RunFailure, UserError
+from ms_codegeex.base.errors import PromptTooLong, RunFailure, UserError
 from ms_codegeex.evaluation.local_model import LocalModel
 from ms_codegeex.evaluation.sampling import samplers
 from ms_codegeex.evaluation.sampling.recipes import Recipe

@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from ms_codegeex.errors import RunFailure, UserError
+from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.evaluation import threads
 from ms_codegeex.evaluation.jsonl import read_rows
 from ms_codegeex.evaluation.sampling import samplers

@@ -16,7 +16,7 @@ import pytest
 from sandbox_world import open_directory, survivors
 from strict_sandbox import refusing_python
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation.sandbox import (
     Command,
     End,
@@ -157,7 +157,7 @@ def test_a_kernel_that_allows_no_more_namespaces() -> None:
 
 OPENING = """
 import sys
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation.sandbox import open_sandbox
 try:
     open_sandbox()

@@ -14,7 +14,7 @@ import pytest
 from sandbox_world import child_of, gone, open_directory, servers
 
 import ms_codegeex
-from ms_codegeex.errors import RunFailure
+from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.evaluation.sandbox import Command, ResourceLimits, Sandbox, interpreter, open_sandbox, view
 
 pytestmark = pytest.mark.strict_sandbox

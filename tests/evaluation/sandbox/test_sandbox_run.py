@@ -17,7 +17,7 @@ from sandbox_attacks_judges import FINDING, LEAVING, PRELUDE_ONLY
 from sandbox_world import open_directory, survivors
 from strict_sandbox import refusing_python
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation.sandbox import Command, End, Execution, ResourceLimits, Sandbox, open_sandbox
 
 pytestmark = pytest.mark.strict_sandbox

@@ -16,7 +16,7 @@ import pytest
 from sandbox_world import child_of, gone, open_directory, servers, survivors
 from strict_sandbox import refusing_python
 
-from ms_codegeex.errors import RunFailure
+from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.evaluation.sandbox import (
     Command,
     End,

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from humaneval_x_rows import ROWS, write
 
-from ms_codegeex.errors import RunFailure, UserError
+from ms_codegeex.base.errors import RunFailure, UserError
+from ms_codegeex.base.files import read_json
 from ms_codegeex.evaluation import session
 from ms_codegeex.evaluation.benchmarks.humaneval_x import build
 from ms_codegeex.evaluation.judging.python_program import PythonInterpreter, Runner
@@ -18,7 +19,6 @@ from ms_codegeex.evaluation.sampling.recipes import Recipe
 from ms_codegeex.evaluation.toolchains import PLAIN_TOOL_CHAINS, TOOL_CHAINS, base, java, multipl_e, rust, tool_chain
 from ms_codegeex.evaluation.toolchains.javascript import JavaScript, version_of
 from ms_codegeex.evaluation.toolchains.python import Python
-from ms_codegeex.files import read_json
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from ms_codegeex.hardware import ASCEND_910
-from ms_codegeex.mesh import Mesh
+from ms_codegeex.base.hardware import ASCEND_910
+from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.planning.calibration import TUNED_PRODUCTS
 from ms_codegeex.planning.roofline import matmul_seconds
 from ms_codegeex.rehearsal.timeline.costs import COMPUTE, MATMUL, OPTIMIZER, VECTOR, Machine, matmuls_of, tasks_of

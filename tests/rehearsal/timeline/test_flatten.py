@@ -2,7 +2,7 @@
 
 import pytest
 
-from ms_codegeex.errors import RunFailure
+from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.rehearsal.timeline.flatten import flatten
 
 pytest.importorskip("mindspore")

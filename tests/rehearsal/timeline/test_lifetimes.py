@@ -1,7 +1,7 @@
 """Memory of small programs, worked out by hand."""
 
-from ms_codegeex.hardware import DEVICES
-from ms_codegeex.mesh import Mesh
+from ms_codegeex.base.hardware import DEVICES
+from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.rehearsal.timeline.costs import Machine, tasks_of
 from ms_codegeex.rehearsal.timeline.lifetimes import label, memory
 from ms_codegeex.rehearsal.timeline.operators import Operator, StepProgram, Tensor

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 from critical_path import critical_path
 
-from ms_codegeex.errors import RunFailure
+from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.rehearsal.timeline.tasks import COMPUTE, TaskSpan, TimelineTask, serial, simulate
 
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.evaluation.benchmarks.ds1000 import answers
 from ms_codegeex.evaluation.benchmarks.ds1000.problems import Ds1000Problem, format_of, read_problems
 from ms_codegeex.evaluation.judging import python_program
@@ -15,7 +16,6 @@ from ms_codegeex.evaluation.judging.python_program import Runner, read_report
 from ms_codegeex.evaluation.sandbox import Command, Execution, ResourceLimits, Sandbox, Verdict
 from ms_codegeex.evaluation.sandbox.limits import MIB
 from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Sample, Task
-from ms_codegeex.json_reading import parse_json
 
 SECONDS = {"original": 60.0, "simplified": 120.0}  # per test case, per problem: fixed by the formats
 MEMORY = 4096 * MIB  # importing TensorFlow or PyTorch takes a gigabyte

@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 
 KEYS = "task_id, prompt, code, test_list and test"
 INPUTS = "inputs = "

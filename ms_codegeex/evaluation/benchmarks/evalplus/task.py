@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ms_codegeex.errors import RunFailure, UserError
+from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.evaluation.benchmarks.evalplus.problems import Calls, EvalPlusProblem, read_problems
 from ms_codegeex.evaluation.judging import python_program
 from ms_codegeex.evaluation.judging import verdicts as judging

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import sha256
+from ms_codegeex.base.json_reading import Malformed, parse_json
 from ms_codegeex.evaluation.benchmarks.humaneval_x.languages import BY_PREFIX, LANGUAGES, BenchmarkLanguage
 from ms_codegeex.evaluation.jsonl import find_file
-from ms_codegeex.files import sha256
-from ms_codegeex.json_reading import Malformed, parse_json
 
 KEYS = ("task_id", "prompt", "declaration", "canonical_solution", "test")
 LARGEST = 64 << 20  # bytes of an uncompressed file; the published ones have less than one million

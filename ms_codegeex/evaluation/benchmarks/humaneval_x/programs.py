@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation.benchmarks.blocks import OUR_ASSERT, at_end_of_block
 from ms_codegeex.evaluation.benchmarks.humaneval_x import defects
 from ms_codegeex.evaluation.benchmarks.humaneval_x.problems import HumanEvalXProblem

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation.benchmarks.humaneval_x import defects, problems, programs, prompts, rules
 from ms_codegeex.evaluation.benchmarks.humaneval_x.languages import LANGUAGES
 from ms_codegeex.evaluation.benchmarks.humaneval_x.problems import HumanEvalXProblem

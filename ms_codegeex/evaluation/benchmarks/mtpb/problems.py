@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import sha256
 from ms_codegeex.evaluation.jsonl import find_file, read_rows
-from ms_codegeex.files import sha256
 
 FILE = "mtpb.jsonl"
 KNOWN_SHA256 = "3ab79ddb160f484a63491330ba72204930d56cc946f7c0c5fb469622a941f89c"  # of Salesforce's file

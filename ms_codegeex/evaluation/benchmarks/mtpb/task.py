@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.errors import PromptTooLong, UserError
+from ms_codegeex.base.errors import PromptTooLong, UserError
 from ms_codegeex.evaluation.benchmarks.mtpb import judges, turns
 from ms_codegeex.evaluation.benchmarks.mtpb.problems import MtpbProblem, provenance, read_problems
 from ms_codegeex.evaluation.judging import python_program

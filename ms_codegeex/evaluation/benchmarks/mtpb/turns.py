@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-from ms_codegeex.errors import PromptTooLong
+from ms_codegeex.base.errors import PromptTooLong
 from ms_codegeex.evaluation.benchmarks import truncation
 from ms_codegeex.evaluation.task import Complete
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation.benchmarks.tables import read_table
 from ms_codegeex.evaluation.task import Problem
 from ms_codegeex.evaluation.toolchains import PLAIN_TOOL_CHAINS

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation.benchmarks.blocks import OUR_ASSERT, at_end_of_block
 from ms_codegeex.evaluation.benchmarks.multipl_e.problems import MultiPlEProblem
 from ms_codegeex.evaluation.toolchains import Program

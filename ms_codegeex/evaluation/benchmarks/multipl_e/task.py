@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation.benchmarks.multipl_e import programs
 from ms_codegeex.evaluation.benchmarks.multipl_e.problems import read_problems
 from ms_codegeex.evaluation.benchmarks.tool_chain_task import ToolChainTask

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any, TextIO
 
-from ms_codegeex.errors import escaped
+from ms_codegeex.base.errors import escaped
 
 KEPT = "\n\t"
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass, field
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 
 GIB = 2**30
 

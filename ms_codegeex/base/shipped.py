@@ -10,7 +10,7 @@ import difflib
 from importlib import resources
 from pathlib import Path
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 
 SUFFIXES = (".yaml", ".yml")
 

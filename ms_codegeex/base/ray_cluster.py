@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ms_codegeex import __version__
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 
 CONNECT_SECONDS = 10
 PROTOBUF = "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION"

@@ -10,7 +10,7 @@ from unittest.mock import create_autospec
 import pytest
 
 from ms_codegeex import cli
-from ms_codegeex.interrupts import after_imports
+from ms_codegeex.base.interrupts import after_imports
 
 ONE = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\nfor _ in range(20):\n    time.sleep(0.01)\n"
 TWO = ONE + "os.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"

@@ -8,9 +8,9 @@ import sys
 import pytest
 from conftest import ROOT
 
-from ms_codegeex import printing
+from ms_codegeex.base import printing
+from ms_codegeex.base.errors import RunFailure, UserError, escaped
 from ms_codegeex.cli import main
-from ms_codegeex.errors import RunFailure, UserError, escaped
 
 HOSTILE = {
     "title": "\x1b]0;owned\x07",

@@ -8,9 +8,9 @@ from typing import Any
 import yaml
 from yaml.composer import Composer
 
-from ms_codegeex.errors import UserError
-from ms_codegeex.json_reading import DEEPEST, MOST_DIGITS, Malformed
-from ms_codegeex.reading import read_regular, read_stream
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.json_reading import DEEPEST, MOST_DIGITS, Malformed
+from ms_codegeex.base.reading import read_regular, read_stream
 
 MOST_BYTES = 1 << 20  # our largest file has 30 KB; the parser reads about 200 KB a second
 MOST_VALUES = 20_000  # with each alias counted as what it stands for; a resolved configuration has 300

@@ -5,9 +5,9 @@ import json
 import pytest
 from conftest import ROOT, command
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.shipped import find_config, shipped_directory, shipped_names
 from ms_codegeex.config import load_config
-from ms_codegeex.errors import UserError
-from ms_codegeex.shipped import find_config, shipped_directory, shipped_names
 
 
 def test_the_package_has_every_file_of_the_repositorys_configs():

@@ -18,10 +18,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.errors import UserError
-from ms_codegeex.json_reading import Malformed, parse_json
-from ms_codegeex.locks import take_lock
-from ms_codegeex.reading import read_regular, read_standard_input, read_stream
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.json_reading import Malformed, parse_json
+from ms_codegeex.base.locks import take_lock
+from ms_codegeex.base.reading import read_regular, read_standard_input, read_stream
 
 WRITE_BACK_SECONDS = 0.25
 MOST_WAITING = 1 << 20  # bytes of lines for which a full disk has no room

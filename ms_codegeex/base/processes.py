@@ -23,10 +23,10 @@ from typing import Any
 
 import psutil
 
-from ms_codegeex.errors import RunFailure
-from ms_codegeex.json_reading import parse_json
+from ms_codegeex.base.errors import RunFailure
+from ms_codegeex.base.json_reading import parse_json
 
-PACKAGE_PARENT = str(Path(__file__).resolve().parents[1])
+PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
 POLL_SECONDS = 0.05
 END_SECONDS = 1.0  # between SIGTERM and SIGKILL
 

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from ms_codegeex.errors import UserError
-from ms_codegeex.files import read_json
-from ms_codegeex.json_reading import DEEPEST, MOST_DIGITS, Malformed, parse_json
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import read_json
+from ms_codegeex.base.json_reading import DEEPEST, MOST_DIGITS, Malformed, parse_json
 
 DEEP = "[" * (DEEPEST + 1) + "]" * (DEEPEST + 1)
 BAD = [

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ms_codegeex.nested import flattened
+from ms_codegeex.base.nested import flattened
 
 BAR, LABEL, VALUE, ROW, GAP = 300, 150, 110, 18, 4  # pixels of a horizontal chart
 PLOT_WIDTH, PLOT_HEIGHT, LEFT, TOP, LEGEND = 330, 220, 80, 10, 130  # pixels of a plot of lines

@@ -5,9 +5,9 @@ import socket
 
 import pytest
 
-from ms_codegeex import reading
-from ms_codegeex.errors import UserError
-from ms_codegeex.reading import open_inside, read_inside, read_regular, read_stream
+from ms_codegeex.base import reading
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.reading import open_inside, read_inside, read_regular, read_stream
 
 SECRET = b"-----BEGIN OPENSSH PRIVATE KEY-----"
 

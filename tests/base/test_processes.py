@@ -9,8 +9,8 @@ import time
 import psutil
 import pytest
 
-from ms_codegeex.errors import RunFailure
-from ms_codegeex.processes import (
+from ms_codegeex.base.errors import RunFailure
+from ms_codegeex.base.processes import (
     PACKAGE_PARENT,
     ProcessGroup,
     ProcessSpec,
@@ -102,7 +102,7 @@ def test_a_failed_process_leaves_none_that_it_started(tmp_path):
 
 def test_a_killed_parent_leaves_no_process(tmp_path):
     code = (
-        "import pathlib, time\nfrom ms_codegeex.processes import *\n"
+        "import pathlib, time\nfrom ms_codegeex.base.processes import *\n"
         f"ProcessGroup().start(python_process('child', ['-c', {SLEEP!r}], pathlib.Path('.').resolve()))\n"
         "print(psutil.Process().children()[0].pid, flush=True); time.sleep(600)"
     )
@@ -129,7 +129,7 @@ FORKING = """
 import os, sys, threading, time
 from functools import partial
 from pathlib import Path
-from ms_codegeex.processes import ForkSpec, ProcessGroup, run_processes
+from ms_codegeex.base.processes import ForkSpec, ProcessGroup, run_processes
 
 imported = []
 

@@ -10,7 +10,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import accumulate
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 
 # MindSpore 2.9.0 refuses other sizes at compilation (device_manager.cc: CheckDeviceConfig), and ranks above 4095.
 SMALL_WORLDS, WORLD_MULTIPLE, LARGEST_WORLD = (1, 2, 4), 8, 4096

@@ -2,8 +2,8 @@ from dataclasses import fields
 
 import pytest
 
-from ms_codegeex.errors import UserError
-from ms_codegeex.hardware import DEVICES, GIB, device
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.hardware import DEVICES, GIB, device
 
 
 @pytest.mark.parametrize("chip", DEVICES.values(), ids=lambda chip: chip.name)

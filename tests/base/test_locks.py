@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from ms_codegeex.locks import locked, take_lock
+from ms_codegeex.base.locks import locked, take_lock
 
 
 def test_a_lock_is_taken_once_and_released_with_its_descriptor(tmp_path):

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ms_codegeex.errors import UserError
+from ms_codegeex.base.errors import UserError
 
 
 def mindspore_directory(purpose: str, machines: Sequence[str], required: Sequence[str], advice: str) -> Path:

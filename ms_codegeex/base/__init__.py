@@ -1,0 +1,1 @@
+"""What every folder may use: errors, files, text within limits, output, processes, this machine, accelerators."""
