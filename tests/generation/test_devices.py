@@ -164,9 +164,9 @@ import sys
 import mindspore as ms
 from ms_codegeex.generation.devices import Devices
 from ms_codegeex.generation.loading import load_model
-from ms_codegeex.generation.rows import Sizes
+from ms_codegeex.generation.rows import SlotSizes
 ms.set_context(mode=ms.GRAPH_MODE)
-devices = Devices(load_model(sys.argv[1]), Sizes(100, threads=2), 2)
+devices = Devices(load_model(sys.argv[1]), SlotSizes(100, threads=2), 2)
 print("ready", *(process.pid for process in devices._processes._processes), flush=True)
 sys.stdin.read()
 """

@@ -43,11 +43,11 @@ GENERATE = """
 import mindspore as ms
 from ms_codegeex.generation.quantised import QuantisedModel
 from ms_codegeex.generation.network import LocalNetwork
-from ms_codegeex.generation.rows import Sizes
+from ms_codegeex.generation.rows import SlotSizes
 from ms_codegeex.generation.slots import SlotEngine, TokenChoice
 ms.set_context(mode=ms.GRAPH_MODE)
 model = QuantisedModel(Path(path))
-engine = SlotEngine(LocalNetwork(found.model, model.config, model, Sizes(positions, threads=2)))
+engine = SlotEngine(LocalNetwork(found.model, model.config, model, SlotSizes(positions, threads=2)))
 assert engine.network.compiled and model.bits == bits
 said = int(engine.next({0: [11, 12, 13]}, {0: TokenChoice()})[0][0])
 """
