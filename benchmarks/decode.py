@@ -252,15 +252,15 @@ def report(results: dict[str, dict[str, list[float]]], wide: list[float], direct
         steps = "  ".join(f"batch {b} {spread([1e3 * s for s in found[str(b)]])} ms" for b in BATCHES)
         print(f"  {name:22} {steps}  first {spread(found['first'])} s  peak {found['peak'][-1]:.1f} GB")
 
-    def aim(what: str, ratios: list[float], least: float) -> None:
-        met = "met" if statistics.median(ratios) >= least else "not met"
-        print(f"  {what}: {spread(ratios)}, aim {least:g} {met}")
+    def aim(what: str, ratios: list[float], minimum: float) -> None:
+        met = "met" if statistics.median(ratios) >= minimum else "not met"
+        print(f"  {what}: {spread(ratios)}, aim {minimum:g} {met}")
 
-    for measure, ours, peer, least in AIMS:
+    for measure, ours, peer, minimum in AIMS:
         if ours in results and peer in results:
             pairs = zip(results[peer][measure], results[ours][measure], strict=True)
             what = "first token" if measure == "first" else f"batch {measure}"
-            aim(f"{ours} over {peer}, {what}", [theirs / own for theirs, own in pairs], least)
+            aim(f"{ours} over {peer}, {what}", [theirs / own for theirs, own in pairs], minimum)
     for name, found in results.items():
         if name.startswith("ours"):
             ratios = [8 * one / eight for one, eight in zip(found["1"], found["8"], strict=True)]

@@ -52,7 +52,7 @@ THRESHOLD, TOLERANCE, SAMPLES = 0.85, 0.05, 128
 LOWEST = 0.5  # pairs that are less similar are not searched for
 BINS = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
 SHARES = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2)
-MOST_BYTES = 100_000
+MAX_BYTES = 100_000
 _WORDS = re.compile(rb"[A-Za-z0-9_]+")
 _NAME = re.compile(r"\b[A-Za-z_]\w{3,}\b")
 _LICENCE = """Copyright (c) {year} The {name} Authors. All rights reserved.
@@ -73,7 +73,7 @@ def read_sources(roots: list[Root], limit: float, generator: random.Random) -> l
     for name in names:
         taken = 0
         for file in packages[name]:
-            if not 200 <= file.size <= MOST_BYTES or taken + file.size > limit / 10 or total + file.size > limit:
+            if not 200 <= file.size <= MAX_BYTES or taken + file.size > limit / 10 or total + file.size > limit:
                 continue
             try:
                 texts.append(Path(file.path).read_bytes().decode())
@@ -230,10 +230,10 @@ def prepare(documents: Sequence[str], directory: Path, near: float, workers: int
 
 def expected_share(similarity: float) -> float:
     """The probability that at least `THRESHOLD` of `SAMPLES` agree, each with the probability `similarity`."""
-    least = math.ceil(THRESHOLD * SAMPLES)
+    minimum = math.ceil(THRESHOLD * SAMPLES)
     return sum(
         math.comb(SAMPLES, agree) * similarity**agree * (1 - similarity) ** (SAMPLES - agree)
-        for agree in range(least, SAMPLES + 1)
+        for agree in range(minimum, SAMPLES + 1)
     )
 
 
@@ -244,17 +244,17 @@ class Found:
     similarities: tuple[float, ...]
     dropped: tuple[bool, ...]
 
-    def recall(self, least: float) -> tuple[int, int]:
+    def recall(self, minimum: float) -> tuple[int, int]:
         """How many documents of this similarity or more were dropped, and how many there are."""
         wanted = [
-            dropped for value, dropped in zip(self.similarities, self.dropped, strict=True) if value >= least - 1e-12
+            dropped for value, dropped in zip(self.similarities, self.dropped, strict=True) if value >= minimum - 1e-12
         ]
         return sum(wanted), len(wanted)
 
-    def precision(self, least: float) -> tuple[int, int]:
+    def precision(self, minimum: float) -> tuple[int, int]:
         """How many dropped documents have this similarity or more, and how many were dropped."""
         values = [value for value, dropped in zip(self.similarities, self.dropped, strict=True) if dropped]
-        return sum(value >= least - 1e-12 for value in values), len(values)
+        return sum(value >= minimum - 1e-12 for value in values), len(values)
 
     def table(self) -> list[str]:
         """A line for each bin of similarities: documents, share dropped, share that independent samples give."""

@@ -115,12 +115,14 @@ CPP_PIECES = (
 )
 
 
-def texts(places: Iterable[tuple[str, str, str]], most: int, generator: random.Random) -> list[tuple[str, str, bytes]]:
+def texts(
+    places: Iterable[tuple[str, str, str]], maximum: int, generator: random.Random
+) -> list[tuple[str, str, bytes]]:
     """Language, path and first bytes of the headers of each place, every text once."""
     found, seen = [], set[bytes]()
     for language, directory, pattern in places:
         paths = sorted(Path(directory).glob(pattern))
-        for path in sorted(generator.sample(paths, min(most, len(paths)))):
+        for path in sorted(generator.sample(paths, min(maximum, len(paths)))):
             try:
                 with open(path, "rb") as stream:
                     head = stream.read(HEAD_BYTES)

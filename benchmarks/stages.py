@@ -35,7 +35,7 @@ from common import ROOT, print_command, versions
 LANGUAGES = {"C++": (".h", ".hpp", ".cc", ".cpp"), "JavaScript": (".js", ".mjs"), "Go": (".go",), "Python": (".py",)}
 PROSE = (".txt", ".md", ".rst")
 NAMES = ("LICENSE", "LICENCE", "METADATA", "copyright", "README")  # what files of prose begin with
-MOST, LEAST, LARGEST = 3_000_000, 50_000, 100_000  # bytes of a language, of a language to be used, of a file
+MAXIMUM, MINIMUM, LARGEST = 3_000_000, 50_000, 100_000  # bytes of a language, of a language to be used, of a file
 VOCABULARY = 2000
 ROFF = re.compile(r"^\.[^\n]*\n?|\\f[BIRP]|\\[-&]", re.MULTILINE)
 
@@ -89,22 +89,22 @@ def collect(directory: Path, extra: Sequence[Path]) -> list[str]:
         sizes[name] += len(text)
 
     for root in roots(extra):
-        most = {name: min(MOST, size + MOST // 2) for name, size in sizes.items()}  # half of it from one root
+        maximum = {name: min(MAXIMUM, size + MAXIMUM // 2) for name, size in sizes.items()}  # half of it from one root
         for path in files(root):
-            if sizes["English"] < most["English"]:
+            if sizes["English"] < maximum["English"]:
                 add("English", prose(path, root), path)
             name = next((name for name, endings in LANGUAGES.items() if path.suffix in endings), None)
-            if name and sizes[name] < most[name]:
+            if name and sizes[name] < maximum[name]:
                 with contextlib.suppress(OSError):  # a broken link
                     add(name, path.read_text(encoding="utf-8", errors="ignore"), path)
     for name, records in taken.items():
-        if sizes[name] < LEAST:
+        if sizes[name] < MINIMUM:
             print(f"{name}: {sizes[name]:,} characters on this machine are too few, so it is left out")
             continue
         with (directory / f"{name}.jsonl").open("w", encoding="utf-8") as stream:
             stream.writelines(json.dumps(record) + "\n" for record in records)
         print(f"{name}: {sizes[name]:,} characters in {len(records):,} documents")
-    return [name for name in LANGUAGES if sizes[name] >= LEAST]
+    return [name for name in LANGUAGES if sizes[name] >= MINIMUM]
 
 
 def command(*words: object) -> None:

@@ -24,9 +24,9 @@ from ms_codegeex.base.locks import take_lock
 from ms_codegeex.base.reading import read_regular, read_standard_input, read_stream
 
 WRITE_BACK_SECONDS = 0.25
-MOST_WAITING = 1 << 20  # bytes of lines for which a full disk has no room
-MOST_TEXT = 16 << 20  # bytes of a prompt; the longest context has a thousandth of it
-MOST_JSON = 64 << 20  # bytes of a JSON file; the largest of a model, its tokenizer, has tens of millions
+MAX_WAITING = 1 << 20  # bytes of lines for which a full disk has no room
+MAX_TEXT = 16 << 20  # bytes of a prompt; the longest context has a thousandth of it
+MAX_JSON = 64 << 20  # bytes of a JSON file; the largest of a model, its tokenizer, has tens of millions
 
 
 def _temporary(path: Path) -> Path:
@@ -252,7 +252,7 @@ def atomic_directory(path: Path, check: Callable[[Path], object] | None = None) 
 
 class AppendedFile:
     """A file to which lines are appended, or an open descriptor. Lines that do not fit on a full disk are kept, up to
-    `MOST_WAITING` bytes, and written once there is room; further lines are lost.
+    `MAX_WAITING` bytes, and written once there is room; further lines are lost.
 
     A last line that a kill left incomplete stays on its own line. `OSError` only if the file cannot be opened.
     """
@@ -267,7 +267,7 @@ class AppendedFile:
     def write(self, line: str) -> OSError | None:
         """Append a line, given without its line break. If it has to wait or is lost, return the reason."""
         data = line.encode() + b"\n"
-        if len(self._pending) + len(data) <= MOST_WAITING or not self._pending:
+        if len(self._pending) + len(data) <= MAX_WAITING or not self._pending:
             self._pending += data
         try:
             while self._pending:
@@ -293,10 +293,10 @@ def _incomplete(path: Path) -> bool:
 
 def given_text(name: str, option: str) -> str:
     """The text of a file that `option` names, or of standard input if its name is `-`. `UserError`: it is not UTF-8,
-    cannot be read, is a device, or has more than `MOST_TEXT` bytes."""
+    cannot be read, is a device, or has more than `MAX_TEXT` bytes."""
     try:
         # not `sys.stdin`, which lets anything through if the locale is C
-        data = read_standard_input(MOST_TEXT) if name == "-" else read_stream(Path(name), MOST_TEXT)
+        data = read_standard_input(MAX_TEXT) if name == "-" else read_stream(Path(name), MAX_TEXT)
         return io.TextIOWrapper(io.BytesIO(data), "utf-8").read()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{option}: {name} cannot be read as text ({error})") from None
@@ -308,13 +308,13 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path, most: int = MOST_JSON, parse: Callable[[bytes], Any] = parse_json) -> Any:
+def read_json(path: Path, maximum: int = MAX_JSON, parse: Callable[[bytes], Any] = parse_json) -> Any:
     """Read a JSON file of at most `most` bytes; a missing or malformed one is a `UserError` that names it.
 
     `parse` takes the content, and may raise `Malformed` as `parse_json` does.
     """
     try:
-        return json_of(read_regular(path, most), path, parse)
+        return json_of(read_regular(path, maximum), path, parse)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except OSError as error:

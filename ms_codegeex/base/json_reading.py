@@ -10,7 +10,7 @@ import json
 from typing import Any
 
 DEEPEST = 100  # levels of lists and objects
-MOST_DIGITS = 100  # of a whole number: every shorter one fits a float
+MAX_DIGITS = 100  # of a whole number: every shorter one fits a float
 
 
 class Malformed(ValueError):
@@ -18,8 +18,8 @@ class Malformed(ValueError):
 
 
 def _whole_number(text: str) -> int:
-    if len(text) > MOST_DIGITS:
-        raise Malformed(f"a number of more than {MOST_DIGITS} digits")
+    if len(text) > MAX_DIGITS:
+        raise Malformed(f"a number of more than {MAX_DIGITS} digits")
     return int(text)
 
 

@@ -46,31 +46,31 @@ def open_regular(path: Path) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
-def read_regular(path: Path, most: int) -> bytes:
+def read_regular(path: Path, maximum: int) -> bytes:
     """The content of a regular file of at most `most` bytes; errors as `open_regular`."""
     with open_regular(path) as stream:
-        return _limited(stream, path, most)
+        return _limited(stream, path, maximum)
 
 
-def read_stream(path: Path, most: int) -> bytes:
+def read_stream(path: Path, maximum: int) -> bytes:
     """The content of a file that the user named. It may be a pipe, such as bash's `<(command)`, but not a device."""
     if not stat.S_ISFIFO(os.stat(path).st_mode):
-        return read_regular(path, most)
+        return read_regular(path, maximum)
     with open(path, "rb") as stream:
-        return _limited(stream, path, most)
+        return _limited(stream, path, maximum)
 
 
-def read_standard_input(most: int) -> bytes:
+def read_standard_input(maximum: int) -> bytes:
     """What arrives on standard input, at most `most` bytes."""
-    return _limited(sys.stdin.buffer, Path("standard input"), most)
+    return _limited(sys.stdin.buffer, Path("standard input"), maximum)
 
 
-def _limited(stream: BinaryIO, path: Path, most: int) -> bytes:
+def _limited(stream: BinaryIO, path: Path, maximum: int) -> bytes:
     data = bytearray()
     while block := stream.read(_BLOCK):  # a single read would reserve memory for `most` bytes
         data += block
-        if len(data) > most:
-            raise UserError(f"{path}: is larger than {most:,} bytes, the most for a file of its kind; shorten it")
+        if len(data) > maximum:
+            raise UserError(f"{path}: is larger than {maximum:,} bytes, the most for a file of its kind; shorten it")
     return bytes(data)
 
 
@@ -136,7 +136,7 @@ def _walk(base: Path, parts: tuple[str, ...], path: Path) -> int:
     return descriptor
 
 
-def read_inside(directory: Path, name: str, most: int) -> bytes:
+def read_inside(directory: Path, name: str, maximum: int) -> bytes:
     """The content of a file of at most `most` bytes in a directory that may be hostile; see `open_inside`."""
     with open_inside(directory, name) as stream:
-        return _limited(stream, Path(directory) / name, most)
+        return _limited(stream, Path(directory) / name, maximum)

@@ -111,14 +111,14 @@ def note(words: str) -> str:
     return f'<p class="note">{words}</p>'
 
 
-def bars(title: str, rows: Sequence[tuple[str, float, str]], most: float | None = None) -> str:
+def bars(title: str, rows: Sequence[tuple[str, float, str]], maximum: float | None = None) -> str:
     """A horizontal bar for each (label, value, value as finished HTML). `most` is the value of the full width."""
     if not rows:
         return ""
-    most = most or max(value for _, value, _ in rows) or 1
+    maximum = maximum or max(value for _, value, _ in rows) or 1
     content = []
     for number, (label, value, shown) in enumerate(rows):
-        top, width = number * (ROW + GAP), BAR * value / most
+        top, width = number * (ROW + GAP), BAR * value / maximum
         content.append(
             f'<text x="{LABEL - 6}" y="{top + 13}" text-anchor="end">{text(label)}</text>'
             f'<rect class="bar" x="{LABEL}" y="{top}" width="{width:.1f}" height="{ROW}" rx="2" />'

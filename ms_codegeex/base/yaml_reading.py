@@ -9,11 +9,11 @@ import yaml
 from yaml.composer import Composer
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.json_reading import DEEPEST, MOST_DIGITS, Malformed
+from ms_codegeex.base.json_reading import DEEPEST, MAX_DIGITS, Malformed
 from ms_codegeex.base.reading import read_regular, read_stream
 
-MOST_BYTES = 1 << 20  # our largest file has 30 KB; the parser reads about 200 KB a second
-MOST_VALUES = 20_000  # with each alias counted as what it stands for; a resolved configuration has 300
+MAX_BYTES = 1 << 20  # our largest file has 30 KB; the parser reads about 200 KB a second
+MAX_VALUES = 20_000  # with each alias counted as what it stands for; a resolved configuration has 300
 
 
 class _Loader(Composer, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc] # libyaml, if it is there
@@ -27,7 +27,7 @@ class _Loader(Composer, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type:
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent):
-            self._add(self._sizes.get(event.anchor, MOST_VALUES), event)  # of an anchor that is still open: endless
+            self._add(self._sizes.get(event.anchor, MAX_VALUES), event)  # of an anchor that is still open: endless
             return super().compose_node(parent, index)
         if isinstance(event, yaml.ScalarEvent) and "\0" in event.value:
             raise _refused("a NUL character", event)  # no path can contain one
@@ -44,8 +44,8 @@ class _Loader(Composer, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type:
 
     def _add(self, values: int, event: Any) -> None:
         self._values += values
-        if self._values > MOST_VALUES:
-            raise _refused(f"more than {MOST_VALUES:,} values, aliases counted as what they stand for", event)
+        if self._values > MAX_VALUES:
+            raise _refused(f"more than {MAX_VALUES:,} values, aliases counted as what they stand for", event)
 
     def compose_mapping_node(self, anchor: Any) -> Any:
         node = super().compose_mapping_node(anchor)
@@ -58,8 +58,8 @@ class _Loader(Composer, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type:
 
     def construct_number(self, node: Any) -> Any:
         """A whole number or a float; in base 60 even a short file holds one that takes minutes."""
-        if len(node.value) > MOST_DIGITS:
-            raise _refused(f"a number of more than {MOST_DIGITS} digits", node)
+        if len(node.value) > MAX_DIGITS:
+            raise _refused(f"a number of more than {MAX_DIGITS} digits", node)
         if node.tag == "tag:yaml.org,2002:int":
             return self.construct_yaml_int(node)
         return self.construct_yaml_float(node)
@@ -79,8 +79,8 @@ def parse_yaml(text: str | bytes) -> Any:
     Raises:
         Malformed: not YAML, too deep or too large, with a number of too many digits, a key that occurs twice or a NUL.
     """
-    if len(text) > MOST_BYTES:
-        raise Malformed(f"larger than {MOST_BYTES:,} bytes")
+    if len(text) > MAX_BYTES:
+        raise Malformed(f"larger than {MAX_BYTES:,} bytes")
     try:
         loader = _Loader(text if isinstance(text, str) else text.decode("utf-8"))
         try:
@@ -105,7 +105,7 @@ def read_yaml_file(path: Path, pipe: bool = False) -> Any:
         FileNotFoundError: there is none.
     """
     try:
-        return parse_yaml((read_stream if pipe else read_regular)(path, MOST_BYTES))
+        return parse_yaml((read_stream if pipe else read_regular)(path, MAX_BYTES))
     except FileNotFoundError:
         raise
     except OSError as error:

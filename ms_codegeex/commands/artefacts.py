@@ -232,8 +232,8 @@ def run_lines(run: dict[str, Any]) -> Iterator[str]:
     yield f"batch: {training['global_batch']} sequences of {length} tokens"
     losses = (("loss", run["loss"]), ("validation loss", run["validation_loss"]))
     known = [f"{name} {value:.4f}" for name, value in losses if value is not None]
-    least = "" if training["steps"] else "at least "
-    yield f"step {run['step']} of {least}{run['steps']}" + (f": {', '.join(known)}" if known else "")
+    minimum = "" if training["steps"] else "at least "
+    yield f"step {run['step']} of {minimum}{run['steps']}" + (f": {', '.join(known)}" if known else "")
     yield from map(checkpoint_line, run["checkpoints"])
     if not run["checkpoints"]:
         yield "no checkpoints yet"

@@ -33,7 +33,7 @@ ACTIONS = {
     "merge": "write complete tensors into one file",
     "diff": "show which tensors differ and by how much; exit status 1 if any does",
 }
-MOST_RANKS = 65_536
+MAX_RANKS = 65_536
 AXES = {
     "data": "data-parallel replicas",
     "tensor": "tensor-parallel shards",
@@ -124,8 +124,8 @@ def _reshard(arguments: argparse.Namespace) -> int:
         if size < 1:
             raise UserError(f"--{axis.replace('_', '-')} {size}: expected 1 or more")
     mesh, output = Mesh(**axes), arguments.output
-    if mesh.world > MOST_RANKS:
-        raise UserError(f"a mesh of {mesh.world:,} ranks; expected at most {MOST_RANKS:,}, since each writes its file")
+    if mesh.world > MAX_RANKS:
+        raise UserError(f"a mesh of {mesh.world:,} ranks; expected at most {MAX_RANKS:,}, since each writes its file")
     contents = open_contents(arguments.source, known_sizes(arguments.set))
     _check_output(output, contents)
     with _progress(arguments.action, contents.nbytes) as bar:

@@ -34,7 +34,7 @@ EXAMPLES = """  ms-codegeex doctor
 MEMORY, DISK = 4 * host.GB, 2 * host.GB  # what a run of codegeex_tiny needs, with some to spare
 WIDEST = 120  # columns
 ABSENT = " is not installed"
-MOST_NAMED = 4  # packages in a line to install them; for more, set-up is the remedy
+MAX_NAMED = 4  # packages in a line to install them; for more, set-up is the remedy
 SET_UP = "in a checkout: bash ascend_scripts/setup.sh; elsewhere: pip install the wheel again"
 # Imports MindSpore, adds two numbers, and loads its Ascend plugin, in a separate process: each may end the process.
 PROBE = """
@@ -225,7 +225,7 @@ def _requirements(area: str, name: str, requirements: list[Requirement], extra: 
         return Finding(area, name, "ok", f"all {len(requirements)} are installed in versions that fit")
     if extra:
         return Finding(area, name, "optional", _together(wrong.values()), f"pip install 'ms-codegeex[{extra}]'")
-    if len(wrong) > MOST_NAMED:
+    if len(wrong) > MAX_NAMED:
         return Finding(area, name, "missing", _together(wrong.values()), SET_UP)
     names = [shlex.quote(f"{one.name}{one.specifier}") for one in wrong]
     again = any(_wrong(one) is None for one in wrong)  # pip would leave it as it is

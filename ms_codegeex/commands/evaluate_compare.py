@@ -13,7 +13,7 @@ EXAMPLES = """
   ms-codegeex evaluate compare eval-fp32 eval-int8 eval-int4 --output compared
   ms-codegeex evaluate compare before=run/eval-1000 after=run/eval-2000 --output progress --most-answers 0
   ms-codegeex evaluate compare mine quantised --published figures.yaml --output compared"""
-MOST = 5  # distinct answers of a problem and evaluation
+MAXIMUM = 5  # distinct answers of a problem and evaluation
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -38,15 +38,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--most-answers",
         type=int,
         metavar="N",
-        help=f"compare: distinct answers shown for each problem (default: {MOST}; 0: all)",
+        help=f"compare: distinct answers shown for each problem (default: {MAXIMUM}; 0: all)",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Write comparison.json and comparison.html, and say how the evaluations differ."""
-    most = MOST if arguments.most_answers is None else arguments.most_answers
-    if most < 0:
-        raise UserError(f"--most-answers: {most} is out of range; give 0 (all) or more")
+    maximum = MAXIMUM if arguments.most_answers is None else arguments.most_answers
+    if maximum < 0:
+        raise UserError(f"--most-answers: {maximum} is out of range; give 0 (all) or more")
     from ms_codegeex.base.files import atomic_file, write_json
     from ms_codegeex.evaluation.output_directory import sole_writer
     from ms_codegeex.evaluation.reports import comparison, comparison_page
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     evaluations = comparison.read_evaluations(arguments.compared)
     found = comparison.compare(evaluations, arguments.verdicts or "strict", read_published(arguments.published or []))
-    page = comparison_page.render(found, evaluations, most)
+    page = comparison_page.render(found, evaluations, maximum)
     with sole_writer(arguments.output):
         write_json(arguments.output / "comparison.json", found)
         with atomic_file(arguments.output / "comparison.html") as temporary:

@@ -206,13 +206,13 @@ def run(arguments: argparse.Namespace) -> int:
     model = load_model(Path(arguments.model))  # a wrong one is refused before the engine is imported
     decoding.prepare_device(arguments.device)
     from ms_codegeex.generation.answers import answers
-    from ms_codegeex.generation.engine import MOST_SLOTS, Generator  # the engine, which takes seconds to import
+    from ms_codegeex.generation.engine import MAX_SLOTS, Generator  # the engine, which takes seconds to import
     from ms_codegeex.generation.sampling import DEFAULT_ADAPTER
 
     generator = Generator(
         model,
         threads=arguments.threads,
-        slots=min(max(settings.n, settings.beams), MOST_SLOTS),
+        slots=min(max(settings.n, settings.beams), MAX_SLOTS),
         speculate=arguments.speculate,
         fast=arguments.fast,
         cache_bits=arguments.cache_bits,

@@ -207,8 +207,8 @@ def check_restarts(restarts: Restarts, config: RunConfig, node: Node) -> None:
         several = "a job of several servers is restarted by its scheduler (--job); leave it out"
         wrong = f"{restarts.max_restarts} is out of range; give 0 or more"
         raise UserError(f"--restarts: {several if restarts.max_restarts > 0 else wrong}")
-    least = restarts.min_devices
-    if least is None:
+    minimum = restarts.min_devices
+    if minimum is None:
         return
     if not restarts.max_restarts:
         raise UserError("--min-devices: has no effect without --restarts; give both")
@@ -216,18 +216,18 @@ def check_restarts(restarts: Restarts, config: RunConfig, node: Node) -> None:
         raise UserError(
             "--min-devices: cannot be combined with --rank-table, which fixes the devices; leave one of the two out"
         )
-    if on_fewer_devices(config, least) is None:
+    if on_fewer_devices(config, minimum) is None:
         fewer = on_fewer_devices(config)
         remedy = "leave it out" if fewer is None else f"give {fewer.devices} or less, or leave it out"
-        if least >= config.devices:
-            raise UserError(f"--min-devices: {least} is not fewer than devices: {config.devices}; {remedy}")
-        numbers = f"{least}" if least == config.devices - 1 else f"{least} to {config.devices - 1}"
+        if minimum >= config.devices:
+            raise UserError(f"--min-devices: {minimum} is not fewer than devices: {config.devices}; {remedy}")
+        numbers = f"{minimum}" if minimum == config.devices - 1 else f"{minimum} to {config.devices - 1}"
         raise UserError(
             f"--min-devices: no mesh with {numbers} devices fits parallel.tensor {config.parallel.tensor}, "
             f"parallel.pipeline {config.parallel.pipeline} and training.global_batch {config.training.global_batch}; "
             f"{remedy}"
         )
-    fewer = on_fewer_devices(config, least)
+    fewer = on_fewer_devices(config, minimum)
     if config.device != "cpu" and (short := shortage(fewer)):  # what is free on a CPU may change until then
         raise UserError(f"--min-devices: {_too_little(fewer, short)}; leave it out")
 
@@ -294,12 +294,12 @@ def train_once(
         return _finish(config, run_directory)
 
 
-def _fewer(config: RunConfig, least: int | None) -> RunConfig | None:
+def _fewer(config: RunConfig, minimum: int | None) -> RunConfig | None:
     """The configuration of the next attempt if a device may be lost (prints a notice); None if it stays the same."""
     from ms_codegeex.runs.fewer_devices import on_fewer_devices
     from ms_codegeex.runs.memory_check import shortage
 
-    fewer = on_fewer_devices(config, least) if least else None
+    fewer = on_fewer_devices(config, minimum) if minimum else None
     if fewer is None:
         return None
     devices = f"{fewer.devices} device{'s' * (fewer.devices > 1)}"

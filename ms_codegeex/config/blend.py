@@ -44,9 +44,9 @@ def parse_stages(blend: Any) -> list[BlendStage]:
         where = f"{KEY}[{number}]"
         if not isinstance(given, Mapping) or set(given) != {"from_step", "weights"}:
             raise UserError(f"{where}: found {given!r}, expected the keys from_step and weights")
-        step, least = given["from_step"], stages[-1].from_step + 1 if stages else 0
-        if type(step) is not int or step < least or (not stages and step):
-            expected = f"a step after the one before, {least} or later" if stages else "0, where a run begins"
+        step, minimum = given["from_step"], stages[-1].from_step + 1 if stages else 0
+        if type(step) is not int or step < minimum or (not stages and step):
+            expected = f"a step after the one before, {minimum} or later" if stages else "0, where a run begins"
             raise UserError(f"{where}.from_step: found {step!r}, expected {expected}")
         stages.append(_stage(step, given["weights"], f"{where}.weights"))
     return stages

@@ -37,7 +37,7 @@ class Gpu:
     def kernels(self) -> str:
         """Where the machine code of MindSpore's kernels comes from: "machine code", "PTX", or "none"."""
         major, minor = self.capability
-        if any(major == known and minor >= least for known, least in MACHINE_CODE):
+        if any(major == known and minor >= minimum for known, minimum in MACHINE_CODE):
             return "machine code"  # which runs on later chips of the same generation too
         return "PTX" if self.capability >= NEWEST_PTX else "none"
 

@@ -19,8 +19,8 @@ from ms_codegeex.data.corpus.sources import default_roots, user_roots
 from ms_codegeex.data.languages import LANGUAGES
 from ms_codegeex.data.tokenizer.chatglm import SPACE, CodeGeeX2Tokenizer
 
-LEAST_SIZE = 512  # 256 bytes, three special pieces, letters
-MOST_RUN = 64
+MIN_SIZE = 512  # 256 bytes, three special pieces, letters
+MAX_RUN = 64
 LONGEST_LINE = 1 << 14  # bytes; longer lines teach little and cost much
 
 
@@ -42,8 +42,8 @@ class TokenizerSettings:
 
     def __post_init__(self) -> None:
         for name, right, expected in (
-            ("vocab_size", self.vocab_size >= LEAST_SIZE, f"{LEAST_SIZE} or more"),
-            ("whitespace_run", 1 <= self.whitespace_run <= MOST_RUN, f"1 (none) to {MOST_RUN}"),
+            ("vocab_size", self.vocab_size >= MIN_SIZE, f"{MIN_SIZE} or more"),
+            ("whitespace_run", 1 <= self.whitespace_run <= MAX_RUN, f"1 (none) to {MAX_RUN}"),
             ("max_bytes", self.max_bytes >= 1, "1 or more"),
         ):
             if not right:
@@ -124,13 +124,13 @@ class _Lines:
                     yield line
 
 
-def _texts(roots: Sequence, most: int) -> Iterator[str]:
+def _texts(roots: Sequence, maximum: int) -> Iterator[str]:
     units, _, _ = find_units(roots, ReadingSettings(all_text=True))
     read = 0
     for unit in units:
         for found in read_unit(unit, ReadingSettings(all_text=True)):
             if isinstance(found, Document):
-                if read >= most:
+                if read >= maximum:
                     return
                 read += len(found.data)
                 yield found.data.decode()

@@ -19,7 +19,7 @@ from ms_codegeex.base.reading import read_stream
 LEVELS, ENDINGS = ("", "*/", "*/*/"), (".jsonl.gz", ".jsonl")  # where a benchmark's file is searched, and its endings
 
 
-MOST_BYTES = 8 << 30  # of a file, not a limit for samples but against devices
+MAX_BYTES = 8 << 30  # of a file, not a limit for samples but against devices
 
 
 def encode(row: Mapping[str, Any]) -> bytes:
@@ -45,7 +45,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def numbered_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The rows of `read_rows`, each with its line number."""
     try:
-        data = read_stream(path, MOST_BYTES)
+        data = read_stream(path, MAX_BYTES)
         if data[:2] == b"\x1f\x8b":
             data = gzip.decompress(data)
     except FileNotFoundError:

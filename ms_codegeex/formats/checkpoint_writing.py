@@ -184,11 +184,11 @@ def _as_user_error(path: Path, error: UserError | OSError) -> UserError:
 
 def _waits() -> Iterator[None]:
     """Sleeps before each further look, longer and longer."""
-    seconds, most = POLL_SECONDS
+    seconds, maximum = POLL_SECONDS
     while True:
         yield
         time.sleep(seconds)
-        seconds = min(1.2 * seconds, most)
+        seconds = min(1.2 * seconds, maximum)
 
 
 class _Signs:

@@ -33,7 +33,7 @@ from ms_codegeex.formats.tensors import SHORT_NAMES, LazyTensor, cast
 from ms_codegeex.formats.torch_zip import read_torch, write_torch
 from ms_codegeex.models.foreign import ForeignName
 
-_MOST_CODE = 16 << 20  # bytes of a module that is compared with ours
+_MAX_CODE = 16 << 20  # bytes of a module that is compared with ours
 AHEAD = 2  # tensors that are loaded while one is written
 LAYOUTS = {"hf": "huggingface", "megatron": "megatron", "mindspore": "mindspore"}
 _SUFFIXES = {"megatron": TORCH_SUFFIXES, "mindspore": (MINDSPORE_SUFFIX,)}
@@ -244,7 +244,7 @@ def _left_out(source: Source, target: Path, to: str) -> list[str]:
 
 def _same(source: Path, target: Path, name: str) -> bool:
     try:
-        return (target / name).is_file() and read_inside(source, name, _MOST_CODE) == (target / name).read_bytes()
+        return (target / name).is_file() and read_inside(source, name, _MAX_CODE) == (target / name).read_bytes()
     except UserError:  # a link out of the source
         return False
 

@@ -35,7 +35,7 @@ STORAGES: Mapping[str, str] = MappingProxyType(
 )
 
 
-MOST_OPERATIONS = 4_000_000  # of a pickle; a model of 1000 tensors takes 50,000
+MAX_OPERATIONS = 4_000_000  # of a pickle; a model of 1000 tensors takes 50,000
 LONGEST_NUMBER = 1024  # bits
 LONGEST_NAME = 200  # characters of a name in a message
 
@@ -172,8 +172,8 @@ class _Machine:
     def run(self, data: bytes) -> Any:
         """The object that the pickle describes."""
         for count, (operation, argument, _) in enumerate(pickletools.genops(data)):
-            if count == MOST_OPERATIONS:
-                raise ValueError(f"more than {MOST_OPERATIONS} operations")
+            if count == MAX_OPERATIONS:
+                raise ValueError(f"more than {MAX_OPERATIONS} operations")
             name = operation.name
             if name == "STOP":
                 (result,) = self._stack

@@ -30,9 +30,9 @@ _MARK, _WRITER = "written_by", b"ms-codegeex"
 _LOCAL_HEADER = 30  # bytes before the record's name
 _ZIP64_FIELD = 20  # what `zipfile` adds to the local header of a record that may pass 2 GiB
 LARGEST_PICKLE = 1 << 26  # bytes of data.pkl; a model of 1000 tensors takes 200 KB
-MOST_VALUES = 1_000_000  # of a tree; a shared value counts in every place
+MAX_VALUES = 1_000_000  # of a tree; a shared value counts in every place
 _LONGEST_REASON = 200  # characters
-MOST_AXES = 32  # NumPy's limit
+MAX_AXES = 32  # NumPy's limit
 REPEATED = 4  # all tensors of a file together may have this many times its size: tied weights share a storage
 
 
@@ -146,7 +146,7 @@ class _Archive:
                 f"expected {storage.numel * width} uncompressed; copy the file again"
             )
         numbers = (offset, *shape, *stride)
-        if len(shape) > MOST_AXES or len(shape) != len(stride):
+        if len(shape) > MAX_AXES or len(shape) != len(stride):
             raise ValueError(f"a tensor of {len(shape)} axes with {len(stride)} strides")
         if any(type(n) is not int or not 0 <= n < 1 << 63 for n in numbers):
             raise ValueError("a tensor whose shape, strides or offset are not sizes")
@@ -172,9 +172,9 @@ def _check_tree(tree: Any, path: Path) -> None:
         node = waiting.pop()
         below = node.values() if isinstance(node, dict) else node if isinstance(node, list | tuple) else ()
         count += 1 + len(below)
-        if count > MOST_VALUES:
+        if count > MAX_VALUES:
             raise UserError(
-                f"{path}: refused, because it holds more than {MOST_VALUES} values, as lists that contain one another; "
+                f"{path}: refused, because it holds more than {MAX_VALUES} values, as lists that contain one another; "
                 "save the state dict alone"
             )
         waiting.extend(below)

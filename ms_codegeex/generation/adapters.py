@@ -11,11 +11,11 @@ import numpy as np
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats.adapter_files import open_adapters
 from ms_codegeex.generation.loading import QUANTISED, LoadedModel
-from ms_codegeex.generation.matrices import MOST_RANK, LowRank
+from ms_codegeex.generation.matrices import MAX_RANK, LowRank
 from ms_codegeex.generation.shares import SharedWeights
 from ms_codegeex.models.parameters import LORA_A, LORA_B
 
-MOST_ROWS = 1 << 16  # of a pass
+MAX_ROWS = 1 << 16  # of a pass
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ def _loaded(name: str, path: Path, model: LoadedModel) -> Adapter:
     for layer in opened.layers:
         a, b = (opened.tensors[f"{layer}.{kind}"].float32() for kind in (LORA_A, LORA_B))
         used = b.any(0)
-        if np.count_nonzero(used) > MOST_RANK:
-            raise UserError(f"--adapter: {path}: rank {len(a)} of {layer} is too large; {MOST_RANK} is the most")
+        if np.count_nonzero(used) > MAX_RANK:
+            raise UserError(f"--adapter: {path}: rank {len(a)} of {layer} is too large; {MAX_RANK} is the most")
         if used.any():
             matrices[f"{layer}.weight"] = LowRank(a[used], scale * b[:, used])
     return Adapter(name, path, matrices)

@@ -93,8 +93,8 @@ def pack(choices: Sequence[TokenChoice], rows: int, allowed: int) -> tuple[np.nd
     a is one of `WIDTHS` or `allowed`; k is a power of two or `allowed`.
     """
     settings = np.tile(np.array(TokenChoice().row(allowed), np.float64), (rows, 1))
-    most = max((len(choice.edits) for choice in choices), default=0)
-    edits = np.tile(np.array(PADDING), (rows, next(width for width in (*WIDTHS, allowed) if most <= width), 1))
+    maximum = max((len(choice.edits) for choice in choices), default=0)
+    edits = np.tile(np.array(PADDING), (rows, next(width for width in (*WIDTHS, allowed) if maximum <= width), 1))
     for i, choice in enumerate(choices):
         settings[i] = choice.row(allowed)
         if len(choice.edits):

@@ -12,7 +12,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from ms_codegeex.generation.adapters import MOST_ROWS, Adapter, of_matrix
+from ms_codegeex.generation.adapters import MAX_ROWS, Adapter, of_matrix
 from ms_codegeex.generation.matrices import LowRank
 from ms_codegeex.generation.rows import RowMask, Same, SharedRows, SlotSizes, WordOfRows, named_cells
 from ms_codegeex.generation.shares import Meeting, Share
@@ -123,7 +123,7 @@ class CompositeCopy(nn.Cell):
 
 class CompositeLinear(nn.Cell):
     """A linear layer and the additions of its rows' adapters. All adapters' factors are concatenated; each row keeps
-    the products with its own. `chosen` int32 [`MOST_ROWS`] has the numbers of the rows' adapters."""
+    the products with its own. `chosen` int32 [`MAX_ROWS`] has the numbers of the rows' adapters."""
 
     def __init__(self, base: Linear, factors: Sequence[LowRank | None], chosen: Parameter):
         super().__init__(auto_prefix=False)
@@ -233,8 +233,8 @@ class CompositeChoice(nn.Cell):
         ordered, order = self.sort(weights)
         # the k-th heaviest and its equals stay, then the fewest that make up the share p
         last = ops.cast(ops.clip(ops.select(top_k > 0, top_k, allowed), 1, scores.shape[1]) - 1, ms.int32)
-        least = ops.gather_elements(ordered, 1, last)
-        ordered = ops.select(ordered >= least, ordered, ops.zeros_like(ordered))
+        minimum = ops.gather_elements(ordered, 1, last)
+        ordered = ops.select(ordered >= minimum, ordered, ops.zeros_like(ordered))
         before = ops.cumsum(ordered, 1) - ordered
         kept = ops.logical_or(before < top_p * ops.sum(ordered, 1, True), top_p >= 1)
         ordered = ops.select(kept, ordered, ops.zeros_like(ordered))
@@ -278,7 +278,7 @@ class CompositeCells:
         model.mask, model.hash_samples = CompositeMask(sizes.capacity), Same()
 
     def _adapt(self, model: nn.Cell, adapters: Sequence[Adapter]) -> None:
-        self._chosen = Parameter(Tensor(np.zeros(MOST_ROWS, np.int32)), name="adapters.chosen", requires_grad=False)
+        self._chosen = Parameter(Tensor(np.zeros(MAX_ROWS, np.int32)), name="adapters.chosen", requires_grad=False)
         for parent, name, cell in named_cells(model, Linear):
             factors = of_matrix(adapters, cell.weight.name)
             if factors is not None:
@@ -287,7 +287,7 @@ class CompositeCells:
     def use_adapters(self, numbers: np.ndarray) -> None:
         """Set the adapters of the next pass's rows, int32 [m]."""
         if self._chosen is not None:
-            self._chosen.set_data(Tensor(np.pad(numbers, (0, MOST_ROWS - len(numbers)))))
+            self._chosen.set_data(Tensor(np.pad(numbers, (0, MAX_ROWS - len(numbers)))))
 
     def _share(self, model: nn.Cell, share: Share) -> SharedRows:
         """Connect the network to the other devices; returns its word table."""

@@ -31,14 +31,14 @@ from ms_codegeex.generation.speculation import DraftSpeculation, GuessWidth, Ngr
 from ms_codegeex.generation.stopping import Ending, Rule, until
 from ms_codegeex.generation.targets import check_memory, free_memory, prepare_cpu, use_device
 
-MOST_SLOTS = 16
+MAX_SLOTS = 16
 FORBIDDEN = -1e6  # added to a logit
 
 
 def affordable_slots(each: int, weights: int) -> int:
-    """The number of slots of `each` bytes that fit into half of the memory left by `weights`: 1 to `MOST_SLOTS`."""
+    """The number of slots of `each` bytes that fit into half of the memory left by `weights`: 1 to `MAX_SLOTS`."""
     memory = free_memory()
-    return MOST_SLOTS if memory is None else max(1, min(MOST_SLOTS, (memory - weights) // 2 // each))
+    return MAX_SLOTS if memory is None else max(1, min(MAX_SLOTS, (memory - weights) // 2 // each))
 
 
 class Generator:
@@ -70,7 +70,7 @@ class Generator:
         device: str | None = None,
         cpu_level: str = AUTO,
     ):
-        """Without `slots`, as many as half of the free memory holds, up to `MOST_SLOTS`. A caller may open the model
+        """Without `slots`, as many as half of the free memory holds, up to `MAX_SLOTS`. A caller may open the model
         before it imports this module, which takes seconds; then `bits` is given to `load_model`."""
         ms.set_context(mode=ms.GRAPH_MODE)
         if device is not None:
@@ -88,7 +88,7 @@ class Generator:
         check_memory((4 * self.config.parameter_count() + self.slots * self.slot_bytes) // devices)
         sizes = SlotSizes(self.seq_length, self.slots, threads, fast, cache_bits, cpu_level)
         self.speculation = None if speculate is None else self._speculation(speculate, sizes)
-        guesses = 0 if self.speculation is None else self.speculation.most
+        guesses = 0 if self.speculation is None else self.speculation.maximum
         found = load_adapters(adapters or {}, model)
         declared = [model.sentinels_in(adapter_infill(each.path), each.path) for each in found]
         self._marks = {number for each in (self.sentinels, *declared) if each is not None for number in each.ids}

@@ -16,7 +16,7 @@ from ms_codegeex.formats.tensors import LazyTensor
 BITS, GROUPS = (32, 16, 8, 4), (32, 64, 128)
 ROWS = 32  # a packed matrix has a multiple of this many rows
 MULTIPLES = {32: 16, 16: 16, 8: 64, 4: 128}  # and of this many columns
-MOST_RANK = 1024  # of an adapter
+MAX_RANK = 1024  # of an adapter
 _LARGEST = {8: 127, 4: 7}
 WHOLE = slice(None)
 
@@ -103,9 +103,9 @@ def quantise(weight: np.ndarray, bits: int, group: int = 64) -> Quantised:
     check_bits(bits, group)
     if bits >= 16:
         return Quantised(np.ascontiguousarray(weight, np.float32 if bits == 32 else np.float16), bits)
-    scales, most = scales_of(weight, bits, group), _LARGEST[bits]
+    scales, maximum = scales_of(weight, bits, group), _LARGEST[bits]
     parts = _parts(weight, bits, group) / scales.reshape(len(weight), -1, 1)
-    rounded = np.rint(parts, out=parts).clip(-most, most, out=parts).reshape(len(weight), -1)
+    rounded = np.rint(parts, out=parts).clip(-maximum, maximum, out=parts).reshape(len(weight), -1)
     values = np.ascontiguousarray(rounded[:, : weight.shape[1]].astype(np.int8))
     return Quantised(values, bits, scales, group if bits == 4 else 0)
 

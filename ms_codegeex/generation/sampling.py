@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from ms_codegeex.base.errors import UserError
 
-MOST_LOG_PROBABILITIES = 256
-MOST_BEAMS = 64
-MOST_TOP_K = 1 << 30  # the kernel takes no more
+MAX_LOG_PROBABILITIES = 256
+MAX_BEAMS = 64
+MAX_TOP_K = 1 << 30  # the kernel takes no more
 DEFAULT_ADAPTER = ""  # the adapter of requests that name none; the model alone, unless one was loaded by this name
 
 
@@ -49,15 +49,15 @@ class SamplingSettings:
         for name, right, expected in (
             ("max_new_tokens", self.max_new_tokens >= 1, "1 or more"),
             ("temperature", 0 <= self.temperature < 100, "0 (greedy) to less than 100"),
-            ("top_k", 0 <= self.top_k <= MOST_TOP_K, "0 (off) to 2^30"),
+            ("top_k", 0 <= self.top_k <= MAX_TOP_K, "0 (off) to 2^30"),
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1 (off)"),
             ("seed", 0 <= self.seed < 2**64, "0 to 2^64 - 1"),
             ("repetition_penalty", 0.01 <= self.repetition_penalty <= 100, "0.01 to 100 (1: off)"),
             ("frequency_penalty", -100 <= self.frequency_penalty <= 100, "-100 to 100 (0: off)"),
             ("presence_penalty", -100 <= self.presence_penalty <= 100, "-100 to 100 (0: off)"),
-            ("log_probabilities", 0 <= self.log_probabilities <= MOST_LOG_PROBABILITIES, "0 (off) to 256"),
+            ("log_probabilities", 0 <= self.log_probabilities <= MAX_LOG_PROBABILITIES, "0 (off) to 256"),
             ("n", self.n >= 1, "1 or more"),
-            ("beams", 1 <= self.beams <= MOST_BEAMS, f"1 (off) to {MOST_BEAMS}"),
+            ("beams", 1 <= self.beams <= MAX_BEAMS, f"1 (off) to {MAX_BEAMS}"),
             ("length_penalty", -10 <= self.length_penalty <= 10, "-10 to 10"),
         ):
             if not right:

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.generation.choice import Chosen, TokenChoice, check_finite, token_choice
 from ms_codegeex.generation.sampling import SamplingSettings
-from ms_codegeex.generation.slots import LEAST_CHUNK, Part, SlotEngine, power, shared
+from ms_codegeex.generation.slots import MIN_CHUNK, Part, SlotEngine, power, shared
 
 Work = Callable[[list[int]], Any]  # with an engine and these slots
 MIXED_ROWS = 64  # of a pass in which sequences decode: prompts do not delay them for long
@@ -132,7 +132,7 @@ class Call:
 class Speculation(Protocol):
     """Guesses of next tokens."""
 
-    most: int
+    maximum: int
 
     def guess(self, requests: Sequence[Request], room: Sequence[int]) -> list[list[int]]:
         """Up to `room` next ids of each request."""
@@ -262,7 +262,7 @@ class Scheduler:
         ready = [request for request in self._active.values() if request.leader is None and self._left(request) == 1]
         guesses: list[list[int]] = [[] for _ in ready]
         if self.speculation is not None and ready:
-            room = [min(self.speculation.most, each.limit - len(each.ids) - 1) for each in ready]
+            room = [min(self.speculation.maximum, each.limit - len(each.ids) - 1) for each in ready]
             guesses = self.speculation.guess(ready, room)
         planned = []
         for request, guess in zip(ready, guesses, strict=True):
@@ -274,7 +274,7 @@ class Scheduler:
         """Parts of the prompts that are not computed yet, as far as they fit into the pass."""
         used, room = sum(len(part.ids) for part, _ in planned), self.engine.chunk
         if planned:
-            room = min(room, max(MIXED_ROWS, power(used + LEAST_CHUNK)))
+            room = min(room, max(MIXED_ROWS, power(used + MIN_CHUNK)))
         room -= used
         decoding = {part.slot for part, _ in planned}
         for request in self._active.values():
@@ -391,16 +391,16 @@ class Scheduler:
         others = (slot for slot in range(self.engine.slots) if slot != request.slot)
         begins = {slot: self.engine.common(slot, ids, adapter) for slot in others}
         source = max(begins, key=begins.__getitem__, default=request.slot)
-        most = max(own, begins.get(source, 0))
+        maximum = max(own, begins.get(source, 0))
         request.leader = None
         for earlier in self._active.values():
             if earlier is request:
                 break
             if earlier.adapter != adapter:
                 continue
-            if len(cached[earlier.slot]) < (length := shared(earlier.ids[: earlier.prompt], ids)) > most:
-                request.leader, most = earlier, length
+            if len(cached[earlier.slot]) < (length := shared(earlier.ids[: earlier.prompt], ids)) > maximum:
+                request.leader, maximum = earlier, length
         if request.leader is None:
-            self.reused += most
-            if most > own:
-                self.engine.copy(source, request.slot, most)
+            self.reused += maximum
+            if maximum > own:
+                self.engine.copy(source, request.slot, maximum)

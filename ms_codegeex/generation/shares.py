@@ -63,7 +63,7 @@ class Share:
         if size in ("hidden_size", "kv_size"):
             part = self._heads()[size == "kv_size"]
             return slice(part.start * self.config.head_dim, part.stop * self.config.head_dim)
-        unit = next(unit for unit, least in UNITS if whole >= least * unit * self.ranks)
+        unit = next(unit for unit, minimum in UNITS if whole >= minimum * unit * self.ranks)
         return _stretch(whole, self.ranks, self.rank, unit)
 
     @property

@@ -19,7 +19,7 @@ from ms_codegeex.generation.network import Network
 from ms_codegeex.generation.rows import Rows
 
 CHUNK = 256  # rows of a pass
-LEAST_CHUNK = 16  # of a prompt
+MIN_CHUNK = 16  # of a prompt
 Run = Callable[[Rows], np.ndarray]  # a method of `Network`
 
 
@@ -45,8 +45,8 @@ class SlotEngine:
 
     def __init__(self, network: Network, *, allowed: int | None = None, chunk: int = CHUNK, guesses: int = 0):
         self.network, self.capacity, self.slots = network, network.sizes.capacity, network.sizes.slots
-        self._most = power(self.slots * (1 + guesses))  # choices of a pass
-        self.chunk = max(chunk, 2 * self._most)  # room for prompts next to sequences that decode
+        self._maximum = power(self.slots * (1 + guesses))  # choices of a pass
+        self.chunk = max(chunk, 2 * self._maximum)  # room for prompts next to sequences that decode
         self.allowed = allowed or network.vocab_size
         self.cached: list[list[int]] = [[] for _ in range(self.slots)]
         self.adapter = [0] * self.slots  # the adapter that computed the contents of each slot; 0: none
@@ -67,23 +67,23 @@ class SlotEngine:
     def _kinds(self) -> list[list[int]]:
         """The kinds of passes: the number of rows in each of the first slots."""
         if self.network.compiled:
-            most = min(self.chunk, self.slots * self.capacity)
-            full = [min(size, most) for size in self._sizes(most)]
+            maximum = min(self.chunk, self.slots * self.capacity)
+            full = [min(size, maximum) for size in self._sizes(maximum)]
             return [[min(self.capacity, size - begin) for begin in range(0, size, self.capacity)] for size in full]
-        most = min(self.chunk, self.capacity)  # of one sequence
+        maximum = min(self.chunk, self.capacity)  # of one sequence
         return [
-            *([min(size, most)] for size in self._sizes(most)),
+            *([min(size, maximum)] for size in self._sizes(maximum)),
             *([1] * min(size, self.slots) for size in self._sizes(self.slots)[1:]),
         ]
 
-    def _sizes(self, most: int) -> list[int]:
+    def _sizes(self, maximum: int) -> list[int]:
         """The sizes of passes with 1 to `most` rows that are used."""
-        return sorted({self._padded(count) for count in range(1, most + 1)})
+        return sorted({self._padded(count) for count in range(1, maximum + 1)})
 
     def _padded(self, count: int) -> int:
         """The number of rows of a pass with `count` of them that are used: few kinds, each of which is compiled."""
         padded = power(count)
-        return padded if padded <= self._most else max(padded, LEAST_CHUNK)
+        return padded if padded <= self._maximum else max(padded, MIN_CHUNK)
 
     def clear(self, slot: int, adapter: int = 0) -> None:
         """Forget the slot's contents. Its next ids are computed with adapter number `adapter` (0: none)."""
@@ -98,8 +98,8 @@ class SlotEngine:
         none). Return the number of ids kept, always fewer than all."""
         if self.adapter[slot] != adapter:
             self.clear(slot, adapter)
-        cached, most = self.cached[slot], min(len(self.cached[slot]), len(ids) - 1)
-        common = shared(cached[:most], ids[:most])
+        cached, maximum = self.cached[slot], min(len(self.cached[slot]), len(ids) - 1)
+        common = shared(cached[:maximum], ids[:maximum])
         del cached[common:]
         return common
 
@@ -201,7 +201,7 @@ class SlotEngine:
             adapters[here] = self.adapter[part.slot]
             wanted += range(count - len(part.choices), count)
         choices = [choice for part in parts for choice in part.choices]
-        n = min(m, max(self._most, power(len(choices) or 1)))  # few kinds of pass: each is compiled
+        n = min(m, max(self._maximum, power(len(choices) or 1)))  # few kinds of pass: each is compiled
         wanted += [0] * (n - len(wanted))
         passed = rows.reshape((3, m, 1) if together else (3, 1, m))
         out = run(Rows(passed, np.array(wanted, np.int32), *pack(choices, n, self.allowed), adapters))
@@ -213,10 +213,10 @@ class SlotEngine:
 
 def shared(first: Sequence[int], second: Sequence[int]) -> int:
     """The length of the common beginning of two sequences."""
-    most = min(len(first), len(second))
-    if first[:most] == second[:most]:
-        return most
-    return next(i for i in range(most) if first[i] != second[i])
+    maximum = min(len(first), len(second))
+    if first[:maximum] == second[:maximum]:
+        return maximum
+    return next(i for i in range(maximum) if first[i] != second[i])
 
 
 def power(number: int) -> int:

@@ -8,23 +8,23 @@ from collections.abc import Sequence
 from ms_codegeex.generation.scheduler import Request
 from ms_codegeex.generation.slots import SlotEngine
 
-MOST, FIRST = 7, 3  # guesses of a pass: with the newest id a power of two
+MAXIMUM, FIRST = 7, 3  # guesses of a pass: with the newest id a power of two
 
 
 class GuessWidth:
     """The number of tokens to guess: more after a right guess, fewer after a wrong one."""
 
-    def __init__(self, most: int = MOST):
-        self.most = most
+    def __init__(self, maximum: int = MAXIMUM):
+        self.maximum = maximum
         self._width: weakref.WeakKeyDictionary[Request, int] = weakref.WeakKeyDictionary()
 
     def _widths(self, requests: Sequence[Request], room: Sequence[int]) -> list[int]:
-        return [min(most, self._width.get(each, FIRST)) for each, most in zip(requests, room, strict=True)]
+        return [min(maximum, self._width.get(each, FIRST)) for each, maximum in zip(requests, room, strict=True)]
 
     def learn(self, request: Request, guessed: int, accepted: int) -> None:
         """How good a guess was."""
         if accepted == guessed:
-            self._width[request] = min(2 * guessed + 1, self.most)
+            self._width[request] = min(2 * guessed + 1, self.maximum)
         elif 2 * accepted < guessed:
             self._width[request] = max(guessed // 2, 1)
 
@@ -40,8 +40,8 @@ class _Index:
 class NgramSpeculation(GuessWidth):
     """The ids that followed the last ids, or as many of these as possible, earlier in the prompt or answer."""
 
-    def __init__(self, most: int = MOST, lengths: Sequence[int] = (4, 3, 2)):
-        super().__init__(most)
+    def __init__(self, maximum: int = MAXIMUM, lengths: Sequence[int] = (4, 3, 2)):
+        super().__init__(maximum)
         self.lengths = lengths
         self._indices: weakref.WeakKeyDictionary[Request, _Index] = weakref.WeakKeyDictionary()
 
@@ -67,8 +67,8 @@ class NgramSpeculation(GuessWidth):
 class DraftSpeculation(GuessWidth):
     """A smaller model with the same tokenizer and as many slots, which chooses with the same random numbers."""
 
-    def __init__(self, engine: SlotEngine, most: int = FIRST):
-        super().__init__(most)
+    def __init__(self, engine: SlotEngine, maximum: int = FIRST):
+        super().__init__(maximum)
         self.engine = engine
 
     def guess(self, requests: Sequence[Request], room: Sequence[int]) -> list[list[int]]:

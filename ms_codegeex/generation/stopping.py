@@ -187,8 +187,8 @@ class Ending:
 
     def _beginning(self, text: str) -> str:
         """The longest end of the text that is the beginning of a word."""
-        most = max((len(word) for word in self._known), default=1) - 1
-        for length in range(min(most, len(text)), 0, -1):
+        maximum = max((len(word) for word in self._known), default=1) - 1
+        for length in range(min(maximum, len(text)), 0, -1):
             if any(word.startswith(text[-length:]) for word in self._known):
                 return text[-length:]
         return ""

@@ -14,7 +14,7 @@ import numpy as np
 
 from ms_codegeex.base.errors import UserError
 
-LEAST, MOST, POINTS, ROUNDS = 0.02, 2.0, 9, 9  # exponents
+MINIMUM, MAXIMUM, POINTS, ROUNDS = 0.02, 2.0, 9, 9  # exponents
 MARGIN = 0.01  # within it of an end of that range an exponent is at its end
 FEWEST = 3  # sizes, and numbers of tokens: with two, any exponent fits
 FLOPS_PER_WEIGHT = 6  # of a token: forward and backward
@@ -43,7 +43,7 @@ class PowerLaw:
     @property
     def undetermined(self) -> tuple[str, ...]:
         """Exponents at an end of their range: the runs do not say what they are."""
-        ends = LEAST * (1 + MARGIN), MOST * (1 - MARGIN)
+        ends = MINIMUM * (1 + MARGIN), MAXIMUM * (1 - MARGIN)
         return tuple(name for name in ("alpha", "beta") if not ends[0] < getattr(self, name) < ends[1])
 
     def loss(self, parameters: float, tokens: float) -> float:
@@ -75,7 +75,7 @@ def fit(points: Sequence[Point]) -> PowerLaw:
 def _fit(sizes: np.ndarray, tokens: np.ndarray, losses: np.ndarray) -> PowerLaw:
     # geometric means keep the columns of the linear problem near 1
     size, token = (float(np.exp(np.log(values).mean())) for values in (sizes, tokens))
-    low, high = np.full(2, LEAST), np.full(2, MOST)
+    low, high = np.full(2, MINIMUM), np.full(2, MAXIMUM)
     for _ in range(ROUNDS):
         axes = [np.linspace(low[i], high[i], POINTS) for i in range(2)]
         alphas, betas = (grid.ravel() for grid in np.meshgrid(*axes, indexing="ij"))
@@ -90,7 +90,7 @@ def _fit(sizes: np.ndarray, tokens: np.ndarray, losses: np.ndarray) -> PowerLaw:
         errors, found = _least_squares(columns / losses[:, None])
         best = int(np.argmin(errors))
         centre, step = np.array([alphas[best], betas[best]]), (high - low) / (POINTS - 1)
-        low, high = np.maximum(centre - 2 * step, LEAST), np.minimum(centre + 2 * step, MOST)
+        low, high = np.maximum(centre - 2 * step, MINIMUM), np.minimum(centre + 2 * step, MAXIMUM)
     e, a, b = found[best]
     alpha, beta = centre
     return PowerLaw(float(e), float(a * size**alpha), float(alpha), float(b * token**beta), float(beta))

@@ -84,10 +84,10 @@ def _law(value: Any, results: Sequence[Result]) -> dict[str, Any]:
     except UserError as error:
         return {"value": value, "law": None, "reason": str(error)}
     laws = bootstrap(points, law)
-    most = max(6.0 * p.parameters * p.tokens for p in points)
-    least = min(6.0 * p.parameters * p.tokens for p in points)
+    maximum = max(6.0 * p.parameters * p.tokens for p in points)
+    minimum = min(6.0 * p.parameters * p.tokens for p in points)
     error = float(np.sqrt(np.mean([(p.loss - law.loss(p.parameters, p.tokens)) ** 2 for p in points])))
-    frontier = [_forecast(law, laws, flops, most) for flops in np.geomspace(least, most * FURTHER[-1], CURVE)]
+    frontier = [_forecast(law, laws, flops, maximum) for flops in np.geomspace(minimum, maximum * FURTHER[-1], CURVE)]
     return {
         "value": value,
         "law": asdict(law),
@@ -97,15 +97,15 @@ def _law(value: Any, results: Sequence[Result]) -> dict[str, Any]:
         "beta_interval": np.percentile([x.beta for x in laws], INTERVAL).tolist(),
         "e_interval": np.percentile([x.e for x in laws], INTERVAL).tolist(),
         "held_out": _held_out(points),
-        "forecasts": [asdict(_forecast(law, laws, most * times, most)) for times in FURTHER],
+        "forecasts": [asdict(_forecast(law, laws, maximum * times, maximum)) for times in FURTHER],
         "frontier": [asdict(forecast) for forecast in frontier],
     }
 
 
-def _forecast(law: PowerLaw, laws: Sequence[PowerLaw], flops: float, most: float) -> Forecast:
+def _forecast(law: PowerLaw, laws: Sequence[PowerLaw], flops: float, maximum: float) -> Forecast:
     parameters, tokens = law.best(flops)
     low, high = band(laws, parameters, tokens)
-    return Forecast(flops / most, float(flops), parameters, tokens, law.loss(parameters, tokens), low, high)
+    return Forecast(flops / maximum, float(flops), parameters, tokens, law.loss(parameters, tokens), low, high)
 
 
 def _held_out(points: Sequence[Point]) -> dict[str, Any] | None:

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
 
 
-def runs_again(setting: str, least: str) -> bool:
+def runs_again(setting: str, minimum: str) -> bool:
     """Whether the backward pass repeats an operator.
 
     Args:
         setting: what the operator's block recomputes: none, selective or full.
         least: the cheapest setting that repeats this operator: selective or full; "" if none does.
     """
-    return bool(least) and setting in ("full", least)
+    return bool(minimum) and setting in ("full", minimum)
 
 
 @dataclass(frozen=True)

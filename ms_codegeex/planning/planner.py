@@ -406,6 +406,6 @@ def communication_by_group(plan: Plan) -> dict[str, Any]:
         stage[2] += collective.count
         entry["collectives"].append({**asdict(collective), "seconds": time})
     for entry in groups.values():
-        most = max(entry.pop("stages").values(), key=lambda stage: stage[1])
-        entry["bytes"], entry["seconds"], entry["count"] = most
+        maximum = max(entry.pop("stages").values(), key=lambda stage: stage[1])
+        entry["bytes"], entry["seconds"], entry["count"] = maximum
     return groups

@@ -182,7 +182,7 @@ def sources(chip: Device) -> str:
     return "\n".join(lines)
 
 
-def search_table(result: SearchResult, most: int = 12) -> str:
+def search_table(result: SearchResult, maximum: int = 12) -> str:
     """The fastest plans that fit, and why the others do not."""
     rows = [
         (
@@ -193,7 +193,7 @@ def search_table(result: SearchResult, most: int = 12) -> str:
             f"{plan.overlapped_seconds:.2f}",
             f"{max(stage.total for stage in plan.memory) / GIB:.1f}",
         )
-        for rank, plan in enumerate(result.ranked[:most], 1)
+        for rank, plan in enumerate(result.ranked[:maximum], 1)
     ]
     lines = [f"{result.tried:,} plans tried, {len(result.ranked):,} fit"]
     if rows:

@@ -32,7 +32,7 @@ TELLING = (
 )
 REFINED = 40  # of the fastest plans, whose buckets, parts of micro-batches and virtual stages are varied
 BUCKETS = (4, 8, 20, 40)
-MOST_VIRTUAL_STAGES = 5  # that are tried: more send more and hardly wait less
+MAX_VIRTUAL_STAGES = 5  # that are tried: more send more and hardly wait less
 LARGEST = 64  # optimizer shards and micro-batches that are tried
 CHEAPEST_FIRST = ("none", "selective", "full")
 
@@ -50,8 +50,8 @@ class SearchResult:
     start: RunConfig | None
 
 
-def _divisors(number: int, most: int) -> list[int]:
-    return [i for i in range(1, min(number, most) + 1) if number % i == 0]
+def _divisors(number: int, maximum: int) -> list[int]:
+    return [i for i in range(1, min(number, maximum) + 1) if number % i == 0]
 
 
 def _powers(number: int) -> list[int]:
@@ -159,8 +159,8 @@ def _refined(plan: Plan) -> Iterator[Plan]:
     """The plan with other numbers of buckets, with micro-batches in two parts, and with virtual stages."""
     config = plan.config
     layers = config.model.sizes.attention_layers // config.mesh.pipeline
-    most = MOST_VIRTUAL_STAGES if config.mesh.pipeline > 1 else 1
-    schedules = [(2, 1), *((1, number) for number in _divisors(layers, most))]
+    maximum = MAX_VIRTUAL_STAGES if config.mesh.pipeline > 1 else 1
+    schedules = [(2, 1), *((1, number) for number in _divisors(layers, maximum))]
     start = (1, config.parallel.overlap.parts, config.parallel.fusion.allreduce_groups)
     for (parts, number), buckets in product(schedules, dict.fromkeys((*BUCKETS, start[2]))):
         if (number, parts, buckets) == start or buckets > config.model.sizes.num_layers:
@@ -225,7 +225,7 @@ def yaml_of(plan: Plan, base: str, given: Mapping[str, Any]) -> str:
     return yaml.safe_dump(values, sort_keys=False, default_flow_style=None, width=120)
 
 
-def to_dict(result: SearchResult, most: int = 50) -> dict[str, Any]:
+def to_dict(result: SearchResult, maximum: int = 50) -> dict[str, Any]:
     """The best plans, and the reasons why others are infeasible, as plain values for `--json`."""
     ranked = [
         {
@@ -235,6 +235,6 @@ def to_dict(result: SearchResult, most: int = 50) -> dict[str, Any]:
             "overlapped_step_seconds": plan.overlapped_seconds,
             "memory_bytes": max(stage.total for stage in plan.memory),
         }
-        for plan in result.ranked[:most]
+        for plan in result.ranked[:maximum]
     ]
     return {"ranked": ranked, "feasible": len(result.ranked), "tried": result.tried, "infeasible": result.reasons}

@@ -15,8 +15,8 @@ from ms_codegeex.parallel.sharding import ParameterLayout, layouts_of
 from ms_codegeex.rehearsal.job import EQUAL_STEPS, UNCLIPPED, RehearsalJob, clip_of, initial_value, overflows_in
 from ms_codegeex.rehearsal.traffic import execution_problems
 
-LEAST_UPDATE = 0.01  # of the weights' norm: smaller updates would hide errors
-LEAST_UPDATES = 3
+MIN_UPDATE = 0.01  # of the weights' norm: smaller updates would hide errors
+MIN_UPDATES = 3
 ADAMW_LIMIT = 1e-4  # error relative to the movement, against the formula in float64
 FALL = (0.7, 1.3)  # of the loss, over what the gradient predicts for a short step
 
@@ -124,9 +124,9 @@ def compare(job: RehearsalJob) -> Comparison:
 def _weaknesses(config: RunConfig, update: float, updates: int, steps: int, clipped: int) -> list[str]:
     """Reasons why the execution could not have shown an error."""
     found = []
-    if not update >= LEAST_UPDATE:
+    if not update >= MIN_UPDATE:
         found.append(f"the weights moved by {update:.1%} of their norm: too little to show an error")
-    if updates < LEAST_UPDATES:
+    if updates < MIN_UPDATES:
         found.append(f"{updates} of {steps} steps updated the weights: too few to show an error; increase --steps")
     if config.training.clip_norm and not clipped:
         found.append("no step was clipped, so clipping was not tested")
@@ -246,7 +246,7 @@ def _parameters(
     """The largest deviation of every parameter, and the first pair of replicas that are not equal bit for bit."""
     movement = {n: float(np.max(np.abs(v - initial_value(n, v.shape)))) for n, v in final.items()}
     trained = [movement[n] for n in final if plan[n].trained]
-    least = max(still * float(np.median(trained)), float(np.finfo(np.float32).tiny))
+    minimum = max(still * float(np.median(trained)), float(np.finfo(np.float32).tiny))
     worst: dict[str, ParameterError] = {}
     seen: dict[tuple, tuple[int, bytes]] = {}
     unequal: list[str] = []
@@ -260,7 +260,7 @@ def _parameters(
             expected = final[owner][part]
             # weights are rounded to FP32; where one moves little, rounding alone is 1e-4 of its movement
             error = np.maximum(np.abs(values[name] - expected) - np.spacing(np.abs(expected)), 0.0)
-            error = float(np.max(error)) / max(movement[owner], least)
+            error = float(np.max(error)) / max(movement[owner], minimum)
             error = error if np.isfinite(error) else float("inf")  # comparisons with NaN are always false
             if name not in worst or error > worst[name].error:
                 worst[name] = ParameterError(name, rank, error)

@@ -149,12 +149,12 @@ def compiled_config(config: RunConfig) -> RunConfig:
     return replace(config, training=training, parallel=replace(config.parallel, micro_batches=None))
 
 
-def inlined_config(config: RunConfig, most: int = INLINED_LAYERS) -> RunConfig | None:
+def inlined_config(config: RunConfig, maximum: int = INLINED_LAYERS) -> RunConfig | None:
     """The configuration with few enough layers to inline; None if no such graph is needed."""
     layers = config.model.sizes.num_layers
     if config.accumulation > 1:
         return None
-    sizes = replace(config.model.sizes, num_layers=min(layers, most))
+    sizes = replace(config.model.sizes, num_layers=min(layers, maximum))
     return replace(config, model=replace(config.model, sizes=sizes))
 
 

@@ -17,7 +17,7 @@ from ms_codegeex.runs.records import read_log, read_steps
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.stopping import Stopped
 
-MOST_SECONDS = 60.0  # between two attempts
+MAX_SECONDS = 60.0  # between two attempts
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def with_restarts(
             _say(f"{failure}\nthe run starts again from its newest good checkpoint (restart {failed} of {restarts})")
             if idle:
                 shrink()
-            time.sleep(min(2.0**idle, MOST_SECONDS) if idle else 0.0)
+            time.sleep(min(2.0**idle, MAX_SECONDS) if idle else 0.0)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.config import RunConfig, build_run_config
 
 
-def on_fewer_devices(config: RunConfig, least: int = 1) -> RunConfig | None:
+def on_fewer_devices(config: RunConfig, minimum: int = 1) -> RunConfig | None:
     """The configuration on the most devices, fewer than its own and at least `least`, that its mesh allows; None if
     there is no such number.
 
@@ -18,7 +18,7 @@ def on_fewer_devices(config: RunConfig, least: int = 1) -> RunConfig | None:
     parallel = config.parallel
     fixed = parallel.tensor * parallel.pipeline
     for replicas in range(config.data_parallel - 1, 0, -1):
-        if replicas * fixed < least:
+        if replicas * fixed < minimum:
             break
         for micro_batch in range(config.micro_batch, 0, -1):
             smaller = _resized(config, replicas, micro_batch)

@@ -20,8 +20,8 @@ import psutil
 
 from ms_codegeex.runs.workers import Workers
 
-LEAST_SECONDS = 60.0  # of a hang
-LEAST_STEPS = 3  # before a median means anything
+MIN_SECONDS = 60.0  # of a hang
+MIN_STEPS = 3  # before a median means anything
 STACK_SECONDS = 2.0  # for the workers to write their stacks
 STACKS = signal.SIGUSR2  # workers answer it with their stacks
 _STACK = re.compile(r"^(?:Current thread|Thread) 0x[0-9a-f]+ \(most recent call first\):\n((?:  File .*\n?)+)", re.M)
@@ -53,10 +53,10 @@ class HangWatch:
 
     def hung(self) -> str | None:
         """How long a hanging step has taken, in words; None if none hangs."""
-        if self.since is None or not self.multiple or len(self.seconds) < LEAST_STEPS:
+        if self.since is None or not self.multiple or len(self.seconds) < MIN_STEPS:
             return None
         median, passed = statistics.median(self.seconds), time.monotonic() - self.since
-        if passed < max(LEAST_SECONDS, self.multiple * median):
+        if passed < max(MIN_SECONDS, self.multiple * median):
             return None
         return f"no step has ended for {passed:.0f} s, where the median is {median:.2g} s"
 

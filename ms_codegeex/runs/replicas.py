@@ -79,8 +79,8 @@ def first_difference(found: list[dict[str, str]]) -> str | None:
         holders = {rank: held[name] for rank, held in enumerate(found) if name in held}
         counts = Counter(holders.values()).most_common()
         if len(counts) > 1:
-            most = counts[0][1] > counts[1][1]
-            odd = [rank for rank, value in holders.items() if not most or value != counts[0][0]]
+            maximum = counts[0][1] > counts[1][1]
+            odd = [rank for rank, value in holders.items() if not maximum or value != counts[0][0]]
             ranks = " and ".join(map(str, odd))
-            return f"{name}: rank {ranks} has other bits than the rest" if most else f"{name}: ranks {ranks} differ"
+            return f"{name}: rank {ranks} has other bits than the rest" if maximum else f"{name}: ranks {ranks} differ"
     return None

@@ -53,7 +53,7 @@ def create_app(settings: ServeSettings, backend: Backend) -> FastAPI:
     if settings.access_log is not None:
         log = AccessLog(settings.access_log, backend.model.tokenizer.decode if settings.log_prompts else None)
     # the middleware that is added last is the outermost
-    app.add_middleware(BodyLimit, most=settings.max_body)
+    app.add_middleware(BodyLimit, maximum=settings.max_body)
     app.add_middleware(
         Guard,
         keys=keys,

@@ -231,19 +231,19 @@ class Backend(ABC):
             raise unavailable("the server is shutting down", "shutting_down")
         if not self.engine_ready:
             raise unavailable("the model is being loaded; try again later", "loading", 5)
-        most = self.slots + self.settings.max_queue
-        if count > most:
-            raise ApiError(400, f"n: {count} answers at once, the server takes {most}; ask for fewer", param="n")
+        maximum = self.slots + self.settings.max_queue
+        if count > maximum:
+            raise ApiError(400, f"n: {count} answers at once, the server takes {maximum}; ask for fewer", param="n")
         if concurrent is not None:
             self._check_concurrent(count, client, concurrent)
         self._displaced(count, client)
 
-    def _check_concurrent(self, count: int, client: str, most: int) -> None:
-        if count > most:
-            raise ApiError(400, f"n: {count} answers at once, this key may have {most}; ask for fewer", param="n")
+    def _check_concurrent(self, count: int, client: str, maximum: int) -> None:
+        if count > maximum:
+            raise ApiError(400, f"n: {count} answers at once, this key may have {maximum}; ask for fewer", param="n")
         held = sum(answer.client == client for answer in self._active.values()) + self._waiting.of(client)
-        if held + count > most:
-            message = f"{held} answers of this key are in progress, at most {most} may be"
+        if held + count > maximum:
+            message = f"{held} answers of this key are in progress, at most {maximum} may be"
             raise ApiError(429, message, "rate_limit_error", code="rate_limit_exceeded", retry_after=1)
 
     def _displaced(self, count: int, client: str) -> list[StreamedAnswer]:

@@ -23,15 +23,15 @@ class BodyLimit:
     answer is lost. So after a 413 the rest of the body is read for a while.
     """
 
-    def __init__(self, app: ASGIApp, most: int, seconds: float = BODY_SECONDS):
-        self.app, self.most, self.seconds = app, most, seconds
+    def __init__(self, app: ASGIApp, maximum: int, seconds: float = BODY_SECONDS):
+        self.app, self.maximum, self.seconds = app, maximum, seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on a request whose body is short enough."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         declared = dict(scope["headers"]).get(b"content-length", b"")
-        if declared.isdigit() and int(declared) > self.most:
+        if declared.isdigit() and int(declared) > self.maximum:
             return await self._too_long().response()(scope, receive, self._draining(receive, send))
         count, more, begin = 0, True, time.monotonic()
 
@@ -46,14 +46,14 @@ class BodyLimit:
                 raise HTTPException(408, f"the body, or more of it, did not come within {self.seconds:g} s") from None
             more = message.get("more_body", False)
             count += len(message.get("body", b""))
-            if count > self.most:
+            if count > self.maximum:
                 raise HTTPException(413, self._too_long().message)
             return message
 
         draining = self._draining(receive, send)
 
         async def sending(message: Message) -> None:
-            await (draining if count > self.most and more else send)(message)
+            await (draining if count > self.maximum and more else send)(message)
 
         return await self.app(scope, counted, sending)
 
@@ -75,4 +75,4 @@ class BodyLimit:
         return sending
 
     def _too_long(self) -> ApiError:
-        return ApiError(413, f"the body is longer than the {self.most} bytes that this server takes")
+        return ApiError(413, f"the body is longer than the {self.maximum} bytes that this server takes")

@@ -70,17 +70,17 @@ class Pool:
     """At most `most` connections. A further one takes the place of an idle one: first of the oldest that has sent no
     whole request, then of the one that has been silent for the longest time."""
 
-    def __init__(self, most: int, flood: Flood):
-        self._most, self._flood, self._lingering = most, flood, 0
+    def __init__(self, maximum: int, flood: Flood):
+        self._maximum, self._flood, self._lingering = maximum, flood, 0
         self._open: set[Connection] = set()
         self._new: dict[Connection, None] = {}  # without a request so far, the oldest first
         self._kept: dict[Connection, None] = {}  # between two requests, the first to become idle first
 
     def admit(self, connection: Connection) -> bool:
         """Add a new connection; False if all others are busy."""
-        if len(self._open) >= self._most:
+        if len(self._open) >= self._maximum:
             self._flood.report(
-                f"the limit of {self._most} connections is reached: idle ones are closed, others are refused; see "
+                f"the limit of {self._maximum} connections is reached: idle ones are closed, others are refused; see "
                 "--max-connections"
             )
             idle = next(iter(self._new or self._kept), None)

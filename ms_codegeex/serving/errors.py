@@ -46,11 +46,11 @@ class ApiError(Exception):
         return JSONResponse(self.body(), self.status, headers)
 
 
-def busy(most: int) -> ApiError:
+def busy(maximum: int) -> ApiError:
     """The error for a full queue: 429."""
     return ApiError(
         429,
-        f"the queue is full: {most} answers wait; try again later",
+        f"the queue is full: {maximum} answers wait; try again later",
         "rate_limit_error",
         code="queue_full",
         retry_after=1,

@@ -37,9 +37,9 @@ class Indented:
     """Ends a text before the first line, after its first one, that is not blank and has less than `least` leading white
     space."""
 
-    def __init__(self, least: int):
+    def __init__(self, minimum: int):
         self.ended = False
-        self._least, self._blank = least, ""  # a line break and the white space of its line so far
+        self._minimum, self._blank = minimum, ""  # a line break and the white space of its line so far
 
     def feed(self, piece: str) -> str:
         """The text that can be sent after the next piece. White space in front of a line waits for the line's text."""
@@ -51,7 +51,7 @@ class Indented:
                 said += character
             elif character.isspace():
                 self._blank += character
-            elif len(self._blank) - 1 < self._least:
+            elif len(self._blank) - 1 < self._minimum:
                 self.ended, self._blank = True, ""
                 break
             else:

@@ -142,13 +142,13 @@ def joined_files(texts: Sequence[str], prefix: str) -> str:
 
 def infill_prompt(model: ServedModel, prefix: str, suffix: str, room: int) -> tuple[list[int], bool, tuple[str, ...]]:
     """Ids of the prompt, at most `room`, whether they had to be truncated, and texts that end the answer."""
-    most = model.most_characters  # encoding more would take seconds
-    shortened = len(prefix) > most
+    maximum = model.max_characters  # encoding more would take seconds
+    shortened = len(prefix) > maximum
     if model.sentinels is not None:
-        shortened = shortened or len(suffix) > most
-        ids, cut = model.sentinels.prompt(model.tokenizer, prefix[-most:], suffix[:most], room)
+        shortened = shortened or len(suffix) > maximum
+        ids, cut = model.sentinels.prompt(model.tokenizer, prefix[-maximum:], suffix[:maximum], room)
         return ids, cut or shortened, model.sentinels.end
-    whole = model.begun(model.tokenizer.encode_prompt(prefix[-most:]))
+    whole = model.begun(model.tokenizer.encode_prompt(prefix[-maximum:]))
     ids = model.tokenizer.truncate_text(whole, max(room, len(model.tokenizer.prefix) + 1))
     return ids, shortened or len(ids) < len(whole), ()
 

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from ms_codegeex.base.errors import UserError
 
-LEAST = 16  # characters of a key
-MOST = 1 << 20  # bytes of a file
+MINIMUM = 16  # characters of a key
+MAXIMUM = 1 << 20  # bytes of a file
 PREFIX = "sha256:"
 _NAME = re.compile(r"[\w.@-]{1,64}")
 _KEY = re.compile(r"[!-~]+")
@@ -85,9 +85,9 @@ def _read(path: Path) -> tuple[os.stat_result, bytes]:
     """A file's status and content. Refuses pipes, devices and files above the limit."""
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as stream:
         status = os.fstat(stream.fileno())
-        content = stream.read(MOST + 1) if stat.S_ISREG(status.st_mode) else None
-    if content is None or len(content) > MOST:
-        raise UserError(f"--api-key-file: {path} is not a file of at most {MOST >> 20} MiB; give one with keys")
+        content = stream.read(MAXIMUM + 1) if stat.S_ISREG(status.st_mode) else None
+    if content is None or len(content) > MAXIMUM:
+        raise UserError(f"--api-key-file: {path} is not a file of at most {MAXIMUM >> 20} MiB; give one with keys")
     return status, content
 
 
@@ -113,9 +113,9 @@ def _digest(text: str, place: str) -> bytes:
         if not re.fullmatch("[0-9a-fA-F]{64}", text[len(PREFIX) :]):
             raise UserError(f"{place}: {PREFIX} is not followed by 64 hexadecimal digits; see `sha256sum`")
         return bytes.fromhex(text[len(PREFIX) :])
-    if len(text) < LEAST or not _KEY.fullmatch(text):
+    if len(text) < MINIMUM or not _KEY.fullmatch(text):
         raise UserError(
-            f"{place}: a key has {LEAST} or more visible ASCII characters; make one with `openssl rand -hex 32`"
+            f"{place}: a key has {MINIMUM} or more visible ASCII characters; make one with `openssl rand -hex 32`"
         )
     return hashlib.sha256(text.encode()).digest()
 

@@ -13,23 +13,23 @@ from ms_codegeex.generation.choice import Chosen
 from ms_codegeex.serving.answering import Piece
 from ms_codegeex.serving.schemas import LogProbabilities
 
-LEAST = -9999.0  # JSON has no infinity
+MINIMUM = -9999.0  # JSON has no infinity
 
 
-def token_bytes(tokenizer: Tokenizer, number: int, most: int | None = None) -> bytes:
+def token_bytes(tokenizer: Tokenizer, number: int, maximum: int | None = None) -> bytes:
     """A token's bytes, or those of its first `most` characters, if it begins with that many complete ones."""
     data = tokenizer.token_bytes(number)
     with contextlib.suppress(UnicodeDecodeError):
         text = codecs.getincrementaldecoder("utf-8")().decode(data)  # without half a character at the end
-        if most is not None and len(text) >= most:
-            return text[:most].encode()
+        if maximum is not None and len(text) >= maximum:
+            return text[:maximum].encode()
     return data
 
 
-def token_text(tokenizer: Tokenizer, number: int, most: int | None = None) -> str:
+def token_text(tokenizer: Tokenizer, number: int, maximum: int | None = None) -> str:
     """A token as text, at most `most` characters of it; bytes that are no text as `bytes:\\xe4`, as OpenAI's API shows
     them."""
-    data = token_bytes(tokenizer, number, most)
+    data = token_bytes(tokenizer, number, maximum)
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
@@ -41,7 +41,7 @@ class SentToken(NamedTuple):
 
     chosen: Chosen
     place: int
-    most: int | None = None
+    maximum: int | None = None
 
 
 class SentTokens:
@@ -78,8 +78,8 @@ class Report:
         """The report on the tokens whose text this piece completes."""
         ready = self._tokens.feed(piece)
         found = self._described([each.chosen for each in ready], [self._start + each.place for each in ready])
-        if ready and ready[-1].most is not None:
-            found.tokens[-1] = token_text(self._tokenizer, ready[-1].chosen.token, ready[-1].most)
+        if ready and ready[-1].maximum is not None:
+            found.tokens[-1] = token_text(self._tokenizer, ready[-1].chosen.token, ready[-1].maximum)
         return found
 
     def prompt(self, ids: Sequence[int], scored: Sequence[Chosen]) -> LogProbabilities:
@@ -99,7 +99,7 @@ class Report:
     def _described(self, tokens: Sequence[Chosen], offsets: Sequence[int]) -> LogProbabilities:
         return LogProbabilities(
             tokens=[token_text(self._tokenizer, chosen.token) for chosen in tokens],
-            token_logprobs=[max(chosen.score, LEAST) for chosen in tokens],
+            token_logprobs=[max(chosen.score, MINIMUM) for chosen in tokens],
             top_logprobs=[self._top(chosen) for chosen in tokens] if self._best else None,
             text_offset=list(offsets),
         )
@@ -107,7 +107,7 @@ class Report:
     def _top(self, chosen: Chosen) -> dict[str, float]:
         found: dict[str, float] = {}
         for number, score in chosen.best:  # the likeliest first; texts of two tokens may be equal
-            found.setdefault(token_text(self._tokenizer, number), max(score, LEAST))
+            found.setdefault(token_text(self._tokenizer, number), max(score, MINIMUM))
         return found
 
 
@@ -125,14 +125,14 @@ def joined(first: LogProbabilities, second: LogProbabilities) -> LogProbabilitie
 def chat_log_probabilities(tokenizer: Tokenizer, tokens: Sequence[SentToken]) -> dict[str, Any]:
     """Log-probabilities in the format of OpenAI's chats."""
 
-    def entry(number: int, score: float, most: int | None = None) -> dict[str, Any]:
-        data = token_bytes(tokenizer, number, most)
-        return {"token": token_text(tokenizer, number, most), "logprob": max(score, LEAST), "bytes": list(data)}
+    def entry(number: int, score: float, maximum: int | None = None) -> dict[str, Any]:
+        data = token_bytes(tokenizer, number, maximum)
+        return {"token": token_text(tokenizer, number, maximum), "logprob": max(score, MINIMUM), "bytes": list(data)}
 
     return {
         "content": [
-            {**entry(chosen.token, chosen.score, most), "top_logprobs": [entry(*pair) for pair in chosen.best]}
-            for chosen, _, most in tokens
+            {**entry(chosen.token, chosen.score, maximum), "top_logprobs": [entry(*pair) for pair in chosen.best]}
+            for chosen, _, maximum in tokens
         ],
         "refusal": None,
     }

@@ -72,14 +72,14 @@ class ServedModel:
     ) -> list[int]:
         """Ids of a prompt. With `room`, the length of an answer in tokens, a long prompt loses its start. Without it,
         an error says that `field` is too long and gives the `remedy`."""
-        most = self.most_characters
-        if len(prompt) > most:
+        maximum = self.max_characters
+        if len(prompt) > maximum:
             if room is None:
                 raise PromptTooLong(
                     f"{field}: {len(prompt)} characters are more than the model's context of {self.context} tokens can "
                     f"hold; {remedy}"
                 )
-            prompt = prompt[-most:]  # encoding all of it would take seconds
+            prompt = prompt[-maximum:]  # encoding all of it would take seconds
         return self.checked(self.begun(self.tokenizer.encode_prompt(prompt)), room=room, field=field, remedy=remedy)
 
     def begun(self, ids: list[int]) -> list[int]:
@@ -87,7 +87,7 @@ class ServedModel:
         return ids or [self.tokenizer.eos_id]
 
     @cached_property
-    def most_characters(self) -> int:
+    def max_characters(self) -> int:
         """The length of the longest text that can fit into the context."""
         return self.context * _longest_token(self.tokenizer)
 

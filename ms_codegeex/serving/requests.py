@@ -19,7 +19,7 @@ from ms_codegeex.serving.schemas import Sampling
 
 Result = TypeVar("Result")
 SHORT_BODY = 16384  # bytes, which are encoded in milliseconds
-MOST_STOPS = 64
+MAX_STOPS = 64
 SEEDS = 1 << 64
 
 
@@ -45,8 +45,8 @@ def concurrent_of(request: Request) -> int | None:
 def stop_texts(stop: str | Sequence[str] | None) -> tuple[str, ...]:
     """The field `stop`."""
     texts = (stop,) if isinstance(stop, str) else tuple(stop or ())
-    if len(texts) > MOST_STOPS:
-        raise UserError(f"stop: {len(texts)} texts; give {MOST_STOPS} at most")
+    if len(texts) > MAX_STOPS:
+        raise UserError(f"stop: {len(texts)} texts; give {MAX_STOPS} at most")
     return texts
 
 

@@ -22,17 +22,17 @@ class First(FailFast):
 
 
 Listed = Annotated[list[Item], First()]
-MOST_IDS = 1 << 17  # of a prompt; longer than the context of any model here
-Ids = Annotated[Listed[int], Field(max_length=MOST_IDS)]
-MOST_BIASES = 300
-MOST_MESSAGES = 4096
+MAX_IDS = 1 << 17  # of a prompt; longer than the context of any model here
+Ids = Annotated[Listed[int], Field(max_length=MAX_IDS)]
+MAX_BIASES = 300
+MAX_MESSAGES = 4096
 UNSUPPORTED = "unsupported_field"  # type of the error; `field` in its context
 SHOWN = 64  # characters of an unknown field's name
 
 
 def _few(value: Any) -> Any:
-    if isinstance(value, (dict, list)) and len(value) > MOST_BIASES:
-        raise PydanticCustomError("too_long", f"{len(value)} entries; give {MOST_BIASES} at most")
+    if isinstance(value, (dict, list)) and len(value) > MAX_BIASES:
+        raise PydanticCustomError("too_long", f"{len(value)} entries; give {MAX_BIASES} at most")
     return value
 
 
@@ -147,7 +147,7 @@ class ChatMessage(Body):
 class ChatRequest(Sampling):
     """`POST /v1/chat/completions`"""
 
-    messages: Listed[ChatMessage] = Field(min_length=1, max_length=MOST_MESSAGES)
+    messages: Listed[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES)
     max_tokens: int | None = Field(None, ge=1, description="most new tokens (default 512)")
     max_completion_tokens: int | None = Field(None, ge=1, description="the same")
     logprobs: bool | None = None

@@ -34,9 +34,9 @@ class TerminalModel:
         model = load_model(path)  # before MindSpore, which takes seconds to import
         self._model = described_model(model, path)
         self.name, self.chat = self._model.name, self._model.chat is not None
-        from ms_codegeex.generation.engine import MOST_SLOTS, Generator
+        from ms_codegeex.generation.engine import MAX_SLOTS, Generator
 
-        self._generator = Generator(model, threads=threads, slots=min(slots, MOST_SLOTS), cpu_level=cpu_level)
+        self._generator = Generator(model, threads=threads, slots=min(slots, MAX_SLOTS), cpu_level=cpu_level)
 
     def complete(self, prompt: Prompt, settings: SamplingSettings) -> Iterator[AnswerPart]:
         """Continue a text."""

@@ -20,7 +20,7 @@ from ms_codegeex.config import FaultsConfig
 from ms_codegeex.training.observers import ObservedRun, StepRecord
 
 NORMAL = 1.4826  # a normal distribution's standard deviation over its median absolute deviation
-LEAST_DEVIATION = 0.01  # of the median: steps that hardly differ, as in a short test, do not make everything a spike
+MIN_DEVIATION = 0.01  # of the median: steps that hardly differ, as in a short test, do not make everything a spike
 
 
 class Faults:
@@ -134,4 +134,4 @@ def _limit(values: Sequence[float], sigma: float) -> float:
     """`sigma` robust standard deviations above the median, rounded as the step compares it."""
     median = float(np.median(values))
     deviation = NORMAL * float(np.median(np.abs(np.array(values) - median)))
-    return float(np.float32(median + sigma * max(deviation, LEAST_DEVIATION * abs(median))))
+    return float(np.float32(median + sigma * max(deviation, MIN_DEVIATION * abs(median))))

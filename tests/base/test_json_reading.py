@@ -6,12 +6,12 @@ import pytest
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import read_json
-from ms_codegeex.base.json_reading import DEEPEST, MOST_DIGITS, Malformed, parse_json
+from ms_codegeex.base.json_reading import DEEPEST, MAX_DIGITS, Malformed, parse_json
 
 DEEP = "[" * (DEEPEST + 1) + "]" * (DEEPEST + 1)
 BAD = [
     ('{"n": ' + "1" * 5001 + "}", "a number of more than 100 digits"),
-    ("-" + "1" * MOST_DIGITS, "a number of more than 100 digits"),
+    ("-" + "1" * MAX_DIGITS, "a number of more than 100 digits"),
     ("[" * 1_000_000, "nested deeper than 100 levels"),
     ('{"a":' * 100_000, "nested deeper than 100 levels"),
     (DEEP, "nested deeper than 100 levels"),
@@ -48,7 +48,7 @@ def test_other_encodings_are_refused(tmp_path, content):
 
 def test_what_is_read_is_what_python_reads():
     limit = "[" * DEEPEST + "]" * DEEPEST
-    texts = [limit, "9" * MOST_DIGITS, '{"\\ud83d\\ude00": [1, -2.5e3, null, true, "caf\u00e9 \\u0000"]}', " 1 ", "NaN"]
+    texts = [limit, "9" * MAX_DIGITS, '{"\\ud83d\\ude00": [1, -2.5e3, null, true, "caf\u00e9 \\u0000"]}', " 1 ", "NaN"]
     for text in texts:
         assert repr(parse_json(text)) == repr(parse_json(text.encode())) == repr(json.loads(text))
 

@@ -18,7 +18,7 @@ COMMAND = """
 import sys
 from ms_codegeex import cli
 from ms_codegeex.runs import hangs, node
-node.WORKER, hangs.LEAST_SECONDS = "bad_worker", 8.0
+node.WORKER, hangs.MIN_SECONDS = "bad_worker", 8.0
 sys.exit(cli.main(sys.argv[1:]))
 """
 WORKER = """

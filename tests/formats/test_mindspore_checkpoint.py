@@ -318,7 +318,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path):
 
 
 def test_one_tensor_in_memory_at_a_time(tmp_path):
-    alive, most = [0], [0]
+    alive, maximum = [0], [0]
 
     class Counted(np.ndarray):
         def __del__(self):
@@ -326,11 +326,11 @@ def test_one_tensor_in_memory_at_a_time(tmp_path):
 
     def load():
         alive[0] += 1
-        most[0] = max(most[0], alive[0])
+        maximum[0] = max(maximum[0], alive[0])
         return np.ndarray.__new__(Counted, (4,), np.float32)
 
     write_mindspore(tmp_path / "m.ckpt", {str(i): LazyTensor("float32", (4,), load) for i in range(6)})
-    assert most[0] == 1
+    assert maximum[0] == 1
 
 
 def test_a_scan_reads_no_content(tmp_path, monkeypatch):

@@ -66,7 +66,7 @@ def test_operations_and_numbers_are_limited(tmp_path, monkeypatch):
     number = b"\x80\x02\x8b" + struct.pack("<I", 100_000) + b"\x01" * 100_000 + b"."
     with pytest.raises(UserError, match=r"a number of \d+ bits"):
         read_torch(archive(tmp_path / "a.pt", number))
-    monkeypatch.setattr(torch_pickle, "MOST_OPERATIONS", 100)
+    monkeypatch.setattr(torch_pickle, "MAX_OPERATIONS", 100)
     with pytest.raises(UserError, match="more than 100 operations"):
         read_torch(archive(tmp_path / "b.pt", b"\x80\x02](" + b"K\x01" * 200 + b"e."))
     monkeypatch.setattr(torch_zip, "LARGEST_PICKLE", 100)

@@ -80,7 +80,7 @@ def test_a_file_beyond_4_gb_is_zip64(tmp_path, monkeypatch, mmap):
 
 
 def test_one_tensor_in_memory_at_a_time(tmp_path):
-    alive, most = [0], [0]
+    alive, maximum = [0], [0]
 
     class Counted(np.ndarray):
         def __del__(self):
@@ -88,11 +88,11 @@ def test_one_tensor_in_memory_at_a_time(tmp_path):
 
     def load():
         alive[0] += 1
-        most[0] = max(most[0], alive[0])
+        maximum[0] = max(maximum[0], alive[0])
         return np.ndarray.__new__(Counted, (4,), np.float32)
 
     write_torch(tmp_path / "m.pt", {str(i): LazyTensor("float32", (4,), load) for i in range(6)})
-    assert most[0] <= 2  # the next one is loaded before the last name is rebound
+    assert maximum[0] <= 2  # the next one is loaded before the last name is rebound
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path):

@@ -68,23 +68,23 @@ def process(script, *values):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name,preset,bits,most", [("codegeex", "13b", 8, 3), ("codegeex2", "6b", 4, 5)])
-def test_memory_of_large_models_is_the_plans(name, preset, bits, most, tmp_path):
+def test_memory_of_large_models_is_the_plans(name, preset, bits, maximum, tmp_path):
     (form,) = (form for form in our_forms() if form.bits == bits)
     model = {"family": name, "preset": preset}
     planned, quantising, generating = {}, {}, {}
-    for layers in (1, most):
+    for layers in (1, maximum):
         config = build_run_config({"model": {**model, "num_layers": layers}, "training": {"steps": 1}})
         planned[layers] = decoding(config, form, POSITIONS)
         values = (name, preset, bits, layers, str(tmp_path / f"q{layers}"), POSITIONS)
         quantising[layers] = process(QUANTISE, *values)
         generating[layers] = process(GENERATE, *values)
         assert 0 <= generating[layers]["said"] < config.model.sizes.vocab_size
-    layer = (planned[most].weights - planned[1].weights) / (most - 1)
-    found = (generating[most]["kept"] - generating[1]["kept"]) / (most - 1)
-    whole, kept, peak = planned[most].total(1), generating[most]["kept"], generating[most]["peak"]
-    print(name, *(f"{size / MB:.1f}" for size in (layer, found, whole, kept, peak, quantising[most]["peak"])))
+    layer = (planned[maximum].weights - planned[1].weights) / (maximum - 1)
+    found = (generating[maximum]["kept"] - generating[1]["kept"]) / (maximum - 1)
+    whole, kept, peak = planned[maximum].total(1), generating[maximum]["kept"], generating[maximum]["peak"]
+    print(name, *(f"{size / MB:.1f}" for size in (layer, found, whole, kept, peak, quantising[maximum]["peak"])))
     assert found == pytest.approx(layer, rel=0.05)
     assert whole < kept < whole + 800 * MB
     assert peak < kept + 2000 * MB  # a table while it is read
     # one tensor at a time: more layers take no more memory
-    assert abs(quantising[most]["peak"] - quantising[1]["peak"]) < 0.2 * layer
+    assert abs(quantising[maximum]["peak"] - quantising[1]["peak"]) < 0.2 * layer

@@ -214,7 +214,7 @@ def processed(logits, settings, prompt, output):
 def histories(count):
     generator = np.random.default_rng(9)
     for _ in range(count):
-        prompt, output = (generator.integers(0, 60, generator.integers(least, 40)).tolist() for least in (1, 0))
+        prompt, output = (generator.integers(0, 60, generator.integers(minimum, 40)).tolist() for minimum in (1, 0))
         yield prompt, output
 
 

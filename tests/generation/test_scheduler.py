@@ -229,11 +229,11 @@ class Told(GuessWidth):
 
     def guess(self, requests, room):
         guesses = []
-        for request, most in zip(requests, room, strict=True):
+        for request, maximum in zip(requests, room, strict=True):
             (text,) = [text for text in self.texts if text[: len(request.ids)] == request.ids]
             begin = len(request.ids)
-            wrong = [(token + 1) % 100 for token in text[begin + self.right : begin + most]]
-            guesses.append(text[begin : begin + min(self.right, most)] + wrong)
+            wrong = [(token + 1) % 100 for token in text[begin + self.right : begin + maximum]]
+            guesses.append(text[begin : begin + min(self.right, maximum)] + wrong)
         return guesses
 
 

@@ -66,8 +66,8 @@ def test_the_bubble_is_that_of_the_formula(stages, virtual, micro_batches):
 @pytest.mark.parametrize(("stages", "virtual", "micro_batches"), MESHES)
 def test_open_parts_of_micro_batches(stages, virtual, micro_batches):
     for stage in range(stages):
-        most = max(map(sum, open_passes(stages, virtual, micro_batches, stage)))
-        assert most == min(warm_up(stages, virtual, stage) + 1, virtual * micro_batches)
+        maximum = max(map(sum, open_passes(stages, virtual, micro_batches, stage)))
+        assert maximum == min(warm_up(stages, virtual, stage) + 1, virtual * micro_batches)
     first = max(map(sum, open_passes(stages, virtual, micro_batches, 0)))
     if micro_batches >= 2 * stages:
         assert Fraction(first, virtual) == stages * (1 + Fraction(stages - 1, stages * virtual))

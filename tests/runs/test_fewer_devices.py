@@ -13,10 +13,10 @@ def config(devices, device="ascend", training=None, **parallel):
     )
 
 
-def sizes(devices, least=1, **settings):
+def sizes(devices, minimum=1, **settings):
     """Devices of each smaller configuration in turn."""
     found, current = [], config(devices, **settings)
-    while (current := on_fewer_devices(current, least)) is not None:
+    while (current := on_fewer_devices(current, minimum)) is not None:
         found.append(current.devices)
     return found
 

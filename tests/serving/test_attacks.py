@@ -15,14 +15,14 @@ from ms_codegeex.serving.routes.tokens import DetokenizeRequest
 from ms_codegeex.serving.schemas import ChatRequest, CompletionRequest
 from ms_codegeex.serving.server import bound
 
-MOST = 100_000
+MAXIMUM = 100_000
 PATHS = ["/v1/completions", "/v1/chat/completions", "/v1/code/fix", "/v1/code/translate", "/infill", "/tokenize"]
 JSON = {"Content-Type": "application/json"}
 
 
 @pytest.fixture(scope="module")
 def server():
-    with served(lambda: FakeBackend(fake_settings(max_body=MOST))) as server:
+    with served(lambda: FakeBackend(fake_settings(max_body=MAXIMUM))) as server:
         yield server
 
 
@@ -197,14 +197,14 @@ def chunked(size):
 
 
 def test_bodies_that_are_too_long(client):
-    error = refused(client.post("/v1/completions", content=b"x" * (MOST + 1), headers=JSON), 413)
-    assert str(MOST) in error["message"]
-    refused(client.post("/v1/completions", content=chunked(2 * MOST), headers=JSON), 413)
+    error = refused(client.post("/v1/completions", content=b"x" * (MAXIMUM + 1), headers=JSON), 413)
+    assert str(MAXIMUM) in error["message"]
+    refused(client.post("/v1/completions", content=chunked(2 * MAXIMUM), headers=JSON), 413)
 
 
 def test_a_length_that_is_a_lie(server):
     head = "POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-    for length in (str(MOST + 1), "9" * 30, "-1", "1e3", "abc"):
+    for length in (str(MAXIMUM + 1), "9" * 30, "-1", "1e3", "abc"):
         assert answered(server, f"{head}Content-Length: {length}\r\n\r\n{{}}").split()[1:2] in (["413"], ["400"])
 
 

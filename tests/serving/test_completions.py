@@ -9,7 +9,7 @@ from fake_backend import TEXT, FakeBackend, fake_model, fake_settings
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.generation.sampling import SamplingSettings
-from ms_codegeex.serving.schemas import MOST_IDS
+from ms_codegeex.serving.schemas import MAX_IDS
 
 PATH = "/v1/completions"
 
@@ -84,7 +84,7 @@ def test_without_a_prompt_a_document_begins(prompt):
 @pytest.mark.parametrize(
     ("body", "param"),
     [
-        ({"prompt": [1] * (MOST_IDS + 1)}, "prompt"),
+        ({"prompt": [1] * (MAX_IDS + 1)}, "prompt"),
         ({"prompt": [[]]}, "prompt"),
         ({"temperature": -1}, "temperature"),
         ({"temperature": "hot"}, "temperature"),
@@ -218,8 +218,8 @@ def test_no_tokens_echo_the_prompt():
 
 
 def test_an_answer_as_long_as_the_context_leaves_no_room_for_a_prompt():
-    for most in (256, 400, 10**300):
-        body = {"prompt": "x", "max_tokens": most, "truncate_prompt": True}
+    for maximum in (256, 400, 10**300):
+        body = {"prompt": "x", "max_tokens": maximum, "truncate_prompt": True}
         error = ask("POST", "/v1/completions", json=body).json()["error"]
         assert error["param"] == "max_tokens" and "256" in error["message"]
     body = {"prompt": "x = 1\n" * 300, "max_tokens": 255, "truncate_prompt": True}

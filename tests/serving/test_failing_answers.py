@@ -72,7 +72,7 @@ def test_the_slots_of_a_client_that_leaves_are_free():
 def test_a_stream_that_fails_ends_with_an_event(monkeypatch):
     calls = []
 
-    def fails(tokenizer, number, most=None):
+    def fails(tokenizer, number, maximum=None):
         calls.append(number)
         if len(calls) > 2:
             raise RuntimeError("a mistake")

@@ -96,9 +96,9 @@ def test_places_are_shared_as_evenly_as_clients_want_them():
         def __init__(self, client):
             self.client = client
 
-    waiting, most = Waiting(), 12
+    waiting, maximum = Waiting(), 12
     for client in [*"aaaaaaaaaaaaaaaa", *"bbbbbbbbb", *"cccccc", *"ddd"]:
-        if len(waiting) == most:
+        if len(waiting) == maximum:
             if (found := waiting.displaced(1, client, 1)) is None:
                 continue
             assert waiting.remove(found[0])

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ms_codegeex.base import files
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import MOST_WAITING
+from ms_codegeex.base.files import MAX_WAITING
 from ms_codegeex.serving import access_log
 from ms_codegeex.serving.access_log import AccessLog, RequestRecord
 from ms_codegeex.serving.app import create_app
@@ -318,9 +318,9 @@ def record():
 
 def test_a_log_on_a_full_disk_is_reported_once_and_does_not_grow(record, capsys):
     log = AccessLog("/dev/full")
-    for _ in range(MOST_WAITING // 150):
+    for _ in range(MAX_WAITING // 150):
         log.write(record)
-    assert len(log._file._pending) <= MOST_WAITING
+    assert len(log._file._pending) <= MAX_WAITING
     log.close()
     assert capsys.readouterr().err.count("/dev/full cannot be written (No space left on device)") == 1
 

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.serving.keys import MOST, Keys, read_keys
+from ms_codegeex.serving.keys import MAXIMUM, Keys, read_keys
 from ms_codegeex.serving.limits import Limits
 
 KEY, OTHER = "0123456789abcdef", "fedcba9876543210-_.~"
@@ -81,7 +81,7 @@ def test_unreadable_files_are_refused(tmp_path):
 
 def test_only_files_of_a_sensible_length_are_read(tmp_path):
     os.mkfifo(tmp_path / "fifo")
-    key_file(tmp_path / "long", f"{KEY}\n" + "#\n" * MOST)
+    key_file(tmp_path / "long", f"{KEY}\n" + "#\n" * MAXIMUM)
     for path in (tmp_path / "fifo", tmp_path / "long", "/dev/zero"):
         with pytest.raises(UserError, match="is not a file of at most 1 MiB"):
             Keys(path)

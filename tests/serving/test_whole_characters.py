@@ -70,7 +70,7 @@ def test_an_answer_ends_and_begins_with_whole_characters(tokenizers, kind, text,
     reported += sent.feed(pieces[-1])
     assert "".join(piece.text for piece in pieces) == expected
     assert [token.chosen.token for token in reported] == new
-    data = b"".join(token_bytes(tokenizer, token.chosen.token, token.most) for token in reported)
+    data = b"".join(token_bytes(tokenizer, token.chosen.token, token.maximum) for token in reported)
     assert data == b"".join(map(tokenizer.token_bytes, new))
 
 

@@ -36,7 +36,7 @@ from ms_codegeex.data.corpus.shards import (
 )
 from ms_codegeex.data.corpus.sources import Root, one_line, printable, sample
 from ms_codegeex.data.corpus.stages import Stages, blocks_of
-from ms_codegeex.data.corpus.summary import MOST_PACKAGES, Summary, describe_splits, summarise_in_stages
+from ms_codegeex.data.corpus.summary import MAX_PACKAGES, Summary, describe_splits, summarise_in_stages
 from ms_codegeex.data.corpus.tally import EXAMPLES, Tally
 from ms_codegeex.data.corpus.workers import ProgressBar, open_mapper
 from ms_codegeex.data.corpus.workspace import remove, sweep
@@ -251,7 +251,7 @@ def _packages(selection: Selection, summary: Summary) -> list[dict[str, Any]]:
     found = []
     for number, count in enumerate(selection.packages):
         names = summary.packages.get(number, [])
-        found.append({"package_count": count if len(names) == MOST_PACKAGES else len(names), "packages": names})
+        found.append({"package_count": count if len(names) == MAX_PACKAGES else len(names), "packages": names})
     return found
 
 

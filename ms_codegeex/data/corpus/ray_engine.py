@@ -41,11 +41,11 @@ def _map(function: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Any]:
     ray = _ray()
     remote = ray.remote(num_cpus=1, max_retries=RETRIES)(_call)
     shared, waiting = ray.put(function), collections.deque()
-    most = AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    maximum = AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
     try:
         for task in tasks:
             waiting.append(remote.remote(shared, task))
-            if len(waiting) >= most:
+            if len(waiting) >= maximum:
                 yield _get(waiting.popleft())
         while waiting:
             yield _get(waiting.popleft())

@@ -308,7 +308,7 @@ def choose_validation(groups: Callable[[], Iterable[np.ndarray]], share: float) 
         Their keys, uint64, ascending.
     """
     sums = [(rows.size, int(rows["bytes"].sum())) for rows in groups()]
-    target, most = share * sum(size for _, size in sums), sum(count for count, _ in sums) - 1
+    target, maximum = share * sum(size for _, size in sums), sum(count for count, _ in sums) - 1
     if not target:
         return np.empty(0, np.uint64)
     best = (math.inf, np.empty(0, np.uint64))
@@ -319,7 +319,7 @@ def choose_validation(groups: Callable[[], Iterable[np.ndarray]], share: float) 
             if distances[place] < best[0]:
                 best = (float(distances[place]), rows["key"][place : place + 1].copy())
     for limit in (target / 3, target, 3 * target):
-        chosen, total = _first_groups(groups(), limit, target, most)
+        chosen, total = _first_groups(groups(), limit, target, maximum)
         if total >= target / 2:
             return chosen
         if chosen.size and abs(total - target) < best[0]:
@@ -327,7 +327,7 @@ def choose_validation(groups: Callable[[], Iterable[np.ndarray]], share: float) 
     return best[1]
 
 
-def _first_groups(groups: Iterable[np.ndarray], limit: float, target: float, most: int) -> tuple[np.ndarray, int]:
+def _first_groups(groups: Iterable[np.ndarray], limit: float, target: float, maximum: int) -> tuple[np.ndarray, int]:
     """The keys of the first groups of at most `limit` bytes that together have `target`, and their bytes.
 
     There are at most `most` of them. The first one is always taken, another one only if the sum stays below one and a
@@ -337,14 +337,14 @@ def _first_groups(groups: Iterable[np.ndarray], limit: float, target: float, mos
     for rows in groups:
         taken = []
         for place in np.flatnonzero(rows["bytes"] <= limit).tolist():
-            if total >= target or count == most:
+            if total >= target or count == maximum:
                 break
             size = int(rows["bytes"][place])
             if not count or total + size <= 1.5 * target:
                 taken.append(place)
                 total, count = total + size, count + 1
         chosen.append(rows["key"][taken])
-        if total >= target or count == most:
+        if total >= target or count == maximum:
             break
     return np.concatenate(chosen), total
 

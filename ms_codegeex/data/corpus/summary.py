@@ -15,7 +15,7 @@ from ms_codegeex.data.corpus.shards import Shard
 from ms_codegeex.data.corpus.stages import DocumentBlock, Stages
 from ms_codegeex.data.datasets.layout import SPLITS
 
-MOST_PACKAGES = 1000  # named in dataset.json: a large corpus has hundreds of thousands
+MAX_PACKAGES = 1000  # named in dataset.json: a large corpus has hundreds of thousands
 _SHORTEST = 16  # upper end of the first bin of lengths, tokens; each further one ends at twice as many
 
 
@@ -51,7 +51,7 @@ class Summary:
         redacted: replacements in kept documents, by kind.
         licences: how many kept documents lost a licence header, and the bytes of those headers.
         stripped: bytes of licence headers of all documents, dropped ones too.
-        packages: for each split, the first `MOST_PACKAGES` names of its packages or repositories.
+        packages: for each split, the first `MAX_PACKAGES` names of its packages or repositories.
     """
 
     languages: dict[int, dict[str, Counts]] = field(default_factory=dict)
@@ -97,7 +97,7 @@ class Summary:
 
     def _name(self, place: int, names: Sequence[str]) -> None:
         if names:
-            self.packages[place] = sorted({*self.packages.get(place, ()), *names})[:MOST_PACKAGES]
+            self.packages[place] = sorted({*self.packages.get(place, ()), *names})[:MAX_PACKAGES]
 
     def counts(self, *places: int) -> dict[str, int]:
         """Numbers of `documents`, `tokens` and `bytes` that were placed at `places`."""

@@ -96,9 +96,9 @@ def _histogram(lengths: Mapping[str, Any]) -> str:
     edges, counts = lengths.get("edges", []), lengths.get("documents", [])
     if not any(counts):
         return note("No documents.")
-    most, columns = max(counts), []
+    maximum, columns = max(counts), []
     for number, documents in enumerate(counts):
-        left, height = number * COLUMN, HEIGHT * documents / most
+        left, height = number * COLUMN, HEIGHT * documents / maximum
         columns.append(
             f'<rect class="bar" x="{left + 2}" y="{20 + HEIGHT - height:.1f}" width="{COLUMN - 4}" '
             f'height="{height:.1f}"><title>{count(documents)} documents</title></rect>'

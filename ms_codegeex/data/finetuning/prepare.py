@@ -41,7 +41,7 @@ from ms_codegeex.data.tokenizer.fast import CorpusEncoder, text_decoder
 from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY
 
 TASKS = ("completion", "chat", "translation")
-MOST_BYTES = 64 << 20  # of a line; longer ones are not held in memory
+MAX_BYTES = 64 << 20  # of a line; longer ones are not held in memory
 _EXCERPT = 200  # characters
 
 
@@ -120,9 +120,9 @@ class RowEncoder:
         """
         prompt = [*self.tokenizer.prefix, *self._fast.encode(example.prompt.encode()).tolist()]
         answer = [*self.answer_ids(example.answer), self.tokenizer.eos_id]
-        room, least = self.seq_length - len(answer), len(self.tokenizer.prefix) + 1
+        room, minimum = self.seq_length - len(answer), len(self.tokenizer.prefix) + 1
         truncated = len(prompt) > room
-        if truncated and (not self.truncate or room < least):
+        if truncated and (not self.truncate or room < minimum):
             return None
         kept = self.tokenizer.truncate_prompt(prompt, room)
         return np.array([*kept, *answer]), np.repeat(np.array([0, 1], np.uint8), [len(kept), len(answer)]), truncated
@@ -177,7 +177,7 @@ class _Work:
         """Add every example of a unit; lines that give none are counted, or end the run."""
         if unit.part.span is None or not unit.part.span[0]:
             self._before = 0
-        lines = Returning(read_lines(unit.path, unit.part, MOST_BYTES))
+        lines = Returning(read_lines(unit.path, unit.part, MAX_BYTES))
         for number, line in lines:
             source = f"{unit.identity}:{self._before + number}"
             if isinstance(line, Broken):
@@ -273,7 +273,7 @@ def recognised_task(inputs: Sequence[Path | str]) -> str:
     """The task of the first record in these files and directories; `UserError` if there is none to be read."""
     for _, path in _files(user_roots(inputs)):
         for part in line_parts(path, path.stat().st_size)[:1]:
-            for _, line in read_lines(path, part, MOST_BYTES):
+            for _, line in read_lines(path, part, MAX_BYTES):
                 if isinstance(line, Broken):
                     continue
                 with contextlib.suppress(BadRecord):

@@ -105,11 +105,11 @@ class Infilling:
 
     def check_rows(self, rows: int) -> None:
         """`UserError` if a model's table has no row for a sentinel."""
-        most = max(self.marks.values())
-        if most >= rows:
+        maximum = max(self.marks.values())
+        if maximum >= rows:
             raise UserError(
                 f"model.vocab_size: {rows} rows, none is left for the sentinels of infilling, ids "
-                f"{', '.join(map(str, self.marks.values()))}; set it to {most + 1} or more (with "
+                f"{', '.join(map(str, self.marks.values()))}; set it to {maximum + 1} or more (with "
                 "model.grow=[vocabulary] if the run starts from a model)"
             )
 

@@ -16,7 +16,7 @@ from ms_codegeex.base.reading import read_inside
 from ms_codegeex.data.tokenizer.for_transformers import CODEGEEX_AUTO_MAP, CODEGEEX_JSON, write_codegeex_module
 
 MODEL_CONFIG, CONFIG, GENERATION = "config.json", "tokenizer_config.json", "generation_config.json"
-MOST_BYTES = 256 << 20  # of one file; the largest tokenizer.json are tens of megabytes
+MAX_BYTES = 256 << 20  # of one file; the largest tokenizer.json are tens of megabytes
 _WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".ckpt")
 _NAMES = frozenset(
     (
@@ -98,12 +98,12 @@ def _is_code(name: str) -> bool:
 
 
 def _copy(source: Path, name: str, target: Path) -> None:
-    (target / name).write_bytes(read_inside(source, name, MOST_BYTES))
+    (target / name).write_bytes(read_inside(source, name, MAX_BYTES))
 
 
 def _write_config(source: Path, name: str, target: Path) -> None:
     """Write a file of settings without names of code, or for a tokenizer class that we know with the right ones."""
-    content = read_inside(source, name, MOST_BYTES)
+    content = read_inside(source, name, MAX_BYTES)
     found = json_of(content, source / name)
     if not isinstance(found, dict):
         raise UserError(f"{source / name}: holds a {type(found).__name__}, expected a JSON object; restore the file")

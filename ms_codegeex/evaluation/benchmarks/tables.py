@@ -9,7 +9,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import read_json
 from ms_codegeex.evaluation.jsonl import read_rows
 
-MOST_BYTES = 1 << 30  # of a whole benchmark
+MAX_BYTES = 1 << 30  # of a whole benchmark
 
 
 def read_table(path: Path, keys: str) -> list[dict[str, Any]]:
@@ -38,7 +38,7 @@ def _parquet(path: Path) -> list[dict[str, Any]]:
 
 
 def _list(path: Path, keys: str) -> list[dict[str, Any]]:
-    rows = read_json(path, MOST_BYTES)
+    rows = read_json(path, MAX_BYTES)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"{path}: expected a list of objects with {keys}")
     return rows

@@ -82,11 +82,11 @@ class Asker:
         found = self.generator.log_probabilities([*prompt, *middle])[-len(middle) :]
         return Score(-float(found.astype(np.float64).sum()), len(middle))
 
-    def answer(self, prompt: Sequence[int], most: int) -> str:
+    def answer(self, prompt: Sequence[int], maximum: int) -> str:
         """The greedy answer of at most this many tokens."""
         from ms_codegeex.generation.sampling import SamplingSettings
 
-        settings = SamplingSettings(max_new_tokens=most, temperature=0.0)
+        settings = SamplingSettings(max_new_tokens=maximum, temperature=0.0)
         return "".join(self.generator.stream(prompt, settings))
 
 
@@ -163,11 +163,11 @@ def _span(asker: Asker, text: NumberedText, span: Span, ways: dict[str, SpanTall
     context = asker.generator.seq_length
     if not ids or len(ids) > context // 2:
         return None
-    most = min(len(ids) + MORE, context // 2)
+    maximum = min(len(ids) + MORE, context // 2)
     row: dict[str, Any] = {"document": span.document, "start": span.start, "stop": span.stop, "middle": middle}
     for way in asker.ways:
-        prompt = asker.prompt(way, prefix, suffix, context - most)
-        score, answer = asker.loss(prompt, ids), asker.answer(prompt, most)
+        prompt = asker.prompt(way, prefix, suffix, context - maximum)
+        score, answer = asker.loss(prompt, ids), asker.answer(prompt, maximum)
         match = answer == middle if way == INFILL else answer.startswith(middle)
         tally = ways.setdefault(way, SpanTally())
         tally.score += score

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 KINDS = ("single-line", "multi-line", "random")
-MOST_LINES = 8
-MOST_CHARACTERS = 256
+MAX_LINES = 8
+MAX_CHARACTERS = 256
 _ROUNDS = 16  # over the documents without a new span, after which there are no more
 
 
@@ -80,22 +80,22 @@ def _single(text: str, generator: np.random.Generator) -> tuple[int, int] | None
 
 
 def _several(text: str, generator: np.random.Generator) -> tuple[int, int] | None:
-    """Two to `MOST_LINES` consecutive lines; the first and the last are not blank."""
+    """Two to `MAX_LINES` consecutive lines; the first and the last are not blank."""
     filled, lines = _filled(text), _lines(text)
     if len(filled) < 2:
         return None
     first = filled[int(generator.integers(len(filled) - 1))]
-    lasts = [number for number in filled if first < number < first + MOST_LINES]
+    lasts = [number for number in filled if first < number < first + MAX_LINES]
     if not lasts:
         return None
     return lines[first][0], lines[lasts[int(generator.integers(len(lasts)))]][1]
 
 
 def _anything(text: str, generator: np.random.Generator) -> tuple[int, int] | None:
-    """Any characters, up to `MOST_CHARACTERS`, that are not all white space."""
+    """Any characters, up to `MAX_CHARACTERS`, that are not all white space."""
     if not text:
         return None
-    length = int(generator.integers(1, min(MOST_CHARACTERS, len(text)) + 1))
+    length = int(generator.integers(1, min(MAX_CHARACTERS, len(text)) + 1))
     start = int(generator.integers(len(text) - length + 1))
     return (start, start + length) if text[start : start + length].strip() else None
 

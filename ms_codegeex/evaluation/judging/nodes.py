@@ -18,7 +18,7 @@ from ms_codegeex.evaluation.rows import problems_fingerprint
 from ms_codegeex.evaluation.sandbox import Sandbox, open_sandbox
 from ms_codegeex.evaluation.task import Judgement, Problem, Reference, Sample, Task
 
-MOST = 300  # maximum characters of a difference in an error message
+MAXIMUM = 300  # maximum characters of a difference in an error message
 THREADS = 1024  # maximum programs at once on all nodes: a thread of this process waits for each
 
 
@@ -259,7 +259,8 @@ def check_same(kind: str, found: Sequence[tuple[JudgeNode, Mapping[str, str]]], 
     for node, values in found:
         if names := sorted(name for name in {*values, *expected} if values.get(name) != expected.get(name)):
             here, there = (
-                ", ".join(f"{name}: {each.get(name, absent)}" for name in names)[:MOST] for each in (values, expected)
+                ", ".join(f"{name}: {each.get(name, absent)}" for name in names)[:MAXIMUM]
+                for each in (values, expected)
             )
             raise UserError(
                 f"node {node.name}: {kind}: {here}, but on node {first.name} {there}; install the same on all nodes"

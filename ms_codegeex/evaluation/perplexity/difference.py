@@ -93,8 +93,8 @@ def distribution(first: np.ndarray, second: np.ndarray) -> list[float]:
 
 def _log_sum(row: np.ndarray) -> float:
     wide = row.astype(np.float64)
-    most = wide.max()
-    return float(most + np.log(np.exp(wide - most).sum()))
+    maximum = wide.max()
+    return float(maximum + np.log(np.exp(wide - maximum).sum()))
 
 
 class LogitsFile:

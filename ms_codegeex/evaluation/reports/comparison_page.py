@@ -13,12 +13,12 @@ from ms_codegeex.evaluation.reports.page import label_of, published_table
 from ms_codegeex.evaluation.reports.scores import percent
 from ms_codegeex.evaluation.rows import current_results, key
 
-MOST_NAMES = 40  # of problems in a cell
-MOST_LINES = 60  # of standard error
+MAX_NAMES = 40  # of problems in a cell
+MAX_LINES = 60  # of standard error
 LEXERS = {"js": "javascript"}  # where a language's name is not that of its lexer
 
 
-def render(comparison: Mapping[str, Any], evaluations: Sequence[Evaluation], most: int) -> str:
+def render(comparison: Mapping[str, Any], evaluations: Sequence[Evaluation], maximum: int) -> str:
     """The page. `most`: distinct answers shown of each problem and evaluation; 0: all."""
     parts = [
         ("Evaluations", _evaluations(comparison)),
@@ -30,7 +30,7 @@ def render(comparison: Mapping[str, Any], evaluations: Sequence[Evaluation], mos
         ("Translation", "".join(_matrix(*each) for each in comparison["translation"].items())),
         ("Budget of samples over languages", _budget(comparison["budget"])),
         ("Published results", "".join(published_table(each) for each in comparison["published"])),
-        ("Problems", _problems(comparison, evaluations, most)),
+        ("Problems", _problems(comparison, evaluations, maximum)),
     ]
     title = f"{comparison['task']}: {', '.join(comparison['evaluations'])}"
     return page(title, [(name, part) for name, part in parts if part], code_style())
@@ -132,8 +132,8 @@ def _against(comparison: Mapping[str, Any]) -> str:
 
 
 def _names(problems: Sequence[str]) -> str:
-    shown = ", ".join(f"<code>{text(name)}</code>" for name in problems[:MOST_NAMES])
-    more = f" and {len(problems) - MOST_NAMES} more" if len(problems) > MOST_NAMES else ""
+    shown = ", ".join(f"<code>{text(name)}</code>" for name in problems[:MAX_NAMES])
+    more = f" and {len(problems) - MAX_NAMES} more" if len(problems) > MAX_NAMES else ""
     return f"{count(len(problems))}: {shown}{more}" if problems else "0"
 
 
@@ -161,7 +161,7 @@ def _budget(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     return table(("", *found), cells, len(found)) if cells else ""
 
 
-def _problems(comparison: Mapping[str, Any], evaluations: Sequence[Evaluation], most: int) -> str:
+def _problems(comparison: Mapping[str, Any], evaluations: Sequence[Evaluation], maximum: int) -> str:
     """A line for each problem that opens to the answers of every evaluation."""
     mode, parts = comparison["mode"], []
     answers = {each.name: _answers(each) for each in evaluations}
@@ -172,9 +172,9 @@ def _problems(comparison: Mapping[str, Any], evaluations: Sequence[Evaluation], 
         rates = ", ".join(f"{text(name)} {passed} of {samples}" for name, (samples, passed) in found.items())
         language = labels.get(problem, {}).get("language", "python")
         lexer = LEXERS.get(language, language)
-        inner = "".join(_of_one(name, answers[name].get(problem, []), mode, lexer, most) for name in found)
+        inner = "".join(_of_one(name, answers[name].get(problem, []), mode, lexer, maximum) for name in found)
         parts.append(f"<details><summary><code>{text(problem)}</code>: {rates}</summary>{inner}</details>")
-    shown = "All distinct answers" if not most else f"Up to {most} distinct answers of each evaluation"
+    shown = "All distinct answers" if not maximum else f"Up to {maximum} distinct answers of each evaluation"
     return note(f"{shown}, those that pass first.") + "".join(parts)
 
 
@@ -193,7 +193,7 @@ def _answers(evaluation: Evaluation) -> dict[str, list[tuple[dict[str, Any], dic
 
 
 def _of_one(
-    name: str, answers: Sequence[tuple[dict[str, Any], dict[str, Any]]], mode: str, lexer: str, most: int
+    name: str, answers: Sequence[tuple[dict[str, Any], dict[str, Any]]], mode: str, lexer: str, maximum: int
 ) -> str:
     """The distinct answers of one evaluation to one problem."""
     alike: dict[tuple[str, str], list[tuple[dict[str, Any], dict[str, Any]]]] = {}
@@ -202,14 +202,14 @@ def _of_one(
     groups = list(alike.values())
     groups.sort(key=lambda group: (group[0][1]["verdicts"][mode] != "passed", -len(group)))
     parts = [f"<h3>{text(name)}</h3>"]
-    for group in groups[: most or None]:
+    for group in groups[: maximum or None]:
         sample, result = group[0]
         times = f", {len(group)} times" if len(group) > 1 else ""
         parts.append(note(f"{text(result['verdicts'][mode])}{times}, {result['seconds']:.2f} s"))
         parts.append(f"<pre>{code(sample['generation'], lexer)}</pre>")
         if result["stderr"].strip():
-            last = "\n".join(result["stderr"].splitlines()[-MOST_LINES:])
+            last = "\n".join(result["stderr"].splitlines()[-MAX_LINES:])
             parts.append(f"<pre>{text(last, keep=chr(10))}</pre>")
-    if most and len(groups) > most:
-        parts.append(note(f"{len(groups) - most} more are not shown."))
+    if maximum and len(groups) > maximum:
+        parts.append(note(f"{len(groups) - maximum} more are not shown."))
     return "".join(parts)

@@ -49,10 +49,10 @@ def rate_interval(values: np.ndarray) -> tuple[float, float]:
     has hardly a width. There resampling only repeats what was seen: of three, all solved, all would be certain. Of
     fewer than `FEW` problems it is never narrower than Wilson's."""
     low, high = map(float, interval(values[:, None])[:, 0])
-    least, most = wilson(float(values.mean()), len(values))
+    minimum, maximum = wilson(float(values.mean()), len(values))
     if low < NEAR or high > 1 - NEAR or high - low < NEAR:
-        return least, most
-    return (min(low, least), max(high, most)) if len(values) < FEW else (low, high)
+        return minimum, maximum
+    return (min(low, minimum), max(high, maximum)) if len(values) < FEW else (low, high)
 
 
 def difference_interval(values: np.ndarray) -> tuple[float, float]:

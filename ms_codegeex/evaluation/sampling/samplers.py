@@ -184,12 +184,12 @@ class ServerSampler:
     def _streamed(self, prompt: str, seed: int, ended: Stop, max_new_tokens: int | None) -> SampledAnswer:
         """One answer; `_Unreadable` if it is invalid or breaks off, that is, ends without a finish reason."""
         recipe = self.recipe
-        most = max_new_tokens or recipe.max_new_tokens
+        maximum = max_new_tokens or recipe.max_new_tokens
         text, finish, scan, seen = "", None, stopping.scanner(ended), False
         with self.client.completions.create(
             model=self.model,
             prompt=prompt,
-            max_tokens=min(most, recipe.max_length or most),
+            max_tokens=min(maximum, recipe.max_length or maximum),
             temperature=recipe.temperature,
             top_p=recipe.top_p if recipe.temperature else 1.0,
             seed=seed,

@@ -13,7 +13,7 @@ from pathlib import Path
 from ms_codegeex.base.errors import RunFailure
 
 SYSTEM = "/usr/bin/python3"
-LEAST = "import sys;sys.exit(sys.version_info<(3,9))"  # os.pidfd_open
+MINIMUM = "import sys;sys.exit(sys.version_info<(3,9))"  # os.pidfd_open
 MODULES = ("kernel", "rootfs", "namespaces", "supervisor", "server")  # of inside/, in import order
 ONE_BY_ONE, SERVER = ("kernel", "supervisor"), MODULES  # the modules to send; the last one's `main` is called
 COMPILE = (
@@ -65,6 +65,6 @@ def find_interpreter() -> SupervisorInterpreter:
 def suits(path: str) -> bool:
     """Whether this is a Python of a sufficient version."""
     try:
-        return subprocess.run([path, "-I", "-S", "-c", LEAST], capture_output=True).returncode == 0
+        return subprocess.run([path, "-I", "-S", "-c", MINIMUM], capture_output=True).returncode == 0
     except OSError:
         return False

@@ -20,7 +20,7 @@ from ms_codegeex.evaluation.sandbox.workspace import Workspace
 
 PATIENCE = 30.0  # seconds for sending something
 GONE = (errno.EPIPE, errno.ECONNRESET, errno.EBADF)  # the other end is gone; or ours, if another thread noticed first
-MOST = 250  # descriptors per program; the kernel takes 253 at a time
+MAXIMUM = 250  # descriptors per program; the kernel takes 253 at a time
 
 
 class ServerLost(RunFailure):
@@ -147,8 +147,8 @@ class SandboxForkServer(SupervisorProcess):
 
     def fork(self, descriptors: Sequence[int]) -> None:
         """Let it fork a supervisor with these descriptors; `ServerLost` if the server is gone."""
-        if len(descriptors) > MOST:
-            raise ValueError(f"{len(descriptors)} descriptors, expected {MOST} at most; a program of fewer commands")
+        if len(descriptors) > MAXIMUM:
+            raise ValueError(f"{len(descriptors)} descriptors, expected {MAXIMUM} at most; a program of fewer commands")
         deadline = time.monotonic() + PATIENCE
         while True:
             try:

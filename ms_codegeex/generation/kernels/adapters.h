@@ -4,7 +4,7 @@
 
 namespace {
 
-constexpr int64_t MOST_RANK = 1024;
+constexpr int64_t MAX_RANK = 1024;
 
 // A [rank, width] and B transposed [rank, rows], padded with zeros as the matrix is. B is scaled already. Rank 0: the
 // adapter leaves this matrix alone.
@@ -26,7 +26,7 @@ struct Adapters {
 
 // y [n] += B (A x), x [width]
 inline void adapt(const Adapter& adapter, const Matrix& w, const float* x, float* y) {
-  float low[MOST_RANK + 3];
+  float low[MAX_RANK + 3];
   for (int64_t r = 0; r < adapter.rank; r += 4) {
     F acc[4] = {F{}, F{}, F{}, F{}};
     const int64_t count = adapter.rank - r < 4 ? adapter.rank - r : 4;

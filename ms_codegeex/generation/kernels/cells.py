@@ -13,7 +13,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from ms_codegeex.generation.adapters import MOST_ROWS, Adapter, of_matrix
+from ms_codegeex.generation.adapters import MAX_ROWS, Adapter, of_matrix
 from ms_codegeex.generation.kernels.library import Adapted, AttentionSizes, Library, Registration, cache_shapes
 from ms_codegeex.generation.matrices import Packed, aligned, pack
 from ms_codegeex.generation.rows import RowMask, Same, SharedRows, SlotSizes, WordOfRows, named_cells
@@ -188,7 +188,7 @@ class KernelCells:
         adapters: Sequence[Adapter] = (),
     ):
         self.library, self.weights, self.sizes, self.adapters = library, weights, sizes, adapters
-        self._chosen = np.zeros(1 + MOST_ROWS if adapters else 1, np.int32)
+        self._chosen = np.zeros(1 + MAX_ROWS if adapters else 1, np.int32)
         self._share, self._exchange = None, None
         if meeting is not None:
             share = self._share = meeting.share

@@ -7,7 +7,7 @@
 namespace {
 
 constexpr int BINS = 8192, SHIFT = 18;  // of a weight in [0, 1]: its exponent and 5 bits
-constexpr double MOST_IDS = 1 << 30;
+constexpr double MAX_IDS = 1 << 30;
 
 struct Choice {        // one row of the operator's settings
   double temperature;  // 0: the likeliest
@@ -19,7 +19,7 @@ struct Choice {        // one row of the operator's settings
 
   bool fits(int64_t n) const {  // a NaN does not
     const auto ids = static_cast<double>(n);
-    return temperature >= 0.0 && temperature <= 1e30 && top_k >= 0.0 && top_k <= MOST_IDS && top_p > 0.0 && top_p <= 1.0 &&
+    return temperature >= 0.0 && temperature <= 1e30 && top_k >= 0.0 && top_k <= MAX_IDS && top_p > 0.0 && top_p <= 1.0 &&
            uniform >= 0.0 && uniform < 1.0 && given >= -1.0 && given < ids && allowed >= 1.0 && allowed <= ids;
   }
 };

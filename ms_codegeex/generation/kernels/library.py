@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ms_codegeex.base.errors import RunFailure
-from ms_codegeex.generation.matrices import GROUPS, MOST_RANK, MULTIPLES, ROWS, LowRank, Packed
+from ms_codegeex.generation.matrices import GROUPS, MAX_RANK, MULTIPLES, ROWS, LowRank, Packed
 
 ACTIVATIONS = ("none", "gelu", "fast_gelu", "silu")
 NUMBERS = (np.float32, np.float16, np.uint16, np.int8, np.int32)  # as `Kind` in numbers.h
@@ -105,16 +105,16 @@ class Library:
             _check(bias, np.float32, (packed.n,))
             padded = np.zeros(rows, np.float32)
             padded[: packed.n] = bias
-        table, factors, chosen, most = None, (), None, 0
+        table, factors, chosen, maximum = None, (), None, 0
         if adapted is not None:
             table, factors = _factors(adapted.factors, packed)
-            chosen, most = adapted.chosen, len(adapted.chosen) - 1
-            _check(chosen, np.int32, (most + 1,))
+            chosen, maximum = adapted.chosen, len(adapted.chosen) - 1
+            _check(chosen, np.int32, (maximum + 1,))
         arrays = packed.data, packed.scales, padded, sums, table, chosen
         number = self._library.register_matrix(
             *(None if array is None else array.ctypes.data for array in arrays),
             *(packed.n, packed.k, rows, width, kind, packed.group, ACTIVATIONS.index(activation)),
-            *(0 if table is None else len(table), most, self.threads),
+            *(0 if table is None else len(table), maximum, self.threads),
         )
         return Registration(self._library, number, (packed, padded, sums, table, factors, chosen))
 
@@ -167,7 +167,7 @@ def _factors(factors: Sequence[LowRank | None], packed: Packed) -> tuple[np.ndar
         if each is None:
             continue
         rank = len(each.a)
-        if each.a.shape != (rank, packed.k) or each.b.shape != (packed.n, rank) or not 0 < rank <= MOST_RANK:
+        if each.a.shape != (rank, packed.k) or each.b.shape != (packed.n, rank) or not 0 < rank <= MAX_RANK:
             raise ValueError(f"factors {each.a.shape} and {each.b.shape} for a matrix [{packed.n}, {packed.k}]")
         a, b = np.zeros((rank, packed.width), np.float32), np.zeros((rank, packed.rows), np.float32)
         a[:, : packed.k], b[:, : packed.n] = each.a, each.b.T

@@ -9,7 +9,7 @@ namespace {
 
 struct Pool {
   typedef void (*Task)(const void* context, int64_t i);
-  static constexpr int MOST = 1024, SPINS = 4000;
+  static constexpr int MAX_THREADS = 1024, SPINS = 4000;
 
   pthread_mutex_t busy, sleeping;
   pthread_cond_t wake;
@@ -59,7 +59,7 @@ struct Pool {
       return;
     }
     pthread_mutex_lock(&busy);  // MindSpore may launch two operators at once
-    while (started < wanted && started < MOST) {
+    while (started < wanted && started < MAX_THREADS) {
       const int before = started;
       start();
       if (started == before) break;  // the system allows no more threads
@@ -112,7 +112,7 @@ int usual = 0;
 thread_local int helpers = 0;
 
 inline int helpers_of(int64_t threads) {
-  return static_cast<int>(threads < 1 ? 0 : threads > Pool::MOST ? Pool::MOST - 1 : threads - 1);
+  return static_cast<int>(threads < 1 ? 0 : threads > Pool::MAX_THREADS ? Pool::MAX_THREADS - 1 : threads - 1);
 }
 
 constexpr int64_t WORTHWHILE = 1 << 17;  // multiplications for which other threads are woken

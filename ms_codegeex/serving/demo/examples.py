@@ -12,7 +12,7 @@ from ms_codegeex.data.languages import find_language
 
 OWN = Path(__file__).parent / "assets" / "examples.jsonl"
 TASKS = ("complete", "translate", "explain")
-MOST_TITLE = 60
+MAX_TITLE = 60
 
 
 @dataclass(frozen=True)
@@ -70,4 +70,4 @@ def _text(row: dict[str, Any], key: str, where: str) -> str:
 
 def _title(code: str) -> str:
     first = next((line.strip() for line in code.splitlines() if line.strip()), code)
-    return first if len(first) <= MOST_TITLE else first[: MOST_TITLE - 1] + "…"
+    return first if len(first) <= MAX_TITLE else first[: MAX_TITLE - 1] + "…"

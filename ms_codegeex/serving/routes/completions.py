@@ -22,7 +22,7 @@ from ms_codegeex.serving.routes.models import chosen_model
 from ms_codegeex.serving.schemas import Completion, CompletionRequest
 
 MAX_TOKENS = 128
-MOST_PROMPTS = 128
+MAX_PROMPTS = 128
 
 
 def planned(body: CompletionRequest, backend: Backend) -> AnswerPlan:
@@ -34,28 +34,30 @@ def planned(body: CompletionRequest, backend: Backend) -> AnswerPlan:
         if body.stream and body.best_of > count:
             raise UserError("best_of: a streamed answer cannot be chosen among several; leave out stream or best_of")
         count = body.best_of
-    most = MAX_TOKENS if body.max_tokens is None else body.max_tokens
-    if body.truncate_prompt and most >= model.context:
-        raise UserError(f"max_tokens: {most} leave no room for a prompt, the model's context is {model.context} tokens")
+    maximum = MAX_TOKENS if body.max_tokens is None else body.max_tokens
+    if body.truncate_prompt and maximum >= model.context:
+        raise UserError(
+            f"max_tokens: {maximum} leave no room for a prompt, the model's context is {model.context} tokens"
+        )
     prompts, rules, stop = [], list[Rule | None](), ()
     for prompt in given_prompts("" if body.prompt is None else body.prompt):
         if body.suffix is not None and model.sentinels is not None:
-            ids, stop = _between(prompt, body.suffix, body, model, most)
+            ids, stop = _between(prompt, body.suffix, body, model, maximum)
             prompts.append(ids)
         else:
-            prompts.append(_ids(prompt, body, model, most))
+            prompts.append(_ids(prompt, body, model, maximum))
         if body.stop_at:
             text = prompt if isinstance(prompt, str) else model.tokenizer.decode(prompt)
             rules.append(block_rule(text, body.language))
     return AnswerPlan(
         model,
         prompts,
-        sampling_settings(body, model, max(most, 1), log_probabilities=body.logprobs or 0, stop=stop),
+        sampling_settings(body, model, max(maximum, 1), log_probabilities=body.logprobs or 0, stop=stop),
         count,
         rules,
         through=None if body.suffix is None else lambda: Filters(*infill_filters(model, body.suffix or "")),
         prompt_scores=bool(body.echo) and body.logprobs is not None,
-        prompt_only=most == 0,
+        prompt_only=maximum == 0,
         max_tokens=body.max_tokens,
     )
 
@@ -64,13 +66,13 @@ def given_prompts(prompt: str | list[str] | list[int] | list[list[int]]) -> Sequ
     """The field `prompt` as a list of texts and lists of ids."""
     if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)):
         return [prompt]
-    if not 1 <= len(prompt) <= MOST_PROMPTS:
-        raise UserError(f"prompt: {len(prompt)} prompts; give 1 to {MOST_PROMPTS}")
+    if not 1 <= len(prompt) <= MAX_PROMPTS:
+        raise UserError(f"prompt: {len(prompt)} prompts; give 1 to {MAX_PROMPTS}")
     return prompt
 
 
-def _ids(prompt: str | list[int], body: CompletionRequest, model: ServedModel, most: int) -> list[int]:
-    room = max(most, 1) if body.truncate_prompt else None
+def _ids(prompt: str | list[int], body: CompletionRequest, model: ServedModel, maximum: int) -> list[int]:
+    room = max(maximum, 1) if body.truncate_prompt else None
     if isinstance(prompt, str):
         return model.encode(model.tagged(prompt, body.language), room=room)
     if body.language is not None:
@@ -79,11 +81,11 @@ def _ids(prompt: str | list[int], body: CompletionRequest, model: ServedModel, m
 
 
 def _between(
-    prompt: str | list[int], suffix: str, body: CompletionRequest, model: ServedModel, most: int
+    prompt: str | list[int], suffix: str, body: CompletionRequest, model: ServedModel, maximum: int
 ) -> tuple[list[int], tuple[str, ...]]:
     """Ids of a prompt with sentinels, and the texts that end its answer."""
     prefix = model.tagged(prompt if isinstance(prompt, str) else model.tokenizer.decode(prompt), body.language)
-    room = max(most, 1) if body.truncate_prompt else 1
+    room = max(maximum, 1) if body.truncate_prompt else 1
     ids, cut, end = infill_prompt(model, prefix, suffix, model.context - room)
     if cut and not body.truncate_prompt:
         raise PromptTooLong(

@@ -26,7 +26,7 @@ from ms_codegeex.serving.routes.models import chosen_model
 from ms_codegeex.serving.schemas import Body, Few, Listed, Sampling
 
 MAX_TOKENS = 128
-MOST_FILES = 1024
+MAX_FILES = 1024
 
 
 class ExtraFile(Body):
@@ -45,7 +45,7 @@ class InfillRequest(Body):
     model: str | None = Field(None, description="the name of an adapter or of the model")
     input_prefix: str | None = None
     input_suffix: str | None = None
-    input_extra: Listed[ExtraFile] | None = Field(None, max_length=MOST_FILES)
+    input_extra: Listed[ExtraFile] | None = Field(None, max_length=MAX_FILES)
     prompt: str | None = Field(None, description="the text between the prefix and the gap: the current line")
     n_predict: int | None = Field(None, ge=-1, description="0: only read the prompt; -1: as many as fit (default 128)")
     n_indent: int | None = Field(None, ge=0, description="end before a line with less white space in front")
@@ -170,8 +170,8 @@ class InfillResponder(Responder):
         filling = not 0 <= wanted < context  # as many as fit, and half of the context for the prompt
         room = max(1, context // 2 if filling else context - max(wanted, 1))
         self.ids, self.truncated, end = infill_prompt(self.model, prefix, suffix, room)
-        most = context - len(self.ids) if filling else min(max(wanted, 1), context - len(self.ids))
-        settings = sampling(body, self.model, most, end)
+        maximum = context - len(self.ids) if filling else min(max(wanted, 1), context - len(self.ids))
+        settings = sampling(body, self.model, maximum, end)
 
         def through() -> TextFilter:
             filters: list[TextFilter] = []

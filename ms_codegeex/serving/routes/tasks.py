@@ -76,7 +76,7 @@ class TaskAnswer(Generated):
 
 def planned(prompt: TaskPrompt, body: TaskFields, model: ServedModel) -> AnswerPlan:
     """The plan of a task's answers."""
-    ids = model.tokenizer.encode_prompt(prompt.text[: model.most_characters + 1])  # more would take seconds
+    ids = model.tokenizer.encode_prompt(prompt.text[: model.max_characters + 1])  # more would take seconds
     if len(ids) >= model.context:
         raise UserError(
             f"code: {len(ids)} tokens or more with the task's prompt, the model's context is {model.context}; send less"
@@ -112,7 +112,7 @@ async def answered(
     model = chosen_model(backend, body.model)
 
     def work() -> AnswerPlan:
-        if len(body.code) > model.most_characters:
+        if len(body.code) > model.max_characters:
             raise UserError(
                 f"code: {len(body.code)} characters are more than the model's context of {model.context} tokens can "
                 "hold; send less"

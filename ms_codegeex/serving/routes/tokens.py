@@ -69,8 +69,8 @@ def router(backend: Backend) -> APIRouter:
     @found.post("/tokenize", response_model=Tokens)
     def tokenize(body: TokenizeRequest) -> Response:
         """The ids of a text that is not longer than any prompt."""
-        if len(body.content) > backend.model.most_characters:
-            raise UserError(f"content: {len(body.content)} characters; give {backend.model.most_characters} at most")
+        if len(body.content) > backend.model.max_characters:
+            raise UserError(f"content: {len(body.content)} characters; give {backend.model.max_characters} at most")
         if body.parse_special is False:
             ids = tokenizer.encode(body.content)
         else:

@@ -141,11 +141,11 @@ def test_utf8_is_judged_as_python_does(data):
 
 @given(
     text=st.text(st.sampled_from("aZ[@`{1 \t\n\x1fé你\u3000"), max_size=40),
-    least=st.sampled_from([0.0, 0.25, 0.4, 0.5, 1.0]),
+    minimum=st.sampled_from([0.0, 0.25, 0.4, 0.5, 1.0]),
     mean=st.sampled_from([None, 1.0, 3.0, 10.0]),
 )
-def test_the_first_glance_decides_nothing_on_its_own(text, least, mean):
-    rules, data = Rules(min_alphabetic=least, max_mean_line=mean), text.encode()
+def test_the_first_glance_decides_nothing_on_its_own(text, minimum, mean):
+    rules, data = Rules(min_alphabetic=minimum, max_mean_line=mean), text.encode()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(filters, "_is_ordinary", lambda data, rules: False)
         exact = rejection(data, rules)

@@ -8,7 +8,7 @@ from prepare_inputs import shard
 from ms_codegeex.data.corpus.building import _packages
 from ms_codegeex.data.corpus.joining import join
 from ms_codegeex.data.corpus.selection import Selection
-from ms_codegeex.data.corpus.summary import MOST_PACKAGES, Summary, describe_splits, summarise
+from ms_codegeex.data.corpus.summary import MAX_PACKAGES, Summary, describe_splits, summarise
 
 
 def with_columns(rows, licence_bytes, redacted):
@@ -51,20 +51,20 @@ def test_sums_of_parts_are_those_of_the_whole():
 
 
 def test_only_the_first_packages_are_named():
-    names = [f"p{number:05d}" for number in range(MOST_PACKAGES + 50)]
+    names = [f"p{number:05d}" for number in range(MAX_PACKAGES + 50)]
     summary = Summary()
     for part in (names[600:], names[:700]):
         rows = [(f"f{name}", "C", name, 1, 1, 1) for name in reversed(part)]
         summary.add(summarise(join([shard(rows)]).parts(), np.zeros(len(rows), np.int8)))
-    assert summary.packages == {0: names[:MOST_PACKAGES]}
+    assert summary.packages == {0: names[:MAX_PACKAGES]}
 
 
 def test_packages_are_counted_beyond_those_that_are_named():
-    names = [f"p{number:05d}" for number in range(MOST_PACKAGES)]
-    selection = Selection(None, "package", (MOST_PACKAGES + 50, 2), {})
+    names = [f"p{number:05d}" for number in range(MAX_PACKAGES)]
+    selection = Selection(None, "package", (MAX_PACKAGES + 50, 2), {})
     found = _packages(selection, Summary(packages={0: names, 1: ["x", "y"]}))
     assert found == [
-        {"package_count": MOST_PACKAGES + 50, "packages": names},
+        {"package_count": MAX_PACKAGES + 50, "packages": names},
         {"package_count": 2, "packages": ["x", "y"]},
     ]
 

@@ -168,12 +168,12 @@ def test_programs_of_lost_nodes_run_again_one_at_a_time():
     class Slow(Equipped):
         def __init__(self):
             super().__init__()
-            self.running, self.most = 0, 0
+            self.running, self.maximum = 0, 0
 
         def judge(self, problem, sample, sandbox):
             with self.lock:
                 self.running += 1
-                self.most = max(self.most, self.running)
+                self.maximum = max(self.maximum, self.running)
             time.sleep(0.02)
             with self.lock:
                 self.running -= 1
@@ -195,7 +195,7 @@ def test_programs_of_lost_nodes_run_again_one_at_a_time():
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert len(again) == 4 and slow.most == 1
+    assert len(again) == 4 and slow.maximum == 1
 
 
 def test_there_is_a_thread_for_each_program_up_to_a_limit():

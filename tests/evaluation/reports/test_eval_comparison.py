@@ -296,11 +296,11 @@ def test_the_number_of_answers_shown(tmp_path):
             result["sample"] = fingerprint(sample_from(row))
         (place / "samples.jsonl").write_bytes(b"".join(map(encode, rows)))
         (place / "results.jsonl").write_bytes(b"".join(map(encode, results)))
-    for most, last in (("2", 1), ("0", 8)):
-        assert main(["evaluate", "compare", *places, "--output", str(tmp_path / "out"), "--most-answers", most]) == 0
+    for maximum, last in (("2", 1), ("0", 8)):
+        assert main(["evaluate", "compare", *places, "--output", str(tmp_path / "out"), "--most-answers", maximum]) == 0
         page = (tmp_path / "out/comparison.html").read_text()
         assert f"answer_{last}<" in page and f"answer_{last + 1}<" not in page
-        assert ("7 more are not shown" in page) == (most == "2")
+        assert ("7 more are not shown" in page) == (maximum == "2")
 
 
 @pytest.mark.parametrize(

@@ -62,8 +62,8 @@ def test_a_step_without_overlap_takes_the_time_of_the_plan(name, overrides):
     assert work[1] == pytest.approx(work[0], rel=0.03)  # part of the vector work is fused into matmuls
     assert all(x.reason for x in found.values() if x.differs)
     # the plan keeps the activations of both parts, the timeline has begun the first one's backward pass by then
-    most = 1.3 if config.parallel.overlap.parts == 1 else 1.35
-    assert rank.memory.peak < line.plan.memory[0].total < most * rank.memory.peak
+    maximum = 1.3 if config.parallel.overlap.parts == 1 else 1.35
+    assert rank.memory.peak < line.plan.memory[0].total < maximum * rank.memory.peak
 
 
 @pytest.mark.slow  # compiles two graphs

@@ -22,7 +22,7 @@ from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Sample, Ta
 from ms_codegeex.generation import stopping
 
 SECONDS, FACTOR = 1.0, 4.0  # a call's limit: at least this many seconds, or this many times the canonical solution's
-MOST = 60.0  # seconds of all calls of one kind
+MAXIMUM = 60.0  # seconds of all calls of one kind
 START = 5.0  # seconds for the interpreter's start and the program's own statements
 REFERENCE = 120.0  # seconds for the canonical solution
 MEMORY = 4096 * MIB
@@ -103,7 +103,7 @@ class EvalPlus(Task):
         expected = self._expect(problem, kind, calls, sandbox)
         limits = [max(self.seconds, FACTOR * spent) for spent in expected.seconds]
         files = self._files(calls, limits, problem.data.entry_point, program)
-        secret, checked, wall = judging.witness(), judging.witness(), START + min(MOST, sum(limits))
+        secret, checked, wall = judging.witness(), judging.witness(), START + min(MAXIMUM, sum(limits))
         command = self._command("run_calls.py", secret.encode("ascii"), wall, str(START), "keep")
         comparison = self._comparison(problem, calls, expected, checked, wall)
         executions = sandbox.run([command, comparison], files, self.runner.readable)

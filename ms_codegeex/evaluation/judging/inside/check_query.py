@@ -12,7 +12,7 @@ import sqlite3
 import sys
 from collections import Counter
 
-MOST = 1_000_000  # rows of an answer
+MAXIMUM = 1_000_000  # rows of an answer
 ALLOWED = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
 
 
@@ -32,9 +32,9 @@ def connect(database):
 def rows_of(database, path):
     """The rows that a query returns, with floats rounded to ten digits."""
     with open(path, encoding="utf-8", errors="surrogatepass") as stream:
-        rows = connect(database).execute(stream.read()).fetchmany(MOST + 1)
-    if len(rows) > MOST:
-        raise MemoryError(f"more than {MOST} rows")
+        rows = connect(database).execute(stream.read()).fetchmany(MAXIMUM + 1)
+    if len(rows) > MAXIMUM:
+        raise MemoryError(f"more than {MAXIMUM} rows")
     return [tuple(float(f"{cell:.10g}") if isinstance(cell, float) else cell for cell in row) for row in rows]
 
 

@@ -40,7 +40,7 @@ MODULES = {
 # Their functions that reconstruct such values: names, and parts of names.
 MAKERS = ("_reconstruct", "_frombuffer", "scalar", "_mareconstruct", "_p")
 MAKERS_LIKE = ("_new_", "unpickle")
-MOST_ITEMS = 1_000_000  # of an iterator
+MAX_ITEMS = 1_000_000  # of an iterator
 ACTIVE = ("memmap", "DataSource", "vectorize", "HDFStore")  # these open files or call functions
 
 
@@ -135,7 +135,7 @@ class Pickler(pickle.Pickler):
     def persistent_id(self, value: object) -> tuple | None:
         """For a tensor its library and its array, for an iterator its items, for anything else None."""
         if isinstance(value, Iterator):
-            return "iterator", list(itertools.islice(value, MOST_ITEMS))
+            return "iterator", list(itertools.islice(value, MAX_ITEMS))
         torch, tensorflow = sys.modules.get("torch"), sys.modules.get("tensorflow")
         if torch is not None and isinstance(value, torch.Tensor):
             return "torch", value.detach().cpu().numpy()

@@ -40,9 +40,9 @@ def settle(homes: list, covered: list, user: int, group: int) -> None:
         kernel.mount("tmpfs", path, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, f"size={size},mode=755")
     for path, descriptor in shown:
         rootfs.show(path, descriptor)
-    for name, most in SHARES:
+    for name, maximum in SHARES:
         try:
-            kernel.write(name, most, proc)
+            kernel.write(name, maximum, proc)
         except FileNotFoundError:  # before Linux 4.13, or without inotify
             pass
     kernel.write(NO_MORE, b"1", proc)

@@ -19,13 +19,13 @@ import namespaces
 import rootfs
 import supervisor
 
-MOST = 250  # descriptors in a message; the kernel takes 253
+MAXIMUM = 250  # descriptors in a message; the kernel takes 253
 WORD = 4  # bytes of a descriptor
 
 
 def received(channel: _socket.socket) -> list:
     """The descriptors for the next supervisor, the control socket first; none when the other end has hung up."""
-    data, extra, _, _ = channel.recvmsg(1, _socket.CMSG_SPACE(WORD * MOST))
+    data, extra, _, _ = channel.recvmsg(1, _socket.CMSG_SPACE(WORD * MAXIMUM))
     if not data:
         return []
     words = b"".join(content for _, _, content in extra)
