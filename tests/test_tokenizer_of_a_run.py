@@ -13,10 +13,10 @@ from ms_codegeex.data.tokenizer import load_tokenizer
 
 @pytest.mark.slow
 def test_from_the_corpus_to_the_generated_text(tmp_path):
-    for package in ("one", "two"):
-        (tmp_path / "src" / package).mkdir(parents=True)
-        lines = [f"def {package}_{i}(x):\n    return x + {i}\n" for i in range(40)]
-        (tmp_path / "src" / package / "module.py").write_text("".join(lines))
+    for number in range(20):  # one of them is 5 % for validation
+        (tmp_path / "src" / f"package{number}").mkdir(parents=True)
+        lines = [f"def f_{number}_{i}(x):\n    return x + {i}\n" for i in range(4)]
+        (tmp_path / "src" / f"package{number}" / "module.py").write_text("".join(lines))
     model, data, run = write_chatglm(tmp_path / "model"), tmp_path / "data", tmp_path / "run"
     made = command("prepare", "--input", tmp_path / "src", "--output", data, "--tokenizer", model, "--workers", "1")
     assert made.returncode == 0, made.stderr
