@@ -1,6 +1,7 @@
 """What the test files take: the budget, the order and the record of the last run."""
 
 import json
+from types import SimpleNamespace
 
 import durations
 import pytest
@@ -44,3 +45,26 @@ def test_the_record_names_test_files_that_exist():
     recorded = json.loads(durations.BUDGETS.read_text(encoding="utf-8"))
     assert set(recorded) == set(durations.KINDS)
     assert not [file for kind in recorded for file in recorded[kind] if not (root / file).is_file()]
+
+
+def test_each_word_has_an_order_of_files_and_a_folder_that_is_one_unit_stays_together():
+    class Item:
+        def __init__(self, nodeid):
+            self.nodeid, self.keywords = nodeid, ()
+
+    files = [f"tests/test_{name}.py" for name in "abcdefgh"] + [
+        "tests/rehearsal/test_x.py",
+        "tests/rehearsal/test_y.py",
+    ]
+    names = [f"{file}::test_{number}" for file in files for number in (2, 1)]
+    orders = []
+    for word in ("a", "a", "b"):
+        items = [Item(name) for name in names]
+        durations.pytest_collection_modifyitems(SimpleNamespace(option=SimpleNamespace(files_by=word)), items)
+        orders.append([item.nodeid for item in items])
+        assert sorted(orders[-1]) == sorted(names)
+        places = [number for number, name in enumerate(orders[-1]) if name.startswith("tests/rehearsal/")]
+        assert places == list(range(places[0], places[0] + 4))
+        for file in files:
+            assert [name for name in orders[-1] if name.startswith(file)] == [f"{file}::test_2", f"{file}::test_1"]
+    assert orders[0] == orders[1] != orders[2]

@@ -184,7 +184,7 @@ def test_ci_runs_the_readmes_command_before_it_installs_anything(ci):
     readme = (ROOT / "README.md").read_text()
     assert "\nbash tests/run.sh  " in readme
     _, calls = ci()
-    assert calls == ["run.sh", "toolchains", "run.sh --skipped-before -x", "run.sh -m slow -x"]
+    assert calls == ["run.sh", "toolchains", "run.sh --skipped-before -x", "run.sh -m slow --files-by none -x"]
 
 
 @pytest.mark.parametrize("named", ["", "elsewhere"])
