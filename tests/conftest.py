@@ -27,7 +27,8 @@ from ms_codegeex.base.files import write_json
 from ms_codegeex.data.datasets.indexed import IndexedWriter
 
 pytest_plugins = [
-    "not_run",  # before durations, which imports it
+    "not_run",  # before durations, which imports it and the next one
+    "work_units",
     "durations",
     "frozen_heap",
     "gpu_tests",
@@ -36,7 +37,6 @@ pytest_plugins = [
     "skipped_before",
     "stand_ins",
     "strict_sandbox",
-    "work_units",
 ]
 ROOT = Path(__file__).resolve().parents[1]
 VOCABULARY, EOS = 96, 0
