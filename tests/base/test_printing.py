@@ -1,12 +1,12 @@
 """What is printed: control sequences of strangers have no effect, on a terminal or in a pipe."""
 
 import ast
-import io
 import json
 import sys
 
 import pytest
 from conftest import ROOT
+from terminal_stream import Stream, is_harmless
 
 from ms_codegeex.base import printing
 from ms_codegeex.base.errors import RunFailure, UserError, escaped
@@ -50,10 +50,6 @@ OF_CONSOLE = (
     "self._console.file",
     "self._file",
 )
-
-
-def is_harmless(text):
-    return all(c.isprintable() or c in "\n\t" for c in text)
 
 
 def prints(tree):
@@ -145,19 +141,6 @@ def test_names_of_files_in_a_command_line_are_spelled_out(capsys):
             main(words)
         err = capsys.readouterr().err
         assert is_harmless(err) and err
-
-
-class Stream(io.StringIO):
-    """A stream that may be a terminal; encodings other than UTF-8 have not all characters."""
-
-    def __init__(self, terminal=False, encoding="utf-8"):
-        super().__init__()
-        self._terminal, self._encoding = terminal, encoding
-
-    encoding = property(lambda self: self._encoding)
-
-    def isatty(self):
-        return self._terminal
 
 
 def test_json_has_no_number_that_other_programs_cannot_read(capsys):

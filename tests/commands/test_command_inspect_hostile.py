@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import command_here
 from small_models import parameters, save_run
-from test_printing import Stream, is_harmless
+from terminal_stream import Stream, is_harmless
 from written_run import write_run
 
 from ms_codegeex.formats.checkpoint import manifest_digest
