@@ -1,4 +1,5 @@
-"""A stream that stands for a terminal, and what may be printed on one. Tests with pseudo_terminal.py have a real one."""
+"""A stream that stands for a terminal, and what may be printed on one. Tests with pseudo_terminal.py have a real
+one."""
 
 import io
 
