@@ -57,6 +57,25 @@ def test_the_first_failure_ends_the_others_and_quotes_its_log(tmp_path):
     assert not psutil.pid_exists(int(sleeper.log.read_text())) and not never.log.exists()
 
 
+def test_of_processes_that_fail_together_the_first_to_fall_silent_is_named(tmp_path):
+    """Both have ended when the launcher looks again, since its last `ended` waits for that."""
+    begin = "import os, pathlib\npathlib.Path('{0}.pid').write_text(str(os.getpid()))\n"
+    begin += "while not pathlib.Path('go').exists(): pass\n"
+    waits = "while not pathlib.Path('b.done').exists(): pass\n"
+    waits += "while os.stat('a.log').st_mtime_ns <= os.stat('b.log').st_mtime_ns: print('alone', flush=True)\nexit(1)"
+    fails = "print('the cause', flush=True); pathlib.Path('b.done').touch(); exit(1)"
+    specs = [python("a", begin.format("a") + waits, tmp_path), python("b", begin.format("b") + fails, tmp_path)]
+    together = "import os\nwhile not {'a.pid', 'b.pid'} <= {*os.listdir()}: pass"
+
+    def wait_for_both(spec):
+        pids = [psutil.Process(int((tmp_path / f"{name}.pid").read_text())) for name in "ab"]
+        (tmp_path / "go").touch()
+        wait_for(lambda: not any(map(alive, pids)))
+
+    with pytest.raises(RunFailure, match="^b exited with status 1: the cause$"):
+        run_processes([*specs, python("c", together, tmp_path)], 3, wait_for_both)
+
+
 def test_a_silent_and_a_killed_process_are_described(tmp_path):
     code = f"import os; os.kill(os.getpid(), {signal.SIGKILL.value})"
     with pytest.raises(RunFailure, match=r"^x was killed by SIGKILL: it printed nothing$"):

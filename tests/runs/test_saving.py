@@ -95,6 +95,20 @@ def test_a_save_that_fails_is_tried_again_and_ends_the_run_only_at_its_end(tmp_p
         trainer.run(saving, ".", end=True)
 
 
+def test_a_failed_save_is_tried_again_though_no_other_is_due(tmp_path, monkeypatch):
+    trainer, saving, write = Stepped(), Checkpoints(tmp_path, 20, 9), module.write_checkpoint
+    fails = iter([True])
+
+    def write_later(*arguments, **options):
+        if next(fails, False):
+            raise UserError("the disk is full")
+        return write(*arguments, **options)
+
+    monkeypatch.setattr(module, "write_checkpoint", write_later)
+    trainer.run(saving, "." * 39)
+    assert steps(tmp_path) == [30]  # ten steps later, not with the next one at 40
+
+
 def test_every_mth_checkpoint_stays_for_good(tmp_path):
     Stepped().run(Checkpoints(tmp_path, 5, 2, keep_every=15), "." * 60)
     assert steps(tmp_path) == [15, 30, 45, 55, 60]

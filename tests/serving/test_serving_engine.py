@@ -144,6 +144,8 @@ def test_streamed_log_probabilities_with_echo_are_those_of_the_whole(server):
         assert "".join(one["text"] for one in mine) == choice["text"]
         for name, values in choice["logprobs"].items():
             assert [value for one in mine for value in one["logprobs"][name]] == values, name
+        for token, begin in zip(choice["logprobs"]["tokens"], choice["logprobs"]["text_offset"], strict=True):
+            assert token.startswith("bytes:") or choice["text"].startswith(token, begin)
 
 
 def test_best_of_gives_the_likeliest(server, generator):

@@ -142,7 +142,7 @@ class Tuned:
 
 
 def test_a_tuned_model_gets_messages(capsys):
-    model, entries = Tuned(), ["one", "", "two"]
+    model, entries = Tuned(), ["one", "", "two", "/clear", "three"]
 
     def read(_):
         if not entries:
@@ -150,5 +150,8 @@ def test_a_tuned_model_gets_messages(capsys):
         return entries.pop(0)
 
     Chat(model, SamplingSettings(), Console()).run(read)
-    assert model.asked[-1] == [("user", "one"), ("assistant", "1 messages"), ("user", "two")]
+    assert model.asked[-2:] == [
+        [("user", "one"), ("assistant", "1 messages"), ("user", "two")],
+        [("user", "three")],  # /clear forgot the others
+    ]
     assert "tuned for conversations" in capsys.readouterr().out
