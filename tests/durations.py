@@ -27,6 +27,7 @@ BUDGETS = Path(__file__).with_name("durations.json")
 LAST_RUN = "ms_codegeex/durations"  # in pytest's cache
 KINDS = ("default", "slow")
 FACTOR, SECONDS = 1.5, 5.0  # a file is over its budget if it exceeds both
+LONG = 240.0  # seconds of a file that must not come last, since one process would run it while the other has ended
 
 
 def read_budgets(path: Path = BUDGETS) -> dict[str, dict[str, float]]:
@@ -78,19 +79,23 @@ class Durations:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--files-by", metavar="WORD", help="files in an order of this word's own, by hash (default: the longest first)"
+        "--files-by", metavar="WORD", help="the long files, then the others, in an order of this word's own (default: the longest first)"
     )
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The longest files first, or in the order of a word: where time is too short for all, each word begins with other
-    files. The order of the tests in a file stays."""
-    if word := config.option.files_by:
-        items.sort(key=lambda item: sha256(f"{word} {unit_of(file_of(item.nodeid))}".encode()).digest())
-        return
-    budgets = read_budgets()
-    items.sort(key=lambda item: -budgets[_kind(item.keywords)].get(file_of(item.nodeid), 0.0))
+    """The longest files first. With a word, those of a few minutes, then the others, in an order of the word's own: where
+    time is too short for all, each word leaves out others. The order of the tests in a file stays."""
+    budgets, word = read_budgets(), config.option.files_by
+
+    def order(item: pytest.Item) -> tuple[float | bool, bytes]:
+        seconds = budgets[_kind(item.keywords)].get(file_of(item.nodeid), 0.0)
+        if word is None:
+            return -seconds, b""
+        return seconds < LONG, sha256(f"{word} {unit_of(file_of(item.nodeid))}".encode()).digest()
+
+    items.sort(key=order)
 
 
 def _kind(keywords: Container[str]) -> str:

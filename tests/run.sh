@@ -10,7 +10,7 @@ usage: bash tests/run.sh [pytest arguments]
 
   bash tests/run.sh                       # the default suite
   bash tests/run.sh -m slow               # the slow tests
-  bash tests/run.sh --skipped-before      # those that the run before skipped, after what they lacked was installed
+  bash tests/run.sh --skipped-before      # those that were skipped when they last ran, after what they lacked was installed
   bash tests/run.sh tests/setup -k lock   # some of them; paths are those of the checkout
 
 As many test files run at a time as there are cores, and one more, if there are 4 GB of free memory for each (pytest-xdist;

@@ -1,4 +1,4 @@
-"""`pytest --skipped-before`: only the tests that the last session skipped, once what they lacked has been installed."""
+"""`pytest --skipped-before`: only the tests that were skipped when they last ran, once what they lacked has been installed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ KEY = "ms_codegeex/skipped"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--skipped-before", action="store_true", help="run only the tests that were skipped in the session before"
+        "--skipped-before", action="store_true", help="run only the tests that were skipped when they last ran"
     )
 
 
@@ -22,6 +22,7 @@ class SkippedBefore:
 
     def __init__(self, config: pytest.Config):
         self.config = config
+        self.ran: set[str] = set()
         self.skipped: set[str] = set()
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
@@ -32,10 +33,12 @@ class SkippedBefore:
             self.config.hook.pytest_deselected(items=others)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.ran.add(report.nodeid)
         if report.skipped and not hasattr(report, "wasxfail"):
             self.skipped.add(report.nodeid)
 
     def pytest_sessionfinish(self) -> None:
         workers_or_no_run = hasattr(self.config, "workerinput") or self.config.option.collectonly
         if not workers_or_no_run and hasattr(self.config, "cache"):
-            self.config.cache.set(KEY, sorted(self.skipped))
+            before = set(self.config.cache.get(KEY, []))
+            self.config.cache.set(KEY, sorted(before - self.ran | self.skipped))
