@@ -79,6 +79,10 @@ def test_inputs_of_the_readme_are_in_a_clone_or_made_by_an_earlier_line():
             assert words[1] != "evaluate" or name in made or list((ROOT / name).glob("*.jsonl")), line
         made |= new
     assert {"runs/mine", "data/mine", "model", "cluster.json"} <= made
+    if (ROOT / ".git").exists() and shutil.which("git"):
+        words = ["git", "check-ignore", "--no-index", *sorted(f"{name}/" if "." not in name else name for name in made)]
+        ignored = subprocess.run(words, cwd=ROOT, capture_output=True, text=True).stdout.split()
+        assert {name.rstrip("/") for name in ignored} == made  # a reader's clone stays clean
 
 
 CHECK = pytest.param("evaluate .* --check-references", marks=pytest.mark.strict_sandbox)

@@ -4,18 +4,25 @@ import ast
 import os
 import sys
 import time
+import types
+from unittest import mock
 
 import pytest
 from conftest import ROOT
 
 FILES = sorted((ROOT / "tests").rglob("*.py"))
-OURS = {path.stem for path in FILES} | {"ms_codegeex", "tests"}
+HELPERS = {path.stem for path in FILES} | {"tests"}
 
 
 EXEMPT = {
     "stand_ins.py": "the one way itself",
+    "test_stand_ins.py": "shows what is refused",
     "memory_disk.py": "sets a directory, not a function",
     "official_humaneval.py": "takes functions away in a process of its own, as the original does",
+    "broken_worker.py": "a program of its own, whose mistakes a verdict has to name",
+    "broken_compile_worker.py": "likewise",
+    "long_gradients_worker.py": "likewise",
+    "compiled_for_gpu.py": "a program of its own",
 }
 
 
@@ -70,45 +77,115 @@ def test_functions_methods_and_built_in_functions_are_bound():
     assert owner.method(7) == 7
 
 
-def test_values_that_are_not_functions_stay_as_they_are(monkeypatch):
-    class Other:
+class Written:
+    """Takes other arguments than `Owner`, and than any function here."""
+
+    def __init__(self, *given, **options):
+        self.given, self.options = given, options
+
+
+def test_a_class_in_the_place_of_a_function_or_of_another_class_is_bound(monkeypatch):
+    class Derived(Owner):
         pass
 
+    here = sys.modules[__name__]
+    monkeypatch.setattr(os, "fsync", Written)
+    assert os.fsync(3).given == (3,)
+    with pytest.raises(TypeError):
+        os.fsync(3, really=True)
+    monkeypatch.setattr(here, "Owner", Derived)
+    assert here.Owner is Derived
+    monkeypatch.setattr(here, "Owner", Written)
+    with pytest.raises(TypeError):
+        here.Owner("no argument is wanted")
+
+
+def test_a_mock_that_takes_every_call_is_refused(monkeypatch):
+    with pytest.raises(AssertionError, match="create_autospec"):
+        monkeypatch.setattr(os, "fsync", mock.MagicMock())
+    monkeypatch.setattr(sys.modules[__name__], "Owner", mock.create_autospec(Owner))
+    with pytest.raises(TypeError):
+        sys.modules[__name__].Owner.made()
+
+
+def test_what_a_module_in_the_place_of_another_has_is_bound(monkeypatch):
+    """`LocalModel` takes `Generator` from a module that is not there before it asks for it."""
+    name = "ms_codegeex.runs.ports"
+    stand_in = types.ModuleType(name)
+    stand_in.reserved_port = lambda *_, **__: 80
+    monkeypatch.setitem(sys.modules, name, stand_in)
+    with pytest.raises(TypeError):
+        sys.modules[name].reserved_port(protocol="UDP")
+    other = types.ModuleType(name)
+    other.no_such_function = print
+    with pytest.raises(AssertionError, match="no_such_function"):
+        monkeypatch.setitem(sys.modules, "ms_codegeex.runs.node", other)
+    monkeypatch.setitem(sys.modules, "ms_codegeex.runs.node", None)
+
+
+def test_values_that_are_not_functions_stay_as_they_are(monkeypatch):
     monkeypatch.setattr(Owner, "method", 3)
-    monkeypatch.setattr(sys.modules[__name__], "Owner", Other)
     monkeypatch.setattr(sys, "no_such_name", print, raising=False)
-    assert Owner is Other and sys.no_such_name is print
+    assert Owner.method == 3 and sys.no_such_name is print
 
 
 def foreign_names(tree):
-    """Names that a file has for modules and objects of others."""
+    """Names that a file has for modules and objects that the tests do not define."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from ((a.asname or a.name).partition(".")[0] for a in node.names if a.name.split(".")[0] not in OURS)
-        elif isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] not in OURS:
+            names = (alias for alias in node.names if alias.name.partition(".")[0] not in HELPERS)
+            yield from ((alias.asname or alias.name).partition(".")[0] for alias in names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] not in HELPERS:
             yield from (alias.asname or alias.name for alias in node.names)
 
 
 def root_of(node):
-    """The first name of `a.b.c`."""
-    while isinstance(node, ast.Attribute):
-        node = node.value
+    """The first name of `a.b.c`, of `a.__dict__["b"]` and of `vars(a)["b"]`."""
+    while isinstance(node, ast.Attribute | ast.Subscript | ast.Call):
+        if isinstance(node, ast.Call):
+            is_vars = isinstance(node.func, ast.Name) and node.func.id == "vars" and node.args
+            node = node.args[0] if is_vars else None
+        else:
+            node = node.value
     return node.id if isinstance(node, ast.Name) else None
+
+
+def stores(node):
+    """Whether this is the place of an assignment that replaces an attribute."""
+    if isinstance(node, ast.Subscript):
+        place = ast.unparse(node.value)
+        return isinstance(node.ctx, ast.Store) and (place.endswith(".__dict__") or place.startswith("vars("))
+    return isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+
+
+def patchers(tree):
+    """What a file takes from `unittest.mock` beside `create_autospec` and the class of all mocks."""
+    right = {"create_autospec", "NonCallableMock"}
+    modules = {"unittest.mock"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            modules |= {alias.asname for alias in node.names if alias.name == "unittest.mock" and alias.asname}
+        elif isinstance(node, ast.ImportFrom) and node.module == "unittest":
+            modules |= {alias.asname or alias.name for alias in node.names if alias.name == "mock"}
+        elif isinstance(node, ast.ImportFrom) and node.module == "unittest.mock":
+            yield from (f"{node.lineno}: {alias.name}" for alias in node.names if alias.name not in right)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr not in right and ast.unparse(node.value) in modules:
+            yield f"{node.lineno}: {ast.unparse(node)}"
 
 
 def replaced_elsewhere(text):
     """Lines that replace a function by other means than `monkeypatch.setattr`."""
     tree = ast.parse(text)
     foreign = set(foreign_names(tree))
+    if "mock" in text:
+        yield from patchers(tree)
     for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
-            if root_of(node) in foreign:
-                yield f"{node.lineno}: {ast.unparse(node)} ="
+        if stores(node) and root_of(node) in foreign:
+            yield f"{node.lineno}: {ast.unparse(node)} ="
         elif isinstance(node, ast.Call):
             called = ast.unparse(node.func)
-            if called == "setattr" and root_of(node.args[0]) in foreign:
-                yield f"{node.lineno}: {called}"
-            if called.partition(".")[0] in foreign & {"mock", "patch"}:
+            if called in ("setattr", "object.__setattr__", "type.__setattr__") and root_of(node.args[0]) in foreign:
                 yield f"{node.lineno}: {called}"
 
 
@@ -118,6 +195,14 @@ def replaced_elsewhere(text):
         "import mindspore as ms\nms.hal.get_device_name = lambda **_: ''",
         "from unittest import mock\nmock.patch('mindspore.set_device')",
         "import os\nsetattr(os, 'fsync', print)",
+        "import os\nvars(os)['fsync'] = print",
+        "import os\nos.__dict__['fsync'] = print",
+        "import os\ntype.__setattr__(os.PathLike, '__fspath__', print)",
+        "from ms_codegeex.parallel import placement\nplacement.loaded_rows = lambda *_: None",
+        "import unittest.mock\nunittest.mock.patch('os.fsync')",
+        "import unittest.mock as doubles\ndoubles.MagicMock()",
+        "from unittest import mock as doubles\ndoubles.patch.object(print, '__call__')",
+        "from unittest.mock import patch as put\nput('os.fsync')",
     ],
 )
 def test_other_ways_are_seen(text):

@@ -72,7 +72,7 @@ def test_of_processes_that_fail_together_the_first_to_fall_silent_is_named(tmp_p
         (tmp_path / "go").touch()
         wait_for(lambda: not any(map(alive, pids)))
 
-    with pytest.raises(RunFailure, match="^b exited with status 1: the cause$"):
+    with pytest.raises(RunFailure, match=r"^b exited with status 1: the cause$"):
         run_processes([*specs, python("c", together, tmp_path)], 3, wait_for_both)
 
 

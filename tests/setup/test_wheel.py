@@ -2,7 +2,8 @@
 
 In the quick tests, the packages it depends on come from the tests' environment, whose directory is last on the path:
 everything is in the wheel, and mindformers is not needed. The slow test lets pip choose all dependencies, as a user of
-the wheel would, with each Python that the wheel is for.
+the wheel would, with each Python that the wheel is for; and once the oldest ones allowed, which pip leaves as they are
+where they are installed already.
 """
 
 import json
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from declared import oldest, requirements
 from small_benchmarks import humaneval_x
 
 WITHOUT_MINDFORMERS = "raise ModuleNotFoundError(\"No module named 'mindformers'\", name='mindformers')\n"
@@ -123,19 +125,24 @@ def interpreter(version):
     return None
 
 
-@pytest.fixture(params=["3.10", "3.11", "3.12"])
+@pytest.fixture(params=["3.10", "3.11", "3.12", "3.12-oldest"])
 def resolved(request, wheel, tmp_path):
-    """`bin` of an environment into which pip installs the wheel and the newest dependencies that it allows."""
-    python = interpreter(request.param)
+    """`bin` of an environment into which pip installs the wheel and the newest dependencies that it allows, or the
+    oldest."""
+    version, _, old = request.param.partition("-")
+    python = interpreter(version)
     if python is None:
-        pytest.skip(f"needs Python {request.param} with venv and pip")
+        pytest.skip(f"needs Python {version} with venv and pip")
+    lines = [f"{one.name}=={oldest(one)}\n" for one in requirements().values()] if old else []
+    (tmp_path / "oldest.txt").write_text("".join(lines))
     place = tmp_path / "venv"
     subprocess.run([python, "-I", "-m", "venv", place], check=True)
     pip = [place / "bin" / "python", "-I", "-m", "pip", "--disable-pip-version-check"]
     index = [*pip, "download", "-q", "--no-deps", "-d", tmp_path / "index", "packaging"]
     if subprocess.run(index, env=ENVIRONMENT).returncode:
         pytest.skip("needs a package index")
-    done = subprocess.run([*pip, "install", "-q", wheel], env=ENVIRONMENT, capture_output=True, text=True)
+    words = ["install", "-q", "-c", tmp_path / "oldest.txt", wheel]
+    done = subprocess.run([*pip, *words], env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     yield place / "bin"
     shutil.rmtree(place)  # 2 GB
