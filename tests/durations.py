@@ -78,15 +78,14 @@ class Durations:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--files-by", metavar="WORD", help="the long files, then the others, in an order of this word's own (default: the longest first)"
-    )
+    text = "the long files, then the others, in an order of this word's own (default: the longest first)"
+    parser.addoption("--files-by", metavar="WORD", help=text)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The longest files first. With a word, those of a few minutes, then the others, in an order of the word's own: where
-    time is too short for all, each word leaves out others. The order of the tests in a file stays."""
+    """The longest files first. With a word, those of some minutes, then the others, each in an order of the word's own:
+    where time is too short for all, each word leaves out others. The order of the tests in a file stays."""
     budgets, word = read_budgets(), config.option.files_by
 
     def order(item: pytest.Item) -> tuple[float | bool, bytes]:

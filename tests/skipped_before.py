@@ -1,4 +1,4 @@
-"""`pytest --skipped-before`: only the tests that were skipped when they last ran, once what they lacked has been installed."""
+"""`pytest --skipped-before`: only tests that were skipped when they last ran, once what they lacked is installed."""
 
 from __future__ import annotations
 

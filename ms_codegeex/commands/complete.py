@@ -6,7 +6,6 @@ import argparse
 import sys
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ms_codegeex.base.errors import UserError
@@ -37,10 +36,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--cut-prompt", action="store_true", help="drop the start of a text that is too long instead of refusing it"
     )
     asked_model.configure(parser)
-    decoding.configure(parser)
+    decoding.configure(parser, "n")
     decoding.configure_stop(parser)
     decoding.configure_stop_at(parser)
-    parser.add_argument("--n", type=int, default=1, metavar="N", help="number of answers (default: 1)")
     parser.add_argument("--echo", action="store_true", help="write the text in front of each answer")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of streamed text")
 
@@ -49,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the answers as they come. On a terminal they are coloured; elsewhere they are the bare text."""
     from ms_codegeex.terminal.asking import Prompt
 
-    settings = replace(decoding.settings(arguments), n=arguments.n)
+    settings = decoding.settings(arguments)
     prompt = Prompt(
         _text(arguments),
         _language(arguments.language),

@@ -4,46 +4,18 @@ from __future__ import annotations
 
 import argparse
 import re
-from typing import TYPE_CHECKING
+from typing import Any
 
+from ms_codegeex.base.options import add_options, given
 from ms_codegeex.generation.levels import AUTO, LEVELS
-
-if TYPE_CHECKING:
-    from ms_codegeex.generation.sampling import SamplingSettings
+from ms_codegeex.generation.sampling import SamplingSettings, request_fields
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Length, temperature, top-k, top-p, seed and penalties."""
-    parser.add_argument(
-        "--max-new-tokens", type=int, default=128, metavar="N", help="maximum number of tokens (default: 128)"
-    )
-    parser.add_argument("--temperature", type=float, default=0.8, metavar="T", help="0 is greedy (default: 0.8)")
+def configure(parser: argparse.ArgumentParser, *others: str) -> None:
+    """Length, seed, what requests have too, and other fields of `SamplingSettings`."""
+    names = {"max_new_tokens", "seed", *(each.name for each in request_fields()), *others}
+    add_options(parser, SamplingSettings, names)
     parser.add_argument("--greedy", action="store_true", help="always the likeliest token; the same as --temperature 0")
-    parser.add_argument(
-        "--top-k", type=int, default=0, metavar="K", help="only the K likeliest tokens (default: 0, off)"
-    )
-    parser.add_argument(
-        "--top-p",
-        type=float,
-        default=0.95,
-        metavar="P",
-        help="only the likeliest tokens that make up probability P (default: 0.95; 1: off)",
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="the same seed gives the same text (default: 0)"
-    )
-    for name, metavar, default, text in (
-        ("repetition", "F", 1.0, "divide positive logits of tokens in prompt and answer by F, multiply negative ones"),
-        ("frequency", "X", 0.0, "subtract X from a token's logit for each time that it is in the answer"),
-        ("presence", "X", 0.0, "subtract X from the logits of tokens in the answer"),
-    ):
-        parser.add_argument(
-            f"--{name}-penalty",
-            type=float,
-            default=default,
-            metavar=metavar,
-            help=f"{text} (default: {default:g}, off)",
-        )
 
 
 def configure_device(parser: argparse.ArgumentParser, *aliases: str) -> None:
@@ -116,18 +88,10 @@ def _unescaped(text: str) -> str:
     return re.sub(r"\\([nt\\])", lambda match: known[match[1]], text)
 
 
-def settings(arguments: argparse.Namespace) -> SamplingSettings:
-    """The settings from the options of `configure` and `configure_stop`. `UserError` for a number out of range."""
-    from ms_codegeex.generation.sampling import SamplingSettings
-
-    return SamplingSettings(
-        max_new_tokens=arguments.max_new_tokens,
-        temperature=0.0 if arguments.greedy else arguments.temperature,
-        top_k=arguments.top_k,
-        top_p=arguments.top_p,
-        seed=arguments.seed,
-        repetition_penalty=arguments.repetition_penalty,
-        frequency_penalty=arguments.frequency_penalty,
-        presence_penalty=arguments.presence_penalty,
-        stop=tuple(map(_unescaped, arguments.stop)),
-    )
+def settings(arguments: argparse.Namespace, **others: Any) -> SamplingSettings:
+    """The settings from the options of `configure` and `configure_stop`, and others. `UserError` for a number out of
+    range."""
+    others["stop"] = tuple(map(_unescaped, arguments.stop))
+    if arguments.greedy:
+        others["temperature"] = 0.0
+    return given(SamplingSettings, arguments, **others)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cut-prompt", action="store_true", help="drop the start of a prompt that is too long instead of refusing it"
     )
-    decoding.configure(parser)
+    decoding.configure(parser, "log_probabilities", "n", "beams", "length_penalty")
     parser.add_argument(
         "--logit-bias",
         action="append",
@@ -54,7 +53,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="ID=VALUE",
         help="add a number to a token's logit; -100 effectively forbids it; may be repeated",
     )
-    _configure_answers(parser)
+    decoding.configure_stop(parser)
+    decoding.configure_stop_at(parser)
     parser.add_argument(
         "--threads",
         type=int,
@@ -82,39 +82,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     decoding.configure_device(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object instead of streamed text")
-
-
-def _configure_answers(parser: argparse.ArgumentParser) -> None:
-    decoding.configure_stop(parser)
-    decoding.configure_stop_at(parser)
-    parser.add_argument(
-        "--n",
-        type=int,
-        default=1,
-        metavar="N",
-        help="number of answers, with the seeds --seed, --seed + 1, ... (default: 1)",
-    )
-    parser.add_argument(
-        "--beams",
-        type=int,
-        default=1,
-        metavar="N",
-        help="beam search with N beams; temperature, top-k, top-p and seed have no effect (default: 1, off)",
-    )
-    parser.add_argument(
-        "--length-penalty",
-        type=float,
-        default=1.0,
-        metavar="P",
-        help="beams: the score is log-probability / length ** P, so a larger P favours longer answers (default: 1)",
-    )
-    parser.add_argument(
-        "--log-probabilities",
-        type=int,
-        default=0,
-        metavar="K",
-        help="with --json: each token's log-probability and the K likeliest tokens with theirs (default: 0, off)",
-    )
 
 
 def _prompt(arguments: argparse.Namespace) -> str:
@@ -145,14 +112,7 @@ def _biases(given: Sequence[str]) -> dict[int, float]:
 def _settings(arguments: argparse.Namespace) -> SamplingSettings:
     if arguments.log_probabilities and not arguments.json:
         raise UserError("--log-probabilities: plain text cannot show them; add --json")
-    return replace(
-        decoding.settings(arguments),
-        logit_bias=_biases(arguments.logit_bias),
-        log_probabilities=arguments.log_probabilities,
-        n=arguments.n,
-        beams=arguments.beams,
-        length_penalty=arguments.length_penalty,
-    )
+    return decoding.settings(arguments, logit_bias=_biases(arguments.logit_bias))
 
 
 def _rule(arguments: argparse.Namespace, prompt: str) -> Rule | None:

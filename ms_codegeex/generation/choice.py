@@ -7,28 +7,26 @@ temperature, top-k and top-p. Log-probabilities are those of the unedited logits
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import numpy as np
 
 from ms_codegeex.base.errors import RunFailure
-from ms_codegeex.generation.sampling import SamplingSettings
+from ms_codegeex.generation.sampling import Drawing, SamplingSettings
 
 GREEDY = 0.0
 PADDING = (-1.0, 1.0, 0.0)
 WIDTHS = (1, 64, 512, 4096, 32768)  # edits a row, or one for each id; each needs its own graph
+COLUMNS = tuple(each.name for each in fields(Drawing))
 COLDEST = 1e-6  # a lower temperature is this one: its reciprocal must be a float32
 
 
 @dataclass(frozen=True, eq=False)
-class TokenChoice:
+class TokenChoice(Drawing):
     """How the token after a row is chosen; `uniform` in [0, 1) decides, unless it is greedy (temperature 0) or
     `given`. `edits` float64 [a, 3] are ids, factors and terms, no id twice. `best` likeliest tokens are reported."""
 
-    temperature: float = GREEDY
-    top_k: int = 0
-    top_p: float = 1.0
     uniform: float = 0.0
     given: int = -1
     edits: np.ndarray | tuple[()] = ()
@@ -36,7 +34,7 @@ class TokenChoice:
 
     def row(self, allowed: int) -> list[float]:
         """The operator's settings; ids from `allowed` on are never chosen."""
-        return [self.temperature, self.top_k, self.top_p, self.uniform, self.given, allowed]
+        return [*(getattr(self, name) for name in COLUMNS), self.uniform, self.given, allowed]
 
 
 class Chosen(NamedTuple):
@@ -76,11 +74,11 @@ def logit_edits(settings: SamplingSettings, prompt: Sequence[int], output: Seque
 
 def token_choice(settings: SamplingSettings, prompt: Sequence[int], output: Sequence[int]) -> TokenChoice:
     """How the token that follows `output`, the answer so far to `prompt`, is chosen."""
+    drawing = {name: getattr(settings, name) for name in COLUMNS}
+    drawing["temperature"] = max(settings.temperature, COLDEST) if settings.temperature else GREEDY
     return TokenChoice(
-        max(settings.temperature, COLDEST) if settings.temperature else GREEDY,
-        settings.top_k,
-        settings.top_p,
-        uniform(settings.seed, len(output)),
+        uniform=uniform(settings.seed, len(output)),
+        **drawing,
         edits=logit_edits(settings, prompt, output),
         best=settings.log_probabilities,
     )

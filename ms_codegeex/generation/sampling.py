@@ -1,16 +1,34 @@
-"""A user's settings for an answer."""
+"""A user's settings for an answer. The command line, requests over HTTP, `/set` of a conversation and recipes of
+evaluations take them from here."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Annotated, Any
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.options import Declared, Option, check_ranges, declared
 
-MAX_LOG_PROBABILITIES = 256
-MAX_BEAMS = 64
 MAX_TOP_K = 1 << 30  # the kernel takes no more
 DEFAULT_ADAPTER = ""  # the adapter of requests that name none; the model alone, unless one was loaded by this name
+
+Temperature = Annotated[float, Option("0 is greedy", "T", ge=0, lt=100, in_requests=1.0)]
+TopK = Annotated[int, Option("only the K likeliest tokens", "K", ge=0, le=MAX_TOP_K, off=0, in_requests=0)]
+TopP = Annotated[
+    float,
+    Option("only the likeliest tokens that make up probability P", "P", gt=0, le=1, off=1, in_requests=1.0),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """How a token is drawn from the probabilities: the columns of the choice operator, in this order
+    (`kernels/choice.h`, `composite.py`). Each field is one of `SamplingSettings` too."""
+
+    temperature: Temperature = 0.0
+    top_k: TopK = 0
+    top_p: TopP = 1.0
 
 
 @dataclass(frozen=True)
@@ -29,39 +47,63 @@ class SamplingSettings:
     best answers of a beam search are returned (`beams.py`) and nothing is drawn.
     """
 
-    max_new_tokens: int = 128
-    temperature: float = 0.8
-    top_k: int = 0
-    top_p: float = 0.95
-    seed: int = 0
-    repetition_penalty: float = 1.0
-    frequency_penalty: float = 0.0
-    presence_penalty: float = 0.0
+    max_new_tokens: Annotated[int, Option("maximum number of tokens", "N", ge=1)] = 128
+    temperature: Temperature = 0.8
+    top_k: TopK = 0
+    top_p: TopP = 0.95
+    seed: Annotated[int, Option("the same seed gives the same text", "N", ge=0, lt=2**64)] = 0
+    repetition_penalty: Annotated[
+        float,
+        Option(
+            "divide positive logits of tokens in prompt and answer by F, multiply negative ones",
+            "F",
+            ge=0.01,
+            le=100,
+            off=1,
+            in_requests=1.0,
+        ),
+    ] = 1.0
+    frequency_penalty: Annotated[
+        float,
+        Option(
+            "subtract X from a token's logit for each time that it is in the answer",
+            "X",
+            ge=-100,
+            le=100,
+            off=0,
+            in_requests=0.0,
+        ),
+    ] = 0.0
+    presence_penalty: Annotated[
+        float,
+        Option("subtract X from the logits of tokens in the answer", "X", ge=-100, le=100, off=0, in_requests=0.0),
+    ] = 0.0
     logit_bias: Mapping[int, float] = field(default_factory=dict)
-    log_probabilities: int = 0
+    log_probabilities: Annotated[
+        int,
+        Option(
+            "with --json: each token's log-probability and the K likeliest tokens with theirs", "K", ge=0, le=256, off=0
+        ),
+    ] = 0
     stop: tuple[str, ...] = ()
-    n: int = 1
-    beams: int = 1
-    length_penalty: float = 1.0
+    n: Annotated[int, Option("number of answers, with the seeds --seed, --seed + 1, ...", "N", ge=1)] = 1
+    beams: Annotated[
+        int,
+        Option("beam search with N beams; temperature, top-k, top-p and seed have no effect", "N", ge=1, le=64, off=1),
+    ] = 1
+    length_penalty: Annotated[
+        float,
+        Option(
+            "beams: the score is log-probability / length ** P, so a larger P favours longer answers",
+            "P",
+            ge=-10,
+            le=10,
+        ),
+    ] = 1.0
     adapter: str = DEFAULT_ADAPTER
 
     def __post_init__(self) -> None:
-        for name, right, expected in (
-            ("max_new_tokens", self.max_new_tokens >= 1, "1 or more"),
-            ("temperature", 0 <= self.temperature < 100, "0 (greedy) to less than 100"),
-            ("top_k", 0 <= self.top_k <= MAX_TOP_K, "0 (off) to 2^30"),
-            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1 (off)"),
-            ("seed", 0 <= self.seed < 2**64, "0 to 2^64 - 1"),
-            ("repetition_penalty", 0.01 <= self.repetition_penalty <= 100, "0.01 to 100 (1: off)"),
-            ("frequency_penalty", -100 <= self.frequency_penalty <= 100, "-100 to 100 (0: off)"),
-            ("presence_penalty", -100 <= self.presence_penalty <= 100, "-100 to 100 (0: off)"),
-            ("log_probabilities", 0 <= self.log_probabilities <= MAX_LOG_PROBABILITIES, "0 (off) to 256"),
-            ("n", self.n >= 1, "1 or more"),
-            ("beams", 1 <= self.beams <= MAX_BEAMS, f"1 (off) to {MAX_BEAMS}"),
-            ("length_penalty", -10 <= self.length_penalty <= 10, "-10 to 10"),
-        ):
-            if not right:
-                raise UserError(f"{name}: {getattr(self, name)} is out of range; give {expected}")
+        check_ranges(self)
         for number, bias in self.logit_bias.items():
             if number < 0 or not -1e6 <= bias <= 1e6:
                 raise UserError(f"logit_bias: {number}={bias} is out of range; give an id and a number of at most 1e6")
@@ -78,3 +120,14 @@ class SamplingSettings:
         """Whether there is a penalty or a bias."""
         penalties = self.repetition_penalty - 1, self.frequency_penalty, self.presence_penalty
         return any(penalties) or bool(self.logit_bias)
+
+
+def request_fields() -> list[Declared]:
+    """The settings that a request over HTTP has."""
+    return [each for each in declared(SamplingSettings) if each.option.in_requests is not None]
+
+
+def unusual(settings: Any) -> dict[str, float]:
+    """The request fields of `SamplingSettings`, or of a `Drawing`, that differ from OpenAI's defaults."""
+    found = {each.name: getattr(settings, each.name, each.option.in_requests) for each in request_fields()}
+    return {each.name: found[each.name] for each in request_fields() if found[each.name] != each.option.in_requests}

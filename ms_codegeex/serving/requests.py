@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.languages import LANGUAGES
-from ms_codegeex.generation.sampling import SamplingSettings
+from ms_codegeex.generation.sampling import SamplingSettings, request_fields
 from ms_codegeex.generation.stopping import Rule, block
 from ms_codegeex.serving.model import ServedModel
 from ms_codegeex.serving.schemas import Sampling
@@ -64,25 +64,17 @@ def sampling_settings(
     body: Sampling, model: ServedModel, max_tokens: int, *, log_probabilities: int = 0, stop: Sequence[str] = ()
 ) -> SamplingSettings:
     """Settings of the first answer; `UserError` names the field that is out of range. `stop` ends it too."""
-    given = {
-        "temperature": body.temperature,
-        "top_p": body.top_p,
-        "top_k": body.top_k,
-        "presence_penalty": body.presence_penalty,
-        "frequency_penalty": body.frequency_penalty,
-        "repetition_penalty": body.repetition_penalty,
-    }
-    settings = SamplingSettings(
+    given = {each.name: getattr(body, each.name) for each in request_fields()}
+    usual = {each.name: each.option.in_requests for each in request_fields()}
+    return SamplingSettings(
+        **{name: usual[name] if value is None else value for name, value in given.items()},
         max_new_tokens=max_tokens,
-        temperature=1.0,
-        top_p=1.0,
         seed=secrets.randbits(63) if body.seed is None else body.seed % SEEDS,
         logit_bias=logit_bias(body.logit_bias, model),
         log_probabilities=log_probabilities,
         adapter=model.adapter,
         stop=tuple(dict.fromkeys((*stop_texts(body.stop), *stop))),
     )
-    return replace(settings, **{name: value for name, value in given.items() if value is not None})
 
 
 def seeded(settings: SamplingSettings, number: int) -> SamplingSettings:

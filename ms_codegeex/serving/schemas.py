@@ -6,9 +6,11 @@ import difflib
 import json
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, create_model, model_validator
 from pydantic_core import PydanticCustomError
 
+from ms_codegeex.base.options import Declared
+from ms_codegeex.generation.sampling import request_fields
 from ms_codegeex.serving import foreign_fields
 from ms_codegeex.serving.foreign_fields import Neutral, WithoutEffect
 
@@ -88,21 +90,26 @@ class StreamOptions(Body):
     include_usage: bool | None = Field(None, description="send a last event with the usage")
 
 
-class Sampling(Body):
+def _sampling_field(each: Declared) -> tuple[Any, Any]:
+    default = each.option.default_in_words(each.option.in_requests)
+    return each.type | None, Field(None, description=f"{each.option.help}{default}")
+
+
+# What decides how tokens are chosen, as far as OpenAI's API has it or could have it.
+SamplingFields = create_model(
+    "SamplingFields", __base__=Body, **{each.name: _sampling_field(each) for each in request_fields()}
+)
+
+
+class Sampling(SamplingFields):
     """How an answer is chosen; shared by all routes that generate."""
 
     without_effect = foreign_fields.GENERATION
     neutral = foreign_fields.NEUTRAL
     model: str | None = Field(None, description="the name in /v1/models; may be left out")
-    temperature: float | None = Field(None, description="0 is greedy (default 1)")
-    top_p: float | None = Field(None, description="default 1: off")
-    top_k: int | None = Field(None, description="default 0: off")
     n: int | None = Field(None, ge=1, le=128, description="number of answers (default 1)")
     stop: str | Listed[str] | None = Field(None, description="texts before which an answer ends")
     seed: int | None = Field(None, description="equal seeds give equal text (default: a different one each time)")
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    repetition_penalty: float | None = Field(None, description="default 1: off")
     logit_bias: Annotated[dict[str, float] | None, Few] = Field(
         None, description="numbers that are added to the logits, by token id"
     )

@@ -8,25 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.files import atomic_file
+from ms_codegeex.base.options import declared
 from ms_codegeex.base.printing import visible
 from ms_codegeex.data.languages import detect, find_language
-from ms_codegeex.generation.sampling import SamplingSettings
+from ms_codegeex.generation.sampling import SamplingSettings, request_fields
 from ms_codegeex.terminal.asking import TASKS, AnswerPart, CodeTask, Model, Prompt
 from ms_codegeex.terminal.printing import dim, printer
 
 FENCE = '"""'
 PROMPT, MORE = "> ", ". "
-SETTINGS = (
-    *("max_new_tokens", "temperature", "top_k", "top_p", "seed"),
-    *("repetition_penalty", "frequency_penalty", "presence_penalty"),
-)
+SETTINGS = ("max_new_tokens", "seed", *(each.name for each in request_fields()))
 BASE = (
     "This is a base model: it continues text and was not tuned to follow instructions. What you type is added to one "
     "text, which the model continues. An empty line lets it go on."
@@ -203,12 +201,12 @@ class Chat:
         if not words:
             self._say("\n".join(f"{name} {getattr(self.settings, name)}" for name in SETTINGS))
             return
-        kinds = {field.name: field.type for field in fields(SamplingSettings)}
+        kinds = {each.name: each.type for each in declared(SamplingSettings)}
         name = words[0].replace("-", "_")
         if name not in SETTINGS or len(words) != 2:
             raise UserError(f"/set: expected a setting and a value; settings are {', '.join(SETTINGS)}")
         try:
-            value = int(words[1]) if kinds[name] == "int" else float(words[1])
+            value = kinds[name](words[1])
         except ValueError:
             raise UserError(f"/set: {name} takes a number, not {words[1]}") from None
         self.settings = replace(self.settings, **{name: value})

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.base.errors import RunFailure, UserError
-from ms_codegeex.generation.sampling import SamplingSettings
+from ms_codegeex.generation.sampling import SamplingSettings, unusual
 from ms_codegeex.terminal.asking import AnswerPart, CodeTask, Prompt
 
 if TYPE_CHECKING:
@@ -105,19 +105,12 @@ class RemoteModel:
 
 def _fields(settings: SamplingSettings) -> dict[str, Any]:
     """The fields that differ from the defaults of OpenAI's API. Other servers refuse fields that they do not know."""
-    ours = {"top_k": (settings.top_k, 0), "repetition_penalty": (settings.repetition_penalty, 1.0)}
-    theirs = {
-        "presence_penalty": (settings.presence_penalty, 0.0),
-        "frequency_penalty": (settings.frequency_penalty, 0.0),
-        "n": (settings.n, 1),
-        "stop": (list(settings.stop), []),
-    }
+    several = {"n": (settings.n, 1), "stop": (list(settings.stop), [])}
     return {
         "max_tokens": settings.max_new_tokens,
-        "temperature": settings.temperature,
-        "top_p": settings.top_p,
         "seed": settings.seed,
-        **{key: value for key, (value, usual) in {**ours, **theirs}.items() if value != usual},
+        **unusual(settings),
+        **{key: value for key, (value, usual) in several.items() if value != usual},
     }
 
 

@@ -25,6 +25,11 @@ LOGITS = np.log([0.4, 0.3, 0.15, 0.1, 0.05, 1e6])  # the last id has no token
 ALLOWED = 5
 
 
+def drawn(temperature: float, top_k: int, top_p: float, number: float, **others) -> TokenChoice:
+    """The choice that `number` in [0, 1) makes."""
+    return TokenChoice(temperature=temperature, top_k=top_k, top_p=top_p, uniform=number, **others)
+
+
 def token_probabilities(logits: np.ndarray, settings: SamplingSettings, allowed: int) -> np.ndarray:
     """Probabilities float64 [V] after temperature, top-k and top-p, in that order; ids from `allowed` on get 0.
 
@@ -119,7 +124,8 @@ def output(cell, logits, choices, allowed, dtype=ms.float32):
 def test_without_a_draw_nothing_needs_to_be_sorted(composite):
     logits = np.random.default_rng(0).normal(size=(4, 64)).astype(np.float32)
     edits = np.array([[3, 1.0, 9.0], [5, 1.0, 0.0]])
-    choices = [TokenChoice(best=2), TokenChoice(given=7), TokenChoice(1.0, given=63), TokenChoice(edits=edits)]
+    hot = TokenChoice(temperature=1.0, given=63)
+    choices = [TokenChoice(best=2), TokenChoice(given=7), hot, TokenChoice(edits=edits)]
     found = unpack(output(CompositeChoice(draws=False), logits, choices, 60), choices)
     assert found == composite(logits, choices, 60) and [one.token for one in found[1:]] == [7, 63, 3]
 
@@ -140,7 +146,7 @@ def random_rows():
 def test_each_number_draws_the_token_of_the_exact_distribution(operator):
     logits, numbers = random_rows(), np.random.default_rng(4).random(ROWS)
     cases = [CASES[i % len(CASES)] for i in range(ROWS)]
-    found = operator(logits, [TokenChoice(*case, u) for case, u in zip(cases, numbers, strict=True)], 60)
+    found = operator(logits, [drawn(*case, u) for case, u in zip(cases, numbers, strict=True)], 60)
     ids, scores = np.array([one.token for one in found]), np.array([one.score for one in found])
     expected = []
     for row, case, u in zip(logits, cases, numbers, strict=True):
@@ -156,7 +162,7 @@ def test_each_number_draws_the_token_of_the_exact_distribution(operator):
 def test_draws_follow_the_distribution(operator, case):
     row = np.random.default_rng(5).normal(size=IDS).astype(np.float32)
     numbers = np.random.default_rng(6).random(ROWS)
-    found = operator(np.tile(row, (ROWS, 1)), [TokenChoice(*case, u) for u in numbers], 60)
+    found = operator(np.tile(row, (ROWS, 1)), [drawn(*case, u) for u in numbers], 60)
     check_counts([one.token for one in found], distribution(row, case))
 
 
@@ -174,7 +180,7 @@ def test_greedy_and_given_tokens_and_equal_ones(operator):
     logits[1, [5, 9]] = 50.0
     choices = [TokenChoice() for _ in range(ROWS)]
     choices[2] = TokenChoice(given=63)
-    half = TokenChoice(1.0, 0, 0.5, 0.999999)  # of 60 equal ones the first 30 make up the half
+    half = drawn(1.0, 0, 0.5, 0.999999)  # of 60 equal ones the first 30 make up the half
     choices[0] = half
     ids = [one.token for one in operator(logits, choices, 60)]
     expected = logits[:, :60].argmax(1)
@@ -259,7 +265,7 @@ def test_draws_with_penalties_follow_the_distribution(operator):
     prompt, output = [1, 2, 3, 4], [2, 8, 8, 9]
     edits = logit_edits(settings, prompt, output)
     numbers = np.random.default_rng(11).random(ROWS)
-    found = operator(np.tile(row, (ROWS, 1)), [TokenChoice(0.8, 0, 0.97, u, edits=edits) for u in numbers], 60)
+    found = operator(np.tile(row, (ROWS, 1)), [drawn(0.8, 0, 0.97, u, edits=edits) for u in numbers], 60)
     p = token_probabilities(processed(row, settings, prompt, output), settings, 60)
     check_counts([one.token for one in found], p)
     assert p[5] == 0 and np.abs(p - distribution(row, (0.8, 0, 0.97))).max() > 0.02
@@ -288,7 +294,7 @@ def test_the_likeliest_tokens_are_reported_for_those_who_ask(operator):
 def test_one_logit_that_is_not_finite_spoils_its_row_alone(operator, odd):
     """Of any id: one that may not be chosen takes part in the softmax too."""
     logits = random_rows()[:12]
-    choices = [TokenChoice(1.0, uniform=0.3), TokenChoice(), TokenChoice(given=7), TokenChoice(best=3)] * 3
+    choices = [TokenChoice(temperature=1.0, uniform=0.3), TokenChoice(), TokenChoice(given=7), TokenChoice(best=3)] * 3
     sound = operator(logits, choices, 60)
     for row, place in enumerate((0, 9, 30, 59, 60, 63)):
         wrong = logits.copy()
@@ -355,5 +361,5 @@ def test_what_a_beam_search_does_not_take_is_refused(more):
 
 
 def test_the_message_about_a_temperature_names_both_bounds():
-    with pytest.raises(UserError, match=r"temperature: 1000000.0 is out of range; give 0 \(greedy\) to less than 100"):
+    with pytest.raises(UserError, match=r"temperature: 1000000.0 is out of range; give 0 to less than 100"):
         SamplingSettings(temperature=1e6)

@@ -223,7 +223,8 @@ def test_ids_without_a_token_are_not_chosen():
     tensors = twin.tensors | {"head.bias": twin.tensors["head.bias"] + 100.0 * (np.arange(VOCABULARY) >= 50)}
     for threads in (2, 0):
         engine = twin.engine(tensors, allowed=50, threads=threads)
-        for choice in (GREEDY, TokenChoice(1.0, 0, 1.0, 0.999999), TokenChoice(3.0, 5, 0.9, 0.5)):
+        hottest = TokenChoice(temperature=3.0, top_k=5, top_p=0.9, uniform=0.5)
+        for choice in (GREEDY, TokenChoice(temperature=1.0, uniform=0.999999), hottest):
             assert engine.next({0: [5, 6]}, {0: choice})[0][0] < 50
 
 

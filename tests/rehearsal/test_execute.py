@@ -158,8 +158,8 @@ def test_a_plan_trains_as_one_device_does(monkeypatch):
     ],
 )
 def test_simulated_recipes_train_as_one_device_does(name, mesh, precision):
-    """Those in docs/recipes_simulated.json. The one for 512 devices becomes the one for 64 without recomputation when it
-    is made small (`test_what_is_not_executed_is_part_of_what_is`)."""
+    """Those in docs/recipes_simulated.json. Made small, the one for 512 devices is the one for 64 without recomputation
+    (`test_what_is_not_executed_is_part_of_what_is`)."""
     config = load_config(ROOT / "configs" / "recipes" / f"{name}.yaml", [f"training.precision={precision}"])
     execution = execute(config, mesh)
     check(execution, fp16=precision == "fp16")
@@ -172,9 +172,9 @@ def test_simulated_recipes_train_as_one_device_does(name, mesh, precision):
 def test_what_is_not_executed_is_part_of_what_is():
     small = []
     for devices in (64, 512):
-        config = load_config(ROOT / "configs" / "recipes" / f"codegeex_13b_910b_{devices}.yaml", [f"output={devices}"])
+        config = load_config(ROOT / "configs" / "recipes" / f"codegeex_13b_910b_{devices}.yaml")
         values = shrunk(config, Mesh(2, 2, 2, 2)).to_dict()
-        assert values.pop("output") == str(devices)
+        assert values.pop("output").endswith(f"_{devices}")
         recomputed = [values["training"].pop(key) for key in ("recompute", "recompute_blocks")]
         assert recomputed == (["full", [1, 1]] if devices == 64 else ["none", None])
         small.append(values)
@@ -221,7 +221,7 @@ MISTAKES = {  # plan, and what the verdict says
         (2, {"pipeline": 2, "micro_batches": 2}, {}),
         "evaluation: rank 0 has loss",
     ),
-    "order_of_constants_ignored": ((2, VIRTUAL, {}), "gradient norm: rank 0 has"),
+    "order_of_constants_ignored": ((2, {**VIRTUAL, "micro_batches": 8}, {}), "gradient norm: rank 0 has"),
     "last_addition_not_waited_for": ((2, VIRTUAL, {}), "differs from one device by"),
     "missing_reduction": ((2, {}, {}), "differs from one device by"),
     "norm_that_counts_copies": ((2, {"tensor": 2}, {}), "differs from one device by"),

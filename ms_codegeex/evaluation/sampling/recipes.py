@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.options import check_ranges
 from ms_codegeex.base.shipped import find_config
 from ms_codegeex.config.validation import Natural, Positive, check_tree, validated
 from ms_codegeex.config.values import read_yaml
+from ms_codegeex.generation.sampling import Drawing
 
 TaskName = Literal["humaneval-x", "multipl-e", "mtpb", "ds1000", "humaneval", "evalplus", "sql"]
 ONLY_OF: dict[str, tuple[str, ...]] = {  # keys that only these tasks have
@@ -28,14 +30,12 @@ LanguageName = Literal["python", "cpp", "java", "js", "go", "rust", "bash", "ts"
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """The settings of one evaluation. Keys of `ONLY_OF` have their defaults in those of other tasks."""
+class Recipe(Drawing):
+    """The settings of one evaluation: how tokens are drawn, and these. Keys that `ONLY_OF` gives to other tasks have
+    their defaults."""
 
     task: TaskName
     n: Positive = 1  # samples of a problem; MTPB: of each of its test cases
-    temperature: Annotated[float, Field(ge=0, lt=100)] = 0.0  # 0: greedy
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0  # 1: off
-    top_k: Natural = 0  # 0: off
     max_new_tokens: Positive = 512
     max_length: Positive | None = None  # of prompt and answer together; None: the model's
     seed: Natural = 42
@@ -65,6 +65,7 @@ def build(values: Mapping[str, Any]) -> Recipe:
         raise UserError("task: missing; a recipe says which task it is for")
     check_tree(Recipe, values)
     recipe = validated(Recipe, values)
+    check_ranges(recipe)
     _check_keys(recipe.task, {name for name in ONLY_OF if getattr(recipe, name) != getattr(Recipe, name)})
     return replace(recipe, stops=tuple(recipe.stops), languages=tuple(recipe.languages))
 

@@ -6,6 +6,7 @@ Each is a `task.Complete`: the same prompt, settings and seed give the same text
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from typing import Any, Protocol
 
 from ms_codegeex.base.errors import PromptTooLong, RunFailure, UserError
@@ -13,8 +14,10 @@ from ms_codegeex.evaluation.local_model import LocalModel
 from ms_codegeex.evaluation.sampling.recipes import Recipe
 from ms_codegeex.evaluation.task import SampledAnswer, Stop
 from ms_codegeex.generation import stopping
+from ms_codegeex.generation.sampling import Drawing, SamplingSettings, unusual
 
 RETRIES = 6  # of a request; the client waits 0.5 s, 1 s, 2 s, up to 8 s between them
+OPENAIS = ("temperature", "top_p")  # arguments of its client
 TIMEOUT = 600.0  # seconds of silence after which a server is given up
 # in the error messages of servers
 TOO_LONG = ("context length", "context size", "too long", "maximum context", "exceeds")
@@ -71,14 +74,13 @@ class EngineSampler:
         self, prompt: str, *, seed: int, stop: Stop | None = None, max_new_tokens: int | None = None
     ) -> SampledAnswer:
         """Continue a prompt; `PromptTooLong` if it leaves no room."""
-        from ms_codegeex.generation.sampling import SamplingSettings
-
         ids = self.generator.tokenizer.encode_prompt(prompt)
         room = min(max_new_tokens or self.recipe.max_new_tokens, self.limit - len(ids))
         if room < 1:
             raise PromptTooLong(f"prompt: {len(ids)} tokens, the model and the recipe allow {self.limit} in all")
         recipe, ended, new = self.recipe, ended_by(self.recipe, stop), 0
-        settings = SamplingSettings(room, recipe.temperature, recipe.top_k, recipe.top_p, seed)
+        drawing = {each.name: getattr(recipe, each.name) for each in fields(Drawing)}
+        settings = SamplingSettings(room, seed=seed, **drawing)
 
         def counted() -> Iterator[int]:
             nonlocal new
@@ -116,9 +118,8 @@ class ServerSampler:
         if not self.url.startswith(("http://", "https://")):
             raise UserError(f"--url: {url} is not the address of a server; expected http(s)://HOST[:PORT]/v1")
         self.client = openai.OpenAI(base_url=self.url, api_key=key or "none", max_retries=RETRIES, timeout=timeout)
-        self.fields = dict(fields or {})
-        if recipe.top_k:
-            self.fields.setdefault("top_k", recipe.top_k)
+        ours = {name: value for name, value in unusual(recipe).items() if name not in OPENAIS}
+        self.fields = {**ours, **(fields or {})}
         self.model = model or self._only_model()
         self.identity = {"url": self.url, "model": self.model, **({"fields": self.fields} if self.fields else {})}
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.generation.sampling import SamplingSettings
+from ms_codegeex.generation.sampling import SamplingSettings, request_fields
 from ms_codegeex.serving import foreign_fields
 from ms_codegeex.serving.answering import Piece, TextFilter
 from ms_codegeex.serving.backend import Backend, StreamedAnswer
@@ -23,10 +23,11 @@ from ms_codegeex.serving.model import ServedModel
 from ms_codegeex.serving.requests import prepared, sampling_settings
 from ms_codegeex.serving.responding import AnswerPlan, Responder, merged, respond
 from ms_codegeex.serving.routes.models import chosen_model
-from ms_codegeex.serving.schemas import Body, Few, Listed, Sampling
+from ms_codegeex.serving.schemas import Body, Few, Listed, Sampling, SamplingFields
 
 MAX_TOKENS = 128
 MAX_FILES = 1024
+LLAMA_CPP = {"repetition_penalty": "repeat_penalty"}  # our name: llama.cpp's
 
 
 class ExtraFile(Body):
@@ -37,7 +38,7 @@ class ExtraFile(Body):
     filename: str | None = None
 
 
-class InfillRequest(Body):
+class InfillRequest(SamplingFields):
     """`POST /infill`"""
 
     without_effect = foreign_fields.INFILL
@@ -51,11 +52,7 @@ class InfillRequest(Body):
     n_indent: int | None = Field(None, ge=0, description="end before a line with less white space in front")
     n_cmpl: int | None = Field(None, ge=1, le=16, description="number of answers (default 1)")
     temperature: float | None = Field(None, description="default 0: always the likeliest token")
-    top_k: int | None = None
-    top_p: float | None = None
-    repeat_penalty: float | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
+    repeat_penalty: float | None = Field(None, description="llama.cpp's name of repetition_penalty")
     logit_bias: Annotated[Listed[Listed[float | int]] | dict[str, float] | None, Few] = None
     seed: int | None = Field(None, description="-1: a different one each time")
     stop: Listed[str] | None = None
@@ -111,13 +108,12 @@ def sampling(body: InfillRequest, model: ServedModel, max_tokens: int, stop: Seq
         if any(len(pair) != 2 or not isinstance(pair[0], int) for pair in bias):
             raise UserError("logit_bias: expected pairs of a token's id and a number")
         bias = {str(number): value for number, value in bias}
+    chosen = {each.name: getattr(body, each.name) for each in request_fields()}
+    chosen["temperature"] = body.temperature or 0.0
+    if body.repeat_penalty is not None:
+        chosen["repetition_penalty"] = body.repeat_penalty
     given = Sampling(
-        temperature=body.temperature or 0.0,
-        top_k=body.top_k,
-        top_p=body.top_p,
-        presence_penalty=body.presence_penalty,
-        frequency_penalty=body.frequency_penalty,
-        repetition_penalty=body.repeat_penalty,
+        **chosen,
         logit_bias=bias,
         seed=None if body.seed is not None and body.seed < 0 else body.seed,
         stop=body.stop,
@@ -223,12 +219,7 @@ class InfillResponder(Responder):
             tokens_cached=len(self.ids) + len(found.tokens),
             generation_settings={
                 "n_predict": 0 if self.plan.prompt_only else settings.max_new_tokens,
-                "temperature": settings.temperature,
-                "top_k": settings.top_k,
-                "top_p": settings.top_p,
-                "repeat_penalty": settings.repetition_penalty,
-                "presence_penalty": settings.presence_penalty,
-                "frequency_penalty": settings.frequency_penalty,
+                **{LLAMA_CPP.get(each.name, each.name): getattr(settings, each.name) for each in request_fields()},
                 "seed": settings.seed,
                 "stop": list(settings.stop),
                 "n_ctx": self.model.context,

@@ -1,0 +1,172 @@
+"""Options of the command line from the fields of a frozen dataclass, which declare them once.
+
+    @dataclass(frozen=True)
+    class Sampling:
+        top_k: Annotated[int, Option("only the K likeliest tokens", "K", ge=0, off=0)] = 0
+
+`add_options(parser, Sampling)` adds `--top-k K`, and `given(Sampling, arguments)` is the instance that the words make.
+tyro and jsonargparse do this for whole programs, but neither keeps this package's help, errors and exclusive groups,
+and both take longer to import than `--help` may. So it is argparse, fed from here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import types
+import typing
+from collections.abc import Iterable
+from dataclasses import MISSING, dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ms_codegeex.base.errors import UserError
+
+Settings = TypeVar("Settings")
+
+
+@dataclass(frozen=True)
+class Option:
+    """What a field means to users, in its `Annotated` type.
+
+    Args:
+        help: what it is for, without its default.
+        metavar: the value's name; none for a switch, or where there are choices.
+        ge, gt, le, lt: the range of a number.
+        off: the value that changes nothing.
+        in_requests: the value without which OpenAI's API does the same; None: requests have no such field.
+        either: options with the same word here exclude each other.
+        repeated: a tuple is given one value at a time; otherwise all after one option.
+        words: other spellings.
+    """
+
+    help: str
+    metavar: str | None = None
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+    lt: float | None = None
+    off: float | None = None
+    in_requests: float | None = None
+    either: str = ""
+    repeated: bool = False
+    words: tuple[str, ...] = ()
+
+    def check(self, name: str, value: float) -> None:
+        """`UserError` for a value out of range."""
+        low = (self.ge is None or value >= self.ge) and (self.gt is None or value > self.gt)
+        high = (self.le is None or value <= self.le) and (self.lt is None or value < self.lt)
+        if not (low and high):
+            raise UserError(f"{name}: {value} is out of range; give {self.expected()}")
+
+    def expected(self) -> str:
+        """The range in words."""
+        low, high = self.gt if self.ge is None else self.ge, self.lt if self.le is None else self.le
+        above, to = ("above ", " and at most ") if self.ge is None else ("", " to ")
+        words = f"{above}{_number(low)}"
+        if high is not None:
+            words += f"{to}{_number(high)}" if self.lt is None else f"{to}less than {_number(high)}"
+        elif self.ge is not None:
+            words += " or more"
+        return words if self.off is None else f"{words} ({_number(self.off)}: off)"
+
+    def default_in_words(self, default: Any) -> str:
+        """The end of the help: the default, and what turns the option off; "" for a switch or none."""
+        if default is None or default is False or default == ():
+            return ""
+        off = "" if self.off is None else ", off" if default == self.off else f"; {_number(self.off)}: off"
+        return f" (default: {_number(default)}{off})"
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, int) and value >= 1 << 20 and value & (value - 1) == 0:
+        return f"2^{value.bit_length() - 1}"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+@dataclass(frozen=True)
+class Declared:
+    """An option of a dataclass: its field's name, type without `None`, and default."""
+
+    name: str
+    option: Option
+    type: Any
+    default: Any
+    optional: bool  # the type has None
+
+    @property
+    def flag(self) -> str:
+        """As users write it."""
+        return "--" + self.name.replace("_", "-")
+
+
+def declared(kind: type, names: Iterable[str] | None = None) -> list[Declared]:
+    """The options of a dataclass, or those of these names, in the order of the fields. Other fields are no options."""
+    hints, found = typing.get_type_hints(kind, include_extras=True), []
+    chosen = None if names is None else set(names)
+    for field in fields(kind):  # type: ignore[arg-type]
+        option = next((x for x in getattr(hints[field.name], "__metadata__", ()) if isinstance(x, Option)), None)
+        if option is None or (chosen is not None and field.name not in chosen):
+            continue
+        hint = typing.get_args(hints[field.name])[0]
+        optional = typing.get_origin(hint) in (types.UnionType, typing.Union)
+        if optional:
+            (hint,) = (each for each in typing.get_args(hint) if each is not type(None))
+        default = field.default_factory() if field.default_factory is not MISSING else field.default
+        found.append(Declared(field.name, option, hint, default, optional))
+    return found
+
+
+def add_options(
+    parser: argparse._ActionsContainer, kind: type, names: Iterable[str] | None = None, over: bool = False
+) -> None:
+    """Add the options of a dataclass, or those of these names. `over`: they replace values from elsewhere and have no
+    default themselves."""
+    groups: dict[str, argparse._ActionsContainer] = {"": parser}
+    for each in declared(kind, names):
+        option = each.option
+        if option.either not in groups:
+            groups[option.either] = parser.add_mutually_exclusive_group()
+        into = groups[option.either]
+        default = None if over or each.default in (MISSING, ()) else each.default  # `append` cannot extend a tuple
+        needed = {"required": True} if each.default is MISSING and not over else {}
+        text = option.help + ("" if over else option.default_in_words(each.default))
+        into.add_argument(each.flag, *option.words, dest=each.name, help=text, default=default, **needed, **_kind(each))
+
+
+def _kind(each: Declared) -> dict[str, Any]:
+    """argparse's words for the type."""
+    metavar = {"metavar": each.option.metavar} if each.option.metavar else {}
+    if each.type is bool:
+        return {"action": argparse.BooleanOptionalAction if each.optional else "store_true"}
+    if typing.get_origin(each.type) is typing.Literal:
+        return {"choices": typing.get_args(each.type), **metavar}
+    if typing.get_origin(each.type) is tuple:
+        several = {"action": "append"} if each.option.repeated else {"nargs": "+"}
+        item = typing.get_args(each.type)[0]
+        if typing.get_origin(item) is typing.Literal:
+            return {**several, "choices": typing.get_args(item), **metavar}
+        return {**several, "type": item, **metavar}
+    assert each.type in (int, float, str, Path), f"{each.name}: no option has the type {each.type}"
+    return {"type": each.type, **metavar}
+
+
+def given(kind: type[Settings], arguments: argparse.Namespace, **others: Any) -> Settings:
+    """The dataclass from parsed words and other values; a value that is not given leaves the field's default."""
+    values = {each.name: getattr(arguments, each.name, None) for each in declared(kind)}
+    found = {name: tuple(x) if isinstance(x, list) else x for name, x in values.items() if x is not None}
+    return kind(**{**found, **others})
+
+
+def check_ranges(settings: Any) -> None:
+    """`UserError` for the first number of a dataclass that is out of its range."""
+    for each in _with_ranges(type(settings)):
+        value = getattr(settings, each.name)
+        if value is not None:
+            each.option.check(each.name, value)
+
+
+@cache
+def _with_ranges(kind: type) -> tuple[Declared, ...]:
+    bounds = ("ge", "gt", "le", "lt")
+    return tuple(x for x in declared(kind) if any(getattr(x.option, bound) is not None for bound in bounds))
