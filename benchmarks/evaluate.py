@@ -31,7 +31,7 @@ from common import ROOT, print_command, spread, versions
 
 sys.path.insert(0, str(ROOT))
 
-from ms_codegeex.evaluation.benchmarks import humaneval_x
+from ms_codegeex.evaluation.benchmarks.humaneval_x import task as humaneval_x
 from ms_codegeex.evaluation.sandbox import Command, End, Execution, Sandbox, Verdict, open_sandbox
 from ms_codegeex.evaluation.task import Problem, Task
 

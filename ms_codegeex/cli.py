@@ -84,8 +84,24 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if rest and hasattr(arguments, "overrides") and all("=" in word and not word.startswith("-") for word in rest):
         arguments.overrides.extend(rest)
     elif rest:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        parser.error(_unrecognized(parser, words, rest))
     return arguments
+
+
+def _unrecognized(parser: argparse.ArgumentParser, words: Sequence[str], rest: Sequence[str]) -> str:
+    """What is wrong with the words that nothing takes; an option of another action of the verb is named as that."""
+    option, prog = rest[0].partition("=")[0], parser.prog
+    actions: dict[str, argparse.ArgumentParser] = {}
+    for word in words:
+        choices = next((x.choices for x in parser._actions if isinstance(x, argparse._SubParsersAction)), {})
+        if word in choices:
+            actions, parser, prog = choices, choices[word], word
+    having = [
+        name for name, action in actions.items() if option.startswith("--") and option in action._option_string_actions
+    ]
+    if having:
+        return f"{option}: {prog} has no such option, only {', '.join(having)}; leave it out"
+    return f"unrecognized arguments: {' '.join(rest)}"
 
 
 def _terminate(*_: object) -> None:

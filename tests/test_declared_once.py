@@ -6,7 +6,7 @@ from dataclasses import fields
 import pytest
 
 from ms_codegeex.cli import build_parser
-from ms_codegeex.evaluation.sampling.recipes import Recipe
+from ms_codegeex.evaluation.recipe import Recipe
 from ms_codegeex.generation.choice import TokenChoice
 from ms_codegeex.generation.sampling import Drawing, SamplingSettings, request_fields, unusual
 from ms_codegeex.serving.routes.infill import InfillRequest
@@ -16,9 +16,12 @@ from ms_codegeex.terminal.chat import SETTINGS
 NAMES = [each.name for each in request_fields()]
 
 
-def flags(verb):
-    (verbs,) = (each for each in build_parser([verb])._actions if isinstance(each, argparse._SubParsersAction))
-    return {flag for action in verbs.choices[verb]._actions for flag in action.option_strings}
+def flags(verb, *actions):
+    parser = build_parser([verb])
+    for name in (verb, *actions):
+        (choices,) = (each.choices for each in parser._actions if isinstance(each, argparse._SubParsersAction))
+        parser = choices[name]
+    return {flag for action in parser._actions for flag in action.option_strings}
 
 
 def test_what_draws_a_token_is_a_setting_a_request_field_and_a_column():
@@ -36,7 +39,7 @@ def test_every_surface_has_it(name):
         assert name in body.model_fields and body.model_fields[name].description
     assert name in SETTINGS
     if name in Drawing.__dataclass_fields__:
-        assert name in Recipe.__dataclass_fields__ and flag in flags("evaluate")
+        assert name in Recipe.__dataclass_fields__ and flag in flags("evaluate", "humaneval")
 
 
 def test_what_differs_from_openais_defaults_is_sent():

@@ -12,7 +12,7 @@ from ms_codegeex.config import load_config
 from ms_codegeex.data.corpus.filters import PRESETS as FILTERS
 from ms_codegeex.data.datasets.batches import PackedSequences
 from ms_codegeex.data.tokenizer.gpt2 import CodeGeeXTokenizer
-from ms_codegeex.evaluation.benchmarks import humaneval
+from ms_codegeex.evaluation.benchmarks.humaneval import task as humaneval
 from ms_codegeex.evaluation.sampling import recipes
 from ms_codegeex.evaluation.toolchains.base import ToolChain
 from ms_codegeex.evaluation.toolchains.rust import Rust

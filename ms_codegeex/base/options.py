@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -37,7 +37,10 @@ class Option:
         in_requests: the value without which OpenAI's API does the same; None: requests have no such field.
         either: options with the same word here exclude each other.
         repeated: a tuple is given one value at a time; otherwise all after one option.
+        negatable: a switch can be turned off too, by `--no-...`.
+        flag: the option's name, if it is not the field's.
         words: other spellings.
+        convert: what makes the value of a word, before it is compared with the choices.
     """
 
     help: str
@@ -50,10 +53,15 @@ class Option:
     in_requests: float | None = None
     either: str = ""
     repeated: bool = False
+    negatable: bool = False
+    flag: str = ""
     words: tuple[str, ...] = ()
+    convert: Callable[[str], Any] | None = None
 
-    def check(self, name: str, value: float) -> None:
-        """`UserError` for a value out of range."""
+    def check(self, name: str, value: Any) -> None:
+        """`UserError` for a number out of range."""
+        if all(bound is None for bound in (self.ge, self.gt, self.le, self.lt)):
+            return
         low = (self.ge is None or value >= self.ge) and (self.gt is None or value > self.gt)
         high = (self.le is None or value <= self.le) and (self.lt is None or value < self.lt)
         if not (low and high):
@@ -72,7 +80,7 @@ class Option:
 
     def default_in_words(self, default: Any) -> str:
         """The end of the help: the default, and what turns the option off; "" for a switch or none."""
-        if default is None or default is False or default == ():
+        if default in (None, (), MISSING) or default is False or "(default: " in self.help:
             return ""
         off = "" if self.off is None else ", off" if default == self.off else f"; {_number(self.off)}: off"
         return f" (default: {_number(default)}{off})"
@@ -97,7 +105,7 @@ class Declared:
     @property
     def flag(self) -> str:
         """As users write it."""
-        return "--" + self.name.replace("_", "-")
+        return "--" + (self.option.flag or self.name).replace("_", "-")
 
 
 def declared(kind: type, names: Iterable[str] | None = None) -> list[Declared]:
@@ -136,25 +144,29 @@ def add_options(
 
 def _kind(each: Declared) -> dict[str, Any]:
     """argparse's words for the type."""
-    metavar = {"metavar": each.option.metavar} if each.option.metavar else {}
     if each.type is bool:
-        return {"action": argparse.BooleanOptionalAction if each.optional else "store_true"}
-    if typing.get_origin(each.type) is typing.Literal:
-        return {"choices": typing.get_args(each.type), **metavar}
-    if typing.get_origin(each.type) is tuple:
-        several = {"action": "append"} if each.option.repeated else {"nargs": "+"}
-        item = typing.get_args(each.type)[0]
-        if typing.get_origin(item) is typing.Literal:
-            return {**several, "choices": typing.get_args(item), **metavar}
-        return {**several, "type": item, **metavar}
-    assert each.type in (int, float, str, Path), f"{each.name}: no option has the type {each.type}"
-    return {"type": each.type, **metavar}
+        negatable = each.optional or each.option.negatable
+        return {"action": argparse.BooleanOptionalAction if negatable else "store_true"}
+    words: dict[str, Any] = {"metavar": each.option.metavar} if each.option.metavar else {}
+    item = each.type
+    if typing.get_origin(item) is tuple:
+        words |= {"action": "append"} if each.option.repeated else {"nargs": "+"}
+        item = typing.get_args(item)[0]
+    if typing.get_origin(item) is typing.Literal:
+        words["choices"], item = typing.get_args(item), str
+    assert item in (int, float, str, Path), f"{each.name}: no option has the type {each.type}"
+    return {**words, "type": each.option.convert or item}
 
 
 def given(kind: type[Settings], arguments: argparse.Namespace, **others: Any) -> Settings:
-    """The dataclass from parsed words and other values; a value that is not given leaves the field's default."""
-    values = {each.name: getattr(arguments, each.name, None) for each in declared(kind)}
-    found = {name: tuple(x) if isinstance(x, list) else x for name, x in values.items() if x is not None}
+    """The dataclass from parsed words and other values; what is not given keeps the field's default. `UserError` that
+    names the option for a number out of range."""
+    found = {}
+    for each in declared(kind):
+        value = getattr(arguments, each.name, None)
+        if value is not None:
+            each.option.check(each.flag, value)
+            found[each.name] = tuple(value) if isinstance(value, list) else value
     return kind(**{**found, **others})
 
 
@@ -168,5 +180,4 @@ def check_ranges(settings: Any) -> None:
 
 @cache
 def _with_ranges(kind: type) -> tuple[Declared, ...]:
-    bounds = ("ge", "gt", "le", "lt")
-    return tuple(x for x in declared(kind) if any(getattr(x.option, bound) is not None for bound in bounds))
+    return tuple(each for each in declared(kind) if each.type in (int, float))

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from ms_codegeex.base.options import add_options, given
-from ms_codegeex.generation.levels import AUTO, LEVELS
+from ms_codegeex.generation.levels import AUTO, LEVEL_HELP, LEVEL_NAMES
 from ms_codegeex.generation.sampling import SamplingSettings, request_fields
 
 
@@ -39,9 +39,9 @@ def configure_cpu_level(parser: argparse._ActionsContainer) -> None:
     """The level of the compiled operators."""
     parser.add_argument(
         "--cpu-level",
-        choices=(AUTO, *LEVELS),
+        choices=LEVEL_NAMES,
         default=AUTO,
-        help="instructions of the compiled operators (default: auto, the best that this CPU has; see `doctor`)",
+        help=LEVEL_HELP,
     )
 
 

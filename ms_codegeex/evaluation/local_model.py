@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from ms_codegeex.base.files import sha256
-from ms_codegeex.generation.levels import AUTO
+from ms_codegeex.base.options import Option
+from ms_codegeex.generation.levels import AUTO, LEVEL_HELP, LEVEL_NAMES
 from ms_codegeex.generation.sampling import DEFAULT_ADAPTER
 
 if TYPE_CHECKING:
@@ -29,14 +30,24 @@ def files_identity(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class LocalModel:
-    """A model for our own engine; `adapter` is a LoRA adapter on it, the rest as in `Generator`."""
+    """A model for our own engine; the rest as in `Generator`."""
 
     path: Path
-    adapter: Path | None = None
-    fast: bool = False
-    threads: int | None = None
-    slots: int | None = 1
-    cpu_level: str = AUTO
+    adapter: Annotated[
+        Path | None, Option("a LoRA adapter on --model: a run, or a directory in PEFT's layout", "DIR")
+    ] = None
+    fast: Annotated[bool, Option("round activations too (a quantised --model on a CPU): faster, less exact")] = False
+    threads: Annotated[
+        int | None,
+        Option(
+            "threads of --model's compiled operators (default: one per core; 0: MindSpore's own operators)", "N", ge=0
+        ),
+    ] = None
+    slots: Annotated[
+        int | None,
+        Option("samples that --model draws at once (default: 16, or what fits into memory)", "N", ge=1),
+    ] = 1
+    cpu_level: Annotated[Literal[LEVEL_NAMES], Option(LEVEL_HELP)] = AUTO  # type: ignore[valid-type]
 
     def resolved(self) -> LocalModel:
         """The same model by the paths of its files: for a run, its newest checkpoint now, whatever it saves later."""

@@ -14,20 +14,20 @@ from typing import Any
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.printing import print_error
 from ms_codegeex.evaluation import rows
+from ms_codegeex.evaluation.benchmarks.registry import benchmark
 from ms_codegeex.evaluation.jsonl import RowFile
 from ms_codegeex.evaluation.judging import judge, references
 from ms_codegeex.evaluation.judging.engines import HERE, Equipment, JudgeEngine, LocalEngine
 from ms_codegeex.evaluation.judging.references import Findings
 from ms_codegeex.evaluation.output_directory import RecordedSettings, sole_writer, versions
 from ms_codegeex.evaluation.perplexity import prompts as prompt_perplexity
+from ms_codegeex.evaluation.recipe import Recipe
 from ms_codegeex.evaluation.reports import budget, page, published, scores
 from ms_codegeex.evaluation.sampling import drawing, foreign_samples
-from ms_codegeex.evaluation.sampling.recipes import Recipe
 from ms_codegeex.evaluation.sampling.samplers import Sampler
 from ms_codegeex.evaluation.sandbox import open_sandbox
 from ms_codegeex.evaluation.task import UNREAD, Problem, Task
 
-GATED = ("humaneval-x",)  # tasks whose references always run first
 REFERENCES, SAMPLES, RESULTS = "references.jsonl", "samples.jsonl", "results.jsonl"
 
 
@@ -176,7 +176,7 @@ def prepare_judging(session: Session, engine: JudgeEngine) -> None:
     machine = {"tools": equipment.tools, "sandbox": equipment.layers, "timeout": options.timeout}
     machine |= {"engine": place} if place != HERE else {}
     session.record.write("machine", machine)
-    gated = session.recipe.task in GATED
+    gated = benchmark(session.recipe.task).references_first
     if options.references in ("check", "only") or (options.references == "default" and gated):
         check_references(session, engine, machine, gated or options.references == "only")
 

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from ms_codegeex.evaluation.local_model import LocalModel
-from ms_codegeex.evaluation.sampling.recipes import Recipe
+from ms_codegeex.evaluation.recipe import Recipe
 from ms_codegeex.evaluation.sampling.samplers import EngineSampler
 from ms_codegeex.evaluation.session import Options, evaluate
 from ms_codegeex.evaluation.task import Task

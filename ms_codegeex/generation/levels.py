@@ -15,6 +15,8 @@ LEVELS = {
     "avx2": ("x86-64-v3",),
     "plain": (),
 }
+LEVEL_NAMES = (AUTO, *LEVELS)
+LEVEL_HELP = "instructions of the compiled operators (default: auto, the best that this CPU has; see `doctor`)"
 _AVX2 = {"avx2", "bmi1", "bmi2", "fma", "f16c", "movbe", "abm"}
 _AVX512 = _AVX2 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
 NEEDED = {  # of the flags in /proc/cpuinfo

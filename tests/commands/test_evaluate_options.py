@@ -7,22 +7,29 @@ import pytest
 from conftest import command_here
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.cli import build_parser
-from ms_codegeex.commands.evaluate import OF_ANSWERS, OF_MODEL, OF_URL, OPTIONS, SAMPLING, TASKS, check_options
+from ms_codegeex.base.options import declared
+from ms_codegeex.cli import build_parser, main
+from ms_codegeex.commands import evaluate
+from ms_codegeex.commands.evaluate_options import KEYS_OF_ANSWERS, OF_ANSWERS, JudgingOptions, ServerOptions
+from ms_codegeex.evaluation.benchmarks.registry import benchmark, names
+from ms_codegeex.evaluation.local_model import LocalModel
+from ms_codegeex.evaluation.recipe import Recipe
 
-FOR_ALL = {"help", "task", "output", "json", "compared"}
-
-
-def actions():
-    """The options and arguments of `evaluate` by name."""
-    (verbs,) = (each for each in parser()._actions if isinstance(each, argparse._SubParsersAction))
-    return {action.dest: action for action in verbs.choices["evaluate"]._actions}
+EVERYWHERE = {"help", "output", "json"}
 
 
 @functools.cache
-def parser():
-    """The command line, built once: that takes longer than to parse."""
-    return build_parser()
+def tasks():
+    """The parser of each task; built once, since that takes longer than to parse."""
+    parser = build_parser(["evaluate"])
+    for name in ("verb", "task"):
+        (choices,) = (each.choices for each in parser._actions if each.dest == name)
+        parser = choices.get("evaluate")
+    return choices
+
+
+def options(task):
+    return {action.dest: action for action in tasks()[task]._actions if action.option_strings}
 
 
 def words_of(action):
@@ -32,61 +39,112 @@ def words_of(action):
     return [*action.option_strings[:1], *([] if takes_none else [value])]
 
 
-def test_the_table_names_every_option():
-    assert actions().keys() == FOR_ALL | OPTIONS.keys()
+def evaluated(capsys, *words):
+    """The last line on standard error; the words are wrong."""
+    with pytest.raises(SystemExit) as caught:
+        raise SystemExit(main(["evaluate", *words]))
+    assert caught.value.code == 2
+    return capsys.readouterr().err.splitlines()[-1]
 
 
-@pytest.mark.parametrize("task", [*TASKS, "compare"])
-def test_an_option_that_the_task_does_not_have_is_refused(task):
-    for name, action in actions().items():
-        if name in FOR_ALL:
-            continue
-        source = ["--model", "m"] if name in OF_MODEL else ["--url", "u"] if name in OF_URL else []
-        arguments = parser().parse_args(["evaluate", task, *source, *words_of(action), "--output", "out"])
-        if task in OPTIONS[name]:
-            check_options(arguments)
-        else:
-            with pytest.raises(UserError, match=f"{task} has no such option, only .*{OPTIONS[name][0]}"):
-                check_options(arguments)
+def test_the_tasks_are_the_benchmarks_and_three_others():
+    assert tuple(tasks()) == (*names(), *evaluate.OTHERS)
+    assert {"humaneval", "humaneval-x", "mtpb", "ds1000", "multipl-e", "evalplus", "sql"} <= set(names())
 
 
-@pytest.mark.parametrize("source", ["--model", "--url", "--samples", "--judge-only", None])
-def test_an_option_of_another_source_of_samples_is_refused(source):
-    found = actions()
-    own = {"--model": OF_MODEL + SAMPLING, "--url": OF_URL + SAMPLING, None: SAMPLING}.get(source, ())
-    words = ["--judge-only"] if source == "--judge-only" else [source, "x"] if source else []
-    for name in (*OF_MODEL, *OF_URL, *SAMPLING):
-        arguments = parser().parse_args(["evaluate", "humaneval", "--output", "out", *words_of(found[name]), *words])
-        if name in own:
-            check_options(arguments)
-        else:
-            with pytest.raises(UserError, match=f"--{name.replace('_', '-')}: .*leave it out"):
-                check_options(arguments)
+@pytest.mark.parametrize("task", names())
+def test_a_benchmark_has_its_own_options_and_those_that_all_have(task):
+    own = {"timeout", "python", "prompt_perplexity"} & set(benchmark(task).options)
+    keys = {"languages", "translate_from", "tag", "turns", "mode"} & set(benchmark(task).keys)
+    always = {"data", "model", "url", "samples", "adapter", "device", "recipe", "n", "top_k", "limit", "judge_only"}
+    found = options(task).keys()
+    assert own | keys | always | EVERYWHERE <= found
+    others = {"timeout", "python", "prompt_perplexity", "languages", "translate_from", "tag", "turns", "mode"}
+    assert not found & (others - own - keys) and not found & {"window", "against", "verdicts"}
 
 
-def test_what_judges_the_answers_of_two_models_has_options_of_its_task():
-    found = actions()
-    for name in OF_ANSWERS:
-        words = ["evaluate", "perplexity", "--output", "out", *words_of(found[name])]
-        check_options(parser().parse_args([*words, "--against", "other", "--answers", "problems"]))
-        with pytest.raises(UserError, match="perplexity has no such option"):
-            check_options(parser().parse_args(words))
+@pytest.mark.parametrize("task", [*names(), *evaluate.OTHERS])
+def test_an_option_that_the_task_does_not_have_is_refused(task, capsys):
+    mine = {flag for action in options(task).values() for flag in action.option_strings}
+    others = {flag: action for name in tasks() for action in options(name).values() for flag in action.option_strings}
+    missing = sorted(flag for flag in others.keys() - mine if flag.startswith("--"))
+    assert missing
+    needed = ["--data", "d", "--output", "out"] if task != "compare" else ["--output", "out"]
+    for flag in missing[:: max(1, len(missing) // 4)]:
+        _, *value = words_of(others[flag])
+        message = evaluated(capsys, task, *needed, flag, *value)
+        assert f"{flag}: {task} has no such option, only " in message and message.endswith("leave it out")
+    assert "unrecognized arguments: --no-such" in evaluated(capsys, task, *needed, "--no-such", "1")
+
+
+def test_an_option_is_not_taken_for_the_beginning_of_another(capsys):
+    """`--mode` of DS-1000 is the beginning of `--model`."""
+    words = ("humaneval", "--data", "d", "--output", "o", "--mode", "insertion")
+    assert "--mode: humaneval has no such option, only ds1000" in evaluated(capsys, *words)
+
+
+@pytest.mark.parametrize("source", ["--model", "--url", "--samples", "--judge-only"])
+def test_an_option_of_another_source_of_samples_is_refused(source, capsys, tmp_path):
+    found = options("humaneval")
+    drawn = {each.name for each in declared(Recipe, found) if each.name not in evaluate.NOT_DRAWN}
+    of_model, of_url = ({each.name for each in declared(kind, found)} for kind in (LocalModel, ServerOptions))
+    own = {"--model": of_model | drawn, "--url": of_url | drawn}.get(source, set())
+    given = [source] if source == "--judge-only" else [source, str(tmp_path / "none")]
+    words = ["humaneval", "--data", str(tmp_path / "data"), "--output", str(tmp_path / "out"), *given]
+    for name in sorted(drawn | of_model | of_url):
+        message = evaluated(capsys, *words, *words_of(found[name]))
+        assert (f"{found[name].option_strings[0]}: " in message and "; leave it out" in message) == (name not in own)
+
+
+def test_what_judges_the_answers_of_two_models_has_options_of_its_task(capsys):
+    found = options("perplexity")
+    words = ("perplexity", "--data", "d", "--output", "o", "--model", "m")
+    for name in (*OF_ANSWERS, *KEYS_OF_ANSWERS):
+        message = evaluated(capsys, *words, *words_of(found[name]))
+        assert f"{found[name].option_strings[0]}: only for --answers; leave it out" in message
+    assert "--answers: compares two models" in evaluated(capsys, *words, "--answers", "d")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--limit", "0"], "--limit: 0 is out of range; give 1 or more"),
+        (["--timeout", "nan"], "--timeout: nan is out of range; give above 0"),
+        (["--url", "u", "--url-timeout", "0"], "--url-timeout: 0.0 is out of range; give above 0"),
+        (["--model", "m", "--threads", "-1"], "--threads: -1 is out of range; give 0 or more"),
+        (["--model", "m", "--top-p", "0"], "top_p: 0.0 is out of range; give above 0 and at most 1 (1: off)"),
+        (["--model", "m", "--judge-only"], "--judge-only: draws no samples; leave --model and --url out"),
+        (["--ray-address", "x"], "--ray-address: is for --judge-engine ray"),
+        ([], "--model: missing; give --model, --url or --samples, or --check-references alone"),
+    ],
+)
+def test_wrong_values_are_named(words, message, capsys, tmp_path):
+    line = evaluated(capsys, "humaneval", "--data", str(tmp_path), "--output", str(tmp_path / "out"), *words)
+    assert message in line
+
+
+def test_a_language_by_one_of_its_names():
+    arguments = tasks()["humaneval-x"].parse_args(["--data", "d", "--output", "o", "--language", "C++", "js"])
+    assert arguments.languages == ["cpp", "js"]
+    assert evaluate.keys_of("sql") == tuple(
+        each.name for each in declared(Recipe) if each.name not in evaluate.NOT_DRAWN
+    )
+    assert {each.name for each in declared(JudgingOptions)} >= set(OF_ANSWERS)
 
 
 def test_nothing_is_judged(tmp_path):
     """As reported: the other languages and modes were ignored, and Python was judged."""
     (tmp_path / "he.jsonl").write_text("{}\n")
     words = ["--translate-from", "python", "--turns", "single", "--mode", "insertion", "--window", "5"]
-    result = command_here(
-        "evaluate",
-        "humaneval",
-        "--data",
-        tmp_path / "he.jsonl",
-        "--output",
-        tmp_path / "out",
-        "--language",
-        "rust",
-        *words,
-    )
+    places = ["--data", tmp_path / "he.jsonl", "--output", tmp_path / "out"]
+    result = command_here("evaluate", "humaneval", *places, "--language", "rust", *words)
     assert result.returncode == 2 and "--language: humaneval has no such option" in result.stderr.splitlines()[-1]
     assert not (tmp_path / "out").exists()
+
+
+def test_errors_are_of_one_class(tmp_path):
+    arguments = build_parser(["evaluate"]).parse_args(
+        ["evaluate", "infilling", "--data", str(tmp_path), "--output", str(tmp_path / "o")]
+    )
+    with pytest.raises(UserError, match="--model: missing"):
+        evaluate.run(arguments)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ms_codegeex.evaluation.benchmarks import humaneval_x
+from ms_codegeex.evaluation.benchmarks.humaneval_x import task as humaneval_x
 from ms_codegeex.evaluation.benchmarks.humaneval_x.task import HumanEvalX
 from ms_codegeex.evaluation.sandbox import Sandbox
 from ms_codegeex.evaluation.task import Judgement, Problem, Sample

@@ -11,7 +11,7 @@ from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.files import read_json
 from ms_codegeex.evaluation import session
 from ms_codegeex.evaluation.jsonl import read_rows
-from ms_codegeex.evaluation.sampling.recipes import Recipe
+from ms_codegeex.evaluation.recipe import Recipe
 from ms_codegeex.evaluation.session import Options, evaluate
 
 RECIPE = Recipe("humaneval", n=4, temperature=0.8)

@@ -6,10 +6,10 @@ import humaneval_x_rows
 import pytest
 
 from ms_codegeex.evaluation import validity
-from ms_codegeex.evaluation.benchmarks import humaneval_x
+from ms_codegeex.evaluation.benchmarks.humaneval_x import task as humaneval_x
 from ms_codegeex.evaluation.local_model import LocalModel
+from ms_codegeex.evaluation.recipe import Recipe
 from ms_codegeex.evaluation.reports import page
-from ms_codegeex.evaluation.sampling.recipes import Recipe
 from ms_codegeex.evaluation.session import Options
 from ms_codegeex.evaluation.task import SampledAnswer
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.yaml_reading import read_yaml_file
-from ms_codegeex.evaluation.sampling.recipes import Recipe
+from ms_codegeex.evaluation.recipe import Recipe
 
 FILE = Path(__file__).with_name("published.yaml")
 

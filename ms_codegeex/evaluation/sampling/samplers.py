@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from ms_codegeex.base.errors import PromptTooLong, RunFailure, UserError
 from ms_codegeex.evaluation.local_model import LocalModel
-from ms_codegeex.evaluation.sampling.recipes import Recipe
+from ms_codegeex.evaluation.recipe import Recipe
 from ms_codegeex.evaluation.task import SampledAnswer, Stop
 from ms_codegeex.generation import stopping
 from ms_codegeex.generation.sampling import Drawing, SamplingSettings, unusual

@@ -8,8 +8,8 @@ import pytest
 from ds1000_data import INSERTION, PROMPT, write_original, write_simplified
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.evaluation.benchmarks import ds1000
 from ms_codegeex.evaluation.benchmarks.ds1000 import answers
+from ms_codegeex.evaluation.benchmarks.ds1000 import task as ds1000
 from ms_codegeex.evaluation.sandbox import Verdict
 from ms_codegeex.evaluation.task import Sample, SampledAnswer
 

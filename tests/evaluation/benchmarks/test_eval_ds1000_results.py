@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 from ds1000_data import write_original
 
-from ms_codegeex.evaluation.benchmarks import ds1000
+from ms_codegeex.evaluation.benchmarks.ds1000 import task as ds1000
 from ms_codegeex.evaluation.judging.python_program import INSIDE
 from ms_codegeex.evaluation.sandbox import Verdict
 from ms_codegeex.evaluation.task import Sample

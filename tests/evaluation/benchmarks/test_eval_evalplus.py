@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ms_codegeex.base.errors import RunFailure, UserError
-from ms_codegeex.evaluation.benchmarks import evalplus
+from ms_codegeex.evaluation.benchmarks.evalplus import task as evalplus
 from ms_codegeex.evaluation.benchmarks.evalplus.problems import converted
 from ms_codegeex.evaluation.judging.python_program import INSIDE
 from ms_codegeex.evaluation.sampling.foreign_samples import read_samples

@@ -11,7 +11,7 @@ import pytest
 from benchmark_data import benchmark
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.evaluation.benchmarks import humaneval
+from ms_codegeex.evaluation.benchmarks.humaneval import task as humaneval
 from ms_codegeex.evaluation.sandbox import Verdict
 from ms_codegeex.evaluation.task import Sample, SampledAnswer
 

@@ -7,7 +7,7 @@ from benchmark_data import benchmark
 from mtpb_programs import ANSWERS
 
 from ms_codegeex.base.errors import PromptTooLong, UserError
-from ms_codegeex.evaluation.benchmarks import mtpb
+from ms_codegeex.evaluation.benchmarks.mtpb import task as mtpb
 from ms_codegeex.evaluation.benchmarks.mtpb import turns
 from ms_codegeex.evaluation.benchmarks.mtpb.problems import read_problems
 from ms_codegeex.evaluation.sandbox import Verdict

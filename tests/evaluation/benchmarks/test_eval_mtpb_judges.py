@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ms_codegeex.evaluation.benchmarks import mtpb
 from ms_codegeex.evaluation.benchmarks.mtpb import judges
 from ms_codegeex.evaluation.benchmarks.mtpb import task as module
+from ms_codegeex.evaluation.benchmarks.mtpb import task as mtpb
 from ms_codegeex.evaluation.sandbox import Verdict
 from ms_codegeex.evaluation.task import Sample
 

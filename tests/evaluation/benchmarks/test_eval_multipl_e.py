@@ -10,7 +10,7 @@ from multipl_e_rows import ANSWERS, ROWS, write
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.cli import main
-from ms_codegeex.evaluation.benchmarks import multipl_e
+from ms_codegeex.evaluation.benchmarks.multipl_e import task as multipl_e
 from ms_codegeex.evaluation.task import Sample, SampledAnswer
 from ms_codegeex.evaluation.toolchains import PLAIN_TOOL_CHAINS
 from ms_codegeex.evaluation.toolchains.multipl_e import PlainJava, PlainRust

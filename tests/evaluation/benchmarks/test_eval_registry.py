@@ -1,14 +1,20 @@
 """What of a recipe and of the command line reaches which task."""
 
 import inspect
+from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.evaluation.benchmarks import ds1000, humaneval, humaneval_x, mtpb
-from ms_codegeex.evaluation.benchmarks.registry import build_task
-from ms_codegeex.evaluation.sampling.recipes import Recipe, load
+from ms_codegeex.evaluation.benchmarks.ds1000 import task as ds1000
+from ms_codegeex.evaluation.benchmarks.humaneval import task as humaneval
+from ms_codegeex.evaluation.benchmarks.humaneval_x import task as humaneval_x
+from ms_codegeex.evaluation.benchmarks.mtpb import task as mtpb
+from ms_codegeex.evaluation.benchmarks.registry import benchmark, build_task, names
+from ms_codegeex.evaluation.recipe import Recipe
+from ms_codegeex.evaluation.sampling.recipes import load, over
 
 PYTHON = Path("/usr/bin/python3")
 
@@ -35,12 +41,12 @@ def built(monkeypatch, tmp_path):
 
 
 def test_humaneval_x(built):
-    given = built(humaneval_x, load("codegeex_translation").over(languages=["js", "go"]), timeout=7.0)
+    given = built(humaneval_x, over(load("codegeex_translation"), languages=["js", "go"]), timeout=7.0)
     assert (tuple(given["languages"]), given["source_language"], given["tag"]) == (("js", "go"), "python", False)
-    assert (given["timeout"], given["rules"]) == (7.0, "codegeex")
+    assert (given["timeout"], given["rule_set"]) == (7.0, "codegeex")
     assert built(humaneval_x, load("codegeex_humaneval_x"))["tag"] is True
     given = built(humaneval_x, load("codegeex2_humaneval_x"))
-    assert (given["languages"], given["rules"], given["timeout"]) == (None, "codegeex2", None)
+    assert (given["languages"], given["rule_set"], given["timeout"]) == (None, "codegeex2", None)
 
 
 def test_the_others(built):
@@ -48,11 +54,21 @@ def test_the_others(built):
     assert built(ds1000, Recipe("ds1000", mode="insertion"))["mode"] == "insertion"
     given = built(humaneval, Recipe("humaneval", cut="codegen", strip=True), timeout=4.0, python=PYTHON)
     assert (given["cut"], given["strip"], given["timeout"], given["python"]) == ("codegen", True, 4.0, PYTHON)
-    assert built(humaneval, Recipe("humaneval"))["timeout"] == 3.0
+    assert built(humaneval, Recipe("humaneval"))["timeout"] is None
 
 
 def test_what_a_task_does_not_take(tmp_path):
-    with pytest.raises(UserError, match="--timeout: mtpb has the seconds of its benchmark"):
+    with pytest.raises(UserError, match="--timeout: mtpb has no such option"):
         build_task(Recipe("mtpb"), tmp_path, timeout=3.0)
-    with pytest.raises(UserError, match="--python: humaneval-x takes the machine's tool chains"):
+    with pytest.raises(UserError, match="--python: humaneval-x has no such option"):
         build_task(Recipe("humaneval-x"), tmp_path, python=PYTHON)
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_benchmark_says_what_it_is_and_which_settings_it_has(name):
+    """A folder in `benchmarks/` that lacks something would fail here, and nowhere else before a user names it."""
+    found = benchmark(name)
+    assert found.summary and set(found.options) <= {"timeout", "python", "prompt_perplexity"}
+    assert set(found.keys) <= {each.name for each in fields(Recipe)} - {"task", "n", "seed", "temperature"}
+    module = import_module(f"ms_codegeex.evaluation.benchmarks.{name.replace('-', '_')}")
+    assert list(inspect.signature(module.from_recipe).parameters) == ["recipe", "data", "timeout", "python"]

@@ -47,7 +47,7 @@ def test_references_pass_in_translation(sandbox, language: str, source: str):
     """The same programs: one in four, and those of Go whose declaration is not enough."""
     if source == language:
         pytest.skip("no translation")
-    from ms_codegeex.evaluation.benchmarks import humaneval_x
+    from ms_codegeex.evaluation.benchmarks.humaneval_x import task as humaneval_x
 
     task = humaneval_x.build(benchmark(""), [language], source)
     if language in task.missing():

@@ -9,7 +9,8 @@ from benchmark_data import benchmark
 from humaneval_x_rows import CPP, GO, PYTHON, ROWS, write
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.evaluation.benchmarks.humaneval_x import build, problems
+from ms_codegeex.evaluation.benchmarks.humaneval_x import problems
+from ms_codegeex.evaluation.benchmarks.humaneval_x.task import build
 
 
 @pytest.mark.parametrize("language", ROWS)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation.benchmarks.blocks import at_end_of_block
-from ms_codegeex.evaluation.benchmarks.humaneval_x import build, problems, programs
+from ms_codegeex.evaluation.benchmarks.humaneval_x import problems, programs
+from ms_codegeex.evaluation.benchmarks.humaneval_x.task import build
 
 
 def row(language: str, **changes: str) -> problems.HumanEvalXProblem:

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.evaluation.benchmarks.humaneval_x import build, rules
+from ms_codegeex.evaluation.benchmarks.humaneval_x import rules
+from ms_codegeex.evaluation.benchmarks.humaneval_x.task import build
 from ms_codegeex.evaluation.task import SampledAnswer
 from ms_codegeex.generation import stopping
 

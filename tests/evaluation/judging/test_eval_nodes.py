@@ -16,8 +16,8 @@ from ms_codegeex.evaluation.judging import nodes
 from ms_codegeex.evaluation.judging.engines import Equipment, LocalEngine
 from ms_codegeex.evaluation.judging.judge import judge
 from ms_codegeex.evaluation.judging.nodes import NodeJudge, NodeLost, NodesEngine
+from ms_codegeex.evaluation.recipe import Recipe
 from ms_codegeex.evaluation.rows import problems_fingerprint, sample_from
-from ms_codegeex.evaluation.sampling.recipes import Recipe
 from ms_codegeex.evaluation.session import Options, evaluate
 from ms_codegeex.evaluation.task import Problem, Reference, Sample
 

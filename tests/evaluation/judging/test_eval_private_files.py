@@ -12,7 +12,7 @@ from chains import answer
 from humaneval_x_rows import write
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.evaluation.benchmarks import humaneval_x
+from ms_codegeex.evaluation.benchmarks.humaneval_x import task as humaneval_x
 from ms_codegeex.evaluation.judging import python_program
 from ms_codegeex.evaluation.judging.python_program import Runner
 from ms_codegeex.evaluation.sandbox import Command, ResourceLimits, home_directories, open_sandbox

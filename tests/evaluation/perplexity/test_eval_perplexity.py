@@ -13,7 +13,8 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import write_json
 from ms_codegeex.data.datasets.indexed import IndexedWriter
 from ms_codegeex.data.tokenizer import load_tokenizer
-from ms_codegeex.evaluation.benchmarks import humaneval, mtpb
+from ms_codegeex.evaluation.benchmarks.humaneval import task as humaneval
+from ms_codegeex.evaluation.benchmarks.mtpb import task as mtpb
 from ms_codegeex.evaluation.perplexity import corpus as corpus_perplexity
 from ms_codegeex.evaluation.perplexity.prompts import prompt_perplexities, segment_tokens, solved, split
 from ms_codegeex.evaluation.perplexity.scoring import Score, windowed

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ms_codegeex.base.shipped import shipped_names
+from ms_codegeex.evaluation.recipe import Recipe
 from ms_codegeex.evaluation.reports import published, scores
 from ms_codegeex.evaluation.reports.page import render
-from ms_codegeex.evaluation.sampling.recipes import Recipe, load
+from ms_codegeex.evaluation.sampling.recipes import load
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -10,9 +10,10 @@ from humaneval_x_rows import write
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation import session
-from ms_codegeex.evaluation.benchmarks import humaneval_x, mtpb
+from ms_codegeex.evaluation.benchmarks.humaneval_x import task as humaneval_x
+from ms_codegeex.evaluation.benchmarks.mtpb import task as mtpb
 from ms_codegeex.evaluation.jsonl import read_rows
-from ms_codegeex.evaluation.sampling.recipes import Recipe
+from ms_codegeex.evaluation.recipe import Recipe
 from ms_codegeex.evaluation.sandbox import open_sandbox
 from ms_codegeex.evaluation.session import Options, evaluate
 from ms_codegeex.evaluation.task import Sample

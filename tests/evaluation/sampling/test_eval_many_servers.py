@@ -15,9 +15,9 @@ from small_benchmarks import write_model
 from ms_codegeex.base.errors import PromptTooLong, RunFailure, UserError
 from ms_codegeex.cli import main
 from ms_codegeex.evaluation.jsonl import RowFile, read_rows
+from ms_codegeex.evaluation.recipe import Recipe
 from ms_codegeex.evaluation.sampling import samplers
 from ms_codegeex.evaluation.sampling.drawing import generate
-from ms_codegeex.evaluation.sampling.recipes import Recipe
 from ms_codegeex.evaluation.sampling.samplers import ServerSampler
 from ms_codegeex.evaluation.sampling.servers import open_servers
 

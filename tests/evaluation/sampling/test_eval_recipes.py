@@ -1,12 +1,13 @@
 from dataclasses import asdict
-from typing import get_args
 
 import pytest
 from conftest import ROOT, write_config
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.shipped import shipped_names
-from ms_codegeex.evaluation.sampling.recipes import ONLY_OF, Recipe, TaskName, build, for_task, load
+from ms_codegeex.evaluation.benchmarks.registry import benchmark, names, with_key
+from ms_codegeex.evaluation.recipe import Recipe
+from ms_codegeex.evaluation.sampling.recipes import build, for_task, load, over
 
 PATHS = sorted((ROOT / "configs" / "evaluation").glob("*.yaml"))
 PUBLISHED = {  # samples, temperature, top-p, tag, prompt and answer together: facts of the three papers
@@ -84,22 +85,22 @@ def test_names_files_and_tasks(tmp_path):
 
 def test_values_from_the_command_line_are_checked_too():
     recipe = load("codegeex_humaneval_x")
-    assert recipe.over(n=None, temperature=0.2, languages=["js"]).languages == ("js",)
-    assert recipe.over() is recipe
+    assert over(recipe, n=None, temperature=0.2, languages=["js"]).languages == ("js",)
+    assert over(recipe) is recipe
     with pytest.raises(UserError, match=r"top_p: 2.* is out of range"):
-        recipe.over(top_p=2)
+        over(recipe, top_p=2)
 
 
-@pytest.mark.parametrize("key", ONLY_OF)
+@pytest.mark.parametrize("key", sorted({key for name in names() for key in benchmark(name).keys}))
 def test_a_setting_of_another_task_is_refused(tmp_path, key):
     value = {"languages": ["cpp"], "translate_from": "cpp", "tag": True, "rules": "codegeex", "turns": "single"}.get(
         key, {"mode": "insertion", "cut": "none", "strip": True}.get(key)
     )
-    for task in get_args(TaskName):
+    for task in names():
         path = write_config(tmp_path / f"{task}.yaml", {"task": task, key: value})
-        if task in ONLY_OF[key]:
-            assert load(str(path)) == Recipe(task).over(**{key: value})
+        if task in with_key(key):
+            assert load(str(path)) == over(Recipe(task), **{key: value})
             continue
-        for refused in (lambda path=path: load(str(path)), lambda task=task: Recipe(task).over(**{key: value})):
+        for refused in (lambda path=path: load(str(path)), lambda task=task: over(Recipe(task), **{key: value})):
             with pytest.raises(UserError, match=f"{key}: {task} has no such setting"):
                 refused()

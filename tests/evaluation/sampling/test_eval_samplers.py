@@ -7,8 +7,8 @@ from openai_server import Server
 
 from ms_codegeex.base.errors import PromptTooLong, RunFailure, UserError
 from ms_codegeex.evaluation.local_model import LocalModel
+from ms_codegeex.evaluation.recipe import Recipe
 from ms_codegeex.evaluation.sampling import samplers
-from ms_codegeex.evaluation.sampling.recipes import Recipe
 from ms_codegeex.evaluation.sampling.samplers import EngineSampler, ServerSampler
 from ms_codegeex.evaluation.task import SampledAnswer
 

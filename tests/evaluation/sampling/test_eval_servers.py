@@ -18,8 +18,8 @@ import pytest
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.evaluation import threads
 from ms_codegeex.evaluation.jsonl import read_rows
+from ms_codegeex.evaluation.recipe import Recipe
 from ms_codegeex.evaluation.sampling import samplers
-from ms_codegeex.evaluation.sampling.recipes import Recipe
 from ms_codegeex.evaluation.sampling.samplers import ServerSampler
 from ms_codegeex.evaluation.task import SampledAnswer
 from ms_codegeex.generation import stopping

@@ -13,9 +13,9 @@ from humaneval_x_rows import ROWS, write
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.files import read_json
 from ms_codegeex.evaluation import session
-from ms_codegeex.evaluation.benchmarks.humaneval_x import build
+from ms_codegeex.evaluation.benchmarks.humaneval_x.task import build
 from ms_codegeex.evaluation.judging.python_program import PythonInterpreter, Runner
-from ms_codegeex.evaluation.sampling.recipes import Recipe
+from ms_codegeex.evaluation.recipe import Recipe
 from ms_codegeex.evaluation.toolchains import PLAIN_TOOL_CHAINS, TOOL_CHAINS, base, java, multipl_e, rust, tool_chain
 from ms_codegeex.evaluation.toolchains.javascript import JavaScript, version_of
 from ms_codegeex.evaluation.toolchains.python import Python

@@ -176,6 +176,6 @@ def prompt_of(row: EvalPlusProblem) -> str:
     return f"{row.prompt.strip()}\n"
 
 
-def build(data: Path, seconds: float = SECONDS, python: Path | None = None) -> EvalPlus:
+def build(data: Path, timeout: float | None = None, python: Path | None = None) -> EvalPlus:
     """The task; see `EvalPlus`."""
-    return EvalPlus(Path(data), seconds, python)
+    return EvalPlus(Path(data), SECONDS if timeout is None else timeout, python)

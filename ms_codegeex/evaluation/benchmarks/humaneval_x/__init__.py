@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ms_codegeex.evaluation.benchmarks.humaneval_x import task
+from ms_codegeex.evaluation.benchmark import Benchmark
 
-__all__ = ["build"]
+if TYPE_CHECKING:
+    from ms_codegeex.evaluation.benchmarks.humaneval_x.task import HumanEvalX
+    from ms_codegeex.evaluation.recipe import Recipe
+
+BENCHMARK = Benchmark(
+    "HumanEval-X: 164 problems in six languages, and their translation",
+    keys=("languages", "translate_from", "tag", "rules"),
+    options=("timeout",),
+    references_first=True,
+)
 
 
-def build(
-    data: Path,
-    languages: Sequence[str] | None = None,
-    source_language: str | None = None,
-    tag: bool = False,
-    timeout: float | None = None,
-    rules: str | None = None,
-    cache: Path | None = None,
-) -> task.HumanEvalX:
-    """The task.
+def from_recipe(recipe: Recipe, data: Path, timeout: float | None, python: Path | None) -> HumanEvalX:
+    """The task; see its `build`."""
+    from ms_codegeex.evaluation.benchmarks.humaneval_x.task import build
 
-    Args:
-        data: a directory with the published files, in it or up to two levels below, or one of the files.
-        languages: of python, cpp, java, js, go, rust; None: those that have a file.
-        source_language: translate from it; the problems are those of the other languages.
-        tag: put CodeGeeX's tag line before the prompt; without it the prompt is stripped, as CodeGeeX2's was.
-        timeout: seconds of a run; None: the published 5, or more after `calibrate`.
-        rules: where an answer ends, "codegeex" or "codegeex2"; None: the former with the tag, the latter without.
-        cache: where prepared tool chains are kept; None: the user's cache directory.
-    """
-    return task.build(data, languages, source_language, tag, timeout, rules, cache)
+    return build(data, recipe.languages or None, recipe.translate_from, recipe.tag, timeout, recipe.rules)

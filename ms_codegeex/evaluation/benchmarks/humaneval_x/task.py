@@ -132,27 +132,37 @@ class HumanEvalX(ToolChainTask):
 
 
 def build(
-    data_path: Path,
-    languages: Sequence[str] | None,
-    source_language: str | None,
-    tag: bool,
-    timeout: float | None,
-    rule_set: str | None,
-    cache: Path | None,
+    data: Path,
+    languages: Sequence[str] | None = None,
+    source_language: str | None = None,
+    tag: bool = False,
+    timeout: float | None = None,
+    rule_set: str | None = None,
+    cache: Path | None = None,
 ) -> HumanEvalX:
-    """See `humaneval_x.build`."""
+    """The task.
+
+    Args:
+        data: a directory with the published files, in it or up to two levels below, or one of the files.
+        languages: of python, cpp, java, js, go, rust; None: those that have a file.
+        source_language: translate from it; the problems are those of the other languages.
+        tag: put CodeGeeX's tag line before the prompt; without it the prompt is stripped, as CodeGeeX2's was.
+        timeout: seconds of a run; None: the published 5, or more after `calibrate`.
+        rule_set: where an answer ends, "codegeex" or "codegeex2"; None: the former with the tag, the latter without.
+        cache: where prepared tool chains are kept; None: the user's cache directory.
+    """
     if timeout is not None and not timeout > 0:
         raise UserError(f"timeout: {timeout} s; expected a positive number of seconds")
     targets = [name for name in languages if name != source_language] if languages is not None else None
     if targets == []:
         raise UserError(f"languages: translation from {source_language} needs another language to go to")
-    files = problems.read(data_path, targets)
+    files = problems.read(data, targets)
     sources = None
     if source_language is not None:
-        if data_path.is_file():
-            raise UserError(f"{data_path}: translation needs two languages; give the directory with both files")
+        if data.is_file():
+            raise UserError(f"{data}: translation needs two languages; give the directory with both files")
         files = {name: file for name, file in files.items() if name != source_language}
-        (source,) = problems.read(data_path, [source_language]).values()
+        (source,) = problems.read(data, [source_language]).values()
         sources = {row.number: row for row in source.rows}
     chains = {name: tool_chain(name, cache) for name in files}
     return HumanEvalX(files, sources, tag, rules.check(rule_set or default_rules(tag)), timeout, chains)

@@ -97,3 +97,8 @@ def prompt_of(question: Question) -> str:
     lines = ["-- Using valid SQLite, answer the following questions for the tables provided above.", ""]
     lines += [f"-- {line}" for line in (*question.evidence.splitlines(), *question.question.splitlines())]
     return "\n".join([question.tables.strip(), "", *lines, BEGIN])
+
+
+def build(data: Path, timeout: float | None = None, python: Path | None = None) -> Sql:
+    """The task; see `Sql`."""
+    return Sql(data, SECONDS if timeout is None else timeout, python)

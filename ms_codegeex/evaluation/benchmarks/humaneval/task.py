@@ -163,8 +163,8 @@ def build(
     cut: str = "stops",
     stops: Sequence[str] = STOPS,
     strip: bool = False,
-    timeout: float = SECONDS,
+    timeout: float | None = None,
     python: Path | None = None,
 ) -> HumanEval:
     """The task; see `HumanEval`."""
-    return HumanEval(Path(data), cut, stops, strip, timeout, python)
+    return HumanEval(Path(data), cut, stops, strip, SECONDS if timeout is None else timeout, python)
