@@ -84,24 +84,22 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if rest and hasattr(arguments, "overrides") and all("=" in word and not word.startswith("-") for word in rest):
         arguments.overrides.extend(rest)
     elif rest:
-        parser.error(_unrecognized(parser, words, rest))
+        _check_other_actions(parser, words, rest[0].partition("=")[0])
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return arguments
 
 
-def _unrecognized(parser: argparse.ArgumentParser, words: Sequence[str], rest: Sequence[str]) -> str:
-    """What is wrong with the words that nothing takes; an option of another action of the verb is named as that."""
-    option, prog = rest[0].partition("=")[0], parser.prog
+def _check_other_actions(parser: argparse.ArgumentParser, words: Sequence[str], option: str) -> None:
+    """`UserError` for an option that only other actions of a verb have, such as other tasks of `evaluate`."""
     actions: dict[str, argparse.ArgumentParser] = {}
+    name = parser.prog
     for word in words:
         choices = next((x.choices for x in parser._actions if isinstance(x, argparse._SubParsersAction)), {})
         if word in choices:
-            actions, parser, prog = choices, choices[word], word
-    having = [
-        name for name, action in actions.items() if option.startswith("--") and option in action._option_string_actions
-    ]
+            actions, parser, name = choices, choices[word], word
+    having = [other for other, each in actions.items() if option[:2] == "--" and option in each._option_string_actions]
     if having:
-        return f"{option}: {prog} has no such option, only {', '.join(having)}; leave it out"
-    return f"unrecognized arguments: {' '.join(rest)}"
+        raise UserError(f"{option}: {name} has no such option, only {', '.join(having)}; leave it out")
 
 
 def _terminate(*_: object) -> None:

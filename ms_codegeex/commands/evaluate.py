@@ -15,7 +15,7 @@ from typing import Any
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.host import available_cores
 from ms_codegeex.base.json_reading import Malformed, parse_json
-from ms_codegeex.base.options import add_options, declared, given
+from ms_codegeex.base.options import add_options, declared, given, given_values
 from ms_codegeex.base.printing import print_json, print_out
 from ms_codegeex.commands import decoding, evaluate_compare
 from ms_codegeex.commands.asked_model import read_key
@@ -193,7 +193,7 @@ def _validity(
     from ms_codegeex.evaluation.validity import compare_validity
 
     judging = given(JudgingOptions, arguments)
-    recipe = over(Recipe("humaneval-x"), **{name: getattr(arguments, name) for name in KEYS_OF_ANSWERS})
+    recipe = over(Recipe("humaneval-x"), **given_values(Recipe, arguments))
     task = build_task(recipe, answers, judging.timeout)
     options = Options(
         output=files.output,
@@ -284,7 +284,7 @@ def _recipe(arguments: argparse.Namespace, output: Path) -> Recipe:
             raise UserError(f"--output: {output} is an evaluation of {recipe.task}; choose another directory")
     else:
         recipe = recipes.for_task(arguments.task, arguments.recipe)
-    return recipes.over(recipe, **{name: getattr(arguments, name) for name in keys_of(arguments.task)})
+    return recipes.over(recipe, **given_values(Recipe, arguments))
 
 
 def _references(judging: JudgingOptions, sampled: bool) -> str:

@@ -28,7 +28,7 @@ def bash() -> str:
         ("ms-codegeex convert --tens", ["--tensor-parallel"]),
         ("ms-codegeex convert --to m", ["megatron", "mindspore"]),
         ("ms-codegeex rank-table m", ["make", "merge"]),
-        ("ms-codegeex evaluate humaneval-x --tur", ["--turns"]),
+        ("ms-codegeex evaluate mtpb --tur", ["--turns"]),
     ],
 )
 def test_bash_completes_verbs_options_and_choices(bash, line, offered):

@@ -260,7 +260,7 @@ def test_a_reference_that_fails_is_status_1(evaluate, tmp_path):
         (("--model", "m", "--judge-only"), "--judge-only: draws no samples"),
         (("--model", "m", "--workers", "0"), "--workers: 0 is out of range"),
         (("--model", "m", "--timeout", "nan"), "--timeout: nan is out of range"),
-        (("--model", "m", "--n", "0"), "n: found 0"),
+        (("--model", "m", "--n", "0"), "--n: 0 is out of range"),
         (("--model", "m", "--recipe", "codegen_mtpb_t02"), "--recipe: codegen_mtpb_t02 is for mtpb, not for humaneval"),
         (("--model", "m", "--recipe", "none"), "--recipe: none is neither a file nor a shipped name"),
         (("--url", "http://x/v1", "--url-field", "top_k"), "--url-field: top_k: expected NAME=VALUE"),
