@@ -1,12 +1,16 @@
-"""Formats of conversations, in which models are tuned and served.
+"""Formats of conversations and translations, in which models are tuned and served.
 
-Source of `codegeex2`: the chat template of CodeGeeX2, which is ChatGLM2's. `plain` is ours.
+Source of `codegeex2`: the chat template of CodeGeeX2, which is ChatGLM2's. `plain` is ours. The prompt of
+translations is CodeGeeX's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.data.languages import find_language
 
 
 @dataclass(frozen=True)
@@ -40,3 +44,16 @@ TEMPLATES = {
     "codegeex2": ChatTemplate("[Round {round}]\n\n问\uff1a{content}\n\n", "答\uff1a{content}\n\n"),  # full-width colons
     "plain": ChatTemplate("User:\n{content}\n\n", "Assistant:\n{content}\n\n", "System:\n{content}\n\n"),
 }
+
+
+def translation_name(language: str) -> str:
+    """The name of a language in the translation prompt: `C++`, `JavaScript`, `Python`; unknown ones are capitalised."""
+    try:
+        return find_language(language).name
+    except UserError:
+        return language.strip()[:1].upper() + language.strip()[1:]
+
+
+def translation_prompt(source_name: str, target_name: str, source: str) -> str:
+    """CodeGeeX's translation prompt: the code below its language, and the other language."""
+    return f"code translation\n{source_name}:\n{source.rstrip()}\n{target_name}:\n"

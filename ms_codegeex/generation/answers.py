@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ms_codegeex.data.tokenizer import Tokenizer
+from ms_codegeex.data.tokenizer.base import Tokenizer
 from ms_codegeex.generation.beams import search
 from ms_codegeex.generation.choice import Chosen
 from ms_codegeex.generation.sampling import SamplingSettings

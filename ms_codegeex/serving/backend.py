@@ -19,7 +19,7 @@ from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.generation.stopping import Rule
 from ms_codegeex.serving.answering import AnswerText, Piece, TextFilter
 from ms_codegeex.serving.errors import ApiError, busy, failed, unavailable
-from ms_codegeex.serving.model import ServedModel, with_adapter
+from ms_codegeex.serving.model import ServedModel
 from ms_codegeex.serving.settings import ServeSettings
 
 __all__ = ["Backend", "Counters", "Piece", "StreamedAnswer"]
@@ -194,9 +194,10 @@ class Backend(ABC):
     """Answers from a model and its adapters, `slots` at once; `models` by their names. `ready`: it can answer;
     `draining`: it takes no new work."""
 
-    def __init__(self, model: ServedModel, settings: ServeSettings, slots: int = 1):
+    def __init__(
+        self, model: ServedModel, settings: ServeSettings, slots: int = 1, adapters: Sequence[ServedModel] = ()
+    ):
         self.model, self.settings, self.slots = model, settings, slots
-        adapters = [with_adapter(model, name, path) for name, path in settings.adapter]
         self.models = {each.name: each for each in (model, *adapters)}
         self.engine_ready, self.draining = False, False
         self.counters = Counters()

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from ms_codegeex.base.errors import RunFailure, UserError
@@ -86,8 +87,8 @@ class EngineProcess:
 class EngineBackend(Backend):
     """Answers from a `Generator` in a separate process. `run` keeps one going."""
 
-    def __init__(self, model: ServedModel, settings: ServeSettings):
-        super().__init__(model, settings)
+    def __init__(self, model: ServedModel, settings: ServeSettings, adapters: Sequence[ServedModel] = ()):
+        super().__init__(model, settings, adapters=adapters)
         self.engine: EngineProcess | None = None
         self._loaded = False  # set after the first start
         self._messages = 0  # of all engines

@@ -1,29 +1,16 @@
-"""The model that is served, as the HTTP process knows it: its tokenizer and sizes, not its weights.
-
-A model directory may say in `serving.json` how its model was tuned:
-
-    {"chat": "codegeex2"}                             a format of `data.conversations`, or
-    {"chat": {"user": "U: {content}\\n", "assistant": "A: {content}\\n", "system": "{content}\\n", "stop": ["U:"]}}
-    {"infill": {"prefix": "<PRE>", "suffix": "<SUF>", "middle": "<MID>"}}             see `data.infilling.sentinels`
-
-Without it, a model only continues text. An adapter may have its own such file.
-"""
+"""The model that is served, as the HTTP process knows it: its tokenizer and sizes, not its weights."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from pathlib import Path
-from typing import Any
 
 from ms_codegeex.base.errors import PromptTooLong, UserError
-from ms_codegeex.base.files import read_json
-from ms_codegeex.data.conversations import TEMPLATES, ChatTemplate
-from ms_codegeex.data.infilling.sentinels import DESCRIPTION, Sentinels, sentinels
+from ms_codegeex.data.conversations import ChatTemplate
+from ms_codegeex.data.infilling.sentinels import Sentinels
 from ms_codegeex.data.languages import SCHEMES, tag_line
-from ms_codegeex.data.tokenizer import Tokenizer
-from ms_codegeex.generation.loading import LoadedModel, adapter_infill, load_model
+from ms_codegeex.data.tokenizer.base import Tokenizer
 
 SHORTEN = 'shorten the prompt, or send "truncate_prompt": true to drop its start'
 PREFIX_ONLY, TRAINED = "prefix-only", "trained"
@@ -110,61 +97,3 @@ class ServedModel:
 def _longest_token(tokenizer: Tokenizer) -> int:
     """Bytes of a tokenizer's longest token."""
     return max(len(tokenizer.token_bytes(number)) for number in range(tokenizer.vocab_size))
-
-
-def open_model(path: Path, name: str = "", bits: int | None = None) -> ServedModel:
-    """The model at `path`, by the name of its directory unless another is given. `UserError` if it cannot be opened."""
-    return described_model(load_model(path, bits), path, name)
-
-
-def described_model(model: LoadedModel, path: Path, name: str = "") -> ServedModel:
-    """The same for a model that was opened from `path`."""
-    return ServedModel(
-        name or Path(path).resolve().name,
-        model.family.name,
-        model.tokenizer,
-        model.config.max_position_embeddings,
-        min(model.tokenizer.vocab_size, model.config.vocab_size),
-        _chat(_described(Path(path) / DESCRIPTION).get("chat"), Path(path) / DESCRIPTION),
-        model.sentinels,
-    )
-
-
-def with_adapter(model: ServedModel, name: str, path: Path) -> ServedModel:
-    """The model with an adapter, which may say how it was tuned."""
-    where, infill = path / DESCRIPTION, adapter_infill(path)
-    chat = _chat(_described(where).get("chat"), where)
-    return replace(
-        model,
-        name=name,
-        parent=model.name,
-        chat=chat or model.chat,
-        sentinels=model.sentinels if infill is None else sentinels(infill, str(where if where.is_file() else path)),
-    )
-
-
-def _described(path: Path) -> Mapping[str, Any]:
-    content = read_json(path) if path.is_file() else {}
-    if not isinstance(content, dict) or set(content) - {"chat", "infill"}:
-        raise UserError(f"{path}: expected a JSON object with chat and infill, or one of them")
-    return content
-
-
-def _chat(value: Any, where: Path) -> ChatTemplate | None:
-    if value is None:
-        return None
-    if isinstance(value, str) and value in TEMPLATES:
-        return TEMPLATES[value]
-    stop = value.get("stop", []) if isinstance(value, dict) else None
-    texts = {key: text for key, text in value.items() if key != "stop"} if isinstance(value, dict) else {}
-    if (
-        not {"user", "assistant"} <= set(texts) <= {"user", "assistant", "system"}
-        or not all(isinstance(text, str) and "{content}" in text for text in texts.values())
-        or not isinstance(stop, list)
-        or not all(isinstance(text, str) and text for text in stop)
-    ):
-        raise UserError(
-            f"{where}: chat: expected one of {', '.join(TEMPLATES)}, or user, assistant and system with "
-            "{content} in each, and a list stop"
-        )
-    return ChatTemplate(**texts, stop=tuple(stop))

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.data.finetuning.examples import translation_name, translation_prompt
+from ms_codegeex.data.conversations import translation_name, translation_prompt
 from ms_codegeex.data.languages import Language, find_language, tag_line
 from ms_codegeex.generation.stopping import Rule
 from ms_codegeex.serving.task_examples import EXAMPLES, SUMMARY

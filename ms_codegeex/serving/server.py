@@ -22,7 +22,7 @@ from ms_codegeex.serving.connections import BACKLOG, Connection, Flood, Pool, de
 from ms_codegeex.serving.engine import EngineBackend
 from ms_codegeex.serving.errors import unavailable
 from ms_codegeex.serving.memory import return_large_blocks
-from ms_codegeex.serving.model import open_model
+from ms_codegeex.serving.opening import open_models
 from ms_codegeex.serving.settings import ServeSettings
 
 KEEP_ALIVE_SECONDS = 75  # longer than nginx keeps its connections (60 s), so that it never writes to a closed one
@@ -60,12 +60,10 @@ def address(listening: socket.socket) -> str:
 
 def serve(settings: ServeSettings) -> None:
     """Serve until SIGTERM or SIGINT. `UserError` or `RunFailure` if that is impossible."""
-    model = open_model(settings.model, settings.name, settings.bits)
-    if model.name in (name for name, _ in settings.adapter):
-        raise UserError(f"--adapter: {model.name} is the model's own name; choose another, or give --name")
+    model, *adapters = open_models(settings)
     return_large_blocks()
     with bound(settings.host, settings.port) as listening:
-        asyncio.run(_serve(EngineBackend(model, settings), listening))
+        asyncio.run(_serve(EngineBackend(model, settings, adapters), listening))
 
 
 def http_server(app: FastAPI, settings: ServeSettings) -> Server:

@@ -16,7 +16,7 @@ from ms_codegeex.generation.stopping import Rule, block
 from ms_codegeex.serving.answering import AnswerText, TextFilter
 from ms_codegeex.serving.filters import Filters, Framed
 from ms_codegeex.serving.infilling import infill_filters, infill_prompt
-from ms_codegeex.serving.model import described_model
+from ms_codegeex.serving.opening import described_model
 from ms_codegeex.serving.prompts import TASKS, CommentText, UserCode, translation
 from ms_codegeex.terminal.asking import AnswerPart, CodeTask, Prompt
 

@@ -17,7 +17,7 @@ from ms_codegeex.formats.checkpoint_folder import list_checkpoints
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.runs.records import read_log
 from ms_codegeex.serving.infilling import infill_filters, infill_prompt
-from ms_codegeex.serving.model import open_model
+from ms_codegeex.serving.opening import open_model
 
 ROWS = 448
 

@@ -10,6 +10,7 @@ from ms_codegeex.data.tokenizer import Tokenizer, load_tokenizer
 from ms_codegeex.generation.choice import Chosen
 from ms_codegeex.serving.backend import Backend, StreamedAnswer
 from ms_codegeex.serving.model import ServedModel
+from ms_codegeex.serving.opening import with_adapter
 from ms_codegeex.serving.settings import ServeSettings
 
 TEXT = "    return first + second  # 和\n\n\ndef other():\n    pass\n"
@@ -38,7 +39,9 @@ class FakeBackend(Backend):
     steps. `texts` are given to the next answers instead, one each; `script` is the ids of all answers instead."""
 
     def __init__(self, settings=None, model=None, text=TEXT, slots=2, step_seconds=0.0):
-        super().__init__(model or fake_model(), settings or fake_settings(), slots)
+        model, settings = model or fake_model(), settings or fake_settings()
+        adapters = [with_adapter(model, name, path) for name, path in settings.adapter]
+        super().__init__(model, settings, slots, adapters)
         self.engine_ready, self.text, self.step_seconds, self.paused = True, text, step_seconds, False
         self.texts: list[str] = []
         self.script: list[int] | None = None

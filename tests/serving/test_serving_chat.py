@@ -11,8 +11,8 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.conversations import TEMPLATES, ChatTemplate
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.models.registry import family
-from ms_codegeex.serving import model
-from ms_codegeex.serving.model import open_model
+from ms_codegeex.serving import opening
+from ms_codegeex.serving.opening import open_model
 
 PATH = "/v1/chat/completions"
 QUESTION = [{"role": "user", "content": "你好"}]
@@ -121,7 +121,7 @@ def test_a_directory_says_what_its_model_was_tuned_for(tmp_path, monkeypatch):
     opened = SimpleNamespace(
         family=family("codegeex"), tokenizer=load_tokenizer("codegeex"), config=config, sentinels=None
     )
-    monkeypatch.setattr(model, "load_model", lambda *_: opened)
+    monkeypatch.setattr(opening, "load_model", lambda *_: opened)
     assert open_model(tmp_path).chat is None
     own = {"user": "U {content}\n", "assistant": "A {content}\n", "stop": ["\nU "]}
     for chat, template in (*TEMPLATES.items(), (own, ChatTemplate(**{**own, "stop": ("\nU ",)}))):

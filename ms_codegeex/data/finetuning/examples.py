@@ -18,7 +18,7 @@ from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.json_reading import Malformed, parse_json
-from ms_codegeex.data.conversations import TEMPLATES, ChatTemplate
+from ms_codegeex.data.conversations import TEMPLATES, ChatTemplate, translation_name, translation_prompt
 from ms_codegeex.data.languages import find_language, tag_text
 
 PROMPTS, ANSWERS = ("prompt", "instruction"), ("completion", "response", "output")
@@ -151,19 +151,6 @@ def _message(message: Any) -> tuple[str, str]:
     if not isinstance(message, dict) or message.get("role") not in ROLES or "content" not in message:
         raise BadRecord("wrong type", f"a message is not an object with role ({', '.join(ROLES)}) and content")
     return message["role"], _string(message, "content")
-
-
-def translation_name(language: str) -> str:
-    """The name of a language in the translation prompt: `C++`, `JavaScript`, `Python`; unknown ones are capitalised."""
-    try:
-        return find_language(language).name
-    except UserError:
-        return language.strip()[:1].upper() + language.strip()[1:]
-
-
-def translation_prompt(source_name: str, target_name: str, source: str) -> str:
-    """CodeGeeX's translation prompt: the code below its language, and the other language."""
-    return f"code translation\n{source_name}:\n{source.rstrip()}\n{target_name}:\n"
 
 
 def _translation(record: Mapping[str, Any]) -> Example:

@@ -18,7 +18,7 @@ from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import read_json
-from ms_codegeex.data.tokenizer import Tokenizer
+from ms_codegeex.data.tokenizer.base import Tokenizer
 
 DESCRIPTION = "serving.json"
 PARTS = ("prefix", "suffix", "middle")

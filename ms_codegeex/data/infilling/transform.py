@@ -20,7 +20,7 @@ import numpy as np
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.infilling.sentinels import ORDERS, PARTS, Sentinels, check_id
-from ms_codegeex.data.tokenizer import Tokenizer
+from ms_codegeex.data.tokenizer.base import Tokenizer
 from ms_codegeex.data.tokenizer.fast import CorpusEncoder, text_decoder
 
 if TYPE_CHECKING:

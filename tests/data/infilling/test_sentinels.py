@@ -15,7 +15,7 @@ from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.generation.loading import load_model
 from ms_codegeex.serving.infilling import infill_prompt
-from ms_codegeex.serving.model import open_model
+from ms_codegeex.serving.opening import open_model
 
 SIZES = {**small_models.FIELDS["codegeex"], "vocab_size": 448, "max_position_embeddings": 64, "eos_token_id": 2}
 
