@@ -2,8 +2,8 @@
 
 Any number of devices can load one: a reader assembles only the window it needs, and checks the hash of every chunk that
 it reads. `checkpoint_writing.py` writes them, `checkpoint_folder.py` chooses among a run's.
-Parameters carry our own names, optimizer moments are `optimizer.m.<name>` and `optimizer.v.<name>`.
-Format 1 has a SHA-256 per slice; format 2 hashes chunks (`chunks.py`) and each file's header.
+Parameters carry our own names, optimizer moments are `optimizer.m.<name>` and `optimizer.v.<name>`. Chunks of slices
+(`chunks.py`) and each file's header have hashes.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from ms_codegeex.base.files import read_json
 from ms_codegeex.formats.chunks import content_hash_of_parts, count_chunks
 from ms_codegeex.formats.safetensors_file import SafetensorsFile
 from ms_codegeex.formats.slices import Index, Window, check_coverage, overlap, window_ranges
-from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, array_sha256, read_bytes
+from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, read_bytes
 
 MANIFEST = "manifest.json"
-FORMATS = (1, 2)
+FORMAT = 2
 LARGEST = 2**59  # product of the sizes of a tensor that are not 0: NumPy counts bytes in 64 bits
 # manifest keys that are not the caller's state
 RESERVED_KEYS = ("format", "step", "world_size", "versions", "save", "tensors", "files", "headers", "sha256")
@@ -68,6 +68,7 @@ def _is_table(value: object) -> bool:
 _MANIFEST = {
     "step": _is_count,
     "files": lambda value: isinstance(value, dict) and all(map(_is_count, value.values())),
+    "headers": _is_table,
     "tensors": _is_table,
 }
 _TENSOR = {"dtype": NUMPY_DTYPES.keys().__contains__, "shape": _are_counts, "slices": lambda it: isinstance(it, list)}
@@ -93,15 +94,9 @@ class Checkpoint:
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         self._open: dict[str, SafetensorsFile] = {}
-        self._verified: set[tuple[str, str]] = set()  # file and key of the slices of format 1 whose hash matches
         manifest = read_json(self.path / MANIFEST)
-        if (
-            not isinstance(manifest, dict)
-            or type(manifest.get("format")) is not int
-            or manifest["format"] not in FORMATS
-        ):
-            expected = " or ".join(map(str, FORMATS))
-            raise UserError(f"{self.path / MANIFEST}: not a checkpoint manifest of format {expected}")
+        if not isinstance(manifest, dict) or type(manifest.get("format")) is not int or manifest["format"] != FORMAT:
+            raise UserError(f"{self.path / MANIFEST}: not a checkpoint manifest of format {FORMAT}")
         if manifest.get("sha256") != manifest_digest(manifest):
             raise UserError(f"{self.path / MANIFEST}: damaged or edited (its own hash does not match)")
         self.manifest: dict[str, Any] = manifest
@@ -140,15 +135,12 @@ class Checkpoint:
         _expect(record, _SLICE)
         if math.prod(record["shape"]) * itemsize > self.files[record["file"]]:
             raise ValueError(f"{record['shape']} of {record['key']} in {self.files[record['file']]} bytes")
-        if self.manifest["format"] == 1:
-            return _expect(record, {"sha256": _is_text})
         _expect(record, {"chunks": _are_texts})
         if record["file"] not in self.manifest["headers"]:
             raise ValueError(f"header of {record['file']}")
         rows, hashes = record["rows"], record["chunks"]
         if type(rows) is not int or rows < 1 or count_chunks(record["shape"], rows) != len(hashes):
             raise ValueError(f"{len(hashes)} chunks of {rows} rows of {record['key']}")
-        return None
 
     @property
     def step(self) -> int:
@@ -190,7 +182,7 @@ class Checkpoint:
     def _file(self, name: str) -> SafetensorsFile:
         if name not in self._open:
             file = SafetensorsFile(self.path / name)
-            if self.manifest["format"] > 1 and file.header_hash != self.manifest["headers"][name]:
+            if file.header_hash != self.manifest["headers"][name]:
                 raise UserError(
                     f"{file.path}: its header is damaged or belongs to another checkpoint (hash mismatch); use "
                     "another checkpoint"
@@ -214,15 +206,6 @@ class Checkpoint:
             "match the manifest); use another checkpoint"
         )
 
-    def _slice_of_format_1(self, name: str, record: Mapping[str, Any]) -> np.ndarray:
-        """A slice in a memory map; the first read of it is complete, to check its hash."""
-        view = self._checked_file(name, record).view(record["key"])
-        if (record["file"], record["key"]) not in self._verified:
-            if array_sha256(view) != record["sha256"]:
-                raise self._damaged(name, record)
-            self._verified.add((record["file"], record["key"]))
-        return view
-
     def _chunk_reader(self, name: str, record: Mapping[str, Any]) -> Callable[[int, np.ndarray], None]:
         """A function that reads a chunk of a slice, by its number, into a C-contiguous array, and checks its hash."""
         file = self._checked_file(name, record)
@@ -240,18 +223,15 @@ class Checkpoint:
     def tensor(self, name: str, window: Window | None = None) -> np.ndarray:
         """A copy of the tensor, or of a window of it: one `slice` or `(start, stop)` per axis, step 1.
 
-        Reads only the chunks that the window overlaps (in format 1: slices), and each of them completely, to check its
-        hash. bfloat16 comes as raw uint16. Raises `UserError` naming the file and the tensor if a hash does not match.
+        Reads only the chunks that the window overlaps, and each of them completely, to check its hash. bfloat16 comes
+        as raw uint16. Raises `UserError` naming the file and the tensor if a hash does not match.
         """
         ranges = window_ranges(self.shape(name), window)
         result = np.empty([stop - start for start, stop in ranges], NUMPY_DTYPES[self.dtype(name)])
         for record in self.slices(name):
             if (common := overlap(ranges, record)) is not None:
                 source, target = common
-                if self.manifest["format"] == 1:
-                    result[target] = self._slice_of_format_1(name, record)[source]
-                else:
-                    self._copy(name, record, source, result[target] if result.ndim else result)
+                self._copy(name, record, source, result[target] if result.ndim else result)
         return result
 
     def _copy(self, name: str, record: Mapping[str, Any], source: Index, target: np.ndarray) -> None:
@@ -284,7 +264,6 @@ class Checkpoint:
 
         Raises `UserError` naming the file and tensor that differ.
         """
-        self._verified.clear()
         total = 0
         for file in self.files:
             self._file(file)
@@ -297,9 +276,6 @@ class Checkpoint:
 
     def _verify_slice(self, name: str, record: Mapping[str, Any]) -> Iterator[int]:
         """Check a slice. Yields the number of bytes of each part that was read."""
-        if self.manifest["format"] == 1:
-            yield self._slice_of_format_1(name, record).nbytes
-            return
         read, (length, *rest), size = self._chunk_reader(name, record), record["shape"] or [1], record["rows"]
         buffer = np.empty((min(size, length), *rest), NUMPY_DTYPES[self.dtype(name)])
         for number in range(len(record["chunks"])):

@@ -22,7 +22,7 @@ import numpy as np
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import read_json, sync, write_json, written_back
-from ms_codegeex.formats.checkpoint import FORMATS, MANIFEST, RESERVED_KEYS, manifest_digest, step_name
+from ms_codegeex.formats.checkpoint import FORMAT, MANIFEST, RESERVED_KEYS, manifest_digest, step_name
 from ms_codegeex.formats.chunks import rows_per_chunk
 from ms_codegeex.formats.safetensors_file import write_safetensors
 from ms_codegeex.formats.slices import check_coverage
@@ -314,7 +314,7 @@ def _publish(
     if clash := set(state) & set(RESERVED_KEYS):
         raise ValueError(f"state keys {sorted(clash)} belong to the manifest")
     manifest = {
-        "format": FORMATS[-1],
+        "format": FORMAT,
         **of,
         **plain_state(state),
         "world_size": len(parts),

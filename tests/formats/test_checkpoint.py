@@ -313,7 +313,7 @@ def edit_manifest(path):
         (lambda path: (path / "rank_00000.safetensors").unlink(), r"rank_00000\.safetensors: missing"),
         (lambda path: (path / "rank_00000.safetensors").write_bytes(b"x"), r"rank_00000\.safetensors: has 1 bytes"),
         (lambda path: (path / "manifest.json").write_text("{"), "manifest.json"),
-        (lambda path: (path / "manifest.json").write_text('{"format": 9}'), "format 1 or 2"),
+        (lambda path: (path / "manifest.json").write_text('{"format": 9}'), "of format 2"),
         (edit_manifest, r"manifest\.json: damaged or edited"),
         (lambda path: (path / "manifest.json").unlink(), "no such file"),
     ],

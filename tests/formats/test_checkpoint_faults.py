@@ -61,41 +61,6 @@ def test_only_a_read_of_the_damaged_chunk_fails(tmp_path, small_chunks):
         Checkpoint(path).verify()
 
 
-def as_format_1(path):
-    """What version 0.1 wrote before: SHA-256 of slices, no headers."""
-    import hashlib
-
-    from ms_codegeex.formats.safetensors_file import SafetensorsFile
-
-    manifest = json.loads((path / "manifest.json").read_text())
-    for tensor in manifest["tensors"].values():
-        for record in tensor["slices"]:
-            del record["rows"], record["chunks"]
-            array = SafetensorsFile(path / record["file"]).tensor(record["key"])
-            record["sha256"] = hashlib.sha256(array.tobytes()).hexdigest()
-    del manifest["headers"], manifest["versions"], manifest["save"]
-    manifest["format"] = 1
-    manifest["sha256"] = manifest_digest(manifest)
-    (path / "manifest.json").write_text(json.dumps(manifest))
-
-
-def test_format_1_is_read_and_verified(tmp_path, small_chunks):
-    values, _ = write_pair(tmp_path, np.random.default_rng(4))
-    path = tmp_path / "step-00000001"
-    as_format_1(path)
-    checkpoint = Checkpoint(path)
-    assert checkpoint.verify() == sum(array.nbytes for array in values.values()) and checkpoint.state == {"samples": 1}
-    for name, array in values.items():
-        assert checkpoint.tensor(name).tobytes() == array.tobytes()
-    assert checkpoint.tensor("table", [(3, 9), (2, 5)]).tobytes() == values["table"][3:9, 2:5].tobytes()
-    record = checkpoint.slices("matrix")[0]
-    data = bytearray((path / record["file"]).read_bytes())
-    data[-1] ^= 1
-    (path / record["file"]).write_bytes(data)
-    with pytest.raises(UserError, match="is damaged"):
-        Checkpoint(path).verify()
-
-
 @pytest.mark.parametrize("change", ["a file that is not listed", "too few chunks", "no rows", "no header"])
 def test_manifests_that_do_not_fit_themselves_are_refused(tmp_path, change):
     path = tmp_path / "made"
