@@ -18,7 +18,8 @@ from ms_codegeex.generation.sampling import Drawing, SamplingSettings
 GREEDY = 0.0
 PADDING = (-1.0, 1.0, 0.0)
 WIDTHS = (1, 64, 512, 4096, 32768)  # edits a row, or one for each id; each needs its own graph
-COLUMNS = tuple(each.name for each in fields(Drawing))
+DRAWING = tuple(each.name for each in fields(Drawing))
+COLUMNS = (*DRAWING, "uniform", "given", "allowed")  # of the operator's settings; `Choice` in kernels/choice.h
 COLDEST = 1e-6  # a lower temperature is this one: its reciprocal must be a float32
 
 
@@ -34,7 +35,7 @@ class TokenChoice(Drawing):
 
     def row(self, allowed: int) -> list[float]:
         """The operator's settings; ids from `allowed` on are never chosen."""
-        return [*(getattr(self, name) for name in COLUMNS), self.uniform, self.given, allowed]
+        return [*(getattr(self, name) for name in DRAWING), self.uniform, self.given, allowed]
 
 
 class Chosen(NamedTuple):
@@ -74,7 +75,7 @@ def logit_edits(settings: SamplingSettings, prompt: Sequence[int], output: Seque
 
 def token_choice(settings: SamplingSettings, prompt: Sequence[int], output: Sequence[int]) -> TokenChoice:
     """How the token that follows `output`, the answer so far to `prompt`, is chosen."""
-    drawing = {name: getattr(settings, name) for name in COLUMNS}
+    drawing = {name: getattr(settings, name) for name in DRAWING}
     drawing["temperature"] = max(settings.temperature, COLDEST) if settings.temperature else GREEDY
     return TokenChoice(
         uniform=uniform(settings.seed, len(output)),
@@ -85,8 +86,8 @@ def token_choice(settings: SamplingSettings, prompt: Sequence[int], output: Sequ
 
 
 def pack(choices: Sequence[TokenChoice], rows: int, allowed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The operator's inputs for `rows` rows of which the first are wanted: settings float64 [rows, 6], edits float64
-    [rows, a, 3], and int32 [1 + k], whose size says how many likeliest ids come out.
+    """The operator's inputs for `rows` rows of which the first are wanted: settings float64 [rows, columns], edits
+    float64 [rows, a, 3], and int32 [1 + k], whose size says how many likeliest ids come out.
 
     a is one of `WIDTHS` or `allowed`; k is a power of two or `allowed`.
     """

@@ -13,6 +13,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from ms_codegeex.generation.adapters import MAX_ROWS, Adapter, of_matrix
+from ms_codegeex.generation.choice import COLUMNS
 from ms_codegeex.generation.matrices import LowRank
 from ms_codegeex.generation.rows import RowMask, Same, SharedRows, SlotSizes, WordOfRows, named_cells
 from ms_codegeex.generation.shares import Meeting, Share
@@ -197,11 +198,11 @@ class CompositeChoice(nn.Cell):
         self.draws, self.sort, self.top = draws, ops.Sort(axis=-1, descending=True), ops.TopK(sorted=True)
 
     def construct(self, logits: Tensor, settings: Tensor, edits: Tensor, places: Tensor) -> Tensor:
-        """FP32 [n, V], and FP32 [n, 6], FP32 [n, a, 3] and int32 [1 + k] as `choice.pack` makes them -> FP32
+        """FP32 [n, V], and FP32 [n, columns], FP32 [n, a, 3] and int32 [1 + k] as `choice.pack` makes them -> FP32
         [n, 1 + k, 2]: ids and their log-probabilities, the chosen one and the k likeliest; NaN if a logit of the row
         is not finite"""
         ids = ops.cast(ops.arange(logits.shape[1], dtype=ms.int32), ms.float32)
-        temperature, given, allowed = settings[:, :1], settings[:, 4:5], settings[:, 5:]
+        temperature, given, allowed = settings[:, :1], settings[:, -2:-1], settings[:, -1:]
         nothing = ops.full_like(logits, -1e30)
         scores = ops.select(ids < allowed, self._edited(logits, edits), nothing)
         found = ops.cast(ops.argmax(scores, 1, True), ms.float32)
@@ -228,7 +229,7 @@ class CompositeChoice(nn.Cell):
 
     def _drawn(self, scores: Tensor, settings: Tensor, ids: Tensor) -> Tensor:
         """Ids FP32 [n, 1] after temperature, top-k and top-p"""
-        temperature, top_k, top_p, uniform, _, allowed = (settings[:, i : i + 1] for i in range(6))
+        temperature, top_k, top_p, uniform, _, allowed = (settings[:, i : i + 1] for i in range(len(COLUMNS)))
         weights = ops.softmax(scores / ops.maximum(temperature, ops.full_like(temperature, 1e-6)), -1)
         ordered, order = self.sort(weights)
         # the k-th heaviest and its equals stay, then the fewest that make up the share p

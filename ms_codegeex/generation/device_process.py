@@ -21,6 +21,7 @@ from mindspore import communication
 
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.generation.adapters import load_adapters
+from ms_codegeex.generation.choice import COLUMNS
 from ms_codegeex.generation.loading import load_model
 from ms_codegeex.generation.messages import receive, send
 from ms_codegeex.generation.network import LocalNetwork
@@ -67,7 +68,7 @@ def load(job: dict[str, Any]) -> LocalNetwork:
 def serve(network: LocalNetwork, rank: int, answers: Any) -> None:
     """Run the requested passes until the input ends. Only the first process answers."""
     # in place of the sampling settings, which only the first process gets
-    unread = [np.zeros((1, 6)), np.zeros((1, 1, 3)), np.zeros(1, np.int32)]
+    unread = [np.zeros((1, len(COLUMNS))), np.zeros((1, 1, 3)), np.zeros(1, np.int32)]
     while True:
         head, arrays = receive(sys.stdin.buffer)
         if head["do"] == "copy":

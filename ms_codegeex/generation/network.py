@@ -12,6 +12,7 @@ from mindspore import Tensor, nn
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.generation.adapters import Adapter
+from ms_codegeex.generation.choice import COLUMNS
 from ms_codegeex.generation.kernels.compiling import library_path
 from ms_codegeex.generation.levels import AUTO
 from ms_codegeex.generation.rows import Rows, SlotSizes
@@ -107,7 +108,7 @@ class LocalNetwork:
 
     def choose(self, rows: Rows) -> np.ndarray:
         """As in `Network`."""
-        draws = ((rows.settings[:, 0] > 0) & (rows.settings[:, 4] < 0)).any()
+        draws = ((rows.settings[:, 0] > 0) & (rows.settings[:, COLUMNS.index("given")] < 0)).any()
         return self._run(self._drawing if draws else self._choosing, rows)
 
     def score(self, rows: Rows) -> np.ndarray:
