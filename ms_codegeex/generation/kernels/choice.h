@@ -9,7 +9,7 @@ namespace {
 constexpr int BINS = 8192, SHIFT = 18;  // of a weight in [0, 1]: its exponent and 5 bits
 constexpr double MAX_IDS = 1 << 30;
 
-struct Choice {        // one row of the operator's settings
+struct Choice {        // one row of the operator's settings: COLUMNS of choice.py, in that order
   double temperature;  // 0: the likeliest
   double top_k;        // 0: all
   double top_p;        // 1: all
@@ -23,6 +23,8 @@ struct Choice {        // one row of the operator's settings
            uniform >= 0.0 && uniform < 1.0 && given >= -1.0 && given < ids && allowed >= 1.0 && allowed <= ids;
   }
 };
+
+constexpr int64_t COLUMNS = sizeof(Choice) / sizeof(double);
 
 struct Edit {     // of a logit x: (x > 0 ? x / factor : x * factor) + term
   double id;      // -1: none

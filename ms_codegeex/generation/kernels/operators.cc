@@ -227,7 +227,7 @@ int choose(int count, void** params, int* ranks, int64_t** shapes, const char** 
   const Call call{count, params, ranks, shapes, types};
   if (count != 5 || ranks[0] != 2 || ranks[2] != 3) return WRONG;
   const int64_t n = shapes[0][0], vocabulary = shapes[0][1], edits = shapes[2][1], given = call.elements(3);
-  const bool right = vocabulary >= 1 && given >= 1 && call.is(0, "float32", n * vocabulary) && call.is(1, "float64", 6 * n) &&
+  const bool right = vocabulary >= 1 && given >= 1 && call.is(0, "float32", n * vocabulary) && call.is(1, "float64", COLUMNS * n) &&
                      call.is(2, "float64", 3 * n * edits) && call.is(3, "int32", given) &&
                      call.is(4, "float64", 2 * n * given);
   if (!right) return WRONG;
