@@ -35,7 +35,7 @@ REFUSED = {  # what real clients ask for and this server does not have
     "guided_regex": "x+",
     "structured_outputs": {"regex": "x+"},
     "min_tokens": 5,
-    "min_p": 0.05,
+    "top_a": 0.05,
     "tools": [{"type": "function", "function": {"name": "f"}}],
     "tool_choice": "required",
     "functions": [{"name": "f"}],

@@ -145,8 +145,8 @@ class KernelChoice(nn.Cell):
         self.op = ops.Custom(path, out_shape=shape, out_dtype=lambda *_: ms.float64, func_type="aot")
 
     def construct(self, logits: Tensor, settings: Tensor, edits: Tensor, places: Tensor) -> Tensor:
-        """FP32 [n, V], and float64 [n, columns], float64 [n, a, 3] and int32 [1 + k] as `choice.pack` makes them -> float64
-        [n, 1 + k, 2]: ids and their log-probabilities, the chosen one and the k likeliest"""
+        """FP32 [n, V], and float64 [n, columns], float64 [n, a, 3] and int32 [1 + k] as `choice.pack` makes them ->
+        float64 [n, 1 + k, 2]: ids and their log-probabilities, the chosen one and the k likeliest"""
         return self.op(logits, settings, edits, places)
 
 

@@ -221,8 +221,8 @@ int gather_ranks(int count, void** params, int* ranks, int64_t** shapes, const c
   return result(gather_ranks(e->exchange, call.at<float>(0), m, n, whole, call.at<float>(2)));
 }
 
-// logits [n, vocabulary], `Choice`s float64 [n, columns], `Edit`s float64 [n, a, 3], any int32 [1 + k] -> float64 [n, 1 + k, 2]: ids
-// and their log-probabilities, the chosen one and the k likeliest
+// logits [n, vocabulary], `Choice`s float64 [n, columns], `Edit`s float64 [n, a, 3], any int32 [1 + k] -> float64
+// [n, 1 + k, 2]: ids and their log-probabilities, the chosen one and the k likeliest
 int choose(int count, void** params, int* ranks, int64_t** shapes, const char** types, void*, void*) {
   const Call call{count, params, ranks, shapes, types};
   if (count != 5 || ranks[0] != 2 || ranks[2] != 3) return WRONG;
