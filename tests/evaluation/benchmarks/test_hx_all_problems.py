@@ -1,4 +1,4 @@
-"""All 164 problems in all six languages: references pass, what is broken does not, verdicts repeat. Minutes each."""
+"""All 164 problems in all six languages: references pass, what is broken does not, verdicts repeat."""
 
 from __future__ import annotations
 
@@ -73,13 +73,15 @@ def test_rust_prompts_of_codegeex(sandbox):
 
 @pytest.mark.parametrize("language", ROWS)
 def test_no_broken_variant_passes(sandbox, language: str):
-    """164 for each language. Infinite loops end after 1.5 s, so a slow start may be a timeout too."""
-    task = open_task(benchmark(""), language, timeout=1.5)
-    samples = broken_variants(task)
-    assert len(samples) >= 160
+    """A third for each language, with every way of breaking; each problem in two languages. Infinite loops end after
+    1.5 s, so a slow start may be a timeout too."""
+    task, shift = open_task(benchmark(""), language, timeout=1.5), list(ROWS).index(language)
+    variants = enumerate(broken_variants(task))
+    samples = [variant for number, variant in variants if (number // len(KINDS) + shift) % 3 == 0]
+    assert len(samples) >= 52
     found = judge_all(task, sandbox, samples)
     assert [each.task_id for each in found if each.verdicts["strict"] is Verdict.PASSED] == []
-    assert Counter(verdicts(found).values())["timeout"] >= 20
+    assert Counter(verdicts(found).values())["timeout"] >= 7
 
 
 @pytest.mark.parametrize("language", ["python", "js", "cpp"])
