@@ -124,7 +124,7 @@ MORE_ANSWERS = [
 
 @pytest.mark.parametrize("answers", [ANSWERS, pytest.param(MORE_ANSWERS, marks=pytest.mark.slow)], ids=["few", "more"])
 def test_verdicts_of_answers(tmp_path, sandbox, answers):
-    task = evalplus.build(write(tmp_path / "HumanEvalPlus.jsonl", HALVES), seconds=30)
+    task = evalplus.build(write(tmp_path / "HumanEvalPlus.jsonl", HALVES), timeout=30)
     (problem,) = task.problems
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(lambda row: verdicts(task, sandbox, problem, row[0]), answers))
@@ -134,7 +134,7 @@ def test_verdicts_of_answers(tmp_path, sandbox, answers):
 def test_both_files_of_a_directory(tmp_path, sandbox):
     write(tmp_path / "HumanEvalPlus-v0.1.10.jsonl.gz", HALVES)
     write(tmp_path / "MbppPlus.jsonl", SHARED, {**SHARED, "task_id": "Mbpp/901", "plus_input": {}})
-    task = evalplus.build(tmp_path, seconds=30)
+    task = evalplus.build(tmp_path, timeout=30)
     assert [(p.id, p.labels["dataset"]) for p in task.problems] == [
         ("HumanEval/900", "humaneval"), ("Mbpp/2", "mbpp"), ("Mbpp/901", "mbpp"),
     ]  # fmt: skip
@@ -167,7 +167,7 @@ def test_the_form_of_hugging_face_is_read_as_evalplus_own(tmp_path):
 
 def test_answers_to_the_form_of_hugging_face(tmp_path, sandbox):
     task = evalplus.build(
-        write(tmp_path / "hub.jsonl", {**HUB, "test": HUB_TEST.replace("{1, 2}, set(), ", "")}), seconds=30
+        write(tmp_path / "hub.jsonl", {**HUB, "test": HUB_TEST.replace("{1, 2}, set(), ", "")}), timeout=30
     )
     (problem,) = task.problems
     assert set(task.judge(problem, task.reference(problem), sandbox).verdicts.values()) == {PASSED}
@@ -191,7 +191,7 @@ def halves(xs):
 
 def test_calls_are_interrupted_one_by_one(tmp_path, sandbox):
     """The program itself shortens its time, so that nothing depends on how fast the machine is."""
-    task = evalplus.build(write(tmp_path / "h.jsonl", HALVES), seconds=1000)
+    task = evalplus.build(write(tmp_path / "h.jsonl", HALVES), timeout=1000)
     assert verdicts(task, sandbox, task.problems[0], INTERRUPTED) == (Verdict.TIMEOUT, Verdict.TIMEOUT, PASSED)
 
 
