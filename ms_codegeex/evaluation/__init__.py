@@ -7,12 +7,14 @@ Imports go one way: each part may import those in the lines below its own.
     infilling                  middles that were taken out of texts
     perplexity                 perplexity of corpora and of prompts
     reports                    scores, tables and pages
-    benchmarks                 HumanEval, HumanEval-X, MTPB, DS-1000, SQL
-    toolchains                 the compilers and interpreters of HumanEval-X
     sampling                   recipes, model samplers, samples from files
+    benchmarks                 a folder each; `registry` finds them
+    toolchains                 the compilers and interpreters of HumanEval-X
     judging                    verdicts, Python programs and their harness, reference solutions
     rows                       the rows of samples.jsonl and results.jsonl
     task                       the contract of a benchmark: problems, samples, judgements
+    benchmark                  what a benchmark's folder says of itself
+    recipe                     every setting that influences what a model writes
     output_directory, jsonl    an evaluation's settings and its JSONL files
     local_model                a model for our own engine, and its identity
     threads                    work in parallel

@@ -7,9 +7,11 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+import small_benchmarks
 from conftest import ROOT
 
 from ms_codegeex.cli import build_parser, main
+from ms_codegeex.evaluation.benchmarks.registry import names
 
 COMMANDS = {
     "generate": "generate --prompt x --model MODEL",
@@ -21,7 +23,9 @@ COMMANDS = {
     "convert": "convert --to hf --output PLACE/out --model MODEL",
     "adapter merge": "adapter merge --adapter MODEL --output PLACE/out --model MODEL",
     "adapter unmerge": "adapter unmerge --adapter MODEL --output PLACE/out --model MODEL",
-    "evaluate": "evaluate perplexity --data docs --output PLACE/out --model MODEL",
+    "evaluate perplexity": "evaluate perplexity --data docs --output PLACE/out --model MODEL",
+    "evaluate infilling": "evaluate infilling --data docs --output PLACE/out --model MODEL",
+    "evaluate humaneval": "evaluate humaneval --data PROBLEMS --output PLACE/out --model MODEL",
 }
 CHILD = """
 import contextlib, io, json, sys
@@ -47,9 +51,10 @@ def parsers(parser: argparse.ArgumentParser, name: str = "") -> Iterator[tuple[s
 
 
 def test_every_verb_with_a_model_is_among_them():
-    assert {name for name, parser in parsers(build_parser()) if "--model" in parser._option_string_actions} == set(
-        COMMANDS
-    )
+    """Of the benchmarks, which share all but their data, one."""
+    others = {f"evaluate {name}" for name in names()} - {"evaluate humaneval"}
+    with_model = {name for name, parser in parsers(build_parser()) if "--model" in parser._option_string_actions}
+    assert with_model - others == set(COMMANDS)
 
 
 @pytest.mark.parametrize(
@@ -86,9 +91,9 @@ def test_a_wrong_model_is_refused_before_mindspore_is_imported(tmp_path, wrong):
     places = {"nothing": tmp_path / "missing", "folder": tmp_path / "empty", "page": tmp_path / "page.pt"}
     places["folder"].mkdir()
     places["page"].write_text("<html>not found</html>")
-    model = str(places[wrong])
+    model, problems = str(places[wrong]), small_benchmarks.humaneval(tmp_path)
     commands = [
-        line.replace("MODEL", model).replace("PLACE", f"{tmp_path}/{number}").split()
+        line.replace("MODEL", model).replace("PROBLEMS", str(problems)).replace("PLACE", f"{tmp_path}/{number}").split()
         for number, line in enumerate(COMMANDS.values())
     ]
     child = [sys.executable, "-c", CHILD, json.dumps(commands)]

@@ -295,7 +295,7 @@ def test_command_ends_with_the_block(model):
 @pytest.mark.parametrize(
     "arguments,message",
     [
-        (["--prompt", "x", "--top-p", "2"], "top_p: 2.0"),
+        (["--prompt", "x", "--top-p", "2"], "--top-p: 2.0"),
         (["--prompt", "x", "--logit-bias", "3"], "--logit-bias: 3 is not ID=VALUE"),
         (["--prompt", "x", "--log-probabilities", "3"], "--log-probabilities: "),
         (["--prompt", "x", "--stop-at", "block"], "--language"),

@@ -92,8 +92,11 @@ def test_translation_takes_what_both_have(everything: Path):
 def test_a_timeout_is_positive(everything: Path, timeout: float):
     with pytest.raises(UserError, match="timeout"):
         build(everything, timeout=timeout)
+
+
+def test_rules_are_known_by_name(everything: Path):
     with pytest.raises(UserError, match="rules: 'codegex'"):
-        build(everything, rules="codegex")
+        build(everything, rule_set="codegex")
 
 
 STOPS = [

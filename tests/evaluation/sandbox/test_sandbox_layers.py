@@ -241,7 +241,7 @@ def test_with_nothing_at_all_the_limits_hold(bare: Sandbox) -> None:
     assert run(bare, "exit 3").code == 3
     hog = "exec python3 -c 'x = []\nwhile True: x.append(bytearray(b\"x\" * 10000))'"
     assert run(bare, hog, memory=64 * MIB).end is End.MEMORY
-    many = "import os, time\nfor n in range(200): os.fork() or time.sleep(9)"
+    many = "import os, time\nfor n in range(200): os.fork() or time.sleep(9)\ntime.sleep(9)"
     ended = bare.run([Command(["python3", "-c", many], ResourceLimits(processes=30))], {})[0]
     assert ended.end is End.KILLED or b"BlockingIOError" in ended.stderr, ended
 
