@@ -80,7 +80,7 @@ if ((${#corpus[@]})); then train+=(--corpus "${corpus[@]}"); fi
 
 print_processes() {  # the processes of this server; for a CPU the line above is enough
     local python device='import sys
-from ms_codegeex.config import load_config
+from ms_codegeex.config.loading import load_config
 print(load_config(sys.argv[1], sys.argv[2:]).device)'
     export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
     python=$venv/bin/python

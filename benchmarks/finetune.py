@@ -45,7 +45,7 @@ def our_step(arguments: argparse.Namespace, adapters: bool) -> Callable[[], floa
     import numpy as np
     from mindspore import Tensor
 
-    from ms_codegeex.config import build_run_config
+    from ms_codegeex.config.rules import build_run_config
     from ms_codegeex.training.build import build
 
     ms.set_context(mode=ms.GRAPH_MODE)

@@ -59,8 +59,8 @@ def our_step(device: str, preset: str, precision: str) -> dict[str, Callable[[],
     import numpy as np
     from mindspore import Tensor
 
-    from ms_codegeex.config import load_config
-    from ms_codegeex.runs.worker import measure_matmul_peak
+    from ms_codegeex.config.loading import load_config
+    from ms_codegeex.runs.matmul_peak import measure_matmul_peak
     from ms_codegeex.training.build import build
 
     batch, seq = SHAPES[preset]

@@ -76,7 +76,7 @@ def bare(dataset: Path, scratch: Path, number: int) -> tuple[float, float]:
     """Through msrun alone."""
     from conftest import small_run
 
-    from ms_codegeex.config import build_run_config
+    from ms_codegeex.config.rules import build_run_config
     from ms_codegeex.runs.opening import held_run, open_run
     from ms_codegeex.runs.ports import reserved_port
     from ms_codegeex.runs.run_directory import RunDirectory
@@ -99,7 +99,7 @@ def bare(dataset: Path, scratch: Path, number: int) -> tuple[float, float]:
             "--join=True",
             "python",
             "-m",
-            "ms_codegeex.runs.worker",
+            "ms_codegeex.runs.rank",
             str(run.path),
         ]
         return job(command, run.path, time.perf_counter())

@@ -142,7 +142,7 @@ def train(directory: Path, workers: int, steps: int, quick: bool) -> tuple[float
     """Run briefly; percent of the time in which steps waited, seconds of a step, seconds to read a batch alone."""
     import mindspore as ms
 
-    from ms_codegeex.config import build_run_config
+    from ms_codegeex.config.rules import build_run_config
     from ms_codegeex.data.datasets.opening import training_data, validation_data
     from ms_codegeex.training.observers import Callback
     from ms_codegeex.training.trainer import Trainer

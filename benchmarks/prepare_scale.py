@@ -36,7 +36,7 @@ from common import ROOT, print_command, versions
 
 sys.path.insert(0, str(ROOT))
 
-from ms_codegeex.base.files import sha256
+from ms_codegeex.base.reading import sha256
 from ms_codegeex.data.corpus.sources import default_roots
 from ms_codegeex.data.datasets.layout import DATA_FILES
 

@@ -30,7 +30,8 @@ from common import ROOT, print_command, spread, versions
 
 sys.path.insert(0, str(ROOT))
 
-from ms_codegeex.config import RunConfig, load_config
+from ms_codegeex.config import RunConfig
+from ms_codegeex.config.loading import load_config
 from ms_codegeex.rehearsal.compile_mode import CompileMode
 from ms_codegeex.rehearsal.job import RehearsalJob
 from ms_codegeex.rehearsal.stubs import simulation_environment

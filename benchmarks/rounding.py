@@ -27,7 +27,8 @@ from mindspore import Tensor
 
 sys.path.insert(0, str(ROOT))
 
-from ms_codegeex.config import RunConfig, load_config
+from ms_codegeex.config import RunConfig
+from ms_codegeex.config.loading import load_config
 from ms_codegeex.data.datasets.batches import Batch
 from ms_codegeex.parallel.sharding import layouts_of
 from ms_codegeex.rehearsal import job as jobs

@@ -23,9 +23,11 @@ from functools import cache
 from pathlib import Path
 
 from ms_codegeex.base.errors import RunFailure, UserError
-from ms_codegeex.base.files import atomic_file, read_json, write_json
+from ms_codegeex.base.files import atomic_file, write_json
 from ms_codegeex.base.hardware import GIB
-from ms_codegeex.config import RunConfig, load_config
+from ms_codegeex.base.reading import read_json
+from ms_codegeex.config import RunConfig
+from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.values import parse_overrides
 from ms_codegeex.planning.calibration import OUTSIDE_ROOFLINE, SLOTS_PER_DAY, STEP_SECONDS
 from ms_codegeex.planning.planner import DAY, Plan, make_plan

@@ -28,6 +28,6 @@ def ranks_of(output: Path) -> dict[int, psutil.Process]:
             words, title = process.cmdline(), process.name()
             if title.startswith("rank "):
                 found[int(title.removeprefix("rank "))] = process
-            elif "ms_codegeex.runs.worker" in words and (seen := process.environ()).get("MS_ROLE") != "MS_SCHED":
+            elif "ms_codegeex.runs.rank" in words and (seen := process.environ()).get("MS_ROLE") != "MS_SCHED":
                 found[int(seen.get("RANK_ID", "0"))] = process
     return found

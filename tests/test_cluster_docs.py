@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 
 from ms_codegeex.cli import parse
-from ms_codegeex.config import load_config
+from ms_codegeex.config.loading import load_config
 from ms_codegeex.runs.job_files import job_file
 
 PAGES = ("cluster.md", "unverified.md")

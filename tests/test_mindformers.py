@@ -13,7 +13,8 @@ import pytest
 from conftest import EOS, ROOT, VOCABULARY, command, small_run, write_config
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import read_json, write_json
+from ms_codegeex.base.files import write_json
+from ms_codegeex.base.reading import read_json
 from ms_codegeex.models.registry import FAMILIES, family
 from ms_codegeex.runs.ports import reserved_port
 

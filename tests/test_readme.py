@@ -166,7 +166,7 @@ def test_every_top_level_path_of_the_tree_exists():
 
 
 def test_documented_configuration_keys_are_the_real_ones():
-    from ms_codegeex.config import build_run_config
+    from ms_codegeex.config.rules import build_run_config
 
     def flat(tree, prefix=""):
         for key, value in tree.items():

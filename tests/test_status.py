@@ -11,7 +11,7 @@ import yaml
 from conftest import ROOT
 
 from ms_codegeex.base.hardware import DEVICES
-from ms_codegeex.config import load_config
+from ms_codegeex.config.loading import load_config
 from ms_codegeex.planning.calibration import FACTORS
 from ms_codegeex.planning.planner import make_plan
 

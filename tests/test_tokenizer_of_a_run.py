@@ -7,7 +7,7 @@ import pytest
 from conftest import command, small_run, write_config
 from tokenizer_files import chatglm_model, write_chatglm
 
-from ms_codegeex.base.files import read_json
+from ms_codegeex.base.reading import read_json
 from ms_codegeex.data.tokenizer import load_tokenizer
 
 

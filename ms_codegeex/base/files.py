@@ -1,17 +1,12 @@
-"""Write files so that they appear whole or not at all: under a temporary name, synced, then renamed; read JSON."""
+"""Write files so that they appear whole or not at all: under a temporary name, synced, then renamed."""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import io
 import json
 import os
 import platform
 import re
 import shutil
-import stat
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,14 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.json_reading import Malformed, parse_json
 from ms_codegeex.base.locks import take_lock
-from ms_codegeex.base.reading import read_regular, read_standard_input, read_stream
 
 WRITE_BACK_SECONDS = 0.25
-MAX_WAITING = 1 << 20  # bytes of lines for which a full disk has no room
-MAX_TEXT = 16 << 20  # bytes of a prompt; the longest context has a thousandth of it
-MAX_JSON = 64 << 20  # bytes of a JSON file; the largest of a model, its tokenizer, has tens of millions
 
 
 def _temporary(path: Path) -> Path:
@@ -250,149 +240,7 @@ def atomic_directory(path: Path, check: Callable[[Path], object] | None = None) 
         ) from error
 
 
-class AppendedFile:
-    """A file to which lines are appended, or an open descriptor. Lines that do not fit on a full disk are kept, up to
-    `MAX_WAITING` bytes, and written once there is room; further lines are lost.
-
-    A last line that a kill left incomplete stays on its own line. `OSError` only if the file cannot be opened.
-    """
-
-    def __init__(self, path: Path | int):
-        self.path, self._pending = path, b""
-        if not isinstance(path, int) and path.exists() and _incomplete(path):
-            self._pending = b"\n"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        self._descriptor = os.dup(path) if isinstance(path, int) else os.open(path, flags, 0o644)
-
-    def write(self, line: str) -> OSError | None:
-        """Append a line, given without its line break. If it has to wait or is lost, return the reason."""
-        data = line.encode() + b"\n"
-        if len(self._pending) + len(data) <= MAX_WAITING or not self._pending:
-            self._pending += data
-        try:
-            while self._pending:
-                self._pending = self._pending[os.write(self._descriptor, self._pending) :]
-        except OSError as error:
-            return error
-        return None
-
-    def close(self) -> None:
-        """Close the file; lines that still wait are lost."""
-        os.close(self._descriptor)
-
-
-def _incomplete(path: Path) -> bool:
-    """Whether a regular file ends within a line."""
-    with contextlib.suppress(OSError):  # not readable
-        if path.is_file() and path.stat().st_size:
-            with path.open("rb") as stream:
-                stream.seek(-1, os.SEEK_END)
-                return stream.read(1) != b"\n"
-    return False
-
-
-def given_text(name: str, option: str) -> str:
-    """The text of a file that `option` names, or of standard input if its name is `-`. `UserError`: it is not UTF-8,
-    cannot be read, is a device, or has more than `MAX_TEXT` bytes."""
-    try:
-        # not `sys.stdin`, which lets anything through if the locale is C
-        data = read_standard_input(MAX_TEXT) if name == "-" else read_stream(Path(name), MAX_TEXT)
-        return io.TextIOWrapper(io.BytesIO(data), "utf-8").read()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{option}: {name} cannot be read as text ({error})") from None
-
-
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, whole or not at all."""
     with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def read_json(path: Path, maximum: int = MAX_JSON, parse: Callable[[bytes], Any] = parse_json) -> Any:
-    """Read a JSON file of at most `most` bytes; a missing or malformed one is a `UserError` that names it.
-
-    `parse` takes the content, and may raise `Malformed` as `parse_json` does.
-    """
-    try:
-        return json_of(read_regular(path, maximum), path, parse)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except OSError as error:
-        raise UserError(f"{path}: not readable as JSON ({error.strerror}); restore or recreate it") from None
-
-
-def json_of(content: bytes, path: Path, parse: Callable[[bytes], Any] = parse_json) -> Any:
-    """The value of a JSON file's content; `path` is for the `UserError` that malformed content raises."""
-    try:
-        return parse(content)
-    except Malformed as error:
-        raise UserError(f"{path}: not readable as JSON ({error}); restore or recreate it") from None
-
-
-def sha256(path: Path) -> str:
-    """The hex digest of a file's bytes, read in blocks of 1 MiB."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def cached_folder(name: str, what: str, fill: Callable[[Path], None]) -> Path:
-    """The folder `name` in the user's cache, made on the first call; safe to call from many processes at once.
-
-    Args:
-        name: changes with what is in the folder.
-        what: it holds, for an error message.
-        fill: fills the folder that it is given.
-    """
-    directory = user_cache() / name
-    if not directory.is_dir():
-        with _cache_lock(directory.with_suffix(".lock"), what):
-            if not directory.is_dir():
-                with atomic_directory(directory) as temporary:
-                    fill(temporary)
-    return directory
-
-
-@contextmanager
-def _cache_lock(path: Path, what: str) -> Iterator[None]:
-    """Wait for the lock file `path` and hold it."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = take_lock(path, wait=True)
-    except OSError as error:
-        raise UserError(
-            f"{path.parent}: {what} cannot be stored here ({error.strerror}); set XDG_CACHE_HOME to a folder you can "
-            "write to"
-        ) from error
-    try:
-        yield
-    finally:
-        os.close(lock)
-
-
-def user_cache() -> Path:
-    """The directory for files that can be made again: `ms_codegeex` in `$XDG_CACHE_HOME` or `~/.cache`.
-
-    Without a home directory, or if it is read-only, a directory in the system's temporary directory that only this
-    user can enter; a `UserError` if something else has that name.
-    """
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    if os.path.isabs(base):
-        return Path(base) / "ms_codegeex"
-    with suppress(RuntimeError, OSError):  # RuntimeError: no HOME, and no such user
-        cache = Path.home() / ".cache" / "ms_codegeex"
-        cache.mkdir(parents=True, exist_ok=True)
-        if os.access(cache, os.W_OK | os.X_OK):
-            return cache
-    cache = Path(tempfile.gettempdir()) / f"ms_codegeex-{os.getuid()}"
-    with suppress(OSError):
-        cache.mkdir(mode=0o700, exist_ok=True)
-        found = cache.lstat()
-        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077:
-            return cache
-    raise UserError(
-        f"{cache}: expected a directory that only this user can enter, as there is no home directory that can be "
-        "written; set XDG_CACHE_HOME to a directory that can"
-    )

@@ -1,18 +1,24 @@
-"""Opens files that others made: regular files only, up to a limit, and no link out of their directory."""
+"""Reads files that others made: regular files only, up to a limit, and no link out of their directory."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
+import io
 import os
 import stat
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.json_reading import Malformed, parse_json
 
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY  # a pipe without a writer must not block
 _BLOCK = 1 << 20
+MAX_TEXT = 16 << 20  # bytes of a prompt; the longest context has a thousandth of it
+MAX_JSON = 64 << 20  # bytes of a JSON file; the largest of a model, its tokenizer, has tens of millions
 _KINDS = {
     stat.S_IFDIR: "a directory",
     stat.S_IFIFO: "a pipe",
@@ -47,7 +53,7 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def read_regular(path: Path, maximum: int) -> bytes:
-    """The content of a regular file of at most `most` bytes; errors as `open_regular`."""
+    """The content of a regular file of at most `maximum` bytes; errors as `open_regular`."""
     with open_regular(path) as stream:
         return _limited(stream, path, maximum)
 
@@ -61,13 +67,13 @@ def read_stream(path: Path, maximum: int) -> bytes:
 
 
 def read_standard_input(maximum: int) -> bytes:
-    """What arrives on standard input, at most `most` bytes."""
+    """What arrives on standard input, at most `maximum` bytes."""
     return _limited(sys.stdin.buffer, Path("standard input"), maximum)
 
 
 def _limited(stream: BinaryIO, path: Path, maximum: int) -> bytes:
     data = bytearray()
-    while block := stream.read(_BLOCK):  # a single read would reserve memory for `most` bytes
+    while block := stream.read(_BLOCK):  # a single read would reserve memory for `maximum` bytes
         data += block
         if len(data) > maximum:
             raise UserError(f"{path}: is larger than {maximum:,} bytes, the most for a file of its kind; shorten it")
@@ -137,6 +143,47 @@ def _walk(base: Path, parts: tuple[str, ...], path: Path) -> int:
 
 
 def read_inside(directory: Path, name: str, maximum: int) -> bytes:
-    """The content of a file of at most `most` bytes in a directory that may be hostile; see `open_inside`."""
+    """The content of a file of at most `maximum` bytes in a directory that may be hostile; see `open_inside`."""
     with open_inside(directory, name) as stream:
         return _limited(stream, Path(directory) / name, maximum)
+
+
+def read_json(path: Path, maximum: int = MAX_JSON, parse: Callable[[bytes], Any] = parse_json) -> Any:
+    """Read a JSON file of at most `maximum` bytes; a missing or malformed one is a `UserError` that names it.
+
+    `parse` takes the content, and may raise `Malformed` as `parse_json` does.
+    """
+    try:
+        return json_of(read_regular(path, maximum), path, parse)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{path}: not readable as JSON ({error.strerror}); restore or recreate it") from None
+
+
+def json_of(content: bytes, path: Path, parse: Callable[[bytes], Any] = parse_json) -> Any:
+    """The value of a JSON file's content; `path` is for the `UserError` that malformed content raises."""
+    try:
+        return parse(content)
+    except Malformed as error:
+        raise UserError(f"{path}: not readable as JSON ({error}); restore or recreate it") from None
+
+
+def given_text(name: str, option: str) -> str:
+    """The text of a file that `option` names, or of standard input if its name is `-`. `UserError`: it is not UTF-8,
+    cannot be read, is a device, or has more than `MAX_TEXT` bytes."""
+    try:
+        # not `sys.stdin`, which lets anything through if the locale is C
+        data = read_standard_input(MAX_TEXT) if name == "-" else read_stream(Path(name), MAX_TEXT)
+        return io.TextIOWrapper(io.BytesIO(data), "utf-8").read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{option}: {name} cannot be read as text ({error})") from None
+
+
+def sha256(path: Path) -> str:
+    """The hex digest of a file's bytes, read in blocks of 1 MiB."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -194,7 +194,7 @@ def quantised_lines(model: dict[str, Any]) -> Iterator[str]:
 
 def describe_run(directory: Path) -> dict[str, Any]:
     """A run's model and data, its progress, its checkpoints (files and sizes checked, not hashed) and its artefacts."""
-    from ms_codegeex.config import load_config
+    from ms_codegeex.config.loading import load_config
     from ms_codegeex.formats.checkpoint_folder import list_checkpoints
     from ms_codegeex.runs.records import read_log
     from ms_codegeex.runs.run_directory import RunDirectory
@@ -242,7 +242,7 @@ def run_lines(run: dict[str, Any]) -> Iterator[str]:
 
 def describe_stages(directory: Path) -> dict[str, Any]:
     """The progress of each stage, and its losses, as they were when the last one ended or was interrupted."""
-    from ms_codegeex.base.files import read_json
+    from ms_codegeex.base.reading import read_json
 
     content = read_json(directory / "stages.json")
     try:

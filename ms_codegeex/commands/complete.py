@@ -9,8 +9,8 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import given_text
 from ms_codegeex.base.printing import print_json, visible
+from ms_codegeex.base.reading import given_text
 from ms_codegeex.commands import asked_model, decoding
 
 if TYPE_CHECKING:

@@ -436,7 +436,7 @@ def disk_checks() -> Iterator[Finding]:
     """Free space where runs, caches and temporary files go."""
     area, free_some = "disk", "free some"
     try:
-        from ms_codegeex.base.files import user_cache
+        from ms_codegeex.base.cache import user_cache
 
         cache = str(user_cache())
     except UserError as error:

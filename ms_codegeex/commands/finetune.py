@@ -111,7 +111,7 @@ def _one_server(path: Path | None) -> Path | None:
 def _configured(arguments: argparse.Namespace, source: Source, words: list[str]) -> RunConfig:
     """The run's configuration with the model's sizes in it."""
     from ms_codegeex.base.shipped import find_config
-    from ms_codegeex.config import load_config
+    from ms_codegeex.config.loading import load_config
     from ms_codegeex.config.values import read_yaml
     from ms_codegeex.formats.adapter_files import open_adapters
 
@@ -135,7 +135,7 @@ def _configured(arguments: argparse.Namespace, source: Source, words: list[str])
 
 def _prepared(data: list[str], task: str | None, source: Source, config: RunConfig, quiet: bool) -> Path:
     """A dataset directory next to the run for these files, made on first use. Equal files give the same one."""
-    from ms_codegeex.base.files import sha256
+    from ms_codegeex.base.reading import sha256
     from ms_codegeex.data.finetuning.prepare import FinetuneSettings, prepare_finetune, recognised_task
 
     task = task or recognised_task(data)

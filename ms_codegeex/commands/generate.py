@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import given_text
 from ms_codegeex.base.printing import print_content, print_error, print_json
+from ms_codegeex.base.reading import given_text
 from ms_codegeex.commands import decoding
 from ms_codegeex.generation.levels import cpu_level
 

@@ -82,7 +82,7 @@ def _sentence(law: dict[str, Any]) -> str:
 
 def _summary(rung: Rung) -> dict[str, Any] | None:
     """The figures of a run that is done; {} if it diverged; None if it is still to be trained."""
-    from ms_codegeex.base.files import read_json
+    from ms_codegeex.base.reading import read_json
     from ms_codegeex.runs.run_directory import RunDirectory
 
     directory = RunDirectory(rung.directory)

@@ -74,7 +74,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Compute the costs and print them."""
-    from ms_codegeex.config import load_stages
+    from ms_codegeex.config.loading import load_stages
     from ms_codegeex.planning.planner import make_plan, problems
 
     staged = load_stages(arguments.config, _overrides(arguments))
@@ -152,7 +152,7 @@ def _configuration(arguments: argparse.Namespace) -> tuple[RunConfig, bool]:
 
     A search chooses the mesh itself, so the YAML's need not suit `--devices`; a placeholder then takes its place.
     """
-    from ms_codegeex.config import load_config
+    from ms_codegeex.config.loading import load_config
 
     overrides = _overrides(arguments)
     if arguments.tokens is not None and not 0 < arguments.tokens < float("inf"):

@@ -135,7 +135,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.overrides and arguments.config is None:
             raise UserError(f"'{arguments.overrides[0]}': overrides need --config FILE")
         if arguments.config is not None:
-            from ms_codegeex.config import load_config
+            from ms_codegeex.config.loading import load_config
 
             config = load_config(arguments.config, arguments.overrides)
             try:

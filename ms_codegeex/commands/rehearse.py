@@ -130,7 +130,8 @@ def _check_phase(arguments: argparse.Namespace, both: bool) -> None:
 def _configuration(arguments: argparse.Namespace, executes: bool) -> RunConfig:
     """The run as the engine would partition it over devices; a CPU run is rehearsed as if it ran on Ascend."""
     from ms_codegeex.base.errors import UserError
-    from ms_codegeex.config import check_run_config, load_config
+    from ms_codegeex.config.loading import load_config
+    from ms_codegeex.config.rules import check_run_config
 
     overrides = list(arguments.overrides)
     if arguments.devices is not None:

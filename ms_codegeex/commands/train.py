@@ -96,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Train, or print the processes that would be started."""
     from ms_codegeex.commands.staged_training import train_stages
     from ms_codegeex.commands.training_job import rank_table_of, train
-    from ms_codegeex.config import load_config, load_stages
+    from ms_codegeex.config.loading import load_config, load_stages
     from ms_codegeex.runs.node import resolve_node
     from ms_codegeex.runs.resume import check_allowed
     from ms_codegeex.runs.weights import absolute_weights

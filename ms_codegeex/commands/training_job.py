@@ -371,7 +371,8 @@ def say(text: str) -> None:
 def _finish(config: RunConfig, run_directory: RunDirectory) -> dict[str, Any]:
     """Export the checkpoint, sample from the exported model and write summary.json."""
     from ms_codegeex.base.errors import UserError
-    from ms_codegeex.base.files import read_json, write_json
+    from ms_codegeex.base.files import write_json
+    from ms_codegeex.base.reading import read_json
     from ms_codegeex.runs.history import read_history
 
     result = read_json(run_directory.result)

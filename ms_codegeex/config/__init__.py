@@ -1,6 +1,6 @@
-"""The configuration of a run: typed sections, YAML files and overrides, and the rules between keys."""
+"""The configuration of a run: typed sections (here), the rules between their keys (`rules`), YAML files and overrides
+(`loading`)."""
 
-from ms_codegeex.config.loading import build_run_config, check_run_config, load_config, load_runs, load_stages
 from ms_codegeex.config.run import RunConfig
 from ms_codegeex.config.sections import (
     DataConfig,
@@ -21,9 +21,4 @@ __all__ = [
     "RunConfig",
     "ScheduleConfig",
     "TrainingConfig",
-    "build_run_config",
-    "check_run_config",
-    "load_config",
-    "load_runs",
-    "load_stages",
 ]

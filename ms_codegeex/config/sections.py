@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PlainValidator
 
-from ms_codegeex.config.blend import BlendWeights, checked_blend
+from ms_codegeex.config.blend import BlendWeights, checked_blend, corpora_of, parse_stages
 from ms_codegeex.config.validation import Natural, Positive, Rate, Share
 
 
@@ -35,6 +35,13 @@ class DataConfig:
     infill: InfillConfig = field(default_factory=InfillConfig)
     tokenizer: str | None = None  # name or directory, for a corpus prepared without `train`; none: the model's
     workers: Natural = 1  # threads that prefetch; 0: batches are read when they are needed
+
+    @property
+    def directories(self) -> list[str]:
+        """Dataset directories whose training split a run reads, as they are named; none before a corpus is prepared."""
+        if self.blend is not None:
+            return corpora_of(parse_stages(self.blend))
+        return [] if self.train is None else [self.train]
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ms_codegeex.base.cache import user_cache
 from ms_codegeex.base.errors import RunFailure, UserError
-from ms_codegeex.base.files import user_cache
 from ms_codegeex.cuda.plugin import (
     DRIVER,
     RUNTIME,

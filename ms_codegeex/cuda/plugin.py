@@ -11,8 +11,8 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ms_codegeex.base.cache import cached_folder
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import cached_folder
 from ms_codegeex.base.installed import mindspore_directory
 
 PLUGIN, KERNELS = "lib/plugin/libmindspore_gpu.so.11.6", "lib/plugin/gpu/libcuda_ops.so.11"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import read_json, sha256
+from ms_codegeex.base.reading import read_json, sha256
 from ms_codegeex.config.sections import InfillConfig
 from ms_codegeex.data.datasets.batches import DocumentSpan
 from ms_codegeex.data.datasets.documents import documents_path, read_document_row, read_documents

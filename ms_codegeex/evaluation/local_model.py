@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from ms_codegeex.base.files import sha256
 from ms_codegeex.base.options import Option
+from ms_codegeex.base.reading import sha256
 from ms_codegeex.generation.levels import AUTO, LEVEL_HELP, LEVEL_NAMES
 from ms_codegeex.generation.sampling import DEFAULT_ADAPTER
 

@@ -13,9 +13,10 @@ from typing import Any
 
 import ms_codegeex
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import read_json, write_json
+from ms_codegeex.base.files import write_json
 from ms_codegeex.base.locks import take_lock
 from ms_codegeex.base.nested import flattened
+from ms_codegeex.base.reading import read_json
 
 SECTIONS = ("task", "recipe", "data", "model", "against", "judging", "machine", "references", "versions", "run")
 FILE, FORMAT = "evaluation.json", "ms-codegeex evaluation"

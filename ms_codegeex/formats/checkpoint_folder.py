@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import read_json, write_json
+from ms_codegeex.base.files import write_json
 from ms_codegeex.base.printing import print_error
+from ms_codegeex.base.reading import read_json
 from ms_codegeex.formats.checkpoint import MANIFEST, NAME, Checkpoint
 
 OUTCOME = "outcome.json"

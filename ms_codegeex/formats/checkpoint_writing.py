@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import read_json, sync, write_json, written_back
+from ms_codegeex.base.files import sync, write_json, written_back
+from ms_codegeex.base.reading import read_json
 from ms_codegeex.formats.checkpoint import FORMAT, MANIFEST, RESERVED_KEYS, manifest_digest, step_name
 from ms_codegeex.formats.chunks import rows_per_chunk
 from ms_codegeex.formats.safetensors_file import write_safetensors

@@ -16,8 +16,8 @@ import numpy as np
 from tqdm import tqdm
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import atomic_directory, read_json, remove_leftovers
-from ms_codegeex.base.reading import read_inside
+from ms_codegeex.base.files import atomic_directory, remove_leftovers
+from ms_codegeex.base.reading import read_inside, read_json
 from ms_codegeex.data.infilling.sentinels import description_files
 from ms_codegeex.data.tokenizer import CONFIG as TOKENIZER_CONFIG
 from ms_codegeex.formats import layout

@@ -16,11 +16,10 @@ from typing import Any
 import yaml
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import read_json
 from ms_codegeex.base.nested import flattened
-from ms_codegeex.base.reading import read_inside
+from ms_codegeex.base.reading import read_inside, read_json
 from ms_codegeex.data.datasets.batches import read_info
-from ms_codegeex.data.datasets.opening import CONTENT, hash_like
+from ms_codegeex.data.datasets.content import CONTENT, hash_like
 from ms_codegeex.formats.family import FamilyFormats
 from ms_codegeex.formats.sources import Source
 

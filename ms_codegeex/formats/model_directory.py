@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import atomic_directory, read_json, write_json
+from ms_codegeex.base.files import atomic_directory, write_json
+from ms_codegeex.base.reading import read_json
 from ms_codegeex.data.tokenizer.copying import copy_data
 from ms_codegeex.formats.layout import check_names
 from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors

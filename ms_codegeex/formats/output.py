@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import read_json, write_json
+from ms_codegeex.base.files import write_json
+from ms_codegeex.base.reading import read_json
 from ms_codegeex.formats.mindspore_checkpoint import read_origin
 from ms_codegeex.formats.torch_zip import is_written_by_us
 

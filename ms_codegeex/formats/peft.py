@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import atomic_directory, read_json, write_json
+from ms_codegeex.base.files import atomic_directory, write_json
+from ms_codegeex.base.reading import read_json
 from ms_codegeex.data.infilling.sentinels import description_files
 from ms_codegeex.formats.adapters import Adapters
 from ms_codegeex.formats.family import FamilyFormats

@@ -13,7 +13,8 @@ from pydantic import ConfigDict
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.shipped import find_config
-from ms_codegeex.config import RunConfig, build_run_config
+from ms_codegeex.config import RunConfig
+from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.config.validation import Natural, Positive, check_tree, validated
 from ms_codegeex.config.values import merged, parse_overrides, read_yaml
 

@@ -12,8 +12,9 @@ from mindformers.models import PretrainedConfig, PreTrainedModel
 from mindspore import Tensor, ops
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.config import RunConfig, build_run_config
+from ms_codegeex.config import RunConfig
 from ms_codegeex.config.model import model_config
+from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.data.datasets.batches import PackedSequences
 from ms_codegeex.mindformers_bridge.dataset import current_seed
 from ms_codegeex.mindformers_bridge.wrapper import data_parallel_devices

@@ -16,7 +16,7 @@ import shutil
 from functools import partial
 from pathlib import Path
 
-from ms_codegeex.base.files import cached_folder
+from ms_codegeex.base.cache import cached_folder
 from ms_codegeex.base.installed import mindspore_directory
 from ms_codegeex.rehearsal import stubs
 from ms_codegeex.rehearsal.stubs import MACHINES, compile_library, undefined_symbols

@@ -19,9 +19,9 @@ from typing import Literal
 import psutil
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import read_json
 from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.base.processes import python_process, run_reporting
+from ms_codegeex.base.reading import read_json
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.chosen_hardware import hardware_of
 from ms_codegeex.parallel.placement import MOMENTS

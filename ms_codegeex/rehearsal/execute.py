@@ -12,9 +12,9 @@ from typing import Any
 import psutil
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import read_json
 from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.base.processes import python_process, run_reporting
+from ms_codegeex.base.reading import read_json
 from ms_codegeex.config import RunConfig
 from ms_codegeex.rehearsal.compare import ADAMW_LIMIT, FALL, TOLERANCES, Comparison, compare
 from ms_codegeex.rehearsal.coverage import not_executed

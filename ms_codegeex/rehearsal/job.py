@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from ms_codegeex.base.files import read_json, write_json
-from ms_codegeex.config import RunConfig, build_run_config
+from ms_codegeex.base.files import write_json
+from ms_codegeex.base.reading import read_json
+from ms_codegeex.config import RunConfig
+from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.parallel import placement
 
 SEED = 20230603

@@ -6,7 +6,8 @@ from dataclasses import fields
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.mesh import Mesh, check_world
-from ms_codegeex.config import RunConfig, build_run_config
+from ms_codegeex.config import RunConfig
+from ms_codegeex.config.rules import build_run_config
 
 RANK_BYTES = 550_000_000  # resident memory of one executing rank (measured with MindSpore 2.9.0)
 FUSED = ("graph_kernel", "attention", "norm")  # not available on a CPU, or with other results there

@@ -23,11 +23,13 @@ from mindspore.common.api import _cell_graph_executor
 from mindspore.communication import init
 
 from ms_codegeex.base.errors import RunFailure, UserError
-from ms_codegeex.base.files import read_json, write_json
+from ms_codegeex.base.files import write_json
 from ms_codegeex.base.host import available_cores
 from ms_codegeex.base.printing import print_error, print_out
 from ms_codegeex.base.processes import ForkSpec, die_with_parent, run_processes
-from ms_codegeex.config import RunConfig, build_run_config
+from ms_codegeex.base.reading import read_json
+from ms_codegeex.config import RunConfig
+from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.data.datasets.batches import Batch
 from ms_codegeex.parallel import context
 from ms_codegeex.parallel.placement import Placement

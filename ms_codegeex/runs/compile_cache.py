@@ -20,7 +20,8 @@ from typing import Any
 
 import ms_codegeex
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import atomic_directory, read_json, remove_leftovers, sha256, write_json
+from ms_codegeex.base.files import atomic_directory, remove_leftovers, write_json
+from ms_codegeex.base.reading import read_json, sha256
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.fusions import chosen_kernels
 from ms_codegeex.runs.run_directory import RunDirectory

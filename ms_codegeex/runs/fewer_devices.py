@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.config import RunConfig, build_run_config
+from ms_codegeex.config import RunConfig
+from ms_codegeex.config.rules import build_run_config
 
 
 def on_fewer_devices(config: RunConfig, minimum: int = 1) -> RunConfig | None:

@@ -229,13 +229,12 @@ def _run_request(request: Mapping[str, Any], server: int, has_threads: bool) -> 
 
 
 def _import_all() -> None:
-    """Import the modules of a worker, most of which it imports in functions."""
+    """Import the modules of a rank, most of which it imports in functions."""
     import mindspore.communication  # noqa: F401
 
     from ms_codegeex.data.datasets import opening  # noqa: F401
     from ms_codegeex.parallel import context  # noqa: F401
-    from ms_codegeex.runs import callbacks, compile_cache, replicas, saving, weights  # noqa: F401
-    from ms_codegeex.training import trainer  # noqa: F401
+    from ms_codegeex.runs import joining, matmul_peak, observing, weights, worker  # noqa: F401
 
 
 def main(launcher: int) -> int:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.config import RunConfig, load_config
+from ms_codegeex.config import RunConfig
+from ms_codegeex.config.loading import load_config
 from ms_codegeex.runs.records import read_events, read_log
 from ms_codegeex.runs.run_directory import RunDirectory
 
@@ -102,10 +103,10 @@ def read_history(path: Path) -> History:
 
 def batch_text(history: History, first: int) -> str:
     """The beginnings of the texts of the batch that starts with this sample. `UserError` if its data is missing."""
-    from ms_codegeex.data.datasets.opening import directories, training_data
+    from ms_codegeex.data.datasets.opening import training_data
     from ms_codegeex.data.inspection import open_dataset
 
-    tokenizer = open_dataset(Path(directories(history.config.data)[0])).tokenizer()
+    tokenizer = open_dataset(Path(history.config.data.directories[0])).tokenizer()
     size = history.config.training.global_batch
     rows = training_data(history.config).training_batch(first, min(size, SHOWN_ROWS)).inputs
     texts = [tokenizer.decode(row[:SHOWN_TOKENS].tolist()) for row in rows]

@@ -25,7 +25,7 @@ from ms_codegeex.runs.rank_table import RankTable, check_against_config, read_ra
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.workers import WorkerSpec
 
-WORKER = "ms_codegeex.runs.worker"
+WORKER = "ms_codegeex.runs.rank"
 LOCAL = "127.0.0.1"
 PORT = 8118  # of the scheduler, where a job of several servers does not choose one; msrun's own default
 NODE_SECONDS = "600"  # how long others wait for a rank, for example during a slow save

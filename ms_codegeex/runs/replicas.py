@@ -12,7 +12,8 @@ from collections import Counter
 from pathlib import Path
 
 from ms_codegeex.base.errors import Corrupted, UserError
-from ms_codegeex.base.files import read_json, write_json
+from ms_codegeex.base.files import write_json
+from ms_codegeex.base.reading import read_json
 from ms_codegeex.training.observers import Callback, StepRecord
 from ms_codegeex.training.trainer import Trainer
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import read_json
+from ms_codegeex.base.reading import read_json
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.values import flattened
 from ms_codegeex.data.datasets.blend import mixed_before
-from ms_codegeex.data.datasets.opening import content_hashes, directories
+from ms_codegeex.data.datasets.content import content_hashes
 from ms_codegeex.formats.checkpoint import Checkpoint
 
 DATASET = ("data.train", "data.blend")
@@ -177,7 +177,7 @@ def _short(content: str | None) -> str:
 def _check_tokenizer(key: str, config: RunConfig, checkpoint: Checkpoint) -> None:
     """`UserError` if token ids would have other meanings; no option allows that."""
     if recorded := checkpoint.state.get("tokenizer"):
-        found = read_json(Path(directories(config.data)[0]) / "dataset.json").get("tokenizer") or {}
+        found = read_json(Path(config.data.directories[0]) / "dataset.json").get("tokenizer") or {}
         for name in sorted({*recorded, *found}):
             if recorded.get(name) != found.get(name):
                 raise UserError(

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import math
 import os
 import platform
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import AppendedFile, atomic_file, read_json, write_json
-from ms_codegeex.base.yaml_reading import read_yaml_file
-from ms_codegeex.config import RunConfig, build_run_config
+from ms_codegeex.base.files import write_json
+from ms_codegeex.base.reading import read_json
 from ms_codegeex.runs.records import read_events
 
 REPORTED_PACKAGES = ("mindspore", "numpy", "safetensors", "tokenizers", "pydantic", "matplotlib")
@@ -56,27 +50,6 @@ class RunDirectory:
         """The exported nested PyTorch file."""
         return self.path / f"{family}.pt"
 
-    def write_config(self, config: RunConfig) -> None:
-        """Write the resolved configuration with every default filled in; `train --config` reads it."""
-        with atomic_file(self.config) as temporary:
-            temporary.write_text(yaml.safe_dump(config.to_dict(), sort_keys=False), encoding="utf-8")
-
-    def read_config(self) -> RunConfig:
-        """The configuration that this run was started with."""
-        try:
-            return build_run_config(read_yaml_file(self.config))
-        except FileNotFoundError:
-            raise UserError(f"{self.path}: not a run directory (no config.yaml)") from None
-
-    def add_event(self, event: str, **content: Any) -> None:
-        """Append an event with the current time in seconds since 1970. `OSError` if it cannot be written."""
-        events = AppendedFile(self.events)
-        try:
-            if failed := events.write(event_line(event, content)):
-                raise failed
-        finally:
-            events.close()
-
     @property
     def is_exported(self) -> bool:
         """Whether the run has ended, including its exports: there is a summary, and it is no longer provisional."""
@@ -110,11 +83,6 @@ class RunDirectory:
                 "packages": dict(_versions()),
             },
         )
-
-
-def event_line(event: str, content: Mapping[str, Any]) -> str:
-    """A line of events.jsonl: the event now."""
-    return json.dumps({"event": event, "time": time.time(), **finite(content)})
 
 
 def finite(value: Any) -> Any:

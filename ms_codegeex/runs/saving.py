@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import NotFinite, UserError
-from ms_codegeex.base.files import read_json, write_json
+from ms_codegeex.base.files import write_json
+from ms_codegeex.base.reading import read_json
 from ms_codegeex.formats.checkpoint import Checkpoint, step_name
 from ms_codegeex.formats.checkpoint_folder import DOUBTFUL, GOOD, SoundCheckpoints, note_outcome, outcome, prune
 from ms_codegeex.formats.checkpoint_writing import Slice, failure_file, plain_state, write_checkpoint

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.base.files import atomic_file, read_json, write_json
+from ms_codegeex.base.files import atomic_file, write_json
+from ms_codegeex.base.reading import read_json
 from ms_codegeex.base.tables import table
 from ms_codegeex.base.webpage import bars, charts, note, page
 from ms_codegeex.base.webpage import table as html_table

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ms_codegeex.base.errors import RunFailure, UserError
-from ms_codegeex.base.files import read_json
+from ms_codegeex.base.reading import read_json
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.stages import Stage, StagedRun
 from ms_codegeex.formats.checkpoint import step_name

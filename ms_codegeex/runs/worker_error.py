@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 
 from ms_codegeex.base.errors import Corrupted, NotFinite, Rewind, RunFailure, UserError
-from ms_codegeex.base.files import read_json, write_json
+from ms_codegeex.base.files import write_json
+from ms_codegeex.base.reading import read_json
 from ms_codegeex.formats.checkpoint_folder import doubt, doubt_after
 from ms_codegeex.runs.records import read_events
 from ms_codegeex.runs.run_directory import RunDirectory

@@ -1,4 +1,4 @@
-"""The application: its routes, errors and request guards."""
+"""The API as an application: its routes, errors and request guards. `site` adds the pages that people look at."""
 
 from __future__ import annotations
 
@@ -15,18 +15,16 @@ from ms_codegeex.serving import errors
 from ms_codegeex.serving.access_log import AccessLog
 from ms_codegeex.serving.backend import Backend
 from ms_codegeex.serving.body_limit import BodyLimit
-from ms_codegeex.serving.demo import router as demo
-from ms_codegeex.serving.demo.examples import load_examples
 from ms_codegeex.serving.guards import Guard, Recording, check_origins
 from ms_codegeex.serving.keys import Keys
 from ms_codegeex.serving.metrics import Metrics
-from ms_codegeex.serving.routes import chat, completions, description, infill, models, status, tasks, tokens
+from ms_codegeex.serving.routes import chat, completions, infill, models, status, tasks, tokens
 from ms_codegeex.serving.schemas import ErrorAnswer
 from ms_codegeex.serving.settings import ServeSettings
 
 
 def create_app(settings: ServeSettings, backend: Backend) -> FastAPI:
-    """The application that answers from `backend`."""
+    """The API that answers from `backend`."""
     app = FastAPI(
         title="ms-codegeex",
         version=ms_codegeex.__version__,
@@ -45,10 +43,7 @@ def create_app(settings: ServeSettings, backend: Backend) -> FastAPI:
     metrics = Metrics(backend)
     for module in (models, completions, chat, tasks, infill, tokens):
         app.include_router(module.router(backend))
-    if settings.demo:
-        app.include_router(demo.router(load_examples(settings.example_path)))
     app.include_router(status.router(backend, metrics))
-    app.include_router(description.router(app))
     log = None
     if settings.access_log is not None:
         log = AccessLog(settings.access_log, backend.model.tokenizer.decode if settings.log_prompts else None)

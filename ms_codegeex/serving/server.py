@@ -17,13 +17,13 @@ from fastapi import FastAPI
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.printing import print_error, print_out
-from ms_codegeex.serving.app import create_app
 from ms_codegeex.serving.connections import BACKLOG, Connection, Flood, Pool, descriptor_room
 from ms_codegeex.serving.engine import EngineBackend
 from ms_codegeex.serving.errors import unavailable
 from ms_codegeex.serving.memory import return_large_blocks
 from ms_codegeex.serving.opening import open_models
 from ms_codegeex.serving.settings import ServeSettings
+from ms_codegeex.serving.site import create_site
 
 KEEP_ALIVE_SECONDS = 75  # longer than nginx keeps its connections (60 s), so that it never writes to a closed one
 LAST_SECONDS = 2  # to write the last responses after all answers have ended
@@ -92,7 +92,7 @@ def http_server(app: FastAPI, settings: ServeSettings) -> Server:
 
 
 async def _serve(backend: EngineBackend, listening: socket.socket) -> None:
-    app = create_app(backend.settings, backend)
+    app = create_site(backend.settings, backend)
     server = http_server(app, backend.settings)
     stopping = Stopping(server)
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, app.state.reload)

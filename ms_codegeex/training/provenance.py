@@ -9,7 +9,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.config import RunConfig
 from ms_codegeex.data.datasets.batches import Sequences
 from ms_codegeex.data.datasets.blend import Blend
-from ms_codegeex.data.datasets.opening import content_hashes
+from ms_codegeex.data.datasets.content import content_hashes
 from ms_codegeex.formats.adapters import fingerprint
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.tensors import LazyTensor

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import read_json
 from ms_codegeex.base.json_reading import DEEPEST, MAX_DIGITS, Malformed, parse_json
+from ms_codegeex.base.reading import read_json
 
 DEEP = "[" * (DEEPEST + 1) + "]" * (DEEPEST + 1)
 BAD = [

@@ -7,7 +7,7 @@ from conftest import ROOT, command
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.shipped import find_config, shipped_directory, shipped_names
-from ms_codegeex.config import load_config
+from ms_codegeex.config.loading import load_config
 
 
 def test_the_package_has_every_file_of_the_repositorys_configs():

@@ -9,7 +9,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.json_reading import DEEPEST, Malformed
 from ms_codegeex.base.shipped import shipped_directory
 from ms_codegeex.base.yaml_reading import parse_yaml, read_yaml_file
-from ms_codegeex.config import load_config
+from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.values import parse_overrides, read_yaml
 
 LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 40))

@@ -14,7 +14,7 @@ import small_benchmarks
 from conftest import ROOT, command, command_here
 from openai_server import Server
 
-from ms_codegeex.base.files import read_json
+from ms_codegeex.base.reading import read_json
 from ms_codegeex.cli import main
 from ms_codegeex.evaluation.jsonl import read_rows
 

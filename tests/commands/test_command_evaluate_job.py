@@ -12,7 +12,7 @@ import pytest
 import small_benchmarks
 from conftest import ROOT, command
 
-from ms_codegeex.base.files import read_json
+from ms_codegeex.base.reading import read_json
 from ms_codegeex.evaluation.jsonl import read_rows
 
 made_by_setup = pytest.mark.skipif(

@@ -110,7 +110,7 @@ def test_mistakes_are_one_line_and_leave_no_run(model, pairs, tmp_path, argument
 
 def test_equal_data_is_prepared_once(model, pairs, tmp_path):
     from ms_codegeex.commands.finetune import _prepared
-    from ms_codegeex.config import load_config
+    from ms_codegeex.config.loading import load_config
 
     config = load_config("finetune_full", [f"output={tmp_path / 'tuned'}", "data.seq_length=32"])
     source = open_source(model)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from conftest import VOCABULARY, command_here, small_run, write_config
 
-from ms_codegeex.base.files import read_json, write_json
+from ms_codegeex.base.files import write_json
+from ms_codegeex.base.reading import read_json
 from ms_codegeex.ladder.fit import PowerLaw
 from ms_codegeex.ladder.report import verdict
 from ms_codegeex.ladder.results import Result, comparisons, result_of

@@ -8,7 +8,7 @@ from conftest import ROOT, command, command_here
 
 from ms_codegeex import cli
 from ms_codegeex.commands.plan import _configuration
-from ms_codegeex.config import load_config
+from ms_codegeex.config.loading import load_config
 from ms_codegeex.planning import quick_search
 from ms_codegeex.planning.search import search
 from ms_codegeex.planning.search import to_dict as search_to_dict

@@ -10,7 +10,8 @@ from ms_codegeex import cli
 from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.base.shipped import find_config
 from ms_codegeex.commands import rehearse
-from ms_codegeex.config import build_run_config, load_config
+from ms_codegeex.config.loading import load_config
+from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.rehearsal import execute
 from ms_codegeex.rehearsal.compare import Comparison, ParameterError
 from ms_codegeex.rehearsal.coverage import not_executed

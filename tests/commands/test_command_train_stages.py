@@ -16,7 +16,7 @@ from conftest import ROOT, command, command_here, small_run, write_dataset
 from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.base.files import write_json
 from ms_codegeex.commands import staged_training
-from ms_codegeex.config import load_stages
+from ms_codegeex.config.loading import load_stages
 from ms_codegeex.config.values import merged
 from ms_codegeex.formats.checkpoint import Checkpoint, step_name
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints

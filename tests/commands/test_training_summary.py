@@ -3,7 +3,7 @@
 import pytest
 
 from ms_codegeex.commands.training_job import _longer, _losses
-from ms_codegeex.config import build_run_config
+from ms_codegeex.config.rules import build_run_config
 
 SUMMARY = {"steps": 60, "evaluated_step": 60, "validation_loss_before": None}
 

@@ -1,8 +1,8 @@
 import pytest
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.config import load_config
 from ms_codegeex.config.chosen_hardware import check_kind, driver_hardware, hardware_of, running_on
+from ms_codegeex.config.loading import load_config
 from ms_codegeex.runs.node import resolve_node
 
 

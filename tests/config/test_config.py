@@ -5,8 +5,10 @@ from conftest import ROOT, write_config
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.host import available_cores
-from ms_codegeex.config import RunConfig, build_run_config, load_config, load_runs
+from ms_codegeex.config import RunConfig
+from ms_codegeex.config.loading import load_config, load_runs
 from ms_codegeex.config.model import model_config
+from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.config.values import flattened, parse_overrides
 from ms_codegeex.models.codegen.config import CodeGenConfig
 

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.config import load_config, load_runs, load_stages
+from ms_codegeex.config.loading import load_config, load_runs, load_stages
 
 COMMON = {"output": "out", "devices": 1, "model": {"preset": "tiny"}, "training": {"steps": 5, "global_batch": 4}}
 STAGES = [

@@ -21,7 +21,7 @@ def main(device: str, family: str, precision: str, out: str) -> None:
     from mindspore import Tensor
     from networks import LossGradients, assign, packed_batch
 
-    from ms_codegeex.config import load_config
+    from ms_codegeex.config.loading import load_config
     from ms_codegeex.training.build import build_network
 
     ms.set_context(mode=ms.GRAPH_MODE)

@@ -8,7 +8,7 @@ import pytest
 from fake_task import Doubling, Seeded
 
 from ms_codegeex.base.errors import RunFailure, UserError
-from ms_codegeex.base.files import read_json
+from ms_codegeex.base.reading import read_json
 from ms_codegeex.evaluation import session
 from ms_codegeex.evaluation.jsonl import read_rows
 from ms_codegeex.evaluation.recipe import Recipe

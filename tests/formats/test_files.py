@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from ms_codegeex.base import files
+from ms_codegeex.base import cache, files
 from ms_codegeex.base.errors import UserError
 
 
@@ -105,18 +105,18 @@ def without_home(tmp_path, monkeypatch):
     """Neither a home directory nor a cache that was named; another directory for what is temporary."""
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.delenv("HOME", raising=False)
-    monkeypatch.setattr(files.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(cache.tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(pwd, "getpwuid", lambda user: {}[user])
     return tmp_path / f"ms_codegeex-{os.getuid()}"
 
 
 def test_the_cache_is_where_the_user_wants_it(tmp_path, without_home, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert files.user_cache() == tmp_path / "home" / ".cache" / "ms_codegeex"
+    assert cache.user_cache() == tmp_path / "home" / ".cache" / "ms_codegeex"
     monkeypatch.setenv("XDG_CACHE_HOME", "not/absolute")
-    assert files.user_cache() == tmp_path / "home" / ".cache" / "ms_codegeex"
+    assert cache.user_cache() == tmp_path / "home" / ".cache" / "ms_codegeex"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert files.user_cache() == tmp_path / "cache" / "ms_codegeex"
+    assert cache.user_cache() == tmp_path / "cache" / "ms_codegeex"
 
 
 @pytest.mark.parametrize("home", [None, "file", "read-only"])
@@ -128,7 +128,7 @@ def test_without_a_home_to_write_to_the_cache_is_private_and_temporary(tmp_path,
     access = os.access  # root may write everywhere; a file system that is mounted read-only says so here
     monkeypatch.setattr(os, "access", lambda path, mode: "read-only" not in str(path) and access(path, mode))
     for _ in range(2):
-        assert files.user_cache() == without_home
+        assert cache.user_cache() == without_home
     assert stat.S_IMODE(without_home.stat().st_mode) == 0o700
 
 
@@ -143,7 +143,7 @@ def test_a_temporary_cache_of_somebody_else_is_refused(tmp_path, without_home, k
         without_home.mkdir()
         without_home.chmod(0o777)
     with pytest.raises(UserError, match="set XDG_CACHE_HOME"):
-        files.user_cache()
+        cache.user_cache()
 
 
 def killed(path, appear):

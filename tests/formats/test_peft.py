@@ -8,7 +8,8 @@ import pytest
 import small_models
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import read_json, write_json
+from ms_codegeex.base.files import write_json
+from ms_codegeex.base.reading import read_json
 from ms_codegeex.formats.adapter_files import open_adapters
 from ms_codegeex.formats.adapters import merged
 from ms_codegeex.formats.convert import convert

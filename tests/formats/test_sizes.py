@@ -6,8 +6,9 @@ import pytest
 from small_models import FAMILIES, FIELDS, config, parameters, save_run
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import read_json, write_json
-from ms_codegeex.config import build_run_config
+from ms_codegeex.base.files import write_json
+from ms_codegeex.base.reading import read_json
+from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.generation.quantised import QuantisedModel, write_quantised

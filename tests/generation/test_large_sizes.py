@@ -9,7 +9,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-from ms_codegeex.config import build_run_config
+from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.planning.inference import decoding, our_forms
 
 POSITIONS, MB = 64, 1e6

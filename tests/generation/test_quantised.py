@@ -8,7 +8,8 @@ import pytest
 from conftest import command, command_here
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import read_json, write_json
+from ms_codegeex.base.files import write_json
+from ms_codegeex.base.reading import read_json
 from ms_codegeex.cli import build_parser, main
 from ms_codegeex.commands import evaluate
 from ms_codegeex.data.tokenizer import load_tokenizer

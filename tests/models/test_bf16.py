@@ -7,7 +7,7 @@ import pytest
 from mindspore import Tensor, nn, ops
 from networks import LossGradients, assign, packed_batch
 
-from ms_codegeex.config import build_run_config
+from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.models.bf16 import RoundedOperator, RoundToBf16
 from ms_codegeex.models.registry import FAMILIES
 from ms_codegeex.training.build import build_network

@@ -9,7 +9,7 @@ from mindspore import Tensor, ops
 from networks import packed_batch
 
 from ms_codegeex.base.mesh import Mesh
-from ms_codegeex.config import build_run_config
+from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.models.causal import Build
 from ms_codegeex.models.layers import Dropout
 from ms_codegeex.models.registry import FAMILIES, family

@@ -21,7 +21,7 @@ def main(config_file, rank, checkpoint, parts):
     from mindspore import Tensor
     from mindspore.communication import init
 
-    from ms_codegeex.config import build_run_config
+    from ms_codegeex.config.rules import build_run_config
     from ms_codegeex.formats.checkpoint import Checkpoint
     from ms_codegeex.parallel import context
     from ms_codegeex.rehearsal import mindir

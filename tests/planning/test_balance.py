@@ -4,7 +4,8 @@ from itertools import product
 
 from conftest import ROOT
 
-from ms_codegeex.config import build_run_config, load_config
+from ms_codegeex.config.loading import load_config
+from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.planning.balance import balanced_layers
 from ms_codegeex.planning.planner import change, improvements, make_plan
 

@@ -6,7 +6,7 @@ import pytest
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.cli import main
-from ms_codegeex.config import build_run_config
+from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.formats.sources import Source
 from ms_codegeex.formats.tensors import from_array
 from ms_codegeex.generation.quantised import write_quantised

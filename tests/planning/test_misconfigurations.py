@@ -9,8 +9,9 @@ from conftest import ROOT, command, write_config
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.mesh import LARGEST_WORLD, Mesh
-from ms_codegeex.config import build_run_config, load_config
+from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.mesh_rules import check_mesh
+from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.planning.planner import make_plan, problems
 from ms_codegeex.rehearsal.shrink import parse_mesh
 from ms_codegeex.runs.node import resolve_node

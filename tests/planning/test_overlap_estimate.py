@@ -7,7 +7,7 @@ import yaml
 from conftest import ROOT
 
 from ms_codegeex import cli
-from ms_codegeex.config import load_config
+from ms_codegeex.config.loading import load_config
 from ms_codegeex.planning.planner import change, make_plan
 from ms_codegeex.planning.roofline import collective_seconds
 from ms_codegeex.planning.search import search, yaml_of

@@ -7,7 +7,7 @@ from conftest import ROOT
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.hardware import GIB
-from ms_codegeex.config import load_config
+from ms_codegeex.config.loading import load_config
 from ms_codegeex.planning.planner import change, make_plan, problems, remedies
 
 CONFIGS = sorted((ROOT / "configs").glob("codegeex_*.yaml"))

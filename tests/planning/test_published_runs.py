@@ -7,7 +7,7 @@ and MindFormers.
 import pytest
 from conftest import ROOT
 
-from ms_codegeex.config import load_config
+from ms_codegeex.config.loading import load_config
 from ms_codegeex.planning.planner import make_plan
 
 SEQUENCE, VOCABULARY = 2048, 51200

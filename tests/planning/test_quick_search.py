@@ -3,7 +3,7 @@
 import pytest
 from conftest import ROOT
 
-from ms_codegeex.config import load_config
+from ms_codegeex.config.loading import load_config
 from ms_codegeex.planning.planner import make_plan
 from ms_codegeex.planning.quick_search import quick_search
 from ms_codegeex.planning.search import search

@@ -6,7 +6,7 @@ from fractions import Fraction
 import pytest
 from conftest import ROOT
 
-from ms_codegeex.config import load_config
+from ms_codegeex.config.loading import load_config
 from ms_codegeex.planning.planner import change, improvements, make_plan
 from ms_codegeex.planning.roofline import StageTime, StepTime, Work
 from ms_codegeex.planning.schedule import open_passes, passes, warm_up

@@ -8,7 +8,7 @@ from conftest import ROOT
 
 from ms_codegeex import cli
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.config import load_config
+from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.run import RunConfig
 from ms_codegeex.config.sections import OverlapConfig
 from ms_codegeex.parallel.sharding import recompute_of_blocks

@@ -10,7 +10,7 @@ import mindspore as ms
 from mindspore import Tensor
 from mindspore.communication import init
 
-from ms_codegeex.config import load_config
+from ms_codegeex.config.loading import load_config
 from ms_codegeex.parallel import context
 from ms_codegeex.rehearsal import mindir
 from ms_codegeex.rehearsal.job import batches, local_rows

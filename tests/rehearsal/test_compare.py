@@ -7,7 +7,7 @@ import pytest
 from right_report import right
 
 from ms_codegeex.base.mesh import Mesh
-from ms_codegeex.config import build_run_config
+from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.parallel.sharding import layouts_of
 from ms_codegeex.rehearsal.compare import compare
 from ms_codegeex.rehearsal.job import RehearsalJob, initial_value

@@ -11,7 +11,7 @@ from critical_path import critical_path
 
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.mesh import Mesh
-from ms_codegeex.config import load_config
+from ms_codegeex.config.loading import load_config
 from ms_codegeex.planning.planner import make_plan
 from ms_codegeex.rehearsal import compile as compile_module
 from ms_codegeex.rehearsal.compile import CompileReport, PlanCheck, compile_ranks, distinct_ranks

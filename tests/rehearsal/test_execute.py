@@ -5,7 +5,8 @@ from conftest import ROOT
 
 from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.base.mesh import Mesh
-from ms_codegeex.config import build_run_config, load_config
+from ms_codegeex.config.loading import load_config
+from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.rehearsal import execute as execute_module
 from ms_codegeex.rehearsal.execute import execute
 from ms_codegeex.rehearsal.shrink import shrunk

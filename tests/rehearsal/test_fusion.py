@@ -13,9 +13,9 @@ import pytest
 import yaml
 from buckets import Bucket, buckets
 
-from ms_codegeex.base.files import read_json
 from ms_codegeex.base.mesh import Mesh
-from ms_codegeex.config import load_config
+from ms_codegeex.base.reading import read_json
+from ms_codegeex.config.loading import load_config
 from ms_codegeex.rehearsal.job import RehearsalJob
 from ms_codegeex.rehearsal.mindir import CollectiveNode
 from ms_codegeex.rehearsal.shrink import shrunk

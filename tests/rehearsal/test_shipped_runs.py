@@ -10,7 +10,8 @@ import pytest
 
 from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.base.shipped import find_config, shipped_names
-from ms_codegeex.config import build_run_config, load_runs
+from ms_codegeex.config.loading import load_runs
+from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.planning.planner import make_plan
 from ms_codegeex.planning.report import heading
 from ms_codegeex.rehearsal.compile import compile_ranks

@@ -4,7 +4,7 @@ import pytest
 from right_report import right
 
 from ms_codegeex.base.mesh import Mesh
-from ms_codegeex.config import build_run_config
+from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.rehearsal import compile as compile_module
 from ms_codegeex.rehearsal.compile import RankReport
 from ms_codegeex.rehearsal.shrink import shrunk, small_mesh

@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import small_models
 
-from ms_codegeex.config import build_run_config
+from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.data.datasets.opening import training_data, validation_data
 from ms_codegeex.runs.memory_check import PROCESS, required_memory
 from ms_codegeex.runs.weights import weights_of

@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.config import load_config
+from ms_codegeex.config.loading import load_config
 from ms_codegeex.rehearsal import cann_stubs
 from ms_codegeex.runs.node import node_processes, resolve_node
 from ms_codegeex.runs.ports import reserved_port
@@ -24,12 +24,13 @@ from ms_codegeex.runs.workers import Workers
 
 START = """
 import json, sys
-from ms_codegeex.config import load_config
-from ms_codegeex.runs import worker
+from ms_codegeex.config.loading import load_config
+from ms_codegeex.runs import joining, matmul_peak
 from ms_codegeex.training.rates import used_memory
-config, rank, _ = worker._initialise(load_config(None, sys.argv[1:]))
+config, rank, _ = joining.join(load_config(None, sys.argv[1:]))
 import mindspore as ms
-found = [config.parallel.hardware, rank, *ms.get_current_device(), worker._matmul_peak(config), used_memory("ascend")]
+peak = matmul_peak.matmul_peak(config)
+found = [config.parallel.hardware, rank, *ms.get_current_device(), peak, used_memory("ascend")]
 print("STARTED", json.dumps(found), flush=True)
 """
 CHOSEN = """

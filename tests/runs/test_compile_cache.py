@@ -9,8 +9,8 @@ import pytest
 from conftest import ROOT, small_run
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import sha256
-from ms_codegeex.config import build_run_config
+from ms_codegeex.base.reading import sha256
+from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.config.values import flattened
 from ms_codegeex.runs import compile_cache as module
 from ms_codegeex.runs.compile_cache import HASHES, WITHOUT_EFFECT, compile_cache, digest, graph_inputs
@@ -170,7 +170,7 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 import mindspore as ms
-from ms_codegeex.config import build_run_config
+from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.data.datasets.opening import training_data, validation_data
 from ms_codegeex.runs.compile_cache import compile_cache
 from ms_codegeex.runs.run_directory import RunDirectory

@@ -13,7 +13,7 @@ from conftest import ROOT
 
 from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.base.processes import alive
-from ms_codegeex.config import build_run_config
+from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.runs import fork_server
 from ms_codegeex.runs.fork_server import ForkServer, fork_server_of
 from ms_codegeex.runs.node import resolve_node

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.config import load_config
+from ms_codegeex.config.loading import load_config
 from ms_codegeex.cuda.driver import Driver, Gpu
 from ms_codegeex.cuda.libraries import LIBRARIES, Loaded
 from ms_codegeex.cuda.probe import GpuBackend

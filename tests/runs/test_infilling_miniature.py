@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import command, write_config
 
-from ms_codegeex.base.files import read_json
+from ms_codegeex.base.reading import read_json
 from ms_codegeex.data.infilling.sentinels import ORDERS, Sentinels
 from ms_codegeex.evaluation.infilling.evaluate import INFILL, PREFIX, Asker
 from ms_codegeex.evaluation.infilling.spans import choose_spans, chosen_texts

@@ -11,7 +11,8 @@ from conftest import ROOT, small_run
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.hardware import GIB
 from ms_codegeex.commands import training_job
-from ms_codegeex.config import build_run_config, load_config
+from ms_codegeex.config.loading import load_config
+from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.runs import memory_check
 from ms_codegeex.runs.attempts import Restarts
 from ms_codegeex.runs.fewer_devices import on_fewer_devices

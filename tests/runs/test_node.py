@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.config import build_run_config
+from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.runs import node as node_module
 from ms_codegeex.runs.node import core_blocks, core_list, node_processes, resolve_node
 from ms_codegeex.runs.rank_table import make_rank_table, write_rank_table

@@ -286,7 +286,7 @@ def test_silence_of_a_file_system_counts_too(tmp_path, clock):
 TWO_LAUNCHERS = """
     import dataclasses, sys
     from pathlib import Path
-    from ms_codegeex.config import load_config
+    from ms_codegeex.config.loading import load_config
     from ms_codegeex.runs import supervision
     from ms_codegeex.runs.node import Node
     from ms_codegeex.runs.opening import held_run, join_run, open_run

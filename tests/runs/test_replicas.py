@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ms_codegeex.base.errors import Corrupted
-from ms_codegeex.base.files import read_json
+from ms_codegeex.base.reading import read_json
 from ms_codegeex.formats.checkpoint_folder import DOUBTFUL, GOOD, list_checkpoints, note_outcome, outcome
 from ms_codegeex.formats.checkpoint_writing import write_checkpoint
 from ms_codegeex.runs.replicas import ReplicaCheck, first_difference

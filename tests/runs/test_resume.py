@@ -12,11 +12,13 @@ import xxhash
 from conftest import ROOT, write_dataset
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import read_json, write_json
-from ms_codegeex.config import RunConfig, build_run_config
+from ms_codegeex.base.files import write_json
+from ms_codegeex.base.reading import read_json
+from ms_codegeex.config import RunConfig
+from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.config.values import flattened
-from ms_codegeex.data.datasets import opening
-from ms_codegeex.data.datasets.opening import content_hashes
+from ms_codegeex.data.datasets import content
+from ms_codegeex.data.datasets.content import content_hashes
 from ms_codegeex.runs.resume import REFUSED, REPORTED, UNRECORDED, Change, changes_since, check_allowed, is_finished
 
 
@@ -256,14 +258,14 @@ def test_every_change_in_place_is_seen(tmp_path):
     """20,000 tokens reversed, at forty places; size, time and recorded hashes stay as they are."""
     directory, content = large(tmp_path)
     path = directory / "train.bin"
-    before, times = opening.content_hash(directory), path.stat()
-    samples = opening._earlier_hash(directory)
+    before, times = content.content_hash(directory), path.stat()
+    samples = content._earlier_hash(directory)
     for start in np.random.default_rng(1).integers(0, len(content) - 20_000, 40):
         changed = content.copy()
         changed[start : start + 20_000] = changed[start : start + 20_000][::-1]
         path.write_bytes(changed.tobytes())
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-        assert opening.content_hash(directory) != before
+        assert content.content_hash(directory) != before
     assert before.startswith("xxh3:") and len(samples) == 64
     expected = xxhash.xxh3_128(b"train.bin 12000000\n" + content.tobytes() + b"train.idx 5\nindex").hexdigest()
     assert before == f"xxh3:{expected}"
@@ -271,22 +273,22 @@ def test_every_change_in_place_is_seen(tmp_path):
 
 def test_a_dataset_that_takes_longer_is_sampled_with_sizes_and_times(tmp_path, monkeypatch):
     directory, _ = large(tmp_path)
-    assert opening.WHOLE == 10 * opening.RATE  # ten seconds
+    assert content.WHOLE == 10 * content.RATE  # ten seconds
     size = sum((directory / name).stat().st_size for name in ("train.bin", "train.idx"))
-    monkeypatch.setattr(opening, "WHOLE", size)
-    assert opening.content_hash(directory).startswith("xxh3:")
-    monkeypatch.setattr(opening, "WHOLE", size - 1)
-    before = opening.content_hash(directory)
-    assert before.startswith("xxh3-samples:") and before == opening.content_hash(directory)
+    monkeypatch.setattr(content, "WHOLE", size)
+    assert content.content_hash(directory).startswith("xxh3:")
+    monkeypatch.setattr(content, "WHOLE", size - 1)
+    before = content.content_hash(directory)
+    assert before.startswith("xxh3-samples:") and before == content.content_hash(directory)
     path = directory / "train.bin"
     times = path.stat()
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns + 1))
-    assert opening.content_hash(directory) != before
+    assert content.content_hash(directory) != before
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert opening.content_hash(directory) == before
+    assert content.content_hash(directory) == before
     info = read_json(directory / "dataset.json")
     write_json(directory / "dataset.json", {**info, "files": {"train.bin": {"sha256": "1"}}})
-    assert opening.content_hash(directory) != before
+    assert content.content_hash(directory) != before
 
 
 def test_a_checkpoint_with_hashes_of_an_earlier_version_is_resumed(trained, tmp_path):

@@ -6,9 +6,9 @@ import mindspore as ms
 import pytest
 
 from ms_codegeex.base.errors import RunFailure, UserError
-from ms_codegeex.config import load_config
 from ms_codegeex.config.fusions import chosen_kernels
-from ms_codegeex.runs import worker
+from ms_codegeex.config.loading import load_config
+from ms_codegeex.runs import joining, matmul_peak
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.training import rates
 
@@ -23,7 +23,7 @@ def engine(monkeypatch):
     seen = SimpleNamespace(settings={}, memory=None, driver="Ascend910A", device=(), prepared=[])
     monkeypatch.setattr(ms, "set_context", lambda **given: seen.settings.update(given))
     monkeypatch.setattr(ms, "set_device", lambda *given: setattr(seen, "device", given))
-    monkeypatch.setattr(worker, "prepare", lambda: seen.prepared.append("cuda"))
+    monkeypatch.setattr(joining, "prepare", lambda: seen.prepared.append("cuda"))
     monkeypatch.setattr(ms.hal, "get_device_name", lambda *given, **options: seen.driver)
     monkeypatch.setattr(ms.runtime, "set_memory", lambda **given: setattr(seen, "memory", given))
     return seen
@@ -42,7 +42,7 @@ def engine(monkeypatch):
     ids=["cpu", "asked for on cpu", "ascend", "gpu", "asked for on gpu", "off on ascend"],
 )
 def test_graph_kernels_follow_the_setting(engine, overrides, switch, level):
-    worker._initialise(load_config(None, [*RUN, *overrides]))
+    joining.join(load_config(None, [*RUN, *overrides]))
     assert engine.settings.get("enable_graph_kernel") is switch
     assert engine.settings.get("jit_config", {}).get("jit_level") == level
     assert engine.settings["mode"] == ms.GRAPH_MODE
@@ -62,7 +62,7 @@ def test_graph_kernels_follow_the_setting(engine, overrides, switch, level):
 )
 def test_the_device_decides_memory_and_kernels(engine, driver, overrides, memory, attention):
     engine.driver = driver
-    config, rank, _ = worker._initialise(load_config(None, [*RUN, *overrides]))
+    config, rank, _ = joining.join(load_config(None, [*RUN, *overrides]))
     assert engine.memory == (memory and {"max_size": memory}) and rank == 0
     assert ("attention" in chosen_kernels(config)) is attention
     if config.device == "ascend":
@@ -71,35 +71,35 @@ def test_the_device_decides_memory_and_kernels(engine, driver, overrides, memory
 
 def test_each_rank_of_a_machine_has_a_gpu_of_its_own(engine, monkeypatch):
     monkeypatch.setenv("DEVICE_ID", "3")  # as the launchers set it, msrun too
-    worker._initialise(load_config(None, [*RUN, "device=gpu"]))
+    joining.join(load_config(None, [*RUN, "device=gpu"]))
     assert (engine.device, engine.prepared) == (("GPU", 3), ["cuda"])
     monkeypatch.setattr(ms.communication, "init", lambda: None)
     monkeypatch.setattr(ms.communication, "get_group_size", lambda: 0)
     with pytest.raises(RunFailure):
-        worker._initialise(load_config(None, [*RUN[:-1], "device=gpu", "devices=4"]))
+        joining.join(load_config(None, [*RUN[:-1], "device=gpu", "devices=4"]))
     assert engine.device == ("GPU", 3)
 
 
 def test_kernels_that_the_device_does_not_have_are_refused_there(engine):
     config = load_config(None, [*RUN, "device=ascend", "training.precision=fp16", "parallel.fusion.attention=true"])
     with pytest.raises(UserError, match=r"^parallel.fusion.attention: parallel.hardware: ascend910 has no such kernel"):
-        worker._initialise(config)
+        joining.join(config)
 
 
 def test_a_gpus_peak_is_measured_in_the_precision_of_the_run(monkeypatch):
     measured = []
-    monkeypatch.setattr(worker, "measure_matmul_peak", lambda *given, **options: measured.append(options) or 1.0)
+    monkeypatch.setattr(matmul_peak, "measure_matmul_peak", lambda *given, **options: measured.append(options) or 1.0)
     for precision in ("fp16", "fp32"):
-        worker._matmul_peak(load_config(None, [*RUN, "device=gpu", f"training.precision={precision}"]))
+        matmul_peak.matmul_peak(load_config(None, [*RUN, "device=gpu", f"training.precision={precision}"]))
     assert [options["precision"] for options in measured] == ["fp16", "fp32"]
 
 
 def test_the_attempts_of_a_command_measure_the_peak_once(monkeypatch, tmp_path):
     peaks, run, config = [3.0, 2.0, 1.0], RunDirectory(tmp_path), load_config(None, RUN)
-    monkeypatch.setattr(worker, "measure_matmul_peak", lambda *given, **options: peaks.pop())
+    monkeypatch.setattr(matmul_peak, "measure_matmul_peak", lambda *given, **options: peaks.pop())
 
     def peak(rank, launcher, config=config):
-        return worker._kept_peak(config, run, rank, launcher)
+        return matmul_peak.kept_peak(config, run, rank, launcher)
 
     assert [peak(0, "7"), peak(0, "7"), peak(1, "7")] == [1.0] * 3
     assert peak(1, "8") == 2.0 and peak(0, "7") == 1.0  # rank 0 writes it
@@ -110,7 +110,7 @@ def test_the_attempts_of_a_command_measure_the_peak_once(monkeypatch, tmp_path):
 def test_a_peak_is_measured_with_numbers_of_that_precision(monkeypatch):
     types, make = [], ms.Tensor
     monkeypatch.setattr(ms, "Tensor", lambda array, dtype=None: types.append(dtype) or make(array, dtype))
-    assert worker.measure_matmul_peak(size=64, seconds=0.0001, precision="fp16") > 0
+    assert matmul_peak.measure_matmul_peak(size=64, seconds=0.0001, precision="fp16") > 0
     assert types == [ms.float16]
 
 
@@ -126,4 +126,4 @@ def test_a_wrong_number_of_ranks_ends_with_what_to_check(engine, monkeypatch):
     monkeypatch.setattr(ms.communication, "get_group_size", lambda: 8)
     config = load_config(None, ["model.preset=tiny", "training.steps=1", "device=ascend", "devices=16"])
     with pytest.raises(RunFailure, match="8 ranks joined, 16 were expected; check --nodes or the rank table"):
-        worker._initialise(config)
+        joining.join(config)

@@ -11,13 +11,13 @@ from typing import Any
 import httpx
 from fake_backend import FakeBackend
 
-from ms_codegeex.serving.app import create_app
+from ms_codegeex.serving.site import create_site
 
 
 @contextlib.asynccontextmanager
 async def connected(backend: FakeBackend) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the application with this backend, which has been made in the same loop."""
-    transport = httpx.ASGITransport(create_app(backend.settings, backend), raise_app_exceptions=False)
+    transport = httpx.ASGITransport(create_site(backend.settings, backend), raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         yield client
 

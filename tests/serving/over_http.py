@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import uvicorn
 from fake_backend import FakeBackend
 
-from ms_codegeex.serving.app import create_app
 from ms_codegeex.serving.server import address, bound, http_server
+from ms_codegeex.serving.site import create_site
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def served(make: Callable[[], FakeBackend] = FakeBackend) -> Iterator[Served]:
 
     async def serve() -> None:
         backend = make()
-        servers.append(http_server(create_app(backend.settings, backend), backend.settings))
+        servers.append(http_server(create_site(backend.settings, backend), backend.settings))
         with bound("127.0.0.1", 0) as listening:
             started.append(Served(address(listening), backend))
             ready.set()

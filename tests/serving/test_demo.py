@@ -11,9 +11,9 @@ from fake_backend import FakeBackend, fake_settings
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.commands.serve_aliases import REPLACED
-from ms_codegeex.serving.app import create_app
 from ms_codegeex.serving.demo.examples import load_examples
 from ms_codegeex.serving.demo.router import ASSETS
+from ms_codegeex.serving.site import create_site
 
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 FILES = sorted(path for path in ASSETS.iterdir() if path.suffix in TYPES)
@@ -22,7 +22,7 @@ FILES = sorted(path for path in ASSETS.iterdir() if path.suffix in TYPES)
 def served(**changes):
     """What asks a server with these settings."""
     backend = FakeBackend(fake_settings(**changes))
-    transport = httpx.ASGITransport(create_app(backend.settings, backend))
+    transport = httpx.ASGITransport(create_site(backend.settings, backend))
 
     async def asked(path):
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:

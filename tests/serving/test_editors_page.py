@@ -9,8 +9,8 @@ from asking import running
 from conftest import ROOT
 from fake_backend import FakeBackend
 
-from ms_codegeex.serving.app import create_app
 from ms_codegeex.serving.schemas import CompletionRequest
+from ms_codegeex.serving.site import create_site
 
 try:
     import tomllib
@@ -32,7 +32,7 @@ def examples(kind):
 def routes():
     async def paths():
         backend = FakeBackend()
-        return set(create_app(backend.settings, backend).openapi()["paths"])
+        return set(create_site(backend.settings, backend).openapi()["paths"])
 
     return running(paths())
 

@@ -11,15 +11,15 @@ from asking import ask, connected, running
 from fake_backend import FakeBackend, fake_settings
 from prometheus_client.parser import text_string_to_metric_families
 
-from ms_codegeex.base import files
+from ms_codegeex.base import appending
+from ms_codegeex.base.appending import MAX_WAITING
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import MAX_WAITING
 from ms_codegeex.serving import access_log
 from ms_codegeex.serving.access_log import AccessLog, RequestRecord
-from ms_codegeex.serving.app import create_app
 from ms_codegeex.serving.guards import Recording, record_of
 from ms_codegeex.serving.metrics import Metrics
 from ms_codegeex.serving.settings import ServeSettings
+from ms_codegeex.serving.site import create_site
 
 KEY, OTHER = "0123456789abcdef", "fedcba9876543210"
 BODY = {"prompt": "x = ", "max_tokens": 2}
@@ -241,7 +241,7 @@ def test_settings_that_would_be_unsafe_are_refused(settings, message):
 def test_origins_that_no_browser_sends_are_refused(origin):
     async def made():
         backend = FakeBackend(fake_settings(cors=(origin,)))
-        create_app(backend.settings, backend)
+        create_site(backend.settings, backend)
 
     with pytest.raises(UserError, match="--cors"):
         running(made())
@@ -345,7 +345,7 @@ def test_lines_for_which_there_was_no_room_follow(record, tmp_path, monkeypatch,
     for place in range(6):
         with monkeypatch.context() as patch:
             if place % 3 < 2:
-                patch.setattr(files.os, "write", full)
+                patch.setattr(appending.os, "write", full)
             record.status = place
             log.write(record)
     log.close()

@@ -29,8 +29,8 @@ from ms_codegeex.cli import build_parser, parse
 from ms_codegeex.data.infilling.sentinels import sentinels
 from ms_codegeex.models.registry import family
 from ms_codegeex.serving.access_log import RequestRecord
-from ms_codegeex.serving.app import create_app
 from ms_codegeex.serving.keys import read_keys
+from ms_codegeex.serving.site import create_site
 
 PAGE = (ROOT / "docs" / "serve.md").read_text("utf-8")
 URL = "http://127.0.0.1:8000"
@@ -97,7 +97,7 @@ def test_every_flag_is_described():
 def test_every_route_is_described():
     async def paths():
         backend = FakeBackend()
-        return set(create_app(backend.settings, backend).openapi()["paths"])
+        return set(create_site(backend.settings, backend).openapi()["paths"])
 
     described = set()
     for cell in table("## Routes"):

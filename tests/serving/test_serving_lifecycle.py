@@ -13,8 +13,8 @@ from fake_backend import TEXT, FakeBackend, fake_settings
 
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.serving import body_limit, connections
-from ms_codegeex.serving.app import create_app
 from ms_codegeex.serving.server import http_server
+from ms_codegeex.serving.site import create_site
 
 PATH = "/v1/completions"
 CLOSING = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
@@ -24,7 +24,7 @@ SETTINGS = SamplingSettings(128, temperature=0.0)
 @contextlib.asynccontextmanager
 async def listening(backend):
     """The address of the application on a real socket."""
-    server = http_server(create_app(backend.settings, backend), backend.settings)
+    server = http_server(create_site(backend.settings, backend), backend.settings)
     with socket.create_server(("127.0.0.1", 0)) as opened:
         task = asyncio.ensure_future(server.serve(sockets=[opened]))
         try:

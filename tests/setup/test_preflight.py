@@ -9,7 +9,7 @@ from conftest import ROOT
 from strict_sandbox import refusing_python
 
 from ms_codegeex.base import host
-from ms_codegeex.config import load_config
+from ms_codegeex.config.loading import load_config
 from ms_codegeex.evaluation.sandbox.layers import advice
 from ms_codegeex.runs.memory_check import required_memory
 

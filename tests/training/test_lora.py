@@ -7,7 +7,7 @@ from conftest import small_run
 from mindspore import Tensor
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.config import build_run_config
+from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.data.datasets.opening import training_data, validation_data
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints

@@ -10,7 +10,7 @@ from conftest import EOS, VOCABULARY, small_run, write_dataset
 
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.files import write_json
-from ms_codegeex.config import build_run_config
+from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.data.datasets.batches import unigram_entropy
 from ms_codegeex.data.datasets.indexed import IndexedDataset
 from ms_codegeex.data.datasets.opening import training_data, validation_data

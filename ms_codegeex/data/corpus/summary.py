@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ms_codegeex.base.files import read_json, shared_files
+from ms_codegeex.base.files import shared_files
+from ms_codegeex.base.reading import read_json
 from ms_codegeex.data.corpus.shards import Shard
 from ms_codegeex.data.corpus.stages import DocumentBlock, Stages
 from ms_codegeex.data.datasets.layout import SPLITS

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import read_json
+from ms_codegeex.base.reading import read_json
 from ms_codegeex.data.datasets.indexed import IndexedDataset, open_tokens
 from ms_codegeex.data.datasets.order import sample_indices
-from ms_codegeex.data.infilling.transform import Infilling
+from ms_codegeex.data.infilling.rearranging import Rearrangement
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Sequences(ABC):
     size: int
 
     def __init__(
-        self, directory: Path, split: str, seq_length: int, seed: int, infilling: Infilling | None = None
+        self, directory: Path, split: str, seq_length: int, seed: int, infilling: Rearrangement | None = None
     ) -> None:
         if seq_length < 1:
             raise UserError(f"seq_length {seq_length}: expected 1 or more, for example 2048")
@@ -182,7 +182,7 @@ class PackedSequences(Sequences):
         split: str,
         seq_length: int,
         seed: int,
-        infilling: Infilling | None = None,
+        infilling: Rearrangement | None = None,
         *,
         loss_after_eos: bool = False,
     ) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import sha256
+from ms_codegeex.base.reading import sha256
 from ms_codegeex.data.datasets.layout import DATA_FILES, DATASET_JSON, MASKS, REPORTS, TABLES
 from ms_codegeex.data.tokenizer import TOKENIZER_FILES
 from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY

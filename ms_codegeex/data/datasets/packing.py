@@ -9,7 +9,7 @@ import numpy as np
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.datasets.batches import Batch, DocumentSpan, Sequences, check_whole, make_batch
 from ms_codegeex.data.datasets.indexed import IndexedDataset
-from ms_codegeex.data.infilling.transform import Infilling
+from ms_codegeex.data.infilling.rearranging import Rearrangement
 
 KIND = "finetune"  # "kind" in dataset.json
 
@@ -54,7 +54,7 @@ class FineTuningRows(Sequences):
     """
 
     def __init__(
-        self, directory: Path, split: str, seq_length: int, seed: int, infilling: Infilling | None = None
+        self, directory: Path, split: str, seq_length: int, seed: int, infilling: Rearrangement | None = None
     ) -> None:
         super().__init__(directory, split, seq_length, seed, infilling)
         if infilling is not None and self.info.get("task") != "completion":

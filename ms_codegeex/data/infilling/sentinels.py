@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import read_json
+from ms_codegeex.base.reading import read_json
 from ms_codegeex.data.tokenizer.base import Tokenizer
 
 DESCRIPTION = "serving.json"

@@ -13,12 +13,12 @@ need a few tokens; to make room, the suffix loses its end or the prefix its star
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.data.infilling.rearranging import Rearranged
 from ms_codegeex.data.infilling.sentinels import ORDERS, PARTS, Sentinels, check_id
 from ms_codegeex.data.tokenizer.base import Tokenizer
 from ms_codegeex.data.tokenizer.fast import CorpusEncoder, text_decoder
@@ -28,14 +28,6 @@ if TYPE_CHECKING:
 
 KEY = "data.infill"
 ENOUGH = 2  # a part must have this many times the tokens that it loses
-
-
-@dataclass(frozen=True)
-class Rearranged:
-    """The ids of a text with its middle at its end, int64 `[n]`, and whether the loss counts each, bool `[n]`."""
-
-    ids: np.ndarray
-    counted: np.ndarray
 
 
 class Infilling:

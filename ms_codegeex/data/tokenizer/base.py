@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import read_json
+from ms_codegeex.base.reading import read_json
 
 LONGEST_CHARACTER = 4  # bytes of UTF-8
 _CONTINUING = {bytes([byte]) for byte in range(0x80, 0xC0)}  # those that begin no character

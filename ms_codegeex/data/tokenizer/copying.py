@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import json_of, write_json
-from ms_codegeex.base.reading import read_inside
+from ms_codegeex.base.files import write_json
+from ms_codegeex.base.reading import json_of, read_inside
 from ms_codegeex.data.tokenizer.for_transformers import CODEGEEX_AUTO_MAP, CODEGEEX_JSON, write_codegeex_module
 
 MODEL_CONFIG, CONFIG, GENERATION = "config.json", "tokenizer_config.json", "generation_config.json"

@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import atomic_file, read_json, write_json
+from ms_codegeex.base.files import atomic_file, write_json
 from ms_codegeex.base.json_reading import parse_json
+from ms_codegeex.base.reading import read_json
 from ms_codegeex.data.tokenizer.base import Tokenizer, check_files, not_text, read_object
 from ms_codegeex.data.tokenizer.for_transformers import CODEGEEX_AUTO_MAP, write_codegeex_files
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import read_json
+from ms_codegeex.base.reading import read_json
 from ms_codegeex.evaluation.jsonl import read_rows
 
 MAX_BYTES = 1 << 30  # of a whole benchmark

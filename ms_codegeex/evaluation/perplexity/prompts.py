@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import read_json, sha256, write_json
+from ms_codegeex.base.files import write_json
+from ms_codegeex.base.reading import read_json, sha256
 from ms_codegeex.data.tokenizer.base import Tokenizer
 from ms_codegeex.evaluation.perplexity.scoring import Score, Scorer, windowed
 from ms_codegeex.evaluation.progress import progress_of

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import read_json
+from ms_codegeex.base.reading import read_json
 from ms_codegeex.evaluation.reports import estimators
 from ms_codegeex.evaluation.reports.published_rows import PublishedRow
 from ms_codegeex.evaluation.reports.scores import FORMAT, KS, model_of, percent

@@ -21,8 +21,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
+from ms_codegeex.base.cache import user_cache
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import user_cache
 from ms_codegeex.base.locks import locked
 from ms_codegeex.evaluation.judging import verdicts as judging
 from ms_codegeex.evaluation.sandbox import Command, Execution, ResourceLimits, Sandbox, Verdict

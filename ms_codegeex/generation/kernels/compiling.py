@@ -12,8 +12,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from ms_codegeex.base.cache import user_cache
 from ms_codegeex.base.errors import RunFailure, UserError
-from ms_codegeex.base.files import atomic_file, user_cache
+from ms_codegeex.base.files import atomic_file
 from ms_codegeex.generation.levels import AUTO, LEVELS, cpu_level
 
 SOURCES = (

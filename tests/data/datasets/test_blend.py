@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.config import build_run_config, load_config
 from ms_codegeex.config.blend import corpora_of, parse_stages
+from ms_codegeex.config.loading import load_config
+from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.data.datasets.batches import PackedSequences
 from ms_codegeex.data.datasets.blend import Blend, quota_order
 from ms_codegeex.data.datasets.opening import absolute, rounded_weights, training_data, validation_data

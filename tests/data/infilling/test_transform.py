@@ -15,12 +15,13 @@ from tokenizer_files import write_chatglm
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import write_json
-from ms_codegeex.config import build_run_config
 from ms_codegeex.config.blend import parse_stages
+from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.config.sections import InfillConfig
 from ms_codegeex.data.datasets.blend import Blend
+from ms_codegeex.data.datasets.content import content_hash
 from ms_codegeex.data.datasets.indexed import IndexedDataset
-from ms_codegeex.data.datasets.opening import content_hash, open_sequences, training_data, validation_data
+from ms_codegeex.data.datasets.opening import open_sequences, training_data, validation_data
 from ms_codegeex.data.infilling.transform import build
 from ms_codegeex.data.tokenizer import load_tokenizer
 

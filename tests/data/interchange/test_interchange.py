@@ -9,7 +9,7 @@ import pytest
 from conftest import write_dataset
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import read_json
+from ms_codegeex.base.reading import read_json
 from ms_codegeex.data.datasets.batches import PackedSequences
 from ms_codegeex.data.datasets.indexed import IndexedDataset, IndexedWriter
 from ms_codegeex.data.finetuning.prepare import FinetuneSettings, prepare_finetune

@@ -11,7 +11,7 @@ import pytest
 from humaneval_x_rows import ROWS, write
 
 from ms_codegeex.base.errors import RunFailure, UserError
-from ms_codegeex.base.files import read_json
+from ms_codegeex.base.reading import read_json
 from ms_codegeex.evaluation import session
 from ms_codegeex.evaluation.benchmarks.humaneval_x.task import build
 from ms_codegeex.evaluation.judging.python_program import PythonInterpreter, Runner

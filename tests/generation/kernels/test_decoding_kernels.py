@@ -13,8 +13,8 @@ import kernel_checks as checks
 import numpy as np
 import pytest
 
+from ms_codegeex.base.cache import user_cache
 from ms_codegeex.base.errors import RunFailure, UserError
-from ms_codegeex.base.files import user_cache
 from ms_codegeex.generation import levels
 from ms_codegeex.generation.kernels import compiling
 from ms_codegeex.generation.kernels.library import AttentionSizes

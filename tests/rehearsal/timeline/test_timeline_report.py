@@ -6,7 +6,7 @@ import pytest
 from conftest import ROOT
 
 from ms_codegeex.base.hardware import ASCEND_910B
-from ms_codegeex.config import load_config
+from ms_codegeex.config.loading import load_config
 from ms_codegeex.rehearsal.compile import compiled_config
 from ms_codegeex.rehearsal.timeline.operators import Message, Operator, StepProgram, Tensor
 from ms_codegeex.rehearsal.timeline.report import text, to_json

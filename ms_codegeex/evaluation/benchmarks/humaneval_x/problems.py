@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import sha256
 from ms_codegeex.base.json_reading import Malformed, parse_json
+from ms_codegeex.base.reading import sha256
 from ms_codegeex.evaluation.benchmarks.humaneval_x.languages import BY_PREFIX, LANGUAGES, BenchmarkLanguage
 from ms_codegeex.evaluation.jsonl import find_file
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import sha256
+from ms_codegeex.base.reading import sha256
 from ms_codegeex.evaluation.jsonl import find_file, read_rows
 
 FILE = "mtpb.jsonl"

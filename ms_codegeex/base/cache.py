@@ -1,0 +1,74 @@
+"""The user's cache: files that can be made again."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import atomic_directory
+from ms_codegeex.base.locks import take_lock
+
+
+def cached_folder(name: str, what: str, fill: Callable[[Path], None]) -> Path:
+    """The folder `name` in the user's cache, made on the first call; safe to call from many processes at once.
+
+    Args:
+        name: changes with what is in the folder.
+        what: it holds, for an error message.
+        fill: fills the folder that it is given.
+    """
+    directory = user_cache() / name
+    if not directory.is_dir():
+        with _cache_lock(directory.with_suffix(".lock"), what):
+            if not directory.is_dir():
+                with atomic_directory(directory) as temporary:
+                    fill(temporary)
+    return directory
+
+
+@contextmanager
+def _cache_lock(path: Path, what: str) -> Iterator[None]:
+    """Wait for the lock file `path` and hold it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = take_lock(path, wait=True)
+    except OSError as error:
+        raise UserError(
+            f"{path.parent}: {what} cannot be stored here ({error.strerror}); set XDG_CACHE_HOME to a folder you can "
+            "write to"
+        ) from error
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def user_cache() -> Path:
+    """The directory for files that can be made again: `ms_codegeex` in `$XDG_CACHE_HOME` or `~/.cache`.
+
+    Without a home directory, or if it is read-only, a directory in the system's temporary directory that only this
+    user can enter; a `UserError` if something else has that name.
+    """
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(base):
+        return Path(base) / "ms_codegeex"
+    with suppress(RuntimeError, OSError):  # RuntimeError: no HOME, and no such user
+        cache = Path.home() / ".cache" / "ms_codegeex"
+        cache.mkdir(parents=True, exist_ok=True)
+        if os.access(cache, os.W_OK | os.X_OK):
+            return cache
+    cache = Path(tempfile.gettempdir()) / f"ms_codegeex-{os.getuid()}"
+    with suppress(OSError):
+        cache.mkdir(mode=0o700, exist_ok=True)
+        found = cache.lstat()
+        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077:
+            return cache
+    raise UserError(
+        f"{cache}: expected a directory that only this user can enter, as there is no home directory that can be "
+        "written; set XDG_CACHE_HOME to a directory that can"
+    )

@@ -1,0 +1,98 @@
+"""Hashes of what a run trains on: a path may hold other data later."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.reading import sha256
+from ms_codegeex.config import DataConfig
+from ms_codegeex.data.datasets.batches import read_info
+from ms_codegeex.data.datasets.layout import TABLES
+
+RATE = 500e6  # bytes a second: slow for a disk, and a third of what XXH3 took on two shared cores
+WHOLE = int(10 * RATE)  # a dataset of at most so many bytes is hashed completely, at every start
+SAMPLES, BLOCK = 64, 1 << 16  # of each file of a larger one
+READ = 8 << 20
+CONTENT, SAMPLED = "xxh3:", "xxh3-samples:"  # how a hash begins
+
+
+def content_hashes(data: DataConfig, like: str = "") -> dict[str, str]:
+    """For each directory that a run trains on, the hash of its training split, in the form of `like` if given."""
+    return {name: hash_like(like or CONTENT, Path(name)) for name in data.directories}
+
+
+def hash_like(recorded: str, directory: Path) -> str:
+    """The hash of a dataset in the form of a recorded one, to compare with it. Earlier versions had another form."""
+    return content_hash(directory) if recorded.startswith((CONTENT, SAMPLED)) else _earlier_hash(directory)
+
+
+def content_hash(directory: Path) -> str:
+    """Hash of a dataset's training split, which may have been replaced: `xxh3:…` of every byte up to `WHOLE` bytes, of
+    more `xxh3-samples:…` of the files' sizes and times, the hashes in dataset.json, and `SAMPLES` blocks of each file,
+    so that not every change is seen. `UserError` if it cannot be read."""
+    info, digest = read_info(directory), xxhash.xxh3_128()
+    digest.update(_infill_text(info))
+    files = _train_files(directory, info)
+    try:
+        sizes = {path: path.stat().st_size for path in files}
+        whole = sum(sizes.values()) <= WHOLE
+        for path, recorded in files.items():
+            digest.update(f"{path.name} {sizes[path]}\n".encode())
+            if not whole:
+                digest.update(f"{path.stat().st_mtime_ns} {recorded}\n".encode())
+            for part in _parts(path) if whole else _samples(path):
+                digest.update(part)
+    except OSError as error:
+        raise UserError(f"{error.filename}: not readable ({error.strerror}); prepare the dataset again") from None
+    return f"{CONTENT if whole else SAMPLED}{digest.hexdigest()}"
+
+
+def _earlier_hash(directory: Path) -> str:
+    """The hash in checkpoints of earlier versions: of the hashes in dataset.json and of samples, without a prefix."""
+    info, digest = read_info(directory), hashlib.sha256()
+    digest.update(_infill_text(info))
+    for path, recorded in _train_files(directory, info).items():
+        try:
+            samples = hashlib.sha256(str(path.stat().st_size).encode())
+            for part in _samples(path):
+                samples.update(part)
+            digest.update(f"{path.name} {recorded or sha256(path)} {samples.hexdigest()}\n".encode())
+        except OSError as error:
+            raise UserError(f"{path}: not readable ({error.strerror}); prepare the dataset again") from None
+    return digest.hexdigest()
+
+
+def _infill_text(info: Mapping[str, Any]) -> bytes:
+    return f"{json.dumps(info['infill'], sort_keys=True)}\n".encode() if "infill" in info else b""
+
+
+def _train_files(directory: Path, info: Mapping[str, Any]) -> dict[Path, str | None]:
+    """The files of the training split, with the SHA-256 that dataset.json has of them."""
+    recorded = info.get("files")
+    entries = recorded if isinstance(recorded, dict) else {}
+    names = {name for name in entries if name.startswith("train.")} | {"train.bin", "train.idx"}
+    found = {name: entries.get(name) for name in sorted(names - set(TABLES))}
+    return {directory / name: entry.get("sha256") if isinstance(entry, dict) else None for name, entry in found.items()}
+
+
+def _parts(path: Path) -> Iterator[bytes]:
+    """All of a file."""
+    with open(path, "rb") as stream:
+        while part := stream.read(READ):
+            yield part
+
+
+def _samples(path: Path) -> Iterator[bytes]:
+    """Blocks spread over a file; of a small one, all of it."""
+    size = path.stat().st_size
+    with open(path, "rb") as stream:
+        for number in range(SAMPLES):
+            stream.seek(max(0, size - BLOCK) * number // (SAMPLES - 1))
+            yield stream.read(BLOCK)

@@ -1,0 +1,84 @@
+"""One rank of a run, as a program: `python -m ms_codegeex.runs.rank RUN_DIRECTORY [LAUNCHER_PID [CHECKPOINT]]`.
+
+Everything else is in the run directory; the engine says how many ranks there are and which one this is. Here the rank
+joins the others and opens what `worker` trains with: data, the model to start from, callbacks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from ms_codegeex.base.errors import RunFailure, UserError
+from ms_codegeex.base.files import write_json
+from ms_codegeex.base.printing import print_error
+from ms_codegeex.base.processes import die_with_parent
+from ms_codegeex.formats.checkpoint import Checkpoint
+from ms_codegeex.runs.hangs import STACKS
+from ms_codegeex.runs.resolved_config import read_config
+from ms_codegeex.runs.run_directory import RunDirectory
+from ms_codegeex.runs.worker_error import leave_error, save_under_way
+
+
+def run(run_directory: RunDirectory, checkpoint: Checkpoint | None, launcher: str | None = None) -> None:
+    """Train from `checkpoint` or from the beginning. `launcher`: the process id of the command."""
+    from ms_codegeex.data.datasets.opening import held_out_data, training_data, validation_data
+    from ms_codegeex.runs.joining import join
+    from ms_codegeex.runs.matmul_peak import kept_peak
+    from ms_codegeex.runs.observing import callbacks_of
+    from ms_codegeex.runs.weights import infill_of, weights_of
+    from ms_codegeex.runs.worker import train
+
+    config = read_config(run_directory)
+    config, rank, tied_group = join(config)
+    data, validation, held_out = training_data(config), validation_data(config), held_out_data(config)
+    train(
+        config,
+        run_directory,
+        checkpoint,
+        data,
+        validation,
+        held_out,
+        rank=rank,
+        callbacks=callbacks_of(config, run_directory, rank, checkpoint),
+        matmul_peak=kept_peak(config, run_directory, rank, launcher),
+        tied_group=tied_group,
+        weights=weights_of(config, begins=not checkpoint) if config.lora.rank or not checkpoint else {},
+        infill=infill_of(config, checkpoint),
+    )
+
+
+def _wait_for_save(run: RunDirectory) -> None:
+    """The end of one worker ends them all, so this one waits until rank 0 has saved; the launcher says how long."""
+    with contextlib.suppress(UserError, OSError):  # a full disk has no room for the error
+        while save_under_way(run):
+            time.sleep(0.1)
+
+
+def main() -> int:
+    """Exit status 0 if this rank has finished its part; otherwise 2, with a one-line error left for the launcher."""
+    faulthandler.register(STACKS, all_threads=True)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # some schedulers send it to every process; the launcher answers it
+    die_with_parent(int(sys.argv[2]) if len(sys.argv) > 2 else None)
+    run_directory, since = RunDirectory(Path(sys.argv[1])), 0
+    try:
+        checkpoint = Checkpoint(Path(sys.argv[3])) if len(sys.argv) > 3 else None
+        since = checkpoint.step if checkpoint else 0
+        run(run_directory, checkpoint, sys.argv[2] if len(sys.argv) > 2 else None)
+    except (UserError, RunFailure) as error:
+        print_error(str(error))
+        leave_error(run_directory, error, since)
+        _wait_for_save(run_directory)
+        return 2
+    rank = os.environ.get("RANK_ID", "0")
+    write_json(run_directory.logs / f"done_{rank}.json", {"rank": rank})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
