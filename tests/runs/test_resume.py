@@ -256,18 +256,18 @@ def large(tmp_path):
 
 def test_every_change_in_place_is_seen(tmp_path):
     """20,000 tokens reversed, at forty places; size, time and recorded hashes stay as they are."""
-    directory, content = large(tmp_path)
+    directory, tokens = large(tmp_path)
     path = directory / "train.bin"
     before, times = content.content_hash(directory), path.stat()
     samples = content._earlier_hash(directory)
-    for start in np.random.default_rng(1).integers(0, len(content) - 20_000, 40):
-        changed = content.copy()
+    for start in np.random.default_rng(1).integers(0, len(tokens) - 20_000, 40):
+        changed = tokens.copy()
         changed[start : start + 20_000] = changed[start : start + 20_000][::-1]
         path.write_bytes(changed.tobytes())
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
         assert content.content_hash(directory) != before
     assert before.startswith("xxh3:") and len(samples) == 64
-    expected = xxhash.xxh3_128(b"train.bin 12000000\n" + content.tobytes() + b"train.idx 5\nindex").hexdigest()
+    expected = xxhash.xxh3_128(b"train.bin 12000000\n" + tokens.tobytes() + b"train.idx 5\nindex").hexdigest()
     assert before == f"xxh3:{expected}"
 
 
