@@ -237,10 +237,18 @@ MISTAKES = {  # plan, and what the verdict says
 }
 
 
+# Memory is read before it is written, so the engine computes with anything, or crashes.
+RACES = {"order_of_constants_ignored", "last_addition_not_waited_for"}
+
+
 def check_fails(*mistakes):
     """One execution with all of these mistakes reports each of them."""
     plan, _ = MISTAKES[mistakes[0]]
-    execution = rehearsed(*plan, worker=(str(BROKEN), "+".join(mistakes)))
+    try:
+        execution = rehearsed(*plan, worker=(str(BROKEN), "+".join(mistakes)))
+    except RunFailure as error:
+        assert RACES.issuperset(mistakes) and "was killed by SIGSEGV" in str(error), error
+        return
     assert not execution.passed and execution.to_json()["verdict"] == "fail"
     for mistake in mistakes:
         message = MISTAKES[mistake][1]
