@@ -46,7 +46,6 @@ MESHES = {
     ],
 }
 MORE = {
-    "dp2 tp2, optimizer shards": ["devices=4", "training.global_batch=8", "parallel.optimizer_shard=2"],
     "dp2 tp2, sequence": ["devices=4", "training.global_batch=8", "parallel.sequence=true"],
     "dp4 tp2, partial optimizer shards": ["devices=8", "training.global_batch=16", "parallel.optimizer_shard=2"],
     "dp2, accumulation, selective": [
@@ -87,12 +86,6 @@ MORE = {
         "training.micro_batch=2",
         "parallel.pipeline=2",
         "parallel.virtual_stages=2",
-    ],
-    "tp2, sequence, no dropout": [
-        "devices=2",
-        "training.global_batch=4",
-        "training.dropout=0",
-        "parallel.sequence=true",
     ],
     "dp2 tp2, bf16, fused attention": [
         "devices=4",

@@ -16,18 +16,12 @@ FULL = {"sequence": True, "vocabulary": True}
 VIRTUAL = {"pipeline": 2, "virtual_stages": 2, "micro_batches": 4}  # each part twice in turn
 
 # devices, parallel, training. Every one with eos inside samples, unequal masks, clipping, momentum SGD. A plan that
-# is a part of another one here is left out; the recipes below have all axes together.
-PIPELINE = (2, {"pipeline": 2, "micro_batches": 2}, {})
+# is a part of another one here, or of a recipe below, is left out; the recipes have all axes together.
+PIPELINE = (2, {"pipeline": 2, "micro_batches": 2}, {})  # executed by default, with CodeGen
 PLANS = {
-    "pipeline": PIPELINE,
-    "sequence recompute": (2, {"tensor": 2, "sequence": True}, {"recompute": "full"}),
-    "optimizer": (2, {"optimizer_shard": 2}, {"dropout": 0}),
-    "data tensor": (4, {"tensor": 2}, {}),
     "sequence": (2, {"tensor": 2, "sequence": True}, {}),
-    "recompute": (2, {}, {"recompute": "full"}),
     "selective recompute": (2, {"tensor": 2}, {"recompute": "selective"}),
     "whole vocabulary": (2, {"tensor": 2, "vocabulary": False}, {}),
-    "fp16": (2, {"tensor": 2}, {"precision": "fp16"}),
     "fp16 pipeline optimizer": (
         4,
         {"pipeline": 2, "optimizer_shard": 2, "micro_batches": 2},
@@ -43,7 +37,6 @@ PLANS = {
     "uneven stages": (2, {"pipeline": 2, "micro_batches": 2, "stage_layers": [30, 10]}, {}),
     "virtual stages, four stages": (4, {**VIRTUAL, "pipeline": 4, "micro_batches": 8}, {}),
     "virtual stages, sequence recompute": (4, {**VIRTUAL, "tensor": 2, "sequence": True}, {"recompute": "full"}),
-    "virtual stages, fp16 optimizer": (4, {**VIRTUAL, "optimizer_shard": 2}, {"precision": "fp16"}),
     "two optimizer groups": (4, {"optimizer_shard": 2}, {}),
 }
 
@@ -51,10 +44,7 @@ PLANS = {
 # What is theirs in a plan: rotary positions, heads that share keys and values, parts side by side, biases that are not
 # there, a head of its own.
 FAMILY_PLANS = {
-    "codegeex2 more devices than groups": ("codegeex2", 4, {"tensor": 4}, {}),
     "codegeex2 more devices than groups, optimizer": ("codegeex2", 8, {"tensor": 4, "optimizer_shard": 2}, {}),
-    "codegeex2 pipeline": ("codegeex2", 2, {"pipeline": 2, "micro_batches": 2}, {}),
-    "codegeex2 sequence recompute": ("codegeex2", 2, {"tensor": 2, "sequence": True}, {"recompute": "full"}),
     "codegeex2 fp16": ("codegeex2", 2, {"tensor": 2}, {"precision": "fp16"}),
     "codegeex2 all together": (
         "codegeex2",
@@ -66,7 +56,6 @@ FAMILY_PLANS = {
     "codegeex2 virtual stages": ("codegeex2", 2, VIRTUAL, {}),
     "codegen virtual stages": ("codegen", 2, VIRTUAL, {"recompute": "selective"}),
     "codegen data tensor": ("codegen", 4, {"tensor": 2}, {"recompute": "selective"}),
-    "codegen z-loss of a split vocabulary": ("codegen", 2, {"tensor": 2}, {"z_loss": 0.02}),
     "codegen z-loss pipeline": (
         "codegen",
         4,
@@ -77,13 +66,12 @@ FAMILY_PLANS = {
 
 
 # Those with as many layers as `rehearse` gives them; the other pipelines have one for each stage.
-ALL_LAYERS = ("pipeline", "uneven stages")
+ALL_LAYERS = ("uneven stages",)
 
 
 # Adapters: on matrices split by rows and by columns, frozen weights split by replicas.
 LORA = {"rank": 8, "targets": ["attention", "feed_forward"]}
 LORA_PLANS = {
-    "tensor": (2, {"tensor": 2}, {}, "codegeex"),
     "side by side": (2, {"tensor": 2}, {}, "codegen"),
     "keys and values whole": (4, {"tensor": 4}, {}, "codegeex2"),
     "sequence recompute": (2, {"tensor": 2, "sequence": True}, {"recompute": "full"}, "codegeex"),
