@@ -25,11 +25,16 @@ def compile_library(source: Path, library: Path) -> None:
 
 
 def fake_packages(directory: Path) -> Path:
-    """A folder for PYTHONPATH with an empty library in the place of each of NVIDIA's."""
-    empty = directory / "empty.c"
-    empty.write_text("int nothing(void) { return 0; }\n")
+    """A folder for PYTHONPATH with an empty library in the place of each of NVIDIA's: one, compiled once, under each of
+    their sonames."""
+    source, empty = directory / "empty.c", directory / ("x" * 60)
+    source.write_text("int nothing(void) { return 0; }\n")
+    compile_library(source, empty)
+    name = empty.name.encode()
     for library in LIBRARIES:
-        compile_library(empty, directory / "nvidia" / library.folder / "lib" / library.soname)
+        path = directory / "nvidia" / library.folder / "lib" / library.soname
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(empty.read_bytes().replace(name, library.soname.encode().ljust(len(name), b"\0")))
     return directory
 
 
