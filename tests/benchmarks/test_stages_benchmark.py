@@ -22,4 +22,4 @@ def test_every_stage_helps_what_it_trains_on_by_more_than_the_seeds_differ(tmp_p
     for run in result["stages"]:
         for name in result["languages"]:
             assert run["multi"][name] < run["nl"][name] - result["spread"], name
-        assert run["nl"]["English"] == min(stage["English"] for stage in run.values())
+        assert run["nl"]["English"] < run["scratch"]["English"] - result["spread"]  # which had three times the steps
