@@ -51,7 +51,7 @@ def serve(model: Path, new: int, slots: int | None) -> None:
     ids = generator.encode(PROMPT)
 
     def draw(seed: int) -> str:
-        return "".join(generator.stream(ids, SamplingSettings(new, 0.8, 0, 0.95, seed)))
+        return "".join(generator.stream(ids, SamplingSettings(new, seed=seed)))
 
     for line in sys.stdin:
         begin = time.perf_counter()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ms_codegeex.generation.choice import COLUMNS, TokenChoice
 from ms_codegeex.generation.kernels.library import (
     PART_FLOATS,
     Adapted,
@@ -295,11 +296,13 @@ def check_attention_one_by_one(kernels: Kernels, count: int, groups: int, size: 
     assert np.array_equal(results[0], results[1]) and np.array_equal(results[0], results[2])
 
 
-def choose(kernels: Kernels, logits: np.ndarray, *settings: float, edits=((-1, 1, 0),), k: int = 0) -> np.ndarray:
-    """Of each row: temperature, top-k, top-p, number in [0, 1), given token, allowed ids -> [n, 1 + k, 2] ids and
-    log-probabilities."""
+def choose(
+    kernels: Kernels, logits: np.ndarray, choice: TokenChoice, allowed: int, edits=((-1, 1, 0),), k: int = 0
+) -> np.ndarray:
+    """The same choice of each row -> [n, 1 + k, 2] ids and log-probabilities."""
     out, n = np.zeros((len(logits), 1 + k, 2)), len(logits)
-    rows, edited = np.tile(np.array(settings, np.float64), (n, 1)), np.tile(np.array(edits, np.float64), (n, 1, 1))
+    rows = np.tile(np.array(choice.row(allowed), np.float64), (n, 1))
+    edited = np.tile(np.array(edits, np.float64), (n, 1, 1))
     assert kernels.call("choose", None, logits, rows, edited, np.zeros(1 + k, np.int32), out) == 0
     return out
 
@@ -313,16 +316,18 @@ def check_choice(kernels: Kernels) -> None:
     shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
     scores = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
     for allowed in (1003, 64, 1):
-        out = choose(kernels, logits, 0, 0, 1, 0, -1, allowed)[:, 0]
+        out = choose(kernels, logits, TokenChoice(), allowed)[:, 0]
         assert np.array_equal(out[:, 0], logits[:, :allowed].argmax(1))
         assert np.abs(out[:, 1] - scores[np.arange(5), out[:, 0].astype(int)]).max() < 1e-4
-        given = choose(kernels, logits, 1, 0, 1, 0, 1002, allowed)[:, 0]
+        given = choose(kernels, logits, TokenChoice(temperature=1, given=1002), allowed)[:, 0]
         assert np.array_equal(given[:, 0], [1002] * 5) and np.abs(given[:, 1] - scores[:, 1002]).max() < 1e-4
         for t, k, p, u in product((0.3, 1.0, 40.0), (0, 1, 30, 5000), (0.2, 0.95, 1.0), (0.0, 0.4, 0.999999)):
-            out = choose(kernels, logits, t, k, p, u, -1, allowed)[:, 0]
+            choice = TokenChoice(temperature=t, top_k=k, top_p=p, uniform=u)
+            out = choose(kernels, logits, choice, allowed)[:, 0]
             assert ((out[:, 0] >= 0) & (out[:, 0] < allowed)).all()
         for k in {1, 16, 64} - set(range(allowed + 1, 65)):
-            out, wide = choose(kernels, logits, 1, 0, 1, 0.5, -1, allowed, k=k), scores[:, :allowed]
+            choice, wide = TokenChoice(temperature=1, uniform=0.5), scores[:, :allowed]
+            out = choose(kernels, logits, choice, allowed, k=k)
             expected = np.argsort(-logits[:, :allowed], 1, kind="stable")[:, :k]
             assert np.array_equal(out[:, 1:, 0], expected)
             assert np.abs(out[:, 1:, 1] - np.take_along_axis(wide, expected, 1)).max() < 1e-4
@@ -338,7 +343,8 @@ def check_odd_logits(kernels: Kernels) -> None:
     ):
         wrong = logits.copy()
         wrong[2, place] = odd
-        out, sound = (choose(kernels, x, t, 0, p, 0.4, given, 1000, k=k) for x in (wrong, logits))
+        choice = TokenChoice(temperature=t, top_p=p, uniform=0.4, given=given)
+        out, sound = (choose(kernels, x, choice, 1000, k=k) for x in (wrong, logits))
         assert np.isnan(out[2, :, 1]).all() and (out[2, :, 0] >= 0).all() and (out[2, :, 0] < 1000).all()
         assert np.array_equal(np.delete(out, 2, 0), np.delete(sound, 2, 0))
 
@@ -350,32 +356,45 @@ def check_edits(kernels: Kernels, logits: np.ndarray) -> None:
     for i, factor, term in ((7, 1.5, 0.25), (1002, 0.5, -3), (500, 1, -1e6)):
         x = edited[:, i]
         edited[:, i] = np.where(x > 0, x / np.float32(factor), x * np.float32(factor)) + np.float32(term)
-    for settings in ((0, 0, 1, 0), (1, 0, 1, 0.3), (0.7, 30, 0.9, 0.8)):
-        out = choose(kernels, logits, *settings, -1, 1003, edits=edits)
-        raw = choose(kernels, edited, *settings, -1, 1003)
+    for choice in (
+        TokenChoice(),
+        TokenChoice(temperature=1, uniform=0.3),
+        TokenChoice(temperature=0.7, top_k=30, top_p=0.9, uniform=0.8),
+    ):
+        out = choose(kernels, logits, choice, 1003, edits=edits)
+        raw = choose(kernels, edited, choice, 1003)
         assert np.array_equal(out[:, 0, 0], raw[:, 0, 0])
-        given = [choose(kernels, logits, 0, 0, 1, 0, i, 1003)[:, 0] for i in out[:, 0, 0]]
+        given = [choose(kernels, logits, TokenChoice(given=i), 1003)[:, 0] for i in out[:, 0, 0]]
         assert all(np.array_equal(out[i, 0], given[i][i]) for i in range(5))
-    right, nan = [1, 0, 1, 0, -1, 1003], math.nan
+    right, nan = dict(zip(COLUMNS, TokenChoice(temperature=1).row(1003), strict=True)), math.nan
     places, none = np.zeros(1, np.int32), (-1, 1, 0)
     assert refused(kernels, logits, right, none, places) == 0
-    for place, values in enumerate(
-        ((-1, nan, 1e300), (-1, nan, 1e300), (0, 1.5, nan), (-0.5, 1, nan), (1003, -2, nan), (0, 1004, nan))
-    ):
-        for value in values:
-            wrong = [*right]
-            wrong[place] = value
-            assert refused(kernels, logits, wrong, none, places) != 0
+    beyond = {
+        "temperature": (-1, 1e300),
+        "top_k": (-1, 1e300),
+        "top_p": (0, 1.5),
+        "min_p": (-0.1, 1.5),
+        "uniform": (-0.5, 1),
+        "given": (1003, -2),
+        "allowed": (0, 1004),
+    }
+    assert [*beyond] == [*COLUMNS]
+    for name, values in beyond.items():
+        for value in (*values, nan):
+            assert refused(kernels, logits, {**right, name: value}, none, places) != 0, (name, value)
     for wrong in ((-2, 1, 0), (1003, 1, 0), (nan, 1, 0), (3, 0, 0), (3, nan, 0), (3, 1, nan), (3, 1, math.inf)):
         assert refused(kernels, logits, right, wrong, places) != 0
-    assert refused(kernels, logits, [*right[:5], 10], none, np.zeros(12, np.int32)) != 0  # more than are allowed
+    assert (
+        refused(kernels, logits, {**right, "allowed": 10}, none, np.zeros(12, np.int32)) != 0
+    )  # more than are allowed
     assert refused(kernels, logits, right, none, np.zeros(2, np.int32), np.zeros((5, 1, 2))) != 0
     assert refused(kernels, logits, right, none, np.zeros(0, np.int32)) != 0
 
 
-def refused(kernels: Kernels, logits, settings, edit, places, out=None) -> int:
+def refused(kernels: Kernels, logits, settings: dict[str, float], edit, places, out=None) -> int:
     """What the operator returns for rows of the same settings and edit."""
-    rows, edits = np.tile(np.array(settings, np.float64), (5, 1)), np.tile(np.array(edit, np.float64), (5, 1, 1))
+    row = np.array([settings[name] for name in COLUMNS], np.float64)
+    rows, edits = np.tile(row, (5, 1)), np.tile(np.array(edit, np.float64), (5, 1, 1))
     out = np.zeros((5, len(places), 2)) if out is None else out
     return kernels.call("choose", None, logits, rows, edits, places, out)
 

@@ -1,9 +1,11 @@
 """A setting is declared in one place and reaches every surface from there."""
 
 import argparse
-from dataclasses import fields
+import runpy
+from dataclasses import dataclass, fields
 
 import pytest
+from conftest import ROOT
 
 from ms_codegeex.cli import build_parser
 from ms_codegeex.evaluation.recipe import Recipe
@@ -50,3 +52,40 @@ def test_what_differs_from_openais_defaults_is_sent():
         "top_p": 0.95,
         "presence_penalty": 0.5,
     }
+
+
+@pytest.fixture(scope="module")
+def script():
+    return runpy.run_path(str(ROOT / "docs" / "options.py"))
+
+
+def test_tables_of_the_pages_are_what_the_dataclasses_declare(script, capsys):
+    assert script["main"](["--check"]) == 0, capsys.readouterr().err
+
+
+def test_a_table_written_by_hand_is_replaced(script):
+    page = (ROOT / "docs" / "generate.md").read_text()
+    other = page.replace("| `--min-p` | 0 |", "| `--min-p` | 1 |")
+    assert other != page and script["written"](other) == page
+
+
+def test_the_text_below_a_field_is_its_meaning(script):
+    assert script["docstrings"](Nested) == {"depth": "How deep it is, in metres.", "width": "How wide."}
+
+
+@dataclass(frozen=True)
+class Flat:
+    """A base class."""
+
+    width: int = 1
+    """How wide."""
+
+
+@dataclass(frozen=True)
+class Nested(Flat):
+    """With a field that has no text."""
+
+    depth: int = 2
+    """How deep it is,
+    in metres."""
+    height: int = 3

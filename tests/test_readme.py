@@ -165,19 +165,6 @@ def test_every_top_level_path_of_the_tree_exists():
             assert (ROOT / ("ms_codegeex" if indented else "") / word).exists(), word
 
 
-def test_documented_configuration_keys_are_the_real_ones():
-    from ms_codegeex.config.rules import build_run_config
-
-    def flat(tree, prefix=""):
-        for key, value in tree.items():
-            yield from flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [prefix + key]
-
-    text = (ROOT / "docs" / "configuration.md").read_text()
-    for key in flat(build_run_config({"training": {"steps": 1}}).to_dict()):
-        section, _, name = key.rpartition(".")
-        assert f"`{key}`" in text or (f"`{section}.*`" in text and f"`{name}`" in text), key
-
-
 made_by_setup = pytest.mark.skipif(
     not (Path(sys.prefix) / ".ms_codegeex").is_dir(), reason="needs the environment that tests/run.sh makes"
 )

@@ -19,19 +19,25 @@ GROWABLE = {"vocabulary": "vocab_size", "context": "max_position_embeddings"}  #
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A family's name, the preset as given, and the resolved sizes, which are the family's own dataclass.
-
-    `weights` names the model that a new run starts from, instead of random weights. What `grow` names may be larger
-    than in that model; rows that it lacks are random. Parameters whose names contain a text of `fresh` are not taken
-    from it.
-    """
+    """A family's name, the preset as given, and the resolved sizes, which are the family's own dataclass."""
 
     family: str
+    """The architecture, `codegeex` unless given: see [families](#families)."""
     preset: str | float | None
+    """The family's named sizes; left out: the first of its [presets](#families)."""
     sizes: DecoderConfig
+    """Sizes that differ from the preset's: `vocab_size`, `hidden_size`, `num_layers`, `num_heads`, `intermediate_size`,
+    `max_position_embeddings`, `init_std`, `eos_token_id`, and the family's own keys."""
     weights: str | None = None
+    """A model directory, run or checkpoint: a new run starts from its weights instead of random ones; moments and
+    schedule start afresh. Its sizes and tokenizer must be the run's. `train --from DIR` sets it."""
     grow: tuple[str, ...] = ()
+    """With `model.weights`: `[vocabulary]`, `[context]` or both may be larger than in that model. The table may have
+    more rows (the new ones are random), the tokenizer may add tokens, the context may be longer."""
     fresh: tuple[str, ...] = ()
+    """With `model.weights`: parameters whose names contain one of these texts start from random values, for example
+    `[embedding.word, head]`. If this covers every table with a row for each token, the dataset may use another
+    tokenizer."""
 
     @property
     def fresh_parameters(self) -> frozenset[str]:

@@ -27,11 +27,20 @@ class RunConfig:
     """Everything that defines a run, and the sizes that follow from it."""
 
     output: str = "runs/default"
-    stage: str | None = None  # its name, for a run that is one of several stages
+    """The run directory."""
+    stage: str | None = None
+    """A file with [stages](#stages): the name of the only one to train, plan or rehearse."""
     seed: Annotated[int, Field(ge=0, lt=2**32, strict=True)] = 1234
+    """Initial weights, sample order, dropout."""
     device: Literal["cpu", "gpu", "ascend"] = "cpu"
-    devices: Positive = 1  # left out of the YAML: two on a CPU with at least two cores
-    compile_cache: bool = False  # later attempts read the graphs that the first one has compiled
+    """`cpu`, `gpu` or `ascend`."""
+    devices: Positive = 1
+    """Worker processes; on `gpu` and `ascend` MindSpore partitions for 2, 4 or a multiple of 8 up to 4096. Left out: 2
+    on a CPU with at least two cores if the batch can be divided, else 1."""
+    compile_cache: bool = False
+    """Keep the compiled training graphs in the run directory, so that later attempts start faster. A cached graph is
+    used only if the settings that affect it, the package's source files and the versions are unchanged. Uses about the
+    size of the weights on disk, per graph and rank. Not available for partitioned runs."""
     model: Annotated[ModelConfig, PlainValidator(model_config)] = field(default_factory=default_model)
     data: DataConfig = field(default_factory=DataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)

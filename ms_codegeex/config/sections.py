@@ -15,10 +15,15 @@ from ms_codegeex.config.validation import Natural, Positive, Rate, Share
 class InfillConfig:
     """Training to fill in the middle: documents whose middle is moved to their end, between sentinels."""
 
-    rate: Annotated[float, Field(ge=0, le=1)] | None = None  # share of the documents; none: what the dataset records
-    mode: Literal["psm", "spm", "both"] = "both"  # prefix or suffix first, or half of each
-    level: Literal["context", "document"] = "context"  # parts of documents in a sample, or whole documents
-    sentinels: list[Natural] | None = None  # ids for prefix, suffix and middle; none: the tokenizer's unused ones
+    rate: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Share of the documents whose middle is moved to their end, so that the model learns to fill in:
+    [infilling.md](infilling.md). None: the rate that each dataset records, or 0."""
+    mode: Literal["psm", "spm", "both"] = "both"
+    """With a rate: prefix first (`psm`), suffix first (`spm`) or half of each."""
+    level: Literal["context", "document"] = "context"
+    """With a rate: parts of documents in each sample, or whole documents (`document`)."""
+    sentinels: list[Natural] | None = None
+    """With a rate: the ids that mark prefix, suffix and middle; none: the tokenizer's unused ones."""
 
 
 @dataclass(frozen=True)
@@ -26,15 +31,30 @@ class DataConfig:
     """Where the tokens come from. Without `train`: the source code on this machine, prepared once next to `output`."""
 
     train: str | None = None
-    blend: Annotated[BlendWeights | None, PlainValidator(checked_blend)] = None  # instead of `train`: a mixture
-    validation: str | None = None  # a dataset directory; none: `train`, or the first of the last stage
-    held_out: dict[str, str] = field(default_factory=dict)  # dataset directories by name, evaluated before and after
-    seq_length: Positive | None = None  # none: the model's max_position_embeddings
-    reset_at_eos: bool = True  # attention and positions restart after each document's end
-    loss_after_eos: bool = False  # the loss counts the first token of a document too, predicted from the eos before it
+    """A dataset directory; none: the source code on this machine, prepared once next to `output`."""
+    blend: Annotated[BlendWeights | None, PlainValidator(checked_blend)] = None
+    """Instead of `data.train`: several dataset directories and their weights, in [stages](#blends)."""
+    validation: str | None = None
+    """The dataset directory whose validation split is used. Left out: `data.train`, or the first directory of a blend's
+    last stage."""
+    held_out: dict[str, str] = field(default_factory=dict)
+    """`{Python: DIR, C++: DIR}`: dataset directories. The model is evaluated on their validation splits at the end, and
+    at the beginning if it starts from `model.weights`. Their tokenizer must be that of the training data, but one of
+    the two may have more tokens."""
+    seq_length: Positive | None = None
+    """Predicted tokens per sequence; fine-tuning examples are never truncated, so at least the `seq_length` in their
+    dataset.json. Left out: `model.max_position_embeddings`."""
+    reset_at_eos: bool = True
+    """Attention and positions restart after each document; required for fine-tuning examples."""
+    loss_after_eos: bool = False
+    """The loss also counts the first token of each document, predicted from the end token before it, as in CodeGen's
+    training; not for fine-tuning examples."""
     infill: InfillConfig = field(default_factory=InfillConfig)
-    tokenizer: str | None = None  # name or directory, for a corpus prepared without `train`; none: the model's
-    workers: Natural = 1  # threads that prefetch; 0: batches are read when they are needed
+    tokenizer: str | None = None
+    """Name or directory of the tokenizer, used only when a corpus is prepared because `data.train` is null. Left out:
+    the model's."""
+    workers: Natural = 1
+    """Threads that prefetch, two batches each; 0: a batch is read when its step begins."""
 
     @property
     def directories(self) -> list[str]:
@@ -49,10 +69,15 @@ class OptimizerConfig:
     """AdamW as in the CodeGeeX release (betas 0.9 and 0.95, eps 1e-8, decay 0.1 except for norms and biases)."""
 
     beta1: Share = 0.9
+    """Decay of the first moment (AdamW)."""
     beta2: Share = 0.95
+    """Decay of the second moment."""
     epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    """Added to the root of the second moment."""
     weight_decay: Rate = 0.1
-    bias_correction: bool = False  # as in the release
+    """Decoupled decay of the weights; norms and biases never decay."""
+    bias_correction: bool = False
+    """Divide the moments by 1 - beta^step; the release had none."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +86,15 @@ class ScheduleConfig:
     with the warm-up (CodeGeeX release), or after it (CodeGen release)."""
 
     learning_rate: Rate = 1e-4
+    """The highest rate, at the end of the warm-up."""
     end_learning_rate: Rate = 1e-6
+    """The rate from `decay_steps` on."""
     warmup_steps: Natural = 2000
+    """Steps of the linear warm-up."""
     decay_steps: Positive = 200_000
+    """Steps of the cosine."""
     cosine_after_warmup: bool = False
+    """True: the cosine begins after the warm-up, as in CodeGen; false: it begins with the warm-up, as in CodeGeeX."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +104,12 @@ class LossScaleConfig:
     A step that overflows is skipped.
     """
 
-    initial: Annotated[float, Field(ge=1, le=1e38)] = 2.0**32  # kept in FP32
+    initial: Annotated[float, Field(ge=1, le=1e38)] = 2.0**32
+    """FP16 only, an error with BF16: the first scale of the loss."""
     window: Positive = 1000
+    """Finite steps before the scale grows."""
     factor: Annotated[float, Field(gt=1)] = 2.0
+    """What the scale is multiplied by, and divided by after an overflow."""
 
 
 @dataclass(frozen=True)
@@ -84,20 +117,44 @@ class TrainingConfig:
     """Length, batch and numerics of a run. Batches are counted in sequences."""
 
     steps: Positive | None = None
-    tokens: Positive | None = None  # instead of steps: tokens in the loss after which the run ends
+    """Length of the run; or give `training.tokens`."""
+    tokens: Positive | None = None
+    """Length of the run in tokens of the loss, of all steps that were not skipped, whatever the batch size."""
     global_batch: Positive = 16
-    micro_batch: Positive | None = None  # sequences that a replica processes at once; none: no accumulation
+    """Sequences per step."""
+    micro_batch: Positive | None = None
+    """Sequences a replica processes at once; a smaller value means gradient accumulation. Left out: the replica's share
+    of the batch."""
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
-    # selective: attention scores and FP32 inputs of norms; full: whole blocks
+    """`fp32`, `fp16` or `bf16` (not on `device: gpu`). FP16 and BF16 keep master weights, LayerNorm, softmax, loss and
+    optimizer in FP32. BF16 needs no loss scale; it runs on `ascend910b`, and on a CPU as FP32 rounded to BF16 after
+    every operator."""
     recompute: Literal["none", "selective", "full"] = "none"
-    recompute_blocks: list[Natural] | None = None  # of each stage, its first ones; the others do the next cheaper one
+    """What the backward pass computes again. `selective`: attention scores, and FP32 inputs of fused norms; `full`:
+    every block."""
+    recompute_blocks: list[Natural] | None = None
+    """One number per stage, e.g. `[5, 3]`: its first N blocks use `training.recompute`; the others use the next cheaper
+    setting (`full`: `selective`; `selective`: `none`). `plan --search` finds the smallest numbers that fit into memory.
+    Left out: all blocks."""
     dropout: Share = 0.1
-    evaluate_every: Natural = 0  # 0: only at the end
+    """A function of seed, sample number and position: a resumed run, or one on another number of devices, drops the
+    same elements (but see `parallel.fusion.dropout`)."""
+    evaluate_every: Natural = 0
+    """Steps between evaluations; 0: only at the end. With a pipeline, each started global batch of validation sequences
+    costs a whole training step, because MindSpore cannot run a pipeline's forward pass alone."""
     evaluate_samples: Positive = 64
-    patience: Natural = 0  # evaluations without a lower validation loss after which a run ends; 0: it continues
-    clip_norm: Rate = 1.0  # 0: off
-    z_loss: Rate = 0.0  # adds z_loss·(log Z)² per token to the training loss (CodeGen: 1e-4)
-    loss_chunk: Natural | None = None  # rows of logits at once; 0: all; none: by device and precision
+    """Number of validation sequences."""
+    patience: Natural = 0
+    """Evaluations in a row without a lower validation loss after which the run ends; the checkpoint with the lowest one
+    is kept and exported, that of step 0 if no step is better than the model that the run started from. 0: the run
+    continues to its last step, and the last checkpoint is exported."""
+    clip_norm: Rate = 1.0
+    """Global gradient norm; 0: off."""
+    z_loss: Rate = 0.0
+    """Adds this times (log Z)² to a token's training loss, where Z is the sum of its exponentiated logits; this keeps
+    the logits from drifting (CodeGen: 1e-4). Validation losses exclude it."""
+    loss_chunk: Natural | None = None
+    """Rows of logits computed at once; 0: all. Left out: 256 on a CPU in FP32, else 0."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     loss_scale: LossScaleConfig = field(default_factory=LossScaleConfig)
@@ -107,33 +164,57 @@ class TrainingConfig:
 class LoraConfig:
     """Low-rank adapters (LoRA), which are trained instead of the model's weights."""
 
-    rank: Natural = 0  # 0: no adapters, all weights are trained
-    alpha: Annotated[float, Field(gt=0)] = 16.0  # an adapter's output is multiplied by alpha / rank
-    targets: list[str] = field(default_factory=lambda: ["attention"])  # linear layers, by a part of their names
-    dropout: Share = 0.0  # of the adapters' inputs
-    weights: str | None = None  # adapters to start from: a run, a checkpoint or a directory in PEFT's layout
+    rank: Natural = 0
+    """With `model.weights`: adapters of this rank (LoRA) are trained and saved instead of the model's weights; 0: none
+    ([finetune.md](finetune.md))."""
+    alpha: Annotated[float, Field(gt=0)] = 16.0
+    """The adapters' output is multiplied by alpha / rank."""
+    targets: list[str] = field(default_factory=lambda: ["attention"])
+    """The linear layers that get adapters, by a part of their names: `attention`, `feed_forward`, `query`, …."""
+    dropout: Share = 0.0
+    """Share of each adapter's input that is dropped in training."""
+    weights: str | None = None
+    """Adapters to start from: a run, a checkpoint, or a directory in PEFT's layout. None: new ones."""
 
 
 @dataclass(frozen=True)
 class FusionConfig:
     """Fused kernels. None: the device's default (`config/fusions.py`), which on a CPU is AdamW only."""
 
-    allreduce_groups: Natural = 4  # gradient buckets, by block number; 0: one collective per parameter
+    allreduce_groups: Natural = 4
+    """Buckets, by block number, for gradients and for the weights gathered for optimizer sharding, where the engine
+    partitions the graph (`gpu`, `ascend`); 0: one collective per parameter."""
     graph_kernel: bool | None = None
+    """Chains of element-wise operators are compiled into one kernel (`jit_level` O1 on a device); on a CPU it changes
+    results by 1e-4. Left out: `ascend`: on, else off."""
     attention: bool | None = None
+    """FlashAttentionScore; only on `device: ascend`, with a head size that is a multiple of 16 up to 512. Elsewhere
+    attention falls back to elementary operators if the key is left out; `true` is an error. Left out: on for
+    `ascend910b` in FP16 or BF16 without dropout (CodeGen: also `model.scores_fp32: false`)."""
     norm: bool | None = None
+    """The engine's LayerNorm kernel; on a CPU it is slower than elementary operators. The RMSNorm kernel (CodeGeeX2)
+    exists on `ascend` only. Left out: `cpu`: off, else on."""
     optimizer: bool | None = None
+    """The AdamWeightDecay kernel. Left out: on."""
     dropout: bool | None = None
+    """The engine's dropout kernel and random numbers: a resumed run drops other elements, so it is not bitwise
+    reproducible. Its seeds have no effect on Ascend, so it is allowed on one device without recomputation only. Left
+    out: off."""
 
 
 @dataclass(frozen=True)
 class OverlapConfig:
     """How a step waits less for the tensor-parallel collectives."""
 
-    # of a micro-batch: one computes during the tensor-parallel all-reduces (with `parallel.sequence`: gathers and
-    # scatters) of another
     parts: Positive = 1
-    recompute_collectives: bool = True  # false: recomputation reuses the all-reduce results of the forward pass
+    """With `parallel.tensor`: each micro-batch is divided into this many parts, so that one part's collectives can run
+    while another part computes. Without micro-batches the parts are independent; with them, the second part's forward
+    pass starts when the first part's has ended ([rehearse.md](rehearse.md#overlap))."""
+    recompute_collectives: bool = True
+    """False: with `parallel.tensor` and `training.recompute: full`, recomputation does not repeat the all-reduce after
+    attention and the matmul before it. Instead, the all-reduce's result and the block's complete input, not only a
+    slice of it, are saved. Not with `parallel.sequence`, `training.recompute_blocks`, adapters or the dropout
+    kernel."""
 
 
 @dataclass(frozen=True)
@@ -141,16 +222,36 @@ class ParallelConfig:
     """The mesh. Without `data`, all devices that the other axes leave."""
 
     data: Positive | None = None
+    """Data-parallel replicas. Left out: `devices` divided by the other axes."""
     tensor: Positive = 1
+    """Devices that each matrix is sharded over, within one server."""
     pipeline: Positive = 1
-    stage_layers: list[Positive] | None = None  # of each stage; none: numbers that differ by one at most
-    virtual_stages: Positive = 1  # parts of neighbouring layers on each stage, which run in turn (interleaved 1F1B)
-    optimizer_shard: Positive = 1  # replicas that weights and optimizer state are sharded over
-    sequence: bool = False  # rows of norms and residuals are sharded over `tensor` too
-    vocabulary: bool = True  # embedding table, head and loss are sharded over `tensor`
-    micro_batches: Positive | None = None  # per step; none: follows from training.micro_batch
+    """Pipeline stages."""
+    stage_layers: list[Positive] | None = None
+    """Layers of each stage, such as `[11,10,10,9]`. Their sum is the number of blocks, and one more for CodeGeeX's top
+    query layer, which is in the last stage. `plan` prints the numbers that balance the stages' times. Left out: as
+    equal as possible."""
+    virtual_stages: Positive = 1
+    """Parts of each stage (interleaved 1F1B): the parts of all stages follow one another in turn, all with equally many
+    layers, so that the pipeline waits less and sends more ([plan.md](plan.md#the-model)). Needs `parallel.pipeline`,
+    layers that stages x parts divide, micro-batches that are a multiple of the stages; not with
+    `parallel.stage_layers`, `parallel.overlap.*`, `training.recompute_blocks` or `lora.*`."""
+    optimizer_shard: Positive = 1
+    """Replicas over which weights and optimizer state of the matrices are sharded; 1: every replica holds all of
+    them."""
+    sequence: bool = False
+    """With `parallel.tensor`: the rows of LayerNorms and residuals are sharded over those devices too."""
+    vocabulary: bool = True
+    """With `parallel.tensor`: embedding table, head and loss are sharded by vocabulary."""
+    micro_batches: Positive | None = None
+    """Micro-batches per step, given instead of their size; a pipeline needs at least one per stage. Left out: from
+    `training.micro_batch`."""
     server_devices: Positive = 8
-    hardware: str | None = None  # none: `plan` assumes ascend910 (a100 for device: gpu), a run asks the driver
+    """Devices per server; a tensor-parallel group never spans two servers."""
+    hardware: str | None = None
+    """`ascend910`, `ascend910b` or `a100`: the accelerator that `plan` assumes (none: `ascend910`, or `a100` for
+    `device: gpu`). A run uses its kernels and no more memory than the plan assumes. On `ascend` the driver reports the
+    hardware; a different value here is an error."""
     fusion: FusionConfig = field(default_factory=FusionConfig)
     overlap: OverlapConfig = field(default_factory=OverlapConfig)
 
@@ -159,25 +260,44 @@ class ParallelConfig:
 class CheckpointConfig:
     """How often to save, how many checkpoints to keep, where to resume from, and what to export at the end."""
 
-    every: Natural = 0  # 0: only at the end
+    every: Natural = 0
+    """Steps between checkpoints; 0: only at the end."""
     keep: Positive = 2
-    keep_every: Natural = 0  # checkpoints of steps that this divides are kept for good; 0: of none
-    background: bool = True  # write while the next steps compute; needs host memory for a copy of weights and moments
-    resume: str | None = None  # `auto`, or a checkpoint or run directory; none: start from scratch
-    grace: Rate = 50.0  # seconds in which a run that gets SIGTERM or SIGUSR1 saves and ends
-    export: bool = True  # write the model directory and the PyTorch file and print a sample
+    """How many checkpoints are kept in addition to the last good one
+    ([run_directory.md](run_directory.md#checkpoints))."""
+    keep_every: Natural = 0
+    """Checkpoints of steps that this divides are kept for good; 0: none."""
+    background: bool = True
+    """Write a copy of weights and moments while training continues; false: a step waits until they are written, which
+    saves the memory of the copy (12 bytes per trained weight)."""
+    resume: str | None = None
+    """`auto`: resume from the newest intact checkpoint of this run, if there is one; or the path of a checkpoint or run
+    directory. Everything that affects the weights must be unchanged, unless `--allow-change KEY` names it ([the
+    table](run_directory.md#what-may-change-when-a-run-resumes))."""
+    grace: Rate = 50.0
+    """Seconds in which a run saves and ends after SIGTERM or SIGUSR1
+    ([run_directory.md](run_directory.md#stopping-and-starting-again))."""
+    export: bool = True
+    """At the end, write the model directory and the PyTorch file and print a sample."""
 
 
 @dataclass(frozen=True)
 class FaultsConfig:
     """The answer to steps that are not finite or whose loss or gradient norm is a spike (training/faults.py)."""
 
-    policy: Literal["none", "skip", "rewind", "stop"] = "none"  # none: only FP16 skips, numbers not finite end the run
-    sigma: Annotated[float, Field(gt=0)] = 8.0  # robust standard deviations above the median
-    window: Positive = 64  # steps of the median; before that many no step is a spike
-    replicas: Natural = 0  # compare the ranks' copies of weights and moments every this many steps; 0: never
-    hang: Rate = 20.0  # a step that takes this many times the median, and at least a minute, is a hang; 0: none is
-    most: Positive = 5  # more faults in a row than this, or more rewinds to one checkpoint, end the run
+    policy: Literal["none", "skip", "rewind", "stop"] = "none"
+    """`skip`, `rewind` or `stop`: the response to a step that is not finite or a spike
+    ([run_directory.md](run_directory.md#stopping-and-starting-again))."""
+    sigma: Annotated[float, Field(gt=0)] = 8.0
+    """A spike is more than this many robust standard deviations above the median."""
+    window: Positive = 64
+    """Steps of that median; before that many no step is a spike."""
+    replicas: Natural = 0
+    """Steps between comparisons of the copies of weights and moments that ranks hold; 0: never."""
+    hang: Rate = 20.0
+    """A step that takes longer than this many times the median, and at least a minute, counts as a hang; 0: never."""
+    most: Positive = 5
+    """More faults in a row than this, or more rewinds to one checkpoint, end the run."""
 
 
 @dataclass(frozen=True)
@@ -185,5 +305,8 @@ class LoggingConfig:
     """What a run writes about itself."""
 
     every: Positive = 1
+    """Steps between lines of `log.jsonl`; steps that were evaluated or skipped are always logged."""
     tensorboard: bool = True
+    """Write TensorBoard events."""
     plots: bool = True
+    """Draw `loss.png`."""

@@ -31,12 +31,14 @@ class Recipe(Drawing):
     other benchmarks have (`Benchmark.keys`)."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "allow_inf_nan": False}
-    task: str  # a benchmark
+    task: str
+    """The benchmark that it is for."""
     n: Annotated[int, Option("samples of each problem (MTPB: of each test case)", "N", ge=1)] = 1
     max_new_tokens: Annotated[int, Option("longest answer in tokens", "N", ge=1)] = 512
     max_length: Annotated[int | None, Option("longest prompt and answer together in tokens", "N", ge=1)] = None
     seed: Annotated[int, Option("the same seed gives the same samples", "N", ge=0)] = 42
-    stops: tuple[str, ...] = ()  # texts that end an answer, in addition to the task's rule; not part of it
+    stops: tuple[str, ...] = ()
+    """Texts that end an answer, in addition to the task's rule, and are not part of it."""
     languages: Annotated[
         tuple[LanguageName, ...],
         Option(
@@ -48,8 +50,11 @@ class Recipe(Drawing):
     ] = ()
     translate_from: Annotated[LanguageName | None, Option("translate from this language", "L", convert=language)] = None
     tag: Annotated[bool, Option("CodeGeeX's language tag before the prompt", negatable=True)] = False
-    rules: Literal["codegeex", "codegeex2"] | None = None  # where an answer ends; None: by the tag
+    rules: Literal["codegeex", "codegeex2"] | None = None
+    """Where an answer ends: by whose rule; none: by the tag."""
     turns: Annotated[Literal["multi", "single"], Option("turn by turn, or all turns as one prompt")] = "multi"
     mode: Annotated[Literal["completion", "insertion"], Option("which of its two forms")] = "completion"
-    cut: Literal["stops", "codegen", "none"] = "stops"  # at the usual stop words, by CodeGen's rule, nowhere
-    strip: bool = False  # strip white space from the prompt's end
+    cut: Literal["stops", "codegen", "none"] = "stops"
+    """Where an answer is cut: at `stops`, by `codegen`'s rule, or `none`."""
+    strip: bool = False
+    """Strip white space from the prompt's end."""

@@ -1,7 +1,7 @@
 """How the token after a row is chosen, and the inputs of the graph's choice operator.
 
-Logits are edited first, x -> (x / factor if x > 0 else x * factor) + term for a few ids of each row; then come
-temperature, top-k and top-p. Log-probabilities are those of the unedited logits.
+Logits are edited first, x -> (x / factor if x > 0 else x * factor) + term for a few ids of each row; then comes
+what `Drawing` declares, in its order. Log-probabilities are those of the unedited logits.
 """
 
 from __future__ import annotations

@@ -228,8 +228,8 @@ class CompositeChoice(nn.Cell):
         return ops.tensor_scatter_elements(wide, places, x, 1)[:, :-1]
 
     def _drawn(self, scores: Tensor, settings: Tensor, ids: Tensor) -> Tensor:
-        """Ids FP32 [n, 1] after temperature, top-k and top-p"""
-        temperature, top_k, top_p, uniform, _, allowed = (settings[:, i : i + 1] for i in range(len(COLUMNS)))
+        """Ids FP32 [n, 1] after temperature, top-k, top-p and min-p"""
+        temperature, top_k, top_p, min_p, uniform, _, allowed = (settings[:, i : i + 1] for i in range(len(COLUMNS)))
         weights = ops.softmax(scores / ops.maximum(temperature, ops.full_like(temperature, 1e-6)), -1)
         ordered, order = self.sort(weights)
         # the k-th heaviest and its equals stay, then the fewest that make up the share p
@@ -238,6 +238,7 @@ class CompositeChoice(nn.Cell):
         ordered = ops.select(ordered >= minimum, ordered, ops.zeros_like(ordered))
         before = ops.cumsum(ordered, 1) - ordered
         kept = ops.logical_or(before < top_p * ops.sum(ordered, 1, True), top_p >= 1)
+        kept = ops.logical_and(kept, ordered >= min_p * ordered[:, :1])
         ordered = ops.select(kept, ordered, ops.zeros_like(ordered))
         weights = ops.tensor_scatter_elements(ops.zeros_like(weights), order, ordered, 1)
         sums = ops.cumsum(weights, 1)

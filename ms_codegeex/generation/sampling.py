@@ -4,7 +4,7 @@ evaluations take them from here."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Annotated, Any
 
 from ms_codegeex.base.errors import UserError
@@ -13,11 +13,15 @@ from ms_codegeex.base.options import Declared, Option, check_ranges, declared
 MAX_TOP_K = 1 << 30  # the kernel takes no more
 DEFAULT_ADAPTER = ""  # the adapter of requests that name none; the model alone, unless one was loaded by this name
 
-Temperature = Annotated[float, Option("0 is greedy", "T", ge=0, lt=100, in_requests=1.0)]
+Temperature = Annotated[float, Option("divide the logits by T; 0 is greedy", "T", ge=0, lt=100, in_requests=1.0)]
 TopK = Annotated[int, Option("only the K likeliest tokens", "K", ge=0, le=MAX_TOP_K, off=0, in_requests=0)]
 TopP = Annotated[
     float,
     Option("only the likeliest tokens that make up probability P", "P", gt=0, le=1, off=1, in_requests=1.0),
+]
+MinP = Annotated[
+    float,
+    Option("only tokens at least F times as probable as the likeliest", "F", ge=0, le=1, off=0, in_requests=0.0),
 ]
 
 
@@ -29,12 +33,13 @@ class Drawing:
     temperature: Temperature = 0.0
     top_k: TopK = 0
     top_p: TopP = 1.0
+    min_p: MinP = 0.0
 
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How answers are chosen. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 are off; equal seeds give equal
-    text.
+    """How answers are chosen. `temperature` 0 is greedy; `top_k` 0, `top_p` 1 and `min_p` 0 are off; equal seeds
+    give equal text.
 
     Before that, logits are edited: those of tokens in the prompt or the answer are divided by `repetition_penalty`
     (multiplied if they are negative; 1 is off); those of tokens in the answer lose `presence_penalty`, and
@@ -48,9 +53,11 @@ class SamplingSettings:
     """
 
     max_new_tokens: Annotated[int, Option("maximum number of tokens", "N", ge=1)] = 128
+    _: KW_ONLY
     temperature: Temperature = 0.8
     top_k: TopK = 0
     top_p: TopP = 0.95
+    min_p: MinP = 0.0
     seed: Annotated[int, Option("the same seed gives the same text", "N", ge=0, lt=2**64)] = 0
     repetition_penalty: Annotated[
         float,

@@ -61,7 +61,6 @@ NEUTRAL: Neutral = {
     "length_penalty": (1,),
     "min_tokens": (0,),
     "min_keep": (0,),
-    "min_p": (0,),
     "typical_p": (1,),
     "top_n_sigma": (-1,),
     "mirostat": (0,),

@@ -256,7 +256,9 @@ def test_command_gives_several_answers_with_log_probabilities(model, generator):
     assert json.loads(result.stdout)["prompt"] == "# language: Python\n"
     assert all(found["new_tokens"] <= 6 for found in json.loads(result.stdout)["answers"])
     settings = SamplingSettings(
-        *(6, 2.0, 0, 0.95, 3),
+        6,
+        temperature=2.0,
+        seed=3,
         logit_bias={10: 3.5, 11: -100.0},
         repetition_penalty=1.3,
         log_probabilities=2,

@@ -23,18 +23,15 @@ from ms_codegeex.generation.sampling import SamplingSettings
 
 LOGITS = np.log([0.4, 0.3, 0.15, 0.1, 0.05, 1e6])  # the last id has no token
 ALLOWED = 5
-
-
-def drawn(temperature: float, top_k: int, top_p: float, number: float, **others) -> TokenChoice:
-    """The choice that `number` in [0, 1) makes."""
-    return TokenChoice(temperature=temperature, top_k=top_k, top_p=top_p, uniform=number, **others)
+NEUTRAL = {"temperature": 1.0, "top_p": 1.0}
 
 
 def token_probabilities(logits: np.ndarray, settings: SamplingSettings, allowed: int) -> np.ndarray:
-    """Probabilities float64 [V] after temperature, top-k and top-p, in that order; ids from `allowed` on get 0.
+    """Probabilities float64 [V] after temperature, top-k, top-p and min-p, in that order; ids from `allowed` on get 0.
 
     Top-p keeps the smallest set of likeliest tokens whose probability reaches p, so the token that crosses p stays
-    (CodeGeeX release). Ties at the top-k border all stay.
+    (CodeGeeX release). Ties at the top-k border all stay. Min-p keeps tokens at least p times as probable as the
+    likeliest (Nguyen et al., 2024, section 3).
     """
     scores = np.asarray(logits, np.float64).copy()
     scores[allowed:] = -np.inf  # rows of the table that no token has
@@ -52,11 +49,13 @@ def token_probabilities(logits: np.ndarray, settings: SamplingSettings, allowed:
         before = np.cumsum(probabilities[order]) - probabilities[order]
         probabilities[order[before >= settings.top_p]] = 0.0
         probabilities /= probabilities.sum()
+    probabilities[probabilities < settings.min_p * probabilities.max()] = 0.0
+    probabilities /= probabilities.sum()
     return probabilities
 
 
 def probabilities(**changes):
-    return token_probabilities(LOGITS, SamplingSettings(**{"temperature": 1.0, "top_p": 1.0, **changes}), ALLOWED)
+    return token_probabilities(LOGITS, SamplingSettings(**{**NEUTRAL, **changes}), ALLOWED)
 
 
 def test_plain_sampling_is_the_softmax_over_allowed_ids():
@@ -77,13 +76,26 @@ def test_top_p_keeps_the_token_that_crosses_p(p, kept):
     assert (probabilities(top_p=p) > 0).sum() == kept
 
 
-@settings(max_examples=100, deadline=None)
-@given(
-    st.lists(st.floats(-50, 50), min_size=2, max_size=20), st.floats(0.05, 5), st.integers(0, 25), st.floats(0.01, 1.0)
+@pytest.mark.parametrize("p,kept", [(0.0, 5), (0.125, 5), (0.2, 4), (0.3, 3), (0.75, 2), (0.76, 1), (1.0, 1)])
+def test_min_p_keeps_what_is_likely_beside_the_likeliest(p, kept):
+    assert (probabilities(min_p=p - 1e-9 if p else p) > 0).sum() == kept
+
+
+DRAWINGS = st.fixed_dictionaries(
+    {
+        "temperature": st.floats(0.05, 5),
+        "top_k": st.integers(0, 25),
+        "top_p": st.floats(0.01, 1.0),
+        "min_p": st.floats(0.0, 1.0),
+    }
 )
-def test_always_a_distribution_over_allowed_ids_that_keeps_the_best(logits, temperature, top_k, top_p):
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.floats(-50, 50), min_size=2, max_size=20), DRAWINGS)
+def test_always_a_distribution_over_allowed_ids_that_keeps_the_best(logits, drawing):
     allowed = len(logits) - 1
-    p = token_probabilities(np.array(logits), SamplingSettings(5, temperature, top_k, top_p), allowed)
+    p = token_probabilities(np.array(logits), SamplingSettings(**drawing), allowed)
     assert p.sum() == pytest.approx(1.0) and (p >= 0).all() and (p[allowed:] == 0).all()
     assert p[:allowed][np.isclose(logits[:allowed], max(logits[:allowed]))].max() > 0
 
@@ -131,12 +143,27 @@ def test_without_a_draw_nothing_needs_to_be_sorted(composite):
 
 
 ROWS, IDS = 1200, 64
-CASES = [(1.0, 0, 1.0), (0.7, 0, 0.9), (2.5, 7, 1.0), (1.3, 20, 0.6), (0.4, 100, 0.95), (1.0, 1, 1.0), (1.0, 0, 1e-6)]
+CASES = [
+    {},
+    {"temperature": 0.7, "top_p": 0.9},
+    {"temperature": 2.5, "top_k": 7},
+    {"temperature": 1.3, "top_k": 20, "top_p": 0.6},
+    {"temperature": 1.5, "min_p": 0.1},
+    {"temperature": 0.4, "top_k": 100, "top_p": 0.95},
+    {"temperature": 0.9, "top_k": 9, "top_p": 0.9, "min_p": 0.3},
+    {"top_k": 1},
+    {"top_p": 1e-6},
+    {"min_p": 1.0},
+]
 
 
 def distribution(logits, case, allowed=60):
-    temperature, top_k, top_p = case
-    return token_probabilities(logits, SamplingSettings(5, temperature, top_k, top_p), allowed)
+    return token_probabilities(logits, SamplingSettings(**{**NEUTRAL, **case}), allowed)
+
+
+def drawn(case: dict[str, float], number: float, **others) -> TokenChoice:
+    """The choice that `number` in [0, 1) makes."""
+    return TokenChoice(**{**NEUTRAL, **case}, uniform=number, **others)
 
 
 def random_rows():
@@ -146,7 +173,7 @@ def random_rows():
 def test_each_number_draws_the_token_of_the_exact_distribution(operator):
     logits, numbers = random_rows(), np.random.default_rng(4).random(ROWS)
     cases = [CASES[i % len(CASES)] for i in range(ROWS)]
-    found = operator(logits, [drawn(*case, u) for case, u in zip(cases, numbers, strict=True)], 60)
+    found = operator(logits, [drawn(case, u) for case, u in zip(cases, numbers, strict=True)], 60)
     ids, scores = np.array([one.token for one in found]), np.array([one.score for one in found])
     expected = []
     for row, case, u in zip(logits, cases, numbers, strict=True):
@@ -158,11 +185,11 @@ def test_each_number_draws_the_token_of_the_exact_distribution(operator):
     assert np.abs(scores - (wide[np.arange(ROWS), ids] - log_sums)).max() < 1e-5
 
 
-@pytest.mark.parametrize("case", CASES[1:4])
+@pytest.mark.parametrize("case", CASES[1:5])
 def test_draws_follow_the_distribution(operator, case):
     row = np.random.default_rng(5).normal(size=IDS).astype(np.float32)
     numbers = np.random.default_rng(6).random(ROWS)
-    found = operator(np.tile(row, (ROWS, 1)), [drawn(*case, u) for u in numbers], 60)
+    found = operator(np.tile(row, (ROWS, 1)), [drawn(case, u) for u in numbers], 60)
     check_counts([one.token for one in found], distribution(row, case))
 
 
@@ -180,7 +207,7 @@ def test_greedy_and_given_tokens_and_equal_ones(operator):
     logits[1, [5, 9]] = 50.0
     choices = [TokenChoice() for _ in range(ROWS)]
     choices[2] = TokenChoice(given=63)
-    half = drawn(1.0, 0, 0.5, 0.999999)  # of 60 equal ones the first 30 make up the half
+    half = drawn({"top_p": 0.5}, 0.999999)  # of 60 equal ones the first 30 make up the half
     choices[0] = half
     ids = [one.token for one in operator(logits, choices, 60)]
     expected = logits[:, :60].argmax(1)
@@ -240,7 +267,9 @@ def test_penalties_and_bias_are_those_of_transformers_processors(name):
 def edited_rows():
     """Choices with penalties and biases for the rows, and the ids that they choose by transformers' processors."""
     logits, rows = random_rows(), list(histories(ROWS))
-    cases = [SamplingSettings(5, 0.9, 0, 0.9, i, **list(PENALTIES.values())[i % 5]) for i in range(ROWS)]
+    cases = [
+        SamplingSettings(temperature=0.9, top_p=0.9, seed=i, **list(PENALTIES.values())[i % 5]) for i in range(ROWS)
+    ]
     choices = [token_choice(case, *history) for case, history in zip(cases, rows, strict=True)]
     expected = []
     for row, case, history, choice in zip(logits, cases, rows, choices, strict=True):
@@ -261,14 +290,15 @@ def test_edited_logits_decide_and_the_others_are_reported(operator):
 
 def test_draws_with_penalties_follow_the_distribution(operator):
     row = np.random.default_rng(5).normal(size=IDS).astype(np.float32)
-    settings = SamplingSettings(5, 0.8, 0, 0.97, **PENALTIES["all"])
+    case = {"temperature": 0.8, "top_p": 0.97}
+    settings = SamplingSettings(**case, **PENALTIES["all"])
     prompt, output = [1, 2, 3, 4], [2, 8, 8, 9]
     edits = logit_edits(settings, prompt, output)
     numbers = np.random.default_rng(11).random(ROWS)
-    found = operator(np.tile(row, (ROWS, 1)), [drawn(0.8, 0, 0.97, u, edits=edits) for u in numbers], 60)
+    found = operator(np.tile(row, (ROWS, 1)), [drawn(case, u, edits=edits) for u in numbers], 60)
     p = token_probabilities(processed(row, settings, prompt, output), settings, 60)
     check_counts([one.token for one in found], p)
-    assert p[5] == 0 and np.abs(p - distribution(row, (0.8, 0, 0.97))).max() > 0.02
+    assert p[5] == 0 and np.abs(p - distribution(row, case)).max() > 0.02
 
 
 def test_the_likeliest_tokens_are_reported_for_those_who_ask(operator):

@@ -255,7 +255,7 @@ def test_speculation_gives_the_same_ids(codegen):
             "frequency_penalty": 0.3,
             "logit_bias": {5: 1.0},
         }  # by right guesses
-        penalised = Request(prompt(20, 6), SamplingSettings(30, 0.7, seed=4, **edited), POSITIONS)
+        penalised = Request(prompt(20, 6), SamplingSettings(30, temperature=0.7, seed=4, **edited), POSITIONS)
         drawn = [sampled(prompt(n, n), n, 30) for n in (40, 12, 98)]
         return [*(greedy(prompt(n, n), 30) for n in (5, 90, 1)), *drawn, penalised]
 

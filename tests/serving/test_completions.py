@@ -173,7 +173,17 @@ def test_settings_reach_the_engine_under_their_names():
     }
     first, second = given(body)
     wanted = SamplingSettings(
-        9, 0.5, 7, 0.75, 2**64 - 1, 1.25, 0.5, 1.0, {5: -100.0, 6: 2.5}, log_probabilities=3, stop=("end",)
+        9,
+        temperature=0.5,
+        top_k=7,
+        top_p=0.75,
+        seed=2**64 - 1,
+        repetition_penalty=1.25,
+        frequency_penalty=0.5,
+        presence_penalty=1.0,
+        logit_bias={5: -100.0, 6: 2.5},
+        log_probabilities=3,
+        stop=("end",),
     )
     assert first.settings == wanted and second.settings == replace(wanted, seed=0)
 

@@ -204,7 +204,9 @@ def test_messages_arrive_whole_in_any_pieces(size):
 
 
 def test_settings_and_tokens_survive_the_way():
-    settings = SamplingSettings(7, 0.5, 3, 0.25, 2**64 - 1, 1.5, -0.5, 0.75, {5: -100.0}, 4)
+    settings = SamplingSettings(
+        7, temperature=0.5, top_k=3, seed=2**64 - 1, logit_bias={5: -100.0}, log_probabilities=4
+    )
     (back,) = Unpacker().feed(packed(settings_values(settings)))
     assert settings_from(back) == settings and asdict(settings_from(back)) == asdict(settings)
     chosen = Chosen(3, -0.1, ((3, -0.1), (9, float("-inf"))))

@@ -1,5 +1,5 @@
-// The next token from a row of logits: greedy or drawn after edits, temperature, top-k and top-p, in that order; and the
-// likeliest tokens by the logits as they are.
+// The next token from a row of logits: greedy or drawn after edits and what `Choice` says, in its order; and the likeliest
+// tokens by the logits as they are.
 #pragma once
 #include "pool.h"
 #include "vector.h"
@@ -13,6 +13,7 @@ struct Choice {        // one row of the operator's settings: COLUMNS of choice.
   double temperature;  // 0: the likeliest
   double top_k;        // 0: all
   double top_p;        // 1: all
+  double min_p;        // 0: all
   double uniform;      // in [0, 1), decides
   double given;        // -1, or the token to report
   double allowed;      // so many first ids may be chosen
@@ -20,7 +21,7 @@ struct Choice {        // one row of the operator's settings: COLUMNS of choice.
   bool fits(int64_t n) const {  // a NaN does not
     const auto ids = static_cast<double>(n);
     return temperature >= 0.0 && temperature <= 1e30 && top_k >= 0.0 && top_k <= MAX_IDS && top_p > 0.0 && top_p <= 1.0 &&
-           uniform >= 0.0 && uniform < 1.0 && given >= -1.0 && given < ids && allowed >= 1.0 && allowed <= ids;
+           min_p >= 0.0 && min_p <= 1.0 && uniform >= 0.0 && uniform < 1.0 && given >= -1.0 && given < ids && allowed >= 1.0 && allowed <= ids;
   }
 };
 
@@ -129,6 +130,11 @@ inline void keep_top_p(float* w, int64_t n, double p, double* masses, Candidate*
   for (int64_t i = kept; i < count; i++) w[found[i].id] = 0.0f;
 }
 
+// Weights below the share p of the heaviest, which is 1, become 0.
+inline void keep_min_p(float* w, int64_t n, double p) {
+  for (int64_t i = 0; i < n; i++) w[i] = static_cast<double>(w[i]) < p ? 0.0f : w[i];
+}
+
 struct Scratch {
   double masses[BINS];
   int32_t counts[BINS];
@@ -144,6 +150,7 @@ inline int64_t draw(float* w, int64_t allowed, const Choice& choice, char* memor
   const auto k = static_cast<int64_t>(choice.top_k);
   if (k > 0 && k < allowed) keep_top_k(w, allowed, k, scratch->counts, found);
   if (choice.top_p < 1.0) keep_top_p(w, allowed, choice.top_p, scratch->masses, found);
+  if (choice.min_p > 0.0) keep_min_p(w, allowed, choice.min_p);
   double total = 0.0;
   for (int64_t i = 0; i < allowed; i++) total += w[i];
   double sum = 0.0;
