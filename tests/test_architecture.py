@@ -33,7 +33,7 @@ BASE = {  # files of the lowest folder, which every other may import, and what t
     "shipped": "errors",
     "installed": "errors",
     "options": "errors",
-    "ray_cluster": "errors",
+    "extras": "errors",
 }
 FOLDERS = {  # what a folder may import besides BASE, lowest first
     "cuda": "",
@@ -49,12 +49,24 @@ FOLDERS = {  # what a folder may import besides BASE, lowest first
     "rehearsal": "cuda models config data parallel training planning",
     "ladder": "config",
     "mindformers_bridge": "models config data training",
+    "devices": "generation",
     "evaluation": "config data generation",
+    "ray_engines": "data evaluation",
     "serving": "cuda data generation",
     "terminal": "data generation serving",
-    "commands": "cuda models config data formats generation planning runs rehearsal ladder evaluation serving terminal",
+    "commands": "cuda models config data formats generation planning runs serving terminal "
+    "rehearsal ladder evaluation ray_engines",
     "cli": "commands",
 }
+EXTRAS = {  # what only some users need, and the files of `commands/` that belong to it; the core imports none of it
+    "devices": "",
+    "evaluation": "evaluate evaluate_compare evaluate_options",
+    "ladder": "ladder",
+    "mindformers_bridge": "",
+    "ray_engines": "",
+    "rehearsal": "rehearse",
+}
+CORE_LINES = 45_000
 ARROWS = {f"base.{name}": {f"base.{below}" for below in seen.split()} for name, seen in BASE.items()} | {
     name: {*(f"base.{below}" for below in BASE), *seen.split()} for name, seen in FOLDERS.items()
 }
@@ -274,6 +286,38 @@ def test_the_files_to_read_first_exist_and_are_short():
     assert len(listed) == 8
     for name in listed:
         assert len((ROOT / name).read_text(encoding="utf-8").splitlines()) < 300, name
+
+
+def extra_of(name: str) -> str:
+    """The extra that a file belongs to, by its dotted name; "" for the core."""
+    top, _, rest = name.partition(".")
+    if top == "commands":
+        return next((extra for extra, files in EXTRAS.items() if rest in files.split()), "")
+    return top if top in EXTRAS else ""
+
+
+def test_the_core_imports_no_extra(imports):
+    """A command may: it puts together what the user has asked for."""
+    wrong = [edge for edge in imports if extra_of(edge[1]) and not extra_of(edge[0]) and part(edge[0]) != "commands"]
+    assert wrong == []
+    assert {part(name) for edge in imports for name in edge} >= EXTRAS.keys()
+
+
+def test_one_person_can_hold_the_core():
+    package, lines = ROOT / "ms_codegeex", 0
+    for path in package.rglob("*.py"):
+        if not extra_of(".".join(path.relative_to(package).with_suffix("").parts)):
+            lines += len(path.read_text(encoding="utf-8").splitlines())
+    assert lines <= CORE_LINES, lines
+
+
+@pytest.mark.parametrize("name", EXTRAS)
+def test_an_extra_says_who_needs_it_and_who_keeps_it(name):
+    page = (ROOT / "ms_codegeex" / name / "OWNER.md").read_text(encoding="utf-8")
+    facts = page.split("\n\n")[2]
+    assert re.findall(r"^([\w ]+): ", facts, re.MULTILINE) == ["For", "Without it", "Uses", "Tests", "Owner"]
+    for path in re.findall(r"`((?:tests|docs|benchmarks|ms_codegeex)/[\w./]+)`", page):
+        assert (ROOT / path).exists(), path
 
 
 OF_EACH_FAMILY = {

@@ -9,6 +9,11 @@ def escaped(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def first_line(error: object) -> str:
+    """The first line of an error's message, which may be long; its class's name if there is none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
 class UserError(Exception):
     """A mistake in the user's input: a key, a file, a size.
 

@@ -300,7 +300,7 @@ def _engine(recipe: Recipe, data: Path, judging: JudgingOptions) -> Any:
     if judging.judge_engine == "pool":
         return None
     from ms_codegeex.evaluation.benchmarks.registry import build_task
-    from ms_codegeex.evaluation.judging.ray_nodes import open_ray_nodes
+    from ms_codegeex.ray_engines.judging import open_ray_nodes
 
     python = judging.python.absolute() if judging.python else None
     build = partial(build_task, recipe, data.absolute(), judging.timeout, python)

@@ -198,7 +198,7 @@ def run(arguments: argparse.Namespace) -> int:
         available_cores() if arguments.workers is None else arguments.workers,
         progress=True,
         replace=arguments.replace,
-        ray=None if arguments.engine != "ray" else arguments.ray_address or "auto",
+        cluster=_cluster(arguments),
     )
     if isinstance(arguments.output, RemotePath):
         if arguments.work is None:
@@ -213,6 +213,15 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print_out("\n".join(corpus_lines(result)))
     return 0
+
+
+def _cluster(arguments: argparse.Namespace) -> Any:
+    """The cluster that prepares; None: this machine."""
+    if arguments.engine != "ray":
+        return None
+    from ms_codegeex.ray_engines.corpus import RayCluster
+
+    return RayCluster(arguments.ray_address or "auto")
 
 
 def _refuse_urls(arguments: argparse.Namespace) -> None:

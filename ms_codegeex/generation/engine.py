@@ -14,11 +14,11 @@ import mindspore as ms
 import numpy as np
 
 from ms_codegeex.base.errors import PromptTooLong, UserError
+from ms_codegeex.base.extras import extra
 from ms_codegeex.base.host import available_cores
 from ms_codegeex.generation.adapters import Adapter, load_adapters
 from ms_codegeex.generation.beams import Likeliest, next_tokens
 from ms_codegeex.generation.choice import Chosen, token_choice
-from ms_codegeex.generation.devices import Devices
 from ms_codegeex.generation.levels import AUTO
 from ms_codegeex.generation.loading import LoadedModel, adapter_infill, load_model
 from ms_codegeex.generation.network import LocalNetwork, Network
@@ -48,7 +48,7 @@ class Generator:
     `slots` answers are computed at once; each slot takes up to `slot_bytes` of memory. `threads` (default: all cores)
     run the compiled operators; with 0, MindSpore's own operators do the work. `speculate`: "ngram", or a smaller model
     of the same tokenizer, guesses tokens; the answers stay the same. `fast`, `cache_bits` and `cpu_level` as in
-    `SlotSizes`. Of several `devices`, each is a process with its share of the weights and of the cache (`devices.py`).
+    `SlotSizes`. Of several `devices`, each is a process with its share of the weights and of the cache.
     `bits` (8 or 4) rounds the matrices of a model that is not quantised while it is loaded. `adapters` are LoRA
     adapters by the names that `SamplingSettings.adapter` gives; `DEFAULT_ADAPTER` is for requests that name none.
     `device` is a kind of device (`targets.py`); without it, MindSpore chooses.
@@ -110,7 +110,8 @@ class Generator:
         network: Network
         check_devices(model.config, devices)
         if devices > 1:
-            network = Devices(model, sizes, devices, {each.name: each.path for each in adapters})
+            several = extra("devices.network", "--devices")
+            network = several.Devices(model, sizes, devices, {each.name: each.path for each in adapters})
         else:
             network = LocalNetwork(model.family.model, model.config, model.weights, sizes, adapters=adapters)
         allowed = min(model.tokenizer.vocab_size, model.config.vocab_size)

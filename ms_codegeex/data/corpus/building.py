@@ -17,7 +17,6 @@ from ms_codegeex.base.files import atomic_directory, remove_leftovers, write_jso
 from ms_codegeex.data.corpus.duplicates import EXACT_DUPLICATE, directory_name, find_duplicates
 from ms_codegeex.data.corpus.filters import size_rejection
 from ms_codegeex.data.corpus.joining import Documents, join
-from ms_codegeex.data.corpus.ray_engine import open_ray
 from ms_codegeex.data.corpus.reading import Unit, find_units
 from ms_codegeex.data.corpus.remote import RemotePath
 from ms_codegeex.data.corpus.selection import NOT_SAMPLED, REASONS, NothingLeft, Selection, select
@@ -38,7 +37,7 @@ from ms_codegeex.data.corpus.sources import Root, one_line, printable, sample
 from ms_codegeex.data.corpus.stages import Stages, blocks_of
 from ms_codegeex.data.corpus.summary import MAX_PACKAGES, Summary, describe_splits, summarise_in_stages
 from ms_codegeex.data.corpus.tally import EXAMPLES, Tally
-from ms_codegeex.data.corpus.workers import ProgressBar, open_mapper
+from ms_codegeex.data.corpus.workers import Cluster, ProgressBar, open_mapper
 from ms_codegeex.data.corpus.workspace import remove, sweep
 from ms_codegeex.data.corpus.writing import write_report, write_splits
 from ms_codegeex.data.datasets.directory import file_records
@@ -84,12 +83,9 @@ class FoundInput:
     tally: Tally
 
 
-@contextlib.contextmanager
-def ready_workers(workers: int, tokenizer: str, ray: str | None) -> Iterator[Callable]:
-    """`open_mapper` with processes that load the tokenizer while this one does other work; or `map` on the Ray cluster
-    at the address `ray`."""
-    with open_mapper(workers, functools.partial(_load_early, tokenizer)) if ray is None else open_ray(ray) as mapper:
-        yield mapper
+def ready_workers(workers: int, tokenizer: str, cluster: Cluster | None) -> contextlib.AbstractContextManager[Callable]:
+    """`map` in processes that load the tokenizer while this one does other work, or on the cluster."""
+    return open_mapper(workers, functools.partial(_load_early, tokenizer)) if cluster is None else cluster.mapper()
 
 
 def _load_early(tokenizer: str) -> None:

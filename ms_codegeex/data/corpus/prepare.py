@@ -30,7 +30,7 @@ from ms_codegeex.data.corpus.remote import RemotePath, upload
 from ms_codegeex.data.corpus.remote import read_json as read_remote_json
 from ms_codegeex.data.corpus.settings import PrepareSettings
 from ms_codegeex.data.corpus.sources import Root, default_roots, printable, user_roots
-from ms_codegeex.data.corpus.workers import ProgressBar
+from ms_codegeex.data.corpus.workers import Cluster, ProgressBar
 from ms_codegeex.data.corpus.workspace import open_workspace, remove, work_path
 from ms_codegeex.data.datasets.directory import is_occupied
 from ms_codegeex.data.datasets.layout import DATA_FILES, DATASET_JSON, FORMAT, MASKS, SPLITS, TABLES, VERSION
@@ -59,14 +59,13 @@ class RunOptions:
         workers: processes, at least 1.
         progress: report on standard error.
         replace: write even if the output holds a dataset.
-        ray: the address of a Ray cluster, or `auto` for this machine's cluster; its nodes do the work instead of
-            `workers`. None: processes on this machine.
+        cluster: whose nodes do the work; None: `workers` on this machine.
     """
 
     workers: int
     progress: bool
     replace: bool = False
-    ray: str | None = None
+    cluster: Cluster | None = None
 
 
 def roots(inputs: Sequence[Path | RemotePath | str] | None) -> list[Root]:
@@ -192,12 +191,11 @@ def _prepare(
         build,
         ready_workers,
     )
-    from ms_codegeex.data.corpus.ray_engine import check_nodes
     from ms_codegeex.data.infilling.transform import infill_record
 
     report = ProgressBar(options.progress)
     _check_places(roots(inputs), output)
-    with ready_workers(options.workers, settings.tokenizer, options.ray) as mapper:
+    with ready_workers(options.workers, settings.tokenizer, options.cluster) as mapper:
         tokenizer = load_tokenizer(settings.tokenizer)  # a wrong name fails before the search
         infill_record(settings.infill, tokenizer)
         with open_workspace(output, lambda: report.say(f"{output}: another process prepares it; waiting")) as work:
@@ -205,9 +203,9 @@ def _prepare(
             if description is not None:
                 return description, True
             request = PrepareRequest(inputs, roots(inputs), settings, key, tokenizer)
-            if options.ray is not None:
-                nodes = check_nodes(work, [root.path for root in request.roots])
-                report.say(f"{nodes} nodes of the Ray cluster")
+            if options.cluster is not None:
+                nodes = options.cluster.check_nodes(work, [root.path for root in request.roots])
+                report.say(f"{nodes} nodes of the cluster")
             return build(request, output, work, mapper, report), False
 
 

@@ -14,11 +14,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.printing import print_error
 from ms_codegeex.data.corpus.reading import Unit
+from ms_codegeex.data.corpus.remote import RemotePath
 
 
 class ProgressBar:
@@ -108,6 +110,16 @@ def _interrupts_later() -> Iterator[None]:
             signal.signal(number, handler)
         for number in caught:
             signal.raise_signal(number)
+
+
+class Cluster(Protocol):
+    """Other machines that do the work instead of this one."""
+
+    def mapper(self) -> contextlib.AbstractContextManager[Callable]:
+        """`map` on them, in order."""
+
+    def check_nodes(self, work: Path, inputs: Sequence[Path | RemotePath]) -> int:
+        """Their number; UserError if one cannot do the work, or does not see `work` and `inputs`."""
 
 
 @contextlib.contextmanager

@@ -11,8 +11,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from ms_codegeex.base.errors import RunFailure, UserError
-from ms_codegeex.base.ray_cluster import first_line
+from ms_codegeex.base.errors import RunFailure, UserError, first_line
 from ms_codegeex.evaluation.judging.engines import Equipment
 from ms_codegeex.evaluation.rows import problems_fingerprint
 from ms_codegeex.evaluation.sandbox import Sandbox, open_sandbox

@@ -31,7 +31,7 @@ from ms_codegeex.generation.messages import receive, send
 from ms_codegeex.generation.network import compiled_library
 from ms_codegeex.generation.rows import Rows, SlotSizes
 
-PROGRAM = "ms_codegeex.generation.device_process"
+PROGRAM = "ms_codegeex.devices.process"
 CUDA = "ms_codegeex.cuda"  # runs a program with the libraries of GPUs loaded
 
 

@@ -10,12 +10,13 @@ import collections
 import contextlib
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.base import ray_cluster
-from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.errors import UserError, first_line
 from ms_codegeex.data.corpus.remote import RemotePath
+from ms_codegeex.ray_engines import cluster
 
 OPTION = "--engine ray"
 AHEAD = 3  # tasks for each core that are handed to Ray before the first of them is done
@@ -23,14 +24,44 @@ RETRIES = 20  # of one task, whose nodes are lost
 
 
 def _ray() -> Any:
-    return ray_cluster.import_ray(OPTION)
+    return cluster.import_ray(OPTION)
 
 
-@contextlib.contextmanager
-def open_ray(address: str) -> Iterator[Callable]:
-    """`map` on all cores of a running cluster, in order; UserError if there is none at `address`."""
-    with ray_cluster.connected(address, OPTION):
-        yield _map
+@dataclass(frozen=True)
+class RayCluster:
+    """What `data.corpus.workers.Cluster` asks of a cluster, of the one at `address`: `auto` for this machine's."""
+
+    address: str
+
+    @contextlib.contextmanager
+    def mapper(self) -> Iterator[Callable]:
+        """`map` on all cores of the running cluster, in order; UserError if there is none."""
+        with cluster.connected(self.address, OPTION):
+            yield _map
+
+    def check_nodes(self, work: Path, inputs: Sequence[Path | RemotePath]) -> int:
+        """The number of nodes, all of which have this version of the program and of Python and see the same files.
+
+        Args:
+            work: the directory that all nodes write to.
+            inputs: places that all nodes read.
+
+        Raises:
+            UserError: names the first node that fails the check, and what it lacks.
+        """
+        ray = _ray()
+        probe = work / f"probe-{secrets.token_hex(8)}"
+        probe.touch()
+        try:
+            nodes, paths, answers = cluster.live_nodes(ray), [probe, *inputs], []
+            for node in nodes:
+                place = cluster.placement(ray, node)
+                answers.append(ray.remote(num_cpus=1, scheduling_strategy=place)(_probe_node).remote(paths))
+            for node, answer in zip(nodes, answers, strict=True):
+                _check_node(node.name, work, answer)
+            return len(nodes)
+        finally:
+            probe.unlink()
 
 
 def _call(function: Callable[[Any], Any], task: Any) -> Any:
@@ -63,40 +94,14 @@ def _get(reference: Any) -> Any:
         raise error.cause if isinstance(error.cause, Exception) else error from None
     except ray.exceptions.RayError as error:
         raise UserError(
-            f"Ray gave up a task after {RETRIES} retries ({ray_cluster.first_line(error)}); run the same command again "
+            f"Ray gave up a task after {RETRIES} retries ({first_line(error)}); run the same command again "
             "(what is finished is kept), on nodes with more memory if that is the reason"
         ) from None
 
 
-def check_nodes(work: Path, inputs: Sequence[Path | RemotePath]) -> int:
-    """Check that every node has this version of the program and of Python and sees the same files; return the number
-    of nodes.
-
-    Args:
-        work: the directory that all nodes write to.
-        inputs: places that all nodes read.
-
-    Raises:
-        UserError: names the first node that fails the check, and what it lacks.
-    """
-    ray = _ray()
-    probe = work / f"probe-{secrets.token_hex(8)}"
-    probe.touch()
-    try:
-        nodes, paths, answers = ray_cluster.live_nodes(ray), [probe, *inputs], []
-        for node in nodes:
-            place = ray_cluster.placement(ray, node)
-            answers.append(ray.remote(num_cpus=1, scheduling_strategy=place)(_probe_node).remote(paths))
-        for node, answer in zip(nodes, answers, strict=True):
-            _check_node(node.name, work, answer)
-        return len(nodes)
-    finally:
-        probe.unlink()
-
-
 def _probe_node(paths: Sequence[Path | RemotePath]) -> tuple[tuple[str, str], list[str]]:
     """Versions, and the paths that do not exist."""
-    return ray_cluster.program_version(), [str(path) for path in paths if not path.exists()]
+    return cluster.program_version(), [str(path) for path in paths if not path.exists()]
 
 
 def _check_node(name: str, work: Path, answer: Any) -> None:
@@ -104,8 +109,8 @@ def _check_node(name: str, work: Path, answer: Any) -> None:
     try:
         version, missing = ray.get(answer)
     except ray.exceptions.RayError as error:
-        raise ray_cluster.cannot_run(name, error) from None
-    ray_cluster.check_version(name, version)
+        raise cluster.cannot_run(name, error) from None
+    cluster.check_version(name, version)
     if missing:
         place = work if missing[0].startswith(f"{work}/probe-") else missing[0]
         raise UserError(

@@ -16,10 +16,10 @@ from conftest import ROOT
 
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.processes import alive
+from ms_codegeex.devices.network import Devices
 from ms_codegeex.formats.checkpoint_writing import Slice, write_checkpoint
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.generation.choice import TokenChoice
-from ms_codegeex.generation.devices import Devices
 from ms_codegeex.generation.loading import load_model
 from ms_codegeex.generation.matrices import WHOLE, quantise
 from ms_codegeex.generation.rows import SlotSizes
@@ -136,7 +136,7 @@ def test_two_devices_until_one_of_them_ends(tmp_path, several):
     engine = several(save(tmp_path, "codegen", twin.config, twin.tensors), 2)
     check_equal(engine, twin)
     alive = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
-    children = [child for child in alive if "device_process" in " ".join(child.cmdline())]
+    children = [child for child in alive if "ms_codegeex.devices.process" in " ".join(child.cmdline())]
     assert len(children) == 2
     children[1].kill()
     with pytest.raises(RunFailure, match="device 1 of 2 was killed by SIGKILL"):
@@ -162,7 +162,7 @@ def test_a_model_that_cannot_be_had_so(tmp_path, several):
 PROGRAM = """
 import sys
 import mindspore as ms
-from ms_codegeex.generation.devices import Devices
+from ms_codegeex.devices.network import Devices
 from ms_codegeex.generation.loading import load_model
 from ms_codegeex.generation.rows import SlotSizes
 ms.set_context(mode=ms.GRAPH_MODE)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ms_codegeex import __version__
-from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.errors import UserError, first_line
 
 CONNECT_SECONDS = 10
 PROTOBUF = "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION"
@@ -107,11 +107,6 @@ def _check_reachable(address: str) -> None:
     host, _, port = address.rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
-
-
-def first_line(error: object) -> str:
-    """The first line of Ray's often long error message."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def live_nodes(ray: Any) -> list[ClusterNode]:

@@ -15,13 +15,13 @@ from conftest import command
 from ray_clusters import cluster, needs_ray
 from strict_sandbox import refusing_filter
 
-from ms_codegeex.base import ray_cluster
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.cli import main
 from ms_codegeex.evaluation.jsonl import read_rows
-from ms_codegeex.evaluation.judging import ray_nodes
 from ms_codegeex.evaluation.judging.engines import Equipment
 from ms_codegeex.evaluation.judging.nodes import NodeLost, NodesEngine
+from ms_codegeex.ray_engines import cluster as ray_cluster
+from ms_codegeex.ray_engines import judging as ray_nodes
 
 PROBLEMS = 12
 ANSWERS = (

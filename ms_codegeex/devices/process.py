@@ -1,4 +1,4 @@
-"""The process of one device (`devices.py`): `python -m ms_codegeex.generation.device_process ANSWERS`.
+"""The process of one device (`network.py`): `python -m ms_codegeex.devices.process ANSWERS`.
 
 It reads its job and the passes from standard input and writes its answers to the file descriptor ANSWERS. Without
 arguments it is MindSpore's scheduler, through which the processes find each other.

@@ -15,10 +15,10 @@ import pytest
 from ray_clusters import children, cluster, needs_ray
 
 from ms_codegeex.cli import main
-from ms_codegeex.data.corpus.ray_engine import _call
 from ms_codegeex.data.corpus.workspace import work_path
+from ms_codegeex.ray_engines.corpus import _call
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = (
     "asyncio",
     "concurrent",

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ms_codegeex.base import ray_cluster
-from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.ray_cluster import ClusterNode
+from ms_codegeex.base.errors import UserError, first_line
 from ms_codegeex.evaluation.judging.nodes import NodeJudge, NodeLost, NodesEngine
 from ms_codegeex.evaluation.task import Task
+from ms_codegeex.ray_engines import cluster
+from ms_codegeex.ray_engines.cluster import ClusterNode
 
 OPTION = "--judge-engine ray"
 PLACE = "the Ray cluster"
@@ -28,7 +28,7 @@ class Actor(NodeJudge):
 
     def version(self) -> tuple[str, str]:
         """The first answer of a node."""
-        return ray_cluster.program_version()
+        return cluster.program_version()
 
 
 class Closed(Exception):
@@ -92,7 +92,7 @@ class RayNode:
                 if self.calls.closed:
                     raise Closed from None
                 self.ray.kill(self.actor)  # the actor may still be running
-                raise NodeLost(ray_cluster.first_line(error)) from None
+                raise NodeLost(first_line(error)) from None
 
 
 @contextlib.contextmanager
@@ -114,7 +114,7 @@ def open_ray_nodes(
     Raises:
         UserError: there is no cluster, or a node of it cannot judge.
     """
-    with ray_cluster.connected(address, OPTION) as ray:
+    with cluster.connected(address, OPTION) as ray:
         calls = RayCalls()
         nodes = _started(ray, workers, say, calls)
         try:
@@ -138,9 +138,9 @@ def _end(ray: Any, nodes: Sequence[RayNode], calls: RayCalls) -> None:
 def _started(ray: Any, workers: int | None, say: Callable[[str], None], calls: RayCalls) -> list[RayNode]:
     """The nodes, with actors that answer. The cores that they use are reserved with Ray."""
     nodes = []
-    for node in ray_cluster.live_nodes(ray):
+    for node in cluster.live_nodes(ray):
         count = workers or node.cores
-        place = ray_cluster.placement(ray, node)
+        place = cluster.placement(ray, node)
         options = {"num_cpus": min(count, node.cores), "max_concurrency": count, "scheduling_strategy": place}
         nodes.append(RayNode(ray, node, count, ray.remote(**options)(Actor).remote(), calls))
     if not nodes:
@@ -161,9 +161,9 @@ def _runs(ray: Any, node: RayNode, answer: Any, say: Callable[[str], None]) -> b
         # Ray lists a dead node as alive for a while. An actor that dies before its program begins is lost with it.
         kinds = (ray.exceptions.RayActorError, ray.exceptions.ActorUnschedulableError)
         lost = isinstance(error, kinds) and not getattr(error, "actor_init_failed", False)
-        if lost or node.node.id not in {each.id for each in ray_cluster.live_nodes(ray)}:
-            say(f"node {node.name} was lost ({ray_cluster.first_line(error)}) before it began")
+        if lost or node.node.id not in {each.id for each in cluster.live_nodes(ray)}:
+            say(f"node {node.name} was lost ({first_line(error)}) before it began")
             return False
-        raise ray_cluster.cannot_run(node.name, error) from None
-    ray_cluster.check_version(node.name, version)
+        raise cluster.cannot_run(node.name, error) from None
+    cluster.check_version(node.name, version)
     return True
