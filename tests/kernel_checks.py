@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ms_codegeex.base.options import declared
 from ms_codegeex.generation.choice import COLUMNS, TokenChoice
 from ms_codegeex.generation.kernels.library import (
     PART_FLOATS,
@@ -25,6 +26,7 @@ from ms_codegeex.generation.kernels.library import (
     exchange_bytes,
 )
 from ms_codegeex.generation.matrices import LowRank, Quantised, aligned, pack, quantise
+from ms_codegeex.generation.sampling import Drawing
 
 ROWS = (*range(1, 18), 33)
 FORMATS = ((32, 0), (16, 0), (8, 0), (4, 32), (4, 64), (4, 128))
@@ -369,16 +371,10 @@ def check_edits(kernels: Kernels, logits: np.ndarray) -> None:
     right, nan = dict(zip(COLUMNS, TokenChoice(temperature=1).row(1003), strict=True)), math.nan
     places, none = np.zeros(1, np.int32), (-1, 1, 0)
     assert refused(kernels, logits, right, none, places) == 0
-    beyond = {
-        "temperature": (-1, 1e300),
-        "top_k": (-1, 1e300),
-        "top_p": (0, 1.5),
-        "min_p": (-0.1, 1.5),
-        "uniform": (-0.5, 1),
-        "given": (1003, -2),
-        "allowed": (0, 1004),
-    }
-    assert [*beyond] == [*COLUMNS]
+    beyond = {"uniform": (-0.5, 1), "given": (1003, -2), "allowed": (0, 1004)}
+    for each in declared(Drawing):
+        beyond[each.name] = (each.option.gt if each.option.ge is None else each.option.ge - 1, 1e300)
+    assert {*beyond} == {*COLUMNS}
     for name, values in beyond.items():
         for value in (*values, nan):
             assert refused(kernels, logits, {**right, name: value}, none, places) != 0, (name, value)
