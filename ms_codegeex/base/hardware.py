@@ -22,7 +22,7 @@ class Device:
     A server may consist of boards: the `board_devices` of a board are connected at `board_bandwidth`, the boards of a
     server at `server_bandwidth`, servers at `cluster_bandwidth`. A run may fill `usable_memory`; the rest belongs to
     driver and runtime. `fused` names the kernels that a run uses unless `parallel.fusion.*` says otherwise: `norm` is
-    LayerNorm's, `rms_norm` RMSNorm's.
+    LayerNorm's, `rms_norm` RMSNorm's. What `saturates` knows no infinity and no NaN.
     """
 
     name: str
@@ -40,6 +40,7 @@ class Device:
     cluster_bandwidth: float
     latency: float
     fused: frozenset[str]
+    saturates: bool
     sources: dict[str, str] = field(compare=False, hash=False)
     uncertain: frozenset[str] = frozenset()
 
@@ -83,6 +84,7 @@ ASCEND_910 = Device(
     cluster_bandwidth=12.5e9,
     latency=2e-5,
     fused=frozenset({"graph_kernel", "norm", "rms_norm", "optimizer"}),
+    saturates=True,
     sources={
         "peak_fp16": f"32 cores x 8,192 FLOP per cycle ({HOT_CHIPS}) x 1.2 GHz, the clock of the part "
         "Ascend910PremiumA in a table of the unit tests of Huawei's CANN runtime (1.0 GHz for 910A, 1.1 for ProA). The "
@@ -91,6 +93,7 @@ ASCEND_910 = Device(
         "peak_bf16": f"none: the matrix unit multiplies FP16 and INT8 ({HOT_CHIPS})",
         "peak_fp32": f"vector unit, 64 lanes of fused multiply-add in 32 cores ({HOT_CHIPS}) at 1.2 GHz; the matrix "
         "unit has no FP32",
+        "saturates": "CANN, aclrtFloatOverflowMode: Atlas training products support saturation only",
         "memory": "CodeGeeX paper (KDD 2023): Ascend 910 with 32 GB",
         "usable_memory": "the CodeGeeX release caps MindSpore at 30 GB",
         "memory_bandwidth": f"four HBM2 stacks, 1.2 TB/s ({HPCA}); the paper's tuned attention products move 1.12 to "
@@ -131,10 +134,12 @@ ASCEND_910B = Device(
     cluster_bandwidth=25e9,
     latency=2e-5,
     fused=frozenset({"graph_kernel", "norm", "rms_norm", "optimizer", "attention"}),
+    saturates=False,
     sources={
         "peak_fp16": CLOUDMATRIX + "; slower bins exist, 313 TFLOP/s (910B3) and 280 (910B4) in secondary sources",
         "peak_bf16": CLOUDMATRIX,
         "peak_fp32": "a quarter of FP16, the ratio that secondary sources give for 910B4 (75 of 280 TFLOP/s)",
+        "saturates": "CANN, aclrtFloatOverflowMode: infinities and NaN by default, saturation for compatibility",
         "memory": CLOUDMATRIX,
         "usable_memory": "max_device_memory 58GB, recommended by the mindformers documentation for 64 GB devices",
         "memory_bandwidth": CLOUDMATRIX,
@@ -165,10 +170,12 @@ A100 = Device(
     latency=2e-5,
     # graph kernels are left out: their code generator needs a CUDA toolkit, and nobody has tried it
     fused=frozenset({"norm", "optimizer"}),
+    saturates=False,
     sources={
         "peak_fp16": AMPERE,
         "peak_bf16": AMPERE,
         "peak_fp32": AMPERE + "; without TF32",
+        "saturates": "IEEE 754",
         "memory": AMPERE + ": 80 GB SXM",
         "usable_memory": "assumed: 4 GB for context and communication library",
         "memory_bandwidth": AMPERE,

@@ -23,7 +23,7 @@ from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.base.processes import python_process, run_reporting
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.config import RunConfig
-from ms_codegeex.config.chosen_hardware import hardware_of
+from ms_codegeex.config.chosen_hardware import hardware_of, running_on
 from ms_codegeex.parallel.placement import MOMENTS
 from ms_codegeex.parallel.sharding import layouts_of
 from ms_codegeex.planning.cost_model import MatMul, executed_products, runs_again
@@ -221,6 +221,11 @@ def _graph_checks(config: RunConfig, rank: RankReport, name: str) -> list[PlanCh
             f"{name}FLOPs of matrix products",
             f"{_matmul_flops(config, rank):,}",
             f"{rank.matmul_flops:,}",
+        ),
+        PlanCheck(
+            f"{name}overflow",
+            "NPUClearFloatStatusV2, NPUGetFloatStatusV2" if running_on(config).saturates else "infinities",
+            ", ".join(sorted(rank.register_calls)) or "infinities",
         ),
     ]
     return [*checks, *_collective_checks(config, rank, name)]

@@ -33,6 +33,7 @@ class RankReport:
     parameters: Mapping[str, Sequence[int]]  # local shapes, optimizer state included
     collectives: Sequence[Mapping[str, Any]]
     matmul_flops: int
+    register_calls: Sequence[str]
     nodes: int
     graph_bytes: int
 

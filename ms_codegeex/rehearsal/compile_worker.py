@@ -69,6 +69,7 @@ def compile_rank(job: RehearsalJob, rank: int, mode: CompileMode) -> None:
             "parameters": {name: list(kind.shape) for name, kind in mindir.parameters(model).items()},
             "collectives": aggregated(mindir.collectives(model, rank)),
             "matmul_flops": mindir.matmul_flops(model),
+            "register_calls": mindir.register_calls(model),
             "nodes": sum(len(graph.node) for graph in (model.graph, *model.functions)),
             "graph_bytes": len(data),
         },

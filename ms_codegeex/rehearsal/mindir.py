@@ -155,6 +155,11 @@ def matmul_flops(model: ModelProto) -> int:
     return total
 
 
+def register_calls(model: ModelProto) -> list[str]:
+    """Operators on the register of overflows (`training/overflow.py`), in the order of the graph."""
+    return [kind.op_type for calls, _, kind in _nodes(model) if "FloatStatus" in kind.op_type for _ in range(calls)]
+
+
 def rewrite(model: ModelProto, after: int = 0) -> int:
     """Replace communication node number i (from 1, in the order of `collectives`) by PyFunc node `fn_id` `after` + i,
     in place.

@@ -7,6 +7,7 @@ updates copies of the weights from the same gradients, and so does NumPy.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -61,10 +62,11 @@ def _overflow(value: Tensor, marked: bool, gradient: Tensor) -> Tensor:
 
 
 class ProbedStep(TrainStep):
-    """A step whose clipping can be changed between steps, and that adds `rehearsal.overflow` to one gradient."""
+    """A step whose clipping can be changed between steps, and that adds `rehearsal.overflow` to one gradient. A CPU,
+    which executes it, has infinities and no register."""
 
     def __init__(self, network: nn.Cell, optimizer: nn.Cell, settings: StepSettings, marked: str):
-        super().__init__(network, optimizer, settings)
+        super().__init__(network, optimizer, replace(settings, saturates=False))
         self.clip = Parameter(Tensor(settings.clip_norm, ms.float32), name=CLIP, requires_grad=False)
         self.overflow = Parameter(Tensor(0.0, ms.float32), name=OVERFLOW, requires_grad=False)
         self.marked = tuple(weight.name == marked for weight in self.weights)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-from ms_codegeex.base.errors import RunFailure
+from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.hardware import GIB
 from ms_codegeex.config import RunConfig
 from ms_codegeex.cuda.libraries import prepare
+
+OVERFLOW_MODE = "MS_ASCEND_CHECK_OVERFLOW_MODE"  # the engine's
 
 
 def join(config: RunConfig) -> tuple[RunConfig, int, str | None]:
@@ -57,6 +59,12 @@ def _on_this_device(config: RunConfig) -> RunConfig:
         hardware = driver_hardware(config, ms.hal.get_device_name(ms.get_current_device().device_id, "Ascend"))
         config = replace(config, parallel=replace(config.parallel, hardware=hardware))
         check_kernels(config)
+        mode = os.environ.get(OVERFLOW_MODE)
+        if mode == "SATURATION_MODE" and not running_on(config).saturates:
+            raise UserError(
+                f"{OVERFLOW_MODE}={mode}: hides overflows, for which a run on {hardware} looks by infinities; unset "
+                "it, and INF_NAN_MODE_ENABLE=0 with it"
+            )
     if config.device != "cpu" and config.parallel.hardware:  # an unnamed GPU keeps its default
         ms.runtime.set_memory(max_size=f"{running_on(config).usable_memory // GIB}GB")
     if "graph_kernel" in chosen_kernels(config):

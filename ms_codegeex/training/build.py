@@ -10,6 +10,7 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from ms_codegeex.config import RunConfig
+from ms_codegeex.config.chosen_hardware import running_on
 from ms_codegeex.config.fusions import chosen_kernels
 from ms_codegeex.models.bf16 import round_to_bf16
 from ms_codegeex.models.causal import Build
@@ -109,7 +110,8 @@ def build(
     accumulate = AccumulateStep(train) if settings.accumulation > 1 else None
     evaluation, rows = train, config.training.global_batch
     if not config.partitioned or config.mesh.pipeline == 1:
-        evaluation, rows = EvaluationStep(network, 1 if config.partitioned else settings.world), _rows_at_once(config)
+        replicas = 1 if config.partitioned else settings.world
+        evaluation, rows = EvaluationStep(network, replicas, train.register is not None), _rows_at_once(config)
     rows //= config.mesh.stage_size
     return Built(network, updates, train, settings.accumulation, accumulate, evaluation, rows, config.seq_length)
 
@@ -146,6 +148,7 @@ def step_settings(config: RunConfig, names: list[str], tied_group: str | None) -
         "clip_norm": training.clip_norm,
         "guarded": config.faults.policy != "none",
         "loss_scale": training.loss_scale if training.precision == "fp16" else None,
+        "saturates": config.device != "cpu" and running_on(config).saturates,
     }
     if not config.partitioned:
         return StepSettings(accumulation=config.accumulation, reduce_gradients=mesh.world > 1, **common)

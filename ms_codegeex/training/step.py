@@ -9,6 +9,7 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 
 from ms_codegeex.config import LossScaleConfig
+from ms_codegeex.training.overflow import OVERFLOWED, OverflowRegister
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class StepSettings:
         tied_group: the communication group of those stages, if this stage is one of them.
         clip_norm: the global gradient norm to clip at, 0 for none.
         loss_scale: dynamic loss scaling; None: no scaling.
+        saturates: the device shows an overflow in its register only (`overflow.py`).
         guarded: leave the weights as they are if loss or norm exceeds `loss_limit` or `norm_limit` or is not finite;
             otherwise only a step with a loss scale is checked, for overflow.
     """
@@ -44,6 +46,7 @@ class StepSettings:
     tied_group: str | None = None
     clip_norm: float = 0.0
     loss_scale: LossScaleConfig | None = None
+    saturates: bool = False
     guarded: bool = False
 
 
@@ -102,10 +105,11 @@ class AccumulateStep(nn.Cell):
     def construct(self, inputs: Tensor, labels: Tensor, loss_mask: Tensor, samples: Tensor) -> Tensor:
         """A micro-batch -> its FP32 [3]: Σ mask·nll, Σ mask, 0."""
         sums, gradients = self.step.sums_and_gradients(self.step.scale, inputs, labels, loss_mask, samples)
-        done = (ops.assign_add(self.step.sums, sums),)
+        done = ()
         for i in range(len(self.step.buffers)):
             done += (ops.assign_add(self.step.buffers[i], gradients[i]),)
-        return ops.depend(sums, done)
+        sums = self.step.marked(ops.depend(sums, done))
+        return ops.depend(sums, ops.assign_add(self.step.sums, sums))
 
 
 class TrainStep(nn.TrainOneStepCell):
@@ -145,7 +149,8 @@ class TrainStep(nn.TrainOneStepCell):
         self.sums = Parameter(Tensor([0.0, 0.0, 0.0], ms.float32), name="accumulated.sums", requires_grad=False)
         self.world, self.reduces_gradients = settings.world, settings.reduce_gradients
         self.norm_weights = settings.weights or (1.0 / settings.world,) * len(self.weights)
-        self.sum_share = settings.sum_share
+        self.register = OverflowRegister() if settings.saturates else None
+        self.sum_share = Tensor([settings.sum_share, settings.sum_share, 1.0], ms.float32)
         self.reduce = ops.AllReduce() if settings.world > 1 else None
         self.tied = settings.tied
         # a stage between the two has no group; the engine drops this reduction there along with the gradient
@@ -178,6 +183,17 @@ class TrainStep(nn.TrainOneStepCell):
         sensitivity = self.direction * (scale / self.slots)
         return sums, self.grad(self.network, self.weights)(inputs, labels, loss_mask, samples, sensitivity)
 
+    def marked(self, sums: Tensor) -> Tensor:
+        """The sums, with `OVERFLOWED` in the last place if the register shows one when they are complete."""
+        if self.register is None:
+            return sums
+        mark = ops.select(self.register.overflowed(sums), Tensor(OVERFLOWED, ms.float32), Tensor(0.0, ms.float32))
+        return sums + self.square_place * mark
+
+    def left(self, result: Tensor) -> Tensor:
+        """The result, with the register as the next step has to find it."""
+        return result if self.register is None else self.register.cleared(result)
+
     def _totals(self, sums: Tensor, gradients: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The micro-batches' sums on this device, and gradients over all micro-batches and devices."""
         if self.collects:
@@ -199,10 +215,9 @@ class TrainStep(nn.TrainOneStepCell):
         unscale = 1.0 / scale if self.scaled else None
         squares = self.map(ops.partial(_square, self.half_square, unscale), self.norm_weights, gradients)
         square = ops.addn(squares)
-        # a negative square stands for an overflow: infinity would spoil its neighbours in the tensor
-        square = ops.select(ops.isfinite(square), square, Tensor(-3e38, ms.float32))
+        square = ops.select(ops.isfinite(square), square, Tensor(OVERFLOWED, ms.float32))
         # packed with the square, the sums cannot be reduced before the gradients are complete
-        packed = sums * self.sum_share + self.square_place * square
+        packed = self.marked(sums * self.sum_share + self.square_place * square)
         if self.world > 1:
             packed = self.reduce(packed)
         return packed[0], packed[1], packed[2]
@@ -216,19 +231,22 @@ class TrainStep(nn.TrainOneStepCell):
         return ops.select(finite, raised, lowered), ops.select(grow, ops.zeros_like(good), good)
 
     def construct(self, inputs: Tensor, labels: Tensor, loss_mask: Tensor, samples: Tensor) -> Tensor:
-        """A batch -> FP32 [6]: loss, Σ mask, gradient norm, learning rate (0 if skipped), loss scale used, whether the
-        weights were updated. In an evaluation FP32 [3]: Σ mask·nll, Σ mask, squared norm of the gradients; without the
-        norm the engine would leave out the gradients."""
+        """A batch -> FP32 [6]: loss, Σ mask, gradient norm (NaN or negative after an overflow), learning rate (0 if
+        skipped), loss scale used, whether the weights were updated. In an evaluation FP32 [3]: Σ mask·nll, Σ mask,
+        squared norm of the gradients; without the norm the engine would leave out the gradients."""
         scale = self.scale + 0.0  # a copy: the parameter changes below
         sums, gradients = self.sums_and_gradients(scale, inputs, labels, loss_mask, samples)
         sums, gradients = self._totals(sums, gradients)
         gradients = self.probe(gradients)
         loss, count, square = self._global_sums(sums, gradients, scale)
         if self.evaluates:
-            return ops.stack((loss, count, square))
+            return self.left(ops.stack((loss, count, square)))
         tokens = ops.maximum(count, Tensor(1.0, ms.float32))
         norm = ops.sqrt(square) * (self.slots / tokens)  # NaN after an overflow anywhere
         finite = ops.isfinite(norm)
+        if self.register is not None:  # there is no NaN
+            finite = ops.logical_and(finite, square >= 0)
+            norm = ops.select(finite, norm, Tensor(-1.0, ms.float32))
         factor = self.slots / (scale * tokens)
         if self.clips:
             factor = factor * ops.minimum(self.clip / (norm + 1e-6), Tensor(1.0, ms.float32))
@@ -245,22 +263,24 @@ class TrainStep(nn.TrainOneStepCell):
         if self.scaled:
             new_scale, new_good = self._next_scale(finite, scale)
             rate = ops.depend(rate, (ops.assign(self.scale, new_scale), ops.assign(self.good_steps, new_good)))
-        return ops.stack((loss / tokens, count, norm, rate, scale, ops.cast(updates, ms.float32)))
+        return self.left(ops.stack((loss / tokens, count, norm, rate, scale, ops.cast(updates, ms.float32))))
 
 
 class EvaluationStep(nn.Cell):
     """Σ mask·nll and Σ mask of one batch over all devices, without a pipeline; updates nothing.
 
     `replicas`: processes whose sums are added up; 1 if the engine partitions the graph and adds them up itself, because
-    it then rejects other communication in a graph without gradients.
+    it then rejects other communication in a graph without gradients. `saturates`: as in `StepSettings`.
     """
 
-    def __init__(self, network: nn.Cell, replicas: int):
+    def __init__(self, network: nn.Cell, replicas: int, saturates: bool = False):
         super().__init__(auto_prefix=False)
         self.network, self.replicas = network, replicas
+        self.register = OverflowRegister() if saturates else None
         self.reduce = ops.AllReduce() if replicas > 1 else None
 
     def construct(self, inputs: Tensor, labels: Tensor, loss_mask: Tensor, samples: Tensor) -> Tensor:
         """A batch -> FP32 [3]: Σ mask·nll, Σ mask, 0."""
         sums = self.network(inputs, labels, loss_mask, samples)
-        return self.reduce(sums) if self.replicas > 1 else sums
+        sums = self.reduce(sums) if self.replicas > 1 else sums
+        return sums if self.register is None else self.register.cleared(sums)

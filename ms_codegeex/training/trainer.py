@@ -13,9 +13,8 @@ from mindspore.nn.utils import no_init_parameters
 
 from ms_codegeex.base.errors import NotFinite
 from ms_codegeex.config import RunConfig
-from ms_codegeex.data.datasets.batches import Batch, Sequences
+from ms_codegeex.data.datasets.batches import Batch, Sequences, read_ahead
 from ms_codegeex.data.datasets.blend import Blend
-from ms_codegeex.data.datasets.prefetch import read_ahead
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.parallel.placement import Placement, loaded_rows
@@ -192,6 +191,7 @@ class Trainer(ObservedRun):
         if self.faults.guarded:
             train_step.set_limits(*self.faults.limits)
         loss, count, norm, rate, scale, updated = train_step(*tensors_of(last)).asnumpy().tolist()
+        norm = norm if norm >= 0 else math.nan
         first = next(self.faults.positions(self.progress.samples, self.config.training.global_batch))
         self.progress.advance(first + self.config.training.global_batch, count, bool(updated))
         seconds = time.perf_counter() - began

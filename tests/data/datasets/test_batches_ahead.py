@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from ms_codegeex.data.datasets.prefetch import read_ahead
+from ms_codegeex.data.datasets.batches import read_ahead
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
