@@ -184,11 +184,13 @@ def test_ci_runs_the_readmes_command_before_it_installs_anything(ci):
     readme = (ROOT / "README.md").read_text()
     assert "\nbash tests/run.sh  " in readme
     _, calls = ci()
-    slow, skipped, rest = "run.sh -m slow --files-by none ", "run.sh --skipped-before -x", calls[4].split()
-    assert calls[0] == "run.sh" and calls[3] == skipped and calls[4].startswith(slow)
-    (first,) = {*calls[1:3]} - {"toolchains"}  # at the same time
-    assert first.startswith(slow) and first.split()[5:] == [word.removeprefix("--ignore=") for word in rest[5:]]
-    assert all((ROOT / path).exists() for path in first.split()[5:-1])
+    slow, skipped = "run.sh -m slow --files-by none ", "run.sh --skipped-before -x"
+    rehearsals = f"{slow}tests/rehearsal -x"  # at the same time as all that follows
+    assert calls[0] == "run.sh" and calls.pop(calls.index(rehearsals)) and len(calls) == 5
+    assert calls[3] == skipped and calls[4].startswith(slow)
+    (first,), rest = {*calls[1:3]} - {"toolchains"}, [word.removeprefix("--ignore=") for word in calls[4].split()[5:]]
+    assert first.startswith(slow) and [*first.split()[5:-1], "tests/rehearsal", "-x"] == rest
+    assert all((ROOT / path).exists() for path in rest[:-1])
 
 
 @pytest.mark.parametrize("named", ["", "elsewhere"])
@@ -213,7 +215,7 @@ def test_ci_names_the_benchmarks_next_to_the_checkout(ci, tmp_path, there, named
         ({"skipped": 5, "slow": 5}, 0, 0),
         ({"skipped": 1}, 1, 0),
         ({"slow": 1}, 1, 0),
-        ({"skipped": 124, "slow": 137}, 0, 3),
+        ({"skipped": 124, "slow": 137}, 0, 4),
     ],
     ids=lambda value: " ".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else None,
 )
@@ -222,8 +224,8 @@ def test_ci_status(ci, statuses, expected, cut):
     assert result.returncode == expected, result.stdout
     assert result.stdout.count("did NOT run") == cut
     assert ("all tests ran" in result.stdout) == (expected == 0 and not cut)
-    ends = {"default": 1, "slow": 3, "skipped": 4}
-    assert len(calls) == (next(ends[name] for name in statuses) if expected else 5)
+    ends = {"default": 1, "slow": 4, "skipped": 5}
+    assert len(calls) == (next(ends[name] for name in statuses) if expected else 6)
 
 
 def test_where_time_runs_out_pytest_prints_what_it_has(tmp_path):
