@@ -36,7 +36,8 @@ class Option:
         off: the value that changes nothing.
         in_requests: the value without which OpenAI's API does the same; None: requests have no such field.
         either: options with the same word here exclude each other.
-        repeated: a tuple is given one value at a time; otherwise all after one option.
+        repeated: a tuple is given one value at a time; otherwise any number of values follows the option.
+        positional: given without the option's name.
         negatable: a switch can be turned off too, by `--no-...`.
         flag: the option's name, if it is not the field's.
         words: other spellings.
@@ -53,6 +54,7 @@ class Option:
     in_requests: float | None = None
     either: str = ""
     repeated: bool = False
+    positional: bool = False
     negatable: bool = False
     flag: str = ""
     words: tuple[str, ...] = ()
@@ -109,7 +111,8 @@ class Declared:
 
 
 def declared(kind: type, names: Iterable[str] | None = None) -> list[Declared]:
-    """The options of a dataclass, or those of these names, in the order of the fields. Other fields are no options."""
+    """The options of a dataclass, or those of these names: required ones first, otherwise in the order of the fields.
+    Other fields are no options."""
     hints, found = typing.get_type_hints(kind, include_extras=True), []
     chosen = None if names is None else set(names)
     for field in fields(kind):  # type: ignore[arg-type]
@@ -122,7 +125,7 @@ def declared(kind: type, names: Iterable[str] | None = None) -> list[Declared]:
             (hint,) = (each for each in typing.get_args(hint) if each is not type(None))
         default = field.default_factory() if field.default_factory is not MISSING else field.default
         found.append(Declared(field.name, option, hint, default, optional))
-    return found
+    return sorted(found, key=lambda each: each.default is not MISSING)
 
 
 def add_options(
@@ -137,9 +140,14 @@ def add_options(
             groups[option.either] = parser.add_mutually_exclusive_group()
         into = groups[option.either]
         default = None if over or each.default in (MISSING, ()) else each.default  # `append` cannot extend a tuple
-        needed = {"required": True} if each.default is MISSING and not over else {}
         text = option.help + ("" if over else option.default_in_words(each.default))
-        into.add_argument(each.flag, *option.words, dest=each.name, help=text, default=default, **needed, **_kind(each))
+        words = _kind(each)
+        if option.positional:
+            into.add_argument(each.name, help=text, default=default, **words)
+            continue
+        if each.default is MISSING and not over:
+            words["required"] = True
+        into.add_argument(each.flag, *option.words, dest=each.name, help=text, default=default, **words)
 
 
 def _kind(each: Declared) -> dict[str, Any]:
@@ -150,11 +158,17 @@ def _kind(each: Declared) -> dict[str, Any]:
     words: dict[str, Any] = {"metavar": each.option.metavar} if each.option.metavar else {}
     item = each.type
     if typing.get_origin(item) is tuple:
-        words |= {"action": "append"} if each.option.repeated else {"nargs": "+"}
+        if each.option.positional:
+            words["nargs"] = "+" if each.default is MISSING else "*"
+        else:
+            words |= {"action": "append"} if each.option.repeated else {"action": "extend", "nargs": "+"}
         item = typing.get_args(item)[0]
+    elif each.option.positional and each.default is not MISSING:
+        words["nargs"] = "?"
     if typing.get_origin(item) is typing.Literal:
-        words["choices"], item = typing.get_args(item), str
-    assert item in (int, float, str, Path), f"{each.name}: no option has the type {each.type}"
+        words["choices"] = typing.get_args(item)
+        item = type(words["choices"][0])
+    assert each.option.convert or item in (int, float, str, Path), f"{each.name}: no option has the type {each.type}"
     return {**words, "type": each.option.convert or item}
 
 
@@ -176,12 +190,13 @@ def given_values(kind: type, arguments: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def check_ranges(settings: Any) -> None:
-    """`UserError` for the first number of a dataclass that is out of its range."""
+def check_ranges(settings: Any, flags: bool = False) -> None:
+    """`UserError` for the first number of a dataclass that is out of its range. `flags`: it names the option, otherwise
+    the field."""
     for each in _with_ranges(type(settings)):
         value = getattr(settings, each.name)
         if value is not None:
-            each.option.check(each.name, value)
+            each.option.check(each.flag if flags else each.name, value)
 
 
 @cache
