@@ -18,7 +18,6 @@ from ms_codegeex.base.json_reading import Malformed, parse_json
 from ms_codegeex.base.options import add_options, declared, given, given_values
 from ms_codegeex.base.printing import print_json, print_out
 from ms_codegeex.commands import decoding, evaluate_compare
-from ms_codegeex.commands.asked_model import read_key
 from ms_codegeex.commands.evaluate_options import (
     KEYS_OF_ANSWERS,
     OF_ANSWERS,
@@ -31,6 +30,7 @@ from ms_codegeex.commands.evaluate_options import (
     ServerOptions,
     SourceOptions,
 )
+from ms_codegeex.commands.model_options import read_key
 from ms_codegeex.evaluation.benchmarks.registry import benchmark, names, with_key
 from ms_codegeex.evaluation.local_model import LocalModel
 from ms_codegeex.evaluation.recipe import Recipe

@@ -3,6 +3,7 @@ evaluations take them from here."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -19,6 +20,12 @@ TopP = Annotated[
     float,
     Option("only the likeliest tokens that make up probability P", "P", gt=0, le=1, off=1, in_requests=1.0),
 ]
+
+
+def _unescaped(text: str) -> str:
+    r"""With \n, \t and \\ replaced; other backslashes stay."""
+    known = {"n": "\n", "t": "\t", "\\": "\\"}
+    return re.sub(r"\\([nt\\])", lambda match: known[match[1]], text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +92,15 @@ class SamplingSettings:
             "with --json: each token's log-probability and the K likeliest tokens with theirs", "K", ge=0, le=256, off=0
         ),
     ] = 0
-    stop: tuple[str, ...] = ()
+    stop: Annotated[
+        tuple[str, ...],
+        Option(
+            "end before this text; \\n, \\t and \\\\ stand for a line break, a tab, a backslash; may be repeated",
+            "TEXT",
+            repeated=True,
+            convert=_unescaped,
+        ),
+    ] = ()
     n: Annotated[int, Option("number of answers, with the seeds --seed, --seed + 1, ...", "N", ge=1)] = 1
     beams: Annotated[
         int,
