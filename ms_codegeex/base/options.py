@@ -31,7 +31,7 @@ class Option:
 
     Args:
         help: what it is for, without its default.
-        metavar: the value's name; none for a switch, or where there are choices.
+        metavar: the value's name, or several words for as many values; none for a switch, or where there are choices.
         ge, gt, le, lt: the range of a number.
         off: the value that changes nothing.
         in_requests: the value without which OpenAI's API does the same; None: requests have no such field.
@@ -120,9 +120,10 @@ def declared(kind: type, names: Iterable[str] | None = None) -> list[Declared]:
         if option is None or (chosen is not None and field.name not in chosen):
             continue
         hint = typing.get_args(hints[field.name])[0]
-        optional = typing.get_origin(hint) in (types.UnionType, typing.Union)
+        kinds = typing.get_args(hint)
+        optional = types.NoneType in kinds
         if optional:
-            (hint,) = (each for each in typing.get_args(hint) if each is not type(None))
+            hint = typing.Union[tuple(each for each in kinds if each is not types.NoneType)]  # noqa: UP007
         default = field.default_factory() if field.default_factory is not MISSING else field.default
         found.append(Declared(field.name, option, hint, default, optional))
     return sorted(found, key=lambda each: each.default is not MISSING)
@@ -158,11 +159,13 @@ def _kind(each: Declared) -> dict[str, Any]:
     words: dict[str, Any] = {"metavar": each.option.metavar} if each.option.metavar else {}
     item = each.type
     if typing.get_origin(item) is tuple:
-        if each.option.positional:
+        item, *others = typing.get_args(item)
+        if others != [...]:
+            words = {"metavar": tuple(each.option.metavar.split()), "nargs": 1 + len(others)}
+        elif each.option.positional:
             words["nargs"] = "+" if each.default is MISSING else "*"
         else:
             words |= {"action": "append"} if each.option.repeated else {"action": "extend", "nargs": "+"}
-        item = typing.get_args(item)[0]
     elif each.option.positional and each.default is not MISSING:
         words["nargs"] = "?"
     if typing.get_origin(item) is typing.Literal:
@@ -188,6 +191,17 @@ def given_values(kind: type, arguments: argparse.Namespace) -> dict[str, Any]:
             each.option.check(each.flag, value)
             found[each.name] = tuple(value) if isinstance(value, list) else value
     return found
+
+
+def refuse(
+    arguments: argparse.Namespace, kind: type, reason: str, names: Iterable[str] | None = None, over: bool = False
+) -> None:
+    """`UserError` for the first of a dataclass's options that is given. An option's default counts as given only
+    `over` values from elsewhere, as in `add_options`."""
+    for each in declared(kind, names):
+        value = getattr(arguments, each.name, None)
+        if value is not None and value is not False and (over or value != each.default):
+            raise UserError(f"{each.flag}: {reason}; leave it out")
 
 
 def check_ranges(settings: Any, flags: bool = False) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.host import available_cores
 from ms_codegeex.base.json_reading import Malformed, parse_json
-from ms_codegeex.base.options import add_options, declared, given, given_values
+from ms_codegeex.base.options import add_options, declared, given, given_values, refuse
 from ms_codegeex.base.printing import print_json, print_out
 from ms_codegeex.commands import decoding, evaluate_compare
 from ms_codegeex.commands.evaluate_options import (
@@ -59,7 +59,6 @@ OTHERS = {  # tasks that judge no programs
     "infilling": "how likely a model finds what was taken out of files",
     "compare": "several evaluations of one benchmark in one report",
 }
-OVER = (Recipe, LocalModel)  # whose options have no default of their own
 NOT_DRAWN = ("languages", "translate_from", "tag", "turns", "mode")  # keys of recipes that choose problems and prompts
 
 
@@ -161,8 +160,8 @@ def _perplexity(arguments: argparse.Namespace) -> int:
     files, settings = given(FileOptions, arguments), given(PerplexityOptions, arguments)
     model = _needed_model(arguments)
     if settings.answers is None:
-        _refuse(arguments, JudgingOptions, "only for --answers", OF_ANSWERS)
-        _refuse(arguments, Recipe, "only for --answers", KEYS_OF_ANSWERS)
+        refuse(arguments, JudgingOptions, "only for --answers", OF_ANSWERS)
+        refuse(arguments, Recipe, "only for --answers", KEYS_OF_ANSWERS, over=True)
     elif settings.against is None:
         raise UserError("--answers: compares two models; give perplexity --against DIR, or evaluate humaneval-x")
     other = settings.against and LocalModel(settings.against, threads=model.threads, cpu_level=model.cpu_level)
@@ -224,15 +223,6 @@ def _print(files: FileOptions, result: Mapping[str, Any], lines: Callable[[], It
     return 0
 
 
-def _refuse(arguments: argparse.Namespace, kind: type, reason: str, names_of_kind: Iterable[str] | None = None) -> None:
-    """`UserError` for the first of these options that is given."""
-    for each in declared(kind, names_of_kind):
-        value = getattr(arguments, each.name, None)
-        absent = value is None or value is False if kind in OVER else value == each.default
-        if not absent and value is not None:
-            raise UserError(f"{each.flag}: {reason}; leave it out")
-
-
 def _draws(source: SourceOptions, judging: JudgingOptions) -> bool:
     """Whether there are samples, or will be."""
     return bool(source.model or source.url or source.samples or judging.judge_only)
@@ -243,16 +233,16 @@ def _check_source(
 ) -> None:
     """`UserError` for options that contradict each other."""
     if source.model is None:
-        _refuse(arguments, LocalModel, "only for --model, our own engine")
-        _refuse(arguments, DeviceOptions, "only for --model, our own engine")
+        refuse(arguments, LocalModel, "only for --model, our own engine", over=True)
+        refuse(arguments, DeviceOptions, "only for --model, our own engine")
     if not source.url:
-        _refuse(arguments, ServerOptions, "only for --url, a server")
+        refuse(arguments, ServerOptions, "only for --url, a server")
     if judging.judge_only and (source.model or source.url):
         raise UserError("--judge-only: draws no samples; leave --model and --url out")
     if source.samples or judging.judge_only:
         drawn = [each.name for each in declared(Recipe) if each.name not in NOT_DRAWN]
         words = "--samples" if source.samples else "--judge-only"
-        _refuse(arguments, Recipe, f"{words} draws no samples", drawn)
+        refuse(arguments, Recipe, f"{words} draws no samples", drawn, over=True)
     if judging.ray_address is not None and judging.judge_engine != "ray":
         raise UserError("--ray-address: is for --judge-engine ray")
     if judging.judge_engine == "ray" and judging.generate_only:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.commands import training_job
-from ms_codegeex.commands.infill_options import add_arguments, infill_config
+from ms_codegeex.commands.prepare_options import add_infill_options, infill_config
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
@@ -58,7 +58,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="train for N passes over the data, instead of the configuration's steps",
     )
-    add_arguments(parser)
+    add_infill_options(parser)
     parser.add_argument("--devices", type=int, metavar="N", help="worker processes (default: the configuration's)")
     training_job.configure_resuming(parser)
     parser.add_argument("--json", action="store_true", help="print summary.json on standard output at the end")

@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.options import refuse
 from ms_codegeex.base.printing import print_json, print_out
 from ms_codegeex.commands.dataset_summary import print_dataset
-from ms_codegeex.commands.infill_options import INFILL
-from ms_codegeex.commands.prepare_finetune import OF_CORPORA, PRETRAIN, refuse
+from ms_codegeex.commands.prepare_options import CORPORA, DatasetOptions, ExchangeOptions, InfillOptions, TuningOptions
 
 EXAMPLES = """\
   ms-codegeex prepare --input corpus --to mindrecord --output corpus-mindrecord --seq-length 2048 --files 8
@@ -17,42 +17,25 @@ EXAMPLES = """\
   ms-codegeex prepare --input corpus-mindrecord --from mindrecord --output corpus2 --tokenizer codegeex
   ms-codegeex prepare --input tuning-megatron/train --from triplet --output tuning2
 """
-FORMATS = ("mindrecord", "triplet")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments for exporting and importing."""
-    group = parser.add_argument_group(
-        "exchange", "MindRecord files, or the three Megatron datasets of CodeGeeX's fine-tuning (docs/interchange.md)"
-    )
-    direction = group.add_mutually_exclusive_group()
-    direction.add_argument("--to", choices=FORMATS, help="write the dataset directory --input in this format")
-    direction.add_argument(
-        "--from", choices=FORMATS, dest="from_format", help="read --input in this format, write a dataset directory"
-    )
-    group.add_argument("--split", choices=("train", "validation"), help="split that --to writes (default: train)")
-    group.add_argument("--files", type=int, metavar="N", help="number of files of --to mindrecord (default: 1)")
-    group.add_argument(
-        "--order",
-        choices=("stored", "training"),
-        help="order of the rows of --to mindrecord: that of the dataset, or that of training with --seed "
-        "(default: stored)",
-    )
-
-
-def run(arguments: argparse.Namespace) -> int | None:
-    """Export or import a dataset and print what was written; None if neither was requested."""
+def run(arguments: argparse.Namespace) -> bool:
+    """Export or import a dataset and print what was written; False if neither was requested."""
     if not arguments.to:
-        refuse(arguments, ("split", "files", "order"), "--to")
-    if not arguments.to and not arguments.from_format:
-        return None
-    refuse(arguments, (*OF_CORPORA, "overlong", "template", *INFILL), "datasets that are made of text")
-    if arguments.task != PRETRAIN or not arguments.input:
+        refuse(arguments, ExchangeOptions, "only with --to", ("split", "files", "order"))
+        if not arguments.from_format:
+            return False
+    for kind in (*CORPORA, InfillOptions):
+        refuse(arguments, kind, "only with datasets that are made of text")
+    refuse(arguments, TuningOptions, "only with datasets that are made of text", ("overlong", "template"))
+    if arguments.task != "pretrain" or not arguments.input:
         raise UserError("--to and --from: take --input and no --task, for text has been made tokens already")
     if arguments.to:
-        return _export(arguments)
-    refuse(arguments, ("seq_length",), "--to or --task")
-    return _import(arguments)
+        _export(arguments)
+    else:
+        refuse(arguments, TuningOptions, "only with --to or --task", ("seq_length",))
+        _import(arguments)
+    return True
 
 
 def _one(arguments: argparse.Namespace, what: str) -> Path:
@@ -61,9 +44,9 @@ def _one(arguments: argparse.Namespace, what: str) -> Path:
     return arguments.input[0]
 
 
-def _export(arguments: argparse.Namespace) -> int:
+def _export(arguments: argparse.Namespace) -> None:
     dataset, split = _one(arguments, "a dataset directory"), arguments.split or "train"
-    refuse(arguments, ("replace",), "datasets that are made; give --output a new directory")
+    refuse(arguments, DatasetOptions, "only with datasets that are made; give --output a new directory", ("replace",))
     if not (dataset / "dataset.json").is_file():
         raise UserError(f"{dataset}: no dataset directory (no dataset.json); `ms-codegeex prepare` makes them")
     if arguments.to == "mindrecord":
@@ -81,16 +64,15 @@ def _export(arguments: argparse.Namespace) -> int:
     else:
         from ms_codegeex.data.interchange.foreign import export_triplet
 
-        refuse(arguments, ("files", "order"), "--to mindrecord")
+        refuse(arguments, ExchangeOptions, "only with --to mindrecord", ("files", "order"))
         result = export_triplet(dataset, arguments.output, split, arguments.seq_length, progress=True)
     if arguments.json:
         print_json(result)
     else:
         print_out(f"{result['rows']} rows of {result['seq_length']} + 1 tokens of {split}: {result['output']}")
-    return 0
 
 
-def _import(arguments: argparse.Namespace) -> int:
+def _import(arguments: argparse.Namespace) -> None:
     options = {"validation_share": arguments.validation_share, "replace": arguments.replace}
     if arguments.from_format == "mindrecord":
         from ms_codegeex.data.interchange.mindrecord import import_mindrecord
@@ -102,4 +84,3 @@ def _import(arguments: argparse.Namespace) -> int:
         prefix = _one(arguments, "the triplet's path without _input_ids")
         result = import_triplet(prefix, arguments.output, arguments.tokenizer, **options)
     print_dataset(arguments, result)
-    return 0
