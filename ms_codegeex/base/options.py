@@ -2,7 +2,7 @@
 
     @dataclass(frozen=True)
     class Sampling:
-        top_k: Annotated[int, Option("only the K likeliest tokens", "K", ge=0, off=0)] = 0
+        top_k: int = option("only the K likeliest tokens", "K", 0, ge=0, off=0)
 
 `add_options(parser, Sampling)` adds `--top-k K`, and `given(Sampling, arguments)` is the instance that the words make.
 tyro and jsonargparse do this for whole programs, but neither keeps this package's help, errors and exclusive groups,
@@ -15,7 +15,7 @@ import argparse
 import types
 import typing
 from collections.abc import Callable, Iterable
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,11 +23,13 @@ from typing import Any, TypeVar
 from ms_codegeex.base.errors import UserError
 
 Settings = TypeVar("Settings")
+OPTION = "option"  # the key in a field's metadata
+REQUIRED = MISSING  # the default of an option that must be given
 
 
 @dataclass(frozen=True)
 class Option:
-    """What a field means to users, in its `Annotated` type.
+    """What a field means to users.
 
     Args:
         help: what it is for, without its default.
@@ -59,6 +61,10 @@ class Option:
     flag: str = ""
     words: tuple[str, ...] = ()
     convert: Callable[[str], Any] | None = None
+
+    def field(self, default: Any) -> Any:
+        """A dataclass's field with this meaning."""
+        return field(default=default, metadata={OPTION: self})
 
     def check(self, name: str, value: Any) -> None:
         """`UserError` for a number out of range."""
@@ -94,6 +100,11 @@ def _number(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def option(help: str, metavar: str | None = None, default: Any = None, **more: Any) -> Any:
+    """A field that is an option; `more` as in `Option`."""
+    return Option(help, metavar, **more).field(default)
+
+
 @dataclass(frozen=True)
 class Declared:
     """An option of a dataclass: its field's name, type without `None`, and default."""
@@ -113,19 +124,17 @@ class Declared:
 def declared(kind: type, names: Iterable[str] | None = None) -> list[Declared]:
     """The options of a dataclass, or those of these names: required ones first, otherwise in the order of the fields.
     Other fields are no options."""
-    hints, found = typing.get_type_hints(kind, include_extras=True), []
+    hints, found = typing.get_type_hints(kind), []
     chosen = None if names is None else set(names)
-    for field in fields(kind):  # type: ignore[arg-type]
-        option = next((x for x in getattr(hints[field.name], "__metadata__", ()) if isinstance(x, Option)), None)
-        if option is None or (chosen is not None and field.name not in chosen):
+    for each in fields(kind):  # type: ignore[arg-type]
+        if OPTION not in each.metadata or (chosen is not None and each.name not in chosen):
             continue
-        hint = typing.get_args(hints[field.name])[0]
+        hint = hints[each.name]
         kinds = typing.get_args(hint)
         optional = types.NoneType in kinds
         if optional:
-            hint = typing.Union[tuple(each for each in kinds if each is not types.NoneType)]  # noqa: UP007
-        default = field.default_factory() if field.default_factory is not MISSING else field.default
-        found.append(Declared(field.name, option, hint, default, optional))
+            hint = typing.Union[tuple(kind for kind in kinds if kind is not types.NoneType)]  # noqa: UP007
+        found.append(Declared(each.name, each.metadata[OPTION], hint, each.default, optional))
     return sorted(found, key=lambda each: each.default is not MISSING)
 
 

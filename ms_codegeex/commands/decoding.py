@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from ms_codegeex.base.options import Option, add_options, given
+from ms_codegeex.base.options import add_options, given, option
 from ms_codegeex.generation.sampling import SamplingSettings, request_fields
 
 
@@ -14,16 +14,13 @@ from ms_codegeex.generation.sampling import SamplingSettings, request_fields
 class PromptOptions:
     """What `generate` and `complete` do with the text to continue."""
 
-    language: Annotated[str | None, Option("put this language's tag in front of the text", "NAME")] = None
-    cut_prompt: Annotated[bool, Option("drop the start of a text that is too long instead of refusing it")] = False
-    stop_at: Annotated[
-        Literal["block"] | None,
-        Option(
-            "end with the block that the prompt began: before a line in the first column (Python), after its "
-            "closing brace (languages with braces; see --language)"
-        ),
-    ] = None
-    json: Annotated[bool, Option("one JSON object instead of streamed text")] = False
+    language: str | None = option("put this language's tag in front of the text", "NAME")
+    cut_prompt: bool = option("drop the start of a text that is too long instead of refusing it", default=False)
+    stop_at: Literal["block"] | None = option(
+        "end with the block that the prompt began: before a line in the first column (Python), after its "
+        "closing brace (languages with braces; see --language)"
+    )
+    json: bool = option("one JSON object instead of streamed text", default=False)
 
 
 def configure(parser: argparse.ArgumentParser, *others: str) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.options import Option, add_options, given
+from ms_codegeex.base.options import add_options, given, option
 from ms_codegeex.generation.engine_options import EngineOptions
 from ms_codegeex.generation.levels import cpu_level
 
@@ -20,12 +20,10 @@ if TYPE_CHECKING:
 class ModelOptions:
     """Which model; a server's has a key and a name."""
 
-    url: Annotated[str, Option("a server with OpenAI's API", "URL", either="model")] = "http://127.0.0.1:8000"
-    model: Annotated[
-        Path | None, Option("instead of a server: a model directory, run or checkpoint", "DIR", either="model")
-    ] = None
-    api_key_file: Annotated[Path | None, Option("file that holds the server's key", "FILE")] = None
-    name: Annotated[str | None, Option("the server's model, or an adapter (default: the model)", "NAME")] = None
+    url: str = option("a server with OpenAI's API", "URL", "http://127.0.0.1:8000", either="model")
+    model: Path | None = option("instead of a server: a model directory, run or checkpoint", "DIR", either="model")
+    api_key_file: Path | None = option("file that holds the server's key", "FILE")
+    name: str | None = option("the server's model, or an adapter (default: the model)", "NAME")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

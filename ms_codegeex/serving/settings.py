@@ -5,10 +5,10 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.options import Option, check_ranges
+from ms_codegeex.base.options import REQUIRED, check_ranges, option
 from ms_codegeex.generation.engine_options import EngineOptions
 from ms_codegeex.generation.levels import cpu_level
 
@@ -24,59 +24,42 @@ def _named_adapter(text: str) -> tuple[str, Path]:
 class ServeSettings(EngineOptions):
     """Options of the verb `serve`, by the names of its flags."""
 
-    model: Annotated[
-        Path,
-        Option("model directory (quantised or not), run directory or checkpoint", "DIR", words=("--model-path",)),
-    ]
-    name: Annotated[str, Option("the model's name in the API (default: that of its directory)")] = ""
-    host: Annotated[str, Option("address to listen at", words=("--listen",))] = "127.0.0.1"
-    port: Annotated[int, Option("port to listen at; 0: any free one", "N", ge=0, le=65535)] = 8000
-    demo: Annotated[bool, Option("a web page at / to try the model in a browser")] = False
-    example_path: Annotated[Path | None, Option("examples of the demo: JSON lines with code and language", "FILE")] = (
-        None
+    model: Path = option(
+        "model directory (quantised or not), run directory or checkpoint", "DIR", REQUIRED, words=("--model-path",)
     )
-    bits: Annotated[
-        Literal[8, 4] | None, Option("round the model's matrices while it is loaded", words=("--quantize",))
-    ] = None
-    devices: Annotated[
-        int,
-        Option(
-            "share the model among N processes, on a machine with GPUs one for each", "N", ge=1, words=("--n-gpus",)
-        ),
-    ] = 1
-    adapter: Annotated[
-        tuple[tuple[str, Path], ...],
-        Option(
-            "LoRA adapters on the model, which requests choose by `model`: runs, or directories in PEFT's layout",
-            "NAME=DIR",
-            convert=_named_adapter,
-        ),
-    ] = ()
-    max_concurrency: Annotated[
-        int | None,
-        Option("answers computed at once (default: as many as half of the free memory holds, up to 16)", "N", ge=1),
-    ] = None
-    max_queue: Annotated[int, Option("answers that wait; more get 429", "N", ge=0)] = 64
-    max_connections: Annotated[
-        int, Option("clients that may be connected; idle connections are closed for new ones", "N", ge=1)
-    ] = 1024
-    deadline: Annotated[float, Option("maximum seconds of a request", "S", gt=0)] = 600.0
-    hang: Annotated[float, Option("restart an engine after this many silent seconds", "S", gt=0)] = 300.0
-    max_body: Annotated[int, Option("longest body; others get 413 (default: 4 MiB)", "BYTES", ge=1)] = 4 << 20
-    grace: Annotated[float, Option("seconds after SIGTERM for answers in progress", "S", ge=0, lt=float("inf"))] = 30.0
-    api_key_file: Annotated[
-        Path | None, Option("a key, or its SHA-256, in each line (docs/serve.md); read again on SIGHUP", "FILE")
-    ] = None
-    requests_per_minute: Annotated[
-        int | None, Option("limit of each key; more get 429 (default: no limit)", "N", ge=1)
-    ] = None
-    cors: Annotated[
-        tuple[str, ...], Option("origins of web pages that may send requests (default: none)", "ORIGIN")
-    ] = ()
-    access_log: Annotated[
-        str | None, Option("a line of JSON for each request; -: on standard output (default: none)", "FILE|-")
-    ] = None
-    log_prompts: Annotated[bool, Option("the access log also has the text of prompts")] = False
+    name: str = option("the model's name in the API (default: that of its directory)", default="")
+    host: str = option("address to listen at", default="127.0.0.1", words=("--listen",))
+    port: int = option("port to listen at; 0: any free one", "N", 8000, ge=0, le=65535)
+    demo: bool = option("a web page at / to try the model in a browser", default=False)
+    example_path: Path | None = option("examples of the demo: JSON lines with code and language", "FILE")
+    bits: Literal[8, 4] | None = option("round the model's matrices while it is loaded", words=("--quantize",))
+    devices: int = option(
+        "share the model among N processes, on a machine with GPUs one for each", "N", 1, ge=1, words=("--n-gpus",)
+    )
+    adapter: tuple[tuple[str, Path], ...] = option(
+        "LoRA adapters on the model, which requests choose by `model`: runs, or directories in PEFT's layout",
+        "NAME=DIR",
+        (),
+        convert=_named_adapter,
+    )
+    max_concurrency: int | None = option(
+        "answers computed at once (default: as many as half of the free memory holds, up to 16)", "N", ge=1
+    )
+    max_queue: int = option("answers that wait; more get 429", "N", 64, ge=0)
+    max_connections: int = option(
+        "clients that may be connected; idle connections are closed for new ones", "N", 1024, ge=1
+    )
+    deadline: float = option("maximum seconds of a request", "S", 600.0, gt=0)
+    hang: float = option("restart an engine after this many silent seconds", "S", 300.0, gt=0)
+    max_body: int = option("longest body; others get 413 (default: 4 MiB)", "BYTES", 4 << 20, ge=1)
+    grace: float = option("seconds after SIGTERM for answers in progress", "S", 30.0, ge=0, lt=float("inf"))
+    api_key_file: Path | None = option(
+        "a key, or its SHA-256, in each line (docs/serve.md); read again on SIGHUP", "FILE"
+    )
+    requests_per_minute: int | None = option("limit of each key; more get 429 (default: no limit)", "N", ge=1)
+    cors: tuple[str, ...] = option("origins of web pages that may send requests (default: none)", "ORIGIN", ())
+    access_log: str | None = option("a line of JSON for each request; -: on standard output (default: none)", "FILE|-")
+    log_prompts: bool = option("the access log also has the text of prompts", default=False)
 
     def __post_init__(self) -> None:
         check_ranges(self, flags=True)

@@ -3,30 +3,30 @@
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import pytest
 from hypothesis import given as drawn
 from hypothesis import strategies as st
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.options import Option, add_options, check_ranges, declared, given
+from ms_codegeex.base.options import REQUIRED, add_options, check_ranges, declared, given, option
 
 
 @dataclass(frozen=True)
 class Settings:
-    needed: Annotated[Path, Option("where to", "DIR")]
-    count: Annotated[int, Option("how many", "N", ge=1)] = 3
-    share: Annotated[float, Option("a part", "P", gt=0, le=1, off=1)] = 1.0
-    bonus: Annotated[float, Option("more", "X", ge=-5, lt=5, off=0)] = 0.5
-    limit: Annotated[int | None, Option("at most", "N", ge=1)] = None
-    fast: Annotated[bool, Option("quicker")] = False
-    tag: Annotated[bool | None, Option("with a tag")] = None
-    kind: Annotated[Literal["one", "two"], Option("which")] = "one"
-    names: Annotated[tuple[str, ...], Option("some", "NAME")] = ()
-    fields: Annotated[tuple[str, ...], Option("each", "NAME=VALUE", repeated=True, words=("--field",))] = ()
-    left: Annotated[bool, Option("go left", either="side")] = False
-    right: Annotated[bool, Option("go right", either="side")] = False
+    needed: Path = option("where to", "DIR", REQUIRED)
+    count: int = option("how many", "N", 3, ge=1)
+    share: float = option("a part", "P", 1.0, gt=0, le=1, off=1)
+    bonus: float = option("more", "X", 0.5, ge=-5, lt=5, off=0)
+    limit: int | None = option("at most", "N", ge=1)
+    fast: bool = option("quicker", default=False)
+    tag: bool | None = option("with a tag")
+    kind: Literal["one", "two"] = option("which", default="one")
+    names: tuple[str, ...] = option("some", "NAME", ())
+    fields: tuple[str, ...] = option("each", "NAME=VALUE", (), repeated=True, words=("--field",))
+    left: bool = option("go left", default=False, either="side")
+    right: bool = option("go right", default=False, either="side")
     ours: int = 7  # no option
 
 
