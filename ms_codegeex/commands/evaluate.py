@@ -16,13 +16,12 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.host import available_cores
 from ms_codegeex.base.json_reading import Malformed, parse_json
 from ms_codegeex.base.options import add_options, declared, given, given_values, refuse
-from ms_codegeex.base.printing import print_json, print_out
-from ms_codegeex.commands import decoding, evaluate_compare
+from ms_codegeex.base.printing import print_result
+from ms_codegeex.commands import decoding
 from ms_codegeex.commands.evaluate_options import (
     KEYS_OF_ANSWERS,
     OF_ANSWERS,
     ComparisonOptions,
-    DeviceOptions,
     FileOptions,
     InfillingOptions,
     JudgingOptions,
@@ -34,6 +33,7 @@ from ms_codegeex.commands.model_options import read_key
 from ms_codegeex.evaluation.benchmarks.registry import benchmark, names, with_key
 from ms_codegeex.evaluation.local_model import LocalModel
 from ms_codegeex.evaluation.recipe import Recipe
+from ms_codegeex.generation.engine_options import EngineOptions
 from ms_codegeex.generation.levels import AUTO, cpu_level
 
 SUMMARY = "measure models on HumanEval-X, MultiPL-E, EvalPlus, MTPB, DS-1000 and more; programs run in a sandbox"
@@ -72,10 +72,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         task = tasks.add_parser(name, help=summary, allow_abbrev=False)
         add_options(task, FileOptions, None if name != "compare" else ("output", "json"))
         if name == "compare":
-            task.add_argument("compared", nargs="*", metavar="[NAME=]DIR", help="directories of finished evaluations")
             add_options(task, ComparisonOptions)
             continue
-        _configure_model(task.add_argument_group("the model"), SourceOptions, ("model",))
+        _configure_model(task.add_argument_group("the model"), ("model",))
         if name == "infilling":
             add_options(task, InfillingOptions)
             continue
@@ -88,7 +87,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def _configure_benchmark(task: argparse.ArgumentParser, name: str) -> None:
     add_options(task, FileOptions)
     source = task.add_argument_group("where samples come from")
-    _configure_model(source, SourceOptions, None, "slots")
+    _configure_model(source, None, "slots")
     add_options(source, ServerOptions)
     drawing = task.add_argument_group("how samples are drawn", "instead of, or over, a recipe's values")
     drawing.add_argument(
@@ -101,13 +100,11 @@ def _configure_benchmark(task: argparse.ArgumentParser, name: str) -> None:
     add_options(task.add_argument_group("judging"), JudgingOptions, judging | {*benchmark(name).options})
 
 
-def _configure_model(
-    group: argparse._ArgumentGroup, source: type, names_of_source: Iterable[str] | None, *more: str
-) -> None:
+def _configure_model(group: argparse._ArgumentGroup, sources: Iterable[str] | None, *more: str) -> None:
     """Options of the model, and of how our own engine runs it."""
-    add_options(group, source, names_of_source)
+    add_options(group, SourceOptions, sources)
     add_options(group, LocalModel, ("adapter", "threads", "fast", "cpu_level", *more), over=True)
-    add_options(group, DeviceOptions)
+    add_options(group, EngineOptions, ("device",))
 
 
 def keys_of(task: str) -> tuple[str, ...]:
@@ -115,17 +112,17 @@ def keys_of(task: str) -> tuple[str, ...]:
     return tuple(each.name for each in declared(Recipe) if not (having := with_key(each.name)) or task in having)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Evaluate and print the result."""
-    others: Mapping[str, Callable[[argparse.Namespace], int]] = {
-        "compare": evaluate_compare.run,
+    others: Mapping[str, Callable[[argparse.Namespace], None]] = {
+        "compare": _compare,
         "perplexity": _perplexity,
         "infilling": _infilling,
     }
-    return others.get(arguments.task, _judge)(arguments)
+    others.get(arguments.task, _judge)(arguments)
 
 
-def _judge(arguments: argparse.Namespace) -> int:
+def _judge(arguments: argparse.Namespace) -> None:
     """A benchmark."""
     files, source = given(FileOptions, arguments), given(SourceOptions, arguments)
     server, judging = given(ServerOptions, arguments), given(JudgingOptions, arguments)
@@ -153,10 +150,10 @@ def _judge(arguments: argparse.Namespace) -> int:
         prompt_perplexity=judging.prompt_perplexity,
     )
     result = session.evaluate(task, recipe, options)
-    return _print(files, result, lambda: scores.lines(result))
+    _print(files, result, scores.lines(result))
 
 
-def _perplexity(arguments: argparse.Namespace) -> int:
+def _perplexity(arguments: argparse.Namespace) -> None:
     files, settings = given(FileOptions, arguments), given(PerplexityOptions, arguments)
     model = _needed_model(arguments)
     if settings.answers is None:
@@ -179,7 +176,7 @@ def _perplexity(arguments: argparse.Namespace) -> int:
 
             yield from validity.lines(result["validity"])
 
-    return _print(files, result, lines)
+    _print(files, result, lines())
 
 
 def _validity(
@@ -205,22 +202,37 @@ def _validity(
     return lambda: {"validity": compare_validity(task, recipe, options, {"model": model, "other": other})}
 
 
-def _infilling(arguments: argparse.Namespace) -> int:
+def _infilling(arguments: argparse.Namespace) -> None:
     files, settings = given(FileOptions, arguments), given(InfillingOptions, arguments)
     model = _needed_model(arguments)
     from ms_codegeex.evaluation.infilling.evaluate import COUNT, SEED, evaluate_infilling, lines
 
     seed = SEED if settings.seed is None else settings.seed
     result = evaluate_infilling(model, files.data, files.output, settings.limit or COUNT, seed)
-    return _print(files, result, lambda: lines(result))
+    _print(files, result, lines(result))
 
 
-def _print(files: FileOptions, result: Mapping[str, Any], lines: Callable[[], Iterable[str]]) -> int:
-    if files.json:
-        print_json(result)
-    else:
-        print_out("\n".join([*lines(), f"report: {files.output / 'report.html'}"]))
-    return 0
+def _compare(arguments: argparse.Namespace) -> None:
+    """Write comparison.json and comparison.html, and print how the evaluations differ."""
+    settings = given(ComparisonOptions, arguments)
+    from ms_codegeex.base.files import atomic_file, write_json
+    from ms_codegeex.evaluation.output_directory import sole_writer
+    from ms_codegeex.evaluation.reports import comparison, comparison_page
+    from ms_codegeex.evaluation.reports.published_rows import read_published
+
+    evaluations = comparison.read_evaluations(arguments.compared)
+    found = comparison.compare(evaluations, settings.verdicts, read_published(settings.published))
+    page = comparison_page.render(found, evaluations, settings.most_answers)
+    with sole_writer(arguments.output):
+        write_json(arguments.output / "comparison.json", found)
+        with atomic_file(arguments.output / "comparison.html") as temporary:
+            temporary.write_text(page, encoding="utf-8")
+    lines = [*comparison.lines(found), f"report: {arguments.output / 'comparison.html'}"]
+    print_result(found, "\n".join(lines), arguments.json)
+
+
+def _print(files: FileOptions, result: Mapping[str, Any], lines: Iterable[str]) -> None:
+    print_result(result, "\n".join([*lines, f"report: {files.output / 'report.html'}"]), files.json)
 
 
 def _draws(source: SourceOptions, judging: JudgingOptions) -> bool:
@@ -234,7 +246,7 @@ def _check_source(
     """`UserError` for options that contradict each other."""
     if source.model is None:
         refuse(arguments, LocalModel, "only for --model, our own engine", over=True)
-        refuse(arguments, DeviceOptions, "only for --model, our own engine")
+        refuse(arguments, EngineOptions, "only for --model, our own engine", ("device",))
     if not source.url:
         refuse(arguments, ServerOptions, "only for --url, a server")
     if judging.judge_only and (source.model or source.url):

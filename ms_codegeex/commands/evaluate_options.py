@@ -41,13 +41,6 @@ class SourceOptions:
 
 
 @dataclass(frozen=True)
-class DeviceOptions:
-    """What computes."""
-
-    device: Literal["cpu", "gpu", "ascend"] | None = option("device for --model (default: MindSpore's choice)")
-
-
-@dataclass(frozen=True)
 class ServerOptions:
     """How `--url` is used."""
 
@@ -128,6 +121,7 @@ class InfillingOptions:
 class ComparisonOptions:
     """What is compared, and shown."""
 
+    compared: tuple[str, ...] = option("directories of finished evaluations", "[NAME=]DIR", (), positional=True)
     verdicts: Literal["strict", "published", "base"] = option(
         "the rule by which an answer passes (base: of evalplus)", default="strict"
     )

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.commands import training_job
+from ms_codegeex.base.options import add_options, given
+from ms_codegeex.base.printing import print_error
 from ms_codegeex.commands.prepare_options import add_infill_options, infill_config
+from ms_codegeex.commands.train import ResumingOptions, overrides_of
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
@@ -60,14 +62,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_infill_options(parser)
     parser.add_argument("--devices", type=int, metavar="N", help="worker processes (default: the configuration's)")
-    training_job.configure_resuming(parser)
+    add_options(parser, ResumingOptions)
     parser.add_argument("--json", action="store_true", help="print summary.json on standard output at the end")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Prepare the data with the model's tokenizer, then train from its weights."""
-    from ms_codegeex.commands.training_job import paths_and_overrides, rank_table_of, restarts_of, say, train
+    from ms_codegeex.commands.training_job import paths_and_overrides, rank_table_of, train
     from ms_codegeex.formats.sources import open_source
+    from ms_codegeex.runs.attempts import Restarts
     from ms_codegeex.runs.memory_check import required_memory
     from ms_codegeex.runs.node import resolve_node
     from ms_codegeex.runs.resume import check_allowed
@@ -79,7 +82,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"--data: {words[0]} is an override; name files or a dataset directory first")
     source = open_source(Path(arguments.model))
     config = _configured(arguments, source, [*arguments.overrides, *words])
-    check_allowed(config, arguments.allow_change)
+    options = given(ResumingOptions, arguments)
+    check_allowed(config, options.allow_change)
     table = _one_server(rank_table_of("finetune", None, config.device))
     if len(data) == 1 and (Path(data[0]) / "dataset.json").is_file():
         dataset = Path(data[0]).absolute()
@@ -90,11 +94,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.epochs is not None:
         config = _with_epochs(config, arguments.epochs)
     if config.device == "cpu":
-        say(f"memory: about {required_memory(config) / 1e9:.1f} GB on {config.devices} process(es)")
-    say(f"at most {config.steps} steps of {config.training.global_batch} sequences of {config.seq_length} tokens")
-    node = resolve_node(config, table, None, None, None)
-    restarts, allowed = restarts_of(arguments), arguments.allow_change
-    return train(config, node, allow_change=allowed, restarts=restarts, as_json=arguments.json)
+        print_error(f"memory: about {required_memory(config) / 1e9:.1f} GB on {config.devices} process(es)")
+    print_error(
+        f"at most {config.steps} steps of {config.training.global_batch} sequences of {config.seq_length} tokens"
+    )
+    node, restarts = resolve_node(config, table), Restarts(options.restarts, options.min_devices)
+    return train(config, node, allow_change=options.allow_change, restarts=restarts, as_json=arguments.json)
 
 
 def _one_server(path: Path | None) -> Path | None:
@@ -126,11 +131,7 @@ def _configured(arguments: argparse.Namespace, source: Source, words: list[str])
         lora = {"rank": adapters.rank, "alpha": adapters.alpha, "targets": adapters.targets}
         lora["weights"] = str(Path(arguments.adapter).absolute())
         words = [f"lora.{key}={json.dumps(value)}" for key, value in lora.items()] + words
-    if arguments.devices is not None:
-        words.append(f"devices={arguments.devices}")
-    if arguments.resume is not None:
-        words.append(f"checkpoint.resume={json.dumps(arguments.resume)}")
-    return load_config(Path(name), words)
+    return load_config(Path(name), [*words, *overrides_of(arguments)])
 
 
 def _prepared(data: list[str], task: str | None, source: Source, config: RunConfig, quiet: bool) -> Path:

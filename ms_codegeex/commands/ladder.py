@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.base.errors import RunFailure
-from ms_codegeex.base.printing import print_json, print_out
+from ms_codegeex.base.printing import print_error, print_out, print_result
 
 if TYPE_CHECKING:
     from ms_codegeex.ladder.settings import Rung
@@ -32,40 +32,35 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print ladder.json on standard output at the end")
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Train the missing runs, then fit and draw."""
     from ms_codegeex.base.files import write_json
-    from ms_codegeex.commands.training_job import say
     from ms_codegeex.ladder.report import named, write_report
     from ms_codegeex.ladder.results import analyse, result_of
     from ms_codegeex.ladder.settings import load_ladder
 
     if table := os.environ.get("RANK_TABLE_FILE"):
-        say(f"RANK_TABLE_FILE={table} of the environment is not used: each run is on this server")
+        print_error(f"RANK_TABLE_FILE={table} of the environment is not used: each run is on this server")
     settings, rungs = load_ladder(Path(arguments.config) if arguments.config else None, arguments.overrides)
     if arguments.dry_run:
         for rung in rungs:
             x = result_of(rung, None)
             print_out(f"{x.parameters:>12,} parameters {x.tokens:>14,} tokens {x.flops:.1e} FLOPs  {x.directory}")
-        return 0
+        return
     results = []
     for number, rung in enumerate(rungs, 1):
         summary = _summary(rung)
         if summary is None:
-            say(f"run {number} of {len(rungs)}: {rung.directory.name}")
+            print_error(f"run {number} of {len(rungs)}: {rung.directory.name}")
             summary = _train(rung)
         results.append(result_of(rung, summary or None))
     found, directory = analyse(settings, results), Path(settings.output)
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / "ladder.json", found)
     write_report(directory, found)
-    if arguments.json:
-        print_json(found)
-        return 0
-    for law in found["laws"]:
-        print_out(f"{named(found, law['value'])}: {_sentence(law)}")
-    print_out(f"tables {directory / 'ladder.html'}\ndrawing {directory / 'ladder.png'}")
-    return 0
+    lines = [f"{named(found, law['value'])}: {_sentence(law)}" for law in found["laws"]]
+    lines += [f"tables {directory / 'ladder.html'}", f"drawing {directory / 'ladder.png'}"]
+    print_result(found, "\n".join(lines), arguments.json)
 
 
 def _sentence(law: dict[str, Any]) -> str:
@@ -95,7 +90,7 @@ def _summary(rung: Rung) -> dict[str, Any] | None:
 
 def _train(rung: Rung) -> dict[str, Any]:
     """Train one run; {} if it diverges."""
-    from ms_codegeex.commands.training_job import say, train
+    from ms_codegeex.commands.training_job import train
     from ms_codegeex.runs.attempts import Restarts
     from ms_codegeex.runs.node import resolve_node
 
@@ -106,5 +101,5 @@ def _train(rung: Rung) -> dict[str, Any]:
     except RunFailure as failure:
         if _summary(rung) != {}:
             raise
-        say(f"it diverged and is left out of the fit: {failure}")
+        print_error(f"it diverged and is left out of the fit: {failure}")
     return _summary(rung) or {}

@@ -33,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--interval", type=float, default=2.0, metavar="S", help="seconds between updates (default: 2)")
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Show the runs until all have ended or Ctrl-C."""
     from rich.console import Console
 
@@ -53,7 +53,6 @@ def run(arguments: argparse.Namespace) -> int:
         Console().print(_shown(histories))
     elif not arguments.report:
         _follow(names, arguments.interval)
-    return 0
 
 
 def _names(paths: Sequence[str]) -> dict[str, Path]:

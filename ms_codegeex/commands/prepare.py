@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.host import available_cores
 from ms_codegeex.base.options import add_options, given
-from ms_codegeex.base.printing import print_json, print_out
+from ms_codegeex.base.printing import print_result
 from ms_codegeex.commands import prepare_exchange, prepare_finetune
 from ms_codegeex.commands.dataset_summary import corpus_lines
 from ms_codegeex.commands.prepare_options import (
@@ -98,10 +98,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError("--work: is for an --output that is a URL; leave it out")
     else:
         result = prepare_dataset(arguments.input, arguments.output, _settings(arguments), options)
-    if arguments.json:
-        print_json(result)
-    else:
-        print_out("\n".join(corpus_lines(result)))
+    print_result(result, "\n".join(corpus_lines(result)), arguments.json)
 
 
 def _refuse_urls(arguments: argparse.Namespace) -> None:

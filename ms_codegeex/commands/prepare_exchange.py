@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.options import refuse
-from ms_codegeex.base.printing import print_json, print_out
+from ms_codegeex.base.printing import print_result
 from ms_codegeex.commands.dataset_summary import print_dataset
 from ms_codegeex.commands.prepare_options import CORPORA, DatasetOptions, ExchangeOptions, InfillOptions, TuningOptions
 
@@ -66,10 +66,8 @@ def _export(arguments: argparse.Namespace) -> None:
 
         refuse(arguments, ExchangeOptions, "only with --to mindrecord", ("files", "order"))
         result = export_triplet(dataset, arguments.output, split, arguments.seq_length, progress=True)
-    if arguments.json:
-        print_json(result)
-    else:
-        print_out(f"{result['rows']} rows of {result['seq_length']} + 1 tokens of {split}: {result['output']}")
+    text = f"{result['rows']} rows of {result['seq_length']} + 1 tokens of {split}: {result['output']}"
+    print_result(result, text, arguments.json)
 
 
 def _import(arguments: argparse.Namespace) -> None:

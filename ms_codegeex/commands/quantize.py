@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ms_codegeex.base.printing import print_json, print_out
+from ms_codegeex.base.printing import print_result
 
 SUMMARY = "round a model's matrices to 8 or 4 bits, for generation on CPUs"
 EXAMPLES = """\
@@ -32,19 +32,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object on standard output")
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Quantise the model and print what was written."""
     from ms_codegeex.formats.sources import open_source
     from ms_codegeex.generation.quantised import write_quantised
 
     source = open_source(arguments.model)
     result = write_quantised(source, arguments.bits, arguments.group, arguments.output, arguments.replace)
-    if arguments.json:
-        print_json(result)
-    else:
-        shared = f", a scale for {result['group']} numbers" if result["group"] else ""
-        print_out(
-            f"{result['output']}: {result['bits']} bits{shared}, {result['bytes'] / 1e6:,.1f} MB "
-            f"instead of {result['bytes_before'] / 1e6:,.1f} MB, {result['seconds']:.1f} s"
-        )
-    return 0
+    shared = f", a scale for {result['group']} numbers" if result["group"] else ""
+    text = (
+        f"{result['output']}: {result['bits']} bits{shared}, {result['bytes'] / 1e6:,.1f} MB "
+        f"instead of {result['bytes_before'] / 1e6:,.1f} MB, {result['seconds']:.1f} s"
+    )
+    print_result(result, text, arguments.json)

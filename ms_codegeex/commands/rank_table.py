@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.printing import print_json, print_out
+from ms_codegeex.base.printing import print_result
 
 if TYPE_CHECKING:
     from ms_codegeex.runs.rank_table import RankTable
@@ -112,7 +112,7 @@ def _servers(arguments: argparse.Namespace) -> list[tuple[str, dict[int, str]]]:
     return servers
 
 
-def summary_of(table: RankTable, path: Path) -> dict[str, Any]:
+def _summary(table: RankTable, path: Path) -> dict[str, Any]:
     """The object that `--json` prints."""
     return {
         "table": str(path),
@@ -125,7 +125,7 @@ def summary_of(table: RankTable, path: Path) -> dict[str, Any]:
     }
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Make, merge or check a table and print what it holds."""
     from ms_codegeex.runs import rank_table
 
@@ -152,12 +152,7 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             table = rank_table.merge_rank_tables([rank_table.read_rank_table(file) for file in arguments.tables])
         rank_table.write_rank_table(path, table)
-    if arguments.json:
-        print_json({**summary_of(table, path), "mesh": mesh})
-    else:
-        servers = f"{len(table.servers)} server{'s' * (len(table.servers) > 1)}"
-        fits = f"; fits {mesh}" if mesh else ""
-        print_out(
-            f"{path}: {servers}, {table.world} device{'s' * (table.world > 1)}, ranks 0 to {table.world - 1}{fits}"
-        )
-    return 0
+    servers = f"{len(table.servers)} server{'s' * (len(table.servers) > 1)}"
+    devices = f"{table.world} device{'s' * (table.world > 1)}, ranks 0 to {table.world - 1}"
+    fits = f"; fits {mesh}" if mesh else ""
+    print_result({**_summary(table, path), "mesh": mesh}, f"{path}: {servers}, {devices}{fits}", arguments.json)

@@ -7,27 +7,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.printing import print_json, print_out
-from ms_codegeex.commands.training_job import (
-    check_datasets,
-    check_restarts,
-    processes_of,
-    resolve_data,
-    say,
-    train_once,
-)
+from ms_codegeex.base.printing import print_error, print_json, print_out
+from ms_codegeex.commands.training_job import check_datasets, check_restarts, processes_of, resolve_data, train_once
+from ms_codegeex.config import RunConfig
+from ms_codegeex.config.stages import Stage, StagedRun
+from ms_codegeex.runs.attempts import Restarts
+from ms_codegeex.runs.memory_check import check_memory
+from ms_codegeex.runs.node import Node
+from ms_codegeex.runs.process_list import Form, process_text
+from ms_codegeex.runs.stage_report import write_report
+from ms_codegeex.runs.stages import StageProgress, absolute_stages, check_resume, left_by
+from ms_codegeex.runs.weights import check_following, check_weights
 
-if TYPE_CHECKING:
-    from ms_codegeex.config import RunConfig
-    from ms_codegeex.config.stages import Stage, StagedRun
-    from ms_codegeex.runs.attempts import Restarts
-    from ms_codegeex.runs.node import Node
-    from ms_codegeex.runs.process_list import Form
-
-    NodeOf = Callable[[RunConfig], Node]
+NodeOf = Callable[[RunConfig], Node]
 
 
 def train_stages(
@@ -51,9 +46,6 @@ def train_stages(
         dry_run: print the processes of every stage instead, in this form.
         as_json: print stages.json at the end.
     """
-    from ms_codegeex.runs.stage_report import write_report
-    from ms_codegeex.runs.stages import StageProgress, absolute_stages
-
     staged = absolute_stages(staged)
     chosen = [stage for stage in staged.stages if stage.name in staged.chosen]
     for stage in chosen:
@@ -68,9 +60,9 @@ def train_stages(
             continue
         label = f"stage {number} of {len(staged.stages)}, {stage.name}"
         if stage.name in progress.finished:
-            say(f"{label}: already finished")
+            print_error(f"{label}: already finished")
             continue
-        say(f"{label}: {stage.config.output}")
+        print_error(f"{label}: {stage.config.output}")
         node = node_of(stage.config)
         config = progress.begun(stage, node.rank)
         try:
@@ -100,18 +92,13 @@ def _named(stage: Stage, action: Callable[[], Any]) -> Any:
 
 def _check_stage(stage: Stage) -> None:
     """Check a stage as far as possible without its data."""
-    from ms_codegeex.runs.memory_check import check_memory
-    from ms_codegeex.runs.stages import check_resume
-
     check_resume(stage.config)
     check_memory(stage.config)
 
 
 def _dry_run(output: Path, stages: Sequence[Stage], node_of: NodeOf, form: Form) -> int:
-    from ms_codegeex.runs.process_list import process_text
-
     runs = {}
-    say(f"nothing is started, prepared or written; the stages would be runs in {output}")
+    print_error(f"nothing is started, prepared or written; the stages would be runs in {output}")
     for stage in stages:
         after = f", from the weights of {stage.after}" if stage.after else ""
         specs = _named(stage, partial(processes_of, stage.config, node_of(stage.config)))
@@ -131,7 +118,7 @@ def _with_data(staged: StagedRun, corpus: Sequence[str], quiet: bool, node_of: N
             found[stage.name] = stage, _named(stage, partial(check_datasets, config))
             notes.append(_named(stage, partial(_check_start, staged, stage, found)))
     for note in dict.fromkeys(filter(None, notes)):
-        say(note)
+        print_error(note)
     stages = (found[stage.name][0] if stage.name in found else stage for stage in staged.stages)
     return replace(staged, stages=tuple(stages))
 
@@ -139,9 +126,6 @@ def _with_data(staged: StagedRun, corpus: Sequence[str], quiet: bool, node_of: N
 def _check_start(staged: StagedRun, stage: Stage, found: Mapping[str, tuple[Stage, Path]]) -> str | None:
     """Check that the stage can start from the model that it names, or from that of an earlier stage; return a note if a
     tokenizer is unknown."""
-    from ms_codegeex.runs.stages import left_by
-    from ms_codegeex.runs.weights import check_following, check_weights
-
     config, dataset = stage.config, found[stage.name][1]
     if stage.after in found:
         before, its_dataset = found[stage.after]

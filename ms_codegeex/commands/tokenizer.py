@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ms_codegeex.base.host import available_cores
-from ms_codegeex.base.printing import print_json, print_out
+from ms_codegeex.base.printing import print_result
 
 SUMMARY = "train a tokenizer for CodeGeeX2's architecture, because the released one may not be redistributed"
 EXAMPLES = """\
@@ -53,9 +53,5 @@ def run(arguments: argparse.Namespace) -> None:
     )
     tokenizer = train_tokenizer(arguments.input, arguments.output, settings, threads=available_cores())
     described = {"output": str(arguments.output), **tokenizer.description(), "vocab_size": tokenizer.vocab_size}
-    if arguments.json:
-        print_json(described)
-    else:
-        print_out(
-            f"{arguments.output}: {tokenizer.vocab_size} tokens; use it with `ms-codegeex prepare --tokenizer DIR`"
-        )
+    text = f"{arguments.output}: {tokenizer.vocab_size} tokens; use it with `ms-codegeex prepare --tokenizer DIR`"
+    print_result(described, text, arguments.json)
