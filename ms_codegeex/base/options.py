@@ -12,6 +12,7 @@ and both take longer to import than `--help` may. So it is argparse, fed from he
 from __future__ import annotations
 
 import argparse
+import math
 import types
 import typing
 from collections.abc import Callable, Iterable
@@ -80,7 +81,7 @@ class Option:
         low, high = self.gt if self.ge is None else self.ge, self.lt if self.le is None else self.le
         above, to = ("above ", " and at most ") if self.ge is None else ("", " to ")
         words = f"{above}{_number(low)}"
-        if high is not None:
+        if high is not None and math.isfinite(high):
             words += f"{to}{_number(high)}" if self.lt is None else f"{to}less than {_number(high)}"
         elif self.ge is not None:
             words += " or more"

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Literal
 from ms_codegeex.base import host
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.json_reading import parse_json
-from ms_codegeex.base.printing import print_json, print_out
+from ms_codegeex.base.printing import print_result
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -41,41 +41,20 @@ PROBE = """
 import ctypes, json, pathlib, mindspore
 mindspore.set_device("CPU")
 assert (mindspore.Tensor([1.0]) + 1).asnumpy().tolist() == [2.0], "1 + 1"
-plugins = {"ascend": {}}
-for device, found in plugins.items():
-    for path in sorted((pathlib.Path(mindspore.__file__).parent / "lib/plugin").glob(f"libmindspore_{device}.so.*")):
-        try:
-            ctypes.CDLL(str(path))
-            found[path.name] = ""
-        except OSError as error:
-            found[path.name] = str(error)
+plugins = {}
+for path in sorted((pathlib.Path(mindspore.__file__).parent / "lib/plugin").glob("libmindspore_ascend.so.*")):
+    try:
+        ctypes.CDLL(str(path))
+        plugins[path.name] = ""
+    except OSError as error:
+        plugins[path.name] = str(error)
 print(json.dumps({"version": mindspore.__version__, "plugins": plugins}))
 """
 PROBE_SECONDS = 300
 USES = "ms_codegeex.commands.package_uses"
+LIST_NPUS = ("npu-smi", "info", "-l")  # prints one device a line
+NPU_DRIVER = Path("/usr/local/Ascend/driver/version.info")  # exists where the driver is installed
 DRIVER_FIX = "install NVIDIA's driver, 520 or newer; in a container: docker run --gpus all"
-
-
-@dataclass(frozen=True)
-class Accelerator:
-    """How to find devices of a kind (`device` of a run), and what MindSpore's plugin for it needs."""
-
-    device: str
-    name: str
-    listing: tuple[str, ...]  # a command that prints one device a line
-    driver: Path  # exists where the driver is installed
-    fix: str  # what to install if the plugin does not load
-
-
-ACCELERATORS = (
-    Accelerator(
-        "ascend",
-        "Ascend NPU",
-        ("npu-smi", "info", "-l"),
-        Path("/usr/local/Ascend/driver/version.info"),
-        "install CANN and source its set_env.sh",
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -106,10 +85,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the report; the exit status is 0 if everything that a CPU user needs is there, otherwise 1."""
     checks = [check for area in AREAS for check in _checked(area)]
     missing = [check for check in checks if check.state == "missing"]
-    if arguments.json:
-        print_json({"ready": not missing, "checks": [asdict(check) for check in checks]})
-    else:
-        print_out("\n".join(report_lines(checks)))
+    result = {"ready": not missing, "checks": [asdict(check) for check in checks]}
+    print_result(result, "\n".join(report_lines(checks)), arguments.json)
     return 1 if missing else 0
 
 
@@ -167,21 +144,19 @@ def machine_checks() -> Iterator[Finding]:
     available = host.available_memory()
     found = "unknown" if available is None else f"{available / host.GB:.1f} GB available"
     yield _required(area, "memory", found, host.check_memory(available, MEMORY))
-    for accelerator in ACCELERATORS:
-        yield _devices(accelerator)
+    yield _npus()
 
 
-def _devices(accelerator: Accelerator) -> Finding:
-    """The devices that the driver lists, if there is a driver."""
-    area, command = "machine", accelerator.listing
-    listed = _output(*command) if shutil.which(command[0]) else None
+def _npus() -> Finding:
+    """The Ascend devices that the driver lists, if there is a driver."""
+    area, name = "machine", "Ascend NPU"
+    listed = _output(*LIST_NPUS) if shutil.which(LIST_NPUS[0]) else None
     if listed:
-        found = "; ".join(line.strip() for line in listed.splitlines() if line.strip())
-        return Finding(area, accelerator.name, "ok", found)
-    if accelerator.driver.exists():
-        fix = f"make `{' '.join(command)}` work: add it to PATH, give the container the devices"
-        return Finding(area, accelerator.name, "optional", f"{accelerator.driver} exists, but no device is listed", fix)
-    return Finding(area, accelerator.name, "optional", f"none; only `device: {accelerator.device}` needs one")
+        return Finding(area, name, "ok", "; ".join(line.strip() for line in listed.splitlines() if line.strip()))
+    if NPU_DRIVER.exists():
+        fix = f"make `{' '.join(LIST_NPUS)}` work: add it to PATH, give the container the devices"
+        return Finding(area, name, "optional", f"{NPU_DRIVER} exists, but no device is listed", fix)
+    return Finding(area, name, "optional", "none; only `device: ascend` needs one")
 
 
 def _output(*words: str) -> str | None:
@@ -217,12 +192,11 @@ def _applies(requirement: Requirement, extra: str) -> bool:
 def _requirements(area: str, name: str, requirements: list[Requirement], extra: str = "") -> Finding:
     """Whether all of a group are installed in versions that fit; a group with a name is optional."""
     wrong = {requirement: problem for requirement in requirements if (problem := _wrong(requirement))}
-    if not wrong and not extra:
-        wrong = _broken(requirements)
-        if not wrong:
-            return Finding(area, name, "ok", f"all {len(requirements)} are installed in versions that fit, and work")
     if not wrong:
-        return Finding(area, name, "ok", f"all {len(requirements)} are installed in versions that fit")
+        wrong = {} if extra else _broken(requirements)
+        works = "" if extra else ", and work"
+        if not wrong:
+            return Finding(area, name, "ok", f"all {len(requirements)} are installed in versions that fit{works}")
     if extra:
         return Finding(area, name, "optional", _together(wrong.values()), f"pip install 'ms-codegeex[{extra}]'")
     if len(wrong) > MAX_NAMED:
@@ -273,11 +247,11 @@ def _broken(requirements: list[Requirement]) -> dict[Requirement, str]:
         if name not in problems:  # the package whose use ended the process; those after it were not tried
             problems[name] = f"its use {ended}"
             break
-    return {named[name]: f"{_installed(named[name])}: {problem}" for name, problem in problems.items() if problem}
-
-
-def _installed(requirement: Requirement) -> str:
-    return f"{requirement.name} {importlib.metadata.version(requirement.name)} does not work"
+    return {
+        one: f"{one.name} {importlib.metadata.version(one.name)} does not work: {problems[name]}"
+        for name, one in named.items()
+        if problems.get(name)
+    }
 
 
 def engine_checks() -> Iterator[Finding]:
@@ -297,8 +271,7 @@ def engine_checks() -> Iterator[Finding]:
         yield Finding(area, "MindSpore", "missing", lines[-1], SET_UP)
         return
     yield Finding(area, "MindSpore", "ok", f"{found['version']}, CPU back end")
-    for accelerator in ACCELERATORS:
-        yield _plugin(accelerator, found["plugins"][accelerator.device])
+    yield _ascend_plugin(found["plugins"])
     yield _decoding_operators()
     from ms_codegeex.rehearsal.stubs import compilers
 
@@ -331,15 +304,14 @@ def _decoding_operators() -> Finding:
     return Finding("engine", name, "optional", f"{level}; {slow}: {cost}", fix)
 
 
-def _plugin(accelerator: Accelerator, plugins: dict[str, str]) -> Finding:
-    """Whether one of MindSpore's plugins for a device loads; `plugins`: file name and what is wrong with it."""
-    name = f"{accelerator.device} back end"
-    loaded = [plugin for plugin, problem in plugins.items() if not problem]
+def _ascend_plugin(plugins: dict[str, str]) -> Finding:
+    """Whether one of MindSpore's plugins for Ascend loads; `plugins`: file name and what is wrong with it."""
+    name, loaded = "ascend back end", [plugin for plugin, problem in plugins.items() if not problem]
     if loaded:
         return Finding("engine", name, "ok", f"{loaded[-1]} loads")
     problem = list(plugins.values())[-1] if plugins else "not in this build of MindSpore"
-    found = f"{problem}; only `device: {accelerator.device}` needs it"
-    return Finding("engine", name, "optional", found, accelerator.fix if plugins else "")
+    fix = "install CANN and source its set_env.sh" if plugins else ""
+    return Finding("engine", name, "optional", f"{problem}; only `device: ascend` needs it", fix)
 
 
 def gpu_checks() -> Iterator[Finding]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.options import REQUIRED, add_options, given, option
 from ms_codegeex.base.printing import print_error, print_json, print_out
 
 if TYPE_CHECKING:
@@ -27,118 +29,111 @@ EXAMPLES = """  ms-codegeex rehearse --config codegeex_base_8
   ms-codegeex rehearse --config codegeex_tiny --devices 2 --execute --steps 8"""
 
 
+@dataclass(frozen=True)
+class Options:
+    """What is rehearsed, and what is written about it."""
+
+    config: Path = option("YAML file of the run, or a shipped name", "FILE", REQUIRED)
+    overrides: tuple[str, ...] = option("overrides, such as parallel.tensor=2", "key=value", (), positional=True)
+    devices: int | None = option("devices of the run (default: the configuration's)", "N")
+    compile: bool = option(
+        "only compile the full-size graphs for distinct ranks of the simulated cluster, and check them", default=False
+    )
+    execute: bool = option(
+        "only train a small model on CPU processes, and compare it with one device (default: both)", default=False
+    )
+    target: Literal["gpu", "ascend"] | None = option(
+        "MindSpore backend to compile for (default: gpu); --execute always uses gpu"
+    )
+    streams: bool = option(
+        "with --target ascend: also run its back end on one graph, until it has assigned streams, and check them",
+        default=False,
+    )
+    ranks: str | None = option("ranks to compile (default: distinct)", "distinct|all|R,R,…")
+    mesh: str | None = option(
+        "mesh to execute, of data, tensor, pipeline, optimizer_shard (default: every axis above 1 becomes 2)",
+        "AXIS=SIZE,…",
+    )
+    steps: int | None = option("steps to execute (default: 5, in FP16 10)", "K")
+    timeline: bool = option(
+        "with the compilation: simulate the step that was compiled, every operator with its time on the device",
+        default=False,
+    )
+    plot: Path | None = option("write the timeline as a picture", "FILE.png")
+    trace: Path | None = option("write the timeline for Chrome's trace viewer", "FILE.json")
+    json: bool = option("print one JSON object on standard output", default=False)
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument(
-        "--config", required=True, type=Path, metavar="FILE", help="YAML file of the run, or a shipped name"
-    )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides, such as parallel.tensor=2")
-    parser.add_argument("--devices", type=int, metavar="N", help="devices of the run (default: the configuration's)")
-    parser.add_argument(
-        "--compile",
-        action="store_true",
-        help="only compile the full-size graphs for distinct ranks of the simulated cluster, and check them",
-    )
-    parser.add_argument(
-        "--execute",
-        action="store_true",
-        help="only train a small model on CPU processes, and compare it with one device (default: both)",
-    )
-    parser.add_argument(
-        "--target",
-        choices=("gpu", "ascend"),
-        help="MindSpore backend to compile for (default: gpu); --execute always uses gpu",
-    )
-    parser.add_argument(
-        "--streams",
-        action="store_true",
-        help="with --target ascend: also run its back end on one graph, until it has assigned streams, and check them",
-    )
-    parser.add_argument("--ranks", metavar="distinct|all|R,R,…", help="ranks to compile (default: distinct)")
-    parser.add_argument(
-        "--mesh",
-        metavar="AXIS=SIZE,…",
-        help="mesh to execute, of data, tensor, pipeline, optimizer_shard (default: every axis above 1 becomes 2)",
-    )
-    parser.add_argument("--steps", type=int, metavar="K", help="steps to execute (default: 5, in FP16 10)")
-    parser.add_argument(
-        "--timeline",
-        action="store_true",
-        help="with the compilation: simulate the step that was compiled, every operator with its time on the device",
-    )
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="write the timeline as a picture")
-    parser.add_argument("--trace", type=Path, metavar="FILE.json", help="write the timeline for Chrome's trace viewer")
-    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    add_options(parser, Options)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Compile, execute and print the verdict."""
-    both = arguments.compile == arguments.execute
-    _check_phase(arguments, both)
-    config = _configuration(arguments, executes=both or arguments.execute)
-    mesh, ranks = (
-        _mesh(arguments.mesh),
-        _ranks("distinct" if arguments.ranks is None else arguments.ranks, config.mesh.world),
-    )
-    if both or arguments.execute:
+    from ms_codegeex.rehearsal.coverage import memory_warning
+    from ms_codegeex.rehearsal.shrink import parse_mesh
+
+    options = given(Options, arguments)
+    both = options.compile == options.execute
+    compiles, executes = both or options.compile, both or options.execute
+    _check_phase(options, compiles, executes)
+    config = _configuration(options, executes)
+    mesh = None if options.mesh is None else parse_mesh(options.mesh)
+    ranks = _ranks(options.ranks or "distinct", config.mesh.world)
+    if executes:
         _check_executable(config, mesh)
-    warning = _memory_warning(config)
-    compiled = _compile(config, ranks, arguments) if both or arguments.compile else None
-    timeline = _simulate_step(config, compiled, arguments) if compiled and arguments.timeline else None
-    kernels = _graph_kernels(arguments.json) if compiled else None
-    execution = _execute(config, mesh, arguments.steps, arguments.json) if both or arguments.execute else None
+    warning = memory_warning(config)  # before minutes of work; a compilation fails for it as well
+    if warning:
+        print_error(f"ms-codegeex rehearse: warning: {warning}")
+    compiled = _compile(config, ranks, options) if compiles else None
+    timeline = _simulate_step(config, compiled, options) if compiled and options.timeline else None
+    kernels = _graph_kernels(options.json) if compiled else None
+    execution = _execute(config, mesh, options.steps, options.json) if executes else None
     passed = (compiled is None or compiled.ok) and (execution is None or execution.passed)
-    if arguments.json:
-        print_json(
-            {**_as_json(compiled, kernels, execution, timeline, passed), "warnings": [warning] if warning else []}
-        )
+    if options.json:
+        result = _as_json(compiled, kernels, execution, timeline, passed)
+        print_json({**result, "warnings": [warning] if warning else []})
     return 0 if passed else 1
 
 
-def _check_phase(arguments: argparse.Namespace, both: bool) -> None:
+def _check_phase(options: Options, compiles: bool, executes: bool) -> None:
     """Raise a `UserError` for an option of the phase that was not requested."""
-    from ms_codegeex.base.errors import UserError
-
-    compiles, executes = both or arguments.compile, both or arguments.execute
     wrong_phase = "is for {}, but only {} was requested; leave one of the two out"
-    for_compile, for_execute = (
-        wrong_phase.format("--compile", "--execute"),
-        wrong_phase.format("--execute", "--compile"),
-    )
+    for_compile = wrong_phase.format("--compile", "--execute")
+    for_execute = wrong_phase.format("--execute", "--compile")
     no_timeline = "writes the timeline, which was not requested; give --timeline as well"
     no_ascend = "the streams of Ascend's back end need a compilation with --target ascend; give both"
     rules = (  # an option, whether it may be given, and what to say otherwise
-        ("plot", arguments.timeline, no_timeline),
-        ("trace", arguments.timeline, no_timeline),
+        ("plot", options.timeline, no_timeline),
+        ("trace", options.timeline, no_timeline),
         ("timeline", compiles, for_compile),
-        ("streams", compiles and arguments.target == "ascend", no_ascend),
+        ("streams", compiles and options.target == "ascend", no_ascend),
         ("ranks", compiles, for_compile),
         ("target", compiles, for_compile),
         ("mesh", executes, for_execute),
         ("steps", executes, for_execute),
     )
     for flag, allowed, message in rules:
-        given = getattr(arguments, flag)
-        if given is not None and given is not False and not allowed:
+        if getattr(options, flag) not in (None, False) and not allowed:
             raise UserError(f"--{flag}: {message}")
     for flag in ("plot", "trace"):
-        path = getattr(arguments, flag)
+        path = getattr(options, flag)
         if path is not None and not path.parent.is_dir():
             raise UserError(f"--{flag}: {path.parent} is not a folder; make it first")
 
 
-def _configuration(arguments: argparse.Namespace, executes: bool) -> RunConfig:
+def _configuration(options: Options, executes: bool) -> RunConfig:
     """The run as the engine would partition it over devices; a CPU run is rehearsed as if it ran on Ascend."""
-    from ms_codegeex.base.errors import UserError
     from ms_codegeex.config.loading import load_config
     from ms_codegeex.config.rules import check_run_config
 
-    overrides = list(arguments.overrides)
-    if arguments.devices is not None:
-        overrides += [f"devices={arguments.devices}", "parallel.data=null"]
-    config = load_config(arguments.config, overrides)
-    if arguments.steps is not None and arguments.steps < 4:
-        raise UserError(f"--steps: {arguments.steps} steps are too few to show an error that builds up; give 4 or more")
+    overrides = list(options.overrides)
+    if options.devices is not None:
+        overrides += [f"devices={options.devices}", "parallel.data=null"]
+    config = load_config(options.config, overrides)
+    if options.steps is not None and options.steps < 4:
+        raise UserError(f"--steps: {options.steps} steps are too few to show an error that builds up; give 4 or more")
     if config.devices == 1 and executes:
         raise UserError(
             "devices: 1 device has nothing to share; give --devices N or a parallel.* key above 1, or --compile alone"
@@ -156,22 +151,6 @@ def _configuration(arguments: argparse.Namespace, executes: bool) -> RunConfig:
     return config
 
 
-def _mesh(text: str | None) -> Mesh | None:
-    from ms_codegeex.rehearsal.shrink import parse_mesh
-
-    return None if text is None else parse_mesh(text)
-
-
-def _memory_warning(config: RunConfig) -> str | None:
-    """Warn that the plan does not fit in memory, before minutes of work; a compilation fails for it as well."""
-    from ms_codegeex.rehearsal.coverage import memory_warning
-
-    warning = memory_warning(config)
-    if warning:
-        print_error(f"ms-codegeex rehearse: warning: {warning}")
-    return warning
-
-
 def _check_executable(config: RunConfig, mesh: Mesh | None) -> None:
     """Raise what an execution would refuse, before minutes of compilation."""
     from ms_codegeex.rehearsal.execute import check_memory
@@ -182,8 +161,6 @@ def _check_executable(config: RunConfig, mesh: Mesh | None) -> None:
 
 def _ranks(text: str, world: int) -> list[int] | None:
     """The ranks to compile; None: the distinct ones."""
-    from ms_codegeex.base.errors import UserError
-
     if text == "distinct":
         return None
     if text == "all":
@@ -216,24 +193,24 @@ class _Bar:
             self.bar.close()
 
 
-def _compile(config: RunConfig, ranks: list[int] | None, arguments: argparse.Namespace) -> CompileReport:
+def _compile(config: RunConfig, ranks: list[int] | None, options: Options) -> CompileReport:
     from ms_codegeex.rehearsal.compile import compile_ranks
 
-    with _Bar(arguments.json) as bar:
+    with _Bar(options.json) as bar:
         report = compile_ranks(
             config,
             ranks,
             lambda done, count: bar("compiling at full size", done, count),
-            timeline=arguments.timeline,
-            target=arguments.target or "gpu",
-            backend=arguments.streams,
+            timeline=options.timeline,
+            target=options.target or "gpu",
+            backend=options.streams,
         )
-    if not arguments.json:
+    if not options.json:
         print_out(report.text() + "\n")
     return report
 
 
-def _simulate_step(config: RunConfig, compiled: CompileReport, arguments: argparse.Namespace) -> Timeline:
+def _simulate_step(config: RunConfig, compiled: CompileReport, options: Options) -> Timeline:
     """Simulate the compiled step; print it and write its files."""
     from ms_codegeex.base.files import atomic_file, write_json
     from ms_codegeex.rehearsal.timeline.picture import plot
@@ -241,12 +218,12 @@ def _simulate_step(config: RunConfig, compiled: CompileReport, arguments: argpar
     from ms_codegeex.rehearsal.timeline.timeline import make_timeline
 
     timeline = make_timeline(compiled.config, config, compiled.programs)
-    if not arguments.json:
+    if not options.json:
         print_out(text(timeline) + "\n")
-    if arguments.trace:
-        write_json(arguments.trace, trace(timeline))
-    if arguments.plot:
-        with atomic_file(arguments.plot) as path:
+    if options.trace:
+        write_json(options.trace, trace(timeline))
+    if options.plot:
+        with atomic_file(options.plot) as path:
             plot(timeline, path)
     return timeline
 
