@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.printing import print_json, print_lines, print_out
-from ms_codegeex.commands.artefacts import checkpoint_line, summarise_checkpoint
+from ms_codegeex.base.printing import print_result
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -69,9 +68,10 @@ def run(arguments: argparse.Namespace) -> int:
     """The status is 1 when `verify` finds a damaged checkpoint, or `diff` a difference."""
     if arguments.action == "diff":
         return _diff(arguments)
-    if arguments.action in ("reshard", "merge"):
-        return _reshard(arguments)
-    return _check(arguments)
+    if arguments.action in ("list", "verify"):
+        return _check(arguments)
+    _reshard(arguments)
+    return 0
 
 
 @contextmanager
@@ -85,6 +85,7 @@ def _progress(label: str, total: int) -> Iterator[tqdm]:
 
 def _check(arguments: argparse.Namespace) -> int:
     """List or verify."""
+    from ms_codegeex.commands.artefacts import checkpoint_line, summarise_checkpoint
     from ms_codegeex.formats.checkpoint import MANIFEST
     from ms_codegeex.formats.checkpoint_folder import list_checkpoints
 
@@ -98,11 +99,7 @@ def _check(arguments: argparse.Namespace) -> int:
     reports = [report for path, report in found if report["sound"] or path.is_dir()]  # a run deletes old ones meanwhile
     if not reports:
         raise UserError(f"{directory}: its checkpoints were deleted meanwhile; try again")
-    if arguments.json:
-        print_json({"checkpoints": reports})
-    else:
-        for report in reports:
-            print_out(checkpoint_line(report))
+    print_result({"checkpoints": reports}, "\n".join(map(checkpoint_line, reports)), arguments.json)
     return int(verifies and not all(report["sound"] for report in reports))
 
 
@@ -113,8 +110,9 @@ def _bytes_of_tensors(path: Path) -> int:
     return 0
 
 
-def _reshard(arguments: argparse.Namespace) -> int:
+def _reshard(arguments: argparse.Namespace) -> None:
     from ms_codegeex.base.mesh import Mesh
+    from ms_codegeex.commands.artefacts import checkpoint_line, summarise_checkpoint
     from ms_codegeex.commands.convert import known_sizes
     from ms_codegeex.formats.checkpoint_writing import write_ranks
     from ms_codegeex.runs.resharding import open_contents, rank_slices
@@ -131,8 +129,7 @@ def _reshard(arguments: argparse.Namespace) -> int:
     with _progress(arguments.action, contents.nbytes) as bar:
         write_ranks(output, contents.step, contents.state, rank_slices(contents, mesh, bar.update))
     report = summarise_checkpoint(output, hashes=False)
-    print_json(report) if arguments.json else print_lines([checkpoint_line(report)])
-    return 0
+    print_result(report, checkpoint_line(report), arguments.json)
 
 
 def _check_output(output: Path, contents: Contents) -> None:
@@ -155,16 +152,13 @@ def _diff(arguments: argparse.Namespace) -> int:
     with _progress("diff", max(left.nbytes, right.nbytes)) as bar:
         found = list(differences(left.tensors, right.tensors, bar.update))
     states = _state_differences(left, right)
-    if arguments.json:
-        paths = {"first": str(left.path), "second": str(right.path)}
-        print_json({**paths, "tensors": [as_json(each) for each in found], "state": states})
-    else:
-        for each in found:
-            print_out(difference_line(each))
-        for key, (one, other) in states.items():
-            print_out(f"state {key}: {json.dumps(one)} and {json.dumps(other)}")
-        same = len(left.tensors.keys() & right.tensors.keys()) - sum(each.what is None for each in found)
-        print_out(f"{len(found)} tensors differ, {same} of the common ones are equal; {left.path} and {right.path}")
+    paths = {"first": str(left.path), "second": str(right.path)}
+    result = {**paths, "tensors": [as_json(each) for each in found], "state": states}
+    same = len(left.tensors.keys() & right.tensors.keys()) - sum(each.what is None for each in found)
+    lines = [*map(_difference_line, found)]
+    lines += [f"state {key}: {json.dumps(one)} and {json.dumps(other)}" for key, (one, other) in states.items()]
+    lines.append(f"{len(found)} tensors differ, {same} of the common ones are equal; {left.path} and {right.path}")
+    print_result(result, "\n".join(lines), arguments.json)
     return int(bool(found or states))
 
 
@@ -181,7 +175,7 @@ def _plain(state: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(dict(state)))
 
 
-def difference_line(found: Difference) -> str:
+def _difference_line(found: Difference) -> str:
     """A difference for people."""
     if found.what:
         return f"{found.name}: {found.what}"

@@ -77,7 +77,7 @@ def _show(pieces: Iterator[AnswerPart], prompt: Prompt, count: int, echo: bool) 
     """One answer as it comes, or several one after the other."""
     from rich.console import Console
 
-    from ms_codegeex.terminal.printing import dim, printer
+    from ms_codegeex.terminal.printing import Printer, dim
 
     console = Console(highlight=False)
 
@@ -86,7 +86,7 @@ def _show(pieces: Iterator[AnswerPart], prompt: Prompt, count: int, echo: bool) 
             console.print(dim(visible(prompt.text)), end="", soft_wrap=True)
         elif echo:
             console.file.write(prompt.text)
-        return printer(console, prompt.language, prompt.text, echo)
+        return Printer(console, prompt.language, prompt.text, echo)
 
     if count == 1:
         shown = begun()

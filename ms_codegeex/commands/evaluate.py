@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.host import available_cores
@@ -35,6 +35,9 @@ from ms_codegeex.evaluation.local_model import LocalModel
 from ms_codegeex.evaluation.recipe import Recipe
 from ms_codegeex.generation.engine_options import EngineOptions
 from ms_codegeex.generation.levels import AUTO, cpu_level
+
+if TYPE_CHECKING:
+    from ms_codegeex.evaluation import session
 
 SUMMARY = "measure models on HumanEval-X, MultiPL-E, EvalPlus, MTPB, DS-1000 and more; programs run in a sandbox"
 EXAMPLES = """  ms-codegeex evaluate humaneval-x --data humaneval-x --output refs --check-references
@@ -129,23 +132,20 @@ def _judge(arguments: argparse.Namespace) -> None:
     model = _local_model(arguments)
     _check_source(arguments, files, source, judging)
     recipe = _recipe(arguments, files.output)
-    limit = judging.limit or _recorded(arguments, files.output).get("limit")
     from ms_codegeex.evaluation import session
     from ms_codegeex.evaluation.benchmarks.registry import build_task
     from ms_codegeex.evaluation.reports import scores
 
     task = build_task(recipe, files.data, judging.timeout, judging.python)
-    options = session.Options(
-        output=files.output,
+    options = _session(
+        files,
+        judging,
+        _draws(source, judging),
         sampler=_sampler(recipe, model, source, server),
         model=_identity(model, source, server),
         given=source.samples,
-        limit=limit,
+        limit=judging.limit or _recorded(arguments, files.output).get("limit"),
         judge=not judging.generate_only,
-        references=_references(judging, _draws(source, judging)),
-        sandbox=judging.sandbox,
-        timeout=judging.timeout,
-        workers=judging.workers or available_cores(),
         engine=_engine(recipe, files.data, judging),
         prompt_perplexity=judging.prompt_perplexity,
     )
@@ -185,20 +185,12 @@ def _validity(
     """A function that compares the answers of two models to HumanEval-X."""
     from ms_codegeex.evaluation.benchmarks.registry import build_task
     from ms_codegeex.evaluation.sampling.recipes import over
-    from ms_codegeex.evaluation.session import Options
     from ms_codegeex.evaluation.validity import compare_validity
 
     judging = given(JudgingOptions, arguments)
     recipe = over(Recipe("humaneval-x"), **given_values(Recipe, arguments))
     task = build_task(recipe, answers, judging.timeout)
-    options = Options(
-        output=files.output,
-        limit=judging.limit,
-        references=_references(judging, True),
-        sandbox=judging.sandbox,
-        timeout=judging.timeout,
-        workers=judging.workers or available_cores(),
-    )
+    options = _session(files, judging, True, limit=judging.limit)
     return lambda: {"validity": compare_validity(task, recipe, options, {"model": model, "other": other})}
 
 
@@ -289,12 +281,19 @@ def _recipe(arguments: argparse.Namespace, output: Path) -> Recipe:
     return recipes.over(recipe, **given_values(Recipe, arguments))
 
 
-def _references(judging: JudgingOptions, sampled: bool) -> str:
-    if judging.skip_references:
-        return "skip"
-    if not judging.check_references:
-        return "default"
-    return "check" if sampled else "only"
+def _session(files: FileOptions, judging: JudgingOptions, sampled: bool, **others: Any) -> session.Options:
+    """How samples are judged; `sampled`: there are some, or will be."""
+    from ms_codegeex.evaluation.session import Options
+
+    checked = "check" if sampled else "only"
+    return Options(
+        output=files.output,
+        references="skip" if judging.skip_references else checked if judging.check_references else "default",
+        sandbox=judging.sandbox,
+        timeout=judging.timeout,
+        workers=judging.workers or available_cores(),
+        **others,
+    )
 
 
 def _engine(recipe: Recipe, data: Path, judging: JudgingOptions) -> Any:

@@ -20,7 +20,6 @@ from ms_codegeex.base.printing import (
     print_out,
     visible,
 )
-from ms_codegeex.commands import artefacts
 from ms_codegeex.commands.dataset_summary import dataset_lines
 
 if TYPE_CHECKING:
@@ -104,6 +103,8 @@ def _describers(
     every_tensor: bool,
 ) -> dict[str, tuple[str, Callable[[Path], dict[str, Any]], Callable[[dict[str, Any]], Iterator[str]]]]:
     """By the file that identifies a kind of directory: the kind, its describing function, its printing function."""
+    from ms_codegeex.commands import artefacts
+
     model_lines = functools.partial(artefacts.model_lines, every_tensor=every_tensor)
     checkpoint_lines = functools.partial(artefacts.checkpoint_lines, every_tensor=every_tensor)
     return {

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.host import available_cores
-from ms_codegeex.base.options import add_options, given
+from ms_codegeex.base.options import add_options, given, given_values, refuse
 from ms_codegeex.base.printing import print_result
-from ms_codegeex.commands import prepare_exchange, prepare_finetune
-from ms_codegeex.commands.dataset_summary import corpus_lines
+from ms_codegeex.commands.dataset_summary import corpus_lines, print_dataset
 from ms_codegeex.commands.prepare_options import (
+    CORPORA,
     DEFAULT_MAX_BYTES,
     DEFAULT_NEAR_DUPLICATES,
     DatasetOptions,
     ExchangeOptions,
+    InfillOptions,
     RecordOptions,
     TextOptions,
     TuningOptions,
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from ms_codegeex.data.corpus.settings import PrepareSettings
 
 SUMMARY = "turn source trees, .jsonl and .parquet files into a tokenised, deduplicated dataset directory"
-EXAMPLES = f"""\
+EXAMPLES = """\
   ms-codegeex prepare --output corpus                     # 64 MB of the installed Python libraries
   ms-codegeex prepare --input ~/src --output corpus --languages python c++
   ms-codegeex prepare --input a b --output corpus --max-bytes 2000000000 --workers 8 --json
@@ -38,7 +40,13 @@ EXAMPLES = f"""\
   ms-codegeex prepare --input records.jsonl --output corpus --text-field body --language-field lang --on-error stop
   ms-codegeex prepare --input ~/src --output corpus --filters codegeex --redact email secrets --near-duplicates 0.85
   ms-codegeex prepare --input ~/src --output corpus --infill-rate 0.5 --infill-mode both
-{prepare_finetune.EXAMPLES}{prepare_exchange.EXAMPLES}"""
+  ms-codegeex prepare --input pairs.jsonl --output tuning --task completion --seq-length 2048
+  ms-codegeex prepare --input chats.jsonl.zst --output chats --task chat --seq-length 8192 --tokenizer models/codegeex2
+  ms-codegeex prepare --input corpus --to mindrecord --output corpus-mindrecord --seq-length 2048 --files 8
+  ms-codegeex prepare --input tuning --to triplet --output tuning-megatron
+  ms-codegeex prepare --input corpus-mindrecord --from mindrecord --output corpus2 --tokenizer codegeex
+  ms-codegeex prepare --input tuning-megatron/train --from triplet --output tuning2
+"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -76,7 +84,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Prepare the dataset and print what is in it."""
     _refuse_urls(arguments)
-    if prepare_exchange.run(arguments) or prepare_finetune.run(arguments):
+    if _exchange(arguments) or _tune(arguments):
         return
     from ms_codegeex.data.corpus.prepare import RunOptions, prepare_dataset, prepare_remote
 
@@ -101,6 +109,32 @@ def run(arguments: argparse.Namespace) -> None:
     print_result(result, "\n".join(corpus_lines(result)), arguments.json)
 
 
+def _tune(arguments: argparse.Namespace) -> bool:
+    """Prepare fine-tuning data and print what is in it; False for another task."""
+    if arguments.task == "pretrain":
+        only = "only with --task completion, chat or translation"
+        refuse(arguments, TuningOptions, only, ("seq_length", "overlong", "template"))
+        return False
+    for kind in CORPORA:
+        refuse(arguments, kind, "only with --task pretrain")
+    if not arguments.input or not arguments.seq_length:
+        raise UserError(f"--task {arguments.task}: needs --input with .jsonl files and --seq-length, for example 2048")
+    from ms_codegeex.data.finetuning.prepare import FinetuneSettings, prepare_finetune
+
+    settings = FinetuneSettings(
+        **given_values(TuningOptions, arguments),
+        tokenizer=arguments.tokenizer,
+        validation_share=arguments.validation_share,
+        seed=arguments.seed,
+        tags=arguments.tags,
+        on_error=arguments.on_error,
+        infill=infill_config(arguments),
+    )
+    result = prepare_finetune(arguments.input, arguments.output, settings, True, replace=arguments.replace)
+    print_dataset(arguments, result)
+    return True
+
+
 def _refuse_urls(arguments: argparse.Namespace) -> None:
     """Only corpora are read from URLs and written to them."""
     if arguments.task == "pretrain" and not arguments.to and not arguments.from_format:
@@ -109,6 +143,71 @@ def _refuse_urls(arguments: argparse.Namespace) -> None:
         for location in locations:
             if isinstance(location, RemotePath):
                 raise UserError(f"--{name} {location}: a URL is for corpora; give a path of this machine")
+
+
+def _exchange(arguments: argparse.Namespace) -> bool:
+    """Export or import a dataset and print what was written; False if neither was requested."""
+    if not arguments.to:
+        refuse(arguments, ExchangeOptions, "only with --to", ("split", "files", "order"))
+        if not arguments.from_format:
+            return False
+    for kind in (*CORPORA, InfillOptions):
+        refuse(arguments, kind, "only with datasets that are made of text")
+    refuse(arguments, TuningOptions, "only with datasets that are made of text", ("overlong", "template"))
+    if arguments.task != "pretrain" or not arguments.input:
+        raise UserError("--to and --from: take --input and no --task, for text has been made tokens already")
+    if arguments.to:
+        _export(arguments)
+    else:
+        refuse(arguments, TuningOptions, "only with --to or --task", ("seq_length",))
+        _import(arguments)
+    return True
+
+
+def _one(arguments: argparse.Namespace, what: str) -> Path:
+    if len(arguments.input) != 1:
+        raise UserError(f"--input: {len(arguments.input)} paths, expected one, {what}")
+    return arguments.input[0]
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    dataset, split = _one(arguments, "a dataset directory"), arguments.split or "train"
+    refuse(arguments, DatasetOptions, "only with datasets that are made; give --output a new directory", ("replace",))
+    if not (dataset / "dataset.json").is_file():
+        raise UserError(f"{dataset}: no dataset directory (no dataset.json); `ms-codegeex prepare` makes them")
+    if arguments.to == "mindrecord":
+        from ms_codegeex.data.interchange.mindrecord import export_mindrecord
+
+        result = export_mindrecord(
+            dataset,
+            arguments.output,
+            split,
+            2048 if arguments.seq_length is None else arguments.seq_length,
+            files=1 if arguments.files is None else arguments.files,
+            seed=arguments.seed if arguments.order == "training" else None,
+            progress=True,
+        )
+    else:
+        from ms_codegeex.data.interchange.foreign import export_triplet
+
+        refuse(arguments, ExchangeOptions, "only with --to mindrecord", ("files", "order"))
+        result = export_triplet(dataset, arguments.output, split, arguments.seq_length, progress=True)
+    text = f"{result['rows']} rows of {result['seq_length']} + 1 tokens of {split}: {result['output']}"
+    print_result(result, text, arguments.json)
+
+
+def _import(arguments: argparse.Namespace) -> None:
+    options = {"validation_share": arguments.validation_share, "replace": arguments.replace}
+    if arguments.from_format == "mindrecord":
+        from ms_codegeex.data.interchange.mindrecord import import_mindrecord
+
+        result = import_mindrecord(arguments.input, arguments.output, arguments.tokenizer, **options)
+    else:
+        from ms_codegeex.data.interchange.foreign import import_triplet
+
+        prefix = _one(arguments, "the triplet's path without _input_ids")
+        result = import_triplet(prefix, arguments.output, arguments.tokenizer, **options)
+    print_dataset(arguments, result)
 
 
 def _settings(arguments: argparse.Namespace) -> PrepareSettings:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -171,32 +173,25 @@ def _ranks(text: str, world: int) -> list[int] | None:
     return sorted({int(word) for word in words})
 
 
-class _Bar:
-    """A progress bar on standard error that appears after the first step; silent for `--json`."""
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on standard error that appears with the first step; silent for `--json`."""
+    from tqdm import tqdm
 
-    def __init__(self, quiet: bool):
-        self.quiet, self.bar = quiet, None
+    with tqdm(disable=quiet, file=sys.stderr, unit="graph", leave=False, delay=1e-9) as bar:
 
-    def __call__(self, what: str, number: int, count: int) -> None:
-        from tqdm import tqdm
+        def show(what: str, number: int, count: int) -> None:
+            bar.total = count
+            bar.set_description(what, refresh=False)
+            bar.update(number - bar.n)
 
-        if self.bar is None:
-            self.bar = tqdm(total=count, disable=self.quiet, file=sys.stderr, unit="graph", leave=False)
-        self.bar.set_description(what)
-        self.bar.update(number - self.bar.n)
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.close()
+        yield show
 
 
 def _compile(config: RunConfig, ranks: list[int] | None, options: Options) -> CompileReport:
     from ms_codegeex.rehearsal.compile import compile_ranks
 
-    with _Bar(options.json) as bar:
+    with _progress(options.json) as bar:
         report = compile_ranks(
             config,
             ranks,
@@ -248,7 +243,7 @@ def _graph_kernels(quiet: bool) -> GraphKernelReport | None:
 def _execute(config: RunConfig, mesh: Mesh | None, steps: int | None, quiet: bool) -> ExecutionReport:
     from ms_codegeex.rehearsal.execute import execute, report
 
-    with _Bar(quiet) as bar:
+    with _progress(quiet) as bar:
         execution = execute(config, mesh, steps, bar)
     if not quiet:
         print_out(report(execution))

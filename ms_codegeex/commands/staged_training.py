@@ -35,16 +35,9 @@ def train_stages(
     dry_run: Form | None = None,
     as_json: bool = False,
 ) -> int:
-    """Train the unfinished stages, in their order.
+    """Train the unfinished stages, in their order; `node_of` gives this server in the job of a configuration.
 
-    Args:
-        staged: the stages and where their runs are.
-        node_of: this server in the job of a configuration.
-        corpus: files and folders to prepare and train on, for stages without a dataset.
-        allow_change: keys and sections that may differ from the checkpoint's.
-        restarts: how to start a stage again after a failure.
-        dry_run: print the processes of every stage instead, in this form.
-        as_json: print stages.json at the end.
+    The others as in `train`: `corpus` is for stages without a dataset, `as_json` prints stages.json at the end.
     """
     staged = absolute_stages(staged)
     chosen = [stage for stage in staged.stages if stage.name in staged.chosen]

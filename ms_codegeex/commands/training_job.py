@@ -118,16 +118,11 @@ def train(
     dry_run: Form | None = None,
     as_json: bool = False,
 ) -> int:
-    """Check everything that can be checked, then train, export and sample.
+    """Check everything that can be checked, then train, export and sample; `node` is this server.
 
-    Args:
-        config: the run.
-        node: this server.
-        corpus: files and folders to prepare and train on, instead of a dataset.
-        allow_change: keys and sections that may differ from the checkpoint's.
-        restarts: how to start again after a failure.
-        dry_run: print the processes instead, in this form.
-        as_json: print summary.json at the end.
+    `corpus`: files and folders to prepare and train on, instead of a dataset. Keys and sections of `allow_change` may
+    differ from the checkpoint's. `dry_run`: print the processes instead, in this form. `as_json`: print summary.json at
+    the end.
     """
     check_restarts(restarts, config, node)
     config = replace(config, output=str(Path(config.output).absolute()))

@@ -109,7 +109,7 @@ def test_what_does_not_fit_exits_with_1_and_says_how_it_would():
         (["--config", PAPER, "--devices", "1000"], "training.global_batch: 3072 does not divide by the 125"),
         (["--config", PAPER, "--devices", "0"], "devices: found 0"),
         (["--config", PAPER, "--tokens", "-1"], "--tokens: -1.0 is out of range; give above 0"),
-        (["--config", PAPER, "--tokens", "nan"], "--tokens: nan is not"),
+        (["--config", PAPER, "--tokens", "nan"], "--tokens: nan is out of range"),
         (["--config", PAPER, "parallel.tensor=16"], "parallel.tensor"),
         (["--config", PAPER, "parallel.tensr=8"], "parallel.tensr: unknown key"),
         (["--config", BASE, "--plot", "/nowhere/memory.png"], "--plot: /nowhere/memory.png cannot be written"),

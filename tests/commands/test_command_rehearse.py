@@ -8,8 +8,8 @@ from conftest import ROOT, command, small_run, write_config
 
 from ms_codegeex import cli
 from ms_codegeex.base.mesh import Mesh
-from ms_codegeex.base.shipped import find_config
 from ms_codegeex.base.options import given
+from ms_codegeex.base.shipped import find_config
 from ms_codegeex.commands import rehearse
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.rules import build_run_config

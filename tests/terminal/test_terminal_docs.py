@@ -13,7 +13,7 @@ from fake_backend import FakeBackend, fake_model, fake_settings
 from over_http import served
 
 from ms_codegeex.cli import parse
-from ms_codegeex.commands.serve_aliases import REPLACED
+from ms_codegeex.commands.serve import REPLACED
 from ms_codegeex.serving.demo.examples import load_examples
 from ms_codegeex.terminal.chat import HELP, SETTINGS
 
