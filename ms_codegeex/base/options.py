@@ -69,8 +69,6 @@ class Option:
 
     def check(self, name: str, value: Any) -> None:
         """`UserError` for a number out of range."""
-        if all(bound is None for bound in (self.ge, self.gt, self.le, self.lt)):
-            return
         low = (self.ge is None or value >= self.ge) and (self.gt is None or value > self.gt)
         high = (self.le is None or value <= self.le) and (self.lt is None or value < self.lt)
         if not (low and high):

@@ -131,6 +131,11 @@ def _required(area: str, name: str, found: str, problem: str | None) -> Finding:
     return Finding(area, name, "missing", what, fix) if problem else Finding(area, name, "ok", found)
 
 
+def _optional(area: str, name: str, found: str, problem: str, fix: str = "") -> Finding:
+    """A check of something that some features need; an empty `problem`: it is there."""
+    return Finding(area, name, "optional", problem, fix) if problem else Finding(area, name, "ok", found)
+
+
 def machine_checks() -> Iterator[Finding]:
     """Operating system, libraries, processor, memory, accelerators."""
     area, system = "machine", f"{platform.system()} {platform.machine()}"
@@ -275,11 +280,9 @@ def engine_checks() -> Iterator[Finding]:
     yield _decoding_operators()
     from ms_codegeex.rehearsal.stubs import compilers
 
-    compiler = next((" ".join(command) for command in compilers()), None)
-    if compiler:
-        yield Finding(area, "C compiler", "ok", compiler)
-    else:
-        yield Finding(area, "C compiler", "optional", "none; `rehearse --compile` needs one", "pip install ziglang")
+    compiler = next((" ".join(command) for command in compilers()), "")
+    problem = "" if compiler else "none; `rehearse --compile` needs one"
+    yield _optional(area, "C compiler", compiler, problem, "pip install ziglang")
 
 
 def _decoding_operators() -> Finding:
@@ -327,23 +330,14 @@ def gpu_checks() -> Iterator[Finding]:
         return
     if any(one.path for one in found.libraries):
         for one in found.libraries:
-            fine = not one.problem
-            words = str(one.path) if fine else one.problem
-            yield Finding(area, one.library.soname, "ok" if fine else "optional", words, "" if fine else INSTALL)
+            yield _optional(area, one.library.soname, str(one.path), one.problem, INSTALL)
     else:
         words = f"none of {len(found.libraries)} found; only `device: gpu` needs them"
         yield Finding(area, "CUDA libraries", "optional", words, INSTALL)
     driver = found.driver
-    if driver.too_old:
-        yield Finding(area, "driver", "optional", driver.too_old, DRIVER_FIX)
-    elif driver.cuda:
-        yield Finding(area, "driver", "ok", f"supports CUDA {driver.cuda}")
-    else:
-        yield Finding(area, "driver", "optional", driver.problem or "does not give its version", DRIVER_FIX)
-    if found.plugin:
-        yield Finding(area, "back end", "optional", found.plugin, "close the gaps above")
-    else:
-        yield Finding(area, "back end", "ok", "MindSpore's GPU plugin loads")
+    unknown = "" if driver.cuda else driver.problem or "does not give its version"
+    yield _optional(area, "driver", f"supports CUDA {driver.cuda}", driver.too_old or unknown, DRIVER_FIX)
+    yield _optional(area, "back end", "MindSpore's GPU plugin loads", found.plugin, "close the gaps above")
     cache = f"{kernel_cache()}, up to {os.environ.get('CUDA_CACHE_MAXSIZE', KERNEL_CACHE_BYTES)} bytes"
     for number, gpu in enumerate(driver.gpus):
         yield _gpu(area, number, gpu, cache)
@@ -362,17 +356,16 @@ def _gpu(area: str, number: int, gpu: Gpu, cache: str) -> Finding:
     free = "free memory unknown" if gpu.free is None else f"{gpu.free / host.GB:.1f} GB free"
     capability = ".".join(map(str, gpu.capability))
     found = f"{gpu.name}, compute capability {capability}, {gpu.memory / host.GB:.1f} GB, {free}; {kernels}"
-    fix = "use a GPU of compute capability 6.0 or more" if gpu.kernels == "none" else ""
-    return Finding(area, f"device {number}", "optional" if fix else "ok", found, fix)
+    fix = "use a GPU of compute capability 6.0 or more"
+    return _optional(area, f"device {number}", found, found if gpu.kernels == "none" else "", fix)
 
 
 def sandbox_checks() -> Iterator[Finding]:
     """The layers in which `evaluate` runs programs."""
     area = "sandbox"
     if platform.system() != "Linux":
-        yield Finding(
-            area, "strict sandbox", "optional", "Linux only", "run `evaluate` in a Linux container or machine"
-        )
+        fix = "run `evaluate` in a Linux container or machine"
+        yield Finding(area, "strict sandbox", "optional", "Linux only", fix)
         return
     from ms_codegeex.evaluation.sandbox import open_sandbox
 
@@ -382,13 +375,8 @@ def sandbox_checks() -> Iterator[Finding]:
         yield Finding(area, "strict sandbox", "optional", str(error))
         return
     for name, state in layers.items():
-        if state == "active":
-            yield Finding(area, name, "ok", state)
-        else:
-            what, _, fix = state.partition("; ")
-            yield Finding(
-                area, name, "optional", what, fix or "judge with --sandbox best-effort, or on another machine"
-            )
+        problem, _, fix = ("" if state == "active" else state).partition("; ")
+        yield _optional(area, name, state, problem, fix or "judge with --sandbox best-effort, or on another machine")
 
 
 def tool_chain_checks() -> Iterator[Finding]:
@@ -397,11 +385,9 @@ def tool_chain_checks() -> Iterator[Finding]:
 
     for language, kind in TOOL_CHAINS.items():
         chain = kind()
-        if chain.found:
-            yield Finding("tool chains", language, "ok", chain.found)
-        else:
-            lacking = ", ".join(chain.lacking()) or "a working version"
-            yield Finding("tool chains", language, "optional", f"not installed: {lacking}", chain.remedy)
+        lacking = "" if chain.found else ", ".join(chain.lacking()) or "a working version"
+        problem = lacking and f"not installed: {lacking}"
+        yield _optional("tool chains", language, chain.found, problem, chain.remedy)
 
 
 def disk_checks() -> Iterator[Finding]:

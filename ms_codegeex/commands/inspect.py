@@ -7,10 +7,12 @@ import functools
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ms_codegeex.base.errors import UserError, escaped
+from ms_codegeex.base.options import REQUIRED, add_options, option
 from ms_codegeex.base.printing import (
     print_coloured,
     print_content,
@@ -41,36 +43,31 @@ UNCOUNTED, END = ("\u27e6", "\u27e7"), "\u27e8eos\u27e9"  # around what the loss
 GREEN, DIM, PLAIN = "\x1b[32m", "\x1b[2m", "\x1b[0m"
 
 
+@dataclass(frozen=True)
+class Options:
+    """What is shown."""
+
+    directory: Path = option("dataset, model directory, checkpoint or run", "DIR", REQUIRED, positional=True)
+    document: int | None = option("print the text of document N (from 0) of a dataset", "N", either="what")
+    sample: int | None = option(
+        "show training sample N (from 0): its documents, and which tokens the loss counts", "N", either="what"
+    )
+    deep: bool = option(
+        "also decode every document and compare it with its recorded hash", default=False, either="what"
+    )
+    tensors: bool = option("list every tensor of a model directory or a checkpoint", default=False, either="what")
+    report: bool = option("print the path of the dataset's report.html", default=False, either="what")
+    split: Literal["train", "validation"] = option("where to look for the document or the sample", default="train")
+    seq_length: int | None = option(
+        "the run's data.seq_length, for --sample (default: that of a fine-tuning dataset, otherwise 2048)", "N"
+    )
+    seed: int = option("the run's seed (default: 1234, as there)", "N", 1234)
+    json: bool = option("print one JSON object on standard output", default=False)
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument("directory", type=Path, metavar="DIR", help="dataset, model directory, checkpoint or run")
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument("--document", type=int, metavar="N", help="print the text of document N (from 0) of a dataset")
-    what.add_argument(
-        "--sample",
-        type=int,
-        metavar="N",
-        help="show training sample N (from 0): its documents, and which tokens the loss counts",
-    )
-    what.add_argument(
-        "--deep", action="store_true", help="also decode every document and compare it with its recorded hash"
-    )
-    what.add_argument("--tensors", action="store_true", help="list every tensor of a model directory or a checkpoint")
-    what.add_argument("--report", action="store_true", help="print the path of the dataset's report.html")
-    parser.add_argument(
-        "--split",
-        choices=("train", "validation"),
-        default="train",
-        help="where to look for the document or the sample (default: train)",
-    )
-    parser.add_argument(
-        "--seq-length",
-        type=int,
-        metavar="N",
-        help="the run's data.seq_length, for --sample (default: that of a fine-tuning dataset, otherwise 2048)",
-    )
-    parser.add_argument("--seed", type=int, default=1234, metavar="N", help="the run's seed (default: 1234, as there)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    add_options(parser, Options)
 
 
 def run(arguments: argparse.Namespace) -> int:

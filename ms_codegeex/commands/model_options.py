@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.options import add_options, given, option
+from ms_codegeex.base.reading import given_text
 from ms_codegeex.generation.engine_options import EngineOptions
 from ms_codegeex.generation.levels import cpu_level
 
@@ -54,10 +55,7 @@ def read_key(path: Path | None) -> str | None:
     """The key in a file; None without one. `UserError` if the file holds none."""
     if path is None:
         return None
-    try:
-        key = path.read_text("ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--api-key-file: {path} cannot be read ({error})") from None
-    if not key or not key.isprintable() or " " in key:
+    key = given_text(str(path), "--api-key-file").strip()
+    if not key or not key.isascii() or not key.isprintable() or " " in key:
         raise UserError(f"--api-key-file: {path} holds no key; expected one word")
     return key

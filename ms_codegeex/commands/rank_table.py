@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.printing import print_result
+from ms_codegeex.base.reading import given_text
 
 if TYPE_CHECKING:
     from ms_codegeex.runs.rank_table import RankTable
@@ -91,11 +92,7 @@ def _chosen(addresses: dict[int, str], devices: list[int] | None, where: str) ->
 def _servers(arguments: argparse.Namespace) -> list[tuple[str, dict[int, str]]]:
     words = [(f"--server {word}", word, Path()) for word in arguments.server]
     if arguments.servers is not None:
-        try:
-            lines = arguments.servers.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"--servers: {arguments.servers} is not readable ({error})") from None
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate(given_text(str(arguments.servers), "--servers").splitlines(), 1):
             if line.strip() and not line.lstrip().startswith("#"):
                 words.append((f"{arguments.servers}: line {number}", line.strip(), arguments.servers.parent))
     if not words:

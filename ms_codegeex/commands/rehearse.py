@@ -117,7 +117,8 @@ def _check_phase(options: Options, compiles: bool, executes: bool) -> None:
         ("steps", executes, for_execute),
     )
     for flag, allowed, message in rules:
-        if getattr(options, flag) not in (None, False) and not allowed:
+        value = getattr(options, flag)
+        if value is not None and value is not False and not allowed:
             raise UserError(f"--{flag}: {message}")
     for flag in ("plot", "trace"):
         path = getattr(options, flag)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.options import add_options, given, option
+from ms_codegeex.base.options import REQUIRED, add_options, given, option
 from ms_codegeex.base.printing import print_out
 
 if TYPE_CHECKING:
@@ -28,6 +28,24 @@ EXAMPLES = """  ms-codegeex train --config codegeex_tiny
   ms-codegeex train --config codegen_350m_mono --from runs/codegen_350m_multi data.train=DATASET
   ms-codegeex train --config codegeex_13b --rank-table cluster.json --node-rank 0 --dry-run
   ms-codegeex train --config codegeex_13b --nodes 192 --node-rank 0 --master-addr 10.0.0.11:8118"""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Which run."""
+
+    config: Path = option("YAML file of the run, or a shipped name", "FILE", REQUIRED)
+    overrides: tuple[str, ...] = option("overrides, such as training.steps=40", "key=value", (), positional=True)
+    devices: int | None = option(
+        "worker processes (default: the configuration's, otherwise 2 on a CPU with at least two cores)", "N"
+    )
+    corpus: tuple[str, ...] = option("prepare the source code in these files and folders and train on it", "PATH", ())
+    weights: str | None = option(
+        "start a new run from this model's weights: a model directory, a run or a checkpoint (model.weights)",
+        "DIR",
+        flag="from",
+    )
+    json: bool = option("print summary.json on standard output at the end", default=False)
 
 
 @dataclass(frozen=True)
@@ -70,29 +88,8 @@ class ClusterOptions:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument("--config", required=True, metavar="FILE", help="YAML file of the run, or a shipped name")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides, such as training.steps=40")
-    parser.add_argument(
-        "--devices",
-        type=int,
-        metavar="N",
-        help="worker processes (default: the configuration's, otherwise 2 on a CPU with at least two cores)",
-    )
-    parser.add_argument(
-        "--corpus",
-        nargs="+",
-        default=[],
-        metavar="PATH",
-        help="prepare the source code in these files and folders and train on it",
-    )
-    parser.add_argument(
-        "--from",
-        dest="weights",
-        metavar="DIR",
-        help="start a new run from this model's weights: a model directory, a run or a checkpoint (model.weights)",
-    )
+    add_options(parser, RunOptions)
     add_options(parser, ResumingOptions)
-    parser.add_argument("--json", action="store_true", help="print summary.json on standard output at the end")
     cluster = parser.add_argument_group("on a cluster", "run the same command on every server (docs/cluster.md)")
     add_options(cluster, ClusterOptions)
 
@@ -118,13 +115,13 @@ def run(arguments: argparse.Namespace) -> int:
     from ms_codegeex.runs.weights import absolute_weights
 
     options = given(ResumingOptions, arguments)
-    corpus, words = paths_and_overrides(arguments.corpus)
+    corpus, words = paths_and_overrides(arguments.corpus or ())
     overrides = [*arguments.overrides, *words, *overrides_of(arguments)]
     if arguments.weights is not None:
         overrides.append(f"model.weights={json.dumps(arguments.weights)}")
-    staged = load_stages(Path(arguments.config), overrides)
+    staged = load_stages(arguments.config, overrides)
     if staged is None:
-        configs = [absolute_weights(load_config(Path(arguments.config), overrides))]
+        configs = [absolute_weights(load_config(arguments.config, overrides))]
     else:
         configs = [stage.config for stage in staged.stages]
     for config in configs:
@@ -180,7 +177,7 @@ def _print_job(arguments: argparse.Namespace, configs: Sequence[RunConfig]) -> i
             f"{config.parallel.server_devices} (parallel.server_devices); leave it out, or set devices or "
             "parallel.server_devices"
         )
-    words = ["--config", arguments.config, *arguments.overrides]
+    words = ["--config", str(arguments.config), *arguments.overrides]
     if arguments.devices is not None:
         words += ["--devices", str(arguments.devices)]
     if arguments.weights is not None:
