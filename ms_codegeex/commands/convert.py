@@ -23,7 +23,7 @@ EXAMPLES = """\
 
 
 @dataclass(frozen=True)
-class Options:
+class Arguments:
     """What is converted, and how."""
 
     model: Path = option(
@@ -62,11 +62,6 @@ class Options:
     json: bool = option("print the result as one JSON object on standard output", default=False)
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this verb."""
-    add_options(parser, Options)
-
-
 def known_sizes(settings: Iterable[str]) -> dict[str, Any]:
     """The values of `--set`: numbers, true, false and words such as fp16."""
     known: dict[str, Any] = {}
@@ -81,38 +76,33 @@ def known_sizes(settings: Iterable[str]) -> dict[str, Any]:
     return known
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Convert the model and print what was written."""
-    _convert(given(Options, arguments))
-
-
-def _convert(options: Options, ranks: int | None = None) -> None:
-    """`ranks`: the expected number of rank files."""
+def run(arguments: Arguments, ranks: int | None = None) -> None:
+    """Convert the model and print what was written. `ranks`: the expected number of rank files."""
     from ms_codegeex.formats.convert import convert
     from ms_codegeex.formats.sources import open_source
 
-    if options.keep_code and (options.to != "hf" or options.tokenizer is not None):
+    if arguments.keep_code and (arguments.to != "hf" or arguments.tokenizer is not None):
         raise UserError("--keep-code: is for --to hf with the tokenizer of IN; leave out --tokenizer, or this option")
-    source = open_source(options.model, known_sizes(options.sizes), options.keep_code)
+    source = open_source(arguments.model, known_sizes(arguments.sizes), arguments.keep_code)
     if ranks not in (None, source.ranks):
         raise UserError(
-            f"{options.model}: is split over {source.ranks} ranks, --source-tensor-model-parallel-size says "
+            f"{arguments.model}: is split over {source.ranks} ranks, --source-tensor-model-parallel-size says "
             f"{ranks}; is a file missing, or one too many?"
         )
-    if options.tokenizer is not None:
+    if arguments.tokenizer is not None:
         from ms_codegeex.data.tokenizer import load_tokenizer
 
-        source = replace(source, save_tokenizer=load_tokenizer(options.tokenizer).save)
+        source = replace(source, save_tokenizer=load_tokenizer(arguments.tokenizer).save)
     result = convert(
         source,
-        options.to,
-        options.output,
-        tensor_parallel=options.tensor_parallel,
-        dtype=options.dtype,
-        verify=options.verify,
-        replace=options.replace,
+        arguments.to,
+        arguments.output,
+        tensor_parallel=arguments.tensor_parallel,
+        dtype=arguments.dtype,
+        verify=arguments.verify,
+        replace=arguments.replace,
     )
-    if not options.json:
+    if not arguments.json:
         for warning in _warnings(result):
             print_error(warning)
     verified = ", read back and equal byte for byte" if result["verified"] else ""
@@ -121,7 +111,7 @@ def _convert(options: Options, ranks: int | None = None) -> None:
         f"{result['output']}: {result['tensors']} tensors{files}, {result['parameters']:,} parameters, "
         f"{result['bytes']:,} bytes of {'/'.join(result['dtypes'])}{verified}"
     )
-    print_result(result, text, options.json)
+    print_result(result, text, arguments.json)
 
 
 def _warnings(result: dict[str, Any]) -> Iterator[str]:
@@ -195,7 +185,7 @@ def script(to: str, description: str, ranks: int = 1, argv: Sequence[str] | None
             "--target-tensor-model-parallel-size", type=int, default=ranks, metavar="N", dest="tensor_parallel"
         )
         parser.add_argument("--save-name", metavar="FILE", help="name of the file in OUT")
-    add_options(parser, Options, ("dtype", "verify", "sizes"))
+    add_options(parser, Arguments, ("dtype", "verify", "sizes"))
     used = "the model's tokenizer" if to == "hf" else "no effect: this format has no tokenizer files"
     parser.add_argument("--tokenizer-path", metavar="DIR", help=used)
     group = parser.add_argument_group("sizes of the model that IN does not record")
@@ -213,7 +203,7 @@ def script(to: str, description: str, ranks: int = 1, argv: Sequence[str] | None
     if to != "hf" and arguments.save_name is not None:
         values["output"] = arguments.output / arguments.save_name
     try:
-        _convert(given(Options, arguments, **values), arguments.source_ranks)
+        run(given(Arguments, arguments, **values), arguments.source_ranks)
     except UserError as error:
         print_error(f"{parser.prog}: {error}")
         return 2

@@ -30,7 +30,7 @@ DEFAULT_CONFIG, ADAPTER_CONFIG = "finetune_full", "finetune_lora"
 
 
 @dataclass(frozen=True)
-class Options:
+class TuningOptions:
     """The model, its data, and the run."""
 
     model: Path = option("model directory, run directory or checkpoint", "DIR", REQUIRED)
@@ -58,7 +58,7 @@ class Options:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    add_options(parser, Options)
+    add_options(parser, TuningOptions)
     add_infill_options(parser)
     add_options(parser, ResumingOptions)
 
@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ms_codegeex.runs.node import resolve_node
     from ms_codegeex.runs.resume import check_allowed
 
-    options, resuming = given(Options, arguments), given(ResumingOptions, arguments)
+    options, resuming = given(TuningOptions, arguments), given(ResumingOptions, arguments)
     data, words = paths_and_overrides(options.data)
     if not data:
         raise UserError(f"--data: {words[0]} is an override; name files or a dataset directory first")
@@ -109,7 +109,7 @@ def _one_server(path: Path | None) -> Path | None:
     return path
 
 
-def _configured(options: Options, source: Source, words: list[str]) -> RunConfig:
+def _configured(options: TuningOptions, source: Source, words: list[str]) -> RunConfig:
     """The run's configuration with the model's sizes in it."""
     from ms_codegeex.base.shipped import find_config
     from ms_codegeex.config.loading import load_config

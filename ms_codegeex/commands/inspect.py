@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import functools
 import sys
 import time
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ms_codegeex.base.errors import UserError, escaped
-from ms_codegeex.base.options import REQUIRED, add_options, option
+from ms_codegeex.base.options import REQUIRED, option
 from ms_codegeex.base.printing import (
     print_coloured,
     print_content,
@@ -44,7 +43,7 @@ GREEN, DIM, PLAIN = "\x1b[32m", "\x1b[2m", "\x1b[0m"
 
 
 @dataclass(frozen=True)
-class Options:
+class Arguments:
     """What is shown."""
 
     directory: Path = option("dataset, model directory, checkpoint or run", "DIR", REQUIRED, positional=True)
@@ -65,12 +64,7 @@ class Options:
     json: bool = option("print one JSON object on standard output", default=False)
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's arguments."""
-    add_options(parser, Options)
-
-
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: Arguments) -> int:
     """Verify the directory and describe it; damage is a `UserError`."""
     directory: Path = arguments.directory
     if not directory.is_dir():
@@ -113,7 +107,7 @@ def _describers(
     }
 
 
-def _run_dataset(arguments: argparse.Namespace) -> int:
+def _run_dataset(arguments: Arguments) -> int:
     from ms_codegeex.data import inspection
 
     dataset = inspection.open_dataset(arguments.directory)
@@ -147,7 +141,7 @@ def _fields(dataset: Dataset) -> dict[str, Any]:
     return {"data": description.pop("kind", "documents"), **description}
 
 
-def _verify(arguments: argparse.Namespace, dataset: Dataset) -> int:
+def _verify(arguments: Arguments, dataset: Dataset) -> int:
     from ms_codegeex.data.inspection import verify_dataset
 
     verify_dataset(dataset)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.base.errors import RunFailure
+from ms_codegeex.base.options import option
 from ms_codegeex.base.printing import print_error, print_out, print_result
 
 if TYPE_CHECKING:
@@ -22,17 +23,19 @@ EXAMPLES = """  ms-codegeex ladder --config my_ladder.yaml
   ms-codegeex ladder run=codegen_tiny "sizes=[{hidden_size: 64}, {hidden_size: 96}]" tokens=[200000,400000]"""
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's arguments."""
-    parser.add_argument("--config", metavar="FILE", help="YAML file of the ladder (docs/ladder.md)")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="overrides of its keys, such as tokens=[100000,200000]"
+@dataclass(frozen=True)
+class Arguments:
+    """Which ladder."""
+
+    config: Path | None = option("YAML file of the ladder (docs/ladder.md)", "FILE")
+    overrides: tuple[str, ...] = option(
+        "overrides of its keys, such as tokens=[100000,200000]", "key=value", (), positional=True
     )
-    parser.add_argument("--dry-run", action="store_true", help="list the runs and their compute, and train nothing")
-    parser.add_argument("--json", action="store_true", help="print ladder.json on standard output at the end")
+    dry_run: bool = option("list the runs and their compute, and train nothing", default=False)
+    json: bool = option("print ladder.json on standard output at the end", default=False)
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(arguments: Arguments) -> None:
     """Train the missing runs, then fit and draw."""
     from ms_codegeex.base.files import write_json
     from ms_codegeex.ladder.report import named, write_report
@@ -41,7 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     if table := os.environ.get("RANK_TABLE_FILE"):
         print_error(f"RANK_TABLE_FILE={table} of the environment is not used: each run is on this server")
-    settings, rungs = load_ladder(Path(arguments.config) if arguments.config else None, arguments.overrides)
+    settings, rungs = load_ladder(arguments.config, arguments.overrides)
     if arguments.dry_run:
         for rung in rungs:
             x = result_of(rung, None)
@@ -94,7 +97,7 @@ def _train(rung: Rung) -> dict[str, Any]:
     from ms_codegeex.runs.attempts import Restarts
     from ms_codegeex.runs.node import resolve_node
 
-    node = resolve_node(rung.config, None, None, None, None)
+    node = resolve_node(rung.config)
     try:
         with contextlib.redirect_stdout(sys.stderr):
             train(rung.config, node, restarts=Restarts())

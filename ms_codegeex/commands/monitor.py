@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ms_codegeex.base.errors import UserError, escaped
+from ms_codegeex.base.errors import escaped
+from ms_codegeex.base.options import REQUIRED, option
 from ms_codegeex.base.printing import print_error, print_json
 
 if TYPE_CHECKING:
@@ -24,28 +25,28 @@ EXAMPLES = """  ms-codegeex monitor runs/codegeex_tiny
 RECENT = 8  # events below the table
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's arguments."""
-    parser.add_argument("runs", nargs="+", metavar="DIR", help="run directories")
-    parser.add_argument("--once", action="store_true", help="print the present state and end")
-    parser.add_argument("--json", action="store_true", help="print the present state as one JSON object and end")
-    parser.add_argument("--report", metavar="FILE", help="write a page of curves, attempts and faults and end")
-    parser.add_argument("--interval", type=float, default=2.0, metavar="S", help="seconds between updates (default: 2)")
+@dataclass(frozen=True)
+class Arguments:
+    """Which runs, and how they are shown."""
+
+    runs: tuple[str, ...] = option("run directories", "DIR", REQUIRED, positional=True)
+    once: bool = option("print the present state and end", default=False)
+    json: bool = option("print the present state as one JSON object and end", default=False)
+    report: Path | None = option("write a page of curves, attempts and faults and end", "FILE")
+    interval: float = option("seconds between updates", "S", 2.0, gt=0)
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(arguments: Arguments) -> None:
     """Show the runs until all have ended or Ctrl-C."""
     from rich.console import Console
 
-    if arguments.interval <= 0:
-        raise UserError(f"--interval: {arguments.interval} is out of range; give seconds above 0")
     names = _names(arguments.runs)
     histories = _read(names)
     if arguments.report:
         from ms_codegeex.runs.history import batch_text
         from ms_codegeex.runs.history_page import write_history_page
 
-        write_history_page(histories, Path(arguments.report), batch_text)
+        write_history_page(histories, arguments.report, batch_text)
         print_error(f"wrote {arguments.report}")
     if arguments.json:
         print_json({name: _as_json(history) for name, history in histories.items()})

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.options import REQUIRED, add_options, given, option
+from ms_codegeex.base.options import REQUIRED, option
 from ms_codegeex.base.printing import print_error, print_json, print_out, print_progress, print_result
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ EXAMPLES = """\
 
 
 @dataclass(frozen=True)
-class Options:
+class Arguments:
     """What is planned, and what is shown."""
 
     config: Path = option("YAML file of the run, or a shipped name", "FILE", REQUIRED)
@@ -62,61 +61,55 @@ class Options:
     overrides: tuple[str, ...] = option("overrides, such as parallel.tensor=4", "key=value", (), positional=True)
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this verb."""
-    add_options(parser, Options)
-
-
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: Arguments) -> int:
     """Compute the costs and print them."""
-    options = given(Options, arguments)
     from ms_codegeex.config.loading import load_stages
     from ms_codegeex.planning.planner import make_plan, problems
 
-    staged = load_stages(options.config, _overrides(options))
+    staged = load_stages(arguments.config, _overrides(arguments))
     if staged is not None and len(staged.chosen) > 1:
-        return _stages(staged, options)
-    config, own_mesh = _configuration(options)
-    if options.inference:
-        return _inference(config, options)
-    if options.context is not None:
+        return _stages(staged, arguments)
+    config, own_mesh = _configuration(arguments)
+    if arguments.inference:
+        return _inference(config, arguments)
+    if arguments.context is not None:
         raise UserError("--context: belongs to --inference; add it, or set data.seq_length=N for training")
     for name in ("streams", "group", "measure"):
-        if getattr(options, name):
+        if getattr(arguments, name):
             raise UserError(f"--{name}: belongs to --inference; add it")
-    if options.write and not options.search:
+    if arguments.write and not arguments.search:
         raise UserError("--write: writes what --search finds; add it")
-    if options.overlap and not options.search:
+    if arguments.overlap and not arguments.search:
         raise UserError("--overlap: ranks what --search finds; add it (a plan shows both figures)")
     plan, found = make_plan(config), None
-    if options.search:
-        found = _search(plan, own_mesh, options.overlap)
+    if arguments.search:
+        found = _search(plan, own_mesh, arguments.overlap)
         plan = found.ranked[0] if found.ranked else plan
-        if options.write and found.ranked:
-            _write(plan, options)
-    if options.plot:
-        _plot(plan, options.plot)
-    if options.json:
-        print_json(_as_json(plan, options.tokens, found))
+        if arguments.write and found.ranked:
+            _write(plan, arguments)
+    if arguments.plot:
+        _plot(plan, arguments.plot)
+    if arguments.json:
+        print_json(_as_json(plan, arguments.tokens, found))
     else:
-        print_out(_as_text(plan, options.tokens, found, options.sources))
+        print_out(_as_text(plan, arguments.tokens, found, arguments.sources))
     for line in problems(plan):
         print_error(f"ms-codegeex plan: {line}")
     return 0 if plan.fits else 1
 
 
-def _stages(staged: StagedRun, options: Options) -> int:
+def _stages(staged: StagedRun, arguments: Arguments) -> int:
     """The plan of every stage; exit status 1 if one of them does not fit."""
     from ms_codegeex.planning.planner import make_plan, problems
 
     for name in ("search", "overlap", "inference", "plot", "tokens", "context", "write"):
-        if getattr(options, name):
+        if getattr(arguments, name):
             raise UserError(f"--{name}: is for one run; choose a stage with stage=NAME, of {', '.join(staged.chosen)}")
     plans = {stage.name: make_plan(stage.config) for stage in staged.stages}
-    if options.json:
+    if arguments.json:
         print_json({"stages": {name: _as_json(plan, None, None) for name, plan in plans.items()}})
     else:
-        blocks = (f"stage {name}\n\n{_as_text(plan, None, None, options.sources)}" for name, plan in plans.items())
+        blocks = (f"stage {name}\n\n{_as_text(plan, None, None, arguments.sources)}" for name, plan in plans.items())
         print_out("\n\n\n".join(blocks))
     for name, plan in plans.items():
         for line in problems(plan):
@@ -124,48 +117,48 @@ def _stages(staged: StagedRun, options: Options) -> int:
     return 0 if all(plan.fits for plan in plans.values()) else 1
 
 
-def _inference(config: RunConfig, options: Options) -> int:
+def _inference(config: RunConfig, arguments: Arguments) -> int:
     from ms_codegeex.planning import inference, inference_report
 
-    streams, group = options.streams or 8, options.group or inference.GROUP
-    memories = [inference.inference_memory(config, bits, options.context) for bits in inference.BITS]
-    forms = [inference.decoding(config, form, options.context) for form in inference.our_forms(group)]
-    devices = inference.devices(cpu=options.measure)
+    streams, group = arguments.streams or 8, arguments.group or inference.GROUP
+    memories = [inference.inference_memory(config, bits, arguments.context) for bits in inference.BITS]
+    forms = [inference.decoding(config, form, arguments.context) for form in inference.our_forms(group)]
+    devices = inference.devices(cpu=arguments.measure)
     result = {"inference": [inference.to_dict(memory) for memory in memories]}
     result |= inference.speeds_to_dict(config, forms, devices, streams)
     blocks = [inference_report.published_table(config, memories), inference_report.forms_table(forms, streams)]
     blocks.append(inference_report.speed_table(config, forms, devices, streams))
     blocks.append(inference_report.published_speeds(config))
-    print_result(result, "\n\n".join(filter(None, blocks)), options.json)
+    print_result(result, "\n\n".join(filter(None, blocks)), arguments.json)
     return 0
 
 
-def _configuration(options: Options) -> tuple[RunConfig, bool]:
+def _configuration(arguments: Arguments) -> tuple[RunConfig, bool]:
     """The configuration, and whether its mesh is the YAML's.
 
     A search chooses the mesh itself, so the YAML's need not suit `--devices`; a placeholder then takes its place.
     """
     from ms_codegeex.config.loading import load_config
 
-    overrides = _overrides(options)
+    overrides = _overrides(arguments)
     try:
-        return load_config(options.config, overrides), True
+        return load_config(arguments.config, overrides), True
     except UserError:
-        if not (options.search and options.devices and options.devices > 0):
+        if not (arguments.search and arguments.devices and arguments.devices > 0):
             raise
         free = [f"parallel.{axis}=1" for axis in ("tensor", "pipeline", "virtual_stages", "optimizer_shard")]
         free += [f"{key}=null" for key in ("parallel.stage_layers", "parallel.micro_batches", "training.micro_batch")]
         free += ["parallel.sequence=false", "devices=1"]
-        return replace(load_config(options.config, [*overrides, *free]), devices=options.devices), False
+        return replace(load_config(arguments.config, [*overrides, *free]), devices=arguments.devices), False
 
 
-def _overrides(options: Options) -> list[str]:
+def _overrides(arguments: Arguments) -> list[str]:
     """All overrides of the command line."""
-    overrides = list(options.overrides)
-    if options.devices is not None:
-        overrides += [f"devices={options.devices}", "parallel.data=null"]
-    if options.device is not None:
-        overrides.append(f"parallel.hardware={options.device}")
+    overrides = list(arguments.overrides)
+    if arguments.devices is not None:
+        overrides += [f"devices={arguments.devices}", "parallel.data=null"]
+    if arguments.device is not None:
+        overrides.append(f"parallel.hardware={arguments.device}")
     return overrides
 
 
@@ -180,14 +173,14 @@ def _search(plan: Plan, own_mesh: bool, overlap: bool) -> SearchResult:
     return result
 
 
-def _write(plan: Plan, options: Options) -> None:
+def _write(plan: Plan, arguments: Arguments) -> None:
     """The best plan as a file: the given configuration is its base, under the overrides of the command line."""
     from ms_codegeex.base.files import atomic_file
     from ms_codegeex.base.shipped import find_config
     from ms_codegeex.config.values import parse_overrides
     from ms_codegeex.planning.search import yaml_of
 
-    target, base = options.write, options.config
+    target, base = arguments.write, arguments.config
     if plan.config.stage:
         raise UserError("--write: --config has stages; give the file of the stage as --config")
     if not target.parent.is_dir():
@@ -195,7 +188,7 @@ def _write(plan: Plan, options: Options) -> None:
     if base.suffix or base.exists():
         base = os.path.relpath(find_config(base), target.parent)
     with atomic_file(target) as temporary:
-        temporary.write_text(yaml_of(plan, str(base), parse_overrides(options.overrides)), encoding="utf-8")
+        temporary.write_text(yaml_of(plan, str(base), parse_overrides(arguments.overrides)), encoding="utf-8")
 
 
 def _plot(plan: Plan, path: Path) -> None:

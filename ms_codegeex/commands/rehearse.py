@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.options import REQUIRED, add_options, given, option
+from ms_codegeex.base.options import REQUIRED, option
 from ms_codegeex.base.printing import print_error, print_json, print_out
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ EXAMPLES = """  ms-codegeex rehearse --config codegeex_base_8
 
 
 @dataclass(frozen=True)
-class Options:
+class Arguments:
     """What is rehearsed, and what is written about it."""
 
     config: Path = option("YAML file of the run, or a shipped name", "FILE", REQUIRED)
@@ -66,40 +65,34 @@ class Options:
     json: bool = option("print one JSON object on standard output", default=False)
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's arguments."""
-    add_options(parser, Options)
-
-
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: Arguments) -> int:
     """Compile, execute and print the verdict."""
     from ms_codegeex.rehearsal.coverage import memory_warning
     from ms_codegeex.rehearsal.shrink import parse_mesh
 
-    options = given(Options, arguments)
-    both = options.compile == options.execute
-    compiles, executes = both or options.compile, both or options.execute
-    _check_phase(options, compiles, executes)
-    config = _configuration(options, executes)
-    mesh = None if options.mesh is None else parse_mesh(options.mesh)
-    ranks = _ranks(options.ranks or "distinct", config.mesh.world)
+    both = arguments.compile == arguments.execute
+    compiles, executes = both or arguments.compile, both or arguments.execute
+    _check_phase(arguments, compiles, executes)
+    config = _configuration(arguments, executes)
+    mesh = None if arguments.mesh is None else parse_mesh(arguments.mesh)
+    ranks = _ranks(arguments.ranks or "distinct", config.mesh.world)
     if executes:
         _check_executable(config, mesh)
     warning = memory_warning(config)  # before minutes of work; a compilation fails for it as well
     if warning:
         print_error(f"ms-codegeex rehearse: warning: {warning}")
-    compiled = _compile(config, ranks, options) if compiles else None
-    timeline = _simulate_step(config, compiled, options) if compiled and options.timeline else None
-    kernels = _graph_kernels(options.json) if compiled else None
-    execution = _execute(config, mesh, options.steps, options.json) if executes else None
+    compiled = _compile(config, ranks, arguments) if compiles else None
+    timeline = _simulate_step(config, compiled, arguments) if compiled and arguments.timeline else None
+    kernels = _graph_kernels(arguments.json) if compiled else None
+    execution = _execute(config, mesh, arguments.steps, arguments.json) if executes else None
     passed = (compiled is None or compiled.ok) and (execution is None or execution.passed)
-    if options.json:
+    if arguments.json:
         result = _as_json(compiled, kernels, execution, timeline, passed)
         print_json({**result, "warnings": [warning] if warning else []})
     return 0 if passed else 1
 
 
-def _check_phase(options: Options, compiles: bool, executes: bool) -> None:
+def _check_phase(arguments: Arguments, compiles: bool, executes: bool) -> None:
     """Raise a `UserError` for an option of the phase that was not requested."""
     wrong_phase = "is for {}, but only {} was requested; leave one of the two out"
     for_compile = wrong_phase.format("--compile", "--execute")
@@ -107,36 +100,36 @@ def _check_phase(options: Options, compiles: bool, executes: bool) -> None:
     no_timeline = "writes the timeline, which was not requested; give --timeline as well"
     no_ascend = "the streams of Ascend's back end need a compilation with --target ascend; give both"
     rules = (  # an option, whether it may be given, and what to say otherwise
-        ("plot", options.timeline, no_timeline),
-        ("trace", options.timeline, no_timeline),
+        ("plot", arguments.timeline, no_timeline),
+        ("trace", arguments.timeline, no_timeline),
         ("timeline", compiles, for_compile),
-        ("streams", compiles and options.target == "ascend", no_ascend),
+        ("streams", compiles and arguments.target == "ascend", no_ascend),
         ("ranks", compiles, for_compile),
         ("target", compiles, for_compile),
         ("mesh", executes, for_execute),
         ("steps", executes, for_execute),
     )
     for flag, allowed, message in rules:
-        value = getattr(options, flag)
+        value = getattr(arguments, flag)
         if value is not None and value is not False and not allowed:
             raise UserError(f"--{flag}: {message}")
     for flag in ("plot", "trace"):
-        path = getattr(options, flag)
+        path = getattr(arguments, flag)
         if path is not None and not path.parent.is_dir():
             raise UserError(f"--{flag}: {path.parent} is not a folder; make it first")
 
 
-def _configuration(options: Options, executes: bool) -> RunConfig:
+def _configuration(arguments: Arguments, executes: bool) -> RunConfig:
     """The run as the engine would partition it over devices; a CPU run is rehearsed as if it ran on Ascend."""
     from ms_codegeex.config.loading import load_config
     from ms_codegeex.config.rules import check_run_config
 
-    overrides = list(options.overrides)
-    if options.devices is not None:
-        overrides += [f"devices={options.devices}", "parallel.data=null"]
-    config = load_config(options.config, overrides)
-    if options.steps is not None and options.steps < 4:
-        raise UserError(f"--steps: {options.steps} steps are too few to show an error that builds up; give 4 or more")
+    overrides = list(arguments.overrides)
+    if arguments.devices is not None:
+        overrides += [f"devices={arguments.devices}", "parallel.data=null"]
+    config = load_config(arguments.config, overrides)
+    if arguments.steps is not None and arguments.steps < 4:
+        raise UserError(f"--steps: {arguments.steps} steps are too few to show an error that builds up; give 4 or more")
     if config.devices == 1 and executes:
         raise UserError(
             "devices: 1 device has nothing to share; give --devices N or a parallel.* key above 1, or --compile alone"
@@ -189,24 +182,24 @@ def _progress(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
         yield show
 
 
-def _compile(config: RunConfig, ranks: list[int] | None, options: Options) -> CompileReport:
+def _compile(config: RunConfig, ranks: list[int] | None, arguments: Arguments) -> CompileReport:
     from ms_codegeex.rehearsal.compile import compile_ranks
 
-    with _progress(options.json) as bar:
+    with _progress(arguments.json) as bar:
         report = compile_ranks(
             config,
             ranks,
             lambda done, count: bar("compiling at full size", done, count),
-            timeline=options.timeline,
-            target=options.target or "gpu",
-            backend=options.streams,
+            timeline=arguments.timeline,
+            target=arguments.target or "gpu",
+            backend=arguments.streams,
         )
-    if not options.json:
+    if not arguments.json:
         print_out(report.text() + "\n")
     return report
 
 
-def _simulate_step(config: RunConfig, compiled: CompileReport, options: Options) -> Timeline:
+def _simulate_step(config: RunConfig, compiled: CompileReport, arguments: Arguments) -> Timeline:
     """Simulate the compiled step; print it and write its files."""
     from ms_codegeex.base.files import atomic_file, write_json
     from ms_codegeex.rehearsal.timeline.picture import plot
@@ -214,12 +207,12 @@ def _simulate_step(config: RunConfig, compiled: CompileReport, options: Options)
     from ms_codegeex.rehearsal.timeline.timeline import make_timeline
 
     timeline = make_timeline(compiled.config, config, compiled.programs)
-    if not options.json:
+    if not arguments.json:
         print_out(text(timeline) + "\n")
-    if options.trace:
-        write_json(options.trace, trace(timeline))
-    if options.plot:
-        with atomic_file(options.plot) as path:
+    if arguments.trace:
+        write_json(arguments.trace, trace(timeline))
+    if arguments.plot:
+        with atomic_file(arguments.plot) as path:
             plot(timeline, path)
     return timeline
 

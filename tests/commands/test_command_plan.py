@@ -8,7 +8,7 @@ from conftest import ROOT, command, command_here
 
 from ms_codegeex import cli
 from ms_codegeex.base.options import given
-from ms_codegeex.commands.plan import Options, _configuration
+from ms_codegeex.commands.plan import Arguments, _configuration
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.planning import quick_search
 from ms_codegeex.planning.search import search
@@ -183,7 +183,7 @@ def test_what_search_prints_gives_the_plan_on_the_same_command_line(tmp_path, wo
 
 
 def planned(path, words, *more):
-    return _configuration(given(Options, cli.parse(["plan", "--config", str(path), *words, *more])))
+    return _configuration(given(Arguments, cli.parse(["plan", "--config", str(path), *words, *more])))
 
 
 @pytest.mark.slow

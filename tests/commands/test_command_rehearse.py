@@ -117,7 +117,7 @@ def test_fusions_chosen_for_a_cpu_are_not_held_against_the_device_that_stands_in
     off = [f"parallel.fusion.{name}=false" for name in ("dropout", "attention", "graph_kernel")]
     words = ["training.dropout=0.1", "parallel.fusion.norm=false", *off]
     config = rehearse._configuration(
-        given(rehearse.Options, cli.parse(["rehearse", "--config", str(small), *words])), executes=True
+        given(rehearse.Arguments, cli.parse(["rehearse", "--config", str(small), *words])), executes=True
     )
     fusion = config.parallel.fusion
     assert config.device == "ascend" and config.training.dropout == 0.1
