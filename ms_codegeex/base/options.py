@@ -40,6 +40,7 @@ class Option:
         in_requests: the value without which OpenAI's API does the same; None: requests have no such field.
         either: options with the same word here exclude each other.
         repeated: a tuple is given one value at a time; otherwise any number of values follows the option.
+        extended: the values of an option that is given again are added to the first ones.
         positional: given without the option's name.
         negatable: a switch can be turned off too, by `--no-...`.
         flag: the option's name, if it is not the field's.
@@ -57,6 +58,7 @@ class Option:
     in_requests: float | None = None
     either: str = ""
     repeated: bool = False
+    extended: bool = False
     positional: bool = False
     negatable: bool = False
     flag: str = ""
@@ -123,7 +125,7 @@ class Declared:
 def declared(kind: type, names: Iterable[str] | None = None) -> list[Declared]:
     """The options of a dataclass, or those of these names: required ones first, otherwise in the order of the fields.
     Other fields are no options."""
-    hints, found = typing.get_type_hints(kind), []
+    hints, options = typing.get_type_hints(kind), []
     chosen = None if names is None else set(names)
     for each in fields(kind):  # type: ignore[arg-type]
         if OPTION not in each.metadata or (chosen is not None and each.name not in chosen):
@@ -133,8 +135,8 @@ def declared(kind: type, names: Iterable[str] | None = None) -> list[Declared]:
         optional = types.NoneType in kinds
         if optional:
             hint = typing.Union[tuple(kind for kind in kinds if kind is not types.NoneType)]  # noqa: UP007
-        found.append(Declared(each.name, each.metadata[OPTION], hint, each.default, optional))
-    return sorted(found, key=lambda each: each.default is not MISSING)
+        options.append(Declared(each.name, each.metadata[OPTION], hint, each.default, optional))
+    return sorted(options, key=lambda each: each.default is not MISSING)
 
 
 def add_options(
@@ -172,8 +174,10 @@ def _kind(each: Declared) -> dict[str, Any]:
             words = {"metavar": tuple(each.option.metavar.split()), "nargs": 1 + len(others)}
         elif each.option.positional:
             words["nargs"] = "+" if each.default is MISSING else "*"
+        elif each.option.repeated:
+            words["action"] = "append"
         else:
-            words |= {"action": "append"} if each.option.repeated else {"action": "extend", "nargs": "+"}
+            words |= {"action": "extend" if each.option.extended else "store", "nargs": "+"}
     elif each.option.positional and each.default is not MISSING:
         words["nargs"] = "?"
     if typing.get_origin(item) is typing.Literal:
@@ -192,13 +196,13 @@ def given(kind: type[Settings], arguments: argparse.Namespace, **others: Any) ->
 def given_values(kind: type, arguments: argparse.Namespace) -> dict[str, Any]:
     """The values of a dataclass's options, by name, without those that have none. `UserError` for a number out of range
     names the option."""
-    found = {}
+    values = {}
     for each in declared(kind):
         value = getattr(arguments, each.name, None)
         if value is not None:
             each.option.check(each.flag, value)
-            found[each.name] = tuple(value) if isinstance(value, list) else value
-    return found
+            values[each.name] = tuple(value) if isinstance(value, list) else value
+    return values
 
 
 def refuse(

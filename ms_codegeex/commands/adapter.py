@@ -65,7 +65,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _list(directories: list[Path], as_json: bool) -> None:
-    """Print the settings that the adapters record."""
     from ms_codegeex.formats.peft import CONFIG, summary
 
     rows = []

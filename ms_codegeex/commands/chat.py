@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from ms_codegeex.commands import decoding, model_options
+from ms_codegeex.commands import decoding
 
 SUMMARY = "talk with a server's model, or one in this process, in the terminal"
 EXAMPLES = """  ms-codegeex chat --language Python
@@ -16,7 +16,7 @@ EXAMPLES = """  ms-codegeex chat --language Python
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.add_argument("--language", default="", metavar="NAME", help="put this language's tag in front of the text")
-    model_options.configure(parser)
+    decoding.configure_model(parser)
     decoding.configure(parser)
     parser.add_argument("--no-history", action="store_true", help="neither read nor save the history of entries")
 
@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> None:
     from ms_codegeex.terminal.history import line_history
 
     settings, console = decoding.settings(arguments), Console(highlight=False)
-    chat = Chat(model_options.opened(arguments), settings, console, arguments.language)
+    chat = Chat(decoding.open_model(arguments), settings, console, arguments.language)
     if not sys.stdin.isatty():
         chat.run(lambda _: input())
         return

@@ -84,7 +84,6 @@ def _progress(label: str, total: int) -> Iterator[tqdm]:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    """List or verify."""
     from ms_codegeex.commands.artefacts import checkpoint_line, summarise_checkpoint
     from ms_codegeex.formats.checkpoint import MANIFEST
     from ms_codegeex.formats.checkpoint_folder import list_checkpoints

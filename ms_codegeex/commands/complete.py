@@ -12,7 +12,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.options import add_options
 from ms_codegeex.base.printing import print_json, visible
 from ms_codegeex.base.reading import given_text
-from ms_codegeex.commands import decoding, model_options
+from ms_codegeex.commands import decoding
 
 if TYPE_CHECKING:
     from ms_codegeex.generation.sampling import SamplingSettings
@@ -34,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--suffix-file", metavar="FILE", help="text after the answer, which the answer does not repeat")
     parser.add_argument("--echo", action="store_true", help="write the text in front of each answer")
     add_options(parser, decoding.PromptOptions)
-    model_options.configure(parser)
+    decoding.configure_model(parser)
     decoding.configure(parser, "n")
 
 
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.cut_prompt,
         arguments.stop_at == "block",
     )
-    model = model_options.opened(arguments, settings.n)
+    model = decoding.open_model(arguments, settings.n)
     if arguments.json:
         _print_json(model, prompt, settings)
         return

@@ -1,13 +1,21 @@
-"""Options that several verbs share: how tokens are chosen, what is continued, and where an answer ends."""
+"""Options that several verbs share: which model answers, what it continues, and how tokens are chosen."""
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.options import add_options, given, option
+from ms_codegeex.base.reading import given_text
+from ms_codegeex.generation.engine_options import EngineOptions
+from ms_codegeex.generation.levels import cpu_level
 from ms_codegeex.generation.sampling import SamplingSettings, request_fields
+
+if TYPE_CHECKING:
+    from ms_codegeex.terminal.asking import Model
 
 
 @dataclass(frozen=True)
@@ -21,6 +29,16 @@ class PromptOptions:
         "closing brace (languages with braces; see --language)"
     )
     json: bool = option("one JSON object instead of streamed text", default=False)
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model; a server's has a key and a name."""
+
+    url: str = option("a server with OpenAI's API", "URL", "http://127.0.0.1:8000", either="model")
+    model: Path | None = option("instead of a server: a model directory, run or checkpoint", "DIR", either="model")
+    api_key_file: Path | None = option("file that holds the server's key", "FILE")
+    name: str | None = option("the server's model, or an adapter (default: the model)", "NAME")
 
 
 def configure(parser: argparse.ArgumentParser, *others: str) -> None:
@@ -51,3 +69,37 @@ def settings(arguments: argparse.Namespace, **others: Any) -> SamplingSettings:
     if arguments.greedy:
         others["temperature"] = 0.0
     return given(SamplingSettings, arguments, **others)
+
+
+def configure_model(parser: argparse.ArgumentParser) -> None:
+    """A server's model, or one in this process."""
+    add_options(parser, ModelOptions)
+    add_options(parser.add_argument_group("with --model"), EngineOptions, ("threads", "cpu_level"))
+
+
+def open_model(arguments: argparse.Namespace, slots: int = 1) -> Model:
+    """The requested model; `slots` answers are computed at once in this process."""
+    options, engine = given(ModelOptions, arguments), given(EngineOptions, arguments)
+    if options.model is None:
+        if engine != EngineOptions():
+            flag = "--cpu-level" if engine.threads is None else "--threads"
+            raise UserError(f"{flag}: is for a model in this process; give --model DIR, or leave it out")
+        from ms_codegeex.terminal.server import RemoteModel
+
+        return RemoteModel(options.url, read_key(options.api_key_file), options.name)
+    if options.api_key_file or options.name:
+        flag = "--api-key-file" if options.api_key_file else "--name"
+        raise UserError(f"{flag}: is for a server; leave it out with --model")
+    from ms_codegeex.terminal.local import TerminalModel
+
+    return TerminalModel(options.model, slots, engine.threads, cpu_level(engine.cpu_level))
+
+
+def read_key(path: Path | None) -> str | None:
+    """The key in a file; None without one. `UserError` if the file holds none."""
+    if path is None:
+        return None
+    key = given_text(str(path), "--api-key-file").strip()
+    if not key or not key.isascii() or not key.isprintable() or " " in key:
+        raise UserError(f"--api-key-file: {path} holds no key; expected one word")
+    return key

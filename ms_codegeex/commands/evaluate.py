@@ -29,7 +29,6 @@ from ms_codegeex.commands.evaluate_options import (
     ServerOptions,
     SourceOptions,
 )
-from ms_codegeex.commands.model_options import read_key
 from ms_codegeex.evaluation.benchmarks.registry import benchmark, names, with_key
 from ms_codegeex.evaluation.local_model import LocalModel
 from ms_codegeex.evaluation.recipe import Recipe
@@ -126,7 +125,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _judge(arguments: argparse.Namespace) -> None:
-    """A benchmark."""
     files, source = given(FileOptions, arguments), given(SourceOptions, arguments)
     server, judging = given(ServerOptions, arguments), given(JudgingOptions, arguments)
     model = _local_model(arguments)
@@ -316,7 +314,7 @@ def _sampler(recipe: Recipe, model: LocalModel | None, source: SourceOptions, se
     if model is not None:
         return lambda: EngineSampler(model, recipe)
     if source.url:
-        key, fields = read_key(server.api_key_file), _fields(server.url_field)
+        key, fields = decoding.read_key(server.api_key_file), _fields(server.url_field)
         others = (server.concurrency, server.url_timeout)
 
         def make(url: str) -> ServerSampler:

@@ -30,7 +30,7 @@ DEFAULT_CONFIG, ADAPTER_CONFIG = "finetune_full", "finetune_lora"
 
 
 @dataclass(frozen=True)
-class TuningOptions:
+class FinetuneOptions:
     """The model, its data, and the run."""
 
     model: Path = option("model directory, run directory or checkpoint", "DIR", REQUIRED)
@@ -58,12 +58,12 @@ class TuningOptions:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    add_options(parser, TuningOptions)
+    add_options(parser, FinetuneOptions)
     add_infill_options(parser)
     add_options(parser, ResumingOptions)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Prepare the data with the model's tokenizer, then train from its weights."""
     from ms_codegeex.commands.training_job import paths_and_overrides, rank_table_of, train
     from ms_codegeex.formats.sources import open_source
@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ms_codegeex.runs.node import resolve_node
     from ms_codegeex.runs.resume import check_allowed
 
-    options, resuming = given(TuningOptions, arguments), given(ResumingOptions, arguments)
+    options, resuming = given(FinetuneOptions, arguments), given(ResumingOptions, arguments)
     data, words = paths_and_overrides(options.data)
     if not data:
         raise UserError(f"--data: {words[0]} is an override; name files or a dataset directory first")
@@ -95,7 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
         f"at most {config.steps} steps of {config.training.global_batch} sequences of {config.seq_length} tokens"
     )
     node, restarts = resolve_node(config, table), Restarts(resuming.restarts, resuming.min_devices)
-    return train(config, node, allow_change=resuming.allow_change, restarts=restarts, as_json=options.json)
+    train(config, node, allow_change=resuming.allow_change, restarts=restarts, as_json=options.json)
 
 
 def _one_server(path: Path | None) -> Path | None:
@@ -109,7 +109,7 @@ def _one_server(path: Path | None) -> Path | None:
     return path
 
 
-def _configured(options: TuningOptions, source: Source, words: list[str]) -> RunConfig:
+def _configured(options: FinetuneOptions, source: Source, words: list[str]) -> RunConfig:
     """The run's configuration with the model's sizes in it."""
     from ms_codegeex.base.shipped import find_config
     from ms_codegeex.config.loading import load_config
@@ -148,7 +148,6 @@ def _prepared(data: list[str], task: str | None, source: Source, config: RunConf
 
 
 def _tokenizer(source: Source) -> str:
-    """Name or directory of the model's tokenizer."""
     from ms_codegeex.data.tokenizer import TOKENIZER_NAMES
     from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY
     from ms_codegeex.formats.source_tokenizer import source_tokenizer

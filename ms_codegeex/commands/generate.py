@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.options import add_options, given
+from ms_codegeex.base.options import REQUIRED, add_options, given, option
 from ms_codegeex.base.printing import print_content, print_error, print_json
 from ms_codegeex.base.reading import given_text
 from ms_codegeex.commands import decoding
@@ -34,35 +34,6 @@ EXAMPLES = """  ms-codegeex generate --model runs/codegeex_tiny --language Pytho
   ms-codegeex generate --model DIR --adapter runs/tuned/adapter --prompt-file start.py"""
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's arguments."""
-    parser.add_argument(
-        "--model", required=True, metavar="DIR", help="model directory (quantised or not), run directory or checkpoint"
-    )
-    prompt = parser.add_mutually_exclusive_group()
-    prompt.add_argument(
-        "--prompt", metavar="TEXT", help="text to continue; a bare language tag gets the newline that the model expects"
-    )
-    prompt.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file (- is standard input)")
-    add_options(parser, decoding.PromptOptions)
-    decoding.configure(parser, "log_probabilities", "n", "beams", "length_penalty")
-    parser.add_argument(
-        "--logit-bias",
-        action="append",
-        type=_bias,
-        default=[],
-        metavar="ID=VALUE",
-        help="add a number to a token's logit; -100 effectively forbids it; may be repeated",
-    )
-    parser.add_argument(
-        "--adapter",
-        type=Path,
-        metavar="DIR",
-        help="a LoRA adapter on the model: a run, or a directory in PEFT's layout",
-    )
-    add_options(parser, EngineOptions)
-
-
 def _bias(text: str) -> tuple[int, float]:
     number, _, value = text.partition("=")
     try:
@@ -71,6 +42,33 @@ def _bias(text: str) -> tuple[int, float]:
         raise UserError(
             f"--logit-bias: {text} is not ID=VALUE; give a token's id and a number, for example 198=-100"
         ) from None
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """What `generate` alone has."""
+
+    model: Path = option("model directory (quantised or not), run directory or checkpoint", "DIR", REQUIRED)
+    prompt: str | None = option(
+        "text to continue; a bare language tag gets the newline that the model expects", "TEXT", either="prompt"
+    )
+    prompt_file: str | None = option("read the prompt from a file (- is standard input)", "FILE", either="prompt")
+    logit_bias: tuple[tuple[int, float], ...] = option(
+        "add a number to a token's logit; -100 effectively forbids it; may be repeated",
+        "ID=VALUE",
+        (),
+        repeated=True,
+        convert=_bias,
+    )
+    adapter: Path | None = option("a LoRA adapter on the model: a run, or a directory in PEFT's layout", "DIR")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    add_options(parser, GenerateOptions)
+    add_options(parser, decoding.PromptOptions)
+    decoding.configure(parser, "log_probabilities", "n", "beams", "length_penalty")
+    add_options(parser, EngineOptions)
 
 
 def _prompt(arguments: argparse.Namespace) -> str:
@@ -86,7 +84,6 @@ def _prompt(arguments: argparse.Namespace) -> str:
 
 
 def _rule(arguments: argparse.Namespace, prompt: str) -> Rule | None:
-    """The rule of --stop-at."""
     from ms_codegeex.data.languages import LANGUAGES
     from ms_codegeex.generation.stopping import block
 
@@ -100,8 +97,6 @@ def _rule(arguments: argparse.Namespace, prompt: str) -> Rule | None:
 
 
 def _described(answer: Answer, tokenizer: Tokenizer, reported: bool) -> dict[str, Any]:
-    """JSON values of an answer."""
-
     def token(number: int, score: float) -> dict[str, Any]:
         text = tokenizer.token_bytes(number).decode("utf-8", "replace")
         return {"id": number, "text": text, "log_probability": score}
@@ -121,13 +116,13 @@ def run(arguments: argparse.Namespace) -> None:
     engine = given(EngineOptions, arguments)
     if arguments.log_probabilities and not arguments.json:
         raise UserError("--log-probabilities: plain text cannot show them; add --json")
-    settings = decoding.settings(arguments, logit_bias=dict(arguments.logit_bias))
+    settings = decoding.settings(arguments, logit_bias=dict(arguments.logit_bias or ()))
     prompt = _prompt(arguments)
     rule = _rule(arguments, prompt)
     from ms_codegeex.generation.loading import load_model
 
     cpu_level(engine.cpu_level)
-    model = load_model(Path(arguments.model))  # a wrong one is refused before the engine is imported
+    model = load_model(arguments.model)  # a wrong one is refused before the engine is imported
     decoding.prepare_device(engine.device)
     from ms_codegeex.generation.answers import answers
     from ms_codegeex.generation.engine import MAX_SLOTS, Generator  # the engine, which takes seconds to import

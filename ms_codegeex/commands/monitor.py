@@ -73,7 +73,6 @@ def _read(names: Mapping[str, Path]) -> dict[str, History]:
 
 
 def _follow(names: Mapping[str, Path], interval: float) -> None:
-    """Redraw until no run is in progress."""
     from rich.console import Console
     from rich.live import Live
 

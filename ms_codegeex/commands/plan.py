@@ -153,7 +153,6 @@ def _configuration(arguments: Arguments) -> tuple[RunConfig, bool]:
 
 
 def _overrides(arguments: Arguments) -> list[str]:
-    """All overrides of the command line."""
     overrides = list(arguments.overrides)
     if arguments.devices is not None:
         overrides += [f"devices={arguments.devices}", "parallel.data=null"]

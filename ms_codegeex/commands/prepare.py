@@ -71,14 +71,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     formats = "MindRecord files, or the three Megatron datasets of CodeGeeX's fine-tuning (docs/interchange.md)"
     add_options(parser.add_argument_group("exchange", formats), ExchangeOptions)
     group = parser.add_argument_group("the run")
-    group.add_argument(
-        "--workers",
-        type=int,
-        metavar="N",
-        help="number of processes; does not affect the result (default: one per core)",
-    )
     add_options(group, WorkOptions)
-    add_options(group, DatasetOptions, ("replace", "json"))
+    add_options(group, DatasetOptions, ("workers", "replace", "json"))
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -211,7 +205,6 @@ def _import(arguments: argparse.Namespace) -> None:
 
 
 def _settings(arguments: argparse.Namespace) -> PrepareSettings:
-    """The settings of a corpus."""
     from ms_codegeex.data.corpus.filters import preset
     from ms_codegeex.data.corpus.settings import PrepareSettings, ReadingSettings
     from ms_codegeex.data.languages import canonical_languages

@@ -52,6 +52,7 @@ class DatasetOptions:
     on_error: Literal["skip", "stop"] = option(
         "broken records and files: count them in the report and continue, or stop at the first", default="skip"
     )
+    workers: int | None = option("number of processes; does not affect the result (default: one per core)", "N")
     replace: bool = option("replace the dataset in DIR", default=False)
     json: bool = option("print one JSON object on standard output", default=False)
 

@@ -110,7 +110,6 @@ def _servers(arguments: argparse.Namespace) -> list[tuple[str, dict[int, str]]]:
 
 
 def _summary(table: RankTable, path: Path) -> dict[str, Any]:
-    """The object that `--json` prints."""
     return {
         "table": str(path),
         "servers": len(table.servers),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.printing import print_error, print_json, print_out
+from ms_codegeex.base.printing import print_error, print_out, print_result
 from ms_codegeex.commands.training_job import check_datasets, check_restarts, processes_of, resolve_data, train_once
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.stages import Stage, StagedRun
@@ -34,7 +34,7 @@ def train_stages(
     restarts: Restarts,
     dry_run: Form | None = None,
     as_json: bool = False,
-) -> int:
+) -> None:
     """Train the unfinished stages, in their order; `node_of` gives this server in the job of a configuration.
 
     The others as in `train`: `corpus` is for stages without a dataset, `as_json` prints stages.json at the end.
@@ -45,7 +45,8 @@ def train_stages(
         check_restarts(restarts, stage.config, node_of(stage.config))
         _named(stage, partial(_check_stage, stage))
     if dry_run:
-        return _dry_run(staged.output, chosen, node_of, dry_run)
+        _dry_run(staged.output, chosen, node_of, dry_run)
+        return
     staged = _with_data(staged, corpus, as_json, node_of)
     progress = StageProgress(staged, allow_change)
     for number, stage in enumerate(staged.stages, 1):
@@ -66,13 +67,8 @@ def train_stages(
                     write_report(staged)
     if node_of(chosen[0].config).rank == 0:
         report = write_report(staged)
-        print_json(report.content) if as_json else print_out(_result(staged, report.text()))
-    return 0
-
-
-def _result(staged: StagedRun, tables: str) -> str:
-    """The tables, and the paths of the report and the last model."""
-    return f"{tables}\n\nreport      {staged.output / 'stages.html'}\nlast model  {staged.stages[-1].config.output}"
+        paths = f"report      {staged.output / 'stages.html'}\nlast model  {staged.stages[-1].config.output}"
+        print_result(report.content, f"{report.text()}\n\n{paths}", as_json)
 
 
 def _named(stage: Stage, action: Callable[[], Any]) -> Any:
@@ -89,7 +85,7 @@ def _check_stage(stage: Stage) -> None:
     check_memory(stage.config)
 
 
-def _dry_run(output: Path, stages: Sequence[Stage], node_of: NodeOf, form: Form) -> int:
+def _dry_run(output: Path, stages: Sequence[Stage], node_of: NodeOf, form: Form) -> None:
     runs = {}
     print_error(f"nothing is started, prepared or written; the stages would be runs in {output}")
     for stage in stages:
@@ -97,7 +93,6 @@ def _dry_run(output: Path, stages: Sequence[Stage], node_of: NodeOf, form: Form)
         specs = _named(stage, partial(processes_of, stage.config, node_of(stage.config)))
         runs[f"# stage {stage.name}, {stage.config.steps:,} steps{after}"] = (Path(stage.config.output), specs)
     print_out(process_text(runs, form))
-    return 0
 
 
 def _with_data(staged: StagedRun, corpus: Sequence[str], quiet: bool, node_of: NodeOf) -> StagedRun:

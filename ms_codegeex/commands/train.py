@@ -31,7 +31,7 @@ EXAMPLES = """  ms-codegeex train --config codegeex_tiny
 
 
 @dataclass(frozen=True)
-class RunOptions:
+class TrainOptions:
     """Which run."""
 
     config: Path = option("YAML file of the run, or a shipped name", "FILE", REQUIRED)
@@ -88,7 +88,7 @@ class ClusterOptions:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    add_options(parser, RunOptions)
+    add_options(parser, TrainOptions)
     add_options(parser, ResumingOptions)
     cluster = parser.add_argument_group("on a cluster", "run the same command on every server (docs/cluster.md)")
     add_options(cluster, ClusterOptions)
@@ -104,7 +104,7 @@ def overrides_of(arguments: argparse.Namespace) -> list[str]:
     return overrides
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Train, or print the processes that would be started."""
     from ms_codegeex.commands.staged_training import train_stages
     from ms_codegeex.commands.training_job import paths_and_overrides, rank_table_of, train
@@ -129,7 +129,8 @@ def run(arguments: argparse.Namespace) -> int:
     arguments.rank_table = rank_table_of("train", arguments.rank_table, configs[0].device)
     if arguments.job:
         named = configs if staged is None else [replace(config, output=str(staged.output)) for config in configs]
-        return _print_job(arguments, named)
+        _print_job(arguments, named)
+        return
 
     def node_of(config: RunConfig) -> Node:
         cluster = (arguments.rank_table, arguments.node_rank, arguments.nodes, arguments.master_addr)
@@ -138,8 +139,9 @@ def run(arguments: argparse.Namespace) -> int:
     common = {"allow_change": options.allow_change, "dry_run": _form(arguments)}
     common |= {"restarts": Restarts(options.restarts, options.min_devices), "as_json": arguments.json}
     if staged is None:
-        return train(configs[0], node_of(configs[0]), corpus, **common)
-    return train_stages(staged, node_of, corpus, **common)
+        train(configs[0], node_of(configs[0]), corpus, **common)
+    else:
+        train_stages(staged, node_of, corpus, **common)
 
 
 def _form(arguments: argparse.Namespace) -> Form | None:
@@ -150,7 +152,7 @@ def _form(arguments: argparse.Namespace) -> Form | None:
     return form if arguments.dry_run else None
 
 
-def _print_job(arguments: argparse.Namespace, configs: Sequence[RunConfig]) -> int:
+def _print_job(arguments: argparse.Namespace, configs: Sequence[RunConfig]) -> None:
     """Print the job file; a `UserError` for an option without meaning in a job file, or for stages of unequal sizes."""
     from ms_codegeex.runs.job_files import job_file, servers_of
 
@@ -185,4 +187,3 @@ def _print_job(arguments: argparse.Namespace, configs: Sequence[RunConfig]) -> i
     for key in arguments.allow_change or ():
         words += ["--allow-change", key]
     print_out(job_file(arguments.job, config, words, arguments.rank_table), end="")
-    return 0

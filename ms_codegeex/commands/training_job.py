@@ -117,7 +117,7 @@ def train(
     restarts: Restarts,
     dry_run: Form | None = None,
     as_json: bool = False,
-) -> int:
+) -> None:
     """Check everything that can be checked, then train, export and sample; `node` is this server.
 
     `corpus`: files and folders to prepare and train on, instead of a dataset. Keys and sections of `allow_change` may
@@ -133,15 +133,12 @@ def train(
             f"nothing is started, prepared or written; {run_directory.config} would hold the resolved configuration"
         )
         print_out(process_text({"": (run_directory.path, processes_of(config, node))}, dry_run))
-        return 0
+        return
     summary = train_once(config, node, corpus, allow_change, restarts=restarts, quiet=as_json)
-    if summary is None:
-        return 0
-    if as_json:
+    if summary is not None and as_json:
         print_json(summary)
-    else:
+    elif summary is not None:
         _print_summary(summary, run_directory, _longer(config, summary))
-    return 0
 
 
 def _longer(config: RunConfig, summary: Mapping[str, Any]) -> str:
@@ -188,7 +185,6 @@ def check_restarts(restarts: Restarts, config: RunConfig, node: Node) -> None:
 
 
 def _too_little(config: RunConfig, short: Shortage) -> str:
-    """The memory that is missing, in words."""
     if config.device == "cpu":
         processes = f"{config.devices} process{'es' * (config.devices > 1)}"
         return f"{processes} would need about {short.needed / 1e9:.1f} GB; {short.available / 1e9:.1f} GB are free"

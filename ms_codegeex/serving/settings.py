@@ -40,6 +40,7 @@ class ServeSettings(EngineOptions):
         "LoRA adapters on the model, which requests choose by `model`: runs, or directories in PEFT's layout",
         "NAME=DIR",
         (),
+        extended=True,
         convert=_named_adapter,
     )
     max_concurrency: int | None = option(
