@@ -88,9 +88,9 @@ def _run(module: ModuleType, arguments: argparse.Namespace) -> int | None:
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse a command line. Unlike plain argparse, accepts `key=value` words between and after options."""
     words = sys.argv[1:] if argv is None else argv
-    asked = next((word for word in words if not word.startswith("-")), "")
-    alone = asked in VERBS and asked != "completion"  # options of all verbs take 0.1 s
-    parser = build_parser((asked,) if alone else VERBS)
+    verb_name = next((word for word in words if not word.startswith("-")), "")
+    alone = verb_name in VERBS and verb_name != "completion"  # options of all verbs take 0.1 s
+    parser = build_parser((verb_name,) if alone else VERBS)
     arguments, rest = parser.parse_known_args(words)
     if rest and hasattr(arguments, "overrides") and all("=" in word and not word.startswith("-") for word in rest):
         arguments.overrides.extend(rest)

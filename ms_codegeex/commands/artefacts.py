@@ -79,12 +79,10 @@ def model_lines(model: dict[str, Any], every_tensor: bool = False) -> Iterator[s
 def _tensor_lines(lines: list[str], every: bool) -> Iterator[str]:
     """All lines, or the first and the last ones."""
     left_out = 0 if every else len(lines) - 2 * TENSORS_SHOWN
-    if left_out <= 1:
-        yield from (f"  {line}" for line in lines)
-        return
-    yield from (f"  {line}" for line in lines[:TENSORS_SHOWN])
-    yield f"  … {left_out} more: --tensors lists them"
-    yield from (f"  {line}" for line in lines[-TENSORS_SHOWN:])
+    if left_out > 1:
+        more = f"… {left_out} more: --tensors lists them"
+        lines = [*lines[:TENSORS_SHOWN], more, *lines[-TENSORS_SHOWN:]]
+    yield from (f"  {line}" for line in lines)
 
 
 def summarise_checkpoint(

@@ -56,14 +56,6 @@ def prepare_device(name: str | None) -> None:
         prepare()
 
 
-def choose_device(name: str) -> None:
-    """Let every model that this process opens later compute on a kind of device."""
-    prepare_device(name)
-    from ms_codegeex.generation.targets import use_device
-
-    use_device(name)
-
-
 def settings(arguments: argparse.Namespace, **others: Any) -> SamplingSettings:
     """The settings from the options of `configure`, and others. `UserError` for a number out of range."""
     if arguments.greedy:

@@ -236,12 +236,8 @@ def _broken(requirements: list[Requirement]) -> dict[Requirement, str]:
     from ms_codegeex.base.processes import python_path
 
     named = {re.sub(r"[-_.]+", "-", one.name).lower(): one for one in requirements if one.name != "mindspore"}
-    words = [sys.executable, "-m", USES, *named]
-    environment = {**os.environ, "PYTHONPATH": python_path()}
     try:
-        done = subprocess.run(
-            words, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PROBE_SECONDS
-        )
+        done = _python("-m", USES, *named, PYTHONPATH=python_path())
     except subprocess.TimeoutExpired as error:
         output, ended = error.stdout or b"", f"takes longer than {PROBE_SECONDS} s"
         lines = output.decode().splitlines()
@@ -259,14 +255,17 @@ def _broken(requirements: list[Requirement]) -> dict[Requirement, str]:
     }
 
 
+def _python(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run this interpreter in a process of its own."""
+    how = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "timeout": PROBE_SECONDS}
+    return subprocess.run([sys.executable, *words], env={**os.environ, **environment}, **how)
+
+
 def engine_checks() -> Iterator[Finding]:
     """Whether MindSpore can be imported, which of its device plugins load, and what `rehearse` compiles with."""
-    area, words = "engine", [sys.executable, "-c", PROBE]
-    environment = {**os.environ, "GLOG_v": "3"}
+    area = "engine"
     try:
-        done = subprocess.run(
-            words, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PROBE_SECONDS
-        )
+        done = _python("-c", PROBE, GLOG_v="3")
         found = parse_json(done.stdout.strip().splitlines()[-1])
     except subprocess.TimeoutExpired:
         yield Finding(area, "MindSpore", "missing", f"its import takes longer than {PROBE_SECONDS} s", SET_UP)
@@ -412,12 +411,4 @@ def _disk(area: str, name: str, directory: str, remedy: str) -> Finding:
     )
 
 
-AREAS: tuple[Callable[[], Iterator[Finding]], ...] = (
-    machine_checks,
-    package_checks,
-    engine_checks,
-    gpu_checks,
-    sandbox_checks,
-    tool_chain_checks,
-    disk_checks,
-)
+AREAS = (machine_checks, package_checks, engine_checks, gpu_checks, sandbox_checks, tool_chain_checks, disk_checks)

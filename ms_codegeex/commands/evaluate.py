@@ -135,12 +135,15 @@ def _judge(arguments: argparse.Namespace) -> None:
     from ms_codegeex.evaluation.reports import scores
 
     task = build_task(recipe, files.data, judging.timeout, judging.python)
+    identity = None if model is None else model.identity  # without reading the model, or asking a server
+    if source.url:
+        identity = partial(dict, model=server.url_model) if server.url_model else dict
     options = _session(
         files,
         judging,
         _draws(source, judging),
         sampler=_sampler(recipe, model, source, server),
-        model=_identity(model, source, server),
+        model=identity,
         given=source.samples,
         limit=judging.limit or _recorded(arguments, files.output).get("limit"),
         judge=not judging.generate_only,
@@ -211,14 +214,14 @@ def _compare(arguments: argparse.Namespace) -> None:
     from ms_codegeex.evaluation.reports.published_rows import read_published
 
     evaluations = comparison.read_evaluations(arguments.compared)
-    found = comparison.compare(evaluations, settings.verdicts, read_published(settings.published))
-    page = comparison_page.render(found, evaluations, settings.most_answers)
+    result = comparison.compare(evaluations, settings.verdicts, read_published(settings.published))
+    page = comparison_page.render(result, evaluations, settings.most_answers)
     with sole_writer(arguments.output):
-        write_json(arguments.output / "comparison.json", found)
+        write_json(arguments.output / "comparison.json", result)
         with atomic_file(arguments.output / "comparison.html") as temporary:
             temporary.write_text(page, encoding="utf-8")
-    lines = [*comparison.lines(found), f"report: {arguments.output / 'comparison.html'}"]
-    print_result(found, "\n".join(lines), arguments.json)
+    lines = [*comparison.lines(result), f"report: {arguments.output / 'comparison.html'}"]
+    print_result(result, "\n".join(lines), arguments.json)
 
 
 def _print(files: FileOptions, result: Mapping[str, Any], lines: Iterable[str]) -> None:
@@ -324,20 +327,16 @@ def _sampler(recipe: Recipe, model: LocalModel | None, source: SourceOptions, se
     return None
 
 
-def _identity(model: LocalModel | None, source: SourceOptions, server: ServerOptions) -> Any:
-    """A function that gives the identity of the requested model, without reading it or asking a server."""
-    if source.url:
-        return lambda: {"model": server.url_model} if server.url_model else {}
-    return None if model is None else model.identity
-
-
 def _local_model(arguments: argparse.Namespace) -> LocalModel | None:
     """`--model` and how it runs; None without one."""
     cpu_level(arguments.cpu_level or AUTO)
     if arguments.model is None:
         return None
     if arguments.device:
-        decoding.choose_device(arguments.device)
+        decoding.prepare_device(arguments.device)
+        from ms_codegeex.generation.targets import use_device
+
+        use_device(arguments.device)
     slots = {} if not hasattr(arguments, "slots") else {"slots": arguments.slots}  # None: what fits into memory
     return given(LocalModel, arguments, path=arguments.model, **slots)
 

@@ -142,9 +142,9 @@ def run(arguments: argparse.Namespace) -> None:
             print_content(piece)
         print_content("\n")
     else:
-        found = answers(generator, ids, settings, rule)
-        for number, answer in enumerate(found, 1):
-            print_content(f"--- {number} of {len(found)} ---\n" if settings.n > 1 else "")
+        generated = answers(generator, ids, settings, rule)
+        for number, answer in enumerate(generated, 1):
+            print_content(f"--- {number} of {len(generated)} ---\n" if settings.n > 1 else "")
             print_content(f"{prompt}{answer.text}\n")
     if counts := generator.speculated():
         print_error("guessed {guessed} tokens, accepted {accepted}".format(**counts))
@@ -156,8 +156,8 @@ def _print_json(
     from ms_codegeex.generation.answers import answers
 
     began = time.perf_counter()
-    found = answers(generator, ids, settings, rule)
-    described = [_described(answer, generator.tokenizer, settings.log_probabilities > 0) for answer in found]
+    generated = answers(generator, ids, settings, rule)
+    described = [_described(answer, generator.tokenizer, settings.log_probabilities > 0) for answer in generated]
     print_json(
         {"model": str(generator.path), "prompt": prompt, "prompt_tokens": len(ids)}
         | (described[0] if settings.n == 1 else {"answers": described})

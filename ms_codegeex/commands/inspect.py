@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -73,7 +73,17 @@ def run(arguments: Arguments) -> int:
         if arguments.tensors:
             raise UserError(f"{directory}: a dataset has no tensors; leave out --tensors")
         return _run_dataset(arguments)
-    for marker, (kind, describe, lines) in _describers(arguments.tensors).items():
+    from ms_codegeex.commands import artefacts
+
+    every = {"every_tensor": arguments.tensors}
+    kinds = {  # by the file that identifies it: the kind, what describes a directory, and what makes lines of that
+        "manifest.json": ("checkpoint", artefacts.describe_checkpoint, partial(artefacts.checkpoint_lines, **every)),
+        "quantised.json": ("quantised model", artefacts.describe_quantised, artefacts.quantised_lines),
+        "config.json": ("model directory", artefacts.describe_model, partial(artefacts.model_lines, **every)),
+        "config.yaml": ("run directory", artefacts.describe_run, artefacts.run_lines),
+        "stages.json": ("directory of stages", artefacts.describe_stages, artefacts.stages_lines),
+    }
+    for marker, (kind, describe, lines) in kinds.items():
         if (directory / marker).is_file():
             for name in ("document", "sample", "deep", "report"):
                 if getattr(arguments, name) is not None and getattr(arguments, name) is not False:
@@ -88,23 +98,6 @@ def run(arguments: Arguments) -> int:
         "(manifest.json), a run (config.yaml) or runs in stages (stages.json); see `prepare`, "
         "`convert`, `quantize` and `train`"
     )
-
-
-def _describers(
-    every_tensor: bool,
-) -> dict[str, tuple[str, Callable[[Path], dict[str, Any]], Callable[[dict[str, Any]], Iterator[str]]]]:
-    """By the file that identifies a kind of directory: the kind, its describing function, its printing function."""
-    from ms_codegeex.commands import artefacts
-
-    model_lines = functools.partial(artefacts.model_lines, every_tensor=every_tensor)
-    checkpoint_lines = functools.partial(artefacts.checkpoint_lines, every_tensor=every_tensor)
-    return {
-        "manifest.json": ("checkpoint", artefacts.describe_checkpoint, checkpoint_lines),
-        "quantised.json": ("quantised model", artefacts.describe_quantised, artefacts.quantised_lines),
-        "config.json": ("model directory", artefacts.describe_model, model_lines),
-        "config.yaml": ("run directory", artefacts.describe_run, artefacts.run_lines),
-        "stages.json": ("directory of stages", artefacts.describe_stages, artefacts.stages_lines),
-    }
 
 
 def _run_dataset(arguments: Arguments) -> int:
@@ -126,7 +119,8 @@ def _run_dataset(arguments: Arguments) -> int:
     if arguments.json:
         print_json({**result, key: content})
     elif key == "document":
-        print_error(_document_line(content))
+        of = f"document {content['number']} of {content['split']}, {content['tokens']} tokens"
+        print_error(f"{of}: {_origin(content)}")
         print_content(content["text"] if content["text"].endswith("\n") else content["text"] + "\n")
     elif key == "sample":
         print_coloured("\n".join(sample_lines(content, sys.stdout.isatty())))
@@ -185,10 +179,6 @@ def _origin(entry: dict[str, Any]) -> str:
     if entry["source"] is None:
         return "source not recorded"
     return escaped(f"{entry['source']}, {entry['language'] or 'no language'}, sha256 {entry['sha256'][:16]}")
-
-
-def _document_line(document: dict[str, Any]) -> str:
-    return f"document {document['number']} of {document['split']}, {document['tokens']} tokens: {_origin(document)}"
 
 
 def sample_lines(sample: dict[str, Any], colour: bool) -> Iterator[str]:

@@ -57,13 +57,13 @@ def run(arguments: Arguments) -> None:
             print_error(f"run {number} of {len(rungs)}: {rung.directory.name}")
             summary = _train(rung)
         results.append(result_of(rung, summary or None))
-    found, directory = analyse(settings, results), Path(settings.output)
+    analysis, directory = analyse(settings, results), Path(settings.output)
     directory.mkdir(parents=True, exist_ok=True)
-    write_json(directory / "ladder.json", found)
-    write_report(directory, found)
-    lines = [f"{named(found, law['value'])}: {_sentence(law)}" for law in found["laws"]]
+    write_json(directory / "ladder.json", analysis)
+    write_report(directory, analysis)
+    lines = [f"{named(analysis, law['value'])}: {_sentence(law)}" for law in analysis["laws"]]
     lines += [f"tables {directory / 'ladder.html'}", f"drawing {directory / 'ladder.png'}"]
-    print_result(found, "\n".join(lines), arguments.json)
+    print_result(analysis, "\n".join(lines), arguments.json)
 
 
 def _sentence(law: dict[str, Any]) -> str:

@@ -58,12 +58,12 @@ def run(arguments: Arguments) -> None:
 
 def _names(paths: Sequence[str]) -> dict[str, Path]:
     """Run directories by their shortest distinct names."""
-    found = {str(Path(path).absolute()): Path(path) for path in paths}
+    directories = {str(Path(path).absolute()): Path(path) for path in paths}
     for parts in (1, 2):
-        names = {"/".join(path.absolute().parts[-parts:]): path for path in found.values()}
-        if len(names) == len(found):
+        names = {"/".join(path.absolute().parts[-parts:]): path for path in directories.values()}
+        if len(names) == len(directories):
             return names
-    return found
+    return directories
 
 
 def _read(names: Mapping[str, Path]) -> dict[str, History]:
@@ -103,8 +103,8 @@ def _shown(histories: Mapping[str, History]) -> Group:
                 table.add_column(head, justify="left" if head == "state" else "right", no_wrap=True)
         table.add_row(*(Text(escaped(value)) for value in (name, *figures.values())))
     events = [(event["time"], name, event) for name, history in histories.items() for event in history.events]
-    recent = sorted(events, key=lambda found: found[:2])[-RECENT:]
-    return Group(table, Text(), *(Text(escaped(_event_line(*found, len(histories) > 1))) for found in recent))
+    recent = sorted(events, key=lambda event: event[:2])[-RECENT:]
+    return Group(table, Text(), *(Text(escaped(_event_line(*event, len(histories) > 1))) for event in recent))
 
 
 def _event_line(when: float, name: str, event: Mapping[str, object], several: bool) -> str:

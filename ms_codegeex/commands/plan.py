@@ -81,18 +81,18 @@ def run(arguments: Arguments) -> int:
         raise UserError("--write: writes what --search finds; add it")
     if arguments.overlap and not arguments.search:
         raise UserError("--overlap: ranks what --search finds; add it (a plan shows both figures)")
-    plan, found = make_plan(config), None
+    plan, result = make_plan(config), None
     if arguments.search:
-        found = _search(plan, own_mesh, arguments.overlap)
-        plan = found.ranked[0] if found.ranked else plan
-        if arguments.write and found.ranked:
+        result = _search(plan, own_mesh, arguments.overlap)
+        plan = result.ranked[0] if result.ranked else plan
+        if arguments.write and result.ranked:
             _write(plan, arguments)
     if arguments.plot:
         _plot(plan, arguments.plot)
     if arguments.json:
-        print_json(_as_json(plan, arguments.tokens, found))
+        print_json(_as_json(plan, arguments.tokens, result))
     else:
-        print_out(_as_text(plan, arguments.tokens, found, arguments.sources))
+        print_out(_as_text(plan, arguments.tokens, result, arguments.sources))
     for line in problems(plan):
         print_error(f"ms-codegeex plan: {line}")
     return 0 if plan.fits else 1
@@ -164,10 +164,9 @@ def _overrides(arguments: Arguments) -> list[str]:
 def _search(plan: Plan, own_mesh: bool, overlap: bool) -> SearchResult:
     from ms_codegeex.planning.search import search
 
-    def show(tried: int) -> None:
-        print_progress(f"{tried:,} plans tried")
-
-    result = search(plan.config, show, given=own_mesh, overlap=overlap)
+    result = search(
+        plan.config, lambda tried: print_progress(f"{tried:,} plans tried"), given=own_mesh, overlap=overlap
+    )
     print_progress("")
     return result
 
@@ -199,17 +198,17 @@ def _plot(plan: Plan, path: Path) -> None:
         raise UserError(f"--plot: {path} cannot be written ({error.strerror}); choose another file") from None
 
 
-def _as_json(plan: Plan, tokens: float | None, found: SearchResult | None) -> dict[str, Any]:
+def _as_json(plan: Plan, tokens: float | None, result: SearchResult | None) -> dict[str, Any]:
     from ms_codegeex.planning.planner import to_dict
     from ms_codegeex.planning.quick_search import quick_search
     from ms_codegeex.planning.search import to_dict as search_to_dict
 
-    if found:
-        return {**to_dict(plan, tokens), "search": search_to_dict(found)}
+    if result:
+        return {**to_dict(plan, tokens), "search": search_to_dict(result)}
     return {**to_dict(plan, tokens), "quick_search": quick_search(plan).to_dict()}
 
 
-def _as_text(plan: Plan, tokens: float | None, found: SearchResult | None, sources: bool) -> str:
+def _as_text(plan: Plan, tokens: float | None, result: SearchResult | None, sources: bool) -> str:
     from ms_codegeex.planning import report
     from ms_codegeex.planning.quick_search import quick_search
 
@@ -217,8 +216,8 @@ def _as_text(plan: Plan, tokens: float | None, found: SearchResult | None, sourc
     blocks = [report.heading(plan), report.memory_table(plan), report.communication_table(plan)]
     blocks += [report.time_table(plan), report.recipe_table(plan), report.budget(plan, budget)]
     blocks.append(report.improvement_table(plan))
-    if found:
-        blocks.insert(0, report.search_table(found))
+    if result:
+        blocks.insert(0, report.search_table(result))
     else:
         blocks.insert(1, quick_search(plan).text())
     if sources:

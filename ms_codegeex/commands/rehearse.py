@@ -68,7 +68,8 @@ class Arguments:
 def run(arguments: Arguments) -> int:
     """Compile, execute and print the verdict."""
     from ms_codegeex.rehearsal.coverage import memory_warning
-    from ms_codegeex.rehearsal.shrink import parse_mesh
+    from ms_codegeex.rehearsal.execute import check_memory
+    from ms_codegeex.rehearsal.shrink import parse_mesh, shrunk, small_mesh
 
     both = arguments.compile == arguments.execute
     compiles, executes = both or arguments.compile, both or arguments.execute
@@ -77,7 +78,7 @@ def run(arguments: Arguments) -> int:
     mesh = None if arguments.mesh is None else parse_mesh(arguments.mesh)
     ranks = _ranks(arguments.ranks or "distinct", config.mesh.world)
     if executes:
-        _check_executable(config, mesh)
+        check_memory(shrunk(config, mesh or small_mesh(config.mesh)).mesh)  # before minutes of compilation
     warning = memory_warning(config)  # before minutes of work; a compilation fails for it as well
     if warning:
         print_error(f"ms-codegeex rehearse: warning: {warning}")
@@ -145,14 +146,6 @@ def _configuration(arguments: Arguments, executes: bool) -> RunConfig:
         )
         check_run_config(config)
     return config
-
-
-def _check_executable(config: RunConfig, mesh: Mesh | None) -> None:
-    """Raise what an execution would refuse, before minutes of compilation."""
-    from ms_codegeex.rehearsal.execute import check_memory
-    from ms_codegeex.rehearsal.shrink import shrunk, small_mesh
-
-    check_memory(shrunk(config, mesh or small_mesh(config.mesh)).mesh)
 
 
 def _ranks(text: str, world: int) -> list[int] | None:
@@ -258,8 +251,8 @@ def _as_json(
 
     figures = execution.to_json() if execution else dict.fromkeys(KEYS)
     if compiled and not execution:
-        found = compiled.to_json()
-        figures.update({key: found[key] for key in ("compile_seconds", "peak_memory_bytes")})
+        measured = compiled.to_json()
+        figures.update({key: measured[key] for key in ("compile_seconds", "peak_memory_bytes")})
     return {
         **figures,
         "verdict": "pass" if passed else "fail",

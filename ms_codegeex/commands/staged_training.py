@@ -43,7 +43,8 @@ def train_stages(
     chosen = [stage for stage in staged.stages if stage.name in staged.chosen]
     for stage in chosen:
         check_restarts(restarts, stage.config, node_of(stage.config))
-        _named(stage, partial(_check_stage, stage))
+        _named(stage, partial(check_resume, stage.config))
+        _named(stage, partial(check_memory, stage.config))
     if dry_run:
         _dry_run(staged.output, chosen, node_of, dry_run)
         return
@@ -79,12 +80,6 @@ def _named(stage: Stage, action: Callable[[], Any]) -> Any:
         raise UserError(f"stages.{stage.name}: {error}") from None
 
 
-def _check_stage(stage: Stage) -> None:
-    """Check a stage as far as possible without its data."""
-    check_resume(stage.config)
-    check_memory(stage.config)
-
-
 def _dry_run(output: Path, stages: Sequence[Stage], node_of: NodeOf, form: Form) -> None:
     runs = {}
     print_error(f"nothing is started, prepared or written; the stages would be runs in {output}")
@@ -97,26 +92,26 @@ def _dry_run(output: Path, stages: Sequence[Stage], node_of: NodeOf, form: Form)
 
 def _with_data(staged: StagedRun, corpus: Sequence[str], quiet: bool, node_of: NodeOf) -> StagedRun:
     """The stages with the paths of their datasets, once all datasets and the models they start from are sound."""
-    found: dict[str, tuple[Stage, Path]] = {}
+    resolved: dict[str, tuple[Stage, Path]] = {}
     notes: list[str | None] = []
     for stage in staged.stages:
         if stage.name in staged.chosen:
             config = _named(stage, partial(resolve_data, stage.config, corpus, quiet, node_of(stage.config).count))
             stage = replace(stage, config=config)
-            found[stage.name] = stage, _named(stage, partial(check_datasets, config))
-            notes.append(_named(stage, partial(_check_start, staged, stage, found)))
+            resolved[stage.name] = stage, _named(stage, partial(check_datasets, config))
+            notes.append(_named(stage, partial(_check_start, staged, stage, resolved)))
     for note in dict.fromkeys(filter(None, notes)):
         print_error(note)
-    stages = (found[stage.name][0] if stage.name in found else stage for stage in staged.stages)
+    stages = (resolved[stage.name][0] if stage.name in resolved else stage for stage in staged.stages)
     return replace(staged, stages=tuple(stages))
 
 
-def _check_start(staged: StagedRun, stage: Stage, found: Mapping[str, tuple[Stage, Path]]) -> str | None:
+def _check_start(staged: StagedRun, stage: Stage, resolved: Mapping[str, tuple[Stage, Path]]) -> str | None:
     """Check that the stage can start from the model that it names, or from that of an earlier stage; return a note if a
     tokenizer is unknown."""
-    config, dataset = stage.config, found[stage.name][1]
-    if stage.after in found:
-        before, its_dataset = found[stage.after]
+    config, dataset = stage.config, resolved[stage.name][1]
+    if stage.after in resolved:
+        before, its_dataset = resolved[stage.after]
         return check_following(config, dataset, before.config, its_dataset)
     if stage.after is not None:
         weights = str(left_by(staged.stage(stage.after), stage.best))

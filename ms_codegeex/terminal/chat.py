@@ -122,10 +122,10 @@ class Chat:
     def _converse(self, entry: str) -> None:
         if not entry.strip():
             return
-        asked = [*self.messages, ("user", entry)]
-        answer = self._answer(self.model.converse(asked, self.settings))
+        messages = [*self.messages, ("user", entry)]
+        answer = self._answer(self.model.converse(messages, self.settings))
         if answer:
-            self.messages = [*asked, ("assistant", answer)]
+            self.messages = [*messages, ("assistant", answer)]
             self.last = (answer, self.language)
 
     def _answer(self, pieces: Iterator[AnswerPart], language: str = "", before: str = "") -> str:
