@@ -1,8 +1,8 @@
 """`ms-codegeex VERB`: one command, one verb per capability.
 
-A verb is a module in `ms_codegeex.commands` with `SUMMARY`, `EXAMPLES`, `configure(parser)` and `run(arguments)`; a
-dash in its name is an underscore in the module's. Those modules import the engine only inside `run`, so `--help` is
-fast.
+A verb is a module in `ms_codegeex.commands` with `SUMMARY`, `EXAMPLES`, `run(arguments)`, and either a dataclass
+`Arguments` or, if one dataclass cannot declare them, `configure(parser)`. A dash in the verb's name is an underscore in
+the module's. Those modules import the engine only inside `run`, so `--help` is fast.
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
+from types import ModuleType
 
 import ms_codegeex
 from ms_codegeex.base.errors import RunFailure, UserError, escaped
 from ms_codegeex.base.interrupts import after_imports
+from ms_codegeex.base.options import add_options, given
 from ms_codegeex.base.printing import print_error
 from ms_codegeex.commands.help_text import EXAMPLES, Parser, complete_actions
 
@@ -68,18 +71,26 @@ def build_parser(verbs: Sequence[str] = VERBS) -> argparse.ArgumentParser:
         verb = parsers.add_parser(
             name, help=module.SUMMARY, description=module.SUMMARY, epilog=EXAMPLES + module.EXAMPLES
         )
-        module.configure(verb)
+        if hasattr(module, "Arguments"):
+            add_options(verb, module.Arguments)
+            verb.set_defaults(run=partial(_run, module))
+        else:
+            module.configure(verb)
+            verb.set_defaults(run=module.run)
         complete_actions(verb, module.EXAMPLES)
-        verb.set_defaults(run=module.run)
     return parser
+
+
+def _run(module: ModuleType, arguments: argparse.Namespace) -> int | None:
+    return module.run(given(module.Arguments, arguments))
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse a command line. Unlike plain argparse, accepts `key=value` words between and after options."""
     words = sys.argv[1:] if argv is None else argv
-    asked = next((word for word in words if not word.startswith("-")), "")
-    alone = asked in VERBS and asked != "completion"  # options of all verbs take 0.1 s
-    parser = build_parser((asked,) if alone else VERBS)
+    verb_name = next((word for word in words if not word.startswith("-")), "")
+    alone = verb_name in VERBS and verb_name != "completion"  # options of all verbs take 0.1 s
+    parser = build_parser((verb_name,) if alone else VERBS)
     arguments, rest = parser.parse_known_args(words)
     if rest and hasattr(arguments, "overrides") and all("=" in word and not word.startswith("-") for word in rest):
         arguments.overrides.extend(rest)

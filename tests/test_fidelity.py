@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 
 from ms_codegeex.cli import build_parser
-from ms_codegeex.commands.prepare import DEFAULT_NEAR_DUPLICATES
+from ms_codegeex.commands.prepare_options import DEFAULT_NEAR_DUPLICATES
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.data.corpus.filters import PRESETS as FILTERS
 from ms_codegeex.data.datasets.batches import PackedSequences

@@ -2,7 +2,7 @@
 
     @dataclass(frozen=True)
     class Sampling:
-        top_k: Annotated[int, Option("only the K likeliest tokens", "K", ge=0, off=0)] = 0
+        top_k: int = option("only the K likeliest tokens", "K", 0, ge=0, off=0)
 
 `add_options(parser, Sampling)` adds `--top-k K`, and `given(Sampling, arguments)` is the instance that the words make.
 tyro and jsonargparse do this for whole programs, but neither keeps this package's help, errors and exclusive groups,
@@ -12,10 +12,11 @@ and both take longer to import than `--help` may. So it is argparse, fed from he
 from __future__ import annotations
 
 import argparse
+import math
 import types
 import typing
 from collections.abc import Callable, Iterable
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,20 +24,24 @@ from typing import Any, TypeVar
 from ms_codegeex.base.errors import UserError
 
 Settings = TypeVar("Settings")
+OPTION = "option"  # the key in a field's metadata
+REQUIRED = MISSING  # the default of an option that must be given
 
 
 @dataclass(frozen=True)
 class Option:
-    """What a field means to users, in its `Annotated` type.
+    """What a field means to users.
 
     Args:
         help: what it is for, without its default.
-        metavar: the value's name; none for a switch, or where there are choices.
+        metavar: the value's name, or several words for as many values; none for a switch, or where there are choices.
         ge, gt, le, lt: the range of a number.
         off: the value that changes nothing.
         in_requests: the value without which OpenAI's API does the same; None: requests have no such field.
         either: options with the same word here exclude each other.
-        repeated: a tuple is given one value at a time; otherwise all after one option.
+        repeated: a tuple is given one value at a time; otherwise any number of values follows the option.
+        extended: the values of an option that is given again are added to the first ones.
+        positional: given without the option's name.
         negatable: a switch can be turned off too, by `--no-...`.
         flag: the option's name, if it is not the field's.
         words: other spellings.
@@ -53,15 +58,19 @@ class Option:
     in_requests: float | None = None
     either: str = ""
     repeated: bool = False
+    extended: bool = False
+    positional: bool = False
     negatable: bool = False
     flag: str = ""
     words: tuple[str, ...] = ()
     convert: Callable[[str], Any] | None = None
 
+    def field(self, default: Any) -> Any:
+        """A dataclass's field with this meaning."""
+        return field(default=default, metadata={OPTION: self})
+
     def check(self, name: str, value: Any) -> None:
         """`UserError` for a number out of range."""
-        if all(bound is None for bound in (self.ge, self.gt, self.le, self.lt)):
-            return
         low = (self.ge is None or value >= self.ge) and (self.gt is None or value > self.gt)
         high = (self.le is None or value <= self.le) and (self.lt is None or value < self.lt)
         if not (low and high):
@@ -72,7 +81,7 @@ class Option:
         low, high = self.gt if self.ge is None else self.ge, self.lt if self.le is None else self.le
         above, to = ("above ", " and at most ") if self.ge is None else ("", " to ")
         words = f"{above}{_number(low)}"
-        if high is not None:
+        if high is not None and math.isfinite(high):
             words += f"{to}{_number(high)}" if self.lt is None else f"{to}less than {_number(high)}"
         elif self.ge is not None:
             words += " or more"
@@ -92,6 +101,11 @@ def _number(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def option(help: str, metavar: str | None = None, default: Any = None, **more: Any) -> Any:
+    """A field that is an option; `more` as in `Option`."""
+    return Option(help, metavar, **more).field(default)
+
+
 @dataclass(frozen=True)
 class Declared:
     """An option of a dataclass: its field's name, type without `None`, and default."""
@@ -109,20 +123,20 @@ class Declared:
 
 
 def declared(kind: type, names: Iterable[str] | None = None) -> list[Declared]:
-    """The options of a dataclass, or those of these names, in the order of the fields. Other fields are no options."""
-    hints, found = typing.get_type_hints(kind, include_extras=True), []
+    """The options of a dataclass, or those of these names: required ones first, otherwise in the order of the fields.
+    Other fields are no options."""
+    hints, options = typing.get_type_hints(kind), []
     chosen = None if names is None else set(names)
-    for field in fields(kind):  # type: ignore[arg-type]
-        option = next((x for x in getattr(hints[field.name], "__metadata__", ()) if isinstance(x, Option)), None)
-        if option is None or (chosen is not None and field.name not in chosen):
+    for each in fields(kind):  # type: ignore[arg-type]
+        if OPTION not in each.metadata or (chosen is not None and each.name not in chosen):
             continue
-        hint = typing.get_args(hints[field.name])[0]
-        optional = typing.get_origin(hint) in (types.UnionType, typing.Union)
+        hint = hints[each.name]
+        kinds = typing.get_args(hint)
+        optional = types.NoneType in kinds
         if optional:
-            (hint,) = (each for each in typing.get_args(hint) if each is not type(None))
-        default = field.default_factory() if field.default_factory is not MISSING else field.default
-        found.append(Declared(field.name, option, hint, default, optional))
-    return found
+            hint = typing.Union[tuple(kind for kind in kinds if kind is not types.NoneType)]  # noqa: UP007
+        options.append(Declared(each.name, each.metadata[OPTION], hint, each.default, optional))
+    return sorted(options, key=lambda each: each.default is not MISSING)
 
 
 def add_options(
@@ -137,9 +151,14 @@ def add_options(
             groups[option.either] = parser.add_mutually_exclusive_group()
         into = groups[option.either]
         default = None if over or each.default in (MISSING, ()) else each.default  # `append` cannot extend a tuple
-        needed = {"required": True} if each.default is MISSING and not over else {}
         text = option.help + ("" if over else option.default_in_words(each.default))
-        into.add_argument(each.flag, *option.words, dest=each.name, help=text, default=default, **needed, **_kind(each))
+        words = _kind(each)
+        if option.positional:
+            into.add_argument(each.name, help=text, default=default, **words)
+            continue
+        if each.default is MISSING and not over:
+            words["required"] = True
+        into.add_argument(each.flag, *option.words, dest=each.name, help=text, default=default, **words)
 
 
 def _kind(each: Declared) -> dict[str, Any]:
@@ -150,11 +169,21 @@ def _kind(each: Declared) -> dict[str, Any]:
     words: dict[str, Any] = {"metavar": each.option.metavar} if each.option.metavar else {}
     item = each.type
     if typing.get_origin(item) is tuple:
-        words |= {"action": "append"} if each.option.repeated else {"nargs": "+"}
-        item = typing.get_args(item)[0]
+        item, *others = typing.get_args(item)
+        if others != [...]:
+            words = {"metavar": tuple(each.option.metavar.split()), "nargs": 1 + len(others)}
+        elif each.option.positional:
+            words["nargs"] = "+" if each.default is MISSING else "*"
+        elif each.option.repeated:
+            words["action"] = "append"
+        else:
+            words |= {"action": "extend" if each.option.extended else "store", "nargs": "+"}
+    elif each.option.positional and each.default is not MISSING:
+        words["nargs"] = "?"
     if typing.get_origin(item) is typing.Literal:
-        words["choices"], item = typing.get_args(item), str
-    assert item in (int, float, str, Path), f"{each.name}: no option has the type {each.type}"
+        words["choices"] = typing.get_args(item)
+        item = type(words["choices"][0])
+    assert each.option.convert or item in (int, float, str, Path), f"{each.name}: no option has the type {each.type}"
     return {**words, "type": each.option.convert or item}
 
 
@@ -167,21 +196,33 @@ def given(kind: type[Settings], arguments: argparse.Namespace, **others: Any) ->
 def given_values(kind: type, arguments: argparse.Namespace) -> dict[str, Any]:
     """The values of a dataclass's options, by name, without those that have none. `UserError` for a number out of range
     names the option."""
-    found = {}
+    values = {}
     for each in declared(kind):
         value = getattr(arguments, each.name, None)
         if value is not None:
             each.option.check(each.flag, value)
-            found[each.name] = tuple(value) if isinstance(value, list) else value
-    return found
+            values[each.name] = tuple(value) if isinstance(value, list) else value
+    return values
 
 
-def check_ranges(settings: Any) -> None:
-    """`UserError` for the first number of a dataclass that is out of its range."""
+def refuse(
+    arguments: argparse.Namespace, kind: type, reason: str, names: Iterable[str] | None = None, over: bool = False
+) -> None:
+    """`UserError` for the first of a dataclass's options that is given. An option's default counts as given only
+    `over` values from elsewhere, as in `add_options`."""
+    for each in declared(kind, names):
+        value = getattr(arguments, each.name, None)
+        if value is not None and value is not False and (over or value != each.default):
+            raise UserError(f"{each.flag}: {reason}; leave it out")
+
+
+def check_ranges(settings: Any, flags: bool = False) -> None:
+    """`UserError` for the first number of a dataclass that is out of its range. `flags`: it names the option, otherwise
+    the field."""
     for each in _with_ranges(type(settings)):
         value = getattr(settings, each.name)
         if value is not None:
-            each.option.check(each.name, value)
+            each.option.check(each.flag if flags else each.name, value)
 
 
 @cache

@@ -58,6 +58,14 @@ def print_json(value: Any) -> None:
     _print(f"{text}\n", sys.stdout)
 
 
+def print_result(result: Any, text: str, as_json: bool) -> None:
+    """Print what a command found on standard output: as JSON, or as a text for people."""
+    if as_json:
+        print_json(result)
+    else:
+        print_out(text)
+
+
 def _finite(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.printing import print_json, print_out
+from ms_codegeex.base.printing import print_result
 
 SUMMARY = "list adapters (LoRA), merge them into their model, or remove them from it"
 EXAMPLES = """  ms-codegeex adapter list runs/finetune_lora/adapter runs/other/adapter
@@ -49,46 +49,33 @@ def run(arguments: argparse.Namespace) -> None:
     from ms_codegeex.formats.adapters import merged
     from ms_codegeex.formats.convert import convert
     from ms_codegeex.formats.sources import open_source
+    from ms_codegeex.formats.tensors import SHORT_NAMES
 
     model, adds = open_source(arguments.model), arguments.action == "merge"
     adapters = open_adapters(arguments.adapter, model, check_fingerprint=adds)
     adapters = replace(adapters, alpha=adapters.alpha if adds else -adapters.alpha)
-    result = replace(model, tensors=merged(model.tensors, adapters, str(arguments.adapter)))
-    dtype = arguments.dtype or _short_dtype({tensor.dtype for tensor in model.tensors.values()})
-    report = convert(
-        result, "hf", arguments.output, dtype=dtype, replace=arguments.replace, progress=not arguments.json
-    )
-    if arguments.json:
-        print_json({"adapter": str(arguments.adapter), "layers": len(adapters.layers), **report})
-    else:
-        what = "with" if adds else "without"
-        print_out(
-            f"{report['output']}: {arguments.model} {what} {len(adapters.layers)} adapters of {arguments.adapter}"
-        )
-
-
-def _short_dtype(dtypes: set[str]) -> str:
-    """The widest of them, as `convert` names it."""
-    from ms_codegeex.formats.tensors import SHORT_NAMES
-
-    return next((short for short, name in SHORT_NAMES.items() if name in dtypes), "fp32")
+    edited = replace(model, tensors=merged(model.tensors, adapters, str(arguments.adapter)))
+    dtypes = {tensor.dtype for tensor in model.tensors.values()}
+    widest = next((short for short, name in SHORT_NAMES.items() if name in dtypes), "fp32")
+    how = {"dtype": arguments.dtype or widest, "replace": arguments.replace, "progress": not arguments.json}
+    report = convert(edited, "hf", arguments.output, **how)
+    what = f"{'with' if adds else 'without'} {len(adapters.layers)} adapters of {arguments.adapter}"
+    result = {"adapter": str(arguments.adapter), "layers": len(adapters.layers), **report}
+    print_result(result, f"{report['output']}: {arguments.model} {what}", arguments.json)
 
 
 def _list(directories: list[Path], as_json: bool) -> None:
-    """Print the settings that the adapters record."""
     from ms_codegeex.formats.peft import CONFIG, summary
 
-    found = []
+    rows = []
     for directory in directories:
         inside = [directory] if (directory / CONFIG).is_file() else sorted(directory.glob(f"**/{CONFIG}"))
         if not inside:
             raise UserError(f"{directory}: holds no adapters in PEFT's layout ({CONFIG}); give a run's adapter folder")
-        found += [summary(path if path.is_dir() else path.parent) for path in inside]
-    if as_json:
-        print_json({"adapters": found})
-        return
-    for row in found:
-        print_out(
-            f"{row['path']}: rank {row['rank']}, alpha {row['alpha']:g}, {row['parameters']:,} parameters, "
-            f"{row['bytes'] / 1e6:.1f} MB, for {row['model']}, on {', '.join(row['modules'])}"
-        )
+        rows += [summary(path if path.is_dir() else path.parent) for path in inside]
+    lines = (
+        f"{row['path']}: rank {row['rank']}, alpha {row['alpha']:g}, {row['parameters']:,} parameters, "
+        f"{row['bytes'] / 1e6:.1f} MB, for {row['model']}, on {', '.join(row['modules'])}"
+        for row in rows
+    )
+    print_result({"adapters": rows}, "\n".join(lines), as_json)

@@ -11,16 +11,25 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.reading import read_json
+from ms_codegeex.config.loading import load_config
+from ms_codegeex.data.tokenizer import TOKENIZER_FILES
+from ms_codegeex.formats.checkpoint import Checkpoint
+from ms_codegeex.formats.checkpoint_folder import list_checkpoints, outcome
+from ms_codegeex.formats.model_directory import ModelDirectory
+from ms_codegeex.formats.safetensors_file import SafetensorsFile
+from ms_codegeex.formats.sources import OPTIMIZER_PREFIX
+from ms_codegeex.generation.quantised import TENSORS, QuantisedModel
+from ms_codegeex.models.registry import FAMILIES, family
+from ms_codegeex.runs.records import read_log
+from ms_codegeex.runs.run_directory import RunDirectory
+from ms_codegeex.runs.stage_report import StageReport
 
 TENSORS_SHOWN = 3  # at the start of the list, and at its end
 
 
 def describe_model(directory: Path) -> dict[str, Any]:
     """Configuration, and name, shape, dtype and file of every tensor, from the headers of the files of weights."""
-    from ms_codegeex.data.tokenizer import TOKENIZER_FILES
-    from ms_codegeex.formats.model_directory import ModelDirectory
-    from ms_codegeex.models.registry import FAMILIES, family
-
     model = ModelDirectory(directory)
     if "model_type" not in model.config:
         raise UserError(f"{directory / 'config.json'}: no model_type; this is not a model's configuration")
@@ -70,12 +79,10 @@ def model_lines(model: dict[str, Any], every_tensor: bool = False) -> Iterator[s
 def _tensor_lines(lines: list[str], every: bool) -> Iterator[str]:
     """All lines, or the first and the last ones."""
     left_out = 0 if every else len(lines) - 2 * TENSORS_SHOWN
-    if left_out <= 1:
-        yield from (f"  {line}" for line in lines)
-        return
-    yield from (f"  {line}" for line in lines[:TENSORS_SHOWN])
-    yield f"  … {left_out} more: --tensors lists them"
-    yield from (f"  {line}" for line in lines[-TENSORS_SHOWN:])
+    if left_out > 1:
+        more = f"… {left_out} more: --tensors lists them"
+        lines = [*lines[:TENSORS_SHOWN], more, *lines[-TENSORS_SHOWN:]]
+    yield from (f"  {line}" for line in lines)
 
 
 def summarise_checkpoint(
@@ -83,9 +90,6 @@ def summarise_checkpoint(
 ) -> dict[str, Any]:
     """Step, sizes and outcome of a checkpoint, or why it is not sound; with `hashes` every tensor is hashed, and
     `progress` gets the bytes of each part."""
-    from ms_codegeex.formats.checkpoint import Checkpoint
-    from ms_codegeex.formats.checkpoint_folder import outcome
-
     try:
         checkpoint = Checkpoint(path)
         if hashes:
@@ -117,10 +121,6 @@ def checkpoint_line(summary: dict[str, Any]) -> str:
 
 def describe_checkpoint(directory: Path) -> dict[str, Any]:
     """A checkpoint and all its tensors with their hashes, every one of which is checked; damage is a `UserError`."""
-    from ms_codegeex.formats.checkpoint import Checkpoint
-    from ms_codegeex.formats.checkpoint_folder import outcome
-    from ms_codegeex.formats.sources import OPTIMIZER_PREFIX
-
     checkpoint = Checkpoint(directory)
     size = checkpoint.verify()
     tensors = [
@@ -166,9 +166,6 @@ def checkpoint_lines(checkpoint: dict[str, Any], every_tensor: bool = False) -> 
 
 def describe_quantised(directory: Path) -> dict[str, Any]:
     """Family, bits, and number and size of the tensors, whose checksums are compared."""
-    from ms_codegeex.formats.safetensors_file import SafetensorsFile
-    from ms_codegeex.generation.quantised import TENSORS, QuantisedModel
-
     model, file = QuantisedModel(directory), SafetensorsFile(directory / TENSORS)
     for name in file.names:
         file.view(name)
@@ -194,11 +191,6 @@ def quantised_lines(model: dict[str, Any]) -> Iterator[str]:
 
 def describe_run(directory: Path) -> dict[str, Any]:
     """A run's model and data, its progress, its checkpoints (files and sizes checked, not hashed) and its artefacts."""
-    from ms_codegeex.config.loading import load_config
-    from ms_codegeex.formats.checkpoint_folder import list_checkpoints
-    from ms_codegeex.runs.records import read_log
-    from ms_codegeex.runs.run_directory import RunDirectory
-
     run = RunDirectory(directory)
     try:
         config = load_config(run.config)
@@ -242,8 +234,6 @@ def run_lines(run: dict[str, Any]) -> Iterator[str]:
 
 def describe_stages(directory: Path) -> dict[str, Any]:
     """The progress of each stage, and its losses, as they were when the last one ended or was interrupted."""
-    from ms_codegeex.base.reading import read_json
-
     content = read_json(directory / "stages.json")
     try:
         list(stages_lines(content))
@@ -256,8 +246,6 @@ def describe_stages(directory: Path) -> dict[str, Any]:
 
 def stages_lines(stages: dict[str, Any]) -> Iterator[str]:
     """`describe_stages` for people."""
-    from ms_codegeex.runs.stage_report import StageReport
-
     yield from StageReport(stages).text().splitlines()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from ms_codegeex.commands import asked_model, decoding
+from ms_codegeex.commands import decoding
 
 SUMMARY = "talk with a server's model, or one in this process, in the terminal"
 EXAMPLES = """  ms-codegeex chat --language Python
@@ -16,13 +16,12 @@ EXAMPLES = """  ms-codegeex chat --language Python
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.add_argument("--language", default="", metavar="NAME", help="put this language's tag in front of the text")
-    asked_model.configure(parser)
+    decoding.configure_model(parser)
     decoding.configure(parser)
-    decoding.configure_stop(parser)
     parser.add_argument("--no-history", action="store_true", help="neither read nor save the history of entries")
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Talk until /quit or the end of the input."""
     from rich.console import Console
 
@@ -30,10 +29,9 @@ def run(arguments: argparse.Namespace) -> int:
     from ms_codegeex.terminal.history import line_history
 
     settings, console = decoding.settings(arguments), Console(highlight=False)
-    chat = Chat(asked_model.opened(arguments), settings, console, arguments.language)
+    chat = Chat(decoding.open_model(arguments), settings, console, arguments.language)
     if not sys.stdin.isatty():
         chat.run(lambda _: input())
-        return 0
+        return
     with line_history(not arguments.no_history) as gap:
         chat.run(notice=gap)
-    return 0

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.printing import print_json, print_lines, print_out
-from ms_codegeex.commands.artefacts import checkpoint_line, summarise_checkpoint
+from ms_codegeex.base.options import add_options, given_values, option
+from ms_codegeex.base.printing import print_result
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -34,13 +35,17 @@ ACTIONS = {
     "diff": "show which tensors differ and by how much; exit status 1 if any does",
 }
 MAX_RANKS = 65_536
-AXES = {
-    "data": "data-parallel replicas",
-    "tensor": "tensor-parallel shards",
-    "pipeline": "pipeline stages",
-    "optimizer_shard": "replicas that share one copy of weights and optimizer state",
-}
 SOURCE = "a checkpoint or run directory, or another model, such as MindSpore's rank files with their strategy files"
+
+
+@dataclass(frozen=True)
+class MeshOptions:
+    """The axes of `Mesh`."""
+
+    data: int = option("data-parallel replicas", "N", 1, ge=1)
+    tensor: int = option("tensor-parallel shards", "N", 1, ge=1)
+    pipeline: int = option("pipeline stages", "N", 1, ge=1)
+    optimizer_shard: int = option("replicas that share one copy of weights and optimizer state", "N", 1, ge=1)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -59,9 +64,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
             size = "a size that DIR does not record, such as num_heads=40; may be repeated"
             action.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=size)
         if name == "reshard":
-            for axis, meaning in AXES.items():
-                option = f"--{axis.replace('_', '-')}"
-                action.add_argument(option, type=int, default=1, metavar="N", help=f"{meaning} (default: 1)")
+            add_options(action, MeshOptions)
         action.add_argument("--json", action="store_true", help="print one JSON object on standard output")
 
 
@@ -69,9 +72,10 @@ def run(arguments: argparse.Namespace) -> int:
     """The status is 1 when `verify` finds a damaged checkpoint, or `diff` a difference."""
     if arguments.action == "diff":
         return _diff(arguments)
-    if arguments.action in ("reshard", "merge"):
-        return _reshard(arguments)
-    return _check(arguments)
+    if arguments.action in ("list", "verify"):
+        return _check(arguments)
+    _reshard(arguments)
+    return 0
 
 
 @contextmanager
@@ -84,7 +88,7 @@ def _progress(label: str, total: int) -> Iterator[tqdm]:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    """List or verify."""
+    from ms_codegeex.commands.artefacts import checkpoint_line, summarise_checkpoint
     from ms_codegeex.formats.checkpoint import MANIFEST
     from ms_codegeex.formats.checkpoint_folder import list_checkpoints
 
@@ -94,15 +98,13 @@ def _check(arguments: argparse.Namespace) -> int:
     if not paths:
         raise UserError(f"{directory}: no checkpoints; expected a checkpoint directory or a run directory")
     with _progress("verify", sum(map(_bytes_of_tensors, paths)) if verifies else 0) as bar:
-        found = [(path, summarise_checkpoint(path, verifies, bar.update)) for path in paths]
-    reports = [report for path, report in found if report["sound"] or path.is_dir()]  # a run deletes old ones meanwhile
+        summaries = [(path, summarise_checkpoint(path, verifies, bar.update)) for path in paths]
+    reports = [
+        report for path, report in summaries if report["sound"] or path.is_dir()
+    ]  # a run deletes old ones meanwhile
     if not reports:
         raise UserError(f"{directory}: its checkpoints were deleted meanwhile; try again")
-    if arguments.json:
-        print_json({"checkpoints": reports})
-    else:
-        for report in reports:
-            print_out(checkpoint_line(report))
+    print_result({"checkpoints": reports}, "\n".join(map(checkpoint_line, reports)), arguments.json)
     return int(verifies and not all(report["sound"] for report in reports))
 
 
@@ -113,17 +115,14 @@ def _bytes_of_tensors(path: Path) -> int:
     return 0
 
 
-def _reshard(arguments: argparse.Namespace) -> int:
+def _reshard(arguments: argparse.Namespace) -> None:
     from ms_codegeex.base.mesh import Mesh
+    from ms_codegeex.commands.artefacts import checkpoint_line, summarise_checkpoint
     from ms_codegeex.commands.convert import known_sizes
     from ms_codegeex.formats.checkpoint_writing import write_ranks
     from ms_codegeex.runs.resharding import open_contents, rank_slices
 
-    axes = {axis: getattr(arguments, axis, 1) for axis in AXES}
-    for axis, size in axes.items():
-        if size < 1:
-            raise UserError(f"--{axis.replace('_', '-')} {size}: expected 1 or more")
-    mesh, output = Mesh(**axes), arguments.output
+    mesh, output = Mesh(**given_values(MeshOptions, arguments)), arguments.output
     if mesh.world > MAX_RANKS:
         raise UserError(f"a mesh of {mesh.world:,} ranks; expected at most {MAX_RANKS:,}, since each writes its file")
     contents = open_contents(arguments.source, known_sizes(arguments.set))
@@ -131,8 +130,7 @@ def _reshard(arguments: argparse.Namespace) -> int:
     with _progress(arguments.action, contents.nbytes) as bar:
         write_ranks(output, contents.step, contents.state, rank_slices(contents, mesh, bar.update))
     report = summarise_checkpoint(output, hashes=False)
-    print_json(report) if arguments.json else print_lines([checkpoint_line(report)])
-    return 0
+    print_result(report, checkpoint_line(report), arguments.json)
 
 
 def _check_output(output: Path, contents: Contents) -> None:
@@ -153,38 +151,31 @@ def _diff(arguments: argparse.Namespace) -> int:
 
     left, right = open_contents(arguments.left), open_contents(arguments.right)
     with _progress("diff", max(left.nbytes, right.nbytes)) as bar:
-        found = list(differences(left.tensors, right.tensors, bar.update))
+        different = list(differences(left.tensors, right.tensors, bar.update))
     states = _state_differences(left, right)
-    if arguments.json:
-        paths = {"first": str(left.path), "second": str(right.path)}
-        print_json({**paths, "tensors": [as_json(each) for each in found], "state": states})
-    else:
-        for each in found:
-            print_out(difference_line(each))
-        for key, (one, other) in states.items():
-            print_out(f"state {key}: {json.dumps(one)} and {json.dumps(other)}")
-        same = len(left.tensors.keys() & right.tensors.keys()) - sum(each.what is None for each in found)
-        print_out(f"{len(found)} tensors differ, {same} of the common ones are equal; {left.path} and {right.path}")
-    return int(bool(found or states))
+    paths = {"first": str(left.path), "second": str(right.path)}
+    result = {**paths, "tensors": [as_json(each) for each in different], "state": states}
+    same = len(left.tensors.keys() & right.tensors.keys()) - sum(each.what is None for each in different)
+    lines = [*map(_difference_line, different)]
+    lines += [f"state {key}: {json.dumps(one)} and {json.dumps(other)}" for key, (one, other) in states.items()]
+    lines.append(f"{len(different)} tensors differ, {same} of the common ones are equal; {left.path} and {right.path}")
+    print_result(result, "\n".join(lines), arguments.json)
+    return int(bool(different or states))
 
 
 def _state_differences(left: Contents, right: Contents) -> dict[str, list[Any]]:
     """Entries of the state that differ, including the step, by their dotted keys."""
     from ms_codegeex.config.values import flattened
 
-    one, other = (dict(flattened({"step": each.step, **_plain(each.state)})) for each in (left, right))
+    states = ({"step": each.step, **each.state} for each in (left, right))
+    one, other = (dict(flattened(json.loads(json.dumps(state)))) for state in states)  # as JSON, tuples equal lists
     return {key: [one.get(key), other.get(key)] for key in sorted({*one, *other}) if one.get(key) != other.get(key)}
 
 
-def _plain(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The state as JSON values, so that tuples equal lists."""
-    return json.loads(json.dumps(dict(state)))
-
-
-def difference_line(found: Difference) -> str:
+def _difference_line(difference: Difference) -> str:
     """A difference for people."""
-    if found.what:
-        return f"{found.name}: {found.what}"
-    largest = "some are not finite" if found.largest is None else f"at most by {found.largest:.3g}"
-    first = ", ".join(f"{index} {one:.8g} and {other:.8g}" for index, one, other in found.first)
-    return f"{found.name}: {found.count:,} numbers differ, {largest}; first {first}"
+    if difference.what:
+        return f"{difference.name}: {difference.what}"
+    largest = "some are not finite" if difference.largest is None else f"at most by {difference.largest:.3g}"
+    first = ", ".join(f"{index} {one:.8g} and {other:.8g}" for index, one, other in difference.first)
+    return f"{difference.name}: {difference.count:,} numbers differ, {largest}; first {first}"

@@ -9,9 +9,10 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.options import add_options
 from ms_codegeex.base.printing import print_json, visible
 from ms_codegeex.base.reading import given_text
-from ms_codegeex.commands import asked_model, decoding
+from ms_codegeex.commands import decoding
 
 if TYPE_CHECKING:
     from ms_codegeex.generation.sampling import SamplingSettings
@@ -31,67 +32,52 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", nargs="?", metavar="TEXT", help="text to continue (default: standard input)")
     parser.add_argument("--file", metavar="FILE", help="read the text from a file (- is standard input)")
     parser.add_argument("--suffix-file", metavar="FILE", help="text after the answer, which the answer does not repeat")
-    parser.add_argument("--language", metavar="NAME", help="put this language's tag in front of the text")
-    parser.add_argument(
-        "--cut-prompt", action="store_true", help="drop the start of a text that is too long instead of refusing it"
-    )
-    asked_model.configure(parser)
-    decoding.configure(parser, "n")
-    decoding.configure_stop(parser)
-    decoding.configure_stop_at(parser)
     parser.add_argument("--echo", action="store_true", help="write the text in front of each answer")
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of streamed text")
+    add_options(parser, decoding.PromptOptions)
+    decoding.configure_model(parser)
+    decoding.configure(parser, "n")
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Write the answers as they come. On a terminal they are coloured; elsewhere they are the bare text."""
+    from ms_codegeex.data.languages import find_language
     from ms_codegeex.terminal.asking import Prompt
 
     settings = decoding.settings(arguments)
     prompt = Prompt(
         _text(arguments),
-        _language(arguments.language),
+        find_language(arguments.language).name if arguments.language else "",
         given_text(arguments.suffix_file, "--suffix-file") if arguments.suffix_file else None,
         arguments.cut_prompt,
         arguments.stop_at == "block",
     )
-    model = asked_model.opened(arguments, settings.n)
+    model = decoding.open_model(arguments, settings.n)
     if arguments.json:
-        return _report(model, prompt, settings)
+        _print_json(model, prompt, settings)
+        return
     with closing(model.complete(prompt, settings)) as pieces:  # type: ignore[type-var]
         _show(pieces, prompt, settings.n, arguments.echo)
-    return 0
-
-
-def _language(name: str | None) -> str:
-    from ms_codegeex.data.languages import find_language
-
-    return find_language(name).name if name else ""
 
 
 def _text(arguments: argparse.Namespace) -> str:
     if arguments.prompt is not None and arguments.file:
         raise UserError("--file: a text is given too; leave out one of them")
     if arguments.prompt is not None:
-        return _checked(arguments.prompt)
+        try:
+            arguments.prompt.encode("utf-8")
+        except UnicodeEncodeError:
+            raise UserError("TEXT: it is not UTF-8; give it in this encoding") from None
+        return arguments.prompt
     if arguments.file is None and sys.stdin.isatty():
         raise UserError("there is no text to continue; give one, --file FILE, or pipe it in")
     return given_text(arguments.file or "-", "--file")
-
-
-def _checked(text: str) -> str:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise UserError("TEXT: it is not UTF-8; give it in this encoding") from None
-    return text
 
 
 def _show(pieces: Iterator[AnswerPart], prompt: Prompt, count: int, echo: bool) -> None:
     """One answer as it comes, or several one after the other."""
     from rich.console import Console
 
-    from ms_codegeex.terminal.printing import dim, printer
+    from ms_codegeex.terminal.printing import Printer, dim
 
     console = Console(highlight=False)
 
@@ -100,7 +86,7 @@ def _show(pieces: Iterator[AnswerPart], prompt: Prompt, count: int, echo: bool) 
             console.print(dim(visible(prompt.text)), end="", soft_wrap=True)
         elif echo:
             console.file.write(prompt.text)
-        return printer(console, prompt.language, prompt.text, echo)
+        return Printer(console, prompt.language, prompt.text, echo)
 
     if count == 1:
         shown = begun()
@@ -118,10 +104,9 @@ def _show(pieces: Iterator[AnswerPart], prompt: Prompt, count: int, echo: bool) 
         shown.end()
 
 
-def _report(model: Model, prompt: Prompt, settings: SamplingSettings) -> int:
+def _print_json(model: Model, prompt: Prompt, settings: SamplingSettings) -> None:
     answers = [{"text": "", "finish": None} for _ in range(settings.n)]
     for piece in model.complete(prompt, settings):
         answers[piece.index]["text"] += piece.text
         answers[piece.index]["finish"] = piece.finish or answers[piece.index]["finish"]
     print_json({"model": model.name, "prompt": prompt.text, "answers": answers})
-    return 0

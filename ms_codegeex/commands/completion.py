@@ -22,7 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("shell", choices=SHELLS, metavar="SHELL", help="bash, zsh or fish")
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Print the script."""
     import shtab
 
@@ -30,7 +30,6 @@ def run(arguments: argparse.Namespace) -> int:
         if action.choices is None and (action.type is Path or action.metavar in ("DIR", "FILE")):
             action.complete = shtab.DIRECTORY if action.metavar == "DIR" else shtab.FILE
     print_out(shtab.complete(arguments.parser, arguments.shell))
-    return 0
 
 
 def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ms_codegeex.base.errors import UserError, escaped
 from ms_codegeex.base.json_reading import Malformed, parse_json
-from ms_codegeex.base.printing import print_error, print_json, print_out
+from ms_codegeex.base.options import REQUIRED, add_options, given, option
+from ms_codegeex.base.printing import print_error, print_result
 
 SUMMARY = "convert a model between our runs, model directories, PyTorch and MindSpore checkpoints"
 EXAMPLES = """\
@@ -21,65 +22,47 @@ EXAMPLES = """\
   ms-codegeex convert --model codegeex_13b.pt --to megatron --tensor-parallel 8 --output codegeex-13b-mp8"""
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this verb."""
-    parser.add_argument(
-        "--model",
-        type=Path,
-        required=True,
-        metavar="IN",
-        help="run, checkpoint or model directory, .pt, mp_rank_XX files, .ckpt, rank files or a folder of .npy "
+@dataclass(frozen=True)
+class Arguments:
+    """What is converted, and how."""
+
+    model: Path = option(
+        "run, checkpoint or model directory, .pt, mp_rank_XX files, .ckpt, rank files or a folder of .npy "
         "(detected from the content)",
+        "IN",
+        REQUIRED,
     )
-    parser.add_argument(
-        "--to",
-        required=True,
-        choices=("hf", "megatron", "mindspore"),
-        help="hf: a model directory with safetensors; megatron: a nested PyTorch .pt file; "
+    to: Literal["hf", "megatron", "mindspore"] = option(
+        "hf: a model directory with safetensors; megatron: a nested PyTorch .pt file; "
         "mindspore: a .ckpt file with the original names",
+        default=REQUIRED,
     )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        required=True,
-        metavar="OUT",
-        help="a directory for hf or --tensor-parallel, otherwise a file, or a directory for it",
+    output: Path = option(
+        "a directory for hf or --tensor-parallel, otherwise a file, or a directory for it", "OUT", REQUIRED
     )
-    parser.add_argument(
-        "--tensor-parallel",
-        type=int,
-        default=1,
-        metavar="N",
-        help="megatron, mindspore: write one file for each of N tensor-parallel ranks",
+    tensor_parallel: int = option("megatron, mindspore: write one file for each of N tensor-parallel ranks", "N", 1)
+    dtype: Literal["fp32", "fp16", "bf16"] | None = option("cast every tensor (default: keep the dtypes of IN)")
+    tokenizer: str | None = option(
+        "hf: the model's tokenizer (default: the one recorded in IN or stored next to it)", "NAME|DIR"
     )
-    parser.add_argument(
-        "--dtype", choices=("fp32", "fp16", "bf16"), help="cast every tensor (default: keep the dtypes of IN)"
-    )
-    parser.add_argument(
-        "--tokenizer",
-        metavar="NAME|DIR",
-        help="hf: the model's tokenizer (default: the one recorded in IN or stored next to it)",
-    )
-    parser.add_argument(
-        "--keep-code",
-        action="store_true",
-        help="hf: also copy the Python files of the model directory IN and keep its auto_map; whoever loads OUT with "
+    keep_code: bool = option(
+        "hf: also copy the Python files of the model directory IN and keep its auto_map; whoever loads OUT with "
         "trust_remote_code runs that code (default: only data files and our own classes)",
+        default=False,
     )
-    parser.add_argument("--verify", action="store_true", help="read the output back and compare every byte")
-    parser.add_argument("--replace", action="store_true", help="replace the output of an earlier conversion at OUT")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="a size that IN does not record, such as num_heads=40; may be repeated",
+    verify: bool = option("read the output back and compare every byte", default=False)
+    replace: bool = option("replace the output of an earlier conversion at OUT", default=False)
+    sizes: tuple[str, ...] = option(
+        "a size that IN does not record, such as num_heads=40; may be repeated",
+        "KEY=VALUE",
+        (),
+        repeated=True,
+        flag="set",
     )
-    parser.add_argument("--json", action="store_true", help="print the result as one JSON object on standard output")
-    parser.set_defaults(source_ranks=None)
+    json: bool = option("print the result as one JSON object on standard output", default=False)
 
 
-def known_sizes(settings: list[str]) -> dict[str, Any]:
+def known_sizes(settings: Iterable[str]) -> dict[str, Any]:
     """The values of `--set`: numbers, true, false and words such as fp16."""
     known: dict[str, Any] = {}
     for setting in settings:
@@ -93,18 +76,18 @@ def known_sizes(settings: list[str]) -> dict[str, Any]:
     return known
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Convert the model and print what was written."""
+def run(arguments: Arguments, ranks: int | None = None) -> None:
+    """Convert the model and print what was written. `ranks`: the expected number of rank files."""
     from ms_codegeex.formats.convert import convert
     from ms_codegeex.formats.sources import open_source
 
     if arguments.keep_code and (arguments.to != "hf" or arguments.tokenizer is not None):
         raise UserError("--keep-code: is for --to hf with the tokenizer of IN; leave out --tokenizer, or this option")
-    source = open_source(arguments.model, known_sizes(arguments.set), arguments.keep_code)
-    if arguments.source_ranks not in (None, source.ranks):
+    source = open_source(arguments.model, known_sizes(arguments.sizes), arguments.keep_code)
+    if ranks not in (None, source.ranks):
         raise UserError(
             f"{arguments.model}: is split over {source.ranks} ranks, --source-tensor-model-parallel-size says "
-            f"{arguments.source_ranks}; is a file missing, or one too many?"
+            f"{ranks}; is a file missing, or one too many?"
         )
     if arguments.tokenizer is not None:
         from ms_codegeex.data.tokenizer import load_tokenizer
@@ -119,39 +102,42 @@ def run(arguments: argparse.Namespace) -> int:
         verify=arguments.verify,
         replace=arguments.replace,
     )
-    if arguments.json:
-        print_json(result)
-    else:
-        verified = ", read back and equal byte for byte" if result["verified"] else ""
-        if result["to"] == "hf" and not result["tokenizer"]:
-            print_error(
-                f"{result['output']}: has no tokenizer, because IN does not say which one it uses; add its files, "
-                "or convert with --tokenizer NAME|DIR"
-            )
-        if result["guessed"]:
-            sizes = ", ".join(f"{name} {value}" for name, value in result["guessed"].items())
-            print_error(
-                f"guessed, because IN does not record it: {sizes} (from the preset of the same width and depth); if "
-                "the model differs, convert again with --set NAME=VALUE"
-            )
-        for warning in result["warnings"]:
-            print_error(f"{result['output']}: {warning}")
-        if result["left_out"]:
-            others = f" and {len(result['left_out']) - 3} more" if len(result["left_out"]) > 3 else ""
-            names = ", ".join(map(escaped, result["left_out"][:3]))
-            print_error(
-                f"left out of {result['output']}: {names}{others}, which are not data of a known kind; "
-                "--keep-code keeps Python files, which run wherever the model is loaded"
-            )
-        if result["skipped"]:
-            others = f" and {len(result['skipped']) - 1} more" if len(result["skipped"]) > 1 else ""
-            print_error(f"left out, not a parameter: {escaped(str(result['skipped'][0]))}{others}")
-        files = f" in each of {result['files']} files" if result["files"] > 1 else ""
-        print_out(
-            f"{result['output']}: {result['tensors']} tensors{files}, {result['parameters']:,} parameters, "
-            f"{result['bytes']:,} bytes of {'/'.join(result['dtypes'])}{verified}"
+    if not arguments.json:
+        for warning in _warnings(result):
+            print_error(warning)
+    verified = ", read back and equal byte for byte" if result["verified"] else ""
+    files = f" in each of {result['files']} files" if result["files"] > 1 else ""
+    text = (
+        f"{result['output']}: {result['tensors']} tensors{files}, {result['parameters']:,} parameters, "
+        f"{result['bytes']:,} bytes of {'/'.join(result['dtypes'])}{verified}"
+    )
+    print_result(result, text, arguments.json)
+
+
+def _warnings(result: dict[str, Any]) -> Iterator[str]:
+    """What the output lacks or may have wrong."""
+    output, guessed, left_out, skipped = (result[key] for key in ("output", "guessed", "left_out", "skipped"))
+    if result["to"] == "hf" and not result["tokenizer"]:
+        yield (
+            f"{output}: has no tokenizer, because IN does not say which one it uses; add its files, "
+            "or convert with --tokenizer NAME|DIR"
         )
-    return 0
+    if guessed:
+        sizes = ", ".join(f"{name} {value}" for name, value in guessed.items())
+        yield (
+            f"guessed, because IN does not record it: {sizes} (from the preset of the same width and depth); if "
+            "the model differs, convert again with --set NAME=VALUE"
+        )
+    yield from (f"{output}: {warning}" for warning in result["warnings"])
+    if left_out:
+        others = f" and {len(left_out) - 3} more" if len(left_out) > 3 else ""
+        yield (
+            f"left out of {output}: {', '.join(map(escaped, left_out[:3]))}{others}, which are not data of a known "
+            "kind; --keep-code keeps Python files, which run wherever the model is loaded"
+        )
+    if skipped:
+        others = f" and {len(skipped) - 1} more" if len(skipped) > 1 else ""
+        yield f"left out, not a parameter: {escaped(str(skipped[0]))}{others}"
 
 
 # Options of the original tools: sizes, which the tensors must match, and options that do not affect a conversion.
@@ -168,18 +154,6 @@ _UNUSED = (
     *("--ws-encoding-start-id", "--ws-encoding-length"),
 )
 _UNUSED_FLAGS = ("--attention-softmax-in-fp32", "--fp16", "--ln-fp16")
-
-
-def _originals_options(parser: argparse.ArgumentParser) -> None:
-    """Accept the options of the original tools."""
-    group = parser.add_argument_group("sizes of the model that IN does not record")
-    for option, (field, kind) in _SIZES.items():
-        group.add_argument(option, type=kind, metavar="N", dest=f"size_{field}")
-    group = parser.add_argument_group("accepted without effect, for command lines of the original tools (see --dtype)")
-    for option in _UNUSED:
-        group.add_argument(option, metavar="X")
-    for option in _UNUSED_FLAGS:
-        group.add_argument(option, action="store_true")
 
 
 def script(to: str, description: str, ranks: int = 1, argv: Sequence[str] | None = None) -> int:
@@ -211,25 +185,26 @@ def script(to: str, description: str, ranks: int = 1, argv: Sequence[str] | None
             "--target-tensor-model-parallel-size", type=int, default=ranks, metavar="N", dest="tensor_parallel"
         )
         parser.add_argument("--save-name", metavar="FILE", help="name of the file in OUT")
-    parser.add_argument(
-        "--dtype", choices=("fp32", "fp16", "bf16"), help="cast every tensor (default: keep the dtypes of IN)"
-    )
-    parser.add_argument("--verify", action="store_true", help="read the output back and compare every byte")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a size, e.g. num_heads=40")
+    add_options(parser, Arguments, ("dtype", "verify", "sizes"))
     used = "the model's tokenizer" if to == "hf" else "no effect: this format has no tokenizer files"
     parser.add_argument("--tokenizer-path", metavar="DIR", help=used)
-    _originals_options(parser)
-    fixed = {"to": to, "tensor_parallel": ranks, "save_name": None} | dict.fromkeys(
-        ("replace", "keep_code", "json"), False
-    )
-    arguments = parser.parse_args(argv, argparse.Namespace(**fixed))
-    arguments.tokenizer = arguments.tokenizer_path if to == "hf" else None
+    group = parser.add_argument_group("sizes of the model that IN does not record")
+    for name, (field, kind) in _SIZES.items():
+        group.add_argument(name, type=kind, metavar="N", dest=f"size_{field}")
+    group = parser.add_argument_group("accepted without effect, for command lines of the original tools (see --dtype)")
+    for name in _UNUSED:
+        group.add_argument(name, metavar="X")
+    for name in _UNUSED_FLAGS:
+        group.add_argument(name, action="store_true")
+    arguments = parser.parse_args(argv)
     sizes = {field: getattr(arguments, f"size_{field}") for field, _ in _SIZES.values()}
-    arguments.set = [f"{field}={size}" for field, size in sizes.items() if size is not None] + arguments.set
-    if arguments.save_name is not None:
-        arguments.output = arguments.output / arguments.save_name
+    values = {"to": to, "tokenizer": arguments.tokenizer_path if to == "hf" else None}
+    values["sizes"] = [f"{field}={size}" for field, size in sizes.items() if size is not None] + (arguments.sizes or [])
+    if to != "hf" and arguments.save_name is not None:
+        values["output"] = arguments.output / arguments.save_name
     try:
-        return run(arguments)
+        run(given(Arguments, arguments, **values), arguments.source_ranks)
     except UserError as error:
         print_error(f"{parser.prog}: {error}")
         return 2
+    return 0

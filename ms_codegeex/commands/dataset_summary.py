@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ms_codegeex.base.printing import print_json, print_out
+from ms_codegeex.base.printing import print_result
 
 
 def dataset_lines(description: dict[str, Any]) -> list[str]:
@@ -66,7 +66,4 @@ def corpus_lines(description: dict[str, Any]) -> list[str]:
 
 def print_dataset(arguments: argparse.Namespace, result: dict[str, Any]) -> None:
     """Print the description of a dataset that was just written."""
-    if arguments.json:
-        print_json(result)
-    else:
-        print_out("\n".join([*dataset_lines(result), f"dataset: {result['output']}"]))
+    print_result(result, "\n".join([*dataset_lines(result), f"dataset: {result['output']}"]), arguments.json)

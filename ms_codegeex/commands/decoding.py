@@ -1,48 +1,51 @@
-"""Options that several verbs share: how tokens are chosen, and where an answer ends."""
+"""Options that several verbs share: which model answers, what it continues, and how tokens are chosen."""
 
 from __future__ import annotations
 
 import argparse
-import re
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-from ms_codegeex.base.options import add_options, given
-from ms_codegeex.generation.levels import AUTO, LEVEL_HELP, LEVEL_NAMES
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.options import add_options, given, option
+from ms_codegeex.base.reading import given_text
+from ms_codegeex.generation.engine_options import EngineOptions
+from ms_codegeex.generation.levels import cpu_level
 from ms_codegeex.generation.sampling import SamplingSettings, request_fields
+
+if TYPE_CHECKING:
+    from ms_codegeex.terminal.asking import Model
+
+
+@dataclass(frozen=True)
+class PromptOptions:
+    """What `generate` and `complete` do with the text to continue."""
+
+    language: str | None = option("put this language's tag in front of the text", "NAME")
+    cut_prompt: bool = option("drop the start of a text that is too long instead of refusing it", default=False)
+    stop_at: Literal["block"] | None = option(
+        "end with the block that the prompt began: before a line in the first column (Python), after its "
+        "closing brace (languages with braces; see --language)"
+    )
+    json: bool = option("one JSON object instead of streamed text", default=False)
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model; a server's has a key and a name."""
+
+    url: str = option("a server with OpenAI's API", "URL", "http://127.0.0.1:8000", either="model")
+    model: Path | None = option("instead of a server: a model directory, run or checkpoint", "DIR", either="model")
+    api_key_file: Path | None = option("file that holds the server's key", "FILE")
+    name: str | None = option("the server's model, or an adapter (default: the model)", "NAME")
 
 
 def configure(parser: argparse.ArgumentParser, *others: str) -> None:
-    """Length, seed, what requests have too, and other fields of `SamplingSettings`."""
-    names = {"max_new_tokens", "seed", *(each.name for each in request_fields()), *others}
+    """Length, seed, stop texts, what requests have too, and other fields of `SamplingSettings`."""
+    names = {"max_new_tokens", "seed", "stop", *(each.name for each in request_fields()), *others}
     add_options(parser, SamplingSettings, names)
     parser.add_argument("--greedy", action="store_true", help="always the likeliest token; the same as --temperature 0")
-
-
-def configure_device(parser: argparse.ArgumentParser, *aliases: str) -> None:
-    """The kind of device that computes, and how many share the model. `aliases`: other names of `--devices`."""
-    parser.add_argument(
-        "--device",
-        choices=("cpu", "gpu", "ascend"),
-        help="device that computes (default: MindSpore's choice); gpu and ascend use MindSpore's own operators",
-    )
-    parser.add_argument(
-        "--devices",
-        *aliases,
-        type=int,
-        default=1,
-        metavar="N",
-        help="share the model among N processes, on a machine with GPUs one for each (default: 1)",
-    )
-
-
-def configure_cpu_level(parser: argparse._ActionsContainer) -> None:
-    """The level of the compiled operators."""
-    parser.add_argument(
-        "--cpu-level",
-        choices=LEVEL_NAMES,
-        default=AUTO,
-        help=LEVEL_HELP,
-    )
 
 
 def prepare_device(name: str | None) -> None:
@@ -53,45 +56,42 @@ def prepare_device(name: str | None) -> None:
         prepare()
 
 
-def choose_device(name: str) -> None:
-    """Let every model that this process opens later compute on a kind of device."""
-    prepare_device(name)
-    from ms_codegeex.generation.targets import use_device
-
-    use_device(name)
-
-
-def configure_stop(parser: argparse.ArgumentParser) -> None:
-    """Texts that end an answer."""
-    parser.add_argument(
-        "--stop",
-        action="append",
-        default=[],
-        metavar="TEXT",
-        help="end before this text; \\n, \\t and \\\\ stand for a line break, a tab, a backslash; may be repeated",
-    )
-
-
-def configure_stop_at(parser: argparse.ArgumentParser) -> None:
-    """The end of a block as the end of an answer."""
-    parser.add_argument(
-        "--stop-at",
-        choices=("block",),
-        help="end with the block that the prompt began: before a line in the first column (Python), after its "
-        "closing brace (languages with braces; see --language)",
-    )
-
-
-def _unescaped(text: str) -> str:
-    r"""With \n, \t and \\ replaced; other backslashes stay."""
-    known = {"n": "\n", "t": "\t", "\\": "\\"}
-    return re.sub(r"\\([nt\\])", lambda match: known[match[1]], text)
-
-
 def settings(arguments: argparse.Namespace, **others: Any) -> SamplingSettings:
-    """The settings from the options of `configure` and `configure_stop`, and others. `UserError` for a number out of
-    range."""
-    others["stop"] = tuple(map(_unescaped, arguments.stop))
+    """The settings from the options of `configure`, and others. `UserError` for a number out of range."""
     if arguments.greedy:
         others["temperature"] = 0.0
     return given(SamplingSettings, arguments, **others)
+
+
+def configure_model(parser: argparse.ArgumentParser) -> None:
+    """A server's model, or one in this process."""
+    add_options(parser, ModelOptions)
+    add_options(parser.add_argument_group("with --model"), EngineOptions, ("threads", "cpu_level"))
+
+
+def open_model(arguments: argparse.Namespace, slots: int = 1) -> Model:
+    """The requested model; `slots` answers are computed at once in this process."""
+    options, engine = given(ModelOptions, arguments), given(EngineOptions, arguments)
+    if options.model is None:
+        if engine != EngineOptions():
+            flag = "--cpu-level" if engine.threads is None else "--threads"
+            raise UserError(f"{flag}: is for a model in this process; give --model DIR, or leave it out")
+        from ms_codegeex.terminal.server import RemoteModel
+
+        return RemoteModel(options.url, read_key(options.api_key_file), options.name)
+    if options.api_key_file or options.name:
+        flag = "--api-key-file" if options.api_key_file else "--name"
+        raise UserError(f"{flag}: is for a server; leave it out with --model")
+    from ms_codegeex.terminal.local import TerminalModel
+
+    return TerminalModel(options.model, slots, engine.threads, cpu_level(engine.cpu_level))
+
+
+def read_key(path: Path | None) -> str | None:
+    """The key in a file; None without one. `UserError` if the file holds none."""
+    if path is None:
+        return None
+    key = given_text(str(path), "--api-key-file").strip()
+    if not key or not key.isascii() or not key.isprintable() or " " in key:
+        raise UserError(f"--api-key-file: {path} holds no key; expected one word")
+    return key

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Literal
 from ms_codegeex.base import host
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.json_reading import parse_json
-from ms_codegeex.base.printing import print_json, print_out
+from ms_codegeex.base.printing import print_result
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -41,41 +41,20 @@ PROBE = """
 import ctypes, json, pathlib, mindspore
 mindspore.set_device("CPU")
 assert (mindspore.Tensor([1.0]) + 1).asnumpy().tolist() == [2.0], "1 + 1"
-plugins = {"ascend": {}}
-for device, found in plugins.items():
-    for path in sorted((pathlib.Path(mindspore.__file__).parent / "lib/plugin").glob(f"libmindspore_{device}.so.*")):
-        try:
-            ctypes.CDLL(str(path))
-            found[path.name] = ""
-        except OSError as error:
-            found[path.name] = str(error)
+plugins = {}
+for path in sorted((pathlib.Path(mindspore.__file__).parent / "lib/plugin").glob("libmindspore_ascend.so.*")):
+    try:
+        ctypes.CDLL(str(path))
+        plugins[path.name] = ""
+    except OSError as error:
+        plugins[path.name] = str(error)
 print(json.dumps({"version": mindspore.__version__, "plugins": plugins}))
 """
 PROBE_SECONDS = 300
 USES = "ms_codegeex.commands.package_uses"
+LIST_NPUS = ("npu-smi", "info", "-l")  # prints one device a line
+NPU_DRIVER = Path("/usr/local/Ascend/driver/version.info")  # exists where the driver is installed
 DRIVER_FIX = "install NVIDIA's driver, 520 or newer; in a container: docker run --gpus all"
-
-
-@dataclass(frozen=True)
-class Accelerator:
-    """How to find devices of a kind (`device` of a run), and what MindSpore's plugin for it needs."""
-
-    device: str
-    name: str
-    listing: tuple[str, ...]  # a command that prints one device a line
-    driver: Path  # exists where the driver is installed
-    fix: str  # what to install if the plugin does not load
-
-
-ACCELERATORS = (
-    Accelerator(
-        "ascend",
-        "Ascend NPU",
-        ("npu-smi", "info", "-l"),
-        Path("/usr/local/Ascend/driver/version.info"),
-        "install CANN and source its set_env.sh",
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -106,10 +85,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the report; the exit status is 0 if everything that a CPU user needs is there, otherwise 1."""
     checks = [check for area in AREAS for check in _checked(area)]
     missing = [check for check in checks if check.state == "missing"]
-    if arguments.json:
-        print_json({"ready": not missing, "checks": [asdict(check) for check in checks]})
-    else:
-        print_out("\n".join(report_lines(checks)))
+    result = {"ready": not missing, "checks": [asdict(check) for check in checks]}
+    print_result(result, "\n".join(report_lines(checks)), arguments.json)
     return 1 if missing else 0
 
 
@@ -154,6 +131,11 @@ def _required(area: str, name: str, found: str, problem: str | None) -> Finding:
     return Finding(area, name, "missing", what, fix) if problem else Finding(area, name, "ok", found)
 
 
+def _optional(area: str, name: str, found: str, problem: str, fix: str = "") -> Finding:
+    """A check of something that some features need; an empty `problem`: it is there."""
+    return Finding(area, name, "optional", problem, fix) if problem else Finding(area, name, "ok", found)
+
+
 def machine_checks() -> Iterator[Finding]:
     """Operating system, libraries, processor, memory, accelerators."""
     area, system = "machine", f"{platform.system()} {platform.machine()}"
@@ -167,21 +149,19 @@ def machine_checks() -> Iterator[Finding]:
     available = host.available_memory()
     found = "unknown" if available is None else f"{available / host.GB:.1f} GB available"
     yield _required(area, "memory", found, host.check_memory(available, MEMORY))
-    for accelerator in ACCELERATORS:
-        yield _devices(accelerator)
+    yield _npus()
 
 
-def _devices(accelerator: Accelerator) -> Finding:
-    """The devices that the driver lists, if there is a driver."""
-    area, command = "machine", accelerator.listing
-    listed = _output(*command) if shutil.which(command[0]) else None
+def _npus() -> Finding:
+    """The Ascend devices that the driver lists, if there is a driver."""
+    area, name = "machine", "Ascend NPU"
+    listed = _output(*LIST_NPUS) if shutil.which(LIST_NPUS[0]) else None
     if listed:
-        found = "; ".join(line.strip() for line in listed.splitlines() if line.strip())
-        return Finding(area, accelerator.name, "ok", found)
-    if accelerator.driver.exists():
-        fix = f"make `{' '.join(command)}` work: add it to PATH, give the container the devices"
-        return Finding(area, accelerator.name, "optional", f"{accelerator.driver} exists, but no device is listed", fix)
-    return Finding(area, accelerator.name, "optional", f"none; only `device: {accelerator.device}` needs one")
+        return Finding(area, name, "ok", "; ".join(line.strip() for line in listed.splitlines() if line.strip()))
+    if NPU_DRIVER.exists():
+        fix = f"make `{' '.join(LIST_NPUS)}` work: add it to PATH, give the container the devices"
+        return Finding(area, name, "optional", f"{NPU_DRIVER} exists, but no device is listed", fix)
+    return Finding(area, name, "optional", "none; only `device: ascend` needs one")
 
 
 def _output(*words: str) -> str | None:
@@ -217,12 +197,11 @@ def _applies(requirement: Requirement, extra: str) -> bool:
 def _requirements(area: str, name: str, requirements: list[Requirement], extra: str = "") -> Finding:
     """Whether all of a group are installed in versions that fit; a group with a name is optional."""
     wrong = {requirement: problem for requirement in requirements if (problem := _wrong(requirement))}
-    if not wrong and not extra:
-        wrong = _broken(requirements)
-        if not wrong:
-            return Finding(area, name, "ok", f"all {len(requirements)} are installed in versions that fit, and work")
     if not wrong:
-        return Finding(area, name, "ok", f"all {len(requirements)} are installed in versions that fit")
+        wrong = {} if extra else _broken(requirements)
+        works = "" if extra else ", and work"
+        if not wrong:
+            return Finding(area, name, "ok", f"all {len(requirements)} are installed in versions that fit{works}")
     if extra:
         return Finding(area, name, "optional", _together(wrong.values()), f"pip install 'ms-codegeex[{extra}]'")
     if len(wrong) > MAX_NAMED:
@@ -257,12 +236,8 @@ def _broken(requirements: list[Requirement]) -> dict[Requirement, str]:
     from ms_codegeex.base.processes import python_path
 
     named = {re.sub(r"[-_.]+", "-", one.name).lower(): one for one in requirements if one.name != "mindspore"}
-    words = [sys.executable, "-m", USES, *named]
-    environment = {**os.environ, "PYTHONPATH": python_path()}
     try:
-        done = subprocess.run(
-            words, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PROBE_SECONDS
-        )
+        done = _python("-m", USES, *named, PYTHONPATH=python_path())
     except subprocess.TimeoutExpired as error:
         output, ended = error.stdout or b"", f"takes longer than {PROBE_SECONDS} s"
         lines = output.decode().splitlines()
@@ -273,21 +248,24 @@ def _broken(requirements: list[Requirement]) -> dict[Requirement, str]:
         if name not in problems:  # the package whose use ended the process; those after it were not tried
             problems[name] = f"its use {ended}"
             break
-    return {named[name]: f"{_installed(named[name])}: {problem}" for name, problem in problems.items() if problem}
+    return {
+        one: f"{one.name} {importlib.metadata.version(one.name)} does not work: {problems[name]}"
+        for name, one in named.items()
+        if problems.get(name)
+    }
 
 
-def _installed(requirement: Requirement) -> str:
-    return f"{requirement.name} {importlib.metadata.version(requirement.name)} does not work"
+def _python(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run this interpreter in a process of its own."""
+    how = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "timeout": PROBE_SECONDS}
+    return subprocess.run([sys.executable, *words], env={**os.environ, **environment}, **how)
 
 
 def engine_checks() -> Iterator[Finding]:
     """Whether MindSpore can be imported, which of its device plugins load, and what `rehearse` compiles with."""
-    area, words = "engine", [sys.executable, "-c", PROBE]
-    environment = {**os.environ, "GLOG_v": "3"}
+    area = "engine"
     try:
-        done = subprocess.run(
-            words, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PROBE_SECONDS
-        )
+        done = _python("-c", PROBE, GLOG_v="3")
         found = parse_json(done.stdout.strip().splitlines()[-1])
     except subprocess.TimeoutExpired:
         yield Finding(area, "MindSpore", "missing", f"its import takes longer than {PROBE_SECONDS} s", SET_UP)
@@ -297,16 +275,13 @@ def engine_checks() -> Iterator[Finding]:
         yield Finding(area, "MindSpore", "missing", lines[-1], SET_UP)
         return
     yield Finding(area, "MindSpore", "ok", f"{found['version']}, CPU back end")
-    for accelerator in ACCELERATORS:
-        yield _plugin(accelerator, found["plugins"][accelerator.device])
+    yield _ascend_plugin(found["plugins"])
     yield _decoding_operators()
     from ms_codegeex.rehearsal.stubs import compilers
 
-    compiler = next((" ".join(command) for command in compilers()), None)
-    if compiler:
-        yield Finding(area, "C compiler", "ok", compiler)
-    else:
-        yield Finding(area, "C compiler", "optional", "none; `rehearse --compile` needs one", "pip install ziglang")
+    compiler = next((" ".join(command) for command in compilers()), "")
+    problem = "" if compiler else "none; `rehearse --compile` needs one"
+    yield _optional(area, "C compiler", compiler, problem, "pip install ziglang")
 
 
 def _decoding_operators() -> Finding:
@@ -331,15 +306,14 @@ def _decoding_operators() -> Finding:
     return Finding("engine", name, "optional", f"{level}; {slow}: {cost}", fix)
 
 
-def _plugin(accelerator: Accelerator, plugins: dict[str, str]) -> Finding:
-    """Whether one of MindSpore's plugins for a device loads; `plugins`: file name and what is wrong with it."""
-    name = f"{accelerator.device} back end"
-    loaded = [plugin for plugin, problem in plugins.items() if not problem]
+def _ascend_plugin(plugins: dict[str, str]) -> Finding:
+    """Whether one of MindSpore's plugins for Ascend loads; `plugins`: file name and what is wrong with it."""
+    name, loaded = "ascend back end", [plugin for plugin, problem in plugins.items() if not problem]
     if loaded:
         return Finding("engine", name, "ok", f"{loaded[-1]} loads")
     problem = list(plugins.values())[-1] if plugins else "not in this build of MindSpore"
-    found = f"{problem}; only `device: {accelerator.device}` needs it"
-    return Finding("engine", name, "optional", found, accelerator.fix if plugins else "")
+    fix = "install CANN and source its set_env.sh" if plugins else ""
+    return Finding("engine", name, "optional", f"{problem}; only `device: ascend` needs it", fix)
 
 
 def gpu_checks() -> Iterator[Finding]:
@@ -355,23 +329,14 @@ def gpu_checks() -> Iterator[Finding]:
         return
     if any(one.path for one in found.libraries):
         for one in found.libraries:
-            fine = not one.problem
-            words = str(one.path) if fine else one.problem
-            yield Finding(area, one.library.soname, "ok" if fine else "optional", words, "" if fine else INSTALL)
+            yield _optional(area, one.library.soname, str(one.path), one.problem, INSTALL)
     else:
         words = f"none of {len(found.libraries)} found; only `device: gpu` needs them"
         yield Finding(area, "CUDA libraries", "optional", words, INSTALL)
     driver = found.driver
-    if driver.too_old:
-        yield Finding(area, "driver", "optional", driver.too_old, DRIVER_FIX)
-    elif driver.cuda:
-        yield Finding(area, "driver", "ok", f"supports CUDA {driver.cuda}")
-    else:
-        yield Finding(area, "driver", "optional", driver.problem or "does not give its version", DRIVER_FIX)
-    if found.plugin:
-        yield Finding(area, "back end", "optional", found.plugin, "close the gaps above")
-    else:
-        yield Finding(area, "back end", "ok", "MindSpore's GPU plugin loads")
+    unknown = "" if driver.cuda else driver.problem or "does not give its version"
+    yield _optional(area, "driver", f"supports CUDA {driver.cuda}", driver.too_old or unknown, DRIVER_FIX)
+    yield _optional(area, "back end", "MindSpore's GPU plugin loads", found.plugin, "close the gaps above")
     cache = f"{kernel_cache()}, up to {os.environ.get('CUDA_CACHE_MAXSIZE', KERNEL_CACHE_BYTES)} bytes"
     for number, gpu in enumerate(driver.gpus):
         yield _gpu(area, number, gpu, cache)
@@ -390,17 +355,16 @@ def _gpu(area: str, number: int, gpu: Gpu, cache: str) -> Finding:
     free = "free memory unknown" if gpu.free is None else f"{gpu.free / host.GB:.1f} GB free"
     capability = ".".join(map(str, gpu.capability))
     found = f"{gpu.name}, compute capability {capability}, {gpu.memory / host.GB:.1f} GB, {free}; {kernels}"
-    fix = "use a GPU of compute capability 6.0 or more" if gpu.kernels == "none" else ""
-    return Finding(area, f"device {number}", "optional" if fix else "ok", found, fix)
+    fix = "use a GPU of compute capability 6.0 or more"
+    return _optional(area, f"device {number}", found, found if gpu.kernels == "none" else "", fix)
 
 
 def sandbox_checks() -> Iterator[Finding]:
     """The layers in which `evaluate` runs programs."""
     area = "sandbox"
     if platform.system() != "Linux":
-        yield Finding(
-            area, "strict sandbox", "optional", "Linux only", "run `evaluate` in a Linux container or machine"
-        )
+        fix = "run `evaluate` in a Linux container or machine"
+        yield Finding(area, "strict sandbox", "optional", "Linux only", fix)
         return
     from ms_codegeex.evaluation.sandbox import open_sandbox
 
@@ -410,13 +374,8 @@ def sandbox_checks() -> Iterator[Finding]:
         yield Finding(area, "strict sandbox", "optional", str(error))
         return
     for name, state in layers.items():
-        if state == "active":
-            yield Finding(area, name, "ok", state)
-        else:
-            what, _, fix = state.partition("; ")
-            yield Finding(
-                area, name, "optional", what, fix or "judge with --sandbox best-effort, or on another machine"
-            )
+        problem, _, fix = ("" if state == "active" else state).partition("; ")
+        yield _optional(area, name, state, problem, fix or "judge with --sandbox best-effort, or on another machine")
 
 
 def tool_chain_checks() -> Iterator[Finding]:
@@ -425,11 +384,9 @@ def tool_chain_checks() -> Iterator[Finding]:
 
     for language, kind in TOOL_CHAINS.items():
         chain = kind()
-        if chain.found:
-            yield Finding("tool chains", language, "ok", chain.found)
-        else:
-            lacking = ", ".join(chain.lacking()) or "a working version"
-            yield Finding("tool chains", language, "optional", f"not installed: {lacking}", chain.remedy)
+        lacking = "" if chain.found else ", ".join(chain.lacking()) or "a working version"
+        problem = lacking and f"not installed: {lacking}"
+        yield _optional("tool chains", language, chain.found, problem, chain.remedy)
 
 
 def disk_checks() -> Iterator[Finding]:
@@ -454,12 +411,4 @@ def _disk(area: str, name: str, directory: str, remedy: str) -> Finding:
     )
 
 
-AREAS: tuple[Callable[[], Iterator[Finding]], ...] = (
-    machine_checks,
-    package_checks,
-    engine_checks,
-    gpu_checks,
-    sandbox_checks,
-    tool_chain_checks,
-    disk_checks,
-)
+AREAS = (machine_checks, package_checks, engine_checks, gpu_checks, sandbox_checks, tool_chain_checks, disk_checks)

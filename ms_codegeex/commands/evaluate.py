@@ -10,20 +10,18 @@ import argparse
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.host import available_cores
 from ms_codegeex.base.json_reading import Malformed, parse_json
-from ms_codegeex.base.options import add_options, declared, given, given_values
-from ms_codegeex.base.printing import print_json, print_out
-from ms_codegeex.commands import decoding, evaluate_compare
-from ms_codegeex.commands.asked_model import read_key
+from ms_codegeex.base.options import add_options, declared, given, given_values, refuse
+from ms_codegeex.base.printing import print_result
+from ms_codegeex.commands import decoding
 from ms_codegeex.commands.evaluate_options import (
     KEYS_OF_ANSWERS,
     OF_ANSWERS,
     ComparisonOptions,
-    DeviceOptions,
     FileOptions,
     InfillingOptions,
     JudgingOptions,
@@ -34,7 +32,11 @@ from ms_codegeex.commands.evaluate_options import (
 from ms_codegeex.evaluation.benchmarks.registry import benchmark, names, with_key
 from ms_codegeex.evaluation.local_model import LocalModel
 from ms_codegeex.evaluation.recipe import Recipe
+from ms_codegeex.generation.engine_options import EngineOptions
 from ms_codegeex.generation.levels import AUTO, cpu_level
+
+if TYPE_CHECKING:
+    from ms_codegeex.evaluation import session
 
 SUMMARY = "measure models on HumanEval-X, MultiPL-E, EvalPlus, MTPB, DS-1000 and more; programs run in a sandbox"
 EXAMPLES = """  ms-codegeex evaluate humaneval-x --data humaneval-x --output refs --check-references
@@ -59,7 +61,6 @@ OTHERS = {  # tasks that judge no programs
     "infilling": "how likely a model finds what was taken out of files",
     "compare": "several evaluations of one benchmark in one report",
 }
-OVER = (Recipe, LocalModel)  # whose options have no default of their own
 NOT_DRAWN = ("languages", "translate_from", "tag", "turns", "mode")  # keys of recipes that choose problems and prompts
 
 
@@ -73,10 +74,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         task = tasks.add_parser(name, help=summary, allow_abbrev=False)
         add_options(task, FileOptions, None if name != "compare" else ("output", "json"))
         if name == "compare":
-            task.add_argument("compared", nargs="*", metavar="[NAME=]DIR", help="directories of finished evaluations")
             add_options(task, ComparisonOptions)
             continue
-        _configure_model(task.add_argument_group("the model"), SourceOptions, ("model",))
+        _configure_model(task.add_argument_group("the model"), ("model",))
         if name == "infilling":
             add_options(task, InfillingOptions)
             continue
@@ -89,7 +89,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def _configure_benchmark(task: argparse.ArgumentParser, name: str) -> None:
     add_options(task, FileOptions)
     source = task.add_argument_group("where samples come from")
-    _configure_model(source, SourceOptions, None, "slots")
+    _configure_model(source, None, "slots")
     add_options(source, ServerOptions)
     drawing = task.add_argument_group("how samples are drawn", "instead of, or over, a recipe's values")
     drawing.add_argument(
@@ -102,13 +102,11 @@ def _configure_benchmark(task: argparse.ArgumentParser, name: str) -> None:
     add_options(task.add_argument_group("judging"), JudgingOptions, judging | {*benchmark(name).options})
 
 
-def _configure_model(
-    group: argparse._ArgumentGroup, source: type, names_of_source: Iterable[str] | None, *more: str
-) -> None:
+def _configure_model(group: argparse._ArgumentGroup, sources: Iterable[str] | None, *more: str) -> None:
     """Options of the model, and of how our own engine runs it."""
-    add_options(group, source, names_of_source)
+    add_options(group, SourceOptions, sources)
     add_options(group, LocalModel, ("adapter", "threads", "fast", "cpu_level", *more), over=True)
-    add_options(group, DeviceOptions)
+    add_options(group, EngineOptions, ("device",))
 
 
 def keys_of(task: str) -> tuple[str, ...]:
@@ -116,53 +114,52 @@ def keys_of(task: str) -> tuple[str, ...]:
     return tuple(each.name for each in declared(Recipe) if not (having := with_key(each.name)) or task in having)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Evaluate and print the result."""
-    others: Mapping[str, Callable[[argparse.Namespace], int]] = {
-        "compare": evaluate_compare.run,
+    others: Mapping[str, Callable[[argparse.Namespace], None]] = {
+        "compare": _compare,
         "perplexity": _perplexity,
         "infilling": _infilling,
     }
-    return others.get(arguments.task, _judge)(arguments)
+    others.get(arguments.task, _judge)(arguments)
 
 
-def _judge(arguments: argparse.Namespace) -> int:
-    """A benchmark."""
+def _judge(arguments: argparse.Namespace) -> None:
     files, source = given(FileOptions, arguments), given(SourceOptions, arguments)
     server, judging = given(ServerOptions, arguments), given(JudgingOptions, arguments)
     model = _local_model(arguments)
     _check_source(arguments, files, source, judging)
     recipe = _recipe(arguments, files.output)
-    limit = judging.limit or _recorded(arguments, files.output).get("limit")
     from ms_codegeex.evaluation import session
     from ms_codegeex.evaluation.benchmarks.registry import build_task
     from ms_codegeex.evaluation.reports import scores
 
     task = build_task(recipe, files.data, judging.timeout, judging.python)
-    options = session.Options(
-        output=files.output,
+    identity = None if model is None else model.identity  # without reading the model, or asking a server
+    if source.url:
+        identity = partial(dict, model=server.url_model) if server.url_model else dict
+    options = _session(
+        files,
+        judging,
+        _draws(source, judging),
         sampler=_sampler(recipe, model, source, server),
-        model=_identity(model, source, server),
+        model=identity,
         given=source.samples,
-        limit=limit,
+        limit=judging.limit or _recorded(arguments, files.output).get("limit"),
         judge=not judging.generate_only,
-        references=_references(judging, _draws(source, judging)),
-        sandbox=judging.sandbox,
-        timeout=judging.timeout,
-        workers=judging.workers or available_cores(),
         engine=_engine(recipe, files.data, judging),
         prompt_perplexity=judging.prompt_perplexity,
     )
     result = session.evaluate(task, recipe, options)
-    return _print(files, result, lambda: scores.lines(result))
+    _print(files, result, scores.lines(result))
 
 
-def _perplexity(arguments: argparse.Namespace) -> int:
+def _perplexity(arguments: argparse.Namespace) -> None:
     files, settings = given(FileOptions, arguments), given(PerplexityOptions, arguments)
     model = _needed_model(arguments)
     if settings.answers is None:
-        _refuse(arguments, JudgingOptions, "only for --answers", OF_ANSWERS)
-        _refuse(arguments, Recipe, "only for --answers", KEYS_OF_ANSWERS)
+        refuse(arguments, JudgingOptions, "only for --answers", OF_ANSWERS)
+        refuse(arguments, Recipe, "only for --answers", KEYS_OF_ANSWERS, over=True)
     elif settings.against is None:
         raise UserError("--answers: compares two models; give perplexity --against DIR, or evaluate humaneval-x")
     other = settings.against and LocalModel(settings.against, threads=model.threads, cpu_level=model.cpu_level)
@@ -180,7 +177,7 @@ def _perplexity(arguments: argparse.Namespace) -> int:
 
             yield from validity.lines(result["validity"])
 
-    return _print(files, result, lines)
+    _print(files, result, lines())
 
 
 def _validity(
@@ -189,48 +186,46 @@ def _validity(
     """A function that compares the answers of two models to HumanEval-X."""
     from ms_codegeex.evaluation.benchmarks.registry import build_task
     from ms_codegeex.evaluation.sampling.recipes import over
-    from ms_codegeex.evaluation.session import Options
     from ms_codegeex.evaluation.validity import compare_validity
 
     judging = given(JudgingOptions, arguments)
     recipe = over(Recipe("humaneval-x"), **given_values(Recipe, arguments))
     task = build_task(recipe, answers, judging.timeout)
-    options = Options(
-        output=files.output,
-        limit=judging.limit,
-        references=_references(judging, True),
-        sandbox=judging.sandbox,
-        timeout=judging.timeout,
-        workers=judging.workers or available_cores(),
-    )
+    options = _session(files, judging, True, limit=judging.limit)
     return lambda: {"validity": compare_validity(task, recipe, options, {"model": model, "other": other})}
 
 
-def _infilling(arguments: argparse.Namespace) -> int:
+def _infilling(arguments: argparse.Namespace) -> None:
     files, settings = given(FileOptions, arguments), given(InfillingOptions, arguments)
     model = _needed_model(arguments)
     from ms_codegeex.evaluation.infilling.evaluate import COUNT, SEED, evaluate_infilling, lines
 
     seed = SEED if settings.seed is None else settings.seed
     result = evaluate_infilling(model, files.data, files.output, settings.limit or COUNT, seed)
-    return _print(files, result, lambda: lines(result))
+    _print(files, result, lines(result))
 
 
-def _print(files: FileOptions, result: Mapping[str, Any], lines: Callable[[], Iterable[str]]) -> int:
-    if files.json:
-        print_json(result)
-    else:
-        print_out("\n".join([*lines(), f"report: {files.output / 'report.html'}"]))
-    return 0
+def _compare(arguments: argparse.Namespace) -> None:
+    """Write comparison.json and comparison.html, and print how the evaluations differ."""
+    settings = given(ComparisonOptions, arguments)
+    from ms_codegeex.base.files import atomic_file, write_json
+    from ms_codegeex.evaluation.output_directory import sole_writer
+    from ms_codegeex.evaluation.reports import comparison, comparison_page
+    from ms_codegeex.evaluation.reports.published_rows import read_published
+
+    evaluations = comparison.read_evaluations(arguments.compared)
+    result = comparison.compare(evaluations, settings.verdicts, read_published(settings.published))
+    page = comparison_page.render(result, evaluations, settings.most_answers)
+    with sole_writer(arguments.output):
+        write_json(arguments.output / "comparison.json", result)
+        with atomic_file(arguments.output / "comparison.html") as temporary:
+            temporary.write_text(page, encoding="utf-8")
+    lines = [*comparison.lines(result), f"report: {arguments.output / 'comparison.html'}"]
+    print_result(result, "\n".join(lines), arguments.json)
 
 
-def _refuse(arguments: argparse.Namespace, kind: type, reason: str, names_of_kind: Iterable[str] | None = None) -> None:
-    """`UserError` for the first of these options that is given."""
-    for each in declared(kind, names_of_kind):
-        value = getattr(arguments, each.name, None)
-        absent = value is None or value is False if kind in OVER else value == each.default
-        if not absent and value is not None:
-            raise UserError(f"{each.flag}: {reason}; leave it out")
+def _print(files: FileOptions, result: Mapping[str, Any], lines: Iterable[str]) -> None:
+    print_result(result, "\n".join([*lines, f"report: {files.output / 'report.html'}"]), files.json)
 
 
 def _draws(source: SourceOptions, judging: JudgingOptions) -> bool:
@@ -243,16 +238,16 @@ def _check_source(
 ) -> None:
     """`UserError` for options that contradict each other."""
     if source.model is None:
-        _refuse(arguments, LocalModel, "only for --model, our own engine")
-        _refuse(arguments, DeviceOptions, "only for --model, our own engine")
+        refuse(arguments, LocalModel, "only for --model, our own engine", over=True)
+        refuse(arguments, EngineOptions, "only for --model, our own engine", ("device",))
     if not source.url:
-        _refuse(arguments, ServerOptions, "only for --url, a server")
+        refuse(arguments, ServerOptions, "only for --url, a server")
     if judging.judge_only and (source.model or source.url):
         raise UserError("--judge-only: draws no samples; leave --model and --url out")
     if source.samples or judging.judge_only:
         drawn = [each.name for each in declared(Recipe) if each.name not in NOT_DRAWN]
         words = "--samples" if source.samples else "--judge-only"
-        _refuse(arguments, Recipe, f"{words} draws no samples", drawn)
+        refuse(arguments, Recipe, f"{words} draws no samples", drawn, over=True)
     if judging.ray_address is not None and judging.judge_engine != "ray":
         raise UserError("--ray-address: is for --judge-engine ray")
     if judging.judge_engine == "ray" and judging.generate_only:
@@ -287,12 +282,19 @@ def _recipe(arguments: argparse.Namespace, output: Path) -> Recipe:
     return recipes.over(recipe, **given_values(Recipe, arguments))
 
 
-def _references(judging: JudgingOptions, sampled: bool) -> str:
-    if judging.skip_references:
-        return "skip"
-    if not judging.check_references:
-        return "default"
-    return "check" if sampled else "only"
+def _session(files: FileOptions, judging: JudgingOptions, sampled: bool, **others: Any) -> session.Options:
+    """How samples are judged; `sampled`: there are some, or will be."""
+    from ms_codegeex.evaluation.session import Options
+
+    checked = "check" if sampled else "only"
+    return Options(
+        output=files.output,
+        references="skip" if judging.skip_references else checked if judging.check_references else "default",
+        sandbox=judging.sandbox,
+        timeout=judging.timeout,
+        workers=judging.workers or available_cores(),
+        **others,
+    )
 
 
 def _engine(recipe: Recipe, data: Path, judging: JudgingOptions) -> Any:
@@ -315,7 +317,7 @@ def _sampler(recipe: Recipe, model: LocalModel | None, source: SourceOptions, se
     if model is not None:
         return lambda: EngineSampler(model, recipe)
     if source.url:
-        key, fields = read_key(server.api_key_file), _fields(server.url_field)
+        key, fields = decoding.read_key(server.api_key_file), _fields(server.url_field)
         others = (server.concurrency, server.url_timeout)
 
         def make(url: str) -> ServerSampler:
@@ -325,20 +327,16 @@ def _sampler(recipe: Recipe, model: LocalModel | None, source: SourceOptions, se
     return None
 
 
-def _identity(model: LocalModel | None, source: SourceOptions, server: ServerOptions) -> Any:
-    """A function that gives the identity of the requested model, without reading it or asking a server."""
-    if source.url:
-        return lambda: {"model": server.url_model} if server.url_model else {}
-    return None if model is None else model.identity
-
-
 def _local_model(arguments: argparse.Namespace) -> LocalModel | None:
     """`--model` and how it runs; None without one."""
     cpu_level(arguments.cpu_level or AUTO)
     if arguments.model is None:
         return None
     if arguments.device:
-        decoding.choose_device(arguments.device)
+        decoding.prepare_device(arguments.device)
+        from ms_codegeex.generation.targets import use_device
+
+        use_device(arguments.device)
     slots = {} if not hasattr(arguments, "slots") else {"slots": arguments.slots}  # None: what fits into memory
     return given(LocalModel, arguments, path=arguments.model, **slots)
 

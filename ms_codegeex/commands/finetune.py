@@ -6,13 +6,15 @@ import argparse
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.commands import training_job
-from ms_codegeex.commands.infill_options import add_arguments, infill_config
+from ms_codegeex.base.options import REQUIRED, add_options, given, option
+from ms_codegeex.base.printing import print_error
+from ms_codegeex.commands.prepare_options import add_infill_options, infill_config
+from ms_codegeex.commands.train import ResumingOptions, overrides_of
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
@@ -27,74 +29,73 @@ EXAMPLES = """  ms-codegeex finetune --model runs/codegeex_tiny --data pairs.jso
 DEFAULT_CONFIG, ADAPTER_CONFIG = "finetune_full", "finetune_lora"
 
 
+@dataclass(frozen=True)
+class FinetuneOptions:
+    """The model, its data, and the run."""
+
+    model: Path = option("model directory, run directory or checkpoint", "DIR", REQUIRED)
+    data: tuple[str, ...] = option(
+        "files of records, .jsonl[.gz|.zst] (docs/finetuning-data.md), or a dataset directory made of them",
+        "PATH",
+        REQUIRED,
+    )
+    config: str | None = option(
+        f"YAML file of the run without a model, or a shipped name (default: {DEFAULT_CONFIG}, with --adapter "
+        f"{ADAPTER_CONFIG})",
+        "FILE",
+    )
+    adapter: Path | None = option("train these adapters further: a run, or a directory in PEFT's layout", "DIR")
+    overrides: tuple[str, ...] = option("overrides, such as training.steps=40", "key=value", (), positional=True)
+    task: Literal["completion", "chat", "translation"] | None = option(
+        "kind of records (default: recognised from the fields of the first one)"
+    )
+    epochs: float | None = option(
+        "train for N passes over the data, instead of the configuration's steps", "N", gt=0, lt=float("inf")
+    )
+    devices: int | None = option("worker processes (default: the configuration's)", "N")
+    json: bool = option("print summary.json on standard output at the end", default=False)
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument("--model", required=True, metavar="DIR", help="model directory, run directory or checkpoint")
-    parser.add_argument(
-        "--data",
-        required=True,
-        nargs="+",
-        metavar="PATH",
-        help="files of records, .jsonl[.gz|.zst] (docs/finetuning-data.md), or a dataset directory made of them",
-    )
-    parser.add_argument(
-        "--config",
-        metavar="FILE",
-        help=f"YAML file of the run without a model, or a shipped name (default: {DEFAULT_CONFIG}, with --adapter "
-        f"{ADAPTER_CONFIG})",
-    )
-    parser.add_argument(
-        "--adapter", metavar="DIR", help="train these adapters further: a run, or a directory in PEFT's layout"
-    )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides, such as training.steps=40")
-    parser.add_argument(
-        "--task",
-        choices=("completion", "chat", "translation"),
-        help="kind of records (default: recognised from the fields of the first one)",
-    )
-    parser.add_argument(
-        "--epochs",
-        type=float,
-        metavar="N",
-        help="train for N passes over the data, instead of the configuration's steps",
-    )
-    add_arguments(parser)
-    parser.add_argument("--devices", type=int, metavar="N", help="worker processes (default: the configuration's)")
-    training_job.configure_resuming(parser)
-    parser.add_argument("--json", action="store_true", help="print summary.json on standard output at the end")
+    add_options(parser, FinetuneOptions)
+    add_infill_options(parser)
+    add_options(parser, ResumingOptions)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Prepare the data with the model's tokenizer, then train from its weights."""
-    from ms_codegeex.commands.training_job import paths_and_overrides, rank_table_of, restarts_of, say, train
+    from ms_codegeex.commands.training_job import paths_and_overrides, rank_table_of, train
     from ms_codegeex.formats.sources import open_source
+    from ms_codegeex.runs.attempts import Restarts
     from ms_codegeex.runs.memory_check import required_memory
     from ms_codegeex.runs.node import resolve_node
     from ms_codegeex.runs.resume import check_allowed
 
-    if arguments.epochs is not None and arguments.epochs <= 0:
-        raise UserError(f"--epochs: {arguments.epochs} is out of range; give a number above 0")
-    data, words = paths_and_overrides(arguments.data)
+    options, resuming = given(FinetuneOptions, arguments), given(ResumingOptions, arguments)
+    data, words = paths_and_overrides(options.data)
     if not data:
         raise UserError(f"--data: {words[0]} is an override; name files or a dataset directory first")
-    source = open_source(Path(arguments.model))
-    config = _configured(arguments, source, [*arguments.overrides, *words])
-    check_allowed(config, arguments.allow_change)
+    source = open_source(options.model)
+    words = [*options.overrides, *words, *overrides_of(arguments)]
+    config = _configured(options, source, words)
+    check_allowed(config, resuming.allow_change)
     table = _one_server(rank_table_of("finetune", None, config.device))
     if len(data) == 1 and (Path(data[0]) / "dataset.json").is_file():
         dataset = Path(data[0]).absolute()
     else:
-        dataset = _prepared(data, arguments.task, source, config, quiet=arguments.json)
+        dataset = _prepared(data, options.task, source, config, quiet=options.json)
     infill = infill_config(arguments) or config.data.infill
     config = replace(config, data=replace(config.data, train=str(dataset), blend=None, infill=infill))
-    if arguments.epochs is not None:
-        config = _with_epochs(config, arguments.epochs)
+    if options.epochs is not None:
+        config = _with_epochs(config, options.epochs)
     if config.device == "cpu":
-        say(f"memory: about {required_memory(config) / 1e9:.1f} GB on {config.devices} process(es)")
-    say(f"at most {config.steps} steps of {config.training.global_batch} sequences of {config.seq_length} tokens")
-    node = resolve_node(config, table, None, None, None)
-    restarts, allowed = restarts_of(arguments), arguments.allow_change
-    return train(config, node, allow_change=allowed, restarts=restarts, as_json=arguments.json)
+        print_error(f"memory: about {required_memory(config) / 1e9:.1f} GB on {config.devices} process(es)")
+    print_error(
+        f"at most {config.steps} steps of {config.training.global_batch} sequences of {config.seq_length} tokens"
+    )
+    node, restarts = resolve_node(config, table), Restarts(resuming.restarts, resuming.min_devices)
+    train(config, node, allow_change=resuming.allow_change, restarts=restarts, as_json=options.json)
 
 
 def _one_server(path: Path | None) -> Path | None:
@@ -108,28 +109,24 @@ def _one_server(path: Path | None) -> Path | None:
     return path
 
 
-def _configured(arguments: argparse.Namespace, source: Source, words: list[str]) -> RunConfig:
+def _configured(options: FinetuneOptions, source: Source, words: list[str]) -> RunConfig:
     """The run's configuration with the model's sizes in it."""
     from ms_codegeex.base.shipped import find_config
     from ms_codegeex.config.loading import load_config
     from ms_codegeex.config.values import read_yaml
     from ms_codegeex.formats.adapter_files import open_adapters
 
-    name = arguments.config or (ADAPTER_CONFIG if arguments.adapter else DEFAULT_CONFIG)
+    name = options.config or (ADAPTER_CONFIG if options.adapter else DEFAULT_CONFIG)
     given = read_yaml(find_config(Path(name))).get("model")
     if given is not None:
         raise UserError(f"{name}: model: --model names the model; remove the section")
     model = {"family": source.family.name, **source.fields, "weights": str(source.path.absolute())}
     words = [f"model.{key}={json.dumps(value)}" for key, value in model.items()] + words
-    if arguments.adapter is not None:
-        adapters = open_adapters(Path(arguments.adapter), source)
+    if options.adapter is not None:
+        adapters = open_adapters(options.adapter, source)
         lora = {"rank": adapters.rank, "alpha": adapters.alpha, "targets": adapters.targets}
-        lora["weights"] = str(Path(arguments.adapter).absolute())
+        lora["weights"] = str(options.adapter.absolute())
         words = [f"lora.{key}={json.dumps(value)}" for key, value in lora.items()] + words
-    if arguments.devices is not None:
-        words.append(f"devices={arguments.devices}")
-    if arguments.resume is not None:
-        words.append(f"checkpoint.resume={json.dumps(arguments.resume)}")
     return load_config(Path(name), words)
 
 
@@ -151,7 +148,6 @@ def _prepared(data: list[str], task: str | None, source: Source, config: RunConf
 
 
 def _tokenizer(source: Source) -> str:
-    """Name or directory of the model's tokenizer."""
     from ms_codegeex.data.tokenizer import TOKENIZER_NAMES
     from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY
     from ms_codegeex.formats.source_tokenizer import source_tokenizer

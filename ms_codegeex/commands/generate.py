@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.options import REQUIRED, add_options, given, option
 from ms_codegeex.base.printing import print_content, print_error, print_json
 from ms_codegeex.base.reading import given_text
 from ms_codegeex.commands import decoding
+from ms_codegeex.generation.engine_options import EngineOptions
 from ms_codegeex.generation.levels import cpu_level
 
 if TYPE_CHECKING:
@@ -31,57 +34,41 @@ EXAMPLES = """  ms-codegeex generate --model runs/codegeex_tiny --language Pytho
   ms-codegeex generate --model DIR --adapter runs/tuned/adapter --prompt-file start.py"""
 
 
+def _bias(text: str) -> tuple[int, float]:
+    number, _, value = text.partition("=")
+    try:
+        return int(number), float(value)
+    except ValueError:
+        raise UserError(
+            f"--logit-bias: {text} is not ID=VALUE; give a token's id and a number, for example 198=-100"
+        ) from None
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """What `generate` alone has."""
+
+    model: Path = option("model directory (quantised or not), run directory or checkpoint", "DIR", REQUIRED)
+    prompt: str | None = option(
+        "text to continue; a bare language tag gets the newline that the model expects", "TEXT", either="prompt"
+    )
+    prompt_file: str | None = option("read the prompt from a file (- is standard input)", "FILE", either="prompt")
+    logit_bias: tuple[tuple[int, float], ...] = option(
+        "add a number to a token's logit; -100 effectively forbids it; may be repeated",
+        "ID=VALUE",
+        (),
+        repeated=True,
+        convert=_bias,
+    )
+    adapter: Path | None = option("a LoRA adapter on the model: a run, or a directory in PEFT's layout", "DIR")
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument(
-        "--model", required=True, metavar="DIR", help="model directory (quantised or not), run directory or checkpoint"
-    )
-    prompt = parser.add_mutually_exclusive_group()
-    prompt.add_argument(
-        "--prompt", metavar="TEXT", help="text to continue; a bare language tag gets the newline that the model expects"
-    )
-    prompt.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file (- is standard input)")
-    parser.add_argument("--language", metavar="NAME", help="put this language's tag in front of the prompt")
-    parser.add_argument(
-        "--cut-prompt", action="store_true", help="drop the start of a prompt that is too long instead of refusing it"
-    )
+    add_options(parser, GenerateOptions)
+    add_options(parser, decoding.PromptOptions)
     decoding.configure(parser, "log_probabilities", "n", "beams", "length_penalty")
-    parser.add_argument(
-        "--logit-bias",
-        action="append",
-        default=[],
-        metavar="ID=VALUE",
-        help="add a number to a token's logit; -100 effectively forbids it; may be repeated",
-    )
-    decoding.configure_stop(parser)
-    decoding.configure_stop_at(parser)
-    parser.add_argument(
-        "--threads",
-        type=int,
-        metavar="N",
-        help="threads of the compiled operators (default: one per core; 0: MindSpore's own operators)",
-    )
-    decoding.configure_cpu_level(parser)
-    parser.add_argument(
-        "--speculate",
-        metavar="ngram|DIR",
-        help="guess tokens from the text so far, or by a smaller model of the same tokenizer; the text stays the same",
-    )
-    parser.add_argument(
-        "--adapter", metavar="DIR", help="a LoRA adapter on the model: a run, or a directory in PEFT's layout"
-    )
-    parser.add_argument(
-        "--fast", action="store_true", help="round activations too (quantised models on a CPU): faster, less exact"
-    )
-    parser.add_argument(
-        "--cache-bits",
-        type=int,
-        choices=(32, 16),
-        default=32,
-        help="bits of a number in the KV cache: FP32 or FP16 (default: 32)",
-    )
-    decoding.configure_device(parser)
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of streamed text")
+    add_options(parser, EngineOptions)
 
 
 def _prompt(arguments: argparse.Namespace) -> str:
@@ -96,27 +83,7 @@ def _prompt(arguments: argparse.Namespace) -> str:
     return f"{text}\n" if any(text == known.tag for known in LANGUAGES) else text
 
 
-def _biases(given: Sequence[str]) -> dict[int, float]:
-    found = {}
-    for text in given:
-        number, _, value = text.partition("=")
-        try:
-            found[int(number)] = float(value)
-        except ValueError:
-            raise UserError(
-                f"--logit-bias: {text} is not ID=VALUE; give a token's id and a number, for example 198=-100"
-            ) from None
-    return found
-
-
-def _settings(arguments: argparse.Namespace) -> SamplingSettings:
-    if arguments.log_probabilities and not arguments.json:
-        raise UserError("--log-probabilities: plain text cannot show them; add --json")
-    return decoding.settings(arguments, logit_bias=_biases(arguments.logit_bias))
-
-
 def _rule(arguments: argparse.Namespace, prompt: str) -> Rule | None:
-    """The rule of --stop-at."""
     from ms_codegeex.data.languages import LANGUAGES
     from ms_codegeex.generation.stopping import block
 
@@ -130,14 +97,9 @@ def _rule(arguments: argparse.Namespace, prompt: str) -> Rule | None:
 
 
 def _described(answer: Answer, tokenizer: Tokenizer, reported: bool) -> dict[str, Any]:
-    """JSON values of an answer."""
-
     def token(number: int, score: float) -> dict[str, Any]:
-        return {
-            "id": number,
-            "text": tokenizer.token_bytes(number).decode("utf-8", "replace"),
-            "log_probability": score,
-        }
+        text = tokenizer.token_bytes(number).decode("utf-8", "replace")
+        return {"id": number, "text": text, "log_probability": score}
 
     described: dict[str, Any] = {"text": answer.text, "finish": answer.finish, "new_tokens": len(answer.tokens)}
     if answer.score is not None:
@@ -149,60 +111,56 @@ def _described(answer: Answer, tokenizer: Tokenizer, reported: bool) -> dict[str
     return described
 
 
-def _say_speculated(generator: Generator) -> None:
-    if counts := generator.speculated():
-        print_error("guessed {guessed} tokens, accepted {accepted}".format(**counts))
-
-
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Generate text and print it as it comes, or all of it as JSON."""
-    if arguments.threads is not None and arguments.threads < 0:
-        raise UserError(f"--threads: {arguments.threads} is out of range; give 0 (MindSpore's operators) or more")
-    settings, prompt = _settings(arguments), _prompt(arguments)
+    engine = given(EngineOptions, arguments)
+    if arguments.log_probabilities and not arguments.json:
+        raise UserError("--log-probabilities: plain text cannot show them; add --json")
+    settings = decoding.settings(arguments, logit_bias=dict(arguments.logit_bias or ()))
+    prompt = _prompt(arguments)
     rule = _rule(arguments, prompt)
     from ms_codegeex.generation.loading import load_model
 
-    cpu_level(arguments.cpu_level)
-    model = load_model(Path(arguments.model))  # a wrong one is refused before the engine is imported
-    decoding.prepare_device(arguments.device)
+    cpu_level(engine.cpu_level)
+    model = load_model(arguments.model)  # a wrong one is refused before the engine is imported
+    decoding.prepare_device(engine.device)
     from ms_codegeex.generation.answers import answers
     from ms_codegeex.generation.engine import MAX_SLOTS, Generator  # the engine, which takes seconds to import
     from ms_codegeex.generation.sampling import DEFAULT_ADAPTER
 
-    generator = Generator(
-        model,
-        threads=arguments.threads,
-        slots=min(max(settings.n, settings.beams), MAX_SLOTS),
-        speculate=arguments.speculate,
-        fast=arguments.fast,
-        cache_bits=arguments.cache_bits,
-        device=arguments.device,
-        cpu_level=arguments.cpu_level,
-        devices=arguments.devices,
-        adapters={DEFAULT_ADAPTER: Path(arguments.adapter)} if arguments.adapter else None,
-    )
+    slots = min(max(settings.n, settings.beams), MAX_SLOTS)
+    adapters = {DEFAULT_ADAPTER: arguments.adapter} if arguments.adapter else None
+    generator = Generator(model, slots=slots, adapters=adapters, **asdict(engine))
     ids = generator.encode(prompt, settings.max_new_tokens if arguments.cut_prompt else None)
-    if not arguments.json and settings.n == settings.beams == 1:
+    if arguments.json:
+        _print_json(generator, prompt, ids, settings, rule)
+        return
+    if settings.n == settings.beams == 1:
         pieces = generator.stream(ids, settings, rule)
         print_content(prompt)
         for piece in pieces:
             print_content(piece)
         print_content("\n")
-        _say_speculated(generator)
-        return 0
-    began = time.perf_counter()
-    found = answers(generator, ids, settings, rule)
-    if not arguments.json:
-        for number, answer in enumerate(found, 1):
-            print_content(f"--- {number} of {len(found)} ---\n" if settings.n > 1 else "")
+    else:
+        generated = answers(generator, ids, settings, rule)
+        for number, answer in enumerate(generated, 1):
+            print_content(f"--- {number} of {len(generated)} ---\n" if settings.n > 1 else "")
             print_content(f"{prompt}{answer.text}\n")
-        _say_speculated(generator)
-        return 0
-    described = [_described(answer, generator.tokenizer, settings.log_probabilities > 0) for answer in found]
+    if counts := generator.speculated():
+        print_error("guessed {guessed} tokens, accepted {accepted}".format(**counts))
+
+
+def _print_json(
+    generator: Generator, prompt: str, ids: Sequence[int], settings: SamplingSettings, rule: Rule | None
+) -> None:
+    from ms_codegeex.generation.answers import answers
+
+    began = time.perf_counter()
+    generated = answers(generator, ids, settings, rule)
+    described = [_described(answer, generator.tokenizer, settings.log_probabilities > 0) for answer in generated]
     print_json(
         {"model": str(generator.path), "prompt": prompt, "prompt_tokens": len(ids)}
         | (described[0] if settings.n == 1 else {"answers": described})
         | {"seconds": time.perf_counter() - began}
         | generator.speculated()
     )
-    return 0

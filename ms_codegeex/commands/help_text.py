@@ -50,12 +50,9 @@ class HelpFormatter(argparse.HelpFormatter):
         complete = super()._format_usage(usage, actions, groups, prefix)
         if len(complete.strip().splitlines()) <= LONGEST_USAGE:
             return complete
-        either = [group for group in groups if group.required]
-        needed = [
-            a for a in actions if a.required or not a.option_strings or any(a in g._group_actions for g in either)
-        ]
+        needed = [action for action in actions if action.required or not action.option_strings]
         others = argparse.Action(["options"], "options", nargs=0)  # shown as "[options]"
-        return super()._format_usage(usage, [others, *needed], either, prefix)
+        return super()._format_usage(usage, [others, *needed], [], prefix)
 
 
 class Parser(argparse.ArgumentParser):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
-import functools
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ms_codegeex.base.errors import UserError, escaped
+from ms_codegeex.base.options import REQUIRED, option
 from ms_codegeex.base.printing import (
     print_coloured,
     print_content,
@@ -20,7 +21,6 @@ from ms_codegeex.base.printing import (
     print_out,
     visible,
 )
-from ms_codegeex.commands import artefacts
 from ms_codegeex.commands.dataset_summary import dataset_lines
 
 if TYPE_CHECKING:
@@ -42,39 +42,29 @@ UNCOUNTED, END = ("\u27e6", "\u27e7"), "\u27e8eos\u27e9"  # around what the loss
 GREEN, DIM, PLAIN = "\x1b[32m", "\x1b[2m", "\x1b[0m"
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's arguments."""
-    parser.add_argument("directory", type=Path, metavar="DIR", help="dataset, model directory, checkpoint or run")
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument("--document", type=int, metavar="N", help="print the text of document N (from 0) of a dataset")
-    what.add_argument(
-        "--sample",
-        type=int,
-        metavar="N",
-        help="show training sample N (from 0): its documents, and which tokens the loss counts",
+@dataclass(frozen=True)
+class Arguments:
+    """What is shown."""
+
+    directory: Path = option("dataset, model directory, checkpoint or run", "DIR", REQUIRED, positional=True)
+    document: int | None = option("print the text of document N (from 0) of a dataset", "N", either="what")
+    sample: int | None = option(
+        "show training sample N (from 0): its documents, and which tokens the loss counts", "N", either="what"
     )
-    what.add_argument(
-        "--deep", action="store_true", help="also decode every document and compare it with its recorded hash"
+    deep: bool = option(
+        "also decode every document and compare it with its recorded hash", default=False, either="what"
     )
-    what.add_argument("--tensors", action="store_true", help="list every tensor of a model directory or a checkpoint")
-    what.add_argument("--report", action="store_true", help="print the path of the dataset's report.html")
-    parser.add_argument(
-        "--split",
-        choices=("train", "validation"),
-        default="train",
-        help="where to look for the document or the sample (default: train)",
+    tensors: bool = option("list every tensor of a model directory or a checkpoint", default=False, either="what")
+    report: bool = option("print the path of the dataset's report.html", default=False, either="what")
+    split: Literal["train", "validation"] = option("where to look for the document or the sample", default="train")
+    seq_length: int | None = option(
+        "the run's data.seq_length, for --sample (default: that of a fine-tuning dataset, otherwise 2048)", "N"
     )
-    parser.add_argument(
-        "--seq-length",
-        type=int,
-        metavar="N",
-        help="the run's data.seq_length, for --sample (default: that of a fine-tuning dataset, otherwise 2048)",
-    )
-    parser.add_argument("--seed", type=int, default=1234, metavar="N", help="the run's seed (default: 1234, as there)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    seed: int = option("the run's seed (default: 1234, as there)", "N", 1234)
+    json: bool = option("print one JSON object on standard output", default=False)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: Arguments) -> int:
     """Verify the directory and describe it; damage is a `UserError`."""
     directory: Path = arguments.directory
     if not directory.is_dir():
@@ -83,7 +73,17 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.tensors:
             raise UserError(f"{directory}: a dataset has no tensors; leave out --tensors")
         return _run_dataset(arguments)
-    for marker, (kind, describe, lines) in _describers(arguments.tensors).items():
+    from ms_codegeex.commands import artefacts
+
+    every = {"every_tensor": arguments.tensors}
+    kinds = {  # by the file that identifies it: the kind, what describes a directory, and what makes lines of that
+        "manifest.json": ("checkpoint", artefacts.describe_checkpoint, partial(artefacts.checkpoint_lines, **every)),
+        "quantised.json": ("quantised model", artefacts.describe_quantised, artefacts.quantised_lines),
+        "config.json": ("model directory", artefacts.describe_model, partial(artefacts.model_lines, **every)),
+        "config.yaml": ("run directory", artefacts.describe_run, artefacts.run_lines),
+        "stages.json": ("directory of stages", artefacts.describe_stages, artefacts.stages_lines),
+    }
+    for marker, (kind, describe, lines) in kinds.items():
         if (directory / marker).is_file():
             for name in ("document", "sample", "deep", "report"):
                 if getattr(arguments, name) is not None and getattr(arguments, name) is not False:
@@ -100,22 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
 
 
-def _describers(
-    every_tensor: bool,
-) -> dict[str, tuple[str, Callable[[Path], dict[str, Any]], Callable[[dict[str, Any]], Iterator[str]]]]:
-    """By the file that identifies a kind of directory: the kind, its describing function, its printing function."""
-    model_lines = functools.partial(artefacts.model_lines, every_tensor=every_tensor)
-    checkpoint_lines = functools.partial(artefacts.checkpoint_lines, every_tensor=every_tensor)
-    return {
-        "manifest.json": ("checkpoint", artefacts.describe_checkpoint, checkpoint_lines),
-        "quantised.json": ("quantised model", artefacts.describe_quantised, artefacts.quantised_lines),
-        "config.json": ("model directory", artefacts.describe_model, model_lines),
-        "config.yaml": ("run directory", artefacts.describe_run, artefacts.run_lines),
-        "stages.json": ("directory of stages", artefacts.describe_stages, artefacts.stages_lines),
-    }
-
-
-def _run_dataset(arguments: argparse.Namespace) -> int:
+def _run_dataset(arguments: Arguments) -> int:
     from ms_codegeex.data import inspection
 
     dataset = inspection.open_dataset(arguments.directory)
@@ -134,7 +119,8 @@ def _run_dataset(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json({**result, key: content})
     elif key == "document":
-        print_error(_document_line(content))
+        of = f"document {content['number']} of {content['split']}, {content['tokens']} tokens"
+        print_error(f"{of}: {_origin(content)}")
         print_content(content["text"] if content["text"].endswith("\n") else content["text"] + "\n")
     elif key == "sample":
         print_coloured("\n".join(sample_lines(content, sys.stdout.isatty())))
@@ -149,7 +135,7 @@ def _fields(dataset: Dataset) -> dict[str, Any]:
     return {"data": description.pop("kind", "documents"), **description}
 
 
-def _verify(arguments: argparse.Namespace, dataset: Dataset) -> int:
+def _verify(arguments: Arguments, dataset: Dataset) -> int:
     from ms_codegeex.data.inspection import verify_dataset
 
     verify_dataset(dataset)
@@ -193,10 +179,6 @@ def _origin(entry: dict[str, Any]) -> str:
     if entry["source"] is None:
         return "source not recorded"
     return escaped(f"{entry['source']}, {entry['language'] or 'no language'}, sha256 {entry['sha256'][:16]}")
-
-
-def _document_line(document: dict[str, Any]) -> str:
-    return f"document {document['number']} of {document['split']}, {document['tokens']} tokens: {_origin(document)}"
 
 
 def sample_lines(sample: dict[str, Any], colour: bool) -> Iterator[str]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.base.errors import RunFailure
-from ms_codegeex.base.printing import print_json, print_out
+from ms_codegeex.base.options import option
+from ms_codegeex.base.printing import print_error, print_out, print_result
 
 if TYPE_CHECKING:
     from ms_codegeex.ladder.settings import Rung
@@ -22,50 +23,47 @@ EXAMPLES = """  ms-codegeex ladder --config my_ladder.yaml
   ms-codegeex ladder run=codegen_tiny "sizes=[{hidden_size: 64}, {hidden_size: 96}]" tokens=[200000,400000]"""
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's arguments."""
-    parser.add_argument("--config", metavar="FILE", help="YAML file of the ladder (docs/ladder.md)")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="overrides of its keys, such as tokens=[100000,200000]"
+@dataclass(frozen=True)
+class Arguments:
+    """Which ladder."""
+
+    config: Path | None = option("YAML file of the ladder (docs/ladder.md)", "FILE")
+    overrides: tuple[str, ...] = option(
+        "overrides of its keys, such as tokens=[100000,200000]", "key=value", (), positional=True
     )
-    parser.add_argument("--dry-run", action="store_true", help="list the runs and their compute, and train nothing")
-    parser.add_argument("--json", action="store_true", help="print ladder.json on standard output at the end")
+    dry_run: bool = option("list the runs and their compute, and train nothing", default=False)
+    json: bool = option("print ladder.json on standard output at the end", default=False)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: Arguments) -> None:
     """Train the missing runs, then fit and draw."""
     from ms_codegeex.base.files import write_json
-    from ms_codegeex.commands.training_job import say
     from ms_codegeex.ladder.report import named, write_report
     from ms_codegeex.ladder.results import analyse, result_of
     from ms_codegeex.ladder.settings import load_ladder
 
     if table := os.environ.get("RANK_TABLE_FILE"):
-        say(f"RANK_TABLE_FILE={table} of the environment is not used: each run is on this server")
-    settings, rungs = load_ladder(Path(arguments.config) if arguments.config else None, arguments.overrides)
+        print_error(f"RANK_TABLE_FILE={table} of the environment is not used: each run is on this server")
+    settings, rungs = load_ladder(arguments.config, arguments.overrides)
     if arguments.dry_run:
         for rung in rungs:
             x = result_of(rung, None)
             print_out(f"{x.parameters:>12,} parameters {x.tokens:>14,} tokens {x.flops:.1e} FLOPs  {x.directory}")
-        return 0
+        return
     results = []
     for number, rung in enumerate(rungs, 1):
         summary = _summary(rung)
         if summary is None:
-            say(f"run {number} of {len(rungs)}: {rung.directory.name}")
+            print_error(f"run {number} of {len(rungs)}: {rung.directory.name}")
             summary = _train(rung)
         results.append(result_of(rung, summary or None))
-    found, directory = analyse(settings, results), Path(settings.output)
+    analysis, directory = analyse(settings, results), Path(settings.output)
     directory.mkdir(parents=True, exist_ok=True)
-    write_json(directory / "ladder.json", found)
-    write_report(directory, found)
-    if arguments.json:
-        print_json(found)
-        return 0
-    for law in found["laws"]:
-        print_out(f"{named(found, law['value'])}: {_sentence(law)}")
-    print_out(f"tables {directory / 'ladder.html'}\ndrawing {directory / 'ladder.png'}")
-    return 0
+    write_json(directory / "ladder.json", analysis)
+    write_report(directory, analysis)
+    lines = [f"{named(analysis, law['value'])}: {_sentence(law)}" for law in analysis["laws"]]
+    lines += [f"tables {directory / 'ladder.html'}", f"drawing {directory / 'ladder.png'}"]
+    print_result(analysis, "\n".join(lines), arguments.json)
 
 
 def _sentence(law: dict[str, Any]) -> str:
@@ -95,16 +93,16 @@ def _summary(rung: Rung) -> dict[str, Any] | None:
 
 def _train(rung: Rung) -> dict[str, Any]:
     """Train one run; {} if it diverges."""
-    from ms_codegeex.commands.training_job import say, train
+    from ms_codegeex.commands.training_job import train
     from ms_codegeex.runs.attempts import Restarts
     from ms_codegeex.runs.node import resolve_node
 
-    node = resolve_node(rung.config, None, None, None, None)
+    node = resolve_node(rung.config)
     try:
         with contextlib.redirect_stdout(sys.stderr):
             train(rung.config, node, restarts=Restarts())
     except RunFailure as failure:
         if _summary(rung) != {}:
             raise
-        say(f"it diverged and is left out of the fit: {failure}")
+        print_error(f"it diverged and is left out of the fit: {failure}")
     return _summary(rung) or {}

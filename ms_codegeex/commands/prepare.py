@@ -5,17 +5,34 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.host import available_cores
-from ms_codegeex.base.printing import print_json, print_out
-from ms_codegeex.commands import infill_options, prepare_exchange, prepare_finetune
-from ms_codegeex.commands.dataset_summary import corpus_lines
-from ms_codegeex.data.corpus.remote import RemotePath, parse_location
+from ms_codegeex.base.options import add_options, given, given_values, refuse
+from ms_codegeex.base.printing import print_result
+from ms_codegeex.commands.dataset_summary import corpus_lines, print_dataset
+from ms_codegeex.commands.prepare_options import (
+    CORPORA,
+    DEFAULT_MAX_BYTES,
+    DEFAULT_NEAR_DUPLICATES,
+    DatasetOptions,
+    ExchangeOptions,
+    InfillOptions,
+    RecordOptions,
+    TextOptions,
+    TuningOptions,
+    WorkOptions,
+    add_infill_options,
+    infill_config,
+)
+from ms_codegeex.data.corpus.remote import RemotePath
+
+if TYPE_CHECKING:
+    from ms_codegeex.data.corpus.settings import PrepareSettings
 
 SUMMARY = "turn source trees, .jsonl and .parquet files into a tokenised, deduplicated dataset directory"
-EXAMPLES = f"""\
+EXAMPLES = """\
   ms-codegeex prepare --output corpus                     # 64 MB of the installed Python libraries
   ms-codegeex prepare --input ~/src --output corpus --languages python c++
   ms-codegeex prepare --input a b --output corpus --max-bytes 2000000000 --workers 8 --json
@@ -23,48 +40,18 @@ EXAMPLES = f"""\
   ms-codegeex prepare --input records.jsonl --output corpus --text-field body --language-field lang --on-error stop
   ms-codegeex prepare --input ~/src --output corpus --filters codegeex --redact email secrets --near-duplicates 0.85
   ms-codegeex prepare --input ~/src --output corpus --infill-rate 0.5 --infill-mode both
-{prepare_finetune.EXAMPLES}{prepare_exchange.EXAMPLES}"""
-DEFAULT_MAX_BYTES, DEFAULT_NEAR_DUPLICATES = 64_000_000, 0.85  # without --input
-
-
-def _location(text: str) -> Path | RemotePath:
-    try:
-        return parse_location(text)
-    except UserError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+  ms-codegeex prepare --input pairs.jsonl --output tuning --task completion --seq-length 2048
+  ms-codegeex prepare --input chats.jsonl.zst --output chats --task chat --seq-length 8192 --tokenizer models/codegeex2
+  ms-codegeex prepare --input corpus --to mindrecord --output corpus-mindrecord --seq-length 2048 --files 8
+  ms-codegeex prepare --input tuning --to triplet --output tuning-megatron
+  ms-codegeex prepare --input corpus-mindrecord --from mindrecord --output corpus2 --tokenizer codegeex
+  ms-codegeex prepare --input tuning-megatron/train --from triplet --output tuning2
+"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument(
-        "--input",
-        nargs="+",
-        type=_location,
-        metavar="PATH|URL",
-        help="files, directories and URLs such as s3://bucket/folder, searched for sources and for .jsonl[.gz|.zst] or "
-        ".parquet files of records (default: the running interpreter's libraries)",
-    )
-    parser.add_argument(
-        "--output",
-        required=True,
-        type=_location,
-        metavar="DIR|URL",
-        help="dataset directory to write; its report.html shows what was kept or dropped, and why. After an "
-        "interruption, the same command continues where it stopped",
-    )
-    parser.add_argument(
-        "--work",
-        type=Path,
-        metavar="DIR",
-        help="with an --output that is a URL: where the dataset is made before it is copied there",
-    )
-    parser.add_argument(
-        "--tokenizer",
-        default="codegeex",
-        metavar="NAME|DIR",
-        help="codegeex, codegen-nl, codegen-multi, codegen-mono, or a directory with a tokenizer's files, such as a "
-        "model directory; CodeGeeX2's is always a directory (default: codegeex)",
-    )
+    add_options(parser, DatasetOptions, ("output", "input", "tokenizer", "validation_share", "seed"))
     tags = parser.add_mutually_exclusive_group()
     tags.add_argument(
         "--tags",
@@ -74,120 +61,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "{language} for the name, as CodeGen's Multi has (default: codegeex)",
     )
     tags.add_argument("--no-tags", action="store_const", const="none", dest="tags", help="the same as --tags none")
-    parser.add_argument(
-        "--validation-share",
-        type=float,
-        default=0.05,
-        metavar="F",
-        help="share of the bytes for validation, split by package or repository (default: 0.05)",
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="seed of the sampling and the split (default: 0)"
-    )
-    _configure_choice(parser.add_argument_group("which documents"))
-    _configure_records(parser.add_argument_group("records", "by default the usual field names are tried"))
-    prepare_finetune.add_arguments(parser)
-    infill_options.add_arguments(parser)
-    prepare_exchange.add_arguments(parser)
-    _configure_run(parser.add_argument_group("the run"))
+    add_options(parser.add_argument_group("which documents"), TextOptions)
+    records = parser.add_argument_group("records", "by default the usual field names are tried")
+    add_options(records, RecordOptions)
+    add_options(records, DatasetOptions, ("on_error",))
+    tuning = "turn records of .jsonl[.gz|.zst] files into prompts and answers"
+    add_options(parser.add_argument_group("fine-tuning", tuning), TuningOptions)
+    add_infill_options(parser)
+    formats = "MindRecord files, or the three Megatron datasets of CodeGeeX's fine-tuning (docs/interchange.md)"
+    add_options(parser.add_argument_group("exchange", formats), ExchangeOptions)
+    group = parser.add_argument_group("the run")
+    add_options(group, WorkOptions)
+    add_options(group, DatasetOptions, ("workers", "replace", "json"))
 
 
-def _configure_choice(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--languages",
-        nargs="+",
-        default=[],
-        metavar="NAME",
-        help="languages to take (default: the 23 training languages; with --tags codegeex2 its 96)",
-    )
-    group.add_argument(
-        "--all-text", action="store_true", help="also take texts of unknown languages, without a tag line"
-    )
-    group.add_argument(
-        "--filters",
-        choices=("default", "codegeex", "codegen", "none"),
-        default="default",
-        help="rules for the size, lines and characters of a text: this program's, those of a paper, or none "
-        "(default: default)",
-    )
-    group.add_argument("--max-file-bytes", type=int, metavar="N", help="drop larger texts (default: --filters')")
-    group.add_argument("--min-bytes", type=int, metavar="N", help="drop smaller texts (default: --filters')")
-    group.add_argument(
-        "--near-duplicates",
-        type=float,
-        metavar="F",
-        help="drop documents that are this similar to another one; 0 drops exact copies only "
-        f"(default: 0; {DEFAULT_NEAR_DUPLICATES} without --input)",
-    )
-    group.add_argument(
-        "--max-bytes",
-        type=int,
-        metavar="N",
-        help=f"limit; a larger corpus is sampled by document (default: all; {DEFAULT_MAX_BYTES} without --input)",
-    )
-    group.add_argument(
-        "--strip-licences",
-        choices=("files", "all", "none"),
-        help="strip the licence headers of source files, of records as well, or of nothing (default: files with "
-        "--filters default, otherwise none)",
-    )
-    group.add_argument(
-        "--redact",
-        nargs="+",
-        choices=("email", "secrets"),
-        default=[],
-        help="replace e-mail addresses, or keys and passwords; the report counts them",
-    )
-
-
-def _configure_records(group: argparse._ArgumentGroup) -> None:
-    for name, what in (
-        ("text", "holds the text"),
-        ("language", "names the language"),
-        ("licence", "names the licence, or a list of them"),
-        ("group", "names the group that the split keeps together, such as the repository"),
-    ):
-        group.add_argument(f"--{name}-field", metavar="NAME", help=f"field that {what}")
-    group.add_argument(
-        "--licences", nargs="+", default=[], metavar="NAME", help="only take records under these licences"
-    )
-    group.add_argument(
-        "--on-error",
-        choices=("skip", "stop"),
-        default="skip",
-        help="broken records and files: count them in the report and continue, or stop at the first (default: skip)",
-    )
-
-
-def _configure_run(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--workers",
-        type=int,
-        metavar="N",
-        help="number of processes; does not affect the result (default: one per core)",
-    )
-    group.add_argument(
-        "--engine",
-        choices=("pool", "ray"),
-        help="processes on this machine, or the nodes of a Ray cluster that share a file system, all cores of them; "
-        "does not affect the result (default: pool)",
-    )
-    group.add_argument(
-        "--ray-address",
-        metavar="HOST:PORT",
-        help="the Ray cluster (default: auto, the one that this machine belongs to)",
-    )
-    group.add_argument("--replace", action="store_true", help="replace the dataset in DIR")
-    group.add_argument("--json", action="store_true", help="print one JSON object on standard output")
-
-
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Prepare the dataset and print what is in it."""
     _refuse_urls(arguments)
-    for other in (prepare_exchange, prepare_finetune):
-        status = other.run(arguments)
-        if status is not None:
-            return status
+    if _exchange(arguments) or _tune(arguments):
+        return
     from ms_codegeex.data.corpus.prepare import RunOptions, prepare_dataset, prepare_remote
 
     if arguments.engine != "ray" and arguments.ray_address is not None:
@@ -208,11 +100,33 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError("--work: is for an --output that is a URL; leave it out")
     else:
         result = prepare_dataset(arguments.input, arguments.output, _settings(arguments), options)
-    if arguments.json:
-        print_json(result)
-    else:
-        print_out("\n".join(corpus_lines(result)))
-    return 0
+    print_result(result, "\n".join(corpus_lines(result)), arguments.json)
+
+
+def _tune(arguments: argparse.Namespace) -> bool:
+    """Prepare fine-tuning data and print what is in it; False for another task."""
+    if arguments.task == "pretrain":
+        only = "only with --task completion, chat or translation"
+        refuse(arguments, TuningOptions, only, ("seq_length", "overlong", "template"))
+        return False
+    for kind in CORPORA:
+        refuse(arguments, kind, "only with --task pretrain")
+    if not arguments.input or not arguments.seq_length:
+        raise UserError(f"--task {arguments.task}: needs --input with .jsonl files and --seq-length, for example 2048")
+    from ms_codegeex.data.finetuning.prepare import FinetuneSettings, prepare_finetune
+
+    settings = FinetuneSettings(
+        **given_values(TuningOptions, arguments),
+        tokenizer=arguments.tokenizer,
+        validation_share=arguments.validation_share,
+        seed=arguments.seed,
+        tags=arguments.tags,
+        on_error=arguments.on_error,
+        infill=infill_config(arguments),
+    )
+    result = prepare_finetune(arguments.input, arguments.output, settings, True, replace=arguments.replace)
+    print_dataset(arguments, result)
+    return True
 
 
 def _cluster(arguments: argparse.Namespace) -> Any:
@@ -226,44 +140,100 @@ def _cluster(arguments: argparse.Namespace) -> Any:
 
 def _refuse_urls(arguments: argparse.Namespace) -> None:
     """Only corpora are read from URLs and written to them."""
-    exchange = arguments.to is not None or arguments.from_format is not None
-    if not exchange and arguments.task == prepare_finetune.PRETRAIN:
+    if arguments.task == "pretrain" and not arguments.to and not arguments.from_format:
         return
-    for name, given in (("input", arguments.input or ()), ("output", [arguments.output])):
-        for item in given:
-            if isinstance(item, RemotePath):
-                raise UserError(f"--{name} {item}: a URL is for corpora; give a path of this machine")
+    for name, locations in (("input", arguments.input or ()), ("output", [arguments.output])):
+        for location in locations:
+            if isinstance(location, RemotePath):
+                raise UserError(f"--{name} {location}: a URL is for corpora; give a path of this machine")
 
 
-def _settings(arguments: argparse.Namespace) -> Any:
-    """The `PrepareSettings` for the arguments."""
+def _exchange(arguments: argparse.Namespace) -> bool:
+    """Export or import a dataset and print what was written; False if neither was requested."""
+    if not arguments.to:
+        refuse(arguments, ExchangeOptions, "only with --to", ("split", "files", "order"))
+        if not arguments.from_format:
+            return False
+    for kind in (*CORPORA, InfillOptions):
+        refuse(arguments, kind, "only with datasets that are made of text")
+    refuse(arguments, TuningOptions, "only with datasets that are made of text", ("overlong", "template"))
+    if arguments.task != "pretrain" or not arguments.input:
+        raise UserError("--to and --from: take --input and no --task, for text has been made tokens already")
+    if arguments.to:
+        _export(arguments)
+    else:
+        refuse(arguments, TuningOptions, "only with --to or --task", ("seq_length",))
+        _import(arguments)
+    return True
+
+
+def _one(arguments: argparse.Namespace, what: str) -> Path:
+    if len(arguments.input) != 1:
+        raise UserError(f"--input: {len(arguments.input)} paths, expected one, {what}")
+    return arguments.input[0]
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    dataset, split = _one(arguments, "a dataset directory"), arguments.split or "train"
+    refuse(arguments, DatasetOptions, "only with datasets that are made; give --output a new directory", ("replace",))
+    if not (dataset / "dataset.json").is_file():
+        raise UserError(f"{dataset}: no dataset directory (no dataset.json); `ms-codegeex prepare` makes them")
+    if arguments.to == "mindrecord":
+        from ms_codegeex.data.interchange.mindrecord import export_mindrecord
+
+        result = export_mindrecord(
+            dataset,
+            arguments.output,
+            split,
+            2048 if arguments.seq_length is None else arguments.seq_length,
+            files=1 if arguments.files is None else arguments.files,
+            seed=arguments.seed if arguments.order == "training" else None,
+            progress=True,
+        )
+    else:
+        from ms_codegeex.data.interchange.foreign import export_triplet
+
+        refuse(arguments, ExchangeOptions, "only with --to mindrecord", ("files", "order"))
+        result = export_triplet(dataset, arguments.output, split, arguments.seq_length, progress=True)
+    text = f"{result['rows']} rows of {result['seq_length']} + 1 tokens of {split}: {result['output']}"
+    print_result(result, text, arguments.json)
+
+
+def _import(arguments: argparse.Namespace) -> None:
+    options = {"validation_share": arguments.validation_share, "replace": arguments.replace}
+    if arguments.from_format == "mindrecord":
+        from ms_codegeex.data.interchange.mindrecord import import_mindrecord
+
+        result = import_mindrecord(arguments.input, arguments.output, arguments.tokenizer, **options)
+    else:
+        from ms_codegeex.data.interchange.foreign import import_triplet
+
+        prefix = _one(arguments, "the triplet's path without _input_ids")
+        result = import_triplet(prefix, arguments.output, arguments.tokenizer, **options)
+    print_dataset(arguments, result)
+
+
+def _settings(arguments: argparse.Namespace) -> PrepareSettings:
     from ms_codegeex.data.corpus.filters import preset
     from ms_codegeex.data.corpus.settings import PrepareSettings, ReadingSettings
     from ms_codegeex.data.languages import canonical_languages
 
-    rules = preset(arguments.filters)
-    sizes = {name: getattr(arguments, name) for name in ("min_bytes", "max_file_bytes")}
-    sizes = {name: value for name, value in sizes.items() if value is not None}
-    default = arguments.input is None
-    max_bytes, near_duplicates = arguments.max_bytes, arguments.near_duplicates
-    if default and max_bytes is None:
-        max_bytes = DEFAULT_MAX_BYTES
-    if near_duplicates is None:
-        near_duplicates = DEFAULT_NEAR_DUPLICATES if default else 0.0
-    languages = tuple(arguments.languages)
+    text = given(TextOptions, arguments)
+    sizes = {name: getattr(text, name) for name in ("min_bytes", "max_file_bytes") if getattr(text, name) is not None}
+    max_bytes, near_duplicates = text.max_bytes, text.near_duplicates or 0.0
+    if arguments.input is None:
+        max_bytes = DEFAULT_MAX_BYTES if max_bytes is None else max_bytes
+        near_duplicates = DEFAULT_NEAR_DUPLICATES if text.near_duplicates is None else near_duplicates
+    languages = text.languages
     if arguments.tags == "codegeex2":
         languages = canonical_languages(languages, "codegeex2")  # none given: all that the model knows
     reading = ReadingSettings(
         languages=languages,
-        rules=dataclasses.replace(rules, **sizes),
-        text_field=arguments.text_field,
-        language_field=arguments.language_field,
-        licence_field=arguments.licence_field,
-        licences=tuple(arguments.licences),
-        group_field=arguments.group_field,
-        redact=tuple(arguments.redact),
-        strip_licences=arguments.strip_licences or ("files" if arguments.filters == "default" else "none"),
-        all_text=arguments.all_text,
+        rules=dataclasses.replace(preset(text.filters), **sizes),
+        redact=text.redact,
+        strip_licences=text.strip_licences or ("files" if text.filters == "default" else "none"),
+        all_text=text.all_text,
+        **dataclasses.asdict(given(RecordOptions, arguments)),
     )
     return PrepareSettings(
         reading,
@@ -274,5 +244,5 @@ def _settings(arguments: argparse.Namespace) -> Any:
         near_duplicates=near_duplicates,
         tokenizer=arguments.tokenizer,
         on_error=arguments.on_error,
-        infill=infill_options.infill_config(arguments),
+        infill=infill_config(arguments),
     )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from ms_codegeex.base.printing import print_json, print_out
+from ms_codegeex.base.options import REQUIRED, option
+from ms_codegeex.base.printing import print_result
 
 SUMMARY = "round a model's matrices to 8 or 4 bits, for generation on CPUs"
 EXAMPLES = """\
@@ -14,37 +16,30 @@ EXAMPLES = """\
   ms-codegeex generate --model tiny-int4 --language Python --prompt "import os\""""
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this verb."""
-    parser.add_argument(
-        "--model", type=Path, required=True, metavar="IN", help="run, checkpoint, model directory or another layout"
+@dataclass(frozen=True)
+class Arguments:
+    """What is rounded, and how."""
+
+    model: Path = option("run, checkpoint, model directory or another layout", "IN", REQUIRED)
+    bits: Literal[8, 4] = option("bits of a number", default=REQUIRED)
+    output: Path = option("the quantised model directory", "DIR", REQUIRED)
+    group: Literal[32, 64, 128] = option(
+        "4 bits: how many numbers of a row share a scale (default: 64); with 8 bits a whole row does", default=64
     )
-    parser.add_argument("--bits", type=int, required=True, choices=(8, 4), help="bits of a number")
-    parser.add_argument(
-        "--group",
-        type=int,
-        default=64,
-        choices=(32, 64, 128),
-        help="4 bits: how many numbers of a row share a scale (default: 64); with 8 bits a whole row does",
-    )
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="the quantised model directory")
-    parser.add_argument("--replace", action="store_true", help="replace an earlier quantised model at DIR")
-    parser.add_argument("--json", action="store_true", help="print the result as one JSON object on standard output")
+    replace: bool = option("replace an earlier quantised model at DIR", default=False)
+    json: bool = option("print the result as one JSON object on standard output", default=False)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: Arguments) -> None:
     """Quantise the model and print what was written."""
     from ms_codegeex.formats.sources import open_source
     from ms_codegeex.generation.quantised import write_quantised
 
     source = open_source(arguments.model)
     result = write_quantised(source, arguments.bits, arguments.group, arguments.output, arguments.replace)
-    if arguments.json:
-        print_json(result)
-    else:
-        shared = f", a scale for {result['group']} numbers" if result["group"] else ""
-        print_out(
-            f"{result['output']}: {result['bits']} bits{shared}, {result['bytes'] / 1e6:,.1f} MB "
-            f"instead of {result['bytes_before'] / 1e6:,.1f} MB, {result['seconds']:.1f} s"
-        )
-    return 0
+    shared = f", a scale for {result['group']} numbers" if result["group"] else ""
+    text = (
+        f"{result['output']}: {result['bits']} bits{shared}, {result['bytes'] / 1e6:,.1f} MB "
+        f"instead of {result['bytes_before'] / 1e6:,.1f} MB, {result['seconds']:.1f} s"
+    )
+    print_result(result, text, arguments.json)

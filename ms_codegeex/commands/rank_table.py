@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.printing import print_json, print_out
+from ms_codegeex.base.printing import print_result
+from ms_codegeex.base.reading import given_text
 
 if TYPE_CHECKING:
     from ms_codegeex.runs.rank_table import RankTable
@@ -91,11 +92,7 @@ def _chosen(addresses: dict[int, str], devices: list[int] | None, where: str) ->
 def _servers(arguments: argparse.Namespace) -> list[tuple[str, dict[int, str]]]:
     words = [(f"--server {word}", word, Path()) for word in arguments.server]
     if arguments.servers is not None:
-        try:
-            lines = arguments.servers.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"--servers: {arguments.servers} is not readable ({error})") from None
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate(given_text(str(arguments.servers), "--servers").splitlines(), 1):
             if line.strip() and not line.lstrip().startswith("#"):
                 words.append((f"{arguments.servers}: line {number}", line.strip(), arguments.servers.parent))
     if not words:
@@ -112,8 +109,7 @@ def _servers(arguments: argparse.Namespace) -> list[tuple[str, dict[int, str]]]:
     return servers
 
 
-def summary_of(table: RankTable, path: Path) -> dict[str, Any]:
-    """The object that `--json` prints."""
+def _summary(table: RankTable, path: Path) -> dict[str, Any]:
     return {
         "table": str(path),
         "servers": len(table.servers),
@@ -125,7 +121,7 @@ def summary_of(table: RankTable, path: Path) -> dict[str, Any]:
     }
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Make, merge or check a table and print what it holds."""
     from ms_codegeex.runs import rank_table
 
@@ -152,12 +148,7 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             table = rank_table.merge_rank_tables([rank_table.read_rank_table(file) for file in arguments.tables])
         rank_table.write_rank_table(path, table)
-    if arguments.json:
-        print_json({**summary_of(table, path), "mesh": mesh})
-    else:
-        servers = f"{len(table.servers)} server{'s' * (len(table.servers) > 1)}"
-        fits = f"; fits {mesh}" if mesh else ""
-        print_out(
-            f"{path}: {servers}, {table.world} device{'s' * (table.world > 1)}, ranks 0 to {table.world - 1}{fits}"
-        )
-    return 0
+    servers = f"{len(table.servers)} server{'s' * (len(table.servers) > 1)}"
+    devices = f"{table.world} device{'s' * (table.world > 1)}, ranks 0 to {table.world - 1}"
+    fits = f"; fits {mesh}" if mesh else ""
+    print_result({**_summary(table, path), "mesh": mesh}, f"{path}: {servers}, {devices}{fits}", arguments.json)

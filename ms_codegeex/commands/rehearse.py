@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.options import REQUIRED, option
 from ms_codegeex.base.printing import print_error, print_json, print_out
 
 if TYPE_CHECKING:
@@ -27,84 +30,74 @@ EXAMPLES = """  ms-codegeex rehearse --config codegeex_base_8
   ms-codegeex rehearse --config codegeex_tiny --devices 2 --execute --steps 8"""
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's arguments."""
-    parser.add_argument(
-        "--config", required=True, type=Path, metavar="FILE", help="YAML file of the run, or a shipped name"
+@dataclass(frozen=True)
+class Arguments:
+    """What is rehearsed, and what is written about it."""
+
+    config: Path = option("YAML file of the run, or a shipped name", "FILE", REQUIRED)
+    overrides: tuple[str, ...] = option("overrides, such as parallel.tensor=2", "key=value", (), positional=True)
+    devices: int | None = option("devices of the run (default: the configuration's)", "N")
+    compile: bool = option(
+        "only compile the full-size graphs for distinct ranks of the simulated cluster, and check them", default=False
     )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides, such as parallel.tensor=2")
-    parser.add_argument("--devices", type=int, metavar="N", help="devices of the run (default: the configuration's)")
-    parser.add_argument(
-        "--compile",
-        action="store_true",
-        help="only compile the full-size graphs for distinct ranks of the simulated cluster, and check them",
+    execute: bool = option(
+        "only train a small model on CPU processes, and compare it with one device (default: both)", default=False
     )
-    parser.add_argument(
-        "--execute",
-        action="store_true",
-        help="only train a small model on CPU processes, and compare it with one device (default: both)",
+    target: Literal["gpu", "ascend"] | None = option(
+        "MindSpore backend to compile for (default: gpu); --execute always uses gpu"
     )
-    parser.add_argument(
-        "--target",
-        choices=("gpu", "ascend"),
-        help="MindSpore backend to compile for (default: gpu); --execute always uses gpu",
+    streams: bool = option(
+        "with --target ascend: also run its back end on one graph, until it has assigned streams, and check them",
+        default=False,
     )
-    parser.add_argument(
-        "--streams",
-        action="store_true",
-        help="with --target ascend: also run its back end on one graph, until it has assigned streams, and check them",
+    ranks: str | None = option("ranks to compile (default: distinct)", "distinct|all|R,R,…")
+    mesh: str | None = option(
+        "mesh to execute, of data, tensor, pipeline, optimizer_shard (default: every axis above 1 becomes 2)",
+        "AXIS=SIZE,…",
     )
-    parser.add_argument("--ranks", metavar="distinct|all|R,R,…", help="ranks to compile (default: distinct)")
-    parser.add_argument(
-        "--mesh",
-        metavar="AXIS=SIZE,…",
-        help="mesh to execute, of data, tensor, pipeline, optimizer_shard (default: every axis above 1 becomes 2)",
+    steps: int | None = option("steps to execute (default: 5, in FP16 10)", "K")
+    timeline: bool = option(
+        "with the compilation: simulate the step that was compiled, every operator with its time on the device",
+        default=False,
     )
-    parser.add_argument("--steps", type=int, metavar="K", help="steps to execute (default: 5, in FP16 10)")
-    parser.add_argument(
-        "--timeline",
-        action="store_true",
-        help="with the compilation: simulate the step that was compiled, every operator with its time on the device",
-    )
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="write the timeline as a picture")
-    parser.add_argument("--trace", type=Path, metavar="FILE.json", help="write the timeline for Chrome's trace viewer")
-    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    plot: Path | None = option("write the timeline as a picture", "FILE.png")
+    trace: Path | None = option("write the timeline for Chrome's trace viewer", "FILE.json")
+    json: bool = option("print one JSON object on standard output", default=False)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: Arguments) -> int:
     """Compile, execute and print the verdict."""
+    from ms_codegeex.rehearsal.coverage import memory_warning
+    from ms_codegeex.rehearsal.execute import check_memory
+    from ms_codegeex.rehearsal.shrink import parse_mesh, shrunk, small_mesh
+
     both = arguments.compile == arguments.execute
-    _check_phase(arguments, both)
-    config = _configuration(arguments, executes=both or arguments.execute)
-    mesh, ranks = (
-        _mesh(arguments.mesh),
-        _ranks("distinct" if arguments.ranks is None else arguments.ranks, config.mesh.world),
-    )
-    if both or arguments.execute:
-        _check_executable(config, mesh)
-    warning = _memory_warning(config)
-    compiled = _compile(config, ranks, arguments) if both or arguments.compile else None
+    compiles, executes = both or arguments.compile, both or arguments.execute
+    _check_phase(arguments, compiles, executes)
+    config = _configuration(arguments, executes)
+    mesh = None if arguments.mesh is None else parse_mesh(arguments.mesh)
+    ranks = _ranks(arguments.ranks or "distinct", config.mesh.world)
+    if executes:
+        check_memory(shrunk(config, mesh or small_mesh(config.mesh)).mesh)  # before minutes of compilation
+    warning = memory_warning(config)  # before minutes of work; a compilation fails for it as well
+    if warning:
+        print_error(f"ms-codegeex rehearse: warning: {warning}")
+    compiled = _compile(config, ranks, arguments) if compiles else None
     timeline = _simulate_step(config, compiled, arguments) if compiled and arguments.timeline else None
     kernels = _graph_kernels(arguments.json) if compiled else None
-    execution = _execute(config, mesh, arguments.steps, arguments.json) if both or arguments.execute else None
+    execution = _execute(config, mesh, arguments.steps, arguments.json) if executes else None
     passed = (compiled is None or compiled.ok) and (execution is None or execution.passed)
     if arguments.json:
-        print_json(
-            {**_as_json(compiled, kernels, execution, timeline, passed), "warnings": [warning] if warning else []}
-        )
+        result = _as_json(compiled, kernels, execution, timeline, passed)
+        print_json({**result, "warnings": [warning] if warning else []})
     return 0 if passed else 1
 
 
-def _check_phase(arguments: argparse.Namespace, both: bool) -> None:
+def _check_phase(arguments: Arguments, compiles: bool, executes: bool) -> None:
     """Raise a `UserError` for an option of the phase that was not requested."""
-    from ms_codegeex.base.errors import UserError
-
-    compiles, executes = both or arguments.compile, both or arguments.execute
     wrong_phase = "is for {}, but only {} was requested; leave one of the two out"
-    for_compile, for_execute = (
-        wrong_phase.format("--compile", "--execute"),
-        wrong_phase.format("--execute", "--compile"),
-    )
+    for_compile = wrong_phase.format("--compile", "--execute")
+    for_execute = wrong_phase.format("--execute", "--compile")
     no_timeline = "writes the timeline, which was not requested; give --timeline as well"
     no_ascend = "the streams of Ascend's back end need a compilation with --target ascend; give both"
     rules = (  # an option, whether it may be given, and what to say otherwise
@@ -118,8 +111,8 @@ def _check_phase(arguments: argparse.Namespace, both: bool) -> None:
         ("steps", executes, for_execute),
     )
     for flag, allowed, message in rules:
-        given = getattr(arguments, flag)
-        if given is not None and given is not False and not allowed:
+        value = getattr(arguments, flag)
+        if value is not None and value is not False and not allowed:
             raise UserError(f"--{flag}: {message}")
     for flag in ("plot", "trace"):
         path = getattr(arguments, flag)
@@ -127,9 +120,8 @@ def _check_phase(arguments: argparse.Namespace, both: bool) -> None:
             raise UserError(f"--{flag}: {path.parent} is not a folder; make it first")
 
 
-def _configuration(arguments: argparse.Namespace, executes: bool) -> RunConfig:
+def _configuration(arguments: Arguments, executes: bool) -> RunConfig:
     """The run as the engine would partition it over devices; a CPU run is rehearsed as if it ran on Ascend."""
-    from ms_codegeex.base.errors import UserError
     from ms_codegeex.config.loading import load_config
     from ms_codegeex.config.rules import check_run_config
 
@@ -156,34 +148,8 @@ def _configuration(arguments: argparse.Namespace, executes: bool) -> RunConfig:
     return config
 
 
-def _mesh(text: str | None) -> Mesh | None:
-    from ms_codegeex.rehearsal.shrink import parse_mesh
-
-    return None if text is None else parse_mesh(text)
-
-
-def _memory_warning(config: RunConfig) -> str | None:
-    """Warn that the plan does not fit in memory, before minutes of work; a compilation fails for it as well."""
-    from ms_codegeex.rehearsal.coverage import memory_warning
-
-    warning = memory_warning(config)
-    if warning:
-        print_error(f"ms-codegeex rehearse: warning: {warning}")
-    return warning
-
-
-def _check_executable(config: RunConfig, mesh: Mesh | None) -> None:
-    """Raise what an execution would refuse, before minutes of compilation."""
-    from ms_codegeex.rehearsal.execute import check_memory
-    from ms_codegeex.rehearsal.shrink import shrunk, small_mesh
-
-    check_memory(shrunk(config, mesh or small_mesh(config.mesh)).mesh)
-
-
 def _ranks(text: str, world: int) -> list[int] | None:
     """The ranks to compile; None: the distinct ones."""
-    from ms_codegeex.base.errors import UserError
-
     if text == "distinct":
         return None
     if text == "all":
@@ -194,32 +160,25 @@ def _ranks(text: str, world: int) -> list[int] | None:
     return sorted({int(word) for word in words})
 
 
-class _Bar:
-    """A progress bar on standard error that appears after the first step; silent for `--json`."""
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on standard error that appears with the first step; silent for `--json`."""
+    from tqdm import tqdm
 
-    def __init__(self, quiet: bool):
-        self.quiet, self.bar = quiet, None
+    with tqdm(disable=quiet, file=sys.stderr, unit="graph", leave=False, delay=1e-9) as bar:
 
-    def __call__(self, what: str, number: int, count: int) -> None:
-        from tqdm import tqdm
+        def show(what: str, number: int, count: int) -> None:
+            bar.total = count
+            bar.set_description(what, refresh=False)
+            bar.update(number - bar.n)
 
-        if self.bar is None:
-            self.bar = tqdm(total=count, disable=self.quiet, file=sys.stderr, unit="graph", leave=False)
-        self.bar.set_description(what)
-        self.bar.update(number - self.bar.n)
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.close()
+        yield show
 
 
-def _compile(config: RunConfig, ranks: list[int] | None, arguments: argparse.Namespace) -> CompileReport:
+def _compile(config: RunConfig, ranks: list[int] | None, arguments: Arguments) -> CompileReport:
     from ms_codegeex.rehearsal.compile import compile_ranks
 
-    with _Bar(arguments.json) as bar:
+    with _progress(arguments.json) as bar:
         report = compile_ranks(
             config,
             ranks,
@@ -233,7 +192,7 @@ def _compile(config: RunConfig, ranks: list[int] | None, arguments: argparse.Nam
     return report
 
 
-def _simulate_step(config: RunConfig, compiled: CompileReport, arguments: argparse.Namespace) -> Timeline:
+def _simulate_step(config: RunConfig, compiled: CompileReport, arguments: Arguments) -> Timeline:
     """Simulate the compiled step; print it and write its files."""
     from ms_codegeex.base.files import atomic_file, write_json
     from ms_codegeex.rehearsal.timeline.picture import plot
@@ -271,7 +230,7 @@ def _graph_kernels(quiet: bool) -> GraphKernelReport | None:
 def _execute(config: RunConfig, mesh: Mesh | None, steps: int | None, quiet: bool) -> ExecutionReport:
     from ms_codegeex.rehearsal.execute import execute, report
 
-    with _Bar(quiet) as bar:
+    with _progress(quiet) as bar:
         execution = execute(config, mesh, steps, bar)
     if not quiet:
         print_out(report(execution))
@@ -292,8 +251,8 @@ def _as_json(
 
     figures = execution.to_json() if execution else dict.fromkeys(KEYS)
     if compiled and not execution:
-        found = compiled.to_json()
-        figures.update({key: found[key] for key in ("compile_seconds", "peak_memory_bytes")})
+        measured = compiled.to_json()
+        figures.update({key: measured[key] for key in ("compile_seconds", "peak_memory_bytes")})
     return {
         **figures,
         "verdict": "pass" if passed else "fail",

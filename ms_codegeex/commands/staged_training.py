@@ -7,27 +7,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.printing import print_json, print_out
-from ms_codegeex.commands.training_job import (
-    check_datasets,
-    check_restarts,
-    processes_of,
-    resolve_data,
-    say,
-    train_once,
-)
+from ms_codegeex.base.printing import print_error, print_out, print_result
+from ms_codegeex.commands.training_job import check_datasets, check_restarts, processes_of, resolve_data, train_once
+from ms_codegeex.config import RunConfig
+from ms_codegeex.config.stages import Stage, StagedRun
+from ms_codegeex.runs.attempts import Restarts
+from ms_codegeex.runs.memory_check import check_memory
+from ms_codegeex.runs.node import Node
+from ms_codegeex.runs.process_list import Form, process_text
+from ms_codegeex.runs.stage_report import write_report
+from ms_codegeex.runs.stages import StageProgress, absolute_stages, check_resume, left_by
+from ms_codegeex.runs.weights import check_following, check_weights
 
-if TYPE_CHECKING:
-    from ms_codegeex.config import RunConfig
-    from ms_codegeex.config.stages import Stage, StagedRun
-    from ms_codegeex.runs.attempts import Restarts
-    from ms_codegeex.runs.node import Node
-    from ms_codegeex.runs.process_list import Form
-
-    NodeOf = Callable[[RunConfig], Node]
+NodeOf = Callable[[RunConfig], Node]
 
 
 def train_stages(
@@ -39,28 +34,20 @@ def train_stages(
     restarts: Restarts,
     dry_run: Form | None = None,
     as_json: bool = False,
-) -> int:
-    """Train the unfinished stages, in their order.
+) -> None:
+    """Train the unfinished stages, in their order; `node_of` gives this server in the job of a configuration.
 
-    Args:
-        staged: the stages and where their runs are.
-        node_of: this server in the job of a configuration.
-        corpus: files and folders to prepare and train on, for stages without a dataset.
-        allow_change: keys and sections that may differ from the checkpoint's.
-        restarts: how to start a stage again after a failure.
-        dry_run: print the processes of every stage instead, in this form.
-        as_json: print stages.json at the end.
+    The others as in `train`: `corpus` is for stages without a dataset, `as_json` prints stages.json at the end.
     """
-    from ms_codegeex.runs.stage_report import write_report
-    from ms_codegeex.runs.stages import StageProgress, absolute_stages
-
     staged = absolute_stages(staged)
     chosen = [stage for stage in staged.stages if stage.name in staged.chosen]
     for stage in chosen:
         check_restarts(restarts, stage.config, node_of(stage.config))
-        _named(stage, partial(_check_stage, stage))
+        _named(stage, partial(check_resume, stage.config))
+        _named(stage, partial(check_memory, stage.config))
     if dry_run:
-        return _dry_run(staged.output, chosen, node_of, dry_run)
+        _dry_run(staged.output, chosen, node_of, dry_run)
+        return
     staged = _with_data(staged, corpus, as_json, node_of)
     progress = StageProgress(staged, allow_change)
     for number, stage in enumerate(staged.stages, 1):
@@ -68,9 +55,9 @@ def train_stages(
             continue
         label = f"stage {number} of {len(staged.stages)}, {stage.name}"
         if stage.name in progress.finished:
-            say(f"{label}: already finished")
+            print_error(f"{label}: already finished")
             continue
-        say(f"{label}: {stage.config.output}")
+        print_error(f"{label}: {stage.config.output}")
         node = node_of(stage.config)
         config = progress.begun(stage, node.rank)
         try:
@@ -81,13 +68,8 @@ def train_stages(
                     write_report(staged)
     if node_of(chosen[0].config).rank == 0:
         report = write_report(staged)
-        print_json(report.content) if as_json else print_out(_result(staged, report.text()))
-    return 0
-
-
-def _result(staged: StagedRun, tables: str) -> str:
-    """The tables, and the paths of the report and the last model."""
-    return f"{tables}\n\nreport      {staged.output / 'stages.html'}\nlast model  {staged.stages[-1].config.output}"
+        paths = f"report      {staged.output / 'stages.html'}\nlast model  {staged.stages[-1].config.output}"
+        print_result(report.content, f"{report.text()}\n\n{paths}", as_json)
 
 
 def _named(stage: Stage, action: Callable[[], Any]) -> Any:
@@ -98,53 +80,38 @@ def _named(stage: Stage, action: Callable[[], Any]) -> Any:
         raise UserError(f"stages.{stage.name}: {error}") from None
 
 
-def _check_stage(stage: Stage) -> None:
-    """Check a stage as far as possible without its data."""
-    from ms_codegeex.runs.memory_check import check_memory
-    from ms_codegeex.runs.stages import check_resume
-
-    check_resume(stage.config)
-    check_memory(stage.config)
-
-
-def _dry_run(output: Path, stages: Sequence[Stage], node_of: NodeOf, form: Form) -> int:
-    from ms_codegeex.runs.process_list import process_text
-
+def _dry_run(output: Path, stages: Sequence[Stage], node_of: NodeOf, form: Form) -> None:
     runs = {}
-    say(f"nothing is started, prepared or written; the stages would be runs in {output}")
+    print_error(f"nothing is started, prepared or written; the stages would be runs in {output}")
     for stage in stages:
         after = f", from the weights of {stage.after}" if stage.after else ""
         specs = _named(stage, partial(processes_of, stage.config, node_of(stage.config)))
         runs[f"# stage {stage.name}, {stage.config.steps:,} steps{after}"] = (Path(stage.config.output), specs)
     print_out(process_text(runs, form))
-    return 0
 
 
 def _with_data(staged: StagedRun, corpus: Sequence[str], quiet: bool, node_of: NodeOf) -> StagedRun:
     """The stages with the paths of their datasets, once all datasets and the models they start from are sound."""
-    found: dict[str, tuple[Stage, Path]] = {}
+    resolved: dict[str, tuple[Stage, Path]] = {}
     notes: list[str | None] = []
     for stage in staged.stages:
         if stage.name in staged.chosen:
             config = _named(stage, partial(resolve_data, stage.config, corpus, quiet, node_of(stage.config).count))
             stage = replace(stage, config=config)
-            found[stage.name] = stage, _named(stage, partial(check_datasets, config))
-            notes.append(_named(stage, partial(_check_start, staged, stage, found)))
+            resolved[stage.name] = stage, _named(stage, partial(check_datasets, config))
+            notes.append(_named(stage, partial(_check_start, staged, stage, resolved)))
     for note in dict.fromkeys(filter(None, notes)):
-        say(note)
-    stages = (found[stage.name][0] if stage.name in found else stage for stage in staged.stages)
+        print_error(note)
+    stages = (resolved[stage.name][0] if stage.name in resolved else stage for stage in staged.stages)
     return replace(staged, stages=tuple(stages))
 
 
-def _check_start(staged: StagedRun, stage: Stage, found: Mapping[str, tuple[Stage, Path]]) -> str | None:
+def _check_start(staged: StagedRun, stage: Stage, resolved: Mapping[str, tuple[Stage, Path]]) -> str | None:
     """Check that the stage can start from the model that it names, or from that of an earlier stage; return a note if a
     tokenizer is unknown."""
-    from ms_codegeex.runs.stages import left_by
-    from ms_codegeex.runs.weights import check_following, check_weights
-
-    config, dataset = stage.config, found[stage.name][1]
-    if stage.after in found:
-        before, its_dataset = found[stage.after]
+    config, dataset = stage.config, resolved[stage.name][1]
+    if stage.after in resolved:
+        before, its_dataset = resolved[stage.after]
         return check_following(config, dataset, before.config, its_dataset)
     if stage.after is not None:
         weights = str(left_by(staged.stage(stage.after), stage.best))

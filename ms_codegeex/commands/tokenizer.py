@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 from ms_codegeex.base.host import available_cores
-from ms_codegeex.base.printing import print_json, print_out
+from ms_codegeex.base.options import REQUIRED, add_options, option
+from ms_codegeex.base.printing import print_result
 
 SUMMARY = "train a tokenizer for CodeGeeX2's architecture, because the released one may not be redistributed"
 EXAMPLES = """\
@@ -15,33 +17,27 @@ EXAMPLES = """\
   ms-codegeex tokenizer train --input ~/src --whitespace-run 1 --language-tags --output tokenizer --json"""
 
 
+@dataclass(frozen=True)
+class TrainingTextOptions:
+    """What a tokenizer is trained on, and its size."""
+
+    output: Path = option("directory to write", "DIR", REQUIRED)
+    input: tuple[Path, ...] = option(
+        "source trees, .jsonl[.gz|.zst] and .parquet files (default: the running interpreter's libraries)", "PATH", ()
+    )
+    vocab_size: int = option("pieces", "N", 32_000)
+    whitespace_run: int = option("runs of 2 to N spaces are one token each; 1: none", "N", 16)
+    language_tags: bool = option("make each language's tag line one token", default=False)
+    max_bytes: int = option("text to read (default: 64 million bytes)", "N", 64_000_000)
+    json: bool = option("print one JSON object on standard output", default=False)
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the actions of this verb."""
     actions = parser.add_subparsers(title="actions", dest="action", metavar="ACTION", required=True)
     summary = "train on text as `prepare` reads it; `prepare --tokenizer DIR` and every model of CodeGeeX2's take it"
     action = actions.add_parser("train", help=summary)
-    action.add_argument(
-        "--input",
-        nargs="+",
-        type=Path,
-        default=[],
-        metavar="PATH",
-        help="source trees, .jsonl[.gz|.zst] and .parquet files (default: the running interpreter's libraries)",
-    )
-    action.add_argument("--output", required=True, type=Path, metavar="DIR", help="directory to write")
-    action.add_argument("--vocab-size", type=int, default=32_000, metavar="N", help="pieces (default: 32000)")
-    action.add_argument(
-        "--whitespace-run",
-        type=int,
-        default=16,
-        metavar="N",
-        help="runs of 2 to N spaces are one token each; 1: none (default: 16)",
-    )
-    action.add_argument("--language-tags", action="store_true", help="make each language's tag line one token")
-    action.add_argument(
-        "--max-bytes", type=int, default=64_000_000, metavar="N", help="text to read (default: 64 million bytes)"
-    )
-    action.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    add_options(action, TrainingTextOptions)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -51,11 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
     settings = TokenizerSettings(
         arguments.vocab_size, arguments.whitespace_run, arguments.language_tags, arguments.max_bytes
     )
-    tokenizer = train_tokenizer(arguments.input, arguments.output, settings, threads=available_cores())
+    tokenizer = train_tokenizer(arguments.input or (), arguments.output, settings, threads=available_cores())
     described = {"output": str(arguments.output), **tokenizer.description(), "vocab_size": tokenizer.vocab_size}
-    if arguments.json:
-        print_json(described)
-    else:
-        print_out(
-            f"{arguments.output}: {tokenizer.vocab_size} tokens; use it with `ms-codegeex prepare --tokenizer DIR`"
-        )
+    text = f"{arguments.output}: {tokenizer.vocab_size} tokens; use it with `ms-codegeex prepare --tokenizer DIR`"
+    print_result(described, text, arguments.json)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.options import REQUIRED, add_options, given, option
 from ms_codegeex.base.printing import print_out
-from ms_codegeex.commands import training_job
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,115 +30,130 @@ EXAMPLES = """  ms-codegeex train --config codegeex_tiny
   ms-codegeex train --config codegeex_13b --nodes 192 --node-rank 0 --master-addr 10.0.0.11:8118"""
 
 
+@dataclass(frozen=True)
+class TrainOptions:
+    """Which run."""
+
+    config: Path = option("YAML file of the run, or a shipped name", "FILE", REQUIRED)
+    overrides: tuple[str, ...] = option("overrides, such as training.steps=40", "key=value", (), positional=True)
+    devices: int | None = option(
+        "worker processes (default: the configuration's, otherwise 2 on a CPU with at least two cores)", "N"
+    )
+    corpus: tuple[str, ...] = option("prepare the source code in these files and folders and train on it", "PATH", ())
+    weights: str | None = option(
+        "start a new run from this model's weights: a model directory, a run or a checkpoint (model.weights)",
+        "DIR",
+        flag="from",
+    )
+    json: bool = option("print summary.json on standard output at the end", default=False)
+
+
+@dataclass(frozen=True)
+class ResumingOptions:
+    """How a run of `train` or `finetune` goes on, by hand or by itself."""
+
+    resume: str | None = option("resume from the newest intact checkpoint of the run, or from DIR", "auto|DIR")
+    allow_change: tuple[str, ...] = option(
+        "resume although this key, or a key of this section, differs from the checkpoint's, such as "
+        "training.schedule; may be repeated",
+        "KEY",
+        (),
+        repeated=True,
+    )
+    restarts: int = option(
+        "start again from the newest good checkpoint when a worker dies or hangs, at most N times", "N", 0, ge=0
+    )
+    min_devices: int | None = option(
+        "with --restarts: after an attempt without progress, continue on fewer devices, but at least N", "N"
+    )
+
+
+@dataclass(frozen=True)
+class ClusterOptions:
+    """This server, and the others of the run."""
+
+    rank_table: Path | None = option(
+        "HCCL rank table of the job (Ascend; default: RANK_TABLE_FILE in the environment)", "FILE"
+    )
+    node_rank: int | None = option("number of this server, from 0", "K")
+    nodes: int | None = option("number of servers, without a rank table (default: 1)", "N")
+    master_addr: str | None = option(
+        "address where the servers meet server 0 (default: with a rank table, port 8118 of its first server)",
+        "HOST:PORT",
+    )
+    dry_run: bool = option("list the processes that would be started", default=False)
+    script: bool = option("with --dry-run: as a shell script that starts them", default=False)
+    job: Literal["slurm", "volcano"] | None = option("print a job file that runs this command on the servers it needs")
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument("--config", required=True, metavar="FILE", help="YAML file of the run, or a shipped name")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides, such as training.steps=40")
-    parser.add_argument(
-        "--devices",
-        type=int,
-        metavar="N",
-        help="worker processes (default: the configuration's, otherwise 2 on a CPU with at least two cores)",
-    )
-    parser.add_argument(
-        "--corpus",
-        nargs="+",
-        default=[],
-        metavar="PATH",
-        help="prepare the source code in these files and folders and train on it",
-    )
-    parser.add_argument(
-        "--from",
-        dest="weights",
-        metavar="DIR",
-        help="start a new run from this model's weights: a model directory, a run or a checkpoint (model.weights)",
-    )
-    training_job.configure_resuming(parser)
-    parser.add_argument("--json", action="store_true", help="print summary.json on standard output at the end")
+    add_options(parser, TrainOptions)
+    add_options(parser, ResumingOptions)
     cluster = parser.add_argument_group("on a cluster", "run the same command on every server (docs/cluster.md)")
-    cluster.add_argument(
-        "--rank-table",
-        type=Path,
-        metavar="FILE",
-        help="HCCL rank table of the job (Ascend; default: RANK_TABLE_FILE in the environment)",
-    )
-    cluster.add_argument("--node-rank", type=int, metavar="K", help="number of this server, from 0")
-    cluster.add_argument("--nodes", type=int, metavar="N", help="number of servers, without a rank table (default: 1)")
-    cluster.add_argument(
-        "--master-addr",
-        metavar="HOST:PORT",
-        help="address where the servers meet server 0 (default: with a rank table, port 8118 of its first server)",
-    )
-    cluster.add_argument("--dry-run", action="store_true", help="list the processes that would be started")
-    cluster.add_argument("--script", action="store_true", help="with --dry-run: as a shell script that starts them")
-    cluster.add_argument(
-        "--job",
-        choices=("slurm", "volcano"),
-        help="print a job file that runs this command on the servers it needs",
-    )
+    add_options(cluster, ClusterOptions)
 
 
-def _words(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
-    """All overrides of the command line, and the paths of the corpus."""
-    from ms_codegeex.commands.training_job import paths_and_overrides
-
-    corpus, further = paths_and_overrides(arguments.corpus)
-    overrides = [*arguments.overrides, *further]
+def overrides_of(arguments: argparse.Namespace) -> list[str]:
+    """The overrides that `--devices` and `--resume` mean."""
+    overrides = []
     if arguments.devices is not None:
         overrides.append(f"devices={arguments.devices}")
     if arguments.resume is not None:
         overrides.append(f"checkpoint.resume={json.dumps(arguments.resume)}")
-    if arguments.weights is not None:
-        overrides.append(f"model.weights={json.dumps(arguments.weights)}")
-    return overrides, corpus
+    return overrides
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """Train, or print the processes that would be started."""
     from ms_codegeex.commands.staged_training import train_stages
-    from ms_codegeex.commands.training_job import rank_table_of, train
+    from ms_codegeex.commands.training_job import paths_and_overrides, rank_table_of, train
     from ms_codegeex.config.loading import load_config, load_stages
+    from ms_codegeex.runs.attempts import Restarts
     from ms_codegeex.runs.node import resolve_node
     from ms_codegeex.runs.resume import check_allowed
     from ms_codegeex.runs.weights import absolute_weights
 
-    overrides, corpus = _words(arguments)
-    staged = load_stages(Path(arguments.config), overrides)
+    options = given(ResumingOptions, arguments)
+    corpus, words = paths_and_overrides(arguments.corpus or ())
+    overrides = [*arguments.overrides, *words, *overrides_of(arguments)]
+    if arguments.weights is not None:
+        overrides.append(f"model.weights={json.dumps(arguments.weights)}")
+    staged = load_stages(arguments.config, overrides)
     if staged is None:
-        configs = [absolute_weights(load_config(Path(arguments.config), overrides))]
+        configs = [absolute_weights(load_config(arguments.config, overrides))]
     else:
         configs = [stage.config for stage in staged.stages]
     for config in configs:
-        check_allowed(config, arguments.allow_change)
+        check_allowed(config, options.allow_change)
     arguments.rank_table = rank_table_of("train", arguments.rank_table, configs[0].device)
     if arguments.job:
         named = configs if staged is None else [replace(config, output=str(staged.output)) for config in configs]
-        return _print_job(arguments, named)
+        _print_job(arguments, named)
+        return
 
     def node_of(config: RunConfig) -> Node:
         cluster = (arguments.rank_table, arguments.node_rank, arguments.nodes, arguments.master_addr)
         return resolve_node(config, *cluster)
 
-    common = {"allow_change": arguments.allow_change, "dry_run": _form(arguments)}
-    common |= {"restarts": training_job.restarts_of(arguments), "as_json": arguments.json}
+    common = {"allow_change": options.allow_change, "dry_run": _form(arguments)}
+    common |= {"restarts": Restarts(options.restarts, options.min_devices), "as_json": arguments.json}
     if staged is None:
-        return train(configs[0], node_of(configs[0]), corpus, **common)
-    return train_stages(staged, node_of, corpus, **common)
+        train(configs[0], node_of(configs[0]), corpus, **common)
+    else:
+        train_stages(staged, node_of, corpus, **common)
 
 
 def _form(arguments: argparse.Namespace) -> Form | None:
     """How the processes are printed; None without --dry-run."""
-    from ms_codegeex.base.errors import UserError
-
     if arguments.script and (arguments.json or not arguments.dry_run):
         raise UserError("--script: is a form of --dry-run; " + ("leave out --json" if arguments.dry_run else "add it"))
     form: Form = "script" if arguments.script else "json" if arguments.json else "list"
     return form if arguments.dry_run else None
 
 
-def _print_job(arguments: argparse.Namespace, configs: Sequence[RunConfig]) -> int:
+def _print_job(arguments: argparse.Namespace, configs: Sequence[RunConfig]) -> None:
     """Print the job file; a `UserError` for an option without meaning in a job file, or for stages of unequal sizes."""
-    from ms_codegeex.base.errors import UserError
     from ms_codegeex.runs.job_files import job_file, servers_of
 
     senseless = {
@@ -152,9 +168,7 @@ def _print_job(arguments: argparse.Namespace, configs: Sequence[RunConfig]) -> i
     }
     for name, remedy in senseless.items():
         value = getattr(arguments, name)
-        if (
-            value not in (None, []) and value is not False and (name, value) != ("restarts", 0)
-        ):  # a number 0 is given too
+        if value not in (None, []) and value is not False and (name, value) != ("restarts", 0):  # --node-rank 0 counts
             raise UserError(f"--{name.replace('_', '-')}: has no meaning in a job file: {remedy}")
     config, servers = configs[0], servers_of(configs[0], arguments.rank_table)
     if any(servers_of(other, arguments.rank_table) != servers for other in configs):
@@ -165,12 +179,11 @@ def _print_job(arguments: argparse.Namespace, configs: Sequence[RunConfig]) -> i
             f"{config.parallel.server_devices} (parallel.server_devices); leave it out, or set devices or "
             "parallel.server_devices"
         )
-    words = ["--config", arguments.config, *arguments.overrides]
+    words = ["--config", str(arguments.config), *arguments.overrides]
     if arguments.devices is not None:
         words += ["--devices", str(arguments.devices)]
     if arguments.weights is not None:
         words += ["--from", arguments.weights]
-    for key in arguments.allow_change:
+    for key in arguments.allow_change or ():
         words += ["--allow-change", key]
     print_out(job_file(arguments.job, config, words, arguments.rank_table), end="")
-    return 0

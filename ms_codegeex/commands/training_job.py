@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import shlex
@@ -11,62 +10,51 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import write_json
+from ms_codegeex.base.hardware import GIB
+from ms_codegeex.base.host import available_cores
 from ms_codegeex.base.printing import print_error, print_json, print_out
-
-if TYPE_CHECKING:
-    from ms_codegeex.config import RunConfig
-    from ms_codegeex.runs.attempts import Restarts
-    from ms_codegeex.runs.memory_check import Shortage
-    from ms_codegeex.runs.node import Node
-    from ms_codegeex.runs.process_list import Form
-    from ms_codegeex.runs.run_directory import RunDirectory
-    from ms_codegeex.runs.starting_point import StartingPoint
-    from ms_codegeex.runs.workers import WorkerSpec
+from ms_codegeex.base.reading import read_json
+from ms_codegeex.config import RunConfig
+from ms_codegeex.data.corpus.prepare import cached_corpus
+from ms_codegeex.data.corpus.settings import PrepareSettings
+from ms_codegeex.data.datasets.opening import (
+    absolute,
+    check_held_out,
+    held_out_data,
+    rounded_weights,
+    training_data,
+    validation_data,
+)
+from ms_codegeex.data.languages import tag_text
+from ms_codegeex.formats.convert import convert
+from ms_codegeex.formats.peft import write_peft
+from ms_codegeex.formats.sources import open_source
+from ms_codegeex.generation.sampling import SamplingSettings
+from ms_codegeex.models.registry import family
+from ms_codegeex.runs.attempts import Restarts, recorded_end, resumed, with_restarts
+from ms_codegeex.runs.fewer_devices import on_fewer_devices
+from ms_codegeex.runs.fork_server import fork_server_of
+from ms_codegeex.runs.gpus import check_gpus
+from ms_codegeex.runs.history import read_history
+from ms_codegeex.runs.memory_check import Shortage, check_memory, shortage
+from ms_codegeex.runs.node import Node, resolve_node
+from ms_codegeex.runs.opening import held_run, join_run, open_run
+from ms_codegeex.runs.process_list import Form, process_text
+from ms_codegeex.runs.rendezvous import meeting
+from ms_codegeex.runs.resume import changes_since, is_finished, out_of_patience
+from ms_codegeex.runs.run_directory import RunDirectory
+from ms_codegeex.runs.starting_point import StartingPoint, starting_point
+from ms_codegeex.runs.stopping import stop_at_once
+from ms_codegeex.runs.supervision import planned_processes, run_workers
+from ms_codegeex.runs.weights import check_weights
+from ms_codegeex.runs.workers import WorkerSpec
 
 OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_0-9]+)*=")
 SAMPLE_PROMPTS = ("def read_text(path):\n", "import os\n", "class Node:\n    def __init__(self):\n")
-
-
-def configure_resuming(parser: argparse.ArgumentParser) -> None:
-    """Add the options for a run that goes on, by hand or by itself."""
-    parser.add_argument(
-        "--resume", metavar="auto|DIR", help="resume from the newest intact checkpoint of the run, or from DIR"
-    )
-    parser.add_argument(
-        "--allow-change",
-        action="append",
-        default=[],
-        metavar="KEY",
-        help="resume although this key, or a key of this section, differs from the checkpoint's, such as "
-        "training.schedule; may be repeated",
-    )
-    configure_restarts(parser)
-
-
-def configure_restarts(parser: argparse.ArgumentParser) -> None:
-    """Add `--restarts` and `--min-devices`."""
-    parser.add_argument(
-        "--restarts",
-        type=int,
-        default=0,
-        metavar="N",
-        help="start again from the newest good checkpoint when a worker dies or hangs, at most N times (default: 0)",
-    )
-    parser.add_argument(
-        "--min-devices",
-        type=int,
-        metavar="N",
-        help="with --restarts: after an attempt without progress, continue on fewer devices, but at least N",
-    )
-
-
-def restarts_of(arguments: argparse.Namespace) -> Restarts:
-    """The restart settings from the command line."""
-    from ms_codegeex.runs.attempts import Restarts
-
-    return Restarts(arguments.restarts, arguments.min_devices)
 
 
 def paths_and_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -77,16 +65,10 @@ def paths_and_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def resolve_data(config: RunConfig, corpus: Sequence[str], quiet: bool, servers: int = 1) -> RunConfig:
     """The configuration with absolute dataset paths; without any, a corpus is prepared next to the run."""
-    from ms_codegeex.base.errors import UserError
-    from ms_codegeex.base.host import available_cores
-    from ms_codegeex.data.corpus.prepare import cached_corpus
-    from ms_codegeex.data.corpus.settings import PrepareSettings
-    from ms_codegeex.data.datasets.opening import absolute
-    from ms_codegeex.models.registry import family
-
-    given = "data.blend" if config.data.blend is not None else "data.train" if config.data.train is not None else None
+    given = config.data.train is not None or config.data.blend is not None
     if corpus and given:
-        raise UserError(f"--corpus: {given} is given too; choose one of them")
+        key = "data.train" if config.data.blend is None else "data.blend"
+        raise UserError(f"--corpus: {key} is given too; choose one of them")
     if servers > 1 and not given:
         raise UserError(
             f"data.train: {servers} servers need the same prepared dataset; make it with `ms-codegeex prepare --input "
@@ -102,37 +84,27 @@ def resolve_data(config: RunConfig, corpus: Sequence[str], quiet: bool, servers:
             workers=available_cores(),
             progress=not quiet,
         )
-        say(f"corpus {directory} (delete it to search and prepare the sources afresh)")
+        print_error(f"corpus {directory} (delete it to search and prepare the sources afresh)")
         config = replace(config, data=replace(config.data, train=str(directory)))
     return replace(config, data=absolute(config.data))
 
 
 def check_data(config: RunConfig, begins: bool = True) -> None:
     """Find problems with the dataset, and with the model that a run begins with, once, before every worker does."""
-    from ms_codegeex.runs.weights import check_weights
-
     directory = check_datasets(config)
     note = check_weights(config, directory) if begins else None
     if note:
-        say(note)
+        print_error(note)
 
 
 def check_datasets(config: RunConfig) -> Path:
     """Find problems with the datasets alone; returns the one whose tokenizer counts."""
-    from ms_codegeex.data.datasets.opening import (
-        check_held_out,
-        held_out_data,
-        rounded_weights,
-        training_data,
-        validation_data,
-    )
-
     model, training, held_out = config.model.sizes, training_data(config), held_out_data(config)
     for data in (training, validation_data(config), *held_out.values()):
         data.check_model(model.vocab_size, model.eos_token_id)
     check_held_out(held_out, Path(training.directory))
     if note := rounded_weights(config.data):
-        say(note)
+        print_error(note)
     return Path(training.directory)
 
 
@@ -145,38 +117,28 @@ def train(
     restarts: Restarts,
     dry_run: Form | None = None,
     as_json: bool = False,
-) -> int:
-    """Check everything that can be checked, then train, export and sample.
+) -> None:
+    """Check everything that can be checked, then train, export and sample; `node` is this server.
 
-    Args:
-        config: the run.
-        node: this server.
-        corpus: files and folders to prepare and train on, instead of a dataset.
-        allow_change: keys and sections that may differ from the checkpoint's.
-        restarts: how to start again after a failure.
-        dry_run: print the processes instead, in this form.
-        as_json: print summary.json at the end.
+    `corpus`: files and folders to prepare and train on, instead of a dataset. Keys and sections of `allow_change` may
+    differ from the checkpoint's. `dry_run`: print the processes instead, in this form. `as_json`: print summary.json at
+    the end.
     """
-    from ms_codegeex.runs.memory_check import check_memory
-    from ms_codegeex.runs.process_list import process_text
-    from ms_codegeex.runs.run_directory import RunDirectory
-
     check_restarts(restarts, config, node)
     config = replace(config, output=str(Path(config.output).absolute()))
     run_directory = RunDirectory(Path(config.output))
     check_memory(config)
     if dry_run:
-        say(f"nothing is started, prepared or written; {run_directory.config} would hold the resolved configuration")
+        print_error(
+            f"nothing is started, prepared or written; {run_directory.config} would hold the resolved configuration"
+        )
         print_out(process_text({"": (run_directory.path, processes_of(config, node))}, dry_run))
-        return 0
+        return
     summary = train_once(config, node, corpus, allow_change, restarts=restarts, quiet=as_json)
-    if summary is None:
-        return 0
-    if as_json:
+    if summary is not None and as_json:
         print_json(summary)
-    else:
+    elif summary is not None:
         _print_summary(summary, run_directory, _longer(config, summary))
-    return 0
 
 
 def _longer(config: RunConfig, summary: Mapping[str, Any]) -> str:
@@ -189,24 +151,14 @@ def _longer(config: RunConfig, summary: Mapping[str, Any]) -> str:
 
 def processes_of(config: RunConfig, node: Node) -> list[WorkerSpec]:
     """The processes that would be started on this server. `config.output` is absolute."""
-    from ms_codegeex.runs.run_directory import RunDirectory
-    from ms_codegeex.runs.starting_point import starting_point
-    from ms_codegeex.runs.supervision import planned_processes
-
     run_directory = RunDirectory(Path(config.output))
     return planned_processes(config, run_directory, node, starting_point(config, run_directory).checkpoint)
 
 
 def check_restarts(restarts: Restarts, config: RunConfig, node: Node) -> None:
     """`UserError` for restarts that make no sense for this run on this server."""
-    from ms_codegeex.base.errors import UserError
-    from ms_codegeex.runs.fewer_devices import on_fewer_devices
-    from ms_codegeex.runs.memory_check import shortage
-
-    if restarts.max_restarts and (restarts.max_restarts < 0 or node.count > 1):
-        several = "a job of several servers is restarted by its scheduler (--job); leave it out"
-        wrong = f"{restarts.max_restarts} is out of range; give 0 or more"
-        raise UserError(f"--restarts: {several if restarts.max_restarts > 0 else wrong}")
+    if restarts.max_restarts and node.count > 1:
+        raise UserError("--restarts: a job of several servers is restarted by its scheduler (--job); leave it out")
     minimum = restarts.min_devices
     if minimum is None:
         return
@@ -233,9 +185,6 @@ def check_restarts(restarts: Restarts, config: RunConfig, node: Node) -> None:
 
 
 def _too_little(config: RunConfig, short: Shortage) -> str:
-    """The memory that is missing, in words."""
-    from ms_codegeex.base.hardware import GIB
-
     if config.device == "cpu":
         processes = f"{config.devices} process{'es' * (config.devices > 1)}"
         return f"{processes} would need about {short.needed / 1e9:.1f} GB; {short.available / 1e9:.1f} GB are free"
@@ -253,17 +202,6 @@ def train_once(
     quiet: bool = False,
 ) -> dict[str, Any] | None:
     """Train, export and sample; returns the summary, None on a server other than 0. `config.output` is absolute."""
-    from ms_codegeex.runs.attempts import recorded_end, resumed, with_restarts
-    from ms_codegeex.runs.fork_server import fork_server_of
-    from ms_codegeex.runs.gpus import check_gpus
-    from ms_codegeex.runs.node import resolve_node
-    from ms_codegeex.runs.opening import held_run
-    from ms_codegeex.runs.rendezvous import meeting
-    from ms_codegeex.runs.run_directory import RunDirectory
-    from ms_codegeex.runs.starting_point import starting_point
-    from ms_codegeex.runs.stopping import stop_at_once
-    from ms_codegeex.runs.supervision import run_workers
-
     check_gpus(config, len(node.ranks))
     signal.signal(signal.SIGUSR1, stop_at_once)  # while no workers run
     run_directory = RunDirectory(Path(config.output))
@@ -296,51 +234,43 @@ def train_once(
 
 def _fewer(config: RunConfig, minimum: int | None) -> RunConfig | None:
     """The configuration of the next attempt if a device may be lost (prints a notice); None if it stays the same."""
-    from ms_codegeex.runs.fewer_devices import on_fewer_devices
-    from ms_codegeex.runs.memory_check import shortage
-
     fewer = on_fewer_devices(config, minimum) if minimum else None
     if fewer is None:
         return None
     devices = f"{fewer.devices} device{'s' * (fewer.devices > 1)}"
     if short := shortage(fewer):
-        say(f"not continuing on {devices} instead of {config.devices} (--min-devices): {_too_little(fewer, short)}")
+        print_error(
+            f"not continuing on {devices} instead of {config.devices} (--min-devices): {_too_little(fewer, short)}"
+        )
         return None
-    say(f"continuing on {devices} instead of {config.devices} (--min-devices)")
+    print_error(f"continuing on {devices} instead of {config.devices} (--min-devices)")
     return fewer
 
 
 def _open(config: RunConfig, run_directory: RunDirectory, start: StartingPoint, allow_change: Sequence[str]) -> None:
     """Open the run and tell the user where it continues."""
-    from ms_codegeex.runs.opening import open_run
-    from ms_codegeex.runs.resume import changes_since, is_finished, out_of_patience
-
     checkpoint = start.checkpoint
     changes = changes_since(config, checkpoint, allow_change) if checkpoint else []
     open_run(config, run_directory, start, changes)
-    say(f"run directory {run_directory.path}")
+    print_error(f"run directory {run_directory.path}")
     if checkpoint is None:
         if config.model.weights is not None:
-            say(f"starting from the weights of {config.model.weights}")
+            print_error(f"starting from the weights of {config.model.weights}")
         return
     for change in changes:
-        say(f"changed since {checkpoint.path.name}: {change.key} from {change.before} to {change.now}")
+        print_error(f"changed since {checkpoint.path.name}: {change.key} from {change.before} to {change.now}")
     if is_finished(config, checkpoint):
         longer = "training.tokens=…" if config.training.tokens else "training.steps=…"
         if out_of_patience(config, checkpoint):
             longer = "training.patience=…"
-        say(f"already at step {checkpoint.step}: nothing left to train (more: {longer})")
+        print_error(f"already at step {checkpoint.step}: nothing left to train (more: {longer})")
 
 
 def _help_out(config: RunConfig, corpus: Sequence[str], run_directory: RunDirectory, node: Node) -> None:
     """On a server other than 0, run its workers in the run that server 0 has opened."""
-    from ms_codegeex.runs.opening import join_run
-    from ms_codegeex.runs.rendezvous import meeting
-    from ms_codegeex.runs.supervision import run_workers
-
     config = resolve_data(config, corpus, True, node.count)
     check_datasets(config)  # server 0 has checked the model that the run begins with
-    say(f"waiting for server 0 to open {run_directory.path}")
+    print_error(f"waiting for server 0 to open {run_directory.path}")
     with meeting(run_directory, node) as others:
         join_run(config, run_directory)
         run_workers(config, run_directory, None, node, others)
@@ -353,28 +283,18 @@ def rank_table_of(verb: str, given: Path | None, device: str) -> Path | None:
     if not named or (given is not None and given.absolute() == Path(named).absolute()):
         return given
     if given is not None:
-        said = f"--rank-table {given} is used, not RANK_TABLE_FILE={named} of the environment"
+        note = f"--rank-table {given} is used, not RANK_TABLE_FILE={named} of the environment"
     elif device != "ascend":
-        said = f"RANK_TABLE_FILE={named} of the environment is not used: rank tables are for Ascend, device is {device}"
+        note = f"RANK_TABLE_FILE={named} of the environment is not used: rank tables are for Ascend, device is {device}"
     else:
-        said = f"--rank-table {named}: from RANK_TABLE_FILE in the environment; unset it to train without a rank table"
+        note = f"--rank-table {named}: from RANK_TABLE_FILE in the environment; unset it to train without a rank table"
         given = Path(named)
-    print_error(f"ms-codegeex {verb}: {said}")
+    print_error(f"ms-codegeex {verb}: {note}")
     return given
-
-
-def say(text: str) -> None:
-    """Tell the user something on standard error, at once."""
-    print_error(text)
 
 
 def _finish(config: RunConfig, run_directory: RunDirectory) -> dict[str, Any]:
     """Export the checkpoint, sample from the exported model and write summary.json."""
-    from ms_codegeex.base.errors import UserError
-    from ms_codegeex.base.files import write_json
-    from ms_codegeex.base.reading import read_json
-    from ms_codegeex.runs.history import read_history
-
     result = read_json(run_directory.result)
     history = read_history(run_directory.path)
     log = history.log
@@ -386,11 +306,8 @@ def _finish(config: RunConfig, run_directory: RunDirectory) -> dict[str, Any]:
     summary |= {"attempts": len(history.attempts), "goodput": history.goodput}
     if config.checkpoint.export:
         write_json(run_directory.summary, {**summary, "exporting": True})  # the model card has its figures
-        from ms_codegeex.formats.convert import convert
-        from ms_codegeex.formats.peft import write_peft
-        from ms_codegeex.formats.sources import open_source
 
-        say("exporting the model directory and the PyTorch file …")
+        print_error("exporting the model directory and the PyTorch file …")
         source = Path(result["checkpoint"])
         if config.lora.rank:
             write_peft(open_source(source), run_directory.adapter)
@@ -401,22 +318,20 @@ def _finish(config: RunConfig, run_directory: RunDirectory) -> dict[str, Any]:
             try:
                 summary[key] = convert(source, target, path, progress=False, replace=True)["output"]
             except UserError as error:  # such as a file of the user's there; the trained checkpoint is safe
-                say(f"not exported: {error}")
+                print_error(f"not exported: {error}")
         if summary["huggingface"]:
-            say("generating a sample …")
+            print_error("generating a sample …")
             try:
                 summary["sample"] = _sample(run_directory.huggingface, config.seed)
             except UserError as error:  # such as a context shorter than the prompts
-                say(f"no sample: {error}")
+                print_error(f"no sample: {error}")
     write_json(run_directory.summary, summary)
     return summary
 
 
 def _sample(model: Path, seed: int) -> str:
     """The model's continuation of each of `SAMPLE_PROMPTS`, after Python's tag line, which is not shown."""
-    from ms_codegeex.data.languages import tag_text
     from ms_codegeex.generation.engine import Generator
-    from ms_codegeex.generation.sampling import SamplingSettings
 
     generator, tag = Generator(model), tag_text("Python")
     settings = SamplingSettings(max_new_tokens=48, temperature=0.7, top_p=0.9, seed=seed)

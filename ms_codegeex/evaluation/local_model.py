@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from ms_codegeex.base.options import Option
+from ms_codegeex.base.options import option
 from ms_codegeex.base.reading import sha256
 from ms_codegeex.generation.levels import AUTO, LEVEL_HELP, LEVEL_NAMES
 from ms_codegeex.generation.sampling import DEFAULT_ADAPTER
@@ -33,21 +33,15 @@ class LocalModel:
     """A model for our own engine; the rest as in `Generator`."""
 
     path: Path
-    adapter: Annotated[
-        Path | None, Option("a LoRA adapter on --model: a run, or a directory in PEFT's layout", "DIR")
-    ] = None
-    fast: Annotated[bool, Option("round activations too (a quantised --model on a CPU): faster, less exact")] = False
-    threads: Annotated[
-        int | None,
-        Option(
-            "threads of --model's compiled operators (default: one per core; 0: MindSpore's own operators)", "N", ge=0
-        ),
-    ] = None
-    slots: Annotated[
-        int | None,
-        Option("samples that --model draws at once (default: 16, or what fits into memory)", "N", ge=1),
-    ] = 1
-    cpu_level: Annotated[Literal[LEVEL_NAMES], Option(LEVEL_HELP)] = AUTO  # type: ignore[valid-type]
+    adapter: Path | None = option("a LoRA adapter on --model: a run, or a directory in PEFT's layout", "DIR")
+    fast: bool = option("round activations too (a quantised --model on a CPU): faster, less exact", default=False)
+    threads: int | None = option(
+        "threads of --model's compiled operators (default: one per core; 0: MindSpore's own operators)", "N", ge=0
+    )
+    slots: int | None = option(
+        "samples that --model draws at once (default: 16, or what fits into memory)", "N", 1, ge=1
+    )
+    cpu_level: Literal[LEVEL_NAMES] = option(LEVEL_HELP, default=AUTO)  # type: ignore[valid-type]
 
     def resolved(self) -> LocalModel:
         """The same model by the paths of its files: for a run, its newest checkpoint now, whatever it saves later."""

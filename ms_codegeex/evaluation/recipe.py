@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from ms_codegeex.base.options import Option
+from ms_codegeex.base.options import option
 from ms_codegeex.generation.sampling import Drawing
 
 LanguageName = Literal["python", "cpp", "java", "js", "go", "rust", "bash", "ts", "lua"]
@@ -33,27 +33,25 @@ class Recipe(Drawing):
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "allow_inf_nan": False}
     task: str
     """The benchmark that it is for."""
-    n: Annotated[int, Option("samples of each problem (MTPB: of each test case)", "N", ge=1)] = 1
-    max_new_tokens: Annotated[int, Option("longest answer in tokens", "N", ge=1)] = 512
-    max_length: Annotated[int | None, Option("longest prompt and answer together in tokens", "N", ge=1)] = None
-    seed: Annotated[int, Option("the same seed gives the same samples", "N", ge=0)] = 42
+    n: int = option("samples of each problem (MTPB: of each test case)", "N", 1, ge=1)
+    max_new_tokens: int = option("longest answer in tokens", "N", 512, ge=1)
+    max_length: int | None = option("longest prompt and answer together in tokens", "N", ge=1)
+    seed: int = option("the same seed gives the same samples", "N", 42, ge=0)
     stops: tuple[str, ...] = ()
     """Texts that end an answer, in addition to the task's rule, and are not part of it."""
-    languages: Annotated[
-        tuple[LanguageName, ...],
-        Option(
-            "programming languages, such as cpp java (default: all that the data has)",
-            "L",
-            flag="language",
-            convert=language,
-        ),
-    ] = ()
-    translate_from: Annotated[LanguageName | None, Option("translate from this language", "L", convert=language)] = None
-    tag: Annotated[bool, Option("CodeGeeX's language tag before the prompt", negatable=True)] = False
+    languages: tuple[LanguageName, ...] = option(
+        "programming languages, such as cpp java (default: all that the data has)",
+        "L",
+        (),
+        flag="language",
+        convert=language,
+    )
+    translate_from: LanguageName | None = option("translate from this language", "L", convert=language)
+    tag: bool = option("CodeGeeX's language tag before the prompt", default=False, negatable=True)
     rules: Literal["codegeex", "codegeex2"] | None = None
     """Where an answer ends: by whose rule; none: by the tag."""
-    turns: Annotated[Literal["multi", "single"], Option("turn by turn, or all turns as one prompt")] = "multi"
-    mode: Annotated[Literal["completion", "insertion"], Option("which of its two forms")] = "completion"
+    turns: Literal["multi", "single"] = option("turn by turn, or all turns as one prompt", default="multi")
+    mode: Literal["completion", "insertion"] = option("which of its two forms", default="completion")
     cut: Literal["stops", "codegen", "none"] = "stops"
     """Where an answer is cut: at `stops`, by `codegen`'s rule, or `none`."""
     strip: bool = False

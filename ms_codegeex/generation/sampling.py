@@ -3,26 +3,27 @@ evaluations take them from here."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Annotated, Any
+from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.options import Declared, Option, check_ranges, declared
+from ms_codegeex.base.options import Declared, Option, check_ranges, declared, option
 
 MAX_TOP_K = 1 << 30  # the kernel takes no more
 DEFAULT_ADAPTER = ""  # the adapter of requests that name none; the model alone, unless one was loaded by this name
 
-Temperature = Annotated[float, Option("divide the logits by T; 0 is greedy", "T", ge=0, lt=100, in_requests=1.0)]
-TopK = Annotated[int, Option("only the K likeliest tokens", "K", ge=0, le=MAX_TOP_K, off=0, in_requests=0)]
-TopP = Annotated[
-    float,
-    Option("only the likeliest tokens that make up probability P", "P", gt=0, le=1, off=1, in_requests=1.0),
-]
-MinP = Annotated[
-    float,
-    Option("only tokens at least F times as probable as the likeliest", "F", ge=0, le=1, off=0, in_requests=0.0),
-]
+TEMPERATURE = Option("divide the logits by T; 0 is greedy", "T", ge=0, lt=100, in_requests=1.0)
+TOP_K = Option("only the K likeliest tokens", "K", ge=0, le=MAX_TOP_K, off=0, in_requests=0)
+TOP_P = Option("only the likeliest tokens that make up probability P", "P", gt=0, le=1, off=1, in_requests=1.0)
+MIN_P = Option("only tokens at least F times as probable as the likeliest", "F", ge=0, le=1, off=0, in_requests=0.0)
+
+
+def _unescaped(text: str) -> str:
+    r"""With \n, \t and \\ replaced; other backslashes stay."""
+    known = {"n": "\n", "t": "\t", "\\": "\\"}
+    return re.sub(r"\\([nt\\])", lambda match: known[match[1]], text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +31,10 @@ class Drawing:
     """How a token is drawn from the probabilities: the columns of the choice operator, in this order
     (`kernels/choice.h`, `composite.py`). Each field is one of `SamplingSettings` too."""
 
-    temperature: Temperature = 0.0
-    top_k: TopK = 0
-    top_p: TopP = 1.0
-    min_p: MinP = 0.0
+    temperature: float = TEMPERATURE.field(0.0)
+    top_k: int = TOP_K.field(0)
+    top_p: float = TOP_P.field(1.0)
+    min_p: float = MIN_P.field(0.0)
 
 
 @dataclass(frozen=True)
@@ -52,61 +53,56 @@ class SamplingSettings:
     best answers of a beam search are returned (`beams.py`) and nothing is drawn.
     """
 
-    max_new_tokens: Annotated[int, Option("maximum number of tokens", "N", ge=1)] = 128
+    max_new_tokens: int = option("maximum number of tokens", "N", 128, ge=1)
     _: KW_ONLY
-    temperature: Temperature = 0.8
-    top_k: TopK = 0
-    top_p: TopP = 0.95
-    min_p: MinP = 0.0
-    seed: Annotated[int, Option("the same seed gives the same text", "N", ge=0, lt=2**64)] = 0
-    repetition_penalty: Annotated[
-        float,
-        Option(
-            "divide positive logits of tokens in prompt and answer by F, multiply negative ones",
-            "F",
-            ge=0.01,
-            le=100,
-            off=1,
-            in_requests=1.0,
-        ),
-    ] = 1.0
-    frequency_penalty: Annotated[
-        float,
-        Option(
-            "subtract X from a token's logit for each time that it is in the answer",
-            "X",
-            ge=-100,
-            le=100,
-            off=0,
-            in_requests=0.0,
-        ),
-    ] = 0.0
-    presence_penalty: Annotated[
-        float,
-        Option("subtract X from the logits of tokens in the answer", "X", ge=-100, le=100, off=0, in_requests=0.0),
-    ] = 0.0
+    temperature: float = TEMPERATURE.field(0.8)
+    top_k: int = TOP_K.field(0)
+    top_p: float = TOP_P.field(0.95)
+    min_p: float = MIN_P.field(0.0)
+    seed: int = option("the same seed gives the same text", "N", 0, ge=0, lt=2**64)
+    repetition_penalty: float = option(
+        "divide positive logits of tokens in prompt and answer by F, multiply negative ones",
+        "F",
+        1.0,
+        ge=0.01,
+        le=100,
+        off=1,
+        in_requests=1.0,
+    )
+    frequency_penalty: float = option(
+        "subtract X from a token's logit for each time that it is in the answer",
+        "X",
+        0.0,
+        ge=-100,
+        le=100,
+        off=0,
+        in_requests=0.0,
+    )
+    presence_penalty: float = option(
+        "subtract X from the logits of tokens in the answer", "X", 0.0, ge=-100, le=100, off=0, in_requests=0.0
+    )
     logit_bias: Mapping[int, float] = field(default_factory=dict)
-    log_probabilities: Annotated[
-        int,
-        Option(
-            "with --json: each token's log-probability and the K likeliest tokens with theirs", "K", ge=0, le=256, off=0
-        ),
-    ] = 0
-    stop: tuple[str, ...] = ()
-    n: Annotated[int, Option("number of answers, with the seeds --seed, --seed + 1, ...", "N", ge=1)] = 1
-    beams: Annotated[
-        int,
-        Option("beam search with N beams; temperature, top-k, top-p and seed have no effect", "N", ge=1, le=64, off=1),
-    ] = 1
-    length_penalty: Annotated[
-        float,
-        Option(
-            "beams: the score is log-probability / length ** P, so a larger P favours longer answers",
-            "P",
-            ge=-10,
-            le=10,
-        ),
-    ] = 1.0
+    log_probabilities: int = option(
+        "with --json: each token's log-probability and the K likeliest tokens with theirs", "K", 0, ge=0, le=256, off=0
+    )
+    stop: tuple[str, ...] = option(
+        "end before this text; \\n, \\t and \\\\ stand for a line break, a tab, a backslash; may be repeated",
+        "TEXT",
+        (),
+        repeated=True,
+        convert=_unescaped,
+    )
+    n: int = option("number of answers, with the seeds --seed, --seed + 1, ...", "N", 1, ge=1)
+    beams: int = option(
+        "beam search with N beams; temperature, top-k, top-p and seed have no effect", "N", 1, ge=1, le=64, off=1
+    )
+    length_penalty: float = option(
+        "beams: the score is log-probability / length ** P, so a larger P favours longer answers",
+        "P",
+        1.0,
+        ge=-10,
+        le=10,
+    )
     adapter: str = DEFAULT_ADAPTER
 
     def __post_init__(self) -> None:

@@ -5,69 +5,65 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.generation.levels import AUTO, cpu_level
+from ms_codegeex.base.options import REQUIRED, check_ranges, option
+from ms_codegeex.generation.engine_options import EngineOptions
+from ms_codegeex.generation.levels import cpu_level
 
 
-@dataclass(frozen=True)
-class ServeSettings:
-    """Options of the verb `serve`, by the names of its flags.
+def _named_adapter(text: str) -> tuple[str, Path]:
+    name, _, directory = text.partition("=")
+    if not name or not directory:
+        raise UserError(f"--adapter: {text} is not NAME=DIR; give a name and a directory, for example sql=runs/sql")
+    return name, Path(directory)
 
-    `example_path`: the demo's examples, if not our own. `bits` quantises a model on loading; `device` is the kind of
-    device that computes, several `devices` share the model. `adapter`: names of LoRA adapters, each with its directory.
-    Without `max_concurrency`, as many answers are computed at once as half of the free memory holds. `max_queue` more
-    answers may wait, and `max_connections` clients may be connected. `deadline` is the time limit of a request, `hang`
-    the time after which a silent engine is restarted, and `grace` the time from SIGTERM to the end, in seconds.
-    """
 
-    model: Path
-    name: str = ""
-    host: str = "127.0.0.1"
-    port: int = 8000
-    api_key_file: Path | None = None
-    demo: bool = False
-    example_path: Path | None = None
-    bits: int | None = None
-    fast: bool = False
-    cache_bits: int = 32
-    threads: int | None = None
-    cpu_level: str = AUTO
-    device: str | None = None
-    devices: int = 1
-    speculate: str | None = None
-    adapter: tuple[tuple[str, Path], ...] = ()
-    max_concurrency: int | None = None
-    max_queue: int = 64
-    max_connections: int = 1024
-    deadline: float = 600.0
-    hang: float = 300.0
-    max_body: int = 4 << 20
-    grace: float = 30.0
-    requests_per_minute: int | None = None
-    cors: tuple[str, ...] = ()
-    log_prompts: bool = False
-    access_log: str | None = None
+@dataclass(frozen=True, kw_only=True)
+class ServeSettings(EngineOptions):
+    """Options of the verb `serve`, by the names of its flags."""
+
+    model: Path = option(
+        "model directory (quantised or not), run directory or checkpoint", "DIR", REQUIRED, words=("--model-path",)
+    )
+    name: str = option("the model's name in the API (default: that of its directory)", default="")
+    host: str = option("address to listen at", default="127.0.0.1", words=("--listen",))
+    port: int = option("port to listen at; 0: any free one", "N", 8000, ge=0, le=65535)
+    demo: bool = option("a web page at / to try the model in a browser", default=False)
+    example_path: Path | None = option("examples of the demo: JSON lines with code and language", "FILE")
+    bits: Literal[8, 4] | None = option("round the model's matrices while it is loaded", words=("--quantize",))
+    devices: int = option(
+        "share the model among N processes, on a machine with GPUs one for each", "N", 1, ge=1, words=("--n-gpus",)
+    )
+    adapter: tuple[tuple[str, Path], ...] = option(
+        "LoRA adapters on the model, which requests choose by `model`: runs, or directories in PEFT's layout",
+        "NAME=DIR",
+        (),
+        extended=True,
+        convert=_named_adapter,
+    )
+    max_concurrency: int | None = option(
+        "answers computed at once (default: as many as half of the free memory holds, up to 16)", "N", ge=1
+    )
+    max_queue: int = option("answers that wait; more get 429", "N", 64, ge=0)
+    max_connections: int = option(
+        "clients that may be connected; idle connections are closed for new ones", "N", 1024, ge=1
+    )
+    deadline: float = option("maximum seconds of a request", "S", 600.0, gt=0)
+    hang: float = option("restart an engine after this many silent seconds", "S", 300.0, gt=0)
+    max_body: int = option("longest body; others get 413 (default: 4 MiB)", "BYTES", 4 << 20, ge=1)
+    grace: float = option("seconds after SIGTERM for answers in progress", "S", 30.0, ge=0, lt=float("inf"))
+    api_key_file: Path | None = option(
+        "a key, or its SHA-256, in each line (docs/serve.md); read again on SIGHUP", "FILE"
+    )
+    requests_per_minute: int | None = option("limit of each key; more get 429 (default: no limit)", "N", ge=1)
+    cors: tuple[str, ...] = option("origins of web pages that may send requests (default: none)", "ORIGIN", ())
+    access_log: str | None = option("a line of JSON for each request; -: on standard output (default: none)", "FILE|-")
+    log_prompts: bool = option("the access log also has the text of prompts", default=False)
 
     def __post_init__(self) -> None:
-        for name, right, expected in (
-            ("port", 0 <= self.port < 65536, "0 (any free one) to 65535"),
-            ("bits", self.bits in (None, 8, 4), "8 or 4"),
-            ("cache_bits", self.cache_bits in (32, 16), "32 or 16"),
-            ("threads", self.threads is None or self.threads >= 0, "0 (MindSpore's operators) or more"),
-            ("devices", self.devices >= 1, "1 or more"),
-            ("max_concurrency", self.max_concurrency is None or self.max_concurrency >= 1, "1 or more"),
-            ("max_queue", self.max_queue >= 0, "0 or more"),
-            ("max_connections", self.max_connections >= 1, "1 or more"),
-            ("deadline", self.deadline > 0, "a number of seconds above 0"),
-            ("hang", self.hang > 0, "a number of seconds above 0"),
-            ("max_body", self.max_body >= 1, "a number of bytes above 0"),
-            ("grace", 0 <= self.grace < float("inf"), "0 or more seconds"),
-            ("requests_per_minute", self.requests_per_minute is None or self.requests_per_minute >= 1, "1 or more"),
-        ):
-            if not right:
-                flag = name.replace("_", "-")
-                raise UserError(f"--{flag}: {getattr(self, name)} is out of range; give {expected}")
+        check_ranges(self, flags=True)
         cpu_level(self.cpu_level)
         names = [name for name, _ in self.adapter]
         if repeated := [name for name in names if names.count(name) > 1]:

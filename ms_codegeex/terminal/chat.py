@@ -20,7 +20,7 @@ from ms_codegeex.base.printing import visible
 from ms_codegeex.data.languages import detect, find_language
 from ms_codegeex.generation.sampling import SamplingSettings, request_fields
 from ms_codegeex.terminal.asking import TASKS, AnswerPart, CodeTask, Model, Prompt
-from ms_codegeex.terminal.printing import dim, printer
+from ms_codegeex.terminal.printing import Printer, dim
 
 FENCE = '"""'
 PROMPT, MORE = "> ", ". "
@@ -122,15 +122,15 @@ class Chat:
     def _converse(self, entry: str) -> None:
         if not entry.strip():
             return
-        asked = [*self.messages, ("user", entry)]
-        answer = self._answer(self.model.converse(asked, self.settings))
+        messages = [*self.messages, ("user", entry)]
+        answer = self._answer(self.model.converse(messages, self.settings))
         if answer:
-            self.messages = [*asked, ("assistant", answer)]
+            self.messages = [*messages, ("assistant", answer)]
             self.last = (answer, self.language)
 
     def _answer(self, pieces: Iterator[AnswerPart], language: str = "", before: str = "") -> str:
         """Print an answer as it comes, and return it: the part so far if Ctrl-C or an error stops it."""
-        text, shown = "", printer(self.console, language, before)
+        text, shown = "", Printer(self.console, language, before)
         try:
             with closing(pieces):  # type: ignore[type-var]
                 for piece in pieces:

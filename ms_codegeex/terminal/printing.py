@@ -5,8 +5,6 @@ A model can write anything, so control characters are spelled out on a terminal 
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from rich.cells import cell_len
 from rich.console import Console
 from rich.syntax import Syntax
@@ -18,39 +16,9 @@ THEME = "ansi_dark"  # the terminal's own colours
 TAB = 4
 
 
-class Printer(Protocol):
-    """Writes the pieces of one text."""
-
-    def feed(self, piece: str) -> None:
-        """Write the next piece."""
-
-    def end(self) -> None:
-        """End the text. On a terminal the cursor moves to a new line."""
-
-
-def printer(console: Console, language: str = "", before: str = "", echoed: bool = False) -> Printer:
-    """A printer for code in `language` (empty: no colours) that continues the text `before`, which may be shown
-    already."""
-    return CodePrinter(console, language, before, echoed) if console.is_terminal else PlainPrinter(console)
-
-
-class PlainPrinter:
-    """Writes the bare text, for files and pipes."""
-
-    def __init__(self, console: Console):
-        self._file = console.file
-
-    def feed(self, piece: str) -> None:
-        """Write the next piece."""
-        self._file.write(piece)
-        self._file.flush()
-
-    def end(self) -> None:
-        """End the text; nothing is added to it."""
-
-
-class CodePrinter:
-    """Writes to a terminal: the pieces as they come, and then each complete line again in colour in the same place."""
+class Printer:
+    """Writes code in `language` (empty: no colours) that continues the text `before`. On a terminal: the pieces as they
+    come, and then each complete line again in colour in the same place. `echoed`: `before` is on the screen already."""
 
     def __init__(self, console: Console, language: str = "", before: str = "", echoed: bool = False):
         self._console, self._lexer = console, _lexer(language)
@@ -60,18 +28,21 @@ class CodePrinter:
 
     def feed(self, piece: str) -> None:
         """Write the next piece."""
-        *lines, last = visible(piece).split("\n")
-        for part in lines:
-            self._add(part)
-            self._colour()
-            self._write("\n")
-            self._before += f"{self._shown}\n"
-            self._column, self._line, self._shown = 0, "", ""
-        self._add(last)
+        if self._console.is_terminal:
+            *lines, last = visible(piece).split("\n")
+            for part in lines:
+                self._add(part)
+                self._colour()
+                self._write("\n")
+                self._before += f"{self._shown}\n"
+                self._column, self._line, self._shown = 0, "", ""
+            self._add(last)
+        else:
+            self._write(piece)
         self._console.file.flush()
 
     def end(self) -> None:
-        """Colour the last line."""
+        """End the text. On a terminal the last line is coloured, and the cursor moves to a new line."""
         if self._line:
             self._colour()
             self._write("\n")

@@ -3,30 +3,30 @@
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import pytest
 from hypothesis import given as drawn
 from hypothesis import strategies as st
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.options import Option, add_options, check_ranges, declared, given
+from ms_codegeex.base.options import REQUIRED, add_options, check_ranges, declared, given, option, refuse
 
 
 @dataclass(frozen=True)
 class Settings:
-    needed: Annotated[Path, Option("where to", "DIR")]
-    count: Annotated[int, Option("how many", "N", ge=1)] = 3
-    share: Annotated[float, Option("a part", "P", gt=0, le=1, off=1)] = 1.0
-    bonus: Annotated[float, Option("more", "X", ge=-5, lt=5, off=0)] = 0.5
-    limit: Annotated[int | None, Option("at most", "N", ge=1)] = None
-    fast: Annotated[bool, Option("quicker")] = False
-    tag: Annotated[bool | None, Option("with a tag")] = None
-    kind: Annotated[Literal["one", "two"], Option("which")] = "one"
-    names: Annotated[tuple[str, ...], Option("some", "NAME")] = ()
-    fields: Annotated[tuple[str, ...], Option("each", "NAME=VALUE", repeated=True, words=("--field",))] = ()
-    left: Annotated[bool, Option("go left", either="side")] = False
-    right: Annotated[bool, Option("go right", either="side")] = False
+    needed: Path = option("where to", "DIR", REQUIRED)
+    count: int = option("how many", "N", 3, ge=1)
+    share: float = option("a part", "P", 1.0, gt=0, le=1, off=1)
+    bonus: float = option("more", "X", 0.5, ge=-5, lt=5, off=0)
+    limit: int | None = option("at most", "N", ge=1)
+    fast: bool = option("quicker", default=False)
+    tag: bool | None = option("with a tag")
+    kind: Literal["one", "two"] = option("which", default="one")
+    names: tuple[str, ...] = option("some", "NAME", ())
+    fields: tuple[str, ...] = option("each", "NAME=VALUE", (), repeated=True, words=("--field",))
+    left: bool = option("go left", default=False, either="side")
+    right: bool = option("go right", default=False, either="side")
     ours: int = 7  # no option
 
 
@@ -49,6 +49,38 @@ def test_words_become_the_dataclass_and_what_is_not_given_keeps_its_default():
 def test_any_values_come_back(count, share, kind, fast):
     words = ["--needed", "a", f"--count={count}", f"--share={share!r}", f"--kind={kind}", *(["--fast"] if fast else [])]
     assert given(Settings, parsed(*words)[0]) == Settings(Path("a"), count, share, kind=kind, fast=fast)
+
+
+@dataclass(frozen=True)
+class Words:
+    left: Path = option("from", "DIR", REQUIRED, positional=True)
+    ids: tuple[int, int] | None = option("two numbers", "FIRST SECOND")
+    bits: Literal[8, 4] | None = option("how many bits")
+    more: tuple[str, ...] = option("others", "NAME", (), extended=True)
+    last: tuple[str, ...] = option("the last ones count", "NAME", ())
+    rest: tuple[str, ...] = option("whatever follows", "key=value", (), positional=True)
+
+
+def test_positions_pairs_and_repetitions():
+    parser = argparse.ArgumentParser()
+    add_options(parser, Words)
+    words = "a b=1 c=2 --ids 3 4 --bits 8 --more x --more y z --last x --last y"
+    wanted = Words(Path("a"), (3, 4), 8, ("x", "y", "z"), ("y",), ("b=1", "c=2"))
+    assert given(Words, parser.parse_args(words.split())) == wanted
+    assert given(Words, parser.parse_args(["a"])) == Words(Path("a"))
+    usage = " ".join(parser.format_usage().split())
+    assert "[--ids FIRST SECOND] [--bits {8,4}]" in usage and usage.endswith("DIR [key=value ...]")
+
+
+@pytest.mark.parametrize("over", [False, True])
+def test_an_option_is_refused_only_if_it_is_given(over):
+    for words, default in ((["--count", "3"], True), (["--count", "4"], False), (["--fast"], False), ([], None)):
+        arguments, _ = parsed("--needed", "a", *words, over=over)
+        if default is None or (default and not over):
+            refuse(arguments, Settings, "not now", ("count", "fast"), over)
+            continue
+        with pytest.raises(UserError, match=f"{words[0]}: not now; leave it out"):
+            refuse(arguments, Settings, "not now", ("count", "fast"), over)
 
 
 def test_over_values_from_elsewhere_nothing_has_a_default():

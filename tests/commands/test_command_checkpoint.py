@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ms_codegeex.cli import main
+from ms_codegeex.commands import artefacts
 from ms_codegeex.commands import checkpoint as module
 from ms_codegeex.formats.checkpoint_writing import write_checkpoint
 
@@ -20,7 +21,7 @@ def run(tmp_path):
 
 @pytest.mark.parametrize("moment", ["before its size is read", "before it is opened"])
 def test_a_checkpoint_that_the_run_deletes_is_left_out(run, monkeypatch, capsys, moment):
-    owner, name = (module, "_bytes_of_tensors") if moment.endswith("read") else (module, "summarise_checkpoint")
+    owner, name = (module, "_bytes_of_tensors") if moment.endswith("read") else (artefacts, "summarise_checkpoint")
     whole = getattr(owner, name)
 
     def deleted_first(path, *arguments):

@@ -13,8 +13,7 @@ import small_models
 from safetensors.numpy import load_file
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.commands import checkpoint as checkpoint_command
-from ms_codegeex.commands import convert as convert_command
+from ms_codegeex.cli import parse
 from ms_codegeex.formats import convert as module
 from ms_codegeex.formats import sources
 from ms_codegeex.formats.checkpoint_writing import write_checkpoint
@@ -73,16 +72,13 @@ def run(tmp_path, parameters):
 
 
 def command(verb, *words):
-    import argparse
-
-    parser = argparse.ArgumentParser()
-    verb.configure(parser)
-    return verb.run(parser.parse_args([str(word) for word in words]))
+    arguments = parse([verb, *map(str, words)])
+    return arguments.run(arguments) or 0
 
 
 def test_a_run_becomes_a_model_directory(tmp_path, run, parameters, capsys):
     target = tmp_path / "hf"
-    assert command(convert_command, "--model", run, "--to", "hf", "--output", target, "--verify", "--json") == 0
+    assert command("convert", "--model", run, "--to", "hf", "--output", target, "--verify", "--json") == 0
     result = json.loads(capsys.readouterr().out)
     assert result["verified"] and result["kind"] == "checkpoint" and result["dtypes"] == ["float32"]
     assert result["tensors"] == len(parameters) and result["parameters"] == sum(a.size for a in parameters.values())
@@ -141,7 +137,7 @@ def test_a_released_file_without_sizes(tmp_path, run, capsys):
         convert(tmp_path / "bare.pt", "hf", tmp_path / "hf")
     assert (
         command(
-            convert_command,
+            "convert",
             "--model",
             tmp_path / "bare.pt",
             "--to",
@@ -157,7 +153,7 @@ def test_a_released_file_without_sizes(tmp_path, run, capsys):
     with pytest.raises(UserError, match=r"--set num_head: .*did you mean num_heads\?"):
         sources.open_source(tmp_path / "bare.pt", {"num_head": 2})
     with pytest.raises(UserError, match="NAME=VALUE"):
-        command(convert_command, "--model", run, "--to", "hf", "--output", tmp_path / "x", "--set", "num_heads")
+        command("convert", "--model", run, "--to", "hf", "--output", tmp_path / "x", "--set", "num_heads")
 
 
 @pytest.mark.parametrize(
@@ -265,19 +261,19 @@ def test_a_run_without_a_usable_configuration(tmp_path, parameters):
 def test_checkpoint_list_and_verify(tmp_path, run, parameters, capsys):
     save_run(run, parameters)
     write_checkpoint(run / "checkpoints", 8, parameters, {})
-    assert command(checkpoint_command, "list", run, "--json") == 0
+    assert command("checkpoint", "list", run, "--json") == 0
     listed = json.loads(capsys.readouterr().out)["checkpoints"]
     assert [(entry["step"], entry["sound"]) for entry in listed] == [(4, True), (8, True)]
-    assert command(checkpoint_command, "verify", run) == 0
+    assert command("checkpoint", "verify", run) == 0
     file = run / "checkpoints" / "step-00000008" / "rank_00000.safetensors"
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(data)
-    assert command(checkpoint_command, "verify", file.parent.parent.parent) == 1
+    assert command("checkpoint", "verify", file.parent.parent.parent) == 1
     assert "DAMAGED" in capsys.readouterr().out
-    assert command(checkpoint_command, "verify", run / "checkpoints" / "step-00000004") == 0
+    assert command("checkpoint", "verify", run / "checkpoints" / "step-00000004") == 0
     with pytest.raises(UserError, match="no checkpoints"):
-        command(checkpoint_command, "list", tmp_path)
+        command("checkpoint", "list", tmp_path)
 
 
 def script(name, *words):

@@ -7,7 +7,8 @@ import yaml
 from conftest import ROOT, command, command_here
 
 from ms_codegeex import cli
-from ms_codegeex.commands.plan import _configuration
+from ms_codegeex.base.options import given
+from ms_codegeex.commands.plan import Arguments, _configuration
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.planning import quick_search
 from ms_codegeex.planning.search import search
@@ -107,8 +108,8 @@ def test_what_does_not_fit_exits_with_1_and_says_how_it_would():
         (["--config", PAPER, "--device", "ascend911"], "parallel.hardware: 'ascend911' is unknown; did you mean"),
         (["--config", PAPER, "--devices", "1000"], "training.global_batch: 3072 does not divide by the 125"),
         (["--config", PAPER, "--devices", "0"], "devices: found 0"),
-        (["--config", PAPER, "--tokens", "-1"], "--tokens: -1.0 is not a number of tokens"),
-        (["--config", PAPER, "--tokens", "nan"], "--tokens: nan is not"),
+        (["--config", PAPER, "--tokens", "-1"], "--tokens: -1.0 is out of range; give above 0"),
+        (["--config", PAPER, "--tokens", "nan"], "--tokens: nan is out of range"),
         (["--config", PAPER, "parallel.tensor=16"], "parallel.tensor"),
         (["--config", PAPER, "parallel.tensr=8"], "parallel.tensr: unknown key"),
         (["--config", BASE, "--plot", "/nowhere/memory.png"], "--plot: /nowhere/memory.png cannot be written"),
@@ -182,7 +183,7 @@ def test_what_search_prints_gives_the_plan_on_the_same_command_line(tmp_path, wo
 
 
 def planned(path, words, *more):
-    return _configuration(cli.parse(["plan", "--config", str(path), *words, *more]))
+    return _configuration(given(Arguments, cli.parse(["plan", "--config", str(path), *words, *more])))
 
 
 @pytest.mark.slow

@@ -73,7 +73,7 @@ MISTAKES = {
     "address twice": (["make", "--server", "a=10.0.0.1,10.0.0.1"], 'device[1].device_ip: found "10.0.0.1" again'),
     "unknown device": (["make", "--server", "a=10.0.0.1", "--devices", "1"], "--devices: --server a=10.0.0.1 has no"),
     "devices": (["make", "--server", "a=10.0.0.1", "--devices", "all"], "--devices: found 'all'"),
-    "no list": (["make", "--servers", "none"], "--servers: none is not readable"),
+    "no list": (["make", "--servers", "none"], "--servers: none cannot be read"),
     "no table": (["merge", "none.json"], "none.json: no such file"),
 }
 

@@ -8,6 +8,7 @@ from conftest import ROOT, command, small_run, write_config
 
 from ms_codegeex import cli
 from ms_codegeex.base.mesh import Mesh
+from ms_codegeex.base.options import given
 from ms_codegeex.base.shipped import find_config
 from ms_codegeex.commands import rehearse
 from ms_codegeex.config.loading import load_config
@@ -115,7 +116,9 @@ def test_options_without_what_they_need_are_refused(small, capsys, words, messag
 def test_fusions_chosen_for_a_cpu_are_not_held_against_the_device_that_stands_in(small):
     off = [f"parallel.fusion.{name}=false" for name in ("dropout", "attention", "graph_kernel")]
     words = ["training.dropout=0.1", "parallel.fusion.norm=false", *off]
-    config = rehearse._configuration(cli.parse(["rehearse", "--config", str(small), *words]), executes=True)
+    config = rehearse._configuration(
+        given(rehearse.Arguments, cli.parse(["rehearse", "--config", str(small), *words])), executes=True
+    )
     fusion = config.parallel.fusion
     assert config.device == "ascend" and config.training.dropout == 0.1
     assert (fusion.dropout, fusion.attention, fusion.graph_kernel) == (None, None, None) and fusion.norm is False

@@ -161,7 +161,7 @@ def test_merge_writes_whole_tensors_into_one_file(tmp_path, capsys):
         (["--tensor", "3"], "--tensor 3: does not divide"),
         (["--pipeline", "9"], "--pipeline 9: the model has only 3 layers"),
         (["--data", "2", "--optimizer-shard", "4"], "--optimizer-shard 4: does not divide --data 2"),
-        (["--data", "0"], "--data 0: expected 1 or more"),
+        (["--data", "0"], "--data: 0 is out of range; give 1 or more"),
         (["--output", "checkpoints"], "exists already"),
         (["--output", "step-00000009"], "another step's checkpoint"),
     ],

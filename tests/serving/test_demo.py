@@ -10,7 +10,7 @@ from conftest import command_here
 from fake_backend import FakeBackend, fake_settings
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.commands.serve_aliases import REPLACED
+from ms_codegeex.commands.serve import REPLACED
 from ms_codegeex.serving.demo.examples import load_examples
 from ms_codegeex.serving.demo.router import ASSETS
 from ms_codegeex.serving.site import create_site

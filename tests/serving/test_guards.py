@@ -434,7 +434,7 @@ def test_readiness_is_red_while_the_model_loads_and_when_the_server_ends():
 
 
 def test_default_settings_are_closed():
-    settings = ServeSettings(fake_settings().model)
+    settings = ServeSettings(model=fake_settings().model)
     assert (settings.host, settings.cors, settings.log_prompts, settings.access_log) == ("127.0.0.1", (), False, None)
 
 

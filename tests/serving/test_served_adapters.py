@@ -83,7 +83,7 @@ def test_an_unknown_name_is_a_404_that_lists_all(backend):
 
 def test_names_are_checked(places, tmp_path):
     with pytest.raises(UserError, match="--adapter: two are named sql"):
-        ServeSettings(tmp_path, adapter=(*places, places[0]))
+        ServeSettings(model=tmp_path, adapter=(*places, places[0]))
     for words in (["sql"], ["=x"], ["sql="]):
         result = command_here("serve", "--model", tmp_path, "--adapter", *words)
         assert result.returncode == 2 and "is not NAME=DIR" in result.stderr

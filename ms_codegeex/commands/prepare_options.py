@@ -1,0 +1,187 @@
+"""The options of `prepare`; `finetune` has those for infilling too."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.options import REQUIRED, add_options, given_values, option
+from ms_codegeex.data.corpus.remote import RemotePath, parse_location
+
+if TYPE_CHECKING:
+    from ms_codegeex.config.sections import InfillConfig
+
+DEFAULT_MAX_BYTES, DEFAULT_NEAR_DUPLICATES = 64_000_000, 0.85  # without --input
+
+
+def _location(text: str) -> Path | RemotePath:
+    try:
+        return parse_location(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+@dataclass(frozen=True)
+class DatasetOptions:
+    """What every dataset has."""
+
+    output: Path | RemotePath = option(
+        "dataset directory to write; its report.html shows what was kept or dropped, and why. After an "
+        "interruption, the same command continues where it stopped",
+        "DIR|URL",
+        REQUIRED,
+        convert=_location,
+    )
+    input: tuple[Path | RemotePath, ...] | None = option(
+        "files, directories and URLs such as s3://bucket/folder, searched for sources and for .jsonl[.gz|.zst] or "
+        ".parquet files of records (default: the running interpreter's libraries)",
+        "PATH|URL",
+        convert=_location,
+    )
+    tokenizer: str = option(
+        "codegeex, codegen-nl, codegen-multi, codegen-mono, or a directory with a tokenizer's files, such as a "
+        "model directory; CodeGeeX2's is always a directory",
+        "NAME|DIR",
+        "codegeex",
+    )
+    validation_share: float = option("share of the bytes for validation, split by package or repository", "F", 0.05)
+    seed: int = option("seed of the sampling and the split", "N", 0)
+    on_error: Literal["skip", "stop"] = option(
+        "broken records and files: count them in the report and continue, or stop at the first", default="skip"
+    )
+    workers: int | None = option("number of processes; does not affect the result (default: one per core)", "N")
+    replace: bool = option("replace the dataset in DIR", default=False)
+    json: bool = option("print one JSON object on standard output", default=False)
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """Which documents a corpus gets."""
+
+    languages: tuple[str, ...] = option(
+        "languages to take (default: the 23 training languages; with --tags codegeex2 its 96)", "NAME", ()
+    )
+    all_text: bool = option("also take texts of unknown languages, without a tag line", default=False)
+    filters: Literal["default", "codegeex", "codegen", "none"] = option(
+        "rules for the size, lines and characters of a text: this program's, those of a paper, or none",
+        default="default",
+    )
+    max_file_bytes: int | None = option("drop larger texts (default: --filters')", "N")
+    min_bytes: int | None = option("drop smaller texts (default: --filters')", "N")
+    near_duplicates: float | None = option(
+        "drop documents that are this similar to another one; 0 drops exact copies only "
+        f"(default: 0; {DEFAULT_NEAR_DUPLICATES} without --input)",
+        "F",
+    )
+    max_bytes: int | None = option(
+        f"limit; a larger corpus is sampled by document (default: all; {DEFAULT_MAX_BYTES} without --input)", "N"
+    )
+    strip_licences: Literal["files", "all", "none"] | None = option(
+        "strip the licence headers of source files, of records as well, or of nothing (default: files with "
+        "--filters default, otherwise none)"
+    )
+    redact: tuple[Literal["email", "secrets"], ...] = option(
+        "replace e-mail addresses, or keys and passwords; the report counts them", default=()
+    )
+
+
+@dataclass(frozen=True)
+class RecordOptions:
+    """How records of a corpus are read."""
+
+    text_field: str | None = option("field that holds the text", "NAME")
+    language_field: str | None = option("field that names the language", "NAME")
+    licence_field: str | None = option("field that names the licence, or a list of them", "NAME")
+    group_field: str | None = option(
+        "field that names the group that the split keeps together, such as the repository", "NAME"
+    )
+    licences: tuple[str, ...] = option("only take records under these licences", "NAME", ())
+
+
+@dataclass(frozen=True)
+class WorkOptions:
+    """Where a corpus is made."""
+
+    work: Path | None = option(
+        "with an --output that is a URL: where the dataset is made before it is copied there", "DIR"
+    )
+    engine: Literal["pool", "ray"] | None = option(
+        "processes on this machine, or the nodes of a Ray cluster that share a file system, all cores of them; "
+        "does not affect the result (default: pool)"
+    )
+    ray_address: str | None = option(
+        "the Ray cluster (default: auto, the one that this machine belongs to)", "HOST:PORT"
+    )
+
+
+CORPORA = (TextOptions, RecordOptions, WorkOptions)  # options that other datasets do not have
+
+
+@dataclass(frozen=True)
+class TuningOptions:
+    """How records become prompts and answers. The last two are of fine-tuning alone."""
+
+    task: Literal["pretrain", "completion", "chat", "translation"] = option(
+        "kind of records (docs/finetuning-data.md); pretrain: documents of a corpus", default="pretrain"
+    )
+    seq_length: int | None = option(
+        "maximum tokens per example, including the end token; rows of --to have one token more", "N"
+    )
+    overlong: Literal["truncate", "drop"] | None = option(
+        "truncate the start of the prompt of a longer example, or drop the example (default: truncate)"
+    )
+    template: Literal["auto", "codegeex2", "plain"] | None = option(
+        "format of conversations; auto: that of the tokenizer's model (default: auto)"
+    )
+
+
+@dataclass(frozen=True)
+class InfillOptions:
+    """The fields of `InfillConfig`."""
+
+    infill_rate: float | None = option("share of the documents whose middle moves to their end", "F", ge=0, le=1)
+    infill_mode: Literal["psm", "spm", "both"] | None = option(
+        "prefix first, suffix first, or half of each (default: both)"
+    )
+    infill_level: Literal["context", "document"] | None = option(
+        "rearrange the parts of documents in each sample, or complete documents (default: context)"
+    )
+    infill_sentinels: tuple[int, int, int] | None = option(
+        "ids that mark the parts (default: the tokenizer's unused ones)", "PREFIX SUFFIX MIDDLE"
+    )
+
+
+@dataclass(frozen=True)
+class ExchangeOptions:
+    """Datasets of other programs. All but `from_format` are of `--to`."""
+
+    to: Literal["mindrecord", "triplet"] | None = option(
+        "write the dataset directory --input in this format", either="direction"
+    )
+    from_format: Literal["mindrecord", "triplet"] | None = option(
+        "read --input in this format, write a dataset directory", either="direction", flag="from"
+    )
+    split: Literal["train", "validation"] | None = option("split that --to writes (default: train)")
+    files: int | None = option("number of files of --to mindrecord (default: 1)", "N")
+    order: Literal["stored", "training"] | None = option(
+        "order of the rows of --to mindrecord: that of the dataset, or that of training with --seed (default: stored)"
+    )
+
+
+def add_infill_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options for infilling as a group of their own."""
+    group = parser.add_argument_group("infilling", "training to fill in the middle (docs/infilling.md)")
+    add_options(group, InfillOptions)
+
+
+def infill_config(arguments: argparse.Namespace) -> InfillConfig | None:
+    """The settings from the options; None if no rate is given."""
+    values = {name.removeprefix("infill_"): getattr(arguments, name) for name in given_values(InfillOptions, arguments)}
+    if values and "rate" not in values:
+        raise UserError(f"--infill-{next(iter(values))}: needs --infill-rate, for example 0.5")
+    from ms_codegeex.config.sections import InfillConfig
+
+    return InfillConfig(**values) if values else None

@@ -1,0 +1,30 @@
+"""How the engine runs a model, as options of `generate`, `serve`, `complete` and `chat`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ms_codegeex.base.options import option
+from ms_codegeex.generation.levels import AUTO, LEVEL_HELP, LEVEL_NAMES
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """Settings of a `Generator`, by the names of its parameters. `device` is the kind of device that computes; several
+    `devices` share the model."""
+
+    threads: int | None = option(
+        "threads of the compiled operators (default: one per core; 0: MindSpore's own operators)", "N", ge=0
+    )
+    cpu_level: Literal[LEVEL_NAMES] = option(LEVEL_HELP, default=AUTO)  # type: ignore[valid-type]
+    speculate: str | None = option(
+        "guess tokens from the text so far, or by a smaller model of the same tokenizer; the text stays the same",
+        "ngram|DIR",
+    )
+    fast: bool = option("round activations too (quantised models on a CPU): faster, less exact", default=False)
+    cache_bits: Literal[32, 16] = option("bits of a number in the KV cache: FP32 or FP16", default=32)
+    device: Literal["cpu", "gpu", "ascend"] | None = option(
+        "device that computes (default: MindSpore's choice); gpu and ascend use MindSpore's own operators"
+    )
+    devices: int = option("share the model among N processes, on a machine with GPUs one for each", "N", 1, ge=1)
