@@ -22,7 +22,7 @@ def test_job_files_are_the_generated_ones(kind, language):
     shown = re.search(rf"```{language}\n(.*?)```", DOCUMENT[command.end() :], re.DOTALL)[1]
     arguments = parse(shlex.split(command[1])[1:])
     config = load_config(ROOT / arguments.config, arguments.overrides)
-    assert job_file(kind, config, ["--config", arguments.config]) == shown
+    assert job_file(kind, config, ["--config", str(arguments.config)]) == shown
 
 
 def commands(prefix: str) -> list[str]:

@@ -175,7 +175,7 @@ A100 = Device(
         "peak_fp16": AMPERE,
         "peak_bf16": AMPERE,
         "peak_fp32": AMPERE + "; without TF32",
-        "saturates": "IEEE 754",
+        "saturates": AMPERE + ": IEEE 754",
         "memory": AMPERE + ": 80 GB SXM",
         "usable_memory": "assumed: 4 GB for context and communication library",
         "memory_bandwidth": AMPERE,

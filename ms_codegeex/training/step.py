@@ -105,11 +105,13 @@ class AccumulateStep(nn.Cell):
     def construct(self, inputs: Tensor, labels: Tensor, loss_mask: Tensor, samples: Tensor) -> Tensor:
         """A micro-batch -> its FP32 [3]: Σ mask·nll, Σ mask, 0."""
         sums, gradients = self.step.sums_and_gradients(self.step.scale, inputs, labels, loss_mask, samples)
-        done = ()
+        done = (ops.assign_add(self.step.sums, sums),)
         for i in range(len(self.step.buffers)):
             done += (ops.assign_add(self.step.buffers[i], gradients[i]),)
-        sums = self.step.marked(ops.depend(sums, done))
-        return ops.depend(sums, ops.assign_add(self.step.sums, sums))
+        sums = ops.depend(sums, done)
+        if self.step.register is not None:
+            sums = ops.depend(sums, ops.assign_add(self.step.sums, self.step.mark(sums)))
+        return sums
 
 
 class TrainStep(nn.TrainOneStepCell):
@@ -183,12 +185,10 @@ class TrainStep(nn.TrainOneStepCell):
         sensitivity = self.direction * (scale / self.slots)
         return sums, self.grad(self.network, self.weights)(inputs, labels, loss_mask, samples, sensitivity)
 
-    def marked(self, sums: Tensor) -> Tensor:
-        """The sums, with `OVERFLOWED` in the last place if the register shows one when they are complete."""
-        if self.register is None:
-            return sums
-        mark = ops.select(self.register.overflowed(sums), Tensor(OVERFLOWED, ms.float32), Tensor(0.0, ms.float32))
-        return sums + self.square_place * mark
+    def mark(self, last: Tensor) -> Tensor:
+        """FP32 [3]: `OVERFLOWED` in the last place if the register shows an overflow until `last` was computed."""
+        overflowed = self.register.overflowed(last)
+        return self.square_place * ops.select(overflowed, Tensor(OVERFLOWED, ms.float32), Tensor(0.0, ms.float32))
 
     def left(self, result: Tensor) -> Tensor:
         """The result, with the register as the next step has to find it."""
@@ -217,7 +217,9 @@ class TrainStep(nn.TrainOneStepCell):
         square = ops.addn(squares)
         square = ops.select(ops.isfinite(square), square, Tensor(OVERFLOWED, ms.float32))
         # packed with the square, the sums cannot be reduced before the gradients are complete
-        packed = self.marked(sums * self.sum_share + self.square_place * square)
+        packed = sums * self.sum_share + self.square_place * square
+        if self.register is not None:
+            packed = packed + self.mark(packed)
         if self.world > 1:
             packed = self.reduce(packed)
         return packed[0], packed[1], packed[2]
