@@ -115,7 +115,7 @@ def _run_dataset(arguments: Arguments) -> int:
         key, content = "report", inspection.report_path(dataset)
     else:
         return _verify(arguments, dataset)
-    result = {"kind": "dataset", "directory": str(arguments.directory), "verified": False, **_fields(dataset)}
+    result = _fields(arguments, dataset, verified=False)
     if arguments.json:
         print_json({**result, key: content})
     elif key == "document":
@@ -129,10 +129,11 @@ def _run_dataset(arguments: Arguments) -> int:
     return 0
 
 
-def _fields(dataset: Dataset) -> dict[str, Any]:
+def _fields(arguments: Arguments, dataset: Dataset, verified: bool) -> dict[str, Any]:
     """dataset.json; its own "kind" is there as "data"."""
     description = dict(dataset.description)
-    return {"data": description.pop("kind", "documents"), **description}
+    kinds = {"kind": "dataset", "directory": str(arguments.directory), "verified": verified}
+    return {**kinds, "data": description.pop("kind", "documents"), **description}
 
 
 def _verify(arguments: Arguments, dataset: Dataset) -> int:
@@ -140,7 +141,7 @@ def _verify(arguments: Arguments, dataset: Dataset) -> int:
 
     verify_dataset(dataset)
     checked = "sizes, offsets, ids, end tokens and hashes"
-    result = {"kind": "dataset", "directory": str(arguments.directory), "verified": True, **_fields(dataset)}
+    result = _fields(arguments, dataset, verified=True)
     lossy = 0
     if arguments.deep:
         lossy = _deep(dataset)

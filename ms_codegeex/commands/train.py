@@ -136,20 +136,15 @@ def run(arguments: argparse.Namespace) -> None:
         cluster = (arguments.rank_table, arguments.node_rank, arguments.nodes, arguments.master_addr)
         return resolve_node(config, *cluster)
 
-    common = {"allow_change": options.allow_change, "dry_run": _form(arguments)}
+    if arguments.script and (arguments.json or not arguments.dry_run):
+        raise UserError("--script: is a form of --dry-run; " + ("leave out --json" if arguments.dry_run else "add it"))
+    form: Form = "script" if arguments.script else "json" if arguments.json else "list"
+    common = {"allow_change": options.allow_change, "dry_run": form if arguments.dry_run else None}
     common |= {"restarts": Restarts(options.restarts, options.min_devices), "as_json": arguments.json}
     if staged is None:
         train(configs[0], node_of(configs[0]), corpus, **common)
     else:
         train_stages(staged, node_of, corpus, **common)
-
-
-def _form(arguments: argparse.Namespace) -> Form | None:
-    """How the processes are printed; None without --dry-run."""
-    if arguments.script and (arguments.json or not arguments.dry_run):
-        raise UserError("--script: is a form of --dry-run; " + ("leave out --json" if arguments.dry_run else "add it"))
-    form: Form = "script" if arguments.script else "json" if arguments.json else "list"
-    return form if arguments.dry_run else None
 
 
 def _print_job(arguments: argparse.Namespace, configs: Sequence[RunConfig]) -> None:
