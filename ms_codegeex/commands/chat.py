@@ -25,8 +25,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Talk until /quit or the end of the input."""
     from rich.console import Console
 
-    from ms_codegeex.terminal.chat import Chat
-    from ms_codegeex.terminal.history import line_history
+    from ms_codegeex.terminal.chat import Chat, line_history
 
     settings, console = decoding.settings(arguments), Console(highlight=False)
     chat = Chat(decoding.open_model(arguments), settings, console, arguments.language)

@@ -99,9 +99,8 @@ def _check(arguments: argparse.Namespace) -> int:
         raise UserError(f"{directory}: no checkpoints; expected a checkpoint directory or a run directory")
     with _progress("verify", sum(map(_bytes_of_tensors, paths)) if verifies else 0) as bar:
         summaries = [(path, summarise_checkpoint(path, verifies, bar.update)) for path in paths]
-    reports = [
-        report for path, report in summaries if report["sound"] or path.is_dir()
-    ]  # a run deletes old ones meanwhile
+    # a run deletes old ones meanwhile
+    reports = [report for path, report in summaries if report["sound"] or path.is_dir()]
     if not reports:
         raise UserError(f"{directory}: its checkpoints were deleted meanwhile; try again")
     print_result({"checkpoints": reports}, "\n".join(map(checkpoint_line, reports)), arguments.json)

@@ -76,14 +76,15 @@ def _text(arguments: argparse.Namespace) -> str:
 def _show(pieces: Iterator[AnswerPart], prompt: Prompt, count: int, echo: bool) -> None:
     """One answer as it comes, or several one after the other."""
     from rich.console import Console
+    from rich.text import Text
 
-    from ms_codegeex.terminal.printing import Printer, dim
+    from ms_codegeex.terminal.printing import Printer
 
     console = Console(highlight=False)
 
     def begun() -> Printer:
         if echo and console.is_terminal:
-            console.print(dim(visible(prompt.text)), end="", soft_wrap=True)
+            console.print(Text(visible(prompt.text), "dim"), end="", soft_wrap=True)
         elif echo:
             console.file.write(prompt.text)
         return Printer(console, prompt.language, prompt.text, echo)

@@ -55,12 +55,10 @@ def corpus_lines(description: dict[str, Any]) -> list[str]:
         size = description["licences_stripped"]["bytes"]
         lines.append(f"licence headers left out: of {stripped} documents, {size / 1e6:.2f} MB")
     if "output" in description:
-        speed = (
-            "reused"
-            if description["cached"]
-            else (f"{description['seconds']:.1f} s, {description['megabytes_per_second']:.1f} MB/s")
-        )
-        lines.append(f"dataset: {description['output']} ({speed})")
+        made = "reused"
+        if not description["cached"]:
+            made = f"{description['seconds']:.1f} s, {description['megabytes_per_second']:.1f} MB/s"
+        lines.append(f"dataset: {description['output']} ({made})")
     return lines
 
 

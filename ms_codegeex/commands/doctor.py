@@ -143,9 +143,8 @@ def machine_checks() -> Iterator[Finding]:
     if platform.system() == "Linux":
         problems = host.check_libraries()
         yield _required(area, "libraries", ", ".join(host.LIBRARIES), "; ".join(problems) or None)
-    yield Finding(
-        area, "cores", "ok", f"{host.available_cores()}, {host.instruction_set() or 'instruction set unknown'}"
-    )
+    instructions = host.instruction_set() or "instruction set unknown"
+    yield Finding(area, "cores", "ok", f"{host.available_cores()}, {instructions}")
     available = host.available_memory()
     found = "unknown" if available is None else f"{available / host.GB:.1f} GB available"
     yield _required(area, "memory", found, host.check_memory(available, MEMORY))
@@ -406,9 +405,8 @@ def disk_checks() -> Iterator[Finding]:
 
 def _disk(area: str, name: str, directory: str, remedy: str) -> Finding:
     free = shutil.disk_usage(host.existing_parent(directory)).free
-    return _required(
-        area, name, f"{free / host.GB:.1f} GB free in {directory}", host.check_disk(directory, DISK, remedy)
-    )
+    problem = host.check_disk(directory, DISK, remedy)
+    return _required(area, name, f"{free / host.GB:.1f} GB free in {directory}", problem)
 
 
 AREAS = (machine_checks, package_checks, engine_checks, gpu_checks, sandbox_checks, tool_chain_checks, disk_checks)

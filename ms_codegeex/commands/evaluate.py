@@ -127,7 +127,7 @@ def run(arguments: argparse.Namespace) -> None:
 def _judge(arguments: argparse.Namespace) -> None:
     files, source = given(FileOptions, arguments), given(SourceOptions, arguments)
     server, judging = given(ServerOptions, arguments), given(JudgingOptions, arguments)
-    model = _local_model(arguments)
+    model = _local_model(arguments, needed=judging.prompt_perplexity)
     _check_source(arguments, files, source, judging)
     recipe = _recipe(arguments, files.output)
     from ms_codegeex.evaluation import session
@@ -156,7 +156,7 @@ def _judge(arguments: argparse.Namespace) -> None:
 
 def _perplexity(arguments: argparse.Namespace) -> None:
     files, settings = given(FileOptions, arguments), given(PerplexityOptions, arguments)
-    model = _needed_model(arguments)
+    model = _local_model(arguments, needed=True)
     if settings.answers is None:
         refuse(arguments, JudgingOptions, "only for --answers", OF_ANSWERS)
         refuse(arguments, Recipe, "only for --answers", KEYS_OF_ANSWERS, over=True)
@@ -197,7 +197,7 @@ def _validity(
 
 def _infilling(arguments: argparse.Namespace) -> None:
     files, settings = given(FileOptions, arguments), given(InfillingOptions, arguments)
-    model = _needed_model(arguments)
+    model = _local_model(arguments, needed=True)
     from ms_codegeex.evaluation.infilling.evaluate import COUNT, SEED, evaluate_infilling, lines
 
     seed = SEED if settings.seed is None else settings.seed
@@ -252,8 +252,6 @@ def _check_source(
         raise UserError("--ray-address: is for --judge-engine ray")
     if judging.judge_engine == "ray" and judging.generate_only:
         raise UserError("--judge-engine ray: --generate-only judges nothing; leave it out")
-    if judging.prompt_perplexity and not source.model:
-        raise UserError("--model: missing; a server or a file of samples gives no probabilities of a given text")
     translated = getattr(arguments, "translate_from", None)
     if translated and translated in (arguments.languages or ()):
         raise UserError(f"--language: {translated} is also --translate-from; leave one of them out")
@@ -327,9 +325,11 @@ def _sampler(recipe: Recipe, model: LocalModel | None, source: SourceOptions, se
     return None
 
 
-def _local_model(arguments: argparse.Namespace) -> LocalModel | None:
-    """`--model` and how it runs; None without one."""
+def _local_model(arguments: argparse.Namespace, needed: bool = False) -> LocalModel | None:
+    """`--model` and how it runs; None without one, or if it is `needed` a `UserError`."""
     cpu_level(arguments.cpu_level or AUTO)
+    if needed and not arguments.model:
+        raise UserError("--model: missing; a server or a file of samples gives no probabilities of a given text")
     if arguments.model is None:
         return None
     if arguments.device:
@@ -339,13 +339,6 @@ def _local_model(arguments: argparse.Namespace) -> LocalModel | None:
         use_device(arguments.device)
     slots = {} if not hasattr(arguments, "slots") else {"slots": arguments.slots}  # None: what fits into memory
     return given(LocalModel, arguments, path=arguments.model, **slots)
-
-
-def _needed_model(arguments: argparse.Namespace) -> LocalModel:
-    model = _local_model(arguments)
-    if model is None:
-        raise UserError("--model: missing; a server or a file of samples gives no probabilities of a given text")
-    return model
 
 
 def _fields(words: Iterable[str]) -> dict[str, Any]:

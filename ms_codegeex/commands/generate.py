@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +19,6 @@ from ms_codegeex.generation.levels import cpu_level
 if TYPE_CHECKING:
     from ms_codegeex.data.tokenizer import Tokenizer
     from ms_codegeex.generation.answers import Answer
-    from ms_codegeex.generation.engine import Generator
-    from ms_codegeex.generation.sampling import SamplingSettings
     from ms_codegeex.generation.stopping import Rule
 
 SUMMARY = "continue a prompt with a trained model"
@@ -132,35 +129,28 @@ def run(arguments: argparse.Namespace) -> None:
     adapters = {DEFAULT_ADAPTER: arguments.adapter} if arguments.adapter else None
     generator = Generator(model, slots=slots, adapters=adapters, **asdict(engine))
     ids = generator.encode(prompt, settings.max_new_tokens if arguments.cut_prompt else None)
-    if arguments.json:
-        _print_json(generator, prompt, ids, settings, rule)
-        return
-    if settings.n == settings.beams == 1:
+    if not arguments.json and settings.n == settings.beams == 1:
         pieces = generator.stream(ids, settings, rule)
         print_content(prompt)
         for piece in pieces:
             print_content(piece)
         print_content("\n")
     else:
+        began = time.perf_counter()
         generated = answers(generator, ids, settings, rule)
+        if arguments.json:
+            described = [
+                _described(answer, generator.tokenizer, settings.log_probabilities > 0) for answer in generated
+            ]
+            print_json(
+                {"model": str(generator.path), "prompt": prompt, "prompt_tokens": len(ids)}
+                | (described[0] if settings.n == 1 else {"answers": described})
+                | {"seconds": time.perf_counter() - began}
+                | generator.speculated()
+            )
+            return
         for number, answer in enumerate(generated, 1):
             print_content(f"--- {number} of {len(generated)} ---\n" if settings.n > 1 else "")
             print_content(f"{prompt}{answer.text}\n")
     if counts := generator.speculated():
         print_error("guessed {guessed} tokens, accepted {accepted}".format(**counts))
-
-
-def _print_json(
-    generator: Generator, prompt: str, ids: Sequence[int], settings: SamplingSettings, rule: Rule | None
-) -> None:
-    from ms_codegeex.generation.answers import answers
-
-    began = time.perf_counter()
-    generated = answers(generator, ids, settings, rule)
-    described = [_described(answer, generator.tokenizer, settings.log_probabilities > 0) for answer in generated]
-    print_json(
-        {"model": str(generator.path), "prompt": prompt, "prompt_tokens": len(ids)}
-        | (described[0] if settings.n == 1 else {"answers": described})
-        | {"seconds": time.perf_counter() - began}
-        | generator.speculated()
-    )

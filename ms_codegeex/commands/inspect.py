@@ -64,7 +64,7 @@ class Arguments:
     json: bool = option("print one JSON object on standard output", default=False)
 
 
-def run(arguments: Arguments) -> int:
+def run(arguments: Arguments) -> None:
     """Verify the directory and describe it; damage is a `UserError`."""
     directory: Path = arguments.directory
     if not directory.is_dir():
@@ -72,7 +72,8 @@ def run(arguments: Arguments) -> int:
     if (directory / "dataset.json").is_file():
         if arguments.tensors:
             raise UserError(f"{directory}: a dataset has no tensors; leave out --tensors")
-        return _run_dataset(arguments)
+        _run_dataset(arguments)
+        return
     from ms_codegeex.commands import artefacts
 
     every = {"every_tensor": arguments.tensors}
@@ -92,7 +93,7 @@ def run(arguments: Arguments) -> int:
                 raise UserError(f"{directory}: of a {kind}, tensors are not listed; leave out --tensors")
             result = describe(directory)
             print_json(result) if arguments.json else print_lines(lines(result))
-            return 0
+            return
     raise UserError(
         f"{directory}: neither a dataset (dataset.json) nor a model (config.json or quantised.json), a checkpoint "
         "(manifest.json), a run (config.yaml) or runs in stages (stages.json); see `prepare`, "
@@ -100,7 +101,7 @@ def run(arguments: Arguments) -> int:
     )
 
 
-def _run_dataset(arguments: Arguments) -> int:
+def _run_dataset(arguments: Arguments) -> None:
     from ms_codegeex.data import inspection
 
     dataset = inspection.open_dataset(arguments.directory)
@@ -114,8 +115,9 @@ def _run_dataset(arguments: Arguments) -> int:
     elif arguments.report:
         key, content = "report", inspection.report_path(dataset)
     else:
-        return _verify(arguments, dataset)
-    result = {"kind": "dataset", "directory": str(arguments.directory), "verified": False, **_fields(dataset)}
+        _verify(arguments, dataset)
+        return
+    result = _fields(arguments, dataset, verified=False)
     if arguments.json:
         print_json({**result, key: content})
     elif key == "document":
@@ -126,21 +128,21 @@ def _run_dataset(arguments: Arguments) -> int:
         print_coloured("\n".join(sample_lines(content, sys.stdout.isatty())))
     else:
         print_out(str(content))
-    return 0
 
 
-def _fields(dataset: Dataset) -> dict[str, Any]:
+def _fields(arguments: Arguments, dataset: Dataset, verified: bool) -> dict[str, Any]:
     """dataset.json; its own "kind" is there as "data"."""
     description = dict(dataset.description)
-    return {"data": description.pop("kind", "documents"), **description}
+    kinds = {"kind": "dataset", "directory": str(arguments.directory), "verified": verified}
+    return {**kinds, "data": description.pop("kind", "documents"), **description}
 
 
-def _verify(arguments: Arguments, dataset: Dataset) -> int:
+def _verify(arguments: Arguments, dataset: Dataset) -> None:
     from ms_codegeex.data.inspection import verify_dataset
 
     verify_dataset(dataset)
     checked = "sizes, offsets, ids, end tokens and hashes"
-    result = {"kind": "dataset", "directory": str(arguments.directory), "verified": True, **_fields(dataset)}
+    result = _fields(arguments, dataset, verified=True)
     lossy = 0
     if arguments.deep:
         lossy = _deep(dataset)
@@ -148,11 +150,10 @@ def _verify(arguments: Arguments, dataset: Dataset) -> int:
         result["deep"] = {"documents": sum(map(len, dataset.splits.values())), "not_comparable": lossy}
     if arguments.json:
         print_json(result)
-        return 0
+        return
     print_lines([*dataset_lines(dataset.description), f"verified: {checked} are right"])
     if lossy:
         print_out(f"{lossy} documents have spaces that may have been U+2581 before tokenising; they cannot be compared")
-    return 0
 
 
 def _deep(dataset: Dataset) -> int:
@@ -187,11 +188,9 @@ def sample_lines(sample: dict[str, Any], colour: bool) -> Iterator[str]:
         f"sample {sample['number']} of {sample['split']} with seed {sample['seed']}: row {sample['index']}, "
         f"{sample['seq_length']} + 1 tokens, {sample['counted']} count in the loss"
     )
-    legend = (
-        f"{GREEN}counted{PLAIN} {DIM}not counted{PLAIN}"
-        if colour
-        else f"not counted: {UNCOUNTED[0]}like this{UNCOUNTED[1]}"
-    )
+    legend = f"not counted: {UNCOUNTED[0]}like this{UNCOUNTED[1]}"
+    if colour:
+        legend = f"{GREEN}counted{PLAIN} {DIM}not counted{PLAIN}"
     yield f"{legend}; end of a document: {END}"
     for part in sample["documents"]:
         yield f"--- document {part['number']}, tokens {part['start']}..{part['stop'] - 1}: {_origin(part)}"

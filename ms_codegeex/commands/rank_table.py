@@ -6,14 +6,10 @@ import argparse
 import ipaddress
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.printing import print_result
 from ms_codegeex.base.reading import given_text
-
-if TYPE_CHECKING:
-    from ms_codegeex.runs.rank_table import RankTable
 
 SUMMARY = "make, merge and check HCCL rank tables: which rank runs on which device of which Ascend server"
 EXAMPLES = """\
@@ -109,18 +105,6 @@ def _servers(arguments: argparse.Namespace) -> list[tuple[str, dict[int, str]]]:
     return servers
 
 
-def _summary(table: RankTable, path: Path) -> dict[str, Any]:
-    return {
-        "table": str(path),
-        "servers": len(table.servers),
-        "devices": table.world,
-        "server_list": [
-            {"server_id": server.server_id, "ranks": [server.ranks.start, server.ranks.stop - 1]}
-            for server in table.servers
-        ],
-    }
-
-
 def run(arguments: argparse.Namespace) -> None:
     """Make, merge or check a table and print what it holds."""
     from ms_codegeex.runs import rank_table
@@ -151,4 +135,14 @@ def run(arguments: argparse.Namespace) -> None:
     servers = f"{len(table.servers)} server{'s' * (len(table.servers) > 1)}"
     devices = f"{table.world} device{'s' * (table.world > 1)}, ranks 0 to {table.world - 1}"
     fits = f"; fits {mesh}" if mesh else ""
-    print_result({**_summary(table, path), "mesh": mesh}, f"{path}: {servers}, {devices}{fits}", arguments.json)
+    result = {
+        "table": str(path),
+        "servers": len(table.servers),
+        "devices": table.world,
+        "server_list": [
+            {"server_id": server.server_id, "ranks": [server.ranks.start, server.ranks.stop - 1]}
+            for server in table.servers
+        ],
+        "mesh": mesh,
+    }
+    print_result(result, f"{path}: {servers}, {devices}{fits}", arguments.json)

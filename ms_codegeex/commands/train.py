@@ -34,7 +34,7 @@ EXAMPLES = """  ms-codegeex train --config codegeex_tiny
 class TrainOptions:
     """Which run."""
 
-    config: Path = option("YAML file of the run, or a shipped name", "FILE", REQUIRED)
+    config: str = option("YAML file of the run, or a shipped name", "FILE", REQUIRED)
     overrides: tuple[str, ...] = option("overrides, such as training.steps=40", "key=value", (), positional=True)
     devices: int | None = option(
         "worker processes (default: the configuration's, otherwise 2 on a CPU with at least two cores)", "N"
@@ -119,9 +119,9 @@ def run(arguments: argparse.Namespace) -> None:
     overrides = [*arguments.overrides, *words, *overrides_of(arguments)]
     if arguments.weights is not None:
         overrides.append(f"model.weights={json.dumps(arguments.weights)}")
-    staged = load_stages(arguments.config, overrides)
+    staged = load_stages(Path(arguments.config), overrides)
     if staged is None:
-        configs = [absolute_weights(load_config(arguments.config, overrides))]
+        configs = [absolute_weights(load_config(Path(arguments.config), overrides))]
     else:
         configs = [stage.config for stage in staged.stages]
     for config in configs:
@@ -136,20 +136,15 @@ def run(arguments: argparse.Namespace) -> None:
         cluster = (arguments.rank_table, arguments.node_rank, arguments.nodes, arguments.master_addr)
         return resolve_node(config, *cluster)
 
-    common = {"allow_change": options.allow_change, "dry_run": _form(arguments)}
+    if arguments.script and (arguments.json or not arguments.dry_run):
+        raise UserError("--script: is a form of --dry-run; " + ("leave out --json" if arguments.dry_run else "add it"))
+    form: Form = "script" if arguments.script else "json" if arguments.json else "list"
+    common = {"allow_change": options.allow_change, "dry_run": form if arguments.dry_run else None}
     common |= {"restarts": Restarts(options.restarts, options.min_devices), "as_json": arguments.json}
     if staged is None:
         train(configs[0], node_of(configs[0]), corpus, **common)
     else:
         train_stages(staged, node_of, corpus, **common)
-
-
-def _form(arguments: argparse.Namespace) -> Form | None:
-    """How the processes are printed; None without --dry-run."""
-    if arguments.script and (arguments.json or not arguments.dry_run):
-        raise UserError("--script: is a form of --dry-run; " + ("leave out --json" if arguments.dry_run else "add it"))
-    form: Form = "script" if arguments.script else "json" if arguments.json else "list"
-    return form if arguments.dry_run else None
 
 
 def _print_job(arguments: argparse.Namespace, configs: Sequence[RunConfig]) -> None:
@@ -179,7 +174,7 @@ def _print_job(arguments: argparse.Namespace, configs: Sequence[RunConfig]) -> N
             f"{config.parallel.server_devices} (parallel.server_devices); leave it out, or set devices or "
             "parallel.server_devices"
         )
-    words = ["--config", str(arguments.config), *arguments.overrides]
+    words = ["--config", arguments.config, *arguments.overrides]
     if arguments.devices is not None:
         words += ["--devices", str(arguments.devices)]
     if arguments.weights is not None:

@@ -375,11 +375,8 @@ def _print_summary(summary: dict[str, Any], run_directory: RunDirectory, longer:
     if summary["attempts"] > 1 and summary["goodput"] is not None:
         print_out(f"goodput {summary['goodput']:.0%} over {summary['attempts']} attempts\n")
     if summary["sample"] is not None:
-        print_out(
-            "how it continues three prompts:\n"
-            + "\n".join(f"  {line}" for line in summary["sample"].splitlines())
-            + "\n"
-        )
+        sample = "\n".join(f"  {line}" for line in summary["sample"].splitlines())
+        print_out(f"how it continues three prompts:\n{sample}\n")
     print_out("artefacts:")
     shown = {
         "checkpoint": summary["checkpoint"],

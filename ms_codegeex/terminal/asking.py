@@ -8,7 +8,6 @@ from typing import NamedTuple, Protocol
 
 from ms_codegeex.generation.sampling import SamplingSettings
 
-LOCALES = ("en", "zh")
 TASKS = ("explain", "comment", "document", "fix")  # in addition to "translate"
 
 
@@ -30,14 +29,12 @@ class Prompt:
 
 @dataclass(frozen=True)
 class CodeTask:
-    """A task on code: "translate" (into the language `target`) or one of `TASKS`. `locale` is the language of comments
-    and explanations."""
+    """A task on code: "translate" (into the language `target`) or one of `TASKS`."""
 
     name: str
     code: str
     language: str
     target: str = ""
-    locale: str = "en"
 
 
 class AnswerPart(NamedTuple):

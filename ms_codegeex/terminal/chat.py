@@ -6,12 +6,14 @@ is one text.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.files import atomic_file
@@ -20,10 +22,11 @@ from ms_codegeex.base.printing import visible
 from ms_codegeex.data.languages import detect, find_language
 from ms_codegeex.generation.sampling import SamplingSettings, request_fields
 from ms_codegeex.terminal.asking import TASKS, AnswerPart, CodeTask, Model, Prompt
-from ms_codegeex.terminal.printing import Printer, dim
+from ms_codegeex.terminal.printing import Printer
 
 FENCE = '"""'
 PROMPT, MORE = "> ", ". "
+HISTORY_LINES = 1000
 SETTINGS = ("max_new_tokens", "seed", *(each.name for each in request_fields()))
 BASE = (
     "This is a base model: it continues text and was not tuned to follow instructions. What you type is added to one "
@@ -232,4 +235,45 @@ class Chat:
         raise Quit
 
     def _say(self, words: str) -> None:
-        self.console.print(dim(visible(words)), highlight=False, soft_wrap=not self.console.is_terminal)
+        self.console.print(Text(visible(words), "dim"), highlight=False, soft_wrap=not self.console.is_terminal)
+
+
+def history_path() -> Path:
+    """`ms_codegeex/chat_history` in `$XDG_STATE_HOME` or `~/.local/state`; RuntimeError without a home directory."""
+    base = os.environ.get("XDG_STATE_HOME", "")
+    state = Path(base) if os.path.isabs(base) else Path.home() / ".local" / "state"
+    return state / "ms_codegeex" / "chat_history"
+
+
+@contextmanager
+def line_history(keep: bool) -> Iterator[str]:
+    """Let `input` edit lines and recall earlier ones. With `keep`, lines of earlier sessions are loaded and new ones
+    are saved. Yields the reason if they cannot be saved, else an empty text."""
+    try:
+        import readline
+    except ImportError:  # a Python without readline can still read lines
+        yield "this Python has no readline, so earlier lines are not kept"
+        return
+    try:
+        path = _made() if keep else None
+        if path is not None:
+            readline.read_history_file(path)
+        reason = ""
+    except (OSError, RuntimeError) as error:
+        path, reason = None, f"earlier lines are not kept: {error}"
+    readline.set_history_length(HISTORY_LINES)
+    before = readline.get_current_history_length()
+    try:
+        yield reason
+    finally:
+        added = readline.get_current_history_length() - before
+        if path is not None and added > 0:
+            readline.append_history_file(added, path)
+
+
+def _made() -> Path:
+    path = history_path()
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.close(os.open(path, os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600))
+    path.chmod(0o600)
+    return path

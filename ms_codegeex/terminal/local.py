@@ -62,7 +62,7 @@ class TerminalModel:
         if task.name == "translate":
             prompt = translation(task.language, task.target, task.code)
         else:
-            source = UserCode(task.code, find_language(task.language), self._model.family, task.locale)
+            source = UserCode(task.code, find_language(task.language), self._model.family)
             prompt = TASKS[task.name][1](source)
         ids = self._model.encode(prompt.text, field="code", remedy="give less of it")
         settings = replace(settings, stop=(*settings.stop, *prompt.stop))

@@ -8,7 +8,6 @@ from __future__ import annotations
 from rich.cells import cell_len
 from rich.console import Console
 from rich.syntax import Syntax
-from rich.text import Text
 
 from ms_codegeex.base.printing import visible
 
@@ -81,8 +80,3 @@ def _lexer(language: str) -> Syntax | None:
     except ClassNotFound:
         return None
     return Syntax("", name, theme=THEME, background_color="default")
-
-
-def dim(text: str) -> Text:
-    """Dimmed text, for words about an answer."""
-    return Text(text, style="dim")

@@ -53,7 +53,7 @@ class RemoteModel:
         if task.name == "translate":
             body = {"source_language": task.language, "target_language": task.target}
         else:
-            body = {"language": task.language, "locale": task.locale}
+            body = {"language": task.language}
         return self._stream(f"/code/{task.name}", {"code": task.code, **body}, settings)
 
     def converse(self, messages: Sequence[tuple[str, str]], settings: SamplingSettings) -> Iterator[AnswerPart]:

@@ -224,7 +224,7 @@ def test_it_is_inspected_and_an_evaluation_knows_it_again(source, tmp_path, caps
     assert "matrices of 8 bits, a scale for each row\nverified: 22 tensors" in capsys.readouterr().out
     words = ["evaluate", "perplexity", "--model", str(tmp_path / "q"), "--data", "x", "--output", "y"]
     arguments = build_parser().parse_args(words)
-    assert evaluate._needed_model(arguments).identity() == files_identity(tmp_path / "q")
+    assert evaluate._local_model(arguments, needed=True).identity() == files_identity(tmp_path / "q")
     data = bytearray((tmp_path / "q" / TENSORS).read_bytes())
     data[-1] ^= 1
     (tmp_path / "q" / TENSORS).write_bytes(data)

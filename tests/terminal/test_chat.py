@@ -13,8 +13,7 @@ from rich.console import Console
 
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.terminal.asking import AnswerPart
-from ms_codegeex.terminal.chat import Chat
-from ms_codegeex.terminal.history import history_path, line_history
+from ms_codegeex.terminal.chat import Chat, history_path, line_history
 
 
 @pytest.fixture(scope="module")
