@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ms_codegeex.base.files import write_json
-from ms_codegeex.data.corpus.joining import Documents
-from ms_codegeex.data.corpus.summary import Placed, Summary
+from ms_codegeex.data.corpus.shards import Shard
+from ms_codegeex.data.corpus.summary import Summary
 from ms_codegeex.data.corpus.tally import Tally
 from ms_codegeex.data.datasets.documents import DocumentsWriter
 from ms_codegeex.data.datasets.indexed import IndexedWriter
@@ -32,22 +32,22 @@ from ms_codegeex.data.datasets.report import render
 _ROWS = 1 << 16  # of a table written at once
 
 
-def write_splits(directory: Path, documents: Documents, placed: Placed, dtype: np.dtype) -> None:
-    """Write `SPLIT.bin`, `SPLIT.idx` and `SPLIT.documents.parquet` of every split, and `SPLIT.mask` of masked shards.
+def write_splits(
+    directory: Path, placed: Iterable[tuple[Shard, np.ndarray]], dtype: np.dtype, masked: bool = False
+) -> None:
+    """Write `SPLIT.bin`, `SPLIT.idx` and `SPLIT.documents.parquet` of every split, and `SPLIT.mask` if it is `masked`.
 
     Args:
         directory: the directory to write.
-        documents: all documents.
-        placed: the split of each.
+        placed: each shard with the splits of its documents, int8 `[documents]`.
         dtype: of ids, that of the shards.
+        masked: whether the shards have masks.
     """
-    masked = any(shard.mask_path is not None for shard in documents.shards)
     with contextlib.ExitStack() as stack:
         writers = [stack.enter_context(IndexedWriter(directory / split, dtype)) for split in SPLITS]
         masks = [stack.enter_context(open(mask_path(directory / split), "wb")) for split in SPLITS if masked]
         tables = [stack.enter_context(_opened_table(directory / split)) for split in SPLITS]
-        for shard, start, end in documents.parts():
-            sides = placed[start:end]
+        for shard, sides in placed:
             if (sides < 0).all():
                 continue
             columns = shard.read("source", "source_end", "language", "sha256", "bytes", "tokens")
