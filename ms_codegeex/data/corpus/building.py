@@ -14,13 +14,19 @@ from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_directory, remove_leftovers, write_json
-from ms_codegeex.data.corpus.duplicates import EXACT_DUPLICATE, directory_name, find_duplicates
+from ms_codegeex.data.corpus.duplicates import EXACT_DUPLICATE, duplicates_name, find_duplicates
 from ms_codegeex.data.corpus.filters import size_rejection
-from ms_codegeex.data.corpus.joining import Documents, join
 from ms_codegeex.data.corpus.reading import Unit, find_units
 from ms_codegeex.data.corpus.remote import RemotePath
-from ms_codegeex.data.corpus.selection import NOT_SAMPLED, REASONS, NothingLeft, Selection, select
-from ms_codegeex.data.corpus.selection import directory_name as selection_name
+from ms_codegeex.data.corpus.selection import (
+    NOT_SAMPLED,
+    REASONS,
+    NothingLeft,
+    Selection,
+    placed_documents,
+    select,
+    selection_name,
+)
 from ms_codegeex.data.corpus.settings import PrepareSettings
 from ms_codegeex.data.corpus.shards import (
     ENDINGS,
@@ -34,7 +40,7 @@ from ms_codegeex.data.corpus.shards import (
     shard_name,
 )
 from ms_codegeex.data.corpus.sources import Root, one_line, printable, sample
-from ms_codegeex.data.corpus.stages import Stages, blocks_of
+from ms_codegeex.data.corpus.stages import Documents, Stages
 from ms_codegeex.data.corpus.summary import MAX_PACKAGES, Summary, describe_splits, summarise_in_stages
 from ms_codegeex.data.corpus.tally import EXAMPLES, Tally
 from ms_codegeex.data.corpus.workers import Cluster, ProgressBar, open_mapper
@@ -98,15 +104,15 @@ def build(request: PrepareRequest, output: Path, work: Path, mapper: Callable, p
     found = _search(request, output, progress)
     paths = _make_shards(request, found, work, mapper, progress)
     tally = found.tally
-    documents = join(_read_shards(found, paths, tally))
+    documents = Documents(_read_shards(found, paths, tally))
     settings = request.settings
     try:
         if not len(documents):
             raise _nothing_left(request, found)
         progress.say(f"comparing {len(documents)} documents")
-        name, sampling = directory_name(paths, settings.near_duplicates), found.sampled is None
+        name, sampling = duplicates_name(paths, settings.near_duplicates), found.sampled is None
         duplicates = find_duplicates(documents, settings.near_duplicates, work / name, mapper)
-        stages = Stages(work / selection_name(name, settings, sampling), mapper, blocks_of(documents))
+        stages = Stages(work / selection_name(name, settings, sampling), mapper, documents.blocks())
         selection = select(documents, settings, duplicates, sampling, stages)
         summary = summarise_in_stages(stages)
         _count_dropped(documents, selection, summary, tally)
@@ -119,7 +125,7 @@ def build(request: PrepareRequest, output: Path, work: Path, mapper: Callable, p
     remove_leftovers(output)
     with atomic_directory(output) as directory:
         dtype = token_dtype(request.tokenizer.vocab_size)
-        write_splits(directory, documents, selection.placed, dtype)
+        write_splits(directory, placed_documents(stages), dtype)
         if request.settings.tokenizer not in TOKENIZER_NAMES:
             request.tokenizer.save(directory / TOKENIZER_DIRECTORY)
         _report(request, found, summary, directory)
@@ -231,7 +237,7 @@ def _make_shards(
     key = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
     paths = [work / shard_name(key, unit) for unit in found.units]
     keep = {path.name + ending for path in paths for ending in ENDINGS}
-    name = directory_name(paths, settings.near_duplicates)
+    name = duplicates_name(paths, settings.near_duplicates)
     sweep(work, {*keep, name, selection_name(name, settings, found.sampled is None)})
     results = mapper(functools.partial(make_shard, job), zip(found.units, paths, strict=True))
     done, before = progress.track(found.units, results, "tokenising"), lines_before(found.units, paths)
@@ -260,7 +266,7 @@ def _report(request: PrepareRequest, found: FoundInput, summary: Summary, direct
         "bytes": total["bytes"] + summary.stripped + tally.total("bytes"),
     }
     redacted = dict(zip(reading.redact, summary.redacted, strict=True))
-    extra = {"licences_stripped": _stripped_licences(summary), "redacted": redacted}
+    extra = {"licences_stripped": summary.licences, "redacted": redacted}
     write_report(directory, summary, size, tally, request.settings.record(), extra)
 
 
@@ -295,17 +301,12 @@ def _describe(
         "found": found.size,
         "sampled": found.sampled or _sampled(summary),
         "dropped": dict(sorted(left_out.items())),
-        "licences_stripped": _stripped_licences(summary),
+        "licences_stripped": summary.licences,
         "files": file_records(directory),
         **infill_record(request.settings.infill, tokenizer),
         "settings": request.settings.record(),
         "python": platform.python_version(),
     }
-
-
-def _stripped_licences(summary: Summary) -> dict[str, int]:
-    """The number of kept documents from which a licence header was removed, and the size of those headers."""
-    return {"documents": summary.licences.documents, "bytes": summary.licences.bytes}
 
 
 def _sampled(summary: Summary) -> dict[str, int]:

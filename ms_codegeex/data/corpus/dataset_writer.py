@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from ms_codegeex.data.corpus.joining import join
 from ms_codegeex.data.corpus.reading import Document
 from ms_codegeex.data.corpus.selection import TRAIN, VALIDATION
 from ms_codegeex.data.corpus.shards import DocumentRows, Shard, TokenFile
@@ -83,9 +82,9 @@ class DatasetWriter:
         rows = self._rows
         shard = replace(self._shard, documents=len(rows), columns=rows.columns(), given_names=rows.names())
         chosen = _choose(np.array(self._hashes, np.uint64), validation_share)
-        documents, placed = join([shard]), np.where(chosen, VALIDATION, TRAIN).astype(np.int8)
-        write_splits(self.directory, documents, placed, self.dtype)
-        self.summary = summarise(documents.parts(), placed)
+        placed = [(shard, np.where(chosen, VALIDATION, TRAIN).astype(np.int8))]
+        write_splits(self.directory, placed, self.dtype, shard.mask_path is not None)
+        self.summary = summarise(placed)
         splits = describe_splits(self.summary)
         shard.ids_path.unlink()
         if shard.mask_path is not None:

@@ -14,8 +14,6 @@ pairs are compared.
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,19 +21,15 @@ from pathlib import Path
 import numpy as np
 
 from ms_codegeex.data.corpus.flags import Flags
-from ms_codegeex.data.corpus.joining import Documents
 from ms_codegeex.data.corpus.minhash import PERMUTATIONS, are_similar, band_keys, bands_for
 from ms_codegeex.data.corpus.stages import (
     DocumentBlock,
+    Documents,
     Mapper,
     Stages,
-    blocks_of,
     by_remainder,
-    parts_for,
-    read_part,
+    directory_name,
     result_path,
-    save_array,
-    write_parted,
 )
 from ms_codegeex.data.corpus.tally import EXAMPLES
 
@@ -64,15 +58,15 @@ class Duplicates:
         self.dropped.set(numbers)
         smallest = np.unique(numbers)[:EXAMPLES].tolist()
         for number in smallest:
-            found = int(representatives[numbers == number].min())
-            self.examples[number] = min(found, self.examples.get(number, found))
+            kept = int(representatives[numbers == number].min())
+            self.examples[number] = min(kept, self.examples.get(number, kept))
         self.examples = dict(sorted(self.examples.items())[:EXAMPLES])
 
 
-def directory_name(shards: Sequence[Path], threshold: float) -> str:
+def duplicates_name(shards: Sequence[Path], threshold: float) -> str:
     """The name of the directory for the stages' files, which depend only on the shards and the threshold."""
-    decisive = {"version": VERSION, "shards": [path.name for path in shards], "threshold": threshold}
-    return f"duplicates-{hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:40]}"
+    names = [path.name for path in shards]
+    return directory_name("duplicates", version=VERSION, shards=names, threshold=threshold)
 
 
 def find_duplicates(documents: Documents, threshold: float, directory: Path, mapper: Mapper) -> dict[str, Duplicates]:
@@ -81,45 +75,35 @@ def find_duplicates(documents: Documents, threshold: float, directory: Path, map
     Args:
         documents: of finished shards.
         threshold: Jaccard similarity in (0, 1] from which two documents are near duplicates; 0: none are.
-        directory: for the stages' files, `directory_name` in the work directory.
+        directory: for the stages' files, `duplicates_name` in the work directory.
         mapper: as in `Stages`.
     """
-    stages = Stages(directory, mapper, blocks_of(documents))
-    found = {EXACT_DUPLICATE: find_exact(documents, stages)}
-    if threshold:
-        found[NEAR_DUPLICATE] = find_near(documents, found[EXACT_DUPLICATE].dropped, threshold, stages)
-    return found
+    stages = Stages(directory, mapper, documents.blocks())
+    exact = find_exact(documents, stages)
+    if not threshold:
+        return {EXACT_DUPLICATE: exact}
+    return {EXACT_DUPLICATE: exact, NEAR_DUPLICATE: find_near(documents, exact.dropped, threshold, stages)}
 
 
 def find_exact(documents: Documents, stages: Stages) -> Duplicates:
     """Documents with the same hash as an earlier one."""
-    parts, found = parts_for(len(documents)), Duplicates(Flags(len(documents)))
-    reduce = functools.partial(_reduce_exact, stages.directory, len(stages.blocks), parts)
-
-    def read_hashes() -> None:
-        stages.by_block("hashes", _write_hashes, lambda block: parts)
-
-    for pairs in stages.by_part("exact", parts, reduce, read_hashes):
-        found.add(pairs[:, 0], pairs[:, 1])
-    stages.remove("hashes")
-    return found
+    duplicates = Duplicates(Flags(len(documents)))
+    keyed = stages.keyed("hashes", EXACT, len(documents), by_remainder)
+    for pairs in stages.by_key("exact", keyed, _hashes, _exact_pairs):
+        duplicates.add(pairs[:, 0], pairs[:, 1])
+    return duplicates
 
 
-def _write_hashes(path: Path, block: DocumentBlock, parts: int) -> None:
-    rows = np.empty(block.end - block.first, EXACT)
-    rows["key"] = np.ascontiguousarray(block.column("sha256")).view("<u8")
-    rows["number"] = np.arange(block.first, block.end)
-    write_parted(path, by_remainder(rows["key"][:, 0], parts), rows, parts)
+def _hashes(directory: Path, block: DocumentBlock, rows: np.ndarray) -> np.ndarray:
+    hashes = np.empty(rows.size, EXACT)
+    hashes["key"] = np.ascontiguousarray(block.column("sha256")).view("<u8")
+    hashes["number"] = rows + block.first
+    return hashes
 
 
-def _reduce_exact(directory: Path, blocks: int, parts: int, path: Path, part: int) -> None:
-    rows = read_part(_paths(directory, "hashes", blocks), part, parts, EXACT)
+def _exact_pairs(rows: np.ndarray) -> np.ndarray:
     repeated, firsts = exact_duplicates(rows["key"])
-    save_array(path, np.stack([rows["number"][repeated], rows["number"][firsts]], axis=1))
-
-
-def _paths(directory: Path, stage: str, blocks: int) -> list[Path]:
-    return [result_path(directory, stage, number) for number in range(blocks)]
+    return np.stack([rows["number"][repeated], rows["number"][firsts]], axis=1)
 
 
 def exact_duplicates(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -137,6 +121,7 @@ def exact_duplicates(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def find_near(documents: Documents, left_out: Flags, threshold: float, stages: Stages) -> Duplicates:
     """Documents that are similar to a kept one. Documents `left_out` are ignored."""
     near, undecided = Duplicates(Flags(len(documents))), ~left_out
+    stages.by_block("signatures", _signatures)
     for number in range(ROUNDS):
         blocked = Flags(len(documents))
         for compared in _by_bands(f"{number}", undecided, threshold, stages, compare_with_first):
@@ -162,104 +147,86 @@ def _by_bands(
     undecided: Flags,
     threshold: float,
     stages: Stages,
-    reducer: Callable[[_Plan, Path, int], None],
+    compare: Callable[[_Signatures, np.ndarray], np.ndarray],
 ) -> Iterator[np.ndarray]:
-    """The results of `reducer`, one of the two below, for documents that are `undecided`; an array for each part."""
+    """The results of `compare`, one of the two below, for documents that are `undecided`; an array for each part."""
     bands = bands_for(threshold)
-    parts = parts_for(undecided.count() * bands)
-    plan = _Plan(stages.directory, tuple(block.first for block in stages.blocks), name, parts, threshold)
-
-    def write() -> None:
-        stages.by_block("signatures", _write_signatures, lambda block: None)
-        choose = functools.partial(_write_bands, bands, parts)
-        stages.by_block(f"bands{name}", choose, lambda block: np.packbits(undecided.between(block.first, block.end)))
-
-    yield from stages.by_part(f"pairs{name}", parts, functools.partial(reducer, plan), write)
-    stages.remove(f"bands{name}")
+    signatures = _Signatures(stages.directory, tuple(block.first for block in stages.blocks), threshold)
+    keyed = stages.keyed(f"bands{name}", BAND, undecided.count() * bands, by_remainder)
+    make = functools.partial(_bands, bands)
+    yield from stages.by_key(f"pairs{name}", keyed, make, functools.partial(compare, signatures), undecided)
 
 
-def _write_signatures(path: Path, block: DocumentBlock, _: None) -> None:
+def _signatures(directory: Path, block: DocumentBlock, _: np.ndarray) -> np.ndarray:
     """Signatures of a block in a separate file, in which each can be found by its number."""
-    save_array(path, block.column("signature"))
+    return block.column("signature")
 
 
-def _write_bands(bands: int, parts: int, path: Path, block: DocumentBlock, chosen: np.ndarray) -> None:
-    taken = np.unpackbits(chosen, count=block.end - block.first).astype(bool) & block.column("signed")
-    rows = np.flatnonzero(taken)
-    signatures = np.load(result_path(path.parent, "signatures", block.number), mmap_mode="r", allow_pickle=False)
-    found = np.empty((rows.size, bands), BAND)
-    found["key"] = band_keys(np.asarray(signatures[rows]), bands)
-    found["number"] = (rows + block.first)[:, None]
-    found = found.reshape(-1)
-    write_parted(path, by_remainder(found["key"], parts), found, parts)
+def _bands(bands: int, directory: Path, block: DocumentBlock, rows: np.ndarray) -> np.ndarray:
+    rows = rows[block.column("signed")[rows]]
+    signatures = np.load(result_path(directory, "signatures", block.number), mmap_mode="r", allow_pickle=False)
+    table = np.empty((rows.size, bands), BAND)
+    table["key"] = band_keys(np.asarray(signatures[rows]), bands)
+    table["number"] = (rows + block.first)[:, None]
+    return table.reshape(-1)
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """The data that the parts of one round share; `firsts` are the first documents of the blocks."""
+class _Signatures:
+    """The signatures in the files of the blocks, of which `firsts` are the first documents."""
 
     directory: Path
     firsts: Sequence[int]
-    name: str
-    parts: int
     threshold: float
-
-    def bands(self, part: int) -> tuple[np.ndarray, np.ndarray]:
-        """Keys of the bands in one part and the documents that have them, sorted by both."""
-        rows = read_part(_paths(self.directory, f"bands{self.name}", len(self.firsts)), part, self.parts, BAND)
-        rows = rows[np.lexsort((rows["number"], rows["key"]))]
-        return rows["key"], rows["number"]
 
     def similar(self, pairs: np.ndarray) -> np.ndarray:
         """Whether each pair of documents is similar, bool `[pairs]`."""
-        found = np.zeros(len(pairs), bool)
+        similar = np.zeros(len(pairs), bool)
         for start in range(0, len(pairs), _PAIRS):
             chunk = pairs[start : start + _PAIRS]
-            numbers, places = np.unique(chunk, return_inverse=True)
-            signatures, places = self._signatures(numbers), places.reshape(chunk.shape)
-            first, second = signatures[places[:, 0]], signatures[places[:, 1]]
-            found[start : start + _PAIRS] = are_similar(first, second, self.threshold)
-        return found
+            numbers, rows = np.unique(chunk, return_inverse=True)
+            signatures, rows = self.read(numbers), rows.reshape(chunk.shape)
+            first, second = signatures[rows[:, 0]], signatures[rows[:, 1]]
+            similar[start : start + _PAIRS] = are_similar(first, second, self.threshold)
+        return similar
 
-    def _signatures(self, numbers: np.ndarray) -> np.ndarray:
+    def read(self, numbers: np.ndarray) -> np.ndarray:
         """Signatures of documents, uint32 `[documents, PERMUTATIONS]`."""
-        found = np.empty((numbers.size, PERMUTATIONS), np.uint32)
-        block = np.searchsorted(np.array(self.firsts), numbers, side="right") - 1
-        for place in np.unique(block).tolist():
-            stored = np.load(result_path(self.directory, "signatures", place), mmap_mode="r", allow_pickle=False)
-            here = block == place
-            found[here] = stored[numbers[here] - self.firsts[place]]
-        return found
+        signatures = np.empty((numbers.size, PERMUTATIONS), np.uint32)
+        blocks = np.searchsorted(np.array(self.firsts), numbers, side="right") - 1
+        for block in np.unique(blocks).tolist():
+            stored = np.load(result_path(self.directory, "signatures", block), mmap_mode="r", allow_pickle=False)
+            here = blocks == block
+            signatures[here] = stored[numbers[here] - self.firsts[block]]
+        return signatures
 
 
-def compare_with_first(plan: _Plan, path: Path, part: int) -> None:
-    """For each band of one part, compare the first document that has it with every other one.
+def compare_with_first(signatures: _Signatures, rows: np.ndarray) -> np.ndarray:
+    """For each band of one part, `BAND`, compare the first document that has it with every other one.
 
-    Writes int64 `[pairs, 3]`: the first document, the other one, and 1 if they are similar, else 0.
+    Returns int64 `[pairs, 3]`: the first document, the other one, and 1 if they are similar, else 0.
     """
-    keys, numbers = plan.bands(part)
-    fresh = np.ones(keys.size, bool)
-    fresh[1:] = keys[1:] != keys[:-1]
-    firsts = numbers[np.flatnonzero(fresh)[np.cumsum(fresh) - 1]] if keys.size else numbers
-    pairs = _distinct(firsts[~fresh], numbers[~fresh])
-    save_array(path, np.column_stack([pairs, plan.similar(pairs)]))
+    repeated, firsts = exact_duplicates(rows["key"][:, None])
+    pairs = _distinct(rows["number"][firsts], rows["number"][repeated])
+    return np.column_stack([pairs, signatures.similar(pairs)])
 
 
-def compare_all(plan: _Plan, path: Path, part: int) -> None:
-    """Compare all pairs of documents that share a band of one part.
+def compare_all(signatures: _Signatures, rows: np.ndarray) -> np.ndarray:
+    """Compare all pairs of documents that share a band of one part, `BAND`.
 
-    Writes int64 `[pairs, 2]`: the similar pairs, the earlier document first.
+    Returns int64 `[pairs, 2]`: the similar pairs, the earlier document first.
     """
-    keys, numbers = plan.bands(part)
-    found = [np.empty((0, 2), np.int64)]
+    rows = rows[np.argsort(rows["key"], kind="stable")]  # documents with equal keys stay in their order
+    keys, numbers = rows["key"], rows["number"]
+    similar = [np.empty((0, 2), np.int64)]
     left, distance = np.arange(keys.size), 1
     while left.size:
         left = left[left + distance < keys.size]
         left = left[keys[left] == keys[left + distance]]
         pairs = _distinct(numbers[left], numbers[left + distance])
-        found.append(pairs[plan.similar(pairs)])
+        similar.append(pairs[signatures.similar(pairs)])
         distance += 1
-    save_array(path, np.unique(np.concatenate(found), axis=0))
+    return np.unique(np.concatenate(similar), axis=0)
 
 
 def _distinct(earlier: np.ndarray, later: np.ndarray) -> np.ndarray:

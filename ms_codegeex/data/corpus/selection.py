@@ -7,8 +7,6 @@ with an equal key, such as those of one repository. This process holds a few bit
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,18 +17,17 @@ import numpy as np
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.corpus.duplicates import EXACT_DUPLICATE, NEAR_DUPLICATE, Duplicates
 from ms_codegeex.data.corpus.flags import Flags
-from ms_codegeex.data.corpus.joining import Documents
 from ms_codegeex.data.corpus.settings import PrepareSettings
+from ms_codegeex.data.corpus.shards import Shard
 from ms_codegeex.data.corpus.sources import hash_key, one_line
 from ms_codegeex.data.corpus.stages import (
     DocumentBlock,
+    Documents,
     Stages,
     by_range,
-    parts_for,
-    read_part,
+    directory_name,
     result_path,
     save_array,
-    write_parted,
 )
 from ms_codegeex.data.corpus.tally import EXAMPLES
 
@@ -47,28 +44,11 @@ class NothingLeft(UserError):
     """Training or validation would get no document. Only other input or other settings can help."""
 
 
-class PlacedDocuments:
-    """What became of each document, read from the files of the blocks: `placed[first:end]` is int8 `[documents]` for
-    documents of one shard. `TRAIN`, `VALIDATION`, or -1 - n for the reason n of `REASONS`."""
-
-    def __init__(self, stages: Stages) -> None:
-        self._stages, self._firsts = stages, np.array([block.first for block in stages.blocks])
-        self._read: tuple[int, np.ndarray] = -1, np.empty(0, np.int8)
-
-    def __getitem__(self, rows: slice) -> np.ndarray:
-        number = int(np.searchsorted(self._firsts, rows.start, side="right")) - 1
-        if self._read[0] != number:
-            self._read = number, np.load(self._stages.path("placed", number), allow_pickle=False)
-        first = int(self._firsts[number])
-        return self._read[1][rows.start - first : rows.stop - first]
-
-
 @dataclass(frozen=True)
 class Selection:
     """What was decided.
 
     Attributes:
-        placed: what becomes of each document.
         split_by: the unit of the split: `package`, `document` (each record on its own) or `file` (there is only one
             package).
         packages: how many packages or repositories training and validation have.
@@ -76,23 +56,22 @@ class Selection:
             the number of the document that is kept in its place (None if there is none).
     """
 
-    placed: PlacedDocuments
     split_by: str
     packages: tuple[int, int]
     dropped: Mapping[str, tuple[int, list[tuple[int, int | None]]]]
 
 
-def directory_name(duplicates: str, settings: PrepareSettings, sampling: bool) -> str:
+def selection_name(duplicates: str, settings: PrepareSettings, sampling: bool) -> str:
     """The name of the directory for the stages' files, which depend only on the duplicates, named by their directory,
     and on some settings."""
-    decisive = {
-        "version": VERSION,
-        "duplicates": duplicates,
-        "seed": settings.seed,
-        "validation_share": settings.validation_share,
-        "max_bytes": settings.max_bytes if sampling else None,
-    }
-    return f"selection-{hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:40]}"
+    return directory_name(
+        "selection",
+        version=VERSION,
+        duplicates=duplicates,
+        seed=settings.seed,
+        validation_share=settings.validation_share,
+        max_bytes=settings.max_bytes if sampling else None,
+    )
 
 
 def select(
@@ -102,14 +81,14 @@ def select(
     sampling: bool,
     stages: Stages,
 ) -> Selection:
-    """Place every document.
+    """Place every document; `placed_documents` reads the result.
 
     Args:
         documents: all of them.
         settings: how to decide.
         duplicates: documents to drop, by reason.
         sampling: whether `max_bytes` still has to be applied.
-        stages: for the documents, in a directory with the name `directory_name`.
+        stages: for the documents, in a directory with the name `selection_name`.
 
     Raises:
         NothingLeft: training or validation would get nothing.
@@ -128,29 +107,29 @@ def select(
             "give --input more files or --validation-share 0"
         )
     groups = _Groups(stages, settings.seed, kept, by_package=True)
-    totals = groups.totals()
-    split_by = "package" if totals.named else "document"
-    if share and totals.groups == totals.named == 1:  # all documents are in one package
+    named = groups.named
+    split_by = "package" if named else "document"
+    if share and groups.count == named == 1:  # all documents are in one package
         split_by, groups = "file", _Groups(stages, settings.seed, kept, by_package=False)
-    chosen = choose_validation(groups.rows, share)
+    chosen = choose_validation(groups.sums, share)
     if split_by == "package":
         _check_share(groups, chosen, share)
     in_validation = groups.count_named(chosen)
-    packages = (1, 1) if split_by == "file" else (totals.named - in_validation, in_validation)
-    placed = _place(stages, left_out, groups, chosen)
+    packages = (1, 1) if split_by == "file" else (named - in_validation, in_validation)
+    _place(stages, left_out, groups, chosen)
     dropped = {
         reason: (flags.count(), _examples(flags, duplicates.get(reason)))
         for reason, flags in left_out.items()
         if flags.any()
     }
-    return Selection(placed, split_by, packages, dropped)
+    return Selection(split_by, packages, dropped)
 
 
 def _check_share(groups: _Groups, chosen: np.ndarray, share: float) -> None:
     """`UserError` if whole packages give validation more than `MAX_SHARES` times its share. The shards stay, for a run
     with another share."""
     total = inside = 0
-    for rows in groups.rows():
+    for rows in groups.sums():
         total += int(rows["bytes"].sum())
         inside += int(rows["bytes"][_among(rows["key"], chosen)].sum())
     if inside > MAX_SHARES * share * total:
@@ -176,74 +155,56 @@ def _numbers(names: Iterable[str], seed: int) -> np.ndarray:
 def _not_sampled(stages: Stages, settings: PrepareSettings, kept: Flags) -> Flags:
     """The documents beyond `max_bytes`. They are taken in the order of a hash of seed and source. One that does not
     fit is left out, and the next one is tried."""
-    parts, found, left = parts_for(kept.count()), Flags(kept.size), settings.max_bytes
-    write = functools.partial(_write_sampled, settings.seed, parts)
-    stages.by_block("sampled", write, lambda block: np.packbits(kept.between(block.first, block.end)))
-    for part in range(parts):
-        rows = read_part(stages.paths("sampled"), part, parts, SAMPLED)
+    not_sampled, left = Flags(kept.size), settings.max_bytes
+    keyed = stages.keyed("sampled", SAMPLED, kept.count(), by_range)
+    stages.by_block(keyed.stage, functools.partial(_candidates, settings.seed), kept, keyed.write)
+    for part in range(keyed.parts):
+        rows = keyed.read(part)
         waiting = rows[np.argsort(rows["key"], kind="stable")]
         while waiting.size:  # take documents up to the first that does not fit, then leave out all that do not fit
             count = int(np.searchsorted(np.cumsum(waiting["bytes"]), left, side="right"))
             left -= int(waiting["bytes"][:count].sum())
             waiting = waiting[count:]
             fits = waiting["bytes"] <= left
-            found.set(waiting["number"][~fits])
+            not_sampled.set(waiting["number"][~fits])
             waiting = waiting[fits]
-    return found
+    return not_sampled
 
 
-def _write_sampled(seed: int, parts: int, path: Path, block: DocumentBlock, chosen: np.ndarray) -> None:
-    rows = np.flatnonzero(np.unpackbits(chosen, count=block.end - block.first))
+def _candidates(seed: int, directory: Path, block: DocumentBlock, rows: np.ndarray) -> np.ndarray:
     sources = [source for shard in block.shards for source in shard.sources()]
-    found = np.empty(rows.size, SAMPLED)
-    found["key"] = _numbers((sources[row] for row in rows.tolist()), seed)
-    found["number"], found["bytes"] = rows + block.first, block.column("bytes")[rows]
-    write_parted(path, by_range(found["key"], parts), found, parts)
-
-
-@dataclass(frozen=True)
-class _Totals:
-    """How many groups there are, and how many of them are packages."""
-
-    groups: int
-    named: int
+    table = np.empty(rows.size, SAMPLED)
+    table["key"] = _numbers((sources[row] for row in rows.tolist()), seed)
+    table["number"], table["bytes"] = rows + block.first, block.column("bytes")[rows]
+    return table
 
 
 class _Groups:
     """The kept documents in groups by the hash of their package's name or, if they have none or `by_package` is False,
-    of their source. No group is divided between training and validation."""
+    of their source. No group is divided between training and validation.
+
+    Attributes:
+        keys: the stage whose results are the keys of all documents of a block, uint64 `[documents]`.
+        count, named: how many groups there are, and how many of them are packages.
+    """
 
     def __init__(self, stages: Stages, seed: int, kept: Flags, by_package: bool) -> None:
         self._stages, self._kept = stages, kept
-        self._parts = parts_for(kept.count())
         self._unit = "package" if by_package else "file"
-        stages.by_block(self.keys, functools.partial(_write_keys, seed, by_package), lambda block: None)
+        self.keys = f"keys-{self._unit}"
+        stages.by_block(self.keys, functools.partial(_keys, seed, by_package))
+        counts = [(rows.size, np.count_nonzero(rows["named"])) for rows in self.sums()]
+        self.count, self.named = np.sum(counts, axis=0).tolist()
 
-    @property
-    def keys(self) -> str:
-        """The stage whose results are the keys of all documents of a block, uint64 `[documents]`."""
-        return f"keys-{self._unit}"
-
-    def rows(self) -> Iterator[np.ndarray]:
+    def sums(self) -> Iterator[np.ndarray]:
         """Bytes of each group, `SUM`, in the order of their keys."""
-        sums = f"sums-{self._unit}"
-
-        def write() -> None:
-            function = functools.partial(_write_sums, self.keys, self._parts)
-            self._stages.by_block(sums, function, lambda block: np.packbits(self._kept.between(block.first, block.end)))
-
-        reduce = functools.partial(_reduce_sums, self._stages.directory, sums, len(self._stages.blocks), self._parts)
-        yield from self._stages.by_part(f"groups-{self._unit}", self._parts, reduce, write)
-
-    def totals(self) -> _Totals:
-        """How many there are."""
-        counted = [(rows.size, int(np.count_nonzero(rows["named"]))) for rows in self.rows()]
-        groups, named = np.sum(counted, axis=0).tolist()
-        return _Totals(groups, named)
+        keyed = self._stages.keyed(f"sums-{self._unit}", SUM, self._kept.count(), by_range)
+        make = functools.partial(_sums, self.keys)
+        yield from self._stages.by_key(f"groups-{self._unit}", keyed, make, _summed, self._kept)
 
     def count_named(self, chosen: np.ndarray) -> int:
         """How many packages have a key among `chosen`, ascending."""
-        return sum(int(np.count_nonzero(rows["named"] & _among(rows["key"], chosen))) for rows in self.rows())
+        return sum(int(np.count_nonzero(rows["named"] & _among(rows["key"], chosen))) for rows in self.sums())
 
 
 def _among(keys: np.ndarray, chosen: np.ndarray) -> np.ndarray:
@@ -253,8 +214,8 @@ def _among(keys: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     return chosen[np.minimum(np.searchsorted(chosen, keys), chosen.size - 1)] == keys
 
 
-def _write_keys(seed: int, by_package: bool, path: Path, block: DocumentBlock, _: None) -> None:
-    found = [np.empty(0, np.uint64)]
+def _keys(seed: int, by_package: bool, directory: Path, block: DocumentBlock, _: np.ndarray) -> np.ndarray:
+    pieces = [np.empty(0, np.uint64)]
     for shard in block.shards:
         group = shard.columns["group"] if by_package else np.full(shard.documents, -1)
         keys, own = np.empty(shard.documents, np.uint64), group < 0
@@ -263,33 +224,25 @@ def _write_keys(seed: int, by_package: bool, path: Path, block: DocumentBlock, _
             keys[own] = _numbers((sources[row] for row in np.flatnonzero(own).tolist()), seed)
         if not own.all():
             keys[~own] = _numbers(shard.names()["groups"], seed)[group[~own]]
-        found.append(keys)
-    save_array(path, np.concatenate(found))
+        pieces.append(keys)
+    return np.concatenate(pieces)
 
 
-def _write_sums(keys: str, parts: int, path: Path, block: DocumentBlock, chosen: np.ndarray) -> None:
-    rows = np.flatnonzero(np.unpackbits(chosen, count=block.end - block.first))
-    found = np.empty(rows.size, SUM)
-    found["key"] = np.load(result_path(path.parent, keys, block.number), allow_pickle=False)[rows]
-    found["bytes"], found["named"] = block.column("bytes")[rows], block.column("group")[rows] >= 0
-    found = _summed(found)
-    write_parted(path, by_range(found["key"], parts), found, parts)
-
-
-def _reduce_sums(directory: Path, sums: str, blocks: int, parts: int, path: Path, part: int) -> None:
-    paths = [result_path(directory, sums, number) for number in range(blocks)]
-    save_array(path, _summed(read_part(paths, part, parts, SUM)))
+def _sums(keys: str, directory: Path, block: DocumentBlock, rows: np.ndarray) -> np.ndarray:
+    table = np.empty(rows.size, SUM)
+    table["key"] = np.load(result_path(directory, keys, block.number), allow_pickle=False)[rows]
+    table["bytes"], table["named"] = block.column("bytes")[rows], block.column("group")[rows] >= 0
+    return _summed(table)
 
 
 def _summed(rows: np.ndarray) -> np.ndarray:
     """One row for each key, in the order of the keys."""
-    keys, places = np.unique(rows["key"], return_inverse=True)
-    size = np.zeros(keys.size, np.int64)
-    np.add.at(size, places, rows["bytes"].astype(np.int64))
-    found = np.zeros(keys.size, SUM)
-    found["key"], found["bytes"] = keys, size
-    found["named"][places[rows["named"]]] = True
-    return found
+    keys, groups = np.unique(rows["key"], return_inverse=True)
+    sums = np.zeros(keys.size, SUM)
+    sums["key"] = keys
+    np.add.at(sums["bytes"], groups, rows["bytes"])
+    np.logical_or.at(sums["named"], groups, rows["named"])
+    return sums
 
 
 def choose_validation(groups: Callable[[], Iterable[np.ndarray]], share: float) -> np.ndarray:
@@ -330,8 +283,8 @@ def choose_validation(groups: Callable[[], Iterable[np.ndarray]], share: float) 
 def _first_groups(groups: Iterable[np.ndarray], limit: float, target: float, maximum: int) -> tuple[np.ndarray, int]:
     """The keys of the first groups of at most `limit` bytes that together have `target`, and their bytes.
 
-    There are at most `most` of them. The first one is always taken, another one only if the sum stays below one and a
-    half times the target.
+    There are at most `maximum` of them. The first one is always taken, another one only if the sum stays below 1.5
+    times the target.
     """
     chosen, count, total = [np.empty(0, np.uint64)], 0, 0
     for rows in groups:
@@ -349,22 +302,27 @@ def _first_groups(groups: Iterable[np.ndarray], limit: float, target: float, max
     return np.concatenate(chosen), total
 
 
-def _place(stages: Stages, left_out: Mapping[str, Flags], groups: _Groups, chosen: np.ndarray) -> PlacedDocuments:
-    save_array(stages.path("chosen", 0), chosen)
-    for number, reason in enumerate(REASONS):
-        if reason in left_out:
-            save_array(stages.path("left_out", number), left_out[reason].bits)
+def _place(stages: Stages, left_out: Mapping[str, Flags], groups: _Groups, chosen: np.ndarray) -> None:
+    save_array(result_path(stages.directory, "chosen", 0), chosen)
     numbers = [number for number, reason in enumerate(REASONS) if reason in left_out]
-    stages.by_block("placed", functools.partial(_write_placed, groups.keys, numbers), lambda block: None)
-    return PlacedDocuments(stages)
+    for number in numbers:
+        save_array(result_path(stages.directory, "left_out", number), left_out[REASONS[number]].bits)
+    stages.by_block("placed", functools.partial(_placed, groups.keys, numbers))
 
 
-def _write_placed(keys: str, left_out: list[int], path: Path, block: DocumentBlock, _: None) -> None:
+def _placed(keys: str, left_out: list[int], directory: Path, block: DocumentBlock, _: np.ndarray) -> np.ndarray:
     def load(stage: str, number: int) -> np.ndarray:
-        return np.load(result_path(path.parent, stage, number), mmap_mode="r", allow_pickle=False)
+        return np.load(result_path(directory, stage, number), mmap_mode="r", allow_pickle=False)
 
     in_validation = _among(load(keys, block.number), load("chosen", 0))
     placed = np.where(in_validation, VALIDATION, TRAIN).astype(np.int8)
     for number in left_out:
         placed[Flags(block.end, load("left_out", number)).between(block.first, block.end)] = -1 - number
-    save_array(path, placed)
+    return placed
+
+
+def placed_documents(stages: Stages) -> Iterator[tuple[Shard, np.ndarray]]:
+    """Each shard with what became of its documents, int8 `[documents]`: `TRAIN`, `VALIDATION`, or -1 - n for the reason
+    n of `REASONS`."""
+    for block, path in zip(stages.blocks, stages.paths("placed"), strict=True):
+        yield from block.by_shard(np.load(path, allow_pickle=False))

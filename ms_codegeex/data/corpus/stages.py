@@ -9,6 +9,8 @@ the files of all blocks. No task holds more than a block or a part, however many
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +20,46 @@ import numpy as np
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import shared_files, unwritable
-from ms_codegeex.data.corpus.joining import Documents
+from ms_codegeex.data.corpus.flags import Flags
 from ms_codegeex.data.corpus.shards import Shard
 
 BLOCK_DOCUMENTS = 1 << 17
 PART_ROWS = 1 << 20
 Mapper = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
+Maker = Callable[[Path, "DocumentBlock", np.ndarray], Any]
+PartOf = Callable[[np.ndarray, int], np.ndarray]
+
+
+class Documents:
+    """All documents of all shards, numbered in the order of the input. Their columns stay in the shards' files.
+
+    Attributes:
+        starts: int64 `[shards + 1]`, the number of the first document of each shard.
+    """
+
+    def __init__(self, shards: Iterable[Shard]) -> None:
+        self.shards = list(shards)
+        self.starts = np.cumsum([0, *(shard.documents for shard in self.shards)], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def source(self, number: int) -> str:
+        """The source of document `number`."""
+        shard = int(np.searchsorted(self.starts, number, side="right")) - 1
+        return self.shards[shard].sources()[number - int(self.starts[shard])]
+
+    def blocks(self) -> list[DocumentBlock]:
+        """All documents in blocks of at most `BLOCK_DOCUMENTS`, or of one shard that has more."""
+        blocks: list[DocumentBlock] = []
+        shards: list[Shard] = []
+        first = 0
+        for shard, start in zip(self.shards, self.starts.tolist(), strict=False):
+            if shards and start + shard.documents - first > BLOCK_DOCUMENTS:
+                blocks.append(DocumentBlock(len(blocks), first, start, tuple(shards)))
+                shards, first = [], start
+            shards.append(shard)
+        return [*blocks, DocumentBlock(len(blocks), first, len(self), tuple(shards))]
 
 
 @dataclass(frozen=True)
@@ -39,30 +75,65 @@ class DocumentBlock:
         """A column of these documents."""
         return np.concatenate([shard.columns[name] for shard in self.shards])
 
-    def parts(self) -> Iterator[tuple[Shard, int, int]]:
-        """Each shard with the places of its documents in the block: the first, and the one after the last."""
+    def by_shard(self, values: np.ndarray) -> Iterator[tuple[Shard, np.ndarray]]:
+        """Each shard with the values of its documents."""
         start = 0
         for shard in self.shards:
-            yield shard, start, start + shard.documents
+            yield shard, values[start : start + shard.documents]
             start += shard.documents
 
 
-def blocks_of(documents: Documents) -> list[DocumentBlock]:
-    """All documents in blocks of at most `BLOCK_DOCUMENTS`, or of one shard that has more."""
-    blocks: list[DocumentBlock] = []
-    shards: list[Shard] = []
-    first = 0
-    for shard, start, end in documents.parts():
-        if shards and end - first > BLOCK_DOCUMENTS:
-            blocks.append(DocumentBlock(len(blocks), first, start, tuple(shards)))
-            shards, first = [], start
-        shards.append(shard)
-    return [*blocks, DocumentBlock(len(blocks), first, len(documents), tuple(shards))]
+def directory_name(kind: str, **decisive: Any) -> str:
+    """The name of a directory for stages' files, which depend only on the values `decisive`."""
+    return f"{kind}-{hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:40]}"
 
 
 def result_path(directory: Path, stage: str, number: int) -> Path:
     """The file of a task's result, for a block or a part with this number."""
     return directory / f"{stage}-{number:06d}"
+
+
+@dataclass(frozen=True)
+class KeyedRows:
+    """The files of a stage by blocks, each divided into parts, so that rows with equal keys are in the same part.
+
+    Attributes:
+        directory: as in `Stages`.
+        stage: the stage that writes the files.
+        blocks: how many.
+        kind: dtype of the rows; its field `key` holds uint64, of which the first decides if there are several.
+        parts: how many.
+        part_of: the part of each key: `by_remainder` or `by_range`.
+    """
+
+    directory: Path
+    stage: str
+    blocks: int
+    kind: np.dtype
+    parts: int
+    part_of: PartOf
+
+    def write(self, path: Path, rows: np.ndarray) -> None:
+        """Write the rows of a block in the order of their parts, after the bounds of the parts."""
+        keys = rows["key"]
+        part = self.part_of(keys if keys.ndim == 1 else keys[:, 0], self.parts)
+        order = np.argsort(part, kind="stable")
+        bounds = np.concatenate(([0], np.cumsum(np.bincount(part, minlength=self.parts)))).astype("<i8")
+        with shared_files(path) as (temporary,), open(temporary, "wb") as stream:
+            stream.write(memoryview(bounds).cast("B"))
+            stream.write(np.ascontiguousarray(rows[order]).tobytes())
+
+    def read(self, part: int) -> np.ndarray:
+        """The rows of one part from all files, in their order."""
+        pieces = [np.empty(0, self.kind)]
+        for number in range(self.blocks):
+            path = result_path(self.directory, self.stage, number)
+            first, last = np.fromfile(path, "<i8", 2, offset=8 * part).tolist()
+            offset = 8 * (self.parts + 1) + first * self.kind.itemsize
+            pieces.append(np.fromfile(path, self.kind, last - first, offset=offset))
+            if pieces[-1].size != last - first:
+                raise UserError(f"{path}: shorter than when it was written; delete it and run the same command again")
+        return np.concatenate(pieces)
 
 
 @dataclass(frozen=True)
@@ -79,39 +150,51 @@ class Stages:
     mapper: Mapper
     blocks: Sequence[DocumentBlock]
 
-    def path(self, stage: str, number: int) -> Path:
-        """The result of a task."""
-        return result_path(self.directory, stage, number)
-
-    def by_block(
-        self, stage: str, function: Callable[[Path, DocumentBlock, Any], None], extra: Callable[[DocumentBlock], Any]
-    ) -> None:
-        """Call `function(result, block, extra(block))` for the blocks that have no result yet."""
-        tasks = (
-            (self.path(stage, b.number), b, extra(b)) for b in self.blocks if not self.path(stage, b.number).exists()
-        )
-        self._run(functools.partial(_call, function), tasks)
-
-    def by_part(
-        self, stage: str, parts: int, function: Callable[[Path, int], None], before: Callable[[], None]
-    ) -> Iterator[np.ndarray]:
-        """Call `function(result, part)` for the parts that have no result yet, after `before()` if there are any.
-        Return the arrays of all results."""
-        missing = [part for part in range(parts) if not self.path(stage, part).exists()]
-        if missing:
-            before()
-            self._run(functools.partial(_call, function), ((self.path(stage, part), part) for part in missing))
-        for part in range(parts):
-            yield np.load(self.path(stage, part), allow_pickle=False)
-
     def paths(self, stage: str) -> list[Path]:
         """The results of a stage by blocks."""
-        return [self.path(stage, block.number) for block in self.blocks]
+        return [result_path(self.directory, stage, block.number) for block in self.blocks]
 
-    def remove(self, stage: str) -> None:
-        """Remove the results of a stage by blocks that is no longer needed."""
-        for block in self.blocks:
-            self.path(stage, block.number).unlink(missing_ok=True)
+    def by_block(
+        self, stage: str, make: Maker, chosen: Flags | None = None, save: Callable[[Path, Any], None] | None = None
+    ) -> None:
+        """Save `make(directory, block, rows)` for the blocks that have no result yet.
+
+        Args:
+            stage: the name of the results.
+            make: its `rows` are the positions in the block of the `chosen` documents, int64.
+            chosen: None: all documents.
+            save: writes a result; None: `save_array`.
+        """
+        tasks = (
+            (path, block, None if chosen is None else np.packbits(chosen.between(block.first, block.end)))
+            for path, block in zip(self.paths(stage), self.blocks, strict=True)
+            if not path.exists()
+        )
+        self._run(functools.partial(_make_for_block, make, save or save_array), tasks)
+
+    def by_key(
+        self,
+        stage: str,
+        keyed: KeyedRows,
+        make: Maker,
+        reduce: Callable[[np.ndarray], np.ndarray],
+        chosen: Flags | None = None,
+    ) -> Iterator[np.ndarray]:
+        """The array `reduce(rows)` for each part of the rows that `make` gives, as in `by_block`. The rows are made
+        only if a result is missing, and removed at the end."""
+        results = [result_path(self.directory, stage, part) for part in range(keyed.parts)]
+        missing = [(path, part) for part, path in enumerate(results) if not path.exists()]
+        if missing:
+            self.by_block(keyed.stage, make, chosen, keyed.write)
+            self._run(functools.partial(_reduce_part, keyed, reduce), missing)
+        for path in results:
+            yield np.load(path, allow_pickle=False)
+        for path in self.paths(keyed.stage):
+            path.unlink(missing_ok=True)
+
+    def keyed(self, stage: str, kind: np.dtype, rows: int, part_of: PartOf) -> KeyedRows:
+        """Files for about this many rows. The number of parts depends on nothing else, so that all engines agree."""
+        return KeyedRows(self.directory, stage, len(self.blocks), kind, max(1, -(-rows // PART_ROWS)), part_of)
 
     def _run(self, function: Callable[[Any], Any], tasks: Iterable[Any]) -> None:
         try:
@@ -122,13 +205,18 @@ class Stages:
             pass
 
 
-def _call(function: Callable[..., None], task: tuple) -> None:
-    function(*task)
+def _make_for_block(
+    make: Maker, save: Callable[[Path, Any], None], task: tuple[Path, DocumentBlock, np.ndarray | None]
+) -> None:
+    path, block, chosen = task
+    count = block.end - block.first
+    rows = np.arange(count) if chosen is None else np.flatnonzero(np.unpackbits(chosen, count=count))
+    save(path, make(path.parent, block, rows))
 
 
-def parts_for(rows: int) -> int:
-    """The number of parts for this many rows. It depends on nothing else, so that all engines do the same."""
-    return max(1, -(-rows // PART_ROWS))
+def _reduce_part(keyed: KeyedRows, reduce: Callable[[np.ndarray], np.ndarray], task: tuple[Path, int]) -> None:
+    path, part = task
+    save_array(path, reduce(keyed.read(part)))
 
 
 def by_remainder(keys: np.ndarray, parts: int) -> np.ndarray:
@@ -142,29 +230,8 @@ def by_range(keys: np.ndarray, parts: int) -> np.ndarray:
     return ((keys >> np.uint64(32)) * np.uint64(parts) >> np.uint64(32)).astype(np.int64)
 
 
-def write_parted(path: Path, part: np.ndarray, rows: np.ndarray, parts: int) -> None:
-    """Write `rows` in the order of their `part`, int64 `[rows]`, with the position of each part."""
-    order = np.argsort(part, kind="stable")
-    bounds = np.concatenate(([0], np.cumsum(np.bincount(part, minlength=parts)))).astype("<i8")
-    with shared_files(path) as (temporary,), open(temporary, "wb") as stream:
-        stream.write(memoryview(bounds).cast("B"))
-        stream.write(np.ascontiguousarray(rows[order]).tobytes())
-
-
-def read_part(paths: Iterable[Path], part: int, parts: int, dtype: np.dtype) -> np.ndarray:
-    """The rows of one part from the files that `write_parted` wrote, in the order of the files."""
-    found = []
-    for path in paths:
-        first, last = np.fromfile(path, "<i8", 2, offset=8 * part).tolist()
-        rows = np.fromfile(path, dtype, last - first, offset=8 * (parts + 1) + first * dtype.itemsize)
-        if rows.size != last - first:
-            raise UserError(f"{path}: shorter than when it was written; delete it and run the same command again")
-        found.append(rows)
-    return np.concatenate(found) if found else np.empty(0, dtype)
-
-
 def save_array(path: Path, array: np.ndarray) -> None:
-    """Write an array as `by_part` reads it, atomically."""
+    """Write an array for `np.load`, atomically."""
     array = np.ascontiguousarray(array)
     with shared_files(path) as (temporary,), open(temporary, "wb") as stream:
         # Not np.save: on a full disk it may lose the end of an array without an error.

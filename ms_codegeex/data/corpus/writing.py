@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ms_codegeex.base.files import write_json
-from ms_codegeex.data.corpus.joining import Documents
-from ms_codegeex.data.corpus.summary import Placed, Summary
+from ms_codegeex.data.corpus.shards import Shard
+from ms_codegeex.data.corpus.summary import Summary
 from ms_codegeex.data.corpus.tally import Tally
 from ms_codegeex.data.datasets.documents import DocumentsWriter
 from ms_codegeex.data.datasets.indexed import IndexedWriter
@@ -29,25 +29,23 @@ from ms_codegeex.data.datasets.layout import (
 )
 from ms_codegeex.data.datasets.report import render
 
-_ROWS = 1 << 16  # of a table written at once
 
-
-def write_splits(directory: Path, documents: Documents, placed: Placed, dtype: np.dtype) -> None:
-    """Write `SPLIT.bin`, `SPLIT.idx` and `SPLIT.documents.parquet` of every split, and `SPLIT.mask` of masked shards.
+def write_splits(
+    directory: Path, placed: Iterable[tuple[Shard, np.ndarray]], dtype: np.dtype, masked: bool = False
+) -> None:
+    """Write `SPLIT.bin`, `SPLIT.idx` and `SPLIT.documents.parquet` of every split, and `SPLIT.mask` if it is `masked`.
 
     Args:
         directory: the directory to write.
-        documents: all documents.
-        placed: the split of each.
+        placed: each shard with the splits of its documents, int8 `[documents]`.
         dtype: of ids, that of the shards.
+        masked: whether the shards have masks.
     """
-    masked = any(shard.mask_path is not None for shard in documents.shards)
     with contextlib.ExitStack() as stack:
         writers = [stack.enter_context(IndexedWriter(directory / split, dtype)) for split in SPLITS]
         masks = [stack.enter_context(open(mask_path(directory / split), "wb")) for split in SPLITS if masked]
-        tables = [stack.enter_context(_opened_table(directory / split)) for split in SPLITS]
-        for shard, start, end in documents.parts():
-            sides = placed[start:end]
+        tables = [stack.enter_context(DocumentsWriter(directory / split)) for split in SPLITS]
+        for shard, sides in placed:
             if (sides < 0).all():
                 continue
             columns = shard.read("source", "source_end", "language", "sha256", "bytes", "tokens")
@@ -64,54 +62,19 @@ def write_splits(directory: Path, documents: Documents, placed: Placed, dtype: n
             for number, table in enumerate(tables):
                 rows = np.flatnonzero(sides == number)
                 if rows.size:
-                    table.add(columns, rows, sources, languages)
+                    table.add(
+                        {
+                            "source": [sources[row] for row in rows.tolist()],
+                            "language": [languages[code] for code in columns["language"][rows].tolist()],
+                            **{name: columns[name][rows] for name in ("sha256", "bytes", "tokens")},
+                        }
+                    )
 
 
 def _runs(values: np.ndarray) -> Iterator[tuple[int, int]]:
     """Bounds of the maximal runs of equal values."""
     edges = [0, *(np.flatnonzero(values[1:] != values[:-1]) + 1).tolist(), values.size]
     return itertools.pairwise(edges)
-
-
-@contextlib.contextmanager
-def _opened_table(prefix: Path) -> Iterator[_Table]:
-    with DocumentsWriter(prefix) as writer:
-        table = _Table(writer)
-        yield table
-        table.flush()
-
-
-class _Table:
-    """The table of the documents of one split; many rows are written at a time."""
-
-    def __init__(self, writer: DocumentsWriter) -> None:
-        self._writer = writer
-        self._waiting: list[dict[str, Any]] = []
-        self._rows = 0
-
-    def add(
-        self, columns: Mapping[str, np.ndarray], rows: np.ndarray, sources: Sequence[str], languages: Sequence[str]
-    ) -> None:
-        """Append rows of a shard, which has these columns, sources and names of languages."""
-        found: dict[str, Any] = {name: columns[name][rows] for name in ("sha256", "bytes", "tokens")}
-        found["source"] = [sources[row] for row in rows.tolist()]
-        found["language"] = [languages[code] for code in columns["language"][rows].tolist()]
-        self._waiting.append(found)
-        self._rows += rows.size
-        if self._rows >= _ROWS:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write the rows that wait."""
-        if self._waiting:
-            joined: dict[str, Any] = {
-                name: list(itertools.chain.from_iterable(piece[name] for piece in self._waiting))
-                for name in ("source", "language")
-            }
-            for name in ("sha256", "bytes", "tokens"):
-                joined[name] = np.concatenate([piece[name] for piece in self._waiting])
-            self._writer.add(joined)
-        self._waiting, self._rows = [], 0
 
 
 def write_report(

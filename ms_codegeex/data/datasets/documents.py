@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ class DocumentsWriter:
 
     def __init__(self, prefix: Path) -> None:
         self._path, self._stack = documents_path(prefix), contextlib.ExitStack()
+        self._waiting: list[Any] = []
+        self._rows = 0
 
     def __enter__(self) -> DocumentsWriter:
         import pyarrow.parquet
@@ -42,6 +44,7 @@ class DocumentsWriter:
         stream = self._stack.enter_context(open(temporary, "wb"))
         writer = pyarrow.parquet.ParquetWriter(stream, self._schema, compression="zstd")
         self._writer = self._stack.enter_context(writer)
+        self._stack.push(self._write_rest)
         return self
 
     def __exit__(self, *error: Any) -> bool | None:
@@ -56,17 +59,27 @@ class DocumentsWriter:
         """
         import pyarrow
 
-        for start in range(0, len(columns["source"]), _ROWS):
+        count = len(columns["source"])
+        for start in range(0, count, _ROWS):
             rows = slice(start, start + _ROWS)
             arrays = [_array(columns[field.name][rows], field.type) for field in self._schema]
-            self._writer.write_table(pyarrow.Table.from_arrays(arrays, schema=self._schema))
+            self._waiting.append(pyarrow.Table.from_arrays(arrays, schema=self._schema))
+        self._rows += count
+        if self._rows >= _ROWS:
+            self._flush()
 
+    def _flush(self) -> None:
+        import pyarrow
 
-def write_documents(prefix: Path, batches: Iterable[Mapping[str, Any]]) -> None:
-    """Write the table from batches of columns, as `DocumentsWriter.add` takes them."""
-    with DocumentsWriter(prefix) as writer:
-        for columns in batches:
-            writer.add(columns)
+        if self._waiting:
+            table = pyarrow.concat_tables(self._waiting)
+            for start in range(0, self._rows, _ROWS):
+                self._writer.write_table(table.slice(start, _ROWS).combine_chunks())
+        self._waiting, self._rows = [], 0
+
+    def _write_rest(self, *error: object) -> None:
+        if error[0] is None:
+            self._flush()
 
 
 def _array(values: Any, kind: Any) -> Any:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.corpus.selection import SUM
-from ms_codegeex.data.corpus.stages import by_range, by_remainder, read_part, save_array, write_parted
+from ms_codegeex.data.corpus.stages import KeyedRows, by_range, by_remainder, save_array
 
 KEYS = st.lists(st.integers(0, 2**64 - 1) | st.sampled_from([0, 2**32, 2**63, 2**64 - 1]), max_size=50)
 
@@ -54,18 +54,19 @@ def test_parts_are_about_as_large_as_each_other(function):
 
 
 def test_rows_are_read_by_part_in_the_order_of_the_files(tmp_path):
-    kind, paths = np.dtype([("key", "<u8"), ("number", "<i8")]), [tmp_path / "first", tmp_path / "second"]
+    kind, paths = np.dtype([("key", "<u8"), ("number", "<i8")]), [tmp_path / f"rows-00000{n}" for n in range(2)]
+    keyed = KeyedRows(tmp_path, "rows", 2, kind, 3, by_range)
     generator, found, written = np.random.default_rng(5), [], []
     for start, path in zip((0, 20), paths, strict=True):
         rows = np.empty(20, kind)
         rows["key"], rows["number"] = generator.integers(0, 2**64, 20, np.uint64), np.arange(start, start + 20)
-        write_parted(path, by_range(rows["key"], 3), rows, 3)
+        keyed.write(path, rows)
         written += rows.tolist()
     for part in range(3):
-        rows = read_part(paths, part, 3, kind).tolist()
+        rows = keyed.read(part).tolist()
         assert rows == [row for row in written if row[0] * 3 >> 64 == part]
         found += rows
     assert sorted(found) == sorted(written)
     paths[1].write_bytes(paths[1].read_bytes()[:-1])
     with pytest.raises(UserError, match=f"{paths[1]}: shorter than when it was written"):
-        read_part(paths, 2, 3, kind)
+        keyed.read(2)

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from prepare_inputs import shard, stored
 
 from ms_codegeex.data.corpus import duplicates, stages
-from ms_codegeex.data.corpus.duplicates import exact_duplicates, find_duplicates
-from ms_codegeex.data.corpus.joining import join
+from ms_codegeex.data.corpus.duplicates import BAND, exact_duplicates, find_duplicates
 from ms_codegeex.data.corpus.minhash import signature
+from ms_codegeex.data.corpus.stages import Documents, Stages, by_range
 
 WORDS = [f"name{number}" for number in range(3000)]
 
@@ -59,7 +59,7 @@ def corpus(texts, folder, per_shard=13):
         given = shard(rows, signatures=[blank if row is None else row for row in signatures])
         given.columns["sha256"] = np.array([list(hashlib.sha256(data).digest()) for data in part], np.uint8)
         made.append(stored(given, folder / f"shard{start:04d}"))
-    return join(made)
+    return Documents(made)
 
 
 @pytest.mark.parametrize(("threshold", "rounds"), [(0.5, 1), (0.85, 0), (0.85, 3)])
@@ -119,10 +119,12 @@ def test_a_second_call_uses_the_results_of_the_first_and_makes_only_what_is_miss
 
 
 def test_no_documents_have_no_duplicates(tmp_path):
-    documents = join([stored(shard([], signatures=np.zeros((0, 128))), tmp_path / "shard")])
+    documents = Documents([stored(shard([], signatures=np.zeros((0, 128))), tmp_path / "shard")])
     found = find_duplicates(documents, 0.9, tmp_path / "work", map)
     assert not found["near duplicate"].dropped.any()
 
 
 def test_one_part_for_each_million_rows():
-    assert [stages.parts_for(rows) for rows in (0, 1, 1 << 20, (1 << 20) + 1)] == [1, 1, 1, 2]
+    work = Stages(None, map, [])
+    parts = [work.keyed("rows", BAND, rows, by_range).parts for rows in (0, 1, 1 << 20, (1 << 20) + 1)]
+    assert parts == [1, 1, 1, 2]

@@ -14,11 +14,17 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.corpus import stages as module
 from ms_codegeex.data.corpus.duplicates import Duplicates
 from ms_codegeex.data.corpus.flags import Flags
-from ms_codegeex.data.corpus.joining import join
-from ms_codegeex.data.corpus.selection import SUM, TRAIN, VALIDATION, choose_validation, directory_name
+from ms_codegeex.data.corpus.selection import (
+    SUM,
+    TRAIN,
+    VALIDATION,
+    choose_validation,
+    placed_documents,
+    selection_name,
+)
 from ms_codegeex.data.corpus.selection import select as select_among
 from ms_codegeex.data.corpus.settings import PrepareSettings
-from ms_codegeex.data.corpus.stages import Stages, blocks_of
+from ms_codegeex.data.corpus.stages import Documents, Stages
 from ms_codegeex.data.corpus.summary import summarise_in_stages
 
 
@@ -38,16 +44,16 @@ def select(tmp_path):
     calls = iter(range(1000))
 
     def run(documents, settings, sampling=False, duplicates=None, mapper=map):
-        stages = Stages(tmp_path / f"stages{next(calls)}", mapper, blocks_of(documents))
+        stages = Stages(tmp_path / f"stages{next(calls)}", mapper, documents.blocks())
         selection = select_among(documents, settings, duplicates or {}, sampling, stages)
-        placed = [place for _, start, end in documents.parts() for place in selection.placed[start:end].tolist()]
+        placed = [number for _, numbers in placed_documents(stages) for number in numbers.tolist()]
         return placed, selection, summarise_in_stages(stages)
 
     return run
 
 
-def test_join_numbers_documents():
-    documents = join(
+def test_documents_are_numbered():
+    documents = Documents(
         [
             shard([("a", "C", "x", 1, 10, 3), ("ü", "Go", None, 2, 20, 5)]),
             shard([]),
@@ -56,11 +62,12 @@ def test_join_numbers_documents():
     )
     assert [documents.source(number) for number in range(4)] == ["a", "ü", "c", "d"]
     assert documents.starts.tolist() == [0, 2, 2, 4] and len(documents) == 4
-    assert [(start, end) for _, start, end in documents.parts()] == [(0, 2), (2, 2), (2, 4)]
+    (block,) = documents.blocks()
+    assert [values.tolist() for _, values in block.by_shard(np.arange(4))] == [[0, 1], [], [2, 3]]
 
 
 def test_duplicates_are_dropped_and_counted(select):
-    documents = join(
+    documents = Documents(
         [
             shard([("a", "C", None, 1, 10, 1), ("b", "C", None, 2, 20, 1)]),
             shard([("c", "C", None, 2, 20, 1), ("d", "C", None, 1, 10, 1), ("e", "C", None, 3, 5, 1)]),
@@ -78,7 +85,7 @@ def test_duplicates_are_dropped_and_counted(select):
 
 def many(count, groups=20):
     rows = [(f"file{number}", "C", f"group{number % groups}", number, 100 + number, 10) for number in range(count)]
-    return join([shard(rows[:77]), shard([]), shard(rows[77:])])
+    return Documents([shard(rows[:77]), shard([]), shard(rows[77:])])
 
 
 @pytest.mark.parametrize("limit", [99, 1000, 10_000, 10**9])
@@ -111,14 +118,14 @@ def sampled(names, sizes, limit, seed):
 def test_the_sample_is_that_of_the_plain_rule_in_any_blocks_and_parts(tmp_path_factory, sizes, limit, seed):
     names = [f"file{number}" for number in range(len(sizes))]
     rows = [(name, "C", None, 0, size, 1) for name, size in zip(names, sizes, strict=True)]
-    documents = join([shard(rows[start : start + 5]) for start in range(0, len(rows), 5)])
+    documents = Documents([shard(rows[start : start + 5]) for start in range(0, len(rows), 5)])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "BLOCK_DOCUMENTS", 12)
         patch.setattr(module, "PART_ROWS", 7)
-        stages = Stages(tmp_path_factory.mktemp("work") / "stages", map, blocks_of(documents))
+        stages = Stages(tmp_path_factory.mktemp("work") / "stages", map, documents.blocks())
         chosen = settings(max_bytes=limit, seed=seed)
-        placed = select_among(documents, chosen, {}, True, stages).placed
-    found = [place for _, start, end in documents.parts() for place in placed[start:end].tolist()]
+        select_among(documents, chosen, {}, True, stages)
+    found = [number for _, numbers in placed_documents(stages) for number in numbers.tolist()]
     assert {number for number, place in enumerate(found) if place == TRAIN} == sampled(names, sizes, limit, seed)
 
 
@@ -136,7 +143,7 @@ def test_groups_are_not_torn_in_any_blocks_and_parts(select, monkeypatch):
     monkeypatch.setattr(module, "BLOCK_DOCUMENTS", 30)
     monkeypatch.setattr(module, "PART_ROWS", 9)
     rows = [(f"file{number}", "C", f"group{number % 20}", number, 100 + number, 10) for number in range(200)]
-    torn = join([shard(rows[start : start + 11]) for start in range(0, 200, 11)])
+    torn = Documents([shard(rows[start : start + 11]) for start in range(0, 200, 11)])
     again, other, added = select(torn, settings(validation_share=0.2))
     assert (again, other.packages, added) == (placed, selection.packages, summary)
 
@@ -145,13 +152,13 @@ def test_documents_of_their_own_beside_groups(select):
     rows = [(f"own{n}", "C", None, n, 100, 1) for n in range(50)] + [
         (f"g{n}", "C", "g", 60 + n, 100, 1) for n in range(5)
     ]
-    placed, selection, _ = select(join([shard(rows)]), settings(validation_share=0.2))
+    placed, selection, _ = select(Documents([shard(rows)]), settings(validation_share=0.2))
     assert selection.split_by == "package" and len(set(placed[50:])) == 1 and sum(selection.packages) == 1
     assert set(placed[:50]) == {TRAIN, VALIDATION}
 
 
 def test_one_group_is_split_by_document(select):
-    documents = join([shard([(f"f{n}", "C", "only", n, 100, 1) for n in range(10)])])
+    documents = Documents([shard([(f"f{n}", "C", "only", n, 100, 1) for n in range(10)])])
     placed, selection, _ = select(documents, settings(validation_share=0.2))
     assert selection.split_by == "file" and placed.count(VALIDATION) == 2 and selection.packages == (1, 1)
     placed, selection, _ = select(documents, settings())
@@ -161,23 +168,23 @@ def test_one_group_is_split_by_document(select):
 def test_a_group_of_which_all_but_one_are_dropped_is_split_by_document(select):
     rows = [(f"f{n}", "C", "other" if n == 3 else "only", n, 100, 1) for n in range(10)]
     dropped = {"exact duplicate": Duplicates(flags([n == 3 for n in range(10)]), {3: 0})}
-    placed, selection, _ = select(join([shard(rows)]), settings(validation_share=0.2), duplicates=dropped)
+    placed, selection, _ = select(Documents([shard(rows)]), settings(validation_share=0.2), duplicates=dropped)
     assert selection.split_by == "file" and placed.count(VALIDATION) == 2 and placed[3] == -1
 
 
 def test_a_document_with_the_name_of_the_only_group_is_in_that_group(select):
     rows = [("name", "C", None, 1, 100, 1), ("f", "C", "name", 2, 100, 1)]
-    placed, selection, _ = select(join([shard(rows)]), settings(validation_share=0.2))
+    placed, selection, _ = select(Documents([shard(rows)]), settings(validation_share=0.2))
     assert selection.split_by == "file" and set(placed) == {TRAIN, VALIDATION}
 
 
 def test_one_document_cannot_be_split(select):
     with pytest.raises(UserError, match="f0: the only document left"):
-        select(join([shard([("f0", "C", "x", 1, 10, 1)])]), settings(validation_share=0.1))
+        select(Documents([shard([("f0", "C", "x", 1, 10, 1)])]), settings(validation_share=0.1))
 
 
 def test_nothing_is_left_of_nothing(select):
-    placed, _, summary = select(join([shard([])]), settings(validation_share=0.1))
+    placed, _, summary = select(Documents([shard([])]), settings(validation_share=0.1))
     assert placed == [] and summary.counts(TRAIN, VALIDATION)["documents"] == 0
 
 
@@ -189,7 +196,7 @@ def test_a_second_call_uses_the_results_of_the_first(tmp_path):
             called.append(task[0].name)
             yield function(task)
 
-    stages = Stages(tmp_path / "stages", mapper, blocks_of(documents))
+    stages = Stages(tmp_path / "stages", mapper, documents.blocks())
     chosen = settings(validation_share=0.2, max_bytes=10_000)
     first = select_among(documents, chosen, {}, True, stages)
     assert {"sampled-000000", "sums-package-000000", "placed-000000"} <= set(called)
@@ -200,7 +207,7 @@ def test_a_second_call_uses_the_results_of_the_first(tmp_path):
 
 def test_the_directory_depends_on_what_decides():
     names = [
-        directory_name(duplicates, settings(**changes), sampling)
+        selection_name(duplicates, settings(**changes), sampling)
         for duplicates, changes, sampling in [
             ("a", {}, True),
             ("b", {}, True),
@@ -210,7 +217,7 @@ def test_the_directory_depends_on_what_decides():
         ]
     ]
     assert len(set(names)) == 5
-    assert directory_name("a", settings(max_bytes=1), False) == directory_name("a", settings(max_bytes=2), False)
+    assert selection_name("a", settings(max_bytes=1), False) == selection_name("a", settings(max_bytes=2), False)
 
 
 def sums(keys, sizes):

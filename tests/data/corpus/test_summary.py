@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 from prepare_inputs import shard
 
 from ms_codegeex.data.corpus.building import _packages
-from ms_codegeex.data.corpus.joining import join
 from ms_codegeex.data.corpus.selection import Selection
 from ms_codegeex.data.corpus.summary import MAX_PACKAGES, Summary, describe_splits, summarise
 
@@ -29,7 +28,7 @@ PLACED = np.array([0, 0, -1, 1, 0], np.int8)
 
 
 def test_counts():
-    summary = summarise(join([FIRST, SECOND]).parts(), PLACED)
+    summary = summarise([(FIRST, PLACED[:3]), (SECOND, PLACED[3:])])
     assert summary.counts(0) == {"documents": 3, "tokens": 24, "bytes": 37}
     assert summary.counts(0, 1) == {"documents": 4, "tokens": 64, "bytes": 42}
     assert summary.counts(-1)["bytes"] == 30 and summary.counts(-2)["documents"] == 0
@@ -37,15 +36,15 @@ def test_counts():
     assert list(train["languages"]) == ["unknown", "C"] and train["languages"]["C"]["bytes"] == 17
     assert validation == {**summary.counts(1), "languages": {"Go": summary.counts(1)}}
     assert summary.packages == {0: ["x", "z"], 1: ["x"]}
-    assert summary.redacted == [1, 3] and (summary.licences.documents, summary.licences.bytes) == (2, 6)
+    assert summary.redacted == [1, 3] and summary.licences == {"documents": 2, "bytes": 6}
     assert summary.stripped == 7
 
 
 def test_sums_of_parts_are_those_of_the_whole():
-    whole = summarise(join([FIRST, SECOND]).parts(), PLACED)
+    whole = summarise([(FIRST, PLACED[:3]), (SECOND, PLACED[3:])])
     added = Summary()
     for part, placed in ((FIRST, PLACED[:3]), (SECOND, PLACED[3:])):
-        stored = json.dumps(summarise(join([part]).parts(), placed).to_json())
+        stored = json.dumps(vars(summarise([(part, placed)])))
         added.add(Summary.from_json(json.loads(stored)))
     assert added == whole
 
@@ -55,13 +54,13 @@ def test_only_the_first_packages_are_named():
     summary = Summary()
     for part in (names[600:], names[:700]):
         rows = [(f"f{name}", "C", name, 1, 1, 1) for name in reversed(part)]
-        summary.add(summarise(join([shard(rows)]).parts(), np.zeros(len(rows), np.int8)))
+        summary.add(summarise([(shard(rows), np.zeros(len(rows), np.int8))]))
     assert summary.packages == {0: names[:MAX_PACKAGES]}
 
 
 def test_packages_are_counted_beyond_those_that_are_named():
     names = [f"p{number:05d}" for number in range(MAX_PACKAGES)]
-    selection = Selection(None, "package", (MAX_PACKAGES + 50, 2), {})
+    selection = Selection("package", (MAX_PACKAGES + 50, 2), {})
     found = _packages(selection, Summary(packages={0: names, 1: ["x", "y"]}))
     assert found == [
         {"package_count": MAX_PACKAGES + 50, "packages": names},
@@ -73,7 +72,7 @@ def test_packages_are_counted_beyond_those_that_are_named():
 def test_histogram(documents):
     rows = [(f"f{number}", "C", None, 1, 1, tokens) for number, (tokens, _) in enumerate(documents)]
     half, placed = len(rows) // 2, np.array([place for _, place in documents], np.int8)
-    histogram = summarise(join([shard(rows[:half]), shard(rows[half:])]).parts(), placed).length_histogram()
+    histogram = summarise([(shard(rows[:half]), placed[:half]), (shard(rows[half:]), placed[half:])]).length_histogram()
     lengths = [tokens for tokens, place in documents if place >= 0]
     edges, found = histogram["edges"], histogram["documents"]
     assert len(edges) == len(found) + 1 and edges[:2] == [0, 16]

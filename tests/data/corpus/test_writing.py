@@ -4,7 +4,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from prepare_inputs import shard
 
-from ms_codegeex.data.corpus.joining import join
+from ms_codegeex.data.corpus.stages import Documents
 from ms_codegeex.data.corpus.writing import _runs, write_splits
 from ms_codegeex.data.datasets.indexed import IndexedDataset
 from ms_codegeex.data.datasets.layout import SPLITS, mask_path
@@ -36,9 +36,9 @@ def test_runs_against_single_documents(tmp_path_factory, data):
                 mask.write(masks[-1])
                 rows.append((f"{number}/{row}", "C", None, row, 5, ids.size))
         shards.append(shard(rows, directory / str(number), mask_path=directory / f"{number}.mask" if masked else None))
-    documents = join(shards)
+    (block,) = Documents(shards).blocks()
     placed = np.array(data.draw(st.lists(st.integers(-1, 1), min_size=len(texts), max_size=len(texts))), np.int8)
-    write_splits(directory, documents, placed, np.dtype("<u2"))
+    write_splits(directory, block.by_shard(placed), np.dtype("<u2"), masked)
     for side, name in enumerate(SPLITS):
         written = IndexedDataset(directory / name)
         expected = [ids for ids, place in zip(texts, placed.tolist(), strict=True) if place == side]

@@ -6,10 +6,10 @@ import pytest
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.datasets.documents import (
     COLUMNS,
+    DocumentsWriter,
     documents_path,
     read_document_row,
     read_documents,
-    write_documents,
 )
 
 ROWS = [
@@ -26,7 +26,8 @@ ROWS = [
 
 @pytest.fixture
 def prefix(tmp_path):
-    write_documents(tmp_path / "train", [{name: [row[name] for row in ROWS] for name in COLUMNS}])
+    with DocumentsWriter(tmp_path / "train") as writer:
+        writer.add({name: [row[name] for row in ROWS] for name in COLUMNS})
     return tmp_path / "train"
 
 
