@@ -146,14 +146,15 @@ def block(language: str, prompt: str) -> Rule:
     name = find_language(language).name
     if name == "Python":
         start = " " if prompt.rpartition("\n")[2] else ""  # the prompt's last line continues
-        return _ruled(lambda: _unindented(start), dropped=1)
+        return scanned(lambda: _unindented(start), dropped=1)
     if name not in BRACED:
         raise UserError(f"--stop-at: blocks of {name} are not known; give Python or one of {', '.join(BRACED)}")
     depth = 0 if prompt.count("{") > prompt.count("}") else -1
-    return _ruled(lambda: _closed(depth))
+    return scanned(lambda: _closed(depth))
 
 
-def _ruled(scan: Callable[[], Scanner], dropped: int = 0) -> Rule:
+def scanned(scan: Callable[[], Scanner], dropped: int = 0) -> Rule:
+    """The rule of a scanner."""
     return Rule(lambda text: scan()(text) is not None, scan, dropped)
 
 

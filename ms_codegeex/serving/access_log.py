@@ -29,6 +29,7 @@ class RequestRecord:
     path: str
     began: float
     key: str | None = None
+    concurrent: int | None = None  # answers that the key may have in progress; not logged
     route: str = "unmatched"
     status: int = 0
     prompts: Sequence[Sequence[int]] = ()
@@ -36,10 +37,10 @@ class RequestRecord:
     first_token: float | None = None
     ended: float = 0.0
 
-    def described(self, now: datetime) -> dict[str, Any]:
+    def described(self) -> dict[str, Any]:
         """The values of the log line, without the texts of prompts."""
         return {
-            "time": now.isoformat(timespec="milliseconds"),
+            "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
             "request": self.id,
             "client": self.client,
             "key": self.key,
@@ -57,14 +58,8 @@ class RequestRecord:
 class AccessLog:
     """Writes lines to a file, or to standard output if its name is `-`. `decode` turns prompts into the logged text."""
 
-    def __init__(
-        self,
-        target: str,
-        decode: Callable[[Sequence[int]], str] | None = None,
-        now: Callable[[], datetime] | None = None,
-    ):
+    def __init__(self, target: str, decode: Callable[[Sequence[int]], str] | None = None):
         self._target, self._decode = target, decode
-        self._now = now or (lambda: datetime.now(timezone.utc))
         self._file, self._failed = self._opened(), False
 
     def _opened(self) -> AppendedFile:
@@ -77,7 +72,7 @@ class AccessLog:
 
     def write(self, record: RequestRecord) -> None:
         """Write the line of a request that has ended. A full disk or a closed pipe is reported once."""
-        values = record.described(self._now())
+        values = record.described()
         if self._decode is not None:
             values["prompts"] = [self._decode(ids) for ids in record.prompts]
         # ASCII only: no client can put a line break or a terminal's escape into the log

@@ -49,13 +49,7 @@ def create_app(settings: ServeSettings, backend: Backend) -> FastAPI:
         log = AccessLog(settings.access_log, backend.model.tokenizer.decode if settings.log_prompts else None)
     # the middleware that is added last is the outermost
     app.add_middleware(BodyLimit, maximum=settings.max_body)
-    app.add_middleware(
-        Guard,
-        keys=keys,
-        requests_per_minute=settings.requests_per_minute,
-        origins=settings.cors,
-        demo=settings.demo,
-    )
+    app.add_middleware(Guard, settings=settings, keys=keys)
     if settings.cors:
         app.add_middleware(
             CORSMiddleware,

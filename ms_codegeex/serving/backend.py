@@ -7,6 +7,7 @@ one with made-up text.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 from abc import ABC, abstractmethod
@@ -44,7 +45,7 @@ class Counters:
 
 
 class StreamedAnswer(AsyncIterator[Piece]):
-    """An answer in pieces: iterate over it and close it, or ask for `whole`. Made by `Backend.answer`."""
+    """An answer in pieces: iterate over it and close it, or await `whole`. Made by `Backend.answer`."""
 
     def __init__(
         self,
@@ -65,10 +66,11 @@ class StreamedAnswer(AsyncIterator[Piece]):
         self.error: ApiError | None = None
         self.on_news: Callable[[], None] | None = None  # called when `news` becomes true
         self._backend, self._event = backend, asyncio.Event()
-        self._told_end, self._wants_all = False, False
-        self._deadline = asyncio.get_running_loop().call_later(
-            backend.settings.deadline, backend.fail, self, deadline_exceeded(backend.settings.deadline)
-        )
+        self._end_taken, self._wants_all = False, False
+        seconds = backend.settings.deadline
+        message = f"the request took longer than the server's limit of {seconds:g} s"
+        late = unavailable(message, "deadline_exceeded", 5)
+        self._deadline = asyncio.get_running_loop().call_later(seconds, backend.fail, self, late)
 
     @property
     def ended(self) -> bool:
@@ -83,13 +85,13 @@ class StreamedAnswer(AsyncIterator[Piece]):
     def take(self) -> Piece:
         """All text since the last call; `ApiError` if the answer failed."""
         self._event.clear()
-        self._told_end = self.ended
+        self._end_taken = self.ended
         if self.error is not None:
             raise self.error
         return self.text.take()
 
     async def __anext__(self) -> Piece:
-        if self._told_end:
+        if self._end_taken:
             raise StopAsyncIteration
         while not self.news:
             await self._event.wait()
@@ -103,10 +105,6 @@ class StreamedAnswer(AsyncIterator[Piece]):
             await self._event.wait()
             self._event.clear()
         return self.take()
-
-    async def aclose(self) -> None:
-        """Cancel the rest."""
-        self.close()
 
     def close(self) -> None:
         """Cancel the rest. The slot is free within a step."""
@@ -125,25 +123,18 @@ class StreamedAnswer(AsyncIterator[Piece]):
         self.tell()
 
 
-def deadline_exceeded(seconds: float) -> ApiError:
-    """The error of a request that took too long."""
-    return unavailable(f"the request took longer than the server's limit of {seconds:g} s", "deadline_exceeded", 5)
-
-
 class Waiting:
     """Answers that wait for a slot. The clients take turns, and each has its share of the places."""
 
     def __init__(self) -> None:
         self._clients: OrderedDict[str, deque[StreamedAnswer]] = OrderedDict()
-        self._count = 0
 
     def __len__(self) -> int:
-        return self._count
+        return sum(map(len, self._clients.values()))
 
     def add(self, answer: StreamedAnswer) -> None:
         """Add an answer after the client's others."""
         self._clients.setdefault(answer.client, deque()).append(answer)
-        self._count += 1
 
     def next(self) -> StreamedAnswer:
         """Remove and return the first answer of the client whose turn it is."""
@@ -151,7 +142,6 @@ class Waiting:
         answer = answers.popleft()
         if answers:
             self._clients[client] = answers
-        self._count -= 1
         return answer
 
     def remove(self, answer: StreamedAnswer) -> bool:
@@ -162,7 +152,6 @@ class Waiting:
         answers.remove(answer)
         if not answers:
             del self._clients[answer.client]
-        self._count -= 1
         return True
 
     def of(self, client: str) -> int:
@@ -172,22 +161,21 @@ class Waiting:
     def displaced(self, needed: int, client: str, count: int) -> list[StreamedAnswer] | None:
         """The `needed` answers that give their places to `count` new ones of a client: always the newest of the client
         that has the most. None if the new ones would exceed the client's share of the places."""
-        own, found = self.of(client) + count, list[StreamedAnswer]()
+        own, displaced = self.of(client) + count, list[StreamedAnswer]()
         left = {name: len(answers) for name, answers in self._clients.items() if name != client}
         for _ in range(needed):
             name = max(left, key=left.__getitem__, default="")
             if left.get(name, 0) <= own:
                 return None
             left[name] -= 1
-            found.append(self._clients[name][left[name]])
-        return found
+            displaced.append(self._clients[name][left[name]])
+        return displaced
 
     def clear(self) -> list[StreamedAnswer]:
         """Remove and return all answers."""
-        found = [answer for answers in self._clients.values() for answer in answers]
+        answers = [answer for each in self._clients.values() for answer in each]
         self._clients.clear()
-        self._count = 0
-        return found
+        return answers
 
 
 class Backend(ABC):
@@ -202,7 +190,7 @@ class Backend(ABC):
         self.engine_ready, self.draining = False, False
         self.counters = Counters()
         self.first_token_observers: list[Callable[[float], None]] = []  # seconds from arrival
-        self.numbers = iter(range(1, 1 << 62))
+        self.numbers = itertools.count(1)
         self._waiting, self._active = Waiting(), dict[int, StreamedAnswer]()
 
     @property
@@ -250,10 +238,10 @@ class Backend(ABC):
     def _displaced(self, count: int, client: str) -> list[StreamedAnswer]:
         """The waiting answers that make room for `count` new ones of a client; `ApiError` if there is no room."""
         over = len(self._active) + len(self._waiting) + count - self.slots - self.settings.max_queue
-        found = self._waiting.displaced(over, client, count)
-        if found is None:
+        displaced = self._waiting.displaced(over, client, count)
+        if displaced is None:
             raise busy(self.settings.max_queue)
-        return found
+        return displaced
 
     def answer(
         self,

@@ -17,7 +17,7 @@ from ms_codegeex.base.printing import print_error
 from ms_codegeex.base.processes import ending, python_path
 from ms_codegeex.serving.backend import Backend, StreamedAnswer
 from ms_codegeex.serving.errors import unavailable
-from ms_codegeex.serving.messages import PIECE, Unpacker, chosen_from, packed, settings_values
+from ms_codegeex.serving.messages import chosen_from, read, settings_values, write
 from ms_codegeex.serving.model import ServedModel
 from ms_codegeex.serving.settings import ServeSettings
 
@@ -30,7 +30,7 @@ class EngineProcess:
     """One process and the connection to it."""
 
     def __init__(self, process: subprocess.Popen[bytes], writer: asyncio.StreamWriter, reader: asyncio.StreamReader):
-        self.process, self.writer, self.reader, self._unpacker = process, writer, reader, Unpacker()
+        self.process, self.writer, self.reader = process, writer, reader
 
     @classmethod
     async def start(cls, options: dict[str, Any]) -> EngineProcess:
@@ -54,20 +54,11 @@ class EngineProcess:
 
     def send(self, value: Any) -> None:
         """Send a message. Does nothing if the process has ended."""
-        self.writer.write(packed(value))
+        write(self.writer, value)
 
-    async def receive(self) -> list[Any]:
-        """Wait for the next messages. None come at the end of the process."""
-        while data := await self._read():
-            if found := self._unpacker.feed(data):
-                return found
-        return []
-
-    async def _read(self) -> bytes:
-        try:
-            return await self.reader.read(PIECE)
-        except ConnectionError:
-            return b""
+    async def receive(self) -> Any:
+        """Wait for the next message; None at the end of the process."""
+        return await read(self.reader)
 
     async def status(self) -> int | None:
         """The exit status of a process whose connection has just ended; None if the process continues."""
@@ -134,9 +125,9 @@ class EngineBackend(Backend):
         """One process from its start to its end; its exit status, None if it had to be ended."""
         self.engine = await EngineProcess.start(self.options())
         try:
-            first, *rest = await self.engine.receive() or [None]
+            first = await self.engine.receive()
             if first is not None and self._hello(first):
-                await self._listen(rest)
+                await self._listen(self.engine)
             self._lost()
             return await self.engine.status()
         finally:
@@ -144,16 +135,14 @@ class EngineBackend(Backend):
             engine, self.engine = self.engine, None
             await asyncio.shield(engine.end())
 
-    async def _listen(self, first: list[Any]) -> None:
-        """Take these messages and all further ones, until the process ends."""
-        watch, messages = asyncio.ensure_future(self._watch(self.engine)), first
+    async def _listen(self, engine: EngineProcess) -> None:
+        """Handle all messages until the process ends."""
+        watch = asyncio.ensure_future(self._watch(engine))
         try:
-            while True:
-                self._messages += len(messages)
-                for message in filter(None, messages):  # the answer to a ping is empty
+            while (message := await engine.receive()) is not None:
+                self._messages += 1
+                if message:  # the answer to a ping is empty
                     self._took(message)
-                if not (messages := await self.engine.receive()):
-                    return
         finally:
             watch.cancel()
 
@@ -201,11 +190,8 @@ class EngineBackend(Backend):
 
     def _begin(self, answer: StreamedAnswer) -> None:
         scores = answer.settings.log_probabilities if answer.prompt_scores else None
-        self._tell(["begin", answer.number, answer.ids, settings_values(answer.settings), scores])
+        self.engine.send(["begin", answer.number, answer.ids, settings_values(answer.settings), scores])
 
     def _cancel(self, answer: StreamedAnswer) -> None:
-        self._tell(["cancel", answer.number])
-
-    def _tell(self, value: Any) -> None:
-        if self.engine is not None:
-            self.engine.send(value)
+        if self.engine is not None:  # it may have ended
+            self.engine.send(["cancel", answer.number])

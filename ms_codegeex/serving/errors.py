@@ -84,44 +84,39 @@ def of_validation(errors: list[Mapping[str, Any]]) -> ApiError:
     first = next((error for error in errors if error.get("type") == UNSUPPORTED), errors[0])
     if first.get("type") == "json_invalid":
         return ApiError(400, f"the body is not JSON: {first.get('ctx', {}).get('error', 'cannot be read')}")
-    place = [str(part) for part in first.get("loc", ()) if part != "body"]
+    location = [str(part) for part in first.get("loc", ()) if part != "body"]
     message = first.get("msg", "is wrong")
     if first.get("type") == UNSUPPORTED:
         field = first["ctx"]["field"]
-        place, message = (place, f"{field} is {message}") if place else ([field], message)
-    param = place[0] if place else None
-    named = param or repr(param) if place else "body"
+        location, message = (location, f"{field} is {message}") if location else ([field], message)
+    param = location[0] if location else None
+    named = param or repr(param) if location else "body"
     return ApiError(400, f"{named}: {message}", param=param)
 
 
 def install(app: FastAPI) -> None:
     """Give all errors of `app` this format."""
 
-    async def api_error(_: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, ApiError)
+    @app.exception_handler(ApiError)
+    async def api_error(_: Request, error: ApiError) -> JSONResponse:
         return error.response()
 
-    async def user_error(_: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, UserError)
+    @app.exception_handler(UserError)
+    async def user_error(_: Request, error: UserError) -> JSONResponse:
         return of_user_error(error).response()
 
-    async def validation(request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, RequestValidationError)
+    @app.exception_handler(RequestValidationError)
+    async def validation(request: Request, error: RequestValidationError) -> JSONResponse:
         kind = request.headers.get("content-type", "nothing")
         if isinstance(error.body, bytes) and "json" not in kind:
             return ApiError(400, f"the body is declared as {kind}; send Content-Type: application/json").response()
         return of_validation(list(error.errors())).response()
 
-    async def http(request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, HTTPException)
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> JSONResponse:
         message = error.detail
         if error.status_code in (404, 405):
             message = f"{request.method} {request.url.path}: {error.detail.lower()}"
         response = ApiError(error.status_code, message).response()
         response.headers.update(error.headers or {})
         return response
-
-    app.add_exception_handler(ApiError, api_error)
-    app.add_exception_handler(UserError, user_error)
-    app.add_exception_handler(RequestValidationError, validation)
-    app.add_exception_handler(HTTPException, http)

@@ -9,8 +9,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, TypeVar
 
 from fastapi import Request
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Send
 
 from ms_codegeex.serving.errors import ApiError, failed
 
@@ -23,31 +23,16 @@ def event(value: Any) -> bytes:
     return b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n\n"
 
 
-class EventStream(Response):
+class EventStream(StreamingResponse):
     """Events from a generator, which is closed as soon as the client is gone. An `ApiError` becomes the last event."""
 
     media_type = "text/event-stream"
 
     def __init__(self, events: AsyncGenerator[bytes, None]):
-        super().__init__(None, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
-        del self.headers["content-length"]
+        super().__init__(events, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         self.events = events
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the events until the end or until the client is gone."""
-        gone = asyncio.ensure_future(_gone(receive))
-        sending = asyncio.ensure_future(self._send(send))
-        try:
-            await asyncio.wait({gone, sending}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            gone.cancel()
-            sending.cancel()
-            await asyncio.wait({gone, sending})
-            await self.events.aclose()
-        if not sending.cancelled():
-            sending.result()
-
-    async def _send(self, send: Send) -> None:
+    async def stream_response(self, send: Send) -> None:
         """Send the events. Headers go with the first one, so that an earlier error has its own status."""
         started = False
         try:
@@ -68,6 +53,8 @@ class EventStream(Response):
                 raise  # the application answers with status 500
             logging.getLogger(__name__).exception("a stream has failed")
             await send({"type": "http.response.body", "body": event(failed().body()), "more_body": True})
+        finally:
+            await self.events.aclose()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

@@ -8,6 +8,7 @@ refused unless `--cors` names it. With keys neither check is needed, because a p
 from __future__ import annotations
 
 import ipaddress
+import math
 import re
 import secrets
 import time
@@ -21,9 +22,8 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.serving.access_log import AccessLog, RequestRecord
 from ms_codegeex.serving.errors import ApiError, failed
 from ms_codegeex.serving.keys import Key, Keys
-from ms_codegeex.serving.limits import Limits
 from ms_codegeex.serving.metrics import Metrics
-from ms_codegeex.serving.settings import is_loopback
+from ms_codegeex.serving.settings import ServeSettings, is_loopback
 
 OPEN = ("/health", "/ready")  # need no key: probes have none, and the answer is one word
 PAGES = ("/", "/demo/assets/")  # of the demo, need no key: they are files of this package, and their requests need one
@@ -66,9 +66,9 @@ class Recording:
             await self.app(scope, receive, send)
             return
         scope["client"] = _client(scope)
-        asked = Headers(scope=scope).get("x-request-id", "")
+        requested = Headers(scope=scope).get("x-request-id", "")
         record = RequestRecord(
-            id=asked if REQUEST_ID.fullmatch(asked) else secrets.token_hex(8),
+            id=requested if REQUEST_ID.fullmatch(requested) else secrets.token_hex(8),
             client=scope["client"][0],
             method=scope["method"],
             path=scope["path"],
@@ -107,68 +107,77 @@ class Recording:
             self.log.write(record)
 
 
+class Limits:
+    """Requests by caller. A caller that was idle for a minute may make a minute's requests at once; they come back
+    evenly (the generic cell rate algorithm). Not for use by several threads."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic):
+        self._clock = clock
+        # by caller, of which there are as many as keys: when the whole burst is available again
+        self._free_at: dict[str, float] = {}
+
+    def enter(self, caller: str, requests_per_minute: int) -> int:
+        """Count a request and return 0, or return the seconds after which to try a refused one again."""
+        now, each = self._clock(), 60 / requests_per_minute
+        free_at = max(self._free_at.get(caller, 0.0), now) + each
+        if free_at - now > 60 + 1e-6:
+            wait = math.ceil(free_at - now - 60 - 1e-6)
+            return max(wait, 1)
+        self._free_at[caller] = free_at
+        return 0
+
+
 class Guard:
     """Checks the key, the origin and the limits of each request."""
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        keys: Keys | None = None,
-        limits: Limits | None = None,
-        requests_per_minute: int | None = None,
-        origins: tuple[str, ...] = (),
-        demo: bool = False,
-    ):
-        self.app, self.keys, self.limits = app, keys, limits or Limits()
-        self.requests_per_minute, self.origins, self.demo = requests_per_minute, origins, demo
+    def __init__(self, app: ASGIApp, settings: ServeSettings, keys: Keys | None = None):
+        self.app, self.settings, self.keys, self.limits = app, settings, keys, Limits()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer with an error."""
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
             return
-        if scope["type"] != "http" or self._open(scope):
-            await self.app(scope, receive, send)
-            return
-        try:
-            key = self._admit(scope)
-        except ApiError as error:
-            response = error.response()
-            if error.status == 401:
-                response.headers["WWW-Authenticate"] = "Bearer"
-            await response(scope, receive, send)
-            return
-        if scope["method"] != "POST":
-            await self.app(scope, receive, send)
-            return
-        caller = record_of(scope).key or ""
-        per_minute = key.requests_per_minute if key and key.requests_per_minute else self.requests_per_minute
-        if (refusal := self.limits.enter(caller, per_minute)) is not None:
-            error = ApiError(
-                429,
-                refusal.message,
-                "rate_limit_error",
-                code="rate_limit_exceeded",
-                retry_after=refusal.retry_after,
-            )
-            await error.response()(scope, receive, send)
-            return
+        if scope["type"] == "http" and not self._open(scope["path"]):
+            try:
+                self._admit(scope)
+            except ApiError as error:
+                response = error.response()
+                if error.status == 401:
+                    response.headers["WWW-Authenticate"] = "Bearer"
+                await response(scope, receive, send)
+                return
         await self.app(scope, receive, send)
 
-    def _open(self, scope: Scope) -> bool:
-        path = scope["path"]
+    def _open(self, path: str) -> bool:
         if path in OPEN:
             return True
-        return self.keys is not None and self.demo and (path == PAGES[0] or path.startswith(PAGES[1]))
+        return self.keys is not None and self.settings.demo and (path == PAGES[0] or path.startswith(PAGES[1]))
 
-    def _admit(self, scope: Scope) -> Key | None:
-        headers = Headers(scope=scope)
+    def _admit(self, scope: Scope) -> None:
+        """`ApiError` for a request that is not allowed, or one too many."""
+        headers, record, per_minute = Headers(scope=scope), record_of(scope), self.settings.requests_per_minute
         if self.keys is None:
             self._check_host(headers)
             self._check_origin(headers)
-            return None
-        text = _given_key(headers)
-        key = self.keys.find(text) if text else None
+        else:
+            key = self._key(headers, self.keys)
+            record.key, record.concurrent = key.name, key.concurrent
+            per_minute = key.requests_per_minute or per_minute
+        if scope["method"] == "POST" and per_minute and (wait := self.limits.enter(record.key or "", per_minute)):
+            raise ApiError(
+                429,
+                f"more than {per_minute} requests{' of this key' if record.key else ''} in a minute",
+                "rate_limit_error",
+                code="rate_limit_exceeded",
+                retry_after=wait,
+            )
+
+    @staticmethod
+    def _key(headers: Headers, keys: Keys) -> Key:
+        scheme, _, text = headers.get("authorization", "").partition(" ")
+        text = (text if scheme.lower() == "bearer" else headers.get("x-api-key", "")).strip()
+        key = keys.find(text) if text else None
         if key is None:
             what = "is not one of this server's keys" if text else "is missing"
             raise ApiError(
@@ -177,8 +186,6 @@ class Guard:
                 "authentication_error",
                 code="invalid_api_key",
             )
-        record_of(scope).key = scope["state"]["client"] = key.name
-        scope["state"]["concurrent"] = key.concurrent
         return key
 
     @staticmethod
@@ -196,7 +203,7 @@ class Guard:
 
     def _check_origin(self, headers: Headers) -> None:
         for origin in headers.getlist("origin"):
-            if origin not in self.origins and not (headers.get("host") and _place(origin) == headers["host"].lower()):
+            if origin not in self.settings.cors and not _same_host(origin, headers.get("host", "")):
                 raise ApiError(
                     403,
                     "web pages of this origin may not use the server; name the origin with --cors",
@@ -214,15 +221,8 @@ def _client(scope: Scope) -> tuple[str, int]:
         return "", port
 
 
-def _place(origin: str) -> str:
+def _same_host(origin: str, host: str) -> bool:
     try:
-        return urlsplit(origin).netloc.lower()
+        return bool(host) and urlsplit(origin).netloc.lower() == host.lower()
     except ValueError:
-        return ""
-
-
-def _given_key(headers: Headers) -> str:
-    scheme, _, text = headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer":
-        return text.strip()
-    return headers.get("x-api-key", "").strip()
+        return False

@@ -6,7 +6,7 @@ prefix, and the end of its answer that repeats the start of the suffix is trimme
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from ms_codegeex.serving.answering import TextFilter
 from ms_codegeex.serving.model import ServedModel
@@ -123,16 +123,6 @@ class Trimming:
                 known = self._fallback[known - 1]
             self._fallback.append(known + 1 if place and self._body[known] == self._body[place] else 0)
         return self._fallback[length - 1]
-
-
-def trimmed(pieces: Iterable[str], suffix: str) -> Iterator[str]:
-    """The pieces of an answer without the repetition of the suffix."""
-    trimming = Trimming(suffix)
-    for piece in pieces:
-        if said := trimming.feed(piece):
-            yield said
-    if rest := trimming.rest():
-        yield rest
 
 
 def joined_files(texts: Sequence[str], prefix: str) -> str:

@@ -1,4 +1,4 @@
-"""Messages between the server and its engine over a socket: JSON preceded by its length.
+"""Messages between the server and its engine over a socket: JSON in the frames of `multiprocessing.connection`.
 
 To the engine, first the options of `Generator`, then
     ["begin", number, ids, settings, likeliest tokens of the prompt's or null]   ["cancel", number]
@@ -10,51 +10,43 @@ they were requested; when finish is "error", the fourth item says why.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
-import socket
 import struct
 from collections.abc import Sequence
 from dataclasses import asdict
+from multiprocessing.connection import Connection
 from typing import Any
 
 from ms_codegeex.generation.choice import Chosen
 from ms_codegeex.generation.sampling import SamplingSettings
 
-LENGTH = struct.Struct("<I")
-PIECE = 1 << 16
+LENGTH = struct.Struct("!i")  # in front of a message, as `Connection` reads and writes it
 
 
 def packed(value: Any) -> bytes:
     """The bytes of a message."""
-    data = json.dumps(value, separators=(",", ":")).encode()
-    return LENGTH.pack(len(data)) + data
+    return json.dumps(value, separators=(",", ":")).encode()
 
 
-class Unpacker:
-    """Splits bytes, which come in any pieces, into messages."""
-
-    def __init__(self) -> None:
-        self._data = bytearray()
-
-    def feed(self, data: bytes) -> list[Any]:
-        """The messages that these bytes complete."""
-        self._data += data
-        found, place = [], 0
-        while len(self._data) - place >= LENGTH.size:
-            (length,) = LENGTH.unpack_from(self._data, place)
-            begin = place + LENGTH.size
-            if len(self._data) < begin + length:
-                break
-            found.append(json.loads(self._data[begin : begin + length]))
-            place = begin + length
-        del self._data[:place]
-        return found
+def receive(connection: Connection) -> Any:
+    """The next message; `EOFError` at the end of the connection."""
+    return json.loads(connection.recv_bytes())
 
 
-def receive(connection: socket.socket, unpacker: Unpacker) -> list[Any] | None:
-    """The next messages, None at the end of the connection; waits as the socket does."""
-    data = connection.recv(PIECE)
-    return unpacker.feed(data) if data else None
+def write(writer: asyncio.StreamWriter, value: Any) -> None:
+    """Send a message to a process that has a `Connection`."""
+    data = packed(value)
+    writer.write(LENGTH.pack(len(data)) + data)
+
+
+async def read(reader: asyncio.StreamReader) -> Any:
+    """The next message from such a process; None at the end of the connection."""
+    with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+        (length,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
+        return json.loads(await reader.readexactly(length))
+    return None
 
 
 def settings_values(settings: SamplingSettings) -> dict[str, Any]:

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.conversations import translation_name, translation_prompt
 from ms_codegeex.data.languages import Language, find_language, tag_line
-from ms_codegeex.generation.stopping import Rule
+from ms_codegeex.generation.stopping import Rule, scanned
+from ms_codegeex.serving.answering import TextFilter
+from ms_codegeex.serving.filters import Filters, Framed
 from ms_codegeex.serving.task_examples import EXAMPLES, SUMMARY
 
 _TAG = re.compile(r"(.*?)\s*language:\s*(.*?)\s*(-->|\*/|\*\)|\})?")
@@ -35,6 +37,10 @@ class TaskPrompt:
     opening: str = ""
     closing: str = ""
     comment: Comment | None = None
+
+    def text_filter(self) -> TextFilter:
+        """Makes the answer of the continuation, which ends at `stop` and `rule`."""
+        return Framed(self.opening, self.closing, CommentText(self.comment) if self.comment else Filters())
 
 
 @dataclass(frozen=True)
@@ -58,9 +64,9 @@ class UserCode:
     comment: Comment = field(init=False)
 
     def __post_init__(self) -> None:
-        found = _TAG.fullmatch(self.language.tag)
-        assert found is not None, self.language
-        object.__setattr__(self, "comment", Comment(found[1], found[3] or "", bare=True))
+        match = _TAG.fullmatch(self.language.tag)
+        assert match is not None, self.language
+        object.__setattr__(self, "comment", Comment(match[1], match[3] or "", bare=True))
         object.__setattr__(self, "code", self.code.strip("\n").rstrip())
         if not self.code:
             raise UserError("code: empty; give some code")
@@ -201,19 +207,19 @@ def repeated(lines: list[str]) -> Rule:
 
         def each(piece: str) -> int | None:
             nonlocal line, seen
-            for place, character in enumerate(piece, 1):
+            for position, character in enumerate(piece, 1):
                 if character != "\n":
                     line += character
                     continue
                 seen += line.strip() == last
                 line = ""
                 if seen == count:
-                    return place
+                    return position
             return None
 
         return each
 
-    return Rule(lambda text: scan()(text) is not None, scan, dropped=1)
+    return scanned(scan, dropped=1)
 
 
 class CommentText:
@@ -238,14 +244,14 @@ class CommentText:
 
     def _closed(self) -> str:
         closer, text = self._comment.closer, self._held
-        place = text.find(closer)
-        self.ended = place >= 0
+        position = text.find(closer)
+        self.ended = position >= 0
         kept = 0
         if not self.ended:
             kept = next((n for n in range(len(closer) - 1, 0, -1) if text.endswith(closer[:n])), 0)
-            place = len(text) - kept
-        self._held = text[place : place + kept]
-        return self._bared(text[:place])
+            position = len(text) - kept
+        self._held = text[position : position + kept]
+        return self._bared(text[:position])
 
     def _bared(self, text: str) -> str:
         if self._begun or not self._comment.bare:

@@ -31,17 +31,6 @@ async def prepared(request: Request, work: Callable[[], Result]) -> Result:
     return await run_in_threadpool(work)
 
 
-def client_of(request: Request) -> str:
-    """The client for the queue's turns: the key's owner, or the address."""
-    named = getattr(request.state, "client", None)
-    return named or (request.client.host if request.client else "")
-
-
-def concurrent_of(request: Request) -> int | None:
-    """The most answers that the client's key may have in progress; None: as many as the server takes."""
-    return getattr(request.state, "concurrent", None)
-
-
 def stop_texts(stop: str | Sequence[str] | None) -> tuple[str, ...]:
     """The field `stop`."""
     texts = (stop,) if isinstance(stop, str) else tuple(stop or ())

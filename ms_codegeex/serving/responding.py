@@ -21,7 +21,7 @@ from ms_codegeex.serving.backend import Backend, StreamedAnswer
 from ms_codegeex.serving.events import DONE, EventStream, event, while_connected
 from ms_codegeex.serving.guards import record_of
 from ms_codegeex.serving.model import ServedModel
-from ms_codegeex.serving.requests import client_of, concurrent_of, seeded
+from ms_codegeex.serving.requests import seeded
 from ms_codegeex.serving.schemas import Sampling
 
 
@@ -53,8 +53,9 @@ class AnswerPlan:
 def begun(plan: AnswerPlan, backend: Backend, request: Request) -> Iterator[list[StreamedAnswer]]:
     """All answers of a plan, or an `ApiError` and none. Answers to one prompt are consecutive. At the end they are
     closed and noted in the request's record."""
-    client, answers = client_of(request), list[StreamedAnswer]()
-    backend.check_room(plan.size, client, concurrent_of(request))
+    record, answers = record_of(request.scope), list[StreamedAnswer]()
+    client = record.key or record.client
+    backend.check_room(plan.size, client, record.concurrent)
     try:
         for place, ids in enumerate(plan.prompts):
             for number in range(plan.count):
@@ -73,7 +74,6 @@ def begun(plan: AnswerPlan, backend: Backend, request: Request) -> Iterator[list
     finally:
         for answer in answers:
             answer.close()
-        record = record_of(request.scope)
         record.prompts, record.completion_tokens = plan.prompts, sum(answer.text.count for answer in answers)
         record.first_token = min((answer.first_token_at for answer in answers if answer.first_token_at), default=None)
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import math
 import signal
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -20,7 +22,6 @@ from ms_codegeex.base.printing import print_error, print_out
 from ms_codegeex.serving.connections import BACKLOG, Connection, Flood, Pool, descriptor_room
 from ms_codegeex.serving.engine import EngineBackend
 from ms_codegeex.serving.errors import unavailable
-from ms_codegeex.serving.memory import return_large_blocks
 from ms_codegeex.serving.opening import open_models
 from ms_codegeex.serving.settings import ServeSettings
 from ms_codegeex.serving.site import create_site
@@ -28,6 +29,8 @@ from ms_codegeex.serving.site import create_site
 KEEP_ALIVE_SECONDS = 75  # longer than nginx keeps its connections (60 s), so that it never writes to a closed one
 LAST_SECONDS = 2  # to write the last responses after all answers have ended
 POLL_SECONDS = 0.02
+LARGE = 1 << 20  # bytes of a block of memory
+MMAP_THRESHOLD, ARENA_MAX = -3, -8  # of glibc's malloc.h
 
 
 class Server(uvicorn.Server):
@@ -64,6 +67,18 @@ def serve(settings: ServeSettings) -> None:
     return_large_blocks()
     with bound(settings.host, settings.port) as listening:
         asyncio.run(_serve(EngineBackend(model, settings, adapters), listening))
+
+
+def return_large_blocks() -> None:
+    """Return the memory of long bodies to the system as soon as it is no longer needed.
+
+    By default, once a block of up to 32 MB has been freed, glibc takes such blocks from its heaps, one for each thread.
+    Smaller blocks in between then keep the memory occupied. Other C libraries are not changed.
+    """
+    if sys.platform == "linux":
+        set_option = getattr(ctypes.CDLL(None), "mallopt", lambda *_: 0)
+        set_option(MMAP_THRESHOLD, LARGE)
+        set_option(ARENA_MAX, 2)
 
 
 def http_server(app: FastAPI, settings: ServeSettings) -> Server:

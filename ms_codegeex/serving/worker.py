@@ -8,47 +8,41 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
-import socket
 import sys
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.processes import die_with_parent
 from ms_codegeex.cuda.libraries import prepare
-from ms_codegeex.serving.messages import Unpacker, packed, receive, settings_from
+from ms_codegeex.serving.messages import packed, receive, settings_from
 
 
 class Worker:
     """A `Generator` and the requests of one connection."""
 
-    def __init__(self, connection: socket.socket, unpacker: Unpacker, generator: Any):
-        self.connection, self.unpacker, self.generator = connection, unpacker, generator
-        self.scheduler = generator.scheduler
+    def __init__(self, connection: Connection, generator: Any):
+        self.connection, self.generator, self.scheduler = connection, generator, generator.scheduler
         self.requests: dict[int, Any] = {}
 
     def run(self) -> None:
         """Work until the server is gone. The server is ready once this has told it so: no graph of the usual requests
         is compiled after that."""
         self.generator.warm_up()
-        self._send({"slots": self.generator.slots})
-        while self._listen(wait=not self.requests):
-            if self.requests:
+        with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the server is gone
+            self._send({"slots": self.generator.slots})
+            while True:
+                self._listen()
                 self.scheduler.step()
                 self._report()
 
-    def _listen(self, wait: bool) -> bool:
-        """Read the messages that have arrived; False at the end of the connection."""
-        while select.select([self.connection], [], [], None if wait else 0)[0]:
-            wait = False
-            messages = receive(self.connection, self.unpacker)
-            if messages is None:
-                return False
-            for message in messages:
-                getattr(self, f"_{message[0]}")(*message[1:])
-        return True
+    def _listen(self) -> None:
+        """Handle the messages that have arrived; wait until there is a request. `EOFError` at the end."""
+        while self.connection.poll(0 if self.requests else None):
+            name, *values = receive(self.connection)
+            getattr(self, f"_{name}")(*values)
 
     def _begin(self, number: int, ids: list[int], settings: dict[str, Any], prompt_best: int | None) -> None:
         try:
@@ -85,7 +79,7 @@ class Worker:
         return [self.scheduler.guessed, self.scheduler.accepted, self.scheduler.reused, self.scheduler.passes]
 
     def _send(self, value: Any) -> None:
-        self.connection.sendall(packed(value))
+        self.connection.send_bytes(packed(value))
 
 
 def _loaded(model: str, adapters: dict[str, str], **options: Any) -> Any:
@@ -101,17 +95,15 @@ def main(descriptor: int, parent: int) -> int:
     die_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server decides when it ends
     os.dup2(2, 1)
-    connection, unpacker = socket.socket(fileno=descriptor), Unpacker()
-    options = receive(connection, unpacker)
-    if not options:
-        return 1
+    connection = Connection(descriptor)
     try:
-        worker = Worker(connection, unpacker, _loaded(**options[0]))
-    except (UserError, RunFailure) as error:
-        connection.sendall(packed({"error": str(error), "status": 2 if isinstance(error, UserError) else 1}))
+        worker = Worker(connection, _loaded(**receive(connection)))
+    except EOFError:  # the server ended before it sent the options
         return 1
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the server is gone
-        worker.run()
+    except (UserError, RunFailure) as error:
+        connection.send_bytes(packed({"error": str(error), "status": 2 if isinstance(error, UserError) else 1}))
+        return 1
+    worker.run()
     return 0
 
 

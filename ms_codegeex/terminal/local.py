@@ -14,10 +14,10 @@ from ms_codegeex.generation.loading import load_model
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.generation.stopping import Rule, block
 from ms_codegeex.serving.answering import AnswerText, TextFilter
-from ms_codegeex.serving.filters import Filters, Framed
+from ms_codegeex.serving.filters import Filters
 from ms_codegeex.serving.infilling import infill_filters, infill_prompt
 from ms_codegeex.serving.opening import described_model
-from ms_codegeex.serving.prompts import TASKS, CommentText, UserCode, translation
+from ms_codegeex.serving.prompts import TASKS, UserCode, translation
 from ms_codegeex.terminal.asking import AnswerPart, CodeTask, Prompt
 
 if TYPE_CHECKING:
@@ -66,12 +66,7 @@ class TerminalModel:
             prompt = TASKS[task.name][1](source)
         ids = self._model.encode(prompt.text, field="code", remedy="give less of it")
         settings = replace(settings, stop=(*settings.stop, *prompt.stop))
-
-        def framed() -> TextFilter:
-            inner = CommentText(prompt.comment) if prompt.comment else Filters()
-            return Framed(prompt.opening, prompt.closing, inner)
-
-        return self._answers(ids, settings, prompt.rule, framed)
+        return self._answers(ids, settings, prompt.rule, prompt.text_filter)
 
     def converse(self, messages: Sequence[tuple[str, str]], settings: SamplingSettings) -> Iterator[AnswerPart]:
         """Answer the last of (role, content) messages."""

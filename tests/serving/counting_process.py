@@ -3,34 +3,34 @@ It speaks the worker's protocol (test_serving_engine.py has the real one) and do
 
 from __future__ import annotations
 
-import select
-import socket
 import sys
+from multiprocessing.connection import Connection
 
-from ms_codegeex.serving.messages import Unpacker, packed, receive
+from ms_codegeex.serving.messages import packed, receive
 
 
 def main(descriptor: int) -> None:
     """Answer until the connection ends."""
-    connection, unpacker = socket.socket(fileno=descriptor), Unpacker()
-    assert receive(connection, unpacker)  # the options of a `Generator`
-    connection.sendall(packed({"slots": 2}))
+    connection = Connection(descriptor)
+    assert receive(connection)  # the options of a `Generator`
+    connection.send_bytes(packed({"slots": 2}))
     left: dict[int, list[int]] = {}  # the last id of each answer, and the number of ids to come
     while True:
-        if not select.select([connection], [], [], 0.01)[0]:
+        if not connection.poll(0.01):
             if left:
-                connection.sendall(packed([[following(left, number) for number in list(left)], [0, 0, 0, 0]]))
+                news = [following(left, number) for number in list(left)]
+                connection.send_bytes(packed([news, [0, 0, 0, 0]]))
             continue
-        messages = receive(connection, unpacker)
-        if messages is None:
+        try:
+            name, *values = receive(connection)
+        except EOFError:
             return
-        for name, *values in messages:
-            if name == "ping":
-                connection.sendall(packed([]))
-            elif name == "cancel":
-                left.pop(values[0], None)
-            else:
-                left[values[0]] = [values[1][-1], values[2]["max_new_tokens"]]
+        if name == "ping":
+            connection.send_bytes(packed([]))
+        elif name == "cancel":
+            left.pop(values[0], None)
+        else:
+            left[values[0]] = [values[1][-1], values[2]["max_new_tokens"]]
 
 
 def following(left: dict[int, list[int]], number: int) -> list:

@@ -21,14 +21,14 @@ class Made:
     def __init__(self, first, hangs):
         self.process, self.hangs, self.killed, self.sent = self, hangs, False, []
         self.messages = asyncio.Queue()
-        self.messages.put_nowait([first])
+        self.messages.put_nowait(first)
         if "error" in first:
             self.kill()
 
     def send(self, value):
         self.sent.append(value)
         if value == ["ping"] and not self.hangs:
-            self.messages.put_nowait([[]])
+            self.messages.put_nowait([])
 
     async def receive(self):
         return await self.messages.get()
@@ -38,7 +38,7 @@ class Made:
 
     def kill(self):
         self.killed = True
-        self.messages.put_nowait([])
+        self.messages.put_nowait(None)
 
     async def end(self):
         return 1

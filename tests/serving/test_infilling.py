@@ -9,10 +9,16 @@ from hypothesis import strategies as st
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.infilling.sentinels import Sentinels, sentinels
 from ms_codegeex.data.tokenizer import load_tokenizer
-from ms_codegeex.serving.infilling import Trimming, joined_files, overlap, trimmed
+from ms_codegeex.serving.infilling import Trimming, joined_files, overlap
 
 TEXT = st.text(alphabet="ab_ (){}\n\t;é", max_size=24)
 PIECES = st.lists(TEXT, max_size=8)
+
+
+def trimmed(pieces, suffix: str) -> str:
+    """The pieces of an answer without the repetition of the suffix."""
+    trimming = Trimming(suffix)
+    return "".join([*map(trimming.feed, pieces), trimming.rest()])
 
 
 def kept(answer: str, suffix: str) -> str:
@@ -42,7 +48,7 @@ def kept(answer: str, suffix: str) -> str:
 )
 def test_the_longest_repetition_is_trimmed(answer, suffix, expected):
     assert kept(answer, suffix) == expected
-    assert "".join(trimmed(answer, suffix)) == expected
+    assert trimmed(answer, suffix) == expected
 
 
 @settings(max_examples=400, deadline=None)
@@ -52,7 +58,7 @@ def test_the_longest_repetition_is_trimmed(answer, suffix, expected):
 @example(["x\n", "\n", "  ", "a"], "\n  a b")
 def test_pieces_make_no_difference_and_only_an_end_goes(pieces, suffix):
     answer = "".join(pieces)
-    result = "".join(trimmed(pieces, suffix))
+    result = trimmed(pieces, suffix)
     assert result == kept(answer, suffix)
     gone = answer[len(result) :]
     assert answer.startswith(result) and suffix.lstrip().startswith(gone.strip())
@@ -64,7 +70,7 @@ def test_pieces_make_no_difference_and_only_an_end_goes(pieces, suffix):
 @example(["==", "=;"], "==;")
 def test_repetitions_in_the_suffix_itself(pieces, suffix):
     """Where the start of the suffix comes again in it, a repetition may begin within one that has failed."""
-    assert "".join(trimmed(pieces, suffix)) == kept("".join(pieces), suffix)
+    assert trimmed(pieces, suffix) == kept("".join(pieces), suffix)
 
 
 @settings(max_examples=200, deadline=None)

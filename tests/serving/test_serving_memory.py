@@ -10,7 +10,7 @@ from conftest import ROOT
 PROGRAM = """
 import sys
 import psutil
-from ms_codegeex.serving.memory import return_large_blocks
+from ms_codegeex.serving.server import return_large_blocks
 if sys.argv[1] == "returned":
     return_large_blocks()
 for _ in range(2):  # glibc has seen large blocks come and go

@@ -1,10 +1,14 @@
 """The engine's process, without a model: what it reads between two steps and what it sends after each."""
 
 import asyncio
+import json
 import socket
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 from dataclasses import asdict
+from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 
 import pytest
@@ -19,7 +23,7 @@ from ms_codegeex.generation.slots import shared
 from ms_codegeex.serving import engine
 from ms_codegeex.serving.engine import EngineBackend, EngineProcess
 from ms_codegeex.serving.errors import ApiError
-from ms_codegeex.serving.messages import Unpacker, chosen_from, packed, settings_from, settings_values
+from ms_codegeex.serving.messages import chosen_from, packed, read, receive, settings_from, settings_values, write
 from ms_codegeex.serving.worker import Worker
 
 CONTEXT, BROKEN = 50, 90
@@ -87,29 +91,37 @@ class Counting:
 def played(before, at):
     """All messages of a worker that finds the messages `before`, and those of `at[k]` during pass k; None closes the
     connection. Also its passes."""
-    ours, theirs = socket.socketpair()
+    end, theirs = socket.socketpair()
+    ours = Connection(end.detach())
 
     def between(number):
         for message in at.get(number, []):
             if message is None:
-                ours.shutdown(socket.SHUT_WR)
+                with socket.socket(fileno=ours.fileno()) as closing:
+                    closing.shutdown(socket.SHUT_WR)
+                    closing.detach()
             else:
-                ours.sendall(packed(message))
+                ours.send_bytes(packed(message))
 
-    with ours, theirs:
+    with ours:
         for message in before:
-            ours.sendall(packed(message))
+            ours.send_bytes(packed(message))
         generator = Counting(between)
-        worker = Worker(theirs, Unpacker(), generator)
-        worker.run()
+        with Connection(theirs.detach()) as connection:
+            Worker(connection, generator).run()
         assert generator.warmed == [0]
-        theirs.close()
-        data = b""
-        while part := ours.recv(1 << 16):
-            data += part
-    first, *rest = Unpacker().feed(data)
+        first, *rest = received(ours)
     assert first == {"slots": 2}
     return rest, generator.engine.passes
+
+
+def received(connection):
+    """All messages up to the end."""
+    found = []
+    with suppress(EOFError):
+        while True:
+            found.append(receive(connection))
+    return found
 
 
 def begin(number, ids, prompt_best=None, **settings):
@@ -169,20 +181,20 @@ def test_passes_are_counted_and_messages_are_not():
 
 
 def test_graphs_are_made_before_the_server_hears_that_it_is_ready():
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        ours.setblocking(False)
-        generator, heard = Counting(None), []
+    ours, theirs = Pipe()
+    generator, heard = Counting(None), []
 
-        def warm_up():
-            with pytest.raises(BlockingIOError):
-                ours.recv(1)
-            heard.append("nothing")
+    def warm_up():
+        heard.append(ours.poll())
 
-        generator.warm_up = warm_up
-        ours.shutdown(socket.SHUT_WR)
-        Worker(theirs, Unpacker(), generator).run()
-        assert heard == ["nothing"] and Unpacker().feed(ours.recv(1 << 16)) == [{"slots": 2}]
+    generator.warm_up = warm_up
+    with theirs:
+        with ours:
+            worker = threading.Thread(target=Worker(theirs, generator).run)
+            worker.start()
+            assert receive(ours) == {"slots": 2}
+        worker.join()
+    assert heard == [False]
 
 
 def test_a_prompt_that_comes_again_is_in_its_slot():
@@ -194,23 +206,51 @@ def test_a_prompt_that_comes_again_is_in_its_slot():
     assert [totals[2] for _, totals in messages] == [0, 3, 6]
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 7, 1 << 16])
-def test_messages_arrive_whole_in_any_pieces(size):
-    values = [[], "和\n", [1, None, {"a": [-0.5]}], "x" * 3000, 0]
-    data, unpacker, found = b"".join(map(packed, values)), Unpacker(), []
-    for first in range(0, len(data), size):
-        found += unpacker.feed(data[first : first + size])
-    assert found == values
+def test_messages_of_any_size_arrive_whole_in_both_directions():
+    values = [[], "和\n", [1, None, {"a": [-0.5]}], "x" * (1 << 20), 0]
+
+    async def exchanged():
+        ours, theirs = socket.socketpair()
+        process = Connection(theirs.detach())
+
+        def echo():
+            with process:
+                for _ in values:
+                    process.send_bytes(packed(receive(process)))
+
+        echoing = threading.Thread(target=echo)
+        echoing.start()
+        reader, writer = await asyncio.open_connection(sock=ours)
+        for value in values:
+            write(writer, value)
+        found = [await read(reader) for _ in values]
+        echoing.join()
+        assert await read(reader) is None
+        writer.close()
+        return found
+
+    assert running(exchanged()) == values
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 5])
+def test_a_message_that_breaks_off_is_the_end(count):
+    async def broken():
+        reader = asyncio.StreamReader()
+        reader.feed_data(b"\0\0\0\x02[]"[:count])
+        reader.feed_eof()
+        return await read(reader)
+
+    assert running(broken()) is None
 
 
 def test_settings_and_tokens_survive_the_way():
     settings = SamplingSettings(
         7, temperature=0.5, top_k=3, seed=2**64 - 1, logit_bias={5: -100.0}, log_probabilities=4
     )
-    (back,) = Unpacker().feed(packed(settings_values(settings)))
+    back = json.loads(packed(settings_values(settings)))
     assert settings_from(back) == settings and asdict(settings_from(back)) == asdict(settings)
     chosen = Chosen(3, -0.1, ((3, -0.1), (9, float("-inf"))))
-    (back,) = Unpacker().feed(packed(chosen))
+    back = json.loads(packed(chosen))
     assert chosen_from(back) == chosen
 
 
@@ -235,7 +275,7 @@ class LostEngine:
     """In place of an `EngineProcess`: its connection ends at once, its process does not."""
 
     def __init__(self, backend):
-        self.backend, self.messages, self.states = backend, [[{"slots": 1}], []], []
+        self.backend, self.messages, self.states = backend, [{"slots": 1}, None], []
 
     async def receive(self):
         return self.messages.pop(0)

@@ -12,12 +12,11 @@ from starlette.responses import Response
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.languages import find_language
-from ms_codegeex.serving.answering import Piece, TextFilter
+from ms_codegeex.serving.answering import Piece
 from ms_codegeex.serving.backend import Backend, StreamedAnswer
-from ms_codegeex.serving.filters import Filters, Framed
 from ms_codegeex.serving.foreign_fields import WithoutEffect
 from ms_codegeex.serving.model import ServedModel
-from ms_codegeex.serving.prompts import TASKS, CommentText, TaskPrompt, UserCode, translation
+from ms_codegeex.serving.prompts import TASKS, TaskPrompt, UserCode, translation
 from ms_codegeex.serving.requests import prepared, sampling_settings
 from ms_codegeex.serving.responding import AnswerPlan, Responder, respond
 from ms_codegeex.serving.routes.models import chosen_model
@@ -76,18 +75,10 @@ class TaskAnswer(Generated):
 
 def planned(prompt: TaskPrompt, body: TaskFields, model: ServedModel) -> AnswerPlan:
     """The plan of a task's answers."""
-    ids = model.tokenizer.encode_prompt(prompt.text[: model.max_characters + 1])  # more would take seconds
-    if len(ids) >= model.context:
-        raise UserError(
-            f"code: {len(ids)} tokens or more with the task's prompt, the model's context is {model.context}; send less"
-        )
+    ids = model.encode(prompt.text, field="code", remedy="send less code; the task's prompt counts too")
     greedy = body.model_copy(update={"temperature": body.temperature or 0.0})
     settings = sampling_settings(greedy, model, body.max_tokens or MAX_TOKENS, stop=prompt.stop)
-
-    def through() -> TextFilter:
-        inner = CommentText(prompt.comment) if prompt.comment else Filters()
-        return Framed(prompt.opening, prompt.closing, inner)
-
+    through = prompt.text_filter
     return AnswerPlan(model, [ids], settings, body.n or 1, [prompt.rule], through, max_tokens=body.max_tokens)
 
 

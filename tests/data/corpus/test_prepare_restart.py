@@ -301,7 +301,7 @@ class TestStaleShards:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr(building, "join", interrupt)
+            patch.setattr(building, "Documents", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 prepare_dataset([tmp_path / "src"], tmp_path / "out", SETTINGS, RunOptions(workers=1, progress=False))
         monkeypatch.setattr(building, "remove", lambda path: None)
