@@ -72,7 +72,7 @@ class Strategies:
             KEY_VALUE: self.key_value,
             ROW: self.row,
             LAYER_NORM: self.norm,
-            RMS_NORM: self.rms_norm,
+            RMS_NORM: self.norm,
             VOCABULARY: self.vocabulary_embedding,
             TABLE: self.embedding,
         }
@@ -98,13 +98,14 @@ class Strategies:
         """[rows, in / tensor] -> [rows, out], partial sums reduced"""
         dp, tp = self.data, self.tensor
         linear.cast_weight.shard(((1, tp),))
-        if self.rows > dp:
-            linear.matmul.shard(((dp, tp), (1, tp)), out_strategy=((self.rows, 1),))
-        else:
-            linear.matmul.shard(((dp, tp), (1, tp)))
+        linear.matmul.shard(((dp, tp), (1, tp)), **self._scattered(self.rows))
         if linear.has_bias:
             linear.cast_bias.shard(((1,),))
             linear.add.shard(((self.rows, 1), (1,)))
+
+    def _scattered(self, rows: int) -> dict[str, tuple]:
+        """Argument of `shard` for a product whose partial sums are reduce-scattered into `rows` parts."""
+        return {"out_strategy": ((rows, 1),)} if rows > self.data else {}
 
     def adapter(self, role: Role, linear: LoraLinear) -> None:
         """A is split as the columns of its matrix, B as its rows: [rows, in] -> [rows, rank] -> [rows, out]"""
@@ -115,82 +116,52 @@ class Strategies:
             out = self.groups if role is KEY_VALUE else self.tensor
         self.dropout(linear.dropout, (dp, into))
         linear.cast_a.shard(((1, into),))
-        if rows > dp:
-            linear.down.shard(((dp, into), (1, into)), out_strategy=((rows, 1),))
-        else:
-            linear.down.shard(((dp, into), (1, into)))
+        linear.down.shard(((dp, into), (1, into)), **self._scattered(rows))
         linear.multiply.shard(((rows, 1), ()))
         linear.cast_b.shard(((out, 1),))
         linear.up.shard(((rows, 1), (out, 1)))
         linear.add.shard(((rows, out), (rows, out)))
 
-    def norm(self, norm: LayerNorm) -> None:
+    def norm(self, norm: LayerNorm | RMSNorm) -> None:
         """[rows, hidden], whole along hidden"""
-        full = (self.rows, 1)
-        for operator in (norm.up, norm.down):
-            operator.shard((full,))
+        full, layer_norm = (self.rows, 1), isinstance(norm, LayerNorm)
+        _shard(norm, "up down", full)
         if hasattr(norm, "kernel"):
-            norm.kernel.shard((full, (1,), (1,)))
+            _shard(norm, "kernel", full, (1,), *([(1,)] if layer_norm else []))
             return
-        for operator in (norm.mean, norm.variance, norm.square, norm.rsqrt):
-            operator.shard((full,))
-        norm.subtract.shard((full, full))
-        norm.normalise.shard((full, full))
-        norm.add_epsilon.shard((full, ()))
-        norm.scale.shard((full, (1,)))
-        norm.shift.shard((full, (1,)))
-
-    def rms_norm(self, norm: RMSNorm) -> None:
-        """[rows, hidden], whole along hidden"""
-        full = (self.rows, 1)
-        for operator in (norm.up, norm.down):
-            operator.shard((full,))
-        if hasattr(norm, "kernel"):
-            norm.kernel.shard((full, (1,)))
-            return
-        for operator in (norm.square, norm.mean, norm.rsqrt):
-            operator.shard((full,))
-        norm.add_epsilon.shard((full, ()))
-        norm.normalise.shard((full, full))
-        norm.scale.shard((full, (1,)))
+        _shard(norm, "mean square rsqrt", full)
+        _shard(norm, "add_epsilon", full, ())
+        _shard(norm, "normalise", full, full)
+        _shard(norm, "scale", full, (1,))
+        if layer_norm:
+            _shard(norm, "variance", full)
+            _shard(norm, "subtract", full, full)
+            _shard(norm, "shift", full, (1,))
 
     def residuals(self, block: nn.Cell) -> None:
         """What a block adds to the residual stream, [rows, hidden], and its dropouts."""
         full = (self.rows, 1)
-        for add in (block.add_attention, block.add_feed_forward):
-            add.shard((full, full))
-        for dropout in (block.attention_dropout, block.feed_forward_dropout):
-            self.dropout(dropout, full)
+        _shard(block, "add_attention add_feed_forward", full, full)
+        self.dropout(block.attention_dropout, full)
+        self.dropout(block.feed_forward_dropout, full)
 
     def activation(self, activation: nn.Cell | Primitive) -> None:
         """[rows, intermediate / tensor]; of a feed-forward part, a single operator or one of the composed ones"""
-        composed = {FastGelu: self.fast_gelu, SwiGlu: self.swiglu}
-        composed.get(type(activation), self.elementwise)(activation)
-
-    def fast_gelu(self, activation: FastGelu) -> None:
-        """[rows, intermediate / tensor]"""
         full = (self.data, self.tensor)
-        activation.scale.shard((full, ()))
-        activation.sigmoid.shard((full,))
-        activation.multiply.shard((full, full))
-
-    def elementwise(self, operator: Primitive) -> None:
-        """[rows, intermediate / tensor]"""
-        operator.shard(((self.data, self.tensor),))
-
-    def swiglu(self, activation: SwiGlu) -> None:
-        """[rows, intermediate / tensor]"""
-        full = (self.data, self.tensor)
-        activation.sigmoid.shard((full,))
-        activation.silu.shard((full, full))
-        activation.multiply.shard((full, full))
+        if isinstance(activation, FastGelu):
+            _shard(activation, "scale", full, ())
+            _shard(activation, "sigmoid", full)
+            _shard(activation, "multiply", full, full)
+        elif isinstance(activation, SwiGlu):
+            _shard(activation, "sigmoid", full)
+            _shard(activation, "silu multiply", full, full)
+        else:
+            activation.shard((full,))
 
     def rotary_table(self, table: RotaryTable) -> None:
         """positions [batch, seq], split by samples; every device has all angles"""
-        for operator in (table.gather_cos, table.gather_sin):
-            operator.shard(((1, 1), (self.data, 1)))
-        for operator in (table.cos_over_heads, table.sin_over_heads):
-            operator.shard(((self.data, 1, 1),))
+        _shard(table, "gather_cos gather_sin", (1, 1), (self.data, 1))
+        _shard(table, "cos_over_heads sin_over_heads", (self.data, 1, 1))
 
     def rotary(self, rotary: Rotary | None, parts: int) -> None:
         """[batch, heads / parts, seq, d]"""
@@ -198,17 +169,14 @@ class Strategies:
             return
         heads, angles = (self.data, parts, 1, 1), (self.data, 1, 1, 1)
         rotary.swap.shard(((*heads, 1),) if rotary.order is None else (heads, (1,)))
-        for operator in (rotary.times_cos, rotary.times_sin):
-            operator.shard((heads, angles))
-        rotary.add.shard((heads, heads))
-        for operator in (rotary.up, rotary.down):
-            operator.shard((heads,))
+        _shard(rotary, "times_cos times_sin", heads, angles)
+        _shard(rotary, "add", heads, heads)
+        _shard(rotary, "up down", heads)
 
     def sample_keys(self, keys: SampleKeys) -> None:
         """numbers of samples [batch]"""
-        for operator in (keys.shift, keys.multiply, keys.odd):
-            operator.shard(((self.data,), ()))
-        keys.xor.shard(((self.data,), (self.data,)))
+        _shard(keys, "shift multiply odd", (self.data,), ())
+        _shard(keys, "xor", (self.data,), (self.data,))
 
     def dropout(self, dropout: Dropout, strategy: tuple[int, ...]) -> None:
         """`strategy`: of the activation. The backward pass recomputes the mask, which costs less than keeping it."""
@@ -220,11 +188,10 @@ class Strategies:
         for i, operator in enumerate(dropout.combine):
             ones = (1,) * (axes - i - 1)
             operator.shard(((dp, *parts[:i], 1, *ones), (parts[i], *ones)))
-        dropout.product.shard(((*strategy[:-1], 1), strategy[-1:]))
-        for operator in (dropout.compare, dropout.scale):
-            operator.shard((strategy, ()))
-        dropout.cast.shard((strategy,))
-        dropout.drop.shard((strategy, strategy))
+        _shard(dropout, "product", (*strategy[:-1], 1), strategy[-1:])
+        _shard(dropout, "compare scale", strategy, ())
+        _shard(dropout, "cast", strategy)
+        _shard(dropout, "drop", strategy, strategy)
         for operator in (dropout.product, dropout.compare, dropout.cast, dropout.scale):
             operator.recompute()
 
@@ -233,89 +200,82 @@ class Strategies:
         dp, tp, kv = self.data, self.tensor, self.groups
         heads, shared = (dp, tp, 1, 1), (dp, kv, 1, 1)
         mask = (dp, 1, 1, 1) if batched_mask else (1, 1)
-        core.split.shard(((dp, 1, tp, 1),))
-        core.split_shared.shard(((dp, 1, kv, 1),))
+        _shard(core, "split", (dp, 1, tp, 1))
+        _shard(core, "split_shared", (dp, 1, kv, 1))
         self.rotary(core.turn_query, tp)
         self.rotary(core.turn_key, kv)
-        core.merge.shard((heads,))
-        core.cast_mask.shard((mask,))
-        for operator in (core.repeat_key, core.repeat_value):
-            operator.shard((shared,))
+        _shard(core, "merge", heads)
+        _shard(core, "cast_mask", mask)
+        _shard(core, "repeat_key repeat_value", shared)
         if hasattr(core, "kernel"):
             core.repeats = kv < tp
-            core.kernel.shard((heads, heads, heads, mask))
-            core.hide.shard((mask, ()))
+            _shard(core, "kernel", heads, heads, heads, mask)
+            _shard(core, "hide", mask, ())
             return
-        core.scale_query.shard((heads, ()))
-        core.scale_key.shard((shared, ()))
-        for operator in (core.scores, core.context):
-            operator.shard((heads, heads))
-        for operator in (core.up, core.down, core.softmax):
-            operator.shard((heads,))
-        core.add_mask.shard((heads, mask))
+        _shard(core, "scale_query", heads, ())
+        _shard(core, "scale_key", shared, ())
+        _shard(core, "scores context", heads, heads)
+        _shard(core, "up down softmax", heads)
+        _shard(core, "add_mask", heads, mask)
         self.dropout(core.dropout, heads)
 
     def causal_mask(self, mask: CausalMask) -> None:
         """ids [batch, seq], split by samples"""
-        dp = self.data
-        ids, square = (dp, 1), (dp, 1, 1)
+        ids, square = (self.data, 1), (self.data, 1, 1)
         if not mask.reset:
-            mask.nothing.shard((ids, ()))
-            mask.spread.shard((ids, (1, 1)))
+            _shard(mask, "nothing", ids, ())
+            _shard(mask, "spread", ids, (1, 1))
             return
-        mask.is_eos.shard((ids, ()))
-        for operator in (mask.eos_to_float, mask.segments, mask.as_rows, mask.as_columns, mask.to_int):
-            operator.shard((ids,))
-        mask.from_zero.shard((ids, ()))
-        mask.same.shard((square, square))
-        mask.visible.shard((square, (1, 1, 1)))
-        for operator in (mask.same_to_float, mask.count, mask.over_heads):
-            operator.shard((square,))
-        for operator in (mask.hidden, mask.penalty):
-            operator.shard((square, ()))
+        _shard(mask, "is_eos from_zero", ids, ())
+        _shard(mask, "eos_to_float segments as_rows as_columns to_int", ids)
+        _shard(mask, "same", square, square)
+        _shard(mask, "visible", square, (1, 1, 1))
+        _shard(mask, "same_to_float count over_heads", square)
+        _shard(mask, "hidden penalty", square, ())
 
     def vocabulary_embedding(self, embedding: Embedding) -> None:
         """a table split by rows, looked up by [batch, seq]"""
-        embedding.gather.shard(((self.vocabulary, 1), (self.data, 1)))
+        _shard(embedding, "gather", (self.vocabulary, 1), (self.data, 1))
 
     def embedding(self, embedding: Embedding) -> None:
         """a table that is not split, looked up by [batch, seq]"""
-        embedding.gather.shard(((1, 1), (self.data, 1)))
+        _shard(embedding, "gather", (1, 1), (self.data, 1))
         if isinstance(embedding, QueryEmbedding):
-            embedding.cast.shard(((self.data, 1, 1),))
+            _shard(embedding, "cast", (self.data, 1, 1))
 
     def input_embedding(self, embedding: InputEmbedding) -> None:
         """[batch, seq, hidden]: what follows the lookups"""
         cube = (self.data, 1, 1)
         if embedding.position is not None:
-            embedding.add.shard((cube, cube))
+            _shard(embedding, "add", cube, cube)
         self.dropout(embedding.dropout, cube)
-        embedding.cast.shard((cube,))
+        _shard(embedding, "cast", cube)
 
     def loss(self, loss: CrossEntropy) -> None:
         """logits [rows, vocabulary]; the reductions over a split vocabulary become all-reduces"""
         dp, vp = self.data, self.vocabulary
         full, narrow = (dp, vp), (dp, 1)
-        loss.cast_table.shard(((vp, 1),))
-        loss.matmul.shard((narrow, (vp, 1)))
-        for operator in (loss.up, loss.max, loss.exp, loss.sum_exp, loss.sum_picked):
-            operator.shard((full,))
-        loss.add_bias.shard((full, (vp,)))
-        for operator in (loss.subtract, loss.subtract_log):
-            operator.shard((full, narrow))
-        loss.log.shard((narrow,))
-        loss.one_hot.shard((full, (), ()))
-        loss.pick.shard((full, full))
-        loss.add_max.shard((narrow, narrow))
-        for operator in (loss.square, loss.drop_axis):
-            operator.shard((narrow,))
-        loss.scale.shard((narrow, ()))
-        loss.subtract_penalty.shard(((dp,), (dp,)))
-        loss.weight.shard(((dp,), (dp,)))
-        loss.sum.shard(((dp,),))
-        loss.negate.shard(((1,),))
+        _shard(loss, "cast_table", (vp, 1))
+        _shard(loss, "matmul", narrow, (vp, 1))
+        _shard(loss, "up max exp sum_exp sum_picked", full)
+        _shard(loss, "add_bias", full, (vp,))
+        _shard(loss, "subtract subtract_log", full, narrow)
+        _shard(loss, "log square drop_axis", narrow)
+        _shard(loss, "one_hot", full, (), ())
+        _shard(loss, "pick", full, full)
+        _shard(loss, "add_max", narrow, narrow)
+        _shard(loss, "scale", narrow, ())
+        _shard(loss, "subtract_penalty weight", (dp,), (dp,))
+        _shard(loss, "sum", (dp,))
+        _shard(loss, "negate", (1,))
 
     def sums(self, sums: Sums) -> None:
         """two sums over all rows"""
-        sums.count.shard(((self.data,),))
-        sums.join.shard(((1,), (1,), (1,)))
+        _shard(sums, "count", (self.data,))
+        _shard(sums, "join", (1,), (1,), (1,))
+
+
+def _shard(cell: nn.Cell, operators: str, *strategy: tuple[int, ...]) -> None:
+    """Shard the operators of a cell with these names: one strategy for each input."""
+    for name in operators.split():
+        getattr(cell, name).shard(strategy)
