@@ -21,7 +21,9 @@ class OverflowRegister(nn.Cell):
 
     def __init__(self):
         super().__init__(auto_prefix=False)
-        self.clear, self.read = NPUClearFloatStatusV2(), NPUGetFloatStatusV2()
+        # whole on each device: the engine shards what it has no strategy for, in graphs without gradients
+        self.clear = NPUClearFloatStatusV2().add_prim_attr("StandAlone", True)
+        self.read = NPUGetFloatStatusV2()
         self.status, self.zero = Tensor(np.zeros(8, np.int32)), Tensor(0, ms.int32)
 
     def cleared(self, last: Tensor) -> Tensor:

@@ -42,6 +42,7 @@ def main(config_file, rank, checkpoint, parts):
     evaluation = trainer.built.evaluation_step.set_train(False)  # its graph is partitioned too
     evaluation.compile(*(Tensor(a) for a in (ids, ids, ids.astype(np.float32), ids[:, 0].copy())))
     operators = mindir.node_counts(mindir.parse(exported(evaluation)))
+    assert evaluation.register is None or operators["NPUClearFloatStatusV2"] == 1
     assert not operators["BitwiseXor"] and not operators["AdamWeightDecay"]  # of dropout; of an update
     slices = trainer.rank_state.slices()
     arrays = {name: part.array for name, part in slices.items()}
