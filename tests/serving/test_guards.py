@@ -7,6 +7,7 @@ import os
 from unittest.mock import create_autospec
 
 import pytest
+from all_routes import WITHOUT_KEY, routes
 from asking import ask, connected, running
 from fake_backend import FakeBackend, fake_settings
 from prometheus_client.parser import text_string_to_metric_families
@@ -24,22 +25,8 @@ from ms_codegeex.serving.site import create_site
 KEY, OTHER = "0123456789abcdef", "fedcba9876543210"
 BODY = {"prompt": "x = ", "max_tokens": 2}
 PATH = "/v1/completions"
-ROUTES = [
-    ("POST", PATH),
-    ("POST", "/v1/chat/completions"),
-    ("GET", "/v1/models"),
-    ("GET", "/v1/models/fake"),
-    ("POST", "/v1/code/explain"),
-    ("POST", "/infill"),
-    ("POST", "/tokenize"),
-    ("POST", "/detokenize"),
-    ("GET", "/props"),
-    ("GET", "/metrics"),
-    ("GET", "/openapi.json"),
-    ("GET", "/docs"),
-    ("GET", "/nothing"),
-    ("OPTIONS", PATH),
-]
+GUARDED = [(method, path) for method, path in routes() if path not in WITHOUT_KEY]
+OTHERS = [("GET", "/openapi.json"), ("GET", "/docs"), ("GET", "/nothing"), ("OPTIONS", PATH)]  # without a description
 
 
 @pytest.fixture
@@ -58,7 +45,7 @@ def bearer(key):
     return {"Authorization": f"Bearer {key}"}
 
 
-@pytest.mark.parametrize(("method", "path"), ROUTES)
+@pytest.mark.parametrize(("method", "path"), [*GUARDED, *OTHERS])
 def test_every_route_needs_a_key(key_file, method, path):
     for headers in ({}, bearer(KEY[:-1]), bearer(f"{KEY}0"), bearer(""), {"Authorization": KEY}, {"X-API-Key": "no"}):
         response = ask(method, path, guarded(key_file), headers=headers)
@@ -67,7 +54,7 @@ def test_every_route_needs_a_key(key_file, method, path):
         assert error["code"] == "invalid_api_key" and KEY[:-1] not in error["message"]
 
 
-@pytest.mark.parametrize("path", ["/health", "/ready"])
+@pytest.mark.parametrize("path", WITHOUT_KEY)
 def test_probes_need_none(key_file, path):
     assert ask("GET", path, guarded(key_file)).status_code == 200
 
@@ -444,7 +431,7 @@ def test_each_of_several_origins_is_checked():
         assert ask("POST", PATH, headers=headers, json=BODY).status_code == status
 
 
-@pytest.mark.parametrize("path", ["/health", "/ready"])
+@pytest.mark.parametrize("path", WITHOUT_KEY)
 def test_probes_may_use_head(path):
     response = ask("HEAD", path)
     assert (response.status_code, response.content) == (200, b"")
