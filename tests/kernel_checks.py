@@ -323,8 +323,9 @@ def check_choice(kernels: Kernels) -> None:
         assert np.abs(out[:, 1] - scores[np.arange(5), out[:, 0].astype(int)]).max() < 1e-4
         given = choose(kernels, logits, TokenChoice(temperature=1, given=1002), allowed)[:, 0]
         assert np.array_equal(given[:, 0], [1002] * 5) and np.abs(given[:, 1] - scores[:, 1002]).max() < 1e-4
-        for t, k, p, u in product((0.3, 1.0, 40.0), (0, 1, 30, 5000), (0.2, 0.95, 1.0), (0.0, 0.4, 0.999999)):
-            choice = TokenChoice(temperature=t, top_k=k, top_p=p, uniform=u)
+        filters = product((0.3, 1.0, 40.0), (0, 1, 30, 5000), (0.2, 0.95, 1.0), (0.0, 0.2), (0.0, 0.4, 0.999999))
+        for t, k, p, m, u in filters:
+            choice = TokenChoice(temperature=t, top_k=k, top_p=p, min_p=m, uniform=u)
             out = choose(kernels, logits, choice, allowed)[:, 0]
             assert ((out[:, 0] >= 0) & (out[:, 0] < allowed)).all()
         for k in {1, 16, 64} - set(range(allowed + 1, 65)):
