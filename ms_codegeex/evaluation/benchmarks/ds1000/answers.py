@@ -20,13 +20,6 @@ def prompt(text: str, mode: str) -> str:
     return text if mode == "completion" else text.partition("[insert]")[0].strip() + "\n"
 
 
-def _ended(text: str) -> bool:
-    if text.lstrip()[:3] == "```"[: len(text.lstrip())]:
-        fence = FENCE.match(text)
-        return bool(fence) and any(end in text[fence.end() :] for end in ENDS)
-    return any(end in text for end in ENDS)
-
-
 def _scan() -> stopping.Scanner:
     before = ""  # the text while it may still be a code fence
     inner = stopping.words(ENDS).scan()  # scans the rest
@@ -48,7 +41,7 @@ def _scan() -> stopping.Scanner:
     return each
 
 
-ended = stopping.Rule(_ended, _scan)  # the answer has ended; a code fence at its start does not count
+ended = stopping.scanned(_scan)  # the answer has ended; a code fence at its start does not count
 
 
 def cleaned(text: str, library: str) -> str:

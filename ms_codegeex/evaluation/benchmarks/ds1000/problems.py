@@ -12,7 +12,6 @@ from typing import Any
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation.jsonl import read_rows
 
-MODES = ("completion", "insertion")
 # in a problem's directory: what no program may see, or needs
 HIDDEN = (
     "ans",
@@ -52,9 +51,6 @@ def read_problems(data: Path, mode: str) -> list[Ds1000Problem]:
     Raises:
         UserError: there are none, a problem is damaged, or the format does not have this mode.
     """
-    if mode not in MODES:
-        raise UserError(f'mode: "{mode}", expected one of {", ".join(MODES)}')
-    data = Path(data)
     if not data.exists():
         raise UserError(f"{data}: no such file or directory; give DS-1000's ds1000_data or ds1000.jsonl.gz")
     if data.is_dir() and (found := sorted(data.glob("*.jsonl*"))):
@@ -68,7 +64,7 @@ def read_problems(data: Path, mode: str) -> list[Ds1000Problem]:
 
 def format_of(data: Path) -> str:
     """ "original" or "simplified"; figures of the two are not comparable."""
-    return "original" if Path(data).is_dir() and not list(Path(data).glob("*.jsonl*")) else "simplified"
+    return "original" if data.is_dir() and not list(data.glob("*.jsonl*")) else "simplified"
 
 
 def _number(path: Path) -> tuple[str, int]:
