@@ -211,7 +211,7 @@ def _compare(arguments: argparse.Namespace) -> None:
     from ms_codegeex.base.files import atomic_file, write_json
     from ms_codegeex.evaluation.output_directory import sole_writer
     from ms_codegeex.evaluation.reports import comparison, comparison_page
-    from ms_codegeex.evaluation.reports.published_rows import read_published
+    from ms_codegeex.evaluation.reports.published import read_published
 
     evaluations = comparison.read_evaluations(arguments.compared)
     result = comparison.compare(evaluations, settings.verdicts, read_published(settings.published))

@@ -19,8 +19,8 @@ import numpy as np
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.evaluation.reports import estimators
-from ms_codegeex.evaluation.reports.published_rows import PublishedRow
-from ms_codegeex.evaluation.reports.scores import FORMAT, KS, model_of, percent
+from ms_codegeex.evaluation.reports.published import PublishedRow
+from ms_codegeex.evaluation.reports.scores import FORMAT, by_label, in_words, model_of, percent, score
 
 DRAWS, SEED = 10_000, 0  # of the permutation test
 HARD, EASY = 0.3, 0.7  # mean rate of a problem over the evaluations; the split of CodeGen's paper, as recalled
@@ -160,7 +160,7 @@ def compare(evaluations: Sequence[Evaluation], mode: str, published: Sequence[Pu
         "other_files": _other_files(evaluations),
         "groups": groups,
         "steps": _steps(evaluations, groups["all"]),
-        "published_rows": {row.name: {"source": row.source, "rates": _by_text(row.rates)} for row in published},
+        "published_rows": {row.name: {"source": row.source, "rates": row.rates} for row in published},
         "against_published": _against(groups, published),
         "pairs": _pairs(evaluations, counts, groups_of["all"]),
         "translation": _translation(evaluations, mode),
@@ -200,14 +200,7 @@ def _directions(evaluations: Sequence[Evaluation], mode: str) -> dict[str, dict[
 
 
 def _score(pairs: Sequence[Counts], cases: bool) -> dict[str, Any]:
-    """If `cases`, a problem's samples answer different questions, and pass@k is meaningless."""
-    score = {
-        "problems": len(pairs),
-        "samples": sum(samples for samples, _ in pairs),
-        "solved": sum(passed > 0 for _, passed in pairs),
-        "pass_rate": estimators.pass_rate(pairs),
-    }
-    return score if cases else {**score, "pass_at": estimators.pass_rates(pairs, KS), "curve": estimators.curve(pairs)}
+    return {name: value for name, value in score(pairs, cases).items() if name != "passed"}
 
 
 def _steps(
@@ -223,10 +216,6 @@ def _steps(
     return {run: sorted(rows, key=lambda row: row["step"]) for run, rows in several.items()}
 
 
-def _by_text(rates: Mapping[str, Mapping[int, float]]) -> dict[str, dict[str, float]]:
-    return {group: {str(k): rate for k, rate in found.items()} for group, found in rates.items()}
-
-
 def _against(
     groups: Mapping[str, Mapping[str, Mapping[str, Any]]], published: Sequence[PublishedRow]
 ) -> list[dict[str, Any]]:
@@ -238,12 +227,12 @@ def _against(
             raise UserError(f"--published: {row.name} has {min(absent)!r}; the groups here are {', '.join(groups)}")
         for group, rates in row.rates.items():
             for k, rate in rates.items():
-                for name, score in groups[group].items():
-                    own = score["pass_rate"] if k == 1 else score.get("pass_at", {}).get(str(k), {})
+                for name, scored in groups[group].items():
+                    own = scored["pass_rate"] if k == "1" else scored.get("pass_at", {}).get(k, {})
                     if "value" in own:
                         difference = {key: own[key] - rate for key in ("value", "low", "high")}
                         outside = not own["low"] <= rate <= own["high"]
-                        which = {"evaluation": name, "row": row.name, "group": group, "k": k, "published": rate}
+                        which = {"evaluation": name, "row": row.name, "group": group, "k": int(k), "published": rate}
                         found.append({**which, "difference": difference, "outside": outside})
     return found
 
@@ -253,20 +242,20 @@ def _groups(
 ) -> dict[str, list[str]]:
     """Problems by name of a group: all, each value of each label, and each level of difficulty."""
     groups: dict[str, list[str]] = {"all": list(common)}
-    by_label: dict[str, dict[str, list[str]]] = {}
-    for name in common:
-        for label, value in labels[name].items():
-            by_label.setdefault(label, {}).setdefault(value, []).append(name)
-    for label, values in by_label.items():
+    for label, values in by_label({name: labels[name] for name in common}).items():
         if len(values) > 1:
             groups |= {f"{label}: {value}": values[value] for value in sorted(values, key=_natural)}
-    means = {name: np.mean([found[name][1] / found[name][0] for found in counts.values()]) for name in common}
+    means = {name: np.mean([_rate(found[name]) for found in counts.values()]) for name in common}
     levels = {
         f"hard (mean rate below {HARD:.0%})": [name for name in common if means[name] < HARD],
         "medium": [name for name in common if HARD <= means[name] <= EASY],
         f"easy (above {EASY:.0%})": [name for name in common if means[name] > EASY],
     }
     return groups | {level: members for level, members in levels.items() if members}
+
+
+def _rate(counts: Counts) -> float:
+    return counts[1] / counts[0]
 
 
 def _natural(value: str) -> list[tuple[int, str]]:
@@ -287,9 +276,7 @@ def _pairs(
         common = [name for name in problems[one.name] if name in theirs]
         if one.source != other.source or not common:
             continue
-        rates = np.array(
-            [[counts[each.name][name][1] / counts[each.name][name][0] for each in (one, other)] for name in common]
-        )
+        rates = np.array([[_rate(counts[each.name][name]) for each in (one, other)] for name in common])
         differences = rates[:, 1] - rates[:, 0]
         low, high = estimators.difference_interval(differences)
         found.append(
@@ -373,10 +360,7 @@ def warning(comparison: Mapping[str, Any]) -> str:
 def lines(comparison: Mapping[str, Any]) -> list[str]:
     """The comparison in a few lines for the user."""
     found = [f"note: {words}"] if (words := warning(comparison)) else []
-    for name, score in comparison["groups"]["all"].items():
-        rates = [f"pass@{k} {percent(rate)}" for k, rate in score.get("pass_at", {}).items() if "value" in rate]
-        rates = rates or [f"pass rate {percent(score['pass_rate'])}"]
-        found.append(f"{name}: {', '.join(rates)} of {score['problems']} problems")
+    found += [f"{name}: {in_words(each)}" for name, each in comparison["groups"]["all"].items()]
     for model, sources in comparison["translation"].items():
         found += [f"{model}, pass@1 from each language (rows) to each", *_matrix_lines(sources)]
     for pair in comparison["pairs"]:

@@ -89,12 +89,14 @@ def _directory(path: Path, mode: str) -> Ds1000Problem:
         texts = {
             name: (path / f"{name}.txt").read_text("utf-8") for name in ("prompt", "code_context", "reference_code")
         }
+        if "[insert]" not in texts["code_context"]:
+            raise ValueError(f"{path.name}/code_context.txt has no [insert]")
         return Ds1000Problem(
             f"{library}/{mode}/{path.name[1:]}",
             library,
             config["perturbation"]["perturbation_type"],
             texts["prompt"],
-            _with_place(texts["code_context"], path),
+            texts["code_context"],
             texts["reference_code"],
             int(config["test"]["test_case_cnt"]),
             int(config["test"]["test_type"]),
@@ -118,9 +120,3 @@ def _row(row: Mapping[str, Any], where: str) -> Ds1000Problem:
         return Ds1000Problem(f"{library}/{about['problem_id']}", library, origin, prompt, context, reference, cases)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{where}: not a problem of DS-1000 ({type(error).__name__} {error}); restore it") from None
-
-
-def _with_place(context: str, path: Path) -> str:
-    if "[insert]" not in context:
-        raise ValueError(f"{path.name}/code_context.txt has no [insert]")
-    return context

@@ -6,6 +6,7 @@ the file, or `schema`, a script that creates the database. `evidence` and `diffi
 
 from __future__ import annotations
 
+import functools
 import re
 import sqlite3
 from collections.abc import Iterator, Mapping
@@ -47,7 +48,7 @@ def read_questions(data: Path) -> list[Problem]:
     path = data if data.is_file() else next((data / name for name in FILES if (data / name).is_file()), None)
     if path is None:
         raise UserError(f"{data}: none of {', '.join(FILES)}; give the directory or file of Spider, BIRD or your own")
-    tables: dict[Path, str] = {}
+    tables_of = functools.cache(_tables)
 
     def found() -> Iterator[tuple[str, Problem]]:
         for number, row in enumerate(read_table(path, KEYS)):
@@ -56,10 +57,9 @@ def read_questions(data: Path) -> list[Problem]:
             labels = {"difficulty": row["difficulty"]} if isinstance(row.get("difficulty"), str) else {}
             script = _text(row, where, "schema") if "schema" in row else ""
             file = None if script else _database(path.parent, _text(row, where, "db_id"), where)
-            shown = script
             if file is not None:
                 labels["database"] = file.stem
-                shown = tables[file] = tables.get(file) or _tables(file)
+            shown = script if file is None else tables_of(file)
             evidence = row["evidence"] if isinstance(row.get("evidence"), str) else ""
             content = Question(question, evidence, query, shown, file, script)
             yield where, Problem(f"{labels.get('database', 'sql')}/{number}", labels, content)
