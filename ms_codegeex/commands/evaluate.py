@@ -116,11 +116,7 @@ def keys_of(task: str) -> tuple[str, ...]:
 
 def run(arguments: argparse.Namespace) -> None:
     """Evaluate and print the result."""
-    others: Mapping[str, Callable[[argparse.Namespace], None]] = {
-        "compare": _compare,
-        "perplexity": _perplexity,
-        "infilling": _infilling,
-    }
+    others = {"compare": _compare, "perplexity": _perplexity, "infilling": _infilling}
     others.get(arguments.task, _judge)(arguments)
 
 
@@ -220,12 +216,12 @@ def _compare(arguments: argparse.Namespace) -> None:
         write_json(arguments.output / "comparison.json", result)
         with atomic_file(arguments.output / "comparison.html") as temporary:
             temporary.write_text(page, encoding="utf-8")
-    lines = [*comparison.lines(result), f"report: {arguments.output / 'comparison.html'}"]
-    print_result(result, "\n".join(lines), arguments.json)
+    _print(arguments, result, comparison.lines(result), "comparison.html")
 
 
-def _print(files: FileOptions, result: Mapping[str, Any], lines: Iterable[str]) -> None:
-    print_result(result, "\n".join([*lines, f"report: {files.output / 'report.html'}"]), files.json)
+def _print(files: Any, result: Mapping[str, Any], lines: Iterable[str], page: str = "report.html") -> None:
+    """`files`: the options `output` and `json`."""
+    print_result(result, "\n".join([*lines, f"report: {files.output / page}"]), files.json)
 
 
 def _draws(source: SourceOptions, judging: JudgingOptions) -> bool:

@@ -51,8 +51,7 @@ def cleaned(text: str, library: str) -> str:
         text = text.split(start, 1)[-1]
     if fence := FENCE.match(text):
         text = text[fence.end() :]
-    for end in ENDS:
-        text = text.split(end, 1)[0]
+    text = stopping.cut(text, ENDS)
     if library.lower() == "matplotlib":
         lines = text.splitlines(keepends=True)
         text = "".join(line for line in lines if not any(call in line for call in FIGURE_CALLS))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.evaluation.benchmarks.tables import value_of
 from ms_codegeex.evaluation.jsonl import read_rows
 
 # in a problem's directory: what no program may see, or needs
@@ -67,15 +68,11 @@ def format_of(data: Path) -> str:
     return "original" if data.is_dir() and not list(data.glob("*.jsonl*")) else "simplified"
 
 
-def _number(path: Path) -> tuple[str, int]:
-    return path.parent.parent.name, int(path.name[1:])
-
-
 def _original(root: Path, mode: str) -> list[Ds1000Problem]:
     found = [path for path in root.glob(f"*/{mode.capitalize()}/q*") if re.fullmatch(r"q\d+", path.name)]
     if not found:
         raise UserError(f"{root}: no LIBRARY/{mode.capitalize()}/qN; give DS-1000's ds1000_data directory")
-    return [_directory(path, mode) for path in sorted(found, key=_number)]
+    return [_directory(path, mode) for path in sorted(found, key=lambda path: (path.parts[-3], int(path.name[1:])))]
 
 
 def _directory(path: Path, mode: str) -> Ds1000Problem:
@@ -112,10 +109,10 @@ def _row(row: Mapping[str, Any], where: str) -> Ds1000Problem:
     try:
         about = row["metadata"]
         library = str(about["library"])
-        texts = [row[name] for name in ("prompt", "code_context", "reference_code")]
-        if not all(isinstance(text, str) for text in texts):
-            raise TypeError("prompt, code_context and reference_code are texts")
-        prompt, context, reference = texts
+        prompt, context, reference = (
+            value_of(row, key, str, where, "of DS-1000 has text there; restore it")
+            for key in ("prompt", "code_context", "reference_code")
+        )
         cases, origin = int(about["test_case_cnt"]), str(about["perturbation_type"])
         return Ds1000Problem(f"{library}/{about['problem_id']}", library, origin, prompt, context, reference, cases)
     except (KeyError, TypeError, ValueError) as error:

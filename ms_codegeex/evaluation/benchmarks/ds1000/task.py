@@ -62,26 +62,22 @@ class Ds1000(PythonTask):
     def judge(self, problem: Problem, sample: Sample, sandbox: Sandbox) -> Judgement:
         """Run and compare, both in the sandbox."""
         judged = self._original if self.format == "original" else self._simplified
-        executions, verdicts = judged(problem.data, sample.generation, sandbox)
-        return judgement(sample, verdicts, executions)
+        return judged(problem.data, sample, sandbox)
 
-    def _simplified(
-        self, ds: Ds1000Problem, answer: str, sandbox: Sandbox
-    ) -> tuple[list[Execution], dict[str, Verdict]]:
+    def _simplified(self, ds: Ds1000Problem, sample: Sample, sandbox: Sandbox) -> Judgement:
         """Passes if there is no exception. The problem's own functions run the answer, in one process."""
         calls = ["test_execution(code)"] + ["test_string(code)"] * ("def test_string(" in ds.context)
-        program = "\n".join([ds.context, f"code = {answer!r}", *calls, ""])
-        report = self.run(program, sandbox)
+        report = self.run("\n".join([ds.context, f"code = {sample.generation!r}", *calls, ""]), sandbox)
         # for the published script too, a program that exits early without an exception has failed: it printed nothing
-        return [report.execution], both_verdicts(report)
+        return judgement(sample, both_verdicts(report), [report.execution])
 
-    def _original(self, ds: Ds1000Problem, answer: str, sandbox: Sandbox) -> tuple[list[Execution], dict[str, Verdict]]:
+    def _original(self, ds: Ds1000Problem, sample: Sample, sandbox: Sandbox) -> Judgement:
         """Each test case is a run that leaves a pickle. The pickles are then opened, and then compared.
 
         The expected results and the function that compares enter the sandbox only at that point. Published: the
         pickles decide. Strict: every run also reached its end.
         """
-        program = encoded(ds.context.replace("[insert]", answer))
+        program = encoded(ds.context.replace("[insert]", sample.generation))
         secrets = [judging.witness() for _ in range(ds.cases + 1)]
         commands = [
             self.runner.command(secret, self.limits, "program.py", "--test_case", str(case))
@@ -89,7 +85,7 @@ class Ds1000(PythonTask):
         ]
         commands += [
             self.script("open_results.py", b"", self.limits, str(ds.cases)),
-            self._comparison(ds, answer, secrets[-1]),
+            self._comparison(ds, sample.generation, secrets[-1]),
         ]
         executions = sandbox.run(commands, {**ds.files, "program.py": program}, self.runner.readable)
         reports = [read_report(*pair) for pair in zip(executions[: ds.cases], secrets, strict=False)]
@@ -98,10 +94,8 @@ class Ds1000(PythonTask):
         if len(executions) == len(commands) and not executions[-1].succeeded:
             failed = judging.published(executions)
         strict = right and all(report.finished for report in reports)
-        return executions, {
-            "strict": Verdict.PASSED if strict else failed,
-            "published": Verdict.PASSED if right else failed,
-        }
+        verdicts = {"strict": Verdict.PASSED if strict else failed, "published": Verdict.PASSED if right else failed}
+        return judgement(sample, verdicts, executions)
 
     def _comparison(self, ds: Ds1000Problem, answer: str, secret: str) -> Command:
         given = {

@@ -6,7 +6,6 @@ import base64
 import json
 import pickle
 import threading
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,13 +58,13 @@ class EvalPlus(PythonTask):
         super().__init__(read_problems(data), python)
         self.seconds = timeout or SECONDS
         self._expected: dict[tuple[str, str], Expected] = {}
-        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
-        self._lock = threading.Lock()
+        self._locks = {problem.id: threading.Lock() for problem in self.problems}
 
     def produce(self, problem: Problem, completion_id: int, seed: int, complete: Complete) -> Sample:
-        """One completion, truncated at the first stop word."""
+        """One completion, truncated at the first stop word. The model continues the prompt, stripped of surrounding
+        white space, and a line break."""
         words = (*STOPS, *STOPS_OF[problem.data.dataset])
-        prompt = prompt_of(problem.data)
+        prompt = f"{problem.data.prompt.strip()}\n"
         answer = complete(prompt, seed=seed, stop=stopping.words(words))
         return Sample(problem.id, completion_id, prompt, stopping.cut(answer.text, words), answer.finish)
 
@@ -106,9 +105,7 @@ class EvalPlus(PythonTask):
     def _expect(self, problem: Problem, kind: str, calls: Calls, sandbox: Sandbox) -> Expected:
         """The values that the canonical solution returns, computed once."""
         key = (problem.id, kind)
-        with self._lock:
-            lock = self._locks[problem.id]
-        with lock:
+        with self._locks[problem.id]:
             if key not in self._expected:
                 self._expected[key] = self._returned(problem, calls, sandbox)
             return self._expected[key]
@@ -155,11 +152,6 @@ def _right_calls(execution: Execution, secret: str) -> int:
     if not execution.succeeded or len(lines) != 3 or lines[1] != secret.encode("ascii") or not lines[0].isdigit():
         return -1
     return int(lines[0])
-
-
-def prompt_of(row: EvalPlusProblem) -> str:
-    """The text that the model continues: the prompt, stripped of surrounding white space, and a line break."""
-    return f"{row.prompt.strip()}\n"
 
 
 build = EvalPlus

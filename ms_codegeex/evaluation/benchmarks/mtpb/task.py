@@ -27,7 +27,6 @@ DEFECTS = {
     "89": "dictionaries are expected in all 5 cases, which the published judge never accepts; the strict one does",
     "94": "case 1 expects 55, but the sum it asks for is 339, as case 3 (start at the next number) shows",
 }
-GOLD_TYPES = {type(None): "none"}
 
 
 class Mtpb(PythonTask):
@@ -73,7 +72,7 @@ class Mtpb(PythonTask):
         """One run serves both judges: the printed value comes out, the expected one never goes in."""
         case = sample.extra["case"]
         gold = problem.data.cases[case].gold
-        kind = GOLD_TYPES.get(type(gold), type(gold).__name__)
+        kind = "none" if gold is None else type(gold).__name__
         report = self.run(sample.generation, sandbox, gold_type=kind, seconds=SECONDS)
         verdicts = {"strict": strict(report, gold), "published": published(report, gold)}
         return judgement(sample, verdicts, [report.execution], case=case)

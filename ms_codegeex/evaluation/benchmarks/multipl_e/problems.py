@@ -14,17 +14,10 @@ from typing import Any
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation.benchmarks.tables import distinct, read_table, value_of
 from ms_codegeex.evaluation.jsonl import files_below
+from ms_codegeex.evaluation.recipe import ALIASES
 from ms_codegeex.evaluation.task import Problem
 from ms_codegeex.evaluation.toolchains import PLAIN_TOOL_CHAINS
 
-# MultiPL-E's names -> ours.
-LANGUAGES = {
-    "py": "python",
-    "rs": "rust",
-    "sh": "bash",
-    "go_test.go": "go",
-    **{name: name for name in PLAIN_TOOL_CHAINS},
-}
 PATTERNS = ("*.jsonl", "*.jsonl.gz", "*.json", "*.parquet")
 WHERE = "huggingface.co/datasets/nuprl/MultiPL-E"
 KEYS = "name, language, prompt, tests and stop_tokens"
@@ -82,8 +75,8 @@ def _problem(row: Mapping[str, Any], where: str) -> Problem | None:
     stops = row.get("stop_tokens")
     if not isinstance(stops, list) or not all(isinstance(stop, str) and stop for stop in stops):
         raise UserError(f"{where}: stop_tokens is not a list of texts; a row has {KEYS}")
-    language = LANGUAGES.get(given)
-    if language is None:
+    language = "go" if given == "go_test.go" else ALIASES.get(given, given)
+    if language not in PLAIN_TOOL_CHAINS:
         return None
     labels = {"language": language, "benchmark": name.partition("_")[0].lower()}
     return Problem(f"{language}/{name}", labels, MultiPlEProblem(language, prompt, tests, tuple(stops)))
