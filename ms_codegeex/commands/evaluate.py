@@ -309,15 +309,12 @@ def _sampler(recipe: Recipe, model: LocalModel | None, source: SourceOptions, se
     from ms_codegeex.evaluation.sampling.servers import open_servers
 
     if model is not None:
-        return lambda: EngineSampler(model, recipe)
+        return partial(EngineSampler, model, recipe)
     if source.url:
         key, fields = decoding.read_key(server.api_key_file), _fields(server.url_field)
-        others = (server.concurrency, server.url_timeout)
-
-        def make(url: str) -> ServerSampler:
-            return ServerSampler(url, recipe, server.url_model, key, fields, *others)
-
-        return lambda: open_servers(list(source.url), make)
+        how = {"concurrency": server.concurrency, "timeout": server.url_timeout}
+        make = partial(ServerSampler, recipe=recipe, model=server.url_model, key=key, fields=fields, **how)
+        return partial(open_servers, source.url, make)
     return None
 
 

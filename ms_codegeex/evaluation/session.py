@@ -264,7 +264,8 @@ def finish(session: Session) -> dict[str, Any]:
     if session.recipe.task == "humaneval-x" and session.recipe.translate_from is None:
         result["budget"] = budget.table(solve_counts(result["by_problem"]))
     if measured := prompt_perplexity.recorded(session.options.output):
-        result["perplexity"] = prompt_perplexity.by_outcome(measured, results)
+        solved = prompt_perplexity.solved(map(rows.judgement_from, results))
+        result["perplexity"] = prompt_perplexity.split(measured, solved)
         for problem in result["by_problem"]:
             problem["prompt_perplexity"] = measured[problem["task_id"]].perplexity
     page.write(session.options.output, result)

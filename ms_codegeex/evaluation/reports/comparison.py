@@ -46,14 +46,6 @@ class Evaluation:
         """The evaluated model, as the report names it."""
         return model_of(self.report) or "unknown"
 
-    @property
-    def checkpoint(self) -> tuple[str, int] | None:
-        """The run and the step of the evaluated checkpoint; None if it was not a checkpoint."""
-        model = self.report.get("settings", {}).get("model", {})
-        path = Path(str(model.get("path", "")))
-        found = STEP.fullmatch(path.name)
-        return (str(path.parent.parent), int(found[1])) if found else None
-
     def counts(self, mode: str) -> dict[str, Counts]:
         """Samples judged and passed of each problem, by one mode of judging."""
         rows = self.report["by_problem"]
@@ -62,13 +54,6 @@ class Evaluation:
     def labels(self) -> dict[str, Mapping[str, str]]:
         """The labels of each problem."""
         return {row["task_id"]: row["labels"] for row in self.report["by_problem"]}
-
-    def directions(self, mode: str) -> dict[str, str]:
-        """The direction of each judged problem, such as "python → cpp"."""
-        labels = self.labels()
-        return {
-            name: f"{self.source or 'text'} → {labels[name].get('language', 'python')}" for name in self.counts(mode)
-        }
 
 
 def read_evaluations(given: Sequence[str]) -> list[Evaluation]:
@@ -99,14 +84,14 @@ def _read(place: Path) -> Mapping[str, Any]:
     if not path.is_file():
         raise UserError(f"{place}: no report.json; give a directory that `ms-codegeex evaluate` has written")
     report = read_json(path)
-    known = isinstance(report, dict) and report.get("format") == FORMAT
-    if known and isinstance(report.get("by_problem"), list) and not all(map(_is_row, report["by_problem"])):
-        raise UserError(f"{path}: by_problem is damaged; write it again with --judge-only")
-    if not known or not isinstance(report.get("by_problem"), list) or not report.get("scores"):
+    known = isinstance(report, dict) and report.get("format") == FORMAT and isinstance(report.get("by_problem"), list)
+    if not known or not report.get("scores"):
         raise UserError(
             f"{path}: has no verdicts of problems; judge its samples with --judge-only, or compare perplexities with "
             "evaluate perplexity --against"
         )
+    if not all(map(_is_row, report["by_problem"])):
+        raise UserError(f"{path}: by_problem is damaged; write it again with --judge-only")
     return report
 
 
@@ -181,11 +166,13 @@ def _common_groups(
 
 
 def _directions(evaluations: Sequence[Evaluation], mode: str) -> dict[str, dict[str, list[str]]]:
-    """Problems by direction of translation and evaluation. Each direction is compared on the problems that all
-    evaluations of this direction have judged: no problem is in all directions."""
+    """Problems by direction of translation, such as "python → cpp", and evaluation. Each direction is compared on the
+    problems that all evaluations of this direction have judged: no problem is in all directions."""
     members: dict[str, dict[str, set[str]]] = {}
     for each in evaluations:
-        for problem, direction in each.directions(mode).items():
+        labels = each.labels()
+        for problem in each.counts(mode):
+            direction = f"{each.source or 'text'} → {labels[problem].get('language', 'python')}"
             members.setdefault(direction, {}).setdefault(each.name, set()).add(problem)
     groups: dict[str, dict[str, list[str]]] = {"all": {each.name: [] for each in evaluations}}
     for direction, found in members.items():
@@ -209,9 +196,10 @@ def _steps(
     """Run -> its evaluated checkpoints by step, for each run with several."""
     found: dict[str, list[dict[str, Any]]] = {}
     for each in evaluations:
-        if each.checkpoint is not None:
-            run, step = each.checkpoint
-            found.setdefault(run, []).append({"step": step, "name": each.name, **scores[each.name]["pass_rate"]})
+        path = Path(str(each.report.get("settings", {}).get("model", {}).get("path", "")))
+        if step := STEP.fullmatch(path.name):
+            row = {"step": int(step[1]), "name": each.name, **scores[each.name]["pass_rate"]}
+            found.setdefault(str(path.parent.parent), []).append(row)
     several = {run: rows for run, rows in found.items() if len({row["step"] for row in rows}) > 1}
     return {run: sorted(rows, key=lambda row: row["step"]) for run, rows in several.items()}
 

@@ -65,14 +65,14 @@ def difference_interval(values: np.ndarray) -> tuple[float, float]:
     return low, high
 
 
-def interval(values: np.ndarray, seed: int = SEED, resamples: int = RESAMPLES) -> np.ndarray:
+def interval(values: np.ndarray) -> np.ndarray:
     """float64 [2, columns]: the 95 % percentile bootstrap interval of each column's mean.
 
     Problems (rows) are drawn with replacement, samples within a problem are not: the interval says how the mean
-    would vary over other problems of this kind. The same seed gives the same interval.
+    would vary over other problems of this kind. It is always the same.
     """
     rows = len(values)
-    drawn = np.random.default_rng(seed).multinomial(rows, np.full(rows, 1 / rows), resamples)
+    drawn = np.random.default_rng(SEED).multinomial(rows, np.full(rows, 1 / rows), RESAMPLES)
     means = drawn @ values / rows
     return np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
 

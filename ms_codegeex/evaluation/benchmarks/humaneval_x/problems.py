@@ -67,27 +67,21 @@ def read(data: Path, languages: Sequence[str] = ()) -> dict[str, ProblemFile]:
     for name in wanted:
         if name not in PREFIXES:
             raise UserError(f"language {name!r}: HumanEval-X has {', '.join(PREFIXES)}")
+    found: dict[str, ProblemFile] = {}
     if data.is_file():
         file = read_file(data)
-        found = {file.rows[0].language: file}
-    else:
-        found = {name: read_file(path, name) for name in wanted if (path := file_of(data, name)) is not None}
+        found[file.rows[0].language] = file
+    elif data.is_dir():
+        for name in wanted:
+            # CodeGeeX2's before CodeGeeX's, which `js.jsonl.gz` counts as
+            if path := find_file(data, f"humanevalx_{name}", f"humaneval_{name}", name):
+                found[name] = read_file(path, name)
     for name in languages:
         if name not in found:
             raise UserError(f"{data}: no file of HumanEval-X for {name}, such as {name}.jsonl.gz; it is in {WHERE}")
     if not found:
         raise UserError(f"{data}: no file of HumanEval-X, such as python.jsonl.gz; they are in {WHERE}")
     return {name: found[name] for name in wanted if name in found}
-
-
-def file_of(directory: Path, language: str) -> Path | None:
-    """The language's file in a directory, CodeGeeX2's before CodeGeeX's.
-
-    CodeGeeX calls it `humaneval_js.jsonl.gz`, CodeGeeX2 `humanevalx_js.jsonl.gz`; `js.jsonl.gz` counts as the
-    former. Each may be uncompressed.
-    """
-    stems = (f"humanevalx_{language}", f"humaneval_{language}", language)
-    return find_file(directory, *stems) if directory.is_dir() else None
 
 
 def read_file(path: Path, language: str | None = None) -> ProblemFile:

@@ -40,13 +40,13 @@ class Mtpb(PythonTask):
     """
 
     packages = tuple(LIBRARIES.values())
-    limits = ResourceLimits(wall=SECONDS + GRACE)
 
     def __init__(self, data: Path, turns: str = "multi", python: Path | None = None):
         super().__init__(read_problems(data), python)
         self.multi, self.name = turns == "multi", "mtpb" if turns == "multi" else "mtpb-single-turn"
         self._cases = {problem.id: len(problem.data.cases) for problem in self.problems}
         self.provenance = provenance(data)
+        self.limits = ResourceLimits(wall=SECONDS + GRACE)
 
     def samples_per_problem(self, n: int) -> int:
         """n for each test case. A problem with fewer cases than another gets more samples of some cases."""
