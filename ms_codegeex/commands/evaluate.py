@@ -116,11 +116,7 @@ def keys_of(task: str) -> tuple[str, ...]:
 
 def run(arguments: argparse.Namespace) -> None:
     """Evaluate and print the result."""
-    others: Mapping[str, Callable[[argparse.Namespace], None]] = {
-        "compare": _compare,
-        "perplexity": _perplexity,
-        "infilling": _infilling,
-    }
+    others = {"compare": _compare, "perplexity": _perplexity, "infilling": _infilling}
     others.get(arguments.task, _judge)(arguments)
 
 
@@ -211,7 +207,7 @@ def _compare(arguments: argparse.Namespace) -> None:
     from ms_codegeex.base.files import atomic_file, write_json
     from ms_codegeex.evaluation.output_directory import sole_writer
     from ms_codegeex.evaluation.reports import comparison, comparison_page
-    from ms_codegeex.evaluation.reports.published_rows import read_published
+    from ms_codegeex.evaluation.reports.published import read_published
 
     evaluations = comparison.read_evaluations(arguments.compared)
     result = comparison.compare(evaluations, settings.verdicts, read_published(settings.published))
@@ -220,12 +216,12 @@ def _compare(arguments: argparse.Namespace) -> None:
         write_json(arguments.output / "comparison.json", result)
         with atomic_file(arguments.output / "comparison.html") as temporary:
             temporary.write_text(page, encoding="utf-8")
-    lines = [*comparison.lines(result), f"report: {arguments.output / 'comparison.html'}"]
-    print_result(result, "\n".join(lines), arguments.json)
+    _print(arguments, result, comparison.lines(result), "comparison.html")
 
 
-def _print(files: FileOptions, result: Mapping[str, Any], lines: Iterable[str]) -> None:
-    print_result(result, "\n".join([*lines, f"report: {files.output / 'report.html'}"]), files.json)
+def _print(files: Any, result: Mapping[str, Any], lines: Iterable[str], page: str = "report.html") -> None:
+    """`files`: the options `output` and `json`."""
+    print_result(result, "\n".join([*lines, f"report: {files.output / page}"]), files.json)
 
 
 def _draws(source: SourceOptions, judging: JudgingOptions) -> bool:
@@ -313,15 +309,12 @@ def _sampler(recipe: Recipe, model: LocalModel | None, source: SourceOptions, se
     from ms_codegeex.evaluation.sampling.servers import open_servers
 
     if model is not None:
-        return lambda: EngineSampler(model, recipe)
+        return partial(EngineSampler, model, recipe)
     if source.url:
         key, fields = decoding.read_key(server.api_key_file), _fields(server.url_field)
-        others = (server.concurrency, server.url_timeout)
-
-        def make(url: str) -> ServerSampler:
-            return ServerSampler(url, recipe, server.url_model, key, fields, *others)
-
-        return lambda: open_servers(list(source.url), make)
+        how = {"concurrency": server.concurrency, "timeout": server.url_timeout}
+        make = partial(ServerSampler, recipe=recipe, model=server.url_model, key=key, fields=fields, **how)
+        return partial(open_servers, source.url, make)
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -80,7 +81,7 @@ class JudgingOptions:
     ray_address: str | None = option(
         "the Ray cluster (default: auto, the one that this machine belongs to)", "HOST:PORT"
     )
-    timeout: float | None = option("seconds of a program (default: the benchmark's)", "S", gt=0)
+    timeout: float | None = option("seconds of a program (default: the benchmark's)", "S", gt=0, lt=math.inf)
     python: Path | None = option("interpreter with the libraries that the benchmark needs (default: ours)", "FILE")
     prompt_perplexity: bool = option(
         "also of the prompts, of solved against unsolved problems (needs --model)", default=False

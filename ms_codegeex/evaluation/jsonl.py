@@ -4,6 +4,8 @@ opened."""
 from __future__ import annotations
 
 import gzip
+import io
+import itertools
 import json
 import os
 import threading
@@ -18,8 +20,8 @@ from ms_codegeex.base.reading import read_stream
 
 LEVELS, ENDINGS = ("", "*/", "*/*/"), (".jsonl.gz", ".jsonl")  # where a benchmark's file is searched, and its endings
 
-
 MAX_BYTES = 8 << 30  # of a file, not a limit for samples but against devices
+BLOCK = 1 << 20  # bytes that are decompressed at a time
 
 
 def encode(row: Mapping[str, Any]) -> bytes:
@@ -30,11 +32,15 @@ def encode(row: Mapping[str, Any]) -> bytes:
 def find_file(place: Path, *stems: str) -> Path | None:
     """A benchmark's file: `place` itself unless it is a directory, else the first of these stems found in it or up
     to two levels below, as .jsonl.gz or .jsonl. None if there is none."""
-    place = Path(place)
     if not place.is_dir():
         return place
-    patterns = (f"{level}{stem}{ending}" for stem in stems for level in LEVELS for ending in ENDINGS)
-    return next((path for pattern in patterns for path in sorted(place.glob(pattern))), None)
+    found = (path for stem in stems for path in files_below(place, *(stem + ending for ending in ENDINGS)))
+    return next(found, None)
+
+
+def files_below(directory: Path, *patterns: str) -> list[Path]:
+    """The files in a directory, then those one and two levels below; at each level in the order of the patterns."""
+    return [path for level in LEVELS for pattern in patterns for path in sorted(directory.glob(f"{level}{pattern}"))]
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -44,17 +50,32 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 def numbered_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The rows of `read_rows`, each with its line number."""
+    for number, line in numbered_lines(path):
+        try:
+            row = parse_json(line, data=True)
+        except Malformed as error:
+            raise UserError(f"{path}:{number}: not JSON ({error}); remove or restore the line") from None
+        if not isinstance(row, dict):
+            raise UserError(f"{path}:{number}: found {type(row).__name__}, expected an object")
+        yield number, row
+
+
+def numbered_lines(path: Path, maximum: int = MAX_BYTES) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file, decompressed if it is gzip's, that are not blank, each with its number. A file that is not
+    readable, or of more than `maximum` bytes, is a `UserError`."""
     try:
-        data = read_stream(path, MAX_BYTES)
+        data = read_stream(path, maximum)
         if data[:2] == b"\x1f\x8b":
-            data = gzip.decompress(data)
+            with gzip.open(io.BytesIO(data)) as stream:
+                blocks = iter(lambda: stream.read(BLOCK), b"")
+                data = b"".join(itertools.islice(blocks, 1 + maximum // BLOCK))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (OSError, EOFError, gzip.zlib.error) as error:
         raise UserError(f"{path}: not readable ({error})") from None
-    for number, line in enumerate(data.split(b"\n"), 1):
-        if line.strip():
-            yield number, _row(line, f"{path}:{number}")
+    if len(data) > maximum:
+        raise UserError(f"{path}: more than {maximum >> 20} MiB uncompressed, the most for a file of its kind")
+    yield from ((number, line) for number, line in enumerate(data.split(b"\n"), 1) if line.strip())
 
 
 def _check(path: Path, rows: list[tuple[int, dict[str, Any]]], flaw: Callable[[Mapping[str, Any]], str]) -> None:
@@ -68,16 +89,6 @@ def _check(path: Path, rows: list[tuple[int, dict[str, Any]]], flaw: Callable[[M
                 f"{path}:{number}: {row['task_id']}, completion {row['completion_id']}, is also in line {first}; "
                 "remove one of them"
             )
-
-
-def _row(line: bytes, where: str) -> dict[str, Any]:
-    try:
-        row = parse_json(line, data=True)
-    except Malformed as error:
-        raise UserError(f"{where}: not JSON ({error}); remove or restore the line") from None
-    if not isinstance(row, dict):
-        raise UserError(f"{where}: found {type(row).__name__}, expected an object")
-    return row
 
 
 class RowFile:

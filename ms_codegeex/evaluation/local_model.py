@@ -18,10 +18,9 @@ if TYPE_CHECKING:
 
 def files_identity(path: Path) -> dict[str, Any]:
     """A model's path and hash: of a checkpoint's manifest, or of all files of a model directory."""
-    if path.is_file():
-        return {"path": str(path), "sha256": sha256(path)}
-    if (path / "manifest.json").is_file():  # has the hash of every tensor
-        return {"path": str(path), "sha256": sha256(path / "manifest.json")}
+    known = path if path.is_file() else path / "manifest.json"  # which has the hash of every tensor
+    if known.is_file():
+        return {"path": str(path), "sha256": sha256(known)}
     digest = hashlib.sha256()
     for file in sorted(file for file in path.iterdir() if file.is_file()):
         digest.update(f"{file.name} {sha256(file)}\n".encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import platform
 from collections.abc import Collection, Iterator, Mapping
@@ -121,11 +122,9 @@ def _at_least(now: Any, before: Any) -> bool:
     return now is None or (before is not None and now >= before)
 
 
-def _plain(value: Any) -> Any:
-    """The value as it comes back from JSON."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
-    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values as they come back from JSON."""
+    return json.loads(json.dumps(values, default=dict))
 
 
 def _by_key(section: Mapping[str, Any]) -> dict[str, Any]:

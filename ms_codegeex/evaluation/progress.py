@@ -72,13 +72,5 @@ def progress_of(
     from tqdm import tqdm
 
     width, height = shutil.get_terminal_size()  # 80 x 24 if a terminal reports 0 x 0, for which tqdm draws nothing
-    return tqdm(
-        total=total,
-        initial=done,
-        desc=name,
-        unit=unit or "it",
-        ncols=width,
-        nrows=height,
-        disable=not shown,
-        file=sys.stderr,
-    )
+    size = {"ncols": width, "nrows": height}
+    return tqdm(total=total, initial=done, desc=name, unit=unit or "it", disable=not shown, file=sys.stderr, **size)

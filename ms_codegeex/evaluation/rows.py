@@ -78,8 +78,7 @@ def judgement_row(judgement: Judgement, sample: Sample) -> dict[str, Any]:
 def judgement_from(row: Mapping[str, Any]) -> Judgement:
     """The judgement in a row of `results.jsonl`."""
     verdicts = {mode: Verdict(value) for mode, value in row["verdicts"].items()}
-    fields = ("task_id", "completion_id", "seconds", "exit_code", "stderr", "extra")
-    return Judgement(verdicts=verdicts, **{name: row[name] for name in fields})
+    return Judgement(**{**{name: row[name] for name in JUDGEMENT if name != "sample"}, "verdicts": verdicts})
 
 
 def fingerprint(sample: Sample) -> str:

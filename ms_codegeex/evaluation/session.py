@@ -112,7 +112,12 @@ def _evaluate(task: Task, recipe: Recipe, options: Options) -> dict[str, Any]:
     values = {"name": task.name, "problems": content, "count": len(task.problems)}
     session.record.settle("data", {**values, "provenance": getattr(task, "provenance", {})}, free=("path",))
     if options.judge or options.references in ("check", "only"):
-        with open_engine(session, content) as engine:
+        # where samples are judged; an engine compares the problems of its machines with these
+        if options.engine is not None:
+            opened = options.engine(content, session.say)
+        else:
+            opened = nullcontext(LocalEngine(task, open_sandbox(options.sandbox), options.workers))
+        with opened as engine:
             prepare_judging(session, engine)
             if options.references != "only":
                 obtain_samples(session)
@@ -134,14 +139,6 @@ def _evaluate(task: Task, recipe: Recipe, options: Options) -> dict[str, Any]:
             "if only references fail"
         )
     return result
-
-
-def open_engine(session: Session, content: str) -> AbstractContextManager[JudgeEngine]:
-    """Where samples are judged; `content` is the problems' fingerprint."""
-    options = session.options
-    if options.engine is not None:
-        return options.engine(content, session.say)
-    return nullcontext(LocalEngine(session.task, open_sandbox(options.sandbox), options.workers))
 
 
 def selected(task: Task, limit: int | None) -> Iterator[Problem]:
@@ -267,7 +264,8 @@ def finish(session: Session) -> dict[str, Any]:
     if session.recipe.task == "humaneval-x" and session.recipe.translate_from is None:
         result["budget"] = budget.table(solve_counts(result["by_problem"]))
     if measured := prompt_perplexity.recorded(session.options.output):
-        result["perplexity"] = prompt_perplexity.by_outcome(measured, results)
+        solved = prompt_perplexity.solved(map(rows.judgement_from, results))
+        result["perplexity"] = prompt_perplexity.split(measured, solved)
         for problem in result["by_problem"]:
             problem["prompt_perplexity"] = measured[problem["task_id"]].perplexity
     page.write(session.options.output, result)

@@ -90,10 +90,6 @@ class Task(ABC):
     whole_programs = False  # a program is the prompt and the answer, so an answer may be a whole program without prompt
 
     @abstractmethod
-    def samples_per_problem(self, n: int) -> int:
-        """The number of samples of one problem if the recipe says `n` (MTPB: n for each test case)."""
-
-    @abstractmethod
     def produce(self, problem: Problem, completion_id: int, seed: int, complete: Complete) -> Sample:
         """Draw one sample: build the prompt or prompts, complete them, clean up the text."""
 
@@ -101,9 +97,13 @@ class Task(ABC):
     def judge(self, problem: Problem, sample: Sample, sandbox: Sandbox) -> Judgement:
         """Run a sample in the sandbox. Nothing that the program does raises an exception here."""
 
-    @abstractmethod
+    def samples_per_problem(self, n: int) -> int:
+        """The number of samples of one problem if the recipe says `n` (MTPB: n for each test case)."""
+        return n
+
     def reference(self, problem: Problem) -> Sample | None:
         """The canonical solution as a sample, None if the benchmark has none."""
+        return None
 
     def flaw(self, sample: Sample) -> str:
         """Why a sample read from a file cannot be judged, "" if it can. Its problem is known to be one of the

@@ -24,14 +24,9 @@ def in_parallel(
     interrupt, running work has `PATIENCE` seconds to finish. `done` is the initial count of what is shown.
     """
     with progress_of(len(work) + done, name, shown=progress and bool(work), done=done) as bar:
-        if workers == 1:
-            for each in work:
-                yield each, do(each)
-                bar.update()
-            return
-        crew = _Crew(work, do, workers)
-        for each, result in crew.results():
-            yield each, result
+        done_work = _Crew(work, do, workers).results() if workers > 1 else ((each, do(each)) for each in work)
+        for pair in done_work:
+            yield pair
             bar.update()
 
 

@@ -109,7 +109,10 @@ def test_what_judges_the_answers_of_two_models_has_options_of_its_task(capsys):
     ("words", "message"),
     [
         (["--limit", "0"], "--limit: 0 is out of range; give 1 or more"),
+        (["--timeout", "0"], "--timeout: 0.0 is out of range; give above 0"),
+        (["--timeout", "-1"], "--timeout: -1.0 is out of range; give above 0"),
         (["--timeout", "nan"], "--timeout: nan is out of range; give above 0"),
+        (["--timeout", "inf"], "--timeout: inf is out of range; give above 0"),
         (["--url", "u", "--url-timeout", "0"], "--url-timeout: 0.0 is out of range; give above 0"),
         (["--model", "m", "--threads", "-1"], "--threads: -1 is out of range; give 0 or more"),
         (["--model", "m", "--top-p", "0"], "--top-p: 0.0 is out of range; give above 0 and at most 1 (1: off)"),

@@ -24,9 +24,6 @@ class Doubling(Task):
         self.lacking: dict[str, str] = {}
         self.broken: set[str] = set()  # languages whose references fail
 
-    def samples_per_problem(self, n: int) -> int:
-        return n
-
     def produce(self, problem: Problem, completion_id: int, seed: int, complete: Complete) -> Sample:
         prompt = f"double {problem.data}"
         completion = complete(prompt, seed=seed)

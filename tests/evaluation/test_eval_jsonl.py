@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.evaluation.jsonl import RowFile, read_rows
+from ms_codegeex.evaluation.jsonl import BLOCK, RowFile, numbered_lines, read_rows
 
 ROWS = [{"task_id": "a/1", "text": "x\n\u2028\ud800é"}, {"task_id": "a/2", "text": ""}]
 
@@ -62,6 +62,14 @@ def test_unreadable_files(tmp_path):
     (tmp_path / "cut.gz").write_bytes(gzip.compress(json.dumps(ROWS).encode())[:-9])
     with pytest.raises(UserError, match="not readable"):
         read_rows(tmp_path / "cut.gz")
+
+
+def test_a_file_that_is_much_larger_unpacked_is_refused(tmp_path):
+    (tmp_path / "a.gz").write_bytes(gzip.compress(b"a\n\nb" + b"\n" * (BLOCK - 4)))
+    assert list(numbered_lines(tmp_path / "a.gz", BLOCK)) == [(1, b"a"), (3, b"b")]
+    (tmp_path / "b.gz").write_bytes(gzip.compress(b"\n" * (40 * BLOCK)))
+    with pytest.raises(UserError, match="more than 1 MiB uncompressed"):
+        list(numbered_lines(tmp_path / "b.gz", BLOCK))
 
 
 def test_replace_writes_only_what_differs(tmp_path):

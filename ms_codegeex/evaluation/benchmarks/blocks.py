@@ -1,4 +1,4 @@
-"""Finds the end of a block of a benchmark's tests, so that the witness can be put there."""
+"""The witness in a benchmark's tests: our call after the last test, at the end of the block that holds them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ TOKENS = re.compile(
     r"""//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\])*"|'(?:\\.[^']*|[^'\\\n])'|`[^`]*`|[{}]""",
     re.DOTALL,
 )
+CALL = "ms_codegeex_tests_ended"
+CPP_MAIN = r"\bint\s+main\s*\(\s*\)\s*\{"
+GO_TEST = r"\bfunc\s+Test\w+\s*\(\s*t\s+\*testing\.T\s*\)\s*\{"
+GO_IMPORT = f'import {CALL} "ms_codegeex/witness"\n'
+GO_CALL = f'\nif !t.Failed() {{\n{CALL}.Tell("%s")\n}}\n'
+RUST_CALL = f';\n::{CALL}::tell("%s");\n'
 # In C++: what the tests call instead of the library's macro, which an answer may redefine; see the witness.
 OUR_ASSERT = """#include<assert.h>
 #undef assert

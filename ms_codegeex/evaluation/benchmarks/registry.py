@@ -1,19 +1,40 @@
-"""The benchmarks: the folders next to this file."""
+"""The benchmarks: the folders next to this file, and what each says of itself."""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.evaluation.benchmark import Benchmark
 
 if TYPE_CHECKING:
     from ms_codegeex.evaluation.recipe import Recipe
     from ms_codegeex.evaluation.task import Task
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What the command line and the recipes have to know of a benchmark before it is built: its `BENCHMARK`.
+
+    A folder here is a benchmark. Its `__init__.py` has `BENCHMARK` and imports nothing else, so that `--help` is fast.
+    Its `task.py` has `build`, which gives the `Task` for the user's data. `build` takes by their names the keys below,
+    and of the options `timeout` (seconds; None: its default) and `python` (an interpreter; None: ours).
+
+    Args:
+        summary: a line of `evaluate --help`.
+        keys: the keys of recipes that it has and not every benchmark (`recipe.py`).
+        options: those of `timeout`, `python` and `prompt_perplexity` that it has.
+        references_first: its canonical solutions are judged before anything else.
+    """
+
+    summary: str
+    keys: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    references_first: bool = False
 
 
 def names() -> tuple[str, ...]:
@@ -24,7 +45,7 @@ def names() -> tuple[str, ...]:
 
 def benchmark(name: str) -> Benchmark:
     """What a benchmark says of itself."""
-    return _module(name).BENCHMARK
+    return importlib.import_module(_module(name)).BENCHMARK
 
 
 @cache
@@ -34,21 +55,20 @@ def with_key(key: str) -> tuple[str, ...]:
 
 
 def build_task(recipe: Recipe, data: Path, timeout: float | None = None, python: Path | None = None) -> Task:
-    """The task that a recipe is for, over the user's data.
-
-    `timeout` in seconds is only for tasks whose benchmark leaves it open (None: their default). `python` is the
-    interpreter of the programs in Python and of SQL (None: this process's), where a benchmark has one.
-    """
+    """The task that a recipe is for, over the user's data; `UserError` for an option that its benchmark lacks."""
+    found = benchmark(recipe.task)
+    settings = {key: getattr(recipe, key) for key in found.keys}
     for option, value in (("timeout", timeout), ("python", python)):
-        if value is not None and option not in benchmark(recipe.task).options:
+        if option in found.options:
+            settings[option] = value
+        elif value is not None:
             raise UserError(f"--{option}: {recipe.task} has no such option; leave it out")
     if not data.exists():
         raise UserError(
             f"--data: {data} does not exist; see docs/evaluation.md for where a benchmark's files come from"
         )
-    return _module(recipe.task).from_recipe(recipe, data, timeout, python)
+    return importlib.import_module(f"{_module(recipe.task)}.task").build(data, **settings)
 
 
-def _module(name: str) -> Any:
-    """Its folder, which imports little."""
-    return importlib.import_module(f"ms_codegeex.evaluation.benchmarks.{name.replace('-', '_')}")
+def _module(name: str) -> str:
+    return f"ms_codegeex.evaluation.benchmarks.{name.replace('-', '_')}"

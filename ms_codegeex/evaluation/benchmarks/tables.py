@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.evaluation.jsonl import read_rows
+from ms_codegeex.evaluation.task import Problem
 
 MAX_BYTES = 1 << 30  # of a whole benchmark
 
@@ -23,22 +25,38 @@ def read_table(path: Path, keys: str) -> list[dict[str, Any]]:
         UserError: it cannot be read, or holds anything other than objects.
     """
     if path.suffix == ".parquet":
-        return _parquet(path)
-    return _list(path, keys) if path.suffix == ".json" else read_rows(path)
+        import pyarrow
+        from pyarrow import parquet
 
-
-def _parquet(path: Path) -> list[dict[str, Any]]:
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        return parquet.read_table(path).to_pylist()
-    except (OSError, pyarrow.ArrowException) as error:
-        raise UserError(f"{path}: not readable as Parquet ({error}); download it again") from None
-
-
-def _list(path: Path, keys: str) -> list[dict[str, Any]]:
+        try:
+            return parquet.read_table(path).to_pylist()
+        except (OSError, pyarrow.ArrowException) as error:
+            raise UserError(f"{path}: not readable as Parquet ({error}); download it again") from None
+    if path.suffix != ".json":
+        return read_rows(path)
     rows = read_json(path, MAX_BYTES)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"{path}: expected a list of objects with {keys}")
     return rows
+
+
+def value_of(row: Mapping[str, Any], key: str, kinds: Any, where: str, form: str) -> Any:
+    """The value of a key, which is of one of these kinds, no bool; otherwise a `UserError` that says that "a row
+    `form`"."""
+    value = row.get(key)
+    if not isinstance(value, kinds) or isinstance(value, bool):
+        raise UserError(f"{where}: {key} is {type(value).__name__}; a row {form}")
+    return value
+
+
+def distinct(found: Iterable[tuple[str, Problem]], lacking: str) -> list[Problem]:
+    """The problems, each given with its place in a file. Two of one id are a `UserError`; none at all are one that says
+    `lacking`."""
+    problems = dict[str, Problem]()
+    for where, problem in found:
+        if problem.id in problems:
+            raise UserError(f"{where}: task_id {problem.id[:60]} occurs twice; give each problem its own")
+        problems[problem.id] = problem
+    if not problems:
+        raise UserError(lacking)
+    return list(problems.values())

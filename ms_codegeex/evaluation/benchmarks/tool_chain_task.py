@@ -23,15 +23,8 @@ class ToolChainTask(Task):
     ) -> Judgement:
         """Compile a sample's program and run it for at most `wall` seconds."""
         done = base.run_and_judge(self._chains[problem.labels["language"]], program, sandbox, wall)
-        return Judgement(
-            sample.task_id,
-            sample.completion_id,
-            done.verdicts,
-            sum(each.seconds for each in done.executions),
-            done.executions[-1].code,
-            done.tail,
-            done.seconds,
-        )
+        seconds, code = sum(each.seconds for each in done.executions), done.executions[-1].code
+        return Judgement(sample.task_id, sample.completion_id, done.verdicts, seconds, code, done.tail, done.seconds)
 
     def prepare(self, problems: Sequence[Problem]) -> Mapping[str, str]:
         """Prepare the tool chains of these problems; language -> reason for each that does not work."""

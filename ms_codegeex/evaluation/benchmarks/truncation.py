@@ -4,6 +4,7 @@ scripts)."""
 from __future__ import annotations
 
 import re
+from itertools import islice
 
 from ms_codegeex.generation import stopping
 
@@ -20,13 +21,9 @@ def cut(text: str, limit: int = 1) -> int | None:
     starts with `#` or three quotes, the end-of-text token, three line breaks. The release applies these rules one
     after the other, which gives the same result.
     """
-    places = []
-    for pattern in (PRINTS, DEFS):
-        found = [match.start() for _, match in zip(range(limit + 1), pattern.finditer(text), strict=False)]
-        places += found[limit:]
-    if ending := ENDINGS.search(text):
-        places.append(ending.start())
-    return min(places, default=None)
+    allowed = ((PRINTS, limit), (DEFS, limit), (ENDINGS, 0))
+    found = (match for pattern, count in allowed for match in islice(pattern.finditer(text), count, count + 1))
+    return min((match.start() for match in found), default=None)
 
 
 def truncated(text: str, limit: int = 1) -> str:

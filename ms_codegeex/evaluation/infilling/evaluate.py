@@ -19,7 +19,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_file
 from ms_codegeex.evaluation.infilling.spans import KINDS, NumberedText, Span, choose_spans, chosen_texts
 from ms_codegeex.evaluation.local_model import LocalModel
-from ms_codegeex.evaluation.output_directory import RecordedSettings, sole_writer, versions
+from ms_codegeex.evaluation.output_directory import RecordedSettings, sole_writer
 from ms_codegeex.evaluation.perplexity.corpus import corpus_documents
 from ms_codegeex.evaluation.perplexity.scoring import Score
 from ms_codegeex.evaluation.progress import progress_of
@@ -106,38 +106,21 @@ def evaluate_infilling(
         settings.settle("task", {"name": "infilling"})
         generator, identity = model.open()
         asker = Asker(generator)
-        texts = chosen_texts(_texts(asker, data), count, seed)
+        documents = corpus_documents(generator, [data], [])
+        texts = chosen_texts(map(generator.tokenizer.decode, documents), count, seed)
         tallies, rows = _measure(asker, texts, count, seed)
         if not tallies:
             raise UserError(f"--data: {data} has no text in which a middle fits into the model's context; give others")
-        for section, values in (
-            ("data", {"path": str(data)}),
-            ("model", identity),
-            ("recipe", {"count": count, "seed": seed, "ways": list(asker.ways)}),
-            ("versions", versions()),
-        ):
-            settings.write(section, values)
+        recipe = {"count": count, "seed": seed, "ways": list(asker.ways)}
         with atomic_file(output / SPANS) as temporary:
             lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             temporary.write_text("".join(lines), encoding="utf-8")
-        result = {
-            "format": "ms-codegeex evaluation report",
-            "version": 1,
-            "task": "infilling",
-            "output": str(output),
-            "infill": "trained" if INFILL in asker.ways else "prefix-only",
-            "infilling": {
-                kind: {way: tally.row() for way, tally in ways.items() if tally.spans} for kind, ways in tallies.items()
-            },
-            "settings": {key: value for key, value in settings.values.items() if key != "format"},
+        sections = {"data": {"path": str(data)}, "model": identity, "recipe": recipe}
+        infilling = {
+            kind: {way: tally.row() for way, tally in ways.items() if tally.spans} for kind, ways in tallies.items()
         }
-        page.write(output, result)
-        return result
-
-
-def _texts(asker: Asker, data: Path) -> Iterator[str]:
-    for ids in corpus_documents(asker.generator, [data], []):
-        yield asker.tokenizer.decode(ids)
+        trained = "trained" if INFILL in asker.ways else "prefix-only"
+        return page.write_measures(settings, sections, {"infill": trained, "infilling": infilling})
 
 
 def _measure(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -62,11 +63,7 @@ def choose_spans(texts: list[NumberedText], kind: str, count: int, seed: int) ->
 
 def _lines(text: str) -> list[tuple[int, int]]:
     """The beginning and end of each line, without its line break."""
-    bounds, start = [], 0
-    for line in text.split("\n"):
-        bounds.append((start, start + len(line)))
-        start += len(line) + 1
-    return bounds
+    return [line.span() for line in re.finditer("^.*$", text, re.MULTILINE)]
 
 
 def _filled(text: str) -> list[int]:

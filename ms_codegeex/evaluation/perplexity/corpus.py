@@ -37,17 +37,12 @@ class CorpusPerplexity:
     skipped: int = 0
     whole: bool = True
 
-    @property
-    def bits_per_byte(self) -> float:
-        """A figure that is comparable between tokenizers."""
-        return self.score.nats / math.log(2) / self.text_bytes
-
     def row(self) -> dict[str, Any]:
         """Figures for a report."""
         return {
             "perplexity": self.score.perplexity,
             "loss (nats per token)": self.score.nats / self.score.tokens,
-            "bits per byte": self.bits_per_byte,
+            "bits per byte": self.score.nats / math.log(2) / self.text_bytes,  # comparable between tokenizers
             "bytes per token": self.text_bytes / self.score.tokens,
             "tokens": self.score.tokens,
             "bytes": self.text_bytes,

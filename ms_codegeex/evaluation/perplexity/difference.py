@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import gc
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -97,37 +96,6 @@ def _log_sum(row: np.ndarray) -> float:
     return float(maximum + np.log(np.exp(wide - maximum).sum()))
 
 
-class LogitsFile:
-    """Logits written by one model, to be read back in the same order and compared with another's."""
-
-    def __init__(self, stream: IO[bytes], width: int):
-        self._stream, self._width = stream, width
-
-    def write(self, logits: np.ndarray) -> None:
-        """FP32 [n, width]"""
-        try:
-            self._stream.write(np.ascontiguousarray(logits).data)
-        except OSError as error:
-            raise UserError(f"{self._stream.name}: {error.strerror}; give a smaller --max-tokens") from None
-
-    def rewind(self) -> None:
-        """Begin to read."""
-        self._stream.flush()
-        self._stream.seek(0)
-
-    def read(self, count: int) -> np.ndarray:
-        """The next `count` rows."""
-        data = self._stream.read(4 * count * self._width)
-        return np.frombuffer(data, np.float32).reshape(count, self._width)
-
-
-@contextmanager
-def logits_file(directory: Path, width: int) -> Iterator[LogitsFile]:
-    """A file in `directory` that disappears afterwards."""
-    with tempfile.TemporaryFile(dir=directory) as stream:
-        yield LogitsFile(stream, width)
-
-
 @dataclass(frozen=True)
 class ModelComparison:
     """Two models on one corpus; `within`: see `distribution`."""
@@ -158,15 +126,27 @@ def compare(
     model = open_first()
     window, fingerprint = model.seq_length if window is None else window, model.tokenizer.fingerprint
     how = ([data], window, window - 1, MAX_TOKENS if max_tokens is None else max_tokens, True, True)
-    with logits_file(directory, model.tokenizer.vocab_size) as file:
-        observed = Observed(model, file.write)
+    with tempfile.TemporaryFile(dir=directory) as file:
+
+        def keep(logits: np.ndarray) -> None:
+            try:
+                file.write(np.ascontiguousarray(logits).data)
+            except OSError as error:
+                raise UserError(f"{directory}: {error.strerror}; give a smaller --max-tokens") from None
+
+        observed = Observed(model, keep)
         one, scored = measure(observed, *how), np.concatenate(observed.scored)
         del model, observed
         gc.collect()  # the first model is released before the second one is loaded
         model, difference = open_second(), LogitDifference()
         if model.tokenizer.fingerprint != fingerprint:
             raise UserError("--against: its tokenizer is not that of --model; give a model with the same one")
-        file.rewind()
-        observed = Observed(model, lambda logits: difference.add(file.read(len(logits)), logits))
+
+        def compared(logits: np.ndarray) -> None:
+            kept = np.frombuffer(file.read(4 * logits.size), np.float32)
+            difference.add(kept.reshape(logits.shape), logits)
+
+        file.seek(0)
+        observed = Observed(model, compared)
         two = measure(observed, *how)
     return ModelComparison(one, two, difference, distribution(scored, np.concatenate(observed.scored)))

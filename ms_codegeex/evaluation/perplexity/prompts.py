@@ -23,7 +23,7 @@ from ms_codegeex.base.reading import read_json, sha256
 from ms_codegeex.data.tokenizer.base import Tokenizer
 from ms_codegeex.evaluation.perplexity.scoring import Score, Scorer, windowed
 from ms_codegeex.evaluation.progress import progress_of
-from ms_codegeex.evaluation.rows import judgement_from, sample_from
+from ms_codegeex.evaluation.rows import sample_from
 from ms_codegeex.evaluation.sandbox import Verdict
 from ms_codegeex.evaluation.task import Judgement, Sample, Task
 
@@ -88,7 +88,8 @@ def solved(judgements: Iterable[Judgement], mode: str = "strict") -> dict[str, b
 
 
 def split(scores: Mapping[str, Score], passed: Mapping[str, bool]) -> dict[str, Any]:
-    """Count, mean perplexity and standard error (None for fewer than 2) of all, solved and unsolved problems."""
+    """Count, mean perplexity and standard error (None for fewer than 2) of all, solved and unsolved problems, which the
+    CodeGen paper compares."""
     groups = {
         "all": list(scores),
         "solved": [name for name in scores if passed.get(name) is True],
@@ -125,8 +126,3 @@ def recorded(output: Path) -> dict[str, Score]:
         return {name: Score(**score) for name, score in found["scores"].items()}
     except (KeyError, TypeError, AttributeError):
         raise UserError(f"{output / FILE}: damaged; remove it, it is measured again") from None
-
-
-def by_outcome(scores: Mapping[str, Score], results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Compare solved with unsolved problems, as the CodeGen paper does."""
-    return split(scores, solved(map(judgement_from, results)))

@@ -65,12 +65,12 @@ def strategies(problems: Sequence[LanguageCounts], budget: int, weights: Mapping
 
 
 def table(
-    counts: Mapping[str, Mapping[int, tuple[int, int]]], budgets: Sequence[int] = BUDGETS, model: str = "CodeGeeX"
+    counts: Mapping[str, Mapping[int, tuple[int, int]]], budgets: Sequence[int] = BUDGETS
 ) -> list[dict[str, Any]]:
     """Rows of a report from language -> problem number -> (samples, passed). They cover the paper's languages found
     here, the problems that all of these have, and the budgets for which enough samples exist; no rows for fewer
     than two languages."""
-    weights = {name: share for name, share in zip(LANGUAGES, WEIGHTS[model], strict=True) if counts.get(name)}
+    weights = {name: share for name, share in zip(LANGUAGES, WEIGHTS["CodeGeeX"], strict=True) if counts.get(name)}
     if len(weights) < 2:
         return []
     common = sorted(set.intersection(*(set(counts[name]) for name in weights)))

@@ -19,8 +19,8 @@ import numpy as np
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.evaluation.reports import estimators
-from ms_codegeex.evaluation.reports.published_rows import PublishedRow
-from ms_codegeex.evaluation.reports.scores import FORMAT, KS, model_of, percent
+from ms_codegeex.evaluation.reports.published import PublishedRow
+from ms_codegeex.evaluation.reports.scores import FORMAT, by_label, in_words, model_of, percent, score
 
 DRAWS, SEED = 10_000, 0  # of the permutation test
 HARD, EASY = 0.3, 0.7  # mean rate of a problem over the evaluations; the split of CodeGen's paper, as recalled
@@ -46,14 +46,6 @@ class Evaluation:
         """The evaluated model, as the report names it."""
         return model_of(self.report) or "unknown"
 
-    @property
-    def checkpoint(self) -> tuple[str, int] | None:
-        """The run and the step of the evaluated checkpoint; None if it was not a checkpoint."""
-        model = self.report.get("settings", {}).get("model", {})
-        path = Path(str(model.get("path", "")))
-        found = STEP.fullmatch(path.name)
-        return (str(path.parent.parent), int(found[1])) if found else None
-
     def counts(self, mode: str) -> dict[str, Counts]:
         """Samples judged and passed of each problem, by one mode of judging."""
         rows = self.report["by_problem"]
@@ -62,13 +54,6 @@ class Evaluation:
     def labels(self) -> dict[str, Mapping[str, str]]:
         """The labels of each problem."""
         return {row["task_id"]: row["labels"] for row in self.report["by_problem"]}
-
-    def directions(self, mode: str) -> dict[str, str]:
-        """The direction of each judged problem, such as "python → cpp"."""
-        labels = self.labels()
-        return {
-            name: f"{self.source or 'text'} → {labels[name].get('language', 'python')}" for name in self.counts(mode)
-        }
 
 
 def read_evaluations(given: Sequence[str]) -> list[Evaluation]:
@@ -99,14 +84,14 @@ def _read(place: Path) -> Mapping[str, Any]:
     if not path.is_file():
         raise UserError(f"{place}: no report.json; give a directory that `ms-codegeex evaluate` has written")
     report = read_json(path)
-    known = isinstance(report, dict) and report.get("format") == FORMAT
-    if known and isinstance(report.get("by_problem"), list) and not all(map(_is_row, report["by_problem"])):
-        raise UserError(f"{path}: by_problem is damaged; write it again with --judge-only")
-    if not known or not isinstance(report.get("by_problem"), list) or not report.get("scores"):
+    known = isinstance(report, dict) and report.get("format") == FORMAT and isinstance(report.get("by_problem"), list)
+    if not known or not report.get("scores"):
         raise UserError(
             f"{path}: has no verdicts of problems; judge its samples with --judge-only, or compare perplexities with "
             "evaluate perplexity --against"
         )
+    if not all(map(_is_row, report["by_problem"])):
+        raise UserError(f"{path}: by_problem is damaged; write it again with --judge-only")
     return report
 
 
@@ -160,7 +145,7 @@ def compare(evaluations: Sequence[Evaluation], mode: str, published: Sequence[Pu
         "other_files": _other_files(evaluations),
         "groups": groups,
         "steps": _steps(evaluations, groups["all"]),
-        "published_rows": {row.name: {"source": row.source, "rates": _by_text(row.rates)} for row in published},
+        "published_rows": {row.name: {"source": row.source, "rates": row.rates} for row in published},
         "against_published": _against(groups, published),
         "pairs": _pairs(evaluations, counts, groups_of["all"]),
         "translation": _translation(evaluations, mode),
@@ -181,11 +166,13 @@ def _common_groups(
 
 
 def _directions(evaluations: Sequence[Evaluation], mode: str) -> dict[str, dict[str, list[str]]]:
-    """Problems by direction of translation and evaluation. Each direction is compared on the problems that all
-    evaluations of this direction have judged: no problem is in all directions."""
+    """Problems by direction of translation, such as "python → cpp", and evaluation. Each direction is compared on the
+    problems that all evaluations of this direction have judged: no problem is in all directions."""
     members: dict[str, dict[str, set[str]]] = {}
     for each in evaluations:
-        for problem, direction in each.directions(mode).items():
+        labels = each.labels()
+        for problem in each.counts(mode):
+            direction = f"{each.source or 'text'} → {labels[problem].get('language', 'python')}"
             members.setdefault(direction, {}).setdefault(each.name, set()).add(problem)
     groups: dict[str, dict[str, list[str]]] = {"all": {each.name: [] for each in evaluations}}
     for direction, found in members.items():
@@ -200,14 +187,7 @@ def _directions(evaluations: Sequence[Evaluation], mode: str) -> dict[str, dict[
 
 
 def _score(pairs: Sequence[Counts], cases: bool) -> dict[str, Any]:
-    """If `cases`, a problem's samples answer different questions, and pass@k is meaningless."""
-    score = {
-        "problems": len(pairs),
-        "samples": sum(samples for samples, _ in pairs),
-        "solved": sum(passed > 0 for _, passed in pairs),
-        "pass_rate": estimators.pass_rate(pairs),
-    }
-    return score if cases else {**score, "pass_at": estimators.pass_rates(pairs, KS), "curve": estimators.curve(pairs)}
+    return {name: value for name, value in score(pairs, cases).items() if name != "passed"}
 
 
 def _steps(
@@ -216,15 +196,12 @@ def _steps(
     """Run -> its evaluated checkpoints by step, for each run with several."""
     found: dict[str, list[dict[str, Any]]] = {}
     for each in evaluations:
-        if each.checkpoint is not None:
-            run, step = each.checkpoint
-            found.setdefault(run, []).append({"step": step, "name": each.name, **scores[each.name]["pass_rate"]})
+        path = Path(str(each.report.get("settings", {}).get("model", {}).get("path", "")))
+        if step := STEP.fullmatch(path.name):
+            row = {"step": int(step[1]), "name": each.name, **scores[each.name]["pass_rate"]}
+            found.setdefault(str(path.parent.parent), []).append(row)
     several = {run: rows for run, rows in found.items() if len({row["step"] for row in rows}) > 1}
     return {run: sorted(rows, key=lambda row: row["step"]) for run, rows in several.items()}
-
-
-def _by_text(rates: Mapping[str, Mapping[int, float]]) -> dict[str, dict[str, float]]:
-    return {group: {str(k): rate for k, rate in found.items()} for group, found in rates.items()}
 
 
 def _against(
@@ -238,12 +215,12 @@ def _against(
             raise UserError(f"--published: {row.name} has {min(absent)!r}; the groups here are {', '.join(groups)}")
         for group, rates in row.rates.items():
             for k, rate in rates.items():
-                for name, score in groups[group].items():
-                    own = score["pass_rate"] if k == 1 else score.get("pass_at", {}).get(str(k), {})
+                for name, scored in groups[group].items():
+                    own = scored["pass_rate"] if k == "1" else scored.get("pass_at", {}).get(k, {})
                     if "value" in own:
                         difference = {key: own[key] - rate for key in ("value", "low", "high")}
                         outside = not own["low"] <= rate <= own["high"]
-                        which = {"evaluation": name, "row": row.name, "group": group, "k": k, "published": rate}
+                        which = {"evaluation": name, "row": row.name, "group": group, "k": int(k), "published": rate}
                         found.append({**which, "difference": difference, "outside": outside})
     return found
 
@@ -253,20 +230,20 @@ def _groups(
 ) -> dict[str, list[str]]:
     """Problems by name of a group: all, each value of each label, and each level of difficulty."""
     groups: dict[str, list[str]] = {"all": list(common)}
-    by_label: dict[str, dict[str, list[str]]] = {}
-    for name in common:
-        for label, value in labels[name].items():
-            by_label.setdefault(label, {}).setdefault(value, []).append(name)
-    for label, values in by_label.items():
+    for label, values in by_label({name: labels[name] for name in common}).items():
         if len(values) > 1:
             groups |= {f"{label}: {value}": values[value] for value in sorted(values, key=_natural)}
-    means = {name: np.mean([found[name][1] / found[name][0] for found in counts.values()]) for name in common}
+    means = {name: np.mean([_rate(found[name]) for found in counts.values()]) for name in common}
     levels = {
         f"hard (mean rate below {HARD:.0%})": [name for name in common if means[name] < HARD],
         "medium": [name for name in common if HARD <= means[name] <= EASY],
         f"easy (above {EASY:.0%})": [name for name in common if means[name] > EASY],
     }
     return groups | {level: members for level, members in levels.items() if members}
+
+
+def _rate(counts: Counts) -> float:
+    return counts[1] / counts[0]
 
 
 def _natural(value: str) -> list[tuple[int, str]]:
@@ -287,9 +264,7 @@ def _pairs(
         common = [name for name in problems[one.name] if name in theirs]
         if one.source != other.source or not common:
             continue
-        rates = np.array(
-            [[counts[each.name][name][1] / counts[each.name][name][0] for each in (one, other)] for name in common]
-        )
+        rates = np.array([[_rate(counts[each.name][name]) for each in (one, other)] for name in common])
         differences = rates[:, 1] - rates[:, 0]
         low, high = estimators.difference_interval(differences)
         found.append(
@@ -373,10 +348,7 @@ def warning(comparison: Mapping[str, Any]) -> str:
 def lines(comparison: Mapping[str, Any]) -> list[str]:
     """The comparison in a few lines for the user."""
     found = [f"note: {words}"] if (words := warning(comparison)) else []
-    for name, score in comparison["groups"]["all"].items():
-        rates = [f"pass@{k} {percent(rate)}" for k, rate in score.get("pass_at", {}).items() if "value" in rate]
-        rates = rates or [f"pass rate {percent(score['pass_rate'])}"]
-        found.append(f"{name}: {', '.join(rates)} of {score['problems']} problems")
+    found += [f"{name}: {in_words(each)}" for name, each in comparison["groups"]["all"].items()]
     for model, sources in comparison["translation"].items():
         found += [f"{model}, pass@1 from each language (rows) to each", *_matrix_lines(sources)]
     for pair in comparison["pairs"]:

@@ -41,13 +41,12 @@ def _evaluations(comparison: Mapping[str, Any]) -> str:
         [text(name), count(found["problems"]), text(found["model"]), f"<code>{text(found['directory'])}</code>"]
         for name, found in comparison["evaluations"].items()
     ]
-    judged = f"{comparison['task']}, judged {comparison['mode']}"
-    number = len(comparison["problems"])
-    words = f"{judged}; {number} problems were judged in all evaluations"
-    if comparison["translation"]:
-        words = f"{judged}; {number} problems, each in all evaluations of its direction"
-    differ = warning(comparison)
-    return table(("", "problems judged", "model", "directory"), rows, 1) + note(text(f"{words}.")) + note(text(differ))
+    each = (
+        ", each in all evaluations of its direction" if comparison["translation"] else " were judged in all evaluations"
+    )
+    words = f"{comparison['task']}, judged {comparison['mode']}; {len(comparison['problems'])} problems{each}."
+    heads = ("", "problems judged", "model", "directory")
+    return table(heads, rows, 1) + note(text(words)) + note(text(warning(comparison)))
 
 
 def _scores(groups: Mapping[str, Mapping[str, Any]], published: Mapping[str, Mapping[str, Any]]) -> str:
@@ -140,13 +139,10 @@ def _names(problems: Sequence[str]) -> str:
 def _matrix(model: str, sources: Mapping[str, Mapping[str, Any]]) -> str:
     """Rows are translated from, columns to."""
     targets = target_languages(sources)
-    rows = [
-        [
-            text(label_of(source)),
-            *(percent(row[target]["pass_rate"]) if target in row else "" for target in targets),
-        ]
-        for source, row in sources.items()
-    ]
+    rows = []
+    for source, row in sources.items():
+        rates = (percent(row[target]["pass_rate"]) if target in row else "" for target in targets)
+        rows.append([text(label_of(source)), *rates])
     heads = ("from", *(f"to {label_of(target)}" for target in targets))
     return f"<h3>{text(model)}: pass@1</h3>" + table(heads, rows, len(targets))
 

@@ -65,21 +65,21 @@ def difference_interval(values: np.ndarray) -> tuple[float, float]:
     return low, high
 
 
-def interval(values: np.ndarray, seed: int = SEED, resamples: int = RESAMPLES) -> np.ndarray:
+def interval(values: np.ndarray) -> np.ndarray:
     """float64 [2, columns]: the 95 % percentile bootstrap interval of each column's mean.
 
     Problems (rows) are drawn with replacement, samples within a problem are not: the interval says how the mean
-    would vary over other problems of this kind. The same seed gives the same interval.
+    would vary over other problems of this kind. It is always the same.
     """
     rows = len(values)
-    drawn = np.random.default_rng(seed).multinomial(rows, np.full(rows, 1 / rows), resamples)
+    drawn = np.random.default_rng(SEED).multinomial(rows, np.full(rows, 1 / rows), RESAMPLES)
     means = drawn @ values / rows
     return np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
 
 
 def pass_rate(counts: Sequence[tuple[int, int]]) -> dict[str, float]:
     """The share of samples that pass, averaged over problems, with its interval."""
-    return _estimate(np.array([[passed / samples] for samples, passed in counts]), 0)
+    return _estimate(np.array([passed / samples for samples, passed in counts]))
 
 
 def pass_rates(counts: Sequence[tuple[int, int]], ks: Sequence[int]) -> dict[str, dict]:
@@ -87,12 +87,11 @@ def pass_rates(counts: Sequence[tuple[int, int]], ks: Sequence[int]) -> dict[str
     others."""
     fewest = min(samples for samples, _ in counts)
     possible = [k for k in ks if k <= fewest]
-    values = table(counts, possible)
-    result: dict[str, dict] = {str(k): _estimate(values, column) for column, k in enumerate(possible)}
-    for k in ks:
-        if k > fewest:
-            result[str(k)] = {"missing": f"a problem has {fewest} samples, pass@{k} needs {k} of each"}
-    return result
+    columns = zip(possible, table(counts, possible).T, strict=True)
+    rates: dict[str, dict] = {str(k): _estimate(values) for k, values in columns}
+    for k in ks[len(possible) :]:
+        rates[str(k)] = {"missing": f"a problem has {fewest} samples, pass@{k} needs {k} of each"}
+    return rates
 
 
 def curve(counts: Sequence[tuple[int, int]]) -> list[float]:
@@ -101,6 +100,6 @@ def curve(counts: Sequence[tuple[int, int]]) -> list[float]:
     return [float(value) for value in table(counts, range(1, fewest + 1)).mean(axis=0)]
 
 
-def _estimate(values: np.ndarray, column: int) -> dict[str, float]:
-    low, high = rate_interval(values[:, column])
-    return {"value": float(values[:, column].mean()), "low": low, "high": high}
+def _estimate(values: np.ndarray) -> dict[str, float]:
+    low, high = rate_interval(values)
+    return {"value": float(values.mean()), "low": low, "high": high}

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base import webpage
 from ms_codegeex.base.files import atomic_file, write_json
 from ms_codegeex.base.webpage import bars, charts, count, curves, note, page, table, text
+from ms_codegeex.evaluation.output_directory import RecordedSettings, versions
 from ms_codegeex.evaluation.reports.estimators import INTERVALS
-from ms_codegeex.evaluation.reports.scores import model_of, percent
+from ms_codegeex.evaluation.reports.scores import FORMAT, model_of, percent
 
 VERDICTS = ("passed", "wrong", "error", "compile error", "timeout", "memory", "killed")
 LABELS = {"cpp": "C++", "js": "JavaScript", "python": "Python", "java": "Java", "go": "Go", "rust": "Rust"}
@@ -44,6 +45,20 @@ def write(output: Path, report: Mapping[str, Any]) -> None:
         temporary.write_text(render(report), encoding="utf-8")
 
 
+def write_measures(
+    settings: RecordedSettings, sections: Mapping[str, Any], figures: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Record these sections of the settings, and write and return the report of figures that no program was judged
+    for."""
+    output = settings.path.parent
+    for section, values in {**sections, "versions": versions()}.items():
+        settings.write(section, values)
+    about = {"format": FORMAT, "version": 1, "task": settings.values["task"]["name"], "output": str(output)}
+    report = {**about, **figures, "settings": {key: each for key, each in settings.values.items() if key != "format"}}
+    write(output, report)
+    return report
+
+
 def label_of(value: str) -> str:
     """A language as people write it."""
     return LABELS.get(value, value)
@@ -52,10 +67,7 @@ def label_of(value: str) -> str:
 def _summary(report: Mapping[str, Any]) -> str:
     settings, problems, samples = report.get("settings", {}), report.get("problems", {}), report.get("samples", {})
     finish = ", ".join(f"{text(name)} {count(number)}" for name, number in samples.get("finish", {}).items())
-    rows = [
-        ["task", text(report.get("task", ""))],
-        ["model", text(model_of(report))],
-    ]
+    rows = [["task", text(report.get("task", ""))], ["model", text(model_of(report))]]
     for name, found, whole in (("problems", problems, "chosen"), ("samples", samples, "drawn")):
         rows += [[name, f"{count(found['judged'])} judged of {count(found[whole])}"]] if found else []
     rows += [["finish reasons", finish]] if finish else []
@@ -65,13 +77,11 @@ def _summary(report: Mapping[str, Any]) -> str:
     return table(("", ""), rows)
 
 
-def _score_cells(scores: Mapping[str, Any], pick: Any, ks: Iterable[str]) -> list[str]:
-    cells = []
-    for mode in scores:
-        score = pick(scores[mode])
-        cells.append(percent(score["pass_rate"]) if score else "")
-        cells += [percent(score.get("pass_at", {}).get(k, {})) if score else "" for k in ks]
-    return cells
+def _rates(score: Mapping[str, Any] | None, ks: Sequence[str]) -> list[str]:
+    """pass@1, which is the share of samples that pass, and pass@k for these k; empty cells without a score."""
+    if score is None:
+        return [""] * (1 + len(ks))
+    return [percent(score["pass_rate"]), *(percent(score.get("pass_at", {}).get(k, {})) for k in ks)]
 
 
 def _scores(scores: Mapping[str, Any]) -> str:
@@ -79,28 +89,27 @@ def _scores(scores: Mapping[str, Any]) -> str:
     if not scores:
         return ""
     first = next(iter(scores.values()))
-    shown = [k for k, rate in first["all"].get("pass_at", {}).items() if "value" in rate and k != "1"]
-    missing = {rate["missing"] for rate in first["all"].get("pass_at", {}).values() if "missing" in rate}
-    heads = ["", "problems", "samples"]
-    for mode in scores:
-        # pass@1 is the share of samples that pass
-        heads += [f"{mode}: pass@1" if "pass_at" in first["all"] else f"{mode}: pass rate"]
-        heads += [f"{mode}: pass@{k}" for k in shown]
-    rows = [["all", *_sizes(first["all"]), *_score_cells(scores, lambda each: each["all"], shown)]]
+    pass_at = first["all"].get("pass_at", {})
+    shown = [k for k, rate in pass_at.items() if "value" in rate and k != "1"]
+    missing = {rate["missing"] for rate in pass_at.values() if "missing" in rate}
+    names = ["pass@1" if pass_at else "pass rate", *(f"pass@{k}" for k in shown)]
+    heads = ["", "problems", "samples", *(f"{mode}: {name}" for mode in scores for name in names)]
+    groups = [("all", [each["all"] for each in scores.values()])]
     for label, values in first["by"].items():
-        for value, score in values.items():
-
-            def pick(each: Mapping[str, Any], label: str = label, value: str = value) -> Any:
-                return each["by"].get(label, {}).get(value)
-
-            rows.append([f"{text(label)}: {text(label_of(value))}", *_sizes(score), *_score_cells(scores, pick, shown)])
+        for value in values:
+            found = [each["by"].get(label, {}).get(value) for each in scores.values()]
+            groups.append((f"{label}: {label_of(value)}", found))
+    rows = [
+        [
+            text(name),
+            *(count(found[0][size]) for size in ("problems", "samples")),
+            *(cell for score in found for cell in _rates(score, shown)),
+        ]
+        for name, found in groups
+    ]
     notes = "".join(note(text(f"Not shown: {why}.")) for why in sorted(missing))
     small = f"In parentheses: {INTERVALS}. Rely on strict; published is the original rule."
     return table(heads, rows, len(heads) - 1) + note(small) + notes
-
-
-def _sizes(score: Mapping[str, Any]) -> list[str]:
-    return [count(score["problems"]), count(score["samples"])]
 
 
 def _charts(scores: Mapping[str, Any]) -> str:
@@ -111,10 +120,7 @@ def _charts(scores: Mapping[str, Any]) -> str:
         title = f"{text(mode)}: {'pass@1' if 'pass_at' in score['all'] else 'pass rate'} by {text(label)}"
         rates = [(label_of(name), group["pass_rate"]["value"]) for name, group in groups.items()]
         figures.append(bars(title, [(name, rate, f"{100 * rate:.1f} %") for name, rate in rates], 1.0))
-        lines = {
-            "all": score["all"].get("curve", []),
-            **{label_of(n): g.get("curve", []) for n, g in groups.items()},
-        }
+        lines = {label_of(name): each.get("curve", []) for name, each in {"all": score["all"], **groups}.items()}
         figures.append(curves(f"{text(mode)}: pass@k", lines, "k", "pass@k"))
     return charts(figures) if any(figures) else ""
 
@@ -190,13 +196,16 @@ def _difference(report: Mapping[str, Any]) -> str:
     own, other = report["perplexity"]["perplexity"], found["perplexity of the other model"]
     both = [("model", own, f"{own:.4f}"), ("other model", other, f"{other:.4f}")]
     within, step = report["difference_within"]["shares"], report["difference_within"]["step"]
-    lines = {"share of tokens": within}
-    return _perplexity(found) + charts(
-        [
-            bars("perplexity", both),
-            curves("log-probability of a token differs by at most", lines, f"{step:g} nats", "share of tokens"),
-        ]
-    )
+    figures = [
+        bars("perplexity", both),
+        curves(
+            "log-probability of a token differs by at most",
+            {"share of tokens": within},
+            f"{step:g} nats",
+            "share of tokens",
+        ),
+    ]
+    return _perplexity(found) + charts(figures)
 
 
 def _validity(found: Mapping[str, Any]) -> str:
@@ -204,13 +213,10 @@ def _validity(found: Mapping[str, Any]) -> str:
     names = dict.fromkeys(name for models in languages.values() for name in models)
     keys = ("answers", "valid", "passed")
     heads = ["", *(f"{text(name)}: {key}" for name in names for key in keys)]
-    rows = [
-        [
-            text(label_of(language)),
-            *(count(models[name][key]) if name in models else "" for name in names for key in keys),
-        ]
-        for language, models in languages.items()
-    ]
+    rows = []
+    for language, models in languages.items():
+        figures = (count(models[name][key]) if name in models else "" for name in names for key in keys)
+        rows.append([text(label_of(language)), *figures])
     parts = [table(heads, rows, len(heads) - 1)] if rows else []
     return "".join(parts) + (_not_judged(left_out) if left_out else "")
 

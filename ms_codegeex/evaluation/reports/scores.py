@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -16,10 +17,10 @@ ProblemCounts = dict[str, tuple[int, int]]  # problem -> samples judged, samples
 
 def build(task: Task, problems: Sequence[Problem], samples: Iterable[Mapping], results: Iterable[Mapping]) -> dict:
     """The report of the problems that have verdicts. The session adds settings, references and more."""
-    rows = [row for row in results if row["task_id"] in {problem.id for problem in problems}]
     chosen = {problem.id: problem for problem in problems}
+    rows = [row for row in results if row["task_id"] in chosen]
     finishes = Counter(row["finish"] for row in samples if row["task_id"] in chosen)
-    modes = [mode for mode in task.modes if any(mode in row["verdicts"] for row in rows)]
+    counts = {mode: found for mode in task.modes if (found := _counts(rows, mode))}
     cases = task.samples_per_problem(1) > 1
     return {
         "format": FORMAT,
@@ -27,46 +28,54 @@ def build(task: Task, problems: Sequence[Problem], samples: Iterable[Mapping], r
         "task": task.name,
         "problems": {"chosen": len(chosen), "judged": len({row["task_id"] for row in rows})},
         "samples": {"drawn": sum(finishes.values()), "judged": len(rows), "finish": dict(sorted(finishes.items()))},
-        "scores": {mode: _scores(problems, _counts(rows, mode), cases) for mode in modes},
-        "verdicts": {mode: _verdicts(chosen, rows, mode) for mode in modes},
-        "seconds": {"median": _median([row["seconds"] for row in rows])} if rows else {},
-        "by_problem": _by_problem(problems, rows, modes),
+        "scores": {mode: _scores(problems, found, cases) for mode, found in counts.items()},
+        "verdicts": {mode: _verdicts(chosen, rows, mode) for mode in counts},
+        "seconds": {"median": statistics.median_high(row["seconds"] for row in rows)} if rows else {},
+        "by_problem": _by_problem(problems, counts),
     }
 
 
 def _counts(rows: Iterable[Mapping[str, Any]], mode: str) -> ProblemCounts:
-    samples: Counter[str] = Counter()
-    passed: Counter[str] = Counter()
+    counts: ProblemCounts = {}
     for row in rows:
         if mode in row["verdicts"]:
-            samples[row["task_id"]] += 1
-            passed[row["task_id"]] += row["verdicts"][mode] == "passed"
-    return {name: (count, passed[name]) for name, count in samples.items()}
+            samples, passed = counts.get(row["task_id"], (0, 0))
+            counts[row["task_id"]] = samples + 1, passed + (row["verdicts"][mode] == "passed")
+    return counts
 
 
 def _scores(problems: Sequence[Problem], counts: ProblemCounts, cases: bool) -> dict[str, Any]:
-    judged = [problem for problem in problems if problem.id in counts]
-    by: dict[str, dict[str, list[Problem]]] = {}
-    for problem in judged:
-        for label, value in problem.labels.items():
-            by.setdefault(label, {}).setdefault(value, []).append(problem)
-    return {
-        "all": _score(judged, counts, cases),
-        "by": {label: {v: _score(p, counts, cases) for v, p in groups.items()} for label, groups in by.items()},
+    labels = {problem.id: problem.labels for problem in problems if problem.id in counts}
+
+    def score_of(names: Iterable[str]) -> dict[str, Any]:
+        return score([counts[name] for name in names], cases)
+
+    by = {
+        label: {value: score_of(names) for value, names in found.items()} for label, found in by_label(labels).items()
     }
+    return {"all": score_of(labels), "by": by}
 
 
-def _score(problems: Sequence[Problem], counts: ProblemCounts, cases: bool) -> dict[str, Any]:
-    """If `cases`, a problem's samples answer different questions, and pass@k is meaningless."""
-    pairs = [counts[problem.id] for problem in problems]
-    score = {
+def by_label(labels: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, list[str]]]:
+    """The names of problems by label and its value, from each problem's labels."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for name, values in labels.items():
+        for label, value in values.items():
+            found.setdefault(label, {}).setdefault(value, []).append(name)
+    return found
+
+
+def score(pairs: Sequence[tuple[int, int]], cases: bool) -> dict[str, Any]:
+    """The score of problems, of each its samples judged and samples passed. If `cases`, a problem's samples answer
+    different questions, and pass@k is meaningless."""
+    found = {
         "problems": len(pairs),
         "samples": sum(samples for samples, _ in pairs),
         "passed": sum(passed for _, passed in pairs),
         "solved": sum(passed > 0 for _, passed in pairs),
         "pass_rate": estimators.pass_rate(pairs),
     }
-    return score if cases else {**score, "pass_at": estimators.pass_rates(pairs, KS), "curve": estimators.curve(pairs)}
+    return found if cases else {**found, "pass_at": estimators.pass_rates(pairs, KS), "curve": estimators.curve(pairs)}
 
 
 def model_of(report: Mapping[str, Any]) -> str:
@@ -75,36 +84,24 @@ def model_of(report: Mapping[str, Any]) -> str:
     return str(model.get("model") or model.get("path") or model.get("samples") or "")
 
 
-def first_label(problems: Iterable[Problem]) -> str | None:
-    """The label that tables are grouped by, such as a language, a library or a category."""
-    return next((label for problem in problems for label in problem.labels), None)
-
-
 def _verdicts(chosen: Mapping[str, Problem], rows: Iterable[Mapping], mode: str) -> dict[str, dict[str, int]]:
-    label, groups = first_label(chosen.values()), dict[str, Counter[str]]()
+    first = next((label for problem in chosen.values() for label in problem.labels), "")  # such as the language
+    groups: dict[str, Counter[str]] = {}
     for row in rows:
         if mode in row["verdicts"]:
-            name = chosen[row["task_id"]].labels.get(label or "", "all")
+            name = chosen[row["task_id"]].labels.get(first, "all")
             groups.setdefault(name, Counter())[row["verdicts"][mode]] += 1
     return {name: dict(sorted(found.items())) for name, found in groups.items()}
 
 
-def _by_problem(problems: Sequence[Problem], rows: Sequence[Mapping], modes: Sequence[str]) -> list[dict[str, Any]]:
-    counts = {mode: _counts(rows, mode) for mode in modes}
-    return [
-        {
-            "task_id": problem.id,
-            "labels": dict(problem.labels),
-            "samples": max(counts[mode].get(problem.id, (0, 0))[0] for mode in modes),
-            "passed": {mode: counts[mode][problem.id][1] for mode in modes if problem.id in counts[mode]},
-        }
-        for problem in problems
-        if any(problem.id in counts[mode] for mode in modes)
-    ]
-
-
-def _median(values: list[float]) -> float:
-    return sorted(values)[len(values) // 2]
+def _by_problem(problems: Sequence[Problem], counts: Mapping[str, ProblemCounts]) -> list[dict[str, Any]]:
+    rows = []
+    for problem in problems:
+        if found := {mode: each[problem.id] for mode, each in counts.items() if problem.id in each}:
+            samples = max(samples for samples, _ in found.values())
+            passed = {mode: passed for mode, (_, passed) in found.items()}
+            rows.append({"task_id": problem.id, "labels": dict(problem.labels), "samples": samples, "passed": passed})
+    return rows
 
 
 def lines(report: Mapping[str, Any]) -> list[str]:
@@ -114,12 +111,14 @@ def lines(report: Mapping[str, Any]) -> list[str]:
         groups = {"all": scores["all"]}
         for values in scores["by"].values():
             groups |= values if len(values) > 1 else {}
-        for name, score in groups.items():
-            rates = [
-                f"pass@{k} {percent(rate)}" for k, rate in score.get("pass_at", {}).items() if "value" in rate
-            ] or [f"pass rate {percent(score['pass_rate'])}"]
-            found.append(f"{mode}, {name}: {', '.join(rates)} of {score['problems']} problems")
+        found += [f"{mode}, {name}: {in_words(score)}" for name, score in groups.items()]
     return found
+
+
+def in_words(score: Mapping[str, Any]) -> str:
+    """The rates of a score, and of how many problems."""
+    rates = [f"pass@{k} {percent(rate)}" for k, rate in score.get("pass_at", {}).items() if "value" in rate]
+    return f"{', '.join(rates) or 'pass rate ' + percent(score['pass_rate'])} of {score['problems']} problems"
 
 
 def percent(rate: Mapping[str, float]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.reading import sha256
 from ms_codegeex.evaluation.jsonl import read_rows
 from ms_codegeex.evaluation.rows import SAMPLE, flaws, sample_from
 from ms_codegeex.evaluation.task import Problem, Sample, SampledAnswer, Stop, Task
@@ -61,4 +61,4 @@ def _sample(row: Mapping[str, Any], task: Task, problem: Problem, number: int, w
 
 def identity(path: Path) -> dict[str, Any]:
     """The file's path and hash."""
-    return {"samples": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    return {"samples": str(path), "sha256": sha256(path)}

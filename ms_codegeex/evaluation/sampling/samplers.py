@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from ms_codegeex.base.errors import PromptTooLong, RunFailure, UserError
 from ms_codegeex.evaluation.local_model import LocalModel
 from ms_codegeex.evaluation.recipe import Recipe
-from ms_codegeex.evaluation.task import SampledAnswer, Stop
+from ms_codegeex.evaluation.task import Complete, SampledAnswer, Stop
 from ms_codegeex.generation import stopping
 from ms_codegeex.generation.sampling import Drawing, SamplingSettings, unusual
 
@@ -42,16 +42,11 @@ class FailedServer(RunFailure):
 SERVER_FAILURES = (UnreachableServer, FailedServer)
 
 
-class Sampler(Protocol):
+class Sampler(Complete, Protocol):
     """A `Complete` with an identity and the number of calls it takes at once."""
 
     identity: Mapping[str, Any]
     concurrency: int
-
-    def __call__(
-        self, prompt: str, *, seed: int, stop: Stop | None = None, max_new_tokens: int | None = None
-    ) -> SampledAnswer:
-        """See `task.Complete`."""
 
 
 def ended_by(recipe: Recipe, stop: Stop | None) -> Stop:
@@ -113,7 +108,6 @@ class ServerSampler:
         import openai
 
         self.timeout = timeout
-
         self.url, self.recipe, self.concurrency = url.rstrip("/").removesuffix("/completions"), recipe, concurrency
         if not self.url.startswith(("http://", "https://")):
             raise UserError(f"--url: {url} is not the address of a server; expected http(s)://HOST[:PORT]/v1")

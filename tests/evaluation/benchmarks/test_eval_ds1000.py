@@ -59,8 +59,6 @@ def test_problems_of_the_simplified_format(tmp_path):
 
 
 def test_mistakes(tmp_path, root):
-    with pytest.raises(UserError, match='mode: "fill", expected one of completion, insertion'):
-        ds1000.build(root, "fill")
     with pytest.raises(UserError, match="no such file"):
         ds1000.build(tmp_path / "none")
     with pytest.raises(UserError, match="no LIBRARY/Completion/qN"):

@@ -157,14 +157,6 @@ def test_damage_is_reported(tmp_path, rows, message):
         humaneval.build(write(tmp_path / "h.jsonl", *rows))
 
 
-def test_settings_are_checked(tmp_path):
-    path = write(tmp_path / "h.jsonl", ROW)
-    with pytest.raises(UserError, match="expected one of stops, codegen, none"):
-        humaneval.build(path, cut="cut")
-    with pytest.raises(UserError, match="seconds above 0"):
-        humaneval.build(path, timeout=0)
-
-
 ANSWER = "    return helper(x)\n\ndef helper(x):\n    return 2 * x\n\ndef more():\n    pass\nprint(1)\n"
 
 
@@ -174,7 +166,6 @@ ANSWER = "    return helper(x)\n\ndef helper(x):\n    return 2 * x\n\ndef more()
         ({}, "    return helper(x)\n"),
         ({"cut": "codegen"}, "    return helper(x)\n\ndef helper(x):\n    return 2 * x\n\n"),
         ({"cut": "none"}, ANSWER),
-        ({"stops": ("\nprint",)}, ANSWER[: ANSWER.index("\nprint")]),
     ],
 )
 def test_completions_are_cut_and_decoding_ends_there(tmp_path, settings, kept):

@@ -119,8 +119,6 @@ def test_missing_twice_and_empty(tmp_path):
         read_problems(write(tmp_path / "m.jsonl", ROW, ROW))
     with pytest.raises(UserError, match="no problems"):
         read_problems(write(tmp_path / "m.jsonl"))
-    with pytest.raises(UserError, match='"both", expected "multi" or "single"'):
-        mtpb.build(write(tmp_path / "m.jsonl", ROW), "both")
 
 
 def test_the_file_is_found_in_a_directory(tmp_path):

@@ -42,11 +42,11 @@ def built(monkeypatch, tmp_path):
 
 def test_humaneval_x(built):
     given = built(humaneval_x, over(load("codegeex_translation"), languages=["js", "go"]), timeout=7.0)
-    assert (tuple(given["languages"]), given["source_language"], given["tag"]) == (("js", "go"), "python", False)
-    assert (given["timeout"], given["rule_set"]) == (7.0, "codegeex")
+    assert (given["languages"], given["translate_from"], given["tag"]) == (("js", "go"), "python", False)
+    assert (given["timeout"], given["rules"]) == (7.0, "codegeex")
     assert built(humaneval_x, load("codegeex_humaneval_x"))["tag"] is True
     given = built(humaneval_x, load("codegeex2_humaneval_x"))
-    assert (given["languages"], given["rule_set"], given["timeout"]) == (None, "codegeex2", None)
+    assert (given["languages"], given["rules"], given["timeout"]) == ((), "codegeex2", None)
 
 
 def test_the_others(built):
@@ -70,5 +70,6 @@ def test_a_benchmark_says_what_it_is_and_which_settings_it_has(name):
     found = benchmark(name)
     assert found.summary and set(found.options) <= {"timeout", "python", "prompt_perplexity"}
     assert set(found.keys) <= {each.name for each in fields(Recipe)} - {"task", "n", "seed", "temperature"}
-    module = import_module(f"ms_codegeex.evaluation.benchmarks.{name.replace('-', '_')}")
-    assert list(inspect.signature(module.from_recipe).parameters) == ["recipe", "data", "timeout", "python"]
+    module = import_module(f"ms_codegeex.evaluation.benchmarks.{name.replace('-', '_')}.task")
+    taken = inspect.signature(module.build).parameters.keys()
+    assert taken - {"cache"} == {"data", *found.keys, *found.options} - {"prompt_perplexity"}

@@ -20,13 +20,6 @@ def prompt(text: str, mode: str) -> str:
     return text if mode == "completion" else text.partition("[insert]")[0].strip() + "\n"
 
 
-def _ended(text: str) -> bool:
-    if text.lstrip()[:3] == "```"[: len(text.lstrip())]:
-        fence = FENCE.match(text)
-        return bool(fence) and any(end in text[fence.end() :] for end in ENDS)
-    return any(end in text for end in ENDS)
-
-
 def _scan() -> stopping.Scanner:
     before = ""  # the text while it may still be a code fence
     inner = stopping.words(ENDS).scan()  # scans the rest
@@ -48,7 +41,7 @@ def _scan() -> stopping.Scanner:
     return each
 
 
-ended = stopping.Rule(_ended, _scan)  # the answer has ended; a code fence at its start does not count
+ended = stopping.scanned(_scan)  # the answer has ended; a code fence at its start does not count
 
 
 def cleaned(text: str, library: str) -> str:
@@ -58,8 +51,7 @@ def cleaned(text: str, library: str) -> str:
         text = text.split(start, 1)[-1]
     if fence := FENCE.match(text):
         text = text[fence.end() :]
-    for end in ENDS:
-        text = text.split(end, 1)[0]
+    text = stopping.cut(text, ENDS)
     if library.lower() == "matplotlib":
         lines = text.splitlines(keepends=True)
         text = "".join(line for line in lines if not any(call in line for call in FIGURE_CALLS))

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.evaluation.benchmarks.tables import value_of
 from ms_codegeex.evaluation.jsonl import read_rows
 
-MODES = ("completion", "insertion")
 # in a problem's directory: what no program may see, or needs
 HIDDEN = (
     "ans",
@@ -52,9 +52,6 @@ def read_problems(data: Path, mode: str) -> list[Ds1000Problem]:
     Raises:
         UserError: there are none, a problem is damaged, or the format does not have this mode.
     """
-    if mode not in MODES:
-        raise UserError(f'mode: "{mode}", expected one of {", ".join(MODES)}')
-    data = Path(data)
     if not data.exists():
         raise UserError(f"{data}: no such file or directory; give DS-1000's ds1000_data or ds1000.jsonl.gz")
     if data.is_dir() and (found := sorted(data.glob("*.jsonl*"))):
@@ -68,18 +65,14 @@ def read_problems(data: Path, mode: str) -> list[Ds1000Problem]:
 
 def format_of(data: Path) -> str:
     """ "original" or "simplified"; figures of the two are not comparable."""
-    return "original" if Path(data).is_dir() and not list(Path(data).glob("*.jsonl*")) else "simplified"
-
-
-def _number(path: Path) -> tuple[str, int]:
-    return path.parent.parent.name, int(path.name[1:])
+    return "original" if data.is_dir() and not list(data.glob("*.jsonl*")) else "simplified"
 
 
 def _original(root: Path, mode: str) -> list[Ds1000Problem]:
     found = [path for path in root.glob(f"*/{mode.capitalize()}/q*") if re.fullmatch(r"q\d+", path.name)]
     if not found:
         raise UserError(f"{root}: no LIBRARY/{mode.capitalize()}/qN; give DS-1000's ds1000_data directory")
-    return [_directory(path, mode) for path in sorted(found, key=_number)]
+    return [_directory(path, mode) for path in sorted(found, key=lambda path: (path.parts[-3], int(path.name[1:])))]
 
 
 def _directory(path: Path, mode: str) -> Ds1000Problem:
@@ -93,12 +86,14 @@ def _directory(path: Path, mode: str) -> Ds1000Problem:
         texts = {
             name: (path / f"{name}.txt").read_text("utf-8") for name in ("prompt", "code_context", "reference_code")
         }
+        if "[insert]" not in texts["code_context"]:
+            raise ValueError(f"{path.name}/code_context.txt has no [insert]")
         return Ds1000Problem(
             f"{library}/{mode}/{path.name[1:]}",
             library,
             config["perturbation"]["perturbation_type"],
             texts["prompt"],
-            _with_place(texts["code_context"], path),
+            texts["code_context"],
             texts["reference_code"],
             int(config["test"]["test_case_cnt"]),
             int(config["test"]["test_type"]),
@@ -114,17 +109,11 @@ def _row(row: Mapping[str, Any], where: str) -> Ds1000Problem:
     try:
         about = row["metadata"]
         library = str(about["library"])
-        texts = [row[name] for name in ("prompt", "code_context", "reference_code")]
-        if not all(isinstance(text, str) for text in texts):
-            raise TypeError("prompt, code_context and reference_code are texts")
-        prompt, context, reference = texts
+        prompt, context, reference = (
+            value_of(row, key, str, where, "of DS-1000 has text there; restore it")
+            for key in ("prompt", "code_context", "reference_code")
+        )
         cases, origin = int(about["test_case_cnt"]), str(about["perturbation_type"])
         return Ds1000Problem(f"{library}/{about['problem_id']}", library, origin, prompt, context, reference, cases)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{where}: not a problem of DS-1000 ({type(error).__name__} {error}); restore it") from None
-
-
-def _with_place(context: str, path: Path) -> str:
-    if "[insert]" not in context:
-        raise ValueError(f"{path.name}/code_context.txt has no [insert]")
-    return context

@@ -10,12 +10,12 @@ from pathlib import Path
 from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.evaluation.benchmarks.ds1000 import answers
 from ms_codegeex.evaluation.benchmarks.ds1000.problems import Ds1000Problem, format_of, read_problems
-from ms_codegeex.evaluation.judging import python_program
+from ms_codegeex.evaluation.benchmarks.python_task import PythonTask, both_verdicts, encoded, judgement
 from ms_codegeex.evaluation.judging import verdicts as judging
-from ms_codegeex.evaluation.judging.python_program import Runner, read_report
+from ms_codegeex.evaluation.judging.python_program import read_report
 from ms_codegeex.evaluation.sandbox import Command, Execution, ResourceLimits, Sandbox, Verdict
 from ms_codegeex.evaluation.sandbox.limits import MIB
-from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Sample, Task
+from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Sample
 
 SECONDS = {"original": 60.0, "simplified": 120.0}  # per test case, per problem: fixed by the formats
 MEMORY = 4096 * MIB  # importing TensorFlow or PyTorch takes a gigabyte
@@ -31,21 +31,26 @@ MODULES = {
 PACKAGES = {"sklearn": "scikit-learn"}  # module -> package, where they differ
 
 
-class Ds1000(Task):
-    """The problems of one format and mode."""
+class Ds1000(PythonTask):
+    """The problems of one format and mode.
+
+    Args:
+        data: the original ds1000_data directory, or a ds1000.jsonl(.gz) file or its directory.
+        mode: "completion" or "insertion".
+        python: the interpreter that has the libraries; None: this process's.
+    """
 
     def __init__(self, data: Path, mode: str = "completion", python: Path | None = None):
-        self.mode, self.format = mode, format_of(data)
-        self.name = f"ds1000-{self.format}-{mode}"
-        self.problems = [
+        problems = [
             Problem(p.id, {"library": p.library, "perturbation": p.perturbation}, p) for p in read_problems(data, mode)
         ]
-        self.runner = Runner.open(python)
+        super().__init__(problems, python)
+        self.mode, self.format = mode, format_of(data)
+        self.name = f"ds1000-{self.format}-{mode}"
         self.limits = ResourceLimits(wall=SECONDS[self.format], memory=MEMORY)
-
-    def samples_per_problem(self, n: int) -> int:
-        """n."""
-        return n
+        libraries = dict.fromkeys(problem.data.library.lower() for problem in problems)
+        modules = (name for library in libraries for name in MODULES.get(library, ()))
+        self.packages = list(dict.fromkeys(PACKAGES.get(name, name) for name in modules))
 
     def produce(self, problem: Problem, completion_id: int, seed: int, complete: Complete) -> Sample:
         """One answer, cleaned up."""
@@ -57,38 +62,31 @@ class Ds1000(Task):
     def judge(self, problem: Problem, sample: Sample, sandbox: Sandbox) -> Judgement:
         """Run and compare, both in the sandbox."""
         judged = self._original if self.format == "original" else self._simplified
-        executions, verdicts = judged(problem.data, sample.generation, sandbox)
-        last = executions[-1]
-        seconds, stderr = python_program.seconds(executions), python_program.tail(executions)
-        return Judgement(sample.task_id, sample.completion_id, verdicts, seconds, last.code, stderr)
+        return judged(problem.data, sample, sandbox)
 
-    def _simplified(
-        self, ds: Ds1000Problem, answer: str, sandbox: Sandbox
-    ) -> tuple[list[Execution], dict[str, Verdict]]:
+    def _simplified(self, ds: Ds1000Problem, sample: Sample, sandbox: Sandbox) -> Judgement:
         """Passes if there is no exception. The problem's own functions run the answer, in one process."""
         calls = ["test_execution(code)"] + ["test_string(code)"] * ("def test_string(" in ds.context)
-        program = "\n".join([ds.context, f"code = {answer!r}", *calls, ""])
-        secret = judging.witness()
-        files = {"program.py": program.encode("utf-8", "surrogatepass")}
-        executions = sandbox.run([self.runner.command(secret, self.limits, "program.py")], files, self.runner.readable)
-        report = read_report(executions[-1], secret)
+        report = self.run("\n".join([ds.context, f"code = {sample.generation!r}", *calls, ""]), sandbox)
         # for the published script too, a program that exits early without an exception has failed: it printed nothing
-        published = Verdict.PASSED if report.ended is None else report.verdict
-        return executions, {"strict": Verdict.PASSED if report.finished else report.verdict, "published": published}
+        return judgement(sample, both_verdicts(report), [report.execution])
 
-    def _original(self, ds: Ds1000Problem, answer: str, sandbox: Sandbox) -> tuple[list[Execution], dict[str, Verdict]]:
+    def _original(self, ds: Ds1000Problem, sample: Sample, sandbox: Sandbox) -> Judgement:
         """Each test case is a run that leaves a pickle. The pickles are then opened, and then compared.
 
         The expected results and the function that compares enter the sandbox only at that point. Published: the
         pickles decide. Strict: every run also reached its end.
         """
-        program = ds.context.replace("[insert]", answer).encode("utf-8", "surrogatepass")
+        program = encoded(ds.context.replace("[insert]", sample.generation))
         secrets = [judging.witness() for _ in range(ds.cases + 1)]
         commands = [
             self.runner.command(secret, self.limits, "program.py", "--test_case", str(case))
             for case, secret in enumerate(secrets[:-1], 1)
         ]
-        commands += [self._judges("open_results.py", ds), self._comparison(ds, answer, secrets[-1])]
+        commands += [
+            self.script("open_results.py", b"", self.limits, str(ds.cases)),
+            self._comparison(ds, sample.generation, secrets[-1]),
+        ]
         executions = sandbox.run(commands, {**ds.files, "program.py": program}, self.runner.readable)
         reports = [read_report(*pair) for pair in zip(executions[: ds.cases], secrets, strict=False)]
         right = len(executions) == len(commands) and _right(executions[-1], secrets[-1])
@@ -96,10 +94,8 @@ class Ds1000(Task):
         if len(executions) == len(commands) and not executions[-1].succeeded:
             failed = judging.published(executions)
         strict = right and all(report.finished for report in reports)
-        return executions, {
-            "strict": Verdict.PASSED if strict else failed,
-            "published": Verdict.PASSED if right else failed,
-        }
+        verdicts = {"strict": Verdict.PASSED if strict else failed, "published": Verdict.PASSED if right else failed}
+        return judgement(sample, verdicts, executions)
 
     def _comparison(self, ds: Ds1000Problem, answer: str, secret: str) -> Command:
         given = {
@@ -108,23 +104,11 @@ class Ds1000(Task):
             "solution": answer if ds.test_type == 3 else None,
             "secret": secret,
         }
-        return self._judges("compare.py", ds, json.dumps(given).encode("ascii") + b"\n")
-
-    def _judges(self, script: str, ds: Ds1000Problem, stdin: bytes = b"") -> Command:
-        """The command for one of our scripts. With -s it ignores modules that programs have installed in /tmp,
-        their home."""
-        words = [str(self.runner.interpreter.path), "-s", f"{python_program.PLACE}/{script}", str(ds.cases)]
-        return Command(words, self.limits, python_program.ENVIRONMENT, stdin)
+        return self.script("compare.py", json.dumps(given).encode("ascii") + b"\n", self.limits, str(ds.cases))
 
     def reference(self, problem: Problem) -> Sample | None:
         """The benchmark's own code."""
         return Sample(problem.id, 0, "", problem.data.reference, "eos")
-
-    def tools(self) -> Mapping[str, str]:
-        """The versions of the interpreter and its libraries."""
-        known = dict.fromkeys(problem.data.library.lower() for problem in self.problems)
-        names = (PACKAGES.get(name, name) for library in known for name in MODULES.get(library, ()))
-        return self.runner.interpreter.versions(dict.fromkeys(names))
 
     def missing(self) -> Mapping[str, str]:
         """Library (as in the problems' label) -> the command that installs it, for those that the interpreter
@@ -145,12 +129,4 @@ def _right(execution: Execution, secret: str) -> bool:
     return bool(found["results"]) and all(found["results"]) and found["string"] in (None, 1)
 
 
-def build(data: Path, mode: str = "completion", python: Path | None = None) -> Ds1000:
-    """The task.
-
-    Args:
-        data: the original ds1000_data directory, or a ds1000.jsonl(.gz) file or its directory.
-        mode: "completion" or "insertion".
-        python: the interpreter that has the libraries; None: this process's.
-    """
-    return Ds1000(Path(data), mode, python)
+build = Ds1000

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.evaluation.benchmarks.tables import value_of
 
 KEYS = "task_id, prompt, code, test_list and test"
 INPUTS = "inputs = "
@@ -34,18 +35,17 @@ def converted_row(row: Mapping[str, Any], where: str) -> dict[str, Any]:
         UserError: something is missing, or `test` has another form.
     """
     kinds = {"task_id": int, "prompt": str, "code": str, "test_list": list, "test": str}
-    for key, kind in kinds.items():
-        if not isinstance(row.get(key), kind) or isinstance(row[key], bool):
-            raise UserError(f"{where}: {key} is {type(row.get(key)).__name__}; a row on Hugging Face has {KEYS}")
-    tests = row["test_list"]
-    if not tests or not all(isinstance(test, str) for test in tests):
+    number, prompt, code, tests, test = (
+        value_of(row, key, kind, where, f"on Hugging Face has {KEYS}") for key, kind in kinds.items()
+    )
+    if not tests or not all(isinstance(each, str) for each in tests):
         raise UserError(f"{where}: test_list is not a list of assertions; fetch the file again")
-    inputs, name, tolerance = _calls(row["test"], where)
+    inputs, name, tolerance = _calls(test, where)
     return {
-        "task_id": f"Mbpp/{row['task_id']}",
-        "prompt": f'"""\n{row["prompt"].strip()}\n{tests[0].strip()}\n"""\n',
+        "task_id": f"Mbpp/{number}",
+        "prompt": f'"""\n{prompt.strip()}\n{tests[0].strip()}\n"""\n',
         "entry_point": name,
-        "canonical_solution": row["code"],
+        "canonical_solution": code,
         "base_input": inputs[: len(tests)],
         "plus_input": inputs[len(tests) :],
         "atol": tolerance,

@@ -14,7 +14,7 @@ from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation.benchmarks.evalplus import hub
-from ms_codegeex.evaluation.benchmarks.tables import read_table
+from ms_codegeex.evaluation.benchmarks.tables import distinct, read_table, value_of
 from ms_codegeex.evaluation.jsonl import find_file, numbered_rows
 from ms_codegeex.evaluation.task import Problem
 
@@ -22,7 +22,8 @@ STEMS = ("HumanEvalPlus", "MbppPlus")  # of the files; a version may follow
 HUB = ("test-*.parquet", "*/test-*.parquet", "*/*/test-*.parquet")  # Hugging Face's
 DATASETS = {"HumanEval": "humaneval", "Mbpp": "mbpp"}  # by the part of task_id before the number
 WHERE = "github.com/evalplus: the releases of humanevalplus_release and mbppplus_release"
-FORM = "task_id, prompt, entry_point, canonical_solution, base_input, plus_input and atol"
+KEYS = "task_id, prompt, entry_point, canonical_solution, base_input, plus_input and atol"
+FORM = f"has {KEYS}, or as MBPP+ on Hugging Face {hub.KEYS} (HumanEval+ from there is for `evaluate humaneval`)"
 Calls = list[list[Any]]  # the arguments of each call
 Convert = Callable[[Any], Any]
 
@@ -49,16 +50,8 @@ def read_problems(data: Path) -> list[Problem]:
     paths = _files(data) if data.is_dir() else [data]
     if not paths:
         raise UserError(f"{data}: no HumanEvalPlus.jsonl.gz or MbppPlus.jsonl.gz there; they are at {WHERE}")
-    problems = dict[str, Problem]()
-    for path in paths:
-        for where, row in _rows(path):
-            problem = _problem(row, where)
-            if problem.id in problems:
-                raise UserError(f"{where}: task_id {problem.id[:60]} occurs twice; give each problem its own")
-            problems[problem.id] = problem
-    if not problems:
-        raise UserError(f"{paths[0]}: no problems; expected rows with task_id, prompt, entry_point and base_input")
-    return list(problems.values())
+    found = ((where, _problem(row, where)) for path in paths for where, row in _rows(path))
+    return distinct(found, f"{paths[0]}: no problems; expected rows with {KEYS}")
 
 
 def _files(directory: Path) -> list[Path]:
@@ -78,44 +71,28 @@ def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 def _problem(row: Mapping[str, Any], where: str) -> Problem:
     from_hub = hub.is_hub_row(row)
     row = hub.converted_row(row, where) if from_hub else row
-    name = _field(row, "task_id", str, where)
+    name, *texts = (
+        value_of(row, key, str, where, FORM) for key in ("task_id", "prompt", "entry_point", "canonical_solution")
+    )
     dataset = DATASETS.get(name.partition("/")[0])
     if dataset is None:
         raise UserError(f"{where}: task_id {name[:60]!r} begins with neither {' nor '.join(DATASETS)}")
-    texts = [_field(row, key, str, where) for key in ("prompt", "entry_point", "canonical_solution")]
-    tolerance = _field(row, "atol", (int, float), where)
-    if isinstance(tolerance, bool) or not 0 <= tolerance <= sys.float_info.max:
+    tolerance = value_of(row, "atol", (int, float), where, FORM)
+    if not 0 <= tolerance <= sys.float_info.max:
         raise UserError(f"{where}: atol is {tolerance!r}, expected a number of 0 or more")
-    convert = _as_written if from_hub else converted
-    calls = [_calls(row, key, name, convert, where) for key in ("base_input", "plus_input")]
+    calls = [_calls(row, key, name, from_hub, where) for key in ("base_input", "plus_input")]
     if not calls[0]:
         raise UserError(f"{where}: base_input is empty; expected a list of calls")
     return Problem(name, {"dataset": dataset}, EvalPlusProblem(dataset, *texts, *calls, float(tolerance)))
 
 
-def _as_written(name: str, arguments: list[Any]) -> list[Any]:
-    """Python's literals already have their types."""
-    return arguments
-
-
-def _field(row: Mapping[str, Any], key: str, kind: Any, where: str) -> Any:
-    value = row.get(key)
-    if not isinstance(value, kind):
-        raise UserError(
-            f"{where}: {key} is {type(value).__name__}; a row has {FORM}, or as MBPP+ on Hugging Face {hub.KEYS} "
-            "(HumanEval+ from there is for `evaluate humaneval`)"
-        )
-    return value
-
-
-def _calls(
-    row: Mapping[str, Any], key: str, name: str, convert: Callable[[str, list[Any]], list[Any]], where: str
-) -> Calls:
+def _calls(row: Mapping[str, Any], key: str, name: str, typed: bool, where: str) -> Calls:
+    """`typed`: Python's literals already have their types."""
     calls = row.get(key) or []  # an empty object where there are none
     if not isinstance(calls, list) or not all(isinstance(call, list) for call in calls):
         raise UserError(f"{where}: {key} is not a list of calls; expected a list of arguments for each")
     try:
-        return [convert(name, call) for call in calls]
+        return calls if typed else [converted(name, call) for call in calls]
     except (TypeError, ValueError, AttributeError, IndexError) as error:
         raise UserError(f"{where}: {key} has other types than {name[:60]} takes ({error})") from None
 
@@ -166,7 +143,5 @@ CONVERTERS = {f"Mbpp/{number}": rules for numbers, rules in TYPES for number in 
 
 def converted(name: str, arguments: list[Any]) -> list[Any]:
     """A call's arguments with the types that the problem's function takes."""
-    rules = CONVERTERS.get(name)
-    if rules is None:
-        return arguments
+    rules = CONVERTERS.get(name, [as_it_is])
     return [rules[min(place, len(rules) - 1)](argument) for place, argument in enumerate(arguments)]

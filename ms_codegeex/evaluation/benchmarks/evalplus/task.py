@@ -6,19 +6,18 @@ import base64
 import json
 import pickle
 import threading
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ms_codegeex.base.errors import RunFailure, UserError
+from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.evaluation.benchmarks.evalplus.problems import Calls, EvalPlusProblem, read_problems
+from ms_codegeex.evaluation.benchmarks.python_task import PythonTask, encoded, judgement
 from ms_codegeex.evaluation.judging import python_program
 from ms_codegeex.evaluation.judging import verdicts as judging
-from ms_codegeex.evaluation.judging.python_program import PLACE, Runner
 from ms_codegeex.evaluation.sandbox import Command, Execution, ResourceLimits, Sandbox, Verdict
 from ms_codegeex.evaluation.sandbox.limits import MIB
-from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Sample, Task
+from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Sample
 from ms_codegeex.generation import stopping
 
 SECONDS, FACTOR = 1.0, 4.0  # a call's limit: at least this many seconds, or this many times the canonical solution's
@@ -41,46 +40,37 @@ class Expected:
     seconds: Sequence[float]
 
 
-class EvalPlus(Task):
+class EvalPlus(PythonTask):
     """The problems of HumanEval+, MBPP+ or both.
 
     Args:
         data: a file, or a directory with one or both.
-        seconds: the least limit of a call.
+        timeout: the least limit of a call in seconds; None: `SECONDS`.
         python: the interpreter of the programs; None: this process's.
     """
 
     name = "evalplus"
     modes = ("strict", "published", "base")
     whole_programs = True
+    packages = ("numpy",)  # some solutions use it
 
-    def __init__(self, data: Path, seconds: float = SECONDS, python: Path | None = None):
-        if not 0 < seconds < float("inf"):
-            raise UserError(f"timeout: {seconds}, expected seconds above 0")
-        self.problems = read_problems(data)
-        self.runner, self.seconds = Runner.open(python), seconds
+    def __init__(self, data: Path, timeout: float | None = None, python: Path | None = None):
+        super().__init__(read_problems(data), python)
+        self.seconds = timeout or SECONDS
         self._expected: dict[tuple[str, str], Expected] = {}
-        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
-        self._lock = threading.Lock()
-
-    def samples_per_problem(self, n: int) -> int:
-        """n."""
-        return n
+        self._locks = {problem.id: threading.Lock() for problem in self.problems}
 
     def produce(self, problem: Problem, completion_id: int, seed: int, complete: Complete) -> Sample:
-        """One completion, truncated at the first stop word."""
+        """One completion, truncated at the first stop word. The model continues the prompt, stripped of surrounding
+        white space, and a line break."""
         words = (*STOPS, *STOPS_OF[problem.data.dataset])
-        prompt = prompt_of(problem.data)
+        prompt = f"{problem.data.prompt.strip()}\n"
         answer = complete(prompt, seed=seed, stop=stopping.words(words))
         return Sample(problem.id, completion_id, prompt, stopping.cut(answer.text, words), answer.finish)
 
     def reference(self, problem: Problem) -> Sample:
         """The canonical solution."""
         return Sample(problem.id, 0, problem.data.prompt, problem.data.canonical_solution, "eos")
-
-    def tools(self) -> Mapping[str, str]:
-        """The versions of the interpreter and of NumPy, which some solutions use."""
-        return self.runner.interpreter.versions(("numpy",))
 
     def judge(self, problem: Problem, sample: Sample, sandbox: Sandbox) -> Judgement:
         """Base: right values for the original tests. Strict and published, which are the same: for the additional
@@ -93,8 +83,7 @@ class EvalPlus(Task):
             more, both = self._judge(problem, "plus", row.plus, program, sandbox)
             executions += more
         verdicts = {"strict": both, "published": both, "base": base}
-        seconds, stderr = python_program.seconds(executions), python_program.tail(executions)
-        return Judgement(sample.task_id, sample.completion_id, verdicts, seconds, executions[-1].code, stderr)
+        return judgement(sample, verdicts, executions)
 
     def _judge(
         self, problem: Problem, kind: str, calls: Calls, program: str, sandbox: Sandbox
@@ -116,9 +105,7 @@ class EvalPlus(Task):
     def _expect(self, problem: Problem, kind: str, calls: Calls, sandbox: Sandbox) -> Expected:
         """The values that the canonical solution returns, computed once."""
         key = (problem.id, kind)
-        with self._lock:
-            lock = self._locks[problem.id]
-        with lock:
+        with self._locks[problem.id]:
             if key not in self._expected:
                 self._expected[key] = self._returned(problem, calls, sandbox)
             return self._expected[key]
@@ -140,8 +127,7 @@ class EvalPlus(Task):
 
     def _files(self, calls: Calls, limits: Sequence[float], entry_point: str, program: str) -> dict[str, bytes]:
         """The files of a run."""
-        described = pickle.dumps((entry_point, calls, list(limits)), 4)
-        return {"program.py": program.encode("utf-8", "surrogatepass"), "calls": described}
+        return {"program.py": encoded(program), "calls": pickle.dumps((entry_point, calls, list(limits)), 4)}
 
     def _comparison(self, problem: Problem, calls: Calls, expected: Expected, secret: str, wall: float) -> Command:
         row: EvalPlusProblem = problem.data
@@ -157,10 +143,7 @@ class EvalPlus(Task):
         return self._command("compare_calls.py", json.dumps(given).encode("ascii") + b"\n", wall)
 
     def _command(self, script: str, stdin: bytes, wall: float, *arguments: str) -> Command:
-        """A command for one of our scripts. With -s it ignores modules that programs have installed in their home."""
-        words = [str(self.runner.interpreter.path), "-s", f"{PLACE}/{script}", *arguments]
-        limits = ResourceLimits(wall=wall, memory=MEMORY, output=64 * MIB)
-        return Command(words, limits, python_program.ENVIRONMENT, stdin)
+        return self.script(script, stdin, ResourceLimits(wall=wall, memory=MEMORY, output=64 * MIB), *arguments)
 
 
 def _right_calls(execution: Execution, secret: str) -> int:
@@ -171,11 +154,4 @@ def _right_calls(execution: Execution, secret: str) -> int:
     return int(lines[0])
 
 
-def prompt_of(row: EvalPlusProblem) -> str:
-    """The text that the model continues: the prompt, stripped of surrounding white space, and a line break."""
-    return f"{row.prompt.strip()}\n"
-
-
-def build(data: Path, timeout: float | None = None, python: Path | None = None) -> EvalPlus:
-    """The task; see `EvalPlus`."""
-    return EvalPlus(Path(data), SECONDS if timeout is None else timeout, python)
+build = EvalPlus

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +10,18 @@ from typing import Any
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.json_reading import Malformed, parse_json
 from ms_codegeex.base.reading import sha256
-from ms_codegeex.evaluation.benchmarks.humaneval_x.languages import BY_PREFIX, LANGUAGES, BenchmarkLanguage
-from ms_codegeex.evaluation.jsonl import find_file
+from ms_codegeex.evaluation.jsonl import find_file, numbered_lines
 
+PREFIXES = {  # language -> the beginning of its problems' ids, as in `CPP/12`
+    "python": "Python",
+    "cpp": "CPP",
+    "java": "Java",
+    "js": "JavaScript",
+    "go": "Go",
+    "rust": "Rust",
+}
 KEYS = ("task_id", "prompt", "declaration", "canonical_solution", "test")
+KEYS_OF = {"go": ("import", "test_setup")}  # those that only rows of one language have
 LARGEST = 64 << 20  # bytes of an uncompressed file; the published ones have less than one million
 WHERE = "github.com/THUDM/CodeGeeX and CodeGeeX2 (benchmark/humanevalx)"
 # SHA-256 of the published files. CodeGeeX2 corrected JavaScript and completed the prompts of Rust.
@@ -55,74 +61,48 @@ class ProblemFile:
     rows: tuple[HumanEvalXProblem, ...]
 
 
-def read(data: Path, languages: Sequence[str] | None = None) -> dict[str, ProblemFile]:
-    """Language -> file, for these languages (None: those that have one). `data` is a directory or one of the files."""
-    wanted = list(LANGUAGES) if languages is None else list(dict.fromkeys(languages))
+def read(data: Path, languages: Sequence[str] = ()) -> dict[str, ProblemFile]:
+    """Language -> file, for these languages (none: those that have one). `data` is a directory or one of the files."""
+    wanted = dict.fromkeys(languages or PREFIXES)
     for name in wanted:
-        if name not in LANGUAGES:
-            raise UserError(f"language {name!r}: HumanEval-X has {', '.join(LANGUAGES)}")
+        if name not in PREFIXES:
+            raise UserError(f"language {name!r}: HumanEval-X has {', '.join(PREFIXES)}")
+    found: dict[str, ProblemFile] = {}
     if data.is_file():
         file = read_file(data)
-        found = {file.rows[0].language: file}
-    else:
-        found = {name: read_file(path, name) for name in wanted if (path := file_of(data, name)) is not None}
-    for name in wanted:
-        if languages is not None and name not in found:
+        found[file.rows[0].language] = file
+    elif data.is_dir():
+        for name in wanted:
+            # CodeGeeX2's before CodeGeeX's, which `js.jsonl.gz` counts as
+            if path := find_file(data, f"humanevalx_{name}", f"humaneval_{name}", name):
+                found[name] = read_file(path, name)
+    for name in languages:
+        if name not in found:
             raise UserError(f"{data}: no file of HumanEval-X for {name}, such as {name}.jsonl.gz; it is in {WHERE}")
     if not found:
         raise UserError(f"{data}: no file of HumanEval-X, such as python.jsonl.gz; they are in {WHERE}")
     return {name: found[name] for name in wanted if name in found}
 
 
-def file_of(directory: Path, language: str) -> Path | None:
-    """The language's file in a directory, CodeGeeX2's before CodeGeeX's.
-
-    CodeGeeX calls it `humaneval_js.jsonl.gz`, CodeGeeX2 `humanevalx_js.jsonl.gz`; `js.jsonl.gz` counts as the
-    former. Each may be uncompressed.
-    """
-    stems = (f"humanevalx_{language}", f"humaneval_{language}", language)
-    return find_file(directory, *stems) if directory.is_dir() else None
-
-
 def read_file(path: Path, language: str | None = None) -> ProblemFile:
     """All rows of a file, which must be of one language. Anything invalid is a `UserError`."""
-    rows: list[HumanEvalXProblem] = []
-    seen: set[int] = set()
-    for number, line in enumerate(lines(path), 1):
-        if not line.strip():
-            continue
+    rows: dict[int, HumanEvalXProblem] = {}
+    for number, line in numbered_lines(path, LARGEST):
         where = f"{path}:{number}"
         row = parse(line, where)
         language = language or row.language
         if row.language != language:
             raise UserError(f"{where}: a problem in {row.language} in a file for {language}; give each its own file")
-        if row.number in seen:
+        if row.number in rows:
             raise UserError(f"{where}: problem {row.number} for the second time; a problem may stand once")
-        seen.add(row.number)
-        rows.append(row)
+        rows[row.number] = row
     if not rows:
         raise UserError(f"{path}: no problems; expected one JSON object a line, see {WHERE}")
     digest = sha256(path)
-    return ProblemFile(path, digest, KNOWN.get(digest, "unknown"), tuple(rows))
+    return ProblemFile(path, digest, KNOWN.get(digest, "unknown"), tuple(rows.values()))
 
 
-def lines(path: Path) -> Iterator[str]:
-    """The lines of a file, decompressed if necessary."""
-    try:
-        with open(path, "rb") as plain:
-            packed = plain.read(2) == b"\x1f\x8b"
-        with (gzip.open if packed else open)(path, "rb") as stream:
-            text = stream.read(LARGEST + 1)
-        if len(text) > LARGEST:
-            raise UserError(
-                f"{path}: more than {LARGEST >> 20} MiB uncompressed; a file of HumanEval-X has less than one"
-            )
-        yield from text.decode("utf-8").split("\n")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as JSON lines ({error}); fetch the file again") from None
-
-
-def parse(line: str, where: str) -> HumanEvalXProblem:
+def parse(line: bytes, where: str) -> HumanEvalXProblem:
     """A row of a file."""
     try:
         record: Any = parse_json(line)
@@ -131,17 +111,18 @@ def parse(line: str, where: str) -> HumanEvalXProblem:
     if not isinstance(record, dict):
         raise UserError(f"{where}: not an object; expected the keys {', '.join(KEYS)}")
     language, number = identity(record.get("task_id"), where)
-    for key in (*KEYS, *language.keys):
+    keys = (*KEYS[1:], *KEYS_OF.get(language, ()))
+    for key in keys:
         if not isinstance(record.get(key), str):
-            raise UserError(f"{where}: {key} is missing or no text; rows of {language.name} need it")
-    texts = (record[key] for key in KEYS[1:])
-    return HumanEvalXProblem(language.name, number, *texts, *(record[key] for key in language.keys))
+            raise UserError(f"{where}: {key} is missing or no text; rows of {language} need it")
+    return HumanEvalXProblem(language, number, *(record[key] for key in keys))
 
 
-def identity(task_id: object, where: str) -> tuple[BenchmarkLanguage, int]:
+def identity(task_id: object, where: str) -> tuple[str, int]:
     """The language and number of an id such as `CPP/12`."""
     prefix, _, number = task_id.partition("/") if isinstance(task_id, str) else ("", "", "")
-    if prefix not in BY_PREFIX or not (number.isascii() and number.isdigit() and len(number) < 7):
-        expected = ", ".join(f"{name}/0" for name in BY_PREFIX)
+    language = next((name for name, known in PREFIXES.items() if known == prefix), None)
+    if language is None or not (number.isascii() and number.isdigit() and len(number) < 7):
+        expected = ", ".join(f"{name}/0" for name in PREFIXES.values())
         raise UserError(f"{where}: task_id is {str(task_id)[:80]!r}; expected one such as {expected}")
-    return BY_PREFIX[prefix], int(number)
+    return language, int(number)

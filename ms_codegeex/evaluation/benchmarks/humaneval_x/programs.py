@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.evaluation.benchmarks.blocks import OUR_ASSERT, at_end_of_block
+from ms_codegeex.evaluation.benchmarks import blocks
 from ms_codegeex.evaluation.benchmarks.humaneval_x import defects
 from ms_codegeex.evaluation.benchmarks.humaneval_x.problems import HumanEvalXProblem
 from ms_codegeex.evaluation.toolchains import Program
@@ -29,7 +29,6 @@ GO_PACKAGES = (
     "math", "strings", "fmt", "strconv", "time", "bytes", "regexp", "sort", "math/rand", "crypto/md5",
 )  # fmt: skip
 CPP_OPENSSL = 162  # the problem that needs OpenSSL
-CALL = "ms_codegeex_tests_ended"
 STRINGS = re.compile(r'"(?:\\.|[^"\\\n])*"')
 CPP_SIGNATURE = re.compile(r"^[A-Za-z_][\w<>:,&* ]*[ &*>]\w+ ?\([^\n]*\) ?\{", re.MULTILINE)
 CPP_ASSERT = re.compile(r"#\s*include\s*<(?:assert\.h|cassert)>")
@@ -67,7 +66,7 @@ def python(row: HumanEvalXProblem, answer: str) -> Program:
     program = f"{row.prompt}{answer}\n"
     named = any(word in text for word in ("np", "numpy") for text in (program, row.test))
     imports = "\n".join(line for line in PYTHON_IMPORTS if named or "numpy" not in line)
-    return Program(f"{row.test}\n", f'{CALL}("%s")', "\n", others={"program.py": f"{imports}\n{program}"})
+    return Program(f"{row.test}\n", f'{blocks.CALL}("%s")', "\n", others={"program.py": f"{imports}\n{program}"})
 
 
 def cpp(row: HumanEvalXProblem, answer: str) -> Program:
@@ -75,10 +74,10 @@ def cpp(row: HumanEvalXProblem, answer: str) -> Program:
     operators are unknown to the tests. The witness ends main."""
     includes = "\n".join(line for line in CPP_INCLUDES if line not in row.prompt)
     tests, untested = defects.tests(row)
-    head, tail = at_end_of_block(CPP_ASSERT.sub(OUR_ASSERT, tests, count=1), r"\bint\s+main\s*\(\s*\)\s*\{", place(row))
+    head, tail = blocks.at_end_of_block(CPP_ASSERT.sub(blocks.OUR_ASSERT, tests, count=1), blocks.CPP_MAIN, place(row))
     known, signature = before_signature(row)
     libraries = ("-lcrypto", "-lssl") if row.number == CPP_OPENSSL else ()
-    call = f';\nvoid {CALL}(const char *);\n{CALL}("%s");\n'
+    call = f';\nvoid {blocks.CALL}(const char *);\n{blocks.CALL}("%s");\n'
     again = "#include<assert.h>\n" if CPP_ASSERTS.search(known) else ""
     declaration = signature[: signature.index("{")]
     tail += f"\n#undef assert\n{again}{signature}{answer}\n"
@@ -113,14 +112,14 @@ def go(row: HumanEvalXProblem, answer: str) -> Program:
     lines = "\n".join(f'    "{name}"' for name in used)
     imports = f"import (\n{lines}\n)\n" if used else ""
     body = row.prompt.replace(row.imports, "", 1) if row.imports else row.prompt
-    head, tail = at_end_of_block(row.test, r"\bfunc\s+Test\w+\s*\(\s*t\s+\*testing\.T\s*\)\s*\{", place(row))
-    setup = f'{row.test_setup}\nimport {CALL} "ms_codegeex/witness"\n{imports}'
-    call = f'\nif !t.Failed() {{\n{CALL}.Tell("%s")\n}}\n'
+    head, tail = blocks.at_end_of_block(row.test, blocks.GO_TEST, place(row))
+    setup = f"{row.test_setup}\n{blocks.GO_IMPORT}{imports}"
     code = STRINGS.sub('""', row.test)
     named = [name for name in GO_NAMES if re.search(rf"\b{name}\b", code)]
-    guard = "".join(f'import {name} "ms_codegeex/witness"\nvar _ = {name}.Ours\n' for name in named)
-    guard = "".join(sorted(guard.splitlines(keepends=True), key=lambda line: not line.startswith("import")))
-    return Program(f"{setup}\n{body}{answer}\n{head}", call, tail, others={"names_test.go": f"package main\n\n{guard}"})
+    guard = "".join(f'import {name} "ms_codegeex/witness"\n' for name in named)
+    guard += "".join(f"var _ = {name}.Ours\n" for name in named)
+    others = {"names_test.go": f"package main\n\n{guard}"}
+    return Program(f"{setup}\n{body}{answer}\n{head}", blocks.GO_CALL, tail, others=others)
 
 
 def rust(row: HumanEvalXProblem, answer: str) -> Program:
@@ -140,11 +139,10 @@ def rust(row: HumanEvalXProblem, answer: str) -> Program:
         if name in named
     )
     tests = tests.replace("use super::*;", f"use super::{{{', '.join(named)}}};\n{imports}\n{checks}", 1)
-    head, tail = at_end_of_block(tests, r"#\[test\][^{]*?\bfn\s+\w+\s*\(\s*\)\s*\{", place(row))
+    head, tail = blocks.at_end_of_block(tests, r"#\[test\][^{]*?\bfn\s+\w+\s*\(\s*\)\s*\{", place(row))
     check = re.search(r"\bcfg\b", answer) is not None
-    call = f';\n::{CALL}::tell("%s");\n'
     rest = f"{tail}\n{known}{answer}\n"
-    return Program(f"fn main() {{}}\n{head}", call, rest, only_compiles=untested, check=check)
+    return Program(f"fn main() {{}}\n{head}", blocks.RUST_CALL, rest, only_compiles=untested, check=check)
 
 
 ASSEMBLERS: dict[str, Callable[[HumanEvalXProblem, str], Program]] = {

@@ -5,24 +5,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation.task import Stop
 from ms_codegeex.generation import stopping
 
-RULES = ("codegeex", "codegeex2")
 PYTHON_STOPS = ("\ndef", "\nclass", "\nif", "\n#", "\nprint")
 PYTHON_ENDS = (*PYTHON_STOPS, "\nassert")
 JAVA_MAIN = "public static void main"
 MAINS = {"go": "\nfunc main(", "cpp": "\nint main(", "rust": "\nfn main("}
-
-
-def check(rules: str) -> str:
-    """The name of a rule set, or a `UserError`."""
-    if rules not in RULES:
-        raise UserError(f"rules: {rules!r} is none of {', '.join(RULES)}")
-    return rules
 
 
 def stop(language: str, rules: str) -> Stop | None:
@@ -49,47 +40,39 @@ def through_last_brace(text: str) -> str:
     return text[: text.rfind("}") + 1] or text
 
 
-def before(text: str, word: str) -> str:
-    """The text before a word's first occurrence."""
-    return text.split(word, 1)[0]
-
-
-def python_codegeex(text: str) -> str:
-    """Cut at the last occurrence of each word, one word after the other. CodeGeeX's test program drops more, see
-    `programs`."""
-    for word in PYTHON_ENDS:
+def before_last(text: str, words: Sequence[str]) -> str:
+    """The text, cut at the last occurrence of each word, one word after the other."""
+    for word in words:
         if (place := text.rfind(word)) >= 0:
             text = text[:place]
     return text
+
+
+def python_codegeex(text: str) -> str:
+    """CodeGeeX's test program drops more, see `programs`."""
+    return before_last(text, PYTHON_ENDS)
 
 
 def python_codegeex2(text: str) -> str:
     """Cut at the first line that starts in the first column, else at a stop word."""
     place = stopping.first_unindented(text)
-    if place is not None:
-        return text[:place]
-    for word in PYTHON_STOPS:
-        text = before(text, word)
-    return text
+    return stopping.cut(text, PYTHON_STOPS) if place is None else text[:place]
 
 
 def java(text: str) -> str:
     """No main, nothing after the last brace, and the class closed if only the method is."""
-    text = through_last_brace(before(text, JAVA_MAIN))
+    text = through_last_brace(stopping.cut(text, [JAVA_MAIN]))
     return text + "\n}" if text.count("}") == text.count("{") + 1 else text
 
 
 def go_codegeex(text: str) -> str:
     """The text without the comment or main that a model appends."""
-    for word in ("\n//", MAINS["go"]):
-        if (place := text.rfind(word)) >= 0:
-            text = text[:place]
-    return through_last_brace(text)
+    return through_last_brace(before_last(text, ("\n//", MAINS["go"])))
 
 
 def without_main(language: str) -> Callable[[str], str]:
     """A function that cuts at a main function, then after the last brace."""
-    return lambda text: through_last_brace(before(text, MAINS[language]))
+    return lambda text: through_last_brace(stopping.cut(text, [MAINS[language]]))
 
 
 CLEAN_UPS: dict[str, dict[str, Callable[[str], str]]] = {

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.evaluation.benchmarks.humaneval_x import defects, problems, programs, prompts, rules
-from ms_codegeex.evaluation.benchmarks.humaneval_x.languages import LANGUAGES
+from ms_codegeex.data.conversations import translation_prompt
+from ms_codegeex.data.languages import find_language
+from ms_codegeex.evaluation.benchmarks.humaneval_x import defects, problems, programs
+from ms_codegeex.evaluation.benchmarks.humaneval_x import rules as endings
 from ms_codegeex.evaluation.benchmarks.humaneval_x.problems import HumanEvalXProblem
 from ms_codegeex.evaluation.benchmarks.tool_chain_task import ToolChainTask
 from ms_codegeex.evaluation.sandbox import Sandbox
 from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Reference, Sample
-from ms_codegeex.evaluation.toolchains import Program, ToolChain, tool_chain
+from ms_codegeex.evaluation.toolchains import Program, tool_chain
 from ms_codegeex.evaluation.toolchains.javascript import MD5, MD5_INSTALL, JavaScript
 
 PUBLISHED_SECONDS = 5.0  # the published time limit of a run
@@ -23,57 +24,70 @@ FACTOR = 5.0  # a limit is at least this many times the slowest reference
 
 
 class HumanEvalX(ToolChainTask):
-    """`timeouts` holds the seconds of a run by language: the release's, until `calibrate` or the user changes them."""
+    """`timeouts` holds the seconds of a run by language: the release's, until `calibrate` or the user changes them.
+
+    Args:
+        data: a directory with the published files, in it or up to two levels below, or one of the files.
+        languages: of python, cpp, java, js, go, rust; none: those that have a file.
+        translate_from: the language to translate from; the problems are those of the other languages.
+        tag: put CodeGeeX's tag line before the prompt; without it the prompt is stripped, as CodeGeeX2's was.
+        rules: where an answer ends, "codegeex" or "codegeex2"; None: the former with the tag, the latter without.
+        timeout: seconds of a run; None: the published 5, or more after `calibrate`.
+        cache: where prepared tool chains are kept; None: the user's cache directory.
+    """
+
+    name = "humaneval-x"
 
     def __init__(
         self,
-        files: Mapping[str, problems.ProblemFile],
-        sources: Mapping[int, HumanEvalXProblem] | None,
-        tag: bool,
-        rule_set: str,
-        timeout: float | None,
-        chains: Mapping[str, ToolChain],
+        data: Path,
+        languages: Sequence[str] = (),
+        translate_from: str | None = None,
+        tag: bool = False,
+        rules: str | None = None,
+        timeout: float | None = None,
+        cache: Path | None = None,
     ) -> None:
-        super().__init__(chains)
-        self.name = "humaneval-x"
-        self._files, self._sources, self._tag, self._rules = files, sources, tag, rule_set
+        targets = [name for name in languages if name != translate_from]
+        if languages and not targets:
+            raise UserError(f"languages: translation from {translate_from} needs another language to go to")
+        self._files, self._sources = problems.read(data, targets), None
+        if translate_from is not None:
+            if data.is_file():
+                raise UserError(f"{data}: translation needs two languages; give the directory with both files")
+            self._files.pop(translate_from, None)
+            (source,) = problems.read(data, [translate_from]).values()
+            self._sources = {row.number: row for row in source.rows}
+        super().__init__({name: tool_chain(name, cache) for name in self._files})
+        self._tag, self._rules = tag, rules or ("codegeex" if tag else "codegeex2")
         self._timeout = timeout
-        self.timeouts = {name: timeout or PUBLISHED_SECONDS for name in files}
-        self.problems = [self._problem(row) for file in files.values() for row in file.rows if self._has(row)]
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """The files that were read, by language."""
-        return {
+        self.timeouts = {name: timeout or PUBLISHED_SECONDS for name in self._files}
+        rows = (row for file in self._files.values() for row in file.rows)
+        self.problems = [self._problem(row) for row in rows if self._sources is None or row.number in self._sources]
+        self.provenance = {
             name: {"path": str(file.path), "sha256": file.sha256, "version": file.version}
             for name, file in self._files.items()
         }
 
-    def _has(self, row: HumanEvalXProblem) -> bool:
-        return self._sources is None or row.number in self._sources
-
     def _problem(self, row: HumanEvalXProblem) -> Problem:
-        labels = {"language": row.language}
-        if self._sources is not None:
-            labels["source"] = self._sources[row.number].language
-        return Problem(f"{LANGUAGES[row.language].prefix}/{row.number}", labels, row)
-
-    def samples_per_problem(self, n: int) -> int:
-        """n."""
-        return n
+        source = {} if self._sources is None else {"source": self._sources[row.number].language}
+        return Problem(f"{problems.PREFIXES[row.language]}/{row.number}", {"language": row.language, **source}, row)
 
     def prompt(self, row: HumanEvalXProblem) -> str:
-        """The model's prompt."""
+        """The model's prompt: CodeGeeX's with the tag line, or CodeGeeX2's, without it and stripped at both ends. For
+        a translation it is CodeGeeX's: declaration and solution in one language, the declaration in the other."""
         if self._sources is None:
-            return prompts.generation(row, self._tag)
-        return prompts.translation(self._sources[row.number], row)
+            return f"{find_language(row.language).tag}\n{row.prompt}" if self._tag else row.prompt.strip()
+        source = self._sources[row.number]
+        names = (find_language(each.language).name for each in (source, row))
+        return translation_prompt(*names, f"{source.declaration}\n{source.solution}") + row.declaration
 
     def produce(self, problem: Problem, completion_id: int, seed: int, complete: Complete) -> Sample:
         """One answer, cleaned up; the raw text is kept if it differs."""
         row: HumanEvalXProblem = problem.data
         prompt = self.prompt(row)
-        done = complete(prompt, seed=seed, stop=rules.stop(row.language, self._rules))
-        answer = rules.clean(done.text, row.language, self._rules)
+        done = complete(prompt, seed=seed, stop=endings.stop(row.language, self._rules))
+        answer = endings.clean(done.text, row.language, self._rules)
         extra = {} if answer == done.text else {"raw": done.text}
         return Sample(problem.id, completion_id, prompt, answer, done.finish, extra)
 
@@ -131,43 +145,4 @@ class HumanEvalX(ToolChainTask):
         return not isinstance(chain, JavaScript) or chain.md5 is not None
 
 
-def build(
-    data: Path,
-    languages: Sequence[str] | None = None,
-    source_language: str | None = None,
-    tag: bool = False,
-    timeout: float | None = None,
-    rule_set: str | None = None,
-    cache: Path | None = None,
-) -> HumanEvalX:
-    """The task.
-
-    Args:
-        data: a directory with the published files, in it or up to two levels below, or one of the files.
-        languages: of python, cpp, java, js, go, rust; None: those that have a file.
-        source_language: translate from it; the problems are those of the other languages.
-        tag: put CodeGeeX's tag line before the prompt; without it the prompt is stripped, as CodeGeeX2's was.
-        timeout: seconds of a run; None: the published 5, or more after `calibrate`.
-        rule_set: where an answer ends, "codegeex" or "codegeex2"; None: the former with the tag, the latter without.
-        cache: where prepared tool chains are kept; None: the user's cache directory.
-    """
-    if timeout is not None and not timeout > 0:
-        raise UserError(f"timeout: {timeout} s; expected a positive number of seconds")
-    targets = [name for name in languages if name != source_language] if languages is not None else None
-    if targets == []:
-        raise UserError(f"languages: translation from {source_language} needs another language to go to")
-    files = problems.read(data, targets)
-    sources = None
-    if source_language is not None:
-        if data.is_file():
-            raise UserError(f"{data}: translation needs two languages; give the directory with both files")
-        files = {name: file for name, file in files.items() if name != source_language}
-        (source,) = problems.read(data, [source_language]).values()
-        sources = {row.number: row for row in source.rows}
-    chains = {name: tool_chain(name, cache) for name in files}
-    return HumanEvalX(files, sources, tag, rules.check(rule_set or default_rules(tag)), timeout, chains)
-
-
-def default_rules(tag: bool) -> str:
-    """With the tag a model is evaluated like CodeGeeX, without it like CodeGeeX2."""
-    return "codegeex" if tag else "codegeex2"
+build = HumanEvalX

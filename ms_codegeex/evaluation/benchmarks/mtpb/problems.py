@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.reading import sha256
+from ms_codegeex.evaluation.benchmarks.tables import distinct
 from ms_codegeex.evaluation.jsonl import find_file, read_rows
+from ms_codegeex.evaluation.task import Problem
 
 FILE = "mtpb.jsonl"
 KNOWN_SHA256 = "3ab79ddb160f484a63491330ba72204930d56cc946f7c0c5fb469622a941f89c"  # of Salesforce's file
@@ -44,27 +46,25 @@ def file_of(data: Path) -> Path:
     return found
 
 
-def read_problems(data: Path) -> list[MtpbProblem]:
+def read_problems(data: Path) -> list[Problem]:
     """The problems of a file, or of the one that `file_of` finds in a directory.
 
     As in the release, an output without an input is dropped (id 57 has one). Any other flaw is a `UserError` that
     names the problem.
     """
     path = file_of(data)
-    problems, seen = [], set()
-    for number, row in enumerate(read_rows(path), 1):
-        try:
-            problem = _problem(row)
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-            reason = f"{type(error).__name__} {error}"
-            raise UserError(f"{path}: problem {number} is not one of MTPB ({reason}); restore the file") from None
-        if problem.id in seen:
-            raise UserError(f"{path}: id {problem.id} occurs twice; restore the file")
-        seen.add(problem.id)
-        problems.append(problem)
-    if not problems:
-        raise UserError(f"{path}: no problems; give CodeGen's {FILE}")
-    return problems
+
+    def found() -> Iterator[tuple[str, Problem]]:
+        for number, row in enumerate(read_rows(path), 1):
+            try:
+                problem = _problem(row)
+            except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+                reason = f"{type(error).__name__} {error}"
+                raise UserError(f"{path}: problem {number} is not one of MTPB ({reason}); restore the file") from None
+            labels = {"category": problem.category, "turns": str(len(problem.cases[0].prompts))}
+            yield str(path), Problem(problem.id, labels, problem)
+
+    return distinct(found(), f"{path}: no problems; give CodeGen's {FILE}")
 
 
 def provenance(data: Path) -> dict[str, Any]:

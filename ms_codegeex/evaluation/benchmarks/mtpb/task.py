@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.base.errors import PromptTooLong, UserError
+from ms_codegeex.base.errors import PromptTooLong
 from ms_codegeex.evaluation.benchmarks.mtpb import judges, turns
 from ms_codegeex.evaluation.benchmarks.mtpb.problems import MtpbProblem, provenance, read_problems
-from ms_codegeex.evaluation.judging import python_program
-from ms_codegeex.evaluation.judging import verdicts as judging
-from ms_codegeex.evaluation.judging.python_program import ProgramReport, Runner
+from ms_codegeex.evaluation.benchmarks.python_task import PythonTask, judgement
+from ms_codegeex.evaluation.judging.python_program import ProgramReport
 from ms_codegeex.evaluation.sandbox import ResourceLimits, Sandbox, Verdict
-from ms_codegeex.evaluation.task import UNREAD, Complete, Judgement, Problem, Sample, Task
+from ms_codegeex.evaluation.task import UNREAD, Complete, Judgement, Problem, Sample
 
 SECONDS = 20.0  # per program, as published: then it is interrupted, and what it has printed counts
 GRACE = 5.0  # extra seconds until it is killed: for imports, and for programs that cannot be interrupted
@@ -28,65 +27,55 @@ DEFECTS = {
     "89": "dictionaries are expected in all 5 cases, which the published judge never accepts; the strict one does",
     "94": "case 1 expects 55, but the sum it asks for is 339, as case 3 (start at the next number) shows",
 }
-GOLD_TYPES = {type(None): "none"}
 
 
-class Mtpb(Task):
+class Mtpb(PythonTask):
     """Problems of several turns. Sample i of a problem is sample i // cases of its test case i % cases, so a larger
-    n only adds samples."""
+    n only adds samples.
+
+    Args:
+        data: CodeGen's mtpb.jsonl, or its directory.
+        turns: "multi" or "single".
+        python: the interpreter of the programs; None: this process's.
+    """
+
+    packages = tuple(LIBRARIES.values())
 
     def __init__(self, data: Path, turns: str = "multi", python: Path | None = None):
-        if turns not in ("multi", "single"):
-            raise UserError(f'turns: "{turns}", expected "multi" or "single"')
-        self.turns, self.name = turns, "mtpb" if turns == "multi" else "mtpb-single-turn"
-        self.problems = [
-            Problem(p.id, {"category": p.category, "turns": str(len(p.cases[0].prompts))}, p)
-            for p in read_problems(data)
-        ]
+        super().__init__(read_problems(data), python)
+        self.multi, self.name = turns == "multi", "mtpb" if turns == "multi" else "mtpb-single-turn"
         self._cases = {problem.id: len(problem.data.cases) for problem in self.problems}
         self.provenance = provenance(data)
-        self.runner = Runner.open(python)
         self.limits = ResourceLimits(wall=SECONDS + GRACE)
 
     def samples_per_problem(self, n: int) -> int:
         """n for each test case. A problem with fewer cases than another gets more samples of some cases."""
-        return n * max(len(problem.data.cases) for problem in self.problems)
+        return n * max(self._cases.values())
 
     def produce(self, problem: Problem, completion_id: int, seed: int, complete: Complete) -> Sample:
         """All turns of one test case. `PromptTooLong` if not even the first one fits the model."""
         mtpb: MtpbProblem = problem.data
         number = completion_id % len(mtpb.cases)
-        case, multi = mtpb.cases[number], self.turns == "multi"
+        case, multi = mtpb.cases[number], self.multi
         try:
             made = (turns.multi_turn if multi else turns.single_turn)(case.prompts, mtpb.max_gen_length, seed, complete)
         except PromptTooLong as error:
             raise PromptTooLong(
                 f"MTPB problem {problem.id}, case {number}: {error}; the benchmark is for models that read 2048 tokens"
             ) from None
-        program = (turns.multi_turn_program if multi else turns.single_turn_program)(made)
-        prompt = turns.HISTORY + (turns.comment(made[0]["prompt"]) if multi else made[0]["prompt"])
+        parts = turns.parts(made, multi)
+        program = turns.HISTORY + "".join(map("".join, parts))
         extra = {"case": number, "turns": made}
-        return Sample(problem.id, completion_id, prompt, program, made[-1]["finish"], extra)
+        return Sample(problem.id, completion_id, turns.HISTORY + parts[0][0], program, made[-1]["finish"], extra)
 
     def judge(self, problem: Problem, sample: Sample, sandbox: Sandbox) -> Judgement:
         """One run serves both judges: the printed value comes out, the expected one never goes in."""
         case = sample.extra["case"]
         gold = problem.data.cases[case].gold
-        secret = judging.witness()
-        kind = GOLD_TYPES.get(type(gold), type(gold).__name__)
-        command = self.runner.command(secret, self.limits, "program.py", gold_type=kind, seconds=SECONDS)
-        files = {"program.py": sample.generation.encode("utf-8", "surrogatepass")}
-        executions = sandbox.run([command], files, self.runner.readable)
-        report = python_program.read_report(executions[-1], secret)
-        return Judgement(
-            sample.task_id,
-            sample.completion_id,
-            {"strict": strict(report, gold), "published": published(report, gold)},
-            python_program.seconds(executions),
-            executions[-1].code,
-            python_program.tail(executions),
-            {"case": case},
-        )
+        kind = "none" if gold is None else type(gold).__name__
+        report = self.run(sample.generation, sandbox, gold_type=kind, seconds=SECONDS)
+        verdicts = {"strict": strict(report, gold), "published": published(report, gold)}
+        return judgement(sample, verdicts, [report.execution], case=case)
 
     def flaw(self, sample: Sample) -> str:
         """A sample must name a case of its problem and have valid turns."""
@@ -108,16 +97,10 @@ class Mtpb(Task):
         made = sample.extra.get("turns")
         if not made:
             return []
-        if self.turns == "single":
-            return [(turns.HISTORY, False), (made[0]["prompt"], True)]
         parts = [(turns.HISTORY, False)]
-        for turn in made:
-            parts += [(turns.comment(turn["prompt"]), True), (turn["text"] + "\n\n", False)]
+        for prompt, text in turns.parts(made, self.multi):
+            parts += [(prompt, True), (text, False)]
         return parts[:-1]
-
-    def reference(self, problem: Problem) -> Sample | None:
-        """None: the benchmark has no reference programs."""
-        return None
 
     def known_defects(self) -> Mapping[str, str]:
         """Defects of the published file: 7 cases that the published judge cannot accept (41, 89), and those
@@ -125,10 +108,6 @@ class Mtpb(Task):
         there may be more)."""
         ids = {problem.id for problem in self.problems}
         return {key: reason for key, reason in DEFECTS.items() if self.provenance["known"] and key in ids}
-
-    def tools(self) -> Mapping[str, str]:
-        """The versions of the interpreter and its libraries."""
-        return self.runner.interpreter.versions(LIBRARIES.values())
 
     def missing(self) -> Mapping[str, str]:
         """Package -> the command that installs it, for the libraries that some programs import."""
@@ -147,12 +126,4 @@ def strict(report: ProgramReport, gold: Any) -> Verdict:
     return Verdict.PASSED if report.finished and judges.right(judges.strict, report.printed, gold) else report.verdict
 
 
-def build(data: Path, turns: str = "multi", python: Path | None = None) -> Mtpb:
-    """The task.
-
-    Args:
-        data: CodeGen's mtpb.jsonl, or its directory.
-        turns: "multi" or "single".
-        python: the interpreter of the programs; None: the one that runs us.
-    """
-    return Mtpb(Path(data), turns, python)
+build = Mtpb

@@ -23,11 +23,6 @@ def comment(prompt: str) -> str:
     return f"# {prompt}\n"
 
 
-def specification(prompts: Sequence[str]) -> str:
-    """All prompts before any code."""
-    return "".join(map(comment, prompts))
-
-
 def multi_turn(prompts: Sequence[str], length: int, seed: int, complete: Complete) -> list[dict[str, Any]]:
     """The turns. Each has its prompt, the truncated answer and the reason the answer ended.
 
@@ -57,18 +52,14 @@ def single_turn(prompts: Sequence[str], length: int, seed: int, complete: Comple
     The release has no such variant. This follows the paper's description and applies the multi-turn rule to the
     complete text.
     """
-    text, count = specification(prompts), len(prompts)
+    text, count = "".join(map(comment, prompts)), len(prompts)
     seed = turn_seed(seed, 0)
     answer = complete(HISTORY + text, seed=seed, stop=truncation.stop(count), max_new_tokens=length * count)
     kept = truncation.truncated(answer.text, count)
     return [{"prompt": text, "text": kept, "finish": answer.finish}]
 
 
-def multi_turn_program(turns: Sequence[dict[str, Any]]) -> str:
-    """All turns, one after the other, as the release executes them."""
-    return HISTORY + "".join(f"{comment(turn['prompt'])}{turn['text']}\n\n" for turn in turns)
-
-
-def single_turn_program(turns: Sequence[dict[str, Any]]) -> str:
-    """The specification and its answer."""
-    return HISTORY + "".join(f"{turn['prompt']}{turn['text']}\n\n" for turn in turns)
+def parts(turns: Sequence[dict[str, Any]], multi: bool) -> list[tuple[str, str]]:
+    """What follows `HISTORY` in a program: each turn's prompt, as the model reads it, and its answer. The release
+    executes all turns, one after the other."""
+    return [(comment(turn["prompt"]) if multi else turn["prompt"], f"{turn['text']}\n\n") for turn in turns]

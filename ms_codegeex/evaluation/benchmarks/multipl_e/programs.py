@@ -9,13 +9,10 @@ import re
 from collections.abc import Callable
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.evaluation.benchmarks.blocks import OUR_ASSERT, at_end_of_block
+from ms_codegeex.evaluation.benchmarks import blocks
 from ms_codegeex.evaluation.benchmarks.multipl_e.problems import MultiPlEProblem
 from ms_codegeex.evaluation.toolchains import Program
 
-CALL = "ms_codegeex_tests_ended"
-CPP_MAIN = r"\bint\s+main\s*\(\s*\)\s*\{"
-GO_TEST = r"\bfunc\s+Test\w+\s*\(\s*t\s+\*testing\.T\s*\)\s*\{"
 GO_PACKAGE = re.compile(r"^package\s+\w+[ \t]*\n", re.MULTILINE)
 TS_REQUIRE = "declare var require: any;"
 LUA_RUN = re.compile(r"\bos\.exit\(\s*lu\.LuaUnit\.run\(\)\s*\)")
@@ -29,15 +26,15 @@ def assemble(row: MultiPlEProblem, answer: str, name: str) -> Program:
 
 def python(row: MultiPlEProblem, text: str, name: str) -> Program:
     """The tests are a separate file, with the names that the program has defined."""
-    return Program(f"{row.tests}\n", f'{CALL}("%s")', "\n", others={"program.py": text})
+    return Program(f"{row.tests}\n", f'{blocks.CALL}("%s")', "\n", others={"program.py": text})
 
 
 def cpp(row: MultiPlEProblem, text: str, name: str) -> Program:
     """The tests call our own `assert`, in case the answer has defined another."""
-    head, tail = at_end_of_block(row.tests, CPP_MAIN, name)
-    main = list(re.finditer(CPP_MAIN, head))[-1].start()
-    head = f"{head[:main]}\n{OUR_ASSERT}\nvoid {CALL}(const char *);\n{head[main:]}"
-    return Program(f"{text}{head}", f';\n{CALL}("%s");\n', tail)
+    head, tail = blocks.at_end_of_block(row.tests, blocks.CPP_MAIN, name)
+    main = list(re.finditer(blocks.CPP_MAIN, head))[-1].start()
+    head = f"{head[:main]}\n{blocks.OUR_ASSERT}\nvoid {blocks.CALL}(const char *);\n{head[main:]}"
+    return Program(f"{text}{head}", f';\n{blocks.CALL}("%s");\n', tail)
 
 
 def java(row: MultiPlEProblem, text: str, name: str) -> Program:
@@ -61,17 +58,17 @@ def ts(row: MultiPlEProblem, text: str, name: str) -> Program:
 
 def go(row: MultiPlEProblem, text: str, name: str) -> Program:
     """The witness is imported right after the package's name."""
-    head, tail = at_end_of_block(row.tests, GO_TEST, name)
-    text, found = GO_PACKAGE.subn(lambda line: f'{line.group()}import {CALL} "ms_codegeex/witness"\n', text, count=1)
+    head, tail = blocks.at_end_of_block(row.tests, blocks.GO_TEST, name)
+    text, found = GO_PACKAGE.subn(lambda line: line.group() + blocks.GO_IMPORT, text, count=1)
     if not found:
         raise UserError(f"{name}: no package in its prompt, expected one as in the published files")
-    return Program(f"{text}{head}", f'\nif !t.Failed() {{\n{CALL}.Tell("%s")\n}}\n', tail)
+    return Program(f"{text}{head}", blocks.GO_CALL, tail)
 
 
 def rust(row: MultiPlEProblem, text: str, name: str) -> Program:
     """The witness is a crate."""
-    head, tail = at_end_of_block(row.tests, RUST_MAIN, name)
-    return Program(f"{text}{head}", f';\n::{CALL}::tell("%s");\n', f"{tail}\nextern crate {CALL};\n")
+    head, tail = blocks.at_end_of_block(row.tests, RUST_MAIN, name)
+    return Program(f"{text}{head}", blocks.RUST_CALL, f"{tail}\nextern crate {blocks.CALL};\n")
 
 
 def bash(row: MultiPlEProblem, text: str, name: str) -> Program:
@@ -86,7 +83,7 @@ def lua(row: MultiPlEProblem, text: str, name: str) -> Program:
         raise UserError(f"{name}: its tests do not end with os.exit(lu.LuaUnit.run()); fetch the file again")
     head, tail = row.tests[: found[-1].start()], row.tests[found[-1].end() :]
     head = f"{text}{head}local ms_codegeex_failed = lu.LuaUnit.run()\nif ms_codegeex_failed == 0 then\n"
-    return Program(head, f'{CALL}("%s")\n', f"end\nos.exit(ms_codegeex_failed){tail}\n")
+    return Program(head, f'{blocks.CALL}("%s")\n', f"end\nos.exit(ms_codegeex_failed){tail}\n")
 
 
 ASSEMBLERS: dict[str, Callable[[MultiPlEProblem, str, str], Program]] = {

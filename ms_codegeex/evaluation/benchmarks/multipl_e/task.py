@@ -19,7 +19,7 @@ LONGER = {"go": 30.0}
 
 
 class MultiPlE(ToolChainTask):
-    """The problems of a file or directory, in the languages that are named (None: in all of them).
+    """The problems of a file or directory, in the languages that are named (none: in all of them).
 
     Args:
         data: see `problems`.
@@ -30,10 +30,8 @@ class MultiPlE(ToolChainTask):
     name = "multipl-e"
 
     def __init__(
-        self, data: Path, languages: Sequence[str] | None, timeout: float | None = None, cache: Path | None = None
+        self, data: Path, languages: Sequence[str] = (), timeout: float | None = None, cache: Path | None = None
     ) -> None:
-        if timeout is not None and not 0 < timeout < float("inf"):
-            raise UserError(f"timeout: {timeout} s; expected a positive number of seconds")
         self.problems = read_problems(data, languages)
         names = dict.fromkeys(problem.labels["language"] for problem in self.problems)
         super().__init__({name: PLAIN_TOOL_CHAINS[name](cache) for name in names})
@@ -41,19 +39,11 @@ class MultiPlE(ToolChainTask):
         for problem in self.problems:  # a damaged row is found before any sample is drawn
             programs.assemble(problem.data, "", problem.id)
 
-    def samples_per_problem(self, n: int) -> int:
-        """n."""
-        return n
-
     def produce(self, problem: Problem, completion_id: int, seed: int, complete: Complete) -> Sample:
         """One completion, truncated at the first of the problem's stop words."""
         words = problem.data.stops
         answer = complete(problem.data.prompt, seed=seed, stop=stopping.words(words))
         return Sample(problem.id, completion_id, problem.data.prompt, stopping.cut(answer.text, words), answer.finish)
-
-    def reference(self, problem: Problem) -> Sample | None:
-        """None: MultiPL-E has no solutions."""
-        return None
 
     def judge(self, problem: Problem, sample: Sample, sandbox: Sandbox) -> Judgement:
         """Compile and run the program with its tests. Published: exit status 0. Strict: and the tests' end was
@@ -74,8 +64,4 @@ class MultiPlE(ToolChainTask):
         return {}
 
 
-def build(
-    data: Path, languages: Sequence[str] | None = None, timeout: float | None = None, cache: Path | None = None
-) -> MultiPlE:
-    """The task; see `MultiPlE`."""
-    return MultiPlE(Path(data), languages, timeout, cache)
+build = MultiPlE

@@ -6,16 +6,17 @@ the file, or `schema`, a script that creates the database. `evidence` and `diffi
 
 from __future__ import annotations
 
+import functools
 import re
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.evaluation.benchmarks.tables import read_table
+from ms_codegeex.evaluation.benchmarks.tables import distinct, read_table
 from ms_codegeex.evaluation.task import Problem
 
 FILES = ("dev.json", "dev.jsonl", "test.json", "sql.jsonl")  # looked for in a directory, in this order
@@ -47,24 +48,23 @@ def read_questions(data: Path) -> list[Problem]:
     path = data if data.is_file() else next((data / name for name in FILES if (data / name).is_file()), None)
     if path is None:
         raise UserError(f"{data}: none of {', '.join(FILES)}; give the directory or file of Spider, BIRD or your own")
-    problems, tables = list[Problem](), dict[Path, str]()
-    for number, row in enumerate(read_table(path, KEYS)):
-        where = f"{path}: question {number}"
-        question, query = _text(row, where, "question"), _text(row, where, "query", "SQL")
-        script = _text(row, where, "schema") if "schema" in row else ""
-        file = None if script else _database(path.parent, _text(row, where, "db_id"), where)
-        if file is not None and file not in tables:
-            tables[file] = _tables(file)
-        shown = script if file is None else tables[file]
-        labels = {"difficulty": row["difficulty"]} if isinstance(row.get("difficulty"), str) else {}
-        if file is not None:
-            labels["database"] = file.stem
-        evidence = row.get("evidence", "")
-        content = Question(question, evidence if isinstance(evidence, str) else "", query, shown, file, script)
-        problems.append(Problem(f"{file.stem if file else 'sql'}/{number}", labels, content))
-    if not problems:
-        raise UserError(f"{path}: no questions; expected rows with {KEYS}")
-    return problems
+    tables_of = functools.cache(_tables)
+
+    def found() -> Iterator[tuple[str, Problem]]:
+        for number, row in enumerate(read_table(path, KEYS)):
+            where = f"{path}: question {number}"
+            question, query = _text(row, where, "question"), _text(row, where, "query", "SQL")
+            labels = {"difficulty": row["difficulty"]} if isinstance(row.get("difficulty"), str) else {}
+            script = _text(row, where, "schema") if "schema" in row else ""
+            file = None if script else _database(path.parent, _text(row, where, "db_id"), where)
+            if file is not None:
+                labels["database"] = file.stem
+            shown = script if file is None else tables_of(file)
+            evidence = row["evidence"] if isinstance(row.get("evidence"), str) else ""
+            content = Question(question, evidence, query, shown, file, script)
+            yield where, Problem(f"{labels.get('database', 'sql')}/{number}", labels, content)
+
+    return distinct(found(), f"{path}: no questions; expected rows with {KEYS}")
 
 
 def _text(row: Mapping[str, Any], where: str, *names: str) -> str:

@@ -6,12 +6,12 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from ms_codegeex.evaluation.benchmarks.python_task import PythonTask, encoded, judgement
 from ms_codegeex.evaluation.benchmarks.sql.problems import Question, read_questions
-from ms_codegeex.evaluation.judging import python_program
 from ms_codegeex.evaluation.judging import verdicts as judging
-from ms_codegeex.evaluation.judging.python_program import INSIDE, Runner
+from ms_codegeex.evaluation.judging.python_program import INSIDE, read_report
 from ms_codegeex.evaluation.sandbox import ResourceLimits, Sandbox, Verdict
-from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Sample, Task
+from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Sample
 
 SECONDS = 30.0  # per query, as in BIRD's runner
 GRACE = 2.0
@@ -22,27 +22,23 @@ PLACE = "/database"  # where a database's directory is seen in the sandbox
 RULES = {"strict": "multiset", "published": "set"}
 
 
-class Sql(Task):
+class Sql(PythonTask):
     """Text to SQL over the questions of one file; see `problems`.
 
     The prompt is that of Rajkumar et al. (2022): the tables, the question as a comment, and `SELECT`.
 
     Args:
         data: a file, or a directory with it and the databases.
-        timeout: seconds of a query.
+        timeout: seconds of a query; None: `SECONDS`.
         python: the interpreter whose SQLite runs the queries; None: ours.
     """
 
     name = "sql"
 
-    def __init__(self, data: Path, timeout: float = SECONDS, python: Path | None = None):
-        self.problems = read_questions(data)
-        self.runner, self.timeout = Runner.open(python), timeout
-        self.limits = ResourceLimits(wall=timeout + GRACE)
-
-    def samples_per_problem(self, n: int) -> int:
-        """n."""
-        return n
+    def __init__(self, data: Path, timeout: float | None = None, python: Path | None = None):
+        super().__init__(read_questions(data), python)
+        self.timeout = timeout or SECONDS
+        self.limits = ResourceLimits(wall=self.timeout + GRACE)
 
     def produce(self, problem: Problem, completion_id: int, seed: int, complete: Complete) -> Sample:
         """One query."""
@@ -56,9 +52,9 @@ class Sql(Task):
         question: Question = problem.data
         files = {
             "check.py": (INSIDE / "check_query.py").read_bytes(),
-            "schema.sql": question.script.encode("utf-8", "surrogatepass"),
-            "expected.sql": question.query.encode("utf-8", "surrogatepass"),
-            "query.sql": f"{BEGIN}{sample.generation}".encode("utf-8", "surrogatepass"),
+            "schema.sql": encoded(question.script),
+            "expected.sql": encoded(question.query),
+            "query.sql": encoded(f"{BEGIN}{sample.generation}"),
         }
         readable, database = dict(self.runner.readable), "-"
         if question.file is not None:
@@ -69,15 +65,14 @@ class Sql(Task):
             secret = judging.witness()
             command = self.runner.command(secret, self.limits, "check.py", database, rule, seconds=self.timeout)
             executions += sandbox.run([command], files, readable)
-            report = python_program.read_report(executions[-1], secret)
+            report = read_report(executions[-1], secret)
             verdicts[mode] = Verdict.PASSED if report.finished else report.verdict
-        seconds, stderr = python_program.seconds(executions), python_program.tail(executions)
-        return Judgement(sample.task_id, sample.completion_id, verdicts, seconds, executions[-1].code, stderr)
+        return judgement(sample, verdicts, executions)
 
     def tools(self) -> Mapping[str, str]:
         """The versions of the interpreter and of SQLite."""
         (version,) = self.runner.interpreter.ask("import sqlite3; print(sqlite3.sqlite_version)")
-        return {**self.runner.interpreter.versions(()), "SQLite": version}
+        return {**super().tools(), "SQLite": version}
 
     def reference(self, problem: Problem) -> Sample | None:
         """The benchmark's query; None for one that does not begin with `SELECT`, such as `WITH`."""
@@ -99,6 +94,4 @@ def prompt_of(question: Question) -> str:
     return "\n".join([question.tables.strip(), "", *lines, BEGIN])
 
 
-def build(data: Path, timeout: float | None = None, python: Path | None = None) -> Sql:
-    """The task; see `Sql`."""
-    return Sql(data, SECONDS if timeout is None else timeout, python)
+build = Sql
