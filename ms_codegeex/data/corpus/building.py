@@ -35,7 +35,6 @@ from ms_codegeex.data.corpus.shards import (
     lines_before,
     load_encoder,
     make_shard,
-    read_meta,
     read_shard,
     shard_name,
 )
@@ -53,7 +52,7 @@ from ms_codegeex.data.infilling.transform import infill_record
 from ms_codegeex.data.tokenizer import TOKENIZER_NAMES, Tokenizer
 from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY
 
-SHARD_VERSION = 5
+SHARD_VERSION = 6
 
 
 @dataclass(frozen=True)
@@ -182,7 +181,7 @@ def _search(request: PrepareRequest, output: Path, progress: ProgressBar) -> Fou
             f"{request.places}: no source file in {', '.join(reading.languages)}{left_out}; "
             "give --input other paths or --languages others"
         )
-    if all(unit.kind == "files" for unit in units):
+    if all(unit.part is None for unit in units):
         units, sampled = _sample_files(units, request.settings, tally, progress)
         return FoundInput(units, size, sampled, tally)
     return FoundInput(units, size, None, tally)
@@ -208,12 +207,8 @@ def _sample_files(
         f"{sum(file.size for file in fitting) / 1e6:.1f} MB; --max-bytes {limit} is the limit"
     )
     gone = {file.path for file in left}
-    smaller = []
-    for unit in units:
-        kept = tuple(file for file in unit.files if file.path not in gone)
-        if kept:
-            smaller.append(replace(unit, files=kept, bytes=sum(file.size for file in kept)))
-    return smaller, total
+    smaller = [replace(unit, files=tuple(file for file in unit.files if file.path not in gone)) for unit in units]
+    return [unit for unit in smaller if unit.files], total
 
 
 def _stop(request: PrepareRequest, tally: Tally) -> None:
@@ -243,8 +238,7 @@ def _make_shards(
     done, before = progress.track(found.units, results, "tokenising"), lines_before(found.units, paths)
     for path, _, lines in zip(paths, done, before, strict=True):
         if settings.on_error == "stop":
-            tally = Tally.from_json(read_meta(path)["tally"])
-            _stop(request, tally.moved(lines) if lines else tally)
+            _stop(request, read_shard(path, lines)[1])
     return paths
 
 

@@ -43,7 +43,7 @@ class DatasetWriter:
         self.dtype, self._eos_id = token_dtype(tokenizer.vocab_size), tokenizer.eos_id
         self._hashes, self._rows, self._stack = array.array("Q"), DocumentRows(), contextlib.ExitStack()
         mask = directory / ".documents.mask" if masked else None
-        self._shard = Shard(directory / ".documents", 0, {}, mask_path=mask)
+        self._shard = Shard(directory / ".documents", 0, mask)
 
     def __enter__(self) -> DatasetWriter:
         stream = self._stack.enter_context(open(self._shard.ids_path, "wb"))
@@ -77,16 +77,16 @@ class DatasetWriter:
 
     def write(self, validation_share: float) -> dict[str, Any]:
         """Write both splits; return the entry of each in dataset.json."""
-        self._tokens.flush()
         self._stack.close()
-        rows = self._rows
-        shard = replace(self._shard, documents=len(rows), columns=rows.columns(), given_names=rows.names())
+        shard, stored = replace(self._shard, documents=len(self)), self.directory / ".documents.npz"
+        self._rows.write(stored)
         chosen = _choose(np.array(self._hashes, np.uint64), validation_share)
         placed = [(shard, np.where(chosen, VALIDATION, TRAIN).astype(np.int8))]
         write_splits(self.directory, placed, self.dtype, shard.mask_path is not None)
         self.summary = summarise(placed)
         splits = describe_splits(self.summary)
         shard.ids_path.unlink()
+        stored.unlink()
         if shard.mask_path is not None:
             shard.mask_path.unlink()
             for split in SPLITS:

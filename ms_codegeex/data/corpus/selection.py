@@ -217,7 +217,7 @@ def _among(keys: np.ndarray, chosen: np.ndarray) -> np.ndarray:
 def _keys(seed: int, by_package: bool, directory: Path, block: DocumentBlock, _: np.ndarray) -> np.ndarray:
     pieces = [np.empty(0, np.uint64)]
     for shard in block.shards:
-        group = shard.columns["group"] if by_package else np.full(shard.documents, -1)
+        group = shard.column("group") if by_package else np.full(shard.documents, -1)
         keys, own = np.empty(shard.documents, np.uint64), group < 0
         if own.any():
             sources = shard.sources()

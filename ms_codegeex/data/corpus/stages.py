@@ -73,7 +73,7 @@ class DocumentBlock:
 
     def column(self, name: str) -> np.ndarray:
         """A column of these documents."""
-        return np.concatenate([shard.columns[name] for shard in self.shards])
+        return np.concatenate([shard.column(name) for shard in self.shards])
 
     def by_shard(self, values: np.ndarray) -> Iterator[tuple[Shard, np.ndarray]]:
         """Each shard with the values of its documents."""

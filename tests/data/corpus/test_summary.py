@@ -12,9 +12,7 @@ from ms_codegeex.data.corpus.summary import MAX_PACKAGES, Summary, describe_spli
 
 def with_columns(rows, licence_bytes, redacted):
     """A shard of `rows`, from which these licence headers and texts were taken."""
-    made = shard(rows)
-    made.columns["licence_bytes"] = np.array(licence_bytes, np.int64)
-    made.columns["redacted"] = np.array(redacted, np.int64)
+    made = shard(rows, licence_bytes=np.array(licence_bytes, np.int64), redacted=np.array(redacted, np.int64))
     return made
 
 
