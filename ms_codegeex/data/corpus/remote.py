@@ -90,11 +90,6 @@ class RemotePath:
         return self.parts[-1]
 
     @property
-    def suffix(self) -> str:
-        """The ending of the last name, with its dot."""
-        return PurePosixPath(self.name).suffix
-
-    @property
     def parent(self) -> RemotePath:
         """The directory that this is in."""
         return RemotePath(self.url.removesuffix(f"?{_divided(self.url)[3]}").rpartition("/")[0])
@@ -151,9 +146,6 @@ class _Ranges(io.RawIOBase):
 
     def seekable(self) -> bool:
         return True
-
-    def tell(self) -> int:
-        return self._place
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]

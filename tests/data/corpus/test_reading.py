@@ -174,6 +174,11 @@ class TestUnits:
                 with scandir(path) as entries:
                     super().__init__(random.Random(5).sample(listed := list(entries), len(listed)))
 
+            def __next__(self):
+                if not self:
+                    raise StopIteration
+                return self.pop()
+
             def __enter__(self):
                 return self
 
