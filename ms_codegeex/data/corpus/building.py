@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import atomic_directory, remove_leftovers, write_json
+from ms_codegeex.base.files import atomic_directory, remove_leftovers
 from ms_codegeex.data.corpus.duplicates import EXACT_DUPLICATE, duplicates_name, find_duplicates
 from ms_codegeex.data.corpus.filters import size_rejection
 from ms_codegeex.data.corpus.reading import Unit, find_units
@@ -44,13 +44,12 @@ from ms_codegeex.data.corpus.summary import MAX_PACKAGES, Summary, describe_spli
 from ms_codegeex.data.corpus.tally import EXAMPLES, Tally
 from ms_codegeex.data.corpus.workers import Cluster, ProgressBar, open_mapper
 from ms_codegeex.data.corpus.workspace import remove, sweep
-from ms_codegeex.data.corpus.writing import write_report, write_splits
+from ms_codegeex.data.corpus.writing import write_description, write_report, write_splits
 from ms_codegeex.data.datasets.directory import file_records
 from ms_codegeex.data.datasets.indexed import token_dtype
-from ms_codegeex.data.datasets.layout import DATASET_JSON, FORMAT, SPLITS, VERSION
+from ms_codegeex.data.datasets.layout import SPLITS
 from ms_codegeex.data.infilling.transform import infill_record
-from ms_codegeex.data.tokenizer import TOKENIZER_NAMES, Tokenizer
-from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY
+from ms_codegeex.data.tokenizer import Tokenizer
 
 SHARD_VERSION = 6
 
@@ -123,13 +122,9 @@ def build(request: PrepareRequest, output: Path, work: Path, mapper: Callable, p
     progress.say(f"writing {output}")
     remove_leftovers(output)
     with atomic_directory(output) as directory:
-        dtype = token_dtype(request.tokenizer.vocab_size)
-        write_splits(directory, placed_documents(stages), dtype)
-        if request.settings.tokenizer not in TOKENIZER_NAMES:
-            request.tokenizer.save(directory / TOKENIZER_DIRECTORY)
+        write_splits(directory, placed_documents(stages), token_dtype(request.tokenizer.vocab_size))
         _report(request, found, summary, directory)
         description = _describe(request, found, selection, summary, directory)
-        write_json(directory / DATASET_JSON, description)
     remove(work)
     return description
 
@@ -242,15 +237,6 @@ def _make_shards(
     return paths
 
 
-def _packages(selection: Selection, summary: Summary) -> list[dict[str, Any]]:
-    """For each split, the number of its packages and the first few: a large corpus has hundreds of thousands."""
-    found = []
-    for number, count in enumerate(selection.packages):
-        names = summary.packages.get(number, [])
-        found.append({"package_count": count if len(names) == MAX_PACKAGES else len(names), "packages": names})
-    return found
-
-
 def _report(request: PrepareRequest, found: FoundInput, summary: Summary, directory: Path) -> None:
     tally, reading = found.tally, request.settings.reading
     total = summary.counts(*range(len(SPLITS)))
@@ -267,44 +253,25 @@ def _report(request: PrepareRequest, found: FoundInput, summary: Summary, direct
 def _describe(
     request: PrepareRequest, found: FoundInput, selection: Selection, summary: Summary, directory: Path
 ) -> dict[str, Any]:
-    """The content of dataset.json, for the finished files in `directory`. It, too, has no times or host names."""
-    tokenizer, tally = request.tokenizer, found.tally
-    left_out = {
-        reason: {"files": entry["documents"], "bytes": entry["bytes"], "example": entry["examples"][0]["source"]}
-        for entries in (tally.dropped, tally.problems)
-        for reason, entry in entries.items()
-        if reason != NOT_SAMPLED
-    }
-    return {
-        "format": FORMAT,
-        "version": VERSION,
-        "key": request.key,
-        "tokenizer": tokenizer.description(),
-        "vocab_size": tokenizer.vocab_size,
-        "eos_id": tokenizer.eos_id,
-        "dtype": token_dtype(tokenizer.vocab_size).name,
+    """Write dataset.json for the finished files in `directory`, and return its content."""
+    left_out, splits = found.tally.described("files"), describe_splits(summary)
+    left_out.pop(NOT_SAMPLED, None)
+    for number, (entry, count) in enumerate(zip(splits.values(), selection.packages, strict=True)):
+        names = summary.packages.get(number, [])  # the first few: a large corpus has hundreds of thousands
+        entry |= {"package_count": count if len(names) == MAX_PACKAGES else len(names), "packages": names}
+    passed = summary.counts(*(place for place in summary.languages if place != -1 - REASONS.index(NOT_SAMPLED)))
+    further = {
         "default_corpus": request.inputs is None,
         "sources": [{"path": printable(root.path), "label": root.label} for root in request.roots],
         "split_by": selection.split_by,
-        "splits": {
-            split: {**described, **packages}
-            for (split, described), packages in zip(
-                describe_splits(summary).items(), _packages(selection, summary), strict=True
-            )
-        },
+        "splits": splits,
         "found": found.size,
-        "sampled": found.sampled or _sampled(summary),
-        "dropped": dict(sorted(left_out.items())),
+        "sampled": found.sampled or {"files": passed["documents"], "bytes": passed["bytes"]},
+        "dropped": left_out,
         "licences_stripped": summary.licences,
         "files": file_records(directory),
-        **infill_record(request.settings.infill, tokenizer),
+        **infill_record(request.settings.infill, request.tokenizer),
         "settings": request.settings.record(),
         "python": platform.python_version(),
     }
-
-
-def _sampled(summary: Summary) -> dict[str, int]:
-    """Count and bytes of the documents that passed the rules and were sampled."""
-    sampled = [place for place in summary.languages if place != -1 - REASONS.index(NOT_SAMPLED)]
-    total = summary.counts(*sampled)
-    return {"files": total["documents"], "bytes": total["bytes"]}
+    return write_description(directory, request.tokenizer, request.settings.tokenizer, {"key": request.key}, further)

@@ -65,6 +65,13 @@ class Tally:
         """The sum of `documents` or `bytes` over all reasons."""
         return sum(entry[name] for entries in (self.dropped, self.problems) for entry in entries.values())
 
+    def described(self, unit: str) -> dict[str, dict[str, Any]]:
+        """The entry `dropped` of dataset.json: for each reason a count of `unit`, bytes and an example."""
+        return {
+            reason: {unit: entry["documents"], "bytes": entry["bytes"], "example": entry["examples"][0]["source"]}
+            for reason, entry in sorted({**self.dropped, **self.problems}.items())
+        }
+
     def summary(self) -> str:
         """`reason count, reason count`, by name; empty when nothing was left out."""
         entries = (*self.dropped.items(), *self.problems.items())

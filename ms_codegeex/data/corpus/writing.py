@@ -18,16 +18,21 @@ from ms_codegeex.data.corpus.shards import Shard
 from ms_codegeex.data.corpus.summary import Summary
 from ms_codegeex.data.corpus.tally import Tally
 from ms_codegeex.data.datasets.documents import DocumentsWriter
-from ms_codegeex.data.datasets.indexed import IndexedWriter
+from ms_codegeex.data.datasets.indexed import IndexedWriter, token_dtype
 from ms_codegeex.data.datasets.layout import (
+    DATASET_JSON,
+    FORMAT,
     REPORT_FORMAT,
     REPORT_HTML,
     REPORT_JSON,
     REPORT_VERSION,
     SPLITS,
+    VERSION,
     mask_path,
 )
 from ms_codegeex.data.datasets.report import render
+from ms_codegeex.data.tokenizer import TOKENIZER_NAMES, Tokenizer
+from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY
 
 
 def write_splits(
@@ -111,3 +116,25 @@ def write_report(
     }
     write_json(directory / REPORT_JSON, report)
     (directory / REPORT_HTML).write_text(render(report), encoding="utf-8")
+
+
+def write_description(
+    directory: Path, tokenizer: Tokenizer, name: str, first: Mapping[str, Any], further: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write dataset.json, which has the tokenizer between the entries `first` and `further`, and the files of a
+    tokenizer whose `name` is a directory. They hold no times or host names, either.
+
+    Returns:
+        The content of dataset.json.
+    """
+    if name not in TOKENIZER_NAMES:
+        tokenizer.save(directory / TOKENIZER_DIRECTORY)
+    made_with = {
+        "tokenizer": tokenizer.description(),
+        "vocab_size": tokenizer.vocab_size,
+        "eos_id": tokenizer.eos_id,
+        "dtype": token_dtype(tokenizer.vocab_size).name,
+    }
+    description = {"format": FORMAT, "version": VERSION, **first, **made_with, **further}
+    write_json(directory / DATASET_JSON, description)
+    return description

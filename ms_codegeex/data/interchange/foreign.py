@@ -16,16 +16,16 @@ from typing import Any
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import atomic_directory, write_json
+from ms_codegeex.base.files import atomic_directory
 from ms_codegeex.data.corpus.dataset_writer import DatasetWriter
+from ms_codegeex.data.corpus.writing import write_description
 from ms_codegeex.data.datasets.batches import read_info
 from ms_codegeex.data.datasets.directory import check_output, file_records
 from ms_codegeex.data.datasets.indexed import IndexedDataset, IndexedWriter
-from ms_codegeex.data.datasets.layout import DATASET_JSON, FORMAT, VERSION, mask_path
+from ms_codegeex.data.datasets.layout import mask_path
 from ms_codegeex.data.datasets.packing import KIND
-from ms_codegeex.data.tokenizer import TOKENIZER_NAMES, Tokenizer, load_tokenizer
+from ms_codegeex.data.tokenizer import Tokenizer, load_tokenizer
 from ms_codegeex.data.tokenizer.fast import text_decoder
-from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY
 
 PARTS = ("input_ids", "attention_mask", "labels")
 IGNORED = -100  # label of a token that the loss does not count
@@ -80,22 +80,8 @@ def import_documents(
             if not len(writer):
                 raise UserError(f"{output}: there is no document in the input; nothing was written")
             splits = writer.write(validation_share)
-        if name not in TOKENIZER_NAMES:
-            known.save(directory / TOKENIZER_DIRECTORY)
-        description = {
-            "format": FORMAT,
-            "version": VERSION,
-            **extra,
-            "tokenizer": known.description(),
-            "vocab_size": known.vocab_size,
-            "eos_id": known.eos_id,
-            "dtype": writer.dtype.name,
-            "split_by": "document",
-            "splits": splits,
-            "dropped": {},
-            "files": file_records(directory, masked),
-        }
-        write_json(directory / DATASET_JSON, description)
+        further = {"split_by": "document", "splits": splits, "dropped": {}, "files": file_records(directory, masked)}
+        description = write_description(directory, known, name, extra, further)
     return {**description, "output": str(output)}
 
 
