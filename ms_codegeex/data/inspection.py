@@ -19,7 +19,7 @@ from ms_codegeex.data.datasets.indexed import IndexedDataset
 from ms_codegeex.data.datasets.layout import DATA_FILES, DATASET_JSON, FORMAT, REPORT_HTML, SPLITS
 from ms_codegeex.data.datasets.opening import open_sequences
 from ms_codegeex.data.datasets.packing import KIND
-from ms_codegeex.data.languages import tag_text
+from ms_codegeex.data.languages import tag_prefix
 from ms_codegeex.data.tokenizer import Tokenizer
 from ms_codegeex.data.tokenizer.fast import text_decoder
 from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY, recorded_tokenizer
@@ -140,17 +140,12 @@ def deep_check(dataset: Dataset, split: str, tokenizer: Tokenizer) -> Iterator[t
     if table is None:
         raise UserError(f"{documents_path(prefix)}: missing, so hashes of documents are not recorded; {REMEDY}")
     documents, fine_tuning = dataset.splits[split], dataset.description.get("kind") == KIND
-    decode, scheme = text_decoder(tokenizer), _scheme(dataset.description)
-    tags: dict[str, bytes] = {}
-    number = 0
+    decode, scheme, number = text_decoder(tokenizer), _scheme(dataset.description), 0
     for batch in table.to_batches(_ROWS):
         size = lossy = 0
         for row in batch.to_pylist():
             text = decode(documents.document(number)[:-1].tolist())
-            language = row["language"]
-            if not fine_tuning and language not in tags:
-                tags[language] = _tag_line(language, scheme)
-            text = text.removeprefix(tags.get(language, b""))
+            text = text if fine_tuning else text.removeprefix(tag_prefix(row["language"], scheme))
             if hashlib.sha256(text).digest() != row["sha256"]:
                 if not _may_have_lost_marks(tokenizer, text, row["bytes"]):
                     raise UserError(
@@ -168,11 +163,6 @@ def _scheme(description: dict[str, Any]) -> str:
     if isinstance(tags, bool):
         return "codegeex" if tags else "none"
     return tags
-
-
-def _tag_line(language: str, scheme: str) -> bytes:
-    tag = tag_text(language, scheme)
-    return f"{tag}\n".encode() if tag else b""
 
 
 def _may_have_lost_marks(tokenizer: Tokenizer, text: bytes, size: int) -> bool:

@@ -7,6 +7,7 @@ of the 23. Tags are exact, even `!language: Fortran` without a space: these are 
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -226,11 +227,17 @@ def tag_text(language: str, scheme: str = "codegeex") -> str:
     return found.tag if found in SCHEMES[scheme] else ""
 
 
+@functools.cache
+def tag_prefix(language: str, scheme: str) -> bytes:
+    """The tag line with its newline, before the text of a document; empty where `tag_text` is."""
+    tag = tag_text(language, scheme)
+    return f"{tag}\n".encode() if tag else b""
+
+
 def tag_line(family: str, language: str) -> str:
     """The tag line, with its newline, that a family's models have seen before text of a language. Empty if they have
     seen none, like CodeGen's models. `UserError` for an unknown language."""
-    tag = tag_text(find_language(language).name, family if family in SCHEMES else "none")
-    return f"{tag}\n" if tag else ""
+    return tag_prefix(find_language(language).name, family if family in SCHEMES else "none").decode()
 
 
 def check_scheme(scheme: str) -> None:

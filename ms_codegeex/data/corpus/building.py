@@ -40,7 +40,7 @@ from ms_codegeex.data.corpus.shards import (
 )
 from ms_codegeex.data.corpus.sources import Root, one_line, printable, sample
 from ms_codegeex.data.corpus.stages import Documents, Stages
-from ms_codegeex.data.corpus.summary import MAX_PACKAGES, Summary, describe_splits, summarise_in_stages
+from ms_codegeex.data.corpus.summary import Summary, describe_splits, summarise_in_stages
 from ms_codegeex.data.corpus.tally import EXAMPLES, Tally
 from ms_codegeex.data.corpus.workers import Cluster, ProgressBar, open_mapper
 from ms_codegeex.data.corpus.workspace import remove, sweep
@@ -254,17 +254,14 @@ def _describe(
     request: PrepareRequest, found: FoundInput, selection: Selection, summary: Summary, directory: Path
 ) -> dict[str, Any]:
     """Write dataset.json for the finished files in `directory`, and return its content."""
-    left_out, splits = found.tally.described("files"), describe_splits(summary)
+    left_out = found.tally.described("files")
     left_out.pop(NOT_SAMPLED, None)
-    for number, (entry, count) in enumerate(zip(splits.values(), selection.packages, strict=True)):
-        names = summary.packages.get(number, [])  # the first few: a large corpus has hundreds of thousands
-        entry |= {"package_count": count if len(names) == MAX_PACKAGES else len(names), "packages": names}
     passed = summary.counts(*(place for place in summary.languages if place != -1 - REASONS.index(NOT_SAMPLED)))
     further = {
         "default_corpus": request.inputs is None,
         "sources": [{"path": printable(root.path), "label": root.label} for root in request.roots],
         "split_by": selection.split_by,
-        "splits": splits,
+        "splits": describe_splits(summary, selection.packages),
         "found": found.size,
         "sampled": found.sampled or {"files": passed["documents"], "bytes": passed["bytes"]},
         "dropped": left_out,

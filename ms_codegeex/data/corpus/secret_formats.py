@@ -50,11 +50,9 @@ FORMATS: tuple[SecretFormat, ...] = (
     *_each("age key", "AGE-SECRET-KEY-1", rb"[A-Z0-9]{58}" + NOT_LONGER),
     # models
     *_each("Anthropic key", "sk-ant-", rb"[a-z]{2,8}\d{2}-" + _URL + rb"{80,}"),
-    SecretFormat("OpenAI key", b"sk-", _WORD + rb"{20}T3BlbkFJ" + _WORD + rb"{20}" + NOT_LONGER),
+    *_each("OpenAI key", "sk-", _WORD + rb"{20}T3BlbkFJ" + _WORD + rb"{20}" + NOT_LONGER),
     *_each("OpenAI key", "sk-proj- sk-svcacct- sk-admin-", _URL + rb"{40,}"),
-    SecretFormat(
-        "model service key", b"sk-", rb"(?:or-v1-[a-f0-9]{64}|[a-f0-9]{32})" + NOT_LONGER
-    ),  # OpenRouter, DeepSeek
+    *_each("model service key", "sk-", rb"(?:or-v1-[a-f0-9]{64}|[a-f0-9]{32})" + NOT_LONGER),  # OpenRouter, DeepSeek
     *_each("Hugging Face token", "hf_ api_org_", rb"[A-Za-z]{34}" + NOT_LONGER),
     *_each("Groq key", "gsk_", _WORD + rb"{52}" + NOT_LONGER),
     *_each("Replicate token", "r8_", _WORD + rb"{37}" + NOT_LONGER),
@@ -83,18 +81,12 @@ FORMATS: tuple[SecretFormat, ...] = (
     # messages
     *_each("Slack token", "xoxa- xoxb- xoxe- xoxo- xoxp- xoxr- xoxs-", rb"(?:[A-Za-z0-9]+-){1,4}[A-Za-z0-9]{8,}"),
     *_each("Slack webhook", "hooks.slack.com/services/ hooks.slack.com/workflows/", rb"([A-Za-z0-9/]{30,})"),
-    *_each(
-        "Discord webhook",
-        "discord.com/api/webhooks/ discordapp.com/api/webhooks/",
-        rb"(\d{17,20}/" + _URL + rb"{60,70})",
-    ),
+    *_each("Discord webhook", "discord.com/api/webhooks/ discordapp.com/api/webhooks/", rb"(\d{17,20}/[\w-]{60,70})"),
     # A Discord token begins with the base64 of a user's number, whose first digit chooses one of three letters.
-    *(
-        SecretFormat(
-            "Discord token", first + second, _URL + rb"{21,26}\." + _URL + rb"{6}\." + _URL + rb"{27,38}" + NOT_LONGER
-        )
-        for first in (b"M", b"N", b"O")
-        for second in (b"D", b"T", b"j", b"z")
+    *_each(
+        "Discord token",
+        "MD MT Mj Mz ND NT Nj Nz OD OT Oj Oz",
+        _URL + rb"{21,26}\." + _URL + rb"{6}\." + _URL + rb"{27,38}" + NOT_LONGER,
     ),
     *_each("Telegram token", ":AA", rb"(" + _URL + rb"{33})" + NOT_LONGER),
     *_each("Teams webhook", "webhook.office.com/webhookb2/", rb"([A-Za-z0-9@/-]{100,})"),

@@ -27,7 +27,7 @@ from ms_codegeex.data.corpus.reading import Document, Unit, read_unit
 from ms_codegeex.data.corpus.settings import ReadingSettings
 from ms_codegeex.data.corpus.tally import Tally, moved
 from ms_codegeex.data.datasets.indexed import token_dtype
-from ms_codegeex.data.languages import tag_text
+from ms_codegeex.data.languages import tag_prefix
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.data.tokenizer.fast import CorpusEncoder
 
@@ -176,16 +176,12 @@ def _fill(
     unit: Unit, job: ShardJob, encoder: CorpusEncoder, tokens: TokenFile, rows: DocumentRows, tally: Tally
 ) -> int:
     """Read a unit to its end; return its number of lines."""
-    tags: dict[str, bytes] = {}
     items = Returning(read_unit(unit, job.reading))
     for item in items:
-        if not isinstance(item, Document):
+        if isinstance(item, Document):
+            rows.add(item, tokens.add(encoder.encode(tag_prefix(item.language, job.tags) + item.data)))
+        else:
             tally.add(item)
-            continue
-        if item.language not in tags:
-            line = tag_text(item.language, job.tags)
-            tags[item.language] = line.encode() + b"\n" if line else b""
-        rows.add(item, tokens.add(encoder.encode(tags[item.language] + item.data)))
     return items.value
 
 

@@ -168,16 +168,13 @@ def mixed_before(
 
 def _check_same_sentinels(corpora: Sequence[Sequences]) -> None:
     """`UserError` if two corpora are prepared for infilling with different sentinels."""
-    one: Sequences | None = None
-    for other in corpora:
-        if other.infilling is None:
-            continue
-        one = one or other
-        assert one.infilling is not None
-        if one.infilling.marks != other.infilling.marks:
-            ours, theirs = (list(corpus.infilling.marks.values()) for corpus in (one, other) if corpus.infilling)
+    marked = [(corpus.directory, corpus.infilling.marks) for corpus in corpora if corpus.infilling is not None]
+    for directory, marks in marked[1:]:
+        first, expected = marked[0]
+        if marks != expected:
+            ours, theirs = list(expected.values()), list(marks.values())
             raise UserError(
-                f"{KEY}: {one.directory} marks infilling with the ids {ours}, {other.directory} with {theirs}; prepare "
+                f"{KEY}: {first} marks infilling with the ids {ours}, {directory} with {theirs}; prepare "
                 "both with the same sentinels, or set data.infill for all"
             )
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +60,8 @@ class IndexedWriter:
         # Sizes go to their place in the file at once: a large corpus has hundreds of millions.
         self._index = self._stack.enter_context(open(index_path, "w+b", buffering=1 << 20))
         self._index.seek(_HEADER.size)
-        self._stream = self._stack.enter_context(_bin_stream(_file(self.prefix, ".bin")))
+        data_path = self._stack.enter_context(atomic_file(_file(self.prefix, ".bin")))
+        self._stream = self._stack.enter_context(open(data_path, "wb", buffering=1 << 20))
         self._stack.push(self._complete_index)
         return self
 
@@ -108,14 +108,6 @@ class IndexedWriter:
             stream.write(np.arange(start, min(start + _PIECE, count + 1), dtype="<i8").tobytes())
         stream.seek(0)
         stream.write(_HEADER.pack(MAGIC, VERSION, self._code, count, count + 1))
-        stream.flush()
-
-
-@contextlib.contextmanager
-def _bin_stream(path: Path) -> Iterator:
-    with atomic_file(path) as temporary, open(temporary, "wb", buffering=1 << 20) as stream:
-        yield stream
-        stream.flush()
 
 
 class IndexedDataset:
