@@ -29,24 +29,12 @@ from ms_codegeex.base.reading import read_json, sha256
 from ms_codegeex.data.corpus.remote import RemotePath, upload
 from ms_codegeex.data.corpus.remote import read_json as read_remote_json
 from ms_codegeex.data.corpus.settings import PrepareSettings
-from ms_codegeex.data.corpus.sources import Root, default_roots, printable, user_roots
+from ms_codegeex.data.corpus.sources import Root, printable, user_roots
 from ms_codegeex.data.corpus.workers import Cluster, ProgressBar
 from ms_codegeex.data.corpus.workspace import open_workspace, remove, work_path
 from ms_codegeex.data.datasets.directory import is_occupied
-from ms_codegeex.data.datasets.layout import DATA_FILES, DATASET_JSON, FORMAT, MASKS, SPLITS, TABLES, VERSION
+from ms_codegeex.data.datasets.layout import DATA_FILES, DATASET_JSON, FORMAT, MASKS, TABLES, VERSION
 from ms_codegeex.data.tokenizer import TOKENIZER_FILES, TOKENIZER_NAMES, load_tokenizer
-
-__all__ = [
-    "DATASET_JSON",
-    "DATA_FILES",
-    "FORMAT",
-    "SPLITS",
-    "PrepareSettings",
-    "RunOptions",
-    "cached_corpus",
-    "prepare_dataset",
-    "prepare_remote",
-]
 
 ALREADY = "already prepared from the same inputs with the same settings; --replace prepares it again"
 
@@ -68,11 +56,6 @@ class RunOptions:
     cluster: Cluster | None = None
 
 
-def roots(inputs: Sequence[Path | RemotePath | str] | None) -> list[Root]:
-    """The places to search for `inputs`; None: the running interpreter's libraries."""
-    return default_roots() if inputs is None else user_roots(inputs)
-
-
 def dataset_key(inputs: Sequence[Path | RemotePath | str] | None, settings: PrepareSettings) -> str:
     """64 hex digits over the absolute inputs, the settings, the tokenizer's files and the Python version.
 
@@ -85,7 +68,7 @@ def dataset_key(inputs: Sequence[Path | RemotePath | str] | None, settings: Prep
     request = {
         "format": FORMAT,
         "version": VERSION,
-        "inputs": [printable(root.path) for root in roots(inputs)],
+        "inputs": [printable(root.path) for root in user_roots(inputs)],
         "settings": settings.record(),
         "tokenizer": tables,
         "python": platform.python_version(),
@@ -194,7 +177,8 @@ def _prepare(
     from ms_codegeex.data.infilling.transform import infill_record
 
     report = ProgressBar(options.progress)
-    _check_places(roots(inputs), output)
+    roots = user_roots(inputs)
+    _check_places(roots, output)
     with ready_workers(options.workers, settings.tokenizer, options.cluster) as mapper:
         tokenizer = load_tokenizer(settings.tokenizer)  # a wrong name fails before the search
         infill_record(settings.infill, tokenizer)
@@ -202,7 +186,7 @@ def _prepare(
             description = already_prepared(output, key, options.replace)
             if description is not None:
                 return description, True
-            request = PrepareRequest(inputs, roots(inputs), settings, key, tokenizer)
+            request = PrepareRequest(inputs, roots, settings, key, tokenizer)
             if options.cluster is not None:
                 nodes = options.cluster.check_nodes(work, [root.path for root in request.roots])
                 report.say(f"{nodes} nodes of the cluster")

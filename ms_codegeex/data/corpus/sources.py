@@ -62,11 +62,14 @@ def default_roots() -> list[Root]:
     return roots
 
 
-def user_roots(inputs: Sequence[Path | RemotePath | str]) -> list[Root]:
-    """Roots for given files, directories and URLs, labelled by their names; a missing path is a `UserError`.
+def user_roots(inputs: Sequence[Path | RemotePath | str] | None) -> list[Root]:
+    """Roots for given files, directories and URLs, labelled by their names; None: `default_roots`. A missing path is a
+    `UserError`.
 
     A URL is not accessed. It labels its files by its last name; for an archive, by the name before that.
     """
+    if inputs is None:
+        return default_roots()
     places = [parse_location(given) if isinstance(given, str) else given for given in inputs]
     paths = [given if isinstance(given, RemotePath) else _existing(given) for given in places]
     bases = [_base(path) for path in paths]

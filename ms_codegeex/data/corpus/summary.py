@@ -151,8 +151,8 @@ def _save(path: Path, content: dict[str, Any]) -> None:
 
 
 def describe_splits(summary: Summary, packages: Sequence[int] = ()) -> dict[str, dict[str, Any]]:
-    """The entry of each split in dataset.json: its counts, in total and by language. If the splits' numbers of `packages`
-    are given, also that number, and the first names."""
+    """The entry of each split in dataset.json: its counts, in total and by language, and the first names of its
+    packages if their numbers are given."""
     splits: dict[str, dict[str, Any]] = {
         split: {**summary.counts(number), "languages": summary.language_counts(number)}
         for number, split in enumerate(SPLITS)
