@@ -114,14 +114,14 @@ def select(
     chosen = choose_validation(groups.sums, share)
     if split_by == "package":
         _check_share(groups, chosen, share)
-    in_validation = groups.count_named(chosen)
+    in_validation = sum(int((rows["named"] & _among(rows["key"], chosen)).sum()) for rows in groups.sums())
     packages = (1, 1) if split_by == "file" else (named - in_validation, in_validation)
     _place(stages, left_out, groups, chosen)
-    dropped = {
-        reason: (flags.count(), _examples(flags, duplicates.get(reason)))
-        for reason, flags in left_out.items()
-        if flags.any()
-    }
+    dropped = {}
+    for reason, flags in left_out.items():
+        if flags.any():
+            kept_instead = duplicates[reason].examples if reason in duplicates else {}
+            dropped[reason] = (flags.count(), [(number, kept_instead.get(number)) for number in flags.first(EXAMPLES)])
     return Selection(split_by, packages, dropped)
 
 
@@ -140,10 +140,6 @@ def _check_share(groups: _Groups, chosen: np.ndarray, share: float) -> None:
             f"give it more packages, or `prepare` it with --validation-share {enough:g} to accept that, or with "
             "--validation-share 0 for none"
         )
-
-
-def _examples(flags: Flags, found: Duplicates | None) -> list[tuple[int, int | None]]:
-    return [(number, found.examples.get(number) if found else None) for number in flags.first(EXAMPLES)]
 
 
 def _numbers(names: Iterable[str], seed: int) -> np.ndarray:
@@ -201,10 +197,6 @@ class _Groups:
         keyed = self._stages.keyed(f"sums-{self._unit}", SUM, self._kept.count(), by_range)
         make = functools.partial(_sums, self.keys)
         yield from self._stages.by_key(f"groups-{self._unit}", keyed, make, _summed, self._kept)
-
-    def count_named(self, chosen: np.ndarray) -> int:
-        """How many packages have a key among `chosen`, ascending."""
-        return sum(int(np.count_nonzero(rows["named"] & _among(rows["key"], chosen))) for rows in self.sums())
 
 
 def _among(keys: np.ndarray, chosen: np.ndarray) -> np.ndarray:

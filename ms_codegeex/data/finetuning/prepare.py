@@ -284,7 +284,7 @@ def _describe(directory: Path, work: _Work, roots: Sequence[Root], splits: dict[
         "found": work.found,
         "truncated": work.truncated,
         "dropped": work.tally.described("documents"),
-        "files": file_records(directory, masked=True),
+        "files": file_records(directory),
         **infill_record(settings.infill, tokenizer),
         "settings": settings.record(),
     }

@@ -72,15 +72,15 @@ def import_documents(
 ) -> dict[str, Any]:
     """A dataset directory from documents (source, ids with their end token, mask); `extra` goes into dataset.json."""
     check_output(output, replace)
-    masked, decode = extra.get("kind") == KIND, text_decoder(known)
+    decode = text_decoder(known)
     with atomic_directory(output) as directory:
-        with DatasetWriter(directory, known, masked) as writer:
+        with DatasetWriter(directory, known, masked=extra.get("kind") == KIND) as writer:
             for source, ids, mask in documents:
                 writer.add(ids, mask, decode(ids[:-1].tolist()), source)
             if not len(writer):
                 raise UserError(f"{output}: there is no document in the input; nothing was written")
             splits = writer.write(validation_share)
-        further = {"split_by": "document", "splits": splits, "dropped": {}, "files": file_records(directory, masked)}
+        further = {"split_by": "document", "splits": splits, "dropped": {}, "files": file_records(directory)}
         description = write_description(directory, known, name, extra, further)
     return {**description, "output": str(output)}
 

@@ -57,13 +57,7 @@ def export_mindrecord(
         for number, name in enumerate(names):
             chunks = _packed_rows(sequences, int(bounds[number]), int(bounds[number + 1]), seed)
             _write_mindrecord(directory / name, counted(chunks, bar))
-    return {
-        "rows": sequences.size,
-        "files": names,
-        "seq_length": seq_length,
-        "split": split,
-        "output": str(output),
-    }
+    return {"rows": sequences.size, "files": names, "seq_length": seq_length, "split": split, "output": str(output)}
 
 
 def _packed_rows(sequences: PackedSequences, start: int, stop: int, seed: int | None) -> Iterator[np.ndarray]:
