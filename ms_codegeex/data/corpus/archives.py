@@ -39,13 +39,11 @@ _HEAD = 1000
 
 @dataclass(frozen=True)
 class ArchivePart:
-    """A piece of an archive.
+    """A piece of an archive: a byte range for lines, row groups [a, b) for parquet, None for everything; for parquet,
+    the number of the rows before it; and its size in bytes.
 
-    Attributes:
-        span: for lines, a byte range. A line belongs to the part in which it starts; in compressed files a part skips
-            its first line, which the previous part reads. For parquet, row groups [a, b). None: everything.
-        first: for parquet, the rows before it.
-        bytes: size of this part of the file.
+    A line belongs to the part in which it starts. In compressed files a part skips its first line, which the previous
+    part reads.
     """
 
     span: tuple[int, int] | None

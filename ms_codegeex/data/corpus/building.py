@@ -38,7 +38,7 @@ from ms_codegeex.data.corpus.shards import (
     read_shard,
     shard_name,
 )
-from ms_codegeex.data.corpus.sources import Root, one_line, printable, sample
+from ms_codegeex.data.corpus.sources import Root, printable, sample
 from ms_codegeex.data.corpus.stages import Documents, Stages
 from ms_codegeex.data.corpus.summary import Summary, describe_splits, summarise_in_stages
 from ms_codegeex.data.corpus.tally import EXAMPLES, Tally
@@ -72,14 +72,8 @@ class PrepareRequest:
 
 @dataclass(frozen=True)
 class FoundInput:
-    """The results of the search.
-
-    Attributes:
-        units: to read.
-        size: `files` and `bytes` of everything that was found.
-        sampled: the same for the sample that is read; None if `max_bytes` is applied to documents later.
-        tally: counts of the documents left out so far.
-    """
+    """The units to read, `files` and `bytes` of everything that was found (`size`) and of the `sampled` files (None if
+    `max_bytes` is applied to documents later), and counts of the documents left out so far."""
 
     units: list[Unit]
     size: dict[str, int]
@@ -191,17 +185,16 @@ def _sample_files(
     limit = settings.max_bytes
     sampled = fitting if limit is None else sample(fitting, limit, settings.seed)
     total = {"files": len(sampled), "bytes": sum(file.size for file in sampled)}
-    if len(sampled) == len(fitting):
+    gone = {file.path for file in fitting} - {file.path for file in sampled}
+    if not gone:
         return list(units), total
-    taken = {file.path for file in sampled}
-    left = [file for file in fitting if file.path not in taken]
+    left = [file for file in fitting if file.path in gone]
     examples = [{"source": file.identity, "detail": "", "excerpt": ""} for file in left[:EXAMPLES]]
     tally.drop(NOT_SAMPLED, len(left), sum(file.size for file in left), examples)
     progress.say(
         f"sampled {len(sampled)} of {len(fitting)} files, {total['bytes'] / 1e6:.1f} of "
         f"{sum(file.size for file in fitting) / 1e6:.1f} MB; --max-bytes {limit} is the limit"
     )
-    gone = {file.path for file in left}
     smaller = [replace(unit, files=tuple(file for file in unit.files if file.path not in gone)) for unit in units]
     return [unit for unit in smaller if unit.files], total
 
@@ -210,7 +203,7 @@ def _stop(request: PrepareRequest, tally: Tally) -> None:
     """Raise a `UserError` for broken input if `on_error` is `stop`."""
     if request.settings.on_error == "stop" and tally.first is not None:
         source, problem = tally.first
-        raise UserError(f"{one_line(source)}: {problem}; fix it, or leave such input out with --on-error skip")
+        raise UserError(f"{source}: {problem}; fix it, or leave such input out with --on-error skip")
 
 
 def _make_shards(

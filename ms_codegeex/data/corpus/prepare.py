@@ -41,14 +41,8 @@ ALREADY = "already prepared from the same inputs with the same settings; --repla
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Options that do not affect the content of a dataset.
-
-    Attributes:
-        workers: processes, at least 1.
-        progress: report on standard error.
-        replace: write even if the output holds a dataset.
-        cluster: whose nodes do the work; None: `workers` on this machine.
-    """
+    """Options that do not affect the content of a dataset: how many processes work, whether to report on standard
+    error, whether to `replace` a dataset, and a cluster whose nodes do the work instead."""
 
     workers: int
     progress: bool

@@ -19,7 +19,7 @@ from ms_codegeex.data.corpus.duplicates import EXACT_DUPLICATE, NEAR_DUPLICATE, 
 from ms_codegeex.data.corpus.flags import Flags
 from ms_codegeex.data.corpus.settings import PrepareSettings
 from ms_codegeex.data.corpus.shards import Shard
-from ms_codegeex.data.corpus.sources import hash_key, one_line
+from ms_codegeex.data.corpus.sources import hash_key
 from ms_codegeex.data.corpus.stages import (
     DocumentBlock,
     Documents,
@@ -101,7 +101,7 @@ def select(
         kept &= ~left_out[NOT_SAMPLED]
     share = settings.validation_share
     if share and kept.count() == 1:
-        name = one_line(documents.source(kept.first(1)[0]))
+        name = documents.source(kept.first(1)[0])
         raise NothingLeft(
             f"{name}: the only document left, but training and validation need one each; "
             "give --input more files or --validation-share 0"

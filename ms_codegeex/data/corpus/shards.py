@@ -37,14 +37,8 @@ _BUFFER = 1 << 22  # bytes
 
 @dataclass(frozen=True)
 class ShardJob:
-    """Settings that all units share.
-
-    Attributes:
-        reading: how input is read.
-        tags: scheme of the language tag lines.
-        tokenizer: name or directory.
-        signatures: whether to compute MinHash signatures.
-    """
+    """Settings that all units share: how input is read, the scheme of the tag lines, a tokenizer's name or directory,
+    and whether to compute MinHash signatures."""
 
     reading: ReadingSettings
     tags: str
@@ -65,11 +59,7 @@ def load_encoder(name: str) -> tuple[CorpusEncoder, int, np.dtype]:
 
 
 class TokenFile:
-    """A file of ids.
-
-    Attributes:
-        checksum: CRC-32 of the file so far.
-    """
+    """A file of ids; `checksum` is the CRC-32 of what was added."""
 
     def __init__(self, stream: BinaryIO, dtype: np.dtype, eos_id: int) -> None:
         self._stream, self._dtype, self._eos_id = stream, dtype, eos_id
@@ -203,14 +193,8 @@ def is_sound(path: Path) -> bool:
 
 @dataclass(frozen=True, slots=True)  # there are very many
 class Shard:
-    """A finished shard.
-
-    Attributes:
-        path: without ending.
-        documents: how many it has.
-        mask_path: the file that says which ids the loss counts, uint8, one byte per id; None: there is none.
-        lines: to be added to the line number at the end of every source.
-    """
+    """A finished shard: its path without ending, how many documents it has, a file that says which ids the loss counts
+    (uint8, one byte per id) or None, and what is to be added to the line number at the end of every source."""
 
     path: Path
     documents: int

@@ -25,13 +25,8 @@ _NESTED = frozenset({"site-packages", "dist-packages"})  # inside a standard lib
 
 @dataclass(frozen=True)
 class Root:
-    """A place to search for sources.
-
-    Attributes:
-        path: directory, or one file.
-        label: first component of the identities of its files.
-        installed: its top level holds one package per directory or module (site-packages, the standard library).
-    """
+    """A directory or file to search for sources. The identities of its files begin with `label`; if it is `installed`,
+    its top level holds one package per directory or module (site-packages, the standard library)."""
 
     path: Path | RemotePath
     label: str
@@ -130,20 +125,11 @@ def printable(path: Path | RemotePath | PurePosixPath | str) -> str:
     return os.fsencode(str(path)).decode("utf-8", "replace")
 
 
-def one_line(text: str) -> str:
-    """`text` for a terminal: line breaks and control characters, which file names may hold, are escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
-
-
 @dataclass(frozen=True)
 class FoundSources:
-    """The results of a search, sorted by identity, so that the order of directory listings does not matter.
-
-    Attributes:
-        sources: source files; `language` is empty if it is unknown and such files were requested.
-        archives: files of records; `language` is empty.
-        skipped: identity and reason for everything that could not be read or is not followed.
-    """
+    """The results of a search, sorted by identity, so that the order of directory listings does not matter: source
+    files (`language` is empty if it is unknown and such files were requested), files of records (without a language),
+    and identity and reason for everything that could not be read or is not followed."""
 
     sources: list[SourceFile]
     archives: list[SourceFile]

@@ -31,11 +31,8 @@ PartOf = Callable[[np.ndarray, int], np.ndarray]
 
 
 class Documents:
-    """All documents of all shards, numbered in the order of the input. Their columns stay in the shards' files.
-
-    Attributes:
-        starts: int64 `[shards + 1]`, the number of the first document of each shard.
-    """
+    """All documents of all shards, numbered in the order of the input; `starts`, int64 `[shards + 1]`, are the numbers
+    of the first document of each shard. Their columns stay in the shards' files."""
 
     def __init__(self, shards: Iterable[Shard]) -> None:
         self.shards = list(shards)
@@ -138,13 +135,9 @@ class KeyedRows:
 
 @dataclass(frozen=True)
 class Stages:
-    """Runs stages in a directory.
-
-    Attributes:
-        directory: shared by all machines; its name identifies everything that the results depend on.
-        mapper: calls a function on every task, in any process, and returns the results in order.
-        blocks: the documents.
-    """
+    """Runs stages for the documents of `blocks`, in a directory that all machines share and whose name identifies
+    everything that the results depend on. `mapper` calls a function on every task, in any process, and returns the
+    results in order."""
 
     directory: Path
     mapper: Mapper
