@@ -116,9 +116,7 @@ def _check_table(prefix: Path, documents: IndexedDataset) -> None:
             f"{documents_path(prefix)}: {table.num_rows} rows for {len(documents)} documents of the .idx; {REMEDY}"
         )
     tokens = table["tokens"].to_numpy()
-    wrong = np.flatnonzero(tokens != documents.sizes)
-    if wrong.size:
-        number = int(wrong[0])
+    for number in np.flatnonzero(tokens != documents.sizes).tolist():
         raise UserError(
             f"{documents_path(prefix)}: row {number} says {tokens[number]} tokens, the .idx "
             f"{documents.sizes[number]}; {REMEDY}"
@@ -181,10 +179,8 @@ def report_path(dataset: Dataset) -> str:
 
 def origin(prefix: Path, number: int) -> dict[str, Any]:
     """`source`, `language` and `sha256` (hex) of a document, each None where it is not recorded."""
-    row = read_document_row(prefix, number)
-    if row is None:
-        return {"source": None, "language": None, "sha256": None}
-    return {"source": row["source"], "language": row["language"], "sha256": row["sha256"].hex()}
+    row = read_document_row(prefix, number) or {}
+    return {**{name: row.get(name) for name in ("source", "language")}, "sha256": row["sha256"].hex() if row else None}
 
 
 def read_document(dataset: Dataset, split: str, number: int) -> dict[str, Any]:

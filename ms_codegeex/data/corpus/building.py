@@ -17,7 +17,6 @@ from ms_codegeex.base.files import atomic_directory, remove_leftovers
 from ms_codegeex.data.corpus.duplicates import EXACT_DUPLICATE, duplicates_name, find_duplicates
 from ms_codegeex.data.corpus.filters import size_rejection
 from ms_codegeex.data.corpus.reading import Unit, find_units
-from ms_codegeex.data.corpus.remote import RemotePath
 from ms_codegeex.data.corpus.selection import (
     NOT_SAMPLED,
     REASONS,
@@ -38,7 +37,7 @@ from ms_codegeex.data.corpus.shards import (
     read_shard,
     shard_name,
 )
-from ms_codegeex.data.corpus.sources import Root, printable, sample
+from ms_codegeex.data.corpus.sources import Inputs, Root, printable, sample
 from ms_codegeex.data.corpus.stages import Documents, Stages
 from ms_codegeex.data.corpus.summary import Summary, describe_splits, summarise_in_stages
 from ms_codegeex.data.corpus.tally import EXAMPLES, Tally
@@ -58,7 +57,7 @@ SHARD_VERSION = 6
 class PrepareRequest:
     """`inputs` as given, the `roots` they stand for, `settings`, the `key` of the dataset, and the tokenizer."""
 
-    inputs: Sequence[Path | RemotePath | str] | None
+    inputs: Inputs
     roots: Sequence[Root]
     settings: PrepareSettings
     key: str

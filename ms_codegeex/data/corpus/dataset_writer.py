@@ -24,16 +24,8 @@ _HASHES = 2**64
 
 
 class DatasetWriter:
-    """Collects documents in one shard, then writes the splits.
-
-    Args:
-        directory: where the dataset is made, temporary and empty.
-        tokenizer: decides the dtype of ids on disk and the end token.
-        masked: whether each document comes with a mask.
-
-    Attributes:
-        dtype: of ids on disk.
-        summary: sums over all documents, set by `write`.
+    """Collects documents in one shard in `directory`, which is temporary and empty, then writes the splits there. If it
+    is `masked`, each document comes with a mask. `summary` has sums over all documents, set by `write`.
     """
 
     summary: Summary

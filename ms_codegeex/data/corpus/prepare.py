@@ -29,7 +29,7 @@ from ms_codegeex.base.reading import read_json, sha256
 from ms_codegeex.data.corpus.remote import RemotePath, upload
 from ms_codegeex.data.corpus.remote import read_json as read_remote_json
 from ms_codegeex.data.corpus.settings import PrepareSettings
-from ms_codegeex.data.corpus.sources import Root, printable, user_roots
+from ms_codegeex.data.corpus.sources import Inputs, Root, printable, user_roots
 from ms_codegeex.data.corpus.workers import Cluster, ProgressBar
 from ms_codegeex.data.corpus.workspace import open_workspace, remove, work_path
 from ms_codegeex.data.datasets.directory import is_occupied
@@ -50,7 +50,7 @@ class RunOptions:
     cluster: Cluster | None = None
 
 
-def dataset_key(inputs: Sequence[Path | RemotePath | str] | None, settings: PrepareSettings) -> str:
+def dataset_key(inputs: Inputs, settings: PrepareSettings) -> str:
     """64 hex digits over the absolute inputs, the settings, the tokenizer's files and the Python version.
 
     Equal keys mean equal requests. The sources themselves are not read, which makes a cached dataset quick to find.
@@ -120,21 +120,14 @@ def _check_places(roots: Sequence[Root], output: Path) -> None:
 
 
 def prepare_dataset(
-    inputs: Sequence[Path | RemotePath | str] | None,
-    output: Path | str,
-    settings: PrepareSettings,
-    options: RunOptions,
+    inputs: Inputs, output: Path | str, settings: PrepareSettings, options: RunOptions
 ) -> dict[str, Any]:
     """Write a dataset directory, completely or not at all, and return the content of its `dataset.json`.
 
     An interrupted run leaves its finished shards in `.NAME.work` next to `output`, and the same call continues with
     them. A second process with the same `output` waits for the first.
 
-    Args:
-        inputs: files, directories and URLs of sources and archives; None: the running interpreter's libraries.
-        output: the directory to write. A dataset from the same inputs and settings is reused.
-        settings: they decide the content.
-        options: they do not affect the content.
+    A dataset from the same inputs and settings is reused.
 
     Returns:
         The content of `dataset.json`, and `output`, `cached`, `seconds` and `megabytes_per_second`.
@@ -156,18 +149,11 @@ def prepare_dataset(
 
 
 def _prepare(
-    inputs: Sequence[Path | RemotePath | str] | None,
-    output: Path,
-    settings: PrepareSettings,
-    key: str,
-    options: RunOptions,
+    inputs: Inputs, output: Path, settings: PrepareSettings, key: str, options: RunOptions
 ) -> tuple[dict[str, Any], bool]:
     """Make the dataset; return the content of dataset.json, and whether another process made it in the meantime."""
-    from ms_codegeex.data.corpus.building import (  # these need NumPy, a cached dataset does not
-        PrepareRequest,
-        build,
-        ready_workers,
-    )
+    # these need NumPy, a cached dataset does not
+    from ms_codegeex.data.corpus.building import PrepareRequest, build, ready_workers
     from ms_codegeex.data.infilling.transform import infill_record
 
     report = ProgressBar(options.progress)
@@ -195,11 +181,7 @@ def _result(description: dict[str, Any], output: str, cached: bool, seconds: flo
 
 
 def prepare_remote(
-    inputs: Sequence[Path | RemotePath | str] | None,
-    output: RemotePath,
-    settings: PrepareSettings,
-    work: Path,
-    options: RunOptions,
+    inputs: Inputs, output: RemotePath, settings: PrepareSettings, work: Path, options: RunOptions
 ) -> dict[str, Any]:
     """`prepare_dataset` for an output at a URL: made in the directory `work`, then copied, `dataset.json` last.
 
@@ -221,13 +203,7 @@ def prepare_remote(
     return {**described, "output": str(output), "cached": False}
 
 
-def cached_corpus(
-    inputs: Sequence[Path | RemotePath | str] | None,
-    parent: Path | str,
-    settings: PrepareSettings,
-    workers: int,
-    progress: bool,
-) -> Path:
+def cached_corpus(inputs: Inputs, parent: Path | str, settings: PrepareSettings, workers: int, progress: bool) -> Path:
     """The dataset directory for this request under `parent`, prepared on first use.
 
     Returns `parent/corpus-<12 hex digits of dataset_key>`. Once it is complete, nothing is searched or read again, even

@@ -81,14 +81,8 @@ def select(
     sampling: bool,
     stages: Stages,
 ) -> Selection:
-    """Place every document; `placed_documents` reads the result.
-
-    Args:
-        documents: all of them.
-        settings: how to decide.
-        duplicates: documents to drop, by reason.
-        sampling: whether `max_bytes` still has to be applied.
-        stages: for the documents, in a directory with the name `selection_name`.
+    """Place every document; `placed_documents` reads the result. `duplicates` are dropped, by reason; `sampling` says
+    whether `max_bytes` still has to be applied. The stages are in a directory with the name `selection_name`.
 
     Raises:
         NothingLeft: training or validation would get nothing.

@@ -23,6 +23,10 @@ _PACKAGES = "node_modules"  # of other people, as JavaScript's package manager i
 _NESTED = frozenset({"site-packages", "dist-packages"})  # inside a standard library, but not part of it
 
 
+Inputs = Sequence[Path | RemotePath | str] | None
+"""Files, directories and URLs; None: the running interpreter's libraries."""
+
+
 @dataclass(frozen=True)
 class Root:
     """A directory or file to search for sources. The identities of its files begin with `label`; if it is `installed`,
@@ -57,7 +61,7 @@ def default_roots() -> list[Root]:
     return roots
 
 
-def user_roots(inputs: Sequence[Path | RemotePath | str] | None) -> list[Root]:
+def user_roots(inputs: Inputs) -> list[Root]:
     """Roots for given files, directories and URLs, labelled by their names; None: `default_roots`. A missing path is a
     `UserError`.
 

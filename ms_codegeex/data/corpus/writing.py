@@ -38,13 +38,8 @@ from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY
 def write_splits(
     directory: Path, placed: Iterable[tuple[Shard, np.ndarray]], dtype: np.dtype, masked: bool = False
 ) -> None:
-    """Write `SPLIT.bin`, `SPLIT.idx` and `SPLIT.documents.parquet` of every split, and `SPLIT.mask` if it is `masked`.
-
-    Args:
-        directory: the directory to write.
-        placed: each shard with the splits of its documents, int8 `[documents]`.
-        dtype: of ids, that of the shards.
-        masked: whether the shards have masks.
+    """Write `SPLIT.bin`, `SPLIT.idx` and `SPLIT.documents.parquet` of every split, and `SPLIT.mask` if the shards have
+    masks (`masked`). `placed`: each shard, whose ids are `dtype`, with the splits of its documents, int8 `[documents]`.
     """
     with contextlib.ExitStack() as stack:
         writers = [stack.enter_context(IndexedWriter(directory / split, dtype)) for split in SPLITS]
@@ -92,13 +87,8 @@ def write_report(
 ) -> None:
     """Write report.json and report.html. They hold no times or host names, so equal requests give equal bytes.
 
-    Args:
-        directory: the directory of the dataset.
-        summary: of all documents.
-        found: the amount of input: `files`, `documents`, `bytes`.
-        tally: counts of what was left out.
-        settings: all of them.
-        extra: entries that only some datasets have.
+    `summary` is that of all documents, `found` the amount of input (`files`, `documents`, `bytes`), `tally` counts what
+    was left out, and `extra` has the entries that only some datasets have.
     """
     kept = range(len(SPLITS))
     report = {

@@ -150,19 +150,13 @@ def mixed_before(
         contents: the text that represents a directory, such as a hash of its content; None: its path.
     """
     contents = contents or {}
-
-    def shares(stage: BlendStage) -> str:
-        return ", ".join(
-            f"{contents.get(n, n)}: {weight}" for n, weight in zip(stage.corpora, stage.weights, strict=True)
-        )
-
     stages = [BlendStage(0, (str(data["train"]),), (1,))] if data.get("blend") is None else parse_stages(data["blend"])
-    firsts = [stage.from_step * global_batch for stage in stages]
-    parts = [
-        f"{shares(stage)} from sample {first}"
-        for stage, first in zip(stages, firsts, strict=True)
-        if not first or first < samples
-    ]
+    parts = []
+    for stage in stages:
+        first, weights = stage.from_step * global_batch, zip(stage.corpora, stage.weights, strict=True)
+        if not first or first < samples:
+            shares = ", ".join(f"{contents.get(name, name)}: {weight}" for name, weight in weights)
+            parts.append(f"{shares} from sample {first}")
     return "; ".join(parts)
 
 

@@ -45,7 +45,8 @@ _EXCERPT = 200  # characters
 
 @dataclass(frozen=True)
 class FinetuneSettings:
-    """The settings that decide the content of a fine-tuning dataset, apart from its input.
+    """The settings that decide the content of a fine-tuning dataset, apart from its input. `seed`, `tags`, `on_error`
+    and `infill` are those of `PrepareSettings`.
 
     Attributes:
         task: completion, chat or translation; see `ms_codegeex.data.finetuning.examples`.
@@ -54,11 +55,7 @@ class FinetuneSettings:
         overlong: what to do with a longer example: `truncate` the left end of its prompt, never the answer (an example
             whose answer alone does not fit is dropped), or `drop` it.
         validation_share: share of the examples for validation, chosen by a hash of their text, 0 <= share < 1.
-        seed: decides that hash.
         template: for conversations, a name of `conversations.TEMPLATES`, or `auto`: the tokenizer's.
-        tags: scheme of the tag lines of completions that name their language; `none`: no tag lines.
-        on_error: count and report a bad line (`skip`), or fail (`stop`).
-        infill: what runs on the dataset rearrange for infilling; None: nothing.
     """
 
     task: str
@@ -96,8 +93,7 @@ class FinetuneSettings:
 
     def record(self) -> dict[str, Any]:
         """All settings, as dataset.json and report.json hold them."""
-        fields = asdict(self)
-        return fields if self.infill is not None else {k: v for k, v in fields.items() if k != "infill"}
+        return {name: value for name, value in asdict(self).items() if name != "infill" or value is not None}
 
 
 class RowEncoder:
@@ -207,15 +203,9 @@ def prepare_finetune(
 ) -> dict[str, Any]:
     """Write a fine-tuning dataset directory, completely or not at all, and return the content of its `dataset.json`.
 
-    Args:
-        inputs: `.jsonl`, `.jsonl.gz` and `.jsonl.zst` files, and directories that are searched for them.
-        output: the directory to write.
-        settings: the result is a pure function of them and the input.
-        progress: a bar on standard error.
-        replace: write even if `output` holds a dataset.
-
-    Returns:
-        The content of `dataset.json` and `output`.
+    It is a pure function of settings and input: `.jsonl`, `.jsonl.gz` and `.jsonl.zst` files, and directories that are
+    searched for them. The result also has `output`. `progress` shows a bar on standard error; `replace` writes even if
+    `output` holds a dataset.
 
     Raises:
         UserError: a path is missing, no example is left, a line is bad (`on_error="stop"`), or `output` holds

@@ -70,7 +70,14 @@ def import_documents(
     validation_share: float,
     replace: bool,
 ) -> dict[str, Any]:
-    """A dataset directory from documents (source, ids with their end token, mask); `extra` goes into dataset.json."""
+    """A dataset directory from documents (source, ids with their end token, mask), completely or not at all.
+
+    Args:
+        known: the tokenizer that the ids were made with; the files do not say. `name`: what it was loaded by.
+        extra: entries of dataset.json.
+        validation_share: share of the documents for validation, chosen by a hash of their text.
+        replace: write even if `output` holds a dataset.
+    """
     check_output(output, replace)
     decode = text_decoder(known)
     with atomic_directory(output) as directory:
@@ -138,17 +145,11 @@ def export_triplet(
 def import_triplet(
     prefix: Path, output: Path, tokenizer: str, *, validation_share: float = 0.05, replace: bool = False
 ) -> dict[str, Any]:
-    """Write a fine-tuning dataset directory from a triplet, completely or not at all.
+    """Write a fine-tuning dataset directory from the triplet at `prefix`, its path without `_input_ids` and so on; the
+    other arguments are as in `import_documents`.
 
     Rows of length L give `seq_length` L - 1. The published packer splits long examples into windows without an end
     token: such a row gets one that the loss does not count, and is truncated on its left to `seq_length`.
-
-    Args:
-        prefix: path of the triplet without `_input_ids` and so on.
-        output: the directory to write.
-        tokenizer: the one the ids were made with; the files do not say.
-        validation_share: share of the examples for validation, chosen by a hash of their text.
-        replace: write even if `output` holds a dataset.
     """
     known = load_tokenizer(tokenizer)
     if not prefix.name:

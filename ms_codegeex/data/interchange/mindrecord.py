@@ -115,17 +115,11 @@ def _line(error: Exception) -> str:
 def import_mindrecord(
     inputs: Sequence[Path], output: Path, tokenizer: str, *, validation_share: float = 0.05, replace: bool = False
 ) -> dict[str, Any]:
-    """Write a dataset directory from MindRecord files, completely or not at all.
+    """Write a dataset directory from MindRecord files, or from the `.mindrecord` files of directories in the order of
+    their names; the other arguments are as in `import_documents`.
 
     A row is split into documents after each end token. A document that ends with its row gets one, so a document that
     continues in the next row becomes two. Runs of end tokens, as in padding, are not documents.
-
-    Args:
-        inputs: files, or directories whose `.mindrecord` files are taken in the order of their names.
-        output: the directory to write.
-        tokenizer: the one the ids were made with; the files do not say.
-        validation_share: share of the documents for validation, chosen by a hash of their text.
-        replace: write even if `output` holds a dataset.
     """
     known = load_tokenizer(tokenizer)
     paths = [path for given in inputs for path in _mindrecords(given)]
