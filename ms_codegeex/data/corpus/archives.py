@@ -121,12 +121,8 @@ def _packed_bounds(path: Path | RemotePath, name: str, part_bytes: int) -> list[
 def read_lines(
     path: Path | RemotePath, part: ArchivePart, limit: int
 ) -> Generator[tuple[int, bytes | Broken], None, int]:
-    """Yield the lines of a part with their numbers in it, from 1, without empty ones. Return the number of lines.
-
-    Args:
-        path: a file with one of `ENDINGS` of kind `jsonl`.
-        part: from `line_parts`.
-        limit: lines of more bytes come as `Broken` and are not held in memory.
+    """Yield the lines of a part from `line_parts` with their numbers in it, from 1, without empty ones. Return the
+    number of lines. Lines of more than `limit` bytes come as `Broken` and are not held in memory.
     """
     number = 1
     try:
@@ -288,13 +284,9 @@ def row_parts(path: Path | RemotePath, part_bytes: int = PART_BYTES) -> list[Arc
 def read_rows(
     path: Path | RemotePath, part: ArchivePart, columns: Callable[[Sequence[str]], Sequence[str]], batch_rows: int = 256
 ) -> Iterator[tuple[int, tuple | Broken]]:
-    """Yield the rows of a part with their numbers in the file, from 0. A row is a tuple in the order of the columns.
-
-    Args:
-        path: a `.parquet` file.
-        part: from `row_parts`.
-        columns: chooses from the names in the file; no other column is read.
-        batch_rows: rows held in memory at once, in addition to what pyarrow holds of a row group.
+    """Yield the rows of a part from `row_parts` with their numbers in the file, from 0. A row is a tuple in the order
+    of the columns, which `columns` chooses from the names in the file; no other column is read. `batch_rows` rows are
+    held in memory at once, in addition to what pyarrow holds of a row group.
 
     Text and bytes come as bytes, unchecked; other values as Python objects. Damage ends its row group, not the part.
     """

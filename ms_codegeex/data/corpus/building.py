@@ -138,11 +138,7 @@ def _count_dropped(documents: Documents, selection: Selection, summary: Summary,
         relation = "identical to" if reason == EXACT_DUPLICATE else "similar to"
         count, found = selection.dropped[reason]
         examples = [
-            {
-                "source": documents.source(dropped),
-                "detail": "" if kept is None else f"{relation} {documents.source(kept)}",
-                "excerpt": "",
-            }
+            (documents.source(dropped), "" if kept is None else f"{relation} {documents.source(kept)}")
             for dropped, kept in found
         ]
         tally.drop(reason, count, summary.counts(-1 - number)["bytes"], examples)
@@ -188,7 +184,7 @@ def _sample_files(
     if not gone:
         return list(units), total
     left = [file for file in fitting if file.path in gone]
-    examples = [{"source": file.identity, "detail": "", "excerpt": ""} for file in left[:EXAMPLES]]
+    examples = [(file.identity, "") for file in left[:EXAMPLES]]
     tally.drop(NOT_SAMPLED, len(left), sum(file.size for file in left), examples)
     progress.say(
         f"sampled {len(sampled)} of {len(fitting)} files, {total['bytes'] / 1e6:.1f} of "

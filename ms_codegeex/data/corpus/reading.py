@@ -60,15 +60,8 @@ class Document:
 
 @dataclass(frozen=True)
 class Rejected:
-    """Input that gives no document, and why.
-
-    Attributes:
-        source: as in `Document`; the identity of a file if no single line or row is meant.
-        reason: short, from a fixed set.
-        bytes: size of the lost input, as far as known.
-        detail: one more line, for example the place at which the JSON is invalid.
-        problem: the input is broken; otherwise a rule rejected it.
-        excerpt: first characters of the text, at most 200.
+    """Input that gives no document, and why: see `Broken`. The source is as in `Document`, or the identity of a file if
+    no single line or row is meant; the excerpt is the first characters of the text, at most 200.
     """
 
     source: str

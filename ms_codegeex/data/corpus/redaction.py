@@ -118,8 +118,8 @@ def _re2(pattern: bytes) -> Any:
 @functools.cache
 def _any_format() -> bytes:
     """RE2's pattern for a token of any format; without the assertions and groups that are checked where it is found."""
-    rests = (re.sub(rb"\((?!\?)", b"(?:", form.rest.replace(NOT_LONGER, b"")) for form in FORMATS)
-    return b"|".join(re.escape(form.start) + rest for form, rest in zip(FORMATS, rests, strict=True))
+    parts = (re.escape(form.start) + form.rest.replace(NOT_LONGER, b"") for form in FORMATS)
+    return b"|".join(re.sub(rb"\((?!\?)", b"(?:", part) for part in parts)
 
 
 @functools.cache

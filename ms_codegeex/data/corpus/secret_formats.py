@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _WORD = rb"[A-Za-z0-9]"
 _URL = rb"[A-Za-z0-9_-]"  # the alphabet of base64url
 NOT_LONGER = rb"(?![A-Za-z0-9_-])"
 
 
-@dataclass(frozen=True)
-class SecretFormat:
-    """One format.
-
-    Attributes:
-        kind: name in reports.
-        start: literal text at its beginning.
-        rest: regular expression of the text that follows. If it has a group 1, only that is replaced; otherwise all of
-            it is. `NOT_LONGER` is the only assertion in it.
-    """
+class SecretFormat(NamedTuple):
+    """One format: its name in reports, the literal text at its beginning, and a regular expression of the rest. If that
+    has a group 1, only the group is replaced, otherwise all of it. `NOT_LONGER` is the only assertion in it."""
 
     kind: str
     start: bytes

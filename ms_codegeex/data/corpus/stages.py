@@ -92,15 +92,9 @@ def result_path(directory: Path, stage: str, number: int) -> Path:
 
 @dataclass(frozen=True)
 class KeyedRows:
-    """The files of a stage by blocks, each divided into parts, so that rows with equal keys are in the same part.
-
-    Attributes:
-        directory: as in `Stages`.
-        stage: the stage that writes the files.
-        blocks: how many.
-        kind: dtype of the rows; its field `key` holds uint64, of which the first decides if there are several.
-        parts: how many.
-        part_of: the part of each key: `by_remainder` or `by_range`.
+    """The files that `stage` writes for each of the `blocks`, each divided into `parts`, so that rows with equal keys
+    are in the same part: `by_remainder` or `by_range` gives the part of each key. `kind` is the dtype of the rows; its
+    field `key` holds uint64, of which the first decides if there are several.
     """
 
     directory: Path
@@ -150,13 +144,8 @@ class Stages:
     def by_block(
         self, stage: str, make: Maker, chosen: Flags | None = None, save: Callable[[Path, Any], None] | None = None
     ) -> None:
-        """Save `make(directory, block, rows)` for the blocks that have no result yet.
-
-        Args:
-            stage: the name of the results.
-            make: its `rows` are the positions in the block of the `chosen` documents, int64.
-            chosen: None: all documents.
-            save: writes a result; None: `save_array`.
+        """Save `make(directory, block, rows)` for the blocks that have no result yet, with `save` or else `save_array`.
+        `rows` are the positions in the block of the `chosen` documents, int64; None: all documents.
         """
         tasks = (
             (path, block, None if chosen is None else np.packbits(chosen.between(block.first, block.end)))

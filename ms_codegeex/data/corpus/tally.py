@@ -41,9 +41,10 @@ class Tally:
         example = {"source": item.source, "detail": item.detail, "excerpt": item.excerpt}
         self._add(self.problems if item.problem else self.dropped, item.reason, 1, item.bytes, [example])
 
-    def drop(self, reason: str, documents: int, size: int, examples: list[dict[str, str]]) -> None:
-        """Count several that were left out for one reason; `examples` are the first of them."""
-        self._add(self.dropped, reason, documents, size, examples)
+    def drop(self, reason: str, documents: int, size: int, examples: list[tuple[str, str]]) -> None:
+        """Count several that were left out for one reason; `examples` are sources and details of the first of them."""
+        entries = [{"source": source, "detail": detail, "excerpt": ""} for source, detail in examples]
+        self._add(self.dropped, reason, documents, size, entries)
 
     def merge(self, later: Tally, lines: int = 0) -> None:
         """Add the counts of later input. `lines` are added to the line number at the end of every source in it."""

@@ -15,23 +15,19 @@ SHOWN = "\n\t"  # control characters that an excerpt keeps
 def render(report: Mapping[str, Any]) -> str:
     """The page for a `report.json`; the same report gives the same bytes. Missing sections are left out."""
     figures = [_bars(report.get("languages", {}), name) for name in ("documents", "bytes", "tokens")]
+    found = report.get("licences_stripped")  # none for fine-tuning data, because its texts keep their headers
+    licences = [] if found is None else [("Licence headers left out", _licences(found))]
     parts = [
         ("Summary", _summary(report)),
         ("Languages", _languages(report.get("languages", {})) + charts(figures)),
         ("Lengths of the documents kept", _histogram(report.get("lengths", {}))),
         ("Dropped by filters", _reasons(report.get("dropped", {}), "Nothing was dropped.")),
         ("Problems in the input", _reasons(report.get("problems", {}), "None.")),
-        *_licence_section(report),
+        *licences,
         ("Redactions", _counts(report.get("redacted", {}), "Nothing was redacted.")),
         ("Settings", settings(report.get("settings", {}))),
     ]
     return page("Dataset report", parts)
-
-
-def _licence_section(report: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The section's title and content; nothing for fine-tuning data, because its texts keep their headers."""
-    found = report.get("licences_stripped")
-    return [] if found is None else [("Licence headers left out", _licences(found))]
 
 
 def _size(value: object) -> str:

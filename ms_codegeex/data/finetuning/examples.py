@@ -23,13 +23,8 @@ from ms_codegeex.data.languages import find_language, tag_prefix
 
 PROMPTS, ANSWERS = ("prompt", "instruction"), ("completion", "response", "output")
 ROLES = ("system", "user", "assistant")
-TURNS = {  # who may speak after whom
-    ("system", ""),
-    ("user", ""),
-    ("user", "system"),
-    ("user", "assistant"),
-    ("assistant", "user"),
-}
+# who may speak after whom
+TURNS = {("system", ""), ("user", ""), ("user", "system"), ("user", "assistant"), ("assistant", "user")}
 
 
 class BadRecord(Exception):

@@ -44,13 +44,6 @@ def progress_bar(rows: int, shown: bool) -> Any:
     return tqdm(total=rows, unit=" rows", disable=not (shown and sys.stderr.isatty()), file=sys.stderr)
 
 
-def counted(blocks: Iterable[np.ndarray], bar: Any) -> Iterator[np.ndarray]:
-    """Yield the blocks, and advance the bar by the rows of each."""
-    for rows in blocks:
-        yield rows
-        bar.update(len(rows))
-
-
 def check_ids(row: np.ndarray, tokenizer: Tokenizer, source: str) -> None:
     """`UserError` if a row holds an id that `tokenizer` does not have."""
     wrong = row[(row < 0) | (row >= tokenizer.vocab_size)]

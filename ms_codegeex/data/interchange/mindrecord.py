@@ -12,7 +12,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_directory
 from ms_codegeex.data.datasets.batches import PackedSequences, read_info
 from ms_codegeex.data.datasets.packing import KIND
-from ms_codegeex.data.interchange.foreign import check_ids, check_new, counted, import_documents, progress_bar
+from ms_codegeex.data.interchange.foreign import check_ids, check_new, import_documents, progress_bar
 from ms_codegeex.data.tokenizer import load_tokenizer
 
 COLUMN = "input_ids"
@@ -56,7 +56,7 @@ def export_mindrecord(
     with atomic_directory(output) as directory, progress_bar(sequences.size, progress) as bar:
         for number, name in enumerate(names):
             chunks = _packed_rows(sequences, int(bounds[number]), int(bounds[number + 1]), seed)
-            _write_mindrecord(directory / name, counted(chunks, bar))
+            _write_mindrecord(directory / name, chunks, bar)
     return {"rows": sequences.size, "files": names, "seq_length": seq_length, "split": split, "output": str(output)}
 
 
@@ -69,7 +69,7 @@ def _packed_rows(sequences: PackedSequences, start: int, stop: int, seed: int | 
         yield np.concatenate([batch.inputs, batch.labels[:, -1:]], axis=1)
 
 
-def _write_mindrecord(path: Path, blocks: Iterable[np.ndarray]) -> None:
+def _write_mindrecord(path: Path, blocks: Iterable[np.ndarray], bar: Any) -> None:
     from mindspore.mindrecord import FileWriter
 
     try:
@@ -77,6 +77,7 @@ def _write_mindrecord(path: Path, blocks: Iterable[np.ndarray]) -> None:
         writer.add_schema({COLUMN: {"type": "int32", "shape": [-1]}}, "token ids")
         for rows in blocks:
             writer.write_raw_data([{COLUMN: row} for row in rows])
+            bar.update(len(rows))
         writer.commit()
     except RuntimeError as error:
         raise UserError(f"{path.name}: MindRecord could not be written ({_line(error)}); free some space") from None
