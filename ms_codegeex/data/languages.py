@@ -22,16 +22,10 @@ HEAD_BYTES = 16_384
 
 @dataclass(frozen=True)
 class Language:
-    """One language.
-
-    Attributes:
-        name: as the paper writes it, for example `C++`.
-        tag: the line before a document, without its newline.
-        extensions: file extensions that suffice; `.C` differs from `.c`, otherwise case is ignored.
-        aliases: further lower-case names for `find_language`.
-        interpreters: names in the `#!` line of a file without an extension.
-        filenames: whole names, in lower case, which take precedence over the extension.
-    """
+    """One language: its name as the paper writes it, for example `C++`; the line before a document, without its
+    newline; file extensions that suffice (`.C` differs from `.c`, otherwise case is ignored); further lower-case names
+    for `find_language`; names in the `#!` line of a file without an extension; and names of files in lower case, which
+    take precedence over the extension."""
 
     name: str
     tag: str
@@ -200,11 +194,9 @@ def find_language(name: str) -> Language:
 
 
 def canonical_languages(names: Sequence[str], scheme: str = "codegeex") -> tuple[str, ...]:
-    """Canonical names without duplicates, in the order of `ALL_LANGUAGES`.
-
-    Args:
-        names: names or aliases; an unknown one is a `UserError`. Empty: all languages of the scheme.
-        scheme: of `SCHEMES`. A language outside of it is allowed; its documents have no tag line.
+    """Canonical names without duplicates, in the order of `ALL_LANGUAGES`, of names or aliases (an unknown one is a
+    `UserError`); empty: all languages of the scheme. A language outside of it is allowed; its documents have no tag
+    line.
     """
     check_scheme(scheme)
     every = SCHEMES.get(scheme, ALL_LANGUAGES)

@@ -26,14 +26,9 @@ LONGEST_LINE = 1 << 14  # bytes; longer lines teach little and cost much
 
 @dataclass(frozen=True)
 class TokenizerSettings:
-    """The settings that decide the tokenizer, apart from its text.
-
-    Attributes:
-        vocab_size: pieces of the SentencePiece model; five command tokens are added to them.
-        whitespace_run: runs of 2 to this many spaces are one token each; 1: none.
-        language_tags: each language's tag line is one token.
-        max_bytes: of text to read.
-    """
+    """The settings that decide the tokenizer, apart from its text: the pieces of the SentencePiece model, to which five
+    command tokens are added; the longest run of spaces that is one token (1: none); whether each language's tag line is
+    one token; and how much text to read."""
 
     vocab_size: int = 32_000
     whitespace_run: int = 16

@@ -53,14 +53,9 @@ class DatasetWriter:
     def add(
         self, ids: np.ndarray, mask: np.ndarray | None, text: bytes, source: str, language: str = "", key: bytes = b""
     ) -> None:
-        """Append a document.
-
-        Args:
-            ids: `[size]`, the last one is the end token.
-            mask: `[size]`, 0 or 1; None if the writer is not masked.
-            text: the decoded ids; its hash is recorded.
-            source, language: for the table of documents.
-            key: documents with the same key go to the same split; empty: the text.
+        """Append a document: its ids `[size]`, of which the last one is the end token, their mask `[size]` of 0 or 1
+        (None if the writer is not masked), and the decoded `text`, whose hash is recorded. Documents with the same
+        `key` go to the same split; empty: the text.
         """
         self._rows.add(Document(source, text, language, source), self._tokens.add(ids[:-1]))
         if mask is not None:

@@ -52,8 +52,7 @@ class Duplicates:
     def add(self, numbers: np.ndarray, representatives: np.ndarray) -> None:
         """Drop `numbers`; `representatives` are the documents that are kept instead."""
         self.dropped.set(numbers)
-        smallest = np.unique(numbers)[:EXAMPLES].tolist()
-        for number in smallest:
+        for number in np.unique(numbers)[:EXAMPLES].tolist():
             kept = int(representatives[numbers == number].min())
             self.examples[number] = min(kept, self.examples.get(number, kept))
         self.examples = dict(sorted(self.examples.items())[:EXAMPLES])

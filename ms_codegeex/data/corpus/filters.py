@@ -85,15 +85,9 @@ def size_rejection(size: int, rules: Rules) -> str | None:
 
 
 def rejection(data: bytes, rules: Rules, whole: bytes | None = None) -> str | None:
-    """Why a text with these bytes is dropped, or None when it is kept. Its size is not judged here.
-
-    Args:
-        data: the text that would be kept.
-        rules: when to drop it.
-        whole: the text with its licence header, which may say that a program wrote it; None: `data`.
-
-    Returns:
-        `binary`, `not UTF-8`, `empty`, `long lines`, `few letters`, `many digits` or `generated`.
+    """Why a text with these bytes is dropped, or None when it is kept: `binary`, `not UTF-8`, `empty`, `long lines`,
+    `few letters`, `many digits` or `generated`. Its size is not judged here. `whole` is the text with its licence
+    header, which may say that a program wrote it.
     """
     if b"\0" in data:
         return "binary"

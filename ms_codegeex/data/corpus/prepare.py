@@ -14,6 +14,7 @@ is decided in stages over all shards (`duplicates`, `selection`); then the shard
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import platform
@@ -220,8 +221,6 @@ def cached_corpus(inputs: Inputs, parent: Path | str, settings: PrepareSettings,
 
 
 def _complete(directory: Path, key: str) -> bool:
-    try:
-        description = _existing(directory)
-    except UserError:  # a damaged description: prepared again
-        return False
-    return description is not None and description.get("key") == key
+    with contextlib.suppress(UserError):  # a damaged description: prepared again
+        return (_existing(directory) or {}).get("key") == key
+    return False

@@ -229,14 +229,13 @@ def _as_user_errors(location: RemotePath) -> Iterator[None]:
     """Errors that persist however often a request is repeated, as a `UserError`."""
     try:
         yield
-    except FileNotFoundError as error:
-        line = _line(error, location)
-        raise UserError(f"{location}: not found ({line}); give an existing bucket, directory or file") from None
-    except PermissionError as error:
-        line = _line(error, location)
-        raise UserError(f"{location}: access refused ({line}); check the credentials") from None
     except OSError as error:
-        raise UserError(f"{location}: {_line(error, location)}") from None
+        line = _line(error, location)
+        if isinstance(error, FileNotFoundError):
+            line = f"not found ({line}); give an existing bucket, directory or file"
+        if isinstance(error, PermissionError):
+            line = f"access refused ({line}); check the credentials"
+        raise UserError(f"{location}: {line}") from None
 
 
 def list_files(root: RemotePath) -> list[tuple[RemotePath, int, int]]:

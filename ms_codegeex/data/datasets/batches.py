@@ -300,12 +300,10 @@ def unigram_entropy(sequences: Sequences) -> float:
 
 @contextmanager
 def read_ahead(read: Callable[[int], T], positions: Iterable[int], workers: int) -> Iterator[Iterator[T]]:
-    """Yield an iterator over `read(position)` for all positions, in their order.
+    """Yield an iterator over `read(position)` for all positions, in their order; there may be endlessly many.
 
-    Args:
-        read: called in `workers` threads, or, with 0 workers, in the caller's when a result is requested.
-        positions: what to read, possibly endless.
-        workers: number of concurrent reads; at most twice as many results are ready or being read.
+    `read` is called in `workers` threads, and at most twice as many results are ready or being read; with 0 workers it
+    is called in the caller's thread when a result is requested.
 
     An exception of `read` is raised where its result is requested. At the end of the `with` block, reads in progress
     are awaited and no others start.

@@ -69,13 +69,8 @@ class Blend:
     `global_batch`. After any number of samples of a stage, each corpus's count is within one of its share. A corpus's
     k-th sample in the run is sample k of its own order: in a later stage it continues where it stopped.
 
-    Args:
-        stages: from `parse_stages`.
-        corpora: by the names in the stages, each with its own seed.
-        global_batch: sequences per step.
-
-    Raises:
-        UserError: two corpora were not made with the same tokenizer.
+    `corpora` are by the names in the stages, each with its own seed. `UserError` if two of them were not made with the
+    same tokenizer.
     """
 
     def __init__(self, stages: Sequence[BlendStage], corpora: Mapping[str, Sequences], global_batch: int) -> None:
@@ -143,11 +138,8 @@ def mixed_before(
 ) -> str:
     """A text on the mixture of the first `samples` samples: equal for two configurations iff these samples are.
 
-    Args:
-        samples: how many.
-        data: the `data` section of the configuration; a `train` is a single stage.
-        global_batch: sequences per step.
-        contents: the text that represents a directory, such as a hash of its content; None: its path.
+    `data` is the section of the configuration; a `train` is a single stage. `contents` are the texts that represent
+    directories, such as hashes of their content; None: their paths.
     """
     contents = contents or {}
     stages = [BlendStage(0, (str(data["train"]),), (1,))] if data.get("blend") is None else parse_stages(data["blend"])

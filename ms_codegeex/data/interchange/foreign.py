@@ -90,12 +90,7 @@ def export_triplet(
 ) -> dict[str, Any]:
     """Write a split of a fine-tuning dataset as a triplet into a new directory, completely or not at all.
 
-    Args:
-        dataset: a fine-tuning dataset directory.
-        output: directory for `SPLIT_input_ids.bin`, `SPLIT_input_ids.idx` and so on.
-        split: train or validation.
-        seq_length: rows have one token more; None: the dataset's. Not less than that.
-        progress: a bar on standard error.
+    Rows have `seq_length` + 1 tokens: the dataset's by default, and not less than that.
 
     Returns:
         `rows`, `prefix`, `seq_length`, `split`, `output`.

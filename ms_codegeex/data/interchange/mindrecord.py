@@ -31,14 +31,13 @@ def export_mindrecord(
 ) -> dict[str, Any]:
     """Write the packed sequences of a split as MindRecord files into a new directory, completely or not at all.
 
+    Fine-tuning examples are refused because MindRecord has no mask. Each file is independent and the first rows are in
+    the first, so give a reader all of them, in order. Rows have `seq_length` + 1 tokens; neighbours share their border
+    token, as in training.
+
     Args:
-        dataset: a dataset directory of documents; fine-tuning examples are refused because MindRecord has no mask.
-        output: directory for `SPLIT-00000-of-00004.mindrecord` and so on. Each file is independent and the first rows
-            are in the first, so give a reader all of them, in order.
-        seq_length: rows have one token more; neighbours share their border token, as in training.
-        files: how many.
+        output: directory for `SPLIT-00000-of-00004.mindrecord` and so on.
         seed: write rows in the order of training with this seed; None: in the order of the dataset.
-        progress: a bar on standard error.
 
     Returns:
         `rows`, `files` (names), `seq_length`, `split`, `output`.
