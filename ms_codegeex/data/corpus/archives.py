@@ -144,10 +144,8 @@ def _part_lines(stream: BinaryIO, name: str, part: ArchivePart, limit: int) -> I
         return
     budget = _Budget()
     if part.span is not None:
-        # to the first line that starts in the part; nothing beyond its end is read
         start, end = part.span
-        stream.seek(max(start - 1, 0))
-        if start and not stream.readline(end - start).endswith(b"\n"):
+        if start and not _seek_line(stream, start, end):
             return
         budget.bytes = end - stream.tell()
     yield from _split(_pieces(stream, _BLOCK) if packed is None else _unpack(stream, packed), limit, budget)
@@ -185,6 +183,16 @@ def _pieces(stream: BinaryIO, size: int, end: int | None = None) -> Iterator[byt
     """The rest of a stream, up to the place `end` if one is given."""
     while data := stream.read(size if end is None else min(size, end - stream.tell())):
         yield data
+
+
+def _seek_line(stream: BinaryIO, start: int, end: int) -> bool:
+    """Seek to the first line that starts in start..end-1; False if there is none. Nothing beyond `end` is read."""
+    stream.seek(start - 1)
+    for block in _pieces(stream, _BLOCK, end - 1):
+        if (found := block.find(b"\n")) >= 0:
+            stream.seek(found + 1 - len(block), os.SEEK_CUR)
+            return True
+    return False
 
 
 def _split(blocks: Iterator[bytes], limit: int, budget: _Budget) -> Iterator[bytes | Broken]:

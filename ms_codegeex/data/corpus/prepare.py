@@ -186,10 +186,8 @@ def prepare_remote(
 ) -> dict[str, Any]:
     """`prepare_dataset` for an output at a URL: made in the directory `work`, then copied, `dataset.json` last.
 
-    Without `dataset.json` there is no dataset at the URL. If copying fails, the same call copies again.
-
-    Args:
-        work: a local directory with room for the dataset and the finished shards. The dataset is removed at the end.
+    Without `dataset.json` there is no dataset at the URL. If copying fails, the same call copies again. `work` is a
+    local directory with room for the dataset, which is removed at the end, and for the finished shards.
     """
     key, report = dataset_key(inputs, settings), ProgressBar(options.progress)
     known = already_prepared(output, key, options.replace)

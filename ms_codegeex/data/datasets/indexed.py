@@ -36,12 +36,9 @@ def _file(prefix: Path, ending: str) -> Path:
 
 
 class IndexedWriter:
-    """Write documents one by one; both files appear only if the `with` block ends without an error.
-
-    Args:
-        prefix: path without `.bin` and `.idx`.
-        dtype: `uint16` (ids up to 65535) or `int32`.
-        lowest: least value that is accepted; below 0 only for values that are not ids, such as labels of -100.
+    """Write documents one by one; both files appear only if the `with` block ends without an error. `prefix` is their
+    path without `.bin` and `.idx`, `dtype` is `uint16` (ids up to 65535) or `int32`, and `lowest` the least value that
+    is accepted; below 0 only for values that are not ids, such as labels of -100.
     """
 
     def __init__(self, prefix: Path | str, dtype: np.typing.DTypeLike = np.uint16, lowest: int = 0) -> None:
