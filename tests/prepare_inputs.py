@@ -3,13 +3,15 @@
 import gzip
 import json
 import random
+import tempfile
 from pathlib import Path
 
 import numpy as np
 
-from ms_codegeex.data.corpus.shards import Shard, read_shard
+from ms_codegeex.data.corpus.shards import Shard
 from ms_codegeex.data.corpus.tally import Tally
 
+FOLDER = tempfile.TemporaryDirectory()  # removed at the end of the process
 WORDS = ("alpha", "beta", "gamma", "value", "index", "result", "total", "buffer", "stream", "parse", "write", "open")
 
 
@@ -68,8 +70,10 @@ def write_mixed(root: Path) -> int:
     return files + lines + 8 + 10
 
 
-def shard(rows, path=None, signatures=None, mask_path=None):
-    """A shard of `(source, language, group or None, content number, bytes, tokens)`."""
+def shard(rows, path=None, mask_path=None, **changed):
+    """A shard of `(source, language, group or None, content number, bytes, tokens)`, at `path` without ending; columns
+    that are `changed` or added."""
+    path = path or Path(tempfile.mkdtemp(dir=FOLDER.name)) / "shard"
     languages = list(dict.fromkeys(row[1] for row in rows))
     groups = list(dict.fromkeys(row[2] for row in rows if row[2] is not None))
     sources = [row[0].encode() for row in rows]
@@ -83,16 +87,11 @@ def shard(rows, path=None, signatures=None, mask_path=None):
         "tokens": np.array([row[5] for row in rows], np.int64),
         "licence_bytes": np.zeros(len(rows), np.int64),
         "redacted": np.zeros((len(rows), 0), np.int64),
+        **changed,
     }
-    if signatures is not None:
-        columns["signature"] = np.array(signatures, np.uint32)
-        columns["signed"] = np.array([any(row) for row in signatures], bool)
-    return Shard(path, len(rows), columns, {"languages": languages, "groups": groups}, mask_path)
-
-
-def stored(shard, path):
-    """The shard in a file at `path` (without ending), as the stages read it."""
-    meta = {"documents": shard.documents, "lines": 0, "tally": Tally().to_json(), **shard.names()}
+    if "signature" in columns:
+        columns["signed"] = columns["signature"].any(axis=1)
+    meta = {"documents": len(rows), "lines": 0, "tally": vars(Tally()), "languages": languages, "groups": groups}
     data = np.frombuffer(json.dumps(meta).encode(), np.uint8)
-    np.savez(path.with_name(path.name + ".npz"), meta=data, **shard.columns)
-    return read_shard(path)[0]
+    np.savez(path.with_name(path.name + ".npz"), meta=data, **columns)
+    return Shard(path, len(rows), mask_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from ms_codegeex.base.errors import escaped
 from ms_codegeex.base.printing import print_result
 
 
@@ -31,8 +32,6 @@ def dataset_lines(description: dict[str, Any]) -> list[str]:
 
 def corpus_lines(description: dict[str, Any]) -> list[str]:
     """A few lines for people that describe a corpus of documents."""
-    from ms_codegeex.data.corpus.sources import one_line
-
     lines = []
     for split, counts in description["splits"].items():
         lines.append(
@@ -47,7 +46,7 @@ def corpus_lines(description: dict[str, Any]) -> list[str]:
         lines.append("split by file: there is only one package")
     lines += [
         f"dropped, {reason}: {entry['files']} files, {entry['bytes'] / 1e6:.2f} MB, "
-        f"for example {one_line(entry['example'])}"
+        f"for example {escaped(entry['example'])}"
         for reason, entry in description["dropped"].items()
     ]
     stripped = description.get("licences_stripped", {}).get("documents")

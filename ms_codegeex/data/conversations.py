@@ -30,14 +30,13 @@ class ChatTemplate:
         text, rounds = "", 0
         for role, content in messages:
             rounds += role == "user"
-            text += self._filled(getattr(self, role), content, rounds)
-        return text + self._filled(self.assistant.partition("{content}")[0], "", rounds)
+            text += content.join(self._around(role, rounds))
+        return text + self._around("assistant", rounds)[0]
 
-    @staticmethod
-    def _filled(part: str, content: str, rounds: int) -> str:
-        before, _, after = part.partition("{content}")
-        mark = "{round}"
-        return f"{before.replace(mark, str(rounds))}{content}{after.replace(mark, str(rounds))}"
+    def _around(self, role: str, rounds: int) -> tuple[str, str]:
+        """What is before and after the content of a message."""
+        before, _, after = getattr(self, role).replace("{round}", str(rounds)).partition("{content}")
+        return before, after
 
 
 TEMPLATES = {

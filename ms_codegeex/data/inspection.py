@@ -19,7 +19,7 @@ from ms_codegeex.data.datasets.indexed import IndexedDataset
 from ms_codegeex.data.datasets.layout import DATA_FILES, DATASET_JSON, FORMAT, REPORT_HTML, SPLITS
 from ms_codegeex.data.datasets.opening import open_sequences
 from ms_codegeex.data.datasets.packing import KIND
-from ms_codegeex.data.languages import tag_text
+from ms_codegeex.data.languages import tag_prefix
 from ms_codegeex.data.tokenizer import Tokenizer
 from ms_codegeex.data.tokenizer.fast import text_decoder
 from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY, recorded_tokenizer
@@ -116,9 +116,7 @@ def _check_table(prefix: Path, documents: IndexedDataset) -> None:
             f"{documents_path(prefix)}: {table.num_rows} rows for {len(documents)} documents of the .idx; {REMEDY}"
         )
     tokens = table["tokens"].to_numpy()
-    wrong = np.flatnonzero(tokens != documents.sizes)
-    if wrong.size:
-        number = int(wrong[0])
+    for number in np.flatnonzero(tokens != documents.sizes).tolist():
         raise UserError(
             f"{documents_path(prefix)}: row {number} says {tokens[number]} tokens, the .idx "
             f"{documents.sizes[number]}; {REMEDY}"
@@ -140,17 +138,12 @@ def deep_check(dataset: Dataset, split: str, tokenizer: Tokenizer) -> Iterator[t
     if table is None:
         raise UserError(f"{documents_path(prefix)}: missing, so hashes of documents are not recorded; {REMEDY}")
     documents, fine_tuning = dataset.splits[split], dataset.description.get("kind") == KIND
-    decode, scheme = text_decoder(tokenizer), _scheme(dataset.description)
-    tags: dict[str, bytes] = {}
-    number = 0
+    decode, scheme, number = text_decoder(tokenizer), _scheme(dataset.description), 0
     for batch in table.to_batches(_ROWS):
         size = lossy = 0
         for row in batch.to_pylist():
             text = decode(documents.document(number)[:-1].tolist())
-            language = row["language"]
-            if not fine_tuning and language not in tags:
-                tags[language] = _tag_line(language, scheme)
-            text = text.removeprefix(tags.get(language, b""))
+            text = text if fine_tuning else text.removeprefix(tag_prefix(row["language"], scheme))
             if hashlib.sha256(text).digest() != row["sha256"]:
                 if not _may_have_lost_marks(tokenizer, text, row["bytes"]):
                     raise UserError(
@@ -170,11 +163,6 @@ def _scheme(description: dict[str, Any]) -> str:
     return tags
 
 
-def _tag_line(language: str, scheme: str) -> bytes:
-    tag = tag_text(language, scheme)
-    return f"{tag}\n".encode() if tag else b""
-
-
 def _may_have_lost_marks(tokenizer: Tokenizer, text: bytes, size: int) -> bool:
     """Whether U+2581 in place of some spaces would give a text of `size` bytes: three bytes each instead of one."""
     lost, odd = divmod(size - len(text), 2)
@@ -191,10 +179,8 @@ def report_path(dataset: Dataset) -> str:
 
 def origin(prefix: Path, number: int) -> dict[str, Any]:
     """`source`, `language` and `sha256` (hex) of a document, each None where it is not recorded."""
-    row = read_document_row(prefix, number)
-    if row is None:
-        return {"source": None, "language": None, "sha256": None}
-    return {"source": row["source"], "language": row["language"], "sha256": row["sha256"].hex()}
+    row = read_document_row(prefix, number) or {}
+    return {**{name: row.get(name) for name in ("source", "language")}, "sha256": row["sha256"].hex() if row else None}
 
 
 def read_document(dataset: Dataset, split: str, number: int) -> dict[str, Any]:

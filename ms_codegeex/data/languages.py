@@ -7,6 +7,7 @@ of the 23. Tags are exact, even `!language: Fortran` without a space: these are 
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,16 +22,10 @@ HEAD_BYTES = 16_384
 
 @dataclass(frozen=True)
 class Language:
-    """One language.
-
-    Attributes:
-        name: as the paper writes it, for example `C++`.
-        tag: the line before a document, without its newline.
-        extensions: file extensions that suffice; `.C` differs from `.c`, otherwise case is ignored.
-        aliases: further lower-case names for `find_language`.
-        interpreters: names in the `#!` line of a file without an extension.
-        filenames: whole names, in lower case, which take precedence over the extension.
-    """
+    """One language: its name as the paper writes it, for example `C++`; the line before a document, without its
+    newline; file extensions that suffice (`.C` differs from `.c`, otherwise case is ignored); further lower-case names
+    for `find_language`; names in the `#!` line of a file without an extension; and names of files in lower case, which
+    take precedence over the extension."""
 
     name: str
     tag: str
@@ -199,11 +194,9 @@ def find_language(name: str) -> Language:
 
 
 def canonical_languages(names: Sequence[str], scheme: str = "codegeex") -> tuple[str, ...]:
-    """Canonical names without duplicates, in the order of `ALL_LANGUAGES`.
-
-    Args:
-        names: names or aliases; an unknown one is a `UserError`. Empty: all languages of the scheme.
-        scheme: of `SCHEMES`. A language outside of it is allowed; its documents have no tag line.
+    """Canonical names without duplicates, in the order of `ALL_LANGUAGES`, of names or aliases (an unknown one is a
+    `UserError`); empty: all languages of the scheme. A language outside of it is allowed; its documents have no tag
+    line.
     """
     check_scheme(scheme)
     every = SCHEMES.get(scheme, ALL_LANGUAGES)
@@ -226,11 +219,17 @@ def tag_text(language: str, scheme: str = "codegeex") -> str:
     return found.tag if found in SCHEMES[scheme] else ""
 
 
+@functools.cache
+def tag_prefix(language: str, scheme: str) -> bytes:
+    """The tag line with its newline, before the text of a document; empty where `tag_text` is."""
+    tag = tag_text(language, scheme)
+    return f"{tag}\n".encode() if tag else b""
+
+
 def tag_line(family: str, language: str) -> str:
     """The tag line, with its newline, that a family's models have seen before text of a language. Empty if they have
     seen none, like CodeGen's models. `UserError` for an unknown language."""
-    tag = tag_text(find_language(language).name, family if family in SCHEMES else "none")
-    return f"{tag}\n" if tag else ""
+    return tag_prefix(find_language(language).name, family if family in SCHEMES else "none").decode()
 
 
 def check_scheme(scheme: str) -> None:

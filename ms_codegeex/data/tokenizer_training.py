@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import atomic_directory, atomic_file
+from ms_codegeex.base.files import atomic_directory
 from ms_codegeex.data.corpus.reading import Document, find_units, read_unit
 from ms_codegeex.data.corpus.settings import ReadingSettings
-from ms_codegeex.data.corpus.sources import default_roots, user_roots
+from ms_codegeex.data.corpus.sources import user_roots
 from ms_codegeex.data.languages import LANGUAGES
-from ms_codegeex.data.tokenizer.chatglm import SPACE, CodeGeeX2Tokenizer
+from ms_codegeex.data.tokenizer.chatglm import MODEL, SPACE, CodeGeeX2Tokenizer
 
 MIN_SIZE = 512  # 256 bytes, three special pieces, letters
 MAX_RUN = 64
@@ -26,14 +26,9 @@ LONGEST_LINE = 1 << 14  # bytes; longer lines teach little and cost much
 
 @dataclass(frozen=True)
 class TokenizerSettings:
-    """The settings that decide the tokenizer, apart from its text.
-
-    Attributes:
-        vocab_size: pieces of the SentencePiece model; five command tokens are added to them.
-        whitespace_run: runs of 2 to this many spaces are one token each; 1: none.
-        language_tags: each language's tag line is one token.
-        max_bytes: of text to read.
-    """
+    """The settings that decide the tokenizer, apart from its text: the pieces of the SentencePiece model, to which five
+    command tokens are added; the longest run of spaces that is one token (1: none); whether each language's tag line is
+    one token; and how much text to read."""
 
     vocab_size: int = 32_000
     whitespace_run: int = 16
@@ -70,7 +65,7 @@ def train_tokenizer(
 
     if Path(output).exists():
         raise UserError(f"--output: {output} exists; choose another directory, or remove it")
-    roots, model = user_roots(inputs) if inputs else default_roots(), io.BytesIO()
+    roots, model = user_roots(inputs or None), io.BytesIO()
     lines = _Lines(_texts(roots, settings.max_bytes))
     try:
         SentencePieceTrainer.train(
@@ -102,10 +97,8 @@ def train_tokenizer(
             "text, or a smaller size"
         ) from None
     with atomic_directory(Path(output)) as directory:
-        with atomic_file(directory / "trained.model") as path:
-            path.write_bytes(model.getvalue())
-        tokenizer = CodeGeeX2Tokenizer(directory / "trained.model")
-        (directory / "trained.model").unlink()
+        (directory / MODEL).write_bytes(model.getvalue())
+        tokenizer = CodeGeeX2Tokenizer(directory / MODEL)
         tokenizer.save(directory)
     return tokenizer
 

@@ -6,6 +6,7 @@ Broken input is returned, never raised: everything before it is still read.
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -32,19 +33,17 @@ files are split only where their format allows it."""
 
 _BLOCK = 1 << 20
 # Bytes unpacked at once. gzip expands up to 1000 times, zstd 128 KiB for every 4 bytes: 16 MiB at most.
-_GZIP_BYTES, _ZSTD_BYTES = 4096, 512
+_PACKED = {".gz": 4096, ".zst": 512}
 _HEAD = 1000
 
 
 @dataclass(frozen=True)
 class ArchivePart:
-    """A piece of an archive.
+    """A piece of an archive: a byte range for lines, row groups [a, b) for parquet, None for everything; for parquet,
+    the number of the rows before it; and its size in bytes.
 
-    Attributes:
-        span: for lines, a byte range. A line belongs to the part in which it starts; in compressed files a part skips
-            its first line, which the previous part reads. For parquet, row groups [a, b). None: everything.
-        first: for parquet, the rows before it.
-        bytes: size of this part of the file.
+    A line belongs to the part in which it starts. In compressed files a part skips its first line, which the previous
+    part reads.
     """
 
     span: tuple[int, int] | None
@@ -54,12 +53,16 @@ class ArchivePart:
 
 @dataclass(frozen=True)
 class Broken:
-    """Input that cannot be read: a reason from the fixed set, a line of detail, the bytes lost, and how they begin."""
+    """Input that gives no text: a reason from the fixed set, a line of detail, the bytes lost, and how they begin.
+
+    `problem`: it is damaged or malformed; otherwise a rule rejects it.
+    """
 
     reason: str
     detail: str = ""
     bytes: int = 0
     head: bytes = b""
+    problem: bool = True
 
 
 class Returning(Generic[T]):
@@ -73,12 +76,8 @@ class Returning(Generic[T]):
         self.value = yield from self._generator
 
 
-class _Truncated(Exception):
-    pass
-
-
-class _Damaged(Exception):
-    pass
+class _Ended(Exception):
+    """Compressed data end early; arguments: reason and detail, as in `Broken`."""
 
 
 def archive_kind(name: str) -> str | None:
@@ -122,12 +121,8 @@ def _packed_bounds(path: Path | RemotePath, name: str, part_bytes: int) -> list[
 def read_lines(
     path: Path | RemotePath, part: ArchivePart, limit: int
 ) -> Generator[tuple[int, bytes | Broken], None, int]:
-    """Yield the lines of a part with their numbers in it, from 1, without empty ones. Return the number of lines.
-
-    Args:
-        path: a file with one of `ENDINGS` of kind `jsonl`.
-        part: from `line_parts`.
-        limit: lines of more bytes come as `Broken` and are not held in memory.
+    """Yield the lines of a part from `line_parts` with their numbers in it, from 1, without empty ones. Return the
+    number of lines. Lines of more than `limit` bytes come as `Broken` and are not held in memory.
     """
     number = 1
     try:
@@ -135,7 +130,7 @@ def read_lines(
             for line in _part_lines(stream, path.name.lower(), part, limit):
                 if isinstance(line, Broken) or line.strip():
                     yield number, line
-                number += not isinstance(line, Broken) or line.reason == "too large"
+                number += not isinstance(line, Broken) or not line.problem
     except OSError as error:
         yield number, Broken("unreadable", error.strerror or str(error))
     return number - 1
@@ -143,72 +138,60 @@ def read_lines(
 
 def _part_lines(stream: BinaryIO, name: str, part: ArchivePart, limit: int) -> Iterator[bytes | Broken]:
     """The lines of a part, empty ones included."""
-    unpack = next((works for ending, works in _PACKED.items() if name.endswith(ending)), None)
-    if unpack is not None and part.span is not None:
-        yield from _packed_lines(stream, unpack, part.span, limit)
+    packed = next((ending for ending in _PACKED if name.endswith(ending)), None)
+    if packed is not None and part.span is not None:
+        yield from _packed_lines(stream, packed, part.span, limit)
         return
     budget = _Budget()
     if part.span is not None:
-        if not _seek_line(stream, *part.span):
+        start, end = part.span
+        if start and not _seek_line(stream, start, end):
             return
-        budget.bytes = part.span[1] - stream.tell()
-    blocks = iter(lambda: stream.read(_BLOCK), b"") if unpack is None else _unpack(stream, *unpack)
-    yield from _split(blocks, limit, budget)
+        budget.bytes = end - stream.tell()
+    yield from _split(_pieces(stream, _BLOCK) if packed is None else _unpack(stream, packed), limit, budget)
 
 
-def _packed_lines(stream: BinaryIO, unpack: tuple, span: tuple[int, int], limit: int) -> Iterator[bytes | Broken]:
+def _packed_lines(stream: BinaryIO, packed: str, span: tuple[int, int], limit: int) -> Iterator[bytes | Broken]:
     """The lines that start after the first unpacked byte of the span (at 0, with it) up to the one after its last."""
     budget = _Budget()
 
     def blocks() -> Iterator[bytes]:
         stream.seek(span[0])
         total = 1  # the line after the last byte counts
-        for block in _unpack(_Span(stream, span[1]), *unpack):
+        for block in _unpack(stream, packed, span[1]):
             total += len(block)
             yield block
         budget.bytes = total
-        yield from _unpack(stream, *unpack)
+        yield from _unpack(stream, packed)
 
     lines = _split(blocks(), limit, budget)
     if span[0]:
         first = next(lines, b"")  # it started in an earlier part, which has it
-        if isinstance(first, Broken) and first.reason != "too large":
+        if isinstance(first, Broken) and first.problem:
             yield first
     yield from lines
 
 
 @dataclass
 class _Budget:
-    """In how many unpacked bytes lines may start; None: not known yet."""
+    """In how many unpacked bytes lines may start; infinite while that is not known."""
 
-    bytes: int | None = None
-
-    def covers(self, place: int) -> bool:
-        return self.bytes is None or place < self.bytes
+    bytes: float = math.inf
 
 
-class _Span:
-    """A stream that ends at a place of another one."""
-
-    def __init__(self, stream: BinaryIO, end: int) -> None:
-        self._stream, self._end = stream, end
-
-    def read(self, size: int) -> bytes:
-        return self._stream.read(min(size, self._end - self._stream.tell()))
+def _pieces(stream: BinaryIO, size: int, end: int | None = None) -> Iterator[bytes]:
+    """The rest of a stream, up to the place `end` if one is given."""
+    while data := stream.read(size if end is None else min(size, end - stream.tell())):
+        yield data
 
 
 def _seek_line(stream: BinaryIO, start: int, end: int) -> bool:
     """Seek to the first line that starts in start..end-1; False if there is none. Nothing beyond `end` is read."""
-    if not start:
-        return True
-    position = start - 1
-    stream.seek(position)
-    while block := stream.read(min(_BLOCK, end - 1 - position)):
-        found = block.find(b"\n")
-        if found >= 0:
-            stream.seek(position + found + 1)
+    stream.seek(start - 1)
+    for block in _pieces(stream, _BLOCK, end - 1):
+        if (found := block.find(b"\n")) >= 0:
+            stream.seek(found + 1 - len(block), os.SEEK_CUR)
             return True
-        position += len(block)
     return False
 
 
@@ -216,39 +199,35 @@ def _split(blocks: Iterator[bytes], limit: int, budget: _Budget) -> Iterator[byt
     """Lines that start in the bytes of `blocks` that the budget covers; last, the reason if `blocks` ended early."""
     pending: list[bytes] = []  # the beginning of a line; no longer than `limit` and one block
     size = start = 0  # of that line: bytes so far, and its offset
-    broken = None
-    while budget.covers(start):
+
+    def line() -> bytes | Broken:
+        if size > limit:
+            return Broken("too large", f"longer than {limit} bytes", size, _head(pending), problem=False)
+        return b"".join(pending)
+
+    while start < budget.bytes:
         try:
             block = next(blocks, b"")
-        except _Truncated:
-            broken = Broken("truncated archive", "ends before the end of its compressed data", size, _head(pending))
-            break
-        except _Damaged as error:
-            broken = Broken("damaged archive", str(error), size, _head(pending))
-            break
+        except _Ended as error:
+            yield Broken(*error.args, size, _head(pending))
+            return
         if not block:
             break
-        *lines, rest = block.split(b"\n")
-        for line in lines:
-            if not budget.covers(start):
+        *ends, rest = block.split(b"\n")
+        for end in ends:
+            if start >= budget.bytes:
                 return
-            size += len(line)
-            if size > limit:
-                yield Broken("too large", f"longer than {limit} bytes", size, _head([*pending, line]))
-            else:
-                yield b"".join([*pending, line]) if pending else line
+            size += len(end)
+            pending.append(end)
+            yield line()
             start += size + 1
             pending, size = [], 0
         size += len(rest)
-        if size <= limit:
-            pending.append(rest)
-        elif pending or rest:
-            pending = [_head([*pending, rest])]
-    if broken is not None:
-        yield broken
-    elif size and budget.covers(start):
-        large = size > limit
-        yield Broken("too large", f"longer than {limit} bytes", size, _head(pending)) if large else b"".join(pending)
+        pending.append(rest)
+        if size > limit:
+            pending = [_head(pending)]
+    if size and start < budget.bytes:
+        yield line()
 
 
 def _head(pieces: Iterable[bytes]) -> bytes:
@@ -259,44 +238,31 @@ def _head(pieces: Iterable[bytes]) -> bytes:
     return head
 
 
-def _gzip() -> Any:
+def _unpack(stream: BinaryIO, packed: str, end: int | None = None) -> Iterator[bytes]:
+    """The unpacked blocks of one or more compressed members up to the place `end`; of a truncated file, what can be
+    recovered."""
     from isal import isal_zlib
+    from zstandard import ZstdDecompressor, ZstdError
 
-    return isal_zlib.decompressobj(wbits=31)
-
-
-def _zstd() -> Any:
-    import zstandard
-
-    return zstandard.ZstdDecompressor().decompressobj()
-
-
-def _unpack(stream: Any, start: Callable[[], Any], at_once: int) -> Iterator[bytes]:
-    """The unpacked blocks of a file of one or more compressed members; of a truncated file, what can be recovered."""
-    from isal import isal_zlib
-    from zstandard import ZstdError
-
-    member, data = None, b""
-    while data := data or stream.read(at_once):
-        if member is None:
-            data = data.lstrip(b"\0")  # tar and tapes pad with zeros
-            if not data:
-                continue
-            member = start()
-        try:
-            block = member.decompress(data)
-        except (isal_zlib.error, ZstdError) as error:
-            raise _Damaged(" ".join(str(error).split())) from error
-        if block:
-            yield block
-        data = b""
-        if member.eof:
-            data, member = member.unused_data, None
+    member = None
+    for data in _pieces(stream, _PACKED[packed], end):
+        while data:
+            if member is None:
+                data = data.lstrip(b"\0")  # tar and tapes pad with zeros
+                if not data:
+                    break
+                gzip = packed == ".gz"
+                member = isal_zlib.decompressobj(wbits=31) if gzip else ZstdDecompressor().decompressobj()
+            try:
+                block = member.decompress(data)
+            except (isal_zlib.error, ZstdError) as error:
+                raise _Ended("damaged archive", " ".join(str(error).split())) from error
+            if block:
+                yield block
+            data = member.unused_data if member.eof else b""
+            member = None if member.eof else member
     if member is not None:
-        raise _Truncated
-
-
-_PACKED = {".gz": (_gzip, _GZIP_BYTES), ".zst": (_zstd, _ZSTD_BYTES)}
+        raise _Ended("truncated archive", "ends before the end of its compressed data")
 
 
 # Rows
@@ -326,13 +292,9 @@ def row_parts(path: Path | RemotePath, part_bytes: int = PART_BYTES) -> list[Arc
 def read_rows(
     path: Path | RemotePath, part: ArchivePart, columns: Callable[[Sequence[str]], Sequence[str]], batch_rows: int = 256
 ) -> Iterator[tuple[int, tuple | Broken]]:
-    """Yield the rows of a part with their numbers in the file, from 0. A row is a tuple in the order of the columns.
-
-    Args:
-        path: a `.parquet` file.
-        part: from `row_parts`.
-        columns: chooses from the names in the file; no other column is read.
-        batch_rows: rows held in memory at once, in addition to what pyarrow holds of a row group.
+    """Yield the rows of a part from `row_parts` with their numbers in the file, from 0. A row is a tuple in the order
+    of the columns, which `columns` chooses from the names in the file; no other column is read. `batch_rows` rows are
+    held in memory at once, in addition to what pyarrow holds of a row group.
 
     Text and bytes come as bytes, unchecked; other values as Python objects. Damage ends its row group, not the part.
     """

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import atomic_directory, remove_leftovers, write_json
+from ms_codegeex.base.files import atomic_directory, remove_leftovers
 from ms_codegeex.data.corpus.duplicates import EXACT_DUPLICATE, duplicates_name, find_duplicates
 from ms_codegeex.data.corpus.filters import size_rejection
 from ms_codegeex.data.corpus.reading import Unit, find_units
-from ms_codegeex.data.corpus.remote import RemotePath
 from ms_codegeex.data.corpus.selection import (
     NOT_SAMPLED,
     REASONS,
@@ -35,32 +34,30 @@ from ms_codegeex.data.corpus.shards import (
     lines_before,
     load_encoder,
     make_shard,
-    read_meta,
     read_shard,
     shard_name,
 )
-from ms_codegeex.data.corpus.sources import Root, one_line, printable, sample
+from ms_codegeex.data.corpus.sources import Inputs, Root, printable, sample
 from ms_codegeex.data.corpus.stages import Documents, Stages
-from ms_codegeex.data.corpus.summary import MAX_PACKAGES, Summary, describe_splits, summarise_in_stages
+from ms_codegeex.data.corpus.summary import Summary, describe_splits, summarise_in_stages
 from ms_codegeex.data.corpus.tally import EXAMPLES, Tally
 from ms_codegeex.data.corpus.workers import Cluster, ProgressBar, open_mapper
 from ms_codegeex.data.corpus.workspace import remove, sweep
-from ms_codegeex.data.corpus.writing import write_report, write_splits
+from ms_codegeex.data.corpus.writing import write_description, write_report, write_splits
 from ms_codegeex.data.datasets.directory import file_records
 from ms_codegeex.data.datasets.indexed import token_dtype
-from ms_codegeex.data.datasets.layout import DATASET_JSON, FORMAT, SPLITS, VERSION
+from ms_codegeex.data.datasets.layout import SPLITS
 from ms_codegeex.data.infilling.transform import infill_record
-from ms_codegeex.data.tokenizer import TOKENIZER_NAMES, Tokenizer
-from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY
+from ms_codegeex.data.tokenizer import Tokenizer
 
-SHARD_VERSION = 5
+SHARD_VERSION = 6
 
 
 @dataclass(frozen=True)
 class PrepareRequest:
     """`inputs` as given, the `roots` they stand for, `settings`, the `key` of the dataset, and the tokenizer."""
 
-    inputs: Sequence[Path | RemotePath | str] | None
+    inputs: Inputs
     roots: Sequence[Root]
     settings: PrepareSettings
     key: str
@@ -74,14 +71,8 @@ class PrepareRequest:
 
 @dataclass(frozen=True)
 class FoundInput:
-    """The results of the search.
-
-    Attributes:
-        units: to read.
-        size: `files` and `bytes` of everything that was found.
-        sampled: the same for the sample that is read; None if `max_bytes` is applied to documents later.
-        tally: counts of the documents left out so far.
-    """
+    """The units to read, `files` and `bytes` of everything that was found (`size`) and of the `sampled` files (None if
+    `max_bytes` is applied to documents later), and counts of the documents left out so far."""
 
     units: list[Unit]
     size: dict[str, int]
@@ -124,13 +115,9 @@ def build(request: PrepareRequest, output: Path, work: Path, mapper: Callable, p
     progress.say(f"writing {output}")
     remove_leftovers(output)
     with atomic_directory(output) as directory:
-        dtype = token_dtype(request.tokenizer.vocab_size)
-        write_splits(directory, placed_documents(stages), dtype)
-        if request.settings.tokenizer not in TOKENIZER_NAMES:
-            request.tokenizer.save(directory / TOKENIZER_DIRECTORY)
+        write_splits(directory, placed_documents(stages), token_dtype(request.tokenizer.vocab_size))
         _report(request, found, summary, directory)
         description = _describe(request, found, selection, summary, directory)
-        write_json(directory / DATASET_JSON, description)
     remove(work)
     return description
 
@@ -151,11 +138,7 @@ def _count_dropped(documents: Documents, selection: Selection, summary: Summary,
         relation = "identical to" if reason == EXACT_DUPLICATE else "similar to"
         count, found = selection.dropped[reason]
         examples = [
-            {
-                "source": documents.source(dropped),
-                "detail": "" if kept is None else f"{relation} {documents.source(kept)}",
-                "excerpt": "",
-            }
+            (documents.source(dropped), "" if kept is None else f"{relation} {documents.source(kept)}")
             for dropped, kept in found
         ]
         tally.drop(reason, count, summary.counts(-1 - number)["bytes"], examples)
@@ -182,7 +165,7 @@ def _search(request: PrepareRequest, output: Path, progress: ProgressBar) -> Fou
             f"{request.places}: no source file in {', '.join(reading.languages)}{left_out}; "
             "give --input other paths or --languages others"
         )
-    if all(unit.kind == "files" for unit in units):
+    if all(unit.part is None for unit in units):
         units, sampled = _sample_files(units, request.settings, tally, progress)
         return FoundInput(units, size, sampled, tally)
     return FoundInput(units, size, None, tally)
@@ -197,30 +180,25 @@ def _sample_files(
     limit = settings.max_bytes
     sampled = fitting if limit is None else sample(fitting, limit, settings.seed)
     total = {"files": len(sampled), "bytes": sum(file.size for file in sampled)}
-    if len(sampled) == len(fitting):
+    gone = {file.path for file in fitting} - {file.path for file in sampled}
+    if not gone:
         return list(units), total
-    taken = {file.path for file in sampled}
-    left = [file for file in fitting if file.path not in taken]
-    examples = [{"source": file.identity, "detail": "", "excerpt": ""} for file in left[:EXAMPLES]]
+    left = [file for file in fitting if file.path in gone]
+    examples = [(file.identity, "") for file in left[:EXAMPLES]]
     tally.drop(NOT_SAMPLED, len(left), sum(file.size for file in left), examples)
     progress.say(
         f"sampled {len(sampled)} of {len(fitting)} files, {total['bytes'] / 1e6:.1f} of "
         f"{sum(file.size for file in fitting) / 1e6:.1f} MB; --max-bytes {limit} is the limit"
     )
-    gone = {file.path for file in left}
-    smaller = []
-    for unit in units:
-        kept = tuple(file for file in unit.files if file.path not in gone)
-        if kept:
-            smaller.append(replace(unit, files=kept, bytes=sum(file.size for file in kept)))
-    return smaller, total
+    smaller = [replace(unit, files=tuple(file for file in unit.files if file.path not in gone)) for unit in units]
+    return [unit for unit in smaller if unit.files], total
 
 
 def _stop(request: PrepareRequest, tally: Tally) -> None:
     """Raise a `UserError` for broken input if `on_error` is `stop`."""
     if request.settings.on_error == "stop" and tally.first is not None:
         source, problem = tally.first
-        raise UserError(f"{one_line(source)}: {problem}; fix it, or leave such input out with --on-error skip")
+        raise UserError(f"{source}: {problem}; fix it, or leave such input out with --on-error skip")
 
 
 def _make_shards(
@@ -243,18 +221,8 @@ def _make_shards(
     done, before = progress.track(found.units, results, "tokenising"), lines_before(found.units, paths)
     for path, _, lines in zip(paths, done, before, strict=True):
         if settings.on_error == "stop":
-            tally = Tally.from_json(read_meta(path)["tally"])
-            _stop(request, tally.moved(lines) if lines else tally)
+            _stop(request, read_shard(path, lines)[1])
     return paths
-
-
-def _packages(selection: Selection, summary: Summary) -> list[dict[str, Any]]:
-    """For each split, the number of its packages and the first few: a large corpus has hundreds of thousands."""
-    found = []
-    for number, count in enumerate(selection.packages):
-        names = summary.packages.get(number, [])
-        found.append({"package_count": count if len(names) == MAX_PACKAGES else len(names), "packages": names})
-    return found
 
 
 def _report(request: PrepareRequest, found: FoundInput, summary: Summary, directory: Path) -> None:
@@ -273,44 +241,22 @@ def _report(request: PrepareRequest, found: FoundInput, summary: Summary, direct
 def _describe(
     request: PrepareRequest, found: FoundInput, selection: Selection, summary: Summary, directory: Path
 ) -> dict[str, Any]:
-    """The content of dataset.json, for the finished files in `directory`. It, too, has no times or host names."""
-    tokenizer, tally = request.tokenizer, found.tally
-    left_out = {
-        reason: {"files": entry["documents"], "bytes": entry["bytes"], "example": entry["examples"][0]["source"]}
-        for entries in (tally.dropped, tally.problems)
-        for reason, entry in entries.items()
-        if reason != NOT_SAMPLED
-    }
-    return {
-        "format": FORMAT,
-        "version": VERSION,
-        "key": request.key,
-        "tokenizer": tokenizer.description(),
-        "vocab_size": tokenizer.vocab_size,
-        "eos_id": tokenizer.eos_id,
-        "dtype": token_dtype(tokenizer.vocab_size).name,
+    """Write dataset.json for the finished files in `directory`, and return its content."""
+    left_out = found.tally.described("files")
+    left_out.pop(NOT_SAMPLED, None)
+    passed = summary.counts(*(place for place in summary.languages if place != -1 - REASONS.index(NOT_SAMPLED)))
+    further = {
         "default_corpus": request.inputs is None,
         "sources": [{"path": printable(root.path), "label": root.label} for root in request.roots],
         "split_by": selection.split_by,
-        "splits": {
-            split: {**described, **packages}
-            for (split, described), packages in zip(
-                describe_splits(summary).items(), _packages(selection, summary), strict=True
-            )
-        },
+        "splits": describe_splits(summary, selection.packages),
         "found": found.size,
-        "sampled": found.sampled or _sampled(summary),
-        "dropped": dict(sorted(left_out.items())),
+        "sampled": found.sampled or {"files": passed["documents"], "bytes": passed["bytes"]},
+        "dropped": left_out,
         "licences_stripped": summary.licences,
         "files": file_records(directory),
-        **infill_record(request.settings.infill, tokenizer),
+        **infill_record(request.settings.infill, request.tokenizer),
         "settings": request.settings.record(),
         "python": platform.python_version(),
     }
-
-
-def _sampled(summary: Summary) -> dict[str, int]:
-    """Count and bytes of the documents that passed the rules and were sampled."""
-    sampled = [place for place in summary.languages if place != -1 - REASONS.index(NOT_SAMPLED)]
-    total = summary.counts(*sampled)
-    return {"files": total["documents"], "bytes": total["bytes"]}
+    return write_description(directory, request.tokenizer, request.settings.tokenizer, {"key": request.key}, further)

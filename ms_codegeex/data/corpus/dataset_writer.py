@@ -24,16 +24,8 @@ _HASHES = 2**64
 
 
 class DatasetWriter:
-    """Collects documents in one shard, then writes the splits.
-
-    Args:
-        directory: where the dataset is made, temporary and empty.
-        tokenizer: decides the dtype of ids on disk and the end token.
-        masked: whether each document comes with a mask.
-
-    Attributes:
-        dtype: of ids on disk.
-        summary: sums over all documents, set by `write`.
+    """Collects documents in one shard in `directory`, which is temporary and empty, then writes the splits there. If it
+    is `masked`, each document comes with a mask. `summary` has sums over all documents, set by `write`.
     """
 
     summary: Summary
@@ -43,7 +35,7 @@ class DatasetWriter:
         self.dtype, self._eos_id = token_dtype(tokenizer.vocab_size), tokenizer.eos_id
         self._hashes, self._rows, self._stack = array.array("Q"), DocumentRows(), contextlib.ExitStack()
         mask = directory / ".documents.mask" if masked else None
-        self._shard = Shard(directory / ".documents", 0, {}, mask_path=mask)
+        self._shard = Shard(directory / ".documents", 0, mask)
 
     def __enter__(self) -> DatasetWriter:
         stream = self._stack.enter_context(open(self._shard.ids_path, "wb"))
@@ -61,14 +53,9 @@ class DatasetWriter:
     def add(
         self, ids: np.ndarray, mask: np.ndarray | None, text: bytes, source: str, language: str = "", key: bytes = b""
     ) -> None:
-        """Append a document.
-
-        Args:
-            ids: `[size]`, the last one is the end token.
-            mask: `[size]`, 0 or 1; None if the writer is not masked.
-            text: the decoded ids; its hash is recorded.
-            source, language: for the table of documents.
-            key: documents with the same key go to the same split; empty: the text.
+        """Append a document: its ids `[size]`, of which the last one is the end token, their mask `[size]` of 0 or 1
+        (None if the writer is not masked), and the decoded `text`, whose hash is recorded. Documents with the same
+        `key` go to the same split; empty: the text.
         """
         self._rows.add(Document(source, text, language, source), self._tokens.add(ids[:-1]))
         if mask is not None:
@@ -77,16 +64,16 @@ class DatasetWriter:
 
     def write(self, validation_share: float) -> dict[str, Any]:
         """Write both splits; return the entry of each in dataset.json."""
-        self._tokens.flush()
         self._stack.close()
-        rows = self._rows
-        shard = replace(self._shard, documents=len(rows), columns=rows.columns(), given_names=rows.names())
+        shard, stored = replace(self._shard, documents=len(self)), self.directory / ".documents.npz"
+        self._rows.write(stored)
         chosen = _choose(np.array(self._hashes, np.uint64), validation_share)
         placed = [(shard, np.where(chosen, VALIDATION, TRAIN).astype(np.int8))]
         write_splits(self.directory, placed, self.dtype, shard.mask_path is not None)
         self.summary = summarise(placed)
         splits = describe_splits(self.summary)
         shard.ids_path.unlink()
+        stored.unlink()
         if shard.mask_path is not None:
             shard.mask_path.unlink()
             for split in SPLITS:

@@ -43,12 +43,8 @@ _PAIRS = 1 << 16  # whose signatures are in memory at once: 64 MiB
 
 @dataclass
 class Duplicates:
-    """Documents that repeat others.
-
-    Attributes:
-        dropped: which.
-        examples: the first dropped documents, each with its representative: the document that is kept instead.
-    """
+    """Which documents are `dropped` because they repeat others, and the first of them (`examples`), each with the
+    document that is kept instead, its representative."""
 
     dropped: Flags
     examples: dict[int, int] = field(default_factory=dict)
@@ -56,8 +52,7 @@ class Duplicates:
     def add(self, numbers: np.ndarray, representatives: np.ndarray) -> None:
         """Drop `numbers`; `representatives` are the documents that are kept instead."""
         self.dropped.set(numbers)
-        smallest = np.unique(numbers)[:EXAMPLES].tolist()
-        for number in smallest:
+        for number in np.unique(numbers)[:EXAMPLES].tolist():
             kept = int(representatives[numbers == number].min())
             self.examples[number] = min(kept, self.examples.get(number, kept))
         self.examples = dict(sorted(self.examples.items())[:EXAMPLES])
@@ -72,11 +67,8 @@ def duplicates_name(shards: Sequence[Path], threshold: float) -> str:
 def find_duplicates(documents: Documents, threshold: float, directory: Path, mapper: Mapper) -> dict[str, Duplicates]:
     """Documents to drop, by reason: `exact duplicate`, and with a threshold above 0 `near duplicate`.
 
-    Args:
-        documents: of finished shards.
-        threshold: Jaccard similarity in (0, 1] from which two documents are near duplicates; 0: none are.
-        directory: for the stages' files, `duplicates_name` in the work directory.
-        mapper: as in `Stages`.
+    `threshold` is the Jaccard similarity in (0, 1] from which two documents are near duplicates. The stages' files are
+    in `directory`, `duplicates_name` in the work directory; `mapper` is as in `Stages`.
     """
     stages = Stages(directory, mapper, documents.blocks())
     exact = find_exact(documents, stages)

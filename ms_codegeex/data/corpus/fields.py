@@ -6,15 +6,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ms_codegeex.data.corpus.archives import Broken
 from ms_codegeex.data.corpus.redaction import redact
 from ms_codegeex.data.corpus.settings import ReadingSettings
 from ms_codegeex.data.languages import HEAD_BYTES, LANGUAGES, Language, detect, lookup
 
-TEXT = ("text", "code", "content")
-LANGUAGE = ("language", "lang", "programming_language")
-LICENCE = ("license", "licence", "licenses", "max_stars_repo_licenses")
-PATH = ("path", "max_stars_repo_path", "file_name")
-GROUP = ("repo_name", "max_stars_repo_name", "repository")
+USUAL = {
+    "text": ("text", "code", "content"),
+    "language": ("language", "lang", "programming_language"),
+    "licence": ("license", "licence", "licenses", "max_stars_repo_licenses"),
+    "path": ("path", "max_stars_repo_path", "file_name"),
+    "group": ("repo_name", "max_stars_repo_name", "repository"),
+}
+"""Names of fields by what they hold."""
 
 
 @dataclass(frozen=True)
@@ -26,89 +30,75 @@ class RecordText:
     group: str | None
 
 
-@dataclass(frozen=True)
-class Fault:
-    """Why a record gives no text: fields as in `Rejected`, and the text if there is one."""
-
-    reason: str
-    detail: str = ""
-    problem: bool = False
-    data: bytes = b""
-
-
 class Fields:
     """Reads records as `ReadingSettings` says: the field of the given name, else the first usual one that is set."""
 
     def __init__(self, reading: ReadingSettings) -> None:
-        self._text = _names(reading.text_field, TEXT)
-        self._language = _names(reading.language_field, LANGUAGE)
-        self._licence = _names(reading.licence_field, LICENCE)
-        self._path = _names(reading.path_field, PATH)
-        self._group = _names(reading.group_field, GROUP)
-        self._licences = frozenset(reading.licences)
+        given = {kind: getattr(reading, f"{kind}_field") for kind in USUAL}
+        self._names = {kind: usual if given[kind] is None else (given[kind],) for kind, usual in USUAL.items()}
+        self._reading, self._licences = reading, frozenset(reading.licences)
         self._languages = frozenset(reading.languages)
         # Among languages that were not requested, only those that CodeGeeX was trained on count as known.
         self._known = self._languages | {language.name for language in LANGUAGES}
-        self._all_text, self._redact = reading.all_text, reading.redact
 
     def needed(self, present: Iterable[str]) -> list[str]:
         """The present fields that are needed; nothing else has to be read."""
-        present = list(present)
-        groups = [self._text, self._language, self._path, self._group]
-        groups += [self._licence] if self._licences else []
-        wanted = {name for names in groups for name in names}
+        kinds = [kind for kind in USUAL if kind != "licence" or self._licences]
+        wanted = {name for kind in kinds for name in self._names[kind]}
         return [name for name in dict.fromkeys(present) if name in wanted]
 
     def text_missing(self, present: Iterable[str]) -> str:
         """Empty, or a message if no field with the text is among those present."""
-        return "" if set(self._text) & set(present) else f"no field {' or '.join(self._text)}"
+        names = self._names["text"]
+        return "" if set(names) & set(present) else f"no field {' or '.join(names)}"
 
-    def read(self, record: Mapping[str, Any]) -> RecordText | Fault:
+    def read(self, record: Mapping[str, Any]) -> RecordText | Broken:
         """The text of a record. Values are those of JSON; text may also be bytes, which are not checked."""
-        text = _first(record, self._text)
-        if isinstance(text, str):
+        data = self._value(record, "text")
+        if data is None:
+            null = f"{' and '.join(self._names['text'])} is null"
+            return Broken("missing field", self.text_missing(record) or null)
+        if isinstance(data, str):
             try:
-                data = text.encode("utf-8")
+                data = data.encode()
             except UnicodeEncodeError as error:
-                detail = f"half of a surrogate pair at character {error.start + 1}"
-                return Fault("not UTF-8", detail, True, text.encode("utf-8", "replace"))
-        elif isinstance(text, bytes):
-            data = text
-        elif text is None:
-            return Fault("missing field", self.text_missing(record) or f"{' and '.join(self._text)} is null", True)
-        else:
-            return Fault("not text", f"the text is of type {type(text).__name__}", True)
+                detail, data = f"half of a surrogate pair at character {error.start + 1}", data.encode(errors="replace")
+                return Broken("not UTF-8", detail, len(data), data)
+        if not isinstance(data, bytes):
+            return Broken("not text", f"the text is of type {type(data).__name__}")
         if self._licences:
-            refused = self._refused_licence(_first(record, self._licence))
+            refused = self._refused_licence(self._value(record, "licence"))
             if refused is not None:
-                return Fault("licence", refused, data=data)
+                return Broken("licence", refused, len(data), data, problem=False)
         language = self._decide_language(record, data)
-        if isinstance(language, Fault):
+        if isinstance(language, Broken):
             return language
-        return RecordText(data, language, self._named_group(_first(record, self._group)))
+        return RecordText(data, language, self._named_group(_plain(self._value(record, "group"))))
+
+    def _value(self, record: Mapping[str, Any], kind: str) -> Any:
+        values = (record.get(name) for name in self._names[kind])
+        return next((value for value in values if value is not None), None)
 
     def _named_group(self, value: Any) -> str | None:
         """A name or a number, as valid Unicode; anything else names no group."""
-        value = _plain(value)
         if isinstance(value, int) and not isinstance(value, bool):
             return str(value)
         return _valid(value) if isinstance(value, str) and value else None
 
     def _refused_licence(self, value: Any) -> str | None:
         """The first licence that is not allowed, or None."""
-        value = _plain(value)
-        named = [_plain(item) for item in value] if isinstance(value, list | tuple) else [value]
-        named = [item for item in named if item not in (None, "")]
+        named = [_plain(item) for item in (value if isinstance(value, list | tuple) else [value])]
+        named = [str(item) for item in named if item not in (None, "")]
         if not named:
             return "none is named"
-        return next((self._shown(str(item)) for item in named if str(item).strip().lower() not in self._licences), None)
+        return next((self._shown(item) for item in named if item.strip().lower() not in self._licences), None)
 
     def _shown(self, value: str) -> str:
         """The beginning of a value, redacted, for the report."""
-        return redact(_valid(value).encode(), self._redact)[0].decode()[:80]
+        return redact(_valid(value).encode(), self._reading.redact)[0].decode()[:80]
 
-    def _decide_language(self, record: Mapping[str, Any], data: bytes) -> str | Fault:
-        named, path = _plain(_first(record, self._language)), _plain(_first(record, self._path))
+    def _decide_language(self, record: Mapping[str, Any], data: bytes) -> str | Broken:
+        named, path = (_plain(self._value(record, kind)) for kind in ("language", "path"))
         found: Language | None = None
         if isinstance(named, str):
             found = lookup(named)
@@ -116,25 +106,13 @@ class Fields:
             found = detect(path or "", data[:HEAD_BYTES])
         if found is not None and found.name in self._languages:
             return found.name
-        if self._all_text and (found is None or found.name not in self._known):
+        if self._reading.all_text and (found is None or found.name not in self._known):
             return ""
         if found is not None:
-            return Fault("other language", found.name, data=data)
+            return Broken("other language", found.name, len(data), data, problem=False)
         shown = repr(self._shown(named)) if isinstance(named, str) else self._shown(repr(named))
         detail = "no field names it" if named is None else shown
-        return Fault("unknown language", detail, data=data)
-
-
-def _names(given: str | None, usual: tuple[str, ...]) -> tuple[str, ...]:
-    return usual if given is None else (given,)
-
-
-def _first(record: Mapping[str, Any], names: Iterable[str]) -> Any:
-    for name in names:
-        value = record.get(name)
-        if value is not None:
-            return value
-    return None
+        return Broken("unknown language", detail, len(data), data, problem=False)
 
 
 def _plain(value: Any) -> Any:

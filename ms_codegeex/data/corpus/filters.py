@@ -21,7 +21,9 @@ _GENERATED = re.compile(
     rb"\bdo not (?:edit|modify)[^\n]{0,80}\bgenerated\b",
     re.IGNORECASE,
 )
-_SEPARATORS = bytes(range(28, 32))  # file, group, record and unit separators, white space to Python
+_ASCII = bytes(range(0x80))
+# White space, letters and digits in ASCII. File, group, record and unit separators are white space to Python.
+_KINDS = (string.whitespace.encode() + bytes(range(28, 32)), string.ascii_letters.encode(), string.hexdigits.encode())
 _GENERATED_HEAD = 1000  # further down, the words have other meanings
 
 
@@ -83,15 +85,9 @@ def size_rejection(size: int, rules: Rules) -> str | None:
 
 
 def rejection(data: bytes, rules: Rules, whole: bytes | None = None) -> str | None:
-    """Why a text with these bytes is dropped, or None when it is kept. Its size is not judged here.
-
-    Args:
-        data: the text that would be kept.
-        rules: when to drop it.
-        whole: the text with its licence header, which may say that a program wrote it; None: `data`.
-
-    Returns:
-        `binary`, `not UTF-8`, `empty`, `long lines`, `few letters`, `many digits` or `generated`.
+    """Why a text with these bytes is dropped, or None when it is kept: `binary`, `not UTF-8`, `empty`, `long lines`,
+    `few letters`, `many digits` or `generated`. Its size is not judged here. `whole` is the text with its licence
+    header, which may say that a program wrote it.
     """
     if b"\0" in data:
         return "binary"
@@ -168,30 +164,17 @@ def _exact_rejection(data: bytes, rules: Rules) -> str | None:
 
 
 def _count(data: bytes) -> tuple[int, int, int, int, int] | None:
-    """Numbers of characters, visible characters, letters, hexadecimal digits and newlines; None: not UTF-8.
-
-    One histogram of the bytes gives all of them, faster than counting ranges.
-    """
-    import numpy as np
-
-    codes = np.frombuffer(data, np.uint8)
-    histogram = np.bincount(codes, minlength=256)
-    kinds = (string.whitespace.encode() + _SEPARATORS, string.ascii_letters.encode(), string.hexdigits.encode())
-    white, letters, digits = (int(histogram[np.frombuffer(kind, np.uint8)].sum()) for kind in kinds)
-    breaks = int(histogram[10])
-    if data.isascii():
-        return len(data), len(data) - white, letters, digits, breaks
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError:
+    """Numbers of characters, visible characters, letters, hexadecimal digits and newlines; None: not UTF-8."""
+    if not _is_utf8(data):
         return None
+    white, letters, digits = (len(data) - len(data.translate(None, kind)) for kind in _KINDS)
     # Most texts repeat a few characters outside ASCII: count them first, then classify each once.
-    high = codes[codes > 0x7F].tobytes().decode("utf-8")
-    others = Counter(high)
+    high = data.translate(None, _ASCII)
+    others = Counter(high.decode("utf-8"))
     white += sum(number for character, number in others.items() if character.isspace())
     letters += sum(number for character, number in others.items() if character.isalpha())
-    characters = int(histogram[:0x80].sum()) + len(high)
-    return characters, characters - white, letters, digits, breaks
+    characters = len(data) - len(high) + others.total()
+    return characters, characters - white, letters, digits, data.count(b"\n")
 
 
 def _longest_line(data: bytes) -> int:

@@ -6,61 +6,51 @@ import numpy as np
 
 
 class Flags:
-    """`size` flags.
-
-    Args:
-        size: how many.
-        bits: uint8 `[ceil(size / 8)]`, the first flag in the lowest bit of the first byte; None: no flag is raised.
-    """
+    """`size` flags in `bits`, uint8 `[ceil(size / 8)]`, the first one in the lowest bit of the first byte. By default
+    none is raised."""
 
     def __init__(self, size: int, bits: np.ndarray | None = None) -> None:
         self.size = size
-        self._bits = np.zeros(-(-size // 8), np.uint8) if bits is None else bits
+        self.bits = np.zeros(-(-size // 8), np.uint8) if bits is None else bits
 
     def __and__(self, other: Flags) -> Flags:
-        return Flags(self.size, self._bits & other._bits)
+        return Flags(self.size, self.bits & other.bits)
 
     def __or__(self, other: Flags) -> Flags:
-        return Flags(self.size, self._bits | other._bits)
+        return Flags(self.size, self.bits | other.bits)
 
     def __invert__(self) -> Flags:
-        bits = ~self._bits
+        bits = ~self.bits
         if self.size % 8:  # unused bits stay 0
             bits[-1] &= (1 << self.size % 8) - 1
         return Flags(self.size, bits)
-
-    @property
-    def bits(self) -> np.ndarray:
-        """What the constructor takes."""
-        return self._bits
 
     def set(self, numbers: np.ndarray) -> None:
         """Raise the flags of `numbers`, int64; a number may occur several times."""
         for bit in range(8):  # in one pass, all that meet in a byte write the same
             places = numbers[(numbers & 7) == bit] >> 3
-            self._bits[places] |= np.uint8(1 << bit)
+            self.bits[places] |= np.uint8(1 << bit)
 
     def at(self, numbers: np.ndarray) -> np.ndarray:
         """The flags of `numbers`, bool `[numbers]`."""
-        return (self._bits[numbers >> 3] >> (numbers & 7).astype(np.uint8) & 1).astype(bool)
+        return (self.bits[numbers >> 3] >> (numbers & 7).astype(np.uint8) & 1).astype(bool)
 
     def between(self, first: int, end: int) -> np.ndarray:
         """The flags of `first` to `end - 1`, bool `[end - first]`."""
         start = first // 8
-        bits = np.unpackbits(self._bits[start : -(-end // 8)], bitorder="little")
+        bits = np.unpackbits(self.bits[start : -(-end // 8)], bitorder="little")
         return bits[first - 8 * start : end - 8 * start].astype(bool)
 
     def any(self) -> bool:
         """Whether a flag is raised."""
-        return bool(self._bits.any())
+        return bool(self.bits.any())
 
     def count(self) -> int:
         """How many flags are raised."""
-        table = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1)
-        return int(np.bincount(self._bits, minlength=256) @ table)
+        return int.from_bytes(self.bits.tobytes(), "little").bit_count()
 
     def first(self, count: int) -> list[int]:
         """The numbers of the first `count` raised flags."""
-        places = np.flatnonzero(self._bits)[:count]  # one at least in each of these bytes
-        found = [8 * place + bit for place in places.tolist() for bit in range(8) if self._bits[place] >> bit & 1]
+        places = np.flatnonzero(self.bits)[:count]  # one at least in each of these bytes
+        found = [8 * place + bit for place in places.tolist() for bit in range(8) if self.bits[place] >> bit & 1]
         return found[:count]

@@ -12,8 +12,8 @@ import struct
 from collections.abc import Iterator
 from typing import BinaryIO
 
-_ZSTD_FRAME = 0xFD2FB528
 _SKIPPABLE = range(0x184D2A50, 0x184D2A60)
+_LONGEST_HEADER = 18  # bytes of a frame's header
 _RLE, _RESERVED = 1, 3  # types of blocks
 _GZIP_BLOCK = struct.Struct("<4s6xH2sHH")  # with the extra field that bgzip writes, first in its header
 
@@ -28,52 +28,43 @@ def frame_bounds(stream: BinaryIO, name: str) -> list[int] | None:
     """
     size = os.fstat(stream.fileno()).st_size
     follow = _zstd_frames if name.endswith(".zst") else _gzip_blocks
-    bounds = [0]
     try:
-        for end in follow(stream):
-            bounds.append(end)
+        bounds = [0, *follow(stream)]
     except struct.error:  # ends within a header
         return None
     return bounds if bounds[-1] == size else None
 
 
-def _read(stream: BinaryIO, form: str) -> tuple:
-    return struct.unpack(form, stream.read(struct.calcsize(form)))
-
-
 def _zstd_frames(stream: BinaryIO) -> Iterator[int]:
     """The end of each frame, up to the first data that is not a frame."""
-    while (magic := _magic(stream)) is not None:
+    import zstandard
+
+    while head := stream.read(_LONGEST_HEADER):
+        start, (magic, size) = stream.tell() - len(head), struct.unpack_from("<II", head)
         if magic in _SKIPPABLE:
-            stream.seek(_read(stream, "<I")[0], os.SEEK_CUR)
-        elif magic == _ZSTD_FRAME:
-            if not _skip_frame(stream):
-                return
+            stream.seek(start + 8 + size)
         else:
-            return
+            try:
+                stream.seek(start + zstandard.frame_header_size(head))
+                checksum = 4 if zstandard.get_frame_parameters(head).has_checksum else 0
+            except zstandard.ZstdError:
+                return
+            if not _skip_blocks(stream):
+                return
+            stream.seek(checksum, os.SEEK_CUR)
         yield stream.tell()
 
 
-def _magic(stream: BinaryIO) -> int | None:
-    data = stream.read(4)
-    return struct.unpack("<I", data)[0] if len(data) == 4 else None
-
-
-def _skip_frame(stream: BinaryIO) -> bool:
-    """Seek to the end of a frame whose magic number has been read; False if it is invalid."""
-    (flags,) = _read(stream, "<B")
-    single_segment = bool(flags & 0x20)
-    content_size = (1 if single_segment else 0, 2, 4, 8)[flags >> 6]
-    stream.seek((not single_segment) + (0, 1, 2, 4)[flags & 3] + content_size, os.SEEK_CUR)
+def _skip_blocks(stream: BinaryIO) -> bool:
+    """Seek to the end of a frame's blocks; False if one is invalid."""
     last = False
     while not last:
-        low, high = _read(stream, "<HB")
+        low, high = struct.unpack("<HB", stream.read(3))
         header = low | high << 16
         last, kind = bool(header & 1), header >> 1 & 3
         if kind == _RESERVED:
             return False
         stream.seek(1 if kind == _RLE else header >> 3, os.SEEK_CUR)
-    stream.seek(4 if flags & 4 else 0, os.SEEK_CUR)  # a checksum
     return True
 
 

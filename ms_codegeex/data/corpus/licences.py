@@ -165,14 +165,10 @@ def strip_licence(data: bytes, language: str) -> bytes:
     patterns = _patterns(language)
     if patterns is None or (data[:1] and data[0] in patterns.code):
         return data
-    while True:  # without a header, an XML declaration may begin the file, and more headers follow it
-        parts, end = [], 0
-        for start, stop in _headers(data, patterns):
-            parts.append(data[end:start])
-            end = stop
-        if not parts:
-            break
-        data = b"".join((*parts, data[end:]))
+    # without a header, an XML declaration may begin the file, and more headers follow it
+    while headers := list(_headers(data, patterns)):
+        for start, stop in reversed(headers):
+            data = data[:start] + data[stop:]
     return data
 
 

@@ -72,14 +72,9 @@ def bands_for(threshold: float) -> int:
 
 def band_keys(signatures: np.ndarray, bands: int) -> np.ndarray:
     """A 64-bit key for each band of each signature. Equal values in one band give equal keys; the number of the band is
-    part of the key.
+    part of the key. Places that are left over belong to no band.
 
-    Args:
-        signatures: uint32 `[documents, PERMUTATIONS]`.
-        bands: number of bands; places that are left over belong to none.
-
-    Returns:
-        uint64 `[documents, bands]`.
+    uint32 `[documents, PERMUTATIONS]` -> uint64 `[documents, bands]`.
     """
     rows = PERMUTATIONS // bands
     values = signatures[:, : bands * rows].reshape(-1, bands, rows).astype(np.uint64)

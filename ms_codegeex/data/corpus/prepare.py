@@ -14,6 +14,7 @@ is decided in stages over all shards (`duplicates`, `selection`); then the shard
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import platform
@@ -29,38 +30,20 @@ from ms_codegeex.base.reading import read_json, sha256
 from ms_codegeex.data.corpus.remote import RemotePath, upload
 from ms_codegeex.data.corpus.remote import read_json as read_remote_json
 from ms_codegeex.data.corpus.settings import PrepareSettings
-from ms_codegeex.data.corpus.sources import Root, default_roots, printable, user_roots
+from ms_codegeex.data.corpus.sources import Inputs, Root, printable, user_roots
 from ms_codegeex.data.corpus.workers import Cluster, ProgressBar
 from ms_codegeex.data.corpus.workspace import open_workspace, remove, work_path
 from ms_codegeex.data.datasets.directory import is_occupied
-from ms_codegeex.data.datasets.layout import DATA_FILES, DATASET_JSON, FORMAT, MASKS, SPLITS, TABLES, VERSION
+from ms_codegeex.data.datasets.layout import DATA_FILES, DATASET_JSON, FORMAT, MASKS, TABLES, VERSION
 from ms_codegeex.data.tokenizer import TOKENIZER_FILES, TOKENIZER_NAMES, load_tokenizer
-
-__all__ = [
-    "DATASET_JSON",
-    "DATA_FILES",
-    "FORMAT",
-    "SPLITS",
-    "PrepareSettings",
-    "RunOptions",
-    "cached_corpus",
-    "prepare_dataset",
-    "prepare_remote",
-]
 
 ALREADY = "already prepared from the same inputs with the same settings; --replace prepares it again"
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Options that do not affect the content of a dataset.
-
-    Attributes:
-        workers: processes, at least 1.
-        progress: report on standard error.
-        replace: write even if the output holds a dataset.
-        cluster: whose nodes do the work; None: `workers` on this machine.
-    """
+    """Options that do not affect the content of a dataset: how many processes work, whether to report on standard
+    error, whether to `replace` a dataset, and a cluster whose nodes do the work instead."""
 
     workers: int
     progress: bool
@@ -68,12 +51,7 @@ class RunOptions:
     cluster: Cluster | None = None
 
 
-def roots(inputs: Sequence[Path | RemotePath | str] | None) -> list[Root]:
-    """The places to search for `inputs`; None: the running interpreter's libraries."""
-    return default_roots() if inputs is None else user_roots(inputs)
-
-
-def dataset_key(inputs: Sequence[Path | RemotePath | str] | None, settings: PrepareSettings) -> str:
+def dataset_key(inputs: Inputs, settings: PrepareSettings) -> str:
     """64 hex digits over the absolute inputs, the settings, the tokenizer's files and the Python version.
 
     Equal keys mean equal requests. The sources themselves are not read, which makes a cached dataset quick to find.
@@ -85,7 +63,7 @@ def dataset_key(inputs: Sequence[Path | RemotePath | str] | None, settings: Prep
     request = {
         "format": FORMAT,
         "version": VERSION,
-        "inputs": [printable(root.path) for root in roots(inputs)],
+        "inputs": [printable(root.path) for root in user_roots(inputs)],
         "settings": settings.record(),
         "tokenizer": tables,
         "python": platform.python_version(),
@@ -143,21 +121,14 @@ def _check_places(roots: Sequence[Root], output: Path) -> None:
 
 
 def prepare_dataset(
-    inputs: Sequence[Path | RemotePath | str] | None,
-    output: Path | str,
-    settings: PrepareSettings,
-    options: RunOptions,
+    inputs: Inputs, output: Path | str, settings: PrepareSettings, options: RunOptions
 ) -> dict[str, Any]:
     """Write a dataset directory, completely or not at all, and return the content of its `dataset.json`.
 
     An interrupted run leaves its finished shards in `.NAME.work` next to `output`, and the same call continues with
     them. A second process with the same `output` waits for the first.
 
-    Args:
-        inputs: files, directories and URLs of sources and archives; None: the running interpreter's libraries.
-        output: the directory to write. A dataset from the same inputs and settings is reused.
-        settings: they decide the content.
-        options: they do not affect the content.
+    A dataset from the same inputs and settings is reused.
 
     Returns:
         The content of `dataset.json`, and `output`, `cached`, `seconds` and `megabytes_per_second`.
@@ -179,22 +150,16 @@ def prepare_dataset(
 
 
 def _prepare(
-    inputs: Sequence[Path | RemotePath | str] | None,
-    output: Path,
-    settings: PrepareSettings,
-    key: str,
-    options: RunOptions,
+    inputs: Inputs, output: Path, settings: PrepareSettings, key: str, options: RunOptions
 ) -> tuple[dict[str, Any], bool]:
     """Make the dataset; return the content of dataset.json, and whether another process made it in the meantime."""
-    from ms_codegeex.data.corpus.building import (  # these need NumPy, a cached dataset does not
-        PrepareRequest,
-        build,
-        ready_workers,
-    )
+    # these need NumPy, a cached dataset does not
+    from ms_codegeex.data.corpus.building import PrepareRequest, build, ready_workers
     from ms_codegeex.data.infilling.transform import infill_record
 
     report = ProgressBar(options.progress)
-    _check_places(roots(inputs), output)
+    roots = user_roots(inputs)
+    _check_places(roots, output)
     with ready_workers(options.workers, settings.tokenizer, options.cluster) as mapper:
         tokenizer = load_tokenizer(settings.tokenizer)  # a wrong name fails before the search
         infill_record(settings.infill, tokenizer)
@@ -202,7 +167,7 @@ def _prepare(
             description = already_prepared(output, key, options.replace)
             if description is not None:
                 return description, True
-            request = PrepareRequest(inputs, roots(inputs), settings, key, tokenizer)
+            request = PrepareRequest(inputs, roots, settings, key, tokenizer)
             if options.cluster is not None:
                 nodes = options.cluster.check_nodes(work, [root.path for root in request.roots])
                 report.say(f"{nodes} nodes of the cluster")
@@ -217,18 +182,12 @@ def _result(description: dict[str, Any], output: str, cached: bool, seconds: flo
 
 
 def prepare_remote(
-    inputs: Sequence[Path | RemotePath | str] | None,
-    output: RemotePath,
-    settings: PrepareSettings,
-    work: Path,
-    options: RunOptions,
+    inputs: Inputs, output: RemotePath, settings: PrepareSettings, work: Path, options: RunOptions
 ) -> dict[str, Any]:
     """`prepare_dataset` for an output at a URL: made in the directory `work`, then copied, `dataset.json` last.
 
-    Without `dataset.json` there is no dataset at the URL. If copying fails, the same call copies again.
-
-    Args:
-        work: a local directory with room for the dataset and the finished shards. The dataset is removed at the end.
+    Without `dataset.json` there is no dataset at the URL. If copying fails, the same call copies again. `work` is a
+    local directory with room for the dataset, which is removed at the end, and for the finished shards.
     """
     key, report = dataset_key(inputs, settings), ProgressBar(options.progress)
     known = already_prepared(output, key, options.replace)
@@ -243,13 +202,7 @@ def prepare_remote(
     return {**described, "output": str(output), "cached": False}
 
 
-def cached_corpus(
-    inputs: Sequence[Path | RemotePath | str] | None,
-    parent: Path | str,
-    settings: PrepareSettings,
-    workers: int,
-    progress: bool,
-) -> Path:
+def cached_corpus(inputs: Inputs, parent: Path | str, settings: PrepareSettings, workers: int, progress: bool) -> Path:
     """The dataset directory for this request under `parent`, prepared on first use.
 
     Returns `parent/corpus-<12 hex digits of dataset_key>`. Once it is complete, nothing is searched or read again, even
@@ -266,8 +219,6 @@ def cached_corpus(
 
 
 def _complete(directory: Path, key: str) -> bool:
-    try:
-        description = _existing(directory)
-    except UserError:  # a damaged description: prepared again
-        return False
-    return description is not None and description.get("key") == key
+    with contextlib.suppress(UserError):  # a damaged description: prepared again
+        return (_existing(directory) or {}).get("key") == key
+    return False

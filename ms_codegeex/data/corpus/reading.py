@@ -24,7 +24,7 @@ from ms_codegeex.data.corpus.archives import (
     read_rows,
     row_parts,
 )
-from ms_codegeex.data.corpus.fields import Fault, Fields, RecordText
+from ms_codegeex.data.corpus.fields import Fields, RecordText
 from ms_codegeex.data.corpus.filters import rejection, size_rejection
 from ms_codegeex.data.corpus.licences import strip_licence
 from ms_codegeex.data.corpus.redaction import redact
@@ -34,7 +34,6 @@ from ms_codegeex.data.corpus.sources import Root, SourceFile, search
 
 _UNIT_BYTES, _UNIT_FILES = 8_000_000, 4096
 _EXCERPT, _EXCERPT_HEAD = 200, 4096
-_BLOCK = 1 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -61,15 +60,8 @@ class Document:
 
 @dataclass(frozen=True)
 class Rejected:
-    """Input that gives no document, and why.
-
-    Attributes:
-        source: as in `Document`; the identity of a file if no single line or row is meant.
-        reason: short, from a fixed set.
-        bytes: size of the lost input, as far as known.
-        detail: one more line, for example the place at which the JSON is invalid.
-        problem: the input is broken; otherwise a rule rejected it.
-        excerpt: first characters of the text, at most 200.
+    """Input that gives no document, and why: see `Broken`. The source is as in `Document`, or the identity of a file if
+    no single line or row is meant; the excerpt is the first characters of the text, at most 200.
     """
 
     source: str
@@ -86,24 +78,18 @@ class Unit:
 
     Attributes:
         name: unique and stable. It may hold slashes: a key, not a file name.
-        bytes: of input, for progress.
-        kind: `files`, `jsonl` or `parquet`.
-        label: the identity of the archive, `label/x.jsonl`; empty for files.
-        files: of kind `files`.
-        path: of the archive.
-        part, first: as `span` and `first` of `ms_codegeex.data.corpus.archives.ArchivePart`.
-        stamp: size and modification time of the archive (files carry their own); a change makes its shard stale.
+        files: source files, or the archive. They carry size and modification time; a change makes a shard stale.
+        part: of the archive; None for source files.
     """
 
     name: str
-    bytes: int
-    kind: str
-    label: str = ""
-    files: tuple[SourceFile, ...] = ()
-    path: Path | RemotePath | None = None
-    part: tuple[int, int] | None = None
-    first: int = 0
-    stamp: tuple = ()
+    files: tuple[SourceFile, ...]
+    part: ArchivePart | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of input, for progress."""
+        return sum(file.size for file in self.files) if self.part is None else self.part.bytes
 
 
 def find_units(
@@ -125,48 +111,33 @@ def find_units(
         seen[file.identity] += 1  # names that are not UTF-8 may be printed alike
         name = file.identity if seen[file.identity] == 1 else f"{file.identity} ({seen[file.identity]})"
         parts = _parts(file)
-        if isinstance(parts, Rejected):
-            rejected.append(parts)
-        else:
-            units += [_archive_unit(file, name, part) for part in parts]
+        if isinstance(parts, Broken):
+            rejected.append(_rejected(file.identity, parts, reading))
+            continue
+        for part in parts:
+            place = "" if part.span is None else f" [{part.span[0]}, {part.span[1]})"
+            units.append(Unit(name + place, (file,), part))
     files = [*found.sources, *found.archives]
     return units, rejected, {"files": len(files), "bytes": sum(file.size for file in files)}
 
 
 def _file_units(sources: Iterable[SourceFile]) -> list[Unit]:
     """`sources` in order, in batches of a few megabytes."""
-    units: list[Unit] = []
-    batch: list[SourceFile] = []
+    batches: list[list[SourceFile]] = []
     total = 0
     for file in sources:
-        if batch and (total + file.size > _UNIT_BYTES or len(batch) == _UNIT_FILES):
-            units.append(_file_unit(len(units), batch))
-            batch, total = [], 0
-        batch.append(file)
+        if not batches or total + file.size > _UNIT_BYTES or len(batches[-1]) == _UNIT_FILES:
+            batches.append([])
+            total = 0
+        batches[-1].append(file)
         total += file.size
-    return [*units, _file_unit(len(units), batch)] if batch else units
+    return [Unit(f"files-{number:06d}", tuple(batch)) for number, batch in enumerate(batches)]
 
 
-def _file_unit(number: int, batch: Sequence[SourceFile]) -> Unit:
-    size = sum(file.size for file in batch)  # each file carries its own modification time
-    return Unit(f"files-{number:06d}", size, "files", files=tuple(batch))
-
-
-def _parts(file: SourceFile) -> list[ArchivePart] | Rejected:
+def _parts(file: SourceFile) -> list[ArchivePart] | Broken:
     if not file.size:
-        return Rejected(file.identity, "empty", 0)
-    if archive_kind(file.path.name) == "parquet":
-        parts = row_parts(file.path)
-        return _broken(file.identity, parts) if isinstance(parts, Broken) else parts
-    return line_parts(file.path, file.size)
-
-
-def _archive_unit(file: SourceFile, name: str, part: ArchivePart) -> Unit:
-    if part.span is not None:
-        name = f"{name} [{part.span[0]}, {part.span[1]})"
-    kind = archive_kind(file.path.name) or ""
-    stamp = (file.size, file.modified)
-    return Unit(name, part.bytes, kind, file.identity, (), file.path, part.span, part.first, stamp)
+        return Broken("empty", problem=False)
+    return row_parts(file.path) if archive_kind(file.path.name) == "parquet" else line_parts(file.path, file.size)
 
 
 def read_unit(unit: Unit, reading: ReadingSettings) -> Generator[Document | Rejected, None, int]:
@@ -174,91 +145,71 @@ def read_unit(unit: Unit, reading: ReadingSettings) -> Generator[Document | Reje
 
     Returns the number of lines in the unit's part of a `.jsonl` file: the numbering of the next part continues there.
     """
-    if unit.path is None:
+    if unit.part is None:
         for file in unit.files:
-            yield _read_file(file, reading)
+            yield _judge(file.identity, _read_file(file, reading), reading, reading.strip_licences != "none")
         return 0
-    part = ArchivePart(unit.part, unit.first, unit.bytes)
-    if unit.kind == "parquet":
-        yield from _read_rows(unit.path, unit.label, part, reading)
-        return 0
-    return (yield from _read_lines(unit.path, unit.label, part, reading))
+    (file,) = unit.files
+    if archive_kind(file.path.name) == "jsonl":
+        return (yield from _read_lines(file, unit.part, reading))
+    yield from _read_rows(file, unit.part, reading)
+    return 0
 
 
-def _read_file(file: SourceFile, reading: ReadingSettings) -> Document | Rejected:
+def _read_file(file: SourceFile, reading: ReadingSettings) -> RecordText | Broken:
     limit = min(reading.rules.max_file_bytes, reading.max_line_bytes)
     try:
         data, size = _content(file, limit)
     except OSError as error:
-        return Rejected(file.identity, "unreadable", file.size, error.strerror or "", problem=True)
+        return Broken("unreadable", error.strerror or "", file.size)
     if data is None:
-        return Rejected(file.identity, "too large", size, f"more than {limit} bytes")
-    strip = reading.strip_licences != "none"
-    return _judge(file.identity, RecordText(data, file.language, file.package), reading, strip)
+        return Broken("too large", f"more than {limit} bytes", size, problem=False)
+    return RecordText(data, file.language, file.package)
 
 
 def _content(file: SourceFile, limit: int) -> tuple[bytes | None, int]:
     """The content of a file, or None if it has more than `limit` bytes; and its size."""
     if isinstance(file.path, RemotePath):
         return (None, file.size) if file.size > limit else (file.path.read(file.size), file.size)
-    return _local_content(file.path, limit)
-
-
-def _local_content(path: Path, limit: int) -> tuple[bytes | None, int]:
-    """The same. Faster than with a file object, which for small files takes most of the time."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        size = os.fstat(descriptor).st_size  # it may have grown since the search
-        if size > limit:
-            return None, size
-        pieces = [os.read(descriptor, size + 1)]
-        if len(pieces[0]) == size:
-            return pieces[0], size
-        while pieces[-1]:  # the file changes meanwhile, or is read in parts
-            pieces.append(os.read(descriptor, _BLOCK))
-        return b"".join(pieces), size
-    finally:
-        os.close(descriptor)
+    with open(file.path, "rb", buffering=0) as stream:
+        size = os.fstat(stream.fileno()).st_size  # it may have grown since the search
+        return None if size > limit else stream.readall(), size
 
 
 def _read_lines(
-    path: Path | RemotePath, label: str, part: ArchivePart, reading: ReadingSettings
+    file: SourceFile, part: ArchivePart, reading: ReadingSettings
 ) -> Generator[Document | Rejected, None, int]:
     fields, opens = Fields(reading), part.span is None or not part.span[0]
-    lines = Returning(read_lines(path, part, reading.max_line_bytes))
+    lines = Returning(read_lines(file.path, part, reading.max_line_bytes))
     for number, line in lines:
-        source = f"{label}:{number}"
-        if isinstance(line, Broken):
-            yield _broken(source, line, reading)
-            continue
+        source = f"{file.identity}:{number}"
         # The first line of a file may begin with a byte order mark.
-        record = _parse(line, "utf-8-sig" if opens and number == 1 else "utf-8")
-        if isinstance(record, Fault) and reading.redact:
-            record = replace(record, data=b"")  # escapes hide secrets from redaction
-        text = fields.read(record) if isinstance(record, dict) else record
-        if isinstance(text, RecordText):
-            yield _judge(source, text, reading, reading.strip_licences == "all")
-        else:
-            yield _fault(source, text, len(line), reading)
+        encoding = "utf-8-sig" if opens and number == 1 else "utf-8"
+        record = line if isinstance(line, Broken) else _parse(line, encoding)
+        if isinstance(record, Broken):  # escapes hide secrets from redaction
+            yield _rejected(source, replace(record, head=b"") if reading.redact else record, reading)
+            continue
+        text = fields.read(record)
+        text = replace(text, bytes=len(line)) if isinstance(text, Broken) else text
+        yield _judge(source, text, reading, reading.strip_licences == "all")
     return lines.value
 
 
-def _parse(line: bytes, encoding: str) -> dict[str, Any] | Fault:
+def _parse(line: bytes, encoding: str) -> dict[str, Any] | Broken:
     """The JSON object in a line. Numbers that Python refuses and objects nested too deeply are invalid, too."""
     try:
         record = parse_json(line.decode(encoding), data=True)
     except UnicodeDecodeError as error:
-        return Fault("not UTF-8", f"byte 0x{line[error.start]:02x} at column {error.start + 1}", True, line)
+        detail = f"byte 0x{line[error.start]:02x} at column {error.start + 1}"
+        return Broken("not UTF-8", detail, len(line), line)
     except Malformed as error:
-        return Fault("invalid JSON", str(error), True, line)
+        return Broken("invalid JSON", str(error), len(line), line)
     if isinstance(record, dict):
         return record
-    return Fault("no object", f"the line holds a value of type {type(record).__name__}", True, line)
+    return Broken("no object", f"the line holds a value of type {type(record).__name__}", len(line), line)
 
 
-def _read_rows(
-    path: Path | RemotePath, label: str, part: ArchivePart, reading: ReadingSettings
-) -> Iterator[Document | Rejected]:
+def _read_rows(file: SourceFile, part: ArchivePart, reading: ReadingSettings) -> Iterator[Document | Rejected]:
     fields = Fields(reading)
     names: list[str] = []
 
@@ -266,50 +217,32 @@ def _read_rows(
         names[:] = fields.needed(present)
         return [] if fields.text_missing(names) else names
 
-    for number, row in read_rows(path, part, choose):
-        source = f"{label}:{number}"
-        if isinstance(row, Broken):
-            yield _broken(source, row, reading)
-            continue
+    for number, row in read_rows(file.path, part, choose):
         if not row:  # no row of this file has a text
-            yield Rejected(label, "missing field", part.bytes, fields.text_missing(names), problem=True)
+            yield Rejected(file.identity, "missing field", part.bytes, fields.text_missing(names), problem=True)
             return
-        text = fields.read(dict(zip(names, row, strict=True)))
-        if isinstance(text, Fault):
-            yield _fault(source, text, len(text.data), reading)
-        elif len(text.data) > reading.max_line_bytes:
+        text = row if isinstance(row, Broken) else fields.read(dict(zip(names, row, strict=True)))
+        if isinstance(text, RecordText) and len(text.data) > reading.max_line_bytes:
             detail = f"more than {reading.max_line_bytes} bytes"
-            yield Rejected(source, "too large", len(text.data), detail, excerpt=_excerpt(text.data, reading))
-        else:
-            yield _judge(source, text, reading, reading.strip_licences == "all")
+            text = Broken("too large", detail, len(text.data), text.data, problem=False)
+        yield _judge(f"{file.identity}:{number}", text, reading, reading.strip_licences == "all")
 
 
-def _judge(source: str, text: RecordText, reading: ReadingSettings, strip: bool) -> Document | Rejected:
+def _judge(source: str, text: RecordText | Broken, reading: ReadingSettings, strip: bool) -> Document | Rejected:
     """Strip licence headers, apply the rules to the rest, then redact it."""
+    if isinstance(text, Broken):
+        return _rejected(source, text, reading)
     data = strip_licence(text.data, text.language) if strip else text.data
     reason = size_rejection(len(data), reading.rules) or rejection(data, reading.rules, text.data)
     if reason is not None:
-        return Rejected(source, reason, len(text.data), excerpt=_excerpt(text.data, reading))
+        return _rejected(source, Broken(reason, "", len(text.data), text.data, problem=False), reading)
     licence_bytes = len(text.data) - len(data)
-    redacted: tuple[tuple[str, int], ...] = ()
-    if reading.redact:
-        data, redacted = redact(data, reading.redact)
+    data, redacted = redact(data, reading.redact)
     return Document(source, data, text.language, text.group or source, redacted, licence_bytes)
 
 
-def _fault(source: str, fault: Fault, size: int, reading: ReadingSettings) -> Rejected:
-    return Rejected(source, fault.reason, size, fault.detail, fault.problem, _excerpt(fault.data, reading))
-
-
-def _broken(source: str, broken: Broken, reading: ReadingSettings | None = None) -> Rejected:
-    hidden = reading is None or bool(reading.redact)  # escapes hide secrets from redaction
-    excerpt = "" if hidden else _excerpt(broken.head, reading)
-    return Rejected(source, broken.reason, broken.bytes, broken.detail, broken.reason != "too large", excerpt)
-
-
-def _excerpt(data: bytes, reading: ReadingSettings) -> str:
-    """The first characters for a report, redacted like the corpus."""
-    head = data[:_EXCERPT_HEAD]
-    if reading.redact:
-        head, _ = redact(head, reading.redact)
-    return head.decode("utf-8", "replace")[:_EXCERPT]
+def _rejected(source: str, broken: Broken, reading: ReadingSettings) -> Rejected:
+    """`broken` with the first characters of its text, redacted like the corpus."""
+    head, _ = redact(broken.head[:_EXCERPT_HEAD], reading.redact)
+    excerpt = head.decode("utf-8", "replace")[:_EXCERPT]
+    return Rejected(source, broken.reason, broken.bytes, broken.detail, broken.problem, excerpt)

@@ -63,7 +63,7 @@ def redact(data: bytes, what: Sequence[str]) -> tuple[bytes, tuple[tuple[str, in
     """
     hits: list[_Hit] = []
     if "secrets" in what:
-        hits += [hit for find in (_private_keys, _tokens, _assigned, _in_headers, _in_urls) for hit in find(data)]
+        hits += [hit for find in (_private_keys, _tokens, _values) for hit in find(data)]
     if "email" in what and b"@" in data:
         hits += _emails(data)
     if not hits:
@@ -118,8 +118,8 @@ def _re2(pattern: bytes) -> Any:
 @functools.cache
 def _any_format() -> bytes:
     """RE2's pattern for a token of any format; without the assertions and groups that are checked where it is found."""
-    rests = (re.sub(rb"\((?!\?)", b"(?:", form.rest.replace(NOT_LONGER, b"")) for form in FORMATS)
-    return b"|".join(re.escape(form.start) + rest for form, rest in zip(FORMATS, rests, strict=True))
+    parts = (re.escape(form.start) + form.rest.replace(NOT_LONGER, b"") for form in FORMATS)
+    return b"|".join(re.sub(rb"\((?!\?)", b"(?:", part) for part in parts)
 
 
 @functools.cache
@@ -152,28 +152,22 @@ def _tokens(data: bytes) -> Iterator[_Hit]:
                 break
 
 
-def _assigned(data: bytes) -> Iterator[_Hit]:
-    for found in _re2(_ASSIGNMENT).finditer(data):
-        group = 1 if found.group(1) is not None else 2
-        value = found.group(group)
-        if _SHORTEST <= len(value) <= _LONGEST and _is_random(value):
-            yield found.start(group), found.end(group), "password"
+def _values(data: bytes) -> Iterator[_Hit]:
+    for pattern, kind, *accepts in _PLACES:
+        for found in _re2(pattern).finditer(data):
+            group = found.lastindex
+            if accepts[group - 1](found.group(group)):
+                yield found.start(group), found.end(group), kind
 
 
-def _in_headers(data: bytes) -> Iterator[_Hit]:
-    for found in _re2(_HEADER).finditer(data):
-        group = 1 if found.group(1) is not None else 2
-        value = found.group(group)
-        if _is_random(value) if group == 1 else _is_login(value):
-            yield found.start(group), found.end(group), "credential"
+def _is_assigned(value: bytes) -> bool:
+    return _SHORTEST <= len(value) <= _LONGEST and _is_random(value)
 
 
-def _in_urls(data: bytes) -> Iterator[_Hit]:
-    for found in _re2(_URL).finditer(data):
-        password = found.group(1)
-        plain = password.replace(b"-", b"").replace(b"_", b"").islower() and password.isalpha()
-        if len(password) <= _LONGEST and not plain and not _PLACEHOLDER.search(password):
-            yield found.start(1), found.end(1), "credential"
+def _is_password(value: bytes) -> bool:
+    """Whether this may be the password in a URL, not a word or a placeholder."""
+    plain = value.replace(b"-", b"").replace(b"_", b"").islower() and value.isalpha()
+    return len(value) <= _LONGEST and not plain and not _PLACEHOLDER.search(value)
 
 
 def _is_login(value: bytes) -> bool:
@@ -213,3 +207,11 @@ def _is_random(value: bytes) -> bool:
         return digits > 0 and _entropy(value) >= 3.2 and changes >= 0.42
     one_case = set(kinds) <= {"digit", "upper"} or set(kinds) <= {"digit", "lower"}
     return one_case and len(value) >= 20 and digits >= len(value) / 8 and _entropy(value) >= 3.5 and changes >= 0.22
+
+
+# Where values are: the pattern of a place, their kind, and which values count, for each group of the pattern.
+_PLACES = (
+    (_ASSIGNMENT, "password", _is_assigned, _is_assigned),
+    (_HEADER, "credential", _is_random, _is_login),
+    (_URL, "credential", _is_password),
+)

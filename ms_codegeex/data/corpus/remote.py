@@ -90,11 +90,6 @@ class RemotePath:
         return self.parts[-1]
 
     @property
-    def suffix(self) -> str:
-        """The ending of the last name, with its dot."""
-        return PurePosixPath(self.name).suffix
-
-    @property
     def parent(self) -> RemotePath:
         """The directory that this is in."""
         return RemotePath(self.url.removesuffix(f"?{_divided(self.url)[3]}").rpartition("/")[0])
@@ -109,14 +104,12 @@ class RemotePath:
 
     def exists(self) -> bool:
         """Whether it can be found."""
-        filesystem, path = _filesystem(self)
         with _as_user_errors(self):
-            return bool(_retry(self, lambda: filesystem.exists(path)))
+            return bool(_request(self, lambda filesystem, path: filesystem.exists(path)))
 
     def read(self, size: int) -> bytes:
         """The complete file of `size` bytes, in one request; errors as for `open`."""
-        filesystem, path = _filesystem(self)
-        return _retry(self, lambda: _exactly(size, filesystem.cat_file(path)))
+        return _request(self, lambda filesystem, path: _exactly(size, filesystem.cat_file(path)))
 
     def open(self) -> BinaryIO:
         """The file, to be read from any place.
@@ -125,9 +118,8 @@ class RemotePath:
             OSError: it is gone, or reading it is not allowed.
             UserError: it could not be read after all attempts.
         """
-        filesystem, path = _filesystem(self)
-        size = _retry(self, lambda: filesystem.info(path)["size"])
-        return io.BufferedReader(_Ranges(self, filesystem, path, size), _BUFFER)
+        size = _request(self, lambda filesystem, path: filesystem.info(path)["size"])
+        return io.BufferedReader(_Ranges(self, size), _BUFFER)
 
 
 def _divided(url: str) -> tuple[str, str, str, str]:
@@ -142,18 +134,14 @@ def _divided(url: str) -> tuple[str, str, str, str]:
 class _Ranges(io.RawIOBase):
     """A remote file as ranges of bytes, each fetched separately."""
 
-    def __init__(self, location: RemotePath, filesystem: Any, path: str, size: int) -> None:
-        self._location, self._filesystem, self._path, self._size = location, filesystem, path, size
-        self._place = 0
+    def __init__(self, location: RemotePath, size: int) -> None:
+        self._location, self._size, self._place = location, size, 0
 
     def readable(self) -> bool:
         return True
 
     def seekable(self) -> bool:
         return True
-
-    def tell(self) -> int:
-        return self._place
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
@@ -163,11 +151,9 @@ class _Ranges(io.RawIOBase):
         start, end = self._place, min(self._place + len(buffer), self._size)
         if start >= end:
             return 0
-
-        def fetch() -> bytes:
-            return _exactly(end - start, self._filesystem.cat_file(self._path, start=start, end=end))
-
-        buffer[: end - start] = _retry(self._location, fetch)
+        buffer[: end - start] = _request(
+            self._location, lambda files, path: _exactly(end - start, files.cat_file(path, start=start, end=end))
+        )
         self._place = end
         return end - start
 
@@ -217,11 +203,13 @@ def _hidden(text: str, location: RemotePath) -> str:
     return text
 
 
-def _retry(location: RemotePath, work: Callable[[], T]) -> T:
-    """The result of `work`, retried if its error may be temporary; `UserError` if it persists."""
+def _request(location: RemotePath, work: Callable[[Any, str], T]) -> T:
+    """The result of `work` with the file system and its path, retried if its error may be temporary; `UserError` if it
+    persists."""
+    place = _filesystem(location)
     for pause in (*PAUSES, None):
         try:
-            return work()
+            return work(*place)
         except _NOT_RETRIED as error:
             kind = next(kind for kind in _NOT_RETRIED if isinstance(error, kind))
             words = [_hidden(word, location) if isinstance(word, str) else word for word in error.args]
@@ -241,14 +229,13 @@ def _as_user_errors(location: RemotePath) -> Iterator[None]:
     """Errors that persist however often a request is repeated, as a `UserError`."""
     try:
         yield
-    except FileNotFoundError as error:
-        line = _line(error, location)
-        raise UserError(f"{location}: not found ({line}); give an existing bucket, directory or file") from None
-    except PermissionError as error:
-        line = _line(error, location)
-        raise UserError(f"{location}: access refused ({line}); check the credentials") from None
     except OSError as error:
-        raise UserError(f"{location}: {_line(error, location)}") from None
+        line = _line(error, location)
+        if isinstance(error, FileNotFoundError):
+            line = f"not found ({line}); give an existing bucket, directory or file"
+        if isinstance(error, PermissionError):
+            line = f"access refused ({line}); check the credentials"
+        raise UserError(f"{location}: {line}") from None
 
 
 def list_files(root: RemotePath) -> list[tuple[RemotePath, int, int]]:
@@ -257,13 +244,13 @@ def list_files(root: RemotePath) -> list[tuple[RemotePath, int, int]]:
     Raises:
         UserError: there is nothing, or it may not be listed.
     """
-    filesystem, path = _filesystem(root)
     with _as_user_errors(root):
-        found = _retry(root, lambda: filesystem.find(path, detail=True))
+        found = _request(root, lambda filesystem, path: filesystem.find(path, detail=True))
         if not found:
-            _retry(root, lambda: filesystem.ls(path, detail=False))  # its error says more than that of `find`
+            # its error says more than that of `find`
+            _request(root, lambda filesystem, path: filesystem.ls(path, detail=False))
             raise FileNotFoundError("it is empty")
-    files, base = [], path.rstrip("/")
+    files, base = [], _filesystem(root)[1].rstrip("/")
     for name, entry in sorted(found.items()):
         below = name[len(base) :].strip("/")
         place = RemotePath(f"{root.url}/{below}" if below else root.url)
@@ -280,10 +267,9 @@ def _version(entry: dict[str, Any]) -> int:
 
 def read_json(url: RemotePath) -> Any | None:
     """The content of a JSON file; None if it does not exist, `UserError` if it is not JSON."""
-    filesystem, path = _filesystem(url)
     with _as_user_errors(url):
         try:
-            return parse_json(_retry(url, lambda: filesystem.cat_file(path)))
+            return parse_json(_request(url, lambda filesystem, path: filesystem.cat_file(path)))
         except FileNotFoundError:
             return None
         except ValueError:
@@ -298,13 +284,13 @@ def upload(directory: Path, target: RemotePath, last: str) -> None:
     Raises:
         UserError: the place cannot be written to.
     """
-    filesystem, path = _filesystem(target)
     files = sorted((file for file in directory.rglob("*") if file.is_file()), key=lambda file: file.name == last)
     with _as_user_errors(target):
-        if _retry(target, lambda: filesystem.exists(f"{path}/{last}")):
-            _retry(target, lambda: filesystem.rm_file(f"{path}/{last}"))
+        if (target / last).exists():
+            _request(target / last, lambda filesystem, path: filesystem.rm_file(path))
         for file in files:
-            _retry(target, lambda file=file: _put(filesystem, file, f"{path}/{file.relative_to(directory)}"))
+            name = file.relative_to(directory)
+            _request(target, lambda filesystem, path, file=file, name=name: _put(filesystem, file, f"{path}/{name}"))
 
 
 def _put(filesystem: Any, file: Path, target: str) -> None:

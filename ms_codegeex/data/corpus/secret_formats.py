@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _WORD = rb"[A-Za-z0-9]"
 _URL = rb"[A-Za-z0-9_-]"  # the alphabet of base64url
 NOT_LONGER = rb"(?![A-Za-z0-9_-])"
 
 
-@dataclass(frozen=True)
-class SecretFormat:
-    """One format.
-
-    Attributes:
-        kind: name in reports.
-        start: literal text at its beginning.
-        rest: regular expression of the text that follows. If it has a group 1, only that is replaced; otherwise all of
-            it is. `NOT_LONGER` is the only assertion in it.
-    """
+class SecretFormat(NamedTuple):
+    """One format: its name in reports, the literal text at its beginning, and a regular expression of the rest. If that
+    has a group 1, only the group is replaced, otherwise all of it. `NOT_LONGER` is the only assertion in it."""
 
     kind: str
     start: bytes
@@ -50,11 +43,9 @@ FORMATS: tuple[SecretFormat, ...] = (
     *_each("age key", "AGE-SECRET-KEY-1", rb"[A-Z0-9]{58}" + NOT_LONGER),
     # models
     *_each("Anthropic key", "sk-ant-", rb"[a-z]{2,8}\d{2}-" + _URL + rb"{80,}"),
-    SecretFormat("OpenAI key", b"sk-", _WORD + rb"{20}T3BlbkFJ" + _WORD + rb"{20}" + NOT_LONGER),
+    *_each("OpenAI key", "sk-", _WORD + rb"{20}T3BlbkFJ" + _WORD + rb"{20}" + NOT_LONGER),
     *_each("OpenAI key", "sk-proj- sk-svcacct- sk-admin-", _URL + rb"{40,}"),
-    SecretFormat(
-        "model service key", b"sk-", rb"(?:or-v1-[a-f0-9]{64}|[a-f0-9]{32})" + NOT_LONGER
-    ),  # OpenRouter, DeepSeek
+    *_each("model service key", "sk-", rb"(?:or-v1-[a-f0-9]{64}|[a-f0-9]{32})" + NOT_LONGER),  # OpenRouter, DeepSeek
     *_each("Hugging Face token", "hf_ api_org_", rb"[A-Za-z]{34}" + NOT_LONGER),
     *_each("Groq key", "gsk_", _WORD + rb"{52}" + NOT_LONGER),
     *_each("Replicate token", "r8_", _WORD + rb"{37}" + NOT_LONGER),
@@ -83,18 +74,12 @@ FORMATS: tuple[SecretFormat, ...] = (
     # messages
     *_each("Slack token", "xoxa- xoxb- xoxe- xoxo- xoxp- xoxr- xoxs-", rb"(?:[A-Za-z0-9]+-){1,4}[A-Za-z0-9]{8,}"),
     *_each("Slack webhook", "hooks.slack.com/services/ hooks.slack.com/workflows/", rb"([A-Za-z0-9/]{30,})"),
-    *_each(
-        "Discord webhook",
-        "discord.com/api/webhooks/ discordapp.com/api/webhooks/",
-        rb"(\d{17,20}/" + _URL + rb"{60,70})",
-    ),
+    *_each("Discord webhook", "discord.com/api/webhooks/ discordapp.com/api/webhooks/", rb"(\d{17,20}/[\w-]{60,70})"),
     # A Discord token begins with the base64 of a user's number, whose first digit chooses one of three letters.
-    *(
-        SecretFormat(
-            "Discord token", first + second, _URL + rb"{21,26}\." + _URL + rb"{6}\." + _URL + rb"{27,38}" + NOT_LONGER
-        )
-        for first in (b"M", b"N", b"O")
-        for second in (b"D", b"T", b"j", b"z")
+    *_each(
+        "Discord token",
+        "MD MT Mj Mz ND NT Nj Nz OD OT Oj Oz",
+        _URL + rb"{21,26}\." + _URL + rb"{6}\." + _URL + rb"{27,38}" + NOT_LONGER,
     ),
     *_each("Telegram token", ":AA", rb"(" + _URL + rb"{33})" + NOT_LONGER),
     *_each("Teams webhook", "webhook.office.com/webhookb2/", rb"([A-Za-z0-9@/-]{100,})"),

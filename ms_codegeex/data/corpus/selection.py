@@ -19,7 +19,7 @@ from ms_codegeex.data.corpus.duplicates import EXACT_DUPLICATE, NEAR_DUPLICATE, 
 from ms_codegeex.data.corpus.flags import Flags
 from ms_codegeex.data.corpus.settings import PrepareSettings
 from ms_codegeex.data.corpus.shards import Shard
-from ms_codegeex.data.corpus.sources import hash_key, one_line
+from ms_codegeex.data.corpus.sources import hash_key
 from ms_codegeex.data.corpus.stages import (
     DocumentBlock,
     Documents,
@@ -81,14 +81,8 @@ def select(
     sampling: bool,
     stages: Stages,
 ) -> Selection:
-    """Place every document; `placed_documents` reads the result.
-
-    Args:
-        documents: all of them.
-        settings: how to decide.
-        duplicates: documents to drop, by reason.
-        sampling: whether `max_bytes` still has to be applied.
-        stages: for the documents, in a directory with the name `selection_name`.
+    """Place every document; `placed_documents` reads the result. `duplicates` are dropped, by reason; `sampling` says
+    whether `max_bytes` still has to be applied. The stages are in a directory with the name `selection_name`.
 
     Raises:
         NothingLeft: training or validation would get nothing.
@@ -101,7 +95,7 @@ def select(
         kept &= ~left_out[NOT_SAMPLED]
     share = settings.validation_share
     if share and kept.count() == 1:
-        name = one_line(documents.source(kept.first(1)[0]))
+        name = documents.source(kept.first(1)[0])
         raise NothingLeft(
             f"{name}: the only document left, but training and validation need one each; "
             "give --input more files or --validation-share 0"
@@ -114,14 +108,14 @@ def select(
     chosen = choose_validation(groups.sums, share)
     if split_by == "package":
         _check_share(groups, chosen, share)
-    in_validation = groups.count_named(chosen)
+    in_validation = sum(int((rows["named"] & _among(rows["key"], chosen)).sum()) for rows in groups.sums())
     packages = (1, 1) if split_by == "file" else (named - in_validation, in_validation)
     _place(stages, left_out, groups, chosen)
-    dropped = {
-        reason: (flags.count(), _examples(flags, duplicates.get(reason)))
-        for reason, flags in left_out.items()
-        if flags.any()
-    }
+    dropped = {}
+    for reason, flags in left_out.items():
+        if flags.any():
+            kept_instead = duplicates[reason].examples if reason in duplicates else {}
+            dropped[reason] = (flags.count(), [(number, kept_instead.get(number)) for number in flags.first(EXAMPLES)])
     return Selection(split_by, packages, dropped)
 
 
@@ -140,10 +134,6 @@ def _check_share(groups: _Groups, chosen: np.ndarray, share: float) -> None:
             f"give it more packages, or `prepare` it with --validation-share {enough:g} to accept that, or with "
             "--validation-share 0 for none"
         )
-
-
-def _examples(flags: Flags, found: Duplicates | None) -> list[tuple[int, int | None]]:
-    return [(number, found.examples.get(number) if found else None) for number in flags.first(EXAMPLES)]
 
 
 def _numbers(names: Iterable[str], seed: int) -> np.ndarray:
@@ -202,10 +192,6 @@ class _Groups:
         make = functools.partial(_sums, self.keys)
         yield from self._stages.by_key(f"groups-{self._unit}", keyed, make, _summed, self._kept)
 
-    def count_named(self, chosen: np.ndarray) -> int:
-        """How many packages have a key among `chosen`, ascending."""
-        return sum(int(np.count_nonzero(rows["named"] & _among(rows["key"], chosen))) for rows in self.sums())
-
 
 def _among(keys: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     """Whether each key is among `chosen`, ascending."""
@@ -217,7 +203,7 @@ def _among(keys: np.ndarray, chosen: np.ndarray) -> np.ndarray:
 def _keys(seed: int, by_package: bool, directory: Path, block: DocumentBlock, _: np.ndarray) -> np.ndarray:
     pieces = [np.empty(0, np.uint64)]
     for shard in block.shards:
-        group = shard.columns["group"] if by_package else np.full(shard.documents, -1)
+        group = shard.column("group") if by_package else np.full(shard.documents, -1)
         keys, own = np.empty(shard.documents, np.uint64), group < 0
         if own.any():
             sources = shard.sources()

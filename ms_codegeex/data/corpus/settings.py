@@ -27,14 +27,11 @@ class ReadingSettings:
     Attributes:
         languages: wanted, names or aliases, made canonical; empty: the 23 training languages.
         rules: when a text is dropped.
-        text_field: of a record; None: the first of `text`, `code`, `content` that is set.
-        language_field: None: the first of `language`, `lang`, `programming_language`.
-        licence_field: None: the first of `license`, `licence`, `licenses`, `max_stars_repo_licenses`.
+        text_field, language_field, licence_field, path_field, group_field: names of a record's fields; None: the first
+            of the usual ones (`fields.USUAL`) that is set. The path's extension decides the language if no field names
+            it.
         licences: allowed for records, in upper or lower case; a record must name at least one, and only these. Empty:
             any. Source files are not checked.
-        path_field: its extension decides the language if no field names it; None: the first of `path`,
-            `max_stars_repo_path`, `file_name`.
-        group_field: None: the first of `repo_name`, `max_stars_repo_name`, `repository`.
         redact: of `email`, `secrets`.
         strip_licences: where licence headers are left out: in source `files`, in `all` texts, or in `none`.
         all_text: also take documents of no known language, with an empty language. Known are the wanted languages and

@@ -27,25 +27,18 @@ from ms_codegeex.data.corpus.reading import Document, Unit, read_unit
 from ms_codegeex.data.corpus.settings import ReadingSettings
 from ms_codegeex.data.corpus.tally import Tally, moved
 from ms_codegeex.data.datasets.indexed import token_dtype
-from ms_codegeex.data.languages import tag_text
+from ms_codegeex.data.languages import tag_prefix
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.data.tokenizer.fast import CorpusEncoder
 
 ENDINGS = (".bin", ".npz")
-_BUFFER = 1 << 22  # ids in memory before they are written
-_CHECKED = 1 << 22  # bytes
+_BUFFER = 1 << 22  # bytes
 
 
 @dataclass(frozen=True)
 class ShardJob:
-    """Settings that all units share.
-
-    Attributes:
-        reading: how input is read.
-        tags: scheme of the language tag lines.
-        tokenizer: name or directory.
-        signatures: whether to compute MinHash signatures.
-    """
+    """Settings that all units share: how input is read, the scheme of the tag lines, a tokenizer's name or directory,
+    and whether to compute MinHash signatures."""
 
     reading: ReadingSettings
     tags: str
@@ -66,36 +59,20 @@ def load_encoder(name: str) -> tuple[CorpusEncoder, int, np.dtype]:
 
 
 class TokenFile:
-    """A file of ids, written in large pieces.
-
-    Attributes:
-        checksum: CRC-32 of the file so far.
-    """
+    """A file of ids; `checksum` is the CRC-32 of what was added."""
 
     def __init__(self, stream: BinaryIO, dtype: np.dtype, eos_id: int) -> None:
-        self._stream, self._eos_id = stream, eos_id
-        self._buffer, self._used = np.empty(_BUFFER, dtype), 0
+        self._stream, self._dtype, self._eos_id = stream, dtype, eos_id
         self.checksum = 0
 
     def add(self, ids: np.ndarray) -> int:
         """Append a document and its end token; return the number of ids."""
-        count = ids.size + 1
-        if self._used + count > self._buffer.size:
-            self.flush()
-            if count > self._buffer.size:
-                self._buffer = np.empty(count, self._buffer.dtype)
-        end = self._used + count
-        self._buffer[self._used : end - 1] = ids
-        self._buffer[end - 1] = self._eos_id
-        self._used = end
-        return count
-
-    def flush(self) -> None:
-        """Write what is in memory."""
-        data = memoryview(self._buffer[: self._used]).cast("B") if self._used else b""
+        document = np.empty(ids.size + 1, self._dtype)
+        document[:-1], document[-1] = ids, self._eos_id
+        data = document.tobytes()
         self._stream.write(data)
         self.checksum = isal_zlib.crc32(data, self.checksum)
-        self._used = 0
+        return document.size
 
 
 class DocumentRows:
@@ -131,11 +108,15 @@ class DocumentRows:
 
             self._signatures.append(signature(document.data))
 
-    def names(self) -> dict[str, list[str]]:
-        """The names behind the codes `language` and `group`; group -1 is the document itself."""
-        return {"languages": list(self._languages), "groups": list(self._groups)}
+    def write(self, path: Path, **meta: Any) -> None:
+        """Write the `.npz` file of a shard, with the names behind the codes `language` and `group` and what else is in
+        `meta`."""
+        names = {"languages": list(self._languages), "groups": list(self._groups)}
+        text = json.dumps({"documents": len(self), **meta, **names}, ensure_ascii=False)
+        with open(path, "wb") as stream:
+            np.savez(stream, meta=np.frombuffer(text.encode(), np.uint8), **self._columns())
 
-    def columns(self) -> dict[str, np.ndarray]:
+    def _columns(self) -> dict[str, np.ndarray]:
         """The columns of a `Shard`."""
         count, numbers = len(self), np.array(self._numbers, np.int64).reshape(-1, 5)
         columns = {
@@ -174,40 +155,23 @@ def make_shard(job: ShardJob, task: tuple[Unit, Path]) -> None:
         return
     with shared_files(*(path.with_name(path.name + ending) for ending in ENDINGS), synced=False) as (ids, others):
         encoder, eos_id, dtype = load_encoder(job.tokenizer)
-        with open(ids, "wb") as stream:  # buffered: an unbuffered write to a full disk is truncated silently
-            tokens, rows, tally = (
-                TokenFile(stream, dtype, eos_id),
-                DocumentRows(job.reading.redact, job.signatures),
-                Tally(),
-            )
+        rows, tally = DocumentRows(job.reading.redact, job.signatures), Tally()
+        with open(ids, "wb", _BUFFER) as stream:  # an unbuffered write to a full disk is truncated silently
+            tokens = TokenFile(stream, dtype, eos_id)
             lines = _fill(unit, job, encoder, tokens, rows, tally)
-            tokens.flush()
-        meta = {
-            "documents": len(rows),
-            "checksum": tokens.checksum,
-            "lines": lines,
-            "tally": tally.to_json(),
-            **rows.names(),
-        }
-        data = np.frombuffer(json.dumps(meta, ensure_ascii=False).encode(), np.uint8)
-        with open(others, "wb") as stream:
-            np.savez(stream, meta=data, **rows.columns())
+        rows.write(others, checksum=tokens.checksum, lines=lines, tally=vars(tally))
 
 
 def _fill(
     unit: Unit, job: ShardJob, encoder: CorpusEncoder, tokens: TokenFile, rows: DocumentRows, tally: Tally
 ) -> int:
     """Read a unit to its end; return its number of lines."""
-    tags: dict[str, bytes] = {}
     items = Returning(read_unit(unit, job.reading))
     for item in items:
-        if not isinstance(item, Document):
+        if isinstance(item, Document):
+            rows.add(item, tokens.add(encoder.encode(tag_prefix(item.language, job.tags) + item.data)))
+        else:
             tally.add(item)
-            continue
-        if item.language not in tags:
-            line = tag_text(item.language, job.tags)
-            tags[item.language] = line.encode() + b"\n" if line else b""
-        rows.add(item, tokens.add(encoder.encode(tags[item.language] + item.data)))
     return items.value
 
 
@@ -220,53 +184,20 @@ def is_sound(path: Path) -> bool:
             expected = parse_json(columns["meta"].tobytes())["checksum"]
         found = 0
         with open(path.with_name(path.name + ".bin"), "rb") as stream:
-            while block := stream.read(_CHECKED):
+            while block := stream.read(_BUFFER):
                 found = isal_zlib.crc32(block, found)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, isal_zlib.error):
         return False
     return found == expected
 
 
-class StoredColumns(Mapping[str, np.ndarray]):
-    """The columns of a finished shard by name, each read from its file on demand."""
-
-    __slots__ = ("path",)
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        with _open(self.path) as stored:
-            return stored[name]
-
-    def __iter__(self) -> Iterator[str]:
-        with _open(self.path) as stored:
-            return iter(stored.files)
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-
 @dataclass(frozen=True, slots=True)  # there are very many
 class Shard:
-    """A finished shard.
-
-    Attributes:
-        path: without ending.
-        documents: how many it has.
-        columns: `source` uint8 and `source_end` int64 (UTF-8 of all sources, and where each ends), `language` and
-            `group` int64 (indices into `languages` and `groups`; group -1: the document itself), `bytes`, `tokens` and
-            `licence_bytes` int64, `sha256` uint8 `[documents, 32]`, `redacted` int64 `[documents, kinds]`, and if
-            wanted `signature` uint32 `[documents, 128]` with `signed` bool.
-        given_names: `languages` and `groups`; None: they are in the file.
-        mask_path: the file that says which ids the loss counts, uint8, one byte per id; None: there is none.
-        lines: to be added to the line number at the end of every source.
-    """
+    """A finished shard: its path without ending, how many documents it has, a file that says which ids the loss counts
+    (uint8, one byte per id) or None, and what is to be added to the line number at the end of every source."""
 
     path: Path
     documents: int
-    columns: Mapping[str, np.ndarray]
-    given_names: Mapping[str, Sequence[str]] | None = None
     mask_path: Path | None = None
     lines: int = 0
 
@@ -276,22 +207,29 @@ class Shard:
         return self.path.with_name(self.path.name + ".bin")
 
     def read(self, *names: str) -> dict[str, np.ndarray]:
-        """Several columns, from a single look into the file."""
-        if not isinstance(self.columns, StoredColumns):
-            return {name: self.columns[name] for name in names}
-        with _open(self.columns.path) as stored:
+        """Columns by name, from a single look into the file.
+
+        They are `source` uint8 and `source_end` int64 (UTF-8 of all sources, and where each ends), `language` and
+        `group` int64 (indices into the `names`; group -1: the document itself), `bytes`, `tokens` and `licence_bytes`
+        int64, `sha256` uint8 `[documents, 32]`, `redacted` int64 `[documents, kinds]`, and if wanted `signature` uint32
+        `[documents, 128]` with `signed` bool.
+        """
+        with _open(self.path) as stored:
             return {name: stored[name] for name in names}
+
+    def column(self, name: str) -> np.ndarray:
+        """One of them."""
+        return self.read(name)[name]
 
     def names(self) -> Mapping[str, Sequence[str]]:
         """`languages` and `groups`."""
-        return read_meta(self.path) if self.given_names is None else self.given_names
+        return read_meta(self.path)
 
     def sources(self, columns: Mapping[str, np.ndarray] | None = None) -> list[str]:
         """The sources of all documents, of `columns` if `source` and `source_end` have been read."""
         columns = columns or self.read("source", "source_end")
         data, starts = columns["source"].tobytes(), [0, *columns["source_end"].tolist()]
-        names = [data[start:end].decode() for start, end in itertools.pairwise(starts)]
-        return [moved(name, self.lines) for name in names] if self.lines else names
+        return [moved(data[start:end].decode(), self.lines) for start, end in itertools.pairwise(starts)]
 
 
 def read_meta(path: Path) -> dict[str, Any]:
@@ -307,17 +245,16 @@ def _open(path: Path) -> Any:
 def read_shard(path: Path, lines: int = 0) -> tuple[Shard, Tally]:
     """A shard that `make_shard` wrote, and what was rejected; its ids, columns and names stay in its files. `lines` are
     those of its input before it."""
-    meta = read_meta(path)
-    tally = Tally.from_json(meta["tally"])
-    shard = Shard(path, meta["documents"], StoredColumns(path), lines=lines)
-    return shard, tally.moved(lines) if lines else tally
+    meta, tally = read_meta(path), Tally()
+    tally.merge(Tally(**meta["tally"]), lines)
+    return Shard(path, meta["documents"], lines=lines), tally
 
 
 def lines_before(units: Sequence[Unit], paths: Sequence[Path]) -> Iterator[int]:
     """For each unit, the number of lines that its file has in earlier parts, taken from the shards of those parts."""
     lines = 0
     for unit, path in zip(units, paths, strict=True):
-        is_part = unit.kind == "jsonl" and unit.part is not None
-        lines = lines if is_part and unit.part[0] else 0
+        span = unit.part and unit.part.span
+        lines = lines if span and span[0] else 0
         yield lines
-        lines += read_meta(path)["lines"] if is_part else 0
+        lines += read_meta(path)["lines"] if span else 0

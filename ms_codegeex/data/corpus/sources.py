@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
+import stat
 import sysconfig
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,15 +23,14 @@ _PACKAGES = "node_modules"  # of other people, as JavaScript's package manager i
 _NESTED = frozenset({"site-packages", "dist-packages"})  # inside a standard library, but not part of it
 
 
+Inputs = Sequence[Path | RemotePath | str] | None
+"""Files, directories and URLs; None: the running interpreter's libraries."""
+
+
 @dataclass(frozen=True)
 class Root:
-    """A place to search for sources.
-
-    Attributes:
-        path: directory, or one file.
-        label: first component of the identities of its files.
-        installed: its top level holds one package per directory or module (site-packages, the standard library).
-    """
+    """A directory or file to search for sources. The identities of its files begin with `label`; if it is `installed`,
+    its top level holds one package per directory or module (site-packages, the standard library)."""
 
     path: Path | RemotePath
     label: str
@@ -60,11 +61,14 @@ def default_roots() -> list[Root]:
     return roots
 
 
-def user_roots(inputs: Sequence[Path | RemotePath | str]) -> list[Root]:
-    """Roots for given files, directories and URLs, labelled by their names; a missing path is a `UserError`.
+def user_roots(inputs: Inputs) -> list[Root]:
+    """Roots for given files, directories and URLs, labelled by their names; None: `default_roots`. A missing path is a
+    `UserError`.
 
     A URL is not accessed. It labels its files by its last name; for an archive, by the name before that.
     """
+    if inputs is None:
+        return default_roots()
     places = [parse_location(given) if isinstance(given, str) else given for given in inputs]
     paths = [given if isinstance(given, RemotePath) else _existing(given) for given in places]
     bases = [_base(path) for path in paths]
@@ -125,20 +129,11 @@ def printable(path: Path | RemotePath | PurePosixPath | str) -> str:
     return os.fsencode(str(path)).decode("utf-8", "replace")
 
 
-def one_line(text: str) -> str:
-    """`text` for a terminal: line breaks and control characters, which file names may hold, are escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
-
-
 @dataclass(frozen=True)
 class FoundSources:
-    """The results of a search, sorted by identity, so that the order of directory listings does not matter.
-
-    Attributes:
-        sources: source files; `language` is empty if it is unknown and such files were requested.
-        archives: files of records; `language` is empty.
-        skipped: identity and reason for everything that could not be read or is not followed.
-    """
+    """The results of a search, sorted by identity, so that the order of directory listings does not matter: source
+    files (`language` is empty if it is unknown and such files were requested), files of records (without a language),
+    and identity and reason for everything that could not be read or is not followed."""
 
     sources: list[SourceFile]
     archives: list[SourceFile]
@@ -160,55 +155,45 @@ class _Search:
         self.base = _base(root.path)
         if isinstance(root.path, RemotePath):
             self._search_remote(root)
-            return
-        if not root.path.is_dir():
-            if root.path.is_file():
-                self._add_local(root, root.path, root.path.stat())
-            else:
-                self._skip(root, root.path, "not a regular file")
-            return
-        folders = [root.path]
-        while folders:
-            folder = folders.pop()
-            try:
-                with os.scandir(folder) as entries:
-                    listed = list(entries)
-            except OSError:
-                self._skip(root, folder, "unreadable")
-                continue
-            for entry in listed:
-                try:
-                    if self._entry(root, entry):
-                        folders.append(Path(entry.path))
-                except OSError:  # gone since the directory was listed
-                    self._skip(root, Path(entry.path), "unreadable")
+        elif not root.path.is_dir():
+            self._file(root, root.path)
+        else:
+            unreadable = functools.partial(self._unreadable, root)
+            for folder, directories, names in os.walk(root.path, onerror=unreadable):
+                paths = [Path(folder, name) for name in directories]
+                directories[:] = [path.name for path in paths if self._enters(root, path)]
+                for name in names:
+                    self._file(root, Path(folder, name))
 
-    def _entry(self, root: Root, entry: os.DirEntry) -> bool:
-        """Take a file; return whether the entry is a directory to search. Links are not followed."""
-        path = Path(entry.path)
-        if entry.is_dir(follow_symlinks=False):
-            if path == self.leave_out or not self._enters(root, path):
-                return False
-            return not (root.label == "stdlib" and root.installed and entry.name in _NESTED)
-        if entry.is_file(follow_symlinks=False):
-            self._add_local(root, path, entry.stat(follow_symlinks=False))
-        elif entry.is_symlink():
-            if in_hub_cache(path):
-                self._add_local(root, path, entry.stat())
-            elif self._by_name(root, path) or _leads_to_directory(entry):
-                self._skip(root, path, "symbolic link")
-        elif self._by_name(root, path):
-            self._skip(root, path, "not a regular file")
-        return False
+    def _unreadable(self, root: Root, error: OSError) -> None:
+        self._skip(root, Path(error.filename), "unreadable")
+
+    def _file(self, root: Root, path: Path) -> None:
+        try:
+            status = path.lstat()
+            if stat.S_ISLNK(status.st_mode) and (path == root.path or in_hub_cache(path)):
+                status = path.stat()
+        except OSError as error:  # gone since the directory was listed
+            self._unreadable(root, error)
+            return
+        if stat.S_ISREG(status.st_mode):
+            self._add(root, path, status.st_size, status.st_mtime_ns)
+        elif path == root.path or self._by_name(root, path):
+            self._skip(root, path, "symbolic link" if stat.S_ISLNK(status.st_mode) else "not a regular file")
 
     def _enters(self, root: Root, folder: Path | RemotePath) -> bool:
-        """Whether a directory of this name is searched; `skipped` says why not."""
-        if folder.name in _NO_SOURCES:
+        """Whether a directory of this name is searched; `skipped` says why not. Links are not followed."""
+        nested = root.installed and root.label == "stdlib" and folder.name in _NESTED
+        if isinstance(folder, Path) and folder.is_symlink():
+            reason = "symbolic link"
+        elif folder.name in _NO_SOURCES or folder == self.leave_out or nested:
             return False
-        if folder.name.startswith(".") or folder.name == _PACKAGES:
-            self._skip(root, folder, "hidden directory" if folder.name != _PACKAGES else _PACKAGES)
-            return False
-        return True
+        elif folder.name == _PACKAGES or folder.name.startswith("."):
+            reason = _PACKAGES if folder.name == _PACKAGES else "hidden directory"
+        else:
+            return True
+        self._skip(root, folder, reason)
+        return False
 
     def _search_remote(self, root: Root) -> None:
         """Take the files below a URL; their names show their directories."""
@@ -232,9 +217,6 @@ class _Search:
     def _skip(self, root: Root, path: Path | RemotePath, reason: str) -> None:
         self.skipped.add((_identity(root, self.base, path)[0], reason))
 
-    def _add_local(self, root: Root, path: Path, status: os.stat_result) -> None:
-        self._add(root, path, status.st_size, status.st_mtime_ns)
-
     def _add(self, root: Root, path: Path | RemotePath, size: int, modified: int) -> None:
         if path in self.sources or path in self.archives:
             return
@@ -257,13 +239,6 @@ class _Search:
             self.sources[path] = SourceFile(identity, path, package, name, size, modified)
         elif path == root.path:  # a file given by name: say that it is not taken
             self._skip(root, path, "other language" if language is not None else "unknown language")
-
-
-def _leads_to_directory(entry: os.DirEntry) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a loop of links
-        return False
 
 
 def _identity(root: Root, base: Path | RemotePath, path: Path | RemotePath) -> tuple[str, str]:

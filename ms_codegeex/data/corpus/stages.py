@@ -31,11 +31,8 @@ PartOf = Callable[[np.ndarray, int], np.ndarray]
 
 
 class Documents:
-    """All documents of all shards, numbered in the order of the input. Their columns stay in the shards' files.
-
-    Attributes:
-        starts: int64 `[shards + 1]`, the number of the first document of each shard.
-    """
+    """All documents of all shards, numbered in the order of the input; `starts`, int64 `[shards + 1]`, are the numbers
+    of the first document of each shard. Their columns stay in the shards' files."""
 
     def __init__(self, shards: Iterable[Shard]) -> None:
         self.shards = list(shards)
@@ -73,7 +70,7 @@ class DocumentBlock:
 
     def column(self, name: str) -> np.ndarray:
         """A column of these documents."""
-        return np.concatenate([shard.columns[name] for shard in self.shards])
+        return np.concatenate([shard.column(name) for shard in self.shards])
 
     def by_shard(self, values: np.ndarray) -> Iterator[tuple[Shard, np.ndarray]]:
         """Each shard with the values of its documents."""
@@ -95,15 +92,9 @@ def result_path(directory: Path, stage: str, number: int) -> Path:
 
 @dataclass(frozen=True)
 class KeyedRows:
-    """The files of a stage by blocks, each divided into parts, so that rows with equal keys are in the same part.
-
-    Attributes:
-        directory: as in `Stages`.
-        stage: the stage that writes the files.
-        blocks: how many.
-        kind: dtype of the rows; its field `key` holds uint64, of which the first decides if there are several.
-        parts: how many.
-        part_of: the part of each key: `by_remainder` or `by_range`.
+    """The files that `stage` writes for each of the `blocks`, each divided into `parts`, so that rows with equal keys
+    are in the same part: `by_remainder` or `by_range` gives the part of each key. `kind` is the dtype of the rows; its
+    field `key` holds uint64, of which the first decides if there are several.
     """
 
     directory: Path
@@ -138,13 +129,9 @@ class KeyedRows:
 
 @dataclass(frozen=True)
 class Stages:
-    """Runs stages in a directory.
-
-    Attributes:
-        directory: shared by all machines; its name identifies everything that the results depend on.
-        mapper: calls a function on every task, in any process, and returns the results in order.
-        blocks: the documents.
-    """
+    """Runs stages for the documents of `blocks`, in a directory that all machines share and whose name identifies
+    everything that the results depend on. `mapper` calls a function on every task, in any process, and returns the
+    results in order."""
 
     directory: Path
     mapper: Mapper
@@ -157,13 +144,8 @@ class Stages:
     def by_block(
         self, stage: str, make: Maker, chosen: Flags | None = None, save: Callable[[Path, Any], None] | None = None
     ) -> None:
-        """Save `make(directory, block, rows)` for the blocks that have no result yet.
-
-        Args:
-            stage: the name of the results.
-            make: its `rows` are the positions in the block of the `chosen` documents, int64.
-            chosen: None: all documents.
-            save: writes a result; None: `save_array`.
+        """Save `make(directory, block, rows)` for the blocks that have no result yet, with `save` or else `save_array`.
+        `rows` are the positions in the block of the `chosen` documents, int64; None: all documents.
         """
         tasks = (
             (path, block, None if chosen is None else np.packbits(chosen.between(block.first, block.end)))

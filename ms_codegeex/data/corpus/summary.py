@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -119,8 +120,7 @@ class Summary:
 
 def _sum(first: Sequence[int], second: Sequence[int]) -> list[int]:
     """The sums of two lists; the shorter one ends with zeros."""
-    longer, shorter = sorted((first, second), key=len, reverse=True)
-    return [*(a + b for a, b in zip(longer, shorter, strict=False)), *longer[len(shorter) :]]
+    return [a + b for a, b in itertools.zip_longest(first, second, fillvalue=0)]
 
 
 def summarise(placed: Iterable[tuple[Shard, np.ndarray]]) -> Summary:
@@ -150,9 +150,14 @@ def _save(path: Path, content: dict[str, Any]) -> None:
         temporary.write_text(json.dumps(content), encoding="utf-8")
 
 
-def describe_splits(summary: Summary) -> dict[str, dict[str, Any]]:
-    """The entry of each split in dataset.json: its counts, in total and by language."""
-    return {
+def describe_splits(summary: Summary, packages: Sequence[int] = ()) -> dict[str, dict[str, Any]]:
+    """The entry of each split in dataset.json: its counts, in total and by language, and the first names of its
+    packages if their numbers are given."""
+    splits: dict[str, dict[str, Any]] = {
         split: {**summary.counts(number), "languages": summary.language_counts(number)}
         for number, split in enumerate(SPLITS)
     }
+    for number, (entry, count) in enumerate(zip(splits.values(), packages, strict=False)):
+        names = summary.packages.get(number, [])
+        entry |= {"package_count": count if len(names) == MAX_PACKAGES else len(names), "packages": names}
+    return splits

@@ -41,16 +41,8 @@ class ProgressBar:
         total, started = sum(unit.bytes for unit in units), time.perf_counter()
         terminal = self.enabled and sys.stderr.isatty()
         width, height = shutil.get_terminal_size()  # 80 x 24 if a terminal reports 0 x 0, for which tqdm draws nothing
-        with tqdm(
-            total=total,
-            unit="B",
-            unit_scale=True,
-            desc=name,
-            ncols=width,
-            nrows=height,
-            disable=not terminal,
-            file=sys.stderr,
-        ) as bar:
+        shape = {"ncols": width, "nrows": height, "unit": "B", "unit_scale": True}
+        with tqdm(total=total, desc=name, disable=not terminal, file=sys.stderr, **shape) as bar:
             for unit, result in zip(units, results, strict=True):
                 yield unit, result
                 bar.update(unit.bytes)
@@ -97,10 +89,8 @@ def _interrupts_later() -> Iterator[None]:
         yield
         return
     caught: list[int] = []
-    previous = {
-        number: signal.signal(number, lambda number, _: caught.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    signals = (signal.SIGINT, signal.SIGTERM)
+    previous = {number: signal.signal(number, lambda number, _: caught.append(number)) for number in signals}
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # processes inherit it
     try:
         yield

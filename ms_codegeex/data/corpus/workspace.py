@@ -54,9 +54,8 @@ def open_workspace(output: Path, waiting: Callable[[], None]) -> Iterator[Path]:
 
 def sweep(path: Path, keep: Collection[str]) -> None:
     """Remove the entries of a work directory with names that are not in `keep`: old or half-written ones."""
-    names = frozenset(keep)
     for entry in path.iterdir():
-        if entry.name in names:
+        if entry.name in keep:
             continue
         if entry.is_dir() and not entry.is_symlink():
             remove(entry)

@@ -18,28 +18,28 @@ from ms_codegeex.data.corpus.shards import Shard
 from ms_codegeex.data.corpus.summary import Summary
 from ms_codegeex.data.corpus.tally import Tally
 from ms_codegeex.data.datasets.documents import DocumentsWriter
-from ms_codegeex.data.datasets.indexed import IndexedWriter
+from ms_codegeex.data.datasets.indexed import IndexedWriter, token_dtype
 from ms_codegeex.data.datasets.layout import (
+    DATASET_JSON,
+    FORMAT,
     REPORT_FORMAT,
     REPORT_HTML,
     REPORT_JSON,
     REPORT_VERSION,
     SPLITS,
+    VERSION,
     mask_path,
 )
 from ms_codegeex.data.datasets.report import render
+from ms_codegeex.data.tokenizer import TOKENIZER_NAMES, Tokenizer
+from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY
 
 
 def write_splits(
     directory: Path, placed: Iterable[tuple[Shard, np.ndarray]], dtype: np.dtype, masked: bool = False
 ) -> None:
-    """Write `SPLIT.bin`, `SPLIT.idx` and `SPLIT.documents.parquet` of every split, and `SPLIT.mask` if it is `masked`.
-
-    Args:
-        directory: the directory to write.
-        placed: each shard with the splits of its documents, int8 `[documents]`.
-        dtype: of ids, that of the shards.
-        masked: whether the shards have masks.
+    """Write `SPLIT.bin`, `SPLIT.idx` and `SPLIT.documents.parquet` of every split, and `SPLIT.mask` if the shards have
+    masks (`masked`). `placed`: each shard, whose ids are `dtype`, with the splits of its documents, int8 `[documents]`.
     """
     with contextlib.ExitStack() as stack:
         writers = [stack.enter_context(IndexedWriter(directory / split, dtype)) for split in SPLITS]
@@ -87,13 +87,8 @@ def write_report(
 ) -> None:
     """Write report.json and report.html. They hold no times or host names, so equal requests give equal bytes.
 
-    Args:
-        directory: the directory of the dataset.
-        summary: of all documents.
-        found: the amount of input: `files`, `documents`, `bytes`.
-        tally: counts of what was left out.
-        settings: all of them.
-        extra: entries that only some datasets have.
+    `summary` is that of all documents, `found` the amount of input (`files`, `documents`, `bytes`), `tally` counts what
+    was left out, and `extra` has the entries that only some datasets have.
     """
     kept = range(len(SPLITS))
     report = {
@@ -111,3 +106,25 @@ def write_report(
     }
     write_json(directory / REPORT_JSON, report)
     (directory / REPORT_HTML).write_text(render(report), encoding="utf-8")
+
+
+def write_description(
+    directory: Path, tokenizer: Tokenizer, name: str, first: Mapping[str, Any], further: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write dataset.json, which has the tokenizer between the entries `first` and `further`, and the files of a
+    tokenizer whose `name` is a directory. They hold no times or host names, either.
+
+    Returns:
+        The content of dataset.json.
+    """
+    if name not in TOKENIZER_NAMES:
+        tokenizer.save(directory / TOKENIZER_DIRECTORY)
+    made_with = {
+        "tokenizer": tokenizer.description(),
+        "vocab_size": tokenizer.vocab_size,
+        "eos_id": tokenizer.eos_id,
+        "dtype": token_dtype(tokenizer.vocab_size).name,
+    }
+    description = {"format": FORMAT, "version": VERSION, **first, **made_with, **further}
+    write_json(directory / DATASET_JSON, description)
+    return description

@@ -131,15 +131,8 @@ class Sequences(ABC):
         """The training sample with this global number, which in a blend is number `own` of this corpus."""
         index = int(self.indices(np.array([number if own is None else own]))[0])
         batch = self.read(np.array([index]), np.array([number]))
-        return TrainingSample(
-            number,
-            self.directory,
-            index,
-            batch.inputs[0],
-            batch.labels[0],
-            batch.loss_mask[0],
-            self.documents_of(index),
-        )
+        inputs, labels, loss_mask, _ = (array[0] for array in batch.arrays())
+        return TrainingSample(number, self.directory, index, inputs, labels, loss_mask, self.documents_of(index))
 
     def evaluation_batch(self, rank: int, ranks: int, samples: int) -> Batch:
         """This rank's share of `samples` evenly spaced sequences. Masked sequences pad the shares to equal size."""
@@ -235,8 +228,7 @@ class PackedSequences(Sequences):
         """Rearrange the documents of which a row has parts, each completely, and take the parts; in place."""
         assert self.infilling is not None
         stop = start + len(row)
-        first, last = np.searchsorted(bounds, (start, stop - 1), side="right") - 1
-        for number, (low, high) in enumerate(itertools.pairwise(bounds[first : last + 2].tolist()), int(first)):
+        for number, low, high in _documents_between(bounds, start, stop):
             if found := self.infilling.rearrange(self.tokens[low : high - 1], (number,)):
                 begin, end = max(start, low), min(stop, high - 1)
                 row[begin - start : end - start] = found.ids[begin - low : end - low]
@@ -251,10 +243,9 @@ class PackedSequences(Sequences):
             raise IndexError(f"sequence {index}: {self.directory}/{self.split} has sequences 0..{self.size - 1}")
         bounds = self._document_bounds()
         start, stop = index * self.seq_length, (index + 1) * self.seq_length + 1
-        first, last = np.searchsorted(bounds, (start, stop - 1), side="right") - 1
         return [
             DocumentSpan(number, max(start, low) - low, min(stop, high) - low)
-            for number, (low, high) in enumerate(itertools.pairwise(bounds[first : last + 2].tolist()), int(first))
+            for number, low, high in _documents_between(bounds, start, stop)
         ]
 
     def label_counts(self) -> np.ndarray:
@@ -262,6 +253,13 @@ class PackedSequences(Sequences):
         tokens = np.asarray(self.tokens)
         self.check_ids(tokens)
         return np.bincount(tokens[1:][self._counted(tokens[:-1])])
+
+
+def _documents_between(bounds: np.ndarray, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+    """Number, first token and end of each document with a token in start..stop-1."""
+    first, last = np.searchsorted(bounds, (start, stop - 1), side="right") - 1
+    for number in range(first, last + 1):
+        yield number, int(bounds[number]), int(bounds[number + 1])
 
 
 def check_whole(mapped: np.ndarray) -> None:
@@ -275,12 +273,8 @@ def check_whole(mapped: np.ndarray) -> None:
 
 def make_batch(inputs: np.ndarray, labels: np.ndarray, counted: np.ndarray, numbers: np.ndarray) -> Batch:
     """A batch of contiguous arrays: int32 inputs and labels [n, seq], `counted` bool [n, seq], numbers int64 [n]."""
-    return Batch(
-        np.ascontiguousarray(inputs),
-        np.ascontiguousarray(labels),
-        counted.astype(np.float32),
-        (numbers % 2**31).astype(np.int32),
-    )
+    inputs, labels = np.ascontiguousarray(inputs), np.ascontiguousarray(labels)
+    return Batch(inputs, labels, counted.astype(np.float32), (numbers % 2**31).astype(np.int32))
 
 
 def shuffle_context(batch: Batch, eos: int, seed: int) -> Batch:
@@ -306,12 +300,10 @@ def unigram_entropy(sequences: Sequences) -> float:
 
 @contextmanager
 def read_ahead(read: Callable[[int], T], positions: Iterable[int], workers: int) -> Iterator[Iterator[T]]:
-    """Yield an iterator over `read(position)` for all positions, in their order.
+    """Yield an iterator over `read(position)` for all positions, in their order; there may be endlessly many.
 
-    Args:
-        read: called in `workers` threads, or, with 0 workers, in the caller's when a result is requested.
-        positions: what to read, possibly endless.
-        workers: number of concurrent reads; at most twice as many results are ready or being read.
+    `read` is called in `workers` threads, and at most twice as many results are ready or being read; with 0 workers it
+    is called in the caller's thread when a result is requested.
 
     An exception of `read` is raised where its result is requested. At the end of the `with` block, reads in progress
     are awaited and no others start.

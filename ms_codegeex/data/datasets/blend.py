@@ -69,13 +69,8 @@ class Blend:
     `global_batch`. After any number of samples of a stage, each corpus's count is within one of its share. A corpus's
     k-th sample in the run is sample k of its own order: in a later stage it continues where it stopped.
 
-    Args:
-        stages: from `parse_stages`.
-        corpora: by the names in the stages, each with its own seed.
-        global_batch: sequences per step.
-
-    Raises:
-        UserError: two corpora were not made with the same tokenizer.
+    `corpora` are by the names in the stages, each with its own seed. `UserError` if two of them were not made with the
+    same tokenizer.
     """
 
     def __init__(self, stages: Sequence[BlendStage], corpora: Mapping[str, Sequences], global_batch: int) -> None:
@@ -143,41 +138,29 @@ def mixed_before(
 ) -> str:
     """A text on the mixture of the first `samples` samples: equal for two configurations iff these samples are.
 
-    Args:
-        samples: how many.
-        data: the `data` section of the configuration; a `train` is a single stage.
-        global_batch: sequences per step.
-        contents: the text that represents a directory, such as a hash of its content; None: its path.
+    `data` is the section of the configuration; a `train` is a single stage. `contents` are the texts that represent
+    directories, such as hashes of their content; None: their paths.
     """
     contents = contents or {}
-
-    def shares(stage: BlendStage) -> str:
-        return ", ".join(
-            f"{contents.get(n, n)}: {weight}" for n, weight in zip(stage.corpora, stage.weights, strict=True)
-        )
-
     stages = [BlendStage(0, (str(data["train"]),), (1,))] if data.get("blend") is None else parse_stages(data["blend"])
-    firsts = [stage.from_step * global_batch for stage in stages]
-    parts = [
-        f"{shares(stage)} from sample {first}"
-        for stage, first in zip(stages, firsts, strict=True)
-        if not first or first < samples
-    ]
+    parts = []
+    for stage in stages:
+        first, weights = stage.from_step * global_batch, zip(stage.corpora, stage.weights, strict=True)
+        if not first or first < samples:
+            shares = ", ".join(f"{contents.get(name, name)}: {weight}" for name, weight in weights)
+            parts.append(f"{shares} from sample {first}")
     return "; ".join(parts)
 
 
 def _check_same_sentinels(corpora: Sequence[Sequences]) -> None:
     """`UserError` if two corpora are prepared for infilling with different sentinels."""
-    one: Sequences | None = None
-    for other in corpora:
-        if other.infilling is None:
-            continue
-        one = one or other
-        assert one.infilling is not None
-        if one.infilling.marks != other.infilling.marks:
-            ours, theirs = (list(corpus.infilling.marks.values()) for corpus in (one, other) if corpus.infilling)
+    marked = [(corpus.directory, corpus.infilling.marks) for corpus in corpora if corpus.infilling is not None]
+    for directory, marks in marked[1:]:
+        first, expected = marked[0]
+        if marks != expected:
+            ours, theirs = list(expected.values()), list(marks.values())
             raise UserError(
-                f"{KEY}: {one.directory} marks infilling with the ids {ours}, {other.directory} with {theirs}; prepare "
+                f"{KEY}: {first} marks infilling with the ids {ours}, {directory} with {theirs}; prepare "
                 "both with the same sentinels, or set data.infill for all"
             )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -40,7 +41,7 @@ def content_hash(directory: Path) -> str:
     info, digest = read_info(directory), xxhash.xxh3_128()
     digest.update(_infill_text(info))
     files = _train_files(directory, info)
-    try:
+    with _readable(directory):
         sizes = {path: path.stat().st_size for path in files}
         whole = sum(sizes.values()) <= WHOLE
         for path, recorded in files.items():
@@ -49,8 +50,6 @@ def content_hash(directory: Path) -> str:
                 digest.update(f"{path.stat().st_mtime_ns} {recorded}\n".encode())
             for part in _parts(path) if whole else _samples(path):
                 digest.update(part)
-    except OSError as error:
-        raise UserError(f"{error.filename}: not readable ({error.strerror}); prepare the dataset again") from None
     return f"{CONTENT if whole else SAMPLED}{digest.hexdigest()}"
 
 
@@ -58,15 +57,21 @@ def _earlier_hash(directory: Path) -> str:
     """The hash in checkpoints of earlier versions: of the hashes in dataset.json and of samples, without a prefix."""
     info, digest = read_info(directory), hashlib.sha256()
     digest.update(_infill_text(info))
-    for path, recorded in _train_files(directory, info).items():
-        try:
-            samples = hashlib.sha256(str(path.stat().st_size).encode())
-            for part in _samples(path):
-                samples.update(part)
+    with _readable(directory):
+        for path, recorded in _train_files(directory, info).items():
+            samples = hashlib.sha256(b"".join((str(path.stat().st_size).encode(), *_samples(path))))
             digest.update(f"{path.name} {recorded or sha256(path)} {samples.hexdigest()}\n".encode())
-        except OSError as error:
-            raise UserError(f"{path}: not readable ({error.strerror}); prepare the dataset again") from None
     return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _readable(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or directory}: not readable ({error.strerror}); prepare the dataset again"
+        ) from None
 
 
 def _infill_text(info: Mapping[str, Any]) -> bytes:

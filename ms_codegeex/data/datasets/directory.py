@@ -49,7 +49,7 @@ def _is_ours(entry: Path) -> bool:
     return in_dataset and all(file.name in TOKENIZER_FILES for file in entry.iterdir())
 
 
-def file_records(directory: Path, masked: bool = False) -> dict[str, dict[str, Any]]:
+def file_records(directory: Path) -> dict[str, dict[str, Any]]:
     """Size and hash of each file of both splits, for dataset.json."""
-    names = (*DATA_FILES, *(MASKS if masked else ()), *TABLES)
-    return {name: {"bytes": (directory / name).stat().st_size, "sha256": sha256(directory / name)} for name in names}
+    paths = [directory / name for name in (*DATA_FILES, *MASKS, *TABLES) if (directory / name).is_file()]
+    return {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in paths}

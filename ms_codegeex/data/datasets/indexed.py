@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -37,12 +36,9 @@ def _file(prefix: Path, ending: str) -> Path:
 
 
 class IndexedWriter:
-    """Write documents one by one; both files appear only if the `with` block ends without an error.
-
-    Args:
-        prefix: path without `.bin` and `.idx`.
-        dtype: `uint16` (ids up to 65535) or `int32`.
-        lowest: least value that is accepted; below 0 only for values that are not ids, such as labels of -100.
+    """Write documents one by one; both files appear only if the `with` block ends without an error. `prefix` is their
+    path without `.bin` and `.idx`, `dtype` is `uint16` (ids up to 65535) or `int32`, and `lowest` the least value that
+    is accepted; below 0 only for values that are not ids, such as labels of -100.
     """
 
     def __init__(self, prefix: Path | str, dtype: np.typing.DTypeLike = np.uint16, lowest: int = 0) -> None:
@@ -61,7 +57,8 @@ class IndexedWriter:
         # Sizes go to their place in the file at once: a large corpus has hundreds of millions.
         self._index = self._stack.enter_context(open(index_path, "w+b", buffering=1 << 20))
         self._index.seek(_HEADER.size)
-        self._stream = self._stack.enter_context(_bin_stream(_file(self.prefix, ".bin")))
+        data_path = self._stack.enter_context(atomic_file(_file(self.prefix, ".bin")))
+        self._stream = self._stack.enter_context(open(data_path, "wb", buffering=1 << 20))
         self._stack.push(self._complete_index)
         return self
 
@@ -73,8 +70,7 @@ class IndexedWriter:
             raise ValueError(
                 f"a document is a non-empty row of ids {self.lowest}..{limits.max}, got shape {values.shape}"
             )
-        self._stream.write(values.astype(self.dtype, copy=False).tobytes())
-        self._add_sizes(np.array([values.size]))
+        self.add_run(values.astype(self.dtype, copy=False), np.array([values.size]))
 
     def add_run(self, ids: np.ndarray, sizes: np.ndarray) -> None:
         """Append documents of `sizes` ids each, int64 `[documents]`. `ids` holds them concatenated in the writer's
@@ -82,9 +78,6 @@ class IndexedWriter:
         if ids.dtype != self.dtype or ids.size != sizes.sum():
             raise ValueError(f"{ids.size} ids of dtype {ids.dtype} for {sizes.sum()} of {self.dtype}")
         self._stream.write(memoryview(ids).cast("B"))
-        self._add_sizes(sizes)
-
-    def _add_sizes(self, sizes: np.ndarray) -> None:
         self._index.write(sizes.astype("<i4").tobytes())
         self._documents += sizes.size
 
@@ -108,14 +101,6 @@ class IndexedWriter:
             stream.write(np.arange(start, min(start + _PIECE, count + 1), dtype="<i8").tobytes())
         stream.seek(0)
         stream.write(_HEADER.pack(MAGIC, VERSION, self._code, count, count + 1))
-        stream.flush()
-
-
-@contextlib.contextmanager
-def _bin_stream(path: Path) -> Iterator:
-    with atomic_file(path) as temporary, open(temporary, "wb", buffering=1 << 20) as stream:
-        yield stream
-        stream.flush()
 
 
 class IndexedDataset:
@@ -167,24 +152,21 @@ class IndexedDataset:
                     "with --replace"
                 )
 
-    def _bad(self, problem: str) -> UserError:
-        return _damaged(self._index_path, problem)
-
     def _check(self, sizes: np.ndarray, pointers: np.ndarray, starts: np.ndarray, data_bytes: int) -> np.ndarray:
         """Document boundaries in ids, int64 `[documents + 1]`, after checking that the files are consistent."""
         if sizes.size and sizes.min() <= 0:
-            raise self._bad(f"sequence {int(sizes.argmin())} has size {int(sizes.min())}")
+            raise _damaged(self._index_path, f"sequence {int(sizes.argmin())} has size {int(sizes.min())}")
         bounds = np.concatenate(([0], np.cumsum(sizes)))
         wrong = np.flatnonzero(pointers != bounds[:-1] * self.dtype.itemsize)
         if wrong.size:
-            raise self._bad(
-                f"sequence {int(wrong[0])} starts at byte {int(pointers[wrong[0]])} instead of "
-                f"{int(bounds[wrong[0]]) * self.dtype.itemsize}"
-            )
+            found, expected = int(pointers[wrong[0]]), int(bounds[wrong[0]]) * self.dtype.itemsize
+            problem = f"sequence {int(wrong[0])} starts at byte {found} instead of {expected}"
+            raise _damaged(self._index_path, problem)
         if not starts.size or starts[0] != 0 or starts[-1] != sizes.size or (np.diff(starts) <= 0).any():
-            raise self._bad(f"the document starts do not rise from 0 to {sizes.size}")
+            raise _damaged(self._index_path, f"the document starts do not rise from 0 to {sizes.size}")
         if data_bytes != bounds[-1] * self.dtype.itemsize:
-            raise self._bad(f"describes {int(bounds[-1]) * self.dtype.itemsize} bytes but its .bin has {data_bytes}")
+            expected = int(bounds[-1]) * self.dtype.itemsize
+            raise _damaged(self._index_path, f"describes {expected} bytes but its .bin has {data_bytes}")
         return bounds[starts]
 
 

@@ -114,10 +114,6 @@ class FineTuningRows(Sequences):
         """The numbers of the examples in a row."""
         return self._items[self._rows[index] : self._rows[index + 1]].tolist()
 
-    def _row(self, index: int) -> list[tuple[int, int]]:
-        """Start in the split and size of each example in a row."""
-        return [(int(self._starts[item]), int(self._sizes[item])) for item in self._items_of(index)]
-
     def read(self, indices: np.ndarray, numbers: np.ndarray) -> Batch:
         """See `Sequences.read`."""
         check_whole(self.tokens)
@@ -126,7 +122,8 @@ class FineTuningRows(Sequences):
         counted = np.zeros(rows.shape, bool)
         for row, flags, index, number in zip(rows, counted, indices.tolist(), numbers.tolist(), strict=True):
             place = 0
-            for item, (start, size) in zip(self._items_of(index), self._row(index), strict=True):
+            for item in self._items_of(index):
+                start, size = int(self._starts[item]), int(self._sizes[item])
                 here = slice(place, place + size)
                 row[here] = self.tokens[start : start + size]
                 self.check_ids(row[here])
@@ -157,8 +154,3 @@ class FineTuningRows(Sequences):
         tokens = np.asarray(self.tokens)
         self.check_ids(tokens)
         return np.bincount(tokens[1:][self._mask[1:].astype(bool) & (tokens[:-1] != self.eos)])
-
-    @property
-    def padding_share(self) -> float:
-        """Share of the positions whose label is not a token of an example, in 0..1."""
-        return 1 - float((self._sizes.sum() - self.size) / (self.size * self.seq_length))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ms_codegeex.base.webpage import bars, charts, count, figure, note, page, settings, table, text
@@ -15,23 +15,19 @@ SHOWN = "\n\t"  # control characters that an excerpt keeps
 def render(report: Mapping[str, Any]) -> str:
     """The page for a `report.json`; the same report gives the same bytes. Missing sections are left out."""
     figures = [_bars(report.get("languages", {}), name) for name in ("documents", "bytes", "tokens")]
+    found = report.get("licences_stripped")  # none for fine-tuning data, because its texts keep their headers
+    licences = [] if found is None else [("Licence headers left out", _licences(found))]
     parts = [
         ("Summary", _summary(report)),
         ("Languages", _languages(report.get("languages", {})) + charts(figures)),
         ("Lengths of the documents kept", _histogram(report.get("lengths", {}))),
         ("Dropped by filters", _reasons(report.get("dropped", {}), "Nothing was dropped.")),
         ("Problems in the input", _reasons(report.get("problems", {}), "None.")),
-        *_licence_section(report),
+        *licences,
         ("Redactions", _counts(report.get("redacted", {}), "Nothing was redacted.")),
         ("Settings", settings(report.get("settings", {}))),
     ]
     return page("Dataset report", parts)
-
-
-def _licence_section(report: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The section's title and content; nothing for fine-tuning data, because its texts keep their headers."""
-    found = report.get("licences_stripped")
-    return [] if found is None else [("Licence headers left out", _licences(found))]
 
 
 def _size(value: object) -> str:
@@ -48,16 +44,15 @@ def _cell(name: str, value: object) -> str:
     return "" if value is None else (_size(value) if name == "bytes" else count(value))
 
 
+def _table(head: str, rows: Iterable[tuple[str, Mapping[str, Any]]], *names: str) -> str:
+    """The counts called `names` of each title."""
+    cells = [[text(title), *(_cell(name, counts.get(name)) for name in names)] for title, counts in rows]
+    return table((head, *names), cells, len(names))
+
+
 def _summary(report: Mapping[str, Any]) -> str:
-    names = ("files", "documents", "bytes", "tokens")
-    rows = [("read", report.get("input", {})), ("kept", report.get("kept", {}))]
-    rows += [(split, counts) for split, counts in report.get("splits", {}).items()]
-    counts_table = table(
-        ("", *names),
-        [[text(title), *(_cell(name, counts.get(name)) for name in names)] for title, counts in rows],
-        len(names),
-    )
-    truncated = report.get("truncated")
+    rows = [("read", report.get("input", {})), ("kept", report.get("kept", {})), *report.get("splits", {}).items()]
+    counts_table, truncated = _table("", rows, "files", "documents", "bytes", "tokens"), report.get("truncated")
     return counts_table + (note(f"Truncated prompts: {count(truncated)}.") if truncated else "")
 
 
@@ -66,20 +61,12 @@ def _ordered(languages: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]
 
 
 def _languages(languages: Mapping[str, Any]) -> str:
-    names = ("documents", "bytes", "tokens")
-    total = sum(entry.get("tokens", 0) for entry in languages.values())
-    return table(
-        ("language", *names, "share of tokens"),
-        [
-            [
-                text(language or "(none)"),
-                *(_cell(name, entry.get(name)) for name in names),
-                f"{entry.get('tokens', 0) / total:.1%}" if total else "",
-            ]
-            for language, entry in _ordered(languages)
-        ],
-        len(names) + 1,
-    )
+    total, share = sum(entry.get("tokens", 0) for entry in languages.values()), "share of tokens"
+    rows = [
+        (language or "(none)", {**entry, share: f"{entry.get('tokens', 0) / total:.1%}" if total else ""})
+        for language, entry in _ordered(languages)
+    ]
+    return _table("language", rows, "documents", "bytes", "tokens", share)
 
 
 def _bars(languages: Mapping[str, Any], name: str) -> str:
@@ -132,12 +119,7 @@ def _reasons(reasons: Mapping[str, Any], nothing: str) -> str:
     """Counts by reason, then for each reason its examples."""
     if not reasons:
         return note(nothing)
-    names = ("documents", "bytes")
-    reasons_table = table(
-        ("reason", *names),
-        [[text(reason), *(_cell(name, entry.get(name)) for name in names)] for reason, entry in reasons.items()],
-        len(names),
-    )
+    reasons_table = _table("reason", reasons.items(), "documents", "bytes")
     return reasons_table + "".join(_examples(reason, entry.get("examples", [])) for reason, entry in reasons.items())
 
 
@@ -155,14 +137,11 @@ def _examples(reason: str, examples: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _licences(stripped: Mapping[str, Any]) -> str:
-    names = ("documents", "bytes")
     if not any(stripped.values()):
         return note("None.")
-    cells = ["kept without them", *(_cell(name, stripped.get(name)) for name in names)]
-    return table(("", *names), [cells], len(names))
+    return _table("", [("kept without them", stripped)], "documents", "bytes")
 
 
 def _counts(counts: Mapping[str, Any], nothing: str) -> str:
-    if not any(counts.values()):
-        return note(nothing)
-    return table(("kind", "places"), [[text(kind), count(places)] for kind, places in counts.items()], 1)
+    rows = [(kind, {"places": places}) for kind, places in counts.items()]
+    return _table("kind", rows, "places") if any(counts.values()) else note(nothing)

@@ -19,17 +19,12 @@ from typing import Any
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.json_reading import Malformed, parse_json
 from ms_codegeex.data.conversations import TEMPLATES, ChatTemplate, translation_name, translation_prompt
-from ms_codegeex.data.languages import find_language, tag_text
+from ms_codegeex.data.languages import find_language, tag_prefix
 
 PROMPTS, ANSWERS = ("prompt", "instruction"), ("completion", "response", "output")
 ROLES = ("system", "user", "assistant")
-TURNS = {  # who may speak after whom
-    ("system", ""),
-    ("user", ""),
-    ("user", "system"),
-    ("user", "assistant"),
-    ("assistant", "user"),
-}
+# who may speak after whom
+TURNS = {("system", ""), ("user", ""), ("user", "system"), ("user", "assistant"), ("assistant", "user")}
 
 
 class BadRecord(Exception):
@@ -121,8 +116,7 @@ def _completion(record: Mapping[str, Any], tags: str) -> Example:
         language = find_language(name)
     except UserError:
         raise BadRecord("unknown language", name) from None
-    tag = tag_text(language.name, tags)
-    return Example(f"{tag}\n{prompt}" if tag else prompt, answer, language.name)
+    return Example(tag_prefix(language.name, tags).decode() + prompt, answer, language.name)
 
 
 def _chat(record: Mapping[str, Any], template: ChatTemplate) -> list[Example]:

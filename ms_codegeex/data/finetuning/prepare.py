@@ -19,26 +19,24 @@ from typing import Any
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import atomic_directory, write_json
+from ms_codegeex.base.files import atomic_directory
 from ms_codegeex.config.sections import InfillConfig
 from ms_codegeex.data.conversations import TEMPLATES
-from ms_codegeex.data.corpus.archives import ArchivePart, Broken, Returning, archive_kind, line_parts, read_lines
+from ms_codegeex.data.corpus.archives import Broken, Returning, archive_kind, line_parts, read_lines
 from ms_codegeex.data.corpus.dataset_writer import DatasetWriter
-from ms_codegeex.data.corpus.reading import Rejected
+from ms_codegeex.data.corpus.reading import Rejected, Unit
 from ms_codegeex.data.corpus.settings import ON_ERROR
-from ms_codegeex.data.corpus.sources import Root, printable, user_roots
+from ms_codegeex.data.corpus.sources import Root, SourceFile, printable, user_roots
 from ms_codegeex.data.corpus.tally import Tally
 from ms_codegeex.data.corpus.workers import ProgressBar
-from ms_codegeex.data.corpus.writing import write_report
+from ms_codegeex.data.corpus.writing import write_description, write_report
 from ms_codegeex.data.datasets.directory import check_output, file_records
-from ms_codegeex.data.datasets.layout import DATASET_JSON, FORMAT, VERSION
 from ms_codegeex.data.datasets.packing import KIND
 from ms_codegeex.data.finetuning.examples import BadRecord, Example, parse, reader, task_of
 from ms_codegeex.data.infilling.transform import infill_record
 from ms_codegeex.data.languages import check_scheme
 from ms_codegeex.data.tokenizer import TOKENIZER_NAMES, load_tokenizer
 from ms_codegeex.data.tokenizer.fast import CorpusEncoder, text_decoder
-from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY
 
 TASKS = ("completion", "chat", "translation")
 MAX_BYTES = 64 << 20  # of a line; longer ones are not held in memory
@@ -47,7 +45,8 @@ _EXCERPT = 200  # characters
 
 @dataclass(frozen=True)
 class FinetuneSettings:
-    """The settings that decide the content of a fine-tuning dataset, apart from its input.
+    """The settings that decide the content of a fine-tuning dataset, apart from its input. `seed`, `tags`, `on_error`
+    and `infill` are those of `PrepareSettings`.
 
     Attributes:
         task: completion, chat or translation; see `ms_codegeex.data.finetuning.examples`.
@@ -56,11 +55,7 @@ class FinetuneSettings:
         overlong: what to do with a longer example: `truncate` the left end of its prompt, never the answer (an example
             whose answer alone does not fit is dropped), or `drop` it.
         validation_share: share of the examples for validation, chosen by a hash of their text, 0 <= share < 1.
-        seed: decides that hash.
         template: for conversations, a name of `conversations.TEMPLATES`, or `auto`: the tokenizer's.
-        tags: scheme of the tag lines of completions that name their language; `none`: no tag lines.
-        on_error: count and report a bad line (`skip`), or fail (`stop`).
-        infill: what runs on the dataset rearrange for infilling; None: nothing.
     """
 
     task: str
@@ -98,8 +93,7 @@ class FinetuneSettings:
 
     def record(self) -> dict[str, Any]:
         """All settings, as dataset.json and report.json hold them."""
-        fields = asdict(self)
-        return fields if self.infill is not None else {k: v for k, v in fields.items() if k != "infill"}
+        return {name: value for name, value in asdict(self).items() if name != "infill" or value is not None}
 
 
 class RowEncoder:
@@ -128,35 +122,13 @@ class RowEncoder:
         return np.array([*kept, *answer]), np.repeat(np.array([0, 1], np.uint8), [len(kept), len(answer)]), truncated
 
 
-@dataclass(frozen=True)
-class _Unit:
-    """A part of a file, of a plain one a few tens of megabytes at most."""
-
-    identity: str
-    path: Path
-    part: ArchivePart
-
-    @property
-    def bytes(self) -> int:
-        return self.part.bytes
-
-
-@dataclass
-class _InputCounts:
-    """Counts of the input."""
-
-    files: int = 0
-    documents: int = 0
-    bytes: int = 0
-    truncated: int = 0
-
-
 class _Work:
     """Turns the lines of the files into examples for the writer."""
 
     def __init__(self, settings: FinetuneSettings, writer: DatasetWriter, encoder: RowEncoder) -> None:
         self.settings, self.writer, self.encoder = settings, writer, encoder
-        self.tally, self.found = Tally(), _InputCounts()
+        self.tally, self.truncated = Tally(), 0
+        self.found = {"files": 0, "documents": 0, "bytes": 0}
         self._before = 0  # lines of the file in units that have been read
         self._decode = text_decoder(encoder.tokenizer)
         template = settings.template
@@ -164,29 +136,31 @@ class _Work:
             template = "codegeex2" if encoder.tokenizer.name == "codegeex2" else "plain"
         self._read = reader(settings.task, template, settings.tags)
 
-    def open(self, identity: str, path: Path) -> list[_Unit]:
+    def open(self, identity: str, path: Path) -> list[Unit]:
         """The units of a file, none if it cannot be read."""
-        self.found.files += 1
+        self.found["files"] += 1
         try:
-            return [_Unit(identity, path, part) for part in line_parts(path, path.stat().st_size)]
+            file = SourceFile(identity, path, "", "", path.stat().st_size)
+            return [Unit(identity, (file,), part) for part in line_parts(path, file.size)]
         except OSError as error:
             self._bad(identity, Broken("unreadable", error.strerror or str(error)))
             return []
 
-    def read(self, unit: _Unit) -> None:
+    def read(self, unit: Unit) -> None:
         """Add every example of a unit; lines that give none are counted, or end the run."""
-        if unit.part.span is None or not unit.part.span[0]:
+        (file,), part = unit.files, unit.part
+        if part.span is None or not part.span[0]:
             self._before = 0
-        lines = Returning(read_lines(unit.path, unit.part, MAX_BYTES))
+        lines = Returning(read_lines(file.path, part, MAX_BYTES))
         for number, line in lines:
-            source = f"{unit.identity}:{self._before + number}"
+            source = f"{file.identity}:{self._before + number}"
             if isinstance(line, Broken):
                 self._bad(source, line)
                 continue
             if self._before + number == 1:  # the first line of a file may begin with a byte order mark
                 line = line.removeprefix(codecs.BOM_UTF8)
-            self.found.documents += 1
-            self.found.bytes += len(line)
+            self.found["documents"] += 1
+            self.found["bytes"] += len(line)
             try:
                 examples = self._read(parse(line))
             except BadRecord as bad:
@@ -214,7 +188,7 @@ class _Work:
             self.tally.add(Rejected(source, reason, size, excerpt=example.answer[:_EXCERPT]))
             return
         ids, mask, truncated = row
-        self.found.truncated += truncated
+        self.truncated += truncated
         text = self._decode(ids[:-1].tolist())  # the text after truncation, which can be checked later
         self.writer.add(ids, mask, text, source, example.language, key)
 
@@ -229,15 +203,9 @@ def prepare_finetune(
 ) -> dict[str, Any]:
     """Write a fine-tuning dataset directory, completely or not at all, and return the content of its `dataset.json`.
 
-    Args:
-        inputs: `.jsonl`, `.jsonl.gz` and `.jsonl.zst` files, and directories that are searched for them.
-        output: the directory to write.
-        settings: the result is a pure function of them and the input.
-        progress: a bar on standard error.
-        replace: write even if `output` holds a dataset.
-
-    Returns:
-        The content of `dataset.json` and `output`.
+    It is a pure function of settings and input: `.jsonl`, `.jsonl.gz` and `.jsonl.zst` files, and directories that are
+    searched for them. The result also has `output`. `progress` shows a bar on standard error; `replace` writes even if
+    `output` holds a dataset.
 
     Raises:
         UserError: a path is missing, no example is left, a line is bad (`on_error="stop"`), or `output` holds
@@ -260,12 +228,9 @@ def prepare_finetune(
                     f"{places}: no example is left ({work.tally.summary() or 'all is empty'}); correct the input"
                 )
             splits = writer.write(settings.validation_share)
-        if settings.tokenizer not in TOKENIZER_NAMES:
-            encoder.tokenizer.save(directory / TOKENIZER_DIRECTORY)
+        extra = {"truncated": work.truncated, "redacted": {}}
+        write_report(directory, writer.summary, work.found, work.tally, settings.record(), extra)
         description = _describe(directory, work, roots, splits)
-        extra = {"truncated": work.found.truncated, "redacted": {}}
-        write_report(directory, writer.summary, description["found"], work.tally, settings.record(), extra)
-        write_json(directory / DATASET_JSON, description)
     return {**description, "output": str(output)}
 
 
@@ -299,32 +264,18 @@ def _find(root: Root) -> list[tuple[str, Path]]:
 
 
 def _describe(directory: Path, work: _Work, roots: Sequence[Root], splits: dict[str, Any]) -> dict[str, Any]:
-    """The content of dataset.json; no times or host names, so that equal requests give equal bytes."""
-    settings, tokenizer, tally = work.settings, work.encoder.tokenizer, work.tally
-    return {
-        "format": FORMAT,
-        "version": VERSION,
-        "kind": KIND,
-        "task": settings.task,
-        "seq_length": settings.seq_length,
-        "tokenizer": tokenizer.description(),
-        "vocab_size": tokenizer.vocab_size,
-        "eos_id": tokenizer.eos_id,
-        "dtype": work.writer.dtype.name,
+    """Write dataset.json for the finished files in `directory`, and return its content."""
+    settings, tokenizer = work.settings, work.encoder.tokenizer
+    first = {"kind": KIND, "task": settings.task, "seq_length": settings.seq_length}
+    further = {
         "sources": [{"path": printable(root.path), "label": root.label} for root in roots],
         "split_by": "example",
         "splits": splits,
-        "found": {"files": work.found.files, "documents": work.found.documents, "bytes": work.found.bytes},
-        "truncated": work.found.truncated,
-        "dropped": {
-            reason: {
-                "documents": entry["documents"],
-                "bytes": entry["bytes"],
-                "example": entry["examples"][0]["source"],
-            }
-            for reason, entry in sorted({**tally.dropped, **tally.problems}.items())
-        },
-        "files": file_records(directory, masked=True),
+        "found": work.found,
+        "truncated": work.truncated,
+        "dropped": work.tally.described("documents"),
+        "files": file_records(directory),
         **infill_record(settings.infill, tokenizer),
         "settings": settings.record(),
     }
+    return write_description(directory, tokenizer, settings.tokenizer, first, further)

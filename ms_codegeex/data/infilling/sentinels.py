@@ -11,7 +11,7 @@ the answer follows the middle one. `end` is optional: texts that end an answer b
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,16 +51,20 @@ class Sentinels:
 
         The user's text is taken literally: a sentinel in it is plain text.
         """
-        marks = {part: self._mark(tokenizer, getattr(self, part)) for part in PARTS}
+        marks, first = {}, len(tokenizer.prefix)
+        for part in PARTS:
+            mark = getattr(self, part)
+            marks[part] = [mark] if isinstance(mark, int) else tokenizer.encode_prompt(mark)[first:]
         texts = {"prefix": tokenizer.encode(prefix), "suffix": tokenizer.encode_inside(suffix), "middle": []}
-        room -= len(tokenizer.prefix) + sum(map(len, marks.values()))
+        room -= first + sum(map(len, marks.values()))
         if room < 1:
             raise UserError("prompt: the model's context holds no more than the sentinels; ask for a shorter answer")
         shorter = min(len(texts["prefix"]), len(texts["suffix"]), room // 2)
         length = len(texts["prefix"]) + len(texts["suffix"])
         texts["prefix"] = texts["prefix"][-max(room - len(texts["suffix"]), shorter, 1) :]
         texts["suffix"] = texts["suffix"][: room - len(texts["prefix"])]
-        return [*tokenizer.prefix, *arranged(self.order, marks, texts)], length > room
+        ids = (token for part in self.order for token in (*marks[part], *texts[part]))
+        return [*tokenizer.prefix, *ids], length > room
 
     def check(self, tokenizer: Tokenizer, rows: int, where: str) -> None:
         """`UserError` if a sentinel that is an id also means something else, or the model's table has no row for it."""
@@ -72,17 +76,6 @@ class Sentinels:
                         f"{where}: {part} is {number}, but the model's table has {rows} rows; give the ids that the "
                         "model was trained with"
                     )
-
-    @staticmethod
-    def _mark(tokenizer: Tokenizer, sentinel: str | int) -> list[int]:
-        if isinstance(sentinel, int):
-            return [sentinel]
-        return tokenizer.encode_prompt(sentinel)[len(tokenizer.prefix) :]
-
-
-def arranged(order: Sequence[str], marks: dict[str, list[int]], texts: dict[str, list[int]]) -> list[int]:
-    """The ids of prefix, suffix and middle in an order, each after its mark."""
-    return [token for part in order for token in (*marks[part], *texts[part])]
 
 
 def check_id(number: int, tokenizer: Tokenizer, where: str) -> None:

@@ -31,19 +31,9 @@ ENOUGH = 2  # a part must have this many times the tokens that it loses
 
 
 class Infilling:
-    """Rearranges texts with one tokenizer.
-
-    Args:
-        rate: share of the texts that are rearranged.
-        mode: psm, spm, or both for half of each.
-        level: context: the parts of documents in a sample; document: whole documents, always in the same way.
-        marks: ids of the sentinels of prefix, suffix and middle.
-        tokenizer: which made the ids.
-        seed: of the choices.
-
-    Raises:
-        UserError: the tokenizer uses one of the marks for something else.
-    """
+    """Rearranges texts with the tokenizer that made their ids. `rate`, `mode` and `level` are those of `InfillConfig`,
+    `marks` the ids of the sentinels of prefix, suffix and middle, `seed` that of the choices. `UserError` if the
+    tokenizer uses one of the marks for something else."""
 
     def __init__(
         self, rate: float, mode: str, level: str, marks: tuple[int, int, int], tokenizer: Tokenizer, seed: int

@@ -16,16 +16,16 @@ from typing import Any
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import atomic_directory, write_json
+from ms_codegeex.base.files import atomic_directory
 from ms_codegeex.data.corpus.dataset_writer import DatasetWriter
+from ms_codegeex.data.corpus.writing import write_description
 from ms_codegeex.data.datasets.batches import read_info
 from ms_codegeex.data.datasets.directory import check_output, file_records
 from ms_codegeex.data.datasets.indexed import IndexedDataset, IndexedWriter
-from ms_codegeex.data.datasets.layout import DATASET_JSON, FORMAT, VERSION, mask_path
+from ms_codegeex.data.datasets.layout import mask_path
 from ms_codegeex.data.datasets.packing import KIND
-from ms_codegeex.data.tokenizer import TOKENIZER_NAMES, Tokenizer, load_tokenizer
+from ms_codegeex.data.tokenizer import Tokenizer, load_tokenizer
 from ms_codegeex.data.tokenizer.fast import text_decoder
-from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY
 
 PARTS = ("input_ids", "attention_mask", "labels")
 IGNORED = -100  # label of a token that the loss does not count
@@ -42,13 +42,6 @@ def progress_bar(rows: int, shown: bool) -> Any:
     from tqdm import tqdm
 
     return tqdm(total=rows, unit=" rows", disable=not (shown and sys.stderr.isatty()), file=sys.stderr)
-
-
-def counted(blocks: Iterable[np.ndarray], bar: Any) -> Iterator[np.ndarray]:
-    """Yield the blocks, and advance the bar by the rows of each."""
-    for rows in blocks:
-        yield rows
-        bar.update(len(rows))
 
 
 def check_ids(row: np.ndarray, tokenizer: Tokenizer, source: str) -> None:
@@ -70,32 +63,25 @@ def import_documents(
     validation_share: float,
     replace: bool,
 ) -> dict[str, Any]:
-    """A dataset directory from documents (source, ids with their end token, mask); `extra` goes into dataset.json."""
+    """A dataset directory from documents (source, ids with their end token, mask), completely or not at all.
+
+    Args:
+        known: the tokenizer that the ids were made with; the files do not say. `name`: what it was loaded by.
+        extra: entries of dataset.json.
+        validation_share: share of the documents for validation, chosen by a hash of their text.
+        replace: write even if `output` holds a dataset.
+    """
     check_output(output, replace)
-    masked, decode = extra.get("kind") == KIND, text_decoder(known)
+    decode = text_decoder(known)
     with atomic_directory(output) as directory:
-        with DatasetWriter(directory, known, masked) as writer:
+        with DatasetWriter(directory, known, masked=extra.get("kind") == KIND) as writer:
             for source, ids, mask in documents:
                 writer.add(ids, mask, decode(ids[:-1].tolist()), source)
             if not len(writer):
                 raise UserError(f"{output}: there is no document in the input; nothing was written")
             splits = writer.write(validation_share)
-        if name not in TOKENIZER_NAMES:
-            known.save(directory / TOKENIZER_DIRECTORY)
-        description = {
-            "format": FORMAT,
-            "version": VERSION,
-            **extra,
-            "tokenizer": known.description(),
-            "vocab_size": known.vocab_size,
-            "eos_id": known.eos_id,
-            "dtype": writer.dtype.name,
-            "split_by": "document",
-            "splits": splits,
-            "dropped": {},
-            "files": file_records(directory, masked),
-        }
-        write_json(directory / DATASET_JSON, description)
+        further = {"split_by": "document", "splits": splits, "dropped": {}, "files": file_records(directory)}
+        description = write_description(directory, known, name, extra, further)
     return {**description, "output": str(output)}
 
 
@@ -104,12 +90,7 @@ def export_triplet(
 ) -> dict[str, Any]:
     """Write a split of a fine-tuning dataset as a triplet into a new directory, completely or not at all.
 
-    Args:
-        dataset: a fine-tuning dataset directory.
-        output: directory for `SPLIT_input_ids.bin`, `SPLIT_input_ids.idx` and so on.
-        split: train or validation.
-        seq_length: rows have one token more; None: the dataset's. Not less than that.
-        progress: a bar on standard error.
+    Rows have `seq_length` + 1 tokens: the dataset's by default, and not less than that.
 
     Returns:
         `rows`, `prefix`, `seq_length`, `split`, `output`.
@@ -152,17 +133,11 @@ def export_triplet(
 def import_triplet(
     prefix: Path, output: Path, tokenizer: str, *, validation_share: float = 0.05, replace: bool = False
 ) -> dict[str, Any]:
-    """Write a fine-tuning dataset directory from a triplet, completely or not at all.
+    """Write a fine-tuning dataset directory from the triplet at `prefix`, its path without `_input_ids` and so on; the
+    other arguments are as in `import_documents`.
 
     Rows of length L give `seq_length` L - 1. The published packer splits long examples into windows without an end
     token: such a row gets one that the loss does not count, and is truncated on its left to `seq_length`.
-
-    Args:
-        prefix: path of the triplet without `_input_ids` and so on.
-        output: the directory to write.
-        tokenizer: the one the ids were made with; the files do not say.
-        validation_share: share of the examples for validation, chosen by a hash of their text.
-        replace: write even if `output` holds a dataset.
     """
     known = load_tokenizer(tokenizer)
     if not prefix.name:

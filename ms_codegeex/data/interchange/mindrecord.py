@@ -12,7 +12,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_directory
 from ms_codegeex.data.datasets.batches import PackedSequences, read_info
 from ms_codegeex.data.datasets.packing import KIND
-from ms_codegeex.data.interchange.foreign import check_ids, check_new, counted, import_documents, progress_bar
+from ms_codegeex.data.interchange.foreign import check_ids, check_new, import_documents, progress_bar
 from ms_codegeex.data.tokenizer import load_tokenizer
 
 COLUMN = "input_ids"
@@ -31,14 +31,13 @@ def export_mindrecord(
 ) -> dict[str, Any]:
     """Write the packed sequences of a split as MindRecord files into a new directory, completely or not at all.
 
+    Fine-tuning examples are refused because MindRecord has no mask. Each file is independent and the first rows are in
+    the first, so give a reader all of them, in order. Rows have `seq_length` + 1 tokens; neighbours share their border
+    token, as in training.
+
     Args:
-        dataset: a dataset directory of documents; fine-tuning examples are refused because MindRecord has no mask.
-        output: directory for `SPLIT-00000-of-00004.mindrecord` and so on. Each file is independent and the first rows
-            are in the first, so give a reader all of them, in order.
-        seq_length: rows have one token more; neighbours share their border token, as in training.
-        files: how many.
+        output: directory for `SPLIT-00000-of-00004.mindrecord` and so on.
         seed: write rows in the order of training with this seed; None: in the order of the dataset.
-        progress: a bar on standard error.
 
     Returns:
         `rows`, `files` (names), `seq_length`, `split`, `output`.
@@ -56,14 +55,8 @@ def export_mindrecord(
     with atomic_directory(output) as directory, progress_bar(sequences.size, progress) as bar:
         for number, name in enumerate(names):
             chunks = _packed_rows(sequences, int(bounds[number]), int(bounds[number + 1]), seed)
-            _write_mindrecord(directory / name, counted(chunks, bar))
-    return {
-        "rows": sequences.size,
-        "files": names,
-        "seq_length": seq_length,
-        "split": split,
-        "output": str(output),
-    }
+            _write_mindrecord(directory / name, chunks, bar)
+    return {"rows": sequences.size, "files": names, "seq_length": seq_length, "split": split, "output": str(output)}
 
 
 def _packed_rows(sequences: PackedSequences, start: int, stop: int, seed: int | None) -> Iterator[np.ndarray]:
@@ -75,7 +68,7 @@ def _packed_rows(sequences: PackedSequences, start: int, stop: int, seed: int | 
         yield np.concatenate([batch.inputs, batch.labels[:, -1:]], axis=1)
 
 
-def _write_mindrecord(path: Path, blocks: Iterable[np.ndarray]) -> None:
+def _write_mindrecord(path: Path, blocks: Iterable[np.ndarray], bar: Any) -> None:
     from mindspore.mindrecord import FileWriter
 
     try:
@@ -83,6 +76,7 @@ def _write_mindrecord(path: Path, blocks: Iterable[np.ndarray]) -> None:
         writer.add_schema({COLUMN: {"type": "int32", "shape": [-1]}}, "token ids")
         for rows in blocks:
             writer.write_raw_data([{COLUMN: row} for row in rows])
+            bar.update(len(rows))
         writer.commit()
     except RuntimeError as error:
         raise UserError(f"{path.name}: MindRecord could not be written ({_line(error)}); free some space") from None
@@ -121,17 +115,11 @@ def _line(error: Exception) -> str:
 def import_mindrecord(
     inputs: Sequence[Path], output: Path, tokenizer: str, *, validation_share: float = 0.05, replace: bool = False
 ) -> dict[str, Any]:
-    """Write a dataset directory from MindRecord files, completely or not at all.
+    """Write a dataset directory from MindRecord files, or from the `.mindrecord` files of directories in the order of
+    their names; the other arguments are as in `import_documents`.
 
     A row is split into documents after each end token. A document that ends with its row gets one, so a document that
     continues in the next row becomes two. Runs of end tokens, as in padding, are not documents.
-
-    Args:
-        inputs: files, or directories whose `.mindrecord` files are taken in the order of their names.
-        output: the directory to write.
-        tokenizer: the one the ids were made with; the files do not say.
-        validation_share: share of the documents for validation, chosen by a hash of their text.
-        replace: write even if `output` holds a dataset.
     """
     known = load_tokenizer(tokenizer)
     paths = [path for given in inputs for path in _mindrecords(given)]

@@ -28,12 +28,14 @@ class Tokenizer(ABC):
         eos_id: the id that ends a document.
         vocab_size: ids are 0 to `vocab_size` - 1. A model's table may have more rows, which no text uses.
         prefix: ids that every prompt starts with. Documents of a corpus are encoded without them.
+        pieces: the bytes of each id, as `token_bytes` returns them.
     """
 
     name: str
     eos_id: int
     vocab_size: int
     prefix: tuple[int, ...] = ()
+    pieces: Sequence[bytes]
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
@@ -56,10 +58,15 @@ class Tokenizer(ABC):
         """Whether an id is unused: `encode` never gives it, and it is neither the end token nor part of the prefix."""
         return number >= self.vocab_size
 
-    @abstractmethod
     def token_bytes(self, number: int) -> bytes:
-        """The bytes one id stands for inside a text (a token may be part of a character); a foreign id is a
-        `UserError`."""
+        """The bytes one id stands for inside a text, none for some special ids. A token may be part of a character; a
+        foreign id is a `UserError`."""
+        if not 0 <= number < self.vocab_size:
+            raise UserError(
+                f"token id {int(number)}: the {self.name} tokenizer has ids 0..{self.vocab_size - 1}; "
+                "check that the ids were made with it"
+            )
+        return self.pieces[number]
 
     @property
     @abstractmethod
@@ -124,12 +131,6 @@ class Tokenizer(ABC):
     def _pieces(self, before: Sequence[int], ids: Iterable[int]) -> Iterator[bytes]:
         """The bytes of each of `ids` in a text that starts with the ids `before`."""
         return map(self.token_bytes, ids)
-
-    def _foreign(self, number: int) -> UserError:
-        return UserError(
-            f"token id {int(number)}: the {self.name} tokenizer has ids 0..{self.vocab_size - 1}; "
-            "check that the ids were made with it"
-        )
 
 
 class Continuation:

@@ -49,7 +49,8 @@ class CodeGeeX2Tokenizer(Tokenizer):
         pieces = self._model.get_piece_size()
         self.vocab_size = pieces + len(COMMANDS)
         self.prefix = (pieces + COMMANDS.index("[gMASK]"), pieces + COMMANDS.index("sop"))
-        self._bytes = [self._piece_bytes(number) for number in range(pieces)] + [b""] * len(COMMANDS)
+        # at the front of a text a token adds one space less: see `decode` and `continuation`
+        self.pieces = [self._piece_bytes(number) for number in range(pieces)] + [b""] * len(COMMANDS)
         self._marked = frozenset(n for n in range(pieces) if self._model.id_to_piece(n).startswith(SPACE))
         self._check(model)
         self._break = self.encode("\n")
@@ -93,15 +94,6 @@ class CodeGeeX2Tokenizer(Tokenizer):
     def encode_prompt(self, text: str) -> list[int]:
         """`[gMASK] sop` and the ids of the text."""
         return [*self.prefix, *self.encode(text)]
-
-    def token_bytes(self, number: int) -> bytes:
-        """The bytes one id adds inside a text, none for special ids; an id without a token is a `UserError`.
-
-        At the front of a text it adds one space less: see `decode` and `continuation`.
-        """
-        if not 0 <= number < self.vocab_size:
-            raise self._foreign(number)
-        return self._bytes[number]
 
     def _pieces(self, before: Sequence[int], ids: Iterable[int]) -> Iterator[bytes]:
         front = not any(self.token_bytes(number) for number in before if number < self.vocab_size)  # no sentinels

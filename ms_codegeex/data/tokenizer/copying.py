@@ -18,6 +18,7 @@ from ms_codegeex.data.tokenizer.for_transformers import CODEGEEX_AUTO_MAP, CODEG
 MODEL_CONFIG, CONFIG, GENERATION = "config.json", "tokenizer_config.json", "generation_config.json"
 MAX_BYTES = 256 << 20  # of one file; the largest tokenizer.json are tens of megabytes
 _WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".ckpt")
+_CODE = ".py"
 _NAMES = frozenset(
     (
         *("vocab.json", "vocab.txt", "merges.txt", "added_tokens.json", "special_tokens_map.json", CODEGEEX_JSON),
@@ -67,14 +68,14 @@ def copy_data(source: Path, target: Path) -> None:
 def copy_all(source: Path, target: Path) -> None:
     """Copy the data files and the Python files of the directory `source`, each as it is, because the user trusts it."""
     for name in _names(source):
-        if _is_data(name) or _is_code(name):
+        if _is_data(name) or name.endswith(_CODE):
             _copy(source, name, target)
 
 
 def left_out(source: Path, code: bool) -> tuple[str, ...]:
     """The files, besides weights, that `copy_data` does not copy; with `code`, those that `copy_all` does not."""
-    known = (_is_data, _is_weights, _is_code) if code else (_is_data, _is_weights)
-    return tuple(name for name in _names(source) if not any(is_one(name) for is_one in known))
+    known = (*_WEIGHTS, _CODE) if code else _WEIGHTS
+    return tuple(name for name in _names(source) if not (_is_data(name) or name.endswith(known)))
 
 
 def _names(directory: Path) -> Iterator[str]:
@@ -87,14 +88,6 @@ def _names(directory: Path) -> Iterator[str]:
 
 def _is_data(name: str) -> bool:
     return name in _NAMES or _TEXTS.fullmatch(name) is not None
-
-
-def _is_weights(name: str) -> bool:
-    return name.endswith(_WEIGHTS)
-
-
-def _is_code(name: str) -> bool:
-    return name.endswith(".py")
 
 
 def _copy(source: Path, name: str, target: Path) -> None:

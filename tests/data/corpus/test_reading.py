@@ -13,7 +13,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.corpus import archives
 from ms_codegeex.data.corpus.archives import Returning
 from ms_codegeex.data.corpus.filters import Rules, preset
-from ms_codegeex.data.corpus.reading import Document, Rejected, _local_content, find_units, read_unit
+from ms_codegeex.data.corpus.reading import Document, Rejected, _content, find_units, read_unit
 from ms_codegeex.data.corpus.settings import ReadingSettings
 from ms_codegeex.data.corpus.sources import user_roots
 from ms_codegeex.data.corpus.tally import moved
@@ -35,8 +35,7 @@ def read(root, **reading):
     items, lines = [], 0
     for unit in units:
         found = Returning(read_unit(unit, reading))
-        cut = unit.kind == "jsonl" and unit.part is not None
-        lines = lines if cut and unit.part[0] else 0
+        lines = lines if unit.part and unit.part.span and unit.part.span[0] else 0
         items += [shifted(item, lines) for item in found]
         lines += found.value
     documents = [item for item in items if isinstance(item, Document)]
@@ -118,19 +117,18 @@ class TestFiles:
 
     @pytest.mark.parametrize("grown", [b"", b"more = 1\n" * 300_000])
     def test_a_file_that_grows_while_it_is_read(self, tmp_path, monkeypatch, grown):
-        """Or that comes in parts, as from some file systems."""
         (tmp_path / "a.py").write_text(GOOD * 10)
-        whole, read_part, first = GOOD.encode() * 10 + grown, os.read, [5]
+        [unit], _, _ = find_units(user_roots([tmp_path]), ReadingSettings())
+        whole, status = GOOD.encode() * 10 + grown, os.fstat
 
-        def some(descriptor, size):
-            if first:
-                with open(tmp_path / "a.py", "ab") as stream:
-                    stream.write(grown)
-                return read_part(descriptor, first.pop())
-            return read_part(descriptor, size)
+        def before(descriptor):
+            found = status(descriptor)
+            with open(tmp_path / "a.py", "ab") as stream:
+                stream.write(grown)
+            return found
 
-        monkeypatch.setattr(os, "read", some)
-        assert _local_content(tmp_path / "a.py", 1 << 20) == (whole, len(GOOD) * 10)
+        monkeypatch.setattr(os, "fstat", before)
+        assert _content(unit.files[0], 1 << 20) == (whole, len(GOOD) * 10)
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
     def test_an_unreadable_file(self, tmp_path):
@@ -166,7 +164,7 @@ class TestUnits:
             "x/b.jsonl.gz",
             "x/c.parquet [0, 5)",
         ]
-        assert [unit.kind for unit in units] == ["files", "files", "jsonl", "jsonl", "parquet"]
+        assert [unit.part is None for unit in units] == [True, True, False, False, False]
         assert (
             sum(unit.bytes for unit in units[:2]) == 16_000_000 and max(unit.bytes for unit in units[:2]) <= 8_000_000
         )
@@ -175,6 +173,11 @@ class TestUnits:
             def __init__(self, path):
                 with scandir(path) as entries:
                     super().__init__(random.Random(5).sample(listed := list(entries), len(listed)))
+
+            def __next__(self):
+                if not self:
+                    raise StopIteration
+                return self.pop()
 
             def __enter__(self):
                 return self

@@ -1,3 +1,4 @@
+import errno
 import itertools
 import os
 import random
@@ -56,13 +57,18 @@ def test_search(tree):
 def test_listing_order_does_not_matter(tree, monkeypatch):
     expected, scandir = identities(user_roots([tree])), os.scandir
 
-    class Shuffled:
+    class Shuffled(list):
         def __init__(self, path):
             with scandir(path) as entries:
-                self.entries = random.Random(5).sample(found := list(entries), len(found))
+                super().__init__(random.Random(5).sample(found := list(entries), len(found)))
+
+        def __next__(self):
+            if not self:
+                raise StopIteration
+            return self.pop()
 
         def __enter__(self):
-            return iter(self.entries)
+            return self
 
         def __exit__(self, *_):
             pass
@@ -188,7 +194,7 @@ def test_what_disappears_meanwhile(tree, monkeypatch):
 
     def vanishing(folder):
         if Path(folder).name == "deep":
-            raise FileNotFoundError(folder)
+            raise FileNotFoundError(errno.ENOENT, "gone", folder)
         return scandir(folder)
 
     monkeypatch.setattr(os, "scandir", vanishing)

@@ -5,16 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prepare_inputs import shard
 
-from ms_codegeex.data.corpus.building import _packages
-from ms_codegeex.data.corpus.selection import Selection
 from ms_codegeex.data.corpus.summary import MAX_PACKAGES, Summary, describe_splits, summarise
 
 
 def with_columns(rows, licence_bytes, redacted):
     """A shard of `rows`, from which these licence headers and texts were taken."""
-    made = shard(rows)
-    made.columns["licence_bytes"] = np.array(licence_bytes, np.int64)
-    made.columns["redacted"] = np.array(redacted, np.int64)
+    made = shard(rows, licence_bytes=np.array(licence_bytes, np.int64), redacted=np.array(redacted, np.int64))
     return made
 
 
@@ -60,12 +56,9 @@ def test_only_the_first_packages_are_named():
 
 def test_packages_are_counted_beyond_those_that_are_named():
     names = [f"p{number:05d}" for number in range(MAX_PACKAGES)]
-    selection = Selection("package", (MAX_PACKAGES + 50, 2), {})
-    found = _packages(selection, Summary(packages={0: names, 1: ["x", "y"]}))
-    assert found == [
-        {"package_count": MAX_PACKAGES + 50, "packages": names},
-        {"package_count": 2, "packages": ["x", "y"]},
-    ]
+    found = describe_splits(Summary(packages={0: names, 1: ["x", "y"]}), (MAX_PACKAGES + 50, 2)).values()
+    assert [entry["package_count"] for entry in found] == [MAX_PACKAGES + 50, 2]
+    assert [entry["packages"] for entry in found] == [names, ["x", "y"]]
 
 
 @given(st.lists(st.tuples(st.integers(0, 5000), st.integers(-1, 1)), max_size=40))
