@@ -26,7 +26,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.locks import locked
 from ms_codegeex.evaluation.judging import verdicts as judging
 from ms_codegeex.evaluation.sandbox import Command, Execution, ResourceLimits, Sandbox, Verdict
-from ms_codegeex.evaluation.toolchains.installed import PATH
+from ms_codegeex.evaluation.toolchains.installed import PATH, output_of, program_of
 
 INSIDE = Path(__file__).with_name("inside")
 PREPARING = 900.0  # seconds for a command that fills the cache
@@ -74,14 +74,6 @@ class Program:
 
 
 @dataclass(frozen=True)
-class TimeLimits:
-    """Wall clock seconds for each compiling command and for running."""
-
-    compile: float
-    run: float
-
-
-@dataclass(frozen=True)
 class RunPlan:
     """The commands and files of one program. The first `compiling` commands only compile."""
 
@@ -96,8 +88,11 @@ class ToolChain(ABC):
     language: ClassVar[str]
     install: ClassVar[str]  # the command that installs all of it on Debian
     installer: ClassVar[str] = "apt-get install"
-    compile_seconds: ClassVar[float] = 60.0
-    sources: ClassVar[tuple[str, ...]] = ()  # files of `inside` that the cache is made from
+    programs: ClassVar[Mapping[str, str]] = {}  # program -> the package that has it; the first is `tool`
+    libraries: ClassVar[Mapping[str, str]] = {}  # header, package or crate -> the package that has it
+    version_option: ClassVar[str] = "--version"
+    compile_seconds: ClassVar[float] = 60.0  # for each command that compiles
+    sources: ClassVar[tuple[str, ...]]  # files of `inside` that the cache is made from
     failed_assertion: ClassVar[tuple[bytes, ...]]  # what a program prints when a test fails
     no_memory: ClassVar[tuple[bytes, ...]]  # ... when an allocation fails
 
@@ -106,13 +101,23 @@ class ToolChain(ABC):
         self._lock = threading.Lock()
         self._prepared: Path | None = None
 
-    @abstractmethod
+    @property
+    def tool(self) -> Path | None:
+        """The path of the compiler or interpreter, None without it."""
+        return program_of(next(iter(self.programs)))
+
     def version(self) -> str | None:
         """The installed versions, in one line; None if something is missing."""
+        return None if self.lacking() else output_of(str(self.tool), self.version_option)
 
-    @abstractmethod
+    def has(self, name: str) -> bool:
+        """Whether one of `programs` or `libraries` is installed."""
+        return program_of(name) is not None
+
     def lacking(self) -> dict[str, str]:
         """What is not installed -> the package that has it."""
+        needed = {**self.programs, **self.libraries}
+        return {name: package for name, package in needed.items() if not self.has(name)}
 
     @property
     def remedy(self) -> str:
@@ -120,13 +125,14 @@ class ToolChain(ABC):
         packages = " ".join(dict.fromkeys(self.lacking().values()))
         return f"{self.installer} {packages}" if packages else self.install
 
-    @abstractmethod
     def make(self, cache: Path) -> None:
         """Fill an empty directory with the files that all programs need."""
+        for name in self.sources:
+            shutil.copy(INSIDE / name, cache)
 
     @abstractmethod
-    def plan(self, program: Program, token: str, challenge: bytes, seconds: TimeLimits) -> RunPlan:
-        """The commands for one program. Call `prepare` first."""
+    def plan(self, program: Program, token: str, challenge: bytes, seconds: float) -> RunPlan:
+        """The commands for one program, which runs for at most so many seconds. Call `prepare` first."""
 
     def readable(self) -> dict[str, Path]:
         """Paths that the sandbox must show in addition to the system: path in the sandbox -> path on this machine."""
@@ -183,9 +189,10 @@ class ToolChain(ABC):
                 f"{self.language}: {words[0]} fails on our own sources ({output[-1]}); its packages: {self.install}"
             )
 
-    def limits(self, wall: float, **others: int) -> ResourceLimits:
-        """The limits of a command."""
-        return ResourceLimits(wall=wall, **others)
+    @property
+    def compiling(self) -> ResourceLimits:
+        """The limits of a command that compiles."""
+        return ResourceLimits(wall=self.compile_seconds)
 
     def published(self, plan: RunPlan, executions: Sequence[Execution], witness: bytes) -> Verdict:
         """The original rule: exit status 0."""
@@ -233,20 +240,14 @@ def run_and_judge(chain: ToolChain, program: Program, sandbox: Sandbox, seconds:
     """Compile and run a program with its tests, for at most this many seconds."""
     chain.prepare()
     token, challenge = secrets.token_hex(8), secrets.token_hex(8)
-    plan = chain.plan(program, token, challenge.encode("ascii"), TimeLimits(chain.compile_seconds, seconds))
+    plan = chain.plan(program, token, challenge.encode("ascii"), seconds)
     executions = sandbox.run(plan.commands, plan.files, chain.readable())
     witness = f"witness-{token}-{challenge}".encode("ascii")
-    return Judged(judge(chain, program, plan, executions, witness), executions, plan.compiling)
-
-
-def judge(
-    chain: ToolChain, program: Program, plan: RunPlan, executions: Sequence[Execution], witness: bytes
-) -> dict[str, Verdict]:
-    """The verdicts of both modes on one run."""
     published = chain.published(plan, executions, witness)
     if program.only_compiles and len(executions) > plan.compiling:
         published = Verdict.PASSED
-    return {"strict": chain.strict(plan, executions, witness), "published": published}
+    verdicts = {"strict": chain.strict(plan, executions, witness), "published": published}
+    return Judged(verdicts, executions, plan.compiling)
 
 
 @contextmanager

@@ -39,9 +39,11 @@ def parts_of(root: Path, *names: str) -> dict[str, Path]:
     return outside_system(*(root / name for name in names))
 
 
-def with_libraries(program: Path) -> dict[str, Path]:
+def with_libraries(program: Path | None) -> dict[str, Path]:
     """For `readable`: a program, which may be among a user's own files, and the shared libraries that it is linked
     to."""
+    if program is None:
+        return {}
     output = subprocess.run(["ldd", str(program)], capture_output=True, text=True).stdout if shutil.which("ldd") else ""
     found = (Path(os.path.normpath(path)) for path in LIBRARY.findall(output))
     return outside_system(program, *(path for path in found if not path.is_relative_to("/lib")))

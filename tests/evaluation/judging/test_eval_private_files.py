@@ -64,7 +64,7 @@ def test_a_tool_that_is_unpacked_into_the_home_directory_does_not_show_it(
     chain = {"java": java.Java, "go": go.Go, "rust": rust.Rust, "python": python.Python}[language](home / "cache")
     chain._prepared = home / "cache"
     monkeypatch.setattr(java, "program_of", lambda name: home / "bin" / name)
-    monkeypatch.setattr(go.Go, "go", str(home / "bin/go"))
+    monkeypatch.setattr(go.Go, "tool", home / "bin/go")
     monkeypatch.setattr(go.Go, "root", home)
     monkeypatch.setattr(rust.Rust, "root", home)
     monkeypatch.setattr(sys, "prefix", str(home))

@@ -14,7 +14,7 @@ from ms_codegeex.evaluation.benchmarks.humaneval_x.problems import HumanEvalXPro
 from ms_codegeex.evaluation.benchmarks.tool_chain_task import ToolChainTask
 from ms_codegeex.evaluation.sandbox import Sandbox
 from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Reference, Sample
-from ms_codegeex.evaluation.toolchains import Program, ToolChain, tool_chain
+from ms_codegeex.evaluation.toolchains import TOOL_CHAINS, Program, ToolChain
 from ms_codegeex.evaluation.toolchains.javascript import MD5, MD5_INSTALL, JavaScript
 
 PUBLISHED_SECONDS = 5.0  # the published time limit of a run
@@ -164,7 +164,7 @@ def build(
         files = {name: file for name, file in files.items() if name != source_language}
         (source,) = problems.read(data, [source_language]).values()
         sources = {row.number: row for row in source.rows}
-    chains = {name: tool_chain(name, cache) for name in files}
+    chains = {name: TOOL_CHAINS[name](cache) for name in files}
     return HumanEvalX(files, sources, tag, rules.check(rule_set or default_rules(tag)), timeout, chains)
 
 
