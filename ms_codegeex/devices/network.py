@@ -46,9 +46,8 @@ class Devices:
             raise UserError("--devices: several processes share a model on Linux only; leave it out")
         self.sizes, self.vocab_size = sizes, model.config.vocab_size
         each = max(1, sizes.threads // count) if sizes.threads else 0
-        self.compiled = (
-            compiled_library(each, sizes.cpu_level) is not None
-        )  # compiled once, before all processes ask for it
+        # compiled once, before all processes ask for it
+        self.compiled = compiled_library(each, sizes.cpu_level) is not None
         self._processes = _Processes()
         self._end = weakref.finalize(self, self._processes.end)
         job = {
@@ -113,30 +112,24 @@ class _Processes:
     def start_all(self, job: Mapping[str, Any]) -> None:
         """Start a process for each device and send it its job; start MindSpore's scheduler if they use its
         collectives."""
-        ranks, memory, shared, environments = job["ranks"], -1, 0, [{}] * job["ranks"]
-        if job["compiled"]:
-            from ms_codegeex.generation.kernels.library import exchange_bytes
+        ranks, memory, environments = job["ranks"], [], [{}] * job["ranks"]
+        with contextlib.ExitStack() as stack:  # closes our copies of what the processes inherit
+            if job["compiled"]:
+                from ms_codegeex.generation.kernels.library import exchange_bytes
 
-            shared = exchange_bytes(ranks)
-            memory = os.memfd_create("ms-codegeex")
-            os.ftruncate(memory, shared)
-        else:
-            environments = self._start_scheduler(ranks)
-        try:
+                memory = [os.memfd_create("ms-codegeex"), exchange_bytes(ranks)]
+                stack.callback(os.close, memory[0])
+                os.ftruncate(*memory)
+            else:
+                environments = self._start_scheduler(ranks)
             for rank in range(ranks):
                 output, answers = os.pipe()
+                stack.callback(os.close, answers)
                 self._outputs.append(os.fdopen(output, "rb"))
-                try:
-                    keep = (answers, memory) if memory >= 0 else (answers,)
-                    process = self._start(f"device {rank}", [str(answers)], environments[rank], keep)
-                finally:
-                    os.close(answers)
+                process = self._start(f"device {rank}", [str(answers)], environments[rank], (answers, *memory[:1]))
                 self._processes.append(process)
                 self.inputs.append(process.stdin)
-                self.tell(rank, {**job, "rank": rank, "memory": [memory, shared]})
-        finally:
-            if memory >= 0:
-                os.close(memory)
+                self.tell(rank, {**job, "rank": rank, "memory": memory})
 
     def _start_scheduler(self, ranks: int) -> list[dict[str, str]]:
         """Start MindSpore's scheduler. Returns the environment with which each process finds the others."""

@@ -52,14 +52,8 @@ def load(job: dict[str, Any]) -> LocalNetwork:
             raise RunFailure(f"generation: device {rank} became rank {found} of MindSpore's communication")
     model = load_model(Path(job["model"]), job["bits"])
     adapters = load_adapters({name: Path(path) for name, path in job["adapters"].items()}, model)
-    network = LocalNetwork(
-        model.family.model,
-        model.config,
-        model.weights,
-        SlotSizes(**job["sizes"]),
-        Meeting(Share(model.config, rank, ranks), memory),
-        adapters,
-    )
+    sizes, meeting = SlotSizes(**job["sizes"]), Meeting(Share(model.config, rank, ranks), memory)
+    network = LocalNetwork(model.family.model, model.config, model.weights, sizes, meeting, adapters)
     if network.compiled != job["compiled"]:
         raise RunFailure(f"generation: device {rank} could not load the compiled operators")
     return network

@@ -17,7 +17,8 @@ from ms_codegeex.evaluation import rows
 from ms_codegeex.evaluation.benchmarks.registry import benchmark
 from ms_codegeex.evaluation.jsonl import RowFile
 from ms_codegeex.evaluation.judging import judge, references
-from ms_codegeex.evaluation.judging.engines import HERE, Equipment, JudgeEngine, LocalEngine
+from ms_codegeex.evaluation.judging.engines import HERE, Equipment, LocalEngine
+from ms_codegeex.evaluation.judging.nodes import JudgeEngine
 from ms_codegeex.evaluation.judging.references import Findings
 from ms_codegeex.evaluation.output_directory import RecordedSettings, sole_writer, versions
 from ms_codegeex.evaluation.perplexity import prompts as prompt_perplexity

@@ -53,10 +53,10 @@ class RayCluster:
         probe = work / f"probe-{secrets.token_hex(8)}"
         probe.touch()
         try:
-            nodes, paths, answers = cluster.live_nodes(ray), [probe, *inputs], []
+            nodes, answers = cluster.live_nodes(ray), []
             for node in nodes:
-                place = cluster.placement(ray, node)
-                answers.append(ray.remote(num_cpus=1, scheduling_strategy=place)(_probe_node).remote(paths))
+                task = ray.remote(num_cpus=1, scheduling_strategy=cluster.placement(ray, node))(_probe_node)
+                answers.append(task.remote([probe, *inputs]))
             for node, answer in zip(nodes, answers, strict=True):
                 _check_node(node.name, work, answer)
             return len(nodes)

@@ -36,14 +36,14 @@ class Closed(Exception):
 
 
 class RayCalls:
-    """The calls in progress, of all nodes. After `close` none begins: Ray would connect again to serve it."""
+    """The calls in progress, of all nodes. Once it is closed none begins: Ray would connect again to serve it."""
 
     def __init__(self) -> None:
         self._turn, self._running, self.closed = threading.Condition(), 0, False
 
     @contextlib.contextmanager
     def one(self) -> Iterator[None]:
-        """While a call is in progress. Raises `Closed` after `close`."""
+        """While a call is in progress. Raises `Closed` once it is closed."""
         with self._turn:
             if self.closed:
                 raise Closed
@@ -54,11 +54,6 @@ class RayCalls:
             with self._turn:
                 self._running -= 1
                 self._turn.notify_all()
-
-    def close(self) -> None:
-        """Let no other call begin."""
-        with self._turn:
-            self.closed = True
 
     def wait(self, seconds: float) -> None:
         """Wait until none is in progress, at most so long."""
@@ -97,12 +92,7 @@ class RayNode:
 
 @contextlib.contextmanager
 def open_ray_nodes(
-    address: str,
-    build: Callable[[], Task],
-    mode: str,
-    workers: int | None,
-    content: str,
-    say: Callable[[str], None],
+    address: str, build: Callable[[], Task], mode: str, workers: int | None, content: str, say: Callable[[str], None]
 ) -> Iterator[NodesEngine]:
     """An engine over all nodes of a running cluster.
 
@@ -128,7 +118,7 @@ def open_ray_nodes(
 def _end(ray: Any, nodes: Sequence[RayNode], calls: RayCalls) -> None:
     """Kill the actors, so that the calls in progress end, and wait for these: after an interrupt, threads still wait
     for judgements."""
-    calls.close()
+    calls.closed = True
     for node in nodes:
         with contextlib.suppress(ray.exceptions.RayError):  # the whole cluster may be gone
             ray.kill(node.actor)

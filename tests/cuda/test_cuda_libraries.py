@@ -103,7 +103,7 @@ def test_each_missing_library_is_named_with_the_remedy(packages, driver, tmp_pat
 
 
 def test_a_machine_without_a_driver_is_one_line(packages):
-    if not libraries.load_driver():
+    if not libraries.load(plugin.DRIVER):
         pytest.skip("this machine has a driver")
     error = prepared(environment_with(packages))["error"]
     assert error.startswith("device: gpu: no NVIDIA driver (libcuda.so.1") and "install it" in error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from ms_codegeex.evaluation.sandbox import Sandbox
 from ms_codegeex.evaluation.task import Judgement, Problem, Sample, Task
@@ -35,46 +34,27 @@ class Equipment:
         return cls(dict(task.missing()), dict(task.known_defects()), dict(task.tools()), layers)
 
 
-class JudgeEngine(Protocol):
-    """Judges samples, `workers` at once. Safe to share between threads."""
-
-    workers: int
-    place: str  # in words
-
-    def equipment(self) -> Equipment:
-        """What there is to judge with, the same wherever a sample is judged."""
-
-    def prepare(self, problems: Sequence[Problem]) -> Mapping[str, str]:
-        """See `Task.prepare`."""
-
-    def calibrate(self, judgements: Sequence[Judgement]) -> None:
-        """See `Task.calibrate`."""
-
-    def judge(self, problem: Problem, sample: Sample) -> Judgement:
-        """See `Task.judge`."""
-
-
 @dataclass(frozen=True)
 class LocalEngine:
-    """This process, with one sandbox."""
+    """Judges samples in this process, with one sandbox, `workers` at once. Safe to share between threads."""
 
     task: Task
     sandbox: Sandbox
     workers: int = 1
-    place: str = HERE
+    place: str = HERE  # in words
 
     def equipment(self) -> Equipment:
-        """See `JudgeEngine`."""
+        """What there is to judge with, the same wherever a sample is judged."""
         return Equipment.of(self.task, self.sandbox)
 
     def prepare(self, problems: Sequence[Problem]) -> Mapping[str, str]:
-        """See `JudgeEngine`."""
+        """See `Task.prepare`."""
         return self.task.prepare(problems)
 
     def calibrate(self, judgements: Sequence[Judgement]) -> None:
-        """See `JudgeEngine`."""
+        """See `Task.calibrate`."""
         self.task.calibrate(judgements)
 
     def judge(self, problem: Problem, sample: Sample) -> Judgement:
-        """See `JudgeEngine`."""
+        """See `Task.judge`."""
         return self.task.judge(problem, sample, self.sandbox)

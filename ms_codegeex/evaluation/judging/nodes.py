@@ -9,10 +9,11 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from ms_codegeex.base.errors import RunFailure, UserError, first_line
-from ms_codegeex.evaluation.judging.engines import Equipment
+from ms_codegeex.evaluation.judging.engines import Equipment, LocalEngine
 from ms_codegeex.evaluation.rows import problems_fingerprint
 from ms_codegeex.evaluation.sandbox import Sandbox, open_sandbox
 from ms_codegeex.evaluation.task import Judgement, Problem, Reference, Sample, Task
@@ -74,7 +75,7 @@ class NodeJudge:
 
 
 class NodesEngine:
-    """A `JudgeEngine` over nodes.
+    """Judges samples on nodes, as `LocalEngine` does in this process.
 
     Args:
         nodes: at least one, with different names; those that are lost leave this list.
@@ -114,21 +115,21 @@ class NodesEngine:
         self.workers = min(THREADS, sum(node.workers for node in self.nodes))
 
     def equipment(self) -> Equipment:
-        """See `JudgeEngine`. A layer of the sandbox that some nodes lack is missing, with the name of one of them."""
+        """See `LocalEngine`. A layer of the sandbox that some nodes lack is missing, with the name of one of them."""
         return self._equipment
 
     def prepare(self, problems: Sequence[Problem]) -> Mapping[str, str]:
-        """See `JudgeEngine`. UserError if tools work on some nodes and not on others."""
+        """See `Task.prepare`. UserError if tools work on some nodes and not on others."""
         found = self._on_all("prepare", [problem.id for problem in problems])
         check_same("tools", [(node, dict.fromkeys(broken, "broken")) for node, broken in found], "working")
         return found[0][1]
 
     def calibrate(self, judgements: Sequence[Judgement]) -> None:
-        """See `JudgeEngine`."""
+        """See `Task.calibrate`."""
         self._on_all("calibrate", list(judgements))
 
     def judge(self, problem: Problem, sample: Sample) -> Judgement:
-        """See `JudgeEngine`. A sample whose node is lost is judged on another.
+        """See `Task.judge`. A sample whose node is lost is judged on another.
 
         Raises:
             RunFailure: that node is lost too, so that the sample may be the reason.
@@ -219,6 +220,9 @@ class NodesEngine:
             )
 
 
+JudgeEngine = LocalEngine | NodesEngine
+
+
 def suspicion(sample: Sample, first: NodeLost, second: NodeLost) -> str:
     """A line about a sample that ran on two nodes when they were lost. The exceptions have the nodes' names."""
     name, remedy = described(sample)
@@ -239,16 +243,13 @@ def common(found: Sequence[tuple[JudgeNode, Equipment]]) -> Equipment:
     """What all nodes have. UserError if tools differ; a layer of the sandbox that a node lacks is missing."""
     for kind in ("missing", "defects", "tools"):
         check_same(kind, [(node, dict(getattr(equipment, kind))) for node, equipment in found], "none")
-    first = found[0][1]
-    layers = dict(first.layers)
-    for name in layers:
+    first, layers = found[0][1], {}
+    for name, state in first.layers.items():
         # in the order of the names: Ray's differs from run to run, and this text is recorded
         states = sorted((node.name, equipment.layers[name]) for node, equipment in found)
-        layers[name] = states[0][1]
-        if any(state != layers[name] for _, state in states):
-            node, state = next((node, state) for node, state in states if state.startswith("missing: "))
-            layers[name] = f"{state} (on node {node})"
-    return Equipment(first.missing, first.defects, first.tools, layers)
+        lacking = [f"{problem} (on node {node})" for node, problem in states if problem.startswith("missing: ")]
+        layers[name] = lacking[0] if len({each for _, each in states}) > 1 else state
+    return replace(first, layers=layers)
 
 
 def check_same(kind: str, found: Sequence[tuple[JudgeNode, Mapping[str, str]]], absent: str) -> None:
@@ -270,10 +271,9 @@ def called(node: JudgeNode, method: str, *arguments: Any) -> Any:
     """The answer of a node. Our own errors get the node's name; any other, such as a full disk, is a RunFailure."""
     try:
         return node.call(method, *arguments)
-    except UserError as error:
-        raise UserError(f"node {node.name}: {error}") from None
-    except RunFailure as error:
-        raise RunFailure(f"node {node.name}: {error}") from None
+    except (UserError, RunFailure) as error:
+        kind = UserError if isinstance(error, UserError) else RunFailure
+        raise kind(f"node {node.name}: {error}") from None
     except NodeLost:
         raise
     except Exception as error:

@@ -10,41 +10,13 @@ import socket
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 
 from ms_codegeex.evaluation.sandbox.outcome import End, Execution
+from ms_codegeex.evaluation.sandbox.pipes import OutputPipe
 
 SIGKILL = 9
 LAST = 1.0  # seconds for the supervisor to end after its last command
 GRACE = 30.0  # seconds after the supervisor's own deadlines until everything is killed from outside
-CHUNK = 1 << 16
-
-
-@dataclass
-class OutputStream:
-    """The reading end of a program's standard output or error."""
-
-    descriptor: int
-    cap: int
-    data: bytearray = field(default_factory=bytearray)
-    over: bool = False
-
-    def take(self) -> bool:
-        """Read what is available; False at the end. Bytes beyond the cap are dropped, and `over` is set."""
-        chunk = os.read(self.descriptor, CHUNK)
-        room = self.cap - len(self.data)
-        self.over |= len(chunk) > room
-        self.data += chunk[:room]
-        return bool(chunk)
-
-
-@dataclass
-class CommandReport:
-    """A supervisor's line about one command."""
-
-    end: End
-    code: int
-    seconds: float
 
 
 class Collector:
@@ -54,13 +26,11 @@ class Collector:
     happened. One that was not ready ends as soon as it notices that nobody listens.
     """
 
-    def __init__(
-        self, control: socket.socket, streams: Sequence[tuple[OutputStream, OutputStream]], allowed: float
-    ) -> None:
+    def __init__(self, control: socket.socket, streams: Sequence[Sequence[OutputPipe]], allowed: float) -> None:
         self.control, self.streams = control, streams
         self.began = time.monotonic()
         self.deadline = self.began + allowed + GRACE
-        self.reports: list[CommandReport] = []
+        self.reports: list[tuple[End, int, float]] = []  # the supervisor's lines: end, code, seconds of each command
         self.received = b""
         self.ready = False  # whether the supervisor has reached its first command
         self.failure = ""  # why it could not start that, or a later one
@@ -85,7 +55,7 @@ class Collector:
         with selectors.DefaultSelector() as selector:
             selector.register(self.control, selectors.EVENT_READ)
             for stream in (stream for pair in self.streams for stream in pair):
-                selector.register(stream.descriptor, selectors.EVENT_READ, stream)
+                selector.register(stream.read, selectors.EVENT_READ, stream)
             while selector.get_map():
                 ready = selector.select(max(0.0, self.deadline - time.monotonic()))
                 if not ready:
@@ -95,7 +65,7 @@ class Collector:
                         selector.unregister(key.fileobj)
         self.complete = True
 
-    def take(self, stream: OutputStream) -> bool:
+    def take(self, stream: OutputPipe) -> bool:
         """Read a stream; the first byte beyond the cap ends the program."""
         before = stream.over
         alive = stream.take()
@@ -121,12 +91,11 @@ class Collector:
             line, _, self.received = self.received.partition(b"\n")
             if line == b"ready":
                 self.ready = True
-                continue
-            if line.startswith(b"failed "):
+            elif line.startswith(b"failed "):
                 self.failure = line.removeprefix(b"failed ").decode(errors="replace")
-                continue
-            end, code, seconds = line.decode("ascii").split()
-            self.reports.append(CommandReport(End(end), int(code), float(seconds)))
+            else:
+                end, code, seconds = line.decode("ascii").split()
+                self.reports.append((End(end), int(code), float(seconds)))
         return bool(chunk)
 
     def executions(self) -> list[Execution]:
@@ -134,13 +103,14 @@ class Collector:
         cap or the outer deadline, or was killed along with the sandbox (out of memory)."""
         found: list[Execution] = []
         for index, (out, error) in enumerate(self.streams):
-            report = self.reports[index] if index < len(self.reports) else None
-            spent = time.monotonic() - self.began - sum(one.seconds for one in found)
-            if report is None:
-                report = CommandReport(End.KILLED if self.complete else End.TIMEOUT, -SIGKILL, spent)
-            end = End.OUTPUT if out.over or error.over else report.end
-            code = -SIGKILL if end is End.OUTPUT else report.code
-            found.append(Execution(end, code, report.seconds, bytes(out.data), bytes(error.data)))
+            if index < len(self.reports):
+                end, code, seconds = self.reports[index]
+            else:
+                seconds = time.monotonic() - self.began - sum(one.seconds for one in found)
+                end, code = End.KILLED if self.complete else End.TIMEOUT, -SIGKILL
+            if out.over or error.over:
+                end, code = End.OUTPUT, -SIGKILL
+            found.append(Execution(end, code, seconds, bytes(out.data), bytes(error.data)))
             if not found[-1].succeeded:
                 break
         return found

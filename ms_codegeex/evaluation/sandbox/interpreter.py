@@ -14,7 +14,7 @@ from ms_codegeex.base.errors import RunFailure
 
 SYSTEM = "/usr/bin/python3"
 MINIMUM = "import sys;sys.exit(sys.version_info<(3,9))"  # os.pidfd_open
-MODULES = ("kernel", "rootfs", "namespaces", "supervisor", "server")  # of inside/, in import order
+MODULES = ("kernel", "rootfs", "supervisor", "server")  # of inside/, in import order
 ONE_BY_ONE, SERVER = ("kernel", "supervisor"), MODULES  # the modules to send; the last one's `main` is called
 COMPILE = (
     "import marshal,sys;"

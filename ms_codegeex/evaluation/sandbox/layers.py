@@ -48,10 +48,6 @@ class Layers:
         """Record a layer's state; `problem` is empty if the layer is available."""
         self.states[name] = f"missing: {problem}" if problem else ACTIVE
 
-    def missing(self) -> Mapping[str, str]:
-        """Missing layer -> reason and remedy."""
-        return {name: state.removeprefix("missing: ") for name, state in self.states.items() if state != ACTIVE}
-
 
 def find_layers() -> Layers:
     """Try everything but namespaces, which a first program tries (`runner.best`)."""

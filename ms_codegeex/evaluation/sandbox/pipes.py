@@ -7,14 +7,18 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+CHUNK = 1 << 16  # bytes that are read at a time
 
-class Pipe:
-    """Both ends of a pipe; on exit, ends that are still open are closed. `owner` may open it again as /dev/stdout."""
 
-    def __init__(self, owner: int) -> None:
-        self.owner = owner
+class OutputPipe:
+    """A program's standard output or error, of which `cap` bytes are kept. On exit, ends that are still open are
+    closed. `owner` may open it again as /dev/stdout."""
 
-    def __enter__(self) -> Pipe:
+    def __init__(self, owner: int, cap: int) -> None:
+        self.owner, self.cap = owner, cap
+        self.data, self.over = bytearray(), False
+
+    def __enter__(self) -> OutputPipe:
         self.read, self.write = os.pipe()
         os.fchown(self.write, self.owner, -1)
         return self
@@ -24,6 +28,14 @@ class Pipe:
         if self.write >= 0:
             os.close(self.write)
         self.write = -1
+
+    def take(self) -> bool:
+        """Read what is available; False at the end. Bytes beyond the cap are dropped, and `over` is set."""
+        chunk = os.read(self.read, CHUNK)
+        room = self.cap - len(self.data)
+        self.over |= len(chunk) > room
+        self.data += chunk[:room]
+        return bool(chunk)
 
     def __exit__(self, *_: object) -> None:
         self.close_write()

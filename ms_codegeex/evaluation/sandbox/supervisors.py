@@ -10,8 +10,8 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
-from typing import Any, Protocol
+from contextlib import contextmanager, suppress
+from typing import Any
 
 from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.evaluation.sandbox.collector import LAST, ends
@@ -27,27 +27,9 @@ class ServerLost(RunFailure):
     """A fork server was killed from outside, and its sandboxes with it."""
 
 
-class Origin(Protocol):
-    """The origin of a supervisor."""
-
-    def lost(self) -> bool:
-        """Whether it has died, other than by what its program did."""
-
-    def complaint(self) -> str:
-        """Its report if the supervisor did not start."""
-
-
-class SupervisorFactory(Protocol):
-    """Creates supervisors."""
-
-    def one(
-        self, workspace: Workspace, ours: socket.socket, theirs: socket.socket, passed: Sequence[int]
-    ) -> AbstractContextManager[Origin]:
-        """A supervisor for a program in this workspace, waiting for its job at `theirs` with these descriptors."""
-
-
 class SupervisorProcess:
-    """An interpreter that we have started, and its standard error. `identity` goes to Popen."""
+    """An interpreter that we have started, and its standard error: a supervisor, or a server that forks some.
+    `identity` goes to Popen."""
 
     def __init__(
         self, interpreter: SupervisorInterpreter, names: tuple[str, ...], identity: Mapping[str, Any], *descriptors: int
@@ -83,6 +65,10 @@ class SupervisorProcess:
             finally:
                 os.close(descriptor)
 
+    def lost(self) -> bool:
+        """Whether it has died, other than by what its program did. If a supervisor ends, its program is the reason."""
+        return False
+
     def complaint(self) -> str:
         """The last line that it wrote before it ended."""
         if not self.has_ended():
@@ -113,22 +99,14 @@ class OneByOne:
     @contextmanager
     def one(
         self, workspace: Workspace, ours: socket.socket, theirs: socket.socket, passed: Sequence[int]
-    ) -> Iterator[Origin]:
-        """See `SupervisorFactory`."""
-        process = SingleSupervisor(self._interpreter, ONE_BY_ONE, self._identity, theirs.fileno(), *passed)
+    ) -> Iterator[SupervisorProcess]:
+        """A supervisor for a program in this workspace, waiting for its job at `theirs` with these descriptors."""
+        process = SupervisorProcess(self._interpreter, ONE_BY_ONE, self._identity, theirs.fileno(), *passed)
         try:
             send(ours, process.bundle)
             yield process
         finally:
             process.finish()
-
-
-class SingleSupervisor(SupervisorProcess):
-    """A process that is the supervisor itself."""
-
-    def lost(self) -> bool:
-        """False: if it ends, its program is the reason."""
-        return False
 
 
 class SandboxForkServer(SupervisorProcess):
@@ -164,7 +142,7 @@ class SandboxForkServer(SupervisorProcess):
             time.sleep(0.01)
 
     def lost(self) -> bool:
-        """See `Origin`."""
+        """Whether it has died, which no program can cause."""
         return self.has_ended()
 
     def close(self) -> None:
@@ -189,29 +167,21 @@ class ForkServers:
     @contextmanager
     def one(
         self, workspace: Workspace, ours: socket.socket, theirs: socket.socket, passed: Sequence[int]
-    ) -> Iterator[Origin]:
-        """See `SupervisorFactory`."""
-        server = self._server(workspace)
-        try:
-            server.fork([theirs.fileno(), *passed])
-            yield server
-        except ServerLost:
-            self._forget(server)
-            raise
-
-    def _server(self, workspace: Workspace) -> SandboxForkServer:
-        """The server for this workspace."""
+    ) -> Iterator[SupervisorProcess]:
+        """As in `OneByOne`."""
         key = workspace.view, workspace.shown
         with self._lock:
             if key not in self._servers:
                 self._servers[key] = SandboxForkServer(workspace.view, self._interpreter)
-            return self._servers[key]
-
-    def _forget(self, dead: SandboxForkServer) -> None:
-        """Remove a server, so that the next program starts another one."""
-        with self._lock:
-            for key in [key for key, server in self._servers.items() if server is dead]:
-                self._servers.pop(key).close()
+            server = self._servers[key]
+        try:
+            server.fork([theirs.fileno(), *passed])
+            yield server
+        except ServerLost:
+            with self._lock:
+                if self._servers.get(key) is server:  # the next program starts another one
+                    self._servers.pop(key).close()
+            raise
 
 
 def close_all(servers: dict[Any, SandboxForkServer], owner: int) -> None:

@@ -50,16 +50,10 @@ def checked(value: int, what: str) -> int:
     return value
 
 
-def prctl(option: int, first: int = 0, second: object = 0) -> None:
+def prctl(option: int, first: object = 0, second: object = 0) -> None:
     """A prctl call with two arguments."""
-    word = ctypes.c_ulong
-    last = second if not isinstance(second, int) else word(second)
-    checked(LIBC.prctl(option, word(first), last, word(0), word(0)), f"prctl {option}")
-
-
-def be_called(name: bytes) -> None:
-    """Set our name in lists of processes."""
-    checked(LIBC.prctl(PR_SET_NAME, ctypes.c_char_p(name), 0, 0, 0), "prctl")
+    words = [ctypes.c_ulong(each) if isinstance(each, int) else each for each in (first, second, 0, 0)]
+    checked(LIBC.prctl(option, *words), f"prctl {option}")
 
 
 def set_limits(limits: list) -> None:
