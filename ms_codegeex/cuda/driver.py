@@ -112,9 +112,8 @@ def _gpu(library: ctypes.CDLL, number: int) -> Gpu:
         known = not library.cuCtxSetCurrent(context)
         known = known and not library.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total))
         library.cuDevicePrimaryCtxRelease_v2(device)
-    return Gpu(
-        name.value.decode("utf-8", "replace"), (capability[0], capability[1]), memory, free.value if known else None
-    )
+    words = name.value.decode("utf-8", "replace")
+    return Gpu(words, (capability[0], capability[1]), memory, free.value if known else None)
 
 
 if __name__ == "__main__":

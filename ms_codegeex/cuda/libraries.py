@@ -35,11 +35,6 @@ class CudaLibrary:
     soname: str
     folder: str
 
-    @property
-    def package(self) -> str:
-        """NVIDIA's package on PyPI."""
-        return f"nvidia-{self.folder.replace('_', '-')}-cu11"
-
 
 # Each after those that it needs. cuDNN opens its parts by itself, from the folder in which it lies.
 LIBRARIES = (

@@ -49,7 +49,7 @@ class Devices:
         # compiled once, before all processes ask for it
         self.compiled = compiled_library(each, sizes.cpu_level) is not None
         self._processes = _Processes()
-        self._end = weakref.finalize(self, self._processes.end)
+        self.close = weakref.finalize(self, self._processes.end)  # to call when done, and called when this is gone
         job = {
             "model": str(model.path.absolute()),
             "bits": model.weights.bits,
@@ -65,10 +65,6 @@ class Devices:
         except BaseException:
             self.close()
             raise
-
-    def close(self) -> None:
-        """End the processes."""
-        self._end()
 
     def choose(self, rows: Rows) -> np.ndarray:
         """As in `Network`."""
@@ -88,7 +84,7 @@ class Devices:
 
     def _ask(self, head: Mapping[str, Any], arrays: Sequence[np.ndarray] = ()) -> list[np.ndarray]:
         """Send a request to all processes and return the first one's answer. The others get three arrays only."""
-        if not self._end.alive:
+        if not self.close.alive:
             raise RunFailure("generation: the devices' processes have ended; load the model again")
         try:
             for rank in range(len(self._processes.inputs)):

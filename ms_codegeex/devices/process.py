@@ -42,11 +42,8 @@ def load(job: dict[str, Any]) -> LocalNetwork:
     rank, ranks, target = job["rank"], job["ranks"], job["target"]
     ms.set_context(mode=ms.GRAPH_MODE)
     ms.set_device(target, *([] if target == "CPU" else [rank]))
-    memory = None
-    if job["compiled"]:
-        file, size = job["memory"]
-        memory = np.frombuffer(mmap.mmap(file, size), np.uint8)
-    else:
+    memory = np.frombuffer(mmap.mmap(*job["memory"]), np.uint8) if job["compiled"] else None
+    if not job["compiled"]:
         communication.init()
         if (found := communication.get_rank()) != rank:
             raise RunFailure(f"generation: device {rank} became rank {found} of MindSpore's communication")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +26,24 @@ from ms_codegeex.training.initialise import initial_weight
 
 # What else a model is built from: keys of a run's configuration (docs/configuration.md) and their sections
 BUILD_KEYS = {
-    "seq_length": "data",
-    "reset_at_eos": "data",
-    "precision": "training",
-    "dropout": "training",
-    "loss_chunk": "training",
+    **dict.fromkeys(("seq_length", "reset_at_eos"), "data"),
+    **dict.fromkeys(("precision", "dropout", "loss_chunk"), "training"),
 }
 # keys that mindformers adds to every model's configuration, in addition to those of its base class
 MINDFORMERS_KEYS = (
-    "batch_size calculate_per_token_loss dataset_config disable_lazy_inline input_sliced_sig model_type moe_config "
-    "name_or_path type use_past"
-).split()
+    "batch_size", "calculate_per_token_loss", "dataset_config", "disable_lazy_inline", "input_sliced_sig",
+    "model_type", "moe_config", "name_or_path", "type", "use_past",
+)  # fmt: skip
 
 
-def _translated(error: UserError) -> UserError:
-    """The same message with the keys of mindformers' YAML."""
-    return UserError(re.sub(r"\b(?:model|data|training)\.(?=[a-z])", "model.model_config.", str(error)))
+@contextmanager
+def _translated() -> Iterator[None]:
+    """A `UserError` has the keys of mindformers' YAML in its message."""
+    try:
+        yield
+    except UserError as error:
+        words = re.sub(r"\b(?:model|data|training)\.(?=[a-z])", "model.model_config.", str(error))
+        raise UserError(words) from None
 
 
 class FamilyConfig(PretrainedConfig):
@@ -54,11 +58,8 @@ class FamilyConfig(PretrainedConfig):
         fields = self.size_fields()
         known = {**PretrainedConfig().__dict__, **dict.fromkeys(MINDFORMERS_KEYS), **dict.fromkeys(BUILD_KEYS)}
         sizes = {key: value for key, value in values.items() if key in fields or key not in known}
-        try:
-            # an unknown key is among the sizes here, and is refused with a suggestion
+        with _translated():  # an unknown key is among the sizes here, and is refused with a suggestion
             resolved = model_config({"family": self.family, "preset": preset, **sizes}).sizes
-        except UserError as error:
-            raise _translated(error) from None
         super().__init__(**{key: value for key, value in values.items() if key not in (*fields, *BUILD_KEYS)})
         for key, value in {**dataclasses.asdict(resolved), **{key: values.get(key) for key in BUILD_KEYS}}.items():
             setattr(self, key, value)
@@ -82,10 +83,8 @@ class FamilyConfig(PretrainedConfig):
             sections["training"]["loss_chunk"] = 0
         device = ms.get_context("device_target").lower()
         values = {"model": {"family": self.family, **sizes}, "device": device, "seed": current_seed(), **sections}
-        try:
+        with _translated():
             return build_run_config(values)
-        except UserError as error:
-            raise _translated(error) from None
 
     def _dataset(self) -> dict[str, Any]:
         return getattr(self, "dataset_config", None) or {}
@@ -97,10 +96,8 @@ class FamilyConfig(PretrainedConfig):
         if loader.get("type") != "PackedSequences" or not directory:
             return
         data = PackedSequences(Path(directory), loader.get("split") or "train", self.run_config().seq_length, 0)
-        try:
+        with _translated():
             data.check_model(self.vocab_size, self.eos_token_id)
-        except UserError as error:
-            raise _translated(error) from None
 
 
 class FamilyModel(PreTrainedModel):

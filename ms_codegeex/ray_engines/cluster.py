@@ -97,19 +97,14 @@ def _check_reachable(address: str) -> None:
 
 def live_nodes(ray: Any) -> list[ClusterNode]:
     """The nodes with at least one core for tasks, with distinct names."""
-    found = [
-        ClusterNode(
-            node["NodeID"], node.get("NodeName") or node["NodeManagerAddress"], int(node["Resources"].get("CPU", 0))
-        )
-        for node in ray.nodes()
-        if node["Alive"]
-    ]
+    found = []
+    for node in ray.nodes():
+        if node["Alive"]:
+            name, cores = node.get("NodeName") or node["NodeManagerAddress"], int(node["Resources"].get("CPU", 0))
+            found.append(ClusterNode(node["NodeID"], name, cores))
     names = Counter(node.name for node in found)
-    return [
-        node if names[node.name] == 1 else replace(node, name=f"{node.name} ({node.id[:8]})")
-        for node in found
-        if node.cores
-    ]
+    distinct = [n if names[n.name] == 1 else replace(n, name=f"{n.name} ({n.id[:8]})") for n in found]
+    return [node for node in distinct if node.cores]
 
 
 def placement(ray: Any, node: ClusterNode) -> Any:

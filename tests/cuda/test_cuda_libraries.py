@@ -59,7 +59,7 @@ def test_the_table_has_every_library_that_the_plugin_is_linked_to():
 
 def test_the_packages_of_the_table_are_the_pinned_ones():
     pinned = re.findall(r"^(nvidia-[a-z-]+-cu11)==", (ROOT / "requirements-gpu.txt").read_text(), re.MULTILINE)
-    assert {library.package for library in libraries.LIBRARIES} == set(pinned)
+    assert {f"nvidia-{library.folder.replace('_', '-')}-cu11" for library in libraries.LIBRARIES} == set(pinned)
 
 
 def test_a_process_loads_the_packages_and_shows_them_to_mindspore(packages, driver, tmp_path):

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ms_codegeex.evaluation.jsonl import RowFile
-from ms_codegeex.evaluation.judging.nodes import JudgeEngine
+from ms_codegeex.evaluation.judging.engines import JudgeEngine
 from ms_codegeex.evaluation.rows import fingerprint, in_order, judgement_row, key
 from ms_codegeex.evaluation.sandbox import Verdict
 from ms_codegeex.evaluation.task import UNREAD, Judgement, Problem, Sample, Task

@@ -7,25 +7,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ms_codegeex.evaluation.jsonl import RowFile
+from ms_codegeex.evaluation.judging.engines import JudgeEngine
 from ms_codegeex.evaluation.judging.judge import judge
-from ms_codegeex.evaluation.judging.nodes import JudgeEngine
 from ms_codegeex.evaluation.sandbox import Verdict
 from ms_codegeex.evaluation.task import Problem, Task
 
 
 @dataclass
 class Findings:
-    """The results of the references of one group of problems, such as a language."""
+    """The results of the references of one group of problems, such as a language. If some are failing, verdicts on
+    the group mean nothing."""
 
     total: int = 0
     passed: int = 0
     defects: dict[str, str] = field(default_factory=dict)  # expected failures: problem -> reason
     failing: dict[str, str] = field(default_factory=dict)  # the others: problem -> verdict and last line of stderr
-
-    @property
-    def sound(self) -> bool:
-        """Whether verdicts on this group mean something."""
-        return not self.failing
 
 
 def check(

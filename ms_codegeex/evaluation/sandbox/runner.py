@@ -5,23 +5,23 @@ from __future__ import annotations
 import marshal
 import socket
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ms_codegeex.base.errors import RunFailure, UserError
-from ms_codegeex.evaluation.sandbox.collector import Collector
-from ms_codegeex.evaluation.sandbox.interpreter import SupervisorInterpreter, find_interpreter
+from ms_codegeex.evaluation.sandbox.collector import Collector, OutputPipe, standard_input
 from ms_codegeex.evaluation.sandbox.layers import ACTIVE, Layers, advice, find_layers
 from ms_codegeex.evaluation.sandbox.limits import ResourceLimits, foreign_threads, limits_of
 from ms_codegeex.evaluation.sandbox.outcome import End, Execution
-from ms_codegeex.evaluation.sandbox.pipes import OutputPipe, standard_input
 from ms_codegeex.evaluation.sandbox.supervisors import (
     ForkServers,
     OneByOne,
     ServerLost,
+    SupervisorInterpreter,
     SupervisorProcess,
+    find_interpreter,
     message,
     send,
 )
@@ -85,7 +85,11 @@ class Sandbox:
     ) -> list[Execution]:
         """See `run`. Raises `ServerLost` if the fork server died, which no program can cause."""
         with ExitStack() as stack:
-            workspace = stack.enter_context(self._workspace(commands, readable))
+            if self._parts.namespaces:
+                disk = max((command.limits.disk for command in commands), default=1)
+                workspace = in_namespaces(self._parts, disk, readable)
+            else:
+                workspace = stack.enter_context(in_directory(self._parts, readable))
             ours, theirs = (stack.enter_context(end) for end in socket.socketpair())
             owner = self._parts.identity.get("user", -1)
             job, streams = self._job(workspace, commands, files), []
@@ -106,15 +110,6 @@ class Sandbox:
             send(ours, message(marshal.dumps(job, 2)))
             collector.collect()
             return collected(collector, origin)
-
-    def _workspace(
-        self, commands: Sequence[Command], readable: Mapping[str, Path]
-    ) -> AbstractContextManager[Workspace]:
-        """In namespaces if there are any."""
-        if not self._parts.namespaces:
-            return in_directory(self._parts, readable)
-        disk = max((command.limits.disk for command in commands), default=1)
-        return nullcontext(in_namespaces(self._parts, disk, readable))
 
     def _job(self, workspace: Workspace, commands: Sequence[Command], files: Mapping[str, bytes]) -> dict[str, Any]:
         """The supervisor's job."""

@@ -1,26 +1,75 @@
-"""Create a sandbox's first process: forked by a server that is already running, or started for one program."""
+"""Create a sandbox's first process: forked by a server that is already running, or started for one program. Both are
+code of `inside`, compiled for the interpreter that runs them."""
 
 from __future__ import annotations
 
 import errno
+import marshal
 import os
 import socket
 import subprocess
+import sys
 import threading
 import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.evaluation.sandbox.collector import LAST, ends
-from ms_codegeex.evaluation.sandbox.interpreter import ONE_BY_ONE, SERVER, SupervisorInterpreter
 from ms_codegeex.evaluation.sandbox.workspace import Workspace
 
 PATIENCE = 30.0  # seconds for sending something
 GONE = (errno.EPIPE, errno.ECONNRESET, errno.EBADF)  # the other end is gone; or ours, if another thread noticed first
 MAXIMUM = 250  # descriptors per program; the kernel takes 253 at a time
+SYSTEM = "/usr/bin/python3"
+MINIMUM = "import sys;sys.exit(sys.version_info<(3,9))"  # os.pidfd_open
+MODULES = ("kernel", "rootfs", "supervisor", "server")  # of inside/, in import order
+ONE_BY_ONE, SERVER = ("kernel", "supervisor"), MODULES  # the modules to send; the last one's `main` is called
+COMPILE = (
+    "import marshal,sys;"
+    "pairs=marshal.load(sys.stdin.buffer);"
+    "codes={n:marshal.dumps(compile(s,n+'.py','exec',dont_inherit=True)) for n,s in pairs};"
+    "marshal.dump(codes,sys.stdout.buffer,2)"
+)
+# The code arrives over the socket, so nothing depends on a file that a program can see.
+BOOTSTRAP = """
+import _socket, marshal, sys
+socket = _socket.socket(fileno=int(sys.argv[1]))
+for name, code in marshal.loads(socket.recv(int(sys.argv[2]), _socket.MSG_WAITALL)):
+    module = sys.modules[name] = type(sys)(name)
+    exec(marshal.loads(code), module.__dict__)
+module.main([socket.detach(), *map(int, sys.argv[3:])])
+"""
+
+
+@dataclass(frozen=True)
+class SupervisorInterpreter:
+    """The interpreter's path, and the bytecode of each of `MODULES`: otherwise every start would compile them again."""
+
+    path: str
+    codes: Mapping[str, bytes]
+
+
+def find_interpreter() -> SupervisorInterpreter:
+    """The system's Python, which every user may run, or else this process's."""
+    path = SYSTEM if suits(SYSTEM) else os.path.realpath(sys.executable)
+    sources = [(name, Path(__file__).with_name("inside").joinpath(f"{name}.py").read_text("utf-8")) for name in MODULES]
+    done = subprocess.run([path, "-I", "-S", "-c", COMPILE], input=marshal.dumps(sources, 2), capture_output=True)
+    if done.returncode != 0:
+        raise RunFailure(f"{path} does not compile the sandbox's supervisor: {done.stderr.decode(errors='replace')!r}")
+    return SupervisorInterpreter(path, marshal.loads(done.stdout))
+
+
+def suits(path: str) -> bool:
+    """Whether this is a Python of a sufficient version."""
+    try:
+        return subprocess.run([path, "-I", "-S", "-c", MINIMUM], capture_output=True).returncode == 0
+    except OSError:
+        return False
 
 
 class ServerLost(RunFailure):
@@ -29,15 +78,19 @@ class ServerLost(RunFailure):
 
 class SupervisorProcess:
     """An interpreter that we have started, and its standard error: a supervisor, or a server that forks some.
-    `identity` goes to Popen."""
+
+    It receives `bundle`, the code of the modules `names`, over the first of the descriptors, and gets all of them as
+    arguments. `identity` goes to Popen.
+    """
 
     def __init__(
         self, interpreter: SupervisorInterpreter, names: tuple[str, ...], identity: Mapping[str, Any], *descriptors: int
     ) -> None:
         self._lock, self._said = threading.Lock(), ""
-        self.bundle = interpreter.bundle(names)
+        self.bundle = marshal.dumps([(name, interpreter.codes[name]) for name in names], 2)
+        control, *others = descriptors
         self._process = subprocess.Popen(
-            interpreter.words(self.bundle, descriptors),
+            [interpreter.path, "-I", "-S", "-c", BOOTSTRAP, *map(str, (control, len(self.bundle), *others))],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import marshal
 import os
+import pwd
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,6 @@ from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation.sandbox import landlock
-from ms_codegeex.evaluation.sandbox.home_directories import check_readable
 from ms_codegeex.evaluation.sandbox.layers import NOBODY, Layers
 
 DIRECTORY, SCRATCH, SHARED_MEMORY = "/program", "/tmp", "/dev/shm"
@@ -27,6 +27,7 @@ DEVICES = ("/dev/null", "/dev/random", "/dev/urandom")
 CONFIGURATION = ("/etc/ld.so.cache", "/etc/alternatives", "/etc/ssl/openssl.cnf", "/etc/fonts")
 SYSTEM = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 STREAMS = (("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2"))
+HOMES = ("/", "/home", "/root")  # and every directory that contains one of them
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,28 @@ def rules(layers: Layers, readable: list[str], writable: list[str]) -> dict[str,
     if not layers.landlock:
         return None
     return landlock.rules(layers.landlock, ["/usr", "/etc", "/proc", *SYSTEM, *readable], writable, DEVICES)
+
+
+def home_directories() -> set[Path]:
+    """The home directories of this machine's users, without symbolic links. System users' homes in /usr are left
+    out, because programs see /usr anyway."""
+    known = {*HOMES, os.path.expanduser("~"), *(user.pw_dir for user in pwd.getpwall())}
+    found = {Path(os.path.realpath(path)) for path in known if path.startswith("/")}
+    return {path for path in found if not path.is_relative_to("/usr")}
+
+
+def check_readable(paths: Iterable[Path]) -> None:
+    """A `UserError` if one of these paths is a home directory or contains one."""
+    private = home_directories()
+    for path in paths:
+        real = Path(os.path.realpath(path))
+        exposed = next((home for home in sorted(private) if home.is_relative_to(real)), None)
+        if exposed is not None:
+            what = "is" if exposed == real else f"contains {exposed},"
+            raise UserError(
+                f"sandbox: {path} {what} a home directory, which no program may read; install the tool that needs it "
+                "in a separate directory"
+            )
 
 
 def resolved(readable: Mapping[str, Path]) -> dict[str, str]:

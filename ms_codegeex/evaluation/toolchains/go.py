@@ -9,11 +9,19 @@ from pathlib import Path
 from typing import ClassVar
 
 from ms_codegeex.evaluation.sandbox import Command, ResourceLimits
-from ms_codegeex.evaluation.toolchains.base import INSIDE, Program, RunPlan, ToolChain
-from ms_codegeex.evaluation.toolchains.installed import output_of, outside_system, parts_of
+from ms_codegeex.evaluation.toolchains.base import (
+    INSIDE,
+    Program,
+    RunPlan,
+    ToolChain,
+    output_of,
+    outside_system,
+    parts_of,
+)
 
 DEBIAN = Path("/usr/share/gocode")
 PACKAGES = ("math", "strings", "fmt", "strconv", "time", "bytes", "regexp", "sort", "math/rand", "crypto/md5")
+ENVIRONMENT = {"GO111MODULE": "off", "GOFLAGS": "", "GOTOOLCHAIN": "local", "CGO_ENABLED": "0"}
 PARTS = ("bin", "go.env", "lib", "pkg", "src", "VERSION")  # of GOROOT
 BUILD = ("test", "-trimpath", "-o", "main.test", "-run", "^$", "main_test.go")  # compile and vet; run no test
 
@@ -49,14 +57,7 @@ class Go(ToolChain):
 
     def environment(self, cache: str) -> dict[str, str]:
         """No modules, no network, no C compiler."""
-        return {
-            "GO111MODULE": "off",
-            "GOPATH": f"{cache}/path:{DEBIAN}",
-            "GOCACHE": f"{cache}/build",
-            "GOFLAGS": "",
-            "GOTOOLCHAIN": "local",
-            "CGO_ENABLED": "0",
-        }
+        return {**ENVIRONMENT, "GOPATH": f"{cache}/path:{DEBIAN}", "GOCACHE": f"{cache}/build"}
 
     @cached_property
     def root(self) -> Path:

@@ -7,31 +7,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from ms_codegeex.evaluation.sandbox import Command, ResourceLimits
-from ms_codegeex.evaluation.toolchains.base import Program, RunPlan, ToolChain
-from ms_codegeex.evaluation.toolchains.installed import output_of, parts_of, program_of
+from ms_codegeex.evaluation.toolchains.base import Program, RunPlan, ToolChain, output_of, parts_of, program_of
 
 COMMON = ("-XX:+UseSerialGC", "-XX:-UsePerfData", "-Xmx1g")
 COMPILER = (*COMMON, "-XX:TieredStopAtLevel=1")
-SAMPLE = """
-import java.util.*;
-import java.util.stream.*;
-
-class Solution {
-    public List<Integer> doubled(List<Integer> numbers) {
-        return numbers.stream().map(n -> n * 2).collect(Collectors.toList());
-    }
-}
-
-public class Main {
-    public static void main(String[] args) {
-        Map<String, Integer> counts = new HashMap<>();
-        counts.merge("a" + args.length, 1, Integer::sum);
-        if (!new Solution().doubled(new ArrayList<>(Arrays.asList(1, 2))).equals(Arrays.asList(2, 4))) {
-            throw new AssertionError();
-        }
-    }
-}
-"""
 
 
 class Java(ToolChain):
@@ -40,7 +19,7 @@ class Java(ToolChain):
     language = "java"
     install = "apt-get install default-jdk-headless"
     programs: ClassVar[Mapping[str, str]] = dict.fromkeys(("java", "javac"), "default-jdk-headless")
-    sources = ("Witness.java",)
+    sources = ("Witness.java", "Main.java")
     failed_assertion = (b'Exception in thread "main" java.lang.AssertionError',)
     no_memory = (b"java.lang.OutOfMemoryError",)
     main: ClassVar[str] = "Main"  # the class whose main has the tests
@@ -54,14 +33,11 @@ class Java(ToolChain):
     def make(self, cache: Path) -> None:
         """Compile the witness, and archive the compiler's classes."""
         super().make(cache)
-        sample = cache / "sample"
-        sample.mkdir()
-        (sample / "Main.java").write_text(SAMPLE)
         javac, jar = (str(program_of(name)) for name in ("javac", "jar"))
         self.run_tool([javac, "-d", "classes", "Witness.java"], cache)
         self.run_tool([jar, "--create", "--file", "witness.jar", "-C", "classes", "."], cache)
         archive = "-J-XX:ArchiveClassesAtExit=javac.jsa"
-        self.run_tool([javac, archive, *(f"-J{option}" for option in COMPILER), "sample/Main.java"], cache)
+        self.run_tool([javac, archive, *(f"-J{option}" for option in COMPILER), "Main.java"], cache)
 
     def readable(self) -> dict[str, Path]:
         """The cache, and the parts of the JDK."""

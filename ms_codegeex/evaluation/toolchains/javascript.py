@@ -14,8 +14,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.evaluation.judging import verdicts as judging
 from ms_codegeex.evaluation.sandbox import Command, End, Execution, ResourceLimits, Verdict
-from ms_codegeex.evaluation.toolchains.base import Program, RunPlan, ToolChain
-from ms_codegeex.evaluation.toolchains.installed import program_of, with_libraries
+from ms_codegeex.evaluation.toolchains.base import Program, RunPlan, ToolChain, program_of, with_libraries
 
 MD5 = "js-md5"
 MD5_INSTALL = "npm install js-md5@0.7.3 (here, or with -g), or name the directory that has it in NODE_PATH"

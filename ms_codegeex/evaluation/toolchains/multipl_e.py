@@ -11,10 +11,17 @@ from pathlib import Path
 from typing import ClassVar
 
 from ms_codegeex.evaluation.sandbox import Command, End, Execution, ResourceLimits, Verdict
-from ms_codegeex.evaluation.toolchains.base import Program, RunPlan, ToolChain
+from ms_codegeex.evaluation.toolchains.base import (
+    Program,
+    RunPlan,
+    ToolChain,
+    output_of,
+    outside_system,
+    program_of,
+    with_libraries,
+)
 from ms_codegeex.evaluation.toolchains.cpp import Cpp
 from ms_codegeex.evaluation.toolchains.go import Go
-from ms_codegeex.evaluation.toolchains.installed import output_of, outside_system, program_of, with_libraries
 from ms_codegeex.evaluation.toolchains.java import Java
 from ms_codegeex.evaluation.toolchains.javascript import JavaScript, version_of
 from ms_codegeex.evaluation.toolchains.rust import Rustc
@@ -87,7 +94,7 @@ class TypeScript(PlainJavaScript):
     def version(self) -> str | None:
         """The versions of Node.js and TypeScript, None if one is missing."""
         node = super().version()
-        return f"{node}, TypeScript {version_of(self.package)}" if node and self.package else None
+        return node and f"{node}, TypeScript {version_of(self.package)}"
 
     def has(self, name: str) -> bool:
         """As in the base class, and TypeScript."""

@@ -9,42 +9,18 @@ from pathlib import Path
 from typing import ClassVar
 
 from ms_codegeex.evaluation.sandbox import Command, ResourceLimits
-from ms_codegeex.evaluation.toolchains.base import INSIDE, Program, RunPlan, ToolChain
-from ms_codegeex.evaluation.toolchains.installed import output_of, parts_of, program_of
+from ms_codegeex.evaluation.toolchains.base import INSIDE, Program, RunPlan, ToolChain, output_of, parts_of, program_of
 
 REGISTRY = Path("/usr/share/cargo/registry")
 # Name in programs -> name here, where a newer rand exists too.
 CRATES = {"rand": "rand_04", "regex": "regex", "md5": "md5", "ms_codegeex_tests_ended": "ms_codegeex_tests_ended"}
-EDITION = 'version = "{}"\nedition = "2021"\n'
-MANIFESTS = {
-    "Cargo.toml": f"""[package]
-name = "crates"
-{EDITION.format("0.1.0")}
-[dependencies]
-rand_04 = {{ path = "rand" }}
-regex = "1"
-md5 = "0.7"
-ms_codegeex_tests_ended = {{ path = "witness" }}
-
-[profile.dev]
-debug = false
-""",
-    "rand/Cargo.toml": f"""[package]
-name = "rand_04"
-{EDITION.format("0.4.6")}
-[dependencies]
-rand08 = {{ package = "rand", version = "0.8" }}
-""",
-    "witness/Cargo.toml": f"""[package]
-name = "ms_codegeex_tests_ended"
-{EDITION.format("0.1.0")}""",
-    ".cargo/config.toml": f"""[source.crates-io]
-replace-with = "debian"
-
-[source.debian]
-directory = "{REGISTRY}"
-""",
-    "src/main.rs": "fn main() {}\n",
+PLACES = {  # in the cache -> file of `inside`
+    "Cargo.toml": "crates.toml",
+    "rand/Cargo.toml": "rand.toml",
+    "rand/src/lib.rs": "rand.rs",
+    "witness/Cargo.toml": "witness.toml",
+    "witness/src/lib.rs": "witness.rs",
+    ".cargo/config.toml": "cargo_config.toml",
 }
 
 
@@ -91,7 +67,7 @@ class Rust(Rustc):
         "the crate regex-1": "librust-regex-dev librust-regex+default-dev",
         "the crate md5-0.7": "librust-md5-dev",
     }
-    sources = ("witness.rs", "rand.rs")
+    sources = tuple(PLACES.values())
 
     def version(self) -> str | None:
         """The versions of rustc and the crates, None if something is missing."""
@@ -111,12 +87,11 @@ class Rust(Rustc):
 
     def make(self, cache: Path) -> None:
         """Compile the crates and the witness."""
-        for name, text in MANIFESTS.items():
-            (cache / name).parent.mkdir(parents=True, exist_ok=True)
-            (cache / name).write_text(text)
-        for crate in ("rand", "witness"):
-            (cache / crate / "src").mkdir()
-            shutil.copy(INSIDE / f"{crate}.rs", cache / crate / "src/lib.rs")
+        for place, name in PLACES.items():
+            (cache / place).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(INSIDE / name, cache / place)
+        (cache / "src").mkdir()
+        (cache / "src/main.rs").write_text("fn main() {}\n")
         environment = {**self.environment, "CARGO_HOME": str(cache / "home")}
         self.run_tool([self.tool.with_name("cargo"), "build", "--offline", "--quiet"], cache, **environment)
         libraries = cache / "libraries"

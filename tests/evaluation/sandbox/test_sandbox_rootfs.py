@@ -15,7 +15,7 @@ from sandbox_world import child_of, gone, open_directory, servers
 
 import ms_codegeex
 from ms_codegeex.base.errors import RunFailure
-from ms_codegeex.evaluation.sandbox import Command, ResourceLimits, Sandbox, interpreter, open_sandbox, workspace
+from ms_codegeex.evaluation.sandbox import Command, ResourceLimits, Sandbox, open_sandbox, supervisors, workspace
 
 pytestmark = pytest.mark.strict_sandbox
 ROOT = Path(__file__).resolve().parents[3]
@@ -135,7 +135,7 @@ def test_the_server_ends_with_who_waits_for_it(fresh_sandbox: Sandbox, number: i
 
 def test_an_interpreter_that_programs_do_not_see(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor can `nobody` run it if it is in root's home; nothing of it is read once its files are invisible."""
-    monkeypatch.setattr(interpreter, "SYSTEM", "/nonexistent/python3")
+    monkeypatch.setattr(supervisors, "SYSTEM", "/nonexistent/python3")
     sandbox = open_sandbox()
     prefix = os.path.realpath(sys.base_prefix)
     commands = [Command(["ls", "-d", prefix], SHORT)] if not prefix.startswith("/usr") else []

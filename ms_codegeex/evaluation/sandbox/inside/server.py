@@ -145,8 +145,7 @@ def serve(channel: _socket.socket, user: int, group: int) -> None:
 
 
 def main(descriptors: list) -> None:
-    """Make namespaces with the requested root file system and serve in them. If that fails, standard error says
-    why."""
+    """Make namespaces with the requested root file system and serve in them. If that fails, standard error says why."""
     try:
         kernel.prctl(kernel.PR_SET_NAME, b"sandbox-server")
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
