@@ -114,12 +114,10 @@ class Sandbox:
     def _job(self, workspace: Workspace, commands: Sequence[Command], files: Mapping[str, bytes]) -> dict[str, Any]:
         """The supervisor's job."""
         others = foreign_threads(self._parts.user, workspace.job["alone"])
-        described = []
+        described, local = [], workspace.local
         for command in commands:
-            environment = {
-                name: workspace.local(value) for name, value in {**ENVIRONMENT, **command.environment}.items()
-            }
-            words = [workspace.local(str(word)) for word in command.words]
+            environment = {name: local(value) for name, value in {**ENVIRONMENT, **command.environment}.items()}
+            words = [local(str(word)) for word in command.words]
             described.append({"words": words, "environment": environment, **limits_of(command.limits, others)})
         contents = [(name, bytes(content)) for name, content in files.items()]
         mine = {"directory": workspace.directory, "seccomp": self._parts.filter, "contents": contents}

@@ -143,9 +143,8 @@ def in_directory(layers: Layers, readable: Mapping[str, Path]) -> Iterator[Works
     try:
         elsewhere = {inside: source for inside, source in sources.items() if inside != str(readable[inside])}
         names = {**elsewhere, DIRECTORY: str(top / "program"), SCRATCH: str(top / "tmp")}
-        for path in (names[DIRECTORY], names[SCRATCH]):
-            os.mkdir(path)
-        for path in (str(top), names[DIRECTORY], names[SCRATCH]):
+        for path in (top, top / "program", top / "tmp"):
+            path.mkdir(exist_ok=True)
             if layers.identity:
                 os.chown(path, NOBODY, NOBODY)
         seen = rules(layers, ["/dev", *sources.values()], [str(top)])

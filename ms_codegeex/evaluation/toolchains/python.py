@@ -14,12 +14,8 @@ from ms_codegeex.evaluation.sandbox import Command, Execution, ResourceLimits, V
 from ms_codegeex.evaluation.toolchains.base import ALONE, Program, RunPlan, ToolChain
 
 FILE = re.compile(rb'  File "(program|tests)\.py", line')
-ENVIRONMENT = {
-    "PYTHONHASHSEED": "0",  # sets have the same order every time
-    "PYTHONDONTWRITEBYTECODE": "1",
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-}
+KEPT = ("PYTHONHASHSEED", "PYTHONDONTWRITEBYTECODE", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+ENVIRONMENT = {name: python_program.ENVIRONMENT[name] for name in KEPT}
 
 
 class Python(ToolChain):
