@@ -18,10 +18,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def missing() -> str:
     """Why this machine cannot compute on a GPU; "" if it can."""
     from ms_codegeex.base.errors import RunFailure, UserError
-    from ms_codegeex.cuda.libraries import load_driver
+    from ms_codegeex.cuda.libraries import DRIVER, load
     from ms_codegeex.cuda.probe import probe_gpu_backend
 
-    if problem := load_driver():  # the quickest look, and the usual answer
+    if problem := load(DRIVER):  # the quickest look, and the usual answer
         return f"no driver ({problem})"
     try:
         found = probe_gpu_backend()

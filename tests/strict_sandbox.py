@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from ms_codegeex.evaluation.sandbox import Sandbox, open_sandbox
-from ms_codegeex.evaluation.sandbox.interpreter import find_interpreter
 from ms_codegeex.evaluation.sandbox.seccomp import ALLOW, LOAD, MACHINES, NUMBER, RETURN, instruction, refuse, when
+from ms_codegeex.evaluation.sandbox.supervisors import find_interpreter
 
 MARK, REASON = "strict_sandbox", "the strict sandbox is not possible here: "
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import ctypes
 import json
 from dataclasses import asdict, dataclass
-from typing import Any
+
+from pydantic import TypeAdapter
 
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.processes import json_from_module
@@ -67,15 +68,10 @@ class Driver:
 def query_driver_in_subprocess() -> Driver:
     """Query the driver. `CUDA_VISIBLE_DEVICES` chooses and orders the GPUs, as it does for MindSpore."""
     try:
-        return driver_of(json_from_module("ms_codegeex.cuda.driver", "the driver query", SECONDS))
+        found = json_from_module("ms_codegeex.cuda.driver", "the driver query", SECONDS)
     except RunFailure as error:
         return Driver(problem=str(error))
-
-
-def driver_of(values: dict[str, Any]) -> Driver:
-    """A `Driver` from the values of `asdict`."""
-    gpus = tuple(Gpu(**{**gpu, "capability": tuple(gpu["capability"])}) for gpu in values["gpus"])
-    return Driver(values["cuda"], gpus, values["problem"])
+    return TypeAdapter(Driver).validate_python(found)
 
 
 def query_driver() -> Driver:
@@ -116,9 +112,8 @@ def _gpu(library: ctypes.CDLL, number: int) -> Gpu:
         known = not library.cuCtxSetCurrent(context)
         known = known and not library.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total))
         library.cuDevicePrimaryCtxRelease_v2(device)
-    return Gpu(
-        name.value.decode("utf-8", "replace"), (capability[0], capability[1]), memory, free.value if known else None
-    )
+    words = name.value.decode("utf-8", "replace")
+    return Gpu(words, (capability[0], capability[1]), memory, free.value if known else None)
 
 
 if __name__ == "__main__":

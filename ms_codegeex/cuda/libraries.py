@@ -16,16 +16,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from ms_codegeex.base.cache import user_cache
 from ms_codegeex.base.errors import RunFailure, UserError
-from ms_codegeex.cuda.plugin import (
-    DRIVER,
-    RUNTIME,
-    RUNTIME_VERSION,
-    cuda_folder,
-    plugin_directory,
-    plugin_environment,
-)
+from ms_codegeex.cuda.plugin import DRIVER, RUNTIME, RUNTIME_VERSION, cuda_folder, plugin_directory, plugin_environment
 
 MACHINES = ("x86_64",)  # for which the wheel has a GPU back end that was looked at, and NVIDIA's packages exist
 INSTALL = "pip install 'ms-codegeex[gpu]' (in a checkout: bash ascend_scripts/setup.sh --gpu)"
@@ -39,11 +34,6 @@ class CudaLibrary:
 
     soname: str
     folder: str
-
-    @property
-    def package(self) -> str:
-        """NVIDIA's package on PyPI."""
-        return f"nvidia-{self.folder.replace('_', '-')}-cu11"
 
 
 # Each after those that it needs. cuDNN opens its parts by itself, from the folder in which it lies.
@@ -79,7 +69,7 @@ def prepare() -> None:
     plugin_directory("device: gpu", MACHINES)
     found = load_libraries()
     check_loaded(found)
-    if problem := load_driver():
+    if problem := load(DRIVER):
         raise UserError(f"device: gpu: no NVIDIA driver ({problem}); install it, or choose the device cpu")
     environment = cuda_environment({one.library.soname: one.path for one in found if one.path})
     if "mindspore" in sys.modules and os.environ.get("CUDA_HOME") != environment["CUDA_HOME"]:
@@ -101,25 +91,21 @@ def check_loaded(found: list[Loaded]) -> None:
 
 def load_libraries() -> list[Loaded]:
     """Load every library into this process."""
-    return [_load(library) for library in LIBRARIES]
+    found = []
+    for library in LIBRARIES:
+        path = _packaged(library)
+        problem = load(path or library.soname)
+        found.append(Loaded(library, path or (None if problem else _mapped(library.soname)), problem))
+    return found
 
 
-def load_driver() -> str:
-    """Load the driver's library; returns what is wrong with it, "" for nothing."""
+def load(library: str | Path) -> str:
+    """Load a shared library into this process; returns what is wrong with it, "" for nothing."""
     try:
-        ctypes.CDLL(DRIVER)
+        ctypes.CDLL(str(library))
     except OSError as error:
         return str(error)
     return ""
-
-
-def _load(library: CudaLibrary) -> Loaded:
-    path = _packaged(library)
-    try:
-        ctypes.CDLL(str(path or library.soname))
-    except OSError as error:
-        return Loaded(library, path, str(error))
-    return Loaded(library, path or _mapped(library.soname))
 
 
 def _packaged(library: CudaLibrary) -> Path | None:
@@ -134,21 +120,16 @@ def _packaged(library: CudaLibrary) -> Path | None:
 
 def _mapped(soname: str) -> Path | None:
     """The file from which this process has loaded a library."""
-    with open("/proc/self/maps", encoding="utf-8") as maps:
-        for line in maps:
-            path = Path(line.split(maxsplit=5)[-1].rstrip("\n"))
-            # the file has a longer version in its name: libcublas.so.11.10.1.25
-            if path.name == soname or path.name.startswith(f"{soname}."):
-                return path
-    return None
+    paths = (Path(mapped.path) for mapped in psutil.Process().memory_maps())
+    # the file has a longer version in its name: libcublas.so.11.10.1.25
+    return next((path for path in paths if path.name == soname or path.name.startswith(f"{soname}.")), None)
 
 
 def cuda_environment(paths: Mapping[str, Path]) -> dict[str, str]:
     """Variables for a process that computes on GPUs with the libraries at `paths`, by soname; makes the folder that
     they name. A cache of translated kernels that the user has chosen stays."""
-    cache = {"CUDA_CACHE_PATH": str(kernel_cache()), "CUDA_CACHE_MAXSIZE": str(KERNEL_CACHE_BYTES)}
-    cache = {name: os.environ.get(name, value) for name, value in cache.items()}
-    return {**plugin_environment(_folder(paths)), **cache}
+    size = os.environ.get("CUDA_CACHE_MAXSIZE", str(KERNEL_CACHE_BYTES))
+    return {**plugin_environment(_folder(paths)), "CUDA_CACHE_PATH": str(kernel_cache()), "CUDA_CACHE_MAXSIZE": size}
 
 
 def kernel_cache() -> Path:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
-import json
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
+
+from pydantic import TypeAdapter
 
 from ms_codegeex.base.processes import json_from_module
-from ms_codegeex.cuda.driver import Driver, driver_of, query_driver
-from ms_codegeex.cuda.libraries import LIBRARIES, MACHINES, Loaded, load_libraries
+from ms_codegeex.cuda.driver import Driver, query_driver
+from ms_codegeex.cuda.libraries import MACHINES, Loaded, load, load_libraries
 from ms_codegeex.cuda.plugin import PLUGIN, plugin_directory
 
 SECONDS = 300
@@ -29,22 +28,13 @@ def probe_gpu_backend() -> GpuBackend:
     ended."""
     plugin_directory("device: gpu", MACHINES)
     found = json_from_module("ms_codegeex.cuda.probe", "the CUDA probe", SECONDS)
-    libraries = tuple(
-        Loaded(library, Path(path) if path else None, problem)
-        for library, (path, problem) in zip(LIBRARIES, found["libraries"], strict=True)
-    )
-    return GpuBackend(libraries, driver_of(found["driver"]), found["plugin"])
+    return TypeAdapter(GpuBackend).validate_python(found)
 
 
 def main() -> None:
     """Look in this process and print it."""
-    libraries, plugin = load_libraries(), ""
-    try:
-        ctypes.CDLL(str(plugin_directory("device: gpu", MACHINES) / PLUGIN))
-    except OSError as error:
-        plugin = str(error)
-    paths = [(str(one.path) if one.path else None, one.problem) for one in libraries]
-    print(json.dumps({"libraries": paths, "driver": asdict(query_driver()), "plugin": plugin}))
+    libraries, plugin = tuple(load_libraries()), load(plugin_directory("device: gpu", MACHINES) / PLUGIN)
+    print(TypeAdapter(GpuBackend).dump_json(GpuBackend(libraries, query_driver(), plugin)).decode())
 
 
 if __name__ == "__main__":

@@ -46,11 +46,10 @@ class Devices:
             raise UserError("--devices: several processes share a model on Linux only; leave it out")
         self.sizes, self.vocab_size = sizes, model.config.vocab_size
         each = max(1, sizes.threads // count) if sizes.threads else 0
-        self.compiled = (
-            compiled_library(each, sizes.cpu_level) is not None
-        )  # compiled once, before all processes ask for it
+        # compiled once, before all processes ask for it
+        self.compiled = compiled_library(each, sizes.cpu_level) is not None
         self._processes = _Processes()
-        self._end = weakref.finalize(self, self._processes.end)
+        self.close = weakref.finalize(self, self._processes.end)  # to call when done, and called when this is gone
         job = {
             "model": str(model.path.absolute()),
             "bits": model.weights.bits,
@@ -66,10 +65,6 @@ class Devices:
         except BaseException:
             self.close()
             raise
-
-    def close(self) -> None:
-        """End the processes."""
-        self._end()
 
     def choose(self, rows: Rows) -> np.ndarray:
         """As in `Network`."""
@@ -89,7 +84,7 @@ class Devices:
 
     def _ask(self, head: Mapping[str, Any], arrays: Sequence[np.ndarray] = ()) -> list[np.ndarray]:
         """Send a request to all processes and return the first one's answer. The others get three arrays only."""
-        if not self._end.alive:
+        if not self.close.alive:
             raise RunFailure("generation: the devices' processes have ended; load the model again")
         try:
             for rank in range(len(self._processes.inputs)):
@@ -113,30 +108,24 @@ class _Processes:
     def start_all(self, job: Mapping[str, Any]) -> None:
         """Start a process for each device and send it its job; start MindSpore's scheduler if they use its
         collectives."""
-        ranks, memory, shared, environments = job["ranks"], -1, 0, [{}] * job["ranks"]
-        if job["compiled"]:
-            from ms_codegeex.generation.kernels.library import exchange_bytes
+        ranks, memory, environments = job["ranks"], [], [{}] * job["ranks"]
+        with contextlib.ExitStack() as stack:  # closes our copies of what the processes inherit
+            if job["compiled"]:
+                from ms_codegeex.generation.kernels.library import exchange_bytes
 
-            shared = exchange_bytes(ranks)
-            memory = os.memfd_create("ms-codegeex")
-            os.ftruncate(memory, shared)
-        else:
-            environments = self._start_scheduler(ranks)
-        try:
+                memory = [os.memfd_create("ms-codegeex"), exchange_bytes(ranks)]
+                stack.callback(os.close, memory[0])
+                os.ftruncate(*memory)
+            else:
+                environments = self._start_scheduler(ranks)
             for rank in range(ranks):
                 output, answers = os.pipe()
+                stack.callback(os.close, answers)
                 self._outputs.append(os.fdopen(output, "rb"))
-                try:
-                    keep = (answers, memory) if memory >= 0 else (answers,)
-                    process = self._start(f"device {rank}", [str(answers)], environments[rank], keep)
-                finally:
-                    os.close(answers)
+                process = self._start(f"device {rank}", [str(answers)], environments[rank], (answers, *memory[:1]))
                 self._processes.append(process)
                 self.inputs.append(process.stdin)
-                self.tell(rank, {**job, "rank": rank, "memory": [memory, shared]})
-        finally:
-            if memory >= 0:
-                os.close(memory)
+                self.tell(rank, {**job, "rank": rank, "memory": memory})
 
     def _start_scheduler(self, ranks: int) -> list[dict[str, str]]:
         """Start MindSpore's scheduler. Returns the environment with which each process finds the others."""

@@ -42,24 +42,15 @@ def load(job: dict[str, Any]) -> LocalNetwork:
     rank, ranks, target = job["rank"], job["ranks"], job["target"]
     ms.set_context(mode=ms.GRAPH_MODE)
     ms.set_device(target, *([] if target == "CPU" else [rank]))
-    memory = None
-    if job["compiled"]:
-        file, size = job["memory"]
-        memory = np.frombuffer(mmap.mmap(file, size), np.uint8)
-    else:
+    memory = np.frombuffer(mmap.mmap(*job["memory"]), np.uint8) if job["compiled"] else None
+    if not job["compiled"]:
         communication.init()
         if (found := communication.get_rank()) != rank:
             raise RunFailure(f"generation: device {rank} became rank {found} of MindSpore's communication")
     model = load_model(Path(job["model"]), job["bits"])
     adapters = load_adapters({name: Path(path) for name, path in job["adapters"].items()}, model)
-    network = LocalNetwork(
-        model.family.model,
-        model.config,
-        model.weights,
-        SlotSizes(**job["sizes"]),
-        Meeting(Share(model.config, rank, ranks), memory),
-        adapters,
-    )
+    sizes, meeting = SlotSizes(**job["sizes"]), Meeting(Share(model.config, rank, ranks), memory)
+    network = LocalNetwork(model.family.model, model.config, model.weights, sizes, meeting, adapters)
     if network.compiled != job["compiled"]:
         raise RunFailure(f"generation: device {rank} could not load the compiled operators")
     return network

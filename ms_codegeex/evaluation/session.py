@@ -155,7 +155,7 @@ def prepare_judging(session: Session, engine: JudgeEngine) -> None:
     """Leave out the problems for which the tools are missing, then those for which they are unsound."""
     options, place = session.options, engine.place
     labels = {value for problem in session.problems for value in problem.labels.values()}
-    equipment = session.equipment = engine.equipment()
+    equipment = session.equipment = engine.equipment
     missing = session.missing = dict(equipment.missing)
     for name, line in missing.items():
         session.say(f"{name}: {'left out, its tools are' if name in labels else 'is'} not on {place}; {line}")
@@ -193,7 +193,7 @@ def check_references(session: Session, engine: JudgeEngine, machine: Mapping[str
             session.say(line)
     session.findings = found
     if binding:
-        bad = {name: "references fail: " + ", ".join(each.failing) for name, each in found.items() if not each.sound}
+        bad = {name: "references fail: " + ", ".join(each.failing) for name, each in found.items() if each.failing}
         if "all" in bad:
             session.refused, session.problems = bad, []
         session.drop(bad, session.refused)

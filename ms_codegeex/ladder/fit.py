@@ -68,8 +68,12 @@ def fit(points: Sequence[Point]) -> PowerLaw:
     for name, found in (("sizes", {p.parameters for p in points}), ("tokens", {p.tokens for p in points})):
         if len(found) < FEWEST:
             raise UserError(f"{name}: finished runs have {len(found)}; a fit needs at least {FEWEST} different ones")
-    sizes, tokens, losses = (np.array([getattr(p, x) for p in points], float) for x in ("parameters", "tokens", "loss"))
-    return _fit(sizes, tokens, losses)
+    return _fit(*_columns(points))
+
+
+def _columns(points: Sequence[Point]) -> np.ndarray:
+    """Parameters, tokens and losses: [3, n]."""
+    return np.array([(p.parameters, p.tokens, p.loss) for p in points], float).T
 
 
 def _fit(sizes: np.ndarray, tokens: np.ndarray, losses: np.ndarray) -> PowerLaw:
@@ -79,14 +83,8 @@ def _fit(sizes: np.ndarray, tokens: np.ndarray, losses: np.ndarray) -> PowerLaw:
     for _ in range(ROUNDS):
         axes = [np.linspace(low[i], high[i], POINTS) for i in range(2)]
         alphas, betas = (grid.ravel() for grid in np.meshgrid(*axes, indexing="ij"))
-        columns = np.stack(
-            [
-                np.ones((len(alphas), len(losses))),
-                (sizes / size) ** -alphas[:, None],
-                (tokens / token) ** -betas[:, None],
-            ],
-            -1,
-        )
+        of_size, of_token = (sizes / size) ** -alphas[:, None], (tokens / token) ** -betas[:, None]
+        columns = np.stack([np.ones_like(of_size), of_size, of_token], -1)
         errors, found = _least_squares(columns / losses[:, None])
         best = int(np.argmin(errors))
         centre, step = np.array([alphas[best], betas[best]]), (high - low) / (POINTS - 1)
@@ -120,7 +118,7 @@ def bootstrap(points: Sequence[Point], law: PowerLaw, count: int = 100, seed: in
 
     Errors are widened by what the five fitted numbers took from them.
     """
-    sizes, tokens, losses = (np.array([getattr(p, x) for p in points], float) for x in ("parameters", "tokens", "loss"))
+    sizes, tokens, losses = _columns(points)
     expected = np.array([law.loss(p.parameters, p.tokens) for p in points])
     errors = losses / expected - 1
     errors = (errors - errors.mean()) * np.sqrt(len(points) / max(1, len(points) - 5))

@@ -25,23 +25,13 @@ def named(found: Mapping[str, Any], value: Any) -> str:
 
 def report(found: Mapping[str, Any]) -> str:
     """The page."""
-    runs = [
-        (
-            f"{r['parameters']:,}",
-            f"{r['tokens']:,}",
-            f"{r['flops']:.2e}",
-            str(r["seed"]),
-            text(named(found, r["value"])),
-            "diverged" if r["loss"] is None else f"{r['loss']:.4f}",
-            text(r["directory"]),
-        )
-        for r in found["runs"]
-    ]
+    runs = []
+    for r in found["runs"]:
+        figures = (f"{r['parameters']:,}", f"{r['tokens']:,}", f"{r['flops']:.2e}", str(r["seed"]))
+        runs.append((*figures, text(named(found, r["value"])), _loss(r["loss"]), text(r["directory"])))
     heads = ("parameters", "tokens", "FLOPs", "seed", "setting", "validation loss", "run")
-    sections = [
-        ("Runs", table(heads, runs)),
-        *((f"Law: {text(named(found, x['value']))}", _law(x)) for x in found["laws"]),
-    ]
+    laws = [(f"Law: {text(named(found, x['value']))}", _law(x)) for x in found["laws"]]
+    sections = [("Runs", table(heads, runs)), *laws]
     if found["comparisons"]:
         sections.append(("Comparison", _comparison(found)))
     sections.append(("Settings", settings(found["settings"])))
@@ -62,26 +52,21 @@ def _law(found: Mapping[str, Any]) -> str:
             f"The runs do not determine {' and '.join(found['undetermined'])}, which ended at a limit of its range: do "
             "not trust the forecasts. Train more tokens, or sizes further apart."
         )
-    held = found["held_out"]
-    if held:
+    if held := found["held_out"]:
         inside = held["low"] <= held["measured"] <= held["high"]
         lines += note(
             f"Without its largest runs ({held['parameters']:,} parameters, {held['tokens']:,} tokens) the law "
             f"forecasts {held['forecast']:.3f} ({held['low']:.3f} to {held['high']:.3f}) for them; measured "
             f"{held['measured']:.3f}, {'inside' if inside else 'outside'} the interval."
         )
-    rows = [
-        (
-            f"{x['times']:.0f} x",
-            f"{x['parameters']:.3g}",
-            f"{x['tokens']:.3g}",
-            f"{x['loss']:.3f}",
-            f"{x['low']:.3f} to {x['high']:.3f}",
-        )
-        for x in found["forecasts"]
-    ]
+    formats = ("{times:.0f} x", "{parameters:.3g}", "{tokens:.3g}", "{loss:.3f}", "{low:.3f} to {high:.3f}")
+    rows = [[each.format(**forecast) for each in formats] for forecast in found["forecasts"]]
     heads = ("compute of the largest run", "best size", "tokens", "forecast loss", "90 % interval")
     return lines + table(heads, rows, numeric=4)
+
+
+def _loss(value: float | None) -> str:
+    return "diverged" if value is None else f"{value:.4f}"
 
 
 def _interval(pair: Any) -> str:
@@ -92,8 +77,8 @@ def _comparison(found: Mapping[str, Any]) -> str:
     values = found["settings"]["vary"]["values"]
     rows = []
     for row in found["comparisons"]:
-        losses = ["diverged" if x is None else f"{x:.4f}" for x in row["losses"]]
         best = "" if row["best"] is None else text(named(found, values[row["best"]]))
+        losses = map(_loss, row["losses"])
         rows.append([f"{row['parameters']:,}", f"{row['tokens']:,}", *losses, best, verdict(row)])
     heads = ("parameters", "tokens", *(named(found, value) for value in values), "best", "against the first")
     return table(heads, rows) + note("Noise: two standard errors of the difference, from the spread of the seeds.")
@@ -122,14 +107,12 @@ def draw(found: Mapping[str, Any], picture: Path) -> None:
     for number, law in enumerate(found["laws"]):
         colour = f"C{number}"
         points = [(6 * r["parameters"] * r["tokens"], r["loss"]) for r in found["runs"] if r["value"] == law["value"]]
-        good = [point for point in points if point[1] is not None]
-        if good:
+        if good := [point for point in points if point[1] is not None]:
             axes.plot(*zip(*good, strict=True), "o", color=colour, label=named(found, law["value"]))
         if law["law"]:
-            flops = [x["flops"] for x in law["frontier"]]
-            axes.plot(flops, [x["loss"] for x in law["frontier"]], color=colour, lw=1)
-            bounds = [[x[side] for x in law["frontier"]] for side in ("low", "high")]
-            axes.fill_between(flops, *bounds, color=colour, alpha=0.2)
+            flops, loss, low, high = ([x[key] for x in law["frontier"]] for key in ("flops", "loss", "low", "high"))
+            axes.plot(flops, loss, color=colour, lw=1)
+            axes.fill_between(flops, low, high, color=colour, alpha=0.2)
     axes.set(xscale="log", xlabel="6 x parameters x tokens (FLOPs)", ylabel="validation loss (nats per token)")
     axes.grid(alpha=0.3)
     if axes.lines:

@@ -31,19 +31,6 @@ class Result:
     directory: str
 
 
-@dataclass(frozen=True)
-class Forecast:
-    """The lowest loss for `flops` by the law: `times` the compute of the largest run, and its interval."""
-
-    times: float
-    flops: float
-    parameters: float
-    tokens: float
-    loss: float
-    low: float
-    high: float
-
-
 def result_of(rung: Rung, summary: Mapping[str, Any] | None) -> Result:
     """The figures of a finished run; `summary` None: it diverged."""
     config = rung.config
@@ -72,40 +59,40 @@ def analyse(settings: LadderSettings, results: Sequence[Result]) -> dict[str, An
     }
 
 
-def _points(results: Sequence[Result]) -> list[Point]:
-    return [Point(x.parameters, x.tokens, x.loss) for x in results if x.loss is not None]
-
-
 def _law(value: Any, results: Sequence[Result]) -> dict[str, Any]:
     """The law of the runs with one value: its numbers, forecasts, frontier, and a test on the largest runs."""
-    points = _points(results)
+    points = [Point(x.parameters, x.tokens, x.loss) for x in results if x.loss is not None]
     try:
         law = fit(points)
     except UserError as error:
         return {"value": value, "law": None, "reason": str(error)}
     laws = bootstrap(points, law)
-    maximum = max(6.0 * p.parameters * p.tokens for p in points)
-    minimum = min(6.0 * p.parameters * p.tokens for p in points)
+    flops = [6.0 * p.parameters * p.tokens for p in points]
+    minimum, maximum = min(flops), max(flops)
     error = float(np.sqrt(np.mean([(p.loss - law.loss(p.parameters, p.tokens)) ** 2 for p in points])))
-    frontier = [_forecast(law, laws, flops, maximum) for flops in np.geomspace(minimum, maximum * FURTHER[-1], CURVE)]
+    intervals = {
+        f"{name}_interval": np.percentile([getattr(x, name) for x in laws], INTERVAL).tolist()
+        for name in ("alpha", "beta", "e")
+    }
+    frontier = np.geomspace(minimum, maximum * FURTHER[-1], CURVE)
     return {
         "value": value,
         "law": asdict(law),
         "undetermined": law.undetermined,
         "error": error,
-        "alpha_interval": np.percentile([x.alpha for x in laws], INTERVAL).tolist(),
-        "beta_interval": np.percentile([x.beta for x in laws], INTERVAL).tolist(),
-        "e_interval": np.percentile([x.e for x in laws], INTERVAL).tolist(),
+        **intervals,
         "held_out": _held_out(points),
-        "forecasts": [asdict(_forecast(law, laws, maximum * times, maximum)) for times in FURTHER],
-        "frontier": [asdict(forecast) for forecast in frontier],
+        "forecasts": [_forecast(law, laws, maximum * times, maximum) for times in FURTHER],
+        "frontier": [_forecast(law, laws, flops, maximum) for flops in frontier],
     }
 
 
-def _forecast(law: PowerLaw, laws: Sequence[PowerLaw], flops: float, maximum: float) -> Forecast:
+def _forecast(law: PowerLaw, laws: Sequence[PowerLaw], flops: float, maximum: float) -> dict[str, float]:
+    """The lowest loss for `flops` by the law: `times` the compute of the largest run, and its interval."""
     parameters, tokens = law.best(flops)
     low, high = band(laws, parameters, tokens)
-    return Forecast(flops / maximum, float(flops), parameters, tokens, law.loss(parameters, tokens), low, high)
+    place = {"times": flops / maximum, "flops": float(flops), "parameters": parameters, "tokens": tokens}
+    return {**place, "loss": law.loss(parameters, tokens), "low": low, "high": high}
 
 
 def _held_out(points: Sequence[Point]) -> dict[str, Any] | None:
@@ -141,10 +128,11 @@ def comparisons(values: Sequence[Any], results: Sequence[Result]) -> list[dict[s
         best = min(means, key=means.__getitem__) if means else None
         row = {"parameters": parameters, "tokens": tokens, "size": size, "best": best}
         row["losses"] = [means.get(number) for number in range(len(values))]
-        row["difference"] = means[best] - means[0] if best is not None and 0 in means else None
-        row["noise"] = None
-        if spread is not None and row["difference"] is not None:
-            row["noise"] = NOISE * spread * float(np.sqrt(1 / len(cell[best]) + 1 / len(cell[0])))
+        row |= {"difference": None, "noise": None}
+        if best is not None and 0 in means:
+            row["difference"] = means[best] - means[0]
+            if spread is not None:
+                row["noise"] = NOISE * spread * float(np.sqrt(1 / len(cell[best]) + 1 / len(cell[0])))
         rows.append(row)
     return rows
 

@@ -50,9 +50,8 @@ def train(path: Path, overrides: Sequence[str] = ()) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0 if training is done, 2 for a mistake of the user's."""
     parser = argparse.ArgumentParser(prog="python -m ms_codegeex.mindformers_bridge", description=__doc__)
-    parser.add_argument(
-        "--config", required=True, type=Path, metavar="FILE", help="YAML file of mindformers, or a shipped name"
-    )
+    words = "YAML file of mindformers, or a shipped name"
+    parser.add_argument("--config", required=True, type=Path, metavar="FILE", help=words)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides, such as optimizer.eps=1.0e-6")
     arguments = parser.parse_args(argv)
     try:

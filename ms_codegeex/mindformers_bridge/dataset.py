@@ -5,6 +5,7 @@ mindformers' own reader of this file format, BlendedMegatronDatasetDataLoader, d
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,12 @@ def current_seed() -> int:
     return DEFAULT_SEED if seed is None else int(seed)
 
 
+@dataclass
 class _Samples:
     """The sequences of a run by number i: ids int32 [seq_length + 1] and i itself, which seeds the dropout masks."""
 
-    def __init__(self, data: Sequences, count: int):
-        self.data, self.count = data, count
+    data: Sequences
+    count: int
 
     def __len__(self) -> int:
         return self.count

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,31 +26,24 @@ from ms_codegeex.training.initialise import initial_weight
 
 # What else a model is built from: keys of a run's configuration (docs/configuration.md) and their sections
 BUILD_KEYS = {
-    "seq_length": "data",
-    "reset_at_eos": "data",
-    "precision": "training",
-    "dropout": "training",
-    "loss_chunk": "training",
+    **dict.fromkeys(("seq_length", "reset_at_eos"), "data"),
+    **dict.fromkeys(("precision", "dropout", "loss_chunk"), "training"),
 }
 # keys that mindformers adds to every model's configuration, in addition to those of its base class
 MINDFORMERS_KEYS = (
-    "batch_size",
-    "calculate_per_token_loss",
-    "dataset_config",
-    "disable_lazy_inline",
-    "input_sliced_sig",
-    "model_type",
-    "moe_config",
-    "name_or_path",
-    "type",
-    "use_past",
-)
-DEVICES = {"CPU": "cpu", "GPU": "gpu", "Ascend": "ascend"}
+    "batch_size", "calculate_per_token_loss", "dataset_config", "disable_lazy_inline", "input_sliced_sig",
+    "model_type", "moe_config", "name_or_path", "type", "use_past",
+)  # fmt: skip
 
 
-def _translated(error: UserError) -> UserError:
-    """The same message with the keys of mindformers' YAML."""
-    return UserError(re.sub(r"\b(?:model|data|training)\.(?=[a-z])", "model.model_config.", str(error)))
+@contextmanager
+def _translated() -> Iterator[None]:
+    """A `UserError` has the keys of mindformers' YAML in its message."""
+    try:
+        yield
+    except UserError as error:
+        words = re.sub(r"\b(?:model|data|training)\.(?=[a-z])", "model.model_config.", str(error))
+        raise UserError(words) from None
 
 
 class FamilyConfig(PretrainedConfig):
@@ -60,58 +55,49 @@ class FamilyConfig(PretrainedConfig):
     family = ""
 
     def __init__(self, preset: str | float | None = None, **values: Any):
-        fields = [field.name for field in dataclasses.fields(type(self).dataclass())]
+        fields = self.size_fields()
         known = {**PretrainedConfig().__dict__, **dict.fromkeys(MINDFORMERS_KEYS), **dict.fromkeys(BUILD_KEYS)}
         sizes = {key: value for key, value in values.items() if key in fields or key not in known}
-        try:
-            # an unknown key is among the sizes here, and is refused with a suggestion
+        with _translated():  # an unknown key is among the sizes here, and is refused with a suggestion
             resolved = model_config({"family": self.family, "preset": preset, **sizes}).sizes
-        except UserError as error:
-            raise _translated(error) from None
-        rest = {key: value for key, value in values.items() if key not in fields and key not in BUILD_KEYS}
-        super().__init__(**rest)
-        for key, value in dataclasses.asdict(resolved).items():
+        super().__init__(**{key: value for key, value in values.items() if key not in (*fields, *BUILD_KEYS)})
+        for key, value in {**dataclasses.asdict(resolved), **{key: values.get(key) for key in BUILD_KEYS}}.items():
             setattr(self, key, value)
-        for key in BUILD_KEYS:
-            setattr(self, key, values.get(key))
         self.run_config()
 
     @classmethod
-    def dataclass(cls) -> type:
-        """The family's own configuration class."""
-        return type(family(cls.family).config.build_config(None, {}))
+    def size_fields(cls) -> list[str]:
+        """The keys of the family's own configuration."""
+        return [field.name for field in dataclasses.fields(own_config(cls.family))]
 
     def run_config(self) -> RunConfig:
         """The validated configuration of a run of this model on this device. `batch_size` is known once the Trainer has
         set it."""
-        sizes = {field.name: getattr(self, field.name) for field in dataclasses.fields(type(self).dataclass())}
-        sections: dict[str, dict[str, Any]] = {"data": {}, "training": {"steps": 1, "global_batch": self._batch() or 1}}
+        sizes = {key: getattr(self, key) for key in self.size_fields()}
+        batch = getattr(self, "batch_size", None) or self._dataset().get("batch_size")
+        sections: dict[str, dict[str, Any]] = {"data": {}, "training": {"steps": 1, "global_batch": batch or 1}}
         for key, section in BUILD_KEYS.items():
             if getattr(self, key) is not None:
                 sections[section][key] = getattr(self, key)
-        if not self._batch():  # the chunked loss is compiled for one batch size
+        if not batch:  # the chunked loss is compiled for one batch size
             sections["training"]["loss_chunk"] = 0
-        device = DEVICES[ms.get_context("device_target")]
+        device = ms.get_context("device_target").lower()
         values = {"model": {"family": self.family, **sizes}, "device": device, "seed": current_seed(), **sections}
-        try:
+        with _translated():
             return build_run_config(values)
-        except UserError as error:
-            raise _translated(error) from None
 
-    def _batch(self) -> int | None:
-        return getattr(self, "batch_size", None) or (getattr(self, "dataset_config", None) or {}).get("batch_size")
+    def _dataset(self) -> dict[str, Any]:
+        return getattr(self, "dataset_config", None) or {}
 
     def check_dataset(self) -> None:
         """`UserError` if the dataset of a `PackedSequences` loader was tokenised for another model."""
-        loader = ((getattr(self, "dataset_config", None) or {}).get("data_loader")) or {}
+        loader = self._dataset().get("data_loader") or {}
         directory = loader.get("dataset_dir")
         if loader.get("type") != "PackedSequences" or not directory:
             return
         data = PackedSequences(Path(directory), loader.get("split") or "train", self.run_config().seq_length, 0)
-        try:
+        with _translated():
             data.check_model(self.vocab_size, self.eos_token_id)
-        except UserError as error:
-            raise _translated(error) from None
 
 
 class FamilyModel(PreTrainedModel):
@@ -155,9 +141,14 @@ class FamilyModel(PreTrainedModel):
         return sums[0] / ops.maximum(count, Tensor(1.0 / self.world, ms.float32))
 
 
+def own_config(name: str) -> type:
+    """A family's own configuration class."""
+    return type(family(name).config.build_config(None, {}))
+
+
 def family_classes(name: str) -> tuple[type[FamilyConfig], type[FamilyModel]]:
     """Configuration and model class of a family: for `codegeex`, `CodeGeeXConfig` and `CodeGeeXForCausalLM`."""
-    title = type(family(name).config.build_config(None, {})).__name__.removesuffix("Config")
+    title = own_config(name).__name__.removesuffix("Config")
     common = {"__module__": __name__}
     config = type(f"{title}Config", (FamilyConfig,), {**common, "family": name, "model_type": name})
     return config, type(f"{title}ForCausalLM", (FamilyModel,), {**common, "config_class": config})

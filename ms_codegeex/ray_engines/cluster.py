@@ -10,7 +10,7 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ms_codegeex import __version__
@@ -37,39 +37,23 @@ class ClusterNode:
 
 def import_ray(option: str) -> Any:
     """The module `ray`; UserError that names the command line's option if it is not installed."""
+    before = os.environ.get(PROTOBUF)
+    # What MindSpore needs. The first import decides, and Ray would take the other one, with which MindSpore cannot be
+    # imported afterwards.
+    os.environ[PROTOBUF] = "python"
     try:
-        with _protobuf_of_mindspore():
-            import ray
+        import ray
     except ImportError as error:
         raise UserError(
             f"{option}: Ray is not installed ({error}); run `pip install 'ms-codegeex[ray]'` on all nodes, "
             "or leave the option out"
         ) from None
-    return ray
-
-
-@contextlib.contextmanager
-def _protobuf_of_mindspore() -> Iterator[None]:
-    """Choose the implementation of protobuf that MindSpore needs. The first import decides, and Ray would take the
-    other one, with which MindSpore cannot be imported afterwards."""
-    before = os.environ.get(PROTOBUF)
-    os.environ[PROTOBUF] = "python"
-    try:
-        yield
     finally:
         if before is None:
             del os.environ[PROTOBUF]
         else:
             os.environ[PROTOBUF] = before
-
-
-@contextlib.contextmanager
-def _own_sigterm() -> Iterator[None]:
-    """Keep our answer to SIGTERM, which `ray.init` replaces: the exit status would be 15."""
-    previous = signal.getsignal(signal.SIGTERM)
-    yield
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, previous)
+    return ray
 
 
 @contextlib.contextmanager
@@ -88,8 +72,10 @@ def connected(address: str, option: str) -> Iterator[Any]:
     ray = import_ray(option)
     try:
         _check_reachable(address)
-        with _own_sigterm():
-            ray.init(address, log_to_driver=False, logging_level="error", configure_logging=False)
+        previous = signal.getsignal(signal.SIGTERM)
+        ray.init(address, log_to_driver=False, logging_level="error", configure_logging=False)
+        if threading.current_thread() is threading.main_thread():  # with Ray's, the exit status would be 15
+            signal.signal(signal.SIGTERM, previous)
     except (OSError, ValueError, RuntimeError) as error:
         given = option if address == "auto" else f"--ray-address {address}"
         raise UserError(
@@ -111,17 +97,14 @@ def _check_reachable(address: str) -> None:
 
 def live_nodes(ray: Any) -> list[ClusterNode]:
     """The nodes with at least one core for tasks, with distinct names."""
-    found = [
-        (node["NodeID"], node.get("NodeName") or node["NodeManagerAddress"], int(node["Resources"].get("CPU", 0)))
-        for node in ray.nodes()
-        if node["Alive"]
-    ]
-    names = Counter(name for _, name, _ in found)
-    return [
-        ClusterNode(key, name if names[name] == 1 else f"{name} ({key[:8]})", cores)
-        for key, name, cores in found
-        if cores
-    ]
+    found = []
+    for node in ray.nodes():
+        if node["Alive"]:
+            name, cores = node.get("NodeName") or node["NodeManagerAddress"], int(node["Resources"].get("CPU", 0))
+            found.append(ClusterNode(node["NodeID"], name, cores))
+    names = Counter(node.name for node in found)
+    distinct = [n if names[n.name] == 1 else replace(n, name=f"{n.name} ({n.id[:8]})") for n in found]
+    return [node for node in distinct if node.cores]
 
 
 def placement(ray: Any, node: ClusterNode) -> Any:

@@ -23,10 +23,6 @@ AHEAD = 3  # tasks for each core that are handed to Ray before the first of them
 RETRIES = 20  # of one task, whose nodes are lost
 
 
-def _ray() -> Any:
-    return cluster.import_ray(OPTION)
-
-
 @dataclass(frozen=True)
 class RayCluster:
     """What `data.corpus.workers.Cluster` asks of a cluster, of the one at `address`: `auto` for this machine's."""
@@ -49,14 +45,14 @@ class RayCluster:
         Raises:
             UserError: names the first node that fails the check, and what it lacks.
         """
-        ray = _ray()
+        ray = cluster.import_ray(OPTION)
         probe = work / f"probe-{secrets.token_hex(8)}"
         probe.touch()
         try:
-            nodes, paths, answers = cluster.live_nodes(ray), [probe, *inputs], []
+            nodes, answers = cluster.live_nodes(ray), []
             for node in nodes:
-                place = cluster.placement(ray, node)
-                answers.append(ray.remote(num_cpus=1, scheduling_strategy=place)(_probe_node).remote(paths))
+                task = ray.remote(num_cpus=1, scheduling_strategy=cluster.placement(ray, node))(_probe_node)
+                answers.append(task.remote([probe, *inputs]))
             for node, answer in zip(nodes, answers, strict=True):
                 _check_node(node.name, work, answer)
             return len(nodes)
@@ -69,7 +65,7 @@ def _call(function: Callable[[Any], Any], task: Any) -> Any:
 
 
 def _map(function: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Any]:
-    ray = _ray()
+    ray = cluster.import_ray(OPTION)
     remote = ray.remote(num_cpus=1, max_retries=RETRIES)(_call)
     shared, waiting = ray.put(function), collections.deque()
     maximum = AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
@@ -87,7 +83,7 @@ def _map(function: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Any]:
 
 def _get(reference: Any) -> Any:
     """The result of a task, or its error without Ray's wrapping."""
-    ray = _ray()
+    ray = cluster.import_ray(OPTION)
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
@@ -105,7 +101,7 @@ def _probe_node(paths: Sequence[Path | RemotePath]) -> tuple[tuple[str, str], li
 
 
 def _check_node(name: str, work: Path, answer: Any) -> None:
-    ray = _ray()
+    ray = cluster.import_ray(OPTION)
     try:
         version, missing = ray.get(answer)
     except ray.exceptions.RayError as error:

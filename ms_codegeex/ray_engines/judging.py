@@ -1,6 +1,6 @@
 """Judging on the nodes of a Ray cluster: on each an actor with a sandbox, and as many programs at once as it has cores.
 
-Ray starts the actors, carries samples and judgements, and notices when a node is gone; `nodes` does the rest.
+Ray starts the actors, carries samples and judgements, and notices when a node is gone; `engines` does the rest.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ms_codegeex.base.errors import UserError, first_line
-from ms_codegeex.evaluation.judging.nodes import NodeJudge, NodeLost, NodesEngine
+from ms_codegeex.evaluation.judging.engines import NodeJudge, NodeLost, NodesEngine
 from ms_codegeex.evaluation.task import Task
 from ms_codegeex.ray_engines import cluster
-from ms_codegeex.ray_engines.cluster import ClusterNode
 
 OPTION = "--judge-engine ray"
 PLACE = "the Ray cluster"
@@ -36,14 +35,14 @@ class Closed(Exception):
 
 
 class RayCalls:
-    """The calls in progress, of all nodes. After `close` none begins: Ray would connect again to serve it."""
+    """The calls in progress, of all nodes. Once it is closed none begins: Ray would connect again to serve it."""
 
     def __init__(self) -> None:
         self._turn, self._running, self.closed = threading.Condition(), 0, False
 
     @contextlib.contextmanager
     def one(self) -> Iterator[None]:
-        """While a call is in progress. Raises `Closed` after `close`."""
+        """While a call is in progress. Raises `Closed` once it is closed."""
         with self._turn:
             if self.closed:
                 raise Closed
@@ -54,11 +53,6 @@ class RayCalls:
             with self._turn:
                 self._running -= 1
                 self._turn.notify_all()
-
-    def close(self) -> None:
-        """Let no other call begin."""
-        with self._turn:
-            self.closed = True
 
     def wait(self, seconds: float) -> None:
         """Wait until none is in progress, at most so long."""
@@ -71,18 +65,14 @@ class RayNode:
     """A node with its actor."""
 
     ray: Any
-    node: ClusterNode
+    key: str  # Ray's id of the node
+    name: str
     workers: int
     actor: Any
     calls: RayCalls
 
-    @property
-    def name(self) -> str:
-        """The node's."""
-        return self.node.name
-
     def call(self, method: str, *arguments: Any) -> Any:
-        """See `nodes.Node`. Raises `Closed` if judging has ended."""
+        """See `JudgeNode`. Raises `Closed` if judging has ended."""
         with self.calls.one():
             try:
                 return self.ray.get(getattr(self.actor, method).remote(*arguments))
@@ -97,12 +87,7 @@ class RayNode:
 
 @contextlib.contextmanager
 def open_ray_nodes(
-    address: str,
-    build: Callable[[], Task],
-    mode: str,
-    workers: int | None,
-    content: str,
-    say: Callable[[str], None],
+    address: str, build: Callable[[], Task], mode: str, workers: int | None, content: str, say: Callable[[str], None]
 ) -> Iterator[NodesEngine]:
     """An engine over all nodes of a running cluster.
 
@@ -128,7 +113,7 @@ def open_ray_nodes(
 def _end(ray: Any, nodes: Sequence[RayNode], calls: RayCalls) -> None:
     """Kill the actors, so that the calls in progress end, and wait for these: after an interrupt, threads still wait
     for judgements."""
-    calls.close()
+    calls.closed = True
     for node in nodes:
         with contextlib.suppress(ray.exceptions.RayError):  # the whole cluster may be gone
             ray.kill(node.actor)
@@ -142,7 +127,7 @@ def _started(ray: Any, workers: int | None, say: Callable[[str], None], calls: R
         count = workers or node.cores
         place = cluster.placement(ray, node)
         options = {"num_cpus": min(count, node.cores), "max_concurrency": count, "scheduling_strategy": place}
-        nodes.append(RayNode(ray, node, count, ray.remote(**options)(Actor).remote(), calls))
+        nodes.append(RayNode(ray, node.id, node.name, count, ray.remote(**options)(Actor).remote(), calls))
     if not nodes:
         raise UserError(f"{OPTION}: no node of the cluster has cores for tasks; add nodes with `ray start`")
     answers = [node.actor.version.remote() for node in nodes]
@@ -161,7 +146,7 @@ def _runs(ray: Any, node: RayNode, answer: Any, say: Callable[[str], None]) -> b
         # Ray lists a dead node as alive for a while. An actor that dies before its program begins is lost with it.
         kinds = (ray.exceptions.RayActorError, ray.exceptions.ActorUnschedulableError)
         lost = isinstance(error, kinds) and not getattr(error, "actor_init_failed", False)
-        if lost or node.node.id not in {each.id for each in cluster.live_nodes(ray)}:
+        if lost or node.key not in {each.id for each in cluster.live_nodes(ray)}:
             say(f"node {node.name} was lost ({first_line(error)}) before it began")
             return False
         raise cluster.cannot_run(node.name, error) from None

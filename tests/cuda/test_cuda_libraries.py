@@ -59,7 +59,7 @@ def test_the_table_has_every_library_that_the_plugin_is_linked_to():
 
 def test_the_packages_of_the_table_are_the_pinned_ones():
     pinned = re.findall(r"^(nvidia-[a-z-]+-cu11)==", (ROOT / "requirements-gpu.txt").read_text(), re.MULTILINE)
-    assert {library.package for library in libraries.LIBRARIES} == set(pinned)
+    assert {f"nvidia-{library.folder.replace('_', '-')}-cu11" for library in libraries.LIBRARIES} == set(pinned)
 
 
 def test_a_process_loads_the_packages_and_shows_them_to_mindspore(packages, driver, tmp_path):
@@ -103,7 +103,7 @@ def test_each_missing_library_is_named_with_the_remedy(packages, driver, tmp_pat
 
 
 def test_a_machine_without_a_driver_is_one_line(packages):
-    if not libraries.load_driver():
+    if not libraries.load(plugin.DRIVER):
         pytest.skip("this machine has a driver")
     error = prepared(environment_with(packages))["error"]
     assert error.startswith("device: gpu: no NVIDIA driver (libcuda.so.1") and "install it" in error

@@ -18,8 +18,7 @@ from strict_sandbox import refusing_filter
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.cli import main
 from ms_codegeex.evaluation.jsonl import read_rows
-from ms_codegeex.evaluation.judging.engines import Equipment
-from ms_codegeex.evaluation.judging.nodes import NodeLost, NodesEngine
+from ms_codegeex.evaluation.judging.engines import Equipment, NodeLost, NodesEngine
 from ms_codegeex.ray_engines import cluster as ray_cluster
 from ms_codegeex.ray_engines import judging as ray_nodes
 
@@ -199,8 +198,7 @@ def ray_node(ray, name="one"):
     methods = {
         name: SimpleNamespace(remote=lambda *arguments, name=name: name) for name in ("version", "open", "judge")
     }
-    node = ray_cluster.ClusterNode("id-1", name, 1)
-    return ray_nodes.RayNode(ray, node, 1, SimpleNamespace(**methods), ray_nodes.RayCalls())
+    return ray_nodes.RayNode(ray, "id-1", name, 1, SimpleNamespace(**methods), ray_nodes.RayCalls())
 
 
 def test_after_the_end_no_thread_reports_a_lost_node_or_asks_ray():

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation.sandbox import Sandbox
-from ms_codegeex.evaluation.sandbox.home_directories import check_readable
+from ms_codegeex.evaluation.sandbox.workspace import check_readable
 from ms_codegeex.evaluation.task import Judgement, Problem, Sample, Task
 from ms_codegeex.evaluation.toolchains import Program, ToolChain, base
 
@@ -22,9 +22,7 @@ class ToolChainTask(Task):
         self, problem: Problem, sample: Sample, program: Program, sandbox: Sandbox, wall: float
     ) -> Judgement:
         """Compile a sample's program and run it for at most `wall` seconds."""
-        done = base.run_and_judge(self._chains[problem.labels["language"]], program, sandbox, wall)
-        seconds, code = sum(each.seconds for each in done.executions), done.executions[-1].code
-        return Judgement(sample.task_id, sample.completion_id, done.verdicts, seconds, code, done.tail, done.seconds)
+        return base.run_and_judge(self._chains[problem.labels["language"]], sample, program, sandbox, wall)
 
     def prepare(self, problems: Sequence[Problem]) -> Mapping[str, str]:
         """Prepare the tool chains of these problems; language -> reason for each that does not work."""

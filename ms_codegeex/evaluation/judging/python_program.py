@@ -74,12 +74,10 @@ for name in sys.argv[1:]:
 ENDED = {
     None: Verdict.WRONG,  # it ran to its end: the answer decides
     "syntax": Verdict.COMPILE_ERROR,
-    "exit": Verdict.ERROR,
     "time": Verdict.TIMEOUT,
     "memory": Verdict.MEMORY,
     "assertion": Verdict.WRONG,  # in the tests; without tests it is an error of the program
-    "error": Verdict.ERROR,
-}
+}  # anything else is an error
 
 
 @dataclass(frozen=True)

@@ -13,19 +13,15 @@ from ms_codegeex.evaluation.sandbox import Verdict
 from ms_codegeex.evaluation.task import Problem, Task
 
 
-@dataclass(frozen=True)
+@dataclass
 class Findings:
-    """The results of the references of one group of problems, such as a language."""
+    """The results of the references of one group of problems, such as a language. If some are failing, verdicts on
+    the group mean nothing."""
 
-    total: int
-    passed: int
-    defects: Mapping[str, str] = field(default_factory=dict)  # expected failures: problem -> reason
-    failing: Mapping[str, str] = field(default_factory=dict)  # the others: problem -> verdict and last line of stderr
-
-    @property
-    def sound(self) -> bool:
-        """Whether verdicts on this group mean something."""
-        return not self.failing
+    total: int = 0
+    passed: int = 0
+    defects: dict[str, str] = field(default_factory=dict)  # expected failures: problem -> reason
+    failing: dict[str, str] = field(default_factory=dict)  # the others: problem -> verdict and last line of stderr
 
 
 def check(
@@ -42,19 +38,18 @@ def check(
     judge(task, problems, engine, samples, rows, progress, name="references")
     wanted = {sample.task_id for sample in samples}
     groups = {problem.id: group(problem) for problem in problems}
-    result: dict[str, dict[str, Any]] = {}
+    result: dict[str, Findings] = {}
     for row in rows.rows:
-        if row["task_id"] not in wanted:
-            continue
-        found = result.setdefault(groups[row["task_id"]], {"total": 0, "passed": 0, "defects": {}, "failing": {}})
-        found["total"] += 1
-        if all(verdict == Verdict.PASSED.value for verdict in row["verdicts"].values()):
-            found["passed"] += 1
-        elif row["task_id"] in known:
-            found["defects"][row["task_id"]] = known[row["task_id"]]
-        else:
-            found["failing"][row["task_id"]] = _why(row)
-    return {name: Findings(**found) for name, found in result.items()}
+        if (name := row["task_id"]) in wanted:
+            found = result.setdefault(groups[name], Findings())
+            found.total += 1
+            if all(verdict == Verdict.PASSED.value for verdict in row["verdicts"].values()):
+                found.passed += 1
+            elif name in known:
+                found.defects[name] = known[name]
+            else:
+                found.failing[name] = _why(row)
+    return result
 
 
 def group(problem: Problem) -> str:

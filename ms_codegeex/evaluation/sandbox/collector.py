@@ -1,50 +1,102 @@
-"""The parent's side of one sandbox: collect the programs' output, up to a cap, and the supervisor's reports."""
+"""The parent's side of one sandbox: give the programs their whole standard input in advance, collect their output, up
+to a cap, and the supervisor's reports."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import selectors
 import signal
 import socket
 import time
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 from ms_codegeex.evaluation.sandbox.outcome import End, Execution
 
 SIGKILL = 9
 LAST = 1.0  # seconds for the supervisor to end after its last command
 GRACE = 30.0  # seconds after the supervisor's own deadlines until everything is killed from outside
-CHUNK = 1 << 16
+CHUNK = 1 << 16  # bytes that are read at a time
 
 
-@dataclass
-class OutputStream:
-    """The reading end of a program's standard output or error."""
+class OutputPipe:
+    """A program's standard output or error, of which `cap` bytes are kept. On exit, ends that are still open are
+    closed. `owner` may open it again as /dev/stdout."""
 
-    descriptor: int
-    cap: int
-    data: bytearray = field(default_factory=bytearray)
-    over: bool = False
+    def __init__(self, owner: int, cap: int) -> None:
+        self.owner, self.cap = owner, cap
+        self.data, self.over = bytearray(), False
+
+    def __enter__(self) -> OutputPipe:
+        self.read, self.write = os.pipe()
+        os.fchown(self.write, self.owner, -1)
+        return self
+
+    def close_write(self) -> None:
+        """Close our writing end: only the program writes."""
+        if self.write >= 0:
+            os.close(self.write)
+        self.write = -1
 
     def take(self) -> bool:
         """Read what is available; False at the end. Bytes beyond the cap are dropped, and `over` is set."""
-        chunk = os.read(self.descriptor, CHUNK)
+        chunk = os.read(self.read, CHUNK)
         room = self.cap - len(self.data)
         self.over |= len(chunk) > room
         self.data += chunk[:room]
         return bool(chunk)
 
+    def __exit__(self, *_: object) -> None:
+        self.close_write()
+        os.close(self.read)
 
-@dataclass
-class CommandReport:
-    """A supervisor's line about one command."""
 
-    end: End
-    code: int
-    seconds: float
+@contextmanager
+def standard_input(data: bytes, owner: int) -> Iterator[int]:
+    """A descriptor from which standard input is read, -1 if it is empty.
+
+    What has been read from a pipe is gone, so a secret that a judge's harness reads first cannot be read again.
+    Only data that does not fit into a pipe is passed as a file.
+    """
+    if not data:
+        yield -1
+        return
+    descriptor = filled_pipe(data, owner)
+    if descriptor < 0:
+        descriptor = sealed_file(data)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def filled_pipe(data: bytes, owner: int) -> int:
+    """The reading end of a pipe that contains the data and then ends, -1 if the data does not fit."""
+    read, write = os.pipe()
+    try:
+        os.fchown(read, owner, -1)
+        os.set_blocking(write, False)
+        if len(data) <= fcntl.fcntl(write, fcntl.F_GETPIPE_SZ) and os.write(write, data) == len(data):
+            return read
+    except BlockingIOError:
+        pass
+    finally:
+        os.close(write)
+    os.close(read)
+    return -1
+
+
+def sealed_file(data: bytes) -> int:
+    """A nameless file that can no longer be written: otherwise a program could hide memory in it."""
+    descriptor = os.memfd_create("stdin", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    with os.fdopen(os.dup(descriptor), "wb") as file:
+        file.write(data)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    every = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, every)
+    return descriptor
 
 
 class Collector:
@@ -54,13 +106,11 @@ class Collector:
     happened. One that was not ready ends as soon as it notices that nobody listens.
     """
 
-    def __init__(
-        self, control: socket.socket, streams: Sequence[tuple[OutputStream, OutputStream]], allowed: float
-    ) -> None:
+    def __init__(self, control: socket.socket, streams: Sequence[Sequence[OutputPipe]], allowed: float) -> None:
         self.control, self.streams = control, streams
         self.began = time.monotonic()
         self.deadline = self.began + allowed + GRACE
-        self.reports: list[CommandReport] = []
+        self.reports: list[tuple[End, int, float]] = []  # the supervisor's lines: end, code, seconds of each command
         self.received = b""
         self.ready = False  # whether the supervisor has reached its first command
         self.failure = ""  # why it could not start that, or a later one
@@ -85,7 +135,7 @@ class Collector:
         with selectors.DefaultSelector() as selector:
             selector.register(self.control, selectors.EVENT_READ)
             for stream in (stream for pair in self.streams for stream in pair):
-                selector.register(stream.descriptor, selectors.EVENT_READ, stream)
+                selector.register(stream.read, selectors.EVENT_READ, stream)
             while selector.get_map():
                 ready = selector.select(max(0.0, self.deadline - time.monotonic()))
                 if not ready:
@@ -95,7 +145,7 @@ class Collector:
                         selector.unregister(key.fileobj)
         self.complete = True
 
-    def take(self, stream: OutputStream) -> bool:
+    def take(self, stream: OutputPipe) -> bool:
         """Read a stream; the first byte beyond the cap ends the program."""
         before = stream.over
         alive = stream.take()
@@ -121,12 +171,11 @@ class Collector:
             line, _, self.received = self.received.partition(b"\n")
             if line == b"ready":
                 self.ready = True
-                continue
-            if line.startswith(b"failed "):
+            elif line.startswith(b"failed "):
                 self.failure = line.removeprefix(b"failed ").decode(errors="replace")
-                continue
-            end, code, seconds = line.decode("ascii").split()
-            self.reports.append(CommandReport(End(end), int(code), float(seconds)))
+            else:
+                end, code, seconds = line.decode("ascii").split()
+                self.reports.append((End(end), int(code), float(seconds)))
         return bool(chunk)
 
     def executions(self) -> list[Execution]:
@@ -134,13 +183,14 @@ class Collector:
         cap or the outer deadline, or was killed along with the sandbox (out of memory)."""
         found: list[Execution] = []
         for index, (out, error) in enumerate(self.streams):
-            report = self.reports[index] if index < len(self.reports) else None
-            spent = time.monotonic() - self.began - sum(one.seconds for one in found)
-            if report is None:
-                report = CommandReport(End.KILLED if self.complete else End.TIMEOUT, -SIGKILL, spent)
-            end = End.OUTPUT if out.over or error.over else report.end
-            code = -SIGKILL if end is End.OUTPUT else report.code
-            found.append(Execution(end, code, report.seconds, bytes(out.data), bytes(error.data)))
+            if index < len(self.reports):
+                end, code, seconds = self.reports[index]
+            else:
+                seconds = time.monotonic() - self.began - sum(one.seconds for one in found)
+                end, code = End.KILLED if self.complete else End.TIMEOUT, -SIGKILL
+            if out.over or error.over:
+                end, code = End.OUTPUT, -SIGKILL
+            found.append(Execution(end, code, seconds, bytes(out.data), bytes(error.data)))
             if not found[-1].succeeded:
                 break
         return found

@@ -48,10 +48,6 @@ class Layers:
         """Record a layer's state; `problem` is empty if the layer is available."""
         self.states[name] = f"missing: {problem}" if problem else ACTIVE
 
-    def missing(self) -> Mapping[str, str]:
-        """Missing layer -> reason and remedy."""
-        return {name: state.removeprefix("missing: ") for name, state in self.states.items() if state != ACTIVE}
-
 
 def find_layers() -> Layers:
     """Try everything but namespaces, which a first program tries (`runner.best`)."""
@@ -79,11 +75,8 @@ def attempt(words: list[str], identity: Mapping[str, Any]) -> str:
 
 def find_identity(layers: Layers) -> None:
     """Root's programs run as nobody: root has rights that no namespace takes away, and no limit on processes."""
-    if os.geteuid() != 0:
-        layers.state("unprivileged user", "")
-        return
-    identity: dict[str, Any] = {"user": NOBODY, "group": NOBODY, "extra_groups": ()}
-    problem = attempt(["/bin/true"], identity)
+    identity: dict[str, Any] = {"user": NOBODY, "group": NOBODY, "extra_groups": ()} if os.geteuid() == 0 else {}
+    problem = attempt(["/bin/true"], identity) if identity else ""
     layers.state("unprivileged user", problem and f"root cannot become nobody ({problem}); run as an ordinary user")
     layers.identity = {} if problem else identity
 

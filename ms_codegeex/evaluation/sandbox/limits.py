@@ -31,8 +31,7 @@ class ResourceLimits:
 
 
 def limits_of(limits: ResourceLimits, others: int) -> dict[str, Any]:
-    """The limits that the supervisor sets for each process (`rlimits`) and those that it watches for the whole
-    program.
+    """The limits that the supervisor sets for each process (`rlimits`) and those that it watches for the whole program.
 
     RLIMIT_DATA rather than RLIMIT_AS: the virtual machines of Java, JavaScript and Go reserve far more address
     space than they use. It is twice the memory limit, so that the supervisor ends a program that uses too much, as

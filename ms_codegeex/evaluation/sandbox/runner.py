@@ -5,24 +5,23 @@ from __future__ import annotations
 import marshal
 import socket
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ms_codegeex.base.errors import RunFailure, UserError
-from ms_codegeex.evaluation.sandbox.collector import Collector, OutputStream
-from ms_codegeex.evaluation.sandbox.interpreter import SupervisorInterpreter, find_interpreter
-from ms_codegeex.evaluation.sandbox.layers import Layers, advice, find_layers
+from ms_codegeex.evaluation.sandbox.collector import Collector, OutputPipe, standard_input
+from ms_codegeex.evaluation.sandbox.layers import ACTIVE, Layers, advice, find_layers
 from ms_codegeex.evaluation.sandbox.limits import ResourceLimits, foreign_threads, limits_of
 from ms_codegeex.evaluation.sandbox.outcome import End, Execution
-from ms_codegeex.evaluation.sandbox.pipes import Pipe, standard_input
 from ms_codegeex.evaluation.sandbox.supervisors import (
     ForkServers,
     OneByOne,
-    Origin,
     ServerLost,
-    SupervisorFactory,
+    SupervisorInterpreter,
+    SupervisorProcess,
+    find_interpreter,
     message,
     send,
 )
@@ -51,9 +50,7 @@ class Sandbox:
 
     def __init__(self, layers: Layers, interpreter: SupervisorInterpreter) -> None:
         self._parts = layers
-        self._supervisors: SupervisorFactory = (
-            ForkServers(interpreter) if layers.namespaces else OneByOne(interpreter, layers.identity)
-        )
+        self._supervisors = ForkServers(interpreter) if layers.namespaces else OneByOne(interpreter, layers.identity)
 
     @property
     def layers(self) -> Mapping[str, str]:
@@ -63,13 +60,10 @@ class Sandbox:
     @property
     def missing(self) -> Mapping[str, str]:
         """The layers that this machine lacks, each with its reason and remedy."""
-        return self._parts.missing()
+        return {name: state.removeprefix("missing: ") for name, state in self.layers.items() if state != ACTIVE}
 
     def run(
-        self,
-        commands: Sequence[Command],
-        files: Mapping[str, bytes],
-        readable: Mapping[str, Path] | None = None,
+        self, commands: Sequence[Command], files: Mapping[str, bytes], readable: Mapping[str, Path] | None = None
     ) -> list[Execution]:
         """Run the commands in order in one fresh sandbox until one does not succeed; return an execution for
         each that ran.
@@ -91,57 +85,46 @@ class Sandbox:
     ) -> list[Execution]:
         """See `run`. Raises `ServerLost` if the fork server died, which no program can cause."""
         with ExitStack() as stack:
-            workspace = stack.enter_context(self._workspace(commands, readable))
+            if self._parts.namespaces:
+                disk = max((command.limits.disk for command in commands), default=1)
+                workspace = in_namespaces(self._parts, disk, readable)
+            else:
+                workspace = stack.enter_context(in_directory(self._parts, readable))
             ours, theirs = (stack.enter_context(end) for end in socket.socketpair())
             owner = self._parts.identity.get("user", -1)
-            pipes = [(stack.enter_context(Pipe(owner)), stack.enter_context(Pipe(owner))) for _ in commands]
-            inputs = [stack.enter_context(standard_input(command.stdin, owner)) for command in commands]
-            job = self._job(workspace, commands, files)
-            passed: list[int] = []
-            for command, (out, error), stdin in zip(job["commands"], pipes, inputs, strict=True):
-                command.update(stdin=position_of(stdin, passed), stdout=position_of(out.write, passed))
-                command.update(stderr=position_of(error.write, passed))
+            job, streams = self._job(workspace, commands, files), []
+            passed: list[int] = []  # to the supervisor, after its end of the control socket
+            for command, described in zip(commands, job["commands"], strict=True):
+                stdin = stack.enter_context(standard_input(command.stdin, owner))
+                streams.append([stack.enter_context(OutputPipe(owner, command.limits.output)) for _ in range(2)])
+                descriptors = (stdin, *(pipe.write for pipe in streams[-1]))
+                for name, descriptor in zip(("stdin", "stdout", "stderr"), descriptors, strict=True):
+                    passed += [descriptor] if descriptor >= 0 else []
+                    described[name] = len(passed) if descriptor >= 0 else -1
             origin = stack.enter_context(self._supervisors.one(workspace, ours, theirs, passed))
             theirs.close()
-            for pair in pipes:
-                for pipe in pair:
-                    pipe.close_write()
-            caps = [command.limits.output for command in commands]
-            streams = [
-                (OutputStream(out.read, cap), OutputStream(error.read, cap))
-                for (out, error), cap in zip(pipes, caps, strict=True)
-            ]
+            for pipe in (pipe for pair in streams for pipe in pair):
+                pipe.close_write()
             allowed = sum(command.limits.wall for command in commands)
             collector = stack.enter_context(Collector(ours, streams, allowed))
             send(ours, message(marshal.dumps(job, 2)))
             collector.collect()
             return collected(collector, origin)
 
-    def _workspace(
-        self, commands: Sequence[Command], readable: Mapping[str, Path]
-    ) -> AbstractContextManager[Workspace]:
-        """In namespaces if there are any."""
-        if not self._parts.namespaces:
-            return in_directory(self._parts, readable)
-        disk = max((command.limits.disk for command in commands), default=1)
-        return nullcontext(in_namespaces(self._parts, disk, readable))
-
     def _job(self, workspace: Workspace, commands: Sequence[Command], files: Mapping[str, bytes]) -> dict[str, Any]:
         """The supervisor's job."""
         others = foreign_threads(self._parts.user, workspace.job["alone"])
-        described = []
+        described, local = [], workspace.local
         for command in commands:
-            environment = {
-                name: workspace.local(value) for name, value in {**ENVIRONMENT, **command.environment}.items()
-            }
-            words = [workspace.local(str(word)) for word in command.words]
+            environment = {name: local(value) for name, value in {**ENVIRONMENT, **command.environment}.items()}
+            words = [local(str(word)) for word in command.words]
             described.append({"words": words, "environment": environment, **limits_of(command.limits, others)})
         contents = [(name, bytes(content)) for name, content in files.items()]
         mine = {"directory": workspace.directory, "seccomp": self._parts.filter, "contents": contents}
         return {**mine, **workspace.job, "commands": described}
 
 
-def collected(collector: Collector, origin: Origin) -> list[Execution]:
+def collected(collector: Collector, origin: SupervisorProcess) -> list[Execution]:
     """The executions, unless the sandbox itself failed: that is not a verdict on a program."""
     executions = collector.executions()
     silent = len(executions) > len(collector.reports) and executions[-1].end is End.KILLED
@@ -152,14 +135,6 @@ def collected(collector: Collector, origin: Origin) -> list[Execution]:
     if silent and origin.lost():
         raise ServerLost(f"a sandbox was ended: {origin.complaint()}")
     return executions
-
-
-def position_of(descriptor: int, passed: list[int]) -> int:
-    """The position of a descriptor among those that the supervisor gets, to which it is added; -1 for none."""
-    if descriptor < 0:
-        return -1
-    passed.append(descriptor)
-    return len(passed)  # the control socket is the first
 
 
 def check_names(files: Mapping[str, bytes]) -> None:

@@ -97,35 +97,25 @@ def when(number: int, body: list[bytes]) -> list[bytes]:
 
 def by_argument(name: str) -> list[bytes]:
     """The decision on a call whose arguments matter (their low words: the kernel reads these as int)."""
-    allow = instruction(RETURN, ALLOW)
+    first, second = (instruction(LOAD, ARGUMENTS + offset) for offset in (0, 8))
+    allow, refused = instruction(RETURN, ALLOW), refuse(errno.EPERM)
     if name in ("socket", "socketpair"):
-        family = instruction(LOAD, ARGUMENTS)
-        return [family, instruction(JUMP_EQUAL, AF_UNIX, 0, 1), allow, refuse(errno.EAFNOSUPPORT)]
+        return [first, instruction(JUMP_EQUAL, AF_UNIX, 0, 1), allow, refuse(errno.EAFNOSUPPORT)]
     if name == "clone":
-        flags = instruction(LOAD, ARGUMENTS)
-        return [flags, instruction(JUMP_SET, NAMESPACES, 0, 1), instruction(RETURN, KILL), allow]
+        return [first, instruction(JUMP_SET, NAMESPACES, 0, 1), instruction(RETURN, KILL), allow]
     if name == "personality":  # 0, and the query of the current value
-        load = instruction(LOAD, ARGUMENTS)
         known = [instruction(JUMP_EQUAL, 0, 2, 0), instruction(JUMP_EQUAL, 0xFFFFFFFF, 1, 0)]
-        return [load, *known, refuse(errno.EPERM), allow]
+        return [first, *known, refused, allow]
     if name == "ioctl":
-        request = instruction(LOAD, ARGUMENTS + 8)
-        tests = [instruction(JUMP_EQUAL, TIOCSTI, 1, 0), instruction(JUMP_EQUAL, TIOCLINUX, 0, 1)]
-        return [request, *tests, refuse(errno.EPERM), allow]
+        requests = [instruction(JUMP_EQUAL, TIOCSTI, 1, 0), instruction(JUMP_EQUAL, TIOCLINUX, 0, 1)]
+        return [second, *requests, refused, allow]
     if name in OF_A_PROCESS:  # not for the supervisor's process
-        process = instruction(LOAD, ARGUMENTS)
-        return [process, instruction(JUMP_EQUAL, SUPERVISOR, 0, 1), refuse(errno.EPERM), allow]
+        return [first, instruction(JUMP_EQUAL, SUPERVISOR, 0, 1), refused, allow]
     if name in OF_SEVERAL:  # nor for a whole user or group, which includes the supervisor
-        return [
-            instruction(LOAD, ARGUMENTS),
-            instruction(JUMP_EQUAL, 0 if name == "setpriority" else 1, 0, 3),
-            instruction(LOAD, ARGUMENTS + 8),
-            instruction(JUMP_EQUAL, SUPERVISOR, 1, 0),
-            allow,
-            refuse(errno.EPERM),
-        ]
+        single = instruction(JUMP_EQUAL, 0 if name == "setpriority" else 1, 0, 3)
+        return [first, single, second, instruction(JUMP_EQUAL, SUPERVISOR, 1, 0), allow, refused]
     flags = [instruction(LOAD, ARGUMENTS + 3 * 8), instruction(0x54, MAP_SHARED_ANONYMOUS)]  # 0x54: and
-    return [*flags, instruction(JUMP_EQUAL, MAP_SHARED_ANONYMOUS, 0, 1), refuse(errno.EPERM), allow]
+    return [*flags, instruction(JUMP_EQUAL, MAP_SHARED_ANONYMOUS, 0, 1), refused, allow]
 
 
 def assemble(machine: str | None = None) -> bytes | None:
@@ -140,10 +130,7 @@ def assemble(machine: str | None = None) -> bytes | None:
         code += [instruction(JUMP_AT_LEAST, X32, 0, 1), killed]
     for name in NUMBERS:
         number = here.number(name)
-        if number is None:
-            continue
-        if name in BY_ARGUMENT:
-            code += when(number, by_argument(name))
-        else:
-            code += when(number, [refuse(REFUSED[name]) if name in REFUSED else killed])
+        if number is not None:
+            otherwise = [refuse(REFUSED[name]) if name in REFUSED else killed]
+            code += when(number, by_argument(name) if name in BY_ARGUMENT else otherwise)
     return b"".join([*code, instruction(RETURN, ALLOW)])

@@ -1,61 +1,96 @@
-"""Create a sandbox's first process: forked by a server that is already running, or started for one program."""
+"""Create a sandbox's first process: forked by a server that is already running, or started for one program. Both are
+code of `inside`, compiled for the interpreter that runs them."""
 
 from __future__ import annotations
 
 import errno
+import marshal
 import os
 import socket
 import subprocess
+import sys
 import threading
 import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
-from typing import Any, Protocol
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.evaluation.sandbox.collector import LAST, ends
-from ms_codegeex.evaluation.sandbox.interpreter import ONE_BY_ONE, SERVER, SupervisorInterpreter
 from ms_codegeex.evaluation.sandbox.workspace import Workspace
 
 PATIENCE = 30.0  # seconds for sending something
 GONE = (errno.EPIPE, errno.ECONNRESET, errno.EBADF)  # the other end is gone; or ours, if another thread noticed first
 MAXIMUM = 250  # descriptors per program; the kernel takes 253 at a time
+SYSTEM = "/usr/bin/python3"
+MINIMUM = "import sys;sys.exit(sys.version_info<(3,9))"  # os.pidfd_open
+MODULES = ("kernel", "rootfs", "supervisor", "server")  # of inside/, in import order
+ONE_BY_ONE, SERVER = ("kernel", "supervisor"), MODULES  # the modules to send; the last one's `main` is called
+COMPILE = (
+    "import marshal,sys;"
+    "pairs=marshal.load(sys.stdin.buffer);"
+    "codes={n:marshal.dumps(compile(s,n+'.py','exec',dont_inherit=True)) for n,s in pairs};"
+    "marshal.dump(codes,sys.stdout.buffer,2)"
+)
+# The code arrives over the socket, so nothing depends on a file that a program can see.
+BOOTSTRAP = """
+import _socket, marshal, sys
+socket = _socket.socket(fileno=int(sys.argv[1]))
+for name, code in marshal.loads(socket.recv(int(sys.argv[2]), _socket.MSG_WAITALL)):
+    module = sys.modules[name] = type(sys)(name)
+    exec(marshal.loads(code), module.__dict__)
+module.main([socket.detach(), *map(int, sys.argv[3:])])
+"""
+
+
+@dataclass(frozen=True)
+class SupervisorInterpreter:
+    """The interpreter's path, and the bytecode of each of `MODULES`: otherwise every start would compile them again."""
+
+    path: str
+    codes: Mapping[str, bytes]
+
+
+def find_interpreter() -> SupervisorInterpreter:
+    """The system's Python, which every user may run, or else this process's."""
+    path = SYSTEM if suits(SYSTEM) else os.path.realpath(sys.executable)
+    sources = [(name, Path(__file__).with_name("inside").joinpath(f"{name}.py").read_text("utf-8")) for name in MODULES]
+    done = subprocess.run([path, "-I", "-S", "-c", COMPILE], input=marshal.dumps(sources, 2), capture_output=True)
+    if done.returncode != 0:
+        raise RunFailure(f"{path} does not compile the sandbox's supervisor: {done.stderr.decode(errors='replace')!r}")
+    return SupervisorInterpreter(path, marshal.loads(done.stdout))
+
+
+def suits(path: str) -> bool:
+    """Whether this is a Python of a sufficient version."""
+    try:
+        return subprocess.run([path, "-I", "-S", "-c", MINIMUM], capture_output=True).returncode == 0
+    except OSError:
+        return False
 
 
 class ServerLost(RunFailure):
     """A fork server was killed from outside, and its sandboxes with it."""
 
 
-class Origin(Protocol):
-    """The origin of a supervisor."""
-
-    def lost(self) -> bool:
-        """Whether it has died, other than by what its program did."""
-
-    def complaint(self) -> str:
-        """Its report if the supervisor did not start."""
-
-
-class SupervisorFactory(Protocol):
-    """Creates supervisors."""
-
-    def one(
-        self, workspace: Workspace, ours: socket.socket, theirs: socket.socket, passed: Sequence[int]
-    ) -> AbstractContextManager[Origin]:
-        """A supervisor for a program in this workspace, waiting for its job at `theirs` with these descriptors."""
-
-
 class SupervisorProcess:
-    """An interpreter that we have started, and its standard error. `identity` goes to Popen."""
+    """An interpreter that we have started, and its standard error: a supervisor, or a server that forks some.
+
+    It receives `bundle`, the code of the modules `names`, over the first of the descriptors, and gets all of them as
+    arguments. `identity` goes to Popen.
+    """
 
     def __init__(
         self, interpreter: SupervisorInterpreter, names: tuple[str, ...], identity: Mapping[str, Any], *descriptors: int
     ) -> None:
         self._lock, self._said = threading.Lock(), ""
-        self.bundle = interpreter.bundle(names)
+        self.bundle = marshal.dumps([(name, interpreter.codes[name]) for name in names], 2)
+        control, *others = descriptors
         self._process = subprocess.Popen(
-            interpreter.words(self.bundle, descriptors),
+            [interpreter.path, "-I", "-S", "-c", BOOTSTRAP, *map(str, (control, len(self.bundle), *others))],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -82,6 +117,10 @@ class SupervisorProcess:
                 return ends(descriptor, LAST)
             finally:
                 os.close(descriptor)
+
+    def lost(self) -> bool:
+        """Whether it has died, other than by what its program did. If a supervisor ends, its program is the reason."""
+        return False
 
     def complaint(self) -> str:
         """The last line that it wrote before it ended."""
@@ -113,22 +152,14 @@ class OneByOne:
     @contextmanager
     def one(
         self, workspace: Workspace, ours: socket.socket, theirs: socket.socket, passed: Sequence[int]
-    ) -> Iterator[Origin]:
-        """See `SupervisorFactory`."""
-        process = SingleSupervisor(self._interpreter, ONE_BY_ONE, self._identity, theirs.fileno(), *passed)
+    ) -> Iterator[SupervisorProcess]:
+        """A supervisor for a program in this workspace, waiting for its job at `theirs` with these descriptors."""
+        process = SupervisorProcess(self._interpreter, ONE_BY_ONE, self._identity, theirs.fileno(), *passed)
         try:
             send(ours, process.bundle)
             yield process
         finally:
             process.finish()
-
-
-class SingleSupervisor(SupervisorProcess):
-    """A process that is the supervisor itself."""
-
-    def lost(self) -> bool:
-        """False: if it ends, its program is the reason."""
-        return False
 
 
 class SandboxForkServer(SupervisorProcess):
@@ -164,7 +195,7 @@ class SandboxForkServer(SupervisorProcess):
             time.sleep(0.01)
 
     def lost(self) -> bool:
-        """See `Origin`."""
+        """Whether it has died, which no program can cause."""
         return self.has_ended()
 
     def close(self) -> None:
@@ -189,29 +220,21 @@ class ForkServers:
     @contextmanager
     def one(
         self, workspace: Workspace, ours: socket.socket, theirs: socket.socket, passed: Sequence[int]
-    ) -> Iterator[Origin]:
-        """See `SupervisorFactory`."""
-        server = self._server(workspace)
-        try:
-            server.fork([theirs.fileno(), *passed])
-            yield server
-        except ServerLost:
-            self._forget(server)
-            raise
-
-    def _server(self, workspace: Workspace) -> SandboxForkServer:
-        """The server for this workspace."""
+    ) -> Iterator[SupervisorProcess]:
+        """As in `OneByOne`."""
         key = workspace.view, workspace.shown
         with self._lock:
             if key not in self._servers:
                 self._servers[key] = SandboxForkServer(workspace.view, self._interpreter)
-            return self._servers[key]
-
-    def _forget(self, dead: SandboxForkServer) -> None:
-        """Remove a server, so that the next program starts another one."""
-        with self._lock:
-            for key in [key for key, server in self._servers.items() if server is dead]:
-                self._servers.pop(key).close()
+            server = self._servers[key]
+        try:
+            server.fork([theirs.fileno(), *passed])
+            yield server
+        except ServerLost:
+            with self._lock:
+                if self._servers.get(key) is server:  # the next program starts another one
+                    self._servers.pop(key).close()
+            raise
 
 
 def close_all(servers: dict[Any, SandboxForkServer], owner: int) -> None:

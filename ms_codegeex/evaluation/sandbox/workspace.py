@@ -1,13 +1,15 @@
-"""Where a program runs: in its own namespaces or, if the kernel denies them, in a temporary directory."""
+"""Where a program runs: in its own namespaces or, if the kernel denies them, in a temporary directory; and the files of
+this machine that it sees: the tool chains, and nothing of the user's."""
 
 from __future__ import annotations
 
 import marshal
 import os
+import pwd
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +17,17 @@ from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation.sandbox import landlock
-from ms_codegeex.evaluation.sandbox.home_directories import check_readable
 from ms_codegeex.evaluation.sandbox.layers import NOBODY, Layers
-from ms_codegeex.evaluation.sandbox.view import DEVICES, DIRECTORY, SCRATCH, SYSTEM, homes, system_view
+
+DIRECTORY, SCRATCH, SHARED_MEMORY = "/program", "/tmp", "/dev/shm"
+SHARED_MEMORY_SIZE = 64 << 20
+# not /dev/zero: shared mappings of it are memory that nobody counts
+DEVICES = ("/dev/null", "/dev/random", "/dev/urandom")
+# Only what tool chains read in /etc: no users, hosts or keys. The time zone is always UTC.
+CONFIGURATION = ("/etc/ld.so.cache", "/etc/alternatives", "/etc/ssl/openssl.cnf", "/etc/fonts")
+SYSTEM = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
+STREAMS = (("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2"))
+HOMES = ("/", "/home", "/root")  # and every directory that contains one of them
 
 
 @dataclass(frozen=True)
@@ -43,11 +53,57 @@ class Workspace:
         return text
 
 
+def homes(disk: int) -> list[tuple[str, int]]:
+    """The directories where a program may write, each a file system in memory with a size in bytes."""
+    return [(SHARED_MEMORY, SHARED_MEMORY_SIZE), (DIRECTORY, disk), (SCRATCH, disk)]
+
+
+def system_view(readable: Mapping[str, str]) -> dict[str, Any]:
+    """The description from which inside/rootfs.py makes a root file system.
+
+    It has symbolic links (path, target), empty directories, files and directories of this machine (path inside,
+    path here), and device nodes. `readable` maps further paths inside to paths here.
+    """
+    links = [(path, os.readlink(path)) for path in SYSTEM if os.path.islink(path)]
+    links += [(f"/dev/{name}", f"/proc/self/fd{target}") for name, target in STREAMS]
+    directories = [path for path in SYSTEM if os.path.isdir(path) and not os.path.islink(path)]
+    java = sorted(str(path) for path in Path("/etc").glob("java*"))
+    settings = [(path, os.path.realpath(path)) for path in (*CONFIGURATION, *java) if os.path.exists(path)]
+    return {
+        "links": links,
+        "directories": [path for path, _ in homes(0)],
+        "shown": [("/usr", "/usr"), *((path, path) for path in directories), *settings, *readable.items()],
+        "devices": DEVICES,
+    }
+
+
 def rules(layers: Layers, readable: list[str], writable: list[str]) -> dict[str, Any] | None:
     """The Landlock rules, None without Landlock."""
     if not layers.landlock:
         return None
     return landlock.rules(layers.landlock, ["/usr", "/etc", "/proc", *SYSTEM, *readable], writable, DEVICES)
+
+
+def home_directories() -> set[Path]:
+    """The home directories of this machine's users, without symbolic links. System users' homes in /usr are left
+    out, because programs see /usr anyway."""
+    known = {*HOMES, os.path.expanduser("~"), *(user.pw_dir for user in pwd.getpwall())}
+    found = {Path(os.path.realpath(path)) for path in known if path.startswith("/")}
+    return {path for path in found if not path.is_relative_to("/usr")}
+
+
+def check_readable(paths: Iterable[Path]) -> None:
+    """A `UserError` if one of these paths is a home directory or contains one."""
+    private = home_directories()
+    for path in paths:
+        real = Path(os.path.realpath(path))
+        exposed = next((home for home in sorted(private) if home.is_relative_to(real)), None)
+        if exposed is not None:
+            what = "is" if exposed == real else f"contains {exposed},"
+            raise UserError(
+                f"sandbox: {path} {what} a home directory, which no program may read; install the tool that needs it "
+                "in a separate directory"
+            )
 
 
 def resolved(readable: Mapping[str, Path]) -> dict[str, str]:
@@ -87,9 +143,8 @@ def in_directory(layers: Layers, readable: Mapping[str, Path]) -> Iterator[Works
     try:
         elsewhere = {inside: source for inside, source in sources.items() if inside != str(readable[inside])}
         names = {**elsewhere, DIRECTORY: str(top / "program"), SCRATCH: str(top / "tmp")}
-        for path in (names[DIRECTORY], names[SCRATCH]):
-            os.mkdir(path)
-        for path in (str(top), names[DIRECTORY], names[SCRATCH]):
+        for path in (top, top / "program", top / "tmp"):
+            path.mkdir(exist_ok=True)
             if layers.identity:
                 os.chown(path, NOBODY, NOBODY)
         seen = rules(layers, ["/dev", *sources.values()], [str(top)])

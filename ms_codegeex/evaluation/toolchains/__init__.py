@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from ms_codegeex.evaluation.toolchains.base import Program, RunPlan, TimeLimits, ToolChain
+from ms_codegeex.evaluation.toolchains.base import Program, ToolChain
 from ms_codegeex.evaluation.toolchains.cpp import Cpp
 from ms_codegeex.evaluation.toolchains.go import Go
 from ms_codegeex.evaluation.toolchains.java import Java
@@ -22,7 +20,7 @@ from ms_codegeex.evaluation.toolchains.multipl_e import (
 from ms_codegeex.evaluation.toolchains.python import Python
 from ms_codegeex.evaluation.toolchains.rust import Rust
 
-__all__ = ["PLAIN_TOOL_CHAINS", "TOOL_CHAINS", "Program", "RunPlan", "TimeLimits", "ToolChain", "tool_chain"]
+__all__ = ["PLAIN_TOOL_CHAINS", "TOOL_CHAINS", "Program", "ToolChain"]
 
 TOOL_CHAINS: dict[str, type[ToolChain]] = {kind.language: kind for kind in (Python, Cpp, Java, JavaScript, Go, Rust)}
 
@@ -30,9 +28,3 @@ PLAIN_TOOL_CHAINS: dict[str, type[ToolChain]] = {
     kind.language: kind
     for kind in (Python, PlainCpp, PlainJava, PlainJavaScript, PlainGo, PlainRust, Bash, TypeScript, Lua)
 }
-
-
-def tool_chain(language: str, cache: Path | None = None) -> ToolChain:
-    """The language's tool chain on this machine. `cache` is where prepared files are kept (None: the user's cache
-    directory)."""
-    return TOOL_CHAINS[language](cache)

@@ -8,14 +8,16 @@ source knows only the first; a program that prints its input knows neither.
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 import secrets
 import shutil
 import subprocess
 import sys
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,13 +28,52 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.locks import locked
 from ms_codegeex.evaluation.judging import verdicts as judging
 from ms_codegeex.evaluation.sandbox import Command, Execution, ResourceLimits, Sandbox, Verdict
-from ms_codegeex.evaluation.toolchains.installed import PATH
+from ms_codegeex.evaluation.task import Judgement, Sample
 
 INSIDE = Path(__file__).with_name("inside")
 PREPARING = 900.0  # seconds for a command that fills the cache
 ALONE = 2  # processes: the sandbox's first and the program, which therefore cannot test its tests in a fork
 TAIL = 2000  # characters of a program's output that are kept
 COMPLETE = "complete"  # a file in a complete cache
+PATH = "/usr/local/bin:/usr/bin:/bin"
+LIBRARY = re.compile(r"=> (/.*) \(0x")  # in a line of ldd
+
+
+def program_of(name: str) -> Path | None:
+    """A command's real path: links such as /etc/alternatives are resolved."""
+    found = shutil.which(name, path=os.environ.get("PATH", PATH)) or shutil.which(name, path=PATH)
+    return Path(found).resolve() if found else None
+
+
+def output_of(*words: str | Path) -> str | None:
+    """The first line that a command prints, None if it does not run."""
+    try:
+        done = subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    lines = (done.stdout or done.stderr).strip().splitlines()
+    return lines[0] if done.returncode == 0 and lines else None
+
+
+def outside_system(*paths: Path) -> dict[str, Path]:
+    """For `readable`: the paths that exist and that the sandbox does not show anyway."""
+    return {str(path): path for path in paths if path.exists() and not path.is_relative_to("/usr")}
+
+
+def parts_of(root: Path, *names: str) -> dict[str, Path]:
+    """For `readable`: the parts of its installation directory that a tool needs. That directory may be a home
+    directory, or contain unrelated files."""
+    return outside_system(*(root / name for name in names))
+
+
+def with_libraries(program: Path | None) -> dict[str, Path]:
+    """For `readable`: a program, which may be among a user's own files, and the shared libraries that it is linked
+    to."""
+    if program is None:
+        return {}
+    output = subprocess.run(["ldd", str(program)], capture_output=True, text=True).stdout if shutil.which("ldd") else ""
+    found = (Path(os.path.normpath(path)) for path in LIBRARY.findall(output))
+    return outside_system(program, *(path for path in found if not path.is_relative_to("/lib")))
 
 
 @dataclass(frozen=True)
@@ -74,14 +115,6 @@ class Program:
 
 
 @dataclass(frozen=True)
-class TimeLimits:
-    """Wall clock seconds for each compiling command and for running."""
-
-    compile: float
-    run: float
-
-
-@dataclass(frozen=True)
 class RunPlan:
     """The commands and files of one program. The first `compiling` commands only compile."""
 
@@ -96,8 +129,11 @@ class ToolChain(ABC):
     language: ClassVar[str]
     install: ClassVar[str]  # the command that installs all of it on Debian
     installer: ClassVar[str] = "apt-get install"
-    compile_seconds: ClassVar[float] = 60.0
-    sources: ClassVar[tuple[str, ...]] = ()  # files of `inside` that the cache is made from
+    programs: ClassVar[Mapping[str, str]] = {}  # program -> the package that has it; the first is `tool`
+    libraries: ClassVar[Mapping[str, str]] = {}  # header, package or crate -> the package that has it
+    version_option: ClassVar[str] = "--version"
+    compile_seconds: ClassVar[float] = 60.0  # for each command that compiles
+    sources: ClassVar[tuple[str, ...]]  # files of `inside` that the cache is made from
     failed_assertion: ClassVar[tuple[bytes, ...]]  # what a program prints when a test fails
     no_memory: ClassVar[tuple[bytes, ...]]  # ... when an allocation fails
 
@@ -106,13 +142,23 @@ class ToolChain(ABC):
         self._lock = threading.Lock()
         self._prepared: Path | None = None
 
-    @abstractmethod
+    @property
+    def tool(self) -> Path | None:
+        """The path of the compiler or interpreter, None without it."""
+        return program_of(next(iter(self.programs)))
+
     def version(self) -> str | None:
         """The installed versions, in one line; None if something is missing."""
+        return None if self.lacking() else output_of(str(self.tool), self.version_option)
 
-    @abstractmethod
+    def has(self, name: str) -> bool:
+        """Whether one of `programs` or `libraries` is installed."""
+        return program_of(name) is not None
+
     def lacking(self) -> dict[str, str]:
         """What is not installed -> the package that has it."""
+        needed = {**self.programs, **self.libraries}
+        return {name: package for name, package in needed.items() if not self.has(name)}
 
     @property
     def remedy(self) -> str:
@@ -120,13 +166,14 @@ class ToolChain(ABC):
         packages = " ".join(dict.fromkeys(self.lacking().values()))
         return f"{self.installer} {packages}" if packages else self.install
 
-    @abstractmethod
     def make(self, cache: Path) -> None:
         """Fill an empty directory with the files that all programs need."""
+        for name in self.sources:
+            shutil.copy(INSIDE / name, cache)
 
     @abstractmethod
-    def plan(self, program: Program, token: str, challenge: bytes, seconds: TimeLimits) -> RunPlan:
-        """The commands for one program. Call `prepare` first."""
+    def plan(self, program: Program, token: str, challenge: bytes, seconds: float) -> RunPlan:
+        """The commands for one program, which runs for at most so many seconds. Call `prepare` first."""
 
     def readable(self) -> dict[str, Path]:
         """Paths that the sandbox must show in addition to the system: path in the sandbox -> path on this machine."""
@@ -163,7 +210,15 @@ class ToolChain(ABC):
         for path in (*modules, *(INSIDE / name for name in self.sources)):
             key.update(path.read_bytes())
         place = self._root / f"{self.language}-{key.hexdigest()[:16]}"
-        with exclusive(place.with_suffix(".lock")):
+        with ExitStack() as stack:
+            try:
+                self._root.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(place.with_suffix(".lock")))
+            except OSError as error:
+                raise UserError(
+                    f"{self._root}: prepared tool chains cannot be kept there ({error.strerror}); set XDG_CACHE_HOME "
+                    "to a directory that can be written"
+                ) from None
             if not (place / COMPLETE).exists():
                 shutil.rmtree(place, ignore_errors=True)
                 place.mkdir(mode=0o755)
@@ -183,9 +238,10 @@ class ToolChain(ABC):
                 f"{self.language}: {words[0]} fails on our own sources ({output[-1]}); its packages: {self.install}"
             )
 
-    def limits(self, wall: float, **others: int) -> ResourceLimits:
-        """The limits of a command."""
-        return ResourceLimits(wall=wall, **others)
+    @property
+    def compiling(self) -> ResourceLimits:
+        """The limits of a command that compiles."""
+        return ResourceLimits(wall=self.compile_seconds)
 
     def published(self, plan: RunPlan, executions: Sequence[Execution], witness: bytes) -> Verdict:
         """The original rule: exit status 0."""
@@ -208,57 +264,21 @@ class ToolChain(ABC):
         return Verdict.WRONG if any(words in text for words in self.failed_assertion) else verdict
 
 
-@dataclass(frozen=True)
-class Judged:
-    """The verdicts of a program, and its executions: `compiling` ones that compile, then the run."""
-
-    verdicts: Mapping[str, Verdict]
-    executions: Sequence[Execution]
-    compiling: int
-
-    @property
-    def seconds(self) -> dict[str, float]:
-        """The wall clock of compiling, and of running as far as it got."""
-        parts = {"compile": self.executions[: self.compiling], "run": self.executions[self.compiling :]}
-        return {f"{name}_seconds": round(sum(each.seconds for each in part), 3) for name, part in parts.items()}
-
-    @property
-    def tail(self) -> str:
-        """The end of the last command's output. Go and Rust report failures on standard output."""
-        last = self.executions[-1]
-        return (last.stderr.strip() or last.stdout.strip())[-TAIL:].decode("utf-8", "replace")
-
-
-def run_and_judge(chain: ToolChain, program: Program, sandbox: Sandbox, seconds: float) -> Judged:
-    """Compile and run a program with its tests, for at most this many seconds."""
+def run_and_judge(chain: ToolChain, sample: Sample, program: Program, sandbox: Sandbox, seconds: float) -> Judgement:
+    """Compile and run a sample's program with its tests, for at most this many seconds. The judgement's `extra` has the
+    wall clock of compiling, and of running as far as it got."""
     chain.prepare()
     token, challenge = secrets.token_hex(8), secrets.token_hex(8)
-    plan = chain.plan(program, token, challenge.encode("ascii"), TimeLimits(chain.compile_seconds, seconds))
+    plan = chain.plan(program, token, challenge.encode("ascii"), seconds)
     executions = sandbox.run(plan.commands, plan.files, chain.readable())
     witness = f"witness-{token}-{challenge}".encode("ascii")
-    return Judged(judge(chain, program, plan, executions, witness), executions, plan.compiling)
-
-
-def judge(
-    chain: ToolChain, program: Program, plan: RunPlan, executions: Sequence[Execution], witness: bytes
-) -> dict[str, Verdict]:
-    """The verdicts of both modes on one run."""
     published = chain.published(plan, executions, witness)
     if program.only_compiles and len(executions) > plan.compiling:
         published = Verdict.PASSED
-    return {"strict": chain.strict(plan, executions, witness), "published": published}
-
-
-@contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """Hold the lock of a file; wait for it if another process has it."""
-    with ExitStack() as stack:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locked(path))
-        except OSError as error:
-            raise UserError(
-                f"{path.parent}: prepared tool chains cannot be kept there ({error.strerror}); set XDG_CACHE_HOME to a "
-                "directory that can be written"
-            ) from None
-        yield
+    verdicts = {"strict": chain.strict(plan, executions, witness), "published": published}
+    last, each = executions[-1], [execution.seconds for execution in executions]
+    # Go and Rust report failures on standard output
+    output = (last.stderr.strip() or last.stdout.strip())[-TAIL:].decode("utf-8", "replace")
+    parts = {"compile_seconds": each[: plan.compiling], "run_seconds": each[plan.compiling :]}
+    extra = {name: round(sum(part), 3) for name, part in parts.items()}
+    return Judgement(sample.task_id, sample.completion_id, verdicts, sum(each), last.code, output, extra)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from ms_codegeex.evaluation.sandbox import Command
-from ms_codegeex.evaluation.toolchains.base import ALONE, INSIDE, Program, RunPlan, TimeLimits, ToolChain
-from ms_codegeex.evaluation.toolchains.installed import output_of, program_of
+from ms_codegeex.evaluation.sandbox import Command, ResourceLimits
+from ms_codegeex.evaluation.toolchains.base import ALONE, Program, RunPlan, ToolChain
 
 # Reaching the end of a function without a return is undefined. These flags end the program; otherwise it might
 # return the content of a register, which may be right by chance.
 FLAGS = ("-w", "-fsanitize=return", "-fsanitize-undefined-trap-on-error")
 HEADERS = ("stdlib.h", "algorithm", "math.h", "stdio.h", "vector", "string", "climits", "cstring", "iostream")
-LIBRARIES = {"boost/any.hpp": "libboost-dev", "openssl/md5.h": "libssl-dev"}
 
 
 class Cpp(ToolChain):
@@ -23,45 +20,34 @@ class Cpp(ToolChain):
 
     language = "cpp"
     install = "apt-get install g++ libboost-dev libssl-dev"
+    programs: ClassVar[Mapping[str, str]] = {"g++": "g++"}
+    libraries: ClassVar[Mapping[str, str]] = {"boost/any.hpp": "libboost-dev", "openssl/md5.h": "libssl-dev"}
     sources = ("witness.cpp",)
     failed_assertion = (b": Assertion `",)
     no_memory = (b"std::bad_alloc",)
     standard: ClassVar[str] = "-std=c++11"
     headers: ClassVar[tuple[str, ...]] = HEADERS
-    libraries: ClassVar[Mapping[str, str]] = LIBRARIES  # header -> package
 
-    def version(self) -> str | None:
-        """The compiler's version, None if it or a library is missing."""
-        return None if self.lacking() else output_of(self.compiler, "--version")
-
-    def lacking(self) -> dict[str, str]:
-        """The compiler, and headers of libraries."""
-        headers = {
-            name: package
-            for name, package in self.libraries.items()
-            if not any((Path(place) / name).exists() for place in includes())
-        }
-        return headers if program_of("g++") else {"g++": "g++", **headers}
+    def has(self, name: str) -> bool:
+        """Whether the compiler, or a header, is installed."""
+        if name in self.programs:
+            return super().has(name)
+        return any((Path(place) / name).exists() for place in includes())
 
     def make(self, cache: Path) -> None:
         """Compile the headers and the witness."""
+        super().make(cache)
         (cache / "headers.h").write_text("".join(f"#include<{name}>\n" for name in self.headers))
-        shutil.copy(INSIDE / "witness.cpp", cache)
-        compiler = self.compiler
-        self.run_tool([compiler, self.standard, *FLAGS, "-x", "c++-header", "headers.h", "-o", "headers.h.gch"], cache)
-        self.run_tool([compiler, self.standard, *FLAGS, "-c", "witness.cpp", "-o", "witness.o"], cache)
+        compiler = [str(self.tool), self.standard, *FLAGS]
+        self.run_tool([*compiler, "-x", "c++-header", "headers.h", "-o", "headers.h.gch"], cache)
+        self.run_tool([*compiler, "-c", "witness.cpp", "-o", "witness.o"], cache)
 
-    @property
-    def compiler(self) -> str:
-        """The compiler's path."""
-        return str(program_of("g++"))
-
-    def plan(self, program: Program, token: str, challenge: bytes, seconds: TimeLimits) -> RunPlan:
+    def plan(self, program: Program, token: str, challenge: bytes, seconds: float) -> RunPlan:
         """Compile, then run."""
-        words = [self.compiler, self.standard, *FLAGS, "-pipe", "-include", f"{self.inside}/headers.h", "main.cpp"]
+        words = [str(self.tool), self.standard, *FLAGS, "-pipe", "-include", f"{self.inside}/headers.h", "main.cpp"]
         words += [f"{self.inside}/witness.o", "-o", "main", *program.libraries]
-        build = Command(words, self.limits(seconds.compile), {"LC_ALL": "C"})
-        run = Command(["./main"], self.limits(seconds.run, processes=ALONE), {}, challenge)
+        build = Command(words, self.compiling, {"LC_ALL": "C"})
+        run = Command(["./main"], ResourceLimits(wall=seconds, processes=ALONE), {}, challenge)
         return RunPlan([build, run], program.files("main.cpp", token), compiling=1)
 
 

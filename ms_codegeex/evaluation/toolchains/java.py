@@ -2,36 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from ms_codegeex.evaluation.sandbox import Command
-from ms_codegeex.evaluation.toolchains.base import INSIDE, Program, RunPlan, TimeLimits, ToolChain
-from ms_codegeex.evaluation.toolchains.installed import output_of, parts_of, program_of
+from ms_codegeex.evaluation.sandbox import Command, ResourceLimits
+from ms_codegeex.evaluation.toolchains.base import Program, RunPlan, ToolChain, output_of, parts_of, program_of
 
 COMMON = ("-XX:+UseSerialGC", "-XX:-UsePerfData", "-Xmx1g")
 COMPILER = (*COMMON, "-XX:TieredStopAtLevel=1")
-SAMPLE = """
-import java.util.*;
-import java.util.stream.*;
-
-class Solution {
-    public List<Integer> doubled(List<Integer> numbers) {
-        return numbers.stream().map(n -> n * 2).collect(Collectors.toList());
-    }
-}
-
-public class Main {
-    public static void main(String[] args) {
-        Map<String, Integer> counts = new HashMap<>();
-        counts.merge("a" + args.length, 1, Integer::sum);
-        if (!new Solution().doubled(new ArrayList<>(Arrays.asList(1, 2))).equals(Arrays.asList(2, 4))) {
-            throw new AssertionError();
-        }
-    }
-}
-"""
 
 
 class Java(ToolChain):
@@ -39,36 +18,26 @@ class Java(ToolChain):
 
     language = "java"
     install = "apt-get install default-jdk-headless"
-    sources = ("Witness.java",)
+    programs: ClassVar[Mapping[str, str]] = dict.fromkeys(("java", "javac"), "default-jdk-headless")
+    sources = ("Witness.java", "Main.java")
     failed_assertion = (b'Exception in thread "main" java.lang.AssertionError',)
     no_memory = (b"java.lang.OutOfMemoryError",)
     main: ClassVar[str] = "Main"  # the class whose main has the tests
     options: ClassVar[tuple[str, ...]] = ()  # of the run
 
-    def version(self) -> str | None:
-        """Java's version, None if the runtime or the compiler is missing."""
-        return None if self.lacking() else output_of(str(program_of("java")), "--version")
-
-    def lacking(self) -> dict[str, str]:
-        """The runtime, and the compiler; some packages have the runtime alone."""
-        programs = {name: program_of(name) for name in ("java", "javac")}
-        return {
-            name: "default-jdk-headless"
-            for name, program in programs.items()
-            if not (program and output_of(program, "--version"))
-        }
+    def has(self, name: str) -> bool:
+        """Whether the runtime, or the compiler, works; some packages have the runtime alone."""
+        program = program_of(name)
+        return program is not None and output_of(program, "--version") is not None
 
     def make(self, cache: Path) -> None:
         """Compile the witness, and archive the compiler's classes."""
-        shutil.copy(INSIDE / "Witness.java", cache)
-        sample = cache / "sample"
-        sample.mkdir()
-        (sample / "Main.java").write_text(SAMPLE)
+        super().make(cache)
         javac, jar = (str(program_of(name)) for name in ("javac", "jar"))
         self.run_tool([javac, "-d", "classes", "Witness.java"], cache)
         self.run_tool([jar, "--create", "--file", "witness.jar", "-C", "classes", "."], cache)
         archive = "-J-XX:ArchiveClassesAtExit=javac.jsa"
-        self.run_tool([javac, archive, *(f"-J{option}" for option in COMPILER), "sample/Main.java"], cache)
+        self.run_tool([javac, archive, *(f"-J{option}" for option in COMPILER), "Main.java"], cache)
 
     def readable(self) -> dict[str, Path]:
         """The cache, and the parts of the JDK."""
@@ -80,33 +49,16 @@ class Java(ToolChain):
         """Libraries of the programs."""
         return []
 
-    def plan(self, program: Program, token: str, challenge: bytes, seconds: TimeLimits) -> RunPlan:
+    def plan(self, program: Program, token: str, challenge: bytes, seconds: float) -> RunPlan:
         """Compile, then run through the witness."""
+        jars = [str(jar) for jar in self.jars()]
         options = [f"-J{option}" for option in (f"-XX:SharedArchiveFile={self.inside}/javac.jsa", *COMPILER)]
-        words = [
-            str(program_of("javac")),
-            *options,
-            *(("-classpath", ":".join(map(str, self.jars()))) if self.jars() else ()),
-            "-encoding",
-            "UTF-8",
-            "-proc:none",
-            "-nowarn",
-            "Main.java",
-            *program.others,
-        ]
-        build = Command(words, self.limits(seconds.compile))
-        classes = ":".join([f"{self.inside}/witness.jar", ".", *map(str, self.jars())])
-        words = [
-            str(program_of("java")),
-            *COMMON,
-            *self.options,
-            "-cp",
-            classes,
-            "ms_codegeex.Witness",
-            token,
-            self.main,
-        ]
-        run = Command(words, self.limits(seconds.run), {}, challenge)
+        options += ["-classpath", ":".join(jars)] if jars else []
+        words = [str(program_of("javac")), *options, "-encoding", "UTF-8", "-proc:none", "-nowarn", "Main.java"]
+        build = Command([*words, *program.others], self.compiling)
+        classes = ":".join([f"{self.inside}/witness.jar", ".", *jars])
+        words = [str(self.tool), *COMMON, *self.options, "-cp", classes, "ms_codegeex.Witness", token, self.main]
+        run = Command(words, ResourceLimits(wall=seconds), {}, challenge)
         return RunPlan([build, run], program.files("Main.java", token), compiling=1)
 
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.evaluation.judging import verdicts as judging
-from ms_codegeex.evaluation.sandbox import Command, End, Execution, Verdict
-from ms_codegeex.evaluation.toolchains.base import INSIDE, Program, RunPlan, TimeLimits, ToolChain
-from ms_codegeex.evaluation.toolchains.installed import output_of, program_of, with_libraries
+from ms_codegeex.evaluation.sandbox import Command, End, Execution, ResourceLimits, Verdict
+from ms_codegeex.evaluation.toolchains.base import Program, RunPlan, ToolChain, program_of, with_libraries
 
 MD5 = "js-md5"
 MD5_INSTALL = "npm install js-md5@0.7.3 (here, or with -g), or name the directory that has it in NODE_PATH"
@@ -32,25 +32,30 @@ class JavaScript(ToolChain):
 
     language = "js"
     install = "apt-get install nodejs"
+    programs: ClassVar[Mapping[str, str]] = {"node": "nodejs"}
     sources = ("witness.js",)
     failed_assertion = (b"Assertion failed",)
     no_memory = (b"JavaScript heap out of memory",)
 
     def version(self) -> str | None:
-        """The version of Node.js, and of js-md5 if it is installed."""
-        node = program_of("node") or program_of("nodejs")
-        version = output_of(node, "--version") if node else None
+        """The version of Node.js, and of js-md5, which one problem needs, if it is installed."""
+        version = super().version()
         return version and f"Node.js {version}{f', {MD5} {version_of(self.md5)}' if self.md5 else ''}"
 
-    def lacking(self) -> dict[str, str]:
-        """Node.js; js-md5 is needed by one problem only."""
-        return {} if program_of("node") or program_of("nodejs") else {"node": "nodejs"}
+    @property
+    def tool(self) -> Path | None:
+        """The path of Node.js, which some packages call `nodejs`."""
+        return program_of("node") or program_of("nodejs")
+
+    def has(self, name: str) -> bool:
+        """Whether Node.js is installed."""
+        return self.tool is not None
 
     @cached_property
     def md5(self) -> Path | None:
         """The directory of js-md5, None without it. Searched: NODE_PATH, `node_modules` of the working
         directory, and where `npm install -g` puts packages."""
-        node = program_of("node") or program_of("nodejs")
+        node = self.tool
         places = [Path(place) for place in os.environ.get("NODE_PATH", "").split(os.pathsep) if place]
         places += [Path.cwd() / "node_modules", *((node.parent.parent / "lib/node_modules",) if node else ())]
         places += [Path("/usr/local/lib/node_modules"), Path("/usr/lib/node_modules"), Path("/usr/share/nodejs")]
@@ -58,26 +63,19 @@ class JavaScript(ToolChain):
 
     def make(self, cache: Path) -> None:
         """Copy the witness, and js-md5 if it is installed."""
-        shutil.copy(INSIDE / "witness.js", cache)
+        super().make(cache)
         if self.md5 is not None:
             shutil.copytree(self.md5, cache / "node_modules" / MD5)
 
     def readable(self) -> dict[str, Path]:
         """The cache, and Node.js with its libraries."""
-        return {**super().readable(), **with_libraries(self.node)}
+        return {**super().readable(), **with_libraries(self.tool)}
 
-    @property
-    def node(self) -> Path:
-        """The path of Node.js."""
-        found = program_of("node") or program_of("nodejs")
-        assert found is not None
-        return found
-
-    def plan(self, program: Program, token: str, challenge: bytes, seconds: TimeLimits) -> RunPlan:
+    def plan(self, program: Program, token: str, challenge: bytes, seconds: float) -> RunPlan:
         """Run the program with the witness loaded first."""
         options = ["--random-seed=42", "--max-old-space-size=1024", "--require", f"{self.inside}/witness.js"]
         environment = {"NODE_PATH": f"{self.inside}/node_modules"}
-        run = Command([str(self.node), *options, "test.js"], self.limits(seconds.run), environment, challenge)
+        run = Command([str(self.tool), *options, "test.js"], ResourceLimits(wall=seconds), environment, challenge)
         return RunPlan([run], program.files("test.js", token))
 
     def published(self, plan: RunPlan, executions: Sequence[Execution], witness: bytes) -> Verdict:

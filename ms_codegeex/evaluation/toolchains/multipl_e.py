@@ -10,11 +10,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from ms_codegeex.evaluation.sandbox import Command, End, Execution, Verdict
-from ms_codegeex.evaluation.toolchains.base import INSIDE, Program, RunPlan, TimeLimits, ToolChain
+from ms_codegeex.evaluation.sandbox import Command, End, Execution, ResourceLimits, Verdict
+from ms_codegeex.evaluation.toolchains.base import (
+    Program,
+    RunPlan,
+    ToolChain,
+    output_of,
+    outside_system,
+    program_of,
+    with_libraries,
+)
 from ms_codegeex.evaluation.toolchains.cpp import Cpp
 from ms_codegeex.evaluation.toolchains.go import Go
-from ms_codegeex.evaluation.toolchains.installed import output_of, outside_system, program_of, with_libraries
 from ms_codegeex.evaluation.toolchains.java import Java
 from ms_codegeex.evaluation.toolchains.javascript import JavaScript, version_of
 from ms_codegeex.evaluation.toolchains.rust import Rustc
@@ -39,18 +46,19 @@ class PlainJava(Java):
     """`javac`, then `java -ea Problem`, with the library javatuples."""
 
     install = f"apt-get install default-jdk-headless lib{TUPLES}-java (or name {TUPLES}.jar in CLASSPATH)"
+    libraries: ClassVar[Mapping[str, str]] = {TUPLES: f"lib{TUPLES}-java"}
     main = "Problem"
     options = ("-ea",)
 
-    def lacking(self) -> dict[str, str]:
+    def has(self, name: str) -> bool:
         """As in the base class, and javatuples."""
-        return super().lacking() if self.jars() else {**super().lacking(), TUPLES: f"lib{TUPLES}-java"}
+        return bool(self.jars()) if name == TUPLES else super().has(name)
 
     def jars(self) -> list[Path]:
         """Javatuples, where CLASSPATH names it or where Debian puts it."""
         named = (Path(part) for part in os.environ.get("CLASSPATH", "").split(os.pathsep) if TUPLES in part)
         places = (*named, Path(f"/usr/share/java/{TUPLES}.jar"))
-        return [next(place.resolve() for place in places if place.is_file())] if any(map(Path.is_file, places)) else []
+        return [place.resolve() for place in places if place.is_file()][:1]
 
     def readable(self) -> dict[str, Path]:
         """As in the base class, with javatuples."""
@@ -74,6 +82,7 @@ class TypeScript(PlainJavaScript):
 
     language = "ts"
     install = "apt-get install nodejs node-typescript (or npm install -g typescript)"
+    libraries: ClassVar[Mapping[str, str]] = {"tsc": "node-typescript"}
 
     @property
     def package(self) -> Path | None:
@@ -85,11 +94,11 @@ class TypeScript(PlainJavaScript):
     def version(self) -> str | None:
         """The versions of Node.js and TypeScript, None if one is missing."""
         node = super().version()
-        return f"{node}, TypeScript {version_of(self.package)}" if node and self.package else None
+        return node and f"{node}, TypeScript {version_of(self.package)}"
 
-    def lacking(self) -> dict[str, str]:
+    def has(self, name: str) -> bool:
         """As in the base class, and TypeScript."""
-        return super().lacking() if self.package else {**super().lacking(), "tsc": "node-typescript"}
+        return self.package is not None if name == "tsc" else super().has(name)
 
     def make(self, cache: Path) -> None:
         """Copy the witness, the compiler and the types of the standard library."""
@@ -101,11 +110,11 @@ class TypeScript(PlainJavaScript):
             for file in (self.package / "lib").glob(pattern):
                 shutil.copy(file, library)
 
-    def plan(self, program: Program, token: str, challenge: bytes, seconds: TimeLimits) -> RunPlan:
+    def plan(self, program: Program, token: str, challenge: bytes, seconds: float) -> RunPlan:
         """Compile, then run as JavaScript."""
-        words = [str(self.node), f"{self.inside}/typescript/tsc.js", "--target", "esnext", "test.ts"]
+        words = [str(self.tool), f"{self.inside}/typescript/tsc.js", "--target", "esnext", "test.ts"]
         (run,) = super().plan(program, token, challenge, seconds).commands
-        commands = [Command(words, self.limits(seconds.compile)), run]
+        commands = [Command(words, self.compiling), run]
         return RunPlan(commands, program.files("test.ts", token), compiling=1)
 
 
@@ -114,6 +123,7 @@ class Lua(ToolChain):
 
     language = "lua"
     install = "apt-get install lua5.4 lua-unit (or name luaunit.lua in LUA_PATH)"
+    version_option = "-v"
     sources = (f"{WITNESS}.lua",)
     failed_assertion = (b"expected: ",)
     no_memory = (b"not enough memory",)
@@ -127,9 +137,10 @@ class Lua(ToolChain):
                 return program, Path(library)
         return None
 
-    def version(self) -> str | None:
-        """Lua's version, None without luaunit."""
-        return output_of(self.lua[0], "-v") if self.lua else None
+    @property
+    def tool(self) -> Path | None:
+        """The path of Lua."""
+        return self.lua[0] if self.lua else None
 
     def lacking(self) -> dict[str, str]:
         """Lua, or luaunit."""
@@ -140,20 +151,18 @@ class Lua(ToolChain):
     def make(self, cache: Path) -> None:
         """Copy the witness and luaunit."""
         assert self.lua is not None
-        shutil.copy(INSIDE / f"{WITNESS}.lua", cache)
+        super().make(cache)
         shutil.copy(self.lua[1], cache / "luaunit.lua")
 
     def readable(self) -> dict[str, Path]:
         """The cache, and Lua with its libraries."""
-        assert self.lua is not None
-        return {**super().readable(), **with_libraries(self.lua[0])}
+        return {**super().readable(), **with_libraries(self.tool)}
 
-    def plan(self, program: Program, token: str, challenge: bytes, seconds: TimeLimits) -> RunPlan:
+    def plan(self, program: Program, token: str, challenge: bytes, seconds: float) -> RunPlan:
         """Run the program with the witness loaded first."""
-        assert self.lua is not None
-        words = [str(self.lua[0]), "-l", WITNESS, "program.lua"]
+        words = [str(self.tool), "-l", WITNESS, "program.lua"]
         environment = {"LUA_PATH": f"{self.inside}/?.lua"}
-        run = Command(words, self.limits(seconds.run), environment, challenge + b"\n")
+        run = Command(words, ResourceLimits(wall=seconds), environment, challenge + b"\n")
         return RunPlan([run], program.files("program.lua", token))
 
     def named(self, verdict: Verdict, executions: Sequence[Execution]) -> Verdict:
@@ -174,28 +183,25 @@ class PlainRust(Rustc):
     """`rustc` of one file, without crates and in its default edition, 2015."""
 
     install = "apt-get install rustc"
+    programs: ClassVar[Mapping[str, str]] = {"rustc": "rustc"}
     sources = ("witness.rs",)
 
-    def version(self) -> str | None:
-        """The version of rustc, None without it."""
-        return output_of(self.root / "bin/rustc", "--version") if self.root else None
-
-    def lacking(self) -> dict[str, str]:
-        """The compiler."""
-        return {} if self.root else {"rustc": "rustc"}
+    def has(self, name: str) -> bool:
+        """Whether the compiler is installed."""
+        return self.root is not None
 
     def make(self, cache: Path) -> None:
         """Compile the witness."""
-        shutil.copy(INSIDE / "witness.rs", cache)
-        words = [self._compiler, "--edition", "2021", "--crate-type", "rlib", "--crate-name", WITNESS, "witness.rs"]
-        self.run_tool(words, cache, PATH=self._path)
+        super().make(cache)
+        words = [self.tool, "--edition", "2021", "--crate-type", "rlib", "--crate-name", WITNESS, "witness.rs"]
+        self.run_tool(words, cache, **self.environment)
 
-    def plan(self, program: Program, token: str, challenge: bytes, seconds: TimeLimits) -> RunPlan:
+    def plan(self, program: Program, token: str, challenge: bytes, seconds: float) -> RunPlan:
         """Compile, then run."""
-        words = [self._compiler, "-A", "warnings", "-C", "debuginfo=0", "main.rs", "-o", "main"]
+        words = [str(self.tool), "-A", "warnings", "-C", "debuginfo=0", "main.rs", "-o", "main"]
         words += ["--extern", f"{WITNESS}={self.inside}/lib{WITNESS}.rlib"]
-        build = Command(words, self.limits(seconds.compile), {"PATH": self._path})
-        run = Command(["./main"], self.limits(seconds.run), {}, challenge)
+        build = Command(words, self.compiling, self.environment)
+        run = Command(["./main"], ResourceLimits(wall=seconds), {}, challenge)
         return RunPlan([build, run], program.files("main.rs", token), compiling=1)
 
 
@@ -204,27 +210,15 @@ class Bash(ToolChain):
 
     language = "bash"
     install = "apt-get install bash"
+    programs: ClassVar[Mapping[str, str]] = {"bash": "bash"}
     sources = ("witness.sh",)
     failed_assertion = ()
     no_memory = (b"cannot allocate",)
 
-    def version(self) -> str | None:
-        """Bash's version."""
-        found = program_of("bash")
-        return output_of(found, "--version") if found else None
-
-    def lacking(self) -> dict[str, str]:
-        """Bash."""
-        return {} if program_of("bash") else {"bash": "bash"}
-
-    def make(self, cache: Path) -> None:
-        """Copy the witness."""
-        shutil.copy(INSIDE / "witness.sh", cache)
-
-    def plan(self, program: Program, token: str, challenge: bytes, seconds: TimeLimits) -> RunPlan:
+    def plan(self, program: Program, token: str, challenge: bytes, seconds: float) -> RunPlan:
         """Run the program in the witness."""
-        words = [str(program_of("bash")), f"{self.inside}/witness.sh"]
-        run = Command(words, self.limits(seconds.run), {"LC_ALL": "C.UTF-8"}, challenge + b"\n")
+        words = [str(self.tool), f"{self.inside}/witness.sh"]
+        run = Command(words, ResourceLimits(wall=seconds), {"LC_ALL": "C.UTF-8"}, challenge + b"\n")
         return RunPlan([run], program.files("program.sh", token))
 
     def named(self, verdict: Verdict, executions: Sequence[Execution]) -> Verdict:

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import re
-import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from ms_codegeex.evaluation.judging import python_program
 from ms_codegeex.evaluation.judging import verdicts as judging
-from ms_codegeex.evaluation.sandbox import Command, Execution, Verdict
-from ms_codegeex.evaluation.toolchains.base import ALONE, INSIDE, Program, RunPlan, TimeLimits, ToolChain
+from ms_codegeex.evaluation.sandbox import Command, Execution, ResourceLimits, Verdict
+from ms_codegeex.evaluation.toolchains.base import ALONE, Program, RunPlan, ToolChain
 
 FILE = re.compile(rb'  File "(program|tests)\.py", line')
-ENVIRONMENT = {
-    "PYTHONHASHSEED": "0",  # sets have the same order every time
-    "PYTHONDONTWRITEBYTECODE": "1",
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-}
+KEPT = ("PYTHONHASHSEED", "PYTHONDONTWRITEBYTECODE", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+ENVIRONMENT = {name: python_program.ENVIRONMENT[name] for name in KEPT}
 
 
 class Python(ToolChain):
@@ -28,6 +24,7 @@ class Python(ToolChain):
     language = "python"
     install = "pip install numpy"  # PYTHONPATH, .pth files and links do not count: the sandbox lacks what they name
     installer = "pip install"
+    libraries: ClassVar[Mapping[str, str]] = {"NumPy": "numpy"}
     sources = ("run_python.py",)
     failed_assertion = (b"\nAssertionError",)
     no_memory = (b"\nMemoryError",)
@@ -39,27 +36,23 @@ class Python(ToolChain):
         found = self._interpreter.versions(["numpy"])
         return f"Python {found['Python']}, NumPy {found.get('numpy', 'of an unknown version')}"
 
-    def lacking(self) -> dict[str, str]:
-        """NumPy."""
-        return {"NumPy": "numpy"} if self._interpreter.lacks(["numpy"]) else {}
+    def has(self, name: str) -> bool:
+        """Whether a library is installed."""
+        return not self._interpreter.lacks([self.libraries[name]])
 
     @property
     def _interpreter(self) -> python_program.PythonInterpreter:
         return python_program.PythonInterpreter(Path(sys.executable))
-
-    def make(self, cache: Path) -> None:
-        """Copy the runner."""
-        shutil.copy(INSIDE / "run_python.py", cache)
 
     def readable(self) -> dict[str, Path]:
         """The cache, and the parts of this interpreter."""
         prefixes = (Path(sys.prefix), Path(sys.base_prefix))
         return {**super().readable(), **python_program.readable_parts(Path(sys.executable), prefixes)}
 
-    def plan(self, program: Program, token: str, challenge: bytes, seconds: TimeLimits) -> RunPlan:
+    def plan(self, program: Program, token: str, challenge: bytes, seconds: float) -> RunPlan:
         """Run the program and its tests."""
         words = [sys.executable, "-s", f"{self.inside}/run_python.py"]
-        run = Command(words, self.limits(seconds.run, processes=ALONE), ENVIRONMENT, challenge)
+        run = Command(words, ResourceLimits(wall=seconds, processes=ALONE), ENVIRONMENT, challenge)
         return RunPlan([run], program.files("tests.py", token))
 
     def published(self, plan: RunPlan, executions: Sequence[Execution], witness: bytes) -> Verdict:

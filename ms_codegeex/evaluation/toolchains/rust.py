@@ -3,51 +3,24 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
-from ms_codegeex.evaluation.sandbox import Command
-from ms_codegeex.evaluation.toolchains.base import INSIDE, Program, RunPlan, TimeLimits, ToolChain
-from ms_codegeex.evaluation.toolchains.installed import output_of, parts_of, program_of
+from ms_codegeex.evaluation.sandbox import Command, ResourceLimits
+from ms_codegeex.evaluation.toolchains.base import INSIDE, Program, RunPlan, ToolChain, output_of, parts_of, program_of
 
 REGISTRY = Path("/usr/share/cargo/registry")
-REQUIRED = {
-    "rand-0.8": "librust-rand-dev",
-    "regex-1.": "librust-regex-dev librust-regex+default-dev",
-    "md5-0.7": "librust-md5-dev",
-}  # start of a directory in the registry -> package
 # Name in programs -> name here, where a newer rand exists too.
 CRATES = {"rand": "rand_04", "regex": "regex", "md5": "md5", "ms_codegeex_tests_ended": "ms_codegeex_tests_ended"}
-EDITION = 'version = "{}"\nedition = "2021"\n'
-MANIFESTS = {
-    "Cargo.toml": f"""[package]
-name = "crates"
-{EDITION.format("0.1.0")}
-[dependencies]
-rand_04 = {{ path = "rand" }}
-regex = "1"
-md5 = "0.7"
-ms_codegeex_tests_ended = {{ path = "witness" }}
-
-[profile.dev]
-debug = false
-""",
-    "rand/Cargo.toml": f"""[package]
-name = "rand_04"
-{EDITION.format("0.4.6")}
-[dependencies]
-rand08 = {{ package = "rand", version = "0.8" }}
-""",
-    "witness/Cargo.toml": f"""[package]
-name = "ms_codegeex_tests_ended"
-{EDITION.format("0.1.0")}""",
-    ".cargo/config.toml": f"""[source.crates-io]
-replace-with = "debian"
-
-[source.debian]
-directory = "{REGISTRY}"
-""",
-    "src/main.rs": "fn main() {}\n",
+PLACES = {  # in the cache -> file of `inside`
+    "Cargo.toml": "crates.toml",
+    "rand/Cargo.toml": "rand.toml",
+    "rand/src/lib.rs": "rand.rs",
+    "witness/Cargo.toml": "witness.toml",
+    "witness/src/lib.rs": "witness.rs",
+    ".cargo/config.toml": "cargo_config.toml",
 }
 
 
@@ -72,12 +45,14 @@ class Rustc(ToolChain):
         return {**super().readable(), **parts_of(self.root or Path("/usr"), "bin/rustc", "lib")}
 
     @property
-    def _compiler(self) -> str:
-        return str((self.root or Path("/usr")) / "bin/rustc")
+    def tool(self) -> Path:
+        """The path of rustc."""
+        return (self.root or Path("/usr")) / "bin/rustc"
 
     @property
-    def _path(self) -> str:
-        return f"{self.root or '/usr'}/bin:/usr/bin:/bin"
+    def environment(self) -> dict[str, str]:
+        """Variables of the compiler."""
+        return {"PATH": f"{self.tool.parent}:/usr/bin:/bin"}
 
 
 class Rust(Rustc):
@@ -86,54 +61,54 @@ class Rust(Rustc):
 
     install = "apt-get install cargo librust-rand-dev librust-regex-dev librust-regex+default-dev librust-md5-dev"
     compile_seconds = 300.0
-    sources = ("witness.rs", "rand.rs")
+    programs: ClassVar[Mapping[str, str]] = {"cargo": "cargo"}
+    libraries: ClassVar[Mapping[str, str]] = {
+        "the crate rand-0.8": "librust-rand-dev",
+        "the crate regex-1": "librust-regex-dev librust-regex+default-dev",
+        "the crate md5-0.7": "librust-md5-dev",
+    }
+    sources = tuple(PLACES.values())
 
     def version(self) -> str | None:
         """The versions of rustc and the crates, None if something is missing."""
-        if self.root is None or self.lacking():
-            return None
-        crates = [min(REGISTRY.glob(f"{name}*")) for name in REQUIRED]
-        version = output_of(self.root / "bin/rustc", "--version")
-        return version and ", ".join([version, *(crate.name for crate in crates)])
+        version = super().version()
+        return version and ", ".join([version, *(self.crates(name)[0].name for name in self.libraries)])
 
-    def lacking(self) -> dict[str, str]:
-        """Cargo, and crates."""
-        found = {
-            f"the crate {name.rstrip('.')}": package
-            for name, package in REQUIRED.items()
-            if not any(REGISTRY.glob(f"{name}*"))
-        }
-        cargo = self.root is not None and (self.root / "bin/cargo").exists()
-        return found if cargo else {"cargo": "cargo", **found}
+    def has(self, name: str) -> bool:
+        """Whether cargo, or a crate, is installed."""
+        if name in self.programs:
+            return self.root is not None and (self.root / "bin/cargo").exists()
+        return bool(self.crates(name))
+
+    @staticmethod
+    def crates(name: str) -> list[Path]:
+        """Where the registry has a crate of `libraries`."""
+        return sorted(REGISTRY.glob(f"{name.removeprefix('the crate ')}.*"))
 
     def make(self, cache: Path) -> None:
         """Compile the crates and the witness."""
-        for name, text in MANIFESTS.items():
-            (cache / name).parent.mkdir(parents=True, exist_ok=True)
-            (cache / name).write_text(text)
-        for crate in ("rand", "witness"):
-            (cache / crate / "src").mkdir()
-            shutil.copy(INSIDE / f"{crate}.rs", cache / crate / "src/lib.rs")
-        root = self.root
-        assert root is not None
-        environment = {"PATH": self._path, "CARGO_HOME": str(cache / "home")}
-        self.run_tool([root / "bin/cargo", "build", "--offline", "--quiet"], cache, **environment)
+        for place, name in PLACES.items():
+            (cache / place).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(INSIDE / name, cache / place)
+        (cache / "src").mkdir()
+        (cache / "src/main.rs").write_text("fn main() {}\n")
+        environment = {**self.environment, "CARGO_HOME": str(cache / "home")}
+        self.run_tool([self.tool.with_name("cargo"), "build", "--offline", "--quiet"], cache, **environment)
         libraries = cache / "libraries"
         libraries.mkdir()
         for file in (cache / "target/debug/deps").glob("lib*.rlib"):
             shutil.move(file, libraries / file.name)
         shutil.rmtree(cache / "target")
 
-    def plan(self, program: Program, token: str, challenge: bytes, seconds: TimeLimits) -> RunPlan:
+    def plan(self, program: Program, token: str, challenge: bytes, seconds: float) -> RunPlan:
         """Compile, once more without tests if the program needs that, then run the tests."""
-        words = [self._compiler, "--edition", "2021", "-A", "warnings", "-C", "debuginfo=0", "main.rs"]
+        words = [str(self.tool), "--edition", "2021", "-A", "warnings", "-C", "debuginfo=0", "main.rs"]
         libraries = f"{self.inside}/libraries"
         words += ["-L", f"dependency={libraries}"]
         for name, library in CRATES.items():
             (file,) = (self.cache / "libraries").glob(f"lib{library}-*.rlib")
             words += ["--extern", f"{name}={libraries}/{file.name}"]
-        limits, environment = self.limits(seconds.compile), {"PATH": self._path}
-        build = [Command([*words, "--emit", "metadata"], limits, environment)] if program.check else []
-        build.append(Command([*words, "--test", "-o", "main"], limits, environment))
-        run = Command(["./main", "--test-threads=1"], self.limits(seconds.run), {}, challenge)
+        build = [Command([*words, "--emit", "metadata"], self.compiling, self.environment)] if program.check else []
+        build.append(Command([*words, "--test", "-o", "main"], self.compiling, self.environment))
+        run = Command(["./main", "--test-threads=1"], ResourceLimits(wall=seconds), {}, challenge)
         return RunPlan([*build, run], program.files("main.rs", token), compiling=len(build))

@@ -12,10 +12,9 @@ from ms_codegeex.base.reading import read_json
 from ms_codegeex.cli import main
 from ms_codegeex.evaluation import session
 from ms_codegeex.evaluation.jsonl import RowFile, read_rows
-from ms_codegeex.evaluation.judging import nodes
-from ms_codegeex.evaluation.judging.engines import Equipment, LocalEngine
+from ms_codegeex.evaluation.judging import engines
+from ms_codegeex.evaluation.judging.engines import Equipment, LocalEngine, NodeJudge, NodeLost, NodesEngine
 from ms_codegeex.evaluation.judging.judge import judge
-from ms_codegeex.evaluation.judging.nodes import NodeJudge, NodeLost, NodesEngine
 from ms_codegeex.evaluation.recipe import Recipe
 from ms_codegeex.evaluation.rows import problems_fingerprint, sample_from
 from ms_codegeex.evaluation.session import Options, evaluate
@@ -69,7 +68,7 @@ class FakeNode:
 
 @pytest.fixture(autouse=True)
 def _no_sandbox(monkeypatch):
-    monkeypatch.setattr(nodes, "open_sandbox", lambda mode: Sandbox())
+    monkeypatch.setattr(engines, "open_sandbox", lambda mode: Sandbox())
     monkeypatch.setattr(session, "open_sandbox", lambda mode: Sandbox())
 
 
@@ -200,7 +199,7 @@ def test_programs_of_lost_nodes_run_again_one_at_a_time():
 
 def test_there_is_a_thread_for_each_program_up_to_a_limit():
     assert engine_of(FakeNode("a", workers=600), FakeNode("b", workers=400)).workers == 1000
-    assert engine_of(FakeNode("a", workers=600), FakeNode("b", workers=600)).workers == nodes.THREADS == 1024
+    assert engine_of(FakeNode("a", workers=600), FakeNode("b", workers=600)).workers == engines.THREADS == 1024
 
 
 def refusal(*members, **options):
@@ -232,7 +231,7 @@ def test_a_node_without_a_sandbox_is_an_error_with_its_name(monkeypatch):
     def refuse(mode):
         raise UserError("sandbox: layers are missing (namespaces: denied)")
 
-    monkeypatch.setattr(nodes, "open_sandbox", refuse)
+    monkeypatch.setattr(engines, "open_sandbox", refuse)
     assert refusal(FakeNode("b")) == "node b: sandbox: layers are missing (namespaces: denied)"
 
 
@@ -269,8 +268,8 @@ def test_a_layer_that_one_node_lacks_is_missing_from_the_whole(monkeypatch):
         with lock:
             return next(found)
 
-    monkeypatch.setattr(nodes, "open_sandbox", open_next)
-    layers = engine_of(FakeNode("a"), FakeNode("b")).equipment().layers
+    monkeypatch.setattr(engines, "open_sandbox", open_next)
+    layers = engine_of(FakeNode("a"), FakeNode("b")).equipment.layers
     assert layers["namespaces"] == "active" and layers["seccomp"].startswith("missing: old kernel")
 
 
@@ -286,7 +285,7 @@ def test_a_layer_that_one_node_lacks_is_missing_from_the_whole(monkeypatch):
 def test_what_is_recorded_does_not_depend_on_the_order_of_the_nodes(states, merged):
     for order in itertools.permutations("abc"):
         found = [(FakeNode(name), Equipment({}, {}, {}, {"seccomp": states[name]})) for name in order]
-        assert nodes.common(found).layers == {"seccomp": merged}
+        assert engines.common(found).layers == {"seccomp": merged}
 
 
 def test_a_failure_of_a_judge_has_the_nodes_name():

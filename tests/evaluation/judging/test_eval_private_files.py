@@ -15,7 +15,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation.benchmarks.humaneval_x import task as humaneval_x
 from ms_codegeex.evaluation.judging import python_program
 from ms_codegeex.evaluation.judging.python_program import Runner
-from ms_codegeex.evaluation.sandbox import Command, ResourceLimits, home_directories, open_sandbox
+from ms_codegeex.evaluation.sandbox import Command, ResourceLimits, open_sandbox, workspace
 from ms_codegeex.evaluation.toolchains import go, java, python, rust
 
 
@@ -64,20 +64,20 @@ def test_a_tool_that_is_unpacked_into_the_home_directory_does_not_show_it(
     chain = {"java": java.Java, "go": go.Go, "rust": rust.Rust, "python": python.Python}[language](home / "cache")
     chain._prepared = home / "cache"
     monkeypatch.setattr(java, "program_of", lambda name: home / "bin" / name)
-    monkeypatch.setattr(go.Go, "go", str(home / "bin/go"))
+    monkeypatch.setattr(go.Go, "tool", home / "bin/go")
     monkeypatch.setattr(go.Go, "root", home)
     monkeypatch.setattr(rust.Rust, "root", home)
     monkeypatch.setattr(sys, "prefix", str(home))
     monkeypatch.setattr(sys, "executable", str(home / "bin/python"))
     shown = chain.readable()
     assert home / "lib" in shown.values() and home / "secret" not in shown.values()
-    home_directories.check_readable(shown.values())
+    workspace.check_readable(shown.values())
 
 
 def test_an_interpreter_shows_itself_and_its_libraries(tmp_path: Path):
     """Parts of its prefix are shown; the interpreter that runs us works with these."""
     runner = Runner.open()
-    home_directories.check_readable(runner.readable.values())
+    workspace.check_readable(runner.readable.values())
     assert not {Path(sys.prefix), Path(sys.base_prefix)} & set(runner.readable.values())
     assert python_program.readable_parts(tmp_path / "python", [tmp_path]) == {}
     words = [str(runner.interpreter.path), "-c", "import numpy, sys; print(sys.prefix)"]
@@ -101,8 +101,8 @@ def test_no_home_directory_is_ever_readable(tmp_path: Path, home: Path, path: st
 def test_homes_of_other_users_are_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """Homes of all users, wherever they are; those of services in /usr are no secret."""
     users = [type("User", (), {"pw_dir": path}) for path in (str(tmp_path / "data/anna"), "/usr/games", "")]
-    monkeypatch.setattr(home_directories.pwd, "getpwall", lambda: users)
+    monkeypatch.setattr(workspace.pwd, "getpwall", lambda: users)
     for path in (tmp_path / "data", tmp_path / "data/anna"):
         with pytest.raises(UserError, match="home directory"):
-            home_directories.check_readable([path])
-    home_directories.check_readable([tmp_path / "data/anna/tools", Path("/usr")])
+            workspace.check_readable([path])
+    workspace.check_readable([tmp_path / "data/anna/tools", Path("/usr")])

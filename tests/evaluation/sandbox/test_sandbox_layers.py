@@ -23,10 +23,10 @@ from ms_codegeex.evaluation.sandbox import (
     Execution,
     ResourceLimits,
     Sandbox,
-    interpreter,
     landlock,
     layers,
     open_sandbox,
+    supervisors,
 )
 from ms_codegeex.evaluation.sandbox.limits import foreign_threads
 
@@ -81,7 +81,7 @@ def refused(*named: str) -> None:
 @pytest.fixture
 def refusing(monkeypatch: pytest.MonkeyPatch, shown: Path) -> None:
     """A kernel that denies us namespaces."""
-    monkeypatch.setattr(interpreter, "SYSTEM", refusing_python(shown))
+    monkeypatch.setattr(supervisors, "SYSTEM", refusing_python(shown))
 
 
 @pytest.mark.usefixtures("refusing")

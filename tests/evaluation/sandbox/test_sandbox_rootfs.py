@@ -15,7 +15,7 @@ from sandbox_world import child_of, gone, open_directory, servers
 
 import ms_codegeex
 from ms_codegeex.base.errors import RunFailure
-from ms_codegeex.evaluation.sandbox import Command, ResourceLimits, Sandbox, interpreter, open_sandbox, view
+from ms_codegeex.evaluation.sandbox import Command, ResourceLimits, Sandbox, open_sandbox, supervisors, workspace
 
 pytestmark = pytest.mark.strict_sandbox
 ROOT = Path(__file__).resolve().parents[3]
@@ -61,16 +61,16 @@ def check(found: list[Mount], writable: set[str]) -> None:
     for mount in found:
         assert ("ro" in mount.options) == (mount.point not in writable), vars(mount)
         assert "nosuid" in mount.options and not mount.tags, vars(mount)
-        assert "nodev" in mount.options or mount.point in view.DEVICES, vars(mount)
-        assert "noexec" in mount.options or mount.point not in ("/", "/proc", *view.DEVICES), vars(mount)
+        assert "nodev" in mount.options or mount.point in workspace.DEVICES, vars(mount)
+        assert "noexec" in mount.options or mount.point not in ("/", "/proc", *workspace.DEVICES), vars(mount)
 
 
 def test_every_mount_is_known_and_cannot_be_written_to(fresh_sandbox: Sandbox) -> None:
     done = fresh_sandbox.run([Command(["/bin/cat", "/proc/self/mountinfo"], SHORT)], {})[0]
     found = mounts(done.stdout.decode())
-    homes = {path for path, _ in view.homes(0)}
+    homes = {path for path, _ in workspace.homes(0)}
     points = [mount.point for mount in found]
-    known = {"/", "/proc", *homes, *(path for path, _ in view.system_view({})["shown"]), *view.DEVICES}
+    known = {"/", "/proc", *homes, *(path for path, _ in workspace.system_view({})["shown"]), *workspace.DEVICES}
     mine = {str(path) for path in Path("/usr").rglob("*") if path.is_mount()} if os.path.ismount("/usr") else set()
     assert set(points) - mine == known
     assert points.count("/proc") == 2  # the fork server's, covered by the program's own
@@ -89,7 +89,7 @@ def test_the_root_has_what_is_named_and_nothing_else(fresh_sandbox: Sandbox, sho
     stat = "import os; print([name for name in @ if os.path.lexists('/' + name)])"
     names = sorted({path.name for path in Path("/").iterdir()} | {".outside", "oldroot"})
     done = fresh_sandbox.run([Command([PYTHON, "-c", stat.replace("@", repr(names))], SHORT)], {})[0]
-    expected = {"dev", "etc", "proc", "program", "tmp", "usr", *(path[1:] for path in view.SYSTEM)}
+    expected = {"dev", "etc", "proc", "program", "tmp", "usr", *(path[1:] for path in workspace.SYSTEM)}
     assert set(eval(done.stdout)) <= expected, done
 
 
@@ -107,7 +107,7 @@ def test_who_makes_the_namespaces_keeps_no_rights(fresh_sandbox: Sandbox) -> Non
     if os.geteuid() == 0:
         found = mounts(Path(f"/proc/{server}/mountinfo").read_text())
         check([mount for mount in found if mount.point != "/proc"], set())
-        known = {"/", "/proc", *(path for path, _ in view.system_view({})["shown"]), *view.DEVICES}
+        known = {"/", "/proc", *(path for path, _ in workspace.system_view({})["shown"]), *workspace.DEVICES}
         assert {mount.point for mount in found} == known
         assert os.readlink(f"/proc/{server}/cwd") == os.readlink(f"/proc/{server}/root") == "/"
         assert sorted(os.listdir(f"/proc/{waiting}/fd")) == ["0", "1", "2"]
@@ -135,7 +135,7 @@ def test_the_server_ends_with_who_waits_for_it(fresh_sandbox: Sandbox, number: i
 
 def test_an_interpreter_that_programs_do_not_see(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor can `nobody` run it if it is in root's home; nothing of it is read once its files are invisible."""
-    monkeypatch.setattr(interpreter, "SYSTEM", "/nonexistent/python3")
+    monkeypatch.setattr(supervisors, "SYSTEM", "/nonexistent/python3")
     sandbox = open_sandbox()
     prefix = os.path.realpath(sys.base_prefix)
     commands = [Command(["ls", "-d", prefix], SHORT)] if not prefix.startswith("/usr") else []

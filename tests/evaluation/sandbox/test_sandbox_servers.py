@@ -24,9 +24,9 @@ from ms_codegeex.evaluation.sandbox import (
     ResourceLimits,
     Sandbox,
     collector,
-    interpreter,
     open_sandbox,
     runner,
+    supervisors,
 )
 from ms_codegeex.evaluation.sandbox.supervisors import OneByOne
 
@@ -263,7 +263,7 @@ def test_an_interruption_ends_the_program(fresh_sandbox: Sandbox, stopped: bool)
 def test_without_namespaces_each_program_has_a_supervisor_of_its_own(
     monkeypatch: pytest.MonkeyPatch, shown: Path
 ) -> None:
-    monkeypatch.setattr(interpreter, "SYSTEM", refusing_python(shown))
+    monkeypatch.setattr(supervisors, "SYSTEM", refusing_python(shown))
     sandbox = open_sandbox("best-effort")
     assert isinstance(sandbox._supervisors, OneByOne)
     parents = [python(sandbox, "import os; print(os.getppid())").stdout for _ in range(2)]

@@ -16,7 +16,7 @@ from ms_codegeex.evaluation import session
 from ms_codegeex.evaluation.benchmarks.humaneval_x.task import build
 from ms_codegeex.evaluation.judging.python_program import PythonInterpreter, Runner
 from ms_codegeex.evaluation.recipe import Recipe
-from ms_codegeex.evaluation.toolchains import PLAIN_TOOL_CHAINS, TOOL_CHAINS, base, java, multipl_e, rust, tool_chain
+from ms_codegeex.evaluation.toolchains import PLAIN_TOOL_CHAINS, TOOL_CHAINS, base, java, multipl_e, rust
 from ms_codegeex.evaluation.toolchains.javascript import JavaScript, version_of
 from ms_codegeex.evaluation.toolchains.python import Python
 
@@ -136,14 +136,14 @@ def test_what_is_prepared_is_prepared_once(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(Python, "make", make)
     with pytest.raises(KeyboardInterrupt):
-        tool_chain("python", tmp_path).prepare()
+        Python(tmp_path).prepare()
     for _ in range(2):
-        chain = tool_chain("python", tmp_path)
+        chain = Python(tmp_path)
         chain.prepare()
         chain.prepare()
     assert made == [chain.cache] * 2
     monkeypatch.setattr(Python, "version", lambda self: "Python 9")
-    other = tool_chain("python", tmp_path)
+    other = Python(tmp_path)
     other.prepare()
     assert len(made) == 3 and other.cache != chain.cache
 
@@ -151,7 +151,7 @@ def test_what_is_prepared_is_prepared_once(tmp_path: Path, monkeypatch: pytest.M
 def test_a_cache_that_cannot_be_written_is_reported(tmp_path: Path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="set XDG_CACHE_HOME"):
-        tool_chain("python", tmp_path / "file" / "below").prepare()
-    chain = tool_chain("python", tmp_path)
+        Python(tmp_path / "file" / "below").prepare()
+    chain = Python(tmp_path)
     with pytest.raises(UserError, match=r"python: false fails on our own sources \(no message\)"):
         chain.run_tool(["false"], tmp_path)

@@ -15,7 +15,7 @@ from ms_codegeex.evaluation.benchmarks.humaneval_x.problems import HumanEvalXPro
 from ms_codegeex.evaluation.benchmarks.tool_chain_task import ToolChainTask
 from ms_codegeex.evaluation.sandbox import Sandbox
 from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Reference, Sample
-from ms_codegeex.evaluation.toolchains import Program, tool_chain
+from ms_codegeex.evaluation.toolchains import TOOL_CHAINS, Program
 from ms_codegeex.evaluation.toolchains.javascript import MD5, MD5_INSTALL, JavaScript
 
 PUBLISHED_SECONDS = 5.0  # the published time limit of a run
@@ -58,7 +58,7 @@ class HumanEvalX(ToolChainTask):
             self._files.pop(translate_from, None)
             (source,) = problems.read(data, [translate_from]).values()
             self._sources = {row.number: row for row in source.rows}
-        super().__init__({name: tool_chain(name, cache) for name in self._files})
+        super().__init__({name: TOOL_CHAINS[name](cache) for name in self._files})
         self._tag, self._rules = tag, rules or ("codegeex" if tag else "codegeex2")
         self._timeout = timeout
         self.timeouts = {name: timeout or PUBLISHED_SECONDS for name in self._files}

@@ -15,18 +15,15 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import ClassVar
 
-BUILTINS = (
-    "bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "object", "range", "set",
-    "slice", "str", "tuple",
-)  # fmt: skip
+# Module -> what may be named of it.
 EXACT = {
-    ("_codecs", "encode"),
-    ("copyreg", "_reconstructor"),
-    *(("builtins", name) for name in BUILTINS),
-    *(("collections", name) for name in ("Counter", "OrderedDict", "defaultdict", "deque")),
-    *(("datetime", name) for name in ("date", "datetime", "time", "timedelta", "timezone")),
-    ("decimal", "Decimal"),
-    ("fractions", "Fraction"),
+    "_codecs": "encode",
+    "copyreg": "_reconstructor",
+    "builtins": "bool bytearray bytes complex dict float frozenset int list object range set slice str tuple",
+    "collections": "Counter OrderedDict defaultdict deque",
+    "datetime": "date datetime time timedelta timezone",
+    "decimal": "Decimal",
+    "fractions": "Fraction",
 }
 # Library -> modules whose classes contain data.
 MODULES = {
@@ -79,9 +76,10 @@ class Unpickler(pickle._Unpickler):
 
     def find_class(self, module: str, name: str) -> object:
         """A class or function that a pickle names, if it is allowed."""
-        if (module, name) in EXACT or ("." not in name and module.partition(".")[0] in MODULES):
+        exact = name in EXACT.get(module, "").split()
+        if exact or ("." not in name and module.partition(".")[0] in MODULES):
             found = super().find_class(module, name)
-            if (module, name) in EXACT or allowed(module, name, found):
+            if exact or allowed(module, name, found):
                 self.named.append(found)
                 return found
         raise pickle.UnpicklingError(f"{module}.{name} is no plain data")
@@ -122,11 +120,10 @@ class Unpickler(pickle._Unpickler):
         kind, array = pid
         if kind == "iterator":
             return Iterated(array)
-        if kind == "torch":
-            return importlib.import_module("torch").from_numpy(array)
-        if kind == "tensorflow":
-            return importlib.import_module("tensorflow").constant(array)
-        raise pickle.UnpicklingError(f"{kind!r} is no kind of tensor")
+        makers = {"torch": "from_numpy", "tensorflow": "constant"}
+        if kind not in makers:
+            raise pickle.UnpicklingError(f"{kind!r} is no kind of tensor")
+        return getattr(importlib.import_module(kind), makers[kind])(array)
 
 
 class Pickler(pickle.Pickler):

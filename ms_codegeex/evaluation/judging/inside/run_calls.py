@@ -20,7 +20,7 @@ import types
 from collections.abc import Callable, ItemsView, KeysView
 
 import plain
-from program import Reporter, execute, guarded, seed, time_up
+from program import Reporter, execute, guarded, seed, start_timer
 
 
 class Calls:
@@ -62,8 +62,7 @@ def main(seconds: str, mode: str) -> None:
     sys.modules["program"] = module
     sys.argv = ["program.py"]
     seed(source)
-    signal.signal(signal.SIGALRM, time_up)
-    signal.setitimer(signal.ITIMER_REAL, float(seconds))
+    start_timer(float(seconds))
     ended = execute(source, lambda code: exec(code, module.__dict__))
     if ended is None:
         ended = guarded(lambda: calls.make(module.__dict__[name]))

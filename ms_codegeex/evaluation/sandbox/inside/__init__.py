@@ -1,1 +1,1 @@
-"""Code that runs in the sandbox before and next to the programs. Never imported here: `interpreter.py` sends it."""
+"""Code that runs in the sandbox before and next to the programs. Never imported here: `supervisors.py` sends it."""

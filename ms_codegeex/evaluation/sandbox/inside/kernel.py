@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
+import sys
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME, PR_SET_SECCOMP, PR_CAPBSET_DROP = 1, 4, 15, 22, 24
 PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 36, 38
@@ -29,19 +30,6 @@ class SockFilterProgram(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
 
 
-class LandlockRuleset(ctypes.Structure):
-    """The kernel's struct landlock_ruleset_attr as of ABI 6."""
-
-    _fields_ = (("fs", ctypes.c_uint64), ("net", ctypes.c_uint64), ("scoped", ctypes.c_uint64))
-
-
-class LandlockPath(ctypes.Structure):
-    """The kernel's struct landlock_path_beneath_attr."""
-
-    _pack_ = 1
-    _fields_ = (("access", ctypes.c_uint64), ("parent", ctypes.c_int32))
-
-
 def checked(value: int, what: str) -> int:
     """The result of a C call, or an OSError that names the call."""
     if value < 0:
@@ -50,16 +38,10 @@ def checked(value: int, what: str) -> int:
     return value
 
 
-def prctl(option: int, first: int = 0, second: object = 0) -> None:
+def prctl(option: int, first: object = 0, second: object = 0) -> None:
     """A prctl call with two arguments."""
-    word = ctypes.c_ulong
-    last = second if not isinstance(second, int) else word(second)
-    checked(LIBC.prctl(option, word(first), last, word(0), word(0)), f"prctl {option}")
-
-
-def be_called(name: bytes) -> None:
-    """Set our name in lists of processes."""
-    checked(LIBC.prctl(PR_SET_NAME, ctypes.c_char_p(name), 0, 0, 0), "prctl")
+    words = [ctypes.c_ulong(each) if isinstance(each, int) else each for each in (first, second, 0, 0)]
+    checked(LIBC.prctl(option, *words), f"prctl {option}")
 
 
 def set_limits(limits: list) -> None:
@@ -74,7 +56,7 @@ def set_limits(limits: list) -> None:
 
 def landlock_ruleset(rules: dict) -> int:
     """A ruleset's descriptor. `rules` has the ABI's size, the handled rights, and (path, rights) pairs."""
-    attributes = LandlockRuleset(rules["fs"], rules["net"], rules["scoped"])
+    attributes = (ctypes.c_uint64 * 3)(rules["fs"], rules["net"], rules["scoped"])  # landlock_ruleset_attr of ABI 6
     size = ctypes.c_size_t(rules["size"])
     ruleset = checked(
         LIBC.syscall(ctypes.c_long(LANDLOCK_CREATE), ctypes.byref(attributes), size, ctypes.c_uint(0)), "landlock"
@@ -85,8 +67,8 @@ def landlock_ruleset(rules: dict) -> int:
         except OSError:
             continue  # a missing file needs no rule
         rights = access if os.path.isdir(path) else access & rules["of_files"]
-        beneath = LandlockPath(rights, descriptor)
-        arguments = (ctypes.c_int(ruleset), ctypes.c_int(1), ctypes.byref(beneath), ctypes.c_uint(0))
+        beneath = rights.to_bytes(8, sys.byteorder) + descriptor.to_bytes(4, sys.byteorder)  # ..._path_beneath_attr
+        arguments = (ctypes.c_int(ruleset), ctypes.c_int(1), ctypes.c_char_p(beneath), ctypes.c_uint(0))
         checked(LIBC.syscall(ctypes.c_long(LANDLOCK_ADD), *arguments), f"landlock rule for {path}")
         os.close(descriptor)
     return ruleset
@@ -106,11 +88,8 @@ def restrict(ruleset: int, filter_code: bytes) -> None:
 def write(path: str, content: bytes, directory: int) -> None:
     """Write once to a file below this directory."""
     try:
-        descriptor = os.open(path, os.O_WRONLY, dir_fd=directory)
-        try:
-            os.write(descriptor, content)
-        finally:
-            os.close(descriptor)
+        with open(os.open(path, os.O_WRONLY, dir_fd=directory), "wb", 0) as file:
+            file.write(content)
     except OSError as error:
         raise OSError(error.errno, f"{path}: {error.strerror}") from None
 

@@ -26,7 +26,7 @@ def unveil(shown: list) -> list:
 
 
 def make(view: dict) -> None:
-    """As the first process of new namespaces: replace this machine's files by those of the view (view.py)."""
+    """As the first process of new namespaces: replace this machine's files by those of the view (workspace.py)."""
     kernel.make_private()
     shown = [(path, os.open(source, os.O_PATH)) for path, source in view["shown"]]
     devices = [(path, os.open(path, os.O_PATH)) for path in view["devices"]]

@@ -1,8 +1,13 @@
+# ruff: noqa: SIM105 - importing contextlib costs as much as starting a small program
 """The fork server: forks supervisors, each in its own namespaces, for programs that see the same directories.
 
 It is PID 1 of namespaces in which no program ever runs; the process that made them waits outside. A program thus costs
 a fork instead of an interpreter's start and a root file system. The server reads only what programs see, once, and
 descriptors; jobs go to the supervisors. Whoever started it hangs up to end it and everything it started.
+
+There are two levels of namespaces: the server's, whose file system programs see, and, nested in these, each program's
+own, with everything that it can write to. See user_namespaces(7), pid_namespaces(7) and mount(2) for the order of the
+steps.
 """
 
 from __future__ import annotations
@@ -15,12 +20,50 @@ import sys
 import warnings  # noqa: F401 - os.execvpe needs it, when the interpreter's files may be invisible
 
 import kernel
-import namespaces
 import rootfs
 import supervisor
 
 MAXIMUM = 250  # descriptors in a message; the kernel takes 253
 WORD = 4  # bytes of a descriptor
+NO_MORE = "sys/user/max_user_namespaces"
+# A user's programs share these, by default 128 instances. This is the share of one of ours.
+SHARES = (("sys/user/max_inotify_instances", b"16"), ("sys/user/max_inotify_watches", b"4096"))
+KINDS = kernel.CLONE_NEWNS | kernel.CLONE_NEWPID | kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS
+
+
+def enter_namespaces(user: int, group: int) -> None:
+    """Enter new namespaces as this user and group. The new PID namespace starts with the next process that we fork."""
+    groups = kernel.CLONE_NEWCGROUP if os.path.exists("/proc/self/ns/cgroup") else 0
+    kernel.prctl(kernel.PR_SET_DUMPABLE, 1)  # otherwise /proc/self belongs to root
+    proc = kernel.open_proc()
+    kernel.enter_namespaces(KINDS | groups, user, group, proc)
+    os.close(proc)
+
+
+def settle_program(homes: list, covered: list, user: int, group: int) -> None:
+    """As the first process of a program's namespaces: mount its own file systems, and give up all rights.
+
+    Mount empty file systems (`homes`: path, bytes) and our own /proc over the copied ones, and on top of these what
+    they cover but the program must see. Then enter a last user namespace, after which no other can be made, and
+    drop all rights there, including those over the mounts. Every step is needed: one that fails is an OSError.
+    """
+    proc = kernel.open_proc()  # the new one is read-only
+    flags = kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
+    kernel.mount("proc", "/proc", "proc", flags)
+    shown = [(path, os.open(path, os.O_PATH)) for path in covered]
+    for path, size in homes:
+        kernel.mount("tmpfs", path, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, f"size={size},mode=755")
+    for path, descriptor in shown:
+        rootfs.show(path, descriptor)
+    for name, maximum in SHARES:
+        try:
+            kernel.write(name, maximum, proc)
+        except FileNotFoundError:  # before Linux 4.13, or without inotify
+            pass
+    kernel.write(NO_MORE, b"1", proc)
+    kernel.enter_namespaces(0, user, group, proc)
+    os.close(proc)
+    kernel.drop_capabilities()
 
 
 def received(channel: _socket.socket) -> list:
@@ -34,13 +77,13 @@ def received(channel: _socket.socket) -> list:
 
 def become_supervisor(descriptors: list, user: int, group: int) -> None:
     """In the child: enter new namespaces and run the supervisor in them, which does not return."""
-    namespaces.enter(user, group)
+    enter_namespaces(user, group)
     if os.fork():
         return
     os.setsid()
-    kernel.be_called(b"sandbox")
+    kernel.prctl(kernel.PR_SET_NAME, b"sandbox")
     _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
-    supervisor.main(descriptors, lambda homes, covered: namespaces.settle(homes, covered, user, group))
+    supervisor.main(descriptors, lambda homes, covered: settle_program(homes, covered, user, group))
 
 
 def fork_supervisor(channel: _socket.socket, descriptors: list, user: int, group: int) -> None:
@@ -102,10 +145,9 @@ def serve(channel: _socket.socket, user: int, group: int) -> None:
 
 
 def main(descriptors: list) -> None:
-    """Make namespaces with the requested root file system and serve in them. If that fails, standard error says
-    why."""
+    """Make namespaces with the requested root file system and serve in them. If that fails, standard error says why."""
     try:
-        kernel.be_called(b"sandbox-server")
+        kernel.prctl(kernel.PR_SET_NAME, b"sandbox-server")
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
         os.umask(0o022)
@@ -113,7 +155,7 @@ def main(descriptors: list) -> None:
         view = supervisor.message(channel)
         give_up_root(view)
         user, group = os.getuid(), os.getgid()
-        namespaces.enter(user, group)
+        enter_namespaces(user, group)
         if os.fork():
             channel.close()
             wait_outside()

@@ -73,6 +73,15 @@ def start(job: dict, command: dict, ruleset: int) -> int:
     return child
 
 
+def content(path: str) -> bytes:
+    """A file of /proc; nothing if its process is gone, or if it is hidden."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
+
+
 def others(alone: bool) -> list:
     """The processes of the program: in its own PID namespace all but this one, else our descendants."""
     numbers = [int(name) for name in os.listdir("/proc") if name.isdigit()]
@@ -80,11 +89,9 @@ def others(alone: bool) -> list:
         return [number for number in numbers if number != 1]
     parents = {}
     for number in numbers:
-        try:
-            with open(f"/proc/{number}/stat", "rb") as file:
-                parents[number] = int(file.read().rpartition(b")")[2].split()[1])
-        except OSError:
-            continue
+        words = content(f"/proc/{number}/stat").rpartition(b")")[2].split()
+        if words:
+            parents[number] = int(words[1])
     family, found = {os.getpid()}, True
     while found:
         found = {number for number, parent in parents.items() if parent in family} - family
@@ -122,31 +129,23 @@ def field(line: bytes) -> int:
 def memory_of(number: int) -> tuple:
     """A process's (anonymous, shared, page table and swap) bytes and its threads; zeros if it is gone."""
     anonymous = shared = rest = threads = 0
-    try:
-        with open(f"/proc/{number}/status", "rb") as file:
-            for line in file:
-                if line.startswith(b"RssAnon"):
-                    anonymous = field(line)
-                elif line.startswith(b"RssShmem"):
-                    shared = field(line)
-                elif line.startswith((b"VmPTE", b"VmSwap")):
-                    rest += field(line)
-                elif line.startswith(b"Threads"):
-                    threads = int(line.split()[1])
-    except OSError:
-        pass
+    for line in content(f"/proc/{number}/status").split(b"\n"):
+        if line.startswith(b"RssAnon"):
+            anonymous = field(line)
+        elif line.startswith(b"RssShmem"):
+            shared = field(line)
+        elif line.startswith((b"VmPTE", b"VmSwap")):
+            rest += field(line)
+        elif line.startswith(b"Threads"):
+            threads = int(line.split()[1])
     return anonymous, shared, rest, threads
 
 
 def proportional(number: int, otherwise: int) -> int:
     """A process's anonymous bytes, with pages shared between forks counted once; `otherwise` if that is hidden."""
-    try:
-        with open(f"/proc/{number}/smaps_rollup", "rb") as file:
-            for line in file:
-                if line.startswith(b"Pss_Anon"):
-                    return field(line)
-    except OSError:
-        pass
+    for line in content(f"/proc/{number}/smaps_rollup").split(b"\n"):
+        if line.startswith(b"Pss_Anon"):
+            return field(line)
     return otherwise
 
 
@@ -162,11 +161,8 @@ def used(job: dict) -> tuple:
 
 def sockets() -> int:
     """The number of sockets in this network namespace: their buffers are memory that no process's pages show."""
-    try:
-        with open("/proc/self/net/sockstat", "rb") as file:
-            return int(file.readline().split()[2])
-    except (OSError, ValueError, IndexError):
-        return 0
+    words = content("/proc/self/net/sockstat").split(maxsplit=3)
+    return int(words[2]) if len(words) > 2 and words[2].isdigit() else 0
 
 
 def excess(job: dict, command: dict) -> str:
