@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from ms_codegeex.data.tokenizer.base import Continuation, Tokenizer
 from ms_codegeex.generation.choice import Chosen
@@ -29,16 +28,19 @@ class Piece:
     complete: bool = False
 
 
-class TextFilter(Protocol):
-    """Takes a text in pieces and returns the part that can be sent. Once it has `ended`, it returns nothing more."""
+class TextFilter:
+    """Takes a text in pieces and returns the part that can be sent, here all of it. Once it has `ended`, it returns
+    nothing more."""
 
-    ended: bool
+    ended = False
 
     def feed(self, piece: str) -> str:
         """The text that can be sent after the next piece."""
+        return piece
 
     def rest(self) -> str:
         """The text that is still held back at the end."""
+        return ""
 
 
 class AnswerText:
@@ -55,7 +57,8 @@ class AnswerText:
     ):
         self.finish: str | None = None
         self.count = 0  # tokens
-        self._decoded, self._ending, self._filter = Continuation(tokenizer, ids), Ending(settings.stop, rule), through
+        self._decoded, self._ending = Continuation(tokenizer, ids), Ending(settings.stop, rule)
+        self._filter = through or TextFilter()
         self._length = self._sent = 0  # characters decoded, and given in pieces
         self._complete = False
         self._said: list[str] = []
@@ -75,24 +78,19 @@ class AnswerText:
             self._say(text)
 
     def _say(self, text: str) -> None:
-        text = self._ending.feed(text)
-        if self._filter is not None:
-            text = self._filter.feed(text)
-        if text:
+        if text := self._filter.feed(self._ending.feed(text)):
             self._said.append(text)
-        if self._ending.ended or (self._filter is not None and self._filter.ended):
+        if self._ending.ended or self._filter.ended:
             self._finish("stop")
 
     def _finish(self, finish: str) -> None:
-        if self._filter is not None:
-            self._said.append(self._filter.rest())
+        self._said.append(self._filter.rest())
         self.finish = finish
 
     def end(self, finish: str) -> None:
         """Note that no token follows."""
         if self.finish is None:
-            rest = self._ending.rest()
-            self._said.append(rest if self._filter is None else self._filter.feed(rest))
+            self._said.append(self._filter.feed(self._ending.rest()))
             self._finish(finish)
             self._complete = True
 

@@ -13,7 +13,8 @@ import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from ms_codegeex.generation.choice import Chosen
 from ms_codegeex.generation.sampling import SamplingSettings
@@ -28,20 +29,24 @@ __all__ = ["Backend", "Counters", "Piece", "StreamedAnswer"]
 AHEAD = 1  # answers that the engine holds beyond its slots, so that a slot is taken in the next step
 
 
+def _counter(help: str) -> Any:
+    return field(default=0, metadata={"help": help})
+
+
 @dataclass
 class Counters:
-    """Numbers since the start. `reused`: tokens of prompts that a slot already held."""
+    """Numbers since the start, with their descriptions in /metrics."""
 
-    answers: int = 0
-    cancelled: int = 0
-    failed: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    reused_tokens: int = 0
-    guessed_tokens: int = 0
-    accepted_tokens: int = 0
-    steps: int = 0
-    restarts: int = 0
+    answers: int = _counter("Answers begun.")
+    cancelled: int = _counter("Answers that nobody waited for to the end.")
+    failed: int = _counter("Answers that ended with an error.")
+    prompt_tokens: int = _counter("Tokens of prompts.")
+    completion_tokens: int = _counter("Tokens generated.")
+    reused_tokens: int = _counter("Tokens of prompts that a slot held already.")
+    guessed_tokens: int = _counter("Tokens guessed by speculation.")
+    accepted_tokens: int = _counter("Guessed tokens that were right.")
+    steps: int = _counter("Passes of the engine.")
+    restarts: int = _counter("Restarts of the engine's process.")
 
 
 class StreamedAnswer(AsyncIterator[Piece]):
@@ -233,7 +238,7 @@ class Backend(ABC):
         held = sum(answer.client == client for answer in self._active.values()) + self._waiting.of(client)
         if held + count > maximum:
             message = f"{held} answers of this key are in progress, at most {maximum} may be"
-            raise ApiError(429, message, "rate_limit_error", code="rate_limit_exceeded", retry_after=1)
+            raise ApiError(429, message, code="rate_limit_exceeded", retry_after=1)
 
     def _displaced(self, count: int, client: str) -> list[StreamedAnswer]:
         """The waiting answers that make room for `count` new ones of a client; `ApiError` if there is no room."""
@@ -322,7 +327,7 @@ class Backend(ABC):
     def feed_error(self, number: int, message: str) -> None:
         """End an answer that the engine could not compute."""
         if (answer := self._active.pop(number, None)) is not None:
-            self.fail(answer, ApiError(500, message, "server_error", code="engine_error"))
+            self.fail(answer, ApiError(500, message, code="engine_error"))
             self._dispatch()
 
     def fail(self, answer: StreamedAnswer, error: ApiError) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -13,32 +14,27 @@ from starlette.exceptions import HTTPException
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.serving.schemas import UNSUPPORTED
 
-INVALID = "invalid_request_error"
+KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error", 500: "server_error"}
 LONGEST = 2000  # characters of a message
 RENAMED = {"max_new_tokens": "max_tokens", "log_probabilities": "logprobs"}  # fields of SamplingSettings here
 
 
+@dataclass(eq=False)
 class ApiError(Exception):
-    """An error response."""
+    """An error response. `retry_after` in seconds."""
 
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        kind: str = INVALID,
-        *,
-        param: str | None = None,
-        code: str | None = None,
-        retry_after: float | None = None,
-    ):
-        super().__init__(message)
-        message = message if len(message) <= LONGEST else f"{message[:LONGEST]} …"  # a client's input may be in it
-        self.status, self.message, self.kind, self.param, self.code = status, message, kind, param, code
-        self.retry_after = retry_after
+    status: int
+    message: str
+    param: str | None = None
+    code: str | None = None
+    retry_after: float | None = None
 
     def body(self) -> dict[str, Any]:
         """The JSON object."""
-        return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
+        long = len(self.message) > LONGEST  # a client's input may be in it
+        message = f"{self.message[:LONGEST]} …" if long else self.message
+        kind = KINDS.get(min(self.status, 500), "invalid_request_error")
+        return {"error": {"message": message, "type": kind, "param": self.param, "code": self.code}}
 
     def response(self) -> JSONResponse:
         """The whole response."""
@@ -48,23 +44,18 @@ class ApiError(Exception):
 
 def busy(maximum: int) -> ApiError:
     """The error for a full queue: 429."""
-    return ApiError(
-        429,
-        f"the queue is full: {maximum} answers wait; try again later",
-        "rate_limit_error",
-        code="queue_full",
-        retry_after=1,
-    )
+    message = f"the queue is full: {maximum} answers wait; try again later"
+    return ApiError(429, message, code="queue_full", retry_after=1)
 
 
 def unavailable(message: str, code: str, retry_after: float = 1) -> ApiError:
     """The error for a server that temporarily cannot answer: 503."""
-    return ApiError(503, message, "server_error", code=code, retry_after=retry_after)
+    return ApiError(503, message, code=code, retry_after=retry_after)
 
 
 def failed() -> ApiError:
     """A mistake of the server."""
-    return ApiError(500, "the server failed; its log says why", "server_error")
+    return ApiError(500, "the server failed; its log says why")
 
 
 def of_user_error(error: UserError) -> ApiError:

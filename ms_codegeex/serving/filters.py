@@ -8,11 +8,11 @@ from collections.abc import Callable
 from ms_codegeex.serving.answering import TextFilter
 
 
-class Filters:
-    """Several filters in a row."""
+class Filters(TextFilter):
+    """Several filters in a row, with `opening` in front of the text and `closing` after it."""
 
-    def __init__(self, *filters: TextFilter):
-        self._filters = filters
+    def __init__(self, *filters: TextFilter, opening: str = "", closing: str = ""):
+        self._filters, self._opening, self._closing = filters, opening, closing
 
     @property
     def ended(self) -> bool:
@@ -23,22 +23,22 @@ class Filters:
         """The text that can be sent after the next piece."""
         for one in self._filters:
             piece = one.feed(piece)
-        return piece
+        said, self._opening = self._opening + piece, ""
+        return said
 
     def rest(self) -> str:
         """The text that still waits at the end."""
         said = ""
         for one in self._filters:
             said = one.feed(said) + one.rest()
-        return said
+        return self._opening + said + self._closing
 
 
-class Indented:
+class Indented(TextFilter):
     """Ends a text before the first line, after its first one, that is not blank and has less than `least` leading white
     space."""
 
     def __init__(self, minimum: int):
-        self.ended = False
         self._minimum, self._blank = minimum, ""  # a line break and the white space of its line so far
 
     def feed(self, piece: str) -> str:
@@ -64,11 +64,10 @@ class Indented:
         return blank
 
 
-class Lasting:
+class Lasting(TextFilter):
     """Ends a text some time after its first piece, but not before it has a line break."""
 
     def __init__(self, milliseconds: float, clock: Callable[[], float] = time.monotonic):
-        self.ended = False
         self._seconds, self._clock = milliseconds / 1000, clock
         self._began, self._lines = -1.0, False
 
@@ -83,28 +82,3 @@ class Lasting:
             return ""
         self._lines = self._lines or "\n" in piece
         return piece
-
-    def rest(self) -> str:
-        """Nothing waits."""
-        return ""
-
-
-class Framed:
-    """Puts `opening` in front of a text and `closing` after it."""
-
-    def __init__(self, opening: str, closing: str, inner: TextFilter):
-        self._opening, self._closing, self._inner = opening, closing, inner
-
-    @property
-    def ended(self) -> bool:
-        """Whether the inner filter has ended the text."""
-        return self._inner.ended
-
-    def feed(self, piece: str) -> str:
-        """The text that can be sent after the next piece."""
-        said, self._opening = self._opening + self._inner.feed(piece), ""
-        return said
-
-    def rest(self) -> str:
-        """The text that still waits at the end."""
-        return self._opening + self._inner.rest() + self._closing

@@ -165,13 +165,8 @@ class Guard:
             record.key, record.concurrent = key.name, key.concurrent
             per_minute = key.requests_per_minute or per_minute
         if scope["method"] == "POST" and per_minute and (wait := self.limits.enter(record.key or "", per_minute)):
-            raise ApiError(
-                429,
-                f"more than {per_minute} requests{' of this key' if record.key else ''} in a minute",
-                "rate_limit_error",
-                code="rate_limit_exceeded",
-                retry_after=wait,
-            )
+            message = f"more than {per_minute} requests{' of this key' if record.key else ''} in a minute"
+            raise ApiError(429, message, code="rate_limit_exceeded", retry_after=wait)
 
     @staticmethod
     def _key(headers: Headers, keys: Keys) -> Key:
@@ -180,12 +175,8 @@ class Guard:
         key = keys.find(text) if text else None
         if key is None:
             what = "is not one of this server's keys" if text else "is missing"
-            raise ApiError(
-                401,
-                f"the API key {what}; send it as `Authorization: Bearer KEY`",
-                "authentication_error",
-                code="invalid_api_key",
-            )
+            message = f"the API key {what}; send it as `Authorization: Bearer KEY`"
+            raise ApiError(401, message, code="invalid_api_key")
         return key
 
     @staticmethod
@@ -197,19 +188,14 @@ class Guard:
                     403,
                     "the Host header does not name this machine, and the server has no keys; ask for 127.0.0.1, "
                     "or start it with --api-key-file",
-                    "permission_error",
                     code="host_refused",
                 )
 
     def _check_origin(self, headers: Headers) -> None:
         for origin in headers.getlist("origin"):
             if origin not in self.settings.cors and not _same_host(origin, headers.get("host", "")):
-                raise ApiError(
-                    403,
-                    "web pages of this origin may not use the server; name the origin with --cors",
-                    "permission_error",
-                    code="origin_refused",
-                )
+                message = "web pages of this origin may not use the server; name the origin with --cors"
+                raise ApiError(403, message, code="origin_refused")
 
 
 def _client(scope: Scope) -> tuple[str, int]:

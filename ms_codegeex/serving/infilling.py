@@ -7,6 +7,7 @@ prefix, and the end of its answer that repeats the start of the suffix is trimme
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 from ms_codegeex.serving.answering import TextFilter
 from ms_codegeex.serving.model import ServedModel
@@ -59,70 +60,35 @@ def _in_word(character: str) -> bool:
 
 def _own(before: str, repeated: str) -> bool:
     """Whether no bracket of `repeated` closes one that `before` opens."""
-    depth = 0
-    for character in before:
-        if character in OPENING:
-            depth += 1
-        elif character in CLOSING:
-            depth = max(depth - 1, 0)  # closes one of the prefix
-    inner = 0
-    for character in repeated:
-        if character in OPENING:
-            inner += 1
-        elif character in CLOSING:
-            if inner == 0 and depth > 0:
-                return False
-            inner = max(inner - 1, 0)
-    return True
+
+    def deeper(depth: int, character: str) -> int:
+        return max(depth + (character in OPENING) - (character in CLOSING), 0)  # at 0, it closes one of the prefix
+
+    depths = list(accumulate(before + repeated, deeper, initial=0))
+    return min(depths[len(before) :]) >= depths[len(before)]
 
 
-class Trimming:
+class Trimming(TextFilter):
     """`overlap` for an answer in pieces: text that may belong to the repetition is held back."""
 
     def __init__(self, suffix: str):
         self._suffix, self._body = suffix, suffix.lstrip()
-        self.ended = False  # only the end of the answer decides
         self._text, self._said = "", 0
-        self._fallback: list[int] = []  # of the Knuth-Morris-Pratt automaton of `_body`, as far as it was needed
-        self._length = 0  # of the start of `_body` that the text without the white space at its end ends with
-        self._blank = ""  # white space at the end of the text
+        self._start = 0  # where the text, without the white space at its end, may begin to repeat `_body`
 
     def feed(self, piece: str) -> str:
-        """The text that can be sent after the next piece."""
-        for character in piece:
-            if character.isspace():
-                self._blank += character
-                continue
-            for one in (*self._blank, character):
-                self._advance(one)
-            self._blank = ""
+        """The text that can be sent after the next piece. No later piece lets the repetition begin earlier."""
         self._text += piece
-        before = self._text[: len(self._text) - len(self._blank) - self._length].rstrip()
-        start, self._said = self._said, max(self._said, len(before))
+        text = self._text.rstrip()
+        while not self._body.startswith(text[self._start :]):
+            self._start += 1
+        start, self._said = self._said, max(self._said, len(text[: self._start].rstrip()))
         return self._text[start : self._said]
 
     def rest(self) -> str:
         """The text that is still held back at the end, without the repetition."""
         start, self._said = self._said, len(self._text)
         return self._text[start : len(self._text) - overlap(self._text, self._suffix)]
-
-    def _advance(self, character: str) -> None:
-        while self._length and not self._goes_on(character):
-            self._length = self._back(self._length)
-        self._length += self._goes_on(character)
-
-    def _goes_on(self, character: str) -> bool:
-        return self._length < len(self._body) and self._body[self._length] == character
-
-    def _back(self, length: int) -> int:
-        """Length of the longest shorter start of `_body` that its first `length` characters end with."""
-        while len(self._fallback) < length:
-            place = len(self._fallback)
-            known = self._fallback[-1] if place else 0
-            while known and self._body[known] != self._body[place]:
-                known = self._fallback[known - 1]
-            self._fallback.append(known + 1 if place and self._body[known] == self._body[place] else 0)
-        return self._fallback[length - 1]
 
 
 def joined_files(texts: Sequence[str], prefix: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -13,46 +14,14 @@ from ms_codegeex.serving.backend import Backend
 
 FIRST_TOKEN = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)  # seconds
 DURATION = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
-COUNTERS = {  # fields of `Counters`
-    "answers": "Answers begun.",
-    "cancelled": "Answers that nobody waited for to the end.",
-    "failed": "Answers that ended with an error.",
-    "prompt_tokens": "Tokens of prompts.",
-    "completion_tokens": "Tokens generated.",
-    "reused_tokens": "Tokens of prompts that a slot held already.",
-    "guessed_tokens": "Tokens guessed by speculation.",
-    "accepted_tokens": "Guessed tokens that were right.",
-    "steps": "Passes of the engine.",
-    "restarts": "Restarts of the engine's process.",
-}
 
 
-class BackendCollector(Collector):
-    """A backend's counters, read when Prometheus asks."""
-
-    def __init__(self, backend: Backend):
-        self.backend = backend
-
-    def collect(self) -> Iterator[Metric]:
-        """The current values."""
-        backend = self.backend
-        for name, text, value in (
-            ("ready", "1: requests are answered.", int(backend.ready)),
-            ("queue_length", "Answers that wait for a slot.", backend.queued),
-            ("slots", "Answers that can be computed at once.", backend.slots),
-            ("slots_busy", "Answers that are computed.", backend.active),
-        ):
-            yield GaugeMetricFamily(f"ms_codegeex_{name}", text, value)
-        for name, text in COUNTERS.items():
-            yield CounterMetricFamily(f"ms_codegeex_{name}", text, getattr(backend.counters, name))
-
-
-class Metrics:
+class Metrics(Collector):
     """All measurements of a server."""
 
     def __init__(self, backend: Backend):
-        self.registry = CollectorRegistry()
-        self.registry.register(BackendCollector(backend))
+        self.backend, self.registry = backend, CollectorRegistry()
+        self.registry.register(self)
         self._requests = Counter(
             "ms_codegeex_requests", "Requests by route, method and status.", ("route", "method", "status"),
             registry=self.registry,
@@ -67,6 +36,20 @@ class Metrics:
             registry=self.registry,
         )
         backend.first_token_observers.append(first.observe)
+
+    def collect(self) -> Iterator[Metric]:
+        """The backend's numbers, read when Prometheus asks."""
+        backend = self.backend
+        for name, text, value in (
+            ("ready", "1: requests are answered.", int(backend.ready)),
+            ("queue_length", "Answers that wait for a slot.", backend.queued),
+            ("slots", "Answers that can be computed at once.", backend.slots),
+            ("slots_busy", "Answers that are computed.", backend.active),
+        ):
+            yield GaugeMetricFamily(f"ms_codegeex_{name}", text, value)
+        for each in fields(backend.counters):
+            value = getattr(backend.counters, each.name)
+            yield CounterMetricFamily(f"ms_codegeex_{each.name}", each.metadata["help"], value)
 
     def count(self, record: RequestRecord) -> None:
         """Count a request that has ended. Unknown methods share one label, because clients can invent any number."""

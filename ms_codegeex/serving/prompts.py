@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.conversations import translation_name, translation_prompt
 from ms_codegeex.data.languages import Language, find_language, tag_line
-from ms_codegeex.generation.stopping import Rule, scanned
+from ms_codegeex.generation.stopping import Ending, Rule, scanned
 from ms_codegeex.serving.answering import TextFilter
-from ms_codegeex.serving.filters import Filters, Framed
+from ms_codegeex.serving.filters import Filters
 from ms_codegeex.serving.task_examples import EXAMPLES, SUMMARY
 
 _TAG = re.compile(r"(.*?)\s*language:\s*(.*?)\s*(-->|\*/|\*\)|\})?")
@@ -40,7 +40,8 @@ class TaskPrompt:
 
     def text_filter(self) -> TextFilter:
         """Makes the answer of the continuation, which ends at `stop` and `rule`."""
-        return Framed(self.opening, self.closing, CommentText(self.comment) if self.comment else Filters())
+        inner = [CommentText(self.comment)] if self.comment else []
+        return Filters(*inner, opening=self.opening, closing=self.closing)
 
 
 @dataclass(frozen=True)
@@ -222,36 +223,27 @@ def repeated(lines: list[str]) -> Rule:
     return scanned(scan, dropped=1)
 
 
-class CommentText:
-    """A `TextFilter`: the text of a comment that a prompt has begun. `ended`: the comment is over."""
+class CommentText(TextFilter):
+    """The text of a comment that a prompt has begun. `ended`: the comment is over."""
 
     def __init__(self, comment: Comment):
-        self.ended = False
-        self._comment, self._held = comment, ""
-        self._begun = False
+        self._comment, self._held, self._begun = comment, "", False
+        self._ending = Ending([comment.closer]) if comment.closer else None
 
     def feed(self, piece: str) -> str:
         """The text that can be sent after the next piece."""
         if self.ended:
             return ""
-        self._held += piece
-        return self._closed() if self._comment.closer else self._lines()
+        if self._ending is None:
+            self._held += piece
+            return self._lines()
+        text = self._bared(self._ending.feed(piece))
+        self.ended = self._ending.ended
+        return text
 
     def rest(self) -> str:
         """The text that is still held back at the end."""
-        held, self._held = self._held, ""
-        return held if self._comment.closer and not self.ended else ""  # in lines, only the start of another one waits
-
-    def _closed(self) -> str:
-        closer, text = self._comment.closer, self._held
-        position = text.find(closer)
-        self.ended = position >= 0
-        kept = 0
-        if not self.ended:
-            kept = next((n for n in range(len(closer) - 1, 0, -1) if text.endswith(closer[:n])), 0)
-            position = len(text) - kept
-        self._held = text[position : position + kept]
-        return self._bared(text[:position])
+        return self._ending.rest() if self._ending is not None else ""  # in lines, only the start of another one waits
 
     def _bared(self, text: str) -> str:
         if self._begun or not self._comment.bare:
