@@ -18,16 +18,16 @@ from ms_codegeex.base.extras import extra
 from ms_codegeex.base.host import available_cores
 from ms_codegeex.generation.adapters import Adapter, load_adapters
 from ms_codegeex.generation.beams import Likeliest, next_tokens
-from ms_codegeex.generation.choice import Chosen, token_choice
+from ms_codegeex.generation.choice import token_choice
 from ms_codegeex.generation.levels import AUTO
 from ms_codegeex.generation.loading import LoadedModel, adapter_infill, load_model
 from ms_codegeex.generation.network import LocalNetwork, Network
 from ms_codegeex.generation.rows import SlotSizes
 from ms_codegeex.generation.sampling import DEFAULT_ADAPTER, SamplingSettings
-from ms_codegeex.generation.scheduler import Request, Scheduler
+from ms_codegeex.generation.scheduler import Request, Scheduler, Speculation
 from ms_codegeex.generation.shares import check_devices
 from ms_codegeex.generation.slots import SlotEngine
-from ms_codegeex.generation.speculation import DraftSpeculation, GuessWidth, NgramSpeculation
+from ms_codegeex.generation.speculation import DraftSpeculation, NgramSpeculation
 from ms_codegeex.generation.stopping import Ending, Rule, until
 from ms_codegeex.generation.targets import check_memory, free_memory, prepare_cpu, use_device
 
@@ -80,12 +80,12 @@ class Generator:
         self.path, self.config, self.tokenizer = model.path, model.config, model.tokenizer
         self.sentinels = model.sentinels
         self.seq_length = seq_length or self.config.max_position_embeddings
-        threads = available_cores() if threads is None else threads
         self.slot_bytes = cache_bits // 8 * self.seq_length * self.config.cached_numbers  # keys and values
         weights = (model.weights.bits or 32) * self.config.parameter_count() // 8
         self.slots = slots or affordable_slots(self.slot_bytes, weights)
         # MindSpore's own operators hold quantised weights in FP32
         check_memory((4 * self.config.parameter_count() + self.slots * self.slot_bytes) // devices)
+        threads = available_cores() if threads is None else threads
         sizes = SlotSizes(self.seq_length, self.slots, threads, fast, cache_bits, cpu_level)
         self.speculation = None if speculate is None else self._speculation(speculate, sizes)
         guesses = 0 if self.speculation is None else self.speculation.maximum
@@ -117,7 +117,7 @@ class Generator:
         allowed = min(model.tokenizer.vocab_size, model.config.vocab_size)
         return SlotEngine(network, allowed=allowed, guesses=guesses)
 
-    def _speculation(self, name: str | Path, sizes: SlotSizes) -> GuessWidth:
+    def _speculation(self, name: str | Path, sizes: SlotSizes) -> Speculation:
         if name == "ngram":
             return NgramSpeculation()
         draft = load_model(Path(name))
@@ -206,19 +206,20 @@ class Generator:
         self.scheduler.submit(request)
         return request
 
-    def chosen(self, ids: Sequence[int], settings: SamplingSettings) -> Iterator[Chosen]:
-        """New tokens until eos (not yielded), `max_new_tokens` or the end of the model's context. `UserError` as for
+    def tokens(self, ids: Sequence[int], settings: SamplingSettings) -> Iterator[int]:
+        """New ids until eos (not yielded), `max_new_tokens` or the end of the model's context. `UserError` as for
         `request`."""
         self._check(ids)
         self._check_bias(settings)
-        return self._chosen(ids, settings)
 
-    def _chosen(self, ids: Sequence[int], settings: SamplingSettings) -> Iterator[Chosen]:
-        request = self.request(ids, settings)
-        try:
-            yield from request
-        finally:
-            request.cancel()
+        def found() -> Iterator[int]:
+            request = self.request(ids, settings)
+            try:
+                yield from (chosen.token for chosen in request)
+            finally:
+                request.cancel()
+
+        return found()
 
     def _check_bias(self, settings: SamplingSettings) -> None:
         if wrong := [number for number in settings.logit_bias if number >= self.engine.allowed]:
@@ -234,10 +235,6 @@ class Generator:
         if self.speculation is None:
             return {}
         return {"guessed": self.scheduler.guessed, "accepted": self.scheduler.accepted}
-
-    def tokens(self, ids: Sequence[int], settings: SamplingSettings) -> Iterator[int]:
-        """The ids of `chosen`."""
-        return (chosen.token for chosen in self.chosen(ids, settings))
 
     @contextmanager
     def likeliest(self, ids: Sequence[int], beams: int, count: int, adapter: str = "") -> Iterator[Likeliest]:

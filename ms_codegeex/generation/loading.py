@@ -19,8 +19,8 @@ from ms_codegeex.formats.peft import CONFIG
 from ms_codegeex.formats.source_tokenizer import source_tokenizer
 from ms_codegeex.formats.sources import Source, open_source
 from ms_codegeex.formats.tensors import LazyTensor
+from ms_codegeex.generation.matrices import TensorWeights, Weights
 from ms_codegeex.generation.quantised import QuantisedModel, is_quantised
-from ms_codegeex.generation.weights import TensorWeights, Weights
 from ms_codegeex.models.registry import Family
 
 QUANTISED = "quantised"  # kind of the source of such a model

@@ -15,9 +15,9 @@ from ms_codegeex.generation.adapters import Adapter
 from ms_codegeex.generation.choice import COLUMNS
 from ms_codegeex.generation.kernels.compiling import library_path
 from ms_codegeex.generation.levels import AUTO
+from ms_codegeex.generation.matrices import Weights
 from ms_codegeex.generation.rows import Rows, SlotSizes
 from ms_codegeex.generation.shares import Meeting, SharedWeights
-from ms_codegeex.generation.weights import Weights
 from ms_codegeex.models.causal import Build
 
 

@@ -145,16 +145,14 @@ class QuantisedModel:
 
     def matrix(self, name: str, rows: slice = WHOLE, columns: slice = WHOLE) -> Quantised:
         """[n, k], or a part of it"""
-        part = (rows, columns) != (WHOLE, WHOLE)
         if name + SCALES not in self._file.names:
-            tensor = self._file.lazy(name)
-            return stored(tensor.window((rows, columns))).part(WHOLE, WHOLE) if part else stored(tensor)
+            return stored(self._file.lazy(name), rows, columns)
         values, scales = (self._file.lazy(key).array()[rows] for key in (name, name + SCALES))
         if self.bits == 8:
             found = Quantised(values, 8, scales)
         else:
             found = Quantised(_whole(values, self.config.parameter_shapes()[name][1]), 4, scales, self.group)
-        return found.part(WHOLE, columns) if part else found
+        return found if (rows, columns) == (WHOLE, WHOLE) else found.part(WHOLE, columns)
 
     def vector(self, name: str, rows: slice = WHOLE) -> np.ndarray:
         """FP32 [n], or a part of it"""

@@ -16,10 +16,9 @@ from mindspore import Parameter, Tensor, nn, ops
 
 from ms_codegeex.generation.adapters import MAX_ROWS, Adapter, of_matrix
 from ms_codegeex.generation.kernels.library import Adapted, AttentionSizes, Library, Registration, cache_shapes
-from ms_codegeex.generation.matrices import Packed, aligned, pack
+from ms_codegeex.generation.matrices import Packed, Weights, aligned, pack
 from ms_codegeex.generation.rows import RowMask, Same, SharedRows, SlotSizes, WordOfRows, named_cells
 from ms_codegeex.generation.shares import Meeting
-from ms_codegeex.generation.weights import Weights
 from ms_codegeex.models.causal import QueryEmbedding
 from ms_codegeex.models.layers import AttentionCore, Embedding, FastGelu, LayerNorm, Linear, RMSNorm, SwiGlu
 
