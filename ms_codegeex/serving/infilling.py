@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
-from ms_codegeex.serving.answering import TextFilter
+from ms_codegeex.base.errors import PromptTooLong
+from ms_codegeex.serving.answering import Filters, TextFilter
 from ms_codegeex.serving.model import ServedModel
 
 OPENING, CLOSING = "([{", ")]}"
@@ -96,19 +97,26 @@ def joined_files(texts: Sequence[str], prefix: str) -> str:
     return "".join(f"{text.rstrip()}\n\n" for text in texts if text.strip()) + prefix
 
 
-def infill_prompt(model: ServedModel, prefix: str, suffix: str, room: int) -> tuple[list[int], bool, tuple[str, ...]]:
-    """Ids of the prompt, at most `room`, whether they had to be truncated, and texts that end the answer."""
-    maximum = model.max_characters  # encoding more would take seconds
-    shortened = len(prefix) > maximum
+def infill_prompt(
+    model: ServedModel, prefix: str, suffix: str, room: int, remedy: str = ""
+) -> tuple[list[int], bool, tuple[str, ...]]:
+    """Ids of the prompt, at most `room`, whether they had to be truncated, and texts that end the answer. With a
+    `remedy`, a prompt that is too long is a `PromptTooLong`, which names it."""
+    maximum, end = model.max_characters, ()  # encoding more would take seconds
     if model.sentinels is not None:
-        shortened = shortened or len(suffix) > maximum
         ids, cut = model.sentinels.prompt(model.tokenizer, prefix[-maximum:], suffix[:maximum], room)
-        return ids, cut or shortened, model.sentinels.end
-    whole = model.begun(model.tokenizer.encode_prompt(prefix[-maximum:]))
-    ids = model.tokenizer.truncate_text(whole, max(room, len(model.tokenizer.prefix) + 1))
-    return ids, shortened or len(ids) < len(whole), ()
+        cut, end = cut or len(suffix) > maximum, model.sentinels.end
+    else:
+        whole = model.begun(model.tokenizer.encode_prompt(prefix[-maximum:]))
+        ids = model.tokenizer.truncate_text(whole, max(room, len(model.tokenizer.prefix) + 1))
+        cut = len(ids) < len(whole)
+    cut = cut or len(prefix) > maximum
+    if cut and remedy:
+        context = f"the model's context, {model.context} tokens, with the suffix"
+        raise PromptTooLong(f"prompt: it is longer than {context}; {remedy}")
+    return ids, cut, end
 
 
-def infill_filters(model: ServedModel, suffix: str) -> tuple[TextFilter, ...]:
-    """The filters of an answer: for a model without sentinels, trimming."""
-    return () if model.sentinels is not None else (Trimming(suffix),)
+def infill_filter(model: ServedModel, suffix: str, *others: TextFilter) -> TextFilter:
+    """The filter of an answer: `others`, then for a model without sentinels trimming."""
+    return Filters(*others, *([] if model.sentinels is not None else [Trimming(suffix)]))

@@ -14,8 +14,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.conversations import translation_name, translation_prompt
 from ms_codegeex.data.languages import Language, find_language, tag_line
 from ms_codegeex.generation.stopping import Ending, Rule, scanned
-from ms_codegeex.serving.answering import TextFilter
-from ms_codegeex.serving.filters import Filters
+from ms_codegeex.serving.answering import Filters, TextFilter
 from ms_codegeex.serving.task_examples import EXAMPLES, SUMMARY
 
 _TAG = re.compile(r"(.*?)\s*language:\s*(.*?)\s*(-->|\*/|\*\)|\})?")

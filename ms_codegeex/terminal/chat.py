@@ -133,25 +133,22 @@ class Chat:
 
     def _answer(self, pieces: Iterator[AnswerPart], language: str = "", before: str = "") -> str:
         """Print an answer as it comes, and return it: the part so far if Ctrl-C or an error stops it."""
-        text, shown = "", Printer(self.console, language, before)
+        text, shown, remark = "", Printer(self.console, language, before), ""
         try:
             with closing(pieces):  # type: ignore[type-var]
                 for piece in pieces:
                     text += piece.text
                     shown.feed(piece.text)
+            remark = "" if text else "(nothing: the model ends the text here)"
         except KeyboardInterrupt:
-            shown.end()
-            self._say("(stopped)")
-            return text
+            remark = "(stopped)"
         except (UserError, RunFailure) as error:
             if not text:
                 raise
-            shown.end()
-            self._say(str(error))
-            return text
+            remark = str(error)
         shown.end()
-        if not text:
-            self._say("(nothing: the model ends the text here)")
+        if remark:
+            self._say(remark)
         return text
 
     # --- commands ---

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.languages import ALL_LANGUAGES, find_language
 from ms_codegeex.generation.stopping import Ending, until
-from ms_codegeex.serving.filters import Filters, Indented
+from ms_codegeex.serving.answering import Filters, Indented
 from ms_codegeex.serving.prompts import (
     TASKS,
     Comment,

@@ -8,16 +8,14 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from ms_codegeex.base.errors import PromptTooLong, UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.generation.stopping import Rule
 from ms_codegeex.serving.answering import Piece
 from ms_codegeex.serving.backend import Backend, StreamedAnswer
-from ms_codegeex.serving.filters import Filters
-from ms_codegeex.serving.infilling import infill_filters, infill_prompt
+from ms_codegeex.serving.infilling import infill_filter, infill_prompt
 from ms_codegeex.serving.logprobs import Report, joined
 from ms_codegeex.serving.model import ServedModel
-from ms_codegeex.serving.requests import block_rule, prepared, sampling_settings
-from ms_codegeex.serving.responding import AnswerPlan, Responder, respond
+from ms_codegeex.serving.responding import AnswerPlan, Responder, block_rule, prepared, respond, sampling_settings
 from ms_codegeex.serving.routes.models import chosen_model
 from ms_codegeex.serving.schemas import Completion, CompletionRequest
 
@@ -55,7 +53,7 @@ def planned(body: CompletionRequest, backend: Backend) -> AnswerPlan:
         sampling_settings(body, model, max(maximum, 1), log_probabilities=body.logprobs or 0, stop=stop),
         count,
         rules,
-        through=None if body.suffix is None else lambda: Filters(*infill_filters(model, body.suffix or "")),
+        through=None if body.suffix is None else lambda: infill_filter(model, body.suffix or ""),
         prompt_scores=bool(body.echo) and body.logprobs is not None,
         prompt_only=maximum == 0,
         max_tokens=body.max_tokens,
@@ -85,13 +83,10 @@ def _between(
 ) -> tuple[list[int], tuple[str, ...]]:
     """Ids of a prompt with sentinels, and the texts that end its answer."""
     prefix = model.tagged(prompt if isinstance(prompt, str) else model.tokenizer.decode(prompt), body.language)
-    room = max(maximum, 1) if body.truncate_prompt else 1
-    ids, cut, end = infill_prompt(model, prefix, suffix, model.context - room)
-    if cut and not body.truncate_prompt:
-        raise PromptTooLong(
-            f"prompt: it is longer than the model's context, {model.context} tokens, with the suffix; shorten them, or "
-            'send "truncate_prompt": true to drop their ends'
-        )
+    room, remedy = max(maximum, 1), ""
+    if not body.truncate_prompt:
+        room, remedy = 1, 'shorten them, or send "truncate_prompt": true to drop their ends'
+    ids, _, end = infill_prompt(model, prefix, suffix, model.context - room, remedy)
     return ids, end
 
 

@@ -14,14 +14,12 @@ from starlette.responses import Response
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.generation.sampling import SamplingSettings, request_fields
 from ms_codegeex.serving import foreign_fields
-from ms_codegeex.serving.answering import Piece, TextFilter
+from ms_codegeex.serving.answering import Indented, Lasting, Piece, TextFilter
 from ms_codegeex.serving.backend import Backend, StreamedAnswer
 from ms_codegeex.serving.events import event
-from ms_codegeex.serving.filters import Filters, Indented, Lasting
-from ms_codegeex.serving.infilling import infill_filters, infill_prompt, joined_files
+from ms_codegeex.serving.infilling import infill_filter, infill_prompt, joined_files
 from ms_codegeex.serving.model import ServedModel
-from ms_codegeex.serving.requests import prepared, sampling_settings
-from ms_codegeex.serving.responding import AnswerPlan, Responder, merged, respond
+from ms_codegeex.serving.responding import AnswerPlan, Responder, merged, prepared, respond, sampling_settings
 from ms_codegeex.serving.routes.models import chosen_model
 from ms_codegeex.serving.schemas import Body, Few, Listed, Sampling, SamplingFields
 
@@ -175,7 +173,7 @@ class InfillResponder(Responder):
                 filters.append(Lasting(body.t_max_predict_ms))
             if body.n_indent:
                 filters.append(Indented(body.n_indent))
-            return Filters(*filters, *infill_filters(self.model, suffix))
+            return infill_filter(self.model, suffix, *filters)
 
         super().__init__(
             AnswerPlan(self.model, [self.ids], settings, body.n_cmpl or 1, through=through, prompt_only=wanted == 0),
@@ -186,11 +184,8 @@ class InfillResponder(Responder):
         """The answer, or a list of several."""
         found = []
         for number, answer in enumerate(answers):
-            piece = await answer.whole()
-            one, fields = (
-                self.answer(number, InfillProgress().taken(piece), answer).model_dump(),
-                self.body.response_fields,
-            )
+            progress, fields = InfillProgress().taken(await answer.whole()), self.body.response_fields
+            one = self.answer(number, progress, answer).model_dump()
             found.append(selected(one, fields) if fields else one)
         return found if len(found) > 1 else found[0]
 
@@ -236,17 +231,12 @@ class InfillResponder(Responder):
     def _timings(self, answer: StreamedAnswer, count: int) -> Timings:
         now = time.monotonic()
         first = answer.first_token_at or now
-        prompt, predicted = max(first - self.began, 1e-6), max(now - first, 1e-6)
-        return Timings(
-            prompt_n=len(self.ids),
-            prompt_ms=1000 * prompt,
-            prompt_per_token_ms=1000 * prompt / len(self.ids),
-            prompt_per_second=len(self.ids) / prompt,
-            predicted_n=count,
-            predicted_ms=1000 * predicted,
-            predicted_per_token_ms=1000 * predicted / max(count, 1),
-            predicted_per_second=count / predicted,
-        )
+        found: dict[str, float] = {}
+        for name, number, seconds in (("prompt", len(self.ids), first - self.began), ("predicted", count, now - first)):
+            seconds = max(seconds, 1e-6)
+            found |= {f"{name}_n": number, f"{name}_ms": 1000 * seconds, f"{name}_per_second": number / seconds}
+            found[f"{name}_per_token_ms"] = 1000 * seconds / max(number, 1)
+        return Timings(**found)
 
 
 def router(backend: Backend) -> APIRouter:
