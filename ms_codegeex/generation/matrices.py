@@ -132,18 +132,15 @@ class Weights(Protocol):
         """FP32 [n], or a part of it"""
 
 
+@dataclass(frozen=True)
 class TensorWeights:
     """Weights of a source, read on demand; those named in `products` are rounded to `bits`. FP16 and BF16 are kept,
     other types become FP32."""
 
-    def __init__(
-        self,
-        tensors: Mapping[str, LazyTensor],
-        bits: int | None = None,
-        group: int = 64,
-        products: Collection[str] = (),
-    ):
-        self.tensors, self.bits, self.group, self.products = tensors, bits, group, products
+    tensors: Mapping[str, LazyTensor]
+    bits: int | None = None
+    group: int = 64
+    products: Collection[str] = ()
 
     def matrix(self, name: str, rows: slice = WHOLE, columns: slice = WHOLE) -> Quantised:
         """[n, k], or a part of it"""

@@ -89,12 +89,9 @@ def install(app: FastAPI) -> None:
     """Give all errors of `app` this format."""
 
     @app.exception_handler(ApiError)
-    async def api_error(_: Request, error: ApiError) -> JSONResponse:
-        return error.response()
-
     @app.exception_handler(UserError)
-    async def user_error(_: Request, error: UserError) -> JSONResponse:
-        return of_user_error(error).response()
+    async def own(_: Request, error: ApiError | UserError) -> JSONResponse:
+        return (error if isinstance(error, ApiError) else of_user_error(error)).response()
 
     @app.exception_handler(RequestValidationError)
     async def validation(request: Request, error: RequestValidationError) -> JSONResponse:

@@ -18,6 +18,7 @@ from ms_codegeex.serving.answering import Filters, TextFilter
 from ms_codegeex.serving.task_examples import EXAMPLES, SUMMARY
 
 _TAG = re.compile(r"(.*?)\s*language:\s*(.*?)\s*(-->|\*/|\*\)|\})?")
+_LINE = re.compile(r".*\n")
 _TRANSLATED = ("C++", "Python", "Java", "JavaScript", "Go", "Rust")  # a line with such a name ends a translation
 QUOTES = "'''"
 
@@ -203,19 +204,13 @@ def repeated(lines: list[str]) -> Rule:
     count = sum(line.strip() == last for line in lines)
 
     def scan() -> Callable[[str], int | None]:
-        line, seen = "", 0
+        text = ""
 
         def each(piece: str) -> int | None:
-            nonlocal line, seen
-            for position, character in enumerate(piece, 1):
-                if character != "\n":
-                    line += character
-                    continue
-                seen += line.strip() == last
-                line = ""
-                if seen == count:
-                    return position
-            return None
+            nonlocal text
+            before, text = len(text), text + piece
+            ends = [match.end() for match in _LINE.finditer(text) if match[0].strip() == last]
+            return ends[count - 1] - before if len(ends) >= count else None
 
         return each
 

@@ -132,7 +132,7 @@ class KernelCells:
         self.kept = np.float32 if sizes.cache_bits == 32 else np.float16
         word = model.embedding.word
         for parent, name, cell in named_cells(model, Embedding):
-            packed = self._packed(cell.weight.name)
+            packed = pack(weights.matrix(cell.weight.name))
             flat, k = isinstance(cell, QueryEmbedding), packed.k  # in the shape that the replaced cell gives
             shape = (lambda x, *_, k=k: [math.prod(x), k]) if flat else (lambda x, *_, k=k: [*x, k])
             lookup = Kernel(library, "lookup", library.matrix(packed), shape)
@@ -145,7 +145,9 @@ class KernelCells:
         for parent, name, cell in named_cells(model, Linear):
             setattr(parent, name, self._linear(cell))
         for parent, name, cell in named_cells(model, LayerNorm, RMSNorm):
-            setattr(parent, name, self._norm(cell))
+            bias = weights.vector(cell.bias.name) if isinstance(cell, LayerNorm) else None
+            norm = library.norm(weights.vector(cell.weight.name), bias, cell.epsilon)
+            setattr(parent, name, Kernel(library, "norm", norm))
         rotary = model.rotary if hasattr(model, "rotary") else None
         for parent, name, cell in named_cells(model, AttentionCore):
             setattr(parent, name, self._attention(cell, rotary))
@@ -166,9 +168,6 @@ class KernelCells:
             keys[target, :, :blocks] = keys[source, :, :blocks]
             values[target, :, :length] = values[source, :, :length]
 
-    def _packed(self, name: str) -> Packed:
-        return pack(self.weights.matrix(name))
-
     def _shared_rows(self, lookup: Kernel) -> nn.Cell:
         if self._share is None:
             return lookup
@@ -177,7 +176,7 @@ class KernelCells:
     def _head(self, model: nn.Cell, packed: Packed) -> nn.Cell:
         bias, output = None, model.head
         if output is not None:
-            packed, model.head = self._packed(output.weight.name), None
+            packed, model.head = pack(self.weights.matrix(output.weight.name)), None
             bias = None if output.bias is None else self.weights.vector(output.bias.name)
         matrix = self.library.matrix(packed, bias, fast=self.sizes.fast and packed.bits <= 8)
         head = self._product(matrix, packed.n)
@@ -192,7 +191,7 @@ class KernelCells:
 
     def _matrix(self, cell: Linear, activation: str = "none") -> tuple[Registration, int]:
         """A matrix, and how many rows it has."""
-        packed = self._packed(cell.weight.name)
+        packed = pack(self.weights.matrix(cell.weight.name))
         bias = self.weights.vector(cell.bias.name) if cell.has_bias else None
         factors = of_matrix(self.adapters, cell.weight.name)
         adapted = None if factors is None else Adapted(factors, self._chosen)
@@ -219,11 +218,6 @@ class KernelCells:
             activation = {FastGelu: "fast_gelu", ops.GeLU: "gelu"}.get(type(fed.activation))
             if activation is not None:  # any other stays the model's
                 fed.up, fed.activation = self._linear(fed.up, activation), Same()
-
-    def _norm(self, cell: LayerNorm | RMSNorm) -> Kernel:
-        bias = self.weights.vector(cell.bias.name) if isinstance(cell, LayerNorm) else None
-        norm = self.library.norm(self.weights.vector(cell.weight.name), bias, cell.epsilon)
-        return Kernel(self.library, "norm", norm)
 
     def _attention(self, core: AttentionCore, table: nn.Cell | None) -> KernelAttention:
         capacity, own = self.sizes.capacity, core.heads if self._share is None else self._share.heads

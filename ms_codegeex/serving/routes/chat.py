@@ -17,6 +17,7 @@ from ms_codegeex.serving.routes.models import chosen_model
 from ms_codegeex.serving.schemas import ChatCompletion, ChatMessage, ChatRequest
 
 MAX_TOKENS = 512
+ROLES = {"developer": "system"}  # newer name: the part of the template that it fills
 
 
 def planned(body: ChatRequest, backend: Backend) -> AnswerPlan:
@@ -31,7 +32,7 @@ def planned(body: ChatRequest, backend: Backend) -> AnswerPlan:
         )
     if body.top_logprobs is not None and not body.logprobs:
         raise UserError("top_logprobs: needs logprobs; send true for it")
-    messages = [(role_of(message), text_of(message)) for message in body.messages]
+    messages = [(ROLES.get(message.role, message.role), text_of(message)) for message in body.messages]
     if messages[-1][0] != "user":
         raise UserError("messages: the last one is not the user's; add what should be answered")
     ids = model.encode(model.chat.prompt(messages), field="messages", remedy="leave out the oldest ones")
@@ -45,11 +46,6 @@ def planned(body: ChatRequest, backend: Backend) -> AnswerPlan:
         body.n or 1,
         max_tokens=given,
     )
-
-
-def role_of(message: ChatMessage) -> str:
-    """The part of the template that a message fills."""
-    return "system" if message.role == "developer" else message.role
 
 
 def text_of(message: ChatMessage) -> str:

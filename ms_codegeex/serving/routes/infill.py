@@ -106,18 +106,13 @@ def sampling(body: InfillRequest, model: ServedModel, max_tokens: int, stop: Seq
         if any(len(pair) != 2 or not isinstance(pair[0], int) for pair in bias):
             raise UserError("logit_bias: expected pairs of a token's id and a number")
         bias = {str(number): value for number, value in bias}
-    chosen = {each.name: getattr(body, each.name) for each in request_fields()}
-    chosen["temperature"] = body.temperature or 0.0
+    given = {"logit_bias": bias, "temperature": body.temperature or 0.0}
     if body.repeat_penalty is not None:
-        chosen["repetition_penalty"] = body.repeat_penalty
-    given = Sampling(
-        **chosen,
-        logit_bias=bias,
-        seed=None if body.seed is not None and body.seed < 0 else body.seed,
-        stop=body.stop,
-    )
+        given["repetition_penalty"] = body.repeat_penalty
+    if body.seed is not None and body.seed < 0:
+        given["seed"] = None
     try:
-        return sampling_settings(given, model, max_tokens, stop=stop)
+        return sampling_settings(body.model_copy(update=given), model, max_tokens, stop=stop)
     except UserError as error:
         raise UserError(str(error).replace("repetition_penalty:", "repeat_penalty:", 1)) from None
 
