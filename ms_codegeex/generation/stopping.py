@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.languages import find_language
 
+Stop = Callable[[str], bool]  # text so far -> whether it has ended
 Scanner = Callable[[str], int | None]
 BRACE, UNINDENTED = re.compile("[{}]"), re.compile(r"^(?![ \t])[^\n]*?\S", re.MULTILINE)
 BRACED = (  # languages whose blocks are in braces
@@ -25,8 +26,8 @@ BRACED = (  # languages whose blocks are in braces
 
 @dataclass(frozen=True)
 class Rule:
-    """Whether a text has ended: of a whole text, and piece by piece. Of the characters after which it has ended, the
-    last `dropped` do not belong to it."""
+    """A `Stop` that can also scan. Of the characters after which a text has ended, the last `dropped` do not belong to
+    it."""
 
     whole: Callable[[str], bool]
     scan: Callable[[], Scanner]
@@ -36,21 +37,35 @@ class Rule:
         return self.whole(text)
 
 
-Stop = Rule  # of a task
+def scanner(stop: Stop) -> Scanner:
+    """A scanner for one text. A stop that is not a `Rule` rereads the complete text at every character."""
+    if isinstance(stop, Rule):
+        return stop.scan()
+    text = ""
+
+    def scan(piece: str) -> int | None:
+        nonlocal text
+        for place, character in enumerate(piece, 1):
+            text += character
+            if stop(text):
+                return place
+        return None
+
+    return scan
 
 
-def first_of(*rules: Rule) -> Rule:
-    """The text has ended by any of these rules."""
+def first_of(*stops: Stop) -> Rule:
+    """The text has ended by any of these stops."""
 
     def scan() -> Scanner:
-        scanners = [rule.scan() for rule in rules]
+        scanners = [scanner(stop) for stop in stops]
 
         def each(piece: str) -> int | None:
             return min((place for one in scanners if (place := one(piece)) is not None), default=None)
 
         return each
 
-    return Rule(lambda text: any(rule(text) for rule in rules), scan)
+    return Rule(lambda text: any(stop(text) for stop in stops), scan)
 
 
 def words(known: Sequence[str]) -> Rule:

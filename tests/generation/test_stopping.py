@@ -11,19 +11,6 @@ from ms_codegeex.evaluation.benchmarks.ds1000 import answers
 from ms_codegeex.evaluation.benchmarks.humaneval_x import rules
 from ms_codegeex.generation import stopping
 
-
-def longer() -> stopping.Scanner:
-    """More than 40 characters."""
-    left = 41
-
-    def scan(piece: str) -> int | None:
-        nonlocal left
-        end, left = left, left - len(piece)
-        return end if left <= 0 else None
-
-    return scan
-
-
 RULES = {
     "words": stopping.words(["\ndef", "aba", "{"]),
     "no words": stopping.words([]),
@@ -33,7 +20,7 @@ RULES = {
     "codegen": truncation.stop(),
     "codegen, two": truncation.stop(2),
     "ds1000": answers.ended,
-    "both": stopping.first_of(stopping.closed, stopping.scanned(longer)),
+    "both": stopping.first_of(stopping.closed, lambda text: len(text) > 40),
 }
 PIECES = st.lists(
     st.sampled_from(
@@ -81,7 +68,7 @@ def test_a_scan_ends_where_the_whole_text_is_over_for_the_first_time(name: str, 
     rule, text = RULES[name], "".join(pieces)
     expected = next((size for size in range(1, len(text) + 1) if rule(text[:size])), None)
     for cut in (pieces, list(text), [text]):
-        scan, length, found = rule.scan(), 0, None
+        scan, length, found = stopping.scanner(rule), 0, None
         for piece in cut:
             place = scan(piece)
             if place is not None:

@@ -88,7 +88,7 @@ class EngineSampler:
                 new += 1
                 yield token
 
-        text, scan = "", ended.scan()
+        text, scan = "", stopping.scanner(ended)
         for piece in self.generator.tokenizer.continuation(ids, counted(), "replace"):
             place = scan(piece)
             text += piece[:place]
@@ -186,7 +186,7 @@ class ServerSampler:
         """One answer; `_Unreadable` if it is invalid or breaks off, that is, ends without a finish reason."""
         recipe = self.recipe
         maximum = max_new_tokens or recipe.max_new_tokens
-        text, finish, scan, seen = "", None, ended.scan(), False
+        text, finish, scan, seen = "", None, stopping.scanner(ended), False
         with self.client.completions.create(
             model=self.model,
             prompt=prompt,
