@@ -39,6 +39,7 @@ class ApiError(Exception):
     def response(self) -> JSONResponse:
         """The whole response."""
         headers = {} if self.retry_after is None else {"Retry-After": str(max(1, round(self.retry_after)))}
+        headers |= {"WWW-Authenticate": "Bearer"} if self.status == 401 else {}
         return JSONResponse(self.body(), self.status, headers)
 
 

@@ -23,6 +23,7 @@ from ms_codegeex.generation.sampling import SamplingSettings, request_fields
 from ms_codegeex.generation.stopping import Rule, block
 from ms_codegeex.serving.answering import Piece, TextFilter
 from ms_codegeex.serving.backend import Backend, StreamedAnswer
+from ms_codegeex.serving.errors import ApiError
 from ms_codegeex.serving.events import DONE, EventStream, event, while_connected
 from ms_codegeex.serving.guards import record_of
 from ms_codegeex.serving.model import ServedModel
@@ -32,6 +33,19 @@ Result = TypeVar("Result")
 SHORT_BODY = 16384  # bytes, which are encoded in milliseconds
 MAX_STOPS = 64
 SEEDS = 1 << 64
+
+
+def chosen_model(backend: Backend, name: str | None) -> ServedModel:
+    """The model, or the model with an adapter, of that name; without a name the model alone. 404 for other names. Some
+    editors send an empty name."""
+    if not name:
+        return backend.model
+    if name not in backend.models:
+        known = ", ".join(map(repr, backend.models))
+        raise ApiError(
+            404, f"the model {name!r} does not exist; this server has {known}", param="model", code="model_not_found"
+        )
+    return backend.models[name]
 
 
 async def prepared(request: Request, work: Callable[[], Result]) -> Result:

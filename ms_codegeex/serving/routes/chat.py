@@ -12,8 +12,7 @@ from ms_codegeex.serving.answering import Piece
 from ms_codegeex.serving.backend import Backend, StreamedAnswer
 from ms_codegeex.serving.errors import ApiError
 from ms_codegeex.serving.logprobs import SentTokens, chat_log_probabilities
-from ms_codegeex.serving.responding import AnswerPlan, Responder, prepared, respond, sampling_settings
-from ms_codegeex.serving.routes.models import chosen_model
+from ms_codegeex.serving.responding import AnswerPlan, Responder, chosen_model, prepared, respond, sampling_settings
 from ms_codegeex.serving.schemas import ChatCompletion, ChatMessage, ChatRequest
 
 MAX_TOKENS = 512

@@ -15,8 +15,15 @@ from ms_codegeex.serving.backend import Backend, StreamedAnswer
 from ms_codegeex.serving.infilling import infill_filter, infill_prompt
 from ms_codegeex.serving.logprobs import Report, joined
 from ms_codegeex.serving.model import ServedModel
-from ms_codegeex.serving.responding import AnswerPlan, Responder, block_rule, prepared, respond, sampling_settings
-from ms_codegeex.serving.routes.models import chosen_model
+from ms_codegeex.serving.responding import (
+    AnswerPlan,
+    Responder,
+    block_rule,
+    chosen_model,
+    prepared,
+    respond,
+    sampling_settings,
+)
 from ms_codegeex.serving.schemas import Completion, CompletionRequest
 
 MAX_TOKENS = 128

@@ -19,8 +19,15 @@ from ms_codegeex.serving.backend import Backend, StreamedAnswer
 from ms_codegeex.serving.events import event
 from ms_codegeex.serving.infilling import infill_filter, infill_prompt, joined_files
 from ms_codegeex.serving.model import ServedModel
-from ms_codegeex.serving.responding import AnswerPlan, Responder, merged, prepared, respond, sampling_settings
-from ms_codegeex.serving.routes.models import chosen_model
+from ms_codegeex.serving.responding import (
+    AnswerPlan,
+    Responder,
+    chosen_model,
+    merged,
+    prepared,
+    respond,
+    sampling_settings,
+)
 from ms_codegeex.serving.schemas import Body, Few, Listed, Sampling, SamplingFields
 
 MAX_TOKENS = 128

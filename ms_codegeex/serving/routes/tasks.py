@@ -16,8 +16,7 @@ from ms_codegeex.serving.backend import Backend, StreamedAnswer
 from ms_codegeex.serving.foreign_fields import WithoutEffect
 from ms_codegeex.serving.model import ServedModel
 from ms_codegeex.serving.prompts import TASKS, TaskPrompt, UserCode, translation
-from ms_codegeex.serving.responding import AnswerPlan, Responder, prepared, respond, sampling_settings
-from ms_codegeex.serving.routes.models import chosen_model
+from ms_codegeex.serving.responding import AnswerPlan, Responder, chosen_model, prepared, respond, sampling_settings
 from ms_codegeex.serving.schemas import Choice, Generated, Sampling
 
 MAX_TOKENS = 512
