@@ -19,7 +19,7 @@ from ms_codegeex.base.host import available_cores
 from ms_codegeex.generation.adapters import Adapter, load_adapters
 from ms_codegeex.generation.beams import Likeliest, next_tokens
 from ms_codegeex.generation.choice import token_choice
-from ms_codegeex.generation.levels import AUTO
+from ms_codegeex.generation.engine_options import AUTO
 from ms_codegeex.generation.loading import LoadedModel, adapter_infill, load_model
 from ms_codegeex.generation.network import LocalNetwork, Network
 from ms_codegeex.generation.rows import SlotSizes

@@ -175,11 +175,6 @@ class Packed:
         """k, rounded up"""
         return self.data.shape[1] * (8 if self.bits == 4 else 1)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes that it takes."""
-        return self.data.nbytes + self.scales.nbytes
-
 
 def aligned(shape: tuple[int, ...], dtype: type) -> np.ndarray:
     """Zeros that begin at a multiple of 64 bytes."""

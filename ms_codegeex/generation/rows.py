@@ -13,7 +13,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from ms_codegeex.generation.levels import AUTO
+from ms_codegeex.generation.engine_options import AUTO
 
 
 @dataclass(frozen=True)

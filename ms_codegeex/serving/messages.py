@@ -57,7 +57,7 @@ def settings_values(settings: SamplingSettings) -> dict[str, Any]:
 def settings_from(values: dict[str, Any]) -> SamplingSettings:
     """The settings from the values of `settings_values`."""
     bias = {int(number): value for number, value in values["logit_bias"].items()}
-    return SamplingSettings(**{**values, "logit_bias": bias})
+    return SamplingSettings(**{**values, "stop": (), "logit_bias": bias})
 
 
 def chosen_from(values: Sequence[Any]) -> Chosen:

@@ -2,22 +2,47 @@
 
 `/docs` is the description of the API, made from `/openapi.json`. It is in the API's origin, so it loads nothing from
 elsewhere, and it has no script: it works offline, and a hostile name of a model can do nothing in it.
+
+The web demo at `/` shows what a model writes, which may be hostile, only as text nodes. As a second defence, the
+browser may load scripts and styles from this server only, runs no inline scripts, and sends requests to no other one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
+from fastapi.exceptions import HTTPException
 from fastapi.responses import HTMLResponse
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.json_reading import Malformed, parse_json
 from ms_codegeex.base.webpage import note, page, table, text
+from ms_codegeex.data.languages import find_language
 from ms_codegeex.serving.app import create_app
 from ms_codegeex.serving.backend import Backend
-from ms_codegeex.serving.demo.router import HEADERS, load_examples, router
 from ms_codegeex.serving.settings import ServeSettings
 
+ASSETS = Path(__file__).parent / "demo" / "assets"
+OWN = ASSETS / "examples.jsonl"
+TASKS = ("complete", "translate", "explain")
+MAX_TITLE = 60
+TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; "
+    "object-src 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 INTRODUCTION = (
     "Requests and answers are JSON. Errors have the form of <a href='#ErrorAnswer'>ErrorAnswer</a>. The same "
@@ -42,13 +67,100 @@ def create_site(settings: ServeSettings, backend: Backend) -> FastAPI:
     """The API that answers from `backend`, its description at `/docs`, and the web demo at `/` if it is wanted."""
     app = create_app(settings, backend)
     if settings.demo:
-        app.include_router(router(load_examples(settings.example_path)))
+        _add_demo(app, load_examples(settings.example_path))
 
     @app.api_route("/docs", methods=["GET", "HEAD"], include_in_schema=False)
     async def docs() -> HTMLResponse:
         return HTMLResponse(described(app.openapi()), headers={**HEADERS, "Content-Security-Policy": POLICY})
 
     return app
+
+
+def _add_demo(app: FastAPI, examples: Sequence[DemoExample]) -> None:
+    """The routes of the demo's page, its assets and these examples."""
+    files, shown = assets(), [asdict(example) for example in examples]
+
+    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
+    async def page() -> Response:
+        return files["index.html"]
+
+    @app.api_route("/demo/assets/{name}", methods=["GET", "HEAD"], include_in_schema=False)
+    async def asset(name: str) -> Response:
+        if name not in files:
+            raise HTTPException(404, f"there is no asset {name!r}")
+        return files[name]
+
+    @app.get("/demo/examples", include_in_schema=False)
+    async def the_examples() -> list[dict[str, str]]:
+        return shown
+
+
+def assets() -> dict[str, Response]:
+    """The responses with the assets, by file name."""
+    return {
+        path.name: Response(path.read_bytes(), media_type=TYPES[path.suffix], headers=HEADERS)
+        for path in ASSETS.iterdir()
+        if path.suffix in TYPES
+    }
+
+
+@dataclass(frozen=True)
+class DemoExample:
+    """`code` for the prompt of a task, in a language of the tables."""
+
+    task: str
+    title: str
+    language: str
+    code: str
+
+
+def load_examples(path: Path | None = None) -> list[DemoExample]:
+    """The examples of a file, else our own: JSON lines with `code` and `language`; `title` and `task` may be left out.
+    `UserError` for a file that has another form.
+
+    The release of CodeGeeX2 spells the language's key `langauge`; both spellings are read.
+    """
+    path = path or OWN
+    try:
+        lines = path.read_text("utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--example-path: {path} cannot be read as text ({error})") from None
+    return [_example(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def _example(line: str, where: str) -> DemoExample:
+    try:
+        row = parse_json(line)
+    except Malformed as error:
+        raise UserError(f"--example-path: {where} is not JSON ({error}); expected one object in each line") from None
+    if not isinstance(row, dict):
+        raise UserError(f"--example-path: {where} is not a JSON object; expected one with `code` and `language`")
+    code = _text(row, "code", where)
+    language = _language(_text(row, "language" if "language" in row else "langauge", where), where)
+    task = row.get("task", TASKS[0])
+    if task not in TASKS:
+        raise UserError(f"--example-path: {where}: task {task!r} is unknown; give one of {', '.join(TASKS)}")
+    return DemoExample(task, str(row.get("title") or _title(code)), language, code)
+
+
+def _language(name: str, where: str) -> str:
+    try:
+        return find_language(name).name
+    except UserError as error:
+        raise UserError(f"--example-path: {where}: {error}") from None
+
+
+def _text(row: dict[str, Any], key: str, where: str) -> str:
+    value = row.get(key)
+    if not isinstance(value, str) or not value:
+        name = "language" if key == "langauge" else key
+        raise UserError(f"--example-path: {where} has no text `{name}`; expected `code` and `language`")
+    return value
+
+
+def _title(code: str) -> str:
+    first = next((line.strip() for line in code.splitlines() if line.strip()), code)
+    return first if len(first) <= MAX_TITLE else first[: MAX_TITLE - 1] + "…"
 
 
 def described(api: Schema) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.languages import find_language
-from ms_codegeex.generation.levels import AUTO
+from ms_codegeex.generation.engine_options import AUTO
 from ms_codegeex.generation.loading import load_model
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.generation.stopping import Rule, block

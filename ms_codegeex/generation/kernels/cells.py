@@ -25,7 +25,7 @@ from ms_codegeex.models.layers import AttentionCore, Embedding, FastGelu, LayerN
 Shape = Callable[..., Any]
 
 
-class Kernel(nn.Cell):
+class KernelCell(nn.Cell):
     """An operator of the library with its registration. `shape`: of the result from those of the inputs."""
 
     def __init__(self, library: Library, name: str, registration: Registration, shape: Shape = lambda x, *_: x):
@@ -41,7 +41,7 @@ class Kernel(nn.Cell):
         return self.op(x, self.number)
 
 
-class KernelAdd(Kernel):
+class KernelAdd(KernelCell):
     """residual + (x wᵀ + bias); or residual + the sum of what `inner` gives on all devices"""
 
     def __init__(self, library: Library, name: str, registration: Registration, inner: nn.Cell):
@@ -53,7 +53,7 @@ class KernelAdd(Kernel):
         return self.op(residual, self.inner(x), self.number)
 
 
-class KernelAttention(Kernel):
+class KernelAttention(KernelCell):
     """Rotary turn, cache write and attention of rows; the tables of the turn belong to the operator."""
 
     def construct(
@@ -135,7 +135,7 @@ class KernelCells:
             packed = pack(weights.matrix(cell.weight.name))
             flat, k = isinstance(cell, QueryEmbedding), packed.k  # in the shape that the replaced cell gives
             shape = (lambda x, *_, k=k: [math.prod(x), k]) if flat else (lambda x, *_, k=k: [*x, k])
-            lookup = Kernel(library, "lookup", library.matrix(packed), shape)
+            lookup = KernelCell(library, "lookup", library.matrix(packed), shape)
             if cell is word:
                 table, lookup = packed, WordOfRows(self._shared_rows(lookup))
             setattr(parent, name, lookup)
@@ -147,7 +147,7 @@ class KernelCells:
         for parent, name, cell in named_cells(model, LayerNorm, RMSNorm):
             bias = weights.vector(cell.bias.name) if isinstance(cell, LayerNorm) else None
             norm = library.norm(weights.vector(cell.weight.name), bias, cell.epsilon)
-            setattr(parent, name, Kernel(library, "norm", norm))
+            setattr(parent, name, KernelCell(library, "norm", norm))
         rotary = model.rotary if hasattr(model, "rotary") else None
         for parent, name, cell in named_cells(model, AttentionCore):
             setattr(parent, name, self._attention(cell, rotary))
@@ -168,10 +168,10 @@ class KernelCells:
             keys[target, :, :blocks] = keys[source, :, :blocks]
             values[target, :, :length] = values[source, :, :length]
 
-    def _shared_rows(self, lookup: Kernel) -> nn.Cell:
+    def _shared_rows(self, lookup: KernelCell) -> nn.Cell:
         if self._share is None:
             return lookup
-        return SharedRows(lookup, self._share.part("vocab_size"), Kernel(self.library, "sum_ranks", self._exchange))
+        return SharedRows(lookup, self._share.part("vocab_size"), KernelCell(self.library, "sum_ranks", self._exchange))
 
     def _head(self, model: nn.Cell, packed: Packed) -> nn.Cell:
         bias, output = None, model.head
@@ -183,11 +183,11 @@ class KernelCells:
         if self._share is None:
             return head
         whole = self._share.config.vocab_size
-        gather = Kernel(self.library, "gather_ranks", self._exchange, lambda x, *_: [x[0], whole])
+        gather = KernelCell(self.library, "gather_ranks", self._exchange, lambda x, *_: [x[0], whole])
         return nn.SequentialCell(head, gather)
 
-    def _product(self, matrix: Registration, n: int) -> Kernel:
-        return Kernel(self.library, "linear", matrix, lambda x, *_: [x[0], n])
+    def _product(self, matrix: Registration, n: int) -> KernelCell:
+        return KernelCell(self.library, "linear", matrix, lambda x, *_: [x[0], n])
 
     def _matrix(self, cell: Linear, activation: str = "none") -> tuple[Registration, int]:
         """A matrix, and how many rows it has."""
@@ -198,7 +198,7 @@ class KernelCells:
         fast = self.sizes.fast and packed.bits <= 8
         return self.library.matrix(packed, bias, activation, fast, adapted), packed.n
 
-    def _linear(self, cell: Linear, activation: str = "none") -> Kernel:
+    def _linear(self, cell: Linear, activation: str = "none") -> KernelCell:
         return self._product(*self._matrix(cell, activation))
 
     def _add(self, cell: Linear) -> nn.Cell:

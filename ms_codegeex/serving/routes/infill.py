@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
@@ -136,22 +135,6 @@ def selected(answer: dict[str, Any], paths: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-@dataclass
-class InfillProgress:
-    """An answer so far."""
-
-    text: str = ""
-    tokens: list[int] = field(default_factory=list)
-    finish: str = "stop"
-
-    def taken(self, piece: Piece) -> InfillProgress:
-        """Add the next piece and return self."""
-        self.text += piece.text
-        self.tokens += [chosen.token for chosen in piece.tokens]
-        self.finish = piece.finish or self.finish
-        return self
-
-
 class InfillResponder(Responder):
     """Puts the answers of one request into llama.cpp's format."""
 
@@ -186,16 +169,15 @@ class InfillResponder(Responder):
         """The answer, or a list of several."""
         found = []
         for number, answer in enumerate(answers):
-            progress, fields = InfillProgress().taken(await answer.whole()), self.body.response_fields
-            one = self.answer(number, progress, answer).model_dump()
-            found.append(selected(one, fields) if fields else one)
+            one = self.answer(number, [await answer.whole()], answer).model_dump()
+            found.append(selected(one, self.body.response_fields) if self.body.response_fields else one)
         return found if len(found) > 1 else found[0]
 
     async def events(self, answers: Sequence[StreamedAnswer], with_usage: bool) -> AsyncGenerator[bytes, None]:
         """The events of a streamed response."""
-        found = [InfillProgress() for _ in answers]
+        found: list[list[Piece]] = [[] for _ in answers]
         async for number, piece in merged(answers):
-            found[number].taken(piece)
+            found[number].append(piece)
             if piece.text:
                 ids = [chosen.token for chosen in piece.tokens]
                 yield event({"index": number, "content": piece.text, "tokens": ids, "stop": False})
@@ -203,17 +185,18 @@ class InfillResponder(Responder):
                 last = self.answer(number, found[number], answers[number]).model_dump()
                 yield event({**last, "content": "", "tokens": []})
 
-    def answer(self, number: int, found: InfillProgress, answer: StreamedAnswer) -> InfillAnswer:
+    def answer(self, number: int, pieces: Sequence[Piece], answer: StreamedAnswer) -> InfillAnswer:
         """One answer that has ended."""
-        settings = answer.settings
+        settings, text = answer.settings, "".join(piece.text for piece in pieces)
+        tokens = [chosen.token for piece in pieces for chosen in piece.tokens]
         return InfillAnswer(
             index=number,
-            content=found.text,
-            tokens=found.tokens if self.body.return_tokens else [],
+            content=text,
+            tokens=tokens if self.body.return_tokens else [],
             model=self.model.name,
-            tokens_predicted=len(found.tokens),
+            tokens_predicted=len(tokens),
             tokens_evaluated=len(self.ids),
-            tokens_cached=len(self.ids) + len(found.tokens),
+            tokens_cached=len(self.ids) + len(tokens),
             generation_settings={
                 "n_predict": 0 if self.plan.prompt_only else settings.max_new_tokens,
                 **{LLAMA_CPP.get(each.name, each.name): getattr(settings, each.name) for each in request_fields()},
@@ -223,10 +206,10 @@ class InfillResponder(Responder):
                 "stream": bool(self.body.stream),
             },
             prompt=self.model.tokenizer.decode(self.ids),
-            has_new_line="\n" in found.text,
+            has_new_line="\n" in text,
             truncated=self.truncated,
-            stop_type="limit" if found.finish == "length" else "eos",
-            timings=self._timings(answer, len(found.tokens)),
+            stop_type="limit" if pieces[-1].finish == "length" else "eos",
+            timings=self._timings(answer, len(tokens)),
             infill=self.model.infill,
         )
 
