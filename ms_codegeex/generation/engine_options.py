@@ -1,4 +1,4 @@
-"""How the engine runs a model, as options of `generate`, `serve`, `complete` and `chat`; and levels of CPUs, for each of
+"""How the engine runs a model, as options of `generate`, `serve`, `complete` and `chat`; levels of CPUs, for each of
 which the operators are compiled separately."""
 
 from __future__ import annotations
