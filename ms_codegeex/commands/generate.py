@@ -17,7 +17,7 @@ from ms_codegeex.generation.engine_options import EngineOptions, cpu_level
 
 if TYPE_CHECKING:
     from ms_codegeex.data.tokenizer import Tokenizer
-    from ms_codegeex.generation.answers import Answer
+    from ms_codegeex.generation.engine import Answer
     from ms_codegeex.generation.stopping import Rule
 
 SUMMARY = "continue a prompt with a trained model"
@@ -120,7 +120,6 @@ def run(arguments: argparse.Namespace) -> None:
     cpu_level(engine.cpu_level)
     model = load_model(arguments.model)  # a wrong one is refused before the engine is imported
     decoding.prepare_device(engine.device)
-    from ms_codegeex.generation.answers import answers
     from ms_codegeex.generation.engine import MAX_SLOTS, Generator  # the engine, which takes seconds to import
     from ms_codegeex.generation.sampling import DEFAULT_ADAPTER
 
@@ -136,7 +135,7 @@ def run(arguments: argparse.Namespace) -> None:
         print_content("\n")
     else:
         began = time.perf_counter()
-        generated = answers(generator, ids, settings, rule)
+        generated = generator.answers(ids, settings, rule)
         if arguments.json:
             described = [
                 _described(answer, generator.tokenizer, settings.log_probabilities > 0) for answer in generated

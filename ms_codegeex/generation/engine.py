@@ -5,9 +5,10 @@ All requests share the slots of one engine (`slots.py`, `scheduler.py`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import mindspore as ms
@@ -17,8 +18,8 @@ from ms_codegeex.base.errors import PromptTooLong, UserError
 from ms_codegeex.base.extras import extra
 from ms_codegeex.base.host import available_cores
 from ms_codegeex.generation.adapters import Adapter, load_adapters
-from ms_codegeex.generation.beams import Likeliest, next_tokens
-from ms_codegeex.generation.choice import token_choice
+from ms_codegeex.generation.beams import Likeliest, next_tokens, search
+from ms_codegeex.generation.choice import Chosen, token_choice
 from ms_codegeex.generation.engine_options import AUTO
 from ms_codegeex.generation.loading import LoadedModel, adapter_infill, load_model
 from ms_codegeex.generation.network import LocalNetwork, Network
@@ -33,6 +34,17 @@ from ms_codegeex.generation.targets import check_memory, free_memory, prepare_cp
 
 MAX_SLOTS = 16
 FORBIDDEN = -1e6  # added to a logit
+
+
+@dataclass(frozen=True)
+class Answer:
+    """`text` ends before a stop text; `tokens` are all chosen ones except eos. `finish`: "eos", "stop" or "length".
+    `score`: of a beam, else None."""
+
+    text: str
+    tokens: Sequence[Chosen]
+    finish: str
+    score: float | None = None
 
 
 def affordable_slots(each: int, weights: int) -> int:
@@ -248,6 +260,51 @@ class Generator:
                 return step(lambda slots: next_tokens(self.engine, slots, sequences, count, number))
 
             yield likeliest
+
+    def answers(self, ids: Sequence[int], settings: SamplingSettings, rule: Rule | None = None) -> list[Answer]:
+        """`settings.n` complete answers to a prompt; `rule` ends them too."""
+        if settings.beams > 1:
+            return self._beams(ids, settings, rule)
+        seeds = (settings.seed + number for number in range(settings.n))
+        requests = [self.request(ids, replace(settings, seed=seed)) for seed in seeds]
+        # slots are given in order, so this many readers follow all that are computed, and a stop text frees its slot
+        with ThreadPoolExecutor(min(len(requests), self.slots + 1)) as pool:
+            try:
+                return list(pool.map(lambda request: self._answer(request, rule), requests))
+            finally:
+                for request in requests:
+                    request.cancel()
+
+    def _answer(self, request: Request, rule: Rule | None) -> Answer:
+        chosen: list[Chosen] = []
+
+        def tokens() -> Iterator[int]:
+            for one in request:
+                chosen.append(one)
+                yield one.token
+
+        text, ended = self._text(request.ids[: request.prompt], tokens(), request.settings, rule)
+        request.cancel()
+        return Answer(text, chosen, "stop" if ended else request.finish)
+
+    def _beams(self, ids: Sequence[int], settings: SamplingSettings, rule: Rule | None) -> list[Answer]:
+        room = min(settings.max_new_tokens, self.seq_length - len(ids))
+        count = max(2 * settings.beams, settings.log_probabilities)
+        eos, found = self.tokenizer.eos_id, []
+        with self.likeliest(ids, settings.beams, count, settings.adapter) as likeliest:
+            done = search(likeliest, settings.beams, room, eos, settings.length_penalty, settings.log_probabilities)
+        for beam in done[: settings.n]:
+            tokens = [one for one in beam.tokens if one.token != eos]
+            text, ended = self._text(ids, [one.token for one in tokens], settings, rule)
+            found.append(Answer(text, tokens, "stop" if ended else beam.finish, beam.score))
+        return found
+
+    def _text(
+        self, ids: Sequence[int], answer: Iterable[int], settings: SamplingSettings, rule: Rule | None
+    ) -> tuple[str, bool]:
+        """The text of an answer's ids up to its end, and whether a stop text or the rule ended it."""
+        ending = Ending(settings.stop, rule)
+        return "".join(until(self.tokenizer.continuation(ids, answer), ending)), ending.ended
 
     def stream(self, ids: Sequence[int], settings: SamplingSettings, rule: Rule | None = None) -> Iterator[str]:
         """The continuation of a prompt's ids as text, in pieces of whole characters, up to a stop text or to where

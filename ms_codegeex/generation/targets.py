@@ -11,7 +11,7 @@ import mindspore as ms
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.host import available_memory
-from ms_codegeex.cuda.driver import Driver, query_driver_in_subprocess
+from ms_codegeex.cuda.driver import query_driver_in_subprocess
 
 TARGETS = {"cpu": "CPU", "gpu": "GPU", "ascend": "Ascend"}  # MindSpore's names
 
@@ -32,7 +32,12 @@ def use_device(name: str, count: int = 1) -> None:
             f"--device: MindSpore finds no {name} here; run `ms-codegeex doctor` for details, or use --device cpu"
         )
     if name == "gpu":
-        _check_gpus(query_driver_in_subprocess(), count)
+        driver = query_driver_in_subprocess()
+        driver.check()
+        if not (gpus := len(driver.gpus)):
+            raise UserError(f"--device: {driver.problem}; run `ms-codegeex doctor` for details, or use --device cpu")
+        if count > gpus:
+            raise UserError(f"--devices: {count}, but {gpus} GPUs are here; check CUDA_VISIBLE_DEVICES, or give {gpus}")
     ms.set_device(target)
 
 
@@ -50,15 +55,6 @@ def prepare_cpu() -> None:
     finally:
         os.dup2(shown, 2)
         os.close(shown)
-
-
-def _check_gpus(driver: Driver, count: int) -> None:
-    driver.check()
-    found = len(driver.gpus)
-    if not found:
-        raise UserError(f"--device: {driver.problem}; run `ms-codegeex doctor` for details, or use --device cpu")
-    if count > found:
-        raise UserError(f"--devices: {count}, but {found} GPUs are here; check CUDA_VISIBLE_DEVICES, or give {found}")
 
 
 def check_memory(needed: int) -> None:

@@ -1,7 +1,8 @@
 """Prompts of the assistant tasks, and where their answers end.
 
 The models are not tuned to follow instructions, so every prompt is a text whose continuation is the answer. Published
-forms are used where they exist; each function names its source. Examples are ours.
+forms are used where they exist; each function names its source. Examples are ours: the same function in each of five
+languages; its second to fifth line and the one that returns have a remark in English and Chinese.
 """
 
 from __future__ import annotations
@@ -15,12 +16,82 @@ from ms_codegeex.data.conversations import translation_name, translation_prompt
 from ms_codegeex.data.languages import Language, find_language, tag_line
 from ms_codegeex.generation.stopping import Ending, Rule, scanned
 from ms_codegeex.serving.answering import Filters, TextFilter
-from ms_codegeex.serving.task_examples import EXAMPLES, SUMMARY
 
 _TAG = re.compile(r"(.*?)\s*language:\s*(.*?)\s*(-->|\*/|\*\)|\})?")
 _LINE = re.compile(r".*\n")
 _TRANSLATED = ("C++", "Python", "Java", "JavaScript", "Go", "Rust")  # a line with such a name ends a translation
 QUOTES = "'''"
+LOCALES = ("en", "zh")
+SUMMARY = {"en": "Returns the largest of some numbers.", "zh": "返回一组数中最大的数。"}
+REMARKS = (
+    ("start with the first number", "从第一个数开始"),
+    ("look at every number", "逐个查看每个数"),
+    ("a larger number was found", "找到了更大的数"),
+    ("remember it", "把它记下来"),
+    ("return the largest number", "返回最大的数"),
+)
+
+
+@dataclass(frozen=True)
+class TaskExample:
+    """The function in one language."""
+
+    code: str
+
+    @property
+    def faulty(self) -> str:
+        """The function with its mistake."""
+        return self.code.replace("number > best", "number < best")
+
+    def commented(self, sign: str, locale: str) -> str:
+        """The function with a comment before each line that has one."""
+        parts, remarks = [], iter(REMARKS)
+        for number, line in enumerate(self.code.split("\n")):
+            if 1 <= number <= 4 or "return" in line:
+                indent = line[: len(line) - len(line.lstrip())]
+                parts.append(f"{indent}{sign} {next(remarks)[LOCALES.index(locale)]}")
+            parts.append(line)
+        return "\n".join(parts)
+
+
+def _braced(head: str, first: str, loop: str) -> TaskExample:
+    """The function in a language with C's blocks, which differ in these lines."""
+    return TaskExample(f"""\
+{head} {{
+    {first}
+    {loop} {{
+        if (number > best) {{
+            best = number;
+        }}
+    }}
+    return best;
+}}""")
+
+
+EXAMPLES: dict[str, TaskExample] = {
+    "Python": TaskExample("""\
+def largest(numbers):
+    best = numbers[0]
+    for number in numbers:
+        if number > best:
+            best = number
+    return best"""),
+    "C++": _braced(
+        "int largest(const std::vector<int>& numbers)", "int best = numbers[0];", "for (int number : numbers)"
+    ),
+    "Java": _braced("static int largest(int[] numbers)", "int best = numbers[0];", "for (int number : numbers)"),
+    "JavaScript": _braced("function largest(numbers)", "let best = numbers[0];", "for (const number of numbers)"),
+    "Go": TaskExample("""\
+func largest(numbers []int) int {
+\tbest := numbers[0]
+\tfor _, number := range numbers {
+\t\tif number > best {
+\t\t\tbest = number
+\t\t}
+\t}
+\treturn best
+}"""),
+}
 
 
 @dataclass(frozen=True)

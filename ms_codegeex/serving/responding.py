@@ -4,10 +4,12 @@ sends them complete or in pieces."""
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
 import secrets
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -15,7 +17,8 @@ from typing import Any, TypeVar
 from fastapi import Request
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Send
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.languages import LANGUAGES
@@ -23,8 +26,7 @@ from ms_codegeex.generation.sampling import SamplingSettings, request_fields
 from ms_codegeex.generation.stopping import Rule, block
 from ms_codegeex.serving.answering import Piece, TextFilter
 from ms_codegeex.serving.backend import Backend, StreamedAnswer
-from ms_codegeex.serving.errors import ApiError
-from ms_codegeex.serving.events import DONE, EventStream, event, while_connected
+from ms_codegeex.serving.errors import ApiError, failed
 from ms_codegeex.serving.guards import record_of
 from ms_codegeex.serving.model import ServedModel
 from ms_codegeex.serving.schemas import Sampling
@@ -33,6 +35,7 @@ Result = TypeVar("Result")
 SHORT_BODY = 16384  # bytes, which are encoded in milliseconds
 MAX_STOPS = 64
 SEEDS = 1 << 64
+DONE = b"data: [DONE]\n\n"
 
 
 def chosen_model(backend: Backend, name: str | None) -> ServedModel:
@@ -130,6 +133,66 @@ class AnswerPlan:
     def size(self) -> int:
         """The number of all answers."""
         return len(self.prompts) * self.count
+
+
+def event(value: Any) -> bytes:
+    """One event with a JSON object."""
+    return b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n\n"
+
+
+class EventStream(StreamingResponse):
+    """Events from a generator, which is closed as soon as the client is gone. An `ApiError` becomes the last event."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncGenerator[bytes, None]):
+        super().__init__(events, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        self.events = events
+
+    async def stream_response(self, send: Send) -> None:
+        """Send the events. Headers go with the first one, so that an earlier error has its own status."""
+        started = False
+        try:
+            async for data in self.events:
+                if not started:
+                    await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+                    started = True
+                await send({"type": "http.response.body", "body": data, "more_body": True})
+        except ApiError as error:
+            if not started:
+                response = error.response()
+                await send({"type": "http.response.start", "status": error.status, "headers": response.raw_headers})
+                await send({"type": "http.response.body", "body": response.body})
+                return
+            await send({"type": "http.response.body", "body": event(error.body()), "more_body": True})
+        except Exception:
+            if not started:
+                raise  # the application answers with status 500
+            logging.getLogger(__name__).exception("a stream has failed")
+            await send({"type": "http.response.body", "body": event(failed().body()), "more_body": True})
+        finally:
+            await self.events.aclose()
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def while_connected(request: Request, work: Callable[[], Awaitable[Result]]) -> Result:
+    """The result of `work`, which is cancelled when the client goes away. The body must have been read."""
+    gone = asyncio.ensure_future(_gone(request.receive))
+    working = asyncio.ensure_future(work())
+    try:
+        await asyncio.wait({gone, working}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        gone.cancel()
+        working.cancel()
+        await asyncio.wait({gone, working})
+    if working.cancelled():
+        raise ApiError(499, "the client has closed the connection")  # nobody reads the result
+    return working.result()
 
 
 @contextmanager

@@ -10,7 +10,7 @@ browser may load scripts and styles from this server only, runs no inline script
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ def create_site(settings: ServeSettings, backend: Backend) -> FastAPI:
 
 def _add_demo(app: FastAPI, examples: Sequence[DemoExample]) -> None:
     """The routes of the demo's page, its assets and these examples."""
-    files, shown = assets(), [asdict(example) for example in examples]
+    files = assets()
 
     @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def page() -> Response:
@@ -91,8 +91,8 @@ def _add_demo(app: FastAPI, examples: Sequence[DemoExample]) -> None:
         return files[name]
 
     @app.get("/demo/examples", include_in_schema=False)
-    async def the_examples() -> list[dict[str, str]]:
-        return shown
+    async def the_examples() -> Sequence[DemoExample]:
+        return examples
 
 
 def assets() -> dict[str, Response]:
@@ -136,18 +136,17 @@ def _example(line: str, where: str) -> DemoExample:
     if not isinstance(row, dict):
         raise UserError(f"--example-path: {where} is not a JSON object; expected one with `code` and `language`")
     code = _text(row, "code", where)
-    language = _language(_text(row, "language" if "language" in row else "langauge", where), where)
+    name = _text(row, "language" if "language" in row else "langauge", where)
+    try:
+        language = find_language(name).name
+    except UserError as error:
+        raise UserError(f"--example-path: {where}: {error}") from None
     task = row.get("task", TASKS[0])
     if task not in TASKS:
         raise UserError(f"--example-path: {where}: task {task!r} is unknown; give one of {', '.join(TASKS)}")
-    return DemoExample(task, str(row.get("title") or _title(code)), language, code)
-
-
-def _language(name: str, where: str) -> str:
-    try:
-        return find_language(name).name
-    except UserError as error:
-        raise UserError(f"--example-path: {where}: {error}") from None
+    first = next((line.strip() for line in code.splitlines() if line.strip()), code)
+    title = first if len(first) <= MAX_TITLE else first[: MAX_TITLE - 1] + "…"
+    return DemoExample(task, str(row.get("title") or title), language, code)
 
 
 def _text(row: dict[str, Any], key: str, where: str) -> str:
@@ -156,11 +155,6 @@ def _text(row: dict[str, Any], key: str, where: str) -> str:
         name = "language" if key == "langauge" else key
         raise UserError(f"--example-path: {where} has no text `{name}`; expected `code` and `language`")
     return value
-
-
-def _title(code: str) -> str:
-    first = next((line.strip() for line in code.splitlines() if line.strip()), code)
-    return first if len(first) <= MAX_TITLE else first[: MAX_TITLE - 1] + "…"
 
 
 def described(api: Schema) -> str:

@@ -15,13 +15,13 @@ from ms_codegeex.generation.sampling import SamplingSettings, request_fields
 from ms_codegeex.serving import foreign_fields
 from ms_codegeex.serving.answering import Indented, Lasting, Piece, TextFilter
 from ms_codegeex.serving.backend import Backend, StreamedAnswer
-from ms_codegeex.serving.events import event
 from ms_codegeex.serving.infilling import infill_filter, infill_prompt, joined_files
 from ms_codegeex.serving.model import ServedModel
 from ms_codegeex.serving.responding import (
     AnswerPlan,
     Responder,
     chosen_model,
+    event,
     merged,
     prepared,
     respond,

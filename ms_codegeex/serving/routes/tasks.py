@@ -14,7 +14,6 @@ from ms_codegeex.data.languages import find_language
 from ms_codegeex.serving.answering import Piece
 from ms_codegeex.serving.backend import Backend, StreamedAnswer
 from ms_codegeex.serving.foreign_fields import WithoutEffect
-from ms_codegeex.serving.model import ServedModel
 from ms_codegeex.serving.prompts import TASKS, TaskPrompt, UserCode, translation
 from ms_codegeex.serving.responding import AnswerPlan, Responder, chosen_model, prepared, respond, sampling_settings
 from ms_codegeex.serving.schemas import Choice, Generated, Sampling
@@ -70,15 +69,6 @@ class TaskAnswer(Generated):
     choices: list[TaskChoice]
 
 
-def planned(prompt: TaskPrompt, body: TaskFields, model: ServedModel) -> AnswerPlan:
-    """The plan of a task's answers."""
-    ids = model.encode(prompt.text, field="code", remedy="send less code; the task's prompt counts too")
-    greedy = body.model_copy(update={"temperature": body.temperature or 0.0})
-    settings = sampling_settings(greedy, model, body.max_tokens or MAX_TOKENS, stop=prompt.stop)
-    through = prompt.text_filter
-    return AnswerPlan(model, [ids], settings, body.n or 1, [prompt.rule], through, max_tokens=body.max_tokens)
-
-
 class TaskResponder(Responder):
     """Answers in the format of the tasks."""
 
@@ -117,7 +107,12 @@ async def answered(task: str, body: TaskFields, request: Request, backend: Backe
                 f"code: {len(body.code)} characters are more than the model's context of {model.context} tokens can "
                 "hold; send less"
             )
-        return planned(_prompt(task, body, model.family), body, model)
+        prompt = _prompt(task, body, model.family)
+        ids = model.encode(prompt.text, field="code", remedy="send less code; the task's prompt counts too")
+        greedy = body.model_copy(update={"temperature": body.temperature or 0.0})
+        settings = sampling_settings(greedy, model, body.max_tokens or MAX_TOKENS, stop=prompt.stop)
+        through = prompt.text_filter
+        return AnswerPlan(model, [ids], settings, body.n or 1, [prompt.rule], through, max_tokens=body.max_tokens)
 
     plan, kind = await prepared(request, work), TASKS[task][0] if task in TASKS else "translation"
     return await respond(TaskResponder(kind, plan, backend), body, request)
