@@ -12,8 +12,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from ms_codegeex.generation.adapters import MAX_ROWS, Adapter, of_matrix
 from ms_codegeex.generation.choice import COLUMNS
+from ms_codegeex.generation.loading import MAX_ROWS, Adapter, of_matrix
 from ms_codegeex.generation.matrices import LowRank, Weights
 from ms_codegeex.generation.rows import RowMask, Same, SharedRows, SlotSizes, WordOfRows, named_cells
 from ms_codegeex.generation.shares import Meeting, Share

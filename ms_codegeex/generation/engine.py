@@ -17,11 +17,10 @@ import numpy as np
 from ms_codegeex.base.errors import PromptTooLong, UserError
 from ms_codegeex.base.extras import extra
 from ms_codegeex.base.host import available_cores
-from ms_codegeex.generation.adapters import Adapter, load_adapters
 from ms_codegeex.generation.beams import Likeliest, next_tokens, search
 from ms_codegeex.generation.choice import Chosen, token_choice
 from ms_codegeex.generation.engine_options import AUTO
-from ms_codegeex.generation.loading import LoadedModel, adapter_infill, load_model
+from ms_codegeex.generation.loading import Adapter, LoadedModel, adapter_infill, load_adapters, load_model
 from ms_codegeex.generation.network import LocalNetwork, Network
 from ms_codegeex.generation.rows import SlotSizes
 from ms_codegeex.generation.sampling import DEFAULT_ADAPTER, SamplingSettings
@@ -112,12 +111,7 @@ class Generator:
         self.scheduler = Scheduler(self.engine, self.speculation)
 
     def _engine(
-        self,
-        model: LoadedModel,
-        sizes: SlotSizes,
-        guesses: int = 0,
-        devices: int = 1,
-        adapters: Sequence[Adapter] = (),
+        self, model: LoadedModel, sizes: SlotSizes, guesses: int = 0, devices: int = 1, adapters: Sequence[Adapter] = ()
     ) -> SlotEngine:
         network: Network
         check_devices(model.config, devices)

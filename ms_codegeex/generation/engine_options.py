@@ -13,12 +13,7 @@ from ms_codegeex.base.options import option
 
 AUTO = "auto"  # the best level that this CPU can run
 # an architecture, and the features that the level adds
-LEVELS = {
-    "vnni": ("x86-64-v4", "avx512vnni"),
-    "avx512": ("x86-64-v4",),
-    "avx2": ("x86-64-v3",),
-    "plain": (),
-}
+LEVELS = {"vnni": ("x86-64-v4", "avx512vnni"), "avx512": ("x86-64-v4",), "avx2": ("x86-64-v3",), "plain": ()}
 LEVEL_NAMES = (AUTO, *LEVELS)
 LEVEL_HELP = "instructions of the compiled operators (default: auto, the best that this CPU has; see `doctor`)"
 _AVX2 = {"avx2", "bmi1", "bmi2", "fma", "f16c", "movbe", "abm"}

@@ -11,10 +11,10 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.generation.adapters import Adapter
 from ms_codegeex.generation.choice import COLUMNS
 from ms_codegeex.generation.engine_options import AUTO
 from ms_codegeex.generation.kernels.library import Library, library_path
+from ms_codegeex.generation.loading import Adapter
 from ms_codegeex.generation.matrices import Weights
 from ms_codegeex.generation.rows import Rows, SlotSizes
 from ms_codegeex.generation.shares import Meeting, SharedWeights

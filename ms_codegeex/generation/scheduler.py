@@ -229,7 +229,7 @@ class Scheduler:
                 if not self._waiting and not self._active and not self._steps:
                     self._running = False
                     return
-                if not self._active and not self._steps and self._unused() < self._waiting[0].count:
+                if not self._active and not self._steps and len(self._free()) < self._waiting[0].count:
                     self._changed.wait(1)  # for those who hold slots
             try:
                 if not threading.main_thread().is_alive():
@@ -346,7 +346,7 @@ class Scheduler:
         """Give free slots to those that wait."""
         while True:
             with self._lock:
-                if not self._waiting or self._unused() < self._waiting[0].count:
+                if not self._waiting or len(self._free()) < self._waiting[0].count:
                     return
                 work = self._waiting.popleft()
             if isinstance(work, Call):
@@ -370,10 +370,6 @@ class Scheduler:
             call.result.set_result(call.work(slots))
         except BaseException as error:
             call.end("error", error)
-
-    def _unused(self) -> int:
-        """The number of slots that nobody has."""
-        return self.engine.slots - len(self._active) - len(self._held)
 
     def _free(self) -> list[int]:
         """Slots that nobody has, the least recently used first."""

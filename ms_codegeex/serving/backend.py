@@ -229,16 +229,14 @@ class Backend(ABC):
         if count > maximum:
             raise ApiError(400, f"n: {count} answers at once, the server takes {maximum}; ask for fewer", param="n")
         if concurrent is not None:
-            self._check_concurrent(count, client, concurrent)
+            if count > concurrent:
+                message = f"n: {count} answers at once, this key may have {concurrent}; ask for fewer"
+                raise ApiError(400, message, param="n")
+            held = sum(answer.client == client for answer in self._active.values()) + self._waiting.of(client)
+            if held + count > concurrent:
+                message = f"{held} answers of this key are in progress, at most {concurrent} may be"
+                raise ApiError(429, message, code="rate_limit_exceeded", retry_after=1)
         self._displaced(count, client)
-
-    def _check_concurrent(self, count: int, client: str, maximum: int) -> None:
-        if count > maximum:
-            raise ApiError(400, f"n: {count} answers at once, this key may have {maximum}; ask for fewer", param="n")
-        held = sum(answer.client == client for answer in self._active.values()) + self._waiting.of(client)
-        if held + count > maximum:
-            message = f"{held} answers of this key are in progress, at most {maximum} may be"
-            raise ApiError(429, message, code="rate_limit_exceeded", retry_after=1)
 
     def _displaced(self, count: int, client: str) -> list[StreamedAnswer]:
         """The waiting answers that make room for `count` new ones of a client; `ApiError` if there is no room."""

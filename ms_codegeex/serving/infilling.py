@@ -6,7 +6,8 @@ prefix, and the end of its answer that repeats the start of the suffix is trimme
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Sequence
 from itertools import accumulate
 
 from ms_codegeex.base.errors import PromptTooLong
@@ -27,19 +28,13 @@ def overlap(answer: str, suffix: str) -> int:
     body = suffix.lstrip()
     lead = suffix[: len(suffix) - len(body)]
     text = answer.rstrip()
-    for length in _repeated(text, body):
-        before = text[: len(text) - length]
-        rest = before.rstrip()
-        if _alike(before[len(rest) :], lead) and _whole_words(before, body) and _own(before, body[:length]):
-            return len(answer) - len(rest if lead else before)
-    return len(answer) - len(text) if lead else 0
-
-
-def _repeated(text: str, body: str) -> Iterator[int]:
-    """Lengths of the ends of `text` that are starts of `body`, the longest first."""
     for length in range(min(len(text), len(body)), 0, -1):
         if text.endswith(body[:length]):
-            yield length
+            before = text[: len(text) - length]
+            rest = before.rstrip()
+            if _alike(before[len(rest) :], lead) and _whole_words(before, body) and _own(before, body[:length]):
+                return len(answer) - len(rest if lead else before)
+    return len(answer) - len(text) if lead else 0
 
 
 def _alike(found: str, lead: str) -> bool:
@@ -52,11 +47,7 @@ def _alike(found: str, lead: str) -> bool:
 
 
 def _whole_words(before: str, body: str) -> bool:
-    return not (before and _in_word(before[-1]) and _in_word(body[0]))
-
-
-def _in_word(character: str) -> bool:
-    return character.isalnum() or character == "_"
+    return not before or re.fullmatch(r"\w\w", before[-1] + body[0]) is None
 
 
 def _own(before: str, repeated: str) -> bool:

@@ -48,8 +48,7 @@ class TaskExample:
         parts, remarks = [], iter(REMARKS)
         for number, line in enumerate(self.code.split("\n")):
             if 1 <= number <= 4 or "return" in line:
-                indent = line[: len(line) - len(line.lstrip())]
-                parts.append(f"{indent}{sign} {next(remarks)[LOCALES.index(locale)]}")
+                parts.append(f"{_indent([line])}{sign} {next(remarks)[LOCALES.index(locale)]}")
             parts.append(line)
         return "\n".join(parts)
 
@@ -206,8 +205,7 @@ def _docstring(source: UserCode) -> TaskPrompt:
     shown = f"{first}\n    {QUOTES}\n    {SUMMARY[source.locale]}\n    {QUOTES}\n{body}"
     lines = source.code.split("\n")
     count = _signature(lines)
-    margin = lines[count - 1][: len(lines[count - 1]) - len(lines[count - 1].lstrip())] if count else ""
-    indent = _indent(lines[count:]) or f"{margin}    " if count else ""
+    indent = _indent(lines[count:]) or f"{_indent(lines[count - 1 : count])}    " if count else ""
     opening = "".join(f"{line}\n" for line in lines[:count]) + f"{indent}{QUOTES}"
     text = source.tag + "\n\n".join([shown, source.code, opening])
     return TaskPrompt(text, (QUOTES,), None, opening, "\n".join([QUOTES, *lines[count:]]))

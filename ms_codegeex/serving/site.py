@@ -78,7 +78,11 @@ def create_site(settings: ServeSettings, backend: Backend) -> FastAPI:
 
 def _add_demo(app: FastAPI, examples: Sequence[DemoExample]) -> None:
     """The routes of the demo's page, its assets and these examples."""
-    files = assets()
+    files = {
+        path.name: Response(path.read_bytes(), media_type=TYPES[path.suffix], headers=HEADERS)
+        for path in ASSETS.iterdir()
+        if path.suffix in TYPES
+    }
 
     @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def page() -> Response:
@@ -93,15 +97,6 @@ def _add_demo(app: FastAPI, examples: Sequence[DemoExample]) -> None:
     @app.get("/demo/examples", include_in_schema=False)
     async def the_examples() -> Sequence[DemoExample]:
         return examples
-
-
-def assets() -> dict[str, Response]:
-    """The responses with the assets, by file name."""
-    return {
-        path.name: Response(path.read_bytes(), media_type=TYPES[path.suffix], headers=HEADERS)
-        for path in ASSETS.iterdir()
-        if path.suffix in TYPES
-    }
 
 
 @dataclass(frozen=True)

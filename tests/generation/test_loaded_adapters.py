@@ -12,9 +12,8 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.peft import write_peft
 from ms_codegeex.formats.sources import open_source
-from ms_codegeex.generation.adapters import load_adapters
 from ms_codegeex.generation.engine import Generator
-from ms_codegeex.generation.loading import load_model
+from ms_codegeex.generation.loading import load_adapters, load_model
 from ms_codegeex.generation.quantised import write_quantised
 from ms_codegeex.generation.sampling import SamplingSettings
 

@@ -14,8 +14,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from ms_codegeex.generation.adapters import MAX_ROWS, Adapter, of_matrix
 from ms_codegeex.generation.kernels.library import Adapted, AttentionSizes, Library, Registration, cache_shapes
+from ms_codegeex.generation.loading import MAX_ROWS, Adapter, of_matrix
 from ms_codegeex.generation.matrices import Packed, Weights, aligned, pack
 from ms_codegeex.generation.rows import RowMask, Same, SharedRows, SlotSizes, WordOfRows, named_cells
 from ms_codegeex.generation.shares import Meeting
@@ -137,7 +137,10 @@ class KernelCells:
             shape = (lambda x, *_, k=k: [math.prod(x), k]) if flat else (lambda x, *_, k=k: [*x, k])
             lookup = KernelCell(library, "lookup", library.matrix(packed), shape)
             if cell is word:
-                table, lookup = packed, WordOfRows(self._shared_rows(lookup))
+                if self._share is not None:
+                    total = KernelCell(library, "sum_ranks", self._exchange)
+                    lookup = SharedRows(lookup, self._share.part("vocab_size"), total)
+                table, lookup = packed, WordOfRows(lookup)
             setattr(parent, name, lookup)
         self.head = self._head(model, table)
         for block in [cell for _, cell in model.cells_and_names() if hasattr(cell, "add_feed_forward")]:
@@ -167,11 +170,6 @@ class KernelCells:
         for keys, values in self._caches:
             keys[target, :, :blocks] = keys[source, :, :blocks]
             values[target, :, :length] = values[source, :, :length]
-
-    def _shared_rows(self, lookup: KernelCell) -> nn.Cell:
-        if self._share is None:
-            return lookup
-        return SharedRows(lookup, self._share.part("vocab_size"), KernelCell(self.library, "sum_ranks", self._exchange))
 
     def _head(self, model: nn.Cell, packed: Packed) -> nn.Cell:
         bias, output = None, model.head
