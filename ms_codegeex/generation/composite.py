@@ -68,13 +68,9 @@ class CompositeAttention(nn.Cell):
 
     def copy(self, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Slot `source`'s cache to slot `target`, int32 [1]."""
-        return (
-            self.write_keys(self.keys, target * self.whole + self.inside, self._slot(self.keys, source)),
-            self.write_values(self.values, target * self.whole + self.inside, self._slot(self.values, source)),
-        )
-
-    def _slot(self, cache, source):
-        return self.gather(cache, source * self.whole + self.inside, 0)
+        here, there = source * self.whole + self.inside, target * self.whole + self.inside
+        keys = self.write_keys(self.keys, there, self.gather(self.keys, here, 0))
+        return keys, self.write_values(self.values, there, self.gather(self.values, here, 0))
 
     def construct(
         self,

@@ -177,11 +177,13 @@ class Generator:
         number = self._adapter(adapter)
         return self.scheduler.call(lambda slots: self.engine.log_probabilities(slots[0], ids, number))
 
-    def _check(self, ids: Sequence[int]) -> None:
+    def _check(self, ids: Sequence[int], bias: Iterable[int] = ()) -> None:
         if not 0 < len(ids) <= self.seq_length:
             raise UserError(f"prompt: {len(ids)} tokens, the model takes 1 to {self.seq_length}")
         if wrong := [i for i in ids if not 0 <= i < self.engine.allowed and i not in self._marks]:
             raise UserError(f"prompt: token id {wrong[0]} has no token; ids are 0 to {self.engine.allowed - 1}")
+        if wrong := [number for number in bias if number >= self.engine.allowed]:
+            raise UserError(f"logit_bias: id {wrong[0]} has no token; ids are 0 to {self.engine.allowed - 1}")
 
     def warm_up(self) -> None:
         """Compile what answers need before the first one is requested: the passes of the model, and of the one that
@@ -204,8 +206,7 @@ class Generator:
 
     def submit(self, ids: Sequence[int], settings: SamplingSettings, prompt_best: int | None = None) -> Request:
         """The same for a caller that makes the scheduler's steps itself; `prompt_best` as in `Request`."""
-        self._check(ids)
-        self._check_bias(settings)
+        self._check(ids, settings.logit_bias)
         settings = self._without_marks(settings)
         adapter = self._adapter(settings.adapter)
         request = Request(ids, settings, self.seq_length, self.tokenizer.eos_id, prompt_best, adapter)
@@ -215,8 +216,7 @@ class Generator:
     def tokens(self, ids: Sequence[int], settings: SamplingSettings) -> Iterator[int]:
         """New ids until eos (not yielded), `max_new_tokens` or the end of the model's context. `UserError` as for
         `request`."""
-        self._check(ids)
-        self._check_bias(settings)
+        self._check(ids, settings.logit_bias)
 
         def found() -> Iterator[int]:
             request = self.request(ids, settings)
@@ -226,10 +226,6 @@ class Generator:
                 request.cancel()
 
         return found()
-
-    def _check_bias(self, settings: SamplingSettings) -> None:
-        if wrong := [number for number in settings.logit_bias if number >= self.engine.allowed]:
-            raise UserError(f"logit_bias: id {wrong[0]} has no token; ids are 0 to {self.engine.allowed - 1}")
 
     def _without_marks(self, settings: SamplingSettings) -> SamplingSettings:
         """The settings that also forbid sentinels: these belong only in prompts."""

@@ -105,9 +105,8 @@ class QuantisedModel:
     """A quantised model directory, opened and checked: its `family` and `config`, and its weights by our names."""
 
     def __init__(self, path: Path):
-        self.path = Path(path)
-        description = read_json(self.path / DESCRIPTION)
-        where = self.path / DESCRIPTION
+        self.path, where = Path(path), Path(path) / DESCRIPTION
+        description = read_json(where)
         if not isinstance(description, dict) or description.get("format") != FORMAT:
             raise UserError(f"{where}: expected format {FORMAT}; quantise the model again with this version")
         bits, group, sizes = (description.get(key) for key in ("bits", "group", "sizes"))

@@ -12,7 +12,7 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,8 +23,6 @@ from ms_codegeex.serving.answering import AnswerText, Piece, TextFilter
 from ms_codegeex.serving.errors import ApiError, busy, failed, unavailable
 from ms_codegeex.serving.model import ServedModel
 from ms_codegeex.serving.settings import ServeSettings
-
-__all__ = ["Backend", "Counters", "Piece", "StreamedAnswer"]
 
 AHEAD = 1  # answers that the engine holds beyond its slots, so that a slot is taken in the next step
 
@@ -137,6 +135,9 @@ class Waiting:
     def __len__(self) -> int:
         return sum(map(len, self._clients.values()))
 
+    def __iter__(self) -> Iterator[StreamedAnswer]:
+        return itertools.chain.from_iterable(self._clients.values())
+
     def add(self, answer: StreamedAnswer) -> None:
         """Add an answer after the client's others."""
         self._clients.setdefault(answer.client, deque()).append(answer)
@@ -159,14 +160,10 @@ class Waiting:
             del self._clients[answer.client]
         return True
 
-    def of(self, client: str) -> int:
-        """The number of a client's answers."""
-        return len(self._clients.get(client, ()))
-
     def displaced(self, needed: int, client: str, count: int) -> list[StreamedAnswer] | None:
         """The `needed` answers that give their places to `count` new ones of a client: always the newest of the client
         that has the most. None if the new ones would exceed the client's share of the places."""
-        own, displaced = self.of(client) + count, list[StreamedAnswer]()
+        own, displaced = len(self._clients.get(client, ())) + count, list[StreamedAnswer]()
         left = {name: len(answers) for name, answers in self._clients.items() if name != client}
         for _ in range(needed):
             name = max(left, key=left.__getitem__, default="")
@@ -175,12 +172,6 @@ class Waiting:
             left[name] -= 1
             displaced.append(self._clients[name][left[name]])
         return displaced
-
-    def clear(self) -> list[StreamedAnswer]:
-        """Remove and return all answers."""
-        answers = [answer for each in self._clients.values() for answer in each]
-        self._clients.clear()
-        return answers
 
 
 class Backend(ABC):
@@ -232,7 +223,7 @@ class Backend(ABC):
             if count > concurrent:
                 message = f"n: {count} answers at once, this key may have {concurrent}; ask for fewer"
                 raise ApiError(400, message, param="n")
-            held = sum(answer.client == client for answer in self._active.values()) + self._waiting.of(client)
+            held = sum(answer.client == client for answer in (*self._active.values(), *self._waiting))
             if held + count > concurrent:
                 message = f"{held} answers of this key are in progress, at most {concurrent} may be"
                 raise ApiError(429, message, code="rate_limit_exceeded", retry_after=1)
@@ -338,8 +329,8 @@ class Backend(ABC):
 
     def fail_all(self, error: ApiError) -> None:
         """End all answers with an error; the engine no longer has any of them."""
-        left = [*self._active.values(), *self._waiting.clear()]
-        self._active.clear()
+        left = [*self._active.values(), *self._waiting]
+        self._active, self._waiting = {}, Waiting()
         for answer in left:
             self.fail(answer, error)
 
