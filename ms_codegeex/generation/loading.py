@@ -74,10 +74,8 @@ def adapter_infill(path: Path) -> Mapping[str, Any] | None:
 
 def stored_at(model: Path, adapter: Path | None = None) -> tuple[Path, Path | None]:
     """The paths of the files of a model and of a LoRA adapter: for a run, its newest checkpoint."""
-    return (
-        model if is_quantised(model) else open_source(model).path,
-        None if adapter is None else adapters_path(adapter),
-    )
+    path = model if is_quantised(model) else open_source(model).path
+    return path, adapter and adapters_path(adapter)
 
 
 def load_model(path: Path, bits: int | None = None) -> LoadedModel:

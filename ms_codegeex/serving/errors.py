@@ -103,9 +103,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
-        message = error.detail
-        if error.status_code in (404, 405):
-            message = f"{request.method} {request.url.path}: {error.detail.lower()}"
+        unknown = error.status_code in (404, 405)
+        message = f"{request.method} {request.url.path}: {error.detail.lower()}" if unknown else error.detail
         response = ApiError(error.status_code, message).response()
         response.headers.update(error.headers or {})
         return response

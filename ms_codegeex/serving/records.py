@@ -96,9 +96,8 @@ class AccessLog:
 
     def reopen(self) -> None:
         """Open the file again, because the old one was moved away."""
-        new = self._opened()
-        self.close()
-        self._file = new
+        old, self._file = self._file, self._opened()
+        old.close()
 
     def close(self) -> None:
         """Close the file."""

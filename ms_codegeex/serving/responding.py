@@ -59,14 +59,6 @@ async def prepared(request: Request, work: Callable[[], Result]) -> Result:
     return await run_in_threadpool(work)
 
 
-def stop_texts(stop: str | Sequence[str] | None) -> tuple[str, ...]:
-    """The field `stop`."""
-    texts = (stop,) if isinstance(stop, str) else tuple(stop or ())
-    if len(texts) > MAX_STOPS:
-        raise UserError(f"stop: {len(texts)} texts; give {MAX_STOPS} at most")
-    return texts
-
-
 def logit_bias(given: Mapping[str, float] | None, model: ServedModel) -> dict[int, float]:
     """The field `logit_bias`, whose keys are ids as text."""
     found = {}
@@ -83,6 +75,9 @@ def sampling_settings(
     """Settings of the first answer; `UserError` names the field that is out of range. `stop` ends it too."""
     given = {each.name: getattr(body, each.name) for each in request_fields()}
     usual = {each.name: each.option.in_requests for each in request_fields()}
+    texts = [body.stop] if isinstance(body.stop, str) else body.stop or []
+    if len(texts) > MAX_STOPS:
+        raise UserError(f"stop: {len(texts)} texts; give {MAX_STOPS} at most")
     return SamplingSettings(
         **{name: usual[name] if value is None else value for name, value in given.items()},
         max_new_tokens=max_tokens,
@@ -90,7 +85,7 @@ def sampling_settings(
         logit_bias=logit_bias(body.logit_bias, model),
         log_probabilities=log_probabilities,
         adapter=model.adapter,
-        stop=tuple(dict.fromkeys((*stop_texts(body.stop), *stop))),
+        stop=tuple(dict.fromkeys((*texts, *stop))),
     )
 
 

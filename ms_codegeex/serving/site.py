@@ -27,7 +27,6 @@ from ms_codegeex.serving.backend import Backend
 from ms_codegeex.serving.settings import ServeSettings
 
 ASSETS = Path(__file__).parent / "demo" / "assets"
-OWN = ASSETS / "examples.jsonl"
 TASKS = ("complete", "translate", "explain")
 MAX_TITLE = 60
 TYPES = {
@@ -115,7 +114,7 @@ def load_examples(path: Path | None = None) -> list[DemoExample]:
 
     The release of CodeGeeX2 spells the language's key `langauge`; both spellings are read.
     """
-    path = path or OWN
+    path = path or ASSETS / "examples.jsonl"
     try:
         lines = path.read_text("utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
