@@ -120,8 +120,9 @@ def run(arguments: argparse.Namespace) -> None:
     cpu_level(engine.cpu_level)
     model = load_model(arguments.model)  # a wrong one is refused before the engine is imported
     decoding.prepare_device(engine.device)
-    from ms_codegeex.generation.engine import MAX_SLOTS, Generator  # the engine, which takes seconds to import
+    from ms_codegeex.generation.engine import Generator  # which takes seconds to import
     from ms_codegeex.generation.sampling import DEFAULT_ADAPTER
+    from ms_codegeex.generation.targets import MAX_SLOTS
 
     slots = min(max(settings.n, settings.beams), MAX_SLOTS)
     adapters = {DEFAULT_ADAPTER: arguments.adapter} if arguments.adapter else None

@@ -29,9 +29,8 @@ from ms_codegeex.generation.shares import check_devices
 from ms_codegeex.generation.slots import SlotEngine
 from ms_codegeex.generation.speculation import DraftSpeculation, NgramSpeculation
 from ms_codegeex.generation.stopping import Ending, Rule, until
-from ms_codegeex.generation.targets import check_memory, free_memory, prepare_cpu, use_device
+from ms_codegeex.generation.targets import affordable_slots, check_memory, prepare_cpu, use_device
 
-MAX_SLOTS = 16
 FORBIDDEN = -1e6  # added to a logit
 
 
@@ -44,12 +43,6 @@ class Answer:
     tokens: Sequence[Chosen]
     finish: str
     score: float | None = None
-
-
-def affordable_slots(each: int, weights: int) -> int:
-    """The number of slots of `each` bytes that fit into half of the memory left by `weights`: 1 to `MAX_SLOTS`."""
-    memory = free_memory()
-    return MAX_SLOTS if memory is None else max(1, min(MAX_SLOTS, (memory - weights) // 2 // each))
 
 
 class Generator:
@@ -145,9 +138,8 @@ class Generator:
         if truncate_for is not None:
             ids = self.tokenizer.truncate_prompt(ids, self.seq_length - truncate_for)
         if len(ids) >= self.seq_length:
-            raise PromptTooLong(
-                f"prompt: {len(ids)} tokens, the model's context is {self.seq_length}; shorten the prompt"
-            )
+            context = f"the model's context is {self.seq_length}"
+            raise PromptTooLong(f"prompt: {len(ids)} tokens, {context}; shorten the prompt")
         return ids
 
     def _adapter(self, name: str) -> int:

@@ -1,4 +1,4 @@
-"""The kind of device that computes."""
+"""The kind of device that computes, and its memory."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.host import available_memory
 from ms_codegeex.cuda.driver import query_driver_in_subprocess
 
+MAX_SLOTS = 16
 TARGETS = {"cpu": "CPU", "gpu": "GPU", "ascend": "Ascend"}  # MindSpore's names
 
 
@@ -71,3 +72,9 @@ def free_memory() -> int | None:
     if ms.get_context("device_target") != "GPU":
         return available_memory()
     return next((gpu.free for gpu in query_driver_in_subprocess().gpus), None)
+
+
+def affordable_slots(each: int, weights: int) -> int:
+    """The number of slots of `each` bytes that fit into half of the memory left by `weights`: 1 to `MAX_SLOTS`."""
+    memory = free_memory()
+    return MAX_SLOTS if memory is None else max(1, min(MAX_SLOTS, (memory - weights) // 2 // each))

@@ -33,7 +33,8 @@ class TerminalModel:
         model = load_model(path)  # before MindSpore, which takes seconds to import
         self._model = described_model(model, path)
         self.name, self.chat = self._model.name, self._model.chat is not None
-        from ms_codegeex.generation.engine import MAX_SLOTS, Generator
+        from ms_codegeex.generation.engine import Generator
+        from ms_codegeex.generation.targets import MAX_SLOTS
 
         self._generator = Generator(model, threads=threads, slots=min(slots, MAX_SLOTS), cpu_level=cpu_level)
 

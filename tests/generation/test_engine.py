@@ -15,7 +15,7 @@ from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.formats.checkpoint_writing import write_checkpoint
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.sources import open_source
-from ms_codegeex.generation import engine, loading
+from ms_codegeex.generation import engine, loading, targets
 from ms_codegeex.generation.choice import Chosen
 from ms_codegeex.generation.engine import Generator
 from ms_codegeex.generation.sampling import SamplingSettings
@@ -216,8 +216,8 @@ def test_a_draft_has_the_models_tokenizer(model, monkeypatch, tmp_path):
 def test_slots_that_the_memory_holds(model, generator, monkeypatch):
     assert generator.slot_bytes == 4 * 24 * 2 * (1 + 1) * 16  # of a block and the top query layer
     for memory, slots in ((None, 16), (10, 1), (1000, 5), (10**6, 16)):
-        monkeypatch.setattr(engine, "free_memory", lambda memory=memory: memory)
-        assert engine.affordable_slots(90, 100) == slots
+        monkeypatch.setattr(targets, "free_memory", lambda memory=memory: memory)
+        assert targets.affordable_slots(90, 100) == slots
 
 
 @pytest.mark.parametrize("prompt,message", [("", "empty"), ("word " * 40, "tokens, the model's context is 24")])
