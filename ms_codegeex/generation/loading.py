@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,9 +24,11 @@ from ms_codegeex.formats.sources import Source, open_source
 from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.generation.matrices import MAX_RANK, LowRank, TensorWeights, Weights
 from ms_codegeex.generation.quantised import QuantisedModel, is_quantised
-from ms_codegeex.generation.shares import SharedWeights
 from ms_codegeex.models.parameters import LORA_A, LORA_B
 from ms_codegeex.models.registry import Family
+
+if TYPE_CHECKING:
+    from ms_codegeex.generation.shares import SharedWeights  # imports MindSpore
 
 MAX_ROWS = 1 << 16  # of a pass
 QUANTISED = "quantised"  # kind of the source of such a model
