@@ -121,10 +121,10 @@ class Ours:
 
         from ms_codegeex.generation.choice import TokenChoice
         from ms_codegeex.generation.loading import load_model
+        from ms_codegeex.generation.matrices import TensorWeights
         from ms_codegeex.generation.network import LocalNetwork
         from ms_codegeex.generation.rows import SlotSizes
         from ms_codegeex.generation.slots import SlotEngine
-        from ms_codegeex.generation.weights import TensorWeights
 
         ms.set_context(mode=ms.GRAPH_MODE)
         bits, fast = name.split("-")[1], name.endswith("fast")

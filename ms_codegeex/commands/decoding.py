@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.options import add_options, given, option
 from ms_codegeex.base.reading import given_text
-from ms_codegeex.generation.engine_options import EngineOptions
-from ms_codegeex.generation.levels import cpu_level
+from ms_codegeex.generation.engine_options import EngineOptions, cpu_level
 from ms_codegeex.generation.sampling import SamplingSettings, request_fields
 
 if TYPE_CHECKING:

@@ -13,12 +13,11 @@ from ms_codegeex.base.options import REQUIRED, add_options, given, option
 from ms_codegeex.base.printing import print_content, print_error, print_json
 from ms_codegeex.base.reading import given_text
 from ms_codegeex.commands import decoding
-from ms_codegeex.generation.engine_options import EngineOptions
-from ms_codegeex.generation.levels import cpu_level
+from ms_codegeex.generation.engine_options import EngineOptions, cpu_level
 
 if TYPE_CHECKING:
     from ms_codegeex.data.tokenizer import Tokenizer
-    from ms_codegeex.generation.answers import Answer
+    from ms_codegeex.generation.engine import Answer
     from ms_codegeex.generation.stopping import Rule
 
 SUMMARY = "continue a prompt with a trained model"
@@ -121,9 +120,9 @@ def run(arguments: argparse.Namespace) -> None:
     cpu_level(engine.cpu_level)
     model = load_model(arguments.model)  # a wrong one is refused before the engine is imported
     decoding.prepare_device(engine.device)
-    from ms_codegeex.generation.answers import answers
-    from ms_codegeex.generation.engine import MAX_SLOTS, Generator  # the engine, which takes seconds to import
+    from ms_codegeex.generation.engine import Generator  # which takes seconds to import
     from ms_codegeex.generation.sampling import DEFAULT_ADAPTER
+    from ms_codegeex.generation.targets import MAX_SLOTS
 
     slots = min(max(settings.n, settings.beams), MAX_SLOTS)
     adapters = {DEFAULT_ADAPTER: arguments.adapter} if arguments.adapter else None
@@ -137,7 +136,7 @@ def run(arguments: argparse.Namespace) -> None:
         print_content("\n")
     else:
         began = time.perf_counter()
-        generated = answers(generator, ids, settings, rule)
+        generated = generator.answers(ids, settings, rule)
         if arguments.json:
             described = [
                 _described(answer, generator.tokenizer, settings.log_probabilities > 0) for answer in generated

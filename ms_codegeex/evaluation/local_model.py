@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ms_codegeex.base.options import option
 from ms_codegeex.base.reading import sha256
-from ms_codegeex.generation.levels import AUTO, LEVEL_HELP, LEVEL_NAMES
+from ms_codegeex.generation.engine_options import AUTO, LEVEL_HELP, LEVEL_NAMES
 from ms_codegeex.generation.sampling import DEFAULT_ADAPTER
 
 if TYPE_CHECKING:

@@ -12,12 +12,11 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from ms_codegeex.generation.adapters import MAX_ROWS, Adapter, of_matrix
 from ms_codegeex.generation.choice import COLUMNS
-from ms_codegeex.generation.matrices import LowRank
+from ms_codegeex.generation.loading import MAX_ROWS, Adapter, of_matrix
+from ms_codegeex.generation.matrices import LowRank, Weights
 from ms_codegeex.generation.rows import RowMask, Same, SharedRows, SlotSizes, WordOfRows, named_cells
 from ms_codegeex.generation.shares import Meeting, Share
-from ms_codegeex.generation.weights import Weights
 from ms_codegeex.models.layers import MASKED_SCORE, AttentionCore, Linear
 
 LARGEST_HALF = 65504.0
@@ -29,20 +28,14 @@ class CompositeMask(RowMask):
     def __init__(self, capacity: int):
         super().__init__(capacity)
         self.columns = Tensor(np.arange(capacity + 1, dtype=np.int32))  # the last is that of padding
-        self.later, self.to_float, self.penalty, self.over_cache = (
-            ops.Greater(),
-            ops.Cast(),
-            ops.Mul(),
-            ops.ExpandDims(),
-        )
 
     def construct(self, rows: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
         """int32 [3, s, c] -> (slots and positions int32 [2, s, c], additive mask FP32 [s, 1, 1, c, capacity + 1]),
         positions int32 [s, c]"""
         places, positions = super().construct(rows)
-        (_, s, c), own = rows.shape, self.over_cache(rows[2], 2)
-        later = self.to_float(self.later(self.columns, own), ms.float32)
-        return (places, ops.reshape(self.penalty(later, MASKED_SCORE), (s, 1, 1, c, -1))), positions
+        _, s, c = rows.shape
+        later = ops.cast(self.columns > ops.expand_dims(rows[2], 2), ms.float32)
+        return (places, ops.reshape(later * MASKED_SCORE, (s, 1, 1, c, -1))), positions
 
 
 class CompositeAttention(nn.Cell):
@@ -75,13 +68,9 @@ class CompositeAttention(nn.Cell):
 
     def copy(self, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Slot `source`'s cache to slot `target`, int32 [1]."""
-        return (
-            self.write_keys(self.keys, target * self.whole + self.inside, self._slot(self.keys, source)),
-            self.write_values(self.values, target * self.whole + self.inside, self._slot(self.values, source)),
-        )
-
-    def _slot(self, cache, source):
-        return self.gather(cache, source * self.whole + self.inside, 0)
+        here, there = source * self.whole + self.inside, target * self.whole + self.inside
+        keys = self.write_keys(self.keys, there, self.gather(self.keys, here, 0))
+        return keys, self.write_values(self.values, there, self.gather(self.values, here, 0))
 
     def construct(
         self,
@@ -163,11 +152,11 @@ class AddRanks(nn.Cell):
 
     def __init__(self):
         super().__init__(auto_prefix=False)
-        self.after, self.sum, self.add = ops.Depend(), ops.AllReduce(), ops.Add()
+        self.after, self.sum = ops.Depend(), ops.AllReduce()
 
     def construct(self, residual: Tensor, part: Tensor) -> Tensor:
         """[m, H] each -> [m, H]"""
-        return self.add(residual, self.sum(self.after(part, residual)))
+        return residual + self.sum(self.after(part, residual))
 
 
 class GatheredHead(nn.Cell):

@@ -5,9 +5,10 @@ All requests share the slots of one engine (`slots.py`, `scheduler.py`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import mindspore as ms
@@ -16,29 +17,32 @@ import numpy as np
 from ms_codegeex.base.errors import PromptTooLong, UserError
 from ms_codegeex.base.extras import extra
 from ms_codegeex.base.host import available_cores
-from ms_codegeex.generation.adapters import Adapter, load_adapters
-from ms_codegeex.generation.beams import Likeliest, next_tokens
+from ms_codegeex.generation.beams import Likeliest, next_tokens, search
 from ms_codegeex.generation.choice import Chosen, token_choice
-from ms_codegeex.generation.levels import AUTO
-from ms_codegeex.generation.loading import LoadedModel, adapter_infill, load_model
+from ms_codegeex.generation.engine_options import AUTO
+from ms_codegeex.generation.loading import Adapter, LoadedModel, adapter_infill, load_adapters, load_model
 from ms_codegeex.generation.network import LocalNetwork, Network
 from ms_codegeex.generation.rows import SlotSizes
 from ms_codegeex.generation.sampling import DEFAULT_ADAPTER, SamplingSettings
-from ms_codegeex.generation.scheduler import Request, Scheduler
+from ms_codegeex.generation.scheduler import Request, Scheduler, Speculation
 from ms_codegeex.generation.shares import check_devices
 from ms_codegeex.generation.slots import SlotEngine
-from ms_codegeex.generation.speculation import DraftSpeculation, GuessWidth, NgramSpeculation
+from ms_codegeex.generation.speculation import DraftSpeculation, NgramSpeculation
 from ms_codegeex.generation.stopping import Ending, Rule, until
-from ms_codegeex.generation.targets import check_memory, free_memory, prepare_cpu, use_device
+from ms_codegeex.generation.targets import affordable_slots, check_memory, prepare_cpu, use_device
 
-MAX_SLOTS = 16
 FORBIDDEN = -1e6  # added to a logit
 
 
-def affordable_slots(each: int, weights: int) -> int:
-    """The number of slots of `each` bytes that fit into half of the memory left by `weights`: 1 to `MAX_SLOTS`."""
-    memory = free_memory()
-    return MAX_SLOTS if memory is None else max(1, min(MAX_SLOTS, (memory - weights) // 2 // each))
+@dataclass(frozen=True)
+class Answer:
+    """`text` ends before a stop text; `tokens` are all chosen ones except eos. `finish`: "eos", "stop" or "length".
+    `score`: of a beam, else None."""
+
+    text: str
+    tokens: Sequence[Chosen]
+    finish: str
+    score: float | None = None
 
 
 class Generator:
@@ -80,12 +84,12 @@ class Generator:
         self.path, self.config, self.tokenizer = model.path, model.config, model.tokenizer
         self.sentinels = model.sentinels
         self.seq_length = seq_length or self.config.max_position_embeddings
-        threads = available_cores() if threads is None else threads
         self.slot_bytes = cache_bits // 8 * self.seq_length * self.config.cached_numbers  # keys and values
         weights = (model.weights.bits or 32) * self.config.parameter_count() // 8
         self.slots = slots or affordable_slots(self.slot_bytes, weights)
         # MindSpore's own operators hold quantised weights in FP32
         check_memory((4 * self.config.parameter_count() + self.slots * self.slot_bytes) // devices)
+        threads = available_cores() if threads is None else threads
         sizes = SlotSizes(self.seq_length, self.slots, threads, fast, cache_bits, cpu_level)
         self.speculation = None if speculate is None else self._speculation(speculate, sizes)
         guesses = 0 if self.speculation is None else self.speculation.maximum
@@ -100,12 +104,7 @@ class Generator:
         self.scheduler = Scheduler(self.engine, self.speculation)
 
     def _engine(
-        self,
-        model: LoadedModel,
-        sizes: SlotSizes,
-        guesses: int = 0,
-        devices: int = 1,
-        adapters: Sequence[Adapter] = (),
+        self, model: LoadedModel, sizes: SlotSizes, guesses: int = 0, devices: int = 1, adapters: Sequence[Adapter] = ()
     ) -> SlotEngine:
         network: Network
         check_devices(model.config, devices)
@@ -117,7 +116,7 @@ class Generator:
         allowed = min(model.tokenizer.vocab_size, model.config.vocab_size)
         return SlotEngine(network, allowed=allowed, guesses=guesses)
 
-    def _speculation(self, name: str | Path, sizes: SlotSizes) -> GuessWidth:
+    def _speculation(self, name: str | Path, sizes: SlotSizes) -> Speculation:
         if name == "ngram":
             return NgramSpeculation()
         draft = load_model(Path(name))
@@ -139,9 +138,8 @@ class Generator:
         if truncate_for is not None:
             ids = self.tokenizer.truncate_prompt(ids, self.seq_length - truncate_for)
         if len(ids) >= self.seq_length:
-            raise PromptTooLong(
-                f"prompt: {len(ids)} tokens, the model's context is {self.seq_length}; shorten the prompt"
-            )
+            context = f"the model's context is {self.seq_length}"
+            raise PromptTooLong(f"prompt: {len(ids)} tokens, {context}; shorten the prompt")
         return ids
 
     def _adapter(self, name: str) -> int:
@@ -171,11 +169,13 @@ class Generator:
         number = self._adapter(adapter)
         return self.scheduler.call(lambda slots: self.engine.log_probabilities(slots[0], ids, number))
 
-    def _check(self, ids: Sequence[int]) -> None:
+    def _check(self, ids: Sequence[int], bias: Iterable[int] = ()) -> None:
         if not 0 < len(ids) <= self.seq_length:
             raise UserError(f"prompt: {len(ids)} tokens, the model takes 1 to {self.seq_length}")
         if wrong := [i for i in ids if not 0 <= i < self.engine.allowed and i not in self._marks]:
             raise UserError(f"prompt: token id {wrong[0]} has no token; ids are 0 to {self.engine.allowed - 1}")
+        if wrong := [number for number in bias if number >= self.engine.allowed]:
+            raise UserError(f"logit_bias: id {wrong[0]} has no token; ids are 0 to {self.engine.allowed - 1}")
 
     def warm_up(self) -> None:
         """Compile what answers need before the first one is requested: the passes of the model, and of the one that
@@ -198,31 +198,26 @@ class Generator:
 
     def submit(self, ids: Sequence[int], settings: SamplingSettings, prompt_best: int | None = None) -> Request:
         """The same for a caller that makes the scheduler's steps itself; `prompt_best` as in `Request`."""
-        self._check(ids)
-        self._check_bias(settings)
+        self._check(ids, settings.logit_bias)
         settings = self._without_marks(settings)
         adapter = self._adapter(settings.adapter)
         request = Request(ids, settings, self.seq_length, self.tokenizer.eos_id, prompt_best, adapter)
         self.scheduler.submit(request)
         return request
 
-    def chosen(self, ids: Sequence[int], settings: SamplingSettings) -> Iterator[Chosen]:
-        """New tokens until eos (not yielded), `max_new_tokens` or the end of the model's context. `UserError` as for
+    def tokens(self, ids: Sequence[int], settings: SamplingSettings) -> Iterator[int]:
+        """New ids until eos (not yielded), `max_new_tokens` or the end of the model's context. `UserError` as for
         `request`."""
-        self._check(ids)
-        self._check_bias(settings)
-        return self._chosen(ids, settings)
+        self._check(ids, settings.logit_bias)
 
-    def _chosen(self, ids: Sequence[int], settings: SamplingSettings) -> Iterator[Chosen]:
-        request = self.request(ids, settings)
-        try:
-            yield from request
-        finally:
-            request.cancel()
+        def found() -> Iterator[int]:
+            request = self.request(ids, settings)
+            try:
+                yield from (chosen.token for chosen in request)
+            finally:
+                request.cancel()
 
-    def _check_bias(self, settings: SamplingSettings) -> None:
-        if wrong := [number for number in settings.logit_bias if number >= self.engine.allowed]:
-            raise UserError(f"logit_bias: id {wrong[0]} has no token; ids are 0 to {self.engine.allowed - 1}")
+        return found()
 
     def _without_marks(self, settings: SamplingSettings) -> SamplingSettings:
         """The settings that also forbid sentinels: these belong only in prompts."""
@@ -234,10 +229,6 @@ class Generator:
         if self.speculation is None:
             return {}
         return {"guessed": self.scheduler.guessed, "accepted": self.scheduler.accepted}
-
-    def tokens(self, ids: Sequence[int], settings: SamplingSettings) -> Iterator[int]:
-        """The ids of `chosen`."""
-        return (chosen.token for chosen in self.chosen(ids, settings))
 
     @contextmanager
     def likeliest(self, ids: Sequence[int], beams: int, count: int, adapter: str = "") -> Iterator[Likeliest]:
@@ -251,6 +242,51 @@ class Generator:
                 return step(lambda slots: next_tokens(self.engine, slots, sequences, count, number))
 
             yield likeliest
+
+    def answers(self, ids: Sequence[int], settings: SamplingSettings, rule: Rule | None = None) -> list[Answer]:
+        """`settings.n` complete answers to a prompt; `rule` ends them too."""
+        if settings.beams > 1:
+            return self._beams(ids, settings, rule)
+        seeds = (settings.seed + number for number in range(settings.n))
+        requests = [self.request(ids, replace(settings, seed=seed)) for seed in seeds]
+        # slots are given in order, so this many readers follow all that are computed, and a stop text frees its slot
+        with ThreadPoolExecutor(min(len(requests), self.slots + 1)) as pool:
+            try:
+                return list(pool.map(lambda request: self._answer(request, rule), requests))
+            finally:
+                for request in requests:
+                    request.cancel()
+
+    def _answer(self, request: Request, rule: Rule | None) -> Answer:
+        chosen: list[Chosen] = []
+
+        def tokens() -> Iterator[int]:
+            for one in request:
+                chosen.append(one)
+                yield one.token
+
+        text, ended = self._text(request.ids[: request.prompt], tokens(), request.settings, rule)
+        request.cancel()
+        return Answer(text, chosen, "stop" if ended else request.finish)
+
+    def _beams(self, ids: Sequence[int], settings: SamplingSettings, rule: Rule | None) -> list[Answer]:
+        room = min(settings.max_new_tokens, self.seq_length - len(ids))
+        count = max(2 * settings.beams, settings.log_probabilities)
+        eos, found = self.tokenizer.eos_id, []
+        with self.likeliest(ids, settings.beams, count, settings.adapter) as likeliest:
+            done = search(likeliest, settings.beams, room, eos, settings.length_penalty, settings.log_probabilities)
+        for beam in done[: settings.n]:
+            tokens = [one for one in beam.tokens if one.token != eos]
+            text, ended = self._text(ids, [one.token for one in tokens], settings, rule)
+            found.append(Answer(text, tokens, "stop" if ended else beam.finish, beam.score))
+        return found
+
+    def _text(
+        self, ids: Sequence[int], answer: Iterable[int], settings: SamplingSettings, rule: Rule | None
+    ) -> tuple[str, bool]:
+        """The text of an answer's ids up to its end, and whether a stop text or the rule ended it."""
+        ending = Ending(settings.stop, rule)
+        return "".join(until(self.tokenizer.continuation(ids, answer), ending)), ending.ended
 
     def stream(self, ids: Sequence[int], settings: SamplingSettings, rule: Rule | None = None) -> Iterator[str]:
         """The continuation of a prompt's ids as text, in pieces of whole characters, up to a stop text or to where

@@ -1,28 +1,36 @@
-"""Opens a model for generation, in any of the formats in which it may be stored."""
+"""Opens a model for generation, in any of the formats in which it may be stored, and adapters (LoRA) on it.
+
+Adapters are applied row by row: the rows of a pass may have different ones, or none.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.infilling.sentinels import DESCRIPTION, Sentinels, declared_infill, sentinels
 from ms_codegeex.data.tokenizer import Tokenizer, load_tokenizer
-from ms_codegeex.formats.adapter_files import adapters_path
+from ms_codegeex.formats.adapter_files import adapters_path, open_adapters
 from ms_codegeex.formats.checkpoint_folder import resolve
 from ms_codegeex.formats.peft import CONFIG
 from ms_codegeex.formats.source_tokenizer import source_tokenizer
 from ms_codegeex.formats.sources import Source, open_source
 from ms_codegeex.formats.tensors import LazyTensor
+from ms_codegeex.generation.matrices import MAX_RANK, LowRank, TensorWeights, Weights
 from ms_codegeex.generation.quantised import QuantisedModel, is_quantised
-from ms_codegeex.generation.weights import TensorWeights, Weights
+from ms_codegeex.models.parameters import LORA_A, LORA_B
 from ms_codegeex.models.registry import Family
 
+if TYPE_CHECKING:
+    from ms_codegeex.generation.shares import SharedWeights  # imports MindSpore
+
+MAX_ROWS = 1 << 16  # of a pass
 QUANTISED = "quantised"  # kind of the source of such a model
 
 
@@ -68,10 +76,8 @@ def adapter_infill(path: Path) -> Mapping[str, Any] | None:
 
 def stored_at(model: Path, adapter: Path | None = None) -> tuple[Path, Path | None]:
     """The paths of the files of a model and of a LoRA adapter: for a run, its newest checkpoint."""
-    return (
-        model if is_quantised(model) else open_source(model).path,
-        None if adapter is None else adapters_path(adapter),
-    )
+    path = model if is_quantised(model) else open_source(model).path
+    return path, adapter and adapters_path(adapter)
 
 
 def load_model(path: Path, bits: int | None = None) -> LoadedModel:
@@ -89,11 +95,46 @@ def load_model(path: Path, bits: int | None = None) -> LoadedModel:
         return LoadedModel(model.path, model.family, model.config, model, source, lambda: load_tokenizer(model.path))
     source = open_source(Path(path))
     weights = TensorWeights(source.tensors, bits, products=source.config.product_names())
-    return LoadedModel(
-        source.path,
-        source.family,
-        source.config,
-        weights,
-        source,
-        lambda: source_tokenizer(source),
-    )
+    return LoadedModel(source.path, source.family, source.config, weights, source, lambda: source_tokenizer(source))
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter by the name that requests give; `matrices` by the names of the weights that it changes."""
+
+    name: str
+    path: Path
+    matrices: Mapping[str, LowRank]
+
+    def part(self, weights: SharedWeights) -> Adapter:
+        """A device's part of it: a part of a matrix has the same columns of A and the same rows of B."""
+        found = {
+            name: LowRank(each.a[:, weights.part(name, 1)], each.b[weights.part(name, 0)])
+            for name, each in self.matrices.items()
+        }
+        return Adapter(self.name, self.path, found)
+
+
+def load_adapters(paths: Mapping[str, Path], model: LoadedModel) -> list[Adapter]:
+    """The adapters in these places by their names. `UserError` for one that does not belong to the model."""
+    return [_loaded(name, Path(path), model) for name, path in paths.items()]
+
+
+def _loaded(name: str, path: Path, model: LoadedModel) -> Adapter:
+    exact = model.source.kind != QUANTISED  # rounded numbers do not show which model it was
+    opened = open_adapters(path, model.source, check_fingerprint=exact)
+    matrices, scale = {}, np.float32(opened.alpha / opened.rank)
+    for layer in opened.layers:
+        a, b = (opened.tensors[f"{layer}.{kind}"].float32() for kind in (LORA_A, LORA_B))
+        used = b.any(0)
+        if np.count_nonzero(used) > MAX_RANK:
+            raise UserError(f"--adapter: {path}: rank {len(a)} of {layer} is too large; {MAX_RANK} is the most")
+        if used.any():
+            matrices[f"{layer}.weight"] = LowRank(a[used], scale * b[:, used])
+    return Adapter(name, path, matrices)
+
+
+def of_matrix(adapters: Sequence[Adapter], name: str) -> list[LowRank | None] | None:
+    """Each adapter's addition to the product with this matrix; None if none adds anything."""
+    found = [adapter.matrices.get(name) for adapter in adapters]
+    return found if any(each is not None for each in found) else None

@@ -1,4 +1,4 @@
-"""Weights as FP32, 16-bit, 8-bit or 4-bit numbers, in NumPy.
+"""Weights as FP32, 16-bit, 8-bit or 4-bit numbers, in NumPy. Nothing here imports MindSpore.
 
 16 bits: FP16, or BF16 as uint16. 8 and 4 bits are symmetric: the value is the number times its scale. 8 bits: -127 to
 127 with a scale for each row. 4 bits: -7 to 7 with a scale for each `group` consecutive numbers of a row.
@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -110,10 +112,46 @@ def quantise(weight: np.ndarray, bits: int, group: int = 64) -> Quantised:
     return Quantised(values, bits, scales, group if bits == 4 else 0)
 
 
-def stored(tensor: LazyTensor) -> Quantised:
-    """A matrix [n, k] unchanged if it is stored as 16-bit numbers; else in FP32."""
+def stored(tensor: LazyTensor, rows: slice = WHOLE, columns: slice = WHOLE) -> Quantised:
+    """A matrix [n, k], or a copy of a part of it, unchanged if it is stored as 16-bit numbers; else in FP32."""
+    if (rows, columns) != (WHOLE, WHOLE):
+        return stored(tensor.window((rows, columns))).part(WHOLE, WHOLE)
     half = tensor.dtype in ("float16", "bfloat16")
     return Quantised(tensor.array(), 16) if half else Quantised(tensor.float32(), 32)
+
+
+class Weights(Protocol):
+    """A model's weights by our names. `bits` are those of its products, or None if nothing was rounded."""
+
+    bits: int | None
+
+    def matrix(self, name: str, rows: slice = WHOLE, columns: slice = WHOLE) -> Quantised:
+        """[n, k], or a part of it"""
+
+    def vector(self, name: str, rows: slice = WHOLE) -> np.ndarray:
+        """FP32 [n], or a part of it"""
+
+
+@dataclass(frozen=True)
+class TensorWeights:
+    """Weights of a source, read on demand; those named in `products` are rounded to `bits`. FP16 and BF16 are kept,
+    other types become FP32."""
+
+    tensors: Mapping[str, LazyTensor]
+    bits: int | None = None
+    group: int = 64
+    products: Collection[str] = ()
+
+    def matrix(self, name: str, rows: slice = WHOLE, columns: slice = WHOLE) -> Quantised:
+        """[n, k], or a part of it"""
+        if self.bits is None or name not in self.products:
+            return stored(self.tensors[name], rows, columns)
+        rounded = quantise(self.tensors[name].float32(), self.bits, self.group)
+        return rounded if (rows, columns) == (WHOLE, WHOLE) else rounded.part(rows, columns)
+
+    def vector(self, name: str, rows: slice = WHOLE) -> np.ndarray:
+        """FP32 [n], or a part of it"""
+        return self.tensors[name].window((rows,)).float32()
 
 
 @dataclass(frozen=True)
@@ -136,11 +174,6 @@ class Packed:
     def width(self) -> int:
         """k, rounded up"""
         return self.data.shape[1] * (8 if self.bits == 4 else 1)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that it takes."""
-        return self.data.nbytes + self.scales.nbytes
 
 
 def aligned(shape: tuple[int, ...], dtype: type) -> np.ndarray:

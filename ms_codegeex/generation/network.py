@@ -11,13 +11,13 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.generation.adapters import Adapter
 from ms_codegeex.generation.choice import COLUMNS
-from ms_codegeex.generation.kernels.compiling import library_path
-from ms_codegeex.generation.levels import AUTO
+from ms_codegeex.generation.engine_options import AUTO
+from ms_codegeex.generation.kernels.library import Library, library_path
+from ms_codegeex.generation.loading import Adapter
+from ms_codegeex.generation.matrices import Weights
 from ms_codegeex.generation.rows import Rows, SlotSizes
 from ms_codegeex.generation.shares import Meeting, SharedWeights
-from ms_codegeex.generation.weights import Weights
 from ms_codegeex.models.causal import Build
 
 
@@ -135,12 +135,10 @@ def _check(weights: Weights, compiled: bool, sizes: SlotSizes) -> None:
         raise UserError("--fast: needs the operators that a C++ compiler makes for CPUs; install g++ or 'ziglang'")
 
 
-def compiled_library(threads: int, level: str = AUTO) -> Any:
+def compiled_library(threads: int, level: str = AUTO) -> Library | None:
     """The compiled operators, or None where they cannot be used. `UserError` if a `level` is given nevertheless."""
     found, reason = None, "--threads 0, or a device that is not a CPU"
     if threads >= 1 and ms.get_context("device_target") == "CPU":
-        from ms_codegeex.generation.kernels.library import Library
-
         path, reason = library_path(level), "no C++ compiler builds the operators; install g++ or 'ziglang'"
         with contextlib.suppress(OSError):  # such as a cache on a noexec mount, or a library from another machine
             found = None if path is None else Library(path, threads)

@@ -105,9 +105,8 @@ class QuantisedModel:
     """A quantised model directory, opened and checked: its `family` and `config`, and its weights by our names."""
 
     def __init__(self, path: Path):
-        self.path = Path(path)
-        description = read_json(self.path / DESCRIPTION)
-        where = self.path / DESCRIPTION
+        self.path, where = Path(path), Path(path) / DESCRIPTION
+        description = read_json(where)
         if not isinstance(description, dict) or description.get("format") != FORMAT:
             raise UserError(f"{where}: expected format {FORMAT}; quantise the model again with this version")
         bits, group, sizes = (description.get(key) for key in ("bits", "group", "sizes"))
@@ -145,16 +144,14 @@ class QuantisedModel:
 
     def matrix(self, name: str, rows: slice = WHOLE, columns: slice = WHOLE) -> Quantised:
         """[n, k], or a part of it"""
-        part = (rows, columns) != (WHOLE, WHOLE)
         if name + SCALES not in self._file.names:
-            tensor = self._file.lazy(name)
-            return stored(tensor.window((rows, columns))).part(WHOLE, WHOLE) if part else stored(tensor)
+            return stored(self._file.lazy(name), rows, columns)
         values, scales = (self._file.lazy(key).array()[rows] for key in (name, name + SCALES))
         if self.bits == 8:
             found = Quantised(values, 8, scales)
         else:
             found = Quantised(_whole(values, self.config.parameter_shapes()[name][1]), 4, scales, self.group)
-        return found.part(WHOLE, columns) if part else found
+        return found if (rows, columns) == (WHOLE, WHOLE) else found.part(WHOLE, columns)
 
     def vector(self, name: str, rows: slice = WHOLE) -> np.ndarray:
         """FP32 [n], or a part of it"""

@@ -6,14 +6,13 @@ instead of the ids. Padding rows are at position `capacity`, where no sequence r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from ms_codegeex.generation.levels import AUTO
+from ms_codegeex.generation.engine_options import AUTO
 
 
 @dataclass(frozen=True)
@@ -93,12 +92,11 @@ class RowMask(nn.Cell):
         return rows[1:], self.within(rows[2], self.last)
 
 
-def named_cells(model: nn.Cell, *kinds: type[nn.Cell]) -> Iterator[tuple[nn.Cell, str, nn.Cell]]:
+def named_cells(model: nn.Cell, *kinds: type[nn.Cell]) -> list[tuple[nn.Cell, str, nn.Cell]]:
     """(parent, attribute, cell) of every cell of these kinds."""
-    found = [
+    return [
         (parent, name, cell)
         for _, parent in model.cells_and_names()
         for name, cell in parent.name_cells().items()
         if isinstance(cell, kinds)
     ]
-    yield from found

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import queue
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.generation.choice import Chosen, TokenChoice, check_finite, token_choice
@@ -22,6 +23,7 @@ from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.generation.slots import MIN_CHUNK, Part, SlotEngine, power, shared
 
 Work = Callable[[list[int]], Any]  # with an engine and these slots
+FIRST_GUESSES = 3  # tokens that are guessed at first
 MIXED_ROWS = 64  # of a pass in which sequences decode: prompts do not delay them for long
 
 
@@ -52,6 +54,7 @@ class Request:
         self.leader: Request | None = None  # is about to compute what both begin with
         self.finish, self.cancelled = "", False
         self.guessed = self.accepted = 0
+        self.width = FIRST_GUESSES
         self.error: BaseException | None = None
         self.ended = False  # `new` has returned all
         self.prompt_best = prompt_best
@@ -129,16 +132,22 @@ class Call:
         self.result.set_exception(error or RunFailure(f"generation: {finish}"))
 
 
-class Speculation(Protocol):
-    """Guesses of next tokens."""
+class Speculation(ABC):
+    """Guesses of next tokens, up to `maximum` of each request: more after a right guess, fewer after a wrong one."""
 
-    maximum: int
+    def __init__(self, maximum: int):
+        self.maximum = maximum
 
+    @abstractmethod
     def guess(self, requests: Sequence[Request], room: Sequence[int]) -> list[list[int]]:
         """Up to `room` next ids of each request."""
 
     def learn(self, request: Request, guessed: int, accepted: int) -> None:
         """How good a guess was."""
+        if accepted == guessed:
+            request.width = min(2 * guessed + 1, self.maximum)
+        elif 2 * accepted < guessed:
+            request.width = max(guessed // 2, 1)
 
 
 class Scheduler:
@@ -220,7 +229,7 @@ class Scheduler:
                 if not self._waiting and not self._active and not self._steps:
                     self._running = False
                     return
-                if not self._active and not self._steps and self._unused() < self._waiting[0].count:
+                if not self._active and not self._steps and len(self._free()) < self._waiting[0].count:
                     self._changed.wait(1)  # for those who hold slots
             try:
                 if not threading.main_thread().is_alive():
@@ -337,7 +346,7 @@ class Scheduler:
         """Give free slots to those that wait."""
         while True:
             with self._lock:
-                if not self._waiting or self._unused() < self._waiting[0].count:
+                if not self._waiting or len(self._free()) < self._waiting[0].count:
                     return
                 work = self._waiting.popleft()
             if isinstance(work, Call):
@@ -361,10 +370,6 @@ class Scheduler:
             call.result.set_result(call.work(slots))
         except BaseException as error:
             call.end("error", error)
-
-    def _unused(self) -> int:
-        """The number of slots that nobody has."""
-        return self.engine.slots - len(self._active) - len(self._held)
 
     def _free(self) -> list[int]:
         """Slots that nobody has, the least recently used first."""

@@ -17,7 +17,7 @@ from ms_codegeex.data.languages import find_language
 
 Stop = Callable[[str], bool]  # text so far -> whether it has ended
 Scanner = Callable[[str], int | None]
-BRACE = re.compile("[{}]")
+BRACE, UNINDENTED = re.compile("[{}]"), re.compile(r"^(?![ \t])[^\n]*?\S", re.MULTILINE)
 BRACED = (  # languages whose blocks are in braces
     *("C", "C++", "C#", "CSS", "Cuda", "Dart", "Go", "Groovy", "Java", "JavaScript", "Kotlin", "Objective-C"),
     *("Objective-C++", "PHP", "Perl", "R", "Rust", "Scala", "Solidity", "Swift", "TypeScript"),
@@ -128,12 +128,8 @@ def _unindented(start: str = "") -> Scanner:
 
 def first_unindented(text: str) -> int | None:
     """The start of the first line that is neither blank nor indented, None if there is none."""
-    position = 0
-    for line in text.split("\n"):
-        if line.strip() and line[0] not in " \t":
-            return position
-        position += len(line) + 1
-    return None
+    found = UNINDENTED.search(text)
+    return None if found is None else found.start()
 
 
 # a line that is not blank starts in the first column

@@ -1,4 +1,4 @@
-"""The kind of device that computes."""
+"""The kind of device that computes, and its memory."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import mindspore as ms
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.host import available_memory
-from ms_codegeex.cuda.driver import Driver, query_driver_in_subprocess
+from ms_codegeex.cuda.driver import query_driver_in_subprocess
 
+MAX_SLOTS = 16
 TARGETS = {"cpu": "CPU", "gpu": "GPU", "ascend": "Ascend"}  # MindSpore's names
 
 
@@ -32,7 +33,12 @@ def use_device(name: str, count: int = 1) -> None:
             f"--device: MindSpore finds no {name} here; run `ms-codegeex doctor` for details, or use --device cpu"
         )
     if name == "gpu":
-        _check_gpus(query_driver_in_subprocess(), count)
+        driver = query_driver_in_subprocess()
+        driver.check()
+        if not (gpus := len(driver.gpus)):
+            raise UserError(f"--device: {driver.problem}; run `ms-codegeex doctor` for details, or use --device cpu")
+        if count > gpus:
+            raise UserError(f"--devices: {count}, but {gpus} GPUs are here; check CUDA_VISIBLE_DEVICES, or give {gpus}")
     ms.set_device(target)
 
 
@@ -52,15 +58,6 @@ def prepare_cpu() -> None:
         os.close(shown)
 
 
-def _check_gpus(driver: Driver, count: int) -> None:
-    driver.check()
-    found = len(driver.gpus)
-    if not found:
-        raise UserError(f"--device: {driver.problem}; run `ms-codegeex doctor` for details, or use --device cpu")
-    if count > found:
-        raise UserError(f"--devices: {count}, but {found} GPUs are here; check CUDA_VISIBLE_DEVICES, or give {found}")
-
-
 def check_memory(needed: int) -> None:
     """`UserError` if the GPU that computes has less than `needed` bytes free."""
     if ms.get_context("device_target") == "GPU" and (free := free_memory()) is not None and needed > free:
@@ -75,3 +72,9 @@ def free_memory() -> int | None:
     if ms.get_context("device_target") != "GPU":
         return available_memory()
     return next((gpu.free for gpu in query_driver_in_subprocess().gpus), None)
+
+
+def affordable_slots(each: int, weights: int) -> int:
+    """The number of slots of `each` bytes that fit into half of the memory left by `weights`: 1 to `MAX_SLOTS`."""
+    memory = free_memory()
+    return MAX_SLOTS if memory is None else max(1, min(MAX_SLOTS, (memory - weights) // 2 // each))

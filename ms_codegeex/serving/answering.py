@@ -1,10 +1,11 @@
-"""Text of an answer from its tokens, as they come: complete characters, up to a stop text."""
+"""Text of an answer from its tokens, as they come: complete characters, up to a stop text, through filters that end,
+hold back or change it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from ms_codegeex.data.tokenizer.base import Continuation, Tokenizer
 from ms_codegeex.generation.choice import Chosen
@@ -29,16 +30,95 @@ class Piece:
     complete: bool = False
 
 
-class TextFilter(Protocol):
-    """Takes a text in pieces and returns the part that can be sent. Once it has `ended`, it returns nothing more."""
+class TextFilter:
+    """Takes a text in pieces and returns the part that can be sent, here all of it. Once it has `ended`, it returns
+    nothing more."""
 
-    ended: bool
+    ended = False
 
     def feed(self, piece: str) -> str:
         """The text that can be sent after the next piece."""
+        return piece
 
     def rest(self) -> str:
         """The text that is still held back at the end."""
+        return ""
+
+
+class Filters(TextFilter):
+    """Several filters in a row, with `opening` in front of the text and `closing` after it."""
+
+    def __init__(self, *filters: TextFilter, opening: str = "", closing: str = ""):
+        self._filters, self._opening, self._closing = filters, opening, closing
+
+    @property
+    def ended(self) -> bool:
+        """Whether one of them has ended the text."""
+        return any(one.ended for one in self._filters)
+
+    def feed(self, piece: str) -> str:
+        """The text that can be sent after the next piece."""
+        for one in self._filters:
+            piece = one.feed(piece)
+        said, self._opening = self._opening + piece, ""
+        return said
+
+    def rest(self) -> str:
+        """The text that still waits at the end."""
+        said = ""
+        for one in self._filters:
+            said = one.feed(said) + one.rest()
+        return self._opening + said + self._closing
+
+
+class Indented(TextFilter):
+    """Ends a text before the first line, after its first one, that is not blank and has less than `least` leading white
+    space."""
+
+    def __init__(self, minimum: int):
+        self._minimum, self._blank = minimum, ""  # a line break and the white space of its line so far
+
+    def feed(self, piece: str) -> str:
+        """The text that can be sent after the next piece. White space in front of a line waits for the line's text."""
+        said = ""
+        for character in "" if self.ended else piece:
+            if character == "\n":
+                said, self._blank = said + self._blank, character
+            elif not self._blank:
+                said += character
+            elif character.isspace():
+                self._blank += character
+            elif len(self._blank) - 1 < self._minimum:
+                self.ended, self._blank = True, ""
+                break
+            else:
+                said, self._blank = said + self._blank + character, ""
+        return said
+
+    def rest(self) -> str:
+        """The white space that waits."""
+        blank, self._blank = self._blank, ""
+        return blank
+
+
+class Lasting(TextFilter):
+    """Ends a text some time after its first piece, but not before it has a line break."""
+
+    def __init__(self, milliseconds: float, clock: Callable[[], float] = time.monotonic):
+        self._seconds, self._clock = milliseconds / 1000, clock
+        self._began, self._lines = -1.0, False
+
+    def feed(self, piece: str) -> str:
+        """The piece, if the time is not over."""
+        if self.ended or not piece:
+            return ""
+        now = self._clock()
+        self._began = now if self._began < 0 else self._began
+        if self._lines and now - self._began > self._seconds:
+            self.ended = True
+            return ""
+        self._lines = self._lines or "\n" in piece
+        return piece
 
 
 class AnswerText:
@@ -55,7 +135,8 @@ class AnswerText:
     ):
         self.finish: str | None = None
         self.count = 0  # tokens
-        self._decoded, self._ending, self._filter = Continuation(tokenizer, ids), Ending(settings.stop, rule), through
+        self._decoded, self._ending = Continuation(tokenizer, ids), Ending(settings.stop, rule)
+        self._filter = through or TextFilter()
         self._length = self._sent = 0  # characters decoded, and given in pieces
         self._complete = False
         self._said: list[str] = []
@@ -75,24 +156,19 @@ class AnswerText:
             self._say(text)
 
     def _say(self, text: str) -> None:
-        text = self._ending.feed(text)
-        if self._filter is not None:
-            text = self._filter.feed(text)
-        if text:
+        if text := self._filter.feed(self._ending.feed(text)):
             self._said.append(text)
-        if self._ending.ended or (self._filter is not None and self._filter.ended):
+        if self._ending.ended or self._filter.ended:
             self._finish("stop")
 
     def _finish(self, finish: str) -> None:
-        if self._filter is not None:
-            self._said.append(self._filter.rest())
+        self._said.append(self._filter.rest())
         self.finish = finish
 
     def end(self, finish: str) -> None:
         """Note that no token follows."""
         if self.finish is None:
-            rest = self._ending.rest()
-            self._said.append(rest if self._filter is None else self._filter.feed(rest))
+            self._said.append(self._filter.feed(self._ending.rest()))
             self._finish(finish)
             self._complete = True
 

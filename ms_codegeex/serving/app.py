@@ -12,13 +12,11 @@ import ms_codegeex
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.printing import print_error
 from ms_codegeex.serving import errors
-from ms_codegeex.serving.access_log import AccessLog
 from ms_codegeex.serving.backend import Backend
-from ms_codegeex.serving.body_limit import BodyLimit
-from ms_codegeex.serving.guards import Guard, Recording, check_origins
+from ms_codegeex.serving.guards import BodyLimit, Guard, Recording, check_origins
 from ms_codegeex.serving.keys import Keys
-from ms_codegeex.serving.metrics import Metrics
-from ms_codegeex.serving.routes import chat, completions, infill, models, status, tasks, tokens
+from ms_codegeex.serving.records import AccessLog, Metrics
+from ms_codegeex.serving.routes import completions, infill, status, tasks, tokens
 from ms_codegeex.serving.schemas import ErrorAnswer
 from ms_codegeex.serving.settings import ServeSettings
 
@@ -41,7 +39,8 @@ def create_app(settings: ServeSettings, backend: Backend) -> FastAPI:
     keys = None if settings.api_key_file is None else Keys(settings.api_key_file)
     check_origins(settings.cors, keys is not None)
     metrics = Metrics(backend)
-    for module in (models, completions, chat, tasks, infill, tokens):
+    app.include_router(status.models_router(backend))
+    for module in (completions, tasks, infill, tokens):
         app.include_router(module.router(backend))
     app.include_router(status.router(backend, metrics))
     log = None

@@ -12,8 +12,9 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from ms_codegeex.generation.choice import Chosen
 from ms_codegeex.generation.sampling import SamplingSettings
@@ -23,25 +24,27 @@ from ms_codegeex.serving.errors import ApiError, busy, failed, unavailable
 from ms_codegeex.serving.model import ServedModel
 from ms_codegeex.serving.settings import ServeSettings
 
-__all__ = ["Backend", "Counters", "Piece", "StreamedAnswer"]
-
 AHEAD = 1  # answers that the engine holds beyond its slots, so that a slot is taken in the next step
+
+
+def _counter(help: str) -> Any:
+    return field(default=0, metadata={"help": help})
 
 
 @dataclass
 class Counters:
-    """Numbers since the start. `reused`: tokens of prompts that a slot already held."""
+    """Numbers since the start, with their descriptions in /metrics."""
 
-    answers: int = 0
-    cancelled: int = 0
-    failed: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    reused_tokens: int = 0
-    guessed_tokens: int = 0
-    accepted_tokens: int = 0
-    steps: int = 0
-    restarts: int = 0
+    answers: int = _counter("Answers begun.")
+    cancelled: int = _counter("Answers that nobody waited for to the end.")
+    failed: int = _counter("Answers that ended with an error.")
+    prompt_tokens: int = _counter("Tokens of prompts.")
+    completion_tokens: int = _counter("Tokens generated.")
+    reused_tokens: int = _counter("Tokens of prompts that a slot held already.")
+    guessed_tokens: int = _counter("Tokens guessed by speculation.")
+    accepted_tokens: int = _counter("Guessed tokens that were right.")
+    steps: int = _counter("Passes of the engine.")
+    restarts: int = _counter("Restarts of the engine's process.")
 
 
 class StreamedAnswer(AsyncIterator[Piece]):
@@ -132,6 +135,9 @@ class Waiting:
     def __len__(self) -> int:
         return sum(map(len, self._clients.values()))
 
+    def __iter__(self) -> Iterator[StreamedAnswer]:
+        return itertools.chain.from_iterable(self._clients.values())
+
     def add(self, answer: StreamedAnswer) -> None:
         """Add an answer after the client's others."""
         self._clients.setdefault(answer.client, deque()).append(answer)
@@ -154,14 +160,10 @@ class Waiting:
             del self._clients[answer.client]
         return True
 
-    def of(self, client: str) -> int:
-        """The number of a client's answers."""
-        return len(self._clients.get(client, ()))
-
     def displaced(self, needed: int, client: str, count: int) -> list[StreamedAnswer] | None:
         """The `needed` answers that give their places to `count` new ones of a client: always the newest of the client
         that has the most. None if the new ones would exceed the client's share of the places."""
-        own, displaced = self.of(client) + count, list[StreamedAnswer]()
+        own, displaced = len(self._clients.get(client, ())) + count, list[StreamedAnswer]()
         left = {name: len(answers) for name, answers in self._clients.items() if name != client}
         for _ in range(needed):
             name = max(left, key=left.__getitem__, default="")
@@ -170,12 +172,6 @@ class Waiting:
             left[name] -= 1
             displaced.append(self._clients[name][left[name]])
         return displaced
-
-    def clear(self) -> list[StreamedAnswer]:
-        """Remove and return all answers."""
-        answers = [answer for each in self._clients.values() for answer in each]
-        self._clients.clear()
-        return answers
 
 
 class Backend(ABC):
@@ -224,16 +220,14 @@ class Backend(ABC):
         if count > maximum:
             raise ApiError(400, f"n: {count} answers at once, the server takes {maximum}; ask for fewer", param="n")
         if concurrent is not None:
-            self._check_concurrent(count, client, concurrent)
+            if count > concurrent:
+                message = f"n: {count} answers at once, this key may have {concurrent}; ask for fewer"
+                raise ApiError(400, message, param="n")
+            held = sum(answer.client == client for answer in (*self._active.values(), *self._waiting))
+            if held + count > concurrent:
+                message = f"{held} answers of this key are in progress, at most {concurrent} may be"
+                raise ApiError(429, message, code="rate_limit_exceeded", retry_after=1)
         self._displaced(count, client)
-
-    def _check_concurrent(self, count: int, client: str, maximum: int) -> None:
-        if count > maximum:
-            raise ApiError(400, f"n: {count} answers at once, this key may have {maximum}; ask for fewer", param="n")
-        held = sum(answer.client == client for answer in self._active.values()) + self._waiting.of(client)
-        if held + count > maximum:
-            message = f"{held} answers of this key are in progress, at most {maximum} may be"
-            raise ApiError(429, message, "rate_limit_error", code="rate_limit_exceeded", retry_after=1)
 
     def _displaced(self, count: int, client: str) -> list[StreamedAnswer]:
         """The waiting answers that make room for `count` new ones of a client; `ApiError` if there is no room."""
@@ -322,7 +316,7 @@ class Backend(ABC):
     def feed_error(self, number: int, message: str) -> None:
         """End an answer that the engine could not compute."""
         if (answer := self._active.pop(number, None)) is not None:
-            self.fail(answer, ApiError(500, message, "server_error", code="engine_error"))
+            self.fail(answer, ApiError(500, message, code="engine_error"))
             self._dispatch()
 
     def fail(self, answer: StreamedAnswer, error: ApiError) -> None:
@@ -335,8 +329,8 @@ class Backend(ABC):
 
     def fail_all(self, error: ApiError) -> None:
         """End all answers with an error; the engine no longer has any of them."""
-        left = [*self._active.values(), *self._waiting.clear()]
-        self._active.clear()
+        left = [*self._active.values(), *self._waiting]
+        self._active, self._waiting = {}, Waiting()
         for answer in left:
             self.fail(answer, error)
 

@@ -71,7 +71,8 @@ class Pool:
     whole request, then of the one that has been silent for the longest time."""
 
     def __init__(self, maximum: int, flood: Flood):
-        self._maximum, self._flood, self._lingering = maximum, flood, 0
+        self._maximum, self._flood = maximum, flood
+        self.lingering = 0  # refused connections that stay open until their request has been read
         self._open: set[Connection] = set()
         self._new: dict[Connection, None] = {}  # without a request so far, the oldest first
         self._kept: dict[Connection, None] = {}  # between two requests, the first to become idle first
@@ -91,17 +92,6 @@ class Pool:
         self._open.add(connection)
         self._new[connection] = None
         return True
-
-    def may_linger(self) -> bool:
-        """Whether a refused connection may stay open until its request has been read; `lingered` when it has."""
-        if self._lingering >= LINGERING:
-            return False
-        self._lingering += 1
-        return True
-
-    def lingered(self) -> None:
-        """Note the end of that time."""
-        self._lingering -= 1
 
     def set_busy(self, connection: Connection) -> None:
         """Note that a whole request has come."""
@@ -151,12 +141,16 @@ class Connection(H11Protocol):
         head = b"".join(b"%s: %s\r\n" % pair for pair in response.raw_headers)
         self._refused = True
         self.transport.write(b"HTTP/1.1 503 Service Unavailable\r\n" + head + b"\r\n" + response.body)
-        if self.transport.can_write_eof() and self._pool.may_linger():
+        if self.transport.can_write_eof() and self._pool.lingering < LINGERING:
+            self._pool.lingering += 1
             self.transport.write_eof()
-            self.loop.call_later(LINGER_SECONDS, self.transport.close)
-            self.loop.call_later(LINGER_SECONDS, self._pool.lingered)
+            self.loop.call_later(LINGER_SECONDS, self._linger_no_more)
         else:
             self.transport.close()
+
+    def _linger_no_more(self) -> None:
+        self._pool.lingering -= 1
+        self.transport.close()
 
     def data_received(self, data: bytes) -> None:
         """Start or stop the time limit for the rest of a request."""

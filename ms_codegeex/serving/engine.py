@@ -10,11 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.printing import print_error
 from ms_codegeex.base.processes import ending, python_path
+from ms_codegeex.generation.engine_options import EngineOptions
 from ms_codegeex.serving.backend import Backend, StreamedAnswer
 from ms_codegeex.serving.errors import unavailable
 from ms_codegeex.serving.messages import chosen_from, read, settings_values, write
@@ -22,6 +24,7 @@ from ms_codegeex.serving.model import ServedModel
 from ms_codegeex.serving.settings import ServeSettings
 
 RESTARTS = 5  # in a row, without an answer in between
+TOTALS = ("guessed_tokens", "accepted_tokens", "reused_tokens", "steps")  # counters that an engine keeps
 PINGS = 10  # without an answer, and the process hangs
 END_SECONDS = 5.0  # for a process whose connection has ended
 
@@ -83,23 +86,16 @@ class EngineBackend(Backend):
         self.engine: EngineProcess | None = None
         self._loaded = False  # set after the first start
         self._messages = 0  # of all engines
-        self._before = (0, 0, 0, 0)  # totals of engines that have ended
+        self._before = [0] * len(TOTALS)  # of engines that have ended
 
     def options(self) -> dict[str, Any]:
         """Options of the `Generator`."""
-        settings = self.settings
         return {
-            "model": str(settings.model),
-            "slots": settings.max_concurrency,
-            "threads": settings.threads,
-            "cpu_level": settings.cpu_level,
-            "speculate": settings.speculate,
-            "fast": settings.fast,
-            "cache_bits": settings.cache_bits,
-            "bits": settings.bits,
-            "device": settings.device,
-            "devices": settings.devices,
-            "adapters": {name: str(path) for name, path in settings.adapter},
+            **{each.name: getattr(self.settings, each.name) for each in fields(EngineOptions)},
+            "model": str(self.settings.model),
+            "slots": self.settings.max_concurrency,
+            "bits": self.settings.bits,
+            "adapters": {name: str(path) for name, path in self.settings.adapter},
         }
 
     async def run(self) -> None:
@@ -170,16 +166,13 @@ class EngineBackend(Backend):
             print_error(first["error"])
             return False
         self.slots, self.engine_ready, self._loaded = first["slots"], True, True
-        counters = self.counters
-        self._before = counters.guessed_tokens, counters.accepted_tokens, counters.reused_tokens, counters.steps
+        self._before = [getattr(self.counters, name) for name in TOTALS]
         return True
 
     def _took(self, message: list[Any]) -> None:
         news, totals = message
-        counters = self.counters
-        counters.guessed_tokens, counters.accepted_tokens, counters.reused_tokens, counters.steps = (
-            before + now for before, now in zip(self._before, totals, strict=True)
-        )
+        for name, before, now in zip(TOTALS, self._before, totals, strict=True):
+            setattr(self.counters, name, before + now)
         for number, tokens, finish, *more in news:
             if finish == "error":
                 self.feed_error(number, more[0])

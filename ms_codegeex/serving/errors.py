@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -13,58 +14,49 @@ from starlette.exceptions import HTTPException
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.serving.schemas import UNSUPPORTED
 
-INVALID = "invalid_request_error"
+KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error", 500: "server_error"}
 LONGEST = 2000  # characters of a message
 RENAMED = {"max_new_tokens": "max_tokens", "log_probabilities": "logprobs"}  # fields of SamplingSettings here
 
 
+@dataclass(eq=False)
 class ApiError(Exception):
-    """An error response."""
+    """An error response. `retry_after` in seconds."""
 
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        kind: str = INVALID,
-        *,
-        param: str | None = None,
-        code: str | None = None,
-        retry_after: float | None = None,
-    ):
-        super().__init__(message)
-        message = message if len(message) <= LONGEST else f"{message[:LONGEST]} …"  # a client's input may be in it
-        self.status, self.message, self.kind, self.param, self.code = status, message, kind, param, code
-        self.retry_after = retry_after
+    status: int
+    message: str
+    param: str | None = None
+    code: str | None = None
+    retry_after: float | None = None
 
     def body(self) -> dict[str, Any]:
         """The JSON object."""
-        return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
+        long = len(self.message) > LONGEST  # a client's input may be in it
+        message = f"{self.message[:LONGEST]} …" if long else self.message
+        kind = KINDS.get(min(self.status, 500), "invalid_request_error")
+        return {"error": {"message": message, "type": kind, "param": self.param, "code": self.code}}
 
     def response(self) -> JSONResponse:
         """The whole response."""
         headers = {} if self.retry_after is None else {"Retry-After": str(max(1, round(self.retry_after)))}
+        headers |= {"WWW-Authenticate": "Bearer"} if self.status == 401 else {}
         return JSONResponse(self.body(), self.status, headers)
 
 
 def busy(maximum: int) -> ApiError:
     """The error for a full queue: 429."""
-    return ApiError(
-        429,
-        f"the queue is full: {maximum} answers wait; try again later",
-        "rate_limit_error",
-        code="queue_full",
-        retry_after=1,
-    )
+    message = f"the queue is full: {maximum} answers wait; try again later"
+    return ApiError(429, message, code="queue_full", retry_after=1)
 
 
 def unavailable(message: str, code: str, retry_after: float = 1) -> ApiError:
     """The error for a server that temporarily cannot answer: 503."""
-    return ApiError(503, message, "server_error", code=code, retry_after=retry_after)
+    return ApiError(503, message, code=code, retry_after=retry_after)
 
 
 def failed() -> ApiError:
     """A mistake of the server."""
-    return ApiError(500, "the server failed; its log says why", "server_error")
+    return ApiError(500, "the server failed; its log says why")
 
 
 def of_user_error(error: UserError) -> ApiError:
@@ -98,12 +90,9 @@ def install(app: FastAPI) -> None:
     """Give all errors of `app` this format."""
 
     @app.exception_handler(ApiError)
-    async def api_error(_: Request, error: ApiError) -> JSONResponse:
-        return error.response()
-
     @app.exception_handler(UserError)
-    async def user_error(_: Request, error: UserError) -> JSONResponse:
-        return of_user_error(error).response()
+    async def own(_: Request, error: ApiError | UserError) -> JSONResponse:
+        return (error if isinstance(error, ApiError) else of_user_error(error)).response()
 
     @app.exception_handler(RequestValidationError)
     async def validation(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -114,9 +103,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
-        message = error.detail
-        if error.status_code in (404, 405):
-            message = f"{request.method} {request.url.path}: {error.detail.lower()}"
+        unknown = error.status_code in (404, 405)
+        message = f"{request.method} {request.url.path}: {error.detail.lower()}" if unknown else error.detail
         response = ApiError(error.status_code, message).response()
         response.headers.update(error.headers or {})
         return response

@@ -13,7 +13,8 @@ from typing import Any
 WithoutEffect = Mapping[str, str]  # the reason by the field
 Neutral = Mapping[str, Sequence[Any]]  # values by the field
 
-OF_SAMPLERS: WithoutEffect = {  # details of samplers, each of which is refused by its main field
+GENERATION: WithoutEffect = {
+    # details of samplers, each of which is refused by its main field
     **dict.fromkeys(("mirostat_tau", "mirostat_eta"), "only used with mirostat"),
     **dict.fromkeys(
         ("dry_base", "dry_allowed_length", "dry_penalty_last_n", "dry_sequence_breakers"),
@@ -21,18 +22,12 @@ OF_SAMPLERS: WithoutEffect = {  # details of samplers, each of which is refused 
     ),
     "xtc_threshold": "only used with xtc_probability",
     "dynatemp_exponent": "only used with dynatemp_range",
-}
-OF_CACHES: WithoutEffect = {
     "cache_prompt": "prompts are always cached",
     "prompt_cache_key": "cached prompts are found by their content",
     "prompt_cache_retention": "cached prompts stay until the place is needed",
     "n_cache_reuse": "a cached prompt is reused as far as it is the same",
     "id_slot": "the server chooses the slot",
     "slot_id": "the server chooses the slot",
-}
-GENERATION: WithoutEffect = {
-    **OF_SAMPLERS,
-    **OF_CACHES,
     "metadata": "for the provider's records, of which there are none",
     "store": "answers are never stored",
     "safety_identifier": "for the provider's records, of which there are none",
@@ -52,38 +47,26 @@ NEUTRAL: Neutral = {
     "reasoning_effort": ("none",),
     "verbosity": ("medium",),
     "logprobs": (False, 0),
-    "top_logprobs": (0,),
-    "n_probs": (0,),
+    **dict.fromkeys(("top_logprobs", "n_probs"), (0,)),
     "echo": (False,),
     "suffix": ("",),
     "best_of": (1,),
     "use_beam_search": (False,),
     "length_penalty": (1,),
-    "min_tokens": (0,),
-    "min_keep": (0,),
+    **dict.fromkeys(("min_tokens", "min_keep"), (0,)),
     "typical_p": (1,),
     "top_n_sigma": (-1,),
-    "mirostat": (0,),
-    "dry_multiplier": (0,),
-    "xtc_probability": (0,),
-    "dynatemp_range": (0,),
+    **dict.fromkeys(("mirostat", "dry_multiplier", "xtc_probability", "dynatemp_range"), (0,)),
     "repeat_last_n": (-1,),
     "ignore_eos": (False,),
     "stop_token_ids": ([],),
     "include_stop_str_in_output": (False,),
-    "skip_special_tokens": (True,),
-    "spaces_between_special_tokens": (True,),
-    "detokenize": (True,),
-    "bad_words": ([],),
-    "lora": ([],),
-    "image_data": ([],),
+    **dict.fromkeys(("skip_special_tokens", "spaces_between_special_tokens", "detokenize"), (True,)),
+    **dict.fromkeys(("bad_words", "lora", "image_data"), ([],)),
     "chat_template_kwargs": ({},),
     "add_generation_prompt": (True,),
     "continue_final_message": (False,),
-    "return_token_ids": (False,),
-    "return_progress": (False,),
-    "timings_per_token": (False,),
-    "post_sampling_probs": (False,),
+    **dict.fromkeys(("return_token_ids", "return_progress", "timings_per_token", "post_sampling_probs"), (False,)),
 }
 INFILL: WithoutEffect = {
     **GENERATION,
@@ -92,7 +75,7 @@ INFILL: WithoutEffect = {
 }
 EXTRA_FILE: WithoutEffect = {"time": "the files stand in the order in which they are given"}
 STREAM_OPTIONS: WithoutEffect = {"include_obfuscation": "events have no padding"}
-CONTENT_PART: WithoutEffect = {"cache_control": OF_CACHES["cache_prompt"]}
+CONTENT_PART: WithoutEffect = {"cache_control": GENERATION["cache_prompt"]}
 MESSAGE: WithoutEffect = {**CONTENT_PART, "name": "no chat format has a place for names"}
 MESSAGE_NEUTRAL: Neutral = {
     "tool_calls": ([],),

@@ -7,28 +7,34 @@ refused unless `--cors` names it. With keys neither check is needed, because a p
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import ipaddress
 import math
 import re
 import secrets
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.serving.access_log import AccessLog, RequestRecord
 from ms_codegeex.serving.errors import ApiError, failed
 from ms_codegeex.serving.keys import Key, Keys
-from ms_codegeex.serving.metrics import Metrics
+from ms_codegeex.serving.records import AccessLog, Metrics, RequestRecord
 from ms_codegeex.serving.settings import ServeSettings, is_loopback
 
 OPEN = ("/health", "/ready")  # need no key: probes have none, and the answer is one word
 PAGES = ("/", "/demo/assets/")  # of the demo, need no key: they are files of this package, and their requests need one
 REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 CLIENT_GONE = 499  # in the log: the client closed the connection before the answer began
+BODY_SECONDS = 30.0  # for the next part of a body
+WHOLE_BODY = 10  # times as long for all parts together
+DRAIN_SECONDS = 5.0  # so long a body is read and dropped after its 413
 
 
 def record_of(scope: Scope) -> RequestRecord:
@@ -48,22 +54,19 @@ def check_origins(origins: tuple[str, ...], keys: bool) -> None:
             raise UserError(f"--cors: {origin} is not an origin; give one such as https://code.example.com")
 
 
+@dataclass
 class Recording:
     """The outermost layer: gives each request an id and a record, which goes to the log and the metrics."""
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        metrics: Metrics,
-        log: AccessLog | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ):
-        self.app, self.metrics, self.log, self.clock = app, metrics, log, clock
+    app: ASGIApp
+    metrics: Metrics
+    log: AccessLog | None = None
+    clock: Callable[[], float] = time.monotonic
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on."""
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
+            await send({"type": "websocket.close", "code": 1008})
             return
         scope["client"] = _client(scope)
         requested = Headers(scope=scope).get("x-request-id", "")
@@ -95,16 +98,12 @@ class Recording:
                 await failed().response()(scope, receive, sending)
             raise  # for the log
         finally:
-            self._end(scope, record)
-
-    def _end(self, scope: Scope, record: RequestRecord) -> None:
-        record.status = record.status or CLIENT_GONE
-        route = scope.get("route")
-        record.route = getattr(route, "path", None) or record.route
-        record.ended = self.clock()
-        self.metrics.count(record)
-        if self.log is not None:
-            self.log.write(record)
+            record.status = record.status or CLIENT_GONE
+            record.route = getattr(scope.get("route"), "path", None) or record.route
+            record.ended = self.clock()
+            self.metrics.count(record)
+            if self.log is not None:
+                self.log.write(record)
 
 
 class Limits:
@@ -135,18 +134,11 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer with an error."""
-        if scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008})
-            return
-        if scope["type"] == "http" and not self._open(scope["path"]):
-            try:
+        try:
+            if not self._open(scope["path"]):
                 self._admit(scope)
-            except ApiError as error:
-                response = error.response()
-                if error.status == 401:
-                    response.headers["WWW-Authenticate"] = "Bearer"
-                await response(scope, receive, send)
-                return
+        except ApiError as error:
+            return await error.response()(scope, receive, send)
         await self.app(scope, receive, send)
 
     def _open(self, path: str) -> bool:
@@ -165,13 +157,8 @@ class Guard:
             record.key, record.concurrent = key.name, key.concurrent
             per_minute = key.requests_per_minute or per_minute
         if scope["method"] == "POST" and per_minute and (wait := self.limits.enter(record.key or "", per_minute)):
-            raise ApiError(
-                429,
-                f"more than {per_minute} requests{' of this key' if record.key else ''} in a minute",
-                "rate_limit_error",
-                code="rate_limit_exceeded",
-                retry_after=wait,
-            )
+            message = f"more than {per_minute} requests{' of this key' if record.key else ''} in a minute"
+            raise ApiError(429, message, code="rate_limit_exceeded", retry_after=wait)
 
     @staticmethod
     def _key(headers: Headers, keys: Keys) -> Key:
@@ -180,12 +167,8 @@ class Guard:
         key = keys.find(text) if text else None
         if key is None:
             what = "is not one of this server's keys" if text else "is missing"
-            raise ApiError(
-                401,
-                f"the API key {what}; send it as `Authorization: Bearer KEY`",
-                "authentication_error",
-                code="invalid_api_key",
-            )
+            message = f"the API key {what}; send it as `Authorization: Bearer KEY`"
+            raise ApiError(401, message, code="invalid_api_key")
         return key
 
     @staticmethod
@@ -197,19 +180,14 @@ class Guard:
                     403,
                     "the Host header does not name this machine, and the server has no keys; ask for 127.0.0.1, "
                     "or start it with --api-key-file",
-                    "permission_error",
                     code="host_refused",
                 )
 
     def _check_origin(self, headers: Headers) -> None:
         for origin in headers.getlist("origin"):
             if origin not in self.settings.cors and not _same_host(origin, headers.get("host", "")):
-                raise ApiError(
-                    403,
-                    "web pages of this origin may not use the server; name the origin with --cors",
-                    "permission_error",
-                    code="origin_refused",
-                )
+                message = "web pages of this origin may not use the server; name the origin with --cors"
+                raise ApiError(403, message, code="origin_refused")
 
 
 def _client(scope: Scope) -> tuple[str, int]:
@@ -226,3 +204,53 @@ def _same_host(origin: str, host: str) -> bool:
         return bool(host) and urlsplit(origin).netloc.lower() == host.lower()
     except ValueError:
         return False
+
+
+class BodyLimit:
+    """At most `most` bytes, each part within `seconds`, and all of it within `WHOLE_BODY` times as long.
+
+    Many clients read no answer before they have sent their body, and if the connection is closed in the meantime the
+    answer is lost. So after a 413 the rest of the body is read for a while.
+    """
+
+    def __init__(self, app: ASGIApp, maximum: int, seconds: float = BODY_SECONDS):
+        self.app, self.maximum, self.seconds = app, maximum, seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on a request whose body is short enough."""
+        too_long = ApiError(413, f"the body is longer than the {self.maximum} bytes that this server takes")
+        count, more, begin = 0, True, time.monotonic()
+
+        async def counted() -> Message:
+            nonlocal count, more
+            if not more:
+                return await receive()
+            try:
+                left = begin + WHOLE_BODY * self.seconds - time.monotonic()
+                message = await asyncio.wait_for(receive(), max(0, min(self.seconds, left)))
+            except asyncio.TimeoutError:
+                raise HTTPException(408, f"the body, or more of it, did not come within {self.seconds:g} s") from None
+            more = message.get("more_body", False)
+            count += len(message.get("body", b""))
+            if count > self.maximum:
+                raise HTTPException(413, too_long.message)
+            return message
+
+        async def drain() -> None:
+            while (await receive()).get("more_body", False):  # until the end, or the client is gone
+                pass
+
+        async def sending(message: Message) -> None:
+            last = message["type"] == "http.response.body" and not message.get("more_body", False)
+            if last and more and count > self.maximum:
+                await send({**message, "more_body": True})
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(drain(), DRAIN_SECONDS)
+                message = {"type": "http.response.body", "body": b""}
+            await send(message)
+
+        declared = dict(scope["headers"]).get(b"content-length", b"")
+        if declared.isdigit() and int(declared) > self.maximum:
+            count = int(declared)
+            return await too_long.response()(scope, receive, sending)
+        return await self.app(scope, counted, sending)

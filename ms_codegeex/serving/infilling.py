@@ -6,9 +6,12 @@ prefix, and the end of its answer that repeats the start of the suffix is trimme
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Sequence
+from itertools import accumulate
 
-from ms_codegeex.serving.answering import TextFilter
+from ms_codegeex.base.errors import PromptTooLong
+from ms_codegeex.serving.answering import Filters, TextFilter
 from ms_codegeex.serving.model import ServedModel
 
 OPENING, CLOSING = "([{", ")]}"
@@ -25,19 +28,13 @@ def overlap(answer: str, suffix: str) -> int:
     body = suffix.lstrip()
     lead = suffix[: len(suffix) - len(body)]
     text = answer.rstrip()
-    for length in _repeated(text, body):
-        before = text[: len(text) - length]
-        rest = before.rstrip()
-        if _alike(before[len(rest) :], lead) and _whole_words(before, body) and _own(before, body[:length]):
-            return len(answer) - len(rest if lead else before)
-    return len(answer) - len(text) if lead else 0
-
-
-def _repeated(text: str, body: str) -> Iterator[int]:
-    """Lengths of the ends of `text` that are starts of `body`, the longest first."""
     for length in range(min(len(text), len(body)), 0, -1):
         if text.endswith(body[:length]):
-            yield length
+            before = text[: len(text) - length]
+            rest = before.rstrip()
+            if _alike(before[len(rest) :], lead) and _whole_words(before, body) and _own(before, body[:length]):
+                return len(answer) - len(rest if lead else before)
+    return len(answer) - len(text) if lead else 0
 
 
 def _alike(found: str, lead: str) -> bool:
@@ -50,55 +47,34 @@ def _alike(found: str, lead: str) -> bool:
 
 
 def _whole_words(before: str, body: str) -> bool:
-    return not (before and _in_word(before[-1]) and _in_word(body[0]))
-
-
-def _in_word(character: str) -> bool:
-    return character.isalnum() or character == "_"
+    return not before or re.fullmatch(r"\w\w", before[-1] + body[0]) is None
 
 
 def _own(before: str, repeated: str) -> bool:
     """Whether no bracket of `repeated` closes one that `before` opens."""
-    depth = 0
-    for character in before:
-        if character in OPENING:
-            depth += 1
-        elif character in CLOSING:
-            depth = max(depth - 1, 0)  # closes one of the prefix
-    inner = 0
-    for character in repeated:
-        if character in OPENING:
-            inner += 1
-        elif character in CLOSING:
-            if inner == 0 and depth > 0:
-                return False
-            inner = max(inner - 1, 0)
-    return True
+
+    def deeper(depth: int, character: str) -> int:
+        return max(depth + (character in OPENING) - (character in CLOSING), 0)  # at 0, it closes one of the prefix
+
+    depths = list(accumulate(before + repeated, deeper, initial=0))
+    return min(depths[len(before) :]) >= depths[len(before)]
 
 
-class Trimming:
+class Trimming(TextFilter):
     """`overlap` for an answer in pieces: text that may belong to the repetition is held back."""
 
     def __init__(self, suffix: str):
         self._suffix, self._body = suffix, suffix.lstrip()
-        self.ended = False  # only the end of the answer decides
         self._text, self._said = "", 0
-        self._fallback: list[int] = []  # of the Knuth-Morris-Pratt automaton of `_body`, as far as it was needed
-        self._length = 0  # of the start of `_body` that the text without the white space at its end ends with
-        self._blank = ""  # white space at the end of the text
+        self._start = 0  # where the text, without the white space at its end, may begin to repeat `_body`
 
     def feed(self, piece: str) -> str:
-        """The text that can be sent after the next piece."""
-        for character in piece:
-            if character.isspace():
-                self._blank += character
-                continue
-            for one in (*self._blank, character):
-                self._advance(one)
-            self._blank = ""
+        """The text that can be sent after the next piece. No later piece lets the repetition begin earlier."""
         self._text += piece
-        before = self._text[: len(self._text) - len(self._blank) - self._length].rstrip()
-        start, self._said = self._said, max(self._said, len(before))
+        text = self._text.rstrip()
+        while not self._body.startswith(text[self._start :]):
+            self._start += 1
+        start, self._said = self._said, max(self._said, len(text[: self._start].rstrip()))
         return self._text[start : self._said]
 
     def rest(self) -> str:
@@ -106,43 +82,32 @@ class Trimming:
         start, self._said = self._said, len(self._text)
         return self._text[start : len(self._text) - overlap(self._text, self._suffix)]
 
-    def _advance(self, character: str) -> None:
-        while self._length and not self._goes_on(character):
-            self._length = self._back(self._length)
-        self._length += self._goes_on(character)
-
-    def _goes_on(self, character: str) -> bool:
-        return self._length < len(self._body) and self._body[self._length] == character
-
-    def _back(self, length: int) -> int:
-        """Length of the longest shorter start of `_body` that its first `length` characters end with."""
-        while len(self._fallback) < length:
-            place = len(self._fallback)
-            known = self._fallback[-1] if place else 0
-            while known and self._body[known] != self._body[place]:
-                known = self._fallback[known - 1]
-            self._fallback.append(known + 1 if place and self._body[known] == self._body[place] else 0)
-        return self._fallback[length - 1]
-
 
 def joined_files(texts: Sequence[str], prefix: str) -> str:
     """The prefix after the texts of other files."""
     return "".join(f"{text.rstrip()}\n\n" for text in texts if text.strip()) + prefix
 
 
-def infill_prompt(model: ServedModel, prefix: str, suffix: str, room: int) -> tuple[list[int], bool, tuple[str, ...]]:
-    """Ids of the prompt, at most `room`, whether they had to be truncated, and texts that end the answer."""
-    maximum = model.max_characters  # encoding more would take seconds
-    shortened = len(prefix) > maximum
+def infill_prompt(
+    model: ServedModel, prefix: str, suffix: str, room: int, remedy: str = ""
+) -> tuple[list[int], bool, tuple[str, ...]]:
+    """Ids of the prompt, at most `room`, whether they had to be truncated, and texts that end the answer. With a
+    `remedy`, a prompt that is too long is a `PromptTooLong`, which names it."""
+    maximum, end = model.max_characters, ()  # encoding more would take seconds
     if model.sentinels is not None:
-        shortened = shortened or len(suffix) > maximum
         ids, cut = model.sentinels.prompt(model.tokenizer, prefix[-maximum:], suffix[:maximum], room)
-        return ids, cut or shortened, model.sentinels.end
-    whole = model.begun(model.tokenizer.encode_prompt(prefix[-maximum:]))
-    ids = model.tokenizer.truncate_text(whole, max(room, len(model.tokenizer.prefix) + 1))
-    return ids, shortened or len(ids) < len(whole), ()
+        cut, end = cut or len(suffix) > maximum, model.sentinels.end
+    else:
+        whole = model.begun(model.tokenizer.encode_prompt(prefix[-maximum:]))
+        ids = model.tokenizer.truncate_text(whole, max(room, len(model.tokenizer.prefix) + 1))
+        cut = len(ids) < len(whole)
+    cut = cut or len(prefix) > maximum
+    if cut and remedy:
+        context = f"the model's context, {model.context} tokens, with the suffix"
+        raise PromptTooLong(f"prompt: it is longer than {context}; {remedy}")
+    return ids, cut, end
 
 
-def infill_filters(model: ServedModel, suffix: str) -> tuple[TextFilter, ...]:
-    """The filters of an answer: for a model without sentinels, trimming."""
-    return () if model.sentinels is not None else (Trimming(suffix),)
+def infill_filter(model: ServedModel, suffix: str, *others: TextFilter) -> TextFilter:
+    """The filter of an answer: `others`, then for a model without sentinels trimming."""
+    return Filters(*others, *([] if model.sentinels is not None else [Trimming(suffix)]))

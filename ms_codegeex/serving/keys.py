@@ -43,7 +43,7 @@ class Keys:
 
     def __init__(self, path: Path):
         self.path = Path(path)
-        self._keys = read_keys(self.path)
+        self.reload()
 
     def reload(self) -> int:
         """Read the file again and return the number of keys. `UserError` if it is invalid; then the old keys stay."""

@@ -112,13 +112,8 @@ class Report:
 
 def joined(first: LogProbabilities, second: LogProbabilities) -> LogProbabilities:
     """Two reports in a row."""
-    tops = first.top_logprobs, second.top_logprobs
-    return LogProbabilities(
-        tokens=first.tokens + second.tokens,
-        token_logprobs=first.token_logprobs + second.token_logprobs,
-        top_logprobs=None if None in tops else [*(tops[0] or []), *(tops[1] or [])],
-        text_offset=first.text_offset + second.text_offset,
-    )
+    pairs = {name: (values, getattr(second, name)) for name, values in first}
+    return LogProbabilities(**{name: None if None in pair else pair[0] + pair[1] for name, pair in pairs.items()})
 
 
 def chat_log_probabilities(tokenizer: Tokenizer, tokens: Sequence[SentToken]) -> dict[str, Any]:

@@ -51,16 +51,13 @@ async def read(reader: asyncio.StreamReader) -> Any:
 
 def settings_values(settings: SamplingSettings) -> dict[str, Any]:
     """The settings that the engine needs: the server handles stop texts and the number of answers."""
-    values = asdict(settings)
-    for name in ("stop", "n", "beams", "length_penalty"):
-        del values[name]
-    return values
+    return {**asdict(settings), "stop": (), "n": 1}
 
 
 def settings_from(values: dict[str, Any]) -> SamplingSettings:
     """The settings from the values of `settings_values`."""
     bias = {int(number): value for number, value in values["logit_bias"].items()}
-    return SamplingSettings(**{**values, "logit_bias": bias})
+    return SamplingSettings(**{**values, "stop": (), "logit_bias": bias})
 
 
 def chosen_from(values: Sequence[Any]) -> Chosen:

@@ -1,7 +1,8 @@
 """Prompts of the assistant tasks, and where their answers end.
 
 The models are not tuned to follow instructions, so every prompt is a text whose continuation is the answer. Published
-forms are used where they exist; each function names its source. Examples are ours.
+forms are used where they exist; each function names its source. Examples are ours: the same function in each of five
+languages; its second to fifth line and the one that returns have a remark in English and Chinese.
 """
 
 from __future__ import annotations
@@ -13,14 +14,83 @@ from dataclasses import dataclass, field
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.conversations import translation_name, translation_prompt
 from ms_codegeex.data.languages import Language, find_language, tag_line
-from ms_codegeex.generation.stopping import Rule, scanned
-from ms_codegeex.serving.answering import TextFilter
-from ms_codegeex.serving.filters import Filters, Framed
-from ms_codegeex.serving.task_examples import EXAMPLES, SUMMARY
+from ms_codegeex.generation.stopping import Ending, Rule, scanned
+from ms_codegeex.serving.answering import Filters, TextFilter
 
 _TAG = re.compile(r"(.*?)\s*language:\s*(.*?)\s*(-->|\*/|\*\)|\})?")
+_LINE = re.compile(r".*\n")
 _TRANSLATED = ("C++", "Python", "Java", "JavaScript", "Go", "Rust")  # a line with such a name ends a translation
 QUOTES = "'''"
+LOCALES = ("en", "zh")
+SUMMARY = {"en": "Returns the largest of some numbers.", "zh": "返回一组数中最大的数。"}
+REMARKS = (
+    ("start with the first number", "从第一个数开始"),
+    ("look at every number", "逐个查看每个数"),
+    ("a larger number was found", "找到了更大的数"),
+    ("remember it", "把它记下来"),
+    ("return the largest number", "返回最大的数"),
+)
+
+
+@dataclass(frozen=True)
+class TaskExample:
+    """The function in one language."""
+
+    code: str
+
+    @property
+    def faulty(self) -> str:
+        """The function with its mistake."""
+        return self.code.replace("number > best", "number < best")
+
+    def commented(self, sign: str, locale: str) -> str:
+        """The function with a comment before each line that has one."""
+        parts, remarks = [], iter(REMARKS)
+        for number, line in enumerate(self.code.split("\n")):
+            if 1 <= number <= 4 or "return" in line:
+                parts.append(f"{_indent([line])}{sign} {next(remarks)[LOCALES.index(locale)]}")
+            parts.append(line)
+        return "\n".join(parts)
+
+
+def _braced(head: str, first: str, loop: str) -> TaskExample:
+    """The function in a language with C's blocks, which differ in these lines."""
+    return TaskExample(f"""\
+{head} {{
+    {first}
+    {loop} {{
+        if (number > best) {{
+            best = number;
+        }}
+    }}
+    return best;
+}}""")
+
+
+EXAMPLES: dict[str, TaskExample] = {
+    "Python": TaskExample("""\
+def largest(numbers):
+    best = numbers[0]
+    for number in numbers:
+        if number > best:
+            best = number
+    return best"""),
+    "C++": _braced(
+        "int largest(const std::vector<int>& numbers)", "int best = numbers[0];", "for (int number : numbers)"
+    ),
+    "Java": _braced("static int largest(int[] numbers)", "int best = numbers[0];", "for (int number : numbers)"),
+    "JavaScript": _braced("function largest(numbers)", "let best = numbers[0];", "for (const number of numbers)"),
+    "Go": TaskExample("""\
+func largest(numbers []int) int {
+\tbest := numbers[0]
+\tfor _, number := range numbers {
+\t\tif number > best {
+\t\t\tbest = number
+\t\t}
+\t}
+\treturn best
+}"""),
+}
 
 
 @dataclass(frozen=True)
@@ -40,7 +110,8 @@ class TaskPrompt:
 
     def text_filter(self) -> TextFilter:
         """Makes the answer of the continuation, which ends at `stop` and `rule`."""
-        return Framed(self.opening, self.closing, CommentText(self.comment) if self.comment else Filters())
+        inner = [CommentText(self.comment)] if self.comment else []
+        return Filters(*inner, opening=self.opening, closing=self.closing)
 
 
 @dataclass(frozen=True)
@@ -134,8 +205,7 @@ def _docstring(source: UserCode) -> TaskPrompt:
     shown = f"{first}\n    {QUOTES}\n    {SUMMARY[source.locale]}\n    {QUOTES}\n{body}"
     lines = source.code.split("\n")
     count = _signature(lines)
-    margin = lines[count - 1][: len(lines[count - 1]) - len(lines[count - 1].lstrip())] if count else ""
-    indent = _indent(lines[count:]) or f"{margin}    " if count else ""
+    indent = _indent(lines[count:]) or f"{_indent(lines[count - 1 : count])}    " if count else ""
     opening = "".join(f"{line}\n" for line in lines[:count]) + f"{indent}{QUOTES}"
     text = source.tag + "\n\n".join([shown, source.code, opening])
     return TaskPrompt(text, (QUOTES,), None, opening, "\n".join([QUOTES, *lines[count:]]))
@@ -203,55 +273,40 @@ def repeated(lines: list[str]) -> Rule:
     count = sum(line.strip() == last for line in lines)
 
     def scan() -> Callable[[str], int | None]:
-        line, seen = "", 0
+        text = ""
 
         def each(piece: str) -> int | None:
-            nonlocal line, seen
-            for position, character in enumerate(piece, 1):
-                if character != "\n":
-                    line += character
-                    continue
-                seen += line.strip() == last
-                line = ""
-                if seen == count:
-                    return position
-            return None
+            nonlocal text
+            before, text = len(text), text + piece
+            ends = [match.end() for match in _LINE.finditer(text) if match[0].strip() == last]
+            return ends[count - 1] - before if len(ends) >= count else None
 
         return each
 
     return scanned(scan, dropped=1)
 
 
-class CommentText:
-    """A `TextFilter`: the text of a comment that a prompt has begun. `ended`: the comment is over."""
+class CommentText(TextFilter):
+    """The text of a comment that a prompt has begun. `ended`: the comment is over."""
 
     def __init__(self, comment: Comment):
-        self.ended = False
-        self._comment, self._held = comment, ""
-        self._begun = False
+        self._comment, self._held, self._begun = comment, "", False
+        self._ending = Ending([comment.closer]) if comment.closer else None
 
     def feed(self, piece: str) -> str:
         """The text that can be sent after the next piece."""
         if self.ended:
             return ""
-        self._held += piece
-        return self._closed() if self._comment.closer else self._lines()
+        if self._ending is None:
+            self._held += piece
+            return self._lines()
+        text = self._bared(self._ending.feed(piece))
+        self.ended = self._ending.ended
+        return text
 
     def rest(self) -> str:
         """The text that is still held back at the end."""
-        held, self._held = self._held, ""
-        return held if self._comment.closer and not self.ended else ""  # in lines, only the start of another one waits
-
-    def _closed(self) -> str:
-        closer, text = self._comment.closer, self._held
-        position = text.find(closer)
-        self.ended = position >= 0
-        kept = 0
-        if not self.ended:
-            kept = next((n for n in range(len(closer) - 1, 0, -1) if text.endswith(closer[:n])), 0)
-            position = len(text) - kept
-        self._held = text[position : position + kept]
-        return self._bared(text[:position])
+        return self._ending.rest() if self._ending is not None else ""  # in lines, only the start of another one waits
 
     def _bared(self, text: str) -> str:
         if self._begun or not self._comment.bare:

@@ -1,28 +1,109 @@
-"""Shared code of the generating routes: requests the answers, and sends them complete or in pieces."""
+"""Shared code of the generating routes: reads a request's fields as settings of the engine, requests the answers, and
+sends them complete or in pieces."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
+import secrets
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.responses import JSONResponse
-from starlette.responses import Response
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Send
 
-from ms_codegeex.generation.sampling import SamplingSettings
-from ms_codegeex.generation.stopping import Rule
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.data.languages import LANGUAGES
+from ms_codegeex.generation.sampling import SamplingSettings, request_fields
+from ms_codegeex.generation.stopping import Rule, block
 from ms_codegeex.serving.answering import Piece, TextFilter
 from ms_codegeex.serving.backend import Backend, StreamedAnswer
-from ms_codegeex.serving.events import DONE, EventStream, event, while_connected
+from ms_codegeex.serving.errors import ApiError, failed
 from ms_codegeex.serving.guards import record_of
 from ms_codegeex.serving.model import ServedModel
-from ms_codegeex.serving.requests import seeded
 from ms_codegeex.serving.schemas import Sampling
+
+Result = TypeVar("Result")
+SHORT_BODY = 16384  # bytes, which are encoded in milliseconds
+MAX_STOPS = 64
+SEEDS = 1 << 64
+DONE = b"data: [DONE]\n\n"
+
+
+def chosen_model(backend: Backend, name: str | None) -> ServedModel:
+    """The model, or the model with an adapter, of that name; without a name the model alone. 404 for other names. Some
+    editors send an empty name."""
+    if not name:
+        return backend.model
+    if name not in backend.models:
+        known = ", ".join(map(repr, backend.models))
+        raise ApiError(
+            404, f"the model {name!r} does not exist; this server has {known}", param="model", code="model_not_found"
+        )
+    return backend.models[name]
+
+
+async def prepared(request: Request, work: Callable[[], Result]) -> Result:
+    """The result of `work`, which encodes a request's text: in a thread if the text is long (up to a second)."""
+    length = request.headers.get("content-length", "")
+    if length.isdigit() and int(length) < SHORT_BODY:
+        return work()
+    return await run_in_threadpool(work)
+
+
+def logit_bias(given: Mapping[str, float] | None, model: ServedModel) -> dict[int, float]:
+    """The field `logit_bias`, whose keys are ids as text."""
+    found = {}
+    for text, value in (given or {}).items():
+        if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) < model.allowed):
+            raise UserError(f"logit_bias: {text!r} is not a token's id; ids are 0 to {model.allowed - 1}")
+        found[int(text)] = value
+    return found
+
+
+def sampling_settings(
+    body: Sampling, model: ServedModel, max_tokens: int, *, log_probabilities: int = 0, stop: Sequence[str] = ()
+) -> SamplingSettings:
+    """Settings of the first answer; `UserError` names the field that is out of range. `stop` ends it too."""
+    given = {each.name: getattr(body, each.name) for each in request_fields()}
+    usual = {each.name: each.option.in_requests for each in request_fields()}
+    texts = [body.stop] if isinstance(body.stop, str) else body.stop or []
+    if len(texts) > MAX_STOPS:
+        raise UserError(f"stop: {len(texts)} texts; give {MAX_STOPS} at most")
+    return SamplingSettings(
+        **{name: usual[name] if value is None else value for name, value in given.items()},
+        max_new_tokens=max_tokens,
+        seed=secrets.randbits(63) if body.seed is None else body.seed % SEEDS,
+        logit_bias=logit_bias(body.logit_bias, model),
+        log_probabilities=log_probabilities,
+        adapter=model.adapter,
+        stop=tuple(dict.fromkeys((*texts, *stop))),
+    )
+
+
+def seeded(settings: SamplingSettings, number: int) -> SamplingSettings:
+    """The settings of answer `number`, from 0."""
+    return replace(settings, seed=(settings.seed + number) % SEEDS)
+
+
+def block_rule(prompt: str, language: str | None) -> Rule:
+    """The rule of `stop_at: "block"` for a prompt; its tag line gives the language if nothing else does."""
+    tag = prompt.partition("\n")[0]
+    name = language or next((known.name for known in LANGUAGES if known.tag == tag), None)
+    if name is None:
+        raise UserError("stop_at: the prompt's language is unknown; name it with language")
+    try:
+        return block(name, prompt)
+    except UserError as error:
+        raise UserError(str(error).replace("--stop-at", "stop_at")) from None
 
 
 @dataclass(frozen=True)
@@ -47,6 +128,66 @@ class AnswerPlan:
     def size(self) -> int:
         """The number of all answers."""
         return len(self.prompts) * self.count
+
+
+def event(value: Any) -> bytes:
+    """One event with a JSON object."""
+    return b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n\n"
+
+
+class EventStream(StreamingResponse):
+    """Events from a generator, which is closed as soon as the client is gone. An `ApiError` becomes the last event."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncGenerator[bytes, None]):
+        super().__init__(events, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        self.events = events
+
+    async def stream_response(self, send: Send) -> None:
+        """Send the events. Headers go with the first one, so that an earlier error has its own status."""
+        started = False
+        try:
+            async for data in self.events:
+                if not started:
+                    await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+                    started = True
+                await send({"type": "http.response.body", "body": data, "more_body": True})
+        except ApiError as error:
+            if not started:
+                response = error.response()
+                await send({"type": "http.response.start", "status": error.status, "headers": response.raw_headers})
+                await send({"type": "http.response.body", "body": response.body})
+                return
+            await send({"type": "http.response.body", "body": event(error.body()), "more_body": True})
+        except Exception:
+            if not started:
+                raise  # the application answers with status 500
+            logging.getLogger(__name__).exception("a stream has failed")
+            await send({"type": "http.response.body", "body": event(failed().body()), "more_body": True})
+        finally:
+            await self.events.aclose()
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def while_connected(request: Request, work: Callable[[], Awaitable[Result]]) -> Result:
+    """The result of `work`, which is cancelled when the client goes away. The body must have been read."""
+    gone = asyncio.ensure_future(_gone(request.receive))
+    working = asyncio.ensure_future(work())
+    try:
+        await asyncio.wait({gone, working}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        gone.cancel()
+        working.cancel()
+        await asyncio.wait({gone, working})
+    if working.cancelled():
+        raise ApiError(499, "the client has closed the connection")  # nobody reads the result
+    return working.result()
 
 
 @contextmanager

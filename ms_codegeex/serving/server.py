@@ -10,7 +10,6 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
 from functools import partial
 from typing import Any, cast
 
@@ -31,15 +30,6 @@ LAST_SECONDS = 2  # to write the last responses after all answers have ended
 POLL_SECONDS = 0.02
 LARGE = 1 << 20  # bytes of a block of memory
 MMAP_THRESHOLD, ARENA_MAX = -3, -8  # of glibc's malloc.h
-
-
-class Server(uvicorn.Server):
-    """uvicorn's server without its signal handlers, because `Stopping` handles signals."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Install no signal handlers."""
-        yield
 
 
 def bound(host: str, port: int) -> socket.socket:
@@ -81,7 +71,7 @@ def return_large_blocks() -> None:
         set_option(ARENA_MAX, 2)
 
 
-def http_server(app: FastAPI, settings: ServeSettings) -> Server:
+def http_server(app: FastAPI, settings: ServeSettings) -> uvicorn.Server:
     """The server of an application, for the running event loop, whose errors it reports from then on. Raises this
     process's limit on open files."""
     connections, backlog = descriptor_room(settings.max_connections)
@@ -103,7 +93,9 @@ def http_server(app: FastAPI, settings: ServeSettings) -> Server:
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=LAST_SECONDS,
     )
-    return Server(config)
+    server = uvicorn.Server(config)
+    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]  # `Stopping` handles signals
+    return server
 
 
 async def _serve(backend: EngineBackend, listening: socket.socket) -> None:

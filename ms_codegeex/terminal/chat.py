@@ -133,25 +133,22 @@ class Chat:
 
     def _answer(self, pieces: Iterator[AnswerPart], language: str = "", before: str = "") -> str:
         """Print an answer as it comes, and return it: the part so far if Ctrl-C or an error stops it."""
-        text, shown = "", Printer(self.console, language, before)
+        text, shown, remark = "", Printer(self.console, language, before), ""
         try:
             with closing(pieces):  # type: ignore[type-var]
                 for piece in pieces:
                     text += piece.text
                     shown.feed(piece.text)
+            remark = "" if text else "(nothing: the model ends the text here)"
         except KeyboardInterrupt:
-            shown.end()
-            self._say("(stopped)")
-            return text
+            remark = "(stopped)"
         except (UserError, RunFailure) as error:
             if not text:
                 raise
-            shown.end()
-            self._say(str(error))
-            return text
+            remark = str(error)
         shown.end()
-        if not text:
-            self._say("(nothing: the model ends the text here)")
+        if remark:
+            self._say(remark)
         return text
 
     # --- commands ---
@@ -165,26 +162,22 @@ class Chat:
             raise UserError("/translate: expected two languages, for example /translate Python Go, and perhaps a file")
         source, target = (find_language(word).name for word in words[:2])
         code, _ = self._code(words[2:], source)
-        answer = self._answer(self.model.perform(CodeTask("translate", code, source, target), self._single), target)
-        if answer:
-            self.last = (answer, target)
+        self._perform(CodeTask("translate", code, source, target), target)
 
     def _task(self, name: str) -> Callable[[list[str]], None]:
         def perform(words: list[str]) -> None:
             code, language = self._code(words, "")
             if not language:
                 raise UserError(f"/{name}: the code's language is unknown; choose it with /language NAME")
-            prose = name == "explain"
-            pieces = self.model.perform(CodeTask(name, code, language), self._single)
-            answer = self._answer(pieces, "" if prose else language)
-            if answer and not prose:
-                self.last = (answer, language)
+            self._perform(CodeTask(name, code, language), "" if name == "explain" else language)
 
         return perform
 
-    @property
-    def _single(self) -> SamplingSettings:
-        return replace(self.settings, n=1)
+    def _perform(self, task: CodeTask, language: str) -> None:
+        """Print the answer to a task, in a language unless it is prose."""
+        answer = self._answer(self.model.perform(task, replace(self.settings, n=1)), language)
+        if answer and language:
+            self.last = (answer, language)
 
     def _code(self, words: list[str], language: str) -> tuple[str, str]:
         """The code for a task, from a file or else the last code, and its language."""

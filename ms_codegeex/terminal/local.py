@@ -7,15 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ms_codegeex.base.errors import PromptTooLong, UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.languages import find_language
-from ms_codegeex.generation.levels import AUTO
+from ms_codegeex.generation.engine_options import AUTO
 from ms_codegeex.generation.loading import load_model
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.generation.stopping import Rule, block
 from ms_codegeex.serving.answering import AnswerText, TextFilter
-from ms_codegeex.serving.filters import Filters
-from ms_codegeex.serving.infilling import infill_filters, infill_prompt
+from ms_codegeex.serving.infilling import infill_filter, infill_prompt
 from ms_codegeex.serving.opening import described_model
 from ms_codegeex.serving.prompts import TASKS, UserCode, translation
 from ms_codegeex.terminal.asking import AnswerPart, CodeTask, Prompt
@@ -34,7 +33,8 @@ class TerminalModel:
         model = load_model(path)  # before MindSpore, which takes seconds to import
         self._model = described_model(model, path)
         self.name, self.chat = self._model.name, self._model.chat is not None
-        from ms_codegeex.generation.engine import MAX_SLOTS, Generator
+        from ms_codegeex.generation.engine import Generator
+        from ms_codegeex.generation.targets import MAX_SLOTS
 
         self._generator = Generator(model, threads=threads, slots=min(slots, MAX_SLOTS), cpu_level=cpu_level)
 
@@ -48,14 +48,10 @@ class TerminalModel:
             room = settings.max_new_tokens if prompt.cut else None
             ids = self._model.encode(text, room=room, remedy=SHORTEN)
             return self._answers(ids, settings, rule)
-        room = settings.max_new_tokens if prompt.cut else 1
-        ids, cut, ends = infill_prompt(self._model, text, prompt.suffix, self._model.context - room)
-        if cut and not prompt.cut:
-            raise PromptTooLong(
-                f"prompt: longer than the model's context, {self._model.context} tokens, with the suffix; {SHORTEN}"
-            )
+        room, remedy = (settings.max_new_tokens, "") if prompt.cut else (1, SHORTEN)
+        ids, _, ends = infill_prompt(self._model, text, prompt.suffix, self._model.context - room, remedy)
         settings = replace(settings, stop=(*settings.stop, *ends))
-        return self._answers(ids, settings, rule, lambda: Filters(*infill_filters(self._model, prompt.suffix or "")))
+        return self._answers(ids, settings, rule, lambda: infill_filter(self._model, prompt.suffix or ""))
 
     def perform(self, task: CodeTask, settings: SamplingSettings) -> Iterator[AnswerPart]:
         """Answer an assistant task."""
@@ -82,7 +78,7 @@ class TerminalModel:
         ids: Sequence[int],
         settings: SamplingSettings,
         rule: Rule | None = None,
-        filters: Callable[[], TextFilter] = Filters,
+        filters: Callable[[], TextFilter] = TextFilter,
     ) -> Iterator[AnswerPart]:
         """The answers one after the other. They are computed together, as far as there are slots."""
         seeds = range(settings.seed, settings.seed + settings.n)

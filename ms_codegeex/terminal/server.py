@@ -41,20 +41,16 @@ class RemoteModel:
 
     def complete(self, prompt: Prompt, settings: SamplingSettings) -> Iterator[AnswerPart]:
         """Continue a text."""
+        body = {"prompt": prompt.text, "suffix": prompt.suffix, "stop_at": "block" if prompt.block else None}
         extra = {"language": prompt.language or None, "truncate_prompt": prompt.cut or None}
-        return self._stream(
-            "/completions",
-            {"prompt": prompt.text, "suffix": prompt.suffix, "stop_at": "block" if prompt.block else None, **extra},
-            settings,
-        )
+        return self._stream("/completions", body | extra, settings)
 
     def perform(self, task: CodeTask, settings: SamplingSettings) -> Iterator[AnswerPart]:
         """Answer an assistant task."""
+        languages = {"language": task.language}
         if task.name == "translate":
-            body = {"source_language": task.language, "target_language": task.target}
-        else:
-            body = {"language": task.language}
-        return self._stream(f"/code/{task.name}", {"code": task.code, **body}, settings)
+            languages = {"source_language": task.language, "target_language": task.target}
+        return self._stream(f"/code/{task.name}", {"code": task.code, **languages}, settings)
 
     def converse(self, messages: Sequence[tuple[str, str]], settings: SamplingSettings) -> Iterator[AnswerPart]:
         """Answer the last of (role, content) messages."""

@@ -34,7 +34,7 @@ PRINTS = {  # files that may print without `printing`, and why
     "cuda/probe.py": "JSON for the process that started this one",
     "runs/fork_server.py": "the number of a process for the process that started this one",
     "devices/process.py": "a traceback in the log of a process",
-    "serving/access_log.py": "JSON in ASCII",
+    "serving/records.py": "JSON in ASCII",
     "terminal/printing.py": "a line editor and colours: each text goes through `visible`",
     "terminal/chat.py": "rich: each text goes through `visible`",
     "commands/complete.py": "rich: each text goes through `visible`, or is written to a pipe as content",

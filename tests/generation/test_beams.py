@@ -8,10 +8,10 @@ import pytest
 
 from ms_codegeex.formats.tensors import from_array
 from ms_codegeex.generation.beams import next_tokens, search
+from ms_codegeex.generation.matrices import TensorWeights
 from ms_codegeex.generation.network import LocalNetwork
 from ms_codegeex.generation.rows import SlotSizes
 from ms_codegeex.generation.slots import SlotEngine
-from ms_codegeex.generation.weights import TensorWeights
 from ms_codegeex.models.registry import family
 
 EOS = 0

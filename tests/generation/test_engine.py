@@ -15,8 +15,7 @@ from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.formats.checkpoint_writing import write_checkpoint
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.sources import open_source
-from ms_codegeex.generation import engine, loading
-from ms_codegeex.generation.answers import answers
+from ms_codegeex.generation import engine, loading, targets
 from ms_codegeex.generation.choice import Chosen
 from ms_codegeex.generation.engine import Generator
 from ms_codegeex.generation.sampling import SamplingSettings
@@ -136,7 +135,7 @@ def test_streamed_pieces_are_whole_characters_and_make_up_the_text(generator, mo
 def continued(generator, prompt, **changes):
     """The only answer, 12 greedy tokens if nothing else is said."""
     settings = SamplingSettings(**{"max_new_tokens": 12, "temperature": 0.0, **changes})
-    (answer,) = answers(generator, generator.encode(prompt), settings)
+    (answer,) = generator.answers(generator.encode(prompt), settings)
     assert generator.generate(prompt, settings) == answer.text  # streamed or not
     return answer
 
@@ -182,10 +181,10 @@ def test_the_layers_are_compiled_once_for_each_number_of_rows_whatever_is_asked(
 @pytest.mark.slow
 def test_several_answers_have_seeds_of_their_own_and_beams_are_ordered(generator):
     ids, settings = generator.encode("import"), SamplingSettings(6, temperature=2.0, seed=5, n=3)
-    found = answers(generator, ids, settings)
-    alone = [answers(generator, ids, SamplingSettings(6, temperature=2.0, seed=5 + i))[0] for i in range(3)]
+    found = generator.answers(ids, settings)
+    alone = [generator.answers(ids, SamplingSettings(6, temperature=2.0, seed=5 + i))[0] for i in range(3)]
     assert found == alone and len({answer.text for answer in found}) == 3
-    beams = answers(generator, ids, SamplingSettings(4, beams=3, n=2, log_probabilities=1, length_penalty=0.5))
+    beams = generator.answers(ids, SamplingSettings(4, beams=3, n=2, log_probabilities=1, length_penalty=0.5))
     assert len(beams) == 2 and beams[0].score > beams[1].score
     for beam in beams:
         raw = generator.log_probabilities([*ids, *(one.token for one in beam.tokens)])[len(ids) - 1 :]
@@ -195,9 +194,9 @@ def test_several_answers_have_seeds_of_their_own_and_beams_are_ordered(generator
 
 def test_slots_and_speculation_change_no_answer(model, generator):
     ids, settings = generator.encode("x = 1"), SamplingSettings(16, temperature=1.0, n=5, stop=("q",))
-    expected = answers(generator, ids, settings)
+    expected = generator.answers(ids, settings)
     shared = Generator(model, slots=3, speculate="ngram")
-    assert answers(shared, ids, settings) == expected and generator.speculated() == {}
+    assert shared.answers(ids, settings) == expected and generator.speculated() == {}
     draft = Generator(model, speculate=model)
     assert draft.generate("x = 1", SamplingSettings(16)) == generator.generate("x = 1", SamplingSettings(16))
     counts = draft.speculated()
@@ -217,8 +216,8 @@ def test_a_draft_has_the_models_tokenizer(model, monkeypatch, tmp_path):
 def test_slots_that_the_memory_holds(model, generator, monkeypatch):
     assert generator.slot_bytes == 4 * 24 * 2 * (1 + 1) * 16  # of a block and the top query layer
     for memory, slots in ((None, 16), (10, 1), (1000, 5), (10**6, 16)):
-        monkeypatch.setattr(engine, "free_memory", lambda memory=memory: memory)
-        assert engine.affordable_slots(90, 100) == slots
+        monkeypatch.setattr(targets, "free_memory", lambda memory=memory: memory)
+        assert targets.affordable_slots(90, 100) == slots
 
 
 @pytest.mark.parametrize("prompt,message", [("", "empty"), ("word " * 40, "tokens, the model's context is 24")])
@@ -265,7 +264,7 @@ def test_command_gives_several_answers_with_log_probabilities(model, generator):
         stop=("a\\b\n",),
         n=2,
     )
-    expected = answers(generator, generator.encode("# language: Python\n"), settings)
+    expected = generator.answers(generator.encode("# language: Python\n"), settings)
     for found, wanted in zip(json.loads(result.stdout)["answers"], expected, strict=True):
         assert found["text"] == wanted.text and found["finish"] == wanted.finish
         assert [one["id"] for one in found["tokens"]] == [one.token for one in wanted.tokens]
@@ -280,7 +279,7 @@ def test_command_prints_beams(model, generator):
     result = command_here("generate", "--model", model, "--prompt", "import", *arguments)
     assert result.returncode == 0, result.stderr
     settings = SamplingSettings(5, beams=3, n=2, length_penalty=0.5, stop=("r",))
-    texts = [answer.text for answer in answers(generator, generator.encode("import"), settings)]
+    texts = [answer.text for answer in generator.answers(generator.encode("import"), settings)]
     assert result.stdout == "".join(f"--- {i} of 2 ---\nimport{text}\n" for i, text in enumerate(texts, 1))
 
 

@@ -7,9 +7,9 @@ import pytest
 from conftest import command_here
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.generation import levels
+from ms_codegeex.generation import engine_options as levels
 from ms_codegeex.generation.choice import TokenChoice
-from ms_codegeex.generation.kernels import compiling
+from ms_codegeex.generation.kernels import library as compiling
 from ms_codegeex.generation.network import compiled_library
 
 pytest.importorskip("torch")

@@ -12,10 +12,8 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.peft import write_peft
 from ms_codegeex.formats.sources import open_source
-from ms_codegeex.generation.adapters import load_adapters
-from ms_codegeex.generation.answers import answers
 from ms_codegeex.generation.engine import Generator
-from ms_codegeex.generation.loading import load_model
+from ms_codegeex.generation.loading import load_adapters, load_model
 from ms_codegeex.generation.quantised import write_quantised
 from ms_codegeex.generation.sampling import SamplingSettings
 
@@ -44,7 +42,7 @@ def generator(places):
 
 def ids_of(generator, prompt=PROMPT, **changes):
     settings = SamplingSettings(**{"max_new_tokens": 12, "temperature": 0.0, **changes})
-    return [chosen.token for chosen in answers(generator, generator.encode(prompt), settings)[0].tokens]
+    return [chosen.token for chosen in generator.answers(generator.encode(prompt), settings)[0].tokens]
 
 
 @pytest.mark.slow
@@ -62,8 +60,8 @@ def test_answers_and_logits_are_those_of_the_merged_models(places, generator):
     assert np.array_equal(generator.all_logits(ids), plain.all_logits(ids))
     assert len(set(map(tuple, found.values()))) == 3
     beams = SamplingSettings(6, temperature=0.0, beams=2, adapter="first")
-    (wanted,) = answers(Generator(runs["first"], threads=1, slots=2), ids, SamplingSettings(6, temperature=0, beams=2))
-    assert answers(generator, ids, beams)[0].text == wanted.text
+    (wanted,) = Generator(runs["first"], threads=1, slots=2).answers(ids, SamplingSettings(6, temperature=0, beams=2))
+    assert generator.answers(ids, beams)[0].text == wanted.text
 
 
 @pytest.mark.slow

@@ -15,8 +15,8 @@ from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.generation.beams import next_tokens, search
 from ms_codegeex.generation.choice import token_choice
 from ms_codegeex.generation.sampling import SamplingSettings
-from ms_codegeex.generation.scheduler import Request, Scheduler
-from ms_codegeex.generation.speculation import DraftSpeculation, GuessWidth, NgramSpeculation
+from ms_codegeex.generation.scheduler import Request, Scheduler, Speculation
+from ms_codegeex.generation.speculation import DraftSpeculation, NgramSpeculation
 
 pytest.importorskip("torch")
 
@@ -220,7 +220,7 @@ def test_samples_share_their_prompt(codegen, monkeypatch):
         assert new == alone(engine, request)
 
 
-class Told(GuessWidth):
+class Told(Speculation):
     """Guesses from a list: right up to a place, then wrong."""
 
     def __init__(self, texts, right):

@@ -16,7 +16,7 @@ from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.runs.records import read_log
-from ms_codegeex.serving.infilling import infill_filters, infill_prompt
+from ms_codegeex.serving.infilling import infill_filter, infill_prompt
 from ms_codegeex.serving.opening import open_model
 
 ROWS = 448
@@ -56,7 +56,7 @@ def trained(code, tmp_path_factory):
 def check_prompts(path, tokenizer):
     """Serve and terminal ask the model at `path` with its sentinels, in the order that it was trained in."""
     model = open_model(path)
-    assert model.infill == "trained" and infill_filters(model, "b") == ()
+    assert model.infill == "trained" and infill_filter(model, "b").feed("ab") == "ab"
     ids, cut, _ = infill_prompt(model, "a = 1\n", "\nprint(a)", 30)
     prefix, suffix, middle = tokenizer.sentinels
     asked = [suffix, *tokenizer.encode_inside("\nprint(a)"), prefix, *tokenizer.encode("a = 1\n"), middle]

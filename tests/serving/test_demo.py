@@ -11,9 +11,7 @@ from fake_backend import FakeBackend, fake_settings
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.commands.serve import REPLACED
-from ms_codegeex.serving.demo.examples import load_examples
-from ms_codegeex.serving.demo.router import ASSETS
-from ms_codegeex.serving.site import create_site
+from ms_codegeex.serving.site import ASSETS, create_site, load_examples
 
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 FILES = sorted(path for path in ASSETS.iterdir() if path.suffix in TYPES)

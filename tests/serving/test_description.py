@@ -7,7 +7,7 @@ import pytest
 from asking import ask
 from fake_backend import FakeBackend, fake_model, fake_settings
 
-from ms_codegeex.serving.demo.router import ASSETS
+from ms_codegeex.serving.site import ASSETS
 
 NAMES = ("http://www.w3.org/2000/svg", "http://www.w3.org/1999/xhtml")  # of formats; nobody loads them
 URL = re.compile(r"""(?:https?:|wss?:|ftp:)?//[\w.-]+\.[a-z]{2,}[^\s"'<>)]*""")

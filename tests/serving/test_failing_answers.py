@@ -9,7 +9,7 @@ from fake_backend import TEXT, FakeBackend
 
 from ms_codegeex.generation.stopping import Ending
 from ms_codegeex.serving import logprobs
-from ms_codegeex.serving.events import EventStream
+from ms_codegeex.serving.responding import EventStream
 
 PATH = "/v1/completions"
 FAILING = {"prompt": "x", "stop": ["BOOM"]}

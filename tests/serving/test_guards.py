@@ -15,10 +15,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from ms_codegeex.base import appending
 from ms_codegeex.base.appending import MAX_WAITING
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.serving import access_log
-from ms_codegeex.serving.access_log import AccessLog, RequestRecord
+from ms_codegeex.serving import records
 from ms_codegeex.serving.guards import Recording, record_of
-from ms_codegeex.serving.metrics import Metrics
+from ms_codegeex.serving.records import AccessLog, Metrics, RequestRecord
 from ms_codegeex.serving.settings import ServeSettings
 from ms_codegeex.serving.site import create_site
 
@@ -314,7 +313,7 @@ def test_a_log_on_a_full_disk_is_reported_once_and_does_not_grow(record, capsys)
 
 def test_a_log_whose_reader_is_gone_is_reported_once(record, monkeypatch, capsys):
     reader, writer = os.pipe()
-    monkeypatch.setattr(access_log, "STANDARD_OUTPUT", writer)
+    monkeypatch.setattr(records, "STANDARD_OUTPUT", writer)
     log = AccessLog("-")
     os.close(writer)
     os.close(reader)

@@ -9,7 +9,7 @@ from asking import ask, events
 from fake_backend import FakeBackend, fake_model
 
 from ms_codegeex.data.infilling.sentinels import Sentinels
-from ms_codegeex.serving.filters import Lasting
+from ms_codegeex.serving.answering import Lasting
 from ms_codegeex.serving.routes import tokens
 
 PREFIX, LINE, SUFFIX = "#include <cstdio>\n\nint main() {\n", "    int n_threads = ", "\n}\n"

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.languages import ALL_LANGUAGES, find_language
 from ms_codegeex.generation.stopping import Ending, until
-from ms_codegeex.serving.filters import Filters, Indented
+from ms_codegeex.serving.answering import Filters, Indented
 from ms_codegeex.serving.prompts import (
+    EXAMPLES,
     TASKS,
     Comment,
     CommentText,
@@ -21,7 +22,6 @@ from ms_codegeex.serving.prompts import (
     sql,
     translation,
 )
-from ms_codegeex.serving.task_examples import EXAMPLES
 
 CODE = "def area(r):\n    a = r * r\n    return 3 * a\n"
 

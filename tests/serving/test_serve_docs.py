@@ -27,8 +27,8 @@ from served import served as served_model
 from ms_codegeex.cli import build_parser, parse
 from ms_codegeex.data.infilling.sentinels import sentinels
 from ms_codegeex.models.registry import family
-from ms_codegeex.serving.access_log import RequestRecord
 from ms_codegeex.serving.keys import read_keys
+from ms_codegeex.serving.records import RequestRecord
 from ms_codegeex.serving.site import create_site
 
 PAGE = (ROOT / "docs" / "serve.md").read_text("utf-8")

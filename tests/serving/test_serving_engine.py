@@ -12,7 +12,6 @@ from served import served
 from small_adapters import write_adapters
 from small_benchmarks import write_model
 
-from ms_codegeex.generation.answers import answers
 from ms_codegeex.generation.engine import Generator
 from ms_codegeex.generation.sampling import SamplingSettings
 
@@ -63,7 +62,7 @@ def streamed(server, **body):
 def expected(generator, prompt, **settings):
     """What the bare engine answers."""
     values = {"max_new_tokens": 16, "temperature": 1.0, "top_p": 1.0, **settings}
-    return answers(generator, generator.encode(prompt), SamplingSettings(**values))
+    return generator.answers(generator.encode(prompt), SamplingSettings(**values))
 
 
 def test_greedy_and_sampled_answers_are_the_bare_engines(server, generator):

@@ -12,7 +12,7 @@ from asking import connected, events, running
 from fake_backend import TEXT, FakeBackend, fake_settings
 
 from ms_codegeex.generation.sampling import SamplingSettings
-from ms_codegeex.serving import body_limit, connections
+from ms_codegeex.serving import connections, guards
 from ms_codegeex.serving.server import http_server
 from ms_codegeex.serving.site import create_site
 
@@ -193,7 +193,7 @@ def test_a_body_that_is_too_long_is_a_413(chunked):
 @pytest.mark.parametrize("chunked", [True, False])
 def test_a_client_that_sends_all_before_it_reads_gets_its_413(chunked, monkeypatch):
     """As Python's `urllib`; the body is longer than what the buffers of sockets hold."""
-    monkeypatch.setattr(body_limit, "DRAIN_SECONDS", 50)
+    monkeypatch.setattr(guards, "DRAIN_SECONDS", 50)
     size, length = 4 << 20, 1 << 20
     part = b"%x\r\n" % length + b" " * length + b"\r\n" if chunked else b" " * length
     framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % (3 * size)
@@ -218,7 +218,7 @@ def test_a_client_that_sends_all_before_it_reads_gets_its_413(chunked, monkeypat
 
 
 def test_reading_after_a_413_ends(monkeypatch):
-    monkeypatch.setattr(body_limit, "DRAIN_SECONDS", 0.1)
+    monkeypatch.setattr(guards, "DRAIN_SECONDS", 0.1)
 
     async def ask():
         async with listening(FakeBackend(fake_settings(max_body=10))) as address:
@@ -291,7 +291,7 @@ def test_a_body_that_is_not_declared_as_json_is_a_400_that_says_so():
 
 def test_half_a_head_and_half_a_body_are_not_waited_for(monkeypatch):
     monkeypatch.setattr(connections, "HEAD_SECONDS", 0.2)
-    monkeypatch.setattr(body_limit.BodyLimit.__init__, "__defaults__", (0.2,))
+    monkeypatch.setattr(guards.BodyLimit.__init__, "__defaults__", (0.2,))
 
     async def wait():
         backend = FakeBackend()

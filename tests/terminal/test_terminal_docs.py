@@ -14,7 +14,7 @@ from over_http import served
 
 from ms_codegeex.cli import parse
 from ms_codegeex.commands.serve import REPLACED
-from ms_codegeex.serving.demo.examples import load_examples
+from ms_codegeex.serving.site import load_examples
 from ms_codegeex.terminal.chat import HELP, SETTINGS
 
 URL = "http://127.0.0.1:8000"

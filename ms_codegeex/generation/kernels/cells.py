@@ -7,26 +7,28 @@ the number of its registration (`library.py`).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from ms_codegeex.generation.adapters import MAX_ROWS, Adapter, of_matrix
 from ms_codegeex.generation.kernels.library import Adapted, AttentionSizes, Library, Registration, cache_shapes
-from ms_codegeex.generation.matrices import Packed, aligned, pack
+from ms_codegeex.generation.loading import MAX_ROWS, Adapter, of_matrix
+from ms_codegeex.generation.matrices import Packed, Weights, aligned, pack
 from ms_codegeex.generation.rows import RowMask, Same, SharedRows, SlotSizes, WordOfRows, named_cells
 from ms_codegeex.generation.shares import Meeting
-from ms_codegeex.generation.weights import Weights
 from ms_codegeex.models.causal import QueryEmbedding
 from ms_codegeex.models.layers import AttentionCore, Embedding, FastGelu, LayerNorm, Linear, RMSNorm, SwiGlu
 
+Shape = Callable[..., Any]
 
-class _Operator(nn.Cell):
-    """An operator of the library with its registration."""
 
-    def __init__(self, library: Library, name: str, registration: Registration, shape):
+class KernelCell(nn.Cell):
+    """An operator of the library with its registration. `shape`: of the result from those of the inputs."""
+
+    def __init__(self, library: Library, name: str, registration: Registration, shape: Shape = lambda x, *_: x):
         super().__init__()
         self.kept = registration
         number = Tensor([registration.number], ms.int64)
@@ -34,92 +36,25 @@ class _Operator(nn.Cell):
         path = f"{library.path}:{name}"
         self.op = ops.Custom(path, out_shape=shape, out_dtype=lambda *_: ms.float32, func_type="aot")
 
-
-class KernelLinear(_Operator):
-    """activation(x wᵀ + bias): FP32 [m, k] -> [m, n]"""
-
-    def __init__(self, library: Library, matrix: Registration, n: int):
-        super().__init__(library, "linear", matrix, lambda x, *_: [x[0], n])
-
     def construct(self, x: Tensor, sample_keys: Tensor | None = None) -> Tensor:
-        """FP32 [m, k] -> [m, n]"""
+        """A product ([m, k] -> [m, n]), a norm, rows of a matrix by their int32 numbers, or something of all devices"""
         return self.op(x, self.number)
 
 
-class KernelLinearAdd(_Operator):
-    """residual + (x wᵀ + bias)"""
+class KernelAdd(KernelCell):
+    """residual + (x wᵀ + bias); or residual + the sum of what `inner` gives on all devices"""
 
-    def __init__(self, library: Library, matrix: Registration):
-        super().__init__(library, "linear_add", matrix, lambda residual, *_: residual)
+    def __init__(self, library: Library, name: str, registration: Registration, inner: nn.Cell):
+        super().__init__(library, name, registration)
+        self.inner = inner
 
     def construct(self, residual: Tensor, x: Tensor) -> Tensor:
         """FP32 [m, n] and [m, k] -> [m, n]"""
-        return self.op(residual, x, self.number)
+        return self.op(residual, self.inner(x), self.number)
 
 
-class KernelAddRanks(_Operator):
-    """residual + the sum of all devices' x wᵀ + bias"""
-
-    def __init__(self, library: Library, exchange: Registration, linear: KernelLinear):
-        super().__init__(library, "add_ranks", exchange, lambda residual, *_: residual)
-        self.linear = linear
-
-    def construct(self, residual: Tensor, x: Tensor) -> Tensor:
-        """FP32 [m, n] and [m, k] -> [m, n]"""
-        return self.op(residual, self.linear(x), self.number)
-
-
-class KernelSumRanks(_Operator):
-    """The sum of all devices' results."""
-
-    def __init__(self, library: Library, exchange: Registration):
-        super().__init__(library, "sum_ranks", exchange, lambda x, *_: x)
-
-    def construct(self, x: Tensor) -> Tensor:
-        """FP32 [...] -> [...]"""
-        return self.op(x, self.number)
-
-
-class KernelGatheredHead(_Operator):
-    """The concatenated logits of all devices."""
-
-    def __init__(self, library: Library, exchange: Registration, head: KernelLinear, vocabulary: int):
-        super().__init__(library, "gather_ranks", exchange, lambda x, *_: [x[0], vocabulary])
-        self.head = head
-
-    def construct(self, x: Tensor) -> Tensor:
-        """FP32 [n, H] -> [n, V]"""
-        return self.op(self.head(x), self.number)
-
-
-class KernelLookup(_Operator):
-    """Rows of a matrix, in the shape that the replaced cell gives them."""
-
-    def __init__(self, library: Library, matrix: Registration, k: int, flat: bool):
-        shape = (lambda indices, *_: [math.prod(indices), k]) if flat else (lambda indices, *_: [*indices, k])
-        super().__init__(library, "lookup", matrix, shape)
-
-    def construct(self, indices: Tensor) -> Tensor:
-        """int32 [...] -> FP32 [..., k], or [rows, k] if `flat`"""
-        return self.op(indices, self.number)
-
-
-class KernelNorm(_Operator):
-    """LayerNorm or RMSNorm."""
-
-    def __init__(self, library: Library, norm: Registration):
-        super().__init__(library, "norm", norm, lambda x, *_: x)
-
-    def construct(self, x: Tensor) -> Tensor:
-        """FP32 [m, h] -> [m, h]"""
-        return self.op(x, self.number)
-
-
-class KernelAttention(_Operator):
+class KernelAttention(KernelCell):
     """Rotary turn, cache write and attention of rows; the tables of the turn belong to the operator."""
-
-    def __init__(self, library: Library, attention: Registration):
-        super().__init__(library, "attend", attention, lambda query, *_: query)
 
     def construct(
         self,
@@ -197,10 +132,15 @@ class KernelCells:
         self.kept = np.float32 if sizes.cache_bits == 32 else np.float16
         word = model.embedding.word
         for parent, name, cell in named_cells(model, Embedding):
-            packed = self._packed(cell.weight.name)
-            lookup = KernelLookup(library, library.matrix(packed), packed.k, isinstance(cell, QueryEmbedding))
+            packed = pack(weights.matrix(cell.weight.name))
+            flat, k = isinstance(cell, QueryEmbedding), packed.k  # in the shape that the replaced cell gives
+            shape = (lambda x, *_, k=k: [math.prod(x), k]) if flat else (lambda x, *_, k=k: [*x, k])
+            lookup = KernelCell(library, "lookup", library.matrix(packed), shape)
             if cell is word:
-                table, lookup = packed, WordOfRows(self._shared_rows(lookup))
+                if self._share is not None:
+                    total = KernelCell(library, "sum_ranks", self._exchange)
+                    lookup = SharedRows(lookup, self._share.part("vocab_size"), total)
+                table, lookup = packed, WordOfRows(lookup)
             setattr(parent, name, lookup)
         self.head = self._head(model, table)
         for block in [cell for _, cell in model.cells_and_names() if hasattr(cell, "add_feed_forward")]:
@@ -208,7 +148,9 @@ class KernelCells:
         for parent, name, cell in named_cells(model, Linear):
             setattr(parent, name, self._linear(cell))
         for parent, name, cell in named_cells(model, LayerNorm, RMSNorm):
-            setattr(parent, name, self._norm(cell))
+            bias = weights.vector(cell.bias.name) if isinstance(cell, LayerNorm) else None
+            norm = library.norm(weights.vector(cell.weight.name), bias, cell.epsilon)
+            setattr(parent, name, KernelCell(library, "norm", norm))
         rotary = model.rotary if hasattr(model, "rotary") else None
         for parent, name, cell in named_cells(model, AttentionCore):
             setattr(parent, name, self._attention(cell, rotary))
@@ -229,43 +171,39 @@ class KernelCells:
             keys[target, :, :blocks] = keys[source, :, :blocks]
             values[target, :, :length] = values[source, :, :length]
 
-    def _packed(self, name: str) -> Packed:
-        return pack(self.weights.matrix(name))
-
-    def _shared_rows(self, lookup: KernelLookup) -> nn.Cell:
-        if self._share is None:
-            return lookup
-        return SharedRows(lookup, self._share.part("vocab_size"), KernelSumRanks(self.library, self._exchange))
-
     def _head(self, model: nn.Cell, packed: Packed) -> nn.Cell:
         bias, output = None, model.head
         if output is not None:
-            packed, model.head = self._packed(output.weight.name), None
+            packed, model.head = pack(self.weights.matrix(output.weight.name)), None
             bias = None if output.bias is None else self.weights.vector(output.bias.name)
         matrix = self.library.matrix(packed, bias, fast=self.sizes.fast and packed.bits <= 8)
-        head = KernelLinear(self.library, matrix, packed.n)
+        head = self._product(matrix, packed.n)
         if self._share is None:
             return head
-        return KernelGatheredHead(self.library, self._exchange, head, self._share.config.vocab_size)
+        whole = self._share.config.vocab_size
+        gather = KernelCell(self.library, "gather_ranks", self._exchange, lambda x, *_: [x[0], whole])
+        return nn.SequentialCell(head, gather)
+
+    def _product(self, matrix: Registration, n: int) -> KernelCell:
+        return KernelCell(self.library, "linear", matrix, lambda x, *_: [x[0], n])
 
     def _matrix(self, cell: Linear, activation: str = "none") -> tuple[Registration, int]:
         """A matrix, and how many rows it has."""
-        packed = self._packed(cell.weight.name)
+        packed = pack(self.weights.matrix(cell.weight.name))
         bias = self.weights.vector(cell.bias.name) if cell.has_bias else None
         factors = of_matrix(self.adapters, cell.weight.name)
         adapted = None if factors is None else Adapted(factors, self._chosen)
         fast = self.sizes.fast and packed.bits <= 8
         return self.library.matrix(packed, bias, activation, fast, adapted), packed.n
 
-    def _linear(self, cell: Linear, activation: str = "none") -> KernelLinear:
-        matrix, n = self._matrix(cell, activation)
-        return KernelLinear(self.library, matrix, n)
+    def _linear(self, cell: Linear, activation: str = "none") -> KernelCell:
+        return self._product(*self._matrix(cell, activation))
 
     def _add(self, cell: Linear) -> nn.Cell:
         """A product and the addition of a residual."""
         if self._exchange is not None:
-            return KernelAddRanks(self.library, self._exchange, self._linear(cell))
-        return KernelLinearAdd(self.library, self._matrix(cell)[0])
+            return KernelAdd(self.library, "add_ranks", self._exchange, self._linear(cell))
+        return KernelAdd(self.library, "linear_add", self._matrix(cell)[0], Same())
 
     def _fuse(self, block: nn.Cell) -> None:
         """`attention` and `feed_forward` of a block with the operators around them."""
@@ -279,11 +217,6 @@ class KernelCells:
             if activation is not None:  # any other stays the model's
                 fed.up, fed.activation = self._linear(fed.up, activation), Same()
 
-    def _norm(self, cell: LayerNorm | RMSNorm) -> KernelNorm:
-        bias = self.weights.vector(cell.bias.name) if isinstance(cell, LayerNorm) else None
-        norm = self.library.norm(self.weights.vector(cell.weight.name), bias, cell.epsilon)
-        return KernelNorm(self.library, norm)
-
     def _attention(self, core: AttentionCore, table: nn.Cell | None) -> KernelAttention:
         capacity, own = self.sizes.capacity, core.heads if self._share is None else self._share.heads
         cos, sin = np.zeros((2, capacity, 0), np.float32)
@@ -294,4 +227,4 @@ class KernelCells:
         heads = AttentionSizes(own.count, own.groups, own.size, 2 * cos.shape[1], self.sizes.slots, capacity)
         keys, values = (aligned(shape, self.kept) for shape in cache_shapes(heads))
         self._caches.append((keys, values))
-        return KernelAttention(self.library, self.library.attention(heads, cos, sin, keys, values))
+        return KernelAttention(self.library, "attend", self.library.attention(heads, cos, sin, keys, values))

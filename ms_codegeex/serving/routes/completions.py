@@ -1,4 +1,4 @@
-"""The route `POST /v1/completions`."""
+"""`POST /v1/completions`, and `POST /v1/chat/completions` for models whose directory names a chat format."""
 
 from __future__ import annotations
 
@@ -8,24 +8,31 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from ms_codegeex.base.errors import PromptTooLong, UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.generation.stopping import Rule
 from ms_codegeex.serving.answering import Piece
 from ms_codegeex.serving.backend import Backend, StreamedAnswer
-from ms_codegeex.serving.filters import Filters
-from ms_codegeex.serving.infilling import infill_filters, infill_prompt
-from ms_codegeex.serving.logprobs import Report, joined
+from ms_codegeex.serving.errors import ApiError
+from ms_codegeex.serving.infilling import infill_filter, infill_prompt
+from ms_codegeex.serving.logprobs import Report, SentTokens, chat_log_probabilities, joined
 from ms_codegeex.serving.model import ServedModel
-from ms_codegeex.serving.requests import block_rule, prepared, sampling_settings
-from ms_codegeex.serving.responding import AnswerPlan, Responder, respond
-from ms_codegeex.serving.routes.models import chosen_model
-from ms_codegeex.serving.schemas import Completion, CompletionRequest
+from ms_codegeex.serving.responding import (
+    AnswerPlan,
+    Responder,
+    block_rule,
+    chosen_model,
+    prepared,
+    respond,
+    sampling_settings,
+)
+from ms_codegeex.serving.schemas import ChatCompletion, ChatMessage, ChatRequest, Completion, CompletionRequest
 
-MAX_TOKENS = 128
+MAX_TOKENS, MAX_CHAT_TOKENS = 128, 512
 MAX_PROMPTS = 128
+ROLES = {"developer": "system"}  # a newer name of the same part
 
 
-def planned(body: CompletionRequest, backend: Backend) -> AnswerPlan:
+def completion_plan(body: CompletionRequest, backend: Backend) -> AnswerPlan:
     """Check a request. `UserError` and `ApiError` name the field."""
     model, count = chosen_model(backend, body.model), body.n or 1
     if body.best_of is not None:
@@ -55,7 +62,7 @@ def planned(body: CompletionRequest, backend: Backend) -> AnswerPlan:
         sampling_settings(body, model, max(maximum, 1), log_probabilities=body.logprobs or 0, stop=stop),
         count,
         rules,
-        through=None if body.suffix is None else lambda: Filters(*infill_filters(model, body.suffix or "")),
+        through=None if body.suffix is None else lambda: infill_filter(model, body.suffix or ""),
         prompt_scores=bool(body.echo) and body.logprobs is not None,
         prompt_only=maximum == 0,
         max_tokens=body.max_tokens,
@@ -85,13 +92,10 @@ def _between(
 ) -> tuple[list[int], tuple[str, ...]]:
     """Ids of a prompt with sentinels, and the texts that end its answer."""
     prefix = model.tagged(prompt if isinstance(prompt, str) else model.tokenizer.decode(prompt), body.language)
-    room = max(maximum, 1) if body.truncate_prompt else 1
-    ids, cut, end = infill_prompt(model, prefix, suffix, model.context - room)
-    if cut and not body.truncate_prompt:
-        raise PromptTooLong(
-            f"prompt: it is longer than the model's context, {model.context} tokens, with the suffix; shorten them, or "
-            'send "truncate_prompt": true to drop their ends'
-        )
+    room, remedy = max(maximum, 1), ""
+    if not body.truncate_prompt:
+        room, remedy = 1, 'shorten them, or send "truncate_prompt": true to drop their ends'
+    ids, _, end = infill_prompt(model, prefix, suffix, model.context - room, remedy)
     return ids, end
 
 
@@ -144,14 +148,88 @@ def mean_score(piece: Piece) -> float:
     return sum(chosen.score for chosen in piece.tokens) / max(len(piece.tokens), 1)
 
 
+def chat_plan(body: ChatRequest, backend: Backend) -> AnswerPlan:
+    """Check a request. `UserError` and `ApiError` name the field."""
+    model = chosen_model(backend, body.model)
+    if model.chat is None:
+        raise ApiError(
+            400,
+            f"{model.name} is a base model, which continues text and was not tuned for chat; use /v1/completions",
+            param="model",
+            code="not_a_chat_model",
+        )
+    if body.top_logprobs is not None and not body.logprobs:
+        raise UserError("top_logprobs: needs logprobs; send true for it")
+    messages = [(ROLES.get(message.role, message.role), text_of(message)) for message in body.messages]
+    if messages[-1][0] != "user":
+        raise UserError("messages: the last one is not the user's; add what should be answered")
+    ids = model.encode(model.chat.prompt(messages), field="messages", remedy="leave out the oldest ones")
+    given = body.max_completion_tokens or body.max_tokens
+    return AnswerPlan(
+        model,
+        [ids],
+        sampling_settings(
+            body, model, given or MAX_CHAT_TOKENS, log_probabilities=body.top_logprobs or 0, stop=model.chat.stop
+        ),
+        body.n or 1,
+        max_tokens=given,
+    )
+
+
+def text_of(message: ChatMessage) -> str:
+    """A message's text; parts that are no text are a `UserError`."""
+    if isinstance(message.content, str):
+        return message.content
+    texts = []
+    for part in message.content or []:
+        if part.type != "text" or part.text is None:
+            raise UserError("messages: a part is not text; this model reads text only")
+        texts.append(part.text)
+    return "".join(texts)
+
+
+class ChatResponder(Responder):
+    """Answers in the format of OpenAI's chats."""
+
+    kind, event_kind, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl"
+
+    def __init__(self, plan: AnswerPlan, backend: Backend, reported: bool):
+        super().__init__(plan, backend)
+        self._tokens = [SentTokens() for _ in range(plan.size)] if reported else None
+
+    def _choice(self, piece: Piece, index: int, name: str, content: dict[str, Any]) -> dict[str, Any]:
+        reported = None
+        if self._tokens is not None:
+            reported = chat_log_probabilities(self.backend.model.tokenizer, self._tokens[index].feed(piece))
+        return {"index": index, name: content, "logprobs": reported, "finish_reason": piece.finish}
+
+    def choice(self, answer: StreamedAnswer, piece: Piece, number: int, index: int) -> dict[str, Any]:
+        """A whole answer."""
+        return self._choice(piece, index, "message", {"role": "assistant", "content": piece.text})
+
+    def delta(self, answer: StreamedAnswer, piece: Piece, number: int) -> dict[str, Any]:
+        """A piece of an answer."""
+        return self._choice(piece, number, "delta", {"content": piece.text} if piece.text else {})
+
+    def opening(self, number: int) -> dict[str, Any] | None:
+        """The first event's choice, with the role."""
+        return self._choice(Piece(""), number, "delta", {"role": "assistant", "content": ""})
+
+
 def router(backend: Backend) -> APIRouter:
-    """The route."""
+    """The routes."""
     found = APIRouter()
 
     @found.post("/v1/completions", response_model=Completion)
     async def completions(body: CompletionRequest, request: Request) -> Response:
         """Continue a prompt."""
-        plan = await prepared(request, lambda: planned(body, backend))
+        plan = await prepared(request, lambda: completion_plan(body, backend))
         return await respond(CompletionResponder(plan, backend, body), body, request)
+
+    @found.post("/v1/chat/completions", response_model=ChatCompletion)
+    async def chat(body: ChatRequest, request: Request) -> Response:
+        """Answer in a conversation, if the model is tuned for that."""
+        plan = await prepared(request, lambda: chat_plan(body, backend))
+        return await respond(ChatResponder(plan, backend, bool(body.logprobs)), body, request)
 
     return found

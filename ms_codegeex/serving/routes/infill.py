@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
@@ -14,15 +13,20 @@ from starlette.responses import Response
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.generation.sampling import SamplingSettings, request_fields
 from ms_codegeex.serving import foreign_fields
-from ms_codegeex.serving.answering import Piece, TextFilter
+from ms_codegeex.serving.answering import Indented, Lasting, Piece, TextFilter
 from ms_codegeex.serving.backend import Backend, StreamedAnswer
-from ms_codegeex.serving.events import event
-from ms_codegeex.serving.filters import Filters, Indented, Lasting
-from ms_codegeex.serving.infilling import infill_filters, infill_prompt, joined_files
+from ms_codegeex.serving.infilling import infill_filter, infill_prompt, joined_files
 from ms_codegeex.serving.model import ServedModel
-from ms_codegeex.serving.requests import prepared, sampling_settings
-from ms_codegeex.serving.responding import AnswerPlan, Responder, merged, respond
-from ms_codegeex.serving.routes.models import chosen_model
+from ms_codegeex.serving.responding import (
+    AnswerPlan,
+    Responder,
+    chosen_model,
+    event,
+    merged,
+    prepared,
+    respond,
+    sampling_settings,
+)
 from ms_codegeex.serving.schemas import Body, Few, Listed, Sampling, SamplingFields
 
 MAX_TOKENS = 128
@@ -108,18 +112,13 @@ def sampling(body: InfillRequest, model: ServedModel, max_tokens: int, stop: Seq
         if any(len(pair) != 2 or not isinstance(pair[0], int) for pair in bias):
             raise UserError("logit_bias: expected pairs of a token's id and a number")
         bias = {str(number): value for number, value in bias}
-    chosen = {each.name: getattr(body, each.name) for each in request_fields()}
-    chosen["temperature"] = body.temperature or 0.0
+    given = {"logit_bias": bias, "temperature": body.temperature or 0.0}
     if body.repeat_penalty is not None:
-        chosen["repetition_penalty"] = body.repeat_penalty
-    given = Sampling(
-        **chosen,
-        logit_bias=bias,
-        seed=None if body.seed is not None and body.seed < 0 else body.seed,
-        stop=body.stop,
-    )
+        given["repetition_penalty"] = body.repeat_penalty
+    if body.seed is not None and body.seed < 0:
+        given["seed"] = None
     try:
-        return sampling_settings(given, model, max_tokens, stop=stop)
+        return sampling_settings(body.model_copy(update=given), model, max_tokens, stop=stop)
     except UserError as error:
         raise UserError(str(error).replace("repetition_penalty:", "repeat_penalty:", 1)) from None
 
@@ -134,22 +133,6 @@ def selected(answer: dict[str, Any], paths: Sequence[str]) -> dict[str, Any]:
         if value is not None:
             found[path] = value
     return found
-
-
-@dataclass
-class InfillProgress:
-    """An answer so far."""
-
-    text: str = ""
-    tokens: list[int] = field(default_factory=list)
-    finish: str = "stop"
-
-    def taken(self, piece: Piece) -> InfillProgress:
-        """Add the next piece and return self."""
-        self.text += piece.text
-        self.tokens += [chosen.token for chosen in piece.tokens]
-        self.finish = piece.finish or self.finish
-        return self
 
 
 class InfillResponder(Responder):
@@ -175,7 +158,7 @@ class InfillResponder(Responder):
                 filters.append(Lasting(body.t_max_predict_ms))
             if body.n_indent:
                 filters.append(Indented(body.n_indent))
-            return Filters(*filters, *infill_filters(self.model, suffix))
+            return infill_filter(self.model, suffix, *filters)
 
         super().__init__(
             AnswerPlan(self.model, [self.ids], settings, body.n_cmpl or 1, through=through, prompt_only=wanted == 0),
@@ -186,19 +169,15 @@ class InfillResponder(Responder):
         """The answer, or a list of several."""
         found = []
         for number, answer in enumerate(answers):
-            piece = await answer.whole()
-            one, fields = (
-                self.answer(number, InfillProgress().taken(piece), answer).model_dump(),
-                self.body.response_fields,
-            )
-            found.append(selected(one, fields) if fields else one)
+            one = self.answer(number, [await answer.whole()], answer).model_dump()
+            found.append(selected(one, self.body.response_fields) if self.body.response_fields else one)
         return found if len(found) > 1 else found[0]
 
     async def events(self, answers: Sequence[StreamedAnswer], with_usage: bool) -> AsyncGenerator[bytes, None]:
         """The events of a streamed response."""
-        found = [InfillProgress() for _ in answers]
+        found: list[list[Piece]] = [[] for _ in answers]
         async for number, piece in merged(answers):
-            found[number].taken(piece)
+            found[number].append(piece)
             if piece.text:
                 ids = [chosen.token for chosen in piece.tokens]
                 yield event({"index": number, "content": piece.text, "tokens": ids, "stop": False})
@@ -206,17 +185,18 @@ class InfillResponder(Responder):
                 last = self.answer(number, found[number], answers[number]).model_dump()
                 yield event({**last, "content": "", "tokens": []})
 
-    def answer(self, number: int, found: InfillProgress, answer: StreamedAnswer) -> InfillAnswer:
+    def answer(self, number: int, pieces: Sequence[Piece], answer: StreamedAnswer) -> InfillAnswer:
         """One answer that has ended."""
-        settings = answer.settings
+        settings, text = answer.settings, "".join(piece.text for piece in pieces)
+        tokens = [chosen.token for piece in pieces for chosen in piece.tokens]
         return InfillAnswer(
             index=number,
-            content=found.text,
-            tokens=found.tokens if self.body.return_tokens else [],
+            content=text,
+            tokens=tokens if self.body.return_tokens else [],
             model=self.model.name,
-            tokens_predicted=len(found.tokens),
+            tokens_predicted=len(tokens),
             tokens_evaluated=len(self.ids),
-            tokens_cached=len(self.ids) + len(found.tokens),
+            tokens_cached=len(self.ids) + len(tokens),
             generation_settings={
                 "n_predict": 0 if self.plan.prompt_only else settings.max_new_tokens,
                 **{LLAMA_CPP.get(each.name, each.name): getattr(settings, each.name) for each in request_fields()},
@@ -226,27 +206,22 @@ class InfillResponder(Responder):
                 "stream": bool(self.body.stream),
             },
             prompt=self.model.tokenizer.decode(self.ids),
-            has_new_line="\n" in found.text,
+            has_new_line="\n" in text,
             truncated=self.truncated,
-            stop_type="limit" if found.finish == "length" else "eos",
-            timings=self._timings(answer, len(found.tokens)),
+            stop_type="limit" if pieces[-1].finish == "length" else "eos",
+            timings=self._timings(answer, len(tokens)),
             infill=self.model.infill,
         )
 
     def _timings(self, answer: StreamedAnswer, count: int) -> Timings:
         now = time.monotonic()
         first = answer.first_token_at or now
-        prompt, predicted = max(first - self.began, 1e-6), max(now - first, 1e-6)
-        return Timings(
-            prompt_n=len(self.ids),
-            prompt_ms=1000 * prompt,
-            prompt_per_token_ms=1000 * prompt / len(self.ids),
-            prompt_per_second=len(self.ids) / prompt,
-            predicted_n=count,
-            predicted_ms=1000 * predicted,
-            predicted_per_token_ms=1000 * predicted / max(count, 1),
-            predicted_per_second=count / predicted,
-        )
+        found: dict[str, float] = {}
+        for name, number, seconds in (("prompt", len(self.ids), first - self.began), ("predicted", count, now - first)):
+            seconds = max(seconds, 1e-6)
+            found |= {f"{name}_n": number, f"{name}_ms": 1000 * seconds, f"{name}_per_second": number / seconds}
+            found[f"{name}_per_token_ms"] = 1000 * seconds / max(number, 1)
+        return Timings(**found)
 
 
 def router(backend: Backend) -> APIRouter:

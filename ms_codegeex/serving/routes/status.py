@@ -1,7 +1,9 @@
-"""`/health`, `/ready`, `/metrics` and `/props`: for probes, Prometheus and clients of llama.cpp."""
+"""What the server is: `/v1/models`; `/health`, `/ready`, `/metrics` and `/props` for probes, Prometheus and llama.cpp's
+clients."""
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from fastapi import APIRouter
@@ -10,11 +12,43 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 import ms_codegeex
 from ms_codegeex.serving.backend import Backend
-from ms_codegeex.serving.metrics import Metrics
+from ms_codegeex.serving.model import ServedModel
+from ms_codegeex.serving.records import Metrics
+from ms_codegeex.serving.responding import chosen_model
+from ms_codegeex.serving.schemas import ModelList, ServedModelObject
+
+
+def models_router(backend: Backend) -> APIRouter:
+    """The routes of the models."""
+    found, created = APIRouter(), int(time.time())
+
+    def described(model: ServedModel) -> ServedModelObject:
+        return ServedModelObject(
+            id=model.name,
+            created=created,
+            family=model.family,
+            context_length=model.context,
+            infill=model.infill,
+            chat=model.chat is not None,
+            languages=list(model.languages),
+            parent=model.parent,
+        )
+
+    @found.get("/v1/models")
+    async def models() -> ModelList:
+        """The model that is served, and it with each adapter."""
+        return ModelList(data=[described(each) for each in backend.models.values()])
+
+    @found.get("/v1/models/{name:path}")
+    async def model(name: str) -> ServedModelObject:
+        """A served model by its name."""
+        return described(chosen_model(backend, name))
+
+    return found
 
 
 def router(backend: Backend, metrics: Metrics) -> APIRouter:
-    """The routes."""
+    """The other routes."""
     found = APIRouter(tags=["status"])
 
     @found.head("/health", include_in_schema=False)

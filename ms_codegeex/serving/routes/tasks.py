@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Any, ClassVar, Literal
 
 from fastapi import APIRouter, Request
@@ -15,11 +14,8 @@ from ms_codegeex.data.languages import find_language
 from ms_codegeex.serving.answering import Piece
 from ms_codegeex.serving.backend import Backend, StreamedAnswer
 from ms_codegeex.serving.foreign_fields import WithoutEffect
-from ms_codegeex.serving.model import ServedModel
 from ms_codegeex.serving.prompts import TASKS, TaskPrompt, UserCode, translation
-from ms_codegeex.serving.requests import prepared, sampling_settings
-from ms_codegeex.serving.responding import AnswerPlan, Responder, respond
-from ms_codegeex.serving.routes.models import chosen_model
+from ms_codegeex.serving.responding import AnswerPlan, Responder, chosen_model, prepared, respond, sampling_settings
 from ms_codegeex.serving.schemas import Choice, Generated, Sampling
 
 MAX_TOKENS = 512
@@ -73,15 +69,6 @@ class TaskAnswer(Generated):
     choices: list[TaskChoice]
 
 
-def planned(prompt: TaskPrompt, body: TaskFields, model: ServedModel) -> AnswerPlan:
-    """The plan of a task's answers."""
-    ids = model.encode(prompt.text, field="code", remedy="send less code; the task's prompt counts too")
-    greedy = body.model_copy(update={"temperature": body.temperature or 0.0})
-    settings = sampling_settings(greedy, model, body.max_tokens or MAX_TOKENS, stop=prompt.stop)
-    through = prompt.text_filter
-    return AnswerPlan(model, [ids], settings, body.n or 1, [prompt.rule], through, max_tokens=body.max_tokens)
-
-
 class TaskResponder(Responder):
     """Answers in the format of the tasks."""
 
@@ -96,9 +83,21 @@ class TaskResponder(Responder):
         return {"index": index, "text": piece.text, "finish_reason": piece.finish}
 
 
-async def answered(
-    kind: str, prompt: Callable[[], TaskPrompt], body: TaskFields, request: Request, backend: Backend
-) -> Response:
+def _language(body: TaskFields, field: str) -> str:
+    try:
+        return find_language(getattr(body, field)).name
+    except UserError as error:
+        raise UserError(f"{field}: {error}") from None
+
+
+def _prompt(task: str, body: TaskFields, family: str) -> TaskPrompt:
+    if isinstance(body, TranslationRequest):
+        return translation(_language(body, "source_language"), _language(body, "target_language"), body.code)
+    language = find_language("SQL" if task == "sql" else _language(body, "language"))
+    return TASKS[task][1](UserCode(body.code, language, family, body.locale or "en"))
+
+
+async def answered(task: str, body: TaskFields, request: Request, backend: Backend) -> Response:
     """The response to a task. Its prompt is made in a thread if it is long, so that it delays nobody."""
     model = chosen_model(backend, body.model)
 
@@ -108,18 +107,15 @@ async def answered(
                 f"code: {len(body.code)} characters are more than the model's context of {model.context} tokens can "
                 "hold; send less"
             )
-        return planned(prompt(), body, model)
+        prompt = _prompt(task, body, model.family)
+        ids = model.encode(prompt.text, field="code", remedy="send less code; the task's prompt counts too")
+        greedy = body.model_copy(update={"temperature": body.temperature or 0.0})
+        settings = sampling_settings(greedy, model, body.max_tokens or MAX_TOKENS, stop=prompt.stop)
+        through = prompt.text_filter
+        return AnswerPlan(model, [ids], settings, body.n or 1, [prompt.rule], through, max_tokens=body.max_tokens)
 
-    plan = await prepared(request, work)
+    plan, kind = await prepared(request, work), TASKS[task][0] if task in TASKS else "translation"
     return await respond(TaskResponder(kind, plan, backend), body, request)
-
-
-def _source(body: TaskFields, language: str, locale: str | None, backend: Backend) -> UserCode:
-    try:
-        known = find_language(language)
-    except UserError as error:
-        raise UserError(f"language: {error}") from None
-    return UserCode(body.code, known, backend.model.family, locale or "en")
 
 
 def router(backend: Backend) -> APIRouter:
@@ -129,32 +125,19 @@ def router(backend: Backend) -> APIRouter:
     @found.post("/translate", response_model=TaskAnswer)
     async def translate(body: TranslationRequest, request: Request) -> Response:
         """The code in another language."""
-        for name in ("source_language", "target_language"):
-            try:
-                find_language(getattr(body, name))
-            except UserError as error:
-                raise UserError(f"{name}: {error}") from None
-        prompt = partial(translation, body.source_language, body.target_language, body.code)
-        return await answered("translation", prompt, body, request, backend)
+        return await answered("translate", body, request, backend)
 
     @found.post("/sql", response_model=TaskAnswer)
     async def sql(body: SqlRequest, request: Request) -> Response:
         """An SQL statement."""
-        kind, prompt = TASKS["sql"]
-        return await answered(kind, lambda: prompt(_source(body, "SQL", body.locale, backend)), body, request, backend)
+        return await answered("sql", body, request, backend)
 
-    for name in ("explain", "comment", "document", "fix"):
-        found.post(f"/{name}", response_model=TaskAnswer, name=name)(_of_code(name, backend))
+    def of_code(task: str) -> Callable[[TaskRequest, Request], Awaitable[Response]]:
+        async def endpoint(body: TaskRequest, request: Request) -> Response:
+            return await answered(task, body, request, backend)
+
+        return endpoint
+
+    for name, summary in SUMMARIES.items():
+        found.post(f"/{name}", response_model=TaskAnswer, name=name, description=summary)(of_code(name))
     return found
-
-
-def _of_code(name: str, backend: Backend) -> Callable[[TaskRequest, Request], Awaitable[Response]]:
-    kind, prompt = TASKS[name]
-
-    async def of_code(body: TaskRequest, request: Request) -> Response:
-        return await answered(
-            kind, lambda: prompt(_source(body, body.language, body.locale, backend)), body, request, backend
-        )
-
-    of_code.__doc__ = SUMMARIES[name]
-    return of_code

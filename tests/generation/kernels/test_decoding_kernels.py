@@ -15,8 +15,8 @@ import pytest
 
 from ms_codegeex.base.cache import user_cache
 from ms_codegeex.base.errors import RunFailure, UserError
-from ms_codegeex.generation import levels
-from ms_codegeex.generation.kernels import compiling
+from ms_codegeex.generation import engine_options as levels
+from ms_codegeex.generation.kernels import library as compiling
 from ms_codegeex.generation.kernels.library import AttentionSizes
 from ms_codegeex.generation.matrices import pack, quantise
 
