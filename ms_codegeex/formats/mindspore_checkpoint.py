@@ -22,22 +22,10 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_file
 from ms_codegeex.base.json_reading import Malformed, parse_json
 from ms_codegeex.base.reading import open_regular
-from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, byte_blocks, crc32, map_bytes
+from ms_codegeex.formats.tensors import MINDSPORE_TYPES, NUMPY_DTYPES, LazyTensor, byte_blocks, crc32, map_bytes
 from ms_codegeex.formats.wire import ByteRange, Value, WireError, WireReader, length_field, number_field, only
 
-TYPES = {
-    "float64": "Float64",
-    "float32": "Float32",
-    "float16": "Float16",
-    "bfloat16": "BFloat16",
-    "int64": "Int64",
-    "int32": "Int32",
-    "int16": "Int16",
-    "int8": "Int8",
-    "uint8": "UInt8",
-    "bool": "Bool",
-}
-DTYPES = {kind: name for name, kind in TYPES.items()}
+DTYPES = {kind: name for name, kind in MINDSPORE_TYPES.items()}
 _WRITER = "ms-codegeex"
 TEXT = "str"  # an entry of append_dict that is not a tensor
 PIECE_BYTES = 512 << 20  # MindSpore's own limit of one Value; a protocol buffer's field must stay below 2 GiB
@@ -222,7 +210,7 @@ def read_origin(path: Path) -> dict[str, int] | None:
 def _pieces(name: str, tensor: LazyTensor) -> Iterator[bytes | memoryview]:
     """The tensor as `Value`s of at most `PIECE_BYTES`, as MindSpore splits it; an empty one is a `Value` too."""
     tag = name.encode()
-    kind = TYPES[tensor.dtype].encode()
+    kind = MINDSPORE_TYPES[tensor.dtype].encode()
     head = b"".join(number_field(DIMS, size) for size in tensor.shape) + length_field(TYPE, len(kind)) + kind
     label = length_field(TAG, len(tag)) + tag
     array = tensor.array()

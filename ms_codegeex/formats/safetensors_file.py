@@ -22,21 +22,9 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.reading import open_regular
 from ms_codegeex.formats.chunks import chunks, content_hash, rows_per_chunk
-from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, byte_blocks, crc32, map_bytes
+from ms_codegeex.formats.tensors import NUMPY_DTYPES, SAFETENSORS_TAGS, LazyTensor, byte_blocks, crc32, map_bytes
 
-TAGS = {
-    "float64": "F64",
-    "float32": "F32",
-    "float16": "F16",
-    "bfloat16": "BF16",
-    "int64": "I64",
-    "int32": "I32",
-    "int16": "I16",
-    "int8": "I8",
-    "uint8": "U8",
-    "bool": "BOOL",
-}
-DTYPES = {tag: name for name, tag in TAGS.items()}
+DTYPES = {tag: name for name, tag in SAFETENSORS_TAGS.items()}
 CHECKSUM = "crc32 "  # in front of a tensor's name, a key of the metadata that only this program writes
 LONGEST_HEADER = 100_000_000  # the library's own limit
 _SPACES = 8  # at least, at the end of our headers; the library writes fewer, which distinguishes its files from ours
@@ -74,7 +62,7 @@ def write_safetensors(
     for name in names:
         end = position + tensors[name].nbytes
         header[name] = {
-            "dtype": TAGS[tensors[name].dtype],
+            "dtype": SAFETENSORS_TAGS[tensors[name].dtype],
             "shape": list(tensors[name].shape),
             "data_offsets": [position, end],
         }

@@ -21,22 +21,24 @@ from ms_codegeex.base.errors import UserError
 BLOCK_BYTES = 1 << 24  # what is hashed, checked or written at once
 READ_BYTES = 1 << 19  # at once; a part of this size is still in the cache when it is hashed
 
-# dtype name -> how NumPy holds it (always little-endian, as every file format here stores it)
-NUMPY_DTYPES: Mapping[str, np.dtype] = MappingProxyType(
-    {
-        "float64": np.dtype("<f8"),
-        "float32": np.dtype("<f4"),
-        "float16": np.dtype("<f2"),
-        "bfloat16": np.dtype("<u2"),
-        "int64": np.dtype("<i8"),
-        "int32": np.dtype("<i4"),
-        "int16": np.dtype("<i2"),
-        "int8": np.dtype("i1"),
-        "uint8": np.dtype("u1"),
-        "bool": np.dtype("?"),
-    }
+# name -> how NumPy holds it (always little-endian, as every file format here stores it), and what safetensors files,
+# MindSpore's checkpoints and PyTorch's storages call it
+_DTYPES = {
+    "float64": ("<f8", "F64", "Float64", "DoubleStorage"),
+    "float32": ("<f4", "F32", "Float32", "FloatStorage"),
+    "float16": ("<f2", "F16", "Float16", "HalfStorage"),
+    "bfloat16": ("<u2", "BF16", "BFloat16", "BFloat16Storage"),
+    "int64": ("<i8", "I64", "Int64", "LongStorage"),
+    "int32": ("<i4", "I32", "Int32", "IntStorage"),
+    "int16": ("<i2", "I16", "Int16", "ShortStorage"),
+    "int8": ("i1", "I8", "Int8", "CharStorage"),
+    "uint8": ("u1", "U8", "UInt8", "ByteStorage"),
+    "bool": ("?", "BOOL", "Bool", "BoolStorage"),
+}
+NUMPY_DTYPES: Mapping[str, np.dtype] = MappingProxyType({name: np.dtype(row[0]) for name, row in _DTYPES.items()})
+SAFETENSORS_TAGS, MINDSPORE_TYPES, TORCH_STORAGES = (
+    MappingProxyType({name: row[column] for name, row in _DTYPES.items()}) for column in (1, 2, 3)
 )
-
 SHORT_NAMES: Mapping[str, str] = MappingProxyType({"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"})
 LARGEST: Mapping[str, float] = MappingProxyType(
     {"float32": float(np.finfo(np.float32).max), "float16": 65504.0, "bfloat16": 255 * 2.0**120}

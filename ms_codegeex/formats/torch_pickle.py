@@ -17,23 +17,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.formats.tensors import LazyTensor
-
-STORAGES: Mapping[str, str] = MappingProxyType(
-    {
-        "float64": "DoubleStorage",
-        "float32": "FloatStorage",
-        "float16": "HalfStorage",
-        "bfloat16": "BFloat16Storage",
-        "int64": "LongStorage",
-        "int32": "IntStorage",
-        "int16": "ShortStorage",
-        "int8": "CharStorage",
-        "uint8": "ByteStorage",
-        "bool": "BoolStorage",
-    }
-)
-
+from ms_codegeex.formats.tensors import TORCH_STORAGES, LazyTensor
 
 MAX_OPERATIONS = 4_000_000  # of a pickle; a model of 1000 tensors takes 50,000
 LONGEST_NUMBER = 1024  # bits
@@ -74,7 +58,7 @@ def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _tensor(tensor: LazyTensor, key: str) -> Iterator[bytes]:
-    storage_type = _global("torch", STORAGES[tensor.dtype])
+    storage_type = _global("torch", TORCH_STORAGES[tensor.dtype])
     yield _global("torch._utils", "_rebuild_tensor_v2") + pickle.MARK
     yield pickle.MARK + _text("storage") + storage_type + _text(key) + _text("cpu") + _integer(tensor.size)
     yield pickle.TUPLE + pickle.BINPERSID + _integer(0)
@@ -332,12 +316,12 @@ _CALLS: Mapping[_Global, Callable[..., Any]] = MappingProxyType(
         _Global("__builtin__", "set"): _Machine.items,
     }
 )
-_STORAGE_TYPES = MappingProxyType({_Global("torch", storage): dtype for dtype, storage in STORAGES.items()})
+_STORAGE_TYPES = MappingProxyType({_Global("torch", storage): dtype for dtype, storage in TORCH_STORAGES.items()})
 # What training programs save along with the weights: their arguments, the states of random generators.
 _INERT = frozenset(
     (
         *("argparse.Namespace", "_codecs.encode", "torch.device", "numpy.ndarray", "numpy.dtype"),
-        *(f"torch.{dtype}" for dtype in STORAGES),
+        *(f"torch.{dtype}" for dtype in TORCH_STORAGES),
         *(
             f"numpy.{core}.multiarray.{name}"
             for core in ("core", "_core")
