@@ -168,22 +168,18 @@ def script(to: str, description: str, ranks: int = 1, argv: Sequence[str] | None
     Returns:
         The exit status.
     """
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    split = "" if to == "hf" else " [--target-tensor-model-parallel-size N] [--save-name FILE]"
+    usage = f"python converters/%(prog)s --load-ckpt-path IN --save-ckpt-path OUT{split} [--dtype fp16] [--verify] ..."
+    parser = argparse.ArgumentParser(usage=usage, description=description, allow_abbrev=False)
     parser.add_argument("--load-ckpt-path", "--npy-ckpt-path", type=Path, required=True, metavar="IN", dest="model")
     parser.add_argument("--save-ckpt-path", type=Path, required=True, metavar="OUT", dest="output")
-    parser.add_argument(
-        "--source-tensor-model-parallel-size",
-        type=int,
-        metavar="N",
-        dest="source_ranks",
-        help="expected number of rank files in IN",
-    )
+    number = {"type": int, "metavar": "N"}
+    expected = "expected number of rank files in IN"
+    parser.add_argument("--source-tensor-model-parallel-size", dest="source_ranks", help=expected, **number)
     if to != "hf":
-        parser.add_argument(
-            "--target-tensor-model-parallel-size", type=int, default=ranks, metavar="N", dest="tensor_parallel"
-        )
+        written = f"number of rank files to write (default: {ranks})"
+        words = {"dest": "tensor_parallel", "default": ranks, "help": written, **number}
+        parser.add_argument("--target-tensor-model-parallel-size", **words)
         parser.add_argument("--save-name", metavar="FILE", help="name of the file in OUT")
     add_options(parser, Arguments, ("dtype", "verify", "sizes"))
     used = "the model's tokenizer" if to == "hf" else "no effect: this format has no tokenizer files"

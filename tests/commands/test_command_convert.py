@@ -292,7 +292,8 @@ def test_the_scripts_convert_and_report_mistakes(tmp_path, run):
     failed = script("megatron_to_hf.py", "--load-ckpt-path", tmp_path / "b.pt", "--save-ckpt-path", tmp_path / "hf")
     assert failed.returncode == 2 and "no such file" in failed.stderr and "Traceback" not in failed.stderr
     wrong = script("codegeex_to_hf.py", "--load-ckpt-path", tmp_path / "b.pt")
-    assert wrong.returncode == 2 and "--save-ckpt-path" in wrong.stderr
+    assert wrong.returncode == 2 and "required: --save-ckpt-path" in wrong.stderr
+    assert "usage: python converters/codegeex_to_hf.py --load-ckpt-path IN " in wrong.stderr
 
 
 def test_the_originals_scripts_cut_and_merge(tmp_path, monkeypatch):
@@ -309,11 +310,10 @@ def test_the_originals_scripts_cut_and_merge(tmp_path, monkeypatch):
     assert (tmp_path / "whole" / "a.pt").read_bytes() == (tmp_path / "a.pt").read_bytes()
 
 
-def test_every_script_says_its_own_name():
+def test_every_script_writes_what_its_name_says():
     for file in (Path(__file__).parents[2] / "converters").glob("*.py"):
-        source = file.read_text()
         target = file.stem.rpartition("_to_")[2] if "_to_" in file.stem else "megatron"
-        assert f"python converters/{file.name} " in source and f'script("{target}"' in source
+        assert f'script("{target}"' in file.read_text()
 
 
 def test_the_tokenizer_comes_along(tmp_path, run, monkeypatch):
