@@ -31,15 +31,11 @@ _ARGUMENTS = {
     "softmax_fp32": "attention_softmax_in_fp32",
     _RANKS: _RANKS,
 }
-_SCALED_SCORES = (
-    "apply_query_key_layer_scaling"  # with which Megatron's softmax is FP32 whatever the other argument says
-)
-_TRAINING_STATE = frozenset(
-    (
-        *("optimizer", "lr_scheduler", "opt_param_scheduler", "random_rng_state", "np_rng_state", "torch_rng_state"),
-        *("cuda_rng_state", "rng_tracker_states", "rng_state"),
-    )
-)
+_SCALED_SCORES = "apply_query_key_layer_scaling"  # with it, Megatron's softmax is FP32 whatever its own argument says
+_TRAINING_STATE = {
+    *("optimizer", "lr_scheduler", "opt_param_scheduler", "random_rng_state", "np_rng_state", "torch_rng_state"),
+    *("cuda_rng_state", "rng_tracker_states", "rng_state"),
+}
 _DEEPEST = 16  # a checkpoint nests five levels; a malicious one may contain itself
 
 

@@ -42,13 +42,11 @@ STATE_PREFIXES = (
     *("adam_m.", "adam_v.", "moment1.", "moment2.", "vhat.", "exp_avg.", "exp_avg_sq.", "lamb_m.", "lamb_v."),
     *("moment.", "moments.", "accum.", "accu_grads.", "grad_sum.", "optimizer."),
 )
-STATE_PARTS = frozenset(
-    (
-        *("epoch_num", "step_num", "global_step", "learning_rate", "momentum", "beta1_power", "beta2_power"),
-        *("scale_sense", "loss_scale", "current_iterator_step", "last_overflow_iterator_step"),
-        *("key_past", "value_past"),
-    )
-)
+STATE_PARTS = {
+    *("epoch_num", "step_num", "global_step", "learning_rate", "momentum", "beta1_power", "beta2_power"),
+    *("scale_sense", "loss_scale", "current_iterator_step", "last_overflow_iterator_step"),
+    *("key_past", "value_past"),
+}
 
 
 def is_weight(name: str) -> bool:

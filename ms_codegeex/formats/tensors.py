@@ -40,9 +40,7 @@ SAFETENSORS_TAGS, MINDSPORE_TYPES, TORCH_STORAGES = (
     MappingProxyType({name: row[column] for name, row in _DTYPES.items()}) for column in (1, 2, 3)
 )
 SHORT_NAMES: Mapping[str, str] = MappingProxyType({"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"})
-LARGEST: Mapping[str, float] = MappingProxyType(
-    {"float32": float(np.finfo(np.float32).max), "float16": 65504.0, "bfloat16": 255 * 2.0**120}
-)
+_LARGEST = {"float32": float(np.finfo(np.float32).max), "float16": 65504.0, "bfloat16": 255 * 2.0**120}
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +178,8 @@ def cast(name: str, tensor: LazyTensor, dtype: str) -> LazyTensor:
     """
     if tensor.dtype == dtype or "float" not in tensor.dtype:
         return tensor
-    if dtype not in LARGEST:
-        raise UserError(f"dtype {dtype}: expected one of {', '.join(LARGEST)}")
+    if dtype not in _LARGEST:
+        raise UserError(f"dtype {dtype}: expected one of {', '.join(_LARGEST)}")
 
     def load() -> np.ndarray:
         array = tensor.array()
@@ -195,7 +193,7 @@ def cast(name: str, tensor: LazyTensor, dtype: str) -> LazyTensor:
         if not finite.all() and not np.array_equal(finite, np.isfinite(array)):
             raise UserError(
                 f"{name}: holds {float(np.abs(array[np.isfinite(array)]).max()):g}, larger than {dtype} can represent "
-                f"({LARGEST[dtype]:g}); convert with --dtype fp32"
+                f"({_LARGEST[dtype]:g}); convert with --dtype fp32"
             )
         return result
 

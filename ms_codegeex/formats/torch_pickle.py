@@ -13,7 +13,6 @@ import pickletools
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
@@ -110,17 +109,16 @@ def dump(tree: Any) -> tuple[bytes, list[LazyTensor]]:
     return pickle.PROTO + b"\x02" + body + pickle.STOP, tensors
 
 
+@dataclass(eq=False, slots=True)
 class _Inert:
-    """An object of a class that is not part of a model: its name, what it was made from, and its state.
+    """An object of a class that is not part of a model: the class's name, and its state.
 
     Nothing of the class exists here, so nothing of it can run: the `args` of a training program, a random generator's
     state.
     """
 
-    __slots__ = ("arguments", "name", "state")
-
-    def __init__(self, name: str, arguments: Any = ()) -> None:
-        self.name, self.arguments, self.state = name, arguments, None
+    name: str
+    state: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +260,7 @@ class _Machine:
         if function in _CALLS:
             self._push(_CALLS[function](self, *arguments))
         elif _is_inert(function):
-            self._push(_Inert(str(function), arguments))
+            self._push(_Inert(str(function)))
         else:
             raise ValueError(f"a call of {function.name}")
 
@@ -306,48 +304,40 @@ class _Machine:
         return list(items)
 
 
-_CALLS: Mapping[_Global, Callable[..., Any]] = MappingProxyType(
-    {
-        _Global("torch._utils", "_rebuild_tensor_v2"): _Machine.rebuild_tensor,
-        _Global("torch._utils", "_rebuild_parameter"): _Machine.rebuild_parameter,
-        _Global("collections", "OrderedDict"): _Machine.ordered,
-        _Global("torch", "Size"): _Machine.items,
-        _Global("builtins", "set"): _Machine.items,
-        _Global("__builtin__", "set"): _Machine.items,
-    }
-)
-_STORAGE_TYPES = MappingProxyType({_Global("torch", storage): dtype for dtype, storage in TORCH_STORAGES.items()})
+_CALLS: dict[_Global, Callable[..., Any]] = {
+    _Global("torch._utils", "_rebuild_tensor_v2"): _Machine.rebuild_tensor,
+    _Global("torch._utils", "_rebuild_parameter"): _Machine.rebuild_parameter,
+    _Global("collections", "OrderedDict"): _Machine.ordered,
+    _Global("torch", "Size"): _Machine.items,
+    _Global("builtins", "set"): _Machine.items,
+    _Global("__builtin__", "set"): _Machine.items,
+}
+_STORAGE_TYPES = {_Global("torch", storage): dtype for dtype, storage in TORCH_STORAGES.items()}
 # What training programs save along with the weights: their arguments, the states of random generators.
-_INERT = frozenset(
-    (
-        *("argparse.Namespace", "_codecs.encode", "torch.device", "numpy.ndarray", "numpy.dtype"),
-        *(f"torch.{dtype}" for dtype in TORCH_STORAGES),
-        *(
-            f"numpy.{core}.multiarray.{name}"
-            for core in ("core", "_core")
-            for name in ("_reconstruct", "scalar", "_frombuffer")
-        ),
-    )
-)
-_INERT_PROGRAMS = frozenset(("codegeex", "megatron", "deepspeed"))
-_CONSTANTS: Mapping[str, Callable[[], Any]] = MappingProxyType(
-    {
-        "NONE": lambda: None,
-        "NEWTRUE": lambda: True,
-        "NEWFALSE": lambda: False,
-        "EMPTY_DICT": dict,
-        "EMPTY_LIST": list,
-        "EMPTY_SET": list,
-        "EMPTY_TUPLE": tuple,
-    }
-)
-_VALUES = frozenset(
-    (
-        *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
-        *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
-        *("BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
-    )
-)
+_INERT = {
+    *("argparse.Namespace", "_codecs.encode", "torch.device", "numpy.ndarray", "numpy.dtype"),
+    *(f"torch.{dtype}" for dtype in TORCH_STORAGES),
+    *(
+        f"numpy.{core}.multiarray.{name}"
+        for core in ("core", "_core")
+        for name in ("_reconstruct", "scalar", "_frombuffer")
+    ),
+}
+_INERT_PROGRAMS = ("codegeex", "megatron", "deepspeed")
+_CONSTANTS: dict[str, Callable[[], Any]] = {
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "EMPTY_DICT": dict,
+    "EMPTY_LIST": list,
+    "EMPTY_SET": list,
+    "EMPTY_TUPLE": tuple,
+}
+_VALUES = {
+    *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
+    *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+    *("BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
+}
 
 
 def namespace(value: Any) -> dict[str, Any] | None:
