@@ -13,13 +13,16 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.reading import read_json
+from ms_codegeex.config.validation import Natural, Positive
 from ms_codegeex.formats.chunks import content_hash_of_parts, count_chunks
 from ms_codegeex.formats.safetensors_file import SafetensorsFile
 from ms_codegeex.formats.slices import Index, Window, check_coverage, overlap, window_ranges
@@ -45,43 +48,36 @@ def manifest_digest(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
+@dataclass(frozen=True)
+class _Slice:
+    """A part of a tensor: the tensor `key` of `file`, in chunks of `rows` rows with these hashes."""
+
+    file: str
+    key: str
+    offset: list[Natural]
+    shape: list[Natural]
+    rows: Positive
+    chunks: list[str]
 
 
-def _are_texts(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+@dataclass(frozen=True)
+class _Tensor:
+    dtype: Literal[tuple(NUMPY_DTYPES)]  # type: ignore[valid-type]
+    shape: list[Natural]
+    slices: list[_Slice]
 
 
-def _is_count(value: object) -> bool:
-    return type(value) is int and value >= 0
+@dataclass(frozen=True)
+class _Manifest:
+    """What a reader needs of a manifest: the bytes and the header's hash of each file, and the tensors."""
+
+    step: Natural
+    files: dict[str, Natural]
+    headers: dict[str, str]
+    tensors: dict[str, _Tensor]
 
 
-def _are_counts(value: object) -> bool:
-    return isinstance(value, list) and all(map(_is_count, value))
-
-
-def _is_table(value: object) -> bool:
-    return isinstance(value, dict)
-
-
-_MANIFEST = {
-    "step": _is_count,
-    "files": lambda value: isinstance(value, dict) and all(map(_is_count, value.values())),
-    "headers": _is_table,
-    "tensors": _is_table,
-}
-_TENSOR = {"dtype": NUMPY_DTYPES.keys().__contains__, "shape": _are_counts, "slices": lambda it: isinstance(it, list)}
-_SLICE = {"file": _is_text, "key": _is_text, "offset": _are_counts, "shape": _are_counts}
-
-
-def _expect(content: Any, rules: Mapping[str, Callable[[Any], bool]]) -> None:
-    """`TypeError` or `ValueError` unless `content` is an object whose entries obey the rules."""
-    if not isinstance(content, dict):
-        raise TypeError(f"{str(content)[:80]} is not an object")
-    for key, holds in rules.items():
-        if not holds(content[key]):
-            raise ValueError(f"{key} {str(content[key])[:80]}")
+_SCHEMA = TypeAdapter(_Manifest)
 
 
 class Checkpoint:
@@ -101,12 +97,16 @@ class Checkpoint:
             raise UserError(f"{self.path / MANIFEST}: damaged or edited (its own hash does not match)")
         self.manifest: dict[str, Any] = manifest
         try:
+            _SCHEMA.validate_python(manifest)
             self._check()
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(map(str, first["loc"]))
+            raise UserError(f"{self.path / MANIFEST}: not a checkpoint manifest ({place}: {first['msg']})") from None
+        except (KeyError, ValueError) as error:
             raise UserError(f"{self.path / MANIFEST}: not a checkpoint manifest ({error!r})") from None
 
     def _check(self) -> None:
-        _expect(self.manifest, _MANIFEST)
         for file, size in self.files.items():
             if Path(file).name != file:
                 raise ValueError(f"file {file}")
@@ -117,7 +117,6 @@ class Checkpoint:
                     + ("missing" if found is None else f"has {found} bytes, the manifest says {size}")
                 )
         for name, tensor in self.manifest["tensors"].items():
-            _expect(tensor, _TENSOR)
             if math.prod(max(1, size) for size in tensor["shape"]) > LARGEST:
                 raise ValueError(f"{name} of shape {tensor['shape']}")
             for record in tensor["slices"]:
@@ -131,16 +130,13 @@ class Checkpoint:
             )
 
     def _check_record(self, record: Mapping[str, Any], itemsize: int) -> None:
-        """`ValueError` for a slice in a file, or with hashes, that the manifest does not list."""
-        _expect(record, _SLICE)
+        """`KeyError` or `ValueError` for a slice in a file, or with hashes, that the manifest does not list."""
         if math.prod(record["shape"]) * itemsize > self.files[record["file"]]:
             raise ValueError(f"{record['shape']} of {record['key']} in {self.files[record['file']]} bytes")
-        _expect(record, {"chunks": _are_texts})
         if record["file"] not in self.manifest["headers"]:
             raise ValueError(f"header of {record['file']}")
-        rows, hashes = record["rows"], record["chunks"]
-        if type(rows) is not int or rows < 1 or count_chunks(record["shape"], rows) != len(hashes):
-            raise ValueError(f"{len(hashes)} chunks of {rows} rows of {record['key']}")
+        if count_chunks(record["shape"], record["rows"]) != len(record["chunks"]):
+            raise ValueError(f"{len(record['chunks'])} chunks of {record['rows']} rows of {record['key']}")
 
     @property
     def step(self) -> int:

@@ -317,11 +317,8 @@ _STORAGE_TYPES = {_Global("torch", storage): dtype for dtype, storage in TORCH_S
 _INERT = {
     *("argparse.Namespace", "_codecs.encode", "torch.device", "numpy.ndarray", "numpy.dtype"),
     *(f"torch.{dtype}" for dtype in TORCH_STORAGES),
-    *(
-        f"numpy.{core}.multiarray.{name}"
-        for core in ("core", "_core")
-        for name in ("_reconstruct", "scalar", "_frombuffer")
-    ),
+    *("numpy.core.multiarray._reconstruct", "numpy.core.multiarray.scalar", "numpy.core.multiarray._frombuffer"),
+    *("numpy._core.multiarray._reconstruct", "numpy._core.multiarray.scalar", "numpy._core.multiarray._frombuffer"),
 }
 _INERT_PROGRAMS = ("codegeex", "megatron", "deepspeed")
 _CONSTANTS: dict[str, Callable[[], Any]] = {
