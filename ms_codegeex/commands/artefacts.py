@@ -34,13 +34,8 @@ def describe_model(directory: Path) -> dict[str, Any]:
     if "model_type" not in model.config:
         raise UserError(f"{directory / 'config.json'}: no model_type; this is not a model's configuration")
     tensors = [
-        {
-            "name": name,
-            "shape": list(model.shape(name)),
-            "dtype": model.dtype(name),
-            "file": model.files[name],
-        }
-        for name in sorted(model.names)
+        {"name": name, "shape": list(tensor.shape), "dtype": tensor.dtype, "file": model.files[name]}
+        for name, tensor in sorted(model.tensors.items())
     ]
     dtypes: dict[str, int] = {}
     for tensor in tensors:
@@ -167,8 +162,8 @@ def checkpoint_lines(checkpoint: dict[str, Any], every_tensor: bool = False) -> 
 def describe_quantised(directory: Path) -> dict[str, Any]:
     """Family, bits, and number and size of the tensors, whose checksums are compared."""
     model, file = QuantisedModel(directory), SafetensorsFile(directory / TENSORS)
-    for name in file.names:
-        file.view(name)
+    for tensor in file.tensors.values():
+        tensor.array()
     return {
         "kind": "quantised model",
         "directory": str(directory),
@@ -176,7 +171,7 @@ def describe_quantised(directory: Path) -> dict[str, Any]:
         "parameters": model.config.parameter_count(),
         "bits": model.bits,
         "group": model.group,
-        "tensors": len(file.names),
+        "tensors": len(file.tensors),
         "bytes": (directory / TENSORS).stat().st_size,
     }
 

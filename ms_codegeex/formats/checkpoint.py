@@ -188,8 +188,9 @@ class Checkpoint:
 
     def _checked_file(self, name: str, record: Mapping[str, Any]) -> SafetensorsFile:
         """The file of a slice. `UserError` unless it holds the slice in the manifest's dtype and shape."""
-        file, key = self._file(record["file"]), record["key"]
-        if key not in file.names or (file.dtype(key), list(file.shape(key))) != (self.dtype(name), record["shape"]):
+        file = self._file(record["file"])
+        held = file.tensors.get(record["key"])
+        if held is None or (held.dtype, list(held.shape)) != (self.dtype(name), record["shape"]):
             raise UserError(
                 f"{file.path}: does not hold {name} as {self.dtype(name)} {record['shape']}, "
                 "which the manifest says; the checkpoint is damaged"

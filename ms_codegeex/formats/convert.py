@@ -145,14 +145,9 @@ def _write_mindspore(
     write_mindspore(target, tensors, check=check, origin=place)
 
 
-def _read_huggingface(target: Path) -> FileTensors:
-    directory = ModelDirectory(target)
-    return {name: directory.lazy(name) for name in directory.names}
-
-
 _WRITERS = {"hf": _write_huggingface, "megatron": _write_megatron, "mindspore": _write_mindspore}
 _READERS = {
-    "hf": _read_huggingface,
+    "hf": lambda target: ModelDirectory(target).tensors,
     "megatron": lambda target: dict(nested_tensors(read_torch(target))),
     "mindspore": read_mindspore,
 }

@@ -11,8 +11,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_directory, write_json
 from ms_codegeex.base.reading import read_json
@@ -92,8 +90,7 @@ def is_model_directory(path: Path) -> bool:
 def _tensors(file: Path) -> dict[str, LazyTensor]:
     """The tensors of one file of weights, of either kind."""
     if file.suffix == ".safetensors":
-        content = SafetensorsFile(file)
-        return {name: content.lazy(name) for name in content.names}
+        return SafetensorsFile(file).tensors
     tree = read_torch(file)
     if not isinstance(tree, dict) or not all(isinstance(tensor, LazyTensor) for tensor in tree.values()):
         raise UserError(f"{file}: expected a plain dictionary of tensors; save the state dict alone")
@@ -101,7 +98,8 @@ def _tensors(file: Path) -> dict[str, LazyTensor]:
 
 
 class ModelDirectory:
-    """A model directory opened for reading; tensors are read when asked for.
+    """A model directory opened for reading: its `config`, its `tensors` in the files' order, read when they are loaded,
+    and the name of the file that each is in.
 
     Raises `UserError` naming the file or tensor when a file is missing, truncated or malformed, or when index and
     shards disagree.
@@ -118,8 +116,8 @@ class ModelDirectory:
         for index, single in ((INDEX, SINGLE), (BIN_INDEX, BIN)):  # if both kinds are there, safetensors wins
             if (self.path / index).is_file() or (self.path / single).is_file():
                 sharded = (self.path / index).is_file()
-                self._tensors = self._sharded(self.path / index) if sharded else _tensors(self.path / single)
-                self.files = self.files or dict.fromkeys(self._tensors, single)
+                self.tensors = self._sharded(self.path / index) if sharded else _tensors(self.path / single)
+                self.files = self.files or dict.fromkeys(self.tensors, single)
                 break
 
     def _sharded(self, index: Path) -> dict[str, LazyTensor]:
@@ -137,26 +135,3 @@ class ModelDirectory:
             check_names(shards[name], [t for t, file in weight_map.items() if file == name], str(self.path / name))
         self.files = dict(weight_map)
         return {tensor: shards[name][tensor] for tensor, name in weight_map.items()}
-
-    @property
-    def names(self) -> list[str]:
-        """Tensor names, in the files' order."""
-        return list(self._tensors)
-
-    def lazy(self, name: str) -> LazyTensor:
-        """A tensor to be loaded later."""
-        if name not in self._tensors:
-            raise UserError(f"{self.path}: missing tensor {name}")
-        return self._tensors[name]
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """A tensor's shape, from the file's header."""
-        return self.lazy(name).shape
-
-    def dtype(self, name: str) -> str:
-        """A tensor's dtype, e.g. "float16"."""
-        return self.lazy(name).dtype
-
-    def tensor(self, name: str) -> np.ndarray:
-        """A copy of a tensor (bfloat16 as raw uint16)."""
-        return np.array(self.lazy(name).array())

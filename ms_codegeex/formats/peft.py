@@ -112,13 +112,13 @@ def read_peft(path: Path, base: Source) -> Adapters:
     entries = formats.entries(formats.layout("huggingface"), base.config)
     modules = {str(entry.foreign).removesuffix(".weight"): entry for entry in entries}
     shapes, tensors = base.config.parameter_shapes(), {}
-    for name in file.names:
+    for name in file.tensors:
         module, _, kind = name.removeprefix(PREFIX).removesuffix(".weight").rpartition(".")
-        if kind == "lora_B" and name.replace("lora_B", "lora_A") in file.names:
+        if kind == "lora_B" and name.replace("lora_B", "lora_A") in file.tensors:
             continue
-        if kind != "lora_A" or module not in modules or name.replace("lora_A", "lora_B") not in file.names:
+        if kind != "lora_A" or module not in modules or name.replace("lora_A", "lora_B") not in file.tensors:
             raise UserError(f"{path / TENSORS}: {name} is not a factor of an adapter of {base.path}; give their model")
-        a, b = file.lazy(name), file.lazy(name.replace("lora_A", "lora_B"))
+        a, b = file.tensors[name], file.tensors[name.replace("lora_A", "lora_B")]
         whole = packed_shape(modules[module].packing, [shapes[each] for each in modules[module].ours])
         if len(whole) != 2 or (b.shape[0], a.shape[1]) != whole or b.shape[1] != a.shape[0]:
             raise UserError(
@@ -140,7 +140,7 @@ def summary(path: Path) -> dict[str, Any]:
         "rank": config.get("r"),
         "alpha": config.get("lora_alpha"),
         "modules": sorted(config.get("target_modules") or []),
-        "parameters": sum(math.prod(file.shape(name)) for name in file.names),
+        "parameters": sum(tensor.size for tensor in file.tensors.values()),
         "bytes": (path / TENSORS).stat().st_size,
         "model": config.get("base_model_name_or_path"),
         "fingerprint": file.metadata.get("base"),

@@ -93,7 +93,9 @@ def write_safetensors(
 
 
 class SafetensorsFile:
-    """A safetensors file opened for reading; checks header and length at once, reads tensors through memory maps.
+    """A safetensors file opened for reading; checks header and length at once.
+
+    Its `tensors`, in the header's order, load as read-only views: indexing one reads only the pages that are touched.
 
     Raises `UserError` naming the file (and the tensor) for anything that is not a complete, well-formed file.
     """
@@ -122,60 +124,48 @@ class SafetensorsFile:
                 for key, value in metadata.items()
                 if key.startswith(CHECKSUM)
             }
-            self._entries = {name: self._entry(name, value) for name, value in header.items()}
-            self._check_places()
+            self._begins: dict[str, int] = {}
+            self.tensors = {name: self._tensor(name, value) for name, value in header.items()}
+            self._start = 8 + length
+            expected = self._start + self._check_places()
             # another program that saves the file again keeps our metadata, not our way of writing the header
             self._rewritten = bool(self._checksums) and _packed(parse_json(text)) != prefix + text
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(f"{self.path}: its header is not safetensors ({error}); copy it again") from None
-        self._start = 8 + length
-        expected = self._start + max((end for *_, end in self._entries.values()), default=0)
         if expected != total:
             raise UserError(f"{self.path}: has {total} bytes, its header describes {expected}; copy it again")
 
-    @staticmethod
-    def _entry(name: str, value: dict[str, Any]) -> tuple[str, tuple[int, ...], int, int]:
+    def _tensor(self, name: str, value: dict[str, Any]) -> LazyTensor:
         if value["dtype"] not in DTYPES:
             raise ValueError(f"{name}: dtype {value['dtype']} is not supported")
         dtype, shape = DTYPES[value["dtype"]], tuple(value["shape"])
         begin, end = value["data_offsets"]
-        tensor = LazyTensor(dtype, shape, lambda: np.empty(0))
+        tensor = LazyTensor(dtype, shape, lambda: self._view(name))
         if not all(type(n) is int and n >= 0 for n in (*shape, begin, end)) or end - begin != tensor.nbytes:
             raise ValueError(f"{name}: {dtype} {list(shape)} does not fit bytes {begin}..{end}")
-        return dtype, shape, begin, end
+        self._begins[name] = begin
+        return tensor
 
-    def _check_places(self) -> None:
-        """Check that the tensors are contiguous from the first byte on, in any order, as the format demands."""
+    def _check_places(self) -> int:
+        """Check that the tensors are contiguous from the first byte on, in any order, as the format demands; returns
+        where the last one ends."""
         position = 0
-        for name, (*_, begin, end) in sorted(self._entries.items(), key=lambda item: item[1][2:]):
+        for name, begin in sorted(self._begins.items(), key=lambda item: (item[1], self.tensors[item[0]].nbytes)):
             if begin != position:
                 raise ValueError(
                     f"{name}: begins at byte {begin}, "
                     + ("inside another tensor" if begin < position else f"{begin - position} bytes after the last one")
                 )
-            position = end
-
-    @property
-    def names(self) -> list[str]:
-        """Tensor names in the header's order."""
-        return list(self._entries)
-
-    def dtype(self, name: str) -> str:
-        """The dtype's name, e.g. "float16"."""
-        return self._entries[name][0]
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """The tensor's shape."""
-        return self._entries[name][1]
+            position += self.tensors[name].nbytes
+        return position
 
     def position(self, name: str) -> int:
         """The first byte of the tensor in the file."""
-        return self._start + self._entries[name][2]
+        return self._start + self._begins[name]
 
-    def view(self, name: str) -> np.ndarray:
-        """A read-only view into the memory map: indexing it reads only the pages that are touched."""
-        dtype, shape, begin, end = self._entries[name]
-        data = map_bytes(self.path, self._start + begin, end - begin)
+    def _view(self, name: str) -> np.ndarray:
+        tensor = self.tensors[name]
+        data = map_bytes(self.path, self.position(name), tensor.nbytes)
         if (expected := self._checksums.pop(name, None)) is not None:  # compared once
             checksum = crc32(byte_blocks(data))
             if checksum != expected:
@@ -190,12 +180,4 @@ class SafetensorsFile:
                 raise UserError(
                     f"{self.path}: tensor {name} is damaged, or edited in place ({numbers}); copy the file again"
                 )
-        return data.view(NUMPY_DTYPES[dtype]).reshape(shape)
-
-    def tensor(self, name: str) -> np.ndarray:
-        """A copy of the whole tensor (bfloat16 as raw uint16)."""
-        return np.array(self.view(name))
-
-    def lazy(self, name: str) -> LazyTensor:
-        """The tensor, to be loaded later as a read-only view."""
-        return LazyTensor(self.dtype(name), self.shape(name), lambda: self.view(name))
+        return data.view(NUMPY_DTYPES[tensor.dtype]).reshape(tensor.shape)

@@ -18,12 +18,7 @@ from ms_codegeex.formats.checkpoint import MANIFEST, Checkpoint
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints, resolve
 from ms_codegeex.formats.family import FamilyFormats
 from ms_codegeex.formats.files import RawModel, read_raw
-from ms_codegeex.formats.model_directory import (
-    CONFIG,
-    ModelDirectory,
-    SaveTokenizer,
-    is_model_directory,
-)
+from ms_codegeex.formats.model_directory import CONFIG, ModelDirectory, SaveTokenizer, is_model_directory
 from ms_codegeex.formats.tensor_parallel import merge
 from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.models.foreign import ForeignLayout, ForeignName
@@ -201,8 +196,8 @@ def _open_model_directory(path: Path, known: Mapping[str, Any], keep_code: bool)
         fields = formats.sizes.from_ours({**formats.sizes.from_json(directory.config), **known})
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    raw = RawModel([{name: directory.lazy(name) for name in directory.names}], [str(path)])
-    recognised = _recognise(directory.names, "huggingface")
+    raw = RawModel([directory.tensors], [str(path)])
+    recognised = _recognise(directory.tensors, "huggingface")
     if recognised is not None and recognised[0].name != name:
         raise UserError(
             f"{path}: config.json says {name}, but the tensors are those of {recognised[0].name}; restore either"

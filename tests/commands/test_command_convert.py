@@ -214,7 +214,7 @@ def test_what_is_there_is_not_overwritten(tmp_path, run):
     with pytest.raises(UserError, match="add --replace"):
         convert(run, "hf", tmp_path / "hf")
     convert(run, "hf", tmp_path / "hf", dtype="fp16", replace=True)
-    assert ModelDirectory(tmp_path / "hf").dtype(LAYER) == "float16"
+    assert ModelDirectory(tmp_path / "hf").tensors[LAYER].dtype == "float16"
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.txt").write_text("ten years")
     (tmp_path / "training" / "rank_0").mkdir(parents=True)
