@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from isal import isal_zlib
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_file
 from ms_codegeex.base.json_reading import Malformed, parse_json
 from ms_codegeex.base.reading import open_regular
-from ms_codegeex.formats.tensors import MINDSPORE_TYPES, NUMPY_DTYPES, LazyTensor, byte_blocks, crc32, map_bytes
+from ms_codegeex.formats.chunks import wrong_crc32
+from ms_codegeex.formats.tensors import MINDSPORE_TYPES, NUMPY_DTYPES, LazyTensor, byte_blocks, damaged, map_bytes
 from ms_codegeex.formats.wire import ByteRange, Value, WireError, WireReader, length_field, number_field, only
 
 DTYPES = {kind: name for name, kind in MINDSPORE_TYPES.items()}
@@ -94,7 +96,7 @@ class _Checkpoint:
             ) from None
         if not self.found:
             raise UserError(f"{path}: holds no tensors ({self._size} bytes); expected a MindSpore checkpoint")
-        self._sound, self._verifying = self._expected is None, threading.Lock()
+        self._verifying = threading.Lock()
 
     def _checksum(self, stream: BinaryIO) -> int | None:
         """The checksum at the end of the file, if there is one; `_size` then excludes it."""
@@ -123,10 +125,8 @@ class _Checkpoint:
                     raise UserError(f"{self.path}: tensor {name} occurs twice; expected once, save the file again")
                 found[name] = _StoredTensor(kind, dims, [])
             elif (kind, dims) != (found[name].kind, found[name].dims):
-                raise UserError(
-                    f"{self.path}: tensor {name} is {found[name].kind} {list(found[name].dims)} in its first piece and "
-                    f"{kind} {list(dims)} in a later one; copy the file again"
-                )
+                first, later = f"{found[name].kind} {list(found[name].dims)}", f"{kind} {list(dims)}"
+                raise damaged(self.path, f"tensor {name} is {first} in its first piece and {later} in a later one")
             found[name].pieces.append(content)
             last = name
         return found
@@ -148,22 +148,17 @@ class _Checkpoint:
         """The tensor, to be loaded later; its type and size are checked now."""
         found = self.found[name]
         if found.kind not in DTYPES:
-            raise UserError(
-                f"{self.path}: tensor {name} has type {found.kind}; expected one of {', '.join(DTYPES)}, "
-                "so convert or remove it in MindSpore"
-            )
+            known = ", ".join(DTYPES)
+            raise UserError(f"{self.path}: tensor {name} has type {found.kind}; convert it to one of {known}")
         if any(size < 0 for size in found.dims):
-            raise UserError(f"{self.path}: tensor {name} has shape {list(found.dims)}; copy the file again")
+            raise damaged(self.path, f"tensor {name} has shape {list(found.dims)}")
         size = sum(piece.size for piece in found.pieces)
         shape = () if found.dims == (0,) else found.dims  # how MindSpore marks a scalar
         dtype = DTYPES[found.kind]
         part = (lambda index: self._load(name, dtype, shape)[index]) if len(found.pieces) == 1 else None
         tensor = LazyTensor(dtype, shape, lambda: self._load(name, dtype, shape), part)
         if size != tensor.nbytes:
-            raise UserError(
-                f"{self.path}: tensor {name} has {size} bytes, {dtype} {list(shape)} takes {tensor.nbytes}; "
-                "the file is cut off or damaged, copy it again"
-            )
+            raise damaged(self.path, f"tensor {name} has {size} bytes, {dtype} {list(shape)} takes {tensor.nbytes}")
         return tensor
 
     def _load(self, name: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -176,15 +171,10 @@ class _Checkpoint:
     def _verify(self) -> None:
         """Compare the file with its checksum, once, however many threads load tensors."""
         with self._verifying:
-            if self._sound:
-                return
-            checksum = crc32(byte_blocks(map_bytes(self.path, 0, self._size)))
-            if checksum != self._expected:
-                raise UserError(
-                    f"{self.path}: damaged (checksum {checksum:08x}, expected {self._expected:08x}); copy the file "
-                    "again"
-                )
-            self._sound = True
+            if self._expected is not None:
+                if wrong := wrong_crc32(map_bytes(self.path, 0, self._size), self._expected):
+                    raise damaged(self.path, f"damaged ({wrong})")
+                self._expected = None
 
 
 def read_mindspore(path: Path, keep: Callable[[str], bool] | None = None) -> dict[str, LazyTensor]:
@@ -225,7 +215,7 @@ def _write(stream: BinaryIO, blocks: Iterator[bytes | memoryview], crc: int | No
     """Write one tensor, and keep no reference to it. Returns the checksum continued; None if there is none."""
     for block in blocks:
         if crc is not None:
-            crc = crc32([block], crc)
+            crc = isal_zlib.crc32(block, crc)
         stream.write(block)
     return crc
 

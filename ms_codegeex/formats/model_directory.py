@@ -17,7 +17,7 @@ from ms_codegeex.base.reading import read_json
 from ms_codegeex.data.tokenizer.copying import copy_data
 from ms_codegeex.formats.layout import check_names
 from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
-from ms_codegeex.formats.tensors import LazyTensor
+from ms_codegeex.formats.tensors import LazyTensor, damaged
 from ms_codegeex.formats.torch_zip import read_torch
 
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -68,14 +68,11 @@ def write_model_directory(
         for name, content in further.items():
             if not (directory / name).exists():
                 (directory / name).write_bytes(content)
-        names = (
-            [SINGLE]
-            if len(shards) == 1
-            else [f"model-{k:05d}-of-{len(shards):05d}.safetensors" for k in range(1, len(shards) + 1)]
-        )
+        count = len(shards)
+        names = [f"model-{k:05d}-of-{count:05d}.safetensors" for k in range(1, count + 1)] if count > 1 else [SINGLE]
         for name, shard in zip(names, shards, strict=True):
             write_safetensors(directory / name, shard, {"format": "pt"}, checksums=True)  # transformers wants the tag
-        if len(shards) > 1:
+        if count > 1:
             weight_map = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
             total = sum(tensor.nbytes for tensor in tensors.values())
             write_json(directory / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
@@ -130,7 +127,7 @@ class ModelDirectory:
         shards = {}
         for name in dict.fromkeys(weight_map.values()):
             if not (self.path / name).is_file():
-                raise UserError(f"{self.path / name}: missing, but {index.name} lists it; copy it again")
+                raise damaged(self.path / name, f"missing, but {index.name} lists it")
             shards[name] = _tensors(self.path / name)
             check_names(shards[name], [t for t, file in weight_map.items() if file == name], str(self.path / name))
         self.files = dict(weight_map)

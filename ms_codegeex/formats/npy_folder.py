@@ -8,7 +8,7 @@ import numpy as np
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.reading import open_regular
-from ms_codegeex.formats.tensors import LazyTensor, dtype_name
+from ms_codegeex.formats.tensors import LazyTensor, damaged, dtype_name
 
 _MAGIC = b"\x93NUMPY"
 
@@ -27,12 +27,10 @@ def _open(file: Path) -> np.ndarray:
     except UserError:
         raise
     except Exception as error:  # NumPy parses the header as Python, so a damaged one can raise nearly anything
-        raise UserError(f"{file}: not a sound .npy file ({error}); copy it again") from None
-    if array.offset + array.nbytes != file.stat().st_size:
-        raise UserError(
-            f"{file}: has {file.stat().st_size} bytes, its header describes {array.offset + array.nbytes}; "
-            "copy it again"
-        )
+        raise damaged(file, f"not a sound .npy file ({error})") from None
+    size, described = file.stat().st_size, array.offset + array.nbytes
+    if size != described:
+        raise damaged(file, f"has {size} bytes, its header describes {described}")
     return array
 
 

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from isal import isal_zlib
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.reading import open_regular
-from ms_codegeex.formats.chunks import chunks, content_hash, rows_per_chunk
-from ms_codegeex.formats.tensors import NUMPY_DTYPES, SAFETENSORS_TAGS, LazyTensor, byte_blocks, crc32, map_bytes
+from ms_codegeex.formats.chunks import chunks, content_hash, rows_per_chunk, wrong_crc32
+from ms_codegeex.formats.tensors import NUMPY_DTYPES, SAFETENSORS_TAGS, LazyTensor, byte_blocks, damaged, map_bytes
 
 DTYPES = {tag: name for name, tag in SAFETENSORS_TAGS.items()}
 CHECKSUM = "crc32 "  # in front of a tensor's name, a key of the metadata that only this program writes
@@ -60,12 +61,8 @@ def write_safetensors(
     header: dict[str, Any] = {"__metadata__": written_metadata} if written_metadata else {}
     position = 0
     for name in names:
-        end = position + tensors[name].nbytes
-        header[name] = {
-            "dtype": SAFETENSORS_TAGS[tensors[name].dtype],
-            "shape": list(tensors[name].shape),
-            "data_offsets": [position, end],
-        }
+        dtype, shape, end = tensors[name].dtype, tensors[name].shape, position + tensors[name].nbytes
+        header[name] = {"dtype": SAFETENSORS_TAGS[dtype], "shape": list(shape), "data_offsets": [position, end]}
         position = end
     hashes: dict[str, list[str]] = {}
     with open(path, "wb") as stream, ThreadPoolExecutor(1) as thread:
@@ -75,7 +72,7 @@ def write_safetensors(
             if checksums:
                 checksum = 0
                 for block in byte_blocks(array):
-                    checksum = crc32([block], checksum)
+                    checksum = isal_zlib.crc32(block, checksum)
                     stream.write(block)
                 written_metadata[CHECKSUM + name] = f"{checksum:08x}"
                 continue
@@ -108,9 +105,7 @@ class SafetensorsFile:
                 prefix = stream.read(8)
                 length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else total
                 if 8 + length > total or length > LONGEST_HEADER:
-                    raise UserError(
-                        f"{self.path}: not a safetensors file, or cut off in its header ({total} bytes); copy it again"
-                    )
+                    raise damaged(self.path, f"not a safetensors file, or cut off in its header ({total} bytes)")
                 text = stream.read(length)
         except OSError as error:
             raise UserError(f"{self.path}: could not be read ({error.strerror})") from None
@@ -119,11 +114,8 @@ class SafetensorsFile:
             header = parse_json(text)
             metadata = header.pop("__metadata__", None) or {}
             self.metadata = {str(key): str(value) for key, value in metadata.items()}
-            self._checksums = {
-                key.removeprefix(CHECKSUM): int(value, 16)
-                for key, value in metadata.items()
-                if key.startswith(CHECKSUM)
-            }
+            checksums = {key: value for key, value in metadata.items() if key.startswith(CHECKSUM)}
+            self._checksums = {key.removeprefix(CHECKSUM): int(value, 16) for key, value in checksums.items()}
             self._begins: dict[str, int] = {}
             self.tensors = {name: self._tensor(name, value) for name, value in header.items()}
             self._start = 8 + length
@@ -131,9 +123,9 @@ class SafetensorsFile:
             # another program that saves the file again keeps our metadata, not our way of writing the header
             self._rewritten = bool(self._checksums) and _packed(parse_json(text)) != prefix + text
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise UserError(f"{self.path}: its header is not safetensors ({error}); copy it again") from None
+            raise damaged(self.path, f"its header is not safetensors ({error})") from None
         if expected != total:
-            raise UserError(f"{self.path}: has {total} bytes, its header describes {expected}; copy it again")
+            raise damaged(self.path, f"has {total} bytes, its header describes {expected}")
 
     def _tensor(self, name: str, value: dict[str, Any]) -> LazyTensor:
         if value["dtype"] not in DTYPES:
@@ -166,18 +158,13 @@ class SafetensorsFile:
     def _view(self, name: str) -> np.ndarray:
         tensor = self.tensors[name]
         data = map_bytes(self.path, self.position(name), tensor.nbytes)
-        if (expected := self._checksums.pop(name, None)) is not None:  # compared once
-            checksum = crc32(byte_blocks(data))
-            if checksum != expected:
-                self._checksums[name] = expected
-                numbers = f"checksum {checksum:08x}, expected {expected:08x}"
-                if self._rewritten:
-                    raise UserError(
-                        f"{self.path}: tensor {name} was edited: another program saved this file again with other "
-                        f"numbers, but with the checksums of the old ones in its metadata ({numbers}); if that was "
-                        f"meant, save it without the metadata keys that begin with '{CHECKSUM.strip()}'"
-                    )
-                raise UserError(
-                    f"{self.path}: tensor {name} is damaged, or edited in place ({numbers}); copy the file again"
-                )
+        if (expected := self._checksums.pop(name, None)) is not None and (wrong := wrong_crc32(data, expected)):
+            self._checksums[name] = expected  # a sound tensor is compared once
+            if not self._rewritten:
+                raise damaged(self.path, f"tensor {name} is damaged, or edited in place ({wrong})")
+            raise UserError(
+                f"{self.path}: tensor {name} was edited: another program saved this file again with other numbers, but "
+                f"with the checksums of the old ones in its metadata ({wrong}); if that was meant, save it without the "
+                f"metadata keys that begin with '{CHECKSUM.strip()}'"
+            )
         return data.view(NUMPY_DTYPES[tensor.dtype]).reshape(tensor.shape)

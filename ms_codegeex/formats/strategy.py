@@ -24,7 +24,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.formats.mindspore_checkpoint import is_weight, read_mindspore
 from ms_codegeex.formats.tensor_parallel import Distinct, assembled
-from ms_codegeex.formats.tensors import LazyTensor
+from ms_codegeex.formats.tensors import LazyTensor, damaged
 from ms_codegeex.formats.wire import ByteRange, Value, WireError, WireReader, only
 
 # Fields of the messages.
@@ -203,9 +203,7 @@ def read_strategy(paths: Path | Sequence[Path]) -> dict[str, list[TensorStrategy
                         "give the strategy files of one run"
                     )
         except (ValueError, KeyError, TypeError, AttributeError) as error:  # WireError is a ValueError
-            raise UserError(
-                f"{path}: not a strategy file MindSpore saved, or damaged ({error}); copy it again"
-            ) from None
+            raise damaged(path, f"not a strategy file MindSpore saved, or damaged ({error})") from None
     if not found:
         raise UserError(f"{paths}: no parameter's layout is in it; expected a strategy file of a partitioned run")
     result = defaultdict(list)

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
-from isal import isal_zlib
 
 from ms_codegeex.base.errors import UserError
 
@@ -111,11 +110,9 @@ def byte_blocks(array: np.ndarray) -> Iterator[memoryview]:
         yield flat[start : start + BLOCK_BYTES]
 
 
-def crc32(blocks: Iterable[bytes | memoryview], value: int = 0) -> int:
-    """The CRC-32 of zip, gzip and PNG, continued from `value`: several times as fast as `zlib`'s."""
-    for block in blocks:
-        value = isal_zlib.crc32(block, value)
-    return value
+def damaged(path: Path | str, what: str) -> UserError:
+    """The error for a file that is not as its writer left it."""
+    return UserError(f"{path}: {what}; copy it again")
 
 
 def array_sha256(array: np.ndarray) -> str:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.formats.tensors import TORCH_STORAGES, LazyTensor
+from ms_codegeex.formats.tensors import TORCH_STORAGES, LazyTensor, damaged
 
 MAX_OPERATIONS = 4_000_000  # of a pickle; a model of 1000 tensors takes 50,000
 LONGEST_NUMBER = 1024  # bits
@@ -357,4 +357,4 @@ def load(data: bytes, make_tensor: Callable[..., LazyTensor], where: str) -> Any
         raise
     except Exception as error:  # a damaged pickle can raise nearly anything
         reason = f"{type(error).__name__}: {error}"[:LONGEST_NAME]
-        raise UserError(f"{where}: its data.pkl is damaged ({reason}); copy it again") from None
+        raise damaged(where, f"its data.pkl is damaged ({reason})") from None
