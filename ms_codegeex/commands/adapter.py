@@ -45,9 +45,9 @@ def run(arguments: argparse.Namespace) -> None:
         return
     from dataclasses import replace
 
-    from ms_codegeex.formats.adapter_files import open_adapters
     from ms_codegeex.formats.adapters import merged
     from ms_codegeex.formats.convert import convert
+    from ms_codegeex.formats.peft import open_adapters
     from ms_codegeex.formats.sources import open_source
     from ms_codegeex.formats.tensors import SHORT_NAMES
 

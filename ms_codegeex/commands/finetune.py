@@ -114,7 +114,7 @@ def _configured(options: FinetuneOptions, source: Source, words: list[str]) -> R
     from ms_codegeex.base.shipped import find_config
     from ms_codegeex.config.loading import load_config
     from ms_codegeex.config.values import read_yaml
-    from ms_codegeex.formats.adapter_files import open_adapters
+    from ms_codegeex.formats.peft import open_adapters
 
     name = options.config or (ADAPTER_CONFIG if options.adapter else DEFAULT_CONFIG)
     given = read_yaml(find_config(Path(name))).get("model")
@@ -150,9 +150,8 @@ def _prepared(data: list[str], task: str | None, source: Source, config: RunConf
 def _tokenizer(source: Source) -> str:
     from ms_codegeex.data.tokenizer import TOKENIZER_NAMES
     from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY
-    from ms_codegeex.formats.source_tokenizer import source_tokenizer
 
-    tokenizer = source_tokenizer(source)
+    tokenizer = source.tokenizer()
     if tokenizer.name in TOKENIZER_NAMES:
         return tokenizer.name
     run = source.path.absolute().parent.parent

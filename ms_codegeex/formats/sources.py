@@ -11,7 +11,14 @@ from typing import Any
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.config.model import SECTION
 from ms_codegeex.data.infilling.sentinels import declared_infill
+from ms_codegeex.data.tokenizer import Tokenizer, load_tokenizer
 from ms_codegeex.data.tokenizer.copying import copy_all, copy_data, left_out, without_code
+from ms_codegeex.data.tokenizer.recorded import (
+    DEFAULTS,
+    checkpoint_has_tokenizer,
+    checkpoint_tokenizer,
+    family_tokenizer,
+)
 from ms_codegeex.formats import layout
 from ms_codegeex.formats.adapters import Adapters, fingerprint, merged
 from ms_codegeex.formats.checkpoint import MANIFEST, Checkpoint
@@ -62,16 +69,18 @@ class Source:
         """The family's configuration of these sizes."""
         return self.family.config.build_config(None, self.fields)
 
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that the model was trained with; `UserError` if nothing records which one."""
+        if self.kind == "huggingface":
+            return load_tokenizer(self.path)
+        if self.checkpoint is not None:
+            return checkpoint_tokenizer(self.path, self.checkpoint.state, self.family.name)
+        remedy = "convert it to a model directory and put its tokenizer there"
+        return family_tokenizer(self.path, self.family.name, remedy)
+
 
 def _tokenizer_saver(name: str, path: Path, state: Mapping[str, Any] | None = None) -> SaveTokenizer | None:
     """A function that saves the tokenizer of the model at `path` (a checkpoint if it has `state`); None if unknown."""
-    from ms_codegeex.data.tokenizer.recorded import (
-        DEFAULTS,
-        checkpoint_has_tokenizer,
-        checkpoint_tokenizer,
-        family_tokenizer,
-    )
-
     if state is not None and checkpoint_has_tokenizer(path, state, name):
         return lambda directory: checkpoint_tokenizer(path, state, name).save(directory)
     return (lambda directory: family_tokenizer(path, name, "").save(directory)) if name in DEFAULTS else None

@@ -220,11 +220,11 @@ def _rank_and_step(path: Path, directory: Path) -> tuple[int, str] | None:
     return (int(rank["rank"]), step["step"] if step else "") if rank else None
 
 
-def find_rank_files(directory: Path, step: str | None = None) -> dict[int, Path]:
+def find_rank_files(directory: Path) -> dict[int, Path]:
     """The checkpoint of each rank in a directory: `rank_R/*.ckpt`, or `<prefix>R-<step>.ckpt` and `rank_R.ckpt` in it.
 
-    Strategy files (`*strategy*`) are skipped. `step` is the end of the names, such as "50" or "12_2"; it may be
-    None where there is only one. Raises `UserError` when no file, several steps or several files of a rank are found.
+    Strategy files (`*strategy*`) are skipped. Raises `UserError` when no file, several steps or several files of a rank
+    are found.
     """
     directory = Path(directory)
     found: dict[str, dict[int, list[Path]]] = defaultdict(lambda: defaultdict(list))
@@ -237,18 +237,14 @@ def find_rank_files(directory: Path, step: str | None = None) -> dict[int, Path]
             f"{directory}: no checkpoint of a rank is there; expected rank_0/*.ckpt, rank_1/*.ckpt ... or "
             "model0-50.ckpt, model1-50.ckpt ..."
         )
-    if step is None and len(found) > 1:
-        raise UserError(
-            f"{directory}: holds checkpoints of several steps ({', '.join(sorted(found))}); say which one, or "
-            "leave only that one there"
-        )
-    if step is not None and step not in found:
-        raise UserError(f"{directory}: no checkpoint of step {step} is there, only of {', '.join(sorted(found))}")
-    ranks = found[next(iter(found)) if step is None else step]
-    for rank, paths in sorted(ranks.items()):
-        if len(paths) > 1:
-            raise UserError(f"{directory}: {paths[0].name} and {paths[1].name} are both of rank {rank}; leave only one")
-    return {rank: paths[0] for rank, paths in sorted(ranks.items())}
+    if len(found) > 1:
+        steps = ", ".join(sorted(found))
+        raise UserError(f"{directory}: holds checkpoints of several steps ({steps}); leave only one there")
+    ranks = dict(sorted(found.popitem()[1].items()))
+    for rank, (path, *others) in ranks.items():
+        if others:
+            raise UserError(f"{directory}: {path.name} and {others[0].name} are both of rank {rank}; leave only one")
+    return {rank: path for rank, (path,) in ranks.items()}
 
 
 @lru_cache(maxsize=256)  # a few kinds of layouts, thousands of parameters

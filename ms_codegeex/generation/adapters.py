@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.formats.adapter_files import open_adapters
+from ms_codegeex.formats.peft import open_adapters
 from ms_codegeex.generation.loading import QUANTISED, LoadedModel
 from ms_codegeex.generation.matrices import MAX_RANK, LowRank
 from ms_codegeex.generation.shares import SharedWeights
