@@ -26,14 +26,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         ("unmerge", "write the model directory of a merged model without its adapters", "merged model"),
     ):
         action = actions.add_parser(name, help=summary)
-        action.add_argument("--model", required=True, type=Path, metavar="DIR", help=model)
-        action.add_argument(
-            "--adapter", required=True, type=Path, metavar="DIR", help="run, checkpoint, or directory in PEFT's layout"
-        )
-        action.add_argument("--output", required=True, type=Path, metavar="DIR", help="model directory to write")
-        action.add_argument(
-            "--dtype", choices=("fp32", "fp16", "bf16"), help="of the tensors (default: the model's own)"
-        )
+        needed = {"required": True, "type": Path, "metavar": "DIR"}
+        action.add_argument("--model", help=model, **needed)
+        action.add_argument("--adapter", help="run, checkpoint, or directory in PEFT's layout", **needed)
+        action.add_argument("--output", help="model directory to write", **needed)
+        action.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), help="of the tensors (default: the model's)")
         action.add_argument("--replace", action="store_true", help="replace the output of an earlier conversion")
         action.add_argument("--json", action="store_true", help="print one JSON object on standard output")
 

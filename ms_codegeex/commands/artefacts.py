@@ -65,9 +65,7 @@ def model_lines(model: dict[str, Any], every_tensor: bool = False) -> Iterator[s
     yield f"parameters: {model['parameters']:,} ({kinds})"
     yield f"tokenizer: {', '.join(model['tokenizer']) or 'none; `generate` and `serve` need one'}"
     yield f"tensors: {len(model['tensors'])}"
-    yield from _tensor_lines(
-        [f"{tensor['name']}  {tensor['dtype']}  {tensor['shape']}" for tensor in model["tensors"]], every_tensor
-    )
+    yield from _tensor_lines([f"{it['name']}  {it['dtype']}  {it['shape']}" for it in model["tensors"]], every_tensor)
     yield from _size_lines(model["files"])
 
 
@@ -233,9 +231,8 @@ def describe_stages(directory: Path) -> dict[str, Any]:
     try:
         list(stages_lines(content))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
-        raise UserError(
-            f"{directory / 'stages.json'}: no report on stages; train makes it again with --resume auto"
-        ) from None
+        path = directory / "stages.json"
+        raise UserError(f"{path}: no report on stages; train makes it again with --resume auto") from None
     return {"kind": "stages", **content}
 
 

@@ -53,11 +53,7 @@ class Arguments:
     verify: bool = option("read the output back and compare every byte", default=False)
     replace: bool = option("replace the output of an earlier conversion at OUT", default=False)
     sizes: tuple[str, ...] = option(
-        "a size that IN does not record, such as num_heads=40; may be repeated",
-        "KEY=VALUE",
-        (),
-        repeated=True,
-        flag="set",
+        "a size that IN lacks, such as num_heads=40; may be repeated", "KEY=VALUE", (), repeated=True, flag="set"
     )
     json: bool = option("print the result as one JSON object on standard output", default=False)
 
@@ -118,10 +114,8 @@ def _warnings(result: dict[str, Any]) -> Iterator[str]:
     """What the output lacks or may have wrong."""
     output, guessed, left_out, skipped = (result[key] for key in ("output", "guessed", "left_out", "skipped"))
     if result["to"] == "hf" and not result["tokenizer"]:
-        yield (
-            f"{output}: has no tokenizer, because IN does not say which one it uses; add its files, "
-            "or convert with --tokenizer NAME|DIR"
-        )
+        remedy = "add its files, or convert with --tokenizer NAME|DIR"
+        yield f"{output}: has no tokenizer, because IN does not say which one it uses; {remedy}"
     if guessed:
         sizes = ", ".join(f"{name} {value}" for name, value in guessed.items())
         yield (

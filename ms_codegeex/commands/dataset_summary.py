@@ -17,10 +17,8 @@ def dataset_lines(description: dict[str, Any]) -> list[str]:
         lines.append(f"{description['kind']}: {description['task']}, at most {description['seq_length']} tokens")
     for split, counts in description["splits"].items():
         answers = f", {counts['answer_tokens']} of them in answers" if "answer_tokens" in counts else ""
-        lines.append(
-            f"{split}: {counts['documents']} documents, {counts['tokens']} tokens{answers}, "
-            f"{counts['bytes'] / 1e6:.2f} MB"
-        )
+        megabytes = f"{counts['bytes'] / 1e6:.2f} MB"
+        lines.append(f"{split}: {counts['documents']} documents, {counts['tokens']} tokens{answers}, {megabytes}")
     if description.get("truncated"):
         lines.append(f"truncated prompts: {description['truncated']}")
     return lines + [

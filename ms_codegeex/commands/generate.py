@@ -36,9 +36,8 @@ def _bias(text: str) -> tuple[int, float]:
     try:
         return int(number), float(value)
     except ValueError:
-        raise UserError(
-            f"--logit-bias: {text} is not ID=VALUE; give a token's id and a number, for example 198=-100"
-        ) from None
+        remedy = "give a token's id and a number, for example 198=-100"
+        raise UserError(f"--logit-bias: {text} is not ID=VALUE; {remedy}") from None
 
 
 @dataclass(frozen=True)
@@ -139,9 +138,8 @@ def run(arguments: argparse.Namespace) -> None:
         began = time.perf_counter()
         generated = answers(generator, ids, settings, rule)
         if arguments.json:
-            described = [
-                _described(answer, generator.tokenizer, settings.log_probabilities > 0) for answer in generated
-            ]
+            reported = settings.log_probabilities > 0
+            described = [_described(answer, generator.tokenizer, reported) for answer in generated]
             print_json(
                 {"model": str(generator.path), "prompt": prompt, "prompt_tokens": len(ids)}
                 | (described[0] if settings.n == 1 else {"answers": described})

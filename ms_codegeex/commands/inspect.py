@@ -51,9 +51,7 @@ class Arguments:
     sample: int | None = option(
         "show training sample N (from 0): its documents, and which tokens the loss counts", "N", either="what"
     )
-    deep: bool = option(
-        "also decode every document and compare it with its recorded hash", default=False, either="what"
-    )
+    deep: bool = option("also decode every document and compare it with its hash", default=False, either="what")
     tensors: bool = option("list every tensor of a model directory or a checkpoint", default=False, either="what")
     report: bool = option("print the path of the dataset's report.html", default=False, either="what")
     split: Literal["train", "validation"] = option("where to look for the document or the sample", default="train")
@@ -108,10 +106,8 @@ def _run_dataset(arguments: Arguments) -> None:
     if arguments.document is not None:
         key, content = "document", inspection.read_document(dataset, arguments.split, arguments.document)
     elif arguments.sample is not None:
-        key = "sample"
-        content = inspection.read_sample(
-            dataset, arguments.split, arguments.sample, arguments.seq_length, arguments.seed
-        )
+        place = arguments.split, arguments.sample, arguments.seq_length, arguments.seed
+        key, content = "sample", inspection.read_sample(dataset, *place)
     elif arguments.report:
         key, content = "report", inspection.report_path(dataset)
     else:

@@ -41,9 +41,7 @@ class TrainOptions:
     )
     corpus: tuple[str, ...] = option("prepare the source code in these files and folders and train on it", "PATH", ())
     weights: str | None = option(
-        "start a new run from this model's weights: a model directory, a run or a checkpoint (model.weights)",
-        "DIR",
-        flag="from",
+        "start a new run from the weights of a model directory, run or checkpoint (model.weights)", "DIR", flag="from"
     )
     json: bool = option("print summary.json on standard output at the end", default=False)
 
@@ -78,8 +76,7 @@ class ClusterOptions:
     node_rank: int | None = option("number of this server, from 0", "K")
     nodes: int | None = option("number of servers, without a rank table (default: 1)", "N")
     master_addr: str | None = option(
-        "address where the servers meet server 0 (default: with a rank table, port 8118 of its first server)",
-        "HOST:PORT",
+        "where the servers meet server 0 (default: with a rank table, port 8118 of its first server)", "HOST:PORT"
     )
     dry_run: bool = option("list the processes that would be started", default=False)
     script: bool = option("with --dry-run: as a shell script that starts them", default=False)

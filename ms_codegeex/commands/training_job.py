@@ -77,13 +77,8 @@ def resolve_data(config: RunConfig, corpus: Sequence[str], quiet: bool, servers:
     if not given:
         parent = Path(config.output).parent
         tokenizer = config.data.tokenizer or family(config.family).config.default_tokenizer(config.model.preset)
-        directory = cached_corpus(
-            [Path(p) for p in corpus] or None,
-            parent,
-            PrepareSettings(tokenizer=tokenizer),
-            workers=available_cores(),
-            progress=not quiet,
-        )
+        paths, settings = [Path(p) for p in corpus] or None, PrepareSettings(tokenizer=tokenizer)
+        directory = cached_corpus(paths, parent, settings, workers=available_cores(), progress=not quiet)
         print_error(f"corpus {directory} (delete it to search and prepare the sources afresh)")
         config = replace(config, data=replace(config.data, train=str(directory)))
     return replace(config, data=absolute(config.data))
@@ -129,9 +124,8 @@ def train(
     run_directory = RunDirectory(Path(config.output))
     check_memory(config)
     if dry_run:
-        print_error(
-            f"nothing is started, prepared or written; {run_directory.config} would hold the resolved configuration"
-        )
+        held = f"{run_directory.config} would hold the resolved configuration"
+        print_error(f"nothing is started, prepared or written; {held}")
         print_out(process_text({"": (run_directory.path, processes_of(config, node))}, dry_run))
         return
     summary = train_once(config, node, corpus, allow_change, restarts=restarts, quiet=as_json)
@@ -165,9 +159,7 @@ def check_restarts(restarts: Restarts, config: RunConfig, node: Node) -> None:
     if not restarts.max_restarts:
         raise UserError("--min-devices: has no effect without --restarts; give both")
     if node.table is not None:
-        raise UserError(
-            "--min-devices: cannot be combined with --rank-table, which fixes the devices; leave one of the two out"
-        )
+        raise UserError("--min-devices: not with --rank-table, which fixes the devices; leave one of the two out")
     if on_fewer_devices(config, minimum) is None:
         fewer = on_fewer_devices(config)
         remedy = "leave it out" if fewer is None else f"give {fewer.devices} or less, or leave it out"
@@ -239,9 +231,8 @@ def _fewer(config: RunConfig, minimum: int | None) -> RunConfig | None:
         return None
     devices = f"{fewer.devices} device{'s' * (fewer.devices > 1)}"
     if short := shortage(fewer):
-        print_error(
-            f"not continuing on {devices} instead of {config.devices} (--min-devices): {_too_little(fewer, short)}"
-        )
+        reason = _too_little(fewer, short)
+        print_error(f"not continuing on {devices} instead of {config.devices} (--min-devices): {reason}")
         return None
     print_error(f"continuing on {devices} instead of {config.devices} (--min-devices)")
     return fewer

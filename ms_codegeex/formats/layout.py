@@ -146,8 +146,6 @@ def to_ours(
         _check_shape(entry.foreign, tensor.shape, packed_shape(entry.packing, parts), where)
         for k, name in enumerate(entry.ours):
             result[name] = LazyTensor(
-                tensor.dtype,
-                shapes[name],
-                lambda t=tensor, e=entry, p=parts, k=k: unpack(e.packing, whole(e, t), p)[k],
+                tensor.dtype, shapes[name], lambda t=tensor, e=entry, p=parts, k=k: unpack(e.packing, whole(e, t), p)[k]
             )
     return result

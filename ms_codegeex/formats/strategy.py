@@ -303,10 +303,7 @@ class _Files:
 
 
 def merge_slices(
-    files: Mapping[int, Path],
-    strategy: Strategy,
-    keep: Callable[[str], bool] = is_weight,
-    shards_merged: bool = False,
+    files: Mapping[int, Path], strategy: Strategy, keep: Callable[[str], bool] = is_weight, shards_merged: bool = False
 ) -> dict[str, LazyTensor]:
     """The whole tensors of a partitioned run in MindSpore's names: tensor-parallel and optimizer shards merged.
 

@@ -71,9 +71,7 @@ class Distinct:
 
 
 def assembled(
-    shape: tuple[int, ...],
-    parts: Mapping[tuple[int, ...], LazyTensor],
-    check: Callable[[], object] = lambda: None,
+    shape: tuple[int, ...], parts: Mapping[tuple[int, ...], LazyTensor], check: Callable[[], object] = lambda: None
 ) -> LazyTensor:
     """Equal parts by their place in a grid as one tensor; a window loads only the parts that it meets. `check()` is
     called before anything is loaded."""
