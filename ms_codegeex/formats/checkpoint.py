@@ -110,12 +110,11 @@ class Checkpoint:
         for file, size in self.files.items():
             if Path(file).name != file:
                 raise ValueError(f"file {file}")
-            found = (self.path / file).stat().st_size if (self.path / file).is_file() else None
-            if found != size:
-                raise UserError(
-                    f"{self.path / file}: "
-                    + ("missing" if found is None else f"has {found} bytes, the manifest says {size}")
-                )
+            path = self.path / file
+            if not path.is_file():
+                raise UserError(f"{path}: missing")
+            if (found := path.stat().st_size) != size:
+                raise UserError(f"{path}: has {found} bytes, the manifest says {size}")
         for name, tensor in self.manifest["tensors"].items():
             if math.prod(max(1, size) for size in tensor["shape"]) > LARGEST:
                 raise ValueError(f"{name} of shape {tensor['shape']}")
@@ -124,10 +123,8 @@ class Checkpoint:
             check_coverage(name, tensor, str(self.path))
         named = _LIKE_A_NAME.fullmatch(self.path.resolve().name)
         if named and int(named[1]) != self.step:
-            raise UserError(
-                f"{self.path}: holds step {self.step}, not the step of its name; it was copied or renamed, name it "
-                f"{step_name(self.step)} again"
-            )
+            remedy = f"it was copied or renamed, name it {step_name(self.step)} again"
+            raise UserError(f"{self.path}: holds step {self.step}, not the step of its name; {remedy}")
 
     def _check_record(self, record: Mapping[str, Any], itemsize: int) -> None:
         """`KeyError` or `ValueError` for a slice in a file, or with hashes, that the manifest does not list."""
@@ -179,41 +176,28 @@ class Checkpoint:
         if name not in self._open:
             file = SafetensorsFile(self.path / name)
             if file.header_hash != self.manifest["headers"][name]:
-                raise UserError(
-                    f"{file.path}: its header is damaged or belongs to another checkpoint (hash mismatch); use "
-                    "another checkpoint"
-                )
+                reason = "its header is damaged or belongs to another checkpoint (hash mismatch)"
+                raise UserError(f"{file.path}: {reason}; use another checkpoint")
             self._open[name] = file
         return self._open[name]
 
-    def _checked_file(self, name: str, record: Mapping[str, Any]) -> SafetensorsFile:
-        """The file of a slice. `UserError` unless it holds the slice in the manifest's dtype and shape."""
-        file = self._file(record["file"])
-        held = file.tensors.get(record["key"])
-        if held is None or (held.dtype, list(held.shape)) != (self.dtype(name), record["shape"]):
-            raise UserError(
-                f"{file.path}: does not hold {name} as {self.dtype(name)} {record['shape']}, "
-                "which the manifest says; the checkpoint is damaged"
-            )
-        return file
-
-    def _damaged(self, name: str, record: Mapping[str, Any]) -> UserError:
-        return UserError(
-            f"{self.path / record['file']}: tensor {name} at offset {record['offset']} is damaged (its hash does not "
-            "match the manifest); use another checkpoint"
-        )
-
     def _chunk_reader(self, name: str, record: Mapping[str, Any]) -> Callable[[int, np.ndarray], None]:
-        """A function that reads a chunk of a slice, by its number, into a C-contiguous array, and checks its hash."""
-        file = self._checked_file(name, record)
-        row = math.prod(record["shape"][1:]) * NUMPY_DTYPES[self.dtype(name)].itemsize
+        """A function that reads a chunk of a slice, by its number, into a C-contiguous array, and checks its hash.
+        `UserError` unless the file holds the slice in the manifest's dtype and shape."""
+        file, dtype = self._file(record["file"]), self.dtype(name)
+        held = file.tensors.get(record["key"])
+        if held is None or (held.dtype, list(held.shape)) != (dtype, record["shape"]):
+            expected = f"{name} as {dtype} {record['shape']}"
+            raise UserError(f"{file.path}: does not hold {expected}, as the manifest says; the checkpoint is damaged")
+        row = math.prod(record["shape"][1:]) * NUMPY_DTYPES[dtype].itemsize
         first, size = file.position(record["key"]), record["rows"] * row
 
         def read(number: int, into: np.ndarray) -> None:
             data = into.reshape(-1).view(np.uint8)
             found = content_hash_of_parts(read_bytes(file.path, first + number * size, data))
             if found != record["chunks"][number]:
-                raise self._damaged(name, record)
+                place = f"{file.path}: tensor {name} at offset {record['offset']}"
+                raise UserError(f"{place} is damaged (its hash does not match the manifest); use another checkpoint")
 
         return read
 

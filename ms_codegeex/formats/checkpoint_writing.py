@@ -67,22 +67,20 @@ def save_slices(directory: Path, rank: int, tensors: Mapping[str, np.ndarray | S
     (directory / file).touch()
     with written_back(directory / file, SLICE_SYNC_SECONDS):
         written = write_safetensors(directory / file, {name: part.tensor for name, part in slices.items()})
-    records = []
-    for name, part in slices.items():
-        dtype, shape = part.tensor.dtype, part.tensor.shape
-        records.append(
-            {
-                "name": name,
-                "dtype": dtype,
-                "global_shape": list(part.global_shape),
-                "file": file,
-                "key": name,
-                "offset": list(part.offset),
-                "shape": list(shape),
-                "rows": rows_per_chunk(shape, NUMPY_DTYPES[dtype].itemsize),
-                "chunks": written.chunks[name],
-            }
-        )
+    records = [
+        {
+            "name": name,
+            "dtype": part.tensor.dtype,
+            "global_shape": list(part.global_shape),
+            "file": file,
+            "key": name,
+            "offset": list(part.offset),
+            "shape": list(part.tensor.shape),
+            "rows": rows_per_chunk(part.tensor.shape, NUMPY_DTYPES[part.tensor.dtype].itemsize),
+            "chunks": written.chunks[name],
+        }
+        for name, part in slices.items()
+    ]
     return {"file": file, "header": written.header, "slices": records}
 
 
@@ -177,10 +175,8 @@ def _leave_note(names: _Names, failure: UserError, patience: float) -> None:
 def _as_user_error(path: Path, error: UserError | OSError) -> UserError:
     if isinstance(error, UserError):
         return error
-    return UserError(
-        f"{path}: could not be written ({error.strerror}); the previous "
-        "checkpoint is unchanged, free some space or set another output"
-    )
+    remedy = "the previous checkpoint is unchanged, free some space or set another output"
+    return UserError(f"{path}: could not be written ({error.strerror}); {remedy}")
 
 
 def _waits() -> Iterator[None]:
@@ -228,10 +224,8 @@ def _other_parts(names: _Names, world_size: int, patience: float) -> list[Any]:
         if not missing:
             break
         if signs.missing():
-            raise UserError(
-                f"{names.final}: rank {min(missing)} did not write its part, and no rank has written anything for "
-                f"{patience:g} s; see its log"
-            )
+            silent = f"no rank has written anything for {patience:g} s"
+            raise UserError(f"{names.final}: rank {min(missing)} did not write its part, and {silent}; see its log")
     return [parts[rank] for rank in sorted(parts)]
 
 
@@ -253,10 +247,8 @@ def _write_as_follower(names: _Names, rank: int, tensors: Mapping[str, np.ndarra
         if not names.temporary.exists() and _published(names):
             return
         if signs.missing():  # rank 0 may continue nevertheless, so all files stay
-            raise failure or UserError(
-                f"{names.final}: rank 0 has not published it, and no rank has written anything for {patience:g} s; see "
-                "the ranks' logs"
-            )
+            silent = f"no rank has written anything for {patience:g} s"
+            raise failure or UserError(f"{names.final}: rank 0 has not published it, and {silent}; see the ranks' logs")
         if not refused:  # a full disk may have no room for the note at first
             with contextlib.suppress(UserError, OSError):
                 (names.temporary / f"rank_{rank:05d}.safetensors").unlink(missing_ok=True)
@@ -292,9 +284,7 @@ def write_ranks(path: Path, step: int, state: Mapping[str, Any], ranks: Iterable
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    return str(value)
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else str(value)
 
 
 def plain_state(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -344,10 +334,8 @@ def _tensors(parts: Sequence[Mapping[str, Any]], final: Path) -> dict[str, Any]:
             name, dtype, shape = record["name"], record["dtype"], record["global_shape"]
             tensor = tensors.setdefault(name, {"dtype": dtype, "shape": shape, "slices": []})
             if (tensor["dtype"], tensor["shape"]) != (dtype, shape):
-                raise UserError(
-                    f"{final}: rank {rank} holds {name} as {dtype} {shape}, "
-                    f"an earlier rank as {tensor['dtype']} {tensor['shape']}"
-                )
+                earlier = f"{tensor['dtype']} {tensor['shape']}"
+                raise UserError(f"{final}: rank {rank} holds {name} as {dtype} {shape}, an earlier rank as {earlier}")
             tensor["slices"].append(place)
     for name, tensor in tensors.items():
         check_coverage(name, tensor, str(final))

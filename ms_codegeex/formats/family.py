@@ -45,14 +45,12 @@ class Sizes:
     def _checked(self, values: Mapping[str, Any], keys: Mapping[str, str], where: str) -> dict[str, Any]:
         fields: dict[str, Any] = {}
         for name in self.data.required:
-            key = keys.get(name, name)
-            value = values.get(key)
+            value = values.get(key := keys.get(name, name))
             if type(value) is not int or value < 1:
                 raise UserError(f"{where}: {key} is {value!r}, expected a positive whole number")
             fields[name] = value
         for name, default in self.optional.items():
-            key = keys.get(name, name)
-            value = values.get(key, default)
+            value = values.get(key := keys.get(name, name), default)
             types = (int, float) if type(default) is float else (type(default),)
             if type(value) not in types or not (isinstance(value, str) or 0 <= value < float("inf")):
                 raise UserError(f"{where}: {key} is {value!r}, expected a value like {default!r}")
@@ -71,10 +69,8 @@ class Sizes:
         for name in values:
             if name not in known:
                 near = "".join(f", whose nearest is {each}" for each in difflib.get_close_matches(str(name), known, 1))
-                raise UserError(
-                    f"model configuration: {name} is not among the family's sizes{near}; a newer version may have "
-                    "written it: use that one"
-                )
+                remedy = "a newer version may have written it: use that one"
+                raise UserError(f"model configuration: {name} is not among the family's sizes{near}; {remedy}")
         return self._checked(values, {}, "model configuration")
 
     def from_json(self, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,9 +85,7 @@ class Sizes:
         absent = [key for name in self.fields if (key := self.data.keys.get(name, name)) not in read]
         for key in values:  # most others are of other programs
             if near := difflib.get_close_matches(str(key), absent, 1, MISSPELT):
-                raise UserError(
-                    f"config.json: {key} is unknown, and {near[0]} is not there; rename the key, or remove it"
-                )
+                raise UserError(f"config.json: {key} is unknown, and {near[0]} is not there; rename or remove the key")
         return self._checked(read, self.data.keys, "config.json")
 
     def to_json(self, config: Any, base: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -194,9 +188,8 @@ class FamilyFormats:
             ranks_share = ranks if axis == self.axis(layout, name) else 1
             fields[field] = packed_shape(entry.packing, [shape])[axis] * ranks_share
         repeated = [entry for entry in layout.entries if "{i}" in entry.ours[0]]
-        fields["num_layers"] = next(
-            i for i in range(len(shapes) + 1) if not any(entry.numbered(i).foreign in shapes for entry in repeated)
-        )
+        there = (any(entry.numbered(i).foreign in shapes for entry in repeated) for i in range(len(shapes) + 1))
+        fields["num_layers"] = next(i for i, layer in enumerate(there) if not layer)
         default = vars(self.sizes.build(None, {}))
         for preset in ({**default, **preset} for preset in self.family.config.PRESETS.values()):
             if all(preset[key] == fields[key] for key in _TELLING):

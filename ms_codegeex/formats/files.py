@@ -113,13 +113,9 @@ def _read_torch(files: Sequence[Path]) -> RawModel:
         if not isinstance(tree, Mapping):
             raise UserError(f"{file}: holds no dictionary of tensors; save the model's state dict")
         _check_rank(_megatron_sizes(tree), rank, len(files), str(file))
-    tensors = [_model_tensors(tree) for tree in trees]
-    return RawModel(
-        [found for found, _ in tensors],
-        [str(file) for file in files],
-        recorded=_megatron_sizes(trees[0]),
-        skipped=tensors[0][1],
-    )
+    ranks, skipped = zip(*map(_model_tensors, trees), strict=True)
+    recorded = _megatron_sizes(trees[0])
+    return RawModel(ranks, [str(file) for file in files], recorded=recorded, skipped=skipped[0])
 
 
 def _weights(found: Mapping[str, LazyTensor], path: Path) -> RawModel:
@@ -130,12 +126,10 @@ def _weights(found: Mapping[str, LazyTensor], path: Path) -> RawModel:
 
 def _in_order(numbered: Mapping[int, Path], where: Path) -> list[Path]:
     """The files of ranks 0, 1, ...; `UserError` naming a rank without a file."""
-    for rank in range(max(numbered) + 1):
-        if rank not in numbered:
-            raise UserError(
-                f"{where}: no file of rank {rank}, though there is {numbered[max(numbered)].name}; copy all"
-            )
-    return [numbered[rank] for rank in range(len(numbered))]
+    last = max(numbered)
+    if gaps := sorted(set(range(last)) - numbered.keys()):
+        raise UserError(f"{where}: no file of rank {gaps[0]}, though there is {numbered[last].name}; copy all")
+    return [path for _, path in sorted(numbered.items())]
 
 
 def _megatron_ranks(directory: Path) -> list[Path]:
@@ -155,9 +149,8 @@ def _megatron_ranks(directory: Path) -> list[Path]:
 def _read_mindspore_ranks(directory: Path) -> RawModel:
     """The checkpoints of many devices; without a strategy file they count as tensor-parallel ranks 0, 1, ..."""
     files = find_rank_files(directory)
-    strategies = sorted(
-        path for path in directory.rglob("*strategy*") if path.suffix in (MINDSPORE_SUFFIX, ".json") and path.is_file()
-    )
+    suffixes = (MINDSPORE_SUFFIX, ".json")
+    strategies = sorted(path for path in directory.rglob("*strategy*") if path.suffix in suffixes and path.is_file())
     if strategies:
         merged = merge_slices(files, read_strategy(strategies), shards_merged=True)  # shapes are checked by the caller
         return RawModel([merged], [str(directory)], "mindspore")
@@ -165,9 +158,8 @@ def _read_mindspore_ranks(directory: Path) -> RawModel:
     for rank, file in enumerate(_in_order(files, directory)):
         _check_rank(read_origin(file) or {}, rank, len(files), str(file))
         parts.append(_weights(read_mindspore(file), file))
-    return RawModel(
-        [part.ranks[0] for part in parts], [part.where[0] for part in parts], "mindspore", skipped=parts[0].skipped
-    )
+    ranks, where = [part.ranks[0] for part in parts], [part.where[0] for part in parts]
+    return RawModel(ranks, where, "mindspore", skipped=parts[0].skipped)
 
 
 def _is_mindspore(path: Path) -> bool:

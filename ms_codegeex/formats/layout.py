@@ -63,24 +63,18 @@ def shown(name: ForeignName) -> str:
 def check_names(found: Iterable[ForeignName], expected: Iterable[ForeignName], where: str) -> None:
     """Raise `UserError` naming the first missing or unexpected tensor of `where`."""
     found, expected = dict.fromkeys(found), dict.fromkeys(expected)
-    for kind, names in (
-        ("missing", [n for n in expected if n not in found]),
-        ("unexpected", [n for n in found if n not in expected]),
-    ):
-        if names:
-            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-            raise UserError(
-                f"{where}: {kind} tensor {shown(names[0])}{more}; the model's configuration asks for "
-                f"{len(expected)} tensors, {len(found)} are there"
-            )
+    missing, unexpected = [n for n in expected if n not in found], [n for n in found if n not in expected]
+    if names := missing or unexpected:
+        more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+        what = f"{'missing' if missing else 'unexpected'} tensor {shown(names[0])}{more}"
+        asked = f"the model's configuration asks for {len(expected)} tensors, {len(found)} are there"
+        raise UserError(f"{where}: {what}; {asked}")
 
 
 def _check_shape(name: ForeignName, found: Shape, expected: Shape, where: str) -> None:
     if found != expected:
-        raise UserError(
-            f"{where}: tensor {shown(name)} has shape {list(found)}, "
-            f"the model's configuration asks for {list(expected)}"
-        )
+        has = f"tensor {shown(name)} has shape {list(found)}"
+        raise UserError(f"{where}: {has}, the model's configuration asks for {list(expected)}")
 
 
 def check_tensors(tensors: Mapping[str, LazyTensor], shapes: Mapping[str, Shape], where: str) -> None:
@@ -99,10 +93,8 @@ def _check_float(name: ForeignName, tensor: LazyTensor, where: str) -> None:
 def _common_dtype(entry: Entry, tensors: Mapping[str, LazyTensor]) -> str:
     dtypes = {tensors[name].dtype for name in entry.ours}
     if len(dtypes) > 1:
-        raise UserError(
-            f"tensors {', '.join(entry.ours)} make one tensor and must share a dtype, found "
-            f"{', '.join(sorted(dtypes))}; choose one with --dtype"
-        )
+        names, found = ", ".join(entry.ours), f"found {', '.join(sorted(dtypes))}"
+        raise UserError(f"tensors {names} make one tensor and must share a dtype, {found}; choose one with --dtype")
     return dtypes.pop()
 
 

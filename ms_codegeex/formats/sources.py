@@ -134,16 +134,12 @@ def checkpoint_adapters(checkpoint: Checkpoint) -> Adapters:
 
 def _base(checkpoint: Checkpoint, place: Path) -> Mapping[str, LazyTensor]:
     """The tensors of the model that a checkpoint's adapters were trained on."""
+    holds = f"{checkpoint.path}: holds adapters for the model"
     if not place.exists():
-        raise UserError(
-            f"{checkpoint.path}: holds adapters for the model at {place}, which is gone; put that model back there"
-        )
+        raise UserError(f"{holds} at {place}, which is gone; put that model back there")
     base = open_source(place).tensors
     if fingerprint(base) != checkpoint.state.get("base"):
-        raise UserError(
-            f"{checkpoint.path}: holds adapters for the model that was at {place}, but another one is there now; put "
-            "the first back"
-        )
+        raise UserError(f"{holds} that was at {place}, but another one is there now; put the first back")
     return base
 
 
@@ -165,10 +161,8 @@ def _check_known(known: Mapping[str, Any], found: Family) -> None:
 def check_layers(config: Any, tensors: Collection[ForeignName], where: str) -> None:
     """`UserError` for more layers than tensors: a damaged number would make lists of names that fill the memory."""
     if config.num_layers > len(tensors):
-        raise UserError(
-            f"{where}: the model's configuration asks for {config.num_layers} layers, but only {len(tensors)} tensors "
-            "are there; restore either"
-        )
+        asked = f"the model's configuration asks for {config.num_layers} layers"
+        raise UserError(f"{where}: {asked}, but only {len(tensors)} tensors are there; restore either")
 
 
 def _ours(raw: RawModel, found: Family, its: ForeignLayout, fields: Mapping[str, Any]) -> dict[str, LazyTensor]:
@@ -193,11 +187,9 @@ def _skipped(raw: RawModel, its: ForeignLayout) -> tuple[str, ...]:
 def _open_model_directory(path: Path, known: Mapping[str, Any], keep_code: bool) -> Source:
     directory = ModelDirectory(path)
     kinds = {family(name).weights.FORMATS.sizes.model_type: name for name in FAMILIES}
-    name = kinds.get(str(directory.config.get("model_type")))
-    if name is None:
-        raise UserError(
-            f"{path / CONFIG}: model_type is {directory.config.get('model_type')!r}; expected one of {', '.join(kinds)}"
-        )
+    kind = directory.config.get("model_type")
+    if (name := kinds.get(str(kind))) is None:
+        raise UserError(f"{path / CONFIG}: model_type is {kind!r}; expected one of {', '.join(kinds)}")
     found = family(name)
     _check_known(known, found)
     formats = FamilyFormats(found)
@@ -208,9 +200,8 @@ def _open_model_directory(path: Path, known: Mapping[str, Any], keep_code: bool)
     raw = RawModel([directory.tensors], [str(path)])
     recognised = _recognise(directory.tensors, "huggingface")
     if recognised is not None and recognised[0].name != name:
-        raise UserError(
-            f"{path}: config.json says {name}, but the tensors are those of {recognised[0].name}; restore either"
-        )
+        theirs = recognised[0].name
+        raise UserError(f"{path}: config.json says {name}, but the tensors are those of {theirs}; restore either")
     its = formats.layout("huggingface")
     return Source(
         path,
@@ -265,9 +256,7 @@ def open_source(path: Path, known: Mapping[str, Any] | None = None, keep_code: b
     if is_model_directory(path):
         return _open_model_directory(path, known, keep_code)
     if keep_code:
-        raise UserError(
-            f"--keep-code: {path} is not a model directory, so it has no code to keep; leave the option out"
-        )
+        raise UserError(f"--keep-code: {path} is not a model directory and has no code to keep; leave the option out")
     if is_checkpoint(path):
         return _open_checkpoint(path, known)
     return _open_raw(path, read_raw(path), known)

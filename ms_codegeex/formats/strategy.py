@@ -233,10 +233,8 @@ def find_rank_files(directory: Path) -> dict[int, Path]:
         if place is not None and "strategy" not in path.stem.lower():
             found[place[1]][place[0]].append(path)
     if not found:
-        raise UserError(
-            f"{directory}: no checkpoint of a rank is there; expected rank_0/*.ckpt, rank_1/*.ckpt ... or "
-            "model0-50.ckpt, model1-50.ckpt ..."
-        )
+        names = "rank_0/*.ckpt, rank_1/*.ckpt ... or model0-50.ckpt, model1-50.ckpt ..."
+        raise UserError(f"{directory}: no checkpoint of a rank is there; expected {names}")
     if len(found) > 1:
         steps = ", ".join(sorted(found))
         raise UserError(f"{directory}: holds checkpoints of several steps ({steps}); leave only one there")

@@ -64,10 +64,9 @@ class Distinct:
             first = self._slices[waiting[0][0]][name].array().reshape(-1)
             telling = telling or bool((first != first[:1]).any())  # slices of one repeated number prove nothing
         if telling:
-            raise UserError(
-                f"{waiting[0][1]}: holds the same slices as {waiting[0][0]}, so one of them is a copy of the other; "
-                "copy the files of all ranks again"
-            )
+            one, other, *_ = waiting[0]
+            reason = f"holds the same slices as {one}, so one of them is a copy of the other"
+            raise UserError(f"{other}: {reason}; copy the files of all ranks again")
 
 
 def assembled(
@@ -105,10 +104,8 @@ def _same(name: str, copies: Sequence[LazyTensor], where: Sequence[str]) -> Lazy
         first = copies[0].array()
         for copy, place in zip(copies[1:], where[1:], strict=True):
             if copy.array().tobytes() != first.tobytes():
-                raise UserError(
-                    f"{place}: tensor {name} differs from that in {where[0]}, though every rank holds all of it; "
-                    "the files are not of one checkpoint"
-                )
+                differs = f"tensor {name} differs from that in {where[0]}, though every rank holds all of it"
+                raise UserError(f"{place}: {differs}; the files are not of one checkpoint")
         return first
 
     return LazyTensor(copies[0].dtype, copies[0].shape, load)
