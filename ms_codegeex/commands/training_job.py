@@ -84,16 +84,8 @@ def resolve_data(config: RunConfig, corpus: Sequence[str], quiet: bool, servers:
     return replace(config, data=absolute(config.data))
 
 
-def check_data(config: RunConfig, begins: bool = True) -> None:
-    """Find problems with the dataset, and with the model that a run begins with, once, before every worker does."""
-    directory = check_datasets(config)
-    note = check_weights(config, directory) if begins else None
-    if note:
-        print_error(note)
-
-
 def check_datasets(config: RunConfig) -> Path:
-    """Find problems with the datasets alone; returns the one whose tokenizer counts."""
+    """Find problems with the datasets once, before every worker does; returns the one whose tokenizer counts."""
     model, training, held_out = config.model.sizes, training_data(config), held_out_data(config)
     for data in (training, validation_data(config), *held_out.values()):
         data.check_model(model.vocab_size, model.eos_token_id)
@@ -207,7 +199,9 @@ def train_once(
         with fork_server_of(config, node, run_directory, may_restart) as fork_server:
             start = starting_point(config, run_directory)
             config = resolve_data(config, corpus, quiet, node.count)
-            check_data(config, begins=start.checkpoint is None)
+            dataset = check_datasets(config)
+            if start.checkpoint is None and (note := check_weights(config, dataset)):
+                print_error(note)
 
             def attempt(number: int) -> None:
                 begin = starting_point(resumed(config, run_directory), run_directory) if number else start

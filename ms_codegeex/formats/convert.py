@@ -41,7 +41,6 @@ _RANK_FILES = {"megatron": "mp_rank_{rank:02d}_model_states.pt", "mindspore": "r
 
 FileTensors = dict[ForeignName, LazyTensor]  # what one file holds
 OutputCheck = Callable[[Path], object] | None
-RankOfFile = Mapping[str, int]  # the rank of a file, recorded in it
 
 
 def _nested(tensors: Mapping[ForeignName, LazyTensor]) -> dict[str, Any]:
@@ -112,19 +111,21 @@ def _measured(parts: Sequence[FileTensors], label: str, progress: bool) -> Itera
         yield [{name: counted(tensor, next(numbers)) for name, tensor in part.items()} for part in parts]
 
 
-def _write_huggingface(
-    target: Path, source: Source, tensors: FileTensors, check: OutputCheck, _place: RankOfFile
+def _write_file(
+    to: str, target: Path, source: Source, tensors: FileTensors, check: OutputCheck, place: Mapping[str, int]
 ) -> None:
-    config = FamilyFormats(source.family).sizes.to_json(source.config, source.config_json)
-    dtype = min(tensor.dtype for tensor in tensors.values())
-    write_model_directory(
-        target,
-        config | {"torch_dtype": dtype},
-        tensors,
-        tokenizer=source.save_tokenizer,
-        further=_classes(source) | card_files(source) | description_files(source.infill),
-        check=check,
-    )
+    """Write a file of this format, or a model directory; `place` identifies the file of a rank."""
+    if to == "megatron":
+        # "config" goes next to "module", where other loaders do not look: the shapes do not reveal the number of heads
+        config = {"family": source.family.name, **source.fields, **place}
+        write_torch(target, _nested(tensors) | {"config": config}, check)
+    elif to == "mindspore":
+        write_mindspore(target, tensors, check=check, origin=place)
+    else:
+        config = FamilyFormats(source.family).sizes.to_json(source.config, source.config_json)
+        config["torch_dtype"] = min(tensor.dtype for tensor in tensors.values())
+        further = _classes(source) | card_files(source) | description_files(source.infill)
+        write_model_directory(target, config, tensors, tokenizer=source.save_tokenizer, further=further, check=check)
 
 
 def _classes(source: Source) -> dict[str, bytes]:
@@ -133,19 +134,6 @@ def _classes(source: Source) -> dict[str, bytes]:
     return {name: exported.joinpath(name).read_bytes() for name in source.family.weights.FORMATS.classes}
 
 
-def _write_megatron(target: Path, source: Source, tensors: FileTensors, check: OutputCheck, place: RankOfFile) -> None:
-    # "config" goes next to "module", where other loaders do not look: the shapes do not reveal the number of heads
-    config = {"family": source.family.name, **source.fields, **place}
-    write_torch(target, _nested(tensors) | {"config": config}, check)
-
-
-def _write_mindspore(
-    target: Path, _source: Source, tensors: FileTensors, check: OutputCheck, place: RankOfFile
-) -> None:
-    write_mindspore(target, tensors, check=check, origin=place)
-
-
-_WRITERS = {"hf": _write_huggingface, "megatron": _write_megatron, "mindspore": _write_mindspore}
 _READERS = {
     "hf": lambda target: ModelDirectory(target).tensors,
     "megatron": lambda target: dict(nested_tensors(read_torch(target))),
@@ -180,11 +168,11 @@ def _files(directory: Path, to: str, family: str, ranks: int) -> list[Path]:
 def _write(target: Path, to: str, source: Source, parts: Sequence[FileTensors], check: OutputCheck) -> None:
     """Write all parts; `check(temporary)` is called before the result is renamed into place."""
     if len(parts) == 1:
-        _WRITERS[to](target, source, parts[0], check, rank_record(0, 1))
+        _write_file(to, target, source, parts[0], check, rank_record(0, 1))
         return
     with atomic_directory(target, check) as directory:
         for rank, file in enumerate(_files(directory, to, source.family.name, len(parts))):
-            _WRITERS[to](file, source, parts[rank], None, rank_record(rank, len(parts)))
+            _write_file(to, file, source, parts[rank], None, rank_record(rank, len(parts)))
 
 
 def _verify(written_to: Path, target: Path, to: str, family: str, parts: Sequence[FileTensors], progress: bool) -> None:
@@ -213,20 +201,20 @@ def _missing_classes(target: Path, to: str) -> list[str]:
     """A warning if the classes that a model directory asks for are not in it."""
     modules = _modules(target) if to == "hf" else []
     files = dict.fromkeys(f"{name.partition('.')[0]}.py" for name in modules if "--" not in name)  # with --: in the hub
-    missing = [file for file in files if not (target / file).is_file()]
-    if not missing:
+    if not (missing := [file for file in files if not (target / file).is_file()]):
         return []
     return [f"transformers has no classes for this model: copy {' and '.join(missing)} of the release into it"]
 
 
 def _modules(target: Path) -> list[str]:
     """The classes that the `auto_map` of a model directory and of its tokenizer name."""
-    auto_map = read_json(target / CONFIG).get("auto_map")
-    named = list(auto_map.values()) if isinstance(auto_map, dict) else []
-    if (target / TOKENIZER_CONFIG).is_file():
-        auto_map = read_json(target / TOKENIZER_CONFIG).get("auto_map")
-        slow_and_fast = auto_map.get("AutoTokenizer") if isinstance(auto_map, dict) else None
-        named += slow_and_fast if isinstance(slow_and_fast, list) else []
+
+    def auto_map(file: str) -> dict[str, Any]:
+        found = read_json(target / file).get("auto_map") if (target / file).is_file() else None
+        return found if isinstance(found, dict) else {}
+
+    slow_and_fast = auto_map(TOKENIZER_CONFIG).get("AutoTokenizer")
+    named = [*auto_map(CONFIG).values(), *(slow_and_fast if isinstance(slow_and_fast, list) else [])]
     return [name for name in named if isinstance(name, str)]
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.formats.mindspore_checkpoint import is_weight, read_mindspore
-from ms_codegeex.formats.tensor_parallel import Distinct, assembled
+from ms_codegeex.formats.tensor_parallel import Distinct, assembled, check_alike
 from ms_codegeex.formats.tensors import LazyTensor, damaged
 from ms_codegeex.formats.wire import ByteRange, Value, WireError, WireReader, only
 
@@ -271,10 +271,9 @@ class _Files:
     def slice(self, name: str, rank: int) -> LazyTensor:
         """A rank's part of a parameter."""
         if name not in self.tensors(rank):
-            raise UserError(
-                f"{self.paths[rank]}: tensor {name} is missing; by the strategy, rank {rank} holds a part of it, "
-                "so the files are not of one run, or the checkpoint is not complete"
-            )
+            holds = f"by the strategy, rank {rank} holds a part of it"
+            reason = "the files are not of one run, or the checkpoint is not complete"
+            raise UserError(f"{self.paths[rank]}: tensor {name} is missing; {holds}, so {reason}")
         return self.tensors(rank)[name]
 
     def holders(
@@ -285,10 +284,8 @@ class _Files:
         for layout in layouts:
             places = _places(replace(layout, shape=None))
             if len(places) != math.prod(layout.pieces):
-                raise UserError(
-                    f"the strategy of {name} is inconsistent: devices {list(layout.devices)} hold {len(places)} of "
-                    f"{math.prod(layout.pieces)} parts; copy the strategy file again"
-                )
+                hold = f"devices {list(layout.devices)} hold {len(places)} of {math.prod(layout.pieces)} parts"
+                raise UserError(f"the strategy of {name} is inconsistent: {hold}; copy the strategy file again")
             there = {cell: [rank for rank in ranks if rank in self.paths] for cell, ranks in places.items()}
             if all(there.values()):
                 return layout, {cell: there[cell][0] for cell in sorted(there)}
@@ -326,12 +323,9 @@ def merge_slices(
             layout, holders = opened.holders(name, layouts)
             result[name] = _merged(name, layout, holders, opened, distinct)
     for rank, tensors in opened.opened.items():
-        for name in tensors:
-            if name not in strategy:
-                raise UserError(
-                    f"{opened.paths[rank]}: the strategy does not mention tensor {name}; give the strategy file of "
-                    "this run, saved with all parameters"
-                )
+        if unknown := [name for name in tensors if name not in strategy]:
+            remedy = "give the strategy file of this run, saved with all parameters"
+            raise UserError(f"{opened.paths[rank]}: the strategy does not mention tensor {unknown[0]}; {remedy}")
     if not result:
         raise UserError("the strategy lists no weights; give the strategy file of this run")
     order = dict.fromkeys(name for rank in sorted(opened.opened) for name in opened.opened[rank])
@@ -343,25 +337,16 @@ def _merged(
 ) -> LazyTensor:
     """One whole tensor from equal shards; `holders`: the rank that has each of them."""
     parts = {cell: files.slice(name, rank) for cell, rank in holders.items()}
-    first_rank, first = next(iter(holders.values())), next(iter(parts.values()))
-    for cell, part in parts.items():
-        path = files.paths[holders[cell]]
-        if len(part.shape) != len(layout.split_axes):
-            raise UserError(
-                f"{path}: tensor {name} has shape {list(part.shape)}, the strategy describes one of "
-                f"{len(layout.split_axes)} axes; give the strategy file of this run"
-            )
-        if (part.dtype, part.shape) != (first.dtype, first.shape):
-            raise UserError(
-                f"{path}: tensor {name} is {part.dtype} {list(part.shape)}, in {files.paths[first_rank]} it is "
-                f"{first.dtype} {list(first.shape)}; the files are not of one run"
-            )
+    where, first = [files.paths[rank] for rank in holders.values()], next(iter(parts.values()))
+    check_alike(name, parts.values(), where, "run")
+    if len(first.shape) != (axes := len(layout.split_axes)):
+        described = f"the strategy describes one of {axes} axes; give the strategy file of this run"
+        raise UserError(f"{where[0]}: tensor {name} has shape {list(first.shape)}, {described}")
     shape = tuple(size * count for size, count in zip(first.shape, layout.pieces, strict=True))
     if layout.shape is not None and layout.shape != shape:
-        raise UserError(
-            f"{files.paths[first_rank]}: tensor {name} of shape {list(first.shape)} is one of {list(layout.pieces)} "
-            f"parts of {list(shape)}, but the strategy records {list(layout.shape)}; the files are not of one run"
-        )
-    for cell, part in parts.items() if len(parts) > 1 else ():
-        distinct.add(str(files.paths[holders[cell]]), name, part)
+        made = f"tensor {name} of shape {list(first.shape)} is one of {list(layout.pieces)} parts of {list(shape)}"
+        recorded = f"the strategy records {list(layout.shape)}"
+        raise UserError(f"{where[0]}: {made}, but {recorded}; the files are not of one run")
+    for place, part in zip(where, parts.values(), strict=True) if len(parts) > 1 else ():
+        distinct.add(str(place), name, part)
     return assembled(shape, parts, distinct.check)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -111,6 +111,15 @@ def _same(name: str, copies: Sequence[LazyTensor], where: Sequence[str]) -> Lazy
     return LazyTensor(copies[0].dtype, copies[0].shape, load)
 
 
+def check_alike(name: str, parts: Iterable[LazyTensor], where: Sequence[object], of: str) -> None:
+    """`UserError` unless the parts of a tensor have one dtype and shape; `where` names their files, of one `of`."""
+    kinds = [f"{part.dtype} {list(part.shape)}" for part in parts]
+    for place, kind in zip(where, kinds, strict=True):
+        if kind != kinds[0]:
+            differ = f"tensor {name} is {kind}, in {where[0]} it is {kinds[0]}"
+            raise UserError(f"{place}: {differ}; the files are not of one {of}")
+
+
 def merge(
     ranks: Sequence[Mapping[str, LazyTensor]], axes: Mapping[str, int | None], where: Sequence[str]
 ) -> dict[str, LazyTensor]:
@@ -123,19 +132,13 @@ def merge(
     result, distinct = {}, Distinct()
     for name, first in ranks[0].items():
         pieces = [rank[name] for rank in ranks]
-        for piece, place in zip(pieces, where, strict=True):
-            if (piece.dtype, piece.shape) != (first.dtype, first.shape):
-                raise UserError(
-                    f"{place}: tensor {name} is {piece.dtype} {list(piece.shape)}, in {where[0]} it is "
-                    f"{first.dtype} {list(first.shape)}; the files are not of one checkpoint"
-                )
+        check_alike(name, pieces, where, "checkpoint")
+        axis = axes.get(name)
         if len(pieces) == 1:
             result[name] = first
+        elif axis is None:
+            result[name] = _same(name, pieces, where)
         else:
-            axis = axes.get(name)
-            if axis is None:
-                result[name] = _same(name, pieces, where)
-                continue
             result[name] = _joined(pieces, axis, distinct.check)
             for piece, place in zip(pieces, where, strict=True):
                 distinct.add(place, name, piece)

@@ -187,15 +187,15 @@ def test_a_nested_file_with_too_much_or_too_little(tmp_path, run):
 
 
 def test_verify_notices_a_wrong_byte(tmp_path, run, monkeypatch):
-    write = module._WRITERS["hf"]
+    write = module._write_file
 
-    def careless(target, source, tensors, check, place):
+    def careless(to, target, source, tensors, check, place):
         last = list(tensors)[-1]
-        write(target, source, tensors | {last: from_array(tensors[last].array() + 1)}, check, place)
+        write(to, target, source, tensors | {last: from_array(tensors[last].array() + 1)}, check, place)
 
     convert(run, "hf", tmp_path / "hf", dtype="fp16", verify=True)
     before = {file.name: file.read_bytes() for file in (tmp_path / "hf").iterdir()}
-    monkeypatch.setitem(module._WRITERS, "hf", careless)
+    monkeypatch.setattr(module, "_write_file", careless)
     with pytest.raises(UserError, match="differs from the source"):
         convert(run, "hf", tmp_path / "hf", verify=True, replace=True)
     assert {file.name: file.read_bytes() for file in (tmp_path / "hf").iterdir()} == before
