@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace as changed
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -62,53 +63,36 @@ def _target(output: Path, to: str, family: str, ranks: int) -> Path:
     return output / f"{family}{_SUFFIXES[to][0]}"
 
 
-class _ReadAhead:
-    """Loads the next tensors in threads while the current one is checksummed and written.
-
-    Loading includes reading, checking, transposing and casting. At most `AHEAD` tensors are loaded ahead, together no
-    larger than the largest tensor. `order` is the expected order of requests; any other order works, but waits.
-    """
-
-    def __init__(self, order: Sequence[LazyTensor], pool: ThreadPoolExecutor) -> None:
-        self.order, self.pool = order, pool
-        self.room = max((tensor.nbytes for tensor in order), default=0)
-        self.started: dict[int, Future[np.ndarray]] = {}
-
-    def load(self, number: int) -> np.ndarray:
-        """The numbers of tensor `number`; errors of its loading are raised here."""
-        self._start(number)
-        loading = self.started.pop(number)
-        for following in range(number + 1, min(number + 1 + AHEAD, len(self.order))):
-            waiting = sum(self.order[i].nbytes for i in {*self.started, following})
-            if len(self.started) < AHEAD and waiting <= self.room:
-                self._start(following)
-        return loading.result()
-
-    def _start(self, number: int) -> None:
-        if number not in self.started:
-            self.started[number] = self.pool.submit(self.order[number].array)
-
-
 @contextmanager
 def _measured(parts: Sequence[FileTensors], label: str, progress: bool) -> Iterator[list[FileTensors]]:
-    """The same tensors, but loaded ahead and shown by a progress bar on standard error (only on a terminal)."""
-    tensors = [tensor for part in parts for tensor in part.values()]
-    total = sum(tensor.nbytes for tensor in tensors)
+    """The same tensors, shown by a progress bar on standard error (only on a terminal), and loaded ahead.
+
+    While one is checksummed and written, threads read, check, transpose and cast the next `AHEAD`, together no larger
+    than the largest tensor. Loading them in another order works, but waits.
+    """
+    order = [tensor for part in parts for tensor in part.values()]
+    room, total = max((tensor.nbytes for tensor in order), default=0), sum(tensor.nbytes for tensor in order)
+    started: dict[int, Future[np.ndarray]] = {}
+
+    def load(number: int) -> np.ndarray:
+        loading = started.pop(number, None) or pool.submit(order[number].array)
+        for following in range(number + 1, min(number + 1 + AHEAD, len(order))):
+            waiting = sum(order[i].nbytes for i in {*started, following})
+            if following not in started and len(started) < AHEAD and waiting <= room:
+                started[following] = pool.submit(order[following].array)
+        array = loading.result()
+        bar.update(array.nbytes)
+        return array
+
+    def ahead(tensor: LazyTensor) -> LazyTensor:
+        return changed(tensor, load=partial(load, next(numbers)), part=None)
+
+    numbers, hidden = itertools.count(), None if progress else True
     with (
         ThreadPoolExecutor(AHEAD) as pool,
-        tqdm(total=total, desc=label, unit="B", unit_scale=True, disable=None if progress else True) as bar,
+        tqdm(total=total, desc=label, unit="B", unit_scale=True, disable=hidden) as bar,
     ):
-        ahead, numbers = _ReadAhead(tensors, pool), itertools.count()
-
-        def counted(tensor: LazyTensor, number: int) -> LazyTensor:
-            def load() -> np.ndarray:
-                array = ahead.load(number)
-                bar.update(tensor.nbytes)
-                return array
-
-            return changed(tensor, load=load, part=None)
-
-        yield [{name: counted(tensor, next(numbers)) for name, tensor in part.items()} for part in parts]
+        yield [{name: ahead(tensor) for name, tensor in part.items()} for part in parts]
 
 
 def _write_file(

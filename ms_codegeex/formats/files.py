@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.reading import open_regular
 from ms_codegeex.formats.layout import shown
 from ms_codegeex.formats.mindspore_checkpoint import is_weight, read_mindspore, read_origin
-from ms_codegeex.formats.npy_folder import is_npy_folder, read_npy_folder
 from ms_codegeex.formats.strategy import find_rank_files, merge_slices, read_strategy
-from ms_codegeex.formats.tensors import LazyTensor
+from ms_codegeex.formats.tensors import LazyTensor, damaged, dtype_name
 from ms_codegeex.formats.torch_pickle import namespace
 from ms_codegeex.formats.torch_zip import read_torch
 from ms_codegeex.models.foreign import ForeignName
@@ -36,6 +37,7 @@ _TRAINING_STATE = {
     *("optimizer", "lr_scheduler", "opt_param_scheduler", "random_rng_state", "np_rng_state", "torch_rng_state"),
     *("cuda_rng_state", "rng_tracker_states", "rng_state"),
 }
+_NPY_BEGINNING = b"\x93NUMPY"
 _DEEPEST = 16  # a checkpoint nests five levels; a malicious one may contain itself
 
 
@@ -162,6 +164,36 @@ def _read_mindspore_ranks(directory: Path) -> RawModel:
     return RawModel(ranks, where, "mindspore", skipped=parts[0].skipped)
 
 
+def _open_npy(file: Path) -> np.ndarray:
+    try:
+        with open_regular(file) as stream:
+            if stream.read(len(_NPY_BEGINNING)) != _NPY_BEGINNING:
+                raise ValueError("it does not begin like one")
+        array = np.load(file, mmap_mode="r", allow_pickle=False)
+    except UserError:
+        raise
+    except Exception as error:  # NumPy parses the header as Python, so a damaged one can raise nearly anything
+        raise damaged(file, f"not a sound .npy file ({error})") from None
+    size, described = file.stat().st_size, array.offset + array.nbytes
+    if size != described:
+        raise damaged(file, f"has {size} bytes, its header describes {described}")
+    return array
+
+
+def _read_npy_folder(path: Path) -> dict[str, LazyTensor]:
+    """The tensors of a folder with one `<name>.npy` each, as CodeGeeX's export to PyTorch makes it. The format has no
+    checksum, so changed elements look sound."""
+    tensors = {}
+    for file in sorted(Path(path).glob("*.npy")):
+        array = _open_npy(file)
+        try:
+            dtype = dtype_name(array)
+        except ValueError as error:
+            raise UserError(f"{file}: {error}") from None
+        tensors[file.stem] = LazyTensor(dtype, array.shape, lambda file=file: _open_npy(file))
+    return tensors
+
+
 def _is_mindspore(path: Path) -> bool:
     with open_regular(path) as stream:
         beginning = stream.read(2)
@@ -179,8 +211,8 @@ def read_raw(path: Path) -> RawModel:
     if path.is_dir():
         if ranks := _megatron_ranks(path):
             return _read_torch(ranks)
-        if is_npy_folder(path):
-            return _weights(read_npy_folder(path), path)
+        if any(path.glob("*.npy")):
+            return _weights(_read_npy_folder(path), path)
         if any(path.glob(f"*rank*/*{MINDSPORE_SUFFIX}")):
             return _read_mindspore_ranks(path)
         files = [file for file in path.iterdir() if file.suffix in (*TORCH_SUFFIXES, MINDSPORE_SUFFIX)]
