@@ -163,12 +163,11 @@ def _leave_note(names: _Names, failure: UserError, patience: float) -> None:
 
     A full disk may have room for the note only after the deletion.
     """
-    since = time.monotonic()
-    for _ in _waits():
+    for silent in _looks(names, patience):
         with contextlib.suppress(UserError):
             return write_json(names.failed, {"message": str(failure)})
         shutil.rmtree(names.temporary, ignore_errors=True)
-        if time.monotonic() - since > patience:
+        if silent:
             return None
 
 
@@ -179,41 +178,28 @@ def _as_user_error(path: Path, error: UserError | OSError) -> UserError:
     return UserError(f"{path}: could not be written ({error.strerror}); {remedy}")
 
 
-def _waits() -> Iterator[None]:
-    """Sleeps before each further look, longer and longer."""
+def _looks(names: _Names, patience: float) -> Iterator[bool]:
+    """Sleeps before each further look, longer and longer; whether the ranks of a save have written nothing for longer
+    than the patience. Their files are looked at rarely, since there may be many of both."""
+    since = looked = time.monotonic()
+    sizes: dict[str, int] | None = None
     seconds, maximum = POLL_SECONDS
     while True:
-        yield
+        now = time.monotonic()
+        if now - looked > patience / LOOKS:
+            before, sizes, looked = sizes, {}, now
+            with contextlib.suppress(OSError):  # published or deleted meanwhile
+                sizes = {entry.name: entry.stat().st_size for entry in os.scandir(names.temporary)}
+            since = since if sizes == before else now
+        yield now - since > patience
         time.sleep(seconds)
         seconds = min(1.2 * seconds, maximum)
 
 
-class _Signs:
-    """Whether the ranks of a save still write. Their files are looked at rarely, since there may be many of both."""
-
-    def __init__(self, names: _Names, patience: float) -> None:
-        self.folder, self.patience = names.temporary, patience
-        self.since = self.looked = time.monotonic()
-        self.sizes: dict[str, int] | None = None
-
-    def missing(self) -> bool:
-        """Whether nothing has changed for longer than the patience."""
-        now = time.monotonic()
-        if now - self.looked > self.patience / LOOKS:
-            before, self.sizes, self.looked = self.sizes, self._look(), now
-            self.since = self.since if self.sizes == before else now
-        return now - self.since > self.patience
-
-    def _look(self) -> dict[str, int]:
-        with contextlib.suppress(OSError):  # published or deleted meanwhile
-            return {entry.name: entry.stat().st_size for entry in os.scandir(self.folder)}
-        return {}
-
-
 def _other_parts(names: _Names, world_size: int, patience: float) -> list[Any]:
     """What the other ranks wrote, in their order; waits for them."""
-    missing, parts, signs = set(range(1, world_size)), {}, _Signs(names, patience)
-    for _ in _waits():
+    missing, parts = set(range(1, world_size)), {}
+    for silent in _looks(names, patience):
         present = {entry.name for entry in os.scandir(names.temporary)}
         if refused := [rank for rank in missing if names.rank_failure(rank).name in present]:
             message = read_json(names.rank_failure(refused[0]))["message"]
@@ -223,9 +209,9 @@ def _other_parts(names: _Names, world_size: int, patience: float) -> list[Any]:
         missing -= set(arrived)
         if not missing:
             break
-        if signs.missing():
-            silent = f"no rank has written anything for {patience:g} s"
-            raise UserError(f"{names.final}: rank {min(missing)} did not write its part, and {silent}; see its log")
+        if silent:
+            others = f"no rank has written anything for {patience:g} s"
+            raise UserError(f"{names.final}: rank {min(missing)} did not write its part, and {others}; see its log")
     return [parts[rank] for rank in sorted(parts)]
 
 
@@ -239,16 +225,15 @@ def _write_as_follower(names: _Names, rank: int, tensors: Mapping[str, np.ndarra
     except (UserError, OSError) as error:
         if not names.failed.exists():  # else it is because rank 0 has deleted the directory
             failure, refused = _as_user_error(names.final, error), False
-    signs = _Signs(names, patience)
-    for _ in _waits():
+    for silent in _looks(names, patience):
         if names.failed.exists():
             shutil.rmtree(names.temporary, ignore_errors=True)  # what this rank wrote after rank 0 had given up
             raise failure or UserError(f"{names.final}: another rank could not write its part; see the ranks' logs")
         if not names.temporary.exists() and _published(names):
             return
-        if signs.missing():  # rank 0 may continue nevertheless, so all files stay
-            silent = f"no rank has written anything for {patience:g} s"
-            raise failure or UserError(f"{names.final}: rank 0 has not published it, and {silent}; see the ranks' logs")
+        if silent:  # rank 0 may continue nevertheless, so all files stay
+            others = f"no rank has written anything for {patience:g} s"
+            raise failure or UserError(f"{names.final}: rank 0 has not published it, and {others}; see the ranks' logs")
         if not refused:  # a full disk may have no room for the note at first
             with contextlib.suppress(UserError, OSError):
                 (names.temporary / f"rank_{rank:05d}.safetensors").unlink(missing_ok=True)

@@ -27,7 +27,7 @@ from ms_codegeex.formats.files import MINDSPORE_SUFFIX, TORCH_SUFFIXES, nested_t
 from ms_codegeex.formats.mindspore_checkpoint import read_mindspore, write_mindspore
 from ms_codegeex.formats.model_card import card_files
 from ms_codegeex.formats.model_directory import CONFIG, ModelDirectory, write_model_directory
-from ms_codegeex.formats.output import check_target, naming, resolved, write_record
+from ms_codegeex.formats.output import check_target, resolved, write_record
 from ms_codegeex.formats.sources import Source, open_source
 from ms_codegeex.formats.tensor_parallel import shard
 from ms_codegeex.formats.tensors import SHORT_NAMES, LazyTensor, cast
@@ -250,11 +250,13 @@ def convert(
     _check_request(to, dtype, tensor_parallel)
     model = source if isinstance(source, Source) else open_source(Path(source))
     directory = to == "hf" or tensor_parallel > 1
-    with naming(output):
+    try:
         target = _target(Path(output), to, model.family.name, tensor_parallel)
         target = resolved(target) if target.is_symlink() else target
         remove_leftovers(target)
         check_target(target, model.path, replace, directory)
+    except OSError as error:
+        raise UserError(f"{output}: cannot be used ({error.strerror}); choose another --output") from None
     parts = _parts(model, to, dtype, tensor_parallel)
 
     def finish(temporary: Path) -> None:
@@ -281,7 +283,7 @@ def convert(
         "left_out": _left_out(model, target, to),
         "guessed": {name: model.fields[name] for name in model.guessed},
         "warnings": [*_limits(model, to), *_missing_classes(target, to)],
-        "parameters": sum(tensor.size for tensor in model.tensors.values()),
+        "parameters": model.parameters,
         "bytes": sum(tensor.nbytes for tensor in written),
         "verified": verify,
         "seconds": round(time.monotonic() - begin, 3),

@@ -11,7 +11,6 @@ from typing import Any
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats.layout import Shape, expand, packed_shape, shown
 from ms_codegeex.models.foreign import Entry, ForeignFormats, ForeignLayout, ForeignName, SizeKeys
-from ms_codegeex.models.parameters import ParameterTable
 from ms_codegeex.models.registry import Family
 
 MISSPELT = 0.85  # how similar an unknown key is to one that is absent, if it stands for that one
@@ -117,11 +116,6 @@ class FamilyFormats:
         """The family's sizes in our names and as the keys of a `config.json`."""
         return Sizes(self.data.sizes, self.family.config.build_config)
 
-    @property
-    def table(self) -> ParameterTable:
-        """The family's parameters."""
-        return self.family.table
-
     def layout(self, kind: str) -> ForeignLayout:
         """The layout of that kind which we write."""
         return next(layout for layout in self.data.layouts if layout.kind == kind)
@@ -141,7 +135,7 @@ class FamilyFormats:
         if name in layout.axes:
             return layout.axes[name]
         layer, _, part = name.rpartition(".")
-        role = self.table.layer(layer).role
+        role = self.family.table.layer(layer).role
         return role.weight_axis if part == "weight" else role.bias_axis
 
     def entries(self, layout: ForeignLayout, config: Any, ranks: int = 1) -> tuple[Entry, ...]:

@@ -81,7 +81,7 @@ class _Checkpoint:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.origin: Mapping[str, int] | None = None
+        self.origin: dict[str, int] | None = None
         try:
             with open_regular(path) as stream:
                 self._size = os.fstat(stream.fileno()).st_size
@@ -191,8 +191,7 @@ def read_mindspore(path: Path, keep: Callable[[str], bool] | None = None) -> dic
 
 def read_origin(path: Path) -> dict[str, int] | None:
     """What `write_mindspore` was given as `origin` for the file at `path`; None if it did not write it."""
-    origin = _Checkpoint(Path(path)).origin
-    return None if origin is None else dict(origin)
+    return _Checkpoint(Path(path)).origin
 
 
 def _pieces(name: str, tensor: LazyTensor) -> Iterator[bytes | memoryview]:

@@ -170,12 +170,12 @@ def _front_matter(source: Source, run: _Run | None, adapter: bool) -> str:
 
 def _opening(source: Source, run: _Run | None, adapter: bool) -> str:
     family = FAMILY_NAMES.get(source.family.name, source.family.name)
-    parameters = sum(tensor.size for tensor in source.tensors.values())
     kind = f"Adapters (LoRA) for a {family} model" if adapter else f"A {family} language model of code"
+    kind = f"{kind} with {source.parameters:,} parameters"
     if run is None:
-        return f"{kind} with {parameters:,} parameters, converted with ms-codegeex. How it was trained is not recorded."
+        return f"{kind}, converted with ms-codegeex. How it was trained is not recorded."
     begun = "" if run.weights is None else f", from the weights of {_text(run.weights)}"
-    return f"{kind} with {parameters:,} parameters, trained with ms-codegeex{begun}."
+    return f"{kind}, trained with ms-codegeex{begun}."
 
 
 def _sizes(source: Source) -> Iterator[tuple[str, str]]:
@@ -250,11 +250,10 @@ def _use(source: Source, run: _Run | None, adapter: bool) -> str:
 
 
 def _limits(source: Source, run: _Run | None) -> Iterator[str]:
-    parameters = sum(tensor.size for tensor in source.tensors.values())
     yield f"It sees at most {source.fields['max_position_embeddings']:,} tokens, prompt and answer together."
     tokens = None if run is None else run.state.get("tokens")
     if type(tokens) is int and run is not None and run.weights is None:
-        yield f"The run saw {tokens / parameters:.2g} tokens for each parameter."
+        yield f"The run saw {tokens / source.parameters:.2g} tokens for each parameter."
     yield "Its answers may be wrong or insecure and may repeat training data: review and test them."
     yield "Results on programming tasks are not recorded here."
     yield "Licences of weights and data are not recorded here; add `license` to the front matter."

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -70,15 +69,6 @@ def _foreign(target: Path) -> list[str]:
     except UserError:
         ours = False
     return [] if ours else [target.name]
-
-
-@contextmanager
-def naming(output: Path) -> Iterator[None]:
-    """Turn the operating system's errors about a path into a `UserError` about `output`."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{output}: cannot be used ({error.strerror}); choose another --output") from None
 
 
 def resolved(target: Path) -> Path:

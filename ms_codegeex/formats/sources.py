@@ -69,6 +69,11 @@ class Source:
         """The family's configuration of these sizes."""
         return self.family.config.build_config(None, self.fields)
 
+    @property
+    def parameters(self) -> int:
+        """Number of parameters."""
+        return sum(tensor.size for tensor in self.tensors.values())
+
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that the model was trained with; `UserError` if nothing records which one."""
         if self.kind == "huggingface":

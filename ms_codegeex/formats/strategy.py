@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.reading import read_json
+from ms_codegeex.base.reading import read_json, read_regular
 from ms_codegeex.formats.mindspore_checkpoint import is_weight, read_mindspore
 from ms_codegeex.formats.tensor_parallel import Distinct, assembled, check_alike
 from ms_codegeex.formats.tensors import LazyTensor, damaged
-from ms_codegeex.formats.wire import ByteRange, Value, WireError, WireReader, only
+from ms_codegeex.formats.wire import ByteRange, Value, WireReader, only
 
 # Fields of the messages.
 STRATEGY_ITEM, LAYOUT_ITEM = 2, 3  # of ParallelStrategyMap
@@ -154,9 +154,7 @@ def _layout(reader: WireReader, value: Value) -> dict[str, Any]:
 def _read_protobuf(path: Path) -> tuple[set[int], list[tuple[str, dict[str, Any]]]]:
     """Stages of the operators, and (parameter, layout) pairs."""
     try:
-        if path.stat().st_size > LARGEST:
-            raise WireError(f"{path.stat().st_size} bytes")
-        data = path.read_bytes()
+        data = read_regular(path, LARGEST)
     except OSError as error:
         raise UserError(f"{path}: could not be read ({error.strerror})") from None
     reader = WireReader(io.BytesIO(data))

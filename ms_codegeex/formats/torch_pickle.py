@@ -8,6 +8,7 @@ whatever objects a pickle asks for and lets it alter them; ours has the operatio
 
 from __future__ import annotations
 
+import math
 import pickle
 import pickletools
 import struct
@@ -49,11 +50,7 @@ def _integer(value: int) -> bytes:
 
 
 def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    strides, step = [], 1
-    for size in reversed(shape):
-        strides.append(step)
-        step *= max(size, 1)
-    return tuple(reversed(strides))
+    return tuple(math.prod(max(1, size) for size in shape[axis + 1 :]) for axis in range(len(shape)))
 
 
 def _tensor(tensor: LazyTensor, key: str) -> Iterator[bytes]:
