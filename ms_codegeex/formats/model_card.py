@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.errors import UserError, escaped
 from ms_codegeex.base.nested import flattened
 from ms_codegeex.base.reading import read_inside, read_json
 from ms_codegeex.data.datasets.batches import read_info
@@ -113,14 +113,9 @@ def _name(path: Path) -> str:
     return (path.stem if path.is_file() else path.name) or "model"
 
 
-def _one_line(value: object) -> str:
-    seen = (c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(value))
-    return "".join(seen)
-
-
 def _text(value: object) -> str:
     """Any value as one line of text without a meaning in Markdown or HTML."""
-    return _MARKDOWN.sub(r"\\\1", _one_line(value))
+    return _MARKDOWN.sub(r"\\\1", escaped(str(value)))
 
 
 def _part(tree: object, *keys: str) -> Mapping[str, Any]:
@@ -154,7 +149,7 @@ def _tokens(info: Mapping[str, Any]) -> dict[str, int]:
 
 def _front_matter(source: Source, run: _Run | None, adapter: bool) -> str:
     found = {name for _, _, info in _datasets(run) for name in _tokens(info)} if run is not None else set()
-    languages = sorted({_one_line(name) for name in found} - {"", "unknown"})
+    languages = sorted({escaped(name) for name in found} - {"", "unknown"})
     content: dict[str, Any] = {
         "library_name": "peft" if adapter else "transformers",
         "pipeline_tag": "text-generation",
