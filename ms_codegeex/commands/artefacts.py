@@ -121,7 +121,7 @@ def describe_checkpoint(directory: Path) -> dict[str, Any]:
             "name": name,
             "shape": list(checkpoint.shape(name)),
             "dtype": checkpoint.dtype(name),
-            "hashes": [each for part in checkpoint.slices(name) for each in part.get("chunks") or [part["sha256"]]],
+            "hashes": [each for part in checkpoint.slices(name) for each in part["chunks"]],
         }
         for name in sorted(checkpoint.names)
     ]

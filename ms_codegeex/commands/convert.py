@@ -151,16 +151,9 @@ _UNUSED_FLAGS = ("--attention-softmax-in-fp32", "--fp16", "--ln-fp16")
 
 
 def script(to: str, description: str, ranks: int = 1, argv: Sequence[str] | None = None) -> int:
-    """Run a script of `converters/`: one direction, with the option names of the original tools.
+    """Run a script of `converters/`: one direction, with the option names of the original tools; returns its status.
 
-    Args:
-        to: the format to write: hf, megatron or mindspore.
-        description: of the script, for `--help`.
-        ranks: default number of tensor-parallel files.
-        argv: the command line, by default the process's.
-
-    Returns:
-        The exit status.
+    `to`: hf, megatron or mindspore. `ranks`: the default number of tensor-parallel files.
     """
     split = "" if to == "hf" else " [--target-tensor-model-parallel-size N] [--save-name FILE]"
     usage = f"python converters/%(prog)s --load-ckpt-path IN --save-ckpt-path OUT{split} [--dtype fp16] [--verify] ..."

@@ -172,10 +172,8 @@ def _print_job(arguments: argparse.Namespace, configs: Sequence[RunConfig]) -> N
             "parallel.server_devices"
         )
     words = ["--config", arguments.config, *arguments.overrides]
-    if arguments.devices is not None:
-        words += ["--devices", str(arguments.devices)]
-    if arguments.weights is not None:
-        words += ["--from", arguments.weights]
+    for flag, value in (("--devices", arguments.devices), ("--from", arguments.weights)):
+        words += [] if value is None else [flag, str(value)]
     for key in arguments.allow_change or ():
         words += ["--allow-change", key]
     print_out(job_file(arguments.job, config, words, arguments.rank_table), end="")

@@ -152,9 +152,9 @@ def check_restarts(restarts: Restarts, config: RunConfig, node: Node) -> None:
         raise UserError("--min-devices: has no effect without --restarts; give both")
     if node.table is not None:
         raise UserError("--min-devices: not with --rank-table, which fixes the devices; leave one of the two out")
-    if on_fewer_devices(config, minimum) is None:
-        fewer = on_fewer_devices(config)
-        remedy = "leave it out" if fewer is None else f"give {fewer.devices} or less, or leave it out"
+    if (fewer := on_fewer_devices(config, minimum)) is None:
+        possible = on_fewer_devices(config)
+        remedy = "leave it out" if possible is None else f"give {possible.devices} or less, or leave it out"
         if minimum >= config.devices:
             raise UserError(f"--min-devices: {minimum} is not fewer than devices: {config.devices}; {remedy}")
         numbers = f"{minimum}" if minimum == config.devices - 1 else f"{minimum} to {config.devices - 1}"
@@ -163,7 +163,6 @@ def check_restarts(restarts: Restarts, config: RunConfig, node: Node) -> None:
             f"parallel.pipeline {config.parallel.pipeline} and training.global_batch {config.training.global_batch}; "
             f"{remedy}"
         )
-    fewer = on_fewer_devices(config, minimum)
     if config.device != "cpu" and (short := shortage(fewer)):  # what is free on a CPU may change until then
         raise UserError(f"--min-devices: {_too_little(fewer, short)}; leave it out")
 

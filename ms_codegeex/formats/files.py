@@ -194,17 +194,13 @@ def _read_npy_folder(path: Path) -> dict[str, LazyTensor]:
     return tensors
 
 
-def _is_mindspore(path: Path) -> bool:
-    with open_regular(path) as stream:
-        beginning = stream.read(2)
-    return not beginning.startswith(_TORCH_BEGINNINGS) and path.suffix not in TORCH_SUFFIXES
-
-
 def read_raw(path: Path) -> RawModel:
     """The tensors at `path`, a file or a folder of files of one model; `UserError` when it is none of these."""
     path = Path(path)
     if path.is_file():
-        if not _is_mindspore(path):
+        with open_regular(path) as stream:
+            beginning = stream.read(2)
+        if beginning.startswith(_TORCH_BEGINNINGS) or path.suffix in TORCH_SUFFIXES:
             return _read_torch([path])
         _check_rank(read_origin(path) or {}, 0, 1, str(path))
         return _weights(read_mindspore(path), path)

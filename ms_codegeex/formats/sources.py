@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,13 +98,9 @@ def _open_checkpoint(path: Path, known: Mapping[str, Any]) -> Source:
     if not isinstance(model, dict) or not isinstance(model.get("family"), str):
         raise UserError(f"{checkpoint.path / MANIFEST}: config.model.family is missing, so the model cannot be rebuilt")
     found = family(model["family"])
-    _check_known(known, found)
-    formats = FamilyFormats(found)
     sizes = {name: value for name, value in model.items() if name not in SECTION}
-    try:
+    with _reading_sizes(checkpoint.path / MANIFEST, found, known) as formats:
         fields = formats.sizes.from_ours({**sizes, **known})
-    except UserError as error:
-        raise UserError(f"{checkpoint.path / MANIFEST}: {error}") from None
     tensors = {name: checkpoint.lazy(name) for name in checkpoint.names if not name.startswith(OPTIMIZER_PREFIX)}
     config = found.config.build_config(None, fields)
     adapters = None
@@ -155,12 +152,19 @@ def _recognise(names: Collection[ForeignName], kind: str | None) -> tuple[Family
     return (owner, found) if found is not None and share >= _ENOUGH else None
 
 
-def _check_known(known: Mapping[str, Any], found: Family) -> None:
-    """`UserError` for a size that the user gives and the family does not have."""
-    fields = FamilyFormats(found).sizes.fields
+@contextmanager
+def _reading_sizes(where: Path, found: Family, known: Mapping[str, Any]) -> Iterator[FamilyFormats]:
+    """Meanwhile, a `UserError` names `where` the sizes are. `UserError` for one that the user gives and the family does
+    not have."""
+    formats = FamilyFormats(found)
+    fields = formats.sizes.fields
     if wrong := [key for key in known if key not in fields]:
         hint = ", ".join(difflib.get_close_matches(wrong[0], fields, 1) or fields)
         raise UserError(f"--set {wrong[0]}: {found.name} has no such size; did you mean {hint}?")
+    try:
+        yield formats
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def check_layers(config: Any, tensors: Collection[ForeignName], where: str) -> None:
@@ -196,12 +200,8 @@ def _open_model_directory(path: Path, known: Mapping[str, Any], keep_code: bool)
     if (name := kinds.get(str(kind))) is None:
         raise UserError(f"{path / CONFIG}: model_type is {kind!r}; expected one of {', '.join(kinds)}")
     found = family(name)
-    _check_known(known, found)
-    formats = FamilyFormats(found)
-    try:
+    with _reading_sizes(path, found, known) as formats:
         fields = formats.sizes.from_ours({**formats.sizes.from_json(directory.config), **known})
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
     raw = RawModel([directory.tensors], [str(path)])
     recognised = _recognise(directory.tensors, "huggingface")
     if recognised is not None and recognised[0].name != name:
@@ -229,13 +229,9 @@ def _open_raw(path: Path, raw: RawModel, known: Mapping[str, Any]) -> Source:
     if recognised is None:
         first = next((layout.shown(name) for name in names), "no tensors")
         raise UserError(f"{path}: not a checkpoint of a known family ({', '.join(FAMILIES)}); it holds {first}")
-    found, its = recognised
-    _check_known(known, found)
-    formats, said = FamilyFormats(found), {**raw.recorded, **known}
-    try:
+    (found, its), said = recognised, {**raw.recorded, **known}
+    with _reading_sizes(path, found, known) as formats:
         fields = formats.infer(its, {name: tensor.shape for name, tensor in names.items()}, said, len(raw.ranks))
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
     tensors = _ours(raw, found, its, fields)
     kind = "mindspore" if its.kind == "mindspore" else "megatron"
     saver, skipped = _tokenizer_saver(found.name, path), _skipped(raw, its)

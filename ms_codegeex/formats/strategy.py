@@ -56,11 +56,6 @@ class TensorStrategy:
     shape: tuple[int, ...] | None = None
 
     @property
-    def stage_size(self) -> int:
-        """Devices of a stage."""
-        return math.prod(self.devices)
-
-    @property
     def slices(self) -> int:
         """Number of slices of the tensor, without optimizer shards."""
         return math.prod(self.devices[k] for axes in self.split_axes for k in axes)
@@ -246,9 +241,9 @@ def find_rank_files(directory: Path) -> dict[int, Path]:
 @lru_cache(maxsize=256)  # a few kinds of layouts, thousands of parameters
 def _places(layout: TensorStrategy) -> dict[tuple[int, ...], list[int]]:
     """The ranks that hold each part."""
-    places = defaultdict(list)
-    for k in range(layout.stage_size):
-        places[layout.cell(k)].append(layout.stage * layout.stage_size + k)
+    places, devices = defaultdict(list), math.prod(layout.devices)  # of a stage
+    for k in range(devices):
+        places[layout.cell(k)].append(layout.stage * devices + k)
     return dict(places)
 
 
