@@ -106,10 +106,9 @@ def checkpoint_line(summary: dict[str, Any]) -> str:
     """`summarise_checkpoint` for people."""
     if not summary["sound"]:
         return f"{summary['path']}: DAMAGED: {summary['error']}"
-    return (
-        f"{summary['path']}: sound, {summary['outcome'] or 'not yet known to be good'}, step {summary['step']}, "
-        f"{summary['tensors']} tensors in {summary['files']} files, {summary['bytes']:,} bytes"
-    )
+    content = f"{summary['tensors']} tensors in {summary['files']} files, {summary['bytes']:,} bytes"
+    known = summary["outcome"] or "not yet known to be good"
+    return f"{summary['path']}: sound, {known}, step {summary['step']}, {content}"
 
 
 def describe_checkpoint(directory: Path) -> dict[str, Any]:

@@ -81,10 +81,8 @@ def run(arguments: Arguments, ranks: int | None = None) -> None:
         raise UserError("--keep-code: is for --to hf with the tokenizer of IN; leave out --tokenizer, or this option")
     source = open_source(arguments.model, known_sizes(arguments.sizes), arguments.keep_code)
     if ranks not in (None, source.ranks):
-        raise UserError(
-            f"{arguments.model}: is split over {source.ranks} ranks, --source-tensor-model-parallel-size says "
-            f"{ranks}; is a file missing, or one too many?"
-        )
+        said = f"--source-tensor-model-parallel-size says {ranks}; is a file missing, or one too many?"
+        raise UserError(f"{arguments.model}: is split over {source.ranks} ranks, {said}")
     if arguments.tokenizer is not None:
         from ms_codegeex.data.tokenizer import load_tokenizer
 
@@ -118,10 +116,8 @@ def _warnings(result: dict[str, Any]) -> Iterator[str]:
         yield f"{output}: has no tokenizer, because IN does not say which one it uses; {remedy}"
     if guessed:
         sizes = ", ".join(f"{name} {value}" for name, value in guessed.items())
-        yield (
-            f"guessed, because IN does not record it: {sizes} (from the preset of the same width and depth); if "
-            "the model differs, convert again with --set NAME=VALUE"
-        )
+        remedy = "if the model differs, convert again with --set NAME=VALUE"
+        yield f"guessed, because IN does not record it: {sizes} (from the preset of the same width and depth); {remedy}"
     yield from (f"{output}: {warning}" for warning in result["warnings"])
     if left_out:
         others = f" and {len(left_out) - 3} more" if len(left_out) > 3 else ""

@@ -160,9 +160,7 @@ def _deep(dataset: Dataset) -> int:
 
     tokenizer, lossy, done, started = dataset.tokenizer(), 0, 0, time.perf_counter()
     total = sum(counts.get("bytes", 0) for counts in dataset.description["splits"].values())
-    with tqdm(
-        total=total, unit="B", unit_scale=True, desc="decoding", disable=not sys.stderr.isatty(), file=sys.stderr
-    ) as bar:
+    with tqdm(total=total, unit="B", unit_scale=True, desc="decoding", disable=None) as bar:  # only on a terminal
         for split in dataset.splits:
             for size, unsure in deep_check(dataset, split, tokenizer):
                 lossy, done = lossy + unsure, done + size
@@ -180,10 +178,9 @@ def _origin(entry: dict[str, Any]) -> str:
 
 def sample_lines(sample: dict[str, Any], colour: bool) -> Iterator[str]:
     """A training sample for people; with `colour` for a terminal."""
-    yield (
-        f"sample {sample['number']} of {sample['split']} with seed {sample['seed']}: row {sample['index']}, "
-        f"{sample['seq_length']} + 1 tokens, {sample['counted']} count in the loss"
-    )
+    tokens = f"{sample['seq_length']} + 1 tokens, {sample['counted']} count in the loss"
+    place = f"sample {sample['number']} of {sample['split']} with seed {sample['seed']}"
+    yield f"{place}: row {sample['index']}, {tokens}"
     legend = f"not counted: {UNCOUNTED[0]}like this{UNCOUNTED[1]}"
     if colour:
         legend = f"{GREEN}counted{PLAIN} {DIM}not counted{PLAIN}"

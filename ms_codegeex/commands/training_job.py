@@ -70,10 +70,8 @@ def resolve_data(config: RunConfig, corpus: Sequence[str], quiet: bool, servers:
         key = "data.train" if config.data.blend is None else "data.blend"
         raise UserError(f"--corpus: {key} is given too; choose one of them")
     if servers > 1 and not given:
-        raise UserError(
-            f"data.train: {servers} servers need the same prepared dataset; make it with `ms-codegeex prepare --input "
-            "PATH --output DIR` where all of them can read it, and set data.train=DIR"
-        )
+        made = "make it with `ms-codegeex prepare --input PATH --output DIR` where all of them can read it"
+        raise UserError(f"data.train: {servers} servers need the same prepared dataset; {made}, and set data.train=DIR")
     if not given:
         parent = Path(config.output).parent
         tokenizer = config.data.tokenizer or family(config.family).config.default_tokenizer(config.model.preset)

@@ -169,10 +169,9 @@ def _verify(written_to: Path, target: Path, to: str, family: str, parts: Sequenc
                 if (written[name].dtype, written[name].shape) != (tensor.dtype, tensor.shape) or not np.array_equal(
                     written[name].array().reshape(-1).view(np.uint8), tensor.array().reshape(-1).view(np.uint8)
                 ):
-                    raise UserError(
-                        f"{target}: tensor {layout.shown(name)} differs from the source after writing, so nothing was "
-                        "changed there; the disk may be failing, convert again to another place"
-                    )
+                    differs = f"tensor {layout.shown(name)} differs from the source after writing"
+                    remedy = "the disk may be failing, convert again to another place"
+                    raise UserError(f"{target}: {differs}, so nothing was changed there; {remedy}")
 
 
 def _limits(source: Source, to: str) -> Sequence[str]:

@@ -191,14 +191,12 @@ class FamilyFormats:
         fields |= {key: value for key, value in known.items() if key in self.sizes.fields}
         missing = [key for key in self.data.sizes.required if key not in fields]
         if missing:
-            raise UserError(
-                f"{missing[0]}: the file does not record this size, and no preset has "
-                f"{', '.join(f'{key} {fields[key]}' for key in _TELLING)}; add --set {missing[0]}=N"
-            )
+            sizes = ", ".join(f"{key} {fields[key]}" for key in _TELLING)
+            reason = f"the file does not record this size, and no preset has {sizes}"
+            raise UserError(f"{missing[0]}: {reason}; add --set {missing[0]}=N")
         eos = fields.get("eos_token_id", self.sizes.defaults["eos_token_id"])
         if "eos_token_id" not in known and type(eos) is int and eos >= fields["vocab_size"]:
-            raise UserError(
-                f"eos_token_id: the file does not record it, and {eos} has no row in a table of "
-                f"{fields['vocab_size']}; add --set eos_token_id=N, or see whether a file of the model is missing"
-            )
+            reason = f"the file does not record it, and {eos} has no row in a table of {fields['vocab_size']}"
+            remedy = "add --set eos_token_id=N, or see whether a file of the model is missing"
+            raise UserError(f"eos_token_id: {reason}; {remedy}")
         return self.sizes.from_ours(fields)

@@ -80,10 +80,8 @@ def _check_rank(recorded: Mapping[str, Any], rank: int, ranks: int, where: str) 
     said = (recorded.get(_RANK, rank), recorded.get(_RANKS, ranks))
     if said != (rank, ranks):
         place = f"rank {rank} of {ranks}" if ranks > 1 else "the only file"
-        raise UserError(
-            f"{where}: was written as rank {said[0]} of {said[1]}, and here it is {place}; copy all the files of one "
-            "model again, each under its own name, and give their folder"
-        )
+        remedy = "copy all the files of one model again, each under its own name, and give their folder"
+        raise UserError(f"{where}: was written as rank {said[0]} of {said[1]}, and here it is {place}; {remedy}")
 
 
 def _megatron_sizes(tree: Mapping[Any, Any]) -> dict[str, Any]:

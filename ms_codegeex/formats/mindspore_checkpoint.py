@@ -90,10 +90,9 @@ class _Checkpoint:
         except OSError as error:
             raise UserError(f"{path}: could not be read ({error.strerror})") from None
         except WireError as error:
-            raise UserError(
-                f"{path}: damaged, cut off, encrypted, or not a MindSpore checkpoint ({error}); copy it again, or save "
-                "it again with mindspore.save_checkpoint without a key"
-            ) from None
+            remedy = "copy it again, or save it again with mindspore.save_checkpoint without a key"
+            what = f"damaged, cut off, encrypted, or not a MindSpore checkpoint ({error})"
+            raise UserError(f"{path}: {what}; {remedy}") from None
         if not self.found:
             raise UserError(f"{path}: holds no tensors ({self._size} bytes); expected a MindSpore checkpoint")
         self._verifying = threading.Lock()

@@ -111,7 +111,5 @@ def check_target(target: Path, source: Path, replace: bool, directory: bool) -> 
         raise UserError(f"{target}: exists already; choose another --output{remedy}")
     if foreign:
         more = f" and {len(foreign) - _NAMED} more" if len(foreign) > _NAMED else ""
-        raise UserError(
-            f"{target}: holds what no conversion wrote ({', '.join(foreign[:_NAMED])}{more}), so --replace leaves it "
-            "alone; move that elsewhere or choose another --output"
-        )
+        holds = f"holds what no conversion wrote ({', '.join(foreign[:_NAMED])}{more}), so --replace leaves it alone"
+        raise UserError(f"{target}: {holds}; move that elsewhere or choose another --output")

@@ -148,9 +148,10 @@ def read_peft(path: Path, base: Source) -> Adapters:
         a, b = file.tensors[name], file.tensors[name.replace("lora_A", "lora_B")]
         whole = packed_shape(modules[module].packing, [shapes[each] for each in modules[module].ours])
         if len(whole) != 2 or (b.shape[0], a.shape[1]) != whole or b.shape[1] != a.shape[0]:
+            factors = f"the adapter of {module} is {list(b.shape)} x {list(a.shape)}"
+            other = f"that matrix of {base.path} is {list(whole)}"
             raise UserError(
-                f"{path / TENSORS}: the adapter of {module} is {list(b.shape)} x {list(a.shape)}, but that matrix of "
-                f"{base.path} is {list(whole)}; give the model that the adapters were trained on"
+                f"{path / TENSORS}: {factors}, but {other}; give the model that the adapters were trained on"
             )
         factor = _scale(config, module) / (alpha / rank)
         tensors |= _ours(modules[module], a, b, shapes, file.metadata, factor)

@@ -144,10 +144,9 @@ class SafetensorsFile:
         position = 0
         for name, begin in sorted(self._begins.items(), key=lambda item: (item[1], self.tensors[item[0]].nbytes)):
             if begin != position:
-                raise ValueError(
-                    f"{name}: begins at byte {begin}, "
-                    + ("inside another tensor" if begin < position else f"{begin - position} bytes after the last one")
-                )
+                gap = f"{begin - position} bytes after the last one"
+                where = "inside another tensor" if begin < position else gap
+                raise ValueError(f"{name}: begins at byte {begin}, {where}")
             position += self.tensors[name].nbytes
         return position
 

@@ -191,10 +191,8 @@ def read_strategy(paths: Path | Sequence[Path]) -> dict[str, list[TensorStrategy
                 name = name[prefix.end() :] if prefix else name
                 strategy = _tensor_strategy(name, stage, raw)
                 if found.setdefault((name, stage), strategy) != strategy:
-                    raise UserError(
-                        f"{path}: parameter {name} of stage {stage} is sharded in another way than in an earlier file; "
-                        "give the strategy files of one run"
-                    )
+                    differs = f"parameter {name} of stage {stage} is sharded in another way than in an earlier file"
+                    raise UserError(f"{path}: {differs}; give the strategy files of one run")
         except (ValueError, KeyError, TypeError, AttributeError) as error:  # WireError is a ValueError
             raise damaged(path, f"not a strategy file MindSpore saved, or damaged ({error})") from None
     if not found:
@@ -284,10 +282,9 @@ class _Files:
                 return layout, {cell: there[cell][0] for cell in sorted(there)}
             first_gap = first_gap or next(places[cell] for cell in sorted(there) if not there[cell])
         expected = ", ".join(map(str, first_gap[:4])) + (" ..." if len(first_gap) > 4 else "")
-        raise UserError(
-            f"{next(iter(self.paths.values()))} and {len(self.paths) - 1} more files: no file holds a part of {name}; "
-            f"expected the checkpoint of {'rank' if len(first_gap) == 1 else 'one of the ranks'} {expected} too"
-        )
+        files = f"{next(iter(self.paths.values()))} and {len(self.paths) - 1} more files"
+        of = f"{'rank' if len(first_gap) == 1 else 'one of the ranks'} {expected}"
+        raise UserError(f"{files}: no file holds a part of {name}; expected the checkpoint of {of} too")
 
 
 def merge_slices(

@@ -188,10 +188,9 @@ def cast(name: str, tensor: LazyTensor, dtype: str) -> LazyTensor:
                 result = _to_bfloat16(result)
         finite = np.isfinite(from_bfloat16(result) if dtype == "bfloat16" else result)
         if not finite.all() and not np.array_equal(finite, np.isfinite(array)):
-            raise UserError(
-                f"{name}: holds {float(np.abs(array[np.isfinite(array)]).max()):g}, larger than {dtype} can represent "
-                f"({_LARGEST[dtype]:g}); convert with --dtype fp32"
-            )
+            largest = float(np.abs(array[np.isfinite(array)]).max())
+            can = f"{dtype} can represent ({_LARGEST[dtype]:g})"
+            raise UserError(f"{name}: holds {largest:g}, larger than {can}; convert with --dtype fp32")
         return result
 
     return replace(tensor, dtype=dtype, load=load, part=None)

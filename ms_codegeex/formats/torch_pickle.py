@@ -244,10 +244,9 @@ class _Machine:
             raise ValueError("a global whose name is not a text")
         found = _Global(module, name)
         if not (found in _CALLS or found in _STORAGE_TYPES or _is_inert(found)):
-            raise UserError(
-                f"{self._where}: refused, because loading it would call {str(found)[:LONGEST_NAME]}; only plain state "
-                "dicts of tensors, numbers and strings are read. Save the state dict alone"
-            )
+            remedy = "only plain state dicts of tensors, numbers and strings are read. Save the state dict alone"
+            called = str(found)[:LONGEST_NAME]
+            raise UserError(f"{self._where}: refused, because loading it would call {called}; {remedy}")
         self._push(found)
 
     def _call(self) -> None:

@@ -96,10 +96,8 @@ class _Archive:
         except OSError as error:
             raise UserError(f"{path}: could not be read ({error.strerror})") from None
         except _DAMAGE as error:
-            raise UserError(
-                f"{path}: damaged, cut off, or not in PyTorch's zip format ({str(error)[:_LONGEST_REASON]}); "
-                "copy it again, or save it with PyTorch 1.6 or newer"
-            ) from None
+            what = f"damaged, cut off, or not in PyTorch's zip format ({str(error)[:_LONGEST_REASON]})"
+            raise UserError(f"{path}: {what}; copy it again, or save it with PyTorch 1.6 or newer") from None
         self._sound: set[str] = set()
         self._size = path.stat().st_size
 
