@@ -70,9 +70,6 @@ def _list(directories: list[Path], as_json: bool) -> None:
         if not inside:
             raise UserError(f"{directory}: holds no adapters in PEFT's layout ({CONFIG}); give a run's adapter folder")
         rows += [summary(path if path.is_dir() else path.parent) for path in inside]
-    lines = (
-        f"{row['path']}: rank {row['rank']}, alpha {row['alpha']:g}, {row['parameters']:,} parameters, "
-        f"{row['bytes'] / 1e6:.1f} MB, for {row['model']}, on {', '.join(row['modules'])}"
-        for row in rows
-    )
+    text = "{path}: rank {rank}, alpha {alpha:g}, {parameters:,} parameters, {size:.1f} MB, for {model}, on {on}"
+    lines = (text.format(**row, size=row["bytes"] / 1e6, on=", ".join(row["modules"])) for row in rows)
     print_result({"adapters": rows}, "\n".join(lines), as_json)

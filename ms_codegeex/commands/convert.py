@@ -121,10 +121,9 @@ def _warnings(result: dict[str, Any]) -> Iterator[str]:
     yield from (f"{output}: {warning}" for warning in result["warnings"])
     if left_out:
         others = f" and {len(left_out) - 3} more" if len(left_out) > 3 else ""
-        yield (
-            f"left out of {output}: {', '.join(map(escaped, left_out[:3]))}{others}, which are not data of a known "
-            "kind; --keep-code keeps Python files, which run wherever the model is loaded"
-        )
+        names = f"{', '.join(map(escaped, left_out[:3]))}{others}, which are not data of a known kind"
+        keep = "--keep-code keeps Python files, which run wherever the model is loaded"
+        yield f"left out of {output}: {names}; {keep}"
     if skipped:
         others = f" and {len(skipped) - 1} more" if len(skipped) > 1 else ""
         yield f"left out, not a parameter: {escaped(str(skipped[0]))}{others}"

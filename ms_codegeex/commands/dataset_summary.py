@@ -20,10 +20,8 @@ def dataset_lines(description: dict[str, Any]) -> list[str]:
         lines.append(f"{split}: {_documents(counts)}{answers}, {_size(counts)}")
     if description.get("truncated"):
         lines.append(f"truncated prompts: {description['truncated']}")
-    return lines + [
-        f"dropped, {reason}: {entry['documents']}, for example {entry['example']}"
-        for reason, entry in description.get("dropped", {}).items()
-    ]
+    dropped = description.get("dropped", {}).items()
+    return lines + [f"dropped, {reason}: {it['documents']}, for example {it['example']}" for reason, it in dropped]
 
 
 def corpus_lines(description: dict[str, Any]) -> list[str]:

@@ -70,9 +70,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def _prompt(arguments: argparse.Namespace) -> str:
     from ms_codegeex.data.languages import LANGUAGES, find_language
 
-    text = arguments.prompt or ""
-    if arguments.prompt_file:
-        text = given_text(arguments.prompt_file, "--prompt-file")
+    text = given_text(arguments.prompt_file, "--prompt-file") if arguments.prompt_file else arguments.prompt or ""
     if arguments.language:
         return f"{find_language(arguments.language).tag}\n{text}"
     # training documents start with a tag line, which ends with a newline

@@ -166,11 +166,9 @@ def _print_job(arguments: argparse.Namespace, configs: Sequence[RunConfig]) -> N
     if any(servers_of(other, arguments.rank_table) != servers for other in configs):
         raise UserError("--job: the stages need unequal numbers of servers; make a job for each, with stage=NAME")
     if arguments.nodes not in (None, servers):
-        raise UserError(
-            f"--nodes: {arguments.nodes}, but devices: {config.devices} are {servers} server{'s' * (servers > 1)} of "
-            f"{config.parallel.server_devices} (parallel.server_devices); leave it out, or set devices or "
-            "parallel.server_devices"
-        )
+        these = f"{servers} server{'s' * (servers > 1)} of {config.parallel.server_devices} (parallel.server_devices)"
+        remedy = "leave it out, or set devices or parallel.server_devices"
+        raise UserError(f"--nodes: {arguments.nodes}, but devices: {config.devices} are {these}; {remedy}")
     words = ["--config", arguments.config, *arguments.overrides]
     for flag, value in (("--devices", arguments.devices), ("--from", arguments.weights)):
         words += [] if value is None else [flag, str(value)]

@@ -156,11 +156,9 @@ def check_restarts(restarts: Restarts, config: RunConfig, node: Node) -> None:
         if minimum >= config.devices:
             raise UserError(f"--min-devices: {minimum} is not fewer than devices: {config.devices}; {remedy}")
         numbers = f"{minimum}" if minimum == config.devices - 1 else f"{minimum} to {config.devices - 1}"
-        raise UserError(
-            f"--min-devices: no mesh with {numbers} devices fits parallel.tensor {config.parallel.tensor}, "
-            f"parallel.pipeline {config.parallel.pipeline} and training.global_batch {config.training.global_batch}; "
-            f"{remedy}"
-        )
+        mesh = f"parallel.tensor {config.parallel.tensor}, parallel.pipeline {config.parallel.pipeline}"
+        batch = f"training.global_batch {config.training.global_batch}"
+        raise UserError(f"--min-devices: no mesh with {numbers} devices fits {mesh} and {batch}; {remedy}")
     if config.device != "cpu" and (short := shortage(fewer)):  # what is free on a CPU may change until then
         raise UserError(f"--min-devices: {_too_little(fewer, short)}; leave it out")
 

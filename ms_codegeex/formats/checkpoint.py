@@ -236,9 +236,8 @@ class Checkpoint:
 
     def lazy(self, name: str) -> LazyTensor:
         """The whole tensor, to be loaded later."""
-        return LazyTensor(
-            self.dtype(name), self.shape(name), lambda: self.tensor(name), lambda index: self.tensor(name, index)
-        )
+        dtype, shape = self.dtype(name), self.shape(name)
+        return LazyTensor(dtype, shape, lambda: self.tensor(name), lambda index: self.tensor(name, index))
 
     def verify(self, progress: Callable[[int], object] = lambda size: None) -> int:
         """Hash every slice again; returns the number of bytes read. `progress` gets the number of each part.

@@ -132,11 +132,8 @@ def to_foreign(entries: Iterable[Entry], tensors: Mapping[str, LazyTensor]) -> d
 
     def joined(entry: Entry) -> LazyTensor:
         parts = [tensors[name] for name in entry.ours]
-        return LazyTensor(
-            _common_dtype(entry, tensors),
-            packed_shape(entry.packing, [part.shape for part in parts]),
-            lambda: pack(entry.packing, [part.array() for part in parts]),
-        )
+        dtype, shape = _common_dtype(entry, tensors), packed_shape(entry.packing, [part.shape for part in parts])
+        return LazyTensor(dtype, shape, lambda: pack(entry.packing, [part.array() for part in parts]))
 
     return {entry.foreign: joined(entry) for entry in entries}
 

@@ -9,7 +9,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ class _Run:
     step: int
     state: Mapping[str, Any]
     config: Mapping[str, Any]
-    summary: Mapping[str, Any] = field(default_factory=dict)
+    summary: Mapping[str, Any]
 
     @property
     def weights(self) -> str | None:
@@ -98,9 +98,9 @@ def _run(source: Source) -> _Run | None:
         summary = _part(read_json(directory / SUMMARY))
     except UserError:
         summary = {}
-    whole = Path(str(summary.get("checkpoint"))).name == source.path.name
-    config = flattened(checkpoint.state["config"])
-    return _Run(directory, checkpoint.step, checkpoint.state, config, summary if whole else {})
+    if Path(str(summary.get("checkpoint"))).name != source.path.name:
+        summary = {}
+    return _Run(directory, checkpoint.step, checkpoint.state, flattened(checkpoint.state["config"]), summary)
 
 
 def _name(path: Path) -> str:

@@ -148,11 +148,9 @@ def read_peft(path: Path, base: Source) -> Adapters:
         a, b = file.tensors[name], file.tensors[name.replace("lora_A", "lora_B")]
         whole = packed_shape(modules[module].packing, [shapes[each] for each in modules[module].ours])
         if len(whole) != 2 or (b.shape[0], a.shape[1]) != whole or b.shape[1] != a.shape[0]:
-            factors = f"the adapter of {module} is {list(b.shape)} x {list(a.shape)}"
+            factors = f"{path / TENSORS}: the adapter of {module} is {list(b.shape)} x {list(a.shape)}"
             other = f"that matrix of {base.path} is {list(whole)}"
-            raise UserError(
-                f"{path / TENSORS}: {factors}, but {other}; give the model that the adapters were trained on"
-            )
+            raise UserError(f"{factors}, but {other}; give the model that the adapters were trained on")
         factor = _scale(config, module) / (alpha / rank)
         tensors |= _ours(modules[module], a, b, shapes, file.metadata, factor)
     place = Path(str(config.get("base_model_name_or_path")))

@@ -110,17 +110,10 @@ def _open_checkpoint(path: Path, known: Mapping[str, Any]) -> Source:
     check_layers(config, tensors, str(checkpoint.path))
     shapes = config.parameter_shapes()
     layout.check_tensors(tensors, shapes, str(checkpoint.path))
-    return Source(
-        checkpoint.path,
-        "checkpoint",
-        found,
-        fields,
-        {name: tensors[name] for name in shapes},
-        _tokenizer_saver(found.name, checkpoint.path, checkpoint.state),
-        adapters=adapters,
-        infill=checkpoint.state.get("infill"),
-        checkpoint=checkpoint,
-    )
+    saver, infill = _tokenizer_saver(found.name, checkpoint.path, checkpoint.state), checkpoint.state.get("infill")
+    tensors, place = {name: tensors[name] for name in shapes}, checkpoint.path
+    further = {"adapters": adapters, "infill": infill, "checkpoint": checkpoint}
+    return Source(place, "checkpoint", found, fields, tensors, saver, **further)
 
 
 def checkpoint_adapters(checkpoint: Checkpoint) -> Adapters:

@@ -132,9 +132,8 @@ def _layout(reader: WireReader, value: Value) -> dict[str, Any]:
     fields = reader.message(value, range(DEV_MATRIX, SHARD_SIZE + 1))
     maps = _lists(reader, fields[TENSOR_MAP])
     (matrix,) = _lists(reader, fields[DEV_MATRIX]) or [()]
-    field, step, size = (
-        reader.integers([only(fields[n], "a shard's size")])[0] for n in (FIELD, SHARD_STEP, SHARD_SIZE)
-    )
+    sizes = (only(fields[number], "a shard's size") for number in (FIELD, SHARD_STEP, SHARD_SIZE))
+    field, step, size = (reader.integers([each])[0] for each in sizes)
     return {
         "dev_matrix": matrix,
         "tensor_map": [list(axes) for axes in maps if axes] if len(maps) > 1 else (maps or [()])[0],

@@ -139,10 +139,9 @@ class _Archive:
         if info.compress_type != zipfile.ZIP_STORED or info.file_size != size:
             found = f"record {info.filename} has {info.file_size} bytes"
             raise damaged(self.path, f"{found}, expected {size} uncompressed")
-        numbers = (offset, *shape, *stride)
         if len(shape) > MAX_AXES or len(shape) != len(stride):
             raise ValueError(f"a tensor of {len(shape)} axes with {len(stride)} strides")
-        if any(type(n) is not int or not 0 <= n < 1 << 63 for n in numbers):
+        if any(type(n) is not int or not 0 <= n < 1 << 63 for n in (offset, *shape, *stride)):
             raise ValueError("a tensor whose shape, strides or offset are not sizes")
         last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
         if math.prod(shape) > max(storage.numel, self._size // width):  # `expand`, to any amount of memory
