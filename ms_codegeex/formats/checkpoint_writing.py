@@ -66,7 +66,7 @@ def save_slices(directory: Path, rank: int, tensors: Mapping[str, np.ndarray | S
     slices = {name: _whole(value) for name, value in tensors.items()}
     (directory / file).touch()
     with written_back(directory / file, SLICE_SYNC_SECONDS):
-        written = write_safetensors(directory / file, {name: part.tensor for name, part in slices.items()})
+        header, hashes = write_safetensors(directory / file, {name: part.tensor for name, part in slices.items()})
     records = [
         {
             "name": name,
@@ -77,11 +77,11 @@ def save_slices(directory: Path, rank: int, tensors: Mapping[str, np.ndarray | S
             "offset": list(part.offset),
             "shape": list(part.tensor.shape),
             "rows": rows_per_chunk(part.tensor.shape, NUMPY_DTYPES[part.tensor.dtype].itemsize),
-            "chunks": written.chunks[name],
+            "chunks": hashes[name],
         }
         for name, part in slices.items()
     ]
-    return {"file": file, "header": written.header, "slices": records}
+    return {"file": file, "header": header, "slices": records}
 
 
 # -- the ranks of one save ---------------------------------------------------------------------------------------------

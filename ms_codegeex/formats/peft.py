@@ -35,7 +35,6 @@ PLAIN = {"use_dora": False, "fan_in_fan_out": False, "bias": "none", "modules_to
 def adapters_path(path: Path) -> Path:
     """Where a run's newest adapters are; the path itself if it is a directory in PEFT's layout. `UserError` if there
     is nothing."""
-    path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: no such directory; give a run with adapters, or a directory in PEFT's layout")
     return path if (path / CONFIG).is_file() else resolve(path).path

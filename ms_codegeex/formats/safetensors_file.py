@@ -12,7 +12,6 @@ import os
 import struct
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,18 +37,11 @@ def _packed(header: Mapping[str, Any]) -> bytes:
     return struct.pack("<Q", len(text)) + text
 
 
-@dataclass(frozen=True)
-class WrittenFile:
-    """Hashes of a file that was written: of its header, and of each chunk of each tensor."""
-
-    header: str
-    chunks: Mapping[str, list[str]]
-
-
 def write_safetensors(
     path: Path, tensors: Mapping[str, LazyTensor], metadata: Mapping[str, str] | None = None, checksums: bool = False
-) -> WrittenFile:
-    """Write `tensors` to `path`, which is synced but not renamed.
+) -> tuple[str, dict[str, list[str]]]:
+    """Write `tensors` to `path`, which is synced but not renamed; returns the header's hash, and those of each tensor's
+    chunks.
 
     Wider types come first, so that every tensor is aligned to its own element size. With `checksums` the metadata holds
     the CRC-32 of each tensor, which `SafetensorsFile` checks and other readers ignore; chunks are not hashed then.
@@ -86,7 +78,7 @@ def write_safetensors(
             stream.write(_packed(header))
         stream.flush()
         os.fsync(stream.fileno())
-    return WrittenFile(content_hash(_packed(header)), hashes)
+    return content_hash(_packed(header)), hashes
 
 
 class SafetensorsFile:
