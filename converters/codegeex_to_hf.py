@@ -1,11 +1,6 @@
-"""Convert a run or checkpoint directory of any family to a Hugging Face model directory.
-
-python converters/codegeex_to_hf.py --load-ckpt-path IN --save-ckpt-path OUT [--dtype fp16] [--verify]
-"""
-
-import sys
+"""Convert a run or checkpoint directory of any family to a Hugging Face model directory."""
 
 from ms_codegeex.commands.convert import script
 
 if __name__ == "__main__":
-    sys.exit(script("hf", __doc__))
+    raise SystemExit(script("hf", __doc__))

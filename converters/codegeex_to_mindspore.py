@@ -1,12 +1,6 @@
-"""Convert a run or checkpoint directory of any family to a MindSpore checkpoint with the original names.
-
-python converters/codegeex_to_mindspore.py --load-ckpt-path IN --save-ckpt-path OUT
-    [--target-tensor-model-parallel-size N] [--dtype fp16] [--verify]
-"""
-
-import sys
+"""Convert a run or checkpoint directory of any family to a MindSpore checkpoint with the original names."""
 
 from ms_codegeex.commands.convert import script
 
 if __name__ == "__main__":
-    sys.exit(script("mindspore", __doc__))
+    raise SystemExit(script("mindspore", __doc__))

@@ -1,12 +1,6 @@
-"""Convert a MindSpore checkpoint, rank files or a folder of .npy to a nested PyTorch file.
-
-python converters/mindspore_to_megatron.py --load-ckpt-path IN --save-ckpt-path OUT
-    [--target-tensor-model-parallel-size N] [--dtype fp16] [--verify]
-"""
-
-import sys
+"""Convert a MindSpore checkpoint, rank files or a folder of .npy to a nested PyTorch file."""
 
 from ms_codegeex.commands.convert import script
 
 if __name__ == "__main__":
-    sys.exit(script("megatron", __doc__))
+    raise SystemExit(script("megatron", __doc__))

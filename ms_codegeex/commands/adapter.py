@@ -26,14 +26,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         ("unmerge", "write the model directory of a merged model without its adapters", "merged model"),
     ):
         action = actions.add_parser(name, help=summary)
-        action.add_argument("--model", required=True, type=Path, metavar="DIR", help=model)
-        action.add_argument(
-            "--adapter", required=True, type=Path, metavar="DIR", help="run, checkpoint, or directory in PEFT's layout"
-        )
-        action.add_argument("--output", required=True, type=Path, metavar="DIR", help="model directory to write")
-        action.add_argument(
-            "--dtype", choices=("fp32", "fp16", "bf16"), help="of the tensors (default: the model's own)"
-        )
+        needed = {"required": True, "type": Path, "metavar": "DIR"}
+        action.add_argument("--model", help=model, **needed)
+        action.add_argument("--adapter", help="run, checkpoint, or directory in PEFT's layout", **needed)
+        action.add_argument("--output", help="model directory to write", **needed)
+        action.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), help="of the tensors (default: the model's)")
         action.add_argument("--replace", action="store_true", help="replace the output of an earlier conversion")
         action.add_argument("--json", action="store_true", help="print one JSON object on standard output")
 
@@ -45,9 +42,9 @@ def run(arguments: argparse.Namespace) -> None:
         return
     from dataclasses import replace
 
-    from ms_codegeex.formats.adapter_files import open_adapters
     from ms_codegeex.formats.adapters import merged
     from ms_codegeex.formats.convert import convert
+    from ms_codegeex.formats.peft import open_adapters
     from ms_codegeex.formats.sources import open_source
     from ms_codegeex.formats.tensors import SHORT_NAMES
 
@@ -73,9 +70,6 @@ def _list(directories: list[Path], as_json: bool) -> None:
         if not inside:
             raise UserError(f"{directory}: holds no adapters in PEFT's layout ({CONFIG}); give a run's adapter folder")
         rows += [summary(path if path.is_dir() else path.parent) for path in inside]
-    lines = (
-        f"{row['path']}: rank {row['rank']}, alpha {row['alpha']:g}, {row['parameters']:,} parameters, "
-        f"{row['bytes'] / 1e6:.1f} MB, for {row['model']}, on {', '.join(row['modules'])}"
-        for row in rows
-    )
+    text = "{path}: rank {rank}, alpha {alpha:g}, {parameters:,} parameters, {size:.1f} MB, for {model}, on {on}"
+    lines = (text.format(**row, size=row["bytes"] / 1e6, on=", ".join(row["modules"])) for row in rows)
     print_result({"adapters": rows}, "\n".join(lines), as_json)

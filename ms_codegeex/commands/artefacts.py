@@ -34,13 +34,8 @@ def describe_model(directory: Path) -> dict[str, Any]:
     if "model_type" not in model.config:
         raise UserError(f"{directory / 'config.json'}: no model_type; this is not a model's configuration")
     tensors = [
-        {
-            "name": name,
-            "shape": list(model.shape(name)),
-            "dtype": model.dtype(name),
-            "file": model.files[name],
-        }
-        for name in sorted(model.names)
+        {"name": name, "shape": list(tensor.shape), "dtype": tensor.dtype, "file": model.files[name]}
+        for name, tensor in sorted(model.tensors.items())
     ]
     dtypes: dict[str, int] = {}
     for tensor in tensors:
@@ -70,9 +65,7 @@ def model_lines(model: dict[str, Any], every_tensor: bool = False) -> Iterator[s
     yield f"parameters: {model['parameters']:,} ({kinds})"
     yield f"tokenizer: {', '.join(model['tokenizer']) or 'none; `generate` and `serve` need one'}"
     yield f"tensors: {len(model['tensors'])}"
-    yield from _tensor_lines(
-        [f"{tensor['name']}  {tensor['dtype']}  {tensor['shape']}" for tensor in model["tensors"]], every_tensor
-    )
+    yield from _tensor_lines([f"{it['name']}  {it['dtype']}  {it['shape']}" for it in model["tensors"]], every_tensor)
     yield from _size_lines(model["files"])
 
 
@@ -113,10 +106,9 @@ def checkpoint_line(summary: dict[str, Any]) -> str:
     """`summarise_checkpoint` for people."""
     if not summary["sound"]:
         return f"{summary['path']}: DAMAGED: {summary['error']}"
-    return (
-        f"{summary['path']}: sound, {summary['outcome'] or 'not yet known to be good'}, step {summary['step']}, "
-        f"{summary['tensors']} tensors in {summary['files']} files, {summary['bytes']:,} bytes"
-    )
+    content = f"{summary['tensors']} tensors in {summary['files']} files, {summary['bytes']:,} bytes"
+    known = summary["outcome"] or "not yet known to be good"
+    return f"{summary['path']}: sound, {known}, step {summary['step']}, {content}"
 
 
 def describe_checkpoint(directory: Path) -> dict[str, Any]:
@@ -128,7 +120,7 @@ def describe_checkpoint(directory: Path) -> dict[str, Any]:
             "name": name,
             "shape": list(checkpoint.shape(name)),
             "dtype": checkpoint.dtype(name),
-            "hashes": [each for part in checkpoint.slices(name) for each in part.get("chunks") or [part["sha256"]]],
+            "hashes": [each for part in checkpoint.slices(name) for each in part["chunks"]],
         }
         for name in sorted(checkpoint.names)
     ]
@@ -167,8 +159,8 @@ def checkpoint_lines(checkpoint: dict[str, Any], every_tensor: bool = False) -> 
 def describe_quantised(directory: Path) -> dict[str, Any]:
     """Family, bits, and number and size of the tensors, whose checksums are compared."""
     model, file = QuantisedModel(directory), SafetensorsFile(directory / TENSORS)
-    for name in file.names:
-        file.view(name)
+    for tensor in file.tensors.values():
+        tensor.array()
     return {
         "kind": "quantised model",
         "directory": str(directory),
@@ -176,7 +168,7 @@ def describe_quantised(directory: Path) -> dict[str, Any]:
         "parameters": model.config.parameter_count(),
         "bits": model.bits,
         "group": model.group,
-        "tensors": len(file.names),
+        "tensors": len(file.tensors),
         "bytes": (directory / TENSORS).stat().st_size,
     }
 
@@ -238,9 +230,8 @@ def describe_stages(directory: Path) -> dict[str, Any]:
     try:
         list(stages_lines(content))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
-        raise UserError(
-            f"{directory / 'stages.json'}: no report on stages; train makes it again with --resume auto"
-        ) from None
+        path = directory / "stages.json"
+        raise UserError(f"{path}: no report on stages; train makes it again with --resume auto") from None
     return {"kind": "stages", **content}
 
 

@@ -139,9 +139,8 @@ def _check_output(output: Path, contents: Contents) -> None:
     if output.exists():
         raise UserError(f"{output}: exists already; choose another --output")
     if (named := NAME.fullmatch(output.name)) and int(named[1]) != contents.step:
-        raise UserError(
-            f"{output}: is the name of another step's checkpoint; call it {step_name(contents.step)}, or something else"
-        )
+        right = step_name(contents.step)
+        raise UserError(f"{output}: is the name of another step's checkpoint; call it {right}, or something else")
 
 
 def _diff(arguments: argparse.Namespace) -> int:

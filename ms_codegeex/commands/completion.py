@@ -14,12 +14,11 @@ EXAMPLES = """\
   ms-codegeex completion zsh   # as _ms-codegeex in a directory of $fpath
   ms-codegeex completion fish  # in ~/.config/fish/config.fish: ms-codegeex completion fish | source
 """
-SHELLS = ("bash", "zsh", "fish")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument("shell", choices=SHELLS, metavar="SHELL", help="bash, zsh or fish")
+    parser.add_argument("shell", choices=("bash", "zsh", "fish"), metavar="SHELL", help="bash, zsh or fish")
 
 
 def run(arguments: argparse.Namespace) -> None:

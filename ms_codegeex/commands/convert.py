@@ -53,11 +53,7 @@ class Arguments:
     verify: bool = option("read the output back and compare every byte", default=False)
     replace: bool = option("replace the output of an earlier conversion at OUT", default=False)
     sizes: tuple[str, ...] = option(
-        "a size that IN does not record, such as num_heads=40; may be repeated",
-        "KEY=VALUE",
-        (),
-        repeated=True,
-        flag="set",
+        "a size that IN lacks, such as num_heads=40; may be repeated", "KEY=VALUE", (), repeated=True, flag="set"
     )
     json: bool = option("print the result as one JSON object on standard output", default=False)
 
@@ -85,10 +81,8 @@ def run(arguments: Arguments, ranks: int | None = None) -> None:
         raise UserError("--keep-code: is for --to hf with the tokenizer of IN; leave out --tokenizer, or this option")
     source = open_source(arguments.model, known_sizes(arguments.sizes), arguments.keep_code)
     if ranks not in (None, source.ranks):
-        raise UserError(
-            f"{arguments.model}: is split over {source.ranks} ranks, --source-tensor-model-parallel-size says "
-            f"{ranks}; is a file missing, or one too many?"
-        )
+        said = f"--source-tensor-model-parallel-size says {ranks}; is a file missing, or one too many?"
+        raise UserError(f"{arguments.model}: is split over {source.ranks} ranks, {said}")
     if arguments.tokenizer is not None:
         from ms_codegeex.data.tokenizer import load_tokenizer
 
@@ -118,23 +112,18 @@ def _warnings(result: dict[str, Any]) -> Iterator[str]:
     """What the output lacks or may have wrong."""
     output, guessed, left_out, skipped = (result[key] for key in ("output", "guessed", "left_out", "skipped"))
     if result["to"] == "hf" and not result["tokenizer"]:
-        yield (
-            f"{output}: has no tokenizer, because IN does not say which one it uses; add its files, "
-            "or convert with --tokenizer NAME|DIR"
-        )
+        remedy = "add its files, or convert with --tokenizer NAME|DIR"
+        yield f"{output}: has no tokenizer, because IN does not say which one it uses; {remedy}"
     if guessed:
         sizes = ", ".join(f"{name} {value}" for name, value in guessed.items())
-        yield (
-            f"guessed, because IN does not record it: {sizes} (from the preset of the same width and depth); if "
-            "the model differs, convert again with --set NAME=VALUE"
-        )
+        remedy = "if the model differs, convert again with --set NAME=VALUE"
+        yield f"guessed, because IN does not record it: {sizes} (from the preset of the same width and depth); {remedy}"
     yield from (f"{output}: {warning}" for warning in result["warnings"])
     if left_out:
         others = f" and {len(left_out) - 3} more" if len(left_out) > 3 else ""
-        yield (
-            f"left out of {output}: {', '.join(map(escaped, left_out[:3]))}{others}, which are not data of a known "
-            "kind; --keep-code keeps Python files, which run wherever the model is loaded"
-        )
+        names = f"{', '.join(map(escaped, left_out[:3]))}{others}, which are not data of a known kind"
+        keep = "--keep-code keeps Python files, which run wherever the model is loaded"
+        yield f"left out of {output}: {names}; {keep}"
     if skipped:
         others = f" and {len(skipped) - 1} more" if len(skipped) > 1 else ""
         yield f"left out, not a parameter: {escaped(str(skipped[0]))}{others}"
@@ -157,33 +146,22 @@ _UNUSED_FLAGS = ("--attention-softmax-in-fp32", "--fp16", "--ln-fp16")
 
 
 def script(to: str, description: str, ranks: int = 1, argv: Sequence[str] | None = None) -> int:
-    """Run a script of `converters/`: one direction, with the option names of the original tools.
+    """Run a script of `converters/`: one direction, with the option names of the original tools; returns its status.
 
-    Args:
-        to: the format to write: hf, megatron or mindspore.
-        description: of the script, for `--help`.
-        ranks: default number of tensor-parallel files.
-        argv: the command line, by default the process's.
-
-    Returns:
-        The exit status.
+    `to`: hf, megatron or mindspore. `ranks`: the default number of tensor-parallel files.
     """
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    split = "" if to == "hf" else " [--target-tensor-model-parallel-size N] [--save-name FILE]"
+    usage = f"python converters/%(prog)s --load-ckpt-path IN --save-ckpt-path OUT{split} [--dtype fp16] [--verify] ..."
+    parser = argparse.ArgumentParser(usage=usage, description=description, allow_abbrev=False)
     parser.add_argument("--load-ckpt-path", "--npy-ckpt-path", type=Path, required=True, metavar="IN", dest="model")
     parser.add_argument("--save-ckpt-path", type=Path, required=True, metavar="OUT", dest="output")
-    parser.add_argument(
-        "--source-tensor-model-parallel-size",
-        type=int,
-        metavar="N",
-        dest="source_ranks",
-        help="expected number of rank files in IN",
-    )
+    number = {"type": int, "metavar": "N"}
+    expected = "expected number of rank files in IN"
+    parser.add_argument("--source-tensor-model-parallel-size", dest="source_ranks", help=expected, **number)
     if to != "hf":
-        parser.add_argument(
-            "--target-tensor-model-parallel-size", type=int, default=ranks, metavar="N", dest="tensor_parallel"
-        )
+        written = f"number of rank files to write (default: {ranks})"
+        words = {"dest": "tensor_parallel", "default": ranks, "help": written, **number}
+        parser.add_argument("--target-tensor-model-parallel-size", **words)
         parser.add_argument("--save-name", metavar="FILE", help="name of the file in OUT")
     add_options(parser, Arguments, ("dtype", "verify", "sizes"))
     used = "the model's tokenizer" if to == "hf" else "no effect: this format has no tokenizer files"

@@ -18,47 +18,42 @@ def dataset_lines(description: dict[str, Any]) -> list[str]:
         lines.append(f"{description['kind']}: {description['task']}, at most {description['seq_length']} tokens")
     for split, counts in description["splits"].items():
         answers = f", {counts['answer_tokens']} of them in answers" if "answer_tokens" in counts else ""
-        lines.append(
-            f"{split}: {counts['documents']} documents, {counts['tokens']} tokens{answers}, "
-            f"{counts['bytes'] / 1e6:.2f} MB"
-        )
+        lines.append(f"{split}: {_documents(counts)}{answers}, {_size(counts)}")
     if description.get("truncated"):
         lines.append(f"truncated prompts: {description['truncated']}")
-    return lines + [
-        f"dropped, {reason}: {entry['documents']}, for example {entry['example']}"
-        for reason, entry in description.get("dropped", {}).items()
-    ]
+    dropped = description.get("dropped", {}).items()
+    return lines + [f"dropped, {reason}: {it['documents']}, for example {it['example']}" for reason, it in dropped]
 
 
 def corpus_lines(description: dict[str, Any]) -> list[str]:
     """A few lines for people that describe a corpus of documents."""
     lines = []
     for split, counts in description["splits"].items():
-        lines.append(
-            f"{split}: {counts['documents']} documents, {counts['tokens']} tokens, "
-            f"{counts['bytes'] / 1e6:.2f} MB, {counts.get('package_count', len(counts['packages']))} packages"
-        )
-        lines += [
-            f"  {name}: {entry['documents']} documents, {entry['tokens']} tokens, {entry['bytes'] / 1e6:.2f} MB"
-            for name, entry in counts["languages"].items()
-        ]
+        packages = counts.get("package_count", len(counts["packages"]))
+        lines.append(f"{split}: {_documents(counts)}, {_size(counts)}, {packages} packages")
+        lines += [f"  {name}: {_documents(each)}, {_size(each)}" for name, each in counts["languages"].items()]
     if description["split_by"] == "file":
         lines.append("split by file: there is only one package")
     lines += [
-        f"dropped, {reason}: {entry['files']} files, {entry['bytes'] / 1e6:.2f} MB, "
-        f"for example {escaped(entry['example'])}"
+        f"dropped, {reason}: {entry['files']} files, {_size(entry)}, for example {escaped(entry['example'])}"
         for reason, entry in description["dropped"].items()
     ]
-    stripped = description.get("licences_stripped", {}).get("documents")
-    if stripped:
-        size = description["licences_stripped"]["bytes"]
-        lines.append(f"licence headers left out: of {stripped} documents, {size / 1e6:.2f} MB")
+    if (stripped := description.get("licences_stripped", {})).get("documents"):
+        lines.append(f"licence headers left out: of {stripped['documents']} documents, {_size(stripped)}")
     if "output" in description:
         made = "reused"
         if not description["cached"]:
             made = f"{description['seconds']:.1f} s, {description['megabytes_per_second']:.1f} MB/s"
         lines.append(f"dataset: {description['output']} ({made})")
     return lines
+
+
+def _documents(counts: dict[str, Any]) -> str:
+    return f"{counts['documents']} documents, {counts['tokens']} tokens"
+
+
+def _size(counts: dict[str, Any]) -> str:
+    return f"{counts['bytes'] / 1e6:.2f} MB"
 
 
 def print_dataset(arguments: argparse.Namespace, result: dict[str, Any]) -> None:

@@ -247,11 +247,9 @@ def _broken(requirements: list[Requirement]) -> dict[Requirement, str]:
         if name not in problems:  # the package whose use ended the process; those after it were not tried
             problems[name] = f"its use {ended}"
             break
-    return {
-        one: f"{one.name} {importlib.metadata.version(one.name)} does not work: {problems[name]}"
-        for name, one in named.items()
-        if problems.get(name)
-    }
+    wrong = {one: problem for name, one in named.items() if (problem := problems.get(name))}
+    version = importlib.metadata.version
+    return {one: f"{one.name} {version(one.name)} does not work: {problem}" for one, problem in wrong.items()}
 
 
 def _python(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -35,13 +35,10 @@ class FinetuneOptions:
 
     model: Path = option("model directory, run directory or checkpoint", "DIR", REQUIRED)
     data: tuple[str, ...] = option(
-        "files of records, .jsonl[.gz|.zst] (docs/finetuning-data.md), or a dataset directory made of them",
-        "PATH",
-        REQUIRED,
+        "records in .jsonl[.gz|.zst] (docs/finetuning-data.md), or a dataset directory made of them", "PATH", REQUIRED
     )
     config: str | None = option(
-        f"YAML file of the run without a model, or a shipped name (default: {DEFAULT_CONFIG}, with --adapter "
-        f"{ADAPTER_CONFIG})",
+        f"YAML file without a model, or a shipped name (default: {DEFAULT_CONFIG}, with --adapter {ADAPTER_CONFIG})",
         "FILE",
     )
     adapter: Path | None = option("train these adapters further: a run, or a directory in PEFT's layout", "DIR")
@@ -91,9 +88,8 @@ def run(arguments: argparse.Namespace) -> None:
         config = _with_epochs(config, options.epochs)
     if config.device == "cpu":
         print_error(f"memory: about {required_memory(config) / 1e9:.1f} GB on {config.devices} process(es)")
-    print_error(
-        f"at most {config.steps} steps of {config.training.global_batch} sequences of {config.seq_length} tokens"
-    )
+    batch = f"{config.training.global_batch} sequences of {config.seq_length} tokens"
+    print_error(f"at most {config.steps} steps of {batch}")
     node, restarts = resolve_node(config, table), Restarts(resuming.restarts, resuming.min_devices)
     train(config, node, allow_change=resuming.allow_change, restarts=restarts, as_json=options.json)
 
@@ -103,9 +99,8 @@ def _one_server(path: Path | None) -> Path | None:
     from ms_codegeex.runs.rank_table import read_rank_table
 
     if path is not None and (servers := len(read_rank_table(path).servers)) > 1:
-        raise UserError(
-            f"RANK_TABLE_FILE: {path} has {servers} servers, finetune uses one; name a table of this one, or unset it"
-        )
+        uses = f"{path} has {servers} servers, finetune uses one"
+        raise UserError(f"RANK_TABLE_FILE: {uses}; name a table of this one, or unset it")
     return path
 
 
@@ -114,7 +109,7 @@ def _configured(options: FinetuneOptions, source: Source, words: list[str]) -> R
     from ms_codegeex.base.shipped import find_config
     from ms_codegeex.config.loading import load_config
     from ms_codegeex.config.values import read_yaml
-    from ms_codegeex.formats.adapter_files import open_adapters
+    from ms_codegeex.formats.peft import open_adapters
 
     name = options.config or (ADAPTER_CONFIG if options.adapter else DEFAULT_CONFIG)
     given = read_yaml(find_config(Path(name))).get("model")
@@ -150,9 +145,8 @@ def _prepared(data: list[str], task: str | None, source: Source, config: RunConf
 def _tokenizer(source: Source) -> str:
     from ms_codegeex.data.tokenizer import TOKENIZER_NAMES
     from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY
-    from ms_codegeex.formats.source_tokenizer import source_tokenizer
 
-    tokenizer = source_tokenizer(source)
+    tokenizer = source.tokenizer()
     if tokenizer.name in TOKENIZER_NAMES:
         return tokenizer.name
     run = source.path.absolute().parent.parent

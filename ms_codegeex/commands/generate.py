@@ -35,9 +35,8 @@ def _bias(text: str) -> tuple[int, float]:
     try:
         return int(number), float(value)
     except ValueError:
-        raise UserError(
-            f"--logit-bias: {text} is not ID=VALUE; give a token's id and a number, for example 198=-100"
-        ) from None
+        remedy = "give a token's id and a number, for example 198=-100"
+        raise UserError(f"--logit-bias: {text} is not ID=VALUE; {remedy}") from None
 
 
 @dataclass(frozen=True)
@@ -70,9 +69,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def _prompt(arguments: argparse.Namespace) -> str:
     from ms_codegeex.data.languages import LANGUAGES, find_language
 
-    text = arguments.prompt or ""
-    if arguments.prompt_file:
-        text = given_text(arguments.prompt_file, "--prompt-file")
+    text = given_text(arguments.prompt_file, "--prompt-file") if arguments.prompt_file else arguments.prompt or ""
     if arguments.language:
         return f"{find_language(arguments.language).tag}\n{text}"
     # training documents start with a tag line, which ends with a newline
@@ -138,9 +135,8 @@ def run(arguments: argparse.Namespace) -> None:
         began = time.perf_counter()
         generated = generator.answers(ids, settings, rule)
         if arguments.json:
-            described = [
-                _described(answer, generator.tokenizer, settings.log_probabilities > 0) for answer in generated
-            ]
+            reported = settings.log_probabilities > 0
+            described = [_described(answer, generator.tokenizer, reported) for answer in generated]
             print_json(
                 {"model": str(generator.path), "prompt": prompt, "prompt_tokens": len(ids)}
                 | (described[0] if settings.n == 1 else {"answers": described})

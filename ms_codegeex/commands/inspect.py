@@ -51,9 +51,7 @@ class Arguments:
     sample: int | None = option(
         "show training sample N (from 0): its documents, and which tokens the loss counts", "N", either="what"
     )
-    deep: bool = option(
-        "also decode every document and compare it with its recorded hash", default=False, either="what"
-    )
+    deep: bool = option("also decode every document and compare it with its hash", default=False, either="what")
     tensors: bool = option("list every tensor of a model directory or a checkpoint", default=False, either="what")
     report: bool = option("print the path of the dataset's report.html", default=False, either="what")
     split: Literal["train", "validation"] = option("where to look for the document or the sample", default="train")
@@ -108,10 +106,8 @@ def _run_dataset(arguments: Arguments) -> None:
     if arguments.document is not None:
         key, content = "document", inspection.read_document(dataset, arguments.split, arguments.document)
     elif arguments.sample is not None:
-        key = "sample"
-        content = inspection.read_sample(
-            dataset, arguments.split, arguments.sample, arguments.seq_length, arguments.seed
-        )
+        place = arguments.split, arguments.sample, arguments.seq_length, arguments.seed
+        key, content = "sample", inspection.read_sample(dataset, *place)
     elif arguments.report:
         key, content = "report", inspection.report_path(dataset)
     else:
@@ -164,9 +160,7 @@ def _deep(dataset: Dataset) -> int:
 
     tokenizer, lossy, done, started = dataset.tokenizer(), 0, 0, time.perf_counter()
     total = sum(counts.get("bytes", 0) for counts in dataset.description["splits"].values())
-    with tqdm(
-        total=total, unit="B", unit_scale=True, desc="decoding", disable=not sys.stderr.isatty(), file=sys.stderr
-    ) as bar:
+    with tqdm(total=total, unit="B", unit_scale=True, desc="decoding", disable=None) as bar:  # only on a terminal
         for split in dataset.splits:
             for size, unsure in deep_check(dataset, split, tokenizer):
                 lossy, done = lossy + unsure, done + size
@@ -184,10 +178,9 @@ def _origin(entry: dict[str, Any]) -> str:
 
 def sample_lines(sample: dict[str, Any], colour: bool) -> Iterator[str]:
     """A training sample for people; with `colour` for a terminal."""
-    yield (
-        f"sample {sample['number']} of {sample['split']} with seed {sample['seed']}: row {sample['index']}, "
-        f"{sample['seq_length']} + 1 tokens, {sample['counted']} count in the loss"
-    )
+    tokens = f"{sample['seq_length']} + 1 tokens, {sample['counted']} count in the loss"
+    place = f"sample {sample['number']} of {sample['split']} with seed {sample['seed']}"
+    yield f"{place}: row {sample['index']}, {tokens}"
     legend = f"not counted: {UNCOUNTED[0]}like this{UNCOUNTED[1]}"
     if colour:
         legend = f"{GREEN}counted{PLAIN} {DIM}not counted{PLAIN}"

@@ -72,10 +72,8 @@ def _sentence(law: dict[str, Any]) -> str:
     if law["undetermined"]:
         return f"the runs do not determine {' and '.join(law['undetermined'])} of the law; no forecast to trust"
     x = law["forecasts"][0]
-    return (
-        f"at {x['times']:.0f} x the compute of the largest run {x['loss']:.3f} nats per token ({x['low']:.3f} to "
-        f"{x['high']:.3f}), with {x['parameters']:.3g} parameters"
-    )
+    loss = f"{x['loss']:.3f} nats per token ({x['low']:.3f} to {x['high']:.3f})"
+    return f"at {x['times']:.0f} x the compute of the largest run {loss}, with {x['parameters']:.3g} parameters"
 
 
 def _summary(rung: Rung) -> dict[str, Any] | None:

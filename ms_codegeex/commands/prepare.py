@@ -82,16 +82,17 @@ def run(arguments: argparse.Namespace) -> None:
         return
     from ms_codegeex.data.corpus.prepare import RunOptions, prepare_dataset, prepare_remote
 
-    if arguments.engine != "ray" and arguments.ray_address is not None:
+    cluster = None  # this machine
+    if arguments.engine == "ray":
+        if arguments.workers is not None:
+            raise UserError("--workers: not with --engine ray, which uses all cores of the cluster; leave it out")
+        from ms_codegeex.ray_engines.corpus import RayCluster
+
+        cluster = RayCluster(arguments.ray_address or "auto")
+    elif arguments.ray_address is not None:
         raise UserError("--ray-address: is for --engine ray")
-    if arguments.engine == "ray" and arguments.workers is not None:
-        raise UserError("--workers: not with --engine ray, which uses all cores of the cluster; leave it out")
-    options = RunOptions(
-        available_cores() if arguments.workers is None else arguments.workers,
-        progress=True,
-        replace=arguments.replace,
-        cluster=_cluster(arguments),
-    )
+    workers = available_cores() if arguments.workers is None else arguments.workers
+    options = RunOptions(workers, progress=True, replace=arguments.replace, cluster=cluster)
     if isinstance(arguments.output, RemotePath):
         if arguments.work is None:
             raise UserError(f"--output {arguments.output}: needs --work, a directory where the dataset is made first")
@@ -115,27 +116,10 @@ def _tune(arguments: argparse.Namespace) -> bool:
         raise UserError(f"--task {arguments.task}: needs --input with .jsonl files and --seq-length, for example 2048")
     from ms_codegeex.data.finetuning.prepare import FinetuneSettings, prepare_finetune
 
-    settings = FinetuneSettings(
-        **given_values(TuningOptions, arguments),
-        tokenizer=arguments.tokenizer,
-        validation_share=arguments.validation_share,
-        seed=arguments.seed,
-        tags=arguments.tags,
-        on_error=arguments.on_error,
-        infill=infill_config(arguments),
-    )
+    settings = FinetuneSettings(**given_values(TuningOptions, arguments), **_common(arguments))
     result = prepare_finetune(arguments.input, arguments.output, settings, True, replace=arguments.replace)
     print_dataset(arguments, result)
     return True
-
-
-def _cluster(arguments: argparse.Namespace) -> Any:
-    """The cluster that prepares; None: this machine."""
-    if arguments.engine != "ray":
-        return None
-    from ms_codegeex.ray_engines.corpus import RayCluster
-
-    return RayCluster(arguments.ray_address or "auto")
 
 
 def _refuse_urls(arguments: argparse.Namespace) -> None:
@@ -235,14 +219,10 @@ def _settings(arguments: argparse.Namespace) -> PrepareSettings:
         all_text=text.all_text,
         **dataclasses.asdict(given(RecordOptions, arguments)),
     )
-    return PrepareSettings(
-        reading,
-        tags=arguments.tags,
-        validation_share=arguments.validation_share,
-        seed=arguments.seed,
-        max_bytes=max_bytes,
-        near_duplicates=near_duplicates,
-        tokenizer=arguments.tokenizer,
-        on_error=arguments.on_error,
-        infill=infill_config(arguments),
-    )
+    return PrepareSettings(reading, max_bytes=max_bytes, near_duplicates=near_duplicates, **_common(arguments))
+
+
+def _common(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The settings that all datasets made of text have."""
+    names = ("tags", "validation_share", "seed", "tokenizer", "on_error")
+    return {**{name: getattr(arguments, name) for name in names}, "infill": infill_config(arguments)}

@@ -112,9 +112,7 @@ class WorkOptions:
         "processes on this machine, or the nodes of a Ray cluster that share a file system, all cores of them; "
         "does not affect the result (default: pool)"
     )
-    ray_address: str | None = option(
-        "the Ray cluster (default: auto, the one that this machine belongs to)", "HOST:PORT"
-    )
+    ray_address: str | None = option("the Ray cluster (default: auto, the one of this machine)", "HOST:PORT")
 
 
 CORPORA = (TextOptions, RecordOptions, WorkOptions)  # options that other datasets do not have

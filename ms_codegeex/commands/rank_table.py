@@ -23,24 +23,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the actions of this verb."""
     actions = parser.add_subparsers(title="actions", dest="action", metavar="ACTION", required=True)
     make = actions.add_parser("make", help="make a table from hccn.conf files or lists of addresses")
-    make.add_argument(
-        "--server",
-        action="append",
-        default=[],
-        metavar="ID=SOURCE",
-        help="a server's address or name, and its hccn.conf or its devices' addresses A,B,…; may be repeated",
-    )
-    make.add_argument(
-        "--servers",
-        type=Path,
-        metavar="FILE",
-        help="file with one `ID=SOURCE` per line; paths in it are relative to FILE",
-    )
+    server = "a server's address or name, and its hccn.conf or its devices' addresses A,B,…; may be repeated"
+    make.add_argument("--server", action="append", default=[], metavar="ID=SOURCE", help=server)
+    listed = "file with one `ID=SOURCE` per line; paths in it are relative to FILE"
+    make.add_argument("--servers", type=Path, metavar="FILE", help=listed)
     make.add_argument("--devices", metavar="0,1,…", help="use only these devices of every server")
     merge = actions.add_parser("merge", help="merge several tables into one; ranks are renumbered in the given order")
-    merge.add_argument(
-        "tables", nargs="+", type=Path, metavar="TABLE", help="files to merge, in the order of their ranks"
-    )
+    merge.add_argument("tables", nargs="+", type=Path, metavar="TABLE", help="files, in the order of their ranks")
     check = actions.add_parser("check", help="check every rule and report the first violation by its JSON path")
     check.add_argument("table", type=Path, metavar="TABLE", help="file to check")
     check.add_argument("--config", type=Path, metavar="FILE", help="also check the table against the mesh of this run")
@@ -49,9 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action.add_argument("--output", type=Path, required=True, metavar="FILE", help="the table to write")
         action.add_argument("--replace", action="store_true", help="replace an existing table")
     for action in (make, merge, check):
-        action.add_argument(
-            "--json", action="store_true", help="print the result as one JSON object on standard output"
-        )
+        action.add_argument("--json", action="store_true", help="print one JSON object on standard output")
 
 
 def _addresses(source: str, where: str, folder: Path) -> dict[int, str]:

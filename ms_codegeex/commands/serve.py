@@ -30,10 +30,7 @@ REPLACED = {  # flag -> whether a value follows, what replaces it
     "--fastllm": (False, _OPERATORS),
     "--chatglm-cpp": (False, _OPERATORS),
     "--half": (False, "leave it out: 16-bit weights stay 16-bit; --cache-bits 16 halves the KV cache"),
-    "--gpu": (
-        True,
-        "give --device gpu; CUDA_VISIBLE_DEVICES chooses GPUs; --devices N shares the model among N",
-    ),
+    "--gpu": (True, "give --device gpu; CUDA_VISIBLE_DEVICES chooses GPUs; --devices N shares the model among N"),
     "--workers": (True, "one process answers many requests at once; --max-concurrency N sets how many"),
 }
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.printing import print_error, print_out, print_result
@@ -43,8 +41,9 @@ def train_stages(
     chosen = [stage for stage in staged.stages if stage.name in staged.chosen]
     for stage in chosen:
         check_restarts(restarts, stage.config, node_of(stage.config))
-        _named(stage, partial(check_resume, stage.config))
-        _named(stage, partial(check_memory, stage.config))
+        with _named(stage):
+            check_resume(stage.config)
+            check_memory(stage.config)
     if dry_run:
         _dry_run(staged.output, chosen, node_of, dry_run)
         return
@@ -61,7 +60,8 @@ def train_stages(
         node = node_of(stage.config)
         config = progress.begun(stage, node.rank)
         try:
-            _named(stage, partial(train_once, config, node, (), allow_change, restarts=restarts, quiet=as_json))
+            with _named(stage):
+                train_once(config, node, (), allow_change, restarts=restarts, quiet=as_json)
         finally:
             if node.rank == 0:
                 with contextlib.suppress(OSError, UserError):  # what ended the stage comes first
@@ -72,10 +72,11 @@ def train_stages(
         print_result(report.content, f"{report.text()}\n\n{paths}", as_json)
 
 
-def _named(stage: Stage, action: Callable[[], Any]) -> Any:
-    """The result of an action, whose `UserError` names the stage."""
+@contextlib.contextmanager
+def _named(stage: Stage) -> Iterator[None]:
+    """A `UserError` names the stage."""
     try:
-        return action()
+        yield
     except UserError as error:
         raise UserError(f"stages.{stage.name}: {error}") from None
 
@@ -85,7 +86,8 @@ def _dry_run(output: Path, stages: Sequence[Stage], node_of: NodeOf, form: Form)
     print_error(f"nothing is started, prepared or written; the stages would be runs in {output}")
     for stage in stages:
         after = f", from the weights of {stage.after}" if stage.after else ""
-        specs = _named(stage, partial(processes_of, stage.config, node_of(stage.config)))
+        with _named(stage):
+            specs = processes_of(stage.config, node_of(stage.config))
         runs[f"# stage {stage.name}, {stage.config.steps:,} steps{after}"] = (Path(stage.config.output), specs)
     print_out(process_text(runs, form))
 
@@ -96,10 +98,11 @@ def _with_data(staged: StagedRun, corpus: Sequence[str], quiet: bool, node_of: N
     notes: list[str | None] = []
     for stage in staged.stages:
         if stage.name in staged.chosen:
-            config = _named(stage, partial(resolve_data, stage.config, corpus, quiet, node_of(stage.config).count))
-            stage = replace(stage, config=config)
-            resolved[stage.name] = stage, _named(stage, partial(check_datasets, config))
-            notes.append(_named(stage, partial(_check_start, staged, stage, resolved)))
+            with _named(stage):
+                config = resolve_data(stage.config, corpus, quiet, node_of(stage.config).count)
+                stage = replace(stage, config=config)
+                resolved[stage.name] = stage, check_datasets(config)
+                notes.append(_check_start(staged, stage, resolved))
     for note in dict.fromkeys(filter(None, notes)):
         print_error(note)
     stages = (resolved[stage.name][0] if stage.name in resolved else stage for stage in staged.stages)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ms_codegeex.base.host import available_cores
-from ms_codegeex.base.options import REQUIRED, add_options, option
+from ms_codegeex.base.options import REQUIRED, add_options, given, option
 from ms_codegeex.base.printing import print_result
 
 SUMMARY = "train a tokenizer for CodeGeeX2's architecture, because the released one may not be redistributed"
@@ -44,10 +44,9 @@ def run(arguments: argparse.Namespace) -> None:
     """Train and print the result."""
     from ms_codegeex.data.tokenizer_training import TokenizerSettings, train_tokenizer
 
-    settings = TokenizerSettings(
-        arguments.vocab_size, arguments.whitespace_run, arguments.language_tags, arguments.max_bytes
-    )
-    tokenizer = train_tokenizer(arguments.input or (), arguments.output, settings, threads=available_cores())
-    described = {"output": str(arguments.output), **tokenizer.description(), "vocab_size": tokenizer.vocab_size}
-    text = f"{arguments.output}: {tokenizer.vocab_size} tokens; use it with `ms-codegeex prepare --tokenizer DIR`"
-    print_result(described, text, arguments.json)
+    chosen = given(TrainingTextOptions, arguments)
+    settings = TokenizerSettings(chosen.vocab_size, chosen.whitespace_run, chosen.language_tags, chosen.max_bytes)
+    tokenizer = train_tokenizer(chosen.input, chosen.output, settings, threads=available_cores())
+    described = {"output": str(chosen.output), **tokenizer.description(), "vocab_size": tokenizer.vocab_size}
+    text = f"{chosen.output}: {tokenizer.vocab_size} tokens; use it with `ms-codegeex prepare --tokenizer DIR`"
+    print_result(described, text, chosen.json)

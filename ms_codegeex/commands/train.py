@@ -41,9 +41,7 @@ class TrainOptions:
     )
     corpus: tuple[str, ...] = option("prepare the source code in these files and folders and train on it", "PATH", ())
     weights: str | None = option(
-        "start a new run from this model's weights: a model directory, a run or a checkpoint (model.weights)",
-        "DIR",
-        flag="from",
+        "start a new run from the weights of a model directory, run or checkpoint (model.weights)", "DIR", flag="from"
     )
     json: bool = option("print summary.json on standard output at the end", default=False)
 
@@ -78,8 +76,7 @@ class ClusterOptions:
     node_rank: int | None = option("number of this server, from 0", "K")
     nodes: int | None = option("number of servers, without a rank table (default: 1)", "N")
     master_addr: str | None = option(
-        "address where the servers meet server 0 (default: with a rank table, port 8118 of its first server)",
-        "HOST:PORT",
+        "where the servers meet server 0 (default: with a rank table, port 8118 of its first server)", "HOST:PORT"
     )
     dry_run: bool = option("list the processes that would be started", default=False)
     script: bool = option("with --dry-run: as a shell script that starts them", default=False)
@@ -169,16 +166,12 @@ def _print_job(arguments: argparse.Namespace, configs: Sequence[RunConfig]) -> N
     if any(servers_of(other, arguments.rank_table) != servers for other in configs):
         raise UserError("--job: the stages need unequal numbers of servers; make a job for each, with stage=NAME")
     if arguments.nodes not in (None, servers):
-        raise UserError(
-            f"--nodes: {arguments.nodes}, but devices: {config.devices} are {servers} server{'s' * (servers > 1)} of "
-            f"{config.parallel.server_devices} (parallel.server_devices); leave it out, or set devices or "
-            "parallel.server_devices"
-        )
+        these = f"{servers} server{'s' * (servers > 1)} of {config.parallel.server_devices} (parallel.server_devices)"
+        remedy = "leave it out, or set devices or parallel.server_devices"
+        raise UserError(f"--nodes: {arguments.nodes}, but devices: {config.devices} are {these}; {remedy}")
     words = ["--config", arguments.config, *arguments.overrides]
-    if arguments.devices is not None:
-        words += ["--devices", str(arguments.devices)]
-    if arguments.weights is not None:
-        words += ["--from", arguments.weights]
+    for flag, value in (("--devices", arguments.devices), ("--from", arguments.weights)):
+        words += [] if value is None else [flag, str(value)]
     for key in arguments.allow_change or ():
         words += ["--allow-change", key]
     print_out(job_file(arguments.job, config, words, arguments.rank_table), end="")

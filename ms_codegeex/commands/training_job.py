@@ -70,35 +70,20 @@ def resolve_data(config: RunConfig, corpus: Sequence[str], quiet: bool, servers:
         key = "data.train" if config.data.blend is None else "data.blend"
         raise UserError(f"--corpus: {key} is given too; choose one of them")
     if servers > 1 and not given:
-        raise UserError(
-            f"data.train: {servers} servers need the same prepared dataset; make it with `ms-codegeex prepare --input "
-            "PATH --output DIR` where all of them can read it, and set data.train=DIR"
-        )
+        made = "make it with `ms-codegeex prepare --input PATH --output DIR` where all of them can read it"
+        raise UserError(f"data.train: {servers} servers need the same prepared dataset; {made}, and set data.train=DIR")
     if not given:
         parent = Path(config.output).parent
         tokenizer = config.data.tokenizer or family(config.family).config.default_tokenizer(config.model.preset)
-        directory = cached_corpus(
-            [Path(p) for p in corpus] or None,
-            parent,
-            PrepareSettings(tokenizer=tokenizer),
-            workers=available_cores(),
-            progress=not quiet,
-        )
+        paths, settings = [Path(p) for p in corpus] or None, PrepareSettings(tokenizer=tokenizer)
+        directory = cached_corpus(paths, parent, settings, workers=available_cores(), progress=not quiet)
         print_error(f"corpus {directory} (delete it to search and prepare the sources afresh)")
         config = replace(config, data=replace(config.data, train=str(directory)))
     return replace(config, data=absolute(config.data))
 
 
-def check_data(config: RunConfig, begins: bool = True) -> None:
-    """Find problems with the dataset, and with the model that a run begins with, once, before every worker does."""
-    directory = check_datasets(config)
-    note = check_weights(config, directory) if begins else None
-    if note:
-        print_error(note)
-
-
 def check_datasets(config: RunConfig) -> Path:
-    """Find problems with the datasets alone; returns the one whose tokenizer counts."""
+    """Find problems with the datasets once, before every worker does; returns the one whose tokenizer counts."""
     model, training, held_out = config.model.sizes, training_data(config), held_out_data(config)
     for data in (training, validation_data(config), *held_out.values()):
         data.check_model(model.vocab_size, model.eos_token_id)
@@ -129,9 +114,8 @@ def train(
     run_directory = RunDirectory(Path(config.output))
     check_memory(config)
     if dry_run:
-        print_error(
-            f"nothing is started, prepared or written; {run_directory.config} would hold the resolved configuration"
-        )
+        held = f"{run_directory.config} would hold the resolved configuration"
+        print_error(f"nothing is started, prepared or written; {held}")
         print_out(process_text({"": (run_directory.path, processes_of(config, node))}, dry_run))
         return
     summary = train_once(config, node, corpus, allow_change, restarts=restarts, quiet=as_json)
@@ -165,21 +149,16 @@ def check_restarts(restarts: Restarts, config: RunConfig, node: Node) -> None:
     if not restarts.max_restarts:
         raise UserError("--min-devices: has no effect without --restarts; give both")
     if node.table is not None:
-        raise UserError(
-            "--min-devices: cannot be combined with --rank-table, which fixes the devices; leave one of the two out"
-        )
-    if on_fewer_devices(config, minimum) is None:
-        fewer = on_fewer_devices(config)
-        remedy = "leave it out" if fewer is None else f"give {fewer.devices} or less, or leave it out"
+        raise UserError("--min-devices: not with --rank-table, which fixes the devices; leave one of the two out")
+    if (fewer := on_fewer_devices(config, minimum)) is None:
+        possible = on_fewer_devices(config)
+        remedy = "leave it out" if possible is None else f"give {possible.devices} or less, or leave it out"
         if minimum >= config.devices:
             raise UserError(f"--min-devices: {minimum} is not fewer than devices: {config.devices}; {remedy}")
         numbers = f"{minimum}" if minimum == config.devices - 1 else f"{minimum} to {config.devices - 1}"
-        raise UserError(
-            f"--min-devices: no mesh with {numbers} devices fits parallel.tensor {config.parallel.tensor}, "
-            f"parallel.pipeline {config.parallel.pipeline} and training.global_batch {config.training.global_batch}; "
-            f"{remedy}"
-        )
-    fewer = on_fewer_devices(config, minimum)
+        mesh = f"parallel.tensor {config.parallel.tensor}, parallel.pipeline {config.parallel.pipeline}"
+        batch = f"training.global_batch {config.training.global_batch}"
+        raise UserError(f"--min-devices: no mesh with {numbers} devices fits {mesh} and {batch}; {remedy}")
     if config.device != "cpu" and (short := shortage(fewer)):  # what is free on a CPU may change until then
         raise UserError(f"--min-devices: {_too_little(fewer, short)}; leave it out")
 
@@ -215,7 +194,9 @@ def train_once(
         with fork_server_of(config, node, run_directory, may_restart) as fork_server:
             start = starting_point(config, run_directory)
             config = resolve_data(config, corpus, quiet, node.count)
-            check_data(config, begins=start.checkpoint is None)
+            dataset = check_datasets(config)
+            if start.checkpoint is None and (note := check_weights(config, dataset)):
+                print_error(note)
 
             def attempt(number: int) -> None:
                 begin = starting_point(resumed(config, run_directory), run_directory) if number else start
@@ -239,9 +220,8 @@ def _fewer(config: RunConfig, minimum: int | None) -> RunConfig | None:
         return None
     devices = f"{fewer.devices} device{'s' * (fewer.devices > 1)}"
     if short := shortage(fewer):
-        print_error(
-            f"not continuing on {devices} instead of {config.devices} (--min-devices): {_too_little(fewer, short)}"
-        )
+        reason = _too_little(fewer, short)
+        print_error(f"not continuing on {devices} instead of {config.devices} (--min-devices): {reason}")
         return None
     print_error(f"continuing on {devices} instead of {config.devices} (--min-devices)")
     return fewer

@@ -13,13 +13,16 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.reading import read_json
+from ms_codegeex.config.validation import Natural, Positive
 from ms_codegeex.formats.chunks import content_hash_of_parts, count_chunks
 from ms_codegeex.formats.safetensors_file import SafetensorsFile
 from ms_codegeex.formats.slices import Index, Window, check_coverage, overlap, window_ranges
@@ -45,43 +48,36 @@ def manifest_digest(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
+@dataclass(frozen=True)
+class _Slice:
+    """A part of a tensor: the tensor `key` of `file`, in chunks of `rows` rows with these hashes."""
+
+    file: str
+    key: str
+    offset: list[Natural]
+    shape: list[Natural]
+    rows: Positive
+    chunks: list[str]
 
 
-def _are_texts(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+@dataclass(frozen=True)
+class _Tensor:
+    dtype: Literal[tuple(NUMPY_DTYPES)]  # type: ignore[valid-type]
+    shape: list[Natural]
+    slices: list[_Slice]
 
 
-def _is_count(value: object) -> bool:
-    return type(value) is int and value >= 0
+@dataclass(frozen=True)
+class _Manifest:
+    """What a reader needs of a manifest: the bytes and the header's hash of each file, and the tensors."""
+
+    step: Natural
+    files: dict[str, Natural]
+    headers: dict[str, str]
+    tensors: dict[str, _Tensor]
 
 
-def _are_counts(value: object) -> bool:
-    return isinstance(value, list) and all(map(_is_count, value))
-
-
-def _is_table(value: object) -> bool:
-    return isinstance(value, dict)
-
-
-_MANIFEST = {
-    "step": _is_count,
-    "files": lambda value: isinstance(value, dict) and all(map(_is_count, value.values())),
-    "headers": _is_table,
-    "tensors": _is_table,
-}
-_TENSOR = {"dtype": NUMPY_DTYPES.keys().__contains__, "shape": _are_counts, "slices": lambda it: isinstance(it, list)}
-_SLICE = {"file": _is_text, "key": _is_text, "offset": _are_counts, "shape": _are_counts}
-
-
-def _expect(content: Any, rules: Mapping[str, Callable[[Any], bool]]) -> None:
-    """`TypeError` or `ValueError` unless `content` is an object whose entries obey the rules."""
-    if not isinstance(content, dict):
-        raise TypeError(f"{str(content)[:80]} is not an object")
-    for key, holds in rules.items():
-        if not holds(content[key]):
-            raise ValueError(f"{key} {str(content[key])[:80]}")
+_SCHEMA = TypeAdapter(_Manifest)
 
 
 class Checkpoint:
@@ -101,23 +97,25 @@ class Checkpoint:
             raise UserError(f"{self.path / MANIFEST}: damaged or edited (its own hash does not match)")
         self.manifest: dict[str, Any] = manifest
         try:
+            _SCHEMA.validate_python(manifest)
             self._check()
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(map(str, first["loc"]))
+            raise UserError(f"{self.path / MANIFEST}: not a checkpoint manifest ({place}: {first['msg']})") from None
+        except (KeyError, ValueError) as error:
             raise UserError(f"{self.path / MANIFEST}: not a checkpoint manifest ({error!r})") from None
 
     def _check(self) -> None:
-        _expect(self.manifest, _MANIFEST)
         for file, size in self.files.items():
             if Path(file).name != file:
                 raise ValueError(f"file {file}")
-            found = (self.path / file).stat().st_size if (self.path / file).is_file() else None
-            if found != size:
-                raise UserError(
-                    f"{self.path / file}: "
-                    + ("missing" if found is None else f"has {found} bytes, the manifest says {size}")
-                )
+            path = self.path / file
+            if not path.is_file():
+                raise UserError(f"{path}: missing")
+            if (found := path.stat().st_size) != size:
+                raise UserError(f"{path}: has {found} bytes, the manifest says {size}")
         for name, tensor in self.manifest["tensors"].items():
-            _expect(tensor, _TENSOR)
             if math.prod(max(1, size) for size in tensor["shape"]) > LARGEST:
                 raise ValueError(f"{name} of shape {tensor['shape']}")
             for record in tensor["slices"]:
@@ -125,22 +123,17 @@ class Checkpoint:
             check_coverage(name, tensor, str(self.path))
         named = _LIKE_A_NAME.fullmatch(self.path.resolve().name)
         if named and int(named[1]) != self.step:
-            raise UserError(
-                f"{self.path}: holds step {self.step}, not the step of its name; it was copied or renamed, name it "
-                f"{step_name(self.step)} again"
-            )
+            remedy = f"it was copied or renamed, name it {step_name(self.step)} again"
+            raise UserError(f"{self.path}: holds step {self.step}, not the step of its name; {remedy}")
 
     def _check_record(self, record: Mapping[str, Any], itemsize: int) -> None:
-        """`ValueError` for a slice in a file, or with hashes, that the manifest does not list."""
-        _expect(record, _SLICE)
+        """`KeyError` or `ValueError` for a slice in a file, or with hashes, that the manifest does not list."""
         if math.prod(record["shape"]) * itemsize > self.files[record["file"]]:
             raise ValueError(f"{record['shape']} of {record['key']} in {self.files[record['file']]} bytes")
-        _expect(record, {"chunks": _are_texts})
         if record["file"] not in self.manifest["headers"]:
             raise ValueError(f"header of {record['file']}")
-        rows, hashes = record["rows"], record["chunks"]
-        if type(rows) is not int or rows < 1 or count_chunks(record["shape"], rows) != len(hashes):
-            raise ValueError(f"{len(hashes)} chunks of {rows} rows of {record['key']}")
+        if count_chunks(record["shape"], record["rows"]) != len(record["chunks"]):
+            raise ValueError(f"{len(record['chunks'])} chunks of {record['rows']} rows of {record['key']}")
 
     @property
     def step(self) -> int:
@@ -183,40 +176,28 @@ class Checkpoint:
         if name not in self._open:
             file = SafetensorsFile(self.path / name)
             if file.header_hash != self.manifest["headers"][name]:
-                raise UserError(
-                    f"{file.path}: its header is damaged or belongs to another checkpoint (hash mismatch); use "
-                    "another checkpoint"
-                )
+                reason = "its header is damaged or belongs to another checkpoint (hash mismatch)"
+                raise UserError(f"{file.path}: {reason}; use another checkpoint")
             self._open[name] = file
         return self._open[name]
 
-    def _checked_file(self, name: str, record: Mapping[str, Any]) -> SafetensorsFile:
-        """The file of a slice. `UserError` unless it holds the slice in the manifest's dtype and shape."""
-        file, key = self._file(record["file"]), record["key"]
-        if key not in file.names or (file.dtype(key), list(file.shape(key))) != (self.dtype(name), record["shape"]):
-            raise UserError(
-                f"{file.path}: does not hold {name} as {self.dtype(name)} {record['shape']}, "
-                "which the manifest says; the checkpoint is damaged"
-            )
-        return file
-
-    def _damaged(self, name: str, record: Mapping[str, Any]) -> UserError:
-        return UserError(
-            f"{self.path / record['file']}: tensor {name} at offset {record['offset']} is damaged (its hash does not "
-            "match the manifest); use another checkpoint"
-        )
-
     def _chunk_reader(self, name: str, record: Mapping[str, Any]) -> Callable[[int, np.ndarray], None]:
-        """A function that reads a chunk of a slice, by its number, into a C-contiguous array, and checks its hash."""
-        file = self._checked_file(name, record)
-        row = math.prod(record["shape"][1:]) * NUMPY_DTYPES[self.dtype(name)].itemsize
+        """A function that reads a chunk of a slice, by its number, into a C-contiguous array, and checks its hash.
+        `UserError` unless the file holds the slice in the manifest's dtype and shape."""
+        file, dtype = self._file(record["file"]), self.dtype(name)
+        held = file.tensors.get(record["key"])
+        if held is None or (held.dtype, list(held.shape)) != (dtype, record["shape"]):
+            expected = f"{name} as {dtype} {record['shape']}"
+            raise UserError(f"{file.path}: does not hold {expected}, as the manifest says; the checkpoint is damaged")
+        row = math.prod(record["shape"][1:]) * NUMPY_DTYPES[dtype].itemsize
         first, size = file.position(record["key"]), record["rows"] * row
 
         def read(number: int, into: np.ndarray) -> None:
             data = into.reshape(-1).view(np.uint8)
             found = content_hash_of_parts(read_bytes(file.path, first + number * size, data))
             if found != record["chunks"][number]:
-                raise self._damaged(name, record)
+                place = f"{file.path}: tensor {name} at offset {record['offset']}"
+                raise UserError(f"{place} is damaged (its hash does not match the manifest); use another checkpoint")
 
         return read
 
@@ -255,9 +236,8 @@ class Checkpoint:
 
     def lazy(self, name: str) -> LazyTensor:
         """The whole tensor, to be loaded later."""
-        return LazyTensor(
-            self.dtype(name), self.shape(name), lambda: self.tensor(name), lambda index: self.tensor(name, index)
-        )
+        dtype, shape = self.dtype(name), self.shape(name)
+        return LazyTensor(dtype, shape, lambda: self.tensor(name), lambda index: self.tensor(name, index))
 
     def verify(self, progress: Callable[[int], object] = lambda size: None) -> int:
         """Hash every slice again; returns the number of bytes read. `progress` gets the number of each part.

@@ -66,24 +66,22 @@ def save_slices(directory: Path, rank: int, tensors: Mapping[str, np.ndarray | S
     slices = {name: _whole(value) for name, value in tensors.items()}
     (directory / file).touch()
     with written_back(directory / file, SLICE_SYNC_SECONDS):
-        written = write_safetensors(directory / file, {name: part.tensor for name, part in slices.items()})
-    records = []
-    for name, part in slices.items():
-        dtype, shape = part.tensor.dtype, part.tensor.shape
-        records.append(
-            {
-                "name": name,
-                "dtype": dtype,
-                "global_shape": list(part.global_shape),
-                "file": file,
-                "key": name,
-                "offset": list(part.offset),
-                "shape": list(shape),
-                "rows": rows_per_chunk(shape, NUMPY_DTYPES[dtype].itemsize),
-                "chunks": written.chunks[name],
-            }
-        )
-    return {"file": file, "header": written.header, "slices": records}
+        header, hashes = write_safetensors(directory / file, {name: part.tensor for name, part in slices.items()})
+    records = [
+        {
+            "name": name,
+            "dtype": part.tensor.dtype,
+            "global_shape": list(part.global_shape),
+            "file": file,
+            "key": name,
+            "offset": list(part.offset),
+            "shape": list(part.tensor.shape),
+            "rows": rows_per_chunk(part.tensor.shape, NUMPY_DTYPES[part.tensor.dtype].itemsize),
+            "chunks": hashes[name],
+        }
+        for name, part in slices.items()
+    ]
+    return {"file": file, "header": header, "slices": records}
 
 
 # -- the ranks of one save ---------------------------------------------------------------------------------------------
@@ -165,59 +163,43 @@ def _leave_note(names: _Names, failure: UserError, patience: float) -> None:
 
     A full disk may have room for the note only after the deletion.
     """
-    since = time.monotonic()
-    for _ in _waits():
+    for silent in _looks(names, patience):
         with contextlib.suppress(UserError):
             return write_json(names.failed, {"message": str(failure)})
         shutil.rmtree(names.temporary, ignore_errors=True)
-        if time.monotonic() - since > patience:
+        if silent:
             return None
 
 
 def _as_user_error(path: Path, error: UserError | OSError) -> UserError:
     if isinstance(error, UserError):
         return error
-    return UserError(
-        f"{path}: could not be written ({error.strerror}); the previous "
-        "checkpoint is unchanged, free some space or set another output"
-    )
+    remedy = "the previous checkpoint is unchanged, free some space or set another output"
+    return UserError(f"{path}: could not be written ({error.strerror}); {remedy}")
 
 
-def _waits() -> Iterator[None]:
-    """Sleeps before each further look, longer and longer."""
+def _looks(names: _Names, patience: float) -> Iterator[bool]:
+    """Sleeps before each further look, longer and longer; whether the ranks of a save have written nothing for longer
+    than the patience. Their files are looked at rarely, since there may be many of both."""
+    since = looked = time.monotonic()
+    sizes: dict[str, int] | None = None
     seconds, maximum = POLL_SECONDS
     while True:
-        yield
+        now = time.monotonic()
+        if now - looked > patience / LOOKS:
+            before, sizes, looked = sizes, {}, now
+            with contextlib.suppress(OSError):  # published or deleted meanwhile
+                sizes = {entry.name: entry.stat().st_size for entry in os.scandir(names.temporary)}
+            since = since if sizes == before else now
+        yield now - since > patience
         time.sleep(seconds)
         seconds = min(1.2 * seconds, maximum)
 
 
-class _Signs:
-    """Whether the ranks of a save still write. Their files are looked at rarely, since there may be many of both."""
-
-    def __init__(self, names: _Names, patience: float) -> None:
-        self.folder, self.patience = names.temporary, patience
-        self.since = self.looked = time.monotonic()
-        self.sizes: dict[str, int] | None = None
-
-    def missing(self) -> bool:
-        """Whether nothing has changed for longer than the patience."""
-        now = time.monotonic()
-        if now - self.looked > self.patience / LOOKS:
-            before, self.sizes, self.looked = self.sizes, self._look(), now
-            self.since = self.since if self.sizes == before else now
-        return now - self.since > self.patience
-
-    def _look(self) -> dict[str, int]:
-        with contextlib.suppress(OSError):  # published or deleted meanwhile
-            return {entry.name: entry.stat().st_size for entry in os.scandir(self.folder)}
-        return {}
-
-
 def _other_parts(names: _Names, world_size: int, patience: float) -> list[Any]:
     """What the other ranks wrote, in their order; waits for them."""
-    missing, parts, signs = set(range(1, world_size)), {}, _Signs(names, patience)
-    for _ in _waits():
+    missing, parts = set(range(1, world_size)), {}
+    for silent in _looks(names, patience):
         present = {entry.name for entry in os.scandir(names.temporary)}
         if refused := [rank for rank in missing if names.rank_failure(rank).name in present]:
             message = read_json(names.rank_failure(refused[0]))["message"]
@@ -227,11 +209,9 @@ def _other_parts(names: _Names, world_size: int, patience: float) -> list[Any]:
         missing -= set(arrived)
         if not missing:
             break
-        if signs.missing():
-            raise UserError(
-                f"{names.final}: rank {min(missing)} did not write its part, and no rank has written anything for "
-                f"{patience:g} s; see its log"
-            )
+        if silent:
+            others = f"no rank has written anything for {patience:g} s"
+            raise UserError(f"{names.final}: rank {min(missing)} did not write its part, and {others}; see its log")
     return [parts[rank] for rank in sorted(parts)]
 
 
@@ -245,18 +225,15 @@ def _write_as_follower(names: _Names, rank: int, tensors: Mapping[str, np.ndarra
     except (UserError, OSError) as error:
         if not names.failed.exists():  # else it is because rank 0 has deleted the directory
             failure, refused = _as_user_error(names.final, error), False
-    signs = _Signs(names, patience)
-    for _ in _waits():
+    for silent in _looks(names, patience):
         if names.failed.exists():
             shutil.rmtree(names.temporary, ignore_errors=True)  # what this rank wrote after rank 0 had given up
             raise failure or UserError(f"{names.final}: another rank could not write its part; see the ranks' logs")
         if not names.temporary.exists() and _published(names):
             return
-        if signs.missing():  # rank 0 may continue nevertheless, so all files stay
-            raise failure or UserError(
-                f"{names.final}: rank 0 has not published it, and no rank has written anything for {patience:g} s; see "
-                "the ranks' logs"
-            )
+        if silent:  # rank 0 may continue nevertheless, so all files stay
+            others = f"no rank has written anything for {patience:g} s"
+            raise failure or UserError(f"{names.final}: rank 0 has not published it, and {others}; see the ranks' logs")
         if not refused:  # a full disk may have no room for the note at first
             with contextlib.suppress(UserError, OSError):
                 (names.temporary / f"rank_{rank:05d}.safetensors").unlink(missing_ok=True)
@@ -292,9 +269,7 @@ def write_ranks(path: Path, step: int, state: Mapping[str, Any], ranks: Iterable
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    return str(value)
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else str(value)
 
 
 def plain_state(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -344,10 +319,8 @@ def _tensors(parts: Sequence[Mapping[str, Any]], final: Path) -> dict[str, Any]:
             name, dtype, shape = record["name"], record["dtype"], record["global_shape"]
             tensor = tensors.setdefault(name, {"dtype": dtype, "shape": shape, "slices": []})
             if (tensor["dtype"], tensor["shape"]) != (dtype, shape):
-                raise UserError(
-                    f"{final}: rank {rank} holds {name} as {dtype} {shape}, "
-                    f"an earlier rank as {tensor['dtype']} {tensor['shape']}"
-                )
+                earlier = f"{tensor['dtype']} {tensor['shape']}"
+                raise UserError(f"{final}: rank {rank} holds {name} as {dtype} {shape}, an earlier rank as {earlier}")
             tensor["slices"].append(place)
     for name, tensor in tensors.items():
         check_coverage(name, tensor, str(final))

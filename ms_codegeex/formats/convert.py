@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace as changed
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from ms_codegeex.formats.files import MINDSPORE_SUFFIX, TORCH_SUFFIXES, nested_t
 from ms_codegeex.formats.mindspore_checkpoint import read_mindspore, write_mindspore
 from ms_codegeex.formats.model_card import card_files
 from ms_codegeex.formats.model_directory import CONFIG, ModelDirectory, write_model_directory
-from ms_codegeex.formats.output import check_target, naming, resolved, write_record
+from ms_codegeex.formats.output import check_target, resolved, write_record
 from ms_codegeex.formats.sources import Source, open_source
 from ms_codegeex.formats.tensor_parallel import shard
 from ms_codegeex.formats.tensors import SHORT_NAMES, LazyTensor, cast
@@ -41,7 +42,6 @@ _RANK_FILES = {"megatron": "mp_rank_{rank:02d}_model_states.pt", "mindspore": "r
 
 FileTensors = dict[ForeignName, LazyTensor]  # what one file holds
 OutputCheck = Callable[[Path], object] | None
-RankOfFile = Mapping[str, int]  # the rank of a file, recorded in it
 
 
 def _nested(tensors: Mapping[ForeignName, LazyTensor]) -> dict[str, Any]:
@@ -63,68 +63,53 @@ def _target(output: Path, to: str, family: str, ranks: int) -> Path:
     return output / f"{family}{_SUFFIXES[to][0]}"
 
 
-class _ReadAhead:
-    """Loads the next tensors in threads while the current one is checksummed and written.
-
-    Loading includes reading, checking, transposing and casting. At most `AHEAD` tensors are loaded ahead, together no
-    larger than the largest tensor. `order` is the expected order of requests; any other order works, but waits.
-    """
-
-    def __init__(self, order: Sequence[LazyTensor], pool: ThreadPoolExecutor) -> None:
-        self.order, self.pool = order, pool
-        self.room = max((tensor.nbytes for tensor in order), default=0)
-        self.started: dict[int, Future[np.ndarray]] = {}
-
-    def load(self, number: int) -> np.ndarray:
-        """The numbers of tensor `number`; errors of its loading are raised here."""
-        self._start(number)
-        loading = self.started.pop(number)
-        for following in range(number + 1, min(number + 1 + AHEAD, len(self.order))):
-            waiting = sum(self.order[i].nbytes for i in {*self.started, following})
-            if len(self.started) < AHEAD and waiting <= self.room:
-                self._start(following)
-        return loading.result()
-
-    def _start(self, number: int) -> None:
-        if number not in self.started:
-            self.started[number] = self.pool.submit(self.order[number].array)
-
-
 @contextmanager
 def _measured(parts: Sequence[FileTensors], label: str, progress: bool) -> Iterator[list[FileTensors]]:
-    """The same tensors, but loaded ahead and shown by a progress bar on standard error (only on a terminal)."""
-    tensors = [tensor for part in parts for tensor in part.values()]
-    total = sum(tensor.nbytes for tensor in tensors)
+    """The same tensors, shown by a progress bar on standard error (only on a terminal), and loaded ahead.
+
+    While one is checksummed and written, threads read, check, transpose and cast the next `AHEAD`, together no larger
+    than the largest tensor. Loading them in another order works, but waits.
+    """
+    order = [tensor for part in parts for tensor in part.values()]
+    room, total = max((tensor.nbytes for tensor in order), default=0), sum(tensor.nbytes for tensor in order)
+    started: dict[int, Future[np.ndarray]] = {}
+
+    def load(number: int) -> np.ndarray:
+        loading = started.pop(number, None) or pool.submit(order[number].array)
+        for following in range(number + 1, min(number + 1 + AHEAD, len(order))):
+            waiting = sum(order[i].nbytes for i in {*started, following})
+            if following not in started and len(started) < AHEAD and waiting <= room:
+                started[following] = pool.submit(order[following].array)
+        array = loading.result()
+        bar.update(array.nbytes)
+        return array
+
+    def ahead(tensor: LazyTensor) -> LazyTensor:
+        return changed(tensor, load=partial(load, next(numbers)), part=None)
+
+    numbers, hidden = itertools.count(), None if progress else True
     with (
         ThreadPoolExecutor(AHEAD) as pool,
-        tqdm(total=total, desc=label, unit="B", unit_scale=True, disable=None if progress else True) as bar,
+        tqdm(total=total, desc=label, unit="B", unit_scale=True, disable=hidden) as bar,
     ):
-        ahead, numbers = _ReadAhead(tensors, pool), itertools.count()
-
-        def counted(tensor: LazyTensor, number: int) -> LazyTensor:
-            def load() -> np.ndarray:
-                array = ahead.load(number)
-                bar.update(tensor.nbytes)
-                return array
-
-            return changed(tensor, load=load, part=None)
-
-        yield [{name: counted(tensor, next(numbers)) for name, tensor in part.items()} for part in parts]
+        yield [{name: ahead(tensor) for name, tensor in part.items()} for part in parts]
 
 
-def _write_huggingface(
-    target: Path, source: Source, tensors: FileTensors, check: OutputCheck, _place: RankOfFile
+def _write_file(
+    to: str, target: Path, source: Source, tensors: FileTensors, check: OutputCheck, place: Mapping[str, int]
 ) -> None:
-    config = FamilyFormats(source.family).sizes.to_json(source.config, source.config_json)
-    dtype = min(tensor.dtype for tensor in tensors.values())
-    write_model_directory(
-        target,
-        config | {"torch_dtype": dtype},
-        tensors,
-        tokenizer=source.save_tokenizer,
-        further=_classes(source) | card_files(source) | description_files(source.infill),
-        check=check,
-    )
+    """Write a file of this format, or a model directory; `place` identifies the file of a rank."""
+    if to == "megatron":
+        # "config" goes next to "module", where other loaders do not look: the shapes do not reveal the number of heads
+        config = {"family": source.family.name, **source.fields, **place}
+        write_torch(target, _nested(tensors) | {"config": config}, check)
+    elif to == "mindspore":
+        write_mindspore(target, tensors, check=check, origin=place)
+    else:
+        config = FamilyFormats(source.family).sizes.to_json(source.config, source.config_json)
+        config["torch_dtype"] = min(tensor.dtype for tensor in tensors.values())
+        further = _classes(source) | card_files(source) | description_files(source.infill)
+        write_model_directory(target, config, tensors, tokenizer=source.save_tokenizer, further=further, check=check)
 
 
 def _classes(source: Source) -> dict[str, bytes]:
@@ -133,26 +118,8 @@ def _classes(source: Source) -> dict[str, bytes]:
     return {name: exported.joinpath(name).read_bytes() for name in source.family.weights.FORMATS.classes}
 
 
-def _write_megatron(target: Path, source: Source, tensors: FileTensors, check: OutputCheck, place: RankOfFile) -> None:
-    # "config" goes next to "module", where other loaders do not look: the shapes do not reveal the number of heads
-    config = {"family": source.family.name, **source.fields, **place}
-    write_torch(target, _nested(tensors) | {"config": config}, check)
-
-
-def _write_mindspore(
-    target: Path, _source: Source, tensors: FileTensors, check: OutputCheck, place: RankOfFile
-) -> None:
-    write_mindspore(target, tensors, check=check, origin=place)
-
-
-def _read_huggingface(target: Path) -> FileTensors:
-    directory = ModelDirectory(target)
-    return {name: directory.lazy(name) for name in directory.names}
-
-
-_WRITERS = {"hf": _write_huggingface, "megatron": _write_megatron, "mindspore": _write_mindspore}
 _READERS = {
-    "hf": _read_huggingface,
+    "hf": lambda target: ModelDirectory(target).tensors,
     "megatron": lambda target: dict(nested_tensors(read_torch(target))),
     "mindspore": read_mindspore,
 }
@@ -185,11 +152,11 @@ def _files(directory: Path, to: str, family: str, ranks: int) -> list[Path]:
 def _write(target: Path, to: str, source: Source, parts: Sequence[FileTensors], check: OutputCheck) -> None:
     """Write all parts; `check(temporary)` is called before the result is renamed into place."""
     if len(parts) == 1:
-        _WRITERS[to](target, source, parts[0], check, rank_record(0, 1))
+        _write_file(to, target, source, parts[0], check, rank_record(0, 1))
         return
     with atomic_directory(target, check) as directory:
         for rank, file in enumerate(_files(directory, to, source.family.name, len(parts))):
-            _WRITERS[to](file, source, parts[rank], None, rank_record(rank, len(parts)))
+            _write_file(to, file, source, parts[rank], None, rank_record(rank, len(parts)))
 
 
 def _verify(written_to: Path, target: Path, to: str, family: str, parts: Sequence[FileTensors], progress: bool) -> None:
@@ -202,10 +169,9 @@ def _verify(written_to: Path, target: Path, to: str, family: str, parts: Sequenc
                 if (written[name].dtype, written[name].shape) != (tensor.dtype, tensor.shape) or not np.array_equal(
                     written[name].array().reshape(-1).view(np.uint8), tensor.array().reshape(-1).view(np.uint8)
                 ):
-                    raise UserError(
-                        f"{target}: tensor {layout.shown(name)} differs from the source after writing, so nothing was "
-                        "changed there; the disk may be failing, convert again to another place"
-                    )
+                    differs = f"tensor {layout.shown(name)} differs from the source after writing"
+                    remedy = "the disk may be failing, convert again to another place"
+                    raise UserError(f"{target}: {differs}, so nothing was changed there; {remedy}")
 
 
 def _limits(source: Source, to: str) -> Sequence[str]:
@@ -218,20 +184,20 @@ def _missing_classes(target: Path, to: str) -> list[str]:
     """A warning if the classes that a model directory asks for are not in it."""
     modules = _modules(target) if to == "hf" else []
     files = dict.fromkeys(f"{name.partition('.')[0]}.py" for name in modules if "--" not in name)  # with --: in the hub
-    missing = [file for file in files if not (target / file).is_file()]
-    if not missing:
+    if not (missing := [file for file in files if not (target / file).is_file()]):
         return []
     return [f"transformers has no classes for this model: copy {' and '.join(missing)} of the release into it"]
 
 
 def _modules(target: Path) -> list[str]:
     """The classes that the `auto_map` of a model directory and of its tokenizer name."""
-    auto_map = read_json(target / CONFIG).get("auto_map")
-    named = list(auto_map.values()) if isinstance(auto_map, dict) else []
-    if (target / TOKENIZER_CONFIG).is_file():
-        auto_map = read_json(target / TOKENIZER_CONFIG).get("auto_map")
-        slow_and_fast = auto_map.get("AutoTokenizer") if isinstance(auto_map, dict) else None
-        named += slow_and_fast if isinstance(slow_and_fast, list) else []
+
+    def auto_map(file: str) -> dict[str, Any]:
+        found = read_json(target / file).get("auto_map") if (target / file).is_file() else None
+        return found if isinstance(found, dict) else {}
+
+    slow_and_fast = auto_map(TOKENIZER_CONFIG).get("AutoTokenizer")
+    named = [*auto_map(CONFIG).values(), *(slow_and_fast if isinstance(slow_and_fast, list) else [])]
     return [name for name in named if isinstance(name, str)]
 
 
@@ -283,11 +249,13 @@ def convert(
     _check_request(to, dtype, tensor_parallel)
     model = source if isinstance(source, Source) else open_source(Path(source))
     directory = to == "hf" or tensor_parallel > 1
-    with naming(output):
+    try:
         target = _target(Path(output), to, model.family.name, tensor_parallel)
         target = resolved(target) if target.is_symlink() else target
         remove_leftovers(target)
         check_target(target, model.path, replace, directory)
+    except OSError as error:
+        raise UserError(f"{output}: cannot be used ({error.strerror}); choose another --output") from None
     parts = _parts(model, to, dtype, tensor_parallel)
 
     def finish(temporary: Path) -> None:
@@ -314,7 +282,7 @@ def convert(
         "left_out": _left_out(model, target, to),
         "guessed": {name: model.fields[name] for name in model.guessed},
         "warnings": [*_limits(model, to), *_missing_classes(target, to)],
-        "parameters": sum(tensor.size for tensor in model.tensors.values()),
+        "parameters": model.parameters,
         "bytes": sum(tensor.nbytes for tensor in written),
         "verified": verify,
         "seconds": round(time.monotonic() - begin, 3),

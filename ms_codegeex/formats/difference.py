@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, from_bfloat16
+from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, from_array, from_bfloat16
 
 BLOCK_BYTES = 16 << 20
 FIRST = 3  # differing numbers that are shown
@@ -52,18 +52,12 @@ def _blocks(a: LazyTensor, b: LazyTensor) -> Iterator[tuple[int, np.ndarray, np.
     if not a.shape:
         yield 0, a.array(), b.array()
         return
-    readers = [_reader(tensor) for tensor in (a, b)]
+    # what cannot be read in parts is read once
+    a, b = (from_array(each.array(), each.dtype) if each.part is None else each for each in (a, b))
     rows = max(1, BLOCK_BYTES // max(1, a.nbytes // max(1, a.shape[0])))
     for start in range(0, a.shape[0], rows):
-        yield start, *(read(slice(start, min(start + rows, a.shape[0]))) for read in readers)
-
-
-def _reader(tensor: LazyTensor) -> Callable[[slice], np.ndarray]:
-    if tensor.part is None:
-        whole = tensor.array()
-        return lambda rows: whole[rows]
-    rest = tuple(slice(0, size) for size in tensor.shape[1:])
-    return lambda rows: tensor.part((rows, *rest))
+        index = (slice(start, min(start + rows, a.shape[0])), *(slice(None) for _ in a.shape[1:]))
+        yield start, a.window(index).array(), b.window(index).array()
 
 
 def _compare(found: Difference, first_row: int, a: np.ndarray, b: np.ndarray, dtype: str) -> None:

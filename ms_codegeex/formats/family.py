@@ -2,19 +2,102 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+import difflib
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats.layout import Shape, expand, packed_shape, shown
-from ms_codegeex.formats.sizes import Sizes
-from ms_codegeex.models.foreign import Entry, ForeignFormats, ForeignLayout, ForeignName
-from ms_codegeex.models.parameters import ParameterTable
+from ms_codegeex.models.foreign import Entry, ForeignFormats, ForeignLayout, ForeignName, SizeKeys
 from ms_codegeex.models.registry import Family
 
+MISSPELT = 0.85  # how similar an unknown key is to one that is absent, if it stands for that one
 # a model with these sizes of a preset has the preset's other sizes, too
 _TELLING = ("hidden_size", "num_layers", "intermediate_size")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Reads and writes a family's sizes, which are all fields of its configuration. `build`: the family's
+    `build_config`."""
+
+    data: SizeKeys
+    build: Callable[[None, dict[str, Any]], Any]
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Every size in our names, with the value that it has where a file does not record it."""
+        return {field.name: field.default for field in fields(self.build(None, {}))}
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """All of them, in our names."""
+        return tuple(self.defaults)
+
+    @property
+    def optional(self) -> dict[str, Any]:
+        """Those that a file need not record, with their defaults."""
+        return {name: value for name, value in self.defaults.items() if name not in self.data.required}
+
+    def _checked(self, values: Mapping[str, Any], keys: Mapping[str, str], where: str) -> dict[str, Any]:
+        fields: dict[str, Any] = {}
+        for name in self.data.required:
+            value = values.get(key := keys.get(name, name))
+            if type(value) is not int or value < 1:
+                raise UserError(f"{where}: {key} is {value!r}, expected a positive whole number")
+            fields[name] = value
+        for name, default in self.optional.items():
+            value = values.get(key := keys.get(name, name), default)
+            types = (int, float) if type(default) is float else (type(default),)
+            if type(value) not in types or not (isinstance(value, str) or 0 <= value < float("inf")):
+                raise UserError(f"{where}: {key} is {value!r}, expected a value like {default!r}")
+            fields[name] = value
+        try:
+            self.build(None, fields)
+        except UserError as error:  # it names the keys of a run's configuration
+            text = re.sub(r"model\.(\w+)", lambda match: keys.get(match[1], match[1]), str(error))
+            raise UserError(f"{where}: {text}") from None
+        return fields
+
+    def from_ours(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The sizes, checked, from a mapping in our own names. `UserError` for one that the family does not have:
+        without it, the model may be another one."""
+        known = self.fields
+        for name in values:
+            if name not in known:
+                near = "".join(f", whose nearest is {each}" for each in difflib.get_close_matches(str(name), known, 1))
+                remedy = "a newer version may have written it: use that one"
+                raise UserError(f"model configuration: {name} is not among the family's sizes{near}; {remedy}")
+        return self._checked(values, {}, "model configuration")
+
+    def from_json(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The sizes in our names from a `config.json`; `UserError` naming the key that is missing or invalid."""
+        found = values.get("model_type")
+        if found != self.data.model_type:
+            raise UserError(f"config.json: model_type is {found!r}, expected {self.data.model_type!r}")
+        for key, expected in self.data.only.items():
+            if key in values and values[key] != expected:
+                raise UserError(f"config.json: {key} is {values[key]!r}, but only {expected!r} is supported")
+        read = self.data.read(values)
+        absent = [key for name in self.fields if (key := self.data.keys.get(name, name)) not in read]
+        for key in values:  # most others are of other programs
+            if near := difflib.get_close_matches(str(key), absent, 1, MISSPELT):
+                raise UserError(f"config.json: {key} is unknown, and {near[0]} is not there; rename or remove the key")
+        return self._checked(read, self.data.keys, "config.json")
+
+    def to_json(self, config: Any, base: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """`config.json` of a model directory with parameters like ours, float32; keys of `base` we do not know stay."""
+        data = self.data
+        return {
+            "model_type": data.model_type,
+            **data.written(config),
+            **{key: value for key, value in (base or {}).items() if key != "dtype"},  # the newer name of torch_dtype
+            **{data.keys.get(name, name): getattr(config, name) for name in self.fields},
+            **data.only,
+            "torch_dtype": "float32",
+        }
 
 
 @dataclass(frozen=True)
@@ -32,11 +115,6 @@ class FamilyFormats:
     def sizes(self) -> Sizes:
         """The family's sizes in our names and as the keys of a `config.json`."""
         return Sizes(self.data.sizes, self.family.config.build_config)
-
-    @property
-    def table(self) -> ParameterTable:
-        """The family's parameters."""
-        return self.family.table
 
     def layout(self, kind: str) -> ForeignLayout:
         """The layout of that kind which we write."""
@@ -57,7 +135,7 @@ class FamilyFormats:
         if name in layout.axes:
             return layout.axes[name]
         layer, _, part = name.rpartition(".")
-        role = self.table.layer(layer).role
+        role = self.family.table.layer(layer).role
         return role.weight_axis if part == "weight" else role.bias_axis
 
     def entries(self, layout: ForeignLayout, config: Any, ranks: int = 1) -> tuple[Entry, ...]:
@@ -104,9 +182,8 @@ class FamilyFormats:
             ranks_share = ranks if axis == self.axis(layout, name) else 1
             fields[field] = packed_shape(entry.packing, [shape])[axis] * ranks_share
         repeated = [entry for entry in layout.entries if "{i}" in entry.ours[0]]
-        fields["num_layers"] = next(
-            i for i in range(len(shapes) + 1) if not any(entry.numbered(i).foreign in shapes for entry in repeated)
-        )
+        there = (any(entry.numbered(i).foreign in shapes for entry in repeated) for i in range(len(shapes) + 1))
+        fields["num_layers"] = next(i for i, layer in enumerate(there) if not layer)
         default = vars(self.sizes.build(None, {}))
         for preset in ({**default, **preset} for preset in self.family.config.PRESETS.values()):
             if all(preset[key] == fields[key] for key in _TELLING):
@@ -114,14 +191,12 @@ class FamilyFormats:
         fields |= {key: value for key, value in known.items() if key in self.sizes.fields}
         missing = [key for key in self.data.sizes.required if key not in fields]
         if missing:
-            raise UserError(
-                f"{missing[0]}: the file does not record this size, and no preset has "
-                f"{', '.join(f'{key} {fields[key]}' for key in _TELLING)}; add --set {missing[0]}=N"
-            )
+            sizes = ", ".join(f"{key} {fields[key]}" for key in _TELLING)
+            reason = f"the file does not record this size, and no preset has {sizes}"
+            raise UserError(f"{missing[0]}: {reason}; add --set {missing[0]}=N")
         eos = fields.get("eos_token_id", self.sizes.defaults["eos_token_id"])
         if "eos_token_id" not in known and type(eos) is int and eos >= fields["vocab_size"]:
-            raise UserError(
-                f"eos_token_id: the file does not record it, and {eos} has no row in a table of "
-                f"{fields['vocab_size']}; add --set eos_token_id=N, or see whether a file of the model is missing"
-            )
+            reason = f"the file does not record it, and {eos} has no row in a table of {fields['vocab_size']}"
+            remedy = "add --set eos_token_id=N, or see whether a file of the model is missing"
+            raise UserError(f"eos_token_id: {reason}; {remedy}")
         return self.sizes.from_ours(fields)

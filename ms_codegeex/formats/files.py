@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.reading import open_regular
 from ms_codegeex.formats.layout import shown
 from ms_codegeex.formats.mindspore_checkpoint import is_weight, read_mindspore, read_origin
-from ms_codegeex.formats.npy_folder import is_npy_folder, read_npy_folder
 from ms_codegeex.formats.strategy import find_rank_files, merge_slices, read_strategy
-from ms_codegeex.formats.tensors import LazyTensor
+from ms_codegeex.formats.tensors import LazyTensor, damaged, dtype_name
 from ms_codegeex.formats.torch_pickle import namespace
 from ms_codegeex.formats.torch_zip import read_torch
 from ms_codegeex.models.foreign import ForeignName
@@ -31,15 +32,12 @@ _ARGUMENTS = {
     "softmax_fp32": "attention_softmax_in_fp32",
     _RANKS: _RANKS,
 }
-_SCALED_SCORES = (
-    "apply_query_key_layer_scaling"  # with which Megatron's softmax is FP32 whatever the other argument says
-)
-_TRAINING_STATE = frozenset(
-    (
-        *("optimizer", "lr_scheduler", "opt_param_scheduler", "random_rng_state", "np_rng_state", "torch_rng_state"),
-        *("cuda_rng_state", "rng_tracker_states", "rng_state"),
-    )
-)
+_SCALED_SCORES = "apply_query_key_layer_scaling"  # with it, Megatron's softmax is FP32 whatever its own argument says
+_TRAINING_STATE = {
+    *("optimizer", "lr_scheduler", "opt_param_scheduler", "random_rng_state", "np_rng_state", "torch_rng_state"),
+    *("cuda_rng_state", "rng_tracker_states", "rng_state"),
+}
+_NPY_BEGINNING = b"\x93NUMPY"
 _DEEPEST = 16  # a checkpoint nests five levels; a malicious one may contain itself
 
 
@@ -82,10 +80,8 @@ def _check_rank(recorded: Mapping[str, Any], rank: int, ranks: int, where: str) 
     said = (recorded.get(_RANK, rank), recorded.get(_RANKS, ranks))
     if said != (rank, ranks):
         place = f"rank {rank} of {ranks}" if ranks > 1 else "the only file"
-        raise UserError(
-            f"{where}: was written as rank {said[0]} of {said[1]}, and here it is {place}; copy all the files of one "
-            "model again, each under its own name, and give their folder"
-        )
+        remedy = "copy all the files of one model again, each under its own name, and give their folder"
+        raise UserError(f"{where}: was written as rank {said[0]} of {said[1]}, and here it is {place}; {remedy}")
 
 
 def _megatron_sizes(tree: Mapping[Any, Any]) -> dict[str, Any]:
@@ -117,13 +113,9 @@ def _read_torch(files: Sequence[Path]) -> RawModel:
         if not isinstance(tree, Mapping):
             raise UserError(f"{file}: holds no dictionary of tensors; save the model's state dict")
         _check_rank(_megatron_sizes(tree), rank, len(files), str(file))
-    tensors = [_model_tensors(tree) for tree in trees]
-    return RawModel(
-        [found for found, _ in tensors],
-        [str(file) for file in files],
-        recorded=_megatron_sizes(trees[0]),
-        skipped=tensors[0][1],
-    )
+    ranks, skipped = zip(*map(_model_tensors, trees), strict=True)
+    recorded = _megatron_sizes(trees[0])
+    return RawModel(ranks, [str(file) for file in files], recorded=recorded, skipped=skipped[0])
 
 
 def _weights(found: Mapping[str, LazyTensor], path: Path) -> RawModel:
@@ -134,12 +126,10 @@ def _weights(found: Mapping[str, LazyTensor], path: Path) -> RawModel:
 
 def _in_order(numbered: Mapping[int, Path], where: Path) -> list[Path]:
     """The files of ranks 0, 1, ...; `UserError` naming a rank without a file."""
-    for rank in range(max(numbered) + 1):
-        if rank not in numbered:
-            raise UserError(
-                f"{where}: no file of rank {rank}, though there is {numbered[max(numbered)].name}; copy all"
-            )
-    return [numbered[rank] for rank in range(len(numbered))]
+    last = max(numbered)
+    if gaps := sorted(set(range(last)) - numbered.keys()):
+        raise UserError(f"{where}: no file of rank {gaps[0]}, though there is {numbered[last].name}; copy all")
+    return [path for _, path in sorted(numbered.items())]
 
 
 def _megatron_ranks(directory: Path) -> list[Path]:
@@ -159,9 +149,8 @@ def _megatron_ranks(directory: Path) -> list[Path]:
 def _read_mindspore_ranks(directory: Path) -> RawModel:
     """The checkpoints of many devices; without a strategy file they count as tensor-parallel ranks 0, 1, ..."""
     files = find_rank_files(directory)
-    strategies = sorted(
-        path for path in directory.rglob("*strategy*") if path.suffix in (MINDSPORE_SUFFIX, ".json") and path.is_file()
-    )
+    suffixes = (MINDSPORE_SUFFIX, ".json")
+    strategies = sorted(path for path in directory.rglob("*strategy*") if path.suffix in suffixes and path.is_file())
     if strategies:
         merged = merge_slices(files, read_strategy(strategies), shards_merged=True)  # shapes are checked by the caller
         return RawModel([merged], [str(directory)], "mindspore")
@@ -169,30 +158,55 @@ def _read_mindspore_ranks(directory: Path) -> RawModel:
     for rank, file in enumerate(_in_order(files, directory)):
         _check_rank(read_origin(file) or {}, rank, len(files), str(file))
         parts.append(_weights(read_mindspore(file), file))
-    return RawModel(
-        [part.ranks[0] for part in parts], [part.where[0] for part in parts], "mindspore", skipped=parts[0].skipped
-    )
+    ranks, where = [part.ranks[0] for part in parts], [part.where[0] for part in parts]
+    return RawModel(ranks, where, "mindspore", skipped=parts[0].skipped)
 
 
-def _is_mindspore(path: Path) -> bool:
-    with open_regular(path) as stream:
-        beginning = stream.read(2)
-    return not beginning.startswith(_TORCH_BEGINNINGS) and path.suffix not in TORCH_SUFFIXES
+def _open_npy(file: Path) -> np.ndarray:
+    try:
+        with open_regular(file) as stream:
+            if stream.read(len(_NPY_BEGINNING)) != _NPY_BEGINNING:
+                raise ValueError("it does not begin like one")
+        array = np.load(file, mmap_mode="r", allow_pickle=False)
+    except UserError:
+        raise
+    except Exception as error:  # NumPy parses the header as Python, so a damaged one can raise nearly anything
+        raise damaged(file, f"not a sound .npy file ({error})") from None
+    size, described = file.stat().st_size, array.offset + array.nbytes
+    if size != described:
+        raise damaged(file, f"has {size} bytes, its header describes {described}")
+    return array
+
+
+def _read_npy_folder(path: Path) -> dict[str, LazyTensor]:
+    """The tensors of a folder with one `<name>.npy` each, as CodeGeeX's export to PyTorch makes it. The format has no
+    checksum, so changed elements look sound."""
+    tensors = {}
+    for file in sorted(Path(path).glob("*.npy")):
+        array = _open_npy(file)
+        try:
+            dtype = dtype_name(array)
+        except ValueError as error:
+            raise UserError(f"{file}: {error}") from None
+        tensors[file.stem] = LazyTensor(dtype, array.shape, lambda file=file: _open_npy(file))
+    return tensors
 
 
 def read_raw(path: Path) -> RawModel:
     """The tensors at `path`, a file or a folder of files of one model; `UserError` when it is none of these."""
     path = Path(path)
     if path.is_file():
-        if not _is_mindspore(path):
+        with open_regular(path) as stream:
+            beginning = stream.read(2)
+        if beginning.startswith(_TORCH_BEGINNINGS) or path.suffix in TORCH_SUFFIXES:
             return _read_torch([path])
         _check_rank(read_origin(path) or {}, 0, 1, str(path))
         return _weights(read_mindspore(path), path)
     if path.is_dir():
         if ranks := _megatron_ranks(path):
             return _read_torch(ranks)
-        if is_npy_folder(path):
-            return _weights(read_npy_folder(path), path)
+        if any(path.glob("*.npy")):
+            return _weights(_read_npy_folder(path), path)
         if any(path.glob(f"*rank*/*{MINDSPORE_SUFFIX}")):
             return _read_mindspore_ranks(path)
         files = [file for file in path.iterdir() if file.suffix in (*TORCH_SUFFIXES, MINDSPORE_SUFFIX)]

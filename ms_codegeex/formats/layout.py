@@ -12,10 +12,12 @@ import numpy as np
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats.tensors import LazyTensor
-from ms_codegeex.formats.transpose import transposed
 from ms_codegeex.models.foreign import Entry, ForeignName, Packing
 
 Shape = tuple[int, ...]
+# of one tile: its runs in the result are long enough, and its packed copy stays in the cache
+_ROWS, _COLUMNS = 512, 2048
+_PADDING = 8  # words after each row of a tile: with a power of two, a column's words would share few cache lines
 
 
 def packed_shape(packing: Packing, shapes: Sequence[Shape]) -> Shape:
@@ -23,6 +25,33 @@ def packed_shape(packing: Packing, shapes: Sequence[Shape]) -> Shape:
     if packing.kind in ("stack", "group"):
         return (sum(shape[0] for shape in shapes), *shapes[0][1:])
     return shapes[0][::-1] if packing.kind == "transpose" else shapes[0]
+
+
+def transposed(array: np.ndarray) -> np.ndarray:
+    """The transpose of a matrix as a new C-contiguous array, bit for bit; elements of up to 8 bytes.
+
+    NumPy moves one element at a time, which for two bytes is slow: here neighbours of a column are first packed
+    together, then moved as 8 bytes (four to seven times as fast for FP16, three to four for FP32).
+    """
+    if not array.flags.aligned and array.flags.c_contiguous:  # a view of a file: whole bytes move faster
+        array = array.reshape(-1).view(np.uint8).copy().view(array.dtype).reshape(array.shape)
+    rows, columns = array.shape
+    together = 8 // array.dtype.itemsize
+    if not array.size or rows % together:
+        return np.ascontiguousarray(array.T)
+    result = np.empty((columns, rows), array.dtype)
+    wide = result.view(np.uint64)
+    buffer = np.empty((_ROWS // together, min(_COLUMNS, columns) + _PADDING, together), array.dtype)
+    words = buffer.view(np.uint64)[:, :, 0]
+    for left in range(0, columns, _COLUMNS):
+        right = min(left + _COLUMNS, columns)
+        for start in range(0, rows, _ROWS):
+            tile = array[start : start + _ROWS, left:right]
+            first, count = start // together, len(tile) // together
+            for k in range(together):
+                buffer[:count, : right - left, k] = tile[k::together]
+            wide[left:right, first : first + count] = words[:count, : right - left].T
+    return result
 
 
 def pack(packing: Packing, arrays: Sequence[np.ndarray]) -> np.ndarray:
@@ -63,24 +92,18 @@ def shown(name: ForeignName) -> str:
 def check_names(found: Iterable[ForeignName], expected: Iterable[ForeignName], where: str) -> None:
     """Raise `UserError` naming the first missing or unexpected tensor of `where`."""
     found, expected = dict.fromkeys(found), dict.fromkeys(expected)
-    for kind, names in (
-        ("missing", [n for n in expected if n not in found]),
-        ("unexpected", [n for n in found if n not in expected]),
-    ):
-        if names:
-            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-            raise UserError(
-                f"{where}: {kind} tensor {shown(names[0])}{more}; the model's configuration asks for "
-                f"{len(expected)} tensors, {len(found)} are there"
-            )
+    missing, unexpected = [n for n in expected if n not in found], [n for n in found if n not in expected]
+    if names := missing or unexpected:
+        more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+        what = f"{'missing' if missing else 'unexpected'} tensor {shown(names[0])}{more}"
+        asked = f"the model's configuration asks for {len(expected)} tensors, {len(found)} are there"
+        raise UserError(f"{where}: {what}; {asked}")
 
 
 def _check_shape(name: ForeignName, found: Shape, expected: Shape, where: str) -> None:
     if found != expected:
-        raise UserError(
-            f"{where}: tensor {shown(name)} has shape {list(found)}, "
-            f"the model's configuration asks for {list(expected)}"
-        )
+        has = f"tensor {shown(name)} has shape {list(found)}"
+        raise UserError(f"{where}: {has}, the model's configuration asks for {list(expected)}")
 
 
 def check_tensors(tensors: Mapping[str, LazyTensor], shapes: Mapping[str, Shape], where: str) -> None:
@@ -99,10 +122,8 @@ def _check_float(name: ForeignName, tensor: LazyTensor, where: str) -> None:
 def _common_dtype(entry: Entry, tensors: Mapping[str, LazyTensor]) -> str:
     dtypes = {tensors[name].dtype for name in entry.ours}
     if len(dtypes) > 1:
-        raise UserError(
-            f"tensors {', '.join(entry.ours)} make one tensor and must share a dtype, found "
-            f"{', '.join(sorted(dtypes))}; choose one with --dtype"
-        )
+        names, found = ", ".join(entry.ours), f"found {', '.join(sorted(dtypes))}"
+        raise UserError(f"tensors {names} make one tensor and must share a dtype, {found}; choose one with --dtype")
     return dtypes.pop()
 
 
@@ -111,11 +132,8 @@ def to_foreign(entries: Iterable[Entry], tensors: Mapping[str, LazyTensor]) -> d
 
     def joined(entry: Entry) -> LazyTensor:
         parts = [tensors[name] for name in entry.ours]
-        return LazyTensor(
-            _common_dtype(entry, tensors),
-            packed_shape(entry.packing, [part.shape for part in parts]),
-            lambda: pack(entry.packing, [part.array() for part in parts]),
-        )
+        dtype, shape = _common_dtype(entry, tensors), packed_shape(entry.packing, [part.shape for part in parts])
+        return LazyTensor(dtype, shape, lambda: pack(entry.packing, [part.array() for part in parts]))
 
     return {entry.foreign: joined(entry) for entry in entries}
 
@@ -146,8 +164,6 @@ def to_ours(
         _check_shape(entry.foreign, tensor.shape, packed_shape(entry.packing, parts), where)
         for k, name in enumerate(entry.ours):
             result[name] = LazyTensor(
-                tensor.dtype,
-                shapes[name],
-                lambda t=tensor, e=entry, p=parts, k=k: unpack(e.packing, whole(e, t), p)[k],
+                tensor.dtype, shapes[name], lambda t=tensor, e=entry, p=parts, k=k: unpack(e.packing, whole(e, t), p)[k]
             )
     return result

@@ -17,27 +17,17 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from isal import isal_zlib
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_file
 from ms_codegeex.base.json_reading import Malformed, parse_json
 from ms_codegeex.base.reading import open_regular
-from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, byte_blocks, crc32, map_bytes
+from ms_codegeex.formats.chunks import wrong_crc32
+from ms_codegeex.formats.tensors import MINDSPORE_TYPES, NUMPY_DTYPES, LazyTensor, byte_blocks, damaged, map_bytes
 from ms_codegeex.formats.wire import ByteRange, Value, WireError, WireReader, length_field, number_field, only
 
-TYPES = {
-    "float64": "Float64",
-    "float32": "Float32",
-    "float16": "Float16",
-    "bfloat16": "BFloat16",
-    "int64": "Int64",
-    "int32": "Int32",
-    "int16": "Int16",
-    "int8": "Int8",
-    "uint8": "UInt8",
-    "bool": "Bool",
-}
-DTYPES = {kind: name for name, kind in TYPES.items()}
+DTYPES = {kind: name for name, kind in MINDSPORE_TYPES.items()}
 _WRITER = "ms-codegeex"
 TEXT = "str"  # an entry of append_dict that is not a tensor
 PIECE_BYTES = 512 << 20  # MindSpore's own limit of one Value; a protocol buffer's field must stay below 2 GiB
@@ -54,13 +44,11 @@ STATE_PREFIXES = (
     *("adam_m.", "adam_v.", "moment1.", "moment2.", "vhat.", "exp_avg.", "exp_avg_sq.", "lamb_m.", "lamb_v."),
     *("moment.", "moments.", "accum.", "accu_grads.", "grad_sum.", "optimizer."),
 )
-STATE_PARTS = frozenset(
-    (
-        *("epoch_num", "step_num", "global_step", "learning_rate", "momentum", "beta1_power", "beta2_power"),
-        *("scale_sense", "loss_scale", "current_iterator_step", "last_overflow_iterator_step"),
-        *("key_past", "value_past"),
-    )
-)
+STATE_PARTS = {
+    *("epoch_num", "step_num", "global_step", "learning_rate", "momentum", "beta1_power", "beta2_power"),
+    *("scale_sense", "loss_scale", "current_iterator_step", "last_overflow_iterator_step"),
+    *("key_past", "value_past"),
+}
 
 
 def is_weight(name: str) -> bool:
@@ -93,7 +81,7 @@ class _Checkpoint:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.origin: Mapping[str, int] | None = None
+        self.origin: dict[str, int] | None = None
         try:
             with open_regular(path) as stream:
                 self._size = os.fstat(stream.fileno()).st_size
@@ -102,13 +90,12 @@ class _Checkpoint:
         except OSError as error:
             raise UserError(f"{path}: could not be read ({error.strerror})") from None
         except WireError as error:
-            raise UserError(
-                f"{path}: damaged, cut off, encrypted, or not a MindSpore checkpoint ({error}); copy it again, or save "
-                "it again with mindspore.save_checkpoint without a key"
-            ) from None
+            remedy = "copy it again, or save it again with mindspore.save_checkpoint without a key"
+            what = f"damaged, cut off, encrypted, or not a MindSpore checkpoint ({error})"
+            raise UserError(f"{path}: {what}; {remedy}") from None
         if not self.found:
             raise UserError(f"{path}: holds no tensors ({self._size} bytes); expected a MindSpore checkpoint")
-        self._sound, self._verifying = self._expected is None, threading.Lock()
+        self._verifying = threading.Lock()
 
     def _checksum(self, stream: BinaryIO) -> int | None:
         """The checksum at the end of the file, if there is one; `_size` then excludes it."""
@@ -137,10 +124,8 @@ class _Checkpoint:
                     raise UserError(f"{self.path}: tensor {name} occurs twice; expected once, save the file again")
                 found[name] = _StoredTensor(kind, dims, [])
             elif (kind, dims) != (found[name].kind, found[name].dims):
-                raise UserError(
-                    f"{self.path}: tensor {name} is {found[name].kind} {list(found[name].dims)} in its first piece and "
-                    f"{kind} {list(dims)} in a later one; copy the file again"
-                )
+                first, later = f"{found[name].kind} {list(found[name].dims)}", f"{kind} {list(dims)}"
+                raise damaged(self.path, f"tensor {name} is {first} in its first piece and {later} in a later one")
             found[name].pieces.append(content)
             last = name
         return found
@@ -162,22 +147,17 @@ class _Checkpoint:
         """The tensor, to be loaded later; its type and size are checked now."""
         found = self.found[name]
         if found.kind not in DTYPES:
-            raise UserError(
-                f"{self.path}: tensor {name} has type {found.kind}; expected one of {', '.join(DTYPES)}, "
-                "so convert or remove it in MindSpore"
-            )
+            known = ", ".join(DTYPES)
+            raise UserError(f"{self.path}: tensor {name} has type {found.kind}; convert it to one of {known}")
         if any(size < 0 for size in found.dims):
-            raise UserError(f"{self.path}: tensor {name} has shape {list(found.dims)}; copy the file again")
+            raise damaged(self.path, f"tensor {name} has shape {list(found.dims)}")
         size = sum(piece.size for piece in found.pieces)
         shape = () if found.dims == (0,) else found.dims  # how MindSpore marks a scalar
         dtype = DTYPES[found.kind]
         part = (lambda index: self._load(name, dtype, shape)[index]) if len(found.pieces) == 1 else None
         tensor = LazyTensor(dtype, shape, lambda: self._load(name, dtype, shape), part)
         if size != tensor.nbytes:
-            raise UserError(
-                f"{self.path}: tensor {name} has {size} bytes, {dtype} {list(shape)} takes {tensor.nbytes}; "
-                "the file is cut off or damaged, copy it again"
-            )
+            raise damaged(self.path, f"tensor {name} has {size} bytes, {dtype} {list(shape)} takes {tensor.nbytes}")
         return tensor
 
     def _load(self, name: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -190,15 +170,10 @@ class _Checkpoint:
     def _verify(self) -> None:
         """Compare the file with its checksum, once, however many threads load tensors."""
         with self._verifying:
-            if self._sound:
-                return
-            checksum = crc32(byte_blocks(map_bytes(self.path, 0, self._size)))
-            if checksum != self._expected:
-                raise UserError(
-                    f"{self.path}: damaged (checksum {checksum:08x}, expected {self._expected:08x}); copy the file "
-                    "again"
-                )
-            self._sound = True
+            if self._expected is not None:
+                if wrong := wrong_crc32(map_bytes(self.path, 0, self._size), self._expected):
+                    raise damaged(self.path, f"damaged ({wrong})")
+                self._expected = None
 
 
 def read_mindspore(path: Path, keep: Callable[[str], bool] | None = None) -> dict[str, LazyTensor]:
@@ -215,14 +190,13 @@ def read_mindspore(path: Path, keep: Callable[[str], bool] | None = None) -> dic
 
 def read_origin(path: Path) -> dict[str, int] | None:
     """What `write_mindspore` was given as `origin` for the file at `path`; None if it did not write it."""
-    origin = _Checkpoint(Path(path)).origin
-    return None if origin is None else dict(origin)
+    return _Checkpoint(Path(path)).origin
 
 
 def _pieces(name: str, tensor: LazyTensor) -> Iterator[bytes | memoryview]:
     """The tensor as `Value`s of at most `PIECE_BYTES`, as MindSpore splits it; an empty one is a `Value` too."""
     tag = name.encode()
-    kind = TYPES[tensor.dtype].encode()
+    kind = MINDSPORE_TYPES[tensor.dtype].encode()
     head = b"".join(number_field(DIMS, size) for size in tensor.shape) + length_field(TYPE, len(kind)) + kind
     label = length_field(TAG, len(tag)) + tag
     array = tensor.array()
@@ -239,7 +213,7 @@ def _write(stream: BinaryIO, blocks: Iterator[bytes | memoryview], crc: int | No
     """Write one tensor, and keep no reference to it. Returns the checksum continued; None if there is none."""
     for block in blocks:
         if crc is not None:
-            crc = crc32([block], crc)
+            crc = isal_zlib.crc32(block, crc)
         stream.write(block)
     return crc
 

@@ -9,13 +9,13 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.errors import UserError, escaped
 from ms_codegeex.base.nested import flattened
 from ms_codegeex.base.reading import read_inside, read_json
 from ms_codegeex.data.datasets.batches import read_info
@@ -62,7 +62,7 @@ class _Run:
     step: int
     state: Mapping[str, Any]
     config: Mapping[str, Any]
-    summary: Mapping[str, Any] = field(default_factory=dict)
+    summary: Mapping[str, Any]
 
     @property
     def weights(self) -> str | None:
@@ -98,9 +98,9 @@ def _run(source: Source) -> _Run | None:
         summary = _part(read_json(directory / SUMMARY))
     except UserError:
         summary = {}
-    whole = Path(str(summary.get("checkpoint"))).name == source.path.name
-    config = flattened(checkpoint.state["config"])
-    return _Run(directory, checkpoint.step, checkpoint.state, config, summary if whole else {})
+    if Path(str(summary.get("checkpoint"))).name != source.path.name:
+        summary = {}
+    return _Run(directory, checkpoint.step, checkpoint.state, flattened(checkpoint.state["config"]), summary)
 
 
 def _name(path: Path) -> str:
@@ -113,14 +113,9 @@ def _name(path: Path) -> str:
     return (path.stem if path.is_file() else path.name) or "model"
 
 
-def _one_line(value: object) -> str:
-    seen = (c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(value))
-    return "".join(seen)
-
-
 def _text(value: object) -> str:
     """Any value as one line of text without a meaning in Markdown or HTML."""
-    return _MARKDOWN.sub(r"\\\1", _one_line(value))
+    return _MARKDOWN.sub(r"\\\1", escaped(str(value)))
 
 
 def _part(tree: object, *keys: str) -> Mapping[str, Any]:
@@ -154,7 +149,7 @@ def _tokens(info: Mapping[str, Any]) -> dict[str, int]:
 
 def _front_matter(source: Source, run: _Run | None, adapter: bool) -> str:
     found = {name for _, _, info in _datasets(run) for name in _tokens(info)} if run is not None else set()
-    languages = sorted({_one_line(name) for name in found} - {"", "unknown"})
+    languages = sorted({escaped(name) for name in found} - {"", "unknown"})
     content: dict[str, Any] = {
         "library_name": "peft" if adapter else "transformers",
         "pipeline_tag": "text-generation",
@@ -170,12 +165,12 @@ def _front_matter(source: Source, run: _Run | None, adapter: bool) -> str:
 
 def _opening(source: Source, run: _Run | None, adapter: bool) -> str:
     family = FAMILY_NAMES.get(source.family.name, source.family.name)
-    parameters = sum(tensor.size for tensor in source.tensors.values())
     kind = f"Adapters (LoRA) for a {family} model" if adapter else f"A {family} language model of code"
+    kind = f"{kind} with {source.parameters:,} parameters"
     if run is None:
-        return f"{kind} with {parameters:,} parameters, converted with ms-codegeex. How it was trained is not recorded."
+        return f"{kind}, converted with ms-codegeex. How it was trained is not recorded."
     begun = "" if run.weights is None else f", from the weights of {_text(run.weights)}"
-    return f"{kind} with {parameters:,} parameters, trained with ms-codegeex{begun}."
+    return f"{kind}, trained with ms-codegeex{begun}."
 
 
 def _sizes(source: Source) -> Iterator[tuple[str, str]]:
@@ -250,11 +245,10 @@ def _use(source: Source, run: _Run | None, adapter: bool) -> str:
 
 
 def _limits(source: Source, run: _Run | None) -> Iterator[str]:
-    parameters = sum(tensor.size for tensor in source.tensors.values())
     yield f"It sees at most {source.fields['max_position_embeddings']:,} tokens, prompt and answer together."
     tokens = None if run is None else run.state.get("tokens")
     if type(tokens) is int and run is not None and run.weights is None:
-        yield f"The run saw {tokens / parameters:.2g} tokens for each parameter."
+        yield f"The run saw {tokens / source.parameters:.2g} tokens for each parameter."
     yield "Its answers may be wrong or insecure and may repeat training data: review and test them."
     yield "Results on programming tasks are not recorded here."
     yield "Licences of weights and data are not recorded here; add `license` to the front matter."

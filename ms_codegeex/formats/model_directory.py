@@ -11,15 +11,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_directory, write_json
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.data.tokenizer.copying import copy_data
 from ms_codegeex.formats.layout import check_names
 from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
-from ms_codegeex.formats.tensors import LazyTensor
+from ms_codegeex.formats.tensors import LazyTensor, damaged
 from ms_codegeex.formats.torch_zip import read_torch
 
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -70,14 +68,11 @@ def write_model_directory(
         for name, content in further.items():
             if not (directory / name).exists():
                 (directory / name).write_bytes(content)
-        names = (
-            [SINGLE]
-            if len(shards) == 1
-            else [f"model-{k:05d}-of-{len(shards):05d}.safetensors" for k in range(1, len(shards) + 1)]
-        )
+        count = len(shards)
+        names = [f"model-{k:05d}-of-{count:05d}.safetensors" for k in range(1, count + 1)] if count > 1 else [SINGLE]
         for name, shard in zip(names, shards, strict=True):
             write_safetensors(directory / name, shard, {"format": "pt"}, checksums=True)  # transformers wants the tag
-        if len(shards) > 1:
+        if count > 1:
             weight_map = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
             total = sum(tensor.nbytes for tensor in tensors.values())
             write_json(directory / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
@@ -92,8 +87,7 @@ def is_model_directory(path: Path) -> bool:
 def _tensors(file: Path) -> dict[str, LazyTensor]:
     """The tensors of one file of weights, of either kind."""
     if file.suffix == ".safetensors":
-        content = SafetensorsFile(file)
-        return {name: content.lazy(name) for name in content.names}
+        return SafetensorsFile(file).tensors
     tree = read_torch(file)
     if not isinstance(tree, dict) or not all(isinstance(tensor, LazyTensor) for tensor in tree.values()):
         raise UserError(f"{file}: expected a plain dictionary of tensors; save the state dict alone")
@@ -101,7 +95,8 @@ def _tensors(file: Path) -> dict[str, LazyTensor]:
 
 
 class ModelDirectory:
-    """A model directory opened for reading; tensors are read when asked for.
+    """A model directory opened for reading: its `config`, its `tensors` in the files' order, read when they are loaded,
+    and the name of the file that each is in.
 
     Raises `UserError` naming the file or tensor when a file is missing, truncated or malformed, or when index and
     shards disagree.
@@ -118,8 +113,8 @@ class ModelDirectory:
         for index, single in ((INDEX, SINGLE), (BIN_INDEX, BIN)):  # if both kinds are there, safetensors wins
             if (self.path / index).is_file() or (self.path / single).is_file():
                 sharded = (self.path / index).is_file()
-                self._tensors = self._sharded(self.path / index) if sharded else _tensors(self.path / single)
-                self.files = self.files or dict.fromkeys(self._tensors, single)
+                self.tensors = self._sharded(self.path / index) if sharded else _tensors(self.path / single)
+                self.files = self.files or dict.fromkeys(self.tensors, single)
                 break
 
     def _sharded(self, index: Path) -> dict[str, LazyTensor]:
@@ -132,31 +127,8 @@ class ModelDirectory:
         shards = {}
         for name in dict.fromkeys(weight_map.values()):
             if not (self.path / name).is_file():
-                raise UserError(f"{self.path / name}: missing, but {index.name} lists it; copy it again")
+                raise damaged(self.path / name, f"missing, but {index.name} lists it")
             shards[name] = _tensors(self.path / name)
             check_names(shards[name], [t for t, file in weight_map.items() if file == name], str(self.path / name))
         self.files = dict(weight_map)
         return {tensor: shards[name][tensor] for tensor, name in weight_map.items()}
-
-    @property
-    def names(self) -> list[str]:
-        """Tensor names, in the files' order."""
-        return list(self._tensors)
-
-    def lazy(self, name: str) -> LazyTensor:
-        """A tensor to be loaded later."""
-        if name not in self._tensors:
-            raise UserError(f"{self.path}: missing tensor {name}")
-        return self._tensors[name]
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """A tensor's shape, from the file's header."""
-        return self.lazy(name).shape
-
-    def dtype(self, name: str) -> str:
-        """A tensor's dtype, e.g. "float16"."""
-        return self.lazy(name).dtype
-
-    def tensor(self, name: str) -> np.ndarray:
-        """A copy of a tensor (bfloat16 as raw uint16)."""
-        return np.array(self.lazy(name).array())

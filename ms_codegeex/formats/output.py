@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -72,15 +71,6 @@ def _foreign(target: Path) -> list[str]:
     return [] if ours else [target.name]
 
 
-@contextmanager
-def naming(output: Path) -> Iterator[None]:
-    """Turn the operating system's errors about a path into a `UserError` about `output`."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{output}: cannot be used ({error.strerror}); choose another --output") from None
-
-
 def resolved(target: Path) -> Path:
     """The target of a symbolic link, which itself stays; `UserError` if the link leads to itself."""
     try:
@@ -121,7 +111,5 @@ def check_target(target: Path, source: Path, replace: bool, directory: bool) -> 
         raise UserError(f"{target}: exists already; choose another --output{remedy}")
     if foreign:
         more = f" and {len(foreign) - _NAMED} more" if len(foreign) > _NAMED else ""
-        raise UserError(
-            f"{target}: holds what no conversion wrote ({', '.join(foreign[:_NAMED])}{more}), so --replace leaves it "
-            "alone; move that elsewhere or choose another --output"
-        )
+        holds = f"holds what no conversion wrote ({', '.join(foreign[:_NAMED])}{more}), so --replace leaves it alone"
+        raise UserError(f"{target}: {holds}; move that elsewhere or choose another --output")

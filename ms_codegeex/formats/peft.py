@@ -1,9 +1,11 @@
-"""Adapters in the layout that PEFT reads: `adapter_config.json` and `adapter_model.safetensors`."""
+"""Adapters as files: in a run or a checkpoint, or in the layout that PEFT reads, `adapter_config.json` and
+`adapter_model.safetensors`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,13 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_directory, write_json
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.data.infilling.sentinels import description_files
-from ms_codegeex.formats.adapters import Adapters
+from ms_codegeex.formats.adapters import Adapters, check_base
+from ms_codegeex.formats.checkpoint_folder import resolve
 from ms_codegeex.formats.family import FamilyFormats
 from ms_codegeex.formats.layout import pack, packed_shape, unpack
 from ms_codegeex.formats.model_card import card_files
 from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
-from ms_codegeex.formats.sources import Source
+from ms_codegeex.formats.sources import Source, checkpoint_adapters
 from ms_codegeex.formats.tensors import LazyTensor, from_array
 from ms_codegeex.models.foreign import Entry
 from ms_codegeex.models.parameters import LORA_A, LORA_B
@@ -27,6 +30,29 @@ CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 # settings that could change an adapter's product, each with the value that does not
 PLAIN = {"use_dora": False, "fan_in_fan_out": False, "bias": "none", "modules_to_save": None}
+
+
+def adapters_path(path: Path) -> Path:
+    """Where a run's newest adapters are; the path itself if it is a directory in PEFT's layout. `UserError` if there
+    is nothing."""
+    if not path.exists():
+        raise UserError(f"{path}: no such directory; give a run with adapters, or a directory in PEFT's layout")
+    return path if (path / CONFIG).is_file() else resolve(path).path
+
+
+def open_adapters(path: Path, base: Source, check_fingerprint: bool = True) -> Adapters:
+    """The adapters at `path` for the model `base`; numbers are read later.
+
+    `check_fingerprint`: require that they were trained on `base`; otherwise any model of the same sizes will do.
+    `UserError` if there are none, or if they do not fit.
+    """
+    path = adapters_path(path)
+    if base.adapters is not None:
+        raise UserError(f"{base.path}: holds adapters itself; give the model that they are for, or merge them first")
+    adapters = read_peft(path, base) if (path / CONFIG).is_file() else checkpoint_adapters(resolve(path))
+    adapters = adapters if check_fingerprint else replace(adapters, fingerprint=None)
+    check_base(adapters, base.tensors, str(path), base.path)
+    return adapters
 
 
 def write_peft(source: Source, path: Path) -> None:
@@ -112,19 +138,18 @@ def read_peft(path: Path, base: Source) -> Adapters:
     entries = formats.entries(formats.layout("huggingface"), base.config)
     modules = {str(entry.foreign).removesuffix(".weight"): entry for entry in entries}
     shapes, tensors = base.config.parameter_shapes(), {}
-    for name in file.names:
+    for name in file.tensors:
         module, _, kind = name.removeprefix(PREFIX).removesuffix(".weight").rpartition(".")
-        if kind == "lora_B" and name.replace("lora_B", "lora_A") in file.names:
+        if kind == "lora_B" and name.replace("lora_B", "lora_A") in file.tensors:
             continue
-        if kind != "lora_A" or module not in modules or name.replace("lora_A", "lora_B") not in file.names:
+        if kind != "lora_A" or module not in modules or name.replace("lora_A", "lora_B") not in file.tensors:
             raise UserError(f"{path / TENSORS}: {name} is not a factor of an adapter of {base.path}; give their model")
-        a, b = file.lazy(name), file.lazy(name.replace("lora_A", "lora_B"))
+        a, b = file.tensors[name], file.tensors[name.replace("lora_A", "lora_B")]
         whole = packed_shape(modules[module].packing, [shapes[each] for each in modules[module].ours])
         if len(whole) != 2 or (b.shape[0], a.shape[1]) != whole or b.shape[1] != a.shape[0]:
-            raise UserError(
-                f"{path / TENSORS}: the adapter of {module} is {list(b.shape)} x {list(a.shape)}, but that matrix of "
-                f"{base.path} is {list(whole)}; give the model that the adapters were trained on"
-            )
+            factors = f"{path / TENSORS}: the adapter of {module} is {list(b.shape)} x {list(a.shape)}"
+            other = f"that matrix of {base.path} is {list(whole)}"
+            raise UserError(f"{factors}, but {other}; give the model that the adapters were trained on")
         factor = _scale(config, module) / (alpha / rank)
         tensors |= _ours(modules[module], a, b, shapes, file.metadata, factor)
     place = Path(str(config.get("base_model_name_or_path")))
@@ -140,7 +165,7 @@ def summary(path: Path) -> dict[str, Any]:
         "rank": config.get("r"),
         "alpha": config.get("lora_alpha"),
         "modules": sorted(config.get("target_modules") or []),
-        "parameters": sum(math.prod(file.shape(name)) for name in file.names),
+        "parameters": sum(tensor.size for tensor in file.tensors.values()),
         "bytes": (path / TENSORS).stat().st_size,
         "model": config.get("base_model_name_or_path"),
         "fingerprint": file.metadata.get("base"),

@@ -12,31 +12,19 @@ import os
 import struct
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from isal import isal_zlib
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.reading import open_regular
-from ms_codegeex.formats.chunks import chunks, content_hash, rows_per_chunk
-from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, byte_blocks, crc32, map_bytes
+from ms_codegeex.formats.chunks import chunks, content_hash, rows_per_chunk, wrong_crc32
+from ms_codegeex.formats.tensors import NUMPY_DTYPES, SAFETENSORS_TAGS, LazyTensor, byte_blocks, damaged, map_bytes
 
-TAGS = {
-    "float64": "F64",
-    "float32": "F32",
-    "float16": "F16",
-    "bfloat16": "BF16",
-    "int64": "I64",
-    "int32": "I32",
-    "int16": "I16",
-    "int8": "I8",
-    "uint8": "U8",
-    "bool": "BOOL",
-}
-DTYPES = {tag: name for name, tag in TAGS.items()}
+DTYPES = {tag: name for name, tag in SAFETENSORS_TAGS.items()}
 CHECKSUM = "crc32 "  # in front of a tensor's name, a key of the metadata that only this program writes
 LONGEST_HEADER = 100_000_000  # the library's own limit
 _SPACES = 8  # at least, at the end of our headers; the library writes fewer, which distinguishes its files from ours
@@ -49,18 +37,11 @@ def _packed(header: Mapping[str, Any]) -> bytes:
     return struct.pack("<Q", len(text)) + text
 
 
-@dataclass(frozen=True)
-class WrittenFile:
-    """Hashes of a file that was written: of its header, and of each chunk of each tensor."""
-
-    header: str
-    chunks: Mapping[str, list[str]]
-
-
 def write_safetensors(
     path: Path, tensors: Mapping[str, LazyTensor], metadata: Mapping[str, str] | None = None, checksums: bool = False
-) -> WrittenFile:
-    """Write `tensors` to `path`, which is synced but not renamed.
+) -> tuple[str, dict[str, list[str]]]:
+    """Write `tensors` to `path`, which is synced but not renamed; returns the header's hash, and those of each tensor's
+    chunks.
 
     Wider types come first, so that every tensor is aligned to its own element size. With `checksums` the metadata holds
     the CRC-32 of each tensor, which `SafetensorsFile` checks and other readers ignore; chunks are not hashed then.
@@ -72,12 +53,8 @@ def write_safetensors(
     header: dict[str, Any] = {"__metadata__": written_metadata} if written_metadata else {}
     position = 0
     for name in names:
-        end = position + tensors[name].nbytes
-        header[name] = {
-            "dtype": TAGS[tensors[name].dtype],
-            "shape": list(tensors[name].shape),
-            "data_offsets": [position, end],
-        }
+        dtype, shape, end = tensors[name].dtype, tensors[name].shape, position + tensors[name].nbytes
+        header[name] = {"dtype": SAFETENSORS_TAGS[dtype], "shape": list(shape), "data_offsets": [position, end]}
         position = end
     hashes: dict[str, list[str]] = {}
     with open(path, "wb") as stream, ThreadPoolExecutor(1) as thread:
@@ -87,7 +64,7 @@ def write_safetensors(
             if checksums:
                 checksum = 0
                 for block in byte_blocks(array):
-                    checksum = crc32([block], checksum)
+                    checksum = isal_zlib.crc32(block, checksum)
                     stream.write(block)
                 written_metadata[CHECKSUM + name] = f"{checksum:08x}"
                 continue
@@ -101,11 +78,13 @@ def write_safetensors(
             stream.write(_packed(header))
         stream.flush()
         os.fsync(stream.fileno())
-    return WrittenFile(content_hash(_packed(header)), hashes)
+    return content_hash(_packed(header)), hashes
 
 
 class SafetensorsFile:
-    """A safetensors file opened for reading; checks header and length at once, reads tensors through memory maps.
+    """A safetensors file opened for reading; checks header and length at once.
+
+    Its `tensors`, in the header's order, load as read-only views: indexing one reads only the pages that are touched.
 
     Raises `UserError` naming the file (and the tensor) for anything that is not a complete, well-formed file.
     """
@@ -118,9 +97,7 @@ class SafetensorsFile:
                 prefix = stream.read(8)
                 length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else total
                 if 8 + length > total or length > LONGEST_HEADER:
-                    raise UserError(
-                        f"{self.path}: not a safetensors file, or cut off in its header ({total} bytes); copy it again"
-                    )
+                    raise damaged(self.path, f"not a safetensors file, or cut off in its header ({total} bytes)")
                 text = stream.read(length)
         except OSError as error:
             raise UserError(f"{self.path}: could not be read ({error.strerror})") from None
@@ -129,85 +106,56 @@ class SafetensorsFile:
             header = parse_json(text)
             metadata = header.pop("__metadata__", None) or {}
             self.metadata = {str(key): str(value) for key, value in metadata.items()}
-            self._checksums = {
-                key.removeprefix(CHECKSUM): int(value, 16)
-                for key, value in metadata.items()
-                if key.startswith(CHECKSUM)
-            }
-            self._entries = {name: self._entry(name, value) for name, value in header.items()}
-            self._check_places()
+            checksums = {key: value for key, value in metadata.items() if key.startswith(CHECKSUM)}
+            self._checksums = {key.removeprefix(CHECKSUM): int(value, 16) for key, value in checksums.items()}
+            self._begins: dict[str, int] = {}
+            self.tensors = {name: self._tensor(name, value) for name, value in header.items()}
+            self._start = 8 + length
+            expected = self._start + self._check_places()
             # another program that saves the file again keeps our metadata, not our way of writing the header
             self._rewritten = bool(self._checksums) and _packed(parse_json(text)) != prefix + text
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise UserError(f"{self.path}: its header is not safetensors ({error}); copy it again") from None
-        self._start = 8 + length
-        expected = self._start + max((end for *_, end in self._entries.values()), default=0)
+            raise damaged(self.path, f"its header is not safetensors ({error})") from None
         if expected != total:
-            raise UserError(f"{self.path}: has {total} bytes, its header describes {expected}; copy it again")
+            raise damaged(self.path, f"has {total} bytes, its header describes {expected}")
 
-    @staticmethod
-    def _entry(name: str, value: dict[str, Any]) -> tuple[str, tuple[int, ...], int, int]:
+    def _tensor(self, name: str, value: dict[str, Any]) -> LazyTensor:
         if value["dtype"] not in DTYPES:
             raise ValueError(f"{name}: dtype {value['dtype']} is not supported")
         dtype, shape = DTYPES[value["dtype"]], tuple(value["shape"])
         begin, end = value["data_offsets"]
-        tensor = LazyTensor(dtype, shape, lambda: np.empty(0))
+        tensor = LazyTensor(dtype, shape, lambda: self._view(name))
         if not all(type(n) is int and n >= 0 for n in (*shape, begin, end)) or end - begin != tensor.nbytes:
             raise ValueError(f"{name}: {dtype} {list(shape)} does not fit bytes {begin}..{end}")
-        return dtype, shape, begin, end
+        self._begins[name] = begin
+        return tensor
 
-    def _check_places(self) -> None:
-        """Check that the tensors are contiguous from the first byte on, in any order, as the format demands."""
+    def _check_places(self) -> int:
+        """Check that the tensors are contiguous from the first byte on, in any order, as the format demands; returns
+        where the last one ends."""
         position = 0
-        for name, (*_, begin, end) in sorted(self._entries.items(), key=lambda item: item[1][2:]):
+        for name, begin in sorted(self._begins.items(), key=lambda item: (item[1], self.tensors[item[0]].nbytes)):
             if begin != position:
-                raise ValueError(
-                    f"{name}: begins at byte {begin}, "
-                    + ("inside another tensor" if begin < position else f"{begin - position} bytes after the last one")
-                )
-            position = end
-
-    @property
-    def names(self) -> list[str]:
-        """Tensor names in the header's order."""
-        return list(self._entries)
-
-    def dtype(self, name: str) -> str:
-        """The dtype's name, e.g. "float16"."""
-        return self._entries[name][0]
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """The tensor's shape."""
-        return self._entries[name][1]
+                gap = f"{begin - position} bytes after the last one"
+                where = "inside another tensor" if begin < position else gap
+                raise ValueError(f"{name}: begins at byte {begin}, {where}")
+            position += self.tensors[name].nbytes
+        return position
 
     def position(self, name: str) -> int:
         """The first byte of the tensor in the file."""
-        return self._start + self._entries[name][2]
+        return self._start + self._begins[name]
 
-    def view(self, name: str) -> np.ndarray:
-        """A read-only view into the memory map: indexing it reads only the pages that are touched."""
-        dtype, shape, begin, end = self._entries[name]
-        data = map_bytes(self.path, self._start + begin, end - begin)
-        if (expected := self._checksums.pop(name, None)) is not None:  # compared once
-            checksum = crc32(byte_blocks(data))
-            if checksum != expected:
-                self._checksums[name] = expected
-                numbers = f"checksum {checksum:08x}, expected {expected:08x}"
-                if self._rewritten:
-                    raise UserError(
-                        f"{self.path}: tensor {name} was edited: another program saved this file again with other "
-                        f"numbers, but with the checksums of the old ones in its metadata ({numbers}); if that was "
-                        f"meant, save it without the metadata keys that begin with '{CHECKSUM.strip()}'"
-                    )
-                raise UserError(
-                    f"{self.path}: tensor {name} is damaged, or edited in place ({numbers}); copy the file again"
-                )
-        return data.view(NUMPY_DTYPES[dtype]).reshape(shape)
-
-    def tensor(self, name: str) -> np.ndarray:
-        """A copy of the whole tensor (bfloat16 as raw uint16)."""
-        return np.array(self.view(name))
-
-    def lazy(self, name: str) -> LazyTensor:
-        """The tensor, to be loaded later as a read-only view."""
-        return LazyTensor(self.dtype(name), self.shape(name), lambda: self.view(name))
+    def _view(self, name: str) -> np.ndarray:
+        tensor = self.tensors[name]
+        data = map_bytes(self.path, self.position(name), tensor.nbytes)
+        if (expected := self._checksums.pop(name, None)) is not None and (wrong := wrong_crc32(data, expected)):
+            self._checksums[name] = expected  # a sound tensor is compared once
+            if not self._rewritten:
+                raise damaged(self.path, f"tensor {name} is damaged, or edited in place ({wrong})")
+            raise UserError(
+                f"{self.path}: tensor {name} was edited: another program saved this file again with other numbers, but "
+                f"with the checksums of the old ones in its metadata ({wrong}); if that was meant, save it without the "
+                f"metadata keys that begin with '{CHECKSUM.strip()}'"
+            )
+        return data.view(NUMPY_DTYPES[tensor.dtype]).reshape(tensor.shape)

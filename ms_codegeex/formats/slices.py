@@ -40,12 +40,9 @@ def window_ranges(shape: Sequence[int], window: Window | None) -> list[tuple[int
 
     Raises `ValueError` for another number of axes or a step other than 1.
     """
-    parts = (
-        [slice(None)] * len(shape)
-        if window is None
-        else [part if isinstance(part, slice) else slice(*part) for part in window]
-    )
-    ranges = [part.indices(size) for part, size in zip(parts, shape, strict=True)]
+    parts = [slice(None)] * len(shape) if window is None else window
+    whole = (part if isinstance(part, slice) else slice(*part) for part in parts)
+    ranges = [part.indices(size) for part, size in zip(whole, shape, strict=True)]
     if any(step != 1 for *_, step in ranges):
         raise ValueError(f"window {window}: steps other than 1 are not supported")
     return [(start, max(start, stop)) for start, stop, _ in ranges]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,19 +12,21 @@ from typing import Any
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.config.model import SECTION
 from ms_codegeex.data.infilling.sentinels import declared_infill
+from ms_codegeex.data.tokenizer import Tokenizer, load_tokenizer
 from ms_codegeex.data.tokenizer.copying import copy_all, copy_data, left_out, without_code
+from ms_codegeex.data.tokenizer.recorded import (
+    DEFAULTS,
+    checkpoint_has_tokenizer,
+    checkpoint_tokenizer,
+    family_tokenizer,
+)
 from ms_codegeex.formats import layout
 from ms_codegeex.formats.adapters import Adapters, fingerprint, merged
 from ms_codegeex.formats.checkpoint import MANIFEST, Checkpoint
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints, resolve
 from ms_codegeex.formats.family import FamilyFormats
 from ms_codegeex.formats.files import RawModel, read_raw
-from ms_codegeex.formats.model_directory import (
-    CONFIG,
-    ModelDirectory,
-    SaveTokenizer,
-    is_model_directory,
-)
+from ms_codegeex.formats.model_directory import CONFIG, ModelDirectory, SaveTokenizer, is_model_directory
 from ms_codegeex.formats.tensor_parallel import merge
 from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.models.foreign import ForeignLayout, ForeignName
@@ -67,16 +70,23 @@ class Source:
         """The family's configuration of these sizes."""
         return self.family.config.build_config(None, self.fields)
 
+    @property
+    def parameters(self) -> int:
+        """Number of parameters."""
+        return sum(tensor.size for tensor in self.tensors.values())
+
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that the model was trained with; `UserError` if nothing records which one."""
+        if self.kind == "huggingface":
+            return load_tokenizer(self.path)
+        if self.checkpoint is not None:
+            return checkpoint_tokenizer(self.path, self.checkpoint.state, self.family.name)
+        remedy = "convert it to a model directory and put its tokenizer there"
+        return family_tokenizer(self.path, self.family.name, remedy)
+
 
 def _tokenizer_saver(name: str, path: Path, state: Mapping[str, Any] | None = None) -> SaveTokenizer | None:
     """A function that saves the tokenizer of the model at `path` (a checkpoint if it has `state`); None if unknown."""
-    from ms_codegeex.data.tokenizer.recorded import (
-        DEFAULTS,
-        checkpoint_has_tokenizer,
-        checkpoint_tokenizer,
-        family_tokenizer,
-    )
-
     if state is not None and checkpoint_has_tokenizer(path, state, name):
         return lambda directory: checkpoint_tokenizer(path, state, name).save(directory)
     return (lambda directory: family_tokenizer(path, name, "").save(directory)) if name in DEFAULTS else None
@@ -88,13 +98,9 @@ def _open_checkpoint(path: Path, known: Mapping[str, Any]) -> Source:
     if not isinstance(model, dict) or not isinstance(model.get("family"), str):
         raise UserError(f"{checkpoint.path / MANIFEST}: config.model.family is missing, so the model cannot be rebuilt")
     found = family(model["family"])
-    _check_known(known, found)
-    formats = FamilyFormats(found)
     sizes = {name: value for name, value in model.items() if name not in SECTION}
-    try:
+    with _reading_sizes(checkpoint.path / MANIFEST, found, known) as formats:
         fields = formats.sizes.from_ours({**sizes, **known})
-    except UserError as error:
-        raise UserError(f"{checkpoint.path / MANIFEST}: {error}") from None
     tensors = {name: checkpoint.lazy(name) for name in checkpoint.names if not name.startswith(OPTIMIZER_PREFIX)}
     config = found.config.build_config(None, fields)
     adapters = None
@@ -104,17 +110,10 @@ def _open_checkpoint(path: Path, known: Mapping[str, Any]) -> Source:
     check_layers(config, tensors, str(checkpoint.path))
     shapes = config.parameter_shapes()
     layout.check_tensors(tensors, shapes, str(checkpoint.path))
-    return Source(
-        checkpoint.path,
-        "checkpoint",
-        found,
-        fields,
-        {name: tensors[name] for name in shapes},
-        _tokenizer_saver(found.name, checkpoint.path, checkpoint.state),
-        adapters=adapters,
-        infill=checkpoint.state.get("infill"),
-        checkpoint=checkpoint,
-    )
+    saver, infill = _tokenizer_saver(found.name, checkpoint.path, checkpoint.state), checkpoint.state.get("infill")
+    tensors, place = {name: tensors[name] for name in shapes}, checkpoint.path
+    further = {"adapters": adapters, "infill": infill, "checkpoint": checkpoint}
+    return Source(place, "checkpoint", found, fields, tensors, saver, **further)
 
 
 def checkpoint_adapters(checkpoint: Checkpoint) -> Adapters:
@@ -130,16 +129,12 @@ def checkpoint_adapters(checkpoint: Checkpoint) -> Adapters:
 
 def _base(checkpoint: Checkpoint, place: Path) -> Mapping[str, LazyTensor]:
     """The tensors of the model that a checkpoint's adapters were trained on."""
+    holds = f"{checkpoint.path}: holds adapters for the model"
     if not place.exists():
-        raise UserError(
-            f"{checkpoint.path}: holds adapters for the model at {place}, which is gone; put that model back there"
-        )
+        raise UserError(f"{holds} at {place}, which is gone; put that model back there")
     base = open_source(place).tensors
     if fingerprint(base) != checkpoint.state.get("base"):
-        raise UserError(
-            f"{checkpoint.path}: holds adapters for the model that was at {place}, but another one is there now; put "
-            "the first back"
-        )
+        raise UserError(f"{holds} that was at {place}, but another one is there now; put the first back")
     return base
 
 
@@ -150,21 +145,26 @@ def _recognise(names: Collection[ForeignName], kind: str | None) -> tuple[Family
     return (owner, found) if found is not None and share >= _ENOUGH else None
 
 
-def _check_known(known: Mapping[str, Any], found: Family) -> None:
-    """`UserError` for a size that the user gives and the family does not have."""
-    fields = FamilyFormats(found).sizes.fields
+@contextmanager
+def _reading_sizes(where: Path, found: Family, known: Mapping[str, Any]) -> Iterator[FamilyFormats]:
+    """Meanwhile, a `UserError` names `where` the sizes are. `UserError` for one that the user gives and the family does
+    not have."""
+    formats = FamilyFormats(found)
+    fields = formats.sizes.fields
     if wrong := [key for key in known if key not in fields]:
         hint = ", ".join(difflib.get_close_matches(wrong[0], fields, 1) or fields)
         raise UserError(f"--set {wrong[0]}: {found.name} has no such size; did you mean {hint}?")
+    try:
+        yield formats
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def check_layers(config: Any, tensors: Collection[ForeignName], where: str) -> None:
     """`UserError` for more layers than tensors: a damaged number would make lists of names that fill the memory."""
     if config.num_layers > len(tensors):
-        raise UserError(
-            f"{where}: the model's configuration asks for {config.num_layers} layers, but only {len(tensors)} tensors "
-            "are there; restore either"
-        )
+        asked = f"the model's configuration asks for {config.num_layers} layers"
+        raise UserError(f"{where}: {asked}, but only {len(tensors)} tensors are there; restore either")
 
 
 def _ours(raw: RawModel, found: Family, its: ForeignLayout, fields: Mapping[str, Any]) -> dict[str, LazyTensor]:
@@ -189,24 +189,17 @@ def _skipped(raw: RawModel, its: ForeignLayout) -> tuple[str, ...]:
 def _open_model_directory(path: Path, known: Mapping[str, Any], keep_code: bool) -> Source:
     directory = ModelDirectory(path)
     kinds = {family(name).weights.FORMATS.sizes.model_type: name for name in FAMILIES}
-    name = kinds.get(str(directory.config.get("model_type")))
-    if name is None:
-        raise UserError(
-            f"{path / CONFIG}: model_type is {directory.config.get('model_type')!r}; expected one of {', '.join(kinds)}"
-        )
+    kind = directory.config.get("model_type")
+    if (name := kinds.get(str(kind))) is None:
+        raise UserError(f"{path / CONFIG}: model_type is {kind!r}; expected one of {', '.join(kinds)}")
     found = family(name)
-    _check_known(known, found)
-    formats = FamilyFormats(found)
-    try:
+    with _reading_sizes(path, found, known) as formats:
         fields = formats.sizes.from_ours({**formats.sizes.from_json(directory.config), **known})
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-    raw = RawModel([{name: directory.lazy(name) for name in directory.names}], [str(path)])
-    recognised = _recognise(directory.names, "huggingface")
+    raw = RawModel([directory.tensors], [str(path)])
+    recognised = _recognise(directory.tensors, "huggingface")
     if recognised is not None and recognised[0].name != name:
-        raise UserError(
-            f"{path}: config.json says {name}, but the tensors are those of {recognised[0].name}; restore either"
-        )
+        theirs = recognised[0].name
+        raise UserError(f"{path}: config.json says {name}, but the tensors are those of {theirs}; restore either")
     its = formats.layout("huggingface")
     return Source(
         path,
@@ -229,13 +222,9 @@ def _open_raw(path: Path, raw: RawModel, known: Mapping[str, Any]) -> Source:
     if recognised is None:
         first = next((layout.shown(name) for name in names), "no tensors")
         raise UserError(f"{path}: not a checkpoint of a known family ({', '.join(FAMILIES)}); it holds {first}")
-    found, its = recognised
-    _check_known(known, found)
-    formats, said = FamilyFormats(found), {**raw.recorded, **known}
-    try:
+    (found, its), said = recognised, {**raw.recorded, **known}
+    with _reading_sizes(path, found, known) as formats:
         fields = formats.infer(its, {name: tensor.shape for name, tensor in names.items()}, said, len(raw.ranks))
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
     tensors = _ours(raw, found, its, fields)
     kind = "mindspore" if its.kind == "mindspore" else "megatron"
     saver, skipped = _tokenizer_saver(found.name, path), _skipped(raw, its)
@@ -261,9 +250,7 @@ def open_source(path: Path, known: Mapping[str, Any] | None = None, keep_code: b
     if is_model_directory(path):
         return _open_model_directory(path, known, keep_code)
     if keep_code:
-        raise UserError(
-            f"--keep-code: {path} is not a model directory, so it has no code to keep; leave the option out"
-        )
+        raise UserError(f"--keep-code: {path} is not a model directory and has no code to keep; leave the option out")
     if is_checkpoint(path):
         return _open_checkpoint(path, known)
     return _open_raw(path, read_raw(path), known)

@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.reading import read_json
+from ms_codegeex.base.reading import read_json, read_regular
 from ms_codegeex.formats.mindspore_checkpoint import is_weight, read_mindspore
-from ms_codegeex.formats.tensor_parallel import Distinct, assembled
-from ms_codegeex.formats.tensors import LazyTensor
-from ms_codegeex.formats.wire import ByteRange, Value, WireError, WireReader, only
+from ms_codegeex.formats.tensor_parallel import Distinct, assembled, check_alike
+from ms_codegeex.formats.tensors import LazyTensor, damaged
+from ms_codegeex.formats.wire import ByteRange, Value, WireReader, only
 
 # Fields of the messages.
 STRATEGY_ITEM, LAYOUT_ITEM = 2, 3  # of ParallelStrategyMap
@@ -54,11 +54,6 @@ class TensorStrategy:
     split_axes: tuple[tuple[int, ...], ...]
     shards: int = 1
     shape: tuple[int, ...] | None = None
-
-    @property
-    def stage_size(self) -> int:
-        """Devices of a stage."""
-        return math.prod(self.devices)
 
     @property
     def slices(self) -> int:
@@ -137,9 +132,8 @@ def _layout(reader: WireReader, value: Value) -> dict[str, Any]:
     fields = reader.message(value, range(DEV_MATRIX, SHARD_SIZE + 1))
     maps = _lists(reader, fields[TENSOR_MAP])
     (matrix,) = _lists(reader, fields[DEV_MATRIX]) or [()]
-    field, step, size = (
-        reader.integers([only(fields[n], "a shard's size")])[0] for n in (FIELD, SHARD_STEP, SHARD_SIZE)
-    )
+    sizes = (only(fields[number], "a shard's size") for number in (FIELD, SHARD_STEP, SHARD_SIZE))
+    field, step, size = (reader.integers([each])[0] for each in sizes)
     return {
         "dev_matrix": matrix,
         "tensor_map": [list(axes) for axes in maps if axes] if len(maps) > 1 else (maps or [()])[0],
@@ -154,9 +148,7 @@ def _layout(reader: WireReader, value: Value) -> dict[str, Any]:
 def _read_protobuf(path: Path) -> tuple[set[int], list[tuple[str, dict[str, Any]]]]:
     """Stages of the operators, and (parameter, layout) pairs."""
     try:
-        if path.stat().st_size > LARGEST:
-            raise WireError(f"{path.stat().st_size} bytes")
-        data = path.read_bytes()
+        data = read_regular(path, LARGEST)
     except OSError as error:
         raise UserError(f"{path}: could not be read ({error.strerror})") from None
     reader = WireReader(io.BytesIO(data))
@@ -198,14 +190,10 @@ def read_strategy(paths: Path | Sequence[Path]) -> dict[str, list[TensorStrategy
                 name = name[prefix.end() :] if prefix else name
                 strategy = _tensor_strategy(name, stage, raw)
                 if found.setdefault((name, stage), strategy) != strategy:
-                    raise UserError(
-                        f"{path}: parameter {name} of stage {stage} is sharded in another way than in an earlier file; "
-                        "give the strategy files of one run"
-                    )
+                    differs = f"parameter {name} of stage {stage} is sharded in another way than in an earlier file"
+                    raise UserError(f"{path}: {differs}; give the strategy files of one run")
         except (ValueError, KeyError, TypeError, AttributeError) as error:  # WireError is a ValueError
-            raise UserError(
-                f"{path}: not a strategy file MindSpore saved, or damaged ({error}); copy it again"
-            ) from None
+            raise damaged(path, f"not a strategy file MindSpore saved, or damaged ({error})") from None
     if not found:
         raise UserError(f"{paths}: no parameter's layout is in it; expected a strategy file of a partitioned run")
     result = defaultdict(list)
@@ -222,11 +210,11 @@ def _rank_and_step(path: Path, directory: Path) -> tuple[int, str] | None:
     return (int(rank["rank"]), step["step"] if step else "") if rank else None
 
 
-def find_rank_files(directory: Path, step: str | None = None) -> dict[int, Path]:
+def find_rank_files(directory: Path) -> dict[int, Path]:
     """The checkpoint of each rank in a directory: `rank_R/*.ckpt`, or `<prefix>R-<step>.ckpt` and `rank_R.ckpt` in it.
 
-    Strategy files (`*strategy*`) are skipped. `step` is the end of the names, such as "50" or "12_2"; it may be
-    None where there is only one. Raises `UserError` when no file, several steps or several files of a rank are found.
+    Strategy files (`*strategy*`) are skipped. Raises `UserError` when no file, several steps or several files of a rank
+    are found.
     """
     directory = Path(directory)
     found: dict[str, dict[int, list[Path]]] = defaultdict(lambda: defaultdict(list))
@@ -235,30 +223,24 @@ def find_rank_files(directory: Path, step: str | None = None) -> dict[int, Path]
         if place is not None and "strategy" not in path.stem.lower():
             found[place[1]][place[0]].append(path)
     if not found:
-        raise UserError(
-            f"{directory}: no checkpoint of a rank is there; expected rank_0/*.ckpt, rank_1/*.ckpt ... or "
-            "model0-50.ckpt, model1-50.ckpt ..."
-        )
-    if step is None and len(found) > 1:
-        raise UserError(
-            f"{directory}: holds checkpoints of several steps ({', '.join(sorted(found))}); say which one, or "
-            "leave only that one there"
-        )
-    if step is not None and step not in found:
-        raise UserError(f"{directory}: no checkpoint of step {step} is there, only of {', '.join(sorted(found))}")
-    ranks = found[next(iter(found)) if step is None else step]
-    for rank, paths in sorted(ranks.items()):
-        if len(paths) > 1:
-            raise UserError(f"{directory}: {paths[0].name} and {paths[1].name} are both of rank {rank}; leave only one")
-    return {rank: paths[0] for rank, paths in sorted(ranks.items())}
+        names = "rank_0/*.ckpt, rank_1/*.ckpt ... or model0-50.ckpt, model1-50.ckpt ..."
+        raise UserError(f"{directory}: no checkpoint of a rank is there; expected {names}")
+    if len(found) > 1:
+        steps = ", ".join(sorted(found))
+        raise UserError(f"{directory}: holds checkpoints of several steps ({steps}); leave only one there")
+    ranks = dict(sorted(found.popitem()[1].items()))
+    for rank, (path, *others) in ranks.items():
+        if others:
+            raise UserError(f"{directory}: {path.name} and {others[0].name} are both of rank {rank}; leave only one")
+    return {rank: path for rank, (path,) in ranks.items()}
 
 
 @lru_cache(maxsize=256)  # a few kinds of layouts, thousands of parameters
 def _places(layout: TensorStrategy) -> dict[tuple[int, ...], list[int]]:
     """The ranks that hold each part."""
-    places = defaultdict(list)
-    for k in range(layout.stage_size):
-        places[layout.cell(k)].append(layout.stage * layout.stage_size + k)
+    places, devices = defaultdict(list), math.prod(layout.devices)  # of a stage
+    for k in range(devices):
+        places[layout.cell(k)].append(layout.stage * devices + k)
     return dict(places)
 
 
@@ -279,10 +261,9 @@ class _Files:
     def slice(self, name: str, rank: int) -> LazyTensor:
         """A rank's part of a parameter."""
         if name not in self.tensors(rank):
-            raise UserError(
-                f"{self.paths[rank]}: tensor {name} is missing; by the strategy, rank {rank} holds a part of it, "
-                "so the files are not of one run, or the checkpoint is not complete"
-            )
+            holds = f"by the strategy, rank {rank} holds a part of it"
+            reason = "the files are not of one run, or the checkpoint is not complete"
+            raise UserError(f"{self.paths[rank]}: tensor {name} is missing; {holds}, so {reason}")
         return self.tensors(rank)[name]
 
     def holders(
@@ -293,26 +274,20 @@ class _Files:
         for layout in layouts:
             places = _places(replace(layout, shape=None))
             if len(places) != math.prod(layout.pieces):
-                raise UserError(
-                    f"the strategy of {name} is inconsistent: devices {list(layout.devices)} hold {len(places)} of "
-                    f"{math.prod(layout.pieces)} parts; copy the strategy file again"
-                )
+                hold = f"devices {list(layout.devices)} hold {len(places)} of {math.prod(layout.pieces)} parts"
+                raise UserError(f"the strategy of {name} is inconsistent: {hold}; copy the strategy file again")
             there = {cell: [rank for rank in ranks if rank in self.paths] for cell, ranks in places.items()}
             if all(there.values()):
                 return layout, {cell: there[cell][0] for cell in sorted(there)}
             first_gap = first_gap or next(places[cell] for cell in sorted(there) if not there[cell])
         expected = ", ".join(map(str, first_gap[:4])) + (" ..." if len(first_gap) > 4 else "")
-        raise UserError(
-            f"{next(iter(self.paths.values()))} and {len(self.paths) - 1} more files: no file holds a part of {name}; "
-            f"expected the checkpoint of {'rank' if len(first_gap) == 1 else 'one of the ranks'} {expected} too"
-        )
+        files = f"{next(iter(self.paths.values()))} and {len(self.paths) - 1} more files"
+        of = f"{'rank' if len(first_gap) == 1 else 'one of the ranks'} {expected}"
+        raise UserError(f"{files}: no file holds a part of {name}; expected the checkpoint of {of} too")
 
 
 def merge_slices(
-    files: Mapping[int, Path],
-    strategy: Strategy,
-    keep: Callable[[str], bool] = is_weight,
-    shards_merged: bool = False,
+    files: Mapping[int, Path], strategy: Strategy, keep: Callable[[str], bool] = is_weight, shards_merged: bool = False
 ) -> dict[str, LazyTensor]:
     """The whole tensors of a partitioned run in MindSpore's names: tensor-parallel and optimizer shards merged.
 
@@ -337,12 +312,9 @@ def merge_slices(
             layout, holders = opened.holders(name, layouts)
             result[name] = _merged(name, layout, holders, opened, distinct)
     for rank, tensors in opened.opened.items():
-        for name in tensors:
-            if name not in strategy:
-                raise UserError(
-                    f"{opened.paths[rank]}: the strategy does not mention tensor {name}; give the strategy file of "
-                    "this run, saved with all parameters"
-                )
+        if unknown := [name for name in tensors if name not in strategy]:
+            remedy = "give the strategy file of this run, saved with all parameters"
+            raise UserError(f"{opened.paths[rank]}: the strategy does not mention tensor {unknown[0]}; {remedy}")
     if not result:
         raise UserError("the strategy lists no weights; give the strategy file of this run")
     order = dict.fromkeys(name for rank in sorted(opened.opened) for name in opened.opened[rank])
@@ -354,25 +326,16 @@ def _merged(
 ) -> LazyTensor:
     """One whole tensor from equal shards; `holders`: the rank that has each of them."""
     parts = {cell: files.slice(name, rank) for cell, rank in holders.items()}
-    first_rank, first = next(iter(holders.values())), next(iter(parts.values()))
-    for cell, part in parts.items():
-        path = files.paths[holders[cell]]
-        if len(part.shape) != len(layout.split_axes):
-            raise UserError(
-                f"{path}: tensor {name} has shape {list(part.shape)}, the strategy describes one of "
-                f"{len(layout.split_axes)} axes; give the strategy file of this run"
-            )
-        if (part.dtype, part.shape) != (first.dtype, first.shape):
-            raise UserError(
-                f"{path}: tensor {name} is {part.dtype} {list(part.shape)}, in {files.paths[first_rank]} it is "
-                f"{first.dtype} {list(first.shape)}; the files are not of one run"
-            )
+    where, first = [files.paths[rank] for rank in holders.values()], next(iter(parts.values()))
+    check_alike(name, parts.values(), where, "run")
+    if len(first.shape) != (axes := len(layout.split_axes)):
+        described = f"the strategy describes one of {axes} axes; give the strategy file of this run"
+        raise UserError(f"{where[0]}: tensor {name} has shape {list(first.shape)}, {described}")
     shape = tuple(size * count for size, count in zip(first.shape, layout.pieces, strict=True))
     if layout.shape is not None and layout.shape != shape:
-        raise UserError(
-            f"{files.paths[first_rank]}: tensor {name} of shape {list(first.shape)} is one of {list(layout.pieces)} "
-            f"parts of {list(shape)}, but the strategy records {list(layout.shape)}; the files are not of one run"
-        )
-    for cell, part in parts.items() if len(parts) > 1 else ():
-        distinct.add(str(files.paths[holders[cell]]), name, part)
+        made = f"tensor {name} of shape {list(first.shape)} is one of {list(layout.pieces)} parts of {list(shape)}"
+        recorded = f"the strategy records {list(layout.shape)}"
+        raise UserError(f"{where[0]}: {made}, but {recorded}; the files are not of one run")
+    for place, part in zip(where, parts.values(), strict=True) if len(parts) > 1 else ():
+        distinct.add(str(place), name, part)
     return assembled(shape, parts, distinct.check)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -64,16 +64,13 @@ class Distinct:
             first = self._slices[waiting[0][0]][name].array().reshape(-1)
             telling = telling or bool((first != first[:1]).any())  # slices of one repeated number prove nothing
         if telling:
-            raise UserError(
-                f"{waiting[0][1]}: holds the same slices as {waiting[0][0]}, so one of them is a copy of the other; "
-                "copy the files of all ranks again"
-            )
+            one, other, *_ = waiting[0]
+            reason = f"holds the same slices as {one}, so one of them is a copy of the other"
+            raise UserError(f"{other}: {reason}; copy the files of all ranks again")
 
 
 def assembled(
-    shape: tuple[int, ...],
-    parts: Mapping[tuple[int, ...], LazyTensor],
-    check: Callable[[], object] = lambda: None,
+    shape: tuple[int, ...], parts: Mapping[tuple[int, ...], LazyTensor], check: Callable[[], object] = lambda: None
 ) -> LazyTensor:
     """Equal parts by their place in a grid as one tensor; a window loads only the parts that it meets. `check()` is
     called before anything is loaded."""
@@ -107,13 +104,20 @@ def _same(name: str, copies: Sequence[LazyTensor], where: Sequence[str]) -> Lazy
         first = copies[0].array()
         for copy, place in zip(copies[1:], where[1:], strict=True):
             if copy.array().tobytes() != first.tobytes():
-                raise UserError(
-                    f"{place}: tensor {name} differs from that in {where[0]}, though every rank holds all of it; "
-                    "the files are not of one checkpoint"
-                )
+                differs = f"tensor {name} differs from that in {where[0]}, though every rank holds all of it"
+                raise UserError(f"{place}: {differs}; the files are not of one checkpoint")
         return first
 
     return LazyTensor(copies[0].dtype, copies[0].shape, load)
+
+
+def check_alike(name: str, parts: Iterable[LazyTensor], where: Sequence[object], of: str) -> None:
+    """`UserError` unless the parts of a tensor have one dtype and shape; `where` names their files, of one `of`."""
+    kinds = [f"{part.dtype} {list(part.shape)}" for part in parts]
+    for place, kind in zip(where, kinds, strict=True):
+        if kind != kinds[0]:
+            differ = f"tensor {name} is {kind}, in {where[0]} it is {kinds[0]}"
+            raise UserError(f"{place}: {differ}; the files are not of one {of}")
 
 
 def merge(
@@ -128,19 +132,13 @@ def merge(
     result, distinct = {}, Distinct()
     for name, first in ranks[0].items():
         pieces = [rank[name] for rank in ranks]
-        for piece, place in zip(pieces, where, strict=True):
-            if (piece.dtype, piece.shape) != (first.dtype, first.shape):
-                raise UserError(
-                    f"{place}: tensor {name} is {piece.dtype} {list(piece.shape)}, in {where[0]} it is "
-                    f"{first.dtype} {list(first.shape)}; the files are not of one checkpoint"
-                )
+        check_alike(name, pieces, where, "checkpoint")
+        axis = axes.get(name)
         if len(pieces) == 1:
             result[name] = first
+        elif axis is None:
+            result[name] = _same(name, pieces, where)
         else:
-            axis = axes.get(name)
-            if axis is None:
-                result[name] = _same(name, pieces, where)
-                continue
             result[name] = _joined(pieces, axis, distinct.check)
             for piece, place in zip(pieces, where, strict=True):
                 distinct.add(place, name, piece)

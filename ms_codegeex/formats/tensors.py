@@ -8,39 +8,38 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
-from isal import isal_zlib
 
 from ms_codegeex.base.errors import UserError
 
 BLOCK_BYTES = 1 << 24  # what is hashed, checked or written at once
 READ_BYTES = 1 << 19  # at once; a part of this size is still in the cache when it is hashed
 
-# dtype name -> how NumPy holds it (always little-endian, as every file format here stores it)
-NUMPY_DTYPES: Mapping[str, np.dtype] = MappingProxyType(
-    {
-        "float64": np.dtype("<f8"),
-        "float32": np.dtype("<f4"),
-        "float16": np.dtype("<f2"),
-        "bfloat16": np.dtype("<u2"),
-        "int64": np.dtype("<i8"),
-        "int32": np.dtype("<i4"),
-        "int16": np.dtype("<i2"),
-        "int8": np.dtype("i1"),
-        "uint8": np.dtype("u1"),
-        "bool": np.dtype("?"),
-    }
+# name -> how NumPy holds it (always little-endian, as every file format here stores it), and what safetensors files,
+# MindSpore's checkpoints and PyTorch's storages call it
+_DTYPES = {
+    "float64": ("<f8", "F64", "Float64", "DoubleStorage"),
+    "float32": ("<f4", "F32", "Float32", "FloatStorage"),
+    "float16": ("<f2", "F16", "Float16", "HalfStorage"),
+    "bfloat16": ("<u2", "BF16", "BFloat16", "BFloat16Storage"),
+    "int64": ("<i8", "I64", "Int64", "LongStorage"),
+    "int32": ("<i4", "I32", "Int32", "IntStorage"),
+    "int16": ("<i2", "I16", "Int16", "ShortStorage"),
+    "int8": ("i1", "I8", "Int8", "CharStorage"),
+    "uint8": ("u1", "U8", "UInt8", "ByteStorage"),
+    "bool": ("?", "BOOL", "Bool", "BoolStorage"),
+}
+NUMPY_DTYPES: Mapping[str, np.dtype] = MappingProxyType({name: np.dtype(row[0]) for name, row in _DTYPES.items()})
+SAFETENSORS_TAGS, MINDSPORE_TYPES, TORCH_STORAGES = (
+    MappingProxyType({name: row[column] for name, row in _DTYPES.items()}) for column in (1, 2, 3)
 )
-
 SHORT_NAMES: Mapping[str, str] = MappingProxyType({"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"})
-LARGEST: Mapping[str, float] = MappingProxyType(
-    {"float32": float(np.finfo(np.float32).max), "float16": 65504.0, "bfloat16": 255 * 2.0**120}
-)
+_LARGEST = {"float32": float(np.finfo(np.float32).max), "float16": 65504.0, "bfloat16": 255 * 2.0**120}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +110,9 @@ def byte_blocks(array: np.ndarray) -> Iterator[memoryview]:
         yield flat[start : start + BLOCK_BYTES]
 
 
-def crc32(blocks: Iterable[bytes | memoryview], value: int = 0) -> int:
-    """The CRC-32 of zip, gzip and PNG, continued from `value`: several times as fast as `zlib`'s."""
-    for block in blocks:
-        value = isal_zlib.crc32(block, value)
-    return value
+def damaged(path: Path | str, what: str) -> UserError:
+    """The error for a file that is not as its writer left it."""
+    return UserError(f"{path}: {what}; copy it again")
 
 
 def array_sha256(array: np.ndarray) -> str:
@@ -178,8 +175,8 @@ def cast(name: str, tensor: LazyTensor, dtype: str) -> LazyTensor:
     """
     if tensor.dtype == dtype or "float" not in tensor.dtype:
         return tensor
-    if dtype not in LARGEST:
-        raise UserError(f"dtype {dtype}: expected one of {', '.join(LARGEST)}")
+    if dtype not in _LARGEST:
+        raise UserError(f"dtype {dtype}: expected one of {', '.join(_LARGEST)}")
 
     def load() -> np.ndarray:
         array = tensor.array()
@@ -191,10 +188,9 @@ def cast(name: str, tensor: LazyTensor, dtype: str) -> LazyTensor:
                 result = _to_bfloat16(result)
         finite = np.isfinite(from_bfloat16(result) if dtype == "bfloat16" else result)
         if not finite.all() and not np.array_equal(finite, np.isfinite(array)):
-            raise UserError(
-                f"{name}: holds {float(np.abs(array[np.isfinite(array)]).max()):g}, larger than {dtype} can represent "
-                f"({LARGEST[dtype]:g}); convert with --dtype fp32"
-            )
+            largest = float(np.abs(array[np.isfinite(array)]).max())
+            can = f"{dtype} can represent ({_LARGEST[dtype]:g})"
+            raise UserError(f"{name}: holds {largest:g}, larger than {can}; convert with --dtype fp32")
         return result
 
     return replace(tensor, dtype=dtype, load=load, part=None)

@@ -8,32 +8,16 @@ whatever objects a pickle asks for and lets it alter them; ours has the operatio
 
 from __future__ import annotations
 
+import math
 import pickle
 import pickletools
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.formats.tensors import LazyTensor
-
-STORAGES: Mapping[str, str] = MappingProxyType(
-    {
-        "float64": "DoubleStorage",
-        "float32": "FloatStorage",
-        "float16": "HalfStorage",
-        "bfloat16": "BFloat16Storage",
-        "int64": "LongStorage",
-        "int32": "IntStorage",
-        "int16": "ShortStorage",
-        "int8": "CharStorage",
-        "uint8": "ByteStorage",
-        "bool": "BoolStorage",
-    }
-)
-
+from ms_codegeex.formats.tensors import TORCH_STORAGES, LazyTensor, damaged
 
 MAX_OPERATIONS = 4_000_000  # of a pickle; a model of 1000 tensors takes 50,000
 LONGEST_NUMBER = 1024  # bits
@@ -66,15 +50,11 @@ def _integer(value: int) -> bytes:
 
 
 def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    strides, step = [], 1
-    for size in reversed(shape):
-        strides.append(step)
-        step *= max(size, 1)
-    return tuple(reversed(strides))
+    return tuple(math.prod(max(1, size) for size in shape[axis + 1 :]) for axis in range(len(shape)))
 
 
 def _tensor(tensor: LazyTensor, key: str) -> Iterator[bytes]:
-    storage_type = _global("torch", STORAGES[tensor.dtype])
+    storage_type = _global("torch", TORCH_STORAGES[tensor.dtype])
     yield _global("torch._utils", "_rebuild_tensor_v2") + pickle.MARK
     yield pickle.MARK + _text("storage") + storage_type + _text(key) + _text("cpu") + _integer(tensor.size)
     yield pickle.TUPLE + pickle.BINPERSID + _integer(0)
@@ -126,17 +106,16 @@ def dump(tree: Any) -> tuple[bytes, list[LazyTensor]]:
     return pickle.PROTO + b"\x02" + body + pickle.STOP, tensors
 
 
+@dataclass(eq=False, slots=True)
 class _Inert:
-    """An object of a class that is not part of a model: its name, what it was made from, and its state.
+    """An object of a class that is not part of a model: the class's name, and its state.
 
     Nothing of the class exists here, so nothing of it can run: the `args` of a training program, a random generator's
     state.
     """
 
-    __slots__ = ("arguments", "name", "state")
-
-    def __init__(self, name: str, arguments: Any = ()) -> None:
-        self.name, self.arguments, self.state = name, arguments, None
+    name: str
+    state: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +125,12 @@ class _Global:
     module: str
     name: str
 
+    def __str__(self) -> str:
+        return f"{self.module}.{self.name}"
+
 
 def _is_inert(found: _Global) -> bool:
-    return (found.module, found.name) in _INERT or found.module.split(".")[0] in _INERT_PROGRAMS
+    return str(found) in _INERT or found.module.split(".")[0] in _INERT_PROGRAMS
 
 
 def _checked_key(key: Any) -> Any:
@@ -179,65 +161,77 @@ class _Machine:
                 (result,) = self._stack
                 return result
             if name in _CONSTANTS:
-                self._stack.append(_CONSTANTS[name]())
-            elif name in _VALUES:
-                if type(argument) is int and argument.bit_length() > LONGEST_NUMBER:
-                    raise ValueError(f"a number of {argument.bit_length()} bits")
-                self._stack.append(argument)
-            elif name in _METHODS:
-                _METHODS[name](self, argument)
-            elif name not in ("PROTO", "FRAME"):
-                raise ValueError(f"the operation {name}, which no state dict needs")
+                self._push(_CONSTANTS[name]())
+            elif name not in _VALUES:
+                self._perform(name, argument)
+            elif type(argument) is int and argument.bit_length() > LONGEST_NUMBER:
+                raise ValueError(f"a number of {argument.bit_length()} bits")
+            else:
+                self._push(argument)
         raise ValueError("no end")
+
+    def _perform(self, name: str, argument: Any) -> None:
+        """One operation that works on the stack, the most frequent ones first."""
+        match name:
+            case "BINPUT" | "LONG_BINPUT":
+                self._memo[argument] = self._stack[-1]
+            case "BINGET" | "LONG_BINGET":
+                self._push(self._memo[argument])
+            case "MEMOIZE":
+                self._memo[len(self._memo)] = self._stack[-1]
+            case "MARK":
+                self._below.append(self._stack)
+                self._stack = []
+            case "TUPLE":
+                self._push(tuple(self._marked()))
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                size = int(name[-1])
+                if len(self._stack) < size:
+                    raise ValueError("a tuple of nothing")
+                self._stack[-size:] = [tuple(self._stack[-size:])]
+            case "GLOBAL":
+                self._find(*argument.split(" ", 1))
+            case "STACK_GLOBAL":
+                found, module = self._stack.pop(), self._stack.pop()
+                self._find(module, found)
+            case "REDUCE" | "NEWOBJ":
+                self._call()
+            case "BINPERSID":
+                self._push(self._storage(*self._stack.pop()))
+            case "SETITEM":
+                value, key = self._stack.pop(), self._stack.pop()
+                self._set([key, value])
+            case "SETITEMS":
+                self._set(self._marked())
+            case "APPEND":
+                self._extend([self._stack.pop()])
+            case "APPENDS" | "ADDITEMS":
+                self._extend(self._marked())
+            case "LIST" | "FROZENSET":
+                self._push(self._marked())
+            case "DICT":
+                items = self._marked()
+                self._push({})
+                self._set(items)
+            case "BUILD":
+                self._build(self._stack.pop())
+            case "PROTO" | "FRAME":
+                pass
+            case _:
+                raise ValueError(f"the operation {name}, which no state dict needs")
+
+    def _push(self, value: Any) -> None:
+        self._stack.append(value)
 
     def _marked(self) -> list[Any]:
         """The objects above the latest mark, which is removed."""
         items, self._stack = self._stack, self._below.pop()
         return items
 
-    def mark(self, _: None) -> None:
-        self._below.append(self._stack)
-        self._stack = []
-
-    def make_tuple(self, _: None) -> None:
-        items = tuple(self._marked())
-        self._stack.append(items)
-
-    def make_tuple_of(self, size: int) -> None:
-        if len(self._stack) < size:
-            raise ValueError("a tuple of nothing")
-        items = tuple(self._stack[-size:])
-        self._stack[-size:] = [items]
-
-    def make_list(self, _: None) -> None:
-        items = self._marked()
-        self._stack.append(items)
-
-    def append(self, _: None) -> None:
-        item = self._stack.pop()
-        self._extend([item])
-
-    def appends(self, _: None) -> None:
-        items = self._marked()
-        self._extend(items)
-
     def _extend(self, items: list[Any]) -> None:
         if type(self._stack[-1]) is not list:
             raise ValueError("items of something that is not a list")
         self._stack[-1].extend(items)
-
-    def make_dict(self, _: None) -> None:
-        items = self._marked()
-        self._stack.append({})
-        self._set(items)
-
-    def set_item(self, _: None) -> None:
-        value, key = self._stack.pop(), self._stack.pop()
-        self._set([key, value])
-
-    def set_items(self, _: None) -> None:
-        items = self._marked()
-        self._set(items)
 
     def _set(self, items: list[Any]) -> None:
         if type(self._stack[-1]) is not dict or len(items) % 2:
@@ -245,60 +239,39 @@ class _Machine:
         for key, value in zip(items[::2], items[1::2], strict=True):
             self._stack[-1][_checked_key(key)] = value
 
-    def put(self, index: int) -> None:
-        self._memo[index] = self._stack[-1]
-
-    def memoize(self, _: None) -> None:
-        self._memo[len(self._memo)] = self._stack[-1]
-
-    def get(self, index: int) -> None:
-        self._stack.append(self._memo[index])
-
-    def find(self, argument: str) -> None:
-        module, _, name = argument.partition(" ")
-        self._find(module, name)
-
-    def find_on_stack(self, _: None) -> None:
-        name, module = self._stack.pop(), self._stack.pop()
+    def _find(self, module: Any, name: Any) -> None:
         if type(name) is not str or type(module) is not str:
             raise ValueError("a global whose name is not a text")
-        self._find(module, name)
+        found = _Global(module, name)
+        if not (found in _CALLS or found in _STORAGE_TYPES or _is_inert(found)):
+            remedy = "only plain state dicts of tensors, numbers and strings are read. Save the state dict alone"
+            called = str(found)[:LONGEST_NAME]
+            raise UserError(f"{self._where}: refused, because loading it would call {called}; {remedy}")
+        self._push(found)
 
-    def _find(self, module: str, name: str) -> None:
-        found, called = _Global(module, name), f"{module}.{name}"[:LONGEST_NAME]
-        if not ((module, name) in _CALLS or (module, name) in _STORAGE_TYPES or _is_inert(found)):
-            raise UserError(
-                f"{self._where}: refused, because loading it would call {called}; only plain state dicts of tensors, "
-                "numbers and strings are read. Save the state dict alone"
-            )
-        self._stack.append(found)
-
-    def call(self, _: None) -> None:
+    def _call(self) -> None:
         arguments, function = self._stack.pop(), self._stack.pop()
         if type(function) is not _Global or type(arguments) is not tuple:
             raise ValueError("a call of something that is not a function")
-        make = _CALLS.get((function.module, function.name))
-        if make is not None:
-            self._stack.append(make(self, *arguments))
+        if function in _CALLS:
+            self._push(_CALLS[function](self, *arguments))
         elif _is_inert(function):
-            self._stack.append(_Inert(f"{function.module}.{function.name}", arguments))
+            self._push(_Inert(str(function)))
         else:
             raise ValueError(f"a call of {function.name}")
 
-    def build(self, _: None) -> None:
-        state = self._stack.pop()
+    def _build(self, state: Any) -> None:
         found = self._stack[-1]
         if type(found) is _Inert:
             found.state = state
         elif type(found) is not dict:  # attributes of a dictionary, such as a state dict's _metadata, are not needed
             raise ValueError(f"a {type(found).__name__} cannot be altered")
 
-    def storage(self, _: None) -> None:
-        kind, storage_type, key, _location, numel = self._stack.pop()
-        known = type(storage_type) is _Global and _STORAGE_TYPES.get((storage_type.module, storage_type.name))
+    def _storage(self, kind: Any, storage_type: Any, key: Any, _location: Any, numel: Any) -> Storage:
+        known = type(storage_type) is _Global and _STORAGE_TYPES.get(storage_type)
         if kind != "storage" or not known or type(key) is not str or type(numel) is not int:
             raise ValueError("unknown persistent id")
-        self._stack.append(Storage(known, key, numel))
+        return Storage(known, key, numel)
 
     def rebuild_tensor(self, storage: Any, offset: Any, shape: Any, stride: Any, *others: Any) -> LazyTensor:
         """`torch._utils._rebuild_tensor_v2` without torch; `others`: requires_grad, hooks, metadata."""
@@ -327,79 +300,37 @@ class _Machine:
         return list(items)
 
 
-_CALLS: Mapping[tuple[str, str], Callable[..., Any]] = MappingProxyType(
-    {
-        ("torch._utils", "_rebuild_tensor_v2"): _Machine.rebuild_tensor,
-        ("torch._utils", "_rebuild_parameter"): _Machine.rebuild_parameter,
-        ("collections", "OrderedDict"): _Machine.ordered,
-        ("torch", "Size"): _Machine.items,
-        ("builtins", "set"): _Machine.items,
-        ("__builtin__", "set"): _Machine.items,
-    }
-)
-_STORAGE_TYPES = MappingProxyType({("torch", storage): dtype for dtype, storage in STORAGES.items()})
+_CALLS: dict[_Global, Callable[..., Any]] = {
+    _Global("torch._utils", "_rebuild_tensor_v2"): _Machine.rebuild_tensor,
+    _Global("torch._utils", "_rebuild_parameter"): _Machine.rebuild_parameter,
+    _Global("collections", "OrderedDict"): _Machine.ordered,
+    _Global("torch", "Size"): _Machine.items,
+    _Global("builtins", "set"): _Machine.items,
+    _Global("__builtin__", "set"): _Machine.items,
+}
+_STORAGE_TYPES = {_Global("torch", storage): dtype for dtype, storage in TORCH_STORAGES.items()}
 # What training programs save along with the weights: their arguments, the states of random generators.
-_INERT = frozenset(
-    (
-        ("argparse", "Namespace"),
-        ("_codecs", "encode"),
-        ("torch", "device"),
-        *(("torch", dtype) for dtype in STORAGES),
-        *(("numpy", name) for name in ("ndarray", "dtype")),
-        *(
-            (f"numpy.{core}.multiarray", name)
-            for core in ("core", "_core")
-            for name in ("_reconstruct", "scalar", "_frombuffer")
-        ),
-    )
-)
-_INERT_PROGRAMS = frozenset(("codegeex", "megatron", "deepspeed"))
-_CONSTANTS: Mapping[str, Callable[[], Any]] = MappingProxyType(
-    {
-        "NONE": lambda: None,
-        "NEWTRUE": lambda: True,
-        "NEWFALSE": lambda: False,
-        "EMPTY_DICT": dict,
-        "EMPTY_LIST": list,
-        "EMPTY_SET": list,
-        "EMPTY_TUPLE": tuple,
-    }
-)
-_VALUES = frozenset(
-    (
-        *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
-        *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
-        *("BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
-    )
-)
-_METHODS: Mapping[str, Callable[[_Machine, Any], None]] = MappingProxyType(
-    {
-        "MARK": _Machine.mark,
-        "TUPLE": _Machine.make_tuple,
-        "TUPLE1": lambda machine, _: machine.make_tuple_of(1),
-        "TUPLE2": lambda machine, _: machine.make_tuple_of(2),
-        "TUPLE3": lambda machine, _: machine.make_tuple_of(3),
-        "LIST": _Machine.make_list,
-        "FROZENSET": _Machine.make_list,
-        "APPEND": _Machine.append,
-        "APPENDS": _Machine.appends,
-        "ADDITEMS": _Machine.appends,
-        "DICT": _Machine.make_dict,
-        "SETITEM": _Machine.set_item,
-        "SETITEMS": _Machine.set_items,
-        "BINPUT": _Machine.put,
-        "LONG_BINPUT": _Machine.put,
-        "MEMOIZE": _Machine.memoize,
-        "BINGET": _Machine.get,
-        "LONG_BINGET": _Machine.get,
-        "GLOBAL": _Machine.find,
-        "STACK_GLOBAL": _Machine.find_on_stack,
-        "REDUCE": _Machine.call,
-        "NEWOBJ": _Machine.call,
-        "BUILD": _Machine.build,
-        "BINPERSID": _Machine.storage,
-    }
-)
+_INERT = {
+    *("argparse.Namespace", "_codecs.encode", "torch.device", "numpy.ndarray", "numpy.dtype"),
+    *(f"torch.{dtype}" for dtype in TORCH_STORAGES),
+    *("numpy.core.multiarray._reconstruct", "numpy.core.multiarray.scalar", "numpy.core.multiarray._frombuffer"),
+    *("numpy._core.multiarray._reconstruct", "numpy._core.multiarray.scalar", "numpy._core.multiarray._frombuffer"),
+}
+_INERT_PROGRAMS = ("codegeex", "megatron", "deepspeed")
+_CONSTANTS: dict[str, Callable[[], Any]] = {
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "EMPTY_DICT": dict,
+    "EMPTY_LIST": list,
+    "EMPTY_SET": list,
+    "EMPTY_TUPLE": tuple,
+}
+_VALUES = {
+    *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
+    *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+    *("BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
+}
 
 
 def namespace(value: Any) -> dict[str, Any] | None:
@@ -422,4 +353,4 @@ def load(data: bytes, make_tensor: Callable[..., LazyTensor], where: str) -> Any
         raise
     except Exception as error:  # a damaged pickle can raise nearly anything
         reason = f"{type(error).__name__}: {error}"[:LONGEST_NAME]
-        raise UserError(f"{where}: its data.pkl is damaged ({reason}); copy it again") from None
+        raise damaged(where, f"its data.pkl is damaged ({reason})") from None

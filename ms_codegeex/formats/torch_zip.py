@@ -21,7 +21,8 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_file
 from ms_codegeex.base.reading import open_regular
 from ms_codegeex.formats import torch_pickle
-from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, byte_blocks, crc32, map_bytes
+from ms_codegeex.formats.chunks import wrong_crc32
+from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, byte_blocks, damaged, map_bytes
 
 ALIGNMENT = 64
 _DAMAGE = (zipfile.BadZipFile, RuntimeError, EOFError, ValueError, zlib.error, struct.error)  # Runtime: "encrypted"
@@ -83,7 +84,7 @@ class _Archive:
             with open_regular(path) as stream, zipfile.ZipFile(stream) as archive:
                 self._records = {info.filename: info for info in archive.infolist()}
                 if len(self._records) != len(archive.infolist()):
-                    raise UserError(f"{path}: two of its records have the same name; copy the file again")
+                    raise damaged(path, "two of its records have the same name")
                 pickles = [name for name in self._records if name.count("/") == 1 and name.endswith("/data.pkl")]
                 if len(pickles) != 1:
                     raise UserError(f"{path}: a zip file without PyTorch's data.pkl; expected a .pt file")
@@ -95,10 +96,8 @@ class _Archive:
         except OSError as error:
             raise UserError(f"{path}: could not be read ({error.strerror})") from None
         except _DAMAGE as error:
-            raise UserError(
-                f"{path}: damaged, cut off, or not in PyTorch's zip format ({str(error)[:_LONGEST_REASON]}); "
-                "copy it again, or save it with PyTorch 1.6 or newer"
-            ) from None
+            what = f"damaged, cut off, or not in PyTorch's zip format ({str(error)[:_LONGEST_REASON]})"
+            raise UserError(f"{path}: {what}; copy it again, or save it with PyTorch 1.6 or newer") from None
         self._sound: set[str] = set()
         self._size = path.stat().st_size
 
@@ -115,7 +114,7 @@ class _Archive:
         """Where a record's data begins; its local header may be longer than its entry in the directory."""
         local = map_bytes(self.path, info.header_offset, _LOCAL_HEADER).tobytes()
         if local[:4] != b"PK\x03\x04":
-            raise UserError(f"{self.path}: record {info.filename} is damaged; copy the file again")
+            raise damaged(self.path, f"record {info.filename} is damaged")
         return info.header_offset + _LOCAL_HEADER + sum(struct.unpack("<HH", local[26:30]))
 
     def storage(self, storage: torch_pickle.Storage) -> np.ndarray:
@@ -123,12 +122,8 @@ class _Archive:
         info = self._records[f"{self._stem}/data/{storage.key}"]
         data = map_bytes(self.path, self._start(info), info.file_size)
         if info.filename not in self._sound:
-            checksum = crc32(byte_blocks(data))
-            if checksum != info.CRC:
-                raise UserError(
-                    f"{self.path}: record {info.filename} is damaged (checksum {checksum:08x}, "
-                    f"expected {info.CRC:08x}); copy the file again"
-                )
+            if wrong := wrong_crc32(data, info.CRC):
+                raise damaged(self.path, f"record {info.filename} is damaged ({wrong})")
             self._sound.add(info.filename)
         return data.view(NUMPY_DTYPES[storage.dtype])
 
@@ -139,16 +134,14 @@ class _Archive:
         info = self._records.get(f"{self._stem}/data/{storage.key}")
         width = NUMPY_DTYPES[storage.dtype].itemsize
         if info is None:
-            raise UserError(f"{self.path}: record data/{storage.key} is missing; copy the file again")
-        if info.compress_type != zipfile.ZIP_STORED or info.file_size != storage.numel * width:
-            raise UserError(
-                f"{self.path}: record {info.filename} has {info.file_size} bytes, "
-                f"expected {storage.numel * width} uncompressed; copy the file again"
-            )
-        numbers = (offset, *shape, *stride)
+            raise damaged(self.path, f"record data/{storage.key} is missing")
+        size = storage.numel * width
+        if info.compress_type != zipfile.ZIP_STORED or info.file_size != size:
+            found = f"record {info.filename} has {info.file_size} bytes"
+            raise damaged(self.path, f"{found}, expected {size} uncompressed")
         if len(shape) > MAX_AXES or len(shape) != len(stride):
             raise ValueError(f"a tensor of {len(shape)} axes with {len(stride)} strides")
-        if any(type(n) is not int or not 0 <= n < 1 << 63 for n in numbers):
+        if any(type(n) is not int or not 0 <= n < 1 << 63 for n in (offset, *shape, *stride)):
             raise ValueError("a tensor whose shape, strides or offset are not sizes")
         last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
         if math.prod(shape) > max(storage.numel, self._size // width):  # `expand`, to any amount of memory
@@ -173,18 +166,14 @@ def _check_tree(tree: Any, path: Path) -> None:
         below = node.values() if isinstance(node, dict) else node if isinstance(node, list | tuple) else ()
         count += 1 + len(below)
         if count > MAX_VALUES:
-            raise UserError(
-                f"{path}: refused, because it holds more than {MAX_VALUES} values, as lists that contain one another; "
-                "save the state dict alone"
-            )
+            reason = f"it holds more than {MAX_VALUES} values, as lists that contain one another"
+            raise UserError(f"{path}: refused, because {reason}; save the state dict alone")
         waiting.extend(below)
         if isinstance(node, LazyTensor):
             room -= node.nbytes
             if room < 0:
-                raise UserError(
-                    f"{path}: refused, because its tensors repeat the same numbers to more than {REPEATED} times the "
-                    "size of the file; save the state dict alone"
-                )
+                reason = f"its tensors repeat the same numbers to more than {REPEATED} times the size of the file"
+                raise UserError(f"{path}: refused, because {reason}; save the state dict alone")
 
 
 def read_torch(path: Path) -> Any:

@@ -16,10 +16,8 @@ import numpy as np
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.infilling.sentinels import DESCRIPTION, Sentinels, declared_infill, sentinels
 from ms_codegeex.data.tokenizer import Tokenizer, load_tokenizer
-from ms_codegeex.formats.adapter_files import adapters_path, open_adapters
 from ms_codegeex.formats.checkpoint_folder import resolve
-from ms_codegeex.formats.peft import CONFIG
-from ms_codegeex.formats.source_tokenizer import source_tokenizer
+from ms_codegeex.formats.peft import CONFIG, adapters_path, open_adapters
 from ms_codegeex.formats.sources import Source, open_source
 from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.generation.matrices import MAX_RANK, LowRank, TensorWeights, Weights
@@ -95,7 +93,7 @@ def load_model(path: Path, bits: int | None = None) -> LoadedModel:
         return LoadedModel(model.path, model.family, model.config, model, source, lambda: load_tokenizer(model.path))
     source = open_source(Path(path))
     weights = TensorWeights(source.tensors, bits, products=source.config.product_names())
-    return LoadedModel(source.path, source.family, source.config, weights, source, lambda: source_tokenizer(source))
+    return LoadedModel(source.path, source.family, source.config, weights, source, source.tokenizer)
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,7 @@ class QuantisedModel:
             self.config = self.family.config.build_config(None, self.fields)
         except UserError as error:
             raise UserError(f"{where}: sizes: {error}; quantise the model again") from None
-        check_layers(self.config, self._file.names, str(where))
+        check_layers(self.config, self._file.tensors, str(where))
         self._check()
 
     def _check(self) -> None:
@@ -133,20 +133,20 @@ class QuantisedModel:
         products = self.config.product_names()
         for name, shape in self.config.parameter_shapes().items():
             expected |= _stored(name, shape, self.bits, self.group) if name in products else {name: (None, shape)}
-        found = set(self._file.names)
+        found = set(self._file.tensors)
         if odd := sorted(found ^ expected.keys()):
             what = "is not one of the model's" if odd[0] in found else "is missing"
             raise UserError(f"{self.path / TENSORS}: tensor {odd[0]} {what}; quantise the model again")
         for name, (dtype, shape) in expected.items():
-            given = self._file.dtype(name), self._file.shape(name)
+            given = self._file.tensors[name].dtype, self._file.tensors[name].shape
             if given[1] != shape or dtype not in (None, given[0]):
                 raise UserError(f"{self.path / TENSORS}: {name} is {given[0]} {given[1]}, expected {dtype} {shape}")
 
     def matrix(self, name: str, rows: slice = WHOLE, columns: slice = WHOLE) -> Quantised:
         """[n, k], or a part of it"""
-        if name + SCALES not in self._file.names:
-            return stored(self._file.lazy(name), rows, columns)
-        values, scales = (self._file.lazy(key).array()[rows] for key in (name, name + SCALES))
+        if name + SCALES not in self._file.tensors:
+            return stored(self._file.tensors[name], rows, columns)
+        values, scales = (self._file.tensors[key].array()[rows] for key in (name, name + SCALES))
         if self.bits == 8:
             found = Quantised(values, 8, scales)
         else:
@@ -155,4 +155,4 @@ class QuantisedModel:
 
     def vector(self, name: str, rows: slice = WHOLE) -> np.ndarray:
         """FP32 [n], or a part of it"""
-        return self._file.lazy(name).window((rows,)).float32()
+        return self._file.tensors[name].window((rows,)).float32()

@@ -13,9 +13,8 @@ from ms_codegeex.config.model import GROWABLE, ModelConfig
 from ms_codegeex.data.datasets.batches import read_info
 from ms_codegeex.data.tokenizer import Tokenizer
 from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY, other_token, recorded_tokenizer
-from ms_codegeex.formats.adapter_files import open_adapters
 from ms_codegeex.formats.checkpoint import Checkpoint
-from ms_codegeex.formats.source_tokenizer import source_tokenizer
+from ms_codegeex.formats.peft import open_adapters
 from ms_codegeex.formats.sources import Source, open_source
 from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.models.decoder_config import NOT_OF_WEIGHTS
@@ -68,7 +67,7 @@ def check_weights(config: RunConfig, dataset: Path) -> str | None:
         weights_of(config)
         return None
     _starting_adapters(config, source := _fitting_source(config.model))
-    theirs = None if source.save_tokenizer is None else source_tokenizer(source)
+    theirs = None if source.save_tokenizer is None else source.tokenizer()
     notes = [_check_tokenizers(config.model, str(source.path), theirs, dataset), *_changed(config.model, source)]
     return "; ".join(filter(None, notes)) or None
 

@@ -53,7 +53,7 @@ class HuggingFace:
 
     def change(self, edit):
         directory = ModelDirectory(self.path)
-        tensors = loaded({name: directory.lazy(name) for name in directory.names})
+        tensors = loaded(directory.tensors)
         edit(tensors)
         write_safetensors(self.file, tensors, {"format": "pt"})
 
@@ -64,7 +64,7 @@ class OldHuggingFace(HuggingFace):
     def __init__(self, run, root):
         super().__init__(run, root)
         directory = ModelDirectory(self.path)
-        state = {name: torch.from_numpy(directory.tensor(name)) for name in directory.names}
+        state = {name: torch.from_numpy(np.array(tensor.array())) for name, tensor in directory.tensors.items()}
         self.file.unlink()
         self.file = self.path / "pytorch_model.bin"
         torch.save(state, self.file)

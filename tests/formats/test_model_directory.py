@@ -42,9 +42,9 @@ def test_the_library_reads_one_file(tmp_path):
         assert loaded[name].dtype == array.dtype and loaded[name].shape == array.shape
         assert loaded[name].tobytes() == array.tobytes()
     directory = ModelDirectory(tmp_path / "m")
-    assert directory.config == CONFIG and set(directory.names) == set(ARRAYS)
-    assert directory.shape("a.weight") == (3, 4)
-    assert directory.tensor("a.weight").tobytes() == loaded["a.weight"].tobytes()
+    assert directory.config == CONFIG and set(directory.tensors) == set(ARRAYS)
+    assert directory.tensors["a.weight"].shape == (3, 4)
+    assert directory.tensors["a.weight"].array().tobytes() == loaded["a.weight"].tobytes()
 
 
 def test_torch_reads_our_bfloat16(tmp_path):
@@ -82,8 +82,8 @@ def test_shards_with_an_index(tmp_path):
         with safe_open(path / file, "np") as shard:
             assert shard.get_tensor(name).tobytes() == arrays[name].tobytes()
     directory = ModelDirectory(path)
-    assert directory.names == list(arrays)
-    assert all(directory.tensor(name).tobytes() == array.tobytes() for name, array in arrays.items())
+    assert list(directory.tensors) == list(arrays)
+    assert all(directory.tensors[name].array().tobytes() == array.tobytes() for name, array in arrays.items())
 
 
 def test_a_tensor_larger_than_a_shard_has_its_own(tmp_path):
@@ -91,7 +91,7 @@ def test_a_tensor_larger_than_a_shard_has_its_own(tmp_path):
         tmp_path / "m", CONFIG, lazy({"a": np.ones(4), "b": np.ones(400), "c": np.ones(4)}), max_shard_bytes=100
     )
     assert len(list((tmp_path / "m").glob("model-*"))) == 3
-    assert ModelDirectory(tmp_path / "m").tensor("b").sum() == 400
+    assert ModelDirectory(tmp_path / "m").tensors["b"].array().sum() == 400
 
 
 def test_the_tokenizer_is_saved_or_copied(tmp_path):
@@ -158,10 +158,10 @@ def test_a_flipped_bit_is_found_when_the_tensor_is_read(tmp_path):
     data[-1] ^= 1
     file.write_bytes(data)
     directory = ModelDirectory(path)
-    assert directory.tensor("t2").tobytes() == arrays["t2"].tobytes()
+    assert directory.tensors["t2"].array().tobytes() == arrays["t2"].tobytes()
     for _ in range(2):
         with pytest.raises(UserError, match=r"model-00002-of-00003\.safetensors: tensor t3 is damaged"):
-            directory.tensor("t3")
+            directory.tensors["t3"].array()
 
 
 def pickled(tmp_path):
@@ -181,10 +181,10 @@ def pickled(tmp_path):
 def test_pickles_in_shards(tmp_path):
     path, arrays = pickled(tmp_path)
     directory = ModelDirectory(path)
-    assert directory.names == list(arrays) and directory.files["t2"] == "pytorch_model-00002-of-00002.bin"
-    assert all(directory.tensor(name).tobytes() == array.tobytes() for name, array in arrays.items())
+    assert list(directory.tensors) == list(arrays) and directory.files["t2"] == "pytorch_model-00002-of-00002.bin"
+    assert all(directory.tensors[name].array().tobytes() == array.tobytes() for name, array in arrays.items())
     write_model_directory(path, CONFIG, lazy({"t0": np.zeros(1)}))  # replaces the directory whole
-    assert ModelDirectory(path).shape("t0") == (1,) and not (path / BIN_INDEX).exists()
+    assert ModelDirectory(path).tensors["t0"].shape == (1,) and not (path / BIN_INDEX).exists()
 
 
 @pytest.mark.parametrize(

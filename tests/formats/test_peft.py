@@ -10,10 +10,9 @@ import small_models
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import write_json
 from ms_codegeex.base.reading import read_json
-from ms_codegeex.formats.adapter_files import open_adapters
 from ms_codegeex.formats.adapters import merged
 from ms_codegeex.formats.convert import convert
-from ms_codegeex.formats.peft import write_peft
+from ms_codegeex.formats.peft import open_adapters, write_peft
 from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.formats.tensors import from_array
@@ -39,12 +38,15 @@ def test_the_product_of_the_factors_is_the_difference_of_the_weights(tuned, tmp_
     file, config = SafetensorsFile(tmp_path / "adapter" / "adapter_model.safetensors"), None
     config = read_json(tmp_path / "adapter" / "adapter_config.json")
     before, after = (SafetensorsFile(place / "model.safetensors") for place in (base, tmp_path / "merged"))
-    modules = {name.removeprefix("base_model.model.").partition(".lora_")[0] for name in file.names}
-    for name in before.names:
-        difference = after.view(name).astype(np.float64) - before.view(name)
+    modules = {name.removeprefix("base_model.model.").partition(".lora_")[0] for name in file.tensors}
+    for name in before.tensors:
+        difference = after.tensors[name].array().astype(np.float64) - before.tensors[name].array()
         module, expected = name.removesuffix(".weight"), np.zeros(difference.shape)
         if module in modules and name.endswith(".weight"):
-            a, b = (file.view(f"base_model.model.{module}.lora_{kind}.weight").astype(np.float64) for kind in "AB")
+            a, b = (
+                file.tensors[f"base_model.model.{module}.lora_{kind}.weight"].array().astype(np.float64)
+                for kind in "AB"
+            )
             kind = module.rpartition(".")[2]
             rank, alpha = config["rank_pattern"].get(kind, RANK), config["alpha_pattern"].get(kind, ALPHA)
             assert len(a) == rank and alpha / rank == ALPHA / RANK and kind in config["target_modules"]
@@ -117,8 +119,8 @@ def test_what_another_program_wrote_is_read(tuned, tmp_path):
     before, after = (SafetensorsFile(place / "model.safetensors") for place in (base, tmp_path / "merged"))
     for module, scale in (("attn.qkv_proj", 6 / math.sqrt(3)), ("attn.out_proj", 6 / 2)):
         name = f"transformer.h.0.{module}.weight"
-        expected = before.view(name) + scale * arrays[f"{module}.lora_B"] @ arrays[f"{module}.lora_A"]
-        np.testing.assert_allclose(after.view(name), expected, rtol=1e-5, atol=1e-5)
+        expected = before.tensors[name].array() + scale * arrays[f"{module}.lora_B"] @ arrays[f"{module}.lora_A"]
+        np.testing.assert_allclose(after.tensors[name].array(), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("tuned", ["codegen"], indirect=True)

@@ -396,23 +396,21 @@ def test_nothing_to_merge(run):
 
 
 @pytest.mark.parametrize(
-    ("names", "step", "expected"),
+    ("names", "expected"),
     [
         (
             ["code-13B0-50", "code-13B1-50", "code-13B10-50"],
-            None,
             {0: "code-13B0-50", 1: "code-13B1-50", 10: "code-13B10-50"},
         ),
-        (["code-13B0_1-5_2", "code-13B1-5_2", "strategy"], None, {0: "code-13B0_1-5_2", 1: "code-13B1-5_2"}),
-        (["a0-5_2", "a1-5_2", "a0-7_2", "a1-7_2"], "7_2", {0: "a0-7_2", 1: "a1-7_2"}),
-        (["rank_0/a-5", "rank_1/a-5", "rank_0/a-6", "rank_1/a-6"], "5", {0: "rank_0/a-5", 1: "rank_1/a-5"}),
-        (["rank_0/x0", "rank_1/x1", "rank_0/src_strategy_0"], None, {0: "rank_0/x0", 1: "rank_1/x1"}),
-        (["rank_1", "net_rank_0", "x", "y-3_4"], None, {0: "net_rank_0", 1: "rank_1"}),
+        (["code-13B0_1-5_2", "code-13B1-5_2", "strategy"], {0: "code-13B0_1-5_2", 1: "code-13B1-5_2"}),
+        (["rank_0/a-5", "rank_1/a-5"], {0: "rank_0/a-5", 1: "rank_1/a-5"}),
+        (["rank_0/x0", "rank_1/x1", "rank_0/src_strategy_0"], {0: "rank_0/x0", 1: "rank_1/x1"}),
+        (["rank_1", "net_rank_0", "x", "y-3_4"], {0: "net_rank_0", 1: "rank_1"}),
     ],
 )
-def test_files_by_name(tmp_path, names, step, expected):
+def test_files_by_name(tmp_path, names, expected):
     touch(tmp_path, names)
-    found = find_rank_files(tmp_path, step)
+    found = find_rank_files(tmp_path)
     assert found == {rank: tmp_path / f"{name}.ckpt" for rank, name in expected.items()}
     assert list(found) == sorted(found)
 
@@ -425,20 +423,20 @@ def touch(directory, names):
 
 
 @pytest.mark.parametrize(
-    ("names", "step", "text"),
+    ("names", "text"),
     [
-        ([], None, "no checkpoint of a rank"),
-        (["model", "strategy_0"], None, "no checkpoint of a rank"),
-        (["a0-5", "a1-6"], None, r"several steps \(5, 6\)"),
-        (["a0-5", "a1-5"], "6", "no checkpoint of step 6 is there, only of 5"),
-        (["a0-5", "b0-5"], None, r"a0-5\.ckpt and b0-5\.ckpt are both of rank 0"),
-        (["rank_0/a-5", "rank_0/a_1-5"], None, r"a-5\.ckpt and a_1-5\.ckpt are both of rank 0"),
+        ([], "no checkpoint of a rank"),
+        (["model", "strategy_0"], "no checkpoint of a rank"),
+        (["a0-5", "a1-6"], r"several steps \(5, 6\)"),
+        (["rank_0/a-5_2", "rank_1/a-5_2", "rank_0/a-7_2", "rank_1/a-7_2"], r"several steps \(5_2, 7_2\)"),
+        (["a0-5", "b0-5"], r"a0-5\.ckpt and b0-5\.ckpt are both of rank 0"),
+        (["rank_0/a-5", "rank_0/a_1-5"], r"a-5\.ckpt and a_1-5\.ckpt are both of rank 0"),
     ],
 )
-def test_files_that_leave_a_choice(tmp_path, names, step, text):
+def test_files_that_leave_a_choice(tmp_path, names, text):
     touch(tmp_path, names)
     with pytest.raises(UserError, match=text):
-        find_rank_files(tmp_path, step)
+        find_rank_files(tmp_path)
 
 
 def axis_of(name):

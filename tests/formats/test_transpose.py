@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ms_codegeex.formats.layout import transposed
 from ms_codegeex.formats.tensors import NUMPY_DTYPES
-from ms_codegeex.formats.transpose import transposed
 
 
 @settings(max_examples=100, deadline=None)

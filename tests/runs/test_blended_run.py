@@ -83,11 +83,11 @@ def test_mistakes_are_found_before_anything_starts(tmp_path, capsys, case):
 
 
 def test_rounded_weights_are_said_once(tmp_path, capsys):
-    from ms_codegeex.commands.training_job import check_data
+    from ms_codegeex.commands.training_job import check_datasets
     from ms_codegeex.config.rules import build_run_config
 
     directories = {name: str(write_dataset(tmp_path / name)) for name in "ab"}
     values = small_run("", tmp_path / "run")
     values["data"] = {"seq_length": 32, "blend": {directories["a"]: 0.123456789, directories["b"]: 1}}
-    check_data(build_run_config(values))
+    check_datasets(build_run_config(values))
     assert capsys.readouterr().err.count("rounded to multiples of one in 1,000,000") == 1
