@@ -23,7 +23,7 @@ from ms_codegeex.rehearsal import cann_stubs
 from ms_codegeex.rehearsal.checks import PlanCheck
 from ms_codegeex.rehearsal.compile_mode import CompileMode
 from ms_codegeex.rehearsal.job import SINGLE_THREAD, RehearsalJob
-from ms_codegeex.rehearsal.timeline.operators import COLLECTIVES
+from ms_codegeex.rehearsal.mindir import COMMUNICATION
 
 WORKER = ("-m", "ms_codegeex.rehearsal.compile_worker")
 DUMP = "hwopt_d_after_stream_assign"
@@ -55,7 +55,7 @@ def read_kernels(lines: Iterable[str], libraries: Mapping[str, str] = MappingPro
     found = []
     for line in lines:
         if match := NODE.match(line):
-            ranks = RANKS.search(line) if match[1] in COLLECTIVES else None
+            ranks = RANKS.search(line) if match[1] in COMMUNICATION else None
             members = tuple(int(rank) for rank in ranks[1].split(",") if rank.strip()) if ranks else ()
             found.append(Kernel(match[1], int(match[2]), members, libraries.get(match[1], "")))
     return found
@@ -109,7 +109,7 @@ def stream_checks(kernels: Sequence[Kernel], listed: Iterable[dict]) -> list[Pla
         streams[kernel.ranks].add(kernel.stream)
     groups = {ranks: found for ranks, found in streams.items() if len(ranks) > 1}
     distinct = {stream for found in groups.values() for stream in found}
-    computing = {kernel.stream for kernel in kernels if kernel.op not in COLLECTIVES}
+    computing = {kernel.stream for kernel in kernels if kernel.op not in COMMUNICATION}
     calls: Counter[str] = Counter()
     for x in listed:
         if len(x["ranks"]) > 1:
@@ -134,4 +134,4 @@ def _streams(count: int) -> str:
 
 
 def _counted(calls: Counter[str]) -> str:
-    return ", ".join(f"{calls[op]} {op}" for op in COLLECTIVES if calls[op])
+    return ", ".join(f"{calls[op]} {op}" for op in COMMUNICATION if calls[op])

@@ -24,6 +24,7 @@ from ms_codegeex.base.processes import python_process, run_reporting
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.chosen_hardware import hardware_of, running_on
+from ms_codegeex.config.validation import validated
 from ms_codegeex.parallel.placement import MOMENTS
 from ms_codegeex.parallel.sharding import layouts_of
 from ms_codegeex.planning.cost_model import MatMul, executed_products, runs_again
@@ -101,7 +102,11 @@ def compile_ranks(
             mode = CompileMode(inline=True, operators=timeline, target=target)
             jobs.append((RehearsalJob(Path(folder) / "few", few, 1), chosen[0], mode))
         compiled = _run(jobs, progress or (lambda done, total: None))
-        programs = [_program(job, rank) for job, rank, mode in jobs if mode.operators]
+        programs = [
+            validated(StepProgram, read_json(job.file("operators.json", rank)))
+            for job, rank, mode in jobs
+            if mode.operators
+        ]
     checks += _checks(config, [x for x in compiled if not x.inlined])
     if few:
         checks += _graph_checks(few, compiled[-1], f"{few.model.sizes.num_layers} layers inlined, ")
@@ -125,10 +130,6 @@ def _shown_ranks(config: RunConfig, chosen: Sequence[int]) -> list[int]:
     if len(places) > 1:
         raise UserError("--ranks: a timeline needs ranks that send to each other; leave it out")
     return list(first.values())
-
-
-def _program(job: RehearsalJob, rank: int) -> StepProgram:
-    return StepProgram.from_json(read_json(job.file("operators.json", rank)))
 
 
 def _memory_check(stage: int, needed: float, usable: float) -> PlanCheck:

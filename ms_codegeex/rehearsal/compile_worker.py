@@ -16,6 +16,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ def compile_rank(job: RehearsalJob, rank: int, mode: CompileMode) -> None:
     model = mindir.parse(data)
     if mode.operators:
         program = flatten(model, rank, job.config.mesh.coordinates(rank)[0])
-        write_json(job.file("operators.json", rank), program.to_json())
+        write_json(job.file("operators.json", rank), asdict(program))
     write_json(
         job.file("json", rank),
         {

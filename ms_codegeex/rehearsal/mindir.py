@@ -18,7 +18,14 @@ from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.parallel.context import ranks_in_group_name
 
 if TYPE_CHECKING:
-    from mindspore.train.mind_ir_pb2 import AttributeProto, GraphProto, ModelProto, NodeProto, PrimitiveProto
+    from mindspore.train.mind_ir_pb2 import (
+        AttributeProto,
+        GraphProto,
+        ModelProto,
+        NodeProto,
+        PrimitiveProto,
+        TensorProto,
+    )
 
 POINT_TO_POINT = ("Send", "Receive")
 COMMUNICATION = ("AllReduce", "AllGather", "ReduceScatter", "AlltoAll", "Broadcast", *POINT_TO_POINT)
@@ -26,22 +33,9 @@ MATMULS = ("MatMul", "BatchMatMul", "Dense")
 # Products of [seq, d] and [seq, seq] matrices in a fused attention; its backward pass computes the scores again.
 FUSED_PRODUCTS: Mapping[str, int] = MappingProxyType({"FlashAttentionScore": 2, "FlashAttentionScoreGrad": 5})
 ITEM = "rehearsal_item"
-DTYPES = {  # number in the protobuf -> name, bytes per element
-    1: ("float32", 4),
-    2: ("uint8", 1),
-    3: ("int8", 1),
-    4: ("uint16", 2),
-    5: ("int16", 2),
-    6: ("int32", 4),
-    7: ("int64", 8),
-    9: ("bool", 1),
-    10: ("float16", 2),
-    11: ("float64", 8),
-    12: ("uint32", 4),
-    13: ("uint64", 8),
-    16: ("bfloat16", 2),
-    17: ("float64", 8),
-}
+BYTES = {"float64": 8, "int64": 8, "uint64": 8, "float32": 4, "int32": 4, "uint32": 4, "float16": 2, "bfloat16": 2}
+BYTES |= {"int16": 2, "uint16": 2, "int8": 1, "uint8": 1, "bool": 1}
+PROTO_NAMES = {"float32": "FLOAT", "float64": "DOUBLE"}  # where the protobuf has another name for an element type
 
 
 @dataclass(frozen=True)
@@ -53,8 +47,8 @@ class TensorType:
 
     @property
     def bytes(self) -> int:
-        """Size in memory in bytes."""
-        return math.prod(self.shape) * dict(DTYPES.values())[self.dtype]
+        """Size in memory in bytes; 0 for an unknown type."""
+        return math.prod(self.shape) * BYTES.get(self.dtype, 0)
 
 
 @dataclass(frozen=True)
@@ -124,7 +118,7 @@ def collectives(model: ModelProto, rank: int) -> list[CollectiveNode]:
 
 def parameters(model: ModelProto) -> dict[str, TensorType]:
     """Shape and type of every parameter of the step on this rank: weights, optimizer state, accumulated gradients."""
-    return {parameter_name(p.name): TensorType(tuple(p.dims), DTYPES[p.data_type][0]) for p in model.graph.parameter}
+    return {parameter_name(p.name): tensor_type(p) for p in model.graph.parameter}
 
 
 def parameter_name(name: str) -> str:
@@ -172,28 +166,21 @@ def rewrite(model: ModelProto, after: int = 0) -> int:
 
     nodes = {node.proto.output[0]: (number, node) for number, node in enumerate(communication_nodes(model), after + 1)}
     for graph in (model.graph, *model.functions):
-        if not any(proto.output and proto.output[0] in nodes for proto in graph.node):
-            continue
         rewritten, before = GraphProto(), None
         for proto in graph.node:
             if proto.output and proto.output[0] in nodes:
                 number, node = nodes[proto.output[0]]
-                _replace(model, rewritten, number, node, before)
+                given = {node.source: node.given} if node.source else {}
+                if before is not None and not before.tuple_of_one:  # a further input, which is not used
+                    given[before.proto.output[0]] = before.output
+                name = f"rehearsal_{number}"
+                add_function(model, rewritten, proto, name, number, given, node.output, node.tuple_of_one)
                 before = node
             else:
                 rewritten.node.add().CopyFrom(proto)
         del graph.node[:]
         graph.node.MergeFrom(rewritten.node)
     return len(nodes)
-
-
-def _replace(model: ModelProto, graph: GraphProto, number: int, node: _Node, before: _Node | None) -> None:
-    """Append the replacement of `node` to `graph`. `before`: the node to wait for; its result becomes a further input,
-    which is not used."""
-    given = {node.source: node.given} if node.source else {}
-    if before is not None and not before.tuple_of_one:
-        given[before.proto.output[0]] = before.output
-    add_function(model, graph, node.proto, f"rehearsal_{number}", number, given, node.output, node.tuple_of_one)
 
 
 def add_function(
@@ -264,7 +251,9 @@ def _add_primitive(model: ModelProto, name: str, number: int, given: Sequence[Te
 
 def data_type(tensor: TensorType) -> int:
     """The number of its element type in the protobuf."""
-    return next(number for number, (name, _) in DTYPES.items() if name == tensor.dtype)
+    from mindspore.train.mind_ir_pb2 import TensorProto
+
+    return TensorProto.DataType.Value(PROTO_NAMES.get(tensor.dtype, tensor.dtype.upper()))
 
 
 def message_tag(op: str, ranks: tuple[int, ...], rank: int, attributes: dict[str, Any]) -> tuple[str, int | None]:
@@ -353,14 +342,14 @@ def tensor_types(model: ModelProto) -> dict[str, TensorType]:
     types = {}
     for graph in (model.graph, *model.functions):
         for parameter in graph.parameter:
-            types[parameter.name] = _type(parameter)
+            types[parameter.name] = tensor_type(parameter)
         for value in graph.input:
             if len(value.tensor) == 1:
-                types[value.name] = _type(value.tensor[0])
+                types[value.name] = tensor_type(value.tensor[0])
         for node in graph.node:
             shape = _shape(node)
             if shape is not None and len(shape.tensors) == 1:
-                types[node.output[0]] = _type(shape.tensors[0])
+                types[node.output[0]] = tensor_type(shape.tensors[0])
     return types
 
 
@@ -368,22 +357,25 @@ def output_types(node: NodeProto) -> list[TensorType]:
     """Types of the tensors that a node returns, alone or in a tuple."""
     shape = _shape(node)
     parts = [] if shape is None else [shape, *shape.values]
-    return [_type(tensor) for part in parts for tensor in part.tensors]
+    return [tensor_type(tensor) for part in parts for tensor in part.tensors]
 
 
 def element_types(node: NodeProto) -> list[tuple[int, TensorType]]:
     """The elements of the tuple that a node returns which are tensors, with their places in it."""
     shape = _shape(node)
     parts = enumerate(() if shape is None else shape.values)
-    return [(index, _type(part.tensors[0])) for index, part in parts if len(part.tensors) == 1]
+    return [(index, tensor_type(part.tensors[0])) for index, part in parts if len(part.tensors) == 1]
 
 
 def _shape(node: NodeProto) -> AttributeProto | None:
     return next((attribute for attribute in node.attribute if attribute.name == "shape"), None)
 
 
-def _type(tensor: Any) -> TensorType:
-    return TensorType(tuple(tensor.dims), DTYPES.get(tensor.data_type, ("unknown", 0))[0])
+def tensor_type(tensor: TensorProto) -> TensorType:
+    """Shape and element type of a value in the protobuf."""
+    name = tensor.DataType.Name(tensor.data_type)
+    found = {other: dtype for dtype, other in PROTO_NAMES.items()}.get(name, name.lower())
+    return TensorType(tuple(tensor.dims), found if found in BYTES else "unknown")
 
 
 def _is_group(attribute: AttributeProto) -> bool:

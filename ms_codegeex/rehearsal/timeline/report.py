@@ -105,10 +105,7 @@ def _rank_to_json(timeline: Timeline, rank: RankTimeline) -> dict[str, Any]:
         "bubble": exposed.pop(WAITING, 0.0),
         "exposed": exposed,
         "run": asdict(shares),
-        "work": [
-            {"kind": x.kind, "planned": x.planned, "found": x.found, "reason": x.reason}
-            for x in timeline.comparison(rank)
-        ],
+        "work": [asdict(x) for x in timeline.comparison(rank)],
         "peak_bytes": found.peak,
         "peak_at": found.peak_at,
         "parameter_bytes": found.parameters,

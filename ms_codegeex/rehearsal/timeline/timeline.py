@@ -66,17 +66,11 @@ class RankTimeline:
         """Seconds of the step in which the computation stream stands still: for each group while one of its messages
         travels (the earliest in the program, if several do), and otherwise waiting for another rank."""
         sums: dict[str, float] = defaultdict(float)
-        for task, seconds in self._idle(step):
+        for task, seconds in self.idle(step):
             sums[task.stream if task else WAITING] += seconds
         return dict(sums)
 
-    def exposed_tensor_of_micro_batches(self, step: float) -> float:
-        """Seconds of `exposed` for those messages of the tensor group that belong to a micro-batch. The others, such
-        as the sum of the gradients' norm, travel once a step."""
-        tasks = ((task, seconds) for task, seconds in self._idle(step) if task)
-        return sum(seconds for task, seconds in tasks if task.stream == "tensor" and task.micro is not None)
-
-    def _idle(self, step: float) -> list[tuple[TimelineTask | None, float]]:
+    def idle(self, step: float) -> list[tuple[TimelineTask | None, float]]:
         """The times in which the computation stream stands still, with the message that travels then."""
         pairs = zip(self.tasks, self.spans, strict=True)
         moving = [(span, task) for task, span in pairs if task.stream not in ("", COMPUTE)]
@@ -183,7 +177,9 @@ class Timeline:
         """Seconds of one micro-batch of a rank: computing, and exposed messages of its tensor group. Weights and
         gradients travel once a step, although the engine names the micro-batch of some of these messages."""
         compute = sum(x.seconds for x in rank.tasks if x.stream == COMPUTE and x.micro is not None)
-        sums = {COMPUTE: compute, "tensor": rank.exposed_tensor_of_micro_batches(self.seconds)}
+        idle = rank.idle(self.seconds)
+        exposed = sum(seconds for x, seconds in idle if x and x.stream == "tensor" and x.micro is not None)
+        sums = {COMPUTE: compute, "tensor": exposed}
         return {stream: seconds / self.config.accumulation for stream, seconds in sums.items()}
 
     def shares(self, rank: RankTimeline) -> Shares:
