@@ -13,7 +13,7 @@ from typing import Any
 from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.config import RunConfig
 from ms_codegeex.parallel.sharding import layouts_of, recompute_of_blocks
-from ms_codegeex.planning.communication import PlannedCollective, collectives, parameter_collectives
+from ms_codegeex.planning.communication import PlannedCollective, collectives, group_ranks, parameter_collectives
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int32": "int32"}
 SCALAR_BYTES = 4
@@ -24,12 +24,7 @@ Buckets = Counter[tuple[str, tuple[int, ...], int]]  # op, members, fusion id ->
 
 def members(mesh: Mesh, found: PlannedCollective, rank: int) -> tuple[int, ...]:
     """The global ranks of a planned collective that `rank` takes part in, in the order of the group."""
-    if found.group == "world":
-        return tuple(range(mesh.world))
-    if found.group == "pipeline":
-        other = (rank + mesh.stage_size * (1 if found.phase == "forward" else -1)) % mesh.world
-        return tuple(sorted((rank, other)))
-    return tuple(getattr(mesh, f"{found.group}_group")(rank))
+    return tuple(sorted(group_ranks(mesh, found.group, rank, found.phase)))
 
 
 def planned_calls(config: RunConfig, rank: int) -> Calls:

@@ -79,17 +79,11 @@ def buffers(program: StepProgram, tasks: Sequence[TimelineTask], spans: Sequence
         size = sum(x.bytes for x in operator.outputs)
         if owners[number] != number or not size or tasks[number].kernel is not None:
             continue
-        start = _start(number, tasks, spans)
-        end = max((spans[user].end for user in users[number]), default=spans[number].end)
-        found.append(Buffer(size, start, max(end, spans[number].end), label(operator)))
+        waits = tasks[number].waits
+        carrier = waits[0] if len(waits) == 1 and waits[0] > number else number  # the message of a member of a bucket
+        end = max(spans[user].end for user in (*users[number], number))
+        found.append(Buffer(size, spans[carrier].start, end, label(operator)))
     return found
-
-
-def _start(number: int, tasks: Sequence[TimelineTask], spans: Sequence[TaskSpan]) -> float:
-    """A member of a bucket starts with the message that carries it."""
-    task = tasks[number]
-    carrier = task.waits[0] if len(task.waits) == 1 and task.waits[0] > number else number
-    return spans[carrier].start
 
 
 def memory(program: StepProgram, tasks: Sequence[TimelineTask], spans: Sequence[TaskSpan]) -> MemoryProfile:

@@ -245,8 +245,9 @@ class Timeline:
         """The group's name in the graph, where groups with the same members are one."""
         if planned.op == "Send":
             return "pipeline"
-        members = group_ranks(self.config.mesh, planned.group, planned.stage)
-        return group_of(self.config.mesh, members, members[0])
+        mesh = self.config.mesh
+        first = mesh.rank(planned.stage, 0, 0)
+        return group_of(mesh, group_ranks(mesh, planned.group, first), first)
 
 
 BUCKETS = "latency: the plan starts a message for each bucket of the largest number, the graph for those it has"
