@@ -186,19 +186,12 @@ def attention(model: DecoderConfig, shape: MicroBatch, sizes: TensorSizes) -> tu
     else:
         forward = up + _cast(byte, wide) + 4 * wide + 2 * FP32 / heads
         backward = up + _cast(byte, wide) + 3 * wide
-    saved = wide + probability
+    moved = (size * sizes.scores for size in (forward, backward, wide + probability, 2 * wide))
     return (
         *before,
         Vector("split and merge heads", layout + scaled, layout + (0 if gk else scaled), kept),
         MatMul("scores", seq, head, seq, batch, recompute="selective", fp32=score == FP32),
-        Vector(
-            "softmax",
-            forward * sizes.scores,
-            backward * sizes.scores,
-            saved * sizes.scores,
-            2 * wide * sizes.scores,
-            "selective",
-        ),
+        Vector("softmax", *moved, "selective"),
         _dropped_scores(sizes, shape),
         MatMul("context", seq, seq, head, batch, recompute="selective" if again else "full"),
     )
@@ -283,12 +276,12 @@ def _lookup_collectives(shape: MicroBatch, sizes: TensorSizes, cast_at_once: boo
     """A looked-up row is summed in FP32, and so is its gradient. Where the cast to the compute dtype follows at once,
     with one replica, the engine sums the gradient before it casts back, or scatters the sum where rows are split."""
     whole, narrow = FP32 * sizes.hidden, shape.bytes * sizes.hidden
+    ops, backward = ("AllReduce", "AllReduce"), (whole, "backward", "fp32")
     if cast_at_once and shape.sequence:
-        return TensorCollective("ReduceScatter", whole, "forward", "fp32"), TensorCollective(
-            "AllGather", whole, "backward", "fp32"
-        )
-    backward = (narrow, "backward", shape.precision) if cast_at_once else (whole, "backward", "fp32")
-    return TensorCollective("AllReduce", whole, "forward", "fp32"), TensorCollective("AllReduce", *backward)
+        ops = ("ReduceScatter", "AllGather")
+    elif cast_at_once:
+        backward = (narrow, "backward", shape.precision)
+    return TensorCollective(ops[0], whole, "forward", "fp32"), TensorCollective(ops[1], *backward)
 
 
 def mask(shape: MicroBatch, sizes: TensorSizes, stage: int) -> ModelPart:

@@ -104,11 +104,7 @@ class WeightForm:
         return rows * math.ceil(columns * self.bits / 8)
 
 
-PUBLISHED_FORMS = {
-    16: WeightForm("16 bits", 16, HALF, HALF),
-    8: WeightForm("8 bits", 8, HALF, HALF),
-    4: WeightForm("4 bits", 4, HALF, HALF),
-}
+PUBLISHED_FORMS = {bits: WeightForm(f"{bits} bits", bits, HALF, HALF) for bits in BITS}
 
 
 def our_forms(group: int = GROUP) -> tuple[WeightForm, ...]:
@@ -331,14 +327,6 @@ def _device_form(memory: Memory, form: Decoding, counts: Sequence[int]) -> dict[
 
 def to_dict(memory: InferenceMemory) -> dict[str, Any]:
     """Plain values for `--json`, all in bytes."""
-    return {
-        "bits": memory.bits,
-        "tokens": memory.tokens,
-        "weights": memory.weights,
-        "scales": memory.scales,
-        "cache": memory.cache,
-        "workspace": memory.workspace,
-        "total": memory.total,
-        "published": memory.published,
-        "unexplained": memory.unexplained,
-    }
+    sizes = asdict(memory)
+    published = sizes.pop("published")
+    return {**sizes, "total": memory.total, "published": published, "unexplained": memory.unexplained}

@@ -19,7 +19,7 @@ from ms_codegeex.parallel.sharding import layouts_of
 from ms_codegeex.planning.balance import balanced_layers
 from ms_codegeex.planning.calibration import Factor, outside_roofline, published_run
 from ms_codegeex.planning.communication import PlannedCollective, collectives
-from ms_codegeex.planning.memory import StageMemory, stage_memory
+from ms_codegeex.planning.memory import StageMemory, parameter_sums, stage_memory
 from ms_codegeex.planning.overlap import hidden_seconds
 from ms_codegeex.planning.roofline import StepTime, collective_seconds, executed_flops, model_flops, step_time
 
@@ -130,11 +130,7 @@ class Plan:
     @property
     def stage_parameters(self) -> list[int]:
         """Elements on one device of each stage."""
-        mesh = self.config.mesh
-        return [
-            sum(x.local_size(mesh) for x in layouts_of(self.config) if x.stage == stage)
-            for stage in range(mesh.pipeline)
-        ]
+        return [sums.own for sums in parameter_sums(self.config)]
 
     @cached_property
     def model_flops(self) -> int:
@@ -286,21 +282,22 @@ def _overlaps(plan: Plan) -> list[Improvement]:
     return result
 
 
-def _divisors(number: int) -> list[int]:
-    return [i for i in range(1, number + 1) if number % i == 0]
+def divisors(number: int, maximum: int | None = None) -> list[int]:
+    """Of a number, up to `maximum`, in order."""
+    return [i for i in range(1, min(number, maximum or number) + 1) if number % i == 0]
 
 
 def remedies(plan: Plan) -> list[str]:
     """Single changes that make the plan fit, fastest first, as overrides: a key, and those that change with it."""
     config, mesh = plan.config, plan.config.mesh
     options = [recomputed("selective"), recomputed("full")]
-    smaller = [x for x in _divisors(config.local_batch) if x < config.micro_batch]
+    smaller = [x for x in divisors(config.local_batch) if x < config.micro_batch]
     options += [{"training__micro_batch": x, "parallel__micro_batches": None} for x in smaller]
-    shards = [x for x in _divisors(mesh.data) if x > mesh.optimizer_shard]
+    shards = [x for x in divisors(mesh.data) if x > mesh.optimizer_shard]
     options += [{"parallel__optimizer_shard": x} for x in shards]
     if mesh.tensor > 1 and not config.parallel.sequence:
         options.append({"parallel__sequence": True})
-    spread = [x for x in _divisors(config.parallel.server_devices) if x > mesh.tensor]
+    spread = [x for x in divisors(config.parallel.server_devices) if x > mesh.tensor]
     options += [{"parallel__data": None, "parallel__tensor": x} for x in spread]
     deeper = [x for x in (2, 4, 8, 16) if x > mesh.pipeline]
     options += [{"parallel__data": None, "parallel__pipeline": x, "parallel__stage_layers": None} for x in deeper]

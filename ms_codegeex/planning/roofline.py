@@ -16,7 +16,7 @@ What then remains between this and the paper's 10 s per step is a fourth fitted 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from ms_codegeex.base.hardware import Device
@@ -145,7 +145,6 @@ class StepTime:
 
     stages: tuple[StageTime, ...]
     micro_batches: int
-    communication: dict[str, float] = field(default_factory=dict)  # per group, of the slowest stage and one step
     virtual_stages: int = 1
 
     @property
@@ -196,11 +195,8 @@ def step_time(config: RunConfig, chip: Device) -> StepTime:
         work = part_work(part, chip, training.precision)
         works[part.stage] = works[part.stage].plus(work, part.count * config.parallel.overlap.parts)
     activations, gradients = [0.0] * mesh.pipeline, [0.0] * mesh.pipeline
-    groups: list[dict[str, float]] = [{} for _ in range(mesh.pipeline)]
     for collective in collectives(config, chip):
         time = collective_seconds(config, chip, collective)
-        sums = groups[collective.stage]
-        sums[collective.group] = sums.get(collective.group, 0.0) + time
         if collective.purpose == "activation":
             activations[collective.stage] += time / config.accumulation
         else:
@@ -208,5 +204,4 @@ def step_time(config: RunConfig, chip: Device) -> StepTime:
     stages = tuple(
         StageTime(works[i], activations[i], gradients[i], update_seconds(config, chip, i)) for i in range(mesh.pipeline)
     )
-    slowest = max(range(mesh.pipeline), key=lambda i: stages[i].micro_batch)
-    return StepTime(stages, config.accumulation, groups[slowest], mesh.virtual_stages)
+    return StepTime(stages, config.accumulation, mesh.virtual_stages)
