@@ -131,7 +131,7 @@ def train(folder: Path, rank: int, rounds: int, steps: int) -> None:
     worker.ms.set_context(inter_op_parallel_num=1, runtime_num_threads=1)
     log: list[tuple[str, str, float, float]] = []
     communicator = FileCommunicator(job.messages, rank, WAIT)
-    nodes = [mindir.CollectiveNode(**worker._tuples(x)) for x in read_json(job.file("json", rank))["collectives"]]
+    nodes = [validated(mindir.CollectiveNode, x) for x in read_json(job.file("json", rank))["collectives"]]
     communicator._run = _logged(communicator._run, log)
     communicator.register(nodes)
     network = nn.GraphCell(worker.ms.load(str(job.file("mindir", rank))))

@@ -7,12 +7,13 @@ written the graph with its streams and logged from which library each kernel com
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -20,10 +21,9 @@ from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.base.processes import python_process, run_reporting
 from ms_codegeex.config import RunConfig
 from ms_codegeex.rehearsal import cann_stubs
-from ms_codegeex.rehearsal.checks import PlanCheck
-from ms_codegeex.rehearsal.compile_mode import CompileMode
-from ms_codegeex.rehearsal.job import SINGLE_THREAD, RehearsalJob
+from ms_codegeex.rehearsal.job import SINGLE_THREAD, CompileMode, RehearsalJob
 from ms_codegeex.rehearsal.mindir import COMMUNICATION
+from ms_codegeex.rehearsal.traffic import PlanCheck
 
 WORKER = ("-m", "ms_codegeex.rehearsal.compile_worker")
 DUMP = "hwopt_d_after_stream_assign"
@@ -71,7 +71,7 @@ def backend_kernels(config: RunConfig, rank: int, *, inline: bool) -> list[Kerne
         job.directory.mkdir()
         job.write()
         mode = CompileMode(inline=inline, target="ascend", backend=True)
-        words = (*WORKER, str(os.getpid()), "1", str(job.directory), str(rank), mode.to_word())
+        words = (*WORKER, str(os.getpid()), "1", str(job.directory), str(rank), json.dumps(asdict(mode)))
         environment = {**SINGLE_THREAD, **cann_stubs.loader_environment(), **level_environment()}
         failure: RunFailure | None = None
         try:
@@ -118,7 +118,7 @@ def stream_checks(kernels: Sequence[Kernel], listed: Iterable[dict]) -> list[Pla
     one_each = f"{len(groups)} groups on {len(groups)} streams"
     apart = all(len(x) == 1 for x in groups.values())
     return [
-        PlanCheck("back end, computation", "1 stream", _streams(len(computing))),
+        PlanCheck("back end, computation", "1 stream", f"{len(computing)} stream{'s' * (len(computing) != 1)}"),
         PlanCheck(
             "back end, collectives",
             one_each,
@@ -127,10 +127,6 @@ def stream_checks(kernels: Sequence[Kernel], listed: Iterable[dict]) -> list[Pla
         PlanCheck("back end, collectives apart from computation", "0 shared", f"{len(distinct & computing)} shared"),
         PlanCheck("back end, kernels of collectives", _counted(calls), _counted(found)),
     ]
-
-
-def _streams(count: int) -> str:
-    return f"{count} stream" + ("s" if count != 1 else "")
 
 
 def _counted(calls: Counter[str]) -> str:

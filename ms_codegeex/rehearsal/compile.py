@@ -7,11 +7,12 @@ inlined, as in a run, but fewer of them. Micro-batches repeat the whole network 
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
 from typing import Literal
@@ -33,13 +34,12 @@ from ms_codegeex.planning.roofline import matmul_flops
 from ms_codegeex.rehearsal import cann_stubs
 from ms_codegeex.rehearsal import stubs as gpu_stubs
 from ms_codegeex.rehearsal.backend import backend_kernels, stream_checks
-from ms_codegeex.rehearsal.checks import PlanCheck
-from ms_codegeex.rehearsal.compile_mode import CompileMode
 from ms_codegeex.rehearsal.compile_report import CompileReport, RankReport
 from ms_codegeex.rehearsal.coverage import memory_of_stages
-from ms_codegeex.rehearsal.job import SINGLE_THREAD, RehearsalJob
+from ms_codegeex.rehearsal.job import SINGLE_THREAD, CompileMode, RehearsalJob
 from ms_codegeex.rehearsal.timeline.operators import StepProgram
 from ms_codegeex.rehearsal.traffic import (
+    PlanCheck,
     called_blocks,
     differences,
     found_buckets,
@@ -167,7 +167,7 @@ def _run(
     for job, rank, mode in jobs:
         job.directory.mkdir(exist_ok=True)
         job.write()
-        words += [str(job.directory), str(rank), mode.to_word()]
+        words += [str(job.directory), str(rank), json.dumps(asdict(mode))]
     at_once = max(1, min(AT_ONCE, psutil.virtual_memory().available // WORKER_BYTES))
     command = [*WORKER, str(os.getpid()), str(at_once), *words]
     stubs = cann_stubs if jobs[0][2].target == "ascend" else gpu_stubs
@@ -178,12 +178,7 @@ def _run(
         python_process("compilation", command, jobs[0][0].directory, environment),
         lambda line: progress(next(done), len(jobs)),
     )
-    return [_read(job, rank, mode) for job, rank, mode in jobs]
-
-
-def _read(job: RehearsalJob, rank: int, mode: CompileMode) -> RankReport:
-    stage, layers = job.config.mesh.coordinates(rank)[0], job.config.model.sizes.num_layers
-    return RankReport(stage=stage, inlined=mode.inline, layers=layers, **read_json(job.file("json", rank)))
+    return [RankReport(**read_json(job.file("json", rank))) for job, rank, _ in jobs]
 
 
 def _checks(config: RunConfig, compiled: Sequence[RankReport]) -> list[PlanCheck]:
@@ -208,28 +203,20 @@ def _graph_checks(config: RunConfig, rank: RankReport, name: str) -> list[PlanCh
     moments = sum(math.prod(x) for key, x in rank.parameters.items() if key.startswith(MOMENTS))
     trained = sum(x.local_size(mesh) for x in layouts_of(config) if x.stage == rank.stage and x.trained)
     wrong = sorted(x for x in planned.keys() | rank.weights.keys() if planned.get(x) != rank.weights.get(x))
-    checks = [
-        PlanCheck(
-            f"{name}local parameters", f"{sum(map(math.prod, planned.values())):,}", f"{rank.local_parameters:,}"
-        ),
-        PlanCheck(f"{name}moments", f"{2 * trained:,}", f"{moments:,}"),
-        PlanCheck(
-            f"{name}shapes of parameters",
-            "as planned" if not wrong else f"{wrong[0]} {list(planned.get(wrong[0], ()))}",
-            "as planned" if not wrong else f"{list(rank.weights.get(wrong[0], ()))} ({len(wrong)} differ)",
-        ),
-        PlanCheck(
-            f"{name}FLOPs of matrix products",
-            f"{_matmul_flops(config, rank):,}",
-            f"{rank.matmul_flops:,}",
-        ),
-        PlanCheck(
-            f"{name}overflow",
-            "NPUClearFloatStatusV2, NPUGetFloatStatusV2" if running_on(config).saturates else "infinities",
-            ", ".join(sorted(rank.register_calls)) or "infinities",
-        ),
-    ]
-    return [*checks, *_collective_checks(config, rank, name)]
+    shapes = ("as planned", "as planned")
+    if wrong:
+        expected, found = (list(shapes.get(wrong[0], ())) for shapes in (planned, rank.weights))
+        shapes = (f"{wrong[0]} {expected}", f"{found} ({len(wrong)} differ)")
+    register = "NPUClearFloatStatusV2, NPUGetFloatStatusV2" if running_on(config).saturates else "infinities"
+    compared = {
+        "local parameters": (f"{sum(map(math.prod, planned.values())):,}", f"{rank.local_parameters:,}"),
+        "moments": (f"{2 * trained:,}", f"{moments:,}"),
+        "shapes of parameters": shapes,
+        "FLOPs of matrix products": (f"{_matmul_flops(config, rank):,}", f"{rank.matmul_flops:,}"),
+        "overflow": (register, ", ".join(sorted(rank.register_calls)) or "infinities"),
+    }
+    checks = [PlanCheck(f"{name}{what}", *values) for what, values in compared.items()]
+    return checks + _collective_checks(config, rank, name)
 
 
 def _matmul_flops(config: RunConfig, rank: RankReport) -> int:
@@ -255,16 +242,13 @@ def _collective_checks(config: RunConfig, rank: RankReport, name: str) -> list[P
     if called:
         planned = called_blocks(config, rank.rank, planned)
     found = joined(planned, found_calls(rank.collectives))
-    checks = [
-        PlanCheck(f"{name}{what}", f"{expected} calls", f"{count} calls")
-        for what, expected, count in differences(planned, found)
-    ]
-    total = f"{sum(found.values()):,} calls"
-    checks = checks or [PlanCheck(f"{name}collectives", total, total)]
     wanted, seen = planned_buckets(config, rank.rank, called), found_buckets(rank.collectives)
-    wrong = [
-        PlanCheck(f"{name}{what}", f"{expected} calls", f"{count} calls")
-        for what, expected, count in differences(wanted, seen)
-    ]
-    fused = f"{len({key[2] for key in seen})} buckets of {sum(seen.values()):,} calls"
-    return checks + (wrong or [PlanCheck(f"{name}fusion", fused, fused)])
+    buckets = f"{len({key[2] for key in seen})} buckets of {sum(seen.values()):,} calls"
+    checks = []
+    for what, total, both in (
+        ("collectives", f"{sum(found.values()):,} calls", (planned, found)),
+        ("fusion", buckets, (wanted, seen)),
+    ):
+        wrong = [PlanCheck(f"{name}{kind}", f"{x} calls", f"{y} calls") for kind, x, y in differences(*both)]
+        checks += wrong or [PlanCheck(f"{name}{what}", total, total)]
+    return checks

@@ -1,5 +1,5 @@
 """Compile training graphs of ranks at their real size: `python -m ms_codegeex.rehearsal.compile_worker LAUNCHER_PID
-AT_ONCE (JOB_DIRECTORY RANK MODE)…`; `CompileMode` makes and reads the word MODE.
+AT_ONCE (JOB_DIRECTORY RANK MODE)…`; MODE is a `CompileMode` as JSON.
 
 This process imports the engine and forks one for each graph, at most `AT_ONCE` at a time; a line on standard output
 tells of each that is done. Nothing is executed and no memory is allocated for weights: the engine partitions shapes.
@@ -11,6 +11,7 @@ well, writes its graph after stream assignment, and dies.
 
 from __future__ import annotations
 
+import json
 import resource
 import sys
 import time
@@ -35,8 +36,7 @@ from ms_codegeex.parallel import context
 from ms_codegeex.parallel.sharding import recompute_of_blocks
 from ms_codegeex.rehearsal import cann_stubs, mindir
 from ms_codegeex.rehearsal.backend import level_environment
-from ms_codegeex.rehearsal.compile_mode import CompileMode
-from ms_codegeex.rehearsal.job import RehearsalJob
+from ms_codegeex.rehearsal.job import CompileMode, RehearsalJob
 from ms_codegeex.rehearsal.short_gradients import use_short_gradients
 from ms_codegeex.rehearsal.stubs import rank_environment
 from ms_codegeex.rehearsal.timeline.flatten import flatten
@@ -46,7 +46,7 @@ from ms_codegeex.training.build import build, call_not_inline
 
 def compile_rank(job: RehearsalJob, rank: int, mode: CompileMode) -> None:
     """Compile one rank's graph and write what it shows to `rank_N.json`, its operators to `rank_N.operators.json`."""
-    began = time.monotonic()
+    began, stage = time.monotonic(), job.config.mesh.coordinates(rank)[0]
     step = simulated_step(job.config, rank, mode)
     if mode.backend:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -58,12 +58,14 @@ def compile_rank(job: RehearsalJob, rank: int, mode: CompileMode) -> None:
     data = exported(step)
     model = mindir.parse(data)
     if mode.operators:
-        program = flatten(model, rank, job.config.mesh.coordinates(rank)[0])
-        write_json(job.file("operators.json", rank), asdict(program))
+        write_json(job.file("operators.json", rank), asdict(flatten(model, rank, stage)))
     write_json(
         job.file("json", rank),
         {
             "rank": rank,
+            "stage": stage,
+            "inlined": mode.inline,
+            "layers": job.config.model.sizes.num_layers,
             "build_seconds": built - began,
             "compile_seconds": compiled - built,
             "peak_memory_bytes": peak,
@@ -143,7 +145,7 @@ def main(arguments: Sequence[str]) -> int:
     die_with_parent(int(arguments[0]))
     words, jobs = iter(arguments[2:]), []
     for directory, rank, word in zip(words, words, words, strict=True):
-        jobs.append((RehearsalJob.read(Path(directory)), int(rank), CompileMode.from_word(word)))
+        jobs.append((RehearsalJob.read(Path(directory)), int(rank), CompileMode(**json.loads(word))))
     return answered(compile_all, jobs, int(arguments[1]))
 
 

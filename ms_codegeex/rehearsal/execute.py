@@ -19,21 +19,11 @@ from ms_codegeex.config import RunConfig
 from ms_codegeex.rehearsal.compare import ADAMW_LIMIT, FALL, TOLERANCES, Comparison, compare
 from ms_codegeex.rehearsal.coverage import not_executed
 from ms_codegeex.rehearsal.job import SINGLE_THREAD, RehearsalJob
-from ms_codegeex.rehearsal.shrink import required_memory, shrunk, small_mesh
+from ms_codegeex.rehearsal.shrink import RANK_BYTES, shrunk, small_mesh
 from ms_codegeex.rehearsal.stubs import loader_environment
 
 WORKER = ("-m", "ms_codegeex.rehearsal.worker")
 STEPS = {"fp32": 5, "fp16": 10}  # in FP16 some steps are skipped
-KEYS = (
-    "verdict",
-    "ranks",
-    "steps",
-    "loss_relative_error",
-    "parameter_relative_error",
-    "replicas_equal",
-    "compile_seconds",
-    "peak_memory_bytes",
-)
 ReportProgress = Callable[[str, int, int], None]  # what has been done, how many of how many
 
 
@@ -81,7 +71,7 @@ class ExecutionReport:
 
 def check_memory(mesh: Mesh) -> None:
     """`UserError` if this machine has too little memory to run all ranks of the mesh at once."""
-    needed, free = required_memory(mesh), psutil.virtual_memory().available
+    needed, free = mesh.world * RANK_BYTES, psutil.virtual_memory().available
     if needed > free:
         raise UserError(
             f"--mesh: the {mesh.world} ranks of {mesh} need about {needed / 1e9:.1f} GB at once, {free / 1e9:.1f} GB "

@@ -74,7 +74,7 @@ def stub_libraries() -> Path:
     processes at once."""
     plugin = plugin_directory("rehearsal", MACHINES) / PLUGIN
     fill = partial(build, plugin, plugin.parents[2] / KERNELS)
-    return cuda_folder(f"stubs-{_fingerprint(plugin)}", "the stub CUDA libraries", fill) / "lib64"
+    return cuda_folder(f"stubs-{fingerprint(plugin, cuda_plugin.__file__)}", "the stub CUDA libraries", fill) / "lib64"
 
 
 def build(plugin: Path, kernels: Path, directory: Path, functions: str = "") -> None:
@@ -175,8 +175,9 @@ def compile_library(source: Path, library: Path, what: str, versions: Path | Non
         )
 
 
-def _fingerprint(plugin: Path) -> str:
-    """A name that changes with MindSpore, the machine and the code that makes the folder."""
-    digest = hashlib.sha256(Path(__file__).read_bytes() + Path(cuda_plugin.__file__).read_bytes())
+def fingerprint(plugin: Path, *modules: str) -> str:
+    """A name that changes with MindSpore's plugin, the machine and the code that makes a folder of stubs for it: these
+    files, and this one."""
+    digest = hashlib.sha256(b"".join(Path(module).read_bytes() for module in (__file__, *modules)))
     digest.update(f"{importlib.metadata.version('mindspore')} {platform.machine()} {plugin.stat().st_size}".encode())
     return digest.hexdigest()[:16]

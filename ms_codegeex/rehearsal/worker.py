@@ -30,6 +30,7 @@ from ms_codegeex.base.processes import ForkSpec, die_with_parent, run_processes
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.rules import build_run_config
+from ms_codegeex.config.validation import validated
 from ms_codegeex.data.datasets.batches import Batch
 from ms_codegeex.parallel import context
 from ms_codegeex.parallel.placement import Placement
@@ -116,29 +117,27 @@ def export(job: RehearsalJob, rank: int) -> None:
     config = job.config
     cell = partitioned_step(config, rank)
     full = {p.name: p.asnumpy().copy() for p in cell.get_parameters()}  # compiling shards them
-    began = time.monotonic()
     inputs = [Tensor(local_rows(config, rank, a[0])) for a in batches(config, 1)]
+    began = time.monotonic()
     cell.compile(*inputs)
-    seconds = time.monotonic() - began
-    model = mindir.parse(exported(cell))
-    facts = {
-        "compile_seconds": seconds,
-        "collectives": [asdict(c) for c in mindir.collectives(model, rank)],
-        "matmul_flops": mindir.matmul_flops(model),
-        "windows": fill(model, cell.parameter_layout_dict, full, config, rank),
-    }
-    control_edges.hold(model)
-    replaced = mindir.rewrite(model)
-    job.file("mindir", rank).write_bytes(model.SerializeToString())
+    facts = {"compile_seconds": time.monotonic() - began, **_written(job, rank, cell, full, "mindir")}
     if job.evaluates:
         cell.set_train(False).compile(*inputs)
-        model = mindir.parse(exported(cell))
-        fill(model, cell.parameter_layout_dict, full, config, rank)
-        facts["evaluation"] = [asdict(c) for c in mindir.collectives(model, rank)]
-        control_edges.hold(model)
-        mindir.rewrite(model, replaced)
-        job.file("evaluation.mindir", rank).write_bytes(model.SerializeToString())
+        evaluation = _written(job, rank, cell, full, "evaluation.mindir", len(facts["collectives"]))
+        facts["evaluation"] = evaluation["collectives"]
     write_json(job.file("json", rank), {**facts, **_resources()})
+
+
+def _written(job: RehearsalJob, rank: int, cell: Any, full: dict[str, np.ndarray], name: str, after: int = 0) -> dict:
+    """Write the cell's compiled graph to a file, with functions numbered from `after` + 1; returns facts about it."""
+    model = mindir.parse(exported(cell))
+    collectives = [asdict(c) for c in mindir.collectives(model, rank)]
+    flops = mindir.matmul_flops(model)
+    windows = fill(model, cell.parameter_layout_dict, full, job.config, rank)
+    control_edges.hold(model)
+    mindir.rewrite(model, after)
+    job.file(name, rank).write_bytes(model.SerializeToString())
+    return {"collectives": collectives, "matmul_flops": flops, "windows": windows}
 
 
 def partitioned_step(config: RunConfig, rank: int) -> Any:
@@ -187,7 +186,7 @@ def run(job: RehearsalJob, rank: int) -> None:
     facts = read_json(job.file("json", rank))
     communicator = FileCommunicator(job.messages, rank, MESSAGE_SECONDS)
     nodes = [*facts["collectives"], *facts.get("evaluation", [])]
-    communicator.register([mindir.CollectiveNode(**_tuples(values)) for values in nodes])
+    communicator.register([validated(mindir.CollectiveNode, values) for values in nodes])
     control_edges.register()
     network = nn.GraphCell(ms.load(str(job.file("mindir", rank))))
     held = {mindir.parameter_name(name): p for name, p in network.parameters_dict().items()}
@@ -212,10 +211,6 @@ def _evaluated(job: RehearsalJob, rank: int, held: dict[str, Any], batch: Sequen
     for name, parameter in network.parameters_dict().items():
         parameter.set_data(Tensor(held[mindir.parameter_name(name)].asnumpy()))
     return network(*[Tensor(local_rows(job.config, rank, a)) for a in batch]).asnumpy().tolist()[:2]
-
-
-def _tuples(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
 
 def _resources() -> dict[str, Any]:
