@@ -198,8 +198,7 @@ def _compile(config: RunConfig, ranks: list[int] | None, arguments: Arguments) -
 def _simulate_step(config: RunConfig, compiled: CompileReport, arguments: Arguments) -> Timeline:
     """Simulate the compiled step; print it and write its files."""
     from ms_codegeex.base.files import atomic_file, write_json
-    from ms_codegeex.rehearsal.timeline.picture import plot
-    from ms_codegeex.rehearsal.timeline.report import text, trace
+    from ms_codegeex.rehearsal.timeline.report import plot, text, trace
     from ms_codegeex.rehearsal.timeline.timeline import make_timeline
 
     timeline = make_timeline(compiled.config, config, compiled.programs)

@@ -284,18 +284,14 @@ def _lookup_collectives(shape: MicroBatch, sizes: TensorSizes, cast_at_once: boo
     return TensorCollective(ops[0], whole, "forward", "fp32"), TensorCollective(ops[1], *backward)
 
 
-def mask(shape: MicroBatch, sizes: TensorSizes, stage: int) -> ModelPart:
-    """The mask, which lives as long as the micro-batch."""
+def before_blocks(model: DecoderConfig, shape: MicroBatch, sizes: TensorSizes, stage: int) -> list[ModelPart]:
+    """What a stage makes first and keeps as long as the micro-batch: the mask, and cos and sin of every token."""
     passes = 2 if shape.graph_kernel else 13  # compare, cast, multiply, subtract, scale, count
-    made = Vector("mask", passes * FP32 * sizes.mask, 0, FP32 * sizes.mask)
-    return ModelPart("mask", stage, 1, (made,))
-
-
-def angles(model: DecoderConfig, shape: MicroBatch, stage: int) -> ModelPart:
-    """cos and sin of every token, looked up and kept."""
-    elements = shape.rows * model.head_dim
-    made = Vector("angles", 4 * FP32 * elements, 0, 2 * FP32 * elements)
-    return ModelPart("angles", stage, 1, (made,))
+    made = [Vector("mask", passes * FP32 * sizes.mask, 0, FP32 * sizes.mask)]
+    if model.rotary_dim:
+        elements = shape.rows * model.head_dim
+        made.append(Vector("angles", 4 * FP32 * elements, 0, 2 * FP32 * elements))
+    return [ModelPart(vector.name, stage, 1, (vector,)) for vector in made]
 
 
 def head(

@@ -20,8 +20,14 @@ from ms_codegeex.planning.balance import balanced_layers
 from ms_codegeex.planning.calibration import Factor, outside_roofline, published_run
 from ms_codegeex.planning.communication import PlannedCollective, collectives
 from ms_codegeex.planning.memory import StageMemory, parameter_sums, stage_memory
-from ms_codegeex.planning.overlap import hidden_seconds
-from ms_codegeex.planning.roofline import StepTime, collective_seconds, executed_flops, model_flops, step_time
+from ms_codegeex.planning.roofline import (
+    StepTime,
+    collective_seconds,
+    executed_flops,
+    hidden_seconds,
+    model_flops,
+    step_time,
+)
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig

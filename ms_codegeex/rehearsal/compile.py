@@ -237,10 +237,8 @@ def _matmul_flops(config: RunConfig, rank: RankReport) -> int:
 
 def _collective_checks(config: RunConfig, rank: RankReport, name: str) -> list[PlanCheck]:
     """One check of calls and one of buckets if all agree; otherwise one for each kind that differs."""
-    planned = planned_calls(config, rank.rank)
     called = not rank.inlined and config.accumulation == 1
-    if called:
-        planned = called_blocks(config, rank.rank, planned)
+    planned = (called_blocks if called else planned_calls)(config, rank.rank)
     found = joined(planned, found_calls(rank.collectives))
     wanted, seen = planned_buckets(config, rank.rank, called), found_buckets(rank.collectives)
     buckets = f"{len({key[2] for key in seen})} buckets of {sum(seen.values()):,} calls"

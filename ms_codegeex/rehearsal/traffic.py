@@ -57,33 +57,32 @@ def planned_calls(config: RunConfig, rank: int) -> Calls:
     return calls
 
 
-def called_blocks(config: RunConfig, rank: int, planned: Calls) -> Calls:
+def called_blocks(config: RunConfig, rank: int) -> Calls:
     """The plan's collectives for a graph that calls its blocks as functions instead of inlining them.
 
     The engine then gathers FP32 weights outside the function and casts them inside, and sums a sharded weight's
     gradient over replicas inside before scattering it outside, once for each part of a micro-batch. The worker leaves
     block inputs whole, which the engine cannot slice there.
     """
-    if config.accumulation > 1:
-        return planned
-    mesh, changed = config.mesh, Counter(planned)
-    for x, key in _of_rank(config, rank):
-        op, ranks, dtype, size = moved = key
+    if config.accumulation > 1:  # the network is called as a whole
+        return planned_calls(config, rank)
+    mesh, calls = config.mesh, Counter()
+    for x, (op, ranks, dtype, size) in _of_rank(config, rank):
         if x.group == "optimizer" and op == "AllGather":
-            moved = (op, ranks, "float32", size * (1 if x.dtype == "fp32" else 2))
+            dtype, size = "float32", size * (1 if x.dtype == "fp32" else 2)
         elif x.group == "replica":
-            moved = (op, ranks, dtype, size * mesh.optimizer_shard)
-        changed[key] -= x.count
-        if not (x.phase == "recompute" and op == "AllGather" and not config.parallel.sequence):
-            changed[moved] += x.count
+            size *= mesh.optimizer_shard
+        elif x.phase == "recompute" and op == "AllGather" and not config.parallel.sequence:
+            continue
+        calls[op, ranks, dtype, size] += x.count
     for layout in layouts_of(config):
         if layout.stage == mesh.coordinates(rank)[0] and _in_block(layout.name):
             for op, group, size, dtype, _ in parameter_collectives(config, layout):
                 if op == "AllReduce":
                     size *= mesh.optimizer_shard if group == "replica" else 1
                     key = (op, group_ranks(mesh, group, rank), DTYPES[dtype], size)
-                    changed[key] += config.parallel.overlap.parts - 1
-    return +changed
+                    calls[key] += config.parallel.overlap.parts - 1
+    return +calls
 
 
 def _in_block(name: str) -> bool:

@@ -316,7 +316,7 @@ def test_a_network_compiled_once_communicates_as_one_inlined_for_each_micro_batc
 def test_blocks_that_are_called_move_weights_in_another_way():
     config = load_config(PAPER)
     mesh, planned = config.mesh, planned_calls(config, 0)
-    called = called_blocks(config, 0, planned)
+    called = called_blocks(config, 0)
     shards, replicas = tuple(mesh.optimizer_group(0)), tuple(mesh.replica_group(0))
     assert (len(shards), len(replicas)) == (16, 12)
     small_weight, large = 5120 * 5120 // 8, 5120 * 20480 // 8
@@ -326,7 +326,7 @@ def test_blocks_that_are_called_move_weights_in_another_way():
     assert planned["AllReduce", replicas, "float32", 4 * large // 16] == 80
     assert sum(planned.values()) - sum(called.values()) == 38  # inputs of blocks that are not sliced
     many = load_config(PAPER, ["training.micro_batch=8"])
-    assert called_blocks(many, 0, planned_calls(many, 0)) == planned_calls(many, 0)
+    assert called_blocks(many, 0) == planned_calls(many, 0)
 
 
 def test_halves_of_an_all_reduce_count_as_one_only_where_one_was_planned():

@@ -238,8 +238,11 @@ class Timeline:
                 seconds = collective_seconds(self.config, plan.chip, collective)
                 planned[kind] = planned.get(kind, 0.0) + seconds
         planned.setdefault(RECEIVED, 0.0)
-        kinds = [*planned, *(kind for kind in rank.work if kind not in planned)]
-        return [WorkComparison(kind, planned.get(kind, 0.0), rank.work.get(kind, 0.0), _reason(kind)) for kind in kinds]
+        found = []
+        for kind in dict.fromkeys((*planned, *rank.work)):
+            reason = REASONS.get(kind, BUCKETS if kind.startswith("collectives") else "")
+            found.append(WorkComparison(kind, planned.get(kind, 0.0), rank.work.get(kind, 0.0), reason))
+        return found
 
     def _stream(self, planned: PlannedCollective) -> str:
         """The group's name in the graph, where groups with the same members are one."""
@@ -251,17 +254,12 @@ class Timeline:
 
 
 BUCKETS = "latency: the plan starts a message for each bucket of the largest number, the graph for those it has"
-REASONS = {
+REASONS = {  # why plan and graph may differ in a kind of work
     MATMUL: "includes the element-wise work that is fused into matmuls",
     VECTOR: "the graph's kernels, fused by one rule; some of this work is fused into matmuls and counted there",
     OPTIMIZER: "the graph's kernels; the plan counts bytes for each parameter",
     RECEIVED: "the plan counts it at the stage that sends",
 }
-
-
-def _reason(kind: str) -> str:
-    """Why plan and graph may differ in this kind of work."""
-    return REASONS.get(kind, BUCKETS if kind.startswith("collectives") else "")
 
 
 def make_timeline(config: RunConfig, run: RunConfig, programs: Sequence[StepProgram]) -> Timeline:
