@@ -169,7 +169,7 @@ def plot(timeline: Timeline, path: Path) -> None:
     axes = figure.subplots(len(heights), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
     for index, rank in enumerate(timeline.ranks):
         _bars(axes[2 * index], rank)
-        _memory(axes[2 * index + 1], rank)
+        _curve(axes[2 * index + 1], rank)
     axes[-1].set_xlabel("seconds")
     axes[-1].set_xlim(0.0, timeline.seconds)
     shown = {**COLOURS, "collectives": MESSAGES}
@@ -193,7 +193,7 @@ def _bars(axes: object, rank: RankTimeline) -> None:
     axes.set_ylabel(f"rank {rank.program.rank}\nstage {rank.program.stage}", fontsize="small")
 
 
-def _memory(axes: object, rank: RankTimeline) -> None:
+def _curve(axes: object, rank: RankTimeline) -> None:
     curve = rank.memory.curve
     axes.step([time for time, _ in curve], [held / GIB for _, held in curve], where="post", color="tab:gray")
     axes.set_ylabel("GiB", fontsize="small")
