@@ -35,12 +35,13 @@ from common import ROOT, print_command, spread, versions
 
 sys.path.insert(0, str(ROOT))
 
+from host_tasks import HostCosts, host_tasks, repeated, work
+
 from ms_codegeex.base.files import write_json
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.config.validation import validated
-from ms_codegeex.rehearsal.host_tasks import HostCosts, host_tasks, repeated, work
 from ms_codegeex.rehearsal.job import SINGLE_THREAD, RehearsalJob, batches, local_rows
 from ms_codegeex.rehearsal.mindir import POINT_TO_POINT
 from ms_codegeex.rehearsal.shrink import parse_mesh, shrunk

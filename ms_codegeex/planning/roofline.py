@@ -29,10 +29,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from ms_codegeex.base.hardware import Device
+from ms_codegeex.config.chosen_hardware import hardware_of
 from ms_codegeex.config.fusions import fused_kernels
 from ms_codegeex.parallel.sharding import layouts_of
 from ms_codegeex.planning.communication import PlannedCollective, collectives, seconds
@@ -79,14 +80,9 @@ class Work:
         """All of it."""
         return sum(vars(self).values())
 
-    def plus(self, other: Work, count: int = 1) -> Work:
-        """self + count · other"""
-        mine, theirs = vars(self), vars(other)
-        return Work(**{key: mine[key] + count * theirs[key] for key in mine})
 
-
-def part_work(part: ModelPart, chip: Device, precision: str) -> Work:
-    """Time of one such part."""
+def part_work(part: ModelPart, chip: Device, precision: str) -> dict[str, float]:
+    """Seconds of one such part, by the fields of `Work`."""
     times = dict.fromkeys(asdict(Work()), 0.0)
     for operator in part.operators:
         again = runs_again(part.recompute, operator.recompute)
@@ -100,7 +96,7 @@ def part_work(part: ModelPart, chip: Device, precision: str) -> Work:
         times["matmul_recompute"] += again * forward
         times["matmul_backward"] += operator.replays * forward
         times["matmul_backward"] += sum(matmul_seconds(x, chip, precision) for x in operator.transposed())
-    return Work(**times)
+    return times
 
 
 def matmul_flops(config: RunConfig, stage: int, chip: Device) -> int:
@@ -206,10 +202,10 @@ def collective_seconds(config: RunConfig, chip: Device, collective: PlannedColle
 def step_time(config: RunConfig, chip: Device) -> StepTime:
     """The roofline of one step."""
     mesh, training = config.mesh, config.training
-    works = [Work()] * mesh.pipeline
+    works = [asdict(Work()) for _ in range(mesh.pipeline)]
     for part in parts_of(config, chip):
-        work = part_work(part, chip, training.precision)
-        works[part.stage] = works[part.stage].plus(work, part.count * config.parallel.overlap.parts)
+        for kind, time in part_work(part, chip, training.precision).items():
+            works[part.stage][kind] += part.count * config.parallel.overlap.parts * time
     activations, gradients = [0.0] * mesh.pipeline, [0.0] * mesh.pipeline
     for collective in collectives(config, chip):
         time = collective_seconds(config, chip, collective)
@@ -218,7 +214,8 @@ def step_time(config: RunConfig, chip: Device) -> StepTime:
         else:
             gradients[collective.stage] += time
     stages = tuple(
-        StageTime(works[i], activations[i], gradients[i], update_seconds(config, chip, i)) for i in range(mesh.pipeline)
+        StageTime(Work(**work), activations[stage], gradients[stage], update_seconds(config, chip, stage))
+        for stage, work in enumerate(works)
     )
     return StepTime(stages, config.accumulation, mesh.virtual_stages)
 
@@ -253,3 +250,29 @@ def hidden_seconds(config: RunConfig, chip: Device, time: StepTime, planned: Seq
     else:
         weights = (BUCKETS_HIDE_WITH_PARTS if parts else share) * (sums["weight"] + sums["gradient"])
     return activations + min(weights, micro * work.total)
+
+
+def balanced_layers(config: RunConfig) -> list[int]:
+    """`parallel.stage_layers` with the shortest slowest stage: the first and the last one also compute embedding, head and
+    loss. Of equal stages, later ones, which keep fewer micro-batches, get more. With a layer for each stage and no more, or
+    without a pipeline, all have equally many."""
+    stages, layers = config.mesh.pipeline, config.model.sizes.attention_layers
+    found = [1] * stages
+    if stages == 1 or layers == stages:
+        return [layers] if stages == 1 else found
+    fewest = _stage_seconds(config, [*found[:-1], layers - stages + 1])
+    moved = _stage_seconds(config, [2, *found[1:-1], layers - stages])
+    block = moved[0] - fewest[0]
+    seconds = [*fewest[:-1], fewest[-1] - (layers - stages) * block]
+    for _ in range(layers - stages):
+        stage = min(reversed(range(stages)), key=lambda number: seconds[number])
+        seconds[stage] += block
+        found[stage] += 1
+    return found
+
+
+def _stage_seconds(config: RunConfig, layers: list[int]) -> list[float]:
+    """Seconds of one micro-batch on each stage with these layers."""
+    training = replace(config.training, recompute_blocks=None)  # all blocks then cost the same
+    moved = replace(config, training=training, parallel=replace(config.parallel, stage_layers=layers))
+    return [stage.micro_batch for stage in step_time(moved, hardware_of(config)).stages]

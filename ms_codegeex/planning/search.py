@@ -16,7 +16,7 @@ from ms_codegeex.config import RunConfig
 from ms_codegeex.config.chosen_hardware import hardware_of
 from ms_codegeex.config.sections import OverlapConfig
 from ms_codegeex.config.values import merged
-from ms_codegeex.planning.planner import OVERRIDES, Plan, change, divisors, overrides
+from ms_codegeex.planning.planner import OVERRIDES, Plan, change, changed, divisors, overrides
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -166,10 +166,8 @@ def _refined(plan: Plan) -> Iterator[Plan]:
             "parallel__virtual_stages": number,
             "parallel__fusion__allreduce_groups": buckets,
         }
-        try:
-            yield Plan(change(config, **keys), plan.chip)
-        except UserError:
-            continue
+        if other := changed(plan, **keys):
+            yield other
 
 
 def _by_budget(plan: Plan, cheaper: Plan) -> Plan | None:

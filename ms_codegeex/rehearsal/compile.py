@@ -121,9 +121,7 @@ def compile_ranks(
 def _shown_ranks(config: RunConfig, chosen: Sequence[int]) -> list[int]:
     """The first compiled rank of each stage. The others of a stage have the same operators, and wait for no one else:
     all members of a group are equally fast."""
-    first: dict[int, int] = {}
-    for rank in chosen:
-        first.setdefault(config.mesh.coordinates(rank)[0], rank)
+    first = {config.mesh.coordinates(rank)[0]: rank for rank in reversed(chosen)}
     if len(first) < config.mesh.pipeline:
         raise UserError(f"--ranks: a timeline needs a rank of each of the {config.mesh.pipeline} stages; leave it out")
     places = {config.mesh.coordinates(rank)[1:] for rank in first.values()}

@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -316,24 +317,19 @@ def _nodes(model: ModelProto) -> Iterator[tuple[int, NodeProto, PrimitiveProto]]
 def graph_calls(model: ModelProto) -> dict[str, int]:
     """How often a step runs the main graph (once) and each function: once per mention each time the mentioning graph
     runs. A mention is a call, a closure (assumed to run once) or a branch (assumed to be taken)."""
-    names = {function.name for function in model.functions}
-    mentions: dict[str, Counter[str]] = {name: Counter() for name in names}
+    mentions: dict[str, Counter[str]] = {function.name: Counter() for function in model.functions}
     for graph in (model.graph, *model.functions):
         for node in graph.node:
             for name in (node.op_type.removeprefix("REF::"), *node.input):
-                if name in names:
+                if name in mentions:
                     mentions[name][graph.name] += 1
     calls = {model.graph.name: 1}
-
-    def count(name: str, path: tuple[str, ...]) -> int:
-        if name in path:
-            raise RunFailure(f"{name}: the graph calls itself, so its operators cannot be counted")
-        if name not in calls:
-            calls[name] = sum(times * count(caller, (*path, name)) for caller, times in mentions[name].items())
-        return calls[name]
-
-    for name in names:
-        count(name, ())
+    try:
+        callers_first = [name for name in TopologicalSorter(mentions).static_order() if name in mentions]
+    except CycleError as error:
+        raise RunFailure(f"{error.args[1][0]}: the graph calls itself, so its operators cannot be counted") from None
+    for name in callers_first:
+        calls[name] = sum(times * calls[caller] for caller, times in mentions[name].items())
     return calls
 
 

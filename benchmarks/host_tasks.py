@@ -1,5 +1,5 @@
 """The tasks of a step as the CPU processes of an executed rehearsal run them: one thread for each rank, which also
-communicates, through files. Their costs are measured (`benchmarks/timeline.py`), so that the timeline's scheduling can
+communicates, through files. Their costs are measured (`timeline.py`), so that the timeline's scheduling can
 be compared with something that really runs."""
 
 from __future__ import annotations

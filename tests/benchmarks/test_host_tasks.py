@@ -2,7 +2,7 @@
 
 import pytest
 
-from ms_codegeex.rehearsal.host_tasks import HostCosts, host_tasks, repeated
+from benchmarks.host_tasks import HostCosts, host_tasks, repeated
 from ms_codegeex.rehearsal.mindir import TensorType
 from ms_codegeex.rehearsal.timeline.operators import Message, Operator, StepProgram
 from ms_codegeex.rehearsal.timeline.tasks import TaskSpan, simulate
