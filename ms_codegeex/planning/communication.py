@@ -82,13 +82,7 @@ def seconds(
 
 
 def transfer_seconds(
-    op: str,
-    ranks: Sequence[int],
-    size: int,
-    count: int,
-    chip: Device,
-    server_devices: int,
-    calls: int | None = None,
+    op: str, ranks: Sequence[int], size: int, count: int, chip: Device, server_devices: int, calls: int | None = None
 ) -> float:
     """Time of `count` equal collectives over `ranks` of `size` bytes in all, if nothing else uses the links.
 

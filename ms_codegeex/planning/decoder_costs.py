@@ -317,12 +317,11 @@ def head(
     if split:  # maximum, sum of exponentials, picked logit: one number a row each
         collectives += [TensorCollective("AllReduce", FP32 * shape.rows, "forward", "fp32")] * 3
         collectives += [TensorCollective("AllReduce", FP32 * shape.rows, "backward", "fp32")] * 2  # none of the maximum
-    if shape.sequence:
-        collectives.append(TensorCollective("AllGather", byte * sizes.hidden, "forward", shape.precision))
-        collectives.append(TensorCollective("ReduceScatter", byte * sizes.hidden, "backward", shape.precision))
+    rows = [("AllGather", "forward"), ("ReduceScatter", "backward")] if shape.sequence else []
     if shape.sequence and shape.tail[-1:] == ("full",) and not shape.adapted:
         # the gather belongs to the recomputed block before it; the gradient of a frozen table would not need its result
-        collectives.append(TensorCollective("AllGather", byte * sizes.hidden, "recompute", shape.precision))
+        rows.append(("AllGather", "recompute"))
+    collectives += [TensorCollective(op, byte * sizes.hidden, phase, shape.precision) for op, phase in rows]
     return ModelPart("head", stage, 1, (*before, *product, loss), tuple(collectives))
 
 

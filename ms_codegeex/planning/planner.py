@@ -314,14 +314,8 @@ def remedies(plan: Plan) -> list[str]:
     return list(best.values())
 
 
-KEYS = {
-    "activations": "training.micro_batch",
-    "workspace": "training.micro_batch",
-    "weights": "parallel.tensor",
-    "gathered_weights": "parallel.tensor",
-    "gradients": "parallel.tensor",
-    "optimizer_state": "parallel.optimizer_shard",
-}
+KEYS = {"activations": "training.micro_batch", "workspace": "training.micro_batch"}
+KEYS |= {"optimizer_state": "parallel.optimizer_shard"}
 
 
 def problems(plan: Plan) -> list[str]:
@@ -333,7 +327,7 @@ def problems(plan: Plan) -> list[str]:
     category, size = max(asdict(memory).items(), key=lambda item: item[1])
     ways = remedies(plan)
     remedy = f"fits with {', or '.join(ways[:3])}" if ways else "no single change fits; try --search, or more devices"
-    key = ways[0].partition("=")[0] if ways else KEYS[category]
+    key = ways[0].partition("=")[0] if ways else KEYS.get(category, "parallel.tensor")
     return [
         f"{key}: a device of stage {worst} needs {memory.total / GIB:.1f} GiB, a run on {plan.chip.name} may use "
         f"{limit / GIB:.1f} GiB; the largest part is {category.replace('_', ' ')} with {size / GIB:.1f} GiB; {remedy}"

@@ -253,9 +253,9 @@ def hidden_seconds(config: RunConfig, chip: Device, time: StepTime, planned: Seq
 
 
 def balanced_layers(config: RunConfig) -> list[int]:
-    """`parallel.stage_layers` with the shortest slowest stage: the first and the last one also compute embedding, head and
-    loss. Of equal stages, later ones, which keep fewer micro-batches, get more. With a layer for each stage and no more, or
-    without a pipeline, all have equally many."""
+    """`parallel.stage_layers` with the shortest slowest stage: the first and the last one also compute embedding, head
+    and loss. Of equal stages, later ones, which keep fewer micro-batches, get more. With a layer for each stage and no
+    more, or without a pipeline, all have equally many."""
     stages, layers = config.mesh.pipeline, config.model.sizes.attention_layers
     found = [1] * stages
     if stages == 1 or layers == stages:

@@ -25,6 +25,8 @@ from ms_codegeex.rehearsal.job import SINGLE_THREAD, CompileMode, RehearsalJob
 from ms_codegeex.rehearsal.mindir import COMMUNICATION
 from ms_codegeex.rehearsal.traffic import PlanCheck
 
+# Variables with which the engine continues after the front end, and logs which kernels it selects.
+LEVEL = {"MS_SIMULATION_LEVEL": "1", "MS_SUBMODULE_LOG_v": "{DEVICE:1}"}
 WORKER = ("-m", "ms_codegeex.rehearsal.compile_worker")
 DUMP = "hwopt_d_after_stream_assign"
 NODE = re.compile(r"^\s+%\d+\([^=]*\) = (?:PrimFunc_)?(\w+)\(.*?\bstream_id: U32\((\d+)\)")
@@ -72,7 +74,7 @@ def backend_kernels(config: RunConfig, rank: int, *, inline: bool) -> list[Kerne
         job.write()
         mode = CompileMode(inline=inline, target="ascend", backend=True)
         words = (*WORKER, str(os.getpid()), "1", str(job.directory), str(rank), json.dumps(asdict(mode)))
-        environment = {**SINGLE_THREAD, **cann_stubs.loader_environment(), **level_environment()}
+        environment = {**SINGLE_THREAD, **cann_stubs.loader_environment(), **LEVEL}
         failure: RunFailure | None = None
         try:
             run_reporting(python_process("back end", words, job.directory, environment), lambda line: None)
@@ -89,11 +91,6 @@ def _lines(files: Iterable[Path]) -> Iterator[str]:
     for file in files:
         with file.open(encoding="utf-8", errors="replace") as stream:
             yield from stream
-
-
-def level_environment() -> dict[str, str]:
-    """Variables with which the engine continues after the front end, and logs which kernels it selects."""
-    return {"MS_SIMULATION_LEVEL": "1", "MS_SUBMODULE_LOG_v": "{DEVICE:1}"}
 
 
 def unchecked_operators(kernels: Iterable[Kernel]) -> list[str]:
@@ -115,15 +112,11 @@ def stream_checks(kernels: Sequence[Kernel], listed: Iterable[dict]) -> list[Pla
         if len(x["ranks"]) > 1:
             calls[x["op"]] += x["calls"]
     found = Counter(kernel.op for kernel in kernels if len(kernel.ranks) > 1)
-    one_each = f"{len(groups)} groups on {len(groups)} streams"
-    apart = all(len(x) == 1 for x in groups.values())
+    one_each, shown = (f"{len(groups)} groups on {count} streams" for count in (len(groups), len(distinct)))
+    several = any(len(x) > 1 for x in groups.values())
     return [
         PlanCheck("back end, computation", "1 stream", f"{len(computing)} stream{'s' * (len(computing) != 1)}"),
-        PlanCheck(
-            "back end, collectives",
-            one_each,
-            f"{len(groups)} groups on {len(distinct)} streams" + ("" if apart else ", some groups on several"),
-        ),
+        PlanCheck("back end, collectives", one_each, shown + ", some groups on several" * several),
         PlanCheck("back end, collectives apart from computation", "0 shared", f"{len(distinct & computing)} shared"),
         PlanCheck("back end, kernels of collectives", _counted(calls), _counted(found)),
     ]

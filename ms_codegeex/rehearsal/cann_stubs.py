@@ -61,14 +61,9 @@ def plugin_directory() -> Path:
     return mindspore_directory("rehearsal", MACHINES, (PLUGIN,), advice)
 
 
-def python_folder() -> Path:
-    """The folder with the Python package `hccl` that MindSpore imports; for `sys.path`."""
-    return stub_folder() / "python"
-
-
 def stub_folder() -> Path:
-    """The folder with the stub libraries for the installed MindSpore, made on the first call; safe to call from many
-    processes at once."""
+    """The folder with the stub libraries for the installed MindSpore, and in `python`, for `sys.path`, the package `hccl`
+    that it imports. Made on the first call; safe to call from many processes at once."""
     directory = plugin_directory()
     name = f"ascend-{fingerprint(directory / PLUGIN, __file__)}"
     return cached_folder(name, "the stub CANN libraries", partial(build, directory))

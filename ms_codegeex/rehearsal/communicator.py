@@ -96,7 +96,11 @@ class FileCommunicator:
             return value
         ranks, mine = collective.ranks, collective.ranks.index(self.rank)
         if op == "Broadcast":
-            return self._broadcast(message, ranks, ranks[collective.root], value)
+            root = ranks[collective.root]
+            if root != self.rank:
+                return self.receive(message, root)
+            self.send(message, value, [rank for rank in ranks if rank != root])
+            return value
         values = self._gather(message, ranks, value)
         if op == "AllGather":
             return np.concatenate(values, 0)
@@ -113,12 +117,6 @@ class FileCommunicator:
         """Everyone's value, in the order of the group."""
         self.send(message, value, [rank for rank in ranks if rank != self.rank])
         return [value if rank == self.rank else self.receive(message, rank) for rank in ranks]
-
-    def _broadcast(self, message: str, ranks: Sequence[int], root: int, value: np.ndarray) -> np.ndarray:
-        if root != self.rank:
-            return self.receive(message, root)
-        self.send(message, value, [rank for rank in ranks if rank != root])
-        return value
 
     def _path(self, message: str, source: int, reader: int | str) -> Path:
         return self.directory / f"{message}.{source}.{reader}"

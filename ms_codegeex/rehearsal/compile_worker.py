@@ -35,7 +35,7 @@ from ms_codegeex.config import RunConfig
 from ms_codegeex.parallel import context
 from ms_codegeex.parallel.sharding import recompute_of_blocks
 from ms_codegeex.rehearsal import cann_stubs, mindir
-from ms_codegeex.rehearsal.backend import level_environment
+from ms_codegeex.rehearsal.backend import LEVEL
 from ms_codegeex.rehearsal.job import CompileMode, RehearsalJob
 from ms_codegeex.rehearsal.short_gradients import use_short_gradients
 from ms_codegeex.rehearsal.stubs import rank_environment
@@ -72,7 +72,7 @@ def compile_rank(job: RehearsalJob, rank: int, mode: CompileMode) -> None:
             "parameters": {name: list(kind.shape) for name, kind in mindir.parameters(model).items()},
             "collectives": aggregated(mindir.collectives(model, rank)),
             "matmul_flops": mindir.matmul_flops(model),
-            "register_calls": mindir.register_calls(model),
+            "register_calls": [x for x in mindir.executed(model) if "FloatStatus" in x],  # `training/overflow.py`
             "nodes": sum(len(graph.node) for graph in (model.graph, *model.functions)),
             "graph_bytes": len(data),
         },
@@ -82,7 +82,7 @@ def compile_rank(job: RehearsalJob, rank: int, mode: CompileMode) -> None:
 def simulated_step(config: RunConfig, rank: int, mode: CompileMode) -> Any:
     """The rank's train step with its real optimizer, without memory for weights and moments."""
     if mode.target == "ascend":
-        sys.path.append(str(cann_stubs.python_folder()))
+        sys.path.append(str(cann_stubs.stub_folder() / "python"))
     ms.set_context(mode=ms.GRAPH_MODE, device_target={"ascend": "Ascend", "gpu": "GPU"}[mode.target])
     init()
     if mode.inline or config.accumulation > 1:  # all layers are inlined: large graphs; in others nothing is replaced
@@ -135,7 +135,7 @@ def compile_all(jobs: Sequence[tuple[RehearsalJob, int, CompileMode]], at_once: 
         function = partial(answered, compile_rank, job, rank, mode)
         environment = rank_environment(rank, job.config.devices)
         if mode.backend:
-            environment.update(level_environment())
+            environment.update(LEVEL)
         specs.append(ForkSpec(f"compile of rank {rank}", function, scratch, environment))
     run_processes(specs, at_once, lambda done: print_out(done.label))
 

@@ -131,21 +131,15 @@ def report(execution: ExecutionReport) -> str:
     found, config = execution.comparison, execution.config
     tolerances = TOLERANCES[config.training.precision]
     worst = found.parameter_errors[0]
+    model, counts = config.model.sizes, (found.clipped_steps, found.unclipped_steps, found.skipped_steps)
+    layers = f"{model.num_layers} layers x {model.hidden_size}, {config.training.precision}"
+    batch = f"{config.accumulation} micro-batch(es) of {config.micro_batch} sequences per replica"
     rows = [
         ("mesh", f"{execution.planned}  ->  {config.mesh}", ""),
-        ("model", _sizes(config), ""),
-        (
-            "steps",
-            f"{found.steps}: {found.clipped_steps} clipped, {found.unclipped_steps} not, {found.skipped_steps} skipped",
-            "",
-        ),
+        ("model", f"{layers}, {batch}", ""),
+        ("steps", "{}: {} clipped, {} not, {} skipped".format(found.steps, *counts), ""),
         ("weights moved by", f"{found.update:.1%} of their norm", ""),
         ("loss", f"relative error {found.loss_error:.1e}", f"limit {tolerances.loss:.0e}"),
-        *(
-            [("evaluation", f"relative error {found.evaluation_error:.1e}", f"limit {tolerances.loss:.0e}")]
-            if found.evaluation_error is not None
-            else []
-        ),
         ("parameters", f"error {worst.error:.1e} of the movement ({worst.name})", f"limit {tolerances.parameter:.0e}"),
         ("AdamW", f"error {found.adamw_error:.1e} of the movement, against its formula", f"limit {ADAMW_LIMIT:.0e}"),
         ("fall of the loss", f"{found.loss_fall:.2f} of what the gradient predicts", "limits {} to {}".format(*FALL)),
@@ -154,16 +148,10 @@ def report(execution: ExecutionReport) -> str:
         ("slowest compilation", f"{execution.compile_seconds:.1f} s", ""),
         ("memory, all ranks", f"{execution.peak_memory_bytes / 1e9:.1f} GB", ""),
     ]
+    if found.evaluation_error is not None:
+        rows.insert(5, ("evaluation", f"relative error {found.evaluation_error:.1e}", f"limit {tolerances.loss:.0e}"))
     lines = [f"  {name:<20} {value}" + (f"   ({limit})" if limit else "") for name, value, limit in rows]
     lines += [f"  problem: {problem}" for problem in found.problems]
     lines += [f"  not executed: {line}" for line in execution.left_out]
     verdict = "PASS: it trains as one device does" if execution.passed else "FAIL"
     return "\n".join([f"execution on {config.mesh.world} CPU processes: {verdict}", *lines])
-
-
-def _sizes(config: RunConfig) -> str:
-    model = config.model.sizes
-    return (
-        f"{model.num_layers} layers x {model.hidden_size}, {config.training.precision}, "
-        f"{config.accumulation} micro-batch(es) of {config.micro_batch} sequences per replica"
-    )

@@ -127,12 +127,9 @@ def parameter_name(name: str) -> str:
     return name.rsplit(":", 1)[-1]
 
 
-def node_counts(model: ModelProto) -> Counter[str]:
-    """How many operators of each kind a step runs."""
-    counts: Counter[str] = Counter()
-    for calls, _, primitive in _nodes(model):
-        counts[primitive.op_type] += calls
-    return counts
+def executed(model: ModelProto) -> list[str]:
+    """The kind of every operator that a step runs, in the order of the graph."""
+    return [kind.op_type for calls, _, kind in _nodes(model) for _ in range(calls)]
 
 
 def matmul_flops(model: ModelProto) -> int:
@@ -148,11 +145,6 @@ def matmul_flops(model: ModelProto) -> int:
             query, key = (types[name].shape for name in node.input[:2])
             total += calls * FUSED_PRODUCTS[primitive.op_type] * 2 * math.prod(query) * key[-2]
     return total
-
-
-def register_calls(model: ModelProto) -> list[str]:
-    """Operators on the register of overflows (`training/overflow.py`), in the order of the graph."""
-    return [kind.op_type for calls, _, kind in _nodes(model) if "FloatStatus" in kind.op_type for _ in range(calls)]
 
 
 def rewrite(model: ModelProto, after: int = 0) -> int:
@@ -296,7 +288,7 @@ def communication_nodes(model: ModelProto) -> Iterator[_Node]:
             source = next((found for name in proto.input if (found := packed.get(name, name)) in types), None)
             given = types[source] if source else None
             yield _Node(calls, proto, op, primitive, source, given, output[0], proto.output[0] not in types)
-        elif op in COMMUNICATION or any(_is_group(attribute) for attribute in primitive.attribute):
+        elif op in COMMUNICATION or any(x.name == "group" and x.s for x in primitive.attribute):  # not a convolution's
             raise RunFailure(
                 f"{proto.domain}: the rehearsal cannot execute {op} of {len(output)} tensors; it knows "
                 f"{', '.join(COMMUNICATION)} of one tensor"
@@ -372,11 +364,6 @@ def tensor_type(tensor: TensorProto) -> TensorType:
     name = tensor.DataType.Name(tensor.data_type)
     found = {other: dtype for dtype, other in PROTO_NAMES.items()}.get(name, name.lower())
     return TensorType(tuple(tensor.dims), found if found in BYTES else "unknown")
-
-
-def _is_group(attribute: AttributeProto) -> bool:
-    """Whether it is the group of a communication operator; a convolution's `group` is a number."""
-    return attribute.name == "group" and bool(attribute.s)
 
 
 def attributes_of(primitive: PrimitiveProto) -> dict[str, Any]:

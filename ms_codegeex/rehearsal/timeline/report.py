@@ -32,9 +32,8 @@ def text(timeline: Timeline) -> str:
             f"  with the run's {timeline.run.accumulation} micro-batches {timeline.run_seconds:.4f} s: each additional "
             f"one adds {timeline.period:.4f} s"
         )
-    return "\n".join(
-        [*lines, "", _paces(timeline), "", _stages(timeline), "", _comparisons(timeline), "", _memory(timeline)]
-    )
+    tables = (part(timeline) for part in (_paces, _stages, _comparisons, _memory))
+    return "\n\n".join(("\n".join(lines), *tables))
 
 
 def _paces(timeline: Timeline) -> str:
