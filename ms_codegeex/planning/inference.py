@@ -70,7 +70,8 @@ SPEEDS: Mapping[tuple[str, str], tuple[PublishedSpeed, ...]] = MappingProxyType(
         ("codegeex2", "6b"): (PublishedSpeed("RTX 3090", None, 2048, 94, "characters", "not named"),),
     }
 )
-WEEK, SECONDS = 4.7e9, 7 * 86400  # tokens that CodeGeeX generated for all users in a week (arXiv:2303.17568)
+WEEK = 4.7e9  # tokens that CodeGeeX generated for all users in a week (arXiv:2303.17568)
+WEEK_RATE = WEEK / (7 * 86400)  # a second
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,6 @@ def inference_memory(config: RunConfig, bits: int = 16, tokens: int | None = Non
     length = _length(config, tokens, next(iter(measured), None))
     parameters = list(_parameters(config))
     expanded = HALF * max((p.size for p in parameters if form.rounds(p)), default=0)
-    published = measured.get(length)
     return InferenceMemory(
         bits=bits,
         tokens=length,
@@ -176,7 +176,7 @@ def inference_memory(config: RunConfig, bits: int = 16, tokens: int | None = Non
         scales=sum(map(form.scales, parameters)),
         cache=HALF * length * model.cached_numbers,
         workspace=expanded + HALF * length * 3 * model.intermediate_size,
-        published=published and published * 1e9,
+        published=measured[length] * 1e9 if length in measured else None,
     )
 
 
@@ -313,7 +313,7 @@ def speeds_to_dict(config: RunConfig, forms: Sequence[Decoding], where: Sequence
             asdict(memory) | {"forms": [_device_form(memory, form, (1, streams)) for form in forms]} for memory in where
         ],
         "published_speeds": [asdict(speed) | {"bounds": bounds(config, speed)} for speed in speeds(config)],
-        "published_week": {"tokens": WEEK, "tokens_per_second": WEEK / SECONDS} if serves_users(config) else None,
+        "published_week": {"tokens": WEEK, "tokens_per_second": WEEK_RATE} if serves_users(config) else None,
     }
 
 

@@ -101,10 +101,8 @@ def part_work(part: ModelPart, chip: Device, precision: str) -> dict[str, float]
 
 def matmul_flops(config: RunConfig, stage: int, chip: Device) -> int:
     """FLOPs of all MatMul and BatchMatMul nodes that one device of `stage` executes in a step, with recomputation."""
-    total = 0
-    for part in parts_of(config, chip):
-        if part.stage == stage:
-            total += part.count * sum(x.flops for x in executed_products(part))
+    parts = (part for part in parts_of(config, chip) if part.stage == stage)
+    total = sum(part.count * sum(x.flops for x in executed_products(part)) for part in parts)
     return total * config.accumulation * config.parallel.overlap.parts
 
 

@@ -62,8 +62,8 @@ def plugin_directory() -> Path:
 
 
 def stub_folder() -> Path:
-    """The folder with the stub libraries for the installed MindSpore, and in `python`, for `sys.path`, the package `hccl`
-    that it imports. Made on the first call; safe to call from many processes at once."""
+    """The folder with the stub libraries for the installed MindSpore, and in `python`, for `sys.path`, with the package
+    `hccl` that it imports. Made on the first call; safe to call from many processes at once."""
     directory = plugin_directory()
     name = f"ascend-{fingerprint(directory / PLUGIN, __file__)}"
     return cached_folder(name, "the stub CANN libraries", partial(build, directory))

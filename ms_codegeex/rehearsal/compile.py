@@ -31,23 +31,14 @@ from ms_codegeex.parallel.sharding import layouts_of
 from ms_codegeex.planning.cost_model import MatMul, executed_products, runs_again
 from ms_codegeex.planning.model_parts import parts_of
 from ms_codegeex.planning.roofline import matmul_flops
-from ms_codegeex.rehearsal import cann_stubs
+from ms_codegeex.rehearsal import cann_stubs, traffic
 from ms_codegeex.rehearsal import stubs as gpu_stubs
 from ms_codegeex.rehearsal.backend import backend_kernels, stream_checks
 from ms_codegeex.rehearsal.compile_report import CompileReport, RankReport
 from ms_codegeex.rehearsal.coverage import memory_of_stages
 from ms_codegeex.rehearsal.job import SINGLE_THREAD, CompileMode, RehearsalJob
 from ms_codegeex.rehearsal.timeline.operators import StepProgram
-from ms_codegeex.rehearsal.traffic import (
-    PlanCheck,
-    called_blocks,
-    differences,
-    found_buckets,
-    found_calls,
-    joined,
-    planned_buckets,
-    planned_calls,
-)
+from ms_codegeex.rehearsal.traffic import PlanCheck
 
 WORKER = ("-m", "ms_codegeex.rehearsal.compile_worker")
 AT_ONCE = 2
@@ -203,7 +194,7 @@ def _graph_checks(config: RunConfig, rank: RankReport, name: str) -> list[PlanCh
     wrong = sorted(x for x in planned.keys() | rank.weights.keys() if planned.get(x) != rank.weights.get(x))
     shapes = ("as planned", "as planned")
     if wrong:
-        expected, found = (list(shapes.get(wrong[0], ())) for shapes in (planned, rank.weights))
+        expected, found = (list(known.get(wrong[0], ())) for known in (planned, rank.weights))
         shapes = (f"{wrong[0]} {expected}", f"{found} ({len(wrong)} differ)")
     register = "NPUClearFloatStatusV2, NPUGetFloatStatusV2" if running_on(config).saturates else "infinities"
     compared = {
@@ -236,15 +227,15 @@ def _matmul_flops(config: RunConfig, rank: RankReport) -> int:
 def _collective_checks(config: RunConfig, rank: RankReport, name: str) -> list[PlanCheck]:
     """One check of calls and one of buckets if all agree; otherwise one for each kind that differs."""
     called = not rank.inlined and config.accumulation == 1
-    planned = (called_blocks if called else planned_calls)(config, rank.rank)
-    found = joined(planned, found_calls(rank.collectives))
-    wanted, seen = planned_buckets(config, rank.rank, called), found_buckets(rank.collectives)
+    planned = (traffic.called_blocks if called else traffic.planned_calls)(config, rank.rank)
+    found = traffic.joined(planned, traffic.found_calls(rank.collectives))
+    wanted, seen = traffic.planned_buckets(config, rank.rank, called), traffic.found_buckets(rank.collectives)
     buckets = f"{len({key[2] for key in seen})} buckets of {sum(seen.values()):,} calls"
     checks = []
     for what, total, both in (
         ("collectives", f"{sum(found.values()):,} calls", (planned, found)),
         ("fusion", buckets, (wanted, seen)),
     ):
-        wrong = [PlanCheck(f"{name}{kind}", f"{x} calls", f"{y} calls") for kind, x, y in differences(*both)]
+        wrong = [PlanCheck(f"{name}{kind}", f"{x} calls", f"{y} calls") for kind, x, y in traffic.differences(*both)]
         checks += wrong or [PlanCheck(f"{name}{what}", total, total)]
     return checks

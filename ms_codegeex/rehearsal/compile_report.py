@@ -76,12 +76,9 @@ class CompileReport:
         what = f"rank {shown.rank}" + (f", {shown.layers} layers, all inlined as in a run" if shown.inlined else "")
         checks = [("ok" if x.ok else "FAIL", x.name, x.expected, x.found) for x in self.checks]
         micro = self.config.accumulation
-        lines = [
-            f"compiled for {self.config.devices:,} devices, target {self.target}: {self.config.mesh}"
-            + (f"; {micro} micro-batches; a step may have more" if micro > 1 else ""),
-            _ranks(self.ranks),
-            "",
-        ]
+        more = f"; {micro} micro-batches; a step may have more" if micro > 1 else ""
+        planned = f"compiled for {self.config.devices:,} devices, target {self.target}: {self.config.mesh}{more}"
+        lines = [planned, _ranks(self.ranks), ""]
         lines += [f"collectives of {what}", _buckets(shown), ""]
         lines += ["checks against the plan", table(("", "check", "expected", "found"), checks, 4), ""]
         if self.kernels:

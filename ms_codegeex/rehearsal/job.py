@@ -135,7 +135,7 @@ def engine_window(layout: Any, rank: int, shape: tuple[int, ...], local: tuple[i
     counted from the right, that splits it, or -1), …. A shard smaller than that is also split along axis 0 by the
     optimizer, and is number `shard` of these parts.
     """
-    matrix, tensor_map = layout[0], layout[1]
+    matrix, tensor_map = layout[:2]
     coordinates = [int(x) for x in np.unravel_index(rank % math.prod(matrix), matrix)[::-1]]
     window = []
     for axis, size in enumerate(shape):

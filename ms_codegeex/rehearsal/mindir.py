@@ -12,27 +12,19 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.parallel.context import ranks_in_group_name
 
 if TYPE_CHECKING:
-    from mindspore.train.mind_ir_pb2 import (
-        AttributeProto,
-        GraphProto,
-        ModelProto,
-        NodeProto,
-        PrimitiveProto,
-        TensorProto,
-    )
+    from mindspore.train.mind_ir_pb2 import AttributeProto, GraphProto, ModelProto, NodeProto, PrimitiveProto
 
 POINT_TO_POINT = ("Send", "Receive")
 COMMUNICATION = ("AllReduce", "AllGather", "ReduceScatter", "AlltoAll", "Broadcast", *POINT_TO_POINT)
 MATMULS = ("MatMul", "BatchMatMul", "Dense")
 # Products of [seq, d] and [seq, seq] matrices in a fused attention; its backward pass computes the scores again.
-FUSED_PRODUCTS: Mapping[str, int] = MappingProxyType({"FlashAttentionScore": 2, "FlashAttentionScoreGrad": 5})
+FUSED_PRODUCTS = {"FlashAttentionScore": 2, "FlashAttentionScoreGrad": 5}
 ITEM = "rehearsal_item"
 BYTES = {"float64": 8, "int64": 8, "uint64": 8, "float32": 4, "int32": 4, "uint32": 4, "float16": 2, "bfloat16": 2}
 BYTES |= {"int16": 2, "uint16": 2, "int8": 1, "uint8": 1, "bool": 1}
@@ -359,7 +351,7 @@ def _shape(node: NodeProto) -> AttributeProto | None:
     return next((attribute for attribute in node.attribute if attribute.name == "shape"), None)
 
 
-def tensor_type(tensor: TensorProto) -> TensorType:
+def tensor_type(tensor: Any) -> TensorType:
     """Shape and element type of a value in the protobuf."""
     name = tensor.DataType.Name(tensor.data_type)
     found = {other: dtype for dtype, other in PROTO_NAMES.items()}.get(name, name.lower())

@@ -35,7 +35,7 @@ from ms_codegeex.data.datasets.batches import Batch
 from ms_codegeex.parallel import context
 from ms_codegeex.parallel.placement import Placement
 from ms_codegeex.parallel.sharding import layouts_of
-from ms_codegeex.rehearsal import control_edges, mindir
+from ms_codegeex.rehearsal import control_edges, mindir, probe
 from ms_codegeex.rehearsal.communicator import FileCommunicator
 from ms_codegeex.rehearsal.job import (
     RehearsalJob,
@@ -46,17 +46,6 @@ from ms_codegeex.rehearsal.job import (
     local_rows,
     norm_limit_of,
     overflows_in,
-)
-from ms_codegeex.rehearsal.probe import (
-    CLIP,
-    COPY,
-    GRADIENT,
-    NORM_LIMIT,
-    OVERFLOW,
-    AdamWFormula,
-    build_probed,
-    marked_parameter,
-    parameters_of,
 )
 from ms_codegeex.rehearsal.stubs import rank_environment
 
@@ -77,13 +66,14 @@ def reference(job: RehearsalJob) -> None:
     ms.set_context(mode=ms.GRAPH_MODE)
     ms.set_device("CPU")
     config = single_device(job.config)
-    built = build_probed(config, marked_parameter(job.config))
+    built = probe.build_probed(config, probe.marked_parameter(job.config))
     names = {layout.name for layout in layouts_of(job.config)}
     weights = [parameter for parameter in built.step.get_parameters() if parameter.name in names]
     for parameter in weights:
         parameter.set_data(Tensor(initial_value(parameter.name, tuple(parameter.shape))))
     built.step.set_train(True)
-    probes = {p.name: p for p in built.step.get_parameters() if p.name in (CLIP, OVERFLOW, NORM_LIMIT)}
+    changing = (probe.CLIP, probe.OVERFLOW, probe.NORM_LIMIT)
+    probes = {p.name: p for p in built.step.get_parameters() if p.name in changing}
     data, outputs = batches(config, job.steps), []
     for step in range(job.steps):
         _set_probes(probes, job, step, overflows=True)
@@ -103,12 +93,12 @@ def reference(job: RehearsalJob) -> None:
 
 def _set_probes(probes: dict[str, Any], job: RehearsalJob, step: int, overflows: bool) -> None:
     """Set the clipping of this step, the limit of its norm, and the overflow if `overflows` and this is its step."""
-    probes[CLIP].set_data(Tensor(clip_of(job.config, step), ms.float32))
-    if NORM_LIMIT in probes:
-        probes[NORM_LIMIT].set_data(Tensor(norm_limit_of(job.config, step, job.steps), ms.float32))
+    probes[probe.CLIP].set_data(Tensor(clip_of(job.config, step), ms.float32))
+    if probe.NORM_LIMIT in probes:
+        probes[probe.NORM_LIMIT].set_data(Tensor(norm_limit_of(job.config, step, job.steps), ms.float32))
     infinite = overflows and step == overflows_in(job.config, job.steps)
-    if infinite or OVERFLOW in probes:  # the engine may drop it on stages that do not hold the marked parameter
-        probes[OVERFLOW].set_data(Tensor(np.inf if infinite else 0.0, ms.float32))
+    if infinite or probe.OVERFLOW in probes:  # the engine may drop it on stages that do not hold the marked parameter
+        probes[probe.OVERFLOW].set_data(Tensor(np.inf if infinite else 0.0, ms.float32))
 
 
 def export(job: RehearsalJob, rank: int) -> None:
@@ -144,7 +134,7 @@ def partitioned_step(config: RunConfig, rank: int) -> Any:
     """This rank's train step on a simulated cluster. Nothing is executed; simulation needs the GPU target."""
     ms.set_context(mode=ms.GRAPH_MODE, device_target="GPU")
     init()
-    built = build_probed(config, marked_parameter(config), context.enter(config, rank))
+    built = probe.build_probed(config, probe.marked_parameter(config), context.enter(config, rank))
     return built.step.set_train(True)
 
 
@@ -161,7 +151,7 @@ def fill(model: Any, engine: dict[str, Any], full: dict[str, np.ndarray], config
     place, replica, windows = Placement(config, rank), config.mesh.coordinates(rank)[1], {}
     for proto in model.graph.parameter:
         name, local = mindir.parameter_name(proto.name), tuple(proto.dims)
-        weight = name.removeprefix(COPY)  # AdamW's copies start equal to the weights
+        weight = name.removeprefix(probe.COPY)  # AdamW's copies start equal to the weights
         known = weight in place.layouts
         value = initial_value(place.stored_name(weight), full[name].shape) if known else full[name]
         if name in engine:
@@ -190,15 +180,15 @@ def run(job: RehearsalJob, rank: int) -> None:
     control_edges.register()
     network = nn.GraphCell(ms.load(str(job.file("mindir", rank))))
     held = {mindir.parameter_name(name): p for name, p in network.parameters_dict().items()}
-    formula = AdamWFormula(job.config.training.optimizer, parameters_of(held, COPY))
+    formula = probe.AdamWFormula(job.config.training.optimizer, probe.parameters_of(held, probe.COPY))
     data, outputs = batches(job.config, job.steps), []
     for step in range(job.steps):
         _set_probes(held, job, step, overflows=rank == job.config.mesh.world - 1)
         outputs.append(network(*[Tensor(local_rows(job.config, rank, a[step])) for a in data]).asnumpy().tolist())
         if outputs[-1][5]:
-            formula.update(outputs[-1][3], parameters_of(held, GRADIENT))
+            formula.update(outputs[-1][3], probe.parameters_of(held, probe.GRADIENT))
     np.savez(job.file("npz", rank), **{name: held[name].asnumpy() for name in facts["windows"]})
-    errors = formula.errors(parameters_of(held, COPY))
+    errors = formula.errors(probe.parameters_of(held, probe.COPY))
     evaluation = _evaluated(job, rank, held, [a[-1] for a in data]) if job.evaluates else None
     write_json(
         job.file("run.json", rank), {"outputs": outputs, "adamw": errors, "evaluation": evaluation, **_resources()}

@@ -68,9 +68,9 @@ def _comparisons(timeline: Timeline) -> str:
                 rows.append((f"{rank.program.rank}", x.kind, f"{x.planned:.4f}", f"{x.found:.4f}", off))
             if x.differs and x.reason:
                 reasons[x.kind] = x.reason
-    text = table(("rank", "kind", "plan", "graph", ""), rows, 2)
     notes = [f"  {kind}: {reason}" for kind, reason in reasons.items()]
-    return "\n".join([f"work of a step against the plan, seconds\n{text}", *notes])
+    compared = table(("rank", "kind", "plan", "graph", ""), rows, 2)
+    return "\n".join(["work of a step against the plan, seconds", compared, *notes])
 
 
 def _memory(timeline: Timeline) -> str:
