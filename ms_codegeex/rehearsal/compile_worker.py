@@ -11,7 +11,6 @@ well, writes its graph after stream assignment, and dies.
 
 from __future__ import annotations
 
-import json
 import resource
 import sys
 import time
@@ -29,6 +28,7 @@ from mindspore.communication import init
 from mindspore.nn.utils import no_init_parameters
 
 from ms_codegeex.base.files import write_json
+from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.printing import print_out
 from ms_codegeex.base.processes import ForkSpec, die_with_parent, run_processes
 from ms_codegeex.config import RunConfig
@@ -145,7 +145,7 @@ def main(arguments: Sequence[str]) -> int:
     die_with_parent(int(arguments[0]))
     words, jobs = iter(arguments[2:]), []
     for directory, rank, word in zip(words, words, words, strict=True):
-        jobs.append((RehearsalJob.read(Path(directory)), int(rank), CompileMode(**json.loads(word))))
+        jobs.append((RehearsalJob.read(Path(directory)), int(rank), CompileMode(**parse_json(word))))
     return answered(compile_all, jobs, int(arguments[1]))
 
 
