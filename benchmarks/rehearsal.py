@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import psutil
@@ -32,8 +33,7 @@ sys.path.insert(0, str(ROOT))
 
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.loading import load_config
-from ms_codegeex.rehearsal.compile_mode import CompileMode
-from ms_codegeex.rehearsal.job import RehearsalJob
+from ms_codegeex.rehearsal.job import CompileMode, RehearsalJob
 from ms_codegeex.rehearsal.stubs import simulation_environment
 
 PEER_LAYERS = 8  # more would take minutes
@@ -58,7 +58,8 @@ def compile_rank(config: RunConfig, mode: CompileMode) -> dict[str, float]:
         job.write()
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         environment.update(simulation_environment(0, config.devices))
-        words = ["-m", "ms_codegeex.rehearsal.compile_worker", str(os.getpid()), "1", folder, "0", mode.to_word()]
+        words = ["-m", "ms_codegeex.rehearsal.compile_worker", str(os.getpid()), "1", folder, "0"]
+        words.append(json.dumps(asdict(mode)))
         subprocess.run([sys.executable, *words], env=environment, cwd=folder, check=True, stderr=subprocess.DEVNULL)
         found = json.loads(job.file("json", 0).read_text())
     found["cpu_seconds"] = cpu_seconds() - before

@@ -26,7 +26,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -35,15 +35,18 @@ from common import ROOT, print_command, spread, versions
 
 sys.path.insert(0, str(ROOT))
 
+from host_tasks import HostCosts, host_tasks, repeated, work
+
 from ms_codegeex.base.files import write_json
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.rules import build_run_config
-from ms_codegeex.rehearsal.host_tasks import HostCosts, host_tasks, repeated, work
+from ms_codegeex.config.validation import validated
 from ms_codegeex.rehearsal.job import SINGLE_THREAD, RehearsalJob, batches, local_rows
+from ms_codegeex.rehearsal.mindir import POINT_TO_POINT
 from ms_codegeex.rehearsal.shrink import parse_mesh, shrunk
 from ms_codegeex.rehearsal.stubs import simulation_environment
-from ms_codegeex.rehearsal.timeline.operators import ALIASES, POINT_TO_POINT, StepProgram
+from ms_codegeex.rehearsal.timeline.operators import ALIASES, StepProgram
 from ms_codegeex.rehearsal.timeline.tasks import simulate
 
 MESHES = ("tensor=2", "pipeline=2")
@@ -108,7 +111,7 @@ def export(folder: Path, rank: int) -> None:
     cell.compile(*[worker.Tensor(local_rows(job.config, rank, a[0])) for a in batches(job.config, 1)])
     model = mindir.parse(worker.exported(cell))
     program = flatten(model, rank, job.config.mesh.coordinates(rank)[0])
-    write_json(job.file("operators.json", rank), program.to_json())
+    write_json(job.file("operators.json", rank), asdict(program))
     collectives = [worker.asdict(c) for c in mindir.collectives(model, rank)]
     windows = worker.fill(model, cell.parameter_layout_dict, full, job.config, rank)
     write_json(job.file("json", rank), {"collectives": collectives, "windows": windows})
@@ -129,7 +132,7 @@ def train(folder: Path, rank: int, rounds: int, steps: int) -> None:
     worker.ms.set_context(inter_op_parallel_num=1, runtime_num_threads=1)
     log: list[tuple[str, str, float, float]] = []
     communicator = FileCommunicator(job.messages, rank, WAIT)
-    nodes = [mindir.CollectiveNode(**worker._tuples(x)) for x in read_json(job.file("json", rank))["collectives"]]
+    nodes = [validated(mindir.CollectiveNode, x) for x in read_json(job.file("json", rank))["collectives"]]
     communicator._run = _logged(communicator._run, log)
     communicator.register(nodes)
     network = nn.GraphCell(worker.ms.load(str(job.file("mindir", rank))))
@@ -219,7 +222,7 @@ class Measured:
     def __init__(self, job: RehearsalJob, steps: int):
         ranks = range(job.config.mesh.world)
         self.steps = steps
-        self.programs = [StepProgram.from_json(read_json(job.file("operators.json", rank))) for rank in ranks]
+        self.programs = [validated(StepProgram, read_json(job.file("operators.json", rank))) for rank in ranks]
         self.found = [read_json(job.directory / f"found_{rank}.json") for rank in ranks]
 
     @property

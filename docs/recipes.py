@@ -46,7 +46,7 @@ BY_TIMELINE = ("codegeex_13b_910_1536",)
 LATER = {"virtual_stages": 1}  # of `parallel`, with what every step did before
 SIMULATED = ROOT / "docs" / "recipes_simulated.json"
 TIMELINE = ROOT / "ms_codegeex" / "rehearsal" / "timeline"
-SHOWS = ("picture.py", "report.py")  # its files that show a timeline and do not make it
+SHOWS = ("report.py",)  # its files that show a timeline and do not make it
 EARLIER = "simulated by an earlier version of the timeline"
 PAPER = "codegeex_13b"  # the published setting
 

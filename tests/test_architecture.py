@@ -168,7 +168,6 @@ PARSING = {  # files that may parse JSON or YAML themselves, and why; all others
     "generation/messages.py": "from a process that this one started",
     "serving/messages.py": "from the engine's process, many times a second",
     "runs/fork_server.py": "from the process that started this one",
-    "rehearsal/graph_kernel.py": "from the process that started this one",
     "evaluation/judging/inside/compare.py": "runs in the sandbox, without this package",
     "evaluation/judging/inside/compare_calls.py": "runs in the sandbox, without this package",
 }

@@ -203,9 +203,8 @@ def _as_json(plan: Plan, tokens: float | None, result: SearchResult | None) -> d
     from ms_codegeex.planning.quick_search import quick_search
     from ms_codegeex.planning.search import to_dict as search_to_dict
 
-    if result:
-        return {**to_dict(plan, tokens), "search": search_to_dict(result)}
-    return {**to_dict(plan, tokens), "quick_search": quick_search(plan).to_dict()}
+    more = {"search": search_to_dict(result)} if result else {"quick_search": quick_search(plan).to_dict()}
+    return to_dict(plan, tokens) | more
 
 
 def _as_text(plan: Plan, tokens: float | None, result: SearchResult | None, sources: bool) -> str:

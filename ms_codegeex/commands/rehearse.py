@@ -29,6 +29,9 @@ EXAMPLES = """  ms-codegeex rehearse --config codegeex_base_8
   ms-codegeex rehearse --config codegeex_13b_pipeline --execute --mesh data=1,tensor=2,pipeline=2 --json
   ms-codegeex rehearse --config codegeex_tiny --devices 2 --execute --steps 8"""
 
+KEYS = ("verdict", "ranks", "steps", "loss_relative_error", "parameter_relative_error", "replicas_equal")
+MEASURED = ("compile_seconds", "peak_memory_bytes")  # by a compilation that no execution follows
+
 
 @dataclass(frozen=True)
 class Arguments:
@@ -195,8 +198,7 @@ def _compile(config: RunConfig, ranks: list[int] | None, arguments: Arguments) -
 def _simulate_step(config: RunConfig, compiled: CompileReport, arguments: Arguments) -> Timeline:
     """Simulate the compiled step; print it and write its files."""
     from ms_codegeex.base.files import atomic_file, write_json
-    from ms_codegeex.rehearsal.timeline.picture import plot
-    from ms_codegeex.rehearsal.timeline.report import text, trace
+    from ms_codegeex.rehearsal.timeline.report import plot, text, trace
     from ms_codegeex.rehearsal.timeline.timeline import make_timeline
 
     timeline = make_timeline(compiled.config, config, compiled.programs)
@@ -220,8 +222,8 @@ def _graph_kernels(quiet: bool) -> GraphKernelReport | None:
     report = graph_kernel_report()
     if not quiet:
         print_out(
-            f"graph-kernel fusion of one block, compiled for this CPU: {report.kernels_before} kernels -> "
-            f"{report.kernels_after}, {report.fused_kernels} of them fused; results move by "
+            f"graph-kernel fusion of one block, compiled for this CPU: {report.before.total()} kernels -> "
+            f"{report.after.total()}, {report.fused_kernels} of them fused; results move by "
             f"{report.largest_difference:.0e}\n"
         )
     return report
@@ -246,17 +248,14 @@ def _as_json(
 ) -> dict[str, Any]:
     """The execution's figures at the top, null where nothing was executed; the compilation's below `compile`, graph
     kernels below `graph_kernels`, the timeline below `timeline`."""
-    from ms_codegeex.rehearsal.execute import KEYS
     from ms_codegeex.rehearsal.timeline.report import to_json
 
-    figures = execution.to_json() if execution else dict.fromkeys(KEYS)
-    if compiled and not execution:
-        measured = compiled.to_json()
-        figures.update({key: measured[key] for key in ("compile_seconds", "peak_memory_bytes")})
+    measured = compiled.to_json() if compiled else {}
+    figures = execution.to_json() if execution else dict.fromkeys(KEYS) | {key: measured[key] for key in MEASURED}
     return {
         **figures,
         "verdict": "pass" if passed else "fail",
-        "compile": compiled.to_json() if compiled else None,
+        "compile": measured or None,
         "timeline": to_json(timeline) if timeline else None,
-        "graph_kernels": {"before": kernels.kernels_before, "after": kernels.kernels_after} if kernels else None,
+        "graph_kernels": {"before": kernels.before.total(), "after": kernels.after.total()} if kernels else None,
     }

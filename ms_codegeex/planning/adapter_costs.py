@@ -83,9 +83,8 @@ def collectives(
         "AllGather" if shape.sequence else "AllReduce": gradients.sums,
     }
     for op, count in missing.items():
-        dead = [x for x in found if x.phase == "backward" and x.op == op][:count]
-        for each in dead:
-            found.remove(each)
+        for dead in [x for x in found if x.phase == "backward" and x.op == op][:count]:
+            found.remove(dead)
     size = shape.bytes * shape.rows * shape.rank
     forward, backward = ("ReduceScatter", "AllGather") if shape.sequence else ("AllReduce", "AllReduce")
     phases = [(forward, "forward"), (backward, "backward")]

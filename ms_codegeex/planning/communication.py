@@ -49,14 +49,9 @@ class PlannedCollective:
         return self.count * self.bytes_each
 
 
-def group_ranks(mesh: Mesh, group: str, stage: int, phase: str = "forward") -> list[int]:
-    """The group's ranks that hold the first device of `stage`; in a pipeline the one that it sends to in this phase."""
-    return list(_group_ranks(mesh, group, stage, phase))
-
-
 @lru_cache(maxsize=1024)  # a plan asks for each group a hundred times
-def _group_ranks(mesh: Mesh, group: str, stage: int, phase: str) -> tuple[int, ...]:
-    rank = mesh.rank(stage, 0, 0)
+def group_ranks(mesh: Mesh, group: str, rank: int, phase: str = "forward") -> tuple[int, ...]:
+    """The ranks of the group of `rank`, in order; in a pipeline this one and the one that it sends to in this phase."""
     if group == "world":
         return tuple(range(mesh.world))
     if group == "pipeline":
@@ -64,20 +59,16 @@ def _group_ranks(mesh: Mesh, group: str, stage: int, phase: str) -> tuple[int, .
     return tuple(getattr(mesh, f"{group}_group")(rank))
 
 
-def spread(ranks: Sequence[int], chip: Device, server_devices: int) -> tuple[int, int, int]:
-    """How many members are on the first member's board, boards of its server have members, servers have members."""
-    return _spread(tuple(ranks), chip.board_devices, server_devices)
-
-
 @lru_cache(maxsize=1024)  # as above
-def _spread(ranks: tuple[int, ...], board_devices: int, server_devices: int) -> tuple[int, int, int]:
+def spread(ranks: tuple[int, ...], board_devices: int, server_devices: int) -> tuple[int, int, int]:
+    """How many members are on the first member's board, boards of its server have members, servers have members."""
     board = [rank for rank in ranks if rank // board_devices == ranks[0] // board_devices]
     server = [rank for rank in ranks if rank // server_devices == ranks[0] // server_devices]
     boards = len({rank // board_devices for rank in server})
     return len(board), boards, len({rank // server_devices for rank in ranks})
 
 
-def link_of(ranks: list[int], server_devices: int) -> str:
+def link_of(ranks: Sequence[int], server_devices: int) -> str:
     """`server` if the group is inside one server, else `cluster`."""
     return "server" if min(ranks) // server_devices == max(ranks) // server_devices else "cluster"
 
@@ -86,18 +77,12 @@ def seconds(
     collective: PlannedCollective, mesh: Mesh, chip: Device, server_devices: int, calls: int | None = None
 ) -> float:
     """Time of all calls of a planned collective; see `transfer_seconds`."""
-    ranks = group_ranks(mesh, collective.group, collective.stage, collective.phase)
+    ranks = group_ranks(mesh, collective.group, mesh.rank(collective.stage, 0, 0), collective.phase)
     return transfer_seconds(collective.op, ranks, collective.bytes, collective.count, chip, server_devices, calls)
 
 
 def transfer_seconds(
-    op: str,
-    ranks: Sequence[int],
-    size: int,
-    count: int,
-    chip: Device,
-    server_devices: int,
-    calls: int | None = None,
+    op: str, ranks: Sequence[int], size: int, count: int, chip: Device, server_devices: int, calls: int | None = None
 ) -> float:
     """Time of `count` equal collectives over `ranks` of `size` bytes in all, if nothing else uses the links.
 
@@ -107,7 +92,7 @@ def transfer_seconds(
     """
     if len(ranks) < 2 or set(ranks) == {ranks[0]}:
         return 0.0
-    board, boards, servers = spread(ranks, chip, server_devices)
+    board, boards, servers = spread(tuple(ranks), chip.board_devices, server_devices)
     if op in ("Send", "Receive"):
         rate = chip.cluster_bandwidth if servers > 1 else chip.server_bandwidth if boards > 1 else chip.board_bandwidth
         return count * chip.latency + size / rate
@@ -151,7 +136,7 @@ def _inputs_and_sums(config: RunConfig) -> Counter[tuple]:
     last, group = mesh.pipeline - 1, "stage" if runs > 1 else "tensor"
     size = FP32 * config.seq_length * (rows if group == "stage" else rows // mesh.data)
     for stage in range(mesh.pipeline if config.partitioned else 0):
-        if len(group_ranks(mesh, group, stage)) > 1:
+        if len(group_ranks(mesh, group, mesh.rank(stage, 0, 0))) > 1:
             calls["AllGather", group, size, "int32", stage, "input", "step"] += 2 if stage == last else 1
             if config.training.dropout > 0 or config.lora.rank * config.lora.dropout > 0:
                 calls["AllGather", group, size // config.seq_length, "int32", stage, "input", "step"] += 1
@@ -207,7 +192,7 @@ def collectives(config: RunConfig, chip: Device | None = None) -> list[PlannedCo
                 calls["AllReduce", "tied", FP32 * layout.local_size(mesh), "fp32", stage, "gradient", "step"] += 1
     listed = []
     for (op, group, size, dtype, stage, purpose, phase), count in calls.items():
-        ranks = group_ranks(mesh, group, stage, phase)
+        ranks = group_ranks(mesh, group, mesh.rank(stage, 0, 0), phase)
         link = link_of(ranks, config.parallel.server_devices)
         listed.append(PlannedCollective(op, group, len(ranks), count, size, dtype, link, stage, purpose, phase))
     return sorted(listed, key=lambda c: (c.stage, GROUPS.index(c.group), c.op, -c.bytes_each, c.phase))

@@ -186,19 +186,12 @@ def attention(model: DecoderConfig, shape: MicroBatch, sizes: TensorSizes) -> tu
     else:
         forward = up + _cast(byte, wide) + 4 * wide + 2 * FP32 / heads
         backward = up + _cast(byte, wide) + 3 * wide
-    saved = wide + probability
+    moved = (size * sizes.scores for size in (forward, backward, wide + probability, 2 * wide))
     return (
         *before,
         Vector("split and merge heads", layout + scaled, layout + (0 if gk else scaled), kept),
         MatMul("scores", seq, head, seq, batch, recompute="selective", fp32=score == FP32),
-        Vector(
-            "softmax",
-            forward * sizes.scores,
-            backward * sizes.scores,
-            saved * sizes.scores,
-            2 * wide * sizes.scores,
-            "selective",
-        ),
+        Vector("softmax", *moved, "selective"),
         _dropped_scores(sizes, shape),
         MatMul("context", seq, seq, head, batch, recompute="selective" if again else "full"),
     )
@@ -283,26 +276,22 @@ def _lookup_collectives(shape: MicroBatch, sizes: TensorSizes, cast_at_once: boo
     """A looked-up row is summed in FP32, and so is its gradient. Where the cast to the compute dtype follows at once,
     with one replica, the engine sums the gradient before it casts back, or scatters the sum where rows are split."""
     whole, narrow = FP32 * sizes.hidden, shape.bytes * sizes.hidden
+    ops, backward = ("AllReduce", "AllReduce"), (whole, "backward", "fp32")
     if cast_at_once and shape.sequence:
-        return TensorCollective("ReduceScatter", whole, "forward", "fp32"), TensorCollective(
-            "AllGather", whole, "backward", "fp32"
-        )
-    backward = (narrow, "backward", shape.precision) if cast_at_once else (whole, "backward", "fp32")
-    return TensorCollective("AllReduce", whole, "forward", "fp32"), TensorCollective("AllReduce", *backward)
+        ops = ("ReduceScatter", "AllGather")
+    elif cast_at_once:
+        backward = (narrow, "backward", shape.precision)
+    return TensorCollective(ops[0], whole, "forward", "fp32"), TensorCollective(ops[1], *backward)
 
 
-def mask(shape: MicroBatch, sizes: TensorSizes, stage: int) -> ModelPart:
-    """The mask, which lives as long as the micro-batch."""
+def before_blocks(model: DecoderConfig, shape: MicroBatch, sizes: TensorSizes, stage: int) -> list[ModelPart]:
+    """What a stage makes first and keeps as long as the micro-batch: the mask, and cos and sin of every token."""
     passes = 2 if shape.graph_kernel else 13  # compare, cast, multiply, subtract, scale, count
-    made = Vector("mask", passes * FP32 * sizes.mask, 0, FP32 * sizes.mask)
-    return ModelPart("mask", stage, 1, (made,))
-
-
-def angles(model: DecoderConfig, shape: MicroBatch, stage: int) -> ModelPart:
-    """cos and sin of every token, looked up and kept."""
-    elements = shape.rows * model.head_dim
-    made = Vector("angles", 4 * FP32 * elements, 0, 2 * FP32 * elements)
-    return ModelPart("angles", stage, 1, (made,))
+    made = [Vector("mask", passes * FP32 * sizes.mask, 0, FP32 * sizes.mask)]
+    if model.rotary_dim:
+        elements = shape.rows * model.head_dim
+        made.append(Vector("angles", 4 * FP32 * elements, 0, 2 * FP32 * elements))
+    return [ModelPart(vector.name, stage, 1, (vector,)) for vector in made]
 
 
 def head(
@@ -328,12 +317,11 @@ def head(
     if split:  # maximum, sum of exponentials, picked logit: one number a row each
         collectives += [TensorCollective("AllReduce", FP32 * shape.rows, "forward", "fp32")] * 3
         collectives += [TensorCollective("AllReduce", FP32 * shape.rows, "backward", "fp32")] * 2  # none of the maximum
-    if shape.sequence:
-        collectives.append(TensorCollective("AllGather", byte * sizes.hidden, "forward", shape.precision))
-        collectives.append(TensorCollective("ReduceScatter", byte * sizes.hidden, "backward", shape.precision))
+    rows = [("AllGather", "forward"), ("ReduceScatter", "backward")] if shape.sequence else []
     if shape.sequence and shape.tail[-1:] == ("full",) and not shape.adapted:
         # the gather belongs to the recomputed block before it; the gradient of a frozen table would not need its result
-        collectives.append(TensorCollective("AllGather", byte * sizes.hidden, "recompute", shape.precision))
+        rows.append(("AllGather", "recompute"))
+    collectives += [TensorCollective(op, byte * sizes.hidden, phase, shape.precision) for op, phase in rows]
     return ModelPart("head", stage, 1, (*before, *product, loss), tuple(collectives))
 
 

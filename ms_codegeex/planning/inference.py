@@ -70,7 +70,8 @@ SPEEDS: Mapping[tuple[str, str], tuple[PublishedSpeed, ...]] = MappingProxyType(
         ("codegeex2", "6b"): (PublishedSpeed("RTX 3090", None, 2048, 94, "characters", "not named"),),
     }
 )
-WEEK, SECONDS = 4.7e9, 7 * 86400  # tokens that CodeGeeX generated for all users in a week (arXiv:2303.17568)
+WEEK = 4.7e9  # tokens that CodeGeeX generated for all users in a week (arXiv:2303.17568)
+WEEK_RATE = WEEK / (7 * 86400)  # a second
 
 
 @dataclass(frozen=True)
@@ -104,11 +105,7 @@ class WeightForm:
         return rows * math.ceil(columns * self.bits / 8)
 
 
-PUBLISHED_FORMS = {
-    16: WeightForm("16 bits", 16, HALF, HALF),
-    8: WeightForm("8 bits", 8, HALF, HALF),
-    4: WeightForm("4 bits", 4, HALF, HALF),
-}
+PUBLISHED_FORMS = {bits: WeightForm(f"{bits} bits", bits, HALF, HALF) for bits in BITS}
 
 
 def our_forms(group: int = GROUP) -> tuple[WeightForm, ...]:
@@ -172,7 +169,6 @@ def inference_memory(config: RunConfig, bits: int = 16, tokens: int | None = Non
     length = _length(config, tokens, next(iter(measured), None))
     parameters = list(_parameters(config))
     expanded = HALF * max((p.size for p in parameters if form.rounds(p)), default=0)
-    published = measured.get(length)
     return InferenceMemory(
         bits=bits,
         tokens=length,
@@ -180,7 +176,7 @@ def inference_memory(config: RunConfig, bits: int = 16, tokens: int | None = Non
         scales=sum(map(form.scales, parameters)),
         cache=HALF * length * model.cached_numbers,
         workspace=expanded + HALF * length * 3 * model.intermediate_size,
-        published=published and published * 1e9,
+        published=measured[length] * 1e9 if length in measured else None,
     )
 
 
@@ -317,7 +313,7 @@ def speeds_to_dict(config: RunConfig, forms: Sequence[Decoding], where: Sequence
             asdict(memory) | {"forms": [_device_form(memory, form, (1, streams)) for form in forms]} for memory in where
         ],
         "published_speeds": [asdict(speed) | {"bounds": bounds(config, speed)} for speed in speeds(config)],
-        "published_week": {"tokens": WEEK, "tokens_per_second": WEEK / SECONDS} if serves_users(config) else None,
+        "published_week": {"tokens": WEEK, "tokens_per_second": WEEK_RATE} if serves_users(config) else None,
     }
 
 
@@ -331,14 +327,6 @@ def _device_form(memory: Memory, form: Decoding, counts: Sequence[int]) -> dict[
 
 def to_dict(memory: InferenceMemory) -> dict[str, Any]:
     """Plain values for `--json`, all in bytes."""
-    return {
-        "bits": memory.bits,
-        "tokens": memory.tokens,
-        "weights": memory.weights,
-        "scales": memory.scales,
-        "cache": memory.cache,
-        "workspace": memory.workspace,
-        "total": memory.total,
-        "published": memory.published,
-        "unexplained": memory.unexplained,
-    }
+    sizes = asdict(memory)
+    published = sizes.pop("published")
+    return {**sizes, "total": memory.total, "published": published, "unexplained": memory.unexplained}

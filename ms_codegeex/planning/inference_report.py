@@ -7,16 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ms_codegeex.base.tables import table
-from ms_codegeex.planning.inference import (
-    SECONDS,
-    WEEK,
-    Decoding,
-    InferenceMemory,
-    Memory,
-    bounds,
-    serves_users,
-    speeds,
-)
+from ms_codegeex.planning.inference import WEEK_RATE, Decoding, InferenceMemory, Memory, bounds, serves_users, speeds
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
@@ -75,7 +66,7 @@ def speed_table(config: RunConfig, forms: Sequence[Decoding], devices: Sequence[
             for n in counts
         ]
         best = max((form.rate(streams, memory.bandwidth) for form in forms if memory.fits(form, streams)), default=0)
-        cells += [f"{math.ceil(WEEK / SECONDS / best):,}" if best else "-"] if weekly else []
+        cells += [f"{math.ceil(WEEK_RATE / best):,}" if best else "-"] if weekly else []
         rows.append((memory.name, f"{memory.bandwidth / 1e9:,.0f}", *cells))
     text = (
         f"tokens/s at most of {' or '.join(map(str, counts))} sequence{'s' * (streams > 1)} together, "
@@ -86,7 +77,7 @@ def speed_table(config: RunConfig, forms: Sequence[Decoding], devices: Sequence[
     )
     if weekly:
         text += (
-            f"\n  for a week: devices for the published 4.7 G tokens a week, {WEEK / SECONDS:,.0f}/s on average, at"
+            f"\n  for a week: devices for the published 4.7 G tokens a week, {WEEK_RATE:,.0f}/s on average, at"
             f"\n  this bound with the fastest form and {streams} streams each"
         )
     return text

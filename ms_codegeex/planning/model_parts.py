@@ -31,9 +31,7 @@ def model_parts(model: DecoderConfig, shape: MicroBatch) -> tuple[ModelPart, ...
     for number, blocks in enumerate(shape.blocks):
         virtual, stage = divmod(number, shape.stages)
         first = len(listed)
-        listed.append(costs.mask(shape, sizes, stage))
-        if model.rotary_dim:
-            listed.append(costs.angles(model, shape, stage))
+        listed += costs.before_blocks(model, shape, sizes, stage)
         settings = Counter(blocks)
         for setting, count in settings.items():
             own = replace(shape, recompute=setting)

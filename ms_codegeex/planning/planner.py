@@ -16,12 +16,10 @@ from ms_codegeex.config.chosen_hardware import hardware_of
 from ms_codegeex.config.fusions import dropout_obstacle, fused_kernels
 from ms_codegeex.config.mesh_rules import check_mesh
 from ms_codegeex.parallel.sharding import layouts_of
-from ms_codegeex.planning.balance import balanced_layers
+from ms_codegeex.planning import roofline
 from ms_codegeex.planning.calibration import Factor, outside_roofline, published_run
 from ms_codegeex.planning.communication import PlannedCollective, collectives
-from ms_codegeex.planning.memory import StageMemory, stage_memory
-from ms_codegeex.planning.overlap import hidden_seconds
-from ms_codegeex.planning.roofline import StepTime, collective_seconds, executed_flops, model_flops, step_time
+from ms_codegeex.planning.memory import StageMemory, parameter_sums, stage_memory
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
@@ -108,9 +106,9 @@ class Plan:
         return stage_memory(self.config, self.chip)
 
     @cached_property
-    def time(self) -> StepTime:
+    def time(self) -> roofline.StepTime:
         """The roofline of one step."""
-        return step_time(self.config, self.chip)
+        return roofline.step_time(self.config, self.chip)
 
     @cached_property
     def collectives(self) -> list[PlannedCollective]:
@@ -130,21 +128,17 @@ class Plan:
     @property
     def stage_parameters(self) -> list[int]:
         """Elements on one device of each stage."""
-        mesh = self.config.mesh
-        return [
-            sum(x.local_size(mesh) for x in layouts_of(self.config) if x.stage == stage)
-            for stage in range(mesh.pipeline)
-        ]
+        return [sums.own for sums in parameter_sums(self.config)]
 
     @cached_property
     def model_flops(self) -> int:
         """FLOPs that a step needs."""
-        return model_flops(self.config)
+        return roofline.model_flops(self.config)
 
     @cached_property
     def executed_flops(self) -> int:
         """FLOPs that a step executes on all devices, with recomputation."""
-        return executed_flops(self.config, self.chip)
+        return roofline.executed_flops(self.config, self.chip)
 
     @property
     def factor(self) -> Factor:
@@ -159,7 +153,7 @@ class Plan:
     @cached_property
     def hidden_seconds(self) -> float:
         """Seconds of collectives that run under computation in compiled graphs, estimated; before the factor."""
-        return hidden_seconds(self.config, self.chip, self.time, self.collectives)
+        return roofline.hidden_seconds(self.config, self.chip, self.time, self.collectives)
 
     @property
     def overlapped_seconds(self) -> float:
@@ -185,6 +179,14 @@ class Plan:
     def tokens_per_day(self) -> float:
         """Token slots."""
         return self.step_tokens * DAY / self.step_seconds
+
+
+def changed(plan: Plan, **keys: Any) -> Plan | None:
+    """The plan with keys replaced as by `change`; None if they do not fit the mesh."""
+    try:
+        return Plan(change(plan.config, **keys), plan.chip)
+    except UserError:
+        return None
 
 
 def make_plan(config: RunConfig) -> Plan:
@@ -238,8 +240,8 @@ def improvements(plan: Plan) -> list[Improvement]:
         changes.append(("recompute selectively (training.recompute=selective)", recomputed("selective"), False))
     if config.training.recompute != "none":
         changes.append(("recompute nothing", recomputed("none"), False))
-    changes += _schedules(config)
-    layers = balanced_layers(config)
+    changes += _schedules(plan)
+    layers = roofline.balanced_layers(config)
     if config.mesh.virtual_stages == 1 and layers != config.mesh.layers_per_stage(config.model.sizes.attention_layers):
         text = json.dumps(layers, separators=(",", ":"))
         changes.append((f"layers by cost (parallel.stage_layers={text})", {"parallel__stage_layers": layers}, False))
@@ -252,8 +254,9 @@ def improvements(plan: Plan) -> list[Improvement]:
     return sorted(found, key=lambda x: (x.active, x.step_seconds))
 
 
-def _schedules(config: RunConfig) -> list[tuple[str, dict[str, Any], bool]]:
+def _schedules(plan: Plan) -> list[tuple[str, dict[str, Any], bool]]:
     """Interleaved 1F1B with the fewest virtual stages that the layers allow; or without them, if there are some."""
+    config = plan.config
     if config.mesh.virtual_stages > 1:
         text = f"interleaved 1F1B (parallel.virtual_stages={config.mesh.virtual_stages})"
         return [(text, {"parallel__virtual_stages": 1}, True)]
@@ -261,11 +264,8 @@ def _schedules(config: RunConfig) -> list[tuple[str, dict[str, Any], bool]]:
         return []
     for number in range(2, config.model.sizes.attention_layers // config.mesh.pipeline + 1):
         keys = {"parallel__virtual_stages": number, "parallel__stage_layers": None}
-        try:
-            change(config, **keys)
-        except UserError:
-            continue
-        return [(f"interleaved 1F1B (parallel.virtual_stages={number})", keys, False)]
+        if changed(plan, **keys):
+            return [(f"interleaved 1F1B (parallel.virtual_stages={number})", keys, False)]
     return []
 
 
@@ -286,47 +286,36 @@ def _overlaps(plan: Plan) -> list[Improvement]:
     return result
 
 
-def _divisors(number: int) -> list[int]:
-    return [i for i in range(1, number + 1) if number % i == 0]
+def divisors(number: int, maximum: int | None = None) -> list[int]:
+    """Of a number, up to `maximum`, in order."""
+    return [i for i in range(1, min(number, maximum or number) + 1) if number % i == 0]
 
 
 def remedies(plan: Plan) -> list[str]:
     """Single changes that make the plan fit, fastest first, as overrides: a key, and those that change with it."""
     config, mesh = plan.config, plan.config.mesh
     options = [recomputed("selective"), recomputed("full")]
-    smaller = [x for x in _divisors(config.local_batch) if x < config.micro_batch]
+    smaller = [x for x in divisors(config.local_batch) if x < config.micro_batch]
     options += [{"training__micro_batch": x, "parallel__micro_batches": None} for x in smaller]
-    shards = [x for x in _divisors(mesh.data) if x > mesh.optimizer_shard]
+    shards = [x for x in divisors(mesh.data) if x > mesh.optimizer_shard]
     options += [{"parallel__optimizer_shard": x} for x in shards]
     if mesh.tensor > 1 and not config.parallel.sequence:
         options.append({"parallel__sequence": True})
-    spread = [x for x in _divisors(config.parallel.server_devices) if x > mesh.tensor]
+    spread = [x for x in divisors(config.parallel.server_devices) if x > mesh.tensor]
     options += [{"parallel__data": None, "parallel__tensor": x} for x in spread]
     deeper = [x for x in (2, 4, 8, 16) if x > mesh.pipeline]
     options += [{"parallel__data": None, "parallel__pipeline": x, "parallel__stage_layers": None} for x in deeper]
     options += [{"parallel__virtual_stages": 1}] if mesh.virtual_stages > 1 else []
-    fitting: list[tuple[float, str]] = []
-    for keys in options:
-        try:
-            other = Plan(change(config, **keys), plan.chip)
-        except UserError:
-            continue
-        if other.fits:
-            fitting.append((other.step_seconds, overrides(other.config, config)))
+    others = filter(None, (changed(plan, **keys) for keys in options))
+    fitting = [(other.step_seconds, overrides(other.config, config)) for other in others if other.fits]
     best: dict[str, str] = {}
     for _, text in sorted(fitting):
         best.setdefault(text.partition("=")[0], text)
     return list(best.values())
 
 
-KEYS = {
-    "activations": "training.micro_batch",
-    "workspace": "training.micro_batch",
-    "weights": "parallel.tensor",
-    "gathered_weights": "parallel.tensor",
-    "gradients": "parallel.tensor",
-    "optimizer_state": "parallel.optimizer_shard",
-}
+KEYS = {"activations": "training.micro_batch", "workspace": "training.micro_batch"}
+KEYS |= {"optimizer_state": "parallel.optimizer_shard"}
 
 
 def problems(plan: Plan) -> list[str]:
@@ -338,7 +327,7 @@ def problems(plan: Plan) -> list[str]:
     category, size = max(asdict(memory).items(), key=lambda item: item[1])
     ways = remedies(plan)
     remedy = f"fits with {', or '.join(ways[:3])}" if ways else "no single change fits; try --search, or more devices"
-    key = ways[0].partition("=")[0] if ways else KEYS[category]
+    key = ways[0].partition("=")[0] if ways else KEYS.get(category, "parallel.tensor")
     return [
         f"{key}: a device of stage {worst} needs {memory.total / GIB:.1f} GiB, a run on {plan.chip.name} may use "
         f"{limit / GIB:.1f} GiB; the largest part is {category.replace('_', ' ')} with {size / GIB:.1f} GiB; {remedy}"
@@ -399,7 +388,7 @@ def communication_by_group(plan: Plan) -> dict[str, Any]:
     groups: dict[str, Any] = {}
     for collective in plan.collectives:
         entry = groups.setdefault(collective.group, {"link": collective.link, "stages": {}, "collectives": []})
-        time = collective_seconds(plan.config, plan.chip, collective)
+        time = roofline.collective_seconds(plan.config, plan.chip, collective)
         stage = entry["stages"].setdefault(collective.stage, [0, 0.0, 0])
         stage[0] += collective.bytes
         stage[1] += time

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections import defaultdict
 from pathlib import Path
 
 from ms_codegeex.base.hardware import GIB, Device
@@ -54,30 +55,20 @@ def memory_table(plan: Plan) -> str:
 
 def communication_table(plan: Plan) -> str:
     """Collectives by group, operation and size on the busiest stage."""
-    groups, rows = communication_by_group(plan), []
-    for group, entry in groups.items():
-        busiest = max({c["stage"] for c in entry["collectives"]}, key=lambda s: _stage_seconds(entry, s))
+    rows = []
+    for group, entry in communication_by_group(plan).items():
+        seconds: dict[int, float] = defaultdict(float)
+        for c in entry["collectives"]:
+            seconds[c["stage"]] += c["seconds"]
+        busiest = max(seconds, key=seconds.__getitem__)
         for c in entry["collectives"]:
             if c["stage"] == busiest:
-                rows.append(
-                    (
-                        group,
-                        c["op"],
-                        c["link"],
-                        f"{c['purpose']} {c['phase'] if c['purpose'] == 'activation' else c['dtype']}",
-                        str(c["group_size"]),
-                        str(c["count"]),
-                        _count(c["bytes_each"]) + "B",
-                        _count(c["bytes_each"] * c["count"]) + "B",
-                        f"{c['seconds']:.3f}",
-                    )
-                )
+                what = f"{c['purpose']} {c['phase'] if c['purpose'] == 'activation' else c['dtype']}"
+                sizes = [f"{_count(size)}B" for size in (c["bytes_each"], c["bytes_each"] * c["count"])]
+                numbers = (str(c["group_size"]), str(c["count"]), *sizes, f"{c['seconds']:.3f}")
+                rows.append((group, c["op"], c["link"], what, *numbers))
     header = ("group", "operation", "link", "what", "devices", "calls", "bytes each", "bytes", "seconds")
     return f"communication of a step, busiest stage of each group\n{table(header, rows, 4)}" if rows else ""
-
-
-def _stage_seconds(entry: dict, stage: int) -> float:
-    return sum(c["seconds"] for c in entry["collectives"] if c["stage"] == stage)
 
 
 def time_table(plan: Plan) -> str:

@@ -11,16 +11,31 @@ seven tuned products of the CodeGeeX release (`calibration.py`); bandwidth is ta
 work takes its bytes at full bandwidth, collectives theirs at the links' nominal rates, and nothing overlaps.
 
 What then remains between this and the paper's 10 s per step is a fourth fitted number, `calibration.OUTSIDE_ROOFLINE`.
+
+`hidden_seconds` estimates by a rule how much of it compiled graphs overlap, without compiling. The rule was derived
+from timelines of small graphs and checked on others, at full size (docs/plan.md has both). Each group has a stream of
+its own, so a collective is hidden if enough computation does not wait for it:
+
+- Without micro-batches, only the first bucket of gathered weights and the last one of gradients are exposed. Every
+  operator of a block waits for its tensor-parallel collectives, except that in the backward pass the gradients of
+  weights and other work can be done meanwhile.
+- With micro-batches, gradients are reduced after the last backward pass, when nothing is left to compute, and calls of
+  the compiled network follow each other, so tensor-parallel collectives are exposed.
+- Two parts of a micro-batch (`parallel.overlap.parts`) hide each other's tensor-parallel collectives: nearly all
+  without micro-batches (buckets then overlap less), half of them with micro-batches.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from ms_codegeex.base.hardware import Device
+from ms_codegeex.config.chosen_hardware import hardware_of
 from ms_codegeex.config.fusions import fused_kernels
+from ms_codegeex.parallel.sharding import layouts_of
 from ms_codegeex.planning.communication import PlannedCollective, collectives, seconds
 from ms_codegeex.planning.cost_model import MatMul, ModelPart, Vector, executed_products, runs_again
 from ms_codegeex.planning.memory import parameter_sums
@@ -32,6 +47,8 @@ if TYPE_CHECKING:
 MATMUL_PEAK = 0.89
 K_START = 20
 TILE = 128
+PARTS_HIDE = {True: 0.5, False: 0.9}  # of the tensor-parallel collectives; whether there are micro-batches
+BUCKETS_HIDE_WITH_PARTS = 0.5  # of weights and gradients, without micro-batches
 
 
 def matmul_seconds(product: MatMul, chip: Device, precision: str) -> float:
@@ -63,14 +80,9 @@ class Work:
         """All of it."""
         return sum(vars(self).values())
 
-    def plus(self, other: Work, count: int = 1) -> Work:
-        """self + count · other"""
-        mine, theirs = vars(self), vars(other)
-        return Work(**{key: mine[key] + count * theirs[key] for key in mine})
 
-
-def part_work(part: ModelPart, chip: Device, precision: str) -> Work:
-    """Time of one such part."""
+def part_work(part: ModelPart, chip: Device, precision: str) -> dict[str, float]:
+    """Seconds of one such part, by the fields of `Work`."""
     times = dict.fromkeys(asdict(Work()), 0.0)
     for operator in part.operators:
         again = runs_again(part.recompute, operator.recompute)
@@ -84,15 +96,13 @@ def part_work(part: ModelPart, chip: Device, precision: str) -> Work:
         times["matmul_recompute"] += again * forward
         times["matmul_backward"] += operator.replays * forward
         times["matmul_backward"] += sum(matmul_seconds(x, chip, precision) for x in operator.transposed())
-    return Work(**times)
+    return times
 
 
 def matmul_flops(config: RunConfig, stage: int, chip: Device) -> int:
     """FLOPs of all MatMul and BatchMatMul nodes that one device of `stage` executes in a step, with recomputation."""
-    total = 0
-    for part in parts_of(config, chip):
-        if part.stage == stage:
-            total += part.count * sum(x.flops for x in executed_products(part))
+    parts = (part for part in parts_of(config, chip) if part.stage == stage)
+    total = sum(part.count * sum(x.flops for x in executed_products(part)) for part in parts)
     return total * config.accumulation * config.parallel.overlap.parts
 
 
@@ -145,7 +155,6 @@ class StepTime:
 
     stages: tuple[StageTime, ...]
     micro_batches: int
-    communication: dict[str, float] = field(default_factory=dict)  # per group, of the slowest stage and one step
     virtual_stages: int = 1
 
     @property
@@ -191,22 +200,77 @@ def collective_seconds(config: RunConfig, chip: Device, collective: PlannedColle
 def step_time(config: RunConfig, chip: Device) -> StepTime:
     """The roofline of one step."""
     mesh, training = config.mesh, config.training
-    works = [Work()] * mesh.pipeline
+    works = [asdict(Work()) for _ in range(mesh.pipeline)]
     for part in parts_of(config, chip):
-        work = part_work(part, chip, training.precision)
-        works[part.stage] = works[part.stage].plus(work, part.count * config.parallel.overlap.parts)
+        for kind, time in part_work(part, chip, training.precision).items():
+            works[part.stage][kind] += part.count * config.parallel.overlap.parts * time
     activations, gradients = [0.0] * mesh.pipeline, [0.0] * mesh.pipeline
-    groups: list[dict[str, float]] = [{} for _ in range(mesh.pipeline)]
     for collective in collectives(config, chip):
         time = collective_seconds(config, chip, collective)
-        sums = groups[collective.stage]
-        sums[collective.group] = sums.get(collective.group, 0.0) + time
         if collective.purpose == "activation":
             activations[collective.stage] += time / config.accumulation
         else:
             gradients[collective.stage] += time
     stages = tuple(
-        StageTime(works[i], activations[i], gradients[i], update_seconds(config, chip, i)) for i in range(mesh.pipeline)
+        StageTime(Work(**work), activations[stage], gradients[stage], update_seconds(config, chip, stage))
+        for stage, work in enumerate(works)
     )
-    slowest = max(range(mesh.pipeline), key=lambda i: stages[i].micro_batch)
-    return StepTime(stages, config.accumulation, groups[slowest], mesh.virtual_stages)
+    return StepTime(stages, config.accumulation, mesh.virtual_stages)
+
+
+def hidden_seconds(config: RunConfig, chip: Device, time: StepTime, planned: Sequence[PlannedCollective]) -> float:
+    """Seconds of collectives that run under computation in one step, of the slowest stage; before the factor."""
+    micro, parts = config.accumulation, config.parallel.overlap.parts > 1
+    stage = max(range(len(time.stages)), key=lambda i: time.stages[i].micro_batch)
+    sums = dict.fromkeys(("forward", "backward", "weight", "gradient"), 0.0)
+    for collective in planned:
+        if collective.stage != stage:
+            continue
+        key = collective.purpose
+        if key == "activation":
+            if collective.group != "tensor":
+                continue
+            key = "backward" if collective.phase == "backward" else "forward"
+        if key in sums:
+            sums[key] += collective_seconds(config, chip, collective)
+    work = time.stages[stage].work
+    if parts:
+        share = PARTS_HIDE[micro > 1]
+        activations = min(share * (sums["forward"] + sums["backward"]), micro * work.total)
+    elif micro > 1:
+        activations = 0.0
+    else:
+        activations = min(sums["backward"], work.matmul_backward + work.vector_backward)
+    buckets = config.parallel.fusion.allreduce_groups or sum(x.stage == stage for x in layouts_of(config))
+    share = 1 - 1 / buckets
+    if micro > 1:
+        weights = share * sums["weight"]
+    else:
+        weights = (BUCKETS_HIDE_WITH_PARTS if parts else share) * (sums["weight"] + sums["gradient"])
+    return activations + min(weights, micro * work.total)
+
+
+def balanced_layers(config: RunConfig) -> list[int]:
+    """`parallel.stage_layers` with the shortest slowest stage: the first and the last one also compute embedding, head
+    and loss. Of equal stages, later ones, which keep fewer micro-batches, get more. With a layer for each stage and no
+    more, or without a pipeline, all have equally many."""
+    stages, layers = config.mesh.pipeline, config.model.sizes.attention_layers
+    found = [1] * stages
+    if stages == 1 or layers == stages:
+        return [layers] if stages == 1 else found
+    fewest = _stage_seconds(config, [*found[:-1], layers - stages + 1])
+    moved = _stage_seconds(config, [2, *found[1:-1], layers - stages])
+    block = moved[0] - fewest[0]
+    seconds = [*fewest[:-1], fewest[-1] - (layers - stages) * block]
+    for _ in range(layers - stages):
+        stage = min(reversed(range(stages)), key=lambda number: seconds[number])
+        seconds[stage] += block
+        found[stage] += 1
+    return found
+
+
+def _stage_seconds(config: RunConfig, layers: list[int]) -> list[float]:
+    """Seconds of one micro-batch on each stage with these layers."""
+    training = replace(config.training, recompute_blocks=None)  # all blocks then cost the same
+    moved = replace(config, training=training, parallel=replace(config.parallel, stage_layers=layers))
+    return [stage.micro_batch for stage in step_time(moved, hardware_of(config)).stages]

@@ -16,7 +16,7 @@ from ms_codegeex.config import RunConfig
 from ms_codegeex.config.chosen_hardware import hardware_of
 from ms_codegeex.config.sections import OverlapConfig
 from ms_codegeex.config.values import merged
-from ms_codegeex.planning.planner import OVERRIDES, Plan, change, overrides
+from ms_codegeex.planning.planner import OVERRIDES, Plan, change, changed, divisors, overrides
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -50,13 +50,9 @@ class SearchResult:
     start: RunConfig | None
 
 
-def _divisors(number: int, maximum: int) -> list[int]:
-    return [i for i in range(1, min(number, maximum) + 1) if number % i == 0]
-
-
 def _powers(number: int) -> list[int]:
     """Its divisors that are powers of two, and itself: other numbers change little."""
-    return [x for x in _divisors(number, LARGEST) if x & (x - 1) == 0 or x == number]
+    return [x for x in divisors(number, LARGEST) if x & (x - 1) == 0 or x == number]
 
 
 class MeshChoice(NamedTuple):
@@ -86,9 +82,9 @@ class MeshChoice(NamedTuple):
 
 def meshes(config: RunConfig) -> Iterator[tuple[int, int]]:
     """Tensor and pipeline of all meshes of the devices."""
-    for tensor in _divisors(config.parallel.server_devices, config.devices):
+    for tensor in divisors(config.parallel.server_devices, config.devices):
         if config.devices % tensor == 0:
-            for pipeline in _divisors(config.devices // tensor, config.model.sizes.num_layers):
+            for pipeline in divisors(config.devices // tensor, config.model.sizes.num_layers):
                 yield tensor, pipeline
 
 
@@ -160,7 +156,7 @@ def _refined(plan: Plan) -> Iterator[Plan]:
     config = plan.config
     layers = config.model.sizes.attention_layers // config.mesh.pipeline
     maximum = MAX_VIRTUAL_STAGES if config.mesh.pipeline > 1 else 1
-    schedules = [(2, 1), *((1, number) for number in _divisors(layers, maximum))]
+    schedules = [(2, 1), *((1, number) for number in divisors(layers, maximum))]
     start = (1, config.parallel.overlap.parts, config.parallel.fusion.allreduce_groups)
     for (parts, number), buckets in product(schedules, dict.fromkeys((*BUCKETS, start[2]))):
         if (number, parts, buckets) == start or buckets > config.model.sizes.num_layers:
@@ -170,10 +166,8 @@ def _refined(plan: Plan) -> Iterator[Plan]:
             "parallel__virtual_stages": number,
             "parallel__fusion__allreduce_groups": buckets,
         }
-        try:
-            yield Plan(change(config, **keys), plan.chip)
-        except UserError:
-            continue
+        if other := changed(plan, **keys):
+            yield other
 
 
 def _by_budget(plan: Plan, cheaper: Plan) -> Plan | None:

@@ -7,12 +7,13 @@ written the graph with its streams and logged from which library each kernel com
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -20,11 +21,12 @@ from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.base.processes import python_process, run_reporting
 from ms_codegeex.config import RunConfig
 from ms_codegeex.rehearsal import cann_stubs
-from ms_codegeex.rehearsal.checks import PlanCheck
-from ms_codegeex.rehearsal.compile_mode import CompileMode
-from ms_codegeex.rehearsal.job import SINGLE_THREAD, RehearsalJob
-from ms_codegeex.rehearsal.timeline.operators import COLLECTIVES
+from ms_codegeex.rehearsal.job import SINGLE_THREAD, CompileMode, RehearsalJob
+from ms_codegeex.rehearsal.mindir import COMMUNICATION
+from ms_codegeex.rehearsal.traffic import PlanCheck
 
+# Variables with which the engine continues after the front end, and logs which kernels it selects.
+LEVEL = {"MS_SIMULATION_LEVEL": "1", "MS_SUBMODULE_LOG_v": "{DEVICE:1}"}
 WORKER = ("-m", "ms_codegeex.rehearsal.compile_worker")
 DUMP = "hwopt_d_after_stream_assign"
 NODE = re.compile(r"^\s+%\d+\([^=]*\) = (?:PrimFunc_)?(\w+)\(.*?\bstream_id: U32\((\d+)\)")
@@ -55,7 +57,7 @@ def read_kernels(lines: Iterable[str], libraries: Mapping[str, str] = MappingPro
     found = []
     for line in lines:
         if match := NODE.match(line):
-            ranks = RANKS.search(line) if match[1] in COLLECTIVES else None
+            ranks = RANKS.search(line) if match[1] in COMMUNICATION else None
             members = tuple(int(rank) for rank in ranks[1].split(",") if rank.strip()) if ranks else ()
             found.append(Kernel(match[1], int(match[2]), members, libraries.get(match[1], "")))
     return found
@@ -71,8 +73,8 @@ def backend_kernels(config: RunConfig, rank: int, *, inline: bool) -> list[Kerne
         job.directory.mkdir()
         job.write()
         mode = CompileMode(inline=inline, target="ascend", backend=True)
-        words = (*WORKER, str(os.getpid()), "1", str(job.directory), str(rank), mode.to_word())
-        environment = {**SINGLE_THREAD, **cann_stubs.loader_environment(), **level_environment()}
+        words = (*WORKER, str(os.getpid()), "1", str(job.directory), str(rank), json.dumps(asdict(mode)))
+        environment = {**SINGLE_THREAD, **cann_stubs.loader_environment(), **LEVEL}
         failure: RunFailure | None = None
         try:
             run_reporting(python_process("back end", words, job.directory, environment), lambda line: None)
@@ -91,11 +93,6 @@ def _lines(files: Iterable[Path]) -> Iterator[str]:
             yield from stream
 
 
-def level_environment() -> dict[str, str]:
-    """Variables with which the engine continues after the front end, and logs which kernels it selects."""
-    return {"MS_SIMULATION_LEVEL": "1", "MS_SUBMODULE_LOG_v": "{DEVICE:1}"}
-
-
 def unchecked_operators(kernels: Iterable[Kernel]) -> list[str]:
     """Operators whose kernel would have to come from CANN's library of operators, which was not asked for it."""
     return sorted({kernel.op for kernel in kernels if kernel.library == UNCHECKED})
@@ -109,29 +106,21 @@ def stream_checks(kernels: Sequence[Kernel], listed: Iterable[dict]) -> list[Pla
         streams[kernel.ranks].add(kernel.stream)
     groups = {ranks: found for ranks, found in streams.items() if len(ranks) > 1}
     distinct = {stream for found in groups.values() for stream in found}
-    computing = {kernel.stream for kernel in kernels if kernel.op not in COLLECTIVES}
+    computing = {kernel.stream for kernel in kernels if kernel.op not in COMMUNICATION}
     calls: Counter[str] = Counter()
     for x in listed:
         if len(x["ranks"]) > 1:
             calls[x["op"]] += x["calls"]
     found = Counter(kernel.op for kernel in kernels if len(kernel.ranks) > 1)
-    one_each = f"{len(groups)} groups on {len(groups)} streams"
-    apart = all(len(x) == 1 for x in groups.values())
+    one_each, shown = (f"{len(groups)} groups on {count} streams" for count in (len(groups), len(distinct)))
+    several = any(len(x) > 1 for x in groups.values())
     return [
-        PlanCheck("back end, computation", "1 stream", _streams(len(computing))),
-        PlanCheck(
-            "back end, collectives",
-            one_each,
-            f"{len(groups)} groups on {len(distinct)} streams" + ("" if apart else ", some groups on several"),
-        ),
+        PlanCheck("back end, computation", "1 stream", f"{len(computing)} stream{'s' * (len(computing) != 1)}"),
+        PlanCheck("back end, collectives", one_each, shown + ", some groups on several" * several),
         PlanCheck("back end, collectives apart from computation", "0 shared", f"{len(distinct & computing)} shared"),
         PlanCheck("back end, kernels of collectives", _counted(calls), _counted(found)),
     ]
 
 
-def _streams(count: int) -> str:
-    return f"{count} stream" + ("s" if count != 1 else "")
-
-
 def _counted(calls: Counter[str]) -> str:
-    return ", ".join(f"{calls[op]} {op}" for op in COLLECTIVES if calls[op])
+    return ", ".join(f"{calls[op]} {op}" for op in COMMUNICATION if calls[op])

@@ -7,10 +7,7 @@ more: the name of the chip, handles that must not be null, and the device's memo
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
 import os
-import platform
 import re
 import shutil
 from functools import partial
@@ -18,8 +15,7 @@ from pathlib import Path
 
 from ms_codegeex.base.cache import cached_folder
 from ms_codegeex.base.installed import mindspore_directory
-from ms_codegeex.rehearsal import stubs
-from ms_codegeex.rehearsal.stubs import MACHINES, compile_library, undefined_symbols
+from ms_codegeex.rehearsal.stubs import MACHINES, compile_library, fingerprint, undefined_symbols
 
 PLUGIN = "lib/plugin/libmindspore_ascend.so.2"
 PARTS = (
@@ -65,25 +61,12 @@ def plugin_directory() -> Path:
     return mindspore_directory("rehearsal", MACHINES, (PLUGIN,), advice)
 
 
-def python_folder() -> Path:
-    """The folder with the Python package `hccl` that MindSpore imports; for `sys.path`."""
-    return stub_folder() / "python"
-
-
 def stub_folder() -> Path:
-    """The folder with the stub libraries for the installed MindSpore, made on the first call; safe to call from many
-    processes at once."""
+    """The folder with the stub libraries for the installed MindSpore, and in `python`, for `sys.path`, with the package
+    `hccl` that it imports. Made on the first call; safe to call from many processes at once."""
     directory = plugin_directory()
-    return cached_folder(f"ascend-{_fingerprint(directory)}", "the stub CANN libraries", partial(build, directory))
-
-
-def _fingerprint(directory: Path) -> str:
-    """A name that changes with MindSpore, the machine and the code that makes the folder."""
-    code = b"".join(Path(module).read_bytes() for module in (__file__, stubs.__file__))
-    digest = hashlib.sha256(code)
-    size = (directory / PLUGIN).stat().st_size
-    digest.update(f"{importlib.metadata.version('mindspore')} {platform.machine()} {size}".encode())
-    return digest.hexdigest()[:16]
+    name = f"ascend-{fingerprint(directory / PLUGIN, __file__)}"
+    return cached_folder(name, "the stub CANN libraries", partial(build, directory))
 
 
 def wanted_names(directory: Path) -> list[str]:

@@ -6,6 +6,7 @@ reader unlinks its name. Sending therefore never blocks, and a wait that times o
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections import Counter
@@ -18,7 +19,7 @@ from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.rehearsal.mindir import CollectiveNode
 
 POLL_SECONDS = (0.0002, 0.005)  # the first wait and the longest
-REDUCTIONS = {"max": np.maximum, "min": np.minimum, "prod": np.multiply}
+REDUCTIONS = {"sum": np.add, "max": np.maximum, "min": np.minimum, "prod": np.multiply}
 
 
 class FileCommunicator:
@@ -95,7 +96,11 @@ class FileCommunicator:
             return value
         ranks, mine = collective.ranks, collective.ranks.index(self.rank)
         if op == "Broadcast":
-            return self._broadcast(message, ranks, ranks[collective.root], value)
+            root = ranks[collective.root]
+            if root != self.rank:
+                return self.receive(message, root)
+            self.send(message, value, [rank for rank in ranks if rank != root])
+            return value
         values = self._gather(message, ranks, value)
         if op == "AllGather":
             return np.concatenate(values, 0)
@@ -113,12 +118,6 @@ class FileCommunicator:
         self.send(message, value, [rank for rank in ranks if rank != self.rank])
         return [value if rank == self.rank else self.receive(message, rank) for rank in ranks]
 
-    def _broadcast(self, message: str, ranks: Sequence[int], root: int, value: np.ndarray) -> np.ndarray:
-        if root != self.rank:
-            return self.receive(message, root)
-        self.send(message, value, [rank for rank in ranks if rank != root])
-        return value
-
     def _path(self, message: str, source: int, reader: int | str) -> Path:
         return self.directory / f"{message}.{source}.{reader}"
 
@@ -130,8 +129,5 @@ def reduce(values: Sequence[np.ndarray], kind: str) -> np.ndarray:
     """
     dtype = values[0].dtype
     wide = [value.astype(np.float32) for value in values] if dtype == np.float16 else list(values)
-    result = wide[0]
-    for value in wide[1:]:
-        result = result + value if kind == "sum" else REDUCTIONS[kind](result, value)
     with np.errstate(over="ignore"):
-        return np.asarray(result).astype(dtype)
+        return np.asarray(functools.reduce(REDUCTIONS[kind], wide)).astype(dtype)

@@ -98,9 +98,8 @@ def compare(job: RehearsalJob) -> Comparison:
             f"{wrong[0].name}: rank {wrong[0].rank} differs from one device by {wrong[0].error:.1e} of its movement "
             f"(limit {tolerances.parameter:.0e}); {len(wrong)} of {len(errors)} parameters differ"
         )
-    before = {name: initial_value(name, value.shape) for name, value in final.items()}
-    moving = [name for name in final if plan[name].trained]
-    update = _norm(final[n] - before[n] for n in moving) / _norm(before[n] for n in moving)
+    before = {name: initial_value(name, value.shape) for name, value in final.items() if plan[name].trained}
+    update = _norm(final[name] - value for name, value in before.items()) / _norm(before.values())
     finite, norms = reference[:, 5] > 0, reference[:, 2]
     clips = np.array([clip_of(config, step) or UNCLIPPED for step in range(len(reference))])
     clipped = int(np.sum(finite & (norms > clips)))

@@ -7,11 +7,12 @@ inlined, as in a run, but fewer of them. Micro-batches repeat the whole network 
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
 from typing import Literal
@@ -24,29 +25,20 @@ from ms_codegeex.base.processes import python_process, run_reporting
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.chosen_hardware import hardware_of, running_on
+from ms_codegeex.config.validation import validated
 from ms_codegeex.parallel.placement import MOMENTS
 from ms_codegeex.parallel.sharding import layouts_of
 from ms_codegeex.planning.cost_model import MatMul, executed_products, runs_again
 from ms_codegeex.planning.model_parts import parts_of
 from ms_codegeex.planning.roofline import matmul_flops
-from ms_codegeex.rehearsal import cann_stubs
+from ms_codegeex.rehearsal import cann_stubs, traffic
 from ms_codegeex.rehearsal import stubs as gpu_stubs
 from ms_codegeex.rehearsal.backend import backend_kernels, stream_checks
-from ms_codegeex.rehearsal.checks import PlanCheck
-from ms_codegeex.rehearsal.compile_mode import CompileMode
 from ms_codegeex.rehearsal.compile_report import CompileReport, RankReport
 from ms_codegeex.rehearsal.coverage import memory_of_stages
-from ms_codegeex.rehearsal.job import SINGLE_THREAD, RehearsalJob
+from ms_codegeex.rehearsal.job import SINGLE_THREAD, CompileMode, RehearsalJob
 from ms_codegeex.rehearsal.timeline.operators import StepProgram
-from ms_codegeex.rehearsal.traffic import (
-    called_blocks,
-    differences,
-    found_buckets,
-    found_calls,
-    joined,
-    planned_buckets,
-    planned_calls,
-)
+from ms_codegeex.rehearsal.traffic import PlanCheck
 
 WORKER = ("-m", "ms_codegeex.rehearsal.compile_worker")
 AT_ONCE = 2
@@ -101,7 +93,11 @@ def compile_ranks(
             mode = CompileMode(inline=True, operators=timeline, target=target)
             jobs.append((RehearsalJob(Path(folder) / "few", few, 1), chosen[0], mode))
         compiled = _run(jobs, progress or (lambda done, total: None))
-        programs = [_program(job, rank) for job, rank, mode in jobs if mode.operators]
+        programs = [
+            validated(StepProgram, read_json(job.file("operators.json", rank)))
+            for job, rank, mode in jobs
+            if mode.operators
+        ]
     checks += _checks(config, [x for x in compiled if not x.inlined])
     if few:
         checks += _graph_checks(few, compiled[-1], f"{few.model.sizes.num_layers} layers inlined, ")
@@ -116,19 +112,13 @@ def compile_ranks(
 def _shown_ranks(config: RunConfig, chosen: Sequence[int]) -> list[int]:
     """The first compiled rank of each stage. The others of a stage have the same operators, and wait for no one else:
     all members of a group are equally fast."""
-    first: dict[int, int] = {}
-    for rank in chosen:
-        first.setdefault(config.mesh.coordinates(rank)[0], rank)
+    first = {config.mesh.coordinates(rank)[0]: rank for rank in reversed(chosen)}
     if len(first) < config.mesh.pipeline:
         raise UserError(f"--ranks: a timeline needs a rank of each of the {config.mesh.pipeline} stages; leave it out")
     places = {config.mesh.coordinates(rank)[1:] for rank in first.values()}
     if len(places) > 1:
         raise UserError("--ranks: a timeline needs ranks that send to each other; leave it out")
     return list(first.values())
-
-
-def _program(job: RehearsalJob, rank: int) -> StepProgram:
-    return StepProgram.from_json(read_json(job.file("operators.json", rank)))
 
 
 def _memory_check(stage: int, needed: float, usable: float) -> PlanCheck:
@@ -166,7 +156,7 @@ def _run(
     for job, rank, mode in jobs:
         job.directory.mkdir(exist_ok=True)
         job.write()
-        words += [str(job.directory), str(rank), mode.to_word()]
+        words += [str(job.directory), str(rank), json.dumps(asdict(mode))]
     at_once = max(1, min(AT_ONCE, psutil.virtual_memory().available // WORKER_BYTES))
     command = [*WORKER, str(os.getpid()), str(at_once), *words]
     stubs = cann_stubs if jobs[0][2].target == "ascend" else gpu_stubs
@@ -177,12 +167,7 @@ def _run(
         python_process("compilation", command, jobs[0][0].directory, environment),
         lambda line: progress(next(done), len(jobs)),
     )
-    return [_read(job, rank, mode) for job, rank, mode in jobs]
-
-
-def _read(job: RehearsalJob, rank: int, mode: CompileMode) -> RankReport:
-    stage, layers = job.config.mesh.coordinates(rank)[0], job.config.model.sizes.num_layers
-    return RankReport(stage=stage, inlined=mode.inline, layers=layers, **read_json(job.file("json", rank)))
+    return [RankReport(**read_json(job.file("json", rank))) for job, rank, _ in jobs]
 
 
 def _checks(config: RunConfig, compiled: Sequence[RankReport]) -> list[PlanCheck]:
@@ -207,28 +192,20 @@ def _graph_checks(config: RunConfig, rank: RankReport, name: str) -> list[PlanCh
     moments = sum(math.prod(x) for key, x in rank.parameters.items() if key.startswith(MOMENTS))
     trained = sum(x.local_size(mesh) for x in layouts_of(config) if x.stage == rank.stage and x.trained)
     wrong = sorted(x for x in planned.keys() | rank.weights.keys() if planned.get(x) != rank.weights.get(x))
-    checks = [
-        PlanCheck(
-            f"{name}local parameters", f"{sum(map(math.prod, planned.values())):,}", f"{rank.local_parameters:,}"
-        ),
-        PlanCheck(f"{name}moments", f"{2 * trained:,}", f"{moments:,}"),
-        PlanCheck(
-            f"{name}shapes of parameters",
-            "as planned" if not wrong else f"{wrong[0]} {list(planned.get(wrong[0], ()))}",
-            "as planned" if not wrong else f"{list(rank.weights.get(wrong[0], ()))} ({len(wrong)} differ)",
-        ),
-        PlanCheck(
-            f"{name}FLOPs of matrix products",
-            f"{_matmul_flops(config, rank):,}",
-            f"{rank.matmul_flops:,}",
-        ),
-        PlanCheck(
-            f"{name}overflow",
-            "NPUClearFloatStatusV2, NPUGetFloatStatusV2" if running_on(config).saturates else "infinities",
-            ", ".join(sorted(rank.register_calls)) or "infinities",
-        ),
-    ]
-    return [*checks, *_collective_checks(config, rank, name)]
+    shapes = ("as planned", "as planned")
+    if wrong:
+        expected, found = (list(known.get(wrong[0], ())) for known in (planned, rank.weights))
+        shapes = (f"{wrong[0]} {expected}", f"{found} ({len(wrong)} differ)")
+    register = "NPUClearFloatStatusV2, NPUGetFloatStatusV2" if running_on(config).saturates else "infinities"
+    compared = {
+        "local parameters": (f"{sum(map(math.prod, planned.values())):,}", f"{rank.local_parameters:,}"),
+        "moments": (f"{2 * trained:,}", f"{moments:,}"),
+        "shapes of parameters": shapes,
+        "FLOPs of matrix products": (f"{_matmul_flops(config, rank):,}", f"{rank.matmul_flops:,}"),
+        "overflow": (register, ", ".join(sorted(rank.register_calls)) or "infinities"),
+    }
+    checks = [PlanCheck(f"{name}{what}", *values) for what, values in compared.items()]
+    return checks + _collective_checks(config, rank, name)
 
 
 def _matmul_flops(config: RunConfig, rank: RankReport) -> int:
@@ -249,21 +226,16 @@ def _matmul_flops(config: RunConfig, rank: RankReport) -> int:
 
 def _collective_checks(config: RunConfig, rank: RankReport, name: str) -> list[PlanCheck]:
     """One check of calls and one of buckets if all agree; otherwise one for each kind that differs."""
-    planned = planned_calls(config, rank.rank)
     called = not rank.inlined and config.accumulation == 1
-    if called:
-        planned = called_blocks(config, rank.rank, planned)
-    found = joined(planned, found_calls(rank.collectives))
-    checks = [
-        PlanCheck(f"{name}{what}", f"{expected} calls", f"{count} calls")
-        for what, expected, count in differences(planned, found)
-    ]
-    total = f"{sum(found.values()):,} calls"
-    checks = checks or [PlanCheck(f"{name}collectives", total, total)]
-    wanted, seen = planned_buckets(config, rank.rank, called), found_buckets(rank.collectives)
-    wrong = [
-        PlanCheck(f"{name}{what}", f"{expected} calls", f"{count} calls")
-        for what, expected, count in differences(wanted, seen)
-    ]
-    fused = f"{len({key[2] for key in seen})} buckets of {sum(seen.values()):,} calls"
-    return checks + (wrong or [PlanCheck(f"{name}fusion", fused, fused)])
+    planned = (traffic.called_blocks if called else traffic.planned_calls)(config, rank.rank)
+    found = traffic.joined(planned, traffic.found_calls(rank.collectives))
+    wanted, seen = traffic.planned_buckets(config, rank.rank, called), traffic.found_buckets(rank.collectives)
+    buckets = f"{len({key[2] for key in seen})} buckets of {sum(seen.values()):,} calls"
+    checks = []
+    for what, total, both in (
+        ("collectives", f"{sum(found.values()):,} calls", (planned, found)),
+        ("fusion", buckets, (wanted, seen)),
+    ):
+        wrong = [PlanCheck(f"{name}{kind}", f"{x} calls", f"{y} calls") for kind, x, y in traffic.differences(*both)]
+        checks += wrong or [PlanCheck(f"{name}{what}", total, total)]
+    return checks

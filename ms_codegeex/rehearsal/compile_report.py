@@ -11,9 +11,9 @@ from typing import Any
 from ms_codegeex.base.tables import table
 from ms_codegeex.config import RunConfig
 from ms_codegeex.rehearsal.backend import Kernel, unchecked_operators
-from ms_codegeex.rehearsal.checks import PlanCheck
 from ms_codegeex.rehearsal.coverage import not_compiled
 from ms_codegeex.rehearsal.timeline.operators import StepProgram
+from ms_codegeex.rehearsal.traffic import PlanCheck
 
 STATE = ("optimizer.", "accu_grads.", "loss_scale.", "faults.", "accumulated.")  # parameters that are not weights
 
@@ -76,16 +76,15 @@ class CompileReport:
         what = f"rank {shown.rank}" + (f", {shown.layers} layers, all inlined as in a run" if shown.inlined else "")
         checks = [("ok" if x.ok else "FAIL", x.name, x.expected, x.found) for x in self.checks]
         micro = self.config.accumulation
-        lines = [
-            f"compiled for {self.config.devices:,} devices, target {self.target}: {self.config.mesh}"
-            + (f"; {micro} micro-batches; a step may have more" if micro > 1 else ""),
-            *_ranks(self.ranks),
-            "",
-        ]
-        lines += [f"collectives of {what}", *_buckets(shown), ""]
+        more = f"; {micro} micro-batches; a step may have more" if micro > 1 else ""
+        planned = f"compiled for {self.config.devices:,} devices, target {self.target}: {self.config.mesh}{more}"
+        lines = [planned, _ranks(self.ranks), ""]
+        lines += [f"collectives of {what}", _buckets(shown), ""]
         lines += ["checks against the plan", table(("", "check", "expected", "found"), checks, 4), ""]
         if self.kernels:
-            lines += [f"kernels that the back end chose: {_named_kernels(self.kernels)}"]
+            counts = Counter(kernel.op for kernel in self.kernels)
+            chosen = ", ".join(f"{count} {op}" for op, count in counts.most_common())
+            lines += [f"kernels that the back end chose: {chosen}"]
             unchecked = ", ".join(unchecked_operators(self.kernels))
             lines += [f"of these left to CANN's library of operators, which is a stub here: {unchecked or 'none'}", ""]
         failed = sum(not x.ok for x in self.checks)
@@ -95,9 +94,9 @@ class CompileReport:
 
     def to_json(self) -> dict[str, Any]:
         """Everything except the parameters' shapes as JSON values."""
-        kept = [{k: v for k, v in asdict(x).items() if k != "parameters"} for x in self.ranks]
-        for values, rank in zip(kept, self.ranks, strict=True):
-            values["local_parameters"] = rank.local_parameters
+        kept = [asdict(x) | {"local_parameters": x.local_parameters} for x in self.ranks]
+        for values in kept:
+            del values["parameters"]
         return {
             "ok": self.ok,
             "devices": self.config.devices,
@@ -114,11 +113,7 @@ class CompileReport:
         }
 
 
-def _named_kernels(kernels: Sequence[Kernel]) -> str:
-    return ", ".join(f"{count} {op}" for op, count in Counter(kernel.op for kernel in kernels).most_common())
-
-
-def _ranks(ranks: Sequence[RankReport]) -> list[str]:
+def _ranks(ranks: Sequence[RankReport]) -> str:
     head = ("rank", "stage", "graph", "compile, s", "peak, GB", "parameters", "nodes")
     rows = [
         (
@@ -132,10 +127,10 @@ def _ranks(ranks: Sequence[RankReport]) -> list[str]:
         )
         for x in ranks
     ]
-    return table(head, rows, 3).splitlines()
+    return table(head, rows, 3)
 
 
-def _buckets(rank: RankReport) -> list[str]:
+def _buckets(rank: RankReport) -> str:
     """The collectives of one rank; the engine sends those of one bucket as one."""
     calls: Counter[tuple] = Counter()
     for x in rank.collectives:
@@ -144,4 +139,4 @@ def _buckets(rank: RankReport) -> list[str]:
         (op, dtype, str(fusion or "-"), f"{size:,}", f"{count:,}", f"{each:,}", f"{count * each:,}")
         for (op, size, dtype, each, fusion), count in sorted(calls.items(), key=lambda item: (item[0][1], item[0]))
     ]
-    return table(("operation", "type", "bucket", "devices", "calls", "bytes each", "bytes"), rows, 2).splitlines()
+    return table(("operation", "type", "bucket", "devices", "calls", "bytes each", "bytes"), rows, 2)

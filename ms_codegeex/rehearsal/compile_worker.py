@@ -1,5 +1,5 @@
 """Compile training graphs of ranks at their real size: `python -m ms_codegeex.rehearsal.compile_worker LAUNCHER_PID
-AT_ONCE (JOB_DIRECTORY RANK MODE)…`; `CompileMode` makes and reads the word MODE.
+AT_ONCE (JOB_DIRECTORY RANK MODE)…`; MODE is a `CompileMode` as JSON.
 
 This process imports the engine and forks one for each graph, at most `AT_ONCE` at a time; a line on standard output
 tells of each that is done. Nothing is executed and no memory is allocated for weights: the engine partitions shapes.
@@ -16,6 +16,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,15 +28,15 @@ from mindspore.communication import init
 from mindspore.nn.utils import no_init_parameters
 
 from ms_codegeex.base.files import write_json
+from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.printing import print_out
 from ms_codegeex.base.processes import ForkSpec, die_with_parent, run_processes
 from ms_codegeex.config import RunConfig
 from ms_codegeex.parallel import context
 from ms_codegeex.parallel.sharding import recompute_of_blocks
 from ms_codegeex.rehearsal import cann_stubs, mindir
-from ms_codegeex.rehearsal.backend import level_environment
-from ms_codegeex.rehearsal.compile_mode import CompileMode
-from ms_codegeex.rehearsal.job import RehearsalJob
+from ms_codegeex.rehearsal.backend import LEVEL
+from ms_codegeex.rehearsal.job import CompileMode, RehearsalJob
 from ms_codegeex.rehearsal.short_gradients import use_short_gradients
 from ms_codegeex.rehearsal.stubs import rank_environment
 from ms_codegeex.rehearsal.timeline.flatten import flatten
@@ -45,7 +46,7 @@ from ms_codegeex.training.build import build, call_not_inline
 
 def compile_rank(job: RehearsalJob, rank: int, mode: CompileMode) -> None:
     """Compile one rank's graph and write what it shows to `rank_N.json`, its operators to `rank_N.operators.json`."""
-    began = time.monotonic()
+    began, stage = time.monotonic(), job.config.mesh.coordinates(rank)[0]
     step = simulated_step(job.config, rank, mode)
     if mode.backend:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -57,19 +58,21 @@ def compile_rank(job: RehearsalJob, rank: int, mode: CompileMode) -> None:
     data = exported(step)
     model = mindir.parse(data)
     if mode.operators:
-        program = flatten(model, rank, job.config.mesh.coordinates(rank)[0])
-        write_json(job.file("operators.json", rank), program.to_json())
+        write_json(job.file("operators.json", rank), asdict(flatten(model, rank, stage)))
     write_json(
         job.file("json", rank),
         {
             "rank": rank,
+            "stage": stage,
+            "inlined": mode.inline,
+            "layers": job.config.model.sizes.num_layers,
             "build_seconds": built - began,
             "compile_seconds": compiled - built,
             "peak_memory_bytes": peak,
             "parameters": {name: list(kind.shape) for name, kind in mindir.parameters(model).items()},
             "collectives": aggregated(mindir.collectives(model, rank)),
             "matmul_flops": mindir.matmul_flops(model),
-            "register_calls": mindir.register_calls(model),
+            "register_calls": [x for x in mindir.executed(model) if "FloatStatus" in x],  # `training/overflow.py`
             "nodes": sum(len(graph.node) for graph in (model.graph, *model.functions)),
             "graph_bytes": len(data),
         },
@@ -79,7 +82,7 @@ def compile_rank(job: RehearsalJob, rank: int, mode: CompileMode) -> None:
 def simulated_step(config: RunConfig, rank: int, mode: CompileMode) -> Any:
     """The rank's train step with its real optimizer, without memory for weights and moments."""
     if mode.target == "ascend":
-        sys.path.append(str(cann_stubs.python_folder()))
+        sys.path.append(str(cann_stubs.stub_folder() / "python"))
     ms.set_context(mode=ms.GRAPH_MODE, device_target={"ascend": "Ascend", "gpu": "GPU"}[mode.target])
     init()
     if mode.inline or config.accumulation > 1:  # all layers are inlined: large graphs; in others nothing is replaced
@@ -132,7 +135,7 @@ def compile_all(jobs: Sequence[tuple[RehearsalJob, int, CompileMode]], at_once: 
         function = partial(answered, compile_rank, job, rank, mode)
         environment = rank_environment(rank, job.config.devices)
         if mode.backend:
-            environment.update(level_environment())
+            environment.update(LEVEL)
         specs.append(ForkSpec(f"compile of rank {rank}", function, scratch, environment))
     run_processes(specs, at_once, lambda done: print_out(done.label))
 
@@ -142,7 +145,7 @@ def main(arguments: Sequence[str]) -> int:
     die_with_parent(int(arguments[0]))
     words, jobs = iter(arguments[2:]), []
     for directory, rank, word in zip(words, words, words, strict=True):
-        jobs.append((RehearsalJob.read(Path(directory)), int(rank), CompileMode.from_word(word)))
+        jobs.append((RehearsalJob.read(Path(directory)), int(rank), CompileMode(**parse_json(word))))
     return answered(compile_all, jobs, int(arguments[1]))
 
 

@@ -19,21 +19,11 @@ from ms_codegeex.config import RunConfig
 from ms_codegeex.rehearsal.compare import ADAMW_LIMIT, FALL, TOLERANCES, Comparison, compare
 from ms_codegeex.rehearsal.coverage import not_executed
 from ms_codegeex.rehearsal.job import SINGLE_THREAD, RehearsalJob
-from ms_codegeex.rehearsal.shrink import required_memory, shrunk, small_mesh
+from ms_codegeex.rehearsal.shrink import RANK_BYTES, shrunk, small_mesh
 from ms_codegeex.rehearsal.stubs import loader_environment
 
 WORKER = ("-m", "ms_codegeex.rehearsal.worker")
 STEPS = {"fp32": 5, "fp16": 10}  # in FP16 some steps are skipped
-KEYS = (
-    "verdict",
-    "ranks",
-    "steps",
-    "loss_relative_error",
-    "parameter_relative_error",
-    "replicas_equal",
-    "compile_seconds",
-    "peak_memory_bytes",
-)
 ReportProgress = Callable[[str, int, int], None]  # what has been done, how many of how many
 
 
@@ -81,7 +71,7 @@ class ExecutionReport:
 
 def check_memory(mesh: Mesh) -> None:
     """`UserError` if this machine has too little memory to run all ranks of the mesh at once."""
-    needed, free = required_memory(mesh), psutil.virtual_memory().available
+    needed, free = mesh.world * RANK_BYTES, psutil.virtual_memory().available
     if needed > free:
         raise UserError(
             f"--mesh: the {mesh.world} ranks of {mesh} need about {needed / 1e9:.1f} GB at once, {free / 1e9:.1f} GB "
@@ -141,21 +131,15 @@ def report(execution: ExecutionReport) -> str:
     found, config = execution.comparison, execution.config
     tolerances = TOLERANCES[config.training.precision]
     worst = found.parameter_errors[0]
+    model, counts = config.model.sizes, (found.clipped_steps, found.unclipped_steps, found.skipped_steps)
+    layers = f"{model.num_layers} layers x {model.hidden_size}, {config.training.precision}"
+    batch = f"{config.accumulation} micro-batch(es) of {config.micro_batch} sequences per replica"
     rows = [
         ("mesh", f"{execution.planned}  ->  {config.mesh}", ""),
-        ("model", _sizes(config), ""),
-        (
-            "steps",
-            f"{found.steps}: {found.clipped_steps} clipped, {found.unclipped_steps} not, {found.skipped_steps} skipped",
-            "",
-        ),
+        ("model", f"{layers}, {batch}", ""),
+        ("steps", "{}: {} clipped, {} not, {} skipped".format(found.steps, *counts), ""),
         ("weights moved by", f"{found.update:.1%} of their norm", ""),
         ("loss", f"relative error {found.loss_error:.1e}", f"limit {tolerances.loss:.0e}"),
-        *(
-            [("evaluation", f"relative error {found.evaluation_error:.1e}", f"limit {tolerances.loss:.0e}")]
-            if found.evaluation_error is not None
-            else []
-        ),
         ("parameters", f"error {worst.error:.1e} of the movement ({worst.name})", f"limit {tolerances.parameter:.0e}"),
         ("AdamW", f"error {found.adamw_error:.1e} of the movement, against its formula", f"limit {ADAMW_LIMIT:.0e}"),
         ("fall of the loss", f"{found.loss_fall:.2f} of what the gradient predicts", "limits {} to {}".format(*FALL)),
@@ -164,16 +148,10 @@ def report(execution: ExecutionReport) -> str:
         ("slowest compilation", f"{execution.compile_seconds:.1f} s", ""),
         ("memory, all ranks", f"{execution.peak_memory_bytes / 1e9:.1f} GB", ""),
     ]
+    if found.evaluation_error is not None:
+        rows.insert(5, ("evaluation", f"relative error {found.evaluation_error:.1e}", f"limit {tolerances.loss:.0e}"))
     lines = [f"  {name:<20} {value}" + (f"   ({limit})" if limit else "") for name, value, limit in rows]
     lines += [f"  problem: {problem}" for problem in found.problems]
     lines += [f"  not executed: {line}" for line in execution.left_out]
     verdict = "PASS: it trains as one device does" if execution.passed else "FAIL"
     return "\n".join([f"execution on {config.mesh.world} CPU processes: {verdict}", *lines])
-
-
-def _sizes(config: RunConfig) -> str:
-    model = config.model.sizes
-    return (
-        f"{model.num_layers} layers x {model.hidden_size}, {config.training.precision}, "
-        f"{config.accumulation} micro-batch(es) of {config.micro_batch} sequences per replica"
-    )

@@ -9,13 +9,12 @@ code generator.
 from __future__ import annotations
 
 import importlib.util
-import json
 import re
 import shutil
 import sys
 import tempfile
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from ms_codegeex.base.errors import RunFailure, UserError
@@ -25,36 +24,17 @@ KERNEL = re.compile(r"^%\d+ = kernel_graph\d+:(\w+)-op\d+\(", re.MULTILINE)
 FUSED = "GraphKernel_"  # prefix of the names of fused kernels
 DUMP, RESULT = "dump", "result.npz"
 SECONDS = 600
-
-
-@dataclass(frozen=True)
-class BlockSizes:
-    """Sizes of the block to compile. The number of kernels hardly depends on them, the time to build them does."""
-
-    hidden_size: int = 32
-    num_heads: int = 2
-    intermediate_size: int = 128
-    seq_length: int = 16
-    batch: int = 2
+# Of the block that is compiled. The number of kernels hardly depends on them, the time to build them does.
+HIDDEN, HEADS, INNER, SEQUENCE, BATCH = 32, 2, 128, 16, 2
 
 
 @dataclass(frozen=True)
 class GraphKernelReport:
     """Kernels of one forward and backward pass by name, without and with fusion, and how much its results differ."""
 
-    before: dict[str, int]
-    after: dict[str, int]
+    before: Counter[str]
+    after: Counter[str]
     largest_difference: float  # absolute, over the output and the gradients of input and parameters
-
-    @property
-    def kernels_before(self) -> int:
-        """How many kernels are launched without fusion."""
-        return sum(self.before.values())
-
-    @property
-    def kernels_after(self) -> int:
-        """How many kernels are launched with fusion."""
-        return sum(self.after.values())
 
     @property
     def fused_kernels(self) -> int:
@@ -67,7 +47,7 @@ def missing_programs() -> list[str]:
     return [name for name in ("g++", "grep", "sed") if shutil.which(name) is None]
 
 
-def graph_kernel_report(sizes: BlockSizes | None = None) -> GraphKernelReport:
+def graph_kernel_report() -> GraphKernelReport:
     """Compile and run CodeGeeX's block twice on the CPU, each time in its own process; about 15 s.
 
     Raises `UserError` if a package that fusion needs is missing, `RunFailure` with the end of a failed process's log.
@@ -81,12 +61,12 @@ def graph_kernel_report(sizes: BlockSizes | None = None) -> GraphKernelReport:
         for setting in ("off", "on"):
             directory = Path(scratch) / setting
             directory.mkdir()
-            _run(setting, sizes or BlockSizes(), directory)
+            _run(setting, directory)
             counts[setting] = count_kernels(directory / DUMP)
             with np.load(directory / RESULT, allow_pickle=False) as stored:
                 results[setting] = [stored[name] for name in sorted(stored.files)]
     difference = max(float(np.abs(a - b).max()) for a, b in zip(results["off"], results["on"], strict=True))
-    return GraphKernelReport(dict(counts["off"]), dict(counts["on"]), difference)
+    return GraphKernelReport(counts["off"], counts["on"], difference)
 
 
 def count_kernels(dump: Path) -> Counter[str]:
@@ -101,9 +81,9 @@ def count_kernels(dump: Path) -> Counter[str]:
     return counts
 
 
-def _run(setting: str, sizes: BlockSizes, directory: Path) -> None:
+def _run(setting: str, directory: Path) -> None:
     """Compile and run the block in a process that leaves its dump and its results in `directory`."""
-    words = ("-m", "ms_codegeex.rehearsal.graph_kernel", setting, json.dumps(asdict(sizes)))
+    words = ("-m", "ms_codegeex.rehearsal.graph_kernel", setting)
     # the code generator leaves its kernels in the working directory
     dump = {"MS_DEV_SAVE_GRAPHS": "1", "MS_DEV_SAVE_GRAPHS_PATH": str(directory / DUMP)}
     run_processes([python_process(f"graph-kernel fusion {setting}", words, directory, dump)], seconds=SECONDS)
@@ -111,7 +91,7 @@ def _run(setting: str, sizes: BlockSizes, directory: Path) -> None:
         raise RunFailure(f"graph-kernel fusion {setting}: the process left no {RESULT} in {directory}")
 
 
-def _worker(setting: str, sizes: BlockSizes) -> None:
+def _worker(setting: str) -> None:
     """Run the block's forward and backward pass once in this process and write output and gradients to `RESULT`."""
     import mindspore as ms
     import numpy as np
@@ -137,23 +117,18 @@ def _worker(setting: str, sizes: BlockSizes) -> None:
     ms.set_device("CPU")
     ms.set_context(enable_graph_kernel=setting == "on")
     ms.set_seed(1)
-    config = CodeGeeXConfig(
-        hidden_size=sizes.hidden_size,
-        num_heads=sizes.num_heads,
-        intermediate_size=sizes.intermediate_size,
-        init_std=0.1,
-    )
-    block = Block(config, Build(seq_length=sizes.seq_length), 0)
-    generator, shape = np.random.default_rng(1), (sizes.batch * sizes.seq_length, sizes.hidden_size)
+    config = CodeGeeXConfig(hidden_size=HIDDEN, num_heads=HEADS, intermediate_size=INNER, init_std=0.1)
+    block = Block(config, Build(seq_length=SEQUENCE), 0)
+    generator, shape = np.random.default_rng(1), (BATCH * SEQUENCE, HIDDEN)
     for parameter in block.get_parameters():
         value = generator.normal(0, 0.1, parameter.shape) + parameter.asnumpy().mean()  # norms stay around 1
         parameter.set_data(ms.Tensor(value.astype(np.float32)))
     x, backward = (ms.Tensor(generator.normal(size=shape).astype(np.float32)) for _ in range(2))
-    mask = np.triu(np.full((1, 1, sizes.seq_length, sizes.seq_length), -1e4, np.float32), 1)
-    samples = ms.Tensor(np.arange(sizes.batch, dtype=np.int32))
+    mask = np.triu(np.full((1, 1, SEQUENCE, SEQUENCE), -1e4, np.float32), 1)
+    samples = ms.Tensor(np.arange(BATCH, dtype=np.int32))
     output, (inputs, weights) = ForwardBackward(block)(x, ms.Tensor(mask), samples, backward)
     np.savez(RESULT, *(value.asnumpy() for value in (output, inputs[0], *weights)))
 
 
 if __name__ == "__main__":
-    _worker(sys.argv[1], BlockSizes(**json.loads(sys.argv[2])))
+    _worker(sys.argv[1])

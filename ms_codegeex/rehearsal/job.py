@@ -9,7 +9,7 @@ import math
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -54,6 +54,23 @@ class RehearsalJob:
     def file(self, name: str, rank: int | None = None) -> Path:
         """The path of a file of one rank, or of the reference."""
         return self.directory / f"{'reference' if rank is None else f'rank_{rank}'}.{name}"
+
+
+@dataclass(frozen=True)
+class CompileMode:
+    """How one graph is compiled.
+
+    Attributes:
+        inline: every block is inlined as in a run; otherwise what is repeated is compiled once and called.
+        operators: write the operators of the graph, too.
+        target: the engine's.
+        backend: also run the back end, up to the assignment of streams; only for Ascend.
+    """
+
+    inline: bool = False
+    operators: bool = False
+    target: Literal["gpu", "ascend"] = "gpu"
+    backend: bool = False
 
 
 UNCLIPPED = 1e30
@@ -118,11 +135,8 @@ def engine_window(layout: Any, rank: int, shape: tuple[int, ...], local: tuple[i
     counted from the right, that splits it, or -1), …. A shard smaller than that is also split along axis 0 by the
     optimizer, and is number `shard` of these parts.
     """
-    matrix, tensor_map = layout[0], layout[1]
-    place, coordinates = rank, []
-    for size in reversed(matrix):
-        coordinates.append(place % size)
-        place //= size
+    matrix, tensor_map = layout[:2]
+    coordinates = [int(x) for x in np.unravel_index(rank % math.prod(matrix), matrix)[::-1]]
     window = []
     for axis, size in enumerate(shape):
         split = tensor_map[axis]

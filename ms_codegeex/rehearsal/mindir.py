@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
+from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.base.errors import RunFailure
@@ -24,24 +24,11 @@ POINT_TO_POINT = ("Send", "Receive")
 COMMUNICATION = ("AllReduce", "AllGather", "ReduceScatter", "AlltoAll", "Broadcast", *POINT_TO_POINT)
 MATMULS = ("MatMul", "BatchMatMul", "Dense")
 # Products of [seq, d] and [seq, seq] matrices in a fused attention; its backward pass computes the scores again.
-FUSED_PRODUCTS: Mapping[str, int] = MappingProxyType({"FlashAttentionScore": 2, "FlashAttentionScoreGrad": 5})
+FUSED_PRODUCTS = {"FlashAttentionScore": 2, "FlashAttentionScoreGrad": 5}
 ITEM = "rehearsal_item"
-DTYPES = {  # number in the protobuf -> name, bytes per element
-    1: ("float32", 4),
-    2: ("uint8", 1),
-    3: ("int8", 1),
-    4: ("uint16", 2),
-    5: ("int16", 2),
-    6: ("int32", 4),
-    7: ("int64", 8),
-    9: ("bool", 1),
-    10: ("float16", 2),
-    11: ("float64", 8),
-    12: ("uint32", 4),
-    13: ("uint64", 8),
-    16: ("bfloat16", 2),
-    17: ("float64", 8),
-}
+BYTES = {"float64": 8, "int64": 8, "uint64": 8, "float32": 4, "int32": 4, "uint32": 4, "float16": 2, "bfloat16": 2}
+BYTES |= {"int16": 2, "uint16": 2, "int8": 1, "uint8": 1, "bool": 1}
+PROTO_NAMES = {"float32": "FLOAT", "float64": "DOUBLE"}  # where the protobuf has another name for an element type
 
 
 @dataclass(frozen=True)
@@ -53,8 +40,8 @@ class TensorType:
 
     @property
     def bytes(self) -> int:
-        """Size in memory in bytes."""
-        return math.prod(self.shape) * dict(DTYPES.values())[self.dtype]
+        """Size in memory in bytes; 0 for an unknown type."""
+        return math.prod(self.shape) * BYTES.get(self.dtype, 0)
 
 
 @dataclass(frozen=True)
@@ -124,7 +111,7 @@ def collectives(model: ModelProto, rank: int) -> list[CollectiveNode]:
 
 def parameters(model: ModelProto) -> dict[str, TensorType]:
     """Shape and type of every parameter of the step on this rank: weights, optimizer state, accumulated gradients."""
-    return {parameter_name(p.name): TensorType(tuple(p.dims), DTYPES[p.data_type][0]) for p in model.graph.parameter}
+    return {parameter_name(p.name): tensor_type(p) for p in model.graph.parameter}
 
 
 def parameter_name(name: str) -> str:
@@ -132,12 +119,9 @@ def parameter_name(name: str) -> str:
     return name.rsplit(":", 1)[-1]
 
 
-def node_counts(model: ModelProto) -> Counter[str]:
-    """How many operators of each kind a step runs."""
-    counts: Counter[str] = Counter()
-    for calls, _, primitive in _nodes(model):
-        counts[primitive.op_type] += calls
-    return counts
+def executed(model: ModelProto) -> list[str]:
+    """The kind of every operator that a step runs, in the order of the graph."""
+    return [kind.op_type for calls, _, kind in _nodes(model) for _ in range(calls)]
 
 
 def matmul_flops(model: ModelProto) -> int:
@@ -155,11 +139,6 @@ def matmul_flops(model: ModelProto) -> int:
     return total
 
 
-def register_calls(model: ModelProto) -> list[str]:
-    """Operators on the register of overflows (`training/overflow.py`), in the order of the graph."""
-    return [kind.op_type for calls, _, kind in _nodes(model) if "FloatStatus" in kind.op_type for _ in range(calls)]
-
-
 def rewrite(model: ModelProto, after: int = 0) -> int:
     """Replace communication node number i (from 1, in the order of `collectives`) by PyFunc node `fn_id` `after` + i,
     in place.
@@ -172,28 +151,21 @@ def rewrite(model: ModelProto, after: int = 0) -> int:
 
     nodes = {node.proto.output[0]: (number, node) for number, node in enumerate(communication_nodes(model), after + 1)}
     for graph in (model.graph, *model.functions):
-        if not any(proto.output and proto.output[0] in nodes for proto in graph.node):
-            continue
         rewritten, before = GraphProto(), None
         for proto in graph.node:
             if proto.output and proto.output[0] in nodes:
                 number, node = nodes[proto.output[0]]
-                _replace(model, rewritten, number, node, before)
+                given = {node.source: node.given} if node.source else {}
+                if before is not None and not before.tuple_of_one:  # a further input, which is not used
+                    given[before.proto.output[0]] = before.output
+                name = f"rehearsal_{number}"
+                add_function(model, rewritten, proto, name, number, given, node.output, node.tuple_of_one)
                 before = node
             else:
                 rewritten.node.add().CopyFrom(proto)
         del graph.node[:]
         graph.node.MergeFrom(rewritten.node)
     return len(nodes)
-
-
-def _replace(model: ModelProto, graph: GraphProto, number: int, node: _Node, before: _Node | None) -> None:
-    """Append the replacement of `node` to `graph`. `before`: the node to wait for; its result becomes a further input,
-    which is not used."""
-    given = {node.source: node.given} if node.source else {}
-    if before is not None and not before.tuple_of_one:
-        given[before.proto.output[0]] = before.output
-    add_function(model, graph, node.proto, f"rehearsal_{number}", number, given, node.output, node.tuple_of_one)
 
 
 def add_function(
@@ -264,7 +236,9 @@ def _add_primitive(model: ModelProto, name: str, number: int, given: Sequence[Te
 
 def data_type(tensor: TensorType) -> int:
     """The number of its element type in the protobuf."""
-    return next(number for number, (name, _) in DTYPES.items() if name == tensor.dtype)
+    from mindspore.train.mind_ir_pb2 import TensorProto
+
+    return TensorProto.DataType.Value(PROTO_NAMES.get(tensor.dtype, tensor.dtype.upper()))
 
 
 def message_tag(op: str, ranks: tuple[int, ...], rank: int, attributes: dict[str, Any]) -> tuple[str, int | None]:
@@ -306,7 +280,7 @@ def communication_nodes(model: ModelProto) -> Iterator[_Node]:
             source = next((found for name in proto.input if (found := packed.get(name, name)) in types), None)
             given = types[source] if source else None
             yield _Node(calls, proto, op, primitive, source, given, output[0], proto.output[0] not in types)
-        elif op in COMMUNICATION or any(_is_group(attribute) for attribute in primitive.attribute):
+        elif op in COMMUNICATION or any(x.name == "group" and x.s for x in primitive.attribute):  # not a convolution's
             raise RunFailure(
                 f"{proto.domain}: the rehearsal cannot execute {op} of {len(output)} tensors; it knows "
                 f"{', '.join(COMMUNICATION)} of one tensor"
@@ -327,24 +301,19 @@ def _nodes(model: ModelProto) -> Iterator[tuple[int, NodeProto, PrimitiveProto]]
 def graph_calls(model: ModelProto) -> dict[str, int]:
     """How often a step runs the main graph (once) and each function: once per mention each time the mentioning graph
     runs. A mention is a call, a closure (assumed to run once) or a branch (assumed to be taken)."""
-    names = {function.name for function in model.functions}
-    mentions: dict[str, Counter[str]] = {name: Counter() for name in names}
+    mentions: dict[str, Counter[str]] = {function.name: Counter() for function in model.functions}
     for graph in (model.graph, *model.functions):
         for node in graph.node:
             for name in (node.op_type.removeprefix("REF::"), *node.input):
-                if name in names:
+                if name in mentions:
                     mentions[name][graph.name] += 1
     calls = {model.graph.name: 1}
-
-    def count(name: str, path: tuple[str, ...]) -> int:
-        if name in path:
-            raise RunFailure(f"{name}: the graph calls itself, so its operators cannot be counted")
-        if name not in calls:
-            calls[name] = sum(times * count(caller, (*path, name)) for caller, times in mentions[name].items())
-        return calls[name]
-
-    for name in names:
-        count(name, ())
+    try:
+        callers_first = [name for name in TopologicalSorter(mentions).static_order() if name in mentions]
+    except CycleError as error:
+        raise RunFailure(f"{error.args[1][0]}: the graph calls itself, so its operators cannot be counted") from None
+    for name in callers_first:
+        calls[name] = sum(times * calls[caller] for caller, times in mentions[name].items())
     return calls
 
 
@@ -353,14 +322,14 @@ def tensor_types(model: ModelProto) -> dict[str, TensorType]:
     types = {}
     for graph in (model.graph, *model.functions):
         for parameter in graph.parameter:
-            types[parameter.name] = _type(parameter)
+            types[parameter.name] = tensor_type(parameter)
         for value in graph.input:
             if len(value.tensor) == 1:
-                types[value.name] = _type(value.tensor[0])
+                types[value.name] = tensor_type(value.tensor[0])
         for node in graph.node:
             shape = _shape(node)
             if shape is not None and len(shape.tensors) == 1:
-                types[node.output[0]] = _type(shape.tensors[0])
+                types[node.output[0]] = tensor_type(shape.tensors[0])
     return types
 
 
@@ -368,27 +337,25 @@ def output_types(node: NodeProto) -> list[TensorType]:
     """Types of the tensors that a node returns, alone or in a tuple."""
     shape = _shape(node)
     parts = [] if shape is None else [shape, *shape.values]
-    return [_type(tensor) for part in parts for tensor in part.tensors]
+    return [tensor_type(tensor) for part in parts for tensor in part.tensors]
 
 
 def element_types(node: NodeProto) -> list[tuple[int, TensorType]]:
     """The elements of the tuple that a node returns which are tensors, with their places in it."""
     shape = _shape(node)
     parts = enumerate(() if shape is None else shape.values)
-    return [(index, _type(part.tensors[0])) for index, part in parts if len(part.tensors) == 1]
+    return [(index, tensor_type(part.tensors[0])) for index, part in parts if len(part.tensors) == 1]
 
 
 def _shape(node: NodeProto) -> AttributeProto | None:
     return next((attribute for attribute in node.attribute if attribute.name == "shape"), None)
 
 
-def _type(tensor: Any) -> TensorType:
-    return TensorType(tuple(tensor.dims), DTYPES.get(tensor.data_type, ("unknown", 0))[0])
-
-
-def _is_group(attribute: AttributeProto) -> bool:
-    """Whether it is the group of a communication operator; a convolution's `group` is a number."""
-    return attribute.name == "group" and bool(attribute.s)
+def tensor_type(tensor: Any) -> TensorType:
+    """Shape and element type of a value in the protobuf."""
+    name = tensor.DataType.Name(tensor.data_type)
+    found = {other: dtype for dtype, other in PROTO_NAMES.items()}.get(name, name.lower())
+    return TensorType(tuple(tensor.dims), found if found in BYTES else "unknown")
 
 
 def attributes_of(primitive: PrimitiveProto) -> dict[str, Any]:

@@ -121,11 +121,9 @@ class AdamWFormula:
         """Largest deviation of each weight, relative to its movement by the formula."""
         result = {}
         for name, expected in self.weights.items():
-            moved = float(np.max(np.abs(expected - self.first[name])))
-            error = float(np.max(np.abs(found[name] - expected)))
-            result[name] = error / moved if moved else 0.0 if error == 0 else math.inf
-            if not math.isfinite(result[name]):
-                result[name] = math.inf
+            moved, error = (float(np.max(np.abs(x - expected))) for x in (self.first[name], found[name]))
+            relative = error / moved if moved else 0.0 if error == 0 else math.inf
+            result[name] = relative if math.isfinite(relative) else math.inf
         return result
 
 

@@ -67,15 +67,34 @@ def _kept(x: Any, out: Any, dout: Any) -> tuple[Any]:
     return (dout,)
 
 
+def _sent(collective: Any) -> Callable:
+    """The gradient is sent."""
+
+    def bprop(x: Any, out: Any, dout: Any) -> tuple[Any]:
+        return (collective(dout),)
+
+    return bprop
+
+
+def _sent_last(collective: Any | None) -> Callable:
+    """What all micro-batches have added to `z` is sent after the last one's `dout`; None: it stays here."""
+    cast, dtype, one = P.Cast(), P.DType(), Tensor(1.0, mstype.float16)
+
+    def alone(x: Any, z: Any, out: Any, dout: Any) -> tuple[Any, Any]:
+        z = F.depend(z, dout)
+        return (z, cast(one, dtype(z)))
+
+    def sent(x: Any, z: Any, out: Any, dout: Any) -> tuple[Any, Any]:
+        z = F.depend(z, dout)
+        return (collective(z), cast(one, dtype(z)))
+
+    return sent if collective else alone
+
+
 def _all_gather(operator: Any) -> Callable:
     """Scatter the sum of the gradients."""
     operator.group, operator.rank_size = (operator.get_attr_dict()[key] for key in ("group", "rank_size"))
-    reduce_scatter = _named(operator, "grad_", ReduceScatter(ReduceOp.SUM, operator.group))
-
-    def bprop(x: Any, out: Any, dout: Any) -> tuple[Any]:
-        return (reduce_scatter(dout),)
-
-    return bprop
+    return _sent(_named(operator, "grad_", ReduceScatter(ReduceOp.SUM, operator.group)))
 
 
 def _mirror(operator: Any) -> Callable:
@@ -83,12 +102,7 @@ def _mirror(operator: Any) -> Callable:
     attributes = operator.get_attr_dict()
     if attributes["dev_num"] == 1:
         return _kept
-    all_reduce = _named(operator, "grad_mirror", AllReduce(group=attributes["group"]))
-
-    def bprop(x: Any, out: Any, dout: Any) -> tuple[Any]:
-        return (all_reduce(dout),)
-
-    return bprop
+    return _sent(_named(operator, "grad_mirror", AllReduce(group=attributes["group"])))
 
 
 def _micro_all_gather(operator: Any) -> Callable:
@@ -97,24 +111,16 @@ def _micro_all_gather(operator: Any) -> Callable:
     cast, dtype, one = P.Cast(), P.DType(), Tensor(1.0, mstype.float16)
     if not (operator.group != "" and attributes["do_mirror"]):
 
-        def unshared(x: Any, z: Any, out: Any, dout: Any) -> tuple[Any, Any]:
-            z = F.depend(z, dout)
-            return (z, cast(one, dtype(z)))
-
         def passed(x: Any, z: Any, out: Any, dout: Any) -> tuple[Any, Any]:
             return (dout, cast(one, dtype(z)))
 
-        return passed if attributes["with_mirror_operator"] else unshared
+        return passed if attributes["with_mirror_operator"] else _sent_last(None)
     reduce_scatter = _named(operator, "grad_", ReduceScatter(ReduceOp.SUM, operator.group))
-
-    def summed(x: Any, z: Any, out: Any, dout: Any) -> tuple[Any, Any]:
-        z = F.depend(z, dout)
-        return (reduce_scatter(z), cast(one, dtype(z)))
 
     def at_once(x: Any, z: Any, out: Any, dout: Any) -> tuple[Any, Any]:
         return (reduce_scatter(cast(dout, dtype(z))), cast(one, dtype(z)))
 
-    return at_once if attributes["with_mirror_operator"] else summed
+    return at_once if attributes["with_mirror_operator"] else _sent_last(reduce_scatter)
 
 
 def _micro_mirror(operator: Any) -> Callable:
@@ -125,13 +131,8 @@ def _micro_mirror(operator: Any) -> Callable:
         assign.add_prim_attr("parameter_micro", 0)
     all_reduce = _named(operator, "grad_mirror", AllReduce(group=operator.group))
 
-    def reduced(x: Any, z: Any, out: Any, dout: Any) -> tuple[Any, Any]:
-        z = F.depend(z, dout)
-        return (all_reduce(z), cast(one, dtype(z)))
-
-    def alone(x: Any, z: Any, out: Any, dout: Any) -> tuple[Any, Any]:
-        z = F.depend(z, dout)
-        return (z, cast(one, dtype(z)))
+    if _get_enable_parallel_optimizer():
+        return _sent_last(all_reduce if operator.dev_num > 1 else None)
 
     def assigned(x: Any, z: Any, out: Any, dout: Any) -> tuple[Any, Any]:
         z = F.depend(z, dout)
@@ -141,8 +142,6 @@ def _micro_mirror(operator: Any) -> Callable:
         z = F.depend(z, dout)
         return F.depend((cast(one, dtype(x)), cast(one, dtype(z))), assign(z, z))
 
-    if _get_enable_parallel_optimizer():
-        return reduced if operator.dev_num > 1 else alone
     return assigned if operator.dev_num > 1 else assigned_alone
 
 

@@ -114,8 +114,3 @@ def _small_model(config: RunConfig, mesh: Mesh) -> dict[str, int]:
     if config.mesh.virtual_stages > 1 and mesh.pipeline > 1:  # one layer for each part of a stage
         sizes["num_layers"] = 2 * mesh.pipeline - (model.attention_layers - model.num_layers)
     return {name: size for name, size in sizes.items() if name in known}
-
-
-def required_memory(mesh: Mesh) -> int:
-    """Bytes of host memory that the ranks of an execution need together, since all run at once."""
-    return mesh.world * RANK_BYTES

@@ -25,16 +25,6 @@ import numpy as np
 
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.cuda import plugin as cuda_plugin
-from ms_codegeex.cuda.plugin import (
-    DRIVER,
-    KERNELS,
-    PLUGIN,
-    RUNTIME,
-    RUNTIME_VERSION,
-    cuda_folder,
-    plugin_directory,
-    plugin_environment,
-)
 
 MACHINES = ("x86_64", "aarch64")
 FOREIGN_LIBRARY = re.compile(r"lib(cu|nvrtc)")
@@ -53,7 +43,7 @@ def simulation_environment(rank: int, world: int) -> dict[str, str]:
 
 def loader_environment() -> dict[str, str]:
     """The part of `simulation_environment` that the dynamic loader reads when a process starts."""
-    return {**plugin_environment(stub_libraries().parent), "GLOG_v": "3"}
+    return {**cuda_plugin.plugin_environment(stub_libraries().parent), "GLOG_v": "3"}
 
 
 def rank_environment(rank: int, world: int) -> dict[str, str]:
@@ -72,9 +62,10 @@ def rank_environment(rank: int, world: int) -> dict[str, str]:
 def stub_libraries() -> Path:
     """The folder with the stub libraries for the installed MindSpore, made on the first call; safe to call from many
     processes at once."""
-    plugin = plugin_directory("rehearsal", MACHINES) / PLUGIN
-    fill = partial(build, plugin, plugin.parents[2] / KERNELS)
-    return cuda_folder(f"stubs-{_fingerprint(plugin)}", "the stub CUDA libraries", fill) / "lib64"
+    plugin = cuda_plugin.plugin_directory("rehearsal", MACHINES) / cuda_plugin.PLUGIN
+    fill = partial(build, plugin, plugin.parents[2] / cuda_plugin.KERNELS)
+    name = f"stubs-{fingerprint(plugin, cuda_plugin.__file__)}"
+    return cuda_plugin.cuda_folder(name, "the stub CUDA libraries", fill) / "lib64"
 
 
 def build(plugin: Path, kernels: Path, directory: Path, functions: str = "") -> None:
@@ -88,15 +79,13 @@ def build(plugin: Path, kernels: Path, directory: Path, functions: str = "") -> 
     source, versions, library = directory / "stubs.c", directory / "stubs.map", directory / "stubs.so"
     idle = loose.union(*symbols.values()) - set(DEFINITION.findall(functions))
     source.write_text(functions + "".join(f"int {name}(void) {{ return 0; }}\n" for name in sorted(idle)))
-    versions.write_text(
-        "".join(
-            f"{version} {{ global: {' '.join(f'{n};' for n in sorted(symbols[version]))} }};\n" for version in symbols
-        )
-    )
+    exported = {version: " ".join(f"{name};" for name in sorted(names)) for version, names in symbols.items()}
+    versions.write_text("".join(f"{version} {{ global: {names} }};\n" for version, names in exported.items()))
     compile_library(source, library, "the stub CUDA libraries", versions)
     (directory / "lib64").mkdir()
+    runtime = (cuda_plugin.DRIVER, cuda_plugin.RUNTIME, cuda_plugin.RUNTIME_VERSION)
     # Copies, not links: the loader and ldd treat files with one inode as one library.
-    for name in sorted({*_foreign_libraries(plugin), DRIVER, RUNTIME, RUNTIME_VERSION}):
+    for name in sorted({*_foreign_libraries(plugin), *runtime}):
         shutil.copy(library, directory / "lib64" / name)
     library.unlink()
 
@@ -175,8 +164,9 @@ def compile_library(source: Path, library: Path, what: str, versions: Path | Non
         )
 
 
-def _fingerprint(plugin: Path) -> str:
-    """A name that changes with MindSpore, the machine and the code that makes the folder."""
-    digest = hashlib.sha256(Path(__file__).read_bytes() + Path(cuda_plugin.__file__).read_bytes())
+def fingerprint(plugin: Path, *modules: str) -> str:
+    """A name that changes with MindSpore's plugin, the machine and the code that makes a folder of stubs for it: these
+    files, and this one."""
+    digest = hashlib.sha256(b"".join(Path(module).read_bytes() for module in (__file__, *modules)))
     digest.update(f"{importlib.metadata.version('mindspore')} {platform.machine()} {plugin.stat().st_size}".encode())
     return digest.hexdigest()[:16]

@@ -7,13 +7,14 @@ the back end fuses them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.config import RunConfig
 from ms_codegeex.parallel.sharding import layouts_of, recompute_of_blocks
-from ms_codegeex.planning.communication import PlannedCollective, collectives, parameter_collectives
+from ms_codegeex.planning.communication import PlannedCollective, collectives, group_ranks, parameter_collectives
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int32": "int32"}
 SCALAR_BYTES = 4
@@ -22,58 +23,66 @@ Calls = Counter[tuple[str, tuple[int, ...], str, int]]  # op, members, dtype, by
 Buckets = Counter[tuple[str, tuple[int, ...], int]]  # op, members, fusion id -> calls
 
 
+@dataclass(frozen=True)
+class PlanCheck:
+    """One property of a compiled graph: what the plan says and what was found."""
+
+    name: str
+    expected: str
+    found: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether found is what was expected."""
+        return self.expected == self.found
+
+
 def members(mesh: Mesh, found: PlannedCollective, rank: int) -> tuple[int, ...]:
     """The global ranks of a planned collective that `rank` takes part in, in the order of the group."""
-    if found.group == "world":
-        return tuple(range(mesh.world))
-    if found.group == "pipeline":
-        other = (rank + mesh.stage_size * (1 if found.phase == "forward" else -1)) % mesh.world
-        return tuple(sorted((rank, other)))
-    return tuple(getattr(mesh, f"{found.group}_group")(rank))
+    return tuple(sorted(group_ranks(mesh, found.group, rank, found.phase)))
+
+
+def _of_rank(config: RunConfig, rank: int) -> Iterator[tuple[PlannedCollective, tuple]]:
+    """The plan's collectives of a rank, each with what a graph shows of it."""
+    for x in collectives(config):
+        if x.stage == config.mesh.coordinates(rank)[0]:
+            yield x, (x.op, members(config.mesh, x, rank), DTYPES[x.dtype], x.bytes_each)
 
 
 def planned_calls(config: RunConfig, rank: int) -> Calls:
     """The plan's collectives of a rank, in the form in which a graph shows them."""
     calls: Calls = Counter()
-    for x in collectives(config):
-        if x.stage == config.mesh.coordinates(rank)[0]:
-            calls[x.op, members(config.mesh, x, rank), DTYPES[x.dtype], x.bytes_each] += x.count
+    for x, key in _of_rank(config, rank):
+        calls[key] += x.count
     return calls
 
 
-def called_blocks(config: RunConfig, rank: int, planned: Calls) -> Calls:
+def called_blocks(config: RunConfig, rank: int) -> Calls:
     """The plan's collectives for a graph that calls its blocks as functions instead of inlining them.
 
     The engine then gathers FP32 weights outside the function and casts them inside, and sums a sharded weight's
     gradient over replicas inside before scattering it outside, once for each part of a micro-batch. The worker leaves
     block inputs whole, which the engine cannot slice there.
     """
-    if config.accumulation > 1:
-        return planned
-    mesh, changed = config.mesh, Counter(planned)
-    for x in collectives(config):
-        if x.stage != mesh.coordinates(rank)[0]:
-            continue
-        key = (x.op, members(mesh, x, rank), DTYPES[x.dtype], x.bytes_each)
-        moved = None
-        if x.group == "optimizer" and x.op == "AllGather":
-            moved = (x.op, key[1], "float32", x.bytes_each * (1 if x.dtype == "fp32" else 2))
+    if config.accumulation > 1:  # the network is called as a whole
+        return planned_calls(config, rank)
+    mesh, calls = config.mesh, Counter()
+    for x, (op, ranks, dtype, size) in _of_rank(config, rank):
+        if x.group == "optimizer" and op == "AllGather":
+            dtype, size = "float32", size * (1 if x.dtype == "fp32" else 2)
         elif x.group == "replica":
-            moved = (x.op, key[1], key[2], x.bytes_each * mesh.optimizer_shard)
-        elif x.phase == "recompute" and x.op == "AllGather" and not config.parallel.sequence:
-            moved = ()
-        if moved is not None:
-            changed[key] -= x.count
-            if moved:
-                changed[moved] += x.count
+            size *= mesh.optimizer_shard
+        elif x.phase == "recompute" and op == "AllGather" and not config.parallel.sequence:
+            continue
+        calls[op, ranks, dtype, size] += x.count
     for layout in layouts_of(config):
         if layout.stage == mesh.coordinates(rank)[0] and _in_block(layout.name):
             for op, group, size, dtype, _ in parameter_collectives(config, layout):
                 if op == "AllReduce":
                     size *= mesh.optimizer_shard if group == "replica" else 1
-                    key = (op, tuple(getattr(mesh, f"{group}_group")(rank)), DTYPES[dtype], size)
-                    changed[key] += config.parallel.overlap.parts - 1
-    return +changed
+                    key = (op, group_ranks(mesh, group, rank), DTYPES[dtype], size)
+                    calls[key] += config.parallel.overlap.parts - 1
+    return +calls
 
 
 def _in_block(name: str) -> bool:
@@ -105,7 +114,7 @@ def planned_buckets(config: RunConfig, rank: int, called: bool = False) -> Bucke
             if layout.stage == stage and fusion:
                 again = called and op == "AllReduce" and _in_block(layout.name)
                 calls = config.parallel.overlap.parts if again else 1
-                found[op, tuple(getattr(mesh, f"{group}_group")(rank)), fusion] += calls
+                found[op, group_ranks(mesh, group, rank), fusion] += calls
     return found
 
 

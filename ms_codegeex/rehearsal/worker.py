@@ -30,11 +30,12 @@ from ms_codegeex.base.processes import ForkSpec, die_with_parent, run_processes
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.rules import build_run_config
+from ms_codegeex.config.validation import validated
 from ms_codegeex.data.datasets.batches import Batch
 from ms_codegeex.parallel import context
 from ms_codegeex.parallel.placement import Placement
 from ms_codegeex.parallel.sharding import layouts_of
-from ms_codegeex.rehearsal import control_edges, mindir
+from ms_codegeex.rehearsal import control_edges, mindir, probe
 from ms_codegeex.rehearsal.communicator import FileCommunicator
 from ms_codegeex.rehearsal.job import (
     RehearsalJob,
@@ -45,17 +46,6 @@ from ms_codegeex.rehearsal.job import (
     local_rows,
     norm_limit_of,
     overflows_in,
-)
-from ms_codegeex.rehearsal.probe import (
-    CLIP,
-    COPY,
-    GRADIENT,
-    NORM_LIMIT,
-    OVERFLOW,
-    AdamWFormula,
-    build_probed,
-    marked_parameter,
-    parameters_of,
 )
 from ms_codegeex.rehearsal.stubs import rank_environment
 
@@ -76,13 +66,14 @@ def reference(job: RehearsalJob) -> None:
     ms.set_context(mode=ms.GRAPH_MODE)
     ms.set_device("CPU")
     config = single_device(job.config)
-    built = build_probed(config, marked_parameter(job.config))
+    built = probe.build_probed(config, probe.marked_parameter(job.config))
     names = {layout.name for layout in layouts_of(job.config)}
     weights = [parameter for parameter in built.step.get_parameters() if parameter.name in names]
     for parameter in weights:
         parameter.set_data(Tensor(initial_value(parameter.name, tuple(parameter.shape))))
     built.step.set_train(True)
-    probes = {p.name: p for p in built.step.get_parameters() if p.name in (CLIP, OVERFLOW, NORM_LIMIT)}
+    changing = (probe.CLIP, probe.OVERFLOW, probe.NORM_LIMIT)
+    probes = {p.name: p for p in built.step.get_parameters() if p.name in changing}
     data, outputs = batches(config, job.steps), []
     for step in range(job.steps):
         _set_probes(probes, job, step, overflows=True)
@@ -102,12 +93,12 @@ def reference(job: RehearsalJob) -> None:
 
 def _set_probes(probes: dict[str, Any], job: RehearsalJob, step: int, overflows: bool) -> None:
     """Set the clipping of this step, the limit of its norm, and the overflow if `overflows` and this is its step."""
-    probes[CLIP].set_data(Tensor(clip_of(job.config, step), ms.float32))
-    if NORM_LIMIT in probes:
-        probes[NORM_LIMIT].set_data(Tensor(norm_limit_of(job.config, step, job.steps), ms.float32))
+    probes[probe.CLIP].set_data(Tensor(clip_of(job.config, step), ms.float32))
+    if probe.NORM_LIMIT in probes:
+        probes[probe.NORM_LIMIT].set_data(Tensor(norm_limit_of(job.config, step, job.steps), ms.float32))
     infinite = overflows and step == overflows_in(job.config, job.steps)
-    if infinite or OVERFLOW in probes:  # the engine may drop it on stages that do not hold the marked parameter
-        probes[OVERFLOW].set_data(Tensor(np.inf if infinite else 0.0, ms.float32))
+    if infinite or probe.OVERFLOW in probes:  # the engine may drop it on stages that do not hold the marked parameter
+        probes[probe.OVERFLOW].set_data(Tensor(np.inf if infinite else 0.0, ms.float32))
 
 
 def export(job: RehearsalJob, rank: int) -> None:
@@ -116,36 +107,34 @@ def export(job: RehearsalJob, rank: int) -> None:
     config = job.config
     cell = partitioned_step(config, rank)
     full = {p.name: p.asnumpy().copy() for p in cell.get_parameters()}  # compiling shards them
-    began = time.monotonic()
     inputs = [Tensor(local_rows(config, rank, a[0])) for a in batches(config, 1)]
+    began = time.monotonic()
     cell.compile(*inputs)
-    seconds = time.monotonic() - began
-    model = mindir.parse(exported(cell))
-    facts = {
-        "compile_seconds": seconds,
-        "collectives": [asdict(c) for c in mindir.collectives(model, rank)],
-        "matmul_flops": mindir.matmul_flops(model),
-        "windows": fill(model, cell.parameter_layout_dict, full, config, rank),
-    }
-    control_edges.hold(model)
-    replaced = mindir.rewrite(model)
-    job.file("mindir", rank).write_bytes(model.SerializeToString())
+    facts = {"compile_seconds": time.monotonic() - began, **_written(job, rank, cell, full, "mindir")}
     if job.evaluates:
         cell.set_train(False).compile(*inputs)
-        model = mindir.parse(exported(cell))
-        fill(model, cell.parameter_layout_dict, full, config, rank)
-        facts["evaluation"] = [asdict(c) for c in mindir.collectives(model, rank)]
-        control_edges.hold(model)
-        mindir.rewrite(model, replaced)
-        job.file("evaluation.mindir", rank).write_bytes(model.SerializeToString())
+        evaluation = _written(job, rank, cell, full, "evaluation.mindir", len(facts["collectives"]))
+        facts["evaluation"] = evaluation["collectives"]
     write_json(job.file("json", rank), {**facts, **_resources()})
+
+
+def _written(job: RehearsalJob, rank: int, cell: Any, full: dict[str, np.ndarray], name: str, after: int = 0) -> dict:
+    """Write the cell's compiled graph to a file, with functions numbered from `after` + 1; returns facts about it."""
+    model = mindir.parse(exported(cell))
+    collectives = [asdict(c) for c in mindir.collectives(model, rank)]
+    flops = mindir.matmul_flops(model)
+    windows = fill(model, cell.parameter_layout_dict, full, job.config, rank)
+    control_edges.hold(model)
+    mindir.rewrite(model, after)
+    job.file(name, rank).write_bytes(model.SerializeToString())
+    return {"collectives": collectives, "matmul_flops": flops, "windows": windows}
 
 
 def partitioned_step(config: RunConfig, rank: int) -> Any:
     """This rank's train step on a simulated cluster. Nothing is executed; simulation needs the GPU target."""
     ms.set_context(mode=ms.GRAPH_MODE, device_target="GPU")
     init()
-    built = build_probed(config, marked_parameter(config), context.enter(config, rank))
+    built = probe.build_probed(config, probe.marked_parameter(config), context.enter(config, rank))
     return built.step.set_train(True)
 
 
@@ -162,7 +151,7 @@ def fill(model: Any, engine: dict[str, Any], full: dict[str, np.ndarray], config
     place, replica, windows = Placement(config, rank), config.mesh.coordinates(rank)[1], {}
     for proto in model.graph.parameter:
         name, local = mindir.parameter_name(proto.name), tuple(proto.dims)
-        weight = name.removeprefix(COPY)  # AdamW's copies start equal to the weights
+        weight = name.removeprefix(probe.COPY)  # AdamW's copies start equal to the weights
         known = weight in place.layouts
         value = initial_value(place.stored_name(weight), full[name].shape) if known else full[name]
         if name in engine:
@@ -187,19 +176,19 @@ def run(job: RehearsalJob, rank: int) -> None:
     facts = read_json(job.file("json", rank))
     communicator = FileCommunicator(job.messages, rank, MESSAGE_SECONDS)
     nodes = [*facts["collectives"], *facts.get("evaluation", [])]
-    communicator.register([mindir.CollectiveNode(**_tuples(values)) for values in nodes])
+    communicator.register([validated(mindir.CollectiveNode, values) for values in nodes])
     control_edges.register()
     network = nn.GraphCell(ms.load(str(job.file("mindir", rank))))
     held = {mindir.parameter_name(name): p for name, p in network.parameters_dict().items()}
-    formula = AdamWFormula(job.config.training.optimizer, parameters_of(held, COPY))
+    formula = probe.AdamWFormula(job.config.training.optimizer, probe.parameters_of(held, probe.COPY))
     data, outputs = batches(job.config, job.steps), []
     for step in range(job.steps):
         _set_probes(held, job, step, overflows=rank == job.config.mesh.world - 1)
         outputs.append(network(*[Tensor(local_rows(job.config, rank, a[step])) for a in data]).asnumpy().tolist())
         if outputs[-1][5]:
-            formula.update(outputs[-1][3], parameters_of(held, GRADIENT))
+            formula.update(outputs[-1][3], probe.parameters_of(held, probe.GRADIENT))
     np.savez(job.file("npz", rank), **{name: held[name].asnumpy() for name in facts["windows"]})
-    errors = formula.errors(parameters_of(held, COPY))
+    errors = formula.errors(probe.parameters_of(held, probe.COPY))
     evaluation = _evaluated(job, rank, held, [a[-1] for a in data]) if job.evaluates else None
     write_json(
         job.file("run.json", rank), {"outputs": outputs, "adamw": errors, "evaluation": evaluation, **_resources()}
@@ -212,10 +201,6 @@ def _evaluated(job: RehearsalJob, rank: int, held: dict[str, Any], batch: Sequen
     for name, parameter in network.parameters_dict().items():
         parameter.set_data(Tensor(held[mindir.parameter_name(name)].asnumpy()))
     return network(*[Tensor(local_rows(job.config, rank, a)) for a in batch]).asnumpy().tolist()[:2]
-
-
-def _tuples(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
 
 def _resources() -> dict[str, Any]:

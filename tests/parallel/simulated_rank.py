@@ -5,6 +5,7 @@ A trainer on a simulated cluster: it compiles, starts or restores, and tells wha
 
 import json
 import sys
+from collections import Counter
 
 import numpy as np
 
@@ -41,7 +42,7 @@ def main(config_file, rank, checkpoint, parts):
     ids = np.zeros((trainer.built.evaluation_rows, config.seq_length), np.int32)
     evaluation = trainer.built.evaluation_step.set_train(False)  # its graph is partitioned too
     evaluation.compile(*(Tensor(a) for a in (ids, ids, ids.astype(np.float32), ids[:, 0].copy())))
-    operators = mindir.node_counts(mindir.parse(exported(evaluation)))
+    operators = Counter(mindir.executed(mindir.parse(exported(evaluation))))
     assert evaluation.register is None or operators["NPUClearFloatStatusV2"] == 1
     assert not operators["BitwiseXor"] and not operators["AdamWeightDecay"]  # of dropout; of an update
     slices = trainer.rank_state.slices()

@@ -6,8 +6,8 @@ from conftest import ROOT
 
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.rules import build_run_config
-from ms_codegeex.planning.balance import balanced_layers
 from ms_codegeex.planning.planner import change, improvements, make_plan
+from ms_codegeex.planning.roofline import balanced_layers
 
 SMALL = [
     "devices=24",

@@ -117,12 +117,12 @@ def test_activations_travel_every_micro_batch_weights_once():
 
 def test_groups_and_the_links_they_cross():
     mesh = Mesh(data=192, tensor=8, optimizer_shard=16)
-    assert group_ranks(mesh, "tensor", 0) == list(range(8))
-    assert group_ranks(mesh, "optimizer", 0) == [8 * i for i in range(16)]
-    assert group_ranks(mesh, "replica", 0) == [128 * i for i in range(12)]
-    assert spread(list(range(8)), ASCEND_910, 8) == (4, 2, 1)
-    assert spread(list(range(16)), ASCEND_910, 8) == (4, 2, 2)
-    assert spread([8 * i for i in range(16)], ASCEND_910, 8) == (1, 1, 16)
+    assert group_ranks(mesh, "tensor", 0) == tuple(range(8))
+    assert group_ranks(mesh, "optimizer", 0) == tuple(8 * i for i in range(16))
+    assert group_ranks(mesh, "replica", 0) == tuple(128 * i for i in range(12))
+    assert spread(tuple(range(8)), ASCEND_910.board_devices, 8) == (4, 2, 1)
+    assert spread(tuple(range(16)), ASCEND_910.board_devices, 8) == (4, 2, 2)
+    assert spread(tuple(8 * i for i in range(16)), ASCEND_910.board_devices, 8) == (1, 1, 16)
     assert link_of(list(range(8)), 8) == "server" and link_of([0, 8], 8) == "cluster"
 
 

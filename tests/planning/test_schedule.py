@@ -7,9 +7,9 @@ import pytest
 from conftest import ROOT
 
 from ms_codegeex.config.loading import load_config
+from ms_codegeex.planning.memory import open_passes, passes, warm_up
 from ms_codegeex.planning.planner import change, improvements, make_plan
 from ms_codegeex.planning.roofline import StageTime, StepTime, Work
-from ms_codegeex.planning.schedule import open_passes, passes, warm_up
 from ms_codegeex.rehearsal.traffic import planned_calls
 
 PIPELINE = ROOT / "configs" / "codegeex_13b_pipeline.yaml"  # four stages of ten layers, eight micro-batches

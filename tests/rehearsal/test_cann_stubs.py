@@ -77,7 +77,7 @@ def test_the_gpu_plugin_is_not_needed(tmp_path, monkeypatch):
 def test_the_plugin_loads_as_the_given_rank(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     environment = {**os.environ, **cann_stubs.loader_environment(), **rank_environment(5, 16)}
-    code = LOAD.format(folder=str(cann_stubs.python_folder()))
+    code = LOAD.format(folder=str(cann_stubs.stub_folder() / "python"))
     result = subprocess.run(
         [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300
     )

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -15,9 +15,8 @@ from ms_codegeex.config.loading import load_config
 from ms_codegeex.planning.planner import make_plan
 from ms_codegeex.rehearsal import compile as compile_module
 from ms_codegeex.rehearsal.compile import CompileReport, PlanCheck, compile_ranks, distinct_ranks
-from ms_codegeex.rehearsal.compile_mode import CompileMode
 from ms_codegeex.rehearsal.coverage import memory_of_stages
-from ms_codegeex.rehearsal.job import RehearsalJob
+from ms_codegeex.rehearsal.job import CompileMode, RehearsalJob
 from ms_codegeex.rehearsal.timeline import report as timeline_report
 from ms_codegeex.rehearsal.timeline.costs import MATMUL
 from ms_codegeex.rehearsal.timeline.timeline import make_timeline
@@ -222,13 +221,6 @@ def test_a_graph_with_a_timeline_is_checked_as_inlined():
     assert "rank 0, 3 layers, all inlined as in a run" in report.text() and len(report.programs) == 1
 
 
-@pytest.mark.parametrize("inline", [False, True])
-@pytest.mark.parametrize("operators", [False, True])
-def test_a_mode_is_read_from_its_word(inline, operators):
-    for mode in (CompileMode(inline, operators), CompileMode(inline, operators, "ascend", backend=True)):
-        assert CompileMode.from_word(mode.to_word()) == mode
-
-
 @pytest.mark.parametrize(
     ("family", "overrides"), [pytest.param(*x, marks=pytest.mark.slow) for x in FAMILY_MESHES + SLOW_FAMILY_MESHES]
 )
@@ -311,7 +303,7 @@ def test_what_cannot_be_compiled_is_refused():
 def test_a_network_compiled_once_communicates_as_one_inlined_for_each_micro_batch(tmp_path):
     config = small("devices=4", "training.global_batch=8", "training.micro_batch=2", "parallel.optimizer_shard=2")
     modes = (CompileMode(inline=False), CompileMode(inline=True))
-    jobs = [(RehearsalJob(tmp_path / mode.to_word(), config, 1), 0, mode) for mode in modes]
+    jobs = [(RehearsalJob(tmp_path / json.dumps(asdict(mode)), config, 1), 0, mode) for mode in modes]
     once, inlined = compile_module._run(jobs, lambda done, total: None)
     tensors = [
         {k: n for k, n in found_calls(x.collectives).items() if k[3] > 4} for x in (once, inlined)
@@ -324,7 +316,7 @@ def test_a_network_compiled_once_communicates_as_one_inlined_for_each_micro_batc
 def test_blocks_that_are_called_move_weights_in_another_way():
     config = load_config(PAPER)
     mesh, planned = config.mesh, planned_calls(config, 0)
-    called = called_blocks(config, 0, planned)
+    called = called_blocks(config, 0)
     shards, replicas = tuple(mesh.optimizer_group(0)), tuple(mesh.replica_group(0))
     assert (len(shards), len(replicas)) == (16, 12)
     small_weight, large = 5120 * 5120 // 8, 5120 * 20480 // 8
@@ -334,7 +326,7 @@ def test_blocks_that_are_called_move_weights_in_another_way():
     assert planned["AllReduce", replicas, "float32", 4 * large // 16] == 80
     assert sum(planned.values()) - sum(called.values()) == 38  # inputs of blocks that are not sliced
     many = load_config(PAPER, ["training.micro_batch=8"])
-    assert called_blocks(many, 0, planned_calls(many, 0)) == planned_calls(many, 0)
+    assert called_blocks(many, 0) == planned_calls(many, 0)
 
 
 def test_halves_of_an_all_reduce_count_as_one_only_where_one_was_planned():

@@ -11,7 +11,7 @@ from conftest import ROOT
 
 from ms_codegeex.config.chosen_hardware import hardware_of
 from ms_codegeex.config.loading import load_config
-from ms_codegeex.planning.schedule import passes, warm_up
+from ms_codegeex.planning.memory import passes, warm_up
 from ms_codegeex.rehearsal.compile import compile_ranks
 from ms_codegeex.rehearsal.timeline.costs import Machine, tasks_of
 from ms_codegeex.rehearsal.timeline.tasks import simulate

@@ -77,7 +77,7 @@ def test_the_plugin_loads_with_what_zig_compiled(cache, monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_every_symbol_the_plugin_wants_is_there_under_its_version(libraries):
-    plugin = stubs.plugin_directory("rehearsal", stubs.MACHINES) / stubs.PLUGIN
+    plugin = stubs.cuda_plugin.plugin_directory("rehearsal", stubs.MACHINES) / stubs.cuda_plugin.PLUGIN
     wanted = {v: names for v, names in stubs.undefined_symbols(plugin).items() if stubs.FOREIGN_LIBRARY.match(v)}
     assert sum(map(len, wanted.values())) > 200
     libc = ctypes.CDLL(None)

@@ -69,7 +69,7 @@ def plugin():
     except UserError as error:
         pytest.skip(str(error))
     del libraries["MS_SIMULATION_LEVEL"]  # the devices are to be there, not simulated
-    paths = (str(ROOT), str(cann_stubs.python_folder()), os.environ.get("PYTHONPATH"))
+    paths = (str(ROOT), str(cann_stubs.stub_folder() / "python"), os.environ.get("PYTHONPATH"))
     with pytest.MonkeyPatch.context() as patch:
         for name, value in libraries.items():
             patch.setenv(name, value)

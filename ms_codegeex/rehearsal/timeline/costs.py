@@ -5,15 +5,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ms_codegeex.base.hardware import Device
 from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.planning.communication import transfer_seconds
 from ms_codegeex.planning.cost_model import MatMul
 from ms_codegeex.planning.roofline import matmul_seconds
+from ms_codegeex.rehearsal.mindir import POINT_TO_POINT
 from ms_codegeex.rehearsal.timeline.fusion import buckets, kernels
-from ms_codegeex.rehearsal.timeline.operators import ALIASES, IN_PLACE, MATMULS, POINT_TO_POINT, Operator, StepProgram
+from ms_codegeex.rehearsal.timeline.operators import ALIASES, IN_PLACE, MATMULS, Operator, StepProgram
 from ms_codegeex.rehearsal.timeline.tasks import COMPUTE, TimelineTask
 
 PRECISIONS = {"float16": "fp16", "bfloat16": "bf16"}
@@ -60,19 +61,11 @@ def matmuls_of(operator: Operator) -> list[MatMul]:
         keys, heads = operator.inputs[1].shape[-2], math.prod(batch)
         scores = MatMul("scores", rows, head, keys, heads, stored_output=False)
         context = MatMul("context", rows, keys, head, heads, stored_output=False)
-        forward = [scores, context]
-        return (
-            forward if operator.op == "FlashAttentionScore" else [scores, *scores.transposed(), *context.transposed()]
-        )
+        backward = [scores, *scores.transposed(), *context.transposed()]
+        return [scores, context] if operator.op == "FlashAttentionScore" else backward
     left, output = operator.inputs[0].shape, operator.outputs[0].shape
     inner = left[-1] * left[-2] // output[-2]
     return [MatMul(operator.op, output[-2], inner, output[-1], math.prod(output[:-2]))]
-
-
-def matmul_operator_seconds(operator: Operator, chip: Device) -> float:
-    """Time of the operator's matmuls."""
-    precision = PRECISIONS.get(operator.inputs[0].dtype, "fp32")
-    return sum(matmul_seconds(matmul, chip, precision) for matmul in matmuls_of(operator))
 
 
 def moved_bytes(operator: Operator) -> int:
@@ -89,15 +82,12 @@ def moved_bytes(operator: Operator) -> int:
 
 def kernel_bytes(operators: Sequence[Operator], members: Sequence[int]) -> int:
     """Bytes that a fused kernel reads and writes: everything that is not made and used inside it."""
-    inside, read, total = set(members), set(), 0
+    inside, read = set(members), dict[int | str, int]()
     for number in members:
-        operator = operators[number]
-        for source, tensor in zip(operator.reads, operator.inputs, strict=True):
-            if source is None or source in inside or source in read:
-                continue
-            read.add(source)
-            total += tensor.bytes
-    return total + sum(x.bytes for x in operators[max(members)].outputs)
+        for source, tensor in zip(operators[number].reads, operators[number].inputs, strict=True):
+            if source is not None and source not in inside:
+                read.setdefault(source, tensor.bytes)
+    return sum(read.values()) + sum(x.bytes for x in operators[max(members)].outputs)
 
 
 def tasks_of(program: StepProgram, machine: Machine) -> list[TimelineTask]:
@@ -141,7 +131,9 @@ def _kernel(operators: Sequence[Operator], members: Sequence[int], chip: Device)
         return moved / chip.memory_bandwidth, OPTIMIZER if _updates(last) else VECTOR
     own = sum(x.bytes for matmul in matmuls for x in (*matmul.inputs, *matmul.outputs))
     more = max(0, moved - own) if len(members) > 1 else 0  # what is added to the matmul's result
-    return sum(matmul_operator_seconds(matmul, chip) for matmul in matmuls) + more / chip.memory_bandwidth, MATMUL
+    precision = PRECISIONS.get(matmuls[0].inputs[0].dtype, "fp32")
+    seconds = sum(matmul_seconds(each, chip, precision) for matmul in matmuls for each in matmuls_of(matmul))
+    return seconds + more / chip.memory_bandwidth, MATMUL
 
 
 def _updates(operator: Operator) -> bool:
@@ -164,7 +156,7 @@ def _with_buckets(program: StepProgram, tasks: list[TimelineTask], machine: Mach
         waits = sorted({wait for number in numbers for wait in tasks[number].waits} - set(numbers))
         size = sum(program.operators[number].message.bytes for number in numbers)
         whole = _message_task(program.operators[last], tasks[last].stream, machine, size)
-        result[last] = TimelineTask(tuple(waits), whole.stream, whole.seconds, whole.kind, whole.name, None, whole.tag)
+        result[last] = replace(whole, waits=tuple(waits), micro=None)
         for number in others:
             result[number] = TimelineTask((last,), "", 0.0)
     return result

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.base.errors import RunFailure
-from ms_codegeex.parallel.context import ranks_in_group_name
 from ms_codegeex.rehearsal import mindir
-from ms_codegeex.rehearsal.timeline.operators import COLLECTIVES, Message, Operator, StepProgram, Tensor
+from ms_codegeex.rehearsal.mindir import TensorType, tensor_type
+from ms_codegeex.rehearsal.timeline.operators import Message, Operator, StepProgram
 
 if TYPE_CHECKING:
     from mindspore.train.mind_ir_pb2 import GraphProto, ModelProto, NodeProto, PrimitiveProto
@@ -27,7 +27,7 @@ class _Value:
 
     operator: int | None = None
     parameter: str | None = None
-    types: tuple[Tensor, ...] = ()
+    types: tuple[TensorType, ...] = ()
     number: int | None = None  # of a constant
 
 
@@ -60,17 +60,19 @@ class _Flattening:
         self.primitives = {primitive.name: primitive for primitive in model.primitives}
         self.functions = {function.name: function for function in model.functions}
         self.operators: list[Operator] = []
-        self.seen: dict[str, int] = {}
+        self.seen: Counter[str] = Counter()
         self.depth: list[str] = []
         self.micro: int | None = None
         self.globals = {
-            p.name: _Value(parameter=mindir.parameter_name(p.name), types=(_tensor(p),)) for p in model.graph.parameter
+            p.name: _Value(parameter=mindir.parameter_name(p.name), types=(tensor_type(p),))
+            for p in model.graph.parameter
         }
-        self.messages = {node.proto.output[0]: node for node in mindir.communication_nodes(model)}
+        nodes, collectives = mindir.communication_nodes(model), mindir.collectives(model, rank)
+        self.messages = {node.proto.output[0]: found for node, found in zip(nodes, collectives, strict=True)}
 
     def program(self, stage: int) -> StepProgram:
         """Flatten the main graph."""
-        inputs = [_Value(types=tuple(_tensor(x) for x in value.tensor)) for value in self.model.graph.input]
+        inputs = [_Value(types=tuple(tensor_type(x) for x in value.tensor)) for value in self.model.graph.input]
         self._run(self.model.graph, inputs)
         sizes = {value.parameter: value.types[0].bytes for value in self.globals.values()}
         return StepProgram(self.rank, stage, tuple(self.operators), sizes)
@@ -141,9 +143,9 @@ class _Flattening:
     def _operator(
         self, op: str, node: NodeProto, primitive: PrimitiveProto, given: Sequence[Any], entry: int | None
     ) -> _Value:
-        types = tuple(Tensor(x.shape, x.dtype) for x in mindir.output_types(node))
+        types = tuple(mindir.output_types(node))
         tensors = [x for x in _flat(given) if isinstance(x, _Value)]
-        message = self._message(node) if op in COLLECTIVES else None
+        message = self._message(node) if op in mindir.COMMUNICATION else None
         if op == "Depend":
             tensors = tensors[:1]  # the others only order it
         number = self._add(
@@ -151,7 +153,7 @@ class _Flattening:
                 op=op,
                 waits=self._waits(given, entry),
                 reads=tuple(_source(x) for x in tensors),
-                inputs=tuple(x.types[0] if x.types else Tensor((), "") for x in tensors),
+                inputs=tuple(x.types[0] if x.types else TensorType((), "") for x in tensors),
                 outputs=types,
                 scope=node.domain,
                 micro=self._micro_batch(node),
@@ -178,13 +180,9 @@ class _Flattening:
     def _message(self, node: NodeProto) -> Message:
         """Its number counts executed operators: a function that is called twice sends two messages."""
         found = self.messages[node.output[0]]
-        attributes = mindir.attributes_of(found.primitive)
-        ranks = ranks_in_group_name(attributes.get("group", "")) or tuple(attributes.get("group_rank_ids", ()))
-        tag, peer = mindir.message_tag(found.op, ranks, self.rank, attributes)
-        self.seen[tag] = self.seen.get(tag, -1) + 1
-        size = max(found.output.bytes, found.given.bytes if found.given and found.op != "Receive" else 0)
-        members = ranks if peer is None else tuple(sorted((self.rank, peer)))
-        return Message(members, size, f"{tag}-{self.seen[tag]}", attributes.get("fusion", 0))
+        kind = found.tag.rpartition("-")[0]
+        self.seen[kind] += 1
+        return Message(found.ranks, found.bytes, f"{kind}-{self.seen[kind] - 1}", found.fusion)
 
     def _waits(self, given: Sequence[Any], entry: int | None) -> tuple[int, ...]:
         found = {x.operator for x in _flat(given) if isinstance(x, _Value) and x.operator is not None}
@@ -216,10 +214,6 @@ def _source(value: _Value) -> int | str | None:
     return value.operator if value.operator is not None else value.parameter
 
 
-def _tensor(proto: Any) -> Tensor:
-    return Tensor(tuple(proto.dims), mindir.DTYPES.get(proto.data_type, ("", 0))[0])
-
-
 def _constant(node: NodeProto) -> Any:
     """A constant: a number, a tensor, or a tuple of them."""
     attribute = next((a for a in node.attribute if a.name == "value"), None)
@@ -231,5 +225,5 @@ def _constant_value(attribute: Any) -> Any:
     if kind in ("TUPLE", "LIST"):
         return tuple(_constant_value(value) for value in attribute.values)
     if attribute.tensors:
-        return _Value(types=tuple(_tensor(x) for x in attribute.tensors))
+        return _Value(types=tuple(tensor_type(x) for x in attribute.tensors))
     return _Value(number=attribute.ints[0] if attribute.ints else attribute.i)

@@ -6,69 +6,18 @@ matmul joins the element-wise kernel that alone uses its result. The device's co
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 
 from ms_codegeex.rehearsal.timeline.operators import Operator
 
-ELEMENT_WISE = frozenset(
-    {
-        "Abs",
-        "Add",
-        "AddN",
-        "BitwiseAnd",
-        "BitwiseOr",
-        "BitwiseXor",
-        "BroadcastTo",
-        "Cast",
-        "Cos",
-        "Div",
-        "Divs",
-        "Equal",
-        "Exp",
-        "FastGeLU",
-        "FastGeLUGrad",
-        "FloorDiv",
-        "GeLU",
-        "GeLUGrad",
-        "Greater",
-        "GreaterEqual",
-        "IsFinite",
-        "LeftShift",
-        "Less",
-        "LessScalar",
-        "Log",
-        "LogicalAnd",
-        "LogicalNot",
-        "Maximum",
-        "Minimum",
-        "Mul",
-        "Muls",
-        "Neg",
-        "OneHot",
-        "Ones",
-        "OnesLike",
-        "Pow",
-        "ReLU",
-        "RealDiv",
-        "Reciprocal",
-        "RightShift",
-        "Rsqrt",
-        "Select",
-        "SiLU",
-        "Sigmoid",
-        "SigmoidGrad",
-        "Sin",
-        "Sqrt",
-        "Square",
-        "Sub",
-        "Subs",
-        "Tanh",
-        "Tile",
-        "Zeros",
-        "ZerosLike",
-    }
-)
+ELEMENT_WISE = frozenset({"Add", "AddN", "Sub", "Subs", "Mul", "Muls", "Div", "Divs", "RealDiv", "FloorDiv"})
+ELEMENT_WISE |= {"Abs", "Neg", "Reciprocal", "Square", "Sqrt", "Rsqrt", "Pow", "Exp", "Log", "Sin", "Cos"}
+ELEMENT_WISE |= {"Equal", "Greater", "GreaterEqual", "Less", "LessScalar", "IsFinite", "Maximum", "Minimum", "Select"}
+ELEMENT_WISE |= {"LogicalAnd", "LogicalNot", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "LeftShift", "RightShift"}
+ELEMENT_WISE |= {"FastGeLU", "FastGeLUGrad", "GeLU", "GeLUGrad", "ReLU", "SiLU", "Sigmoid", "SigmoidGrad", "Tanh"}
+ELEMENT_WISE |= {"BroadcastTo", "Cast", "OneHot", "Ones", "OnesLike", "Tile", "Zeros", "ZerosLike"}
 FUSIBLE_MATMULS = ("MatMul", "BatchMatMul", "Dense")
 REDUCTIONS = frozenset({"ReduceSum", "ReduceMax", "ReduceMean", "SumExt", "Softmax", "SoftmaxBackward", "L2Loss"})
 
@@ -113,10 +62,7 @@ def _takes(target: Operator, operator: Operator, has_matmul: bool) -> bool:
 
 
 def _size(operator: Operator) -> int:
-    size = 1
-    for axis in operator.outputs[0].shape if operator.outputs else ():
-        size *= axis
-    return size
+    return math.prod(operator.outputs[0].shape) if operator.outputs else 1
 
 
 def buckets(operators: Sequence[Operator]) -> list[list[int]]:
@@ -128,26 +74,21 @@ def buckets(operators: Sequence[Operator]) -> list[list[int]]:
     for number, operator in enumerate(operators):
         if operator.message and operator.message.fusion:
             found[operator.op, operator.message.ranks, operator.message.fusion].append(number)
-    chosen = [members for members in found.values() if len(members) > 1]
-    return [members for i, members in enumerate(chosen) if not _entangled(operators, chosen, i)]
+    chosen, users = [members for members in found.values() if len(members) > 1], users_of(operators)
+    return [members for i, members in enumerate(chosen) if not _entangled(users, chosen, i)]
 
 
-def _entangled(operators: Sequence[Operator], chosen: Sequence[Sequence[int]], index: int) -> bool:
+def _entangled(users: Sequence[Sequence[int]], chosen: Sequence[Sequence[int]], index: int) -> bool:
     """Whether a member of this bucket waits for another one, directly or through other buckets."""
     bucket_of = {member: number for number, members in enumerate(chosen) for member in members}
-    after = set(chosen[index])
-    reached = [False] * len(operators)
-    entered: set[int] = set()
-    changed = True
-    while changed:
-        changed = False
-        for number, operator in enumerate(operators):
-            if reached[number]:
-                continue
-            if any(reached[wait] or wait in after for wait in operator.waits) or bucket_of.get(number) in entered:
-                if bucket_of.get(number) == index:
-                    return True
-                reached[number] = changed = True
-                if number in bucket_of:
-                    entered.add(bucket_of[number])
+    todo, reached = list(chosen[index]), set[int]()
+    while todo:
+        for user in users[todo.pop()]:
+            bucket = bucket_of.get(user)
+            if bucket == index:
+                return True
+            if user not in reached:
+                more = (user,) if bucket is None else chosen[bucket]
+                reached.update(more)
+                todo += more
     return False

@@ -43,9 +43,9 @@ class MemoryProfile:
 
 def label(operator: Operator) -> str:
     """The operator with its place in the model, the same for all blocks."""
-    match = ENGINE_NAMES.match(operator.scope)
-    phase = {"Gradients/": "backward ", "recompute_": "recomputed "}.get(match.group(1) if match else None, "")
-    parts = [x.rpartition("-")[0] or x for x in operator.scope[match.end() if match else 0 :].split("/")[:-1]]
+    place = ENGINE_NAMES.match(operator.scope)  # of any length, also none
+    phase = {"Gradients/": "backward ", "recompute_": "recomputed "}.get(place[1], "")
+    parts = [x.rpartition("-")[0] or x for x in operator.scope[place.end() :].split("/")[:-1]]
     parts = [x for x in parts if not x.isdecimal() and x not in ("network", "model", "blocks")]
     return f"{phase}{operator.op} {'/'.join(parts[-3:])}".strip()
 
@@ -67,7 +67,6 @@ def owner_of(program: StepProgram) -> list[int | str | None]:
 def buffers(program: StepProgram, tasks: Sequence[TimelineTask], spans: Sequence[TaskSpan]) -> list[Buffer]:
     """Every tensor that a step makes. What a fused kernel makes and uses itself has no memory."""
     owners, users = owner_of(program), defaultdict(list)
-    internal = _inside_kernels(program, tasks)
     for number, operator in enumerate(program.operators):
         if operator.op in NO_DATA or operator.op in ALIASES:
             continue
@@ -78,28 +77,13 @@ def buffers(program: StepProgram, tasks: Sequence[TimelineTask], spans: Sequence
     found = []
     for number, operator in enumerate(program.operators):
         size = sum(x.bytes for x in operator.outputs)
-        if owners[number] != number or not size or number in internal:
+        if owners[number] != number or not size or tasks[number].kernel is not None:
             continue
-        start = _start(number, tasks, spans)
-        end = max((spans[user].end for user in users[number]), default=spans[number].end)
-        found.append(Buffer(size, start, max(end, spans[number].end), label(operator)))
+        waits = tasks[number].waits
+        carrier = waits[0] if len(waits) == 1 and waits[0] > number else number  # the message of a member of a bucket
+        end = max(spans[user].end for user in (*users[number], number))
+        found.append(Buffer(size, spans[carrier].start, end, label(operator)))
     return found
-
-
-def _inside_kernels(program: StepProgram, tasks: Sequence[TimelineTask]) -> set[int]:
-    """Operators whose task is part of another one's kernel: they take no time although they move data."""
-    return {
-        number
-        for number, (operator, task) in enumerate(zip(program.operators, tasks, strict=True))
-        if not task.stream and operator.op not in ALIASES and operator.message is None
-    }
-
-
-def _start(number: int, tasks: Sequence[TimelineTask], spans: Sequence[TaskSpan]) -> float:
-    """A member of a bucket starts with the message that carries it."""
-    task = tasks[number]
-    carrier = task.waits[0] if len(task.waits) == 1 and task.waits[0] > number else number
-    return spans[carrier].start
 
 
 def memory(program: StepProgram, tasks: Sequence[TimelineTask], spans: Sequence[TaskSpan]) -> MemoryProfile:

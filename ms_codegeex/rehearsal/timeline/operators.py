@@ -2,35 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from math import prod
-from typing import Any
+from dataclasses import dataclass
 
-BYTES = {"float64": 8, "int64": 8, "uint64": 8, "float32": 4, "int32": 4, "uint32": 4, "float16": 2, "bfloat16": 2}
-BYTES |= {"int16": 2, "uint16": 2, "int8": 1, "uint8": 1, "bool": 1}
+from ms_codegeex.rehearsal.mindir import TensorType
 
 # Operators that move no data: their result is their first input, or nothing.
 ALIASES = frozenset({"Depend", "Load", "Reshape", "TupleGetItem", "MakeTuple", "UpdateState", "ExpandDims", "Squeeze"})
 ALIASES |= {"Flatten", "StopGradient", "Join", "Entry", "Switch", "Partial"}
 # Operators that write into their first input.
 IN_PLACE = frozenset({"Assign", "AssignAdd", "AssignSub", "AdamWeightDecay", "ApplyMomentum", "FusedAdamWeightDecay"})
-POINT_TO_POINT = ("Send", "Receive")
-COLLECTIVES = ("AllReduce", "AllGather", "ReduceScatter", "AlltoAll", "Broadcast", *POINT_TO_POINT)
 MATMULS = ("MatMul", "BatchMatMul", "Dense", "FlashAttentionScore", "FlashAttentionScoreGrad")
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """Shape and element type of a tensor on this rank."""
-
-    shape: tuple[int, ...]
-    dtype: str
-
-    @property
-    def bytes(self) -> int:
-        """Size in memory; 0 for an unknown type."""
-        return prod(self.shape) * BYTES.get(self.dtype, 0)
 
 
 @dataclass(frozen=True)
@@ -55,8 +36,8 @@ class Operator:
     op: str
     waits: tuple[int, ...]
     reads: tuple[int | str | None, ...] = ()
-    inputs: tuple[Tensor, ...] = ()
-    outputs: tuple[Tensor, ...] = ()
+    inputs: tuple[TensorType, ...] = ()
+    outputs: tuple[TensorType, ...] = ()
     scope: str = ""
     micro: int | None = None
     message: Message | None = None
@@ -71,31 +52,3 @@ class StepProgram:
     stage: int
     operators: tuple[Operator, ...]
     parameters: dict[str, int]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values that `from_json` reads."""
-        return asdict(self)
-
-    @staticmethod
-    def from_json(values: dict[str, Any]) -> StepProgram:
-        """The inverse of `to_json`."""
-        listed = tuple(_operator(x) for x in values["operators"])
-        return StepProgram(values["rank"], values["stage"], listed, dict(values["parameters"]))
-
-
-def _operator(values: dict[str, Any]) -> Operator:
-    message = values["message"]
-    return Operator(
-        **{
-            **values,
-            "waits": tuple(values["waits"]),
-            "reads": tuple(values["reads"]),
-            "inputs": _tensors(values["inputs"]),
-            "outputs": _tensors(values["outputs"]),
-            "message": message and Message(**{**message, "ranks": tuple(message["ranks"])}),
-        }
-    )
-
-
-def _tensors(listed: Sequence[dict[str, Any]]) -> tuple[Tensor, ...]:
-    return tuple(Tensor(tuple(x["shape"]), x["dtype"]) for x in listed)

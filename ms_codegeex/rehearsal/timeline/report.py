@@ -1,17 +1,22 @@
-"""A timeline as text, as JSON values and as a Chrome trace."""
+"""A timeline as text, as JSON values, as a Chrome trace and as a picture."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.hardware import GIB
 from ms_codegeex.base.tables import table
+from ms_codegeex.rehearsal.timeline.costs import MATMUL, OPTIMIZER, VECTOR
 from ms_codegeex.rehearsal.timeline.tasks import COMPUTE
 from ms_codegeex.rehearsal.timeline.timeline import WAITING, RankTimeline, Timeline
 
 MICROSECOND = 1e-6
 HOLDERS = 8
+COLOURS = {MATMUL: "tab:blue", VECTOR: "tab:cyan", OPTIMIZER: "tab:green"}
+MESSAGES = "tab:orange"
+WIDTH = 12.0
 
 
 def text(timeline: Timeline) -> str:
@@ -27,9 +32,8 @@ def text(timeline: Timeline) -> str:
             f"  with the run's {timeline.run.accumulation} micro-batches {timeline.run_seconds:.4f} s: each additional "
             f"one adds {timeline.period:.4f} s"
         )
-    return "\n".join(
-        [*lines, "", _paces(timeline), "", _stages(timeline), "", _comparisons(timeline), "", _memory(timeline)]
-    )
+    tables = (part(timeline) for part in (_paces, _stages, _comparisons, _memory))
+    return "\n\n".join(("\n".join(lines), *tables))
 
 
 def _paces(timeline: Timeline) -> str:
@@ -64,9 +68,9 @@ def _comparisons(timeline: Timeline) -> str:
                 rows.append((f"{rank.program.rank}", x.kind, f"{x.planned:.4f}", f"{x.found:.4f}", off))
             if x.differs and x.reason:
                 reasons[x.kind] = x.reason
-    text = table(("rank", "kind", "plan", "graph", ""), rows, 2)
     notes = [f"  {kind}: {reason}" for kind, reason in reasons.items()]
-    return "\n".join([f"work of a step against the plan, seconds\n{text}", *notes])
+    compared = table(("rank", "kind", "plan", "graph", ""), rows, 2)
+    return "\n".join(["work of a step against the plan, seconds", compared, *notes])
 
 
 def _memory(timeline: Timeline) -> str:
@@ -105,10 +109,7 @@ def _rank_to_json(timeline: Timeline, rank: RankTimeline) -> dict[str, Any]:
         "bubble": exposed.pop(WAITING, 0.0),
         "exposed": exposed,
         "run": asdict(shares),
-        "work": [
-            {"kind": x.kind, "planned": x.planned, "found": x.found, "reason": x.reason}
-            for x in timeline.comparison(rank)
-        ],
+        "work": [asdict(x) for x in timeline.comparison(rank)],
         "peak_bytes": found.peak,
         "peak_at": found.peak_at,
         "parameter_bytes": found.parameters,
@@ -154,3 +155,45 @@ def streams(rank: RankTimeline) -> list[str]:
     """The rank's streams, computation first."""
     found = {task.stream for task in rank.tasks} - {"", COMPUTE}
     return [COMPUTE, *sorted(found)]
+
+
+def plot(timeline: Timeline, path: Path) -> None:
+    """Write the streams of each rank over time, and its memory, as PNG."""
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    rows = [len(streams(rank)) for rank in timeline.ranks]
+    heights = [ratio for count in rows for ratio in (count, 2)]
+    figure = Figure(figsize=(WIDTH, 1.0 + 0.35 * sum(heights)), layout="constrained")
+    axes = figure.subplots(len(heights), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
+    for index, rank in enumerate(timeline.ranks):
+        _bars(axes[2 * index], rank)
+        _curve(axes[2 * index + 1], rank)
+    axes[-1].set_xlabel("seconds")
+    axes[-1].set_xlim(0.0, timeline.seconds)
+    shown = {**COLOURS, "collectives": MESSAGES}
+    patches = [Patch(color=colour, label=name) for name, colour in shown.items()]
+    figure.legend(handles=patches, loc="outside upper right", ncols=len(patches), fontsize="small")
+    figure.savefig(path, dpi=120, format="png")
+
+
+def _bars(axes: object, rank: RankTimeline) -> None:
+    names = streams(rank)
+    for row, stream in enumerate(names):
+        for colour in (*COLOURS.values(), MESSAGES):
+            bars = [
+                (span.start, span.end - span.start)
+                for task, span in zip(rank.tasks, rank.spans, strict=True)
+                if task.stream == stream and COLOURS.get(task.kind, MESSAGES) == colour and span.end > span.start
+            ]
+            axes.broken_barh(bars, (row - 0.4, 0.8), facecolors=colour, edgecolors="none")
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_ylabel(f"rank {rank.program.rank}\nstage {rank.program.stage}", fontsize="small")
+
+
+def _curve(axes: object, rank: RankTimeline) -> None:
+    curve = rank.memory.curve
+    axes.step([time for time, _ in curve], [held / GIB for _, held in curve], where="post", color="tab:gray")
+    axes.set_ylabel("GiB", fontsize="small")
+    axes.set_ylim(bottom=0)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ms_codegeex.base.errors import RunFailure
 
@@ -71,8 +71,7 @@ class _Simulation:
         touched: set[tuple[int, str]] = set()
         for rank, tasks in enumerate(self.ranks):
             first = [number for number in range(len(tasks)) if not self.missing[rank][number]]
-            for number in first:
-                touched |= self._becomes_ready(rank, number)
+            touched |= self._become_ready(rank, first)
         self._start(touched)
         while self.ending:
             self.now, touched = self.ending[0][0], set()
@@ -80,37 +79,33 @@ class _Simulation:
                 _, rank, number = heapq.heappop(self.ending)
                 stream = (rank, self.ranks[rank][number].stream)
                 self.free[stream] = True
-                touched |= {stream} | self._ended(rank, number)
+                touched |= {stream} | self._become_ready(rank, self._freed(rank, number))
             self._start(touched)
         self._check()
         return [[span for span in spans if span] for spans in self.spans]
 
-    def _becomes_ready(self, rank: int, number: int) -> set[tuple[int, str]]:
-        """The streams that may have something to start now."""
-        task, touched = self.ranks[rank][number], set()
-        if not task.stream:
-            self.spans[rank][number] = TaskSpan(self.now, self.now)
-            return self._ended(rank, number)
-        heapq.heappush(self.ready[rank, task.stream], number)
-        touched.add((rank, task.stream))
-        if task.tag is not None:
-            self.arrived[task.tag] += 1
-            touched |= {(other, self.ranks[other][index].stream) for other, index in self.members[task.tag]}
+    def _become_ready(self, rank: int, numbers: Sequence[int]) -> set[tuple[int, str]]:
+        """The streams that may have something to start now. What takes no time ends at once."""
+        touched, ready = set(), list(numbers)
+        while ready:
+            number = ready.pop()
+            task = self.ranks[rank][number]
+            if not task.stream:
+                self.spans[rank][number] = TaskSpan(self.now, self.now)
+                ready += self._freed(rank, number)
+                continue
+            heapq.heappush(self.ready[rank, task.stream], number)
+            touched.add((rank, task.stream))
+            if task.tag is not None:
+                self.arrived[task.tag] += 1
+                touched |= {(other, self.ranks[other][index].stream) for other, index in self.members[task.tag]}
         return touched
 
-    def _ended(self, rank: int, number: int) -> set[tuple[int, str]]:
-        touched, ended = set(), [number]
-        while ended:
-            for user in self.users[rank][ended.pop()]:
-                self.missing[rank][user] -= 1
-                if self.missing[rank][user]:
-                    continue
-                if self.ranks[rank][user].stream:
-                    touched |= self._becomes_ready(rank, user)
-                else:
-                    self.spans[rank][user] = TaskSpan(self.now, self.now)
-                    ended.append(user)
-        return touched
+    def _freed(self, rank: int, number: int) -> list[int]:
+        """The tasks for which the end of this one was the last thing to wait for."""
+        for user in self.users[rank][number]:
+            self.missing[rank][user] -= 1
+        return [user for user in self.users[rank][number] if not self.missing[rank][user]]
 
     def _start(self, touched: set[tuple[int, str]]) -> None:
         """Start what is ready on streams that are free. A message that cannot start leaves its stream to others."""
@@ -151,7 +146,4 @@ class _Simulation:
 
 def serial(ranks: Sequence[Sequence[TimelineTask]]) -> list[list[TimelineTask]]:
     """The same tasks on one stream of each rank: nothing overlaps."""
-    return [
-        [TimelineTask(x.waits, x.stream and COMPUTE, x.seconds, x.kind, x.name, x.micro, x.tag) for x in tasks]
-        for tasks in ranks
-    ]
+    return [[replace(task, stream=task.stream and COMPUTE) for task in tasks] for tasks in ranks]

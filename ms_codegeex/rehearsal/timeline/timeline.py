@@ -66,17 +66,11 @@ class RankTimeline:
         """Seconds of the step in which the computation stream stands still: for each group while one of its messages
         travels (the earliest in the program, if several do), and otherwise waiting for another rank."""
         sums: dict[str, float] = defaultdict(float)
-        for task, seconds in self._idle(step):
+        for task, seconds in self.idle(step):
             sums[task.stream if task else WAITING] += seconds
         return dict(sums)
 
-    def exposed_tensor_of_micro_batches(self, step: float) -> float:
-        """Seconds of `exposed` for those messages of the tensor group that belong to a micro-batch. The others, such
-        as the sum of the gradients' norm, travel once a step."""
-        tasks = ((task, seconds) for task, seconds in self._idle(step) if task)
-        return sum(seconds for task, seconds in tasks if task.stream == "tensor" and task.micro is not None)
-
-    def _idle(self, step: float) -> list[tuple[TimelineTask | None, float]]:
+    def idle(self, step: float) -> list[tuple[TimelineTask | None, float]]:
         """The times in which the computation stream stands still, with the message that travels then."""
         pairs = zip(self.tasks, self.spans, strict=True)
         moving = [(span, task) for task, span in pairs if task.stream not in ("", COMPUTE)]
@@ -183,7 +177,9 @@ class Timeline:
         """Seconds of one micro-batch of a rank: computing, and exposed messages of its tensor group. Weights and
         gradients travel once a step, although the engine names the micro-batch of some of these messages."""
         compute = sum(x.seconds for x in rank.tasks if x.stream == COMPUTE and x.micro is not None)
-        sums = {COMPUTE: compute, "tensor": rank.exposed_tensor_of_micro_batches(self.seconds)}
+        idle = rank.idle(self.seconds)
+        exposed = sum(seconds for x, seconds in idle if x and x.stream == "tensor" and x.micro is not None)
+        sums = {COMPUTE: compute, "tensor": exposed}
         return {stream: seconds / self.config.accumulation for stream, seconds in sums.items()}
 
     def shares(self, rank: RankTimeline) -> Shares:
@@ -242,29 +238,28 @@ class Timeline:
                 seconds = collective_seconds(self.config, plan.chip, collective)
                 planned[kind] = planned.get(kind, 0.0) + seconds
         planned.setdefault(RECEIVED, 0.0)
-        kinds = [*planned, *(kind for kind in rank.work if kind not in planned)]
-        return [WorkComparison(kind, planned.get(kind, 0.0), rank.work.get(kind, 0.0), _reason(kind)) for kind in kinds]
+        found = []
+        for kind in dict.fromkeys((*planned, *rank.work)):
+            reason = REASONS.get(kind, BUCKETS if kind.startswith("collectives") else "")
+            found.append(WorkComparison(kind, planned.get(kind, 0.0), rank.work.get(kind, 0.0), reason))
+        return found
 
     def _stream(self, planned: PlannedCollective) -> str:
         """The group's name in the graph, where groups with the same members are one."""
         if planned.op == "Send":
             return "pipeline"
-        members = group_ranks(self.config.mesh, planned.group, planned.stage)
-        return group_of(self.config.mesh, members, members[0])
+        mesh = self.config.mesh
+        first = mesh.rank(planned.stage, 0, 0)
+        return group_of(mesh, group_ranks(mesh, planned.group, first), first)
 
 
 BUCKETS = "latency: the plan starts a message for each bucket of the largest number, the graph for those it has"
-REASONS = {
+REASONS = {  # why plan and graph may differ in a kind of work
     MATMUL: "includes the element-wise work that is fused into matmuls",
     VECTOR: "the graph's kernels, fused by one rule; some of this work is fused into matmuls and counted there",
     OPTIMIZER: "the graph's kernels; the plan counts bytes for each parameter",
     RECEIVED: "the plan counts it at the stage that sends",
 }
-
-
-def _reason(kind: str) -> str:
-    """Why plan and graph may differ in this kind of work."""
-    return REASONS.get(kind, BUCKETS if kind.startswith("collectives") else "")
 
 
 def make_timeline(config: RunConfig, run: RunConfig, programs: Sequence[StepProgram]) -> Timeline:

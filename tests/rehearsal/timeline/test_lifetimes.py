@@ -2,12 +2,13 @@
 
 from ms_codegeex.base.hardware import DEVICES
 from ms_codegeex.base.mesh import Mesh
+from ms_codegeex.rehearsal.mindir import TensorType
 from ms_codegeex.rehearsal.timeline.costs import Machine, tasks_of
 from ms_codegeex.rehearsal.timeline.lifetimes import label, memory
-from ms_codegeex.rehearsal.timeline.operators import Operator, StepProgram, Tensor
+from ms_codegeex.rehearsal.timeline.operators import Operator, StepProgram
 from ms_codegeex.rehearsal.timeline.tasks import COMPUTE, TimelineTask, simulate
 
-X = Tensor((256,), "float32")  # 1 KiB
+X = TensorType((256,), "float32")  # 1 KiB
 
 
 def operator(op, *reads, scope="Default/network-Loss/model-Net/blocks-CellList/1-Block/norm-Norm/Add-op3", output=X):

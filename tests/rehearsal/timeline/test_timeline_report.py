@@ -8,7 +8,8 @@ from conftest import ROOT
 from ms_codegeex.base.hardware import ASCEND_910B
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.rehearsal.compile import compiled_config
-from ms_codegeex.rehearsal.timeline.operators import Message, Operator, StepProgram, Tensor
+from ms_codegeex.rehearsal.mindir import TensorType
+from ms_codegeex.rehearsal.timeline.operators import Message, Operator, StepProgram
 from ms_codegeex.rehearsal.timeline.report import text, to_json
 from ms_codegeex.rehearsal.timeline.timeline import Timeline, make_timeline
 
@@ -19,13 +20,13 @@ TENSOR = tuple(range(8))
 
 
 def work(*reads, micro):
-    x = Tensor((SIZE // 4,), "float16")
+    x = TensorType((SIZE // 4,), "float16")
     waits = tuple(read for read in reads if isinstance(read, int))
     return Operator("Mul", waits, tuple(reads), (x,), (x,), "Default/network-Loss/x", micro)
 
 
 def message(read, micro, ranks=TENSOR, op="AllReduce"):
-    x = Tensor((1_000_000,), "float16")
+    x = TensorType((1_000_000,), "float16")
     sent = Message(ranks, 2_000_000, f"{op}-{read}-{micro}")
     return Operator(op, (read,), (read,), (x,), (x,), "Default/network-Loss/x", micro, sent)
 

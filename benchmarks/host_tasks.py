@@ -1,5 +1,5 @@
 """The tasks of a step as the CPU processes of an executed rehearsal run them: one thread for each rank, which also
-communicates, through files. Their costs are measured (`benchmarks/timeline.py`), so that the timeline's scheduling can
+communicates, through files. Their costs are measured (`timeline.py`), so that the timeline's scheduling can
 be compared with something that really runs."""
 
 from __future__ import annotations
@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from ms_codegeex.rehearsal.mindir import POINT_TO_POINT
 from ms_codegeex.rehearsal.timeline.costs import matmuls_of, moved_bytes
-from ms_codegeex.rehearsal.timeline.operators import ALIASES, MATMULS, POINT_TO_POINT, Operator, StepProgram
+from ms_codegeex.rehearsal.timeline.operators import ALIASES, MATMULS, Operator, StepProgram
 from ms_codegeex.rehearsal.timeline.tasks import COMPUTE, TimelineTask
 
 ARRIVAL = "files"  # the stream of messages that have been written; they take no time
