@@ -399,10 +399,13 @@ class AttentionCore(nn.Cell):
         """q [batch*seq, heads*d], k and v [batch*seq, groups*d], mask broadcastable to [batch, heads, seq, seq] ->
         [batch*seq, heads*d]"""
         q, k, v = self.split_heads(query, key, value, mask.shape[-2], cos, sin)
+        return ops.reshape(self.merge(self.attend(q, k, v, mask, sample_keys), (0, 2, 1, 3)), self.merged)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, sample_keys: Tensor) -> Tensor:
+        """q [batch, heads, seq, d], k and v [batch, groups, seq, d] -> [batch, heads, seq, d]"""
         q, k = self.scale_query(q, typed(self.scale, q)), self.scale_key(k, typed(self.scale, k))
         if self.shared > 1:
             k, v = self._repeated(self.repeat_key, k), self._repeated(self.repeat_value, v)
         scores = self.add_mask(self.up(self.scores(q, k), self.softmax_dtype), self.cast_mask(mask, self.softmax_dtype))
         weights = self.dropout(self.down(self.softmax(scores), self.dtype), sample_keys)
-        context = self.context(weights, v)
-        return ops.reshape(self.merge(context, (0, 2, 1, 3)), self.merged)
+        return self.context(weights, v)

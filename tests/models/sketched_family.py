@@ -4,15 +4,15 @@ In the package this is `models/gpt2/{__init__,parameters,config,model,weights}.p
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 from mindspore import nn, ops
 
-from ms_codegeex.models.causal import Build, CausalLogits, CausalLoss, Head, InputEmbedding
-from ms_codegeex.models.decoder_config import DecoderConfig
+from ms_codegeex.models.causal import Attention, CausalLogits, CausalLoss, FeedForward, Head, InputEmbedding
+from ms_codegeex.models.decoder_config import DecoderConfig, from_preset
 from ms_codegeex.models.foreign import COPY, STACK, TRANSPOSE, Entry, ForeignFormats, ForeignLayout, SizeKeys, inside
-from ms_codegeex.models.layers import CausalMask, Heads, SampleKeys
+from ms_codegeex.models.layers import CausalMask, SampleKeys
 from ms_codegeex.models.parameters import COLUMN, LAYER_NORM, ROW, TABLE, VOCABULARY, Layer, ParameterTable
-from ms_codegeex.models.presets import check_sizes, from_preset
 
 # --- parameters.py ---
 
@@ -57,44 +57,15 @@ class GPT2Config(DecoderConfig):
     init_std: float = 0.02
     eos_token_id: int = 50256
 
-    def validate(self):
-        check_sizes(self)
-
 
 TINY = {"vocab_size": 64, "hidden_size": 32, "num_layers": 2, "num_heads": 4, "intermediate_size": 48}
 TINY |= {"max_position_embeddings": 16, "eos_token_id": 0}
 PRESETS = {"124m": {}, "tiny": TINY}
 
 
-def build_config(preset, overrides):
-    return from_preset(GPT2Config, PRESETS, "124m", preset, overrides)
-
+build_config = partial(from_preset, GPT2Config, PRESETS, "124m")
 
 # --- model.py ---
-
-
-class Attention(nn.Cell):
-    def __init__(self, config, build, site):
-        super().__init__()
-        self.query = build.linear(config, "attention.query")
-        self.key = build.linear(config, "attention.key")
-        self.value = build.linear(config, "attention.value")
-        self.output = build.linear(config, "attention.output")
-        self.core = build.attention(Heads(config.num_heads, config.head_dim, config.num_heads), site)
-
-    def construct(self, x, mask, sample_keys):
-        q, k, v = self.query(x, sample_keys), self.key(x, sample_keys), self.value(x, sample_keys)
-        return self.output(self.core(q, k, v, mask, sample_keys), sample_keys)
-
-
-class FeedForward(nn.Cell):
-    def __init__(self, config, build):
-        super().__init__()
-        self.up, self.activation = build.linear(config, "feed_forward.up"), ops.GeLU()
-        self.down = build.linear(config, "feed_forward.down")
-
-    def construct(self, x, sample_keys):
-        return self.down(self.activation(self.up(x, sample_keys)), sample_keys)
 
 
 class Block(nn.Cell):
@@ -109,7 +80,8 @@ class Block(nn.Cell):
         self.add_attention, self.add_feed_forward = ops.Add(), ops.Add()
 
     def construct(self, x, mask, sample_keys):
-        attended = self.attention(self.attention_norm(x), mask, sample_keys)
+        y = self.attention_norm(x)
+        attended = self.attention(y, y, mask, sample_keys)
         x = self.add_attention(x, self.attention_dropout(attended, sample_keys))
         return self.add_feed_forward(
             x, self.feed_forward_dropout(self.feed_forward(self.feed_forward_norm(x), sample_keys), sample_keys)
@@ -135,14 +107,7 @@ class GPT2(nn.Cell):
         return self.final_norm(x)
 
 
-class Loss(CausalLoss):
-    def __init__(self, config, build: Build):
-        super().__init__(GPT2(config, build), config, build)
-
-
-class Logits(CausalLogits):
-    def __init__(self, config, build: Build):
-        super().__init__(GPT2(config, build), build)
+Loss, Logits = partial(CausalLoss, GPT2), partial(CausalLogits, GPT2)
 
 
 # --- weights.py ---

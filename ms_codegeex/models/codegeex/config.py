@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ms_codegeex.models.codegeex.parameters import PARAMETERS
-from ms_codegeex.models.decoder_config import DecoderConfig
-from ms_codegeex.models.presets import check_sizes, from_preset
+from ms_codegeex.models.decoder_config import DecoderConfig, from_preset
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,6 @@ class CodeGeeXConfig(DecoderConfig):
     init_std: float = 0.01  # every weight and table; no depth scaling in the release
     softmax_fp32: bool = True  # the release's configuration class says FP16, its README FP32
     eos_token_id: int = 50256
-
-    def validate(self) -> None:
-        """Raise `UserError` naming the key for sizes that do not fit together."""
-        check_sizes(self)
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -60,11 +56,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 256,
     },
 }
-
-
-def build_config(preset: str | float | None, overrides: dict[str, Any]) -> CodeGeeXConfig:
-    """The preset (default 13b) with single fields replaced, validated. `overrides`: known field names only."""
-    return from_preset(CodeGeeXConfig, PRESETS, "13b", preset, overrides)
+build_config = partial(from_preset, CodeGeeXConfig, PRESETS, "13b")
 
 
 def default_tokenizer(preset: str | float | None) -> str:

@@ -9,43 +9,22 @@ logits = y wordᵀ
 
 from __future__ import annotations
 
+from functools import partial
+
 from mindspore import Tensor, nn, ops
 
-from ms_codegeex.models.causal import Build, CausalLogits, CausalLoss, Head, InputEmbedding, QueryEmbedding
+from ms_codegeex.models.causal import (
+    Attention,
+    Build,
+    CausalLogits,
+    CausalLoss,
+    FeedForward,
+    Head,
+    InputEmbedding,
+    QueryEmbedding,
+)
 from ms_codegeex.models.codegeex.config import CodeGeeXConfig
-from ms_codegeex.models.layers import CausalMask, FastGelu, Heads, SampleKeys
-
-
-class Attention(nn.Cell):
-    """Multi-head attention with separate query, key, value and output projections, all with bias."""
-
-    def __init__(self, config: CodeGeeXConfig, build: Build, site: int):
-        super().__init__()
-        self.query = build.linear(config, "attention.query")
-        self.key = build.linear(config, "attention.key")
-        self.value = build.linear(config, "attention.value")
-        self.output = build.linear(config, "attention.output")
-        heads = Heads(config.num_heads, config.head_dim, config.num_heads)
-        self.core = build.attention(heads, site, softmax_fp32=config.softmax_fp32)
-
-    def construct(self, query: Tensor, memory: Tensor, mask: Tensor, sample_keys: Tensor) -> Tensor:
-        """query and memory [batch*seq, H] -> [batch*seq, H]"""
-        q, k, v = self.query(query, sample_keys), self.key(memory, sample_keys), self.value(memory, sample_keys)
-        return self.output(self.core(q, k, v, mask, sample_keys), sample_keys)
-
-
-class FeedForward(nn.Cell):
-    """down(fast_gelu(up(x)))"""
-
-    def __init__(self, config: CodeGeeXConfig, build: Build):
-        super().__init__()
-        self.up = build.linear(config, "feed_forward.up")
-        self.activation = FastGelu()
-        self.down = build.linear(config, "feed_forward.down")
-
-    def construct(self, x: Tensor, sample_keys: Tensor) -> Tensor:
-        """[rows, H] -> [rows, H]"""
-        return self.down(self.activation(self.up(x, sample_keys)), sample_keys)
+from ms_codegeex.models.layers import CausalMask, SampleKeys
 
 
 class Block(nn.Cell):
@@ -100,15 +79,5 @@ class CodeGeeX(nn.Cell):
         return self.top_query_layer(self.final_norm(x), mask, sample_keys, self.top_query_embedding(positions))
 
 
-class Loss(CausalLoss):
-    """The training network."""
-
-    def __init__(self, config: CodeGeeXConfig, build: Build):
-        super().__init__(CodeGeeX(config, build), config, build)
-
-
-class Logits(CausalLogits):
-    """The generating network."""
-
-    def __init__(self, config: CodeGeeXConfig, build: Build):
-        super().__init__(CodeGeeX(config, build), build)
+Loss = partial(CausalLoss, CodeGeeX)  # the training network
+Logits = partial(CausalLogits, CodeGeeX)  # the generating network

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.models.codegeex2.parameters import PARAMETERS
-from ms_codegeex.models.decoder_config import DecoderConfig
-from ms_codegeex.models.presets import check_rotary, check_sizes, from_preset
+from ms_codegeex.models.decoder_config import DecoderConfig, from_preset
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,7 @@ class CodeGeeX2Config(DecoderConfig):
 
     def validate(self) -> None:
         """Raise `UserError` naming the key for sizes that do not fit together."""
-        check_sizes(self)
-        check_rotary(self)
+        super().validate()
         if self.num_heads % self.num_kv_groups:
             raise UserError(
                 f"model.num_kv_groups: {self.num_kv_groups} does not divide model.num_heads {self.num_heads}; "
@@ -60,11 +59,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "init_std": 0.08,
     },
 }
-
-
-def build_config(preset: str | float | None, overrides: dict[str, Any]) -> CodeGeeX2Config:
-    """The preset (default 6b) with single fields replaced, validated. `overrides`: known field names only."""
-    return from_preset(CodeGeeX2Config, PRESETS, "6b", preset, overrides)
+build_config = partial(from_preset, CodeGeeX2Config, PRESETS, "6b")
 
 
 def default_tokenizer(preset: str | float | None) -> str:

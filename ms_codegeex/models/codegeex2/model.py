@@ -10,45 +10,13 @@ head of queries and keys (modeling_chatglm.py of the release).
 
 from __future__ import annotations
 
+from functools import partial
+
 from mindspore import Tensor, nn, ops
 
-from ms_codegeex.models.causal import Build, CausalLogits, CausalLoss, Head, InputEmbedding
+from ms_codegeex.models.causal import Attention, Build, CausalLogits, CausalLoss, FeedForward, Head, InputEmbedding
 from ms_codegeex.models.codegeex2.config import CodeGeeX2Config
-from ms_codegeex.models.layers import CausalMask, Heads, RotaryTable, SampleKeys, SwiGlu
-
-
-class Attention(nn.Cell):
-    """Multi-query attention with `num_kv_groups` heads of keys and values; bias on query, key and value only."""
-
-    def __init__(self, config: CodeGeeX2Config, build: Build, site: int):
-        super().__init__()
-        self.query = build.linear(config, "attention.query")
-        self.key = build.linear(config, "attention.key")
-        self.value = build.linear(config, "attention.value")
-        self.output = build.linear(config, "attention.output")
-        heads = Heads(config.num_heads, config.head_dim, config.num_kv_groups)
-        self.core = build.attention(heads, site, rotary=True, softmax_fp32=config.softmax_fp32)
-
-    def construct(self, x: Tensor, mask: Tensor, sample_keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """[batch*seq, H] -> [batch*seq, H]"""
-        q, k, v = self.query(x, sample_keys), self.key(x, sample_keys), self.value(x, sample_keys)
-        return self.output(self.core(q, k, v, mask, sample_keys, cos, sin), sample_keys)
-
-
-class FeedForward(nn.Cell):
-    """down(silu(gate(x)) * up(x)), no bias"""
-
-    def __init__(self, config: CodeGeeX2Config, build: Build):
-        super().__init__()
-        self.gate = build.linear(config, "feed_forward.gate")
-        self.up = build.linear(config, "feed_forward.up")
-        self.activation = SwiGlu()
-        self.down = build.linear(config, "feed_forward.down")
-
-    def construct(self, x: Tensor, sample_keys: Tensor) -> Tensor:
-        """[rows, H] -> [rows, H]"""
-        gated = self.activation(self.gate(x, sample_keys), self.up(x, sample_keys))
-        return self.down(gated, sample_keys)
+from ms_codegeex.models.layers import CausalMask, RotaryTable, SampleKeys
 
 
 class Block(nn.Cell):
@@ -68,7 +36,8 @@ class Block(nn.Cell):
 
     def construct(self, x: Tensor, mask: Tensor, sample_keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """x [batch*seq, H] -> [batch*seq, H]"""
-        attended = self.attention(self.attention_norm(x), mask, sample_keys, cos, sin)
+        y = self.attention_norm(x)
+        attended = self.attention(y, y, mask, sample_keys, cos, sin)
         x = self.add_attention(x, self.attention_dropout(attended, sample_keys))
         fed = self.feed_forward(self.feed_forward_norm(x), sample_keys)
         return self.add_feed_forward(x, self.feed_forward_dropout(fed, sample_keys))
@@ -99,15 +68,5 @@ class CodeGeeX2(nn.Cell):
         return self.final_norm(x)
 
 
-class Loss(CausalLoss):
-    """The training network."""
-
-    def __init__(self, config: CodeGeeX2Config, build: Build):
-        super().__init__(CodeGeeX2(config, build), config, build)
-
-
-class Logits(CausalLogits):
-    """The generating network."""
-
-    def __init__(self, config: CodeGeeX2Config, build: Build):
-        super().__init__(CodeGeeX2(config, build), build)
+Loss = partial(CausalLoss, CodeGeeX2)  # the training network
+Logits = partial(CausalLogits, CodeGeeX2)  # the generating network

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ms_codegeex.models.codegen.parameters import PARAMETERS
-from ms_codegeex.models.decoder_config import DecoderConfig
-from ms_codegeex.models.presets import check_rotary, check_sizes, from_preset
+from ms_codegeex.models.decoder_config import DecoderConfig, from_preset
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,6 @@ class CodeGenConfig(DecoderConfig):
     init_std: float = 0.02
     scores_fp32: bool = True  # queries are multiplied with keys in FP32, as in the release
     eos_token_id: int = 50256
-
-    def validate(self) -> None:
-        """Raise `UserError` naming the key for sizes that do not fit together."""
-        check_sizes(self)
-        check_rotary(self)
 
     @property
     def table_std(self) -> float:
@@ -86,11 +81,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "init_std": 0.08,
     },
 }
-
-
-def build_config(preset: str | float | None, overrides: dict[str, Any]) -> CodeGenConfig:
-    """The preset (default 350m-multi) with single fields replaced, validated. `overrides`: known field names only."""
-    return from_preset(CodeGenConfig, PRESETS, "350m-multi", preset, overrides)
+build_config = partial(from_preset, CodeGenConfig, PRESETS, "350m-multi")
 
 
 def default_tokenizer(preset: str | float | None) -> str:

@@ -10,45 +10,13 @@ release).
 
 from __future__ import annotations
 
+from functools import partial
+
 from mindspore import Tensor, nn, ops
 
-from ms_codegeex.models.causal import Build, CausalLogits, CausalLoss, Head, InputEmbedding
+from ms_codegeex.models.causal import Attention, Build, CausalLogits, CausalLoss, FeedForward, Head, InputEmbedding
 from ms_codegeex.models.codegen.config import CodeGenConfig
-from ms_codegeex.models.layers import CausalMask, Heads, RotaryTable, SampleKeys
-
-
-class Attention(nn.Cell):
-    """Multi-head attention with rotary positions; projections without bias."""
-
-    def __init__(self, config: CodeGenConfig, build: Build, site: int):
-        super().__init__()
-        self.query = build.linear(config, "attention.query")
-        self.key = build.linear(config, "attention.key")
-        self.value = build.linear(config, "attention.value")
-        self.output = build.linear(config, "attention.output")
-        heads = Heads(config.num_heads, config.head_dim, config.num_heads)
-        self.core = build.attention(heads, site, rotary=True, scores_fp32=config.scores_fp32)
-
-    def construct(self, x: Tensor, mask: Tensor, sample_keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """[batch*seq, H] -> [batch*seq, H]"""
-        q, k, v = self.query(x, sample_keys), self.key(x, sample_keys), self.value(x, sample_keys)
-        return self.output(self.core(q, k, v, mask, sample_keys, cos, sin), sample_keys)
-
-
-class FeedForward(nn.Cell):
-    """down(gelu(up(x))), gelu by its tanh formula"""
-
-    computed_in_dtype = ("activation",)
-
-    def __init__(self, config: CodeGenConfig, build: Build):
-        super().__init__()
-        self.up = build.linear(config, "feed_forward.up")
-        self.activation = ops.GeLU()
-        self.down = build.linear(config, "feed_forward.down")
-
-    def construct(self, x: Tensor, sample_keys: Tensor) -> Tensor:
-        """[rows, H] -> [rows, H]"""
-        return self.down(self.activation(self.up(x, sample_keys)), sample_keys)
+from ms_codegeex.models.layers import CausalMask, RotaryTable, SampleKeys
 
 
 class Block(nn.Cell):
@@ -68,7 +36,7 @@ class Block(nn.Cell):
     def construct(self, x: Tensor, mask: Tensor, sample_keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """x [batch*seq, H] -> [batch*seq, H]"""
         y = self.norm(x)
-        attended = self.attention_dropout(self.attention(y, mask, sample_keys, cos, sin), sample_keys)
+        attended = self.attention_dropout(self.attention(y, y, mask, sample_keys, cos, sin), sample_keys)
         fed = self.feed_forward_dropout(self.feed_forward(y, sample_keys), sample_keys)
         return self.add_feed_forward(self.add_attention(x, attended), fed)
 
@@ -97,15 +65,5 @@ class CodeGen(nn.Cell):
         return self.final_norm(x)
 
 
-class Loss(CausalLoss):
-    """The training network."""
-
-    def __init__(self, config: CodeGenConfig, build: Build):
-        super().__init__(CodeGen(config, build), config, build)
-
-
-class Logits(CausalLogits):
-    """The generating network."""
-
-    def __init__(self, config: CodeGenConfig, build: Build):
-        super().__init__(CodeGen(config, build), build)
+Loss = partial(CausalLoss, CodeGen)  # the training network
+Logits = partial(CausalLogits, CodeGen)  # the generating network
