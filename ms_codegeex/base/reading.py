@@ -42,14 +42,20 @@ def open_regular(path: Path) -> BinaryIO:
         UserError: it is something else. A pipe without a writer does not block, and no device is opened.
         OSError: it is missing or not readable.
     """
-    _check_regular(os.stat(path), path)
-    descriptor = os.open(path, _FLAGS)
+    return os.fdopen(_descriptor(path, path), "rb")
+
+
+def _descriptor(name: Path | str, path: Path, flags: int = 0, folder: int | None = None) -> int:
+    """A descriptor of the regular file `name` in `folder`, which is `path` in an error. It is looked at before, because
+    opening a device may act on it, and once it is open."""
+    _check_regular(os.stat(name, dir_fd=folder, follow_symlinks=not flags & os.O_NOFOLLOW), path)
+    descriptor = os.open(name, _FLAGS | flags, dir_fd=folder)
     try:
         _check_regular(os.fstat(descriptor), path)
     except UserError:
         os.close(descriptor)
         raise
-    return os.fdopen(descriptor, "rb")
+    return descriptor
 
 
 def read_regular(path: Path, maximum: int) -> bytes:
@@ -130,16 +136,9 @@ def _walk(base: Path, parts: tuple[str, ...], path: Path) -> int:
             inner = os.open(part, _FLAGS | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=place)
             os.close(place)
             place = inner
-        _check_regular(os.stat(parts[-1], dir_fd=place, follow_symlinks=False), path)
-        descriptor = os.open(parts[-1], _FLAGS | os.O_NOFOLLOW, dir_fd=place)
+        return _descriptor(parts[-1], path, os.O_NOFOLLOW, place)
     finally:
         os.close(place)
-    try:
-        _check_regular(os.fstat(descriptor), path)
-    except UserError:
-        os.close(descriptor)
-        raise
-    return descriptor
 
 
 def read_inside(directory: Path, name: str, maximum: int) -> bytes:

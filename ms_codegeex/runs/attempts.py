@@ -13,7 +13,6 @@ from ms_codegeex.base.errors import NotFinite, Rewind, RunFailure, UserError
 from ms_codegeex.base.printing import print_error
 from ms_codegeex.config import RunConfig
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints
-from ms_codegeex.runs.events import add_event
 from ms_codegeex.runs.records import read_log, read_steps
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.stopping import Stopped
@@ -92,7 +91,7 @@ def recorded_end(run: RunDirectory) -> Iterator[None]:
         raise
     finally:
         with contextlib.suppress(OSError):  # a full disk
-            add_event(run, "end", step=_last_step(run), **content)
+            run.add_event("end", step=_last_step(run), **content)
 
 
 def resumed(config: RunConfig, run: RunDirectory) -> RunConfig:

@@ -14,10 +14,10 @@ from ms_codegeex.base.appending import AppendedFile
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_file
 from ms_codegeex.base.installed import without_torch
+from ms_codegeex.base.nested import finite
 from ms_codegeex.base.printing import print_error
-from ms_codegeex.runs.events import event_line
 from ms_codegeex.runs.records import read_log
-from ms_codegeex.runs.run_directory import RunDirectory, finite
+from ms_codegeex.runs.run_directory import RunDirectory, event_line
 from ms_codegeex.runs.stopping import LastStep
 from ms_codegeex.training.observers import Callback, StepRecord
 from ms_codegeex.training.trainer import Trainer

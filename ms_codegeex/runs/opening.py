@@ -14,8 +14,6 @@ from ms_codegeex.config import RunConfig
 from ms_codegeex.config.values import flattened
 from ms_codegeex.data.tokenizer.recorded import keep_files
 from ms_codegeex.formats.checkpoint_folder import set_aside
-from ms_codegeex.runs.events import add_event
-from ms_codegeex.runs.resolved_config import read_config, write_config
 from ms_codegeex.runs.resume import Change
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.starting_point import StartingPoint
@@ -57,20 +55,20 @@ def open_run(config: RunConfig, run: RunDirectory, start: StartingPoint, changes
         run.keep_logs()
         run.logs.mkdir(exist_ok=True)
         step = start.checkpoint.step if start.checkpoint else 0
-        add_event(run, "start", attempt=run.attempt + 1, step=step, changed=[asdict(change) for change in changes])
+        run.add_event("start", attempt=run.attempt + 1, step=step, changed=[asdict(change) for change in changes])
     except OSError as error:
         raise UserError(
             f"output: {run.path} cannot be written ({error.strerror}); free some space or choose another output"
         ) from None
     for name in config.data.directories[:1]:
         keep_files(Path(name), run.path)
-    write_config(run, config)
+    run.write_config(config)
     run.write_environment()
 
 
 def join_run(config: RunConfig, run: RunDirectory) -> None:
     """`UserError` unless server 0 has opened the run with the same configuration, which is the one workers read."""
-    ours, theirs = flattened(config.to_dict()), flattened(read_config(run).to_dict())
+    ours, theirs = flattened(config.to_dict()), flattened(run.read_config().to_dict())
     for key in sorted({*ours, *theirs}):
         if ours.get(key) != theirs.get(key):
             raise UserError(

@@ -20,7 +20,6 @@ from ms_codegeex.base.printing import print_error
 from ms_codegeex.base.processes import die_with_parent
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.runs.hangs import STACKS
-from ms_codegeex.runs.resolved_config import read_config
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.worker_error import leave_error, save_under_way
 
@@ -34,7 +33,7 @@ def run(run_directory: RunDirectory, checkpoint: Checkpoint | None, launcher: st
     from ms_codegeex.runs.weights import infill_of, weights_of
     from ms_codegeex.runs.worker import train
 
-    config = read_config(run_directory)
+    config = run_directory.read_config()
     config, rank, tied_group = join(config)
     data, validation, held_out = training_data(config), validation_data(config), held_out_data(config)
     train(

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import importlib.metadata
-import math
+import json
 import os
 import platform
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.base.files import write_json
+import yaml
+
+from ms_codegeex.base.appending import AppendedFile
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import atomic_file, write_json
+from ms_codegeex.base.nested import finite
 from ms_codegeex.base.reading import read_json
+from ms_codegeex.base.yaml_reading import read_yaml_file
+from ms_codegeex.config import RunConfig
+from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.runs.records import read_events
 
 REPORTED_PACKAGES = ("mindspore", "numpy", "safetensors", "tokenizers", "pydantic", "matplotlib")
@@ -71,6 +80,27 @@ class RunDirectory:
         for path in moved:
             path.replace(folder / path.name)
 
+    def write_config(self, config: RunConfig) -> None:
+        """Write the resolved configuration: every default filled in, all paths absolute. `train --config` reads it."""
+        with atomic_file(self.config) as temporary:
+            temporary.write_text(yaml.safe_dump(config.to_dict(), sort_keys=False), encoding="utf-8")
+
+    def read_config(self) -> RunConfig:
+        """Read and check it; `UserError` if this is not a run directory."""
+        try:
+            return build_run_config(read_yaml_file(self.config))
+        except FileNotFoundError:
+            raise UserError(f"{self.path}: not a run directory (no config.yaml)") from None
+
+    def add_event(self, event: str, **content: Any) -> None:
+        """Append an event to events.jsonl. `OSError` if it cannot be written."""
+        events = AppendedFile(self.events)
+        try:
+            if failed := events.write(event_line(event, content)):
+                raise failed
+        finally:
+            events.close()
+
     def write_environment(self) -> None:
         """Write the versions of Python and packages, and the machine."""
         write_json(
@@ -85,13 +115,9 @@ class RunDirectory:
         )
 
 
-def finite(value: Any) -> Any:
-    """A JSON value with None for each number that is not finite, which JSON cannot express."""
-    if isinstance(value, Mapping):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def event_line(event: str, content: Mapping[str, Any]) -> str:
+    """A line of events.jsonl: the event now; its time is in seconds since 1970."""
+    return json.dumps({"event": event, "time": time.time(), **finite(content)})
 
 
 def _versions() -> Iterator[tuple[str, str]]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ms_codegeex.base.files import write_json
+from ms_codegeex.base.nested import finite
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.config import RunConfig
 from ms_codegeex.data.datasets.batches import Sequences
@@ -14,7 +15,7 @@ from ms_codegeex.data.datasets.blend import Blend
 from ms_codegeex.formats.checkpoint import Checkpoint, step_name
 from ms_codegeex.runs.compile_cache import compile_cache
 from ms_codegeex.runs.records import read_events
-from ms_codegeex.runs.run_directory import RunDirectory, finite
+from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.training.trainer import Trainer
 
 
