@@ -5,6 +5,7 @@ import json
 from conftest import small_run
 
 from ms_codegeex.config.rules import build_run_config
+from ms_codegeex.runs.opening import write_config
 from ms_codegeex.runs.run_directory import RunDirectory
 
 BEGIN = 1_800_000_000.0
@@ -16,7 +17,7 @@ def write_run(directory, dataset, *, ended=True):
     run.logs.mkdir(parents=True)
     values = small_run(dataset, directory)
     values["training"]["steps"] = 10
-    run.write_config(build_run_config(values))
+    write_config(run, build_run_config(values))
     lines = []
     for attempt, steps in ((1, range(1, 7)), (2, range(5, 11))):
         for step in steps:

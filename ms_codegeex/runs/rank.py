@@ -20,6 +20,7 @@ from ms_codegeex.base.printing import print_error
 from ms_codegeex.base.processes import die_with_parent
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.runs.hangs import STACKS
+from ms_codegeex.runs.opening import read_config
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.worker_error import leave_error, save_under_way
 
@@ -27,13 +28,13 @@ from ms_codegeex.runs.worker_error import leave_error, save_under_way
 def run(run_directory: RunDirectory, checkpoint: Checkpoint | None, launcher: str | None = None) -> None:
     """Train from `checkpoint` or from the beginning. `launcher`: the process id of the command."""
     from ms_codegeex.data.datasets.opening import held_out_data, training_data, validation_data
+    from ms_codegeex.runs.callbacks import callbacks_of
     from ms_codegeex.runs.joining import join
     from ms_codegeex.runs.matmul_peak import kept_peak
-    from ms_codegeex.runs.observing import callbacks_of
     from ms_codegeex.runs.weights import infill_of, weights_of
     from ms_codegeex.runs.worker import train
 
-    config = run_directory.read_config()
+    config = read_config(run_directory)
     config, rank, tied_group = join(config)
     data, validation, held_out = training_data(config), validation_data(config), held_out_data(config)
     train(

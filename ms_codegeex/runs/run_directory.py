@@ -12,16 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ms_codegeex.base.appending import AppendedFile
-from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import atomic_file, write_json
+from ms_codegeex.base.files import write_json
 from ms_codegeex.base.nested import finite
 from ms_codegeex.base.reading import read_json
-from ms_codegeex.base.yaml_reading import read_yaml_file
-from ms_codegeex.config import RunConfig
-from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.runs.records import read_events
 
 REPORTED_PACKAGES = ("mindspore", "numpy", "safetensors", "tokenizers", "pydantic", "matplotlib")
@@ -79,18 +73,6 @@ class RunDirectory:
             folder.mkdir(parents=True, exist_ok=True)
         for path in moved:
             path.replace(folder / path.name)
-
-    def write_config(self, config: RunConfig) -> None:
-        """Write the resolved configuration: every default filled in, all paths absolute. `train --config` reads it."""
-        with atomic_file(self.config) as temporary:
-            temporary.write_text(yaml.safe_dump(config.to_dict(), sort_keys=False), encoding="utf-8")
-
-    def read_config(self) -> RunConfig:
-        """Read and check it; `UserError` if this is not a run directory."""
-        try:
-            return build_run_config(read_yaml_file(self.config))
-        except FileNotFoundError:
-            raise UserError(f"{self.path}: not a run directory (no config.yaml)") from None
 
     def add_event(self, event: str, **content: Any) -> None:
         """Append an event to events.jsonl. `OSError` if it cannot be written."""

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +24,14 @@ from ms_codegeex.base.reading import read_json
 from ms_codegeex.formats.checkpoint import Checkpoint, step_name
 from ms_codegeex.formats.checkpoint_folder import DOUBTFUL, GOOD, SoundCheckpoints, note_outcome, outcome, prune
 from ms_codegeex.formats.checkpoint_writing import Slice, failure_file, plain_state, write_checkpoint
-from ms_codegeex.runs.background import HostCopy, PendingSave, Saved, SerialExecutor, saves_in_background
+from ms_codegeex.runs.background import HostCopy, PendingSave, Saved, saves_in_background
 from ms_codegeex.training.observers import Callback, StepRecord
 from ms_codegeex.training.trainer import Trainer
 
 GOOD_AFTER = range(5, 11)  # finite steps; fewer if checkpoints are close together, so that fewer have to be kept
 RETRY_STEPS = 10  # after a save that failed
 STREAK = 3  # skipped steps in a row; one or two are normal while the loss scale adapts
+HEAD_START_SECONDS = 0.01  # of the next step; otherwise it would wait for the thread to release the interpreter
 UNKNOWN = math.inf  # the step of the next try, until rank 0 has announced it
 
 
@@ -83,7 +86,7 @@ class Checkpoints(Callback):
         self.keep_best, self.keep_every = keep_best, keep_every
         self.best: Path | None = None
         self.copy = HostCopy() if saves_in_background(background, every, keep_best) else None
-        self.worker, self.saves = SerialExecutor(), 0
+        self.thread, self.saves = ThreadPoolExecutor(1, "checkpoint"), 0  # the process does not end before its work
         self.pending: PendingSave | None = None
         self.failed: PendingSave | None = None  # the last save, if it has failed and the next try is not known
         if keep_best and restored is not None and restored.state.get("best"):
@@ -211,9 +214,11 @@ class Checkpoints(Callback):
         tensors = copy.snapshot(slices) if copy else slices
 
         def work() -> Saved:
+            if copy:
+                time.sleep(HEAD_START_SECONDS)
             return self._write(trainer.rank, step, save, tensors, state, path)
 
-        self.pending = PendingSave(step, save, self.finite, path, self.worker.begin(work, wait=copy is None))
+        self.pending = PendingSave(step, save, self.finite, path, self.thread.submit(work))
 
     def _write(
         self, rank: int, step: int, save: str, tensors: Mapping[str, Slice], state: Mapping[str, Any], best: Path | None

@@ -22,11 +22,9 @@ from ms_codegeex.training.build import build
 from ms_codegeex.training.evaluation import Evaluator, tensors_of
 from ms_codegeex.training.faults import Faults
 from ms_codegeex.training.observers import Callback, ObservedRun, StepRecord
-from ms_codegeex.training.patience import Patience
-from ms_codegeex.training.progress import TrainingProgress
+from ms_codegeex.training.progress import Patience, Rates, TrainingProgress
 from ms_codegeex.training.provenance import Provenance
 from ms_codegeex.training.rank_state import RankState
-from ms_codegeex.training.rates import Rates
 
 
 class Trainer(ObservedRun):

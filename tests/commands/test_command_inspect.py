@@ -23,6 +23,7 @@ from ms_codegeex.data.inspection import open_dataset, read_sample
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.formats.checkpoint_folder import GOOD, note_outcome
 from ms_codegeex.formats.checkpoint_writing import write_checkpoint
+from ms_codegeex.runs.opening import write_config
 from ms_codegeex.runs.run_directory import RunDirectory
 
 
@@ -462,7 +463,7 @@ def trained(tmp_path_factory):
     config = load_config(Path("codegeex_tiny"), ["model.hidden_size=16", "model.num_heads=2", "devices=1"])
     run = RunDirectory(folder)
     folder.mkdir()
-    run.write_config(config)
+    write_config(run, config)
     lines = [
         {"step": step, "loss": loss, "validation_loss": validation}
         for step, loss, validation in ((1, 9.5, None), (2, 9.25, 9.125), (80, 8.75, None), (81, None, None))

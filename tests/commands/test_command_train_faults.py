@@ -11,6 +11,7 @@ from conftest import ROOT, command_here, small_run, write_config
 
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints
+from ms_codegeex.runs.opening import read_config
 from ms_codegeex.runs.records import read_events, read_log
 from ms_codegeex.runs.run_directory import RunDirectory
 
@@ -117,7 +118,7 @@ def test_a_run_that_has_lost_a_device_continues_on_fewer(dataset, tmp_path, unbr
     options = ("--restarts", "4", "--min-devices", "1")
     run, errors = train(tmp_path / "d", values_of(dataset), "lose", options)  # rank 1 never gets beyond step 7
     assert "continuing on 1 device instead of 2 (--min-devices)" in errors
-    assert "devices from 2 to 1" in errors and run.read_config().devices == 1
+    assert "devices from 2 to 1" in errors and read_config(run).devices == 1
     ends = [event["reason"] for event in read_events(run.events) if event["event"] == "end"]
     assert ends[-1] == "finished" and set(ends[:-1]) == {"failed"} and len(ends) >= 3
     lines = read_log(run.log)

@@ -26,7 +26,7 @@ START = """
 import json, sys
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.runs import joining, matmul_peak
-from ms_codegeex.training.rates import used_memory
+from ms_codegeex.training.progress import used_memory
 config, rank, _ = joining.join(load_config(None, sys.argv[1:]))
 import mindspore as ms
 peak = matmul_peak.matmul_peak(config)

@@ -12,6 +12,7 @@ from ms_codegeex.data.datasets.opening import training_data
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints
+from ms_codegeex.runs.opening import read_config
 from ms_codegeex.runs.records import read_log
 from ms_codegeex.runs.run_directory import RunDirectory
 
@@ -40,7 +41,7 @@ def test_stages_are_followed_recorded_and_may_be_added(tmp_path):
 
     first = train(stages)
     assert first.returncode == 0, first.stderr
-    data = training_data(RunDirectory(run).read_config())  # with absolute paths
+    data = training_data(read_config(RunDirectory(run)))  # with absolute paths
     assert [str(corpus.directory) for corpus in data.corpora] == [str(tmp_path / name) for name in ("nl", "multi")]
     counted = np.cumsum([data.training_batch(4 * step, 4).loss_mask.sum() for step in range(5)])
     assert [line["tokens"] for line in read_log(run / "log.jsonl")] == counted.tolist()

@@ -293,7 +293,7 @@ TWO_LAUNCHERS = """
     from ms_codegeex.runs.rendezvous import meeting
     from ms_codegeex.runs.attempts import resumed
     from ms_codegeex.runs.run_directory import RunDirectory
-    from ms_codegeex.runs.starting_point import starting_point
+    from ms_codegeex.runs.opening import starting_point
 
     rank, port = int(sys.argv[1]), int(sys.argv[2])
     config = load_config(Path("run.yaml"))
