@@ -321,7 +321,6 @@ def test_an_extra_says_who_needs_it_and_who_keeps_it(name):
 
 
 OF_EACH_VERB = "Arguments"
-OF_EACH_FAMILY = "Block"  # as its paper describes it
 
 
 def test_no_two_folders_have_a_class_of_the_same_name():
@@ -333,5 +332,4 @@ def test_no_two_folders_have_a_class_of_the_same_name():
                 found.setdefault(name, []).append(path.relative_to(ROOT / "ms_codegeex").as_posix())
     several = {name: files for name, files in found.items() if len(files) > 1}
     assert all(file.startswith("commands/") for file in several.pop(OF_EACH_VERB))
-    assert all(file.startswith("models/") for file in several.pop(OF_EACH_FAMILY))
     assert several == {}

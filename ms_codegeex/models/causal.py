@@ -20,6 +20,7 @@ from ms_codegeex.models.decoder_config import DecoderConfig
 from ms_codegeex.models.fused import FusedAttention, FusedDropout, FusedLayerNorm, FusedRMSNorm
 from ms_codegeex.models.layers import (
     AttentionCore,
+    CausalMask,
     Dropout,
     Embedding,
     FastGelu,
@@ -27,6 +28,8 @@ from ms_codegeex.models.layers import (
     LayerNorm,
     Linear,
     RMSNorm,
+    RotaryTable,
+    SampleKeys,
     SwiGlu,
 )
 from ms_codegeex.models.losses import ChunkedCrossEntropy, CrossEntropy, Sums
@@ -63,13 +66,10 @@ class Build:
         layer = config.table.layer(name)
         return Embedding(*layer.shape(config), getattr(config, layer.std))
 
-    def norm(self, width: int, epsilon: float) -> LayerNorm:
-        """LayerNorm over the last axis"""
-        return (FusedLayerNorm if "norm" in self.kernels else LayerNorm)(width, epsilon, self.dtype)
-
-    def rms_norm(self, width: int, epsilon: float) -> RMSNorm:
-        """RMSNorm over the last axis"""
-        return (FusedRMSNorm if "norm" in self.kernels else RMSNorm)(width, epsilon, self.dtype)
+    def norm(self, config: DecoderConfig) -> LayerNorm | RMSNorm:
+        """the family's norm over the last axis"""
+        composed, fused = (RMSNorm, FusedRMSNorm) if config.rms_norm else (LayerNorm, FusedLayerNorm)
+        return (fused if "norm" in self.kernels else composed)(config.hidden_size, config.norm_epsilon, self.dtype)
 
     def drop(self, width: int, site: int) -> Dropout | FusedDropout:
         """dropout number `site` of `width` elements a token"""
@@ -167,6 +167,39 @@ class FeedForward(nn.Cell):
         return self.down(active, sample_keys)
 
 
+class Block(nn.Cell):
+    """A block that normalises what attention and feed-forward part read; the residual is taken from the un-normalised
+    stream. With `query`, which is not normalised, the attention asks for that instead."""
+
+    computed_in_dtype = ("add_attention", "add_feed_forward")
+
+    def __init__(self, config: DecoderConfig, build: Build, index: int):
+        super().__init__()
+        self.attention_norm = build.norm(config)
+        self.attention = Attention(config, build, 3 * index + 1)
+        self.attention_dropout = build.drop(config.hidden_size, 3 * index + 2)
+        self.feed_forward_norm = build.norm(config)
+        self.feed_forward = FeedForward(config, build)
+        self.feed_forward_dropout = build.drop(config.hidden_size, 3 * index + 3)
+        self.add_attention, self.add_feed_forward = ops.Add(), ops.Add()
+
+    def construct(
+        self,
+        x: Tensor,
+        mask: Tensor,
+        sample_keys: Tensor,
+        cos: Tensor | None = None,
+        sin: Tensor | None = None,
+        query: Tensor | None = None,
+    ) -> Tensor:
+        """x [batch*seq, H] -> [batch*seq, H]"""
+        memory = self.attention_norm(x)
+        attended = self.attention(memory if query is None else query, memory, mask, sample_keys, cos, sin)
+        x = self.add_attention(x, self.attention_dropout(attended, sample_keys))
+        fed = self.feed_forward(self.feed_forward_norm(x), sample_keys)
+        return self.add_feed_forward(x, self.feed_forward_dropout(fed, sample_keys))
+
+
 class Head(nn.Cell):
     """The output table FP32 [vocab_size, hidden_size], and its bias [vocab_size] if the family's table has one."""
 
@@ -176,6 +209,31 @@ class Head(nn.Cell):
         shape, std = layer.shape(config), getattr(config, layer.std)
         self.weight = Parameter(initializer(Normal(std), shape, ms.float32), name="weight")
         self.bias = Parameter(initializer("zeros", shape[:1], ms.float32), name="bias") if layer.bias else None
+
+
+class RotaryDecoder(nn.Cell):
+    """Blocks that rotate queries and keys. The logits are the product of its hidden states with the head."""
+
+    def __init__(self, block: Callable[[DecoderConfig, Build, int], nn.Cell], config: DecoderConfig, build: Build):
+        super().__init__()
+        self.hash_samples = SampleKeys()
+        self.mask = CausalMask(build.seq_length, config.eos_token_id, build.reset_at_eos)
+        positions, head, turned = config.max_position_embeddings, config.head_dim, config.rotary_dim
+        self.rotary = RotaryTable(positions, head, turned, config.rotary_dtype)
+        self.embedding = InputEmbedding(config, build)
+        self.blocks = nn.CellList([block(config, build, i) for i in range(config.num_layers)])
+        self.final_norm = build.norm(config)
+        self.head = Head(config)
+
+    def construct(self, ids: Tensor, samples: Tensor) -> Tensor:
+        """ids int32 [batch, seq], sample numbers int32 [batch] -> [batch*seq, H]"""
+        sample_keys = self.hash_samples(samples)
+        mask, positions = self.mask(ids)
+        cos, sin = self.rotary(positions)
+        x = self.embedding(ids, sample_keys)
+        for block in self.blocks:
+            x = block(x, mask, sample_keys, cos, sin)
+        return self.final_norm(x)
 
 
 def _has_bias(model: nn.Cell) -> bool:

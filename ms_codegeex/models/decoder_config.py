@@ -13,6 +13,8 @@ from ms_codegeex.models.parameters import LORA_A, LORA_B, RMS_NORM, ParameterTab
 Config = TypeVar("Config", bound="DecoderConfig")
 # Fields that say how a model starts or how exactly it computes, not what its weights mean.
 NOT_OF_WEIGHTS = ("init_std", "scores_fp32", "softmax_fp32")
+# What the families' presets for a CPU have in common.
+TINY = {"hidden_size": 128, "num_layers": 3, "num_heads": 4, "max_position_embeddings": 256, "init_std": 0.08}
 
 
 class DecoderConfig:
@@ -82,6 +84,16 @@ class DecoderConfig:
     def softmax_fp32(self) -> bool:
         """Whether the softmax of an FP16 run is FP32."""
         return True
+
+    @property
+    def rotary_dtype(self) -> str:
+        """What the angles of rotary positions are rounded to."""
+        return "fp32"
+
+    @property
+    def norm_epsilon(self) -> float:
+        """What the norms add to the variance."""
+        return self.norm_eps if self.rms_norm else self.layer_norm_eps  # the names of the releases
 
     @property
     def rms_norm(self) -> bool:

@@ -30,6 +30,8 @@ class Packing:
         return replace(self, groups=self.groups // ranks)
 
 
+# fields that every family requires in a `config.json`
+SIZES = ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size")
 COPY, TRANSPOSE, STACK = Packing(), Packing("transpose"), Packing("stack")
 
 

@@ -6,9 +6,9 @@ In the package this is `models/gpt2/{__init__,parameters,config,model,weights}.p
 from dataclasses import dataclass
 from functools import partial
 
-from mindspore import nn, ops
+from mindspore import nn
 
-from ms_codegeex.models.causal import Attention, CausalLogits, CausalLoss, FeedForward, Head, InputEmbedding
+from ms_codegeex.models.causal import Block, CausalLogits, CausalLoss, Head, InputEmbedding
 from ms_codegeex.models.decoder_config import DecoderConfig, from_preset
 from ms_codegeex.models.foreign import COPY, STACK, TRANSPOSE, Entry, ForeignFormats, ForeignLayout, SizeKeys, inside
 from ms_codegeex.models.layers import CausalMask, SampleKeys
@@ -68,26 +68,6 @@ build_config = partial(from_preset, GPT2Config, PRESETS, "124m")
 # --- model.py ---
 
 
-class Block(nn.Cell):
-    def __init__(self, config, build, index):
-        super().__init__()
-        self.attention_norm = build.norm(config.hidden_size, config.layer_norm_eps)
-        self.attention = Attention(config, build, 3 * index + 1)
-        self.attention_dropout = build.drop(config.hidden_size, 3 * index + 2)
-        self.feed_forward_norm = build.norm(config.hidden_size, config.layer_norm_eps)
-        self.feed_forward = FeedForward(config, build)
-        self.feed_forward_dropout = build.drop(config.hidden_size, 3 * index + 3)
-        self.add_attention, self.add_feed_forward = ops.Add(), ops.Add()
-
-    def construct(self, x, mask, sample_keys):
-        y = self.attention_norm(x)
-        attended = self.attention(y, y, mask, sample_keys)
-        x = self.add_attention(x, self.attention_dropout(attended, sample_keys))
-        return self.add_feed_forward(
-            x, self.feed_forward_dropout(self.feed_forward(self.feed_forward_norm(x), sample_keys), sample_keys)
-        )
-
-
 class GPT2(nn.Cell):
     def __init__(self, config, build):
         super().__init__()
@@ -95,7 +75,7 @@ class GPT2(nn.Cell):
         self.mask = CausalMask(build.seq_length, config.eos_token_id, build.reset_at_eos)
         self.embedding = InputEmbedding(config, build, learned_positions=True)
         self.blocks = nn.CellList([Block(config, build, i) for i in range(config.num_layers)])
-        self.final_norm = build.norm(config.hidden_size, config.layer_norm_eps)
+        self.final_norm = build.norm(config)
         self.head = Head(config) if build.head_table else None
 
     def construct(self, ids, samples):

@@ -171,7 +171,7 @@ def test_each_kernel_is_chosen_by_its_own_name():
     cells = {"attention": FusedAttention, "norm": FusedLayerNorm, "dropout": FusedDropout}
     for chosen in ((), *((name,) for name in cells)):
         build = Build(seq_length=4, kernels=chosen)
-        made = {"attention": build.attention(SMALL, 1), "norm": build.norm(8, 1e-5), "dropout": build.drop(8, 2)}
+        made = {"attention": build.attention(SMALL, 1), "norm": build.norm(SMALL), "dropout": build.drop(8, 2)}
         for name, cell in made.items():
             assert isinstance(cell, cells[name]) == (name in chosen)
             assert isinstance(cell, (AttentionCore, LayerNorm, Dropout, FusedDropout))

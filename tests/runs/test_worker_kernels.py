@@ -10,7 +10,7 @@ from ms_codegeex.config.fusions import chosen_kernels
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.runs import joining, matmul_peak
 from ms_codegeex.runs.run_directory import RunDirectory
-from ms_codegeex.training import rates
+from ms_codegeex.training.progress import used_memory
 
 RUN = ["model.preset=tiny", "training.steps=1", "training.dropout=0", "devices=1"]
 
@@ -126,7 +126,7 @@ def test_a_peak_is_measured_with_numbers_of_that_precision(monkeypatch):
 @pytest.mark.parametrize("device,expected", [("gpu", 7), ("ascend", 7), ("cpu", None)])
 def test_memory_is_that_of_the_device(monkeypatch, device, expected):
     monkeypatch.setattr(ms.runtime, "max_memory_allocated", lambda: 7)
-    found = rates.used_memory(device)
+    found = used_memory(device)
     assert found == expected if expected else found > 10**7
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from ms_codegeex.models.codegeex.parameters import PARAMETERS
-from ms_codegeex.models.decoder_config import DecoderConfig, from_preset
+from ms_codegeex.models.decoder_config import TINY, DecoderConfig, from_preset
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "init_std": 0.05,
         "max_position_embeddings": 512,
     },
-    "tiny": {
-        "hidden_size": 128,
-        "num_layers": 3,
-        "num_heads": 4,
-        "intermediate_size": 512,
-        "init_std": 0.08,
-        "max_position_embeddings": 256,
-    },
+    "tiny": TINY | {"intermediate_size": 512},
 }
 build_config = partial(from_preset, CodeGeeXConfig, PRESETS, "13b")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ms_codegeex.models.foreign import COPY, STACK, TRANSPOSE, Entry, ForeignFormats, ForeignLayout, SizeKeys
+from ms_codegeex.models.foreign import COPY, SIZES, STACK, TRANSPOSE, Entry, ForeignFormats, ForeignLayout, SizeKeys
 
 # a block's layers: ours, PyTorch side, original MindSpore, and how that one has the weight
 _LAYERS = (
@@ -98,19 +98,8 @@ def _limits(config: Any) -> list[str]:
 FORMATS = ForeignFormats(
     sizes=SizeKeys(
         model_type="codegeex",
-        required=(
-            "vocab_size",
-            "hidden_size",
-            "num_layers",
-            "num_heads",
-            "intermediate_size",
-            "max_position_embeddings",
-        ),
-        keys={
-            "num_layers": "num_hidden_layers",
-            "num_heads": "num_attention_heads",
-            "init_std": "initializer_range",
-        },
+        required=(*SIZES, "max_position_embeddings"),
+        keys={"num_layers": "num_hidden_layers", "num_heads": "num_attention_heads", "init_std": "initializer_range"},
         only={"hidden_act": "fast_gelu", "tie_word_embeddings": True},
         written=lambda config: {
             "architectures": ["CodeGeeXForCausalLM"],

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.models.codegeex2.parameters import PARAMETERS
-from ms_codegeex.models.decoder_config import DecoderConfig, from_preset
+from ms_codegeex.models.decoder_config import TINY, DecoderConfig, from_preset
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,7 @@ class CodeGeeX2Config(DecoderConfig):
 PRESETS: dict[str, dict[str, Any]] = {
     "6b": {},
     # Ours, for a CPU.
-    "tiny": {
-        "hidden_size": 128,
-        "num_layers": 3,
-        "num_heads": 4,
-        "intermediate_size": 344,
-        "rotary_dim": 16,
-        "max_position_embeddings": 256,
-        "init_std": 0.08,
-    },
+    "tiny": TINY | {"intermediate_size": 344, "rotary_dim": 16},
 }
 build_config = partial(from_preset, CodeGeeX2Config, PRESETS, "6b")
 

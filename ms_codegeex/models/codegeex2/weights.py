@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.models.foreign import STACK, Entry, ForeignFormats, ForeignLayout, SizeKeys, inside, renamed
+from ms_codegeex.models.foreign import SIZES, STACK, Entry, ForeignFormats, ForeignLayout, SizeKeys, inside, renamed
 
 _QKV = ("attention.query", "attention.key", "attention.value")
 _LAYER = "transformer.encoder.layers.{i}"
@@ -92,15 +92,7 @@ def _limits(config: Any) -> list[str]:
 FORMATS = ForeignFormats(
     sizes=SizeKeys(
         model_type="chatglm",
-        required=(
-            "vocab_size",
-            "hidden_size",
-            "num_layers",
-            "num_heads",
-            "num_kv_groups",
-            "intermediate_size",
-            "rotary_dim",
-        ),
+        required=(*SIZES, "num_kv_groups", "rotary_dim"),
         keys={
             "vocab_size": "padded_vocab_size",
             "num_heads": "num_attention_heads",

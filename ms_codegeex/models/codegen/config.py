@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from ms_codegeex.models.codegen.parameters import PARAMETERS
-from ms_codegeex.models.decoder_config import DecoderConfig, from_preset
+from ms_codegeex.models.decoder_config import TINY, DecoderConfig, from_preset
 
 
 @dataclass(frozen=True)
@@ -44,42 +44,16 @@ class CodeGenConfig(DecoderConfig):
 
 _SIZES: dict[str, dict[str, Any]] = {
     "350m": {},
-    "2b": {
-        "hidden_size": 2560,
-        "num_layers": 32,
-        "num_heads": 32,
-        "intermediate_size": 10240,
-        "rotary_dim": 64,
-    },
-    "6b": {
-        "hidden_size": 4096,
-        "num_layers": 33,
-        "num_heads": 16,
-        "intermediate_size": 16384,
-        "rotary_dim": 64,
-    },
-    "16b": {
-        "hidden_size": 6144,
-        "num_layers": 34,
-        "num_heads": 24,
-        "intermediate_size": 24576,
-        "rotary_dim": 64,
-    },
+    "2b": {"hidden_size": 2560, "num_layers": 32, "num_heads": 32, "intermediate_size": 10240, "rotary_dim": 64},
+    "6b": {"hidden_size": 4096, "num_layers": 33, "num_heads": 16, "intermediate_size": 16384, "rotary_dim": 64},
+    "16b": {"hidden_size": 6144, "num_layers": 34, "num_heads": 24, "intermediate_size": 24576, "rotary_dim": 64},
 }
 STAGES = ("nl", "multi", "mono")  # what a checkpoint was trained on last; nl has another tokenizer, not other sizes
 
 PRESETS: dict[str, dict[str, Any]] = {
     **{f"{size}-{stage}": sizes for size, sizes in _SIZES.items() for stage in STAGES},
     # Ours, for a CPU; 1/sqrt(hidden_size) trains faster than 0.02 at this width.
-    "tiny": {
-        "hidden_size": 128,
-        "num_layers": 3,
-        "num_heads": 4,
-        "intermediate_size": 512,
-        "rotary_dim": 16,
-        "max_position_embeddings": 256,
-        "init_std": 0.08,
-    },
+    "tiny": TINY | {"intermediate_size": 512, "rotary_dim": 16},
 }
 build_config = partial(from_preset, CodeGenConfig, PRESETS, "350m-multi")
 

@@ -14,19 +14,18 @@ from functools import partial
 
 from mindspore import Tensor, nn, ops
 
-from ms_codegeex.models.causal import Attention, Build, CausalLogits, CausalLoss, FeedForward, Head, InputEmbedding
+from ms_codegeex.models.causal import Attention, Build, CausalLogits, CausalLoss, FeedForward, RotaryDecoder
 from ms_codegeex.models.codegen.config import CodeGenConfig
-from ms_codegeex.models.layers import CausalMask, RotaryTable, SampleKeys
 
 
-class Block(nn.Cell):
+class ParallelBlock(nn.Cell):
     """Attention and feed-forward part side by side after one LayerNorm."""
 
     computed_in_dtype = ("add_attention", "add_feed_forward")
 
     def __init__(self, config: CodeGenConfig, build: Build, index: int):
         super().__init__()
-        self.norm = build.norm(config.hidden_size, config.layer_norm_eps)
+        self.norm = build.norm(config)
         self.attention = Attention(config, build, 3 * index + 1)
         self.attention_dropout = build.drop(config.hidden_size, 3 * index + 2)
         self.feed_forward = FeedForward(config, build)
@@ -41,29 +40,6 @@ class Block(nn.Cell):
         return self.add_feed_forward(self.add_attention(x, attended), fed)
 
 
-class CodeGen(nn.Cell):
-    """The hidden states whose product with the head are the logits."""
-
-    def __init__(self, config: CodeGenConfig, build: Build):
-        super().__init__()
-        self.hash_samples = SampleKeys()
-        self.mask = CausalMask(build.seq_length, config.eos_token_id, build.reset_at_eos)
-        self.rotary = RotaryTable(config.max_position_embeddings, config.head_dim, config.rotary_dim)
-        self.embedding = InputEmbedding(config, build)
-        self.blocks = nn.CellList([Block(config, build, i) for i in range(config.num_layers)])
-        self.final_norm = build.norm(config.hidden_size, config.layer_norm_eps)
-        self.head = Head(config)
-
-    def construct(self, ids: Tensor, samples: Tensor) -> Tensor:
-        """ids int32 [batch, seq], sample numbers int32 [batch] -> [batch*seq, H]"""
-        sample_keys = self.hash_samples(samples)
-        mask, positions = self.mask(ids)
-        cos, sin = self.rotary(positions)
-        x = self.embedding(ids, sample_keys)
-        for block in self.blocks:
-            x = block(x, mask, sample_keys, cos, sin)
-        return self.final_norm(x)
-
-
+CodeGen = partial(RotaryDecoder, ParallelBlock)
 Loss = partial(CausalLoss, CodeGen)  # the training network
 Logits = partial(CausalLogits, CodeGen)  # the generating network

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ms_codegeex.models.foreign import Entry, ForeignFormats, ForeignLayout, SizeKeys, grouped, inside, renamed
+from ms_codegeex.models.foreign import SIZES, Entry, ForeignFormats, ForeignLayout, SizeKeys, grouped, inside, renamed
 
 GROUPS = 4
 
@@ -68,7 +68,7 @@ def _limits(config: Any) -> list[str]:
 FORMATS = ForeignFormats(
     sizes=SizeKeys(
         model_type="codegen",
-        required=("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size", "rotary_dim"),
+        required=(*SIZES, "rotary_dim"),
         keys={
             "hidden_size": "n_embd",
             "num_layers": "n_layer",
