@@ -89,7 +89,7 @@ def side(name: str, preset: str) -> None:
     print("ready", flush=True)
     for line in sys.stdin:
         if line == "peak\n":
-            from ms_codegeex.runs.matmul_peak import measure_matmul_peak
+            from ms_codegeex.runs.joining import measure_matmul_peak
 
             print(measure_matmul_peak(), flush=True)
             continue

@@ -16,7 +16,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import write_json
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.models.registry import FAMILIES, family
-from ms_codegeex.runs.ports import reserved_port
+from ms_codegeex.runs.supervision import reserved_port
 
 # looked for, not imported: its import takes 7 s and makes a directory for its logs where it is
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("mindformers") is None, reason="mindformers is not installed")

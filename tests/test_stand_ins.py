@@ -198,7 +198,7 @@ def replaced_elsewhere(text):
         "import os\nvars(os)['fsync'] = print",
         "import os\nos.__dict__['fsync'] = print",
         "import os\ntype.__setattr__(os.PathLike, '__fspath__', print)",
-        "from ms_codegeex.parallel import placement\nplacement.loaded_rows = lambda *_: None",
+        "from ms_codegeex.parallel import sharding\nsharding.loaded_rows = lambda *_: None",
         "import unittest.mock\nunittest.mock.patch('os.fsync')",
         "import unittest.mock as doubles\ndoubles.MagicMock()",
         "from unittest import mock as doubles\ndoubles.patch.object(print, '__call__')",

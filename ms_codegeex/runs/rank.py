@@ -29,8 +29,7 @@ def run(run_directory: RunDirectory, checkpoint: Checkpoint | None, launcher: st
     """Train from `checkpoint` or from the beginning. `launcher`: the process id of the command."""
     from ms_codegeex.data.datasets.opening import held_out_data, training_data, validation_data
     from ms_codegeex.runs.callbacks import callbacks_of
-    from ms_codegeex.runs.joining import join
-    from ms_codegeex.runs.matmul_peak import kept_peak
+    from ms_codegeex.runs.joining import join, kept_peak
     from ms_codegeex.runs.weights import infill_of, weights_of
     from ms_codegeex.runs.worker import train
 

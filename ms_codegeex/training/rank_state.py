@@ -14,7 +14,7 @@ from ms_codegeex.config import RunConfig
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.checkpoint_writing import Slice
 from ms_codegeex.formats.tensors import LazyTensor
-from ms_codegeex.parallel.placement import Placement
+from ms_codegeex.parallel.sharding import Placement
 from ms_codegeex.training.build import Built
 from ms_codegeex.training.initialise import starting_weight
 

@@ -17,7 +17,7 @@ from ms_codegeex.data.datasets.batches import Batch, Sequences, read_ahead
 from ms_codegeex.data.datasets.blend import Blend
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.tensors import LazyTensor
-from ms_codegeex.parallel.placement import Placement, loaded_rows
+from ms_codegeex.parallel.sharding import Placement, loaded_rows
 from ms_codegeex.training.build import build
 from ms_codegeex.training.evaluation import Evaluator, tensors_of
 from ms_codegeex.training.faults import Faults
