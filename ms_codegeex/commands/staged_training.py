@@ -18,8 +18,7 @@ from ms_codegeex.runs.attempts import Restarts
 from ms_codegeex.runs.memory_check import check_memory
 from ms_codegeex.runs.node import Node
 from ms_codegeex.runs.process_list import Form, process_text
-from ms_codegeex.runs.stage_report import write_report
-from ms_codegeex.runs.stages import StageProgress, absolute_stages, check_resume, left_by
+from ms_codegeex.runs.stages import StageProgress, absolute_stages, check_resume, left_by, write_report
 from ms_codegeex.runs.weights import check_following, check_weights
 
 NodeOf = Callable[[RunConfig], Node]

@@ -37,9 +37,8 @@ from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.models.registry import family
 from ms_codegeex.runs.attempts import Restarts, on_fewer_devices, recorded_end, resumed, with_restarts
 from ms_codegeex.runs.fork_server import fork_server_of
-from ms_codegeex.runs.gpus import check_gpus
 from ms_codegeex.runs.history import read_history
-from ms_codegeex.runs.memory_check import Shortage, check_memory, shortage
+from ms_codegeex.runs.memory_check import Shortage, check_gpus, check_memory, shortage
 from ms_codegeex.runs.node import Node, resolve_node
 from ms_codegeex.runs.opening import StartingPoint, held_run, join_run, open_run, starting_point
 from ms_codegeex.runs.process_list import Form, process_text

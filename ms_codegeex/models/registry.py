@@ -12,8 +12,8 @@ FAMILIES = ("codegeex", "codegen", "codegeex2")
 
 
 class Family:
-    """The modules of one family: `parameters` (their table), `config` (sizes, presets), `weights` (foreign names),
-    `model` (cells; needs MindSpore)."""
+    """The modules of one family: `config` (table of parameters, sizes, presets), `weights` (foreign names), `model`
+    (cells; needs MindSpore)."""
 
     def __init__(self, name: str):
         self.name = name
@@ -23,13 +23,13 @@ class Family:
 
     @property
     def config(self) -> ModuleType:
-        """`build_config`, the config dataclass and `PRESETS`."""
+        """`PARAMETERS`, the config dataclass, `PRESETS` and `build_config`."""
         return self._module("config")
 
     @property
     def table(self) -> ParameterTable:
         """Name, role and shape of every layer with parameters."""
-        return self._module("parameters").PARAMETERS
+        return self.config.PARAMETERS
 
     @property
     def weights(self) -> ModuleType:

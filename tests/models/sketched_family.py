@@ -1,6 +1,6 @@
 """A fourth family as it would be added, GPT-2: learned positions, a tied head, biases everywhere, gelu.
 
-In the package this is `models/gpt2/{__init__,parameters,config,model,weights}.py` and its name in the registry.
+In the package this is `models/gpt2/{__init__,config,model,weights}.py` and its name in the registry.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from ms_codegeex.models.foreign import COPY, STACK, TRANSPOSE, Entry, ForeignFor
 from ms_codegeex.models.layers import CausalMask, SampleKeys
 from ms_codegeex.models.parameters import COLUMN, LAYER_NORM, ROW, TABLE, VOCABULARY, Layer, ParameterTable
 
-# --- parameters.py ---
+# --- config.py ---
 
 PARAMETERS = ParameterTable(
     first=(
@@ -36,8 +36,6 @@ PARAMETERS = ParameterTable(
         Layer("head", VOCABULARY, "vocab_size", "hidden_size", copy_of="embedding.word"),
     ),
 )
-
-# --- config.py ---
 
 
 @dataclass(frozen=True)
