@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import platform
@@ -18,7 +17,6 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.locks import take_lock
 
 MAX_WAITING = 1 << 20  # bytes of lines for which a full disk has no room
-
 WRITE_BACK_SECONDS = 0.25
 
 
@@ -267,7 +265,7 @@ class AppendedFile:
 
 def _incomplete(path: Path) -> bool:
     """Whether a regular file ends within a line."""
-    with contextlib.suppress(OSError):  # not readable
+    with suppress(OSError):  # not readable
         if path.is_file() and path.stat().st_size:
             with path.open("rb") as stream:
                 stream.seek(-1, os.SEEK_END)

@@ -60,12 +60,6 @@ def load_stages(path: Path, overrides: Sequence[str] = ()) -> StagedRun | None:
     return StagedRun(Path(stages[0].config.output).parent, tuple(stages), _chosen(everything, over))
 
 
-def load_runs(path: Path, overrides: Sequence[str] = ()) -> list[RunConfig]:
-    """The runs that a YAML file describes: one, or one for each of its stages."""
-    staged = load_stages(path, overrides)
-    return [load_config(path, overrides)] if staged is None else [stage.config for stage in staged.stages]
-
-
 def _chosen(stages: Sequence[StageValues], overrides: Mapping[str, Any]) -> tuple[str, ...]:
     """The stage that the override `stage` names, or all."""
     names = tuple(stage.name for stage in stages)

@@ -126,9 +126,7 @@ def parameter_layouts(model: DecoderConfig, mesh: Mesh, vocabulary: bool = True)
 
 
 @lru_cache(maxsize=8)  # a search asks for the same model on hundreds of meshes
-def _parameters(
-    model: DecoderConfig,
-) -> tuple[list[LayerParameter], list[list[LayerParameter]], list[LayerParameter]]:
+def _parameters(model: DecoderConfig) -> tuple[list[LayerParameter], list[list[LayerParameter]], list[LayerParameter]]:
     """The parameters of the first stage's own layers, of each block, and of the last stage's own layers."""
     table = model.table
 

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import AppendedFile, atomic_file
+from ms_codegeex.base.files import AppendedFile
 from ms_codegeex.base.installed import without_torch
 from ms_codegeex.base.nested import finite
 from ms_codegeex.base.printing import print_error
 from ms_codegeex.config import RunConfig
 from ms_codegeex.formats.checkpoint import Checkpoint
+from ms_codegeex.runs.display import loss_figure
 from ms_codegeex.runs.records import read_log
 from ms_codegeex.runs.replicas import ReplicaCheck
 from ms_codegeex.runs.run_directory import RunDirectory, event_line
@@ -204,28 +205,17 @@ class LossPlot(Callback):
 
 def plot_loss(log: Path, picture: Path) -> None:
     """Draw training and validation loss over steps, with the learning rate below."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     records = read_log(log)
     if not records:
         return
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    FigureCanvasAgg(figure)
-    loss, rate = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     good = [r for r in records if not r["skipped"]]
     evaluated = [r for r in records if r["validation_loss"] is not None]
-    loss.plot([r["step"] for r in good], [r["loss"] for r in good], lw=1, label="training")
-    if evaluated:
-        loss.plot([r["step"] for r in evaluated], [r["validation_loss"] for r in evaluated], "o-", label="validation")
-    loss.set_ylabel("loss (nats per token)")
-    loss.grid(alpha=0.3)
-    loss.legend()
-    rate.plot([r["step"] for r in records], [r["learning_rate"] for r in records], lw=1, color="tab:green")
-    rate.set(xlabel="step", ylabel="learning rate")
-    rate.grid(alpha=0.3)
-    with atomic_file(picture) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
+    with loss_figure(picture, 8, "step") as (loss, rate):
+        loss.plot([r["step"] for r in good], [r["loss"] for r in good], lw=1, label="training")
+        if evaluated:
+            steps, losses = ([r[key] for r in evaluated] for key in ("step", "validation_loss"))
+            loss.plot(steps, losses, "o-", label="validation")
+        rate.plot([r["step"] for r in records], [r["learning_rate"] for r in records], lw=1, color="tab:green")
 
 
 def _over_ranks(number: float) -> float:

@@ -153,11 +153,7 @@ def _attempts(
 def write_history_page(histories: Mapping[str, History], output: Path, texts: Callable[[History, int], str]) -> None:
     """Write the page. `texts(history, first)` returns the text of the batch that starts with sample `first`."""
     title = f"Run {next(iter(histories))}" if len(histories) == 1 else f"{len(histories)} runs"
-    sections = [
-        ("Overview", _overview(histories)),
-        ("Curves", _curves(histories)),
-        ("Attempts", _timeline(histories)),
-    ]
+    sections = [("Overview", _overview(histories)), ("Curves", _curves(histories)), ("Attempts", _timeline(histories))]
     for name, history in histories.items():
         sections.append((f"Faults of {text(name)}", _faults(history, texts)))
     for name, history in histories.items():

@@ -21,14 +21,7 @@ from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.config.values import flattened
 from ms_codegeex.data.tokenizer.recorded import keep_files
 from ms_codegeex.formats.checkpoint import Checkpoint, step_name
-from ms_codegeex.formats.checkpoint_folder import (
-    DOUBTFUL,
-    list_checkpoints,
-    newest_sound,
-    outcome,
-    resolve,
-    set_aside,
-)
+from ms_codegeex.formats.checkpoint_folder import DOUBTFUL, list_checkpoints, newest_sound, outcome, resolve, set_aside
 from ms_codegeex.runs.resume import Change
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.worker_error import mark_doubtful_checkpoints

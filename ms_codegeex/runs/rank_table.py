@@ -83,12 +83,7 @@ class RankTable:
             }
             for server in self.servers
         ]
-        return {
-            "version": VERSION,
-            "server_count": str(len(servers)),
-            "server_list": servers,
-            "status": "completed",
-        }
+        return {"version": VERSION, "server_count": str(len(servers)), "server_list": servers, "status": "completed"}
 
 
 # --- reading and checking ---

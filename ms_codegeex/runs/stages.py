@@ -21,6 +21,7 @@ from ms_codegeex.config import RunConfig
 from ms_codegeex.config.stages import Stage, StagedRun
 from ms_codegeex.formats.checkpoint import step_name
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints, newest_sound
+from ms_codegeex.runs.display import loss_figure
 from ms_codegeex.runs.records import read_log
 from ms_codegeex.runs.rendezvous import JOIN_SECONDS
 from ms_codegeex.runs.resume import changes_since, is_finished
@@ -180,7 +181,7 @@ def _stage(number: int, stage: Stage) -> dict[str, Any]:
         "name": stage.name,
         "number": number,
         "directory": str(run.path),
-        "starts_from": stage.after or _own_weights(stage),
+        "starts_from": stage.after or (Path(weights).name if (weights := stage.config.model.weights) else None),
         "finished": bool(summary),
         "steps": summary.get("steps", log[-1]["step"] if log else 0),
         "planned_steps": stage.config.steps,
@@ -192,11 +193,6 @@ def _stage(number: int, stage: Stage) -> dict[str, Any]:
         "held_out": summary.get("held_out", {}),
         "checkpoint": summary.get("checkpoint"),
     }
-
-
-def _own_weights(stage: Stage) -> str | None:
-    weights = stage.config.model.weights
-    return None if weights is None else Path(weights).name
 
 
 def _row(stage: Mapping[str, Any]) -> list[str]:
@@ -225,33 +221,21 @@ def _chart(name: str, rows: Iterable[tuple[str, Mapping[str, float]]]) -> str:
 
 def plot_stages(staged: StagedRun) -> None:
     """Draw the losses of all stages, one after the other, with a line where each begins."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     logs = [(stage.name, read_log(RunDirectory(Path(stage.config.output)).log)) for stage in staged.stages]
     logs = [(name, log) for name, log in logs if log]
     if not logs:
         return
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    FigureCanvasAgg(figure)
-    loss, rate = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     begin = 0
-    for number, (name, log) in enumerate(logs):
-        steps, colour = [begin + line["step"] for line in log], f"C{number}"
-        good = [(step, line["loss"]) for step, line in zip(steps, log, strict=True) if not line["skipped"]]
-        points = [(begin + x["step"], x["validation_loss"]) for x in log if x["validation_loss"] is not None]
-        loss.plot(*zip(*good, strict=True) if good else ((), ()), lw=1, color=colour, label=name)
-        if points:
-            loss.plot(*zip(*points, strict=True), "o", ms=4, mec="black", color=colour, label=f"{name}, validation")
-        rate.plot(steps, [line["learning_rate"] for line in log], lw=1, color=colour)
-        if begin:
-            for axes in (loss, rate):
-                axes.axvline(begin, color="grey", lw=0.8, ls="--")
-        begin = steps[-1]
-    loss.set_ylabel("loss (nats per token)")
-    rate.set(xlabel="step, counted over the stages", ylabel="learning rate")
-    for axes in (loss, rate):
-        axes.grid(alpha=0.3)
-    loss.legend()
-    with atomic_file(staged.output / PLOT) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
+    with loss_figure(staged.output / PLOT, 9, "step, counted over the stages") as (loss, rate):
+        for number, (name, log) in enumerate(logs):
+            steps, colour = [begin + line["step"] for line in log], f"C{number}"
+            good = [(step, line["loss"]) for step, line in zip(steps, log, strict=True) if not line["skipped"]]
+            points = [(begin + x["step"], x["validation_loss"]) for x in log if x["validation_loss"] is not None]
+            loss.plot(*zip(*good, strict=True) if good else ((), ()), lw=1, color=colour, label=name)
+            if points:
+                loss.plot(*zip(*points, strict=True), "o", ms=4, mec="black", color=colour, label=f"{name}, validation")
+            rate.plot(steps, [line["learning_rate"] for line in log], lw=1, color=colour)
+            if begin:
+                for axes in (loss, rate):
+                    axes.axvline(begin, color="grey", lw=0.8, ls="--")
+            begin = steps[-1]

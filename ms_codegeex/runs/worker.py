@@ -41,14 +41,7 @@ def train(
 
     `held_out` has the data that only the end evaluates, by name; the rest and `options` are as in `Trainer`.
     """
-    trainer = Trainer(
-        config,
-        data,
-        validation,
-        rank=rank,
-        left_out=_left_out(config, run),
-        **options,
-    )
+    trainer = Trainer(config, data, validation, rank=rank, left_out=_left_out(config, run), **options)
     if config.compile_cache:
         with compile_cache(config, run, rank) as found:
             trainer.compile()

@@ -110,14 +110,9 @@ def build(
     evaluation, rows = train, config.training.global_batch
     if not config.partitioned or config.mesh.pipeline == 1:
         replicas = 1 if config.partitioned else settings.world
-        evaluation, rows = EvaluationStep(network, replicas, train.register is not None), _rows_at_once(config)
+        evaluation, rows = EvaluationStep(network, replicas, settings.saturates), config.micro_batch * config.mesh.data
     rows //= config.mesh.stage_size
     return Built(network, updates, train, settings.accumulation, accumulate, evaluation, rows, config.seq_length)
-
-
-def _rows_at_once(config: RunConfig) -> int:
-    """Sequences that all replicas together process at once."""
-    return config.micro_batch * config.data_parallel
 
 
 def call_not_inline(network: nn.Cell) -> None:

@@ -34,10 +34,7 @@ class Evaluator:
     def baselines(self) -> dict[str, float]:
         """Unigram entropy, and the loss with shuffled contexts, in nats: they distinguish a language model from a table
         of frequencies."""
-        return {
-            "unigram_entropy": unigram_entropy(self.validation),
-            "shuffled_context_loss": self.loss(shuffled=True),
-        }
+        return {"unigram_entropy": unigram_entropy(self.validation), "shuffled_context_loss": self.loss(shuffled=True)}
 
 
 def mean_loss(evaluation_step: nn.Cell, batch: Batch, rows: int) -> float:
