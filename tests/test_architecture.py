@@ -17,7 +17,6 @@ BASE = {  # files of the lowest folder, which every other may import, and what t
     "host": "",
     "nested": "",
     "webpage": "errors nested",
-    "tables": "",
     "locks": "",
     "interrupts": "",
     "printing": "errors nested",

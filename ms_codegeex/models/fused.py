@@ -1,7 +1,7 @@
 """Fused counterparts of the cells in `layers.py`: each wraps one kernel of the device, its attribute `kernel`.
 
 Constructor, parameters and `construct` match those of the composed cell, so neither models nor checkpoints depend on
-the choice. Which of the two a run uses is decided in `ms_codegeex/config/fusions.py`.
+the choice. Which of the two a run uses is decided in `ms_codegeex/config/chosen_hardware.py`.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class FusedDropout(nn.Cell):
 
     Every call draws another mask, which is not a function of the sample as in `layers.Dropout`: a resumed run, or one
     on another number of devices, drops other elements. MindSpore documents that the kernel's seeds have no effect on an
-    Ascend, so no run may need the same mask twice (`config/fusions.py`).
+    Ascend, so no run may need the same mask twice (`config/chosen_hardware.py`).
     """
 
     def __init__(self, probability: float, shape: tuple[int, ...], site: int, seed: int):

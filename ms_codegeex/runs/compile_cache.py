@@ -23,7 +23,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_directory, remove_leftovers, write_json
 from ms_codegeex.base.reading import read_json, sha256
 from ms_codegeex.config import RunConfig
-from ms_codegeex.config.fusions import chosen_kernels
+from ms_codegeex.config.chosen_hardware import chosen_kernels
 from ms_codegeex.runs.run_directory import RunDirectory
 
 WITHOUT_EFFECT = ("output", "stage", "checkpoint", "logging", "compile_cache")  # top-level keys

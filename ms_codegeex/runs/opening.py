@@ -24,7 +24,7 @@ from ms_codegeex.formats.checkpoint import Checkpoint, step_name
 from ms_codegeex.formats.checkpoint_folder import DOUBTFUL, list_checkpoints, newest_sound, outcome, resolve, set_aside
 from ms_codegeex.runs.resume import Change
 from ms_codegeex.runs.run_directory import RunDirectory
-from ms_codegeex.runs.worker_error import mark_doubtful_checkpoints
+from ms_codegeex.runs.stopping import mark_doubtful_checkpoints
 
 
 @dataclass(frozen=True)

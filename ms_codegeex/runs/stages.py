@@ -12,8 +12,8 @@ from typing import Any
 
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.files import atomic_file, write_json
+from ms_codegeex.base.printing import table
 from ms_codegeex.base.reading import read_json
-from ms_codegeex.base.tables import table
 from ms_codegeex.base.webpage import bars, charts, note, page
 from ms_codegeex.base.webpage import table as html_table
 from ms_codegeex.base.webpage import text as html_text

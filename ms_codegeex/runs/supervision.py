@@ -21,13 +21,11 @@ from ms_codegeex.config import RunConfig
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.runs.display import Display
 from ms_codegeex.runs.fork_server import ForkServer
-from ms_codegeex.runs.hangs import HangWatch, report_hang
 from ms_codegeex.runs.node import Node, node_processes
 from ms_codegeex.runs.rendezvous import Rendezvous
 from ms_codegeex.runs.run_directory import RunDirectory
-from ms_codegeex.runs.stopping import StopRequest
-from ms_codegeex.runs.worker_error import left_error, mark_doubtful_checkpoints, save_under_way
-from ms_codegeex.runs.workers import Workers, WorkerSpec
+from ms_codegeex.runs.stopping import StopRequest, left_error, mark_doubtful_checkpoints, save_under_way
+from ms_codegeex.runs.workers import HangWatch, Workers, WorkerSpec, report_hang
 
 PORTS = range(21000, 31000)  # below the usual ephemeral range, so that no outgoing connection takes one in between
 POLL_SECONDS = 0.1

@@ -10,8 +10,7 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from ms_codegeex.config import RunConfig
-from ms_codegeex.config.chosen_hardware import running_on
-from ms_codegeex.config.fusions import chosen_kernels
+from ms_codegeex.config.chosen_hardware import chosen_kernels, running_on
 from ms_codegeex.models.bf16 import round_to_bf16
 from ms_codegeex.models.causal import Build
 from ms_codegeex.models.layers import type_constants

@@ -23,8 +23,7 @@ from ms_codegeex.training.evaluation import Evaluator, tensors_of
 from ms_codegeex.training.faults import Faults
 from ms_codegeex.training.observers import Callback, ObservedRun, StepRecord
 from ms_codegeex.training.progress import Patience, Rates, TrainingProgress
-from ms_codegeex.training.provenance import Provenance
-from ms_codegeex.training.rank_state import RankState
+from ms_codegeex.training.rank_state import Provenance, RankState
 
 
 class Trainer(ObservedRun):

@@ -18,8 +18,8 @@ from ms_codegeex.runs.run_directory import RunDirectory
 COMMAND = """
 import sys
 from ms_codegeex import cli
-from ms_codegeex.runs import hangs, node
-node.WORKER, hangs.MIN_SECONDS = "bad_worker", 8.0
+from ms_codegeex.runs import node, workers
+node.WORKER, workers.MIN_SECONDS = "bad_worker", 8.0
 sys.exit(cli.main(sys.argv[1:]))
 """
 WORKER = """

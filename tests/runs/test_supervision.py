@@ -12,7 +12,7 @@ from ms_codegeex.formats.checkpoint_writing import write_checkpoint
 from ms_codegeex.runs import supervision
 from ms_codegeex.runs.node import Node
 from ms_codegeex.runs.run_directory import RunDirectory
-from ms_codegeex.runs.worker_error import leave_error, save_under_way
+from ms_codegeex.runs.stopping import leave_error, save_under_way
 from ms_codegeex.runs.workers import WorkerSpec
 
 PUBLISHES = """

@@ -6,7 +6,7 @@ import mindspore as ms
 import pytest
 
 from ms_codegeex.base.errors import RunFailure, UserError
-from ms_codegeex.config.fusions import chosen_kernels
+from ms_codegeex.config.chosen_hardware import chosen_kernels
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.runs import joining
 from ms_codegeex.runs.run_directory import RunDirectory

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ms_codegeex.base.hardware import GIB
-from ms_codegeex.base.tables import table
+from ms_codegeex.base.printing import table
 from ms_codegeex.rehearsal.timeline.tasks import COMPUTE
 from ms_codegeex.rehearsal.timeline.timeline import WAITING, RankTimeline, Timeline
 
