@@ -72,11 +72,6 @@ def read_stream(path: Path, maximum: int) -> bytes:
         return _limited(stream, path, maximum)
 
 
-def read_standard_input(maximum: int) -> bytes:
-    """What arrives on standard input, at most `maximum` bytes."""
-    return _limited(sys.stdin.buffer, Path("standard input"), maximum)
-
-
 def _limited(stream: BinaryIO, path: Path, maximum: int) -> bytes:
     data = bytearray()
     while block := stream.read(_BLOCK):  # a single read would reserve memory for `maximum` bytes
@@ -173,7 +168,10 @@ def given_text(name: str, option: str) -> str:
     cannot be read, is a device, or has more than `MAX_TEXT` bytes."""
     try:
         # not `sys.stdin`, which lets anything through if the locale is C
-        data = read_standard_input(MAX_TEXT) if name == "-" else read_stream(Path(name), MAX_TEXT)
+        piped = name == "-"
+        data = (
+            _limited(sys.stdin.buffer, Path("standard input"), MAX_TEXT) if piped else read_stream(Path(name), MAX_TEXT)
+        )
         return io.TextIOWrapper(io.BytesIO(data), "utf-8").read()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{option}: {name} cannot be read as text ({error})") from None

@@ -225,16 +225,8 @@ def _timeline(histories: Mapping[str, History]) -> str:
             colour = REASONS.index(attempt.reason) if attempt.reason in REASONS else len(REASONS)
             words = f"{attempt.reason}, steps {attempt.first_step} to {attempt.last_step}"
             rows.append((label[-24:], attempt.begin, attempt.end, colour, words))
-            cells.append(
-                [
-                    text(label),
-                    count(attempt.first_step),
-                    count(attempt.last_step),
-                    duration(seconds),
-                    text(attempt.reason),
-                    text(attempt.message or ""),
-                ]
-            )
+            steps = count(attempt.first_step), count(attempt.last_step)
+            cells.append([text(label), *steps, duration(seconds), text(attempt.reason), text(attempt.message or "")])
     chart = spans("attempts on a common timeline", rows, "time since the first start", duration)
     return chart + table(("attempt", "from step", "to step", "time", "end", "message"), cells, numeric=3)
 
@@ -243,19 +235,16 @@ def _faults(history: History, texts: Callable[[History, int], str]) -> str:
     faults = [event for event in history.events if event["event"] == "fault"]
     if not faults:
         return note("None.")
-    rows: list[Sequence[str]] = []
-    for event in faults[-SHOWN_FAULTS:]:
-        rows.append(
-            [
-                count(event["step"]),
-                _number(event.get("loss")),
-                _number(event.get("gradient_norm")),
-                text(event["kind"]),
-                text(event["policy"]),
-                count(event["samples"][0]),
-                f"<details><summary>text</summary><pre>{_batch_text(history, event, texts)}</pre></details>",
-            ]
-        )
+    rows = [
+        [
+            count(event["step"]),
+            *(_number(event.get(key)) for key in ("loss", "gradient_norm")),
+            *(text(event[key]) for key in ("kind", "policy")),
+            count(event["samples"][0]),
+            f"<details><summary>text</summary><pre>{_batch_text(history, event, texts)}</pre></details>",
+        ]
+        for event in faults[-SHOWN_FAULTS:]
+    ]
     heads = ("step", "loss", "gradient norm", "kind", "policy", "first sample", "batch")
     return table(heads, rows, numeric=2)
 

@@ -91,7 +91,10 @@ def check_gpus(config: RunConfig, local: int) -> None:
     or a GPU is missing, or too little of its memory is free. Does nothing for other devices."""
     if config.device != "gpu":
         return
-    check_precision(config)
+    if config.training.precision == "bf16":  # MindSpore 2.9 lacks kernels for it on a GPU, for example addition
+        raise UserError(
+            "training.precision: bf16, for which MindSpore has no kernels on device: gpu; set it to fp16 or fp32"
+        )
     found = probe_gpu_backend()
     check_loaded(list(found.libraries))
     found.driver.check()
@@ -112,14 +115,6 @@ def check_gpus(config: RunConfig, local: int) -> None:
                 "MindSpore's kernels need 6.0 or more; choose another with CUDA_VISIBLE_DEVICES"
             )
     _check_memory(config, gpus[:local])
-
-
-def check_precision(config: RunConfig) -> None:
-    """`UserError` for BF16: MindSpore 2.9 lacks kernels for it on a GPU, for example addition."""
-    if config.training.precision == "bf16":
-        raise UserError(
-            "training.precision: bf16, for which MindSpore has no kernels on device: gpu; set it to fp16 or fp32"
-        )
 
 
 def _check_memory(config: RunConfig, gpus: tuple[Gpu, ...]) -> None:

@@ -12,18 +12,16 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ms_codegeex.base.errors import NotFinite, UserError
 from ms_codegeex.base.files import write_json
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.formats.checkpoint import Checkpoint, step_name
 from ms_codegeex.formats.checkpoint_folder import DOUBTFUL, GOOD, SoundCheckpoints, note_outcome, outcome, prune
-from ms_codegeex.formats.checkpoint_writing import Slice, failure_file, plain_state, write_checkpoint
+from ms_codegeex.formats.checkpoint_writing import failure_file, plain_state, write_checkpoint
 from ms_codegeex.runs.background import HostCopy, PendingSave, Saved, saves_in_background
 from ms_codegeex.training.observers import Callback, StepRecord
 from ms_codegeex.training.trainer import Trainer
@@ -162,17 +160,14 @@ class Checkpoints(Callback):
                 self._finish_save(trainer)
 
     def _judge(self, trainer: Trainer, record: StepRecord) -> None:
-        followed_enough = []
         for path, since in list(self.followed.items()):
+            enough = not record.skipped and self.finite - since >= self.good_after
             if not path.exists():
                 del self.followed[path]
             elif self.skipped >= STREAK:
                 if path not in self.doubted and self._note(trainer, path, DOUBTFUL, record.step):
                     self.doubted.add(path)
-            elif not record.skipped and self.finite - since >= self.good_after:
-                followed_enough.append(path)
-        for path in followed_enough:
-            if self._note(trainer, path, GOOD, record.step):
+            elif enough and self._note(trainer, path, GOOD, record.step):
                 del self.followed[path]
 
     @staticmethod
@@ -213,22 +208,19 @@ class Checkpoints(Callback):
         slices, state = trainer.rank_state.slices(), plain_state(trainer.state())
         tensors = copy.snapshot(slices) if copy else slices
 
+        rank, count = trainer.rank, self.writers.count
+
         def work() -> Saved:
+            """In the thread: write, publish, and delete what is no longer needed."""
             if copy:
                 time.sleep(HEAD_START_SECONDS)
-            return self._write(trainer.rank, step, save, tensors, state, path)
+            written = write_checkpoint(self.root, step, tensors, state, rank=rank, world_size=count, save=save)
+            if rank:
+                return Saved(written)
+            self.sound.written(written)
+            return Saved(written, self._prune(path))
 
         self.pending = PendingSave(step, save, self.finite, path, self.thread.submit(work))
-
-    def _write(
-        self, rank: int, step: int, save: str, tensors: Mapping[str, Slice], state: Mapping[str, Any], best: Path | None
-    ) -> Saved:
-        """In the thread: write, publish, and delete what is no longer needed."""
-        path = write_checkpoint(self.root, step, tensors, state, rank=rank, world_size=self.writers.count, save=save)
-        if rank:
-            return Saved(path)
-        self.sound.written(path)
-        return Saved(path, self._prune(best))
 
     def _poll(self, trainer: Trainer) -> None:
         """Whether a save has ended since, and after which step to try again if it has failed."""
