@@ -25,6 +25,7 @@ BASE = {  # files of the lowest folder, which every other may import, and what t
     "yaml_reading": "errors reading json_reading",
     "files": "errors locks",
     "cache": "errors files locks",
+    "appending": "",
     "processes": "errors json_reading",
     "hardware": "errors",
     "mesh": "errors",

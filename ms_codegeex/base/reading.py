@@ -168,10 +168,10 @@ def given_text(name: str, option: str) -> str:
     cannot be read, is a device, or has more than `MAX_TEXT` bytes."""
     try:
         # not `sys.stdin`, which lets anything through if the locale is C
-        piped = name == "-"
-        data = (
-            _limited(sys.stdin.buffer, Path("standard input"), MAX_TEXT) if piped else read_stream(Path(name), MAX_TEXT)
-        )
+        if name == "-":
+            data = _limited(sys.stdin.buffer, Path("standard input"), MAX_TEXT)
+        else:
+            data = read_stream(Path(name), MAX_TEXT)
         return io.TextIOWrapper(io.BytesIO(data), "utf-8").read()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{option}: {name} cannot be read as text ({error})") from None

@@ -156,7 +156,7 @@ def matmul_flops(model: ModelProto) -> int:
 
 
 def register_calls(model: ModelProto) -> list[str]:
-    """Operators on the register of overflows (`training/step.py`), in the order of the graph."""
+    """Operators on the register of overflows (`training/overflow.py`), in the order of the graph."""
     return [kind.op_type for calls, _, kind in _nodes(model) if "FloatStatus" in kind.op_type for _ in range(calls)]
 
 

@@ -1,4 +1,4 @@
-"""A chip that only saturates (`training/step.py`), emulated on a CPU: FP16 operators whose infinite results are the
+"""A chip that only saturates (`training/overflow.py`), emulated on a CPU: FP16 operators whose infinite results are the
 largest number and whose NaN are 0, in both directions, and a register that counts them.
 
 The register is a parameter whose gradient is the count: a backward pass may have no other effects.
@@ -12,7 +12,8 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.parameter import ParameterTuple
 
-from ms_codegeex.training.step import OVERFLOWED, StepSettings, TrainStep
+from ms_codegeex.training.overflow import OVERFLOWED
+from ms_codegeex.training.step import StepSettings, TrainStep
 
 LARGEST = 65504.0
 REGISTER = "rehearsal.register"

@@ -11,8 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ms_codegeex.base.appending import AppendedFile
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import AppendedFile
 from ms_codegeex.base.installed import without_torch
 from ms_codegeex.base.nested import finite
 from ms_codegeex.base.printing import print_error

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.base.files import AppendedFile, write_json
+from ms_codegeex.base.appending import AppendedFile
+from ms_codegeex.base.files import write_json
 from ms_codegeex.base.nested import finite
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.runs.records import read_events

@@ -10,8 +10,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from ms_codegeex.base.appending import AppendedFile
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import AppendedFile
 from ms_codegeex.base.printing import print_error
 
 SHOWN = 200  # characters of a path

@@ -6,38 +6,10 @@ import math
 from dataclasses import dataclass
 
 import mindspore as ms
-import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
-from mindspore.ops.operations.math_ops import NPUClearFloatStatusV2, NPUGetFloatStatusV2
 
 from ms_codegeex.config import LossScaleConfig
-
-OVERFLOWED = -3e38  # in the place of a squared norm; infinity would spoil its neighbours in a tensor that is reduced
-
-
-class OverflowRegister(nn.Cell):
-    """The register of this device, if it is a chip that only saturates, where no result shows an overflow: an infinite
-    one becomes the largest number, NaN 0 (Ascend 910: CANN, `aclrtFloatOverflowMode`, "Atlas training products").
-
-    The first overflow of any operator sets it. Later chips compute infinities and NaN, and have no such operators.
-    Whatever may set it clears it at its end: at its beginning, a stage of a pipeline has nothing that all its
-    computations wait for.
-    """
-
-    def __init__(self):
-        super().__init__(auto_prefix=False)
-        # whole on each device: the engine shards what it has no strategy for, in graphs without gradients
-        self.clear = NPUClearFloatStatusV2().add_prim_attr("StandAlone", True)
-        self.read = NPUGetFloatStatusV2()
-        self.status, self.zero = Tensor(np.zeros(8, np.int32)), Tensor(0, ms.int32)
-
-    def cleared(self, last: Tensor) -> Tensor:
-        """The same tensor, after which the register was cleared."""
-        return ops.depend(last, self.clear(ops.depend(self.status, last)))
-
-    def overflowed(self, last: Tensor) -> Tensor:
-        """Whether anything overflowed until `last` was computed: bool []"""
-        return ops.sum(ops.abs(self.read(ops.depend(self.status, last)))) > self.zero
+from ms_codegeex.training.overflow import OVERFLOWED, OverflowRegister
 
 
 @dataclass(frozen=True)
@@ -57,7 +29,7 @@ class StepSettings:
         tied_group: the communication group of those stages, if this stage is one of them.
         clip_norm: the global gradient norm to clip at, 0 for none.
         loss_scale: dynamic loss scaling; None: no scaling.
-        saturates: the device shows an overflow in its register only.
+        saturates: the device shows an overflow in its register only (`overflow.py`).
         guarded: leave the weights as they are if loss or norm exceeds `loss_limit` or `norm_limit` or is not finite;
             otherwise only a step with a loss scale is checked, for overflow.
     """

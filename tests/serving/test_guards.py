@@ -11,9 +11,9 @@ from asking import ask, connected, running
 from fake_backend import FakeBackend, fake_settings
 from prometheus_client.parser import text_string_to_metric_families
 
-from ms_codegeex.base import files
+from ms_codegeex.base import appending
+from ms_codegeex.base.appending import MAX_WAITING
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import MAX_WAITING
 from ms_codegeex.serving import access_log
 from ms_codegeex.serving.access_log import AccessLog, RequestRecord
 from ms_codegeex.serving.guards import Recording, record_of
@@ -345,7 +345,7 @@ def test_lines_for_which_there_was_no_room_follow(record, tmp_path, monkeypatch,
     for place in range(6):
         with monkeypatch.context() as patch:
             if place % 3 < 2:
-                patch.setattr(files.os, "write", full)
+                patch.setattr(appending.os, "write", full)
             record.status = place
             log.write(record)
     log.close()
