@@ -98,17 +98,6 @@ def borders_of_recomputation(config: RunConfig) -> list[int]:
     return [i for i in range(1, model.num_layers) if settings[i] != settings[i - 1] and places[i] == places[i - 1]]
 
 
-def _layout(
-    parameter: LayerParameter, model: DecoderConfig, mesh: Mesh, stage: int, vocabulary: bool
-) -> ParameterLayout:
-    """Where the parameter of a layer lies, by the layer's role."""
-    layer = parameter.layer
-    axis = None if layer.role is VOCABULARY and not vocabulary else parameter.axis_on(model, mesh.tensor)
-    sharded = mesh.optimizer_shard > 1 and parameter.shared_by_replicas(model, mesh.tensor)
-    copy_of = f"{layer.copy_of}.weight" if layer.copy_of else None
-    return ParameterLayout(parameter.name, parameter.shape, stage, axis, sharded, copy_of)
-
-
 @lru_cache(maxsize=64)
 def parameter_layouts(model: DecoderConfig, mesh: Mesh, vocabulary: bool = True) -> tuple[ParameterLayout, ...]:
     """Where every parameter lies, in the table's order; `vocabulary`: tables of tokens are split, too.
@@ -119,10 +108,13 @@ def parameter_layouts(model: DecoderConfig, mesh: Mesh, vocabulary: bool = True)
     last = mesh.pipeline - 1
     of_blocks = ((each, mesh.stage_of(i, model.attention_layers)) for i, block in enumerate(blocks) for each in block)
     of_ends = ((each, last) for each in ends if last or not each.layer.copy_of)
-    return tuple(
-        _layout(parameter, model, mesh, stage, vocabulary)
-        for parameter, stage in (*((each, 0) for each in first), *of_blocks, *of_ends)
-    )
+    layouts = []
+    for each, stage in (*((each, 0) for each in first), *of_blocks, *of_ends):
+        axis = None if each.layer.role is VOCABULARY and not vocabulary else each.axis_on(model, mesh.tensor)
+        sharded = mesh.optimizer_shard > 1 and each.shared_by_replicas(model, mesh.tensor)
+        copy_of = f"{each.layer.copy_of}.weight" if each.layer.copy_of else None
+        layouts.append(ParameterLayout(each.name, each.shape, stage, axis, sharded, copy_of))
+    return tuple(layouts)
 
 
 @lru_cache(maxsize=8)  # a search asks for the same model on hundreds of meshes

@@ -81,17 +81,16 @@ def recorded_end(run: RunDirectory) -> Iterator[None]:
     try:
         yield
         content = {"reason": "finished"}
-    except Stopped as stop:
-        content = {"reason": "stopped", "signal": stop.name}
-        raise
-    except NotFinite as error:
-        content = {"reason": "not finite", "message": str(error)}
-        raise
-    except Rewind:
-        content = {"reason": "rewind"}
-        raise
-    except (RunFailure, UserError) as error:
-        content = {"reason": "failed", "message": str(error).splitlines()[0]}
+    except (Stopped, RunFailure, UserError) as error:
+        match error:
+            case Stopped():
+                content = {"reason": "stopped", "signal": error.name}
+            case NotFinite():
+                content = {"reason": "not finite", "message": str(error)}
+            case Rewind():
+                content = {"reason": "rewind"}
+            case _:
+                content = {"reason": "failed", "message": str(error).splitlines()[0]}
         raise
     finally:
         with contextlib.suppress(OSError):  # a full disk

@@ -97,12 +97,12 @@ class Display:
     def _show(self, event: dict[str, Any]) -> None:
         if event["event"] == "status":
             self.status(event["text"])
-            return
-        if event["event"] in ("pause", "go on"):  # for the watch over hangs
-            return
-        if event["event"] == "warning":
+        elif event["event"] == "warning":
             tqdm.write(visible(f"warning: {event['text']}"), file=sys.stderr)
-            return
+        elif event["event"] == "step":  # the others are for the watch over hangs
+            self._step(event)
+
+    def _step(self, event: dict[str, Any]) -> None:
         self.steps = event["step"] + event["steps_left"]  # an estimate if the run's length is given in tokens
         compiled = ""
         if self.waiting and "compiling" in self.waiting[0]:
@@ -113,12 +113,9 @@ class Display:
             bar.n, bar.total = event["step"], self.steps
             bar.set_description_str(f"training {self.stage}" if self.stage else "training")
             bar.set_postfix_str(f"{figures(event)}  ETA {duration(event['eta_seconds'])}")
-        elif (
-            compiled
-            or event["step"] % self.every == 0
-            or not event["steps_left"]
-            or event["validation_loss"] is not None
-        ):
+            return
+        due = event["step"] % self.every == 0 or not event["steps_left"] or event["validation_loss"] is not None
+        if compiled or due:
             words = [f"step {event['step']}/{self.steps}", figures(event), f"ETA {duration(event['eta_seconds'])}"]
             words = [self.stage, *words] if self.stage else words
             print_error("  ".join(words) + compiled)

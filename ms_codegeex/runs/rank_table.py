@@ -72,13 +72,8 @@ class RankTable:
                 "server_id": server.server_id,
                 **{"host_nic_ip": "reserve", **server.extra},
                 "device": [
-                    {
-                        "device_id": str(device.device_id),
-                        "device_ip": device.device_ip,
-                        **device.extra,
-                        "rank_id": str(device.rank),
-                    }
-                    for device in server.devices
+                    {"device_id": str(d.device_id), "device_ip": d.device_ip, **d.extra, "rank_id": str(d.rank)}
+                    for d in server.devices
                 ],
             }
             for server in self.servers

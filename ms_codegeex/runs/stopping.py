@@ -51,12 +51,8 @@ def stop_at_once(number: int, _frame: object) -> None:
 
 
 class StopRequest:
-    """The launcher's side: passes a signal on to the workers.
-
-    Args:
-        run: the run directory.
-        grace: seconds for the workers to save; when they have passed, or at a second signal, the workers are ended.
-    """
+    """The launcher's side: passes a signal on to the workers. When `grace` has passed, in seconds for them to save, or
+    at a second signal, the workers are ended."""
 
     def __init__(self, run: RunDirectory, grace: float):
         self.run, self.grace = run, grace
@@ -105,12 +101,7 @@ class StopRequest:
 
 
 class LastStep:
-    """A rank's side: the step to end after.
-
-    Args:
-        run: the run directory.
-        leads: whether this is rank 0, which decides.
-    """
+    """A rank's side: the step to end after. `leads`: whether this is rank 0, which decides."""
 
     def __init__(self, run: RunDirectory, leads: bool):
         self.run, self.leads = run, leads

@@ -19,13 +19,6 @@ from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.training.trainer import Trainer
 
 
-def _left_out(config: RunConfig, run: RunDirectory) -> list[int]:
-    """The first samples of the batches that earlier attempts have left out."""
-    if config.faults.policy != "rewind":
-        return []
-    return [event["left_out"] for event in read_events(run.events) if event["event"] == "rewind"]
-
-
 def train(
     config: RunConfig,
     run: RunDirectory,
@@ -41,7 +34,10 @@ def train(
 
     `held_out` has the data that only the end evaluates, by name; the rest and `options` are as in `Trainer`.
     """
-    trainer = Trainer(config, data, validation, rank=rank, left_out=_left_out(config, run), **options)
+    left_out = []  # the first samples of the batches that earlier attempts have left out
+    if config.faults.policy == "rewind":
+        left_out = [event["left_out"] for event in read_events(run.events) if event["event"] == "rewind"]
+    trainer = Trainer(config, data, validation, rank=rank, left_out=left_out, **options)
     if config.compile_cache:
         with compile_cache(config, run, rank) as found:
             trainer.compile()

@@ -11,14 +11,7 @@ from ms_codegeex.training.build import Built
 
 
 class Evaluator:
-    """Evaluates the current weights, without dropout, on this rank's share of a sample.
-
-    Args:
-        config: the run.
-        built: its graphs.
-        validation: what is evaluated on by default.
-        rank: this process's number in the job.
-    """
+    """Evaluates the current weights, without dropout, on this rank's share of a sample, by default of `validation`."""
 
     def __init__(self, config: RunConfig, built: Built, validation: Sequences, rank: int):
         self.config, self.built, self.validation = config, built, validation

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ms_codegeex.base.errors import NotFinite, Rewind
-from ms_codegeex.config import FaultsConfig
+from ms_codegeex.config.sections import FaultsConfig
 from ms_codegeex.training.observers import ObservedRun, StepRecord
 
 NORMAL = 1.4826  # a normal distribution's standard deviation over its median absolute deviation

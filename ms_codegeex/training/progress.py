@@ -94,12 +94,7 @@ class Patience:
 
 
 class Rates:
-    """Figures of a step, over the whole job.
-
-    Args:
-        config: the run.
-        matmul_peak: FLOP/s of one device, the reference for MFU; 0 if unknown.
-    """
+    """Figures of a step, over the whole job. `matmul_peak`: FLOP/s of one device, the reference for MFU; 0: unknown."""
 
     def __init__(self, config: RunConfig, matmul_peak: float):
         self.device, self.peak = config.device, matmul_peak * config.devices

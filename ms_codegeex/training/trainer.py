@@ -133,36 +133,33 @@ class Trainer(ObservedRun):
 
     def run(self) -> None:
         """Train to the end; the next batches are read while a step computes."""
+        every = self.config.training.evaluate_every
         try:
-            self._run()
+            if not self.ending:
+                self._evaluate_start()
+                self.status("compiling the training graph")
+            with read_ahead(self._local_batch, self._positions(), self.config.data.workers) as batches:
+                while not self.ending:
+                    began = time.perf_counter()
+                    batch = next(batches)
+                    waited = time.perf_counter() - began
+                    record = self._step(batch, began, waited)
+                    first = self.progress.samples - self.config.training.global_batch
+                    if record.compiling:
+                        self.event("compiled", seconds=record.step_seconds)
+                    if record.skipped:
+                        self.faults.report(self, record, (first, self.progress.samples))
+                    if self.finished or (every and record.step % every == 0):
+                        record.validation_loss = self.validation_loss()
+                        self.event("evaluation", validation_loss=record.validation_loss)
+                        if not record.skipped:
+                            self.patience.compare(record.step, record.validation_loss)
+                    self.compiled = True
+                    self.tell("step", record)
+                    self.faults.answer(record, first)
+            self.tell("end")
         finally:
             self.tell("leave")
-
-    def _run(self) -> None:
-        every = self.config.training.evaluate_every
-        if not self.ending:
-            self._evaluate_start()
-            self.status("compiling the training graph")
-        with read_ahead(self._local_batch, self._positions(), self.config.data.workers) as batches:
-            while not self.ending:
-                began = time.perf_counter()
-                batch = next(batches)
-                waited = time.perf_counter() - began
-                record = self._step(batch, began, waited)
-                first = self.progress.samples - self.config.training.global_batch
-                if record.compiling:
-                    self.event("compiled", seconds=record.step_seconds)
-                if record.skipped:
-                    self.faults.report(self, record, (first, self.progress.samples))
-                if self.finished or (every and record.step % every == 0):
-                    record.validation_loss = self.validation_loss()
-                    self.event("evaluation", validation_loss=record.validation_loss)
-                    if not record.skipped:
-                        self.patience.compare(record.step, record.validation_loss)
-                self.compiled = True
-                self.tell("step", record)
-                self.faults.answer(record, first)
-        self.tell("end")
 
     def _evaluate_start(self) -> None:
         """Let the model that the run starts from be a candidate for the best one, if the run keeps that."""
