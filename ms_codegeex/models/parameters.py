@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -119,6 +119,11 @@ class Layer:
         if not self.bias:
             return (weight,)
         return weight, LayerParameter(f"{self.name}.bias", shape[:1], self.role.bias_axis, self)
+
+
+def norms_of(layers: Sequence[Layer]) -> list[Layer]:
+    """The norms among these layers."""
+    return [layer for layer in layers if layer.role in (LAYER_NORM, RMS_NORM)]
 
 
 @dataclass(frozen=True)

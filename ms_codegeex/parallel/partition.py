@@ -14,7 +14,7 @@ from mindspore import nn
 from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.models.causal import CausalLoss
 from ms_codegeex.models.decoder_config import DecoderConfig
-from ms_codegeex.models.parameters import LAYER_NORM, RMS_NORM
+from ms_codegeex.models.parameters import norms_of
 from ms_codegeex.parallel.sharding import borders_of_recomputation, layouts_of, recompute_of_blocks
 from ms_codegeex.parallel.strategies import Strategies
 
@@ -95,8 +95,7 @@ def _recompute_cheap(block: nn.Cell, sizes: DecoderConfig, precision: str, follo
     """
     if not hasattr(block.attention.core, "kernel"):
         block.attention.core.recompute()
-    norms = [layer for layer in sizes.table.block if layer.role in (LAYER_NORM, RMS_NORM)]
-    for layer in norms[int(follows) :]:
+    for layer in norms_of(sizes.table.block)[int(follows) :]:
         norm = attrgetter(layer.name)(block)
         if hasattr(norm, "kernel") and precision != "fp32":
             norm.up.recompute()
