@@ -188,15 +188,21 @@ def _kind(each: Declared) -> dict[str, Any]:
 
 
 def given(kind: type[Settings], arguments: argparse.Namespace, **others: Any) -> Settings:
-    """The dataclass from parsed words and other values; what is not given keeps the field's default. `UserError` for a
-    number out of range names the option."""
+    """The dataclass from parsed words and other values; what is not given keeps the field's default. `UserError` as in
+    `given_values`."""
+    return kind(**{**given_values(kind, arguments), **others})
+
+
+def given_values(kind: type, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The values of a dataclass's options, by name, without those that have none. `UserError` for a number out of range
+    names the option."""
     values = {}
     for each in declared(kind):
         value = getattr(arguments, each.name, None)
         if value is not None:
             each.option.check(each.flag, value)
             values[each.name] = tuple(value) if isinstance(value, list) else value
-    return kind(**{**values, **others})
+    return values
 
 
 def refuse(
