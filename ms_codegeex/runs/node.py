@@ -21,7 +21,7 @@ from ms_codegeex.base.host import available_cores
 from ms_codegeex.base.processes import python_path
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.chosen_hardware import check_kind
-from ms_codegeex.runs.rank_table import RankTable, check_against_config, read_rank_table
+from ms_codegeex.runs.rank_table import check_against_config, is_address, read_rank_table
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.workers import WorkerSpec
 
@@ -117,7 +117,7 @@ def _node_rank(node_rank: int | None, count: int) -> int:
 
 
 def _node_of_table(config: RunConfig, path: Path, node_rank: int | None, nodes: int | None, master: str | None) -> Node:
-    table: RankTable = read_rank_table(path)
+    table = read_rank_table(path)
     try:
         check_against_config(table, config)
     except UserError as error:
@@ -140,11 +140,8 @@ def _master(text: str) -> tuple[str, int]:
     bare_ipv6 = ":" in host and not text.startswith("[")
     if not host or bare_ipv6 or not re.fullmatch(r"\d{4,5}", port) or not 1024 <= int(port) <= 65535:
         raise UserError(f"--master-addr: found '{text}', expected HOST:PORT with a port from 1024 to 65535")
-    if re.fullmatch(r"[0-9.]+", host) or ":" in host:
-        try:
-            ipaddress.ip_address(host)
-        except ValueError:
-            raise UserError(f"--master-addr: '{host}' is not an IP address; correct it or give a host name") from None
+    if (re.fullmatch(r"[0-9.]+", host) or ":" in host) and not is_address(host):
+        raise UserError(f"--master-addr: '{host}' is not an IP address; correct it or give a host name")
     return host, int(port)
 
 
@@ -250,10 +247,8 @@ def _scheduler(
 
 def _resolved(host: str) -> str:
     """The address of a host: MindSpore's scheduler takes no names."""
-    try:
+    if is_address(host):
         return str(ipaddress.ip_address(host))
-    except ValueError:
-        pass
     try:
         return socket.gethostbyname(host)
     except OSError as error:

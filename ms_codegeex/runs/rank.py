@@ -52,13 +52,6 @@ def run(run_directory: RunDirectory, checkpoint: Checkpoint | None, launcher: st
     )
 
 
-def _wait_for_save(run: RunDirectory) -> None:
-    """The end of one worker ends them all, so this one waits until rank 0 has saved; the launcher says how long."""
-    with contextlib.suppress(UserError, OSError):  # a full disk has no room for the error
-        while save_under_way(run):
-            time.sleep(0.1)
-
-
 def main() -> int:
     """Exit status 0 if this rank has finished its part; otherwise 2, with a one-line error left for the launcher."""
     faulthandler.register(STACKS, all_threads=True)
@@ -72,7 +65,10 @@ def main() -> int:
     except (UserError, RunFailure) as error:
         print_error(str(error))
         leave_error(run_directory, error, since)
-        _wait_for_save(run_directory)
+        # the end of one worker ends them all, so this one waits until rank 0 has saved; the launcher says how long
+        with contextlib.suppress(UserError, OSError):  # a full disk has no room for the error
+            while save_under_way(run_directory):
+                time.sleep(0.1)
         return 2
     rank = os.environ.get("RANK_ID", "0")
     write_json(run_directory.logs / f"done_{rank}.json", {"rank": rank})

@@ -118,7 +118,7 @@ class _Place:
         return int(self.value)
 
     def address(self) -> str:
-        if not _is_address(self.text()):
+        if not is_address(self.text()):
             raise self.problem("an IPv4 or IPv6 address", "take it from address_N of the server's hccn.conf")
         return self.value
 
@@ -149,7 +149,8 @@ class _Place:
         seen[value] = self.path
 
 
-def _is_address(text: str) -> bool:
+def is_address(text: str) -> bool:
+    """Whether it is an IPv4 or IPv6 address."""
     with contextlib.suppress(ValueError):
         return bool(ipaddress.ip_address(text))
     return False
@@ -160,7 +161,7 @@ def _server_id(place: _Place) -> str:
     value = place.text()
     if not value or re.search(r"\s", value) or len(value) > SERVER_ID_LENGTH:
         raise place.problem(f"1 to {SERVER_ID_LENGTH} characters without blanks", "use the server's address")
-    if re.fullmatch(r"[0-9.]+", value) and not _is_address(value):
+    if re.fullmatch(r"[0-9.]+", value) and not is_address(value):
         raise place.problem("an IP address or a name", "correct the server's address")
     return value
 

@@ -38,11 +38,6 @@ class Contents:
     state: Mapping[str, Any]
 
     @property
-    def shared_vocabulary(self) -> bool:
-        """Whether a run shares the vocabulary among the ranks of its tensor group (`parallel.vocabulary`)."""
-        return (self.state["config"].get("parallel") or {}).get("vocabulary", True)
-
-    @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
@@ -107,7 +102,8 @@ def _layouts(contents: Contents, mesh: Mesh) -> dict[str, ParameterLayout]:
         raise UserError(f"--pipeline {mesh.pipeline}: the model has only {model.attention_layers} layers")
     if mesh.data % mesh.optimizer_shard:
         raise UserError(f"--optimizer-shard {mesh.optimizer_shard}: does not divide --data {mesh.data}")
-    known = {layout.name: layout for layout in layouts_on(mesh, model, contents.lora, contents.shared_vocabulary)}
+    vocabulary = (contents.state["config"].get("parallel") or {}).get("vocabulary", True)
+    known = {layout.name: layout for layout in layouts_on(mesh, model, contents.lora, vocabulary)}
     found = {}
     for name, tensor in contents.tensors.items():
         layout = known.get(split_moment(name)[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -104,7 +105,5 @@ def event_line(event: str, content: Mapping[str, Any]) -> str:
 
 def _versions() -> Iterator[tuple[str, str]]:
     for name in ("ms-codegeex", *REPORTED_PACKAGES):
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             yield name, importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue

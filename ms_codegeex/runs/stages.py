@@ -68,7 +68,12 @@ class StageProgress:
             if stage.name not in staged.chosen:
                 continue
             if stage.after in staged.chosen and stage.after not in self.finished:
-                _check_unbegun(stage)
+                run = RunDirectory(Path(stage.config.output))
+                if list_checkpoints(run.checkpoints):
+                    raise UserError(
+                        f"stages.{stage.name}: {run.path} was trained from a model of stage {stage.after}, which is "
+                        f"not finished with these settings; choose another output, or delete {run.path}"
+                    )
             elif _is_finished(self.begun(stage), allow_change):
                 self.finished.add(stage.name)
 
@@ -92,15 +97,6 @@ def _await_summary(stage: Stage) -> None:
                 "with --resume auto"
             )
         time.sleep(1.0)
-
-
-def _check_unbegun(stage: Stage) -> None:
-    run = RunDirectory(Path(stage.config.output))
-    if list_checkpoints(run.checkpoints):
-        raise UserError(
-            f"stages.{stage.name}: {run.path} was trained from a model of stage {stage.after}, which is not finished "
-            f"with these settings; choose another output, or delete {run.path}"
-        )
 
 
 def _is_finished(config: RunConfig, allow_change: Sequence[str]) -> bool:

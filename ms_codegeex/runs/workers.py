@@ -29,7 +29,7 @@ MIN_STEPS = 3  # before a median means anything
 STACK_SECONDS = 2.0  # for the workers to write their stacks
 STACKS = signal.SIGUSR2  # workers answer it with their stacks
 _STACK = re.compile(r"^(?:Current thread|Thread) 0x[0-9a-f]+ \(most recent call first\):\n((?:  File .*\n?)+)", re.M)
-_FRAME = re.compile(r'File "(.*)", line (\d+) in (.*)')
+_FRAME = re.compile(r'File "(?P<path>.*)", line (?P<line>\d+) in (?P<function>.*)')
 
 STOPPED = {psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP}
 QUOTED_LINES = 12
@@ -238,33 +238,18 @@ def report_hang(workers: Workers) -> str:
     if stopped:
         return f"stopped (by SIGSTOP or a debugger): rank {', '.join(stopped)}; {where}"
     frames = {log.stem.removeprefix("worker_"): _innermost(log, size) for log, size in sizes.items()}
-    outside = [rank for rank, frame in frames.items() if frame is not None and not frame.in_engine]
+    # in MindSpore's code a rank computes, or waits for another one
+    outside = {rank: frame for rank, frame in frames.items() if frame and "/mindspore/" not in frame["path"]}
     if len(outside) == 1:
-        return f"the others wait for rank {outside[0]}, which is in {frames[outside[0]]}; {where}"
+        rank, frame = outside.popitem()
+        place = f"{frame['function']} ({Path(frame['path']).name}:{frame['line']})"
+        return f"the others wait for rank {rank}, which is in {place}; {where}"
     return f"no rank stands out; {where}"
 
 
-@dataclass(frozen=True)
-class Frame:
-    """A line of a stack."""
-
-    path: str
-    line: int
-    function: str
-
-    @property
-    def in_engine(self) -> bool:
-        """Whether MindSpore's code runs at this line: the rank computes, or waits for another one."""
-        return "/mindspore/" in self.path
-
-    def __str__(self) -> str:
-        return f"{self.function} ({Path(self.path).name}:{self.line})"
-
-
-def _innermost(log: Path, start: int) -> Frame | None:
+def _innermost(log: Path, start: int) -> re.Match[str] | None:
     """The main thread's position, from the stacks after `start`; None if there are none."""
     with log.open("rb") as stream:
         stream.seek(start)
         stacks = _STACK.findall(stream.read().decode("utf-8", "replace"))
-    frame = _FRAME.search(stacks[-1]) if stacks else None  # the main thread comes last
-    return Frame(frame[1], int(frame[2]), frame[3]) if frame else None
+    return _FRAME.search(stacks[-1]) if stacks else None  # the main thread comes last

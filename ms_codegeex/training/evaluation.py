@@ -6,7 +6,7 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from ms_codegeex.config import RunConfig
-from ms_codegeex.data.datasets.batches import Batch, Sequences, shuffle_context, unigram_entropy
+from ms_codegeex.data.datasets.batches import Batch, Sequences, shuffle_context
 from ms_codegeex.training.build import Built
 
 
@@ -23,11 +23,6 @@ class Evaluator:
         if shuffled:
             batch = shuffle_context(batch, self.config.model.sizes.eos_token_id, self.config.seed)
         return mean_loss(self.built.evaluation_step, batch, self.built.evaluation_rows)
-
-    def baselines(self) -> dict[str, float]:
-        """Unigram entropy, and the loss with shuffled contexts, in nats: they distinguish a language model from a table
-        of frequencies."""
-        return {"unigram_entropy": unigram_entropy(self.validation), "shuffled_context_loss": self.loss(shuffled=True)}
 
 
 def mean_loss(evaluation_step: nn.Cell, batch: Batch, rows: int) -> float:

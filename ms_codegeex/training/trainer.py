@@ -13,7 +13,7 @@ from mindspore.nn.utils import no_init_parameters
 
 from ms_codegeex.base.errors import NotFinite
 from ms_codegeex.config import RunConfig
-from ms_codegeex.data.datasets.batches import Batch, Sequences, read_ahead
+from ms_codegeex.data.datasets.batches import Batch, Sequences, read_ahead, unigram_entropy
 from ms_codegeex.data.datasets.blend import Blend
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.tensors import LazyTensor
@@ -225,6 +225,9 @@ class Trainer(ObservedRun):
         return {name: self.evaluation.loss(sequences) for name, sequences in data.items()}
 
     def final_figures(self) -> dict[str, float]:
-        """The validation loss, and what distinguishes a language model from a table of frequencies."""
+        """The validation loss, and what distinguishes a language model from a table of frequencies: unigram entropy, and
+        the loss with shuffled contexts. In nats per token."""
         self.status("evaluating")
-        return {"validation_loss": self.validation_loss(), **self.evaluation.baselines()}
+        entropy = unigram_entropy(self.evaluation.validation)
+        losses = {"validation_loss": self.validation_loss(), "unigram_entropy": entropy}
+        return {**losses, "shuffled_context_loss": self.evaluation.loss(shuffled=True)}
