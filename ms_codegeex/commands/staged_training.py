@@ -13,7 +13,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.printing import print_error, print_out, print_result
 from ms_codegeex.commands.training_job import check_datasets, check_restarts, processes_of, resolve_data, train_once
 from ms_codegeex.config import RunConfig
-from ms_codegeex.config.stages import Stage, StagedRun
+from ms_codegeex.config.loading import Stage, StagedRun
 from ms_codegeex.runs.attempts import Restarts
 from ms_codegeex.runs.memory_check import check_memory
 from ms_codegeex.runs.node import Node

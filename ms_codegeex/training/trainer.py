@@ -9,17 +9,18 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
+from mindspore import Tensor, nn
 from mindspore.nn.utils import no_init_parameters
 
 from ms_codegeex.base.errors import NotFinite
 from ms_codegeex.config import RunConfig
-from ms_codegeex.data.datasets.batches import Batch, Sequences, read_ahead, unigram_entropy
+from ms_codegeex.data.datasets.batches import Batch, Sequences, read_ahead, shuffle_context, unigram_entropy
 from ms_codegeex.data.datasets.blend import Blend
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.parallel.sharding import Placement, loaded_rows
-from ms_codegeex.training.build import build
-from ms_codegeex.training.evaluation import Evaluator, tensors_of
+from ms_codegeex.training.build import Built, build
 from ms_codegeex.training.faults import Faults
 from ms_codegeex.training.observers import Callback, ObservedRun, StepRecord
 from ms_codegeex.training.progress import Patience, Rates, TrainingProgress
@@ -225,9 +226,50 @@ class Trainer(ObservedRun):
         return {name: self.evaluation.loss(sequences) for name, sequences in data.items()}
 
     def final_figures(self) -> dict[str, float]:
-        """The validation loss, and what distinguishes a language model from a table of frequencies: unigram entropy, and
-        the loss with shuffled contexts. In nats per token."""
+        """The validation loss, and what distinguishes a language model from a table of frequencies: unigram entropy
+        and the loss with shuffled contexts. In nats per token."""
         self.status("evaluating")
         entropy = unigram_entropy(self.evaluation.validation)
         losses = {"validation_loss": self.validation_loss(), "unigram_entropy": entropy}
         return {**losses, "shuffled_context_loss": self.evaluation.loss(shuffled=True)}
+
+
+class Evaluator:
+    """Evaluates the current weights, without dropout, on this rank's share of a sample, by default of `validation`."""
+
+    def __init__(self, config: RunConfig, built: Built, validation: Sequences, rank: int):
+        self.config, self.built, self.validation = config, built, validation
+        self.share = (rank % config.mesh.stage_size, config.mesh.stage_size)
+
+    def loss(self, data: Sequences | None = None, shuffled: bool = False) -> float:
+        """Nats per token on evenly spaced sequences of `data`; `shuffled`: with permuted contexts."""
+        batch = (data or self.validation).evaluation_batch(*self.share, self.config.training.evaluate_samples)
+        if shuffled:
+            batch = shuffle_context(batch, self.config.model.sizes.eos_token_id, self.config.seed)
+        return mean_loss(self.built.evaluation_step, batch, self.built.evaluation_rows)
+
+
+def mean_loss(evaluation_step: nn.Cell, batch: Batch, rows: int) -> float:
+    """Loss in nats per token. `evaluation_step` is compiled for `rows` rows, and runs without dropout."""
+    total, tokens = 0.0, 0.0
+    evaluation_step.set_train(False)
+    for start in range(0, len(batch.samples), rows):
+        arrays = tensors_of(_padded(batch.rows(start, start + rows), rows))
+        loss, count, _ = evaluation_step(*arrays).asnumpy().tolist()
+        total, tokens = total + loss, tokens + count
+    return total / max(tokens, 1.0)
+
+
+def tensors_of(batch: Batch) -> list[Tensor]:
+    """The batch's arrays for the engine."""
+    return [Tensor(array) for array in batch.arrays()]
+
+
+def _padded(batch: Batch, size: int) -> Batch:
+    """The batch filled up to `size` rows with masked copies of its last row, because a graph has one shape."""
+    missing = size - len(batch.samples)
+    if not missing:
+        return batch
+    arrays = [np.concatenate([a, np.repeat(a[-1:], missing, 0)]) for a in batch.arrays()]
+    arrays[2][-missing:] = 0.0
+    return Batch(*arrays)
