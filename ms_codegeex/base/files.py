@@ -19,10 +19,6 @@ from ms_codegeex.base.locks import take_lock
 WRITE_BACK_SECONDS = 0.25
 
 
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
-
-
 def sync(path: Path) -> None:
     """Wait until a file, or the entries of a directory, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -187,7 +183,7 @@ def _replacing(
 ) -> Iterator[Path]:
     """Yield what `make` makes next to `path`. On success it is synced and takes the place of `path`, on an error it is
     removed. `unchanged` says what is still there then."""
-    temporary, old = _temporary(path), path.with_name(f".{path.name}.{os.getpid()}.old")
+    temporary, old = (path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
     _remove(temporary)
     try:
         with _parent(path), _removed(temporary, old):

@@ -142,11 +142,6 @@ def _built(values: dict[str, Any]) -> RunConfig:
     return build_run_config(values)
 
 
-def staged_output(values: Mapping[str, Any], file: Path) -> str:
-    """The directory that holds the stages' runs."""
-    return str(values.get("output") or f"runs/{file.stem}")
-
-
 def stage_values(values: Mapping[str, Any], overrides: Mapping[str, Any], file: Path) -> list[StageValues]:
     """The values of each stage: the file's other keys, the stage's own on top of them, then the overrides: first those
     for all stages, then those for this one, `stages.NAME.key=value`.
@@ -166,8 +161,11 @@ def stage_values(values: Mapping[str, Any], overrides: Mapping[str, Any], file: 
             raise UserError(f"stages.{name}: no such stage; {_hint(str(name), names)}")
     common = {key: value for key, value in values.items() if key != "stages"}
     everywhere = {key: value for key, value in overrides.items() if key not in ("stages", "stage")}
-    weights = _weights(merged(common, everywhere))  # for the first stage only
-    output = staged_output(merged(common, everywhere), file)
+    together = merged(common, everywhere)
+    weights, output = (
+        _weights(together),
+        str(together.get("output") or f"runs/{file.stem}"),
+    )  # weights: the first stage's
     found = []
     for number, entry in enumerate(entries):
         name, start = entry["name"], _start(entry, names[:number])

@@ -103,12 +103,9 @@ def check_mesh(config: RunConfig) -> None:
         )
     if config.partitioned:
         check_world("devices", mesh.world)
-    _check_batch(config, mesh)
-    _check_tensor(config, mesh)
-    _check_pipeline(config, mesh)
-    _check_optimizer_shards(config, mesh)
-    _check_recomputation(config, mesh)
-    _check_overlap(config, mesh)
+    checks = (_check_batch, _check_tensor, _check_stage_layers, _check_virtual_stages, _check_pipeline)
+    for check in (*checks, _check_optimizer_shards, _check_recomputation, _check_overlap):
+        check(config, mesh)
 
 
 def _check_recomputation(config: RunConfig, mesh: Mesh) -> None:
@@ -192,8 +189,6 @@ def _check_tensor(config: RunConfig, mesh: Mesh) -> None:
 
 
 def _check_pipeline(config: RunConfig, mesh: Mesh) -> None:
-    _check_stage_layers(config, mesh)
-    _check_virtual_stages(config, mesh)
     if mesh.pipeline == 1:
         return
     layers = config.model.sizes.num_layers
@@ -206,6 +201,11 @@ def _check_pipeline(config: RunConfig, mesh: Mesh) -> None:
             f"parallel.micro_batches: {config.accumulation} cannot fill parallel.pipeline {mesh.pipeline} stages; "
             "give at least as many micro-batches as stages"
         )
+
+
+def _counted(config: RunConfig) -> str:
+    layers, after = config.model.sizes.num_layers, config.model.sizes.table.last_blocks
+    return f"model.num_layers {layers}" + (f" and the {after} after them" if after else "")
 
 
 def _check_virtual_stages(config: RunConfig, mesh: Mesh) -> None:
@@ -223,11 +223,9 @@ def _check_virtual_stages(config: RunConfig, mesh: Mesh) -> None:
             f"{list(mesh.stage_layers)} cannot be given too; leave one of the two keys out"
         )
     if layers % (stages * parts):
-        after = layers - config.model.sizes.num_layers
-        counted = f" and the {after} after them" if after else ""
         raise UserError(
             f"parallel.virtual_stages: parallel.pipeline {stages} x {parts} = {stages * parts} parts do not divide the "
-            f"{layers} layers (model.num_layers {config.model.sizes.num_layers}{counted}); choose other numbers"
+            f"{layers} layers ({_counted(config)}); choose other numbers"
         )
     if config.accumulation % stages:
         raise UserError(
@@ -262,11 +260,9 @@ def _check_stage_layers(config: RunConfig, mesh: Mesh) -> None:
             "for each stage, or leave it out"
         )
     if sum(given) != layers:
-        after = layers - config.model.sizes.num_layers
-        counted = f" and the {after} after them" if after else ""
         raise UserError(
-            f"parallel.stage_layers: {given} are {sum(given)} layers, the model has {layers}: model.num_layers "
-            f"{config.model.sizes.num_layers}{counted}; give numbers with that sum, or leave it out"
+            f"parallel.stage_layers: {given} are {sum(given)} layers, the model has {layers}: {_counted(config)}; "
+            "give numbers with that sum, or leave it out"
         )
 
 

@@ -25,10 +25,6 @@ class Packing:
     kind: Literal["copy", "transpose", "stack", "group"] = "copy"
     groups: int = 0
 
-    def of_rank(self, ranks: int) -> Packing:
-        """The packing of one rank's slices, of `ranks` tensor-parallel ranks."""
-        return replace(self, groups=self.groups // ranks)
-
 
 # fields that every family requires in a `config.json`
 SIZES = ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size")
@@ -54,7 +50,7 @@ class Entry:
 
     def of_rank(self, ranks: int) -> Entry:
         """The entry of one of `ranks` tensor-parallel slices."""
-        return replace(self, packing=self.packing.of_rank(ranks))
+        return replace(self, packing=replace(self.packing, groups=self.packing.groups // ranks))
 
 
 @dataclass(frozen=True)

@@ -256,7 +256,11 @@ class RotaryTable(nn.Cell):
 
     def __init__(self, positions: int, head_dim: int, rotary_dim: int, precision: str = "fp32", base: float = 10000.0):
         super().__init__()
-        angles = _rotary_angles(positions, rotary_dim, precision, base)
+        # with less precision, positions and frequencies are rounded before as well
+        exponents = np.arange(0, rotary_dim, 2, dtype=np.float32) / np.float32(rotary_dim)
+        frequencies = _rounded(np.float32(1.0) / np.float32(base) ** exponents, precision)
+        rows = _rounded(np.arange(positions, dtype=np.float32), precision)
+        angles = _rounded(rows[:, None] * frequencies, precision)
         cos, sin = np.ones((positions, head_dim), np.float32), np.zeros((positions, head_dim), np.float32)
         cos[:, :rotary_dim] = _rounded(np.cos(angles.astype(np.float64)), precision).repeat(2, 1)
         sines = _rounded(np.sin(angles.astype(np.float64)), precision)
@@ -280,14 +284,6 @@ def _rounded(values: np.ndarray, precision: str) -> np.ndarray:
         bits = values.view(np.uint32)
         return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
     return values
-
-
-def _rotary_angles(positions: int, rotary_dim: int, precision: str, base: float) -> np.ndarray:
-    """FP32 [positions, rotary_dim / 2]; with less precision, positions and frequencies are rounded before as well."""
-    exponents = np.arange(0, rotary_dim, 2, dtype=np.float32) / np.float32(rotary_dim)
-    frequencies = _rounded(np.float32(1.0) / np.float32(base) ** exponents, precision)
-    rows = _rounded(np.arange(positions, dtype=np.float32), precision)
-    return _rounded(rows[:, None] * frequencies, precision)
 
 
 class Rotary(nn.Cell):

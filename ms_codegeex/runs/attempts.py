@@ -119,8 +119,7 @@ def _reached(run: RunDirectory, before: int) -> int:
 
 
 def _newest(run: RunDirectory) -> Path | None:
-    checkpoints = list_checkpoints(run.checkpoints)
-    return checkpoints[-1] if checkpoints else None
+    return next(reversed(list_checkpoints(run.checkpoints)), None)
 
 
 def on_fewer_devices(config: RunConfig, minimum: int = 1) -> RunConfig | None:

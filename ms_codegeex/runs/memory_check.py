@@ -44,14 +44,10 @@ def required_memory(config: RunConfig) -> int:
     weights = each * trained + FROZEN * frozen
     saving, keep_best = config.checkpoint, config.training.patience > 0
     copies = COPIED * trained if saves_in_background(saving.background, saving.every, keep_best) else 0
-    return config.devices * int(PROCESS + weights + KEPT * _kept(config) + logits) + copies
-
-
-def _kept(config: RunConfig) -> float:
-    """Bytes that one micro-batch keeps for its backward pass, without the logits, with elementary operators."""
+    # what one micro-batch keeps for its backward pass, without the logits, with elementary operators
     shape = replace(shape_of(config, hardware_of(config)), fused=frozenset())
-    parts = [part for part in model_parts(config.model.sizes, shape) if part.name != "head"]
-    return kept_bytes(parts)
+    kept = kept_bytes([part for part in model_parts(model, shape) if part.name != "head"])
+    return config.devices * int(PROCESS + weights + KEPT * kept + logits) + copies
 
 
 @dataclass(frozen=True)

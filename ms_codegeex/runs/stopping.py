@@ -24,13 +24,8 @@ from ms_codegeex.formats.checkpoint_folder import doubt, doubt_after
 from ms_codegeex.runs.records import read_events
 from ms_codegeex.runs.run_directory import RunDirectory
 
-KINDS: dict[type[UserError | RunFailure], str | None] = {  # and the key of the step that belongs to the error
-    NotFinite: "not_finite",
-    Corrupted: "corrupted_after",
-    Rewind: None,
-    RunFailure: None,
-    UserError: None,
-}
+STEP_KEYS = {NotFinite: "not_finite", Corrupted: "corrupted_after"}  # of the step that belongs to an error
+KINDS: tuple[Any, ...] = (*STEP_KEYS, Rewind, RunFailure, UserError)
 SAVES = ("saving", "saved", "save failed")  # events of rank 0
 ON_ALL_RANKS = (NotFinite, Corrupted, Rewind)  # all ranks end with it, after the same step
 
@@ -130,7 +125,7 @@ def _read(path: Path) -> Any:
 def leave_error(run: RunDirectory, error: UserError | RunFailure, since: int) -> None:
     """Leave a worker's error; `since` is the step that its job started from."""
     kind = next(kind for kind in KINDS if isinstance(error, kind))
-    step = {KINDS[kind]: error.step} if isinstance(error, NotFinite | Corrupted) else {}
+    step = {STEP_KEYS[kind]: error.step} if kind in STEP_KEYS else {}
     with contextlib.suppress(UserError):  # a full disk, which the launcher reports
         write_json(run.error, {"message": str(error), "kind": kind.__name__, "since": since, **step})
 
@@ -138,8 +133,8 @@ def leave_error(run: RunDirectory, error: UserError | RunFailure, since: int) ->
 def left_error(run: RunDirectory) -> UserError | RunFailure:
     """The error that a worker has left."""
     error = read_json(run.error)
-    kind, key = next((kind, key) for kind, key in KINDS.items() if kind.__name__ == error["kind"])
-    return kind(error["message"], error[key]) if key else kind(error["message"])
+    kind = next(kind for kind in KINDS if kind.__name__ == error["kind"])
+    return kind(error["message"], error[STEP_KEYS[kind]]) if kind in STEP_KEYS else kind(error["message"])
 
 
 def save_under_way(run: RunDirectory) -> bool:
