@@ -162,10 +162,8 @@ def stage_values(values: Mapping[str, Any], overrides: Mapping[str, Any], file: 
     common = {key: value for key, value in values.items() if key != "stages"}
     everywhere = {key: value for key, value in overrides.items() if key not in ("stages", "stage")}
     together = merged(common, everywhere)
-    weights, output = (
-        _weights(together),
-        str(together.get("output") or f"runs/{file.stem}"),
-    )  # weights: the first stage's
+    weights = _weights(together)  # for the first stage only
+    output = str(together.get("output") or f"runs/{file.stem}")
     found = []
     for number, entry in enumerate(entries):
         name, start = entry["name"], _start(entry, names[:number])
