@@ -68,7 +68,7 @@ class Strategies:
             self.adapter(role, cell)
             return
         by_role = {
-            COLUMN: lambda linear: self._outputs(linear, self.tensor),
+            COLUMN: self.column,
             KEY_VALUE: lambda linear: self._outputs(linear, self.groups),
             ROW: self.row,
             LAYER_NORM: self.norm,
@@ -78,8 +78,11 @@ class Strategies:
         }
         by_role[role](cell)
 
+    def column(self, linear: Linear) -> None:
+        """[rows, in] -> [rows, out / tensor]"""
+        self._outputs(linear, self.tensor)
+
     def _outputs(self, linear: Linear, parts: int) -> None:
-        """[rows, in] -> [rows, out / parts]"""
         _shard(linear, "cast_weight", (parts, 1))
         _shard(linear, "matmul", (self.data, 1), (parts, 1))
         if linear.has_bias:
