@@ -40,8 +40,7 @@ from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.checkpoint_writing import Slice, write_checkpoint
 from ms_codegeex.models.registry import family
 from ms_codegeex.runs.saving import Checkpoints
-from ms_codegeex.training.patience import Patience
-from ms_codegeex.training.progress import TrainingProgress
+from ms_codegeex.training.progress import Patience, TrainingProgress
 
 BLOCK = 16 << 20
 QUICK = {"hidden_size": 32, "num_heads": 2, "intermediate_size": 128, "num_layers": 2}

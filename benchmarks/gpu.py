@@ -60,7 +60,7 @@ def our_step(device: str, preset: str, precision: str) -> dict[str, Callable[[],
     from mindspore import Tensor
 
     from ms_codegeex.config.loading import load_config
-    from ms_codegeex.runs.matmul_peak import measure_matmul_peak
+    from ms_codegeex.runs.joining import measure_matmul_peak
     from ms_codegeex.training.build import build
 
     batch, seq = SHAPES[preset]

@@ -29,8 +29,8 @@ def our_step(preset: str, batch: int, seq: int):
     import numpy as np
     from mindspore import Tensor
 
-    from ms_codegeex.config import OptimizerConfig, ScheduleConfig
     from ms_codegeex.config.rules import build_run_config
+    from ms_codegeex.config.sections import OptimizerConfig, ScheduleConfig
     from ms_codegeex.models.causal import Build
     from ms_codegeex.models.codegeex.config import build_config
     from ms_codegeex.models.codegeex.model import Loss
@@ -89,7 +89,7 @@ def side(name: str, preset: str) -> None:
     print("ready", flush=True)
     for line in sys.stdin:
         if line == "peak\n":
-            from ms_codegeex.runs.matmul_peak import measure_matmul_peak
+            from ms_codegeex.runs.joining import measure_matmul_peak
 
             print(measure_matmul_peak(), flush=True)
             continue

@@ -10,7 +10,7 @@ import small_models
 from conftest import ROOT, command
 
 from ms_codegeex.models.registry import family
-from ms_codegeex.training.initialise import initial_weight
+from ms_codegeex.training.rank_state import initial_weight
 
 PAGE = (ROOT / "docs" / "finetune.md").read_text("utf-8")
 LINES = [

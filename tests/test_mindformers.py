@@ -16,7 +16,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import write_json
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.models.registry import FAMILIES, family
-from ms_codegeex.runs.ports import reserved_port
+from ms_codegeex.runs.supervision import reserved_port
 
 # looked for, not imported: its import takes 7 s and makes a directory for its logs where it is
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("mindformers") is None, reason="mindformers is not installed")
@@ -139,7 +139,7 @@ def test_every_configuration_builds_and_its_first_step_is_ours(registered, datas
     """Loss and gradient norm of the step against the family's own network; weights against the seed's."""
     from mindspore import Tensor
 
-    from ms_codegeex.training.initialise import initial_weight
+    from ms_codegeex.training.rank_state import initial_weight
 
     config, model, optimizer, step = built(path, dataset, SHALLOW)
     assert config.model.model_config.seq_length == config.train_dataset.data_loader.seq_length

@@ -110,7 +110,7 @@ def test_a_mock_that_takes_every_call_is_refused(monkeypatch):
 
 def test_what_a_module_in_the_place_of_another_has_is_bound(monkeypatch):
     """`LocalModel` takes `Generator` from a module that is not there before it asks for it."""
-    name = "ms_codegeex.runs.ports"
+    name = "ms_codegeex.runs.supervision"
     stand_in = types.ModuleType(name)
     stand_in.reserved_port = lambda *_, **__: 80
     monkeypatch.setitem(sys.modules, name, stand_in)
@@ -198,7 +198,7 @@ def replaced_elsewhere(text):
         "import os\nvars(os)['fsync'] = print",
         "import os\nos.__dict__['fsync'] = print",
         "import os\ntype.__setattr__(os.PathLike, '__fspath__', print)",
-        "from ms_codegeex.parallel import placement\nplacement.loaded_rows = lambda *_: None",
+        "from ms_codegeex.parallel import sharding\nsharding.loaded_rows = lambda *_: None",
         "import unittest.mock\nunittest.mock.patch('os.fsync')",
         "import unittest.mock as doubles\ndoubles.MagicMock()",
         "from unittest import mock as doubles\ndoubles.patch.object(print, '__call__')",

@@ -6,12 +6,12 @@ import os
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_directory
-from ms_codegeex.base.locks import take_lock
+from ms_codegeex.base.locks import locked
 
 
 def cached_folder(name: str, what: str, fill: Callable[[Path], None]) -> Path:
@@ -34,18 +34,16 @@ def cached_folder(name: str, what: str, fill: Callable[[Path], None]) -> Path:
 @contextmanager
 def _cache_lock(path: Path, what: str) -> Iterator[None]:
     """Wait for the lock file `path` and hold it."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = take_lock(path, wait=True)
-    except OSError as error:
-        raise UserError(
-            f"{path.parent}: {what} cannot be stored here ({error.strerror}); set XDG_CACHE_HOME to a folder you can "
-            "write to"
-        ) from error
-    try:
+    with ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(path))
+        except OSError as error:
+            raise UserError(
+                f"{path.parent}: {what} cannot be stored here ({error.strerror}); set XDG_CACHE_HOME to a folder you "
+                "can write to"
+            ) from error
         yield
-    finally:
-        os.close(lock)
 
 
 def user_cache() -> Path:

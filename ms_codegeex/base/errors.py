@@ -1,12 +1,13 @@
 """The errors that end a command."""
 
 
-def escaped(text: str) -> str:
-    """The text with control characters and invisible characters spelled out, line breaks too. A name in a damaged or
-    hostile file may contain them, and could then move a terminal's cursor or reverse the order of its letters."""
+def escaped(text: str, keep: str = "") -> str:
+    """The text with control characters and invisible characters spelled out, line breaks too unless `keep` has them. A
+    name in a damaged or hostile file may contain them, and could then move a terminal's cursor or reverse the order of
+    its letters."""
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def first_line(error: object) -> str:

@@ -9,7 +9,7 @@ import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,6 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.locks import take_lock
 
 WRITE_BACK_SECONDS = 0.25
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def sync(path: Path) -> None:
@@ -140,33 +136,6 @@ def written_back(temporary: Path, seconds: float | None = None) -> Iterator[None
         raise failures[0]
 
 
-@contextmanager
-def atomic_file(path: Path, check: Callable[[Path], object] | None = None) -> Iterator[Path]:
-    """Yield a temporary path next to `path`. On success it is synced and renamed to `path`, on an error it is
-    removed.
-
-    `check(temporary)` is called before the renaming; an exception from it counts as an error.
-    """
-    path = Path(path)
-    temporary = _temporary(path)
-    try:
-        with _parent(path), _removed(temporary):
-            temporary.touch()
-            with _locked(temporary):
-                with written_back(temporary):
-                    yield temporary
-                sync(temporary)
-                if check is not None:
-                    check(temporary)
-                os.replace(temporary, path)
-            sync(path.parent)
-    except OSError as error:
-        raise UserError(
-            f"{path}: could not be written ({error.strerror}); the old file is unchanged, "
-            "free some space or choose another place"
-        ) from error
-
-
 def unwritable(place: Path, error: OSError) -> UserError:
     """The error for a directory of work that goes on when the same command is run again."""
     return UserError(
@@ -197,8 +166,8 @@ def shared_files(*paths: Path, synced: bool = True) -> Iterator[list[Path]]:
 
 
 def _swap(temporary: Path, path: Path, old: Path) -> None:
-    """Move a finished directory to `path`. The present one moves to `old`, and back if this fails."""
-    if path.exists():
+    """Move what is finished to `path`. A present directory moves to `old`, and back if this fails."""
+    if temporary.is_dir() and path.exists():
         os.replace(path, old)
     try:
         os.replace(temporary, path)
@@ -209,19 +178,16 @@ def _swap(temporary: Path, path: Path, old: Path) -> None:
 
 
 @contextmanager
-def atomic_directory(path: Path, check: Callable[[Path], object] | None = None) -> Iterator[Path]:
-    """Yield a temporary directory next to `path`. On success it replaces `path` as a whole, on an error it is
-    removed.
-
-    `check(temporary)` is called before the renaming; an exception from it counts as an error. If `path` is a
-    symbolic link, the link stays and the directory that it points to is replaced.
-    """
-    path = Path(path).resolve() if Path(path).is_symlink() else Path(path)
-    temporary, old = _temporary(path), path.with_name(f".{path.name}.{os.getpid()}.old")
+def _replacing(
+    path: Path, make: Callable[[Path], object], check: Callable[[Path], object] | None, unchanged: str
+) -> Iterator[Path]:
+    """Yield what `make` makes next to `path`. On success it is synced and takes the place of `path`, on an error it is
+    removed. `unchanged` says what is still there then."""
+    temporary, old = (path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
     _remove(temporary)
     try:
         with _parent(path), _removed(temporary, old):
-            temporary.mkdir()
+            make(temporary)
             with _locked(temporary):
                 with written_back(temporary):
                     yield temporary
@@ -235,9 +201,24 @@ def atomic_directory(path: Path, check: Callable[[Path], object] | None = None) 
             sync(path.parent)
     except OSError as error:
         raise UserError(
-            f"{path}: could not be written ({error.strerror}); what was there before is unchanged, "
-            "free some space or choose another place"
+            f"{path}: could not be written ({error.strerror}); {unchanged}, free some space or choose another place"
         ) from error
+
+
+def atomic_file(path: Path, check: Callable[[Path], object] | None = None) -> AbstractContextManager[Path]:
+    """Yield a temporary path next to `path`. On success it is synced and renamed to `path`, on an error it is
+    removed.
+
+    `check(temporary)` is called before the renaming; an exception from it counts as an error.
+    """
+    return _replacing(Path(path), Path.touch, check, "the old file is unchanged")
+
+
+def atomic_directory(path: Path, check: Callable[[Path], object] | None = None) -> AbstractContextManager[Path]:
+    """The same for a directory, which replaces `path` as a whole. If `path` is a symbolic link, the link stays and the
+    directory that it points to is replaced."""
+    path = Path(path).resolve() if Path(path).is_symlink() else Path(path)
+    return _replacing(path, Path.mkdir, check, "what was there before is unchanged")
 
 
 def write_json(path: Path, value: Any) -> None:

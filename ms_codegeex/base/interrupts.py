@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -54,8 +55,5 @@ def after_imports() -> Iterator[None]:
 
 def _is_importing(frame: FrameType | None) -> bool:
     """Whether a module is being imported, further up the stack."""
-    while frame is not None:
-        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
-            return True
-        frame = frame.f_back
-    return False
+    stack = traceback.walk_stack(frame) if frame else ()
+    return any(each.f_code.co_filename == "<frozen importlib._bootstrap>" for each, _ in stack)

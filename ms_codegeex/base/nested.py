@@ -1,7 +1,8 @@
-"""Nested mappings by dotted keys."""
+"""Nested plain values."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -20,3 +21,12 @@ def flattened(tree: Mapping[str, Any], whole: Collection[str] = (), prefix: str 
         nested = isinstance(value, Mapping) and value and name not in whole
         flat |= flattened(value, whole, f"{name}.") if nested else {name: value}
     return flat
+
+
+def finite(value: Any) -> Any:
+    """A JSON value with None for each number that is not finite, which JSON cannot express."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -10,21 +10,17 @@ file or a pipe as it is.
 from __future__ import annotations
 
 import json
-import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
 from ms_codegeex.base.errors import escaped
-
-KEPT = "\n\t"
+from ms_codegeex.base.nested import finite
 
 
 def visible(text: str) -> str:
     """The text with control characters and invisible characters spelled out, except line breaks and tabs."""
-    if text.isprintable():
-        return text
-    return "".join(c if c in KEPT else escaped(c) for c in text)
+    return escaped(text, keep="\n\t")
 
 
 def print_out(text: str = "", end: str = "\n") -> None:
@@ -52,7 +48,7 @@ def print_json(value: Any) -> None:
     """Print a value as JSON in one line on standard output. What `visible` spells out is an escape of JSON. A number
     that JSON does not have, such as NaN, is null."""
     ascii_only = _encoding(sys.stdout).lower().replace("-", "") != "utf8"
-    text = json.dumps(_finite(value), ensure_ascii=ascii_only, allow_nan=False)
+    text = json.dumps(finite(value), ensure_ascii=ascii_only, allow_nan=False)
     if not text.isprintable():
         text = "".join(c if c.isprintable() else _json_escape(c) for c in text)
     _print(f"{text}\n", sys.stdout)
@@ -64,14 +60,6 @@ def print_result(result: Any, text: str, as_json: bool) -> None:
         print_json(result)
     else:
         print_out(text)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    return [_finite(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def print_content(text: str) -> None:
@@ -97,3 +85,17 @@ def _encoding(stream: TextIO) -> str:
 
 def _json_escape(character: str) -> str:
     return "\\u007f" if character == "\x7f" else json.dumps(character)[1:-1]
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Columns as wide as their widest cell; the first `left` of them to the left, numbers to the right."""
+    cells = [tuple(header), *map(tuple, rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    lines = []
+    for row in cells:
+        padded = [
+            cell.ljust(width) if i < left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  " + "  ".join(padded).rstrip())
+    return "\n".join(lines)

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -104,14 +105,14 @@ class ForkSpec:
         """The file that receives everything it prints."""
         return self.directory / f"{self.label}.log"
 
-    def start(self) -> ForkedProcess:
-        """Start it with its output in the log."""
+    def start(self) -> SimpleNamespace:
+        """Start it with its output in the log; watched like a process of `subprocess`."""
         self.directory.mkdir(parents=True, exist_ok=True)
         self.log.write_bytes(b"")
         context = multiprocessing.get_context("fork" if psutil.Process().num_threads() == 1 else "spawn")
         process = context.Process(target=_play, args=(self, os.getpid()))
         process.start()
-        return ForkedProcess(process)
+        return SimpleNamespace(pid=process.pid, poll=lambda: process.exitcode, wait=process.join)
 
 
 def _play(spec: ForkSpec, parent: int) -> None:
@@ -122,31 +123,6 @@ def _play(spec: ForkSpec, parent: int) -> None:
     os.chdir(spec.directory)
     os.environ.update(spec.environment)
     sys.exit(spec.function())
-
-
-@dataclass(frozen=True)
-class ForkedProcess:
-    """A process of `multiprocessing`, watched like one of `subprocess`."""
-
-    process: Any
-
-    @property
-    def pid(self) -> int:
-        """The process id."""
-        return self.process.pid
-
-    @property
-    def returncode(self) -> int | None:
-        """The exit status, -N after signal N; None while it runs."""
-        return self.process.exitcode
-
-    def poll(self) -> int | None:
-        """`returncode`, as `subprocess` names it."""
-        return self.process.exitcode
-
-    def wait(self) -> None:
-        """Return when it has ended."""
-        self.process.join()
 
 
 def python_process(
@@ -277,8 +253,8 @@ def run_processes(
             running = [entry for entry in running if entry not in finished]
             # of several that failed, the first to stop writing is the cause: the others waited for it
             for spec, process, _ in sorted(finished, key=lambda entry: entry[0].log.stat().st_mtime):
-                if process.returncode:
-                    raise RunFailure(f"{spec.label} {ending(process.returncode)}: {_last_words(spec.log)}")
+                if status := process.poll():
+                    raise RunFailure(f"{spec.label} {ending(status)}: {_last_words(spec.log)}")
                 ended(spec)
             for spec, _, deadline in running:
                 if time.monotonic() > deadline:

@@ -42,14 +42,20 @@ def open_regular(path: Path) -> BinaryIO:
         UserError: it is something else. A pipe without a writer does not block, and no device is opened.
         OSError: it is missing or not readable.
     """
-    _check_regular(os.stat(path), path)
-    descriptor = os.open(path, _FLAGS)
+    return os.fdopen(_descriptor(path, path), "rb")
+
+
+def _descriptor(name: Path | str, path: Path, flags: int = 0, folder: int | None = None) -> int:
+    """A descriptor of the regular file `name` in `folder`, which is `path` in an error. It is looked at before, because
+    opening a device may act on it, and once it is open."""
+    _check_regular(os.stat(name, dir_fd=folder, follow_symlinks=not flags & os.O_NOFOLLOW), path)
+    descriptor = os.open(name, _FLAGS | flags, dir_fd=folder)
     try:
         _check_regular(os.fstat(descriptor), path)
     except UserError:
         os.close(descriptor)
         raise
-    return os.fdopen(descriptor, "rb")
+    return descriptor
 
 
 def read_regular(path: Path, maximum: int) -> bytes:
@@ -64,11 +70,6 @@ def read_stream(path: Path, maximum: int) -> bytes:
         return read_regular(path, maximum)
     with open(path, "rb") as stream:
         return _limited(stream, path, maximum)
-
-
-def read_standard_input(maximum: int) -> bytes:
-    """What arrives on standard input, at most `maximum` bytes."""
-    return _limited(sys.stdin.buffer, Path("standard input"), maximum)
 
 
 def _limited(stream: BinaryIO, path: Path, maximum: int) -> bytes:
@@ -130,16 +131,9 @@ def _walk(base: Path, parts: tuple[str, ...], path: Path) -> int:
             inner = os.open(part, _FLAGS | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=place)
             os.close(place)
             place = inner
-        _check_regular(os.stat(parts[-1], dir_fd=place, follow_symlinks=False), path)
-        descriptor = os.open(parts[-1], _FLAGS | os.O_NOFOLLOW, dir_fd=place)
+        return _descriptor(parts[-1], path, os.O_NOFOLLOW, place)
     finally:
         os.close(place)
-    try:
-        _check_regular(os.fstat(descriptor), path)
-    except UserError:
-        os.close(descriptor)
-        raise
-    return descriptor
 
 
 def read_inside(directory: Path, name: str, maximum: int) -> bytes:
@@ -174,7 +168,10 @@ def given_text(name: str, option: str) -> str:
     cannot be read, is a device, or has more than `MAX_TEXT` bytes."""
     try:
         # not `sys.stdin`, which lets anything through if the locale is C
-        data = read_standard_input(MAX_TEXT) if name == "-" else read_stream(Path(name), MAX_TEXT)
+        if name == "-":
+            data = _limited(sys.stdin.buffer, Path("standard input"), MAX_TEXT)
+        else:
+            data = read_stream(Path(name), MAX_TEXT)
         return io.TextIOWrapper(io.BytesIO(data), "utf-8").read()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{option}: {name} cannot be read as text ({error})") from None

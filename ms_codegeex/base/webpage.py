@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from ms_codegeex.base.errors import escaped
 from ms_codegeex.base.nested import flattened
 
 BAR, LABEL, VALUE, ROW, GAP = 300, 150, 110, 18, 4  # pixels of a horizontal chart
@@ -55,11 +56,7 @@ def text(value: object, keep: str = "") -> str:
     """Any value as escaped text. Invisible characters, and those that change the writing direction, are spelled
     out."""
     words = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    return html.escape(_visible(words, keep))
-
-
-def _visible(words: str, keep: str) -> str:
-    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode("ascii") for c in words)
+    return html.escape(escaped(words, keep))
 
 
 def code(source: str, lexer: str) -> str:
@@ -73,7 +70,7 @@ def code(source: str, lexer: str) -> str:
         found = get_lexer_by_name(lexer, stripnl=False, ensurenl=False)
     except ClassNotFound:
         return text(source, keep="\n\t")
-    return highlight(_visible(source, "\n\t"), found, HtmlFormatter(nowrap=True))
+    return highlight(escaped(source, "\n\t"), found, HtmlFormatter(nowrap=True))
 
 
 def code_style() -> str:

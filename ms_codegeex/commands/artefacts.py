@@ -23,7 +23,7 @@ from ms_codegeex.generation.quantised import TENSORS, QuantisedModel
 from ms_codegeex.models.registry import FAMILIES, family
 from ms_codegeex.runs.records import read_log
 from ms_codegeex.runs.run_directory import RunDirectory
-from ms_codegeex.runs.stage_report import StageReport
+from ms_codegeex.runs.stages import StageReport
 
 TENSORS_SHOWN = 3  # at the start of the list, and at its end
 

@@ -43,8 +43,7 @@ def run(arguments: Arguments) -> None:
     names = _names(arguments.runs)
     histories = _read(names)
     if arguments.report:
-        from ms_codegeex.runs.history import batch_text
-        from ms_codegeex.runs.history_page import write_history_page
+        from ms_codegeex.runs.history import batch_text, write_history_page
 
         write_history_page(histories, arguments.report, batch_text)
         print_error(f"wrote {arguments.report}")
@@ -92,7 +91,7 @@ def _shown(histories: Mapping[str, History]) -> Group:
     from rich.table import Table
     from rich.text import Text
 
-    from ms_codegeex.runs.history_page import overview
+    from ms_codegeex.runs.history import overview
 
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("run", overflow="fold")

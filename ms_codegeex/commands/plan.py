@@ -13,7 +13,7 @@ from ms_codegeex.base.printing import print_error, print_json, print_out, print_
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
-    from ms_codegeex.config.stages import StagedRun
+    from ms_codegeex.config.loading import StagedRun
     from ms_codegeex.planning.planner import Plan
     from ms_codegeex.planning.search import SearchResult
 

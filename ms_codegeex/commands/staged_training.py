@@ -11,13 +11,12 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.printing import print_error, print_out, print_result
 from ms_codegeex.commands.training_job import check_datasets, check_restarts, processes_of, resolve_data, train_once
 from ms_codegeex.config import RunConfig
-from ms_codegeex.config.stages import Stage, StagedRun
+from ms_codegeex.config.loading import Stage, StagedRun
 from ms_codegeex.runs.attempts import Restarts
 from ms_codegeex.runs.memory_check import check_memory
 from ms_codegeex.runs.node import Node
 from ms_codegeex.runs.process_list import Form, process_text
-from ms_codegeex.runs.stage_report import write_report
-from ms_codegeex.runs.stages import StageProgress, absolute_stages, check_resume, left_by
+from ms_codegeex.runs.stages import StageProgress, absolute_stages, check_resume, left_by, write_report
 from ms_codegeex.runs.weights import check_following, check_weights
 
 NodeOf = Callable[[RunConfig], Node]

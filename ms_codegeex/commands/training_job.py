@@ -35,19 +35,16 @@ from ms_codegeex.formats.peft import write_peft
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.models.registry import family
-from ms_codegeex.runs.attempts import Restarts, recorded_end, resumed, with_restarts
-from ms_codegeex.runs.fewer_devices import on_fewer_devices
+from ms_codegeex.runs.attempts import Restarts, on_fewer_devices, recorded_end, resumed, with_restarts
 from ms_codegeex.runs.fork_server import fork_server_of
-from ms_codegeex.runs.gpus import check_gpus
 from ms_codegeex.runs.history import read_history
-from ms_codegeex.runs.memory_check import Shortage, check_memory, shortage
+from ms_codegeex.runs.memory_check import Shortage, check_gpus, check_memory, shortage
 from ms_codegeex.runs.node import Node, resolve_node
-from ms_codegeex.runs.opening import held_run, join_run, open_run
+from ms_codegeex.runs.opening import StartingPoint, held_run, join_run, open_run, starting_point
 from ms_codegeex.runs.process_list import Form, process_text
 from ms_codegeex.runs.rendezvous import meeting
 from ms_codegeex.runs.resume import changes_since, is_finished, out_of_patience
 from ms_codegeex.runs.run_directory import RunDirectory
-from ms_codegeex.runs.starting_point import StartingPoint, starting_point
 from ms_codegeex.runs.stopping import stop_at_once
 from ms_codegeex.runs.supervision import planned_processes, run_workers
 from ms_codegeex.runs.weights import check_weights

@@ -97,16 +97,15 @@ def _whole(values: Sequence[Fraction]) -> tuple[list[int], bool]:
     total = sum(values)
     shares = [value / total for value in values]
     period = math.lcm(*(share.denominator for share in shares))
-    rounded = period > LONGEST_PERIOD
-    if not rounded:
-        return [int(share * period) for share in shares], rounded
+    if period <= LONGEST_PERIOD:
+        return [int(share * period) for share in shares], False
     whole = [math.floor(share * LONGEST_PERIOD) for share in shares]
     missing = LONGEST_PERIOD - sum(whole)
     by_remainder = sorted(range(len(shares)), key=lambda i: (whole[i] - shares[i] * LONGEST_PERIOD, i))
     for i in by_remainder[:missing]:
         whole[i] += 1
     divisor = math.gcd(*whole)
-    return [w // divisor for w in whole], rounded
+    return [w // divisor for w in whole], True
 
 
 def corpora_of(stages: Sequence[BlendStage]) -> list[str]:

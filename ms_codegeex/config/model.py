@@ -57,11 +57,6 @@ class ModelConfig:
         return {"family": self.family, "preset": self.preset, **start, **asdict(self.sizes)}  # type: ignore[call-overload]
 
 
-def default_model() -> ModelConfig:
-    """CodeGeeX-13B."""
-    return model_config({})
-
-
 def model_config(section: Any) -> ModelConfig:
     """The typed section from its plain values.
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, PlainValidator
 
 from ms_codegeex.base.mesh import Mesh
-from ms_codegeex.config.model import ModelConfig, default_model, model_config
+from ms_codegeex.config.model import ModelConfig, model_config
 from ms_codegeex.config.sections import (
     CheckpointConfig,
     DataConfig,
@@ -41,7 +41,7 @@ class RunConfig:
     """Keep the compiled training graphs in the run directory, so that later attempts start faster. A cached graph is
     used only if the settings that affect it, the package's source files and the versions are unchanged. Uses about the
     size of the weights on disk, per graph and rank. Not available for partitioned runs."""
-    model: Annotated[ModelConfig, PlainValidator(model_config)] = field(default_factory=default_model)
+    model: Annotated[ModelConfig, PlainValidator(model_config)] = field(default_factory=lambda: model_config({}))
     data: DataConfig = field(default_factory=DataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)

@@ -179,7 +179,7 @@ class LoraConfig:
 
 @dataclass(frozen=True)
 class FusionConfig:
-    """Fused kernels. None: the device's default (`config/fusions.py`), which on a CPU is AdamW only."""
+    """Fused kernels. None: the device's default (`config/chosen_hardware.py`), which on a CPU is AdamW only."""
 
     allreduce_groups: Natural = 4
     """Buckets, by block number, for gradients and for the weights gathered for optimizer sharding, where the engine

@@ -9,7 +9,7 @@ from mindspore import Tensor, nn, ops
 from mindspore.communication import get_group_size
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.config import LossScaleConfig
+from ms_codegeex.config.sections import LossScaleConfig
 from ms_codegeex.training.step import StepSettings, TrainStep, reduced
 
 NEVER = 2**31 - 1

@@ -4,19 +4,34 @@ A family's network maps ids int32 [batch, seq] and sample numbers int32 [batch] 
 the cells `hash_samples`, `mask`, `embedding`, `blocks` and `head`, which is None where the output layer multiplies with
 the word table, `embedding.word`; and `rotary` if positions rotate queries and keys. A block has `attention` with its
 `core`, `feed_forward` with its `activation`, and two dropouts and additions. Every other cell comes after the blocks.
+A family's `Loss` and `Logits` are `CausalLoss` and `CausalLogits` of its network.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 
 import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal, initializer
 
 from ms_codegeex.models.decoder_config import DecoderConfig
-from ms_codegeex.models.fused import Kernels
-from ms_codegeex.models.layers import AttentionCore, Dropout, Embedding, Heads, LayerNorm, Linear, RMSNorm
+from ms_codegeex.models.fused import FusedAttention, FusedDropout, FusedLayerNorm, FusedRMSNorm
+from ms_codegeex.models.layers import (
+    AttentionCore,
+    CausalMask,
+    Dropout,
+    Embedding,
+    FastGelu,
+    Heads,
+    LayerNorm,
+    Linear,
+    RMSNorm,
+    RotaryTable,
+    SampleKeys,
+    SwiGlu,
+)
 from ms_codegeex.models.losses import ChunkedCrossEntropy, CrossEntropy, Sums
 
 
@@ -26,7 +41,7 @@ class Build:
 
     `loss_chunk` > 0 chooses the chunked loss (FP32 only) with `micro_batch` sequences a call. `head_table` gives the
     head of a tied model a separate word table, for pipelines: the last stage cannot reach the embedding's. The training
-    step keeps the two equal.
+    step keeps the two equal. `kernels`: names of the cells that are the fused ones, as in `parallel.fusion`.
     """
 
     seq_length: int
@@ -38,7 +53,7 @@ class Build:
     loss_chunk: int = 0
     z_loss: float = 0.0
     head_table: bool = False
-    kernels: Kernels = field(default_factory=Kernels)
+    kernels: Collection[str] = ()
 
     def linear(self, config: DecoderConfig, name: str) -> Linear:
         """The linear layer of that name in the family's table."""
@@ -51,26 +66,25 @@ class Build:
         layer = config.table.layer(name)
         return Embedding(*layer.shape(config), getattr(config, layer.std))
 
-    def norm(self, width: int, epsilon: float) -> LayerNorm:
-        """LayerNorm over the last axis"""
-        return self.kernels.layer_norm(width, epsilon, self.dtype)
+    def norm(self, config: DecoderConfig) -> LayerNorm | RMSNorm:
+        """the family's norm over the last axis"""
+        composed, fused = (RMSNorm, FusedRMSNorm) if config.rms_norm else (LayerNorm, FusedLayerNorm)
+        return (fused if "norm" in self.kernels else composed)(config.hidden_size, config.norm_epsilon, self.dtype)
 
-    def rms_norm(self, width: int, epsilon: float) -> RMSNorm:
-        """RMSNorm over the last axis"""
-        return self.kernels.rms_norm(width, epsilon, self.dtype)
-
-    def drop(self, width: int, site: int) -> Dropout:
+    def drop(self, width: int, site: int) -> Dropout | FusedDropout:
         """dropout number `site` of `width` elements a token"""
-        return self.kernels.drop(self.dropout, (self.seq_length, width), site, self.seed)
+        return self._drop((self.seq_length, width), site)
 
-    def attention(
-        self, heads: Heads, site: int, rotary: bool = False, softmax_fp32: bool = True, scores_fp32: bool = False
-    ) -> AttentionCore:
+    def _drop(self, shape: tuple[int, ...], site: int) -> Dropout | FusedDropout:
+        return (FusedDropout if "dropout" in self.kernels else Dropout)(self.dropout, shape, site, self.seed)
+
+    def attention(self, config: DecoderConfig, site: int) -> AttentionCore:
         """attention without its projections; its dropout is number `site`"""
-        softmax, product = (ms.float32 if wide else self.dtype for wide in (softmax_fp32, scores_fp32))
-        scores = (heads.count, self.seq_length, self.seq_length)
-        dropout = self.kernels.drop(self.dropout, scores, site, self.seed)
-        return self.kernels.attention_core(heads, self.dtype, softmax, dropout, rotary, product)
+        softmax, product = (ms.float32 if wide else self.dtype for wide in (config.softmax_fp32, config.scores_fp32))
+        heads = Heads(config.num_heads, config.head_dim, config.num_kv_groups)
+        dropout = self._drop((heads.count, self.seq_length, self.seq_length), site)
+        core = FusedAttention if "attention" in self.kernels else AttentionCore
+        return core(heads, self.dtype, softmax, dropout, config.rotary_dim > 0, product)
 
 
 class InputEmbedding(nn.Cell):
@@ -109,6 +123,83 @@ class QueryEmbedding(Embedding):
         return ops.reshape(self.cast(self.gather(self.weight, indices, 0), self.dtype), (-1, self.hidden_size))
 
 
+class Attention(nn.Cell):
+    """Attention with its projections of query, key, value and output; `rotary_dim` channels of a head are rotated."""
+
+    def __init__(self, config: DecoderConfig, build: Build, site: int):
+        super().__init__()
+        self.query = build.linear(config, "attention.query")
+        self.key = build.linear(config, "attention.key")
+        self.value = build.linear(config, "attention.value")
+        self.output = build.linear(config, "attention.output")
+        self.core = build.attention(config, site)
+
+    def construct(
+        self,
+        query: Tensor,
+        memory: Tensor,
+        mask: Tensor,
+        sample_keys: Tensor,
+        cos: Tensor | None = None,
+        sin: Tensor | None = None,
+    ) -> Tensor:
+        """query and memory, of which keys and values are made, [batch*seq, H] -> [batch*seq, H]"""
+        q, k, v = self.query(query, sample_keys), self.key(memory, sample_keys), self.value(memory, sample_keys)
+        return self.output(self.core(q, k, v, mask, sample_keys, cos, sin), sample_keys)
+
+
+class FeedForward(nn.Cell):
+    """down(activation(up(x))), or down(silu(gate(x)) * up(x)) for swiglu"""
+
+    def __init__(self, config: DecoderConfig, build: Build):
+        super().__init__()
+        gated = config.activation == "swiglu"
+        self.gate = build.linear(config, "feed_forward.gate") if gated else None
+        self.up = build.linear(config, "feed_forward.up")
+        self.activation = {"fast_gelu": FastGelu, "gelu": ops.GeLU, "swiglu": SwiGlu}[config.activation]()
+        self.down = build.linear(config, "feed_forward.down")
+        self.computed_in_dtype = ("activation",) if isinstance(self.activation, ops.Primitive) else ()
+
+    def construct(self, x: Tensor, sample_keys: Tensor) -> Tensor:
+        """[rows, H] -> [rows, H]"""
+        up = self.up(x, sample_keys)
+        active = self.activation(up) if self.gate is None else self.activation(self.gate(x, sample_keys), up)
+        return self.down(active, sample_keys)
+
+
+class Block(nn.Cell):
+    """A block that normalises what attention and feed-forward part read; the residual is taken from the un-normalised
+    stream. With `query`, which is not normalised, the attention asks for that instead."""
+
+    computed_in_dtype = ("add_attention", "add_feed_forward")
+
+    def __init__(self, config: DecoderConfig, build: Build, index: int):
+        super().__init__()
+        self.attention_norm = build.norm(config)
+        self.attention = Attention(config, build, 3 * index + 1)
+        self.attention_dropout = build.drop(config.hidden_size, 3 * index + 2)
+        self.feed_forward_norm = build.norm(config)
+        self.feed_forward = FeedForward(config, build)
+        self.feed_forward_dropout = build.drop(config.hidden_size, 3 * index + 3)
+        self.add_attention, self.add_feed_forward = ops.Add(), ops.Add()
+
+    def construct(
+        self,
+        x: Tensor,
+        mask: Tensor,
+        sample_keys: Tensor,
+        cos: Tensor | None = None,
+        sin: Tensor | None = None,
+        query: Tensor | None = None,
+    ) -> Tensor:
+        """x [batch*seq, H] -> [batch*seq, H]"""
+        memory = self.attention_norm(x)
+        attended = self.attention(memory if query is None else query, memory, mask, sample_keys, cos, sin)
+        x = self.add_attention(x, self.attention_dropout(attended, sample_keys))
+        fed = self.feed_forward(self.feed_forward_norm(x), sample_keys)
+        return self.add_feed_forward(x, self.feed_forward_dropout(fed, sample_keys))
+
+
 class Head(nn.Cell):
     """The output table FP32 [vocab_size, hidden_size], and its bias [vocab_size] if the family's table has one."""
 
@@ -120,16 +211,45 @@ class Head(nn.Cell):
         self.bias = Parameter(initializer("zeros", shape[:1], ms.float32), name="bias") if layer.bias else None
 
 
+class RotaryDecoder(nn.Cell):
+    """Blocks that rotate queries and keys. The logits are the product of its hidden states with the head."""
+
+    def __init__(self, block: Callable[[DecoderConfig, Build, int], nn.Cell], config: DecoderConfig, build: Build):
+        super().__init__()
+        self.hash_samples = SampleKeys()
+        self.mask = CausalMask(build.seq_length, config.eos_token_id, build.reset_at_eos)
+        positions, head, turned = config.max_position_embeddings, config.head_dim, config.rotary_dim
+        self.rotary = RotaryTable(positions, head, turned, config.rotary_dtype)
+        self.embedding = InputEmbedding(config, build)
+        self.blocks = nn.CellList([block(config, build, i) for i in range(config.num_layers)])
+        self.final_norm = build.norm(config)
+        self.head = Head(config)
+
+    def construct(self, ids: Tensor, samples: Tensor) -> Tensor:
+        """ids int32 [batch, seq], sample numbers int32 [batch] -> [batch*seq, H]"""
+        sample_keys = self.hash_samples(samples)
+        mask, positions = self.mask(ids)
+        cos, sin = self.rotary(positions)
+        x = self.embedding(ids, sample_keys)
+        for block in self.blocks:
+            x = block(x, mask, sample_keys, cos, sin)
+        return self.final_norm(x)
+
+
+def _has_bias(model: nn.Cell) -> bool:
+    return model.head is not None and model.head.bias is not None
+
+
 class CausalLoss(nn.Cell):
     """Σ mask·(nll + z-loss) of the next tokens and Σ mask. The training step divides the sums over the global batch.
 
     They are one tensor because a pipelined network may have only one output.
     """
 
-    def __init__(self, model: nn.Cell, config: DecoderConfig, build: Build):
+    def __init__(self, network: Callable[[DecoderConfig, Build], nn.Cell], config: DecoderConfig, build: Build):
         super().__init__(auto_prefix=False)
-        self.model = model
-        rows, bias = build.micro_batch * build.seq_length, model.head is not None and model.head.bias is not None
+        self.model = network(config, build)
+        rows, bias = build.micro_batch * build.seq_length, _has_bias(self.model)
         self.loss = (
             ChunkedCrossEntropy(rows, build.loss_chunk, bias, build.z_loss)
             if build.loss_chunk
@@ -151,10 +271,10 @@ class CausalLoss(nn.Cell):
 class CausalLogits(nn.Cell):
     """Logits at one position of each sequence, for generation."""
 
-    def __init__(self, model: nn.Cell, build: Build):
+    def __init__(self, network: Callable[[DecoderConfig, Build], nn.Cell], config: DecoderConfig, build: Build):
         super().__init__(auto_prefix=False)
-        self.model, self.dtype = model, build.dtype
-        self.has_bias = model.head is not None and model.head.bias is not None
+        self.model, self.dtype = network(config, build), build.dtype
+        self.has_bias = _has_bias(self.model)
         self.matmul, self.gather = ops.MatMul(transpose_b=True), ops.Gather()
 
     def construct(self, ids: Tensor, position: Tensor) -> Tensor:

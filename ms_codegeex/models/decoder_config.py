@@ -1,16 +1,20 @@
-"""What every family's configuration provides, computed from its fields and its table of parameters."""
+"""What every family's configuration provides: presets, checks, and what follows from its fields and its table."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any, ClassVar, TypeVar
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.models.parameters import LORA_A, LORA_B, RMS_NORM, ParameterTable
 
+Config = TypeVar("Config", bound="DecoderConfig")
 # Fields that say how a model starts or how exactly it computes, not what its weights mean.
 NOT_OF_WEIGHTS = ("init_std", "scores_fp32", "softmax_fp32")
+# What the families' presets for a CPU have in common.
+TINY = {"hidden_size": 128, "num_layers": 3, "num_heads": 4, "max_position_embeddings": 256, "init_std": 0.08}
 
 
 class DecoderConfig:
@@ -31,8 +35,25 @@ class DecoderConfig:
     eos_token_id: int
 
     def validate(self) -> None:
-        """Raise `UserError` naming the key for sizes that do not fit together."""
-        raise NotImplementedError
+        """Raise `UserError` naming the key for sizes that do not fit together: every number is positive, heads divide
+        the hidden size, pairs of channels of a head can be rotated, and eos has a row."""
+        for key, value in asdict(self).items():  # type: ignore[call-overload]
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if number and key != "eos_token_id" and value <= 0:
+                raise UserError(f"model.{key}: {value} is not positive; give a number above 0")
+        if self.hidden_size % self.num_heads:
+            raise UserError(
+                f"model.num_heads: {self.num_heads} does not divide model.hidden_size {self.hidden_size}; "
+                "choose a divisor"
+            )
+        if not 0 <= self.eos_token_id < self.vocab_size:
+            raise UserError(
+                f"model.eos_token_id: {self.eos_token_id} is outside model.vocab_size {self.vocab_size}; "
+                "enlarge the vocabulary"
+            )
+        turned, head = self.rotary_dim, self.head_dim
+        if turned % 2 or turned > head:
+            raise UserError(f"model.rotary_dim: {turned} of {head} channels; give an even number up to {head}")
 
     @property
     def head_dim(self) -> int:
@@ -63,6 +84,16 @@ class DecoderConfig:
     def softmax_fp32(self) -> bool:
         """Whether the softmax of an FP16 run is FP32."""
         return True
+
+    @property
+    def rotary_dtype(self) -> str:
+        """What the angles of rotary positions are rounded to."""
+        return "fp32"
+
+    @property
+    def norm_epsilon(self) -> float:
+        """What the norms add to the variance."""
+        return self.norm_eps if self.rms_norm else self.layer_norm_eps  # the names of the releases
 
     @property
     def rms_norm(self) -> bool:
@@ -134,3 +165,18 @@ class DecoderConfig:
         multiplied = sum(rows * columns for rows, columns in linear) + self.vocab_size * self.hidden_size
         attention = 2 * seq_length * self.hidden_size * self.attention_layers
         return 2 * ((2 if frozen else 3) * multiplied + 3 * attention)
+
+
+def from_preset(
+    cls: type[Config], presets: Mapping[str, Mapping[str, Any]], default: str, preset: Any, overrides: Mapping[str, Any]
+) -> Config:
+    """The preset (`default` if none is named) with single fields replaced, validated; `UserError` for an unknown one.
+
+    `overrides` holds known field names only.
+    """
+    name = str(preset or default).lower()
+    if name not in presets:
+        raise UserError(f"model.preset: '{preset}' is unknown; choose one of {', '.join(presets)}")
+    config = replace(cls(**presets[name]), **overrides)
+    config.validate()
+    return config

@@ -18,24 +18,17 @@ class Packing:
     """How tensors of ours make one foreign tensor.
 
     copy: unchanged. transpose: axes exchanged. stack: the rows of one below those of the other. group: the rows
-    of equal tensors in `groups` groups, each with a run of rows of every tensor; tensor-parallel ranks share the
-    groups.
+    of equal tensors in `groups` groups, each with a run of rows of every tensor, in the order of `Entry.ours`;
+    tensor-parallel ranks share the groups.
     """
 
     kind: Literal["copy", "transpose", "stack", "group"] = "copy"
     groups: int = 0
 
-    def of_rank(self, ranks: int) -> Packing:
-        """The packing of one rank's slices, of `ranks` tensor-parallel ranks."""
-        return replace(self, groups=self.groups // ranks)
 
-
+# fields that every family requires in a `config.json`
+SIZES = ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size")
 COPY, TRANSPOSE, STACK = Packing(), Packing("transpose"), Packing("stack")
-
-
-def grouped(groups: int) -> Packing:
-    """Rows in groups; the tensors of `Entry.ours` come in the order inside a group."""
-    return Packing("group", groups)
 
 
 @dataclass(frozen=True)
@@ -48,17 +41,16 @@ class Entry:
 
     def numbered(self, i: int) -> Entry:
         """The entry of block `i`."""
-        foreign = self.foreign
-        foreign = (
-            foreign.replace("{i}", str(i))
-            if isinstance(foreign, str)
-            else tuple(part.replace("{i}", str(i)) for part in foreign)
-        )
-        return replace(self, ours=tuple(name.replace("{i}", str(i)) for name in self.ours), foreign=foreign)
+
+        def inserted(names: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(name.replace("{i}", str(i)) for name in names)
+
+        foreign = self.foreign.replace("{i}", str(i)) if isinstance(self.foreign, str) else inserted(self.foreign)
+        return replace(self, ours=inserted(self.ours), foreign=foreign)
 
     def of_rank(self, ranks: int) -> Entry:
         """The entry of one of `ranks` tensor-parallel slices."""
-        return replace(self, packing=self.packing.of_rank(ranks))
+        return replace(self, packing=replace(self.packing, groups=self.packing.groups // ranks))
 
 
 @dataclass(frozen=True)
@@ -92,10 +84,6 @@ def renamed(entries: Iterable[Entry], rename: Callable[[str], str]) -> tuple[Ent
     return tuple(replace(entry, foreign=rename(entry.foreign)) for entry in entries)
 
 
-def _as_is(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    return values
-
-
 @dataclass(frozen=True)
 class SizeKeys:
     """What a family's sizes, the fields of its configuration, are called in its `config.json`, and what else that file
@@ -112,7 +100,7 @@ class SizeKeys:
     keys: Mapping[str, str]
     only: Mapping[str, Any]
     written: Callable[[Any], Mapping[str, Any]]
-    read: Callable[[Mapping[str, Any]], Mapping[str, Any]] = _as_is
+    read: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda config_json: config_json
 
 
 @dataclass(frozen=True)

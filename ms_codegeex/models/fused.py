@@ -1,13 +1,12 @@
 """Fused counterparts of the cells in `layers.py`: each wraps one kernel of the device, its attribute `kernel`.
 
 Constructor, parameters and `construct` match those of the composed cell, so neither models nor checkpoints depend on
-the choice. Which of the two a run uses is decided in `ms_codegeex/config/fusions.py`.
+the choice. Which of the two a run uses is decided in `ms_codegeex/config/chosen_hardware.py`.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import mindspore as ms
 from mindspore import Tensor, nn, ops
@@ -15,36 +14,7 @@ from mindspore.ops.auto_generate import RmsNorm
 from mindspore.ops.operations.nn_ops import FlashAttentionScore
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.models.layers import AttentionCore, Dropout, Heads, LayerNorm, RMSNorm
-
-
-@dataclass(frozen=True)
-class Kernels:
-    """Which cells of a model are the fused ones; each property is the cell's class."""
-
-    attention: bool = False
-    norm: bool = False
-    dropout: bool = False
-
-    @property
-    def attention_core(self) -> type[AttentionCore]:
-        """softmax(q kᵀ / sqrt(d) + mask) v"""
-        return FusedAttention if self.attention else AttentionCore
-
-    @property
-    def layer_norm(self) -> type[LayerNorm]:
-        """LayerNorm over the last axis"""
-        return FusedLayerNorm if self.norm else LayerNorm
-
-    @property
-    def rms_norm(self) -> type[RMSNorm]:
-        """RMSNorm over the last axis"""
-        return FusedRMSNorm if self.norm else RMSNorm
-
-    @property
-    def drop(self) -> type[Dropout] | type[FusedDropout]:
-        """inverted dropout"""
-        return FusedDropout if self.dropout else Dropout
+from ms_codegeex.models.layers import AttentionCore, Heads, LayerNorm, RMSNorm
 
 
 class FusedLayerNorm(LayerNorm):
@@ -94,24 +64,13 @@ class FusedAttention(AttentionCore):
         self.hide = ops.Less()
         self.repeats = False  # set where queries are split into more shards than keys and values
 
-    def construct(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: Tensor,
-        sample_keys: Tensor,
-        cos: Tensor | None = None,
-        sin: Tensor | None = None,
-    ) -> Tensor:
-        """q [batch*seq, heads*d], k and v [batch*seq, groups*d], additive mask [batch, 1, seq, seq] or [seq, seq] ->
-        [batch*seq, heads*d]; the kernel shares the groups itself"""
-        hidden = self.cast_mask(self.hide(mask, 0.0), ms.uint8)  # 1: hidden
-        q, k, v = self.split_heads(query, key, value, mask.shape[-2], cos, sin)
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, sample_keys: Tensor) -> Tensor:
+        """as `AttentionCore.attend`, with an additive mask [batch, 1, seq, seq] or [seq, seq]; the kernel shares the
+        groups itself"""
         if self.repeats:
             k, v = self._repeated(self.repeat_key, k), self._repeated(self.repeat_value, v)
-        context = self.kernel(q, k, v, None, None, None, hidden)[3]
-        return ops.reshape(self.merge(context, (0, 2, 1, 3)), self.merged)
+        hidden = self.cast_mask(self.hide(mask, 0.0), ms.uint8)  # 1: hidden
+        return self.kernel(q, k, v, None, None, None, hidden)[3]
 
 
 class FusedDropout(nn.Cell):
@@ -119,7 +78,7 @@ class FusedDropout(nn.Cell):
 
     Every call draws another mask, which is not a function of the sample as in `layers.Dropout`: a resumed run, or one
     on another number of devices, drops other elements. MindSpore documents that the kernel's seeds have no effect on an
-    Ascend, so no run may need the same mask twice (`config/fusions.py`).
+    Ascend, so no run may need the same mask twice (`config/chosen_hardware.py`).
     """
 
     def __init__(self, probability: float, shape: tuple[int, ...], site: int, seed: int):

@@ -256,7 +256,11 @@ class RotaryTable(nn.Cell):
 
     def __init__(self, positions: int, head_dim: int, rotary_dim: int, precision: str = "fp32", base: float = 10000.0):
         super().__init__()
-        angles = _rotary_angles(positions, rotary_dim, precision, base)
+        # with less precision, positions and frequencies are rounded before as well
+        exponents = np.arange(0, rotary_dim, 2, dtype=np.float32) / np.float32(rotary_dim)
+        frequencies = _rounded(np.float32(1.0) / np.float32(base) ** exponents, precision)
+        rows = _rounded(np.arange(positions, dtype=np.float32), precision)
+        angles = _rounded(rows[:, None] * frequencies, precision)
         cos, sin = np.ones((positions, head_dim), np.float32), np.zeros((positions, head_dim), np.float32)
         cos[:, :rotary_dim] = _rounded(np.cos(angles.astype(np.float64)), precision).repeat(2, 1)
         sines = _rounded(np.sin(angles.astype(np.float64)), precision)
@@ -280,14 +284,6 @@ def _rounded(values: np.ndarray, precision: str) -> np.ndarray:
         bits = values.view(np.uint32)
         return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
     return values
-
-
-def _rotary_angles(positions: int, rotary_dim: int, precision: str, base: float) -> np.ndarray:
-    """FP32 [positions, rotary_dim / 2]; with less precision, positions and frequencies are rounded before as well."""
-    exponents = np.arange(0, rotary_dim, 2, dtype=np.float32) / np.float32(rotary_dim)
-    frequencies = _rounded(np.float32(1.0) / np.float32(base) ** exponents, precision)
-    rows = _rounded(np.arange(positions, dtype=np.float32), precision)
-    return _rounded(rows[:, None] * frequencies, precision)
 
 
 class Rotary(nn.Cell):
@@ -399,10 +395,13 @@ class AttentionCore(nn.Cell):
         """q [batch*seq, heads*d], k and v [batch*seq, groups*d], mask broadcastable to [batch, heads, seq, seq] ->
         [batch*seq, heads*d]"""
         q, k, v = self.split_heads(query, key, value, mask.shape[-2], cos, sin)
+        return ops.reshape(self.merge(self.attend(q, k, v, mask, sample_keys), (0, 2, 1, 3)), self.merged)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, sample_keys: Tensor) -> Tensor:
+        """q [batch, heads, seq, d], k and v [batch, groups, seq, d] -> [batch, heads, seq, d]"""
         q, k = self.scale_query(q, typed(self.scale, q)), self.scale_key(k, typed(self.scale, k))
         if self.shared > 1:
             k, v = self._repeated(self.repeat_key, k), self._repeated(self.repeat_value, v)
         scores = self.add_mask(self.up(self.scores(q, k), self.softmax_dtype), self.cast_mask(mask, self.softmax_dtype))
         weights = self.dropout(self.down(self.softmax(scores), self.dtype), sample_keys)
-        context = self.context(weights, v)
-        return ops.reshape(self.merge(context, (0, 2, 1, 3)), self.merged)
+        return self.context(weights, v)

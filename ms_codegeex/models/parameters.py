@@ -1,7 +1,8 @@
 """A family's parameters as one table: the name, role and shape of every layer that has some.
 
 Layouts on a mesh, strategies, counts, memory, costs, initial weights and the shapes in files all follow from the table
-(`models/<family>/parameters.py`). A new kind of weight is a new role, or a function from one table to another, here.
+(`PARAMETERS` in `models/<family>/config.py`). A new kind of weight is a new role, or a function from one table to
+another, here.
 """
 
 from __future__ import annotations

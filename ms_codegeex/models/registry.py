@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import dataclass
 from types import ModuleType
 
 from ms_codegeex.base.errors import UserError
@@ -11,25 +12,25 @@ from ms_codegeex.models.parameters import ParameterTable
 FAMILIES = ("codegeex", "codegen", "codegeex2")
 
 
+@dataclass(frozen=True)
 class Family:
-    """The modules of one family: `parameters` (their table), `config` (sizes, presets), `weights` (foreign names),
-    `model` (cells; needs MindSpore)."""
+    """The modules of one family: `config` (table of parameters, sizes, presets), `weights` (foreign names), `model`
+    (cells; needs MindSpore)."""
 
-    def __init__(self, name: str):
-        self.name = name
+    name: str
 
     def _module(self, part: str) -> ModuleType:
         return importlib.import_module(f"ms_codegeex.models.{self.name}.{part}")
 
     @property
     def config(self) -> ModuleType:
-        """`build_config`, the config dataclass and `PRESETS`."""
+        """`PARAMETERS`, the config dataclass, `PRESETS` and `build_config`."""
         return self._module("config")
 
     @property
     def table(self) -> ParameterTable:
         """Name, role and shape of every layer with parameters."""
-        return self._module("parameters").PARAMETERS
+        return self.config.PARAMETERS
 
     @property
     def weights(self) -> ModuleType:

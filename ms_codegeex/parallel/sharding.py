@@ -1,4 +1,5 @@
-"""Where each parameter lies on a mesh: its stage, the axis tensor parallelism splits, whether replicas share it."""
+"""Where each parameter lies on a mesh: its stage, the axis tensor parallelism splits, whether replicas share it; and
+what one rank loads, holds and saves."""
 
 from __future__ import annotations
 
@@ -15,6 +16,8 @@ from ms_codegeex.models.parameters import BLOCK, LORA_A, LORA_B, VOCABULARY, Lay
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
     from ms_codegeex.config.sections import LoraConfig
+
+MOMENTS = ("optimizer.m.", "optimizer.v.")
 
 
 @dataclass(frozen=True)
@@ -95,17 +98,6 @@ def borders_of_recomputation(config: RunConfig) -> list[int]:
     return [i for i in range(1, model.num_layers) if settings[i] != settings[i - 1] and places[i] == places[i - 1]]
 
 
-def _layout(
-    parameter: LayerParameter, model: DecoderConfig, mesh: Mesh, stage: int, vocabulary: bool
-) -> ParameterLayout:
-    """Where the parameter of a layer lies, by the layer's role."""
-    layer = parameter.layer
-    axis = None if layer.role is VOCABULARY and not vocabulary else parameter.axis_on(model, mesh.tensor)
-    sharded = mesh.optimizer_shard > 1 and parameter.shared_by_replicas(model, mesh.tensor)
-    copy_of = f"{layer.copy_of}.weight" if layer.copy_of else None
-    return ParameterLayout(parameter.name, parameter.shape, stage, axis, sharded, copy_of)
-
-
 @lru_cache(maxsize=64)
 def parameter_layouts(model: DecoderConfig, mesh: Mesh, vocabulary: bool = True) -> tuple[ParameterLayout, ...]:
     """Where every parameter lies, in the table's order; `vocabulary`: tables of tokens are split, too.
@@ -116,16 +108,17 @@ def parameter_layouts(model: DecoderConfig, mesh: Mesh, vocabulary: bool = True)
     last = mesh.pipeline - 1
     of_blocks = ((each, mesh.stage_of(i, model.attention_layers)) for i, block in enumerate(blocks) for each in block)
     of_ends = ((each, last) for each in ends if last or not each.layer.copy_of)
-    return tuple(
-        _layout(parameter, model, mesh, stage, vocabulary)
-        for parameter, stage in (*((each, 0) for each in first), *of_blocks, *of_ends)
-    )
+    layouts = []
+    for each, stage in (*((each, 0) for each in first), *of_blocks, *of_ends):
+        axis = None if each.layer.role is VOCABULARY and not vocabulary else each.axis_on(model, mesh.tensor)
+        sharded = mesh.optimizer_shard > 1 and each.shared_by_replicas(model, mesh.tensor)
+        copy_of = f"{each.layer.copy_of}.weight" if each.layer.copy_of else None
+        layouts.append(ParameterLayout(each.name, each.shape, stage, axis, sharded, copy_of))
+    return tuple(layouts)
 
 
 @lru_cache(maxsize=8)  # a search asks for the same model on hundreds of meshes
-def _parameters(
-    model: DecoderConfig,
-) -> tuple[list[LayerParameter], list[list[LayerParameter]], list[LayerParameter]]:
+def _parameters(model: DecoderConfig) -> tuple[list[LayerParameter], list[list[LayerParameter]], list[LayerParameter]]:
     """The parameters of the first stage's own layers, of each block, and of the last stage's own layers."""
     table = model.table
 
@@ -162,3 +155,55 @@ def _with_adapter(layout: ParameterLayout, adapted: Collection[str], rank: int) 
         (rows, columns), axis, stage = layout.shape, layout.tensor_axis, layout.stage
         yield ParameterLayout(f"{layer}.{LORA_A}", (rank, columns), stage, 1 if axis == 1 else None)
         yield ParameterLayout(f"{layer}.{LORA_B}", (rows, rank), stage, 0 if axis == 0 else None)
+
+
+def loaded_rows(config: RunConfig, rank: int) -> slice:
+    """The rows of a global batch that a rank loads: the devices of its stage share them equally."""
+    devices = config.mesh.stage_size
+    local = config.training.global_batch // devices
+    return slice(rank % devices * local, (rank % devices + 1) * local)
+
+
+def split_moment(name: str) -> tuple[str, str]:
+    """The prefix of a moment, "" for a weight, and the name of the weight."""
+    prefix = next((prefix for prefix in MOMENTS if name.startswith(prefix)), "")
+    return prefix, name.removeprefix(prefix)
+
+
+class Placement:
+    """What one rank holds. A tensor is a weight or one of its moments, which are sharded as the weight is."""
+
+    def __init__(self, config: RunConfig, rank: int):
+        self.mesh, self.rank = config.mesh, rank
+        self.layouts: dict[str, ParameterLayout] | None = None
+        if config.partitioned:
+            self.layouts = {layout.name: layout for layout in layouts_of(config)}
+
+    def _layout(self, name: str) -> tuple[str, ParameterLayout]:
+        prefix, weight = split_moment(name)
+        return prefix, self.layouts[weight]
+
+    def here(self, name: str) -> bool:
+        """Whether this rank's stage has the tensor."""
+        return self.layouts is None or self._layout(name)[1].stage == self.mesh.coordinates(self.rank)[0]
+
+    def stored_name(self, name: str) -> str:
+        """The name in checkpoints; that of the owner for a copy."""
+        if self.layouts is None:
+            return name
+        prefix, layout = self._layout(name)
+        return prefix + (layout.copy_of or layout.name)
+
+    def window(self, name: str) -> tuple[slice, ...] | None:
+        """The slice of the whole tensor that this rank holds; None: all of it."""
+        return None if self.layouts is None else self._layout(name)[1].window(self.mesh, self.rank)
+
+    def shape(self, name: str, local: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of the whole tensor."""
+        return local if self.layouts is None else self._layout(name)[1].shape
+
+    def writes(self, name: str) -> bool:
+        """Whether this rank saves its shard: it is the first of those that hold it."""
+        if self.layouts is None:
+            return self.rank == 0
+        return self._layout(name)[1].saved_by(self.mesh, self.rank)

@@ -69,11 +69,11 @@ class Strategies:
             return
         by_role = {
             COLUMN: self.column,
-            KEY_VALUE: self.key_value,
+            KEY_VALUE: lambda linear: self._outputs(linear, self.groups),
             ROW: self.row,
             LAYER_NORM: self.norm,
             RMS_NORM: self.norm,
-            VOCABULARY: self.vocabulary_embedding,
+            VOCABULARY: lambda table: _shard(table, "gather", (self.vocabulary, 1), (self.data, 1)),
             TABLE: self.embedding,
         }
         by_role[role](cell)
@@ -82,17 +82,12 @@ class Strategies:
         """[rows, in] -> [rows, out / tensor]"""
         self._outputs(linear, self.tensor)
 
-    def key_value(self, linear: Linear) -> None:
-        """[rows, in] -> [rows, out / groups]"""
-        self._outputs(linear, self.groups)
-
-    def _outputs(self, linear: Linear, tp: int) -> None:
-        dp = self.data
-        linear.cast_weight.shard(((tp, 1),))
-        linear.matmul.shard(((dp, 1), (tp, 1)))
+    def _outputs(self, linear: Linear, parts: int) -> None:
+        _shard(linear, "cast_weight", (parts, 1))
+        _shard(linear, "matmul", (self.data, 1), (parts, 1))
         if linear.has_bias:
-            linear.cast_bias.shard(((tp,),))
-            linear.add.shard(((dp, tp), (tp,)))
+            _shard(linear, "cast_bias", (parts,))
+            _shard(linear, "add", (self.data, parts), (parts,))
 
     def row(self, linear: Linear) -> None:
         """[rows, in / tensor] -> [rows, out], partial sums reduced"""
@@ -232,10 +227,6 @@ class Strategies:
         _shard(mask, "visible", square, (1, 1, 1))
         _shard(mask, "same_to_float count over_heads", square)
         _shard(mask, "hidden penalty", square, ())
-
-    def vocabulary_embedding(self, embedding: Embedding) -> None:
-        """a table split by rows, looked up by [batch, seq]"""
-        _shard(embedding, "gather", (self.vocabulary, 1), (self.data, 1))
 
     def embedding(self, embedding: Embedding) -> None:
         """a table that is not split, looked up by [batch, seq]"""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ms_codegeex.base.hardware import Device
-from ms_codegeex.config.fusions import fused_kernels
+from ms_codegeex.config.chosen_hardware import fused_kernels
 from ms_codegeex.parallel.sharding import recompute_of_blocks
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ms_codegeex.base.tables import table
+from ms_codegeex.base.printing import table
 from ms_codegeex.planning.inference import WEEK_RATE, Decoding, InferenceMemory, Memory, bounds, serves_users, speeds
 
 if TYPE_CHECKING:

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.hardware import GIB, Device
-from ms_codegeex.config.chosen_hardware import hardware_of
-from ms_codegeex.config.fusions import dropout_obstacle, fused_kernels
-from ms_codegeex.config.mesh_rules import check_mesh
+from ms_codegeex.config.chosen_hardware import dropout_obstacle, fused_kernels, hardware_of
+from ms_codegeex.config.rules import check_mesh
 from ms_codegeex.parallel.sharding import layouts_of
 from ms_codegeex.planning import roofline
 from ms_codegeex.planning.calibration import Factor, outside_roofline, published_run

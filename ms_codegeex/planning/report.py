@@ -7,7 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from ms_codegeex.base.hardware import GIB, Device
-from ms_codegeex.base.tables import table
+from ms_codegeex.base.printing import table
 from ms_codegeex.planning.calibration import SLOTS_PER_DAY, fit_sentence, published_run
 from ms_codegeex.planning.planner import Improvement, Plan, communication_by_group, improvements, published_to_dict
 from ms_codegeex.planning.search import SearchResult, keys_of

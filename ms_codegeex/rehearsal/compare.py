@@ -10,8 +10,7 @@ import numpy as np
 
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.config import RunConfig
-from ms_codegeex.parallel.placement import Placement
-from ms_codegeex.parallel.sharding import ParameterLayout, layouts_of
+from ms_codegeex.parallel.sharding import ParameterLayout, Placement, layouts_of
 from ms_codegeex.rehearsal.job import EQUAL_STEPS, UNCLIPPED, RehearsalJob, clip_of, initial_value, overflows_in
 from ms_codegeex.rehearsal.traffic import execution_problems
 

@@ -26,8 +26,7 @@ from ms_codegeex.base.reading import read_json
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.chosen_hardware import hardware_of, running_on
 from ms_codegeex.config.validation import validated
-from ms_codegeex.parallel.placement import MOMENTS
-from ms_codegeex.parallel.sharding import layouts_of
+from ms_codegeex.parallel.sharding import MOMENTS, layouts_of
 from ms_codegeex.planning.cost_model import MatMul, executed_products, runs_again
 from ms_codegeex.planning.model_parts import parts_of
 from ms_codegeex.planning.roofline import matmul_flops

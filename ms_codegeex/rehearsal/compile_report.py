@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ms_codegeex.base.tables import table
+from ms_codegeex.base.printing import table
 from ms_codegeex.config import RunConfig
 from ms_codegeex.rehearsal.backend import Kernel, unchecked_operators
 from ms_codegeex.rehearsal.coverage import not_compiled

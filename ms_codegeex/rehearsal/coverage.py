@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from ms_codegeex.base.hardware import GIB
 from ms_codegeex.config import RunConfig
-from ms_codegeex.config.chosen_hardware import hardware_of
-from ms_codegeex.config.fusions import chosen_kernels
+from ms_codegeex.config.chosen_hardware import chosen_kernels, hardware_of
 from ms_codegeex.planning.memory import stage_memory
 
 COMPOSED = ("graph_kernel", "attention", "norm")  # fused kernels that an execution replaces by elementary operators

@@ -97,9 +97,8 @@ def _worker(setting: str) -> None:
     import numpy as np
     from mindspore import nn, ops
 
-    from ms_codegeex.models.causal import Build
+    from ms_codegeex.models.causal import Block, Build
     from ms_codegeex.models.codegeex.config import CodeGeeXConfig
-    from ms_codegeex.models.codegeex.model import Block
 
     class ForwardBackward(nn.Cell):
         """Output and all gradients; without the output the compiler would drop the block's last product."""

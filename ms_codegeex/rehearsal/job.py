@@ -17,7 +17,7 @@ from ms_codegeex.base.files import write_json
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.rules import build_run_config
-from ms_codegeex.parallel import placement
+from ms_codegeex.parallel import sharding
 
 SEED = 20230603
 SINGLE_THREAD = {"OMP_NUM_THREADS": "1"}  # for the processes of a rehearsal, of which many run side by side
@@ -125,7 +125,7 @@ def batches(config: RunConfig, steps: int) -> list[np.ndarray]:
 
 def local_rows(config: RunConfig, rank: int, array: np.ndarray) -> np.ndarray:
     """The rows of a global batch that this rank of a run loads."""
-    return array[placement.loaded_rows(config, rank)]
+    return array[sharding.loaded_rows(config, rank)]
 
 
 def engine_window(layout: Any, rank: int, shape: tuple[int, ...], local: tuple[int, ...], shard: int) -> list[slice]:

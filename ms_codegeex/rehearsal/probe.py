@@ -16,7 +16,8 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.parameter import ParameterTuple
 
-from ms_codegeex.config import OptimizerConfig, RunConfig
+from ms_codegeex.config import RunConfig
+from ms_codegeex.config.sections import OptimizerConfig
 from ms_codegeex.parallel.sharding import layouts_of
 from ms_codegeex.training.build import Built, adamw, build
 from ms_codegeex.training.step import StepSettings, TrainStep

@@ -33,8 +33,7 @@ from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.config.validation import validated
 from ms_codegeex.data.datasets.batches import Batch
 from ms_codegeex.parallel import context
-from ms_codegeex.parallel.placement import Placement
-from ms_codegeex.parallel.sharding import layouts_of
+from ms_codegeex.parallel.sharding import Placement, layouts_of
 from ms_codegeex.rehearsal import control_edges, mindir, probe
 from ms_codegeex.rehearsal.communicator import FileCommunicator
 from ms_codegeex.rehearsal.job import (

@@ -1,9 +1,10 @@
-"""The attempts of a run: how each ended, and when the next one begins. Imports no engine."""
+"""The attempts of a run: how each ended, when the next one begins, and on how many devices. Imports no engine."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -12,8 +13,8 @@ from pathlib import Path
 from ms_codegeex.base.errors import NotFinite, Rewind, RunFailure, UserError
 from ms_codegeex.base.printing import print_error
 from ms_codegeex.config import RunConfig
+from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints
-from ms_codegeex.runs.events import add_event
 from ms_codegeex.runs.records import read_log, read_steps
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.stopping import Stopped
@@ -58,14 +59,16 @@ def with_restarts(
             gone_back = gone_back + 1 if _newest(run) == checkpoint else 1
             if gone_back > rewinds:
                 raise RunFailure(f"{back}; the run has gone back {rewinds} times in a row (faults.most)") from None
-            _say(f"{back}\nthe run goes back to its newest good checkpoint")
+            print_error(f"{back}\nthe run goes back to its newest good checkpoint")
         except RunFailure as failure:
             failed += 1
             if failed > restarts:
                 raise
             step = _reached(run, before)
             idle = idle + 1 if (step, _newest(run)) == (before, checkpoint) else 0
-            _say(f"{failure}\nthe run starts again from its newest good checkpoint (restart {failed} of {restarts})")
+            print_error(
+                f"{failure}\nthe run starts again from its newest good checkpoint (restart {failed} of {restarts})"
+            )
             if idle:
                 shrink()
             time.sleep(min(2.0**idle, MAX_SECONDS) if idle else 0.0)
@@ -78,21 +81,20 @@ def recorded_end(run: RunDirectory) -> Iterator[None]:
     try:
         yield
         content = {"reason": "finished"}
-    except Stopped as stop:
-        content = {"reason": "stopped", "signal": stop.name}
-        raise
-    except NotFinite as error:
-        content = {"reason": "not finite", "message": str(error)}
-        raise
-    except Rewind:
-        content = {"reason": "rewind"}
-        raise
-    except (RunFailure, UserError) as error:
-        content = {"reason": "failed", "message": str(error).splitlines()[0]}
+    except (Stopped, RunFailure, UserError) as error:
+        match error:
+            case Stopped():
+                content = {"reason": "stopped", "signal": error.name}
+            case NotFinite():
+                content = {"reason": "not finite", "message": str(error)}
+            case Rewind():
+                content = {"reason": "rewind"}
+            case _:
+                content = {"reason": "failed", "message": str(error).splitlines()[0]}
         raise
     finally:
         with contextlib.suppress(OSError):  # a full disk
-            add_event(run, "end", step=_last_step(run), **content)
+            run.add_event("end", step=_last_step(run), **content)
 
 
 def resumed(config: RunConfig, run: RunDirectory) -> RunConfig:
@@ -117,9 +119,38 @@ def _reached(run: RunDirectory, before: int) -> int:
 
 
 def _newest(run: RunDirectory) -> Path | None:
-    checkpoints = list_checkpoints(run.checkpoints)
-    return checkpoints[-1] if checkpoints else None
+    return next(reversed(list_checkpoints(run.checkpoints)), None)
 
 
-def _say(text: str) -> None:
-    print_error(text)
+def on_fewer_devices(config: RunConfig, minimum: int = 1) -> RunConfig | None:
+    """The configuration on the most devices, fewer than its own and at least `minimum`, that its mesh allows; None if
+    there is no such number.
+
+    Only the number of replicas changes. The global batch stays, so that losses can be compared: replicas accumulate
+    more micro-batches, none of them larger than before. Optimizer shards are reduced to a divisor of the replicas.
+    """
+    parallel = config.parallel
+    fixed = parallel.tensor * parallel.pipeline
+    for replicas in range(config.data_parallel - 1, 0, -1):
+        if replicas * fixed < minimum:
+            break
+        for micro_batch in range(config.micro_batch, 0, -1):
+            if smaller := _resized(config, replicas, micro_batch):
+                return smaller
+    return None
+
+
+def _resized(config: RunConfig, replicas: int, micro_batch: int) -> RunConfig | None:
+    """The configuration with this number of replicas; None if a rule forbids it."""
+    values, parallel = config.to_dict(), config.parallel
+    values["devices"] = replicas * parallel.tensor * parallel.pipeline
+    values["training"]["micro_batch"] = micro_batch
+    values["parallel"].update(
+        data=None if parallel.data is None else replicas,
+        optimizer_shard=math.gcd(parallel.optimizer_shard, replicas),
+        micro_batches=None,
+    )
+    try:
+        return build_run_config(values)
+    except UserError:
+        return None

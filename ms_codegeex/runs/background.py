@@ -1,9 +1,8 @@
-"""Background saving: a separate copy of the state in memory, and one save at a time in a thread."""
+"""Background saving: a separate copy of the state in memory."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,6 @@ from ms_codegeex.formats.checkpoint_writing import Slice
 
 ALIGNMENT = 64  # bytes
 PART_BYTES = 4 << 20  # that one thread copies at once
-HEAD_START_SECONDS = 0.01  # of the next step; otherwise it would wait for the thread to release the interpreter
 COPYING_THREADS = 4  # at most; one alone does not reach the speed of the memory
 
 
@@ -93,26 +91,3 @@ class PendingSave:
     finite: int
     best: Path | None
     outcome: Future[Saved]
-
-
-def _after_a_moment(work: Callable[[], Saved]) -> Saved:
-    time.sleep(HEAD_START_SECONDS)
-    return work()
-
-
-class SerialExecutor:
-    """Runs one piece of work at a time in a thread. The process does not end before it."""
-
-    def __init__(self) -> None:
-        self.thread = ThreadPoolExecutor(1, "checkpoint")
-
-    def begin(self, work: Callable[[], Saved], wait: bool) -> Future[Saved]:
-        """Start the work in the thread, or do it now."""
-        if not wait:
-            return self.thread.submit(_after_a_moment, work)
-        done: Future[Saved] = Future()
-        try:
-            done.set_result(work())
-        except Exception as error:  # the future raises it again
-            done.set_exception(error)
-        return done

@@ -1,9 +1,10 @@
-"""Callbacks that record a run on rank 0: log, TensorBoard events, loss curve."""
+"""The callbacks of a rank: on rank 0 log, TensorBoard events and loss curve; what saves its training and stops it."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -12,12 +13,16 @@ from typing import Any
 
 from ms_codegeex.base.appending import AppendedFile
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import atomic_file
 from ms_codegeex.base.installed import without_torch
+from ms_codegeex.base.nested import finite
 from ms_codegeex.base.printing import print_error
-from ms_codegeex.runs.events import event_line
+from ms_codegeex.config import RunConfig
+from ms_codegeex.formats.checkpoint import Checkpoint
+from ms_codegeex.runs.display import loss_figure
 from ms_codegeex.runs.records import read_log
-from ms_codegeex.runs.run_directory import RunDirectory, finite
+from ms_codegeex.runs.replicas import ReplicaCheck
+from ms_codegeex.runs.run_directory import RunDirectory, event_line
+from ms_codegeex.runs.saving import Checkpoints, Writers
 from ms_codegeex.runs.stopping import LastStep
 from ms_codegeex.training.observers import Callback, StepRecord
 from ms_codegeex.training.trainer import Trainer
@@ -200,25 +205,61 @@ class LossPlot(Callback):
 
 def plot_loss(log: Path, picture: Path) -> None:
     """Draw training and validation loss over steps, with the learning rate below."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     records = read_log(log)
     if not records:
         return
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    FigureCanvasAgg(figure)
-    loss, rate = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     good = [r for r in records if not r["skipped"]]
     evaluated = [r for r in records if r["validation_loss"] is not None]
-    loss.plot([r["step"] for r in good], [r["loss"] for r in good], lw=1, label="training")
-    if evaluated:
-        loss.plot([r["step"] for r in evaluated], [r["validation_loss"] for r in evaluated], "o-", label="validation")
-    loss.set_ylabel("loss (nats per token)")
-    loss.grid(alpha=0.3)
-    loss.legend()
-    rate.plot([r["step"] for r in records], [r["learning_rate"] for r in records], lw=1, color="tab:green")
-    rate.set(xlabel="step", ylabel="learning rate")
-    rate.grid(alpha=0.3)
-    with atomic_file(picture) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
+    with loss_figure(picture, 8, "step") as (loss, rate):
+        loss.plot([r["step"] for r in good], [r["loss"] for r in good], lw=1, label="training")
+        if evaluated:
+            steps, losses = ([r[key] for r in evaluated] for key in ("step", "validation_loss"))
+            loss.plot(steps, losses, "o-", label="validation")
+        rate.plot([r["step"] for r in records], [r["learning_rate"] for r in records], lw=1, color="tab:green")
+
+
+def _over_ranks(number: float) -> float:
+    """The sum of a number, exact in FP32, over all ranks; called by all of them."""
+    import mindspore as ms
+    from mindspore import Tensor, ops
+
+    return float(ops.AllReduce()(Tensor([number], ms.float32)).asnumpy()[0])
+
+
+def _job_name(config: RunConfig, rank: int) -> str:
+    """A random name for the saves of this job, the same on all ranks that write."""
+    number = secrets.randbelow(2**24)
+    return f"{int(_over_ranks(0 if rank else number)) if config.partitioned else number:06x}"
+
+
+def callbacks_of(config: RunConfig, run: RunDirectory, rank: int, checkpoint: Checkpoint | None) -> list[Callback]:
+    """The callbacks of this rank, in the order of their calls."""
+    start = checkpoint.step if checkpoint else 0
+    several = run.servers.is_dir() and config.devices > 1  # their file systems may show a file late
+    callbacks: list[Callback] = [
+        StopOnRequest(LastStep(run, leads=rank == 0), (lambda asks: bool(_over_ranks(asks))) if several else None)
+    ]
+    if rank == 0:
+        callbacks.append(JsonLog(run, config.logging.every))
+        if config.logging.tensorboard:
+            callbacks.append(TensorBoard(run.tensorboard, start + 1 if checkpoint else 0))
+        if config.logging.plots:
+            callbacks.append(LossPlot(run))
+    if config.faults.replicas and config.devices > 1:
+        callbacks.append(ReplicaCheck(run.replicas, config.faults.replicas, config.devices, start))
+    if rank == 0 or config.partitioned:
+        saving = config.checkpoint
+        checkpoints = Checkpoints(
+            run.checkpoints,
+            saving.every,
+            saving.keep,
+            checkpoint,
+            writers=Writers(config.devices if config.partitioned else 1, _job_name(config, rank)),
+            keep_best=config.training.patience > 0,
+            keep_every=saving.keep_every,
+            background=saving.background,
+        )
+        callbacks.append(checkpoints)
+    if rank == 0:
+        callbacks.append(EventLog(run))  # the last one, because the others report events at their end
+    return callbacks

@@ -1,14 +1,18 @@
-"""The display of a run: a progress bar on a terminal, plain lines elsewhere, both made from rank 0's events."""
+"""The display of a run: a progress bar on a terminal, plain lines elsewhere, both made from rank 0's events; its losses
+as a picture."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from ms_codegeex.base.files import atomic_file
 from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.printing import print_error, visible
 
@@ -93,12 +97,12 @@ class Display:
     def _show(self, event: dict[str, Any]) -> None:
         if event["event"] == "status":
             self.status(event["text"])
-            return
-        if event["event"] in ("pause", "go on"):  # for the watch over hangs
-            return
-        if event["event"] == "warning":
+        elif event["event"] == "warning":
             tqdm.write(visible(f"warning: {event['text']}"), file=sys.stderr)
-            return
+        elif event["event"] == "step":  # the others are for the watch over hangs
+            self._step(event)
+
+    def _step(self, event: dict[str, Any]) -> None:
         self.steps = event["step"] + event["steps_left"]  # an estimate if the run's length is given in tokens
         compiled = ""
         if self.waiting and "compiling" in self.waiting[0]:
@@ -109,12 +113,29 @@ class Display:
             bar.n, bar.total = event["step"], self.steps
             bar.set_description_str(f"training {self.stage}" if self.stage else "training")
             bar.set_postfix_str(f"{figures(event)}  ETA {duration(event['eta_seconds'])}")
-        elif (
-            compiled
-            or event["step"] % self.every == 0
-            or not event["steps_left"]
-            or event["validation_loss"] is not None
-        ):
+            return
+        due = event["step"] % self.every == 0 or not event["steps_left"] or event["validation_loss"] is not None
+        if compiled or due:
             words = [f"step {event['step']}/{self.steps}", figures(event), f"ETA {duration(event['eta_seconds'])}"]
             words = [self.stage, *words] if self.stage else words
             print_error("  ".join(words) + compiled)
+
+
+@contextlib.contextmanager
+def loss_figure(picture: Path, width: float, steps: str) -> Iterator[tuple[Any, Any]]:
+    """Axes for losses and, below them, for learning rates over `steps`; the picture is written at the end. `width` in
+    inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    loss, rate = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+    yield loss, rate
+    loss.set_ylabel("loss (nats per token)")
+    rate.set(xlabel=steps, ylabel="learning rate")
+    for axes in (loss, rate):
+        axes.grid(alpha=0.3)
+    loss.legend()
+    with atomic_file(picture) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)

@@ -234,7 +234,7 @@ def _import_all() -> None:
 
     from ms_codegeex.data.datasets import opening  # noqa: F401
     from ms_codegeex.parallel import context  # noqa: F401
-    from ms_codegeex.runs import joining, matmul_peak, observing, weights, worker  # noqa: F401
+    from ms_codegeex.runs import callbacks, joining, weights, worker  # noqa: F401
 
 
 def main(launcher: int) -> int:

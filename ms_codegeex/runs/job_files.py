@@ -122,6 +122,14 @@ def _volcano(name: str, servers: int, config: RunConfig, arguments: list[str], t
     resource = "huawei.com/Ascend910" if config.device == "ascend" else "nvidia.com/gpu"
     master = None if table else "${VC_SERVER_HOSTS%%,*}:" + str(PORT)
     command = f"exec {_command(config, arguments, servers, '$VC_TASK_INDEX', master)}"
+    volumes = {  # place in the container, and what is mounted there
+        "checkout": ("/checkout", {"persistentVolumeClaim": {"claimName": "CLAIM"}}),
+        "driver": ("/usr/local/Ascend/driver", {"hostPath": {"path": "/usr/local/Ascend/driver"}}),
+        "hccn": ("/etc/hccn.conf", {"hostPath": {"path": "/etc/hccn.conf"}}),
+        "memory": ("/dev/shm", {"emptyDir": {"medium": "Memory"}}),
+    }
+    if config.device != "ascend":
+        del volumes["driver"], volumes["hccn"]
     container = {
         "name": "train",
         "image": "IMAGE",
@@ -129,26 +137,16 @@ def _volcano(name: str, servers: int, config: RunConfig, arguments: list[str], t
         "command": ["bash", "-c", command],
         "resources": {"requests": {resource: devices}, "limits": {resource: devices}},
         "volumeMounts": [
-            {"name": "checkout", "mountPath": "/checkout"},
-            {"name": "driver", "mountPath": "/usr/local/Ascend/driver", "readOnly": True},
-            {"name": "hccn", "mountPath": "/etc/hccn.conf", "readOnly": True},
-            {"name": "memory", "mountPath": "/dev/shm"},
+            {"name": name, "mountPath": place, **({"readOnly": True} if "hostPath" in volume else {})}
+            for name, (place, volume) in volumes.items()
         ],
     }
     pod = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": _termination_seconds(config),
         "containers": [container],
-        "volumes": [
-            {"name": "checkout", "persistentVolumeClaim": {"claimName": "CLAIM"}},
-            {"name": "driver", "hostPath": {"path": "/usr/local/Ascend/driver"}},
-            {"name": "hccn", "hostPath": {"path": "/etc/hccn.conf"}},
-            {"name": "memory", "emptyDir": {"medium": "Memory"}},
-        ],
+        "volumes": [{"name": name, **volume} for name, (_, volume) in volumes.items()],
     }
-    if config.device != "ascend":
-        container["volumeMounts"] = [m for m in container["volumeMounts"] if m["name"] in ("checkout", "memory")]
-        pod["volumes"] = [v for v in pod["volumes"] if v["name"] in ("checkout", "memory")]
     job = {
         "apiVersion": "batch.volcano.sh/v1alpha1",
         "kind": "Job",

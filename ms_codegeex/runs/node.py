@@ -21,7 +21,7 @@ from ms_codegeex.base.host import available_cores
 from ms_codegeex.base.processes import python_path
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.chosen_hardware import check_kind
-from ms_codegeex.runs.rank_table import RankTable, check_against_config, read_rank_table
+from ms_codegeex.runs.rank_table import check_against_config, is_address, read_rank_table
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.workers import WorkerSpec
 
@@ -117,7 +117,7 @@ def _node_rank(node_rank: int | None, count: int) -> int:
 
 
 def _node_of_table(config: RunConfig, path: Path, node_rank: int | None, nodes: int | None, master: str | None) -> Node:
-    table: RankTable = read_rank_table(path)
+    table = read_rank_table(path)
     try:
         check_against_config(table, config)
     except UserError as error:
@@ -140,11 +140,8 @@ def _master(text: str) -> tuple[str, int]:
     bare_ipv6 = ":" in host and not text.startswith("[")
     if not host or bare_ipv6 or not re.fullmatch(r"\d{4,5}", port) or not 1024 <= int(port) <= 65535:
         raise UserError(f"--master-addr: found '{text}', expected HOST:PORT with a port from 1024 to 65535")
-    if re.fullmatch(r"[0-9.]+", host) or ":" in host:
-        try:
-            ipaddress.ip_address(host)
-        except ValueError:
-            raise UserError(f"--master-addr: '{host}' is not an IP address; correct it or give a host name") from None
+    if (re.fullmatch(r"[0-9.]+", host) or ":" in host) and not is_address(host):
+        raise UserError(f"--master-addr: '{host}' is not an IP address; correct it or give a host name")
     return host, int(port)
 
 
@@ -205,9 +202,7 @@ def node_processes(
     `port`: where the workers meet when `node.needs_port`.
     """
     command = ["-m", WORKER, str(run.path), *arguments]
-    if node.table is not None:
-        return _rank_table_processes(config, node, run, command, port)
-    if node.count == 1 and (config.devices == 1 or config.device == "cpu"):
+    if node.table is not None or (node.count == 1 and (config.devices == 1 or config.device == "cpu")):
         return _own_processes(config, node, run, command, port)
     logs = tuple(run.logs / f"worker_{rank}.log" for rank in node.ranks)
     environment = engine_environment(config, node, run.logs)
@@ -225,23 +220,9 @@ def node_processes(
     ]
     folder = str(Path(sys.executable).parent)  # msrun starts `python` from PATH
     log = run.logs / (f"msrun_{node.rank}.log" if node.count > 1 else "msrun.log")
-    label = f"{_named(node)}, logs {logs[0]} …"
+    label = f"ranks {node.ranks.start} to {node.ranks.stop - 1} on {node.name}, logs {logs[0]} …"
     program = str(Path(folder) / "msrun")
     return [WorkerSpec(label, (program, *msrun, "python", *command), run.logs, log, environment, folder, logs)]
-
-
-def _own_processes(
-    config: RunConfig, node: Node, run: RunDirectory, command: Sequence[str], port: int | None
-) -> list[WorkerSpec]:
-    """One process per rank, and the scheduler through which they meet if there are several. msrun would start the same,
-    but would first spend seconds on importing the engine."""
-    shared, words = engine_environment(config, node, run.logs), (sys.executable, *command)
-    specs, meeting = _scheduler(config, node, run, words, shared, port)
-    for rank, device in zip(node.ranks, node.devices, strict=True):
-        log, own = run.logs / f"worker_{rank}.log", _place(config, meeting, rank, device)
-        label = f"rank {rank} on {node.name}, log {log}"
-        specs.append(WorkerSpec(label, words, run.logs, log, {**shared, **own}, worker_logs=(log,)))
-    return specs
 
 
 def _scheduler(
@@ -266,10 +247,8 @@ def _scheduler(
 
 def _resolved(host: str) -> str:
     """The address of a host: MindSpore's scheduler takes no names."""
-    try:
+    if is_address(host):
         return str(ipaddress.ip_address(host))
-    except ValueError:
-        pass
     try:
         return socket.gethostbyname(host)
     except OSError as error:
@@ -287,10 +266,6 @@ def _place(config: RunConfig, meeting: Mapping[str, str], rank: int, device: int
     return {**meeting, **role}
 
 
-def _named(node: Node) -> str:
-    return f"ranks {node.ranks.start} to {node.ranks.stop - 1} on {node.name}"
-
-
 def _bind(config: RunConfig, node: Node, cores: Sequence[int]) -> list[str]:
     """The flag for msrun's own pinning with the same even split; CPU workers are not pinned."""
     blocks = core_blocks(cores, len(node.ranks))
@@ -300,23 +275,30 @@ def _bind(config: RunConfig, node: Node, cores: Sequence[int]) -> list[str]:
     return [f"--bind_core={json.dumps(pinned, separators=(',', ':'))}"]
 
 
-def _rank_table_processes(
+def _own_processes(
     config: RunConfig, node: Node, run: RunDirectory, command: Sequence[str], port: int | None
 ) -> list[WorkerSpec]:
-    """One process per rank, each in its own directory because the compiler leaves files in the working directory.
+    """One process per rank, and the scheduler through which they meet if there are several.
 
-    The ranks meet through a scheduler as msrun's do: MindSpore 2.9 no longer starts from a rank table. The table's part
-    is to say which rank computes on which device of which server; msrun would number the devices itself.
+    On one server msrun would start the same, but would first spend seconds on importing the engine. With a rank table,
+    each has its own directory because the compiler leaves files in the working directory. The ranks meet through a
+    scheduler all the same: MindSpore 2.9 no longer starts from a rank table. The table's part is to say which rank
+    computes on which device of which server; msrun would number the devices itself.
     """
-    cores = usable_cores()
-    taskset, words = shutil.which("taskset"), (sys.executable, *command)
-    specs, meeting = _scheduler(config, node, run, words, engine_environment(config, node, run.logs), port)
+    cores, words, shared = usable_cores(), (sys.executable, *command), engine_environment(config, node, run.logs)
+    specs, meeting = _scheduler(config, node, run, words, shared, port)
     for rank, device, block in zip(node.ranks, node.devices, core_blocks(cores, len(node.ranks)), strict=True):
-        directory, log = run.logs / f"rank_{rank}", run.logs / f"worker_{rank}.log"
-        environment = {**engine_environment(config, node, directory), **_place(config, meeting, rank, device)}
+        log, place = run.logs / f"worker_{rank}.log", _place(config, meeting, rank, device)
+        if node.table is None:
+            label = f"rank {rank} on {node.name}, log {log}"
+            specs.append(WorkerSpec(label, words, run.logs, log, {**shared, **place}, worker_logs=(log,)))
+            continue
+        taskset = shutil.which("taskset")
         pin = [taskset, "-c", core_list(block)] if taskset and block else []
         reason = "taskset not found" if block else f"{len(cores)} cores for {len(node.ranks)} processes"
         where = f"cores {core_list(block)}" if pin else f"not pinned ({reason})"
         label = f"rank {rank} on device {device} of {node.name}, {where}, log {log}"
+        directory = run.logs / f"rank_{rank}"
+        environment = {**engine_environment(config, node, directory), **place}
         specs.append(WorkerSpec(label, (*pin, *words), directory, log, environment, worker_logs=(log,)))
     return specs

@@ -1,25 +1,82 @@
-"""Opens a run directory: one job at a time holds it, writes the files known before training starts, or joins it."""
+"""Opens a run directory: one job at a time holds it, decides where the run starts, writes the files known before
+training starts, or joins it."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import yaml
+
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import atomic_file
 from ms_codegeex.base.locks import take_lock
+from ms_codegeex.base.printing import print_error
+from ms_codegeex.base.yaml_reading import read_yaml_file
 from ms_codegeex.config import RunConfig
+from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.config.values import flattened
 from ms_codegeex.data.tokenizer.recorded import keep_files
-from ms_codegeex.formats.checkpoint_folder import set_aside
-from ms_codegeex.runs.events import add_event
-from ms_codegeex.runs.resolved_config import read_config, write_config
+from ms_codegeex.formats.checkpoint import Checkpoint, step_name
+from ms_codegeex.formats.checkpoint_folder import DOUBTFUL, list_checkpoints, newest_sound, outcome, resolve, set_aside
 from ms_codegeex.runs.resume import Change
 from ms_codegeex.runs.run_directory import RunDirectory
-from ms_codegeex.runs.starting_point import StartingPoint
-from ms_codegeex.runs.worker_error import mark_doubtful_checkpoints
+from ms_codegeex.runs.stopping import mark_doubtful_checkpoints
+
+
+@dataclass(frozen=True)
+class StartingPoint:
+    """The checkpoint to start from (None for a new run), and the later checkpoints to skip, each with the reason:
+    `damaged` or `doubtful`."""
+
+    checkpoint: Checkpoint | None = None
+    passed_over: tuple[tuple[Path, str], ...] = ()
+
+
+def starting_point(config: RunConfig, run: RunDirectory) -> StartingPoint:
+    """Choose the checkpoint to continue from, once for all workers, and verify its hashes. Changes nothing.
+
+    Prints on standard error why later checkpoints are skipped. `UserError` if the output already holds a run and
+    `checkpoint.resume` is not set, if it holds no sound checkpoint, or if it holds a later one than the given one.
+    """
+    resume, existing = config.checkpoint.resume, list_checkpoints(run.checkpoints)
+    if resume is None:
+        if existing:
+            raise UserError(
+                f"output: {run.path} already holds a run; continue it with --resume auto, or choose another output"
+            )
+        return StartingPoint()
+    if resume == "auto":
+        return _newest(run, existing)
+    checkpoint = resolve(Path(resume))
+    checkpoint.verify()
+    if later := [path for path in existing if path.name > step_name(checkpoint.step)]:
+        raise UserError(
+            f"output: {run.path} holds {later[-1].name}, which is later than {checkpoint.path.name} to continue from; "
+            "choose another output"
+        )
+    return StartingPoint(checkpoint)
+
+
+def _newest(run: RunDirectory, existing: list[Path]) -> StartingPoint:
+    """The newest checkpoint of the run that is neither damaged nor doubtful."""
+    reasons: list[str] = []
+    checkpoint = newest_sound(run.checkpoints, reasons)
+    for reason in reasons:
+        print_error(f"skipped: {reason}")
+    later = [path for path in existing if checkpoint is None or path.name > checkpoint.path.name]
+    passed_over = tuple((path, DOUBTFUL if outcome(path) == DOUBTFUL else "damaged") for path in later)
+    if checkpoint is None and passed_over:
+        doubtful = [path for path, reason in passed_over if reason == DOUBTFUL]
+        remedy = f"continue from a doubtful one with --resume {doubtful[0]}, or " if doubtful else ""
+        raise UserError(
+            f"output: no checkpoint in {run.checkpoints} is {'free of doubt' if doubtful else 'sound'}; {remedy}choose "
+            "another output"
+        )
+    return StartingPoint(checkpoint, passed_over)
 
 
 @contextlib.contextmanager
@@ -57,7 +114,7 @@ def open_run(config: RunConfig, run: RunDirectory, start: StartingPoint, changes
         run.keep_logs()
         run.logs.mkdir(exist_ok=True)
         step = start.checkpoint.step if start.checkpoint else 0
-        add_event(run, "start", attempt=run.attempt + 1, step=step, changed=[asdict(change) for change in changes])
+        run.add_event("start", attempt=run.attempt + 1, step=step, changed=[asdict(change) for change in changes])
     except OSError as error:
         raise UserError(
             f"output: {run.path} cannot be written ({error.strerror}); free some space or choose another output"
@@ -66,6 +123,20 @@ def open_run(config: RunConfig, run: RunDirectory, start: StartingPoint, changes
         keep_files(Path(name), run.path)
     write_config(run, config)
     run.write_environment()
+
+
+def write_config(run: RunDirectory, config: RunConfig) -> None:
+    """Write the resolved configuration: every default filled in, all paths absolute. `train --config` reads it."""
+    with atomic_file(run.config) as temporary:
+        temporary.write_text(yaml.safe_dump(config.to_dict(), sort_keys=False), encoding="utf-8")
+
+
+def read_config(run: RunDirectory) -> RunConfig:
+    """Read and check it; `UserError` if `run` is not a run directory."""
+    try:
+        return build_run_config(read_yaml_file(run.config))
+    except FileNotFoundError:
+        raise UserError(f"{run.path}: not a run directory (no config.yaml)") from None
 
 
 def join_run(config: RunConfig, run: RunDirectory) -> None:

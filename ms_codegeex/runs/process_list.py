@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from ms_codegeex.base.tables import table
+from ms_codegeex.base.printing import table
 from ms_codegeex.runs.workers import WorkerSpec
 
 Form = Literal["list", "script", "json"]
@@ -27,8 +27,11 @@ def process_text(runs: Mapping[str, tuple[Path, Sequence[WorkerSpec]]], form: Fo
     """
     if form == "json":
         return json.dumps({"runs": [_as_json(heading, *run) for heading, run in runs.items()]})
-    write = _listed if form == "list" else _script
-    return "\n".join("\n".join([heading] * bool(heading) + [write(*run)]) for heading, run in runs.items())
+    parts = []
+    for heading, (directory, specs) in runs.items():
+        listed = [_listed(directory, specs)] if form == "list" else [*(spec.shell() for spec in specs), "wait"]
+        parts += [heading, *listed] if heading else listed
+    return "\n".join(parts)
 
 
 def _as_json(heading: str, directory: Path, specs: Sequence[WorkerSpec]) -> dict[str, Any]:
@@ -44,10 +47,6 @@ def _as_json(heading: str, directory: Path, specs: Sequence[WorkerSpec]) -> dict
         for spec in specs
     ]
     return {"heading": heading.lstrip("# "), "directory": str(directory), "processes": processes}
-
-
-def _script(directory: Path, specs: Sequence[WorkerSpec]) -> str:
-    return "\n".join([*(spec.shell() for spec in specs), "wait"])
 
 
 def _listed(directory: Path, specs: Sequence[WorkerSpec]) -> str:

@@ -19,18 +19,17 @@ from ms_codegeex.base.files import write_json
 from ms_codegeex.base.printing import print_error
 from ms_codegeex.base.processes import die_with_parent
 from ms_codegeex.formats.checkpoint import Checkpoint
-from ms_codegeex.runs.hangs import STACKS
-from ms_codegeex.runs.resolved_config import read_config
+from ms_codegeex.runs.opening import read_config
 from ms_codegeex.runs.run_directory import RunDirectory
-from ms_codegeex.runs.worker_error import leave_error, save_under_way
+from ms_codegeex.runs.stopping import leave_error, save_under_way
+from ms_codegeex.runs.workers import STACKS
 
 
 def run(run_directory: RunDirectory, checkpoint: Checkpoint | None, launcher: str | None = None) -> None:
     """Train from `checkpoint` or from the beginning. `launcher`: the process id of the command."""
     from ms_codegeex.data.datasets.opening import held_out_data, training_data, validation_data
-    from ms_codegeex.runs.joining import join
-    from ms_codegeex.runs.matmul_peak import kept_peak
-    from ms_codegeex.runs.observing import callbacks_of
+    from ms_codegeex.runs.callbacks import callbacks_of
+    from ms_codegeex.runs.joining import join, kept_peak
     from ms_codegeex.runs.weights import infill_of, weights_of
     from ms_codegeex.runs.worker import train
 
@@ -53,13 +52,6 @@ def run(run_directory: RunDirectory, checkpoint: Checkpoint | None, launcher: st
     )
 
 
-def _wait_for_save(run: RunDirectory) -> None:
-    """The end of one worker ends them all, so this one waits until rank 0 has saved; the launcher says how long."""
-    with contextlib.suppress(UserError, OSError):  # a full disk has no room for the error
-        while save_under_way(run):
-            time.sleep(0.1)
-
-
 def main() -> int:
     """Exit status 0 if this rank has finished its part; otherwise 2, with a one-line error left for the launcher."""
     faulthandler.register(STACKS, all_threads=True)
@@ -73,7 +65,10 @@ def main() -> int:
     except (UserError, RunFailure) as error:
         print_error(str(error))
         leave_error(run_directory, error, since)
-        _wait_for_save(run_directory)
+        # the end of one worker ends them all, so this one waits until rank 0 has saved; the launcher says how long
+        with contextlib.suppress(UserError, OSError):  # a full disk has no room for the error
+            while save_under_way(run_directory):
+                time.sleep(0.1)
         return 2
     rank = os.environ.get("RANK_ID", "0")
     write_json(run_directory.logs / f"done_{rank}.json", {"rank": rank})

@@ -6,11 +6,13 @@ This module reads them, makes them from `hccn.conf` files or address lists, merg
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
+import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,141 +72,113 @@ class RankTable:
                 "server_id": server.server_id,
                 **{"host_nic_ip": "reserve", **server.extra},
                 "device": [
-                    {
-                        "device_id": str(device.device_id),
-                        "device_ip": device.device_ip,
-                        **device.extra,
-                        "rank_id": str(device.rank),
-                    }
-                    for device in server.devices
+                    {"device_id": str(d.device_id), "device_ip": d.device_ip, **d.extra, "rank_id": str(d.rank)}
+                    for d in server.devices
                 ],
             }
             for server in self.servers
         ]
-        return {
-            "version": VERSION,
-            "server_count": str(len(servers)),
-            "server_list": servers,
-            "status": "completed",
-        }
+        return {"version": VERSION, "server_count": str(len(servers)), "server_list": servers, "status": "completed"}
 
 
 # --- reading and checking ---
 
 
-def _shown(value: Any) -> str:
-    if value is None:
-        return "null"
-    kind = JSON_TYPES.get(type(value))
-    if isinstance(value, dict | list):
-        return kind or ""
-    text = json.dumps(value, ensure_ascii=False)
-    return f"{text} ({kind})" if kind else text
+@dataclass(frozen=True)
+class _Place:
+    """A value of the file, and its JSON path."""
+
+    value: Any
+    path: str
+
+    def shown(self) -> str:
+        if isinstance(self.value, dict | list):
+            return JSON_TYPES[type(self.value)]
+        text, kind = json.dumps(self.value, ensure_ascii=False), JSON_TYPES.get(type(self.value))
+        return f"{text} ({kind})" if kind else text
+
+    def problem(self, expected: str, remedy: str) -> UserError:
+        return UserError(f"{self.path or '(top)'}: found {self.shown()}, expected {expected}; {remedy}")
+
+    def get(self, key: str) -> _Place:
+        where = f"{self.path}.{key}" if self.path else key
+        if key not in self.value:
+            raise UserError(f"{where}: missing; add it, or make the table with `ms-codegeex rank-table make`")
+        return _Place(self.value[key], where)
+
+    def text(self) -> str:
+        if not isinstance(self.value, str):
+            scalar = isinstance(self.value, int | float) and not isinstance(self.value, bool)
+            raise self.problem("a string", f'write "{self.value}"' if scalar else "HCCL reads strings only")
+        return self.value
+
+    def number(self) -> int:
+        if not NUMBER.fullmatch(self.text()):
+            raise self.problem("digits without sign, blank or leading zero", 'write it like "3"')
+        return int(self.value)
+
+    def address(self) -> str:
+        if not is_address(self.text()):
+            raise self.problem("an IPv4 or IPv6 address", "take it from address_N of the server's hccn.conf")
+        return self.value
+
+    def object(self) -> _Place:
+        if not isinstance(self.value, dict):
+            raise self.problem("an object", "see configs/rank_tables for samples")
+        return self
+
+    def objects(self) -> Iterator[_Place]:
+        """The entries of a list that must not be empty."""
+        if not isinstance(self.value, list) or not self.value:
+            shown = "an empty list" if self.value == [] else self.shown()
+            raise UserError(
+                f"{self.path}: found {shown}, expected a list with at least one entry; list every one that takes part"
+            )
+        return (_Place(value, f"{self.path}[{index}]").object() for index, value in enumerate(self.value))
+
+    def rest(self, *known: str) -> dict[str, str]:
+        """The texts of the other keys."""
+        return {key: self.get(key).text() for key in self.value if key not in known}
+
+    def differ(self, seen: dict[Any, str], value: Any) -> None:
+        """`UserError` if the value was seen at an earlier place."""
+        if value in seen:
+            raise UserError(
+                f"{self.path}: found {self.shown()} again, which {seen[value]} already has; give each its own"
+            )
+        seen[value] = self.path
 
 
-def _problem(path: str, value: Any, expected: str, remedy: str) -> UserError:
-    return UserError(f"{path}: found {_shown(value)}, expected {expected}; {remedy}")
+def is_address(text: str) -> bool:
+    """Whether it is an IPv4 or IPv6 address."""
+    with contextlib.suppress(ValueError):
+        return bool(ipaddress.ip_address(text))
+    return False
 
 
-def _get(mapping: Mapping[str, Any], key: str, path: str) -> tuple[Any, str]:
-    """The value of a key and its path."""
-    where = f"{path}.{key}" if path else key
-    if key not in mapping:
-        raise UserError(f"{where}: missing; add it, or make the table with `ms-codegeex rank-table make`")
-    return mapping[key], where
-
-
-def _string(mapping: Mapping[str, Any], key: str, path: str) -> tuple[str, str]:
-    value, where = _get(mapping, key, path)
-    if not isinstance(value, str):
-        scalar = isinstance(value, int | float) and not isinstance(value, bool)
-        raise _problem(where, value, "a string", f'write "{value}"' if scalar else "HCCL reads strings only")
-    return value, where
-
-
-def _number(mapping: Mapping[str, Any], key: str, path: str) -> tuple[int, str]:
-    value, where = _string(mapping, key, path)
-    if not NUMBER.fullmatch(value):
-        raise _problem(where, value, "digits without sign, blank or leading zero", 'write it like "3"')
-    return int(value), where
-
-
-def _address(mapping: Mapping[str, Any], key: str, path: str) -> str:
-    value, where = _string(mapping, key, path)
-    try:
-        ipaddress.ip_address(value)
-    except ValueError:
-        raise _problem(
-            where, value, "an IPv4 or IPv6 address", "take it from address_N of the server's hccn.conf"
-        ) from None
-    return value
-
-
-def _list(mapping: Mapping[str, Any], key: str, path: str) -> tuple[list[Any], str]:
-    value, where = _get(mapping, key, path)
-    if not isinstance(value, list) or not value:
-        shown = "an empty list" if value == [] else _shown(value)
-        raise UserError(
-            f"{where}: found {shown}, expected a list with at least one entry; list every one that takes part"
-        )
-    return value, where
-
-
-def _objects(values: Iterable[Any], path: str) -> Iterator[tuple[dict[str, Any], str]]:
-    for index, value in enumerate(values):
-        where = f"{path}[{index}]"
-        if not isinstance(value, dict):
-            raise _problem(where, value, "an object", "see configs/rank_tables for samples")
-        yield value, where
-
-
-def _extra(mapping: Mapping[str, Any], known: Sequence[str], path: str) -> dict[str, str]:
-    return {key: _string(mapping, key, path)[0] for key in mapping if key not in known}
-
-
-def _server_id(mapping: Mapping[str, Any], path: str) -> str:
+def _server_id(place: _Place) -> str:
     """Any name without blanks; one that looks like an IP address must be one."""
-    value, where = _string(mapping, "server_id", path)
+    value = place.text()
     if not value or re.search(r"\s", value) or len(value) > SERVER_ID_LENGTH:
-        raise _problem(where, value, f"1 to {SERVER_ID_LENGTH} characters without blanks", "use the server's address")
-    if re.fullmatch(r"[0-9.]+", value):
-        try:
-            ipaddress.ip_address(value)
-        except ValueError:
-            raise _problem(where, value, "an IP address or a name", "correct the server's address") from None
+        raise place.problem(f"1 to {SERVER_ID_LENGTH} characters without blanks", "use the server's address")
+    if re.fullmatch(r"[0-9.]+", value) and not is_address(value):
+        raise place.problem("an IP address or a name", "correct the server's address")
     return value
 
 
-def _server(mapping: dict[str, Any], path: str) -> RankTableServer:
-    server_id = _server_id(mapping, path)
-    entries, where = _list(mapping, "device", path)
+def _server(place: _Place) -> RankTableServer:
+    server_id = _server_id(place.get("server_id"))
     devices, seen = [], {}
-    for entry, place in _objects(entries, where):
-        device_id, id_path = _number(entry, "device_id", place)
-        if device_id >= MAX_SERVER_DEVICES:
-            raise _problem(
-                id_path,
-                entry["device_id"],
-                f"a device of one server, 0 to {MAX_SERVER_DEVICES - 1}",
-                "device ids start at 0 on every server",
-            )
-        _differs(seen, device_id, id_path, entry["device_id"])
-        devices.append(
-            RankTableDevice(
-                device_id,
-                _address(entry, "device_ip", place),
-                _number(entry, "rank_id", place)[0],
-                _extra(entry, ("device_id", "device_ip", "rank_id"), place),
-            )
-        )
-    return RankTableServer(server_id, tuple(devices), _extra(mapping, ("server_id", "device"), path))
-
-
-def _differs(seen: dict[Any, str], value: Any, path: str, shown: Any) -> None:
-    """`UserError` if the value was seen at an earlier place."""
-    if value in seen:
-        raise UserError(f"{path}: found {_shown(shown)} again, which {seen[value]} already has; give each its own")
-    seen[value] = path
+    for entry in place.get("device").objects():
+        number = entry.get("device_id")
+        if number.number() >= MAX_SERVER_DEVICES:
+            expected = f"a device of one server, 0 to {MAX_SERVER_DEVICES - 1}"
+            raise number.problem(expected, "device ids start at 0 on every server")
+        number.differ(seen, number.number())
+        address, rank = entry.get("device_ip").address(), entry.get("rank_id").number()
+        extra = entry.rest("device_id", "device_ip", "rank_id")
+        devices.append(RankTableDevice(number.number(), address, rank, extra))
+    return RankTableServer(server_id, tuple(devices), place.rest("server_id", "device"))
 
 
 def _check_whole(servers: Sequence[RankTableServer]) -> None:
@@ -212,46 +186,35 @@ def _check_whole(servers: Sequence[RankTableServer]) -> None:
     ids, addresses, ranks = {}, {}, {}
     count = sum(len(server.devices) for server in servers)
     for i, server in enumerate(servers):
-        _differs(ids, server.server_id, f"server_list[{i}].server_id", server.server_id)
+        _Place(server.server_id, f"server_list[{i}].server_id").differ(ids, server.server_id)
         for j, device in enumerate(server.devices):
             path = f"server_list[{i}].device[{j}]"
-            _differs(addresses, ipaddress.ip_address(device.device_ip), f"{path}.device_ip", device.device_ip)
-            _differs(ranks, device.rank, f"{path}.rank_id", str(device.rank))
+            _Place(device.device_ip, f"{path}.device_ip").differ(addresses, ipaddress.ip_address(device.device_ip))
+            _Place(str(device.rank), f"{path}.rank_id").differ(ranks, device.rank)
     for expected, (rank, path) in enumerate(ranks.items()):
+        place = _Place(str(rank), path)
         if rank >= count:
-            raise _problem(
-                path, str(rank), f"a rank below {count}, the number of devices", "ranks are 0 to N-1 without a gap"
-            )
+            raise place.problem(f"a rank below {count}, the number of devices", "ranks are 0 to N-1 without a gap")
         if rank != expected:
-            raise _problem(
-                path, str(rank), f'"{expected}"', "ranks are contiguous on a server and in the order of the file"
-            )
+            raise place.problem(f'"{expected}"', "ranks are contiguous on a server and in the order of the file")
 
 
 def parse_rank_table(value: Any) -> RankTable:
     """The table in a decoded JSON value; a `UserError` gives the JSON path of the first broken rule."""
-    if not isinstance(value, dict):
-        raise _problem("(top)", value, "an object", "see configs/rank_tables for samples")
+    top = _Place(value, "").object()
     if "server_list" not in value and "group_list" in value:
         raise UserError("group_list: the old format is not supported; make a table with `ms-codegeex rank-table make`")
-    version, where = _string(value, "version", "")
-    if version != VERSION:
-        raise _problem(where, version, f'"{VERSION}"', "no other version is supported")
-    status, where = _string(value, "status", "")
-    if status != "completed":
-        raise _problem(
-            where,
-            status,
-            '"completed"',
-            "the table is not ready yet; wait for its writer, or make it again",
-        )
-    count, where = _number(value, "server_count", "")
-    entries, list_path = _list(value, "server_list", "")
-    servers = tuple(_server(entry, path) for entry, path in _objects(entries, list_path))
-    if count != len(servers):
-        raise _problem(
-            where, value["server_count"], f'"{len(servers)}", the entries of server_list', "correct one of them"
-        )
+    for key, expected, remedy in (
+        ("version", VERSION, "no other version is supported"),
+        ("status", "completed", "the table is not ready yet; wait for its writer, or make it again"),
+    ):
+        if top.get(key).text() != expected:
+            raise top.get(key).problem(f'"{expected}"', remedy)
+    count = top.get("server_count")
+    count.number()
+    servers = tuple(map(_server, top.get("server_list").objects()))
+    if count.number() != len(servers):
+        raise count.problem(f'"{len(servers)}", the entries of server_list', "correct one of them")
     _check_whole(servers)
     return RankTable(servers)
 
@@ -276,12 +239,9 @@ def check_against_config(table: RankTable, config: RunConfig) -> None:
     for i, server in enumerate(table.servers):
         for j, device in enumerate(server.devices):
             if device.device_id >= limit:
-                raise _problem(
-                    f"server_list[{i}].device[{j}].device_id",
-                    str(device.device_id),
-                    f"a device of one server, 0 to {limit - 1}",
-                    "correct it, or set parallel.server_devices",
-                )
+                place = _Place(str(device.device_id), f"server_list[{i}].device[{j}].device_id")
+                expected = f"a device of one server, 0 to {limit - 1}"
+                raise place.problem(expected, "correct it, or set parallel.server_devices")
         if len(server.ranks) % mesh.tensor:
             group = mesh.tensor_group(server.ranks.stop)
             raise UserError(
@@ -325,26 +285,25 @@ def read_hccn_conf(path: Path) -> dict[int, str]:
 
 def make_rank_table(servers: Sequence[tuple[str, Mapping[int, str]]]) -> RankTable:
     """A table of `(server_id, {device id: address})` with ranks in that order; a broken rule is a `UserError`."""
-    made, rank = [], 0
-    for server_id, addresses in servers:
-        devices = []
-        for device_id in sorted(addresses):
-            devices.append(RankTableDevice(device_id, addresses[device_id], rank))
-            rank += 1
-        made.append(RankTableServer(server_id, tuple(devices)))
-    return parse_rank_table(RankTable(tuple(made)).to_json())
+    return _numbered(
+        RankTableServer(server_id, tuple(RankTableDevice(number, addresses[number], 0) for number in sorted(addresses)))
+        for server_id, addresses in servers
+    )
 
 
 def merge_rank_tables(tables: Sequence[RankTable]) -> RankTable:
     """All servers of the tables in that order, with new ranks; a broken rule is a `UserError`."""
-    merged, rank = [], 0
-    for server in (server for table in tables for server in table.servers):
-        devices = tuple(
-            RankTableDevice(d.device_id, d.device_ip, rank + i, d.extra) for i, d in enumerate(server.devices)
-        )
-        merged.append(RankTableServer(server.server_id, devices, server.extra))
-        rank += len(devices)
-    return parse_rank_table(RankTable(tuple(merged)).to_json())
+    return _numbered(server for table in tables for server in table.servers)
+
+
+def _numbered(servers: Iterable[RankTableServer]) -> RankTable:
+    """The servers with ranks in their order."""
+    ranks = itertools.count()
+    numbered = [
+        replace(server, devices=tuple(replace(device, rank=next(ranks)) for device in server.devices))
+        for server in servers
+    ]
+    return parse_rank_table(RankTable(tuple(numbered)).to_json())
 
 
 def write_rank_table(path: Path, table: RankTable) -> None:

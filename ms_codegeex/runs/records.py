@@ -23,14 +23,6 @@ def _is_count(value: object) -> bool:
     return type(value) is int and 0 <= value < 1 << 63
 
 
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
-
-
-def _is_flag(value: object) -> bool:
-    return isinstance(value, bool)
-
-
 def _is_number(value: object) -> bool:
     return value is None or (type(value) in (int, float) and math.isfinite(value))  # type: ignore[arg-type]
 
@@ -43,6 +35,10 @@ def _are_counts(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(map(_is_count, value))
 
 
+def _is(*kinds: type) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, kinds)
+
+
 _Rules = Mapping[str, Callable[[object], bool]]
 # keys of a line of the log, and what they are if they are left out, as they were in older versions
 _LOG: _Rules = {"step": _is_count}
@@ -52,19 +48,19 @@ _NUMBERS = (
 )
 _OPTIONAL_LOG: _Rules = {
     **dict.fromkeys(_NUMBERS, _is_number),
-    **dict.fromkeys(("skipped", "compiling"), _is_flag),
+    **dict.fromkeys(("skipped", "compiling"), _is(bool)),
     "attempt": _is_count,
 }
 _ABSENT = {**dict.fromkeys(_NUMBERS), "skipped": False, "compiling": False}
-_EVENT: _Rules = {"event": _is_text, "time": _is_time}
+_EVENT: _Rules = {"event": _is(str), "time": _is_time}
 _OPTIONAL_EVENT: _Rules = {
     **dict.fromkeys(("step", "attempt", "left_out"), _is_count),
     **dict.fromkeys(("loss", "gradient_norm"), _is_number),
-    **dict.fromkeys(("message", "signal", "reason", "kind", "policy"), lambda value: value is None or _is_text(value)),
+    **dict.fromkeys(("message", "signal", "reason", "kind", "policy"), _is(str, type(None))),
 }
 _OF_EVENT: Mapping[str, _Rules] = {
-    "end": {"reason": _is_text},
-    "fault": {"step": _is_count, "samples": _are_counts, "kind": _is_text, "policy": _is_text},
+    "end": {"reason": _is(str)},
+    "fault": {"step": _is_count, "samples": _are_counts, "kind": _is(str), "policy": _is(str)},
     "rewind": {"left_out": _is_count},
 }
 

@@ -23,8 +23,7 @@ from ms_codegeex.formats.checkpoint_folder import resolve
 from ms_codegeex.formats.checkpoint_writing import Slice
 from ms_codegeex.formats.sources import is_checkpoint, open_source
 from ms_codegeex.formats.tensors import LazyTensor
-from ms_codegeex.parallel.placement import MOMENTS
-from ms_codegeex.parallel.sharding import ParameterLayout, layouts_on
+from ms_codegeex.parallel.sharding import ParameterLayout, layouts_on, split_moment
 
 
 @dataclass(frozen=True)
@@ -37,11 +36,6 @@ class Contents:
     lora: LoraConfig
     step: int
     state: Mapping[str, Any]
-
-    @property
-    def shared_vocabulary(self) -> bool:
-        """Whether a run shares the vocabulary among the ranks of its tensor group (`parallel.vocabulary`)."""
-        return (self.state["config"].get("parallel") or {}).get("vocabulary", True)
 
     @property
     def nbytes(self) -> int:
@@ -108,11 +102,11 @@ def _layouts(contents: Contents, mesh: Mesh) -> dict[str, ParameterLayout]:
         raise UserError(f"--pipeline {mesh.pipeline}: the model has only {model.attention_layers} layers")
     if mesh.data % mesh.optimizer_shard:
         raise UserError(f"--optimizer-shard {mesh.optimizer_shard}: does not divide --data {mesh.data}")
-    known = {layout.name: layout for layout in layouts_on(mesh, model, contents.lora, contents.shared_vocabulary)}
+    vocabulary = (contents.state["config"].get("parallel") or {}).get("vocabulary", True)
+    known = {layout.name: layout for layout in layouts_on(mesh, model, contents.lora, vocabulary)}
     found = {}
     for name, tensor in contents.tensors.items():
-        prefix = next((prefix for prefix in MOMENTS if name.startswith(prefix)), "")
-        layout = known.get(name.removeprefix(prefix))
+        layout = known.get(split_moment(name)[1])
         if layout is None or layout.shape != tensor.shape:
             expected = "no such tensor" if layout is None else f"{list(layout.shape)}"
             raise UserError(f"{contents.path}: {name} is {list(tensor.shape)}, the model has {expected}")

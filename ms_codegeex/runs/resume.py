@@ -22,7 +22,7 @@ from ms_codegeex.data.datasets.content import content_hashes
 from ms_codegeex.formats.checkpoint import Checkpoint
 
 DATASET = ("data.train", "data.blend")
-REFUSED = (  # keys and sections; the table in docs/run_directory.md shows both lists
+REFUSED = (  # keys and sections; the table in docs/run_directory.md shows them, and those that are recorded
     "model",
     "lora",
     "seed",
@@ -45,42 +45,7 @@ REFUSED = (  # keys and sections; the table in docs/run_directory.md shows both 
     "faults.window",
     "parallel.fusion.dropout",
 )
-REPORTED = (
-    "device",
-    "devices",
-    "compile_cache",
-    "data.validation",
-    "data.held_out",
-    "data.workers",
-    "training.steps",
-    "training.tokens",
-    "training.micro_batch",
-    "training.recompute",
-    "training.recompute_blocks",
-    "training.evaluate_every",
-    "training.evaluate_samples",
-    "training.patience",
-    "training.loss_chunk",
-    "parallel",
-    "faults.hang",
-    "faults.most",
-    "faults.replicas",
-    "checkpoint.every",
-    "checkpoint.keep",
-    "checkpoint.keep_every",
-    "checkpoint.background",
-    "checkpoint.grace",
-    "checkpoint.export",
-    "logging",
-)
-# the run does not depend on them
-UNRECORDED = (
-    "output",
-    "stage",
-    "checkpoint.resume",
-    "data.tokenizer",
-    "model.preset",
-)
+UNRECORDED = ("output", "stage", "checkpoint.resume", "data.tokenizer", "model.preset")  # no run depends on them
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
-import math
+import json
 import os
 import platform
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ms_codegeex.base.appending import AppendedFile
 from ms_codegeex.base.files import write_json
+from ms_codegeex.base.nested import finite
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.runs.records import read_events
 
@@ -71,6 +75,15 @@ class RunDirectory:
         for path in moved:
             path.replace(folder / path.name)
 
+    def add_event(self, event: str, **content: Any) -> None:
+        """Append an event to events.jsonl. `OSError` if it cannot be written."""
+        events = AppendedFile(self.events)
+        try:
+            if failed := events.write(event_line(event, content)):
+                raise failed
+        finally:
+            events.close()
+
     def write_environment(self) -> None:
         """Write the versions of Python and packages, and the machine."""
         write_json(
@@ -85,18 +98,12 @@ class RunDirectory:
         )
 
 
-def finite(value: Any) -> Any:
-    """A JSON value with None for each number that is not finite, which JSON cannot express."""
-    if isinstance(value, Mapping):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def event_line(event: str, content: Mapping[str, Any]) -> str:
+    """A line of events.jsonl: the event now; its time is in seconds since 1970."""
+    return json.dumps({"event": event, "time": time.time(), **finite(content)})
 
 
 def _versions() -> Iterator[tuple[str, str]]:
     for name in ("ms-codegeex", *REPORTED_PACKAGES):
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             yield name, importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue

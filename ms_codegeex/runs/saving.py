@@ -11,24 +11,25 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Mapping
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ms_codegeex.base.errors import NotFinite, UserError
 from ms_codegeex.base.files import write_json
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.formats.checkpoint import Checkpoint, step_name
 from ms_codegeex.formats.checkpoint_folder import DOUBTFUL, GOOD, SoundCheckpoints, note_outcome, outcome, prune
-from ms_codegeex.formats.checkpoint_writing import Slice, failure_file, plain_state, write_checkpoint
-from ms_codegeex.runs.background import HostCopy, PendingSave, Saved, SerialExecutor, saves_in_background
+from ms_codegeex.formats.checkpoint_writing import failure_file, plain_state, write_checkpoint
+from ms_codegeex.runs.background import HostCopy, PendingSave, Saved, saves_in_background
 from ms_codegeex.training.observers import Callback, StepRecord
 from ms_codegeex.training.trainer import Trainer
 
 GOOD_AFTER = range(5, 11)  # finite steps; fewer if checkpoints are close together, so that fewer have to be kept
 RETRY_STEPS = 10  # after a save that failed
 STREAK = 3  # skipped steps in a row; one or two are normal while the loss scale adapts
+HEAD_START_SECONDS = 0.01  # of the next step; otherwise it would wait for the thread to release the interpreter
 UNKNOWN = math.inf  # the step of the next try, until rank 0 has announced it
 
 
@@ -83,7 +84,7 @@ class Checkpoints(Callback):
         self.keep_best, self.keep_every = keep_best, keep_every
         self.best: Path | None = None
         self.copy = HostCopy() if saves_in_background(background, every, keep_best) else None
-        self.worker, self.saves = SerialExecutor(), 0
+        self.thread, self.saves = ThreadPoolExecutor(1, "checkpoint"), 0  # the process does not end before its work
         self.pending: PendingSave | None = None
         self.failed: PendingSave | None = None  # the last save, if it has failed and the next try is not known
         if keep_best and restored is not None and restored.state.get("best"):
@@ -159,17 +160,14 @@ class Checkpoints(Callback):
                 self._finish_save(trainer)
 
     def _judge(self, trainer: Trainer, record: StepRecord) -> None:
-        followed_enough = []
         for path, since in list(self.followed.items()):
+            enough = not record.skipped and self.finite - since >= self.good_after
             if not path.exists():
                 del self.followed[path]
             elif self.skipped >= STREAK:
                 if path not in self.doubted and self._note(trainer, path, DOUBTFUL, record.step):
                     self.doubted.add(path)
-            elif not record.skipped and self.finite - since >= self.good_after:
-                followed_enough.append(path)
-        for path in followed_enough:
-            if self._note(trainer, path, GOOD, record.step):
+            elif enough and self._note(trainer, path, GOOD, record.step):
                 del self.followed[path]
 
     @staticmethod
@@ -210,20 +208,19 @@ class Checkpoints(Callback):
         slices, state = trainer.rank_state.slices(), plain_state(trainer.state())
         tensors = copy.snapshot(slices) if copy else slices
 
+        rank, count = trainer.rank, self.writers.count
+
         def work() -> Saved:
-            return self._write(trainer.rank, step, save, tensors, state, path)
+            """In the thread: write, publish, and delete what is no longer needed."""
+            if copy:
+                time.sleep(HEAD_START_SECONDS)
+            written = write_checkpoint(self.root, step, tensors, state, rank=rank, world_size=count, save=save)
+            if rank:
+                return Saved(written)
+            self.sound.written(written)
+            return Saved(written, self._prune(path))
 
-        self.pending = PendingSave(step, save, self.finite, path, self.worker.begin(work, wait=copy is None))
-
-    def _write(
-        self, rank: int, step: int, save: str, tensors: Mapping[str, Slice], state: Mapping[str, Any], best: Path | None
-    ) -> Saved:
-        """In the thread: write, publish, and delete what is no longer needed."""
-        path = write_checkpoint(self.root, step, tensors, state, rank=rank, world_size=self.writers.count, save=save)
-        if rank:
-            return Saved(path)
-        self.sound.written(path)
-        return Saved(path, self._prune(best))
+        self.pending = PendingSave(step, save, self.finite, path, self.thread.submit(work))
 
     def _poll(self, trainer: Trainer) -> None:
         """Whether a save has ended since, and after which step to try again if it has failed."""

@@ -1,22 +1,35 @@
-"""The runs of stages: which are finished, and from which checkpoint each one starts."""
+"""The runs of stages: which are finished, from which checkpoint each one starts, and the report on all: stages.json, a
+text table, a page, and one plot of their losses."""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ms_codegeex.base.errors import RunFailure, UserError
+from ms_codegeex.base.files import atomic_file, write_json
+from ms_codegeex.base.printing import table
 from ms_codegeex.base.reading import read_json
+from ms_codegeex.base.webpage import bars, charts, note, page
+from ms_codegeex.base.webpage import table as html_table
+from ms_codegeex.base.webpage import text as html_text
 from ms_codegeex.config import RunConfig
-from ms_codegeex.config.stages import Stage, StagedRun
+from ms_codegeex.config.loading import Stage, StagedRun
 from ms_codegeex.formats.checkpoint import step_name
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints, newest_sound
+from ms_codegeex.runs.display import loss_figure
+from ms_codegeex.runs.records import read_log
 from ms_codegeex.runs.rendezvous import JOIN_SECONDS
 from ms_codegeex.runs.resume import changes_since, is_finished
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.weights import absolute_weights
+
+HEADS = ("stage", "starts from", "steps", "tokens", "training", "validation before", "validation after")
+PLOT = "loss.png"
 
 
 def absolute_stages(staged: StagedRun) -> StagedRun:
@@ -55,7 +68,12 @@ class StageProgress:
             if stage.name not in staged.chosen:
                 continue
             if stage.after in staged.chosen and stage.after not in self.finished:
-                _check_unbegun(stage)
+                run = RunDirectory(Path(stage.config.output))
+                if list_checkpoints(run.checkpoints):
+                    raise UserError(
+                        f"stages.{stage.name}: {run.path} was trained from a model of stage {stage.after}, which is "
+                        f"not finished with these settings; choose another output, or delete {run.path}"
+                    )
             elif _is_finished(self.begun(stage), allow_change):
                 self.finished.add(stage.name)
 
@@ -81,15 +99,6 @@ def _await_summary(stage: Stage) -> None:
         time.sleep(1.0)
 
 
-def _check_unbegun(stage: Stage) -> None:
-    run = RunDirectory(Path(stage.config.output))
-    if list_checkpoints(run.checkpoints):
-        raise UserError(
-            f"stages.{stage.name}: {run.path} was trained from a model of stage {stage.after}, which is not finished "
-            f"with these settings; choose another output, or delete {run.path}"
-        )
-
-
 def _is_finished(config: RunConfig, allow_change: Sequence[str]) -> bool:
     """Whether a stage's run has ended; a `UserError` names the stage if it was trained with other settings."""
     run = RunDirectory(Path(config.output))
@@ -112,3 +121,117 @@ def left_by(stage: Stage, best: bool) -> Path:
     if not path.is_dir():
         raise UserError(f"model.weights: {path}, which stage {stage.name} left, is gone; restore it")
     return path
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """The content of stages.json: the output, and for each stage its directory, its progress and its losses in nats per
+    token. `held_out` are the losses on `data.held_out` by name, `held_out_before` those of the model that the stage
+    started from."""
+
+    content: Mapping[str, Any]
+
+    def text(self) -> str:
+        """Two tables: the stages, and the loss on each held-out dataset after each stage."""
+        blocks = [table(HEADS, [_row(stage) for stage in self.content["stages"]], left=2)]
+        if rows := list(_held_out_rows(self.content["stages"])):
+            names = list(rows[0][1])
+            lines = [[name, *(_number(losses.get(key)) for key in names)] for name, losses in rows]
+            blocks.append("held-out loss, nats per token\n" + table(("after", *names), lines))
+        return "\n\n".join(blocks)
+
+    def page(self) -> str:
+        """The same as a page, with a chart for each held-out dataset."""
+        stages, rows = self.content["stages"], list(_held_out_rows(self.content["stages"]))
+        cells = [[html_text(cell) for cell in _row(stage)] for stage in stages]
+        parts = [("Stages", html_table(HEADS, cells))]
+        if rows:
+            names = list(rows[0][1])
+            lines = [[html_text(name), *(_number(losses.get(key)) for key in names)] for name, losses in rows]
+            parts.append(("Held-out loss, nats per token", html_table(("after", *names), lines, len(names))))
+            parts.append(("Held-out loss by stage", charts(_chart(name, rows) for name in names)))
+        parts.append(("Loss curve", note(f"{PLOT}, next to this page.")))
+        return page("Stages of a training run", parts)
+
+
+def write_report(staged: StagedRun) -> StageReport:
+    """Write stages.json, stages.txt, stages.html and loss.png next to the stages' runs."""
+    stages = [_stage(number, stage) for number, stage in enumerate(staged.stages, 1)]
+    report = StageReport({"output": str(staged.output), "stages": stages})
+    staged.output.mkdir(parents=True, exist_ok=True)
+    write_json(staged.output / "stages.json", report.content)
+    for name, content in (("stages.txt", report.text() + "\n"), ("stages.html", report.page())):
+        with atomic_file(staged.output / name) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+    if any(stage.config.logging.plots for stage in staged.stages):
+        plot_stages(staged)
+    return report
+
+
+def _stage(number: int, stage: Stage) -> dict[str, Any]:
+    run = RunDirectory(Path(stage.config.output))
+    log, summary = read_log(run.log), read_json(run.summary) if run.summary.is_file() else {}
+    evaluated = [line["validation_loss"] for line in log if line["validation_loss"] is not None]
+    before = read_json(run.before) if run.before.is_file() else {}
+    return {
+        "name": stage.name,
+        "number": number,
+        "directory": str(run.path),
+        "starts_from": stage.after or (Path(weights).name if (weights := stage.config.model.weights) else None),
+        "finished": bool(summary),
+        "steps": summary.get("steps", log[-1]["step"] if log else 0),
+        "planned_steps": stage.config.steps,
+        "tokens": (log[-1]["tokens"] or 0) if log else 0,
+        "training_loss": log[-1]["loss"] if log else None,
+        "validation_loss_before": before.get("validation_loss_before"),
+        "validation_loss": summary.get("validation_loss", evaluated[-1] if evaluated else None),
+        "held_out_before": before.get("held_out_before", {}),
+        "held_out": summary.get("held_out", {}),
+        "checkpoint": summary.get("checkpoint"),
+    }
+
+
+def _row(stage: Mapping[str, Any]) -> list[str]:
+    steps = f"{stage['steps']:,}" + ("" if stage["finished"] else f" of {stage['planned_steps']:,}")
+    losses = (stage[key] for key in ("training_loss", "validation_loss_before", "validation_loss"))
+    return [stage["name"], stage["starts_from"] or "scratch", steps, f"{stage['tokens']:,}", *map(_number, losses)]
+
+
+def _held_out_rows(stages: Iterable[Mapping[str, Any]]) -> Iterable[tuple[str, Mapping[str, float]]]:
+    """The held-out losses of each finished stage, after those of a model that the first one started from."""
+    for stage in stages:
+        if stage["number"] == 1 and stage["held_out_before"]:
+            yield str(stage["starts_from"]), stage["held_out_before"]
+        if stage["held_out"]:
+            yield stage["name"], stage["held_out"]
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None or not math.isfinite(value) else f"{value:.4f}"
+
+
+def _chart(name: str, rows: Iterable[tuple[str, Mapping[str, float]]]) -> str:
+    known = [(stage, losses[name]) for stage, losses in rows if losses.get(name) is not None]
+    return bars(html_text(name), [(stage, loss, _number(loss)) for stage, loss in known])
+
+
+def plot_stages(staged: StagedRun) -> None:
+    """Draw the losses of all stages, one after the other, with a line where each begins."""
+    logs = [(stage.name, read_log(RunDirectory(Path(stage.config.output)).log)) for stage in staged.stages]
+    logs = [(name, log) for name, log in logs if log]
+    if not logs:
+        return
+    begin = 0
+    with loss_figure(staged.output / PLOT, 9, "step, counted over the stages") as (loss, rate):
+        for number, (name, log) in enumerate(logs):
+            steps, colour = [begin + line["step"] for line in log], f"C{number}"
+            good = [(step, line["loss"]) for step, line in zip(steps, log, strict=True) if not line["skipped"]]
+            points = [(begin + x["step"], x["validation_loss"]) for x in log if x["validation_loss"] is not None]
+            loss.plot(*zip(*good, strict=True) if good else ((), ()), lw=1, color=colour, label=name)
+            if points:
+                loss.plot(*zip(*points, strict=True), "o", ms=4, mec="black", color=colour, label=f"{name}, validation")
+            rate.plot(steps, [line["learning_rate"] for line in log], lw=1, color=colour)
+            if begin:
+                for axes in (loss, rate):
+                    axes.axvline(begin, color="grey", lw=0.8, ls="--")
+            begin = steps[-1]

@@ -1,4 +1,5 @@
-"""Stops a run on a signal: its ranks end after the same step and save it.
+"""How a run ends before its last step: on a signal, after which its ranks end with the same step and save it; or by an
+error that a worker leaves for its launcher in `logs/error.json`, which may make checkpoints doubtful.
 
 When the launcher gets SIGTERM or SIGUSR1, it writes a request. Rank 0 sees it after a step and announces the next
 step as the last. No rank can finish that step without rank 0, so by then every rank can read the announcement.
@@ -15,11 +16,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.base.errors import RunFailure, UserError
+from ms_codegeex.base.errors import Corrupted, NotFinite, Rewind, RunFailure, UserError
 from ms_codegeex.base.files import write_json
 from ms_codegeex.base.printing import print_error
 from ms_codegeex.base.reading import read_json
+from ms_codegeex.formats.checkpoint_folder import doubt, doubt_after
+from ms_codegeex.runs.records import read_events
 from ms_codegeex.runs.run_directory import RunDirectory
+
+STEP_KEYS = {NotFinite: "not_finite", Corrupted: "corrupted_after"}  # of the step that belongs to an error
+KINDS: tuple[Any, ...] = (*STEP_KEYS, Rewind, RunFailure, UserError)
+SAVES = ("saving", "saved", "save failed")  # events of rank 0
+ON_ALL_RANKS = (NotFinite, Corrupted, Rewind)  # all ranks end with it, after the same step
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
@@ -38,12 +46,8 @@ def stop_at_once(number: int, _frame: object) -> None:
 
 
 class StopRequest:
-    """The launcher's side: passes a signal on to the workers.
-
-    Args:
-        run: the run directory.
-        grace: seconds for the workers to save; when they have passed, or at a second signal, the workers are ended.
-    """
+    """The launcher's side: passes a signal on to the workers. When `grace` has passed, in seconds for them to save, or
+    at a second signal, the workers are ended."""
 
     def __init__(self, run: RunDirectory, grace: float):
         self.run, self.grace = run, grace
@@ -92,12 +96,7 @@ class StopRequest:
 
 
 class LastStep:
-    """A rank's side: the step to end after.
-
-    Args:
-        run: the run directory.
-        leads: whether this is rank 0, which decides.
-    """
+    """A rank's side: the step to end after. `leads`: whether this is rank 0, which decides."""
 
     def __init__(self, run: RunDirectory, leads: bool):
         self.run, self.leads = run, leads
@@ -121,3 +120,41 @@ class LastStep:
 
 def _read(path: Path) -> Any:
     return read_json(path) if path.exists() else None
+
+
+def leave_error(run: RunDirectory, error: UserError | RunFailure, since: int) -> None:
+    """Leave a worker's error; `since` is the step that its job started from."""
+    kind = next(kind for kind in KINDS if isinstance(error, kind))
+    step = {STEP_KEYS[kind]: error.step} if kind in STEP_KEYS else {}
+    with contextlib.suppress(UserError):  # a full disk, which the launcher reports
+        write_json(run.error, {"message": str(error), "kind": kind.__name__, "since": since, **step})
+
+
+def left_error(run: RunDirectory) -> UserError | RunFailure:
+    """The error that a worker has left."""
+    error = read_json(run.error)
+    kind = next(kind for kind in KINDS if kind.__name__ == error["kind"])
+    return kind(error["message"], error[STEP_KEYS[kind]]) if kind in STEP_KEYS else kind(error["message"])
+
+
+def save_under_way(run: RunDirectory) -> bool:
+    """Whether rank 0 still saves although a worker has left an error. The others wait for that if all ranks end with
+    this error; otherwise rank 0 may wait for them."""
+    if not isinstance(left_error(run), ON_ALL_RANKS):
+        return False
+    kinds = [event["event"] for event in read_events(run.events)]
+    return next((kind == "saving" for kind in reversed(kinds) if kind in (*SAVES, "start")), False)
+
+
+def mark_doubtful_checkpoints(run: RunDirectory) -> None:
+    """If the last job ended because a step was not finite or copies differed, mark the checkpoints concerned as
+    doubtful."""
+    with contextlib.suppress(UserError):  # there is no error
+        error = read_json(run.error)
+        if error.get("noted"):  # both the end of that job and the start of the next one call this
+            return
+        if error.get("not_finite") is not None:
+            doubt(run.checkpoints, error["since"], error["not_finite"])
+        if error.get("corrupted_after") is not None:
+            doubt_after(run.checkpoints, error["corrupted_after"])
+        write_json(run.error, {**error, "noted": True})

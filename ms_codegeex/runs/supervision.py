@@ -8,27 +8,54 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import socket
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from ms_codegeex.base.errors import RunFailure
+from ms_codegeex.base.locks import take_lock
 from ms_codegeex.base.printing import print_error
 from ms_codegeex.config import RunConfig
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.runs.display import Display
 from ms_codegeex.runs.fork_server import ForkServer
-from ms_codegeex.runs.hangs import HangWatch, report_hang
 from ms_codegeex.runs.node import Node, node_processes
-from ms_codegeex.runs.ports import reserved_port
 from ms_codegeex.runs.rendezvous import Rendezvous
 from ms_codegeex.runs.run_directory import RunDirectory
-from ms_codegeex.runs.stopping import StopRequest
-from ms_codegeex.runs.worker_error import left_error, mark_doubtful_checkpoints, save_under_way
-from ms_codegeex.runs.workers import Workers, WorkerSpec
+from ms_codegeex.runs.stopping import StopRequest, left_error, mark_doubtful_checkpoints, save_under_way
+from ms_codegeex.runs.workers import HangWatch, Workers, WorkerSpec, report_hang
 
+PORTS = range(21000, 31000)  # below the usual ephemeral range, so that no outgoing connection takes one in between
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 5.0  # for a worker that has finished or failed to exit
 DISK_SECONDS, DISK_ROOM = 2.0, 64 * 1024  # bytes; less than a few lines of a log and a block or two of metadata
+
+
+@contextlib.contextmanager
+def reserved_port() -> Iterator[int]:
+    """A free local port that no other run takes while the block runs: one lock file per port, and a bind to test it."""
+    start = os.getpid() % len(PORTS)
+    for offset in range(len(PORTS)):
+        port = PORTS[(start + offset) % len(PORTS)]
+        lock = take_lock(Path(tempfile.gettempdir()) / f"ms-codegeex-{os.getuid()}-port-{port}.lock", wait=False)
+        if lock is None:
+            continue
+        try:
+            if _is_free(port):
+                yield port
+                return
+        finally:
+            os.close(lock)
+    raise RunFailure(f"no free port between {PORTS.start} and {PORTS.stop - 1} on 127.0.0.1")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe, contextlib.suppress(OSError):
+        probe.bind(("127.0.0.1", port))
+        return True
+    return False
 
 
 def _worker_arguments(launcher: str, checkpoint: Path | str | None) -> list[str]:

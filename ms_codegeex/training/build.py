@@ -10,11 +10,9 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from ms_codegeex.config import RunConfig
-from ms_codegeex.config.chosen_hardware import running_on
-from ms_codegeex.config.fusions import chosen_kernels
+from ms_codegeex.config.chosen_hardware import chosen_kernels, running_on
 from ms_codegeex.models.bf16 import round_to_bf16
 from ms_codegeex.models.causal import Build
-from ms_codegeex.models.fused import Kernels
 from ms_codegeex.models.layers import type_constants
 from ms_codegeex.models.lora import Adaptation, add_adapters
 from ms_codegeex.models.registry import family
@@ -52,7 +50,7 @@ class Built:
 def build_network(config: RunConfig) -> nn.Cell:
     """The family's `Loss` with random weights, with adapters, with parallel strategies if the engine partitions it; on
     a CPU, which computes no BF16, with BF16's rounding; on a GPU with constants that its FP16 kernels take."""
-    training, fused = config.training, chosen_kernels(config)
+    training = config.training
     build = Build(
         seq_length=config.seq_length,
         dtype=DTYPES[training.precision],
@@ -63,7 +61,7 @@ def build_network(config: RunConfig) -> nn.Cell:
         loss_chunk=config.loss_chunk,
         z_loss=training.z_loss,
         head_table=config.partitioned and config.mesh.pipeline > 1,
-        kernels=Kernels("attention" in fused, "norm" in fused, "dropout" in fused),
+        kernels=chosen_kernels(config),
     )
     network = family(config.family).model.Loss(config.model.sizes, build)
     if config.lora.rank:
@@ -111,14 +109,9 @@ def build(
     evaluation, rows = train, config.training.global_batch
     if not config.partitioned or config.mesh.pipeline == 1:
         replicas = 1 if config.partitioned else settings.world
-        evaluation, rows = EvaluationStep(network, replicas, train.register is not None), _rows_at_once(config)
+        evaluation, rows = EvaluationStep(network, replicas, settings.saturates), config.micro_batch * config.mesh.data
     rows //= config.mesh.stage_size
     return Built(network, updates, train, settings.accumulation, accumulate, evaluation, rows, config.seq_length)
-
-
-def _rows_at_once(config: RunConfig) -> int:
-    """Sequences that all replicas together process at once."""
-    return config.micro_batch * config.data_parallel
 
 
 def call_not_inline(network: nn.Cell) -> None:

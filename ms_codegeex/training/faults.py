@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ms_codegeex.base.errors import NotFinite, Rewind
-from ms_codegeex.config import FaultsConfig
+from ms_codegeex.config.sections import FaultsConfig
 from ms_codegeex.training.observers import ObservedRun, StepRecord
 
 NORMAL = 1.4826  # a normal distribution's standard deviation over its median absolute deviation
@@ -66,20 +66,17 @@ class Faults:
         self.last = None
         if lowers_scale:
             return None
-        limits = self.limits
-        fault = None
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            fault = "not finite"
-        elif loss > limits[0] or norm > limits[1]:
-            fault = "spike"
-        if fault:
+            self.last = "not finite"
+        elif loss > self.limits[0] or norm > self.limits[1]:
+            self.last = "spike"
+        if self.last:
             self.in_a_row += 1
         else:
             self.in_a_row = 0
             self.losses.append(loss)
             self.norms.append(norm)
-        self.last = fault
-        return fault
+        return self.last
 
     def report(self, run: ObservedRun, record: StepRecord, samples: tuple[int, int]) -> None:
         """Report to the run's observers a step that left the weights as they were; `samples`: its first, and the one

@@ -64,31 +64,29 @@ class ObservedRun:
 
     def status(self, text: str) -> None:
         """Something that takes a while begins."""
-        for callback in self.callbacks:
-            callback.status(text)
+        self._call("status", text)
 
     def warn(self, text: str) -> None:
         """There is a problem that does not end the run."""
-        for callback in self.callbacks:
-            callback.warning(text)
+        self._call("warning", text)
 
     @contextmanager
     def pause(self) -> Iterator[None]:
         """Work between two steps, such as saving."""
-        for callback in self.callbacks:
-            callback.pause(True)
+        self._call("pause", True)
         try:
             yield
         finally:
-            for callback in self.callbacks:
-                callback.pause(False)
+            self._call("pause", False)
 
     def tell(self, method: str, *arguments: Any) -> None:
         """Call `start`, `step`, `end` or `leave`."""
-        for callback in self.callbacks:
-            getattr(callback, method)(self, *arguments)
+        self._call(method, self, *arguments)
 
     def event(self, event: str, **content: Any) -> None:
         """Something happened that the run's history should have."""
+        self._call("event", event, **content)
+
+    def _call(self, method: str, *arguments: Any, **content: Any) -> None:
         for callback in self.callbacks:
-            callback.event(event, **content)
+            getattr(callback, method)(*arguments, **content)

@@ -9,7 +9,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.parameter import ParameterTuple
 
-from ms_codegeex.config import OptimizerConfig, ScheduleConfig
+from ms_codegeex.config.sections import OptimizerConfig, ScheduleConfig
 
 
 def learning_rate(step: int | np.ndarray, schedule: ScheduleConfig) -> np.ndarray:

@@ -1,12 +1,17 @@
-"""How far a run has come."""
+"""How far a run has come, how fast it trains, and whether it still improves."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import mindspore as ms
+import psutil
+
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.config import RunConfig
 
 EMPTY_STEPS = 100
 
@@ -39,3 +44,74 @@ class TrainingProgress:
     def restore(self, step: int, state: Mapping[str, Any]) -> None:
         """Continue from a checkpoint."""
         self.step, self.samples, self.tokens, self.empty_steps = step, state["samples"], state["tokens"], 0
+
+
+class Patience:
+    """Counts evaluations that are no better than all earlier ones: after the first steps a run is often worse than the
+    model it starts from, and still learns.
+
+    Attributes:
+        best: step and loss of the best evaluation; step 0 is the model that the run starts from.
+        worse: evaluations since the last that was lower than those of all steps before.
+        lowest: loss of that one.
+    """
+
+    def __init__(self, limit: int):
+        self.limit = limit
+        self.best: tuple[int, float] | None = None
+        self.worse = 0
+        self.lowest: float | None = None
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the run should end; never without a limit."""
+        return bool(self.limit) and self.worse >= self.limit
+
+    def start(self, loss: float) -> None:
+        """The model that the run starts from is a candidate for the best one. It is not what later ones are compared
+        with."""
+        self.best = (0, loss)
+
+    def compare(self, step: int, loss: float) -> None:
+        """Take an evaluation into account."""
+        if not math.isfinite(loss) or (self.lowest is not None and loss >= self.lowest):
+            self.worse += 1
+            return
+        self.lowest, self.worse = loss, 0
+        if self.best is None or loss < self.best[1]:
+            self.best = (step, loss)
+
+    def state(self) -> dict[str, Any]:
+        """The state as JSON values."""
+        return {"best": self.best, "worse": self.worse, "lowest": self.lowest}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from a checkpoint. Older ones lack these keys."""
+        best = state.get("best")
+        self.best = tuple(best) if best else None
+        self.worse = state.get("worse", 0)
+        self.lowest = state.get("lowest", best[1] if best else None)
+
+
+class Rates:
+    """Figures of a step, over the whole job. `matmul_peak`: FLOP/s of one device, the reference for MFU; 0: unknown."""
+
+    def __init__(self, config: RunConfig, matmul_peak: float):
+        self.device, self.peak = config.device, matmul_peak * config.devices
+        self.slots = config.training.global_batch * config.seq_length  # of a step
+        self.flops = self.slots * config.model.sizes.flops_per_token(config.seq_length, config.lora.rank > 0)
+
+    def of(self, seconds: float, waited: float) -> dict[str, Any]:
+        """Fields of `StepRecord` for a step of `seconds`, of which it waited for data for `waited`."""
+        return {
+            "tokens_per_second": self.slots / seconds,
+            "mfu": self.flops / seconds / self.peak if self.peak else 0.0,
+            "data_wait_percent": 100 * waited / seconds,
+            "memory_bytes": used_memory(self.device),
+            "step_seconds": seconds,
+        }
+
+
+def used_memory(device: str) -> int:
+    """Bytes that this rank uses: host memory on a CPU, otherwise the peak of tensors on the device so far."""
+    return psutil.Process().memory_info().rss if device == "cpu" else ms.runtime.max_memory_allocated()

@@ -1,7 +1,9 @@
-"""The tensors of a run that one rank holds: weights, moments and loss scale; first values, saving, restoring."""
+"""What a checkpoint of a run holds: the tensors of each rank, that is weights, moments and loss scale, with their first
+values; and what the run came from, that is data, tokenizer, sentinels, and the model of its adapters."""
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,12 +13,16 @@ from mindspore import Tensor
 
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.config import RunConfig
+from ms_codegeex.data.datasets.batches import Sequences
+from ms_codegeex.data.datasets.blend import Blend
+from ms_codegeex.data.datasets.content import content_hashes
+from ms_codegeex.formats.adapters import fingerprint
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.checkpoint_writing import Slice
+from ms_codegeex.formats.slices import overlap, window_ranges
 from ms_codegeex.formats.tensors import LazyTensor
-from ms_codegeex.parallel.placement import Placement
+from ms_codegeex.parallel.sharding import Placement
 from ms_codegeex.training.build import Built
-from ms_codegeex.training.initialise import starting_weight
 
 
 class RankState:
@@ -105,3 +111,94 @@ def _set(parameter: ms.Parameter, value: np.ndarray) -> None:
             "check the configuration with `ms-codegeex rehearse`"
         )
     parameter.set_data(Tensor(np.ascontiguousarray(value)), slice_shape=True)
+
+
+def initial_weight(
+    name: str, shape: tuple[int, ...], std: float, seed: int, window: tuple[slice, ...] | None = None
+) -> np.ndarray:
+    """FP32: ones for the weights of norms, zeros for biases, otherwise N(0, std²); only the part in `window` is made.
+
+    Each row of a matrix has its own random stream (Philox, keyed by row number), so a device that holds some rows
+    draws only those.
+    """
+    window = window or tuple(slice(0, size) for size in shape)
+    local = [part.stop - part.start for part in window]
+    if name.endswith(("norm.weight", ".bias")):
+        return np.full(local, 1.0 if name.endswith("weight") else 0.0, np.float32)
+    key = seed << 32 | zlib.crc32(name.encode())
+    rows = [
+        np.random.Generator(np.random.Philox(key=key, counter=[0, row, 0, 0])).standard_normal(shape[1], np.float32)
+        for row in range(window[0].start, window[0].stop)
+    ]
+    return np.stack(rows)[:, window[1]] * np.float32(std)
+
+
+def starting_weight(
+    name: str,
+    shape: tuple[int, ...],
+    std: float,
+    seed: int,
+    window: tuple[slice, ...] | None,
+    weights: Mapping[str, LazyTensor],
+) -> np.ndarray:
+    """FP32: the numbers of `weights[name]`, which may have fewer rows than `shape`; `initial_weight` where it has none.
+    Only the part in `window` is read. `UserError` for numbers that are not finite."""
+    if name not in weights:
+        return initial_weight(name, shape, std, seed, window)
+    tensor, ranges = weights[name], window_ranges(shape, window)
+    common = overlap(ranges, {"offset": (0,) * len(shape), "shape": tensor.shape})
+    if common is None:
+        return initial_weight(name, shape, std, seed, window)
+    there, here = common
+    value = tensor.window(there).float32()
+    if not np.isfinite(value).all():
+        raise UserError(f"model.weights: tensor {name} holds numbers that are not finite; start from another model")
+    if value.shape == tuple(stop - start for start, stop in ranges):
+        return value
+    whole = initial_weight(name, shape, std, seed, window)
+    whole[here] = value
+    return whole
+
+
+class Provenance:
+    """Computed before training, since a path may hold other data later; by rank 0, whose state alone is saved.
+
+    Attributes:
+        infill: the sentinels of the data, or else those of the model that the run starts from.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        data: Sequences | Blend,
+        rank: int,
+        weights: Mapping[str, LazyTensor],
+        infill: Mapping[str, Any] | None,
+    ):
+        self._config, self._rank = config, rank
+        self._datasets = content_hashes(config.data) if rank == 0 else {}
+        self._tokenizer = data.info.get("tokenizer")
+        self.infill = infill if data.infilling is None else data.infilling.sentinels.to_json()
+        # the model that adapters belong to; they are all that is saved
+        model = set(config.model.sizes.parameter_shapes())
+        base = {name: tensor for name, tensor in weights.items() if name in model}
+        self._base = fingerprint(base) if config.lora.rank and rank == 0 else None
+
+    def state(self) -> dict[str, Any]:
+        """The state as JSON values."""
+        return {
+            "datasets": self._datasets,
+            "base": self._base,
+            "rng": {"seed": self._config.seed},
+            "config": self._config.to_dict(),
+            "tokenizer": self._tokenizer,
+            "infill": self.infill,
+        }
+
+    def check(self, checkpoint: Checkpoint) -> None:
+        """`UserError` if the adapters of a checkpoint belong to another model."""
+        if self._rank == 0 and checkpoint.state.get("base") != self._base:
+            raise UserError(
+                f"{checkpoint.path}: its adapters belong to another model than {self._config.model.weights}; restore "
+                "that model, or choose another output"
+            )

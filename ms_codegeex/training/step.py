@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 
-from ms_codegeex.config import LossScaleConfig
+from ms_codegeex.config.sections import LossScaleConfig
 from ms_codegeex.training.overflow import OVERFLOWED, OverflowRegister
 
 

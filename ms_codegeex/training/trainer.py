@@ -9,24 +9,22 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
+from mindspore import Tensor, nn
 from mindspore.nn.utils import no_init_parameters
 
 from ms_codegeex.base.errors import NotFinite
 from ms_codegeex.config import RunConfig
-from ms_codegeex.data.datasets.batches import Batch, Sequences, read_ahead
+from ms_codegeex.data.datasets.batches import Batch, Sequences, read_ahead, shuffle_context, unigram_entropy
 from ms_codegeex.data.datasets.blend import Blend
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.tensors import LazyTensor
-from ms_codegeex.parallel.placement import Placement, loaded_rows
-from ms_codegeex.training.build import build
-from ms_codegeex.training.evaluation import Evaluator, tensors_of
+from ms_codegeex.parallel.sharding import Placement, loaded_rows
+from ms_codegeex.training.build import Built, build
 from ms_codegeex.training.faults import Faults
 from ms_codegeex.training.observers import Callback, ObservedRun, StepRecord
-from ms_codegeex.training.patience import Patience
-from ms_codegeex.training.progress import TrainingProgress
-from ms_codegeex.training.provenance import Provenance
-from ms_codegeex.training.rank_state import RankState
-from ms_codegeex.training.rates import Rates
+from ms_codegeex.training.progress import Patience, Rates, TrainingProgress
+from ms_codegeex.training.rank_state import Provenance, RankState
 
 
 class Trainer(ObservedRun):
@@ -136,36 +134,33 @@ class Trainer(ObservedRun):
 
     def run(self) -> None:
         """Train to the end; the next batches are read while a step computes."""
+        every = self.config.training.evaluate_every
         try:
-            self._run()
+            if not self.ending:
+                self._evaluate_start()
+                self.status("compiling the training graph")
+            with read_ahead(self._local_batch, self._positions(), self.config.data.workers) as batches:
+                while not self.ending:
+                    began = time.perf_counter()
+                    batch = next(batches)
+                    waited = time.perf_counter() - began
+                    record = self._step(batch, began, waited)
+                    first = self.progress.samples - self.config.training.global_batch
+                    if record.compiling:
+                        self.event("compiled", seconds=record.step_seconds)
+                    if record.skipped:
+                        self.faults.report(self, record, (first, self.progress.samples))
+                    if self.finished or (every and record.step % every == 0):
+                        record.validation_loss = self.validation_loss()
+                        self.event("evaluation", validation_loss=record.validation_loss)
+                        if not record.skipped:
+                            self.patience.compare(record.step, record.validation_loss)
+                    self.compiled = True
+                    self.tell("step", record)
+                    self.faults.answer(record, first)
+            self.tell("end")
         finally:
             self.tell("leave")
-
-    def _run(self) -> None:
-        every = self.config.training.evaluate_every
-        if not self.ending:
-            self._evaluate_start()
-            self.status("compiling the training graph")
-        with read_ahead(self._local_batch, self._positions(), self.config.data.workers) as batches:
-            while not self.ending:
-                began = time.perf_counter()
-                batch = next(batches)
-                waited = time.perf_counter() - began
-                record = self._step(batch, began, waited)
-                first = self.progress.samples - self.config.training.global_batch
-                if record.compiling:
-                    self.event("compiled", seconds=record.step_seconds)
-                if record.skipped:
-                    self.faults.report(self, record, (first, self.progress.samples))
-                if self.finished or (every and record.step % every == 0):
-                    record.validation_loss = self.validation_loss()
-                    self.event("evaluation", validation_loss=record.validation_loss)
-                    if not record.skipped:
-                        self.patience.compare(record.step, record.validation_loss)
-                self.compiled = True
-                self.tell("step", record)
-                self.faults.answer(record, first)
-        self.tell("end")
 
     def _evaluate_start(self) -> None:
         """Let the model that the run starts from be a candidate for the best one, if the run keeps that."""
@@ -231,6 +226,50 @@ class Trainer(ObservedRun):
         return {name: self.evaluation.loss(sequences) for name, sequences in data.items()}
 
     def final_figures(self) -> dict[str, float]:
-        """The validation loss, and what distinguishes a language model from a table of frequencies."""
+        """The validation loss, and what distinguishes a language model from a table of frequencies: unigram entropy
+        and the loss with shuffled contexts. In nats per token."""
         self.status("evaluating")
-        return {"validation_loss": self.validation_loss(), **self.evaluation.baselines()}
+        entropy = unigram_entropy(self.evaluation.validation)
+        losses = {"validation_loss": self.validation_loss(), "unigram_entropy": entropy}
+        return {**losses, "shuffled_context_loss": self.evaluation.loss(shuffled=True)}
+
+
+class Evaluator:
+    """Evaluates the current weights, without dropout, on this rank's share of a sample, by default of `validation`."""
+
+    def __init__(self, config: RunConfig, built: Built, validation: Sequences, rank: int):
+        self.config, self.built, self.validation = config, built, validation
+        self.share = (rank % config.mesh.stage_size, config.mesh.stage_size)
+
+    def loss(self, data: Sequences | None = None, shuffled: bool = False) -> float:
+        """Nats per token on evenly spaced sequences of `data`; `shuffled`: with permuted contexts."""
+        batch = (data or self.validation).evaluation_batch(*self.share, self.config.training.evaluate_samples)
+        if shuffled:
+            batch = shuffle_context(batch, self.config.model.sizes.eos_token_id, self.config.seed)
+        return mean_loss(self.built.evaluation_step, batch, self.built.evaluation_rows)
+
+
+def mean_loss(evaluation_step: nn.Cell, batch: Batch, rows: int) -> float:
+    """Loss in nats per token. `evaluation_step` is compiled for `rows` rows, and runs without dropout."""
+    total, tokens = 0.0, 0.0
+    evaluation_step.set_train(False)
+    for start in range(0, len(batch.samples), rows):
+        arrays = tensors_of(_padded(batch.rows(start, start + rows), rows))
+        loss, count, _ = evaluation_step(*arrays).asnumpy().tolist()
+        total, tokens = total + loss, tokens + count
+    return total / max(tokens, 1.0)
+
+
+def tensors_of(batch: Batch) -> list[Tensor]:
+    """The batch's arrays for the engine."""
+    return [Tensor(array) for array in batch.arrays()]
+
+
+def _padded(batch: Batch, size: int) -> Batch:
+    """The batch filled up to `size` rows with masked copies of its last row, because a graph has one shape."""
+    missing = size - len(batch.samples)
+    if not missing:
+        return batch
+    arrays = [np.concatenate([a, np.repeat(a[-1:], missing, 0)]) for a in batch.arrays()]
+    arrays[2][-missing:] = 0.0
+    return Batch(*arrays)

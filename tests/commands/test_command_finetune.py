@@ -14,7 +14,7 @@ from ms_codegeex.formats.checkpoint_folder import list_checkpoints
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.models.registry import family
 from ms_codegeex.runs.records import read_log
-from ms_codegeex.training.initialise import initial_weight
+from ms_codegeex.training.rank_state import initial_weight
 
 SIZES = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "intermediate_size": 32, "max_position_embeddings": 32}
 QUICK = ("training.global_batch=4", "training.evaluate_samples=8", "logging.plots=false", "logging.tensorboard=false")

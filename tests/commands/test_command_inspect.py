@@ -23,7 +23,7 @@ from ms_codegeex.data.inspection import open_dataset, read_sample
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.formats.checkpoint_folder import GOOD, note_outcome
 from ms_codegeex.formats.checkpoint_writing import write_checkpoint
-from ms_codegeex.runs.resolved_config import write_config
+from ms_codegeex.runs.opening import write_config
 from ms_codegeex.runs.run_directory import RunDirectory
 
 

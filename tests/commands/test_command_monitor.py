@@ -7,8 +7,6 @@ from conftest import command_here
 from pseudo_terminal import Terminal
 from written_run import write_run
 
-from ms_codegeex.runs.events import add_event
-
 
 def test_runs_are_compared_as_text_json_and_page(dataset, tmp_path):
     for name in ("a", "b"):
@@ -29,7 +27,7 @@ def test_it_follows_a_run_to_its_end(dataset, tmp_path):
     run = write_run(tmp_path / "run", dataset, ended=False)
     with contextlib.closing(Terminal("monitor", run.path, "--interval", "0.1", home=tmp_path)) as terminal:
         terminal.expect("running")
-        add_event(run, "end", step=10, reason="finished")
+        run.add_event("end", step=10, reason="finished")
         terminal.expect("finished")
         assert terminal.end() == 0
 

@@ -11,15 +11,15 @@ from conftest import ROOT, command_here, small_run, write_config
 
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints
+from ms_codegeex.runs.opening import read_config
 from ms_codegeex.runs.records import read_events, read_log
-from ms_codegeex.runs.resolved_config import read_config
 from ms_codegeex.runs.run_directory import RunDirectory
 
 COMMAND = """
 import sys
 from ms_codegeex import cli
-from ms_codegeex.runs import hangs, node
-node.WORKER, hangs.MIN_SECONDS = "bad_worker", 8.0
+from ms_codegeex.runs import node, workers
+node.WORKER, workers.MIN_SECONDS = "bad_worker", 8.0
 sys.exit(cli.main(sys.argv[1:]))
 """
 WORKER = """

@@ -4,7 +4,7 @@ import pytest
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.hardware import ASCEND_910B
-from ms_codegeex.config.fusions import FUSIONS, chosen_kernels
+from ms_codegeex.config.chosen_hardware import FUSIONS, chosen_kernels
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.planning.cost_model import shape_of
 

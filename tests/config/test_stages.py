@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.config.loading import load_config, load_runs, load_stages
+from ms_codegeex.config.loading import load_config, load_stages
 
 COMMON = {"output": "out", "devices": 1, "model": {"preset": "tiny"}, "training": {"steps": 5, "global_batch": 4}}
 STAGES = [
@@ -31,7 +31,6 @@ def test_a_stage_lies_on_top_of_the_files_other_keys(tmp_path):
     assert [stage.config.data.train for stage in found.stages] == ["pile", "bigquery", "bigpython"]
     assert [stage.config.output for stage in found.stages] == ["out/nl", "out/multi", "out/mono"]
     assert [stage.config.stage for stage in found.stages] == ["nl", "multi", "mono"]
-    assert load_runs(tmp_path / "s.yaml") == [stage.config for stage in found.stages]
 
 
 def test_overrides_are_for_all_stages_or_for_one(tmp_path):
@@ -78,7 +77,6 @@ def test_one_stage_is_chosen_by_name(tmp_path):
 def test_a_file_without_stages_is_one_run(tmp_path):
     (tmp_path / "run.yaml").write_text("training: {steps: 3}\n")
     assert load_stages(tmp_path / "run.yaml") is None
-    assert load_runs(tmp_path / "run.yaml") == [load_config(tmp_path / "run.yaml")]
     with pytest.raises(UserError, match=r"stages: .*run\.yaml has none"):
         load_config(tmp_path / "run.yaml", ["stages.nl.training.steps=3"])
 

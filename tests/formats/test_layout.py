@@ -6,11 +6,11 @@ import pytest
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats.layout import expand, to_foreign, to_ours
 from ms_codegeex.formats.tensors import from_array
-from ms_codegeex.models.foreign import TRANSPOSE, Entry, grouped
+from ms_codegeex.models.foreign import TRANSPOSE, Entry, Packing
 
 PATTERNS = (
     Entry(("word",), "wte"),
-    Entry(("l.{i}.q", "l.{i}.v", "l.{i}.k"), "h.{i}.qkv", grouped(4)),
+    Entry(("l.{i}.q", "l.{i}.v", "l.{i}.k"), "h.{i}.qkv", Packing("group", 4)),
     Entry(("l.{i}.out",), "h.{i}.out", TRANSPOSE),
     Entry(("norm",), ("top", "norm")),
 )

@@ -1,20 +1,20 @@
 """A fourth family as it would be added, GPT-2: learned positions, a tied head, biases everywhere, gelu.
 
-In the package this is `models/gpt2/{__init__,parameters,config,model,weights}.py` and its name in the registry.
+In the package this is `models/gpt2/{__init__,config,model,weights}.py` and its name in the registry.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
-from mindspore import nn, ops
+from mindspore import nn
 
-from ms_codegeex.models.causal import Build, CausalLogits, CausalLoss, Head, InputEmbedding
-from ms_codegeex.models.decoder_config import DecoderConfig
+from ms_codegeex.models.causal import Block, CausalLogits, CausalLoss, Head, InputEmbedding
+from ms_codegeex.models.decoder_config import DecoderConfig, from_preset
 from ms_codegeex.models.foreign import COPY, STACK, TRANSPOSE, Entry, ForeignFormats, ForeignLayout, SizeKeys, inside
-from ms_codegeex.models.layers import CausalMask, Heads, SampleKeys
+from ms_codegeex.models.layers import CausalMask, SampleKeys
 from ms_codegeex.models.parameters import COLUMN, LAYER_NORM, ROW, TABLE, VOCABULARY, Layer, ParameterTable
-from ms_codegeex.models.presets import check_sizes, from_preset
 
-# --- parameters.py ---
+# --- config.py ---
 
 PARAMETERS = ParameterTable(
     first=(
@@ -37,8 +37,6 @@ PARAMETERS = ParameterTable(
     ),
 )
 
-# --- config.py ---
-
 
 @dataclass(frozen=True)
 class GPT2Config(DecoderConfig):
@@ -57,63 +55,15 @@ class GPT2Config(DecoderConfig):
     init_std: float = 0.02
     eos_token_id: int = 50256
 
-    def validate(self):
-        check_sizes(self)
-
 
 TINY = {"vocab_size": 64, "hidden_size": 32, "num_layers": 2, "num_heads": 4, "intermediate_size": 48}
 TINY |= {"max_position_embeddings": 16, "eos_token_id": 0}
 PRESETS = {"124m": {}, "tiny": TINY}
 
 
-def build_config(preset, overrides):
-    return from_preset(GPT2Config, PRESETS, "124m", preset, overrides)
-
+build_config = partial(from_preset, GPT2Config, PRESETS, "124m")
 
 # --- model.py ---
-
-
-class Attention(nn.Cell):
-    def __init__(self, config, build, site):
-        super().__init__()
-        self.query = build.linear(config, "attention.query")
-        self.key = build.linear(config, "attention.key")
-        self.value = build.linear(config, "attention.value")
-        self.output = build.linear(config, "attention.output")
-        self.core = build.attention(Heads(config.num_heads, config.head_dim, config.num_heads), site)
-
-    def construct(self, x, mask, sample_keys):
-        q, k, v = self.query(x, sample_keys), self.key(x, sample_keys), self.value(x, sample_keys)
-        return self.output(self.core(q, k, v, mask, sample_keys), sample_keys)
-
-
-class FeedForward(nn.Cell):
-    def __init__(self, config, build):
-        super().__init__()
-        self.up, self.activation = build.linear(config, "feed_forward.up"), ops.GeLU()
-        self.down = build.linear(config, "feed_forward.down")
-
-    def construct(self, x, sample_keys):
-        return self.down(self.activation(self.up(x, sample_keys)), sample_keys)
-
-
-class Block(nn.Cell):
-    def __init__(self, config, build, index):
-        super().__init__()
-        self.attention_norm = build.norm(config.hidden_size, config.layer_norm_eps)
-        self.attention = Attention(config, build, 3 * index + 1)
-        self.attention_dropout = build.drop(config.hidden_size, 3 * index + 2)
-        self.feed_forward_norm = build.norm(config.hidden_size, config.layer_norm_eps)
-        self.feed_forward = FeedForward(config, build)
-        self.feed_forward_dropout = build.drop(config.hidden_size, 3 * index + 3)
-        self.add_attention, self.add_feed_forward = ops.Add(), ops.Add()
-
-    def construct(self, x, mask, sample_keys):
-        attended = self.attention(self.attention_norm(x), mask, sample_keys)
-        x = self.add_attention(x, self.attention_dropout(attended, sample_keys))
-        return self.add_feed_forward(
-            x, self.feed_forward_dropout(self.feed_forward(self.feed_forward_norm(x), sample_keys), sample_keys)
-        )
 
 
 class GPT2(nn.Cell):
@@ -123,7 +73,7 @@ class GPT2(nn.Cell):
         self.mask = CausalMask(build.seq_length, config.eos_token_id, build.reset_at_eos)
         self.embedding = InputEmbedding(config, build, learned_positions=True)
         self.blocks = nn.CellList([Block(config, build, i) for i in range(config.num_layers)])
-        self.final_norm = build.norm(config.hidden_size, config.layer_norm_eps)
+        self.final_norm = build.norm(config)
         self.head = Head(config) if build.head_table else None
 
     def construct(self, ids, samples):
@@ -135,14 +85,7 @@ class GPT2(nn.Cell):
         return self.final_norm(x)
 
 
-class Loss(CausalLoss):
-    def __init__(self, config, build: Build):
-        super().__init__(GPT2(config, build), config, build)
-
-
-class Logits(CausalLogits):
-    def __init__(self, config, build: Build):
-        super().__init__(GPT2(config, build), build)
+Loss, Logits = partial(CausalLoss, GPT2), partial(CausalLogits, GPT2)
 
 
 # --- weights.py ---

@@ -11,7 +11,7 @@ from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.models.bf16 import RoundedOperator, RoundToBf16
 from ms_codegeex.models.registry import FAMILIES
 from ms_codegeex.training.build import build_network
-from ms_codegeex.training.initialise import initial_weight
+from ms_codegeex.training.rank_state import initial_weight
 
 torch = pytest.importorskip("torch")
 

@@ -14,7 +14,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.models.causal import Build
 from ms_codegeex.models.codegeex.config import CodeGeeXConfig
 from ms_codegeex.models.codegeex.model import Loss
-from ms_codegeex.models.fused import FusedAttention, FusedDropout, FusedLayerNorm, Kernels
+from ms_codegeex.models.fused import FusedAttention, FusedDropout, FusedLayerNorm
 from ms_codegeex.models.layers import AttentionCore, CausalMask, Dropout, Heads, LayerNorm
 
 SMALL = CodeGeeXConfig(
@@ -168,14 +168,13 @@ class TestFusedDropout:
 
 
 def test_each_kernel_is_chosen_by_its_own_name():
-    plain = Kernels()
-    assert (plain.attention_core, plain.layer_norm, plain.drop) == (AttentionCore, LayerNorm, Dropout)
-    assert Kernels(attention=True).attention_core is FusedAttention
-    assert Kernels(norm=True).layer_norm is FusedLayerNorm
-    assert Kernels(dropout=True).drop is FusedDropout
-    for one in (Kernels(attention=True), Kernels(norm=True), Kernels(dropout=True)):
-        cells = (one.attention_core, one.layer_norm, one.drop)
-        assert sum(cell in (AttentionCore, LayerNorm, Dropout) for cell in cells) == 2
+    cells = {"attention": FusedAttention, "norm": FusedLayerNorm, "dropout": FusedDropout}
+    for chosen in ((), *((name,) for name in cells)):
+        build = Build(seq_length=4, kernels=chosen)
+        made = {"attention": build.attention(SMALL, 1), "norm": build.norm(SMALL), "dropout": build.drop(8, 2)}
+        for name, cell in made.items():
+            assert isinstance(cell, cells[name]) == (name in chosen)
+            assert isinstance(cell, (AttentionCore, LayerNorm, Dropout, FusedDropout))
 
 
 def test_a_model_of_fused_cells_has_the_same_parameters_and_loss(generator):
@@ -183,7 +182,7 @@ def test_a_model_of_fused_cells_has_the_same_parameters_and_loss(generator):
     batch = [ids[:, :-1], ids[:, 1:], np.ones((2, 12), np.float32), np.arange(2, dtype=np.int32)]
     plain = Loss(SMALL, Build(seq_length=12))
     shapes = {p.name: p.shape for p in plain.get_parameters()}
-    fused = Loss(SMALL, Build(seq_length=12, kernels=Kernels(True, True, True)))
+    fused = Loss(SMALL, Build(seq_length=12, kernels=("attention", "norm", "dropout")))
     assert {p.name: p.shape for p in fused.get_parameters()} == shapes
     blocks = (fused.model.blocks[0], fused.model.top_query_layer)
     assert all(isinstance(block.attention.core, FusedAttention) for block in blocks)
@@ -191,7 +190,7 @@ def test_a_model_of_fused_cells_has_the_same_parameters_and_loss(generator):
         fused.model.embedding.dropout, FusedDropout
     )
 
-    fused = Loss(SMALL, Build(seq_length=12, kernels=Kernels(norm=True)))
+    fused = Loss(SMALL, Build(seq_length=12, kernels=("norm",)))
     ms.load_param_into_net(fused, plain.parameters_dict(), strict_load=True)
     batch = [Tensor(np.ascontiguousarray(a)) for a in batch]
     np.testing.assert_allclose(fused(*batch).asnumpy(), plain(*batch).asnumpy(), rtol=1e-6)

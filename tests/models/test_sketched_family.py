@@ -14,8 +14,7 @@ from networks import LossGradients, packed_batch
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.mesh import Mesh
-from ms_codegeex.config.mesh_rules import check_mesh
-from ms_codegeex.config.rules import build_run_config
+from ms_codegeex.config.rules import build_run_config, check_mesh
 from ms_codegeex.formats import sources
 from ms_codegeex.formats.checkpoint_writing import Slice, write_checkpoint
 from ms_codegeex.formats.convert import convert

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ms_codegeex.base.mesh import Mesh
-from ms_codegeex.config import ParallelConfig
+from ms_codegeex.config.sections import ParallelConfig
 from ms_codegeex.models.codegeex.config import CodeGeeXConfig
 from ms_codegeex.parallel.sharding import ParameterLayout, parameter_layouts
 

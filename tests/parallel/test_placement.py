@@ -11,12 +11,12 @@ import pytest
 from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.data.datasets.batches import Batch
 from ms_codegeex.formats.checkpoint_writing import Slice, write_checkpoint
-from ms_codegeex.parallel import placement
-from ms_codegeex.parallel.placement import Placement
+from ms_codegeex.parallel import sharding
+from ms_codegeex.parallel.sharding import Placement
 from ms_codegeex.rehearsal.job import local_rows
 from ms_codegeex.rehearsal.stubs import simulation_environment
 from ms_codegeex.training import trainer
-from ms_codegeex.training.initialise import initial_weight
+from ms_codegeex.training.rank_state import initial_weight
 
 VALUES = {
     "device": "ascend",
@@ -129,12 +129,12 @@ def test_a_rank_without_a_pipeline_can_evaluate(tmp_path):
 def test_trainer_and_rehearsal_load_the_same_rows(monkeypatch):
     """Devices of a stage share a batch; what the trainer slices is what an executed plan is given."""
     config = build_run_config(VALUES)
-    loaded = [placement.loaded_rows(config, rank) for rank in range(8)]
+    loaded = [sharding.loaded_rows(config, rank) for rank in range(8)]
     assert [(rows.start, rows.stop) for rows in loaded] == [(0, 4), (4, 8), (8, 12), (12, 16)] * 2
     stand_in, asked = types.SimpleNamespace(config=config, rank=6), []
     stand_in.data = types.SimpleNamespace(training_batch=lambda *given: asked.append(given))
-    monkeypatch.setattr(placement, "loaded_rows", lambda config, rank: slice(3, 5))
-    monkeypatch.setattr(trainer, "loaded_rows", placement.loaded_rows)
+    monkeypatch.setattr(sharding, "loaded_rows", lambda config, rank: slice(3, 5))
+    monkeypatch.setattr(trainer, "loaded_rows", sharding.loaded_rows)
     trainer.Trainer._local_batch(stand_in, 32)
     assert asked == [(35, 2)]
     assert local_rows(config, 6, np.arange(16)).tolist() == [3, 4]

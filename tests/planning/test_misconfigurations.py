@@ -1,6 +1,6 @@
 """Seeded mistakes: each is refused in one line that starts with the key to change and says what to do.
 
-What starts from a right configuration and changes what is written here. `ms_codegeex/config/mesh_rules.py` holds the
+What starts from a right configuration and changes what is written here. `ms_codegeex/config/rules.py` holds the
 rules of meshes; taking any of them away lets a line of this table through.
 """
 
@@ -10,8 +10,7 @@ from conftest import ROOT, command, write_config
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.mesh import LARGEST_WORLD, Mesh
 from ms_codegeex.config.loading import load_config
-from ms_codegeex.config.mesh_rules import check_mesh
-from ms_codegeex.config.rules import build_run_config
+from ms_codegeex.config.rules import build_run_config, check_mesh
 from ms_codegeex.planning.planner import make_plan, problems
 from ms_codegeex.rehearsal.shrink import parse_mesh
 from ms_codegeex.runs.node import resolve_node

@@ -7,7 +7,7 @@ from dataclasses import replace
 from mindspore import ops
 
 from ms_codegeex.models.layers import Dropout
-from ms_codegeex.parallel import context, placement
+from ms_codegeex.parallel import context, sharding
 from ms_codegeex.parallel.strategies import Strategies
 from ms_codegeex.rehearsal import control_edges, worker
 from ms_codegeex.rehearsal.communicator import FileCommunicator
@@ -87,13 +87,13 @@ def _scale_twice(factor, gradient):
 
 def rows_of_the_next_rank():
     """The trainer's slices of a batch are shifted: what two devices load overlaps."""
-    right = placement.loaded_rows
+    right = sharding.loaded_rows
 
     def shifted(config, rank):
         rows = right(config, rank)
         return rows if rank == 0 else slice(rows.start - 1, rows.stop - 1)
 
-    placement.loaded_rows = shifted
+    sharding.loaded_rows = shifted
 
 
 def masks_of_each_rank():

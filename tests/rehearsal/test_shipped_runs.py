@@ -10,7 +10,7 @@ import pytest
 
 from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.base.shipped import find_config, shipped_names
-from ms_codegeex.config.loading import load_runs
+from ms_codegeex.config.loading import load_config, load_stages
 from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.planning.planner import make_plan
 from ms_codegeex.planning.report import heading
@@ -22,7 +22,8 @@ TWO = Mesh(data=2)  # for runs on one device: the engine partitions nothing ther
 
 def runs(name):
     """The runs of a file, one for each stage."""
-    return load_runs(find_config(name))
+    staged = load_stages(find_config(name))
+    return [stage.config for stage in staged.stages] if staged else [load_config(find_config(name))]
 
 
 def small(config):

@@ -17,19 +17,19 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.rehearsal import cann_stubs
 from ms_codegeex.runs.node import node_processes, resolve_node
-from ms_codegeex.runs.ports import reserved_port
 from ms_codegeex.runs.rank_table import make_rank_table, write_rank_table
 from ms_codegeex.runs.run_directory import RunDirectory
+from ms_codegeex.runs.supervision import reserved_port
 from ms_codegeex.runs.workers import Workers
 
 START = """
 import json, sys
 from ms_codegeex.config.loading import load_config
-from ms_codegeex.runs import joining, matmul_peak
-from ms_codegeex.training.rates import used_memory
+from ms_codegeex.runs import joining
+from ms_codegeex.training.progress import used_memory
 config, rank, _ = joining.join(load_config(None, sys.argv[1:]))
 import mindspore as ms
-peak = matmul_peak.matmul_peak(config)
+peak = joining.matmul_peak(config)
 found = [config.parallel.hardware, rank, *ms.get_current_device(), peak, used_memory("ascend")]
 print("STARTED", json.dumps(found), flush=True)
 """

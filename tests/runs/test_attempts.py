@@ -4,7 +4,6 @@ from ms_codegeex.base.errors import NotFinite, Rewind, RunFailure, UserError
 from ms_codegeex.config import RunConfig
 from ms_codegeex.runs import attempts
 from ms_codegeex.runs.attempts import recorded_end, resumed, with_restarts
-from ms_codegeex.runs.events import add_event
 from ms_codegeex.runs.records import read_events
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.stopping import LastStep, Stopped, StopRequest
@@ -14,7 +13,7 @@ from ms_codegeex.runs.stopping import LastStep, Stopped, StopRequest
 def run(tmp_path):
     directory = RunDirectory(tmp_path)
     directory.logs.mkdir()
-    add_event(directory, "start")
+    directory.add_event("start")
     return directory
 
 

@@ -12,8 +12,7 @@ from ms_codegeex.formats.checkpoint_folder import GOOD, list_checkpoints, outcom
 from ms_codegeex.formats.checkpoint_writing import Slice
 from ms_codegeex.runs import saving as module
 from ms_codegeex.runs.saving import Checkpoints, Writers
-from ms_codegeex.training.patience import Patience
-from ms_codegeex.training.progress import TrainingProgress
+from ms_codegeex.training.progress import Patience, TrainingProgress
 
 SECONDS = 60
 

@@ -9,7 +9,6 @@ import pytest
 from ms_codegeex.config import RunConfig
 from ms_codegeex.runs.callbacks import Eta, EventLog, JsonLog, LossPlot, StopOnRequest, TensorBoard, plot_loss
 from ms_codegeex.runs.display import Display, duration
-from ms_codegeex.runs.events import add_event
 from ms_codegeex.runs.records import read_events, read_log
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.stopping import LastStep
@@ -87,7 +86,7 @@ def test_what_is_not_finite_is_null(run, capsys):
 
 def test_a_later_attempt_replaces_the_steps_that_it_repeats_and_those_after_them(run):
     for steps in (range(1, 6), range(3, 5)):
-        add_event(run, "start")
+        run.add_event("start")
         log = JsonLog(run, every=1)
         for step in steps:
             log.step(Watched(), record(step))
@@ -105,7 +104,7 @@ def test_a_line_that_a_kill_left_incomplete_costs_no_other_line(run):
 
 def test_events_are_appended_with_time_and_attempt(run):
     for attempt in (1, 2):
-        add_event(run, "start", attempt=attempt)
+        run.add_event("start", attempt=attempt)
         EventLog(run).event("skip", step=3, samples=[8, 12], norm=float("nan"), losses={"a": [float("inf"), 1.0]})
     events = read_events(run.events)
     assert [(e["attempt"], e["event"]) for e in events] == [(1, "start"), (1, "skip"), (2, "start"), (2, "skip")]
@@ -117,7 +116,7 @@ def test_logs_of_an_earlier_attempt_are_kept(run):
     run.keep_logs()
     assert not list(run.logs.iterdir())
     for attempt in (1, 2):
-        add_event(run, "start")
+        run.add_event("start")
         (run.logs / "worker_0.log").write_text(str(attempt))
         run.summary.write_text("{}")
         run.keep_logs()

@@ -12,9 +12,9 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.reading import sha256
 from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.config.values import flattened
-from ms_codegeex.runs import compile_cache as module
-from ms_codegeex.runs.compile_cache import HASHES, WITHOUT_EFFECT, compile_cache, digest, graph_inputs
+from ms_codegeex.runs import worker as module
 from ms_codegeex.runs.run_directory import RunDirectory
+from ms_codegeex.runs.worker import HASHES, WITHOUT_EFFECT, compile_cache, digest, graph_inputs
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ from pathlib import Path
 import mindspore as ms
 from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.data.datasets.opening import training_data, validation_data
-from ms_codegeex.runs.compile_cache import compile_cache
+from ms_codegeex.runs.worker import compile_cache
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.training.observers import Callback
 from ms_codegeex.training.trainer import Trainer

@@ -1,7 +1,7 @@
 import pytest
 
 from ms_codegeex.config.rules import build_run_config
-from ms_codegeex.runs.fewer_devices import on_fewer_devices
+from ms_codegeex.runs.attempts import on_fewer_devices
 
 MODEL = {"family": "codegeex", "hidden_size": 64, "num_heads": 8, "num_layers": 3, "vocab_size": 64, "eos_token_id": 1}
 

@@ -11,7 +11,8 @@ from ms_codegeex.config.loading import load_config
 from ms_codegeex.cuda.driver import Driver, Gpu
 from ms_codegeex.cuda.libraries import LIBRARIES, Loaded
 from ms_codegeex.cuda.probe import GpuBackend
-from ms_codegeex.runs import gpus
+from ms_codegeex.runs import memory_check
+from ms_codegeex.runs.memory_check import check_gpus
 
 RUN = ["model.preset=tiny", "training.steps=1", "device=gpu"]
 FOUND = tuple(Loaded(library, Path("/nvidia")) for library in LIBRARIES)
@@ -21,8 +22,8 @@ H200 = Gpu("H200", (9, 0), 140 * 10**9, 139 * 10**9)
 
 def checked(monkeypatch, *overrides, local=1, libraries=FOUND, driver=None, plugin=""):
     driver = Driver("12.2", (H200, H200)) if driver is None else driver
-    monkeypatch.setattr(gpus, "probe_gpu_backend", lambda: GpuBackend(libraries, driver, plugin))
-    gpus.check_gpus(load_config(None, [*RUN, f"devices={local}", "training.global_batch=16", *overrides]), local)
+    monkeypatch.setattr(memory_check, "probe_gpu_backend", lambda: GpuBackend(libraries, driver, plugin))
+    check_gpus(load_config(None, [*RUN, f"devices={local}", "training.global_batch=16", *overrides]), local)
 
 
 def test_a_machine_that_fits(monkeypatch):
@@ -32,8 +33,8 @@ def test_a_machine_that_fits(monkeypatch):
 
 
 def test_other_devices_are_not_looked_for(monkeypatch):
-    monkeypatch.setattr(gpus, "probe_gpu_backend", lambda: pytest.fail("looked for CUDA"))
-    gpus.check_gpus(load_config(None, [*RUN, "device=cpu", "devices=1"]), 1)
+    monkeypatch.setattr(memory_check, "probe_gpu_backend", lambda: pytest.fail("looked for CUDA"))
+    check_gpus(load_config(None, [*RUN, "device=cpu", "devices=1"]), 1)
 
 
 @pytest.mark.parametrize(

@@ -6,15 +6,14 @@ import textwrap
 import pytest
 from test_workers import wait_for
 
-from ms_codegeex.runs import hangs
-from ms_codegeex.runs.hangs import HangWatch, report_hang
-from ms_codegeex.runs.workers import Workers, WorkerSpec
+from ms_codegeex.runs import workers as watching
+from ms_codegeex.runs.workers import HangWatch, Workers, WorkerSpec, report_hang
 
 
 @pytest.fixture
 def clock(monkeypatch):
     now = [1000.0]
-    monkeypatch.setattr(hangs.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(watching.time, "monotonic", lambda: now[0])
     return now
 
 
@@ -84,7 +83,7 @@ def test_the_rank_that_is_outside_of_the_engine_is_named(tmp_path, odd, monkeypa
     with Workers(specs) as workers:
         wait_for(lambda: all(spec.log.exists() and "ready" in spec.log.read_text() for spec in specs))
         assert f"the others wait for rank {odd}, which is in read_batch (reader.py:8)" in report_hang(workers)
-        monkeypatch.setattr(hangs, "STACK_SECONDS", 0.0)
+        monkeypatch.setattr(watching, "STACK_SECONDS", 0.0)
         process = next(process for pid, process in workers.workers.items() if workers.ranks[pid] == str(odd))
         process.suspend()
         wait_for(lambda: process.status() == "stopped")

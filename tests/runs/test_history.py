@@ -13,8 +13,7 @@ from ms_codegeex.data.corpus.settings import PrepareSettings
 from ms_codegeex.data.datasets.opening import training_data
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.runs import history as module
-from ms_codegeex.runs.history import batch_text, read_history
-from ms_codegeex.runs.history_page import write_history_page
+from ms_codegeex.runs.history import batch_text, read_history, write_history_page
 from ms_codegeex.runs.run_directory import RunDirectory
 
 

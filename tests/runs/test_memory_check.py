@@ -14,8 +14,7 @@ from ms_codegeex.commands import training_job
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.runs import memory_check
-from ms_codegeex.runs.attempts import Restarts
-from ms_codegeex.runs.fewer_devices import on_fewer_devices
+from ms_codegeex.runs.attempts import Restarts, on_fewer_devices
 from ms_codegeex.runs.memory_check import Shortage
 from ms_codegeex.runs.node import resolve_node
 

@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 
-from ms_codegeex.runs.ports import PORTS, reserved_port
+from ms_codegeex.runs.supervision import PORTS, reserved_port
 
 
 def test_reserved_ports_differ_while_both_are_held_and_skip_used_ones():
@@ -24,7 +24,7 @@ def test_reserved_ports_differ_while_both_are_held_and_skip_used_ones():
 
 def test_two_processes_never_get_the_same_port():
     code = (
-        "import time\nfrom ms_codegeex.runs.ports import reserved_port\n"
+        "import time\nfrom ms_codegeex.runs.supervision import reserved_port\n"
         "with reserved_port() as p:\n print(p, flush=True); input()"
     )
     jobs = [

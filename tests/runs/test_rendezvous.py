@@ -293,7 +293,7 @@ TWO_LAUNCHERS = """
     from ms_codegeex.runs.rendezvous import meeting
     from ms_codegeex.runs.attempts import resumed
     from ms_codegeex.runs.run_directory import RunDirectory
-    from ms_codegeex.runs.starting_point import starting_point
+    from ms_codegeex.runs.opening import starting_point
 
     rank, port = int(sys.argv[1]), int(sys.argv[2])
     config = load_config(Path("run.yaml"))
@@ -337,9 +337,9 @@ def test_two_launchers_that_are_started_again_train_as_one_does(dataset, tmp_pat
     from conftest import command, small_run
 
     from ms_codegeex.formats.checkpoint_folder import list_checkpoints
-    from ms_codegeex.runs.ports import reserved_port
     from ms_codegeex.runs.records import read_events, read_log
     from ms_codegeex.runs.run_directory import RunDirectory
+    from ms_codegeex.runs.supervision import reserved_port
 
     def values(name):
         values = {**small_run(dataset, tmp_path / name), "devices": 2}

@@ -11,7 +11,7 @@ from ms_codegeex.formats.checkpoint_folder import DOUBTFUL, GOOD, list_checkpoin
 from ms_codegeex.formats.checkpoint_writing import write_checkpoint
 from ms_codegeex.runs.replicas import ReplicaCheck, first_difference
 from ms_codegeex.runs.run_directory import RunDirectory
-from ms_codegeex.runs.worker_error import leave_error, left_error, mark_doubtful_checkpoints
+from ms_codegeex.runs.stopping import leave_error, left_error, mark_doubtful_checkpoints
 
 
 class Held:

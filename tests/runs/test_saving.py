@@ -10,8 +10,7 @@ from ms_codegeex.formats.checkpoint_folder import DOUBTFUL, GOOD, list_checkpoin
 from ms_codegeex.formats.checkpoint_writing import write_checkpoint
 from ms_codegeex.runs import saving as module
 from ms_codegeex.runs.saving import Checkpoints
-from ms_codegeex.training.patience import Patience
-from ms_codegeex.training.progress import TrainingProgress
+from ms_codegeex.training.progress import Patience, TrainingProgress
 
 
 class Stepped:

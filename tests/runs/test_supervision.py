@@ -10,10 +10,9 @@ from ms_codegeex.config import RunConfig
 from ms_codegeex.formats.checkpoint_folder import DOUBTFUL, list_checkpoints, outcome
 from ms_codegeex.formats.checkpoint_writing import write_checkpoint
 from ms_codegeex.runs import supervision
-from ms_codegeex.runs.events import add_event
 from ms_codegeex.runs.node import Node
 from ms_codegeex.runs.run_directory import RunDirectory
-from ms_codegeex.runs.worker_error import leave_error, save_under_way
+from ms_codegeex.runs.stopping import leave_error, save_under_way
 from ms_codegeex.runs.workers import WorkerSpec
 
 PUBLISHES = """
@@ -31,7 +30,7 @@ def run(tmp_path):
     directory = RunDirectory(tmp_path / "run")
     directory.logs.mkdir(parents=True)
     directory.checkpoints.mkdir()
-    add_event(directory, "start")
+    directory.add_event("start")
     return directory
 
 
@@ -50,7 +49,7 @@ def test_workers_end_after_rank_0_has_saved_and_what_it_saved_is_judged(run, tmp
         ]
 
     monkeypatch.setattr(supervision, "node_processes", stand_ins)
-    add_event(run, "saving", step=4)
+    run.add_event("saving", step=4)
     leave_error(run, NotFinite("loss nan", 5), 0)
     with pytest.raises(NotFinite, match="loss nan"):
         supervision.run_workers(RunConfig(), run, None, Node(0, 1, range(2), (0, 1)))
@@ -64,9 +63,9 @@ def test_workers_end_after_rank_0_has_saved_and_what_it_saved_is_judged(run, tmp
 def test_a_save_is_waited_for_if_all_ranks_end_alike(run, error, waits):
     leave_error(run, error, 0)
     assert not save_under_way(run)
-    add_event(run, "saving", step=4)
+    run.add_event("saving", step=4)
     assert save_under_way(run) == waits
     for after in ("saved", "save failed", "start"):
-        add_event(run, "saving", step=4)
-        add_event(run, after)
+        run.add_event("saving", step=4)
+        run.add_event(after)
         assert not save_under_way(run)

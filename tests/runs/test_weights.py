@@ -16,7 +16,7 @@ from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.formats.tensors import from_array
 from ms_codegeex.runs.weights import check_following, check_weights, weights_of
-from ms_codegeex.training.initialise import initial_weight, starting_weight
+from ms_codegeex.training.rank_state import initial_weight, starting_weight
 
 
 def config(family, weights, **model):

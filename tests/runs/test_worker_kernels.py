@@ -6,11 +6,11 @@ import mindspore as ms
 import pytest
 
 from ms_codegeex.base.errors import RunFailure, UserError
-from ms_codegeex.config.fusions import chosen_kernels
+from ms_codegeex.config.chosen_hardware import chosen_kernels
 from ms_codegeex.config.loading import load_config
-from ms_codegeex.runs import joining, matmul_peak
+from ms_codegeex.runs import joining
 from ms_codegeex.runs.run_directory import RunDirectory
-from ms_codegeex.training import rates
+from ms_codegeex.training.progress import used_memory
 
 RUN = ["model.preset=tiny", "training.steps=1", "training.dropout=0", "devices=1"]
 
@@ -97,18 +97,18 @@ def test_a_chip_with_infinities_is_not_set_to_hide_them(engine, monkeypatch):
 
 def test_a_gpus_peak_is_measured_in_the_precision_of_the_run(monkeypatch):
     measured = []
-    monkeypatch.setattr(matmul_peak, "measure_matmul_peak", lambda *given, **options: measured.append(options) or 1.0)
+    monkeypatch.setattr(joining, "measure_matmul_peak", lambda *given, **options: measured.append(options) or 1.0)
     for precision in ("fp16", "fp32"):
-        matmul_peak.matmul_peak(load_config(None, [*RUN, "device=gpu", f"training.precision={precision}"]))
+        joining.matmul_peak(load_config(None, [*RUN, "device=gpu", f"training.precision={precision}"]))
     assert [options["precision"] for options in measured] == ["fp16", "fp32"]
 
 
 def test_the_attempts_of_a_command_measure_the_peak_once(monkeypatch, tmp_path):
     peaks, run, config = [3.0, 2.0, 1.0], RunDirectory(tmp_path), load_config(None, RUN)
-    monkeypatch.setattr(matmul_peak, "measure_matmul_peak", lambda *given, **options: peaks.pop())
+    monkeypatch.setattr(joining, "measure_matmul_peak", lambda *given, **options: peaks.pop())
 
     def peak(rank, launcher, config=config):
-        return matmul_peak.kept_peak(config, run, rank, launcher)
+        return joining.kept_peak(config, run, rank, launcher)
 
     assert [peak(0, "7"), peak(0, "7"), peak(1, "7")] == [1.0] * 3
     assert peak(1, "8") == 2.0 and peak(0, "7") == 1.0  # rank 0 writes it
@@ -119,14 +119,14 @@ def test_the_attempts_of_a_command_measure_the_peak_once(monkeypatch, tmp_path):
 def test_a_peak_is_measured_with_numbers_of_that_precision(monkeypatch):
     types, make = [], ms.Tensor
     monkeypatch.setattr(ms, "Tensor", lambda array, dtype=None: types.append(dtype) or make(array, dtype))
-    assert matmul_peak.measure_matmul_peak(size=64, seconds=0.0001, precision="fp16") > 0
+    assert joining.measure_matmul_peak(size=64, seconds=0.0001, precision="fp16") > 0
     assert types == [ms.float16]
 
 
 @pytest.mark.parametrize("device,expected", [("gpu", 7), ("ascend", 7), ("cpu", None)])
 def test_memory_is_that_of_the_device(monkeypatch, device, expected):
     monkeypatch.setattr(ms.runtime, "max_memory_allocated", lambda: 7)
-    found = rates.used_memory(device)
+    found = used_memory(device)
     assert found == expected if expected else found > 10**7
 
 

@@ -6,8 +6,8 @@ from mindspore import Tensor
 from test_step import SEQ, Net, Sgd, batches
 
 from ms_codegeex.base.errors import NotFinite, Rewind
-from ms_codegeex.config import FaultsConfig
 from ms_codegeex.config.rules import build_run_config
+from ms_codegeex.config.sections import FaultsConfig
 from ms_codegeex.data.datasets.opening import training_data, validation_data
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, nn
 
-from ms_codegeex.config import OptimizerConfig, ScheduleConfig
 from ms_codegeex.config.loading import load_config
+from ms_codegeex.config.sections import OptimizerConfig, ScheduleConfig
 from ms_codegeex.models.codegeex.config import CodeGeeXConfig
 from ms_codegeex.training.optimizer import AdamW, WarmupCosine, decays, learning_rate
 

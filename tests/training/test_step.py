@@ -7,7 +7,7 @@ import pytest
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.parameter import ParameterTuple
 
-from ms_codegeex.config import LossScaleConfig
+from ms_codegeex.config.sections import LossScaleConfig
 from ms_codegeex.models.losses import Sums
 from ms_codegeex.training.step import AccumulateStep, StepSettings, TrainStep
 

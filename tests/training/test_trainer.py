@@ -22,9 +22,7 @@ from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.saving import Checkpoints
 from ms_codegeex.runs.worker import _result
 from ms_codegeex.training.observers import Callback
-from ms_codegeex.training.patience import Patience
-from ms_codegeex.training.progress import TrainingProgress
-from ms_codegeex.training.rates import Rates
+from ms_codegeex.training.progress import Patience, Rates, TrainingProgress
 from ms_codegeex.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("graph_mode_throughout")

@@ -13,7 +13,7 @@ import xxhash
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.reading import sha256
-from ms_codegeex.config import DataConfig
+from ms_codegeex.config.sections import DataConfig
 from ms_codegeex.data.datasets.batches import read_info
 from ms_codegeex.data.datasets.layout import TABLES
 

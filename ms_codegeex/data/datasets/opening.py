@@ -17,8 +17,8 @@ from ms_codegeex.data.infilling.transform import Infilling, build, chosen
 from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY, other_token, recorded_tokenizer
 
 if TYPE_CHECKING:
-    from ms_codegeex.config import DataConfig, RunConfig
-    from ms_codegeex.config.sections import InfillConfig
+    from ms_codegeex.config import RunConfig
+    from ms_codegeex.config.sections import DataConfig, InfillConfig
 
 
 def open_sequences(

@@ -1,13 +1,38 @@
-"""Sizes of CodeGeeX and what follows from them."""
+"""Parameters and sizes of CodeGeeX, and what follows from them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from ms_codegeex.models.codegeex.parameters import PARAMETERS
-from ms_codegeex.models.decoder_config import DecoderConfig
-from ms_codegeex.models.presets import check_sizes, from_preset
+from ms_codegeex.models.decoder_config import TINY, DecoderConfig, from_preset
+from ms_codegeex.models.parameters import COLUMN, LAYER_NORM, ROW, TABLE, VOCABULARY, Layer, ParameterTable
+
+_BLOCK = (
+    Layer("attention_norm", LAYER_NORM, "hidden_size", bias=True),
+    Layer("feed_forward_norm", LAYER_NORM, "hidden_size", bias=True),
+    Layer("attention.query", COLUMN, "hidden_size", "hidden_size", bias=True),
+    Layer("attention.key", COLUMN, "hidden_size", "hidden_size", bias=True),
+    Layer("attention.value", COLUMN, "hidden_size", "hidden_size", bias=True),
+    Layer("feed_forward.up", COLUMN, "intermediate_size", "hidden_size", bias=True),
+    Layer("attention.output", ROW, "hidden_size", "hidden_size", bias=True),
+    Layer("feed_forward.down", ROW, "hidden_size", "intermediate_size", bias=True),
+)
+PARAMETERS = ParameterTable(
+    first=(
+        Layer("embedding.word", VOCABULARY, "vocab_size", "hidden_size"),
+        Layer("embedding.position", TABLE, "max_position_embeddings", "hidden_size"),
+    ),
+    block=_BLOCK,
+    last=(
+        Layer("final_norm", LAYER_NORM, "hidden_size", bias=True),
+        Layer("top_query_embedding", TABLE, "max_position_embeddings", "hidden_size"),
+        *(layer.inside("top_query_layer") for layer in _BLOCK),
+        Layer("head", VOCABULARY, "vocab_size", "hidden_size", copy_of="embedding.word"),
+    ),
+    last_blocks=1,
+)
 
 
 @dataclass(frozen=True)
@@ -29,10 +54,6 @@ class CodeGeeXConfig(DecoderConfig):
     softmax_fp32: bool = True  # the release's configuration class says FP16, its README FP32
     eos_token_id: int = 50256
 
-    def validate(self) -> None:
-        """Raise `UserError` naming the key for sizes that do not fit together."""
-        check_sizes(self)
-
 
 PRESETS: dict[str, dict[str, Any]] = {
     # The release's modes; its layer count includes the top query layer. The 200B mode was never trained.
@@ -51,20 +72,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "init_std": 0.05,
         "max_position_embeddings": 512,
     },
-    "tiny": {
-        "hidden_size": 128,
-        "num_layers": 3,
-        "num_heads": 4,
-        "intermediate_size": 512,
-        "init_std": 0.08,
-        "max_position_embeddings": 256,
-    },
+    "tiny": TINY | {"intermediate_size": 512},
 }
-
-
-def build_config(preset: str | float | None, overrides: dict[str, Any]) -> CodeGeeXConfig:
-    """The preset (default 13b) with single fields replaced, validated. `overrides`: known field names only."""
-    return from_preset(CodeGeeXConfig, PRESETS, "13b", preset, overrides)
+build_config = partial(from_preset, CodeGeeXConfig, PRESETS, "13b")
 
 
 def default_tokenizer(preset: str | float | None) -> str:

@@ -9,70 +9,13 @@ logits = y wordᵀ
 
 from __future__ import annotations
 
-from mindspore import Tensor, nn, ops
+from functools import partial
 
-from ms_codegeex.models.causal import Build, CausalLogits, CausalLoss, Head, InputEmbedding, QueryEmbedding
+from mindspore import Tensor, nn
+
+from ms_codegeex.models.causal import Block, Build, CausalLogits, CausalLoss, Head, InputEmbedding, QueryEmbedding
 from ms_codegeex.models.codegeex.config import CodeGeeXConfig
-from ms_codegeex.models.layers import CausalMask, FastGelu, Heads, SampleKeys
-
-
-class Attention(nn.Cell):
-    """Multi-head attention with separate query, key, value and output projections, all with bias."""
-
-    def __init__(self, config: CodeGeeXConfig, build: Build, site: int):
-        super().__init__()
-        self.query = build.linear(config, "attention.query")
-        self.key = build.linear(config, "attention.key")
-        self.value = build.linear(config, "attention.value")
-        self.output = build.linear(config, "attention.output")
-        heads = Heads(config.num_heads, config.head_dim, config.num_heads)
-        self.core = build.attention(heads, site, softmax_fp32=config.softmax_fp32)
-
-    def construct(self, query: Tensor, memory: Tensor, mask: Tensor, sample_keys: Tensor) -> Tensor:
-        """query and memory [batch*seq, H] -> [batch*seq, H]"""
-        q, k, v = self.query(query, sample_keys), self.key(memory, sample_keys), self.value(memory, sample_keys)
-        return self.output(self.core(q, k, v, mask, sample_keys), sample_keys)
-
-
-class FeedForward(nn.Cell):
-    """down(fast_gelu(up(x)))"""
-
-    def __init__(self, config: CodeGeeXConfig, build: Build):
-        super().__init__()
-        self.up = build.linear(config, "feed_forward.up")
-        self.activation = FastGelu()
-        self.down = build.linear(config, "feed_forward.down")
-
-    def construct(self, x: Tensor, sample_keys: Tensor) -> Tensor:
-        """[rows, H] -> [rows, H]"""
-        return self.down(self.activation(self.up(x, sample_keys)), sample_keys)
-
-
-class Block(nn.Cell):
-    """A pre-LayerNorm block; the residual is taken from the un-normalised stream.
-
-    The top query layer is the same block with another query: `query` is then used without normalisation.
-    """
-
-    computed_in_dtype = ("add_attention", "add_feed_forward")
-
-    def __init__(self, config: CodeGeeXConfig, build: Build, index: int):
-        super().__init__()
-        self.attention_norm = build.norm(config.hidden_size, config.layer_norm_eps)
-        self.attention = Attention(config, build, 3 * index + 1)
-        self.attention_dropout = build.drop(config.hidden_size, 3 * index + 2)
-        self.feed_forward_norm = build.norm(config.hidden_size, config.layer_norm_eps)
-        self.feed_forward = FeedForward(config, build)
-        self.feed_forward_dropout = build.drop(config.hidden_size, 3 * index + 3)
-        self.add_attention, self.add_feed_forward = ops.Add(), ops.Add()
-
-    def construct(self, x: Tensor, mask: Tensor, sample_keys: Tensor, query: Tensor | None = None) -> Tensor:
-        """x [batch*seq, H] -> [batch*seq, H]"""
-        memory = self.attention_norm(x)
-        attended = self.attention(memory if query is None else query, memory, mask, sample_keys)
-        x = self.add_attention(x, self.attention_dropout(attended, sample_keys))
-        fed = self.feed_forward(self.feed_forward_norm(x), sample_keys)
-        return self.add_feed_forward(x, self.feed_forward_dropout(fed, sample_keys))
+from ms_codegeex.models.layers import CausalMask, SampleKeys
 
 
 class CodeGeeX(nn.Cell):
@@ -84,7 +27,7 @@ class CodeGeeX(nn.Cell):
         self.mask = CausalMask(build.seq_length, config.eos_token_id, build.reset_at_eos)
         self.embedding = InputEmbedding(config, build, learned_positions=True)
         self.blocks = nn.CellList([Block(config, build, i) for i in range(config.num_layers)])
-        self.final_norm = build.norm(config.hidden_size, config.layer_norm_eps)
+        self.final_norm = build.norm(config)
         queries = config.max_position_embeddings, config.hidden_size, config.init_std
         self.top_query_embedding = QueryEmbedding(*queries, build.dtype)
         self.top_query_layer = Block(config, build, config.num_layers)
@@ -97,18 +40,9 @@ class CodeGeeX(nn.Cell):
         x = self.embedding(ids, sample_keys, positions)
         for block in self.blocks:
             x = block(x, mask, sample_keys)
-        return self.top_query_layer(self.final_norm(x), mask, sample_keys, self.top_query_embedding(positions))
+        query = self.top_query_embedding(positions)
+        return self.top_query_layer(self.final_norm(x), mask, sample_keys, None, None, query)
 
 
-class Loss(CausalLoss):
-    """The training network."""
-
-    def __init__(self, config: CodeGeeXConfig, build: Build):
-        super().__init__(CodeGeeX(config, build), config, build)
-
-
-class Logits(CausalLogits):
-    """The generating network."""
-
-    def __init__(self, config: CodeGeeXConfig, build: Build):
-        super().__init__(CodeGeeX(config, build), build)
+Loss = partial(CausalLoss, CodeGeeX)  # the training network
+Logits = partial(CausalLogits, CodeGeeX)  # the generating network

@@ -9,47 +9,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from ms_codegeex.models.foreign import COPY, STACK, TRANSPOSE, Entry, ForeignFormats, ForeignLayout, SizeKeys
+from ms_codegeex.models.foreign import COPY, SIZES, STACK, TRANSPOSE, Entry, ForeignFormats, ForeignLayout, SizeKeys
 
-# ours, PyTorch side; both [out, in]
-_PYTORCH_BLOCK = (
-    ("attention_norm.weight", "input_layernorm.weight"),
-    ("attention_norm.bias", "input_layernorm.bias"),
-    ("attention.query.weight", "attention.query.weight"),
-    ("attention.query.bias", "attention.query.bias"),
-    ("attention.key.weight", "attention.key.weight"),
-    ("attention.key.bias", "attention.key.bias"),
-    ("attention.value.weight", "attention.value.weight"),
-    ("attention.value.bias", "attention.value.bias"),
-    ("attention.output.weight", "attention.dense.weight"),
-    ("attention.output.bias", "attention.dense.bias"),
-    ("feed_forward_norm.weight", "post_attention_layernorm.weight"),
-    ("feed_forward_norm.bias", "post_attention_layernorm.bias"),
-    ("feed_forward.up.weight", "mlp.dense_h_to_4h.weight"),
-    ("feed_forward.up.bias", "mlp.dense_h_to_4h.bias"),
-    ("feed_forward.down.weight", "mlp.dense_4h_to_h.weight"),
-    ("feed_forward.down.bias", "mlp.dense_4h_to_h.bias"),
+# a block's layers: ours, PyTorch side, original MindSpore, and how that one has the weight
+_LAYERS = (
+    ("attention_norm", "input_layernorm", "layernorm1", COPY),
+    ("attention.query", "attention.query", "attention.dense1", COPY),
+    ("attention.key", "attention.key", "attention.dense2", COPY),
+    ("attention.value", "attention.value", "attention.dense3", COPY),
+    ("attention.output", "attention.dense", "attention.projection", TRANSPOSE),
+    ("feed_forward_norm", "post_attention_layernorm", "layernorm2", COPY),
+    ("feed_forward.up", "mlp.dense_h_to_4h", "output.mapping", TRANSPOSE),
+    ("feed_forward.down", "mlp.dense_4h_to_h", "output.projection", TRANSPOSE),
 )
-
-# ours, original MindSpore, transform
-_MINDSPORE_BLOCK = (
-    ("attention_norm.weight", "layernorm1.gamma", COPY),
-    ("attention_norm.bias", "layernorm1.beta", COPY),
-    ("attention.query.weight", "attention.dense1.weight", COPY),
-    ("attention.query.bias", "attention.dense1.bias", COPY),
-    ("attention.key.weight", "attention.dense2.weight", COPY),
-    ("attention.key.bias", "attention.dense2.bias", COPY),
-    ("attention.value.weight", "attention.dense3.weight", COPY),
-    ("attention.value.bias", "attention.dense3.bias", COPY),
-    ("attention.output.weight", "attention.projection.weight", TRANSPOSE),
-    ("attention.output.bias", "attention.projection.bias", COPY),
-    ("feed_forward_norm.weight", "layernorm2.gamma", COPY),
-    ("feed_forward_norm.bias", "layernorm2.beta", COPY),
-    ("feed_forward.up.weight", "output.mapping.weight", TRANSPOSE),
-    ("feed_forward.up.bias", "output.mapping.bias", COPY),
-    ("feed_forward.down.weight", "output.projection.weight", TRANSPOSE),
-    ("feed_forward.down.bias", "output.projection.bias", COPY),
-)
+_KINDS = ("weight", "bias")
+_NORM_KINDS = {"weight": "gamma", "bias": "beta"}  # original MindSpore
 
 # ours, the path to the embedding tables on the PyTorch side
 _PYTORCH_TABLES = (
@@ -58,10 +32,13 @@ _PYTORCH_TABLES = (
     ("top_query_embedding.weight", ("language_model", "topQueryEmbedding", "top_query_embeddings", "weight")),
 )
 _PYTORCH_TRANSFORMER = (
-    *((f"blocks.{{i}}.{ours}", f"layers.{{i}}.{foreign}") for ours, foreign in _PYTORCH_BLOCK),
-    *((f"top_query_layer.{ours}", f"topQueryLayer.{foreign}") for ours, foreign in _PYTORCH_BLOCK),
-    ("final_norm.weight", "final_layernorm.weight"),
-    ("final_norm.bias", "final_layernorm.bias"),
+    *(
+        (f"{block}.{ours}.{kind}", f"{foreign_block}.{foreign}.{kind}")
+        for block, foreign_block in (("blocks.{i}", "layers.{i}"), ("top_query_layer", "topQueryLayer"))
+        for ours, foreign, _, _ in _LAYERS
+        for kind in _KINDS
+    ),
+    *((f"final_norm.{kind}", f"final_layernorm.{kind}") for kind in _KINDS),
 )
 
 _TRANSFORMER = ("module", "language_model", "transformer")
@@ -71,7 +48,7 @@ def _fused(layer: str, foreign: str, *parts: str) -> tuple[Entry, ...]:
     """Linear layers whose rows one foreign tensor stacks, and the same for their biases."""
     return tuple(
         Entry(tuple(f"{layer}.attention.{part}.{kind}" for part in parts), (*_TRANSFORMER, f"{foreign}.{kind}"), STACK)
-        for kind in ("weight", "bias")
+        for kind in _KINDS
     )
 
 
@@ -94,13 +71,17 @@ _MINDSPORE = (
     Entry(("embedding.word.weight",), "backbone.embedding.word_embedding.embedding_table"),
     Entry(("embedding.position.weight",), "backbone.embedding.position_embedding.embedding_table"),
     Entry(("top_query_embedding.weight",), "backbone.top_query_embedding.embedding_table"),
-    *(Entry((f"blocks.{{i}}.{ours}",), f"backbone.blocks.{{i}}.{name}", how) for ours, name, how in _MINDSPORE_BLOCK),
     *(
-        Entry((f"top_query_layer.{ours}",), f"backbone.top_query_layer.{name}", how)
-        for ours, name, how in _MINDSPORE_BLOCK
+        Entry(
+            (f"{block}.{ours}.{kind}",),
+            f"backbone.{block}.{name}.{_NORM_KINDS[kind] if 'norm' in ours else kind}",
+            packing if kind == "weight" else COPY,
+        )
+        for block in ("blocks.{i}", "top_query_layer")
+        for ours, _, name, packing in _LAYERS
+        for kind in _KINDS
     ),
-    Entry(("final_norm.weight",), "backbone.layernorm.gamma"),
-    Entry(("final_norm.bias",), "backbone.layernorm.beta"),
+    *(Entry((f"final_norm.{kind}",), f"backbone.layernorm.{name}") for kind, name in _NORM_KINDS.items()),
 )
 
 
@@ -117,19 +98,8 @@ def _limits(config: Any) -> list[str]:
 FORMATS = ForeignFormats(
     sizes=SizeKeys(
         model_type="codegeex",
-        required=(
-            "vocab_size",
-            "hidden_size",
-            "num_layers",
-            "num_heads",
-            "intermediate_size",
-            "max_position_embeddings",
-        ),
-        keys={
-            "num_layers": "num_hidden_layers",
-            "num_heads": "num_attention_heads",
-            "init_std": "initializer_range",
-        },
+        required=(*SIZES, "max_position_embeddings"),
+        keys={"num_layers": "num_hidden_layers", "num_heads": "num_attention_heads", "init_std": "initializer_range"},
         only={"hidden_act": "fast_gelu", "tie_word_embeddings": True},
         written=lambda config: {
             "architectures": ["CodeGeeXForCausalLM"],

@@ -1,14 +1,33 @@
-"""Sizes of CodeGeeX2 and what follows from them."""
+"""Parameters and sizes of CodeGeeX2, and what follows from them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.models.codegeex2.parameters import PARAMETERS
-from ms_codegeex.models.decoder_config import DecoderConfig
-from ms_codegeex.models.presets import check_rotary, check_sizes, from_preset
+from ms_codegeex.models.decoder_config import TINY, DecoderConfig, from_preset
+from ms_codegeex.models.parameters import COLUMN, KEY_VALUE, RMS_NORM, ROW, VOCABULARY, Layer, ParameterTable
+
+PARAMETERS = ParameterTable(
+    first=(Layer("embedding.word", VOCABULARY, "vocab_size", "hidden_size"),),
+    block=(
+        Layer("attention_norm", RMS_NORM, "hidden_size"),
+        Layer("feed_forward_norm", RMS_NORM, "hidden_size"),
+        Layer("attention.query", COLUMN, "hidden_size", "hidden_size", bias=True),
+        Layer("attention.key", KEY_VALUE, "kv_size", "hidden_size", bias=True),
+        Layer("attention.value", KEY_VALUE, "kv_size", "hidden_size", bias=True),
+        Layer("attention.output", ROW, "hidden_size", "hidden_size"),
+        Layer("feed_forward.gate", COLUMN, "intermediate_size", "hidden_size"),
+        Layer("feed_forward.up", COLUMN, "intermediate_size", "hidden_size"),
+        Layer("feed_forward.down", ROW, "hidden_size", "intermediate_size"),
+    ),
+    last=(
+        Layer("final_norm", RMS_NORM, "hidden_size"),
+        Layer("head", VOCABULARY, "vocab_size", "hidden_size", output=True),
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -36,8 +55,7 @@ class CodeGeeX2Config(DecoderConfig):
 
     def validate(self) -> None:
         """Raise `UserError` naming the key for sizes that do not fit together."""
-        check_sizes(self)
-        check_rotary(self)
+        super().validate()
         if self.num_heads % self.num_kv_groups:
             raise UserError(
                 f"model.num_kv_groups: {self.num_kv_groups} does not divide model.num_heads {self.num_heads}; "
@@ -50,21 +68,9 @@ class CodeGeeX2Config(DecoderConfig):
 PRESETS: dict[str, dict[str, Any]] = {
     "6b": {},
     # Ours, for a CPU.
-    "tiny": {
-        "hidden_size": 128,
-        "num_layers": 3,
-        "num_heads": 4,
-        "intermediate_size": 344,
-        "rotary_dim": 16,
-        "max_position_embeddings": 256,
-        "init_std": 0.08,
-    },
+    "tiny": TINY | {"intermediate_size": 344, "rotary_dim": 16},
 }
-
-
-def build_config(preset: str | float | None, overrides: dict[str, Any]) -> CodeGeeX2Config:
-    """The preset (default 6b) with single fields replaced, validated. `overrides`: known field names only."""
-    return from_preset(CodeGeeX2Config, PRESETS, "6b", preset, overrides)
+build_config = partial(from_preset, CodeGeeX2Config, PRESETS, "6b")
 
 
 def default_tokenizer(preset: str | float | None) -> str:

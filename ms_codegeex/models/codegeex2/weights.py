@@ -7,11 +7,20 @@ another. All matrices are [out, in] on every side (CodeGeeX2 release, configurat
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.models.foreign import STACK, Entry, ForeignFormats, ForeignLayout, SizeKeys, inside, renamed
+from ms_codegeex.models.foreign import (
+    COPY,
+    SIZES,
+    STACK,
+    Entry,
+    ForeignFormats,
+    ForeignLayout,
+    SizeKeys,
+    inside,
+    renamed,
+)
 
 _QKV = ("attention.query", "attention.key", "attention.value")
 _LAYER = "transformer.encoder.layers.{i}"
@@ -20,8 +29,8 @@ _TABLE = "transformer.embedding.word_embeddings.weight"
 
 def _block(name: str, *ours: str) -> Entry:
     """A tensor of a layer; the rows of several of ours are stacked in it."""
-    entry = Entry(tuple(f"blocks.{{i}}.{own}" for own in ours), f"{_LAYER}.{name}")
-    return replace(entry, packing=STACK) if len(ours) > 1 else entry
+    packing = STACK if len(ours) > 1 else COPY
+    return Entry(tuple(f"blocks.{{i}}.{own}" for own in ours), f"{_LAYER}.{name}", packing)
 
 
 _PYTORCH = (
@@ -92,15 +101,7 @@ def _limits(config: Any) -> list[str]:
 FORMATS = ForeignFormats(
     sizes=SizeKeys(
         model_type="chatglm",
-        required=(
-            "vocab_size",
-            "hidden_size",
-            "num_layers",
-            "num_heads",
-            "num_kv_groups",
-            "intermediate_size",
-            "rotary_dim",
-        ),
+        required=(*SIZES, "num_kv_groups", "rotary_dim"),
         keys={
             "vocab_size": "padded_vocab_size",
             "num_heads": "num_attention_heads",

@@ -1,14 +1,31 @@
-"""Sizes of CodeGen and what follows from them."""
+"""Parameters and sizes of CodeGen, and what follows from them."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from ms_codegeex.models.codegen.parameters import PARAMETERS
-from ms_codegeex.models.decoder_config import DecoderConfig
-from ms_codegeex.models.presets import check_rotary, check_sizes, from_preset
+from ms_codegeex.models.decoder_config import TINY, DecoderConfig, from_preset
+from ms_codegeex.models.parameters import COLUMN, LAYER_NORM, ROW, VOCABULARY, Layer, ParameterTable
+
+PARAMETERS = ParameterTable(
+    first=(Layer("embedding.word", VOCABULARY, "vocab_size", "hidden_size", std="table_std"),),
+    block=(
+        Layer("norm", LAYER_NORM, "hidden_size", bias=True),
+        Layer("attention.query", COLUMN, "hidden_size", "hidden_size"),
+        Layer("attention.key", COLUMN, "hidden_size", "hidden_size"),
+        Layer("attention.value", COLUMN, "hidden_size", "hidden_size"),
+        Layer("attention.output", ROW, "hidden_size", "hidden_size", std="residual_std"),
+        Layer("feed_forward.up", COLUMN, "intermediate_size", "hidden_size", bias=True),
+        Layer("feed_forward.down", ROW, "hidden_size", "intermediate_size", bias=True, std="residual_std"),
+    ),
+    last=(
+        Layer("final_norm", LAYER_NORM, "hidden_size", bias=True),
+        Layer("head", VOCABULARY, "vocab_size", "hidden_size", bias=True, output=True),
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -30,11 +47,6 @@ class CodeGenConfig(DecoderConfig):
     scores_fp32: bool = True  # queries are multiplied with keys in FP32, as in the release
     eos_token_id: int = 50256
 
-    def validate(self) -> None:
-        """Raise `UserError` naming the key for sizes that do not fit together."""
-        check_sizes(self)
-        check_rotary(self)
-
     @property
     def table_std(self) -> float:
         """Standard deviation of the initial word table (JAXformer)."""
@@ -49,48 +61,18 @@ class CodeGenConfig(DecoderConfig):
 
 _SIZES: dict[str, dict[str, Any]] = {
     "350m": {},
-    "2b": {
-        "hidden_size": 2560,
-        "num_layers": 32,
-        "num_heads": 32,
-        "intermediate_size": 10240,
-        "rotary_dim": 64,
-    },
-    "6b": {
-        "hidden_size": 4096,
-        "num_layers": 33,
-        "num_heads": 16,
-        "intermediate_size": 16384,
-        "rotary_dim": 64,
-    },
-    "16b": {
-        "hidden_size": 6144,
-        "num_layers": 34,
-        "num_heads": 24,
-        "intermediate_size": 24576,
-        "rotary_dim": 64,
-    },
+    "2b": {"hidden_size": 2560, "num_layers": 32, "num_heads": 32, "intermediate_size": 10240, "rotary_dim": 64},
+    "6b": {"hidden_size": 4096, "num_layers": 33, "num_heads": 16, "intermediate_size": 16384, "rotary_dim": 64},
+    "16b": {"hidden_size": 6144, "num_layers": 34, "num_heads": 24, "intermediate_size": 24576, "rotary_dim": 64},
 }
 STAGES = ("nl", "multi", "mono")  # what a checkpoint was trained on last; nl has another tokenizer, not other sizes
 
 PRESETS: dict[str, dict[str, Any]] = {
     **{f"{size}-{stage}": sizes for size, sizes in _SIZES.items() for stage in STAGES},
     # Ours, for a CPU; 1/sqrt(hidden_size) trains faster than 0.02 at this width.
-    "tiny": {
-        "hidden_size": 128,
-        "num_layers": 3,
-        "num_heads": 4,
-        "intermediate_size": 512,
-        "rotary_dim": 16,
-        "max_position_embeddings": 256,
-        "init_std": 0.08,
-    },
+    "tiny": TINY | {"intermediate_size": 512, "rotary_dim": 16},
 }
-
-
-def build_config(preset: str | float | None, overrides: dict[str, Any]) -> CodeGenConfig:
-    """The preset (default 350m-multi) with single fields replaced, validated. `overrides`: known field names only."""
-    return from_preset(CodeGenConfig, PRESETS, "350m-multi", preset, overrides)
+build_config = partial(from_preset, CodeGenConfig, PRESETS, "350m-multi")
 
 
 def default_tokenizer(preset: str | float | None) -> str:

@@ -10,55 +10,22 @@ release).
 
 from __future__ import annotations
 
+from functools import partial
+
 from mindspore import Tensor, nn, ops
 
-from ms_codegeex.models.causal import Build, CausalLogits, CausalLoss, Head, InputEmbedding
+from ms_codegeex.models.causal import Attention, Build, CausalLogits, CausalLoss, FeedForward, RotaryDecoder
 from ms_codegeex.models.codegen.config import CodeGenConfig
-from ms_codegeex.models.layers import CausalMask, Heads, RotaryTable, SampleKeys
 
 
-class Attention(nn.Cell):
-    """Multi-head attention with rotary positions; projections without bias."""
-
-    def __init__(self, config: CodeGenConfig, build: Build, site: int):
-        super().__init__()
-        self.query = build.linear(config, "attention.query")
-        self.key = build.linear(config, "attention.key")
-        self.value = build.linear(config, "attention.value")
-        self.output = build.linear(config, "attention.output")
-        heads = Heads(config.num_heads, config.head_dim, config.num_heads)
-        self.core = build.attention(heads, site, rotary=True, scores_fp32=config.scores_fp32)
-
-    def construct(self, x: Tensor, mask: Tensor, sample_keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """[batch*seq, H] -> [batch*seq, H]"""
-        q, k, v = self.query(x, sample_keys), self.key(x, sample_keys), self.value(x, sample_keys)
-        return self.output(self.core(q, k, v, mask, sample_keys, cos, sin), sample_keys)
-
-
-class FeedForward(nn.Cell):
-    """down(gelu(up(x))), gelu by its tanh formula"""
-
-    computed_in_dtype = ("activation",)
-
-    def __init__(self, config: CodeGenConfig, build: Build):
-        super().__init__()
-        self.up = build.linear(config, "feed_forward.up")
-        self.activation = ops.GeLU()
-        self.down = build.linear(config, "feed_forward.down")
-
-    def construct(self, x: Tensor, sample_keys: Tensor) -> Tensor:
-        """[rows, H] -> [rows, H]"""
-        return self.down(self.activation(self.up(x, sample_keys)), sample_keys)
-
-
-class Block(nn.Cell):
+class ParallelBlock(nn.Cell):
     """Attention and feed-forward part side by side after one LayerNorm."""
 
     computed_in_dtype = ("add_attention", "add_feed_forward")
 
     def __init__(self, config: CodeGenConfig, build: Build, index: int):
         super().__init__()
-        self.norm = build.norm(config.hidden_size, config.layer_norm_eps)
+        self.norm = build.norm(config)
         self.attention = Attention(config, build, 3 * index + 1)
         self.attention_dropout = build.drop(config.hidden_size, 3 * index + 2)
         self.feed_forward = FeedForward(config, build)
@@ -68,44 +35,11 @@ class Block(nn.Cell):
     def construct(self, x: Tensor, mask: Tensor, sample_keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """x [batch*seq, H] -> [batch*seq, H]"""
         y = self.norm(x)
-        attended = self.attention_dropout(self.attention(y, mask, sample_keys, cos, sin), sample_keys)
+        attended = self.attention_dropout(self.attention(y, y, mask, sample_keys, cos, sin), sample_keys)
         fed = self.feed_forward_dropout(self.feed_forward(y, sample_keys), sample_keys)
         return self.add_feed_forward(self.add_attention(x, attended), fed)
 
 
-class CodeGen(nn.Cell):
-    """The hidden states whose product with the head are the logits."""
-
-    def __init__(self, config: CodeGenConfig, build: Build):
-        super().__init__()
-        self.hash_samples = SampleKeys()
-        self.mask = CausalMask(build.seq_length, config.eos_token_id, build.reset_at_eos)
-        self.rotary = RotaryTable(config.max_position_embeddings, config.head_dim, config.rotary_dim)
-        self.embedding = InputEmbedding(config, build)
-        self.blocks = nn.CellList([Block(config, build, i) for i in range(config.num_layers)])
-        self.final_norm = build.norm(config.hidden_size, config.layer_norm_eps)
-        self.head = Head(config)
-
-    def construct(self, ids: Tensor, samples: Tensor) -> Tensor:
-        """ids int32 [batch, seq], sample numbers int32 [batch] -> [batch*seq, H]"""
-        sample_keys = self.hash_samples(samples)
-        mask, positions = self.mask(ids)
-        cos, sin = self.rotary(positions)
-        x = self.embedding(ids, sample_keys)
-        for block in self.blocks:
-            x = block(x, mask, sample_keys, cos, sin)
-        return self.final_norm(x)
-
-
-class Loss(CausalLoss):
-    """The training network."""
-
-    def __init__(self, config: CodeGenConfig, build: Build):
-        super().__init__(CodeGen(config, build), config, build)
-
-
-class Logits(CausalLogits):
-    """The generating network."""
-
-    def __init__(self, config: CodeGenConfig, build: Build):
-        super().__init__(CodeGen(config, build), build)
+CodeGen = partial(RotaryDecoder, ParallelBlock)
+Loss = partial(CausalLoss, CodeGen)  # the training network
+Logits = partial(CausalLogits, CodeGen)  # the generating network

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ms_codegeex.models.foreign import Entry, ForeignFormats, ForeignLayout, SizeKeys, grouped, inside, renamed
+from ms_codegeex.models.foreign import SIZES, Entry, ForeignFormats, ForeignLayout, Packing, SizeKeys, inside, renamed
 
 GROUPS = 4
 
@@ -31,7 +31,7 @@ _NAMES = (
 _FUSED = Entry(
     tuple(f"blocks.{{i}}.attention.{part}.weight" for part in ("query", "value", "key")),
     "transformer.h.{i}.attn.qkv_proj.weight",
-    grouped(GROUPS),
+    Packing("group", GROUPS),
 )
 _PLAIN = tuple(Entry((ours,), name) for ours, name in _NAMES)
 _PYTORCH = (*_PLAIN[:3], _FUSED, *_PLAIN[3:])
@@ -68,7 +68,7 @@ def _limits(config: Any) -> list[str]:
 FORMATS = ForeignFormats(
     sizes=SizeKeys(
         model_type="codegen",
-        required=("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size", "rotary_dim"),
+        required=(*SIZES, "rotary_dim"),
         keys={
             "hidden_size": "n_embd",
             "num_layers": "n_layer",

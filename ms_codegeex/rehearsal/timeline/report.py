@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.hardware import GIB
-from ms_codegeex.base.tables import table
+from ms_codegeex.base.printing import table
 from ms_codegeex.rehearsal.timeline.costs import MATMUL, OPTIMIZER, VECTOR
 from ms_codegeex.rehearsal.timeline.tasks import COMPUTE
 from ms_codegeex.rehearsal.timeline.timeline import WAITING, RankTimeline, Timeline
