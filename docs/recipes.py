@@ -186,7 +186,7 @@ def digest_of_config(config: RunConfig) -> str:
 
 @cache
 def digest_of_sources() -> str:
-    """Of the files that make a timeline, without docstrings, comment lines and empty lines."""
+    """Of the files that make a timeline, without imports, docstrings, comment lines and empty lines."""
     files = sorted(file for file in TIMELINE.glob("*.py") if file.name not in SHOWS)
     text = "".join(f"{file.name}\n{_code(file.read_text(encoding='utf-8'))}\n" for file in files)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -196,7 +196,8 @@ def _code(text: str) -> str:
     """The lines of a Python file that change what it does."""
     left_out = set()
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+        text_alone = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        if text_alone or isinstance(node, ast.Import | ast.ImportFrom):
             left_out.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
     lines = (line for number, line in enumerate(text.splitlines(), 1) if number not in left_out)
     return "\n".join(line for line in lines if line.strip() and not line.lstrip().startswith("#"))

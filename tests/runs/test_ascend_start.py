@@ -33,6 +33,7 @@ peak = joining.matmul_peak(config)
 found = [config.parallel.hardware, rank, *ms.get_current_device(), peak, used_memory("ascend")]
 print("STARTED", json.dumps(found), flush=True)
 """
+STAY = "import signal; signal.pause()"  # until the others have met it, too: the stubs may crash at its exit
 CHOSEN = """
 from ms_codegeex.generation.targets import use_device
 use_device("ascend")
@@ -89,7 +90,7 @@ def has_started(log) -> bool:
     return log.is_file() and re.search(r"^STARTED .*\n", log.read_text(), re.MULTILINE) is not None
 
 
-def start(directory, *overrides, table=None, words=("-c", START), until=has_started):
+def start(directory, *overrides, table=None, words=("-c", START + STAY), until=has_started):
     """Start the processes of this server as `train` would, with `words` in place of the worker, by default what a
     worker does first; returns the output of each rank when it has ended or `until` holds for its log."""
     config = load_config(None, [*RUN, *overrides])
