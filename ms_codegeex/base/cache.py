@@ -63,8 +63,8 @@ def user_cache() -> Path:
     cache = Path(tempfile.gettempdir()) / f"ms_codegeex-{os.getuid()}"
     with suppress(OSError):
         cache.mkdir(mode=0o700, exist_ok=True)
-        found = cache.lstat()
-        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077:
+        status = cache.lstat()
+        if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077:
             return cache
     raise UserError(
         f"{cache}: expected a directory that only this user can enter, as there is no home directory that can be "

@@ -68,8 +68,8 @@ def remove_leftovers(path: Path) -> None:
     renamings. A process that is still writing is left alone: it holds the lock of its temporary file."""
     name = re.compile(re.escape(f".{path.name}.") + r"\d+\.(tmp|old)")
     parent = path.absolute().parent
-    found = [entry for entry in parent.iterdir() if name.fullmatch(entry.name)] if parent.is_dir() else []
-    for entry in sorted(found):  # `.old` before `.tmp`, whose lock says whether its process lives
+    leftovers = [entry for entry in parent.iterdir() if name.fullmatch(entry.name)] if parent.is_dir() else []
+    for entry in sorted(leftovers):  # `.old` before `.tmp`, whose lock says whether its process lives
         with suppress(OSError):  # gone in the meantime, or a link
             writing = entry.with_suffix(".tmp")
             descriptor = _lock(writing if writing.exists() else entry)
@@ -136,10 +136,10 @@ def written_back(temporary: Path, seconds: float | None = None) -> Iterator[None
         raise failures[0]
 
 
-def unwritable(place: Path, error: OSError) -> UserError:
+def unwritable(directory: Path, error: OSError) -> UserError:
     """The error for a directory of work that goes on when the same command is run again."""
     return UserError(
-        f"{place}: could not be written ({error.strerror}); what is finished stays there, free some "
+        f"{directory}: could not be written ({error.strerror}); what is finished stays there, free some "
         "space and run the same command again"
     )
 

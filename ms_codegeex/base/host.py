@@ -36,9 +36,9 @@ def check_python(version: tuple = tuple(sys.version_info[:3]), executable: str =
     """MindSpore 2.9 has builds for Python 3.10 to 3.12 only."""
     if (3, 10) <= tuple(version[:2]) <= (3, 12):
         return None
-    found = ".".join(str(part) for part in version)
+    dotted = ".".join(str(part) for part in version)
     return (
-        f"Python {found} ({executable}) is not supported: install Python 3.10, 3.11 or 3.12 (`apt install "
+        f"Python {dotted} ({executable}) is not supported: install Python 3.10, 3.11 or 3.12 (`apt install "
         "python3.11 python3.11-venv`, or python.org), or name one with PYTHON=/path/to/python3.11"
     )
 
@@ -72,11 +72,11 @@ def check_libraries(load: Callable[[str], object] = ctypes.CDLL, libraries: dict
 
 def check_disk(directory: str, needed: int, remedy: str, free: int | None = None) -> str | None:
     """Whether `needed` bytes are free in the file system of `directory`, which need not exist yet."""
-    place = existing_parent(directory)
-    free = shutil.disk_usage(place).free if free is None else free
+    parent = existing_parent(directory)
+    free = shutil.disk_usage(parent).free if free is None else free
     if free >= needed:
         return None
-    return f"{place} has {free / GB:.1f} GB free and {needed / GB:.0f} GB are needed: {remedy}"
+    return f"{parent} has {free / GB:.1f} GB free and {needed / GB:.0f} GB are needed: {remedy}"
 
 
 def check_memory(available: int | None, needed: int) -> str | None:
@@ -99,20 +99,20 @@ def available_memory(
     limits: tuple = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"),
 ) -> int | None:
     """Bytes this process may still take: the kernel's estimate, or the container's limit if that is lower."""
-    found = []
+    bounds = []
     try:
         with open(meminfo) as lines:
-            found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+            bounds += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
     except OSError:  # macOS: the installed memory is all that the standard library knows
         with contextlib.suppress(ValueError, OSError):
-            found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+            bounds.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     for path in limits:
         try:
             with open(path) as limit:
-                found.append(int(limit.read()))
+                bounds.append(int(limit.read()))
         except (OSError, ValueError):  # no cgroup, or "max"
             continue
-    return min(found) if found else None
+    return min(bounds) if bounds else None
 
 
 def instruction_set(cpuinfo: str = "/proc/cpuinfo") -> str | None:

@@ -1,4 +1,4 @@
-"""JSON within limits: the only place that parses JSON which does not come from another process of this program.
+"""JSON within limits: the only module that parses JSON which does not come from another process of this program.
 
 `json` alone lets through what breaks its readers later: numbers of thousands of digits, nesting deeper than Python's
 stack, half characters that no file can hold, and keys that occur twice, of which two programs take different ones.
@@ -24,12 +24,12 @@ def _whole_number(text: str) -> int:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    members = dict(pairs)
+    if len(members) < len(pairs):
         seen = set[str]()
         key = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise Malformed(f"key {key!r} occurs twice in an object")
-    return found
+    return members
 
 
 _STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_int=_whole_number)
@@ -55,8 +55,8 @@ def parse_json(text: str | bytes, *, data: bool = False) -> Any:
     except RecursionError:
         raise Malformed(f"nested deeper than {DEEPEST} levels") from None
     except json.JSONDecodeError as error:
-        place = f"line {error.lineno} column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
-        raise Malformed(f"{error.msg} at {place}") from None
+        position = f"line {error.lineno} column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
+        raise Malformed(f"{error.msg} at {position}") from None
     if text.count("[") + text.count("{") > DEEPEST or not (data or _is_whole(text)):
         _check(value, data)
     return value

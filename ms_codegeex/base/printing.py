@@ -1,7 +1,7 @@
 """Everything that the commands print goes through here, because most of it can come from strangers.
 
 Names of tensors and files, values of configurations, a server's messages and a model's text may contain control
-sequences, with which a terminal can be told to hide or forge lines, to change its title or the clipboard, and
+sequences, with which a terminal can be made to hide or forge lines, to change its title or the clipboard, and
 characters that reverse the order of what is read. They are spelled out, on terminals and in pipes: `\\x1b`, `\\u202e`.
 Line breaks and tabs stay. Only what a user asks for as content (an answer, a document; `print_content`) goes into a
 file or a pipe as it is.
@@ -40,7 +40,7 @@ def print_progress(text: str) -> None:
 
 
 def print_lines(lines: Iterable[str]) -> None:
-    """Print lines on standard output. A line break within one of them, in a name say, is spelled out too."""
+    """Print lines on standard output. A line break within one of them, as in a name, is spelled out too."""
     _print("".join(f"{escaped(line)}\n" for line in lines), sys.stdout)
 
 
@@ -63,7 +63,7 @@ def print_result(result: Any, text: str, as_json: bool) -> None:
 
 
 def print_content(text: str) -> None:
-    """Write what the user asked for, such as a model's answer, to standard output: on a terminal visible, elsewhere as
+    """Write what the user requested, such as a model's answer, to standard output: on a terminal visible, elsewhere as
     it is. No line break is added."""
     _print(visible(text) if sys.stdout.isatty() else text, sys.stdout)
 

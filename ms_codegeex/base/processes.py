@@ -53,7 +53,7 @@ class ProcessSpec:
     program_folder: str = ""
 
     def start(self, output: int | None = None) -> subprocess.Popen[bytes]:
-        """Start it in its own session, with its output in the log; `output` may name another place for stdout."""
+        """Start it in its own session, with its output in the log; `output`: another descriptor for stdout."""
         self.directory.mkdir(parents=True, exist_ok=True)
         try:
             with open(self.log, "wb") as log:

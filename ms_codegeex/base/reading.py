@@ -125,15 +125,15 @@ def open_inside(directory: Path, name: str) -> BinaryIO:
 
 def _walk(base: Path, parts: tuple[str, ...], path: Path) -> int:
     """A descriptor of the regular file `base`/`parts`, where nothing on the way from `base` is a link."""
-    place = os.open(base, _FLAGS | os.O_DIRECTORY | os.O_NOFOLLOW)
+    directory = os.open(base, _FLAGS | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         for part in parts[:-1]:
-            inner = os.open(part, _FLAGS | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=place)
-            os.close(place)
-            place = inner
-        return _descriptor(parts[-1], path, os.O_NOFOLLOW, place)
+            inner = os.open(part, _FLAGS | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
+            os.close(directory)
+            directory = inner
+        return _descriptor(parts[-1], path, os.O_NOFOLLOW, directory)
     finally:
-        os.close(place)
+        os.close(directory)
 
 
 def read_inside(directory: Path, name: str, maximum: int) -> bytes:

@@ -67,10 +67,10 @@ def code(source: str, lexer: str) -> str:
     from pygments.util import ClassNotFound
 
     try:
-        found = get_lexer_by_name(lexer, stripnl=False, ensurenl=False)
+        pygments_lexer = get_lexer_by_name(lexer, stripnl=False, ensurenl=False)
     except ClassNotFound:
         return text(source, keep="\n\t")
-    return highlight(escaped(source, "\n\t"), found, HtmlFormatter(nowrap=True))
+    return highlight(escaped(source, "\n\t"), pygments_lexer, HtmlFormatter(nowrap=True))
 
 
 def code_style() -> str:
@@ -127,7 +127,7 @@ def bars(title: str, rows: Sequence[tuple[str, float, str]], maximum: float | No
 def curves(title: str, series: Mapping[str, Sequence[float]], across: str, up: str) -> str:
     """A line with a legend entry for each series of fractions `up`, the values at 1, 2, 3, ... of the quantity
     `across`."""
-    points = {name: [(place, value) for place, value in enumerate(values, 1)] for name, values in series.items()}
+    points = {name: [(position, value) for position, value in enumerate(values, 1)] for name, values in series.items()}
     return lines(title, points, across, up, heights=(0.0, 1.0), shown=lambda share: f"{100 * share:.0f} %")
 
 

@@ -1,4 +1,4 @@
-"""YAML within limits: the only place that parses YAML."""
+"""YAML within limits: the only module that parses YAML."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_number)
 _Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_number)
 
 
-def _refused(reason: str, place: Any) -> yaml.MarkedYAMLError:
-    return yaml.MarkedYAMLError(problem=reason, problem_mark=place.start_mark)
+def _refused(reason: str, marked: Any) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=reason, problem_mark=marked.start_mark)
 
 
 def parse_yaml(text: str | bytes) -> Any:

@@ -146,8 +146,8 @@ def machine_checks() -> Iterator[Finding]:
     instructions = host.instruction_set() or "instruction set unknown"
     yield Finding(area, "cores", "ok", f"{host.available_cores()}, {instructions}")
     available = host.available_memory()
-    found = "unknown" if available is None else f"{available / host.GB:.1f} GB available"
-    yield _required(area, "memory", found, host.check_memory(available, MEMORY))
+    amount = "unknown" if available is None else f"{available / host.GB:.1f} GB available"
+    yield _required(area, "memory", amount, host.check_memory(available, MEMORY))
     yield _npus()
 
 
@@ -263,7 +263,7 @@ def engine_checks() -> Iterator[Finding]:
     area = "engine"
     try:
         done = _python("-c", PROBE, GLOG_v="3")
-        found = parse_json(done.stdout.strip().splitlines()[-1])
+        probed = parse_json(done.stdout.strip().splitlines()[-1])
     except subprocess.TimeoutExpired:
         yield Finding(area, "MindSpore", "missing", f"its import takes longer than {PROBE_SECONDS} s", SET_UP)
         return
@@ -271,8 +271,8 @@ def engine_checks() -> Iterator[Finding]:
         lines = done.stderr.strip().splitlines() or [f"its import ended with status {done.returncode}"]
         yield Finding(area, "MindSpore", "missing", lines[-1], SET_UP)
         return
-    yield Finding(area, "MindSpore", "ok", f"{found['version']}, CPU back end")
-    yield _ascend_plugin(found["plugins"])
+    yield Finding(area, "MindSpore", "ok", f"{probed['version']}, CPU back end")
+    yield _ascend_plugin(probed["plugins"])
     yield _decoding_operators()
     from ms_codegeex.rehearsal.stubs import compilers
 
@@ -320,20 +320,20 @@ def gpu_checks() -> Iterator[Finding]:
 
     area = "NVIDIA GPU"
     try:
-        found = probe.probe_gpu_backend()
+        backend = probe.probe_gpu_backend()
     except (UserError, RunFailure) as error:
         yield Finding(area, "back end", "optional", f"{error}; only `device: gpu` needs it")
         return
-    if any(one.path for one in found.libraries):
-        for one in found.libraries:
+    if any(one.path for one in backend.libraries):
+        for one in backend.libraries:
             yield _optional(area, one.library.soname, str(one.path), one.problem, INSTALL)
     else:
-        words = f"none of {len(found.libraries)} found; only `device: gpu` needs them"
+        words = f"none of {len(backend.libraries)} found; only `device: gpu` needs them"
         yield Finding(area, "CUDA libraries", "optional", words, INSTALL)
-    driver = found.driver
+    driver = backend.driver
     unknown = "" if driver.cuda else driver.problem or "does not give its version"
     yield _optional(area, "driver", f"supports CUDA {driver.cuda}", driver.too_old or unknown, DRIVER_FIX)
-    yield _optional(area, "back end", "MindSpore's GPU plugin loads", found.plugin, "close the gaps above")
+    yield _optional(area, "back end", "MindSpore's GPU plugin loads", backend.plugin, "close the gaps above")
     cache = f"{kernel_cache()}, up to {os.environ.get('CUDA_CACHE_MAXSIZE', KERNEL_CACHE_BYTES)} bytes"
     for number, gpu in enumerate(driver.gpus):
         yield _gpu(area, number, gpu, cache)
@@ -351,9 +351,9 @@ def _gpu(area: str, number: int, gpu: Gpu, cache: str) -> Finding:
     }[gpu.kernels]
     free = "free memory unknown" if gpu.free is None else f"{gpu.free / host.GB:.1f} GB free"
     capability = ".".join(map(str, gpu.capability))
-    found = f"{gpu.name}, compute capability {capability}, {gpu.memory / host.GB:.1f} GB, {free}; {kernels}"
+    description = f"{gpu.name}, compute capability {capability}, {gpu.memory / host.GB:.1f} GB, {free}; {kernels}"
     fix = "use a GPU of compute capability 6.0 or more"
-    return _optional(area, f"device {number}", found, found if gpu.kernels == "none" else "", fix)
+    return _optional(area, f"device {number}", description, description if gpu.kernels == "none" else "", fix)
 
 
 def sandbox_checks() -> Iterator[Finding]:

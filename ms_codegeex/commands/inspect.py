@@ -106,8 +106,8 @@ def _run_dataset(arguments: Arguments) -> None:
     if arguments.document is not None:
         key, content = "document", inspection.read_document(dataset, arguments.split, arguments.document)
     elif arguments.sample is not None:
-        place = arguments.split, arguments.sample, arguments.seq_length, arguments.seed
-        key, content = "sample", inspection.read_sample(dataset, *place)
+        selection = arguments.split, arguments.sample, arguments.seq_length, arguments.seed
+        key, content = "sample", inspection.read_sample(dataset, *selection)
     elif arguments.report:
         key, content = "report", inspection.report_path(dataset)
     else:
@@ -179,8 +179,8 @@ def _origin(entry: dict[str, Any]) -> str:
 def sample_lines(sample: dict[str, Any], colour: bool) -> Iterator[str]:
     """A training sample for people; with `colour` for a terminal."""
     tokens = f"{sample['seq_length']} + 1 tokens, {sample['counted']} count in the loss"
-    place = f"sample {sample['number']} of {sample['split']} with seed {sample['seed']}"
-    yield f"{place}: row {sample['index']}, {tokens}"
+    title = f"sample {sample['number']} of {sample['split']} with seed {sample['seed']}"
+    yield f"{title}: row {sample['index']}, {tokens}"
     legend = f"not counted: {UNCOUNTED[0]}like this{UNCOUNTED[1]}"
     if colour:
         legend = f"{GREEN}counted{PLAIN} {DIM}not counted{PLAIN}"

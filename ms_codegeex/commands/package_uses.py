@@ -95,10 +95,10 @@ def _use_with_numpy(package: str) -> None:
             xxhash.xxh3_128(array).digest()
 
 
-def _same(found: object, expected: object) -> None:
+def _same(actual: object, expected: object) -> None:
     """`RuntimeError` unless both have the same content."""
-    if list(found) != list(expected):  # type: ignore[call-overload]
-        raise RuntimeError(f"{found} instead of {expected}")
+    if list(actual) != list(expected):  # type: ignore[call-overload]
+        raise RuntimeError(f"{actual} instead of {expected}")
 
 
 def problem_with(package: str) -> str:

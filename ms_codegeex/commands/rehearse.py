@@ -103,7 +103,7 @@ def _check_phase(arguments: Arguments, compiles: bool, executes: bool) -> None:
     for_execute = wrong_phase.format("--execute", "--compile")
     no_timeline = "writes the timeline, which was not requested; give --timeline as well"
     no_ascend = "the streams of Ascend's back end need a compilation with --target ascend; give both"
-    rules = (  # an option, whether it may be given, and what to say otherwise
+    rules = (  # an option, whether it may be given, and the message otherwise
         ("plot", arguments.timeline, no_timeline),
         ("trace", arguments.timeline, no_timeline),
         ("timeline", compiles, for_compile),

@@ -57,19 +57,19 @@ def driver_hardware(config: RunConfig, driver: str) -> str:
         UserError: the driver's name is unknown and `parallel.hardware` is not set, or the two contradict each other.
     """
     named = config.parallel.hardware
-    found = next((name for pattern, name in DRIVER_NAMES if pattern.fullmatch(driver)), None)
-    if found is None and named is None:
+    detected = next((name for pattern, name in DRIVER_NAMES if pattern.fullmatch(driver)), None)
+    if detected is None and named is None:
         known = ", ".join(sorted(x.name for x in DEVICES.values() if x.kind == "ascend"))
         raise UserError(
             f"parallel.hardware: the driver's name of this device, '{driver}', is not known; name the one it is most "
             f"like, of {known}: it decides kernels and memory"
         )
-    if found and named and found != named:
+    if detected and named and detected != named:
         raise UserError(
-            f"parallel.hardware: {named}, but the driver says {driver}, which is {found}; set it to {found} or leave "
-            "it out"
+            f"parallel.hardware: {named}, but the driver says {driver}, which is {detected}; set it to {detected} or "
+            "leave it out"
         )
-    return named or found
+    return named or detected
 
 
 def chosen_kernels(config: RunConfig) -> frozenset[str]:

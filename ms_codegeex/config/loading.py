@@ -164,7 +164,7 @@ def stage_values(values: Mapping[str, Any], overrides: Mapping[str, Any], file: 
     together = merged(common, everywhere)
     weights = _weights(together)  # for the first stage only
     output = str(together.get("output") or f"runs/{file.stem}")
-    found = []
+    stages = []
     for number, entry in enumerate(entries):
         name, start = entry["name"], _start(entry, names[:number])
         layers = ({k: v for k, v in entry.items() if k not in OWN}, _without_weights(everywhere), own.get(name) or {})
@@ -179,8 +179,8 @@ def stage_values(values: Mapping[str, Any], overrides: Mapping[str, Any], file: 
                 raise UserError(f"stages.{name}.start: model.weights is given too; leave one of them out")
             after = None
         result |= {"output": str(Path(output) / name), "stage": name}
-        found.append(StageValues(name, result, after, start.checkpoint))
-    return found
+        stages.append(StageValues(name, result, after, start.checkpoint))
+    return stages
 
 
 def _entries(stages: Any) -> list[dict[str, Any]]:

@@ -35,8 +35,8 @@ def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     Raises:
         UserError: a file is missing, malformed or its own base.
     """
-    place = Path(os.path.realpath(path))  # unlike Path.resolve it has an answer for a loop of links
-    if place in seen:
+    real_path = Path(os.path.realpath(path))  # unlike Path.resolve it has an answer for a loop of links
+    if real_path in seen:
         raise UserError(f"{path}: its `base` chain comes back to itself; break the circle")
     try:
         values = read_yaml_file(path, pipe=not seen)  # a `base` is a file, also if someone else wrote this one
@@ -46,7 +46,7 @@ def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise UserError(
             f"{path}: found {type(values).__name__}, expected sections with keys (model:, data:, training: …)"
         )
-    values, seen = dict(values), (*seen, place)
+    values, seen = dict(values), (*seen, real_path)
     if isinstance(stages := values.get("stages"), list):
         values["stages"] = [_on_its_base(stage, path, seen) for stage in stages]
     return _on_base(values, path, "base", seen)

@@ -11,7 +11,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.models.parameters import LORA_A, LORA_B, RMS_NORM, ParameterTable
 
 Config = TypeVar("Config", bound="DecoderConfig")
-# Fields that say how a model starts or how exactly it computes, not what its weights mean.
+# Fields that state how a model starts or how exactly it computes, not what its weights mean.
 NOT_OF_WEIGHTS = ("init_std", "scores_fp32", "softmax_fp32")
 # What the families' presets for a CPU have in common.
 TINY = {"hidden_size": 128, "num_layers": 3, "num_heads": 4, "max_position_embeddings": 256, "init_std": 0.08}
@@ -115,8 +115,8 @@ class DecoderConfig:
 
         An adapter's first factor has the variance of PEFT's uniform numbers, whose bound is 1 / sqrt(columns).
         """
-        place, _, kind = name.rpartition(".")
-        layer = self.table.layer(place)
+        layer_name, _, kind = name.rpartition(".")
+        layer = self.table.layer(layer_name)
         if kind in (LORA_A, LORA_B):
             return 1 / math.sqrt(3 * layer.shape(self)[1]) if kind == LORA_A else 0.0
         return getattr(self, layer.std)
@@ -135,20 +135,20 @@ class DecoderConfig:
         """Name and shape of each linear layer that has one of `targets` in its dotted name, such as `attention` or
         `feed_forward.up`. `UserError` for a target that matches no layer."""
         linear = {layer.name: layer.shape(self) for layer in self.table.layers(self.num_layers) if layer.role.linear}
-        found = {target: [name for name in linear if f".{target}." in f".{name}."] for target in targets}
-        for target, names in found.items():
+        matches = {target: [name for name in linear if f".{target}." in f".{name}."] for target in targets}
+        for target, names in matches.items():
             if not names:
                 known = ", ".join(layer.name for layer in self.table.block if layer.role.linear)
                 raise UserError(f"lora.targets: no linear layer is named {target}; known are {known}")
-        chosen = {name for names in found.values() for name in names}
+        chosen = {name for names in matches.values() for name in names}
         return {name: shape for name, shape in linear.items() if name in chosen}
 
     def adapter_shapes(self, targets: Sequence[str], rank: int) -> dict[str, tuple[int, int]]:
         """Name and shape of every parameter of adapters with rank `rank` on the layers of `targets`."""
-        found: dict[str, tuple[int, int]] = {}
+        shapes: dict[str, tuple[int, int]] = {}
         for layer, (rows, columns) in self.adapted_layers(targets).items():
-            found |= {f"{layer}.{LORA_A}": (rank, columns), f"{layer}.{LORA_B}": (rows, rank)}
-        return found
+            shapes |= {f"{layer}.{LORA_A}": (rank, columns), f"{layer}.{LORA_B}": (rows, rank)}
+        return shapes
 
     def parameter_count(self) -> int:
         """Number of trainable parameters."""

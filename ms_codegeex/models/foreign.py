@@ -87,7 +87,7 @@ def renamed(entries: Iterable[Entry], rename: Callable[[str], str]) -> tuple[Ent
 @dataclass(frozen=True)
 class SizeKeys:
     """What a family's sizes, the fields of its configuration, are called in its `config.json`, and what else that file
-    must say.
+    must state.
 
     `required`: positive whole numbers that must be given; the others have the defaults of their fields. `keys`: the key
     in `config.json` of each field whose name differs there. `only`: keys of which our network computes just this value;
@@ -108,8 +108,8 @@ class ForeignFormats:
     """A family in files of other programs.
 
     `visible`: field -> the parameter, `{i}` for any block, and the axis whose length it is. `ranks`: config -> a number
-    that the number of tensor-parallel ranks must divide, and what it is. `limits`: config -> sentences that say why the
-    original software cannot run a model of these sizes. `classes`: files in `formats/exported/` with classes for
+    that the number of tensor-parallel ranks must divide, and what it is. `limits`: config -> sentences that state why
+    the original software cannot run a model of these sizes. `classes`: files in `formats/exported/` with classes for
     transformers that run a model of any sizes; a model directory gets them.
     """
 

@@ -172,7 +172,7 @@ class SampleKeys(nn.Cell):
 
 
 class Dropout(nn.Cell):
-    """Inverted dropout whose mask is a pure function of (seed, site, sample's key, place in the sample).
+    """Inverted dropout whose mask is a pure function of (seed, site, sample's key, position in the sample).
 
     Acts only while `training` is set (Cell.set_train). No generator state: a resumed run, a run on another number of
     devices, devices that hold copies of an activation, and a backward pass that computes the forward again all drop the

@@ -155,7 +155,7 @@ class ParameterTable:
         """The layer of that name: a full name, or one relative to a block if no layer outside the blocks has it."""
         pattern = re.sub(r"^blocks\.(\d+|\{i\})\.", "", name)
         places = self.block if pattern != name else (*self.first, *self.last, *self.block)
-        found = next((layer for layer in places if layer.name == pattern), None)
-        if found is None:
+        match = next((layer for layer in places if layer.name == pattern), None)
+        if match is None:
             raise KeyError(f"no layer {name} in the family's table")
-        return found
+        return match

@@ -1,4 +1,4 @@
-"""Name -> model family. The engine is imported only when a network is asked for."""
+"""Name -> model family. The engine is imported only when a network is requested."""
 
 from __future__ import annotations
 

@@ -75,20 +75,20 @@ def collectives(
 ) -> tuple[TensorCollective, ...]:
     """A block's collectives with those of its row-parallel adapters, whose narrow results are sums over the devices,
     and without those of gradients that nothing needs."""
-    found = list(planned)
+    needed = list(planned)
     if not shape.adapted or shape.tensor == 1:
-        return tuple(found)
+        return tuple(needed)
     missing = {
         "ReduceScatter": (not gradients.block) + (not gradients.wide),
         "AllGather" if shape.sequence else "AllReduce": gradients.sums,
     }
     for op, count in missing.items():
-        for dead in [x for x in found if x.phase == "backward" and x.op == op][:count]:
-            found.remove(dead)
+        for dead in [x for x in needed if x.phase == "backward" and x.op == op][:count]:
+            needed.remove(dead)
     size = shape.bytes * shape.rows * shape.rank
     forward, backward = ("ReduceScatter", "AllGather") if shape.sequence else ("AllReduce", "AllReduce")
     phases = [(forward, "forward"), (backward, "backward")]
     phases += [(forward, "recompute")] if shape.recompute == "full" else []
     adapters = [name for name in row_layers if name in shape.adapted]
-    found += [TensorCollective(op, size, phase, shape.precision) for _ in adapters for op, phase in phases]
-    return tuple(found)
+    needed += [TensorCollective(op, size, phase, shape.precision) for _ in adapters for op, phase in phases]
+    return tuple(needed)

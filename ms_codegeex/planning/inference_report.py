@@ -87,9 +87,9 @@ def published_speeds(config: RunConfig) -> str:
     """Published speeds with the bound of the published scheme; empty if there are none."""
     rows = []
     for speed in speeds(config):
-        found = bounds(config, speed)
-        share = "-" if speed.bits is None else f"{speed.rate / found[speed.bits]:.0%}"
-        limits = " / ".join(f"{rate:.0f}" for rate in found.values())
+        by_bits = bounds(config, speed)
+        share = "-" if speed.bits is None else f"{speed.rate / by_bits[speed.bits]:.0%}"
+        limits = " / ".join(f"{rate:.0f}" for rate in by_bits.values())
         weights = "not said" if speed.bits is None else f"{speed.bits} bits"
         rate = f"{speed.rate:.1f} {speed.unit}"
         rows.append((speed.gpu, weights, speed.program, f"{speed.tokens:,}", rate, limits, share))

@@ -135,10 +135,10 @@ def _sums(
     layouts = layouts_on(mesh, model, LoraConfig(rank=rank, targets=list(targets)), vocabulary)
     result = []
     for stage in range(mesh.pipeline):
-        found = [(x, x.local_size(mesh)) for x in layouts if x.stage == stage]
-        shared = [(x, size * mesh.optimizer_shard) for x, size in found if x.optimizer_sharded]
+        local = [(x, x.local_size(mesh)) for x in layouts if x.stage == stage]
+        shared = [(x, size * mesh.optimizer_shard) for x, size in local if x.optimizer_sharded]
         trained = [size for x, size in shared if x.trained]
-        own = sum(size for _, size in found), sum(size for x, size in found if x.trained)
+        own = sum(size for _, size in local), sum(size for x, size in local if x.trained)
         result.append(ParameterSums(own[0], sum(size for _, size in shared), own[1], sum(trained), len(trained)))
     return tuple(result)
 

@@ -221,7 +221,7 @@ FUSION_NAMES = {
 
 def improvements(plan: Plan) -> list[Improvement]:
     """Fusions, recomputation and overlaps, each with the step time that it alone would give, best first."""
-    config, found = plan.config, []
+    config, gains = plan.config, []
     active = fused_kernels(config, plan.chip.fused)
     changes: list[tuple[str, dict[str, Any], bool]] = []
     for name, text in FUSION_NAMES.items():
@@ -248,9 +248,9 @@ def improvements(plan: Plan) -> list[Improvement]:
         other = Plan(change(config, **keys), plan.chip)
         kernels = {key.rpartition("__")[2] for key in keys if "fusion" in key}
         missing = not is_active and not kernels <= plan.chip.fused
-        found.append(Improvement(text, other.step_seconds, other.mfu, other.fits, active=is_active, missing=missing))
-    found += _overlaps(plan)
-    return sorted(found, key=lambda x: (x.active, x.step_seconds))
+        gains.append(Improvement(text, other.step_seconds, other.mfu, other.fits, active=is_active, missing=missing))
+    gains += _overlaps(plan)
+    return sorted(gains, key=lambda x: (x.active, x.step_seconds))
 
 
 def _schedules(plan: Plan) -> list[tuple[str, dict[str, Any], bool]]:

@@ -48,12 +48,12 @@ class QuickResult:
         tried = f"a quick search ({self.tried:,} plans; --search tries all)"
         if self.best is None:
             return f"No plan of {tried} fits"
-        found = f"{self.best.step_seconds:.3g} s with\n  {overrides(self.best.config, self.given.config)}"
+        fastest = f"{self.best.step_seconds:.3g} s with\n  {overrides(self.best.config, self.given.config)}"
         if self.longer is None:
-            return f"The fastest plan of {tried} that fits: {found}"
+            return f"The fastest plan of {tried} that fits: {fastest}"
         if self.longer < SAME:
             return f"No plan of {tried} is faster"
-        return f"The step is {self.longer:.0%} longer than the fastest of {tried}: {found}"
+        return f"The step is {self.longer:.0%} longer than the fastest of {tried}: {fastest}"
 
 
 def quick_search(plan: Plan) -> QuickResult:
@@ -79,7 +79,7 @@ class _Neighbourhood:
     def __init__(self, plan: Plan):
         self.config, self.chip = plan.config, plan.chip
         on_mesh = {mesh: [*filter(self._runs, choices(plan.config, *mesh))] for mesh in meshes(plan.config)}
-        self.on_mesh = {mesh: found for mesh, found in on_mesh.items() if found}
+        self.on_mesh = {mesh: runnable for mesh, runnable in on_mesh.items() if runnable}
         self.plans: dict[MeshChoice, Plan | None] = {}
         self.tried = 0
 

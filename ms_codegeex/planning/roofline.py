@@ -254,18 +254,18 @@ def balanced_layers(config: RunConfig) -> list[int]:
     and loss. Of equal stages, later ones, which keep fewer micro-batches, get more. With a layer for each stage and no
     more, or without a pipeline, all have equally many."""
     stages, layers = config.mesh.pipeline, config.model.sizes.attention_layers
-    found = [1] * stages
+    counts = [1] * stages
     if stages == 1 or layers == stages:
-        return [layers] if stages == 1 else found
-    fewest = _stage_seconds(config, [*found[:-1], layers - stages + 1])
-    moved = _stage_seconds(config, [2, *found[1:-1], layers - stages])
+        return [layers] if stages == 1 else counts
+    fewest = _stage_seconds(config, [*counts[:-1], layers - stages + 1])
+    moved = _stage_seconds(config, [2, *counts[1:-1], layers - stages])
     block = moved[0] - fewest[0]
     seconds = [*fewest[:-1], fewest[-1] - (layers - stages) * block]
     for _ in range(layers - stages):
         stage = min(reversed(range(stages)), key=lambda number: seconds[number])
         seconds[stage] += block
-        found[stage] += 1
-    return found
+        counts[stage] += 1
+    return counts
 
 
 def _stage_seconds(config: RunConfig, layers: list[int]) -> list[float]:

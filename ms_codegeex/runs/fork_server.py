@@ -47,11 +47,11 @@ def _sources(package: Path = Path(ms_codegeex.__file__).parent) -> list[tuple[st
     """The source files of the package with their times and sizes, and one of the engine, which changes with it."""
     engine = importlib.util.find_spec("mindspore")
     files = [*sorted(package.rglob("*.py")), *([Path(engine.origin)] if engine and engine.origin else [])]
-    found = []
+    sources = []
     for file in files:
         with contextlib.suppress(OSError):  # deleted meanwhile
-            found.append((str(file), file.stat().st_mtime_ns, file.stat().st_size))
-    return found
+            sources.append((str(file), file.stat().st_mtime_ns, file.stat().st_size))
+    return sources
 
 
 @dataclass(frozen=True)

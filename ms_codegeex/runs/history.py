@@ -132,7 +132,7 @@ def _attempts(
     """`alive`: the time of the run's last output."""
     starts = [event for event in events if event["event"] == "start"]
     silent = now - alive > max(SILENT_SECONDS, 10 * (_step_seconds(log) or 0.0))
-    found = []
+    attempts = []
     for start, following in itertools.zip_longest(starts, starts[1:]):
         number = start["attempt"]
         own = [event for event in events if event["attempt"] == number]
@@ -146,8 +146,8 @@ def _attempts(
             until, reason = (alive, "lost") if silent else (now, "running")
         last = max([*steps, *(event.get("step") or 0 for event in own)])
         message = end.get("message") or end.get("signal") if end else None
-        found.append(Attempt(number, start["time"], until, start.get("step") or 0, last, reason, message))
-    return found
+        attempts.append(Attempt(number, start["time"], until, start.get("step") or 0, last, reason, message))
+    return attempts
 
 
 def write_history_page(histories: Mapping[str, History], output: Path, texts: Callable[[History, int], str]) -> None:

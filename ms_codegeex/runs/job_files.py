@@ -122,7 +122,7 @@ def _volcano(name: str, servers: int, config: RunConfig, arguments: list[str], t
     resource = "huawei.com/Ascend910" if config.device == "ascend" else "nvidia.com/gpu"
     master = None if table else "${VC_SERVER_HOSTS%%,*}:" + str(PORT)
     command = f"exec {_command(config, arguments, servers, '$VC_TASK_INDEX', master)}"
-    volumes = {  # place in the container, and what is mounted there
+    volumes = {  # path in the container, and what is mounted there
         "checkout": ("/checkout", {"persistentVolumeClaim": {"claimName": "CLAIM"}}),
         "driver": ("/usr/local/Ascend/driver", {"hostPath": {"path": "/usr/local/Ascend/driver"}}),
         "hccn": ("/etc/hccn.conf", {"hostPath": {"path": "/etc/hccn.conf"}}),
@@ -137,8 +137,8 @@ def _volcano(name: str, servers: int, config: RunConfig, arguments: list[str], t
         "command": ["bash", "-c", command],
         "resources": {"requests": {resource: devices}, "limits": {resource: devices}},
         "volumeMounts": [
-            {"name": name, "mountPath": place, **({"readOnly": True} if "hostPath" in volume else {})}
-            for name, (place, volume) in volumes.items()
+            {"name": name, "mountPath": path, **({"readOnly": True} if "hostPath" in volume else {})}
+            for name, (path, volume) in volumes.items()
         ],
     }
     pod = {

@@ -91,14 +91,14 @@ def check_gpus(config: RunConfig, local: int) -> None:
         raise UserError(
             "training.precision: bf16, for which MindSpore has no kernels on device: gpu; set it to fp16 or fp32"
         )
-    found = probe_gpu_backend()
-    check_loaded(list(found.libraries))
-    found.driver.check()
-    gpus = found.driver.gpus
+    probe = probe_gpu_backend()
+    check_loaded(list(probe.libraries))
+    probe.driver.check()
+    gpus = probe.driver.gpus
     if not gpus:
-        raise UserError(f"device: gpu: {found.driver.problem}; run `ms-codegeex doctor` for details, or set device=cpu")
-    if found.plugin:
-        raise UserError(f"device: gpu: MindSpore's plugin does not load ({found.plugin}); run `ms-codegeex doctor`")
+        raise UserError(f"device: gpu: {probe.driver.problem}; run `ms-codegeex doctor` for details, or set device=cpu")
+    if probe.plugin:
+        raise UserError(f"device: gpu: MindSpore's plugin does not load ({probe.plugin}); run `ms-codegeex doctor`")
     if local > len(gpus):
         raise UserError(
             f"devices: {local} on this machine, which has {len(gpus)} GPU{'s' * (len(gpus) > 1)} to use; set "

@@ -282,16 +282,16 @@ def _own_processes(
 
     On one server msrun would start the same, but would first spend seconds on importing the engine. With a rank table,
     each has its own directory because the compiler leaves files in the working directory. The ranks meet through a
-    scheduler all the same: MindSpore 2.9 no longer starts from a rank table. The table's part is to say which rank
+    scheduler all the same: MindSpore 2.9 no longer starts from a rank table. The table's part is to state which rank
     computes on which device of which server; msrun would number the devices itself.
     """
     cores, words, shared = usable_cores(), (sys.executable, *command), engine_environment(config, node, run.logs)
     specs, meeting = _scheduler(config, node, run, words, shared, port)
     for rank, device, block in zip(node.ranks, node.devices, core_blocks(cores, len(node.ranks)), strict=True):
-        log, place = run.logs / f"worker_{rank}.log", _place(config, meeting, rank, device)
+        log, own = run.logs / f"worker_{rank}.log", _place(config, meeting, rank, device)
         if node.table is None:
             label = f"rank {rank} on {node.name}, log {log}"
-            specs.append(WorkerSpec(label, words, run.logs, log, {**shared, **place}, worker_logs=(log,)))
+            specs.append(WorkerSpec(label, words, run.logs, log, {**shared, **own}, worker_logs=(log,)))
             continue
         taskset = shutil.which("taskset")
         pin = [taskset, "-c", core_list(block)] if taskset and block else []
@@ -299,6 +299,6 @@ def _own_processes(
         where = f"cores {core_list(block)}" if pin else f"not pinned ({reason})"
         label = f"rank {rank} on device {device} of {node.name}, {where}, log {log}"
         directory = run.logs / f"rank_{rank}"
-        environment = {**engine_environment(config, node, directory), **place}
+        environment = {**engine_environment(config, node, directory), **own}
         specs.append(WorkerSpec(label, (*pin, *words), directory, log, environment, worker_logs=(log,)))
     return specs

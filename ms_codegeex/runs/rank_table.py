@@ -1,7 +1,7 @@
 """HCCL rank tables (version 1.0): which rank runs on which device of which server.
 
 This module reads them, makes them from `hccn.conf` files or address lists, merges and checks them. A problem is a
-`UserError` that gives its place in the JSON file, unlike the messages of the communication library.
+`UserError` that gives its position in the JSON file, unlike the messages of the communication library.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ class _Place:
         return {key: self.get(key).text() for key in self.value if key not in known}
 
     def differ(self, seen: dict[Any, str], value: Any) -> None:
-        """`UserError` if the value was seen at an earlier place."""
+        """`UserError` if the value was seen at an earlier position."""
         if value in seen:
             raise UserError(
                 f"{self.path}: found {self.shown()} again, which {seen[value]} already has; give each its own"
@@ -156,20 +156,20 @@ def is_address(text: str) -> bool:
     return False
 
 
-def _server_id(place: _Place) -> str:
+def _server_id(entry: _Place) -> str:
     """Any name without blanks; one that looks like an IP address must be one."""
-    value = place.text()
+    value = entry.text()
     if not value or re.search(r"\s", value) or len(value) > SERVER_ID_LENGTH:
-        raise place.problem(f"1 to {SERVER_ID_LENGTH} characters without blanks", "use the server's address")
+        raise entry.problem(f"1 to {SERVER_ID_LENGTH} characters without blanks", "use the server's address")
     if re.fullmatch(r"[0-9.]+", value) and not is_address(value):
-        raise place.problem("an IP address or a name", "correct the server's address")
+        raise entry.problem("an IP address or a name", "correct the server's address")
     return value
 
 
-def _server(place: _Place) -> RankTableServer:
-    server_id = _server_id(place.get("server_id"))
+def _server(server: _Place) -> RankTableServer:
+    server_id = _server_id(server.get("server_id"))
     devices, seen = [], {}
-    for entry in place.get("device").objects():
+    for entry in server.get("device").objects():
         number = entry.get("device_id")
         if number.number() >= MAX_SERVER_DEVICES:
             expected = f"a device of one server, 0 to {MAX_SERVER_DEVICES - 1}"
@@ -178,7 +178,7 @@ def _server(place: _Place) -> RankTableServer:
         address, rank = entry.get("device_ip").address(), entry.get("rank_id").number()
         extra = entry.rest("device_id", "device_ip", "rank_id")
         devices.append(RankTableDevice(number.number(), address, rank, extra))
-    return RankTableServer(server_id, tuple(devices), place.rest("server_id", "device"))
+    return RankTableServer(server_id, tuple(devices), server.rest("server_id", "device"))
 
 
 def _check_whole(servers: Sequence[RankTableServer]) -> None:
@@ -192,11 +192,11 @@ def _check_whole(servers: Sequence[RankTableServer]) -> None:
             _Place(device.device_ip, f"{path}.device_ip").differ(addresses, ipaddress.ip_address(device.device_ip))
             _Place(str(device.rank), f"{path}.rank_id").differ(ranks, device.rank)
     for expected, (rank, path) in enumerate(ranks.items()):
-        place = _Place(str(rank), path)
+        entry = _Place(str(rank), path)
         if rank >= count:
-            raise place.problem(f"a rank below {count}, the number of devices", "ranks are 0 to N-1 without a gap")
+            raise entry.problem(f"a rank below {count}, the number of devices", "ranks are 0 to N-1 without a gap")
         if rank != expected:
-            raise place.problem(f'"{expected}"', "ranks are contiguous on a server and in the order of the file")
+            raise entry.problem(f'"{expected}"', "ranks are contiguous on a server and in the order of the file")
 
 
 def parse_rank_table(value: Any) -> RankTable:
@@ -239,9 +239,9 @@ def check_against_config(table: RankTable, config: RunConfig) -> None:
     for i, server in enumerate(table.servers):
         for j, device in enumerate(server.devices):
             if device.device_id >= limit:
-                place = _Place(str(device.device_id), f"server_list[{i}].device[{j}].device_id")
+                entry = _Place(str(device.device_id), f"server_list[{i}].device[{j}].device_id")
                 expected = f"a device of one server, 0 to {limit - 1}"
-                raise place.problem(expected, "correct it, or set parallel.server_devices")
+                raise entry.problem(expected, "correct it, or set parallel.server_devices")
         if len(server.ranks) % mesh.tensor:
             group = mesh.tensor_group(server.ranks.stop)
             raise UserError(

@@ -65,19 +65,19 @@ class ReplicaCheck(Callback):
 
 def hashes(trainer: Trainer) -> dict[str, str]:
     """Hashes of the weights and moments of this rank, by name and the slice of the full tensor that it holds."""
-    place, found = trainer.rank_state.place, {}
+    placement, digests = trainer.rank_state.place, {}
     for name, parameter in trainer.rank_state.tensors().items():
-        window = place.window(name)
+        window = placement.window(name)
         part = "" if window is None else str([[axis.start, axis.stop] for axis in window])
         content = memoryview(parameter.asnumpy()).cast("B")
-        found[place.stored_name(name) + part] = hashlib.blake2b(content, digest_size=16).hexdigest()
-    return found
+        digests[placement.stored_name(name) + part] = hashlib.blake2b(content, digest_size=16).hexdigest()
+    return digests
 
 
-def first_difference(found: list[dict[str, str]]) -> str | None:
+def first_difference(digests: list[dict[str, str]]) -> str | None:
     """Describes the first tensor, by name, of which a rank's bits differ from the other holders'; None if all agree."""
-    for name in sorted({name for rank in found for name in rank}):
-        holders = {rank: held[name] for rank, held in enumerate(found) if name in held}
+    for name in sorted({name for rank in digests for name in rank}):
+        holders = {rank: held[name] for rank, held in enumerate(digests) if name in held}
         counts = Counter(holders.values()).most_common()
         if len(counts) > 1:
             maximum = counts[0][1] > counts[1][1]

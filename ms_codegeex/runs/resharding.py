@@ -104,15 +104,15 @@ def _layouts(contents: Contents, mesh: Mesh) -> dict[str, ParameterLayout]:
         raise UserError(f"--optimizer-shard {mesh.optimizer_shard}: does not divide --data {mesh.data}")
     vocabulary = (contents.state["config"].get("parallel") or {}).get("vocabulary", True)
     known = {layout.name: layout for layout in layouts_on(mesh, model, contents.lora, vocabulary)}
-    found = {}
+    layouts = {}
     for name, tensor in contents.tensors.items():
         layout = known.get(split_moment(name)[1])
         if layout is None or layout.shape != tensor.shape:
             expected = "no such tensor" if layout is None else f"{list(layout.shape)}"
             raise UserError(f"{contents.path}: {name} is {list(tensor.shape)}, the model has {expected}")
         _check_parts(layout, mesh)
-        found[name] = layout
-    return found
+        layouts[name] = layout
+    return layouts
 
 
 def _check_parts(layout: ParameterLayout, mesh: Mesh) -> None:

@@ -114,10 +114,10 @@ def _data_changes(config: RunConfig, checkpoint: Checkpoint) -> list[Change]:
     old, samples = checkpoint.state["config"], checkpoint.state["samples"]
     key = "data.train" if config.data.blend is None else "data.blend"
     recorded = checkpoint.state.get("datasets")  # missing from checkpoints older than version 0.1
-    found = content_hashes(config.data, next(iter(recorded.values()))) if recorded else {}
+    current = content_hashes(config.data, next(iter(recorded.values()))) if recorded else {}
     arguments = (
         (old["data"], old["training"]["global_batch"], recorded or {}),
-        (asdict(config.data), config.training.global_batch, found),
+        (asdict(config.data), config.training.global_batch, current),
     )
     _check_tokenizer(key, config, checkpoint)
     contents = [mixed_before(samples, data, batch, hashes) for data, batch, hashes in arguments]
@@ -126,10 +126,10 @@ def _data_changes(config: RunConfig, checkpoint: Checkpoint) -> list[Change]:
     names = [mixed_before(samples, data, batch) for data, batch, _ in arguments]
     if names[0] == names[1]:  # the same paths with other content
         before = recorded or {}
-        changed = [path for path in found if found[path] != before.get(path)]
+        changed = [path for path in current if current[path] != before.get(path)]
         names = [
             ", ".join(f"{path} with the content {_short(have.get(path))}" for path in changed)
-            for have in (before, found)
+            for have in (before, current)
         ]
     return [Change(key, *names)]
 
@@ -142,11 +142,11 @@ def _short(content: str | None) -> str:
 def _check_tokenizer(key: str, config: RunConfig, checkpoint: Checkpoint) -> None:
     """`UserError` if token ids would have other meanings; no option allows that."""
     if recorded := checkpoint.state.get("tokenizer"):
-        found = read_json(Path(config.data.directories[0]) / "dataset.json").get("tokenizer") or {}
-        for name in sorted({*recorded, *found}):
-            if recorded.get(name) != found.get(name):
+        current = read_json(Path(config.data.directories[0]) / "dataset.json").get("tokenizer") or {}
+        for name in sorted({*recorded, *current}):
+            if recorded.get(name) != current.get(name):
                 raise UserError(
-                    f"{key}: tokenizer {name}: {found.get(name)}, but {checkpoint.path} was trained with "
+                    f"{key}: tokenizer {name}: {current.get(name)}, but {checkpoint.path} was trained with "
                     f"{recorded.get(name)}; choose another output, or a dataset with the same tokenizer"
                 )
 

@@ -1,4 +1,4 @@
-"""The files of a run directory: the one place that knows their names."""
+"""The files of a run directory: the one module that knows their names."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ class RunDirectory:
     def keep_logs(self) -> None:
         """Move the logs and the summary of the last attempt into a folder of that attempt, below `logs`."""
         folder = self.logs / f"attempt-{self.attempt:04d}"
-        found = [path for path in (*self.logs.glob("*"), self.summary) if path.exists()]
-        moved = [path for path in found if not path.name.startswith("attempt-")]
+        files = [path for path in (*self.logs.glob("*"), self.summary) if path.exists()]
+        moved = [path for path in files if not path.name.startswith("attempt-")]
         if moved:
             folder.mkdir(parents=True, exist_ok=True)
         for path in moved:

@@ -171,9 +171,9 @@ class Checkpoints(Callback):
                 del self.followed[path]
 
     @staticmethod
-    def _note(trainer: Trainer, path: Path, found: str, step: int) -> bool:
+    def _note(trainer: Trainer, path: Path, verdict: str, step: int) -> bool:
         try:
-            note_outcome(path, found, step)
+            note_outcome(path, verdict, step)
         except UserError as error:  # a full disk, or the thread that saves has deleted the checkpoint meanwhile
             if path.is_dir():
                 trainer.warn(str(error))

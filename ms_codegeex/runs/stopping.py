@@ -113,8 +113,8 @@ class LastStep:
             with contextlib.suppress(UserError):  # a full disk: tried again after the next step
                 write_json(self.run.last_step, {"step": step + 1})
                 self.step = step + 1
-        elif self.step is None and (found := _read(self.run.last_step)) is not None:
-            self.step = found["step"]
+        elif self.step is None and (decision := _read(self.run.last_step)) is not None:
+            self.step = decision["step"]
         return self.step is not None and step >= self.step
 
 

@@ -121,14 +121,14 @@ def _starting_adapters(config: RunConfig, source: Source) -> Mapping[str, LazyTe
     lora = config.lora
     if lora.weights is None:
         return {}
-    found = open_adapters(Path(lora.weights), source)
+    adapters = open_adapters(Path(lora.weights), source)
     wanted = config.model.sizes.adapter_shapes(lora.targets, lora.rank) if lora.rank else {}
-    if {name: tensor.shape for name, tensor in found.tensors.items()} != wanted or found.alpha != lora.alpha:
+    if {name: tensor.shape for name, tensor in adapters.tensors.items()} != wanted or adapters.alpha != lora.alpha:
         raise UserError(
-            f"lora.weights: {lora.weights} has rank {found.rank}, alpha {found.alpha:g} and targets "
-            f"{', '.join(found.targets)}; set lora.rank, lora.alpha and lora.targets to them"
+            f"lora.weights: {lora.weights} has rank {adapters.rank}, alpha {adapters.alpha:g} and targets "
+            f"{', '.join(adapters.targets)}; set lora.rank, lora.alpha and lora.targets to them"
         )
-    return found.tensors
+    return adapters.tensors
 
 
 def _fitting_source(model: ModelConfig) -> Source:

@@ -58,9 +58,9 @@ def train(
         left_out = [event["left_out"] for event in read_events(run.events) if event["event"] == "rewind"]
     trainer = Trainer(config, data, validation, rank=rank, left_out=left_out, **options)
     if config.compile_cache:
-        with compile_cache(config, run, rank) as found:
+        with compile_cache(config, run, rank) as cached:
             trainer.compile()
-        trainer.event("graphs", cached=found)
+        trainer.event("graphs", cached=cached)
     if checkpoint:
         trainer.restore(checkpoint)
         trainer.status(f"continuing from step {checkpoint.step}")

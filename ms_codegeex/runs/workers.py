@@ -107,7 +107,7 @@ class Workers(ProcessGroup):
         return sum(not self._observe(process) for process in self.workers.values())
 
     def _observe(self, process: psutil.Process) -> bool:
-        """Whether a worker is alive; keeps what is needed to say how it ended."""
+        """Whether a worker is alive; keeps what is needed to report how it ended."""
         if not alive(process):
             if process.pid not in self.statuses and (status := zombie_status(process.pid)) is not None:
                 self.statuses[process.pid] = status
@@ -146,12 +146,12 @@ class Workers(ProcessGroup):
             return [pid for pid, rank in self.ranks.items() if rank == lost]
         for spec in self.specs:
             with contextlib.suppress(OSError):
-                for found in re.finditer(
+                for match in re.finditer(
                     r"Worker process (\d+) exit with exception\. Error code: (-?\d+)",
                     spec.log.read_text(encoding="utf-8", errors="replace"),
                 ):
-                    if (pid := int(found[1])) in self.workers:
-                        self.statuses[pid] = int(found[2])
+                    if (pid := int(match[1])) in self.workers:
+                        self.statuses[pid] = int(match[2])
                         return [pid]
         dead = [pid for pid, process in self.workers.items() if not alive(process)]
         return [pid for pid in dead if self.statuses.get(pid) != 0] or dead
@@ -168,8 +168,8 @@ class Workers(ProcessGroup):
         for folder in dict.fromkeys(spec.log.parent for spec in self.specs):
             with contextlib.suppress(OSError):
                 text = (folder / "scheduler.log").read_text(encoding="utf-8", errors="replace")
-                if found := re.search(r"The node: (\d+) is timed out[^\n]*", text):
-                    return found[1], found[0].rstrip(".")
+                if match := re.search(r"The node: (\d+) is timed out[^\n]*", text):
+                    return match[1], match[0].rstrip(".")
         return None, None
 
     def _quoted_log(self, ranks: Collection[str]) -> str:
@@ -226,7 +226,7 @@ class HangWatch:
 
 
 def report_hang(workers: Workers) -> str:
-    """Let every worker write its stacks, and say which rank the others wait for."""
+    """Let every worker write its stacks, and report which rank the others wait for."""
     workers.ended()  # notices those that are stopped
     stopped = sorted(workers.ranks[pid] for pid in workers.stopped)
     sizes = {log: log.stat().st_size for spec in workers.specs for log in spec.worker_logs if log.exists()}
@@ -242,8 +242,8 @@ def report_hang(workers: Workers) -> str:
     outside = {rank: frame for rank, frame in frames.items() if frame and "/mindspore/" not in frame["path"]}
     if len(outside) == 1:
         rank, frame = outside.popitem()
-        place = f"{frame['function']} ({Path(frame['path']).name}:{frame['line']})"
-        return f"the others wait for rank {rank}, which is in {place}; {where}"
+        position = f"{frame['function']} ({Path(frame['path']).name}:{frame['line']})"
+        return f"the others wait for rank {rank}, which is in {position}; {where}"
     return f"no rank stands out; {where}"
 
 

@@ -28,20 +28,20 @@ from ms_codegeex.training.build import Built
 class RankState:
     """This rank's part of a run's tensors, where `Placement` says that it lies."""
 
-    def __init__(self, config: RunConfig, built: Built, place: Placement):
-        self._config, self.place = config, place
+    def __init__(self, config: RunConfig, built: Built, placement: Placement):
+        self._config, self.place = config, placement
         self._step, self._optimizer = built.step, built.optimizer
 
     def initialise(self, weights: Mapping[str, LazyTensor]) -> None:
         """Set weights from `weights`, or from seed and name; moments and buffers that the engine left empty to zero."""
-        sizes, place = self._config.model.sizes, self.place
+        sizes, placement = self._config.model.sizes, self.place
         names = {*(p.name for p in self._optimizer.parameters), *sizes.parameter_shapes()}
         for parameter in self._step.get_parameters():
             name = parameter.name
             if name in names:
-                if place.here(name):
-                    shape, window = place.shape(name, tuple(parameter.shape)), place.window(name)
-                    stored = place.stored_name(name)
+                if placement.here(name):
+                    shape, window = placement.shape(name, tuple(parameter.shape)), placement.window(name)
+                    stored = placement.stored_name(name)
                     std = sizes.initial_std(stored)
                     _set(parameter, starting_weight(stored, shape, std, self._config.seed, window, weights))
             elif self._config.partitioned and parameter.has_init:
@@ -87,8 +87,8 @@ class RankState:
         return (*self._optimizer.parameters, *self._optimizer.m, *self._optimizer.v)
 
     def _check(self, checkpoint: Checkpoint) -> None:
-        place = self.place
-        names = {place.stored_name(parameter.name) for parameter in self._all()}
+        placement = self.place
+        names = {placement.stored_name(parameter.name) for parameter in self._all()}
         if names != set(checkpoint.names):
             odd = sorted(names ^ set(checkpoint.names))[0]
             raise UserError(
@@ -96,7 +96,7 @@ class RankState:
                 "is of another model, choose another output or checkpoint.resume=null"
             )
         for name, parameter in self.tensors().items():
-            shape, stored = place.shape(name, tuple(parameter.shape)), place.stored_name(name)
+            shape, stored = placement.shape(name, tuple(parameter.shape)), placement.stored_name(name)
             if shape != checkpoint.shape(stored):
                 raise UserError(
                     f"{checkpoint.path}: tensor {stored} is {checkpoint.shape(stored)}, the model has {shape}; use "
