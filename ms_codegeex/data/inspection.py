@@ -222,11 +222,11 @@ def read_sample(dataset: Dataset, split: str, number: int, seq_length: int | Non
     sample = sequences.sample(number)
     ids = np.append(sample.inputs, sample.labels[-1:])
     counted = np.append(False, sample.loss_mask > 0)  # the first token is not a label
-    tokenizer, documents, place = dataset.tokenizer(), [], 0
+    tokenizer, documents, offset = dataset.tokenizer(), [], 0
     for span in sample.documents:
-        stop = place + span.stop - span.start
-        documents.append(_part(dataset, split, tokenizer, span, ids[place:stop], counted[place:stop], marks))
-        place = stop
+        stop = offset + span.stop - span.start
+        documents.append(_part(dataset, split, tokenizer, span, ids[offset:stop], counted[offset:stop], marks))
+        offset = stop
     return {
         "number": number,
         "index": sample.index,
@@ -234,7 +234,7 @@ def read_sample(dataset: Dataset, split: str, number: int, seq_length: int | Non
         "seq_length": length,
         "seed": seed,
         "counted": int(counted.sum()),
-        "padding": int(ids.size - place),
+        "padding": int(ids.size - offset),
         "documents": documents,
     }
 
@@ -264,5 +264,5 @@ def _part(
             part = ids[start:stop].tolist()
             runs.append({**run, "text": "".join(tokenizer.continuation(before, part, "replace"))})
             before += part
-    place = {"number": span.document, "start": span.start, "stop": span.stop}
-    return {**place, **origin(dataset.directory / split, span.document), "runs": runs}
+    position = {"number": span.document, "start": span.start, "stop": span.stop}
+    return {**position, **origin(dataset.directory / split, span.document), "runs": runs}

@@ -149,7 +149,7 @@ AMBIGUOUS: dict[str, tuple[tuple[bytes, str | None], ...]] = {
 }
 
 _C_LIKE = frozenset((".h", ".inc"))
-# Comments and strings say "class" and "this::that" in every language.
+# Comments and strings contain "class" and "this::that" in every language.
 _C_PROSE = re.compile(rb"/\*.*?(?:\*/|\Z)|//[^\n]*|\"(?:[^\"\\\n]|\\.)*\"", re.DOTALL)
 
 # Part of a C header that only C++ compilers see, up to the next condition.
@@ -215,8 +215,8 @@ def tag_text(language: str, scheme: str = "codegeex") -> str:
         return ""
     if PLACE in scheme:
         return scheme.replace(PLACE, language)
-    found = find_language(language)
-    return found.tag if found in SCHEMES[scheme] else ""
+    entry = find_language(language)
+    return entry.tag if entry in SCHEMES[scheme] else ""
 
 
 @functools.cache
@@ -278,11 +278,11 @@ def detect(path: PurePath | str, head: bytes = b"") -> Language | None:
 
 
 def _by_shebang(head: bytes) -> Language | None:
-    found = _SHEBANG.match(head)
-    if found is None:
+    match = _SHEBANG.match(head)
+    if match is None:
         return None
-    program = found[1].rsplit(b"/", 1)[-1]
-    if program == b"env" and found[2]:
-        program = found[2].rsplit(b"/", 1)[-1]
+    program = match[1].rsplit(b"/", 1)[-1]
+    if program == b"env" and match[2]:
+        program = match[2].rsplit(b"/", 1)[-1]
     name = re.sub(r"[\d.]+\Z", "", program.decode("ascii", "replace").lower())
     return _INTERPRETERS.get(name)

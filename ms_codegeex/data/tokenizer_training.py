@@ -121,9 +121,9 @@ def _texts(roots: Sequence, maximum: int) -> Iterator[str]:
     units, _, _ = find_units(roots, ReadingSettings(all_text=True))
     read = 0
     for unit in units:
-        for found in read_unit(unit, ReadingSettings(all_text=True)):
-            if isinstance(found, Document):
+        for item in read_unit(unit, ReadingSettings(all_text=True)):
+            if isinstance(item, Document):
                 if read >= maximum:
                     return
-                read += len(found.data)
-                yield found.data.decode()
+                read += len(item.data)
+                yield item.data.decode()

@@ -108,14 +108,14 @@ def _packed_bounds(path: Path | RemotePath, name: str, part_bytes: int) -> list[
         return []
     try:
         with open(path, "rb") as stream:
-            found = frame_bounds(stream, name)
+            offsets = frame_bounds(stream, name)
     except OSError:  # reported when the file is read
         return []
     bounds = [0]
-    for bound in found or ():
+    for bound in offsets or ():
         if bound - bounds[-1] >= part_bytes:
             bounds.append(bound)
-    return bounds if not found or bounds[-1] == found[-1] else [*bounds, found[-1]]
+    return bounds if not offsets or bounds[-1] == offsets[-1] else [*bounds, offsets[-1]]
 
 
 def read_lines(
@@ -180,7 +180,7 @@ class _Budget:
 
 
 def _pieces(stream: BinaryIO, size: int, end: int | None = None) -> Iterator[bytes]:
-    """The rest of a stream, up to the place `end` if one is given."""
+    """The rest of a stream, up to the offset `end` if one is given."""
     while data := stream.read(size if end is None else min(size, end - stream.tell())):
         yield data
 
@@ -189,8 +189,8 @@ def _seek_line(stream: BinaryIO, start: int, end: int) -> bool:
     """Seek to the first line that starts in start..end-1; False if there is none. Nothing beyond `end` is read."""
     stream.seek(start - 1)
     for block in _pieces(stream, _BLOCK, end - 1):
-        if (found := block.find(b"\n")) >= 0:
-            stream.seek(found + 1 - len(block), os.SEEK_CUR)
+        if (newline := block.find(b"\n")) >= 0:
+            stream.seek(newline + 1 - len(block), os.SEEK_CUR)
             return True
     return False
 
@@ -239,7 +239,7 @@ def _head(pieces: Iterable[bytes]) -> bytes:
 
 
 def _unpack(stream: BinaryIO, packed: str, end: int | None = None) -> Iterator[bytes]:
-    """The unpacked blocks of one or more compressed members up to the place `end`; of a truncated file, what can be
+    """The unpacked blocks of one or more compressed members up to the offset `end`; of a truncated file, what can be
     recovered."""
     from isal import isal_zlib
     from zstandard import ZstdDecompressor, ZstdError

@@ -92,23 +92,23 @@ def _load_early(tokenizer: str) -> None:
 
 def build(request: PrepareRequest, output: Path, work: Path, mapper: Callable, progress: ProgressBar) -> dict[str, Any]:
     """Write the dataset and return the content of dataset.json; finished shards stay in `work` until it is complete."""
-    found = _search(request, output, progress)
-    paths = _make_shards(request, found, work, mapper, progress)
-    tally = found.tally
-    documents = Documents(_read_shards(found, paths, tally))
+    corpus = _search(request, output, progress)
+    paths = _make_shards(request, corpus, work, mapper, progress)
+    tally = corpus.tally
+    documents = Documents(_read_shards(corpus, paths, tally))
     settings = request.settings
     try:
         if not len(documents):
-            raise _nothing_left(request, found)
+            raise _nothing_left(request, corpus)
         progress.say(f"comparing {len(documents)} documents")
-        name, sampling = duplicates_name(paths, settings.near_duplicates), found.sampled is None
+        name, sampling = duplicates_name(paths, settings.near_duplicates), corpus.sampled is None
         duplicates = find_duplicates(documents, settings.near_duplicates, work / name, mapper)
         stages = Stages(work / selection_name(name, settings, sampling), mapper, documents.blocks())
         selection = select(documents, settings, duplicates, sampling, stages)
         summary = summarise_in_stages(stages)
         _count_dropped(documents, selection, summary, tally)
         if not summary.counts(*range(len(SPLITS)))["documents"]:
-            raise _nothing_left(request, found)
+            raise _nothing_left(request, corpus)
     except NothingLeft:  # after any other error, such as a full disk, the same command goes on
         remove(work)
         raise
@@ -116,15 +116,15 @@ def build(request: PrepareRequest, output: Path, work: Path, mapper: Callable, p
     remove_leftovers(output)
     with atomic_directory(output) as directory:
         write_splits(directory, placed_documents(stages), token_dtype(request.tokenizer.vocab_size))
-        _report(request, found, summary, directory)
-        description = _describe(request, found, selection, summary, directory)
+        _report(request, corpus, summary, directory)
+        description = _describe(request, corpus, selection, summary, directory)
     remove(work)
     return description
 
 
-def _read_shards(found: FoundInput, paths: Sequence[Path], tally: Tally) -> Iterator[Shard]:
+def _read_shards(corpus: FoundInput, paths: Sequence[Path], tally: Tally) -> Iterator[Shard]:
     """The finished shards, in order; their counts of left-out input are added to `tally`."""
-    for path, lines in zip(paths, lines_before(found.units, paths), strict=True):
+    for path, lines in zip(paths, lines_before(corpus.units, paths), strict=True):
         shard, rejected = read_shard(path, lines)
         tally.merge(rejected)
         yield shard
@@ -136,19 +136,19 @@ def _count_dropped(documents: Documents, selection: Selection, summary: Summary,
         if reason not in selection.dropped:
             continue
         relation = "identical to" if reason == EXACT_DUPLICATE else "similar to"
-        count, found = selection.dropped[reason]
+        count, pairs = selection.dropped[reason]
         examples = [
             (documents.source(dropped), "" if kept is None else f"{relation} {documents.source(kept)}")
-            for dropped, kept in found
+            for dropped, kept in pairs
         ]
         tally.drop(reason, count, summary.counts(-1 - number)["bytes"], examples)
 
 
-def _nothing_left(request: PrepareRequest, found: FoundInput) -> NothingLeft:
+def _nothing_left(request: PrepareRequest, corpus: FoundInput) -> NothingLeft:
     return NothingLeft(
-        f"{request.places}: nothing left of {found.size['files']} source files (dropped: "
-        f"{found.tally.summary() or 'none'}; max_bytes {request.settings.max_bytes}); give --input more files or raise "
-        "--max-bytes"
+        f"{request.places}: nothing left of {corpus.size['files']} source files (dropped: "
+        f"{corpus.tally.summary() or 'none'}; max_bytes {request.settings.max_bytes}); give --input more files or "
+        "raise --max-bytes"
     )
 
 
@@ -202,7 +202,7 @@ def _stop(request: PrepareRequest, tally: Tally) -> None:
 
 
 def _make_shards(
-    request: PrepareRequest, found: FoundInput, work: Path, mapper: Callable, progress: ProgressBar
+    request: PrepareRequest, corpus: FoundInput, work: Path, mapper: Callable, progress: ProgressBar
 ) -> list[Path]:
     """Make the missing shards; the paths of all of them, in the order of the units."""
     settings = request.settings
@@ -213,23 +213,23 @@ def _make_shards(
         "python": platform.python_version(),  # decides what a letter is
     }
     key = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
-    paths = [work / shard_name(key, unit) for unit in found.units]
+    paths = [work / shard_name(key, unit) for unit in corpus.units]
     keep = {path.name + ending for path in paths for ending in ENDINGS}
     name = duplicates_name(paths, settings.near_duplicates)
-    sweep(work, {*keep, name, selection_name(name, settings, found.sampled is None)})
-    results = mapper(functools.partial(make_shard, job), zip(found.units, paths, strict=True))
-    done, before = progress.track(found.units, results, "tokenising"), lines_before(found.units, paths)
+    sweep(work, {*keep, name, selection_name(name, settings, corpus.sampled is None)})
+    results = mapper(functools.partial(make_shard, job), zip(corpus.units, paths, strict=True))
+    done, before = progress.track(corpus.units, results, "tokenising"), lines_before(corpus.units, paths)
     for path, _, lines in zip(paths, done, before, strict=True):
         if settings.on_error == "stop":
             _stop(request, read_shard(path, lines)[1])
     return paths
 
 
-def _report(request: PrepareRequest, found: FoundInput, summary: Summary, directory: Path) -> None:
-    tally, reading = found.tally, request.settings.reading
+def _report(request: PrepareRequest, corpus: FoundInput, summary: Summary, directory: Path) -> None:
+    tally, reading = corpus.tally, request.settings.reading
     total = summary.counts(*range(len(SPLITS)))
     size = {
-        "files": found.size["files"],
+        "files": corpus.size["files"],
         "documents": total["documents"] + tally.total("documents"),
         "bytes": total["bytes"] + summary.stripped + tally.total("bytes"),
     }
@@ -239,19 +239,19 @@ def _report(request: PrepareRequest, found: FoundInput, summary: Summary, direct
 
 
 def _describe(
-    request: PrepareRequest, found: FoundInput, selection: Selection, summary: Summary, directory: Path
+    request: PrepareRequest, corpus: FoundInput, selection: Selection, summary: Summary, directory: Path
 ) -> dict[str, Any]:
     """Write dataset.json for the finished files in `directory`, and return its content."""
-    left_out = found.tally.described("files")
+    left_out = corpus.tally.described("files")
     left_out.pop(NOT_SAMPLED, None)
-    passed = summary.counts(*(place for place in summary.languages if place != -1 - REASONS.index(NOT_SAMPLED)))
+    passed = summary.counts(*(number for number in summary.languages if number != -1 - REASONS.index(NOT_SAMPLED)))
     further = {
         "default_corpus": request.inputs is None,
         "sources": [{"path": printable(root.path), "label": root.label} for root in request.roots],
         "split_by": selection.split_by,
         "splits": describe_splits(summary, selection.packages),
-        "found": found.size,
-        "sampled": found.sampled or {"files": passed["documents"], "bytes": passed["bytes"]},
+        "found": corpus.size,
+        "sampled": corpus.sampled or {"files": passed["documents"], "bytes": passed["bytes"]},
         "dropped": left_out,
         "licences_stripped": summary.licences,
         "files": file_records(directory),

@@ -99,17 +99,17 @@ class Fields:
 
     def _decide_language(self, record: Mapping[str, Any], data: bytes) -> str | Broken:
         named, path = (_plain(self._value(record, kind)) for kind in ("language", "path"))
-        found: Language | None = None
+        language: Language | None = None
         if isinstance(named, str):
-            found = lookup(named)
+            language = lookup(named)
         elif named is None and (isinstance(path, str) or path is None):
-            found = detect(path or "", data[:HEAD_BYTES])
-        if found is not None and found.name in self._languages:
-            return found.name
-        if self._reading.all_text and (found is None or found.name not in self._known):
+            language = detect(path or "", data[:HEAD_BYTES])
+        if language is not None and language.name in self._languages:
+            return language.name
+        if self._reading.all_text and (language is None or language.name not in self._known):
             return ""
-        if found is not None:
-            return Broken("other language", found.name, len(data), data, problem=False)
+        if language is not None:
+            return Broken("other language", language.name, len(data), data, problem=False)
         shown = repr(self._shown(named)) if isinstance(named, str) else self._shown(repr(named))
         detail = "no field names it" if named is None else shown
         return Broken("unknown language", detail, len(data), data, problem=False)

@@ -39,7 +39,7 @@ class Rules:
         min_alphabetic: least share of letters among the characters that are not white space, so that deep indentation
             does not count against a text.
         max_digits: largest share of decimal and hexadecimal digits among the same characters.
-        generated: keep texts whose first lines say that a program wrote them.
+        generated: keep texts whose first lines state that a program wrote them.
     """
 
     min_bytes: int = 1
@@ -87,7 +87,7 @@ def size_rejection(size: int, rules: Rules) -> str | None:
 def rejection(data: bytes, rules: Rules, whole: bytes | None = None) -> str | None:
     """Why a text with these bytes is dropped, or None when it is kept: `binary`, `not UTF-8`, `empty`, `long lines`,
     `few letters`, `many digits` or `generated`. Its size is not judged here. `whole` is the text with its licence
-    header, which may say that a program wrote it.
+    header, which may state that a program wrote it.
     """
     if b"\0" in data:
         return "binary"

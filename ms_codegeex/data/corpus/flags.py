@@ -51,6 +51,6 @@ class Flags:
 
     def first(self, count: int) -> list[int]:
         """The numbers of the first `count` raised flags."""
-        places = np.flatnonzero(self.bits)[:count]  # one at least in each of these bytes
-        found = [8 * place + bit for place in places.tolist() for bit in range(8) if self.bits[place] >> bit & 1]
-        return found[:count]
+        indices = np.flatnonzero(self.bits)[:count]  # one at least in each of these bytes
+        numbers = [8 * index + bit for index in indices.tolist() for bit in range(8) if self.bits[index] >> bit & 1]
+        return numbers[:count]

@@ -174,27 +174,27 @@ def strip_licence(data: bytes, language: str) -> bytes:
 
 def _headers(data: bytes, patterns: _Patterns) -> Iterator[tuple[int, int]]:
     """Yield the bounds of each licence header, including the blank lines after it."""
-    place = _OPENING.match(data).end()
-    while place < len(data):
-        place = _BLANK.match(data, place).end()
-        directive = patterns.directive.match(data, place)
-        end = directive.end() if directive else _comment_end(data, place, patterns)
-        if end is None or end == place:
+    offset = _OPENING.match(data).end()
+    while offset < len(data):
+        offset = _BLANK.match(data, offset).end()
+        directive = patterns.directive.match(data, offset)
+        end = directive.end() if directive else _comment_end(data, offset, patterns)
+        if end is None or end == offset:
             return
-        comment = data[place:end]
+        comment = data[offset:end]
         if not directive and _LICENCE.search(comment) and not _DOUBTFUL.search(comment):
-            yield place, _BLANK.match(data, end).end()
-        place = end
+            yield offset, _BLANK.match(data, end).end()
+        offset = end
 
 
-def _comment_end(data: bytes, place: int, patterns: _Patterns) -> int | None:
-    """End of the last line of the comment at `place`; None if there is no comment or that line also holds code."""
-    run = patterns.run.match(data, place)
+def _comment_end(data: bytes, offset: int, patterns: _Patterns) -> int | None:
+    """End of the last line of the comment at `offset`; None if there is no comment or that line also holds code."""
+    run = patterns.run.match(data, offset)
     if run:
         return run.end()
-    place = _INDENTATION.match(data, place).end()
+    offset = _INDENTATION.match(data, offset).end()
     for opening, closing in patterns.blocks:
-        start = opening.match(data, place)
+        start = opening.match(data, offset)
         if start:
             end = _closed(data, start.end(), opening, closing, patterns.nested)
             rest = None if end is None else _REST_OF_LINE.match(data, end)
@@ -202,13 +202,13 @@ def _comment_end(data: bytes, place: int, patterns: _Patterns) -> int | None:
     return None
 
 
-def _closed(data: bytes, place: int, opening: re.Pattern[bytes], closing: bytes, nested: bool) -> int | None:
-    """End of the comment whose text begins at `place`; None if it is not closed."""
+def _closed(data: bytes, offset: int, opening: re.Pattern[bytes], closing: bytes, nested: bool) -> int | None:
+    """End of the comment whose text begins at `offset`; None if it is not closed."""
     depth = 1
     while depth:
-        end = data.find(closing, place)
+        end = data.find(closing, offset)
         if end < 0:
             return None
-        inner = opening.search(data, place, end) if nested else None
-        depth, place = (depth + 1, inner.end()) if inner else (depth - 1, end + len(closing))
-    return place
+        inner = opening.search(data, offset, end) if nested else None
+        depth, offset = (depth + 1, inner.end()) if inner else (depth - 1, end + len(closing))
+    return offset

@@ -34,8 +34,8 @@ def _shingle_hashes(data: bytes) -> np.ndarray:
     length = min(SHINGLE_WORDS, words.size)
     count = words.size - length + 1
     mixed = np.zeros(count, np.uint64)
-    for place in range(length):  # a polynomial in the word hashes: the order of words counts
-        mixed = (mixed ^ (mixed >> np.uint64(29))) * _MULTIPLIER + words[place : place + count]
+    for index in range(length):  # a polynomial in the word hashes: the order of words counts
+        mixed = (mixed ^ (mixed >> np.uint64(29))) * _MULTIPLIER + words[index : index + count]
     mixed = (mixed ^ (mixed >> np.uint64(32))) * _MULTIPLIER
     return np.unique((mixed >> np.uint64(32)).astype(np.uint32))
 
@@ -79,8 +79,8 @@ def band_keys(signatures: np.ndarray, bands: int) -> np.ndarray:
     rows = PERMUTATIONS // bands
     values = signatures[:, : bands * rows].reshape(-1, bands, rows).astype(np.uint64)
     keys = np.broadcast_to(np.arange(1, bands + 1, dtype=np.uint64), values.shape[:2]).copy()
-    for place in range(rows):
-        keys = (keys ^ (keys >> np.uint64(29))) * _MULTIPLIER + values[:, :, place]
+    for row in range(rows):
+        keys = (keys ^ (keys >> np.uint64(29))) * _MULTIPLIER + values[:, :, row]
     return (keys ^ (keys >> np.uint64(32))) * _MULTIPLIER
 
 

@@ -2,7 +2,7 @@
 
 A dataset directory holds `{train,validation}.bin/.idx` (uint16, or int32 for large vocabularies, see
 `ms_codegeex.data.datasets.indexed`), `{train,validation}.documents.parquet` with a row for each document,
-`report.json` and `report.html`, which say what was taken and what was not, and `dataset.json`. A document is its
+`report.json` and `report.html`, which state what was taken and what was not, and `dataset.json`. A document is its
 language's tag line, a newline, the text and the end token, without a tokenizer's prefix for prompts. A tokenizer that
 was given as a directory is copied to `tokenizer/`.
 
@@ -112,11 +112,11 @@ def _check_places(roots: Sequence[Root], output: Path) -> None:
     any input."""
     if output.name in ("", ".."):
         raise UserError(f"{output}: is not the name of a directory; give --output one, for example {output / 'corpus'}")
-    for place in (output.resolve(), work_path(output).resolve()):
+    for directory in (output.resolve(), work_path(output).resolve()):
         for root in roots:
-            if root.path.is_relative_to(place):
+            if root.path.is_relative_to(directory):
                 raise UserError(
-                    f"{root.path}: lies in {place}, which is written; give --output or --input another directory"
+                    f"{root.path}: lies in {directory}, which is written; give --output or --input another directory"
                 )
 
 

@@ -103,11 +103,11 @@ def find_units(
     Returns:
         The units, the files rejected while searching, and the amount found: `files` and `bytes`.
     """
-    found = search(roots, reading.languages, reading.all_text, leave_out)
-    rejected = [Rejected(identity, reason, 0, problem=reason == "unreadable") for identity, reason in found.skipped]
-    units = _file_units(found.sources)
+    listing = search(roots, reading.languages, reading.all_text, leave_out)
+    rejected = [Rejected(identity, reason, 0, problem=reason == "unreadable") for identity, reason in listing.skipped]
+    units = _file_units(listing.sources)
     seen: Counter[str] = Counter()
-    for file in found.archives:
+    for file in listing.archives:
         seen[file.identity] += 1  # names that are not UTF-8 may be printed alike
         name = file.identity if seen[file.identity] == 1 else f"{file.identity} ({seen[file.identity]})"
         parts = _parts(file)
@@ -115,9 +115,9 @@ def find_units(
             rejected.append(_rejected(file.identity, parts, reading))
             continue
         for part in parts:
-            place = "" if part.span is None else f" [{part.span[0]}, {part.span[1]})"
-            units.append(Unit(name + place, (file,), part))
-    files = [*found.sources, *found.archives]
+            suffix = "" if part.span is None else f" [{part.span[0]}, {part.span[1]})"
+            units.append(Unit(name + suffix, (file,), part))
+    files = [*listing.sources, *listing.archives]
     return units, rejected, {"files": len(files), "bytes": sum(file.size for file in files)}
 
 

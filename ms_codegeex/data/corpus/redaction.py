@@ -79,14 +79,14 @@ def redact(data: bytes, what: Sequence[str]) -> tuple[bytes, tuple[tuple[str, in
 
 
 def _emails(data: bytes) -> Iterator[_Hit]:
-    for found in _DOMAIN.finditer(data):
-        at = found.start()
+    for match in _DOMAIN.finditer(data):
+        at = match.start()
         window = data[max(0, at - _LOCAL_BYTES) : at]
         left = window.rstrip(_LOCAL)
         local = window[len(left) :].lstrip(b".%+-")
-        server = local == b"git" and data[found.end() : found.end() + 1] in (b":", b"/")
-        if local and not server and not left.endswith(b"//") and not _is_code(local, found[1]):
-            yield at - len(local), found.end(), "email"
+        server = local == b"git" and data[match.end() : match.end() + 1] in (b":", b"/")
+        if local and not server and not left.endswith(b"//") and not _is_code(local, match[1]):
+            yield at - len(local), match.end(), "email"
 
 
 def _is_code(local: bytes, domain: bytes) -> bool:
@@ -133,9 +133,9 @@ def _formats() -> dict[bytes, list[tuple[str, re.Pattern[bytes]]]]:
 
 
 def _private_keys(data: bytes) -> Iterator[_Hit]:
-    for found in _PRIVATE_KEY.finditer(data):
-        if _KEY_BODY.search(found[1]):  # otherwise it is code that looks for these two lines
-            yield found.start(), found.end(), "private key"
+    for match in _PRIVATE_KEY.finditer(data):
+        if _KEY_BODY.search(match[1]):  # otherwise it is code that looks for these two lines
+            yield match.start(), match.end(), "private key"
 
 
 def _tokens(data: bytes) -> Iterator[_Hit]:
@@ -143,21 +143,21 @@ def _tokens(data: bytes) -> Iterator[_Hit]:
         start = candidate.start()
         word = start and data[start - 1] in _WORD and data[max(0, start - 2) : start] not in _ESCAPES
         for kind, pattern in _formats()[data[start : start + 2]]:
-            found = pattern.match(data, start)
+            match = pattern.match(data, start)
             group = 1 if pattern.groups else 0
-            if not found or (word and not group):  # the middle of a word
+            if not match or (word and not group):  # the middle of a word
                 continue
-            if _entropy(found[group]) >= 3.0 and not _PLACEHOLDER.search(found[group]):
-                yield found.start(group), found.end(group), kind
+            if _entropy(match[group]) >= 3.0 and not _PLACEHOLDER.search(match[group]):
+                yield match.start(group), match.end(group), kind
                 break
 
 
 def _values(data: bytes) -> Iterator[_Hit]:
     for pattern, kind, *accepts in _PLACES:
-        for found in _re2(pattern).finditer(data):
-            group = found.lastindex
-            if accepts[group - 1](found.group(group)):
-                yield found.start(group), found.end(group), kind
+        for match in _re2(pattern).finditer(data):
+            group = match.lastindex
+            if accepts[group - 1](match.group(group)):
+                yield match.start(group), match.end(group), kind
 
 
 def _is_assigned(value: bytes) -> bool:
@@ -209,7 +209,7 @@ def _is_random(value: bytes) -> bool:
     return one_case and len(value) >= 20 and digits >= len(value) / 8 and _entropy(value) >= 3.5 and changes >= 0.22
 
 
-# Where values are: the pattern of a place, their kind, and which values count, for each group of the pattern.
+# Where values are: a pattern, their kind, and which values count, for each group of the pattern.
 _PLACES = (
     (_ASSIGNMENT, "password", _is_assigned, _is_assigned),
     (_HEADER, "credential", _is_random, _is_login),

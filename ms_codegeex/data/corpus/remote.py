@@ -112,7 +112,7 @@ class RemotePath:
         return _request(self, lambda filesystem, path: _exactly(size, filesystem.cat_file(path)))
 
     def open(self) -> BinaryIO:
-        """The file, to be read from any place.
+        """The file, to be read from any offset.
 
         Raises:
             OSError: it is gone, or reading it is not allowed.
@@ -126,8 +126,8 @@ def _divided(url: str) -> tuple[str, str, str, str]:
     """Scheme, user with password, host with path, and the query, which only `http(s)://` has."""
     scheme, _, rest = url.partition("://")
     rest, _, query = rest.partition("?") if scheme.lower() in ("http", "https") else (rest, "", "")
-    found = _USER.match(rest)
-    user = found.group() if found else ""
+    match = _USER.match(rest)
+    user = match.group() if match else ""
     return scheme, user, rest.removeprefix(f"{user}@"), query
 
 
@@ -206,10 +206,10 @@ def _hidden(text: str, location: RemotePath) -> str:
 def _request(location: RemotePath, work: Callable[[Any, str], T]) -> T:
     """The result of `work` with the file system and its path, retried if its error may be temporary; `UserError` if it
     persists."""
-    place = _filesystem(location)
+    arguments = _filesystem(location)
     for pause in (*PAUSES, None):
         try:
-            return work(*place)
+            return work(*arguments)
         except _NOT_RETRIED as error:
             kind = next(kind for kind in _NOT_RETRIED if isinstance(error, kind))
             words = [_hidden(word, location) if isinstance(word, str) else word for word in error.args]
@@ -245,17 +245,17 @@ def list_files(root: RemotePath) -> list[tuple[RemotePath, int, int]]:
         UserError: there is nothing, or it may not be listed.
     """
     with _as_user_errors(root):
-        found = _request(root, lambda filesystem, path: filesystem.find(path, detail=True))
-        if not found:
+        entries = _request(root, lambda filesystem, path: filesystem.find(path, detail=True))
+        if not entries:
             # its error says more than that of `find`
             _request(root, lambda filesystem, path: filesystem.ls(path, detail=False))
             raise FileNotFoundError("it is empty")
     files, base = [], _filesystem(root)[1].rstrip("/")
-    for name, entry in sorted(found.items()):
+    for name, entry in sorted(entries.items()):
         below = name[len(base) :].strip("/")
-        place = RemotePath(f"{root.url}/{below}" if below else root.url)
+        location = RemotePath(f"{root.url}/{below}" if below else root.url)
         if entry.get("type") == "file" and not name.endswith("/"):
-            files.append((place, int(entry["size"]), _version(entry)))
+            files.append((location, int(entry["size"]), _version(entry)))
     return files
 
 
@@ -282,7 +282,7 @@ def upload(directory: Path, target: RemotePath, last: str) -> None:
     If an earlier copy exists, its file of that name is removed first. Sizes are checked.
 
     Raises:
-        UserError: the place cannot be written to.
+        UserError: the URL cannot be written to.
     """
     files = sorted((file for file in directory.rglob("*") if file.is_file()), key=lambda file: file.name == last)
     with _as_user_errors(target):

@@ -88,7 +88,7 @@ def select(
         NothingLeft: training or validation would get nothing.
         UserError: a stage's file could not be written, or the packages are too large for the share of validation.
     """
-    left_out = {reason: found.dropped for reason, found in duplicates.items()}
+    left_out = {reason: copies.dropped for reason, copies in duplicates.items()}
     kept = ~functools.reduce(Flags.__or__, left_out.values(), Flags(len(documents)))
     if sampling and settings.max_bytes is not None:
         left_out[NOT_SAMPLED] = _not_sampled(stages, settings, kept)
@@ -127,10 +127,10 @@ def _check_share(groups: _Groups, chosen: np.ndarray, share: float) -> None:
         total += int(rows["bytes"].sum())
         inside += int(rows["bytes"][_among(rows["key"], chosen)].sum())
     if inside > MAX_SHARES * share * total:
-        found = inside / total
-        enough = math.ceil(100 * found) / 100
+        actual = inside / total
+        enough = math.ceil(100 * actual) / 100
         raise UserError(
-            f"--validation-share {share:g}: packages are not divided, the nearest choice has {found:.0%} of the text; "
+            f"--validation-share {share:g}: packages are not divided, the nearest choice has {actual:.0%} of the text; "
             f"give it more packages, or `prepare` it with --validation-share {enough:g} to accept that, or with "
             "--validation-share 0 for none"
         )
@@ -254,9 +254,9 @@ def choose_validation(groups: Callable[[], Iterable[np.ndarray]], share: float) 
     for rows in groups():
         if rows.size:
             distances = np.abs(rows["bytes"] - target)
-            place = int(distances.argmin())
-            if distances[place] < best[0]:
-                best = (float(distances[place]), rows["key"][place : place + 1].copy())
+            nearest = int(distances.argmin())
+            if distances[nearest] < best[0]:
+                best = (float(distances[nearest]), rows["key"][nearest : nearest + 1].copy())
     for limit in (target / 3, target, 3 * target):
         chosen, total = _first_groups(groups(), limit, target, maximum)
         if total >= target / 2:
@@ -275,12 +275,12 @@ def _first_groups(groups: Iterable[np.ndarray], limit: float, target: float, max
     chosen, count, total = [np.empty(0, np.uint64)], 0, 0
     for rows in groups:
         taken = []
-        for place in np.flatnonzero(rows["bytes"] <= limit).tolist():
+        for row in np.flatnonzero(rows["bytes"] <= limit).tolist():
             if total >= target or count == maximum:
                 break
-            size = int(rows["bytes"][place])
+            size = int(rows["bytes"][row])
             if not count or total + size <= 1.5 * target:
-                taken.append(place)
+                taken.append(row)
                 total, count = total + size, count + 1
         chosen.append(rows["key"][taken])
         if total >= target or count == maximum:

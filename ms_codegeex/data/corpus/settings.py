@@ -127,9 +127,9 @@ class PrepareSettings:
 
 def _absolute(path: str) -> str:
     try:
-        place = Path(path).expanduser().resolve()
-        place.exists()
+        resolved = Path(path).expanduser().resolve()
+        resolved.exists()
     except (OSError, RuntimeError) as error:  # no permission, a loop of links, an unknown user's home
         problem = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"tokenizer {path!r}: cannot be followed ({problem}); expected a name or a directory") from None
-    return str(place)
+    return str(resolved)

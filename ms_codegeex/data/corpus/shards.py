@@ -182,13 +182,13 @@ def is_sound(path: Path) -> bool:
             for name in columns.files:
                 columns[name]  # reading it checks its CRC-32
             expected = parse_json(columns["meta"].tobytes())["checksum"]
-        found = 0
+        checksum = 0
         with open(path.with_name(path.name + ".bin"), "rb") as stream:
             while block := stream.read(_BUFFER):
-                found = isal_zlib.crc32(block, found)
+                checksum = isal_zlib.crc32(block, checksum)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, isal_zlib.error):
         return False
-    return found == expected
+    return checksum == expected
 
 
 @dataclass(frozen=True, slots=True)  # there are very many

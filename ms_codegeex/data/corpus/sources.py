@@ -237,7 +237,7 @@ class _Search:
         name = language.name if language is not None and language.name in self.known else ""
         if name in self.languages if name else self.all_text:
             self.sources[path] = SourceFile(identity, path, package, name, size, modified)
-        elif path == root.path:  # a file given by name: say that it is not taken
+        elif path == root.path:  # a file given by name: report that it is not taken
             self._skip(root, path, "other language" if language is not None else "unknown language")
 
 
@@ -271,8 +271,8 @@ def search(
     return FoundSources(_ordered(work.sources), _ordered(work.archives), sorted(work.skipped))
 
 
-def _ordered(found: Mapping[Path | RemotePath, SourceFile]) -> list[SourceFile]:
-    return sorted(found.values(), key=lambda file: (file.identity, str(file.path)))
+def _ordered(files: Mapping[Path | RemotePath, SourceFile]) -> list[SourceFile]:
+    return sorted(files.values(), key=lambda file: (file.identity, str(file.path)))
 
 
 def hash_key(seed: int, text: str) -> bytes:

@@ -31,7 +31,7 @@ def open_workspace(output: Path, waiting: Callable[[], None]) -> Iterator[Path]:
     """The work directory of `output`, locked for this process; `waiting()` is called if another one has it.
 
     The lock is on the directory itself, so it leaves no file and ends with the process. The directory stays unless it
-    is empty or `remove` was called. A place that cannot be written to is a `UserError`.
+    is empty or `remove` was called. A path that cannot be written to is a `UserError`.
     """
     path = work_path(output)
     try:

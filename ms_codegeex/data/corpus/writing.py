@@ -80,21 +80,21 @@ def _runs(values: np.ndarray) -> Iterator[tuple[int, int]]:
 def write_report(
     directory: Path,
     summary: Summary,
-    found: Mapping[str, Any],
+    size: Mapping[str, Any],
     tally: Tally,
     settings: Mapping[str, Any],
     extra: Mapping[str, Any],
 ) -> None:
     """Write report.json and report.html. They hold no times or host names, so equal requests give equal bytes.
 
-    `summary` is that of all documents, `found` the amount of input (`files`, `documents`, `bytes`), `tally` counts what
+    `summary` is that of all documents, `size` the amount of input (`files`, `documents`, `bytes`), `tally` counts what
     was left out, and `extra` has the entries that only some datasets have.
     """
     kept = range(len(SPLITS))
     report = {
         "format": REPORT_FORMAT,
         "version": REPORT_VERSION,
-        "input": found,
+        "input": size,
         "kept": summary.counts(*kept),
         "splits": {split: summary.counts(number) for number, split in enumerate(SPLITS)},
         "languages": summary.language_counts(*kept),

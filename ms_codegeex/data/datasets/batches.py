@@ -221,17 +221,17 @@ class PackedSequences(Sequences):
         ends = np.flatnonzero(row == self.eos).tolist()
         for part, (before, end) in enumerate(itertools.pairwise([-1, *ends, len(row)])):
             ids = row[before + 1 : end]
-            if found := self.infilling.rearrange(ids, (number, part), ended=end < len(row)):
-                ids[:] = found.ids
+            if rearranged := self.infilling.rearrange(ids, (number, part), ended=end < len(row)):
+                ids[:] = rearranged.ids
 
     def _take_rearranged(self, row: np.ndarray, start: int, bounds: np.ndarray) -> None:
         """Rearrange the documents of which a row has parts, each completely, and take the parts; in place."""
         assert self.infilling is not None
         stop = start + len(row)
         for number, low, high in _documents_between(bounds, start, stop):
-            if found := self.infilling.rearrange(self.tokens[low : high - 1], (number,)):
+            if rearranged := self.infilling.rearrange(self.tokens[low : high - 1], (number,)):
                 begin, end = max(start, low), min(stop, high - 1)
-                row[begin - start : end - start] = found.ids[begin - low : end - low]
+                row[begin - start : end - start] = rearranged.ids[begin - low : end - low]
 
     def _document_bounds(self) -> np.ndarray:
         """The position at which each document begins in the split, and the end of the last one."""

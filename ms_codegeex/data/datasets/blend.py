@@ -1,10 +1,10 @@
 """Mixtures of corpora with a schedule over steps: the corpus of any sample number in O(1), without drift.
 
 A stage repeats a table of one period. Weights are converted to integers without a common divisor; the period is their
-sum. Each corpus's k-th place in the table lies in the window that keeps its count within one of its share (the quota
+sum. Each corpus's k-th position in the table lies in the window that keeps its count within one of its share (the quota
 method: Balinski and Young 1975, Tijdeman 1980). Among the corpora with an open window, the one whose window closes
-first gets the place. These are unit jobs on one machine: earliest deadline first is optimal, and a valid order is known
-to exist.
+first gets the position. These are unit jobs on one machine: earliest deadline first is optimal, and a valid order is
+known to exist.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from ms_codegeex.data.datasets.batches import Batch, Sequences, TrainingSample
 
 
 def quota_order(weights: Sequence[int]) -> np.ndarray:
-    """The index into `weights` for each place of a period, int64 [sum of the weights].
+    """The index into `weights` for each position of a period, int64 [sum of the weights].
 
-    Of the first n places, index i has weights[i] · n / sum, with a difference of less than one.
+    Of the first n positions, index i has weights[i] · n / sum, with a difference of less than one.
     """
     period, count = sum(weights), len(weights)
     releases, deadlines, owners = [], [], []
@@ -38,17 +38,17 @@ def quota_order(weights: Sequence[int]) -> np.ndarray:
     times, waiting = release[order].tolist(), keys[order].tolist()
     ready: list[int] = []
     turns, next_job = [0] * period, 0
-    for place in range(period):
-        while next_job < period and times[next_job] <= place:
+    for position in range(period):
+        while next_job < period and times[next_job] <= position:
             heapq.heappush(ready, waiting[next_job])
             next_job += 1
-        turns[place] = heapq.heappop(ready) % count
+        turns[position] = heapq.heappop(ready) % count
     return np.array(turns, np.int64)
 
 
 @dataclass(frozen=True)
 class _Table:
-    """One stage: its first sample, and for each place of a period the corpus and its number of earlier places."""
+    """One stage: its first sample, and for each position of a period the corpus and its number of earlier positions."""
 
     first: int
     turns: np.ndarray  # [period], numbers of corpora
@@ -104,10 +104,10 @@ class Blend:
         owners, times = np.empty_like(numbers), np.empty_like(numbers)
         for number in np.unique(stage_of):
             table, here = self._tables[number], stage_of == number
-            periods, place = np.divmod(numbers[here] - table.first, len(table.turns))
-            owner = table.turns[place].astype(np.int64)
+            periods, positions = np.divmod(numbers[here] - table.first, len(table.turns))
+            owner = table.turns[positions].astype(np.int64)
             owners[here] = owner
-            times[here] = table.before[owner] + periods * table.weights[owner] + table.times[place]
+            times[here] = table.before[owner] + periods * table.weights[owner] + table.times[positions]
         return owners, times
 
     def training_batch(self, first: int, count: int) -> Batch:

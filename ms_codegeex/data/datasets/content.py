@@ -83,8 +83,8 @@ def _train_files(directory: Path, info: Mapping[str, Any]) -> dict[Path, str | N
     recorded = info.get("files")
     entries = recorded if isinstance(recorded, dict) else {}
     names = {name for name in entries if name.startswith("train.")} | {"train.bin", "train.idx"}
-    found = {name: entries.get(name) for name in sorted(names - set(TABLES))}
-    return {directory / name: entry.get("sha256") if isinstance(entry, dict) else None for name, entry in found.items()}
+    files = {name: entries.get(name) for name in sorted(names - set(TABLES))}
+    return {directory / name: entry.get("sha256") if isinstance(entry, dict) else None for name, entry in files.items()}
 
 
 def _parts(path: Path) -> Iterator[bytes]:

@@ -54,7 +54,7 @@ class IndexedWriter:
     def __enter__(self) -> IndexedWriter:
         # The .idx is opened first and so renamed last: there is never an index without its .bin.
         index_path = self._stack.enter_context(atomic_file(_file(self.prefix, ".idx")))
-        # Sizes go to their place in the file at once: a large corpus has hundreds of millions.
+        # Sizes go to their position in the file at once: a large corpus has hundreds of millions.
         self._index = self._stack.enter_context(open(index_path, "w+b", buffering=1 << 20))
         self._index.seek(_HEADER.size)
         data_path = self._stack.enter_context(atomic_file(_file(self.prefix, ".bin")))
@@ -88,14 +88,14 @@ class IndexedWriter:
         """Write the header before the sizes, and what follows them."""
         if error[0] is not None:
             return
-        stream, count, place = self._index, self._documents, 0
+        stream, count, offset = self._index, self._documents, 0
         for start in range(0, count, _PIECE):
             stream.seek(_HEADER.size + 4 * start)
             sizes = np.frombuffer(stream.read(4 * min(_PIECE, count - start)), "<i4")
-            ends = place + np.cumsum(sizes, dtype=np.int64) * self.dtype.itemsize
+            ends = offset + np.cumsum(sizes, dtype=np.int64) * self.dtype.itemsize
             stream.seek(_HEADER.size + 4 * count + 8 * start)
-            stream.write(np.concatenate(([place], ends[:-1])).astype("<i8").tobytes())
-            place = int(ends[-1])
+            stream.write(np.concatenate(([offset], ends[:-1])).astype("<i8").tobytes())
+            offset = int(ends[-1])
         stream.seek(_HEADER.size + 12 * count)
         for start in range(0, count + 1, _PIECE):
             stream.write(np.arange(start, min(start + _PIECE, count + 1), dtype="<i8").tobytes())
@@ -144,10 +144,10 @@ class IndexedDataset:
             block = self.tokens[start : start + _SCAN]
             wrong = np.flatnonzero((block < 0) | (block >= limit))
             if wrong.size:
-                place = start + int(wrong[0])
-                number = int(np.searchsorted(self._bounds, place, side="right")) - 1
+                position = start + int(wrong[0])
+                number = int(np.searchsorted(self._bounds, position, side="right")) - 1
                 raise UserError(
-                    f"{_file(self.prefix, '.bin')}: id {self.tokens[place]} in document {number} is "
+                    f"{_file(self.prefix, '.bin')}: id {self.tokens[position]} in document {number} is "
                     f"outside 0..{limit - 1}; it was made with another tokenizer, prepare it again "
                     "with --replace"
                 )
@@ -159,8 +159,8 @@ class IndexedDataset:
         bounds = np.concatenate(([0], np.cumsum(sizes)))
         wrong = np.flatnonzero(pointers != bounds[:-1] * self.dtype.itemsize)
         if wrong.size:
-            found, expected = int(pointers[wrong[0]]), int(bounds[wrong[0]]) * self.dtype.itemsize
-            problem = f"sequence {int(wrong[0])} starts at byte {found} instead of {expected}"
+            pointer, expected = int(pointers[wrong[0]]), int(bounds[wrong[0]]) * self.dtype.itemsize
+            problem = f"sequence {int(wrong[0])} starts at byte {pointer} instead of {expected}"
             raise _damaged(self._index_path, problem)
         if not starts.size or starts[0] != 0 or starts[-1] != sizes.size or (np.diff(starts) <= 0).any():
             raise _damaged(self._index_path, f"the document starts do not rise from 0 to {sizes.size}")

@@ -1,4 +1,4 @@
-"""Datasets opened from a run's configuration or a directory: the one place that knows all kinds of datasets."""
+"""Datasets opened from a run's configuration or a directory: the one module that knows all kinds of datasets."""
 
 from __future__ import annotations
 
@@ -147,13 +147,13 @@ def validation_data(config: RunConfig) -> Sequences:
 
 def held_out_data(config: RunConfig) -> dict[str, Sequences]:
     """The validation splits of `data.held_out` by name; `UserError` naming the key if one is missing or damaged."""
-    found = {}
+    splits = {}
     for name, directory in config.data.held_out.items():
         try:
-            found[name] = _opened(config.data, directory, "validation", config.seq_length, config.seed)
+            splits[name] = _opened(config.data, directory, "validation", config.seq_length, config.seed)
         except UserError as error:
             raise UserError(f"data.held_out.{name}: {error}") from None
-    return found
+    return splits
 
 
 def check_held_out(held_out: Mapping[str, Sequences], trained: Path) -> None:

@@ -100,9 +100,9 @@ class FineTuningRows(Sequences):
     def _read_mask(self) -> np.ndarray:
         path = self.directory / f"{self.split}.mask"
         if not path.is_file() or path.stat().st_size != len(self.tokens):
-            found = f"{path.stat().st_size} bytes" if path.is_file() else "no such file"
+            state = f"{path.stat().st_size} bytes" if path.is_file() else "no such file"
             raise UserError(
-                f"{path}: {found}, expected one byte for each of the {len(self.tokens)} tokens; the dataset is "
+                f"{path}: {state}, expected one byte for each of the {len(self.tokens)} tokens; the dataset is "
                 "damaged, prepare it again"
             )
         mask = np.memmap(path, np.uint8, "r")
@@ -121,27 +121,27 @@ class FineTuningRows(Sequences):
         rows = np.full((len(indices), self.seq_length + 1), self.eos, np.int32)
         counted = np.zeros(rows.shape, bool)
         for row, flags, index, number in zip(rows, counted, indices.tolist(), numbers.tolist(), strict=True):
-            place = 0
+            offset = 0
             for item in self._items_of(index):
                 start, size = int(self._starts[item]), int(self._sizes[item])
-                here = slice(place, place + size)
+                here = slice(offset, offset + size)
                 row[here] = self.tokens[start : start + size]
                 self.check_ids(row[here])
                 flags[here] = self._mask[start : start + size]
                 if self.infilling is not None:
                     whole = self.infilling.level == "document"
                     self._rearrange(row[here], flags[here], (item,) if whole else (number, item))
-                place += size
+                offset += size
         inputs, labels = rows[:, :-1], rows[:, 1:]
         return make_batch(inputs, labels, counted[:, 1:] & (inputs != self.eos), numbers)
 
-    def _rearrange(self, ids: np.ndarray, flags: np.ndarray, place: tuple[int, ...]) -> None:
+    def _rearrange(self, ids: np.ndarray, flags: np.ndarray, key: tuple[int, ...]) -> None:
         """Rearrange the answer of an example, in place; the prompt stays before the answer's first part."""
         assert self.infilling is not None
         self.infilling.check(ids, f"{self.directory / self.split}.bin")
         prompt = int(flags.argmax())
-        if found := self.infilling.rearrange(ids[:-1], place, prompt=prompt):
-            ids[:-1], flags[:-1] = found.ids, found.counted
+        if rearranged := self.infilling.rearrange(ids[:-1], key, prompt=prompt):
+            ids[:-1], flags[:-1] = rearranged.ids, rearranged.counted
 
     def documents_of(self, index: int) -> list[DocumentSpan]:
         """See `Sequences.documents_of`; whole examples."""

@@ -15,8 +15,8 @@ SHOWN = "\n\t"  # control characters that an excerpt keeps
 def render(report: Mapping[str, Any]) -> str:
     """The page for a `report.json`; the same report gives the same bytes. Missing sections are left out."""
     figures = [_bars(report.get("languages", {}), name) for name in ("documents", "bytes", "tokens")]
-    found = report.get("licences_stripped")  # none for fine-tuning data, because its texts keep their headers
-    licences = [] if found is None else [("Licence headers left out", _licences(found))]
+    stripped = report.get("licences_stripped")  # none for fine-tuning data, because its texts keep their headers
+    licences = [] if stripped is None else [("Licence headers left out", _licences(stripped))]
     parts = [
         ("Summary", _summary(report)),
         ("Languages", _languages(report.get("languages", {})) + charts(figures)),

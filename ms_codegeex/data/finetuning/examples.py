@@ -28,7 +28,7 @@ TURNS = {("system", ""), ("user", ""), ("user", "system"), ("user", "assistant")
 
 
 class BadRecord(Exception):
-    """A record that gives no example: a short `reason`, and a `detail` with the problem and its place."""
+    """A record that gives no example: a short `reason`, and a `detail` with the problem and its position."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -92,10 +92,10 @@ def _string(record: Mapping[str, Any], name: str) -> str:
 
 def _field(record: Mapping[str, Any], names: Sequence[str]) -> str:
     """The first of the fields `names` that exists."""
-    found = next((name for name in names if name in record), None)
-    if found is None:
+    present = next((name for name in names if name in record), None)
+    if present is None:
         raise BadRecord("missing field", " or ".join(names))
-    return _string(record, found)
+    return _string(record, present)
 
 
 def _answer(text: str, name: str) -> str:
@@ -129,12 +129,12 @@ def _chat(record: Mapping[str, Any], template: ChatTemplate) -> list[Example]:
     if not isinstance(messages, list):
         raise BadRecord("missing field", "messages, a list")
     examples, said = list[Example](), list[tuple[str, str]]()
-    for place, (role, content) in enumerate(map(_message, messages)):
+    for index, (role, content) in enumerate(map(_message, messages)):
         before = said[-1][0] if said else ""
         if (role, before) not in TURNS:
-            raise BadRecord("order of roles", f"message {place} is by {role} and follows {before or 'nothing'}")
+            raise BadRecord("order of roles", f"message {index} is by {role} and follows {before or 'nothing'}")
         if role == "assistant":
-            examples.append(Example(template.prompt(said), _answer(content, f"message {place}")))
+            examples.append(Example(template.prompt(said), _answer(content, f"message {index}")))
         said.append((role, content))
     if not examples:
         raise BadRecord("empty answer", "no message by the assistant")

@@ -259,8 +259,8 @@ def _find(root: Root) -> list[tuple[str, Path]]:
     """Identity and path of each file of examples at or below `root`, by identity."""
     if root.path.is_file():
         return [(f"{root.label}/{printable(root.path.name)}", root.path)]
-    found = [path for path in root.path.rglob("*") if archive_kind(path.name) == "jsonl" and path.is_file()]
-    return sorted((f"{root.label}/{printable(path.relative_to(root.path))}", path) for path in found)
+    paths = [path for path in root.path.rglob("*") if archive_kind(path.name) == "jsonl" and path.is_file()]
+    return sorted((f"{root.label}/{printable(path.relative_to(root.path))}", path) for path in paths)
 
 
 def _describe(directory: Path, work: _Work, roots: Sequence[Root], splits: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ class Rearranged:
 
 
 class Rearrangement(Protocol):
-    """A pure function of a text, its place and a seed.
+    """A pure function of a text, its key and a seed.
 
     Attributes:
         level: context: the parts of documents in a sample; document: whole documents, always in the same way.
@@ -34,7 +34,7 @@ class Rearrangement(Protocol):
         """How to prompt a model that was trained with this."""
 
     def rearrange(
-        self, ids: np.ndarray, place: tuple[int, ...], *, ended: bool = True, prompt: int = 0
+        self, ids: np.ndarray, key: tuple[int, ...], *, ended: bool = True, prompt: int = 0
     ) -> Rearranged | None:
         """A text with the same number of tokens, or None if it stays unchanged."""
 

@@ -109,17 +109,19 @@ def description_files(infill: Mapping[str, Any] | None) -> dict[str, bytes]:
 
 def sentinels(value: Any, where: str) -> Sentinels:
     """The setting `infill` of the file `where`; a malformed one is a `UserError`."""
-    place = f"{where}: infill"
+    setting = f"{where}: infill"
     if not isinstance(value, dict) or not {*PARTS} <= value.keys() <= {*PARTS, "order", "end"}:
-        raise UserError(f"{place}: expected an object with {', '.join(PARTS)}, and order and end if they are needed")
+        raise UserError(f"{setting}: expected an object with {', '.join(PARTS)}, and order and end if they are needed")
     marks = [value[part] for part in PARTS]
     order, end = value.get("order", [*PARTS]), value.get("end", [])
     if not all((isinstance(mark, str) and mark) or (type(mark) is int and mark >= 0) for mark in marks):
-        raise UserError(f"{place}: {', '.join(PARTS)} are not texts or ids; give the model's sentinels")
+        raise UserError(f"{setting}: {', '.join(PARTS)} are not texts or ids; give the model's sentinels")
     if len({*marks}) < len(marks):
-        raise UserError(f"{place}: {', '.join(PARTS)} are not three different sentinels; give the model's")
+        raise UserError(f"{setting}: {', '.join(PARTS)} are not three different sentinels; give the model's")
     if not isinstance(order, list) or sorted(map(str, order)) != sorted(PARTS) or order[-1] != "middle":
-        raise UserError(f"{place}: order is {order}; give prefix, suffix and middle in the model's order, middle last")
+        raise UserError(
+            f"{setting}: order is {order}; give prefix, suffix and middle in the model's order, middle last"
+        )
     if not isinstance(end, list) or not all(isinstance(text, str) and text for text in end):
-        raise UserError(f"{place}: end is {end}; give a list of texts")
+        raise UserError(f"{setting}: end is {end}; give a list of texts")
     return Sentinels(*marks, order=tuple(order), end=tuple(end))

@@ -52,17 +52,17 @@ class Infilling:
         return Sentinels(**self.marks, order=ORDERS[self.modes[-1]])
 
     def rearrange(
-        self, ids: np.ndarray, place: tuple[int, ...], *, ended: bool = True, prompt: int = 0
+        self, ids: np.ndarray, key: tuple[int, ...], *, ended: bool = True, prompt: int = 0
     ) -> Rearranged | None:
         """A text with the same number of tokens and its middle at its end, or None if it stays unchanged.
 
         Args:
             ids: of the text without its end token, int `[n]`.
-            place: numbers that identify this text; with the seed they decide everything.
-            ended: whether the end token follows. If not, it takes the last place.
+            key: numbers that identify this text; with the seed they decide everything.
+            ended: whether the end token follows. If not, it takes the last position.
             prompt: tokens at the start that stay in the prefix, and that the loss does not count.
         """
-        generator = np.random.default_rng([self.seed, *place])
+        generator = np.random.default_rng([self.seed, *key])
         if generator.random() >= self.rate:
             return None
         mode = self.modes[int(generator.integers(len(self.modes)))]
@@ -77,11 +77,11 @@ class Infilling:
         needed = head + len(PARTS) + sum(map(len, texts.values())) + len(end) - len(ids)
         if not self._shorten(texts, needed):
             return None
-        asked = max(0, len(texts["prefix"]) - len(parts[0]))  # what is left of the prompt
+        remaining = max(0, len(texts["prefix"]) - len(parts[0]))  # what is left of the prompt
         pieces, flags = [ids[:head]], [np.zeros(head, bool)]
         for part in ORDERS[mode]:
             pieces += [np.array([self.marks[part]]), texts[part]]
-            flags += [np.array([False]), np.arange(len(texts[part])) >= (asked if part == "prefix" else 0)]
+            flags += [np.array([False]), np.arange(len(texts[part])) >= (remaining if part == "prefix" else 0)]
         pieces, flags = [*pieces, np.array(end)], [*flags, np.ones(len(end), bool)]
         return Rearranged(np.concatenate(pieces).astype(np.int64), np.concatenate(flags))
 
@@ -144,8 +144,8 @@ def chosen(config: InfillConfig | None, info: Mapping[str, Any], where: str) -> 
 
     if not isinstance(recorded, dict):
         raise UserError(f"{where}: infill is {recorded!r}, expected an object; prepare the dataset again")
-    found: InfillConfig = validated(InfillConfig, recorded, f"{where}: infill.")
-    return found if found.rate else None
+    settings: InfillConfig = validated(InfillConfig, recorded, f"{where}: infill.")
+    return settings if settings.rate else None
 
 
 def build(config: InfillConfig, tokenizer: Tokenizer, seed: int) -> Infilling:

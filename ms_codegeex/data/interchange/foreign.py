@@ -66,7 +66,7 @@ def import_documents(
     """A dataset directory from documents (source, ids with their end token, mask), completely or not at all.
 
     Args:
-        known: the tokenizer that the ids were made with; the files do not say. `name`: what it was loaded by.
+        known: the tokenizer that the ids were made with; the files do not state it. `name`: what it was loaded by.
         extra: entries of dataset.json.
         validation_share: share of the documents for validation, chosen by a hash of their text.
         replace: write even if `output` holds a dataset.

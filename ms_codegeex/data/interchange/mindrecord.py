@@ -140,9 +140,9 @@ def import_mindrecord(
 
 def _mindrecords(path: Path) -> list[Path]:
     if path.is_dir():
-        found = sorted(file for file in path.iterdir() if ".mindrecord" in file.name and file.suffix != ".db")
-        if found:
-            return found
+        files = sorted(file for file in path.iterdir() if ".mindrecord" in file.name and file.suffix != ".db")
+        if files:
+            return files
     if not path.is_file():
         raise UserError(f"{path}: no MindRecord file, nor a directory with one")
     return [path]

@@ -67,7 +67,7 @@ def _load_directory(directory: Path) -> Tokenizer:
             f"{directory}: {CONFIG} missing, found {', '.join(present) or 'no file of a tokenizer'}; "
             "copy it from the model, it says which tokenizer this is"
         )
-    found = read_object(directory / CONFIG).get("tokenizer_class")
+    tokenizer_class = read_object(directory / CONFIG).get("tokenizer_class")
     known: dict[str, type[Tokenizer]] = {
         "CodeGeeXTokenizer": gpt2.CodeGeeXTokenizer,
         "ChatGLMTokenizer": chatglm.CodeGeeX2Tokenizer,
@@ -76,9 +76,9 @@ def _load_directory(directory: Path) -> Tokenizer:
         "GPT2Tokenizer": gpt2.CodeGenTokenizer,
         "GPT2TokenizerFast": gpt2.CodeGenTokenizer,
     }
-    if found not in known:
+    if tokenizer_class not in known:
         raise UserError(
-            f"{directory / CONFIG}: tokenizer_class is {found!r}, expected one of {', '.join(known)}; "
+            f"{directory / CONFIG}: tokenizer_class is {tokenizer_class!r}, expected one of {', '.join(known)}; "
             "this directory belongs to another model"
         )
-    return known[found].load(directory)
+    return known[tokenizer_class].load(directory)

@@ -155,20 +155,20 @@ class Continuation:
 
 def _last_bytes(tokenizer: Tokenizer, ids: Sequence[int]) -> bytes:
     """The bytes of the last ids, enough to hold the start of a character; a sentinel separates texts."""
-    found = b""
+    tail = b""
     for number in reversed(ids):
-        if len(found) >= LONGEST_CHARACTER or not 0 <= number < tokenizer.vocab_size:
+        if len(tail) >= LONGEST_CHARACTER or not 0 <= number < tokenizer.vocab_size:
             break
-        found = tokenizer.token_bytes(number) + found
-    return found
+        tail = tokenizer.token_bytes(number) + tail
+    return tail
 
 
 def not_text(text: Any) -> UserError:
     """The error for something that cannot be encoded."""
     if not isinstance(text, str):
         return UserError(f"text to encode is {type(text).__name__}, expected str")
-    place = next((i for i, character in enumerate(text) if "\ud800" <= character <= "\udfff"), 0)
-    return UserError(f"text to encode has a lone surrogate at character {place}; decode the file as UTF-8 first")
+    position = next((i for i, character in enumerate(text) if "\ud800" <= character <= "\udfff"), 0)
+    return UserError(f"text to encode has a lone surrogate at character {position}; decode the file as UTF-8 first")
 
 
 def check_files(directory: Path, names: Sequence[str]) -> None:

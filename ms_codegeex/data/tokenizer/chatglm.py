@@ -65,9 +65,9 @@ class CodeGeeX2Tokenizer(Tokenizer):
         return piece.replace(SPACE, " ").encode()
 
     def _check(self, model: Path | str) -> None:
-        found = self._model.unk_id(), self._model.bos_id(), self._model.eos_id()
-        if found != (0, 1, 2):
-            problem = f"unknown, begin and end of text are ids {found}, expected (0, 1, 2)"
+        ids = self._model.unk_id(), self._model.bos_id(), self._model.eos_id()
+        if ids != (0, 1, 2):
+            problem = f"unknown, begin and end of text are ids {ids}, expected (0, 1, 2)"
         elif sum(map(self._model.is_byte, range(self._model.get_piece_size()))) != 256:
             problem = "it has no piece for each of the 256 bytes"
         elif self.decode(self.encode(_PROBE)) != _PROBE:

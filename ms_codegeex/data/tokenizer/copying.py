@@ -97,16 +97,16 @@ def _copy(source: Path, name: str, target: Path) -> None:
 def _write_config(source: Path, name: str, target: Path) -> None:
     """Write a file of settings without names of code, or for a tokenizer class that we know with the right ones."""
     content = read_inside(source, name, MAX_BYTES)
-    found = json_of(content, source / name)
-    if not isinstance(found, dict):
-        raise UserError(f"{source / name}: holds a {type(found).__name__}, expected a JSON object; restore the file")
-    kept, tokenizer_class = without_code(found), found.get("tokenizer_class")
+    settings = json_of(content, source / name)
+    if not isinstance(settings, dict):
+        raise UserError(f"{source / name}: holds a {type(settings).__name__}, expected a JSON object; restore the file")
+    kept, tokenizer_class = without_code(settings), settings.get("tokenizer_class")
     known = _AUTO_MAPS.get(tokenizer_class) if name == CONFIG and isinstance(tokenizer_class, str) else None
-    if known is not None and "auto_map" in found:
-        kept = {key: known if key == "auto_map" else kept[key] for key in found if key == "auto_map" or key in kept}
+    if known is not None and "auto_map" in settings:
+        kept = {key: known if key == "auto_map" else kept[key] for key in settings if key == "auto_map" or key in kept}
     if known is CODEGEEX_AUTO_MAP:
         write_codegeex_module(target)
-    if kept == found:
+    if kept == settings:
         (target / name).write_bytes(content)
     else:
         write_json(target / name, kept)

@@ -76,11 +76,11 @@ class CorpusEncoder:
 def _with_special_names(data: bytes) -> Iterator[tuple[int, int]]:
     """The lines with special tokens' names, as pieces between two places where the text may be divided, in order."""
     end = 0
-    while found := _SPECIAL.search(data, end):
-        line = data.rfind(b"\n", end, found.start())
+    while match := _SPECIAL.search(data, end):
+        line = data.rfind(b"\n", end, match.start())
         while line > end and not _BREAK.match(data, line):
             line = data.rfind(b"\n", end, line)
-        after = _BREAK.search(data, found.end())
+        after = _BREAK.search(data, match.end())
         start, end = max(line, end), after.start() if after else len(data)
         yield start, end
 

@@ -183,12 +183,12 @@ class ByteLevelTokenizer(Tokenizer):
     def encode_prompt(self, text: str) -> list[int]:
         """Ids of a prompt: the names of special tokens become their ids, the rest is as in `encode`."""
         ids: list[int] = []
-        place = 0
-        for found in self._name.finditer(text):
-            ids += self.encode(text[place : found.start()])
-            ids.append(self._names[found[0]])
-            place = found.end()
-        return ids + self.encode(text[place:])
+        position = 0
+        for match in self._name.finditer(text):
+            ids += self.encode(text[position : match.start()])
+            ids.append(self._names[match[0]])
+            position = match.end()
+        return ids + self.encode(text[position:])
 
     def _save(self, directory: Path | str, added: Mapping[str, int], config: Mapping[str, Any]) -> None:
         directory = Path(directory)
@@ -348,8 +348,8 @@ class CodeGenTokenizer(ByteLevelTokenizer):
         """
         directory = Path(directory)
         check_files(directory, (*TABLES, CONFIG))
-        found = _added_tokens(directory)
-        (first, added), *others = found.items() or [(CONFIG, {})]
+        lists = _added_tokens(directory)
+        (first, added), *others = lists.items() or [(CONFIG, {})]
         for name, other in others:
             if other != added:
                 raise UserError(
@@ -377,7 +377,7 @@ def _added_tokens(directory: Path) -> dict[str, dict[str, int]]:
         CONFIG: _from_decoder,
         "tokenizer.json": lambda content: {entry["content"]: entry["id"] for entry in content["added_tokens"]},
     }
-    found = {}
+    lists = {}
     for name, read in readers.items():
         if not (directory / name).is_file():
             continue
@@ -386,8 +386,8 @@ def _added_tokens(directory: Path) -> dict[str, dict[str, int]]:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{directory / name}: its added tokens are malformed ({error!r}); restore it") from None
         if added is not None:
-            found[name] = {token: number for token, number in added.items() if token != EOS}
-    return found
+            lists[name] = {token: number for token, number in added.items() if token != EOS}
+    return lists
 
 
 def _from_decoder(config: Any) -> dict[str, int] | None:

@@ -28,11 +28,11 @@ def recorded_tokenizer(record: Mapping[str, Any], files: Path, owner: Path) -> T
         raise UserError(
             f"{files}: missing, but {owner} was made with tokenizer {name}; put that tokenizer's files there"
         )
-    place = files if files.is_dir() else name
-    tokenizer = load_tokenizer(place)
+    source = files if files.is_dir() else name
+    tokenizer = load_tokenizer(source)
     if tokenizer.fingerprint != record.get("fingerprint"):
         raise UserError(
-            f"tokenizer {place}: no longer the one {owner} was made with; restore it, or make {owner} again"
+            f"tokenizer {source}: no longer the one {owner} was made with; restore it, or make {owner} again"
         )
     return tokenizer
 
