@@ -1,4 +1,4 @@
-"""Read checkpoints: one safetensors file per rank, and a manifest with the place of every slice of every tensor.
+"""Read checkpoints: one safetensors file per rank, and a manifest with the position of every slice of every tensor.
 
 Any number of devices can load one: a reader assembles only the window it needs, and checks the hash of every chunk that
 it reads. `checkpoint_writing.py` writes them, `checkpoint_folder.py` chooses among a run's.
@@ -101,8 +101,8 @@ class Checkpoint:
             self._check()
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            place = ".".join(map(str, first["loc"]))
-            raise UserError(f"{self.path / MANIFEST}: not a checkpoint manifest ({place}: {first['msg']})") from None
+            key = ".".join(map(str, first["loc"]))
+            raise UserError(f"{self.path / MANIFEST}: not a checkpoint manifest ({key}: {first['msg']})") from None
         except (KeyError, ValueError) as error:
             raise UserError(f"{self.path / MANIFEST}: not a checkpoint manifest ({error!r})") from None
 
@@ -113,8 +113,8 @@ class Checkpoint:
             path = self.path / file
             if not path.is_file():
                 raise UserError(f"{path}: missing")
-            if (found := path.stat().st_size) != size:
-                raise UserError(f"{path}: has {found} bytes, the manifest says {size}")
+            if (actual := path.stat().st_size) != size:
+                raise UserError(f"{path}: has {actual} bytes, the manifest says {size}")
         for name, tensor in self.manifest["tensors"].items():
             if math.prod(max(1, size) for size in tensor["shape"]) > LARGEST:
                 raise ValueError(f"{name} of shape {tensor['shape']}")
@@ -194,10 +194,10 @@ class Checkpoint:
 
         def read(number: int, into: np.ndarray) -> None:
             data = into.reshape(-1).view(np.uint8)
-            found = content_hash_of_parts(read_bytes(file.path, first + number * size, data))
-            if found != record["chunks"][number]:
-                place = f"{file.path}: tensor {name} at offset {record['offset']}"
-                raise UserError(f"{place} is damaged (its hash does not match the manifest); use another checkpoint")
+            digest = content_hash_of_parts(read_bytes(file.path, first + number * size, data))
+            if digest != record["chunks"][number]:
+                where = f"{file.path}: tensor {name} at offset {record['offset']}"
+                raise UserError(f"{where} is damaged (its hash does not match the manifest); use another checkpoint")
 
         return read
 

@@ -26,11 +26,11 @@ GOOD, DOUBTFUL = "good", "doubtful"
 
 def list_checkpoints(root: Path) -> list[Path]:
     """The checkpoint directories in `root`, oldest step first, sound or not; half-written ones have other names."""
-    found: dict[int, Path] = {}
+    by_step: dict[int, Path] = {}
     for path in sorted(Path(root).glob("step-*")):  # "step-n" sorts before "step-n.replaced"
         if (match := NAME.fullmatch(path.name)) and path.is_dir():
-            found.setdefault(int(match[1]), path)
-    return [found[step] for step in sorted(found)]
+            by_step.setdefault(int(match[1]), path)
+    return [by_step[step] for step in sorted(by_step)]
 
 
 def outcome(path: Path) -> str | None:
@@ -57,13 +57,13 @@ def _manifest_hash(path: Path) -> str:
     return manifest["sha256"]
 
 
-def note_outcome(path: Path, found: str, step: int, failures: int = 0) -> None:
+def note_outcome(path: Path, verdict: str, step: int, failures: int = 0) -> None:
     """Record that the steps up to `step` showed the checkpoint at `path` to be GOOD or DOUBTFUL.
 
     `failures`: how many jobs resumed from it and ended without a better one. Raises `UserError` if it cannot be
     written, or there is no manifest.
     """
-    content = {"outcome": found, "step": step, "failures": failures, "manifest": _manifest_hash(path)}
+    content = {"outcome": verdict, "step": step, "failures": failures, "manifest": _manifest_hash(path)}
     write_json(path / OUTCOME, content)
 
 
@@ -184,9 +184,9 @@ def prune(
     """
     if keep < 1:
         raise UserError(f"checkpoint.keep is {keep}, expected at least 1")
-    sound, found = sound or SoundCheckpoints(), list_checkpoints(root)
-    superseded = set(Path(root).glob("step-*.replaced")) - set(found)
-    doomed = _not_needed(found, keep, sound) if len(found) > keep else []
+    sound, checkpoints = sound or SoundCheckpoints(), list_checkpoints(root)
+    superseded = set(Path(root).glob("step-*.replaced")) - set(checkpoints)
+    doomed = _not_needed(checkpoints, keep, sound) if len(checkpoints) > keep else []
     doomed = [path for path in doomed if not is_protected(path)]
     for path in doomed:
         # a half-deleted checkpoint must not look like a damaged one
@@ -201,10 +201,10 @@ def prune(
     return doomed
 
 
-def _not_needed(found: list[Path], keep: int, sound: SoundCheckpoints) -> list[Path]:
-    """The deletable checkpoints of `found` (oldest first), newest first."""
+def _not_needed(checkpoints: list[Path], keep: int, sound: SoundCheckpoints) -> list[Path]:
+    """The deletable ones of `checkpoints` (oldest first), newest first."""
     candidates, good = [], None  # sound and not doubtful, newest first; the newest good one of them
-    for path in reversed(found):
+    for path in reversed(checkpoints):
         if good is not None and len(candidates) >= keep:
             break
         known = outcome(path)
@@ -216,5 +216,5 @@ def _not_needed(found: list[Path], keep: int, sound: SoundCheckpoints) -> list[P
     # up to the newest good one; the one before it in this list is the next that can become good
     last = candidates.index(good) if good else len(candidates)
     needed = {*candidates[:keep], *candidates[max(0, last - 1) : last + 1]}
-    older = found[: found.index(good)] if good else []  # sound or not
-    return [path for path in reversed(found) if path not in needed and (path in candidates or path in older)]
+    older = checkpoints[: checkpoints.index(good)] if good else []  # sound or not
+    return [path for path in reversed(checkpoints) if path not in needed and (path in candidates or path in older)]

@@ -315,13 +315,13 @@ def _tensors(parts: Sequence[Mapping[str, Any]], final: Path) -> dict[str, Any]:
     tensors: dict[str, Any] = {}
     for rank, part in enumerate(parts):
         for record in part["slices"]:
-            place = {key: value for key, value in record.items() if key not in ("name", "dtype", "global_shape")}
+            piece = {key: value for key, value in record.items() if key not in ("name", "dtype", "global_shape")}
             name, dtype, shape = record["name"], record["dtype"], record["global_shape"]
             tensor = tensors.setdefault(name, {"dtype": dtype, "shape": shape, "slices": []})
             if (tensor["dtype"], tensor["shape"]) != (dtype, shape):
                 earlier = f"{tensor['dtype']} {tensor['shape']}"
                 raise UserError(f"{final}: rank {rank} holds {name} as {dtype} {shape}, an earlier rank as {earlier}")
-            tensor["slices"].append(place)
+            tensor["slices"].append(piece)
     for name, tensor in tensors.items():
         check_coverage(name, tensor, str(final))
     return tensors

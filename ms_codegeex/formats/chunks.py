@@ -54,7 +54,7 @@ def chunks(array: np.ndarray, rows: int) -> Iterator[np.ndarray]:
 
 def wrong_crc32(array: np.ndarray, expected: int) -> str:
     """In words, if the bytes of a C-contiguous array do not have this checksum of zip, gzip and PNG; "" if they do."""
-    found = 0
+    checksum = 0
     for block in byte_blocks(array):
-        found = isal_zlib.crc32(block, found)  # several times as fast as `zlib`'s
-    return "" if found == expected else f"checksum {found:08x}, expected {expected:08x}"
+        checksum = isal_zlib.crc32(block, checksum)  # several times as fast as `zlib`'s
+    return "" if checksum == expected else f"checksum {checksum:08x}, expected {expected:08x}"

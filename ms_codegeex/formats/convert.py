@@ -96,15 +96,15 @@ def _measured(parts: Sequence[FileTensors], label: str, progress: bool) -> Itera
 
 
 def _write_file(
-    to: str, target: Path, source: Source, tensors: FileTensors, check: OutputCheck, place: Mapping[str, int]
+    to: str, target: Path, source: Source, tensors: FileTensors, check: OutputCheck, origin: Mapping[str, int]
 ) -> None:
-    """Write a file of this format, or a model directory; `place` identifies the file of a rank."""
+    """Write a file of this format, or a model directory; `origin` identifies the file of a rank."""
     if to == "megatron":
         # "config" goes next to "module", where other loaders do not look: the shapes do not reveal the number of heads
-        config = {"family": source.family.name, **source.fields, **place}
+        config = {"family": source.family.name, **source.fields, **origin}
         write_torch(target, _nested(tensors) | {"config": config}, check)
     elif to == "mindspore":
-        write_mindspore(target, tensors, check=check, origin=place)
+        write_mindspore(target, tensors, check=check, origin=origin)
     else:
         config = FamilyFormats(source.family).sizes.to_json(source.config, source.config_json)
         config["torch_dtype"] = min(tensor.dtype for tensor in tensors.values())
@@ -193,8 +193,8 @@ def _modules(target: Path) -> list[str]:
     """The classes that the `auto_map` of a model directory and of its tokenizer name."""
 
     def auto_map(file: str) -> dict[str, Any]:
-        found = read_json(target / file).get("auto_map") if (target / file).is_file() else None
-        return found if isinstance(found, dict) else {}
+        classes = read_json(target / file).get("auto_map") if (target / file).is_file() else None
+        return classes if isinstance(classes, dict) else {}
 
     slow_and_fast = auto_map(TOKENIZER_CONFIG).get("AutoTokenizer")
     named = [*auto_map(CONFIG).values(), *(slow_and_fast if isinstance(slow_and_fast, list) else [])]

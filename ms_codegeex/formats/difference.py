@@ -39,12 +39,12 @@ def differences(
         elif (a.dtype, a.shape) != (b.dtype, b.shape):
             yield Difference(name, f"{a.dtype} {list(a.shape)} and {b.dtype} {list(b.shape)}")
         else:
-            found = Difference(name)
+            difference = Difference(name)
             for first_row, one, other in _blocks(a, b):
-                _compare(found, first_row, one, other, a.dtype)
+                _compare(difference, first_row, one, other, a.dtype)
                 progress(one.nbytes)
-            if found.count:
-                yield found
+            if difference.count:
+                yield difference
 
 
 def _blocks(a: LazyTensor, b: LazyTensor) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
@@ -60,31 +60,31 @@ def _blocks(a: LazyTensor, b: LazyTensor) -> Iterator[tuple[int, np.ndarray, np.
         yield start, a.window(index).array(), b.window(index).array()
 
 
-def _compare(found: Difference, first_row: int, a: np.ndarray, b: np.ndarray, dtype: str) -> None:
+def _compare(difference: Difference, first_row: int, a: np.ndarray, b: np.ndarray, dtype: str) -> None:
     bits = f"u{NUMPY_DTYPES[dtype].itemsize}"
     a, b = (np.ascontiguousarray(array) for array in (a, b))
     unequal = a.view(bits) != b.view(bits)
     if not unequal.any():
         return
     left, right = (_numbers(array[unequal], dtype) for array in (a, b))
-    found.count += left.size
+    difference.count += left.size
     with np.errstate(invalid="ignore"):
         largest = float(np.abs(left - right).max())
-    known = found.largest is not None and math.isfinite(largest)
-    found.largest = max(found.largest, largest) if known else None
+    known = difference.largest is not None and math.isfinite(largest)
+    difference.largest = max(difference.largest, largest) if known else None
     for index, one, other in zip(np.argwhere(unequal)[:FIRST], left, right, strict=False):
-        if len(found.first) < FIRST:
-            place = [int(index[0]) + first_row, *map(int, index[1:])] if a.ndim else []
-            found.first.append((place, float(one), float(other)))
+        if len(difference.first) < FIRST:
+            position = [int(index[0]) + first_row, *map(int, index[1:])] if a.ndim else []
+            difference.first.append((position, float(one), float(other)))
 
 
 def _numbers(array: np.ndarray, dtype: str) -> np.ndarray:
     return (from_bfloat16(array) if dtype == "bfloat16" else array).astype(np.float64)
 
 
-def as_json(found: Difference) -> dict[str, Any]:
+def as_json(difference: Difference) -> dict[str, Any]:
     """A difference as JSON values; numbers that are not finite become None."""
-    if found.what:
-        return {"name": found.name, "what": found.what}
-    first = [[index, *(value if math.isfinite(value) else None for value in pair)] for index, *pair in found.first]
-    return {"name": found.name, "count": found.count, "largest": found.largest, "first": first}
+    if difference.what:
+        return {"name": difference.name, "what": difference.what}
+    first = [[index, *(value if math.isfinite(value) else None for value in pair)] for index, *pair in difference.first]
+    return {"name": difference.name, "count": difference.count, "largest": difference.largest, "first": first}

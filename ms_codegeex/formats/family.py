@@ -74,9 +74,9 @@ class Sizes:
 
     def from_json(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The sizes in our names from a `config.json`; `UserError` naming the key that is missing or invalid."""
-        found = values.get("model_type")
-        if found != self.data.model_type:
-            raise UserError(f"config.json: model_type is {found!r}, expected {self.data.model_type!r}")
+        model_type = values.get("model_type")
+        if model_type != self.data.model_type:
+            raise UserError(f"config.json: model_type is {model_type!r}, expected {self.data.model_type!r}")
         for key, expected in self.data.only.items():
             if key in values and values[key] != expected:
                 raise UserError(f"config.json: {key} is {values[key]!r}, but only {expected!r} is supported")
@@ -125,9 +125,9 @@ class FamilyFormats:
         best: tuple[float, ForeignLayout | None] = (0.0, None)
         for layout in self.data.layouts:
             if kind in (None, layout.kind):
-                found = sum(entry.numbered(0).foreign in names for entry in layout.entries) / len(layout.entries)
-                if found > best[0]:
-                    best = found, layout
+                share = sum(entry.numbered(0).foreign in names for entry in layout.entries) / len(layout.entries)
+                if share > best[0]:
+                    best = share, layout
         return best
 
     def axis(self, layout: ForeignLayout, name: str) -> int | None:

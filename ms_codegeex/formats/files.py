@@ -79,32 +79,32 @@ def _check_rank(recorded: Mapping[str, Any], rank: int, ranks: int, where: str) 
     """`UserError` for a file that was written for another rank, or for another number of ranks."""
     said = (recorded.get(_RANK, rank), recorded.get(_RANKS, ranks))
     if said != (rank, ranks):
-        place = f"rank {rank} of {ranks}" if ranks > 1 else "the only file"
+        actual = f"rank {rank} of {ranks}" if ranks > 1 else "the only file"
         remedy = "copy all the files of one model again, each under its own name, and give their folder"
-        raise UserError(f"{where}: was written as rank {said[0]} of {said[1]}, and here it is {place}; {remedy}")
+        raise UserError(f"{where}: was written as rank {said[0]} of {said[1]}, and here it is {actual}; {remedy}")
 
 
 def _megatron_sizes(tree: Mapping[Any, Any]) -> dict[str, Any]:
     """Sizes recorded in the file: our own `config`, or the arguments of the training program."""
     config, arguments = tree.get("config"), namespace(tree.get("args")) or {}
-    found = {ours: arguments[name] for ours, name in _ARGUMENTS.items() if arguments.get(name) is not None}
+    sizes = {ours: arguments[name] for ours, name in _ARGUMENTS.items() if arguments.get(name) is not None}
     if arguments.get(_SCALED_SCORES) is True:
-        found["softmax_fp32"] = True
-    found |= config if isinstance(config, dict) else {}
-    return {name: value for name, value in found.items() if type(value) in (int, float, bool, str)}
+        sizes["softmax_fp32"] = True
+    sizes |= config if isinstance(config, dict) else {}
+    return {name: value for name, value in sizes.items() if type(value) in (int, float, bool, str)}
 
 
 def _model_tensors(tree: Mapping[Any, Any]) -> tuple[dict[ForeignName, LazyTensor], list[str]]:
     """The model's tensors by path, and the names of the training state that was saved along with them."""
     if isinstance(tree.get("model"), Mapping) and "module" not in tree:
         tree = {"module" if key == "model" else key: value for key, value in tree.items()}  # without DeepSpeed
-    found, training_state = {}, []
+    tensors, training_state = {}, []
     for name, tensor in nested_tensors(tree):
         if (name[0] if isinstance(name, tuple) else name) in _TRAINING_STATE:
             training_state.append(shown(name))
         else:
-            found[name] = tensor
-    return found, training_state
+            tensors[name] = tensor
+    return tensors, training_state
 
 
 def _read_torch(files: Sequence[Path]) -> RawModel:
@@ -118,10 +118,10 @@ def _read_torch(files: Sequence[Path]) -> RawModel:
     return RawModel(ranks, [str(file) for file in files], recorded=recorded, skipped=skipped[0])
 
 
-def _weights(found: Mapping[str, LazyTensor], path: Path) -> RawModel:
+def _weights(tensors: Mapping[str, LazyTensor], path: Path) -> RawModel:
     """MindSpore's tensors without moments, counters and the caches of inference."""
-    weights = {name: tensor for name, tensor in found.items() if is_weight(name)}
-    return RawModel([weights], [str(path)], "mindspore", skipped=[name for name in found if name not in weights])
+    weights = {name: tensor for name, tensor in tensors.items() if is_weight(name)}
+    return RawModel([weights], [str(path)], "mindspore", skipped=[name for name in tensors if name not in weights])
 
 
 def _in_order(numbered: Mapping[int, Path], where: Path) -> list[Path]:
@@ -214,9 +214,9 @@ def read_raw(path: Path) -> RawModel:
             return read_raw(files[0])
         if files and all(file.suffix == MINDSPORE_SUFFIX for file in files):
             return _read_mindspore_ranks(path)
-    found = "nothing of these is there" if path.is_dir() else "no such file or directory"
+    reason = "nothing of these is there" if path.is_dir() else "no such file or directory"
     raise UserError(
-        f"{path}: {found}; expected a run directory, a checkpoint directory, a model directory (config.json and "
+        f"{path}: {reason}; expected a run directory, a checkpoint directory, a model directory (config.json and "
         "*.safetensors or pytorch_model*.bin), a Megatron .pt file or mp_rank_XX files, a MindSpore .ckpt file or "
         "rank files, or a folder of .npy"
     )

@@ -89,20 +89,20 @@ def shown(name: ForeignName) -> str:
     return name if isinstance(name, str) else " -> ".join(name)
 
 
-def check_names(found: Iterable[ForeignName], expected: Iterable[ForeignName], where: str) -> None:
+def check_names(present: Iterable[ForeignName], expected: Iterable[ForeignName], where: str) -> None:
     """Raise `UserError` naming the first missing or unexpected tensor of `where`."""
-    found, expected = dict.fromkeys(found), dict.fromkeys(expected)
-    missing, unexpected = [n for n in expected if n not in found], [n for n in found if n not in expected]
+    present, expected = dict.fromkeys(present), dict.fromkeys(expected)
+    missing, unexpected = [n for n in expected if n not in present], [n for n in present if n not in expected]
     if names := missing or unexpected:
         more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
         what = f"{'missing' if missing else 'unexpected'} tensor {shown(names[0])}{more}"
-        asked = f"the model's configuration asks for {len(expected)} tensors, {len(found)} are there"
-        raise UserError(f"{where}: {what}; {asked}")
+        counts = f"the model's configuration asks for {len(expected)} tensors, {len(present)} are there"
+        raise UserError(f"{where}: {what}; {counts}")
 
 
-def _check_shape(name: ForeignName, found: Shape, expected: Shape, where: str) -> None:
-    if found != expected:
-        has = f"tensor {shown(name)} has shape {list(found)}"
+def _check_shape(name: ForeignName, shape: Shape, expected: Shape, where: str) -> None:
+    if shape != expected:
+        has = f"tensor {shown(name)} has shape {list(shape)}"
         raise UserError(f"{where}: {has}, the model's configuration asks for {list(expected)}")
 
 
@@ -122,8 +122,8 @@ def _check_float(name: ForeignName, tensor: LazyTensor, where: str) -> None:
 def _common_dtype(entry: Entry, tensors: Mapping[str, LazyTensor]) -> str:
     dtypes = {tensors[name].dtype for name in entry.ours}
     if len(dtypes) > 1:
-        names, found = ", ".join(entry.ours), f"found {', '.join(sorted(dtypes))}"
-        raise UserError(f"tensors {names} make one tensor and must share a dtype, {found}; choose one with --dtype")
+        names, listed = ", ".join(entry.ours), f"found {', '.join(sorted(dtypes))}"
+        raise UserError(f"tensors {names} make one tensor and must share a dtype, {listed}; choose one with --dtype")
     return dtypes.pop()
 
 
@@ -147,7 +147,7 @@ def to_ours(
     """
     check_names(tensors, (entry.foreign for entry in entries), where)
     result: dict[str, LazyTensor] = {}
-    latest: dict[ForeignName, np.ndarray] = {}  # so that the parts of a fused tensor, asked for in turn, read it once
+    latest: dict[ForeignName, np.ndarray] = {}  # so that the parts of a fused tensor, loaded in turn, read it once
 
     def whole(entry: Entry, tensor: LazyTensor) -> np.ndarray:
         if len(entry.ours) == 1:

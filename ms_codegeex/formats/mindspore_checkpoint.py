@@ -108,7 +108,7 @@ class _Checkpoint:
 
     def _scan(self, stream: BinaryIO) -> dict[str, _StoredTensor]:
         """All tensors by name, without reading one."""
-        reader, found, last = WireReader(stream), {}, None
+        reader, tensors, last = WireReader(stream), {}, None
         for number, value in reader.fields(ByteRange(0, self._size)):
             if number == ORIGIN:
                 self.origin = _origin(reader.text(value))
@@ -120,15 +120,15 @@ class _Checkpoint:
                 last = None
                 continue
             if name != last:
-                if name in found:
+                if name in tensors:
                     raise UserError(f"{self.path}: tensor {name} occurs twice; expected once, save the file again")
-                found[name] = _StoredTensor(kind, dims, [])
-            elif (kind, dims) != (found[name].kind, found[name].dims):
-                first, later = f"{found[name].kind} {list(found[name].dims)}", f"{kind} {list(dims)}"
+                tensors[name] = _StoredTensor(kind, dims, [])
+            elif (kind, dims) != (tensors[name].kind, tensors[name].dims):
+                first, later = f"{tensors[name].kind} {list(tensors[name].dims)}", f"{kind} {list(dims)}"
                 raise damaged(self.path, f"tensor {name} is {first} in its first piece and {later} in a later one")
-            found[name].pieces.append(content)
+            tensors[name].pieces.append(content)
             last = name
-        return found
+        return tensors
 
     def _value(self, reader: WireReader, value: Value) -> tuple[str, str, tuple[int, ...], ByteRange]:
         """Name, type, dims and content of one `Value`."""
@@ -145,16 +145,16 @@ class _Checkpoint:
 
     def tensor(self, name: str) -> LazyTensor:
         """The tensor, to be loaded later; its type and size are checked now."""
-        found = self.found[name]
-        if found.kind not in DTYPES:
+        stored = self.found[name]
+        if stored.kind not in DTYPES:
             known = ", ".join(DTYPES)
-            raise UserError(f"{self.path}: tensor {name} has type {found.kind}; convert it to one of {known}")
-        if any(size < 0 for size in found.dims):
-            raise damaged(self.path, f"tensor {name} has shape {list(found.dims)}")
-        size = sum(piece.size for piece in found.pieces)
-        shape = () if found.dims == (0,) else found.dims  # how MindSpore marks a scalar
-        dtype = DTYPES[found.kind]
-        part = (lambda index: self._load(name, dtype, shape)[index]) if len(found.pieces) == 1 else None
+            raise UserError(f"{self.path}: tensor {name} has type {stored.kind}; convert it to one of {known}")
+        if any(size < 0 for size in stored.dims):
+            raise damaged(self.path, f"tensor {name} has shape {list(stored.dims)}")
+        size = sum(piece.size for piece in stored.pieces)
+        shape = () if stored.dims == (0,) else stored.dims  # how MindSpore marks a scalar
+        dtype = DTYPES[stored.kind]
+        part = (lambda index: self._load(name, dtype, shape)[index]) if len(stored.pieces) == 1 else None
         tensor = LazyTensor(dtype, shape, lambda: self._load(name, dtype, shape), part)
         if size != tensor.nbytes:
             raise damaged(self.path, f"tensor {name} has {size} bytes, {dtype} {list(shape)} takes {tensor.nbytes}")

@@ -148,8 +148,8 @@ def _tokens(info: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _front_matter(source: Source, run: _Run | None, adapter: bool) -> str:
-    found = {name for _, _, info in _datasets(run) for name in _tokens(info)} if run is not None else set()
-    languages = sorted({escaped(name) for name in found} - {"", "unknown"})
+    names = {name for _, _, info in _datasets(run) for name in _tokens(info)} if run is not None else set()
+    languages = sorted({escaped(name) for name in names} - {"", "unknown"})
     content: dict[str, Any] = {
         "library_name": "peft" if adapter else "transformers",
         "pipeline_tag": "text-generation",

@@ -54,16 +54,16 @@ def _recorded(directory: Path) -> Mapping[str, Any]:
 def _foreign(target: Path) -> list[str]:
     """The files at `target` that no conversion wrote, or that changed since."""
     if target.is_dir():
-        recorded, found = _recorded(target), []
+        recorded, foreign = _recorded(target), []
         for path in _entries(target):
             name = path.relative_to(target).as_posix()
             if name == RECORD and recorded:
                 continue
             if path.is_symlink() or name not in recorded or not path.is_file():
-                found.append(name)
+                foreign.append(name)
             elif recorded[name] != _fingerprint(path):
-                found.append(f"{name} (changed since)")
-        return found
+                foreign.append(f"{name} (changed since)")
+        return foreign
     try:
         ours = target.is_file() and (is_written_by_us(target) or read_origin(target) is not None)
     except UserError:

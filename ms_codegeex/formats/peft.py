@@ -99,7 +99,7 @@ def _modules(
     k of our layers are parts of one module: A has their A one below the other, and B their B each in its own rows and
     columns. `shapes`: of our parameters.
     """
-    found = {}
+    factors = {}
     for entry in entries:
         layers = [name.removesuffix(".weight") for name in entry.ours]
         adapted = [layer for layer in layers if f"{layer}.{LORA_A}" in adapters]
@@ -108,11 +108,11 @@ def _modules(
         first = [adapters[f"{layer}.{LORA_A}"].float32() for layer in adapted]
         ends = np.cumsum([0, *map(len, first)])
         second = [np.zeros((shapes[name][0], ends[-1]), np.float32) for name in entry.ours]
-        for place, layer in enumerate(adapted):
-            second[layers.index(layer)][:, ends[place] : ends[place + 1]] = adapters[f"{layer}.{LORA_B}"].float32()
+        for index, layer in enumerate(adapted):
+            second[layers.index(layer)][:, ends[index] : ends[index + 1]] = adapters[f"{layer}.{LORA_B}"].float32()
         module = str(entry.foreign).removesuffix(".weight")
-        found[module] = np.concatenate(first), pack(entry.packing, second)
-    return found
+        factors[module] = np.concatenate(first), pack(entry.packing, second)
+    return factors
 
 
 def read_peft(path: Path, base: Source) -> Adapters:
@@ -152,9 +152,9 @@ def read_peft(path: Path, base: Source) -> Adapters:
             raise UserError(f"{factors}, but {other}; give the model that the adapters were trained on")
         factor = _scale(config, module) / (alpha / rank)
         tensors |= _ours(modules[module], a, b, shapes, file.metadata, factor)
-    place = Path(str(config.get("base_model_name_or_path")))
+    base_path = Path(str(config.get("base_model_name_or_path")))
     recorded = file.metadata.get("base") or None
-    return Adapters(place, tensors, rank, float(alpha), float(config.get("lora_dropout") or 0.0), recorded)
+    return Adapters(base_path, tensors, rank, float(alpha), float(config.get("lora_dropout") or 0.0), recorded)
 
 
 def summary(path: Path) -> dict[str, Any]:
@@ -197,17 +197,17 @@ def _ours(
     layers, targets = [name.removesuffix(".weight") for name in entry.ours], metadata.get("targets", "").split()
     made_here = [layer for layer in layers if ".".join(layer.split(".")[-2:]) in targets]
     each = a.shape[0] // len(made_here) if made_here else a.shape[0]
-    found: dict[str, LazyTensor] = {}
+    adapters: dict[str, LazyTensor] = {}
     for number, layer in enumerate(made_here or layers):
         own = slice(number * each, (number + 1) * each) if made_here else slice(None)
 
         def first(own: slice = own) -> np.ndarray:
             return a.float32()[own]
 
-        def second(own: slice = own, place: int = layers.index(layer)) -> np.ndarray:
+        def second(own: slice = own, index: int = layers.index(layer)) -> np.ndarray:
             parts = unpack(entry.packing, b.float32(), [(shapes[name][0], b.shape[1]) for name in entry.ours])
-            return np.float32(factor) * parts[place][:, own]
+            return np.float32(factor) * parts[index][:, own]
 
-        found[f"{layer}.{LORA_A}"] = LazyTensor("float32", (each, a.shape[1]), first)
-        found[f"{layer}.{LORA_B}"] = LazyTensor("float32", (shapes[f"{layer}.weight"][0], each), second)
-    return found
+        adapters[f"{layer}.{LORA_A}"] = LazyTensor("float32", (each, a.shape[1]), first)
+        adapters[f"{layer}.{LORA_B}"] = LazyTensor("float32", (shapes[f"{layer}.weight"][0], each), second)
+    return adapters

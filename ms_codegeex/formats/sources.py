@@ -97,12 +97,12 @@ def _open_checkpoint(path: Path, known: Mapping[str, Any]) -> Source:
     model = checkpoint.state.get("config", {}).get("model")
     if not isinstance(model, dict) or not isinstance(model.get("family"), str):
         raise UserError(f"{checkpoint.path / MANIFEST}: config.model.family is missing, so the model cannot be rebuilt")
-    found = family(model["family"])
+    its_family = family(model["family"])
     sizes = {name: value for name, value in model.items() if name not in SECTION}
-    with _reading_sizes(checkpoint.path / MANIFEST, found, known) as formats:
+    with _reading_sizes(checkpoint.path / MANIFEST, its_family, known) as formats:
         fields = formats.sizes.from_ours({**sizes, **known})
     tensors = {name: checkpoint.lazy(name) for name in checkpoint.names if not name.startswith(OPTIMIZER_PREFIX)}
-    config = found.config.build_config(None, fields)
+    config = its_family.config.build_config(None, fields)
     adapters = None
     if (checkpoint.state["config"].get("lora") or {}).get("rank"):
         adapters = checkpoint_adapters(checkpoint)
@@ -110,10 +110,10 @@ def _open_checkpoint(path: Path, known: Mapping[str, Any]) -> Source:
     check_layers(config, tensors, str(checkpoint.path))
     shapes = config.parameter_shapes()
     layout.check_tensors(tensors, shapes, str(checkpoint.path))
-    saver, infill = _tokenizer_saver(found.name, checkpoint.path, checkpoint.state), checkpoint.state.get("infill")
-    tensors, place = {name: tensors[name] for name in shapes}, checkpoint.path
+    saver, infill = _tokenizer_saver(its_family.name, checkpoint.path, checkpoint.state), checkpoint.state.get("infill")
+    tensors, directory = {name: tensors[name] for name in shapes}, checkpoint.path
     further = {"adapters": adapters, "infill": infill, "checkpoint": checkpoint}
-    return Source(place, "checkpoint", found, fields, tensors, saver, **further)
+    return Source(directory, "checkpoint", its_family, fields, tensors, saver, **further)
 
 
 def checkpoint_adapters(checkpoint: Checkpoint) -> Adapters:
@@ -123,37 +123,37 @@ def checkpoint_adapters(checkpoint: Checkpoint) -> Adapters:
         raise UserError(f"{checkpoint.path}: holds no adapters; give a run that trained some (lora.rank)")
     names = [name for name in checkpoint.names if not name.startswith(OPTIMIZER_PREFIX)]
     tensors = {name: checkpoint.lazy(name) for name in names}
-    place, recorded = Path(str(model.get("weights"))), checkpoint.state.get("base")
-    return Adapters(place, tensors, lora["rank"], lora["alpha"], lora.get("dropout") or 0.0, recorded)
+    base, recorded = Path(str(model.get("weights"))), checkpoint.state.get("base")
+    return Adapters(base, tensors, lora["rank"], lora["alpha"], lora.get("dropout") or 0.0, recorded)
 
 
-def _base(checkpoint: Checkpoint, place: Path) -> Mapping[str, LazyTensor]:
+def _base(checkpoint: Checkpoint, path: Path) -> Mapping[str, LazyTensor]:
     """The tensors of the model that a checkpoint's adapters were trained on."""
     holds = f"{checkpoint.path}: holds adapters for the model"
-    if not place.exists():
-        raise UserError(f"{holds} at {place}, which is gone; put that model back there")
-    base = open_source(place).tensors
+    if not path.exists():
+        raise UserError(f"{holds} at {path}, which is gone; put that model back there")
+    base = open_source(path).tensors
     if fingerprint(base) != checkpoint.state.get("base"):
-        raise UserError(f"{holds} that was at {place}, but another one is there now; put the first back")
+        raise UserError(f"{holds} that was at {path}, but another one is there now; put the first back")
     return base
 
 
 def _recognise(names: Collection[ForeignName], kind: str | None) -> tuple[Family, ForeignLayout] | None:
     """The family and layout that most of these tensors belong to, if any."""
     candidates = [(*FamilyFormats(family(name)).recognise(names, kind), family(name)) for name in FAMILIES]
-    share, found, owner = max(candidates, key=lambda candidate: candidate[0])
-    return (owner, found) if found is not None and share >= _ENOUGH else None
+    share, its, owner = max(candidates, key=lambda candidate: candidate[0])
+    return (owner, its) if its is not None and share >= _ENOUGH else None
 
 
 @contextmanager
-def _reading_sizes(where: Path, found: Family, known: Mapping[str, Any]) -> Iterator[FamilyFormats]:
+def _reading_sizes(where: Path, its_family: Family, known: Mapping[str, Any]) -> Iterator[FamilyFormats]:
     """Meanwhile, a `UserError` names `where` the sizes are. `UserError` for one that the user gives and the family does
     not have."""
-    formats = FamilyFormats(found)
+    formats = FamilyFormats(its_family)
     fields = formats.sizes.fields
     if wrong := [key for key in known if key not in fields]:
         hint = ", ".join(difflib.get_close_matches(wrong[0], fields, 1) or fields)
-        raise UserError(f"--set {wrong[0]}: {found.name} has no such size; did you mean {hint}?")
+        raise UserError(f"--set {wrong[0]}: {its_family.name} has no such size; did you mean {hint}?")
     try:
         yield formats
     except UserError as error:
@@ -163,21 +163,21 @@ def _reading_sizes(where: Path, found: Family, known: Mapping[str, Any]) -> Iter
 def check_layers(config: Any, tensors: Collection[ForeignName], where: str) -> None:
     """`UserError` for more layers than tensors: a damaged number would make lists of names that fill the memory."""
     if config.num_layers > len(tensors):
-        asked = f"the model's configuration asks for {config.num_layers} layers"
-        raise UserError(f"{where}: {asked}, but only {len(tensors)} tensors are there; restore either")
+        requested = f"the model's configuration asks for {config.num_layers} layers"
+        raise UserError(f"{where}: {requested}, but only {len(tensors)} tensors are there; restore either")
 
 
-def _ours(raw: RawModel, found: Family, its: ForeignLayout, fields: Mapping[str, Any]) -> dict[str, LazyTensor]:
+def _ours(raw: RawModel, its_family: Family, its: ForeignLayout, fields: Mapping[str, Any]) -> dict[str, LazyTensor]:
     """The tensors of all ranks, merged and under our names."""
-    formats, config, ranks = FamilyFormats(found), found.config.build_config(None, fields), len(raw.ranks)
+    formats, config, ranks = FamilyFormats(its_family), its_family.config.build_config(None, fields), len(raw.ranks)
     check_layers(config, raw.ranks[0], raw.where[0])
     if ranks > 1:
-        place = f"{raw.where[0]}: number of rank files in its folder"
-        formats.check_ranks(config, ranks, place, "is one missing?")
+        where = f"{raw.where[0]}: number of rank files in its folder"
+        formats.check_ranks(config, ranks, where, "is one missing?")
     entries, shapes = formats.entries(its, config, ranks), formats.rank_shapes(its, config, ranks)
     parts = [
-        layout.to_ours(entries, {name: t for name, t in tensors.items() if not its.skips(name)}, shapes, place)
-        for tensors, place in zip(raw.ranks, raw.where, strict=True)
+        layout.to_ours(entries, {name: t for name, t in tensors.items() if not its.skips(name)}, shapes, path)
+        for tensors, path in zip(raw.ranks, raw.where, strict=True)
     ]
     return merge(parts, {name: formats.axis(its, name) for name in shapes}, raw.where)
 
@@ -192,8 +192,8 @@ def _open_model_directory(path: Path, known: Mapping[str, Any], keep_code: bool)
     kind = directory.config.get("model_type")
     if (name := kinds.get(str(kind))) is None:
         raise UserError(f"{path / CONFIG}: model_type is {kind!r}; expected one of {', '.join(kinds)}")
-    found = family(name)
-    with _reading_sizes(path, found, known) as formats:
+    its_family = family(name)
+    with _reading_sizes(path, its_family, known) as formats:
         fields = formats.sizes.from_ours({**formats.sizes.from_json(directory.config), **known})
     raw = RawModel([directory.tensors], [str(path)])
     recognised = _recognise(directory.tensors, "huggingface")
@@ -204,9 +204,9 @@ def _open_model_directory(path: Path, known: Mapping[str, Any], keep_code: bool)
     return Source(
         path,
         "huggingface",
-        found,
+        its_family,
         fields,
-        _ours(raw, found, its, fields),
+        _ours(raw, its_family, its, fields),
         lambda target: copy_all(path, target) if keep_code else copy_data(path, target),
         _skipped(raw, its),
         config_json=directory.config if keep_code else without_code(directory.config),
@@ -222,14 +222,14 @@ def _open_raw(path: Path, raw: RawModel, known: Mapping[str, Any]) -> Source:
     if recognised is None:
         first = next((layout.shown(name) for name in names), "no tensors")
         raise UserError(f"{path}: not a checkpoint of a known family ({', '.join(FAMILIES)}); it holds {first}")
-    (found, its), said = recognised, {**raw.recorded, **known}
-    with _reading_sizes(path, found, known) as formats:
+    (its_family, its), said = recognised, {**raw.recorded, **known}
+    with _reading_sizes(path, its_family, known) as formats:
         fields = formats.infer(its, {name: tensor.shape for name, tensor in names.items()}, said, len(raw.ranks))
-    tensors = _ours(raw, found, its, fields)
+    tensors = _ours(raw, its_family, its, fields)
     kind = "mindspore" if its.kind == "mindspore" else "megatron"
-    saver, skipped = _tokenizer_saver(found.name, path), _skipped(raw, its)
+    saver, skipped = _tokenizer_saver(its_family.name, path), _skipped(raw, its)
     guessed = formats.guessed(said)
-    return Source(path, kind, found, fields, tensors, saver, skipped, guessed=guessed, ranks=len(raw.ranks))
+    return Source(path, kind, its_family, fields, tensors, saver, skipped, guessed=guessed, ranks=len(raw.ranks))
 
 
 def is_checkpoint(path: Path) -> bool:

@@ -71,10 +71,10 @@ class TensorStrategy:
 
         Replicas are numbered row-major over the grid axes that shard nothing; `shards` neighbours share a slice.
         """
-        place = np.unravel_index(rank, self.devices) if self.devices else ()
+        coordinates = np.unravel_index(rank, self.devices) if self.devices else ()
         used = {k for axes in self.split_axes for k in axes}
-        cell = [_mixed((place[k], self.devices[k]) for k in axes) for axes in self.split_axes]
-        replica = _mixed((place[k], size) for k, size in enumerate(self.devices) if k not in used)
+        cell = [_mixed((coordinates[k], self.devices[k]) for k in axes) for axes in self.split_axes]
+        replica = _mixed((coordinates[k], size) for k, size in enumerate(self.devices) if k not in used)
         return (cell[0] * self.shards + replica % self.shards, *cell[1:]) if cell else ()
 
 
@@ -176,7 +176,7 @@ def read_strategy(paths: Path | Sequence[Path]) -> dict[str, list[TensorStrategy
     Equal files of several ranks of a stage are one. Raises `UserError` naming the file for anything that is not a
     strategy, that is split into unequal parts, or on which two files differ.
     """
-    found: dict[tuple[str, int], TensorStrategy] = {}
+    strategies: dict[tuple[str, int], TensorStrategy] = {}
     for path in [paths] if isinstance(paths, (str, Path)) else paths:
         path = Path(path)
         try:
@@ -189,15 +189,15 @@ def read_strategy(paths: Path | Sequence[Path]) -> dict[str, list[TensorStrategy
                     raise ValueError(f"{name} does not say which of the stages {sorted(stages)} it is on")
                 name = name[prefix.end() :] if prefix else name
                 strategy = _tensor_strategy(name, stage, raw)
-                if found.setdefault((name, stage), strategy) != strategy:
+                if strategies.setdefault((name, stage), strategy) != strategy:
                     differs = f"parameter {name} of stage {stage} is sharded in another way than in an earlier file"
                     raise UserError(f"{path}: {differs}; give the strategy files of one run")
         except (ValueError, KeyError, TypeError, AttributeError) as error:  # WireError is a ValueError
             raise damaged(path, f"not a strategy file MindSpore saved, or damaged ({error})") from None
-    if not found:
+    if not strategies:
         raise UserError(f"{paths}: no parameter's layout is in it; expected a strategy file of a partitioned run")
     result = defaultdict(list)
-    for (name, _), strategy in sorted(found.items()):
+    for (name, _), strategy in sorted(strategies.items()):
         result[name].append(strategy)
     return dict(result)
 
@@ -217,18 +217,18 @@ def find_rank_files(directory: Path) -> dict[int, Path]:
     are found.
     """
     directory = Path(directory)
-    found: dict[str, dict[int, list[Path]]] = defaultdict(lambda: defaultdict(list))
+    by_step: dict[str, dict[int, list[Path]]] = defaultdict(lambda: defaultdict(list))
     for path in sorted([*directory.glob("*.ckpt"), *directory.glob("*rank*/*.ckpt")]):
-        place = _rank_and_step(path, directory)
-        if place is not None and "strategy" not in path.stem.lower():
-            found[place[1]][place[0]].append(path)
-    if not found:
+        rank_and_step = _rank_and_step(path, directory)
+        if rank_and_step is not None and "strategy" not in path.stem.lower():
+            by_step[rank_and_step[1]][rank_and_step[0]].append(path)
+    if not by_step:
         names = "rank_0/*.ckpt, rank_1/*.ckpt ... or model0-50.ckpt, model1-50.ckpt ..."
         raise UserError(f"{directory}: no checkpoint of a rank is there; expected {names}")
-    if len(found) > 1:
-        steps = ", ".join(sorted(found))
+    if len(by_step) > 1:
+        steps = ", ".join(sorted(by_step))
         raise UserError(f"{directory}: holds checkpoints of several steps ({steps}); leave only one there")
-    ranks = dict(sorted(found.popitem()[1].items()))
+    ranks = dict(sorted(by_step.popitem()[1].items()))
     for rank, (path, *others) in ranks.items():
         if others:
             raise UserError(f"{directory}: {path.name} and {others[0].name} are both of rank {rank}; leave only one")
@@ -298,7 +298,7 @@ def merge_slices(
     every file to show that none is a copy of another one; a copy is a `UserError`.
 
     Raises `UserError` for a missing file, a missing tensor, parts that differ in dtype or shape, or a tensor that the
-    strategy does not know. The strategy's protocol buffer does not say how large a tensor is, so compare shapes with
+    strategy does not know. The strategy's protocol buffer does not state how large a tensor is, so compare shapes with
     the model.
     """
     if not files:
@@ -336,6 +336,6 @@ def _merged(
         made = f"tensor {name} of shape {list(first.shape)} is one of {list(layout.pieces)} parts of {list(shape)}"
         recorded = f"the strategy records {list(layout.shape)}"
         raise UserError(f"{where[0]}: {made}, but {recorded}; the files are not of one run")
-    for place, part in zip(where, parts.values(), strict=True) if len(parts) > 1 else ():
-        distinct.add(str(place), name, part)
+    for path, part in zip(where, parts.values(), strict=True) if len(parts) > 1 else ():
+        distinct.add(str(path), name, part)
     return assembled(shape, parts, distinct.check)

@@ -31,33 +31,33 @@ class Distinct:
     """
 
     def __init__(self) -> None:
-        self._slices: dict[str, dict[str, LazyTensor]] = defaultdict(dict)  # place -> name -> slice
+        self._slices: dict[str, dict[str, LazyTensor]] = defaultdict(dict)  # path -> name -> slice
         self._lock = threading.Lock()
         self._checked = False
 
-    def add(self, place: str, name: str, tensor: LazyTensor) -> None:
-        """The file at `place` holds this slice of `name`, and no other file holds the same one."""
-        self._slices[place][name] = tensor
+    def add(self, path: str, name: str, tensor: LazyTensor) -> None:
+        """The file at `path` holds this slice of `name`, and no other file holds the same one."""
+        self._slices[path][name] = tensor
 
     def check(self) -> None:
         """`UserError` naming two files of which one is a copy; looks once, however many threads ask."""
         with self._lock:
             if not self._checked:
                 alike = defaultdict(list)
-                for place, slices in self._slices.items():
-                    alike[frozenset(slices)].append(place)
-                for names, places in alike.items():
-                    self._check(names, places)
+                for path, slices in self._slices.items():
+                    alike[frozenset(slices)].append(path)
+                for names, paths in alike.items():
+                    self._check(names, paths)
                 self._checked = True
 
-    def _check(self, names: Collection[str], places: Sequence[str]) -> None:
-        waiting, telling = [places], False
-        for name in sorted(names, key=lambda name: (self._slices[places[0]][name].nbytes, name)):
+    def _check(self, names: Collection[str], paths: Sequence[str]) -> None:
+        waiting, telling = [paths], False
+        for name in sorted(names, key=lambda name: (self._slices[paths[0]][name].nbytes, name)):
             same = defaultdict(list)
             for number, group in enumerate(waiting):
-                for place in group:
-                    array = self._slices[place][name].array()
-                    same[number, array_sha256(array)].append(place)
+                for path in group:
+                    array = self._slices[path][name].array()
+                    same[number, array_sha256(array)].append(path)
             waiting = [group for group in same.values() if len(group) > 1]
             if not waiting:
                 return
@@ -72,7 +72,7 @@ class Distinct:
 def assembled(
     shape: tuple[int, ...], parts: Mapping[tuple[int, ...], LazyTensor], check: Callable[[], object] = lambda: None
 ) -> LazyTensor:
-    """Equal parts by their place in a grid as one tensor; a window loads only the parts that it meets. `check()` is
+    """Equal parts by their position in a grid as one tensor; a window loads only the parts that it meets. `check()` is
     called before anything is loaded."""
     first = next(iter(parts.values()))
 
@@ -81,7 +81,7 @@ def assembled(
         ranges = window_ranges(shape, index)
         result = np.empty([stop - start for start, stop in ranges], NUMPY_DTYPES[first.dtype])
         for cell, piece in parts.items():
-            offset = [place * size for place, size in zip(cell, piece.shape, strict=True)]
+            offset = [coordinate * size for coordinate, size in zip(cell, piece.shape, strict=True)]
             if (common := overlap(ranges, {"offset": offset, "shape": piece.shape})) is not None:
                 inside, within = common
                 result[within] = piece.array()[inside]
@@ -102,10 +102,10 @@ def _same(name: str, copies: Sequence[LazyTensor], where: Sequence[str]) -> Lazy
 
     def load() -> np.ndarray:
         first = copies[0].array()
-        for copy, place in zip(copies[1:], where[1:], strict=True):
+        for copy, path in zip(copies[1:], where[1:], strict=True):
             if copy.array().tobytes() != first.tobytes():
                 differs = f"tensor {name} differs from that in {where[0]}, though every rank holds all of it"
-                raise UserError(f"{place}: {differs}; the files are not of one checkpoint")
+                raise UserError(f"{path}: {differs}; the files are not of one checkpoint")
         return first
 
     return LazyTensor(copies[0].dtype, copies[0].shape, load)
@@ -114,10 +114,10 @@ def _same(name: str, copies: Sequence[LazyTensor], where: Sequence[str]) -> Lazy
 def check_alike(name: str, parts: Iterable[LazyTensor], where: Sequence[object], of: str) -> None:
     """`UserError` unless the parts of a tensor have one dtype and shape; `where` names their files, of one `of`."""
     kinds = [f"{part.dtype} {list(part.shape)}" for part in parts]
-    for place, kind in zip(where, kinds, strict=True):
+    for path, kind in zip(where, kinds, strict=True):
         if kind != kinds[0]:
             differ = f"tensor {name} is {kind}, in {where[0]} it is {kinds[0]}"
-            raise UserError(f"{place}: {differ}; the files are not of one {of}")
+            raise UserError(f"{path}: {differ}; the files are not of one {of}")
 
 
 def merge(
@@ -140,6 +140,6 @@ def merge(
             result[name] = _same(name, pieces, where)
         else:
             result[name] = _joined(pieces, axis, distinct.check)
-            for piece, place in zip(pieces, where, strict=True):
-                distinct.add(place, name, piece)
+            for piece, path in zip(pieces, where, strict=True):
+                distinct.add(path, name, piece)
     return result

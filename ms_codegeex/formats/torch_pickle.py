@@ -129,8 +129,8 @@ class _Global:
         return f"{self.module}.{self.name}"
 
 
-def _is_inert(found: _Global) -> bool:
-    return str(found) in _INERT or found.module.split(".")[0] in _INERT_PROGRAMS
+def _is_inert(reference: _Global) -> bool:
+    return str(reference) in _INERT or reference.module.split(".")[0] in _INERT_PROGRAMS
 
 
 def _checked_key(key: Any) -> Any:
@@ -192,8 +192,8 @@ class _Machine:
             case "GLOBAL":
                 self._find(*argument.split(" ", 1))
             case "STACK_GLOBAL":
-                found, module = self._stack.pop(), self._stack.pop()
-                self._find(module, found)
+                member, module = self._stack.pop(), self._stack.pop()
+                self._find(module, member)
             case "REDUCE" | "NEWOBJ":
                 self._call()
             case "BINPERSID":
@@ -242,12 +242,12 @@ class _Machine:
     def _find(self, module: Any, name: Any) -> None:
         if type(name) is not str or type(module) is not str:
             raise ValueError("a global whose name is not a text")
-        found = _Global(module, name)
-        if not (found in _CALLS or found in _STORAGE_TYPES or _is_inert(found)):
+        reference = _Global(module, name)
+        if not (reference in _CALLS or reference in _STORAGE_TYPES or _is_inert(reference)):
             remedy = "only plain state dicts of tensors, numbers and strings are read. Save the state dict alone"
-            called = str(found)[:LONGEST_NAME]
+            called = str(reference)[:LONGEST_NAME]
             raise UserError(f"{self._where}: refused, because loading it would call {called}; {remedy}")
-        self._push(found)
+        self._push(reference)
 
     def _call(self) -> None:
         arguments, function = self._stack.pop(), self._stack.pop()
@@ -261,11 +261,11 @@ class _Machine:
             raise ValueError(f"a call of {function.name}")
 
     def _build(self, state: Any) -> None:
-        found = self._stack[-1]
-        if type(found) is _Inert:
-            found.state = state
-        elif type(found) is not dict:  # attributes of a dictionary, such as a state dict's _metadata, are not needed
-            raise ValueError(f"a {type(found).__name__} cannot be altered")
+        target = self._stack[-1]
+        if type(target) is _Inert:
+            target.state = state
+        elif type(target) is not dict:  # attributes of a dictionary, such as a state dict's _metadata, are not needed
+            raise ValueError(f"a {type(target).__name__} cannot be altered")
 
     def _storage(self, kind: Any, storage_type: Any, key: Any, _location: Any, numel: Any) -> Storage:
         known = type(storage_type) is _Global and _STORAGE_TYPES.get(storage_type)

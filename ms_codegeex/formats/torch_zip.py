@@ -31,7 +31,7 @@ _MARK, _WRITER = "written_by", b"ms-codegeex"
 _LOCAL_HEADER = 30  # bytes before the record's name
 _ZIP64_FIELD = 20  # what `zipfile` adds to the local header of a record that may pass 2 GiB
 LARGEST_PICKLE = 1 << 26  # bytes of data.pkl; a model of 1000 tensors takes 200 KB
-MAX_VALUES = 1_000_000  # of a tree; a shared value counts in every place
+MAX_VALUES = 1_000_000  # of a tree; a shared value counts every time it occurs
 _LONGEST_REASON = 200  # characters
 MAX_AXES = 32  # NumPy's limit
 REPEATED = 4  # all tensors of a file together may have this many times its size: tied weights share a storage
@@ -137,8 +137,8 @@ class _Archive:
             raise damaged(self.path, f"record data/{storage.key} is missing")
         size = storage.numel * width
         if info.compress_type != zipfile.ZIP_STORED or info.file_size != size:
-            found = f"record {info.filename} has {info.file_size} bytes"
-            raise damaged(self.path, f"{found}, expected {size} uncompressed")
+            has = f"record {info.filename} has {info.file_size} bytes"
+            raise damaged(self.path, f"{has}, expected {size} uncompressed")
         if len(shape) > MAX_AXES or len(shape) != len(stride):
             raise ValueError(f"a tensor of {len(shape)} axes with {len(stride)} strides")
         if any(type(n) is not int or not 0 <= n < 1 << 63 for n in (offset, *shape, *stride)):

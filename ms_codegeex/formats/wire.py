@@ -54,9 +54,9 @@ class WireReader:
                 return value, position + k + 1
         raise WireError(f"no number at byte {position}")
 
-    def fields(self, place: ByteRange) -> Iterator[tuple[int, Value]]:
+    def fields(self, span: ByteRange) -> Iterator[tuple[int, Value]]:
         """(number, value) of each field: a number's bits, or the position of the bytes."""
-        position, end = place.start, place.end
+        position, end = span.start, span.end
         while position < end:
             key, position = self._varint(position, end)
             number, kind = key >> 3, key & 7
@@ -81,12 +81,12 @@ class WireReader:
         """All fields of a message by number, in order; a field of another number is an error."""
         if not isinstance(value, ByteRange):
             raise WireError(f"the number {value} in place of a message")
-        found: dict[int, list[Value]] = {number: [] for number in known}
+        fields: dict[int, list[Value]] = {number: [] for number in known}
         for number, item in self.fields(value):
-            if number not in found:
+            if number not in fields:
                 raise WireError(f"an unknown field {number} in what ends at byte {value.end}")
-            found[number].append(item)
-        return found
+            fields[number].append(item)
+        return fields
 
     def text(self, value: Value) -> str:
         """The UTF-8 text of a field."""
@@ -102,16 +102,16 @@ class WireReader:
 
     def integers(self, values: Iterable[Value]) -> tuple[int, ...]:
         """A repeated field of signed numbers, packed or not."""
-        found: list[int] = []
+        numbers: list[int] = []
         for value in values:
             if isinstance(value, int):
-                found.append(value)
+                numbers.append(value)
                 continue
             position = value.start
             while position < value.end:
                 number, position = self._varint(position, value.end)
-                found.append(number)
-        return tuple(number - (1 << 64) if number >= 1 << 63 else number for number in found)
+                numbers.append(number)
+        return tuple(number - (1 << 64) if number >= 1 << 63 else number for number in numbers)
 
 
 def only(values: list[Value], what: str) -> Value:

@@ -54,13 +54,13 @@ def read_libraries(lines: Iterable[str]) -> dict[str, str]:
 
 def read_kernels(lines: Iterable[str], libraries: Mapping[str, str] = MappingProxyType({})) -> list[Kernel]:
     """The kernels of a dumped graph; `libraries` is what `read_libraries` found."""
-    found = []
+    kernels = []
     for line in lines:
         if match := NODE.match(line):
             ranks = RANKS.search(line) if match[1] in COMMUNICATION else None
             members = tuple(int(rank) for rank in ranks[1].split(",") if rank.strip()) if ranks else ()
-            found.append(Kernel(match[1], int(match[2]), members, libraries.get(match[1], "")))
-    return found
+            kernels.append(Kernel(match[1], int(match[2]), members, libraries.get(match[1], "")))
+    return kernels
 
 
 def backend_kernels(config: RunConfig, rank: int, *, inline: bool) -> list[Kernel]:
@@ -94,7 +94,7 @@ def _lines(files: Iterable[Path]) -> Iterator[str]:
 
 
 def unchecked_operators(kernels: Iterable[Kernel]) -> list[str]:
-    """Operators whose kernel would have to come from CANN's library of operators, which was not asked for it."""
+    """Operators whose kernel would have to come from CANN's library of operators, which was not queried for it."""
     return sorted({kernel.op for kernel in kernels if kernel.library == UNCHECKED})
 
 
@@ -104,21 +104,21 @@ def stream_checks(kernels: Sequence[Kernel], listed: Iterable[dict]) -> list[Pla
     streams: dict[tuple[int, ...], set[int]] = defaultdict(set)
     for kernel in kernels:
         streams[kernel.ranks].add(kernel.stream)
-    groups = {ranks: found for ranks, found in streams.items() if len(ranks) > 1}
-    distinct = {stream for found in groups.values() for stream in found}
+    groups = {ranks: ids for ranks, ids in streams.items() if len(ranks) > 1}
+    distinct = {stream for ids in groups.values() for stream in ids}
     computing = {kernel.stream for kernel in kernels if kernel.op not in COMMUNICATION}
     calls: Counter[str] = Counter()
     for x in listed:
         if len(x["ranks"]) > 1:
             calls[x["op"]] += x["calls"]
-    found = Counter(kernel.op for kernel in kernels if len(kernel.ranks) > 1)
+    launched = Counter(kernel.op for kernel in kernels if len(kernel.ranks) > 1)
     one_each, shown = (f"{len(groups)} groups on {count} streams" for count in (len(groups), len(distinct)))
     several = any(len(x) > 1 for x in groups.values())
     return [
         PlanCheck("back end, computation", "1 stream", f"{len(computing)} stream{'s' * (len(computing) != 1)}"),
         PlanCheck("back end, collectives", one_each, shown + ", some groups on several" * several),
         PlanCheck("back end, collectives apart from computation", "0 shared", f"{len(distinct & computing)} shared"),
-        PlanCheck("back end, kernels of collectives", _counted(calls), _counted(found)),
+        PlanCheck("back end, kernels of collectives", _counted(calls), _counted(launched)),
     ]
 
 

@@ -73,12 +73,12 @@ def wanted_names(directory: Path) -> list[str]:
     """CANN's functions that the plugin is linked to or looks up by name."""
     parts = [directory / part for part in PARTS]
     parts += [path for name in MORE_PARTS for path in directory.glob(f"lib/plugin/ascend/**/{name}")]
-    found: set[str] = set()
+    names: set[str] = set()
     for part in parts:
-        found |= {name for name in undefined_symbols(part).get("", ()) if SYMBOL.match(name)}
+        names |= {name for name in undefined_symbols(part).get("", ()) if SYMBOL.match(name)}
     for part in PARTS:
-        found |= {name.decode() for name in LOOKED_UP.findall((directory / part).read_bytes())}
-    return sorted(found)
+        names |= {name.decode() for name in LOOKED_UP.findall((directory / part).read_bytes())}
+    return sorted(names)
 
 
 def source_of(names: list[str]) -> str:

@@ -121,16 +121,16 @@ def compare(job: RehearsalJob) -> Comparison:
 
 def _weaknesses(config: RunConfig, update: float, updates: int, steps: int, clipped: int) -> list[str]:
     """Reasons why the execution could not have shown an error."""
-    found = []
+    weaknesses = []
     if not update >= MIN_UPDATE:
-        found.append(f"the weights moved by {update:.1%} of their norm: too little to show an error")
+        weaknesses.append(f"the weights moved by {update:.1%} of their norm: too little to show an error")
     if updates < MIN_UPDATES:
-        found.append(f"{updates} of {steps} steps updated the weights: too few to show an error; increase --steps")
+        weaknesses.append(f"{updates} of {steps} steps updated the weights: too few to show an error; increase --steps")
     if config.training.clip_norm and not clipped:
-        found.append("no step was clipped, so clipping was not tested")
+        weaknesses.append("no step was clipped, so clipping was not tested")
     if overflows_in(config, steps) is not None and updates == steps:
-        found.append("no step overflowed, so skipping was not tested; increase --steps")
-    return found
+        weaknesses.append("no step overflowed, so skipping was not tested; increase --steps")
+    return weaknesses
 
 
 def _norm(arrays: Iterable[np.ndarray]) -> float:
@@ -139,7 +139,7 @@ def _norm(arrays: Iterable[np.ndarray]) -> float:
 
 def _adamw(errors: list[dict[str, float]]) -> tuple[float, list[str]]:
     """The largest deviation of AdamW from its formula on any rank, and a problem if it is too large."""
-    rank, name = max(((r, n) for r, found in enumerate(errors) for n in found), key=lambda x: errors[x[0]][x[1]])
+    rank, name = max(((r, n) for r, by_name in enumerate(errors) for n in by_name), key=lambda x: errors[x[0]][x[1]])
     worst = errors[rank][name]
     if worst <= ADAMW_LIMIT:
         return worst, []
@@ -196,7 +196,7 @@ def _scalars(reference: np.ndarray, outputs: list[np.ndarray], tolerances: Toler
 
 
 def _evaluation(
-    expected: list[float] | None, found: list[list[float] | None], limit: float
+    expected: list[float] | None, sums: list[list[float] | None], limit: float
 ) -> tuple[float | None, list[str]]:
     """The largest relative error of a rank's evaluation, and a problem if it is too large. Given are Σ mask·nll and
     Σ mask, of one device and of each rank."""
@@ -204,13 +204,13 @@ def _evaluation(
         return None, []
     loss, tokens = expected[0] / expected[1], expected[1]
     errors = [
-        abs(value / count / loss - 1) if count == tokens and np.isfinite(value) else np.inf for value, count in found
+        abs(value / count / loss - 1) if count == tokens and np.isfinite(value) else np.inf for value, count in sums
     ]
     worst = float(max(errors))
     if worst <= limit:
         return worst, []
     rank = errors.index(max(errors))
-    value, count = found[rank]
+    value, count = sums[rank]
     return worst, [
         f"evaluation: rank {rank} has loss {value / max(count, 1.0):.8g} of {count:g} tokens, one device {loss:.8g} of "
         f"{tokens:g}"
@@ -221,16 +221,16 @@ def _layout_problems(
     plan: dict[str, ParameterLayout], config: RunConfig, rank: int, windows: dict[str, Any]
 ) -> list[str]:
     """The first parameter whose shard on a rank, as the engine gave it, is not the one of the plan."""
-    stage, place = config.mesh.coordinates(rank)[0], Placement(config, rank)
-    mine = {name for name in plan if place.here(name)}
+    stage, placement = config.mesh.coordinates(rank)[0], Placement(config, rank)
+    mine = {name for name in plan if placement.here(name)}
     for name in sorted(mine ^ set(windows)):
         where = "should not be" if name in windows else "is missing"
         return [f"{name}: {where} on rank {rank}, which belongs to stage {stage}"]
     for name in (name for name in plan if name in mine):
-        expected = [[part.start, part.stop] for part in place.window(name)]
+        expected = [[part.start, part.stop] for part in placement.window(name)]
         if windows[name] != expected:
-            found, wanted = (" x ".join(f"{a}:{b}" for a, b in window) for window in (windows[name], expected))
-            return [f"{name}: the engine gave rank {rank} the shard {found}, the plan says {wanted}"]
+            given, wanted = (" x ".join(f"{a}:{b}" for a, b in window) for window in (windows[name], expected))
+            return [f"{name}: the engine gave rank {rank} the shard {given}, the plan says {wanted}"]
     return []
 
 

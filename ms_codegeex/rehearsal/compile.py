@@ -193,8 +193,8 @@ def _graph_checks(config: RunConfig, rank: RankReport, name: str) -> list[PlanCh
     wrong = sorted(x for x in planned.keys() | rank.weights.keys() if planned.get(x) != rank.weights.get(x))
     shapes = ("as planned", "as planned")
     if wrong:
-        expected, found = (list(known.get(wrong[0], ())) for known in (planned, rank.weights))
-        shapes = (f"{wrong[0]} {expected}", f"{found} ({len(wrong)} differ)")
+        expected, actual = (list(known.get(wrong[0], ())) for known in (planned, rank.weights))
+        shapes = (f"{wrong[0]} {expected}", f"{actual} ({len(wrong)} differ)")
     register = "NPUClearFloatStatusV2, NPUGetFloatStatusV2" if running_on(config).saturates else "infinities"
     compared = {
         "local parameters": (f"{sum(map(math.prod, planned.values())):,}", f"{rank.local_parameters:,}"),
@@ -227,12 +227,12 @@ def _collective_checks(config: RunConfig, rank: RankReport, name: str) -> list[P
     """One check of calls and one of buckets if all agree; otherwise one for each kind that differs."""
     called = not rank.inlined and config.accumulation == 1
     planned = (traffic.called_blocks if called else traffic.planned_calls)(config, rank.rank)
-    found = traffic.joined(planned, traffic.found_calls(rank.collectives))
+    calls = traffic.joined(planned, traffic.found_calls(rank.collectives))
     wanted, seen = traffic.planned_buckets(config, rank.rank, called), traffic.found_buckets(rank.collectives)
     buckets = f"{len({key[2] for key in seen})} buckets of {sum(seen.values()):,} calls"
     checks = []
     for what, total, both in (
-        ("collectives", f"{sum(found.values()):,} calls", (planned, found)),
+        ("collectives", f"{sum(calls.values()):,} calls", (planned, calls)),
         ("fusion", buckets, (wanted, seen)),
     ):
         wrong = [PlanCheck(f"{name}{kind}", f"{x} calls", f"{y} calls") for kind, x, y in traffic.differences(*both)]

@@ -51,7 +51,7 @@ class RankReport:
 @dataclass(frozen=True)
 class CompileReport:
     """All compiled ranks and the checks made on them; the operators of one rank of each stage if a timeline was
-    asked for."""
+    requested."""
 
     config: RunConfig
     ranks: Sequence[RankReport]

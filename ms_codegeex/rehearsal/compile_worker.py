@@ -122,13 +122,13 @@ def local_inputs(config: RunConfig) -> list[Any]:
 def aggregated(collectives: Sequence[Any]) -> list[dict[str, Any]]:
     """Equal collectives merged: op, ranks of the group, dtype, bytes of one call, fusion id, calls in a step."""
     keys, calls = ("op", "ranks", "dtype", "bytes", "fusion"), Counter()
-    for found in collectives:
-        calls[tuple(getattr(found, key) for key in keys)] += found.calls
+    for node in collectives:
+        calls[tuple(getattr(node, key) for key in keys)] += node.calls
     return [{**dict(zip(keys, key, strict=True)), "calls": count} for key, count in calls.items()]
 
 
 def compile_all(jobs: Sequence[tuple[RehearsalJob, int, CompileMode]], at_once: int) -> None:
-    """Compile each graph in a separate process, and say on standard output when it has ended."""
+    """Compile each graph in a separate process, and report on standard output when it has ended."""
     specs = []
     for job, rank, mode in jobs:
         scratch = job.directory / f"scratch_{rank}"  # the engine leaves its own files where it runs

@@ -90,12 +90,12 @@ def _elements(
 
     if node.output[0] in types:
         return {node.output[0]: types[node.output[0]]}
-    found = {}
+    elements = {}
     for index, kind in mindir.element_types(node):
         name = f"{prefix}_{index}"
         template = NodeProto(name=name, output=[name], domain=node.domain)
         shape = template.attribute.add(name="shape", type=AttributeProto.TENSORS)
         shape.tensors.add(dims=kind.shape, data_type=mindir.data_type(kind))
         mindir.add_item(model, graph, node.output[0], index, template)
-        found[name] = kind
-    return found
+        elements[name] = kind
+    return elements

@@ -46,25 +46,25 @@ class ExecutionReport:
 
     def to_json(self) -> dict[str, Any]:
         """The keys that `rehearse --json` documents."""
-        found = self.comparison
+        comparison = self.comparison
         return {
             "verdict": "pass" if self.passed else "fail",
             "ranks": self.config.mesh.world,
-            "steps": found.steps,
-            "loss_relative_error": found.loss_error,
-            "evaluation_relative_error": found.evaluation_error,
-            "parameter_relative_error": found.parameter_error,
-            "worst_parameter": found.parameter_errors[0].name,
-            "replicas_equal": found.replicas_equal,
-            "skipped_steps": found.skipped_steps,
-            "clipped_steps": found.clipped_steps,
-            "unclipped_steps": found.unclipped_steps,
-            "adamw_relative_error": found.adamw_error,
-            "loss_fall": found.loss_fall,
+            "steps": comparison.steps,
+            "loss_relative_error": comparison.loss_error,
+            "evaluation_relative_error": comparison.evaluation_error,
+            "parameter_relative_error": comparison.parameter_error,
+            "worst_parameter": comparison.parameter_errors[0].name,
+            "replicas_equal": comparison.replicas_equal,
+            "skipped_steps": comparison.skipped_steps,
+            "clipped_steps": comparison.clipped_steps,
+            "unclipped_steps": comparison.unclipped_steps,
+            "adamw_relative_error": comparison.adamw_error,
+            "loss_fall": comparison.loss_fall,
             "compile_seconds": self.compile_seconds,
             "peak_memory_bytes": self.peak_memory_bytes,
             "collectives": self.collectives,
-            "problems": list(found.problems),
+            "problems": list(comparison.problems),
             "not_executed": list(self.left_out),
         }
 
@@ -128,30 +128,30 @@ def _collect(job: RehearsalJob, planned: RunConfig) -> ExecutionReport:
 
 def report(execution: ExecutionReport) -> str:
     """The verdict as a table in plain text."""
-    found, config = execution.comparison, execution.config
+    result, config = execution.comparison, execution.config
     tolerances = TOLERANCES[config.training.precision]
-    worst = found.parameter_errors[0]
-    model, counts = config.model.sizes, (found.clipped_steps, found.unclipped_steps, found.skipped_steps)
+    worst = result.parameter_errors[0]
+    model, counts = config.model.sizes, (result.clipped_steps, result.unclipped_steps, result.skipped_steps)
     layers = f"{model.num_layers} layers x {model.hidden_size}, {config.training.precision}"
     batch = f"{config.accumulation} micro-batch(es) of {config.micro_batch} sequences per replica"
     rows = [
         ("mesh", f"{execution.planned}  ->  {config.mesh}", ""),
         ("model", f"{layers}, {batch}", ""),
-        ("steps", "{}: {} clipped, {} not, {} skipped".format(found.steps, *counts), ""),
-        ("weights moved by", f"{found.update:.1%} of their norm", ""),
-        ("loss", f"relative error {found.loss_error:.1e}", f"limit {tolerances.loss:.0e}"),
+        ("steps", "{}: {} clipped, {} not, {} skipped".format(result.steps, *counts), ""),
+        ("weights moved by", f"{result.update:.1%} of their norm", ""),
+        ("loss", f"relative error {result.loss_error:.1e}", f"limit {tolerances.loss:.0e}"),
         ("parameters", f"error {worst.error:.1e} of the movement ({worst.name})", f"limit {tolerances.parameter:.0e}"),
-        ("AdamW", f"error {found.adamw_error:.1e} of the movement, against its formula", f"limit {ADAMW_LIMIT:.0e}"),
-        ("fall of the loss", f"{found.loss_fall:.2f} of what the gradient predicts", "limits {} to {}".format(*FALL)),
-        ("replicas", "equal bit for bit" if found.replicas_equal else "DIFFERENT", ""),
+        ("AdamW", f"error {result.adamw_error:.1e} of the movement, against its formula", f"limit {ADAMW_LIMIT:.0e}"),
+        ("fall of the loss", f"{result.loss_fall:.2f} of what the gradient predicts", "limits {} to {}".format(*FALL)),
+        ("replicas", "equal bit for bit" if result.replicas_equal else "DIFFERENT", ""),
         ("communication", ", ".join(f"{n} {op}" for op, n in sorted(execution.collectives.items())), ""),
         ("slowest compilation", f"{execution.compile_seconds:.1f} s", ""),
         ("memory, all ranks", f"{execution.peak_memory_bytes / 1e9:.1f} GB", ""),
     ]
-    if found.evaluation_error is not None:
-        rows.insert(5, ("evaluation", f"relative error {found.evaluation_error:.1e}", f"limit {tolerances.loss:.0e}"))
+    if result.evaluation_error is not None:
+        rows.insert(5, ("evaluation", f"relative error {result.evaluation_error:.1e}", f"limit {tolerances.loss:.0e}"))
     lines = [f"  {name:<20} {value}" + (f"   ({limit})" if limit else "") for name, value, limit in rows]
-    lines += [f"  problem: {problem}" for problem in found.problems]
+    lines += [f"  problem: {problem}" for problem in result.problems]
     lines += [f"  not executed: {line}" for line in execution.left_out]
     verdict = "PASS: it trains as one device does" if execution.passed else "FAIL"
     return "\n".join([f"execution on {config.mesh.world} CPU processes: {verdict}", *lines])

@@ -56,7 +56,7 @@ class CollectiveNode:
     bytes: int  # of the larger of input and output: the whole tensor, of which ranks may hold shards
     calls: int  # how often a step runs the node
     fusion: int  # nodes with the same op, group and fusion id > 0 are sent as one; 0 is never fused
-    name: str  # its place in the model, for example "Default/network-Loss/…/MatMul-op0"
+    name: str  # its path in the model, for example "Default/network-Loss/…/MatMul-op0"
     tag: str  # the same on all ranks that take part, different for every node of a rank
     reduce: str = "sum"
     peer: int | None = None  # global rank a Send goes to or a Receive comes from
@@ -76,7 +76,7 @@ def parse(data: bytes) -> ModelProto:
 def collectives(model: ModelProto, rank: int) -> list[CollectiveNode]:
     """The communication nodes of global rank `rank`, in the order in which `rewrite` numbers them."""
     seen: Counter[str] = Counter()
-    found = []
+    nodes = []
     for node in communication_nodes(model):
         attributes = attributes_of(node.primitive)
         ranks = ranks_in_group_name(attributes.get("group", "")) or tuple(attributes.get("group_rank_ids", ()))
@@ -87,7 +87,7 @@ def collectives(model: ModelProto, rank: int) -> list[CollectiveNode]:
             )
         given = node.given if node.given and node.op != "Receive" else None  # the input of a Receive only orders it
         tag, peer = message_tag(node.op, ranks, rank, attributes)
-        found.append(
+        nodes.append(
             CollectiveNode(
                 op=node.op,
                 ranks=ranks if peer is None else tuple(sorted((rank, peer))),
@@ -106,7 +106,7 @@ def collectives(model: ModelProto, rank: int) -> list[CollectiveNode]:
             )
         )
         seen[tag] += 1
-    return found
+    return nodes
 
 
 def parameters(model: ModelProto) -> dict[str, TensorType]:
@@ -277,7 +277,7 @@ def communication_nodes(model: ModelProto) -> Iterator[_Node]:
     for calls, proto, primitive in nodes:
         op, output = primitive.op_type, output_types(proto)
         if op in COMMUNICATION and len(output) == 1:
-            source = next((found for name in proto.input if (found := packed.get(name, name)) in types), None)
+            source = next((unpacked for name in proto.input if (unpacked := packed.get(name, name)) in types), None)
             given = types[source] if source else None
             yield _Node(calls, proto, op, primitive, source, given, output[0], proto.output[0] not in types)
         elif op in COMMUNICATION or any(x.name == "group" and x.s for x in primitive.attribute):  # not a convolution's
@@ -354,8 +354,8 @@ def _shape(node: NodeProto) -> AttributeProto | None:
 def tensor_type(tensor: Any) -> TensorType:
     """Shape and element type of a value in the protobuf."""
     name = tensor.DataType.Name(tensor.data_type)
-    found = {other: dtype for dtype, other in PROTO_NAMES.items()}.get(name, name.lower())
-    return TensorType(tuple(tensor.dims), found if found in BYTES else "unknown")
+    kind = {other: dtype for dtype, other in PROTO_NAMES.items()}.get(name, name.lower())
+    return TensorType(tuple(tensor.dims), kind if kind in BYTES else "unknown")
 
 
 def attributes_of(primitive: PrimitiveProto) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What an executed step adds to a run's own: an optimizer that hides no error, and an overflow in one place.
+"""What an executed step adds to a run's own: an optimizer that hides no error, and an overflow in one gradient.
 
 The weights follow plain gradient descent, because Adam would hide a wrong scale of the gradients. The run's own AdamW
 updates copies of the weights from the same gradients, and so does NumPy.
@@ -118,16 +118,16 @@ class AdamWFormula:
             decay = c.weight_decay if w.ndim > 1 else 0.0
             self.weights[name] = w - rate * (direction + decay * w)
 
-    def errors(self, found: dict[str, np.ndarray]) -> dict[str, float]:
+    def errors(self, actual: dict[str, np.ndarray]) -> dict[str, float]:
         """Largest deviation of each weight, relative to its movement by the formula."""
         result = {}
         for name, expected in self.weights.items():
-            moved, error = (float(np.max(np.abs(x - expected))) for x in (self.first[name], found[name]))
+            moved, error = (float(np.max(np.abs(x - expected))) for x in (self.first[name], actual[name]))
             relative = error / moved if moved else 0.0 if error == 0 else math.inf
             result[name] = relative if math.isfinite(relative) else math.inf
         return result
 
 
-def parameters_of(found: dict[str, Any], prefix: str) -> dict[str, np.ndarray]:
+def parameters_of(parameters: dict[str, Any], prefix: str) -> dict[str, np.ndarray]:
     """Values of the parameters whose names begin with `prefix`, by the rest of their names."""
-    return {name.removeprefix(prefix): p.asnumpy() for name, p in found.items() if name.startswith(prefix)}
+    return {name.removeprefix(prefix): p.asnumpy() for name, p in parameters.items() if name.startswith(prefix)}

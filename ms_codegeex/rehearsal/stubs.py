@@ -94,7 +94,7 @@ def undefined_symbols(path: Path) -> dict[str, set[str]]:
     """The undefined symbols of an ELF file by required version ("" if none is required)."""
     from elftools.elf.elffile import ELFFile
 
-    found: dict[str, set[str]] = defaultdict(set)
+    by_version: dict[str, set[str]] = defaultdict(set)
     with open(path, "rb") as stream:
         file = ELFFile(stream)
         needed, numbers = file.get_section_by_name(".gnu.version_r"), file.get_section_by_name(".gnu.version")
@@ -107,8 +107,8 @@ def undefined_symbols(path: Path) -> dict[str, set[str]]:
         for index in np.flatnonzero(~sections.any(axis=1)).tolist():  # undefined: no section
             if name := symbols.get_symbol(index).name:
                 number = numbers.get_symbol(index)["ndx"] if version else 0
-                found[version.get(number, "")].add(name)
-    return found
+                by_version[version.get(number, "")].add(name)
+    return by_version
 
 
 def _foreign_libraries(plugin: Path) -> list[str]:
@@ -123,10 +123,10 @@ def _foreign_libraries(plugin: Path) -> list[str]:
 
 def compilers() -> list[list[str]]:
     """The C compilers of this machine as commands, the preferred one first."""
-    found = [[path] for path in map(shutil.which, ("cc", "gcc", "clang")) if path]
+    commands = [[path] for path in map(shutil.which, ("cc", "gcc", "clang")) if path]
     if importlib.util.find_spec("ziglang") is not None:
-        found.append([sys.executable, "-m", "ziglang", "cc"])
-    return found
+        commands.append([sys.executable, "-m", "ziglang", "cc"])
+    return commands
 
 
 def compile_library(source: Path, library: Path, what: str, versions: Path | None = None) -> None:

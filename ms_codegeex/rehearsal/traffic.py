@@ -37,9 +37,9 @@ class PlanCheck:
         return self.expected == self.found
 
 
-def members(mesh: Mesh, found: PlannedCollective, rank: int) -> tuple[int, ...]:
+def members(mesh: Mesh, collective: PlannedCollective, rank: int) -> tuple[int, ...]:
     """The global ranks of a planned collective that `rank` takes part in, in the order of the group."""
-    return tuple(sorted(group_ranks(mesh, found.group, rank, found.phase)))
+    return tuple(sorted(group_ranks(mesh, collective.group, rank, collective.phase)))
 
 
 def _of_rank(config: RunConfig, rank: int) -> Iterator[tuple[PlannedCollective, tuple]]:
@@ -107,41 +107,41 @@ def bucket_of(config: RunConfig, name: str, called: bool = False) -> int:
 def planned_buckets(config: RunConfig, rank: int, called: bool = False) -> Buckets:
     """The collectives that the plan fuses: those of weights and gradients of the rank's stage with a fusion id."""
     mesh, stage = config.mesh, config.mesh.coordinates(rank)[0]
-    found: Buckets = Counter()
+    buckets: Buckets = Counter()
     for layout in layouts_of(config):
         for op, group, *_ in parameter_collectives(config, layout):
             fusion = bucket_of(config, layout.name, called and op == "AllReduce")
             if layout.stage == stage and fusion:
                 again = called and op == "AllReduce" and _in_block(layout.name)
                 calls = config.parallel.overlap.parts if again else 1
-                found[op, group_ranks(mesh, group, rank), fusion] += calls
-    return found
+                buckets[op, group_ranks(mesh, group, rank), fusion] += calls
+    return buckets
 
 
 def found_calls(listed: Iterable[Mapping[str, Any]]) -> Calls:
     """The collectives of a graph, without Receive, which is another rank's Send, and without groups of one rank."""
-    found: Calls = Counter()
+    calls: Calls = Counter()
     for x in listed:
         if x["op"] != "Receive" and len(x["ranks"]) > 1:
-            found[x["op"], tuple(x["ranks"]), x["dtype"], x["bytes"]] += x["calls"]
-    return found
+            calls[x["op"], tuple(x["ranks"]), x["dtype"], x["bytes"]] += x["calls"]
+    return calls
 
 
 def found_buckets(listed: Iterable[Mapping[str, Any]]) -> Buckets:
     """The collectives of a graph that have a fusion id."""
-    found: Buckets = Counter()
+    buckets: Buckets = Counter()
     for x in listed:
         if x["fusion"] and len(x["ranks"]) > 1:
-            found[x["op"], tuple(x["ranks"]), x["fusion"]] += x["calls"]
-    return found
+            buckets[x["op"], tuple(x["ranks"]), x["fusion"]] += x["calls"]
+    return buckets
 
 
-def joined(planned: Calls, found: Calls) -> Calls:
-    """`found` with pairs of reduce-scatter and all-gather counted as the all-reduces that were planned in their place.
+def joined(planned: Calls, actual: Calls) -> Calls:
+    """`actual` with pairs of reduce-scatter and all-gather counted as the all-reduces that were planned in their place.
 
     They move the same bytes. Which of them the engine uses for an embedding depends on what follows the lookup.
     """
-    result = Counter(found)
+    result = Counter(actual)
     for key in [key for key in planned if key[0] == "AllReduce"]:
         halves = [(op, *key[1:]) for op in ("ReduceScatter", "AllGather")]
         pairs = min(planned[key] - result[key], *(result[half] - planned[half] for half in halves))
@@ -152,10 +152,10 @@ def joined(planned: Calls, found: Calls) -> Calls:
     return +result
 
 
-def differences(planned: Counter, found: Counter) -> list[tuple[str, int, int]]:
+def differences(planned: Counter, actual: Counter) -> list[tuple[str, int, int]]:
     """Collectives whose number of calls differs, with the number in the plan and in the graph."""
-    differing = sorted(key for key in planned.keys() | found.keys() if planned[key] != found[key])
-    return [(_named(*key), planned[key], found[key]) for key in differing]
+    differing = sorted(key for key in planned.keys() | actual.keys() if planned[key] != actual[key])
+    return [(_named(*key), planned[key], actual[key]) for key in differing]
 
 
 def _named(op: str, ranks: tuple[int, ...], *rest: Any) -> str:
@@ -174,4 +174,4 @@ def execution_problems(config: RunConfig, rank: int, listed: Iterable[Mapping[st
     expected = Counter({key: count for key, count in planned_calls(config, rank).items() if key[3] > SCALAR_BYTES})
     wrong = differences(expected, joined(expected, Counter(large)))
     wrong += differences(planned_buckets(config, rank), found_buckets(listed))
-    return [f"rank {rank}, {name}: {found} calls per step, planned {planned}" for name, planned, found in wrong[:1]]
+    return [f"rank {rank}, {name}: {actual} calls per step, planned {planned}" for name, planned, actual in wrong[:1]]

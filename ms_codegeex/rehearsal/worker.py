@@ -147,16 +147,16 @@ def fill(model: Any, engine: dict[str, Any], full: dict[str, np.ndarray], config
 
     `engine`: the layouts that the engine chose; `full`: unsharded values as they were built.
     """
-    place, replica, windows = Placement(config, rank), config.mesh.coordinates(rank)[1], {}
+    placement, replica, windows = Placement(config, rank), config.mesh.coordinates(rank)[1], {}
     for proto in model.graph.parameter:
         name, local = mindir.parameter_name(proto.name), tuple(proto.dims)
         weight = name.removeprefix(probe.COPY)  # AdamW's copies start equal to the weights
-        known = weight in place.layouts
-        value = initial_value(place.stored_name(weight), full[name].shape) if known else full[name]
+        known = weight in placement.layouts
+        value = initial_value(placement.stored_name(weight), full[name].shape) if known else full[name]
         if name in engine:
             window = engine_window(engine[name], rank, value.shape, local, replica)
             value = value[tuple(window)]
-            if name in place.layouts:
+            if name in placement.layouts:
                 windows[name] = [[part.start, part.stop] for part in window]
         if value.shape != local:
             raise RunFailure(f"{name}: rank {rank} holds {list(local)}, its layout says {list(value.shape)}")
@@ -207,7 +207,7 @@ def _resources() -> dict[str, Any]:
 
 
 def play(job: RehearsalJob) -> None:
-    """Start every process, and say on standard output what has ended. `RunFailure` names the first that failed."""
+    """Start every process, and report on standard output what has ended. `RunFailure` names the first that failed."""
     ranks = range(job.config.mesh.world)
 
     def process(label: str, function: Callable[..., None], *rank: int, **environment: str) -> ForkSpec:
