@@ -68,10 +68,10 @@ class Driver:
 def query_driver_in_subprocess() -> Driver:
     """Query the driver. `CUDA_VISIBLE_DEVICES` chooses and orders the GPUs, as it does for MindSpore."""
     try:
-        found = json_from_module("ms_codegeex.cuda.driver", "the driver query", SECONDS)
+        fields = json_from_module("ms_codegeex.cuda.driver", "the driver query", SECONDS)
     except RunFailure as error:
         return Driver(problem=str(error))
-    return TypeAdapter(Driver).validate_python(found)
+    return TypeAdapter(Driver).validate_python(fields)
 
 
 def query_driver() -> Driver:

@@ -52,7 +52,7 @@ LIBRARIES = (
 
 @dataclass(frozen=True)
 class Loaded:
-    """A library that was asked for: where it lies, or what is wrong with it."""
+    """A requested library: where it lies, or what is wrong with it."""
 
     library: CudaLibrary
     path: Path | None
@@ -67,11 +67,11 @@ def prepare() -> None:
         RunFailure: MindSpore has been imported already, without its GPU back end.
     """
     plugin_directory("device: gpu", MACHINES)
-    found = load_libraries()
-    check_loaded(found)
+    loaded = load_libraries()
+    check_loaded(loaded)
     if problem := load(DRIVER):
         raise UserError(f"device: gpu: no NVIDIA driver ({problem}); install it, or choose the device cpu")
-    environment = cuda_environment({one.library.soname: one.path for one in found if one.path})
+    environment = cuda_environment({one.library.soname: one.path for one in loaded if one.path})
     if "mindspore" in sys.modules and os.environ.get("CUDA_HOME") != environment["CUDA_HOME"]:
         raise RunFailure(
             "device: gpu: MindSpore was imported before the CUDA libraries were loaded; call "
@@ -80,23 +80,23 @@ def prepare() -> None:
     os.environ.update(environment)
 
 
-def check_loaded(found: list[Loaded]) -> None:
+def check_loaded(loaded: list[Loaded]) -> None:
     """`UserError` that names the libraries with a problem and their remedy."""
-    wrong = [one for one in found if one.problem]
+    wrong = [one for one in loaded if one.problem]
     if wrong:
-        every = len(wrong) == len(found)
+        every = len(wrong) == len(loaded)
         names = "the CUDA libraries" if every else ", ".join(one.library.soname for one in wrong)
         raise UserError(f"device: gpu: {names} cannot be loaded ({wrong[0].problem}); run {INSTALL}")
 
 
 def load_libraries() -> list[Loaded]:
     """Load every library into this process."""
-    found = []
+    loaded = []
     for library in LIBRARIES:
         path = _packaged(library)
         problem = load(path or library.soname)
-        found.append(Loaded(library, path or (None if problem else _mapped(library.soname)), problem))
-    return found
+        loaded.append(Loaded(library, path or (None if problem else _mapped(library.soname)), problem))
+    return loaded
 
 
 def load(library: str | Path) -> str:

@@ -27,8 +27,8 @@ def probe_gpu_backend() -> GpuBackend:
     """Probe it in a separate process. `UserError`: MindSpore has no GPU back end here; `RunFailure`: the process
     ended."""
     plugin_directory("device: gpu", MACHINES)
-    found = json_from_module("ms_codegeex.cuda.probe", "the CUDA probe", SECONDS)
-    return TypeAdapter(GpuBackend).validate_python(found)
+    fields = json_from_module("ms_codegeex.cuda.probe", "the CUDA probe", SECONDS)
+    return TypeAdapter(GpuBackend).validate_python(fields)
 
 
 def main() -> None:

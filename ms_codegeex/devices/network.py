@@ -132,9 +132,9 @@ class _Processes:
         with socket.socket() as chosen:
             chosen.bind(("127.0.0.1", 0))
             port = chosen.getsockname()[1]
-        place = {"MS_WORKER_NUM": str(ranks), "MS_SCHED_HOST": "127.0.0.1", "MS_SCHED_PORT": str(port)}
-        self._start("scheduler", [], {**place, "MS_ROLE": "MS_SCHED"}, ())
-        return [{**place, "MS_ROLE": "MS_WORKER", "MS_NODE_ID": str(rank)} for rank in range(ranks)]
+        environment = {"MS_WORKER_NUM": str(ranks), "MS_SCHED_HOST": "127.0.0.1", "MS_SCHED_PORT": str(port)}
+        self._start("scheduler", [], {**environment, "MS_ROLE": "MS_SCHED"}, ())
+        return [{**environment, "MS_ROLE": "MS_WORKER", "MS_NODE_ID": str(rank)} for rank in range(ranks)]
 
     def _start(
         self, label: str, arguments: Sequence[str], environment: Mapping[str, str], keep: Sequence[int]
@@ -165,19 +165,19 @@ class _Processes:
 
     def answers(self, ranks: Sequence[int]) -> list[list[np.ndarray]]:
         """The arrays that each of `ranks` answers; `UserError` or `RunFailure` if any process fails."""
-        found: dict[int, list[np.ndarray]] = {}
+        arrays: dict[int, list[np.ndarray]] = {}
         by_file, poll = {output.fileno(): rank for rank, output in enumerate(self._outputs)}, select.poll()
         for file in by_file:
             poll.register(file, select.POLLIN)
-        while len(found) < len(ranks):
+        while len(arrays) < len(ranks):
             for file, _ in poll.poll():
                 try:
-                    head, found[by_file[file]] = receive(self._outputs[by_file[file]])
+                    head, arrays[by_file[file]] = receive(self._outputs[by_file[file]])
                 except EOFError:
                     raise self._failure(by_file[file]) from None
                 if "error" in head:
                     raise (UserError if head["user"] else RunFailure)(head["error"])
-        return [found[rank] for rank in ranks]
+        return [arrays[rank] for rank in ranks]
 
     def _failure(self, rank: int) -> RunFailure:
         process = self._processes[rank]

@@ -44,8 +44,8 @@ def load(job: dict[str, Any]) -> LocalNetwork:
     memory = np.frombuffer(mmap.mmap(*job["memory"]), np.uint8) if job["compiled"] else None
     if not job["compiled"]:
         communication.init()
-        if (found := communication.get_rank()) != rank:
-            raise RunFailure(f"generation: device {rank} became rank {found} of MindSpore's communication")
+        if (actual := communication.get_rank()) != rank:
+            raise RunFailure(f"generation: device {rank} became rank {actual} of MindSpore's communication")
     model = load_model(Path(job["model"]), job["bits"])
     adapters = load_adapters({name: Path(path) for name, path in job["adapters"].items()}, model)
     sizes, meeting = SlotSizes(**job["sizes"]), Meeting(Share(model.config, rank, ranks), memory)
@@ -63,13 +63,13 @@ def serve(network: LocalNetwork, rank: int, answers: Any) -> None:
         head, arrays = receive(sys.stdin.buffer)
         if head["do"] == "copy":
             network.copy(*head["slots"], head["length"])
-            found = []
+            results = []
         else:
             passed, wanted, adapters, *chosen = arrays
             rows = Rows(passed, wanted, *(chosen or unread), adapters)
-            found = [network.choose(rows) if head["do"] == "choose" else network.score(rows)]
+            results = [network.choose(rows) if head["do"] == "choose" else network.score(rows)]
         if rank == 0:
-            send(answers, {}, found)
+            send(answers, {}, results)
 
 
 def main(arguments: list[str]) -> None:

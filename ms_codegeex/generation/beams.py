@@ -50,8 +50,8 @@ def search(
     each token."""
     running, done = [Beam()], list[Beam]()
     for length in range(1, limit + 1):
-        found = likeliest([beam.ids for beam in running])
-        grown = [new for beam, best in zip(running, found, strict=True) for new in beam.grown(best, reported)]
+        continuations = likeliest([beam.ids for beam in running])
+        grown = [new for beam, best in zip(running, continuations, strict=True) for new in beam.grown(best, reported)]
         running = []
         for rank, beam in enumerate(sorted(grown, key=lambda beam: -beam.total)[: 2 * beams]):
             finish = "eos" if beam.tokens[-1].token == eos else "length" if length == limit else ""
@@ -78,14 +78,14 @@ def next_tokens(
         places = _places(engine, slots, group, adapter)
         _share(engine, places, group, adapter)
         choices = dict.fromkeys(places, TokenChoice(best=count))
-        found = engine.next(dict(zip(places, group, strict=True)), choices, adapter)
+        chosen = engine.next(dict(zip(places, group, strict=True)), choices, adapter)
         try:
-            check_finite(np.array([found[slot].score for slot in places]))
+            check_finite(np.array([chosen[slot].score for slot in places]))
         except RunFailure:
             for slot in places:
                 engine.clear(slot)
             raise
-        result += [found[slot].best for slot in places]
+        result += [chosen[slot].best for slot in places]
     return result
 
 

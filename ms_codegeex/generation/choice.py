@@ -53,9 +53,9 @@ def check_finite(values: float | np.ndarray) -> None:
         raise RunFailure("generation: the model's logits are not finite; its weights are damaged or it diverged")
 
 
-def uniform(seed: int, place: int) -> float:
-    """The number in [0, 1) that draws token `place` of an answer. It depends only on these two numbers."""
-    return float(np.random.Generator(np.random.Philox(key=seed, counter=place)).random())
+def uniform(seed: int, position: int) -> float:
+    """The number in [0, 1) that draws token `position` of an answer. It depends only on these two numbers."""
+    return float(np.random.Generator(np.random.Philox(key=seed, counter=position)).random())
 
 
 def logit_edits(settings: SamplingSettings, prompt: Sequence[int], output: Sequence[int]) -> np.ndarray:

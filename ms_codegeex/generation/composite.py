@@ -194,18 +194,18 @@ class CompositeChoice(nn.Cell):
         temperature, given, allowed = settings[:, :1], settings[:, -2:-1], settings[:, -1:]
         nothing = ops.full_like(logits, -1e30)
         scores = ops.select(ids < allowed, self._edited(logits, edits), nothing)
-        found = ops.cast(ops.argmax(scores, 1, True), ms.float32)
+        tokens = ops.cast(ops.argmax(scores, 1, True), ms.float32)
         if self.draws:
-            found = ops.select(temperature > 0, self._drawn(scores, settings, ids), found)
-        found = ops.select(given >= 0, given, found)
+            tokens = ops.select(temperature > 0, self._drawn(scores, settings, ids), tokens)
+        tokens = ops.select(given >= 0, given, tokens)
         if places.shape[0] > 1:
             _, best = self.top(ops.select(ids < allowed, logits, nothing), places.shape[0] - 1)
-            found = ops.concat((found, ops.cast(best, ms.float32)), 1)
+            tokens = ops.concat((tokens, ops.cast(best, ms.float32)), 1)
         shifted = logits - ops.max(logits, 1, True)[0]
         scores = shifted - ops.log(ops.sum(ops.exp(shifted), 1, True))
         finite = ops.all(ops.isfinite(logits), 1, True)  # a sum of exponentials would hide minus infinity
         scores = ops.select(finite, scores, ops.full_like(scores, math.nan))
-        return ops.stack((found, ops.gather_elements(scores, 1, ops.cast(found, ms.int32))), -1)
+        return ops.stack((tokens, ops.gather_elements(scores, 1, ops.cast(tokens, ms.int32))), -1)
 
     def _edited(self, logits: Tensor, edits: Tensor) -> Tensor:
         """[n, V]; padding edits a column behind the last"""

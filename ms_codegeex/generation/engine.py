@@ -93,14 +93,14 @@ class Generator:
         sizes = SlotSizes(self.seq_length, self.slots, threads, fast, cache_bits, cpu_level)
         self.speculation = None if speculate is None else self._speculation(speculate, sizes)
         guesses = 0 if self.speculation is None else self.speculation.maximum
-        found = load_adapters(adapters or {}, model)
-        declared = [model.sentinels_in(adapter_infill(each.path), each.path) for each in found]
+        loaded = load_adapters(adapters or {}, model)
+        declared = [model.sentinels_in(adapter_infill(each.path), each.path) for each in loaded]
         self._marks = {number for each in (self.sentinels, *declared) if each is not None for number in each.ids}
-        for each, sentinels in zip(found, declared, strict=True):
+        for each, sentinels in zip(loaded, declared, strict=True):
             if each.name == DEFAULT_ADAPTER and sentinels is not None:
                 self.sentinels = sentinels
-        self._adapters = {DEFAULT_ADAPTER: 0, **{each.name: number for number, each in enumerate(found, 1)}}
-        self.engine = self._engine(model, sizes, guesses, devices, found)
+        self._adapters = {DEFAULT_ADAPTER: 0, **{each.name: number for number, each in enumerate(loaded, 1)}}
+        self.engine = self._engine(model, sizes, guesses, devices, loaded)
         self.scheduler = Scheduler(self.engine, self.speculation)
 
     def _engine(
@@ -272,14 +272,14 @@ class Generator:
     def _beams(self, ids: Sequence[int], settings: SamplingSettings, rule: Rule | None) -> list[Answer]:
         room = min(settings.max_new_tokens, self.seq_length - len(ids))
         count = max(2 * settings.beams, settings.log_probabilities)
-        eos, found = self.tokenizer.eos_id, []
+        eos, answers = self.tokenizer.eos_id, []
         with self.likeliest(ids, settings.beams, count, settings.adapter) as likeliest:
             done = search(likeliest, settings.beams, room, eos, settings.length_penalty, settings.log_probabilities)
         for beam in done[: settings.n]:
             tokens = [one for one in beam.tokens if one.token != eos]
             text, ended = self._text(ids, [one.token for one in tokens], settings, rule)
-            found.append(Answer(text, tokens, "stop" if ended else beam.finish, beam.score))
-        return found
+            answers.append(Answer(text, tokens, "stop" if ended else beam.finish, beam.score))
+        return answers
 
     def _text(
         self, ids: Sequence[int], answer: Iterable[int], settings: SamplingSettings, rule: Rule | None

@@ -55,14 +55,14 @@ class LoadedModel:
         is malformed or does not fit its tokenizer."""
         return self.sentinels_in(self.source.infill, self.path)
 
-    def sentinels_in(self, infill: Mapping[str, Any] | None, place: Path) -> Sentinels | None:
-        """The same for the declaration of an adapter or the model at `place`."""
+    def sentinels_in(self, infill: Mapping[str, Any] | None, path: Path) -> Sentinels | None:
+        """The same for the declaration of an adapter or the model at `path`."""
         if infill is None:
             return None
-        where = str(place / DESCRIPTION if (place / DESCRIPTION).is_file() else place)
-        found = sentinels(infill, where)
-        found.check(self.tokenizer, self.config.vocab_size, f"{where}: infill")
-        return found
+        where = str(path / DESCRIPTION if (path / DESCRIPTION).is_file() else path)
+        declared = sentinels(infill, where)
+        declared.check(self.tokenizer, self.config.vocab_size, f"{where}: infill")
+        return declared
 
 
 def adapter_infill(path: Path) -> Mapping[str, Any] | None:
@@ -106,11 +106,11 @@ class Adapter:
 
     def part(self, weights: SharedWeights) -> Adapter:
         """A device's part of it: a part of a matrix has the same columns of A and the same rows of B."""
-        found = {
+        parts = {
             name: LowRank(each.a[:, weights.part(name, 1)], each.b[weights.part(name, 0)])
             for name, each in self.matrices.items()
         }
-        return Adapter(self.name, self.path, found)
+        return Adapter(self.name, self.path, parts)
 
 
 def load_adapters(paths: Mapping[str, Path], model: LoadedModel) -> list[Adapter]:
@@ -134,5 +134,5 @@ def _loaded(name: str, path: Path, model: LoadedModel) -> Adapter:
 
 def of_matrix(adapters: Sequence[Adapter], name: str) -> list[LowRank | None] | None:
     """Each adapter's addition to the product with this matrix; None if none adds anything."""
-    found = [adapter.matrices.get(name) for adapter in adapters]
-    return found if any(each is not None for each in found) else None
+    additions = [adapter.matrices.get(name) for adapter in adapters]
+    return additions if any(each is not None for each in additions) else None

@@ -206,8 +206,8 @@ def pack(matrix: Quantised) -> Packed:
         numbers[:, :k] = part
         nibbles = (numbers + np.int8(8)).astype(np.uint32).reshape(len(part), width // 128, 8, 16)
         target = words[begin : begin + len(part)].reshape(len(part), width // 128, 16)
-        for place in range(8):
-            target |= nibbles[:, :, place] << np.uint32(8 * (place % 4) + 4 * (place // 4))
+        for position in range(8):
+            target |= nibbles[:, :, position] << np.uint32(8 * (position % 4) + 4 * (position // 4))
     return Packed(n, k, 4, matrix.group, words.view(np.int32), scales)
 
 

@@ -137,11 +137,11 @@ def _check(weights: Weights, compiled: bool, sizes: SlotSizes) -> None:
 
 def compiled_library(threads: int, level: str = AUTO) -> Library | None:
     """The compiled operators, or None where they cannot be used. `UserError` if a `level` is given nevertheless."""
-    found, reason = None, "--threads 0, or a device that is not a CPU"
+    library, reason = None, "--threads 0, or a device that is not a CPU"
     if threads >= 1 and ms.get_context("device_target") == "CPU":
         path, reason = library_path(level), "no C++ compiler builds the operators; install g++ or 'ziglang'"
         with contextlib.suppress(OSError):  # such as a cache on a noexec mount, or a library from another machine
-            found = None if path is None else Library(path, threads)
-    if found is None and level != AUTO:
+            library = None if path is None else Library(path, threads)
+    if library is None and level != AUTO:
         raise UserError(f"--cpu-level: {level}, but MindSpore's own operators compute ({reason}); leave it out")
-    return found
+    return library

@@ -58,8 +58,8 @@ def _lazy(name: str, tensor: LazyTensor, bits: int, group: int) -> dict[str, Laz
     """A matrix's tensors; each is computed when it is written, because scales and numbers are apart in the file."""
 
     def values() -> np.ndarray:
-        found = quantise(tensor.float32(), bits, group).values
-        return found if bits == 8 else _halves(found)
+        numbers = quantise(tensor.float32(), bits, group).values
+        return numbers if bits == 8 else _halves(numbers)
 
     loads = (values, lambda: scales_of(tensor.float32(), bits, group))
     stored = _stored(name, tensor.shape, bits, group).items()
@@ -133,9 +133,9 @@ class QuantisedModel:
         products = self.config.product_names()
         for name, shape in self.config.parameter_shapes().items():
             expected |= _stored(name, shape, self.bits, self.group) if name in products else {name: (None, shape)}
-        found = set(self._file.tensors)
-        if odd := sorted(found ^ expected.keys()):
-            what = "is not one of the model's" if odd[0] in found else "is missing"
+        present = set(self._file.tensors)
+        if odd := sorted(present ^ expected.keys()):
+            what = "is not one of the model's" if odd[0] in present else "is missing"
             raise UserError(f"{self.path / TENSORS}: tensor {odd[0]} {what}; quantise the model again")
         for name, (dtype, shape) in expected.items():
             given = self._file.tensors[name].dtype, self._file.tensors[name].shape
@@ -148,10 +148,10 @@ class QuantisedModel:
             return stored(self._file.tensors[name], rows, columns)
         values, scales = (self._file.tensors[key].array()[rows] for key in (name, name + SCALES))
         if self.bits == 8:
-            found = Quantised(values, 8, scales)
+            matrix = Quantised(values, 8, scales)
         else:
-            found = Quantised(_whole(values, self.config.parameter_shapes()[name][1]), 4, scales, self.group)
-        return found if (rows, columns) == (WHOLE, WHOLE) else found.part(WHOLE, columns)
+            matrix = Quantised(_whole(values, self.config.parameter_shapes()[name][1]), 4, scales, self.group)
+        return matrix if (rows, columns) == (WHOLE, WHOLE) else matrix.part(WHOLE, columns)
 
     def vector(self, name: str, rows: slice = WHOLE) -> np.ndarray:
         """FP32 [n], or a part of it"""

@@ -132,5 +132,5 @@ def request_fields() -> list[Declared]:
 
 def unusual(settings: Any) -> dict[str, float]:
     """The request fields of `SamplingSettings`, or of a `Drawing`, that differ from OpenAI's defaults."""
-    found = {each.name: getattr(settings, each.name, each.option.in_requests) for each in request_fields()}
-    return {each.name: found[each.name] for each in request_fields() if found[each.name] != each.option.in_requests}
+    values = {each.name: getattr(settings, each.name, each.option.in_requests) for each in request_fields()}
+    return {each.name: values[each.name] for each in request_fields() if values[each.name] != each.option.in_requests}

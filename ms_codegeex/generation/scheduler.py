@@ -76,13 +76,13 @@ class Request:
 
     def new(self) -> list[Chosen]:
         """The tokens since the last call, for a caller that makes the scheduler's steps itself; see `ended`."""
-        found = []
+        tokens = []
         while not self._tokens.empty():
             if (token := self._tokens.get()) is None:
                 self.ended = True
             else:
-                found.append(token)
-        return found
+                tokens.append(token)
+        return tokens
 
     def choice(self, guess: Sequence[int] = ()) -> TokenChoice:
         """Of the next token, or of that after a `guess`."""
@@ -257,8 +257,8 @@ class Scheduler:
         planned = self._decoding()
         self._add_prompts(planned)
         self.passes += bool(planned)
-        found = self.engine.advance([part for part, _ in planned]) if planned else []
-        for (part, request), chosen in zip(planned, found, strict=True):
+        results = self.engine.advance([part for part, _ in planned]) if planned else []
+        for (part, request), chosen in zip(planned, results, strict=True):
             if chosen:
                 self._deliver(request, part, chosen)
 

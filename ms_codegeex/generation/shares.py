@@ -108,5 +108,5 @@ class SharedWeights:
     def vector(self, name: str, rows: slice = WHOLE) -> np.ndarray:
         """The device's part of a vector, FP32 [n]."""
         parameter = self._parameters[name]
-        found = self.weights.vector(name, self.part(name, 0))
-        return np.zeros_like(found) if parameter.layer.role.weight_axis == 1 and self.share.rank else found
+        part = self.weights.vector(name, self.part(name, 0))
+        return np.zeros_like(part) if parameter.layer.role.weight_axis == 1 and self.share.rank else part

@@ -112,8 +112,8 @@ class SlotEngine:
     def advance(self, parts: Sequence[Part]) -> list[list[Chosen]]:
         """One pass of parts of different slots, at most `chunk` rows: the tokens of each part's choices. Probabilities
         are those among all rows of the table."""
-        found = self._advance(self.network.choose, parts)
-        return [unpack(rows, part.choices) for part, rows in zip(parts, found, strict=True)]
+        results = self._advance(self.network.choose, parts)
+        return [unpack(rows, part.choices) for part, rows in zip(parts, results, strict=True)]
 
     def next(
         self, sequences: Mapping[int, Sequence[int]], choices: Mapping[int, TokenChoice], adapter: int = 0
@@ -131,9 +131,9 @@ class SlotEngine:
                 if part.ids:
                     parts.append(part)
                 room -= len(part.ids)
-            for part, found in zip(parts, self.advance(parts), strict=True):
-                if found:
-                    result[part.slot] = found[0]
+            for part, chosen in zip(parts, self.advance(parts), strict=True):
+                if chosen:
+                    result[part.slot] = chosen[0]
                     del left[part.slot]
         return {slot: result[slot] for slot in sequences}
 
@@ -158,13 +158,13 @@ class SlotEngine:
     def _read(self, run: Run, slot: int, ids: Sequence[int], begin: int, choices: list[TokenChoice]) -> np.ndarray:
         """Compute a sequence from `begin` on in chunks; the results of `run` for the last `len(choices)` ids.
         `RunFailure` if logits are not finite; the slot's contents are dropped then."""
-        found, first = [], len(ids) - len(choices)
+        computed, first = [], len(ids) - len(choices)
         while begin < len(ids):
             end = min(begin + self.chunk, len(ids))
-            asked = choices[max(begin - first, 0) : max(end - first, 0)]
-            found += self._advance(run, [Part(slot, begin, ids[begin:end], asked)])
+            requested = choices[max(begin - first, 0) : max(end - first, 0)]
+            computed += self._advance(run, [Part(slot, begin, ids[begin:end], requested)])
             begin = end
-        results = np.concatenate([rows for rows in found if len(rows)])
+        results = np.concatenate([rows for rows in computed if len(rows)])
         try:
             check_finite(results)
         except RunFailure:
@@ -177,14 +177,14 @@ class SlotEngine:
         each of several."""
         if self.network.compiled:
             return self._run(run, parts, together=True)
-        found: dict[int, np.ndarray] = {}
+        results: dict[int, np.ndarray] = {}
         single = [part for part in parts if len(part.ids) == 1]
         if single:
-            found |= zip((part.slot for part in single), self._run(run, single, together=True), strict=True)
+            results |= zip((part.slot for part in single), self._run(run, single, together=True), strict=True)
         for part in parts:
             if len(part.ids) > 1:
-                (found[part.slot],) = self._run(run, [part], together=False)
-        return [found[part.slot] for part in parts]
+                (results[part.slot],) = self._run(run, [part], together=False)
+        return [results[part.slot] for part in parts]
 
     def _run(self, run: Run, parts: Sequence[Part], together: bool) -> list[np.ndarray]:
         """One pass, as [3, m, 1] or [3, 1, m]. If interrupted, drops the contents that it may have overwritten."""

@@ -52,10 +52,10 @@ class DraftSpeculation(Speculation):
         guesses: list[list[int]] = [[] for _ in requests]
         for number in range(max(widths, default=0)):
             going = [i for i, width in enumerate(widths) if number < width]
-            found = self.engine.next(
+            chosen = self.engine.next(
                 {requests[i].slot: requests[i].ids + guesses[i] for i in going},
                 {requests[i].slot: requests[i].choice(guesses[i]) for i in going},
             )
             for i in going:
-                guesses[i].append(found[requests[i].slot].token)
+                guesses[i].append(chosen[requests[i].slot].token)
         return guesses

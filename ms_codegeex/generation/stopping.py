@@ -45,10 +45,10 @@ def scanner(stop: Stop) -> Scanner:
 
     def scan(piece: str) -> int | None:
         nonlocal text
-        for place, character in enumerate(piece, 1):
+        for end, character in enumerate(piece, 1):
             text += character
             if stop(text):
-                return place
+                return end
         return None
 
     return scan
@@ -61,7 +61,7 @@ def first_of(*stops: Stop) -> Rule:
         scanners = [scanner(stop) for stop in stops]
 
         def each(piece: str) -> int | None:
-            return min((place for one in scanners if (place := one(piece)) is not None), default=None)
+            return min((end for one in scanners if (end := one(piece)) is not None), default=None)
 
         return each
 
@@ -79,7 +79,7 @@ def words(known: Sequence[str]) -> Rule:
         def each(piece: str) -> int | None:
             nonlocal before
             text = before + piece
-            ends = (place + len(word) for word in known if (place := text.find(word)) >= 0)
+            ends = (start + len(word) for word in known if (start := text.find(word)) >= 0)
             end, length = min(ends, default=None), len(before)
             before = text[-kept:] if kept else ""
             return None if end is None else end - length
@@ -91,7 +91,7 @@ def words(known: Sequence[str]) -> Rule:
 
 def cut(text: str, known: Iterable[str]) -> str:
     """The text before the first of these words, all of it without one."""
-    return text[: min((place for word in known if (place := text.find(word)) >= 0), default=len(text))]
+    return text[: min((start for word in known if (start := text.find(word)) >= 0), default=len(text))]
 
 
 def _closed(depth: int = 0) -> Scanner:
@@ -114,13 +114,13 @@ def _unindented(start: str = "") -> Scanner:
 
     def each(piece: str) -> int | None:
         nonlocal start
-        for place, character in enumerate(piece, 1):
+        for end, character in enumerate(piece, 1):
             if character == "\n":
                 start = ""
                 continue
             start = start or character
             if start not in " \t" and not character.isspace():
-                return place
+                return end
         return None
 
     return each
@@ -128,8 +128,8 @@ def _unindented(start: str = "") -> Scanner:
 
 def first_unindented(text: str) -> int | None:
     """The start of the first line that is neither blank nor indented, None if there is none."""
-    found = UNINDENTED.search(text)
-    return None if found is None else found.start()
+    match = UNINDENTED.search(text)
+    return None if match is None else match.start()
 
 
 # a line that is not blank starts in the first column
@@ -166,7 +166,7 @@ class Ending:
         if self.ended:
             return ""
         places = [scan(piece) for scan in self._scanners]
-        end = min((place for place in places if place is not None), default=None)
+        end = min((position for position in places if position is not None), default=None)
         text = self._held + piece[:end]
         if end is None:
             self._held = self._beginning(text)

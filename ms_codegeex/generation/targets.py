@@ -25,10 +25,10 @@ def use_device(name: str, count: int = 1) -> None:
         return
     logging.disable(logging.CRITICAL)  # MindSpore prints at length which libraries it has looked for
     try:
-        found = ms.hal.is_available(target)
+        available = ms.hal.is_available(target)
     finally:
         logging.disable(logging.NOTSET)
-    if not found:
+    if not available:
         raise UserError(
             f"--device: MindSpore finds no {name} here; run `ms-codegeex doctor` for details, or use --device cpu"
         )

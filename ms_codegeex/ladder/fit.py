@@ -42,7 +42,7 @@ class PowerLaw:
 
     @property
     def undetermined(self) -> tuple[str, ...]:
-        """Exponents at an end of their range: the runs do not say what they are."""
+        """Exponents at an end of their range: the runs do not determine them."""
         ends = MINIMUM * (1 + MARGIN), MAXIMUM * (1 - MARGIN)
         return tuple(name for name in ("alpha", "beta") if not ends[0] < getattr(self, name) < ends[1])
 
@@ -65,9 +65,9 @@ def fit(points: Sequence[Point]) -> PowerLaw:
     Raises:
         UserError: fewer than three sizes or numbers of tokens, which any exponent would fit.
     """
-    for name, found in (("sizes", {p.parameters for p in points}), ("tokens", {p.tokens for p in points})):
-        if len(found) < FEWEST:
-            raise UserError(f"{name}: finished runs have {len(found)}; a fit needs at least {FEWEST} different ones")
+    for name, distinct in (("sizes", {p.parameters for p in points}), ("tokens", {p.tokens for p in points})):
+        if len(distinct) < FEWEST:
+            raise UserError(f"{name}: finished runs have {len(distinct)}; a fit needs at least {FEWEST} different ones")
     return _fit(*_columns(points))
 
 
@@ -85,11 +85,11 @@ def _fit(sizes: np.ndarray, tokens: np.ndarray, losses: np.ndarray) -> PowerLaw:
         alphas, betas = (grid.ravel() for grid in np.meshgrid(*axes, indexing="ij"))
         of_size, of_token = (sizes / size) ** -alphas[:, None], (tokens / token) ** -betas[:, None]
         columns = np.stack([np.ones_like(of_size), of_size, of_token], -1)
-        errors, found = _least_squares(columns / losses[:, None])
+        errors, solutions = _least_squares(columns / losses[:, None])
         best = int(np.argmin(errors))
         centre, step = np.array([alphas[best], betas[best]]), (high - low) / (POINTS - 1)
         low, high = np.maximum(centre - 2 * step, MINIMUM), np.minimum(centre + 2 * step, MAXIMUM)
-    e, a, b = found[best]
+    e, a, b = solutions[best]
     alpha, beta = centre
     return PowerLaw(float(e), float(a * size**alpha), float(alpha), float(b * token**beta), float(beta))
 
@@ -97,7 +97,7 @@ def _fit(sizes: np.ndarray, tokens: np.ndarray, losses: np.ndarray) -> PowerLaw:
 def _least_squares(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """For each [n, 3] of `columns` the non-negative x with the smallest |columns x - 1|², and that square."""
     count, _, width = columns.shape
-    errors, found = np.full(count, np.inf), np.zeros((count, width))
+    errors, solutions = np.full(count, np.inf), np.zeros((count, width))
     for size in range(width, 0, -1):  # a solution with all its numbers above zero cannot be bettered with fewer
         rows = np.flatnonzero(np.isinf(errors))
         for chosen in map(list, combinations(range(width), size)):
@@ -108,9 +108,9 @@ def _least_squares(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             error = np.square((part @ x[..., None])[..., 0] - 1).sum(1)
             better = (x >= 0).all(1) & (error < errors[rows])
             errors[rows[better]] = error[better]
-            found[rows[better]] = 0.0
-            found[np.ix_(rows[better], chosen)] = x[better]
-    return errors, found
+            solutions[rows[better]] = 0.0
+            solutions[np.ix_(rows[better], chosen)] = x[better]
+    return errors, solutions
 
 
 def bootstrap(points: Sequence[Point], law: PowerLaw, count: int = 100, seed: int = 0) -> list[PowerLaw]:

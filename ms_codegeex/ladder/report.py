@@ -10,49 +10,49 @@ from ms_codegeex.base.files import atomic_file
 from ms_codegeex.base.webpage import note, page, settings, table, text
 
 
-def write_report(directory: Path, found: Mapping[str, Any]) -> None:
+def write_report(directory: Path, analysis: Mapping[str, Any]) -> None:
     """Write ladder.html and ladder.png next to ladder.json."""
     with atomic_file(directory / "ladder.html") as temporary:
-        temporary.write_text(report(found), encoding="utf-8")
-    draw(found, directory / "ladder.png")
+        temporary.write_text(report(analysis), encoding="utf-8")
+    draw(analysis, directory / "ladder.png")
 
 
-def named(found: Mapping[str, Any], value: Any) -> str:
+def named(analysis: Mapping[str, Any], value: Any) -> str:
     """A value of the varied setting, for people."""
-    key = found["settings"]["vary"]["key"]
+    key = analysis["settings"]["vary"]["key"]
     return "all runs" if key is None else f"{key}={str(value).lower() if isinstance(value, bool) else value}"
 
 
-def report(found: Mapping[str, Any]) -> str:
+def report(analysis: Mapping[str, Any]) -> str:
     """The page."""
     runs = []
-    for r in found["runs"]:
+    for r in analysis["runs"]:
         figures = (f"{r['parameters']:,}", f"{r['tokens']:,}", f"{r['flops']:.2e}", str(r["seed"]))
-        runs.append((*figures, text(named(found, r["value"])), _loss(r["loss"]), text(r["directory"])))
+        runs.append((*figures, text(named(analysis, r["value"])), _loss(r["loss"]), text(r["directory"])))
     heads = ("parameters", "tokens", "FLOPs", "seed", "setting", "validation loss", "run")
-    laws = [(f"Law: {text(named(found, x['value']))}", _law(x)) for x in found["laws"]]
+    laws = [(f"Law: {text(named(analysis, x['value']))}", _law(x)) for x in analysis["laws"]]
     sections = [("Runs", table(heads, runs)), *laws]
-    if found["comparisons"]:
-        sections.append(("Comparison", _comparison(found)))
-    sections.append(("Settings", settings(found["settings"])))
+    if analysis["comparisons"]:
+        sections.append(("Comparison", _comparison(analysis)))
+    sections.append(("Settings", settings(analysis["settings"])))
     return page("Ladder", sections)
 
 
-def _law(found: Mapping[str, Any]) -> str:
-    if found["law"] is None:
-        return note(f"No law was fitted: {text(found['reason'])}.")
-    law = found["law"]
+def _law(entry: Mapping[str, Any]) -> str:
+    if entry["law"] is None:
+        return note(f"No law was fitted: {text(entry['reason'])}.")
+    law = entry["law"]
     lines = note(
         f"L(N, D) = {law['e']:.3f} + {law['a']:.4g} / N^{law['alpha']:.3f} + {law['b']:.4g} / D^{law['beta']:.3f}; "
-        f"root mean square error {found['error']:.4f} nats. 90 % intervals: E {_interval(found['e_interval'])}, "
-        f"alpha {_interval(found['alpha_interval'])}, beta {_interval(found['beta_interval'])}."
+        f"root mean square error {entry['error']:.4f} nats. 90 % intervals: E {_interval(entry['e_interval'])}, "
+        f"alpha {_interval(entry['alpha_interval'])}, beta {_interval(entry['beta_interval'])}."
     )
-    if found["undetermined"]:
+    if entry["undetermined"]:
         lines += note(
-            f"The runs do not determine {' and '.join(found['undetermined'])}, which ended at a limit of its range: do "
+            f"The runs do not determine {' and '.join(entry['undetermined'])}, which ended at a limit of its range: do "
             "not trust the forecasts. Train more tokens, or sizes further apart."
         )
-    if held := found["held_out"]:
+    if held := entry["held_out"]:
         inside = held["low"] <= held["measured"] <= held["high"]
         lines += note(
             f"Without its largest runs ({held['parameters']:,} parameters, {held['tokens']:,} tokens) the law "
@@ -60,7 +60,7 @@ def _law(found: Mapping[str, Any]) -> str:
             f"{held['measured']:.3f}, {'inside' if inside else 'outside'} the interval."
         )
     formats = ("{times:.0f} x", "{parameters:.3g}", "{tokens:.3g}", "{loss:.3f}", "{low:.3f} to {high:.3f}")
-    rows = [[each.format(**forecast) for each in formats] for forecast in found["forecasts"]]
+    rows = [[each.format(**forecast) for each in formats] for forecast in entry["forecasts"]]
     heads = ("compute of the largest run", "best size", "tokens", "forecast loss", "90 % interval")
     return lines + table(heads, rows, numeric=4)
 
@@ -73,14 +73,14 @@ def _interval(pair: Any) -> str:
     return f"{pair[0]:.2f} to {pair[1]:.2f}"
 
 
-def _comparison(found: Mapping[str, Any]) -> str:
-    values = found["settings"]["vary"]["values"]
+def _comparison(analysis: Mapping[str, Any]) -> str:
+    values = analysis["settings"]["vary"]["values"]
     rows = []
-    for row in found["comparisons"]:
-        best = "" if row["best"] is None else text(named(found, values[row["best"]]))
+    for row in analysis["comparisons"]:
+        best = "" if row["best"] is None else text(named(analysis, values[row["best"]]))
         losses = map(_loss, row["losses"])
         rows.append([f"{row['parameters']:,}", f"{row['tokens']:,}", *losses, best, verdict(row)])
-    heads = ("parameters", "tokens", *(named(found, value) for value in values), "best", "against the first")
+    heads = ("parameters", "tokens", *(named(analysis, value) for value in values), "best", "against the first")
     return table(heads, rows) + note("Noise: two standard errors of the difference, from the spread of the seeds.")
 
 
@@ -96,7 +96,7 @@ def verdict(row: Mapping[str, Any]) -> str:
     return f"{row['difference']:+.4f}, {side} noise {row['noise']:.4f}"
 
 
-def draw(found: Mapping[str, Any], picture: Path) -> None:
+def draw(analysis: Mapping[str, Any], picture: Path) -> None:
     """Draw the losses of all runs over their compute, and each law's lowest loss with its interval."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -104,11 +104,13 @@ def draw(found: Mapping[str, Any], picture: Path) -> None:
     figure = Figure(figsize=(8, 5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    for number, law in enumerate(found["laws"]):
+    for number, law in enumerate(analysis["laws"]):
         colour = f"C{number}"
-        points = [(6 * r["parameters"] * r["tokens"], r["loss"]) for r in found["runs"] if r["value"] == law["value"]]
+        points = [
+            (6 * r["parameters"] * r["tokens"], r["loss"]) for r in analysis["runs"] if r["value"] == law["value"]
+        ]
         if good := [point for point in points if point[1] is not None]:
-            axes.plot(*zip(*good, strict=True), "o", color=colour, label=named(found, law["value"]))
+            axes.plot(*zip(*good, strict=True), "o", color=colour, label=named(analysis, law["value"]))
         if law["law"]:
             flops, loss, low, high = ([x[key] for x in law["frontier"]] for key in ("flops", "loss", "low", "high"))
             axes.plot(flops, loss, color=colour, lw=1)

@@ -91,8 +91,8 @@ def _forecast(law: PowerLaw, laws: Sequence[PowerLaw], flops: float, maximum: fl
     """The lowest loss for `flops` by the law: `times` the compute of the largest run, and its interval."""
     parameters, tokens = law.best(flops)
     low, high = band(laws, parameters, tokens)
-    place = {"times": flops / maximum, "flops": float(flops), "parameters": parameters, "tokens": tokens}
-    return {**place, "loss": law.loss(parameters, tokens), "low": low, "high": high}
+    point = {"times": flops / maximum, "flops": float(flops), "parameters": parameters, "tokens": tokens}
+    return {**point, "loss": law.loss(parameters, tokens), "low": low, "high": high}
 
 
 def _held_out(points: Sequence[Point]) -> dict[str, Any] | None:
@@ -119,8 +119,8 @@ def comparisons(values: Sequence[Any], results: Sequence[Result]) -> list[dict[s
     more than the seeds do."""
     cells: dict[tuple[int, int, int], dict[int, list[float]]] = {}
     for x in results:
-        found = cells.setdefault((x.parameters, x.tokens, x.size), {}).setdefault(values.index(x.value), [])
-        found += [] if x.loss is None else [x.loss]
+        measured = cells.setdefault((x.parameters, x.tokens, x.size), {}).setdefault(values.index(x.value), [])
+        measured += [] if x.loss is None else [x.loss]
     spread = _spread([losses for cell in cells.values() for losses in cell.values()])
     rows = []
     for (parameters, tokens, size), cell in sorted(cells.items()):

@@ -51,7 +51,7 @@ class Rung:
     """One run of a ladder."""
 
     config: RunConfig
-    size: int  # its place in the list of sizes
+    size: int  # its index in the list of sizes
     tokens: int
     seed: int
     value: Any  # of the varied setting
@@ -80,14 +80,14 @@ def load_ladder(path: Path | None, overrides: Sequence[str]) -> tuple[LadderSett
 def rungs(settings: LadderSettings) -> list[Rung]:
     """All runs, the smallest first."""
     common = merged(read_yaml(find_config(settings.run, option="run")), merged(QUIET, settings.settings))
-    found = [
+    ladder = [
         _rung(common, settings, size, tokens, seed, value)
         for tokens in sorted(settings.tokens)
         for size in range(len(settings.sizes))
         for value in settings.vary.values or [None]
         for seed in settings.seeds
     ]
-    return sorted(found, key=lambda x: x.config.model.sizes.flops_per_token(x.config.seq_length) * x.tokens)
+    return sorted(ladder, key=lambda x: x.config.model.sizes.flops_per_token(x.config.seq_length) * x.tokens)
 
 
 def _rung(common: Mapping[str, Any], settings: LadderSettings, size: int, tokens: int, seed: int, value: Any) -> Rung:

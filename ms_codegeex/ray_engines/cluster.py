@@ -97,13 +97,13 @@ def _check_reachable(address: str) -> None:
 
 def live_nodes(ray: Any) -> list[ClusterNode]:
     """The nodes with at least one core for tasks, with distinct names."""
-    found = []
+    nodes = []
     for node in ray.nodes():
         if node["Alive"]:
             name, cores = node.get("NodeName") or node["NodeManagerAddress"], int(node["Resources"].get("CPU", 0))
-            found.append(ClusterNode(node["NodeID"], name, cores))
-    names = Counter(node.name for node in found)
-    distinct = [n if names[n.name] == 1 else replace(n, name=f"{n.name} ({n.id[:8]})") for n in found]
+            nodes.append(ClusterNode(node["NodeID"], name, cores))
+    names = Counter(node.name for node in nodes)
+    distinct = [n if names[n.name] == 1 else replace(n, name=f"{n.name} ({n.id[:8]})") for n in nodes]
     return [node for node in distinct if node.cores]
 
 
@@ -117,11 +117,11 @@ def program_version() -> tuple[str, str]:
     return __version__, platform.python_version()
 
 
-def check_version(name: str, found: tuple[str, str]) -> None:
+def check_version(name: str, versions: tuple[str, str]) -> None:
     """UserError if the node with this name has other versions than this one."""
-    if found != program_version():
+    if versions != program_version():
         raise UserError(
-            f"node {name}: has ms-codegeex {found[0]} under Python {found[1]}, this one {__version__} under "
+            f"node {name}: has ms-codegeex {versions[0]} under Python {versions[1]}, this one {__version__} under "
             f"{platform.python_version()}; install the same on all nodes"
         )
 

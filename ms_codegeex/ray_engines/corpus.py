@@ -108,7 +108,7 @@ def _check_node(name: str, work: Path, answer: Any) -> None:
         raise cluster.cannot_run(name, error) from None
     cluster.check_version(name, version)
     if missing:
-        place = work if missing[0].startswith(f"{work}/probe-") else missing[0]
+        path = work if missing[0].startswith(f"{work}/probe-") else missing[0]
         raise UserError(
-            f"node {name}: does not see {place}; give --input and --output paths on a file system that all nodes share"
+            f"node {name}: does not see {path}; give --input and --output paths on a file system that all nodes share"
         )

@@ -87,24 +87,25 @@ class RayNode:
 
 @contextlib.contextmanager
 def open_ray_nodes(
-    address: str, build: Callable[[], Task], mode: str, workers: int | None, content: str, say: Callable[[str], None]
+    address: str, build: Callable[[], Task], mode: str, workers: int | None, content: str, report: Callable[[str], None]
 ) -> Iterator[NodesEngine]:
     """An engine over all nodes of a running cluster.
 
     Args:
         address: of the cluster, "auto" for that of this machine.
         workers: programs at once on each node; None: as many as it has cores.
-        build, mode, content, say: see `NodesEngine`.
+        build, mode, content: see `NodesEngine`.
+        report: prints a line for the user.
 
     Raises:
         UserError: there is no cluster, or a node of it cannot judge.
     """
     with cluster.connected(address, OPTION) as ray:
         calls = RayCalls()
-        nodes = _started(ray, workers, say, calls)
+        nodes = _started(ray, workers, report, calls)
         try:
-            engine = NodesEngine(nodes, build, mode, content, say, PLACE)
-            say(f"judging on {len(engine.nodes)} nodes, {engine.workers} programs at once")
+            engine = NodesEngine(nodes, build, mode, content, report, PLACE)
+            report(f"judging on {len(engine.nodes)} nodes, {engine.workers} programs at once")
             yield engine
         finally:
             _end(ray, nodes, calls)
@@ -120,13 +121,13 @@ def _end(ray: Any, nodes: Sequence[RayNode], calls: RayCalls) -> None:
     calls.wait(END_SECONDS)
 
 
-def _started(ray: Any, workers: int | None, say: Callable[[str], None], calls: RayCalls) -> list[RayNode]:
+def _started(ray: Any, workers: int | None, report: Callable[[str], None], calls: RayCalls) -> list[RayNode]:
     """The nodes, with actors that answer. The cores that they use are reserved with Ray."""
     nodes = []
     for node in cluster.live_nodes(ray):
         count = workers or node.cores
-        place = cluster.placement(ray, node)
-        options = {"num_cpus": min(count, node.cores), "max_concurrency": count, "scheduling_strategy": place}
+        strategy = cluster.placement(ray, node)
+        options = {"num_cpus": min(count, node.cores), "max_concurrency": count, "scheduling_strategy": strategy}
         nodes.append(RayNode(ray, node.id, node.name, count, ray.remote(**options)(Actor).remote(), calls))
     if not nodes:
         raise UserError(f"{OPTION}: no node of the cluster has cores for tasks; add nodes with `ray start`")
@@ -134,11 +135,11 @@ def _started(ray: Any, workers: int | None, say: Callable[[str], None], calls: R
     _, waiting = ray.wait(answers, num_returns=len(answers), timeout=BUSY_SECONDS)
     if waiting:
         names = ", ".join(node.name for node, answer in zip(nodes, answers, strict=True) if answer in waiting)
-        say(f"waiting for node {names}, whose cores may be in use; --workers N needs only N of them")
-    return [node for node, answer in zip(nodes, answers, strict=True) if _runs(ray, node, answer, say)]
+        report(f"waiting for node {names}, whose cores may be in use; --workers N needs only N of them")
+    return [node for node, answer in zip(nodes, answers, strict=True) if _runs(ray, node, answer, report)]
 
 
-def _runs(ray: Any, node: RayNode, answer: Any, say: Callable[[str], None]) -> bool:
+def _runs(ray: Any, node: RayNode, answer: Any, report: Callable[[str], None]) -> bool:
     """False if the node was lost before it began. UserError if it is there and does not run this program."""
     try:
         version = ray.get(answer)
@@ -147,7 +148,7 @@ def _runs(ray: Any, node: RayNode, answer: Any, say: Callable[[str], None]) -> b
         kinds = (ray.exceptions.RayActorError, ray.exceptions.ActorUnschedulableError)
         lost = isinstance(error, kinds) and not getattr(error, "actor_init_failed", False)
         if lost or node.key not in {each.id for each in cluster.live_nodes(ray)}:
-            say(f"node {node.name} was lost ({first_line(error)}) before it began")
+            report(f"node {node.name} was lost ({first_line(error)}) before it began")
             return False
         raise cluster.cannot_run(node.name, error) from None
     cluster.check_version(node.name, version)

@@ -253,7 +253,7 @@ class Backend(ABC):
 
         The text goes `through` the answer's own filter. With `prompt_scores`, `StreamedAnswer.scored` is available with
         the first piece. With `prompt_only`, the prompt is computed and the answer is empty. Clients take turns. In a
-        full queue, the answer takes the place of one of a client that has more of them.
+        full queue, the answer replaces one of a client that has more of them.
         """
         self.check_room(1, client)
         if not 0 < len(ids) < self.model.context:

@@ -67,8 +67,8 @@ class Flood:
 
 
 class Pool:
-    """At most `most` connections. A further one takes the place of an idle one: first of the oldest that has sent no
-    whole request, then of the one that has been silent for the longest time."""
+    """At most `most` connections. A further one replaces an idle one: first the oldest that has sent no whole
+    request, then the one that has been silent for the longest time."""
 
     def __init__(self, maximum: int, flood: Flood):
         self._maximum, self._flood = maximum, flood

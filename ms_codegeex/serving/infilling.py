@@ -37,13 +37,13 @@ def overlap(answer: str, suffix: str) -> int:
     return len(answer) - len(text) if lead else 0
 
 
-def _alike(found: str, lead: str) -> bool:
+def _alike(space: str, lead: str) -> bool:
     """Whether white space in the answer corresponds to that at the start of the suffix."""
     if not lead:
         return True
-    if ("\n" in found) != ("\n" in lead):
+    if ("\n" in space) != ("\n" in lead):
         return False
-    return found.rpartition("\n")[2] == lead.rpartition("\n")[2] if "\n" in lead else bool(found)
+    return space.rpartition("\n")[2] == lead.rpartition("\n")[2] if "\n" in lead else bool(space)
 
 
 def _whole_words(before: str, body: str) -> bool:

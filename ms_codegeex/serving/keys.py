@@ -53,11 +53,11 @@ class Keys:
     def find(self, text: str) -> Key | None:
         """The key with this text. The time does not depend on which key it is, or how much of it is right."""
         digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
-        found = None
+        match = None
         for key in self._keys:
             if hmac.compare_digest(key.digest, digest):
-                found = key
-        return found
+                match = key
+        return match
 
 
 def read_keys(path: Path) -> tuple[Key, ...]:
@@ -91,31 +91,31 @@ def _read(path: Path) -> tuple[os.stat_result, bytes]:
     return status, content
 
 
-def _key(words: list[str], place: str, number: int) -> Key:
+def _key(words: list[str], where: str, number: int) -> Key:
     limits = [word for word in words[1:] if word.partition("=")[0] in _LIMITS and "=" in word]
     rest = [word for word in words if word not in limits]
     if len(rest) > 2:
-        raise UserError(f"{place}: {len(rest)} words; expected a name, a key and limits such as concurrent=4")
+        raise UserError(f"{where}: {len(rest)} words; expected a name, a key and limits such as concurrent=4")
     name, text = rest if len(rest) == 2 else (f"key-{number}", rest[0])
     if not _NAME.fullmatch(name):
-        raise UserError(f"{place}: the name is not made of letters, digits and . _ - @; choose another one")
-    found = {}
+        raise UserError(f"{where}: the name is not made of letters, digits and . _ - @; choose another one")
+    fields = {}
     for word in limits:
         option, _, value = word.partition("=")
         if not re.fullmatch("[0-9]{1,9}", value) or not int(value):
-            raise UserError(f"{place}: {option} is not a whole number from 1; for example {option}=60")
-        found[_LIMITS[option]] = int(value)
-    return Key(name, _digest(text, place), **found)
+            raise UserError(f"{where}: {option} is not a whole number from 1; for example {option}=60")
+        fields[_LIMITS[option]] = int(value)
+    return Key(name, _digest(text, where), **fields)
 
 
-def _digest(text: str, place: str) -> bytes:
+def _digest(text: str, where: str) -> bytes:
     if text.startswith(PREFIX):
         if not re.fullmatch("[0-9a-fA-F]{64}", text[len(PREFIX) :]):
-            raise UserError(f"{place}: {PREFIX} is not followed by 64 hexadecimal digits; see `sha256sum`")
+            raise UserError(f"{where}: {PREFIX} is not followed by 64 hexadecimal digits; see `sha256sum`")
         return bytes.fromhex(text[len(PREFIX) :])
     if len(text) < MINIMUM or not _KEY.fullmatch(text):
         raise UserError(
-            f"{place}: a key has {MINIMUM} or more visible ASCII characters; make one with `openssl rand -hex 32`"
+            f"{where}: a key has {MINIMUM} or more visible ASCII characters; make one with `openssl rand -hex 32`"
         )
     return hashlib.sha256(text.encode()).digest()
 

@@ -76,10 +76,10 @@ class Report:
     def feed(self, piece: Piece) -> LogProbabilities:
         """The report on the tokens whose text this piece completes."""
         ready = self._tokens.feed(piece)
-        found = self._described([each.chosen for each in ready], [self._start + each.place for each in ready])
+        report = self._described([each.chosen for each in ready], [self._start + each.place for each in ready])
         if ready and ready[-1].maximum is not None:
-            found.tokens[-1] = token_text(self._tokenizer, ready[-1].chosen.token, ready[-1].maximum)
-        return found
+            report.tokens[-1] = token_text(self._tokenizer, ready[-1].chosen.token, ready[-1].maximum)
+        return report
 
     def prompt(self, ids: Sequence[int], scored: Sequence[Chosen]) -> LogProbabilities:
         """The report on an echoed prompt; `scored` are all its ids but the first."""
@@ -87,12 +87,12 @@ class Report:
         for number in ids:
             offsets.append(length)
             length += len(text.feed(number))
-        found = self._described(scored, offsets[1:])
+        report = self._described(scored, offsets[1:])
         return LogProbabilities(
-            tokens=[token_text(self._tokenizer, ids[0]), *found.tokens],
-            token_logprobs=[None, *found.token_logprobs],
-            top_logprobs=None if found.top_logprobs is None else [None, *found.top_logprobs],
-            text_offset=[0, *found.text_offset],
+            tokens=[token_text(self._tokenizer, ids[0]), *report.tokens],
+            token_logprobs=[None, *report.token_logprobs],
+            top_logprobs=None if report.top_logprobs is None else [None, *report.top_logprobs],
+            text_offset=[0, *report.text_offset],
         )
 
     def _described(self, tokens: Sequence[Chosen], offsets: Sequence[int]) -> LogProbabilities:
@@ -104,10 +104,10 @@ class Report:
         )
 
     def _top(self, chosen: Chosen) -> dict[str, float]:
-        found: dict[str, float] = {}
+        scores: dict[str, float] = {}
         for number, score in chosen.best:  # the likeliest first; texts of two tokens may be equal
-            found.setdefault(token_text(self._tokenizer, number), max(score, MINIMUM))
-        return found
+            scores.setdefault(token_text(self._tokenizer, number), max(score, MINIMUM))
+        return scores
 
 
 def joined(first: LogProbabilities, second: LogProbabilities) -> LogProbabilities:

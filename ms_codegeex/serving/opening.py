@@ -1,6 +1,6 @@
 """Opens the model that is served, and its adapters.
 
-A model directory may say in `serving.json` how its model was tuned:
+A model directory may state in `serving.json` how its model was tuned:
 
     {"chat": "codegeex2"}                             a format of `data.conversations`, or
     {"chat": {"user": "U: {content}\\n", "assistant": "A: {content}\\n", "system": "{content}\\n", "stop": ["U:"]}}
@@ -52,7 +52,7 @@ def described_model(model: LoadedModel, path: Path, name: str = "") -> ServedMod
 
 
 def with_adapter(model: ServedModel, name: str, path: Path) -> ServedModel:
-    """The model with an adapter, which may say how it was tuned."""
+    """The model with an adapter, which may state how it was tuned."""
     where, infill = path / DESCRIPTION, adapter_infill(path)
     chat = _chat(_described(where).get("chat"), where)
     return replace(

@@ -180,7 +180,7 @@ def commented(source: UserCode) -> TaskPrompt:
 
 def documented(source: UserCode) -> TaskPrompt:
     """The code with a description of it. Published for Python: the docstring template of CodeGeeX's extension for VS
-    Code (an example with its docstring, then the code). Ours: the code is repeated up to the place of the docstring;
+    Code (an example with its docstring, then the code). Ours: the code is repeated up to where the docstring goes;
     for other languages the description is a comment in front of the code."""
     if source.language.name == "Python":
         return _docstring(source)

@@ -61,12 +61,12 @@ async def prepared(request: Request, work: Callable[[], Result]) -> Result:
 
 def logit_bias(given: Mapping[str, float] | None, model: ServedModel) -> dict[int, float]:
     """The field `logit_bias`, whose keys are ids as text."""
-    found = {}
+    biases = {}
     for text, value in (given or {}).items():
         if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) < model.allowed):
             raise UserError(f"logit_bias: {text!r} is not a token's id; ids are 0 to {model.allowed - 1}")
-        found[int(text)] = value
-    return found
+        biases[int(text)] = value
+    return biases
 
 
 def sampling_settings(
@@ -198,13 +198,13 @@ def begun(plan: AnswerPlan, backend: Backend, request: Request) -> Iterator[list
     client = record.key or record.client
     backend.check_room(plan.size, client, record.concurrent)
     try:
-        for place, ids in enumerate(plan.prompts):
+        for index, ids in enumerate(plan.prompts):
             for number in range(plan.count):
                 answers.append(
                     backend.answer(
                         ids,
                         seeded(plan.settings, number),
-                        rule=plan.rules[place] if plan.rules else None,
+                        rule=plan.rules[index] if plan.rules else None,
                         client=client,
                         through=plan.through() if plan.through else None,
                         prompt_scores=plan.prompt_scores,

@@ -28,7 +28,7 @@ class Worker:
         self.requests: dict[int, Any] = {}
 
     def run(self) -> None:
-        """Work until the server is gone. The server is ready once this has told it so: no graph of the usual requests
+        """Work until the server is gone. The server is ready once this has reported: no graph of the usual requests
         is compiled after that."""
         self.generator.warm_up()
         with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the server is gone

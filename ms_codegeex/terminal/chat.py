@@ -190,8 +190,8 @@ class Chat:
             code = path.read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{path} cannot be read as text ({error})") from None
-        found = detect(path, code.encode()[:16384])
-        return code, language or (found.name if found else self.language)
+        detected = detect(path, code.encode()[:16384])
+        return code, language or (detected.name if detected else self.language)
 
     def _set(self, words: list[str]) -> None:
         if not words:

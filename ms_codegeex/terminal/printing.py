@@ -17,7 +17,7 @@ TAB = 4
 
 class Printer:
     """Writes code in `language` (empty: no colours) that continues the text `before`. On a terminal: the pieces as they
-    come, and then each complete line again in colour in the same place. `echoed`: `before` is on the screen already."""
+    come, and then each complete line again in colour, over them. `echoed`: `before` is on the screen already."""
 
     def __init__(self, console: Console, language: str = "", before: str = "", echoed: bool = False):
         self._console, self._lexer = console, _lexer(language)

@@ -150,7 +150,7 @@ class Library:
         return Registration(self._library, number, (weight, bias))
 
     def exchange(self, memory: np.ndarray, rank: int, ranks: int) -> Registration:
-        """A place where processes meet: `memory` uint8 [exchange_bytes(ranks)], zeros at first, mapped by all. Every
+        """A meeting point of processes: `memory` uint8 [exchange_bytes(ranks)], zeros at first, mapped by all. Every
         process must run its operators in the same order."""
         _check(memory, np.uint8, (exchange_bytes(ranks),), 64)
         if not 0 <= rank < ranks:
@@ -185,7 +185,7 @@ def _factors(factors: Sequence[LowRank | None], packed: Packed) -> tuple[np.ndar
     """int64 [adapters, 3]: addresses of A [r, width] and of B transposed [r, rows], and r; and what is at the
     addresses."""
     table, kept = np.zeros((len(factors), 3), np.int64), []
-    for place, each in enumerate(factors):
+    for index, each in enumerate(factors):
         if each is None:
             continue
         rank = len(each.a)
@@ -193,7 +193,7 @@ def _factors(factors: Sequence[LowRank | None], packed: Packed) -> tuple[np.ndar
             raise ValueError(f"factors {each.a.shape} and {each.b.shape} for a matrix [{packed.n}, {packed.k}]")
         a, b = np.zeros((rank, packed.width), np.float32), np.zeros((rank, packed.rows), np.float32)
         a[:, : packed.k], b[:, : packed.n] = each.a, each.b.T
-        table[place] = a.ctypes.data, b.ctypes.data, rank
+        table[index] = a.ctypes.data, b.ctypes.data, rank
         kept += [a, b]
     return table, tuple(kept)
 
@@ -218,14 +218,14 @@ def _check(array: np.ndarray, dtype: type, shape: tuple[int, ...], alignment: in
 
 def cxx_compilers() -> list[list[str]]:
     """The C++ compilers of this machine as commands, the one to use first."""
-    found = [[path] for path in map(shutil.which, ("g++", "clang++", "c++")) if path]
+    compilers = [[path] for path in map(shutil.which, ("g++", "clang++", "c++")) if path]
     if importlib.util.find_spec("ziglang") is not None:
-        found.append([sys.executable, "-m", "ziglang", "c++"])
-    return found
+        compilers.append([sys.executable, "-m", "ziglang", "c++"])
+    return compilers
 
 
 def level_flags(level: str, zig: bool) -> list[str]:
-    """The compiler flags of a level. zig spells names with underscores, and links a C++ library unless told not to."""
+    """The compiler flags of a level. zig spells names with underscores, and links a C++ library unless forbidden."""
     names = LEVELS[level]
     if zig:
         return ["-nostdlib++", *([f"-mcpu={'+'.join(names).replace('-', '_')}"] if names else [])]
@@ -237,7 +237,7 @@ def _command(level: str, compiler: list[str]) -> list[str]:
 
 
 def library_file(directory: Path, level: str, command: list[str]) -> Path:
-    """The place of the library that `command` makes from these sources."""
+    """The path of the library that `command` makes from these sources."""
     digest = hashlib.sha256(repr((platform.machine(), command)).encode())
     for name in SOURCES:
         digest.update((Path(__file__).parent / name).read_bytes())
@@ -274,11 +274,11 @@ def compile_library(directory: Path, level: str, compiler: list[str], *extra: st
 
 def built_libraries() -> dict[str, Path | None]:
     """The compilers that `library_path` tries, in its order, and the library that each has built for this CPU."""
-    found = {
+    paths = {
         " ".join(compiler): library_file(user_cache() / "kernels", cpu_level(), _command(cpu_level(), compiler))
         for compiler in cxx_compilers()
     }
-    return {name: path if path.is_file() else None for name, path in found.items()}
+    return {name: path if path.is_file() else None for name, path in paths.items()}
 
 
 def library_path(level: str = AUTO) -> Path | None:

@@ -123,11 +123,11 @@ class CompletionResponder(Responder):
         """Of `best_of` answers to a prompt, the `n` whose tokens are the likeliest on average."""
         if self.kept == self.plan.count:
             return range(len(pieces))
-        found: list[int] = []
+        chosen: list[int] = []
         for first in range(0, len(pieces), self.plan.count):
             group = range(first, first + self.plan.count)
-            found += sorted(group, key=lambda number: -mean_score(pieces[number]))[: self.kept]
-        return found
+            chosen += sorted(group, key=lambda number: -mean_score(pieces[number]))[: self.kept]
+        return chosen
 
     def choice(self, answer: StreamedAnswer, piece: Piece, number: int, index: int) -> dict[str, Any]:
         """A whole answer, or a piece of one."""
@@ -218,18 +218,18 @@ class ChatResponder(Responder):
 
 def router(backend: Backend) -> APIRouter:
     """The routes."""
-    found = APIRouter()
+    routes = APIRouter()
 
-    @found.post("/v1/completions", response_model=Completion)
+    @routes.post("/v1/completions", response_model=Completion)
     async def completions(body: CompletionRequest, request: Request) -> Response:
         """Continue a prompt."""
         plan = await prepared(request, lambda: completion_plan(body, backend))
         return await respond(CompletionResponder(plan, backend, body), body, request)
 
-    @found.post("/v1/chat/completions", response_model=ChatCompletion)
+    @routes.post("/v1/chat/completions", response_model=ChatCompletion)
     async def chat(body: ChatRequest, request: Request) -> Response:
         """Answer in a conversation, if the model is tuned for that."""
         plan = await prepared(request, lambda: chat_plan(body, backend))
         return await respond(ChatResponder(plan, backend, bool(body.logprobs)), body, request)
 
-    return found
+    return routes

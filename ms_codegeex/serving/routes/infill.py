@@ -125,14 +125,14 @@ def sampling(body: InfillRequest, model: ServedModel, max_tokens: int, stop: Seq
 
 def selected(answer: dict[str, Any], paths: Sequence[str]) -> dict[str, Any]:
     """The fields at these paths, such as `timings/prompt_n`, by their full paths. Missing fields are left out."""
-    found = {}
+    fields = {}
     for path in paths:
         value: Any = answer
         for name in path.split("/"):
             value = value.get(name) if isinstance(value, dict) else None
         if value is not None:
-            found[path] = value
-    return found
+            fields[path] = value
+    return fields
 
 
 class InfillResponder(Responder):
@@ -167,22 +167,22 @@ class InfillResponder(Responder):
 
     async def whole(self, answers: Sequence[StreamedAnswer]) -> Any:
         """The answer, or a list of several."""
-        found = []
+        results = []
         for number, answer in enumerate(answers):
             one = self.answer(number, [await answer.whole()], answer).model_dump()
-            found.append(selected(one, self.body.response_fields) if self.body.response_fields else one)
-        return found if len(found) > 1 else found[0]
+            results.append(selected(one, self.body.response_fields) if self.body.response_fields else one)
+        return results if len(results) > 1 else results[0]
 
     async def events(self, answers: Sequence[StreamedAnswer], with_usage: bool) -> AsyncGenerator[bytes, None]:
         """The events of a streamed response."""
-        found: list[list[Piece]] = [[] for _ in answers]
+        pieces: list[list[Piece]] = [[] for _ in answers]
         async for number, piece in merged(answers):
-            found[number].append(piece)
+            pieces[number].append(piece)
             if piece.text:
                 ids = [chosen.token for chosen in piece.tokens]
                 yield event({"index": number, "content": piece.text, "tokens": ids, "stop": False})
             if piece.finish:
-                last = self.answer(number, found[number], answers[number]).model_dump()
+                last = self.answer(number, pieces[number], answers[number]).model_dump()
                 yield event({**last, "content": "", "tokens": []})
 
     def answer(self, number: int, pieces: Sequence[Piece], answer: StreamedAnswer) -> InfillAnswer:
@@ -216,22 +216,22 @@ class InfillResponder(Responder):
     def _timings(self, answer: StreamedAnswer, count: int) -> Timings:
         now = time.monotonic()
         first = answer.first_token_at or now
-        found: dict[str, float] = {}
+        timings: dict[str, float] = {}
         for name, number, seconds in (("prompt", len(self.ids), first - self.began), ("predicted", count, now - first)):
             seconds = max(seconds, 1e-6)
-            found |= {f"{name}_n": number, f"{name}_ms": 1000 * seconds, f"{name}_per_second": number / seconds}
-            found[f"{name}_per_token_ms"] = 1000 * seconds / max(number, 1)
-        return Timings(**found)
+            timings |= {f"{name}_n": number, f"{name}_ms": 1000 * seconds, f"{name}_per_second": number / seconds}
+            timings[f"{name}_per_token_ms"] = 1000 * seconds / max(number, 1)
+        return Timings(**timings)
 
 
 def router(backend: Backend) -> APIRouter:
     """The route."""
-    found = APIRouter(tags=["infill"])
+    routes = APIRouter(tags=["infill"])
 
-    @found.post("/infill", response_model=InfillAnswer | list[InfillAnswer] | dict[str, Any])
+    @routes.post("/infill", response_model=InfillAnswer | list[InfillAnswer] | dict[str, Any])
     async def infill(body: InfillRequest, request: Request) -> Response:
         """The text between a prefix and a suffix; a list if several were requested."""
         responder = await prepared(request, lambda: InfillResponder(body, backend))
         return await respond(responder, Sampling(stream=body.stream), request)
 
-    return found
+    return routes

@@ -20,7 +20,7 @@ from ms_codegeex.serving.schemas import ModelList, ServedModelObject
 
 def models_router(backend: Backend) -> APIRouter:
     """The routes of the models."""
-    found, created = APIRouter(), int(time.time())
+    routes, created = APIRouter(), int(time.time())
 
     def described(model: ServedModel) -> ServedModelObject:
         return ServedModelObject(
@@ -34,42 +34,42 @@ def models_router(backend: Backend) -> APIRouter:
             parent=model.parent,
         )
 
-    @found.get("/v1/models")
+    @routes.get("/v1/models")
     async def models() -> ModelList:
         """The model that is served, and it with each adapter."""
         return ModelList(data=[described(each) for each in backend.models.values()])
 
-    @found.get("/v1/models/{name:path}")
+    @routes.get("/v1/models/{name:path}")
     async def model(name: str) -> ServedModelObject:
         """A served model by its name."""
         return described(chosen_model(backend, name))
 
-    return found
+    return routes
 
 
 def router(backend: Backend, metrics: Metrics) -> APIRouter:
     """The other routes."""
-    found = APIRouter(tags=["status"])
+    routes = APIRouter(tags=["status"])
 
-    @found.head("/health", include_in_schema=False)
-    @found.get("/health")
+    @routes.head("/health", include_in_schema=False)
+    @routes.get("/health")
     async def health() -> dict[str, str]:
         """Whether the process lives: 200 as long as it does. Needs no key."""
         return {"status": "ok"}
 
-    @found.head("/ready", include_in_schema=False)
-    @found.get("/ready", responses={503: {"description": "loading or draining"}})
+    @routes.head("/ready", include_in_schema=False)
+    @routes.get("/ready", responses={503: {"description": "loading or draining"}})
     async def ready() -> JSONResponse:
         """Whether a request would be answered: 200 or 503. Needs no key."""
         status = "ready" if backend.ready else "draining" if backend.draining else "loading"
         return JSONResponse({"status": status}, 200 if backend.ready else 503)
 
-    @found.get("/metrics", response_class=Response)
+    @routes.get("/metrics", response_class=Response)
     async def measured() -> Response:
         """Measurements in Prometheus' text format."""
         return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
-    @found.get("/props")
+    @routes.get("/props")
     async def props() -> dict[str, Any]:
         """Properties of the server, as clients of llama.cpp expect them."""
         model = backend.model
@@ -85,4 +85,4 @@ def router(backend: Backend, metrics: Metrics) -> APIRouter:
             "infill": model.infill,
         }
 
-    return found
+    return routes

@@ -120,14 +120,14 @@ async def answered(task: str, body: TaskFields, request: Request, backend: Backe
 
 def router(backend: Backend) -> APIRouter:
     """The routes."""
-    found = APIRouter(prefix="/v1/code", tags=["tasks"])
+    routes = APIRouter(prefix="/v1/code", tags=["tasks"])
 
-    @found.post("/translate", response_model=TaskAnswer)
+    @routes.post("/translate", response_model=TaskAnswer)
     async def translate(body: TranslationRequest, request: Request) -> Response:
         """The code in another language."""
         return await answered("translate", body, request, backend)
 
-    @found.post("/sql", response_model=TaskAnswer)
+    @routes.post("/sql", response_model=TaskAnswer)
     async def sql(body: SqlRequest, request: Request) -> Response:
         """An SQL statement."""
         return await answered("sql", body, request, backend)
@@ -139,5 +139,5 @@ def router(backend: Backend) -> APIRouter:
         return endpoint
 
     for name, summary in SUMMARIES.items():
-        found.post(f"/{name}", response_model=TaskAnswer, name=name, description=summary)(of_code(name))
-    return found
+        routes.post(f"/{name}", response_model=TaskAnswer, name=name, description=summary)(of_code(name))
+    return routes

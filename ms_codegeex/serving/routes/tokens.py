@@ -56,7 +56,7 @@ def _response(tokens: Iterable[Any]) -> Response:
 
 def router(backend: Backend) -> APIRouter:
     """The routes."""
-    found, tokenizer = APIRouter(tags=["tokens"]), backend.model.tokenizer
+    routes, tokenizer = APIRouter(tags=["tokens"]), backend.model.tokenizer
 
     def piece(number: int) -> str | list[int]:
         data = tokenizer.token_bytes(number)
@@ -66,7 +66,7 @@ def router(backend: Backend) -> APIRouter:
             return list(data)
 
     # plain functions, which FastAPI runs in a thread, with the whole response: long texts do not delay the answers
-    @found.post("/tokenize", response_model=Tokens)
+    @routes.post("/tokenize", response_model=Tokens)
     def tokenize(body: TokenizeRequest) -> Response:
         """The ids of a text that is not longer than any prompt."""
         if len(body.content) > backend.model.max_characters:
@@ -81,9 +81,9 @@ def router(backend: Backend) -> APIRouter:
             return _response({"id": number, "piece": piece(number)} for number in ids)
         return _response(ids)
 
-    @found.post("/detokenize")
+    @routes.post("/detokenize")
     def detokenize(body: DetokenizeRequest) -> Content:
         """The text of ids."""
         return Content(content=tokenizer.decode(body.tokens))
 
-    return found
+    return routes
