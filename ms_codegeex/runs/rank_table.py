@@ -1,4 +1,5 @@
-"""HCCL rank tables (version 1.0): which rank runs on which device of which server.
+"""HCCL rank tables: which rank runs on which device of which server. Version 1.2 also says which servers form a super
+pod, whose devices (Ascend 910C) are connected beyond their servers.
 
 This module reads them, makes them from `hccn.conf` files or address lists, merges and checks them. A problem is a
 `UserError` that gives its position in the JSON file, unlike the messages of the communication library.
@@ -23,7 +24,7 @@ from ms_codegeex.base.reading import read_json
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
 
-VERSION = "1.0"
+VERSIONS = ("1.0", "1.2")  # without and with super pods
 MAX_SERVER_DEVICES = 16  # of the largest servers; parallel.server_devices of a configuration may be lower
 SERVER_ID_LENGTH = 63  # HCCL's limit
 NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
@@ -56,9 +57,11 @@ class RankTableServer:
 
 @dataclass(frozen=True)
 class RankTable:
-    """A table that satisfies all rules of `parse_rank_table`; servers are in rank order."""
+    """A table that satisfies all rules of `parse_rank_table`; servers are in rank order. `super_pods`: the ids of the
+    servers of each, by its id; none in version 1.0."""
 
     servers: tuple[RankTableServer, ...]
+    super_pods: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def world(self) -> int:
@@ -78,7 +81,17 @@ class RankTable:
             }
             for server in self.servers
         ]
-        return {"version": VERSION, "server_count": str(len(servers)), "server_list": servers, "status": "completed"}
+        pods = [
+            {"super_pod_id": pod, "server_list": [{"server_id": server} for server in members]}
+            for pod, members in self.super_pods.items()
+        ]
+        return {
+            "version": VERSIONS[bool(pods)],
+            "server_count": str(len(servers)),
+            "server_list": servers,
+            **({"super_pod_list": pods} if pods else {}),
+            "status": "completed",
+        }
 
 
 # --- reading and checking ---
@@ -204,19 +217,44 @@ def parse_rank_table(value: Any) -> RankTable:
     top = _Place(value, "").object()
     if "server_list" not in value and "group_list" in value:
         raise UserError("group_list: the old format is not supported; make a table with `ms-codegeex rank-table make`")
-    for key, expected, remedy in (
-        ("version", VERSION, "no other version is supported"),
-        ("status", "completed", "the table is not ready yet; wait for its writer, or make it again"),
-    ):
-        if top.get(key).text() != expected:
-            raise top.get(key).problem(f'"{expected}"', remedy)
+    if (version := top.get("version")).text() not in VERSIONS:
+        raise version.problem('"1.0" or "1.2"', "no other version is supported")
+    if (status := top.get("status")).text() != "completed":
+        raise status.problem('"completed"', "the table is not ready yet; wait for its writer, or make it again")
     count = top.get("server_count")
     count.number()
     servers = tuple(map(_server, top.get("server_list").objects()))
     if count.number() != len(servers):
         raise count.problem(f'"{len(servers)}", the entries of server_list', "correct one of them")
     _check_whole(servers)
-    return RankTable(servers)
+    return RankTable(servers, _super_pods(top, servers) if version.value == VERSIONS[1] else {})
+
+
+def _super_pods(top: _Place, servers: Sequence[RankTableServer]) -> dict[str, tuple[str, ...]]:
+    """The servers of each super pod. Each server is in one, and each device has its number there."""
+    pods: dict[str, tuple[str, ...]] = {}
+    ids, members = {}, {}
+    for entry in top.get("super_pod_list").objects():
+        pod = entry.get("super_pod_id")
+        pod.differ(ids, pod.text())
+        listed = [server.get("server_id") for server in entry.get("server_list").objects()]
+        for server in listed:
+            server.differ(members, server.text())
+        pods[pod.value] = tuple(server.value for server in listed)
+    known = [server.server_id for server in servers]
+    for name, path in members.items():
+        if name not in known:
+            raise _Place(name, path).problem("a server of server_list", "correct one of them")
+    numbers = {}
+    for i, server in enumerate(servers):
+        if server.server_id not in members:
+            place = _Place(server.server_id, f"server_list[{i}].server_id")
+            raise place.problem("a server of super_pod_list", "add it to its super pod")
+        (pod,) = (name for name, its_servers in pods.items() if server.server_id in its_servers)
+        for j, device in enumerate(server.devices):
+            place = _Place(dict(device.extra), f"server_list[{i}].device[{j}]").get("super_device_id")
+            place.differ(numbers, (pod, place.number()))
+    return pods
 
 
 def read_rank_table(path: Path) -> RankTable:
@@ -285,25 +323,33 @@ def read_hccn_conf(path: Path) -> dict[int, str]:
 
 def make_rank_table(servers: Sequence[tuple[str, Mapping[int, str]]]) -> RankTable:
     """A table of `(server_id, {device id: address})` with ranks in that order; a broken rule is a `UserError`."""
-    return _numbered(
+    made = (
         RankTableServer(server_id, tuple(RankTableDevice(number, addresses[number], 0) for number in sorted(addresses)))
         for server_id, addresses in servers
     )
+    return _numbered(made, {})
 
 
 def merge_rank_tables(tables: Sequence[RankTable]) -> RankTable:
-    """All servers of the tables in that order, with new ranks; a broken rule is a `UserError`."""
-    return _numbered(server for table in tables for server in table.servers)
+    """All servers of the tables in that order, with new ranks; a broken rule is a `UserError`. Tables of one super pod
+    name it alike."""
+    if len({bool(table.super_pods) for table in tables}) > 1:
+        raise UserError("version: some of the tables have super pods (1.2), others none (1.0); make all of one version")
+    pods: dict[str, tuple[str, ...]] = {}
+    for table in tables:
+        for pod, members in table.super_pods.items():
+            pods[pod] = (*pods.get(pod, ()), *members)
+    return _numbered((server for table in tables for server in table.servers), pods)
 
 
-def _numbered(servers: Iterable[RankTableServer]) -> RankTable:
+def _numbered(servers: Iterable[RankTableServer], pods: Mapping[str, tuple[str, ...]]) -> RankTable:
     """The servers with ranks in their order."""
     ranks = itertools.count()
     numbered = [
         replace(server, devices=tuple(replace(device, rank=next(ranks)) for device in server.devices))
         for server in servers
     ]
-    return parse_rank_table(RankTable(tuple(numbered)).to_json())
+    return parse_rank_table(RankTable(tuple(numbered), pods).to_json())
 
 
 def write_rank_table(path: Path, table: RankTable) -> None:

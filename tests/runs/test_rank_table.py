@@ -100,7 +100,8 @@ BROKEN = {
     "count": (["server_count"], "3", 'server_count: found "3", expected "2"'),
     "count a number": (["server_count"], 2, 'server_count: found 2 (a number), expected a string; write "2"'),
     "count missing": (["server_count"], ..., "server_count: missing"),
-    "version": (["version"], "1.2", 'version: found "1.2", expected "1.0"'),
+    "version": (["version"], "1.1", 'version: found "1.1", expected "1.0" or "1.2"'),
+    "a version with super pods": (["version"], "1.2", "super_pod_list: missing"),
     "version a number": (["version"], 1.0, "version: found 1.0 (a number), expected a string"),
     "status": (["status"], "initializing", 'status: found "initializing", expected "completed"'),
     "status a boolean": (["status"], True, "status: found true (a boolean), expected a string"),
@@ -153,6 +154,78 @@ def test_a_file_is_named(tmp_path):
         assert str(error.value).startswith(f"{tmp_path / 't.json'}: {message}")
     with pytest.raises(UserError, match="no such file"):
         read_rank_table(tmp_path / "none.json")
+
+
+# --- super pods ---
+
+
+def in_super_pods(*pods: str) -> dict:
+    """A table of a server of two devices in each of these pods, as the makers of Ascend 910C write it."""
+    whole = {**table(len(pods), 2).to_json(), "version": "1.2"}
+    listed: dict[str, list] = {}
+    for i, (pod, server) in enumerate(zip(pods, whole["server_list"], strict=True)):
+        listed.setdefault(pod, []).append({"server_id": server["server_id"]})
+        for device in server["device"]:
+            device["super_device_id"] = str(37748736 + 262144 * i + int(device["device_id"]))
+    whole["super_pod_list"] = [{"super_pod_id": pod, "server_list": servers} for pod, servers in listed.items()]
+    return whole
+
+
+def test_super_pods_are_read_merged_and_written():
+    one, other = in_super_pods("0", "0", "1"), in_super_pods("1")
+    assert parse_rank_table(one).to_json() == one
+    other["server_list"][0] |= {"server_id": "10.0.1.11"}
+    for number, device in enumerate(other["server_list"][0]["device"]):
+        device |= {"device_ip": f"192.168.200.{number}", "super_device_id": f"{number}"}
+    other["super_pod_list"][0]["server_list"][0]["server_id"] = "10.0.1.11"
+    merged = merge_rank_tables([parse_rank_table(one), parse_rank_table(other)])
+    assert merged.super_pods == {"0": ("10.0.0.11", "10.0.0.12"), "1": ("10.0.0.13", "10.0.1.11")} and merged.world == 8
+    with pytest.raises(UserError, match=r"^version: some of the tables have super pods"):
+        merge_rank_tables([parse_rank_table(one), table(1)])
+
+
+def without_pods(whole):
+    whole["super_pod_list"] = []
+
+
+def twice(whole):
+    whole["super_pod_list"][1]["server_list"] = whole["super_pod_list"][0]["server_list"]
+
+
+def forgotten(whole):
+    del whole["super_pod_list"][1]
+
+
+def unknown(whole):
+    whole["super_pod_list"][1]["server_list"][0]["server_id"] = "10.0.0.99"
+
+
+def same_number(whole):
+    first, second = whole["server_list"][0]["device"]
+    second["super_device_id"] = first["super_device_id"]
+
+
+def no_number(whole):
+    del whole["server_list"][1]["device"][0]["super_device_id"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (without_pods, "super_pod_list: found an empty list"),
+        (twice, 'super_pod_list[1].server_list[0].server_id: found "10.0.0.11" again'),
+        (forgotten, 'server_list[1].server_id: found "10.0.0.12", expected a server of super_pod_list'),
+        (unknown, 'super_pod_list[1].server_list[0].server_id: found "10.0.0.99", expected a server of server_list'),
+        (same_number, 'server_list[0].device[1].super_device_id: found "37748736" again'),
+        (no_number, "server_list[1].device[0].super_device_id: missing"),
+    ],
+)
+def test_a_wrong_super_pod_is_named_by_its_path(wrong, message):
+    whole = in_super_pods("0", "1")
+    wrong(whole)
+    with pytest.raises(UserError) as error:
+        parse_rank_table(whole)
+    assert str(error.value).startswith(message)
 
 
 # --- against a configuration ---
