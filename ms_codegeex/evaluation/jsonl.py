@@ -29,13 +29,13 @@ def encode(row: Mapping[str, Any]) -> bytes:
     return json.dumps(row).encode("ascii") + b"\n"
 
 
-def find_file(place: Path, *stems: str) -> Path | None:
-    """A benchmark's file: `place` itself unless it is a directory, else the first of these stems found in it or up
+def find_file(data: Path, *stems: str) -> Path | None:
+    """A benchmark's file: `data` itself unless it is a directory, else the first of these stems found in it or up
     to two levels below, as .jsonl.gz or .jsonl. None if there is none."""
-    if not place.is_dir():
-        return place
-    found = (path for stem in stems for path in files_below(place, *(stem + ending for ending in ENDINGS)))
-    return next(found, None)
+    if not data.is_dir():
+        return data
+    paths = (path for stem in stems for path in files_below(data, *(stem + ending for ending in ENDINGS)))
+    return next(paths, None)
 
 
 def files_below(directory: Path, *patterns: str) -> list[Path]:
@@ -81,8 +81,8 @@ def numbered_lines(path: Path, maximum: int = MAX_BYTES) -> Iterator[tuple[int, 
 def _check(path: Path, rows: list[tuple[int, dict[str, Any]]], flaw: Callable[[Mapping[str, Any]], str]) -> None:
     lines: dict[tuple[str, int], int] = {}
     for number, row in rows:
-        if found := flaw(row):
-            raise UserError(f"{path}:{number}: {found}; remove the line, or restore the file")
+        if reason := flaw(row):
+            raise UserError(f"{path}:{number}: {reason}; remove the line, or restore the file")
         first = lines.setdefault((row["task_id"], row["completion_id"]), number)
         if first != number:
             raise UserError(

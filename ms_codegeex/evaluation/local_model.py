@@ -61,7 +61,7 @@ class LocalModel:
     def identity(self) -> dict[str, Any]:
         """Paths and hashes of model and adapter, and whether it runs `fast`; without loading it."""
         model = self.resolved()
-        found = files_identity(model.path)
+        identity = files_identity(model.path)
         if model.adapter is not None:
-            found["adapter"] = files_identity(model.adapter)
-        return {**found, "fast": True} if self.fast else found
+            identity["adapter"] = files_identity(model.adapter)
+        return {**identity, "fast": True} if self.fast else identity

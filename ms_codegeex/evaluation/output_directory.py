@@ -28,23 +28,23 @@ NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)  # of fi
 @contextmanager
 def sole_writer(directory: Path) -> Iterator[None]:
     """Create a directory and lock it for this process; a `UserError` if another process has it."""
-    place = Path(directory)
-    made = not place.exists()
+    path = Path(directory)
+    made = not path.exists()
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        descriptor = _lock(place / LOCK)
+        path.mkdir(parents=True, exist_ok=True)
+        descriptor = _lock(path / LOCK)
     except OSError as error:
-        raise UserError(f"{place}: not writable ({error.strerror}); choose another --output") from None
+        raise UserError(f"{path}: not writable ({error.strerror}); choose another --output") from None
     if descriptor is None:
-        raise UserError(f"{place}: another evaluation writes there; wait for its end, or choose another --output")
+        raise UserError(f"{path}: another evaluation writes there; wait for its end, or choose another --output")
     try:
         yield
     finally:
-        (place / LOCK).unlink(missing_ok=True)
+        (path / LOCK).unlink(missing_ok=True)
         os.close(descriptor)
         if made:
             with suppress(OSError):  # usually there are files in it
-                place.rmdir()
+                path.rmdir()
 
 
 def _lock(path: Path) -> int | None:
@@ -109,13 +109,13 @@ class RecordedSettings:
 
 def versions() -> dict[str, str]:
     """Versions of the packages that may influence samples."""
-    found = {"ms_codegeex": ms_codegeex.__version__, "python": platform.python_version()}
+    packages = {"ms_codegeex": ms_codegeex.__version__, "python": platform.python_version()}
     for name in ("mindspore", "numpy", "tokenizers", "openai"):
         try:
-            found[name] = metadata.version(name)
+            packages[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return packages
 
 
 def _at_least(now: Any, before: Any) -> bool:

@@ -126,5 +126,5 @@ def current_results(
 
 def in_order(rows: Iterable[dict[str, Any]], order: Iterable[RowKey]) -> list[dict[str, Any]]:
     """Rows in the order of these keys; rows with other keys follow, sorted."""
-    places = {each: place for place, each in enumerate(order)}
-    return sorted(rows, key=lambda row: (places.get(key(row), len(places)), *key(row)))
+    positions = {each: position for position, each in enumerate(order)}
+    return sorted(rows, key=lambda row: (positions.get(key(row), len(positions)), *key(row)))

@@ -153,12 +153,12 @@ def selected(task: Task, limit: int | None) -> Iterator[Problem]:
 
 def prepare_judging(session: Session, engine: JudgeEngine) -> None:
     """Leave out the problems for which the tools are missing, then those for which they are unsound."""
-    options, place = session.options, engine.place
+    options, where = session.options, engine.place
     labels = {value for problem in session.problems for value in problem.labels.values()}
     equipment = session.equipment = engine.equipment
     missing = session.missing = dict(equipment.missing)
     for name, line in missing.items():
-        session.say(f"{name}: {'left out, its tools are' if name in labels else 'is'} not on {place}; {line}")
+        session.say(f"{name}: {'left out, its tools are' if name in labels else 'is'} not on {where}; {line}")
     session.drop({name: line for name, line in missing.items() if name in labels}, session.skipped)
     # single problems that need something that is missing, such as a package
     alone = {each: why for each, why in equipment.defects.items() if any(name in why for name in missing)}
@@ -169,9 +169,9 @@ def prepare_judging(session: Session, engine: JudgeEngine) -> None:
         session.say(f"{name}: left out, its tools do not work; {why}")
     session.drop(broken, session.refused)
     if not session.problems:
-        raise UserError(f"nothing can be judged on {place}; " + "; ".join([*missing.values(), *broken.values()]))
+        raise UserError(f"nothing can be judged on {where}; " + "; ".join([*missing.values(), *broken.values()]))
     machine = {"tools": equipment.tools, "sandbox": equipment.layers, "timeout": options.timeout}
-    machine |= {"engine": place} if place != HERE else {}
+    machine |= {"engine": where} if where != HERE else {}
     session.record.write("machine", machine)
     gated = benchmark(session.recipe.task).references_first
     if options.references in ("check", "only") or (options.references == "default" and gated):
@@ -186,14 +186,14 @@ def check_references(session: Session, engine: JudgeEngine, machine: Mapping[str
         file.replace([])
         session.record.write("references", machine)
     defects = known_defects(session)
-    found = references.check(session.task, session.problems, engine, defects, file, session.options.progress)
+    groups = references.check(session.task, session.problems, engine, defects, file, session.options.progress)
     engine.calibrate([rows.judgement_from(row) for row in file.rows])
-    for name, findings in found.items():
+    for name, findings in groups.items():
         for line in references.summary(name, findings):
             session.say(line)
-    session.findings = found
+    session.findings = groups
     if binding:
-        bad = {name: "references fail: " + ", ".join(each.failing) for name, each in found.items() if each.failing}
+        bad = {name: "references fail: " + ", ".join(each.failing) for name, each in groups.items() if each.failing}
         if "all" in bad:
             session.refused, session.problems = bad, []
         session.drop(bad, session.refused)

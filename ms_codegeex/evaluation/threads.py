@@ -63,7 +63,7 @@ class _Crew(Generic[Work, Result]):
             while self._running:
                 try:
                     left = None if deadline is None else max(0.0, deadline - time.monotonic())
-                    found = self._done.get(timeout=left)
+                    outcome = self._done.get(timeout=left)
                 except queue.Empty:
                     break
                 except (KeyboardInterrupt, SystemExit) as interrupt:
@@ -72,12 +72,12 @@ class _Crew(Generic[Work, Result]):
                     self._stopped.set()
                     failure, deadline = interrupt, time.monotonic() + PATIENCE
                     continue
-                if found is None:
+                if outcome is None:
                     self._running -= 1
-                elif isinstance(found, BaseException):
-                    failure = failure or found
+                elif isinstance(outcome, BaseException):
+                    failure = failure or outcome
                 else:
-                    yield found
+                    yield outcome
         finally:
             self._stopped.set()
         if failure is not None:

@@ -54,10 +54,10 @@ def compare_validity(task: Task, recipe: Recipe, options: Options, models: Mappi
     return {"languages": languages, "left_out": left_out}
 
 
-def lines(found: Mapping[str, Any]) -> Iterator[str]:
+def lines(validity: Mapping[str, Any]) -> Iterator[str]:
     """The figures in a few lines for the user."""
-    for language, models in found["languages"].items():
+    for language, models in validity["languages"].items():
         each = ", ".join(f"{name} {counts['valid']} of {counts['answers']}" for name, counts in models.items())
         yield f"HumanEval-X, {language}, valid answers: {each}"
-    for name, reason in found["left_out"].items():
+    for name, reason in validity["left_out"].items():
         yield f"HumanEval-X, {name}: not judged; {reason}"

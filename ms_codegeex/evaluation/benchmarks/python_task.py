@@ -52,7 +52,7 @@ def both_verdicts(report: ProgramReport) -> dict[str, Verdict]:
     }
 
 
-def judgement(sample: Sample, found: Mapping[str, Verdict], executions: Sequence[Execution], **extra: Any) -> Judgement:
+def judgement(sample: Sample, modes: Mapping[str, Verdict], executions: Sequence[Execution], **extra: Any) -> Judgement:
     """The judgement of a sample after the executions of its program."""
     seconds, stderr = python_program.seconds(executions), python_program.tail(executions)
-    return Judgement(sample.task_id, sample.completion_id, found, seconds, executions[-1].code, stderr, extra)
+    return Judgement(sample.task_id, sample.completion_id, modes, seconds, executions[-1].code, stderr, extra)

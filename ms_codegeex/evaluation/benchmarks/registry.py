@@ -56,10 +56,10 @@ def with_key(key: str) -> tuple[str, ...]:
 
 def build_task(recipe: Recipe, data: Path, timeout: float | None = None, python: Path | None = None) -> Task:
     """The task that a recipe is for, over the user's data; `UserError` for an option that its benchmark lacks."""
-    found = benchmark(recipe.task)
-    settings = {key: getattr(recipe, key) for key in found.keys}
+    description = benchmark(recipe.task)
+    settings = {key: getattr(recipe, key) for key in description.keys}
     for option, value in (("timeout", timeout), ("python", python)):
-        if option in found.options:
+        if option in description.options:
             settings[option] = value
         elif value is not None:
             raise UserError(f"--{option}: {recipe.task} has no such option; leave it out")

@@ -49,11 +49,11 @@ def value_of(row: Mapping[str, Any], key: str, kinds: Any, where: str, form: str
     return value
 
 
-def distinct(found: Iterable[tuple[str, Problem]], lacking: str) -> list[Problem]:
-    """The problems, each given with its place in a file. Two of one id are a `UserError`; none at all are one that says
-    `lacking`."""
+def distinct(entries: Iterable[tuple[str, Problem]], lacking: str) -> list[Problem]:
+    """The problems, each given with its position in a file. Two of one id are a `UserError`; none at all are one that
+    says `lacking`."""
     problems = dict[str, Problem]()
-    for where, problem in found:
+    for where, problem in entries:
         if problem.id in problems:
             raise UserError(f"{where}: task_id {problem.id[:60]} occurs twice; give each problem its own")
         problems[problem.id] = problem

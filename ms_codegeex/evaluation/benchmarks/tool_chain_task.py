@@ -26,14 +26,14 @@ class ToolChainTask(Task):
 
     def prepare(self, problems: Sequence[Problem]) -> Mapping[str, str]:
         """Prepare the tool chains of these problems; language -> reason for each that does not work."""
-        found = {}
+        reasons = {}
         for name in dict.fromkeys(problem.labels["language"] for problem in problems):
             try:
                 self._chains[name].prepare()
                 check_readable(self._chains[name].readable().values())
             except (UserError, OSError, subprocess.SubprocessError) as error:
-                found[name] = " ".join(str(error).split()).removeprefix(f"{name}: ")
-        return found
+                reasons[name] = " ".join(str(error).split()).removeprefix(f"{name}: ")
+        return reasons
 
     def tools(self) -> Mapping[str, str]:
         """Language -> the tool chain's version."""

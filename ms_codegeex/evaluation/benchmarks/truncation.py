@@ -22,8 +22,8 @@ def cut(text: str, limit: int = 1) -> int | None:
     after the other, which gives the same result.
     """
     allowed = ((PRINTS, limit), (DEFS, limit), (ENDINGS, 0))
-    found = (match for pattern, count in allowed for match in islice(pattern.finditer(text), count, count + 1))
-    return min((match.start() for match in found), default=None)
+    matches = (match for pattern, count in allowed for match in islice(pattern.finditer(text), count, count + 1))
+    return min((match.start() for match in matches), default=None)
 
 
 def truncated(text: str, limit: int = 1) -> str:
@@ -41,12 +41,12 @@ def stop(limit: int = 1) -> stopping.Rule:
         def each(piece: str) -> int | None:
             nonlocal line
             end = ended(piece)
-            for place, character in enumerate(piece[:end], 1):
+            for position, character in enumerate(piece[:end], 1):
                 line = "" if character == "\n" else (line + character)[:6]
                 if line in counts:
                     counts[line] += 1
                 if line in LINES or any(count > limit for count in counts.values()):
-                    return place
+                    return position
             return end
 
         return each

@@ -79,8 +79,8 @@ class Asker:
 
     def loss(self, prompt: Sequence[int], middle: Sequence[int]) -> Score:
         """The negative log-probability of the middle."""
-        found = self.generator.log_probabilities([*prompt, *middle])[-len(middle) :]
-        return Score(-float(found.astype(np.float64).sum()), len(middle))
+        logprobs = self.generator.log_probabilities([*prompt, *middle])[-len(middle) :]
+        return Score(-float(logprobs.astype(np.float64).sum()), len(middle))
 
     def answer(self, prompt: Sequence[int], maximum: int) -> str:
         """The greedy answer of at most this many tokens."""
@@ -165,9 +165,9 @@ def lines(report: dict[str, Any]) -> Iterator[str]:
     """The table for a terminal."""
     yield f"{'':<12} {'asked by':<9} {'spans':>6} {'exact match':>22} {'perplexity':>12} {'bits per byte':>14}"
     for kind, ways in report["infilling"].items():
-        for way, found in ways.items():
-            match = percent({**found, "value": found["exact match"]})
+        for way, figures in ways.items():
+            match = percent({**figures, "value": figures["exact match"]})
             yield (
-                f"{kind:<12} {way:<9} {found['spans']:>6} {match:>22} {found['perplexity']:>12.3f} "
-                f"{found['bits per byte']:>14.3f}"
+                f"{kind:<12} {way:<9} {figures['spans']:>6} {match:>22} {figures['perplexity']:>12.3f} "
+                f"{figures['bits per byte']:>14.3f}"
             )

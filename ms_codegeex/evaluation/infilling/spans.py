@@ -48,17 +48,17 @@ def chosen_texts(texts: Iterable[str], count: int, seed: int) -> list[NumberedTe
 
 def choose_spans(texts: list[NumberedText], kind: str, count: int, seed: int) -> list[Span]:
     """At most `count` different spans of a kind, from each text in turn."""
-    found: dict[Span, None] = {}
+    spans: dict[Span, None] = {}
     fruitless, turn = 0, 0
-    while texts and fruitless < _ROUNDS and len(found) < count:
-        before = len(found)
+    while texts and fruitless < _ROUNDS and len(spans) < count:
+        before = len(spans)
         for text in texts:
             generator = np.random.default_rng([seed, KINDS.index(kind), text.number, turn])
             bounds = _CHOOSERS[kind](text.text, generator)
-            if bounds is not None and len(found) < count:
-                found[Span(text.number, *bounds)] = None
-        turn, fruitless = turn + 1, fruitless + 1 if len(found) == before else 0
-    return list(found)
+            if bounds is not None and len(spans) < count:
+                spans[Span(text.number, *bounds)] = None
+        turn, fruitless = turn + 1, fruitless + 1 if len(spans) == before else 0
+    return list(spans)
 
 
 def _lines(text: str) -> list[tuple[int, int]]:

@@ -156,8 +156,8 @@ class NodesEngine:
         self._hint = ""  # of what was running when the last node was lost
         self._free = {node.name: node.workers for node in nodes}
         opened = self._on_all("open", build, mode)
-        for node, (found, _) in opened:
-            if found != content:
+        for node, (digest, _) in opened:
+            if digest != content:
                 raise UserError(f"node {node.name}: its --data has other problems than here; copy the same files to it")
         # a layer of the sandbox that some nodes lack is missing, with the name of one of them
         self.equipment = common([(node, equipment) for node, (_, equipment) in opened])
@@ -165,9 +165,9 @@ class NodesEngine:
 
     def prepare(self, problems: Sequence[Problem]) -> Mapping[str, str]:
         """See `Task.prepare`. UserError if tools work on some nodes and not on others."""
-        found = self._on_all("prepare", [problem.id for problem in problems])
-        check_same("tools", [(node, dict.fromkeys(broken, "broken")) for node, broken in found], "working")
-        return found[0][1]
+        answers = self._on_all("prepare", [problem.id for problem in problems])
+        check_same("tools", [(node, dict.fromkeys(broken, "broken")) for node, broken in answers], "working")
+        return answers[0][1]
 
     def calibrate(self, judgements: Sequence[Judgement]) -> None:
         """See `Task.calibrate`."""
@@ -212,7 +212,7 @@ class NodesEngine:
                 self._turn.notify()
 
     def _on_all(self, method: str, *arguments: Any) -> list[tuple[JudgeNode, Any]]:
-        """The answers of the nodes that are not lost. All are asked at once. After an error of one of them, or an
+        """The answers of the nodes that are not lost. All are called at once. After an error of one of them, or an
         interrupt, the others are not waited for: their threads are daemons."""
         done: queue.SimpleQueue[tuple[JudgeNode, Any, BaseException | None]] = queue.SimpleQueue()
 
@@ -237,7 +237,7 @@ class NodesEngine:
             return [(node, answers[node.name]) for node in nodes if node in self.nodes]
 
     def _take(self) -> JudgeNode:
-        """The node with the most places for programs; it then has one fewer. Waits for a place."""
+        """The node with the most free workers; it then has one fewer. Waits for a free one."""
         with self._turn:
             while True:
                 self._check_any()
@@ -277,24 +277,24 @@ def described(sample: Sample) -> tuple[str, str]:
     return f"sample {sample.completion_id} of {sample.task_id}", "remove its row from samples.jsonl"
 
 
-def common(found: Sequence[tuple[JudgeNode, Equipment]]) -> Equipment:
+def common(answers: Sequence[tuple[JudgeNode, Equipment]]) -> Equipment:
     """What all nodes have. UserError if tools differ; a layer of the sandbox that a node lacks is missing."""
     for kind in ("missing", "defects", "tools"):
-        check_same(kind, [(node, dict(getattr(equipment, kind))) for node, equipment in found], "none")
-    first, layers = found[0][1], {}
+        check_same(kind, [(node, dict(getattr(equipment, kind))) for node, equipment in answers], "none")
+    first, layers = answers[0][1], {}
     for name, state in first.layers.items():
         # in the order of the names: Ray's differs from run to run, and this text is recorded
-        states = sorted((node.name, equipment.layers[name]) for node, equipment in found)
+        states = sorted((node.name, equipment.layers[name]) for node, equipment in answers)
         lacking = [f"{problem} (on node {node})" for node, problem in states if problem.startswith("missing: ")]
         layers[name] = lacking[0] if len({each for _, each in states}) > 1 else state
     return replace(first, layers=layers)
 
 
-def check_same(kind: str, found: Sequence[tuple[JudgeNode, Mapping[str, str]]], absent: str) -> None:
+def check_same(kind: str, answers: Sequence[tuple[JudgeNode, Mapping[str, str]]], absent: str) -> None:
     """UserError if a node differs from the first one: a verdict would depend on where it was found. `absent`: text for
     an entry that a node lacks."""
-    first, expected = found[0]
-    for node, values in found:
+    first, expected = answers[0]
+    for node, values in answers:
         if names := sorted(name for name in {*values, *expected} if values.get(name) != expected.get(name)):
             here, there = (
                 ", ".join(f"{name}: {each.get(name, absent)}" for name in names)[:MAXIMUM]

@@ -102,8 +102,8 @@ class PythonInterpreter:
     def versions(self, packages: Iterable[str]) -> dict[str, str]:
         """The versions of the interpreter and of the packages that are installed where the sandbox shows them."""
         names = list(packages)
-        found = self.ask(SHOWN + VERSIONS, *names)
-        return {name: version for name, version in zip(["Python", *names], found, strict=False) if version}
+        lines = self.ask(SHOWN + VERSIONS, *names)
+        return {name: version for name, version in zip(["Python", *names], lines, strict=False) if version}
 
 
 def readable_parts(executable: Path, prefixes: Iterable[Path]) -> dict[str, Path]:
@@ -149,10 +149,10 @@ class Runner:
         """A runner for an interpreter, by default our own. The executable is called by its path in its own
         prefix: a link from elsewhere, or pyenv's script, does not exist in the sandbox."""
         given = PythonInterpreter(Path(python or sys.executable))
-        found = given.ask("import sys; print(sys.executable, sys.prefix, sys.base_prefix, sep='\\n')")
-        executable, *prefixes = map(Path, found[:3])
-        places = [place for place in dict.fromkeys(prefixes) if place not in SYSTEM]
-        if not any(executable.is_relative_to(place) for place in (*places, *SYSTEM)):
+        lines = given.ask("import sys; print(sys.executable, sys.prefix, sys.base_prefix, sep='\\n')")
+        executable, *prefixes = map(Path, lines[:3])
+        own = [prefix for prefix in dict.fromkeys(prefixes) if prefix not in SYSTEM]
+        if not any(executable.is_relative_to(prefix) for prefix in (*own, *SYSTEM)):
             executable = prefixes[0] / "bin" / executable.resolve().name
         return cls(PythonInterpreter(executable), {**readable_parts(executable, prefixes), PLACE: INSIDE})
 

@@ -41,14 +41,14 @@ def check(
     result: dict[str, Findings] = {}
     for row in rows.rows:
         if (name := row["task_id"]) in wanted:
-            found = result.setdefault(groups[name], Findings())
-            found.total += 1
+            findings = result.setdefault(groups[name], Findings())
+            findings.total += 1
             if all(verdict == Verdict.PASSED.value for verdict in row["verdicts"].values()):
-                found.passed += 1
+                findings.passed += 1
             elif name in known:
-                found.defects[name] = known[name]
+                findings.defects[name] = known[name]
             else:
-                found.failing[name] = _why(row)
+                findings.failing[name] = _why(row)
     return result
 
 
@@ -63,9 +63,9 @@ def _why(row: Mapping[str, Any]) -> str:
     return f"{verdicts}: {lines[-1].strip()[:200]}" if lines else verdicts
 
 
-def summary(name: str, found: Findings) -> list[str]:
+def summary(name: str, findings: Findings) -> list[str]:
     """A group's findings as lines for the user."""
-    lines = [f"references, {name}: {found.passed} of {found.total} pass"]
-    lines += [f"  {each} does not, as expected: {reason}" for each, reason in found.defects.items()]
-    lines += [f"  {each} FAILS ({why})" for each, why in found.failing.items()]
+    lines = [f"references, {name}: {findings.passed} of {findings.total} pass"]
+    lines += [f"  {each} does not, as expected: {reason}" for each, reason in findings.defects.items()]
+    lines += [f"  {each} FAILS ({why})" for each, why in findings.failing.items()]
     return lines

@@ -79,11 +79,11 @@ def measure(
                 break
             if cut and max_tokens is not None and len(ids) > max_tokens - total.tokens:
                 ids, whole = ids[: max_tokens - total.tokens], False
-            found = windowed(model, [model.tokenizer.eos_id, *ids], window, stride)
-            total += Score(-float(found.astype(np.float64).sum()), len(found))
+            logprobs = windowed(model, [model.tokenizer.eos_id, *ids], window, stride)
+            total += Score(-float(logprobs.astype(np.float64).sum()), len(logprobs))
             size += len(model.tokenizer.decode(ids).encode())
             documents += 1
-            bar.update(len(found))
+            bar.update(len(logprobs))
     if not total.tokens:
         raise UserError(f"{', '.join(map(str, paths))}: no text in there; give UTF-8 files, JSONL or a dataset")
     return CorpusPerplexity(total, size, documents, window, stride, len(skipped), whole)
@@ -138,9 +138,9 @@ def _texts(path: Path, skipped: list[Path]) -> Iterator[str]:
 
 
 def _files(directory: Path) -> Iterator[Path]:
-    for place, names, files in os.walk(directory):
+    for folder, names, files in os.walk(directory):
         names[:] = sorted(name for name in names if not name.startswith("."))
-        yield from (Path(place) / name for name in sorted(files) if not name.startswith("."))
+        yield from (Path(folder) / name for name in sorted(files) if not name.startswith("."))
 
 
 def _text(row: dict[str, Any], where: str) -> str:

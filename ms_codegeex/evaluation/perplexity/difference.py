@@ -40,14 +40,14 @@ class Observed:
 
     def log_probabilities(self, ids: Sequence[int]) -> np.ndarray:
         """As a `Scorer`."""
-        found = np.zeros(0, np.float32)
+        logprobs = np.zeros(0, np.float32)
         if len(ids) > 1:
             logits = self.model.all_logits(ids[:-1])
             chosen = logits[np.arange(len(logits)), ids[1:]]
-            found = np.array([score - _log_sum(row) for row, score in zip(logits, chosen, strict=True)], np.float32)
+            logprobs = np.array([score - _log_sum(row) for row, score in zip(logits, chosen, strict=True)], np.float32)
             self.seen(logits[:, : self.tokenizer.vocab_size])
-        self.scored.append(found)
-        return found
+        self.scored.append(logprobs)
+        return logprobs
 
 
 @dataclass

@@ -44,16 +44,16 @@ def evaluate_corpus(
         settings, difference = RecordedSettings(output), {}
         settings.settle("task", {"name": "perplexity"})
         if against is None:
-            found = measure(opened("model", model), [data], window, stride, max_tokens, progress=True)
+            perplexity = measure(opened("model", model), [data], window, stride, max_tokens, progress=True)
         else:
             first, second = partial(opened, "against", against), partial(opened, "model", model)
             compared = compare(first, second, data, output, window, max_tokens)
-            found = compared.second
+            perplexity = compared.second
             shares = {"step": STEP, "shares": compared.within}
             difference = {"difference": compared.row(), "difference_within": shares}
-        how = {"window": found.window, "stride": found.stride, "max_tokens": max_tokens}
+        how = {"window": perplexity.window, "stride": perplexity.stride, "max_tokens": max_tokens}
         sections = {"data": {"path": str(data)}, **identities, "recipe": how}
-        result = page.write_measures(settings, sections, {"perplexity": found.row(), **difference})
+        result = page.write_measures(settings, sections, {"perplexity": perplexity.row(), **difference})
         if more is not None:
             result |= more()
             page.write(output, result)

@@ -51,8 +51,8 @@ def score(model: Scorer, segments: Sequence[Segment]) -> Score:
     if not any(text for text, _ in segments):
         return Score(0.0, 0)  # the sample was never drawn
     ids, scored = segment_tokens(model.tokenizer, segments)
-    found = windowed(model, ids)[scored[1:]].astype(np.float64)
-    return Score(-float(found.sum()), len(found))
+    logprobs = windowed(model, ids)[scored[1:]].astype(np.float64)
+    return Score(-float(logprobs.sum()), len(logprobs))
 
 
 def prompt_perplexities(
@@ -119,10 +119,10 @@ def recorded(output: Path) -> dict[str, Score]:
     """The content of `perplexity.json`, if it belongs to the present `samples.jsonl`; otherwise nothing."""
     if not (output / FILE).exists():
         return {}
-    found = read_json(output / FILE)
+    content = read_json(output / FILE)
     try:
-        if found["samples"] != sha256(output / "samples.jsonl"):
+        if content["samples"] != sha256(output / "samples.jsonl"):
             return {}
-        return {name: Score(**score) for name, score in found["scores"].items()}
+        return {name: Score(**score) for name, score in content["scores"].items()}
     except (KeyError, TypeError, AttributeError):
         raise UserError(f"{output / FILE}: damaged; remove it, it is measured again") from None

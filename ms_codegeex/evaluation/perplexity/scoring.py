@@ -56,11 +56,11 @@ def windowed(model: Scorer, ids: Sequence[int], window: int | None = None, strid
             f"window {window}, stride {stride}: expected a window of 2 to {model.seq_length} tokens (the model's "
             "context) and a stride of 1 to one less than it"
         )
-    scored, found = 1, []
+    scored, parts = 1, []
     for begin in range(0, max(1, len(ids)), stride):
         piece = ids[begin : begin + window]
-        found.append(model.log_probabilities(piece)[scored - begin - 1 :])
+        parts.append(model.log_probabilities(piece)[scored - begin - 1 :])
         scored = begin + len(piece)
         if scored >= len(ids):
             break
-    return np.concatenate(found)
+    return np.concatenate(parts)

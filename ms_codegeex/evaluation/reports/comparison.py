@@ -65,24 +65,24 @@ def read_evaluations(given: Sequence[str]) -> list[Evaluation]:
     if len(given) < 2:
         raise UserError("compare: expected two or more evaluations, such as evaluate compare full int8 --output both")
     named = [("", word) if Path(word).is_dir() else word.rpartition("=")[::2] for word in given]
-    places = [Path(place).resolve() for _, place in named]
-    names = Counter(place.name for place in places)
-    found = []
-    for (name, given_place), place in zip(named, places, strict=True):
-        own = place.name if names[place.name] == 1 else f"{place.parent.name}/{place.name}"
-        found.append(Evaluation(name or own, Path(given_place), _read(Path(given_place))))
-    if twice := {each.name for each in found if [other.name for other in found].count(each.name) > 1}:
+    paths = [Path(path).resolve() for _, path in named]
+    names = Counter(path.name for path in paths)
+    evaluations = []
+    for (name, directory), path in zip(named, paths, strict=True):
+        own = path.name if names[path.name] == 1 else f"{path.parent.name}/{path.name}"
+        evaluations.append(Evaluation(name or own, Path(directory), _read(Path(directory))))
+    if twice := {each.name for each in evaluations if [other.name for other in evaluations].count(each.name) > 1}:
         raise UserError(f"compare: {min(twice)} is named twice; give NAME=DIR, with another name for each")
-    # MTPB asked turn by turn and as one prompt have the same problems.
-    if len(tasks := {str(each.report["task"]).removesuffix("-single-turn") for each in found}) > 1:
+    # MTPB turn by turn and MTPB as one prompt have the same problems.
+    if len(tasks := {str(each.report["task"]).removesuffix("-single-turn") for each in evaluations}) > 1:
         raise UserError(f"compare: evaluations of {', '.join(sorted(tasks))}; compare those of one benchmark")
-    return found
+    return evaluations
 
 
-def _read(place: Path) -> Mapping[str, Any]:
-    path = place / "report.json"
+def _read(directory: Path) -> Mapping[str, Any]:
+    path = directory / "report.json"
     if not path.is_file():
-        raise UserError(f"{place}: no report.json; give a directory that `ms-codegeex evaluate` has written")
+        raise UserError(f"{directory}: no report.json; give a directory that `ms-codegeex evaluate` has written")
     report = read_json(path)
     known = isinstance(report, dict) and report.get("format") == FORMAT and isinstance(report.get("by_problem"), list)
     if not known or not report.get("scores"):
@@ -123,7 +123,7 @@ def compare(evaluations: Sequence[Evaluation], mode: str, published: Sequence[Pu
         groups_of = _common_groups(evaluations, counts, mode)
     cases = "pass_at" not in evaluations[0].report["scores"][mode]["all"]
     groups = {
-        group: {name: _score([counts[name][each] for each in found], cases) for name, found in members.items()}
+        group: {name: _score([counts[name][each] for each in problems], cases) for name, problems in members.items()}
         for group, members in groups_of.items()
     }
     common = sorted({name for members in groups_of["all"].values() for name in members}, key=_natural)
@@ -158,7 +158,7 @@ def _common_groups(
     evaluations: Sequence[Evaluation], counts: Mapping[str, Mapping[str, Counts]], mode: str
 ) -> dict[str, dict[str, list[str]]]:
     """Problems by group and evaluation, only those that all evaluations have judged."""
-    common = sorted(set.intersection(*(set(found) for found in counts.values())), key=_natural)
+    common = sorted(set.intersection(*(set(judged) for judged in counts.values())), key=_natural)
     if not common:
         raise UserError(f"compare: no problem was judged ({mode}) in all of {', '.join(counts)}; compare fewer of them")
     groups = _groups(common, evaluations[0].labels(), counts)
@@ -175,11 +175,11 @@ def _directions(evaluations: Sequence[Evaluation], mode: str) -> dict[str, dict[
             direction = f"{each.source or 'text'} → {labels[problem].get('language', 'python')}"
             members.setdefault(direction, {}).setdefault(each.name, set()).add(problem)
     groups: dict[str, dict[str, list[str]]] = {"all": {each.name: [] for each in evaluations}}
-    for direction, found in members.items():
-        common = sorted(set.intersection(*found.values()), key=_natural)
+    for direction, judged in members.items():
+        common = sorted(set.intersection(*judged.values()), key=_natural)
         if common:
-            groups[direction] = dict.fromkeys(found, common)
-            for name in found:
+            groups[direction] = dict.fromkeys(judged, common)
+            for name in judged:
                 groups["all"][name] += common
     if empty := [name for name, problems in groups["all"].items() if not problems]:
         raise UserError(f"compare: {empty[0]} judged ({mode}) no problem in common with the others; leave it out")
@@ -194,13 +194,13 @@ def _steps(
     evaluations: Sequence[Evaluation], scores: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, list[dict[str, Any]]]:
     """Run -> its evaluated checkpoints by step, for each run with several."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    runs: dict[str, list[dict[str, Any]]] = {}
     for each in evaluations:
         path = Path(str(each.report.get("settings", {}).get("model", {}).get("path", "")))
         if step := STEP.fullmatch(path.name):
             row = {"step": int(step[1]), "name": each.name, **scores[each.name]["pass_rate"]}
-            found.setdefault(str(path.parent.parent), []).append(row)
-    several = {run: rows for run, rows in found.items() if len({row["step"] for row in rows}) > 1}
+            runs.setdefault(str(path.parent.parent), []).append(row)
+    several = {run: rows for run, rows in runs.items() if len({row["step"] for row in rows}) > 1}
     return {run: sorted(rows, key=lambda row: row["step"]) for run, rows in several.items()}
 
 
@@ -209,7 +209,7 @@ def _against(
 ) -> list[dict[str, Any]]:
     """Each evaluation minus each published rate. The interval is the evaluation's: published rates have none, and
     their problems cannot be paired."""
-    found = []
+    differences = []
     for row in published:
         if absent := row.rates.keys() - groups.keys():
             raise UserError(f"--published: {row.name} has {min(absent)!r}; the groups here are {', '.join(groups)}")
@@ -221,8 +221,8 @@ def _against(
                         difference = {key: own[key] - rate for key in ("value", "low", "high")}
                         outside = not own["low"] <= rate <= own["high"]
                         which = {"evaluation": name, "row": row.name, "group": group, "k": int(k), "published": rate}
-                        found.append({**which, "difference": difference, "outside": outside})
-    return found
+                        differences.append({**which, "difference": difference, "outside": outside})
+    return differences
 
 
 def _groups(
@@ -233,7 +233,7 @@ def _groups(
     for label, values in by_label({name: labels[name] for name in common}).items():
         if len(values) > 1:
             groups |= {f"{label}: {value}": values[value] for value in sorted(values, key=_natural)}
-    means = {name: np.mean([_rate(found[name]) for found in counts.values()]) for name in common}
+    means = {name: np.mean([_rate(judged[name]) for judged in counts.values()]) for name in common}
     levels = {
         f"hard (mean rate below {HARD:.0%})": [name for name in common if means[name] < HARD],
         "medium": [name for name in common if HARD <= means[name] <= EASY],
@@ -258,7 +258,7 @@ def _pairs(
 ) -> list[dict[str, Any]]:
     """Every pair of evaluations with the same directions of translation, the later one minus the earlier one, on the
     `problems` that both have."""
-    found = []
+    pairs = []
     for one, other in itertools.combinations(evaluations, 2):
         theirs = set(problems[other.name])
         common = [name for name in problems[one.name] if name in theirs]
@@ -267,7 +267,7 @@ def _pairs(
         rates = np.array([[_rate(counts[each.name][name]) for each in (one, other)] for name in common])
         differences = rates[:, 1] - rates[:, 0]
         low, high = estimators.difference_interval(differences)
-        found.append(
+        pairs.append(
             {
                 "from": one.name,
                 "to": other.name,
@@ -277,9 +277,9 @@ def _pairs(
                 "solved_only_after": [name for name, (a, b) in zip(common, rates, strict=True) if a == 0 < b],
             }
         )
-    for pair, adjusted in zip(found, holm([pair["p"] for pair in found]), strict=True):
+    for pair, adjusted in zip(pairs, holm([pair["p"] for pair in pairs]), strict=True):
         pair["adjusted_p"] = adjusted
-    return found
+    return pairs
 
 
 def permutation_p(differences: np.ndarray) -> float:
@@ -299,27 +299,27 @@ def permutation_p(differences: np.ndarray) -> float:
 def holm(values: Sequence[float]) -> list[float]:
     """Holm's adjustment of p values for testing all of them, in their order."""
     adjusted, highest = [0.0] * len(values), 0.0
-    for rank, place in enumerate(sorted(range(len(values)), key=lambda place: values[place])):
-        highest = max(highest, min(1.0, values[place] * (len(values) - rank)))
-        adjusted[place] = highest
+    for rank, index in enumerate(sorted(range(len(values)), key=lambda index: values[index])):
+        highest = max(highest, min(1.0, values[index] * (len(values) - rank)))
+        adjusted[index] = highest
     return adjusted
 
 
 def _translation(evaluations: Iterable[Evaluation], mode: str) -> dict[str, dict[str, dict[str, Any]]]:
     """Scores by model, language translated from, and language translated to. If a model has two evaluations in the same
     direction, such as before and after, the second gets a separate matrix."""
-    found: dict[str, dict[str, dict[str, Any]]] = {}
+    matrices: dict[str, dict[str, dict[str, Any]]] = {}
     for each in evaluations:
         if each.source is None:
             continue
         labels, targets = each.labels(), {}
         for name, counts in each.counts(mode).items():
             targets.setdefault(labels[name]["language"], []).append(counts)
-        taken = found.get(each.model, {}).get(each.source, {})
+        taken = matrices.get(each.model, {}).get(each.source, {})
         model = f"{each.model} ({each.name})" if taken.keys() & targets.keys() else each.model
-        row = found.setdefault(model, {}).setdefault(each.source, {})
+        row = matrices.setdefault(model, {}).setdefault(each.source, {})
         row |= {language: _score(pairs, False) for language, pairs in sorted(targets.items())}
-    return found
+    return matrices
 
 
 def target_languages(sources: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -331,11 +331,11 @@ def target_languages(sources: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def _matrix_lines(sources: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """A row for each source, in percent."""
     targets = target_languages(sources)
-    found = ["".join(f"{word:>10}" for word in ("", *targets))]
+    matrix = ["".join(f"{word:>10}" for word in ("", *targets))]
     for source, row in sources.items():
         rates = (f"{100 * row[target]['pass_rate']['value']:.2f}" if target in row else "-" for target in targets)
-        found.append("".join(f"{word:>10}" for word in (source, *rates)))
-    return found
+        matrix.append("".join(f"{word:>10}" for word in (source, *rates)))
+    return matrix
 
 
 def warning(comparison: Mapping[str, Any]) -> str:
@@ -347,21 +347,21 @@ def warning(comparison: Mapping[str, Any]) -> str:
 
 def lines(comparison: Mapping[str, Any]) -> list[str]:
     """The comparison in a few lines for the user."""
-    found = [f"note: {words}"] if (words := warning(comparison)) else []
-    found += [f"{name}: {in_words(each)}" for name, each in comparison["groups"]["all"].items()]
+    summary = [f"note: {words}"] if (words := warning(comparison)) else []
+    summary += [f"{name}: {in_words(each)}" for name, each in comparison["groups"]["all"].items()]
     for model, sources in comparison["translation"].items():
-        found += [f"{model}, pass@1 from each language (rows) to each", *_matrix_lines(sources)]
+        summary += [f"{model}, pass@1 from each language (rows) to each", *_matrix_lines(sources)]
     for pair in comparison["pairs"]:
         gained, lost = len(pair["solved_only_after"]), len(pair["solved_only_before"])
-        found.append(
+        summary.append(
             f"{pair['to']} - {pair['from']}: {percent(pair['difference'])}, p {pair['adjusted_p']:.3g} (of "
             f"{len(comparison['pairs'])} pairs), solves {gained} more problems and {lost} no longer"
         )
     for each in comparison["against_published"]:
         group = "" if each["group"] == "all" else f" ({each['group']})"
         side = "outside of" if each["outside"] else "within"
-        found.append(
+        summary.append(
             f"{each['evaluation']} - {each['row']}, pass@{each['k']}{group}: {percent(each['difference'])}, published "
             f"{100 * each['published']:.2f} % is {side} the interval"
         )
-    return found
+    return summary

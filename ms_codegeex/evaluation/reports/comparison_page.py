@@ -38,8 +38,8 @@ def render(comparison: Mapping[str, Any], evaluations: Sequence[Evaluation], max
 
 def _evaluations(comparison: Mapping[str, Any]) -> str:
     rows = [
-        [text(name), count(found["problems"]), text(found["model"]), f"<code>{text(found['directory'])}</code>"]
-        for name, found in comparison["evaluations"].items()
+        [text(name), count(entry["problems"]), text(entry["model"]), f"<code>{text(entry['directory'])}</code>"]
+        for name, entry in comparison["evaluations"].items()
     ]
     each = (
         ", each in all evaluations of its direction" if comparison["translation"] else " were judged in all evaluations"
@@ -75,8 +75,8 @@ def _charts(groups: Mapping[str, Mapping[str, Any]], published: Mapping[str, Map
     figures = [curves("pass@k", series, "k", "pass@k")]
     for group, scores in groups.items():
         rates = [(name, score["pass_rate"]["value"]) for name, score in scores.items()]
-        found = ((name, row["rates"].get(group, {}).get("1")) for name, row in published.items())
-        rates += [(name, rate) for name, rate in found if rate is not None]
+        quoted = ((name, row["rates"].get(group, {}).get("1")) for name, row in published.items())
+        rates += [(name, rate) for name, rate in quoted if rate is not None]
         figures.append(bars(text(group), [(name, rate, f"{100 * rate:.1f} %") for name, rate in rates], 1.0))
     return charts(figures)
 
@@ -147,14 +147,14 @@ def _matrix(model: str, sources: Mapping[str, Mapping[str, Any]]) -> str:
     return f"<h3>{text(model)}: pass@1</h3>" + table(heads, rows, len(targets))
 
 
-def _budget(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+def _budget(budgets: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     rows: dict[str, dict[str, str]] = {}
-    for name, entries in found.items():
+    for name, entries in budgets.items():
         for entry in entries:
             label = f"{entry['samples']} samples, {entry['strategy']}"
             rows.setdefault(label, {})[name] = f"{100 * entry['rate']:.2f} %"
-    cells = [[text(label), *(rates.get(name, "") for name in found)] for label, rates in rows.items()]
-    return table(("", *found), cells, len(found)) if cells else ""
+    cells = [[text(label), *(rates.get(name, "") for name in budgets)] for label, rates in rows.items()]
+    return table(("", *budgets), cells, len(budgets)) if cells else ""
 
 
 def _problems(comparison: Mapping[str, Any], evaluations: Sequence[Evaluation], maximum: int) -> str:
@@ -164,11 +164,11 @@ def _problems(comparison: Mapping[str, Any], evaluations: Sequence[Evaluation], 
     counts = {each.name: each.counts(mode) for each in evaluations}
     labels = {name: value for each in evaluations for name, value in each.labels().items()}
     for problem in comparison["problems"]:
-        found = {name: counts[name][problem] for name in counts if problem in counts[name]}
-        rates = ", ".join(f"{text(name)} {passed} of {samples}" for name, (samples, passed) in found.items())
+        judged = {name: counts[name][problem] for name in counts if problem in counts[name]}
+        rates = ", ".join(f"{text(name)} {passed} of {samples}" for name, (samples, passed) in judged.items())
         language = labels.get(problem, {}).get("language", "python")
         lexer = LEXERS.get(language, language)
-        inner = "".join(_of_one(name, answers[name].get(problem, []), mode, lexer, maximum) for name in found)
+        inner = "".join(_of_one(name, answers[name].get(problem, []), mode, lexer, maximum) for name in judged)
         parts.append(f"<details><summary><code>{text(problem)}</code>: {rates}</summary>{inner}</details>")
     shown = "All distinct answers" if not maximum else f"Up to {maximum} distinct answers of each evaluation"
     return note(f"{shown}, those that pass first.") + "".join(parts)
@@ -181,11 +181,11 @@ def _answers(evaluation: Evaluation) -> dict[str, list[tuple[dict[str, Any], dic
         for name in ("samples.jsonl", "results.jsonl")
     )
     judged = {key(row): row for row in current_results(samples, results)}
-    found: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {}
+    answers: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {}
     for row in samples:
         if key(row) in judged:
-            found.setdefault(row["task_id"], []).append((row, dict(judged[key(row)])))
-    return found
+            answers.setdefault(row["task_id"], []).append((row, dict(judged[key(row)])))
+    return answers
 
 
 def _of_one(

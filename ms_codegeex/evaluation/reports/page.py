@@ -68,8 +68,8 @@ def _summary(report: Mapping[str, Any]) -> str:
     settings, problems, samples = report.get("settings", {}), report.get("problems", {}), report.get("samples", {})
     finish = ", ".join(f"{text(name)} {count(number)}" for name, number in samples.get("finish", {}).items())
     rows = [["task", text(report.get("task", ""))], ["model", text(model_of(report))]]
-    for name, found, whole in (("problems", problems, "chosen"), ("samples", samples, "drawn")):
-        rows += [[name, f"{count(found['judged'])} judged of {count(found[whole])}"]] if found else []
+    for name, totals, whole in (("problems", problems, "chosen"), ("samples", samples, "drawn")):
+        rows += [[name, f"{count(totals['judged'])} judged of {count(totals[whole])}"]] if totals else []
     rows += [["finish reasons", finish]] if finish else []
     layers = settings.get("machine", {}).get("sandbox", {})
     lacking = [name for name, state in layers.items() if state != "active"]
@@ -97,15 +97,15 @@ def _scores(scores: Mapping[str, Any]) -> str:
     groups = [("all", [each["all"] for each in scores.values()])]
     for label, values in first["by"].items():
         for value in values:
-            found = [each["by"].get(label, {}).get(value) for each in scores.values()]
-            groups.append((f"{label}: {label_of(value)}", found))
+            scored = [each["by"].get(label, {}).get(value) for each in scores.values()]
+            groups.append((f"{label}: {label_of(value)}", scored))
     rows = [
         [
             text(name),
-            *(count(found[0][size]) for size in ("problems", "samples")),
-            *(cell for score in found for cell in _rates(score, shown)),
+            *(count(scored[0][size]) for size in ("problems", "samples")),
+            *(cell for score in scored for cell in _rates(score, shown)),
         ]
-        for name, found in groups
+        for name, scored in groups
     ]
     notes = "".join(note(text(f"Not shown: {why}.")) for why in sorted(missing))
     small = f"In parentheses: {INTERVALS}. Rely on strict; published is the original rule."
@@ -128,8 +128,8 @@ def _charts(scores: Mapping[str, Any]) -> str:
 def _verdicts(modes: Mapping[str, Mapping[str, Mapping[str, int]]]) -> str:
     rows = []
     for mode, groups in modes.items():
-        for name, found in groups.items():
-            cells = [count(found[verdict]) if verdict in found else "" for verdict in VERDICTS]
+        for name, counts in groups.items():
+            cells = [count(counts[verdict]) if verdict in counts else "" for verdict in VERDICTS]
             rows.append([f"{text(mode)}: {text(label_of(name))}", *cells])
     return table(("", *VERDICTS), rows, len(VERDICTS)) if rows else ""
 
@@ -141,12 +141,12 @@ def _references(report: Mapping[str, Any]) -> str:
         parts.append(table(("missing on this machine", "how to install it"), rows))
     if left := {**report.get("skipped", {}), **report.get("refused", {})}:
         parts.append(_not_judged(left))
-    if found := report.get("references", {}):
-        rows = [[text(label_of(name)), count(each["passed"]), count(each["total"])] for name, each in found.items()]
+    if groups := report.get("references", {}):
+        rows = [[text(label_of(name)), count(each["passed"]), count(each["total"])] for name, each in groups.items()]
         parts.append(table(("references", "passed", "of"), rows, 2))
         bad = [
             [f"<code>{text(problem)}</code>", kind, text(why)]
-            for each in found.values()
+            for each in groups.values()
             for kind, problems in (("known", each["defects"]), ("fails here", each["failing"]))
             for problem, why in problems.items()
         ]
@@ -168,8 +168,8 @@ def _budget(rows: Iterable[Mapping[str, Any]]) -> str:
     return table(("", "expected solve rate", "samples per language"), cells, 1) if cells else ""
 
 
-def _perplexity(found: Mapping[str, Any]) -> str:
-    shown = {name: value for name, value in found.items() if value is not None}
+def _perplexity(figures: Mapping[str, Any]) -> str:
+    shown = {name: value for name, value in figures.items() if value is not None}
     rows = [[text(name), f"{value:.4f}" if isinstance(value, float) else text(value)] for name, value in shown.items()]
     return table(("", ""), rows, 1) if rows else ""
 
@@ -177,10 +177,10 @@ def _perplexity(found: Mapping[str, Any]) -> str:
 def _infilling(kinds: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
     rows, heads = [], ("", "asked by", "spans", "exact match", "perplexity", "bits per byte", "tokens")
     for kind, ways in kinds.items():
-        for way, found in ways.items():
-            match = percent({**found, "value": found["exact match"]})
-            figures = [match, f"{found['perplexity']:.3f}", f"{found['bits per byte']:.3f}", count(found["tokens"])]
-            rows.append([text(kind), text(way), count(found["spans"]), *figures])
+        for way, tally in ways.items():
+            match = percent({**tally, "value": tally["exact match"]})
+            figures = [match, f"{tally['perplexity']:.3f}", f"{tally['bits per byte']:.3f}", count(tally["tokens"])]
+            rows.append([text(kind), text(way), count(tally["spans"]), *figures])
     small = (
         "In parentheses: Wilson's 95 % intervals. Asked by infill: prefix and suffix between the model's sentinels; "
         "the whole answer must be the middle. Asked by prefix: without the suffix; the answer must begin with the "
@@ -190,10 +190,10 @@ def _infilling(kinds: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
 
 
 def _difference(report: Mapping[str, Any]) -> str:
-    found = report.get("difference", {})
-    if not found:
+    difference = report.get("difference", {})
+    if not difference:
         return ""
-    own, other = report["perplexity"]["perplexity"], found["perplexity of the other model"]
+    own, other = report["perplexity"]["perplexity"], difference["perplexity of the other model"]
     both = [("model", own, f"{own:.4f}"), ("other model", other, f"{other:.4f}")]
     within, step = report["difference_within"]["shares"], report["difference_within"]["step"]
     figures = [
@@ -205,11 +205,11 @@ def _difference(report: Mapping[str, Any]) -> str:
             "share of tokens",
         ),
     ]
-    return _perplexity(found) + charts(figures)
+    return _perplexity(difference) + charts(figures)
 
 
-def _validity(found: Mapping[str, Any]) -> str:
-    languages, left_out = found.get("languages", {}), found.get("left_out", {})
+def _validity(validity: Mapping[str, Any]) -> str:
+    languages, left_out = validity.get("languages", {}), validity.get("left_out", {})
     names = dict.fromkeys(name for models in languages.values() for name in models)
     keys = ("answers", "valid", "passed")
     heads = ["", *(f"{text(name)}: {key}" for name in names for key in keys)]
@@ -221,8 +221,8 @@ def _validity(found: Mapping[str, Any]) -> str:
     return "".join(parts) + (_not_judged(left_out) if left_out else "")
 
 
-def published_table(found: Mapping[str, Any]) -> str:
+def published_table(entry: Mapping[str, Any]) -> str:
     """A table of published results."""
-    rows = [[text(name), *(text(cell) for cell in cells)] for name, cells in found["rows"].items()]
-    source = note(text(f"{found['source']}. Per cent unless said otherwise; ~ marks values that were not checked."))
-    return f"<h3>{text(found['title'])}</h3>" + table(("", *found["columns"]), rows, len(found["columns"])) + source
+    rows = [[text(name), *(text(cell) for cell in cells)] for name, cells in entry["rows"].items()]
+    source = note(text(f"{entry['source']}. Per cent unless said otherwise; ~ marks values that were not checked."))
+    return f"<h3>{text(entry['title'])}</h3>" + table(("", *entry["columns"]), rows, len(entry["columns"])) + source

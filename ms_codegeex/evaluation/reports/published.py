@@ -85,16 +85,16 @@ def _row(name: str, values: Any, where: str) -> PublishedRow:
     rates = {"all": own, **groups} if own else groups
     if not rates:
         raise UserError(f"{where}: no rates, expected {EXPECTED}")
-    return PublishedRow(name, source, {group: _rates(found, where) for group, found in rates.items()})
+    return PublishedRow(name, source, {group: _rates(entries, where) for group, entries in rates.items()})
 
 
 def _rates(values: Mapping[Any, Any], where: str) -> dict[str, float]:
-    found = {}
+    rates = {}
     for key, value in values.items():
         match = RATE.fullmatch(str(key))
         if match is None:
             raise UserError(f"{where}: {key}: unknown key, expected {EXPECTED}")
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100:
             raise UserError(f"{where}: {key} is {value!r}, expected a number from 0 to 100 (per cent)")
-        found[match[1] or "1"] = value / 100
-    return found
+        rates[match[1] or "1"] = value / 100
+    return rates

@@ -20,7 +20,7 @@ def build(task: Task, problems: Sequence[Problem], samples: Iterable[Mapping], r
     chosen = {problem.id: problem for problem in problems}
     rows = [row for row in results if row["task_id"] in chosen]
     finishes = Counter(row["finish"] for row in samples if row["task_id"] in chosen)
-    counts = {mode: found for mode in task.modes if (found := _counts(rows, mode))}
+    counts = {mode: judged for mode in task.modes if (judged := _counts(rows, mode))}
     cases = task.samples_per_problem(1) > 1
     return {
         "format": FORMAT,
@@ -28,7 +28,7 @@ def build(task: Task, problems: Sequence[Problem], samples: Iterable[Mapping], r
         "task": task.name,
         "problems": {"chosen": len(chosen), "judged": len({row["task_id"] for row in rows})},
         "samples": {"drawn": sum(finishes.values()), "judged": len(rows), "finish": dict(sorted(finishes.items()))},
-        "scores": {mode: _scores(problems, found, cases) for mode, found in counts.items()},
+        "scores": {mode: _scores(problems, judged, cases) for mode, judged in counts.items()},
         "verdicts": {mode: _verdicts(chosen, rows, mode) for mode in counts},
         "seconds": {"median": statistics.median_high(row["seconds"] for row in rows)} if rows else {},
         "by_problem": _by_problem(problems, counts),
@@ -51,31 +51,31 @@ def _scores(problems: Sequence[Problem], counts: ProblemCounts, cases: bool) -> 
         return score([counts[name] for name in names], cases)
 
     by = {
-        label: {value: score_of(names) for value, names in found.items()} for label, found in by_label(labels).items()
+        label: {value: score_of(names) for value, names in values.items()} for label, values in by_label(labels).items()
     }
     return {"all": score_of(labels), "by": by}
 
 
 def by_label(labels: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, list[str]]]:
     """The names of problems by label and its value, from each problem's labels."""
-    found: dict[str, dict[str, list[str]]] = {}
+    groups: dict[str, dict[str, list[str]]] = {}
     for name, values in labels.items():
         for label, value in values.items():
-            found.setdefault(label, {}).setdefault(value, []).append(name)
-    return found
+            groups.setdefault(label, {}).setdefault(value, []).append(name)
+    return groups
 
 
 def score(pairs: Sequence[tuple[int, int]], cases: bool) -> dict[str, Any]:
     """The score of problems, of each its samples judged and samples passed. If `cases`, a problem's samples answer
     different questions, and pass@k is meaningless."""
-    found = {
+    tally = {
         "problems": len(pairs),
         "samples": sum(samples for samples, _ in pairs),
         "passed": sum(passed for _, passed in pairs),
         "solved": sum(passed > 0 for _, passed in pairs),
         "pass_rate": estimators.pass_rate(pairs),
     }
-    return found if cases else {**found, "pass_at": estimators.pass_rates(pairs, KS), "curve": estimators.curve(pairs)}
+    return tally if cases else {**tally, "pass_at": estimators.pass_rates(pairs, KS), "curve": estimators.curve(pairs)}
 
 
 def model_of(report: Mapping[str, Any]) -> str:
@@ -91,28 +91,28 @@ def _verdicts(chosen: Mapping[str, Problem], rows: Iterable[Mapping], mode: str)
         if mode in row["verdicts"]:
             name = chosen[row["task_id"]].labels.get(first, "all")
             groups.setdefault(name, Counter())[row["verdicts"][mode]] += 1
-    return {name: dict(sorted(found.items())) for name, found in groups.items()}
+    return {name: dict(sorted(verdicts.items())) for name, verdicts in groups.items()}
 
 
 def _by_problem(problems: Sequence[Problem], counts: Mapping[str, ProblemCounts]) -> list[dict[str, Any]]:
     rows = []
     for problem in problems:
-        if found := {mode: each[problem.id] for mode, each in counts.items() if problem.id in each}:
-            samples = max(samples for samples, _ in found.values())
-            passed = {mode: passed for mode, (_, passed) in found.items()}
+        if by_mode := {mode: each[problem.id] for mode, each in counts.items() if problem.id in each}:
+            samples = max(samples for samples, _ in by_mode.values())
+            passed = {mode: passed for mode, (_, passed) in by_mode.items()}
             rows.append({"task_id": problem.id, "labels": dict(problem.labels), "samples": samples, "passed": passed})
     return rows
 
 
 def lines(report: Mapping[str, Any]) -> list[str]:
     """The scores in a few lines for the user."""
-    found = []
+    summary = []
     for mode, scores in report["scores"].items():
         groups = {"all": scores["all"]}
         for values in scores["by"].values():
             groups |= values if len(values) > 1 else {}
-        found += [f"{mode}, {name}: {in_words(score)}" for name, score in groups.items()]
-    return found
+        summary += [f"{mode}, {name}: {in_words(score)}" for name, score in groups.items()]
+    return summary
 
 
 def in_words(score: Mapping[str, Any]) -> str:

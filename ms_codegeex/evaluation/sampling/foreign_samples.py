@@ -39,8 +39,8 @@ def read_samples(path: Path, task: Task, problems: Sequence[Problem]) -> Iterato
 def _sample(row: Mapping[str, Any], task: Task, problem: Problem, number: int, where: str) -> Sample:
     if all(name in row for name in OURS):
         ours = {**row, "completion_id": number}
-        if found := flaws(task, SAMPLE)(ours):
-            raise UserError(f"{where}: {found}; remove the row, or restore the file")
+        if flaw := flaws(task, SAMPLE)(ours):
+            raise UserError(f"{where}: {flaw}; remove the row, or restore the file")
         return sample_from(ours)
     names = ("completion", "generation", *(("solution",) if task.whole_programs else ()))
     name = next((name for name in names if name in row), None)

@@ -85,9 +85,9 @@ class EngineSampler:
 
         text, scan = "", stopping.scanner(ended)
         for piece in self.generator.tokenizer.continuation(ids, counted(), "replace"):
-            place = scan(piece)
-            text += piece[:place]
-            if place is not None:
+            end = scan(piece)
+            text += piece[:end]
+            if end is not None:
                 return SampledAnswer(stopping.cut(text, recipe.stops), "stop")
         return SampledAnswer(text, "length" if new >= room else "eos")
 
@@ -194,9 +194,9 @@ class ServerSampler:
             self._check_kind(stream.response)
             for choice in self._choices(stream):
                 piece, seen = choice.text or "", True
-                place = scan(piece)
-                text += piece[:place]
-                if place is not None:
+                end = scan(piece)
+                text += piece[:end]
+                if end is not None:
                     return SampledAnswer(stopping.cut(text, recipe.stops), "stop")
                 finish = choice.finish_reason or finish
         if finish is None:

@@ -30,20 +30,20 @@ def open_servers(urls: Sequence[str], make: Callable[[str], ServerSampler]) -> S
         return make(urls[0])
     if len(set(urls)) < len(urls):
         raise UserError(f"--url: {next(url for url in urls if urls.count(url) > 1)} occurs twice; give each once")
-    found, failures = [], dict[str, ServerFailure]()
+    servers, failures = [], dict[str, ServerFailure]()
     for url in urls:
         try:
-            found.append(make(url))
+            servers.append(make(url))
         except SERVER_FAILURES as error:
             failures[url] = error
-    if not found:
+    if not servers:
         raise failures[urls[-1]]
     for url, failure in failures.items():
         _warn(url, failure)
-    names = {server.model for server in found}
+    names = {server.model for server in servers}
     if len(names) > 1:
         raise UserError(f"--url: the servers have different models ({', '.join(sorted(names))}); see --url-model")
-    return ManyServers(found)
+    return ManyServers(servers)
 
 
 class ManyServers:

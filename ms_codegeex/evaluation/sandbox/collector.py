@@ -181,19 +181,19 @@ class Collector:
     def executions(self) -> list[Execution]:
         """The commands' executions. If the supervisor died during a command, that command exceeded its output
         cap or the outer deadline, or was killed along with the sandbox (out of memory)."""
-        found: list[Execution] = []
+        executions: list[Execution] = []
         for index, (out, error) in enumerate(self.streams):
             if index < len(self.reports):
                 end, code, seconds = self.reports[index]
             else:
-                seconds = time.monotonic() - self.began - sum(one.seconds for one in found)
+                seconds = time.monotonic() - self.began - sum(one.seconds for one in executions)
                 end, code = End.KILLED if self.complete else End.TIMEOUT, -SIGKILL
             if out.over or error.over:
                 end, code = End.OUTPUT, -SIGKILL
-            found.append(Execution(end, code, seconds, bytes(out.data), bytes(error.data)))
-            if not found[-1].succeeded:
+            executions.append(Execution(end, code, seconds, bytes(out.data), bytes(error.data)))
+            if not executions[-1].succeeded:
                 break
-        return found
+        return executions
 
 
 def ends(process: int, seconds: float) -> bool:

@@ -60,11 +60,11 @@ def foreign_threads(user: int, namespaces: bool, release: str | None = None) -> 
     version = tuple(int(part) for part in re.findall(r"\d+", release or os.uname().release)[:2])
     if namespaces and version >= COUNTS_BY_NAMESPACE:
         return 0
-    found = 0
+    threads = 0
     for directory in Path("/proc").iterdir():
         try:
             if directory.name.isdigit() and directory.stat().st_uid == user:
-                found += len(os.listdir(directory / "task"))
+                threads += len(os.listdir(directory / "task"))
         except OSError:
             continue  # it has ended
-    return found + SPARE
+    return threads + SPARE

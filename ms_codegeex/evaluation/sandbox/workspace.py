@@ -88,8 +88,8 @@ def home_directories() -> set[Path]:
     """The home directories of this machine's users, without symbolic links. System users' homes in /usr are left
     out, because programs see /usr anyway."""
     known = {*HOMES, os.path.expanduser("~"), *(user.pw_dir for user in pwd.getpwall())}
-    found = {Path(os.path.realpath(path)) for path in known if path.startswith("/")}
-    return {path for path in found if not path.is_relative_to("/usr")}
+    paths = {Path(os.path.realpath(path)) for path in known if path.startswith("/")}
+    return {path for path in paths if not path.is_relative_to("/usr")}
 
 
 def check_readable(paths: Iterable[Path]) -> None:

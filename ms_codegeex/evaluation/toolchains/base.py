@@ -41,8 +41,8 @@ LIBRARY = re.compile(r"=> (/.*) \(0x")  # in a line of ldd
 
 def program_of(name: str) -> Path | None:
     """A command's real path: links such as /etc/alternatives are resolved."""
-    found = shutil.which(name, path=os.environ.get("PATH", PATH)) or shutil.which(name, path=PATH)
-    return Path(found).resolve() if found else None
+    path = shutil.which(name, path=os.environ.get("PATH", PATH)) or shutil.which(name, path=PATH)
+    return Path(path).resolve() if path else None
 
 
 def output_of(*words: str | Path) -> str | None:
@@ -72,8 +72,8 @@ def with_libraries(program: Path | None) -> dict[str, Path]:
     if program is None:
         return {}
     output = subprocess.run(["ldd", str(program)], capture_output=True, text=True).stdout if shutil.which("ldd") else ""
-    found = (Path(os.path.normpath(path)) for path in LIBRARY.findall(output))
-    return outside_system(program, *(path for path in found if not path.is_relative_to("/lib")))
+    libraries = (Path(os.path.normpath(path)) for path in LIBRARY.findall(output))
+    return outside_system(program, *(path for path in libraries if not path.is_relative_to("/lib")))
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ class ToolChain(ABC):
     @property
     def inside(self) -> str:
         """The path of the prepared directory in the sandbox: its own path, unless programs write there."""
-        own = any(self.cache.is_relative_to(place) for place in ("/program", "/tmp"))
+        own = any(self.cache.is_relative_to(directory) for directory in ("/program", "/tmp"))
         return f"/toolchains/{self.language}" if own else str(self.cache)
 
     @cached_property
@@ -209,22 +209,22 @@ class ToolChain(ABC):
         modules = (Path(str(sys.modules[kind.__module__].__file__)) for kind in kinds)
         for path in (*modules, *(INSIDE / name for name in self.sources)):
             key.update(path.read_bytes())
-        place = self._root / f"{self.language}-{key.hexdigest()[:16]}"
+        directory = self._root / f"{self.language}-{key.hexdigest()[:16]}"
         with ExitStack() as stack:
             try:
                 self._root.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(locked(place.with_suffix(".lock")))
+                stack.enter_context(locked(directory.with_suffix(".lock")))
             except OSError as error:
                 raise UserError(
                     f"{self._root}: prepared tool chains cannot be kept there ({error.strerror}); set XDG_CACHE_HOME "
                     "to a directory that can be written"
                 ) from None
-            if not (place / COMPLETE).exists():
-                shutil.rmtree(place, ignore_errors=True)
-                place.mkdir(mode=0o755)
-                self.make(place)
-                (place / COMPLETE).touch()
-        return place
+            if not (directory / COMPLETE).exists():
+                shutil.rmtree(directory, ignore_errors=True)
+                directory.mkdir(mode=0o755)
+                self.make(directory)
+                (directory / COMPLETE).touch()
+        return directory
 
     def run_tool(self, words: Sequence[str | Path], cache: Path, **environment: str) -> None:
         """Run a command on our own sources that fills the cache; a `UserError` if it fails."""

@@ -32,7 +32,7 @@ class Cpp(ToolChain):
         """Whether the compiler, or a header, is installed."""
         if name in self.programs:
             return super().has(name)
-        return any((Path(place) / name).exists() for place in includes())
+        return any((Path(directory) / name).exists() for directory in includes())
 
     def make(self, cache: Path) -> None:
         """Compile the headers and the witness."""

@@ -41,8 +41,8 @@ class Java(ToolChain):
 
     def readable(self) -> dict[str, Path]:
         """The cache, and the parts of the JDK."""
-        found = [program_of(name) for name in ("java", "javac")]
-        parts = [parts_of(home(path), f"bin/{path.name}", "conf", "lib") for path in found if path]
+        programs = [program_of(name) for name in ("java", "javac")]
+        parts = [parts_of(home(path), f"bin/{path.name}", "conf", "lib") for path in programs if path]
         return {**super().readable(), **{name: path for each in parts for name, path in each.items()}}
 
     def jars(self) -> list[Path]:

@@ -56,10 +56,10 @@ class JavaScript(ToolChain):
         """The directory of js-md5, None without it. Searched: NODE_PATH, `node_modules` of the working
         directory, and where `npm install -g` puts packages."""
         node = self.tool
-        places = [Path(place) for place in os.environ.get("NODE_PATH", "").split(os.pathsep) if place]
-        places += [Path.cwd() / "node_modules", *((node.parent.parent / "lib/node_modules",) if node else ())]
-        places += [Path("/usr/local/lib/node_modules"), Path("/usr/lib/node_modules"), Path("/usr/share/nodejs")]
-        return next((place / MD5 for place in places if (place / MD5 / "package.json").is_file()), None)
+        folders = [Path(folder) for folder in os.environ.get("NODE_PATH", "").split(os.pathsep) if folder]
+        folders += [Path.cwd() / "node_modules", *((node.parent.parent / "lib/node_modules",) if node else ())]
+        folders += [Path("/usr/local/lib/node_modules"), Path("/usr/lib/node_modules"), Path("/usr/share/nodejs")]
+        return next((folder / MD5 for folder in folders if (folder / MD5 / "package.json").is_file()), None)
 
     def make(self, cache: Path) -> None:
         """Copy the witness, and js-md5 if it is installed."""

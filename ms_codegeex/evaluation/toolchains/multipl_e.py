@@ -57,8 +57,8 @@ class PlainJava(Java):
     def jars(self) -> list[Path]:
         """Javatuples, where CLASSPATH names it or where Debian puts it."""
         named = (Path(part) for part in os.environ.get("CLASSPATH", "").split(os.pathsep) if TUPLES in part)
-        places = (*named, Path(f"/usr/share/java/{TUPLES}.jar"))
-        return [place.resolve() for place in places if place.is_file()][:1]
+        paths = (*named, Path(f"/usr/share/java/{TUPLES}.jar"))
+        return [path.resolve() for path in paths if path.is_file()][:1]
 
     def readable(self) -> dict[str, Path]:
         """As in the base class, with javatuples."""
@@ -87,8 +87,8 @@ class TypeScript(PlainJavaScript):
     @property
     def package(self) -> Path | None:
         """The directory of TypeScript, None without it."""
-        found = program_of("tsc")
-        package = found.parent.parent if found else None
+        compiler = program_of("tsc")
+        package = compiler.parent.parent if compiler else None
         return package if package and (package / "lib/tsc.js").is_file() else None
 
     def version(self) -> str | None:

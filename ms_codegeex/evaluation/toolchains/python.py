@@ -33,8 +33,8 @@ class Python(ToolChain):
         """The versions of Python and NumPy, None without a NumPy that the sandbox shows."""
         if self.lacking():
             return None
-        found = self._interpreter.versions(["numpy"])
-        return f"Python {found['Python']}, NumPy {found.get('numpy', 'of an unknown version')}"
+        versions = self._interpreter.versions(["numpy"])
+        return f"Python {versions['Python']}, NumPy {versions.get('numpy', 'of an unknown version')}"
 
     def has(self, name: str) -> bool:
         """Whether a library is installed."""

@@ -87,9 +87,9 @@ class Rust(Rustc):
 
     def make(self, cache: Path) -> None:
         """Compile the crates and the witness."""
-        for place, name in PLACES.items():
-            (cache / place).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(INSIDE / name, cache / place)
+        for path, name in PLACES.items():
+            (cache / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(INSIDE / name, cache / path)
         (cache / "src").mkdir()
         (cache / "src/main.rs").write_text("fn main() {}\n")
         environment = {**self.environment, "CARGO_HOME": str(cache / "home")}

@@ -35,8 +35,8 @@ def _scan() -> stopping.Scanner:
             return None
         before = None
         skipped = fence.end() if fence else 0
-        place = inner(text[skipped:])
-        return None if place is None else skipped + place - length
+        end = inner(text[skipped:])
+        return None if end is None else skipped + end - length
 
     return each
 

@@ -54,8 +54,8 @@ def read_problems(data: Path, mode: str) -> list[Ds1000Problem]:
     """
     if not data.exists():
         raise UserError(f"{data}: no such file or directory; give DS-1000's ds1000_data or ds1000.jsonl.gz")
-    if data.is_dir() and (found := sorted(data.glob("*.jsonl*"))):
-        data = found[0]
+    if data.is_dir() and (files := sorted(data.glob("*.jsonl*"))):
+        data = files[0]
     if data.is_dir():
         return _original(data, mode)
     if mode != "completion":
@@ -69,10 +69,10 @@ def format_of(data: Path) -> str:
 
 
 def _original(root: Path, mode: str) -> list[Ds1000Problem]:
-    found = [path for path in root.glob(f"*/{mode.capitalize()}/q*") if re.fullmatch(r"q\d+", path.name)]
-    if not found:
+    paths = [path for path in root.glob(f"*/{mode.capitalize()}/q*") if re.fullmatch(r"q\d+", path.name)]
+    if not paths:
         raise UserError(f"{root}: no LIBRARY/{mode.capitalize()}/qN; give DS-1000's ds1000_data directory")
-    return [_directory(path, mode) for path in sorted(found, key=lambda path: (path.parts[-3], int(path.name[1:])))]
+    return [_directory(path, mode) for path in sorted(paths, key=lambda path: (path.parts[-3], int(path.name[1:])))]
 
 
 def _directory(path: Path, mode: str) -> Ds1000Problem:

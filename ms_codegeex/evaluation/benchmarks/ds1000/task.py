@@ -125,8 +125,8 @@ def _right(execution: Execution, secret: str) -> bool:
     lines = execution.stdout.rstrip(b"\n").split(b"\n")
     if not execution.succeeded or len(lines) < 2 or lines[-1] != secret.encode("ascii"):
         return False
-    found = parse_json(lines[-2], data=True)
-    return bool(found["results"]) and all(found["results"]) and found["string"] in (None, 1)
+    report = parse_json(lines[-2], data=True)
+    return bool(report["results"]) and all(report["results"]) and report["string"] in (None, 1)
 
 
 build = Ds1000

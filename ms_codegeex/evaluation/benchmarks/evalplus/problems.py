@@ -50,14 +50,14 @@ def read_problems(data: Path) -> list[Problem]:
     paths = _files(data) if data.is_dir() else [data]
     if not paths:
         raise UserError(f"{data}: no HumanEvalPlus.jsonl.gz or MbppPlus.jsonl.gz there; they are at {WHERE}")
-    found = ((where, _problem(row, where)) for path in paths for where, row in _rows(path))
-    return distinct(found, f"{paths[0]}: no problems; expected rows with {KEYS}")
+    problems = ((where, _problem(row, where)) for path in paths for where, row in _rows(path))
+    return distinct(problems, f"{paths[0]}: no problems; expected rows with {KEYS}")
 
 
 def _files(directory: Path) -> list[Path]:
     """EvalPlus's own files in a directory, or else those of a copy of the dataset on Hugging Face."""
-    found = [path for stem in STEMS if (path := find_file(directory, stem, f"{stem}-v*")) is not None]
-    return found or next((paths for pattern in HUB if (paths := sorted(directory.glob(pattern)))), [])
+    files = [path for stem in STEMS if (path := find_file(directory, stem, f"{stem}-v*")) is not None]
+    return files or next((paths for pattern in HUB if (paths := sorted(directory.glob(pattern)))), [])
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -144,4 +144,4 @@ CONVERTERS = {f"Mbpp/{number}": rules for numbers, rules in TYPES for number in 
 def converted(name: str, arguments: list[Any]) -> list[Any]:
     """A call's arguments with the types that the problem's function takes."""
     rules = CONVERTERS.get(name, [as_it_is])
-    return [rules[min(place, len(rules) - 1)](argument) for place, argument in enumerate(arguments)]
+    return [rules[min(index, len(rules) - 1)](argument) for index, argument in enumerate(arguments)]

@@ -67,21 +67,21 @@ def read(data: Path, languages: Sequence[str] = ()) -> dict[str, ProblemFile]:
     for name in wanted:
         if name not in PREFIXES:
             raise UserError(f"language {name!r}: HumanEval-X has {', '.join(PREFIXES)}")
-    found: dict[str, ProblemFile] = {}
+    files: dict[str, ProblemFile] = {}
     if data.is_file():
         file = read_file(data)
-        found[file.rows[0].language] = file
+        files[file.rows[0].language] = file
     elif data.is_dir():
         for name in wanted:
             # CodeGeeX2's before CodeGeeX's, which `js.jsonl.gz` counts as
             if path := find_file(data, f"humanevalx_{name}", f"humaneval_{name}", name):
-                found[name] = read_file(path, name)
+                files[name] = read_file(path, name)
     for name in languages:
-        if name not in found:
+        if name not in files:
             raise UserError(f"{data}: no file of HumanEval-X for {name}, such as {name}.jsonl.gz; it is in {WHERE}")
-    if not found:
+    if not files:
         raise UserError(f"{data}: no file of HumanEval-X, such as python.jsonl.gz; they are in {WHERE}")
-    return {name: found[name] for name in wanted if name in found}
+    return {name: files[name] for name in wanted if name in files}
 
 
 def read_file(path: Path, language: str | None = None) -> ProblemFile:

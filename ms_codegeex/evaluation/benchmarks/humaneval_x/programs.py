@@ -1,4 +1,4 @@
-"""From an answer to a program: imports, prompt, answer and tests in one text, with a place for the witness.
+"""From an answer to a program: imports, prompt, answer and tests in one text, with room for the witness.
 
 The witness is a call that our own code puts after the last test (see `toolchains`). The tests are the benchmark's, not
 a model's, so their text may be parsed and split. The answer's text may not, and is not.
@@ -152,12 +152,12 @@ ASSEMBLERS: dict[str, Callable[[HumanEvalXProblem, str], Program]] = {
 
 def before_signature(row: HumanEvalXProblem) -> tuple[str, str]:
     """C++'s prompt, split before the function that the answer completes."""
-    found = list(CPP_SIGNATURE.finditer(row.prompt))
-    if not found:
+    signatures = list(CPP_SIGNATURE.finditer(row.prompt))
+    if not signatures:
         raise UserError(
             f"{place(row)}: no function in `prompt`, expected one as in the published files; fetch the file again"
         )
-    return row.prompt[: found[-1].start()], row.prompt[found[-1].start() :]
+    return row.prompt[: signatures[-1].start()], row.prompt[signatures[-1].start() :]
 
 
 def place(row: HumanEvalXProblem) -> str:

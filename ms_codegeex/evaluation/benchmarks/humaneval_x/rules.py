@@ -43,8 +43,8 @@ def through_last_brace(text: str) -> str:
 def before_last(text: str, words: Sequence[str]) -> str:
     """The text, cut at the last occurrence of each word, one word after the other."""
     for word in words:
-        if (place := text.rfind(word)) >= 0:
-            text = text[:place]
+        if (position := text.rfind(word)) >= 0:
+            text = text[:position]
     return text
 
 
@@ -55,8 +55,8 @@ def python_codegeex(text: str) -> str:
 
 def python_codegeex2(text: str) -> str:
     """Cut at the first line that starts in the first column, else at a stop word."""
-    place = stopping.first_unindented(text)
-    return stopping.cut(text, PYTHON_STOPS) if place is None else text[:place]
+    position = stopping.first_unindented(text)
+    return stopping.cut(text, PYTHON_STOPS) if position is None else text[:position]
 
 
 def java(text: str) -> str:

@@ -128,17 +128,17 @@ class HumanEvalX(ToolChainTask):
 
     def known_defects(self) -> Mapping[str, str]:
         """The defects of the published files, and the problem that needs js-md5 if that is missing."""
-        found = defects.known(self._files)
+        reasons = defects.known(self._files)
         if "js" in self._files and not self._has_md5():
-            found["JavaScript/162"] = f"{MD5} is not on this machine; {MD5_INSTALL}"
-        return found
+            reasons["JavaScript/162"] = f"{MD5} is not on this machine; {MD5_INSTALL}"
+        return reasons
 
     def missing(self) -> Mapping[str, str]:
         """Language or library -> the command that installs it."""
-        found = {name: chain.remedy for name, chain in self._chains.items() if chain.found is None}
-        if "js" in self._files and "js" not in found and not self._has_md5():
-            found[MD5] = MD5_INSTALL
-        return found
+        commands = {name: chain.remedy for name, chain in self._chains.items() if chain.found is None}
+        if "js" in self._files and "js" not in commands and not self._has_md5():
+            commands[MD5] = MD5_INSTALL
+        return commands
 
     def _has_md5(self) -> bool:
         chain = self._chains["js"]

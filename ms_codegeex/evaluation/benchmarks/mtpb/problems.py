@@ -15,7 +15,7 @@ from ms_codegeex.evaluation.task import Problem
 
 FILE = "mtpb.jsonl"
 KNOWN_SHA256 = "3ab79ddb160f484a63491330ba72204930d56cc946f7c0c5fb469622a941f89c"  # of Salesforce's file
-MAX_GEN_LENGTH = 256  # tokens per turn if the problem does not say, as in the release
+MAX_GEN_LENGTH = 256  # tokens per turn if the problem sets none, as in the release
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class MtpbProblem:
 
 def file_of(data: Path) -> Path:
     """The file itself, or the one in a directory."""
-    found = find_file(data, "mtpb")
-    if found is None:
+    file = find_file(data, "mtpb")
+    if file is None:
         raise UserError(f"{data}: no {FILE} there; give the file, it is in github.com/salesforce/CodeGen")
-    return found
+    return file
 
 
 def read_problems(data: Path) -> list[Problem]:

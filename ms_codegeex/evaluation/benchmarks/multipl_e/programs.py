@@ -59,8 +59,8 @@ def ts(row: MultiPlEProblem, text: str, name: str) -> Program:
 def go(row: MultiPlEProblem, text: str, name: str) -> Program:
     """The witness is imported right after the package's name."""
     head, tail = blocks.at_end_of_block(row.tests, blocks.GO_TEST, name)
-    text, found = GO_PACKAGE.subn(lambda line: line.group() + blocks.GO_IMPORT, text, count=1)
-    if not found:
+    text, replaced = GO_PACKAGE.subn(lambda line: line.group() + blocks.GO_IMPORT, text, count=1)
+    if not replaced:
         raise UserError(f"{name}: no package in its prompt, expected one as in the published files")
     return Program(f"{text}{head}", blocks.GO_CALL, tail)
 
@@ -78,10 +78,10 @@ def bash(row: MultiPlEProblem, text: str, name: str) -> Program:
 
 def lua(row: MultiPlEProblem, text: str, name: str) -> Program:
     """The witness is a global function, called if luaunit counts no failed test."""
-    found = list(LUA_RUN.finditer(row.tests))
-    if not found:
+    runs = list(LUA_RUN.finditer(row.tests))
+    if not runs:
         raise UserError(f"{name}: its tests do not end with os.exit(lu.LuaUnit.run()); fetch the file again")
-    head, tail = row.tests[: found[-1].start()], row.tests[found[-1].end() :]
+    head, tail = row.tests[: runs[-1].start()], row.tests[runs[-1].end() :]
     head = f"{text}{head}local ms_codegeex_failed = lu.LuaUnit.run()\nif ms_codegeex_failed == 0 then\n"
     return Program(head, f'{blocks.CALL}("%s")\n', f"end\nos.exit(ms_codegeex_failed){tail}\n")
 

@@ -74,13 +74,13 @@ def _text(row: Mapping[str, Any], where: str, *names: str) -> str:
     return value
 
 
-def _database(place: Path, name: str, where: str) -> Path:
+def _database(root: Path, name: str, where: str) -> Path:
     if not NAME.fullmatch(name) or name in (".", ".."):
         raise UserError(f"{where}: db_id {name[:60]!r} is not the name of a database")
     for folder in FOLDERS:
-        if (file := place / folder / name / f"{name}.sqlite").is_file():
+        if (file := root / folder / name / f"{name}.sqlite").is_file():
             return file.resolve()
-    raise UserError(f"{where}: no database {name}/{name}.sqlite in {', '.join(FOLDERS)} of {place}; download them too")
+    raise UserError(f"{where}: no database {name}/{name}.sqlite in {', '.join(FOLDERS)} of {root}; download them too")
 
 
 def _tables(file: Path) -> str:

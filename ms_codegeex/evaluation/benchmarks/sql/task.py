@@ -84,7 +84,7 @@ class Sql(PythonTask):
 
 def end_of_query(text: str) -> int | None:
     """The end of the first statement: a semicolon, blank line, comment or fence outside of strings."""
-    return next((found.start() for found in STRING_OR_END.finditer(text) if found["end"]), None)
+    return next((match.start() for match in STRING_OR_END.finditer(text) if match["end"]), None)
 
 
 def prompt_of(question: Question) -> str:

@@ -40,7 +40,7 @@ def rows_of(database, path):
 
 def is_ordered(query):
     """Whether the outermost query is ordered: its last ORDER BY is not inside parentheses."""
-    last = [found.end() for found in re.finditer(r"\border\s+by\b", query, re.IGNORECASE)]
+    last = [match.end() for match in re.finditer(r"\border\s+by\b", query, re.IGNORECASE)]
     return bool(last) and query[last[-1] :].count(")") <= query[last[-1] :].count("(")
 
 
@@ -49,27 +49,27 @@ def contents(column):
     return frozenset(Counter(column).items())
 
 
-def same_rows(expected, found, ordered):
+def same_rows(expected, returned, ordered):
     """Whether the rows are equal with multiplicity, and in the same order if it matters, for some order of columns."""
-    if len(expected) != len(found) or (expected and len(expected[0]) != len(found[0])):
+    if len(expected) != len(returned) or (expected and len(expected[0]) != len(returned[0])):
         return False
     if not expected:
         return True
     gather = list if ordered else Counter
-    wanted, given = list(zip(*expected)), list(zip(*found))  # columns
+    wanted, given = list(zip(*expected)), list(zip(*returned))  # columns
     if Counter(map(contents, wanted)) != Counter(map(contents, given)):
         return False
 
     def search(order):
         """Whether these columns, and others after them, are those expected."""
         size = len(order)
-        if gather(zip(*wanted[:size])) != gather(zip(*(given[place] for place in order))):
+        if gather(zip(*wanted[:size])) != gather(zip(*(given[index] for index in order))):
             return False
         if size == len(wanted):
             return True
-        others = {given[place]: place for place in range(len(given)) if place not in order}  # equal columns are one
-        alike = (place for column, place in others.items() if contents(column) == contents(wanted[size]))
-        return any(search((*order, place)) for place in alike)
+        others = {given[index]: index for index in range(len(given)) if index not in order}  # equal columns are one
+        alike = (index for column, index in others.items() if contents(column) == contents(wanted[size]))
+        return any(search((*order, index)) for index in alike)
 
     return search(())
 
@@ -77,11 +77,11 @@ def same_rows(expected, found, ordered):
 def main():
     """Compare."""
     database, rule = sys.argv[1:3]
-    expected, found = rows_of(database, "expected.sql"), rows_of(database, "query.sql")
+    expected, returned = rows_of(database, "expected.sql"), rows_of(database, "query.sql")
     with open("expected.sql", encoding="utf-8") as stream:
         ordered = is_ordered(stream.read())
-    equal = same_rows(expected, found, ordered) if rule == "multiset" else set(expected) == set(found)
-    assert equal, f"{len(found)} rows, {len(expected)} expected: {found[:3]} instead of {expected[:3]}"
+    equal = same_rows(expected, returned, ordered) if rule == "multiset" else set(expected) == set(returned)
+    assert equal, f"{len(returned)} rows, {len(expected)} expected: {returned[:3]} instead of {expected[:3]}"
 
 
 if __name__ == "__main__":

@@ -36,12 +36,12 @@ def polynomial(coefficients: list, x: float) -> float:
 
 
 def pyramid(side: float, height: float) -> int:
-    """The surface of a square pyramid of which `height` is the height, rounded (Mbpp/581 does not say which it is)."""
+    """The surface of a square pyramid of which `height` is the height, rounded (Mbpp/581 leaves open which it is)."""
     return round(side**2 + 2 * side * math.sqrt((side / 2) ** 2 + height**2))
 
 
 def digits(one: int, other: int) -> int:
-    """The sum of the differences of two numbers' digits, place by place (Mbpp/558)."""
+    """The sum of the differences of two numbers' digits, position by position (Mbpp/558)."""
     texts = str(one), str(other)
     width = max(map(len, texts))
     return sum(abs(int(a) - int(b)) for a, b in zip(*(text.zfill(width) for text in texts)))
@@ -54,44 +54,44 @@ def is_float(value: object) -> bool:
     return isinstance(value, float) or str(getattr(value, "dtype", "")) in ("float64", "float32")
 
 
-def near(found: object, expected: object, absolute: float) -> bool:
+def near(returned: object, expected: object, absolute: float) -> bool:
     """Whether all numbers are within the tolerances, at any depth; False if there is anything but numbers."""
-    found, expected = (value.tolist() if hasattr(value, "tolist") else value for value in (found, expected))
-    if isinstance(found, (list, tuple)) and isinstance(expected, (list, tuple)):
-        return len(found) == len(expected) and all(near(*pair, absolute) for pair in zip(found, expected))
-    if not all(isinstance(value, (int, float, complex)) for value in (found, expected)):
+    returned, expected = (value.tolist() if hasattr(value, "tolist") else value for value in (returned, expected))
+    if isinstance(returned, (list, tuple)) and isinstance(expected, (list, tuple)):
+        return len(returned) == len(expected) and all(near(*pair, absolute) for pair in zip(returned, expected))
+    if not all(isinstance(value, (int, float, complex)) for value in (returned, expected)):
         return False
-    if found == expected:
+    if returned == expected:
         return True
-    return not cmath.isinf(expected) and abs(found - expected) <= absolute + RELATIVE * abs(expected)
+    return not cmath.isinf(expected) and abs(returned - expected) <= absolute + RELATIVE * abs(expected)
 
 
-def special(entry_point: str, dataset: str, arguments: list, found: object, tolerance: float) -> bool:
+def special(entry_point: str, dataset: str, arguments: list, returned: object, tolerance: float) -> bool:
     """Whether a value is accepted whatever the expected one is."""
     if dataset != "mbpp":
         return False
-    if entry_point == "are_equivalent":  # Mbpp/164 does not say what is equivalent
+    if entry_point == "are_equivalent":  # Mbpp/164 leaves open what is equivalent
         return True
     if entry_point == "sum_div":
-        return found == 0
+        return returned == 0
     if entry_point == "surface_Area":
-        return abs(found - pyramid(*arguments)) <= tolerance
-    return entry_point == "digit_distance_nums" and found == digits(*arguments)
+        return abs(returned - pyramid(*arguments)) <= tolerance
+    return entry_point == "digit_distance_nums" and returned == digits(*arguments)
 
 
-def exact(entry_point: str, dataset: str, found: object, expected: object) -> bool:
+def exact(entry_point: str, dataset: str, returned: object, expected: object) -> bool:
     """Whether two values are equal, as sets or in being present for some functions."""
     if dataset == "mbpp" and entry_point in SETS:
-        return set(found) == set(expected)
-    if dataset == "mbpp" and entry_point in PRESENT and not isinstance(found, bool):
-        return expected == (found is not None)
-    return bool(found == expected)
+        return set(returned) == set(expected)
+    if dataset == "mbpp" and entry_point in PRESENT and not isinstance(returned, bool):
+        return expected == (returned is not None)
+    return bool(returned == expected)
 
 
-def right_calls(given: dict, arguments: list, found: list, expected: list) -> int:
+def right_calls(given: dict, arguments: list, returned: list, expected: list) -> int:
     """The number of leading calls with a right value."""
     name, dataset, tolerance = given["entry_point"], given["dataset"], given["tolerance"]
-    for number, (words, value, wanted) in enumerate(zip(arguments, found, expected)):
+    for number, (words, value, wanted) in enumerate(zip(arguments, returned, expected)):
         if dataset == "humaneval" and name == "find_zero":  # any root will do
             right = abs(polynomial(*words, value)) <= tolerance
         else:
@@ -102,7 +102,7 @@ def right_calls(given: dict, arguments: list, found: list, expected: list) -> in
         if not right:
             sys.stderr.write(f"call {number}: {value!r:.200} instead of {wanted!r:.200}\n")
             return number
-    return min(len(found), len(expected))
+    return min(len(returned), len(expected))
 
 
 def unpickled(data: bytes) -> list:
@@ -119,13 +119,13 @@ def unpickled(data: bytes) -> list:
 def main() -> None:
     """Compare."""
     with open("returned", "rb") as file:
-        found = unpickled(file.read())
+        returned = unpickled(file.read())
     given = json.loads(sys.stdin.readline())
     arguments, expected = (unpickled(base64.b64decode(given[name])) for name in ("arguments", "expected"))
     if given["dataset"] == "mbpp" and given["entry_point"] in PRESENT:
         expected = [value is not None for value in expected]
     try:
-        count = right_calls(given, arguments, found, expected)
+        count = right_calls(given, arguments, returned, expected)
     except Exception:
         traceback.print_exc(limit=-3)
         count = 0

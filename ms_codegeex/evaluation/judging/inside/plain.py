@@ -41,15 +41,15 @@ MAX_ITEMS = 1_000_000  # of an iterator
 ACTIVE = ("memmap", "DataSource", "vectorize", "HDFStore")  # these open files or call functions
 
 
-def allowed(module: str, name: str, found: object) -> bool:
+def allowed(module: str, name: str, value: object) -> bool:
     """Whether a pickle may name this: a class or function that the library itself has defined there."""
     library = module.partition(".")[0]
-    places = MODULES.get(library, ())
-    if (getattr(found, "__module__", None) or "").partition(".")[0] != library:
+    packages = MODULES.get(library, ())
+    if (getattr(value, "__module__", None) or "").partition(".")[0] != library:
         return False
-    if isinstance(found, type):
-        return name not in ACTIVE and any(module == place or module.startswith(place + ".") for place in places)
-    return callable(found) and (name in MAKERS or any(part in name for part in MAKERS_LIKE))
+    if isinstance(value, type):
+        return name not in ACTIVE and any(module == package or module.startswith(package + ".") for package in packages)
+    return callable(value) and (name in MAKERS or any(part in name for part in MAKERS_LIKE))
 
 
 class Iterated(list):
@@ -78,10 +78,10 @@ class Unpickler(pickle._Unpickler):
         """A class or function that a pickle names, if it is allowed."""
         exact = name in EXACT.get(module, "").split()
         if exact or ("." not in name and module.partition(".")[0] in MODULES):
-            found = super().find_class(module, name)
-            if exact or allowed(module, name, found):
-                self.named.append(found)
-                return found
+            value = super().find_class(module, name)
+            if exact or allowed(module, name, value):
+                self.named.append(value)
+                return value
         raise pickle.UnpicklingError(f"{module}.{name} is no plain data")
 
     def check_named(self, function: object) -> None:
@@ -89,9 +89,9 @@ class Unpickler(pickle._Unpickler):
         if not any(function is known for known in self.named):
             raise pickle.UnpicklingError(f"{function!r} is no plain data and cannot be called")
 
-    def load_call(self, load: Callable, place: int) -> None:
-        """An operation that calls what lies at this place of the stack."""
-        self.check_named(self.stack[place])
+    def load_call(self, load: Callable, index: int) -> None:
+        """An operation that calls what lies at this index of the stack."""
+        self.check_named(self.stack[index])
         load(self)
 
     def load_build(self) -> None:

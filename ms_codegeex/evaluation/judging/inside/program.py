@@ -88,9 +88,9 @@ def execute_bare(code: object, source: str) -> None:
 
     os.chdir(tempfile.mkdtemp())  # from here on, tempfile knows its directory and needs no os.getcwd
     for module, names in FORBIDDEN.items():
-        found = importlib.import_module(module)
+        imported = importlib.import_module(module)
         for name in names.split():
-            setattr(found, name, None)
+            setattr(imported, name, None)
     sys.modules.update(dict.fromkeys(ABSENT))
     stream, ours = Swallowed(), (sys.stdin, sys.stdout, sys.stderr)
     sys.stdin = sys.stdout = sys.stderr = stream

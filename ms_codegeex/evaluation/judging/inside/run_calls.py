@@ -69,10 +69,10 @@ def main(seconds: str, mode: str) -> None:
     values = calls.values.getvalue()
     with open("returned", "wb") as file:
         file.write(values)
-    found = {"calls": len(calls.seconds)}
+    report = {"calls": len(calls.seconds)}
     if mode == "report":
-        found.update(seconds=calls.seconds, values=base64.b64encode(values).decode("ascii"))
-    reporter.write_report(ended, found)
+        report.update(seconds=calls.seconds, values=base64.b64encode(values).decode("ascii"))
+    reporter.write_report(ended, report)
 
 
 if __name__ == "__main__":

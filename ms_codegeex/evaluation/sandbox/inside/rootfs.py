@@ -20,9 +20,9 @@ def unveil(shown: list) -> list:
     kernel.make_private()
     opened = [(path, f"{STAGE}/{index}", os.open(source, os.O_PATH)) for index, (path, source) in enumerate(shown)]
     kernel.mount("tmpfs", STAGE, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
-    for _, place, descriptor in opened:
-        show(place, descriptor)
-    return [(path, place) for path, place, _ in opened]
+    for _, target, descriptor in opened:
+        show(target, descriptor)
+    return [(path, target) for path, target, _ in opened]
 
 
 def make(view: dict) -> None:

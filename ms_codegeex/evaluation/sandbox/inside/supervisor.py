@@ -92,10 +92,10 @@ def others(alone: bool) -> list:
         words = content(f"/proc/{number}/stat").rpartition(b")")[2].split()
         if words:
             parents[number] = int(words[1])
-    family, found = {os.getpid()}, True
-    while found:
-        found = {number for number, parent in parents.items() if parent in family} - family
-        family |= found
+    family, children = {os.getpid()}, True
+    while children:
+        children = {number for number, parent in parents.items() if parent in family} - family
+        family |= children
     return sorted(family - {os.getpid()})
 
 
