@@ -12,6 +12,7 @@ from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.config.model import ModelConfig, model_config
 from ms_codegeex.config.sections import (
     CheckpointConfig,
+    ClusterConfig,
     DataConfig,
     FaultsConfig,
     LoggingConfig,
@@ -46,6 +47,7 @@ class RunConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     faults: FaultsConfig = field(default_factory=FaultsConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)

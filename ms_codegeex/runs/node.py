@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.host import available_cores
 from ms_codegeex.base.processes import python_path
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.chosen_hardware import check_kind
+from ms_codegeex.runs.cores import core_blocks, core_list, cores_of_devices, usable_cores
 from ms_codegeex.runs.rank_table import check_against_config, is_address, read_rank_table
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.workers import WorkerSpec
@@ -32,7 +32,7 @@ NODE_SECONDS = "600"  # how long others wait for a rank, for example during a sl
 # Seconds until a rank asks the scheduler again, at random between these. MindSpore's own 3 and 5 keep thousands of
 # ranks apart; on one server they only make every start three seconds longer.
 RETRY_SECONDS = {"MS_RETRY_INTERVAL_LOWER": "0", "MS_RETRY_INTERVAL_UPPER": "1"}
-CONNECT_SECONDS = {False: "2000", True: "6000"}  # how long HCCL waits for the slowest rank; True: with a pipeline
+CONNECT_SECONDS = {False: 2000, True: 6000}  # how long HCCL waits for the slowest rank; True: with a pipeline
 
 
 @dataclass(frozen=True)
@@ -145,34 +145,6 @@ def _master(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
-# --- cores ---
-
-
-def core_blocks(cores: Sequence[int], count: int) -> list[list[int]]:
-    """`count` blocks of neighbouring cores, equal in size, with the remainder unused; empty if there are too few cores.
-
-    Neighbours, because devices and cores of a server are numbered along the same NUMA nodes.
-    """
-    size = len(cores) // count
-    return [list(cores[i * size : (i + 1) * size]) for i in range(count)]
-
-
-def core_list(cores: Sequence[int]) -> str:
-    """`[0, 1, 2, 5]` -> `0-2,5`, the notation of taskset and msrun."""
-    parts: list[list[int]] = []
-    for core in cores:
-        if parts and core == parts[-1][-1] + 1:
-            parts[-1][1:] = [core]
-        else:
-            parts.append([core])
-    return ",".join("-".join(map(str, part)) for part in parts)
-
-
-def usable_cores() -> list[int]:
-    """Numbers of the cores this process may use."""
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(available_cores()))
-
-
 # --- processes ---
 
 
@@ -182,7 +154,7 @@ def engine_environment(config: RunConfig, node: Node, log_directory: Path) -> di
     values = {"MS_NODE_TIMEOUT": NODE_SECONDS, "GLOG_v": "3", "OMP_NUM_THREADS": str(threads)}
     if config.device == "ascend":
         values |= {
-            "HCCL_CONNECT_TIMEOUT": CONNECT_SECONDS[config.parallel.pipeline > 1],
+            **_hccl(config),
             "ASCEND_GLOBAL_LOG_LEVEL": "3",
             "ASCEND_GLOBAL_EVENT_ENABLE": "1",
             "ASCEND_SLOG_PRINT_TO_STDOUT": "0",
@@ -192,6 +164,18 @@ def engine_environment(config: RunConfig, node: Node, log_directory: Path) -> di
         values |= RETRY_SECONDS
     values = {name: os.environ.get(name, value) for name, value in values.items()}
     return {**values, "PYTHONPATH": python_path()}
+
+
+def _hccl(config: RunConfig) -> dict[str, str]:
+    """The variables of Ascend's communication library."""
+    cluster, default = config.cluster, CONNECT_SECONDS[config.parallel.pipeline > 1]
+    values = {
+        "HCCL_CONNECT_TIMEOUT": cluster.connect_timeout or default,
+        "HCCL_EXEC_TIMEOUT": cluster.execute_timeout,
+        "HCCL_SOCKET_IFNAME": cluster.interface,
+        "HCCL_DETERMINISTIC": "true" if cluster.deterministic else None,
+    }
+    return {name: str(value) for name, value in values.items() if value is not None}
 
 
 def node_processes(
@@ -214,6 +198,7 @@ def node_processes(
         f"--master_addr={host}",
         f"--master_port={port}",
         f"--log_dir={run.logs}",
+        f"--cluster_time_out={config.cluster.start_timeout}",
         "--join=True",
         f"--tail_worker_log={config.devices}",  # no worker: a `tail -f` would outlive a killed msrun
         *_bind(config, node, usable_cores()),
@@ -237,7 +222,7 @@ def _scheduler(
     if config.devices == 1:
         return [], {}
     host, port = (LOCAL, port or 0) if node.master is None else (_resolved(node.master[0]), node.master[1])
-    meeting = {"MS_SCHED_HOST": host, "MS_SCHED_PORT": str(port), "MS_TOPO_TIMEOUT": NODE_SECONDS}
+    meeting = {"MS_SCHED_HOST": host, "MS_SCHED_PORT": str(port), "MS_TOPO_TIMEOUT": str(config.cluster.start_timeout)}
     meeting |= {"MS_WORKER_NUM": str(config.devices), "RANK_SIZE": str(config.devices)}
     if node.rank:
         return [], meeting
@@ -267,12 +252,19 @@ def _place(config: RunConfig, meeting: Mapping[str, str], rank: int, device: int
 
 
 def _bind(config: RunConfig, node: Node, cores: Sequence[int]) -> list[str]:
-    """The flag for msrun's own pinning with the same even split; CPU workers are not pinned."""
-    blocks = core_blocks(cores, len(node.ranks))
-    if config.device == "cpu" or not blocks[0]:
+    """The flag for msrun's own pinning, with the cores that we choose; CPU workers are not pinned."""
+    if config.device == "cpu" or len(cores) < len(node.ranks):
         return []
+    blocks = _blocks(config, node, cores)
     pinned = {f"device{device}": [core_list(block)] for device, block in zip(node.devices, blocks, strict=True)}
     return [f"--bind_core={json.dumps(pinned, separators=(',', ':'))}"]
+
+
+def _blocks(config: RunConfig, node: Node, cores: Sequence[int]) -> list[list[int]]:
+    """The cores of each rank of this server; only Ascend's driver is asked where its devices are."""
+    if config.device == "ascend":
+        return cores_of_devices(node.devices, cores)
+    return core_blocks(cores, len(node.ranks))
 
 
 def _own_processes(
@@ -287,7 +279,7 @@ def _own_processes(
     """
     cores, words, shared = usable_cores(), (sys.executable, *command), engine_environment(config, node, run.logs)
     specs, meeting = _scheduler(config, node, run, words, shared, port)
-    for rank, device, block in zip(node.ranks, node.devices, core_blocks(cores, len(node.ranks)), strict=True):
+    for rank, device, block in zip(node.ranks, node.devices, _blocks(config, node, cores), strict=True):
         log, own = run.logs / f"worker_{rank}.log", _place(config, meeting, rank, device)
         if node.table is None:
             label = f"rank {rank} on {node.name}, log {log}"

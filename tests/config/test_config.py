@@ -149,6 +149,7 @@ def test_sections_follow_the_documented_names():
         "lora",
         "faults",
         "parallel",
+        "cluster",
         "checkpoint",
         "logging",
     } == set(sections)

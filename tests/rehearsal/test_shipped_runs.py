@@ -65,7 +65,7 @@ def essence(config):
     """What a compiled graph depends on, as JSON: files that differ in data, schedule, initial values or constants alone
     are compiled once."""
     values = small(config).to_dict()
-    for section in ("data", "checkpoint", "logging", "stage"):
+    for section in ("data", "cluster", "checkpoint", "logging", "stage"):
         values.pop(section, None)
     values["data"] = {"seq_length": 16, "reset_at_eos": config.data.reset_at_eos}
     values["output"], values["seed"] = "none", 1

@@ -10,7 +10,7 @@ import pytest
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.runs import node as node_module
-from ms_codegeex.runs.node import core_blocks, core_list, node_processes, resolve_node
+from ms_codegeex.runs.node import node_processes, resolve_node
 from ms_codegeex.runs.rank_table import make_rank_table, write_rank_table
 from ms_codegeex.runs.run_directory import RunDirectory
 
@@ -118,6 +118,31 @@ def test_users_variables_win_and_pipelines_wait_longer(table, cores, monkeypatch
     assert spec.environment["HCCL_CONNECT_TIMEOUT"] == "60"
 
 
+def test_the_runs_own_settings_reach_every_rank(table, cores, tmp_path):
+    settings = {"interface": "eth0", "start_timeout": 900, "connect_timeout": 300, "execute_timeout": 60}
+    chosen = build_run_config({**values(), "cluster": {**settings, "deterministic": True}})
+    expected = {
+        "HCCL_SOCKET_IFNAME": "eth0",
+        "HCCL_CONNECT_TIMEOUT": "300",
+        "HCCL_EXEC_TIMEOUT": "60",
+        "HCCL_DETERMINISTIC": "true",
+    }
+    for spec in node_processes(chosen, resolve_node(chosen, table, 0), RunDirectory(tmp_path), []):
+        assert spec.environment.items() >= {**expected, "MS_TOPO_TIMEOUT": "900"}.items()
+    (spec,) = node_processes(chosen, resolve_node(chosen, None, 0, 2, "10.0.0.11:8118"), RunDirectory(tmp_path), [])
+    assert spec.environment.items() >= expected.items() and "--cluster_time_out=900" in spec.command
+    (spec, *_) = node_processes(config(), resolve_node(config(), table, 0), RunDirectory(tmp_path), [])
+    assert not spec.environment.keys() & expected.keys() - {"HCCL_CONNECT_TIMEOUT"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("interface", "eth 0"), ("interface", "$(id)"), ("connect_timeout", 60), ("start_timeout", 0)]
+)
+def test_settings_of_a_cluster_that_the_library_would_refuse(key, value):
+    with pytest.raises(UserError, match=f"^cluster.{key}: "):
+        build_run_config({"cluster": {key: value}})
+
+
 def test_too_few_cores_pin_nothing(table, monkeypatch, tmp_path):
     monkeypatch.setattr(node_module, "usable_cores", lambda: [0, 1])
     for spec in node_processes(config(), resolve_node(config(), table, 0), RunDirectory(tmp_path), [])[1:]:
@@ -135,6 +160,7 @@ def test_msrun_without_a_rank_table(cores, tmp_path):
         "--master_addr=10.0.0.11",
         "--master_port=8118",
         f"--log_dir={tmp_path}/logs",
+        "--cluster_time_out=600",
         "--join=True",
     ):
         assert flag in spec.command
@@ -183,6 +209,7 @@ def test_one_gpu_server_goes_through_msrun(tmp_path, monkeypatch):
     assert Path(spec.command[0]).name == "msrun" and spec.command[1:5] == words
     assert spec.command[5:] == (
         f"--log_dir={tmp_path}/logs",
+        "--cluster_time_out=600",
         "--join=True",
         "--tail_worker_log=2",
         *[word for word in spec.command if word.startswith("--bind_core")],
@@ -192,12 +219,6 @@ def test_one_gpu_server_goes_through_msrun(tmp_path, monkeypatch):
         str(tmp_path),
         "1",
     )
-
-
-def test_core_blocks_are_equal_and_disjoint():
-    assert core_blocks(range(10), 3) == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
-    assert core_blocks([0], 2) == [[], []]
-    assert core_list([0, 1, 2, 5, 7, 8]) == "0-2,5,7-8" and core_list([4]) == "4"
 
 
 def test_the_printed_line_does_what_is_started(tmp_path, table, cores, monkeypatch):

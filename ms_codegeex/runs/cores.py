@@ -1,0 +1,97 @@
+"""Which cores the process of each device is pinned to: those of the device's own NUMA node, if this machine says which.
+
+On a server of eight Ascend devices the first ones may belong to the last node, so a device's number says nothing about
+it. `npu-smi` gives each device's address on the PCI bus, the kernel the node of that address.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from ms_codegeex.base.host import available_cores
+
+SYSFS = Path("/sys")
+SECONDS = 30.0  # for an answer of npu-smi
+
+
+def core_blocks(cores: Sequence[int], count: int) -> list[list[int]]:
+    """`count` blocks of neighbouring cores, equal in size, with the remainder unused; empty if there are too few."""
+    size = len(cores) // count
+    return [list(cores[i * size : (i + 1) * size]) for i in range(count)]
+
+
+def core_list(cores: Sequence[int]) -> str:
+    """`[0, 1, 2, 5]` -> `0-2,5`, the notation of taskset and msrun."""
+    parts: list[list[int]] = []
+    for core in cores:
+        if parts and core == parts[-1][-1] + 1:
+            parts[-1][1:] = [core]
+        else:
+            parts.append([core])
+    return ",".join("-".join(map(str, part)) for part in parts)
+
+
+def listed_cores(text: str) -> list[int]:
+    """`0-2,5` -> `[0, 1, 2, 5]`, as the kernel writes them too; an empty text has none."""
+    bounds = [[int(end) for end in part.split("-")] for part in text.strip().split(",") if part]
+    return [core for ends in bounds for core in range(ends[0], ends[-1] + 1)]
+
+
+def usable_cores() -> list[int]:
+    """Numbers of the cores this process may use."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(available_cores()))
+
+
+def cores_of_devices(devices: Sequence[int], cores: Sequence[int]) -> list[list[int]]:
+    """The cores for each device's process, disjoint: its share of its NUMA node's, or if any node is unknown or has too
+    few cores, blocks of all cores in the order of the devices."""
+    nodes = {device: _node(bus) for device, bus in _buses(devices).items()}
+    if None in nodes.values() or len(nodes) < len(devices):
+        return core_blocks(cores, len(devices))
+    blocks: dict[int, list[int]] = {}
+    for node in set(nodes.values()):
+        path = SYSFS / f"devices/system/node/node{node}/cpulist"
+        known = set(listed_cores(path.read_text(encoding="ascii"))) if path.is_file() else set()
+        members = [device for device in devices if nodes[device] == node]
+        shares = core_blocks([core for core in cores if core in known], len(members))
+        blocks |= dict(zip(members, shares, strict=True))
+    return [blocks[device] for device in devices] if all(blocks.values()) else core_blocks(cores, len(devices))
+
+
+def _buses(devices: Sequence[int]) -> dict[int, str]:
+    """The PCI addresses of those devices that `npu-smi` knows."""
+    buses = {}
+    for line in _answer("info", "-m").splitlines():
+        words = line.split()  # number of the card, of its chip, of the device ("-": none), and the chip's name
+        if len(words) >= 4 and all(word.isdigit() for word in words[:3]) and int(words[2]) in devices:
+            board = _answer("info", "-t", "board", "-i", words[0], "-c", words[1])
+            if match := re.search(r"^\s*PCIe Bus Info\s*:\s*([0-9A-Fa-f:.]+)\s*$", board, re.MULTILINE):
+                buses[int(words[2])] = match[1].lower()
+    return buses
+
+
+def _node(bus: str) -> int | None:
+    """The NUMA node of a PCI address; None where the kernel knows none (-1)."""
+    path = SYSFS / f"bus/pci/devices/{bus}/numa_node"
+    try:
+        node = int(path.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
+    return node if node >= 0 else None
+
+
+def _answer(*words: str) -> str:
+    """What `npu-smi` prints; nothing if it is missing or fails."""
+    program = shutil.which("npu-smi")
+    if program is None:
+        return ""
+    try:
+        done = subprocess.run([program, *words], capture_output=True, text=True, timeout=SECONDS, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout
