@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import reduce
 from itertools import accumulate
 
 from ms_codegeex.base.errors import PromptTooLong
@@ -56,8 +57,8 @@ def _own(before: str, repeated: str) -> bool:
     def deeper(depth: int, character: str) -> int:
         return max(depth + (character in OPENING) - (character in CLOSING), 0)  # at 0, it closes one of the prefix
 
-    depths = list(accumulate(before + repeated, deeper, initial=0))
-    return min(depths[len(before) :]) >= depths[len(before)]
+    opened = reduce(deeper, before, 0)
+    return all(depth >= opened for depth in accumulate(repeated, deeper, initial=opened))  # ends at the first
 
 
 class Trimming(TextFilter):

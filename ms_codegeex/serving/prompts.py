@@ -18,7 +18,7 @@ from ms_codegeex.generation.stopping import Ending, Rule, scanned
 from ms_codegeex.serving.answering import Filters, TextFilter
 
 _TAG = re.compile(r"(.*?)\s*language:\s*(.*?)\s*(-->|\*/|\*\)|\})?")
-_LINE = re.compile(r".*\n")
+_LINE = re.compile(r"[^\n]*\n|[^\n]+")
 _TRANSLATED = ("C++", "Python", "Java", "JavaScript", "Go", "Rust")  # a line with such a name ends a translation
 QUOTES = "'''"
 LOCALES = ("en", "zh")
@@ -273,13 +273,17 @@ def repeated(lines: list[str]) -> Rule:
     count = sum(line.strip() == last for line in lines)
 
     def scan() -> Callable[[str], int | None]:
-        text = ""
+        line, left = "", count
 
         def each(piece: str) -> int | None:
-            nonlocal text
-            before, text = len(text), text + piece
-            ends = [match.end() for match in _LINE.finditer(text) if match[0].strip() == last]
-            return ends[count - 1] - before if len(ends) >= count else None
+            nonlocal line, left
+            for match in _LINE.finditer(piece):  # the piece only: a line may be as long as the answer
+                line += match[0]
+                if line.endswith("\n"):
+                    left, line = left - (line.strip() == last), ""
+                    if left == 0:
+                        return match.end()
+            return None
 
         return each
 

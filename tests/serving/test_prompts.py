@@ -1,5 +1,7 @@
 """Prompts of the assistant tasks against their published forms, and where answers end."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -65,6 +67,24 @@ def test_comments_end_with_the_codes_last_line():
 def test_a_line_that_comes_twice_ends_the_second_time():
     rule = repeated(["x += 1", "y()", "x += 1"])
     assert [rule(text) for text in ("x += 1\n", "x += 1\n y()\nx += 1", "x += 1\n y()\nx += 1\n")] == [0, 0, 1]
+
+
+def test_lines_that_are_repeated_are_found_over_pieces():
+    text = "x += 1\n y()\nx += 1\nz"
+    for size in (1, 2, 5, 100):
+        scan, cut = repeated(["x += 1", "y()", "x += 1"]).scan(), None
+        for start in range(0, len(text), size):
+            if (cut := scan(text[start : start + size])) is not None:
+                assert text[: start + cut] == "x += 1\n y()\nx += 1\n"
+                break
+        assert cut is not None
+
+
+def test_a_line_without_an_end_is_read_once():
+    """Answers are read in the server's event loop, where nobody else has a turn meanwhile."""
+    scan, began = repeated(["x"]).scan(), time.process_time()
+    assert {scan("abcd") for _ in range(10_000)} == {None}
+    assert time.process_time() - began < 1
 
 
 def test_a_docstring_is_put_into_the_code():
