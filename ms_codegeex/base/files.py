@@ -184,9 +184,9 @@ def _replacing(
     """Yield what `make` makes next to `path`. On success it is synced and takes the place of `path`, on an error it is
     removed. `unchanged` says what is still there then."""
     temporary, old = (path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
-    _remove(temporary)
     try:
         with _parent(path), _removed(temporary, old):
+            _remove(temporary)
             make(temporary)
             with _locked(temporary):
                 with written_back(temporary):

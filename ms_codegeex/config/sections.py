@@ -260,16 +260,17 @@ class ParallelConfig:
 class ClusterConfig:
     """How ranks on Ascend servers meet, and how long they wait for each other. Variables that the user has set win."""
 
-    interface: Annotated[str, Field(pattern=r"^[\^=]{0,2}[\w.,:-]+$")] | None = None
+    interface: Annotated[str, Field(pattern=r"^[\^=]{0,2}\w[\w.,:@-]*$", max_length=256)] | None = None
     """Network interface over which the servers meet (`HCCL_SOCKET_IFNAME`), such as `eth0`. Left out: the first by
     name. If the servers differ, set `HCCL_IF_IP` on each instead."""
-    start_timeout: Positive = 600
+    start_timeout: Annotated[int, Field(gt=0, le=2**31 - 1, strict=True)] = 600
     """Seconds in which all ranks have to start (`--cluster_time_out` of `msrun`, `MS_TOPO_TIMEOUT`)."""
     connect_timeout: Annotated[int, Field(ge=120, le=7200, strict=True)] | None = None
     """Seconds that a rank waits until the others join a communicator, 120 to 7200 (`HCCL_CONNECT_TIMEOUT`). Left out:
     2000, with a pipeline 6000."""
-    execute_timeout: Positive | None = None
-    """Seconds that a collective waits for its slowest rank (`HCCL_EXEC_TIMEOUT`). Left out: HCCL's own, 1836."""
+    execute_timeout: Annotated[int, Field(gt=0, le=2**31 - 1, strict=True)] | None = None
+    """Seconds that a collective waits for its slowest rank (`HCCL_EXEC_TIMEOUT`; on the 910 at most 17340). Left out:
+    HCCL's own, 1836."""
     deterministic: bool = False
     """Sums over devices in a fixed order (`HCCL_DETERMINISTIC`): equal runs give equal bits, and take longer."""
 

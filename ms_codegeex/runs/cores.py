@@ -10,13 +10,14 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from ms_codegeex.base.host import available_cores
 
 SYSFS = Path("/sys")
-SECONDS = 30.0  # for an answer of npu-smi
+SECONDS = 30.0  # for all answers of npu-smi
 
 
 def core_blocks(cores: Sequence[int], count: int) -> list[list[int]]:
@@ -56,7 +57,7 @@ def cores_of_devices(devices: Sequence[int], cores: Sequence[int]) -> list[list[
     blocks: dict[int, list[int]] = {}
     for node in set(nodes.values()):
         path = SYSFS / f"devices/system/node/node{node}/cpulist"
-        known = set(listed_cores(path.read_text(encoding="ascii"))) if path.is_file() else set()
+        known = set(listed_cores(path.read_text(encoding="ascii")) if path.is_file() else [])
         members = [device for device in devices if nodes[device] == node]
         shares = core_blocks([core for core in cores if core in known], len(members))
         blocks |= dict(zip(members, shares, strict=True))
@@ -64,14 +65,18 @@ def cores_of_devices(devices: Sequence[int], cores: Sequence[int]) -> list[list[
 
 
 def _buses(devices: Sequence[int]) -> dict[int, str]:
-    """The PCI addresses of those devices that `npu-smi` knows."""
-    buses = {}
-    for line in _answer("info", "-m").splitlines():
-        words = line.split()  # number of the card, of its chip, of the device ("-": none), and the chip's name
-        if len(words) >= 4 and all(word.isdigit() for word in words[:3]) and int(words[2]) in devices:
-            board = _answer("info", "-t", "board", "-i", words[0], "-c", words[1])
-            if match := re.search(r"^\s*PCIe Bus Info\s*:\s*([0-9A-Fa-f:.]+)\s*$", board, re.MULTILINE):
-                buses[int(words[2])] = match[1].lower()
+    """The PCI addresses of those devices that `npu-smi` knows; none if it lists others than the process sees."""
+    if os.environ.get("ASCEND_RT_VISIBLE_DEVICES"):
+        return {}
+    buses, end = {}, time.monotonic() + SECONDS
+    # number of the card, of its chip, of the device ("-": none), and the chip's name
+    for card, chip, device in re.findall(r"^\s*([0-9]+)\s+([0-9]+)\s+([0-9]+)\s", _answer(end, "info", "-m"), re.M):
+        if int(device) in devices:
+            board = _answer(end, "info", "-t", "board", "-i", card, "-c", chip)
+            match = re.search(r"^\s*PCIe Bus Info\s*:\s*([0-9A-Fa-f:.]+)\s*$", board, re.MULTILINE)
+            if match is None:
+                break
+            buses[int(device)] = match[1].lower()
     return buses
 
 
@@ -85,13 +90,14 @@ def _node(bus: str) -> int | None:
     return node if node >= 0 else None
 
 
-def _answer(*words: str) -> str:
-    """What `npu-smi` prints; nothing if it is missing or fails."""
+def _answer(end: float, *words: str) -> str:
+    """What `npu-smi` prints; nothing if it is missing, fails or takes until after `end`."""
     program = shutil.which("npu-smi")
     if program is None:
         return ""
     try:
-        done = subprocess.run([program, *words], capture_output=True, text=True, timeout=SECONDS, check=True)
+        how = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "errors": "replace", "check": True}
+        done = subprocess.run([program, *words], timeout=max(0.0, end - time.monotonic()), **how)
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout

@@ -130,7 +130,8 @@ def _node_of_table(config: RunConfig, path: Path, node_rank: int | None, nodes: 
     devices = tuple(device.device_id for device in server.devices)
     address = None
     if count > 1:
-        address = (table.servers[0].server_id, PORT) if master is None else _master(master)
+        first = table.servers[0]  # its id is a name where the table gives the address elsewhere
+        address = (first.extra.get("host_ip", first.server_id), PORT) if master is None else _master(master)
     return Node(rank, count, server.ranks, devices, server.server_id, Path(path).absolute(), address)
 
 
@@ -148,10 +149,13 @@ def _master(text: str) -> tuple[str, int]:
 # --- processes ---
 
 
-def engine_environment(config: RunConfig, node: Node, log_directory: Path) -> dict[str, str]:
-    """Variables for every worker of this server; except for PYTHONPATH, one that the user has set wins."""
-    threads = max(1, len(usable_cores()) // len(node.ranks))
-    values = {"MS_NODE_TIMEOUT": NODE_SECONDS, "GLOG_v": "3", "OMP_NUM_THREADS": str(threads)}
+def engine_environment(
+    config: RunConfig, node: Node, log_directory: Path, blocks: Sequence[Sequence[int]] = ()
+) -> dict[str, str]:
+    """Variables for every worker of this server; except for PYTHONPATH, one that the user has set wins. `blocks`: the
+    cores that each worker is pinned to."""
+    threads = min(map(len, blocks)) if blocks else len(usable_cores()) // len(node.ranks)
+    values = {"MS_NODE_TIMEOUT": NODE_SECONDS, "GLOG_v": "3", "OMP_NUM_THREADS": str(max(1, threads))}
     if config.device == "ascend":
         values |= {
             **_hccl(config),
@@ -189,7 +193,8 @@ def node_processes(
     if node.table is not None or (node.count == 1 and (config.devices == 1 or config.device == "cpu")):
         return _own_processes(config, node, run, command, port)
     logs = tuple(run.logs / f"worker_{rank}.log" for rank in node.ranks)
-    environment = engine_environment(config, node, run.logs)
+    blocks = _pinned(config, node)
+    environment = engine_environment(config, node, run.logs, blocks)
     host, port = node.master or (LOCAL, port or 0)
     msrun = [
         f"--worker_num={config.devices}",
@@ -198,16 +203,20 @@ def node_processes(
         f"--master_addr={host}",
         f"--master_port={port}",
         f"--log_dir={run.logs}",
-        f"--cluster_time_out={config.cluster.start_timeout}",
+        f"--cluster_time_out={_start_timeout(config)}",
         "--join=True",
         f"--tail_worker_log={config.devices}",  # no worker: a `tail -f` would outlive a killed msrun
-        *_bind(config, node, usable_cores()),
+        *_bind(node, blocks),
     ]
     folder = str(Path(sys.executable).parent)  # msrun starts `python` from PATH
     log = run.logs / (f"msrun_{node.rank}.log" if node.count > 1 else "msrun.log")
     label = f"ranks {node.ranks.start} to {node.ranks.stop - 1} on {node.name}, logs {logs[0]} …"
     program = str(Path(folder) / "msrun")
     return [WorkerSpec(label, (program, *msrun, "python", *command), run.logs, log, environment, folder, logs)]
+
+
+def _start_timeout(config: RunConfig) -> str:
+    return os.environ.get("MS_TOPO_TIMEOUT") or str(config.cluster.start_timeout)
 
 
 def _scheduler(
@@ -222,7 +231,7 @@ def _scheduler(
     if config.devices == 1:
         return [], {}
     host, port = (LOCAL, port or 0) if node.master is None else (_resolved(node.master[0]), node.master[1])
-    meeting = {"MS_SCHED_HOST": host, "MS_SCHED_PORT": str(port), "MS_TOPO_TIMEOUT": str(config.cluster.start_timeout)}
+    meeting = {"MS_SCHED_HOST": host, "MS_SCHED_PORT": str(port), "MS_TOPO_TIMEOUT": _start_timeout(config)}
     meeting |= {"MS_WORKER_NUM": str(config.devices), "RANK_SIZE": str(config.devices)}
     if node.rank:
         return [], meeting
@@ -251,20 +260,21 @@ def _place(config: RunConfig, meeting: Mapping[str, str], rank: int, device: int
     return {**meeting, **role}
 
 
-def _bind(config: RunConfig, node: Node, cores: Sequence[int]) -> list[str]:
-    """The flag for msrun's own pinning, with the cores that we choose; CPU workers are not pinned."""
-    if config.device == "cpu" or len(cores) < len(node.ranks):
+def _bind(node: Node, blocks: Sequence[Sequence[int]]) -> list[str]:
+    """The flag for msrun's own pinning, with the cores that we choose."""
+    if not blocks:
         return []
-    blocks = _blocks(config, node, cores)
-    pinned = {f"device{device}": [core_list(block)] for device, block in zip(node.devices, blocks, strict=True)}
+    lists = [core_list(block).split(",") for block in blocks]  # msrun wants one range in each text
+    pinned = {f"device{device}": texts for device, texts in zip(node.devices, lists, strict=True)}
     return [f"--bind_core={json.dumps(pinned, separators=(',', ':'))}"]
 
 
-def _blocks(config: RunConfig, node: Node, cores: Sequence[int]) -> list[list[int]]:
-    """The cores of each rank of this server; only Ascend's driver is asked where its devices are."""
-    if config.device == "ascend":
-        return cores_of_devices(node.devices, cores)
-    return core_blocks(cores, len(node.ranks))
+def _pinned(config: RunConfig, node: Node) -> list[list[int]]:
+    """The cores that each rank of this server is pinned to: none on a CPU, or if there are fewer cores than ranks."""
+    cores = usable_cores()
+    if config.device == "cpu" or len(cores) < len(node.ranks):
+        return []
+    return cores_of_devices(node.devices, cores) if config.device == "ascend" else core_blocks(cores, len(node.ranks))
 
 
 def _own_processes(
@@ -277,9 +287,10 @@ def _own_processes(
     scheduler all the same: MindSpore 2.9 no longer starts from a rank table. The table's part is to state which rank
     computes on which device of which server; msrun would number the devices itself.
     """
-    cores, words, shared = usable_cores(), (sys.executable, *command), engine_environment(config, node, run.logs)
+    blocks = _pinned(config, node) if node.table is not None else []
+    words, shared = (sys.executable, *command), engine_environment(config, node, run.logs, blocks)
     specs, meeting = _scheduler(config, node, run, words, shared, port)
-    for rank, device, block in zip(node.ranks, node.devices, _blocks(config, node, cores), strict=True):
+    for rank, device, block in zip(node.ranks, node.devices, blocks or [[]] * len(node.ranks), strict=True):
         log, own = run.logs / f"worker_{rank}.log", _place(config, meeting, rank, device)
         if node.table is None:
             label = f"rank {rank} on {node.name}, log {log}"
@@ -287,10 +298,10 @@ def _own_processes(
             continue
         taskset = shutil.which("taskset")
         pin = [taskset, "-c", core_list(block)] if taskset and block else []
-        reason = "taskset not found" if block else f"{len(cores)} cores for {len(node.ranks)} processes"
+        reason = "taskset not found" if block else f"{len(usable_cores())} cores for {len(node.ranks)} processes"
         where = f"cores {core_list(block)}" if pin else f"not pinned ({reason})"
         label = f"rank {rank} on device {device} of {node.name}, {where}, log {log}"
         directory = run.logs / f"rank_{rank}"
-        environment = {**engine_environment(config, node, directory), **own}
+        environment = {**engine_environment(config, node, directory, blocks), **own}
         specs.append(WorkerSpec(label, (*pin, *words), directory, log, environment, worker_logs=(log,)))
     return specs

@@ -116,7 +116,8 @@ class _Place:
     def get(self, key: str) -> _Place:
         where = f"{self.path}.{key}" if self.path else key
         if key not in self.value:
-            raise UserError(f"{where}: missing; add it, or make the table with `ms-codegeex rank-table make`")
+            made = "" if "super" in key else ", or make the table with `ms-codegeex rank-table make`"
+            raise UserError(f"{where}: missing; add it{made}")
         return _Place(self.value[key], where)
 
     def text(self) -> str:
@@ -227,6 +228,8 @@ def parse_rank_table(value: Any) -> RankTable:
     if count.number() != len(servers):
         raise count.problem(f'"{len(servers)}", the entries of server_list', "correct one of them")
     _check_whole(servers)
+    if version.value == VERSIONS[0] and "super_pod_list" in value:
+        raise version.problem('"1.2", since there is a super_pod_list', "correct one of them")
     return RankTable(servers, _super_pods(top, servers) if version.value == VERSIONS[1] else {})
 
 
@@ -236,12 +239,14 @@ def _super_pods(top: _Place, servers: Sequence[RankTableServer]) -> dict[str, tu
     ids, members = {}, {}
     for entry in top.get("super_pod_list").objects():
         pod = entry.get("super_pod_id")
+        if not pod.text():
+            raise pod.problem("a name", "use the number of the super pod")
         pod.differ(ids, pod.text())
         listed = [server.get("server_id") for server in entry.get("server_list").objects()]
         for server in listed:
             server.differ(members, server.text())
         pods[pod.value] = tuple(server.value for server in listed)
-    known = [server.server_id for server in servers]
+    known, pod_of = {server.server_id for server in servers}, {name: pod for pod in pods for name in pods[pod]}
     for name, path in members.items():
         if name not in known:
             raise _Place(name, path).problem("a server of server_list", "correct one of them")
@@ -250,10 +255,11 @@ def _super_pods(top: _Place, servers: Sequence[RankTableServer]) -> dict[str, tu
         if server.server_id not in members:
             place = _Place(server.server_id, f"server_list[{i}].server_id")
             raise place.problem("a server of super_pod_list", "add it to its super pod")
-        (pod,) = (name for name, its_servers in pods.items() if server.server_id in its_servers)
         for j, device in enumerate(server.devices):
             place = _Place(dict(device.extra), f"server_list[{i}].device[{j}]").get("super_device_id")
-            place.differ(numbers, (pod, place.number()))
+            if not re.fullmatch(r"[0-9]{1,20}", place.text()):
+                raise place.problem("digits", "it is the number of the device in its super pod")
+            place.differ(numbers, (pod_of[server.server_id], int(place.value)))
     return pods
 
 

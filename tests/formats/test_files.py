@@ -37,6 +37,11 @@ def test_a_failed_write_that_only_the_syncing_thread_hears_of_fails(tmp_path, mo
     assert list(tmp_path.iterdir()) == [old]
 
 
+def test_a_name_that_is_too_long_for_its_temporary_file_is_a_users_mistake(tmp_path):
+    with pytest.raises(UserError, match=r"could not be written .File name too long"):
+        files.write_json(tmp_path / ("a" * 246), {})
+
+
 def test_files_that_are_renamed_meanwhile_do_not_stop_the_syncing(tmp_path, monkeypatch):
     calls, sync = [], files.sync
 

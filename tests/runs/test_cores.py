@@ -55,13 +55,32 @@ def test_each_device_has_a_share_of_its_own_node(server):
     assert cores_of_devices([0, 2], range(100, 150)) == [[144, 145, 146], [147, 148, 149]]  # of cores that are ours
 
 
-@pytest.mark.parametrize("cause", ["no program", "it fails", "no node", "unknown node", "cores of others"])
+CAUSES = [
+    "no program",
+    "it fails",
+    "no text",
+    "it hangs",
+    "other devices",
+    "no node",
+    "unknown node",
+    "cores of others",
+]
+
+
+@pytest.mark.parametrize("cause", CAUSES)
 def test_without_an_answer_the_cores_are_shared_in_order(server, monkeypatch, cause):
     ours = list(range(192))
     if cause == "no program":
         (server / "bin/npu-smi").unlink()
     elif cause == "it fails":
         (server / "bin/npu-smi").write_text("#!/bin/bash\necho no driver >&2; exit 1\n")
+    elif cause == "no text":
+        (server / "bin/npu-smi").write_bytes(b"#!/bin/bash\nprintf '0 0 \\xc2\\xb2 x\\n\\xff'\n")
+    elif cause == "it hangs":
+        monkeypatch.setattr(cores_module, "SECONDS", 0.5)
+        (server / "bin/npu-smi").write_text(NPU_SMI.replace('echo "        PCIe', 'exec sleep 300; echo "        PCIe'))
+    elif cause == "other devices":
+        monkeypatch.setenv("ASCEND_RT_VISIBLE_DEVICES", "4,5,6,7")
     elif cause == "no node":
         (server / "sys/bus/pci/devices/0000:41:00.0/numa_node").write_text("-1\n")
     elif cause == "unknown node":

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import create_autospec
 
 import pytest
 
@@ -135,8 +136,41 @@ def test_the_runs_own_settings_reach_every_rank(table, cores, tmp_path):
     assert not spec.environment.keys() & expected.keys() - {"HCCL_CONNECT_TIMEOUT"}
 
 
+def test_msrun_takes_cores_with_gaps(cores, tmp_path, monkeypatch):
+    """As nodes of cores with two threads have them. msrun's own parser reads the flag."""
+    from mindspore.parallel.cluster import run as msrun
+
+    own = [[24 * d, 24 * d + 1, 100 + d] for d in range(8)]
+    monkeypatch.setattr(
+        node_module, "cores_of_devices", create_autospec(node_module.cores_of_devices, return_value=own)
+    )
+    one = config(devices=8)
+    (spec,) = node_processes(one, resolve_node(one), RunDirectory(tmp_path), [], 21000)
+    monkeypatch.setattr(sys, "argv", ["msrun", *spec.command[1:]])
+    assert msrun.get_args().bind_core["device7"] == ["168-169", "107"]
+    assert spec.environment["OMP_NUM_THREADS"] == "3"
+
+
+def test_servers_that_are_named_meet_at_the_first_ones_address(cores, tmp_path):
+    servers = [(f"node_{i}", {d: f"192.168.{100 + d}.{11 + i}" for d in range(8)}) for i in range(2)]
+    written = make_rank_table(servers).to_json()
+    written["server_list"][0]["host_ip"] = "172.16.0.100"
+    (tmp_path / "table.json").write_text(json.dumps(written))
+    assert resolve_node(config(), tmp_path / "table.json", 1).master == ("172.16.0.100", 8118)
+
+
 @pytest.mark.parametrize(
-    ("key", "value"), [("interface", "eth 0"), ("interface", "$(id)"), ("connect_timeout", 60), ("start_timeout", 0)]
+    ("key", "value"),
+    [
+        ("interface", "eth 0"),
+        ("interface", "$(id)"),
+        ("interface", "-x"),
+        ("interface", "e" * 1000),
+        ("connect_timeout", 60),
+        ("start_timeout", 0),
+        ("start_timeout", 2**31),
+        ("execute_timeout", 10**12),
+    ],
 )
 def test_settings_of_a_cluster_that_the_library_would_refuse(key, value):
     with pytest.raises(UserError, match=f"^cluster.{key}: "):

@@ -166,7 +166,7 @@ def in_super_pods(*pods: str) -> dict:
     for i, (pod, server) in enumerate(zip(pods, whole["server_list"], strict=True)):
         listed.setdefault(pod, []).append({"server_id": server["server_id"]})
         for device in server["device"]:
-            device["super_device_id"] = str(37748736 + 262144 * i + int(device["device_id"]))
+            device["super_device_id"] = str(3774873600 + 262144 * i + int(device["device_id"]))
     whole["super_pod_list"] = [{"super_pod_id": pod, "server_list": servers} for pod, servers in listed.items()]
     return whole
 
@@ -205,6 +205,18 @@ def same_number(whole):
     second["super_device_id"] = first["super_device_id"]
 
 
+def no_name(whole):
+    whole["super_pod_list"][0]["super_pod_id"] = ""
+
+
+def old_version(whole):
+    whole["version"] = "1.0"
+
+
+def not_a_number(whole):
+    whole["server_list"][0]["device"][0]["super_device_id"] = "0x24"
+
+
 def no_number(whole):
     del whole["server_list"][1]["device"][0]["super_device_id"]
 
@@ -216,8 +228,11 @@ def no_number(whole):
         (twice, 'super_pod_list[1].server_list[0].server_id: found "10.0.0.11" again'),
         (forgotten, 'server_list[1].server_id: found "10.0.0.12", expected a server of super_pod_list'),
         (unknown, 'super_pod_list[1].server_list[0].server_id: found "10.0.0.99", expected a server of server_list'),
-        (same_number, 'server_list[0].device[1].super_device_id: found "37748736" again'),
-        (no_number, "server_list[1].device[0].super_device_id: missing"),
+        (same_number, 'server_list[0].device[1].super_device_id: found "3774873600" again'),
+        (no_number, "server_list[1].device[0].super_device_id: missing; add it"),
+        (not_a_number, 'server_list[0].device[0].super_device_id: found "0x24", expected digits'),
+        (no_name, 'super_pod_list[0].super_pod_id: found "", expected a name'),
+        (old_version, 'version: found "1.0", expected "1.2", since there is a super_pod_list'),
     ],
 )
 def test_a_wrong_super_pod_is_named_by_its_path(wrong, message):
