@@ -65,9 +65,9 @@ class Option:
     words: tuple[str, ...] = ()
     convert: Callable[[str], Any] | None = None
 
-    def field(self, default: Any) -> Any:
-        """A dataclass's field with this meaning."""
-        return field(default=default, metadata={OPTION: self})
+    def field(self, default: Any, kw_only: Any = MISSING) -> Any:
+        """A dataclass's field with this meaning; `kw_only` as in `dataclasses.field`."""
+        return field(default=default, metadata={OPTION: self}, kw_only=kw_only)
 
     def check(self, name: str, value: Any) -> None:
         """`UserError` for a number out of range."""

@@ -38,9 +38,10 @@ def find_file(data: Path, *stems: str) -> Path | None:
     return next(paths, None)
 
 
-def files_below(directory: Path, *patterns: str) -> list[Path]:
-    """The files in a directory, then those one and two levels below; at each level in the order of the patterns."""
-    return [path for level in LEVELS for pattern in patterns for path in sorted(directory.glob(f"{level}{pattern}"))]
+def files_below(directory: Path, *patterns: str) -> Iterator[Path]:
+    """The files in a directory, then those one and two levels below; at each level in the order of the patterns. A
+    level is searched when its files are taken: there may be many directories."""
+    return (path for level in LEVELS for pattern in patterns for path in sorted(directory.glob(f"{level}{pattern}")))
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

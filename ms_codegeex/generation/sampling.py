@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
@@ -37,7 +37,7 @@ class Drawing:
     min_p: float = MIN_P.field(0.0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SamplingSettings:
     """How answers are chosen. `temperature` 0 is greedy; `top_k` 0, `top_p` 1 and `min_p` 0 are off; equal seeds
     give equal text.
@@ -53,8 +53,7 @@ class SamplingSettings:
     best answers of a beam search are returned (`beams.py`) and nothing is drawn.
     """
 
-    max_new_tokens: int = option("maximum number of tokens", "N", 128, ge=1)
-    _: KW_ONLY
+    max_new_tokens: int = Option("maximum number of tokens", "N", ge=1).field(128, kw_only=False)
     temperature: float = TEMPERATURE.field(0.8)
     top_k: int = TOP_K.field(0)
     top_p: float = TOP_P.field(0.95)

@@ -55,7 +55,7 @@ def distinct(entries: Iterable[tuple[str, Problem]], lacking: str) -> list[Probl
     problems = dict[str, Problem]()
     for where, problem in entries:
         if problem.id in problems:
-            raise UserError(f"{where}: task_id {problem.id[:60]} occurs twice; give each problem its own")
+            raise UserError(f"{where}: task_id {problem.id[:60]} occurs twice; give each file and each problem once")
         problems[problem.id] = problem
     if not problems:
         raise UserError(lacking)

@@ -143,8 +143,9 @@ def in_directory(layers: Layers, readable: Mapping[str, Path]) -> Iterator[Works
     try:
         elsewhere = {inside: source for inside, source in sources.items() if inside != str(readable[inside])}
         names = {**elsewhere, DIRECTORY: str(top / "program"), SCRATCH: str(top / "tmp")}
-        for path in (top, top / "program", top / "tmp"):
-            path.mkdir(exist_ok=True)
+        for path in (top / "program", top / "tmp", top):  # `top` last: its owner may put a link in another's place
+            if path != top:
+                path.mkdir()
             if layers.identity:
                 os.chown(path, NOBODY, NOBODY)
         seen = rules(layers, ["/dev", *sources.values()], [str(top)])

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from ms_codegeex.base.cache import user_cache
-from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.locks import locked
 from ms_codegeex.evaluation.judging import verdicts as judging
 from ms_codegeex.evaluation.sandbox import Command, Execution, ResourceLimits, Sandbox, Verdict
@@ -69,8 +69,8 @@ def parts_of(root: Path, *names: str) -> dict[str, Path]:
 def with_libraries(program: Path | None) -> dict[str, Path]:
     """For `readable`: a program, which may be among a user's own files, and the shared libraries that it is linked
     to."""
-    if program is None:
-        return {}
+    if program is None:  # it was there when the evaluation began; this is no verdict about an answer
+        raise RunFailure("a program of the tool chain is gone; install it again and repeat the same command")
     output = subprocess.run(["ldd", str(program)], capture_output=True, text=True).stdout if shutil.which("ldd") else ""
     libraries = (Path(os.path.normpath(path)) for path in LIBRARY.findall(output))
     return outside_system(program, *(path for path in libraries if not path.is_relative_to("/lib")))

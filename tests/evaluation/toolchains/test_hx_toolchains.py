@@ -155,3 +155,8 @@ def test_a_cache_that_cannot_be_written_is_reported(tmp_path: Path):
     chain = Python(tmp_path)
     with pytest.raises(UserError, match=r"python: false fails on our own sources \(no message\)"):
         chain.run_tool(["false"], tmp_path)
+
+
+def test_a_tool_that_is_gone_since_the_evaluation_began_is_no_verdict():
+    with pytest.raises(RunFailure, match="is gone; install it again"):
+        base.with_libraries(None)

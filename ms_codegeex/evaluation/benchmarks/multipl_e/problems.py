@@ -41,7 +41,7 @@ def read_problems(data: Path, languages: Sequence[str]) -> list[Problem]:
         UserError: there is no such file, a row lacks something or occurs twice, a language has no problems, or the
             data has languages without a tool chain and `languages` is not given.
     """
-    files = [data] if data.is_file() else files_below(data, *PATTERNS)
+    files = [data] if data.is_file() else list(files_below(data, *PATTERNS))
     if not files:
         raise UserError(f"{data}: no {', '.join(PATTERNS)} there; the files are at {WHERE}")
     foreign = set[str]()
