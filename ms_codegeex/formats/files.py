@@ -126,10 +126,11 @@ def _weights(tensors: Mapping[str, LazyTensor], path: Path) -> RawModel:
 
 def _in_order(numbered: Mapping[int, Path], where: Path) -> list[Path]:
     """The files of ranks 0, 1, ...; `UserError` naming a rank without a file."""
-    last = max(numbered)
-    if gaps := sorted(set(range(last)) - numbered.keys()):
-        raise UserError(f"{where}: no file of rank {gaps[0]}, though there is {numbered[last].name}; copy all")
-    return [path for _, path in sorted(numbered.items())]
+    *_, last = ranks = sorted(numbered)
+    for expected, rank in enumerate(ranks):  # a file's name may hold any number, such as a date: make no list of it
+        if rank != expected:
+            raise UserError(f"{where}: no file of rank {expected}, though there is {numbered[last].name}; copy all")
+    return [numbered[rank] for rank in ranks]
 
 
 def _megatron_ranks(directory: Path) -> list[Path]:

@@ -130,7 +130,7 @@ class _Global:
 
 
 def _is_inert(reference: _Global) -> bool:
-    return str(reference) in _INERT or reference.module.split(".")[0] in _INERT_PROGRAMS
+    return reference in _INERT or reference.module.split(".")[0] in _INERT_PROGRAMS
 
 
 def _checked_key(key: Any) -> Any:
@@ -311,10 +311,11 @@ _CALLS: dict[_Global, Callable[..., Any]] = {
 _STORAGE_TYPES = {_Global("torch", storage): dtype for dtype, storage in TORCH_STORAGES.items()}
 # What training programs save along with the weights: their arguments, the states of random generators.
 _INERT = {
-    *("argparse.Namespace", "_codecs.encode", "torch.device", "numpy.ndarray", "numpy.dtype"),
-    *(f"torch.{dtype}" for dtype in TORCH_STORAGES),
-    *("numpy.core.multiarray._reconstruct", "numpy.core.multiarray.scalar", "numpy.core.multiarray._frombuffer"),
-    *("numpy._core.multiarray._reconstruct", "numpy._core.multiarray.scalar", "numpy._core.multiarray._frombuffer"),
+    *(_Global("argparse", "Namespace"), _Global("_codecs", "encode"), _Global("torch", "device")),
+    *(_Global("torch", dtype) for dtype in TORCH_STORAGES),
+    *(_Global("numpy", name) for name in ("ndarray", "dtype")),
+    *(_Global("numpy.core.multiarray", name) for name in ("_reconstruct", "scalar", "_frombuffer")),
+    *(_Global("numpy._core.multiarray", name) for name in ("_reconstruct", "scalar", "_frombuffer")),
 }
 _INERT_PROGRAMS = ("codegeex", "megatron", "deepspeed")
 _CONSTANTS: dict[str, Callable[[], Any]] = {

@@ -304,3 +304,18 @@ def test_a_link_of_a_rank_that_leads_nowhere(tmp_path):
     (tmp_path / "mp_rank_00_model_states.pt").symlink_to("nowhere")
     with pytest.raises(UserError, match=r"mp_rank_00_model_states\.pt: could not be read"):
         open_source(tmp_path)
+
+
+def test_a_number_in_a_files_name_takes_no_memory(tmp_path):
+    """Such as a date."""
+    import tracemalloc
+
+    for rank in ("00", "20231117"):
+        (tmp_path / f"mp_rank_{rank}_model_states.pt").write_bytes(b"PK")
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match=r"no file of rank 1, though there is mp_rank_20231117"):
+            open_source(tmp_path, KNOWN)
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()

@@ -198,3 +198,14 @@ def test_a_file_that_is_no_dictionary(tmp_path):
     torch.save(torch.ones(2), tmp_path / "a.pt")
     with pytest.raises(UserError, match="holds no dictionary of tensors"):
         read_raw(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [("numpy", "core.multiarray.scalar"), ("numpy.core", "multiarray.scalar"), ("torch", "x.device")],
+)
+def test_a_name_of_another_module_is_refused(tmp_path, module, name):
+    """Python's own unpickler would follow the points in a name."""
+    path = archive(tmp_path / "a.pt", f"\x80\x02c{module}\n{name}\n.".encode("latin-1"))
+    with pytest.raises(UserError, match="refused, because loading it would call"):
+        read_torch(path)

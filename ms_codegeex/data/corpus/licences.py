@@ -167,8 +167,8 @@ def strip_licence(data: bytes, language: str) -> bytes:
         return data
     # without a header, an XML declaration may begin the file, and more headers follow it
     while headers := list(_headers(data, patterns)):
-        for start, stop in reversed(headers):
-            data = data[:start] + data[stop:]
+        starts, ends = [0, *(stop for _, stop in headers)], [*(start for start, _ in headers), len(data)]
+        data = b"".join(data[start:end] for start, end in zip(starts, ends, strict=True))
     return data
 
 

@@ -158,10 +158,10 @@ class _Search:
         elif not root.path.is_dir():
             self._file(root, root.path)
         else:
-            unreadable = functools.partial(self._unreadable, root)
-            for folder, directories, names in os.walk(root.path, onerror=unreadable):
-                paths = [Path(folder, name) for name in directories]
-                directories[:] = [path.name for path in paths if self._enters(root, path)]
+            unreadable, folders = functools.partial(self._unreadable, root), [root.path]
+            while folders:  # level by level: below Python 3.12 `os.walk` recurses
+                folder, directories, names = next(os.walk(folders.pop(), onerror=unreadable), ("", [], []))
+                folders += [path for name in directories if self._enters(root, path := Path(folder, name))]
                 for name in names:
                     self._file(root, Path(folder, name))
 

@@ -70,7 +70,7 @@ class IndexedWriter:
             raise ValueError(
                 f"a document is a non-empty row of ids {self.lowest}..{limits.max}, got shape {values.shape}"
             )
-        self.add_run(values.astype(self.dtype, copy=False), np.array([values.size]))
+        self.add_run(np.ascontiguousarray(values, self.dtype), np.array([values.size]))
 
     def add_run(self, ids: np.ndarray, sizes: np.ndarray) -> None:
         """Append documents of `sizes` ids each, int64 `[documents]`. `ids` holds them concatenated in the writer's

@@ -101,7 +101,7 @@ def _limits(config: Any) -> list[str]:
 FORMATS = ForeignFormats(
     sizes=SizeKeys(
         model_type="chatglm",
-        required=(*SIZES, "num_kv_groups", "rotary_dim"),
+        required=(*SIZES[:4], "num_kv_groups", *SIZES[4:], "rotary_dim"),  # their order in files
         keys={
             "vocab_size": "padded_vocab_size",
             "num_heads": "num_attention_heads",

@@ -3,6 +3,7 @@ import itertools
 import os
 import random
 import socket
+import subprocess
 import sysconfig
 from pathlib import Path
 
@@ -254,3 +255,18 @@ def test_sample(tmp_path):
     assert sample(files[::-1], 1050, seed=1) == chosen[::-1]
     assert set(sample(files, 2000, seed=1)) > set(chosen)
     assert sample(files, 1050, seed=2) != chosen and sample(files, 10**6, seed=1) == files
+
+
+def test_directories_may_be_deep(tmp_path):
+    """Deeper than Python's limit of recursion."""
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir("d", dir_fd=descriptor)
+        inner = os.open("d", os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = inner
+    os.close(os.open("a.py", os.O_WRONLY | os.O_CREAT, dir_fd=descriptor))
+    os.close(descriptor)
+    (identity,) = identities(user_roots([tmp_path]))
+    assert identity.endswith("/d/a.py")
+    subprocess.run(["rm", "-rf", tmp_path / "d"], check=True)  # pytest removes directories recursively
