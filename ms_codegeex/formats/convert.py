@@ -224,6 +224,18 @@ def _check_request(to: str, dtype: str | None, ranks: int) -> None:
         raise UserError(f"--tensor-parallel: --to {to} is one model directory; choose --to {' or '.join(_RANK_FILES)}")
 
 
+def _free_target(output: Path, to: str, model: Source, ranks: int, replace: bool) -> Path:
+    """The file or directory to write: links are followed, leftovers removed; `UserError` if it cannot be."""
+    try:
+        target = _target(output, to, model.family.name, ranks)
+        target = resolved(target) if target.is_symlink() else target
+        remove_leftovers(target)
+        check_target(target, model.path, replace, to == "hf" or ranks > 1)
+    except OSError as error:
+        raise UserError(f"{output}: cannot be used ({error.strerror}); choose another --output") from None
+    return target
+
+
 def convert(
     source: Path | Source,
     to: str,
@@ -249,13 +261,7 @@ def convert(
     _check_request(to, dtype, tensor_parallel)
     model = source if isinstance(source, Source) else open_source(Path(source))
     directory = to == "hf" or tensor_parallel > 1
-    try:
-        target = _target(Path(output), to, model.family.name, tensor_parallel)
-        target = resolved(target) if target.is_symlink() else target
-        remove_leftovers(target)
-        check_target(target, model.path, replace, directory)
-    except OSError as error:
-        raise UserError(f"{output}: cannot be used ({error.strerror}); choose another --output") from None
+    target = _free_target(Path(output), to, model, tensor_parallel, replace)
     parts = _parts(model, to, dtype, tensor_parallel)
 
     def finish(temporary: Path) -> None:
