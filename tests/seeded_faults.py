@@ -1,6 +1,6 @@
 """Whether the default tests catch mistakes: puts each fault of seeded_faults.yaml into a copy and runs its tests.
 
-    python tests/seeded_faults.py                 # all, one after another: about 20 minutes
+    python tests/seeded_faults.py                 # all, one after another: about 10 minutes
     python tests/seeded_faults.py --only 3 17     # by number, or by a part of their names
     python tests/seeded_faults.py --list
 

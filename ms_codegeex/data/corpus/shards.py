@@ -109,7 +109,7 @@ class DocumentRows:
             self._signatures.append(signature(document.data))
 
     def write(self, path: Path, **meta: Any) -> None:
-        """Write the `.npz` file of a shard, with the names behind the codes `language` and `group` and what else is in
+        """Write the `.npz` file of a shard, with the names of the codes in `language` and `group`, and the rest of
         `meta`."""
         names = {"languages": list(self._languages), "groups": list(self._groups)}
         text = json.dumps({"documents": len(self), **meta, **names}, ensure_ascii=False)
