@@ -30,11 +30,11 @@ MORE_PARTS = ("libmindspore_cpu_kernels.so", "libmindspore_atb_kernels.so", "lib
 LIBRARIES = (
     "libge_runner.so libgraph.so libascendcl.so libmsprofiler.so libhccl.so libruntime.so libplatform.so libc_sec.so "
     "libnnopbase.so libascend_hal.so libacl_op_compiler.so libacl_tdt_channel.so libacl_tdt_queue.so libopapi.so "
-    "libhcom_graph_adaptor.so"
+    "libhcom_graph_adaptor.so libprofapi.so"
 )
 HOME = "cann"  # the plugin looks for further libraries in `lib64` of the folder of this name above its first one
 SYMBOL = re.compile(r"(acl|Hccl|_ZNK?2ge|_ZNK?3atb|_ZNK?5aicpu|rt[A-Z]|hal[A-Z]|smem_|Dlog|mm[A-Z]|CheckLogLevel)")
-LOOKED_UP = re.compile(rb"(?<!\w)((?:acl|Hccl|rt|hal)\w*[A-Z]\w+)(?=\x00)")
+LOOKED_UP = re.compile(rb"(?<!\w)((?:(?:acl|Hccl|rt|hal)\w*[A-Z]|[Mm]sprof)\w+)(?=\x00)")
 HCCL_VERSION = "8.0.0"
 # C functions that answer more than 0. A handle is any address; an `Operator` is returned in memory of the caller.
 ANSWERS = {
@@ -42,8 +42,36 @@ ANSWERS = {
     "aclrtGetMemInfo": "int aclrtGetMemInfo(int k, long *f, long *t) { *f = *t = 60l << 30; return 0; }",
     "aclrtGetDeviceCount": "int aclrtGetDeviceCount(unsigned *n) { *n = 8; return 0; }",
 }
+MEMORY = """#include <stddef.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/mman.h>
+static int mapped(void **p, size_t n) {
+  void *m = mmap(0, n + 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (m == MAP_FAILED) return 1;
+  *(size_t *)m = n + 4096; *p = (char *)m + 4096; return 0; }
+static char memory[4096];
+static int planned(void *before, va_list rest) {
+  for (int i = 0; i < 40; ++i) {
+    char here, *low = &here, *high = low + (1 << 16);
+    uint64_t *size = before, *executor = before = va_arg(rest, void *);
+    if ((char *)size > low && (char *)size < high && (char *)executor > low && (char *)executor < high
+        && !((uintptr_t)size & 7) && !((uintptr_t)executor & 7) && !*size && !*executor) {
+      *executor = (uintptr_t)memory; break; } }
+  return 0; }
+static int unmapped(void *p) { char *m = (char *)p - 4096; return munmap(m, *(size_t *)m); }
+"""
+for _name in ("aclrtMalloc", "aclrtMallocAlign32", "aclrtMallocHost", "aclrtReserveMemAddress"):
+    ANSWERS[_name] = f"int {_name}(void **p, size_t n) {{ return mapped(p, n); }}"
+for _name in ("aclrtFree", "aclrtFreeHost", "aclrtReleaseMemAddress"):
+    ANSWERS[_name] = f"int {_name}(void *p) {{ return unmapped(p); }}"
+for _name in ("aclrtMemcpy", "aclrtMemcpyAsync"):
+    ANSWERS[_name] = f"int {_name}(void *to, size_t m, const void *from, size_t n) {{ memcpy(to, from, n); return 0; }}"
+for _name in ("aclrtMemset", "aclrtMemsetAsync"):
+    ANSWERS[_name] = f"int {_name}(void *to, size_t m, int value, size_t n) {{ memset(to, value, n); return 0; }}"
 BY_VALUE = re.compile(r"_ZN2ge15OperatorFactory14CreateOperator")
-HANDLES = re.compile(r"aclrt(Create(Context|Stream|Event)|Malloc)")
+HANDLES = re.compile(r"aclrt(Create(Context|Stream|Event)|MallocPhysical)")
 
 
 def loader_environment() -> dict[str, str]:
@@ -78,17 +106,24 @@ def wanted_names(directory: Path) -> list[str]:
         names |= {name for name in undefined_symbols(part).get("", ()) if SYMBOL.match(name)}
     for part in PARTS:
         names |= {name.decode() for name in LOOKED_UP.findall((directory / part).read_bytes())}
+    names |= {f"{name}GetWorkspaceSize" for name in names if name.startswith("aclnn")}
     return sorted(names)
 
 
 def source_of(names: list[str]) -> str:
     """C code that defines them."""
-    lines = ["static char memory[256];"]
+    lines = [MEMORY]
     for name in names:
         if name in ANSWERS:
             lines.append(ANSWERS[name])
+        elif "IsExistOp" in name:
+            lines.append(f"char {name}(void) {{ return 1; }}")
         elif BY_VALUE.match(name):
-            lines.append(f"void *{name}(void **result) {{ result[0] = result[1] = 0; return result; }}")
+            lines.append(f"void *{name}(void **result) {{ result[0] = result[1] = result[2] = 0; return result; }}")
+        elif re.match(r"acl(op|mdl|rtAllocator|)Create", name):
+            lines.append(f"void *{name}(void) {{ return memory; }}")
+        elif name.endswith("GetWorkspaceSize"):
+            lines.append(f"int {name}(void *a, ...) {{ va_list r; va_start(r, a); int n = planned(a, r); va_end(r); return n; }}")
         elif HANDLES.match(name):
             lines.append(f"int {name}(void **handle) {{ *handle = memory; return 0; }}")
         else:
