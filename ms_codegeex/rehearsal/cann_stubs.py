@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ms_codegeex.base.cache import cached_folder
 from ms_codegeex.base.installed import mindspore_directory
-from ms_codegeex.rehearsal.stubs import MACHINES, compile_library, fingerprint, undefined_symbols
+from ms_codegeex.rehearsal.stubs import DEFINITION, MACHINES, compile_library, fingerprint, undefined_symbols
 
 PLUGIN = "lib/plugin/libmindspore_ascend.so.2"
 PARTS = (
@@ -34,44 +34,15 @@ LIBRARIES = (
 )
 HOME = "cann"  # the plugin looks for further libraries in `lib64` of the folder of this name above its first one
 SYMBOL = re.compile(r"(acl|Hccl|_ZNK?2ge|_ZNK?3atb|_ZNK?5aicpu|rt[A-Z]|hal[A-Z]|smem_|Dlog|mm[A-Z]|CheckLogLevel)")
-LOOKED_UP = re.compile(rb"(?<!\w)((?:(?:acl|Hccl|rt|hal)\w*[A-Z]|[Mm]sprof)\w+)(?=\x00)")
+LOOKED_UP = re.compile(rb"(?<!\w)((?:(?:acl|Hccl|rt|hal)\w*[A-Z]|Msprof)\w+)(?=\x00)")
 HCCL_VERSION = "8.0.0"
-# C functions that answer more than 0. A handle is any address; an `Operator` is returned in memory of the caller.
-ANSWERS = {
-    "aclrtGetSocName": 'const char *aclrtGetSocName(void) { return "Ascend910B1"; }',
-    "aclrtGetMemInfo": "int aclrtGetMemInfo(int k, long *f, long *t) { *f = *t = 60l << 30; return 0; }",
-    "aclrtGetDeviceCount": "int aclrtGetDeviceCount(unsigned *n) { *n = 8; return 0; }",
-}
-MEMORY = """#include <stddef.h>
-#include <stdarg.h>
-#include <stdint.h>
-#include <string.h>
-#include <sys/mman.h>
-static int mapped(void **p, size_t n) {
-  void *m = mmap(0, n + 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (m == MAP_FAILED) return 1;
-  *(size_t *)m = n + 4096; *p = (char *)m + 4096; return 0; }
-static char memory[4096];
-static int planned(void *before, va_list rest) {
-  for (int i = 0; i < 40; ++i) {
-    char here, *low = &here, *high = low + (1 << 16);
-    uint64_t *size = before, *executor = before = va_arg(rest, void *);
-    if ((char *)size > low && (char *)size < high && (char *)executor > low && (char *)executor < high
-        && !((uintptr_t)size & 7) && !((uintptr_t)executor & 7) && !*size && !*executor) {
-      *executor = (uintptr_t)memory; break; } }
-  return 0; }
-static int unmapped(void *p) { char *m = (char *)p - 4096; return munmap(m, *(size_t *)m); }
-"""
-for _name in ("aclrtMalloc", "aclrtMallocAlign32", "aclrtMallocHost", "aclrtReserveMemAddress"):
-    ANSWERS[_name] = f"int {_name}(void **p, size_t n) {{ return mapped(p, n); }}"
-for _name in ("aclrtFree", "aclrtFreeHost", "aclrtReleaseMemAddress"):
-    ANSWERS[_name] = f"int {_name}(void *p) {{ return unmapped(p); }}"
-for _name in ("aclrtMemcpy", "aclrtMemcpyAsync"):
-    ANSWERS[_name] = f"int {_name}(void *to, size_t m, const void *from, size_t n) {{ memcpy(to, from, n); return 0; }}"
-for _name in ("aclrtMemset", "aclrtMemsetAsync"):
-    ANSWERS[_name] = f"int {_name}(void *to, size_t m, int value, size_t n) {{ memset(to, value, n); return 0; }}"
+DEVICE = Path(__file__).with_name("idle_device.c")  # the functions that answer more than 0
+# Of the others, some return a handle, which is any address, through their first argument or as their result; an
+# `Operator` is returned in memory of the caller.
+CREATES = re.compile(r"aclrt(Create(Context|Stream|Event)|MallocPhysical)")
+RETURNS = re.compile(r"acl(op|mdl|rtAllocator)?Create")
 BY_VALUE = re.compile(r"_ZN2ge15OperatorFactory14CreateOperator")
-HANDLES = re.compile(r"aclrt(Create(Context|Stream|Event)|MallocPhysical)")
+PLANS = re.compile(r"aclnn\w+GetWorkspaceSize")
 
 
 def loader_environment() -> dict[str, str]:
@@ -80,7 +51,13 @@ def loader_environment() -> dict[str, str]:
     libraries, before = stub_folder() / HOME / "lib64", os.environ.get("LD_LIBRARY_PATH", "")
     own = plugin_directory() / "lib"
     paths = [libraries, own, own / "plugin", own / "plugin" / "ascend", *filter(None, before.split(os.pathsep))]
-    return {"LD_LIBRARY_PATH": os.pathsep.join(map(str, paths)), "GLOG_v": "3", "MS_SIMULATION_LEVEL": "0"}
+    return {"LD_LIBRARY_PATH": os.pathsep.join(map(str, paths)), "GLOG_v": "3", "MS_SIMULATION_LEVEL": "0", **device_environment()}
+
+
+def device_environment(name: str = "Ascend910B1", memory: int = 60 << 30, count: int = 8) -> dict[str, str]:
+    """Variables that say which chip the stub libraries report: the driver's name of it, its bytes of memory, and how
+    many a server has."""
+    return {"IDLE_DEVICE_NAME": name, "IDLE_DEVICE_BYTES": str(memory), "IDLE_DEVICE_COUNT": str(count)}
 
 
 def plugin_directory() -> Path:
@@ -93,7 +70,7 @@ def stub_folder() -> Path:
     """The folder with the stub libraries for the installed MindSpore, and in `python`, for `sys.path`, with the package
     `hccl` that it imports. Made on the first call; safe to call from many processes at once."""
     directory = plugin_directory()
-    name = f"ascend-{fingerprint(directory / PLUGIN, __file__)}"
+    name = f"ascend-{fingerprint(directory / PLUGIN, __file__, str(DEVICE))}"
     return cached_folder(name, "the stub CANN libraries", partial(build, directory))
 
 
@@ -112,20 +89,17 @@ def wanted_names(directory: Path) -> list[str]:
 
 def source_of(names: list[str]) -> str:
     """C code that defines them."""
-    lines = [MEMORY]
-    for name in names:
-        if name in ANSWERS:
-            lines.append(ANSWERS[name])
-        elif "IsExistOp" in name:
-            lines.append(f"char {name}(void) {{ return 1; }}")
-        elif BY_VALUE.match(name):
+    lines = [DEVICE.read_text(encoding="utf-8")]
+    for name in sorted(set(names) - set(DEFINITION.findall(lines[0]))):
+        if BY_VALUE.match(name):
             lines.append(f"void *{name}(void **result) {{ result[0] = result[1] = result[2] = 0; return result; }}")
-        elif re.match(r"acl(op|mdl|rtAllocator|)Create", name):
-            lines.append(f"void *{name}(void) {{ return memory; }}")
-        elif name.endswith("GetWorkspaceSize"):
-            lines.append(f"int {name}(void *a, ...) {{ va_list r; va_start(r, a); int n = planned(a, r); va_end(r); return n; }}")
-        elif HANDLES.match(name):
-            lines.append(f"int {name}(void **handle) {{ *handle = memory; return 0; }}")
+        elif PLANS.fullmatch(name):
+            body = "va_list rest; va_start(rest, first); plan(first, rest); va_end(rest); return 0;"
+            lines.append(f"int {name}(void *first, ...) {{ {body} }}")
+        elif CREATES.match(name):
+            lines.append(f"int {name}(void **handle) {{ *handle = object; return 0; }}")
+        elif RETURNS.match(name):
+            lines.append(f"void *{name}(void) {{ return object; }}")
         else:
             lines.append(f"long {name}(void) {{ return 0; }}")
     return "\n".join(lines) + "\n"
