@@ -53,6 +53,7 @@ print(json.dumps({"version": mindspore.__version__, "plugins": plugins}))
 PROBE_SECONDS = 300
 USES = "ms_codegeex.commands.package_uses"
 LIST_NPUS = ("npu-smi", "info", "-l")  # prints one device a line
+CHIP_LIST = ("npu-smi", "info", "-m")  # number of the card, of its chip, of the device ("-": none), and a name
 NPU_DRIVER = Path("/usr/local/Ascend/driver/version.info")  # exists where the driver is installed
 DRIVER_FIX = "install NVIDIA's driver, 520 or newer; in a container: docker run --gpus all"
 
@@ -149,6 +150,7 @@ def machine_checks() -> Iterator[Finding]:
     amount = "unknown" if available is None else f"{available / host.GB:.1f} GB available"
     yield _required(area, "memory", amount, host.check_memory(available, MEMORY))
     yield _npus()
+    yield from _chip()
 
 
 def _npus() -> Finding:
@@ -161,6 +163,23 @@ def _npus() -> Finding:
         fix = f"make `{' '.join(LIST_NPUS)}` work: add it to PATH, give the container the devices"
         return Finding(area, name, "optional", f"{NPU_DRIVER} exists, but no device is listed", fix)
     return Finding(area, name, "optional", "none; only `device: ascend` needs one")
+
+
+def _chip() -> Iterator[Finding]:
+    """The chip of the first device and the MindSpore known to support it. In the formats of `npu-smi` that Ascend's
+    guides show, "Chip Type: Ascend, Chip Name: 910B4" or "Chip Name: Ascend910, NPU Name: 9392"; nothing in others."""
+    from ms_codegeex.config.chosen_hardware import chip_of, installed_mindspore, software_note
+
+    first = re.search(r"^\s*([0-9]+)\s+([0-9]+)\s+[0-9]+\s", _output(*CHIP_LIST) or "", re.MULTILINE)
+    board = _output(LIST_NPUS[0], "info", "-t", "board", "-i", first[1], "-c", first[2]) if first else None
+    says = dict(re.findall(r"^\s*(Chip Type|Chip Name|NPU Name)\s*:\s*(\S+)\s*$", board or "", re.MULTILINE))
+    name = says.get("Chip Name", "")
+    name = says.get("Chip Type", "") + name if "NPU Name" not in says else f"{name}_{says['NPU Name']}"
+    if chip := chip_of(name):
+        state = "ok" if chip.mindspore == installed_mindspore() else "optional"
+        yield Finding("machine", "Ascend chip", state, f"{name}, {software_note(name)}")
+    elif name:
+        yield Finding("machine", "Ascend chip", "optional", f"{name}: not in the table of docs/hardware.md")
 
 
 def _output(*words: str) -> str | None:

@@ -12,6 +12,8 @@ from ms_codegeex.base.options import REQUIRED, option
 from ms_codegeex.base.printing import print_error, print_json, print_out, print_progress, print_result
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ms_codegeex.config import RunConfig
     from ms_codegeex.config.loading import StagedRun
     from ms_codegeex.planning.planner import Plan
@@ -63,6 +65,7 @@ class Arguments:
 
 def run(arguments: Arguments) -> int:
     """Compute the costs and print them."""
+    from ms_codegeex.config.chosen_hardware import software_note
     from ms_codegeex.config.loading import load_stages
     from ms_codegeex.planning.planner import make_plan, problems
 
@@ -95,11 +98,22 @@ def run(arguments: Arguments) -> int:
         print_out(_as_text(plan, arguments.tokens, result, arguments.sources))
     for line in problems(plan):
         print_error(f"ms-codegeex plan: {line}")
+    _print_notes([software_note(plan.chip.name)], arguments.json)
     return 0 if plan.fits else 1
+
+
+def _print_notes(notes: Sequence[str | None], as_json: bool) -> None:
+    """Print those that are something, each once, after a text or beside JSON."""
+    for note in filter(None, dict.fromkeys(notes)):
+        if as_json:
+            print_error(f"ms-codegeex plan: {note}")
+        else:
+            print_out(f"\n{note}")
 
 
 def _stages(staged: StagedRun, arguments: Arguments) -> int:
     """The plan of every stage; exit status 1 if one of them does not fit."""
+    from ms_codegeex.config.chosen_hardware import software_note
     from ms_codegeex.planning.planner import make_plan, problems
 
     for name in ("search", "overlap", "inference", "plot", "tokens", "context", "write"):
@@ -114,6 +128,7 @@ def _stages(staged: StagedRun, arguments: Arguments) -> int:
     for name, plan in plans.items():
         for line in problems(plan):
             print_error(f"ms-codegeex plan: stages.{name}: {line}")
+    _print_notes([software_note(plan.chip.name) for plan in plans.values()], arguments.json)
     return 0 if all(plan.fits for plan in plans.values()) else 1
 
 

@@ -8,10 +8,11 @@ import re
 from pathlib import Path
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.printing import print_result
+from ms_codegeex.base.printing import print_error, print_result
 from ms_codegeex.base.reading import given_text
 
 SUMMARY = "make, merge and check HCCL rank tables: which rank runs on which device of which Ascend server"
+SUPER_POD = "Ascend910_93"  # the driver's name of a chip in a super pod
 EXAMPLES = """\
   ms-codegeex rank-table make --server 10.0.0.11=/etc/hccn.conf --output server11.json
   ms-codegeex rank-table make --server 10.0.0.11=192.168.100.101,192.168.101.101 --output two_devices.json
@@ -94,13 +95,15 @@ def _servers(arguments: argparse.Namespace) -> list[tuple[str, dict[int, str]]]:
 
 def run(arguments: argparse.Namespace) -> None:
     """Make, merge or check a table and print what it holds."""
+    from ms_codegeex.config.chosen_hardware import software_note
     from ms_codegeex.runs import rank_table
 
-    mesh = None
+    mesh = note = None
     if arguments.action == "check":
         path, table = arguments.table, rank_table.read_rank_table(arguments.table)
         if arguments.overrides and arguments.config is None:
             raise UserError(f"'{arguments.overrides[0]}': overrides need --config FILE")
+        hardware = SUPER_POD if table.super_pods else ""
         if arguments.config is not None:
             from ms_codegeex.config.loading import load_config
 
@@ -110,6 +113,8 @@ def run(arguments: argparse.Namespace) -> None:
             except UserError as error:
                 raise UserError(f"{path} with {arguments.config}: {error}") from None
             mesh = str(config.mesh)
+            hardware = hardware or config.parallel.hardware or ""
+        note = software_note(hardware)
     else:
         path = arguments.output
         if path.exists() and not arguments.replace:
@@ -132,4 +137,7 @@ def run(arguments: argparse.Namespace) -> None:
         ],
         "mesh": mesh,
     }
-    print_result(result, f"{path}: {servers}, {devices}{fits}", arguments.json)
+    text = f"{path}: {servers}, {devices}{fits}"
+    if note and arguments.json:
+        print_error(note)
+    print_result(result, f"{text}\n{note}" if note else text, arguments.json)

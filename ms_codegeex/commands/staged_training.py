@@ -9,7 +9,14 @@ from pathlib import Path
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.printing import print_error, print_out, print_result
-from ms_codegeex.commands.training_job import check_datasets, check_restarts, processes_of, resolve_data, train_once
+from ms_codegeex.commands.training_job import (
+    check_datasets,
+    check_restarts,
+    print_software,
+    processes_of,
+    resolve_data,
+    train_once,
+)
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.loading import Stage, StagedRun
 from ms_codegeex.runs.attempts import Restarts
@@ -83,6 +90,7 @@ def _named(stage: Stage) -> Iterator[None]:
 def _dry_run(output: Path, stages: Sequence[Stage], node_of: NodeOf, form: Form) -> None:
     runs = {}
     print_error(f"nothing is started, prepared or written; the stages would be runs in {output}")
+    print_software([stage.config for stage in stages])
     for stage in stages:
         after = f", from the weights of {stage.after}" if stage.after else ""
         with _named(stage):

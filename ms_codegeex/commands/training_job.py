@@ -19,6 +19,7 @@ from ms_codegeex.base.host import available_cores
 from ms_codegeex.base.printing import print_error, print_json, print_out
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.config import RunConfig
+from ms_codegeex.config.chosen_hardware import software_note
 from ms_codegeex.data.corpus.prepare import cached_corpus
 from ms_codegeex.data.corpus.settings import PrepareSettings
 from ms_codegeex.data.datasets.opening import (
@@ -113,6 +114,7 @@ def train(
     if dry_run:
         held = f"{run_directory.config} would hold the resolved configuration"
         print_error(f"nothing is started, prepared or written; {held}")
+        print_software([config])
         print_out(process_text({"": (run_directory.path, processes_of(config, node))}, dry_run))
         return
     summary = train_once(config, node, corpus, allow_change, restarts=restarts, quiet=as_json)
@@ -120,6 +122,13 @@ def train(
         print_json(summary)
     elif summary is not None:
         _print_summary(summary, run_directory, _longer(config, summary))
+
+
+def print_software(configs: Sequence[RunConfig]) -> None:
+    """Say on standard error which MindSpore is known to support the Ascends that these runs name."""
+    names = [config.parallel.hardware or "" for config in configs if config.device == "ascend"]
+    for note in filter(None, dict.fromkeys(map(software_note, names))):
+        print_error(note)
 
 
 def _longer(config: RunConfig, summary: Mapping[str, Any]) -> str:

@@ -1,12 +1,14 @@
 """Which accelerator a run is planned for and executed on, from `parallel.hardware`, `device` and the driver; which of
-its fused kernels the run uses: `parallel.fusion.*` where it is set, otherwise the device's default."""
+its fused kernels the run uses: `parallel.fusion.*` where it is set, otherwise the device's default. And which MindSpore
+is known to support it."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.hardware import A100, ASCEND_910, ASCEND_910B, DEVICES, Device, device
+from ms_codegeex.base.hardware import A100, ASCEND_910, CHIPS, DEVICES, Chip, Device, device
 from ms_codegeex.config.run import RunConfig
 
 FUSIONS = ("graph_kernel", "attention", "norm", "optimizer", "dropout")
@@ -16,11 +18,6 @@ CPU_FUSIONS = frozenset({"optimizer"})
 HEAD_MULTIPLE, LARGEST_HEAD = 16, 512  # head sizes of fused attention
 
 ASSUMED = {"cpu": ASCEND_910, "ascend": ASCEND_910, "gpu": A100}  # without parallel.hardware
-# The driver's names (CANN's SoC versions). 910A, 910B and the Pro and Premium parts are the first generation.
-DRIVER_NAMES = (
-    (re.compile(r"Ascend910(A|B|Pro[AB]|PremiumA)?"), ASCEND_910.name),
-    (re.compile(r"Ascend910B[1-4]\w*"), ASCEND_910B.name),
-)
 
 
 def hardware_of(config: RunConfig) -> Device:
@@ -46,6 +43,33 @@ def check_kind(config: RunConfig) -> None:
         )
 
 
+def chip_of(name: str) -> Chip | None:
+    """The chip that the driver calls so, or the first one that has this `parallel.hardware`."""
+    return next((chip for chip in CHIPS if chip.hardware == name or re.fullmatch(chip.driver, name)), None)
+
+
+def installed_mindspore() -> str:
+    """Its version; "none" without it."""
+    try:
+        return importlib.metadata.version("mindspore")
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
+
+
+def software_note(name: str) -> str | None:
+    """One line: which MindSpore is known to support a chip, named as for `chip_of`, and which is installed. None for
+    what is no Ascend."""
+    chip = chip_of(name)
+    if chip is None:
+        return None
+    installed, use = installed_mindspore(), "" if chip.hardware else ", for inference,"
+    state = "" if installed == chip.mindspore else ", not verified on it"
+    return (
+        f"{chip.name}: the newest MindSpore that a published page names for it{use} is {chip.mindspore} (CANN "
+        f"{chip.cann}, Python {chip.python}); installed: {installed}{state} (docs/hardware.md)"
+    )
+
+
 def driver_hardware(config: RunConfig, driver: str) -> str:
     """Name of the accelerator of a run on Ascend.
 
@@ -57,12 +81,14 @@ def driver_hardware(config: RunConfig, driver: str) -> str:
         UserError: the driver's name is unknown and `parallel.hardware` is not set, or the two contradict each other.
     """
     named = config.parallel.hardware
-    detected = next((name for pattern, name in DRIVER_NAMES if pattern.fullmatch(driver)), None)
+    chip = chip_of(driver)
+    detected = chip.hardware if chip else None
     if detected is None and named is None:
         known = ", ".join(sorted(x.name for x in DEVICES.values() if x.kind == "ascend"))
+        lacking = "known to train (docs/hardware.md)" if chip else "known"
         raise UserError(
-            f"parallel.hardware: the driver's name of this device, '{driver}', is not known; name the one it is most "
-            f"like, of {known}: it decides kernels and memory"
+            f"parallel.hardware: the driver's name of this device, '{driver}', is not {lacking}; name the one it is "
+            f"most like, of {known}: it decides kernels and memory"
         )
     if detected and named and detected != named:
         raise UserError(

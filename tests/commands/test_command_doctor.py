@@ -16,6 +16,7 @@ from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.cli import main
 from ms_codegeex.commands import doctor, package_uses
 from ms_codegeex.commands.doctor import Finding
+from ms_codegeex.config import chosen_hardware
 from ms_codegeex.cuda import probe
 from ms_codegeex.cuda.driver import Driver, Gpu
 from ms_codegeex.cuda.libraries import LIBRARIES, Loaded
@@ -100,6 +101,31 @@ def test_devices_are_listed_by_the_drivers_own_command(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     checks = found(doctor.machine_checks)
     assert checks["Ascend NPU"] == Finding("machine", "Ascend NPU", "ok", "Device 0, 64 GB; Device 0, 32 GB")
+
+
+BOARDS = {  # what `npu-smi info -t board -i 4 -c 1` says, and the chip, by Ascend's guides
+    "A2": ("Chip Type : Ascend\\nChip Name : 910B4", "ok", "Ascend910B4, Ascend 910B: the newest MindSpore"),
+    "A3": ("NPU Name  : 9392\\nChip Name : Ascend910", "ok", "Ascend910_9392, Ascend 910C: the newest MindSpore"),
+    "910": ("Chip Type : Ascend\\nChip Name : 910ProB", "optional", "Ascend910ProB, Ascend 910: the newest MindSpore"),
+    "950": ("NPU Name  : 9579\\nChip Name : Ascend950PR", "optional", "Ascend950PR_9579: not in the table of docs/"),
+    "nothing": ("Chip Version : V1", None, ""),
+}
+
+
+@pytest.mark.parametrize("board, state, text", BOARDS.values(), ids=BOARDS)
+def test_the_mindspore_known_for_the_chip_that_the_driver_names(tmp_path, monkeypatch, board, state, text):
+    """In the formats of Ascend's guides; no test has met the driver's own program."""
+    tool = tmp_path / "npu-smi"
+    listing = "NPU ID Chip ID Chip Logic ID Chip Name\\n 4 1 0 Ascend 910B4\\n 4 2 - Mcu"
+    answers = {"info -l": "Total Count : 1", "info -m": listing, "info -t board -i 4 -c 1": f"NPU ID : 4\\n {board}"}
+    cases = "".join(f"  '{words}') printf '{answer}\\n' ;;\n" for words, answer in answers.items())
+    tool.write_text(f'#!/bin/sh\ncase "$*" in\n{cases}  *) exit 1 ;;\nesac\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(chosen_hardware, "installed_mindspore", lambda: "2.9.0")
+    check = found(doctor.machine_checks).get("Ascend chip")
+    assert (check and check.state) == state
+    assert check is None or check.found.startswith(text)
 
 
 def test_a_driver_without_devices_is_a_gap(tmp_path, monkeypatch):

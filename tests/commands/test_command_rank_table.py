@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import command, command_here, write_config
+from conftest import ROOT, command, command_here, write_config
 
 HCCN = "".join(f"address_{i}=192.168.{100 + i}.101\nnetmask_{i}=255.255.255.0\n" for i in range(8))
 
@@ -50,6 +50,25 @@ def test_make_merge_check(tmp_path, hccn):
     assert refused.returncode == 2 and "devices: 16, but the rank table has 8" in refused.stderr
     other = command_here("rank-table", "check", tmp_path / "a.json", "--config", config, "devices=8")
     assert other.returncode == 0, other.stderr
+    assert other.stdout.count("\n") == 1 and not other.stderr
+
+
+def test_a_check_says_which_mindspore_is_known_for_the_chips(tmp_path):
+    """Those that the configuration names; a table with super pods is of 910C."""
+    table = ROOT / "configs" / "rank_tables" / "1_server_8_devices.json"
+    words = ("--config", "codegeex_base_8", "parallel.hardware=ascend910")
+    checked = command_here("rank-table", "check", table, *words)
+    assert "optimizer shards 8\nAscend 910: the newest MindSpore" in checked.stdout and not checked.stderr
+    checked = command_here("rank-table", "check", table, *words, "--json")
+    assert json.loads(checked.stdout)["devices"] == 8 and checked.stderr.startswith("Ascend 910: the newest MindSpore")
+    whole = json.loads(table.read_text())
+    for number, device in enumerate(whole["server_list"][0]["device"]):
+        device["super_device_id"] = str(number)
+    pod = {"super_pod_id": "0", "server_list": [{"server_id": whole["server_list"][0]["server_id"]}]}
+    (tmp_path / "pod.json").write_text(json.dumps({**whole, "version": "1.2", "super_pod_list": [pod]}))
+    for more in ((), ("--config", "codegeex_base_8", "parallel.hardware=ascend910b")):
+        checked = command_here("rank-table", "check", "pod.json", *more)
+        assert checked.returncode == 0 and "\nAscend 910C: the newest MindSpore" in checked.stdout, checked.stderr
 
 
 def test_many_servers_from_a_file_and_some_devices(tmp_path, hccn, monkeypatch):

@@ -190,6 +190,9 @@ def test_a_dry_run_shows_the_processes_of_all_stages(recipe, trained):
         "# stage multi, 2 steps, from the weights of nl",
         "# stage mono, 2 steps, from the weights of multi",
     ]
+    ascend = ["device=ascend", "parallel.hardware=ascend910b", "training.precision=fp16"]
+    result = command_here(*words, "--dry-run", "devices=8", "training.global_batch=8", *ascend)
+    assert result.returncode == 0 and result.stderr.count("Ascend 910B: the newest MindSpore") == 1
 
 
 def test_a_job_file_trains_all_stages(recipe):

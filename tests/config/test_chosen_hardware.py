@@ -1,7 +1,9 @@
+import importlib.metadata
+
 import pytest
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.config.chosen_hardware import check_kind, driver_hardware, hardware_of, running_on
+from ms_codegeex.config.chosen_hardware import check_kind, driver_hardware, hardware_of, running_on, software_note
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.runs.node import resolve_node
 
@@ -32,6 +34,8 @@ def test_a_run_on_another_kind_of_device_than_it_names_is_refused(device, name):
         ("Ascend910B1", "ascend910b"),
         ("Ascend910B2C", "ascend910b"),
         ("Ascend910B4", "ascend910b"),
+        ("Ascend910B4-1", "ascend910b"),
+        ("Ascend910_9392", "ascend910b"),  # 910C: the figures are those of its die
     ],
 )
 def test_the_driver_names_the_hardware(driver, expected):
@@ -39,8 +43,34 @@ def test_the_driver_names_the_hardware(driver, expected):
 
 
 def test_an_unknown_or_contradicting_driver_is_refused_unless_the_hardware_is_named():
-    with pytest.raises(UserError, match=r"^parallel.hardware: the driver's name of this device, 'Ascend310P3', is not"):
-        driver_hardware(run("ascend"), "Ascend310P3")
-    assert driver_hardware(run("ascend", "ascend910b"), "Ascend910_9392") == "ascend910b"
+    for driver, lacking in (("Ascend310P3", r"known to train \(docs/hardware.md\)"), ("Ascend950PR", "known")):
+        with pytest.raises(
+            UserError, match=rf"^parallel.hardware: the driver's name .* '{driver}', is not {lacking}; "
+        ):
+            driver_hardware(run("ascend"), driver)
+        assert driver_hardware(run("ascend", "ascend910b"), driver) == "ascend910b"
     with pytest.raises(UserError, match=r"^parallel.hardware: ascend910, but the driver says Ascend910B2, which"):
         driver_hardware(run("ascend", "ascend910"), "Ascend910B2")
+
+
+def test_a_note_says_which_mindspore_a_chip_is_named_with_and_which_is_installed(monkeypatch):
+    versions = {"mindspore": "2.9.0"}
+
+    def version(name):
+        if name not in versions:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return versions[name]
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert software_note("ascend910") == (
+        "Ascend 910: the newest MindSpore that a published page names for it is 2.2.14 (CANN 7.0.0, Python 3.7 to "
+        "3.9); installed: 2.9.0, not verified on it (docs/hardware.md)"
+    )
+    assert software_note("Ascend910ProB") == software_note("ascend910")
+    assert software_note("ascend910b").startswith("Ascend 910B: ")
+    assert software_note("Ascend910_9391").startswith("Ascend 910C: ")
+    assert software_note("Ascend910_9391").endswith("; installed: 2.9.0 (docs/hardware.md)")
+    assert "names for it, for inference, is 2.2.14 (" in software_note("Ascend310P3")
+    assert software_note("a100") is software_note("") is None
+    versions.clear()
+    assert software_note("ascend910b").endswith("; installed: none, not verified on it (docs/hardware.md)")

@@ -81,6 +81,11 @@ def test_the_command_prints_each_form(monkeypatch, tmp_path):
             assert f" {name}={shlex.quote(value)} " in script
             assert value.replace(f"{tmp_path}/run/", "") in listed.stdout
     assert not (tmp_path / "run").exists()
+    named, unnamed = (command_here(*words, "--json", f"parallel.hardware={name}") for name in ("ascend910", "null"))
+    assert unnamed.stderr.count("\n") == 1
+    assert json.loads(named.stdout)["runs"] and named.stderr.splitlines()[1].startswith(
+        "Ascend 910: the newest MindSpore"
+    )
 
 
 @pytest.mark.parametrize("words, remedy", [((), "add it"), (("--dry-run", "--json"), "leave out --json")])
