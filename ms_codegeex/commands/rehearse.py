@@ -27,7 +27,8 @@ EXAMPLES = """  ms-codegeex rehearse --config codegeex_base_8
   ms-codegeex rehearse --config codegeex_13b --compile --ranks 0,1535
   ms-codegeex rehearse --config codegeex_13b_pipeline --compile --timeline --plot step.png --trace step.json
   ms-codegeex rehearse --config codegeex_13b_pipeline --execute --mesh data=1,tensor=2,pipeline=2 --json
-  ms-codegeex rehearse --config codegeex_tiny --devices 2 --execute --steps 8"""
+  ms-codegeex rehearse --config codegeex_tiny --devices 2 --execute --steps 8
+  ms-codegeex rehearse --config codegeex_13b --first-contact model.num_layers=4"""
 
 KEYS = ("verdict", "ranks", "steps", "loss_relative_error", "parameter_relative_error", "replicas_equal")
 MEASURED = ("compile_seconds", "peak_memory_bytes")  # by a compilation that no execution follows
@@ -48,6 +49,11 @@ class Arguments:
     )
     target: Literal["gpu", "ascend"] | None = option(
         "MindSpore backend to compile for (default: gpu); --execute always uses gpu"
+    )
+    first_contact: bool = option(
+        "only start the run's own workers on MindSpore's Ascend plugin, with a chip that computes nothing: compile, "
+        "step and save; exit status 1 if a rank would not start or train",
+        default=False,
     )
     streams: bool = option(
         "with --target ascend: also run its back end on one graph, until it has assigned streams, and check them",
@@ -74,6 +80,8 @@ def run(arguments: Arguments) -> int:
     from ms_codegeex.rehearsal.execute import check_memory
     from ms_codegeex.rehearsal.shrink import parse_mesh, shrunk, small_mesh
 
+    if arguments.first_contact:
+        return _first_contact(arguments)
     both = arguments.compile == arguments.execute
     compiles, executes = both or arguments.compile, both or arguments.execute
     _check_phase(arguments, compiles, executes)
@@ -94,6 +102,37 @@ def run(arguments: Arguments) -> int:
         result = _as_json(compiled, kernels, execution, timeline, passed)
         print_json({**result, "warnings": [warning] if warning else []})
     return 0 if passed else 1
+
+
+def _first_contact(arguments: Arguments) -> int:
+    """Start the run's workers on the Ascend plugin; print what they met."""
+    from ms_codegeex.config.loading import load_config
+    from ms_codegeex.rehearsal.compile import distinct_ranks
+    from ms_codegeex.rehearsal.first_contact import first_contact, text, to_json
+
+    for flag in ("compile", "execute", "target", "streams", "mesh", "steps", "timeline", "plot", "trace"):
+        if getattr(arguments, flag) not in (None, False):
+            raise UserError(f"--{flag}: belongs to another rehearsal than --first-contact; leave one of the two out")
+    config = load_config(arguments.config, _overrides(arguments))
+    ranks = _ranks(arguments.ranks or "distinct", config.devices)
+    with _progress(arguments.json) as bar:
+        contacts = first_contact(
+            config,
+            distinct_ranks(config.mesh) if ranks is None else ranks,
+            lambda done, count: bar("ranks that have met the plugin", done, count),
+        )
+    passed = all(contact.problem is None for contact in contacts)
+    if arguments.json:
+        print_json({"verdict": "pass" if passed else "fail", "first_contact": to_json(contacts)})
+    else:
+        print_out(text(config, contacts))
+    return 0 if passed else 1
+
+
+def _overrides(arguments: Arguments) -> list[str]:
+    """Those of the command line, with those that `--devices` stands for."""
+    devices = arguments.devices
+    return [*arguments.overrides, *([] if devices is None else [f"devices={devices}", "parallel.data=null"])]
 
 
 def _check_phase(arguments: Arguments, compiles: bool, executes: bool) -> None:
@@ -128,10 +167,7 @@ def _configuration(arguments: Arguments, executes: bool) -> RunConfig:
     from ms_codegeex.config.loading import load_config
     from ms_codegeex.config.rules import check_run_config
 
-    overrides = list(arguments.overrides)
-    if arguments.devices is not None:
-        overrides += [f"devices={arguments.devices}", "parallel.data=null"]
-    config = load_config(arguments.config, overrides)
+    config = load_config(arguments.config, _overrides(arguments))
     if arguments.steps is not None and arguments.steps < 4:
         raise UserError(f"--steps: {arguments.steps} steps are too few to show an error that builds up; give 4 or more")
     if config.devices == 1 and executes:

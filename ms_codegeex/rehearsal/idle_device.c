@@ -65,6 +65,23 @@ int aclrtMemcpyAsync(void *to, size_t room, const void *from, size_t size, int k
     return aclrtMemcpy(to, room, from, size, kind);
 }
 
+/* --- communicators: the others look for the root's address until it is not empty --- */
+
+enum { ROOT_BYTES = 4108 };
+
+int HcclGetRootInfo(char *root) {
+    memset(root, 'r', ROOT_BYTES);
+    return 0;
+}
+int HcclCommInitRootInfoConfig(unsigned ranks, const void *root, unsigned rank, const void *settings, void **group) {
+    *group = object;
+    return 0;
+}
+int HcclCommInitClusterInfoConfig(const char *table, unsigned rank, const void *settings, void **group) {
+    *group = object;
+    return 0;
+}
+
 /* --- kernels --- */
 
 char _ZN2ge15OperatorFactory9IsExistOpEPKc(const char *name) { return 1; }

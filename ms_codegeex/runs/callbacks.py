@@ -27,6 +27,7 @@ from ms_codegeex.runs.stopping import LastStep
 from ms_codegeex.training.observers import Callback, StepRecord
 from ms_codegeex.training.trainer import Trainer
 
+FIRST_STEP = "first step:"  # begins a line in the log of every worker
 FLUSH_SECONDS = 30.0
 DRAWING_SHARE = 50  # of a run's time, one part at most goes into drawing
 
@@ -109,6 +110,16 @@ class StopOnRequest(Callback):
         last = self.agree(self.last.requested) if self.agree else self.last.reached(record.step)
         if last and not record.skipped:
             trainer.stop()
+
+
+class FirstStep(Callback):
+    """Prints the figures of a rank's first step into its log: those of rank 0 say nothing of other stages' memory."""
+
+    def step(self, trainer: Trainer, record: StepRecord) -> None:
+        """Print them after the first step."""
+        if record.compiling:
+            figures = {"rank": trainer.rank, "seconds": record.step_seconds, "memory_bytes": record.memory_bytes}
+            print_error(f"{FIRST_STEP} {json.dumps(figures)}")
 
 
 class EventLog(Callback):
@@ -237,7 +248,8 @@ def callbacks_of(config: RunConfig, run: RunDirectory, rank: int, checkpoint: Ch
     start = checkpoint.step if checkpoint else 0
     several = run.servers.is_dir() and config.devices > 1  # their file systems may show a file late
     callbacks: list[Callback] = [
-        StopOnRequest(LastStep(run, leads=rank == 0), (lambda asks: bool(_over_ranks(asks))) if several else None)
+        StopOnRequest(LastStep(run, leads=rank == 0), (lambda asks: bool(_over_ranks(asks))) if several else None),
+        FirstStep(),
     ]
     if rank == 0:
         callbacks.append(JsonLog(run, config.logging.every))

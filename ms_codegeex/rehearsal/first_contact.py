@@ -1,0 +1,242 @@
+"""First contact: a run's own launcher and workers on MindSpore's Ascend plugin, on a machine without an Ascend.
+
+Nothing of ours or of the engine is replaced. msrun starts the worker of one rank at a time as in MindSpore's dry run
+(`MS_SIMULATION_LEVEL=3`: one device, collectives without partners), and the stub CANN libraries are a chip that computes
+nothing (`idle_device.c`). The worker asks the driver which chip it is on, joins, compiles with Ascend's back end, takes
+steps from the engine's own pool of device memory, evaluates, and writes its part of a checkpoint. There it waits for the
+other ranks, and is ended.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import write_json
+from ms_codegeex.base.hardware import ASCEND_910, ASCEND_910B, GIB
+from ms_codegeex.base.json_reading import parse_json
+from ms_codegeex.base.printing import table
+from ms_codegeex.config import RunConfig
+from ms_codegeex.config.chosen_hardware import hardware_of
+from ms_codegeex.config.sections import InfillConfig
+from ms_codegeex.data.datasets.indexed import IndexedWriter, token_dtype
+from ms_codegeex.data.datasets.layout import DATASET_JSON, SPLITS
+from ms_codegeex.formats.safetensors_file import SafetensorsFile
+from ms_codegeex.parallel.sharding import layouts_of
+from ms_codegeex.planning.memory import FP32, stage_memory
+from ms_codegeex.rehearsal import cann_stubs
+from ms_codegeex.runs.callbacks import FIRST_STEP
+from ms_codegeex.runs.node import Node, node_processes, resolve_node
+from ms_codegeex.runs.opening import write_config
+from ms_codegeex.runs.run_directory import RunDirectory
+from ms_codegeex.runs.stopping import left_error
+from ms_codegeex.runs.supervision import reserved_port
+from ms_codegeex.runs.workers import Workers, WorkerSpec
+
+DRIVER_NAMES = {ASCEND_910.name: "Ascend910A", ASCEND_910B.name: "Ascend910B1"}
+STEPS = 2
+LEVEL = "3"  # the engine's simulation level that also executes
+MASTER = "127.0.0.1:8118"  # of a job of several servers; nobody answers there, nor is asked
+POLL_SECONDS = 0.1
+SEQUENCES = 4  # of each split of the synthetic dataset
+GROUP = re.compile(r"Create collective communication group: (\S+) ")  # a warning of the engine
+
+
+@dataclass(frozen=True)
+class RankContact:
+    """What one rank met.
+
+    Attributes:
+        rank: of the run.
+        stage: its stage of the pipeline.
+        driver: what the driver calls the chip.
+        seconds: from its start until it waits for the others, or ends.
+        groups: how many communicators the engine made on its device, that of all ranks included.
+        memory_bytes: the most that the engine's pool of device memory had given out after the first step.
+        planned_bytes: the plan's memory of a device of this stage.
+        saved_bytes: of its part of the checkpoint.
+        planned_saved_bytes: of the same, by the plan's layouts.
+        problem: why it would not start or train; None if it would.
+    """
+
+    rank: int
+    stage: int
+    driver: str
+    seconds: float
+    groups: int
+    memory_bytes: int | None
+    planned_bytes: int
+    saved_bytes: int | None
+    planned_saved_bytes: int
+    problem: str | None
+
+
+def contact_config(config: RunConfig, directory: Path) -> RunConfig:
+    """The run with two steps, synthetic data and random weights, which writes to `directory`."""
+    if config.device != "ascend":
+        raise UserError(f"--first-contact: device is {config.device}; set device=ascend, whose plugin this starts")
+    data = replace(
+        config.data,
+        train=str(write_data(config, directory / "data")),
+        blend=None,
+        validation=None,
+        held_out={},
+        infill=InfillConfig(),
+    )
+    return replace(
+        config,
+        output=str(directory),
+        data=data,
+        model=replace(config.model, weights=None),
+        lora=replace(config.lora, weights=None),
+        training=replace(config.training, steps=STEPS, tokens=None, evaluate_samples=1),
+        checkpoint=replace(config.checkpoint, every=0, resume=None, export=False),
+    )
+
+
+def write_data(config: RunConfig, directory: Path) -> Path:
+    """A dataset of a few sequences for the model."""
+    directory.mkdir(parents=True)
+    model, length = config.model.sizes, config.seq_length
+    for split in SPLITS:
+        with IndexedWriter(directory / split, token_dtype(model.vocab_size)) as writer:
+            for _ in range(SEQUENCES):
+                writer.add(np.full(length, model.eos_token_id))
+    write_json(directory / DATASET_JSON, {"vocab_size": model.vocab_size, "eos_id": model.eos_token_id})
+    return directory
+
+
+def first_contact(
+    config: RunConfig, ranks: Sequence[int], progress: Callable[[int, int], None] = lambda done, total: None
+) -> list[RankContact]:
+    """Start these ranks, one after the other. Calls `progress(done, all)` after each."""
+    contacts = []
+    progress(0, len(ranks))
+    for rank in ranks:
+        contacts.append(contact(config, rank))
+        progress(len(contacts), len(ranks))
+    return contacts
+
+
+def contact(config: RunConfig, rank: int) -> RankContact:
+    """Start one rank."""
+    chip, stage = hardware_of(config), config.mesh.coordinates(rank)[0]
+    mine = [x for x in layouts_of(config) if x.trained and x.stage == stage and x.saved_by(config.mesh, rank)]
+    planned = 3 * FP32 * sum(x.local_size(config.mesh) for x in mine)  # weights and two moments
+    with tempfile.TemporaryDirectory(prefix="ms-codegeex-contact-") as folder:
+        run = RunDirectory(Path(folder) / "run")
+        run.logs.mkdir(parents=True)
+        write_config(run, contact_config(config, run.path))
+        began = time.monotonic()
+        problem = _started(config, run, rank)
+        seconds = time.monotonic() - began
+        saved = sum(x.nbytes for path in _parts(run, rank, "safetensors") for x in SafetensorsFile(path).tensors.values())
+        log = "".join(path.read_text(errors="replace") for path in run.logs.glob("worker_*.log"))
+        if problem is None and saved != planned:
+            problem = f"its part of a checkpoint has {saved:,} bytes, the plan's layouts say {planned:,}"
+        first = re.search(rf"^{FIRST_STEP} (.*)$", log, re.MULTILINE)
+        return RankContact(
+            rank=rank,
+            stage=stage,
+            driver=DRIVER_NAMES[chip.name],
+            seconds=seconds,
+            groups=len(set(GROUP.findall(log))) + (config.devices > 1),
+            memory_bytes=parse_json(first[1])["memory_bytes"] if first else None,
+            planned_bytes=stage_memory(config, chip)[stage].total,
+            saved_bytes=None if problem else saved,
+            planned_saved_bytes=planned,
+            problem=problem,
+        )
+
+
+def node_of(config: RunConfig, rank: int) -> Node:
+    """The server that has this rank, in a job on as many full servers as are needed."""
+    local = min(config.devices, config.parallel.server_devices)
+    count = config.devices // local
+    return resolve_node(config, node_rank=rank // local, nodes=count, master=MASTER if count > 1 else None)
+
+
+def _started(config: RunConfig, run: RunDirectory, rank: int) -> str | None:
+    """Start the processes of the rank's server, of which msrun starts this rank alone; returns what went wrong."""
+    with ExitStack() as stack:
+        node = node_of(config, rank)
+        port = stack.enter_context(reserved_port()) if node.needs_port else None
+        specs = node_processes(config, node, run, [str(os.getpid())], port)
+        workers = stack.enter_context(Workers([_on_the_idle_device(config, spec, rank) for spec in specs]))
+        while not any(workers.poll()) and not _saved(run, rank):
+            time.sleep(POLL_SECONDS)
+        if _saved(run, rank):
+            return None
+        if run.error.is_file():
+            return str(left_error(run))
+        return workers.failure()
+
+
+def _on_the_idle_device(config: RunConfig, spec: WorkerSpec, rank: int) -> WorkerSpec:
+    """The same process, which finds the stub libraries. msrun numbers devices itself, and would start all ranks of a
+    server if it were not told which one to simulate."""
+    chip = hardware_of(config)
+    environment = {
+        **spec.environment,
+        **cann_stubs.loader_environment(),
+        **cann_stubs.device_environment(DRIVER_NAMES[chip.name], chip.memory, config.parallel.server_devices),
+        "GLOG_v": "2",  # the engine warns of each communicator that it makes
+        "MS_SIMULATION_LEVEL": LEVEL,
+        "RANK_ID": str(rank),
+        "RANK_SIZE": str(config.devices),
+        "PYTHONPATH": os.pathsep.join([spec.environment["PYTHONPATH"], str(cann_stubs.stub_folder() / "python")]),
+    }
+    return replace(spec, environment=environment)
+
+
+def _parts(run: RunDirectory, rank: int, ending: str) -> list[Path]:
+    """The files of a rank's part of a checkpoint."""
+    return [path for path in run.checkpoints.rglob(f"rank_{rank:05d}.{ending}") if path.is_file()]
+
+
+def _saved(run: RunDirectory, rank: int) -> bool:
+    """Whether the rank has written its part of a checkpoint. Rank 0 leaves no note before it has published all."""
+    if rank:
+        return bool(_parts(run, rank, "json"))
+    try:
+        return any(SafetensorsFile(path).tensors for path in _parts(run, 0, "safetensors"))
+    except UserError:  # not complete
+        return False
+
+
+def text(config: RunConfig, contacts: Sequence[RankContact]) -> str:
+    """What was met, as a table and a verdict."""
+    header, rows = ("rank", "stage", "seconds", "groups", "memory", "planned", "checkpoint", "planned"), []
+    for x in contacts:
+        memory = "-" if x.memory_bytes is None else f"{x.memory_bytes / GIB:.2f} GiB"
+        saved = "-" if x.saved_bytes is None else f"{x.saved_bytes / 1e6:,.1f} MB"
+        rows.append(
+            (
+                *(f"{x.rank:,}", str(x.stage), f"{x.seconds:.0f}", str(x.groups), memory),
+                *(f"{x.planned_bytes / GIB:.2f} GiB", saved, f"{x.planned_saved_bytes / 1e6:,.1f} MB"),
+            )
+        )
+    failed = [x for x in contacts if x.problem]
+    lines = [
+        f"first contact with {contacts[0].driver}: {len(contacts)} of {config.devices:,} ranks, as started by msrun on "
+        "MindSpore's Ascend plugin, whose device computes nothing",
+        table(header, rows),
+        *(f"rank {x.rank} would not train: {x.problem}" for x in failed),
+        "verdict: " + ("a rank would not start or train" if failed else "these ranks would start and train"),
+    ]
+    return "\n".join(lines)
+
+
+def to_json(contacts: Sequence[RankContact]) -> list[dict[str, Any]]:
+    """The same as JSON values."""
+    return [asdict(x) for x in contacts]
