@@ -62,3 +62,11 @@ def enter(config: RunConfig, rank: int) -> str | None:
     ranks = mesh.tied_group(rank)
     create_group(group_name(ranks), ranks)
     return group_name(ranks)
+
+
+def before_evaluation() -> None:
+    """Let the engine compile a graph without gradients after one that accumulates them over micro-batches, whose number
+    it remembers and then refuses such a graph for ("not support predict with grad_accu", MindSpore 2.9)."""
+    import mindspore as ms
+
+    ms.set_auto_parallel_context(grad_accumulation_step=1)

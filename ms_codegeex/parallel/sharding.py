@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ms_codegeex.config.sections import LoraConfig
 
 MOMENTS = ("optimizer.m.", "optimizer.v.")
+BUFFERS = "accu_grads."  # of gradients that are summed over micro-batches
 
 
 @dataclass(frozen=True)
@@ -165,8 +166,8 @@ def loaded_rows(config: RunConfig, rank: int) -> slice:
 
 
 def split_moment(name: str) -> tuple[str, str]:
-    """The prefix of a moment, "" for a weight, and the name of the weight."""
-    prefix = next((prefix for prefix in MOMENTS if name.startswith(prefix)), "")
+    """The prefix of a moment or of a buffer of gradients, "" for a weight, and the name of the weight."""
+    prefix = next((prefix for prefix in (*MOMENTS, BUFFERS) if name.startswith(prefix)), "")
     return prefix, name.removeprefix(prefix)
 
 
@@ -186,6 +187,10 @@ class Placement:
     def here(self, name: str) -> bool:
         """Whether this rank's stage has the tensor."""
         return self.layouts is None or self._layout(name)[1].stage == self.mesh.coordinates(self.rank)[0]
+
+    def elsewhere(self, name: str) -> bool:
+        """Whether the tensor, which may be anything that a step keeps, belongs to a weight of another stage."""
+        return self.layouts is not None and split_moment(name)[1] in self.layouts and not self.here(name)
 
     def stored_name(self, name: str) -> str:
         """The name in checkpoints; that of the owner for a copy."""

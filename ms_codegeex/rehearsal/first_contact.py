@@ -45,7 +45,7 @@ from ms_codegeex.runs.workers import Workers, WorkerSpec
 
 DRIVER_NAMES = {ASCEND_910.name: "Ascend910A", ASCEND_910B.name: "Ascend910B1"}
 STEPS = 2
-LEVEL = "3"  # the engine's simulation level that also executes
+LEVEL = "2"  # the engine's simulation level that also executes
 MASTER = "127.0.0.1:8118"  # of a job of several servers; nobody answers there, nor is asked
 POLL_SECONDS = 0.1
 SEQUENCES = 4  # of each split of the synthetic dataset

@@ -44,7 +44,8 @@ class RankState:
                     stored = placement.stored_name(name)
                     std = sizes.initial_std(stored)
                     _set(parameter, starting_weight(stored, shape, std, self._config.seed, window, weights))
-            elif self._config.partitioned and parameter.has_init:
+            # of other stages the engine has sharded nothing: their moments would be whole, and fill the host's memory
+            elif self._config.partitioned and parameter.has_init and not placement.elsewhere(name):
                 _set(parameter, np.zeros(parameter.shape, np.float32))
 
     def tensors(self) -> dict[str, ms.Parameter]:

@@ -9,6 +9,7 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 
 from ms_codegeex.config.sections import LossScaleConfig
+from ms_codegeex.parallel.sharding import BUFFERS
 from ms_codegeex.training.overflow import OVERFLOWED, OverflowRegister
 
 
@@ -147,7 +148,7 @@ class TrainStep(nn.TrainOneStepCell):
         self.collects = self.host_accumulates or settings.graph_micro_batches > 1
         self.collect = _add if self.host_accumulates else _drop if settings.optimizer_sharded else _take
         # the engine finds its accumulation buffers by this prefix
-        self.buffers = self.weights.clone(prefix="accu_grads", init="zeros") if self.collects else ()
+        self.buffers = self.weights.clone(prefix=BUFFERS.rstrip("."), init="zeros") if self.collects else ()
         self.sums = Parameter(Tensor([0.0, 0.0, 0.0], ms.float32), name="accumulated.sums", requires_grad=False)
         self.world, self.reduces_gradients = settings.world, settings.reduce_gradients
         self.norm_weights = settings.weights or (1.0 / settings.world,) * len(self.weights)

@@ -19,6 +19,7 @@ from ms_codegeex.data.datasets.batches import Batch, Sequences, read_ahead, shuf
 from ms_codegeex.data.datasets.blend import Blend
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.tensors import LazyTensor
+from ms_codegeex.parallel.context import before_evaluation
 from ms_codegeex.parallel.sharding import Placement, loaded_rows
 from ms_codegeex.training.build import Built, build
 from ms_codegeex.training.faults import Faults
@@ -244,6 +245,8 @@ class Evaluator:
     def loss(self, data: Sequences | None = None, shuffled: bool = False) -> float:
         """Nats per token on evenly spaced sequences of `data`; `shuffled`: with permuted contexts."""
         batch = (data or self.validation).evaluation_batch(*self.share, self.config.training.evaluate_samples)
+        if self.config.partitioned and self.config.mesh.pipeline == 1:
+            before_evaluation()
         if shuffled:
             batch = shuffle_context(batch, self.config.model.sizes.eos_token_id, self.config.seed)
         return mean_loss(self.built.evaluation_step, batch, self.built.evaluation_rows)
