@@ -30,11 +30,11 @@ MORE_PARTS = ("libmindspore_cpu_kernels.so", "libmindspore_atb_kernels.so", "lib
 LIBRARIES = (
     "libge_runner.so libgraph.so libascendcl.so libmsprofiler.so libhccl.so libruntime.so libplatform.so libc_sec.so "
     "libnnopbase.so libascend_hal.so libacl_op_compiler.so libacl_tdt_channel.so libacl_tdt_queue.so libopapi.so "
-    "libhcom_graph_adaptor.so"
+    "libhcom_graph_adaptor.so libascend_ml.so"
 )
 HOME = "cann"  # the plugin looks for further libraries in `lib64` of the folder of this name above its first one
 SYMBOL = re.compile(r"(acl|Hccl|_ZNK?2ge|_ZNK?3atb|_ZNK?5aicpu|rt[A-Z]|hal[A-Z]|smem_|Dlog|mm[A-Z]|CheckLogLevel)")
-LOOKED_UP = re.compile(rb"(?<!\w)((?:acl|Hccl|rt|hal)\w*[A-Z]\w+)(?=\x00)")
+LOOKED_UP = re.compile(rb"(?<!\w)((?:acl|Aml|Hccl|rt|hal)\w*[A-Z]\w+)(?=\x00)")
 HCCL_VERSION = "8.0.0"
 # C functions that answer more than 0. A handle is any address; an `Operator` is returned in memory of the caller.
 ANSWERS = {
@@ -43,7 +43,7 @@ ANSWERS = {
     "aclrtGetDeviceCount": "int aclrtGetDeviceCount(unsigned *n) { *n = 8; return 0; }",
 }
 BY_VALUE = re.compile(r"_ZN2ge15OperatorFactory14CreateOperator")
-HANDLES = re.compile(r"aclrt(Create(Context|Stream|Event)|Malloc)")
+HANDLES = re.compile(r"aclrt(Create(Context|Stream|Event)|Malloc|ReserveMemAddress)")
 
 
 def loader_environment() -> dict[str, str]:
