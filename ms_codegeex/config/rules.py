@@ -86,7 +86,15 @@ def _check_watching(config: RunConfig) -> None:
             "too; set it to false, or train in bf16"
         )
     if not config.partitioned:
-        raise UserError("cluster.silent_check: looks at gradients before replicas add them up; one device has none")
+        raise UserError(
+            "cluster.silent_check: looks at gradients before they are added up over devices, and there is one; set it "
+            "to false"
+        )
+    if config.mesh.optimizer_shard > 1:
+        raise UserError(
+            f"cluster.silent_check: MindSpore 2.9 does not compile it with parallel.optimizer_shard "
+            f"{config.mesh.optimizer_shard}; set it to false, or the shards to 1"
+        )
 
 
 def _check_bf16(config: RunConfig) -> None:

@@ -188,7 +188,7 @@ def _watching(config: RunConfig) -> dict[str, str]:
     values = {"MS_ENABLE_THM": f"{{HCCL_WATCHDOG:{config.cluster.watchdog:d}}}"}
     if config.cluster.silent_check:
         values["MS_NPU_ASD_CONFIG"] = "enable:true,with_checksum:true"
-        values["MS_SUBMODULE_LOG_v"] = "{ME:2}"  # it reports by warnings, which GLOG_v hides
+        values["MS_SUBMODULE_LOG_v"] = "{ME:2,DEBUG:2}"  # it reports by warnings, which GLOG_v hides
     return values
 
 

@@ -91,8 +91,8 @@ class Profile(Callback):
 
     def _report(self, trainer: Trainer, missing: int) -> None:
         """Tell what was written; only rank 0 is heard."""
-        steps, folder, self.first = f"{self.first}..{self.last}", self.folder.parent, 0
-        trainer.event("profile", steps=steps, folder=str(folder), without_result=missing)
+        steps, folder, self.first = f"{self.first}..{self.last}", self.folder.parent.name, 0
+        trainer.event("profile", steps=steps, folder=folder, without_result=missing)
         if missing:
             ranks = f"{missing} rank{'s' * (missing > 1)}"
             trainer.warn(f"profile.steps: {ranks} found no result in {folder}; the log of a rank may say why")

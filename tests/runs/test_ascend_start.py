@@ -53,7 +53,10 @@ for function, code in (cores, "0"), (cores, "574006"), (cores, "1"), (links, "57
     except (RunFailure, UserError) as error:
         found.append(f"{type(error).__name__}: {error}")
     os.environ.pop(function)
-print("STARTED", json.dumps([rank, found, [event.get("passed") for event in read_events(run.events)]]), flush=True)
+from mindspore._c_expression import get_silent_detect_config, is_silent_detect_enable
+watched = [is_silent_detect_enable(), get_silent_detect_config("strikes_num")]
+events = [event.get("passed") for event in read_events(run.events)]
+print("STARTED", json.dumps([rank, watched, found, events]), flush=True)
 """
 PROFILED = """
 import json, sys
@@ -199,8 +202,8 @@ def test_hardware_that_the_driver_contradicts_is_refused(alone):
 
 
 def test_stress_of_one_device(alone):
-    rank, found, events = started(alone["stress"])
-    assert rank == 0 and events == [["arithmetic"], ["arithmetic"]], found
+    rank, watched, found, events = started(alone["stress"])
+    assert rank == 0 and not watched[0] and events == [["arithmetic"], ["arithmetic"]], found
     assert found[0] == found[3] == "passed"  # there are no links
     assert re.match(
         r"RunFailure: device 0 of .* \(rank 0\): the stress test found a fault in its arithmetic;", found[1]
@@ -225,10 +228,11 @@ def test_profile(alone):
 
 
 def test_stress_of_links(plugin, tmp_path):
-    words, run = ("-c", STRESSED + STAY), "cluster.stress_check=all"
-    for number, output in enumerate(start(tmp_path, "devices=2", run, words=words)):
-        rank, found, events = started(output)
-        assert rank == number and found[0] == "passed"
+    """MindSpore also reads the variables of the silent check."""
+    words = ("cluster.stress_check=all", "cluster.silent_check=true", "training.precision=bf16")
+    for number, output in enumerate(start(tmp_path, "devices=2", *words, words=("-c", STRESSED + STAY))):
+        rank, watched, found, events = started(output)
+        assert rank == number and found[0] == "passed" and watched == [True, 3]
         assert f"device {rank} of" in found[1] and "a fault in its arithmetic" in found[1]
         assert f"(rank {rank}): the stress test found a fault in its links" in found[3]
         assert rank or events == [["arithmetic", "links to the other devices of its server"]]
