@@ -14,10 +14,10 @@ OVERRIDES = ("devices=4", "training.global_batch=8", "training.precision=bf16", 
 def test_gradients_are_sampled_but_not_with_optimizer_shards(monkeypatch):
     """If the last part fails, MindSpore no longer refuses it, and so config/rules.py need not."""
     config = small(*OVERRIDES, "parallel.hardware=ascend910b", "cluster.silent_check=true")
-    without = compile_ranks(config, [0]).ranks
+    without, *_ = compile_ranks(config, [0]).ranks  # the others, with blocks inlined, have our own gradient functions
     for name, value in _watching(config).items():
         monkeypatch.setenv(name, value)
     report = compile_ranks(config, [0])
-    assert report.ok and all(now.nodes > before.nodes for now, before in zip(report.ranks, without, strict=True))
+    assert report.ok and report.ranks[0].nodes > without.nodes
     with pytest.raises(RunFailure, match="tensor_dump"):
         compile_ranks(small(*OVERRIDES, "parallel.hardware=ascend910b", "parallel.optimizer_shard=2"), [0])

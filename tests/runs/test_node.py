@@ -146,7 +146,7 @@ def test_what_watches_links_and_arithmetic_reaches_every_rank(table, cores, tmp_
     names = ("MS_ENABLE_THM", "MS_NPU_ASD_CONFIG", "MS_SUBMODULE_LOG_v")
     assert environment() == ("{HCCL_WATCHDOG:1}", None, None)
     assert environment(watchdog=False) == ("{HCCL_WATCHDOG:0}", None, None)
-    asked, logged = "enable:true,with_checksum:true,grad_sample_interval:1", "{ME:2,DEBUG:2}"
+    asked, logged = "enable:true,with_checksum:true", "{ME:2,DEBUG:2}"
     assert environment(silent_check=True) == ("{HCCL_WATCHDOG:1}", asked, logged)
     monkeypatch.setenv("MS_NPU_ASD_CONFIG", "enable:true,strikes_num:1")
     assert environment(silent_check=True)[1] == "enable:true,strikes_num:1"
