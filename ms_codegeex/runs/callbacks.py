@@ -121,7 +121,7 @@ class EventLog(Callback):
         """Append an event."""
         self.file.write(event_line(event, content))
 
-    def end(self, trainer: Trainer) -> None:
+    def leave(self, trainer: Trainer) -> None:
         """Close the file."""
         self.file.close()
 
@@ -245,11 +245,6 @@ def callbacks_of(config: RunConfig, run: RunDirectory, rank: int, checkpoint: Ch
             callbacks.append(TensorBoard(run.tensorboard, start + 1 if checkpoint else 0))
         if config.logging.plots:
             callbacks.append(LossPlot(run))
-    if config.profile.steps:
-        from ms_codegeex.runs.profiling import Profile
-
-        total = _over_ranks if config.devices > 1 else float
-        callbacks.insert(0, Profile(config, run.profile / f"rank_{rank}", rank, total))
     if config.faults.replicas and config.devices > 1:
         callbacks.append(ReplicaCheck(run.replicas, config.faults.replicas, config.devices, start))
     if rank == 0 or config.partitioned:
@@ -265,6 +260,11 @@ def callbacks_of(config: RunConfig, run: RunDirectory, rank: int, checkpoint: Ch
             background=saving.background,
         )
         callbacks.append(checkpoints)
+    if config.profile.steps:
+        from ms_codegeex.runs.profiling import Profile
+
+        total = _over_ranks if config.devices > 1 else float
+        callbacks.append(Profile(config, run.profile / f"rank_{rank}", rank, total))
     if rank == 0:
         callbacks.append(EventLog(run))  # the last one, because the others report events at their end
     return callbacks

@@ -14,8 +14,8 @@ DOMAIN = "ms-codegeex"  # of the step markers
 
 
 class Profile(Callback):
-    """Profiles the steps of `profile.steps` on some ranks. Every rank has one, in front of its other callbacks, whose
-    work after the last step is not part of the profile.
+    """Profiles the steps of `profile.steps` on some ranks. Every rank has one, after what saves: a run that is stopped
+    has little time, and a profile that is cut short takes what is left.
 
     MindSpore's profiler logs its errors and goes on, so a missing result is noticed here.
 
@@ -57,15 +57,8 @@ class Profile(Callback):
             # all wait for those that write: in the next step, that might look like a hang
             self._report(trainer, int(self.total(self._missing())))
 
-    def end(self, trainer: Trainer) -> None:
-        """Write the files if the run ends before the last of the steps."""
-        self._cut_short(trainer)
-
     def leave(self, trainer: Trainer) -> None:
-        """The same if a step has failed."""
-        self._cut_short(trainer)
-
-    def _cut_short(self, trainer: Trainer) -> None:
+        """Write the files if the run ends, or fails, before the last of the steps."""
         if self.first:
             self._mark_end()
             self._stop()

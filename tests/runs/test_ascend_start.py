@@ -80,10 +80,9 @@ profile = Profile(config, Path.cwd() / "profile" / "rank_0", rank, float)
 for step in 1, 2, 3:
     trainer.progress.step = step - 1
     profile.begin(trainer)
-    markers.append(profile.marker)
+    markers.append((profile.marker, profile.profiler and profile.profiler.step_num))
     trainer.progress.step = step
     profile.step(trainer, SimpleNamespace(step=step))
-profile.end(trainer)
 profile.leave(trainer)
 (log,) = Path.cwd().glob("profile/rank_0/*_ascend_ms/logs/profiler_*.log")
 print("STARTED", json.dumps([markers, trainer.heard, log.read_text()]), flush=True)
@@ -214,7 +213,8 @@ def test_stress_of_one_device(alone):
 def test_profile(alone):
     """Up to CANN's own files, which a stub does not write."""
     markers, heard, log = started(alone["profile"])
-    assert markers[0] == 0 and 0 < markers[1] < markers[2]
+    assert markers[0] == [0, None] and 0 < markers[1][0] < markers[2][0]
+    assert [number for _, number in markers[1:]] == [0, 1]  # of the profiler's own marks
     assert heard[0]["steps"] == "2..3" and heard[0]["without_result"] == 1 and "found no result" in heard[1]
     assert len(heard) == 2
     for words in (

@@ -2,14 +2,17 @@
 
 import sys
 from dataclasses import replace
+from unittest.mock import create_autospec
 
 import pytest
 
-from ms_codegeex.base.errors import RunFailure
+from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.config import RunConfig
-from ms_codegeex.runs import supervision
+from ms_codegeex.config.loading import load_config
+from ms_codegeex.runs import joining, rank, supervision
 from ms_codegeex.runs.hardware_reports import SilentCheckWatch
 from ms_codegeex.runs.node import Node
+from ms_codegeex.runs.opening import write_config
 from ms_codegeex.runs.records import read_events
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.workers import WorkerSpec
@@ -89,3 +92,19 @@ def test_a_known_cause_is_in_the_first_line_of_a_failure(run, monkeypatch, text,
     node = workers_that_print(run, monkeypatch, f"print({text + 'more' * 99!r}); raise SystemExit(3)")
     with pytest.raises(RunFailure, match=f"^[^\n]*rank 0 exited with status 3; [^\n]*{cause}[^\n]*; last lines of"):
         supervision.run_workers(RunConfig(), run, None, node)
+
+
+def test_a_rank_is_tested_under_load_as_soon_as_it_has_joined(run, monkeypatch):
+    """`test_ascend_start.py` has the real test."""
+    write_config(run, config := load_config(None, ["training.steps=1", "cluster.stress_check=cores"]))
+    test = create_autospec(joining.stress_check, side_effect=UserError("a fault"))
+    monkeypatch.setattr(joining, "join", create_autospec(joining.join, return_value=(config, 7, None)))
+    monkeypatch.setattr(joining, "stress_check", test)
+    with pytest.raises(UserError, match="a fault"):
+        rank.run(run, None)
+    test.assert_called_once_with(config, run, 7)
+
+
+def test_other_devices_are_not_tested(run):
+    joining.stress_check(load_config(None, ["training.steps=1", "cluster.stress_check=all"]), run, 0)
+    assert [event["event"] for event in read_events(run.events)] == ["start"]
