@@ -109,11 +109,13 @@ def stress_check(config: RunConfig, run: RunDirectory, rank: int) -> None:
                 "`ascend-dmi` there, and have the device replaced if that finds it too"
             )
         if code:
+            reason = code if isinstance(code, str) else f"code {code}"
             raise UserError(
                 f"cluster.stress_check: {config.cluster.stress_check}, but the test of {what} could not be done on "
-                f"{place}: {code if isinstance(code, str) else f'code {code}, the log says more'}; it needs CANN 8 and "
-                "10 GiB of free device memory; otherwise set it to none"
+                f"{place} ({reason}): this CANN may not have it, or 10 GiB of device memory may not be free. With "
+                "GLOG_v=2 in the environment the worker's log says why; or set it to none"
             )
+    ms.runtime.reset_peak_memory_stats()  # of the test, not of the run
     if rank == 0:
         with contextlib.suppress(OSError):  # a full disk
             run.add_event("stress check", passed=[*tests.values()], seconds=time.time() - began)

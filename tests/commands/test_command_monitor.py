@@ -29,11 +29,11 @@ def test_profiles_and_checks_of_the_hardware_are_shown(dataset, tmp_path):
     run.add_event("stress check", passed=["arithmetic"], seconds=30.0)
     run.add_event("profile", step=5, steps="3..5", folder="profile", without_result=0)
     for strike in strikes:
-        run.add_event("silent check", rank=3, message=strike)
+        run.add_event("silent check", rank=0, message=strike)
     for step in range(9):
         run.add_event("saved", step=step)
     told = command_here("monitor", run.path, "--once").stdout
-    assert f"a: 2 findings of cluster.silent_check, the last: rank 3, message {strikes[1]}" in " ".join(told.split())
+    assert f"a: 2 findings of cluster.silent_check, the last: rank 0, message {strikes[1]}" in " ".join(told.split())
     result = command_here("monitor", run.path, "--json", "--report", tmp_path / "report.html")
     watched = json.loads(result.stdout)["a"]["watched"]
     assert [event["event"] for event in watched] == ["stress check", "profile", "silent check", "silent check"]
