@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ms_codegeex.base.cache import cached_folder
 from ms_codegeex.base.installed import mindspore_directory
-from ms_codegeex.rehearsal.stubs import MACHINES, compile_library, fingerprint, undefined_symbols
+from ms_codegeex.rehearsal.stubs import DEFINITION, MACHINES, compile_library, fingerprint, undefined_symbols
 
 PLUGIN = "lib/plugin/libmindspore_ascend.so.2"
 PARTS = (
@@ -30,20 +30,42 @@ MORE_PARTS = ("libmindspore_cpu_kernels.so", "libmindspore_atb_kernels.so", "lib
 LIBRARIES = (
     "libge_runner.so libgraph.so libascendcl.so libmsprofiler.so libhccl.so libruntime.so libplatform.so libc_sec.so "
     "libnnopbase.so libascend_hal.so libacl_op_compiler.so libacl_tdt_channel.so libacl_tdt_queue.so libopapi.so "
-    "libhcom_graph_adaptor.so"
+    "libhcom_graph_adaptor.so libascend_ml.so"
 )
 HOME = "cann"  # the plugin looks for further libraries in `lib64` of the folder of this name above its first one
 SYMBOL = re.compile(r"(acl|Hccl|_ZNK?2ge|_ZNK?3atb|_ZNK?5aicpu|rt[A-Z]|hal[A-Z]|smem_|Dlog|mm[A-Z]|CheckLogLevel)")
-LOOKED_UP = re.compile(rb"(?<!\w)((?:acl|Hccl|rt|hal)\w*[A-Z]\w+)(?=\x00)")
+LOOKED_UP = re.compile(rb"(?<!\w)((?:acl|Aml|Hccl|rt|hal)\w*[A-Z]\w+)(?=\x00)")
 HCCL_VERSION = "8.0.0"
+# Ranks join a communicator together, as with HCCL: MindSpore forgets its name, a file here, as soon as one has joined.
+JOIN = r"""
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+int HcclGetRootInfo(char *name) {
+    static int number;
+    char folder[2048];
+    return sprintf(name, "%s/hccl-%d-%d", getcwd(folder, sizeof folder), getpid(), number++) < 0;
+}
+int HcclCommInitRootInfoConfig(int ranks, char *name, int rank, void *config, void **communicator) {
+    int file = open(name, O_CREAT | O_WRONLY | O_APPEND, 0600);
+    if (write(file, "", 1) != 1) return 1;
+    while (lseek(file, 0, SEEK_END) < ranks) usleep(1000);
+    *communicator = memory;
+    return close(file) || (rank == 0 && unlink(name));
+}
+"""
 # C functions that answer more than 0. A handle is any address; an `Operator` is returned in memory of the caller.
 ANSWERS = {
     "aclrtGetSocName": 'const char *aclrtGetSocName(void) { return "Ascend910B1"; }',
     "aclrtGetMemInfo": "int aclrtGetMemInfo(int k, long *f, long *t) { *f = *t = 60l << 30; return 0; }",
+    "aclprofCreateConfig": "void *aclprofCreateConfig(void) { return memory; }",
     "aclrtGetDeviceCount": "int aclrtGetDeviceCount(unsigned *n) { *n = 8; return 0; }",
 }
+# Stress tests, whose result a variable of that name may set.
+RESULTS = re.compile(r"Aml\w+Detect")
 BY_VALUE = re.compile(r"_ZN2ge15OperatorFactory14CreateOperator")
-HANDLES = re.compile(r"aclrt(Create(Context|Stream|Event)|Malloc)")
+HANDLES = re.compile(r"aclrt(Create(Context|Stream|Event)|Malloc|ReserveMemAddress)")
 
 
 def loader_environment() -> dict[str, str]:
@@ -83,10 +105,12 @@ def wanted_names(directory: Path) -> list[str]:
 
 def source_of(names: list[str]) -> str:
     """C code that defines them."""
-    lines = ["static char memory[256];"]
-    for name in names:
+    lines = ["static char memory[256];", JOIN]
+    for name in sorted(set(names) - set(DEFINITION.findall(JOIN))):
         if name in ANSWERS:
             lines.append(ANSWERS[name])
+        elif RESULTS.match(name):
+            lines.append(f'int {name}(void) {{ char *code = getenv("{name}"); return code ? atoi(code) : 0; }}')
         elif BY_VALUE.match(name):
             lines.append(f"void *{name}(void **result) {{ result[0] = result[1] = 0; return result; }}")
         elif HANDLES.match(name):
