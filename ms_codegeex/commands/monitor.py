@@ -101,16 +101,27 @@ def _shown(histories: Mapping[str, History]) -> Group:
             for head in figures:
                 table.add_column(head, justify="left" if head == "state" else "right", no_wrap=True)
         table.add_row(*(Text(escaped(value)) for value in (name, *figures.values())))
+    silent = [
+        Text(escaped(f"{name}: {count} findings of cluster.silent_check, the last: {_last(history)}"), style="bold")
+        for name, history in histories.items()
+        if (count := history.counts["silent check"])
+    ]
     events = [(event["time"], name, event) for name, history in histories.items() for event in history.events]
     recent = sorted(events, key=lambda event: event[:2])[-RECENT:]
-    return Group(table, Text(), *(Text(escaped(_event_line(*event, len(histories) > 1))) for event in recent))
+    return Group(table, *silent, Text(), *(Text(escaped(_event_line(*event, len(histories) > 1))) for event in recent))
+
+
+def _last(history: History) -> str:
+    from ms_codegeex.runs.history import words_of
+
+    return words_of(next(event for event in reversed(history.events) if event["event"] == "silent check"))
 
 
 def _event_line(when: float, name: str, event: Mapping[str, object], several: bool) -> str:
-    clock = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when))
-    shown = {key: value for key, value in event.items() if key not in ("event", "time", "attempt") and value}
-    words = ", ".join(f"{k} {f'{v:.4g}' if isinstance(v, float) else v}" for k, v in shown.items())
-    return f"{clock}  {f'{name}: ' if several else ''}{event['event']}" + (f"  {words}" if words else "")
+    from ms_codegeex.runs.history import clock, words_of
+
+    words = words_of(event)
+    return f"{clock(when)}  {f'{name}: ' if several else ''}{event['event']}" + (f"  {words}" if words else "")
 
 
 def _as_json(history: History) -> dict[str, object]:
@@ -126,5 +137,6 @@ def _as_json(history: History) -> dict[str, object]:
         "goodput": history.goodput,
         "skipped": history.counts["skip"],
         "faults": history.counts["fault"],
+        "watched": history.watched,
         "attempts": [asdict(attempt) for attempt in history.attempts],
     }

@@ -57,11 +57,43 @@ def check_run_config(config: RunConfig) -> None:
         raise UserError("training.loss_chunk: the chunked loss is FP32 only; set it to 0 or training.precision to fp32")
     if training.precision == "bf16":
         _check_bf16(config)
+    _check_watching(config)
     schedule = training.schedule
     if schedule.warmup_steps >= schedule.decay_steps and not schedule.cosine_after_warmup:
         raise UserError(
             f"training.schedule.warmup_steps: {training.schedule.warmup_steps} is not below decay_steps "
             f"{training.schedule.decay_steps}; the cosine would never start"
+        )
+
+
+def _check_watching(config: RunConfig) -> None:
+    """Rules of profile and cluster.silent_check."""
+    steps, ranks = config.profile.window, config.profile.ranks
+    if config.profile.steps and not steps:
+        raise UserError(f"profile.steps: {config.profile.steps} ends before it begins; give A..B with B at least A")
+    if steps and config.training.steps and steps[-1] > config.training.steps:
+        raise UserError(
+            f"profile.steps: {config.profile.steps} goes beyond training.steps {config.training.steps}; choose earlier "
+            "steps"
+        )
+    if isinstance(ranks, list) and (beyond := [rank for rank in ranks if rank >= config.devices]):
+        raise UserError(f"profile.ranks: {beyond[0]}, but devices: {config.devices}; give 0 to {config.devices - 1}")
+    if config.device != "ascend" or not config.cluster.silent_check:
+        return
+    if config.training.precision == "fp16":
+        raise UserError(
+            "cluster.silent_check: counts infinite gradients, which the loss scale of training.precision: fp16 causes "
+            "too; set it to false, or train in bf16"
+        )
+    if not config.partitioned:
+        raise UserError(
+            "cluster.silent_check: looks at gradients before they are added up over devices, and there is one; set it "
+            "to false"
+        )
+    if config.mesh.optimizer_shard > 1:
+        raise UserError(
+            f"cluster.silent_check: MindSpore 2.9 does not compile it with parallel.optimizer_shard "
+            f"{config.mesh.optimizer_shard}; set it to false, or the shards to 1"
         )
 
 

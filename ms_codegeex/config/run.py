@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, Literal
@@ -18,6 +19,7 @@ from ms_codegeex.config.sections import (
     LoggingConfig,
     LoraConfig,
     ParallelConfig,
+    ProfileConfig,
     TrainingConfig,
 )
 from ms_codegeex.config.validation import Positive
@@ -51,6 +53,7 @@ class RunConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     faults: FaultsConfig = field(default_factory=FaultsConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
 
     @property
     def family(self) -> str:
@@ -115,6 +118,14 @@ class RunConfig:
         if self.training.loss_chunk is not None:
             return self.training.loss_chunk
         return 256 if self.device == "cpu" and self.training.precision == "fp32" else 0
+
+    @property
+    def profiled_ranks(self) -> Collection[int]:
+        """The ranks that record `profile.steps`."""
+        ranks = self.profile.ranks
+        if ranks is None:
+            return range(0, self.devices, self.mesh.stage_size) if self.partitioned else (0,)
+        return range(self.devices) if ranks == "all" else ranks
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested values with every default filled in and all sizes of the model."""

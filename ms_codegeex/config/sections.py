@@ -273,6 +273,16 @@ class ClusterConfig:
     HCCL's own, 1836."""
     deterministic: bool = False
     """Sums over devices in a fixed order (`HCCL_DETERMINISTIC`): equal runs give equal bits, and take longer."""
+    watchdog: bool = True
+    """A thread of each rank asks HCCL every second for errors of its collectives, and ends the rank at one; false: it
+    waits for `execute_timeout` (`MS_ENABLE_THM`)."""
+    stress_check: Literal["none", "cores", "all"] = "none"
+    """Before the first step, `cores` tests the arithmetic of every device under full load, and `all` also the links
+    between the devices of a server ([watching](cluster.md#watching-a-run)). A fault ends the run."""
+    silent_check: bool = False
+    """Looks for hardware that computes wrongly without an error: gradients far from their average are counted, and
+    after three, matrix products are checked on all devices (`MS_NPU_ASD_CONFIG`,
+    [watching](cluster.md#watching-a-run)). For several 910B, not for FP16."""
 
 
 @dataclass(frozen=True)
@@ -317,6 +327,28 @@ class FaultsConfig:
     """A step that takes longer than this many times the median, and at least a minute, counts as a hang; 0: never."""
     most: Positive = 5
     """More faults in a row than this, or more rewinds to one checkpoint, end the run."""
+
+
+@dataclass(frozen=True)
+class ProfileConfig:
+    """Which steps MindSpore Profiler records, on which ranks."""
+
+    steps: Annotated[str, Field(pattern=r"^[1-9]\d{0,9}\.\.[1-9]\d{0,9}$")] | None = None
+    """`A..B`: MindSpore Profiler records steps A to B into `RUN/profile/rank_N`
+    ([watching](cluster.md#watching-a-run)). Left out: none."""
+    ranks: list[Natural] | Literal["all"] | None = None
+    """Ranks that are recorded, or `all`. Left out: the first rank of each pipeline stage."""
+    level: Annotated[int, Field(ge=0, le=2, strict=True)] = 1
+    """On `ascend`: 0: times of operators; 1: also of AI Core units and of each collective; 2: also of CANN's own calls
+    and of the AI CPU."""
+    memory: bool = False
+    """On `ascend`: also record allocations of device memory."""
+
+    @property
+    def window(self) -> range:
+        """The steps, from 1; empty without any."""
+        first, _, last = (self.steps or "1..0").partition("..")
+        return range(int(first), int(last) + 1)
 
 
 @dataclass(frozen=True)

@@ -30,18 +30,19 @@ MORE_PARTS = ("libmindspore_cpu_kernels.so", "libmindspore_atb_kernels.so", "lib
 LIBRARIES = (
     "libge_runner.so libgraph.so libascendcl.so libmsprofiler.so libhccl.so libruntime.so libplatform.so libc_sec.so "
     "libnnopbase.so libascend_hal.so libacl_op_compiler.so libacl_tdt_channel.so libacl_tdt_queue.so libopapi.so "
-    "libhcom_graph_adaptor.so libprofapi.so"
+    "libhcom_graph_adaptor.so libprofapi.so libascend_ml.so"
 )
 HOME = "cann"  # the plugin looks for further libraries in `lib64` of the folder of this name above its first one
 SYMBOL = re.compile(r"(acl|Hccl|_ZNK?2ge|_ZNK?3atb|_ZNK?5aicpu|rt[A-Z]|hal[A-Z]|smem_|Dlog|mm[A-Z]|CheckLogLevel)")
-LOOKED_UP = re.compile(rb"(?<!\w)((?:(?:acl|Hccl|rt|hal)\w*[A-Z]|Msprof)\w+)(?=\x00)")
+LOOKED_UP = re.compile(rb"(?<!\w)((?:(?:acl|Aml|Hccl|rt|hal)\w*[A-Z]|Msprof)\w+)(?=\x00)")
 HCCL_VERSION = "8.0.0"
 DEVICE = Path(__file__).with_name("idle_device.c")  # the functions that answer more than 0
 # Of the others, some return a handle, which is any address, through their first argument or as their result; an
 # `Operator` is returned in memory of the caller.
 CREATES = re.compile(r"aclrt(Create(Context|Stream|Event)|MallocPhysical)")
-RETURNS = re.compile(r"acl(op|mdl|rtAllocator)?Create")
+RETURNS = re.compile(r"acl(op|mdl|prof|rtAllocator)?Create")
 BY_VALUE = re.compile(r"_ZN2ge15OperatorFactory14CreateOperator")
+RESULTS = re.compile(r"Aml\w+Detect")  # stress tests, whose result a variable of that name may set
 PLANS = re.compile(r"aclnn\w+GetWorkspaceSize")
 
 
@@ -96,6 +97,8 @@ def source_of(names: list[str]) -> str:
         elif PLANS.fullmatch(name):
             body = "va_list rest; va_start(rest, first); plan(first, rest); va_end(rest); return 0;"
             lines.append(f"int {name}(void *first, ...) {{ {body} }}")
+        elif RESULTS.match(name):
+            lines.append(f'int {name}(void) {{ char *code = getenv("{name}"); return code ? atoi(code) : 0; }}')
         elif CREATES.match(name):
             lines.append(f"int {name}(void **handle) {{ *handle = object; return 0; }}")
         elif RETURNS.match(name):

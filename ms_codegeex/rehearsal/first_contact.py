@@ -1,7 +1,7 @@
 """First contact: a run's own launcher and workers on MindSpore's Ascend plugin, on a machine without an Ascend.
 
 Nothing of ours or of the engine is replaced. msrun starts the worker of one rank at a time as in MindSpore's dry run
-(`MS_SIMULATION_LEVEL=3`: one device, collectives without partners), and the stub CANN libraries are a chip that computes
+(`MS_SIMULATION_LEVEL=2`: one device, and no partners), and the stub CANN libraries are a chip that computes
 nothing (`idle_device.c`). The worker asks the driver which chip it is on, joins, compiles with Ascend's back end, takes
 steps from the engine's own pool of device memory, evaluates, and writes its part of a checkpoint. There it waits for the
 other ranks, and is ended.
@@ -45,7 +45,7 @@ from ms_codegeex.runs.workers import Workers, WorkerSpec
 
 DRIVER_NAMES = {ASCEND_910.name: "Ascend910A", ASCEND_910B.name: "Ascend910B1"}
 STEPS = 2
-LEVEL = "2"  # the engine's simulation level that also executes
+LEVEL = "2"  # the engine's level of simulation that also has a driver, a back end and a pool of memory
 MASTER = "127.0.0.1:8118"  # of a job of several servers; nobody answers there, nor is asked
 POLL_SECONDS = 0.1
 SEQUENCES = 4  # of each split of the synthetic dataset
@@ -100,6 +100,7 @@ def contact_config(config: RunConfig, directory: Path) -> RunConfig:
         model=replace(config.model, weights=None),
         lora=replace(config.lora, weights=None),
         training=replace(config.training, steps=STEPS, tokens=None, evaluate_samples=1),
+        cluster=replace(config.cluster, stress_check=_stress_check(config)),
         checkpoint=replace(config.checkpoint, every=0, resume=None, export=False),
     )
 

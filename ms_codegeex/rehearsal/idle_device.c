@@ -5,12 +5,15 @@
  * collectives, saving.
  */
 
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 enum { HOST_TO_HOST, HOST_TO_DEVICE, DEVICE_TO_HOST, DEVICE_TO_DEVICE };
 enum { HEADER = 4096, STACK = 1 << 16, ARGUMENTS = 48 };
@@ -65,21 +68,21 @@ int aclrtMemcpyAsync(void *to, size_t room, const void *from, size_t size, int k
     return aclrtMemcpy(to, room, from, size, kind);
 }
 
-/* --- communicators: the others look for the root's address until it is not empty --- */
+/* --- communicators: ranks join one together, as with HCCL, since MindSpore forgets its name, here a file, as soon as
+ * one of them has joined --- */
 
-enum { ROOT_BYTES = 4108 };
+int HcclGetRootInfo(char *name) {
+    static int number;
+    char folder[2048];
+    return sprintf(name, "%s/hccl-%d-%d", getcwd(folder, sizeof folder), getpid(), number++) < 0;
+}
 
-int HcclGetRootInfo(char *root) {
-    memset(root, 'r', ROOT_BYTES);
-    return 0;
-}
-int HcclCommInitRootInfoConfig(unsigned ranks, const void *root, unsigned rank, const void *settings, void **group) {
+int HcclCommInitRootInfoConfig(int ranks, char *name, int rank, void *settings, void **group) {
+    int file = open(name, O_CREAT | O_WRONLY | O_APPEND, 0600);
+    if (write(file, "", 1) != 1) return 1;
+    while (lseek(file, 0, SEEK_END) < ranks) usleep(1000);
     *group = object;
-    return 0;
-}
-int HcclCommInitClusterInfoConfig(const char *table, unsigned rank, const void *settings, void **group) {
-    *group = object;
-    return 0;
+    return close(file) || (rank == 0 && unlink(name));
 }
 
 /* --- kernels --- */

@@ -132,7 +132,7 @@ class EventLog(Callback):
         """Append an event."""
         self.file.write(event_line(event, content))
 
-    def end(self, trainer: Trainer) -> None:
+    def leave(self, trainer: Trainer) -> None:
         """Close the file."""
         self.file.close()
 
@@ -272,6 +272,11 @@ def callbacks_of(config: RunConfig, run: RunDirectory, rank: int, checkpoint: Ch
             background=saving.background,
         )
         callbacks.append(checkpoints)
+    if config.profile.steps:
+        from ms_codegeex.runs.profiling import Profile
+
+        total = _over_ranks if config.devices > 1 else float
+        callbacks.append(Profile(config, run.profile / f"rank_{rank}", rank, total))
     if rank == 0:
         callbacks.append(EventLog(run))  # the last one, because the others report events at their end
     return callbacks

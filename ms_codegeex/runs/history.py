@@ -24,6 +24,7 @@ from ms_codegeex.runs.display import duration
 from ms_codegeex.runs.records import read_events, read_log
 from ms_codegeex.runs.run_directory import RunDirectory
 
+WATCHED = ("profile", "stress check", "silent check")  # events
 REASONS = ("finished", "stopped", "failed", "not finite", "rewind", "interrupted", "lost", "running")  # by colour
 SHOWN_FAULTS = 50
 
@@ -93,6 +94,11 @@ class History:
         return next((line[key] for line in reversed(self.log) if line.get(key) is not None), None)
 
     @property
+    def watched(self) -> list[dict[str, Any]]:
+        """The profiles that were written, and what checks of the hardware have found."""
+        return [event for event in self.events if event["event"] in WATCHED]
+
+    @property
     def counts(self) -> Counter[str]:
         """How often each event happened."""
         return Counter(event["event"] for event in self.events)
@@ -119,6 +125,17 @@ def batch_text(history: History, first: int) -> str:
     texts = [tokenizer.decode(row[:SHOWN_TOKENS].tolist()) for row in rows]
     parts = [f"sample {first + number}:\n{words}" for number, words in enumerate(texts)]
     return "\n\n".join([*parts, *([f"… and {size - len(rows)} more"] if size > len(rows) else [])])
+
+
+def clock(when: float) -> str:
+    """A time in seconds since 1970, for readers."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when))
+
+
+def words_of(event: Mapping[str, object]) -> str:
+    """The content of an event in one line."""
+    shown = {k: v for k, v in event.items() if k not in ("event", "time", "attempt") and (v or k == "rank")}
+    return ", ".join(f"{k} {f'{v:.4g}' if isinstance(v, float) else v}" for k, v in shown.items())
 
 
 def _step_seconds(log: Sequence[dict[str, Any]]) -> float | None:
@@ -156,6 +173,12 @@ def write_history_page(histories: Mapping[str, History], output: Path, texts: Ca
     sections = [("Overview", _overview(histories)), ("Curves", _curves(histories)), ("Attempts", _timeline(histories))]
     for name, history in histories.items():
         sections.append((f"Faults of {text(name)}", _faults(history, texts)))
+    for name, history in histories.items():
+        if history.watched:
+            rows = [
+                [text(clock(event["time"])), text(event["event"]), text(words_of(event))] for event in history.watched
+            ]
+            sections.append((f"Profiles and hardware of {text(name)}", table(("time", "event", "content"), rows)))
     for name, history in histories.items():
         sections.append((f"Settings of {text(name)}", settings(history.config.to_dict())))
     with atomic_file(output) as temporary:

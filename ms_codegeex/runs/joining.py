@@ -9,7 +9,7 @@ import platform
 import time
 from dataclasses import replace
 
-from ms_codegeex.base.errors import RunFailure, UserError
+from ms_codegeex.base.errors import RunFailure, UserError, first_line
 from ms_codegeex.base.files import write_json
 from ms_codegeex.base.hardware import GIB
 from ms_codegeex.base.reading import read_json
@@ -17,6 +17,7 @@ from ms_codegeex.config import RunConfig
 from ms_codegeex.cuda.libraries import prepare
 from ms_codegeex.runs.run_directory import RunDirectory
 
+STRESS_FAULT = 2  # what MindSpore's stress test returns for faulty hardware; 1: not done, 0: passed
 OVERFLOW_MODE = "MS_ASCEND_CHECK_OVERFLOW_MODE"  # the engine's
 
 
@@ -79,6 +80,45 @@ def _on_this_device(config: RunConfig) -> RunConfig:
         else:
             ms.set_context(jit_config={"jit_level": "O1"})
     return config
+
+
+def stress_check(config: RunConfig, run: RunDirectory, rank: int) -> None:
+    """Test this rank's device, and the links inside its server, as `cluster.stress_check` says.
+
+    Raises:
+        RunFailure: the hardware is at fault.
+        UserError: CANN could not do the test.
+    """
+    if config.device != "ascend" or config.cluster.stress_check == "none":
+        return
+    import mindspore as ms
+    from mindspore import tools
+
+    place, began = f"device {ms.get_current_device().device_id} of {platform.node()} (rank {rank})", time.time()
+    tests = {"aic": "arithmetic"}
+    if config.cluster.stress_check == "all" and config.devices > 1:
+        tests["hccs"] = "links to the other devices of its server"
+    for test, what in tests.items():
+        try:
+            code = tools.stress_detect(test)
+        except RuntimeError as error:  # such as a function that this CANN does not have
+            code = first_line(error)
+        if code == STRESS_FAULT:
+            raise RunFailure(
+                f"{place}: the stress test found a fault in its {what}; take the server out of the job, run "
+                "`ascend-dmi` there, and have the device replaced if that finds it too"
+            )
+        if code:
+            reason = code if isinstance(code, str) else f"code {code}"
+            raise UserError(
+                f"cluster.stress_check: {config.cluster.stress_check}, but the test of {what} could not be done on "
+                f"{place} ({reason}): this CANN may not have it, or 10 GiB of device memory may not be free. With "
+                "GLOG_v=2 in the environment the worker's log says why; or set it to none"
+            )
+    ms.runtime.reset_peak_memory_stats()  # of the test, not of the run
+    if rank == 0:
+        with contextlib.suppress(OSError):  # a full disk
+            run.add_event("stress check", passed=[*tests.values()], seconds=time.time() - began)
 
 
 def measure_matmul_peak(

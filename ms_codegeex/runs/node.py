@@ -159,6 +159,7 @@ def engine_environment(
     if config.device == "ascend":
         values |= {
             **_hccl(config),
+            **_watching(config),
             "ASCEND_GLOBAL_LOG_LEVEL": "3",
             "ASCEND_GLOBAL_EVENT_ENABLE": "1",
             "ASCEND_SLOG_PRINT_TO_STDOUT": "0",
@@ -180,6 +181,15 @@ def _hccl(config: RunConfig) -> dict[str, str]:
         "HCCL_DETERMINISTIC": "true" if cluster.deterministic else None,
     }
     return {name: str(value) for name, value in values.items() if value is not None}
+
+
+def _watching(config: RunConfig) -> dict[str, str]:
+    """The variables with which MindSpore watches links and arithmetic."""
+    values = {"MS_ENABLE_THM": f"{{HCCL_WATCHDOG:{config.cluster.watchdog:d}}}"}
+    if config.cluster.silent_check:
+        values["MS_NPU_ASD_CONFIG"] = "enable:true,with_checksum:true"
+        values["MS_SUBMODULE_LOG_v"] = "{ME:2,DEBUG:2}"  # it reports by warnings, which GLOG_v hides
+    return values
 
 
 def node_processes(

@@ -29,12 +29,13 @@ def run(run_directory: RunDirectory, checkpoint: Checkpoint | None, launcher: st
     """Train from `checkpoint` or from the beginning. `launcher`: the process id of the command."""
     from ms_codegeex.data.datasets.opening import held_out_data, training_data, validation_data
     from ms_codegeex.runs.callbacks import callbacks_of
-    from ms_codegeex.runs.joining import join, kept_peak
+    from ms_codegeex.runs.joining import join, kept_peak, stress_check
     from ms_codegeex.runs.weights import infill_of, weights_of
     from ms_codegeex.runs.worker import train
 
     config = read_config(run_directory)
     config, rank, tied_group = join(config)
+    stress_check(config, run_directory, rank)
     data, validation, held_out = training_data(config), validation_data(config), held_out_data(config)
     train(
         config,

@@ -54,9 +54,9 @@ _OPTIONAL_LOG: _Rules = {
 _ABSENT = {**dict.fromkeys(_NUMBERS), "skipped": False, "compiling": False}
 _EVENT: _Rules = {"event": _is(str), "time": _is_time}
 _OPTIONAL_EVENT: _Rules = {
-    **dict.fromkeys(("step", "attempt", "left_out"), _is_count),
+    **dict.fromkeys(("step", "attempt", "left_out", "rank", "without_result"), _is_count),
     **dict.fromkeys(("loss", "gradient_norm"), _is_number),
-    **dict.fromkeys(("message", "signal", "reason", "kind", "policy"), _is(str, type(None))),
+    **dict.fromkeys(("message", "signal", "reason", "kind", "policy", "steps", "folder"), _is(str, type(None))),
 }
 _OF_EVENT: Mapping[str, _Rules] = {
     "end": {"reason": _is(str)},

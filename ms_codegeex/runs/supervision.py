@@ -21,6 +21,7 @@ from ms_codegeex.config import RunConfig
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.runs.display import Display
 from ms_codegeex.runs.fork_server import ForkServer
+from ms_codegeex.runs.hardware_reports import SilentCheckWatch
 from ms_codegeex.runs.node import Node, node_processes
 from ms_codegeex.runs.rendezvous import Rendezvous
 from ms_codegeex.runs.run_directory import RunDirectory
@@ -87,6 +88,7 @@ def run_workers(
     """
     display, count = Display(run.progress, config.steps, stage=config.stage), len(node.ranks)
     stop = StopRequest(run, config.checkpoint.grace)
+    silent = SilentCheckWatch(run) if config.cluster.silent_check and node.rank == 0 else None
     path = others.checkpoint if others else checkpoint and checkpoint.path
     try:
         where = f" on server {node.rank} of {node.count}" if node.count > 1 else ""
@@ -97,8 +99,10 @@ def run_workers(
             specs = fork_server.forked(specs) if fork_server else specs
             workers = stack.enter_context(Workers(specs))
             stack.enter_context(stop.listening())
-            _watch(workers, node, run, display, others, stop, HangWatch(config.faults.hang))
+            _watch(workers, node, run, display, others, stop, HangWatch(config.faults.hang), silent)
     finally:
+        if silent:
+            silent.look()
         if node.rank == 0:
             display.poll()
         display.close()
@@ -114,6 +118,7 @@ def _watch(
     others: Rendezvous | None,
     stop: StopRequest,
     hang: HangWatch,
+    silent: SilentCheckWatch | None,
 ) -> None:
     """Return when all workers have finished their part. `UserError` or `RunFailure` if one has failed or hangs,
     `Stopped` if the time after a signal has passed."""
@@ -151,6 +156,8 @@ def _watch(
         if others:
             others.beat()
         disk.check()
+        if silent:
+            silent.check()
         stop.check()
         time.sleep(POLL_SECONDS)
 

@@ -34,7 +34,7 @@ from ms_codegeex.runs.records import read_events
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.training.trainer import Trainer
 
-WITHOUT_EFFECT = ("output", "stage", "cluster", "checkpoint", "logging", "compile_cache")  # top-level keys
+WITHOUT_EFFECT = ("output", "stage", "cluster", "checkpoint", "logging", "profile", "compile_cache")  # top-level keys
 HASHES = "hashes.json"
 
 

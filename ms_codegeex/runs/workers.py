@@ -23,6 +23,7 @@ from typing import Any
 import psutil
 
 from ms_codegeex.base.processes import ProcessGroup, ProcessSpec, alive, ending, last_lines
+from ms_codegeex.runs.hardware_reports import cause_in
 
 MIN_SECONDS = 60.0  # of a hang
 MIN_STEPS = 3  # before a median means anything
@@ -137,7 +138,9 @@ class Workers(ProcessGroup):
             parts = [f"rank {lost}, on another server, was lost"]
         if report:
             parts.append(f"the scheduler says: {report}")
-        return "; ".join([*parts, self._quoted_log({self.ranks[pid] for pid in at_fault})])
+        log = self._log_of({self.ranks[pid] for pid in at_fault})
+        parts += filter(None, [cause_in(log)])
+        return "; ".join([*parts, _quoted(log)])
 
     def _at_fault(self, lost: str | None) -> list[int]:
         """Process ids of the workers to blame. The scheduler's report (`lost`) comes first. Next comes msrun's, which
@@ -172,14 +175,17 @@ class Workers(ProcessGroup):
                     return match[1], match[0].rstrip(".")
         return None, None
 
-    def _quoted_log(self, ranks: Collection[str]) -> str:
-        """The end of a log: of the one of `ranks` that wrote last, or of any worker if none of them wrote."""
+    def _log_of(self, ranks: Collection[str]) -> Path:
+        """The log of the one of `ranks` that wrote last, or of any worker if none of them wrote."""
         logs = [log for spec in self.specs for log in spec.worker_logs if log.exists()]
         names = [f"worker_{rank}.log" for rank in ranks]
         logs = [log for log in logs if log.name in names] or logs
-        log = max(logs, key=lambda path: path.stat().st_mtime) if logs else self.specs[0].log
-        lines = last_lines(log, QUOTED_LINES)
-        return f"last lines of {log}:\n" + "\n".join(f"  {line}" for line in lines) if lines else f"{log} is empty"
+        return max(logs, key=lambda path: path.stat().st_mtime) if logs else self.specs[0].log
+
+
+def _quoted(log: Path) -> str:
+    lines = last_lines(log, QUOTED_LINES)
+    return f"last lines of {log}:\n" + "\n".join(f"  {line}" for line in lines) if lines else f"{log} is empty"
 
 
 def zombie_status(pid: int) -> int | None:

@@ -47,6 +47,9 @@ class Callback:
     def start(self, trainer: Any) -> None:
         """The model that a run with `training.patience` starts from has been evaluated."""
 
+    def begin(self, trainer: Any) -> None:
+        """A step begins: that after `trainer.progress.step`."""
+
     def step(self, trainer: Any, record: StepRecord) -> None:
         """A step has ended."""
 
@@ -80,7 +83,7 @@ class ObservedRun:
             self._call("pause", False)
 
     def tell(self, method: str, *arguments: Any) -> None:
-        """Call `start`, `step`, `end` or `leave`."""
+        """Call `start`, `begin`, `step`, `end` or `leave`."""
         self._call(method, self, *arguments)
 
     def event(self, event: str, **content: Any) -> None:

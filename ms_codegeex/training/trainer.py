@@ -142,6 +142,7 @@ class Trainer(ObservedRun):
                 self.status("compiling the training graph")
             with read_ahead(self._local_batch, self._positions(), self.config.data.workers) as batches:
                 while not self.ending:
+                    self.tell("begin")
                     began = time.perf_counter()
                     batch = next(batches)
                     waited = time.perf_counter() - began

@@ -23,6 +23,27 @@ def test_runs_are_compared_as_text_json_and_page(dataset, tmp_path):
     assert (tmp_path / "report.html").read_text().startswith("<!DOCTYPE html>")
 
 
+def test_profiles_and_checks_of_the_hardware_are_shown(dataset, tmp_path):
+    run = write_run(tmp_path / "a", dataset)
+    strikes = [f"Silent detect strike detected: name: <b>{name}" for name in ("fc1.weight", "fc2.weight")]
+    run.add_event("stress check", passed=["arithmetic"], seconds=30.0)
+    run.add_event("profile", step=5, steps="3..5", folder="profile", without_result=0)
+    for strike in strikes:
+        run.add_event("silent check", rank=0, message=strike)
+    for step in range(9):
+        run.add_event("saved", step=step)
+    told = command_here("monitor", run.path, "--once").stdout
+    assert f"a: 2 findings of cluster.silent_check, the last: rank 0, message {strikes[1]}" in " ".join(told.split())
+    result = command_here("monitor", run.path, "--json", "--report", tmp_path / "report.html")
+    watched = json.loads(result.stdout)["a"]["watched"]
+    assert [event["event"] for event in watched] == ["stress check", "profile", "silent check", "silent check"]
+    page = (tmp_path / "report.html").read_text()
+    assert "Profiles and hardware of a" in page and "steps 3..5, folder profile" in page
+    assert "name: &lt;b&gt;fc1.weight" in page and "<b>fc1" not in page
+    write_run(tmp_path / "b", dataset)
+    assert "cluster.silent_check" not in command_here("monitor", tmp_path / "b", "--once").stdout
+
+
 def test_it_follows_a_run_to_its_end(dataset, tmp_path):
     run = write_run(tmp_path / "run", dataset, ended=False)
     with contextlib.closing(Terminal("monitor", run.path, "--interval", "0.1", home=tmp_path)) as terminal:

@@ -75,6 +75,7 @@ def test_default_devices_use_two_cores_if_the_batch_can_be_shared():
     assert load_config(TINY, ["devices=4"]).devices == 4
 
 
+SILENT = ["cluster.silent_check=true", "device=ascend"]
 BAD = [
     (["trainin.steps=4"], "trainin: unknown key; did you mean 'training'?"),
     (["training.step=4"], "training.step: unknown key; did you mean 'steps'?"),
@@ -103,6 +104,16 @@ BAD = [
     (["model.family=gpt"], "model.family: 'gpt' is unknown"),
     (["device=tpu"], "device: found 'tpu'"),
     (["training.dropout=1.0"], "training.dropout: found 1.0"),
+    (["profile.steps=3"], "profile.steps: found 3"),
+    (["profile.steps=0..3"], "profile.steps: found '0..3'"),
+    (["profile.steps=4..3"], "profile.steps: 4..3 ends before it begins"),
+    (["training.steps=9", "profile.steps=8..10"], "profile.steps: 8..10 goes beyond training.steps 9"),
+    (["profile.steps=1..2", "profile.ranks=[0,2]", "devices=2"], "profile.ranks: 2, but devices: 2; give 0 to 1"),
+    (["profile.level=3"], "profile.level: found 3"),
+    ([*SILENT, "devices=1"], "cluster.silent_check: looks at gradients before they are added up"),
+    ([*SILENT, "devices=2", "training.precision=fp16"], "cluster.silent_check: counts infinite gradients"),
+    ([*SILENT, "devices=2", "parallel.optimizer_shard=2"], "cluster.silent_check: MindSpore 2.9 does not compile it"),
+    (["cluster.stress_check=true"], "cluster.stress_check: found True"),
     (["steps"], "'steps': not an override"),
     (["seed=[1"], "seed: found '[1'"),
 ]
@@ -152,4 +163,5 @@ def test_sections_follow_the_documented_names():
         "cluster",
         "checkpoint",
         "logging",
+        "profile",
     } == set(sections)

@@ -34,6 +34,60 @@ found = [config.parallel.hardware, rank, *ms.get_current_device(), peak, used_me
 print("STARTED", json.dumps(found), flush=True)
 """
 STAY = "import signal; signal.pause()"  # until the others have met it, too: the stubs may crash at its exit
+STRESSED = """
+import json, os, sys
+from pathlib import Path
+from ms_codegeex.base.errors import RunFailure, UserError
+from ms_codegeex.config.loading import load_config
+from ms_codegeex.runs import joining
+from ms_codegeex.runs.records import read_events
+from ms_codegeex.runs.run_directory import RunDirectory
+from ms_codegeex.training.progress import used_memory
+config, rank, _ = joining.join(load_config(None, sys.argv[1:]))
+run, found = RunDirectory(Path.cwd()), []
+cores, links = "AmlAicoreDetectOnline", "AmlP2PDetectOnline"
+for function, code in (cores, "0"), (cores, "574006"), (cores, "1"), (links, "574006"):  # CANN's: a bit is wrong
+    os.environ[function] = code
+    try:
+        joining.stress_check(config, run, rank)
+        found.append("passed" if used_memory("ascend") == 0 else "memory")
+    except (RunFailure, UserError) as error:
+        found.append(f"{type(error).__name__}: {error}")
+    os.environ.pop(function)
+from mindspore._c_expression import get_silent_detect_config, is_silent_detect_enable
+watched = [is_silent_detect_enable(), get_silent_detect_config("strikes_num")]
+events = [event.get("passed") for event in read_events(run.events)]
+print("STARTED", json.dumps([rank, watched, found, events]), flush=True)
+"""
+PROFILED = """
+import json, sys
+from pathlib import Path
+from types import SimpleNamespace
+from mindspore import profiler
+from ms_codegeex.config.loading import load_config
+from ms_codegeex.runs import joining
+from ms_codegeex.runs.profiling import Profile
+
+class Trainer:
+    "What the callback uses of a trainer; tests/runs/test_profiling.py has the real one."
+    progress, heard = SimpleNamespace(step=0), []
+    def status(self, text): pass
+    def event(self, event, **content): self.heard.append(content)
+    def warn(self, text): self.heard.append(text)
+
+config, rank, _ = joining.join(load_config(None, sys.argv[1:]))
+trainer, markers = Trainer(), []
+profile = Profile(config, Path.cwd() / "profile" / "rank_0", rank, float)
+for step in 1, 2, 3:
+    trainer.progress.step = step - 1
+    profile.begin(trainer)
+    markers.append((profile.marker, profile.profiler and profile.profiler.step_num))
+    trainer.progress.step = step
+    profile.step(trainer, SimpleNamespace(step=step))
+profile.leave(trainer)
+(log,) = Path.cwd().glob("profile/rank_0/*_ascend_ms/logs/profiler_*.log")
+print("STARTED", json.dumps([markers, trainer.heard, log.read_text()]), flush=True)
+"""
 CHOSEN = """
 from ms_codegeex.generation.targets import use_device
 use_device("ascend")
@@ -112,6 +166,8 @@ def alone(plugin, tmp_path_factory):
         "a model": (CHOSEN, []),
         "other hardware": (START, [*words, "parallel.hardware=ascend910"]),
         "a worker": (START, words),
+        "stress": (STRESSED, [*words, "cluster.stress_check=all"]),
+        "profile": (PROFILED, [*words, "training.steps=3", "profile.steps=2..3", "profile.memory=true"]),
     }
     forked = ("-c", FORKED, json.dumps(list(programs.values())))
     (output,) = start(tmp_path_factory.mktemp("alone"), "devices=1", words=forked, until=lambda log: False)
@@ -143,6 +199,44 @@ def test_one_device(alone):
 def test_hardware_that_the_driver_contradicts_is_refused(alone):
     assert "the driver says Ascend910B1, which is ascend910b" in alone["other hardware"]
     assert "STARTED" not in alone["other hardware"]
+
+
+def test_stress_of_one_device(alone):
+    rank, watched, found, events = started(alone["stress"])
+    assert rank == 0 and not watched[0] and events == [["arithmetic"], ["arithmetic"]], found
+    assert found[0] == found[3] == "passed"  # there are no links
+    assert re.match(
+        r"RunFailure: device 0 of .* \(rank 0\): the stress test found a fault in its arithmetic;", found[1]
+    )
+    assert re.match(r"UserError: cluster.stress_check: all, but the test of arithmetic could not be done on", found[2])
+
+
+def test_profile(alone):
+    """Up to CANN's own files, which a stub does not write."""
+    markers, heard, log = started(alone["profile"])
+    assert markers[0] == [0, None] and 0 < markers[1][0] < markers[2][0]
+    assert [number for _, number in markers[1:]] == [0, 1]  # of the profiler's own marks
+    assert heard[0]["steps"] == "2..3" and heard[0]["without_result"] == 1 and "found no result" in heard[1]
+    assert len(heard) == 2
+    for words in (
+        '"mstx": true',
+        '"npu_trace": true',
+        '"profile_memory": true',
+        "NpuProfiler start.",
+        "NpuProfiler stop.",
+    ):
+        assert words in log
+
+
+def test_stress_of_links(plugin, tmp_path):
+    """MindSpore also reads the variables of the silent check."""
+    words = ("cluster.stress_check=all", "cluster.silent_check=true", "training.precision=bf16")
+    for number, output in enumerate(start(tmp_path, "devices=2", *words, words=("-c", STRESSED + STAY))):
+        rank, watched, found, events = started(output)
+        assert rank == number and found[0] == "passed" and watched == [True, 3]
+        assert f"device {rank} of" in found[1] and "a fault in its arithmetic" in found[1]
+        assert f"(rank {rank}): the stress test found a fault in its links" in found[3]
+        assert rank or events == [["arithmetic", "links to the other devices of its server"]]
 
 
 @pytest.mark.parametrize("devices", [None, (4, 6)], ids=["msrun", "rank table"])

@@ -136,6 +136,22 @@ def test_the_runs_own_settings_reach_every_rank(table, cores, tmp_path):
     assert not spec.environment.keys() & expected.keys() - {"HCCL_CONNECT_TIMEOUT"}
 
 
+def test_what_watches_links_and_arithmetic_reaches_every_rank(table, cores, tmp_path, monkeypatch):
+    def environment(**cluster):
+        chosen = build_run_config({**values(), "cluster": cluster})
+        _, *specs = node_processes(chosen, resolve_node(chosen, table, 0), RunDirectory(tmp_path), [])
+        (found,) = {tuple(spec.environment.get(name) for name in names) for spec in specs}
+        return found
+
+    names = ("MS_ENABLE_THM", "MS_NPU_ASD_CONFIG", "MS_SUBMODULE_LOG_v")
+    assert environment() == ("{HCCL_WATCHDOG:1}", None, None)
+    assert environment(watchdog=False) == ("{HCCL_WATCHDOG:0}", None, None)
+    asked, logged = "enable:true,with_checksum:true", "{ME:2,DEBUG:2}"
+    assert environment(silent_check=True) == ("{HCCL_WATCHDOG:1}", asked, logged)
+    monkeypatch.setenv("MS_NPU_ASD_CONFIG", "enable:true,strikes_num:1")
+    assert environment(silent_check=True)[1] == "enable:true,strikes_num:1"
+
+
 def test_msrun_takes_cores_with_gaps(cores, tmp_path, monkeypatch):
     """As nodes of cores with two threads have them. msrun's own parser reads the flag."""
     from mindspore.parallel.cluster import run as msrun
