@@ -139,15 +139,14 @@ def _slurm(name: str, servers: int, config: RunConfig, arguments: list[str], tab
 
 def _volcano(name: str, servers: int, config: RunConfig, arguments: list[str], table: bool) -> str:
     devices = min(config.devices, config.parallel.server_devices)
-    ascend = config.device == "ascend"
-    resource = NPUS if ascend else "nvidia.com/gpu"
+    resource = NPUS if config.device == "ascend" else "nvidia.com/gpu"
     master = None if table else "${VC_SERVER_HOSTS%%,*}:" + str(PORT)
     command = f"exec {_command(config, arguments, servers, '$VC_TASK_INDEX', master)}"
     volumes = {  # path in the container, and what is mounted there
         "checkout": ("/checkout", {"persistentVolumeClaim": {"claimName": "CLAIM"}}),
         "memory": ("/dev/shm", {"emptyDir": {"medium": "Memory"}}),
     }
-    if ascend:
+    if config.device == "ascend":
         volumes |= {name: (path, {"hostPath": {"path": path}}) for name, path in FOLDERS.items()}
         volumes |= {name: (path, {"hostPath": {"path": path, "type": "File"}}) for name, path in FILES.items()}
     container = {
@@ -189,7 +188,7 @@ def _volcano(name: str, servers: int, config: RunConfig, arguments: list[str], t
         "# IMAGE: one with Python 3.10-3.12 and, for Ascend, CANN. CLAIM: a volume that all servers share, with this\n"
         "# checkout in it. A restarted job resumes from its newest checkpoint.\n"
     )
-    if ascend:
+    if config.device == "ascend":
         head += _add_mindcluster(job, config)
     if table:
         head += ORDER.format(which="where pod K runs, both from 0 (pin them)") + "\n"
