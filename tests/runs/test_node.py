@@ -7,7 +7,9 @@ from pathlib import Path
 from unittest.mock import create_autospec
 
 import pytest
+from cann_environment import NAMES, install_cann, sourced
 
+import ms_codegeex
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.runs import node as node_module
@@ -284,6 +286,30 @@ def test_the_printed_line_does_what_is_started(tmp_path, table, cores, monkeypat
     script = f"echo $$; {spec.shell()}\nwait"
     pid = subprocess.run(["bash", "-c", script], capture_output=True, text=True).stdout.strip()
     assert json.loads(spec.log.read_text()) == [[str(run.path), pid], "3", str(spec.directory)]
+
+
+def test_workers_keep_what_set_env_of_cann_has_set(tmp_path, table, cores, monkeypatch):
+    """Its libraries, its Python modules, which MindSpore's plugin imports, and its folders."""
+    monkeypatch.setattr(node_module.shutil, "which", lambda name: None)
+    monkeypatch.setattr(node_module, "WORKER", "te")
+    set_env = install_cann(tmp_path / "cann")
+    variables = sourced(set_env)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    (set_env.parent / "python/site-packages/te.py").write_text(
+        "import json, os, ms_codegeex; print(json.dumps([__file__, ms_codegeex.__file__, dict(os.environ)]))"
+    )
+    run = RunDirectory(tmp_path / "a run")
+    specs = node_processes(config(), resolve_node(config(), table, 1), run, [])
+    specs[0].start().wait()
+    file, package, seen = json.loads(specs[0].log.read_text())
+    assert file == str(set_env.parent / "python/site-packages/te.py") and package == ms_codegeex.__file__
+    for spec in (*specs, *node_processes(config(), resolve_node(config(), None, 1, 2, "a:8118"), run, [])):
+        for environment in (spec.full_environment(), seen):
+            for name in (*NAMES, "LD_LIBRARY_PATH"):
+                assert environment[name] == variables[name] != ""
+            assert environment["PYTHONPATH"].endswith(variables["PYTHONPATH"])
+            assert environment["PATH"].endswith(variables["PATH"])
 
 
 REFUSED = {
