@@ -52,6 +52,7 @@ def test_json_has_the_promised_keys():
     assert plan["fits"] is True and plan["problems"] == []
     stage = plan["memory_bytes"]["0"]
     categories = ("weights", "gradients", "optimizer_state", "gathered_weights", "activations", "workspace")
+    categories += ("communication",)
     assert sum(stage[name] for name in categories) == stage["total"] < stage["capacity"]
     assert plan["communication"]["optimizer"]["link"] == "cluster"
     assert plan["days"] == pytest.approx(850 / 58.08, rel=0.01)

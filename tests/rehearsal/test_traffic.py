@@ -25,7 +25,7 @@ def config():
 def report(listed, config, rank=RANK):
     """The compile worker's, of a rank of the second stage or the first."""
     layouts = {}
-    return RankReport(rank, config.mesh.coordinates(rank)[0], True, 4, 1.0, 1.0, 1, layouts, listed, 0, [], 1, 1)
+    return RankReport(rank, config.mesh.coordinates(rank)[0], True, 4, 1.0, 1.0, 1, layouts, listed, 0, [], [], 1, 1)
 
 
 def entry(listed, op, fused):
