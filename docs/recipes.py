@@ -216,7 +216,15 @@ def simulate(stem: str) -> None:
     if not report.ok:
         raise RunFailure(f"{stem}: the graph is not as planned: {'; '.join(report.problems)}")
     line = make_timeline(report.config, config, report.programs)
-    stages = [{**asdict(line.shares(rank)), "peak_gib": rank.memory.peak / GIB} for rank in line.ranks]
+    stages = [
+        {
+            **asdict(line.shares(rank)),
+            "peak_gib": rank.memory.peak / GIB,
+            "pool_gib": rank.memory.pool.touched / GIB,
+            "buffers_gib": line.plan.memory[rank.program.stage].communication / GIB,
+        }
+        for rank in line.ranks
+    ]
     digests = (digest_of_config(config), digest_of_sources())
     found = Simulated(line.run_seconds, line.run_plan.time.total, *digests, stages)
     write_json(SIMULATED, {**_recorded(), stem: asdict(found)})
