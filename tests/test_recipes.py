@@ -37,7 +37,7 @@ def test_every_file_is_a_plan_of_its_name_that_fits(script):
     for file in files:
         recipe = listed[file]
         plan = recipe.plan()
-        assert plan.fits and plan.config.devices == recipe.devices and plan.chip.name == recipe.hardware
+        assert plan.roomy and plan.config.devices == recipe.devices and plan.chip.name == recipe.hardware
         check_kernels(plan.config)
 
 

@@ -1,7 +1,7 @@
 """The communicators that a device takes part in, and the memory that the communication library keeps for each.
 
-A communicator belongs to a set of ranks: groups with the same members share one. Only the messages between stages have
-a communicator of their own, over all stages, as compiled graphs show.
+A communicator belongs to a set of ranks: groups with the same members share one. The tied word table has its own; so
+have messages between stages, over all stages, unless these are all ranks. Compiled graphs show this.
 """
 
 from __future__ import annotations
@@ -79,18 +79,19 @@ def communicators_of(
     listed = collectives(config, hardware_of(config)) if listed is None else listed
     messages = largest_messages(config, listed)
     mesh, stage = config.mesh, config.mesh.coordinates(rank)[0]
-    found = {x.group for x in listed if x.stage == stage} - {"pipeline"}
-    members: dict[tuple[int, ...], list[str]] = defaultdict(list)
+    found = {x.group for x in listed if x.stage == stage}
+    members: dict[tuple[str, tuple[int, ...]], list[str]] = defaultdict(list)
+    sizes: Counter[tuple[int, ...]] = Counter()  # the engine is told one for a set of ranks
     for group in filter(found.__contains__, GROUPS):
-        ranks = group_ranks(mesh, group, rank)
+        ranks = line_of(mesh, rank) if group == "pipeline" else group_ranks(mesh, group, rank)
         if len(ranks) > 1:
-            members[ranks].append(group)
-    rows = [(tuple(groups), ranks) for ranks, groups in members.items()]
-    rows += [(("pipeline",), line_of(mesh, rank))] if mesh.pipeline > 1 else []
-    sizes = Counter()
-    for groups, ranks in rows:  # HCCL is told a size for a set of ranks
-        sizes[ranks] = max(sizes[ranks], *(messages[_key(group, stage)] for group in groups))
-    return [Communicator(groups, ranks, sizes[ranks], _buffer(config, sizes[ranks])) for groups, ranks in rows]
+            alone = group == "tied" or (group == "pipeline" and len(ranks) < mesh.world)
+            members[group if alone else "", ranks].append(group)
+            sizes[ranks] = max(sizes[ranks], messages[_key(group, stage)])
+    return [
+        Communicator(tuple(groups), ranks, sizes[ranks], _buffer(config, sizes[ranks]))
+        for (_, ranks), groups in members.items()
+    ]
 
 
 def _buffer(config: RunConfig, message: int) -> int | None:

@@ -157,7 +157,7 @@ BARE = {"device": "ascend", "model": {"preset": "base"}, "parallel": {"optimizer
 @pytest.mark.parametrize(
     "words",
     [
-        [BASE, "parallel.micro_batches=4"],
+        [BASE, "parallel.micro_batches=8"],
         [BASE, "parallel.data=8"],
         [BASE, "parallel.tensor=2", "parallel.optimizer_shard=1", "parallel.sequence=true"],
         # meshes that do not suit the devices

@@ -14,6 +14,9 @@ PAPER = ROOT / "configs" / "codegeex_13b.yaml"
 SERVER = ["devices=8", "parallel.optimizer_shard=1", "parallel.sequence=true", "training.micro_batch=4"]
 
 
+STAGES = ["parallel.tensor=1", "parallel.pipeline=2"]
+
+
 def found(config, rank=0):
     return {x.groups: (x.ranks, x.buffer) for x in communicators_of(config, rank)}
 
@@ -59,6 +62,11 @@ def test_the_two_communicators_of_the_same_ranks_have_the_larger_messages_buffer
     ranks = [x.ranks for x in communicators_of(config, 1)]
     assert ranks.count((1, 5)) == 2
     assert found(config, 1)[("tied",)] == found(config, 1)[("pipeline",)] == ((1, 5), 200)
+
+
+def test_stages_of_one_device_send_over_the_communicator_of_all():
+    config = load_config(PAPER, ["devices=2", "parallel.optimizer_shard=1", "training.micro_batch=4", *STAGES])
+    assert found(config) == {("tied",): ((0, 1), 200), ("pipeline", "world"): ((0, 1), 200)}
 
 
 @pytest.mark.parametrize("size", [None, 64])

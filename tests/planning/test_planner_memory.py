@@ -1,6 +1,7 @@
 """Memory by stage and category against bytes counted here; configurations that are too large name the key."""
 
 import re
+from dataclasses import asdict
 
 import pytest
 from conftest import ROOT
@@ -100,6 +101,56 @@ def test_optimizer_shards_divide_weights_and_state():
     matrices = 40 * 12 * 5120**2 // 8
     assert none.weights - some.weights == 4 * matrices * 15 // 16
     assert none.gathered_weights < some.gathered_weights  # nothing to gather
+
+
+A, B = ("codegeex_13b_910_1536", 0), ("codegeex_13b_910b_8", 5)  # docs/plan.md, "Two plans by hand"
+MATRICES = 12 * 5120**2  # numbers in a block
+ONE, MIB = 8 * 2048 * 5120 * 2, 2**20  # bytes of an activation of A
+HAND = {
+    A: {
+        "weights": 4 * 138_567_680,
+        "gradients": 4 * 138_567_680 + 4 * 10 * MATRICES // 20,
+        "optimizer_state": 8 * 138_567_680,
+        "gathered_weights": 2 * 10 * MATRICES + 2 * 52224 * 5120 // 4,
+        "activations": int((32 / 4 + 8 * 7 + 1 / 2 + 2.75 + 23.75) * ONE) + 128 * MIB + 16_384 * 52_224 // 4 * 8,
+        "workspace": 2 * 4 * 8 * 10 * 2048**2,
+        "communication": 2 * (200 + 200 + 200 + 40 + 16) * MIB,
+    },
+    B: {
+        "weights": 4 * 5 * 314_639_360,
+        "gradients": 2 * 4 * 5 * 314_639_360,
+        "optimizer_state": 8 * 5 * 314_639_360,
+        "gathered_weights": (3 * 3 + 1) * 2 * MATRICES,
+        "activations": int((3 * (64 + 2 * 80 + 3 * (20 * 80 + 2.5) + 2 * 80) + 23 * 80 + 2.5) * MIB),
+        "workspace": 4 * 8192 * 20480,
+        "communication": 2 * 80 * MIB,
+    },
+}
+
+
+@pytest.mark.parametrize("stem,stage", [A, B], ids=["data", "pipeline"])
+def test_two_recipes_by_hand_and_in_the_documentation(stem, stage):
+    memory = plan(ROOT / "configs" / "recipes" / f"{stem}.yaml").memory[stage]
+    counted = HAND[stem, stage]
+    assert asdict(memory) == counted
+    page = (ROOT / "docs" / "plan.md").read_text()
+    section = page.partition(f"**`{stem}.yaml`**")[2].partition("| sum |")
+    shown = re.findall(r"^\| ([a-z ]+) \| .* \| ([\d.]+) \|$", section[0], re.M)
+    assert shown == [(name.replace("_", " "), f"{size / GIB:.2f}") for name, size in counted.items()]
+    assert f"| {memory.total / GIB:.2f} |" in section[2].splitlines()[0]
+
+
+def test_copies_in_16_bits_wait_for_each_open_micro_batch():
+    """Four stages without optimizer shards: the first has four micro-batches open, the last one."""
+    words = ["parallel.optimizer_shard=1", "training.recompute=selective", "training.micro_batch=2"]
+    stages = plan(PIPELINE, *words, "parallel.tensor=2").memory
+    block = 2 * MATRICES // 2  # FP16, on one of two devices
+    head, ten = 2 * 52224 * 5120 // 2, 10 * block
+    assert [x.gathered_weights for x in stages] == [4 * ten, 3 * ten, 2 * ten, ten + head]
+    again = plan(PIPELINE, *words, "parallel.tensor=2", "training.recompute=full").memory
+    assert [x.gathered_weights for x in again] == [block, block, block, block + head]
+    once = plan(PIPELINE, *words[1:], "parallel.tensor=2", "parallel.optimizer_shard=4").memory
+    assert once[0].gathered_weights == once[1].gathered_weights == ten  # cast before it is gathered
 
 
 def test_sequence_parallelism_saves_activations():

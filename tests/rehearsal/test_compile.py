@@ -238,6 +238,26 @@ def test_more_compiled_graphs_are_the_planned_ones(overrides):
     holds(config, [mesh.rank(stage, mesh.data - 1, mesh.tensor - 1) for stage in range(mesh.pipeline)])
 
 
+def test_each_open_micro_batch_has_its_own_16_bit_copies():
+    """Two stages and two micro-batches, no optimizer shards: the first stage casts its weights in both before it runs
+    backward. The tied word table has a communicator of its own; stages of one device send over that of all ranks."""
+    words = ["devices=2", "parallel.tensor=1", "parallel.pipeline=2", "training.global_batch=4"]
+    config = small(*words, "training.micro_batch=2", "training.recompute=none", "model.num_layers=3")
+    report = holds(config, [0, 1], timeline=True)
+    assert [rank.communicators for rank in report.ranks] == [[[0, 1]] * 2] * 2
+    for program, memory in zip(report.programs, make_plan(report.config).memory, strict=True):
+        weights = {name for name, size in program.parameters.items() if size >= 4 * 64 * 64}
+        casts = Counter()
+        for operator in program.operators:
+            source = operator.reads[0] if operator.reads else None
+            while isinstance(source, int) and program.operators[source].op in ("Load", "Depend"):
+                source = program.operators[source].reads[0]
+            if operator.op == "Cast" and source in weights and operator.outputs[0].dtype == "float16":
+                casts[operator.micro] += operator.outputs[0].bytes
+        assert casts[0] == casts[1] > 0
+        assert memory.gathered_weights == casts[0] * (2 - program.stage), program.stage
+
+
 LORA = ["lora.rank=8", "lora.targets=[attention, feed_forward]"]
 LORA_MESHES = {
     "one device": ["devices=1", "parallel.tensor=1", "training.global_batch=1"],

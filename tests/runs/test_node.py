@@ -10,10 +10,13 @@ import pytest
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.config.rules import build_run_config
+from ms_codegeex.planning.communicators import buffer_variables
 from ms_codegeex.runs import node as node_module
 from ms_codegeex.runs.node import node_processes, resolve_node
 from ms_codegeex.runs.rank_table import make_rank_table, write_rank_table
 from ms_codegeex.runs.run_directory import RunDirectory
+
+BUFFERS = ("HCCL_BUFFSIZE", "MS_DEV_HCCL_CONF")
 
 
 def values(output: Path | str = "runs/a", devices: int = 16, device: str = "ascend", **parallel) -> dict:
@@ -45,7 +48,7 @@ def cores(monkeypatch):
     """Pretend that this machine has 192 cores, of which the first is not ours, and that the user has set nothing."""
     monkeypatch.setattr(node_module, "usable_cores", lambda: list(range(1, 192)))
     monkeypatch.setattr(node_module.shutil, "which", lambda name: f"/usr/bin/{name}")
-    for name in ("OMP_NUM_THREADS", "GLOG_v", "HCCL_CONNECT_TIMEOUT", "MS_NODE_TIMEOUT"):
+    for name in ("OMP_NUM_THREADS", "GLOG_v", "HCCL_CONNECT_TIMEOUT", "MS_NODE_TIMEOUT", *BUFFERS):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -134,6 +137,23 @@ def test_the_runs_own_settings_reach_every_rank(table, cores, tmp_path):
     assert spec.environment.items() >= expected.items() and "--cluster_time_out=900" in spec.command
     (spec, *_) = node_processes(config(), resolve_node(config(), table, 0), RunDirectory(tmp_path), [])
     assert not spec.environment.keys() & expected.keys() - {"HCCL_CONNECT_TIMEOUT"}
+
+
+def test_communicators_get_the_buffers_that_are_planned(table, cores, tmp_path, monkeypatch):
+    def variables(chosen):
+        node = resolve_node(chosen, table, 1)
+        specs = node_processes(chosen, node, RunDirectory(tmp_path), [])
+        found = [{name: spec.environment.get(name) for name in BUFFERS} for spec in specs]
+        assert len(specs) == 8 and found == found[:1] * 8  # all of a server: a communicator's members must agree
+        return found[0]
+
+    planned = variables(config())
+    assert planned == buffer_variables(config(), range(8, 16)) and "8-15:1=200MB" in planned["MS_DEV_HCCL_CONF"]
+    alike = build_run_config({**values(), "cluster": {"buffer_size": 64}})
+    assert variables(alike) == {"HCCL_BUFFSIZE": "64", "MS_DEV_HCCL_CONF": None}
+    monkeypatch.setenv("HCCL_BUFFSIZE", "120")
+    inherited = {"HCCL_BUFFSIZE": None, "MS_DEV_HCCL_CONF": None}
+    assert variables(config()) == variables(alike) == inherited
 
 
 def test_msrun_takes_cores_with_gaps(cores, tmp_path, monkeypatch):
