@@ -372,7 +372,13 @@ def to_dict(plan: Plan, tokens: float | None = None) -> dict[str, Any]:
             for i, stage in enumerate(plan.memory)
         },
         "spare": plan.spare,
-        "communicators": {str(i): [asdict(x) for x in listed] for i, listed in enumerate(plan.communicators)},
+        "communicators": {
+            str(i): [
+                {"groups": x.groups, "devices": len(x.ranks), "message_bytes": x.message, "bytes": x.bytes}
+                for x in listed
+            ]
+            for i, listed in enumerate(plan.communicators)
+        },
         "communication": communication_by_group(plan),
         "roofline_seconds": time.total,
         "outside_roofline": plan.factor.value,
