@@ -418,7 +418,8 @@ has a ready operator, so these steps are optimistic; the column before them is p
 there. The paper's day on 1,536 Ascend 910 has {SLOTS_PER_DAY / 1e9:.1f} G token slots. Shrunk and executed, the recipes
 train as one device does: that for 1,536 devices in FP16, those for 64 and 512 in FP32 ([rehearse.md](rehearse.md)).
 GiB are without the buffers of communicators: those of all tensors at the peak of the simulated order, what they touch
-of the engine's memory pool, and the plan's."""
+of the engine's memory pool (the rest is fragmentation), and the plan's. In the pool, too, the recipes and their buffers
+take less than a run may use. The order in which the paper's setting is simulated takes more."""
 
 
 MEMORY_TEXT = """## Memory of a device
