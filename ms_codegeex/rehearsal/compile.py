@@ -146,7 +146,12 @@ def inlined_config(config: RunConfig, maximum: int = INLINED_LAYERS) -> RunConfi
     if config.accumulation > 1:
         return None
     sizes = replace(config.model.sizes, num_layers=min(layers, maximum))
-    return replace(config, model=replace(config.model, sizes=sizes))
+    blocks = config.training.recompute_blocks
+    if blocks and maximum < layers:  # fewer of each kind
+        counts = config.mesh.layers_per_stage(sizes.attention_layers)
+        blocks = [min(number, count - 1) for number, count in zip(blocks, counts, strict=True)]
+    training = replace(config.training, recompute_blocks=blocks)
+    return replace(config, model=replace(config.model, sizes=sizes), training=training)
 
 
 def _run(

@@ -12,6 +12,7 @@ from critical_path import critical_path
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.config.loading import load_config
+from ms_codegeex.config.rules import check_mesh
 from ms_codegeex.planning.planner import make_plan
 from ms_codegeex.rehearsal import compile as compile_module
 from ms_codegeex.rehearsal.compile import CompileReport, PlanCheck, compile_ranks, distinct_ranks
@@ -209,6 +210,20 @@ def test_the_compiled_graph_is_the_planned_one(overrides):
     assert values["not_executed"] and f"not checked: {values['not_executed'][0]}" in report.text()
     assert f"all {len(report.checks)} checks hold" in report.text() and "ReduceScatter" in report.text()
     assert sum(line.startswith("  ok  ") for line in report.text().splitlines()) == len(report.checks)
+
+
+@pytest.mark.parametrize("name", ["codegeex_13b_910_1536", "codegeex_13b_910b_1536", "codegen_16b_910b_512"])
+def test_a_graph_with_few_layers_recomputes_some_of_them(name):
+    """Recipes of one micro-batch that recompute in 32 of 40, in some, and in no blocks."""
+    config = load_config(ROOT / "configs" / "recipes" / f"{name}.yaml")
+    few = compile_module.inlined_config(config)
+    check_mesh(few)
+    assert few.model.sizes.num_layers == 4 and config.accumulation == 1
+    given, blocks = config.training.recompute_blocks, few.training.recompute_blocks
+    assert (blocks is None) == (given is None)
+    assert given is None or 0 < blocks[0] < few.model.sizes.attention_layers
+    whole = compile_module.inlined_config(config, config.model.sizes.num_layers)  # for a timeline
+    assert whole == config
 
 
 @pytest.mark.slow  # another compilation; the mode's words are tested by default
