@@ -8,12 +8,13 @@ from conftest import ROOT
 
 from ms_codegeex import cli
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.config.chosen_hardware import hardware_of
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.run import RunConfig
 from ms_codegeex.config.sections import OverlapConfig
 from ms_codegeex.parallel.sharding import recompute_of_blocks
 from ms_codegeex.planning.planner import change, make_plan
-from ms_codegeex.planning.search import keys_of, search, yaml_of
+from ms_codegeex.planning.search import keys_of, recomputing, search, yaml_of
 
 BASE = ROOT / "configs" / "codegeex_13b.yaml"
 # Few meshes, on which neither recomputing nothing nor recomputing everything is best.
@@ -120,3 +121,11 @@ def test_the_command_writes_the_best_plan_with_its_overrides(found, tmp_path, mo
     ):
         assert cli.main(["plan", "--config", str(BASE), *words, *KEYS, *keys]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_plan_with_less_than_5_percent_to_spare_is_not_chosen():
+    config = load_config(ROOT / "configs" / "codegeex_base_8.yaml", ["training.micro_batch=4"])
+    assert make_plan(config).fits  # 29.7 of 30 GiB
+    fitting, reasons = recomputing(config, {}, hardware_of(config))
+    assert reasons == ["memory"] and fitting and all(plan.roomy for plan in fitting)
+    assert {plan.config.training.recompute for plan in fitting} == {"selective"}

@@ -43,7 +43,9 @@ def test_a_hole_that_is_too_small_stays():
 
 
 def test_neighbours_that_end_are_one_hole():
-    assert touched(Piece(2 * KIB, 0, 1), Piece(2 * KIB, 0, 2), Piece(2 * KIB, 0, 9), Piece(4 * KIB, 3, 4)) == 6 * KIB
+    for first, second in ((1, 2), (2, 1)):  # the one before or the one behind is idle already
+        pieces = [Piece(2 * KIB, 0, first), Piece(2 * KIB, 0, second), Piece(2 * KIB, 0, 9)]
+        assert touched(*pieces, Piece(4 * KIB, 3, 4)) == 6 * KIB
 
 
 def test_the_smallest_hole_that_suffices_is_taken():
