@@ -264,7 +264,9 @@ def improvements(plan: Plan) -> list[Improvement]:
         text = json.dumps(layers, separators=(",", ":"))
         changes.append((f"layers by cost (parallel.stage_layers={text})", {"parallel__stage_layers": layers}, False))
     for text, keys, is_active in changes:
-        other = Plan(change(config, **keys), plan.chip)
+        other = changed(plan, **keys)
+        if other is None:  # not possible with the other keys, such as sequence parallelism with saved all-reduces
+            continue
         kernels = {key.rpartition("__")[2] for key in keys if "fusion" in key}
         missing = not is_active and not kernels <= plan.chip.fused
         gains.append(Improvement(text, other.step_seconds, other.mfu, other.fits, active=is_active, missing=missing))

@@ -332,6 +332,15 @@ def test_the_page_prints_the_figures_of_the_code(paper):
         )
 
 
+def test_a_change_that_the_other_keys_forbid_is_not_offered():
+    """Saved all-reduce results need full recomputation, without sequence parallelism."""
+    plan = make_plan(
+        load_config(ROOT / "configs" / "codegeex_13b.yaml", ["parallel.overlap.recompute_collectives=false"])
+    )
+    names = {item.name.partition(" (")[0] for item in improvements(plan)}
+    assert not {"sequence parallelism", "recompute nothing"} & names and "fused AdamW" in names
+
+
 def test_improvements_say_what_is_in_force_and_what_fits(paper):
     found = {item.name.partition(" (")[0]: item for item in improvements(paper)}
     assert found["fused LayerNorm"].active and found["fused LayerNorm"].mfu < paper.mfu
