@@ -222,6 +222,7 @@ def simulate(stem: str) -> None:
             **asdict(line.shares(rank)),
             "peak_gib": rank.memory.peak / GIB,
             "pool_gib": rank.memory.pool.touched / GIB,
+            "blocks_gib": rank.memory.pool.blocks / GIB,
             "buffers_gib": line.plan.memory[rank.program.stage].communication / GIB,
         }
         for rank in line.ranks
@@ -326,7 +327,14 @@ def page() -> str:
 
 SHOWN = ("computing", "tensor", "weights and gradients", "pipeline", "bubble")  # where a simulated step goes
 STEP_HEADER = ("recipe", "nothing overlaps, s", "simulated, s", *SHOWN, "MFU", "MFU with the factor")
-STEP_HEADER += ("G token slots a day", "per device, over the paper's", "GiB of the graph", "in the pool", "of the plan")
+STEP_HEADER += (
+    "G token slots a day",
+    "per device, over the paper's",
+    "GiB of the graph",
+    "in the pool",
+    "its blocks",
+    "of the plan",
+)
 
 
 def simulated_section() -> str:
@@ -355,6 +363,7 @@ def simulated_section() -> str:
                 f"{slots / plan.config.devices / paper:.2f} x",
                 f"{max(stage['peak_gib'] for stage in found.stages):.1f}",
                 f"{max(stage['pool_gib'] for stage in found.stages):.1f}",
+                f"{max(stage['blocks_gib'] for stage in found.stages):.1f}",
                 f"{max(stage.total - stage.communication for stage in plan.memory) / GIB:.1f}",
             )
         )
@@ -418,8 +427,8 @@ has a ready operator, so these steps are optimistic; the column before them is p
 there. The paper's day on 1,536 Ascend 910 has {SLOTS_PER_DAY / 1e9:.1f} G token slots. Shrunk and executed, the recipes
 train as one device does: that for 1,536 devices in FP16, those for 64 and 512 in FP32 ([rehearse.md](rehearse.md)).
 GiB are without the buffers of communicators: those of all tensors at the peak of the simulated order, what they touch
-of the engine's memory pool (the rest is fragmentation), and the plan's. In the pool, too, the recipes and their buffers
-take less than a run may use. The order in which the paper's setting is simulated takes more."""
+of the engine's memory pool (the rest is fragmentation) with its blocks, and the plan's. Blocks and buffers of the
+recipes take less than a run may use. The order in which the paper's setting is simulated takes more."""
 
 
 MEMORY_TEXT = """## Memory of a device

@@ -3,8 +3,8 @@
 As MindSpore's `AbstractDynamicMemPool`: sizes are multiples of 512 bytes. A tensor gets the smallest idle piece of its
 stream that is large enough, and leaves the rest of it idle; a piece that becomes idle joins its neighbours. Without
 such a piece, the pool takes a block of the device: `increase_size`, doubled until it suffices. Parameters have blocks
-of their own. Where the driver has virtual memory (910B), the pool can give idle pages of one block to another before it
-fails; that is not replayed.
+of their own, of 1 GiB. Where the driver has virtual memory (910B), the pool can give idle pages of one block to another
+before it fails; that is not replayed.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ms_codegeex.base.hardware import GIB
+from ms_codegeex.base.hardware import GIB, POOL_BLOCK
 
 ALIGNMENT = 512
-BLOCK = 2 * GIB  # `increase_size` of `mindspore.runtime.set_memory`
 APART = 2**44  # between the addresses of blocks: pieces of different blocks are no neighbours
 
 
@@ -42,8 +41,9 @@ class PoolUse:
 
 @dataclass
 class _Allocator:
-    """The blocks of one stream."""
+    """The blocks of one stream. `unit`: the bytes of a small one."""
 
+    unit: int = POOL_BLOCK
     free: list[tuple[int, int]] = field(default_factory=list)  # size, address
     sizes: dict[int, int] = field(default_factory=dict)  # of idle pieces, by address
     starts: dict[int, int] = field(default_factory=dict)  # of idle pieces, by the address after them
@@ -76,7 +76,7 @@ class _Allocator:
         self._insert(size, address)
 
     def _grow(self, size: int) -> None:
-        block = BLOCK
+        block = self.unit
         while block < size:
             block *= 2
         self._insert(block, len(self.blocks) * APART)
@@ -99,7 +99,7 @@ def aligned(size: int) -> int:
 def replay(tensors: Sequence[Tensor], parameters: Iterable[int]) -> PoolUse:
     """The pool after a step in which these tensors come and go. What ends makes room for what starts then."""
     streams: dict[str, _Allocator] = defaultdict(_Allocator)
-    resident = _Allocator()
+    resident = _Allocator(GIB)
     for size in parameters:
         resident.take(aligned(size))
     pieces: dict[int, list[int]] = defaultdict(list)  # of a bucket, or of a tensor alone

@@ -56,7 +56,7 @@ def test_the_smallest_hole_that_suffices_is_taken():
 
 def test_streams_and_parameters_share_nothing():
     assert touched(Piece(KIB, 0, 1), Piece(KIB, 2, 3, "tensor")) == 2 * KIB
-    assert replay([Piece(KIB, 0, 1)], [KIB]) == PoolUse(4 * GIB, 2 * KIB)
+    assert replay([Piece(KIB, 0, 1)], [KIB]) == PoolUse(GIB + GIB // 8, 2 * KIB)
 
 
 def test_a_bucket_arrives_as_one_piece():
@@ -68,10 +68,12 @@ def test_a_bucket_arrives_as_one_piece():
 
 
 def test_blocks_are_large_and_do_not_join():
-    assert replay([Piece(3 * GIB, 0, 1)], []) == PoolUse(4 * GIB, 3 * GIB)
-    two = [Piece(GIB + KIB, 0, 1), Piece(GIB + KIB, 0, 1)]  # in two blocks, so 3 GiB need a third of 4
-    assert replay([*two, Piece(3 * GIB, 2, 3)], []).blocks == 8 * GIB
+    block = GIB // 8
+    assert replay([Piece(3 * block, 0, 1)], []) == PoolUse(4 * block, 3 * block)
+    two = [Piece(block // 2 + KIB, 0, 1), Piece(block // 2 + KIB, 0, 1)]  # in two blocks; together they hold no third
+    assert replay([*two, Piece(block + KIB, 2, 3)], []).blocks == 4 * block
     assert replay([Piece(KIB, 1, 1)], []) == PoolUse(0, 0)
+    assert replay([], [GIB + KIB]) == PoolUse(2 * GIB, GIB + KIB)
 
 
 @given(st.lists(st.tuples(st.integers(1, 5000), st.integers(0, 20), st.integers(1, 9)), max_size=30))
