@@ -52,7 +52,11 @@ def loader_environment() -> dict[str, str]:
     libraries, before = stub_folder() / HOME / "lib64", os.environ.get("LD_LIBRARY_PATH", "")
     own = plugin_directory() / "lib"
     paths = [libraries, own, own / "plugin", own / "plugin" / "ascend", *filter(None, before.split(os.pathsep))]
-    return {"LD_LIBRARY_PATH": os.pathsep.join(map(str, paths)), "GLOG_v": "3", "MS_SIMULATION_LEVEL": "0"} | device_environment()
+    return {
+        "LD_LIBRARY_PATH": os.pathsep.join(map(str, paths)),
+        "GLOG_v": "3",
+        "MS_SIMULATION_LEVEL": "0",
+    } | device_environment()
 
 
 def device_environment(name: str = "Ascend910B1", memory: int = 60 << 30, count: int = 8) -> dict[str, str]:

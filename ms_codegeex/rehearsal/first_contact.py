@@ -49,7 +49,9 @@ LEVEL = "2"  # the engine's level of simulation that also has a driver, a back e
 MASTER = "127.0.0.1:8118"  # of a job of several servers; nobody answers there, nor is asked
 POLL_SECONDS = 0.1
 SEQUENCES = 4  # of each split of the synthetic dataset
-GROUP = re.compile(r"Create collective communication group: (?!1-)(\S+) ")  # a warning of the engine; "1-…": of one rank
+GROUP = re.compile(
+    r"Create collective communication group: (?!1-)(\S+) "
+)  # a warning of the engine; "1-…": of one rank
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,9 @@ def contact(config: RunConfig, rank: int) -> RankContact:
         began = time.monotonic()
         problem = _started(config, run, rank)
         seconds = time.monotonic() - began
-        saved = sum(x.nbytes for path in _parts(run, rank, "safetensors") for x in SafetensorsFile(path).tensors.values())
+        saved = sum(
+            x.nbytes for path in _parts(run, rank, "safetensors") for x in SafetensorsFile(path).tensors.values()
+        )
         log = "".join(path.read_text(errors="replace") for path in run.logs.glob("worker_*.log"))
         if problem is None and saved != planned:
             problem = f"its part of a checkpoint has {saved:,} bytes, the plan's layouts say {planned:,}"

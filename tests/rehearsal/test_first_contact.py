@@ -55,7 +55,10 @@ def test_what_the_chip_cannot_hold_is_not_trained():
 def test_devices_that_are_no_ascend_are_refused():
     for words, message in (
         (("codegeex_tiny",), "--first-contact: device is cpu; set device=ascend, whose plugin this starts"),
-        ((*TINY, "--compile"), "--compile: belongs to another rehearsal than --first-contact; leave one of the two out"),
+        (
+            (*TINY, "--compile"),
+            "--compile: belongs to another rehearsal than --first-contact; leave one of the two out",
+        ),
     ):
         result = command("rehearse", "--first-contact", "--config", *words)
         assert result.returncode == 2 and message in result.stderr
@@ -65,10 +68,13 @@ def test_devices_that_are_no_ascend_are_refused():
 
 
 RECIPES = sorted(path.stem for path in (ROOT / "configs/recipes").glob("*_910*.yaml"))
-OTHERS = """
+OTHERS = (
+    """
     codegeex2_6b codegeex2_6b_continued codegeex_13b codegeex_13b_64 codegeex_13b_64_planned codegeex_13b_pipeline
     codegeex_13b_planned codegeex_13b_published_steps codegeex_2.6b_8 codegeex_base_8 finetune_13b_8 finetune_lora_13b
-""".split() + [f"codegen_{size}_{stage}" for size in ("350m", "2b", "6b", "16b") for stage in ("nl", "multi", "mono")]
+""".split()
+    + [f"codegen_{size}_{stage}" for size in ("350m", "2b", "6b", "16b") for stage in ("nl", "multi", "mono")]
+)
 
 
 def is_for_ascends(path: Path) -> bool:
