@@ -1,19 +1,14 @@
-"""First contact on MindSpore's Ascend plugin, nothing patched: the run's own launcher and workers, and an idle device."""
+"""First contact on MindSpore's Ascend plugin, nothing patched: a run's own launcher and workers, and an idle device."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ascend_lines import ascend_lines
-from conftest import ROOT, command, write_dataset
+from conftest import ROOT, command
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.config.loading import load_config
-from ms_codegeex.rehearsal import cann_stubs
 from ms_codegeex.rehearsal.compile import distinct_ranks
 from ms_codegeex.rehearsal.first_contact import contact
 from ms_codegeex.rehearsal.stubs import compilers
@@ -44,12 +39,12 @@ def test_a_rank_of_a_job_of_several_servers():
 
 
 def test_what_the_chip_cannot_hold_is_not_trained():
-    """The pool of device memory is the engine's own, and as large as `usable_memory`."""
-    words = ("devices=2", "training.global_batch=4096", "training.micro_batch=2048", "model.num_layers=1")
+    """The pool of device memory is the engine's own."""
+    words = ("devices=2", "training.global_batch=512", "training.micro_batch=256", "model.num_layers=1")
     status, result = rehearsed(*TINY, *words, "--ranks", "0")
     (met,) = result["first_contact"]
     assert (status, result["verdict"]) == (1, "fail") and met["planned_bytes"] > 30 << 30
-    assert "emory" in met["problem"], met
+    assert "its tensors take " in met["problem"] and met["memory_bytes"] > 30 << 30, met
 
 
 def test_devices_that_are_no_ascend_are_refused():
@@ -68,13 +63,12 @@ def test_devices_that_are_no_ascend_are_refused():
 
 
 RECIPES = sorted(path.stem for path in (ROOT / "configs/recipes").glob("*_910*.yaml"))
-OTHERS = (
-    """
-    codegeex2_6b codegeex2_6b_continued codegeex_13b codegeex_13b_64 codegeex_13b_64_planned codegeex_13b_pipeline
-    codegeex_13b_planned codegeex_13b_published_steps codegeex_2.6b_8 codegeex_base_8 finetune_13b_8 finetune_lora_13b
-""".split()
-    + [f"codegen_{size}_{stage}" for size in ("350m", "2b", "6b", "16b") for stage in ("nl", "multi", "mono")]
-)
+OTHERS = [
+    *("codegeex2_6b", "codegeex2_6b_continued", "codegeex_13b", "codegeex_13b_64", "codegeex_13b_64_planned"),
+    *("codegeex_13b_pipeline", "codegeex_13b_planned", "codegeex_13b_published_steps", "codegeex_2.6b_8"),
+    *("codegeex_base_8", "finetune_13b_8", "finetune_lora_13b"),
+    *(f"codegen_{size}_{stage}" for size in ("350m", "2b", "6b", "16b") for stage in ("nl", "multi", "mono")),
+]
 
 
 def is_for_ascends(path: Path) -> bool:
