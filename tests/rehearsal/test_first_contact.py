@@ -1,17 +1,23 @@
 """First contact on MindSpore's Ascend plugin, nothing patched: a run's own launcher and workers, and an idle device."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, command
+from ascend_lines import ascend_lines
+from conftest import ROOT, command, write_dataset
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.config.loading import load_config
+from ms_codegeex.rehearsal import cann_stubs
 from ms_codegeex.rehearsal.compile import distinct_ranks
 from ms_codegeex.rehearsal.first_contact import contact
 from ms_codegeex.rehearsal.stubs import compilers
+from ms_codegeex.runs.rank_table import make_rank_table, write_rank_table
 
 pytestmark = pytest.mark.skipif(not compilers(), reason="no C compiler for the stub CANN libraries")
 
@@ -57,6 +63,13 @@ def test_devices_that_are_no_ascend_are_refused():
     ):
         result = command("rehearse", "--first-contact", "--config", *words)
         assert result.returncode == 2 and message in result.stderr
+
+
+def test_a_chip_that_saturates():
+    """The register's operators are in the graph, and the plugin takes them."""
+    status, result = rehearsed(*TINY, "devices=2", "model.num_layers=1", "parallel.hardware=ascend910", "--ranks", "1")
+    (met,) = result["first_contact"]
+    assert status == 0 and met["driver"] == "Ascend910A" and met["problem"] is None
 
 
 # --- every shipped configuration ---
@@ -113,3 +126,70 @@ def test_the_paper_s_run_in_full():
     status, result = rehearsed("codegeex_13b", "--ranks", "1535")
     (met,) = result["first_contact"]
     assert status == 0 and met["memory_bytes"] < met["planned_bytes"]
+
+
+# --- whole runs ---
+
+
+@pytest.fixture
+def ascends():
+    """Variables with which new processes find two idle Ascends, and no simulation."""
+    found = {**cann_stubs.loader_environment(), **cann_stubs.device_environment(count=2)}
+    del found["MS_SIMULATION_LEVEL"]
+    return {**found, "PYTHONPATH": f"{ROOT}:{cann_stubs.stub_folder() / 'python'}"}
+
+
+SLURM = {"SLURM_JOB_ID": "7", "SLURM_NNODES": "1", "SLURM_NODEID": "0", "SLURM_PROCID": "0", "SLURM_NTASKS": "1"}
+VOLCANO = {"VC_TASK_INDEX": "0", "VC_SERVER_HOSTS": "a,b", "ASCEND_VISIBLE_DEVICES": "0,1", "RING_CONTROLLER": "x"}
+
+
+@pytest.mark.slow  # two ranks on the plugin, from the script to the exported model
+@pytest.mark.parametrize("cluster", [{}, SLURM, VOLCANO, {"RANK_TABLE_FILE": "table.json"}], ids=["", "s", "v", "t"])
+def test_a_run_from_the_script_to_the_exported_model(cluster, ascends, tmp_path):
+    """Two ranks that meet, train, save together and resume; with the variables of schedulers and of a rank table."""
+    write_rank_table(tmp_path / "table.json", make_rank_table([("10.0.0.11", {d: f"192.168.100.{d}" for d in (0, 1)})]))
+    write_dataset(tmp_path / "data", vocabulary=50400)
+    words = ("parallel.tensor=2", "devices=2", "data.train=data", "data.seq_length=64", "checkpoint.every=1", "seed=1")
+    script = ("bash", str(ROOT / "ascend_scripts/run_distributed.sh"), "--config", *TINY, *words, "output=run")
+    settings = {"MS_CODEGEEX_VENV": str(tmp_path / "none"), "PYTHON": sys.executable, **ascends, **cluster}
+    for steps in 2, 3:
+        run = subprocess.run(
+            [*script, "model.eos_token_id=0", f"training.steps={steps}"],
+            cwd=tmp_path,
+            env={**os.environ, **settings},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert run.returncode == 0, run.stderr
+    assert (tmp_path / f"run/checkpoints/step-0000000{steps}/rank_00001.safetensors").is_file()
+    assert (tmp_path / "run/huggingface").is_dir()
+
+
+# --- which lines have run ---
+
+MEETING = """tests/runs/test_ascend_start.py tests/runs/test_cores.py tests/runs/test_node.py tests/runs/test_job_files.py
+    tests/config tests/rehearsal/test_first_contact.py::test_a_rank_of_a_job_of_several_servers
+    tests/rehearsal/test_first_contact.py::test_a_chip_that_saturates tests/commands/test_command_train.py""".split()
+
+
+@pytest.mark.slow  # these tests once more, traced
+def test_every_line_that_runs_on_ascend_only_has_run(tmp_path):
+    package = ROOT / "ms_codegeex"
+    wanted = {name: lines for name, lines in ascend_lines(package).items() if not name.startswith("rehearsal/")}
+    (tmp_path / "sitecustomize.py").write_text((ROOT / "tests/rehearsal/line_tracer.py").read_text())
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{tmp_path}:{ROOT}",
+        "TRACED_PACKAGE": str(package),
+        "TRACED_LINES": str(tmp_path / "lines"),
+        "TRACED_FILES": os.pathsep.join(wanted),
+    }
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0", *MEETING]
+    run = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout
+    met = set((tmp_path / "lines").read_text().split())
+    missing = [f"{name}:{line}" for name, lines in wanted.items() for line in sorted(lines)]
+    every, missing = len(missing), [line for line in missing if line not in met]
+    print(f"{every - len(missing)} of {every} lines that run on Ascend only have run")
+    assert not missing, missing
