@@ -427,8 +427,9 @@ has a ready operator, so these steps are optimistic; the column before them is p
 there. The paper's day on 1,536 Ascend 910 has {SLOTS_PER_DAY / 1e9:.1f} G token slots. Shrunk and executed, the recipes
 train as one device does: that for 1,536 devices in FP16, those for 64 and 512 in FP32 ([rehearse.md](rehearse.md)).
 GiB are without the buffers of communicators: those of all tensors at the peak of the simulated order, what they touch
-of the engine's memory pool (the rest is fragmentation) with its blocks, and the plan's. Blocks and buffers of the
-recipes take less than a run may use. The order in which the paper's setting is simulated takes more."""
+of the engine's memory pool (the rest is fragmentation) with its blocks, and the plan's. The recipes touch less than a
+run may use, with their buffers. Blocks have to fit only where the driver has no virtual memory, as on the 910; those of
+its recipe do. The order in which the paper's setting is simulated takes more."""
 
 
 MEMORY_TEXT = """## Memory of a device

@@ -92,7 +92,9 @@ def test_the_replayed_pool_of_simulated_recipes_fits(script):
         plan = script.make_plan(script.load_config(script.file_of(stem)))
         found = script.simulated(stem, plan)
         limit = plan.chip.usable_memory / 2**30
-        fits[stem] = all(stage["blocks_gib"] + stage["buffers_gib"] <= limit for stage in found.stages)
+        fits[stem] = all(stage["pool_gib"] + stage["buffers_gib"] <= limit for stage in found.stages)
+        if plan.chip.name == "ascend910":  # no virtual memory
+            fits[stem] &= all(stage["blocks_gib"] <= limit for stage in found.stages)
         assert all(stage["peak_gib"] <= stage["pool_gib"] <= stage["blocks_gib"] for stage in found.stages), values
     assert fits.pop(script.PAPER) is False and len(fits) == 3 and all(fits.values())
 
