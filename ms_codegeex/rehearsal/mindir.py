@@ -114,6 +114,11 @@ def parameters(model: ModelProto) -> dict[str, TensorType]:
     return {parameter_name(p.name): tensor_type(p) for p in model.graph.parameter}
 
 
+def described(model: ModelProto) -> dict[str, list[Any]]:
+    """The same as JSON values: [shape, element type]."""
+    return {name: [list(kind.shape), kind.dtype] for name, kind in parameters(model).items()}
+
+
 def parameter_name(name: str) -> str:
     """The parameter's name without the prefix that MindIR adds."""
     return name.rsplit(":", 1)[-1]
@@ -124,19 +129,20 @@ def executed(model: ModelProto) -> list[str]:
     return [kind.op_type for calls, _, kind in _nodes(model) for _ in range(calls)]
 
 
-def matmul_flops(model: ModelProto) -> int:
-    """Floating-point operations of this rank's matrix products in one step, two per multiply-add, recomputation
-    included."""
-    types, total = tensor_types(model), 0
+def matmul_flops(model: ModelProto) -> dict[str, int]:
+    """Floating-point operations of this rank's matrix products in one step by the element type of what is multiplied,
+    two per multiply-add, recomputation included."""
+    types, flops = tensor_types(model), Counter[str]()
     for calls, node, primitive in _nodes(model):
         if primitive.op_type in MATMULS:
             left, output = types[node.input[0]].shape, types[node.output[0]].shape
             inner = left[-1] * left[-2] // output[-2]  # whether transposed or not
-            total += calls * 2 * math.prod(output) * inner
+            flops[types[node.input[0]].dtype] += calls * 2 * math.prod(output) * inner
         elif primitive.op_type in FUSED_PRODUCTS:  # queries and keys [batch, heads, seq, d]
             query, key = (types[name].shape for name in node.input[:2])
-            total += calls * FUSED_PRODUCTS[primitive.op_type] * 2 * math.prod(query) * key[-2]
-    return total
+            times = calls * FUSED_PRODUCTS[primitive.op_type]
+            flops[types[node.input[0]].dtype] += times * 2 * math.prod(query) * key[-2]
+    return dict(flops)
 
 
 def rewrite(model: ModelProto, after: int = 0) -> int:

@@ -309,7 +309,7 @@ def test_a_network_compiled_once_communicates_as_one_inlined_for_each_micro_batc
         {k: n for k, n in found_calls(x.collectives).items() if k[3] > 4} for x in (once, inlined)
     ]  # inlined, one scalar is merged
     assert tensors[0] and tensors[0] == tensors[1]
-    assert once.matmul_flops == inlined.matmul_flops and once.parameters == inlined.parameters
+    assert once.products == inlined.products and once.parameters == inlined.parameters
     assert once.nodes < inlined.nodes
 
 
