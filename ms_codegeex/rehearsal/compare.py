@@ -249,9 +249,8 @@ def _graph_problems(config: RunConfig, rank: int, fact: dict[str, Any]) -> list[
 
 def _thawed(plan: dict[str, ParameterLayout], final: dict[str, np.ndarray]) -> list[str]:
     """The first frozen weight that one device, and so a rank that agrees with it, has changed."""
-    changed = [
-        n for n, value in final.items() if not plan[n].trained and np.any(value != initial_value(n, value.shape))
-    ]
+    frozen = (name for name in final if not plan[name].trained)
+    changed = [name for name in frozen if np.any(final[name] != initial_value(name, final[name].shape))]
     return [f"{name}: it is frozen and has changed ({len(changed)} such weights)" for name in changed[:1]]
 
 

@@ -221,8 +221,8 @@ def _by_dtype(products: Mapping[str, int]) -> str:
 
 
 def _matmul_flops(config: RunConfig, rank: RankReport) -> Counter[str]:
-    """Those of the plan, by element type. Blocks that are called are equal: the first one forms the gradient of its input, too, which
-    nothing needs under adapters. They keep the result of attention, which inlined ones repeat."""
+    """Those of the plan, by element type. Blocks that are called are equal: the first one forms the gradient of its
+    input, too, which nothing needs under adapters. They keep the result of attention, which inlined ones repeat."""
     chip = hardware_of(config)
     planned = matmul_flops(config, rank.stage, chip)
     total = Counter({traffic.DTYPES[precision]: flops for precision, flops in planned.items()})
