@@ -283,6 +283,42 @@ def test_optimizer_shards_that_did_not_happen_are_seen(monkeypatch):
     assert "FAIL" in report.text() and len(report.to_json()["problems"]) == len(failed)
 
 
+PIPELINE = [
+    "devices=2",
+    "parallel.tensor=1",
+    "parallel.pipeline=2",
+    "training.global_batch=8",
+    "training.micro_batch=2",
+]
+FAULTS = {  # configuration, and the checks that fail
+    "gpipe": ([*PIPELINE, "parallel.virtual_stages=2"], {"rank 0, schedule", "rank 1, schedule"}),
+    "swapped_tags": (PIPELINE, {"messages between ranks 0 and 1"}),
+    "scaled_bf16": (
+        ["devices=2", "training.global_batch=4", "training.precision=bf16", "parallel.hardware=ascend910b"],
+        {"rank 0, loss scale", "rank 1, loss scale", "2 layers inlined, loss scale"},
+    ),
+    "thawed": (
+        ["devices=2", "parallel.tensor=1", "parallel.optimizer_shard=2", "training.global_batch=4", *LORA],
+        {"rank 0, shapes of moments", "rank 0, moments", "rank 0, collectives"},
+    ),
+}
+
+
+@pytest.mark.slow  # each takes two to four compilations; the checks are tested by default with reports that are wrong
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_in_a_graph_is_seen(monkeypatch, fault):
+    broken(monkeypatch, fault)
+    overrides, expected = FAULTS[fault]
+    report = compile_ranks(small(*overrides, "training.dropout=0"))
+    failed = {check.name for check in report.checks if not check.ok}
+    if fault == "thawed":  # the gradients of weights need further products and messages
+        assert {x for x in expected if not x.endswith("collectives")} < failed and any(
+            "ReduceScatter" in x for x in failed
+        )
+    else:
+        assert failed == expected
+
+
 def test_a_worker_that_fails_is_reported_in_one_line(monkeypatch):
     broken(monkeypatch, "stumbling")
     with pytest.raises(RunFailure, match=r"compile of rank 1.*model\.hidden_size: a message for the user") as failure:
