@@ -93,8 +93,8 @@ class FileCommunicator:
             received = self.receive(message, collective.peer)
             if received.shape != tuple(collective.shape) or received.dtype != np.dtype(collective.dtype):
                 raise RunFailure(
-                    f"{collective.name}: rank {self.rank} receives {collective.dtype} {list(collective.shape)} from rank "
-                    f"{collective.peer}, which sends {received.dtype} {list(received.shape)}"
+                    f"{collective.name}: rank {self.rank} receives {collective.dtype} {list(collective.shape)} from "
+                    f"rank {collective.peer}, which sends {received.dtype} {list(received.shape)}"
                 )
             return received
         if op == "Send":
