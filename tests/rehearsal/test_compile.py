@@ -301,10 +301,16 @@ def failed_with(monkeypatch, fault, overrides):
     return {check.name for check in report.checks if not check.ok}
 
 
-# by default the other checks are tested with wrong reports
-@pytest.mark.parametrize(
-    "fault", [fault if fault == "gpipe" else pytest.param(fault, marks=pytest.mark.slow) for fault in FAULTS]
-)
+def test_interleaved_1f1b_is_right_and_gpipe_is_wrong(monkeypatch):
+    """The others are slow: by default their checks are tested with wrong reports."""
+    overrides, expected = FAULTS["gpipe"]
+    report = holds(small(*overrides, "training.dropout=0"), [0, 1])
+    assert {check.found for check in report.checks if check.name.endswith("schedule")} == {"interleaved 1F1B"}
+    assert failed_with(monkeypatch, "gpipe", overrides) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault != "gpipe"])
 def test_a_fault_in_a_graph_is_seen(monkeypatch, fault):
     overrides, expected = FAULTS[fault]
     assert failed_with(monkeypatch, fault, overrides) == expected
