@@ -31,7 +31,7 @@ from ms_codegeex.parallel.sharding import MOMENTS, layouts_of
 from ms_codegeex.planning.cost_model import MatMul, executed_products, runs_again
 from ms_codegeex.planning.model_parts import parts_of
 from ms_codegeex.planning.roofline import matmul_flops
-from ms_codegeex.rehearsal import cann_stubs, traffic
+from ms_codegeex.rehearsal import cann_stubs, mindir, traffic
 from ms_codegeex.rehearsal import stubs as gpu_stubs
 from ms_codegeex.rehearsal.backend import backend_kernels, stream_checks
 from ms_codegeex.rehearsal.compile_report import CompileReport, RankReport
@@ -200,6 +200,7 @@ def _graph_checks(config: RunConfig, rank: RankReport, name: str) -> list[PlanCh
         "local parameters": (f"{sum(x.local_size(mesh) for x in layouts):,}", f"{rank.local_parameters:,}"),
         "moments": (f"{2 * trained:,}", f"{moments:,}"),
         "FLOPs of matrix products": (_by_dtype(_matmul_flops(config, rank)), _by_dtype(rank.products)),
+        "norms, softmax, loss, update": ("FP32", _in_fp32(config, rank.narrow)),
         "loss scale": (_planned_scale(config), f"{rank.loss_scale:g}, {'dynamic' if scaled else 'constant'}"),
         "overflow": (register, ", ".join(sorted(rank.register_calls)) or "infinities"),
     }
@@ -214,6 +215,12 @@ def _planned_scale(config: RunConfig) -> str:
     """BF16 has the range of FP32, so neither needs a loss scale."""
     training = config.training
     return f"{training.loss_scale.initial:g}, dynamic" if training.precision == "fp16" else "1, constant"
+
+
+def _in_fp32(config: RunConfig, narrow: Sequence[str]) -> str:
+    """Which of them are not; a model may have its softmax in the precision of the run."""
+    wrong = [x for x in narrow if config.model.sizes.softmax_fp32 or x not in mindir.SOFTMAX]
+    return f"16 bits in {', '.join(wrong)}" if wrong else "FP32"
 
 
 def _by_dtype(products: Mapping[str, int]) -> str:

@@ -32,6 +32,7 @@ class RankReport:
     parameters: Mapping[str, tuple[Sequence[int], str]]  # local shapes and dtypes, optimizer state included
     collectives: Sequence[Mapping[str, Any]]
     products: Mapping[str, int]  # FLOPs by element type
+    narrow: Sequence[str]  # operators that should compute in FP32 and do not
     register_calls: Sequence[str]
     loss_scale: float  # the first
     passes: Sequence[str]  # of a pipeline's stage, in their order (`schedule.py`)

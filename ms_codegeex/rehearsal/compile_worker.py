@@ -73,6 +73,7 @@ def compile_rank(job: RehearsalJob, rank: int, mode: CompileMode) -> None:
             "parameters": mindir.described(model),
             "collectives": aggregated(mindir.collectives(model, rank)),
             "products": mindir.matmul_flops(model),
+            "narrow": mindir.narrow(model),
             "register_calls": [x for x in mindir.executed(model) if "FloatStatus" in x],  # `training/overflow.py`
             "loss_scale": float(step.scale.asnumpy()),
             **schedule(model, rank),

@@ -25,6 +25,10 @@ COMMUNICATION = ("AllReduce", "AllGather", "ReduceScatter", "AlltoAll", "Broadca
 MATMULS = ("MatMul", "BatchMatMul", "Dense")
 # Products of [seq, d] and [seq, seq] matrices in a fused attention; its backward pass computes the scores again.
 FUSED_PRODUCTS = {"FlashAttentionScore": 2, "FlashAttentionScoreGrad": 5}
+# Of norms, softmax, loss and optimizer, which compute in FP32 in a run of any precision.
+SOFTMAX = ("Softmax", "SoftmaxBackward")
+WIDE = ("ReduceMean", "Rsqrt", "RsqrtGrad", "Square", "LayerNorm", "LayerNormGrad", "RmsNorm", "RmsNormGrad", *SOFTMAX)
+WIDE += ("Exp", "Log", "ReduceMax", "L2Loss", "AssignAdd", "AdamWeightDecay")
 ITEM = "rehearsal_item"
 BYTES = {"float64": 8, "int64": 8, "uint64": 8, "float32": 4, "int32": 4, "uint32": 4, "float16": 2, "bfloat16": 2}
 BYTES |= {"int16": 2, "uint16": 2, "int8": 1, "uint8": 1, "bool": 1}
@@ -127,6 +131,15 @@ def parameter_name(name: str) -> str:
 def executed(model: ModelProto) -> list[str]:
     """The kind of every operator that a step runs, in the order of the graph."""
     return [kind.op_type for calls, _, kind in _nodes(model) for _ in range(calls)]
+
+
+def narrow(model: ModelProto) -> list[str]:
+    """Each kind of operator of `WIDE` that a step runs on a 16-bit tensor."""
+    types = tensor_types(model)
+    found = (
+        (kind.op_type, types[name].dtype) for _, node, kind in _nodes(model) for name in node.input if name in types
+    )
+    return sorted({op for op, dtype in found if op in WIDE and dtype in ("float16", "bfloat16")})
 
 
 def matmul_flops(model: ModelProto) -> dict[str, int]:

@@ -42,6 +42,7 @@ def right_report(config, rank):
         parameters=held(config, rank),
         collectives=right(config, rank),
         products={},
+        narrow=[],
         register_calls=register,
         loss_scale=training.loss_scale.initial if training.precision == "fp16" else 1.0,
         passes=[str(x) for x in planned_passes(config, stage)] if pipeline else [],

@@ -15,11 +15,11 @@ from ms_codegeex.rehearsal.shrink import shrunk, small_mesh
 QUERY, LORA_A = "blocks.1.attention.query.weight", "blocks.1.attention.query.lora_a"
 
 
-def configured(precision="fp32", lora=0, micro_batches=2, **parallel):
+def configured(precision="fp32", lora=0, micro_batches=2, family="codegen", **parallel):
     values = {
         "device": "ascend",
         "devices": 4,
-        "model": {"family": "codegen"},
+        "model": {"family": family},
         "training": {"steps": 1, "global_batch": 64, "precision": precision},
         "parallel": {"tensor": 2, "optimizer_shard": 2, "micro_batches": micro_batches, **parallel},
         "lora": {"rank": lora},
@@ -139,6 +139,17 @@ def test_fp16_has_one():
     del parameters["loss_scale.good_steps"]
     (check,) = checked(config, parameters=parameters)
     assert check.name == "loss scale" and check.found.endswith("constant")
+
+
+def test_a_norm_in_16_bits_fails():
+    config = configured("bf16", family="codegeex2")
+    (check,) = checked(config, narrow=["ReduceMean", "Softmax"])
+    assert (check.expected, check.found) == ("FP32", "16 bits in ReduceMean, Softmax")
+    sizes = replace(config.model.sizes, softmax_fp32=False)
+    allowed = replace(config, model=replace(config.model, sizes=sizes))
+    assert checked(allowed, narrow=["Softmax"]) == []
+    (check,) = checked(allowed, narrow=["ReduceMean", "Softmax"])
+    assert check.found == "16 bits in ReduceMean"
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])

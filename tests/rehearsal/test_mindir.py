@@ -104,6 +104,16 @@ def test_matmul_flops_are_those_of_this_rank(directory):
     assert Counter(mindir.executed(load(directory, "step", 0)))["MatMul"] == 5
 
 
+def test_16_bit_inputs_of_what_computes_in_fp32_are_found(directory):
+    model = load(directory, "step", 0)
+    assert mindir.narrow(model) == []
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            for tensor in attribute.tensors:
+                tensor.data_type = mindir.data_type(mindir.TensorType((), "bfloat16"))
+    assert mindir.narrow(model) == ["Square"]  # products and sums may be
+
+
 def test_functions_are_counted_as_often_as_they_are_called(directory):
     plain, lazy = load(directory, "plain", 0), load(directory, "lazy", 0)
     assert not plain.functions
