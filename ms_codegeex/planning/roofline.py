@@ -28,6 +28,7 @@ its own, so a collective is hidden if enough computation does not wait for it:
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
@@ -98,17 +99,20 @@ def part_work(part: ModelPart, chip: Device, precision: str) -> dict[str, float]
     return times
 
 
-def matmul_flops(config: RunConfig, stage: int, chip: Device) -> int:
-    """FLOPs of all MatMul and BatchMatMul nodes that one device of `stage` executes in a step, with recomputation."""
-    parts = (part for part in parts_of(config, chip) if part.stage == stage)
-    total = sum(part.count * sum(x.flops for x in executed_products(part)) for part in parts)
-    return total * config.accumulation * config.parallel.overlap.parts
+def matmul_flops(config: RunConfig, stage: int, chip: Device) -> Counter[str]:
+    """FLOPs of all MatMul and BatchMatMul nodes that one device of `stage` executes in a step, with recomputation, by
+    their precision."""
+    flops, times = Counter[str](), config.accumulation * config.parallel.overlap.parts
+    for part in parts_of(config, chip):
+        for product in executed_products(part) if part.stage == stage else ():
+            flops["fp32" if product.fp32 else config.training.precision] += part.count * product.flops * times
+    return flops
 
 
 def executed_flops(config: RunConfig, chip: Device) -> int:
     """FLOPs of matrix products that all devices execute in a step."""
     mesh = config.mesh
-    return mesh.stage_size * sum(matmul_flops(config, stage, chip) for stage in range(mesh.pipeline))
+    return mesh.stage_size * sum(matmul_flops(config, stage, chip).total() for stage in range(mesh.pipeline))
 
 
 def model_flops(config: RunConfig) -> int:

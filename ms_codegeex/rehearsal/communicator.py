@@ -90,7 +90,13 @@ class FileCommunicator:
         self.runs[collective.tag] += 1  # distinguishes steps, and calls of one function within a step
         message, op = f"{collective.tag}.{self.runs[collective.tag]}", collective.op
         if op == "Receive":
-            return self.receive(message, collective.peer)
+            received = self.receive(message, collective.peer)
+            if received.shape != tuple(collective.shape) or received.dtype != np.dtype(collective.dtype):
+                raise RunFailure(
+                    f"{collective.name}: rank {self.rank} receives {collective.dtype} {list(collective.shape)} from "
+                    f"rank {collective.peer}, which sends {received.dtype} {list(received.shape)}"
+                )
+            return received
         if op == "Send":
             self.send(message, value, [collective.peer])
             return value

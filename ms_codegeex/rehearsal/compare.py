@@ -11,7 +11,9 @@ import numpy as np
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.config import RunConfig
 from ms_codegeex.parallel.sharding import ParameterLayout, Placement, layouts_of
+from ms_codegeex.rehearsal.held import held_checks
 from ms_codegeex.rehearsal.job import EQUAL_STEPS, UNCLIPPED, RehearsalJob, clip_of, initial_value, overflows_in
+from ms_codegeex.rehearsal.schedule import schedule_check
 from ms_codegeex.rehearsal.traffic import execution_problems
 
 MIN_UPDATE = 0.01  # of the weights' norm: smaller updates would hide errors
@@ -82,6 +84,8 @@ def compare(job: RehearsalJob) -> Comparison:
     outputs = [np.array(run["outputs"]) for run in runs]
     problems = [p for rank, fact in enumerate(facts) for p in _layout_problems(plan, config, rank, fact["windows"])]
     problems += [p for rank, fact in enumerate(facts) for p in execution_problems(config, rank, fact["collectives"])]
+    problems += [p for rank, fact in enumerate(facts) for p in _graph_problems(config, rank, fact)]
+    problems += _thawed(plan, final)
     loss_error, scalar_problems = _scalars(reference, outputs, tolerances)
     errors, replica_problems = _parameters(job, plan, facts, final, tolerances.still)
     adamw_error, adamw_problems = _adamw([run["adamw"] for run in runs])
@@ -232,6 +236,22 @@ def _layout_problems(
             given, wanted = (" x ".join(f"{a}:{b}" for a, b in window) for window in (windows[name], expected))
             return [f"{name}: the engine gave rank {rank} the shard {given}, the plan says {wanted}"]
     return []
+
+
+def _graph_problems(config: RunConfig, rank: int, fact: dict[str, Any]) -> list[str]:
+    """The first difference of what a rank's graph holds, or of its schedule if it calls its passes."""
+    stage = config.mesh.coordinates(rank)[0]
+    checks = held_checks(config, stage, fact["parameters"])
+    if fact["passes"]:
+        checks.append(schedule_check(config, stage, fact["passes"]))
+    return [f"rank {rank}, {x.name}: {x.found}, planned {x.expected}" for x in checks if not x.ok][:1]
+
+
+def _thawed(plan: dict[str, ParameterLayout], final: dict[str, np.ndarray]) -> list[str]:
+    """The first frozen weight that one device, and so a rank that agrees with it, has changed."""
+    frozen = (name for name in final if not plan[name].trained)
+    changed = [name for name in frozen if np.any(final[name] != initial_value(name, final[name].shape))]
+    return [f"{name}: it is frozen and has changed ({len(changed)} such weights)" for name in changed[:1]]
 
 
 def _parameters(

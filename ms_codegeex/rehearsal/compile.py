@@ -12,7 +12,7 @@ import math
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
@@ -32,12 +32,14 @@ from ms_codegeex.planning.communicators import communicators_of
 from ms_codegeex.planning.cost_model import MatMul, executed_products, runs_again
 from ms_codegeex.planning.model_parts import parts_of
 from ms_codegeex.planning.roofline import matmul_flops
-from ms_codegeex.rehearsal import cann_stubs, traffic
+from ms_codegeex.rehearsal import cann_stubs, mindir, traffic
 from ms_codegeex.rehearsal import stubs as gpu_stubs
 from ms_codegeex.rehearsal.backend import backend_kernels, stream_checks
 from ms_codegeex.rehearsal.compile_report import CompileReport, RankReport
 from ms_codegeex.rehearsal.coverage import memory_of_stages
+from ms_codegeex.rehearsal.held import held_checks
 from ms_codegeex.rehearsal.job import SINGLE_THREAD, CompileMode, RehearsalJob
+from ms_codegeex.rehearsal.schedule import message_checks, schedule_check
 from ms_codegeex.rehearsal.timeline.operators import StepProgram
 from ms_codegeex.rehearsal.traffic import PlanCheck
 
@@ -180,6 +182,7 @@ def _checks(config: RunConfig, compiled: Sequence[RankReport]) -> list[PlanCheck
     checks = []
     for rank in compiled:
         checks += _graph_checks(config, rank, f"rank {rank.rank}, ")
+    checks += message_checks({x.rank: x.messages for x in compiled})
     mesh, total, stages = config.mesh, 0, {x.stage: x for x in compiled}
     if len(stages) < mesh.pipeline:
         return checks  # only all stages together hold the whole model
@@ -194,28 +197,28 @@ def _checks(config: RunConfig, compiled: Sequence[RankReport]) -> list[PlanCheck
 def _graph_checks(config: RunConfig, rank: RankReport, name: str) -> list[PlanCheck]:
     """Parameters, matrix products and collectives of one graph."""
     mesh = config.mesh
-    planned = {x.name: x.local_shape(mesh) for x in layouts_of(config) if x.stage == rank.stage}
-    moments = sum(math.prod(x) for key, x in rank.parameters.items() if key.startswith(MOMENTS))
-    trained = sum(x.local_size(mesh) for x in layouts_of(config) if x.stage == rank.stage and x.trained)
-    wrong = sorted(x for x in planned.keys() | rank.weights.keys() if planned.get(x) != rank.weights.get(x))
-    shapes = ("as planned", "as planned")
-    if wrong:
-        expected, actual = (list(known.get(wrong[0], ())) for known in (planned, rank.weights))
-        shapes = (f"{wrong[0]} {expected}", f"{actual} ({len(wrong)} differ)")
+    layouts = [x for x in layouts_of(config) if x.stage == rank.stage]
+    moments = sum(math.prod(shape) for key, (shape, _) in rank.parameters.items() if key.startswith(MOMENTS))
+    trained = sum(x.local_size(mesh) for x in layouts if x.trained)
+    scaled = "loss_scale.good_steps" in rank.parameters  # a step without loss scaling counts none
     register = "NPUClearFloatStatusV2, NPUGetFloatStatusV2" if running_on(config).saturates else "infinities"
     compared = {
-        "local parameters": (f"{sum(map(math.prod, planned.values())):,}", f"{rank.local_parameters:,}"),
+        "local parameters": (f"{sum(x.local_size(mesh) for x in layouts):,}", f"{rank.local_parameters:,}"),
         "moments": (f"{2 * trained:,}", f"{moments:,}"),
-        "shapes of parameters": shapes,
-        "FLOPs of matrix products": (f"{_matmul_flops(config, rank):,}", f"{rank.matmul_flops:,}"),
+        "FLOPs of matrix products": (_by_dtype(_matmul_flops(config, rank)), _by_dtype(rank.products)),
+        "norms, softmax, loss, update": ("FP32", _in_fp32(config, rank.narrow)),
+        "loss scale": (_planned_scale(config), f"{rank.loss_scale:g}, {'dynamic' if scaled else 'constant'}"),
         "overflow": (register, ", ".join(sorted(rank.register_calls)) or "infinities"),
     }
     groups = Counter(tuple(sorted(x.ranks)) for x in communicators_of(config, rank.rank))
     seen = Counter(map(tuple, rank.communicators))
     wrong = sorted(((groups - seen) + (seen - groups)).elements())
     compared["communicators"] = tuple(_count(x, wrong) for x in (groups, seen))
-    checks = [PlanCheck(f"{name}{what}", *values) for what, values in compared.items()]
-    return checks + _collective_checks(config, rank, name)
+    checks = [PlanCheck(what, *values) for what, values in compared.items()]
+    checks += held_checks(config, rank.stage, rank.parameters)
+    if mesh.pipeline > 1 and config.accumulation > 1:
+        checks.append(schedule_check(config, rank.stage, rank.passes))
+    return [replace(x, name=name + x.name) for x in checks] + _collective_checks(config, rank, name)
 
 
 def _count(groups: Counter[tuple[int, ...]], wrong: Sequence[tuple[int, ...]]) -> str:
@@ -223,20 +226,39 @@ def _count(groups: Counter[tuple[int, ...]], wrong: Sequence[tuple[int, ...]]) -
     return f"{groups.total()}" + (f", {groups[wrong[0]]} of ranks {list(wrong[0])}" if wrong else "")
 
 
-def _matmul_flops(config: RunConfig, rank: RankReport) -> int:
-    """Those of the plan. Blocks that are called are equal: the first one forms the gradient of its input, too, which
-    nothing needs under adapters. They keep the result of attention, which inlined ones repeat."""
+def _planned_scale(config: RunConfig) -> str:
+    """BF16 has the range of FP32, so neither needs a loss scale."""
+    training = config.training
+    return f"{training.loss_scale.initial:g}, dynamic" if training.precision == "fp16" else "1, constant"
+
+
+def _in_fp32(config: RunConfig, narrow: Sequence[str]) -> str:
+    """Which of them are not; a model may have its softmax in the precision of the run."""
+    wrong = [x for x in narrow if config.model.sizes.softmax_fp32 or x not in mindir.SOFTMAX]
+    return f"16 bits in {', '.join(wrong)}" if wrong else "FP32"
+
+
+def _by_dtype(products: Mapping[str, int]) -> str:
+    return ", ".join(f"{flops:,} {dtype}" for dtype, flops in sorted(products.items()) if flops)
+
+
+def _matmul_flops(config: RunConfig, rank: RankReport) -> Counter[str]:
+    """Those of the plan, by element type. Blocks that are called are equal: the first one forms the gradient of its
+    input, too, which nothing needs under adapters. They keep the result of attention, which inlined ones repeat."""
     chip = hardware_of(config)
-    total = matmul_flops(config, rank.stage, chip)
+    planned = matmul_flops(config, rank.stage, chip)
+    total = Counter({traffic.DTYPES[precision]: flops for precision, flops in planned.items()})
     if rank.inlined or config.accumulation > 1:
         return total
+    narrow = traffic.DTYPES[config.training.precision]
     parts = [part for part in parts_of(config, chip) if part.stage == rank.stage]
     for part in parts:
         if part.recompute == "selective":
             repeated = (x for x in part.operators if isinstance(x, MatMul) and x.name == "context")
-            total -= part.count * sum(x.flops for x in repeated if runs_again(part.recompute, x.recompute))
+            total[narrow] -= part.count * sum(x.flops for x in repeated if runs_again(part.recompute, x.recompute))
     each = [sum(x.flops for x in executed_products(part)) for part in parts if part.name == "block"]
-    return total + (each[1] - each[0] if config.lora.rank and len(each) > 1 else 0)
+    total[narrow] += each[1] - each[0] if config.lora.rank and len(each) > 1 else 0
+    return total
 
 
 def _collective_checks(config: RunConfig, rank: RankReport, name: str) -> list[PlanCheck]:

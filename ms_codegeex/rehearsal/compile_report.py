@@ -12,10 +12,9 @@ from ms_codegeex.base.printing import table
 from ms_codegeex.config import RunConfig
 from ms_codegeex.rehearsal.backend import Kernel, unchecked_operators
 from ms_codegeex.rehearsal.coverage import not_compiled
+from ms_codegeex.rehearsal.held import STATE
 from ms_codegeex.rehearsal.timeline.operators import StepProgram
 from ms_codegeex.rehearsal.traffic import PlanCheck
-
-STATE = ("optimizer.", "accu_grads.", "loss_scale.", "faults.", "accumulated.")  # parameters that are not weights
 
 
 @dataclass(frozen=True)
@@ -30,18 +29,27 @@ class RankReport:
     compile_seconds: float
     build_seconds: float
     peak_memory_bytes: int
-    parameters: Mapping[str, Sequence[int]]  # local shapes, optimizer state included
+    parameters: Mapping[str, tuple[Sequence[int], str]]  # local shapes and dtypes, optimizer state included
     collectives: Sequence[Mapping[str, Any]]
-    matmul_flops: int
+    products: Mapping[str, int]  # FLOPs by element type
+    narrow: Sequence[str]  # operators that should compute in FP32 and do not
     register_calls: Sequence[str]
     communicators: Sequence[Sequence[int]]
+    loss_scale: float  # the first
+    passes: Sequence[str]  # of a pipeline's stage, in their order (`schedule.py`)
+    messages: Sequence[Any]
     nodes: int
     graph_bytes: int
 
     @property
     def weights(self) -> dict[str, tuple[int, ...]]:
         """Local shapes without optimizer state, gradients and counters."""
-        return {name: tuple(shape) for name, shape in self.parameters.items() if not name.startswith(STATE)}
+        return {name: tuple(shape) for name, (shape, _) in self.parameters.items() if not name.startswith(STATE)}
+
+    @property
+    def matmul_flops(self) -> int:
+        """FLOPs of all matrix products."""
+        return sum(self.products.values())
 
     @property
     def local_parameters(self) -> int:
@@ -94,10 +102,11 @@ class CompileReport:
         return "\n".join(line.rstrip() for line in lines)
 
     def to_json(self) -> dict[str, Any]:
-        """Everything except the parameters' shapes as JSON values."""
-        kept = [asdict(x) | {"local_parameters": x.local_parameters} for x in self.ranks]
+        """Everything except the parameters' shapes and the single messages as JSON values."""
+        sums = ("local_parameters", "matmul_flops")
+        kept = [asdict(x) | {name: getattr(x, name) for name in sums} for x in self.ranks]
         for values in kept:
-            del values["parameters"]
+            del values["parameters"], values["messages"]
         return {
             "ok": self.ok,
             "devices": self.config.devices,

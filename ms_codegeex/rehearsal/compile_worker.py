@@ -37,6 +37,7 @@ from ms_codegeex.parallel.sharding import recompute_of_blocks
 from ms_codegeex.rehearsal import cann_stubs, mindir
 from ms_codegeex.rehearsal.backend import LEVEL
 from ms_codegeex.rehearsal.job import CompileMode, RehearsalJob
+from ms_codegeex.rehearsal.schedule import schedule
 from ms_codegeex.rehearsal.short_gradients import use_short_gradients
 from ms_codegeex.rehearsal.stubs import rank_environment
 from ms_codegeex.rehearsal.timeline.flatten import flatten
@@ -69,11 +70,14 @@ def compile_rank(job: RehearsalJob, rank: int, mode: CompileMode) -> None:
             "build_seconds": built - began,
             "compile_seconds": compiled - built,
             "peak_memory_bytes": peak,
-            "parameters": {name: list(kind.shape) for name, kind in mindir.parameters(model).items()},
+            "parameters": mindir.described(model),
             "collectives": aggregated(mindir.collectives(model, rank)),
             "communicators": mindir.communicators(model),
-            "matmul_flops": mindir.matmul_flops(model),
+            "products": mindir.matmul_flops(model),
+            "narrow": mindir.narrow(model),
             "register_calls": [x for x in mindir.executed(model) if "FloatStatus" in x],  # `training/overflow.py`
+            "loss_scale": float(step.scale.asnumpy()),
+            **schedule(model, rank),
             "nodes": sum(len(graph.node) for graph in (model.graph, *model.functions)),
             "graph_bytes": len(data),
         },

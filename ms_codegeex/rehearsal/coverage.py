@@ -36,7 +36,8 @@ def not_executed(config: RunConfig, small: RunConfig) -> list[str]:
     if replaced:
         lines.append(f"fused kernels ({', '.join(replaced)}): elementary operators ran in their place")
     if config.training.precision != small.training.precision:
-        lines.append(f"{config.training.precision}: no CPU executes it, {small.training.precision} ran in its place")
+        precision, executed = config.training.precision, small.training.precision
+        lines.append(f"{precision}: no CPU executes it, {executed} ran in its place; --compile checks types and scale")
     if config.accumulation > 1 and small.mesh.virtual_stages == 1:  # else the network is called, as in a run
         lines.append(
             f"lazy inlining: a run compiles its network once for all {config.accumulation} micro-batches, here it was "

@@ -3,7 +3,7 @@
 Nothing of ours or of the engine is replaced. msrun starts the worker of one rank as in MindSpore's dry run
 (`MS_SIMULATION_LEVEL=2`: one device, and no partners). The stub CANN libraries are a chip that computes nothing
 (`idle_device.c`). The worker asks the driver which chip it is on, joins, compiles with Ascend's back end, takes steps
-from the engine's own pool of device memory, evaluates, and writes its part of a checkpoint. There it waits for the other
+from the engine's own pool of device memory, evaluates, and writes its part of a checkpoint. Then it waits for the other
 ranks, and is ended.
 """
 
@@ -108,6 +108,7 @@ def contact_config(config: RunConfig, directory: Path) -> RunConfig:
         data=data,
         model=replace(config.model, weights=None),
         lora=replace(config.lora, weights=None),
+        profile=replace(config.profile, steps=None),
         training=replace(config.training, steps=STEPS, tokens=None, evaluate_samples=1),
         cluster=cluster,
         checkpoint=replace(config.checkpoint, every=0, resume=None, export=False),
@@ -178,7 +179,7 @@ def _mismatch(met: RankContact, limit: int) -> str | None:
         return f"its part of a checkpoint has {met.saved_bytes:,} bytes, {layouts}"
     if (met.memory_bytes or 0) > limit:
         needed = f"its tensors take {met.memory_bytes / GIB:.2f} GiB in the engine's pool of device memory"
-        return f"{needed}, which has {limit / GIB:.2f} beside the buffers of communicators; see `ms-codegeex plan --search`"
+        return f"{needed}, which has {limit / GIB:.2f} beside communicators' buffers; see `ms-codegeex plan --search`"
     return None
 
 

@@ -25,6 +25,10 @@ COMMUNICATION = ("AllReduce", "AllGather", "ReduceScatter", "AlltoAll", "Broadca
 MATMULS = ("MatMul", "BatchMatMul", "Dense")
 # Products of [seq, d] and [seq, seq] matrices in a fused attention; its backward pass computes the scores again.
 FUSED_PRODUCTS = {"FlashAttentionScore": 2, "FlashAttentionScoreGrad": 5}
+# Of norms, softmax, loss and optimizer, which compute in FP32 in a run of any precision.
+SOFTMAX = ("Softmax", "SoftmaxBackward")
+WIDE = ("ReduceMean", "Rsqrt", "RsqrtGrad", "Square", "LayerNorm", "LayerNormGrad", "RmsNorm", "RmsNormGrad", *SOFTMAX)
+WIDE += ("Exp", "Log", "ReduceMax", "L2Loss", "AssignAdd", "AdamWeightDecay")
 ITEM = "rehearsal_item"
 BYTES = {"float64": 8, "int64": 8, "uint64": 8, "float32": 4, "int32": 4, "uint32": 4, "float16": 2, "bfloat16": 2}
 BYTES |= {"int16": 2, "uint16": 2, "int8": 1, "uint8": 1, "bool": 1}
@@ -125,6 +129,11 @@ def parameters(model: ModelProto) -> dict[str, TensorType]:
     return {parameter_name(p.name): tensor_type(p) for p in model.graph.parameter}
 
 
+def described(model: ModelProto) -> dict[str, list[Any]]:
+    """The same as JSON values: [shape, element type]."""
+    return {name: [list(kind.shape), kind.dtype] for name, kind in parameters(model).items()}
+
+
 def parameter_name(name: str) -> str:
     """The parameter's name without the prefix that MindIR adds."""
     return name.rsplit(":", 1)[-1]
@@ -135,19 +144,29 @@ def executed(model: ModelProto) -> list[str]:
     return [kind.op_type for calls, _, kind in _nodes(model) for _ in range(calls)]
 
 
-def matmul_flops(model: ModelProto) -> int:
-    """Floating-point operations of this rank's matrix products in one step, two per multiply-add, recomputation
-    included."""
-    types, total = tensor_types(model), 0
+def narrow(model: ModelProto) -> list[str]:
+    """Each kind of operator of `WIDE` that a step runs on a 16-bit tensor."""
+    types = tensor_types(model)
+    found = (
+        (kind.op_type, types[name].dtype) for _, node, kind in _nodes(model) for name in node.input if name in types
+    )
+    return sorted({op for op, dtype in found if op in WIDE and dtype in ("float16", "bfloat16")})
+
+
+def matmul_flops(model: ModelProto) -> dict[str, int]:
+    """Floating-point operations of this rank's matrix products in one step by the element type of what is multiplied,
+    two per multiply-add, recomputation included."""
+    types, flops = tensor_types(model), Counter[str]()
     for calls, node, primitive in _nodes(model):
         if primitive.op_type in MATMULS:
             left, output = types[node.input[0]].shape, types[node.output[0]].shape
             inner = left[-1] * left[-2] // output[-2]  # whether transposed or not
-            total += calls * 2 * math.prod(output) * inner
+            flops[types[node.input[0]].dtype] += calls * 2 * math.prod(output) * inner
         elif primitive.op_type in FUSED_PRODUCTS:  # queries and keys [batch, heads, seq, d]
             query, key = (types[name].shape for name in node.input[:2])
-            total += calls * FUSED_PRODUCTS[primitive.op_type] * 2 * math.prod(query) * key[-2]
-    return total
+            times = calls * FUSED_PRODUCTS[primitive.op_type]
+            flops[types[node.input[0]].dtype] += times * 2 * math.prod(query) * key[-2]
+    return dict(flops)
 
 
 def rewrite(model: ModelProto, after: int = 0) -> int:

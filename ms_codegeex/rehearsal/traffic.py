@@ -51,9 +51,19 @@ def _of_rank(config: RunConfig, rank: int) -> Iterator[tuple[PlannedCollective, 
 
 def planned_calls(config: RunConfig, rank: int) -> Calls:
     """The plan's collectives of a rank, in the form in which a graph shows them."""
-    calls: Calls = Counter()
+    calls = _receives(config, rank)
     for x, key in _of_rank(config, rank):
         calls[key] += x.count
+    return calls
+
+
+def _receives(config: RunConfig, rank: int) -> Calls:
+    """What a rank receives: what its neighbours in the pipeline send to it."""
+    calls: Calls = Counter()
+    for x in collectives(config):
+        source = (rank + config.mesh.stage_size * (1 if x.phase == "backward" else -1)) % config.mesh.world
+        if x.op == "Send" and x.stage == config.mesh.coordinates(source)[0]:
+            calls["Receive", members(config.mesh, x, source), DTYPES[x.dtype], x.bytes_each] += x.count
     return calls
 
 
@@ -66,7 +76,7 @@ def called_blocks(config: RunConfig, rank: int) -> Calls:
     """
     if config.accumulation > 1:  # the network is called as a whole
         return planned_calls(config, rank)
-    mesh, calls = config.mesh, Counter()
+    mesh, calls = config.mesh, _receives(config, rank)
     for x, (op, ranks, dtype, size) in _of_rank(config, rank):
         if x.group == "optimizer" and op == "AllGather":
             dtype, size = "float32", size * (1 if x.dtype == "fp32" else 2)
@@ -119,10 +129,10 @@ def planned_buckets(config: RunConfig, rank: int, called: bool = False) -> Bucke
 
 
 def found_calls(listed: Iterable[Mapping[str, Any]]) -> Calls:
-    """The collectives of a graph, without Receive, which is another rank's Send, and without groups of one rank."""
+    """The collectives of a graph, without groups of one rank."""
     calls: Calls = Counter()
     for x in listed:
-        if x["op"] != "Receive" and len(x["ranks"]) > 1:
+        if len(x["ranks"]) > 1:
             calls[x["op"], tuple(x["ranks"]), x["dtype"], x["bytes"]] += x["calls"]
     return calls
 

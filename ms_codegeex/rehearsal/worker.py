@@ -46,6 +46,7 @@ from ms_codegeex.rehearsal.job import (
     norm_limit_of,
     overflows_in,
 )
+from ms_codegeex.rehearsal.schedule import schedule
 from ms_codegeex.rehearsal.stubs import rank_environment
 
 MESSAGE_SECONDS = 900.0  # includes the slowest rank's start-up; a rank that fails ends the others at once
@@ -121,12 +122,12 @@ def _written(job: RehearsalJob, rank: int, cell: Any, full: dict[str, np.ndarray
     """Write the cell's compiled graph to a file, with functions numbered from `after` + 1; returns facts about it."""
     model = mindir.parse(exported(cell))
     collectives = [asdict(c) for c in mindir.collectives(model, rank)]
-    flops = mindir.matmul_flops(model)
+    shown = {"parameters": mindir.described(model), "passes": schedule(model, rank)["passes"]}
     windows = fill(model, cell.parameter_layout_dict, full, job.config, rank)
     control_edges.hold(model)
     mindir.rewrite(model, after)
     job.file(name, rank).write_bytes(model.SerializeToString())
-    return {"collectives": collectives, "matmul_flops": flops, "windows": windows}
+    return {"collectives": collectives, **shown, "windows": windows}
 
 
 def partitioned_step(config: RunConfig, rank: int) -> Any:

@@ -172,7 +172,9 @@ def test_flops_against_an_enumeration_on_every_mesh(overrides):
     expected = flops_by_enumeration(config)
     assert model_flops(config) == expected
     assert executed_flops(config, chip) == expected  # nothing is computed twice
-    assert expected == config.mesh.stage_size * sum(matmul_flops(config, i, chip) for i in range(config.mesh.pipeline))
+    assert expected == config.mesh.stage_size * sum(
+        matmul_flops(config, i, chip).total() for i in range(config.mesh.pipeline)
+    )
 
 
 def test_a_vocabulary_that_is_not_cut_is_multiplied_by_every_device():

@@ -185,6 +185,15 @@ def test_a_missing_message_is_named(tmp_path):
         exchange.function(node("AllReduce", (3, 9), value, (2,)))(value)
 
 
+@pytest.mark.parametrize(("shape", "dtype"), [((6,), "float16"), ((3, 2), "float16"), ((2, 3), "float32")])
+def test_what_is_received_must_be_what_is_sent(tmp_path, shape, dtype):
+    value = np.zeros((2, 3), np.float16)
+    FileCommunicator(tmp_path, 2).function(node("Send", (2, 7), value, (2, 3), peer=7, tag="m"))(value)
+    receive = node("Receive", (2, 7), None, shape, peer=2, tag="m", dtype=dtype)
+    with pytest.raises(RunFailure, match=r"rank 7 receives .* from rank 2, which sends float16 \[2, 3\]"):
+        FileCommunicator(tmp_path, 7).function(receive)()
+
+
 def test_a_message_of_another_run_is_refused(tmp_path):
     value = np.ones(2, np.float32)
     FileCommunicator(tmp_path, 0).send("old.1", value, [1])

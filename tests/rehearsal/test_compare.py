@@ -4,13 +4,14 @@ import json
 
 import numpy as np
 import pytest
-from right_report import right
+from right_report import held, right
 
 from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.parallel.sharding import layouts_of
 from ms_codegeex.rehearsal.compare import compare
 from ms_codegeex.rehearsal.job import RehearsalJob, initial_value
+from ms_codegeex.rehearsal.schedule import planned_passes
 from ms_codegeex.rehearsal.shrink import shrunk
 
 QUERY, KEY_BIAS = "blocks.0.attention.query.weight", "blocks.0.attention.key.bias"
@@ -21,28 +22,32 @@ LOSSES = [4.0, 4.0, 3.9, 3.9, 3.9]  # the second step is clipped to 0.5, and pro
 class Files:
     """What reference and ranks of a tensor 2 (or pipeline 2) run left; `write` and compare."""
 
-    def __init__(self, directory, mesh, precision="fp32"):
+    def __init__(self, directory, mesh, precision="fp32", lora=0):
         values = {
             "device": "ascend",
             "devices": mesh.world,
             "training": {"steps": 1, "global_batch": 64, "precision": precision},
             "parallel": {"tensor": mesh.tensor, "pipeline": mesh.pipeline, "micro_batches": 4},
+            "lora": {"rank": lora},
         }
         self.config = shrunk(build_run_config(values), mesh)
         self.job = RehearsalJob(directory, self.config, 5)
         layouts = layouts_of(self.config)
         generator = np.random.default_rng(3)
-        self.reference = [[loss, *STEP[1:]] for loss in LOSSES]
+        clipped = self.config.training.clip_norm / 0.5  # the gradients of adapters are clipped at less
+        self.reference = [[LOSSES[0] + (loss - LOSSES[0]) * clipped, *STEP[1:]] for loss in LOSSES]
         self.final = {}
         for layout in layouts:
             if not layout.copy_of:
                 moved = generator.normal(0, 1e-2, layout.shape) * (1e-6 if layout.name.endswith("key.bias") else 1)
+                moved = moved if layout.trained else 0.0
                 self.final[layout.name] = (initial_value(layout.name, layout.shape) + moved).astype(np.float32)
         self.outputs = [[list(step) for step in self.reference] for _ in range(mesh.world)]
         self.adamw = [{QUERY: 1e-7, KEY_BIAS: 1e-6} for _ in range(mesh.world)]
         self.evaluation = [160.0, 40.0] if mesh.pipeline > 1 else None  # Σ mask·nll and Σ mask
         self.evaluations = [self.evaluation] * mesh.world
         self.windows, self.values = [], []
+        self.shown = [{"parameters": held(self.config, rank), "passes": []} for rank in range(mesh.world)]
         for rank in range(mesh.world):
             mine = [x for x in layouts if x.stage == mesh.coordinates(rank)[0]]
             parts = {x.name: x.window(mesh, rank) for x in mine}
@@ -53,7 +58,7 @@ class Files:
         self.job.file("json").write_text(json.dumps({"outputs": self.reference, "evaluation": self.evaluation}))
         np.savez(self.job.file("npz"), **self.final)
         for rank, windows in enumerate(self.windows):
-            facts = {"windows": windows, "collectives": right(self.config, rank)}
+            facts = {"windows": windows, "collectives": right(self.config, rank), **self.shown[rank]}
             self.job.file("json", rank).write_text(json.dumps(facts))
             run = {"outputs": self.outputs[rank], "adamw": self.adamw[rank], "evaluation": self.evaluations[rank]}
             self.job.file("run.json", rank).write_text(json.dumps(run))
@@ -176,6 +181,35 @@ def test_parts_and_stages_must_be_those_of_the_plan(files):
     assert problem(files.verdict()).startswith(f"{QUERY}: the engine gave rank 1 the shard 0:")
     del files.windows[1][QUERY], files.values[1][QUERY]
     assert problem(files.verdict()).startswith(f"{QUERY}: is missing on rank 1")
+
+
+def test_a_rank_holds_what_is_planned(files):
+    moment = f"optimizer.m.{QUERY}"
+    files.shown[1]["parameters"][moment][0].reverse()
+    files.shown[1]["parameters"][moment][1] = "float16"
+    assert problem(files.verdict()).startswith("rank 1, shapes of moments: [")
+    del files.shown[1]["parameters"][moment]
+    assert problem(files.verdict()).startswith("rank 1, shapes of moments: none")
+
+
+def test_the_schedule_of_a_graph_that_calls_its_passes_is_checked(tmp_path):
+    files = Files(tmp_path, Mesh(pipeline=2))
+    planned = [str(x) for x in planned_passes(files.config, 1)]
+    files.shown[1]["passes"] = planned
+    assert files.verdict().problems == ()
+    files.shown[1]["passes"] = sorted(planned, key=lambda x: x[0] == "B")  # GPipe
+    assert problem(files.verdict()).startswith("rank 1, schedule: F0 F1 F2 B0 B1 B2, planned 1F1B, F0 B0 F1 B1 F2 B2")
+
+
+def test_a_frozen_weight_must_not_change_on_one_device_either(tmp_path):
+    files = Files(tmp_path, Mesh(tensor=2), lora=2)
+    assert files.verdict().problems == ()
+    files.final[QUERY] += np.float32(0.1)
+    for values, windows in zip(files.values, files.windows, strict=True):
+        values[QUERY] = files.final[QUERY][tuple(slice(*part) for part in windows[QUERY])]
+    assert problem(files.verdict()) == f"{QUERY}: it is frozen and has changed (1 such weights)"
+    files.final[QUERY] = initial_value(QUERY, files.final[QUERY].shape)
+    assert problem(files.verdict()).startswith(f"{QUERY}: rank 0 differs from one device")
 
 
 @pytest.mark.parametrize("value", [1e-3, float("inf")])

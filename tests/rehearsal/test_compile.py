@@ -318,6 +318,47 @@ def test_optimizer_shards_that_did_not_happen_are_seen(monkeypatch):
     assert "FAIL" in report.text() and len(report.to_json()["problems"]) == len(failed)
 
 
+PIPELINE = ["devices=2", "parallel.tensor=1", "parallel.pipeline=2", "training.global_batch=8"]
+PIPELINE += ["training.micro_batch=2"]
+FAULTS = {  # configuration, and the checks that fail
+    "gpipe": ([*PIPELINE, "parallel.virtual_stages=2"], {"rank 0, schedule", "rank 1, schedule"}),
+    "swapped_tags": (PIPELINE, {"messages between ranks 0 and 1"}),
+    "scaled_bf16": (
+        ["devices=2", "training.global_batch=4", "training.precision=bf16", "parallel.hardware=ascend910b"],
+        {"rank 0, loss scale", "rank 1, loss scale", "3 layers inlined, loss scale"},
+    ),
+}
+
+
+def failed_with(monkeypatch, fault, overrides):
+    broken(monkeypatch, fault)
+    report = compile_ranks(small(*overrides, "training.dropout=0"))
+    return {check.name for check in report.checks if not check.ok}
+
+
+def test_interleaved_1f1b_is_right_and_gpipe_is_wrong(monkeypatch):
+    """The others are slow: by default their checks are tested with wrong reports."""
+    overrides, expected = FAULTS["gpipe"]
+    report = holds(small(*overrides, "training.dropout=0"), [0, 1])
+    assert {check.found for check in report.checks if check.name.endswith("schedule")} == {"interleaved 1F1B"}
+    assert failed_with(monkeypatch, "gpipe", overrides) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault != "gpipe"])
+def test_a_fault_in_a_graph_is_seen(monkeypatch, fault):
+    overrides, expected = FAULTS[fault]
+    assert failed_with(monkeypatch, fault, overrides) == expected
+
+
+@pytest.mark.slow
+def test_weights_that_are_not_frozen_beside_adapters_are_seen(monkeypatch):
+    mesh = ["devices=2", "parallel.tensor=1", "parallel.optimizer_shard=2", "training.global_batch=4"]
+    failed = failed_with(monkeypatch, "thawed", [*mesh, *LORA])
+    assert {"rank 0, moments", "rank 0, shapes of moments", "rank 0, FLOPs of matrix products"} < failed
+    assert any("ReduceScatter" in name for name in failed)
+
+
 def test_a_worker_that_fails_is_reported_in_one_line(monkeypatch):
     broken(monkeypatch, "stumbling")
     with pytest.raises(RunFailure, match=r"compile of rank 1.*model\.hidden_size: a message for the user") as failure:
@@ -344,7 +385,7 @@ def test_a_network_compiled_once_communicates_as_one_inlined_for_each_micro_batc
         {k: n for k, n in found_calls(x.collectives).items() if k[3] > 4} for x in (once, inlined)
     ]  # inlined, one scalar is merged
     assert tensors[0] and tensors[0] == tensors[1]
-    assert once.matmul_flops == inlined.matmul_flops and once.parameters == inlined.parameters
+    assert once.products == inlined.products and once.parameters == inlined.parameters
     assert once.nodes < inlined.nodes
 
 

@@ -77,6 +77,7 @@ LORA_PLANS = {
     "sequence recompute": (2, {"tensor": 2, "sequence": True}, {"recompute": "full"}, "codegeex"),
     "tensor pipeline": (4, {"tensor": 2, "pipeline": 2, "micro_batches": 4}, {}, "codegeex"),
     "optimizer": (2, {"optimizer_shard": 2}, {}, "codegen"),
+    "pipeline optimizer": (4, {"pipeline": 2, "optimizer_shard": 2, "micro_batches": 2}, {}, "codegen"),
     "accumulation": (2, {"micro_batches": 4}, {}, "codegen"),
     "fp16": (2, {"tensor": 2}, {"precision": "fp16"}, "codegen"),
 }

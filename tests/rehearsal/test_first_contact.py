@@ -168,9 +168,12 @@ def test_a_run_from_the_script_to_the_exported_model(cluster, ascends, tmp_path)
 
 # --- which lines have run ---
 
-MEETING = """tests/runs/test_ascend_start.py tests/runs/test_cores.py tests/runs/test_node.py tests/runs/test_job_files.py
-    tests/config tests/rehearsal/test_first_contact.py::test_a_rank_of_a_job_of_several_servers
-    tests/rehearsal/test_first_contact.py::test_a_chip_that_saturates tests/commands/test_command_train.py""".split()
+HERE = "tests/rehearsal/test_first_contact.py"
+MEETING = (
+    *("tests/runs/test_ascend_start.py", "tests/runs/test_cores.py", "tests/runs/test_node.py", "tests/config"),
+    *("tests/runs/test_job_files.py", "tests/commands/test_command_train.py"),
+    *(f"{HERE}::test_a_rank_of_a_job_of_several_servers", f"{HERE}::test_a_chip_that_saturates"),
+)
 
 
 @pytest.mark.slow  # these tests once more, traced

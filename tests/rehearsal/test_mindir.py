@@ -99,10 +99,19 @@ def test_parameters_are_this_ranks_part(directory):
 
 def test_matmul_flops_are_those_of_this_rank(directory):
     # forward: half of the inner size of x w1, half of the rows of (x w1) w2; backward: w1's gradient, and both of w2's
-    assert mindir.matmul_flops(load(directory, "step", 0)) == 2 * (8 * 3 * 4 + 4 * 4 * 6) + 2 * (
-        8 * 3 * 4 + 2 * 4 * 4 * 6
-    )
+    flops = 2 * (8 * 3 * 4 + 4 * 4 * 6) + 2 * (8 * 3 * 4 + 2 * 4 * 4 * 6)
+    assert mindir.matmul_flops(load(directory, "step", 0)) == {"float32": flops}
     assert Counter(mindir.executed(load(directory, "step", 0)))["MatMul"] == 5
+
+
+def test_16_bit_inputs_of_what_computes_in_fp32_are_found(directory):
+    model = load(directory, "step", 0)
+    assert mindir.narrow(model) == []
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            for tensor in attribute.tensors:
+                tensor.data_type = mindir.data_type(mindir.TensorType((), "bfloat16"))
+    assert mindir.narrow(model) == ["Square"]  # products and sums may be
 
 
 def test_functions_are_counted_as_often_as_they_are_called(directory):
@@ -112,7 +121,7 @@ def test_functions_are_counted_as_often_as_they_are_called(directory):
     assert [c.calls for c in mindir.collectives(plain, 0)] == [1, 1, 1]
     assert [c.calls for c in mindir.collectives(lazy, 0)] == [3]
     assert Counter(mindir.executed(lazy))["MatMul"] == Counter(mindir.executed(plain))["MatMul"] == 3
-    assert mindir.matmul_flops(lazy) == mindir.matmul_flops(plain) == 3 * 2 * 6 * 2 * 4
+    assert mindir.matmul_flops(lazy) == mindir.matmul_flops(plain) == {"float32": 3 * 2 * 6 * 2 * 4}
 
 
 def test_only_communication_is_rewritten(directory):

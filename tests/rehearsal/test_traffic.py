@@ -3,12 +3,11 @@
 from dataclasses import replace
 
 import pytest
-from right_report import right
+from right_report import right, right_report
 
 from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.rehearsal import compile as compile_module
-from ms_codegeex.rehearsal.compile import RankReport
 from ms_codegeex.rehearsal.shrink import shrunk, small_mesh
 from ms_codegeex.rehearsal.traffic import PlanCheck, bucket_of, execution_problems, members, planned_calls
 
@@ -25,9 +24,7 @@ def config():
 
 
 def report(listed, config, rank=RANK):
-    """The compile worker's, of a rank of the second stage or the first."""
-    layouts = {}
-    return RankReport(rank, config.mesh.coordinates(rank)[0], True, 4, 1.0, 1.0, 1, layouts, listed, 0, [], [], 1, 1)
+    return replace(right_report(config, rank), collectives=listed)
 
 
 def entry(listed, op, fused):
@@ -55,7 +52,27 @@ def wrong_peer(listed):
     entry(listed, "Send", False)["ranks"] = [3, 6]
 
 
+def received_from_another_rank(listed):
+    entry(listed, "Receive", False)["ranks"] = [3, 6]
+
+
+def received_in_fp16(listed):
+    entry(listed, "Receive", False)["dtype"] = "float16"
+
+
+def a_half_received(listed):
+    entry(listed, "Receive", False)["bytes"] //= 2
+
+
+def received_twice(listed):
+    entry(listed, "Receive", False)["calls"] += 1
+
+
 FORGERIES = {
+    received_from_another_rank: "Receive of 16,384 bytes float32 of ranks 3, 6",
+    received_in_fp16: "Receive of 16,384 bytes float16 of ranks 3, 7",
+    a_half_received: "Receive of 8,192 bytes float32 of ranks 3, 7",
+    received_twice: "Receive of 16,384 bytes float32 of ranks 3, 7",
     wrong_members: "of ranks 0, 2",
     swapped_members: "of ranks 3, 1",
     wrong_bucket: "in bucket",

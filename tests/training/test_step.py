@@ -7,8 +7,10 @@ import pytest
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.parameter import ParameterTuple
 
+from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.config.sections import LossScaleConfig
 from ms_codegeex.models.losses import Sums
+from ms_codegeex.training.build import step_settings
 from ms_codegeex.training.step import AccumulateStep, StepSettings, TrainStep
 
 pytestmark = pytest.mark.usefixtures("graph_mode_throughout")
@@ -158,6 +160,13 @@ def test_overflow_skips_the_update_and_halves_the_scale_and_good_steps_double_it
         expected = scale / 2 if not finite else scale * 2 if good == 2 else scale
         good = 0 if good == 2 else good
         assert following == expected
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_only_fp16_has_a_loss_scale(precision):
+    config = build_run_config({"training": {"steps": 1, "precision": precision}})
+    expected = config.training.loss_scale if precision == "fp16" else None
+    assert step_settings(config, [], None).loss_scale == expected
 
 
 def test_fp16_update_equals_fp32s_whatever_the_scale():
