@@ -31,10 +31,10 @@ STEPS = 20
 SHOWN = "shown"  # by each step: see `TrainStep.construct`
 COLUMNS = ("loss", "tokens", "gradient norm", "learning rate", "loss scale", "updates")
 NORM, SCALE, UPDATED = (COLUMNS.index(name) for name in ("gradient norm", "loss scale", "updates"))
-MOST_MICRO_BATCHES = 3
-# The gradients of the small models overflow from this scale on, or from half of it. From the run's first scale it has
-# to be reached within `LOWERING` steps; the others have to show that the scale grows.
-OVERFLOWING, LOWERING, WINDOW = 2.0**20, 12, 3
+MOST_MICRO_BATCHES, SEQUENCES = 3, 8  # of a step; of a micro-batch
+# The gradients of the small models overflow from about this scale on. From the run's first scale it has to be reached
+# within `LOWERING` steps; the others have to show that the scale grows.
+OVERFLOWING, LOWERING, WINDOW = 2.0**20, 12, 2
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,8 @@ def small_fp16(config: RunConfig) -> RunConfig:
     values["lora"]["rank"] = 0
     values["training"].update(
         steps=STEPS,
-        global_batch=few * small.micro_batch,
+        global_batch=few * SEQUENCES,
+        micro_batch=SEQUENCES,
         clip_norm=training.clip_norm,
         loss_scale={
             "initial": min(max(scaling.initial, 4 * OVERFLOWING), OVERFLOWING * factor**LOWERING),

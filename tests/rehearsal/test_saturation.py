@@ -151,12 +151,12 @@ def test_the_small_run_keeps_the_settings_of_fp16_and_its_scale_moves():
     small = small_fp16(paper(ACCUMULATED, *optimizer, "training.loss_scale.factor=4"))
     assert (small.device, small.devices, small.accumulation, small.training.precision) == ("cpu", 1, 3, "fp16")
     assert small.training.optimizer.beta2 == 0.9 and small.training.clip_norm == 0.25 and small.faults.policy == "skip"
-    assert small.training.loss_scale == LossScaleConfig(initial=2.0**32, window=3, factor=4.0)
+    assert small.training.loss_scale == LossScaleConfig(initial=2.0**32, window=2, factor=4.0)
     assert small_fp16(paper("training.global_batch=12288")).accumulation == 3  # of 4
     config = paper()
     for scaling, expected in [
         (LossScaleConfig(initial=1.0, window=1, factor=1.01), LossScaleConfig(initial=2.0**22, window=1)),
-        (LossScaleConfig(initial=1e38), LossScaleConfig(initial=2.0**32, window=3)),
+        (LossScaleConfig(initial=1e38), LossScaleConfig(initial=2.0**32, window=2)),
     ]:
         config = replace(config, training=replace(config.training, loss_scale=scaling))
         assert small_fp16(config).training.loss_scale == expected
@@ -247,13 +247,13 @@ def test_an_overflow_of_any_micro_batch_skips_the_step(graph_mode):
     built, register = build(small), Register()
     built.step.register = register
     cells = (built.accumulate_step, built.accumulate_step, built.step.set_train(True))
-    ids = np.random.default_rng(0).integers(0, 64, (3, 2, 17)).astype(np.int32)
+    ids = np.random.default_rng(0).integers(0, 64, (3, 8, 17)).astype(np.int32)
     for overflows in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 0, 0)):
         register.passes.set_data(Tensor(overflows, ms.float32))
         register.number.set_data(Tensor(0, ms.int32))
         built.step.scale.set_data(Tensor(1.0, ms.float32))
         for cell, part in zip(cells, ids, strict=True):
-            inputs = [part[:, :-1], part[:, 1:], np.ones((2, 16), np.float32), np.arange(2, dtype=np.int32)]
+            inputs = [part[:, :-1], part[:, 1:], np.ones((8, 16), np.float32), np.arange(8, dtype=np.int32)]
             result = cell(*[Tensor(np.ascontiguousarray(x)) for x in inputs]).asnumpy()
         norm, updated = result[2], result[5]
         assert updated == (not any(overflows)) and (norm > 0 if updated else norm == -1)
