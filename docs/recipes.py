@@ -31,6 +31,7 @@ from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.values import parse_overrides
 from ms_codegeex.planning.calibration import OUTSIDE_ROOFLINE, SLOTS_PER_DAY, STEP_SECONDS
 from ms_codegeex.planning.planner import DAY, Plan, make_plan
+from ms_codegeex.planning.report import CATEGORIES
 from ms_codegeex.planning.search import search, yaml_of
 from ms_codegeex.rehearsal.compile import compile_ranks
 from ms_codegeex.rehearsal.timeline.timeline import make_timeline
@@ -216,7 +217,16 @@ def simulate(stem: str) -> None:
     if not report.ok:
         raise RunFailure(f"{stem}: the graph is not as planned: {'; '.join(report.problems)}")
     line = make_timeline(report.config, config, report.programs)
-    stages = [{**asdict(line.shares(rank)), "peak_gib": rank.memory.peak / GIB} for rank in line.ranks]
+    stages = [
+        {
+            **asdict(line.shares(rank)),
+            "peak_gib": rank.memory.peak / GIB,
+            "pool_gib": rank.memory.pool.touched / GIB,
+            "blocks_gib": rank.memory.pool.blocks / GIB,
+            "buffers_gib": line.plan.memory[rank.program.stage].communication / GIB,
+        }
+        for rank in line.ranks
+    ]
     digests = (digest_of_config(config), digest_of_sources())
     found = Simulated(line.run_seconds, line.run_plan.time.total, *digests, stages)
     write_json(SIMULATED, {**_recorded(), stem: asdict(found)})
@@ -312,12 +322,19 @@ def page() -> str:
         rows += [paper_row()] if model is MODELS[0] else []
         blocks.append(f"## {model.name}, {model.tokens / 1e9:,.0f} G tokens\n\n{model.note}\n\n{_table(HEADER, rows)}")
     blocks[1:1] = [simulated_section()]
-    return "\n\n".join(blocks) + "\n"
+    return "\n\n".join([*blocks, memory_section()]) + "\n"
 
 
 SHOWN = ("computing", "tensor", "weights and gradients", "pipeline", "bubble")  # where a simulated step goes
 STEP_HEADER = ("recipe", "nothing overlaps, s", "simulated, s", *SHOWN, "MFU", "MFU with the factor")
-STEP_HEADER += ("G token slots a day", "per device, over the paper's", "GiB of the graph")
+STEP_HEADER += (
+    "G token slots a day",
+    "per device, over the paper's",
+    "GiB of the graph",
+    "in the pool",
+    "its blocks",
+    "of the plan",
+)
 
 
 def simulated_section() -> str:
@@ -345,6 +362,9 @@ def simulated_section() -> str:
                 f"{slots / 1e9:.1f}",
                 f"{slots / plan.config.devices / paper:.2f} x",
                 f"{max(stage['peak_gib'] for stage in found.stages):.1f}",
+                f"{max(stage['pool_gib'] for stage in found.stages):.1f}",
+                f"{max(stage['blocks_gib'] for stage in found.stages):.1f}",
+                f"{max(stage.total - stage.communication for stage in plan.memory) / GIB:.1f}",
             )
         )
     return f"{SIMULATED_TEXT}\n\n{_table(STEP_HEADER, rows)}\n\n{_against_paper()}".rstrip()
@@ -405,7 +425,41 @@ One rank of each stage was compiled at full size, all layers, and its step simul
 allows ([rehearse.md](rehearse.md)). Shares are those of the stage that computes longest. A stream never waits while it
 has a ready operator, so these steps are optimistic; the column before them is pessimistic, because nothing overlaps
 there. The paper's day on 1,536 Ascend 910 has {SLOTS_PER_DAY / 1e9:.1f} G token slots. Shrunk and executed, the recipes
-train as one device does: that for 1,536 devices in FP16, those for 64 and 512 in FP32 ([rehearse.md](rehearse.md))."""
+train as one device does: that for 1,536 devices in FP16, those for 64 and 512 in FP32 ([rehearse.md](rehearse.md)).
+GiB are without the buffers of communicators: those of all tensors at the peak of the simulated order, what they touch
+of the engine's memory pool (the rest is fragmentation) with its blocks, and the plan's. Blocks and buffers of the
+recipes take less than a run may use. The order in which the paper's setting is simulated takes more."""
+
+
+MEMORY_TEXT = """## Memory of a device
+
+The fullest stage of each plan, GiB ([plan.md](plan.md#how-to-read-it)). A search leaves 5 % of what a run may use: the
+plan counts neither fragmentation nor the workspaces of kernels. What the recipes before these needed is in
+[notes.md](notes.md#memory-of-the-recipes-before-and-after)."""
+
+
+def memory_section() -> str:
+    """Memory by part, of every recipe and of the published setting."""
+    found = [(recipe.file, recipe.plan()) for recipe in recipes()]
+    found.append((file_of(PAPER), make_plan(load_config(file_of(PAPER)))))
+    rows = []
+    for file, plan in found:
+        if plan:
+            stage = max(range(len(plan.memory)), key=lambda i: plan.memory[i].total)
+            memory, limit = plan.memory[stage], plan.chip.usable_memory / GIB
+            parts = (f"{getattr(memory, name) / GIB:.2f}" for name in CATEGORIES)
+            rows.append(
+                (
+                    f"`{file.stem}`",
+                    f"{stage}",
+                    *parts,
+                    f"{memory.total / GIB:.2f}",
+                    f"{limit:.1f}",
+                    _percent(plan.spare),
+                )
+            )
+    header = ("recipe", "stage", *(name.replace("_", " ") for name in CATEGORIES), "sum", "of", "to spare")
+    return f"{MEMORY_TEXT}\n\n{_table(header, rows)}"
 
 
 def picture(path: Path) -> None:

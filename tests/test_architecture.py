@@ -45,7 +45,7 @@ FOLDERS = {  # what a folder may import besides BASE, lowest first
     "planning": "models config parallel",
     "generation": "cuda models data formats",
     "runs": "cuda models config data formats parallel planning training",
-    "rehearsal": "cuda models config data parallel training planning runs",
+    "rehearsal": "cuda models config data formats parallel training planning runs",
     "ladder": "config",
     "mindformers_bridge": "models config data training",
     "devices": "generation",

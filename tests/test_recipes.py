@@ -37,7 +37,7 @@ def test_every_file_is_a_plan_of_its_name_that_fits(script):
     for file in files:
         recipe = listed[file]
         plan = recipe.plan()
-        assert plan.fits and plan.config.devices == recipe.devices and plan.chip.name == recipe.hardware
+        assert plan.roomy and plan.config.devices == recipe.devices and plan.chip.name == recipe.hardware
         check_kernels(plan.config)
 
 
@@ -83,6 +83,18 @@ def test_planned_steps_decide_the_hours_and_recipes_without_a_timeline_say_so(sc
         for stage in found.stages if found else ():
             parts = stage["computing"] + sum(stage["exposed"].values()) + stage["bubble"]
             assert parts == pytest.approx(found.seconds, rel=1e-6)
+
+
+def test_the_replayed_pool_of_simulated_recipes_fits(script):
+    """As the page says, of the recipes and not of the published setting."""
+    fits = {}
+    for stem, values in script._recorded().items():
+        plan = script.make_plan(script.load_config(script.file_of(stem)))
+        found = script.simulated(stem, plan)
+        limit = plan.chip.usable_memory / 2**30
+        fits[stem] = all(stage["blocks_gib"] + stage["buffers_gib"] <= limit for stage in found.stages)
+        assert all(stage["peak_gib"] <= stage["pool_gib"] <= stage["blocks_gib"] for stage in found.stages), values
+    assert fits.pop(script.PAPER) is False and len(fits) == 3 and all(fits.values())
 
 
 def test_a_timeline_of_other_settings_or_costs_is_not_shown(script, monkeypatch, tmp_path, capsys):

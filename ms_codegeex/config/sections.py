@@ -271,6 +271,9 @@ class ClusterConfig:
     execute_timeout: Annotated[int, Field(gt=0, le=2**31 - 1, strict=True)] | None = None
     """Seconds that a collective waits for its slowest rank (`HCCL_EXEC_TIMEOUT`; on the 910 at most 17340). Left out:
     HCCL's own, 1836."""
+    buffer_size: Annotated[int, Field(ge=1, le=4096, strict=True)] | None = None
+    """MiB of each of the two buffers that HCCL keeps for every communicator (`HCCL_BUFFSIZE`). Left out: what the
+    largest message of a communicator needs, 16 to 200 ([plan.md](plan.md#buffers-of-communicators))."""
     deterministic: bool = False
     """Sums over devices in a fixed order (`HCCL_DETERMINISTIC`): equal runs give equal bits, and take longer."""
     watchdog: bool = True

@@ -17,13 +17,14 @@ from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.config.sections import LoraConfig
 from ms_codegeex.models.decoder_config import DecoderConfig
 from ms_codegeex.parallel.sharding import layouts_on
+from ms_codegeex.planning.communication import PlannedCollective, collectives
+from ms_codegeex.planning.communicators import communicators_of
 from ms_codegeex.planning.cost_model import MatMul, ModelPart, runs_again
 from ms_codegeex.planning.model_parts import parts_of
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
 
-COMMUNICATION_BUFFERS = 2 * 200 * 2**20  # HCCL_BUFFSIZE: 200 MB in and 200 MB out by default
 FP32 = 4
 
 
@@ -32,7 +33,7 @@ class StageMemory:
     """Bytes on one device of a stage.
 
     gathered_weights: whole weights that optimizer sharding gathers for the step, and copies in the compute dtype that
-    wait for the backward pass. workspace: temporaries of a single operator or collective.
+    wait for the backward pass. workspace: temporaries of a single operator. communication: buffers of communicators.
     """
 
     weights: int
@@ -41,6 +42,7 @@ class StageMemory:
     gathered_weights: int
     activations: int
     workspace: int
+    communication: int
 
     @property
     def total(self) -> int:
@@ -108,8 +110,7 @@ def _activations(config: RunConfig, parts: list[ModelPart], stage: int) -> tuple
     saved = [0.0] * mesh.virtual_stages
     for part in parts:
         saved[part.virtual_stage] += part.count * saved_bytes(part)
-    peaks = open_passes(mesh.pipeline, mesh.virtual_stages, config.accumulation, stage)
-    kept = max(sum(count * size for count, size in zip(peak, saved, strict=True)) for peak in peaks)
+    kept = _most_open(config, saved, stage)
     replayed = max((replayed_bytes(part) for part in parts), default=0.0)
     transient = max((getattr(o, "transient", 0.0) for part in parts for o in part.operators), default=0.0)
     return runs * (kept + replayed), runs * transient
@@ -149,9 +150,10 @@ def parameter_sums(config: RunConfig) -> tuple[ParameterSums, ...]:
     return _sums(config.mesh, config.model.sizes, parallel.vocabulary, tuple(lora.targets), lora.rank)
 
 
-def _gathered(config: RunConfig, sums: ParameterSums, parts: list[ModelPart]) -> float:
+def _gathered(config: RunConfig, sums: ParameterSums, parts: list[ModelPart], stage: int) -> float:
     """Whole weights, gathered once a step in the compute type and kept; casts to 16 bits of those that no optimizer
-    shards, or one block's if they are recomputed. The parts of a single micro-batch cast what is gathered in FP32."""
+    shards, or one block's if they are recomputed. The parts of a single micro-batch cast what is gathered in FP32. A
+    network that is called for every micro-batch casts in each call, and keeps that until the call's backward pass."""
     whole, narrow = FP32 * sums.shared, config.parallel.overlap.parts == 1 or config.accumulation > 1
     if config.training.precision == "fp32":
         return whole
@@ -159,7 +161,18 @@ def _gathered(config: RunConfig, sums: ParameterSums, parts: list[ModelPart]) ->
         whole, parts = whole / 2, [part for part in parts if part.name == "head"]
     casts = [(2 * sum(o.k * o.n for o in part.operators if isinstance(o, MatMul) and o.weight), part) for part in parts]
     again = max((size for size, part in casts if part.recompute == "full"), default=0)
-    return whole + again + sum(size * part.count for size, part in casts if part.recompute != "full")
+    kept = [0.0] * config.mesh.virtual_stages
+    for size, part in casts:
+        kept[part.virtual_stage] += size * part.count * (part.recompute != "full")
+    calls = config.parallel.overlap.parts if config.accumulation > 1 else 1
+    return whole + again + calls * _most_open(config, kept, stage)
+
+
+def _most_open(config: RunConfig, sizes: Sequence[float], stage: int) -> float:
+    """The largest sum of bytes at any time, with those that an open micro-batch keeps in each virtual stage."""
+    mesh = config.mesh
+    peaks = open_passes(mesh.pipeline, mesh.virtual_stages, config.accumulation, stage)
+    return max(sum(count * size for count, size in zip(peak, sizes, strict=True)) for peak in peaks)
 
 
 def _gradients(config: RunConfig, sums: ParameterSums) -> float:
@@ -171,21 +184,25 @@ def _gradients(config: RunConfig, sums: ParameterSums) -> float:
     return own + whole / (config.parallel.fusion.allreduce_groups or max(1, sums.shared_count))
 
 
-def stage_memory(config: RunConfig, chip: Device) -> list[StageMemory]:
-    """Memory of one device of each stage at its peak."""
+def stage_memory(
+    config: RunConfig, chip: Device, listed: Sequence[PlannedCollective] | None = None
+) -> list[StageMemory]:
+    """Memory of one device of each stage at its peak. `listed`: the collectives of the plan, if they are known."""
     result, every_part = [], parts_of(config, chip)
+    listed = collectives(config, chip) if listed is None else listed
     for stage, sums in enumerate(parameter_sums(config)):
         parts = [x for x in every_part if x.stage == stage]
         activations, transient = _activations(config, parts, stage)
-        buffers = COMMUNICATION_BUFFERS if config.mesh.world > 1 else 0
+        groups = communicators_of(config, config.mesh.rank(stage, 0, 0), listed)
         result.append(
             StageMemory(
                 weights=FP32 * sums.own,
                 gradients=int(_gradients(config, sums)),
                 optimizer_state=2 * FP32 * sums.own_trained,
-                gathered_weights=int(_gathered(config, sums, parts)),
+                gathered_weights=int(_gathered(config, sums, parts, stage)),
                 activations=int(activations),
-                workspace=int(transient + buffers),
+                workspace=int(transient),
+                communication=sum(x.bytes for x in groups),
             )
         )
     return result

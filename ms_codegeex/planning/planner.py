@@ -18,12 +18,14 @@ from ms_codegeex.parallel.sharding import layouts_of
 from ms_codegeex.planning import roofline
 from ms_codegeex.planning.calibration import Factor, outside_roofline, published_run
 from ms_codegeex.planning.communication import PlannedCollective, collectives
+from ms_codegeex.planning.communicators import Communicator, communicators_of
 from ms_codegeex.planning.memory import StageMemory, parameter_sums, stage_memory
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
 
 DAY = 86400.0
+SPARE = 0.05  # of the memory that a run may use: a search leaves it to fragmentation, which no plan counts
 
 
 def change(config: RunConfig, **keys: Any) -> RunConfig:
@@ -102,7 +104,14 @@ class Plan:
     @cached_property
     def memory(self) -> list[StageMemory]:
         """Bytes on one device of each stage."""
-        return stage_memory(self.config, self.chip)
+        return stage_memory(self.config, self.chip, self.collectives)
+
+    @cached_property
+    def communicators(self) -> list[list[Communicator]]:
+        """Those of one device of each stage."""
+        mesh = self.config.mesh
+        firsts = [mesh.rank(stage, 0, 0) for stage in range(mesh.pipeline)]
+        return [communicators_of(self.config, rank, self.collectives) for rank in firsts]
 
     @cached_property
     def time(self) -> roofline.StepTime:
@@ -115,9 +124,19 @@ class Plan:
         return collectives(self.config, self.chip)
 
     @property
+    def spare(self) -> float:
+        """What the largest stage leaves of the memory that a run may use, as a share of it; negative: too little."""
+        return 1 - max(stage.total for stage in self.memory) / self.chip.usable_memory
+
+    @property
     def fits(self) -> bool:
         """Whether every stage fits into the memory a run may use."""
-        return all(stage.total <= self.chip.usable_memory for stage in self.memory)
+        return self.spare >= 0
+
+    @property
+    def roomy(self) -> bool:
+        """Whether it fits with something to spare, as a plan that a search chooses must."""
+        return self.spare >= SPARE
 
     @property
     def parameters(self) -> int:
@@ -245,7 +264,9 @@ def improvements(plan: Plan) -> list[Improvement]:
         text = json.dumps(layers, separators=(",", ":"))
         changes.append((f"layers by cost (parallel.stage_layers={text})", {"parallel__stage_layers": layers}, False))
     for text, keys, is_active in changes:
-        other = Plan(change(config, **keys), plan.chip)
+        other = changed(plan, **keys)
+        if other is None:  # not possible with the other keys, such as sequence parallelism with saved all-reduces
+            continue
         kernels = {key.rpartition("__")[2] for key in keys if "fusion" in key}
         missing = not is_active and not kernels <= plan.chip.fused
         gains.append(Improvement(text, other.step_seconds, other.mfu, other.fits, active=is_active, missing=missing))
@@ -351,6 +372,14 @@ def to_dict(plan: Plan, tokens: float | None = None) -> dict[str, Any]:
         "memory_bytes": {
             str(i): {**asdict(stage), "total": stage.total, "capacity": plan.chip.usable_memory}
             for i, stage in enumerate(plan.memory)
+        },
+        "spare": plan.spare,
+        "communicators": {
+            str(i): [
+                {"groups": x.groups, "devices": len(x.ranks), "message_bytes": x.message, "bytes": x.bytes}
+                for x in listed
+            ]
+            for i, listed in enumerate(plan.communicators)
         },
         "communication": communication_by_group(plan),
         "roofline_seconds": time.total,

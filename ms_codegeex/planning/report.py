@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import textwrap
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 from ms_codegeex.base.hardware import GIB, Device
 from ms_codegeex.base.printing import table
 from ms_codegeex.planning.calibration import SLOTS_PER_DAY, fit_sentence, published_run
+from ms_codegeex.planning.communicators import MIB, Communicator
 from ms_codegeex.planning.planner import Improvement, Plan, communication_by_group, improvements, published_to_dict
 from ms_codegeex.planning.search import SearchResult, keys_of
 
-CATEGORIES = ("weights", "gradients", "optimizer_state", "gathered_weights", "activations", "workspace")
+CATEGORIES = (
+    "weights",
+    "gradients",
+    "optimizer_state",
+    "gathered_weights",
+    "activations",
+    "workspace",
+    "communication",
+)
 
 
 def _count(number: float) -> str:
@@ -49,8 +59,26 @@ def memory_table(plan: Plan) -> str:
         rows.append((f"{stage}", parameters, *sizes, f"{memory.total / GIB:.2f}"))
     header = ("stage", "parameters", *(name.replace("_", " ") for name in CATEGORIES), "total")
     limit = plan.chip.usable_memory / GIB
-    verdict = "fits" if plan.fits else "DOES NOT FIT"
-    return f"memory of a device, GiB, of {limit:.1f} a run may use: {verdict}\n{table(header, rows)}"
+    verdict = f"fits, {plan.spare:.1%} to spare" if plan.fits else "DOES NOT FIT"
+    text = f"memory of a device, GiB, of {limit:.1f} a run may use: {verdict}\n{table(header, rows)}"
+    lines = [f"  stage {stages}: {_buffers(listed)}" for stages, listed in _equal_stages(plan)]
+    return "\n".join([text, "communicators, MiB of device memory of each", *lines]) if lines else text
+
+
+def _equal_stages(plan: Plan) -> list[tuple[str, list[Communicator]]]:
+    """Stages with equal communicators, as `1 to 6`, with those of the first."""
+    runs: list[tuple[int, int]] = []
+    shown = [_buffers(listed) for listed in plan.communicators]
+    for stage, text in enumerate(shown):
+        if runs and shown[runs[-1][0]] == text:
+            runs[-1] = (runs[-1][0], stage)
+        elif text:
+            runs.append((stage, stage))
+    return [(f"{a}" if a == b else f"{a} to {b}", plan.communicators[a]) for a, b in runs]
+
+
+def _buffers(listed: Sequence[Communicator]) -> str:
+    return ", ".join(f"{'+'.join(x.groups)} {x.bytes / MIB:.0f}" for x in listed)
 
 
 def communication_table(plan: Plan) -> str:

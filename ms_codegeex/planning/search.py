@@ -1,4 +1,7 @@
-"""All plans of a model on a number of devices: the feasible ones ranked by step time, the others counted by reason."""
+"""All plans of a model on a number of devices: the feasible ones ranked by step time, the others counted by reason.
+
+A plan is feasible if it leaves `SPARE` of the memory: to fragmentation, workspaces and what else no plan counts.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from ms_codegeex.config import RunConfig
 from ms_codegeex.config.chosen_hardware import hardware_of
 from ms_codegeex.config.sections import OverlapConfig
 from ms_codegeex.config.values import merged
-from ms_codegeex.planning.planner import OVERRIDES, Plan, change, changed, divisors, overrides
+from ms_codegeex.planning.planner import OVERRIDES, SPARE, Plan, change, changed, divisors, overrides
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -127,13 +130,13 @@ def search(
     if overlap:
         more = [x for plan in ranked[:REFINED] for x in _refined(plan)]
         tried += len(more)
-        ranked += [plan for plan in more if plan.fits]
+        ranked += [plan for plan in more if plan.roomy]
         ranked.sort(key=attrgetter("overlapped_seconds"))
     return SearchResult(ranked, dict(reasons.most_common()), tried, config if given else None)
 
 
 def recomputing(config: RunConfig, keys: Mapping[str, Any], chip: Device) -> tuple[list[Plan], list[str]]:
-    """The plans with these keys that fit and recompute least, the fastest first, and the keys that forbid others."""
+    """The roomy plans with these keys that recompute least, the fastest first, and the keys that forbid others."""
     reasons: list[str] = []
     too_large: Plan | None = None
     for recompute in CHEAPEST_FIRST:
@@ -143,7 +146,7 @@ def recomputing(config: RunConfig, keys: Mapping[str, Any], chip: Device) -> tup
         except UserError as error:
             reasons.append(str(error).partition(":")[0])
             continue
-        if plan.fits:  # more recomputation only takes more time
+        if plan.roomy:  # more recomputation only takes more time
             mixed = _by_budget(plan, too_large) if too_large else None
             return [x for x in (mixed, plan) if x], reasons
         reasons.append("memory")
@@ -171,14 +174,14 @@ def _refined(plan: Plan) -> Iterator[Plan]:
 
 
 def _by_budget(plan: Plan, cheaper: Plan) -> Plan | None:
-    """`plan`, which fits, with as few blocks that recompute as memory allows; the others do as in `cheaper`, which does
-    not fit. None if all blocks are needed.
+    """`plan`, which is roomy, with as few blocks that recompute as memory allows; the others do as in `cheaper`, which
+    is not. None if all blocks are needed.
 
     Bisects all stages together, since they are independent.
     """
     if not plan.config.parallel.overlap.recompute_collectives:
         return None  # not possible together
-    limit, mesh, model = plan.chip.usable_memory, plan.config.mesh, plan.config.model.sizes
+    limit, mesh, model = (1 - SPARE) * plan.chip.usable_memory, plan.config.mesh, plan.config.model.sizes
     counts = mesh.layers_per_stage(model.attention_layers)
     low = [int(memory.total > limit) for memory in cheaper.memory]
     high = [count if too_large else 0 for count, too_large in zip(counts, low, strict=True)]
@@ -190,7 +193,7 @@ def _by_budget(plan: Plan, cheaper: Plan) -> Plan | None:
             else:
                 high[stage] = middle[stage]
     mixed = _with_blocks(plan, high)
-    return mixed if mixed.fits and high != counts else None
+    return mixed if mixed.roomy and high != counts else None
 
 
 def _with_blocks(plan: Plan, blocks: list[int]) -> Plan:

@@ -1,8 +1,8 @@
-"""Empty CANN libraries, so that MindSpore's Ascend plugin loads for simulation on a machine without an NPU.
+"""Stub CANN libraries, with which MindSpore's Ascend plugin works on a machine without an NPU.
 
 As for the GPU (`stubs.py`), functions that return 0 suffice to partition a graph. Their names are read from the plugin:
-symbols that it wants and MindSpore does not define, and names that it looks up when it runs. A few functions answer
-more: the name of the chip, handles that must not be null, and the device's memory.
+symbols that it wants and MindSpore does not define, and names that it looks up when it runs. Those that answer more, in
+`idle_device.c`, make a whole run possible, whose device computes nothing.
 """
 
 from __future__ import annotations
@@ -52,7 +52,11 @@ def loader_environment() -> dict[str, str]:
     libraries, before = stub_folder() / HOME / "lib64", os.environ.get("LD_LIBRARY_PATH", "")
     own = plugin_directory() / "lib"
     paths = [libraries, own, own / "plugin", own / "plugin" / "ascend", *filter(None, before.split(os.pathsep))]
-    return {"LD_LIBRARY_PATH": os.pathsep.join(map(str, paths)), "GLOG_v": "3", "MS_SIMULATION_LEVEL": "0", **device_environment()}
+    return {
+        "LD_LIBRARY_PATH": os.pathsep.join(map(str, paths)),
+        "GLOG_v": "3",
+        "MS_SIMULATION_LEVEL": "0",
+    } | device_environment()
 
 
 def device_environment(name: str = "Ascend910B1", memory: int = 60 << 30, count: int = 8) -> dict[str, str]:

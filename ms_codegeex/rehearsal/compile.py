@@ -11,6 +11,7 @@ import json
 import math
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from itertools import count
@@ -27,6 +28,7 @@ from ms_codegeex.config import RunConfig
 from ms_codegeex.config.chosen_hardware import hardware_of, running_on
 from ms_codegeex.config.validation import validated
 from ms_codegeex.parallel.sharding import MOMENTS, layouts_of
+from ms_codegeex.planning.communicators import communicators_of
 from ms_codegeex.planning.cost_model import MatMul, executed_products, runs_again
 from ms_codegeex.planning.model_parts import parts_of
 from ms_codegeex.planning.roofline import matmul_flops
@@ -144,7 +146,12 @@ def inlined_config(config: RunConfig, maximum: int = INLINED_LAYERS) -> RunConfi
     if config.accumulation > 1:
         return None
     sizes = replace(config.model.sizes, num_layers=min(layers, maximum))
-    return replace(config, model=replace(config.model, sizes=sizes))
+    blocks = config.training.recompute_blocks
+    if blocks and maximum < layers:  # fewer of each kind
+        counts = config.mesh.layers_per_stage(sizes.attention_layers)
+        blocks = [min(number, count - 1) for number, count in zip(blocks, counts, strict=True)]
+    training = replace(config.training, recompute_blocks=blocks)
+    return replace(config, model=replace(config.model, sizes=sizes), training=training)
 
 
 def _run(
@@ -203,8 +210,17 @@ def _graph_checks(config: RunConfig, rank: RankReport, name: str) -> list[PlanCh
         "FLOPs of matrix products": (f"{_matmul_flops(config, rank):,}", f"{rank.matmul_flops:,}"),
         "overflow": (register, ", ".join(sorted(rank.register_calls)) or "infinities"),
     }
+    groups = Counter(tuple(sorted(x.ranks)) for x in communicators_of(config, rank.rank))
+    seen = Counter(map(tuple, rank.communicators))
+    wrong = sorted(((groups - seen) + (seen - groups)).elements())
+    compared["communicators"] = tuple(_count(x, wrong) for x in (groups, seen))
     checks = [PlanCheck(f"{name}{what}", *values) for what, values in compared.items()]
     return checks + _collective_checks(config, rank, name)
+
+
+def _count(groups: Counter[tuple[int, ...]], wrong: Sequence[tuple[int, ...]]) -> str:
+    """How many there are, and how many of the first that is wrong."""
+    return f"{groups.total()}" + (f", {groups[wrong[0]]} of ranks {list(wrong[0])}" if wrong else "")
 
 
 def _matmul_flops(config: RunConfig, rank: RankReport) -> int:

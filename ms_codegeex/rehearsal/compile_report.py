@@ -34,6 +34,7 @@ class RankReport:
     collectives: Sequence[Mapping[str, Any]]
     matmul_flops: int
     register_calls: Sequence[str]
+    communicators: Sequence[Sequence[int]]
     nodes: int
     graph_bytes: int
 

@@ -71,6 +71,7 @@ def compile_rank(job: RehearsalJob, rank: int, mode: CompileMode) -> None:
             "peak_memory_bytes": peak,
             "parameters": {name: list(kind.shape) for name, kind in mindir.parameters(model).items()},
             "collectives": aggregated(mindir.collectives(model, rank)),
+            "communicators": mindir.communicators(model),
             "matmul_flops": mindir.matmul_flops(model),
             "register_calls": [x for x in mindir.executed(model) if "FloatStatus" in x],  # `training/overflow.py`
             "nodes": sum(len(graph.node) for graph in (model.graph, *model.functions)),

@@ -1,10 +1,10 @@
 """First contact: a run's own launcher and workers on MindSpore's Ascend plugin, on a machine without an Ascend.
 
-Nothing of ours or of the engine is replaced. msrun starts the worker of one rank at a time as in MindSpore's dry run
-(`MS_SIMULATION_LEVEL=2`: one device, and no partners), and the stub CANN libraries are a chip that computes
-nothing (`idle_device.c`). The worker asks the driver which chip it is on, joins, compiles with Ascend's back end, takes
-steps from the engine's own pool of device memory, evaluates, and writes its part of a checkpoint. There it waits for the
-other ranks, and is ended.
+Nothing of ours or of the engine is replaced. msrun starts the worker of one rank as in MindSpore's dry run
+(`MS_SIMULATION_LEVEL=2`: one device, and no partners). The stub CANN libraries are a chip that computes nothing
+(`idle_device.c`). The worker asks the driver which chip it is on, joins, compiles with Ascend's back end, takes steps
+from the engine's own pool of device memory, evaluates, and writes its part of a checkpoint. There it waits for the other
+ranks, and is ended.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from ms_codegeex.data.datasets.indexed import IndexedWriter, token_dtype
 from ms_codegeex.data.datasets.layout import DATASET_JSON, SPLITS
 from ms_codegeex.formats.safetensors_file import SafetensorsFile
 from ms_codegeex.parallel.sharding import layouts_of
+from ms_codegeex.planning.communicators import communicators_of
 from ms_codegeex.planning.memory import FP32, stage_memory
 from ms_codegeex.rehearsal import cann_stubs
 from ms_codegeex.runs.callbacks import FIRST_STEP
@@ -49,7 +50,9 @@ LEVEL = "2"  # the engine's level of simulation that also has a driver, a back e
 MASTER = "127.0.0.1:8118"  # of a job of several servers; nobody answers there, nor is asked
 POLL_SECONDS = 0.1
 SEQUENCES = 4  # of each split of the synthetic dataset
-GROUP = re.compile(r"Create collective communication group: (\S+) ")  # a warning of the engine
+GROUP = re.compile(
+    r"Create collective communication group: (?!1-)(\S+) "
+)  # a warning of the engine; "1-…": of one rank
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,10 @@ class RankContact:
         driver: what the driver calls the chip.
         seconds: from its start until it waits for the others, or ends.
         groups: how many communicators the engine made on its device, that of all ranks included.
-        memory_bytes: the most that the engine's pool of device memory had given out after the first step.
-        planned_bytes: the plan's memory of a device of this stage.
+        planned_groups: the plan's communicators.
+        memory_bytes: the most that the engine's pool of device memory had given out after the first step. At this level
+            of simulation the pool has no end.
+        planned_bytes: the same by the plan: all but the buffers of communicators.
         saved_bytes: of its part of the checkpoint.
         planned_saved_bytes: of the same, by the plan's layouts.
         problem: why it would not start or train; None if it would.
@@ -74,6 +79,7 @@ class RankContact:
     driver: str
     seconds: float
     groups: int
+    planned_groups: int
     memory_bytes: int | None
     planned_bytes: int
     saved_bytes: int | None
@@ -93,6 +99,9 @@ def contact_config(config: RunConfig, directory: Path) -> RunConfig:
         held_out={},
         infill=InfillConfig(),
     )
+    cluster = config.cluster
+    if cluster.stress_check == "all":  # a rank without partners has no links to test
+        cluster = replace(cluster, stress_check="cores")
     return replace(
         config,
         output=str(directory),
@@ -100,7 +109,7 @@ def contact_config(config: RunConfig, directory: Path) -> RunConfig:
         model=replace(config.model, weights=None),
         lora=replace(config.lora, weights=None),
         training=replace(config.training, steps=STEPS, tokens=None, evaluate_samples=1),
-        cluster=replace(config.cluster, stress_check=_stress_check(config)),
+        cluster=cluster,
         checkpoint=replace(config.checkpoint, every=0, resume=None, export=False),
     )
 
@@ -132,8 +141,8 @@ def first_contact(
 def contact(config: RunConfig, rank: int) -> RankContact:
     """Start one rank."""
     chip, stage = hardware_of(config), config.mesh.coordinates(rank)[0]
+    memory, communicators = stage_memory(config, chip)[stage], communicators_of(config, rank)
     mine = [x for x in layouts_of(config) if x.trained and x.stage == stage and x.saved_by(config.mesh, rank)]
-    planned = 3 * FP32 * sum(x.local_size(config.mesh) for x in mine)  # weights and two moments
     with tempfile.TemporaryDirectory(prefix="ms-codegeex-contact-") as folder:
         run = RunDirectory(Path(folder) / "run")
         run.logs.mkdir(parents=True)
@@ -141,23 +150,36 @@ def contact(config: RunConfig, rank: int) -> RankContact:
         began = time.monotonic()
         problem = _started(config, run, rank)
         seconds = time.monotonic() - began
-        saved = sum(x.nbytes for path in _parts(run, rank, "safetensors") for x in SafetensorsFile(path).tensors.values())
-        log = "".join(path.read_text(errors="replace") for path in run.logs.glob("worker_*.log"))
-        if problem is None and saved != planned:
-            problem = f"its part of a checkpoint has {saved:,} bytes, the plan's layouts say {planned:,}"
-        first = re.search(rf"^{FIRST_STEP} (.*)$", log, re.MULTILINE)
-        return RankContact(
-            rank=rank,
-            stage=stage,
-            driver=DRIVER_NAMES[chip.name],
-            seconds=seconds,
-            groups=len(set(GROUP.findall(log))) + (config.devices > 1),
-            memory_bytes=parse_json(first[1])["memory_bytes"] if first else None,
-            planned_bytes=stage_memory(config, chip)[stage].total,
-            saved_bytes=None if problem else saved,
-            planned_saved_bytes=planned,
-            problem=problem,
+        saved = sum(
+            x.nbytes for path in _parts(run, rank, "safetensors") for x in SafetensorsFile(path).tensors.values()
         )
+        log = "".join(path.read_text(errors="replace") for path in run.logs.glob("worker_*.log"))
+    first = re.search(rf"^{FIRST_STEP} (.*)$", log, re.MULTILINE)
+    met = RankContact(
+        rank=rank,
+        stage=stage,
+        driver=DRIVER_NAMES[chip.name],
+        seconds=seconds,
+        groups=len(set(GROUP.findall(log))) + (config.devices > 1),
+        planned_groups=len(communicators),
+        memory_bytes=parse_json(first[1])["memory_bytes"] if first else None,
+        planned_bytes=memory.total - memory.communication,
+        saved_bytes=None if problem else saved,
+        planned_saved_bytes=3 * FP32 * sum(x.local_size(config.mesh) for x in mine),  # weights and two moments
+        problem=problem,
+    )
+    return met if problem else replace(met, problem=_mismatch(met, chip.usable_memory - memory.communication))
+
+
+def _mismatch(met: RankContact, limit: int) -> str | None:
+    """What a rank that trains shows to be wrong. `limit`: bytes of device memory for tensors."""
+    if met.saved_bytes != met.planned_saved_bytes:
+        layouts = f"the plan's layouts say {met.planned_saved_bytes:,}"
+        return f"its part of a checkpoint has {met.saved_bytes:,} bytes, {layouts}"
+    if (met.memory_bytes or 0) > limit:
+        needed = f"its tensors take {met.memory_bytes / GIB:.2f} GiB in the engine's pool of device memory"
+        return f"{needed}, which has {limit / GIB:.2f} beside the buffers of communicators; see `ms-codegeex plan --search`"
+    return None
 
 
 def node_of(config: RunConfig, rank: int) -> Node:
@@ -217,13 +239,13 @@ def _saved(run: RunDirectory, rank: int) -> bool:
 
 def text(config: RunConfig, contacts: Sequence[RankContact]) -> str:
     """What was met, as a table and a verdict."""
-    header, rows = ("rank", "stage", "seconds", "groups", "memory", "planned", "checkpoint", "planned"), []
+    header, rows = ("rank", "stage", "seconds", "groups", "planned", "memory", "planned", "checkpoint", "planned"), []
     for x in contacts:
         memory = "-" if x.memory_bytes is None else f"{x.memory_bytes / GIB:.2f} GiB"
         saved = "-" if x.saved_bytes is None else f"{x.saved_bytes / 1e6:,.1f} MB"
         rows.append(
             (
-                *(f"{x.rank:,}", str(x.stage), f"{x.seconds:.0f}", str(x.groups), memory),
+                *(f"{x.rank:,}", str(x.stage), f"{x.seconds:.0f}", str(x.groups), str(x.planned_groups), memory),
                 *(f"{x.planned_bytes / GIB:.2f} GiB", saved, f"{x.planned_saved_bytes / 1e6:,.1f} MB"),
             )
         )

@@ -79,7 +79,7 @@ def collectives(model: ModelProto, rank: int) -> list[CollectiveNode]:
     nodes = []
     for node in communication_nodes(model):
         attributes = attributes_of(node.primitive)
-        ranks = ranks_in_group_name(attributes.get("group", "")) or tuple(attributes.get("group_rank_ids", ()))
+        ranks = _members(attributes)
         if rank not in ranks:
             raise RunFailure(
                 f"{node.proto.domain}: {node.op} of ranks {list(ranks)} in the graph of rank {rank}; the graph must be "
@@ -107,6 +107,17 @@ def collectives(model: ModelProto, rank: int) -> list[CollectiveNode]:
         )
         seen[tag] += 1
     return nodes
+
+
+def _members(attributes: Mapping[str, Any]) -> tuple[int, ...]:
+    return ranks_in_group_name(attributes.get("group", "")) or tuple(attributes.get("group_rank_ids", ()))
+
+
+def communicators(model: ModelProto) -> list[tuple[int, ...]]:
+    """The members of every communicator of several ranks; those with different names have buffers of their own."""
+    found = (attributes_of(node.primitive) for node in communication_nodes(model))
+    named = {attributes.get("group", ""): tuple(sorted(_members(attributes))) for attributes in found}
+    return sorted(ranks for ranks in named.values() if len(ranks) > 1)
 
 
 def parameters(model: ModelProto) -> dict[str, TensorType]:

@@ -16,6 +16,7 @@ import yaml
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.config import RunConfig
+from ms_codegeex.config.chosen_hardware import check_kind, hardware_of
 from ms_codegeex.runs.node import PORT, resolve_node
 from ms_codegeex.runs.run_directory import RunDirectory
 
@@ -43,6 +44,24 @@ srun --kill-on-bad-exit=1 --wait=0 --cpu-bind=none bash -c 'exec {command}'
 SLURM_MASTER = f"""\
 mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 export MASTER_ADDR=${{hosts[0]}}:{PORT}"""
+# What MindCluster (scheduler plugin, device plugin and container runtime for Ascend) asks of a Volcano job: its page on
+# YAML files (github.com/Ascend/mind-cluster, docs/en/scheduling/06_api/15_yaml_configuration.md) and its samples
+# (github.com/Ascend/mindxdl-deploy, samples/train, *_vcjob*.yaml). No cluster with Ascends has run our file.
+NPUS = "huawei.com/Ascend910"  # the resource; also the annotation with the devices that the scheduler gives to a pod
+CHIPS = {"ascend910": "ascend-910", "ascend910b": "ascend-910b"}  # the label `ring-controller.atlas`
+SERVERS = {  # chip and devices of a server: its node's labels `accelerator-type` and `host-arch`
+    ("ascend910", 8): ("module", "huawei-arm"),
+    ("ascend910", 4): ("half", "huawei-arm"),
+    ("ascend910b", 8): ("module-910b-8", "huawei-arm"),
+    ("ascend910b", 16): ("module-910b-16", "huawei-x86"),
+}
+ASCEND = "/usr/local/Ascend"
+FOLDERS = {"driver": f"{ASCEND}/driver", "add-ons": f"{ASCEND}/add-ons", "dcmi": "/usr/local/dcmi"}
+# Not in the samples: `npu-smi` and its library `dcmi`, which tell what cores are near a device, and `hccn.conf`. Their
+# type stops a pod whose server lacks the file: without it the container runtime makes a folder of that name there.
+FILES = {"npu-smi": "/usr/local/bin/npu-smi", "hccn": "/etc/hccn.conf", "localtime": "/etc/localtime"}
+# `bash -c` reads no profile. CANN is in `cann` from 8.5 on.
+SET_ENV = f"for file in {ASCEND}/{{cann,ascend-toolkit}}/set_env.sh; do if [ -f $file ]; then . $file; break; fi; done"
 ORDER = "# The servers of the rank table must be those of the job, in the same order: server K of the table is {which}."
 
 
@@ -60,6 +79,7 @@ def job_file(kind: str, config: RunConfig, arguments: Sequence[str], rank_table:
 
 def servers_of(config: RunConfig, rank_table: Path | None = None) -> int:
     """The number of servers that a job of this configuration requests. `UserError` if it cannot run as a job."""
+    check_kind(config)
     size = config.parallel.server_devices
     if config.device == "cpu":
         raise UserError("--job: device: cpu trains on one machine, without a job file; set device=ascend")
@@ -119,17 +139,16 @@ def _slurm(name: str, servers: int, config: RunConfig, arguments: list[str], tab
 
 def _volcano(name: str, servers: int, config: RunConfig, arguments: list[str], table: bool) -> str:
     devices = min(config.devices, config.parallel.server_devices)
-    resource = "huawei.com/Ascend910" if config.device == "ascend" else "nvidia.com/gpu"
+    resource = NPUS if config.device == "ascend" else "nvidia.com/gpu"
     master = None if table else "${VC_SERVER_HOSTS%%,*}:" + str(PORT)
     command = f"exec {_command(config, arguments, servers, '$VC_TASK_INDEX', master)}"
     volumes = {  # path in the container, and what is mounted there
         "checkout": ("/checkout", {"persistentVolumeClaim": {"claimName": "CLAIM"}}),
-        "driver": ("/usr/local/Ascend/driver", {"hostPath": {"path": "/usr/local/Ascend/driver"}}),
-        "hccn": ("/etc/hccn.conf", {"hostPath": {"path": "/etc/hccn.conf"}}),
         "memory": ("/dev/shm", {"emptyDir": {"medium": "Memory"}}),
     }
-    if config.device != "ascend":
-        del volumes["driver"], volumes["hccn"]
+    if config.device == "ascend":
+        volumes |= {name: (path, {"hostPath": {"path": path}}) for name, path in FOLDERS.items()}
+        volumes |= {name: (path, {"hostPath": {"path": path, "type": "File"}}) for name, path in FILES.items()}
     container = {
         "name": "train",
         "image": "IMAGE",
@@ -169,6 +188,31 @@ def _volcano(name: str, servers: int, config: RunConfig, arguments: list[str], t
         "# IMAGE: one with Python 3.10-3.12 and, for Ascend, CANN. CLAIM: a volume that all servers share, with this\n"
         "# checkout in it. A restarted job resumes from its newest checkpoint.\n"
     )
+    if config.device == "ascend":
+        head += _add_mindcluster(job, config)
     if table:
         head += ORDER.format(which="where pod K runs, both from 0 (pin them)") + "\n"
     return head + yaml.safe_dump(job, sort_keys=False, width=1000)
+
+
+def _add_mindcluster(job: dict, config: RunConfig) -> str:
+    """Add the labels, selectors and variables of Ascend servers to a job; returns a comment on them. TYPE is for the
+    operator to fill in: the label of servers that we do not know."""
+    chip, size = hardware_of(config).name, config.parallel.server_devices
+    label = {"ring-controller.atlas": CHIPS[chip]}
+    # On a fault of a device the scheduler deletes the pods: with "grace" they may save first.
+    job["metadata"]["labels"] = {**label, "fault-scheduling": "grace"}
+    (task,) = job["spec"]["tasks"]
+    pod = task["template"]["spec"]
+    task["template"] = {"metadata": {"labels": label}, "spec": pod}
+    server, cores = SERVERS.get((chip, size), ("TYPE", "huawei-arm"))
+    pod["nodeSelector"] = {"host-arch": cores, "accelerator-type": server}
+    (container,) = pod["containers"]
+    container["command"][2] = f"{SET_ENV}; {container['command'][2]}"
+    devices = {"fieldRef": {"fieldPath": f"metadata.annotations['{NPUS}']"}}
+    container["env"] = [{"name": "ASCEND_VISIBLE_DEVICES", "valueFrom": devices}]
+    return (
+        f"# Labels and mounts are MindCluster's, for servers of {size} {chip} (parallel.server_devices, "
+        "parallel.hardware).\n# Check nodeSelector: accelerator-type, host-arch (huawei-arm or huawei-x86). "
+        "Without MindCluster's scheduler\n# plugin, delete nodeSelector and ASCEND_VISIBLE_DEVICES.\n"
+    )

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from ms_codegeex.base.errors import RunFailure, UserError, first_line
 from ms_codegeex.base.files import write_json
-from ms_codegeex.base.hardware import GIB
+from ms_codegeex.base.hardware import GIB, POOL_BLOCK
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.config import RunConfig
 from ms_codegeex.cuda.libraries import prepare
@@ -73,7 +73,8 @@ def _on_this_device(config: RunConfig) -> RunConfig:
                 "it, and INF_NAN_MODE_ENABLE=0 with it"
             )
     if config.device != "cpu" and config.parallel.hardware:  # an unnamed GPU keeps its default
-        ms.runtime.set_memory(max_size=f"{running_on(config).usable_memory // GIB}GB")
+        blocks = {"increase_size": f"{POOL_BLOCK / GIB}GB"} if config.device == "ascend" else {}
+        ms.runtime.set_memory(max_size=f"{running_on(config).usable_memory // GIB}GB", **blocks)
     if "graph_kernel" in chosen_kernels(config):
         if config.device == "cpu":  # there jit_level O1 fuses nothing (MindSpore 2.9), but the deprecated switch does
             ms.set_context(enable_graph_kernel=True)

@@ -20,6 +20,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.processes import python_path
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.chosen_hardware import check_kind
+from ms_codegeex.planning.communicators import buffer_variables
 from ms_codegeex.runs.cores import core_blocks, core_list, cores_of_devices, usable_cores
 from ms_codegeex.runs.rank_table import check_against_config, is_address, read_rank_table
 from ms_codegeex.runs.run_directory import RunDirectory
@@ -158,7 +159,7 @@ def engine_environment(
     values = {"MS_NODE_TIMEOUT": NODE_SECONDS, "GLOG_v": "3", "OMP_NUM_THREADS": str(max(1, threads))}
     if config.device == "ascend":
         values |= {
-            **_hccl(config),
+            **_hccl(config, node.ranks),
             **_watching(config),
             "ASCEND_GLOBAL_LOG_LEVEL": "3",
             "ASCEND_GLOBAL_EVENT_ENABLE": "1",
@@ -171,8 +172,8 @@ def engine_environment(
     return {**values, "PYTHONPATH": python_path()}
 
 
-def _hccl(config: RunConfig) -> dict[str, str]:
-    """The variables of Ascend's communication library."""
+def _hccl(config: RunConfig, ranks: Sequence[int]) -> dict[str, str]:
+    """The variables of Ascend's communication library. A size of buffers that the user has set is that of all."""
     cluster, default = config.cluster, CONNECT_SECONDS[config.parallel.pipeline > 1]
     values = {
         "HCCL_CONNECT_TIMEOUT": cluster.connect_timeout or default,
@@ -180,7 +181,8 @@ def _hccl(config: RunConfig) -> dict[str, str]:
         "HCCL_SOCKET_IFNAME": cluster.interface,
         "HCCL_DETERMINISTIC": "true" if cluster.deterministic else None,
     }
-    return {name: str(value) for name, value in values.items() if value is not None}
+    buffers = {} if "HCCL_BUFFSIZE" in os.environ else buffer_variables(config, ranks)
+    return {**{name: str(value) for name, value in values.items() if value is not None}, **buffers}
 
 
 def _watching(config: RunConfig) -> dict[str, str]:

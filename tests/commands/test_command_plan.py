@@ -56,7 +56,12 @@ def test_json_has_the_promised_keys():
     assert plan["fits"] is True and plan["problems"] == []
     stage = plan["memory_bytes"]["0"]
     categories = ("weights", "gradients", "optimizer_state", "gathered_weights", "activations", "workspace")
+    categories += ("communication",)
     assert sum(stage[name] for name in categories) == stage["total"] < stage["capacity"]
+    assert 0 < plan["spare"] == pytest.approx(1 - stage["total"] / stage["capacity"])
+    (listed,) = plan["communicators"].values()
+    assert [x["groups"] for x in listed][:2] == [["tensor"], ["data"]] and listed[1]["devices"] == 192
+    assert sum(x["bytes"] for x in listed) == stage["communication"]
     assert plan["communication"]["optimizer"]["link"] == "cluster"
     assert plan["days"] == pytest.approx(850 / 58.08, rel=0.01)
     assert plan["device_hours"] == pytest.approx(plan["days"] * 24 * 1536)
@@ -160,7 +165,7 @@ BARE = {"device": "ascend", "model": {"preset": "base"}, "parallel": {"optimizer
 @pytest.mark.parametrize(
     "words",
     [
-        [BASE, "parallel.micro_batches=4"],
+        [BASE, "parallel.micro_batches=8"],
         [BASE, "parallel.data=8"],
         [BASE, "parallel.tensor=2", "parallel.optimizer_shard=1", "parallel.sequence=true"],
         # meshes that do not suit the devices

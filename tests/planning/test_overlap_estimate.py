@@ -62,7 +62,7 @@ def test_more_buckets_hide_more_and_micro_batches_hide_only_the_weights():
 
 
 def test_the_search_ranks_by_overlap_and_chooses_buckets(tmp_path, capsys):
-    keys = ["devices=16", "training.global_batch=64", "training.micro_batch=4", "model.num_layers=11"]
+    keys = ["devices=16", "training.global_batch=64", "training.micro_batch=4", "model.num_layers=10"]
     keys += ["parallel.tensor=2", "parallel.optimizer_shard=8"]
     config = load_config(BASE, keys)
     found = search(config, overlap=True).ranked
@@ -74,7 +74,7 @@ def test_the_search_ranks_by_overlap_and_chooses_buckets(tmp_path, capsys):
     values = yaml.safe_load(yaml_of(found[0], str(BASE), {}))
     assert values["parallel"]["fusion"]["allreduce_groups"] == best
     file = tmp_path / "best.yaml"
-    file.write_text(yaml_of(found[0], str(BASE), {"model": {"num_layers": 11}, "training": {"global_batch": 64}}))
+    file.write_text(yaml_of(found[0], str(BASE), {"model": {"num_layers": 10}, "training": {"global_batch": 64}}))
     assert make_plan(load_config(file)).overlapped_seconds == pytest.approx(seconds[0])
     assert cli.main(["plan", "--config", str(BASE), "--overlap"]) == 2
     assert "--overlap: ranks what --search finds" in capsys.readouterr().err

@@ -39,20 +39,20 @@ def test_the_shipped_fine_tuning_of_the_13b_is_the_fastest_plan(best):
 
 
 @pytest.mark.parametrize("words", ELSEWHERE, ids=("tensor", "pipeline"))
-def test_the_same_as_of_all_plans_is_found_from_elsewhere(best, words):
-    words = ["parallel.sequence=false", *words]
+def test_nearly_the_best_of_all_plans_is_found_from_elsewhere(best, words):
+    words = ["parallel.sequence=false", "training.recompute_blocks=null", *words]
     plan = plan_of("finetune_13b_8", *words)
     found = quick_search(plan)
-    assert found.best.step_seconds == best.step_seconds
-    assert found.longer == pytest.approx(plan.step_seconds / best.step_seconds - 1) and found.longer > 0.3
+    assert found.best.roomy and best.step_seconds <= found.best.step_seconds <= 1.015 * best.step_seconds
+    assert found.longer == pytest.approx(plan.step_seconds / found.best.step_seconds - 1) and found.longer > 0.3
     shown = found.to_dict()
     again = planned_again(plan, " ".join(words + shown["overrides"].split()))
-    assert again.fits and again.step_seconds == shown["step_seconds"] == best.step_seconds
+    assert again.fits and again.step_seconds == shown["step_seconds"] == found.best.step_seconds
     assert f"{found.longer:.0%} longer" in found.text() and shown["overrides"] in found.text()
 
 
 def test_a_plan_that_does_not_fit_is_told_one_that_does():
-    plan = plan_of("finetune_13b_8", "training.recompute=none")
+    plan = plan_of("finetune_13b_8", "training.recompute=none", "training.recompute_blocks=null")
     found = quick_search(plan)
     assert not plan.fits and found.longer is None and found.best.fits
     assert f"that fits: {found.best.step_seconds:.3g} s with" in found.text()

@@ -8,12 +8,13 @@ from conftest import ROOT
 
 from ms_codegeex import cli
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.config.chosen_hardware import hardware_of
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.run import RunConfig
 from ms_codegeex.config.sections import OverlapConfig
 from ms_codegeex.parallel.sharding import recompute_of_blocks
 from ms_codegeex.planning.planner import change, make_plan
-from ms_codegeex.planning.search import keys_of, search, yaml_of
+from ms_codegeex.planning.search import keys_of, recomputing, search, yaml_of
 
 BASE = ROOT / "configs" / "codegeex_13b.yaml"
 # Few meshes, on which neither recomputing nothing nor recomputing everything is best.
@@ -65,12 +66,12 @@ def found():
 def test_plans_recompute_in_as_few_blocks_as_memory_allows(found):
     best = next(plan for plan in found.ranked if plan.config.training.recompute_blocks)
     blocks = best.config.training.recompute_blocks
-    assert best.fits and any(blocks)
+    assert best.roomy and any(blocks)
     for stage in [i for i, count in enumerate(blocks) if count]:
         fewer = [n - (i == stage) for i, n in enumerate(blocks)]
         less = make_plan(change(best.config, training__recompute_blocks=fewer))
         assert less.time.stages[stage].micro_batch < best.time.stages[stage].micro_batch
-        assert not less.fits, stage
+        assert not less.roomy, stage
     assert {plan.config.parallel.sequence for plan in found.ranked} == {False, True}
     assert all(plan.fits for plan in found.ranked)
 
@@ -120,3 +121,11 @@ def test_the_command_writes_the_best_plan_with_its_overrides(found, tmp_path, mo
     ):
         assert cli.main(["plan", "--config", str(BASE), *words, *KEYS, *keys]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_plan_with_less_than_5_percent_to_spare_is_not_chosen():
+    config = load_config(ROOT / "configs" / "codegeex_base_8.yaml", ["training.micro_batch=4"])
+    assert make_plan(config).fits  # 29.7 of 30 GiB
+    fitting, reasons = recomputing(config, {}, hardware_of(config))
+    assert reasons == ["memory"] and fitting and all(plan.roomy for plan in fitting)
+    assert {plan.config.training.recompute for plan in fitting} == {"selective"}

@@ -30,26 +30,38 @@ print("loaded", get_rank(), get_group_size())
 def library(tmp_path_factory) -> ctypes.CDLL:
     """A library of a few of the functions."""
     folder, create = tmp_path_factory.mktemp("cann"), "_ZN2ge15OperatorFactory14CreateOperatorEPKcS2_"
-    names = ["aclrtGetSocName", "aclrtGetMemInfo", "aclrtGetDeviceCount", "aclrtCreateStream", "aclInit", create]
+    names = ["aclrtGetSocName", "aclrtMalloc", "aclrtCreateStream", "aclInit", "aclnnAddGetWorkspaceSize", create]
     (folder / "some.c").write_text(cann_stubs.source_of(names))
     compile_library(folder / "some.c", folder / "some.so", "stubs")
     return ctypes.CDLL(str(folder / "some.so"))
 
 
-def test_functions_answer_what_the_plugin_needs(library):
+def test_functions_answer_what_the_plugin_needs(library, monkeypatch):
+    for name, value in cann_stubs.device_environment("Ascend910A", 32 << 30, 4).items():
+        monkeypatch.setenv(name, value)
     library.aclrtGetSocName.restype = ctypes.c_char_p
-    assert library.aclrtGetSocName() == b"Ascend910B1" and library.aclInit(None) == 0
+    assert library.aclrtGetSocName() == b"Ascend910A" and library.aclInit(None) == 0
     stream, count, free, total = ctypes.c_void_p(), ctypes.c_uint(), ctypes.c_long(), ctypes.c_long()
     assert library.aclrtCreateStream(ctypes.byref(stream)) == 0 and stream.value
-    assert library.aclrtGetDeviceCount(ctypes.byref(count)) == 0 and count.value == 8
+    assert library.aclrtGetDeviceCount(ctypes.byref(count)) == 0 and count.value == 4
     assert library.aclrtGetMemInfo(1, ctypes.byref(free), ctypes.byref(total)) == 0
-    assert free.value == total.value == 60 * 2**30
+    assert free.value == total.value == 32 * 2**30
 
 
 def test_an_operator_is_returned_empty_in_the_memory_of_the_caller(library):
-    result = (ctypes.c_void_p * 2)(1, 1)
+    result = (ctypes.c_void_p * 3)(1, 1, 1)
     library._ZN2ge15OperatorFactory14CreateOperatorEPKcS2_(result)
-    assert list(result) == [None, None]
+    assert list(result) == [None, None, None]
+
+
+def test_memory_reads_as_zeros_whatever_was_copied_there(library):
+    device, host, size = ctypes.c_void_p(), ctypes.create_string_buffer(b"abc"), ctypes.c_size_t(3)
+    assert library.aclrtMalloc(ctypes.byref(device), ctypes.c_size_t(1 << 40), 0) == 0  # more than any machine has
+    assert library.aclrtMemcpy(device, size, host, size, 1) == 0  # to the device
+    assert library.aclrtMemcpy(host, size, device, size, 2) == 0
+    assert host.raw == b"\0\0\0\0" and library.aclrtFree(device) == 0
+    copy = ctypes.create_string_buffer(4)
+    assert library.aclrtMemcpy(copy, size, ctypes.create_string_buffer(b"xyz"), size, 0) == 0 and copy.value == b"xyz"
 
 
 def test_names_are_those_of_cann_only():
@@ -58,6 +70,28 @@ def test_names_are_those_of_cann_only():
     assert not any(cann_stubs.SYMBOL.match(name) for name in ("_ZN9mindspore3AddEv", "malloc", "_ZNSt6vectorIiE"))
     data = b"\0aclnnAddGetWorkspaceSize\0acl_format\0xaclnnMul\0HcclSend\0aclnn is text\0"
     assert cann_stubs.LOOKED_UP.findall(data) == [b"aclnnAddGetWorkspaceSize", b"HcclSend"]
+
+
+CALLER = """
+typedef int Few(char *, unsigned long *, void **);
+typedef int Many(char *, long, double, char *, long, long, double, long, char *, long, unsigned long *, void **);
+int plans(int many) {
+    unsigned long size = 0;
+    void *executor = 0;
+    char other[64] = {1};
+    if (many) ((Many *)aclnnAddGetWorkspaceSize)(other, 1, 2.0, other, 0, 3, 4.0, 5, other, 6, &size, &executor);
+    else ((Few *)aclnnAddGetWorkspaceSize)(other, &size, &executor);
+    return size == 0 && executor != 0;
+}
+"""
+
+
+@pytest.mark.parametrize("many", [0, 1])
+def test_a_kernel_gets_an_executor(many, tmp_path):
+    """The stub does not know how many arguments there are: the last two are found."""
+    (tmp_path / "a.c").write_text(cann_stubs.source_of(["aclnnAddGetWorkspaceSize"]) + CALLER)
+    compile_library(tmp_path / "a.c", tmp_path / "a.so", "stubs")
+    assert ctypes.CDLL(str(tmp_path / "a.so")).plans(many) == 1
 
 
 def test_a_wheel_without_the_ascend_plugin_is_refused(monkeypatch):

@@ -12,6 +12,7 @@ from critical_path import critical_path
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.config.loading import load_config
+from ms_codegeex.config.rules import check_mesh
 from ms_codegeex.planning.planner import make_plan
 from ms_codegeex.rehearsal import compile as compile_module
 from ms_codegeex.rehearsal.compile import CompileReport, PlanCheck, compile_ranks, distinct_ranks
@@ -211,6 +212,20 @@ def test_the_compiled_graph_is_the_planned_one(overrides):
     assert sum(line.startswith("  ok  ") for line in report.text().splitlines()) == len(report.checks)
 
 
+@pytest.mark.parametrize("name", ["codegeex_13b_910_1536", "codegeex_13b_910b_1536", "codegen_16b_910b_512"])
+def test_a_graph_with_few_layers_recomputes_some_of_them(name):
+    """Recipes of one micro-batch that recompute in 32 of 40, in some, and in no blocks."""
+    config = load_config(ROOT / "configs" / "recipes" / f"{name}.yaml")
+    few = compile_module.inlined_config(config)
+    check_mesh(few)
+    assert few.model.sizes.num_layers == 4 and config.accumulation == 1
+    given, blocks = config.training.recompute_blocks, few.training.recompute_blocks
+    assert (blocks is None) == (given is None)
+    assert given is None or 0 < blocks[0] < few.model.sizes.attention_layers
+    whole = compile_module.inlined_config(config, config.model.sizes.num_layers)  # for a timeline
+    assert whole == config
+
+
 @pytest.mark.slow  # another compilation; the mode's words are tested by default
 def test_a_graph_with_a_timeline_is_checked_as_inlined():
     config = small("devices=2", "training.global_batch=4")
@@ -236,6 +251,26 @@ def test_more_compiled_graphs_are_the_planned_ones(overrides):
     config = small(*overrides)
     mesh = config.mesh
     holds(config, [mesh.rank(stage, mesh.data - 1, mesh.tensor - 1) for stage in range(mesh.pipeline)])
+
+
+def test_each_open_micro_batch_has_its_own_16_bit_copies():
+    """Two stages and two micro-batches, no optimizer shards: the first stage casts its weights in both before it runs
+    backward. The tied word table has a communicator of its own; stages of one device send over that of all ranks."""
+    words = ["devices=2", "parallel.tensor=1", "parallel.pipeline=2", "training.global_batch=4"]
+    config = small(*words, "training.micro_batch=2", "training.recompute=none", "model.num_layers=3")
+    report = holds(config, [0, 1], timeline=True)
+    assert [rank.communicators for rank in report.ranks] == [[[0, 1]] * 2] * 2
+    for program, memory in zip(report.programs, make_plan(report.config).memory, strict=True):
+        weights = {name for name, size in program.parameters.items() if size >= 4 * 64 * 64}
+        casts = Counter()
+        for operator in program.operators:
+            source = operator.reads[0] if operator.reads else None
+            while isinstance(source, int) and program.operators[source].op in ("Load", "Depend"):
+                source = program.operators[source].reads[0]
+            if operator.op == "Cast" and source in weights and operator.outputs[0].dtype == "float16":
+                casts[operator.micro] += operator.outputs[0].bytes
+        assert casts[0] == casts[1] > 0
+        assert memory.gathered_weights == casts[0] * (2 - program.stage), program.stage
 
 
 LORA = ["lora.rank=8", "lora.targets=[attention, feed_forward]"]

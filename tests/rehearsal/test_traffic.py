@@ -1,5 +1,7 @@
 """Reports of graphs that are not the planned ones, in one thing each."""
 
+from dataclasses import replace
+
 import pytest
 from right_report import right
 
@@ -8,7 +10,7 @@ from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.rehearsal import compile as compile_module
 from ms_codegeex.rehearsal.compile import RankReport
 from ms_codegeex.rehearsal.shrink import shrunk, small_mesh
-from ms_codegeex.rehearsal.traffic import bucket_of, execution_problems, members, planned_calls
+from ms_codegeex.rehearsal.traffic import PlanCheck, bucket_of, execution_problems, members, planned_calls
 
 RANK = 3
 
@@ -25,7 +27,7 @@ def config():
 def report(listed, config, rank=RANK):
     """The compile worker's, of a rank of the second stage or the first."""
     layouts = {}
-    return RankReport(rank, config.mesh.coordinates(rank)[0], True, 4, 1.0, 1.0, 1, layouts, listed, 0, [], 1, 1)
+    return RankReport(rank, config.mesh.coordinates(rank)[0], True, 4, 1.0, 1.0, 1, layouts, listed, 0, [], [], 1, 1)
 
 
 def entry(listed, op, fused):
@@ -75,6 +77,21 @@ def test_a_forged_report_fails(config, forge):
     assert problem.startswith(f"rank {RANK}, ")
     failed = [x.name for x in compile_module._collective_checks(config, report(listed, config), "") if not x.ok]
     assert any(FORGERIES[forge] in name for name in failed), failed
+
+
+def test_a_communicator_too_few_or_too_many_is_named(config):
+    """Data 2 x tensor 2 x pipeline 2: the tied table and the messages between stages go over the same two ranks."""
+    right_ones = [(0, 1, 2, 3), (0, 1, 2, 3, 4, 5, 6, 7), (1, 3), (2, 3), (3, 7), (3, 7)]
+
+    def check(groups):
+        made = replace(report([], config), communicators=[list(ranks) for ranks in groups])
+        return next(x for x in compile_module._graph_checks(config, made, "") if x.name == "communicators")
+
+    assert check(right_ones) == PlanCheck("communicators", "6", "6")
+    missing = check(right_ones[:-1])
+    assert (missing.expected, missing.found) == ("6, 2 of ranks [3, 7]", "5, 1 of ranks [3, 7]") and not missing.ok
+    other = check([*right_ones[:-1], (1, 7)])
+    assert not other.ok and other.found == "6, 1 of ranks [1, 7]" and other.expected == "6, 0 of ranks [1, 7]"
 
 
 def test_groups_are_those_of_the_rank(config):

@@ -248,3 +248,32 @@ def test_ranks_meet_and_each_has_its_device(plugin, tmp_path, monkeypatch, devic
         write_rank_table(table, make_rank_table([("10.0.0.11", {d: f"192.168.100.{d}" for d in devices})]))
     found = [started(output) for output in start(tmp_path, "devices=2", table=table)]
     assert found == [["ascend910b", rank, "Ascend", (devices or range(2))[rank], PEAK, 0] for rank in range(2)]
+
+
+GROUP = """
+from ms_codegeex.config.loading import load_config
+from ms_codegeex.runs import joining
+import mindspore
+limit = mindspore.runtime.set_memory
+mindspore.runtime.set_memory = lambda **keys: (print("MEMORY", json.dumps(keys), flush=True), limit(**keys))
+_, rank, _ = joining.join(load_config(None, sys.argv[1:]))
+from mindspore.communication import create_group
+if rank == 0:  # the other would wait for ever for what the stub of HCCL should have told rank 0
+    create_group("both", [0, 1])
+print("STARTED []", flush=True)
+"""
+LARGER = ("devices=2", "model.hidden_size=512")  # the FP32 gradient of its word table has 102 MiB
+
+
+@pytest.mark.parametrize("own, size", [(None, 102), pytest.param("33", 33, marks=pytest.mark.slow)], ids=str)
+def test_communicators_are_made_with_the_planned_buffers(plugin, tmp_path, monkeypatch, own, size):
+    """What `planning/communicators.py` says MindSpore's own plugin does with the two variables."""
+    monkeypatch.setenv("GLOG_v", "2")  # the plugin then says with which buffers it makes a communicator
+    if own:
+        monkeypatch.setenv("HCCL_BUFFSIZE", own)
+    words = ("-c", "import json, sys" + GROUP + STAY)
+    output, _ = start(tmp_path, *LARGER, words=words)
+    assert 'MEMORY {"max_size": "58GB", "increase_size": "0.125GB"}' in output  # small blocks for each stream
+    assert 52224 * 512 * 4 / 2**20 == 102
+    found = re.findall(r"RootInfoConfig for (\S+), hcclBufferSize is (\d+) MB", output)
+    assert ("both", str(size)) in found and {x for _, x in found} == {str(size)}, output

@@ -4,10 +4,12 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from cann_environment import install_cann
 from conftest import ROOT
 
 from ms_codegeex import cli
@@ -129,6 +131,68 @@ def test_volcano_file():
     assert words[-6:] == ["--nodes", "2", "--node-rank", "$VC_TASK_INDEX", "--master-addr", hosts]
     names = {volume["name"] for volume in task["template"]["spec"]["volumes"]}
     assert names == {mount["name"] for mount in container["volumeMounts"]}
+
+
+@pytest.mark.parametrize(
+    "hardware, size, label, server, arch",
+    [  # from MindCluster's page on YAML files and its samples
+        ("ascend910", 8, "ascend-910", "module", "huawei-arm"),
+        (None, 8, "ascend-910", "module", "huawei-arm"),
+        ("ascend910", 4, "ascend-910", "half", "huawei-arm"),
+        ("ascend910b", 8, "ascend-910b", "module-910b-8", "huawei-arm"),
+        ("ascend910b", 16, "ascend-910b", "module-910b-16", "huawei-x86"),
+        ("ascend910b", 2, "ascend-910b", "TYPE", "huawei-arm"),
+    ],
+)
+def test_labels_and_mounts_are_those_of_mindcluster(hardware, size, label, server, arch):
+    run = config(tensor=min(size, 8), server_devices=size, hardware=hardware)
+    job = yaml.safe_load(job_file("volcano", run, []))
+    template = job["spec"]["tasks"][0]["template"]
+    assert job["metadata"]["labels"] == {"ring-controller.atlas": label, "fault-scheduling": "grace"}
+    assert template["metadata"]["labels"] == {"ring-controller.atlas": label}
+    assert template["spec"]["nodeSelector"] == {"accelerator-type": server, "host-arch": arch}
+    (container,) = template["spec"]["containers"]
+    (variable,) = container["env"]
+    assert variable["name"] == "ASCEND_VISIBLE_DEVICES"
+    (resource,) = container["resources"]["limits"]
+    assert variable["valueFrom"] == {"fieldRef": {"fieldPath": f"metadata.annotations['{resource}']"}}
+    mounts = {mount["name"]: mount for mount in container["volumeMounts"]}
+    volumes = {volume["name"]: volume["hostPath"] for volume in template["spec"]["volumes"] if "hostPath" in volume}
+    driver = {"/usr/local/Ascend/driver", "/usr/local/Ascend/add-ons", "/usr/local/dcmi"}
+    files = {"/usr/local/bin/npu-smi", "/etc/hccn.conf", "/etc/localtime"}
+    assert {path["path"] for path in volumes.values()} == driver | files
+    assert {path["path"] for path in volumes.values() if path.get("type") == "File"} == files
+    for name, path in volumes.items():  # MindCluster: the path in the container must be that on the server
+        assert mounts[name] == {"name": name, "mountPath": path["path"], "readOnly": True}
+
+
+def test_a_job_for_gpus_has_nothing_of_ascend():
+    text = job_file("volcano", config(device="gpu"), [])
+    assert "nvidia.com/gpu: 8" in text and not re.search(
+        "(?i)ascend(?!_scripts)|npu|atlas|huawei", text.split("api", 1)[1]
+    )
+    with pytest.raises(UserError, match="a100 is not what device: ascend runs on"):
+        job_file("volcano", config(hardware="a100"), [])
+
+
+@pytest.mark.parametrize("place", ["cann", "ascend-toolkit"])
+def test_the_command_of_a_pod_starts_its_part_of_the_run(tmp_path, place):
+    """The second of two pods, with the variables of Volcano's plugins `env` and `svc`: CANN's variables are set, and
+    the real script lists the server's own processes."""
+    home = install_cann(tmp_path / "usr" / place).parent
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(values(tmp_path / "a run")))
+    text = job_file("volcano", config(), ["--config", str(tmp_path / "run.yaml"), "--dry-run"])
+    (container,) = yaml.safe_load(text)["spec"]["tasks"][0]["template"]["spec"]["containers"]
+    command = [word.replace("/usr/local/Ascend", str(tmp_path / "usr")) for word in container["command"]]
+    pods = {"VC_TASK_INDEX": "1", "VC_SERVER_HOSTS": "a-server-0.a,a-server-1.a", "VC_SERVER_NUM": "2"}
+    settings = {"MS_CODEGEEX_VENV": str(tmp_path / "none"), "PYTHON": sys.executable, "PYTHONPATH": "/image"}
+    environment = {**os.environ, **settings, **pods}
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert result.returncode == 0, result.stderr
+    words = " ".join(result.stdout.replace("#", "").split())
+    assert " --worker_num=16 --local_worker_num=8 --node_rank=1 --master_addr=a-server-0.a --master_port=8118 " in words
+    path = re.search(r" PYTHONPATH=(\S+)", words)[1].split(":")
+    assert path.index(str(ROOT)) < path.index(f"{home}/python/site-packages") < path.index("/image")
 
 
 def test_a_job_of_one_server_needs_no_address():

@@ -7,13 +7,18 @@ from pathlib import Path
 from unittest.mock import create_autospec
 
 import pytest
+from cann_environment import NAMES, install_cann, sourced
 
+import ms_codegeex
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.config.rules import build_run_config
+from ms_codegeex.planning.communicators import buffer_variables
 from ms_codegeex.runs import node as node_module
 from ms_codegeex.runs.node import node_processes, resolve_node
 from ms_codegeex.runs.rank_table import make_rank_table, write_rank_table
 from ms_codegeex.runs.run_directory import RunDirectory
+
+BUFFERS = ("HCCL_BUFFSIZE", "MS_DEV_HCCL_CONF")
 
 
 def values(output: Path | str = "runs/a", devices: int = 16, device: str = "ascend", **parallel) -> dict:
@@ -45,7 +50,7 @@ def cores(monkeypatch):
     """Pretend that this machine has 192 cores, of which the first is not ours, and that the user has set nothing."""
     monkeypatch.setattr(node_module, "usable_cores", lambda: list(range(1, 192)))
     monkeypatch.setattr(node_module.shutil, "which", lambda name: f"/usr/bin/{name}")
-    for name in ("OMP_NUM_THREADS", "GLOG_v", "HCCL_CONNECT_TIMEOUT", "MS_NODE_TIMEOUT"):
+    for name in ("OMP_NUM_THREADS", "GLOG_v", "HCCL_CONNECT_TIMEOUT", "MS_NODE_TIMEOUT", *BUFFERS):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -150,6 +155,23 @@ def test_what_watches_links_and_arithmetic_reaches_every_rank(table, cores, tmp_
     assert environment(silent_check=True) == ("{HCCL_WATCHDOG:1}", asked, logged)
     monkeypatch.setenv("MS_NPU_ASD_CONFIG", "enable:true,strikes_num:1")
     assert environment(silent_check=True)[1] == "enable:true,strikes_num:1"
+
+
+def test_communicators_get_the_buffers_that_are_planned(table, cores, tmp_path, monkeypatch):
+    def variables(chosen):
+        node = resolve_node(chosen, table, 1)
+        specs = node_processes(chosen, node, RunDirectory(tmp_path), [])
+        found = [{name: spec.environment.get(name) for name in BUFFERS} for spec in specs]
+        assert len(specs) == 8 and found == found[:1] * 8  # all of a server: a communicator's members must agree
+        return found[0]
+
+    planned = variables(config())
+    assert planned == buffer_variables(config(), range(8, 16)) and "8-15:1=200MB" in planned["MS_DEV_HCCL_CONF"]
+    alike = build_run_config({**values(), "cluster": {"buffer_size": 64}})
+    assert variables(alike) == {"HCCL_BUFFSIZE": "64", "MS_DEV_HCCL_CONF": None}
+    monkeypatch.setenv("HCCL_BUFFSIZE", "120")
+    inherited = {"HCCL_BUFFSIZE": None, "MS_DEV_HCCL_CONF": None}
+    assert variables(config()) == variables(alike) == inherited
 
 
 def test_msrun_takes_cores_with_gaps(cores, tmp_path, monkeypatch):
@@ -284,6 +306,30 @@ def test_the_printed_line_does_what_is_started(tmp_path, table, cores, monkeypat
     script = f"echo $$; {spec.shell()}\nwait"
     pid = subprocess.run(["bash", "-c", script], capture_output=True, text=True).stdout.strip()
     assert json.loads(spec.log.read_text()) == [[str(run.path), pid], "3", str(spec.directory)]
+
+
+def test_workers_keep_what_set_env_of_cann_has_set(tmp_path, table, cores, monkeypatch):
+    """Its libraries, its Python modules, which MindSpore's plugin imports, and its folders."""
+    monkeypatch.setattr(node_module.shutil, "which", lambda name: None)
+    monkeypatch.setattr(node_module, "WORKER", "te")
+    set_env = install_cann(tmp_path / "cann")
+    variables = sourced(set_env)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    (set_env.parent / "python/site-packages/te.py").write_text(
+        "import json, os, ms_codegeex; print(json.dumps([__file__, ms_codegeex.__file__, dict(os.environ)]))"
+    )
+    run = RunDirectory(tmp_path / "a run")
+    specs = node_processes(config(), resolve_node(config(), table, 1), run, [])
+    specs[0].start().wait()
+    file, package, seen = json.loads(specs[0].log.read_text())
+    assert file == str(set_env.parent / "python/site-packages/te.py") and package == ms_codegeex.__file__
+    for spec in (*specs, *node_processes(config(), resolve_node(config(), None, 1, 2, "a:8118"), run, [])):
+        for environment in (spec.full_environment(), seen):
+            for name in (*NAMES, "LD_LIBRARY_PATH"):
+                assert environment[name] == variables[name] != ""
+            assert environment["PYTHONPATH"].endswith(variables["PYTHONPATH"])
+            assert environment["PATH"].endswith(variables["PATH"])
 
 
 REFUSED = {

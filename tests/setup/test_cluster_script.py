@@ -2,10 +2,12 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 
 import pytest
+from cann_environment import NAMES, install_cann, sourced
 from conftest import ROOT, command_here
 
 CONFIG = """
@@ -110,6 +112,25 @@ def test_without_python_the_train_command_is_still_printed(script):
     result = script(*TABLE, "--node-rank", "1", PYTHON="no-such-python")
     assert result.returncode == 0
     assert len(result.stdout.splitlines()) == 2 and "setup.sh" in result.stderr
+
+
+def test_the_run_gets_what_set_env_of_cann_has_set(tmp_path):
+    """With a stand-in for setup.sh, which unsets PYTHONPATH for itself, and for the command that it installs."""
+    scripts, command = tmp_path / "ascend_scripts", tmp_path / "venv" / "bin" / "ms-codegeex"
+    scripts.mkdir()
+    command.parent.mkdir(parents=True)
+    command.write_text("#!/bin/bash\nenv -0\n")
+    command.chmod(0o755)
+    shutil.copy(ROOT / "ascend_scripts" / "run_distributed.sh", scripts)
+    (scripts / "setup.sh").write_text(f"unset PYTHONPATH\necho '{tmp_path}/venv'\n")
+    set_env = install_cann(tmp_path / "cann")
+    line = f". {set_env} && exec bash {scripts}/run_distributed.sh --config run.yaml"
+    result = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=tmp_path)
+    seen = dict(entry.split("=", 1) for entry in result.stdout.split("\0") if "=" in entry)
+    expected = sourced(set_env)
+    for name in (*NAMES, "LD_LIBRARY_PATH", "PYTHONPATH"):
+        assert seen[name] == expected[name] != ""
+    assert seen["PATH"] == f"{command.parent}:{expected['PATH']}"
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 A tensor exists from the start of the operator that writes it to the end of the last one that reads it, also under
 another name (Reshape, Load, Depend, an item of a tuple) or changed in place. Parameters exist all the time. Workspaces
-of kernels, fragmentation and the communication library's buffers are not in it.
+of kernels and the communication library's buffers are not in it; fragmentation is in the pool's figures (`pool.py`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ms_codegeex.rehearsal.timeline.operators import ALIASES, IN_PLACE, Operator, StepProgram
-from ms_codegeex.rehearsal.timeline.tasks import TaskSpan, TimelineTask
+from ms_codegeex.rehearsal.timeline.pool import PoolUse, replay
+from ms_codegeex.rehearsal.timeline.tasks import COMPUTE, TaskSpan, TimelineTask
 
 NO_DATA = frozenset({"UpdateState", "Entry", "Join", "Switch", "Partial"})
 STATE = {"optimizer": "moments", "accu_grads": "accumulated gradients"}
@@ -22,12 +23,15 @@ ENGINE_NAMES = re.compile(r"^(Gradients/|recompute_)?(?:[^/]*Default/)?")
 
 @dataclass(frozen=True)
 class Buffer:
-    """A tensor with the time in which it exists, in seconds of the step."""
+    """A tensor with the time in which it exists, in seconds of the step. `stream`: where it is written; `bucket`: the
+    fused message that brings it."""
 
     bytes: int
     start: float
     end: float
     held_by: str
+    stream: str = COMPUTE
+    bucket: int | None = None
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class MemoryProfile:
     peak_at: float
     curve: tuple[tuple[float, int], ...]
     holders: tuple[tuple[str, int, int], ...]  # name, tensors, bytes; the largest first
+    pool: PoolUse
 
 
 def label(operator: Operator) -> str:
@@ -82,7 +87,9 @@ def buffers(program: StepProgram, tasks: Sequence[TimelineTask], spans: Sequence
         waits = tasks[number].waits
         carrier = waits[0] if len(waits) == 1 and waits[0] > number else number  # the message of a member of a bucket
         end = max(spans[user].end for user in (*users[number], number))
-        found.append(Buffer(size, spans[carrier].start, end, label(operator)))
+        bucket = None if carrier == number else carrier
+        stream = tasks[carrier].stream or COMPUTE
+        found.append(Buffer(size, spans[carrier].start, end, label(operator), stream, bucket))
     return found
 
 
@@ -99,7 +106,8 @@ def memory(program: StepProgram, tasks: Sequence[TimelineTask], spans: Sequence[
         held += changes[time]
         curve.append((time, held))
     peak_at, peak = max(curve, key=lambda point: point[1], default=(0.0, resident))
-    return MemoryProfile(resident, peak, peak_at, tuple(curve), _holders(program, listed, peak_at))
+    pool = replay(listed, program.parameters.values())
+    return MemoryProfile(resident, peak, peak_at, tuple(curve), _holders(program, listed, peak_at), pool)
 
 
 def _holders(program: StepProgram, listed: Sequence[Buffer], time: float) -> tuple[tuple[str, int, int], ...]:

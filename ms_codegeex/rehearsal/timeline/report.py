@@ -76,9 +76,13 @@ def _comparisons(timeline: Timeline) -> str:
 def _memory(timeline: Timeline) -> str:
     rows = []
     for rank in timeline.ranks:
-        found, planned = rank.memory, timeline.plan.memory[rank.program.stage].total
+        found, stage = rank.memory, timeline.plan.memory[rank.program.stage]
+        buffers = f"and {stage.communication / GIB:.2f} for buffers of communicators"
+        blocks = f"of {found.pool.blocks / GIB:.0f} in blocks: the same tensors in the engine's pool"
         rows.append((f"{rank.program.rank}", "peak", "", f"{found.peak / GIB:.2f}", f"at {found.peak_at:.4f} s"))
-        rows.append((f"{rank.program.rank}", "the plan", "", f"{planned / GIB:.2f}", ""))
+        rows.append((f"{rank.program.rank}", "the pool", "", f"{found.pool.touched / GIB:.2f}", blocks))
+        planned = stage.total - stage.communication
+        rows.append((f"{rank.program.rank}", "the plan", "", f"{planned / GIB:.2f}", buffers))
         for name, count, size in found.holders[:HOLDERS]:
             rows.append((f"{rank.program.rank}", f"  {name}", f"{count:,}", f"{size / GIB:.2f}", ""))
     return "memory at its peak and what holds it\n" + table(("rank", "", "tensors", "GiB", ""), rows, 2)
@@ -113,6 +117,7 @@ def _rank_to_json(timeline: Timeline, rank: RankTimeline) -> dict[str, Any]:
         "peak_bytes": found.peak,
         "peak_at": found.peak_at,
         "parameter_bytes": found.parameters,
+        "pool": asdict(found.pool),
         "holders": [{"name": name, "tensors": count, "bytes": size} for name, count, size in found.holders],
     }
 
