@@ -117,7 +117,7 @@ def emulate(
         job = RehearsalJob(Path(name), small, STEPS)
         job.write()
         finished = iter(range(1, len(CHIPS) + 1))
-        progress("training on", 0, len(CHIPS))
+        progress("training on two emulated chips", 0, len(CHIPS))
         run_reporting(
             python_process("emulation", [*WORKER, name, str(os.getpid())], job.directory, SINGLE_THREAD),
             lambda chip: progress(f"trained: {chip}", next(finished), len(CHIPS)),

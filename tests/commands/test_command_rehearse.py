@@ -279,7 +279,9 @@ def test_a_shrunk_run_keeps_what_can_be_wrong():
 
 def met(config, ranks, progress):
     """A rank that would train; `tests/rehearsal/test_first_contact.py` meets the plugin."""
-    return [first_contact.RankContact(0, 0, "Ascend910A", 9.0, 1, 2**30, 2**30, 5, 5, None)]
+    figures = {"groups": 1, "planned_groups": 1, "memory_bytes": 2**30, "planned_bytes": 2**30}
+    figures |= {"saved_bytes": 5, "planned_saved_bytes": 5}
+    return [first_contact.RankContact(rank=0, stage=0, driver="Ascend910A", seconds=9.0, problem=None, **figures)]
 
 
 @pytest.mark.parametrize("problems,status", [((), 0), (("loss scale of 3 steps",), 1)], ids=["equal", "different"])
