@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ms_codegeex.base.mesh import Mesh
     from ms_codegeex.config import RunConfig
     from ms_codegeex.rehearsal.compile import CompileReport
+    from ms_codegeex.rehearsal.emulation import Emulation
     from ms_codegeex.rehearsal.execute import ExecutionReport
     from ms_codegeex.rehearsal.graph_kernel import GraphKernelReport
     from ms_codegeex.rehearsal.timeline.timeline import Timeline
@@ -28,7 +29,8 @@ EXAMPLES = """  ms-codegeex rehearse --config codegeex_base_8
   ms-codegeex rehearse --config codegeex_13b_pipeline --compile --timeline --plot step.png --trace step.json
   ms-codegeex rehearse --config codegeex_13b_pipeline --execute --mesh data=1,tensor=2,pipeline=2 --json
   ms-codegeex rehearse --config codegeex_tiny --devices 2 --execute --steps 8
-  ms-codegeex rehearse --config codegeex_13b --first-contact model.num_layers=4"""
+  ms-codegeex rehearse --config codegeex_13b --first-contact model.num_layers=4
+  ms-codegeex rehearse --config codegeex_13b --first-contact --saturating --ranks 0 model.num_layers=4"""
 
 KEYS = ("verdict", "ranks", "steps", "loss_relative_error", "parameter_relative_error", "replicas_equal")
 MEASURED = ("compile_seconds", "peak_memory_bytes")  # by a compilation that no execution follows
@@ -53,6 +55,11 @@ class Arguments:
     first_contact: bool = option(
         "only start the run's own workers on MindSpore's Ascend plugin, with a chip that computes nothing: compile, "
         "step and save; exit status 1 if a rank would not start or train",
+        default=False,
+    )
+    saturating: bool = option(
+        "with --first-contact: on an Ascend 910, which knows no infinity; and train a small model with the run's FP16 "
+        "settings on an emulated one: exit status 1 if it skips other steps than a chip with infinities",
         default=False,
     )
     streams: bool = option(
@@ -82,6 +89,8 @@ def run(arguments: Arguments) -> int:
 
     if arguments.first_contact:
         return _first_contact(arguments)
+    if arguments.saturating:
+        raise UserError("--saturating: is the chip that --first-contact starts; give both")
     both = arguments.compile == arguments.execute
     compiles, executes = both or arguments.compile, both or arguments.execute
     _check_phase(arguments, compiles, executes)
@@ -105,15 +114,18 @@ def run(arguments: Arguments) -> int:
 
 
 def _first_contact(arguments: Arguments) -> int:
-    """Start the run's workers on the Ascend plugin; print what they met."""
+    """Start the run's workers on the Ascend plugin; print what they met, and what an emulated chip did."""
     from ms_codegeex.config.loading import load_config
     from ms_codegeex.rehearsal.compile import distinct_ranks
+    from ms_codegeex.rehearsal.emulation import on_saturating_chip
     from ms_codegeex.rehearsal.first_contact import first_contact, text, to_json
 
     for flag in ("compile", "execute", "target", "streams", "mesh", "steps", "timeline", "plot", "trace"):
         if getattr(arguments, flag) not in (None, False):
             raise UserError(f"--{flag}: belongs to another rehearsal than --first-contact; leave one of the two out")
     config = load_config(arguments.config, _overrides(arguments))
+    if arguments.saturating:
+        config = on_saturating_chip(config)
     ranks = _ranks(arguments.ranks or "distinct", config.devices)
     with _progress(arguments.json) as bar:
         contacts = first_contact(
@@ -121,12 +133,26 @@ def _first_contact(arguments: Arguments) -> int:
             distinct_ranks(config.mesh) if ranks is None else ranks,
             lambda done, count: bar("ranks that have met the plugin", done, count),
         )
-    passed = all(contact.problem is None for contact in contacts)
-    if arguments.json:
-        print_json({"verdict": "pass" if passed else "fail", "first_contact": to_json(contacts)})
-    else:
+    if not arguments.json:
         print_out(text(config, contacts))
+    emulation = _emulate(config, arguments.json) if arguments.saturating else None
+    passed = all(contact.problem is None for contact in contacts) and not (emulation and emulation.problems)
+    if arguments.json:
+        verdict, emulated = "pass" if passed else "fail", emulation.to_json() if emulation else None
+        print_json({"verdict": verdict, "first_contact": to_json(contacts), "saturating": emulated})
     return 0 if passed else 1
+
+
+def _emulate(config: RunConfig, quiet: bool) -> Emulation | None:
+    """Train on the emulated chip that only saturates; print the comparison."""
+    from ms_codegeex.rehearsal.emulation import emulate
+
+    with _progress(quiet) as bar:
+        emulation = emulate(config, bar)
+    if not quiet:
+        precision = config.training.precision
+        print_out(emulation.text() if emulation else f"{precision} has no loss scale: nothing to emulate")
+    return emulation
 
 
 def _overrides(arguments: Arguments) -> list[str]:

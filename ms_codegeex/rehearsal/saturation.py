@@ -2,21 +2,39 @@
 largest number and whose NaN are 0, in both directions, and a register that counts them.
 
 The register is a parameter whose gradient is the count: a backward pass may have no other effects.
+
+`python -m ms_codegeex.rehearsal.saturation JOB_DIRECTORY LAUNCHER_PID` trains a job on each of `CHIPS`; a line on
+standard output tells of each that is done.
 """
 
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
 
 import mindspore as ms
+import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.parameter import ParameterTuple
 
+from ms_codegeex.base.host import available_cores
+from ms_codegeex.base.printing import print_out
+from ms_codegeex.base.processes import ForkSpec, die_with_parent, run_processes
+from ms_codegeex.data.datasets.batches import Batch
+from ms_codegeex.parallel.sharding import layouts_of
+from ms_codegeex.rehearsal.emulation import CHIPS, SHOWN
+from ms_codegeex.rehearsal.job import RehearsalJob, batches, initial_value
+from ms_codegeex.rehearsal.worker import answered
+from ms_codegeex.training.build import build
 from ms_codegeex.training.overflow import OVERFLOWED
 from ms_codegeex.training.step import StepSettings, TrainStep
 
 LARGEST = 65504.0
 REGISTER = "rehearsal.register"
+CONSTANT = {"drop": 1, "add_mask": 1}  # operators with an operand that no weight is in: no graph has its gradient
 
 
 class Saturated(nn.Cell):
@@ -48,19 +66,21 @@ class Saturated(nn.Cell):
 
 
 class SaturatedOperator(nn.Cell):
-    """An operator with operands and result in FP16."""
+    """An operator with operands and result in FP16. There is no gradient of operand number `constant`."""
 
-    def __init__(self, operator: ops.Primitive, register: Parameter, largest: float):
+    def __init__(self, operator: ops.Primitive, register: Parameter, largest: float, constant: int | None = None):
         super().__init__(auto_prefix=False)
-        self.operator, self.register = operator, register
+        self.operator, self.register, self.constant = operator, register, constant
         self.operand, self.result = Saturated(largest), Saturated(largest)
 
     def construct(self, *operands: Tensor | float) -> Tensor:
         """as the operator"""
         stored = ()
-        for operand in operands:
+        for number, operand in enumerate(operands):
             if isinstance(operand, Tensor) and operand.dtype == ms.float16:
                 operand = self.operand(operand, self.register)
+            if number == self.constant:  # its wrapper would make the engine compute one
+                operand = ops.stop_gradient(operand)
             stored += (operand,)
         result = self.operator(*stored)
         return self.result(result, self.register) if result.dtype == ms.float16 else result
@@ -73,7 +93,7 @@ def saturate(network: nn.Cell, largest: float = LARGEST) -> Parameter:
         for name in getattr(cell, "computed_in_dtype", ()):
             operator = getattr(cell, name)
             delattr(cell, name)
-            setattr(cell, name, SaturatedOperator(operator, register, largest))
+            setattr(cell, name, SaturatedOperator(operator, register, largest, CONSTANT.get(name)))
     return register
 
 
@@ -93,3 +113,64 @@ class SaturatingStep(TrainStep):
         gradients = self.grad(self.network, self.weights_and_register)(inputs, labels, loss_mask, samples, sensitivity)
         mark = ops.select(gradients[-1] > 0, Tensor(OVERFLOWED, ms.float32), Tensor(0.0, ms.float32))
         return sums + self.square_place * mark, gradients[:-1]
+
+
+class StepWithInfinities(TrainStep):
+    """As a chip with infinities computes, with operators of the same form, which the engine does not fuse."""
+
+    def __init__(self, network: nn.Cell, optimizer: nn.Cell, settings: StepSettings):
+        super().__init__(network, optimizer, settings)
+        saturate(network, math.inf)
+
+
+CELLS = dict(zip(CHIPS, (StepWithInfinities, SaturatingStep), strict=True))
+
+
+def trained(
+    step: TrainStep, accumulate: nn.Cell | None, steps: Iterable[Sequence[Batch]], weights: Sequence[Parameter]
+) -> dict[str, np.ndarray]:
+    """What the steps show, [steps, 6], as `SHOWN`; and the weights at the end by name. A step is its micro-batches, of
+    which all but the last go to `accumulate`."""
+    shown = []
+    for *others, last in steps:
+        for part in others:
+            accumulate(*map(Tensor, part.arrays()))
+        shown.append(step(*map(Tensor, last.arrays())).asnumpy())
+    return {SHOWN: np.array(shown), **{p.name: p.asnumpy().copy() for p in weights}}
+
+
+def trained_small(
+    job: RehearsalJob, step: Callable[[nn.Cell, nn.Cell, StepSettings], TrainStep]
+) -> dict[str, np.ndarray]:
+    """What `trained` returns for a job on one device, with such a step."""
+    names = {layout.name for layout in layouts_of(job.config)}
+    built = build(job.config, step=step)
+    weights = [p for p in built.network.get_parameters() if p.name in names]
+    for p in weights:
+        p.set_data(Tensor(initial_value(p.name, tuple(p.shape))))
+    data = batches(job.config, job.steps)
+    parts = (Batch(*[a[number] for a in data]).parts(job.config.accumulation) for number in range(job.steps))
+    return trained(built.step.set_train(True), built.accumulate_step, parts, weights)
+
+
+def train_on(job: RehearsalJob, chip: str) -> None:
+    """Train on one of `CHIPS`; write what it shows and the weights."""
+    ms.set_context(mode=ms.GRAPH_MODE)
+    ms.set_device("CPU")
+    np.savez(job.directory / f"{chip}.npz", **trained_small(job, CELLS[chip]))
+
+
+def play(job: RehearsalJob) -> None:
+    """Train on all of `CHIPS`, each in a process of its own."""
+    specs = [ForkSpec(chip, partial(answered, train_on, job, chip), job.directory) for chip in CHIPS]
+    run_processes(specs, min(available_cores(), len(specs)), lambda done: print_out(done.label))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Train the job of a directory; returns the exit status."""
+    die_with_parent(int(arguments[1]))
+    return answered(play, RehearsalJob.read(Path(arguments[0])))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -58,7 +58,7 @@ def shrunk(config: RunConfig, mesh: Mesh) -> RunConfig:
         accumulation = 2 * mesh.pipeline  # twice round the stages: each part alternates, too
     micro, clip_norm = 2 * mesh.tensor, 0.2 if config.lora.rank else 0.5  # the gradients of adapters are smaller
     values = config.to_dict()
-    values["device"], values["devices"] = "ascend", mesh.world
+    values["device"], values["devices"], values["profile"] = "ascend", mesh.world, {}
     values["model"].update(_small_model(config, mesh))
     values["data"].update(seq_length=16)
     values["lora"].update(
@@ -90,6 +90,15 @@ def shrunk(config: RunConfig, mesh: Mesh) -> RunConfig:
     others = [1] * (mesh.pipeline - 1)  # as uneven as can be
     parallel["stage_layers"] = [small.model.sizes.attention_layers - len(others), *others]
     return build_run_config({**values, "parallel": parallel})
+
+
+def single_device(config: RunConfig) -> RunConfig:
+    """The same training on one device, in micro-batches of the same size, which a partitioned run must equal."""
+    values = config.to_dict()
+    values["devices"], values["device"] = 1, "cpu"
+    values["training"].update(micro_batch=config.micro_batch, recompute="none", recompute_blocks=None, loss_chunk=0)
+    values["parallel"] = {}
+    return build_run_config(values)
 
 
 def _small_model(config: RunConfig, mesh: Mesh) -> dict[str, int]:

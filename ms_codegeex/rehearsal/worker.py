@@ -29,7 +29,6 @@ from ms_codegeex.base.printing import print_error, print_out
 from ms_codegeex.base.processes import ForkSpec, die_with_parent, run_processes
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.config import RunConfig
-from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.config.validation import validated
 from ms_codegeex.data.datasets.batches import Batch
 from ms_codegeex.parallel import context
@@ -47,18 +46,10 @@ from ms_codegeex.rehearsal.job import (
     overflows_in,
 )
 from ms_codegeex.rehearsal.schedule import schedule
+from ms_codegeex.rehearsal.shrink import single_device
 from ms_codegeex.rehearsal.stubs import rank_environment
 
 MESSAGE_SECONDS = 900.0  # includes the slowest rank's start-up; a rank that fails ends the others at once
-
-
-def single_device(config: RunConfig) -> RunConfig:
-    """The same training on one device, in micro-batches of the same size, which a partitioned run must equal."""
-    values = config.to_dict()
-    values["devices"], values["device"] = 1, "cpu"
-    values["training"].update(micro_batch=config.micro_batch, recompute="none", recompute_blocks=None, loss_chunk=0)
-    values["parallel"] = {}
-    return build_run_config(values)
 
 
 def reference(job: RehearsalJob) -> None:

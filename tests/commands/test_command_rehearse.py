@@ -13,7 +13,7 @@ from ms_codegeex.base.shipped import find_config
 from ms_codegeex.commands import rehearse
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.rules import build_run_config
-from ms_codegeex.rehearsal import execute
+from ms_codegeex.rehearsal import emulation, execute, first_contact
 from ms_codegeex.rehearsal.compare import Comparison, ParameterError
 from ms_codegeex.rehearsal.coverage import not_executed
 
@@ -105,6 +105,11 @@ def test_flags_of_the_phase_not_asked_for_are_refused(small, capsys, words, mess
         (["--timeline", "--trace", "/no/such/folder/step.json"], "--trace: /no/such/folder is not a folder"),
         (["--streams"], "--streams: the streams of Ascend's back end need a compilation with --target ascend"),
         (["--streams", "--target", "gpu", "--compile"], "--streams: the streams of Ascend's back end need"),
+        (["--saturating"], "--saturating: is the chip that --first-contact starts; give both"),
+        (
+            ["--first-contact", "--saturating", "training.precision=bf16"],
+            "--saturating: training.precision is bf16, which the Ascend 910 does not have; set it to fp16",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -259,7 +264,8 @@ def test_a_shrunk_run_keeps_what_can_be_wrong():
         {
             "device": "ascend",
             "devices": 64,
-            "training": {"steps": 1, "global_batch": 64, "precision": "fp16", "recompute": "full"},
+            "training": {"steps": 900, "global_batch": 64, "precision": "fp16", "recompute": "full"},
+            "profile": {"steps": "100..110"},
             "parallel": {"tensor": 4, "pipeline": 4, "optimizer_shard": 2, "sequence": True, "micro_batches": 4},
         }
     )
@@ -269,3 +275,39 @@ def test_a_shrunk_run_keeps_what_can_be_wrong():
     assert (small.training.recompute, small.training.precision) == ("full", "fp16")
     assert small.accumulation == 2 and small.training.clip_norm > 0 and small.training.dropout == 0.25
     assert small.model.sizes.parameter_count() < 200_000
+
+
+def met(config, ranks, progress):
+    """A rank that would train; `tests/rehearsal/test_first_contact.py` meets the plugin."""
+    figures = {"groups": 1, "planned_groups": 1, "memory_bytes": 2**30, "planned_bytes": 2**30}
+    figures |= {"saved_bytes": 5, "planned_saved_bytes": 5}
+    return [first_contact.RankContact(rank=0, stage=0, driver="Ascend910A", seconds=9.0, problem=None, **figures)]
+
+
+@pytest.mark.parametrize("problems,status", [((), 0), (("loss scale of 3 steps",), 1)], ids=["equal", "different"])
+def test_a_saturating_chip_is_started_and_emulated(monkeypatch, capsys, problems, status):
+    asked = []
+
+    def emulated(config, progress):
+        """`tests/rehearsal/test_saturation.py` trains on both chips."""
+        asked.append((config.parallel.hardware, config.training.precision))
+        return emulation.Emulation(20, 2.0**32, 14, problems) if config.training.precision == "fp16" else None
+
+    monkeypatch.setattr(first_contact, "first_contact", met)
+    monkeypatch.setattr(emulation, "emulate", emulated)
+    words = ["rehearse", "--config", "codegeex_base_8", "--first-contact", "--saturating"]
+    assert cli.main([*words, "training.precision=fp16"]) == status
+    printed = capsys.readouterr().out
+    assert "first contact with Ascend910A" in printed and "20 steps from scale 2^32: 14 skipped" in printed
+    assert asked == [("ascend910", "fp16")] and all(problem in printed for problem in problems)
+    assert cli.main([*words, "training.precision=fp16", "--json"]) == status
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["verdict"] == ("fail" if problems else "pass") and len(answer["first_contact"]) == 1
+    assert answer["saturating"] == {
+        "steps": 20,
+        "initial_scale": 2.0**32,
+        "skipped_steps": 14,
+        "problems": list(problems),
+    }
+    assert cli.main([*words, "training.precision=fp32"]) == 0
+    assert "fp32 has no loss scale: nothing to emulate" in capsys.readouterr().out
