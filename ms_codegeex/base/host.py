@@ -115,6 +115,12 @@ def available_memory(
     return min(bounds) if bounds else None
 
 
+def hide_rank_table() -> None:
+    """Keep `RANK_TABLE_FILE` from MindSpore 2.9, for which it changes the level of the compiler and whose workers then
+    refuse to start. Whoever needs the table has read it."""
+    os.environ.pop("RANK_TABLE_FILE", None)
+
+
 def instruction_set(cpuinfo: str = "/proc/cpuinfo") -> str | None:
     """The widest vector instructions of the CPU, such as "AVX2"; None if unknown."""
     try:

@@ -16,7 +16,7 @@ import numpy as np
 
 from ms_codegeex.base.errors import PromptTooLong, UserError
 from ms_codegeex.base.extras import extra
-from ms_codegeex.base.host import available_cores
+from ms_codegeex.base.host import available_cores, hide_rank_table
 from ms_codegeex.generation.beams import Likeliest, next_tokens, search
 from ms_codegeex.generation.choice import Chosen, token_choice
 from ms_codegeex.generation.engine_options import AUTO
@@ -79,6 +79,7 @@ class Generator:
         ms.set_context(mode=ms.GRAPH_MODE)
         if device is not None:
             use_device(device, devices)
+        hide_rank_table()
         prepare_cpu()
         model = model if isinstance(model, LoadedModel) else load_model(Path(model), bits)
         self.path, self.config, self.tokenizer = model.path, model.config, model.tokenizer

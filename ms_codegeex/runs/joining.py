@@ -12,6 +12,7 @@ from dataclasses import replace
 from ms_codegeex.base.errors import RunFailure, UserError, first_line
 from ms_codegeex.base.files import write_json
 from ms_codegeex.base.hardware import GIB, POOL_BLOCK
+from ms_codegeex.base.host import hide_rank_table
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.config import RunConfig
 from ms_codegeex.cuda.libraries import prepare
@@ -26,9 +27,7 @@ def join(config: RunConfig) -> tuple[RunConfig, int, str | None]:
     driver reports, this rank, and the communication group of the tied word embedding."""
     if config.device == "gpu":
         prepare()
-    # The launcher has read the table. The engine would only notice the variable: it changes the compiler's level, and
-    # then refuses to start from a table (MindSpore 2.9).
-    os.environ.pop("RANK_TABLE_FILE", None)
+    hide_rank_table()
     import mindspore as ms
     from mindspore import communication
 
