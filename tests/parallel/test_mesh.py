@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ms_codegeex.base.mesh import Mesh
+from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.config.sections import ParallelConfig
 from ms_codegeex.models.codegeex.config import CodeGeeXConfig
-from ms_codegeex.parallel.sharding import ParameterLayout, parameter_layouts
+from ms_codegeex.parallel.sharding import ParameterLayout, Placement, layouts_of, parameter_layouts
 
 HEAD_TABLE, WORD_TABLE = "head.weight", "embedding.word.weight"
 
@@ -245,3 +246,16 @@ def test_stages_hold_as_many_layers_as_they_are_given():
     stages = {layout.name: layout.stage for layout in parameter_layouts(model, mesh)}
     assert [stages[f"blocks.{i}.attention.query.weight"] for i in range(5)] == [0, 0, 0, 1, 2]
     assert stages["top_query_layer.attention.query.weight"] == 2
+
+
+def test_what_a_step_keeps_for_weights_of_other_stages_is_elsewhere():
+    """The engine shards only what its stage has; filling the rest would need the memory of the whole model."""
+    values = {"device": "ascend", "devices": 4, "model": {"preset": "tiny"}, "parallel": {"pipeline": 2, "tensor": 2}}
+    config = build_run_config({**values, "training": {"steps": 1, "global_batch": 4, "micro_batch": 2}})
+    first, last = Placement(config, 0), Placement(config, 3)
+    weights = [x.name for x in layouts_of(config) if x.stage == 0]
+    kept = [f"{prefix}{name}" for name in weights for prefix in ("", "optimizer.m.", "optimizer.v.", "accu_grads.")]
+    assert not any(map(first.elsewhere, kept)) and all(map(last.elsewhere, kept))
+    assert not any(map(last.elsewhere, ("loss_scale.scale", "optimizer.step", "accumulated.sums")))
+    alone = Placement(build_run_config({"training": {"steps": 1}}), 0)
+    assert not alone.elsewhere("optimizer.m.head.weight")
