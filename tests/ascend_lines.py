@@ -69,9 +69,9 @@ def ascend_lines(package: Path) -> dict[str, set[int]]:
     while new:
         new = [
             definition
-            for name, (definition, *others) in known.items()
-            if not others and id(definition) not in found and not name.startswith("__") and used[name]
-            if {id(node) for node in used[name]} - {id(x) for x in ast.walk(definition)} <= found
+            for name, (definition, *namesakes) in known.items()
+            if not namesakes and id(definition) not in found and not name.startswith("__") and used[name]
+            if (others := {id(node) for node in used[name]} - {id(x) for x in ast.walk(definition)}) and others <= found
         ]
         found |= {id(inner) for definition in new for inner in ast.walk(definition)}
     result = {
