@@ -141,7 +141,8 @@ def run_values(dataset: Path, tmp_path: Path) -> dict:
 
 def command(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
     """Run `ms-codegeex ARGUMENTS…` as a user does, in a separate process."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **options.pop("environment", {})}
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": path, **options.pop("environment", {})}
     return subprocess.run(
         [sys.executable, "-m", "ms_codegeex.cli", *map(str, arguments)],
         text=True,

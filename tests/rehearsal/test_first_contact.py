@@ -104,7 +104,7 @@ def reduced(path: Path):
     """A configuration with as few layers and micro-batches as its mesh allows."""
     config = load_config(path, ["data.train=x"])
     mesh, top = config.mesh, config.model.sizes.attention_layers - config.model.sizes.num_layers
-    layers = max(2, 2 * mesh.pipeline * mesh.virtual_stages) - top
+    layers = max(2, mesh.pipeline * mesh.virtual_stages) - top
     accumulation = min(config.accumulation, max(2, mesh.pipeline * min(2, mesh.virtual_stages)))
     batch = accumulation * config.micro_batch * mesh.data
     model = replace(config.model, sizes=replace(config.model.sizes, num_layers=layers))
@@ -195,7 +195,7 @@ def test_a_run_from_the_script_to_the_exported_model(cluster, ascends, tmp_path)
 HERE = "tests/rehearsal/test_first_contact.py"
 MEETING = (
     *("tests/runs/test_ascend_start.py", "tests/runs/test_cores.py", "tests/runs/test_node.py", "tests/config"),
-    *("tests/runs/test_job_files.py", "tests/commands/test_command_train.py"),
+    *("tests/runs/test_job_files.py", "tests/setup/test_cluster_script.py"),
     *(f"{HERE}::test_a_rank_of_a_job_of_several_servers", f"{HERE}::test_a_chip_that_saturates"),
 )
 

@@ -54,6 +54,14 @@ for function, code in (cores, "0"), (cores, "574006"), (cores, "1"), (links, "57
     except (RunFailure, UserError) as error:
         found.append(f"{type(error).__name__}: {error}")
     os.environ.pop(function)
+def missing(detect_type="aic"):  # as with a CANN without this function, which a stub library always has
+    raise RuntimeError("Aml is not found\\nin C++")
+from mindspore import tools
+tools.stress_detect = missing
+try:
+    joining.stress_check(config, run, rank)
+except UserError as error:
+    found.append(str(error))
 from mindspore._c_expression import get_silent_detect_config, is_silent_detect_enable
 watched = [is_silent_detect_enable(), get_silent_detect_config("strikes_num")]
 events = [event.get("passed") for event in read_events(run.events)]
@@ -166,6 +174,7 @@ def alone(plugin, tmp_path_factory):
         "a model": (CHOSEN, []),
         "other hardware": (START, [*words, "parallel.hardware=ascend910"]),
         "a worker": (START, words),
+        "hidden": (f"import os; os.environ['MS_ASCEND_CHECK_OVERFLOW_MODE'] = 'SATURATION_MODE'{START}", words),
         "stress": (STRESSED, [*words, "cluster.stress_check=all"]),
         "profile": (PROFILED, [*words, "training.steps=3", "profile.steps=2..3", "profile.memory=true"]),
     }
@@ -201,6 +210,10 @@ def test_hardware_that_the_driver_contradicts_is_refused(alone):
     assert "STARTED" not in alone["other hardware"]
 
 
+def test_overflows_that_the_environment_hides_are_refused(alone):
+    assert "MS_ASCEND_CHECK_OVERFLOW_MODE=SATURATION_MODE: hides overflows" in alone["hidden"]
+
+
 def test_stress_of_one_device(alone):
     rank, watched, found, events = started(alone["stress"])
     assert rank == 0 and not watched[0] and events == [["arithmetic"], ["arithmetic"]], found
@@ -209,6 +222,7 @@ def test_stress_of_one_device(alone):
         r"RunFailure: device 0 of .* \(rank 0\): the stress test found a fault in its arithmetic;", found[1]
     )
     assert re.match(r"UserError: cluster.stress_check: all, but the test of arithmetic could not be done on", found[2])
+    assert "Aml is not found" in found[4] and "C++" not in found[4]
 
 
 def test_profile(alone):
