@@ -9,6 +9,7 @@ import pytest
 from conftest import ROOT
 
 from ms_codegeex.cli import parse
+from ms_codegeex.config.chosen_hardware import driver_hardware
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.runs.job_files import job_file
 
@@ -49,6 +50,13 @@ def test_scripts_are_called_with_flags_they_have():
     for line in lines:
         for flag in re.findall(r"--[a-z-]+", line):
             assert f"  {flag} " in usage, flag
+
+
+def test_the_first_examples_run_on_the_chip_that_the_page_is_for():
+    """The configuration of its first run is for a 910B, which refuses one that names another chip."""
+    names = re.findall(r"--config (\S+)", DOCUMENT.split("## One server")[0])
+    assert len(set(names)) == 1 and len(names) >= 5
+    assert driver_hardware(load_config(ROOT / f"configs/{names[0]}.yaml"), "Ascend910B1") == "ascend910b"
 
 
 def test_files_it_names_exist():

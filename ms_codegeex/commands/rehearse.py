@@ -127,7 +127,7 @@ def _first_contact(arguments: Arguments) -> int:
     if arguments.saturating:
         config = on_saturating_chip(config)
     ranks = _ranks(arguments.ranks or "distinct", config.devices)
-    with _progress(arguments.json) as bar:
+    with _progress(arguments.json, "rank") as bar:
         contacts = first_contact(
             config,
             distinct_ranks(config.mesh) if ranks is None else ranks,
@@ -226,11 +226,11 @@ def _ranks(text: str, world: int) -> list[int] | None:
 
 
 @contextmanager
-def _progress(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+def _progress(quiet: bool, unit: str = "graph") -> Iterator[Callable[[str, int, int], None]]:
     """A bar on standard error that appears with the first step; silent for `--json`."""
     from tqdm import tqdm
 
-    with tqdm(disable=quiet, file=sys.stderr, unit="graph", leave=False, delay=1e-9) as bar:
+    with tqdm(disable=quiet, file=sys.stderr, unit=unit, leave=False, delay=1e-9) as bar:
 
         def show(what: str, number: int, count: int) -> None:
             bar.total = count

@@ -23,6 +23,8 @@ _CAUSES = {  # of the end of a rank, in words
     rb"\[HcclWatchDog\]|Hcom Monitor thread got hccl error": "HCCL's watchdog saw a collective fail (cluster.watchdog)",
     rb"\bEI0002\b": "a collective waited longer than cluster.execute_timeout for another rank (EI0002)",
     rb"\bEI0006\b": "another rank did not connect within cluster.connect_timeout (EI0006)",
+    rb"Failed to initialize distributed job cluster": "not all ranks met at server 0 within cluster.start_timeout: "
+    "check that every server runs the command and reaches the address of --master-addr or the table's first server",
 }
 
 

@@ -210,7 +210,7 @@ def test_search_without_any_plan_fails(tmp_path):
 
 
 def test_sources_are_printed_on_request():
-    result = command_here("plan", "--config", BASE, "--sources")
+    result = command_here("plan", "--config", BASE, "--sources", "parallel.hardware=ascend910")
     assert "? peak_fp16 = 3.146e+14: 32 cores" in result.stdout and "usable_memory" in result.stdout
 
 

@@ -44,7 +44,7 @@ def test_every_shipped_configuration_fits_with_something_to_spare(path, words):
 
 
 def test_what_fits_only_just_is_not_what_a_search_may_choose():
-    tight = plan(BASE, "training.micro_batch=4")
+    tight = plan(BASE, "parallel.hardware=ascend910", "training.micro_batch=4")
     assert tight.fits and 0 < tight.spare < 0.05 and not tight.roomy
 
 
@@ -213,7 +213,7 @@ def test_every_remedy_is_one_on_the_same_command_line(path, words):
 
 def test_where_virtual_stages_take_too_much_memory_their_absence_is_a_remedy():
     words = ["parallel.pipeline=2", "parallel.optimizer_shard=4", "parallel.virtual_stages=2", "training.micro_batch=4"]
-    costed = plan(BASE, *words)
+    costed = plan(BASE, "parallel.hardware=ascend910", *words)
     assert not costed.fits and "parallel.virtual_stages=1" in remedies(costed)
 
 

@@ -85,6 +85,11 @@ def test_findings_are_noticed_until_the_run_ends(run, monkeypatch, asked):
         ("[ERROR] X] Hcom Monitor thread got hccl error,rank: 3, group name:2-6\n", "watchdog.*cluster.watchdog"),
         ("- Ascend Error Message: EI0002: 2026 The wait execution of the Notify register\n", "execute_timeout.*EI0002"),
         ("EI0006: Getting socket times out. Reason: …\n", "connect_timeout.*EI0006"),
+        (  # as MindSpore 2.9 ended when the other server did not come
+            "RuntimeError: Failed to initialize distributed job cluster because some processes in the cluster are not "
+            "successfully spawned. You can run command: 'grep -rn -E …\n",
+            "cluster.start_timeout.*--master-addr",
+        ),
     ],
 )
 def test_a_known_cause_is_in_the_first_line_of_a_failure(run, monkeypatch, text, cause):
