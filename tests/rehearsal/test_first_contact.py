@@ -119,6 +119,7 @@ def test_every_shipped_configuration_starts_and_trains(name):
     met = contact(config, distinct_ranks(config.mesh)[-1])
     assert met.problem is None, met.problem
     assert met.saved_bytes == met.planned_saved_bytes and met.memory_bytes < met.planned_bytes
+    assert met.groups == met.planned_groups
 
 
 @pytest.mark.slow  # forty layers at full width
