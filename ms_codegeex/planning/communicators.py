@@ -33,7 +33,7 @@ ACROSS_STAGES = ("tied", "pipeline", "world")
 
 @dataclass(frozen=True)
 class Communicator:
-    """`groups`: those of the plan that use it; none: the engine makes it, and no collective uses it. `message`: bytes of
+    """`groups`: those of the plan that use it; none: the engine makes it, and nothing uses it. `message`: bytes of
     the largest one. `buffer`: MiB of one of its two buffers (HCCL); None: the library's choice (NCCL)."""
 
     groups: tuple[str, ...]
