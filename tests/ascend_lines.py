@@ -1,7 +1,8 @@
 """Which lines of the package run on Ascend only.
 
 A condition decides it that names "ascend" or a chip's saturation: what stands below it, or after a block that leaves
-elsewhere. So do functions and classes that only such code refers to.
+elsewhere. So do functions and classes that only such code refers to. Methods of cells are left out, but for `__init__`:
+Python does not run them, the engine compiles them.
 """
 
 from __future__ import annotations
@@ -47,6 +48,10 @@ def branches(tree: ast.AST) -> Iterator[ast.AST]:
                     yield from block[number + 1 :]
 
 
+def _is_cell(definition: ast.ClassDef) -> bool:
+    return any(isinstance(base, ast.Attribute) and base.attr == "Cell" for base in definition.bases)
+
+
 def references(tree: ast.AST) -> Iterator[tuple[str, ast.AST]]:
     """Names that are used below a node, where they are."""
     for node in ast.walk(tree):
@@ -74,6 +79,9 @@ def ascend_lines(package: Path) -> dict[str, set[int]]:
             if (others := {id(node) for node in used[name]} - {id(x) for x in ast.walk(definition)}) and others <= found
         ]
         found |= {id(inner) for definition in new for inner in ast.walk(definition)}
+    cells = [x for tree in files.values() for x in ast.walk(tree) if isinstance(x, ast.ClassDef) and _is_cell(x)]
+    compiled = [x for cell in cells for x in cell.body if isinstance(x, ast.FunctionDef) and x.name != "__init__"]
+    found -= {id(inner) for method in compiled for inner in ast.walk(method)}
     result = {
         str(path.relative_to(package)): {
             node.lineno

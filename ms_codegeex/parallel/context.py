@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ms_codegeex.parallel.sharding import layouts_of
+
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
 
@@ -49,7 +51,7 @@ def engine_settings(config: RunConfig, rank: int) -> dict:
 def enter(config: RunConfig, rank: int) -> str | None:
     """Make the engine partition what is built from now on.
 
-    Communication must be initialised. Returns the group that keeps the tied word table equal, if this rank is in it.
+    Communication must be initialised. Returns the group that keeps a tied word table equal, if this rank is in one.
     """
     import mindspore as ms
     from mindspore.communication import create_group
@@ -57,8 +59,9 @@ def enter(config: RunConfig, rank: int) -> str | None:
     ms.set_auto_parallel_context(**engine_settings(config, rank))
     mesh = config.mesh
     stage = mesh.coordinates(rank)[0]
-    if mesh.pipeline == 1 or 0 < stage < mesh.pipeline - 1:
-        return None
+    tied = mesh.pipeline > 1 and any(x.copy_of and x.trained for x in layouts_of(config))
+    if not tied or 0 < stage < mesh.pipeline - 1:
+        return None  # an unused communicator would have buffers of the device, too
     ranks = mesh.tied_group(rank)
     create_group(group_name(ranks), ranks)
     return group_name(ranks)

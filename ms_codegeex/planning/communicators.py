@@ -33,8 +33,8 @@ ACROSS_STAGES = ("tied", "pipeline", "world")
 
 @dataclass(frozen=True)
 class Communicator:
-    """`groups`: those of the plan that use it. `message`: bytes of the largest one. `buffer`: MiB of one of its two
-    buffers (HCCL); None: the library's choice (NCCL)."""
+    """`groups`: those of the plan that use it; none: the engine makes it, and nothing uses it. `message`: bytes of
+    the largest one. `buffer`: MiB of one of its two buffers (HCCL); None: the library's choice (NCCL)."""
 
     groups: tuple[str, ...]
     ranks: tuple[int, ...]
@@ -88,10 +88,21 @@ def communicators_of(
             alone = group == "tied" or (group == "pipeline" and len(ranks) < mesh.world)
             members[group if alone else "", ranks].append(group)
             sizes[ranks] = max(sizes[ranks], messages[_key(group, stage)])
+    if unused := unused_by(mesh, rank):
+        members["unused", unused] = []
     return [
         Communicator(tuple(groups), ranks, sizes[ranks], _buffer(config, sizes[ranks]))
         for (_, ranks), groups in members.items()
     ]
+
+
+def unused_by(mesh: Mesh, rank: int) -> tuple[int, ...]:
+    """Ranks of a communicator that the engine makes in a pipeline for optimizer shards of what tensor parallelism does
+    not split, although such weights are not sharded (MindSpore 2.9, met on its Ascend plugin). Whether HCCL gives it
+    buffers before it is used is not known."""
+    if mesh.pipeline == 1 or mesh.tensor == 1 or mesh.optimizer_shard in (1, mesh.data):
+        return ()
+    return tuple(sorted(x for holder in mesh.optimizer_group(rank) for x in mesh.tensor_group(holder)))
 
 
 def _buffer(config: RunConfig, message: int) -> int | None:

@@ -113,8 +113,9 @@ class MicroBatch:
     same of blocks after the others; `recompute`: what this one does. `adapted`: the linear layers of a block with
     adapters of `rank`; none: all weights are trained.
     `shards`: replicas over which weights are sharded that are cast once a step; `micro_batches`: of a step.
-    `saved_all_reduces`: recomputation finds the results of tensor-parallel all-reduces saved. A part of a micro-batch
-    counts as one.
+    `saved_all_reduces`: recomputation finds the results of tensor-parallel all-reduces saved. `kept_masks`: the engine
+    keeps masks of composed dropout that are to be computed again: Ascend's back end merges both (MindSpore 2.9). A part
+    of a micro-batch counts as one.
     """
 
     sequences: int
@@ -135,6 +136,7 @@ class MicroBatch:
     shards: int = 1
     micro_batches: int = 1
     saved_all_reduces: bool = False
+    kept_masks: bool = False
     stages: int = 1
 
     @property
@@ -185,6 +187,7 @@ def shape_of(config: RunConfig, device: Device) -> MicroBatch:
         shards=mesh.optimizer_shard if overlap.parts == 1 or config.accumulation > 1 else 1,
         micro_batches=config.accumulation * overlap.parts,
         saved_all_reduces=not overlap.recompute_collectives,
+        kept_masks=device.kind == "ascend",
         stages=mesh.pipeline,
     )
 

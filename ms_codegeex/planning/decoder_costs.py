@@ -97,11 +97,11 @@ def dropout(name: str, elements: int, byte: int, shape: MicroBatch, recompute: s
     if "dropout" in shape.fused:
         forward, backward, saved = 2 * byte + 1 / 4, 2 * byte + 1 / 8, 1 / 8
     elif shape.graph_kernel:
-        forward, backward, saved = 2 * byte, 2 * byte, 0
+        forward, backward, saved = 2 * byte, 2 * byte, byte * shape.kept_masks
     else:
         mask = 2 * FP32 + 2 + 3 * byte
         again = 0 if runs_again(shape.recompute, recompute) else mask
-        forward, backward, saved = mask + 3 * byte, again + 3 * byte, 0
+        forward, backward, saved = mask + 3 * byte, again + 3 * byte, byte * shape.kept_masks
     return Vector(name, forward * elements, backward * elements, saved * elements, byte * elements, recompute)
 
 
@@ -210,7 +210,8 @@ def _dropped_scores(sizes: TensorSizes, shape: MicroBatch) -> Vector:
     """Dropout of the attention weights; its result is kept for the product with the values. A graph kernel includes the
     softmax's cast; recomputation writes a mask, which it and the backward pass read."""
     byte, scores = shape.bytes, sizes.scores
-    dropped = dropout("attention dropout", scores, byte, shape, "selective")
+    # a mask that is kept has the place of the softmax's cast, which is counted and then is not needed
+    dropped = dropout("attention dropout", scores, byte, replace(shape, kept_masks=False), "selective")
     if not shape.dropout:
         return replace(dropped, recompute="selective")
     forward, backward = dropped.forward, dropped.backward
@@ -350,4 +351,5 @@ def blocks(
     if shape.recompute == "full" and shape.tensor > 1 and not shape.sequence and not shape.saved_all_reduces:
         gather = TensorCollective("AllGather", size, "recompute", shape.precision)
         listed.append(ModelPart("block inputs", stage, count - 1, (), (gather,)))
+        listed.append(ModelPart("first input", stage, 1, (), (), size - kept, shape.recompute))
     return listed

@@ -78,7 +78,7 @@ def _equal_stages(plan: Plan) -> list[tuple[str, list[Communicator]]]:
 
 
 def _buffers(listed: Sequence[Communicator]) -> str:
-    return ", ".join(f"{'+'.join(x.groups)} {x.bytes / MIB:.0f}" for x in listed)
+    return ", ".join(f"{'+'.join(x.groups) or 'unused'} {x.bytes / MIB:.0f}" for x in listed)
 
 
 def communication_table(plan: Plan) -> str:

@@ -210,7 +210,7 @@ def _graph_checks(config: RunConfig, rank: RankReport, name: str) -> list[PlanCh
         "loss scale": (_planned_scale(config), f"{rank.loss_scale:g}, {'dynamic' if scaled else 'constant'}"),
         "overflow": (register, ", ".join(sorted(rank.register_calls)) or "infinities"),
     }
-    groups = Counter(tuple(sorted(x.ranks)) for x in communicators_of(config, rank.rank))
+    groups = Counter(tuple(sorted(x.ranks)) for x in communicators_of(config, rank.rank) if x.groups)
     seen = Counter(map(tuple, rank.communicators))
     wrong = sorted(((groups - seen) + (seen - groups)).elements())
     compared["communicators"] = tuple(_count(x, wrong) for x in (groups, seen))

@@ -56,6 +56,19 @@ def test_a_pipeline_has_one_communicator_for_all_stages():
     assert stages[0].communication == 2 * (words + 16 + hidden // 2 + tied) * MIB
 
 
+def test_a_pipeline_whose_shards_have_replicas_has_one_that_nothing_uses():
+    """`tests/rehearsal/test_first_contact.py` counts the engine's own, in every shipped configuration."""
+    words = ["parallel.pipeline=4", "training.micro_batch=8"]  # data 48 x tensor 8, 16 optimizer shards
+    assert found(load_config(PAPER, words), 130)[()] == (tuple(range(128, 256)), 16)
+    for other in (
+        ["parallel.pipeline=1"],
+        ["parallel.optimizer_shard=1"],
+        ["parallel.tensor=1", "training.micro_batch=1"],
+    ):
+        assert () not in found(load_config(PAPER, [*words, *other]), 130)
+    assert () not in found(load_config(ROOT / "configs/recipes/codegeex_13b_910_512.yaml"))  # no replicas
+
+
 def test_the_two_communicators_of_the_same_ranks_have_the_larger_messages_buffer():
     """Two stages: the tied table and the activations go between the same ranks."""
     config = load_config(PAPER, [*SERVER, "parallel.tensor=4", "parallel.pipeline=2"])

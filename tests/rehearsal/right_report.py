@@ -45,7 +45,7 @@ def right_report(config, rank):
         products={},
         narrow=[],
         register_calls=register,
-        communicators=[sorted(x.ranks) for x in communicators_of(config, rank)],
+        communicators=[sorted(x.ranks) for x in communicators_of(config, rank) if x.groups],
         loss_scale=training.loss_scale.initial if training.precision == "fp16" else 1.0,
         passes=[str(x) for x in planned_passes(config, stage)] if pipeline else [],
         messages=[],

@@ -141,6 +141,7 @@ def test_every_shipped_configuration_starts_and_trains(name):
     met = MET[key]
     assert met.problem is None, met.problem
     assert met.saved_bytes == met.planned_saved_bytes and met.memory_bytes < met.planned_bytes
+    assert met.groups == met.planned_groups
 
 
 @pytest.mark.slow  # forty layers at full width
