@@ -88,9 +88,12 @@ class RankContact:
 
 
 def contact_config(config: RunConfig, directory: Path) -> RunConfig:
-    """The run with two steps, synthetic data and random weights, which writes to `directory`."""
+    """The run with two steps and synthetic data, which writes to `directory`; weights are random unless adapters have
+    a model."""
     if config.device != "ascend":
         raise UserError(f"--first-contact: device is {config.device}; set device=ascend, whose plugin this starts")
+    if config.lora.rank and config.model.weights is None:
+        raise UserError("--first-contact: adapters start on a model; give model.weights=DIR")
     data = replace(
         config.data,
         train=str(write_data(config, directory / "data")),
@@ -106,7 +109,7 @@ def contact_config(config: RunConfig, directory: Path) -> RunConfig:
         config,
         output=str(directory),
         data=data,
-        model=replace(config.model, weights=None),
+        model=config.model if config.lora.rank else replace(config.model, weights=None),
         lora=replace(config.lora, weights=None),
         profile=replace(config.profile, steps=None),
         training=replace(config.training, steps=STEPS, tokens=None, evaluate_samples=1),

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from ascend_lines import ascend_lines
 from conftest import ROOT, command, write_dataset
+from small_models import FIELDS, parameters, save_run
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.config.loading import load_config
@@ -76,11 +77,12 @@ def test_a_chip_that_saturates():
 # --- every shipped configuration ---
 
 
+ADAPTERS = "finetune_lora_13b"
 RECIPES = sorted(path.stem for path in (ROOT / "configs/recipes").glob("*_910*.yaml"))
 OTHERS = [
     *("codegeex2_6b", "codegeex2_6b_continued", "codegeex_13b", "codegeex_13b_64", "codegeex_13b_64_planned"),
     *("codegeex_13b_pipeline", "codegeex_13b_planned", "codegeex_13b_published_steps", "codegeex_2.6b_8"),
-    *("codegeex_base_8", "finetune_13b_8", "finetune_lora_13b"),
+    *("codegeex_base_8", "finetune_13b_8"),
     *(f"codegen_{size}_{stage}" for size in ("350m", "2b", "6b", "16b") for stage in ("nl", "multi", "mono")),
 ]
 
@@ -97,7 +99,7 @@ def is_for_ascends(path: Path) -> bool:
 @pytest.mark.slow  # reads them all
 def test_no_configuration_is_left_out():
     files = [path for folder in ("configs", "configs/recipes") for path in (ROOT / folder).glob("*.yaml")]
-    assert sorted(path.stem for path in files if is_for_ascends(path)) == sorted([*RECIPES, *OTHERS])
+    assert sorted(path.stem for path in files if is_for_ascends(path)) == sorted([*RECIPES, *OTHERS, ADAPTERS])
 
 
 def reduced(path: Path):
@@ -142,6 +144,17 @@ def test_every_shipped_configuration_starts_and_trains(name):
     assert met.problem is None, met.problem
     assert met.saved_bytes == met.planned_saved_bytes and met.memory_bytes < met.planned_bytes
     assert met.groups == met.planned_groups
+
+
+@pytest.mark.slow  # as those above
+def test_adapters_start_on_their_model(tmp_path):
+    sizes = [f"model.{key}={value}" for key, value in FIELDS["codegeex"].items()]
+    sizes.append(f"data.seq_length={FIELDS['codegeex']['max_position_embeddings']}")
+    with pytest.raises(UserError, match=r"^--first-contact: adapters start on a model; give model.weights=DIR"):
+        contact(load_config(ADAPTERS, ["data.train=x", *sizes]), 0)
+    model = save_run(tmp_path / "model", "codegeex", parameters("codegeex"))
+    met = contact(load_config(ADAPTERS, ["data.train=x", f"model.weights={model}", *sizes]), 0)
+    assert met.problem is None and met.saved_bytes == met.planned_saved_bytes > 0, met.problem
 
 
 @pytest.mark.slow  # forty layers at full width
