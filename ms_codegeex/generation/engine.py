@@ -16,7 +16,7 @@ import numpy as np
 
 from ms_codegeex.base.errors import PromptTooLong, UserError
 from ms_codegeex.base.extras import extra
-from ms_codegeex.base.host import available_cores, hide_rank_table
+from ms_codegeex.base.host import available_cores
 from ms_codegeex.generation.beams import Likeliest, next_tokens, search
 from ms_codegeex.generation.choice import Chosen, token_choice
 from ms_codegeex.generation.engine_options import AUTO
@@ -29,7 +29,7 @@ from ms_codegeex.generation.shares import check_devices
 from ms_codegeex.generation.slots import SlotEngine
 from ms_codegeex.generation.speculation import DraftSpeculation, NgramSpeculation
 from ms_codegeex.generation.stopping import Ending, Rule, until
-from ms_codegeex.generation.targets import affordable_slots, check_memory, prepare_cpu, use_device
+from ms_codegeex.generation.targets import affordable_slots, check_memory, prepare_engine, use_device
 
 FORBIDDEN = -1e6  # added to a logit
 
@@ -79,8 +79,7 @@ class Generator:
         ms.set_context(mode=ms.GRAPH_MODE)
         if device is not None:
             use_device(device, devices)
-        hide_rank_table()
-        prepare_cpu()
+        prepare_engine()
         model = model if isinstance(model, LoadedModel) else load_model(Path(model), bits)
         self.path, self.config, self.tokenizer = model.path, model.config, model.tokenizer
         self.sentinels = model.sentinels

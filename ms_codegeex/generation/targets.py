@@ -10,7 +10,7 @@ import sys
 import mindspore as ms
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.host import available_memory
+from ms_codegeex.base.host import available_memory, hide_rank_table
 from ms_codegeex.cuda.driver import query_driver_in_subprocess
 
 MAX_SLOTS = 16
@@ -42,9 +42,11 @@ def use_device(name: str, count: int = 1) -> None:
     ms.set_device(target)
 
 
-def prepare_cpu() -> None:
-    """Run a first operator where it would print: MindSpore then reads the clock of the CPU with `grep` and `sed`, and
-    does without if they are missing, but the shell complains in the middle of an answer."""
+def prepare_engine() -> None:
+    """Hide a rank table; and on a CPU run a first operator where it would print: MindSpore then reads the clock of the
+    CPU with `grep` and `sed`, and does without if they are missing, but the shell complains in the middle of an answer.
+    """
+    hide_rank_table()
     if ms.get_context("device_target") != "CPU" or all(map(shutil.which, ("grep", "sed"))):
         return
     sys.stderr.flush()
