@@ -209,7 +209,7 @@ def test_the_verdict_is_a_table_and_the_exit_status(small, monkeypatch, capsys, 
 
 TOO_LARGE = [str(PAPER), "training.recompute=none"]
 WARNING = (
-    "ms-codegeex rehearse: warning: the plan needs 239.0 GiB on a device of stage 0, a run on ascend910 may use 30.0"
+    "ms-codegeex rehearse: warning: the plan needs 264.6 GiB on a device of stage 0, a run on ascend910 may use 30.0"
 )
 
 

@@ -83,8 +83,9 @@ def test_interleaving_shortens_the_bubble_and_costs_messages_and_memory():
     plain, parts = plan(), plan("parallel.virtual_stages=2")
     assert parts.time.bubble < 0.6 * plain.time.bubble and parts.time.total < plain.time.total
     activations = [(p.memory[0].activations, p.memory[-1].activations) for p in (plain, parts)]
-    # 11 parts where there were 8; what one block computes again exists once, and each part forms a mask
-    assert 1.2 < activations[1][0] / activations[0][0] < 1.45
+    # 11 parts where there were 8; what one block computes again exists once, each part forms a mask, and each keeps the
+    # whole input of its first block
+    assert 1.2 < activations[1][0] / activations[0][0] < 1.6
     assert activations[1][1] > activations[0][1]
     assert plain.executed_flops == parts.executed_flops and plain.parameters == parts.parameters
     messages = [
