@@ -124,7 +124,12 @@ def test_the_command_writes_the_best_plan_with_its_overrides(found, tmp_path, mo
 
 
 def test_a_plan_with_less_than_5_percent_to_spare_is_not_chosen():
-    words = "training.micro_batch=4 parallel.hardware=ascend910 parallel.optimizer_shard=2 model.num_layers=10".split()
+    words = [
+        "training.micro_batch=4",
+        "parallel.hardware=ascend910",
+        "parallel.optimizer_shard=2",
+        "model.num_layers=10",
+    ]
     config = load_config(ROOT / "configs" / "codegeex_base_8.yaml", words)
     assert make_plan(config).fits and not make_plan(config).roomy
     fitting, reasons = recomputing(config, {}, hardware_of(config))
