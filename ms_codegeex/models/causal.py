@@ -31,6 +31,7 @@ from ms_codegeex.models.layers import (
     RotaryTable,
     SampleKeys,
     SwiGlu,
+    keys_in_block,
 )
 from ms_codegeex.models.losses import ChunkedCrossEntropy, CrossEntropy, Sums
 
@@ -194,6 +195,7 @@ class Block(nn.Cell):
     ) -> Tensor:
         """x [batch*seq, H] -> [batch*seq, H]"""
         memory = self.attention_norm(x)
+        sample_keys = keys_in_block(sample_keys, memory)
         attended = self.attention(memory if query is None else query, memory, mask, sample_keys, cos, sin)
         x = self.add_attention(x, self.attention_dropout(attended, sample_keys))
         fed = self.feed_forward(self.feed_forward_norm(x), sample_keys)

@@ -214,6 +214,13 @@ class Dropout(nn.Cell):
         return self.drop(x, ops.stop_gradient(self.scale(kept, typed(self.scale_of_kept, x))))
 
 
+def keys_in_block(sample_keys: Tensor, activation: Tensor) -> Tensor:
+    """The same keys, which wait for an activation of the block. Where the block is computed again, so are its masks:
+    the engine would otherwise find them equal to those of the forward pass, and keep these (MindSpore 2.9). The
+    activation is not the block's input: where that is sliced for recomputation, the engine may close a cycle."""
+    return ops.depend(sample_keys, activation)
+
+
 class CausalMask(nn.Cell):
     """Visibility and positions from the token ids, on the device.
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Messages = dict[tuple[str, int], int]  # group, stage -> bytes
 MIB = 2**20
 # CANN's reference, HCCL_BUFFSIZE: each communicator takes two buffers, to send and to receive, 200 MB each unless it is
-# told otherwise; one as large as the message is recommended, longer messages are sent in pieces.
+# set to another size; one as large as the message is recommended, longer messages are sent in pieces.
 LONGEST = 200
 SHORTEST = 16  # MiB, assumed: scalars need no more
 # Of a communicator of NCCL, assumed: a receiver's buffers of the three protocols (NCCL's source: 4 MiB, 512 KiB and

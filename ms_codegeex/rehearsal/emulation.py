@@ -26,7 +26,7 @@ from ms_codegeex.rehearsal.job import SINGLE_THREAD, RehearsalJob
 from ms_codegeex.rehearsal.shrink import shrunk, single_device
 
 WORKER = ("-m", "ms_codegeex.rehearsal.saturation")
-CHIPS = ("infinities", "saturating")
+EMULATED = ("infinities", "saturating")
 STEPS = 20
 SHOWN = "shown"  # by each step: see `TrainStep.construct`
 COLUMNS = ("loss", "tokens", "gradient norm", "learning rate", "loss scale", "updates")
@@ -109,21 +109,21 @@ def small_fp16(config: RunConfig) -> RunConfig:
 def emulate(
     config: RunConfig, progress: Callable[[str, int, int], None] = lambda what, number, count: None
 ) -> Emulation | None:
-    """Train on both of `CHIPS` and compare; None without a loss scale, where there is nothing to emulate."""
+    """Train on both of `EMULATED` and compare; None without a loss scale, where there is nothing to emulate."""
     if config.training.precision != "fp16":
         return None
     small = small_fp16(config)
     with tempfile.TemporaryDirectory(prefix="ms-codegeex-saturating-") as name:
         job = RehearsalJob(Path(name), small, STEPS)
         job.write()
-        finished = iter(range(1, len(CHIPS) + 1))
-        progress("training on two emulated chips", 0, len(CHIPS))
+        finished = iter(range(1, len(EMULATED) + 1))
+        progress("training on two emulated chips", 0, len(EMULATED))
         run_reporting(
             python_process("emulation", [*WORKER, name, str(os.getpid())], job.directory, SINGLE_THREAD),
-            lambda chip: progress(f"trained: {chip}", next(finished), len(CHIPS)),
+            lambda chip: progress(f"trained: {chip}", next(finished), len(EMULATED)),
         )
         results = []
-        for chip in CHIPS:
+        for chip in EMULATED:
             with np.load(job.directory / f"{chip}.npz", allow_pickle=False) as stored:
                 results.append({key: stored[key] for key in stored.files})
     return compared(*results)

@@ -199,9 +199,10 @@ def _started(config: RunConfig, run: RunDirectory, rank: int) -> str | None:
         node = node_of(config, rank)
         port = stack.enter_context(reserved_port()) if node.needs_port else None
         specs = node_processes(config, node, run, [str(os.getpid())], port)
-        workers = stack.enter_context(Workers([_on_the_idle_device(config, spec, rank) for spec in specs]))
+        workers = stack.enter_context(Workers([_on_the_idle_device(config, spec, node, rank) for spec in specs]))
         while not any(workers.poll()) and not _saved(run, rank):
             time.sleep(POLL_SECONDS)
+            workers.refresh()
         if _saved(run, rank):
             return None
         if run.error.is_file():
@@ -209,9 +210,9 @@ def _started(config: RunConfig, run: RunDirectory, rank: int) -> str | None:
         return workers.failure()
 
 
-def _on_the_idle_device(config: RunConfig, spec: WorkerSpec, rank: int) -> WorkerSpec:
+def _on_the_idle_device(config: RunConfig, spec: WorkerSpec, node: Node, rank: int) -> WorkerSpec:
     """The same process, which finds the stub libraries. msrun numbers devices itself, and would start all ranks of a
-    server if it were not told which one to simulate."""
+    server without the number of the one to simulate. It names that one's log by the server."""
     chip = hardware_of(config)
     environment = {
         **spec.environment,
@@ -223,7 +224,7 @@ def _on_the_idle_device(config: RunConfig, spec: WorkerSpec, rank: int) -> Worke
         "RANK_SIZE": str(config.devices),
         "PYTHONPATH": os.pathsep.join([spec.environment["PYTHONPATH"], str(cann_stubs.stub_folder() / "python")]),
     }
-    return replace(spec, environment=environment)
+    return replace(spec, environment=environment, worker_logs=(spec.log.with_name(f"worker_{node.rank}.log"),))
 
 
 def _parts(run: RunDirectory, rank: int, ending: str) -> list[Path]:

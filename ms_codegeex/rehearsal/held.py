@@ -6,14 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ms_codegeex.parallel.sharding import MOMENTS, layouts_of
+from ms_codegeex.parallel.sharding import BUFFERS, MOMENTS, layouts_of
 from ms_codegeex.rehearsal.traffic import PlanCheck
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
 
-SUMS = "accu_grads."
-STATE = ("optimizer.", SUMS, "loss_scale.", "faults.", "accumulated.", "rehearsal.")  # parameters that are not weights
+STATE = (
+    "optimizer.",
+    BUFFERS,
+    "loss_scale.",
+    "faults.",
+    "accumulated.",
+    "rehearsal.",
+)  # parameters that are not weights
 
 
 def held_checks(config: RunConfig, stage: int, parameters: Mapping[str, Sequence]) -> list[PlanCheck]:
@@ -28,7 +34,7 @@ def held_checks(config: RunConfig, stage: int, parameters: Mapping[str, Sequence
         weights[layout.name] = f"{local} float32"
         if layout.trained:
             moments |= {prefix + layout.name: f"{local} float32" for prefix in MOMENTS}
-            sums[SUMS + layout.name] = f"{whole} float32"
+            sums[BUFFERS + layout.name] = f"{whole} float32"
     found = {name: f"{list(shape)} {dtype}" for name, (shape, dtype) in parameters.items()}
     return [
         _check("parameters", weights, {name: x for name, x in found.items() if not name.startswith(STATE)}),
@@ -36,7 +42,7 @@ def held_checks(config: RunConfig, stage: int, parameters: Mapping[str, Sequence
         _check(
             "summed gradients",
             sums if config.accumulation > 1 else {},
-            {name: x for name, x in found.items() if name.startswith(SUMS)},
+            {name: x for name, x in found.items() if name.startswith(BUFFERS)},
         ),
     ]
 

@@ -3,7 +3,7 @@ largest number and whose NaN are 0, in both directions, and a register that coun
 
 The register is a parameter whose gradient is the count: a backward pass may have no other effects.
 
-`python -m ms_codegeex.rehearsal.saturation JOB_DIRECTORY LAUNCHER_PID` trains a job on each of `CHIPS`; a line on
+`python -m ms_codegeex.rehearsal.saturation JOB_DIRECTORY LAUNCHER_PID` trains a job on each of `EMULATED`; a line on
 standard output tells of each that is done.
 """
 
@@ -25,7 +25,7 @@ from ms_codegeex.base.printing import print_out
 from ms_codegeex.base.processes import ForkSpec, die_with_parent, run_processes
 from ms_codegeex.data.datasets.batches import Batch
 from ms_codegeex.parallel.sharding import layouts_of
-from ms_codegeex.rehearsal.emulation import CHIPS, SHOWN
+from ms_codegeex.rehearsal.emulation import EMULATED, SHOWN
 from ms_codegeex.rehearsal.job import RehearsalJob, batches, initial_value
 from ms_codegeex.rehearsal.worker import answered
 from ms_codegeex.training.build import build
@@ -123,7 +123,7 @@ class StepWithInfinities(TrainStep):
         saturate(network, math.inf)
 
 
-CELLS = dict(zip(CHIPS, (StepWithInfinities, SaturatingStep), strict=True))
+CELLS = dict(zip(EMULATED, (StepWithInfinities, SaturatingStep), strict=True))
 
 
 def trained(
@@ -154,15 +154,15 @@ def trained_small(
 
 
 def train_on(job: RehearsalJob, chip: str) -> None:
-    """Train on one of `CHIPS`; write what it shows and the weights."""
+    """Train on one of `EMULATED`; write what it shows and the weights."""
     ms.set_context(mode=ms.GRAPH_MODE)
     ms.set_device("CPU")
     np.savez(job.directory / f"{chip}.npz", **trained_small(job, CELLS[chip]))
 
 
 def play(job: RehearsalJob) -> None:
-    """Train on all of `CHIPS`, each in a process of its own."""
-    specs = [ForkSpec(chip, partial(answered, train_on, job, chip), job.directory) for chip in CHIPS]
+    """Train on all of `EMULATED`, each in a process of its own."""
+    specs = [ForkSpec(chip, partial(answered, train_on, job, chip), job.directory) for chip in EMULATED]
     run_processes(specs, min(available_cores(), len(specs)), lambda done: print_out(done.label))
 
 

@@ -48,7 +48,7 @@ export MASTER_ADDR=${{hosts[0]}}:{PORT}"""
 # YAML files (github.com/Ascend/mind-cluster, docs/en/scheduling/06_api/15_yaml_configuration.md) and its samples
 # (github.com/Ascend/mindxdl-deploy, samples/train, *_vcjob*.yaml). No cluster with Ascends has run our file.
 NPUS = "huawei.com/Ascend910"  # the resource; also the annotation with the devices that the scheduler gives to a pod
-CHIPS = {"ascend910": "ascend-910", "ascend910b": "ascend-910b"}  # the label `ring-controller.atlas`
+CHIP_LABELS = {"ascend910": "ascend-910", "ascend910b": "ascend-910b"}  # the label `ring-controller.atlas`
 SERVERS = {  # chip and devices of a server: its node's labels `accelerator-type` and `host-arch`
     ("ascend910", 8): ("module", "huawei-arm"),
     ("ascend910", 4): ("half", "huawei-arm"),
@@ -199,7 +199,7 @@ def _add_mindcluster(job: dict, config: RunConfig) -> str:
     """Add the labels, selectors and variables of Ascend servers to a job; returns a comment on them. TYPE is for the
     operator to fill in: the label of servers that we do not know."""
     chip, size = hardware_of(config).name, config.parallel.server_devices
-    label = {"ring-controller.atlas": CHIPS[chip]}
+    label = {"ring-controller.atlas": CHIP_LABELS[chip]}
     # On a fault of a device the scheduler deletes the pods: with "grace" they may save first.
     job["metadata"]["labels"] = {**label, "fault-scheduling": "grace"}
     (task,) = job["spec"]["tasks"]

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 from ascend_lines import ascend_lines
-from conftest import ROOT, command, write_dataset
+from conftest import ROOT, command, command_here, write_dataset
 from small_models import FIELDS, parameters, save_run
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.sections import ScheduleConfig
+from ms_codegeex.planning.communicators import unused_by
 from ms_codegeex.rehearsal import cann_stubs
 from ms_codegeex.rehearsal.compile import distinct_ranks
 from ms_codegeex.rehearsal.first_contact import contact
@@ -46,6 +47,7 @@ def test_a_rank_of_a_job_of_several_servers():
     assert 0 < met["memory_bytes"] < met["planned_bytes"]
 
 
+@pytest.mark.slow
 def test_what_the_chip_cannot_hold_is_not_trained():
     """The pool of device memory is the engine's own."""
     words = ("devices=2", "training.global_batch=512", "training.micro_batch=256", "model.num_layers=1")
@@ -63,10 +65,11 @@ def test_devices_that_are_no_ascend_are_refused():
             "--compile: belongs to another rehearsal than --first-contact; leave one of the two out",
         ),
     ):
-        result = command("rehearse", "--first-contact", "--config", *words)
+        result = command_here("rehearse", "--first-contact", "--config", *words)
         assert result.returncode == 2 and message in result.stderr
 
 
+@pytest.mark.slow
 def test_a_chip_that_saturates():
     """The register's operators are in the graph, and the plugin takes them."""
     status, result = rehearsed(*TINY, "devices=2", "model.num_layers=1", "parallel.hardware=ascend910", "--ranks", "1")
@@ -143,7 +146,9 @@ def test_every_shipped_configuration_starts_and_trains(name):
     met = MET[key]
     assert met.problem is None, met.problem
     assert met.saved_bytes == met.planned_saved_bytes and met.memory_bytes < met.planned_bytes
-    assert met.groups <= met.planned_groups  # the last stage may lack one that the engine makes and does not use
+    # the last stage may lack the group that the engine makes and does not use
+    unused = bool(unused_by(config.mesh, met.rank))
+    assert met.planned_groups - unused <= met.groups <= met.planned_groups
 
 
 @pytest.mark.slow  # as those above
@@ -159,12 +164,12 @@ def test_adapters_start_on_their_model(tmp_path):
 
 @pytest.mark.slow  # forty layers at full width
 def test_the_paper_s_run_in_full():
-    """It starts, compiles, steps and saves. Its memory is an open defect (docs/notes.md): the engine's pool takes more
-    than the plan, which the command reports."""
-    _, result = rehearsed("codegeex_13b", "--ranks", "1535")
+    """It fits only because each mask of dropout is computed again with its block (`models/layers.py`): kept, the masks
+    of a layer take 1.1 GiB."""
+    status, result = rehearsed("codegeex_13b", "--ranks", "1535")
     (met,) = result["first_contact"]
-    assert met["groups"] == met["planned_groups"] and met["memory_bytes"], met
-    assert met["problem"] is None or met["problem"].startswith("its tensors take "), met
+    assert status == 0 and met["groups"] == met["planned_groups"]
+    assert 0 < met["memory_bytes"] < met["planned_bytes"]
 
 
 # --- whole runs ---
@@ -229,7 +234,19 @@ def test_every_line_that_runs_on_ascend_only_has_run(tmp_path):
         "TRACED_LINES": str(tmp_path / "lines"),
         "TRACED_FILES": os.pathsep.join(wanted),
     }
-    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0", *MEETING]
+    words = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-n",
+        "0",
+        "-m",
+        "slow or not slow",
+        *MEETING,
+    ]
     run = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout
     met = set((tmp_path / "lines").read_text().split())

@@ -54,10 +54,10 @@ for function, code in (cores, "0"), (cores, "574006"), (cores, "1"), (links, "57
     except (RunFailure, UserError) as error:
         found.append(f"{type(error).__name__}: {error}")
     os.environ.pop(function)
-def missing(detect_type="aic"):  # as with a CANN without this function, which a stub library always has
-    raise RuntimeError("Aml is not found\\nin C++")
+from unittest.mock import create_autospec
 from mindspore import tools
-tools.stress_detect = missing
+missing = RuntimeError("Aml is not found\\nin C++")  # as with a CANN without this function, which a stub library has
+tools.stress_detect = create_autospec(tools.stress_detect, side_effect=missing)
 try:
     joining.stress_check(config, run, rank)
 except UserError as error:
@@ -268,9 +268,11 @@ GROUP = """
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.runs import joining
 import mindspore
+from unittest.mock import create_autospec
 limit = mindspore.runtime.set_memory
-mindspore.runtime.set_memory = lambda **keys: (print("MEMORY", json.dumps(keys), flush=True), limit(**keys))
+mindspore.runtime.set_memory = create_autospec(limit, side_effect=limit)  # watched, and called
 joining.join(load_config(None, sys.argv[1:]))
+print("MEMORY", json.dumps(mindspore.runtime.set_memory.call_args.kwargs), flush=True)
 from mindspore.communication import create_group
 create_group("both", [0, 1])
 print("STARTED []", flush=True)
@@ -278,7 +280,8 @@ print("STARTED []", flush=True)
 LARGER = ("devices=2", "model.hidden_size=512")  # the FP32 gradient of its word table has 102 MiB
 
 
-@pytest.mark.parametrize("own, size", [(None, 102), pytest.param("33", 33, marks=pytest.mark.slow)], ids=str)
+@pytest.mark.slow
+@pytest.mark.parametrize("own, size", [(None, 102), ("33", 33)], ids=str)
 def test_communicators_are_made_with_the_planned_buffers(plugin, tmp_path, monkeypatch, own, size):
     """What `planning/communicators.py` says MindSpore's own plugin does with the two variables."""
     monkeypatch.setenv("GLOG_v", "2")  # the plugin then says with which buffers it makes a communicator

@@ -16,6 +16,7 @@ from mindspore import Tensor, nn, ops
 
 from ms_codegeex.models.causal import Attention, Build, CausalLogits, CausalLoss, FeedForward, RotaryDecoder
 from ms_codegeex.models.codegen.config import CodeGenConfig
+from ms_codegeex.models.layers import keys_in_block
 
 
 class ParallelBlock(nn.Cell):
@@ -35,6 +36,7 @@ class ParallelBlock(nn.Cell):
     def construct(self, x: Tensor, mask: Tensor, sample_keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """x [batch*seq, H] -> [batch*seq, H]"""
         y = self.norm(x)
+        sample_keys = keys_in_block(sample_keys, y)
         attended = self.attention_dropout(self.attention(y, y, mask, sample_keys, cos, sin), sample_keys)
         fed = self.feed_forward_dropout(self.feed_forward(y, sample_keys), sample_keys)
         return self.add_feed_forward(self.add_attention(x, attended), fed)
