@@ -202,7 +202,6 @@ def _started(config: RunConfig, run: RunDirectory, rank: int) -> str | None:
         workers = stack.enter_context(Workers([_on_the_idle_device(config, spec, node, rank) for spec in specs]))
         while not any(workers.poll()) and not _saved(run, rank):
             time.sleep(POLL_SECONDS)
-            workers.refresh()
         if _saved(run, rank):
             return None
         if run.error.is_file():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import fields, replace
@@ -45,6 +46,16 @@ def test_a_rank_of_a_job_of_several_servers():
     assert met["groups"] == 5  # all ranks; tensor; data; optimizer shards; their replicas
     assert met["saved_bytes"] == met["planned_saved_bytes"] > 0
     assert 0 < met["memory_bytes"] < met["planned_bytes"]
+
+
+def test_the_end_of_a_failed_worker_s_own_log_is_quoted(tmp_path, monkeypatch):
+    """Of a rank of the second server, whose log msrun names by the server. A worker that dies without an exception."""
+    ends = "import os\nif 'MS_NODE_ID' in os.environ:\n    print('too hot', flush=True)\n    os._exit(3)\n"
+    (tmp_path / "sitecustomize.py").write_text(ends)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    config = load_config("codegeex_base_8", ["device=ascend", "devices=16", "model.num_layers=2"])
+    problem = contact(config, 8).problem
+    assert re.fullmatch(r"last lines of \S+/worker_1.log:\n  too hot", problem), problem
 
 
 @pytest.mark.slow
