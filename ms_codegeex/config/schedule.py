@@ -58,6 +58,8 @@ def misfit(schedule: ScheduleConfig, steps: int, done: int = 0) -> str | None:
     if fitted.warmup_steps >= steps:
         both = f"{key}.warmup_steps=null {key}.decay_steps=null fit the run{allow}"
         return f"{key}.warmup_steps: {fitted.warmup_steps:,}, so {ending}; {both}"
+    if schedule.decay_steps is None:
+        return None
     begin = fitted.warmup_steps if fitted.cosine_after_warmup else 0
     flat = min(left, max(0, steps - begin - fitted.decay_steps))
     if flat / left > AT_THE_END:
