@@ -76,5 +76,5 @@ def test_published_numbers_stay():
 
 
 def test_a_cosine_that_is_shorter_than_the_derived_warm_up_is_a_mistake():
-    with pytest.raises(UserError, match="training.schedule.warmup_steps: 24 is not below decay_steps 20"):
+    with pytest.raises(UserError, match=r"training\.schedule\.warmup_steps: 24 is not below decay_steps 20"):
         load_config(Path("codegeex_tiny"), ["training.steps=240", "training.schedule={decay_steps: 20}"])

@@ -8,6 +8,7 @@ from mindspore import Tensor
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.config.rules import build_run_config
+from ms_codegeex.config.schedule import learning_rate
 from ms_codegeex.data.datasets.opening import training_data, validation_data
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints
@@ -20,7 +21,6 @@ from ms_codegeex.models.lora import Adaptation, LoraLinear
 from ms_codegeex.runs.saving import Checkpoints
 from ms_codegeex.runs.weights import weights_of
 from ms_codegeex.training.observers import Callback
-from ms_codegeex.config.schedule import learning_rate
 from ms_codegeex.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("graph_mode_throughout")
