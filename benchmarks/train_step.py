@@ -40,7 +40,7 @@ def our_step(preset: str, batch: int, seq: int):
     ms.set_context(mode=ms.GRAPH_MODE)
     chunk = build_run_config({"training": {"steps": 1, "global_batch": batch}}).loss_chunk
     network = Loss(build_config(preset, {}), Build(seq, micro_batch=batch, loss_chunk=chunk))
-    optimizer = AdamW(network.trainable_params(), OptimizerConfig(bias_correction=True), ScheduleConfig())
+    optimizer = AdamW(network.trainable_params(), OptimizerConfig(bias_correction=True), ScheduleConfig().over(1000))
     step = TrainStep(network, optimizer, StepSettings(slots=batch * seq, clip_norm=1.0))
     step.set_train(True)
     ids = np.random.default_rng(0).integers(0, 50000, (batch, seq + 1)).astype(np.int32)

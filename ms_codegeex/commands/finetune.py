@@ -154,10 +154,13 @@ def _tokenizer(source: Source) -> str:
 
 
 def _with_epochs(config: RunConfig, epochs: float) -> RunConfig:
-    """This many passes over the data, with warm-up and decay adapted to them."""
+    """This many passes over the data, with the schedule of this length and at most a tenth of it to warm up."""
+    from ms_codegeex.config.sections import warm_up_of
     from ms_codegeex.data.datasets.opening import training_data
 
     batch, schedule = config.training.global_batch, config.training.schedule
     steps = max(1, round(epochs * training_data(config).size / batch))
-    schedule = replace(schedule, decay_steps=max(steps, 2), warmup_steps=min(schedule.warmup_steps, steps // 10))
+    schedule = replace(schedule, decay_steps=None)
+    if schedule.warmup_steps is not None:
+        schedule = replace(schedule, warmup_steps=min(schedule.warmup_steps, warm_up_of(steps)))
     return replace(config, training=replace(config.training, steps=steps, tokens=None, schedule=schedule))

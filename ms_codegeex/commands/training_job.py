@@ -31,6 +31,7 @@ from ms_codegeex.data.datasets.opening import (
     validation_data,
 )
 from ms_codegeex.data.languages import tag_text
+from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.peft import write_peft
 from ms_codegeex.formats.sources import open_source
@@ -44,7 +45,7 @@ from ms_codegeex.runs.node import Node, resolve_node
 from ms_codegeex.runs.opening import StartingPoint, held_run, join_run, open_run, starting_point
 from ms_codegeex.runs.process_list import Form, process_text
 from ms_codegeex.runs.rendezvous import meeting
-from ms_codegeex.runs.resume import changes_since, is_finished, out_of_patience
+from ms_codegeex.runs.resume import changes_since, is_finished, out_of_patience, schedule_notes
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.stopping import stop_at_once
 from ms_codegeex.runs.supervision import planned_processes, run_workers
@@ -131,6 +132,12 @@ def print_software(configs: Sequence[RunConfig]) -> None:
         print_error(note)
 
 
+def _print_schedule(config: RunConfig, checkpoint: Checkpoint | None) -> None:
+    """Say on standard error what a user should know of the run's learning rates."""
+    for note in schedule_notes(config, checkpoint):
+        print_error(f"stages.{config.stage}: {note}" if config.stage else note)
+
+
 def _longer(config: RunConfig, summary: Mapping[str, Any]) -> str:
     """The override with which the finished run goes on."""
     tokens, patience = config.training.tokens, config.training.patience
@@ -140,9 +147,12 @@ def _longer(config: RunConfig, summary: Mapping[str, Any]) -> str:
 
 
 def processes_of(config: RunConfig, node: Node) -> list[WorkerSpec]:
-    """The processes that would be started on this server. `config.output` is absolute."""
+    """The processes that would be started on this server, for a dry run, which also says what `_print_schedule` does.
+    `config.output` is absolute."""
     run_directory = RunDirectory(Path(config.output))
-    return planned_processes(config, run_directory, node, starting_point(config, run_directory).checkpoint)
+    checkpoint = starting_point(config, run_directory).checkpoint
+    _print_schedule(config, checkpoint)
+    return planned_processes(config, run_directory, node, checkpoint)
 
 
 def check_restarts(restarts: Restarts, config: RunConfig, node: Node) -> None:
@@ -199,6 +209,7 @@ def train_once(
     with held_run(run_directory):
         with fork_server_of(config, node, run_directory, may_restart) as fork_server:
             start = starting_point(config, run_directory)
+            _print_schedule(config, start.checkpoint)
             config = resolve_data(config, corpus, quiet, node.count)
             dataset = check_datasets(config)
             if start.checkpoint is None and (note := check_weights(config, dataset)):

@@ -58,11 +58,12 @@ def check_run_config(config: RunConfig) -> None:
     if training.precision == "bf16":
         _check_bf16(config)
     _check_watching(config)
-    schedule = training.schedule
-    if schedule.warmup_steps >= schedule.decay_steps and not schedule.cosine_after_warmup:
+    schedule = config.schedule
+    never = schedule.warmup_steps >= schedule.decay_steps and not schedule.cosine_after_warmup
+    if training.schedule.decay_steps and never:  # a run that is too short for its schedule is only told so
         raise UserError(
-            f"training.schedule.warmup_steps: {training.schedule.warmup_steps} is not below decay_steps "
-            f"{training.schedule.decay_steps}; the cosine would never start"
+            f"training.schedule.warmup_steps: {schedule.warmup_steps} is not below decay_steps "
+            f"{schedule.decay_steps}; the cosine would never start"
         )
 
 

@@ -20,6 +20,7 @@ from ms_codegeex.config.sections import (
     LoraConfig,
     ParallelConfig,
     ProfileConfig,
+    ScheduleConfig,
     TrainingConfig,
 )
 from ms_codegeex.config.validation import Positive
@@ -111,6 +112,11 @@ class RunConfig:
         if self.training.steps:
             return self.training.steps
         return -(-(self.training.tokens or 0) // (self.training.global_batch * self.seq_length))
+
+    @property
+    def schedule(self) -> ScheduleConfig:
+        """`training.schedule` with its numbers of steps filled in for this run's length."""
+        return self.training.schedule.over(self.steps)
 
     @property
     def loss_chunk(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 from pydantic import Field, PlainValidator
@@ -83,18 +83,32 @@ class OptimizerConfig:
 @dataclass(frozen=True)
 class ScheduleConfig:
     """Linear warm-up, then cosine, both over the same count of updates; constant after `decay_steps`. The cosine begins
-    with the warm-up (CodeGeeX release), or after it (CodeGen release)."""
+    with the warm-up (CodeGeeX release), or after it (CodeGen release). Numbers that are left out follow from the run's
+    length (`over`)."""
 
     learning_rate: Rate = 1e-4
     """The highest rate, at the end of the warm-up."""
     end_learning_rate: Rate = 1e-6
     """The rate from `decay_steps` on."""
-    warmup_steps: Natural = 2000
-    """Steps of the linear warm-up."""
-    decay_steps: Positive = 200_000
-    """Steps of the cosine."""
+    warmup_steps: Natural | None = None
+    """Steps of the linear warm-up. Left out: a tenth of the run, at most 2,000."""
+    decay_steps: Positive | None = None
+    """Steps of the cosine. Left out: it ends with the run's last step. With `training.tokens` the length is that of
+    sequences without masked tokens; steps beyond it have the end rate. If the length changes on resume, the rate goes
+    in a line to the cosine of the new length ([rule](run_directory.md#a-longer-or-shorter-run))."""
     cosine_after_warmup: bool = False
     """True: the cosine begins after the warm-up, as in CodeGen; false: it begins with the warm-up, as in CodeGeeX."""
+
+    def over(self, steps: int) -> ScheduleConfig:
+        """The same with both numbers of steps filled in, for a run of this many updates."""
+        warmup = warm_up_of(steps) if self.warmup_steps is None else self.warmup_steps
+        whole = max(1, steps - (warmup if self.cosine_after_warmup else 0))
+        return replace(self, warmup_steps=warmup, decay_steps=self.decay_steps or whole)
+
+
+def warm_up_of(steps: int) -> int:
+    """Updates of the warm-up of a run of `steps` that does not state them."""
+    return min(2000, steps // 10)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import yaml
 from ms_codegeex.base.errors import UserError, escaped
 from ms_codegeex.base.nested import flattened
 from ms_codegeex.base.reading import read_inside, read_json
+from ms_codegeex.config.sections import warm_up_of
 from ms_codegeex.data.datasets.batches import read_info
 from ms_codegeex.data.datasets.content import CONTENT, hash_like
 from ms_codegeex.formats.family import FamilyFormats
@@ -30,13 +31,14 @@ FAMILY_NAMES = {"codegeex": "CodeGeeX", "codegen": "CodeGen", "codegeex2": "Code
 _CHECKPOINTS, _EXPORT = "checkpoints", "huggingface"  # directories of a run that do not name a model
 _HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+!|&~$@])")
+_WARM_UP = "training.schedule.warmup_steps"
 _SETTINGS = {  # what the card says of a run's configuration
     "data.seq_length": "tokens in a sequence",
     "training.global_batch": "sequences in a batch",
     "training.precision": "precision",
     "training.schedule.learning_rate": "learning rate, highest",
     "training.schedule.end_learning_rate": "learning rate, at the end",
-    "training.schedule.warmup_steps": "warm-up steps",
+    _WARM_UP: "warm-up steps",
     "training.optimizer.beta1": "AdamW beta1",
     "training.optimizer.beta2": "AdamW beta2",
     "training.optimizer.weight_decay": "weight decay",
@@ -187,9 +189,11 @@ def _training(run: _Run) -> Iterator[tuple[str, str]]:
         if type(run.state.get(key)) is int:
             yield name, f"{run.state[key]:,}"
     adapted = bool(run.config.get("lora.rank"))
+    warmup = warm_up_of(steps) if type(steps := _part(run.state, "schedule").get("steps")) is int else None
+    config = {**run.config, _WARM_UP: warmup} if run.config.get(_WARM_UP) is None else run.config
     for key, name in _SETTINGS.items():
-        if run.config.get(key) is not None and (adapted or not key.startswith("lora.")):
-            yield name, _text(run.config[key])
+        if config.get(key) is not None and (adapted or not key.startswith("lora.")):
+            yield name, _text(config[key])
     if tokenizer := _part(run.state, "tokenizer"):
         yield "tokenizer", f"{_text(Path(str(tokenizer.get('name'))).name)}, {_text(tokenizer.get('fingerprint'))}"
 

@@ -18,7 +18,6 @@ from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.config.validation import Natural, Positive, check_tree, validated
 from ms_codegeex.config.values import merged, parse_overrides, read_yaml
 
-WARM_UP = 10  # one step in so many warms up
 QUIET = {"checkpoint": {"every": 0, "keep": 1, "resume": "auto", "export": False}, "logging": {"tensorboard": False}}
 
 
@@ -97,7 +96,7 @@ def _rung(common: Mapping[str, Any], settings: LadderSettings, size: int, tokens
         values = merged(values, parse_overrides([f"{key}={json.dumps(value)}"]))
     first = build_run_config(merged(values, {"training": {"steps": 1, "tokens": None}, "output": "none"}))
     steps = max(2, round(tokens / (first.training.global_batch * first.seq_length)))
-    schedule = {"decay_steps": steps, "warmup_steps": max(1, steps // WARM_UP)}
+    schedule = {"decay_steps": None, "warmup_steps": None}  # those of its length
     length = {"steps": steps, "tokens": None, "evaluate_every": 0, "schedule": schedule}
     values = merged(values, {"training": length, "output": "none"})
     whole = build_run_config(values)

@@ -17,6 +17,7 @@ import json
 import platform
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,12 @@ from ms_codegeex.base.nested import finite
 from ms_codegeex.base.reading import read_json, sha256
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.chosen_hardware import chosen_kernels
+from ms_codegeex.config.schedule import Transition
 from ms_codegeex.data.datasets.batches import Sequences
 from ms_codegeex.data.datasets.blend import Blend
 from ms_codegeex.formats.checkpoint import Checkpoint, step_name
 from ms_codegeex.runs.records import read_events
+from ms_codegeex.runs.resume import transition_from
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.training.trainer import Trainer
 
@@ -56,9 +59,11 @@ def train(
     left_out = []  # the first samples of the batches that earlier attempts have left out
     if config.faults.policy == "rewind":
         left_out = [event["left_out"] for event in read_events(run.events) if event["event"] == "rewind"]
-    trainer = Trainer(config, data, validation, rank=rank, left_out=left_out, **options)
+    transition = transition_from(config, checkpoint) if checkpoint else None
+    options = {**options, "rank": rank, "left_out": left_out, "transition": transition}
+    trainer = Trainer(config, data, validation, **options)
     if config.compile_cache:
-        with compile_cache(config, run, rank) as cached:
+        with compile_cache(config, run, rank, transition) as cached:
             trainer.compile()
         trainer.event("graphs", cached=cached)
     if checkpoint:
@@ -100,13 +105,16 @@ def _result(trainer: Trainer, run: RunDirectory, held_out: Mapping[str, Sequence
     }
 
 
-def graph_inputs(config: RunConfig, sources: Path | None = None) -> dict[str, Any]:
-    """Everything that affects the graphs of a run: its settings, except those for its output; the source files of this
-    package (or of `sources`); versions; the kind of processor."""
+def graph_inputs(
+    config: RunConfig, sources: Path | None = None, transition: Transition | None = None
+) -> dict[str, Any]:
+    """Everything that affects the graphs of a run: its settings, except those for its output; the transition of its
+    learning rate; the source files of this package (or of `sources`); versions; the kind of processor."""
     settings: Mapping[str, Any] = config.to_dict()
     root = sources or Path(ms_codegeex.__file__).parent
     return {
         "settings": {key: value for key, value in settings.items() if key not in WITHOUT_EFFECT},
+        "transition": transition and asdict(transition),
         "kernels": sorted(chosen_kernels(config)),
         "sources": {str(path.relative_to(root)): sha256(path) for path in sorted(root.rglob("*.py"))},
         "mindspore": importlib.metadata.version("mindspore"),
@@ -122,13 +130,15 @@ def digest(inputs: Mapping[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def compile_cache(config: RunConfig, run: RunDirectory, rank: int) -> Iterator[bool]:
+def compile_cache(
+    config: RunConfig, run: RunDirectory, rank: int, transition: Transition | None = None
+) -> Iterator[bool]:
     """Read the graphs compiled in the block from the cache of the run, or keep them there. Yields whether they are
     read.
 
     A folder is made again if its files have changed. Rank 0 deletes the folders of other digests.
     """
-    name = digest(graph_inputs(config))
+    name = digest(graph_inputs(config, transition=transition))
     folder = run.compile_cache / name / f"rank_{rank}"
     if _intact(folder):
         with _engine_cache(folder):

@@ -11,6 +11,7 @@ from mindspore import Tensor, nn
 
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.chosen_hardware import chosen_kernels, running_on
+from ms_codegeex.config.schedule import Transition
 from ms_codegeex.models.bf16 import round_to_bf16
 from ms_codegeex.models.causal import Build
 from ms_codegeex.models.layers import type_constants
@@ -79,10 +80,10 @@ def build_network(config: RunConfig) -> nn.Cell:
     return network
 
 
-def adamw(config: RunConfig, parameters: list[ms.Parameter]) -> AdamW:
+def adamw(config: RunConfig, parameters: list[ms.Parameter], transition: Transition | None = None) -> AdamW:
     """The run's optimizer."""
-    training = config.training
-    return AdamW(parameters, training.optimizer, training.schedule, fused="optimizer" in chosen_kernels(config))
+    fused = "optimizer" in chosen_kernels(config)
+    return AdamW(parameters, config.training.optimizer, config.schedule, fused=fused, transition=transition)
 
 
 def build(

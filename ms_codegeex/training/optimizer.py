@@ -5,31 +5,23 @@ from __future__ import annotations
 import math
 
 import mindspore as ms
-import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.parameter import ParameterTuple
 
+from ms_codegeex.config.schedule import Transition, learning_rate
 from ms_codegeex.config.sections import OptimizerConfig, ScheduleConfig
 
 
-def learning_rate(step: int | np.ndarray, schedule: ScheduleConfig) -> np.ndarray:
-    """Learning rate of update number `step` (0-based) in float64.
-
-    step < warmup: peak·step/warmup; else end + ½(peak - end)(1 + cos(π·min(t, decay)/decay)), where t is the step, or
-    with `cosine_after_warmup` the steps since the warm-up.
-    """
-    step = np.asarray(step, np.float64)
-    peak, end, decay = schedule.learning_rate, schedule.end_learning_rate, schedule.decay_steps
-    begin = schedule.warmup_steps if schedule.cosine_after_warmup else 0
-    cosine = end + 0.5 * (peak - end) * (1 + np.cos(math.pi * np.clip(step - begin, 0, decay) / decay))
-    return np.where(step < schedule.warmup_steps, peak * step / max(schedule.warmup_steps, 1), cosine)
-
-
 class WarmupCosine(nn.Cell):
-    """`learning_rate` on the device, in FP32."""
+    """`learning_rate` on the device, in FP32, by a schedule whose steps are numbers."""
 
-    def __init__(self, schedule: ScheduleConfig):
+    def __init__(self, schedule: ScheduleConfig, transition: Transition | None = None):
         super().__init__()
+        self.line = transition
+        if transition:
+            self.first, self.joined = float(transition.step), float(transition.step + transition.steps)
+            self.rate = transition.rate
+            self.slope = (learning_rate(transition.step + transition.steps, schedule) - self.rate) / transition.steps
         self.peak, self.end = schedule.learning_rate, schedule.end_learning_rate
         self.warmup, self.decay = float(schedule.warmup_steps), float(schedule.decay_steps)
         self.begin = self.warmup if schedule.cosine_after_warmup else 0.0
@@ -38,6 +30,11 @@ class WarmupCosine(nn.Cell):
     def construct(self, step: Tensor) -> Tensor:
         """int32 scalar -> FP32 scalar."""
         step = ops.cast(step, ms.float32)
+        if self.line is None:
+            return self._scheduled(step)
+        return ops.select(step < self.joined, self.rate + self.slope * (step - self.first), self._scheduled(step))
+
+    def _scheduled(self, step: Tensor) -> Tensor:
         passed = ops.maximum(step - self.begin, 0.0) if self.begin else step
         angle = ops.minimum(passed, self.decay) * (math.pi / self.decay)
         cosine = self.end + 0.5 * (self.peak - self.end) * (1.0 + self.cos(angle))
@@ -96,7 +93,12 @@ class AdamW(nn.Cell):
     """
 
     def __init__(
-        self, parameters: list[Parameter], config: OptimizerConfig, schedule: ScheduleConfig, fused: bool = True
+        self,
+        parameters: list[Parameter],
+        config: OptimizerConfig,
+        schedule: ScheduleConfig,
+        fused: bool = True,
+        transition: Transition | None = None,
     ):
         super().__init__(auto_prefix=False)
         self.parameters = ParameterTuple(parameters)
@@ -106,7 +108,7 @@ class AdamW(nn.Cell):
         self.decay = tuple(config.weight_decay if decays(p.name) else 0.0 for p in parameters)
         self.beta1, self.beta2, self.epsilon = config.beta1, config.beta2, config.epsilon
         self.correct = config.bias_correction
-        self.schedule = WarmupCosine(schedule)
+        self.schedule = WarmupCosine(schedule, transition)
         self.update, self.kernel = _fused_adamw if fused else _composed_adamw, ops.AdamWeightDecay()
         self.map = ops.HyperMap()
 

@@ -7,6 +7,8 @@ import math
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,13 +17,14 @@ from mindspore.nn.utils import no_init_parameters
 
 from ms_codegeex.base.errors import NotFinite
 from ms_codegeex.config import RunConfig
+from ms_codegeex.config.schedule import Transition
 from ms_codegeex.data.datasets.batches import Batch, Sequences, read_ahead, shuffle_context, unigram_entropy
 from ms_codegeex.data.datasets.blend import Blend
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.parallel.context import before_evaluation
 from ms_codegeex.parallel.sharding import Placement, loaded_rows
-from ms_codegeex.training.build import Built, build
+from ms_codegeex.training.build import Built, adamw, build
 from ms_codegeex.training.faults import Faults
 from ms_codegeex.training.observers import Callback, ObservedRun, StepRecord
 from ms_codegeex.training.progress import Patience, Rates, TrainingProgress
@@ -42,6 +45,7 @@ class Trainer(ObservedRun):
         tied_group: the communication group of the tied word embedding, if this rank belongs to one.
         weights: tensors to start from, by our names; those that are missing are random.
         infill: the sentinels of the model that the run starts from; those of the data replace them.
+        transition: from the learning rate of the length that the run had.
     """
 
     def __init__(
@@ -57,17 +61,20 @@ class Trainer(ObservedRun):
         tied_group: str | None = None,
         weights: Mapping[str, LazyTensor] | None = None,
         infill: Mapping[str, Any] | None = None,
+        transition: Transition | None = None,
     ):
         self.config, self.data, self.rank, self.callbacks = config, data, rank, list(callbacks)
         self.progress, self.patience = TrainingProgress(), Patience(config.training.patience)
         self.faults, self.rates = Faults(config.faults, left_out), Rates(config, matmul_peak)
         self.evaluated: tuple[int, float] | None = None  # step and validation loss
         self.compiled = self.stopped = False
+        self.transition = transition
         self.provenance = Provenance(config, data, rank, weights or {}, infill)
         data.check_model(config.model.sizes.vocab_size, config.model.sizes.eos_token_id)
         # the engine shards parameters when it compiles; whole weights are never allocated on a device
         with no_init_parameters() if config.partitioned else nullcontext():
-            self.built = build(config, tied_group=tied_group, compile_once=True)
+            optimizer = partial(adamw, transition=transition)
+            self.built = build(config, tied_group=tied_group, compile_once=True, optimizer=optimizer)
         self.evaluation = Evaluator(config, self.built, validation, rank)
         if config.partitioned:
             self.compile()
@@ -90,6 +97,7 @@ class Trainer(ObservedRun):
             **self.patience.state(),
             "faults": self.faults.state() if self.faults.guarded else None,
             **self.provenance.state(),
+            "schedule": {"steps": self.config.steps, "transition": self.transition and asdict(self.transition)},
         }
 
     def restore(self, checkpoint: Checkpoint) -> None:

@@ -58,6 +58,8 @@ def test_pairs_are_prepared_trained_on_and_exported(model, pairs, tmp_path):
     assert summary["validation_loss_before"] > losses[0] and ", " in result.stdout and " before" in result.stdout
     state = Checkpoint(summary["checkpoint"]).state
     assert state["config"]["model"]["hidden_size"] == 16
+    rates = [record["learning_rate"] for record in read_log(tmp_path / "tuned/log.jsonl")]  # a schedule of these epochs
+    assert max(rates) > 0.97e-2 and rates[-1] == pytest.approx(3e-5, abs=5e-4)
 
 
 @pytest.mark.slow  # tests/training/test_trainer.py has one in its own process

@@ -217,6 +217,47 @@ def test_a_finished_run_goes_on_for_more_steps(runs, dataset, tmp_path):
     equal_to_the_bit(tmp_path / "again", runs[1][1])
 
 
+def test_a_run_that_goes_on_for_longer_joins_the_cosine_of_its_new_length(dataset, tmp_path):
+    """Rates of all steps against NumPy in float64; and a kill in the line between the two cosines changes no bit."""
+    values = small_run(dataset, tmp_path / "run")
+    values["training"]["schedule"] = {"learning_rate": 1e-2, "end_learning_rate": 1e-3}
+    values["checkpoint"].update(every=12, keep=9)
+    assert train_here(tmp_path, values).returncode == 0
+    longer = train_here(tmp_path, values, "--resume", "auto", "training.steps=50")
+    assert longer.returncode == 0, longer.stderr
+    steps = np.arange(50.0)
+    first, second = (1e-3 + 9e-3 * np.cos(np.pi / 2 * steps / length) ** 2 for length in (10, 50))
+    line = 1e-3 + (second[14] - 1e-3) * (steps - 10) / 4  # a tenth of the steps to come
+    expected = np.select([steps < 1, steps < 10, steps < 14], [0.0, first, line], second)
+    rates = [record["learning_rate"] for record in read_log(tmp_path / "run" / "log.jsonl")]
+    np.testing.assert_allclose(rates, expected, rtol=1e-5)
+    note = f"goes from 0.001 at step 10 to {second[14]:.3g} at step 14, and then follows the cosine of 50 steps"
+    assert f"the learning rate {note}" in longer.stderr
+    killed = shutil.copytree(tmp_path / "run", tmp_path / "killed")
+    for step in (24, 36, 48, 50):
+        shutil.rmtree(killed / "checkpoints" / f"step-000000{step}")
+    (killed / "summary.json").unlink()
+    values["output"] = str(killed)
+    again = train_here(tmp_path, values, "--resume", "auto", "training.steps=50")
+    assert "continuing from step 12" in again.stderr and note in again.stderr
+    equal_to_the_bit(killed, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["training.steps=70"], "decay_steps: 50, so 29 % of the 70 steps have the end rate"),
+        (["training.steps=20"], "decay_steps: 50, so the last of 20 steps has 72 % of the highest rate"),
+        (["training.steps=20", "training.schedule.decay_steps=null"], None),
+    ],
+)
+def test_a_dry_run_says_what_does_not_fit(dataset, tmp_path, words, expected):
+    result = train_here(tmp_path, small_run(dataset, tmp_path / "run"), *words, "--dry-run")
+    found = [line for line in result.stderr.splitlines() if "training.schedule" in line]
+    remedy = "training.schedule.decay_steps=null fits the run"
+    assert result.returncode == 0 and found == ([f"training.schedule.{expected}; {remedy}"] if expected else [])
+
+
 @pytest.mark.slow  # finetune starts from weights too
 def test_a_run_starts_from_the_weights_of_another(runs, dataset, tmp_path):
     _, first = runs[1]

@@ -94,6 +94,11 @@ def test_a_runs_card_has_its_figures(tmp_path):
     assert "at most 8 tokens" in body and f"{98765 / size:.2g} tokens for each parameter" in body
 
 
+def test_a_warm_up_that_follows_from_the_length_is_named(tmp_path):
+    _, body = card(write_run(tmp_path / "run", schedule={"steps": 60, "transition": None}), tmp_path / "hf")
+    assert "| warm-up steps | 6 |" in body
+
+
 def test_the_same_run_gives_the_same_card(tmp_path):
     run = write_run(tmp_path / "run", datasets=[write_dataset(tmp_path / "data", {"Go": 1})])
     assert card(run, tmp_path / "a") == card(run, tmp_path / "b")

@@ -24,8 +24,8 @@ def test_every_combination_is_a_run_and_the_smallest_comes_first(tmp_path):
     assert (first.size, first.tokens, last.size, last.tokens) == (0, 40960, 1, 81920)
     for rung in found:
         config = rung.config
-        assert config.steps == rung.tokens // (8 * 256) == config.training.schedule.decay_steps
-        assert config.training.schedule.warmup_steps == max(1, config.steps // 10)
+        assert config.steps == rung.tokens // (8 * 256) == config.schedule.decay_steps
+        assert config.schedule.warmup_steps == config.steps // 10
         assert config.training.schedule.learning_rate == 4e-3  # the run's
         assert (config.seed, config.data.reset_at_eos) == (rung.seed, rung.value)
         assert config.model.sizes.hidden_size == settings.sizes[rung.size]["hidden_size"]

@@ -11,6 +11,7 @@ from conftest import ROOT, small_run
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.reading import sha256
 from ms_codegeex.config.rules import build_run_config
+from ms_codegeex.config.schedule import Transition
 from ms_codegeex.config.values import flattened
 from ms_codegeex.runs import worker as module
 from ms_codegeex.runs.run_directory import RunDirectory
@@ -92,6 +93,11 @@ def test_every_setting_counts_unless_it_is_named(config):
 def test_a_changed_kernel_version_or_processor_is_a_miss(config, key):
     inputs = graph_inputs(config)
     assert digest({**inputs, key: "another"}) != digest(inputs)
+
+
+def test_another_transition_of_the_learning_rate_is_a_miss(config):
+    found = [digest(graph_inputs(config, transition=line)) for line in (None, Transition(10, 1e-3, 4))]
+    assert found[0] == digest(graph_inputs(config)) != found[1]
 
 
 def test_a_changed_new_or_missing_source_file_is_a_miss(config, tmp_path):

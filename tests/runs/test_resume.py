@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 import shutil
+from dataclasses import asdict
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,10 +18,19 @@ from ms_codegeex.base.files import write_json
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.rules import build_run_config
+from ms_codegeex.config.schedule import learning_rate
 from ms_codegeex.config.values import flattened
 from ms_codegeex.data.datasets import content
 from ms_codegeex.data.datasets.content import content_hashes
-from ms_codegeex.runs.resume import REFUSED, UNRECORDED, Change, changes_since, check_allowed, is_finished
+from ms_codegeex.runs.resume import (
+    REFUSED,
+    UNRECORDED,
+    Change,
+    changes_since,
+    check_allowed,
+    is_finished,
+    transition_from,
+)
 
 
 @pytest.fixture
@@ -186,6 +197,48 @@ def test_what_does_not_decide_them_is_only_reported(started):
         "training.steps",
     ]
     assert found[-1] == Change("training.steps", 50, 99)
+
+
+def at(step, steps, given, transition=None):
+    """A checkpoint at a step of a run of `steps`, and a function that gives configurations of other lengths."""
+
+    def config(steps, **schedule):
+        return build_run_config({"training": {"steps": steps, "schedule": schedule}, "data": {"train": None}})
+
+    state = {"config": config(steps, **given).to_dict(), "optimizer_step": step}
+    state["schedule"] = {"steps": steps, "transition": transition and asdict(transition)}
+    return SimpleNamespace(path=Path("step"), step=step, state=state), config
+
+
+def test_the_same_length_has_no_transition_and_a_longer_one_has():
+    checkpoint, config = at(240, 240, {})
+    assert transition_from(config(240), checkpoint) is None
+    found = transition_from(config(480), checkpoint)
+    assert (found.step, found.rate, found.steps) == (240, pytest.approx(1e-6), 24)
+    longer, _ = at(250, 480, {}, found)
+    assert transition_from(config(480), longer) == found
+    again = transition_from(config(960), longer)
+    assert (again.step, again.steps) == (250, 71)
+    planned = config(480).schedule
+    assert again.rate == learning_rate(250, planned, found) < 0.5 * learning_rate(250, planned)
+
+
+def test_numbers_that_a_run_states_and_other_rates_count_at_once():
+    checkpoint, config = at(240, 240, {"decay_steps": 240, "warmup_steps": 20})
+    for now in ({"decay_steps": 240, "warmup_steps": 20}, {"decay_steps": 480}, {"learning_rate": 1e-5}):
+        assert transition_from(config(480, **now), checkpoint) is None
+    assert transition_from(config(480, decay_steps=None), checkpoint).step == 240
+
+
+def test_numbers_that_are_what_the_length_gives_are_no_change(started):
+    """A checkpoint of a version that had to be given them goes on with the shipped file that no longer states them."""
+    config, checkpoint = started
+    old = checkpoint({"train": "a"})
+    old.state["config"]["training"]["schedule"].update(warmup_steps=5, decay_steps=50)
+    assert changes_since(config({"train": "a"}), old) == []
+    old.state["config"]["training"]["schedule"].update(decay_steps=40)
+    with pytest.raises(UserError, match=r"training\.schedule\.decay_steps: None, but .* was trained with 40"):
+        changes_since(config({"train": "a"}), old)
 
 
 def test_a_way_out_that_names_nothing_is_a_mistake():

@@ -8,6 +8,7 @@ from mindspore import Tensor
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.config.rules import build_run_config
+from ms_codegeex.config.schedule import learning_rate
 from ms_codegeex.data.datasets.opening import training_data, validation_data
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints
@@ -20,7 +21,6 @@ from ms_codegeex.models.lora import Adaptation, LoraLinear
 from ms_codegeex.runs.saving import Checkpoints
 from ms_codegeex.runs.weights import weights_of
 from ms_codegeex.training.observers import Callback
-from ms_codegeex.training.optimizer import learning_rate
 from ms_codegeex.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("graph_mode_throughout")
@@ -208,7 +208,7 @@ def test_twenty_steps_have_the_losses_of_peft(dataset, tmp_path):
         optimizer.zero_grad()
         loss.backward()
         for group in optimizer.param_groups:
-            group["lr"] = float(learning_rate(step, trainer.config.training.schedule))
+            group["lr"] = float(learning_rate(step, trainer.config.schedule))
         optimizer.step()
         expected.append(loss.item())
     trainer.run()

@@ -7,12 +7,13 @@ import pytest
 from mindspore import Parameter, Tensor, nn
 
 from ms_codegeex.config.loading import load_config
+from ms_codegeex.config.schedule import Transition, learning_rate
 from ms_codegeex.config.sections import OptimizerConfig, ScheduleConfig
 from ms_codegeex.models.codegeex.config import CodeGeeXConfig
-from ms_codegeex.training.optimizer import AdamW, WarmupCosine, decays, learning_rate
+from ms_codegeex.training.optimizer import AdamW, WarmupCosine, decays
 
 pytestmark = pytest.mark.usefixtures("graph_mode_throughout")
-PAPER = ScheduleConfig()
+PAPER = ScheduleConfig(warmup_steps=2000, decay_steps=200_000)
 
 
 @functools.cache
@@ -50,6 +51,54 @@ def test_learning_rate_is_codegens_formula(step):
     schedule = load_config("codegen_350m_nl").training.schedule
     assert float(learning_rate(step, schedule)) == pytest.approx(jaxformer_rate(step), rel=1e-12)
     assert device_rate(schedule, step) == pytest.approx(jaxformer_rate(step), rel=1e-3, abs=1e-11)
+
+
+@pytest.mark.parametrize("schedule", [ScheduleConfig(), ScheduleConfig(cosine_after_warmup=True)])
+def test_a_cosine_without_numbers_fits_the_run(schedule):
+    """All rates of a run of 60 updates against NumPy in float64: a tenth is warm-up, and the next update, which the run
+    has not, would have the end rate."""
+    steps, begin = np.arange(61.0), 6.0 if schedule.cosine_after_warmup else 0.0
+    cosine = 1e-6 + (1e-4 - 1e-6) * np.cos(np.pi / 2 * np.maximum(steps - begin, 0) / (60 - begin)) ** 2
+    expected = np.where(steps < 6, 1e-4 * steps / 6, cosine)
+    fitted = schedule.over(60)
+    np.testing.assert_allclose([learning_rate(step, fitted) for step in range(61)], expected, rtol=1e-12)
+    rates = [device_rate(fitted, step) for step in range(61)]
+    np.testing.assert_allclose(rates, expected, rtol=1e-5, atol=1e-10)
+    assert expected[60] == 1e-6 and expected.max() > 0.97e-4
+
+
+def test_numbers_that_are_given_stay():
+    assert ScheduleConfig(warmup_steps=5, decay_steps=7).over(60) == ScheduleConfig(warmup_steps=5, decay_steps=7)
+    assert ScheduleConfig().over(100_000).warmup_steps == 2000 and ScheduleConfig().over(4).warmup_steps == 0
+
+
+@pytest.mark.parametrize("length", [480, 200])
+def test_another_length_is_reached_in_a_line(length):
+    """A run of 240 updates whose length changes at update 160: rates up to the new end against NumPy in float64."""
+    before, now = (ScheduleConfig(4e-3, 2e-4).over(steps) for steps in (240, length))
+    transition = Transition.between(160, before, None, now, length)
+    line = (length - 160) // 10
+    steps = np.arange(160.0, length)
+
+    def cosine(step, whole):
+        return 2e-4 + (4e-3 - 2e-4) * np.cos(np.pi / 2 * step / whole) ** 2
+
+    goal = cosine(160 + line, length)
+    rising = cosine(160, 240) + (goal - cosine(160, 240)) * (steps - 160) / line
+    expected = np.where(steps < 160 + line, rising, cosine(steps, length))
+    ours = [learning_rate(step, now, transition) for step in range(160, length)]
+    np.testing.assert_allclose(ours, expected, rtol=1e-12)
+    cell = WarmupCosine(now, transition)
+    rates = [float(cell(Tensor(step, ms.int32)).asnumpy()) for step in range(160, length)]
+    np.testing.assert_allclose(rates, expected, rtol=1e-5)
+
+
+def test_a_change_of_length_during_a_transition_begins_on_its_line():
+    first, second, third = (ScheduleConfig(4e-3, 2e-4).over(steps) for steps in (100, 200, 400))
+    earlier = Transition.between(100, first, None, second, 200)
+    again = Transition.between(105, second, earlier, third, 400)
+    assert again == Transition(105, learning_rate(105, second, earlier), 29)
+    assert again.rate < learning_rate(105, second) and learning_rate(105, third, again) == again.rate
 
 
 def test_cosine_does_not_restart_after_the_warm_up():
