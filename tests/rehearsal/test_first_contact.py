@@ -177,10 +177,9 @@ def test_adapters_start_on_their_model(tmp_path):
 def test_the_paper_s_run_in_full():
     """It fits only because each mask of dropout is computed again with its block (`models/layers.py`): kept, the masks
     of a layer take 1.1 GiB."""
-    status, result = rehearsed("codegeex_13b", "--ranks", "1535")
-    (met,) = result["first_contact"]
-    assert status == 0 and met["groups"] == met["planned_groups"]
-    assert 0 < met["memory_bytes"] < met["planned_bytes"]
+    met = contact(load_config("codegeex_13b"), 1535)
+    assert met.problem is None and met.groups == met.planned_groups, met
+    assert 0 < met.memory_bytes < met.planned_bytes
 
 
 # --- whole runs ---
