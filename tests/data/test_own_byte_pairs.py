@@ -163,6 +163,13 @@ def test_the_smallest_size_is_bytes_and_special_tokens(tmp_path, family):
     assert load_tokenizer(tmp_path / "own").fingerprint == tokenizer.fingerprint
 
 
+def test_a_pair_that_occurs_once_is_no_token(tmp_path):
+    """Its row of the model's table would hardly be trained."""
+    (tmp_path / "text.py").write_text("abcdefg = 0\n")
+    with pytest.raises(UserError, match="280 tokens cannot be made of 12 bytes of text, at most 275; give more"):
+        train_tokenizer([tmp_path / "text.py"], tmp_path / "own", TokenizerSettings(280, family="codegeex"))
+
+
 def test_longer_runs_of_spaces(tmp_path):
     settings = TokenizerSettings(600, whitespace_run=24, family="codegeex")
     tokenizer = train_tokenizer([SOURCES], tmp_path / "own", settings)
@@ -240,7 +247,7 @@ def test_tables_that_record_themselves_must_still_be_tables(own, tmp_path, chang
     own["codegeex"].save(tmp_path)
     tokens, merges = [*json.loads((tmp_path / "vocab.json").read_text())], (tmp_path / "merges.txt").read_text()
     if change == "a byte is missing":
-        tokens[0] = "!!!"
+        tokens[tokens.index("\u00ff")] = "\u00ff\u00ff"  # in no merge, which would be refused too
     elif change == "no end token":
         tokens[-1] = "!!!"
     elif change == "a merge of nothing":
