@@ -93,6 +93,7 @@ def test_every_byte_has_a_token(own, theirs, family):
     assert text_decoder(ours)([number[data[i : i + 1]] for i in range(len(data))]) == data
     assert len(ours.pieces) == len(theirs[family]) == SIZE and all(ours.pieces)
     assert theirs[family].eos_token_id == ours.eos_id
+    assert {*theirs[family]("x")} == {"input_ids", "attention_mask"}  # what the model's `generate` takes
 
 
 def test_white_space_has_the_familys_tokens(own):
