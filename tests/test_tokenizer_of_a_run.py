@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from conftest import command, small_run, write_config
+from conftest import ROOT, command, command_here, small_run, write_config
 from tokenizer_files import chatglm_model, write_chatglm
 
 from ms_codegeex.base.reading import read_json
@@ -46,3 +46,49 @@ def test_from_the_corpus_to_the_generated_text(tmp_path):
     assert made.returncode == 0, made.stderr
     resumed = command("train", "--config", config, "--resume", "auto", "training.steps=3")
     assert resumed.returncode == 2 and "data.train: tokenizer fingerprint: " in resumed.stderr
+
+
+OWN = {"codegeex": (400, 381), "codegen": (400, 361)}  # ids, and the one that ends a document
+
+
+@pytest.mark.parametrize("family", ["codegeex", pytest.param("codegen", marks=pytest.mark.slow)])
+def test_a_tokenizer_of_ones_own_from_the_text_to_transformers(tmp_path, family):
+    """Trained, prepared with, trained on, generated with, quantized, exported, and read by transformers' classes."""
+    transformers = pytest.importorskip("transformers")
+    tokenizer, data, run, (size, end) = tmp_path / "own", tmp_path / "data", tmp_path / "run", OWN[family]
+    text, prompt = ROOT / "ms_codegeex" / "config", "def f(x):\n        return  x\t\t# \u4f60\n"
+    _done("tokenizer", "train", "--family", family, "--vocab-size", size, "--input", text, "--output", tokenizer)
+    _done("prepare", "--input", text, "--output", data, "--tokenizer", tokenizer, "--workers", "1")
+    ids = load_tokenizer(tokenizer).encode_prompt(prompt)
+    shutil.rmtree(tokenizer)
+    values = small_run(data, run)
+    values["model"] |= {"family": family, "vocab_size": size, "eos_token_id": end}
+    if family == "codegen":
+        values["model"] |= {"rotary_dim": 4}
+    values["training"]["steps"] = 2
+    config = write_config(tmp_path / "config.yaml", values)
+    wrong = command_here("train", "--config", config, "model.eos_token_id=0")
+    assert wrong.returncode == 2 and f"end with {end}; set it to the dataset's" in wrong.stderr
+    assert command("train", "--config", config).returncode == 0
+
+    _done("convert", "--model", run, "--to", "hf", "--output", tmp_path / "hf")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+        patch.syspath_prepend(tmp_path / "modules")
+        theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf", trust_remote_code=True)
+    assert theirs(prompt).input_ids == ids and (len(theirs), theirs.eos_token_id) == (size, end)
+    models = [tmp_path / "hf"]
+    if family == "codegen":
+        models += [run, tmp_path / "quantized"]
+        _done("quantize", "--model", run, "--bits", "8", "--output", models[-1])
+    for model in models:
+        found = json.loads(_done("generate", "--model", model, "--prompt", prompt, "--max-new-tokens", "3", "--json"))
+        assert found["prompt_tokens"] == len(ids)
+        assert load_tokenizer(run / "tokenizer" if model == run else model).encode_prompt(prompt) == ids
+
+
+def _done(*words):
+    """Standard output of a command that succeeds."""
+    result = command_here(*words)
+    assert result.returncode == 0, result.stderr
+    return result.stdout

@@ -5,29 +5,36 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from ms_codegeex.base.host import available_cores
 from ms_codegeex.base.options import REQUIRED, add_options, given, option
 from ms_codegeex.base.printing import print_result
 
-SUMMARY = "train a tokenizer for CodeGeeX2's architecture, because the released one may not be redistributed"
+SUMMARY = "train a tokenizer of your own for a family: of any size, and needed for CodeGeeX2, whose own is not free"
 EXAMPLES = """\
-  ms-codegeex tokenizer train --output tokenizer                        # on the installed Python libraries
-  ms-codegeex tokenizer train --input ~/src corpus.jsonl.gz --vocab-size 64000 --output tokenizer
+  ms-codegeex tokenizer train --family codegeex --vocab-size 2048 --output tokenizer  # on installed Python libraries
+  ms-codegeex tokenizer train --family codegen --input ~/src corpus.jsonl.gz --vocab-size 16000 --output tokenizer
   ms-codegeex tokenizer train --input ~/src --whitespace-run 1 --language-tags --output tokenizer --json"""
 
 
 @dataclass(frozen=True)
 class TrainingTextOptions:
-    """What a tokenizer is trained on, and its size."""
+    """What a tokenizer is trained on, its family and its size."""
 
     output: Path = option("directory to write", "DIR", REQUIRED)
     input: tuple[Path, ...] = option(
         "source trees, .jsonl[.gz|.zst] and .parquet files (default: the running interpreter's libraries)", "PATH", ()
     )
-    vocab_size: int = option("pieces", "N", 32_000)
-    whitespace_run: int = option("runs of 2 to N spaces are one token each; 1: none", "N", 16)
-    language_tags: bool = option("make each language's tag line one token", default=False)
+    family: Literal["codegeex", "codegen", "codegeex2"] = option(
+        "whose models it is for: byte-level BPE for codegeex and codegen, SentencePiece for codegeex2",
+        default="codegeex2",
+    )
+    vocab_size: int = option("ids; codegeex2: pieces, and five ids more", "N", 32_000)
+    whitespace_run: int | None = option(
+        "runs of 2 to N spaces are one token each; 1: none (default: 10 for codegeex, 16 for codegeex2)", "N"
+    )
+    language_tags: bool = option("codegeex2: make each language's tag line one token", default=False)
     max_bytes: int = option("text to read (default: 64 million bytes)", "N", 64_000_000)
     json: bool = option("print one JSON object on standard output", default=False)
 
@@ -35,7 +42,7 @@ class TrainingTextOptions:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the actions of this verb."""
     actions = parser.add_subparsers(title="actions", dest="action", metavar="ACTION", required=True)
-    summary = "train on text as `prepare` reads it; `prepare --tokenizer DIR` and every model of CodeGeeX2's take it"
+    summary = "train on text as `prepare` reads it; `prepare --tokenizer DIR` and every model of the family's take it"
     action = actions.add_parser("train", help=summary)
     add_options(action, TrainingTextOptions)
 
@@ -45,8 +52,13 @@ def run(arguments: argparse.Namespace) -> None:
     from ms_codegeex.data.tokenizer_training import TokenizerSettings, train_tokenizer
 
     chosen = given(TrainingTextOptions, arguments)
-    settings = TokenizerSettings(chosen.vocab_size, chosen.whitespace_run, chosen.language_tags, chosen.max_bytes)
+    names = ("vocab_size", "whitespace_run", "language_tags", "max_bytes", "family")
+    settings = TokenizerSettings(**{name: getattr(chosen, name) for name in names})
     tokenizer = train_tokenizer(chosen.input, chosen.output, settings, threads=available_cores())
-    described = {"output": str(chosen.output), **tokenizer.description(), "vocab_size": tokenizer.vocab_size}
-    text = f"{chosen.output}: {tokenizer.vocab_size} tokens; use it with `ms-codegeex prepare --tokenizer DIR`"
+    sizes = {"vocab_size": tokenizer.vocab_size, "eos_id": tokenizer.eos_id}
+    described = {"output": str(chosen.output), **tokenizer.description(), **sizes}
+    text = (
+        f"{chosen.output}: {tokenizer.vocab_size} tokens; use it with `ms-codegeex prepare --tokenizer DIR`, and "
+        f"model.vocab_size={tokenizer.vocab_size} or more, model.eos_token_id={tokenizer.eos_id} in the run"
+    )
     print_result(described, text, chosen.json)

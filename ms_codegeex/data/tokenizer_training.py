@@ -1,75 +1,188 @@
-"""Trains a tokenizer for CodeGeeX2's architecture; its released tokenizer may not be redistributed.
+"""Trains a tokenizer on the user's text.
 
-It is a SentencePiece BPE model with the properties that `CodeGeeX2Tokenizer` needs: ids 0 to 2 are unknown, begin and
+For CodeGeeX and CodeGen it is byte-level BPE with the family's pre-tokenisation, which is GPT-2's, and its tokens for
+white space: the family's own class with other tables. For CodeGeeX2, whose released tokenizer may not be redistributed,
+it is a SentencePiece BPE model with the properties that `CodeGeeX2Tokenizer` needs: ids 0 to 2 are unknown, begin and
 end of text, every character survives (identity normalisation, bytes as a last resort).
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_directory
-from ms_codegeex.data.corpus.reading import Document, find_units, read_unit
+from ms_codegeex.base.json_reading import parse_json
+from ms_codegeex.base.locks import locked
+from ms_codegeex.data.corpus.reading import Document, Unit, find_units, read_unit
 from ms_codegeex.data.corpus.settings import ReadingSettings
-from ms_codegeex.data.corpus.sources import user_roots
+from ms_codegeex.data.corpus.sources import Inputs, Root, hash_key, printable, user_roots
 from ms_codegeex.data.languages import LANGUAGES
+from ms_codegeex.data.tokenizer import CONFIG, Tokenizer
 from ms_codegeex.data.tokenizer.chatglm import MODEL, SPACE, CodeGeeX2Tokenizer
+from ms_codegeex.data.tokenizer.gpt2 import (
+    LONGEST_RUN,
+    ByteLevelTokenizer,
+    CodeGeeXTokenizer,
+    CodeGenTokenizer,
+    own_extra_tokens,
+    whitespace_tokens,
+)
+from ms_codegeex.data.tokenizer.tables import Tables
 
-MIN_SIZE = 512  # 256 bytes, three special pieces, letters
-MAX_RUN = 64
+RUNS = {"codegeex": (10, 2, LONGEST_RUN), "codegeex2": (16, 1, 64)}  # --whitespace-run: default, least, most
+FAMILIES = ("codegeex", "codegen", "codegeex2")
+PIECES = 512  # of SentencePiece at least: 256 bytes, three special pieces, letters
+MAX_SIZE = 1_000_000
 LONGEST_LINE = 1 << 14  # bytes; longer lines teach little and cost much
+VERSION = 1  # of the tokenizers that equal settings give
+SEED = 0  # of the order in which source files are read
 
 
 @dataclass(frozen=True)
 class TokenizerSettings:
-    """The settings that decide the tokenizer, apart from its text: the pieces of the SentencePiece model, to which five
-    command tokens are added; the longest run of spaces that is one token (1: none); whether each language's tag line is
-    one token; and how much text to read."""
+    """The settings that decide the tokenizer, apart from its text.
+
+    Attributes:
+        vocab_size: all ids of the tokenizer; for codegeex2 the pieces of the SentencePiece model, to which five command
+            tokens are added.
+        whitespace_run: the longest run of spaces that is one token (codegeex2: 1 for none); None: the family's. The
+            runs of codegen are fixed.
+        language_tags: codegeex2: whether each language's tag line is one token.
+        max_bytes: how much text to read; of more source files, a sample.
+        family: one of `FAMILIES`.
+        reading: which text is read.
+    """
 
     vocab_size: int = 32_000
-    whitespace_run: int = 16
+    whitespace_run: int | None = None
     language_tags: bool = False
     max_bytes: int = 64_000_000
+    family: str = "codegeex2"
+    reading: ReadingSettings = field(default_factory=partial(ReadingSettings, all_text=True))
 
     def __post_init__(self) -> None:
+        if self.family not in FAMILIES:
+            raise UserError(f"family: {self.family!r}; give one of {', '.join(FAMILIES)}")
+        if self.language_tags and self.family != "codegeex2":
+            raise UserError(f"language_tags: tag lines are plain text to {self.family}; leave it out")
+        if self.whitespace_run is not None and self.family not in RUNS:
+            raise UserError(f"whitespace_run: {self.family}'s runs of white space are fixed; leave it out")
+        default, least, most = RUNS.get(self.family, (0, 0, 0))
+        run = default if self.whitespace_run is None else self.whitespace_run
+        object.__setattr__(self, "whitespace_run", run)
+        shown = f"{least}{' (none)' if least == 1 else ''} to {most}"
         for name, right, expected in (
-            ("vocab_size", self.vocab_size >= MIN_SIZE, f"{MIN_SIZE} or more"),
-            ("whitespace_run", 1 <= self.whitespace_run <= MAX_RUN, f"1 (none) to {MAX_RUN}"),
+            ("whitespace_run", least <= run <= most, shown),
+            ("vocab_size", self.smallest <= self.vocab_size <= MAX_SIZE, f"{self.smallest} to {MAX_SIZE}"),
             ("max_bytes", self.max_bytes >= 1, "1 or more"),
         ):
             if not right:
                 raise UserError(f"{name}: {getattr(self, name)} is out of range; give {expected}")
 
     @property
+    def smallest(self) -> int:
+        """The least `vocab_size`: the 256 bytes and the family's special tokens."""
+        return PIECES if self.family == "codegeex2" else 256 + 1 + self.added
+
+    @property
+    def added(self) -> int:
+        """How many ids of a byte-level tokenizer follow that of its end token."""
+        return own_extra_tokens(self.whitespace_run) if self.family == "codegeex" else len(whitespace_tokens(0))
+
+    @property
     def whole_tokens(self) -> list[str]:
-        """Texts that are one token wherever they occur."""
+        """codegeex2: texts that are one token wherever they occur."""
         runs = [SPACE * length for length in range(2, self.whitespace_run + 1)]
         tags = sorted({language.tag for language in LANGUAGES}) if self.language_tags else []
         return [*runs, *(tag.replace(" ", SPACE) for tag in tags)]
 
 
-def train_tokenizer(
-    inputs: Sequence[Path | str], output: Path, settings: TokenizerSettings, threads: int = 1
-) -> CodeGeeX2Tokenizer:
+def train_tokenizer(inputs: Inputs, output: Path, settings: TokenizerSettings, threads: int = 1) -> Tokenizer:
     """Train on source trees, `.jsonl` and `.parquet` files, as `prepare` reads them, and write a tokenizer's directory.
     Equal text and settings give equal bytes.
 
     Raises:
-        UserError: `output` exists, an input is missing, or the text is too small for this many pieces.
+        UserError: `output` exists, an input is missing, or the text is too small for this many tokens.
     """
-    from sentencepiece import SentencePieceTrainer
-
     if Path(output).exists():
         raise UserError(f"--output: {output} exists; choose another directory, or remove it")
-    roots, model = user_roots(inputs or None), io.BytesIO()
-    lines = _Lines(_texts(roots, settings.max_bytes))
+    texts = _Texts(user_roots(inputs or None), settings)
+    with atomic_directory(Path(output)) as directory:
+        if settings.family == "codegeex2":
+            (directory / MODEL).write_bytes(_sentence_pieces(texts, settings, threads))
+            tokenizer: Tokenizer = CodeGeeX2Tokenizer(directory / MODEL)
+        else:
+            tokenizer = _byte_pairs(texts, settings)
+        tokenizer.save(directory)
+    return tokenizer
+
+
+def cached_tokenizer(inputs: Inputs, parent: Path | str, settings: TokenizerSettings) -> Path:
+    """The directory of the tokenizer for this request under `parent`, trained on first use.
+
+    Returns `parent/tokenizer-<12 hex digits>`, which depend on the places of `inputs` and the settings. Once it is
+    there nothing is searched or read again, as for `cached_corpus`.
+    """
+    places = [printable(root.path) for root in user_roots(inputs)]
+    request = json.dumps({"version": VERSION, "inputs": places, "settings": asdict(settings)}, sort_keys=True)
+    directory = Path(parent) / f"tokenizer-{hashlib.sha256(request.encode()).hexdigest()[:12]}"
+    if not (directory / CONFIG).is_file():
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with locked(directory.with_name(f".{directory.name}.lock")):  # runs started together train it once
+            if not (directory / CONFIG).is_file():
+                train_tokenizer(inputs, directory, settings)
+    return directory
+
+
+def _byte_pairs(texts: _Texts, settings: TokenizerSettings) -> ByteLevelTokenizer:
+    """A byte-level tokenizer. White space that is a token is left out of the text, as the encoder divides it there."""
+    from tokenizers import Regex, models, pre_tokenizers, trainers
+    from tokenizers import Tokenizer as FastTokenizer
+
+    runs = f" {{2,{settings.whitespace_run}}}" if settings.family == "codegeex" else " {2,31}|\t{2,9}"
+    bpe = FastTokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(runs), "removed"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+        ]
+    )
+    wanted = settings.vocab_size - 1 - settings.added
+    trainer = trainers.BpeTrainer(
+        vocab_size=wanted,
+        min_frequency=2,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(iter(texts), trainer)
+    texts.check()
+    model = parse_json(bpe.to_str())["model"]
+    if missing := wanted - len(model["vocab"]):
+        raise UserError(
+            f"--vocab-size: {settings.vocab_size} tokens cannot be made of {texts.read} bytes of text, at most "
+            f"{settings.vocab_size - missing}; give more text, or a smaller size"
+        )
+    tables = Tables.of(model["vocab"], [tuple(pair) for pair in model["merges"]])
+    if settings.family == "codegen":
+        return CodeGenTokenizer(whitespace=True, tables=tables)
+    return CodeGeeXTokenizer(settings.whitespace_run, tables)
+
+
+def _sentence_pieces(texts: _Texts, settings: TokenizerSettings, threads: int) -> bytes:
+    """A SentencePiece model trained on the lines of the texts."""
+    from sentencepiece import SentencePieceTrainer
+
+    model = io.BytesIO()
     try:
         SentencePieceTrainer.train(
-            sentence_iterator=iter(lines),
+            sentence_iterator=_lines(texts),
             model_writer=model,
             model_type="bpe",
             vocab_size=settings.vocab_size,
@@ -89,41 +202,43 @@ def train_tokenizer(
             minloglevel=2,
         )
     except (RuntimeError, OSError) as error:
-        if not lines.count:
-            raise UserError("--input: no text in there; give source trees, .jsonl or .parquet files") from None
+        texts.check()
         reason = str(error).strip().splitlines()[-1]
         raise UserError(
-            f"--vocab-size: {settings.vocab_size} pieces cannot be made of {lines.count} lines ({reason}); give more "
-            "text, or a smaller size"
+            f"--vocab-size: {settings.vocab_size} pieces cannot be made of {texts.read} bytes of text ({reason}); give "
+            "more text, or a smaller size"
         ) from None
-    with atomic_directory(Path(output)) as directory:
-        (directory / MODEL).write_bytes(model.getvalue())
-        tokenizer = CodeGeeX2Tokenizer(directory / MODEL)
-        tokenizer.save(directory)
-    return tokenizer
+    return model.getvalue()
 
 
-class _Lines:
-    """The lines of texts, counted. A line keeps its indentation; its end is a separate token."""
+def _lines(texts: Iterable[str]) -> Iterator[str]:
+    """The lines of texts. A line keeps its indentation; its end is a separate token."""
+    for text in texts:
+        for line in text.splitlines():
+            if line.strip() and len(line.encode()) <= LONGEST_LINE:
+                yield line
 
-    def __init__(self, texts: Iterator[str]):
-        self._texts, self.count = texts, 0
+
+class _Texts:
+    """The texts below `roots` until `max_bytes` are read: source files in the order of a hash, as `prepare` samples
+    them, then the documents of archives in order. `read` is the number of bytes so far."""
+
+    def __init__(self, roots: Sequence[Root], settings: TokenizerSettings):
+        self._roots, self._settings, self.read = roots, settings, 0
 
     def __iter__(self) -> Iterator[str]:
-        for text in self._texts:
-            for line in text.splitlines():
-                if line.strip() and len(line.encode()) <= LONGEST_LINE:
-                    self.count += 1
-                    yield line
+        units, _, _ = find_units(self._roots, self._settings.reading)
+        files = [file for unit in units if unit.part is None for file in unit.files]
+        files.sort(key=lambda file: (hash_key(SEED, file.identity), file.identity))
+        for unit in (*(Unit(file.identity, (file,)) for file in files), *(unit for unit in units if unit.part)):
+            for item in read_unit(unit, self._settings.reading):
+                if isinstance(item, Document):
+                    if self.read >= self._settings.max_bytes:
+                        return
+                    self.read += len(item.data)
+                    yield item.data.decode()
 
-
-def _texts(roots: Sequence, maximum: int) -> Iterator[str]:
-    units, _, _ = find_units(roots, ReadingSettings(all_text=True))
-    read = 0
-    for unit in units:
-        for item in read_unit(unit, ReadingSettings(all_text=True)):
-            if isinstance(item, Document):
-                if read >= maximum:
-                    return
-                read += len(item.data)
-                yield item.data.decode()
+    def check(self) -> None:
+        """`UserError` if there was none."""
+        if not self.read:
+            raise UserError("--input: no text in there; give source trees, .jsonl or .parquet files")

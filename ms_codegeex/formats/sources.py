@@ -81,8 +81,8 @@ class Source:
             return load_tokenizer(self.path)
         if self.checkpoint is not None:
             return checkpoint_tokenizer(self.path, self.checkpoint.state, self.family.name)
-        remedy = "convert it to a model directory and put its tokenizer there"
-        return family_tokenizer(self.path, self.family.name, remedy)
+        remedy = "convert it to a model directory with --tokenizer NAME|DIR"
+        return family_tokenizer(self.path, self.family.name, remedy, known=self.save_tokenizer is not None)
 
 
 def _tokenizer_saver(name: str, path: Path, state: Mapping[str, Any] | None = None) -> SaveTokenizer | None:
@@ -227,7 +227,9 @@ def _open_raw(path: Path, raw: RawModel, known: Mapping[str, Any]) -> Source:
         fields = formats.infer(its, {name: tensor.shape for name, tensor in names.items()}, said, len(raw.ranks))
     tensors = _ours(raw, its_family, its, fields)
     kind = "mindspore" if its.kind == "mindspore" else "megatron"
-    saver, skipped = _tokenizer_saver(its_family.name, path), _skipped(raw, its)
+    default = formats.sizes.defaults["eos_token_id"]
+    released = fields.get("eos_token_id", default) == default  # else its tokenizer is another one
+    saver, skipped = _tokenizer_saver(its_family.name, path) if released else None, _skipped(raw, its)
     guessed = formats.guessed(said)
     return Source(path, kind, its_family, fields, tensors, saver, skipped, guessed=guessed, ranks=len(raw.ranks))
 

@@ -63,6 +63,19 @@ def test_a_nested_file_whole_fused_or_flat(tmp_path):
         assert source.family.name == "codegeex" and source.fields == FIELDS["codegeex"] and source.kind == "megatron"
 
 
+def test_a_file_has_the_releases_tokenizer_only_if_its_end_token_is_the_releases(tmp_path):
+    """A model with a tokenizer of its own would otherwise get another one's files."""
+    arrays = parameters("codegeex") | {"embedding.word.weight": np.zeros((50400, 8), np.float32)}
+    torch.save(megatron(arrays), tmp_path / "model.pt")
+    sizes = KNOWN | {"vocab_size": 50400}
+    released = open_source(tmp_path / "model.pt", sizes | {"eos_token_id": 50256})
+    assert released.tokenizer().name == "codegeex" and released.save_tokenizer is not None
+    other = open_source(tmp_path / "model.pt", sizes | {"eos_token_id": 1005})
+    assert other.save_tokenizer is None
+    with pytest.raises(UserError, match="does not say which tokenizer this codegeex model has; convert it to a model"):
+        other.tokenizer()
+
+
 SPLIT = (  # the release's splitter: what is cut along which dimension
     ("attention.dense.weight", 1),
     ("dense_4h_to_h.weight", 1),

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ms_codegeex.data.tokenizer.base import Tokenizer
-from ms_codegeex.data.tokenizer.gpt2 import EOS, ByteLevelTokenizer
+from ms_codegeex.data.tokenizer.gpt2 import ByteLevelTokenizer
+from ms_codegeex.data.tokenizer.tables import EOS
 
 if TYPE_CHECKING:
     import gigatoken

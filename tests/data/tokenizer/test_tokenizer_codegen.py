@@ -156,7 +156,7 @@ DECODER = "added_tokens_decoder"
 @pytest.mark.parametrize(
     "damage, message",
     [
-        (lambda d: (d / "added_tokens.json").write_text("{}"), "tokenizer_config.json: adds 38 tokens to GPT-2's, "),
+        (lambda d: (d / "added_tokens.json").write_text("{}"), "tokenizer_config.json: adds 38 tokens to vocab.json, "),
         (
             change("tokenizer_config.json", lambda c: c[DECODER].pop("50290") and None),
             "tokenizer_config.json: adds 37 tokens",
@@ -164,21 +164,21 @@ DECODER = "added_tokens_decoder"
         (change("tokenizer_config.json", lambda c: {**c, DECODER: {}}), "tokenizer_config.json: adds 0 tokens"),
         (
             lambda d: (d / "tokenizer.json").write_text('{"added_tokens": []}'),
-            "tokenizer.json: adds 0 tokens to GPT-2's, added_tokens.json next to it adds 38",
+            "tokenizer.json: adds 0 tokens to vocab.json, added_tokens.json next to it adds 38",
         ),
         (
             both(
                 change("added_tokens.json", lambda c: c.update({"  ": 50285, "   ": 50286})),
                 change("tokenizer_config.json", lambda c: c.pop(DECODER) and None),
             ),
-            "added_tokens.json: adds 38 tokens to GPT-2's; expected none",
+            "added_tokens.json: adds 38 tokens to vocab.json; expected none",
         ),
         (
             both(
                 change("added_tokens.json", lambda c: {f"<|extratoken_{n}|>": 50256 + n for n in range(1, 144)}),
                 change("tokenizer_config.json", lambda c: {"tokenizer_class": "GPT2Tokenizer"}),
             ),
-            "added_tokens.json: adds 143 tokens to GPT-2's; expected none",
+            "added_tokens.json: adds 143 tokens to vocab.json; expected none",
         ),
         (lambda d: (d / "added_tokens.json").write_text("3"), "added_tokens.json: its added tokens are malformed"),
         (

