@@ -163,8 +163,7 @@ def continued(generator: Generator, prompts: Sequence[str], seed: int) -> list[s
         settings = SamplingSettings(NEW_TOKENS, temperature=TEMPERATURE, top_p=1.0, seed=seed + number)
         return prompt + "".join(generator.stream(ids, settings, block("Python", prompt)))
 
-    if not prompts:
-        return []
+    generator.engine.least = len(prompts)  # a pass for each number of unfinished answers would be compiled otherwise
     with ThreadPoolExecutor(len(prompts)) as pool:
         return list(pool.map(text, range(len(prompts)), prompts))
 
