@@ -194,8 +194,9 @@ def train_once(
     # a job of several servers is restarted by its scheduler
     rewinds = config.faults.most if node.count == 1 and config.faults.policy == "rewind" else 0
     may_restart = bool(restarts.max_restarts or rewinds)
-    watch, attempts = Stopwatch(), run_directory.attempt
+    watch = Stopwatch()
     with held_run(run_directory):
+        attempts = run_directory.attempt
         with fork_server_of(config, node, run_directory, may_restart) as fork_server:
             start = starting_point(config, run_directory)
             with watch.part("corpus"):

@@ -37,7 +37,7 @@ class Definition:
             history = history[len(history) - self.order + 1 :]
         lower = self.probability(history[1:], token) if history else 1 / self.vocabulary
         n = len(history) + 1
-        counts, discount = self.after[n][history] if history in self.after[n] else [], self.discounts[n]
+        counts, discount = self.after[n].get(history, []), self.discounts[n]
         if not counts:
             return lower
         own = max(self.counts[n][(*history, token)] - discount, 0)
