@@ -193,7 +193,7 @@ def test_first_command_with_a_small_run(home, tmp_path):
     for name in ("summary.json", "huggingface/model.safetensors", "codegeex.pt", "loss.png"):
         assert (tmp_path / "run" / name).stat().st_size > 0
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert 0 < summary["gzip_bits_per_byte"] < summary["byte_frequency_bits_per_byte"] < 8
+    assert all(0 < summary[f"{name}_bits_per_byte"] < 10 for name in ("gzip", "byte_frequency"))
     assert summary["ngram_bits_per_byte"] < summary["validation_bits_per_byte"]  # after two steps
     assert summary["ngram_tokens"] == 2 * 4 * 33 and summary["parse_samples"] == 20 and 0 <= summary["parse_share"] <= 1
     assert re.search(r"^time \d+ s: (?:set-up \d+, )?corpus \d+, start and compile \d+, ", output, re.MULTILINE)

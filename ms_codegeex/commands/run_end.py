@@ -13,13 +13,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.extras import extra
 from ms_codegeex.base.printing import print_error
 from ms_codegeex.config import RunConfig
 from ms_codegeex.data.datasets.batches import read_info
 from ms_codegeex.data.datasets.opening import training_data, validation_data
-from ms_codegeex.formats.sources import Source
+from ms_codegeex.data.tokenizer.recorded import checkpoint_has_tokenizer, checkpoint_tokenizer
+from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.runs.history import History
 
 MODULE, PURPOSE = "evaluation.after_training", "the model beside simpler ones"
@@ -27,7 +28,7 @@ MODULE, PURPOSE = "evaluation.after_training", "the model beside simpler ones"
 FIGURES = {
     "validation_bits_per_byte": "the model",
     "ngram_bits_per_byte": "a 5-gram (Kneser-Ney) on {tokens} of the tokens trained on",
-    "gzip_bits_per_byte": "gzip -9 of that text",
+    "gzip_bits_per_byte": "gzip -9 of the whole validation split",
     "byte_frequency_bits_per_byte": "frequencies of bytes in the same tokens",
 }
 UNKNOWN: Mapping[str, Any] = dict.fromkeys((*FIGURES, "ngram_tokens", "validation_bytes"))
@@ -79,20 +80,22 @@ class Stopwatch:
         return {**shown, "other": max(0.0, total - sum(shown.values())), "total": total}
 
 
-def compared(config: RunConfig, source: Source, loss: float | None, left_out: list[int]) -> dict[str, Any]:
-    """Figures of the summary: the model at `source` beside simpler ones that learn from the same tokens; null unless
-    the validation data is text of a known tokenizer. `left_out`: first samples of batches not trained on."""
+def compared(config: RunConfig, path: Path, loss: float | None, left_out: list[int]) -> dict[str, Any]:
+    """Figures of the summary: the model of the checkpoint at `path` beside simpler ones that learn from the same
+    tokens; null unless the validation data is text of a known tokenizer. `left_out`: first samples of batches not
+    trained on."""
     try:
-        tokenizer = source.tokenizer()
-        validation, data = validation_data(config), training_data(config)
+        ends, state, validation = extra(MODULE, PURPOSE), Checkpoint(path).state, validation_data(config)
+        if not checkpoint_has_tokenizer(path, state, config.family):
+            return dict(UNKNOWN)
+        tokenizer = checkpoint_tokenizer(path, state, config.family)
         if tokenizer.eos_id != validation.eos:
             return dict(UNKNOWN)  # ids of another tokenizer
-        ends, state = extra(MODULE, PURPOSE), source.checkpoint.state if source.checkpoint else {}
         rows = validation.evaluation_batch(0, 1, config.training.evaluate_samples)
-        seen = ends.seen_rows(data, state.get("samples", 0), config.training.global_batch, left_out)
-        found = ends.bits_per_byte(loss, rows, seen, tokenizer, validation.info["vocab_size"])
-    except UserError as error:
-        print_error(f"no bits a byte: {error}")
+        seen = ends.seen_rows(training_data(config), state["samples"], config.training.global_batch, left_out)
+        found = ends.bits_per_byte(loss, rows, validation.tokens, seen, tokenizer, validation.info["vocab_size"])
+    except (UserError, MemoryError) as error:
+        print_error(f"no bits a byte: {error or 'too little memory'}")
         return dict(UNKNOWN)
     values = () if found is None else (found.model, found.ngram, found.gzip, found.byte_frequency)
     return {**UNKNOWN, **dict(zip(FIGURES, values, strict=False))} | (
@@ -108,7 +111,7 @@ def sampled(config: RunConfig, model: Path, parameters: int) -> dict[str, Any]:
         measured = parameters <= LARGE_MODEL and read_info(directory).get("kind") is None
         prefix = directory / "validation" if measured else None
         found = extra(MODULE, PURPOSE).python_samples(model, SAMPLE_PROMPTS, prefix, config.seed)
-    except UserError as error:  # such as a context shorter than the prompts
+    except (UserError, RunFailure) as error:  # such as a context shorter than the prompts
         print_error(f"no sample: {error}")
         return {"sample": None, "parse_share": None, "parse_samples": 0}
     sample = "\n\n".join(text.rstrip() for text in found.shown)

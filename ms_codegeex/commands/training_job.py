@@ -292,7 +292,7 @@ def _finish(config: RunConfig, run_directory: RunDirectory, watch: Stopwatch, at
     mfu = sum(record["mfu"] * record["step_seconds"] for record in steps) / seconds if seconds else None
     summary = {**result, "tokens_per_second": rate, "mfu": mfu, "huggingface": None, "pytorch": None, "sample": None}
     summary |= {"attempts": len(history.attempts), "goodput": history.goodput, "parse_share": None, "parse_samples": 0}
-    source = open_source(Path(result["checkpoint"]))
+    source = Path(result["checkpoint"])
     with watch.part("comparison"):
         left_out = [event["left_out"] for event in history.events if event["event"] == "rewind"]
         summary |= compared(config, source, result["validation_loss"], left_out)
@@ -300,7 +300,7 @@ def _finish(config: RunConfig, run_directory: RunDirectory, watch: Stopwatch, at
         write_json(run_directory.summary, {**summary, "exporting": True})  # the model card has its figures
         print_error("exporting the model directory and the PyTorch file …")
         with watch.part("export"):
-            summary |= _exported(config, source.path, run_directory)
+            summary |= _exported(config, source, run_directory)
         if summary["huggingface"]:
             print_error("generating samples …")
             with watch.part("sample"):

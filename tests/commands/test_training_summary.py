@@ -4,7 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import EOS, small_run
+from conftest import small_run
 
 from ms_codegeex.commands import run_end
 from ms_codegeex.commands.run_end import UNKNOWN, Stopwatch, comparison, time_line
@@ -78,7 +78,7 @@ def test_the_model_beside_simpler_ones():
         "bits a byte of 213,456 bytes of validation text, comparable between tokenizers:",
         "   1.825  the model",
         "   2.097  a 5-gram (Kneser-Ney) on 987,136 of the tokens trained on",
-        "   1.840  gzip -9 of that text",
+        "   1.840  gzip -9 of the whole validation split",
         "   4.900  frequencies of bytes in the same tokens",
         "11 of 20 samples parse as Python (functions begun in held-out files, temperature 0.5, ended at a block)",
     ]
@@ -89,7 +89,7 @@ def test_figures_that_are_missing_have_no_line():
     assert list(comparison({**UNKNOWN, "parse_share": None})) == []
     missing = dict.fromkeys(("validation_bits_per_byte", "ngram_bits_per_byte", "byte_frequency_bits_per_byte"))
     lines = list(comparison({**FIGURES, **missing, "parse_share": None}))
-    assert len(lines) == 2 and lines[1].endswith("gzip -9 of that text")
+    assert len(lines) == 2 and lines[1].endswith("gzip -9 of the whole validation split")
 
 
 def history(events, log, every=1):
@@ -141,7 +141,6 @@ def test_without_a_time_of_set_up_the_line_starts_with_the_corpus(monkeypatch, v
 def test_without_the_extra_there_is_only_the_loss(dataset, monkeypatch, tmp_path, capsys):
     config = build_run_config(small_run(dataset, tmp_path))
     monkeypatch.setattr(run_end, "MODULE", "missing_extra.after_training")
-    source = SimpleNamespace(tokenizer=lambda: SimpleNamespace(eos_id=EOS))
-    assert run_end.compared(config, source, 2.0, []) == UNKNOWN
+    assert run_end.compared(config, tmp_path / "step-00000010", 2.0, []) == UNKNOWN
     assert run_end.sampled(config, Path("model"), 10)["sample"] is None
     assert capsys.readouterr().err.count("is not installed") == 2

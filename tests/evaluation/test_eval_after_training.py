@@ -69,12 +69,14 @@ def test_bits_a_byte_are_those_of_a_direct_computation(tokenizer):
     rows, counted, text = known_rows(tokenizer)
     other = tokenizer.encode(OTHER * 3)
     seen = np.array([other[:8], other[2:10], other[1:9]], np.int32)
-    found = bits_per_byte(1.25, batch_of(rows, counted), seen, tokenizer, tokenizer.vocab_size)
+    split = np.array([*tokenizer.encode(TEXT * 3), tokenizer.eos_id, *tokenizer.encode(OTHER)], np.uint16)
+    found = bits_per_byte(1.25, batch_of(rows, counted), split, seen, tokenizer, tokenizer.vocab_size)
     tokens = sum(map(sum, counted))
     assert (found.text_bytes, found.tokens) == (len(text), 24)
     assert found.model == pytest.approx(1.25 * tokens / math.log(2) / len(text), rel=1e-12)
-    packer = zlib.compressobj(9, wbits=31)  # gzip's form
-    assert found.gzip == pytest.approx(8 * len(packer.compress(text) + packer.flush()) / len(text), rel=1e-12)
+    packer, whole = zlib.compressobj(9, wbits=31), b"".join(map(tokenizer.token_bytes, split.tolist()))
+    whole = whole.replace(tokenizer.token_bytes(tokenizer.eos_id) or b"\0", b"")
+    assert found.gzip == pytest.approx(8 * len(packer.compress(whole) + packer.flush()) / len(whole), rel=1e-12)
     counts = Counter(byte for row in seen.tolist() for number in row for byte in tokenizer.token_bytes(number))
     total = sum(counts.values()) + 256
     expected = -sum(math.log2((counts[byte] + 1) / total) for byte in text) / len(text)
@@ -91,19 +93,20 @@ def test_equal_text_costs_the_same_in_tokens_of_any_size(tmp_path):
         inside = sum(len(tokenizer.token_bytes(number)) for number in ids[1:])
         loss = 2 * math.log(2) * inside / (len(ids) - 1)
         batch = batch_of([ids], [[True] * (len(ids) - 1)])
-        assert bits_per_byte(loss, batch, np.zeros((0, 5), np.int32), tokenizer, 10).model == pytest.approx(2)
+        found = bits_per_byte(loss, batch, np.array(ids), np.zeros((0, 5), np.int32), tokenizer, 10)
+        assert found.model == pytest.approx(2)
 
 
 def test_what_is_missing_has_no_figure():
     tokenizer = load_tokenizer("codegeex")
     rows, counted, _ = known_rows(tokenizer)
-    none = np.zeros((0, 5), np.int32)
-    found = bits_per_byte(None, batch_of(rows, counted), none, tokenizer, 60_000)
+    none, split = np.zeros((0, 5), np.int32), np.arange(9)
+    found = bits_per_byte(None, batch_of(rows, counted), split, none, tokenizer, 60_000)
     assert (found.model, found.ngram, found.byte_frequency, found.tokens) == (None, None, None, 0) and found.gzip > 0
     nothing = batch_of([[tokenizer.eos_id] * 4], [[True] * 3])
-    assert bits_per_byte(1.0, nothing, none, tokenizer, 60_000) is None
+    assert bits_per_byte(1.0, nothing, split, none, tokenizer, 60_000) is None
     marks = [[5, tokenizer.vocab_size + 1, 5]]  # of infilling
-    assert bits_per_byte(1.0, batch_of(marks, [[True] * 2]), none, tokenizer, 60_000).text_bytes == 1
+    assert bits_per_byte(1.0, batch_of(marks, [[True] * 2]), split, none, tokenizer, 60_000).text_bytes == 1
 
 
 def packed(directory, count, first=0, width=8):
