@@ -187,9 +187,7 @@ class PythonSamples:
     measured: int
 
 
-def python_samples(
-    model: Path, shown: Sequence[str], prefix: Path | None, seed: int, device: str | None = None
-) -> PythonSamples:
+def python_samples(model: Path, shown: Sequence[str], prefix: Path | None, seed: int) -> PythonSamples:
     """Continue the `shown` prompts, and functions begun in the held-out split with this `prefix`; None: no others."""
     from ms_codegeex.generation.engine import Generator
     from ms_codegeex.generation.loading import load_model
@@ -200,7 +198,7 @@ def python_samples(
         begun = held_out_functions(prefix, loaded.tokenizer, context // 4, seed)
     wanted = [begun[number % len(begun)] for number in range(SAMPLES)] if begun else []
     slots = len(wanted) + len(shown) if wanted else 1
-    texts = continued(Generator(loaded, context, slots=slots, device=device), [*shown, *wanted], seed)
+    texts = continued(Generator(loaded, context, slots=slots), [*shown, *wanted], seed)
     others = texts[len(shown) :]
     share = sum(_parsed(each) is not None for each in others) / len(others) if others else None
     return PythonSamples(texts[: len(shown)], share, len(others))
