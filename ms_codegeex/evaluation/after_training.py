@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ms_codegeex.base.host import available_cores
 from ms_codegeex.data.datasets.batches import Batch, Sequences
 from ms_codegeex.data.datasets.blend import Blend
 from ms_codegeex.data.datasets.indexed import IndexedDataset
@@ -39,7 +40,8 @@ TEMPERATURE = 0.5
 SAMPLES = 20  # of which the share that parses is measured
 MAX_DOCUMENTS, LONGEST = 300, 50_000  # held-out documents that are searched for functions; tokens of one
 MAX_CONTEXT = 512  # tokens of a prompt and its continuation
-NEW_TOKENS = 256
+NEW_TOKENS, SHOWN_TOKENS = 256, 96  # of a sample that is measured, and of one that is printed
+SORTED_VOCABULARY = 8192  # MindSpore's own operators sort the vocabulary for each token; a larger one takes minutes
 _PIECE = 1 << 18  # ids that are decoded at a time
 
 
@@ -163,19 +165,19 @@ def _parsed(text: str) -> ast.Module | None:
             return None
 
 
-def continued(generator: Generator, prompts: Sequence[str], seed: int) -> list[str]:
+def continued(generator: Generator, prompts: Sequence[str], limits: Sequence[int], seed: int) -> list[str]:
     """Each Python prompt with the model's continuation up to the end of its block, all at once. A tag line, which is
-    not returned, precedes a prompt."""
+    not returned, precedes a prompt. `limits`: most tokens of each continuation."""
     tag = tag_text("Python")
 
-    def text(number: int, prompt: str) -> str:
+    def text(number: int, prompt: str, limit: int) -> str:
         ids = generator.encode(f"{tag}\n{prompt}")
-        settings = SamplingSettings(NEW_TOKENS, temperature=TEMPERATURE, top_p=1.0, seed=seed + number)
+        settings = SamplingSettings(limit, temperature=TEMPERATURE, top_p=1.0, seed=seed + number)
         return prompt + "".join(generator.stream(ids, settings, block("Python", prompt)))
 
     generator.engine.least = len(prompts)  # a pass for each number of unfinished answers would be compiled otherwise
     with ThreadPoolExecutor(len(prompts)) as pool:
-        return list(pool.map(text, range(len(prompts)), prompts))
+        return list(pool.map(text, range(len(prompts)), prompts, limits))
 
 
 @dataclass(frozen=True)
@@ -191,14 +193,17 @@ def python_samples(model: Path, shown: Sequence[str], prefix: Path | None, seed:
     """Continue the `shown` prompts, and functions begun in the held-out split with this `prefix`; None: no others."""
     from ms_codegeex.generation.engine import Generator
     from ms_codegeex.generation.loading import load_model
+    from ms_codegeex.generation.network import compiled_library
 
     loaded, begun = load_model(model), list[str]()
     context = min(MAX_CONTEXT, loaded.config.max_position_embeddings)
-    if prefix is not None:
+    quick = loaded.config.vocab_size <= SORTED_VOCABULARY or compiled_library(available_cores()) is not None
+    if prefix is not None and quick:
         begun = held_out_functions(prefix, loaded.tokenizer, context // 4, seed)
     wanted = [begun[number % len(begun)] for number in range(SAMPLES)] if begun else []
     slots = len(wanted) + len(shown) if wanted else 1
-    texts = continued(Generator(loaded, context, slots=slots), [*shown, *wanted], seed)
+    limits = [SHOWN_TOKENS] * len(shown) + [NEW_TOKENS] * len(wanted)
+    texts = continued(Generator(loaded, context, slots=slots), [*shown, *wanted], limits, seed)
     others = texts[len(shown) :]
     share = sum(_parsed(each) is not None for each in others) / len(others) if others else None
     return PythonSamples(texts[: len(shown)], share, len(others))

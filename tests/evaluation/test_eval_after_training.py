@@ -27,6 +27,7 @@ from ms_codegeex.evaluation.after_training import (
 from ms_codegeex.evaluation.perplexity.ngram import KneserNey
 from ms_codegeex.formats.checkpoint_writing import write_checkpoint
 from ms_codegeex.formats.convert import convert
+from ms_codegeex.generation import network
 from ms_codegeex.models.codegeex.config import build_config
 
 TEXT = """def minimum(first, second):
@@ -192,9 +193,9 @@ def test_samples_of_a_batch_are_those_drawn_alone_and_end_at_their_block(model):
     from ms_codegeex.generation.engine import Generator
 
     prompts = [f"def f{number}(x):\n" for number in range(5)]
-    together = continued(Generator(model, slots=5), prompts, 7)
+    together = continued(Generator(model, slots=5), prompts, [256] * 5, 7)
     single = Generator(model)
-    alone = [continued(single, [prompt], 7 + number)[0] for number, prompt in enumerate(prompts)]
+    alone = [continued(single, [prompt], [256], 7 + number)[0] for number, prompt in enumerate(prompts)]
     assert together == alone and any("    x" in text for text in together)
     for prompt, text in zip(prompts, together, strict=True):
         assert text.startswith(prompt)
@@ -205,10 +206,10 @@ def test_the_share_that_parses(model, tmp_path, monkeypatch):
     prefix = validation(tmp_path / "data", FILES.values(), load_tokenizer("codegeex"))
     given = []
 
-    def known(generator, prompts, seed):
+    def known(generator, prompts, limits, seed):
         """Stands in for `continued`, which test_samples_of_a_batch_are_those_drawn_alone_and_end_at_their_block
         meets."""
-        given.append((generator.slots, list(prompts), seed))
+        given.append((generator.slots, list(prompts), list(limits), seed))
         endings = ("    return 1\n", "", "    return (\n", "    return '\\d'\n")  # the second has no body
         return [f"{prompt}{endings[number % 4]}" for number, prompt in enumerate(prompts)]
 
@@ -216,11 +217,13 @@ def test_the_share_that_parses(model, tmp_path, monkeypatch):
     shown = "class A:\n    def f(self):\n"
     found = python_samples(model, [shown], prefix, 3)
     assert found == after_training.PythonSamples([f"{shown}    return 1\n"], 0.5, 20)
-    slots, prompts, seed = given[0]
-    assert (slots, prompts[0], len(prompts), seed) == (21, shown, 21, 3)
+    slots, prompts, limits, seed = given[0]
+    assert (slots, prompts[0], len(prompts), seed) == (21, shown, 21, 3) and limits == [96, *[256] * 20]
     assert prompts[1:] == prompts[1:3] * 10 and set(prompts[1:3]) == FUNCTIONS
     assert python_samples(model, ["def f():\n"], None, 3) == after_training.PythonSamples(
         ["def f():\n    return 1\n"], None, 0
     )
     other = validation(tmp_path / "other", [FILES["c"]], load_tokenizer("codegeex"))
     assert python_samples(model, [], other, 3).parse_share is None
+    monkeypatch.setattr(network, "compiled_library", lambda threads, level="": None)  # and its vocabulary is large
+    assert python_samples(model, [shown], prefix, 3).parse_share is None
