@@ -109,4 +109,5 @@ fi
 
 venv=$("${setup[@]}")
 export PATH="$venv/bin:$PATH" # MindSpore's launcher is looked up on PATH
+export MS_CODEGEEX_SETUP_SECONDS=$SECONDS # for the line at the end that says where the time went
 exec "$venv/bin/ms-codegeex" "${train[@]}"

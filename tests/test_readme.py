@@ -185,7 +185,7 @@ def test_first_command_with_a_small_run(home, tmp_path):
     """Without a home directory: not even root can write there."""
     words = [*SMALLER.split(), f"output={tmp_path}/run", "--corpus", str(home / "src")]
     output = first_command(tmp_path, *words, HOME="/proc/nowhere")
-    for words in ("three prompts:", "\n  import os\n", "artefacts:", "try next:", "validation loss"):
+    for words in ("three prompts:", "\n  import os\n", "artefacts:", "try next:", "validation loss", "bits a byte of"):
         assert words in output
     following = output.split("try next:\n")[1].splitlines()
     assert len(following) == 3
@@ -193,6 +193,10 @@ def test_first_command_with_a_small_run(home, tmp_path):
     for name in ("summary.json", "huggingface/model.safetensors", "codegeex.pt", "loss.png"):
         assert (tmp_path / "run" / name).stat().st_size > 0
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert all(0 < summary[f"{name}_bits_per_byte"] < 10 for name in ("gzip", "byte_frequency"))
+    assert summary["ngram_bits_per_byte"] < summary["validation_bits_per_byte"]  # after two steps
+    assert summary["ngram_tokens"] == 2 * 4 * 33 and summary["parse_samples"] == 20 and 0 <= summary["parse_share"] <= 1
+    assert re.search(r"^time \d+ s: (?:set-up \d+, )?corpus \d+, start and compile \d+, ", output, re.MULTILINE)
     card = (tmp_path / "run" / "huggingface" / "README.md").read_text()
     assert f"| loss, nats per token | {summary['validation_loss']:.4f} |" in card and "](loss.png)" in card
 

@@ -28,6 +28,9 @@ def test_from_the_corpus_to_the_generated_text(tmp_path):
     trained = command("train", "--config", config)
     assert trained.returncode == 0, trained.stderr
 
+    summary = read_json(run / "summary.json")
+    assert 0 < summary["ngram_bits_per_byte"] < summary["byte_frequency_bits_per_byte"] < 8
+    assert summary["parse_share"] is None  # nothing was exported to draw samples from
     description = read_json(data / "dataset.json")["tokenizer"]
     assert read_json(run / "checkpoints/step-00000002/manifest.json")["tokenizer"] == description
     assert load_tokenizer(run / "tokenizer").fingerprint == description["fingerprint"]

@@ -18,6 +18,7 @@ from ms_codegeex.base.hardware import GIB
 from ms_codegeex.base.host import available_cores
 from ms_codegeex.base.printing import print_error, print_json, print_out
 from ms_codegeex.base.reading import read_json
+from ms_codegeex.commands.run_end import Stopwatch, compared, comparison, sampled, time_line
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.chosen_hardware import software_note
 from ms_codegeex.data.corpus.prepare import cached_corpus
@@ -30,12 +31,10 @@ from ms_codegeex.data.datasets.opening import (
     training_data,
     validation_data,
 )
-from ms_codegeex.data.languages import tag_text
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.peft import write_peft
 from ms_codegeex.formats.sources import open_source
-from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.models.registry import family
 from ms_codegeex.runs.attempts import Restarts, on_fewer_devices, recorded_end, resumed, with_restarts
 from ms_codegeex.runs.fork_server import fork_server_of
@@ -53,7 +52,6 @@ from ms_codegeex.runs.weights import check_weights
 from ms_codegeex.runs.workers import WorkerSpec
 
 OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_0-9]+)*=")
-SAMPLE_PROMPTS = ("def read_text(path):\n", "import os\n", "class Node:\n    def __init__(self):\n")
 
 
 def paths_and_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -206,12 +204,15 @@ def train_once(
     # a job of several servers is restarted by its scheduler
     rewinds = config.faults.most if node.count == 1 and config.faults.policy == "rewind" else 0
     may_restart = bool(restarts.max_restarts or rewinds)
+    watch = Stopwatch()
     with held_run(run_directory):
+        attempts = run_directory.attempt
         with fork_server_of(config, node, run_directory, may_restart) as fork_server:
             start = starting_point(config, run_directory)
             _print_schedule(config, start.checkpoint)
-            config = resolve_data(config, corpus, quiet, node.count)
-            dataset = check_datasets(config)
+            with watch.part("corpus"):
+                config = resolve_data(config, corpus, quiet, node.count)
+                dataset = check_datasets(config)
             if start.checkpoint is None and (note := check_weights(config, dataset)):
                 print_error(note)
 
@@ -227,7 +228,7 @@ def train_once(
                     config, node = fewer, resolve_node(fewer)
 
             with_restarts(run_directory, restarts.max_restarts, rewinds, attempt, shrink)
-        return _finish(config, run_directory)
+        return _finish(config, run_directory, watch, attempts)
 
 
 def _fewer(config: RunConfig, minimum: int | None) -> RunConfig | None:
@@ -290,8 +291,9 @@ def rank_table_of(verb: str, given: Path | None, device: str) -> Path | None:
     return given
 
 
-def _finish(config: RunConfig, run_directory: RunDirectory) -> dict[str, Any]:
-    """Export the checkpoint, sample from the exported model and write summary.json."""
+def _finish(config: RunConfig, run_directory: RunDirectory, watch: Stopwatch, attempts: int) -> dict[str, Any]:
+    """Compare the model, export it, sample from the exported model and write summary.json. `attempts`: of earlier
+    commands."""
     result = read_json(run_directory.result)
     history = read_history(run_directory.path)
     log = history.log
@@ -300,40 +302,39 @@ def _finish(config: RunConfig, run_directory: RunDirectory) -> dict[str, Any]:
     rate = sum(record["tokens_per_second"] * record["step_seconds"] for record in steps) / seconds if seconds else None
     mfu = sum(record["mfu"] * record["step_seconds"] for record in steps) / seconds if seconds else None
     summary = {**result, "tokens_per_second": rate, "mfu": mfu, "huggingface": None, "pytorch": None, "sample": None}
-    summary |= {"attempts": len(history.attempts), "goodput": history.goodput}
+    summary |= {"attempts": len(history.attempts), "goodput": history.goodput, "parse_share": None, "parse_samples": 0}
+    source = Path(result["checkpoint"])
+    with watch.part("comparison"):
+        left_out = [event["left_out"] for event in history.events if event["event"] == "rewind"]
+        summary |= compared(config, source, result["validation_loss"], left_out)
     if config.checkpoint.export:
         write_json(run_directory.summary, {**summary, "exporting": True})  # the model card has its figures
-
         print_error("exporting the model directory and the PyTorch file …")
-        source = Path(result["checkpoint"])
-        if config.lora.rank:
-            write_peft(open_source(source), run_directory.adapter)
-        for target, key, path in (
-            ("hf", "huggingface", run_directory.huggingface),
-            ("megatron", "pytorch", run_directory.pytorch(config.family)),
-        ):
-            try:
-                summary[key] = convert(source, target, path, progress=False, replace=True)["output"]
-            except UserError as error:  # such as a file of the user's there; the trained checkpoint is safe
-                print_error(f"not exported: {error}")
+        with watch.part("export"):
+            summary |= _exported(config, source, run_directory)
         if summary["huggingface"]:
-            print_error("generating a sample …")
-            try:
-                summary["sample"] = _sample(run_directory.huggingface, config.seed)
-            except UserError as error:  # such as a context shorter than the prompts
-                print_error(f"no sample: {error}")
+            print_error("generating samples …")
+            with watch.part("sample"):
+                summary |= sampled(config, run_directory.huggingface, result["parameters"])
+    summary["seconds"] = watch.training(history, attempts, result)
     write_json(run_directory.summary, summary)
     return summary
 
 
-def _sample(model: Path, seed: int) -> str:
-    """The model's continuation of each of `SAMPLE_PROMPTS`, after Python's tag line, which is not shown."""
-    from ms_codegeex.generation.engine import Generator
-
-    generator, tag = Generator(model), tag_text("Python")
-    settings = SamplingSettings(max_new_tokens=48, temperature=0.7, top_p=0.9, seed=seed)
-    texts = (prompt + generator.generate(f"{tag}\n{prompt}", settings) for prompt in SAMPLE_PROMPTS)
-    return "\n\n".join(text.rstrip() for text in texts)
+def _exported(config: RunConfig, source: Path, run_directory: RunDirectory) -> dict[str, str]:
+    """Write the files for other programs; those that could be written, as the summary names them."""
+    written = {}
+    if config.lora.rank:
+        write_peft(open_source(source), run_directory.adapter)
+    for target, key, path in (
+        ("hf", "huggingface", run_directory.huggingface),
+        ("megatron", "pytorch", run_directory.pytorch(config.family)),
+    ):
+        try:
+            written[key] = convert(source, target, path, progress=False, replace=True)["output"]
+        except UserError as error:  # such as a file of the user's there; the trained checkpoint is safe
+            print_error(f"not exported: {error}")
+    return written
 
 
 def _losses(summary: dict[str, Any]) -> Iterator[str]:
@@ -368,7 +369,7 @@ def _by(difference: float) -> str:
 
 def _print_summary(summary: dict[str, Any], run_directory: RunDirectory, longer: str) -> None:
     """Print the figures, the sample, the artefacts' paths and what to try next; `longer` overrides the run's length."""
-    print_out("\n" + "\n".join(_losses(summary)) + "\n")
+    print_out("\n" + "\n".join([*_losses(summary), *comparison(summary)]) + "\n")
     if summary["attempts"] > 1 and summary["goodput"] is not None:
         print_out(f"goodput {summary['goodput']:.0%} over {summary['attempts']} attempts\n")
     if summary["sample"] is not None:
@@ -387,6 +388,7 @@ def _print_summary(summary: dict[str, Any], run_directory: RunDirectory, longer:
     for name, path in shown.items():
         if path is not None and Path(path).exists():
             print_out(f"  {name:<16} {path}")
+    print_out(f"\n{time_line(summary['seconds'])}")
     program = sys.argv[0] if Path(sys.argv[0]).name == "ms-codegeex" else "ms-codegeex"
     program = shlex.quote(os.path.relpath(program) if os.path.isabs(program) else program)
     run, config = shlex.quote(str(run_directory.path)), shlex.quote(str(run_directory.config))

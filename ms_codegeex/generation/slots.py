@@ -48,6 +48,7 @@ class SlotEngine:
         self._maximum = power(self.slots * (1 + guesses))  # choices of a pass
         self.chunk = max(chunk, 2 * self._maximum)  # room for prompts next to sequences that decode
         self.allowed = allowed or network.vocab_size
+        self.least = 1  # rows of a pass; with more there are fewer kinds to compile, for answers that are drawn once
         self.cached: list[list[int]] = [[] for _ in range(self.slots)]
         self.adapter = [0] * self.slots  # the adapter that computed the contents of each slot; 0: none
 
@@ -82,7 +83,7 @@ class SlotEngine:
 
     def _padded(self, count: int) -> int:
         """The number of rows of a pass with `count` of them that are used: few kinds, each of which is compiled."""
-        padded = power(count)
+        padded = power(max(count, self.least))
         return padded if padded <= self._maximum else max(padded, MIN_CHUNK)
 
     def clear(self, slot: int, adapter: int = 0) -> None:

@@ -101,6 +101,7 @@ def _result(trainer: Trainer, run: RunDirectory, held_out: Mapping[str, Sequence
         "held_out_before": began.get("held_out_before", {}),
         "devices": config.devices,
         "matmul_peak_flops": trainer.rates.peak,
+        "evaluation_seconds": trainer.evaluation.seconds,
         "checkpoint": str(kept),
     }
 

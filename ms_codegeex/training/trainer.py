@@ -250,15 +250,19 @@ class Evaluator:
     def __init__(self, config: RunConfig, built: Built, validation: Sequences, rank: int):
         self.config, self.built, self.validation = config, built, validation
         self.share = (rank % config.mesh.stage_size, config.mesh.stage_size)
+        self.seconds = 0.0  # in `loss`, compiling included
 
     def loss(self, data: Sequences | None = None, shuffled: bool = False) -> float:
         """Nats per token on evenly spaced sequences of `data`; `shuffled`: with permuted contexts."""
+        began = time.perf_counter()
         batch = (data or self.validation).evaluation_batch(*self.share, self.config.training.evaluate_samples)
         if self.config.partitioned and self.config.mesh.pipeline == 1:
             before_evaluation()
         if shuffled:
             batch = shuffle_context(batch, self.config.model.sizes.eos_token_id, self.config.seed)
-        return mean_loss(self.built.evaluation_step, batch, self.built.evaluation_rows)
+        loss = mean_loss(self.built.evaluation_step, batch, self.built.evaluation_rows)
+        self.seconds += time.perf_counter() - began
+        return loss
 
 
 def mean_loss(evaluation_step: nn.Cell, batch: Batch, rows: int) -> float:

@@ -126,6 +126,9 @@ def test_what_a_run_leaves(runs):
         "sample",
     }
     assert (summary["steps"], summary["devices"]) == (10, 1)
+    unknown = ("validation_bits_per_byte", "ngram_bits_per_byte", "gzip_bits_per_byte", "byte_frequency_bits_per_byte")
+    assert {summary[key] for key in (*unknown, "parse_share")} == {None}  # nothing says which text the ids are
+    assert summary["seconds"]["total"] >= summary["seconds"]["steps"] > 0
     for name in ("config.yaml", "environment.json", "log.jsonl", "loss.png", "logs/worker_0.log"):
         assert (path / name).is_file(), name
     assert list((path / "tensorboard").iterdir())

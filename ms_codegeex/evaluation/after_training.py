@@ -1,0 +1,209 @@
+"""What a run tells of its model at the end: bits a byte of the validation text beside simpler models, and Python that
+the model continues.
+
+A byte of text is the same in every tokenizer, unlike a token. The sum goes over the validation tokens that the loss
+counts: their nats, and the bytes that they stand for. So the first token of a row is context, as in training: neither
+its nats nor its bytes count. The token that ends a document has nats but no bytes, as have the marks of infilling.
+`gzip` gets the whole split, in its order: with single rows it would find less to repeat.
+"""
+
+from __future__ import annotations
+
+import ast
+import gzip
+import math
+import warnings
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ms_codegeex.base.host import available_cores
+from ms_codegeex.data.datasets.batches import Batch, Sequences
+from ms_codegeex.data.datasets.blend import Blend
+from ms_codegeex.data.datasets.indexed import IndexedDataset
+from ms_codegeex.data.languages import tag_text
+from ms_codegeex.data.tokenizer import Tokenizer
+from ms_codegeex.evaluation.perplexity.ngram import KneserNey
+from ms_codegeex.generation.sampling import SamplingSettings
+from ms_codegeex.generation.stopping import block
+
+if TYPE_CHECKING:
+    from ms_codegeex.generation.engine import Generator  # imports MindSpore
+
+ORDER = 5  # of the n-gram
+MAX_TOKENS = 1 << 23  # that simpler models learn from: their first so many; 5 CPU seconds and 0.7 GB
+TEMPERATURE = 0.5
+SAMPLES = 20  # of which the share that parses is measured
+MAX_DOCUMENTS, LONGEST = 300, 50_000  # held-out documents that are searched for functions; tokens of one
+MAX_CONTEXT = 512  # tokens of a prompt and its continuation
+NEW_TOKENS, SHOWN_TOKENS = 256, 96  # of a sample that is measured, and of one that is printed
+SORTED_VOCABULARY = 8192  # MindSpore's own operators sort the vocabulary for each token; a larger one takes minutes
+_PIECE = 1 << 18  # ids that are decoded at a time
+
+
+@dataclass(frozen=True)
+class BitsPerByte:
+    """Bits a byte of `text_bytes` bytes of validation text, for `gzip` of the whole split. `model` is None without a
+    loss; `ngram` and `byte_frequency` have learnt from `tokens` ids, each sequence of the run once, and are None if
+    that is none."""
+
+    model: float | None
+    ngram: float | None
+    byte_frequency: float | None
+    gzip: float
+    tokens: int
+    text_bytes: int
+
+
+def bits_per_byte(
+    loss: float | None,
+    validation: Batch,
+    split: np.ndarray,
+    seen: np.ndarray,
+    tokenizer: Tokenizer,
+    vocabulary: int,
+) -> BitsPerByte | None:
+    """The figures for `validation`, on which the model has the `loss` (nats a token); None if it is not text.
+
+    `split`: the ids of the split, of which `gzip` packs at most `MAX_TOKENS`. `seen`: int32 [rows, tokens], what the
+    run has trained on (`seen_rows`). `vocabulary`: number of ids that the n-gram takes for possible; more if others
+    occur.
+    """
+    counted = validation.loss_mask > 0
+    rows = np.concatenate([validation.inputs, validation.labels[:, -1:]], 1)
+    pieces = [*tokenizer.pieces]
+    pieces[tokenizer.eos_id] = b""
+    text, whole = (_text(ids, pieces) for ids in (validation.labels[counted], split[:MAX_TOKENS]))
+    if not text or not whole:
+        return None
+
+    def bits(nats: float) -> float:
+        return nats / math.log(2) / len(text)
+
+    ngram = frequencies = None
+    if seen.size:
+        vocabulary = max(vocabulary, int(seen.max()) + 1, int(rows.max()) + 1)
+        ngram = bits(-float(KneserNey(seen, ORDER, vocabulary).log_probabilities(rows)[counted].sum()))
+        frequencies = bits(_byte_frequency_nats(np.frombuffer(text, np.uint8), seen, pieces))
+    model = None if loss is None else bits(loss * int(counted.sum()))
+    packed = 8 * len(gzip.compress(whole, 9)) / len(whole)
+    return BitsPerByte(model, ngram, frequencies, packed, seen.size, len(text))
+
+
+def _text(ids: np.ndarray, pieces: Sequence[bytes]) -> bytes:
+    """The bytes of ids [n], of which those beyond the tokenizer's have none."""
+    parts = (ids[start : start + _PIECE].tolist() for start in range(0, len(ids), _PIECE))
+    return b"".join(b"".join(pieces[number] for number in part if number < len(pieces)) for part in parts)
+
+
+def _byte_frequency_nats(text: np.ndarray, seen: np.ndarray, pieces: Sequence[bytes]) -> float:
+    """Nats of uint8 `text` by the frequencies of bytes in the seen text, each byte once more than it occurs."""
+    times = np.bincount(seen.reshape(-1), minlength=len(pieces))[: len(pieces)]
+    owners = np.repeat(np.arange(len(pieces)), [len(piece) for piece in pieces])
+    every = np.frombuffer(b"".join(pieces), np.uint8)
+    counts = np.bincount(every, weights=times[owners], minlength=256) + 1
+    return float(-np.log(counts / counts.sum())[text].sum())
+
+
+def seen_rows(
+    data: Sequences | Blend, samples: int, global_batch: int, left_out: Collection[int] = (), most: int = MAX_TOKENS
+) -> np.ndarray:
+    """The sequences among samples 0..samples-1 of a run, each once though epochs repeat it, int32 [rows, seq_length +
+    1]; the first that make up `most` tokens. `left_out`: the first samples of batches that were not trained on."""
+    corpora = data.corpora if isinstance(data, Blend) else [data]
+    width = corpora[0].seq_length + 1
+    numbers = np.arange(min(samples, max(1, most // width)))
+    owners, times = data.locate(numbers) if isinstance(data, Blend) else (np.zeros_like(numbers), numbers)
+    new = times < np.array([corpus.size for corpus in corpora])[owners]  # the first epoch of its corpus
+    new &= ~np.isin(numbers // global_batch * global_batch, list(left_out))
+    parts = [np.zeros((0, width), np.int32)]
+    for first in range(0, len(numbers), 1024):
+        here = new[first : first + 1024]
+        if here.any():
+            batch = data.training_batch(first, len(here))
+            parts.append(np.concatenate([batch.inputs, batch.labels[:, -1:]], 1)[here])
+    return np.concatenate(parts)
+
+
+def held_out_functions(prefix: Path, tokenizer: Tokenizer, longest: int, seed: int) -> list[str]:
+    """The first lines of functions in held-out Python, up to their bodies: at most `SAMPLES`, one of a document.
+
+    `prefix`: of the split's files. Languages are not recorded everywhere, so Python is what parses and has a function.
+    Functions whose beginnings have more than `longest` tokens are passed over.
+    """
+    documents, generator, found = IndexedDataset(prefix), np.random.default_rng(seed), list[str]()
+    for number in generator.choice(len(documents), min(len(documents), MAX_DOCUMENTS), replace=False).tolist():
+        ids = documents.document(number)
+        if len(ids) > LONGEST or int(ids.max()) >= tokenizer.vocab_size:
+            continue
+        begun = _functions(tokenizer.decode([i for i in ids.tolist() if i != tokenizer.eos_id]))
+        found += [each for each in begun if len(tokenizer.encode_prompt(each)) <= longest][:1]
+        if len(found) == SAMPLES:
+            break
+    return found
+
+
+def _functions(text: str) -> list[str]:
+    """The lines of each function in the first column up to its body, if the text is Python."""
+    lines = text.splitlines(keepends=True)
+    tree = _parsed(text)
+    nodes = [each for each in tree.body if isinstance(each, ast.FunctionDef)] if tree else []
+    begun = ("".join(lines[each.lineno - 1 : each.body[0].lineno - 1]) for each in nodes)
+    return [each for each in begun if each.startswith("def ") and _parsed(f"{each}    pass\n")]
+
+
+def _parsed(text: str) -> ast.Module | None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # such as of escapes that a later Python refuses
+        try:
+            return ast.parse(text)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return None
+
+
+def continued(generator: Generator, prompts: Sequence[str], limits: Sequence[int], seed: int) -> list[str]:
+    """Each Python prompt with the model's continuation up to the end of its block, all at once. A tag line, which is
+    not returned, precedes a prompt. `limits`: most tokens of each continuation."""
+    tag = tag_text("Python")
+
+    def text(number: int, prompt: str, limit: int) -> str:
+        ids = generator.encode(f"{tag}\n{prompt}")
+        settings = SamplingSettings(limit, temperature=TEMPERATURE, top_p=1.0, seed=seed + number)
+        return prompt + "".join(generator.stream(ids, settings, block("Python", prompt)))
+
+    generator.engine.least = len(prompts)  # a pass for each number of unfinished answers would be compiled otherwise
+    with ThreadPoolExecutor(len(prompts)) as pool:
+        return list(pool.map(text, range(len(prompts)), prompts, limits))
+
+
+@dataclass(frozen=True)
+class PythonSamples:
+    """Continuations of the prompts that are shown, and the share of `measured` others that parse; None without any."""
+
+    shown: list[str]
+    parse_share: float | None
+    measured: int
+
+
+def python_samples(model: Path, shown: Sequence[str], prefix: Path | None, seed: int) -> PythonSamples:
+    """Continue the `shown` prompts, and functions begun in the held-out split with this `prefix`; None: no others."""
+    from ms_codegeex.generation.engine import Generator
+    from ms_codegeex.generation.loading import load_model
+    from ms_codegeex.generation.network import compiled_library
+
+    loaded, begun = load_model(model), list[str]()
+    context = min(MAX_CONTEXT, loaded.config.max_position_embeddings)
+    quick = loaded.config.vocab_size <= SORTED_VOCABULARY or compiled_library(available_cores()) is not None
+    if prefix is not None and quick:
+        begun = held_out_functions(prefix, loaded.tokenizer, context // 4, seed)
+    wanted = [begun[number % len(begun)] for number in range(SAMPLES)] if begun else []
+    slots = len(wanted) + len(shown) if wanted else 1
+    limits = [SHOWN_TOKENS] * len(shown) + [NEW_TOKENS] * len(wanted)
+    texts = continued(Generator(loaded, context, slots=slots), [*shown, *wanted], limits, seed)
+    others = texts[len(shown) :]
+    share = sum(_parsed(each) is not None for each in others) / len(others) if others else None
+    return PythonSamples(texts[: len(shown)], share, len(others))
