@@ -58,12 +58,30 @@ def check_run_config(config: RunConfig) -> None:
     if training.precision == "bf16":
         _check_bf16(config)
     _check_watching(config)
+    _check_muon(config)
     schedule = training.schedule
     if schedule.warmup_steps >= schedule.decay_steps and not schedule.cosine_after_warmup:
         raise UserError(
             f"training.schedule.warmup_steps: {training.schedule.warmup_steps} is not below decay_steps "
             f"{training.schedule.decay_steps}; the cosine would never start"
         )
+
+
+def _check_muon(config: RunConfig) -> None:
+    """Muon needs whole matrices and, in a graph with stages, was never executed."""
+    mesh, muon = config.mesh, config.training.optimizer.name == "muon"
+    obstacles = {
+        f"parallel.tensor {mesh.tensor}": mesh.tensor > 1,
+        f"parallel.optimizer_shard {mesh.optimizer_shard}": mesh.optimizer_shard > 1,
+        f"parallel.pipeline {mesh.pipeline}": mesh.pipeline > 1,
+        f"lora.rank {config.lora.rank}": config.lora.rank > 0,
+    }
+    for name, given in obstacles.items():
+        if muon and given:
+            raise UserError(
+                f"training.optimizer.name: muon orthogonalises whole matrices of the model, which it does not find "
+                f"with {name}; set it to adamw or leave that out"
+            )
 
 
 def _check_watching(config: RunConfig) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ms_codegeex.config.sections import LoraConfig
 
 MOMENTS = ("optimizer.m.", "optimizer.v.")
+ITERATIONS = 5  # of Newton-Schulz in an update by Muon
 BUFFERS = "accu_grads."  # of gradients that are summed over micro-batches
 
 
@@ -124,6 +125,11 @@ def moments_of(config: RunConfig, layout: ParameterLayout) -> tuple[str, ...]:
     if not layout.trained:
         return ()
     return MOMENTS[:1] if layout.matrix and config.training.optimizer.name == "muon" else MOMENTS
+
+
+def muon_matrices(config: RunConfig) -> frozenset[str]:
+    """Names of the parameters that Muon updates, and not AdamW."""
+    return frozenset(layout.name for layout in layouts_of(config) if moments_of(config, layout) == MOMENTS[:1])
 
 
 @lru_cache(maxsize=8)  # a search asks for the same model on hundreds of meshes

@@ -17,7 +17,7 @@ from ms_codegeex.models.layers import type_constants
 from ms_codegeex.models.lora import Adaptation, add_adapters
 from ms_codegeex.models.registry import family
 from ms_codegeex.parallel.partition import partition, recompute
-from ms_codegeex.parallel.sharding import MOMENTS, layouts_of, moments_of
+from ms_codegeex.parallel.sharding import layouts_of, muon_matrices
 from ms_codegeex.training.optimizer import AdamW
 from ms_codegeex.training.step import AccumulateStep, EvaluationStep, StepSettings, TrainStep
 
@@ -82,8 +82,7 @@ def build_network(config: RunConfig) -> nn.Cell:
 def adamw(config: RunConfig, parameters: list[ms.Parameter]) -> AdamW:
     """The run's optimizer."""
     training, fused = config.training, "optimizer" in chosen_kernels(config)
-    matrices = {x.name for x in layouts_of(config) if x.trained and moments_of(config, x) != MOMENTS}
-    return AdamW(parameters, training.optimizer, training.schedule, fused, matrices)
+    return AdamW(parameters, training.optimizer, training.schedule, fused, muon_matrices(config))
 
 
 def build(

@@ -11,9 +11,11 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.parameter import ParameterTuple
 
 from ms_codegeex.config.sections import OptimizerConfig, ScheduleConfig
+from ms_codegeex.parallel.sharding import ITERATIONS
 
-ITERATIONS, QUINTIC = 5, (3.4445, -4.7750, 2.0315)  # of Newton-Schulz (Jordan, Muon)
-MATCHED_RMS = 0.2  # of an update of AdamW (Liu et al., Muon is scalable for LLM training, arXiv:2502.16982, section 2.2)
+QUINTIC = 3.4445, -4.7750, 2.0315  # of a Newton-Schulz iteration (Jordan, Muon)
+MATCHED_RMS = 0.2  # of AdamW's updates (Liu et al., Muon is Scalable for LLM Training, arXiv:2502.16982, section 2)
+
 
 def learning_rate(step: int | np.ndarray, schedule: ScheduleConfig) -> np.ndarray:
     """Learning rate of update number `step` (0-based) in float64.
@@ -108,9 +110,7 @@ def orthogonalised(matrix: Tensor) -> Tensor:
     return x
 
 
-def _muon(
-    hyper: tuple, decay: float, scale: float, parameter: Parameter, m: Parameter, gradient: Tensor
-) -> Tensor:
+def _muon(hyper: tuple, decay: float, scale: float, parameter: Parameter, m: Parameter, gradient: Tensor) -> Tensor:
     """Update one matrix. `hyper`: learning rate, momentum."""
     rate, momentum = hyper
     old = ops.depend(m, parameter)  # as in AdamW
