@@ -215,6 +215,23 @@ MISTAKES = [
     ),
     (TINY, "training.precision=bf16 training.loss_scale.window=7", "training.loss_scale", "bf16", "leave"),
     (TINY, "training.precision=bf16 training.loss_chunk=8", "training.loss_chunk", "FP32 only", "fp32"),
+    (TINY, "training.optimizer.name=mu", "training.optimizer.name", "found 'mu'", "'adamw' or 'muon'"),
+    (SERVER, "training.optimizer.name=muon parallel.tensor=2", "training.optimizer.name", "tensor 2", "adamw"),
+    (
+        SERVER,
+        "training.optimizer.name=muon parallel.tensor=1 parallel.optimizer_shard=2",
+        "training.optimizer.name",
+        "optimizer_shard 2",
+        "adamw",
+    ),
+    (
+        PIPELINE,
+        "training.optimizer.name=muon parallel.tensor=1 parallel.optimizer_shard=1 training.micro_batch=1",
+        "training.optimizer.name",
+        "pipeline 4",
+        "adamw",
+    ),
+    (TINY, "training.optimizer.name=muon lora.rank=4", "training.optimizer.name", "lora.rank 4", "adamw"),
     (TINY, "training.precision=bf16 parallel.fusion.dropout=true", "parallel.fusion.dropout", "bf16", "leave the key"),
     (
         TINY,
