@@ -70,8 +70,8 @@ class OptimizerConfig:
 
     name: Literal["adamw", "muon"] = "adamw"
     """`muon`: the weights of the blocks' linear layers move along their momentum made orthogonal by five Newton-Schulz
-    iterations, scaled so that AdamW's learning rate and decay fit them; everything else follows AdamW. Not with
-    `parallel.tensor`, `parallel.pipeline`, `parallel.optimizer_shard` or adapters."""
+    iterations, scaled so that AdamW's learning rate and decay fit them; everything else follows AdamW. Not for several
+    devices of `gpu` or `ascend`, nor for adapters."""
     momentum: Share = 0.95
     """With `muon`: decay of the momentum, which is Nesterov's."""
     beta1: Share = 0.9

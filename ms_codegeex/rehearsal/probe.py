@@ -7,7 +7,6 @@ updates copies of the weights from the same gradients, and so does NumPy.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -98,11 +97,10 @@ def build_probed(config: RunConfig, marked: str, tied_group: str | None = None) 
 
 
 class AdamWFormula:
-    """AdamW, and Muon for `matrices`, in float64 NumPy: the reference for `optimizer.AdamW`. Matrices and tables decay,
-    vectors do not."""
+    """AdamW in float64 NumPy, the reference for `optimizer.AdamW`. Matrices and tables decay, vectors do not."""
 
-    def __init__(self, config: OptimizerConfig, weights: dict[str, np.ndarray], matrices: Collection[str] = ()):
-        self.config, self.updates, self.matrices = config, 0, matrices
+    def __init__(self, config: OptimizerConfig, weights: dict[str, np.ndarray]):
+        self.config, self.updates = config, 0
         self.weights = {name: value.astype(np.float64) for name, value in weights.items()}
         self.first = {name: value.copy() for name, value in self.weights.items()}
         self.m = {name: np.zeros_like(value) for name, value in self.weights.items()}
@@ -114,10 +112,6 @@ class AdamWFormula:
         corrections = [1 - beta**self.updates if c.bias_correction else 1.0 for beta in (c.beta1, c.beta2)]
         for name, w in self.weights.items():
             g = gradients[name].astype(np.float64)
-            if name in self.matrices:
-                m = self.m[name] = c.momentum * self.m[name] + (1 - c.momentum) * g
-                self.weights[name] = w - rate * (_muon(c.momentum * m + (1 - c.momentum) * g) + c.weight_decay * w)
-                continue
             m = self.m[name] = c.beta1 * self.m[name] + (1 - c.beta1) * g
             v = self.v[name] = c.beta2 * self.v[name] + (1 - c.beta2) * g * g
             direction = m / corrections[0] / (np.sqrt(v / corrections[1]) + c.epsilon)
@@ -132,15 +126,6 @@ class AdamWFormula:
             relative = error / moved if moved else 0.0 if error == 0 else math.inf
             result[name] = relative if math.isfinite(relative) else math.inf
         return result
-
-
-def _muon(momentum: np.ndarray) -> np.ndarray:
-    """Five Newton-Schulz iterations by the singular values: the iteration changes nothing else."""
-    u, s, v = np.linalg.svd(momentum, full_matrices=False)
-    s = s / max(np.linalg.norm(s), 1e-7)
-    for _ in range(5):
-        s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
-    return 0.2 * max(momentum.shape) ** 0.5 * (u * s) @ v
 
 
 def parameters_of(parameters: dict[str, Any], prefix: str) -> dict[str, np.ndarray]:

@@ -32,7 +32,7 @@ from ms_codegeex.config import RunConfig
 from ms_codegeex.config.validation import validated
 from ms_codegeex.data.datasets.batches import Batch
 from ms_codegeex.parallel import context
-from ms_codegeex.parallel.sharding import Placement, layouts_of, muon_matrices
+from ms_codegeex.parallel.sharding import Placement, layouts_of
 from ms_codegeex.rehearsal import control_edges, mindir, probe
 from ms_codegeex.rehearsal.communicator import FileCommunicator
 from ms_codegeex.rehearsal.job import (
@@ -171,9 +171,7 @@ def run(job: RehearsalJob, rank: int) -> None:
     control_edges.register()
     network = nn.GraphCell(ms.load(str(job.file("mindir", rank))))
     held = {mindir.parameter_name(name): p for name, p in network.parameters_dict().items()}
-    formula = probe.AdamWFormula(
-        job.config.training.optimizer, probe.parameters_of(held, probe.COPY), muon_matrices(job.config)
-    )
+    formula = probe.AdamWFormula(job.config.training.optimizer, probe.parameters_of(held, probe.COPY))
     data, outputs = batches(job.config, job.steps), []
     for step in range(job.steps):
         _set_probes(held, job, step, overflows=rank == job.config.mesh.world - 1)

@@ -113,8 +113,7 @@ def orthogonalised(matrix: Tensor) -> Tensor:
 def _muon(hyper: tuple, decay: float, scale: float, parameter: Parameter, m: Parameter, gradient: Tensor) -> Tensor:
     """Update one matrix. `hyper`: learning rate, momentum."""
     rate, momentum = hyper
-    old = ops.depend(m, parameter)  # as in AdamW
-    new_m = momentum * old + (1.0 - momentum) * gradient
+    new_m = momentum * m + (1.0 - momentum) * gradient
     direction = orthogonalised(momentum * new_m + (1.0 - momentum) * gradient)
     new = parameter - rate * (scale * direction + decay * parameter)
     return ops.depend(ops.assign(parameter, new), ops.assign(m, new_m))

@@ -214,6 +214,27 @@ def test_muon_is_pytorchs():
         np.testing.assert_allclose(optimizer.m[i].asnumpy(), buffers[i].numpy(), atol=1e-6)
 
 
+def test_muon_continues_bitwise_from_its_parameters_and_moments():
+    def make():
+        return muon_of(np.random.default_rng(5), OptimizerConfig(name="muon"), ScheduleConfig(1e-2, 1e-3, 2, 10))
+
+    def state(optimizer):
+        return [*optimizer.parameters, *optimizer.m, *optimizer.v, optimizer.step]
+
+    (whole, _, gradients, _), (again, *_) = make(), make()
+    update = Update(whole)
+    for number, values in enumerate(gradients):
+        if number == 3:
+            for there, here in zip(state(again), state(whole), strict=True):
+                there.set_data(Tensor(here.asnumpy()))
+        update(*map(Tensor, values))
+    resumed = Update(again)
+    for values in gradients[3:]:
+        resumed(*map(Tensor, values))
+    for there, here in zip(state(again), state(whole), strict=True):
+        np.testing.assert_array_equal(there.asnumpy(), here.asnumpy(), err_msg=here.name)
+
+
 def test_orthogonalising_keeps_singular_vectors_whatever_the_size_of_the_matrix():
     generator = np.random.default_rng(4)
     for shape in MUON_SHAPES:

@@ -164,7 +164,7 @@ def test_patience_counts_evaluations_that_are_no_better_than_earlier_ones(losses
     [
         pytest.param("fp32", "adamw", marks=pytest.mark.slow),  # the command's resume is tested by default
         pytest.param("fp16", "adamw", marks=pytest.mark.slow),
-        ("fp16", "muon"),
+        pytest.param("fp16", "muon", marks=pytest.mark.slow),  # test_optimizer.py continues from what is saved
     ],
 )
 def test_resume_is_bitwise_also_with_dropout_and_accumulation(run_values, precision, optimizer, tmp_path):
