@@ -58,6 +58,7 @@ def check_run_config(config: RunConfig) -> None:
     if training.precision == "bf16":
         _check_bf16(config)
     _check_watching(config)
+    _check_muon(config)
     schedule = config.schedule
     never = schedule.warmup_steps >= schedule.decay_steps and not schedule.cosine_after_warmup
     if training.schedule.decay_steps and never:  # a run that is too short for its schedule is only told so
@@ -65,6 +66,21 @@ def check_run_config(config: RunConfig) -> None:
             f"training.schedule.warmup_steps: {schedule.warmup_steps} is not below decay_steps "
             f"{schedule.decay_steps}; the cosine would never start"
         )
+
+
+def _check_muon(config: RunConfig) -> None:
+    """Rules of training.optimizer.name: muon. The engine's partitioning follows every path through the iterations:
+    a small model on two devices was not compiled after five minutes."""
+    obstacles = {
+        f"device: {config.device} and devices: {config.devices}": config.partitioned,
+        f"lora.rank: {config.lora.rank}": config.lora.rank > 0,
+    }
+    for name, given in obstacles.items():
+        if given and config.training.optimizer.name == "muon":
+            raise UserError(
+                "training.optimizer.name: muon trains all weights, on one device or on the processes of a CPU, not "
+                f"with {name}; set it to adamw or change that"
+            )
 
 
 def _check_watching(config: RunConfig) -> None:

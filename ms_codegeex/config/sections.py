@@ -68,6 +68,12 @@ class DataConfig:
 class OptimizerConfig:
     """AdamW as in the CodeGeeX release (betas 0.9 and 0.95, eps 1e-8, decay 0.1 except for norms and biases)."""
 
+    name: Literal["adamw", "muon"] = "adamw"
+    """`muon`: the weights of the blocks' linear layers move along their momentum made orthogonal by five Newton-Schulz
+    iterations, scaled so that AdamW's learning rate and decay fit them; everything else follows AdamW. Not for several
+    devices of `gpu` or `ascend`, nor for adapters."""
+    momentum: Share = 0.95
+    """With `muon`: decay of the momentum, which is Nesterov's."""
     beta1: Share = 0.9
     """Decay of the first moment (AdamW)."""
     beta2: Share = 0.95

@@ -39,6 +39,7 @@ _SETTINGS = {  # what the card says of a run's configuration
     "training.schedule.learning_rate": "learning rate, highest",
     "training.schedule.end_learning_rate": "learning rate, at the end",
     _WARM_UP: "warm-up steps",
+    "training.optimizer.name": "optimizer",
     "training.optimizer.beta1": "AdamW beta1",
     "training.optimizer.beta2": "AdamW beta2",
     "training.optimizer.weight_decay": "weight decay",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ms_codegeex.config.sections import LoraConfig
 
 MOMENTS = ("optimizer.m.", "optimizer.v.")
+ITERATIONS = 5  # of Newton-Schulz in an update by Muon
 BUFFERS = "accu_grads."  # of gradients that are summed over micro-batches
 
 
@@ -26,7 +27,7 @@ class ParameterLayout:
     """Place of a parameter. Optimizer sharding splits axis 0 of what tensor parallelism leaves.
 
     `copy_of`: the parameter on another stage that this one always equals; checkpoints hold only that one. What is not
-    `trained` has neither gradient nor optimizer state.
+    `trained` has neither gradient nor optimizer state. `matrix`: whether it is the weight of a block's linear layer.
     """
 
     name: str
@@ -36,6 +37,7 @@ class ParameterLayout:
     optimizer_sharded: bool = False
     copy_of: str | None = None
     trained: bool = True
+    matrix: bool = False
 
     @property
     def size(self) -> int:
@@ -114,8 +116,20 @@ def parameter_layouts(model: DecoderConfig, mesh: Mesh, vocabulary: bool = True)
         axis = None if each.layer.role is VOCABULARY and not vocabulary else each.axis_on(model, mesh.tensor)
         sharded = mesh.optimizer_shard > 1 and each.shared_by_replicas(model, mesh.tensor)
         copy_of = f"{each.layer.copy_of}.weight" if each.layer.copy_of else None
-        layouts.append(ParameterLayout(each.name, each.shape, stage, axis, sharded, copy_of))
+        layouts.append(ParameterLayout(each.name, each.shape, stage, axis, sharded, copy_of, matrix=each.matrix))
     return tuple(layouts)
+
+
+def moments_of(config: RunConfig, layout: ParameterLayout) -> tuple[str, ...]:
+    """Prefixes of the moments that the optimizer keeps of a parameter."""
+    if not layout.trained:
+        return ()
+    return MOMENTS[:1] if layout.matrix and config.training.optimizer.name == "muon" else MOMENTS
+
+
+def muon_matrices(config: RunConfig) -> frozenset[str]:
+    """Names of the parameters that Muon updates, and not AdamW."""
+    return frozenset(layout.name for layout in layouts_of(config) if moments_of(config, layout) == MOMENTS[:1])
 
 
 @lru_cache(maxsize=8)  # a search asks for the same model on hundreds of meshes

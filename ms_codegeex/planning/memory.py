@@ -7,6 +7,7 @@ on GPU clusters using Megatron-LM, arXiv:2104.04473, section 2.2).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -119,13 +120,14 @@ def _activations(config: RunConfig, parts: list[ModelPart], stage: int) -> tuple
 @dataclass(frozen=True)
 class ParameterSums:
     """Elements on one device of a stage: its shards; the whole weights of what replicas share; the same of what is
-    trained, and the number of such parameters."""
+    trained, and the number of such parameters; the shapes of the trained matrices of blocks."""
 
     own: int
     shared: int
     own_trained: int
     shared_trained: int
     shared_count: int
+    matrices: tuple[tuple[int, ...], ...]
 
 
 @lru_cache(maxsize=256)
@@ -140,7 +142,9 @@ def _sums(
         shared = [(x, size * mesh.optimizer_shard) for x, size in local if x.optimizer_sharded]
         trained = [size for x, size in shared if x.trained]
         own = sum(size for _, size in local), sum(size for x, size in local if x.trained)
-        result.append(ParameterSums(own[0], sum(size for _, size in shared), own[1], sum(trained), len(trained)))
+        matrices = tuple(x.local_shape(mesh) for x, _ in local if x.trained and x.matrix)
+        whole = sum(size for _, size in shared)
+        result.append(ParameterSums(own[0], whole, own[1], sum(trained), len(trained), matrices))
     return tuple(result)
 
 
@@ -148,6 +152,16 @@ def parameter_sums(config: RunConfig) -> tuple[ParameterSums, ...]:
     """Of every stage of a run."""
     lora, parallel = config.lora, config.parallel
     return _sums(config.mesh, config.model.sizes, parallel.vocabulary, tuple(lora.targets), lora.rank)
+
+
+def muon_shapes(config: RunConfig, stage: int) -> tuple[tuple[int, ...], ...]:
+    """Shapes of what Muon updates on one device of a stage."""
+    return parameter_sums(config)[stage].matrices if config.training.optimizer.name == "muon" else ()
+
+
+def muon_workspace(matrices: Sequence[tuple[int, ...]]) -> int:
+    """Bytes of an iteration: its matrix before and after, the product, the momentum; three small squares."""
+    return max((FP32 * (4 * math.prod(shape) + 3 * min(shape) ** 2) for shape in matrices), default=0)
 
 
 def _gathered(config: RunConfig, sums: ParameterSums, parts: list[ModelPart], stage: int) -> float:
@@ -191,17 +205,17 @@ def stage_memory(
     result, every_part = [], parts_of(config, chip)
     listed = collectives(config, chip) if listed is None else listed
     for stage, sums in enumerate(parameter_sums(config)):
-        parts = [x for x in every_part if x.stage == stage]
+        parts, matrices = [x for x in every_part if x.stage == stage], muon_shapes(config, stage)
         activations, transient = _activations(config, parts, stage)
         groups = communicators_of(config, config.mesh.rank(stage, 0, 0), listed)
         result.append(
             StageMemory(
                 weights=FP32 * sums.own,
                 gradients=int(_gradients(config, sums)),
-                optimizer_state=2 * FP32 * sums.own_trained,
+                optimizer_state=FP32 * (2 * sums.own_trained - sum(map(math.prod, matrices))),
                 gathered_weights=int(_gathered(config, sums, parts, stage)),
                 activations=int(activations),
-                workspace=int(transient),
+                workspace=int(max(transient, muon_workspace(matrices))),
                 communication=sum(x.bytes for x in groups),
             )
         )

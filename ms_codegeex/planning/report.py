@@ -37,13 +37,14 @@ def heading(plan: Plan) -> str:
     """What is planned: model, mesh, batch, parameters, FLOPs."""
     config, training = plan.config, plan.config.training
     extra = plan.executed_flops / plan.model_flops - 1
+    muon = ", optimizer muon" if training.optimizer.name == "muon" else ""
     name = " ".join((config.family, str(config.model.preset or ""))).strip()
     return "\n".join(
         (
             f"{name} on {config.devices:,} x {plan.chip.name}: {config.mesh}",
             f"  {training.global_batch:,} sequences of {config.seq_length:,} a step, {config.local_batch} a replica in "
             f"{config.accumulation} micro-batch{'es' if config.accumulation > 1 else ''} of {config.micro_batch}; "
-            f"{training.precision}, recompute {training.recompute}",
+            f"{training.precision}, recompute {training.recompute}{muon}",
             f"  {plan.parameters:,} parameters; {_count(plan.model_flops)}FLOP a step, "
             f"{_count(plan.executed_flops)}FLOP executed ({extra:+.1%})",
         )

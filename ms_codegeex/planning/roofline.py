@@ -35,10 +35,10 @@ from typing import TYPE_CHECKING
 
 from ms_codegeex.base.hardware import Device
 from ms_codegeex.config.chosen_hardware import fused_kernels, hardware_of
-from ms_codegeex.parallel.sharding import layouts_of
+from ms_codegeex.parallel.sharding import ITERATIONS, layouts_of
 from ms_codegeex.planning.communication import PlannedCollective, collectives, seconds
 from ms_codegeex.planning.cost_model import MatMul, ModelPart, Vector, executed_products, runs_again
-from ms_codegeex.planning.memory import parameter_sums
+from ms_codegeex.planning.memory import muon_shapes, parameter_sums
 from ms_codegeex.planning.model_parts import parts_of
 
 if TYPE_CHECKING:
@@ -106,7 +106,18 @@ def matmul_flops(config: RunConfig, stage: int, chip: Device) -> Counter[str]:
     for part in parts_of(config, chip):
         for product in executed_products(part) if part.stage == stage else ():
             flops["fp32" if product.fp32 else config.training.precision] += part.count * product.flops * times
+    flops["fp32"] += sum(product.flops for product in muon_products(config, stage))
     return flops
+
+
+def muon_products(config: RunConfig, stage: int) -> list[MatMul]:
+    """The products of an update by Muon on one device of a stage, all iterations of each together."""
+    products = []
+    for shape in muon_shapes(config, stage):
+        small, large = sorted(shape)
+        for k, n in ((large, small), (small, small), (small, large)):
+            products.append(MatMul("muon", small, k, n, ITERATIONS, fp32=True))
+    return products
 
 
 def executed_flops(config: RunConfig, chip: Device) -> int:
@@ -122,18 +133,21 @@ def model_flops(config: RunConfig) -> int:
 
 
 def update_seconds(config: RunConfig, chip: Device, stage: int) -> float:
-    """Gradient norm, scaling and AdamW of one device, and the sums of micro-batches' whole gradients: bytes over
-    bandwidth."""
+    """Gradient norm, scaling, AdamW and Muon of one device, and the sums of micro-batches' whole gradients: bytes over
+    bandwidth, and Muon's products."""
     held = parameter_sums(config)[stage]
     own = held.own_trained
     whole = held.shared_trained + own - held.shared_trained // config.mesh.optimizer_shard
     fused = fused_kernels(config, chip.fused)
     adam = 28 if "optimizer" in fused else 36 if "graph_kernel" in fused else 168
+    muon = 100 if "graph_kernel" in fused else 224  # counted, as AdamW's, from what each operator reads and writes
     scaling = 12 if "graph_kernel" in fused else 20
     sums = config.accumulation * config.parallel.overlap.parts  # each part of a micro-batch is added alone
     # set to zero (compared, cast from a Boolean, assigned: `_zeros` of the train step), added to
     summed = (18 + 12 * sums) * whole if config.accumulation > 1 else 0
-    return (own * (adam + scaling) + summed) / chip.memory_bandwidth
+    summed += (muon - adam) * sum(map(math.prod, muon_shapes(config, stage)))
+    products = sum(matmul_seconds(x, chip, "fp32") for x in muon_products(config, stage))
+    return (own * (adam + scaling) + summed) / chip.memory_bandwidth + products
 
 
 @dataclass(frozen=True)

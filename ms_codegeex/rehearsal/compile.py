@@ -27,7 +27,7 @@ from ms_codegeex.base.reading import read_json
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.chosen_hardware import hardware_of, running_on
 from ms_codegeex.config.validation import validated
-from ms_codegeex.parallel.sharding import MOMENTS, layouts_of
+from ms_codegeex.parallel.sharding import MOMENTS, layouts_of, moments_of
 from ms_codegeex.planning.communicators import communicators_of
 from ms_codegeex.planning.cost_model import MatMul, executed_products, runs_again
 from ms_codegeex.planning.model_parts import parts_of
@@ -199,12 +199,12 @@ def _graph_checks(config: RunConfig, rank: RankReport, name: str) -> list[PlanCh
     mesh = config.mesh
     layouts = [x for x in layouts_of(config) if x.stage == rank.stage]
     moments = sum(math.prod(shape) for key, (shape, _) in rank.parameters.items() if key.startswith(MOMENTS))
-    trained = sum(x.local_size(mesh) for x in layouts if x.trained)
+    planned = sum(x.local_size(mesh) * len(moments_of(config, x)) for x in layouts)
     scaled = "loss_scale.good_steps" in rank.parameters  # a step without loss scaling counts none
     register = "NPUClearFloatStatusV2, NPUGetFloatStatusV2" if running_on(config).saturates else "infinities"
     compared = {
         "local parameters": (f"{sum(x.local_size(mesh) for x in layouts):,}", f"{rank.local_parameters:,}"),
-        "moments": (f"{2 * trained:,}", f"{moments:,}"),
+        "moments": (f"{planned:,}", f"{moments:,}"),
         "FLOPs of matrix products": (_by_dtype(_matmul_flops(config, rank)), _by_dtype(rank.products)),
         "norms, softmax, loss, update": ("FP32", _in_fp32(config, rank.narrow)),
         "loss scale": (_planned_scale(config), f"{rank.loss_scale:g}, {'dynamic' if scaled else 'constant'}"),

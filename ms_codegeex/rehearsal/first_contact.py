@@ -32,7 +32,7 @@ from ms_codegeex.config.sections import InfillConfig
 from ms_codegeex.data.datasets.indexed import IndexedWriter, token_dtype
 from ms_codegeex.data.datasets.layout import DATASET_JSON, SPLITS
 from ms_codegeex.formats.safetensors_file import SafetensorsFile
-from ms_codegeex.parallel.sharding import layouts_of
+from ms_codegeex.parallel.sharding import layouts_of, moments_of
 from ms_codegeex.planning.communicators import communicators_of
 from ms_codegeex.planning.memory import FP32, stage_memory
 from ms_codegeex.rehearsal import cann_stubs
@@ -169,7 +169,7 @@ def contact(config: RunConfig, rank: int) -> RankContact:
         memory_bytes=parse_json(first[1])["memory_bytes"] if first else None,
         planned_bytes=memory.total - memory.communication,
         saved_bytes=None if problem else saved,
-        planned_saved_bytes=3 * FP32 * sum(x.local_size(config.mesh) for x in mine),  # weights and two moments
+        planned_saved_bytes=FP32 * sum(x.local_size(config.mesh) * (1 + len(moments_of(config, x))) for x in mine),
         problem=problem,
     )
     return met if problem else replace(met, problem=_mismatch(met, chip.usable_memory - memory.communication))

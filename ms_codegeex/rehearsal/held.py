@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ms_codegeex.parallel.sharding import BUFFERS, MOMENTS, layouts_of
+from ms_codegeex.parallel.sharding import BUFFERS, MOMENTS, layouts_of, moments_of
 from ms_codegeex.rehearsal.traffic import PlanCheck
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ def held_checks(config: RunConfig, stage: int, parameters: Mapping[str, Sequence
     for layout in (x for x in layouts_of(config) if x.stage == stage):
         local, whole = (list(x.local_shape(config.mesh)) for x in (layout, replace(layout, optimizer_sharded=False)))
         weights[layout.name] = f"{local} float32"
+        moments |= {prefix + layout.name: f"{local} float32" for prefix in moments_of(config, layout)}
         if layout.trained:
-            moments |= {prefix + layout.name: f"{local} float32" for prefix in MOMENTS}
             sums[BUFFERS + layout.name] = f"{whole} float32"
     found = {name: f"{list(shape)} {dtype}" for name, (shape, dtype) in parameters.items()}
     return [

@@ -18,7 +18,7 @@ from ms_codegeex.models.layers import type_constants
 from ms_codegeex.models.lora import Adaptation, add_adapters
 from ms_codegeex.models.registry import family
 from ms_codegeex.parallel.partition import partition, recompute
-from ms_codegeex.parallel.sharding import layouts_of
+from ms_codegeex.parallel.sharding import layouts_of, muon_matrices
 from ms_codegeex.training.optimizer import AdamW
 from ms_codegeex.training.step import AccumulateStep, EvaluationStep, StepSettings, TrainStep
 
@@ -82,8 +82,14 @@ def build_network(config: RunConfig) -> nn.Cell:
 
 def adamw(config: RunConfig, parameters: list[ms.Parameter], transition: Transition | None = None) -> AdamW:
     """The run's optimizer."""
-    fused = "optimizer" in chosen_kernels(config)
-    return AdamW(parameters, config.training.optimizer, config.schedule, fused=fused, transition=transition)
+    return AdamW(
+        parameters,
+        config.training.optimizer,
+        config.schedule,
+        fused="optimizer" in chosen_kernels(config),
+        transition=transition,
+        matrices=muon_matrices(config),
+    )
 
 
 def build(

@@ -1,8 +1,9 @@
-"""AdamW and its learning-rate schedule."""
+"""AdamW, Muon, and their learning-rate schedule."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Collection
 
 import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
@@ -10,6 +11,10 @@ from mindspore.common.parameter import ParameterTuple
 
 from ms_codegeex.config.schedule import Transition, learning_rate
 from ms_codegeex.config.sections import OptimizerConfig, ScheduleConfig
+from ms_codegeex.parallel.sharding import ITERATIONS
+
+QUINTIC = 3.4445, -4.7750, 2.0315  # of a Newton-Schulz iteration (Jordan, Muon)
+MATCHED_RMS = 0.2  # of AdamW's updates (Liu et al., Muon is Scalable for LLM Training, arXiv:2502.16982, section 2)
 
 
 class WarmupCosine(nn.Cell):
@@ -84,12 +89,61 @@ def _composed_adamw(
     return ops.depend(ops.assign(parameter, new), (ops.assign(m, new_m), ops.assign(v, new_v)))
 
 
+def orthogonalised(matrix: Tensor) -> Tensor:
+    """FP32 [rows, columns] -> about U·Vᵀ of the matrix's U·S·Vᵀ: singular values between 0.7 and 1.2. Zeros stay zero.
+
+    Five quintic Newton-Schulz iterations from the matrix over its Frobenius norm, each X ← aX + (bA + cA²)X with
+    A = XXᵀ (Jordan, Muon, kellerjordan.github.io/posts/muon); from the right if there are more rows than columns, so
+    that A is the smaller of both squares.
+    """
+    a, b, c = QUINTIC
+    norm = ops.sqrt(ops.L2Loss()(matrix) * 2.0)
+    x = matrix / ops.maximum(norm, 1e-7)
+    tall = matrix.shape[0] > matrix.shape[1]
+    for _ in range(ITERATIONS):
+        square = ops.MatMul(transpose_a=tall, transpose_b=not tall)(x, x)
+        polynomial = b * square + c * ops.MatMul()(square, square)
+        x = a * x + (ops.MatMul()(x, polynomial) if tall else ops.MatMul()(polynomial, x))
+    return x
+
+
+def _muon(hyper: tuple, decay: float, scale: float, parameter: Parameter, m: Parameter, gradient: Tensor) -> Tensor:
+    """Update one matrix. `hyper`: learning rate, momentum."""
+    rate, momentum = hyper
+    new_m = momentum * m + (1.0 - momentum) * gradient
+    direction = orthogonalised(momentum * new_m + (1.0 - momentum) * gradient)
+    new = parameter - rate * (scale * direction + decay * parameter)
+    return ops.depend(ops.assign(parameter, new), ops.assign(m, new_m))
+
+
+def _either(
+    adamw: Callable,
+    kernel: ops.Primitive,
+    hyper: tuple,
+    of_matrices: tuple,
+    decay: float,
+    scale: float,
+    parameter: Parameter,
+    m: Parameter,
+    v: Parameter,
+    gradient: Tensor,
+) -> Tensor:
+    """Update one parameter, with Muon if it has a scale."""
+    if scale > 0:
+        return _muon(of_matrices, decay, scale, parameter, m, gradient)
+    return adamw(kernel, hyper, decay, parameter, m, v, gradient)
+
+
 class AdamW(nn.Cell):
-    """Adam with decoupled weight decay, FP32 moments.
+    """Adam with decoupled weight decay, FP32 moments; for `matrices`, Muon.
 
     w -= lr·(m/(√v + ε) + decay·w). Without bias correction this is MindSpore's AdamWeightDecay, which the release used.
     With it, m and v are divided by 1 - β^t; the factors are folded into lr, ε and decay, so that one fused kernel
     serves both. `fused` chooses that kernel; otherwise elementary operators compute the same formula.
+
+    Muon (Jordan): w -= lr·(0.2·√max(rows, columns)·O + decay·w), where O is the orthogonalised momentum with Nesterov's
+    correction, μm + (1-μ)g. With this scale an element moves about as far as with AdamW, so both share rate and decay
+    (Liu et al.). These matrices, named by `matrices`, have m alone.
     """
 
     def __init__(
@@ -99,11 +153,13 @@ class AdamW(nn.Cell):
         schedule: ScheduleConfig,
         fused: bool = True,
         transition: Transition | None = None,
+        matrices: Collection[str] = (),
     ):
         super().__init__(auto_prefix=False)
         self.parameters = ParameterTuple(parameters)
         self.m = self.parameters.clone(prefix="optimizer.m", init="zeros")
-        self.v = self.parameters.clone(prefix="optimizer.v", init="zeros")
+        with_v = ParameterTuple(p for p in parameters if p.name not in matrices)
+        self.v = with_v.clone(prefix="optimizer.v", init="zeros")
         self.step = Parameter(Tensor(0, ms.int32), name="optimizer.step", requires_grad=False)
         self.decay = tuple(config.weight_decay if decays(p.name) else 0.0 for p in parameters)
         self.beta1, self.beta2, self.epsilon = config.beta1, config.beta2, config.epsilon
@@ -111,6 +167,11 @@ class AdamW(nn.Cell):
         self.schedule = WarmupCosine(schedule, transition)
         self.update, self.kernel = _fused_adamw if fused else _composed_adamw, ops.AdamWeightDecay()
         self.map = ops.HyperMap()
+        self.orthogonalises, self.momentum = bool(matrices), config.momentum
+        self.scales = tuple(MATCHED_RMS * max(p.shape) ** 0.5 if p.name in matrices else 0.0 for p in parameters)
+        second = dict(zip((p.name for p in with_v), self.v, strict=True))
+        # one for each parameter, as the map needs; a matrix has no v, and its m is not read from here
+        self.second = tuple(second.get(p.name, m) for p, m in zip(parameters, self.m, strict=True))
 
     def construct(self, gradients: tuple[Tensor, ...]) -> Tensor:
         """FP32 gradients in the parameters' order -> the learning rate used; updates in place."""
@@ -121,7 +182,12 @@ class AdamW(nn.Cell):
             root = ops.sqrt(1.0 - ops.pow(Tensor(self.beta2, ms.float32), t))
             first = 1.0 - ops.pow(Tensor(self.beta1, ms.float32), t)
             rate, epsilon, relative = lr * root / first, self.epsilon * root, first / root
-        update = ops.partial(self.update, self.kernel, (rate, self.beta1, self.beta2, epsilon, relative))
-        done = self.map(update, self.decay, self.parameters, self.m, self.v, gradients)
+        hyper = (rate, self.beta1, self.beta2, epsilon, relative)
+        if self.orthogonalises:
+            update = ops.partial(_either, self.update, self.kernel, hyper, (lr, self.momentum))
+            done = self.map(update, self.decay, self.scales, self.parameters, self.m, self.second, gradients)
+        else:
+            update = ops.partial(self.update, self.kernel, hyper)
+            done = self.map(update, self.decay, self.parameters, self.m, self.v, gradients)
         lr = ops.depend(lr, done)
         return ops.depend(lr, ops.assign(self.step, ops.depend(self.step + 1, lr)))

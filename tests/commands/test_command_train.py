@@ -86,6 +86,20 @@ def test_two_workers_give_the_losses_of_one(runs):
             np.testing.assert_allclose(b.tensor(name), a.tensor(name), rtol=1e-3, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow  # gradients are added up before any optimizer sees them, which the test above shows
+def test_two_workers_train_with_muon_as_one(dataset, tmp_path):
+    for devices in (1, 2):
+        values = small_run(dataset, tmp_path / f"{devices}") | {"devices": devices}
+        values["training"]["optimizer"]["name"] = "muon"
+        assert (result := train_here(tmp_path, values)).returncode == 0, result.stderr
+    one, two = (read_log(tmp_path / f"{devices}/log.jsonl") for devices in (1, 2))
+    np.testing.assert_allclose([r["loss"] for r in two], [r["loss"] for r in one], rtol=1e-5)
+    a, b = (Checkpoint(list_checkpoints(tmp_path / f"{devices}/checkpoints")[-1]) for devices in (1, 2))
+    for name in a.names:
+        if "key.bias" not in name:
+            np.testing.assert_allclose(b.tensor(name), a.tensor(name), rtol=1e-3, atol=1e-5, err_msg=name)
+
+
 def test_sigterm_saves_the_run_and_is_not_a_success(runs):
     result, path = runs[2]
     assert result.returncode == 128 + signal.SIGTERM and "SIGTERM: the run saves a checkpoint and ends" in result.stderr

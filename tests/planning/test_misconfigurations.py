@@ -215,6 +215,9 @@ MISTAKES = [
     ),
     (TINY, "training.precision=bf16 training.loss_scale.window=7", "training.loss_scale", "bf16", "leave"),
     (TINY, "training.precision=bf16 training.loss_chunk=8", "training.loss_chunk", "FP32 only", "fp32"),
+    (TINY, "training.optimizer.name=mu", "training.optimizer.name", "found 'mu'", "'adamw' or 'muon'"),
+    (SERVER, "training.optimizer.name=muon", "training.optimizer.name", "ascend and devices: 8", "adamw"),
+    (TINY, "training.optimizer.name=muon lora.rank=4", "training.optimizer.name", "lora.rank: 4", "adamw"),
     (TINY, "training.precision=bf16 parallel.fusion.dropout=true", "parallel.fusion.dropout", "bf16", "leave the key"),
     (
         TINY,

@@ -7,10 +7,12 @@ import pytest
 from conftest import ROOT
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.hardware import GIB
+from ms_codegeex.base.hardware import ASCEND_910, GIB
 from ms_codegeex.base.yaml_reading import read_yaml_file
 from ms_codegeex.config.loading import load_config
+from ms_codegeex.planning.memory import stage_memory
 from ms_codegeex.planning.planner import change, make_plan, problems, remedies
+from ms_codegeex.planning.roofline import executed_flops, update_seconds
 
 SHIPPED = sorted(path for folder in ("", "recipes") for path in (ROOT / "configs" / folder).glob("*.yaml"))
 PAPER = ROOT / "configs" / "codegeex_13b.yaml"
@@ -169,6 +171,21 @@ def test_copies_in_16_bits_wait_for_each_open_micro_batch():
     assert [x.gathered_weights for x in again] == [block, block, block, block + head]
     once = plan(PIPELINE, *words[1:], "parallel.tensor=2", "parallel.optimizer_shard=4").memory
     assert once[0].gathered_weights == once[1].gathered_weights == ten  # cast before it is gathered
+
+
+def test_muon_keeps_one_moment_of_matrices_and_multiplies_their_squares():
+    """Three blocks and the top query layer, 128 wide, in each four square matrices and two of 128 by 512."""
+    words = ["device=ascend", "devices=1", "model.hidden_size=128", "model.intermediate_size=512", "model.num_layers=3"]
+    adamw, muon = (
+        load_config("codegeex_tiny", [*words, f"training.optimizer.name={name}"]) for name in ("adamw", "muon")
+    )
+    elements = 4 * (4 * 128 * 128 + 2 * 128 * 512)
+    (before,), (after,) = (stage_memory(config, ASCEND_910) for config in (adamw, muon))
+    assert before.optimizer_state - after.optimizer_state == 4 * elements
+    assert before.total - after.total == 4 * elements  # the attention's workspace is larger than Muon's
+    flops = 4 * 5 * (4 * 6 * 128**3 + 2 * (4 * 128 * 128 * 512 + 2 * 128**3))
+    assert executed_flops(muon, ASCEND_910) - executed_flops(adamw, ASCEND_910) == flops
+    assert update_seconds(muon, ASCEND_910, 0) > update_seconds(adamw, ASCEND_910, 0) + flops / ASCEND_910.peak_fp32
 
 
 def test_sequence_parallelism_saves_activations():

@@ -20,8 +20,10 @@ def held(config, rank):
         if layout.stage == config.mesh.coordinates(rank)[0]:
             local, whole = (x.local_shape(config.mesh) for x in (layout, replace(layout, optimizer_sharded=False)))
             found[layout.name] = [list(local), "float32"]
+            muon = config.training.optimizer.name == "muon" and ("attention." in layout.name or "feed_" in layout.name)
             if layout.trained:
-                found |= {f"optimizer.{x}.{layout.name}": [list(local), "float32"] for x in "mv"}
+                kept = "m" if muon and len(local) == 2 else "mv"
+                found |= {f"optimizer.{x}.{layout.name}": [list(local), "float32"] for x in kept}
             if layout.trained and config.accumulation > 1:
                 found[f"accu_grads.{layout.name}"] = [list(whole), "float32"]
     return found

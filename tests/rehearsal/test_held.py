@@ -45,6 +45,15 @@ def test_what_is_planned_passes(lora, micro_batches):
     assert failed(config, held(config, 3)) == []
 
 
+def test_what_muon_updates_has_one_moment():
+    values = {"device": "ascend", "devices": 1, "model": {"family": "codegen", "preset": "tiny"}}
+    config = build_run_config(values | {"training": {"steps": 1, "optimizer": {"name": "muon"}}})
+    parameters = held(config, 0)
+    assert f"optimizer.v.{QUERY}" not in parameters and failed(config, parameters) == []
+    parameters[f"optimizer.v.{QUERY}"] = parameters[f"optimizer.m.{QUERY}"]
+    assert [x.name for x in failed(config, parameters)] == ["shapes of moments"]
+
+
 def transposed(parameters):
     parameters[f"optimizer.v.{QUERY}"][0].reverse()
 

@@ -10,7 +10,7 @@ from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.schedule import Transition, learning_rate
 from ms_codegeex.config.sections import OptimizerConfig, ScheduleConfig
 from ms_codegeex.models.codegeex.config import CodeGeeXConfig
-from ms_codegeex.training.optimizer import AdamW, WarmupCosine, decays
+from ms_codegeex.training.optimizer import AdamW, WarmupCosine, decays, orthogonalised
 
 pytestmark = pytest.mark.usefixtures("graph_mode_throughout")
 PAPER = ScheduleConfig(warmup_steps=2000, decay_steps=200_000)
@@ -197,3 +197,100 @@ def test_with_bias_correction_it_is_pytorchs_adamw():
             [peer], [torch.tensor(gradient)], *moments, steps, foreach=False, amsgrad=False, maximize=False, **settings
         )
     np.testing.assert_allclose(parameter.asnumpy(), peer.numpy(), atol=1e-6)
+
+
+def numpy_muon(weight, gradients, rates, momentum=0.95, decay=0.1):
+    """Muon (Jordan) with the scale of Liu et al. (arXiv:2502.16982), in float64, as their texts have it: a tall matrix
+    is transposed."""
+    w, m = weight.astype(np.float64), np.zeros(weight.shape)
+    for g, rate in zip(gradients, rates, strict=True):
+        m = momentum * m + (1 - momentum) * g
+        x = momentum * m + (1 - momentum) * g
+        x = x.T if w.shape[0] > w.shape[1] else x
+        x = x / np.linalg.norm(x)
+        for _ in range(5):
+            a = x @ x.T
+            x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+        x = x.T if w.shape[0] > w.shape[1] else x
+        w = w - rate * (0.2 * np.sqrt(max(w.shape)) * x + decay * w)
+    return w, m
+
+
+MUON_SHAPES = ((6, 10), (10, 6), (6, 6))
+
+
+def muon_of(generator, config, schedule):
+    """Muon's update for matrices of three forms, and AdamW's for a table and a bias; start and gradients of 5 steps."""
+    names, shapes = ("wide.weight", "tall.weight", "square.weight", "table", "bias"), (*MUON_SHAPES, (6, 10), (6,))
+    start = [generator.normal(size=s).astype(np.float32) for s in shapes]
+    parameters = [Parameter(Tensor(x), name=n) for x, n in zip(start, names, strict=True)]
+    gradients = [[generator.normal(size=s).astype(np.float32) for s in shapes] for _ in range(5)]
+    return AdamW(parameters, config, schedule, matrices=names[:3]), start, gradients, names
+
+
+def test_muon_equals_its_formula_in_float64_and_leaves_the_rest_to_adamw():
+    config, schedule = OptimizerConfig(name="muon", bias_correction=True), ScheduleConfig(1e-2, 1e-3, 2, 10)
+    optimizer, start, gradients, names = muon_of(np.random.default_rng(2), config, schedule)
+    update = Update(optimizer)
+    rates = [float(update(*map(Tensor, values)).asnumpy()) for values in gradients]
+    for i in range(3):
+        weight, m = numpy_muon(start[i], [values[i] for values in gradients], rates)
+        np.testing.assert_allclose(optimizer.parameters[i].asnumpy(), weight, atol=5e-6)
+        np.testing.assert_allclose(optimizer.m[i].asnumpy(), m, atol=1e-6)
+    weights, _, v = numpy_adamw(start[3:], [values[3:] for values in gradients], config, rates, names[3:])
+    for i in range(2):
+        np.testing.assert_allclose(optimizer.parameters[3 + i].asnumpy(), weights[i], atol=2e-6)
+        np.testing.assert_allclose(optimizer.v[i].asnumpy(), v[i], atol=1e-6)
+    assert [p.name for p in optimizer.v] == ["optimizer.v.table", "optimizer.v.bias"]
+
+
+def test_muon_is_pytorchs():
+    """PyTorch iterates in BF16, whose rounding of 2^-8 is the tolerance, of the movement."""
+    torch = pytest.importorskip("torch")
+    from torch.optim._muon import muon
+
+    optimizer, start, gradients, _ = muon_of(np.random.default_rng(3), OptimizerConfig(), ScheduleConfig(1e-2, 1e-2, 0))
+    update, peers = Update(optimizer), [torch.tensor(x) for x in start[:3]]
+    buffers = [torch.zeros_like(x) for x in peers]
+    settings = {"lr": 1e-2, "weight_decay": 0.1, "momentum": 0.95, "nesterov": True, "eps": 1e-7, "ns_steps": 5}
+    settings |= {"ns_coefficients": (3.4445, -4.7750, 2.0315), "adjust_lr_fn": "match_rms_adamw", "has_complex": False}
+    for values in gradients:
+        update(*map(Tensor, values))
+        muon(peers, [torch.tensor(x) for x in values[:3]], buffers, **settings)
+    for i, peer in enumerate(peers):
+        ours = optimizer.parameters[i].asnumpy() - start[i]
+        assert np.linalg.norm(peer.numpy() - start[i] - ours) < 0.02 * np.linalg.norm(ours)
+        np.testing.assert_allclose(optimizer.m[i].asnumpy(), buffers[i].numpy(), atol=1e-6)
+
+
+def test_muon_continues_bitwise_from_its_parameters_and_moments():
+    def make():
+        return muon_of(np.random.default_rng(5), OptimizerConfig(name="muon"), ScheduleConfig(1e-2, 1e-3, 2, 10))
+
+    def state(optimizer):
+        return [*optimizer.parameters, *optimizer.m, *optimizer.v, optimizer.step]
+
+    (whole, _, gradients, _), (again, *_) = make(), make()
+    update = Update(whole)
+    for number, values in enumerate(gradients):
+        if number == 3:
+            for there, here in zip(state(again), state(whole), strict=True):
+                there.set_data(Tensor(here.asnumpy()))
+        update(*map(Tensor, values))
+    resumed = Update(again)
+    for values in gradients[3:]:
+        resumed(*map(Tensor, values))
+    for there, here in zip(state(again), state(whole), strict=True):
+        np.testing.assert_array_equal(there.asnumpy(), here.asnumpy(), err_msg=here.name)
+
+
+def test_orthogonalising_keeps_singular_vectors_whatever_the_size_of_the_matrix():
+    generator = np.random.default_rng(4)
+    for shape in MUON_SHAPES:
+        matrix = generator.normal(size=shape).astype(np.float32)
+        u, _, vh = np.linalg.svd(matrix, full_matrices=False)
+        for size in (1e-6, 1.0, 1e6):
+            values = u.T @ orthogonalised(Tensor(matrix * np.float32(size))).asnumpy() @ vh.T
+            assert np.abs(values - np.diag(np.diag(values))).max() < 1e-4
+            assert np.diag(values).min() > 0.6 and np.diag(values).max() < 1.3
+    assert not orthogonalised(Tensor(np.zeros((3, 4), np.float32))).asnumpy().any()

@@ -159,10 +159,17 @@ def test_patience_counts_evaluations_that_are_no_better_than_earlier_ones(losses
     assert (patience.best, patience.worse) == (best, worse)
 
 
-@pytest.mark.slow  # the command's resume is tested by default
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_resume_is_bitwise_also_with_dropout_and_accumulation(run_values, precision, tmp_path):
+@pytest.mark.parametrize(
+    ("precision", "optimizer"),
+    [
+        pytest.param("fp32", "adamw", marks=pytest.mark.slow),  # the command's resume is tested by default
+        pytest.param("fp16", "adamw", marks=pytest.mark.slow),
+        pytest.param("fp16", "muon", marks=pytest.mark.slow),  # test_optimizer.py continues from what is saved
+    ],
+)
+def test_resume_is_bitwise_also_with_dropout_and_accumulation(run_values, precision, optimizer, tmp_path):
     run_values["training"].update(steps=6, dropout=0.2, micro_batch=2, precision=precision)
+    run_values["training"]["optimizer"]["name"] = optimizer
     run_values["training"]["loss_scale"] = {"initial": 2.0**20, "window": 2}  # FP16 skips a few first
     whole = make(run_values, keep := Keep(), Checkpoints(tmp_path, 3, 2))
     whole.run()
@@ -178,6 +185,8 @@ def test_resume_is_bitwise_also_with_dropout_and_accumulation(run_values, precis
     for name in expected:
         np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
     assert resumed.state()["loss_scale"] == whole.state()["loss_scale"]
+    matrix, table = (f"optimizer.v.{name}.weight" for name in ("blocks.0.attention.query", "embedding.word"))
+    assert (matrix in found) == (optimizer == "adamw") and table in found
 
 
 @pytest.mark.slow
