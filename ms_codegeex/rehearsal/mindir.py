@@ -145,10 +145,14 @@ def executed(model: ModelProto) -> list[str]:
 
 
 def narrow(model: ModelProto) -> list[str]:
-    """Each kind of operator of `WIDE` that a step runs on a 16-bit tensor."""
+    """Each kind of operator of `WIDE` that a step runs on a 16-bit tensor. For Ascend, the engine adds 16-bit gradients
+    to an FP32 sum without a cast (`remove_cast_before_assign_add`); the sum is what counts."""
     types = tensor_types(model)
     found = (
-        (kind.op_type, types[name].dtype) for _, node, kind in _nodes(model) for name in node.input if name in types
+        (kind.op_type, types[name].dtype)
+        for _, node, kind in _nodes(model)
+        for name in (node.input[:1] if kind.op_type == "AssignAdd" else node.input)
+        if name in types
     )
     return sorted({op for op, dtype in found if op in WIDE and dtype in ("float16", "bfloat16")})
 
