@@ -64,6 +64,7 @@ EXTRAS = {  # what only some users need, and the files of `commands/` that belon
     "mindformers_bridge": "",
     "ray_engines": "",
     "rehearsal": "rehearse",
+    "terminal": "chat complete",
 }
 CORE_LINES = 45_000
 ARROWS = {f"base.{name}": {f"base.{below}" for below in seen.split()} for name, seen in BASE.items()} | {
