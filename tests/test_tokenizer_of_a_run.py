@@ -2,12 +2,16 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 from conftest import ROOT, command, command_here, small_run, write_config
 from tokenizer_files import chatglm_model, write_chatglm
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.reading import read_json
+from ms_codegeex.commands.training_job import check_datasets, resolve_data
+from ms_codegeex.config.loading import load_config
 from ms_codegeex.data.tokenizer import load_tokenizer
 
 
@@ -88,6 +92,23 @@ def test_a_tokenizer_of_ones_own_from_the_text_to_transformers(tmp_path, family)
         found = json.loads(_done("generate", "--model", model, "--prompt", prompt, "--max-new-tokens", "3", "--json"))
         assert found["prompt_tokens"] == len(ids)
         assert load_tokenizer(run / "tokenizer" if model == run else model).encode_prompt(prompt) == ids
+
+
+def test_a_corpus_that_a_run_prepares_with_a_tokenizer_of_its_own(tmp_path, capsys):
+    """The next run with the same corpus has the same one."""
+    words = [f"output={tmp_path / 'run'}", "model.preset=tiny", "data.tokenizer_size=400", "model.vocab_size=400"]
+    words += ["model.eos_token_id=381", "training.steps=2"]
+    config = load_config(None, words)
+    for _ in range(2):
+        resolved = resolve_data(config, [str(ROOT / "ms_codegeex" / "config")], quiet=True)
+        dataset, (trained,) = check_datasets(resolved), tmp_path.glob("tokenizer-*")
+        assert read_json(dataset / "dataset.json")["tokenizer"] == load_tokenizer(trained).description()
+        assert f"tokenizer {trained} (delete it to train one afresh)" in capsys.readouterr().err
+    small = replace(config, data=replace(config.data, tokenizer_size=100))
+    with pytest.raises(UserError, match=r"data\.tokenizer_size: vocab_size: 100 is out of range; give 275 to "):
+        resolve_data(small, [str(ROOT / "ms_codegeex" / "config")], quiet=True)
+    with pytest.raises(UserError, match=r"data\.tokenizer_size: data\.tokenizer is given too"):
+        load_config(None, [*words, "data.tokenizer=codegeex"])
 
 
 def _done(*words):

@@ -22,7 +22,7 @@ from ms_codegeex.commands.run_end import Stopwatch, compared, comparison, sample
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.chosen_hardware import software_note
 from ms_codegeex.data.corpus.prepare import cached_corpus
-from ms_codegeex.data.corpus.settings import PrepareSettings
+from ms_codegeex.data.corpus.settings import PrepareSettings, ReadingSettings
 from ms_codegeex.data.datasets.opening import (
     absolute,
     check_held_out,
@@ -31,6 +31,7 @@ from ms_codegeex.data.datasets.opening import (
     training_data,
     validation_data,
 )
+from ms_codegeex.data.tokenizer_training import TokenizerSettings, cached_tokenizer
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.peft import write_peft
@@ -51,6 +52,7 @@ from ms_codegeex.runs.supervision import planned_processes, run_workers
 from ms_codegeex.runs.weights import check_weights
 from ms_codegeex.runs.workers import WorkerSpec
 
+TOKENIZER_BYTES = 6_000_000  # of a corpus, for a run's own tokenizer; ten times as many take 15 s more for 2 % of it
 OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_0-9]+)*=")
 
 
@@ -71,12 +73,28 @@ def resolve_data(config: RunConfig, corpus: Sequence[str], quiet: bool, servers:
         raise UserError(f"data.train: {servers} servers need the same prepared dataset; {made}, and set data.train=DIR")
     if not given:
         parent = Path(config.output).parent
-        tokenizer = config.data.tokenizer or family(config.family).config.default_tokenizer(config.model.preset)
-        paths, settings = [Path(p) for p in corpus] or None, PrepareSettings(tokenizer=tokenizer)
+        paths = [Path(p) for p in corpus] or None
+        settings = PrepareSettings(tokenizer=_tokenizer(config, paths, parent))
         directory = cached_corpus(paths, parent, settings, workers=available_cores(), progress=not quiet)
         print_error(f"corpus {directory} (delete it to search and prepare the sources afresh)")
         config = replace(config, data=replace(config.data, train=str(directory)))
     return replace(config, data=absolute(config.data))
+
+
+def _tokenizer(config: RunConfig, corpus: Sequence[Path] | None, parent: Path) -> str:
+    """Name or directory of the tokenizer for a corpus that the run prepares; its own is trained here on first use."""
+    data = config.data
+    if data.tokenizer_size is None:
+        return data.tokenizer or family(config.family).config.default_tokenizer(config.model.preset)
+    try:
+        settings = TokenizerSettings(
+            data.tokenizer_size, max_bytes=TOKENIZER_BYTES, family=config.family, reading=ReadingSettings()
+        )
+        directory = cached_tokenizer(corpus, parent, settings)
+    except UserError as error:
+        raise UserError(f"data.tokenizer_size: {error}") from None
+    print_error(f"tokenizer {directory} (delete it to train one afresh)")
+    return str(directory)
 
 
 def check_datasets(config: RunConfig) -> Path:

@@ -53,6 +53,9 @@ class DataConfig:
     tokenizer: str | None = None
     """Name or directory of the tokenizer, used only when a corpus is prepared because `data.train` is null. Left out:
     the model's."""
+    tokenizer_size: Positive | None = None
+    """Instead of `data.tokenizer`: the ids of a tokenizer of the family, trained on the corpus that is prepared because
+    `data.train` is null. The model needs the same `vocab_size`, and its end token."""
     workers: Natural = 1
     """Threads that prefetch, two batches each; 0: a batch is read when its step begins."""
 

@@ -47,7 +47,14 @@ REFUSED = (  # keys and sections; the table in docs/run_directory.md shows them,
     "faults.window",
     "parallel.fusion.dropout",
 )
-UNRECORDED = ("output", "stage", "checkpoint.resume", "data.tokenizer", "model.preset")  # no run depends on them
+UNRECORDED = (
+    "output",
+    "stage",
+    "checkpoint.resume",
+    "data.tokenizer",
+    "data.tokenizer_size",
+    "model.preset",
+)  # no run depends on them
 
 
 @dataclass(frozen=True)
