@@ -302,8 +302,7 @@ def engine_checks() -> Iterator[Finding]:
 
 def _decoding_operators() -> Finding:
     """The compiled operators that `generate` and `evaluate` use on this CPU. Builds nothing."""
-    from ms_codegeex.generation.engine_options import possible_levels
-    from ms_codegeex.generation.kernels.library import built_libraries
+    from ms_codegeex.kernels.compiling import built_libraries, possible_levels
 
     name, (level, *others) = "decoding operators", possible_levels()
     if others:
