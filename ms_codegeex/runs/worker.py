@@ -58,7 +58,7 @@ def train(
         left_out = [event["left_out"] for event in read_events(run.events) if event["event"] == "rewind"]
     trainer = Trainer(config, data, validation, rank=rank, left_out=left_out, **options)
     if config.compile_cache:
-        with compile_cache(config, run, rank) as cached:
+        with compile_cache(config, run, rank, trainer.library) as cached:
             trainer.compile()
         trainer.event("graphs", cached=cached)
     if checkpoint:
@@ -100,9 +100,9 @@ def _result(trainer: Trainer, run: RunDirectory, held_out: Mapping[str, Sequence
     }
 
 
-def graph_inputs(config: RunConfig, sources: Path | None = None) -> dict[str, Any]:
+def graph_inputs(config: RunConfig, sources: Path | None = None, library: Path | None = None) -> dict[str, Any]:
     """Everything that affects the graphs of a run: its settings, except those for its output; the source files of this
-    package (or of `sources`); versions; the kind of processor."""
+    package (or of `sources`); versions; the kind of processor; the library of operators that they call."""
     settings: Mapping[str, Any] = config.to_dict()
     root = sources or Path(ms_codegeex.__file__).parent
     return {
@@ -113,6 +113,7 @@ def graph_inputs(config: RunConfig, sources: Path | None = None) -> dict[str, An
         "numpy": importlib.metadata.version("numpy"),
         "python": platform.python_version(),
         "machine": platform.machine(),
+        "library": str(library),
     }
 
 
@@ -122,13 +123,13 @@ def digest(inputs: Mapping[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def compile_cache(config: RunConfig, run: RunDirectory, rank: int) -> Iterator[bool]:
+def compile_cache(config: RunConfig, run: RunDirectory, rank: int, library: Path | None = None) -> Iterator[bool]:
     """Read the graphs compiled in the block from the cache of the run, or keep them there. Yields whether they are
     read.
 
     A folder is made again if its files have changed. Rank 0 deletes the folders of other digests.
     """
-    name = digest(graph_inputs(config))
+    name = digest(graph_inputs(config, library=library))
     folder = run.compile_cache / name / f"rank_{rank}"
     if _intact(folder):
         with _engine_cache(folder):

@@ -12,6 +12,7 @@ from pathlib import Path
 import kernel_checks as checks
 import numpy as np
 import pytest
+from training_kernel_checks import check_training
 
 from ms_codegeex.base.cache import user_cache
 from ms_codegeex.base.errors import RunFailure, UserError
@@ -186,6 +187,10 @@ def test_the_level_follows_the_cpus_flags(tmp_path, monkeypatch):
     assert compiling.possible_levels(Path("/proc/cpuinfo")) == ["plain"] and compiling.cpu_level() == "plain"
     with pytest.raises(UserError, match=r"--cpu-level: this CPU cannot run avx2; choose auto or one of plain"):
         compiling.library_path("avx2")
+
+
+def test_operators_of_training(kernels):
+    check_training(kernels)
 
 
 def test_a_library_is_compiled_once_and_appears_whole_or_not_at_all(tmp_path, monkeypatch):
