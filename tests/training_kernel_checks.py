@@ -145,6 +145,25 @@ def check_activation(kernels, rows: int, n: int, kind: int, formula: Callable, s
     close(same_bits(kernels, run), [formula(wide), to_x, to_x.sum(0)])
 
 
+def check_adamw(kernels, n: int) -> None:
+    """Two updates; the gradient is scaled first."""
+    settings = np.array([1e-2, 0.9, 0.95, 1e-8, 0.1, 0.5], np.float32)
+    gradients = numbers(1, 2, n)
+
+    def run() -> list[np.ndarray]:
+        weight, m, v, done = numbers(2, n), np.zeros(n, np.float32), np.zeros(n, np.float32), np.zeros(1, np.float32)
+        for gradient in gradients:
+            assert not kernels.call("adamw", None, weight, m, v, gradient.copy(), settings, done)
+        return [weight, m, v]
+
+    rate, beta1, beta2, epsilon, decay, scale = settings.astype(np.float64)
+    weight, m, v = numbers(2, n).astype(np.float64), 0.0, 0.0
+    for gradient in scale * gradients:
+        m, v = beta1 * m + (1 - beta1) * gradient, beta2 * v + (1 - beta2) * gradient**2
+        weight = weight - rate * (m / (np.sqrt(v) + epsilon) + decay * weight)
+    close(same_bits(kernels, run), [weight, m, v])
+
+
 def _sigmoid(v: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-v))
 
@@ -215,4 +234,6 @@ def check_training(kernels) -> None:
     for kind, (formula, slope) in enumerate(ACTIVATIONS):
         for rows, n in ((200, 37), (3, 64)):
             check_activation(kernels, rows, n, kind, formula, slope)
+    for n in (1, 37, 40_000):
+        check_adamw(kernels, n)
     check_refused(kernels)

@@ -4,6 +4,7 @@
 // the memory and has checked it (library.py). The last input of an operator is the number of its registration, int64
 // [1]. A number without such a registration, and rows that do not suit it, are errors.
 #include "activation.h"
+#include "adamw.h"
 #include "attention.h"
 #include "choice.h"
 #include "exchange.h"
@@ -360,5 +361,20 @@ int activate_back(int count, void** params, int* ranks, int64_t** shapes, const 
   helpers = __atomic_load_n(&usual, __ATOMIC_RELAXED);
   return result(activate_rows_back(call.at<float>(0), call.at<float>(1), *call.at<int32_t>(2), call.at<float>(3),
                                    size / n, n, call.at<float>(4), call.at<float>(5)));
+}
+
+// parameter, its moments and its gradient [n], settings [6] as `AdamW` -> 1; writes the first three
+int adamw(int count, void** params, int* ranks, int64_t** shapes, const char** types, void*, void*) {
+  const Call call{count, params, ranks, shapes, types};
+  const int64_t n = count == 6 ? call.elements(0) : -1;
+  const bool right = n >= 0 && call.is(0, "float32", n) && call.is(1, "float32", n) && call.is(2, "float32", n) &&
+                     call.is(3, "float32", n) && call.is(4, "float32", 6) && call.is(5, "float32", 1);
+  if (!right) return WRONG;
+  helpers = __atomic_load_n(&usual, __ATOMIC_RELAXED);
+  const float* a = call.at<float>(4);
+  adamw_update({a[0], a[1], a[2], a[3], a[4], a[5]}, n, call.at<float>(0), call.at<float>(1), call.at<float>(2),
+               call.at<float>(3));
+  *call.at<float>(5) = 1.0f;
+  return RIGHT;
 }
 }

@@ -82,17 +82,18 @@ def build_network(config: RunConfig, library: Path | None = None) -> nn.Cell:
     return network
 
 
-def adamw(config: RunConfig, parameters: list[ms.Parameter]) -> AdamW:
-    """The run's optimizer."""
-    training = config.training
-    return AdamW(parameters, training.optimizer, training.schedule, fused="optimizer" in chosen_kernels(config))
+def adamw(config: RunConfig, parameters: list[ms.Parameter], library: Path | None = None) -> AdamW:
+    """The run's optimizer; with the compiled operator of `library` unless `parallel.fusion` chooses one."""
+    training, chosen = config.training, config.parallel.fusion.optimizer
+    path = str(library) if library and chosen is None else ""
+    return AdamW(parameters, training.optimizer, training.schedule, "optimizer" in chosen_kernels(config), path)
 
 
 def build(
     config: RunConfig,
     tied_group: str | None = None,
     compile_once: bool = False,
-    optimizer: Callable[[RunConfig, list[ms.Parameter]], nn.Cell] = adamw,
+    optimizer: Callable[[RunConfig, list[ms.Parameter]], nn.Cell] | None = None,
     step: Callable[[nn.Cell, nn.Cell, StepSettings], TrainStep] = TrainStep,
     library: Path | None = None,
 ) -> Built:
@@ -107,7 +108,8 @@ def build(
     interleaved = config.mesh.virtual_stages > 1  # the engine interleaves only a network that is called
     if (compile_once or interleaved) and config.partitioned and config.accumulation > 1:
         call_not_inline(network)
-    updates = optimizer(config, network.trainable_params())
+    weights = network.trainable_params()
+    updates = adamw(config, weights, library) if optimizer is None else optimizer(config, weights)
     settings = step_settings(config, [p.name for p in updates.parameters], tied_group)
     train = step(_split(network, config), updates, settings)
     accumulate = AccumulateStep(train) if settings.accumulation > 1 else None

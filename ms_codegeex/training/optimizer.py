@@ -8,6 +8,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.parameter import ParameterTuple
+from mindspore.ops.signature import make_sig, sig_rw
 
 from ms_codegeex.config.sections import OptimizerConfig, ScheduleConfig
 
@@ -87,16 +88,45 @@ def _composed_adamw(
     return ops.depend(ops.assign(parameter, new), (ops.assign(m, new_m), ops.assign(v, new_v)))
 
 
+def _compiled_adamw(
+    kernel: ops.Primitive,
+    hyper: tuple[Tensor, Tensor],
+    decay: float,
+    parameter: Parameter,
+    m: Parameter,
+    v: Parameter,
+    gradient: Tensor,
+) -> Tensor:
+    """Update one parameter with the compiled operator. `hyper`: its settings FP32 [6] with and without decay."""
+    return kernel(parameter, m, v, gradient, hyper[0] if decay else hyper[1])
+
+
+def _compiled_kernel(library: str) -> ops.Custom:
+    """The operator, which changes its first three inputs."""
+    shape, number = (lambda *_: [1]), (lambda *_: ms.float32)
+    kernel = ops.Custom(f"{library}:adamw", out_shape=shape, out_dtype=number, func_type="aot")
+    kernel.add_prim_attr("side_effect_mem", True)
+    written = [make_sig(name, sig_rw.RW_WRITE) for name in ("parameter", "m", "v")]
+    kernel.set_signatures((*written, make_sig("gradient"), make_sig("settings")))
+    return kernel
+
+
 class AdamW(nn.Cell):
     """Adam with decoupled weight decay, FP32 moments.
 
     w -= lr·(m/(√v + ε) + decay·w). Without bias correction this is MindSpore's AdamWeightDecay, which the release used.
     With it, m and v are divided by 1 - β^t; the factors are folded into lr, ε and decay, so that one fused kernel
-    serves both. `fused` chooses that kernel; otherwise elementary operators compute the same formula.
+    serves both. `fused` chooses that kernel; otherwise elementary operators compute the same formula. `library`: the
+    path of operators that are compiled for this CPU, one of which takes the place of both and also scales gradients.
     """
 
     def __init__(
-        self, parameters: list[Parameter], config: OptimizerConfig, schedule: ScheduleConfig, fused: bool = True
+        self,
+        parameters: list[Parameter],
+        config: OptimizerConfig,
+        schedule: ScheduleConfig,
+        fused: bool = True,
+        library: str = "",
     ):
         super().__init__(auto_prefix=False)
         self.parameters = ParameterTuple(parameters)
@@ -108,10 +138,13 @@ class AdamW(nn.Cell):
         self.correct = config.bias_correction
         self.schedule = WarmupCosine(schedule)
         self.update, self.kernel = _fused_adamw if fused else _composed_adamw, ops.AdamWeightDecay()
-        self.map = ops.HyperMap()
+        self.scales, self.map = bool(library), ops.HyperMap()
+        if library:
+            self.update, self.kernel, self.largest = _compiled_adamw, _compiled_kernel(library), config.weight_decay
 
-    def construct(self, gradients: tuple[Tensor, ...]) -> Tensor:
-        """FP32 gradients in the parameters' order -> the learning rate used; updates in place."""
+    def construct(self, gradients: tuple[Tensor, ...], factor: Tensor | None = None) -> Tensor:
+        """FP32 gradients in the parameters' order -> the learning rate used; updates in place. `factor`: of the
+        gradients, where the optimizer `scales` them."""
         lr = self.schedule(self.step)
         rate, epsilon, relative = lr, self.epsilon, Tensor(1.0, ms.float32)
         if self.correct:
@@ -119,7 +152,20 @@ class AdamW(nn.Cell):
             root = ops.sqrt(1.0 - ops.pow(Tensor(self.beta2, ms.float32), t))
             first = 1.0 - ops.pow(Tensor(self.beta1, ms.float32), t)
             rate, epsilon, relative = lr * root / first, self.epsilon * root, first / root
-        update = ops.partial(self.update, self.kernel, (rate, self.beta1, self.beta2, epsilon, relative))
+        hyper = rate, self.beta1, self.beta2, epsilon, relative
+        if self.scales:
+            hyper = (
+                self._packed(rate, epsilon, relative * self.largest, factor),
+                self._packed(rate, epsilon, relative * 0.0, factor),
+            )
+        update = ops.partial(self.update, self.kernel, hyper)
         done = self.map(update, self.decay, self.parameters, self.m, self.v, gradients)
         lr = ops.depend(lr, done)
         return ops.depend(lr, ops.assign(self.step, ops.depend(self.step + 1, lr)))
+
+    def _packed(self, rate: Tensor, epsilon: float | Tensor, decay: Tensor, factor: Tensor) -> Tensor:
+        """The operator's settings."""
+        values = ()
+        for value in (rate, self.beta1, self.beta2, epsilon, decay, factor):
+            values += (value * Tensor(1.0, ms.float32),)
+        return ops.stack(values)

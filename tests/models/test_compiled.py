@@ -11,12 +11,15 @@ from networks import LossGradients, assign, packed_batch
 
 from ms_codegeex.base.host import available_cores
 from ms_codegeex.config.rules import build_run_config
+from ms_codegeex.config.sections import OptimizerConfig, ScheduleConfig
 from ms_codegeex.kernels import compiling
 from ms_codegeex.models.causal import Build
 from ms_codegeex.models.compiled import CompiledAttention, CompiledLayerNorm, CompiledMask, CompiledRMSNorm
 from ms_codegeex.models.lora import Adaptation, add_adapters
 from ms_codegeex.models.registry import family
 from ms_codegeex.training.operators import operators_library, uses_compiled_operators
+from ms_codegeex.training.optimizer import AdamW
+from ms_codegeex.training.step import StepSettings, TrainStep
 
 pytestmark = [
     pytest.mark.usefixtures("graph_mode"),
@@ -103,6 +106,26 @@ def test_a_number_that_is_not_finite_is_not_hidden(library):
     weight.set_data(Tensor(np.full(weight.shape, np.nan, np.float32)))
     _, gradients = step(network, "codegeex")  # the loss itself is bounded
     assert any(np.isnan(gradient).any() for gradient in gradients.values())
+
+
+def test_a_guarded_step_with_the_compiled_optimizer(library):
+    """It updates by what the other optimizer does, and nothing beyond a limit."""
+    found, batch = [], [Tensor(array) for array in packed_batch(12, 10, ROWS, SEQ)]
+    for path in (library, ""):
+        network = built("codegeex", path)
+        optimizer = AdamW(network.trainable_params(), OptimizerConfig(), ScheduleConfig(1e-2, 1e-2, 0, 10), True, path)
+        step = TrainStep(network, optimizer, StepSettings(slots=ROWS * SEQ, clip_norm=0.1, guarded=True))
+        step.set_train(True)
+        for limit in (1e-6, 1e9, 1e9):
+            step.set_limits(limit, 1e9)
+            before = network.trainable_params()[0].asnumpy().copy()
+            updated = step(*batch).asnumpy()[-1]
+            assert bool(updated) == (limit > 1) == (not np.array_equal(before, network.trainable_params()[0].asnumpy()))
+        assert int(optimizer.step.asnumpy()) == 2
+        found.append([p.asnumpy() for p in (*network.trainable_params(), *optimizer.m, *optimizer.v)])
+    for mine, theirs in zip(*found, strict=True):
+        # where a gradient is zero but for rounding, Adam moves a weight either way
+        assert np.mean(np.abs(mine - theirs) <= 1e-5 * max(1e-3, np.abs(theirs).max())) > 0.97
 
 
 def test_which_runs_use_them(monkeypatch):
