@@ -145,23 +145,34 @@ def check_activation(kernels, rows: int, n: int, kind: int, formula: Callable, s
     close(same_bits(kernels, run), [formula(wide), to_x, to_x.sum(0)])
 
 
-def check_adamw(kernels, n: int) -> None:
-    """Two updates; the gradient is scaled first."""
-    settings = np.array([1e-2, 0.9, 0.95, 1e-8, 0.1, 0.5], np.float32)
-    gradients = numbers(1, 2, n)
+def check_adamw(kernels, sizes: Sequence[int]) -> None:
+    """Two updates of parameters with and without decay; gradients are scaled first. And the squares of gradients."""
+    settings = np.array([1e-2, 0.9, 0.95, 1e-8, 0.5, 0.7], np.float32)
+    decays = np.array([0.1 * (i % 2) for i in range(len(sizes))], np.float32)
+    gradients = [[numbers(10 * step + i, n) for i, n in enumerate(sizes)] for step in range(2)]
+    begin = [numbers(30 + i, n) for i, n in enumerate(sizes)]
 
     def run() -> list[np.ndarray]:
-        weight, m, v, done = numbers(2, n), np.zeros(n, np.float32), np.zeros(n, np.float32), np.zeros(1, np.float32)
-        for gradient in gradients:
-            assert not kernels.call("adamw", None, weight, m, v, gradient.copy(), settings, done)
-        return [weight, m, v]
+        state = [*(w.copy() for w in begin), *(np.zeros(n, np.float32) for n in (*sizes, *sizes))]
+        for given in gradients:
+            assert not kernels.call("adamw", None, *state, *given, decays, settings, np.zeros(1, np.float32))
+        total = np.zeros(1, np.float32)
+        assert not kernels.call("squares", None, *gradients[0], total)
+        return [*state, total]
 
-    rate, beta1, beta2, epsilon, decay, scale = settings.astype(np.float64)
-    weight, m, v = numbers(2, n).astype(np.float64), 0.0, 0.0
-    for gradient in scale * gradients:
-        m, v = beta1 * m + (1 - beta1) * gradient, beta2 * v + (1 - beta2) * gradient**2
-        weight = weight - rate * (m / (np.sqrt(v) + epsilon) + decay * weight)
-    close(same_bits(kernels, run), [weight, m, v])
+    rate, beta1, beta2, epsilon, relative, scale = settings.astype(np.float64)
+    weights, firsts, seconds = [], [], []
+    for i, weight in enumerate(begin):
+        w, m, v = weight.astype(np.float64), 0.0, 0.0
+        for given in gradients:
+            gradient = scale * given[i]
+            m, v = beta1 * m + (1 - beta1) * gradient, beta2 * v + (1 - beta2) * gradient**2
+            w = w - rate * (m / (np.sqrt(v) + epsilon) + relative * decays[i] * w)
+        weights, firsts, seconds = [*weights, w], [*firsts, m], [*seconds, v]
+    total = sum((gradient.astype(np.float64) ** 2).sum() for gradient in gradients[0])
+    close(same_bits(kernels, run), [*weights, *firsts, *seconds, np.array([total])])
+    wrong = [*begin, *begin, *begin, *gradients[0], decays, settings[:5].copy(), np.zeros(1, np.float32)]
+    assert kernels.call("adamw", None, *wrong)
 
 
 def _sigmoid(v: np.ndarray) -> np.ndarray:
@@ -234,6 +245,6 @@ def check_training(kernels) -> None:
     for kind, (formula, slope) in enumerate(ACTIVATIONS):
         for rows, n in ((200, 37), (3, 64)):
             check_activation(kernels, rows, n, kind, formula, slope)
-    for n in (1, 37, 40_000):
-        check_adamw(kernels, n)
+    for sizes in ((1,), (37, 40_000, 5, 16_384)):
+        check_adamw(kernels, sizes)
     check_refused(kernels)

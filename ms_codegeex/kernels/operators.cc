@@ -68,6 +68,15 @@ struct Call {
       if (*type != *given) return false;
     return !*given && elements(i) == size;
   }
+  // of the first n parameters, to be freed; null if one is not FP32 or memory is out
+  int64_t* sizes(int64_t n) const {
+    auto* found = static_cast<int64_t*>(malloc(sizeof(int64_t) * (n + 1)));
+    for (int64_t i = 0; found && i < n; i++) {
+      found[i] = elements(i);
+      if (!is(i, "float32", found[i])) return free(found), nullptr;
+    }
+    return found;
+  }
   // what input i's number stands for
   Entry* entry(int i, What what) const {
     if (!is(i, "int64", 1)) return nullptr;
@@ -363,18 +372,45 @@ int activate_back(int count, void** params, int* ranks, int64_t** shapes, const 
                                    size / n, n, call.at<float>(4), call.at<float>(5)));
 }
 
-// parameter, its moments and its gradient [n], settings [6] as `AdamW` -> 1; writes the first three
+// n gradients -> the sum of their squares [1]
+int squares(int count, void** params, int* ranks, int64_t** shapes, const char** types, void*, void*) {
+  const Call call{count, params, ranks, shapes, types};
+  const int64_t n = count - 1;
+  int64_t* sizes = call.sizes(n);
+  if (!sizes || !call.is(count - 1, "float32", 1)) return free(sizes), WRONG;
+  int64_t total = 0;
+  for (int64_t i = 0; i < n; i++) total += pieces(sizes[i]);
+  float* parts = room(7, total + 1);
+  if (!parts) return free(sizes), WRONG;
+  helpers = __atomic_load_n(&usual, __ATOMIC_RELAXED);
+  over_pieces(sizes, n, 1, [&](int64_t tensor, int64_t at, int64_t size, int64_t number) {
+    parts[number] = squares_piece(call.at<float>(tensor) + at, size);
+  });
+  free(sizes);
+  double sum = 0.0;
+  for (int64_t i = 0; i < total; i++) sum += parts[i];
+  *call.at<float>(count - 1) = static_cast<float>(sum);
+  return RIGHT;
+}
+
+// n parameters, their first and second moments and gradients, decays [n], settings [6] as `AdamW` without the decay,
+// by whose factor those of parameters are multiplied -> 1; writes the first three
 int adamw(int count, void** params, int* ranks, int64_t** shapes, const char** types, void*, void*) {
   const Call call{count, params, ranks, shapes, types};
-  const int64_t n = count == 6 ? call.elements(0) : -1;
-  const bool right = n >= 0 && call.is(0, "float32", n) && call.is(1, "float32", n) && call.is(2, "float32", n) &&
-                     call.is(3, "float32", n) && call.is(4, "float32", 6) && call.is(5, "float32", 1);
-  if (!right) return WRONG;
+  const int64_t n = (count - 3) / 4;
+  int64_t* sizes = count == 4 * n + 3 && n > 0 ? call.sizes(n) : nullptr;
+  bool right = sizes && call.is(4 * n, "float32", n) && call.is(4 * n + 1, "float32", 6) && call.is(4 * n + 2, "float32", 1);
+  for (int64_t i = 0; right && i < 4 * n; i++) right = call.is(i, "float32", sizes[i % n]);
+  if (!right) return free(sizes), WRONG;
   helpers = __atomic_load_n(&usual, __ATOMIC_RELAXED);
-  const float* a = call.at<float>(4);
-  adamw_update({a[0], a[1], a[2], a[3], a[4], a[5]}, n, call.at<float>(0), call.at<float>(1), call.at<float>(2),
-               call.at<float>(3));
-  *call.at<float>(5) = 1.0f;
+  const float *decays = call.at<float>(4 * n), *a = call.at<float>(4 * n + 1);
+  over_pieces(sizes, n, 8, [&](int64_t i, int64_t at, int64_t size, int64_t) {
+    const AdamW settings{a[0], a[1], a[2], a[3], a[4] * decays[i], a[5]};
+    adamw_piece(settings, size, call.at<float>(i) + at, call.at<float>(n + i) + at, call.at<float>(2 * n + i) + at,
+                call.at<float>(3 * n + i) + at);
+  });
+  free(sizes);
+  *call.at<float>(4 * n + 2) = 1.0f;
   return RIGHT;
 }
 }

@@ -88,27 +88,17 @@ def _composed_adamw(
     return ops.depend(ops.assign(parameter, new), (ops.assign(m, new_m), ops.assign(v, new_v)))
 
 
-def _compiled_adamw(
-    kernel: ops.Primitive,
-    hyper: tuple[Tensor, Tensor],
-    decay: float,
-    parameter: Parameter,
-    m: Parameter,
-    v: Parameter,
-    gradient: Tensor,
-) -> Tensor:
-    """Update one parameter with the compiled operator. `hyper`: its settings FP32 [6] with and without decay."""
-    return kernel(parameter, m, v, gradient, hyper[0] if decay else hyper[1])
-
-
-def _compiled_kernel(library: str) -> ops.Custom:
-    """The operator, which changes its first three inputs."""
+def _compiled_kernels(library: str, count: int) -> tuple[ops.Custom, ops.Custom]:
+    """Operators for `count` parameters: the update, which changes parameters and moments; the sum of squares."""
     shape, number = (lambda *_: [1]), (lambda *_: ms.float32)
-    kernel = ops.Custom(f"{library}:adamw", out_shape=shape, out_dtype=number, func_type="aot")
-    kernel.add_prim_attr("side_effect_mem", True)
-    written = [make_sig(name, sig_rw.RW_WRITE) for name in ("parameter", "m", "v")]
-    kernel.set_signatures((*written, make_sig("gradient"), make_sig("settings")))
-    return kernel
+    update, squares = (
+        ops.Custom(f"{library}:{name}", out_shape=shape, out_dtype=number, func_type="aot")
+        for name in ("adamw", "squares")
+    )
+    update.add_prim_attr("side_effect_mem", True)
+    written = [make_sig(f"written_{i}", sig_rw.RW_WRITE) for i in range(3 * count)]
+    update.set_signatures((*written, *(make_sig(f"read_{i}") for i in range(count + 2))))
+    return update, squares
 
 
 class AdamW(nn.Cell):
@@ -117,7 +107,8 @@ class AdamW(nn.Cell):
     w -= lr·(m/(√v + ε) + decay·w). Without bias correction this is MindSpore's AdamWeightDecay, which the release used.
     With it, m and v are divided by 1 - β^t; the factors are folded into lr, ε and decay, so that one fused kernel
     serves both. `fused` chooses that kernel; otherwise elementary operators compute the same formula. `library`: the
-    path of operators that are compiled for this CPU, one of which takes the place of both and also scales gradients.
+    path of operators that are compiled for this CPU, one of which takes the place of both for all parameters and also
+    scales their gradients (`scales`), and one computes `square`.
     """
 
     def __init__(
@@ -140,7 +131,8 @@ class AdamW(nn.Cell):
         self.update, self.kernel = _fused_adamw if fused else _composed_adamw, ops.AdamWeightDecay()
         self.scales, self.map = bool(library), ops.HyperMap()
         if library:
-            self.update, self.kernel, self.largest = _compiled_adamw, _compiled_kernel(library), config.weight_decay
+            self.kernel, self.squares = _compiled_kernels(library, len(parameters))
+            self.decays = Tensor(np.array(self.decay, np.float32))
 
     def construct(self, gradients: tuple[Tensor, ...], factor: Tensor | None = None) -> Tensor:
         """FP32 gradients in the parameters' order -> the learning rate used; updates in place. `factor`: of the
@@ -152,20 +144,23 @@ class AdamW(nn.Cell):
             root = ops.sqrt(1.0 - ops.pow(Tensor(self.beta2, ms.float32), t))
             first = 1.0 - ops.pow(Tensor(self.beta1, ms.float32), t)
             rate, epsilon, relative = lr * root / first, self.epsilon * root, first / root
-        hyper = rate, self.beta1, self.beta2, epsilon, relative
         if self.scales:
-            hyper = (
-                self._packed(rate, epsilon, relative * self.largest, factor),
-                self._packed(rate, epsilon, relative * 0.0, factor),
-            )
-        update = ops.partial(self.update, self.kernel, hyper)
-        done = self.map(update, self.decay, self.parameters, self.m, self.v, gradients)
+            settings = self._packed(rate, epsilon, relative, factor)
+            done = self.kernel(*self.parameters, *self.m, *self.v, *gradients, self.decays, settings)
+        else:
+            hyper = rate, self.beta1, self.beta2, epsilon, relative
+            update = ops.partial(self.update, self.kernel, hyper)
+            done = self.map(update, self.decay, self.parameters, self.m, self.v, gradients)
         lr = ops.depend(lr, done)
         return ops.depend(lr, ops.assign(self.step, ops.depend(self.step + 1, lr)))
 
-    def _packed(self, rate: Tensor, epsilon: float | Tensor, decay: Tensor, factor: Tensor) -> Tensor:
+    def square(self, gradients: tuple[Tensor, ...]) -> Tensor:
+        """Σ gradient² over all of them, FP32 scalar, by the compiled operator"""
+        return self.squares(*gradients)[0]
+
+    def _packed(self, rate: Tensor, epsilon: float | Tensor, relative: Tensor, factor: Tensor) -> Tensor:
         """The operator's settings."""
         values = ()
-        for value in (rate, self.beta1, self.beta2, epsilon, decay, factor):
+        for value in (rate, self.beta1, self.beta2, epsilon, relative, factor):
             values += (value * Tensor(1.0, ms.float32),)
         return ops.stack(values)

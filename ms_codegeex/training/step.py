@@ -215,8 +215,11 @@ class TrainStep(nn.TrainOneStepCell):
     def _global_sums(self, sums: Tensor, gradients: tuple[Tensor, ...], scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Σ mask·nll, Σ mask and the squared norm of gradients/scale over all devices, in one reduction."""
         unscale = 1.0 / scale if self.scaled else None
-        squares = self.map(ops.partial(_square, self.half_square, unscale), self.norm_weights, gradients)
-        square = ops.addn(squares)
+        if self.optimizer_scales:  # one device holds all of the network
+            square = self.optimizer.square(gradients) * self.norm_weights[0]
+        else:
+            squares = self.map(ops.partial(_square, self.half_square, unscale), self.norm_weights, gradients)
+            square = ops.addn(squares)
         square = ops.select(ops.isfinite(square), square, Tensor(OVERFLOWED, ms.float32))
         # packed with the square, the sums cannot be reduced before the gradients are complete
         packed = sums * self.sum_share + self.square_place * square
