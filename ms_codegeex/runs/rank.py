@@ -50,7 +50,13 @@ def run(run_directory: RunDirectory, checkpoint: Checkpoint | None, launcher: st
         tied_group=tied_group,
         weights=weights_of(config, begins=not checkpoint) if config.lora.rank or not checkpoint else {},
         infill=infill_of(config, checkpoint),
+        threads=_threads(os.environ.get("OMP_NUM_THREADS", "")),
     )
+
+
+def _threads(variable: str) -> int | None:
+    """Threads of this process, which the launcher has set; None for what OpenMP alone understands."""
+    return int(variable) if variable.isdecimal() and int(variable) else None
 
 
 def main() -> int:

@@ -16,6 +16,7 @@ from mindspore import Tensor, nn
 from mindspore.nn.utils import no_init_parameters
 
 from ms_codegeex.base.errors import NotFinite
+from ms_codegeex.base.host import available_cores
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.schedule import Transition
 from ms_codegeex.data.datasets.batches import Batch, Sequences, read_ahead, shuffle_context, unigram_entropy
@@ -27,6 +28,7 @@ from ms_codegeex.parallel.sharding import Placement, loaded_rows
 from ms_codegeex.training.build import Built, adamw, build
 from ms_codegeex.training.faults import Faults
 from ms_codegeex.training.observers import Callback, ObservedRun, StepRecord
+from ms_codegeex.training.operators import operators_library, uses_compiled_operators
 from ms_codegeex.training.progress import Patience, Rates, TrainingProgress
 from ms_codegeex.training.rank_state import Provenance, RankState
 
@@ -46,6 +48,7 @@ class Trainer(ObservedRun):
         weights: tensors to start from, by our names; those that are missing are random.
         infill: the sentinels of the model that the run starts from; those of the data replace them.
         transition: from the learning rate of the length that the run had.
+        threads: of this process's compiled operators.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Trainer(ObservedRun):
         weights: Mapping[str, LazyTensor] | None = None,
         infill: Mapping[str, Any] | None = None,
         transition: Transition | None = None,
+        threads: int | None = None,
     ):
         self.config, self.data, self.rank, self.callbacks = config, data, rank, list(callbacks)
         self.progress, self.patience = TrainingProgress(), Patience(config.training.patience)
@@ -71,10 +75,15 @@ class Trainer(ObservedRun):
         self.transition = transition
         self.provenance = Provenance(config, data, rank, weights or {}, infill)
         data.check_model(config.model.sizes.vocab_size, config.model.sizes.eos_token_id)
+        self.library = operators_library(config, threads or available_cores())
+        if self.library is None and uses_compiled_operators(config):
+            self.warn("no C++ compiler builds the operators of training; steps take about twice as long without them")
         # the engine shards parameters when it compiles; whole weights are never allocated on a device
         with no_init_parameters() if config.partitioned else nullcontext():
-            optimizer = partial(adamw, transition=transition)
-            self.built = build(config, tied_group=tied_group, compile_once=True, optimizer=optimizer)
+            optimizer = partial(adamw, transition=transition, library=self.library)
+            self.built = build(
+                config, tied_group=tied_group, compile_once=True, optimizer=optimizer, library=self.library
+            )
         self.evaluation = Evaluator(config, self.built, validation, rank)
         if config.partitioned:
             self.compile()

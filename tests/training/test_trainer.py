@@ -16,6 +16,9 @@ from ms_codegeex.data.datasets.indexed import IndexedDataset
 from ms_codegeex.data.datasets.opening import training_data, validation_data
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints
+from ms_codegeex.kernels import compiling
+from ms_codegeex.models.compiled import CompiledAttention
+from ms_codegeex.models.layers import LayerNorm
 from ms_codegeex.runs.records import read_log
 from ms_codegeex.runs.resume import is_finished
 from ms_codegeex.runs.run_directory import RunDirectory
@@ -46,6 +49,18 @@ def make(values, *callbacks, **options):
 
 def state(trainer):
     return {name: parameter.asnumpy().copy() for name, parameter in trainer.rank_state.tensors().items()}
+
+
+def test_without_a_compiler_a_run_has_composed_cells_and_says_so(run_values, monkeypatch):
+    watch = create_autospec(Callback, instance=True)
+    with_compiler = make(run_values, watch).built.network
+    assert not watch.warning.called
+    monkeypatch.setattr(compiling, "cxx_compilers", list)
+    without = make(run_values, watch).built.network
+    assert "no C++ compiler builds the operators of training" in watch.warning.call_args.args[0]
+    kinds = [{type(cell) for _, cell in network.cells_and_names()} for network in (with_compiler, without)]
+    assert CompiledAttention in kinds[0] and LayerNorm not in kinds[0]
+    assert not any(kind.__name__.startswith("Compiled") for kind in kinds[1]) and LayerNorm in kinds[1]
 
 
 @pytest.mark.slow  # the main job's test trains one too
