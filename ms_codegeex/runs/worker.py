@@ -33,7 +33,6 @@ from ms_codegeex.data.datasets.batches import Sequences
 from ms_codegeex.data.datasets.blend import Blend
 from ms_codegeex.formats.checkpoint import Checkpoint, step_name
 from ms_codegeex.runs.records import read_events
-from ms_codegeex.runs.resume import transition_from
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.training.trainer import Trainer
 
@@ -59,11 +58,9 @@ def train(
     left_out = []  # the first samples of the batches that earlier attempts have left out
     if config.faults.policy == "rewind":
         left_out = [event["left_out"] for event in read_events(run.events) if event["event"] == "rewind"]
-    transition = transition_from(config, checkpoint) if checkpoint else None
-    options = {**options, "rank": rank, "left_out": left_out, "transition": transition}
-    trainer = Trainer(config, data, validation, **options)
+    trainer = Trainer(config, data, validation, rank=rank, left_out=left_out, **options)
     if config.compile_cache:
-        with compile_cache(config, run, rank, transition, trainer.library) as cached:
+        with compile_cache(config, run, rank, trainer.transition, trainer.library) as cached:
             trainer.compile()
         trainer.event("graphs", cached=cached)
     if checkpoint:

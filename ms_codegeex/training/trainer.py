@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,6 @@ from mindspore import Tensor, nn
 from mindspore.nn.utils import no_init_parameters
 
 from ms_codegeex.base.errors import NotFinite
-from ms_codegeex.base.host import available_cores
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.schedule import Transition
 from ms_codegeex.data.datasets.batches import Batch, Sequences, read_ahead, shuffle_context, unigram_entropy
@@ -28,7 +28,6 @@ from ms_codegeex.parallel.sharding import Placement, loaded_rows
 from ms_codegeex.training.build import Built, adamw, build
 from ms_codegeex.training.faults import Faults
 from ms_codegeex.training.observers import Callback, ObservedRun, StepRecord
-from ms_codegeex.training.operators import operators_library, uses_compiled_operators
 from ms_codegeex.training.progress import Patience, Rates, TrainingProgress
 from ms_codegeex.training.rank_state import Provenance, RankState
 
@@ -48,7 +47,7 @@ class Trainer(ObservedRun):
         weights: tensors to start from, by our names; those that are missing are random.
         infill: the sentinels of the model that the run starts from; those of the data replace them.
         transition: from the learning rate of the length that the run had.
-        threads: of this process's compiled operators.
+        library: of the operators that are compiled for this CPU, if the run uses them.
     """
 
     def __init__(
@@ -65,25 +64,20 @@ class Trainer(ObservedRun):
         weights: Mapping[str, LazyTensor] | None = None,
         infill: Mapping[str, Any] | None = None,
         transition: Transition | None = None,
-        threads: int | None = None,
+        library: Path | None = None,
     ):
         self.config, self.data, self.rank, self.callbacks = config, data, rank, list(callbacks)
         self.progress, self.patience = TrainingProgress(), Patience(config.training.patience)
         self.faults, self.rates = Faults(config.faults, left_out), Rates(config, matmul_peak)
         self.evaluated: tuple[int, float] | None = None  # step and validation loss
         self.compiled = self.stopped = False
-        self.transition = transition
+        self.transition, self.library = transition, library
         self.provenance = Provenance(config, data, rank, weights or {}, infill)
         data.check_model(config.model.sizes.vocab_size, config.model.sizes.eos_token_id)
-        self.library = operators_library(config, threads or available_cores())
-        if self.library is None and uses_compiled_operators(config):
-            self.warn("no C++ compiler builds the operators of training; steps take about twice as long without them")
         # the engine shards parameters when it compiles; whole weights are never allocated on a device
         with no_init_parameters() if config.partitioned else nullcontext():
-            optimizer = partial(adamw, transition=transition, library=self.library)
-            self.built = build(
-                config, tied_group=tied_group, compile_once=True, optimizer=optimizer, library=self.library
-            )
+            optimizer = partial(adamw, transition=transition, library=library)
+            self.built = build(config, tied_group=tied_group, compile_once=True, optimizer=optimizer, library=library)
         self.evaluation = Evaluator(config, self.built, validation, rank)
         if config.partitioned:
             self.compile()

@@ -134,7 +134,7 @@ class Update(nn.Cell):
         self.optimizer = optimizer
 
     def construct(self, *gradients):
-        if self.optimizer.scales:
+        if self.optimizer.scales_gradients:
             return self.optimizer(gradients, Tensor(1.0, ms.float32))
         return self.optimizer(gradients)
 
@@ -174,7 +174,7 @@ def test_updates_equal_the_formula_in_float64(fused, correct):
     library = library_path() if fused == "compiled" else ""
     if library is None:
         pytest.skip("no C++ compiler")
-    optimizer = AdamW(parameters, config, schedule, bool(fused), str(library))
+    optimizer = AdamW(parameters, config, schedule, bool(fused), library=str(library))
     update, rates = Update(optimizer), []
     for step, values in enumerate(gradients):
         rates.append(float(update(*map(Tensor, values)).asnumpy()))
@@ -257,7 +257,9 @@ def test_muon_is_pytorchs():
     torch = pytest.importorskip("torch")
     from torch.optim._muon import muon
 
-    optimizer, start, gradients, _ = muon_of(np.random.default_rng(3), OptimizerConfig(), ScheduleConfig(1e-2, 1e-2, 0))
+    optimizer, start, gradients, _ = muon_of(
+        np.random.default_rng(3), OptimizerConfig(), ScheduleConfig(1e-2, 1e-2, 0, 10)
+    )
     update, peers = Update(optimizer), [torch.tensor(x) for x in start[:3]]
     buffers = [torch.zeros_like(x) for x in peers]
     settings = {"lr": 1e-2, "weight_decay": 0.1, "momentum": 0.95, "nesterov": True, "eps": 1e-7, "ns_steps": 5}
