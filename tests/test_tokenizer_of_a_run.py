@@ -1,6 +1,7 @@
 """The tokenizer of a corpus reaches the run that is trained on it, its checkpoints and what they generate."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -104,9 +105,15 @@ def test_a_corpus_that_a_run_prepares_with_a_tokenizer_of_its_own(tmp_path, caps
         dataset, (trained,) = check_datasets(resolved), tmp_path.glob("tokenizer-*")
         assert read_json(dataset / "dataset.json")["tokenizer"] == load_tokenizer(trained).description()
         assert f"tokenizer {trained} (delete it to train one afresh)" in capsys.readouterr().err
-    small = replace(config, data=replace(config.data, tokenizer_size=100))
-    with pytest.raises(UserError, match=r"data\.tokenizer_size: vocab_size: 100 is out of range; give 275 to "):
-        resolve_data(small, [str(ROOT / "ms_codegeex" / "config")], quiet=True)
+    for size, message in (
+        (100, "data.tokenizer_size: 100 is out of range; give 275 to "),
+        (401, "data.tokenizer_size: 401 ids do not fit the model; set model.vocab_size=401 model.eos_token_id=382"),
+        (300, "data.tokenizer_size: 300 ids do not fit the model; set model.vocab_size=300 model.eos_token_id=281"),
+    ):
+        other = replace(config, data=replace(config.data, tokenizer_size=size))
+        with pytest.raises(UserError, match=re.escape(message)):
+            resolve_data(other, [str(ROOT / "ms_codegeex" / "config")], quiet=True)
+    assert len([*tmp_path.glob("tokenizer-*")]) == 1  # found before anything is trained or prepared
     with pytest.raises(UserError, match=r"data\.tokenizer_size: data\.tokenizer is given too"):
         load_config(None, [*words, "data.tokenizer=codegeex"])
 

@@ -86,13 +86,16 @@ def _tokenizer(config: RunConfig, corpus: Sequence[Path] | None, parent: Path) -
     data = config.data
     if data.tokenizer_size is None:
         return data.tokenizer or family(config.family).config.default_tokenizer(config.model.preset)
+    size, model = data.tokenizer_size, config.model.sizes
     try:
-        settings = TokenizerSettings(
-            data.tokenizer_size, max_bytes=TOKENIZER_BYTES, family=config.family, reading=ReadingSettings()
-        )
+        settings = TokenizerSettings(size, max_bytes=TOKENIZER_BYTES, family=config.family, reading=ReadingSettings())
+        end = settings.end_token
+        if size > model.vocab_size or end not in (None, model.eos_token_id):
+            fits = f"model.vocab_size={size} model.eos_token_id={end}"
+            raise UserError(f"data.tokenizer_size: {size} ids do not fit the model; set {fits}")
         directory = cached_tokenizer(corpus, parent, settings)
-    except UserError as error:
-        raise UserError(f"data.tokenizer_size: {error}") from None
+    except UserError as error:  # it names options of `tokenizer train`
+        raise UserError(f"data.tokenizer_size: {str(error).partition(': ')[2]}") from None
     print_error(f"tokenizer {directory} (delete it to train one afresh)")
     return str(directory)
 

@@ -97,6 +97,11 @@ class TokenizerSettings:
         return own_extra_tokens(self.whitespace_run) if self.family == "codegeex" else len(whitespace_tokens(0))
 
     @property
+    def end_token(self) -> int | None:
+        """The id that ends a document; None for codegeex2, whose command tokens follow what the text gives."""
+        return None if self.family == "codegeex2" else self.vocab_size - 1 - self.added
+
+    @property
     def whole_tokens(self) -> list[str]:
         """codegeex2: texts that are one token wherever they occur."""
         runs = [SPACE * length for length in range(2, self.whitespace_run + 1)]

@@ -55,6 +55,7 @@ UNRECORDED = (
     "data.tokenizer_size",
     "model.preset",
 )  # no run depends on them
+OPTIMIZER = "training.optimizer.name"  # never changes: each has other moments
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,11 @@ def changes_since(config: RunConfig, checkpoint: Checkpoint, allowed: Sequence[s
     check_allowed(config, allowed)
     changes = _key_changes(config, checkpoint) + _data_changes(config, checkpoint)
     for change in changes:
+        if change.key == OPTIMIZER:
+            raise UserError(
+                f"{OPTIMIZER}: {change.now}, but {checkpoint.path} has the moments of {change.before}; keep it, or "
+                f"start another run from these weights with --from {checkpoint.path}"
+            )
         refused = any(_covers(section, change.key) for section in REFUSED)
         if refused and not any(_covers(section, change.key) for section in allowed):
             raise UserError(

@@ -228,8 +228,11 @@ def swap(vocab):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (edited("vocab.json", swap), "vocab.json: not the tokenizer's, by its tables_sha256"),
-        (lambda d: (d / "merges.txt").write_text("#version: 0.2\ni n\n"), "merges.txt: not the tokenizer's"),
+        (edited("vocab.json", swap), "vocab.json: not a tokenizer's vocabulary with the hash in tables_sha256"),
+        (
+            lambda d: (d / "merges.txt").write_text("#version: 0.2\ni n\n"),
+            "merges.txt: not a tokenizer's merges with the hash",
+        ),
         (edited("tokenizer_config.json", lambda c: c.pop("tables_sha256")), "vocab.json: not GPT-2's vocabulary"),
         (edited("tokenizer_config.json", lambda c: c.update(tables_sha256="x")), "tables_sha256 is not two SHA-256"),
         (edited("tokenizer_config.json", lambda c: c.update(ws_encoding_length=9)), "added_tokens.json: expected"),
@@ -261,5 +264,5 @@ def test_tables_that_record_themselves_must_still_be_tables(own, tmp_path, chang
     if change == "none":  # so it is not the digests that are wrong
         assert load_tokenizer(tmp_path).fingerprint == own["codegeex"].fingerprint
         return
-    with pytest.raises(UserError, match=r"(vocab\.json|merges\.txt): not the tokenizer's"):
+    with pytest.raises(UserError, match=r"(vocab\.json|merges\.txt): not a tokenizer's "):
         load_tokenizer(tmp_path)

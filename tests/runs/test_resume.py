@@ -183,6 +183,17 @@ def test_what_decides_the_weights_is_refused_unless_allowed(started, key, value)
         assert [change.key for change in changes_since(other, old, [way_out])] == [key]
 
 
+def test_another_optimizer_is_refused_in_any_case(started):
+    """Its moments are not in the checkpoint."""
+    config, checkpoint = started
+    values = config({"train": "a"}).to_dict()
+    values["training"]["optimizer"]["name"] = "muon"
+    message = r"^training\.optimizer\.name: muon, but .* has the moments of adamw; keep it, or .* with --from "
+    for allowed in ([], ["training.optimizer"], ["training.optimizer.name"]):
+        with pytest.raises(UserError, match=message):
+            changes_since(build_run_config(values), checkpoint({"train": "a"}), allowed)
+
+
 def test_what_does_not_decide_them_is_only_reported(started):
     config, checkpoint = started
     values = config({"train": "a"}).to_dict()

@@ -143,11 +143,13 @@ def _pairs(content: bytes, digest: str) -> list[tuple[str, ...]]:
 
 def _read(vocab_path: Path, merges_path: Path, digests: tuple[str, str]) -> Tables:
     """Both tables, after checking that they are the expected ones and fit together."""
-    whose = "GPT-2's" if digests == GPT2 else f"the tokenizer's, by its {DIGESTS}"
+    whose, remedy = "GPT-2's", "; restore the file"
+    if digests != GPT2:
+        whose, remedy = "a tokenizer's", f" with the hash in {DIGESTS}; restore the file, or train a tokenizer again"
     try:
         vocab = read_json(vocab_path, parse=lambda content: _vocabulary(content, digests[0]))
     except _Foreign:
-        raise UserError(f"{vocab_path}: not {whose} vocabulary; restore the file") from None
+        raise UserError(f"{vocab_path}: not {whose} vocabulary{remedy}") from None
     try:
         merges = _pairs(merges_path.read_bytes(), digests[1])
         fits = (len(pair) == 2 and {*pair, "".join(pair)} <= vocab.keys() for pair in merges)
@@ -156,5 +158,5 @@ def _read(vocab_path: Path, merges_path: Path, digests: tuple[str, str]) -> Tabl
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{merges_path}: not readable ({error}); restore the file") from None
     except _Foreign:
-        raise UserError(f"{merges_path}: not {whose} merges; restore the file") from None
+        raise UserError(f"{merges_path}: not {whose} merges{remedy}") from None
     return Tables(vocab, merges, digests)
