@@ -63,7 +63,7 @@ def check_run_config(config: RunConfig) -> None:
     _check_muon(config)
     schedule = config.schedule
     never = schedule.warmup_steps >= schedule.decay_steps and not schedule.cosine_after_warmup
-    if training.schedule.decay_steps and never:  # a run that is too short for its schedule is only told so
+    if training.schedule.decay_steps and never:  # a run that is too short for its schedule gets a note
         raise UserError(
             f"training.schedule.warmup_steps: {schedule.warmup_steps} is not below decay_steps "
             f"{schedule.decay_steps}; the cosine would never start"

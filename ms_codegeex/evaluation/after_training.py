@@ -175,7 +175,8 @@ def continued(generator: Generator, prompts: Sequence[str], limits: Sequence[int
         settings = SamplingSettings(limit, temperature=TEMPERATURE, top_p=1.0, seed=seed + number)
         return prompt + "".join(generator.stream(ids, settings, block("Python", prompt)))
 
-    generator.engine.least = len(prompts)  # a pass for each number of unfinished answers would be compiled otherwise
+    # a pass for each number of unfinished answers would be compiled otherwise
+    generator.engine.least = min(len(prompts), generator.slots)
     with ThreadPoolExecutor(len(prompts)) as pool:
         return list(pool.map(text, range(len(prompts)), prompts, limits))
 

@@ -32,7 +32,8 @@ def required_memory(config: RunConfig) -> int:
 
     Fitted to the peaks of resident memory of full and LoRA training with MindSpore 2.9.0 (docs/finetune.md has them).
     MindSpore's broadcast kernels keep their own buffers and little is reused, so an activation costs several times its
-    size.
+    size. With the operators that a compiler builds (`training/operators.py`) a run needs less, which is not counted: it
+    may continue on a machine without one.
     """
     model, rows = config.model.sizes, config.micro_batch * config.seq_length
     trained, frozen = model.parameter_count(), 0

@@ -11,6 +11,7 @@ import pytest
 from tokenizer_files import write_chatglm
 
 from ms_codegeex.base.files import write_json
+from ms_codegeex.commands.run_end import SAMPLE_PROMPTS
 from ms_codegeex.config.blend import BlendStage
 from ms_codegeex.data.datasets.batches import Batch, PackedSequences
 from ms_codegeex.data.datasets.blend import Blend
@@ -28,6 +29,7 @@ from ms_codegeex.evaluation.perplexity.ngram import KneserNey
 from ms_codegeex.formats.checkpoint_writing import write_checkpoint
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.generation import network
+from ms_codegeex.kernels import compiling
 from ms_codegeex.models.codegeex.config import build_config
 
 TEXT = """def minimum(first, second):
@@ -202,13 +204,22 @@ def test_samples_of_a_batch_are_those_drawn_alone_and_end_at_their_block(model):
         assert all(not line or line[0].isspace() for line in text[len(prompt) :].split("\n"))
 
 
+def test_prompts_are_continued_on_a_machine_without_a_compiler(model, tmp_path, monkeypatch):
+    """One after the other, and none of the samples that are measured: they would take minutes."""
+    prefix = validation(tmp_path / "data", FILES.values(), load_tokenizer("codegeex"))
+    monkeypatch.setattr(compiling, "cxx_compilers", list)
+    monkeypatch.setattr(after_training, "SHOWN_TOKENS", 4)
+    found = python_samples(model, SAMPLE_PROMPTS, prefix, 3)
+    assert (found.parse_share, found.measured) == (None, 0)
+    assert all(text.startswith(prompt) for text, prompt in zip(found.shown, SAMPLE_PROMPTS, strict=True))
+
+
 def test_the_share_that_parses(model, tmp_path, monkeypatch):
     prefix = validation(tmp_path / "data", FILES.values(), load_tokenizer("codegeex"))
     given = []
 
     def known(generator, prompts, limits, seed):
-        """Stands in for `continued`, which test_samples_of_a_batch_are_those_drawn_alone_and_end_at_their_block
-        meets."""
+        """Stands in for `continued`, which the two tests before this one meet."""
         given.append((generator.slots, list(prompts), list(limits), seed))
         endings = ("    return 1\n", "", "    return (\n", "    return '\\d'\n")  # the second has no body
         return [f"{prompt}{endings[number % 4]}" for number, prompt in enumerate(prompts)]

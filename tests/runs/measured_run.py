@@ -1,4 +1,5 @@
 """Trains two steps in this process and prints the growth of its resident memory at its peak, and what was planned.
+It has MindSpore's own operators, as on a machine without a compiler, for which the memory is planned.
 
 Arguments: the run's values as JSON. The model at `model.weights` is made first if it is not there.
 """
