@@ -34,13 +34,17 @@ def our_step(preset: str, batch: int, seq: int):
     from ms_codegeex.models.causal import Build
     from ms_codegeex.models.codegeex.config import build_config
     from ms_codegeex.models.codegeex.model import Loss
+    from ms_codegeex.training.operators import operators_library
     from ms_codegeex.training.optimizer import AdamW
     from ms_codegeex.training.step import StepSettings, TrainStep
 
     ms.set_context(mode=ms.GRAPH_MODE)
-    chunk = build_run_config({"training": {"steps": 1, "global_batch": batch}}).loss_chunk
-    network = Loss(build_config(preset, {}), Build(seq, micro_batch=batch, loss_chunk=chunk))
-    optimizer = AdamW(network.trainable_params(), OptimizerConfig(bias_correction=True), ScheduleConfig().over(1000))
+    run = build_run_config({"training": {"steps": 1, "global_batch": batch, "precision": "fp32"}})
+    library = str(operators_library(run, int(os.environ["OMP_NUM_THREADS"])) or "")
+    build = Build(seq, micro_batch=batch, loss_chunk=run.loss_chunk, library=library)
+    network = Loss(build_config(preset, {}), build)
+    settings = OptimizerConfig(bias_correction=True)
+    optimizer = AdamW(network.trainable_params(), settings, ScheduleConfig().over(1000), library=library)
     step = TrainStep(network, optimizer, StepSettings(slots=batch * seq, clip_norm=1.0))
     step.set_train(True)
     ids = np.random.default_rng(0).integers(0, 50000, (batch, seq + 1)).astype(np.int32)

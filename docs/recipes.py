@@ -19,7 +19,8 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache
+from functools import cache, reduce
+from operator import getitem
 from pathlib import Path
 
 from ms_codegeex.base.errors import RunFailure, UserError
@@ -44,7 +45,11 @@ DEVICES = (8, 64, 512, 1536)
 NOTHING_FITS = ("codegeex_13b_910_8", "codegen_16b_910_8", "codegen_16b_910_1536", "codegen_16b_910b_1536")
 # Settings that the timeline of the compiled graphs prefers to the search's, in which nothing overlaps.
 BY_TIMELINE = ("codegeex_13b_910_1536",)
-LATER = {"virtual_stages": 1}  # of `parallel`, with what every step did before
+LATER = {  # keys that came after some records, with what every step did before
+    ("parallel", "virtual_stages"): 1,
+    ("training", "optimizer", "name"): "adamw",
+    ("training", "optimizer", "momentum"): 0.95,
+}
 SIMULATED = ROOT / "docs" / "recipes_simulated.json"
 TIMELINE = ROOT / "ms_codegeex" / "rehearsal" / "timeline"
 SHOWS = ("report.py",)  # its files that show a timeline and do not make it
@@ -177,9 +182,10 @@ class Simulated:
 def digest_of_config(config: RunConfig) -> str:
     """Of the resolved settings that change a step. A key that came after some records counts only where it is set."""
     values = config.to_dict()
-    for key, default in LATER.items():
-        if values["parallel"][key] == default:
-            del values["parallel"][key]
+    for (*path, key), default in LATER.items():
+        section = reduce(getitem, path, values)
+        if section[key] == default:
+            del section[key]
     keys = ("model", "parallel", "training", "device", "devices")
     chosen = {**{key: values[key] for key in keys}, "seq_length": config.seq_length}
     return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""The decoding kernels against NumPy in float64, without MindSpore.
+"""The CPU operators against NumPy in float64, without MindSpore.
 
 As a program, for a library with sanitizers: `python tests/kernel_checks.py LIBRARY`.
 """
@@ -13,6 +13,7 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+from training_kernel_checks import check_training
 
 from ms_codegeex.base.options import declared
 from ms_codegeex.generation.choice import COLUMNS, TokenChoice
@@ -478,6 +479,7 @@ def check_everything(kernels: Kernels, shapes, rows) -> None:
     check_half_cache(kernels)
     check_choice(kernels)
     check_mistakes(kernels)
+    check_training(kernels)
     for ranks in (1, 2, 3):
         check_exchange(kernels, ranks)
 

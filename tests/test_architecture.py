@@ -36,24 +36,25 @@ BASE = {  # files of the lowest folder, which every other may import, and what t
 }
 FOLDERS = {  # what a folder may import besides BASE, lowest first
     "cuda": "",
+    "kernels": "",
     "models": "",
     "config": "models",
     "data": "config",
     "formats": "models config data",
     "parallel": "models config",
-    "training": "models config data formats parallel",
+    "training": "kernels models config data formats parallel",
     "planning": "models config parallel",
-    "generation": "cuda models data formats",
+    "generation": "kernels cuda models data formats",
     "runs": "cuda models config data formats parallel planning training",
     "rehearsal": "cuda models config data formats parallel training planning runs",
     "ladder": "config",
     "mindformers_bridge": "models config data training",
     "devices": "generation",
-    "evaluation": "config data generation",
+    "evaluation": "kernels config data generation",
     "ray_engines": "data evaluation",
-    "serving": "cuda data generation",
-    "terminal": "data generation serving",
-    "commands": "cuda models config data formats generation planning runs serving terminal "
+    "serving": "kernels cuda data generation",
+    "terminal": "kernels data generation serving",
+    "commands": "kernels cuda models config data formats generation planning runs serving terminal "
     "rehearsal ladder evaluation ray_engines",
     "cli": "commands",
 }

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.options import add_options, given, option
 from ms_codegeex.base.reading import given_text
-from ms_codegeex.generation.engine_options import EngineOptions, cpu_level
+from ms_codegeex.generation.engine_options import EngineOptions
 from ms_codegeex.generation.sampling import SamplingSettings, request_fields
+from ms_codegeex.kernels.compiling import cpu_level
 
 if TYPE_CHECKING:
     from ms_codegeex.terminal.asking import Model

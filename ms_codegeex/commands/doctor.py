@@ -292,7 +292,7 @@ def engine_checks() -> Iterator[Finding]:
         return
     yield Finding(area, "MindSpore", "ok", f"{probed['version']}, CPU back end")
     yield _ascend_plugin(probed["plugins"])
-    yield _decoding_operators()
+    yield _compiled_operators()
     from ms_codegeex.rehearsal.stubs import compilers
 
     compiler = next((" ".join(command) for command in compilers()), "")
@@ -300,12 +300,11 @@ def engine_checks() -> Iterator[Finding]:
     yield _optional(area, "C compiler", compiler, problem, "pip install ziglang")
 
 
-def _decoding_operators() -> Finding:
-    """The compiled operators that `generate` and `evaluate` use on this CPU. Builds nothing."""
-    from ms_codegeex.generation.engine_options import possible_levels
-    from ms_codegeex.generation.kernels.library import built_libraries
+def _compiled_operators() -> Finding:
+    """The compiled operators that `generate`, `evaluate` and `train` use on this CPU. Builds nothing."""
+    from ms_codegeex.kernels.compiling import built_libraries, possible_levels
 
-    name, (level, *others) = "decoding operators", possible_levels()
+    name, (level, *others) = "compiled operators", possible_levels()
     if others:
         level += f" (or --cpu-level {', '.join(others)})"
     try:
@@ -316,9 +315,9 @@ def _decoding_operators() -> Finding:
         slow, fix = "no C++ compiler", "pip install ziglang, or install g++ or clang++"
         if known:
             compiler, library = next(((c, path) for c, path in known.items() if path), (next(iter(known)), None))
-            state = f"built by {compiler}" if library else f"{compiler} builds them when a model is first loaded"
+            state = f"built by {compiler}" if library else f"{compiler} builds them when a model is first used"
             return Finding("engine", name, "ok", f"{level}; {state}")
-    cost = "MindSpore's own decode instead, slower, and hold quantised weights in FP32"
+    cost = "MindSpore's own decode and train instead, slower, and hold quantised weights in FP32"
     return Finding("engine", name, "optional", f"{level}; {slow}: {cost}", fix)
 
 

@@ -227,10 +227,10 @@ def train_once(
         attempts = run_directory.attempt
         with fork_server_of(config, node, run_directory, may_restart) as fork_server:
             start = starting_point(config, run_directory)
-            _print_schedule(config, start.checkpoint)
             with watch.part("corpus"):
                 config = resolve_data(config, corpus, quiet, node.count)
                 dataset = check_datasets(config)
+            _print_schedule(config, start.checkpoint)
             if start.checkpoint is None and (note := check_weights(config, dataset)):
                 print_error(note)
 

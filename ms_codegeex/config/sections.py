@@ -202,7 +202,8 @@ class LoraConfig:
 
 @dataclass(frozen=True)
 class FusionConfig:
-    """Fused kernels. None: the device's default (`config/chosen_hardware.py`), which on a CPU is AdamW only."""
+    """Fused kernels. None: the device's default (`config/chosen_hardware.py`), which on a CPU is AdamW only; with FP32
+    there, the operators of `kernels/`."""
 
     allreduce_groups: Natural = 4
     """Buckets, by block number, for gradients and for the weights gathered for optimizer sharding, where the engine
@@ -212,13 +213,15 @@ class FusionConfig:
     results by 1e-4. Left out: `ascend`: on, else off."""
     attention: bool | None = None
     """FlashAttentionScore; only on `device: ascend`, with a head size that is a multiple of 16 up to 512. Elsewhere
-    attention falls back to elementary operators if the key is left out; `true` is an error. Left out: on for
-    `ascend910b` in FP16 or BF16 without dropout (CodeGen: also `model.scores_fp32: false`)."""
+    `true` is an error. Left out: on for `ascend910b` in FP16 or BF16 without dropout (CodeGen: also
+    `model.scores_fp32: false`); `cpu` in FP32: compiled operators (docs/generate.md), which `false` turns off; else
+    elementary operators."""
     norm: bool | None = None
     """The engine's LayerNorm kernel; on a CPU it is slower than elementary operators. The RMSNorm kernel (CodeGeeX2)
-    exists on `ascend` only. Left out: `cpu`: off, else on."""
+    exists on `ascend` only. Left out: `cpu`: off, or compiled operators as for `attention`, which a value here turns
+    off; else on."""
     optimizer: bool | None = None
-    """The AdamWeightDecay kernel. Left out: on."""
+    """The AdamWeightDecay kernel. Left out: on, or the compiled operator where the run uses such."""
     dropout: bool | None = None
     """The engine's dropout kernel and random numbers: a resumed run drops other elements, so it is not bitwise
     reproducible. Its seeds have no effect on Ascend, so it is allowed on one device without recomputation only. Left

@@ -19,7 +19,6 @@ from ms_codegeex.base.extras import extra
 from ms_codegeex.base.host import available_cores
 from ms_codegeex.generation.beams import Likeliest, next_tokens, search
 from ms_codegeex.generation.choice import Chosen, token_choice
-from ms_codegeex.generation.engine_options import AUTO
 from ms_codegeex.generation.loading import Adapter, LoadedModel, adapter_infill, load_adapters, load_model
 from ms_codegeex.generation.network import LocalNetwork, Network
 from ms_codegeex.generation.rows import SlotSizes
@@ -30,6 +29,7 @@ from ms_codegeex.generation.slots import SlotEngine
 from ms_codegeex.generation.speculation import DraftSpeculation, NgramSpeculation
 from ms_codegeex.generation.stopping import Ending, Rule, until
 from ms_codegeex.generation.targets import affordable_slots, check_memory, prepare_engine, use_device
+from ms_codegeex.kernels.compiling import AUTO
 
 FORBIDDEN = -1e6  # added to a logit
 

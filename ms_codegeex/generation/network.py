@@ -12,12 +12,12 @@ from mindspore import Tensor, nn
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.generation.choice import COLUMNS
-from ms_codegeex.generation.engine_options import AUTO
-from ms_codegeex.generation.kernels.library import Library, library_path
+from ms_codegeex.generation.kernels.library import Library
 from ms_codegeex.generation.loading import Adapter
 from ms_codegeex.generation.matrices import Weights
 from ms_codegeex.generation.rows import Rows, SlotSizes
 from ms_codegeex.generation.shares import Meeting, SharedWeights
+from ms_codegeex.kernels.compiling import AUTO, library_path
 from ms_codegeex.models.causal import Build
 
 

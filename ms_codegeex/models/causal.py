@@ -16,6 +16,14 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal, initializer
 
+from ms_codegeex.models.compiled import (
+    ACTIVATIONS,
+    CompiledActivation,
+    CompiledAttention,
+    CompiledLayerNorm,
+    CompiledMask,
+    CompiledRMSNorm,
+)
 from ms_codegeex.models.decoder_config import DecoderConfig
 from ms_codegeex.models.fused import FusedAttention, FusedDropout, FusedLayerNorm, FusedRMSNorm
 from ms_codegeex.models.layers import (
@@ -42,7 +50,8 @@ class Build:
 
     `loss_chunk` > 0 chooses the chunked loss (FP32 only) with `micro_batch` sequences a call. `head_table` gives the
     head of a tied model a separate word table, for pipelines: the last stage cannot reach the embedding's. The training
-    step keeps the two equal. `kernels`: names of the cells that are the fused ones, as in `parallel.fusion`.
+    step keeps the two equal. `kernels`: names of the cells that are the fused ones, as in `parallel.fusion`. `library`:
+    the path of the operators that are compiled for this CPU; "" for none (FP32 only).
     """
 
     seq_length: int
@@ -55,6 +64,7 @@ class Build:
     z_loss: float = 0.0
     head_table: bool = False
     kernels: Collection[str] = ()
+    library: str = ""
 
     def linear(self, config: DecoderConfig, name: str) -> Linear:
         """The linear layer of that name in the family's table."""
@@ -69,8 +79,11 @@ class Build:
 
     def norm(self, config: DecoderConfig) -> LayerNorm | RMSNorm:
         """the family's norm over the last axis"""
+        sizes = config.hidden_size, config.norm_epsilon, self.dtype
+        if self.library:
+            return (CompiledRMSNorm if config.rms_norm else CompiledLayerNorm)(self.library, *sizes)
         composed, fused = (RMSNorm, FusedRMSNorm) if config.rms_norm else (LayerNorm, FusedLayerNorm)
-        return (fused if "norm" in self.kernels else composed)(config.hidden_size, config.norm_epsilon, self.dtype)
+        return (fused if "norm" in self.kernels else composed)(*sizes)
 
     def drop(self, width: int, site: int) -> Dropout | FusedDropout:
         """dropout number `site` of `width` elements a token"""
@@ -84,8 +97,23 @@ class Build:
         softmax, product = (ms.float32 if wide else self.dtype for wide in (config.softmax_fp32, config.scores_fp32))
         heads = Heads(config.num_heads, config.head_dim, config.num_kv_groups)
         dropout = self._drop((heads.count, self.seq_length, self.seq_length), site)
-        core = FusedAttention if "attention" in self.kernels else AttentionCore
-        return core(heads, self.dtype, softmax, dropout, config.rotary_dim > 0, product)
+        arguments = heads, self.dtype, softmax, dropout, config.rotary_dim > 0, product
+        if self.library and not dropout.active:
+            return CompiledAttention(self.library, *arguments)
+        return (FusedAttention if "attention" in self.kernels else AttentionCore)(*arguments)
+
+    def mask(self, config: DecoderConfig) -> CausalMask | CompiledMask:
+        """what `attention` takes as its mask"""
+        if self.library and not self.dropout:
+            return CompiledMask(self.library, config.eos_token_id, self.reset_at_eos)
+        return CausalMask(self.seq_length, config.eos_token_id, self.reset_at_eos)
+
+    def activation(self, config: DecoderConfig) -> nn.Cell | ops.Primitive:
+        """between the products of a feed-forward part"""
+        composed = {"fast_gelu": FastGelu, "gelu": ops.GeLU, "swiglu": SwiGlu}[config.activation]()
+        if self.library and type(composed) in ACTIVATIONS:
+            return CompiledActivation(self.library, composed)
+        return composed
 
 
 class InputEmbedding(nn.Cell):
@@ -157,12 +185,15 @@ class FeedForward(nn.Cell):
         gated = config.activation == "swiglu"
         self.gate = build.linear(config, "feed_forward.gate") if gated else None
         self.up = build.linear(config, "feed_forward.up")
-        self.activation = {"fast_gelu": FastGelu, "gelu": ops.GeLU, "swiglu": SwiGlu}[config.activation]()
+        self.activation = build.activation(config)
         self.down = build.linear(config, "feed_forward.down")
         self.computed_in_dtype = ("activation",) if isinstance(self.activation, ops.Primitive) else ()
+        self.shifts = isinstance(self.activation, CompiledActivation)
 
     def construct(self, x: Tensor, sample_keys: Tensor) -> Tensor:
         """[rows, H] -> [rows, H]"""
+        if self.shifts:
+            return self.down(self.activation(self.up.product(x, sample_keys), self.up.shift()), sample_keys)
         up = self.up(x, sample_keys)
         active = self.activation(up) if self.gate is None else self.activation(self.gate(x, sample_keys), up)
         return self.down(active, sample_keys)
@@ -219,7 +250,7 @@ class RotaryDecoder(nn.Cell):
     def __init__(self, block: Callable[[DecoderConfig, Build, int], nn.Cell], config: DecoderConfig, build: Build):
         super().__init__()
         self.hash_samples = SampleKeys()
-        self.mask = CausalMask(build.seq_length, config.eos_token_id, build.reset_at_eos)
+        self.mask = build.mask(config)
         positions, head, turned = config.max_position_embeddings, config.head_dim, config.rotary_dim
         self.rotary = RotaryTable(positions, head, turned, config.rotary_dtype)
         self.embedding = InputEmbedding(config, build)

@@ -56,8 +56,16 @@ class Linear(nn.Cell):
 
     def construct(self, x: Tensor, sample_keys: Tensor | None = None) -> Tensor:
         """[rows, in] -> [rows, out]"""
-        y = self.matmul(x, self.cast_weight(self.weight, self.dtype))
+        y = self.product(x)
         return self.add(y, self.cast_bias(self.bias, self.dtype)) if self.has_bias else y
+
+    def product(self, x: Tensor, sample_keys: Tensor | None = None) -> Tensor:
+        """the same without the bias"""
+        return self.matmul(x, self.cast_weight(self.weight, self.dtype))
+
+    def shift(self) -> Parameter:
+        """the bias"""
+        return self.bias
 
 
 class LayerNorm(nn.Cell):

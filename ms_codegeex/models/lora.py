@@ -53,9 +53,20 @@ class LoraLinear(nn.Cell):
 
     def construct(self, x: Tensor, sample_keys: Tensor) -> Tensor:
         """[rows, in] -> [rows, out]"""
+        return self.add(self.base(x), self._adapted(x, sample_keys))
+
+    def product(self, x: Tensor, sample_keys: Tensor) -> Tensor:
+        """the same without the bias"""
+        return self.add(self.base.product(x), self._adapted(x, sample_keys))
+
+    def shift(self) -> Parameter:
+        """the bias"""
+        return self.base.bias
+
+    def _adapted(self, x: Tensor, sample_keys: Tensor) -> Tensor:
         low = self.down(self.dropout(x, sample_keys), self.cast_a(self.a, self.dtype))
         low = self.multiply(low, typed(self.scale, low))  # of the narrow tensor
-        return self.add(self.base(x), self.up(low, self.cast_b(self.b, self.dtype)))
+        return self.up(low, self.cast_b(self.b, self.dtype))
 
 
 def add_adapters(network: nn.Cell, sizes: DecoderConfig, settings: Adaptation, seq_length: int) -> None:

@@ -12,10 +12,13 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.files import write_json
+from ms_codegeex.base.host import available_cores
 from ms_codegeex.base.printing import print_error
 from ms_codegeex.base.processes import die_with_parent
 from ms_codegeex.formats.checkpoint import Checkpoint
@@ -24,12 +27,19 @@ from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.stopping import leave_error, save_under_way
 from ms_codegeex.runs.workers import STACKS
 
+if TYPE_CHECKING:
+    from ms_codegeex.config import RunConfig
+    from ms_codegeex.training.observers import Callback
+
+NO_COMPILER = "no C++ compiler builds the operators of training; steps take about twice as long without them"
+
 
 def run(run_directory: RunDirectory, checkpoint: Checkpoint | None, launcher: str | None = None) -> None:
     """Train from `checkpoint` or from the beginning. `launcher`: the process id of the command."""
     from ms_codegeex.data.datasets.opening import held_out_data, training_data, validation_data
     from ms_codegeex.runs.callbacks import callbacks_of
     from ms_codegeex.runs.joining import join, kept_peak, stress_check
+    from ms_codegeex.runs.resume import transition_from
     from ms_codegeex.runs.weights import infill_of, weights_of
     from ms_codegeex.runs.worker import train
 
@@ -37,6 +47,7 @@ def run(run_directory: RunDirectory, checkpoint: Checkpoint | None, launcher: st
     config, rank, tied_group = join(config)
     stress_check(config, run_directory, rank)
     data, validation, held_out = training_data(config), validation_data(config), held_out_data(config)
+    callbacks = callbacks_of(config, run_directory, rank, checkpoint)
     train(
         config,
         run_directory,
@@ -45,12 +56,31 @@ def run(run_directory: RunDirectory, checkpoint: Checkpoint | None, launcher: st
         validation,
         held_out,
         rank=rank,
-        callbacks=callbacks_of(config, run_directory, rank, checkpoint),
+        callbacks=callbacks,
         matmul_peak=kept_peak(config, run_directory, rank, launcher),
         tied_group=tied_group,
         weights=weights_of(config, begins=not checkpoint) if config.lora.rank or not checkpoint else {},
         infill=infill_of(config, checkpoint),
+        transition=transition_from(config, checkpoint) if checkpoint else None,
+        library=compiled_operators(config, callbacks),
     )
+
+
+def compiled_operators(config: RunConfig, callbacks: Sequence[Callback]) -> Path | None:
+    """The library of operators that the run trains with; None if it has none, which the callbacks hear of if it is for
+    want of a compiler."""
+    from ms_codegeex.training.operators import operators_library, uses_compiled_operators
+
+    library = operators_library(config, _threads(os.environ.get("OMP_NUM_THREADS", "")))
+    if library is None and uses_compiled_operators(config):
+        for callback in callbacks:
+            callback.warning(NO_COMPILER)
+    return library
+
+
+def _threads(variable: str) -> int:
+    """Threads of this process, which the launcher has set; all cores for what OpenMP alone understands."""
+    return int(variable) if variable.isdecimal() and int(variable) else available_cores()
 
 
 def main() -> int:

@@ -33,7 +33,6 @@ from ms_codegeex.data.datasets.batches import Sequences
 from ms_codegeex.data.datasets.blend import Blend
 from ms_codegeex.formats.checkpoint import Checkpoint, step_name
 from ms_codegeex.runs.records import read_events
-from ms_codegeex.runs.resume import transition_from
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.training.trainer import Trainer
 
@@ -59,11 +58,9 @@ def train(
     left_out = []  # the first samples of the batches that earlier attempts have left out
     if config.faults.policy == "rewind":
         left_out = [event["left_out"] for event in read_events(run.events) if event["event"] == "rewind"]
-    transition = transition_from(config, checkpoint) if checkpoint else None
-    options = {**options, "rank": rank, "left_out": left_out, "transition": transition}
-    trainer = Trainer(config, data, validation, **options)
+    trainer = Trainer(config, data, validation, rank=rank, left_out=left_out, **options)
     if config.compile_cache:
-        with compile_cache(config, run, rank, transition) as cached:
+        with compile_cache(config, run, rank, trainer.transition, trainer.library) as cached:
             trainer.compile()
         trainer.event("graphs", cached=cached)
     if checkpoint:
@@ -107,10 +104,14 @@ def _result(trainer: Trainer, run: RunDirectory, held_out: Mapping[str, Sequence
 
 
 def graph_inputs(
-    config: RunConfig, sources: Path | None = None, transition: Transition | None = None
+    config: RunConfig,
+    sources: Path | None = None,
+    transition: Transition | None = None,
+    library: Path | None = None,
 ) -> dict[str, Any]:
     """Everything that affects the graphs of a run: its settings, except those for its output; the transition of its
-    learning rate; the source files of this package (or of `sources`); versions; the kind of processor."""
+    learning rate; the source files of this package (or of `sources`); versions; the kind of processor; the library of
+    operators that they call."""
     settings: Mapping[str, Any] = config.to_dict()
     root = sources or Path(ms_codegeex.__file__).parent
     return {
@@ -122,6 +123,7 @@ def graph_inputs(
         "numpy": importlib.metadata.version("numpy"),
         "python": platform.python_version(),
         "machine": platform.machine(),
+        "library": str(library),
     }
 
 
@@ -132,14 +134,18 @@ def digest(inputs: Mapping[str, Any]) -> str:
 
 @contextlib.contextmanager
 def compile_cache(
-    config: RunConfig, run: RunDirectory, rank: int, transition: Transition | None = None
+    config: RunConfig,
+    run: RunDirectory,
+    rank: int,
+    transition: Transition | None = None,
+    library: Path | None = None,
 ) -> Iterator[bool]:
     """Read the graphs compiled in the block from the cache of the run, or keep them there. Yields whether they are
     read.
 
     A folder is made again if its files have changed. Rank 0 deletes the folders of other digests.
     """
-    name = digest(graph_inputs(config, transition=transition))
+    name = digest(graph_inputs(config, transition=transition, library=library))
     folder = run.compile_cache / name / f"rank_{rank}"
     if _intact(folder):
         with _engine_cache(folder):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import mindspore as ms
 import numpy as np
@@ -48,9 +49,10 @@ class Built:
         self.step.compile(*inputs)
 
 
-def build_network(config: RunConfig) -> nn.Cell:
+def build_network(config: RunConfig, library: Path | None = None) -> nn.Cell:
     """The family's `Loss` with random weights, with adapters, with parallel strategies if the engine partitions it; on
-    a CPU, which computes no BF16, with BF16's rounding; on a GPU with constants that its FP16 kernels take."""
+    a CPU, which computes no BF16, with BF16's rounding; on a GPU with constants that its FP16 kernels take. `library`:
+    the operators that are compiled for this CPU, if the run uses them."""
     training = config.training
     build = Build(
         seq_length=config.seq_length,
@@ -63,6 +65,7 @@ def build_network(config: RunConfig) -> nn.Cell:
         z_loss=training.z_loss,
         head_table=config.partitioned and config.mesh.pipeline > 1,
         kernels=chosen_kernels(config),
+        library=str(library or ""),
     )
     network = family(config.family).model.Loss(config.model.sizes, build)
     if config.lora.rank:
@@ -80,8 +83,13 @@ def build_network(config: RunConfig) -> nn.Cell:
     return network
 
 
-def adamw(config: RunConfig, parameters: list[ms.Parameter], transition: Transition | None = None) -> AdamW:
-    """The run's optimizer."""
+def adamw(
+    config: RunConfig,
+    parameters: list[ms.Parameter],
+    transition: Transition | None = None,
+    library: Path | None = None,
+) -> AdamW:
+    """The run's optimizer; with the compiled operator of `library` unless `parallel.fusion` chooses one."""
     return AdamW(
         parameters,
         config.training.optimizer,
@@ -89,6 +97,7 @@ def adamw(config: RunConfig, parameters: list[ms.Parameter], transition: Transit
         fused="optimizer" in chosen_kernels(config),
         transition=transition,
         matrices=muon_matrices(config),
+        library=str(library) if library and config.parallel.fusion.optimizer is None else "",
     )
 
 
@@ -96,20 +105,23 @@ def build(
     config: RunConfig,
     tied_group: str | None = None,
     compile_once: bool = False,
-    optimizer: Callable[[RunConfig, list[ms.Parameter]], nn.Cell] = adamw,
+    optimizer: Callable[[RunConfig, list[ms.Parameter]], nn.Cell] | None = None,
     step: Callable[[nn.Cell, nn.Cell, StepSettings], TrainStep] = TrainStep,
+    library: Path | None = None,
 ) -> Built:
-    """Everything that a rank runs. A rehearsal passes its own `optimizer` and `step`.
+    """Everything that a rank runs. A rehearsal passes its own `optimizer` and `step`, and no `library` of operators
+    that are compiled for this CPU.
 
     `compile_once`: compile a network that a step runs for every micro-batch once and call it, instead of inlining it
     each time, which would make compile time grow with their number. A rehearsal that executes the graph does not use
     this, because such a graph of a pipeline crashes there.
     """
-    network = build_network(config)
+    network = build_network(config, library)
     interleaved = config.mesh.virtual_stages > 1  # the engine interleaves only a network that is called
     if (compile_once or interleaved) and config.partitioned and config.accumulation > 1:
         call_not_inline(network)
-    updates = optimizer(config, network.trainable_params())
+    weights = network.trainable_params()
+    updates = adamw(config, weights, library=library) if optimizer is None else optimizer(config, weights)
     settings = step_settings(config, [p.name for p in updates.parameters], tied_group)
     train = step(_split(network, config), updates, settings)
     accumulate = AccumulateStep(train) if settings.accumulation > 1 else None

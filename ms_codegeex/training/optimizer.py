@@ -6,8 +6,10 @@ import math
 from collections.abc import Callable, Collection
 
 import mindspore as ms
+import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.parameter import ParameterTuple
+from mindspore.ops.signature import make_sig, sig_rw
 
 from ms_codegeex.config.schedule import Transition, learning_rate
 from ms_codegeex.config.sections import OptimizerConfig, ScheduleConfig
@@ -134,12 +136,27 @@ def _either(
     return adamw(kernel, hyper, decay, parameter, m, v, gradient)
 
 
+def _compiled_kernels(library: str, count: int) -> tuple[ops.Custom, ops.Custom]:
+    """Operators for `count` parameters: the update, which changes parameters and moments; the sum of squares."""
+    shape, number = (lambda *_: [1]), (lambda *_: ms.float32)
+    update, squares = (
+        ops.Custom(f"{library}:{name}", out_shape=shape, out_dtype=number, func_type="aot")
+        for name in ("adamw", "squares")
+    )
+    update.add_prim_attr("side_effect_mem", True)
+    written = [make_sig(f"written_{i}", sig_rw.RW_WRITE) for i in range(3 * count)]
+    update.set_signatures((*written, *(make_sig(f"read_{i}") for i in range(count + 2))))
+    return update, squares
+
+
 class AdamW(nn.Cell):
     """Adam with decoupled weight decay, FP32 moments; for `matrices`, Muon.
 
     w -= lr·(m/(√v + ε) + decay·w). Without bias correction this is MindSpore's AdamWeightDecay, which the release used.
     With it, m and v are divided by 1 - β^t; the factors are folded into lr, ε and decay, so that one fused kernel
-    serves both. `fused` chooses that kernel; otherwise elementary operators compute the same formula.
+    serves both. `fused` chooses that kernel; otherwise elementary operators compute the same formula. `library`: the
+    path of operators that are compiled for this CPU, one of which takes the place of both for all parameters and also
+    scales their gradients (`scales_gradients`), and one computes `square`. With Muon they are not used.
 
     Muon (Jordan): w -= lr·(0.2·√max(rows, columns)·O + decay·w), where O is the orthogonalised momentum with Nesterov's
     correction, μm + (1-μ)g. With this scale an element moves about as far as with AdamW, so both share rate and decay
@@ -154,6 +171,7 @@ class AdamW(nn.Cell):
         fused: bool = True,
         transition: Transition | None = None,
         matrices: Collection[str] = (),
+        library: str = "",
     ):
         super().__init__(auto_prefix=False)
         self.parameters = ParameterTuple(parameters)
@@ -172,9 +190,14 @@ class AdamW(nn.Cell):
         second = dict(zip((p.name for p in with_v), self.v, strict=True))
         # one for each parameter, as the map needs; a matrix has no v, and its m is not read from here
         self.second = tuple(second.get(p.name, m) for p, m in zip(parameters, self.m, strict=True))
+        self.scales_gradients = bool(library) and not matrices
+        if self.scales_gradients:
+            self.kernel, self.squares = _compiled_kernels(library, len(parameters))
+            self.decays = Tensor(np.array(self.decay, np.float32))
 
-    def construct(self, gradients: tuple[Tensor, ...]) -> Tensor:
-        """FP32 gradients in the parameters' order -> the learning rate used; updates in place."""
+    def construct(self, gradients: tuple[Tensor, ...], factor: Tensor | None = None) -> Tensor:
+        """FP32 gradients in the parameters' order -> the learning rate used; updates in place. `factor`: of the
+        gradients, where the optimizer `scales_gradients`."""
         lr = self.schedule(self.step)
         rate, epsilon, relative = lr, self.epsilon, Tensor(1.0, ms.float32)
         if self.correct:
@@ -186,8 +209,22 @@ class AdamW(nn.Cell):
         if self.orthogonalises:
             update = ops.partial(_either, self.update, self.kernel, hyper, (lr, self.momentum))
             done = self.map(update, self.decay, self.scales, self.parameters, self.m, self.second, gradients)
+        elif self.scales_gradients:
+            settings = self._packed(rate, epsilon, relative, factor)
+            done = self.kernel(*self.parameters, *self.m, *self.v, *gradients, self.decays, settings)
         else:
             update = ops.partial(self.update, self.kernel, hyper)
             done = self.map(update, self.decay, self.parameters, self.m, self.v, gradients)
         lr = ops.depend(lr, done)
         return ops.depend(lr, ops.assign(self.step, ops.depend(self.step + 1, lr)))
+
+    def square(self, gradients: tuple[Tensor, ...]) -> Tensor:
+        """Σ gradient² over all of them, FP32 scalar, by the compiled operator"""
+        return self.squares(*gradients)[0]
+
+    def _packed(self, rate: Tensor, epsilon: float | Tensor, relative: Tensor, factor: Tensor) -> Tensor:
+        """The operator's settings."""
+        values = ()
+        for value in (rate, self.beta1, self.beta2, epsilon, relative, factor):
+            values += (value * Tensor(1.0, ms.float32),)
+        return ops.stack(values)

@@ -141,6 +141,7 @@ class TrainStep(nn.TrainOneStepCell):
         self.good_steps = Parameter(Tensor(0, ms.int32), name="loss_scale.good_steps", requires_grad=False)
         self.evaluates = False
         self.guarded = settings.guarded
+        self.optimizer_scales = getattr(optimizer, "scales_gradients", False)
         if settings.guarded:
             self.loss_limit = Parameter(Tensor(math.inf, ms.float32), name="faults.loss_limit", requires_grad=False)
             self.norm_limit = Parameter(Tensor(math.inf, ms.float32), name="faults.norm_limit", requires_grad=False)
@@ -214,8 +215,11 @@ class TrainStep(nn.TrainOneStepCell):
     def _global_sums(self, sums: Tensor, gradients: tuple[Tensor, ...], scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Σ mask·nll, Σ mask and the squared norm of gradients/scale over all devices, in one reduction."""
         unscale = 1.0 / scale if self.scaled else None
-        squares = self.map(ops.partial(_square, self.half_square, unscale), self.norm_weights, gradients)
-        square = ops.addn(squares)
+        if self.optimizer_scales:  # one device holds all of the network
+            square = self.optimizer.square(gradients) * self.norm_weights[0]
+        else:
+            squares = self.map(ops.partial(_square, self.half_square, unscale), self.norm_weights, gradients)
+            square = ops.addn(squares)
         square = ops.select(ops.isfinite(square), square, Tensor(OVERFLOWED, ms.float32))
         # packed with the square, the sums cannot be reduced before the gradients are complete
         packed = sums * self.sum_share + self.square_place * square
@@ -253,16 +257,18 @@ class TrainStep(nn.TrainOneStepCell):
         factor = self.slots / (scale * tokens)
         if self.clips:
             factor = factor * ops.minimum(self.clip / (norm + 1e-6), Tensor(1.0, ms.float32))
-        final = self.map(ops.partial(_scale, factor), gradients)
+        final = (gradients, factor)
+        if not self.optimizer_scales:
+            final = (self.map(ops.partial(_scale, factor), gradients),)
         rate, updates = Tensor(0.0, ms.float32), finite
         if self.guarded:  # comparisons with NaN are false
             within = ops.logical_and(loss / tokens <= self.loss_limit, norm <= self.norm_limit)
             updates = ops.logical_and(finite, within)
         if self.scaled or self.guarded:
             if updates:
-                rate = self.optimizer(final)
+                rate = self.optimizer(*final)
         else:
-            rate = self.optimizer(final)
+            rate = self.optimizer(*final)
         if self.scaled:
             new_scale, new_good = self._next_scale(finite, scale)
             rate = ops.depend(rate, (ops.assign(self.scale, new_scale), ops.assign(self.good_steps, new_good)))

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,7 @@ class Trainer(ObservedRun):
         weights: tensors to start from, by our names; those that are missing are random.
         infill: the sentinels of the model that the run starts from; those of the data replace them.
         transition: from the learning rate of the length that the run had.
+        library: of the operators that are compiled for this CPU, if the run uses them.
     """
 
     def __init__(
@@ -62,19 +64,20 @@ class Trainer(ObservedRun):
         weights: Mapping[str, LazyTensor] | None = None,
         infill: Mapping[str, Any] | None = None,
         transition: Transition | None = None,
+        library: Path | None = None,
     ):
         self.config, self.data, self.rank, self.callbacks = config, data, rank, list(callbacks)
         self.progress, self.patience = TrainingProgress(), Patience(config.training.patience)
         self.faults, self.rates = Faults(config.faults, left_out), Rates(config, matmul_peak)
         self.evaluated: tuple[int, float] | None = None  # step and validation loss
         self.compiled = self.stopped = False
-        self.transition = transition
+        self.transition, self.library = transition, library
         self.provenance = Provenance(config, data, rank, weights or {}, infill)
         data.check_model(config.model.sizes.vocab_size, config.model.sizes.eos_token_id)
         # the engine shards parameters when it compiles; whole weights are never allocated on a device
         with no_init_parameters() if config.partitioned else nullcontext():
-            optimizer = partial(adamw, transition=transition)
-            self.built = build(config, tied_group=tied_group, compile_once=True, optimizer=optimizer)
+            optimizer = partial(adamw, transition=transition, library=library)
+            self.built = build(config, tied_group=tied_group, compile_once=True, optimizer=optimizer, library=library)
         self.evaluation = Evaluator(config, self.built, validation, rank)
         if config.partitioned:
             self.compile()

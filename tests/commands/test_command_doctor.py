@@ -45,7 +45,7 @@ def test_a_user_with_an_empty_path(tmp_path):
     assert {name for area, name in checks if area == "sandbox"} == LAYERS
     assert {name for area, name in checks if area == "tool chains"} == LANGUAGES
     assert checks["engine", "MindSpore"]["found"].startswith("2.9.0")
-    assert checks["engine", "decoding operators"]["state"] in ("ok", "optional")
+    assert checks["engine", "compiled operators"]["state"] in ("ok", "optional")
     assert checks["tool chains", "python"]["state"] == "ok"
     assert checks["disk", "temporary"]["found"].endswith(f"free in {tmp_path}")
     assert all(check["state"] in ("ok", "missing", "optional") for check in report["checks"])
@@ -259,28 +259,30 @@ def test_an_engine_that_cannot_be_imported(tmp_path, monkeypatch, script, words)
     assert check.state == "missing" and words in check.found and check.fix
 
 
-def test_decoding_operators_are_found_and_never_built(tmp_path, monkeypatch):
-    from ms_codegeex.generation import engine_options as levels
-    from ms_codegeex.generation.kernels import library as compiling
+def test_compiled_operators_are_found_and_never_built(tmp_path, monkeypatch):
+    from ms_codegeex.kernels import compiling
 
     compiler = tmp_path / "g++"
     compiler.write_text("#!/bin/sh\nexit 1\n")
     compiler.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    possible = create_autospec(levels.possible_levels, return_value=["avx2", "plain"])
-    monkeypatch.setattr(levels, "possible_levels", possible)
-    check, level = doctor._decoding_operators(), "avx2 (or --cpu-level plain)"
-    assert (check.state, check.found) == ("ok", f"{level}; {compiler} builds them when a model is first loaded")
+    possible = create_autospec(compiling.possible_levels, return_value=["avx2", "plain"])
+    monkeypatch.setattr(compiling, "possible_levels", possible)
+    check, level = doctor._compiled_operators(), "avx2 (or --cpu-level plain)"
+    assert (check.state, check.found) == (
+        "ok",
+        f"{level}; {compiler} builds them when a model is first used",
+    )
     assert not list((tmp_path / "cache").rglob("*.so"))
     (known,) = (each for each in compiling.cxx_compilers() if each[0] == str(compiler))
     built = compiling.library_file(compiling.user_cache() / "kernels", "avx2", compiling._command("avx2", known))
     built.parent.mkdir(parents=True)
     built.touch()
     assert compiling.compile_library(built.parent, "avx2", known) == built
-    assert doctor._decoding_operators().found == f"{level}; built by {compiler}"
+    assert doctor._compiled_operators().found == f"{level}; built by {compiler}"
     monkeypatch.setattr(compiling, "cxx_compilers", list)
-    check = doctor._decoding_operators()
+    check = doctor._compiled_operators()
     assert check.state == "optional" and "no C++ compiler" in check.found and "pip install ziglang" in check.fix
 
 

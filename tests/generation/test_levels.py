@@ -7,16 +7,15 @@ import pytest
 from conftest import command_here
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.generation import engine_options as levels
 from ms_codegeex.generation.choice import TokenChoice
-from ms_codegeex.generation.kernels import library as compiling
 from ms_codegeex.generation.network import compiled_library
+from ms_codegeex.kernels import compiling
 
 pytest.importorskip("torch")
 
 from twins.tiny_models import Twin, prompt
 
-POSSIBLE = levels.possible_levels()
+POSSIBLE = compiling.possible_levels()
 pytestmark = [
     pytest.mark.usefixtures("graph_mode"),
     pytest.mark.skipif(not compiling.cxx_compilers(), reason="no C++ compiler"),
@@ -70,8 +69,8 @@ def test_a_level_that_would_have_no_effect_is_refused():
     ],
 )
 def test_a_level_of_another_cpu_is_refused(monkeypatch, tmp_path, words):
-    possible = create_autospec(levels.possible_levels, return_value=["avx2", "plain"])
-    monkeypatch.setattr(levels, "possible_levels", possible)
+    possible = create_autospec(compiling.possible_levels, return_value=["avx2", "plain"])
+    monkeypatch.setattr(compiling, "possible_levels", possible)
     words = words.replace("MODEL", str(tmp_path)).replace("OUT", str(tmp_path / "out")).split()
     result = command_here(*words, "--cpu-level", "vnni")
     expected = "--cpu-level: this CPU cannot run vnni; choose auto or one of avx2, plain"

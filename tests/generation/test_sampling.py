@@ -17,8 +17,9 @@ from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.generation.choice import TokenChoice, check_finite, logit_edits, pack, token_choice, uniform, unpack
 from ms_codegeex.generation.composite import CompositeChoice
 from ms_codegeex.generation.kernels.cells import KernelChoice
-from ms_codegeex.generation.kernels.library import Library, library_path
+from ms_codegeex.generation.kernels.library import Library
 from ms_codegeex.generation.sampling import SamplingSettings
+from ms_codegeex.kernels.compiling import library_path
 
 LOGITS = np.log([0.4, 0.3, 0.15, 0.1, 0.05, 1e6])  # the last id has no token
 ALLOWED = 5

@@ -9,6 +9,7 @@ from mindspore import Parameter, Tensor, nn
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.schedule import Transition, learning_rate
 from ms_codegeex.config.sections import OptimizerConfig, ScheduleConfig
+from ms_codegeex.kernels.compiling import library_path
 from ms_codegeex.models.codegeex.config import CodeGeeXConfig
 from ms_codegeex.training.optimizer import AdamW, WarmupCosine, decays, orthogonalised
 
@@ -133,6 +134,8 @@ class Update(nn.Cell):
         self.optimizer = optimizer
 
     def construct(self, *gradients):
+        if self.optimizer.scales_gradients:
+            return self.optimizer(gradients, Tensor(1.0, ms.float32))
         return self.optimizer(gradients)
 
 
@@ -154,9 +157,11 @@ def numpy_adamw(weights, gradients, config, rates, names):
     ("fused", "correct"),
     [
         (True, False),
+        ("compiled", True),
         pytest.param(False, True, marks=pytest.mark.slow),
         pytest.param(True, True, marks=pytest.mark.slow),
         pytest.param(False, False, marks=pytest.mark.slow),
+        pytest.param("compiled", False, marks=pytest.mark.slow),
     ],
 )
 def test_updates_equal_the_formula_in_float64(fused, correct):
@@ -166,7 +171,10 @@ def test_updates_equal_the_formula_in_float64(fused, correct):
     start = [generator.normal(size=s).astype(np.float32) for s in shapes]
     parameters = [Parameter(Tensor(x), name=n) for x, n in zip(start, names, strict=True)]
     gradients = [[generator.normal(size=s).astype(np.float32) for s in shapes] for _ in range(6)]
-    optimizer = AdamW(parameters, config, schedule, fused=fused)
+    library = library_path() if fused == "compiled" else ""
+    if library is None:
+        pytest.skip("no C++ compiler")
+    optimizer = AdamW(parameters, config, schedule, bool(fused), library=str(library))
     update, rates = Update(optimizer), []
     for step, values in enumerate(gradients):
         rates.append(float(update(*map(Tensor, values)).asnumpy()))
@@ -249,7 +257,9 @@ def test_muon_is_pytorchs():
     torch = pytest.importorskip("torch")
     from torch.optim._muon import muon
 
-    optimizer, start, gradients, _ = muon_of(np.random.default_rng(3), OptimizerConfig(), ScheduleConfig(1e-2, 1e-2, 0))
+    optimizer, start, gradients, _ = muon_of(
+        np.random.default_rng(3), OptimizerConfig(), ScheduleConfig(1e-2, 1e-2, 0, 10)
+    )
     update, peers = Update(optimizer), [torch.tensor(x) for x in start[:3]]
     buffers = [torch.zeros_like(x) for x in peers]
     settings = {"lr": 1e-2, "weight_decay": 0.1, "momentum": 0.95, "nesterov": True, "eps": 1e-7, "ns_steps": 5}

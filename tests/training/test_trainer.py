@@ -16,12 +16,17 @@ from ms_codegeex.data.datasets.indexed import IndexedDataset
 from ms_codegeex.data.datasets.opening import training_data, validation_data
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints
+from ms_codegeex.kernels import compiling
+from ms_codegeex.models.compiled import CompiledAttention
+from ms_codegeex.models.layers import LayerNorm
+from ms_codegeex.runs.rank import NO_COMPILER, compiled_operators
 from ms_codegeex.runs.records import read_log
 from ms_codegeex.runs.resume import is_finished
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.saving import Checkpoints
 from ms_codegeex.runs.worker import _result
 from ms_codegeex.training.observers import Callback
+from ms_codegeex.training.operators import operators_library
 from ms_codegeex.training.progress import Patience, Rates, TrainingProgress
 from ms_codegeex.training.trainer import Trainer
 
@@ -41,11 +46,24 @@ class Keep(Callback):
 
 def make(values, *callbacks, **options):
     config = build_run_config(values)
+    options.setdefault("library", operators_library(config, 1))
     return Trainer(config, training_data(config), validation_data(config), callbacks=callbacks, **options)
 
 
 def state(trainer):
     return {name: parameter.asnumpy().copy() for name, parameter in trainer.rank_state.tensors().items()}
+
+
+def test_without_a_compiler_a_run_has_composed_cells_and_says_so(run_values, monkeypatch):
+    watch, config = create_autospec(Callback, instance=True), build_run_config(run_values)
+    with_compiler = make(run_values, library=compiled_operators(config, [watch])).built.network
+    assert not watch.warning.called
+    monkeypatch.setattr(compiling, "cxx_compilers", list)
+    without = make(run_values, library=compiled_operators(config, [watch])).built.network
+    watch.warning.assert_called_once_with(NO_COMPILER)
+    kinds = [{type(cell) for _, cell in network.cells_and_names()} for network in (with_compiler, without)]
+    assert CompiledAttention in kinds[0] and LayerNorm not in kinds[0]
+    assert not any(kind.__name__.startswith("Compiled") for kind in kinds[1]) and LayerNorm in kinds[1]
 
 
 @pytest.mark.slow  # the main job's test trains one too

@@ -1,5 +1,4 @@
-"""The compiled operators: their library, which an installed compiler makes once for this CPU's level, and the memory
-that is registered with them and checked here, once.
+"""The compiled operators of decoding: the memory that is registered with their library and checked here, once.
 
 An operator gets the number of a registration as an input, never an address. The memory of a registration is kept until
 its `Registration` is gone.
@@ -8,14 +7,6 @@ its `Registration` is gone.
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import importlib.util
-import os
-import platform
-import shutil
-import subprocess
-import sys
-import tempfile
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,10 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ms_codegeex.base.cache import user_cache
-from ms_codegeex.base.errors import RunFailure, UserError
-from ms_codegeex.base.files import atomic_file
-from ms_codegeex.generation.engine_options import AUTO, LEVELS, cpu_level
+from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.generation.matrices import GROUPS, MAX_RANK, MULTIPLES, ROWS, LowRank, Packed
 
 ACTIVATIONS = ("none", "gelu", "fast_gelu", "silu")
@@ -35,16 +23,6 @@ NUMBERS = (np.float32, np.float16, np.uint16, np.int8, np.int32)  # as `Kind` in
 BITS = (32, 16, 16, 8, 4)
 LINE_BYTES, PART_FLOATS = 64, 1 << 18  # of an exchange: of each process; a part holds the logits of a row
 LARGEST_FAST = 1 << 16  # columns whose products of 8-bit numbers are summed in 32 bits
-SOURCES = (
-    *("operators.cc", "vector.h", "pool.h", "numbers.h", "matrix.h", "integers.h", "linear.h", "norm.h"),
-    *("attention.h", "choice.h", "exchange.h", "adapters.h"),
-)
-COMPILE_SECONDS = 600
-# -fno-exceptions to -nostdinc++: no C++ standard library is needed, which zig would compile first
-FLAGS = (
-    *("-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"),
-    *("-pthread", "-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics", "-nostdinc++", "-w"),
-)
 
 
 class Registration:
@@ -214,80 +192,3 @@ def _check(array: np.ndarray, dtype: type, shape: tuple[int, ...], alignment: in
     right = array.dtype == dtype and array.shape == shape and array.flags.c_contiguous
     if not right or array.ctypes.data % alignment:
         raise ValueError(f"an array {array.dtype} {array.shape} where {np.dtype(dtype)} {shape} is needed, contiguous")
-
-
-def cxx_compilers() -> list[list[str]]:
-    """The C++ compilers of this machine as commands, the one to use first."""
-    compilers = [[path] for path in map(shutil.which, ("g++", "clang++", "c++")) if path]
-    if importlib.util.find_spec("ziglang") is not None:
-        compilers.append([sys.executable, "-m", "ziglang", "c++"])
-    return compilers
-
-
-def level_flags(level: str, zig: bool) -> list[str]:
-    """The compiler flags of a level. zig spells names with underscores, and links a C++ library unless forbidden."""
-    names = LEVELS[level]
-    if zig:
-        return ["-nostdlib++", *([f"-mcpu={'+'.join(names).replace('-', '_')}"] if names else [])]
-    return [f"-m{name}" for name in (f"arch={names[0]}", *names[1:])] if names else []
-
-
-def _command(level: str, compiler: list[str]) -> list[str]:
-    return [*compiler, *FLAGS, *level_flags(level, "ziglang" in compiler)]
-
-
-def library_file(directory: Path, level: str, command: list[str]) -> Path:
-    """The path of the library that `command` makes from these sources."""
-    digest = hashlib.sha256(repr((platform.machine(), command)).encode())
-    for name in SOURCES:
-        digest.update((Path(__file__).parent / name).read_bytes())
-    return directory / f"kernels-{level}-{digest.hexdigest()[:16]}.so"
-
-
-def compile_library(directory: Path, level: str, compiler: list[str], *extra: str) -> Path:
-    """The path of the shared library in `directory`, compiled unless it exists; it is written atomically.
-
-    Raises `RunFailure` with the compiler's last line if it fails.
-    """
-    source, command = Path(__file__).parent, [*_command(level, compiler), *extra]
-    target = library_file(directory, level, command)
-    if target.is_file():
-        return target
-    with atomic_file(target) as temporary, tempfile.TemporaryDirectory() as scratch:
-        try:
-            result = subprocess.run(
-                [*command, str(source / SOURCES[0]), "-o", str(temporary.absolute())],
-                env={**os.environ, "ZIG_GLOBAL_CACHE_DIR": scratch, "ZIG_LOCAL_CACHE_DIR": scratch},
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=COMPILE_SECONDS,
-                check=False,
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise RunFailure(f"{' '.join(compiler)}: could not compile the decoding kernels ({error})") from None
-        if result.returncode or not temporary.stat().st_size:
-            reason = (result.stderr.strip().splitlines() or ["no message"])[-1]
-            raise RunFailure(f"{' '.join(compiler)}: could not compile the decoding kernels ({reason})")
-    return target
-
-
-def built_libraries() -> dict[str, Path | None]:
-    """The compilers that `library_path` tries, in its order, and the library that each has built for this CPU."""
-    paths = {
-        " ".join(compiler): library_file(user_cache() / "kernels", cpu_level(), _command(cpu_level(), compiler))
-        for compiler in cxx_compilers()
-    }
-    return {name: path if path.is_file() else None for name, path in paths.items()}
-
-
-def library_path(level: str = AUTO) -> Path | None:
-    """The library of a level in the user's cache; None on a machine without a C++ compiler that can build it.
-    `UserError` if this CPU cannot run the level."""
-    level = cpu_level(level)
-    for compiler in cxx_compilers():
-        try:
-            return compile_library(user_cache() / "kernels", level, compiler)
-        except (RunFailure, UserError):
-            continue  # the next compiler, or MindSpore's own operators
-    return None

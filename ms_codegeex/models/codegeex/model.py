@@ -15,7 +15,7 @@ from mindspore import Tensor, nn
 
 from ms_codegeex.models.causal import Block, Build, CausalLogits, CausalLoss, Head, InputEmbedding, QueryEmbedding
 from ms_codegeex.models.codegeex.config import CodeGeeXConfig
-from ms_codegeex.models.layers import CausalMask, SampleKeys
+from ms_codegeex.models.layers import SampleKeys
 
 
 class CodeGeeX(nn.Cell):
@@ -24,7 +24,7 @@ class CodeGeeX(nn.Cell):
     def __init__(self, config: CodeGeeXConfig, build: Build):
         super().__init__()
         self.hash_samples = SampleKeys()
-        self.mask = CausalMask(build.seq_length, config.eos_token_id, build.reset_at_eos)
+        self.mask = build.mask(config)
         self.embedding = InputEmbedding(config, build, learned_positions=True)
         self.blocks = nn.CellList([Block(config, build, i) for i in range(config.num_layers)])
         self.final_norm = build.norm(config)

@@ -3,11 +3,14 @@
 // What an operator knows besides its rows (weights, caches, sizes) is registered first by the Python code that owns
 // the memory and has checked it (library.py). The last input of an operator is the number of its registration, int64
 // [1]. A number without such a registration, and rows that do not suit it, are errors.
+#include "activation.h"
+#include "adamw.h"
 #include "attention.h"
 #include "choice.h"
 #include "exchange.h"
 #include "linear.h"
 #include "norm.h"
+#include "whole_attention.h"
 
 namespace {
 
@@ -65,6 +68,15 @@ struct Call {
       if (*type != *given) return false;
     return !*given && elements(i) == size;
   }
+  // of the first n parameters, to be freed; null if one is not FP32 or memory is out
+  int64_t* sizes(int64_t n) const {
+    auto* found = static_cast<int64_t*>(malloc(sizeof(int64_t) * (n + 1)));
+    for (int64_t i = 0; found && i < n; i++) {
+      found[i] = elements(i);
+      if (!is(i, "float32", found[i])) return free(found), nullptr;
+    }
+    return found;
+  }
   // what input i's number stands for
   Entry* entry(int i, What what) const {
     if (!is(i, "int64", 1)) return nullptr;
@@ -74,6 +86,35 @@ struct Call {
     if (!found || found->what != what) return nullptr;
     helpers = found->helpers;
     return found;
+  }
+  // Inputs 0 to 5 of `attend_whole`, whose second result is parameter `lse`; false if they do not fit together
+  bool sequences(int lse, Sequences* s) const {
+    if (ranks[0] != 2 || ranks[1] != 2 || ranks[3] != 2 || ranks[lse] != 3) return false;
+    s->batch = shapes[3][0], s->seq = shapes[3][1], s->heads = shapes[lse][1];
+    const int64_t tokens = s->batch * s->seq, wide = shapes[0][1], narrow = shapes[1][1];
+    if (s->heads < 1 || wide < 1 || wide % s->heads || narrow < 1 || narrow % (wide / s->heads)) return false;
+    s->size = wide / s->heads, s->groups = narrow / s->size;
+    const int64_t turned = elements(4) == 1 ? 1 : tokens * s->size;
+    const bool right = s->heads % s->groups == 0 && is(0, "float32", tokens * wide) &&
+                       is(1, "float32", tokens * narrow) && is(2, "float32", tokens * narrow) &&
+                       is(3, "int32", tokens) && is(4, "float32", turned) && is(5, "float32", turned) &&
+                       is(lse, "float32", tokens * s->heads);
+    if (!right) return false;
+    s->query = at<float>(0), s->key = at<float>(1), s->value = at<float>(2), s->positions = at<int32_t>(3);
+    s->cos = turned == 1 ? nullptr : at<float>(4), s->sin = turned == 1 ? nullptr : at<float>(5);
+    for (int64_t i = 0; i < tokens; i++)
+      if (s->positions[i] < 0 || s->positions[i] > i % s->seq) return false;
+    return true;
+  }
+  // Inputs 0 to 3 of `norm_whole`; the number of rows, -1 if they do not fit together
+  int64_t norm(Norm* norm) const {
+    const int64_t h = elements(1), size = elements(0), shifts = ranks[2] == 1 ? elements(2) : 0;
+    const bool right = h > 0 && size % h == 0 && is(0, "float32", size) && is(1, "float32", h) &&
+                       is(2, "float32", shifts) && (shifts == h || shifts == 1) && is(3, "float32", 1);
+    if (!right) return -1;
+    *norm = {at<float>(1), nullptr, h, *at<float>(3)};
+    if (shifts == h) norm->bias = at<float>(2);
+    return size / h;
   }
 };
 
@@ -239,5 +280,137 @@ int choose(int count, void** params, int* ranks, int64_t** shapes, const char** 
     if (!choose(row, call.at<double>(4) + 2 * i * given)) __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
   });
   return result(!failed);
+}
+
+// ---------------------------------------------------------------- operators of training, which know nothing but inputs
+// ids int32 [batch, seq], the number that ends a document int32 [1] -> positions in documents, as ids
+int positions(int count, void** params, int* ranks, int64_t** shapes, const char** types, void*, void*) {
+  const Call call{count, params, ranks, shapes, types};
+  const int64_t size = count == 3 && ranks[0] == 2 ? call.elements(0) : -1;
+  if (size < 0 || !call.is(0, "int32", size) || !call.is(1, "int32", 1) || !call.is(2, "int32", size)) return WRONG;
+  const int32_t *ids = call.at<int32_t>(0), end = *call.at<int32_t>(1);
+  for (int64_t i = 0; i < size; i++) {
+    const bool begins = i % shapes[0][1] == 0 || ids[i - 1] == end;
+    call.at<int32_t>(2)[i] = begins ? 0 : call.at<int32_t>(2)[i - 1] + 1;
+  }
+  return RIGHT;
+}
+
+// query [batch * seq, heads * size], key and value [batch * seq, groups * size], positions int32 [batch, seq], cos and
+// sin [batch, 1, seq, size] or [1] -> as query; logarithms of the sums of exponentials [batch, heads, seq]
+int attend_whole(int count, void** params, int* ranks, int64_t** shapes, const char** types, void*, void*) {
+  const Call call{count, params, ranks, shapes, types};
+  Sequences s;
+  float* lse = count == 8 && call.sequences(7, &s) ? call.at<float>(7) : nullptr;
+  if (!lse || !call.is(6, "float32", call.elements(0))) return WRONG;
+  helpers = __atomic_load_n(&usual, __ATOMIC_RELAXED);
+  return result(attend_sequences(s, call.at<float>(6), lse));
+}
+
+// the inputs and results of `attend_whole`, the gradient of the first result -> those of query, key and value
+int attend_whole_back(int count, void** params, int* ranks, int64_t** shapes, const char** types, void*, void*) {
+  const Call call{count, params, ranks, shapes, types};
+  Sequences s;
+  if (count != 12 || !call.sequences(7, &s)) return WRONG;
+  const int64_t wide = call.elements(0), narrow = call.elements(1);
+  const bool right = call.is(6, "float32", wide) && call.is(8, "float32", wide) && call.is(9, "float32", wide) &&
+                     call.is(10, "float32", narrow) && call.is(11, "float32", narrow);
+  if (!right) return WRONG;
+  helpers = __atomic_load_n(&usual, __ATOMIC_RELAXED);
+  return result(attend_sequences_back(s, {call.at<float>(6), call.at<float>(7), call.at<float>(8), call.at<float>(9),
+                                          call.at<float>(10), call.at<float>(11)}));
+}
+
+// x [m, h], weight [h], bias [h] or [0 rows], epsilon [1] -> y [m, h]; mean and inverse deviation of each row [m, 2]
+int norm_whole(int count, void** params, int* ranks, int64_t** shapes, const char** types, void*, void*) {
+  const Call call{count, params, ranks, shapes, types};
+  Norm norm;
+  const int64_t m = count == 6 ? call.norm(&norm) : -1;
+  if (m < 0 || !call.is(4, "float32", m * norm.h) || !call.is(5, "float32", 2 * m)) return WRONG;
+  helpers = __atomic_load_n(&usual, __ATOMIC_RELAXED);
+  norm_rows(norm, call.at<float>(0), m, call.at<float>(4), call.at<float>(5));
+  return RIGHT;
+}
+
+// the inputs of `norm_whole`, its second result, the gradient of the first -> those of x, weight and bias
+int norm_whole_back(int count, void** params, int* ranks, int64_t** shapes, const char** types, void*, void*) {
+  const Call call{count, params, ranks, shapes, types};
+  Norm norm;
+  const int64_t m = count == 9 ? call.norm(&norm) : -1, size = m * norm.h;
+  const bool right = m >= 0 && call.is(4, "float32", 2 * m) && call.is(5, "float32", size) &&
+                     call.is(6, "float32", size) && call.is(7, "float32", norm.h) &&
+                     call.is(8, "float32", call.elements(2));
+  if (!right) return WRONG;
+  helpers = __atomic_load_n(&usual, __ATOMIC_RELAXED);
+  if (!norm.bias) *call.at<float>(8) = 0.0f;
+  return result(norm_rows_back(norm, call.at<float>(0), call.at<float>(4), call.at<float>(5), m, call.at<float>(6),
+                               call.at<float>(7), norm.bias ? call.at<float>(8) : nullptr));
+}
+
+// x [m, n], bias [n], `Activation` int32 [1] -> activation(x + bias)
+int activate(int count, void** params, int* ranks, int64_t** shapes, const char** types, void*, void*) {
+  const Call call{count, params, ranks, shapes, types};
+  const int64_t size = count == 4 ? call.elements(0) : -1, n = count == 4 ? call.elements(1) : 0;
+  const bool right = size >= 0 && n > 0 && size % n == 0 && call.is(0, "float32", size) && call.is(1, "float32", n) &&
+                     call.is(2, "int32", 1) && call.is(3, "float32", size);
+  if (!right) return WRONG;
+  helpers = __atomic_load_n(&usual, __ATOMIC_RELAXED);
+  activate_rows(call.at<float>(0), call.at<float>(1), *call.at<int32_t>(2), size / n, n, call.at<float>(3));
+  return RIGHT;
+}
+
+// the inputs of `activate`, the gradient of its result -> those of x and bias
+int activate_back(int count, void** params, int* ranks, int64_t** shapes, const char** types, void*, void*) {
+  const Call call{count, params, ranks, shapes, types};
+  const int64_t size = count == 6 ? call.elements(0) : -1, n = count == 6 ? call.elements(1) : 0;
+  const bool right = size >= 0 && n > 0 && size % n == 0 && call.is(0, "float32", size) && call.is(1, "float32", n) &&
+                     call.is(2, "int32", 1) && call.is(3, "float32", size) && call.is(4, "float32", size) &&
+                     call.is(5, "float32", n);
+  if (!right) return WRONG;
+  helpers = __atomic_load_n(&usual, __ATOMIC_RELAXED);
+  return result(activate_rows_back(call.at<float>(0), call.at<float>(1), *call.at<int32_t>(2), call.at<float>(3),
+                                   size / n, n, call.at<float>(4), call.at<float>(5)));
+}
+
+// n gradients -> the sum of their squares [1]
+int squares(int count, void** params, int* ranks, int64_t** shapes, const char** types, void*, void*) {
+  const Call call{count, params, ranks, shapes, types};
+  const int64_t n = count - 1;
+  int64_t* sizes = call.sizes(n);
+  if (!sizes || !call.is(count - 1, "float32", 1)) return free(sizes), WRONG;
+  int64_t total = 0;
+  for (int64_t i = 0; i < n; i++) total += pieces(sizes[i]);
+  float* parts = room(7, total + 1);
+  if (!parts) return free(sizes), WRONG;
+  helpers = __atomic_load_n(&usual, __ATOMIC_RELAXED);
+  over_pieces(sizes, n, 1, [&](int64_t tensor, int64_t at, int64_t size, int64_t number) {
+    parts[number] = squares_piece(call.at<float>(tensor) + at, size);
+  });
+  free(sizes);
+  double sum = 0.0;
+  for (int64_t i = 0; i < total; i++) sum += parts[i];
+  *call.at<float>(count - 1) = static_cast<float>(sum);
+  return RIGHT;
+}
+
+// n parameters, their first and second moments and gradients, decays [n], settings [6] as `AdamW` without the decay,
+// by whose factor those of parameters are multiplied -> 1; writes the first three
+int adamw(int count, void** params, int* ranks, int64_t** shapes, const char** types, void*, void*) {
+  const Call call{count, params, ranks, shapes, types};
+  const int64_t n = (count - 3) / 4;
+  int64_t* sizes = count == 4 * n + 3 && n > 0 ? call.sizes(n) : nullptr;
+  bool right = sizes && call.is(4 * n, "float32", n) && call.is(4 * n + 1, "float32", 6) && call.is(4 * n + 2, "float32", 1);
+  for (int64_t i = 0; right && i < 4 * n; i++) right = call.is(i, "float32", sizes[i % n]);
+  if (!right) return free(sizes), WRONG;
+  helpers = __atomic_load_n(&usual, __ATOMIC_RELAXED);
+  const float *decays = call.at<float>(4 * n), *a = call.at<float>(4 * n + 1);
+  over_pieces(sizes, n, 8, [&](int64_t i, int64_t at, int64_t size, int64_t) {
+    const AdamW settings{a[0], a[1], a[2], a[3], a[4] * decays[i], a[5]};
+    adamw_piece(settings, size, call.at<float>(i) + at, call.at<float>(n + i) + at, call.at<float>(2 * n + i) + at,
+                call.at<float>(3 * n + i) + at);
+  });
+  free(sizes);
+  *call.at<float>(4 * n + 2) = 1.0f;
+  return RIGHT;
 }
 }

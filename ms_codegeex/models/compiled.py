@@ -1,0 +1,131 @@
+"""Counterparts of cells whose operators are compiled for this CPU (`ms_codegeex/kernels`), in FP32.
+
+Parameters and `construct` match those of the composed cells, so neither models nor checkpoints depend on the choice. An
+operator has its gradients' operator; the results have the same bits for any number of threads. `library`: the path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import mindspore as ms
+from mindspore import Tensor, nn, ops
+
+from ms_codegeex.models.layers import AttentionCore, FastGelu, LayerNorm, RMSNorm
+
+ACTIVATIONS = {ops.GeLU: 1, FastGelu: 2}  # as `Activation` in kernels/numbers.h
+
+
+def _operator(
+    library: str, name: str, shapes: Callable[..., Any], results: int = 1, bprop: Callable | None = None
+) -> ops.Custom:
+    """An operator with FP32 results, whose shapes follow from those of the inputs."""
+    types = ms.float32 if results == 1 else (ms.float32,) * results
+    return ops.Custom(f"{library}:{name}", out_shape=shapes, out_dtype=lambda *_: types, func_type="aot", bprop=bprop)
+
+
+def _no_gradients(ids: Tensor, end: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
+    return ops.zeros_like(ids), ops.zeros_like(end)
+
+
+class CompiledMask(nn.Cell):
+    """In place of `CausalMask`: attention needs no mask, only how many earlier tokens a token sees."""
+
+    def __init__(self, library: str, eos_token_id: int, reset_at_eos: bool):
+        super().__init__()
+        self.end, path = Tensor([eos_token_id if reset_at_eos else -1], ms.int32), f"{library}:positions"
+        shape, number = (lambda ids, end: ids), (lambda ids, end: ids)
+        self.kernel = ops.Custom(path, out_shape=shape, out_dtype=number, func_type="aot", bprop=_no_gradients)
+
+    def construct(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """int32 [batch, seq] -> positions int32 [batch, seq], twice"""
+        positions = self.kernel(ids, self.end)
+        return positions, positions
+
+
+class CompiledAttention(AttentionCore):
+    """Attention that holds the scores of a few queries at a time, and keeps a number for each query and head. It has no
+    dropout."""
+
+    def __init__(self, library: str, *arguments: Any):
+        super().__init__(*arguments)
+        self.none, heads = Tensor([0.0], ms.float32), self.heads.count
+        back = _operator(library, "attend_whole_back", lambda q, k, v, *_: (q, k, v), 3)
+
+        def gradients(q, k, v, positions, cos, sin, out, dout):
+            to_q, to_k, to_v = back(q, k, v, positions, cos, sin, out[0], out[1], dout[0])
+            return to_q, to_k, to_v, ops.zeros_like(positions), ops.zeros_like(cos), ops.zeros_like(sin)
+
+        shapes = lambda q, k, v, positions, *_: (q, (positions[0], heads, positions[1]))  # noqa: E731
+        self.kernel = _operator(library, "attend_whole", shapes, 2, gradients)
+
+    def construct(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor,
+        sample_keys: Tensor,
+        cos: Tensor | None = None,
+        sin: Tensor | None = None,
+    ) -> Tensor:
+        """q [batch*seq, heads*d], k and v [batch*seq, groups*d], mask: positions int32 [batch, seq] -> as q"""
+        if self.turn_query is None:
+            cos, sin = self.none, self.none
+        return self.kernel(query, key, value, mask, cos, sin)[0]
+
+
+def _norm(library: str, epsilon: float) -> tuple[ops.Custom, Tensor]:
+    back = _operator(library, "norm_whole_back", lambda x, weight, bias, *_: (x, weight, bias), 3)
+
+    def gradients(x, weight, bias, epsilon, out, dout):
+        to_x, to_weight, to_bias = back(x, weight, bias, epsilon, out[1], dout[0])
+        return to_x, to_weight, to_bias, ops.zeros_like(epsilon)
+
+    shapes = lambda x, *_: (x, (x[0], 2))  # noqa: E731
+    return _operator(library, "norm_whole", shapes, 2, gradients), Tensor([epsilon], ms.float32)
+
+
+class CompiledLayerNorm(LayerNorm):
+    """LayerNorm: one operator forward, one backward."""
+
+    def __init__(self, library: str, hidden_size: int, epsilon: float, dtype: ms.Type):
+        super().__init__(hidden_size, epsilon, dtype)
+        self.kernel, self.small = _norm(library, epsilon)
+
+    def construct(self, x: Tensor) -> Tensor:
+        """[rows, hidden] -> [rows, hidden]"""
+        return self.kernel(x, self.weight, self.bias, self.small)[0]
+
+
+class CompiledRMSNorm(RMSNorm):
+    """RMSNorm: one operator forward, one backward."""
+
+    def __init__(self, library: str, hidden_size: int, epsilon: float, dtype: ms.Type):
+        super().__init__(hidden_size, epsilon, dtype)
+        self.kernel, self.small = _norm(library, epsilon)
+        self.none = Tensor([0.0], ms.float32)
+
+    def construct(self, x: Tensor) -> Tensor:
+        """[rows, hidden] -> [rows, hidden]"""
+        return self.kernel(x, self.weight, self.none, self.small)[0]
+
+
+class CompiledActivation(nn.Cell):
+    """activation(x + bias), the bias being that of the product before it; `composed`: the activation's own cell."""
+
+    def __init__(self, library: str, composed: nn.Cell | ops.Primitive):
+        super().__init__()
+        self.kind = Tensor([ACTIVATIONS[type(composed)]], ms.int32)
+        back = _operator(library, "activate_back", lambda x, bias, *_: (x, bias), 2)
+
+        def gradients(x, bias, kind, out, dout):
+            to_x, to_bias = back(x, bias, kind, dout)
+            return to_x, to_bias, ops.zeros_like(kind)
+
+        self.kernel = _operator(library, "activate", lambda x, *_: x, 1, gradients)
+
+    def construct(self, x: Tensor, bias: Tensor) -> Tensor:
+        """FP32 [rows, n] and [n] -> [rows, n]"""
+        return self.kernel(x, bias, self.kind)

@@ -1,0 +1,250 @@
+"""The operators of training against NumPy in float64, forward and backward, without MindSpore."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+EXACT = 1e-6  # of the largest number of a result
+
+
+def numbers(seed: int, *shape: int) -> np.ndarray:
+    """FP32, in memory of exactly this size: a sanitizer sees who reads beyond."""
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def close(found: Sequence[np.ndarray], expected: Sequence[np.ndarray], tolerance: float = EXACT) -> None:
+    """Each array as in float64."""
+    for mine, theirs in zip(found, expected, strict=True):
+        assert mine.shape == theirs.shape
+        assert np.abs(mine - theirs).max() <= tolerance * np.abs(theirs).max()
+
+
+def same_bits(kernels, run: Callable[[], Sequence[np.ndarray]]) -> Sequence[np.ndarray]:
+    """The results of a run, which are the same for any number of threads."""
+    expected = run()
+    for threads in (1, 3, kernels.threads):
+        kernels._library.use_threads(threads)
+        assert all(np.array_equal(a, b) for a, b in zip(expected, run(), strict=True))
+    return expected
+
+
+def positions_of(ids: np.ndarray, end: int) -> np.ndarray:
+    """How many earlier tokens of its document a token sees."""
+    found = np.zeros_like(ids)
+    for row, places in zip(ids, found, strict=True):
+        for i in range(1, len(row)):
+            places[i] = 0 if row[i - 1] == end else places[i - 1] + 1
+    return found
+
+
+def turned(x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
+    """x cos + swapped(x) sin, as `models.layers.Rotary`"""
+    swapped, even = x.copy(), x.shape[-1] // 2 * 2
+    swapped[..., 0:even:2], swapped[..., 1:even:2] = x[..., 1:even:2], x[..., 0:even:2]
+    return x * cos + swapped * sin
+
+
+def turned_back(y: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
+    """the gradient of `turned`"""
+    return turned(y, cos, turned(sin, np.zeros_like(sin), np.ones_like(sin)))
+
+
+def attention(q, k, v, positions, heads, to_out, cos, sin) -> list[np.ndarray]:
+    """Output and gradients with the whole matrix of scores, in float64."""
+    (batch, seq), size = positions.shape, q.shape[1] // heads
+    groups = k.shape[1] // size
+    shared = heads // groups
+    q, k, v, to_out = (
+        x.astype(np.float64).reshape(batch, seq, -1, size).transpose(0, 2, 1, 3) for x in (q, k, v, to_out)
+    )
+    cos, sin = cos.astype(np.float64), sin.astype(np.float64)
+    q, k = turned(q, cos, sin), turned(k, cos, sin)
+    keys, values = k.repeat(shared, 1), v.repeat(shared, 1)
+    i = np.arange(seq)
+    visible = (i <= i[:, None]) & (i >= (i - positions)[:, :, None])
+    scores = np.where(visible[:, None], q @ keys.swapaxes(2, 3) / math.sqrt(size), -np.inf)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    to_weights = to_out @ values.swapaxes(2, 3)
+    to_scores = weights * (to_weights - (weights * to_weights).sum(-1, keepdims=True)) / math.sqrt(size)
+    to_k, to_v = (
+        x.reshape(batch, groups, shared, seq, size).sum(2)
+        for x in (to_scores.swapaxes(2, 3) @ q, weights.swapaxes(2, 3) @ to_out)
+    )
+    results = weights @ values, turned_back(to_scores @ keys, cos, sin), turned_back(to_k, cos, sin), to_v
+    return [x.transpose(0, 2, 1, 3).reshape(batch * seq, -1) for x in results]
+
+
+def check_whole_attention(kernels, shape: tuple[int, int], heads: int, groups: int, size: int, rotary: bool) -> None:
+    """`shape`: sequences and tokens. Documents end in the middle of sequences."""
+    batch, seq = shape
+    q, to_out = (numbers(seed, batch * seq, heads * size) for seed in (1, 2))
+    k, v = (numbers(seed, batch * seq, groups * size) for seed in (3, 4))
+    ids = np.random.default_rng(5).integers(0, 40, (batch, seq)).astype(np.int32)
+    positions = np.empty_like(ids)
+    assert not kernels.call("positions", None, ids, np.array([7], np.int32), positions)
+    assert np.array_equal(positions, positions_of(ids, 7))
+    angles = numbers(6, batch, 1, seq, size) * rotary
+    cos, sin = np.cos(angles), np.sin(angles)
+    cos[..., size // 2 * 2 :], sin[..., size // 2 * 2 :] = 1, 0
+    given = (cos, sin) if rotary else (np.zeros(1, np.float32),) * 2
+
+    def run() -> list[np.ndarray]:
+        out, lse = np.empty_like(q), np.empty((batch, heads, seq), np.float32)
+        assert not kernels.call("attend_whole", None, q, k, v, positions, *given, out, lse)
+        gradients = [np.empty_like(x) for x in (q, k, v)]
+        inputs = q, k, v, positions, *given, out, lse, to_out
+        assert not kernels.call("attend_whole_back", None, *inputs, *gradients)
+        return [out, *gradients]
+
+    close(same_bits(kernels, run), attention(q, k, v, positions, heads, to_out, cos, sin))
+
+
+def check_whole_norm(kernels, rows: int, h: int, rms: bool) -> None:
+    """Forward and gradients of x, weight and bias."""
+    x, to_y, weight = 3 * numbers(1, rows, h) + 1, numbers(2, rows, h), numbers(3, h)
+    bias, epsilon = np.zeros(1, np.float32) if rms else numbers(4, h), np.array([1e-2], np.float32)
+
+    def run() -> list[np.ndarray]:
+        y, kept = np.empty_like(x), np.empty((rows, 2), np.float32)
+        assert not kernels.call("norm_whole", None, x, weight, bias, epsilon, y, kept)
+        gradients = [np.empty_like(each) for each in (x, weight, bias)]
+        assert not kernels.call("norm_whole_back", None, x, weight, bias, epsilon, kept, to_y, *gradients)
+        return [y, *gradients]
+
+    wide, slope = x.astype(np.float64), to_y.astype(np.float64) * weight
+    centred = wide if rms else wide - wide.mean(1, keepdims=True)
+    inverse = 1 / np.sqrt((centred**2).mean(1, keepdims=True) + np.float64(epsilon[0]))
+    normal = centred * inverse
+    to_x = slope - normal * (slope * normal).mean(1, keepdims=True)
+    to_x = inverse * (to_x if rms else to_x - slope.mean(1, keepdims=True))
+    y, *gradients = same_bits(kernels, run)
+    expected = [normal * weight + bias, to_x, (to_y * normal).sum(0), to_y.astype(np.float64).sum(0)]
+    if rms:
+        assert not gradients.pop()
+        expected = [normal * weight, *expected[1:3]]
+    close([y, *gradients], expected)
+
+
+def check_activation(kernels, rows: int, n: int, kind: int, formula: Callable, slope: Callable) -> None:
+    """`kind`: the place in `ACTIVATIONS`; `slope`: the derivative of `formula`."""
+    x, to_y, bias = 2 * numbers(1, rows, n), numbers(2, rows, n), numbers(3, n)
+    number = np.array([kind], np.int32)
+
+    def run() -> list[np.ndarray]:
+        y, to_x, to_bias = np.empty_like(x), np.empty_like(x), np.empty_like(bias)
+        assert not kernels.call("activate", None, x, bias, number, y)
+        assert not kernels.call("activate_back", None, x, bias, number, to_y, to_x, to_bias)
+        return [y, to_x, to_bias]
+
+    wide = x.astype(np.float64) + bias
+    to_x = to_y * slope(wide)
+    close(same_bits(kernels, run), [formula(wide), to_x, to_x.sum(0)])
+
+
+def check_adamw(kernels, sizes: Sequence[int]) -> None:
+    """Two updates of parameters with and without decay; gradients are scaled first. And the squares of gradients."""
+    settings = np.array([1e-2, 0.9, 0.95, 1e-8, 0.5, 0.7], np.float32)
+    decays = np.array([0.1 * (i % 2) for i in range(len(sizes))], np.float32)
+    gradients = [[numbers(10 * step + i, n) for i, n in enumerate(sizes)] for step in range(2)]
+    begin = [numbers(30 + i, n) for i, n in enumerate(sizes)]
+
+    def run() -> list[np.ndarray]:
+        state = [*(w.copy() for w in begin), *(np.zeros(n, np.float32) for n in (*sizes, *sizes))]
+        for given in gradients:
+            assert not kernels.call("adamw", None, *state, *given, decays, settings, np.zeros(1, np.float32))
+        total = np.zeros(1, np.float32)
+        assert not kernels.call("squares", None, *gradients[0], total)
+        return [*state, total]
+
+    rate, beta1, beta2, epsilon, relative, scale = settings.astype(np.float64)
+    weights, firsts, seconds = [], [], []
+    for i, weight in enumerate(begin):
+        w, m, v = weight.astype(np.float64), 0.0, 0.0
+        for given in gradients:
+            gradient = scale * given[i]
+            m, v = beta1 * m + (1 - beta1) * gradient, beta2 * v + (1 - beta2) * gradient**2
+            w = w - rate * (m / (np.sqrt(v) + epsilon) + relative * decays[i] * w)
+        weights, firsts, seconds = [*weights, w], [*firsts, m], [*seconds, v]
+    total = sum((gradient.astype(np.float64) ** 2).sum() for gradient in gradients[0])
+    close(same_bits(kernels, run), [*weights, *firsts, *seconds, np.array([total])])
+    wrong = [*begin, *begin, *begin, *gradients[0], decays, settings[:5].copy(), np.zeros(1, np.float32)]
+    assert kernels.call("adamw", None, *wrong)
+
+
+def _sigmoid(v: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-v))
+
+
+def _gelu_inner(v: np.ndarray) -> np.ndarray:
+    return math.sqrt(2 / math.pi) * (v + 0.044715 * v**3)
+
+
+ACTIVATIONS = (  # a formula and its derivative, in the operators' order
+    (lambda v: v, np.ones_like),
+    (
+        lambda v: 0.5 * v * (1 + np.tanh(_gelu_inner(v))),
+        lambda v: (
+            0.5 * (1 + np.tanh(_gelu_inner(v)))
+            + 0.5 * v * (1 - np.tanh(_gelu_inner(v)) ** 2) * math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * v**2)
+        ),
+    ),
+    (
+        lambda v: v * _sigmoid(1.702 * v),
+        lambda v: _sigmoid(1.702 * v) * (1 + 1.702 * v * (1 - _sigmoid(1.702 * v))),
+    ),
+    (lambda v: v * _sigmoid(v), lambda v: _sigmoid(v) * (1 + v * (1 - _sigmoid(v)))),
+)
+
+
+def check_refused(kernels) -> None:
+    """Shapes and types that do not fit together are errors, not accesses to other memory."""
+    q, lse = numbers(1, 8, 6), np.empty((2, 3, 4), np.float32)
+    places, none, out = np.zeros((2, 4), np.int32), np.zeros(1, np.float32), np.empty((8, 6), np.float32)
+    right = [q, q, q, places, none, none, out, lse]
+    assert not kernels.call("attend_whole", None, *right)
+    wrong = {
+        0: numbers(1, 8, 7),
+        1: numbers(1, 8, 3),
+        2: numbers(1, 7, 6),
+        3: places + 1,
+        4: numbers(1, 2),
+        6: np.empty((8, 5), np.float32),
+        7: np.empty((2, 4, 4), np.float32),
+    }
+    for place, array in wrong.items():
+        assert kernels.call("attend_whole", None, *right[:place], array, *right[place + 1 :])
+    x, w, epsilon = numbers(1, 4, 6), numbers(2, 6), np.array([1e-5], np.float32)
+    kept, y = np.empty((4, 2), np.float32), np.empty_like(x)
+    assert kernels.call("norm_whole", None, x, w[:4].copy(), w, epsilon, y, kept)
+    assert kernels.call("norm_whole", None, x, w, w, epsilon, y, kept[:3].copy())
+    assert kernels.call("activate", None, x, w[:5].copy(), np.zeros(1, np.int32), y)
+    assert kernels.call("positions", None, places.astype(np.int64), np.zeros(1, np.int32), places)
+
+
+SHAPES = (  # sequences and tokens, heads, groups, channels, rotary
+    ((2, 70), 4, 4, 32, False),
+    ((1, 257), 2, 2, 16, False),
+    ((2, 33), 4, 2, 20, True),
+    ((1, 5), 3, 1, 7, True),
+    ((1, 1), 2, 2, 8, False),
+    ((2, 160), 2, 1, 64, True),
+)
+
+
+def check_training(kernels) -> None:
+    """All of the above."""
+    for shape in SHAPES:
+        check_whole_attention(kernels, *shape)
+    for rows, h in ((300, 128), (70, 20), (1, 7)):
+        for rms in (False, True):
+            check_whole_norm(kernels, rows, h, rms)
+    for kind, (formula, slope) in enumerate(ACTIVATIONS):
+        for rows, n in ((200, 37), (3, 64)):
+            check_activation(kernels, rows, n, kind, formula, slope)
+    for sizes in ((1,), (37, 40_000, 5, 16_384)):
+        check_adamw(kernels, sizes)
+    check_refused(kernels)
