@@ -28,7 +28,7 @@ EXAMPLES = """  ms-codegeex rehearse --config codegeex_base_8
   ms-codegeex rehearse --config codegeex_13b --compile --ranks 0,1535
   ms-codegeex rehearse --config codegeex_13b_pipeline --compile --timeline --plot step.png --trace step.json
   ms-codegeex rehearse --config codegeex_13b_pipeline --execute --mesh data=1,tensor=2,pipeline=2 --json
-  ms-codegeex rehearse --config codegeex_tiny --devices 2 --execute --steps 8
+  ms-codegeex rehearse --config codegeex_tiny_release --devices 2 --execute --steps 8
   ms-codegeex rehearse --config codegeex_13b --first-contact model.num_layers=4
   ms-codegeex rehearse --config codegeex_13b --first-contact --saturating --ranks 0 model.num_layers=4"""
 

@@ -23,7 +23,7 @@ SUMMARY = "train a model: prepares the corpus, trains on all devices, evaluates,
 EXAMPLES = """  ms-codegeex train --config codegeex_tiny
   ms-codegeex train --config codegeex_tiny --devices 1 training.steps=40 output=runs/short
   ms-codegeex train --config codegeex_tiny output=runs/mine --corpus ~/src/my_project
-  ms-codegeex train --config codegeex_tiny output=runs/half data.train=DATASET training.precision=fp16
+  ms-codegeex train --config codegeex_tiny_release output=runs/half data.train=DATASET training.precision=fp16
   ms-codegeex train --config runs/half/config.yaml --resume auto --allow-change training.dropout training.dropout=0
   ms-codegeex train --config codegen_350m_mono --from runs/codegen_350m_multi data.train=DATASET
   ms-codegeex train --config codegeex_13b --rank-table cluster.json --node-rank 0 --dry-run

@@ -460,7 +460,7 @@ def test_a_model_has_no_documents(model, capsys, option):
 def trained(tmp_path_factory):
     """A run directory as a run of 240 steps leaves it after 80 of them, without training."""
     folder = tmp_path_factory.mktemp("trained") / "run"
-    config = load_config(Path("codegeex_tiny"), ["model.hidden_size=16", "model.num_heads=2", "devices=1"])
+    config = load_config(Path("codegeex_tiny_release"), ["model.hidden_size=16", "model.num_heads=2", "devices=1"])
     run = RunDirectory(folder)
     folder.mkdir()
     write_config(run, config)

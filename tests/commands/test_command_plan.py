@@ -171,7 +171,7 @@ BARE = {"device": "ascend", "model": {"preset": "base"}, "parallel": {"optimizer
         # meshes that do not suit the devices
         [BASE, "--devices", "24", "training.global_batch=192", "parallel.tensor=4", "parallel.sequence=true"],
         [BASE, "--devices", "24", "training.global_batch=192", "parallel.pipeline=5", "parallel.micro_batches=8"],
-        [ROOT / "configs" / "codegeex_tiny.yaml", "device=ascend", "devices=8", "parallel.data=8"],
+        [ROOT / "configs" / "codegeex_tiny_release.yaml", "device=ascend", "devices=8", "parallel.data=8"],
         [None, "training.steps=1", "training.global_batch=64"],
     ],
     ids=lambda words: " ".join(getattr(word, "stem", str(word)) for word in words),

@@ -17,7 +17,7 @@ from ms_codegeex.rehearsal import emulation, execute, first_contact
 from ms_codegeex.rehearsal.compare import Comparison, ParameterError
 from ms_codegeex.rehearsal.coverage import not_executed
 
-TINY = ROOT / "configs" / "codegeex_tiny.yaml"
+TINY = ROOT / "configs" / "codegeex_tiny_release.yaml"
 PAPER = ROOT / "configs" / "codegeex_13b.yaml"
 PROMISED = {
     "verdict",

@@ -12,7 +12,7 @@ from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.config.values import flattened, parse_overrides
 from ms_codegeex.models.codegen.config import CodeGenConfig
 
-TINY = ROOT / "configs" / "codegeex_tiny.yaml"
+TINY = ROOT / "configs" / "codegeex_tiny_release.yaml"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.name)

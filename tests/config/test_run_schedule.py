@@ -62,7 +62,7 @@ def test_shipped_runs_have_nothing_to_say(path):
 
 @pytest.mark.parametrize("length", [["training.steps=60"], ["training.steps=null", "training.tokens=245760"]])
 def test_a_shorter_tiny_run_has_a_whole_schedule(length):
-    config = load_config(Path("codegeex_tiny"), [*length, "training.global_batch=16", "data.seq_length=256"])
+    config = load_config(Path("codegeex_tiny_release"), [*length, "training.global_batch=16", "data.seq_length=256"])
     assert config.steps == 60 == config.schedule.decay_steps
     rates = [learning_rate(step, config.schedule) for step in range(60)]
     highest, end = config.schedule.learning_rate, config.schedule.end_learning_rate
@@ -77,4 +77,4 @@ def test_published_numbers_stay():
 
 def test_a_cosine_that_is_shorter_than_the_derived_warm_up_is_a_mistake():
     with pytest.raises(UserError, match=r"training\.schedule\.warmup_steps: 24 is not below decay_steps 20"):
-        load_config(Path("codegeex_tiny"), ["training.steps=240", "training.schedule={decay_steps: 20}"])
+        load_config(Path("codegeex_tiny_release"), ["training.steps=240", "training.schedule={decay_steps: 20}"])

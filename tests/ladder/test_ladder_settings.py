@@ -7,7 +7,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.ladder.settings import load_ladder
 
 LADDER = {
-    "run": "codegeex_tiny",
+    "run": "codegeex_tiny_release",
     "tokens": [40960, 81920],
     "seeds": [1, 2],
     "sizes": [{"hidden_size": 64, "num_heads": 2}, {"hidden_size": 96, "num_heads": 2}],

@@ -19,7 +19,7 @@ from ms_codegeex.runs.rank_table import check_against_config, make_rank_table, p
 CLUSTER = ROOT / "configs" / "codegeex_13b.yaml"  # 1,536 devices: data 192 x tensor 8, optimizer shards 16
 PIPELINE = ROOT / "configs" / "codegeex_13b_pipeline.yaml"  # data 48 x tensor 8 x pipeline 4
 SERVER = ROOT / "configs" / "codegeex_2.6b_8.yaml"  # 8 devices: data 4 x tensor 2, 32 heads
-TINY = ROOT / "configs" / "codegeex_tiny.yaml"  # a CPU; 4 heads, 3 layers
+TINY = ROOT / "configs" / "codegeex_tiny_release.yaml"  # a CPU; 4 heads, 3 layers
 
 # configuration, overrides, the key the message starts with, what was found, the remedy
 MISTAKES = [

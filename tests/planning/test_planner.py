@@ -36,7 +36,7 @@ from ms_codegeex.planning.roofline import (
 from ms_codegeex.planning.search import search
 
 PAPER = ROOT / "configs" / "codegeex_13b.yaml"
-TINY = ROOT / "configs" / "codegeex_tiny.yaml"
+TINY = ROOT / "configs" / "codegeex_tiny_release.yaml"
 MESHES = {
     "single": [],
     "dp8": ["devices=8", "training.global_batch=16"],

@@ -11,7 +11,7 @@ from ms_codegeex.planning.model_parts import parts_of
 from ms_codegeex.planning.planner import communication_by_group, make_plan
 
 PAPER = ROOT / "configs" / "codegeex_13b.yaml"
-TINY = ROOT / "configs" / "codegeex_tiny.yaml"
+TINY = ROOT / "configs" / "codegeex_tiny_release.yaml"
 
 
 def listed(path, *overrides):

@@ -25,7 +25,7 @@ from ms_codegeex.runs.rank_table import make_rank_table, write_rank_table
 
 pytestmark = pytest.mark.skipif(not compilers(), reason="no C compiler for the stub CANN libraries")
 
-TINY = ("codegeex_tiny", "device=ascend", "training.precision=fp16")
+TINY = ("codegeex_tiny_release", "device=ascend", "training.precision=fp16")
 SHARDED = ("devices=16", "model.num_layers=1", "parallel.tensor=2", "parallel.optimizer_shard=2")
 
 
@@ -70,7 +70,7 @@ def test_what_the_chip_cannot_hold_is_not_trained():
 
 def test_devices_that_are_no_ascend_are_refused():
     for words, message in (
-        (("codegeex_tiny",), "--first-contact: device is cpu; set device=ascend, whose plugin this starts"),
+        (("codegeex_tiny_release",), "--first-contact: device is cpu; set device=ascend, whose plugin this starts"),
         (
             (*TINY, "--compile"),
             "--compile: belongs to another rehearsal than --first-contact; leave one of the two out",

@@ -90,5 +90,5 @@ def test_the_command_prints_each_form(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("words, remedy", [((), "add it"), (("--dry-run", "--json"), "leave out --json")])
 def test_script_is_a_form_of_a_dry_run(words, remedy):
-    result = command_here("train", "--config", "codegeex_tiny", "--script", *words)
+    result = command_here("train", "--config", "codegeex_tiny_release", "--script", *words)
     assert result.returncode == 2 and f"--script: is a form of --dry-run; {remedy}" in result.stderr

@@ -162,7 +162,7 @@ def test_the_whole_way(resolved, tmp_path):
     assert checks["packages", "[mindformers]"]["state"] == "optional" and checks["engine", "MindSpore"]["state"] == "ok"
     run("prepare", "--input", "src", "--output", "corpus", "--redact", "email", "secrets", "--near-duplicates", "0.85")
     assert json.loads(run("inspect", "corpus", "--json"))["kind"] == "dataset"
-    words = ("train", "--config", "codegeex_tiny", "training.steps=3", *SMALLER.split(), "output=run")
+    words = ("train", "--config", "codegeex_tiny_release", "training.steps=3", *SMALLER.split(), "output=run")
     summary = json.loads(run(*words, "--json", "data.train=corpus"))
     assert summary["steps"] == 3 and summary["validation_loss"] > 0
     assert (work / "run" / "loss.png").is_file()
