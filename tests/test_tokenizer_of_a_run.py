@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from unittest.mock import create_autospec
 
 import pytest
 from conftest import ROOT, command, command_here, small_run, write_config
@@ -13,6 +14,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.commands.training_job import check_datasets, resolve_data
 from ms_codegeex.config.loading import load_config
+from ms_codegeex.data.corpus import sources
 from ms_codegeex.data.tokenizer import load_tokenizer
 
 
@@ -116,6 +118,25 @@ def test_a_corpus_that_a_run_prepares_with_a_tokenizer_of_its_own(tmp_path, caps
     assert len([*tmp_path.glob("tokenizer-*")]) == 1  # found before anything is trained or prepared
     with pytest.raises(UserError, match=r"data\.tokenizer_size: data\.tokenizer is given too"):
         load_config(None, [*words, "data.tokenizer=codegeex"])
+
+
+def test_languages_of_the_corpus_that_a_run_prepares(tmp_path, monkeypatch):
+    """Of this machine's sources those languages are taken; of the user's files all. Small roots stand in for the
+    machine's, which the README's first command meets in tests/test_readme.py."""
+    folders = [ROOT / "ms_codegeex" / name for name in ("config", "kernels", "models")]
+    roots = create_autospec(sources.default_roots, return_value=sources.user_roots(folders))
+    monkeypatch.setattr(sources, "default_roots", roots)
+    words = [f"output={tmp_path / 'run'}", "model.preset=tiny", "training.steps=2"]
+    config = load_config(None, [*words, "data.languages=[python]"])
+
+    def languages(corpus):
+        directory = check_datasets(resolve_data(config, corpus, quiet=True))
+        return set(read_json(directory / "dataset.json")["splits"]["train"]["languages"])
+
+    assert languages([]) == {"Python"}
+    assert languages([*map(str, folders)]) == {"Python", "C++"}
+    with pytest.raises(UserError, match=r"data\.languages: unknown language 'klingon'"):
+        resolve_data(load_config(None, [*words, "data.languages=[klingon]"]), [], quiet=True)
 
 
 def _done(*words):

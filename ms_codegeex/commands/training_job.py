@@ -74,21 +74,30 @@ def resolve_data(config: RunConfig, corpus: Sequence[str], quiet: bool, servers:
     if not given:
         parent = Path(config.output).parent
         paths = [Path(p) for p in corpus] or None
-        settings = PrepareSettings(tokenizer=_tokenizer(config, paths, parent))
+        reading = _reading(config, corpus)
+        settings = PrepareSettings(tokenizer=_tokenizer(config, paths, reading, parent), reading=reading)
         directory = cached_corpus(paths, parent, settings, workers=available_cores(), progress=not quiet)
         print_error(f"corpus {directory} (delete it to search and prepare the sources afresh)")
         config = replace(config, data=replace(config.data, train=str(directory)))
     return replace(config, data=absolute(config.data))
 
 
-def _tokenizer(config: RunConfig, corpus: Sequence[Path] | None, parent: Path) -> str:
+def _reading(config: RunConfig, corpus: Sequence[str]) -> ReadingSettings:
+    """What a corpus that the run prepares is read from; the user's own files are taken in all languages."""
+    try:
+        return ReadingSettings(languages=() if corpus else config.data.languages)
+    except UserError as error:
+        raise UserError(f"data.languages: {error}") from None
+
+
+def _tokenizer(config: RunConfig, corpus: Sequence[Path] | None, reading: ReadingSettings, parent: Path) -> str:
     """Name or directory of the tokenizer for a corpus that the run prepares; its own is trained here on first use."""
     data = config.data
     if data.tokenizer_size is None:
         return data.tokenizer or family(config.family).config.default_tokenizer(config.model.preset)
     size, model = data.tokenizer_size, config.model.sizes
     try:
-        settings = TokenizerSettings(size, max_bytes=TOKENIZER_BYTES, family=config.family, reading=ReadingSettings())
+        settings = TokenizerSettings(size, max_bytes=TOKENIZER_BYTES, family=config.family, reading=reading)
         end = settings.end_token
         if size > model.vocab_size or end not in (None, model.eos_token_id):
             fits = f"model.vocab_size={size} model.eos_token_id={end}"

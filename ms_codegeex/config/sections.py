@@ -56,6 +56,9 @@ class DataConfig:
     tokenizer_size: Positive | None = None
     """Instead of `data.tokenizer`: the ids of a tokenizer of the family, trained on the corpus that is prepared because
     `data.train` is null. The model needs the same `vocab_size`, and its end token."""
+    languages: tuple[str, ...] = ()
+    """Languages of this machine's source code that are taken when a corpus is prepared because `data.train` is null.
+    Empty: all that `prepare` takes. What `--corpus` names is taken in all of them."""
     workers: Natural = 1
     """Threads that prefetch, two batches each; 0: a batch is read when its step begins."""
 

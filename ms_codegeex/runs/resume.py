@@ -53,6 +53,7 @@ UNRECORDED = (
     "checkpoint.resume",
     "data.tokenizer",
     "data.tokenizer_size",
+    "data.languages",
     "model.preset",
 )  # no run depends on them
 OPTIMIZER = "training.optimizer.name"  # never changes: each has other moments

@@ -42,7 +42,8 @@ def test_overrides_are_for_all_stages_or_for_one(tmp_path):
 def test_a_stage_has_a_base_of_its_own_below_its_keys(tmp_path):
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts" / "a.yaml").write_text("output: elsewhere\ntraining: {steps: 11, global_batch: 8}\nseed: 3\n")
-    stages = [{"name": "a", "base": "parts/a.yaml", "training": {"steps": 12}}, {"name": "b", "base": "codegeex_tiny_release"}]
+    first = {"name": "a", "base": "parts/a.yaml", "training": {"steps": 12}}
+    stages = [first, {"name": "b", "base": "codegeex_tiny_release"}]
     a, b = (stage.config for stage in staged(tmp_path, stages).stages)
     assert (a.training.steps, a.training.global_batch, a.seed, a.output) == (12, 8, 3, "out/a")
     assert b.training == load_config("codegeex_tiny_release", ["devices=1"]).training  # a shipped name
