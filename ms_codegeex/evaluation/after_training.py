@@ -129,31 +129,42 @@ def seen_rows(
     return np.concatenate(parts)
 
 
-def held_out_functions(prefix: Path, tokenizer: Tokenizer, longest: int, seed: int) -> list[str]:
+@dataclass(frozen=True)
+class Beginning:
+    """Python to continue: `text`, after the `before` that precedes it in its file."""
+
+    text: str
+    before: str = ""
+
+
+def held_out_functions(prefix: Path, tokenizer: Tokenizer, longest: int, seed: int) -> list[Beginning]:
     """The first lines of functions in held-out Python, up to their bodies: at most `SAMPLES`, one of a document.
 
     `prefix`: of the split's files. Languages are not recorded everywhere, so Python is what parses and has a function.
     Functions whose beginnings have more than `longest` tokens are passed over.
     """
-    documents, generator, found = IndexedDataset(prefix), np.random.default_rng(seed), list[str]()
+    documents, generator, found = IndexedDataset(prefix), np.random.default_rng(seed), list[Beginning]()
     for number in generator.choice(len(documents), min(len(documents), MAX_DOCUMENTS), replace=False).tolist():
         ids = documents.document(number)
         if len(ids) > LONGEST or int(ids.max()) >= tokenizer.vocab_size:
             continue
         begun = _functions(tokenizer.decode([i for i in ids.tolist() if i != tokenizer.eos_id]))
-        found += [each for each in begun if len(tokenizer.encode_prompt(each)) <= longest][:1]
+        found += [each for each in begun if len(tokenizer.encode_prompt(each.text)) <= longest][:1]
         if len(found) == SAMPLES:
             break
     return found
 
 
-def _functions(text: str) -> list[str]:
-    """The lines of each function in the first column up to its body, if the text is Python."""
-    lines = text.splitlines(keepends=True)
-    tree = _parsed(text)
-    nodes = [each for each in tree.body if isinstance(each, ast.FunctionDef)] if tree else []
-    begun = ("".join(lines[each.lineno - 1 : each.body[0].lineno - 1]) for each in nodes)
-    return [each for each in begun if each.startswith("def ") and _parsed(f"{each}    pass\n")]
+def _functions(text: str) -> list[Beginning]:
+    """The lines of each function in the first column up to its body, if the text is Python; without its tag line."""
+    tree, tag = _parsed(text), tag_text("Python") + "\n"
+    lines, found = text.splitlines(keepends=True), []
+    for each in tree.body if tree else ():
+        if isinstance(each, ast.FunctionDef):
+            begun = "".join(lines[each.lineno - 1 : each.body[0].lineno - 1])
+            if begun.startswith("def ") and _parsed(f"{begun}    pass\n"):
+                found.append(Beginning(begun, "".join(lines[: each.lineno - 1]).removeprefix(tag)))
+    return found
 
 
 def _parsed(text: str) -> ast.Module | None:
@@ -165,15 +176,18 @@ def _parsed(text: str) -> ast.Module | None:
             return None
 
 
-def continued(generator: Generator, prompts: Sequence[str], limits: Sequence[int], seed: int) -> list[str]:
-    """Each Python prompt with the model's continuation up to the end of its block, all at once. A tag line, which is
-    not returned, precedes a prompt. `limits`: most tokens of each continuation."""
-    tag = tag_text("Python")
+def continued(generator: Generator, prompts: Sequence[Beginning], limits: Sequence[int], seed: int) -> list[str]:
+    """Each text with the model's continuation up to the end of its block, all at once.
 
-    def text(number: int, prompt: str, limit: int) -> str:
-        ids = generator.encode(f"{tag}\n{prompt}")
+    The model sees a tag line, what precedes the text, and the text; only their last tokens if they take more than half
+    of its context. `limits`: most tokens of each continuation.
+    """
+    tag, room = tag_text("Python"), generator.seq_length - generator.seq_length // 2
+
+    def text(number: int, prompt: Beginning, limit: int) -> str:
+        ids = generator.encode(f"{tag}\n{prompt.before}{prompt.text}", truncate_for=room)
         settings = SamplingSettings(limit, temperature=TEMPERATURE, top_p=1.0, seed=seed + number)
-        return prompt + "".join(generator.stream(ids, settings, block("Python", prompt)))
+        return prompt.text + "".join(generator.stream(ids, settings, block("Python", prompt.text)))
 
     # a pass for each number of unfinished answers would be compiled otherwise
     generator.engine.least = min(len(prompts), generator.slots)
@@ -196,7 +210,7 @@ def python_samples(model: Path, shown: Sequence[str], prefix: Path | None, seed:
     from ms_codegeex.generation.loading import load_model
     from ms_codegeex.generation.network import compiled_library
 
-    loaded, begun = load_model(model), list[str]()
+    loaded, begun = load_model(model), list[Beginning]()
     context = min(MAX_CONTEXT, loaded.config.max_position_embeddings)
     quick = loaded.config.vocab_size <= SORTED_VOCABULARY or compiled_library(available_cores()) is not None
     if prefix is not None and quick:
@@ -204,7 +218,8 @@ def python_samples(model: Path, shown: Sequence[str], prefix: Path | None, seed:
     wanted = [begun[number % len(begun)] for number in range(SAMPLES)] if begun else []
     slots = len(wanted) + len(shown) if wanted else 1
     limits = [SHOWN_TOKENS] * len(shown) + [NEW_TOKENS] * len(wanted)
-    texts = continued(Generator(loaded, context, slots=slots), [*shown, *wanted], limits, seed)
-    others = texts[len(shown) :]
-    share = sum(_parsed(each) is not None for each in others) / len(others) if others else None
-    return PythonSamples(texts[: len(shown)], share, len(others))
+    prompts = [*map(Beginning, shown), *wanted]
+    texts = continued(Generator(loaded, context, slots=slots), prompts, limits, seed)
+    whole = [text[: text.rfind("\n") + 1] for text in texts[len(shown) :]]  # without a line that a limit has broken
+    share = sum(_parsed(each) is not None for each in whole) / len(whole) if whole else None
+    return PythonSamples(texts[: len(shown)], share, len(whole))

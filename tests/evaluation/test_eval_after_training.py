@@ -5,6 +5,7 @@ import math
 import zlib
 from collections import Counter
 from dataclasses import asdict
+from unittest.mock import create_autospec
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from ms_codegeex.data.datasets.indexed import IndexedWriter
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.evaluation import after_training
 from ms_codegeex.evaluation.after_training import (
+    Beginning,
     bits_per_byte,
     continued,
     held_out_functions,
@@ -149,7 +151,10 @@ FILES = {
     "e": "fn main() {\n    println!();\n}\n",
     "f": "class A:\n    def method(self):\n        return 1\n",
 }
-FUNCTIONS = {"def area(width: int,\n         height: int):\n", "def last(x):\n"}
+FUNCTIONS = {
+    Beginning("def area(width: int,\n         height: int):\n", "import os\n\n@cache\n"),
+    Beginning("def last(x):\n", "x = '\\d'\ndef one(): return 1\n\nasync def later():\n    pass\n\n"),
+}
 
 
 def validation(directory, texts, tokenizer):
@@ -164,7 +169,7 @@ def test_functions_begin_as_in_held_out_python(tmp_path):
     tokenizer = load_tokenizer("codegeex")
     prefix = validation(tmp_path / "data", FILES.values(), tokenizer)
     assert set(held_out_functions(prefix, tokenizer, 40, 1)) == FUNCTIONS
-    assert held_out_functions(prefix, tokenizer, 6, 1) == ["def last(x):\n"]
+    assert held_out_functions(prefix, tokenizer, 6, 1) == [min(FUNCTIONS, key=lambda each: len(each.text))]
     none = validation(tmp_path / "other", [FILES["c"], FILES["e"]], tokenizer)
     assert held_out_functions(none, tokenizer, 40, 1) == []
     many = validation(tmp_path / "many", [f"def f{i}():\n    pass\n" for i in range(60)], tokenizer)
@@ -194,14 +199,29 @@ def model(tmp_path_factory):
 def test_samples_of_a_batch_are_those_drawn_alone_and_end_at_their_block(model):
     from ms_codegeex.generation.engine import Generator
 
-    prompts = [f"def f{number}(x):\n" for number in range(5)]
+    prompts = [Beginning(f"def f{number}(x):\n", f"import a{number}\n\n") for number in range(5)]
     together = continued(Generator(model, slots=5), prompts, [256] * 5, 7)
     single = Generator(model)
     alone = [continued(single, [prompt], [256], 7 + number)[0] for number, prompt in enumerate(prompts)]
     assert together == alone and any("    x" in text for text in together)
     for prompt, text in zip(prompts, together, strict=True):
-        assert text.startswith(prompt)
-        assert all(not line or line[0].isspace() for line in text[len(prompt) :].split("\n"))
+        assert text.startswith(prompt.text)
+        assert all(not line or line[0].isspace() for line in text[len(prompt.text) :].split("\n"))
+
+
+def test_a_prompt_takes_at_most_half_of_the_context(model, monkeypatch):
+    """Its last tokens, those before it in the file included."""
+    from ms_codegeex.generation.engine import Generator
+
+    generator, seen = Generator(model), []
+    stream = create_autospec(generator.stream, side_effect=lambda ids, *_: seen.append(ids) or [])  # met above
+    monkeypatch.setattr(generator, "stream", stream)
+    tokenizer, text = load_tokenizer("codegeex"), "def f(x):\n"
+    for before in ("import os\n", "import os\n" * 40):
+        assert continued(generator, [Beginning(text, before)], [8], 1) == [text]
+    short, long = seen
+    assert tokenizer.decode(short) == f"# language: Python\nimport os\n{text}"
+    assert len(long) == generator.seq_length // 2 == 32 and tokenizer.decode(long).endswith(f"import os\n{text}")
 
 
 def test_prompts_are_continued_on_a_machine_without_a_compiler(model, tmp_path, monkeypatch):
@@ -221,15 +241,15 @@ def test_the_share_that_parses(model, tmp_path, monkeypatch):
     def known(generator, prompts, limits, seed):
         """Stands in for `continued`, which the two tests before this one meet."""
         given.append((generator.slots, list(prompts), list(limits), seed))
-        endings = ("    return 1\n", "", "    return (\n", "    return '\\d'\n")  # the second has no body
-        return [f"{prompt}{endings[number % 4]}" for number, prompt in enumerate(prompts)]
+        endings = ("    return 1\n", "", "    return (\n", "    return '\\d'\n    x = (")  # the second has no body
+        return [f"{prompt.text}{endings[number % 4]}" for number, prompt in enumerate(prompts)]
 
     monkeypatch.setattr(after_training, "continued", known)
     shown = "class A:\n    def f(self):\n"
     found = python_samples(model, [shown], prefix, 3)
     assert found == after_training.PythonSamples([f"{shown}    return 1\n"], 0.5, 20)
     slots, prompts, limits, seed = given[0]
-    assert (slots, prompts[0], len(prompts), seed) == (21, shown, 21, 3) and limits == [96, *[256] * 20]
+    assert (slots, prompts[0], len(prompts), seed) == (21, Beginning(shown), 21, 3) and limits == [96, *[256] * 20]
     assert prompts[1:] == prompts[1:3] * 10 and set(prompts[1:3]) == FUNCTIONS
     assert python_samples(model, ["def f():\n"], None, 3) == after_training.PythonSamples(
         ["def f():\n    return 1\n"], None, 0
