@@ -145,34 +145,80 @@ def check_activation(kernels, rows: int, n: int, kind: int, formula: Callable, s
     close(same_bits(kernels, run), [formula(wide), to_x, to_x.sum(0)])
 
 
-def check_adamw(kernels, sizes: Sequence[int]) -> None:
-    """Two updates of parameters with and without decay; gradients are scaled first. And the squares of gradients."""
-    settings = np.array([1e-2, 0.9, 0.95, 1e-8, 0.5, 0.7], np.float32)
-    decays = np.array([0.1 * (i % 2) for i in range(len(sizes))], np.float32)
-    gradients = [[numbers(10 * step + i, n) for i, n in enumerate(sizes)] for step in range(2)]
-    begin = [numbers(30 + i, n) for i, n in enumerate(sizes)]
+def orthogonalised(matrix: np.ndarray) -> np.ndarray:
+    """Five Newton-Schulz iterations (Jordan, Muon) in float64, from the left: a tall matrix is transposed."""
+    x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    x = x / max(np.linalg.norm(x), 1e-7)
+    for _ in range(5):
+        square = x @ x.T
+        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+    return x.T if matrix.shape[0] > matrix.shape[1] else x
+
+
+# Rounding of 2^-24 in a singular value near zero grows by 3.4445, the polynomial's greatest slope, in each iteration.
+ORTHOGONAL = 3.4445**5 * 2.0**-24
+
+
+def check_optimizer(kernels, shapes: Sequence[tuple[int, ...]], steps: int = 2) -> None:
+    """Updates of parameters with and without decay, matrices by Muon; gradients are scaled first. And the squares of
+    gradients. Muon's rate and small weights let its direction prevail."""
+    n, muon = len(shapes), [len(shape) == 2 for shape in shapes]
+    decays = np.array([0.1 * (i % 2) for i in range(n)], np.float32)
+    scales = np.array([0.2 * max(shape) ** 0.5 * it for shape, it in zip(shapes, muon, strict=True)], np.float32)
+    fixed = np.array([0.9, 0.95, 0.93, 3.4445, -4.7750, 2.0315, 5], np.float32)
+    settings = np.array([1e-2, 1e-8, 0.5, 0.3, 0.7], np.float32)
+    gradients = [[numbers(100 * step + i, *shape) for i, shape in enumerate(shapes)] for step in range(steps)]
+    begin = [
+        numbers(300 + i, *shape) * (0.01 if it else 1) for i, (shape, it) in enumerate(zip(shapes, muon, strict=True))
+    ]
+    begin = [w.astype(np.float32) for w in begin]
+    blank = [[np.zeros(s, np.float32) for s in some] for some in (shapes, [s for s in shapes if len(s) == 1])]
 
     def run() -> list[np.ndarray]:
-        state = [*(w.copy() for w in begin), *(np.zeros(n, np.float32) for n in (*sizes, *sizes))]
+        state = [x.copy() for x in (*begin, *blank[0], *blank[1])]
         for given in gradients:
-            assert not kernels.call("adamw", None, *state, *given, decays, settings, np.zeros(1, np.float32))
+            inputs = *state, *given, decays, scales, fixed, settings
+            assert not kernels.call("optimize", None, *inputs, np.zeros(1, np.float32))
         total = np.zeros(1, np.float32)
         assert not kernels.call("squares", None, *gradients[0], total)
         return [*state, total]
 
-    rate, beta1, beta2, epsilon, relative, scale = settings.astype(np.float64)
+    beta1, beta2, momentum, *_ = fixed.astype(np.float64)
+    rate, epsilon, relative, of_muon, factor = settings.astype(np.float64)
     weights, firsts, seconds = [], [], []
     for i, weight in enumerate(begin):
         w, m, v = weight.astype(np.float64), 0.0, 0.0
         for given in gradients:
-            gradient = scale * given[i]
+            gradient = factor * given[i]
+            if muon[i]:
+                m = momentum * m + (1 - momentum) * gradient
+                direction = orthogonalised(momentum * m + (1 - momentum) * gradient)
+                w = w - of_muon * (np.float64(scales[i]) * direction + np.float64(decays[i]) * w)
+                continue
             m, v = beta1 * m + (1 - beta1) * gradient, beta2 * v + (1 - beta2) * gradient**2
             w = w - rate * (m / (np.sqrt(v) + epsilon) + relative * decays[i] * w)
-        weights, firsts, seconds = [*weights, w], [*firsts, m], [*seconds, v]
+        weights, firsts, seconds = [*weights, w], [*firsts, m], seconds if muon[i] else [*seconds, v]
+    found = same_bits(kernels, run)
+    for i in range(n):
+        close(found[i : i + 1], weights[i : i + 1], ORTHOGONAL if muon[i] else EXACT)
     total = sum((gradient.astype(np.float64) ** 2).sum() for gradient in gradients[0])
-    close(same_bits(kernels, run), [*weights, *firsts, *seconds, np.array([total])])
-    wrong = [*begin, *begin, *begin, *gradients[0], decays, settings[:5].copy(), np.zeros(1, np.float32)]
-    assert kernels.call("adamw", None, *wrong)
+    close(found[n:], [*firsts, *seconds, np.array([total])])
+    given = [*begin, *blank[0], *blank[1], *gradients[0]]
+    assert kernels.call("optimize", None, *given, decays, scales, fixed, settings[:4].copy(), np.zeros(1, np.float32))
+    scales = np.array([not it for it in muon], np.float32)  # of a vector, and none for a matrix
+    assert kernels.call("optimize", None, *given, decays, scales, fixed, settings, np.zeros(1, np.float32))
+
+
+def check_numbers_without_an_orthogonal_matrix(kernels) -> None:
+    """Zeros move nothing, an infinite norm neither; what is no number spreads over its matrix, and only there."""
+    for number, spreads in ((0.0, False), (3e38, False), (np.inf, True), (np.nan, True)):
+        state = [np.zeros(shape, np.float32) for shape in ((40, 30), (20, 30)) * 2]
+        gradients = [np.full((40, 30), number if number < 4e38 else 1.0, np.float32), numbers(1, 20, 30)]
+        gradients[0][7, 9] = number
+        constants = [np.array(x, np.float32) for x in ([0, 0], [1, 1], [0.9, 0.9, 0.5, 3, -4, 2, 5], [1, 1, 1, 1, 1])]
+        assert not kernels.call("optimize", None, *state, *gradients, *constants, np.zeros(1, np.float32))
+        assert np.isnan(state[0]).all() if spreads else not state[0].any()
+        assert np.isfinite(state[1]).all() and state[1].all()
 
 
 def _sigmoid(v: np.ndarray) -> np.ndarray:
@@ -235,6 +281,9 @@ SHAPES = (  # sequences and tokens, heads, groups, channels, rotary
 )
 
 
+UPDATED = ((1, 1), (3, 7), (7, 3), (12,), (1, 512), (512, 1), (128, 128), (300, 200), (130, 310), (40_000,), (65, 64))
+
+
 def check_training(kernels) -> None:
     """All of the above."""
     for shape in SHAPES:
@@ -246,5 +295,8 @@ def check_training(kernels) -> None:
         for rows, n in ((200, 37), (3, 64)):
             check_activation(kernels, rows, n, kind, formula, slope)
     for sizes in ((1,), (37, 40_000, 5, 16_384)):
-        check_adamw(kernels, sizes)
+        check_optimizer(kernels, [(size,) for size in sizes])
+    check_optimizer(kernels, UPDATED)
+    check_optimizer(kernels, [(160, 3300), (150, 20)], 1)  # all threads work on the first
+    check_numbers_without_an_orthogonal_matrix(kernels)
     check_refused(kernels)

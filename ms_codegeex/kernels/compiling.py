@@ -31,7 +31,7 @@ NEEDED = {  # of the flags in /proc/cpuinfo
 SOURCES = (
     *("operators.cc", "vector.h", "pool.h", "numbers.h", "matrix.h", "integers.h", "linear.h", "norm.h"),
     *("attention.h", "choice.h", "exchange.h", "adapters.h"),
-    *("activation.h", "whole_attention.h", "adamw.h"),
+    *("activation.h", "tiles.h", "whole_attention.h", "adamw.h", "muon.h"),
 )
 COMPILE_SECONDS = 600
 # -fno-exceptions to -nostdinc++: no C++ standard library is needed, which zig would compile first

@@ -4,11 +4,11 @@
 // the memory and has checked it (library.py). The last input of an operator is the number of its registration, int64
 // [1]. A number without such a registration, and rows that do not suit it, are errors.
 #include "activation.h"
-#include "adamw.h"
 #include "attention.h"
 #include "choice.h"
 #include "exchange.h"
 #include "linear.h"
+#include "muon.h"
 #include "norm.h"
 #include "whole_attention.h"
 
@@ -393,24 +393,46 @@ int squares(int count, void** params, int* ranks, int64_t** shapes, const char**
   return RIGHT;
 }
 
-// n parameters, their first and second moments and gradients, decays [n], settings [6] as `AdamW` without the decay,
-// by whose factor those of parameters are multiplied -> 1; writes the first three
-int adamw(int count, void** params, int* ranks, int64_t** shapes, const char** types, void*, void*) {
+// n parameters, their first moments, the second ones of those that AdamW updates, n gradients; decays [n], scales of Muon
+// [n], 0 for AdamW; constants [7]: beta1, beta2 and the first five of `Muon`; settings [5]: AdamW's rate, epsilon and
+// factor of the decays, Muon's rate, factor of the gradients -> 1; writes parameters and moments
+int optimize(int count, void** params, int* ranks, int64_t** shapes, const char** types, void*, void*) {
   const Call call{count, params, ranks, shapes, types};
-  const int64_t n = (count - 3) / 4;
-  int64_t* sizes = count == 4 * n + 3 && n > 0 ? call.sizes(n) : nullptr;
-  bool right = sizes && call.is(4 * n, "float32", n) && call.is(4 * n + 1, "float32", 6) && call.is(4 * n + 2, "float32", 1);
-  for (int64_t i = 0; right && i < 4 * n; i++) right = call.is(i, "float32", sizes[i % n]);
-  if (!right) return free(sizes), WRONG;
-  helpers = __atomic_load_n(&usual, __ATOMIC_RELAXED);
-  const float *decays = call.at<float>(4 * n), *a = call.at<float>(4 * n + 1);
-  over_pieces(sizes, n, 8, [&](int64_t i, int64_t at, int64_t size, int64_t) {
-    const AdamW settings{a[0], a[1], a[2], a[3], a[4] * decays[i], a[5]};
-    adamw_piece(settings, size, call.at<float>(i) + at, call.at<float>(n + i) + at, call.at<float>(2 * n + i) + at,
-                call.at<float>(3 * n + i) + at);
-  });
-  free(sizes);
-  *call.at<float>(4 * n + 2) = 1.0f;
-  return RIGHT;
+  const int64_t n = count > 5 ? call.elements(count - 5) : 0, end = count - 5;
+  int64_t* sizes = n > 0 && 3 * n <= end && end <= 4 * n ? call.sizes(n) : nullptr;
+  bool right = sizes && call.is(end, "float32", n) && call.is(end + 1, "float32", n) && call.is(end + 2, "float32", 7) &&
+               call.is(end + 3, "float32", 5) && call.is(end + 4, "float32", 1);
+  auto* matrices = static_cast<Moved*>(malloc(sizeof(Moved) * (n + 1)));
+  auto* seconds = static_cast<float**>(malloc(sizeof(float*) * (n + 1)));
+  right = right && matrices && seconds;
+  const float *decays = call.at<float>(end), *scales = call.at<float>(end + 1), *fixed = call.at<float>(end + 2);
+  const float* a = call.at<float>(end + 3);
+  int64_t moved = 0, second = 2 * n;
+  for (int64_t i = 0; right && i < n; i++) {
+    float *w = call.at<float>(i), *m = call.at<float>(n + i), *gradient = call.at<float>(end - n + i);
+    right = call.is(n + i, "float32", sizes[i]) && call.is(end - n + i, "float32", sizes[i]);
+    if (right && scales[i] > 0.0f) {
+      right = ranks[i] == 2;
+      if (right) matrices[moved++] = {shapes[i][0], shapes[i][1], w, m, gradient, scales[i], decays[i]};
+      sizes[i] = 0;
+    } else if (right) {
+      right = second < end - n && call.is(second, "float32", sizes[i]);
+      seconds[i] = call.at<float>(second++);
+    }
+  }
+  right = right && second == end - n;
+  if (right) {
+    helpers = __atomic_load_n(&usual, __ATOMIC_RELAXED);
+    over_pieces(sizes, n, 8, [&](int64_t i, int64_t at, int64_t size, int64_t) {
+      const AdamW settings{a[0], fixed[0], fixed[1], a[1], a[2] * decays[i], a[4]};
+      adamw_piece(settings, size, call.at<float>(i) + at, call.at<float>(n + i) + at, seconds[i] + at,
+                  call.at<float>(end - n + i) + at);
+    });
+    const Muon settings{fixed[2], fixed[3], fixed[4], fixed[5], fixed[6], a[3], a[4]};
+    right = move_all(settings, matrices, moved);
+    *call.at<float>(end + 4) = 1.0f;
+  }
+  free(sizes), free(matrices), free(seconds);
+  return result(right);
 }
 }

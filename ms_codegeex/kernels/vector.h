@@ -29,7 +29,7 @@ inline V load(const T* p) {
   return v;
 }
 inline void store(float* p, F v) { memcpy(p, &v, sizeof v); }
-inline F all(float a) { return F{} + a; }
+inline F all(float a) { return a - F{}; }  // `F{} + a` would add: -0 + 0 is 0
 
 inline F fma(F a, F b, F c) {  // a b + c
 #if defined(__AVX512F__)

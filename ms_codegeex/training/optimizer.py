@@ -136,16 +136,16 @@ def _either(
     return adamw(kernel, hyper, decay, parameter, m, v, gradient)
 
 
-def _compiled_kernels(library: str, count: int) -> tuple[ops.Custom, ops.Custom]:
-    """Operators for `count` parameters: the update, which changes parameters and moments; the sum of squares."""
+def _compiled_kernels(library: str, changed: int, read: int) -> tuple[ops.Custom, ops.Custom]:
+    """Operators: the update, which changes the first inputs (parameters and moments); the sum of squares."""
     shape, number = (lambda *_: [1]), (lambda *_: ms.float32)
     update, squares = (
         ops.Custom(f"{library}:{name}", out_shape=shape, out_dtype=number, func_type="aot")
-        for name in ("adamw", "squares")
+        for name in ("optimize", "squares")
     )
     update.add_prim_attr("side_effect_mem", True)
-    written = [make_sig(f"written_{i}", sig_rw.RW_WRITE) for i in range(3 * count)]
-    update.set_signatures((*written, *(make_sig(f"read_{i}") for i in range(count + 2))))
+    written = [make_sig(f"written_{i}", sig_rw.RW_WRITE) for i in range(changed)]
+    update.set_signatures((*written, *(make_sig(f"read_{i}") for i in range(read))))
     return update, squares
 
 
@@ -155,8 +155,8 @@ class AdamW(nn.Cell):
     w -= lr·(m/(√v + ε) + decay·w). Without bias correction this is MindSpore's AdamWeightDecay, which the release used.
     With it, m and v are divided by 1 - β^t; the factors are folded into lr, ε and decay, so that one fused kernel
     serves both. `fused` chooses that kernel; otherwise elementary operators compute the same formula. `library`: the
-    path of operators that are compiled for this CPU, one of which takes the place of both for all parameters and also
-    scales their gradients (`scales_gradients`), and one computes `square`. With Muon they are not used.
+    path of operators that are compiled for this CPU, one of which updates all parameters, with Muon too, and also
+    scales their gradients (`scales_gradients`), and one computes `square`.
 
     Muon (Jordan): w -= lr·(0.2·√max(rows, columns)·O + decay·w), where O is the orthogonalised momentum with Nesterov's
     correction, μm + (1-μ)g. With this scale an element moves about as far as with AdamW, so both share rate and decay
@@ -190,10 +190,12 @@ class AdamW(nn.Cell):
         second = dict(zip((p.name for p in with_v), self.v, strict=True))
         # one for each parameter, as the map needs; a matrix has no v, and its m is not read from here
         self.second = tuple(second.get(p.name, m) for p, m in zip(parameters, self.m, strict=True))
-        self.scales_gradients = bool(library) and not matrices
+        self.scales_gradients = bool(library)
         if self.scales_gradients:
-            self.kernel, self.squares = _compiled_kernels(library, len(parameters))
-            self.decays = Tensor(np.array(self.decay, np.float32))
+            count, changed = len(parameters), 2 * len(parameters) + len(with_v)
+            self.kernel, self.squares = _compiled_kernels(library, changed, count + 4)
+            fixed = self.beta1, self.beta2, self.momentum, *QUINTIC, ITERATIONS
+            self.fixed = tuple(Tensor(np.array(x, np.float32)) for x in (self.decay, self.scales, fixed))
 
     def construct(self, gradients: tuple[Tensor, ...], factor: Tensor | None = None) -> Tensor:
         """FP32 gradients in the parameters' order -> the learning rate used; updates in place. `factor`: of the
@@ -206,12 +208,12 @@ class AdamW(nn.Cell):
             first = 1.0 - ops.pow(Tensor(self.beta1, ms.float32), t)
             rate, epsilon, relative = lr * root / first, self.epsilon * root, first / root
         hyper = (rate, self.beta1, self.beta2, epsilon, relative)
-        if self.orthogonalises:
+        if self.scales_gradients:
+            settings = ops.stack((rate, epsilon * Tensor(1.0, ms.float32), relative, lr, factor))
+            done = self.kernel(*self.parameters, *self.m, *self.v, *gradients, *self.fixed, settings)
+        elif self.orthogonalises:
             update = ops.partial(_either, self.update, self.kernel, hyper, (lr, self.momentum))
             done = self.map(update, self.decay, self.scales, self.parameters, self.m, self.second, gradients)
-        elif self.scales_gradients:
-            settings = self._packed(rate, epsilon, relative, factor)
-            done = self.kernel(*self.parameters, *self.m, *self.v, *gradients, self.decays, settings)
         else:
             update = ops.partial(self.update, self.kernel, hyper)
             done = self.map(update, self.decay, self.parameters, self.m, self.v, gradients)
@@ -221,10 +223,3 @@ class AdamW(nn.Cell):
     def square(self, gradients: tuple[Tensor, ...]) -> Tensor:
         """Σ gradient² over all of them, FP32 scalar, by the compiled operator"""
         return self.squares(*gradients)[0]
-
-    def _packed(self, rate: Tensor, epsilon: float | Tensor, relative: Tensor, factor: Tensor) -> Tensor:
-        """The operator's settings."""
-        values = ()
-        for value in (rate, self.beta1, self.beta2, epsilon, relative, factor):
-            values += (value * Tensor(1.0, ms.float32),)
-        return ops.stack(values)

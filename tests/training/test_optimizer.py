@@ -135,8 +135,17 @@ class Update(nn.Cell):
 
     def construct(self, *gradients):
         if self.optimizer.scales_gradients:
-            return self.optimizer(gradients, Tensor(1.0, ms.float32))
+            doubled = ()
+            for gradient in gradients:
+                doubled += (2.0 * gradient,)
+            return self.optimizer(doubled, Tensor(0.5, ms.float32))
         return self.optimizer(gradients)
+
+
+def compiled():
+    if (path := library_path()) is None:
+        pytest.skip("no C++ compiler")
+    return str(path)
 
 
 def numpy_adamw(weights, gradients, config, rates, names):
@@ -171,10 +180,7 @@ def test_updates_equal_the_formula_in_float64(fused, correct):
     start = [generator.normal(size=s).astype(np.float32) for s in shapes]
     parameters = [Parameter(Tensor(x), name=n) for x, n in zip(start, names, strict=True)]
     gradients = [[generator.normal(size=s).astype(np.float32) for s in shapes] for _ in range(6)]
-    library = library_path() if fused == "compiled" else ""
-    if library is None:
-        pytest.skip("no C++ compiler")
-    optimizer = AdamW(parameters, config, schedule, bool(fused), library=str(library))
+    optimizer = AdamW(parameters, config, schedule, bool(fused), library=compiled() if fused == "compiled" else "")
     update, rates = Update(optimizer), []
     for step, values in enumerate(gradients):
         rates.append(float(update(*map(Tensor, values)).asnumpy()))
@@ -227,18 +233,19 @@ def numpy_muon(weight, gradients, rates, momentum=0.95, decay=0.1):
 MUON_SHAPES = ((6, 10), (10, 6), (6, 6))
 
 
-def muon_of(generator, config, schedule):
+def muon_of(generator, config, schedule, library=""):
     """Muon's update for matrices of three forms, and AdamW's for a table and a bias; start and gradients of 5 steps."""
     names, shapes = ("wide.weight", "tall.weight", "square.weight", "table", "bias"), (*MUON_SHAPES, (6, 10), (6,))
     start = [generator.normal(size=s).astype(np.float32) for s in shapes]
     parameters = [Parameter(Tensor(x), name=n) for x, n in zip(start, names, strict=True)]
     gradients = [[generator.normal(size=s).astype(np.float32) for s in shapes] for _ in range(5)]
-    return AdamW(parameters, config, schedule, matrices=names[:3]), start, gradients, names
+    return AdamW(parameters, config, schedule, matrices=names[:3], library=library), start, gradients, names
 
 
-def test_muon_equals_its_formula_in_float64_and_leaves_the_rest_to_adamw():
+@pytest.mark.parametrize("library", [str, compiled])
+def test_muon_equals_its_formula_in_float64_and_leaves_the_rest_to_adamw(library):
     config, schedule = OptimizerConfig(name="muon", bias_correction=True), ScheduleConfig(1e-2, 1e-3, 2, 10)
-    optimizer, start, gradients, names = muon_of(np.random.default_rng(2), config, schedule)
+    optimizer, start, gradients, names = muon_of(np.random.default_rng(2), config, schedule, library())
     update = Update(optimizer)
     rates = [float(update(*map(Tensor, values)).asnumpy()) for values in gradients]
     for i in range(3):
@@ -273,9 +280,11 @@ def test_muon_is_pytorchs():
         np.testing.assert_allclose(optimizer.m[i].asnumpy(), buffers[i].numpy(), atol=1e-6)
 
 
-def test_muon_continues_bitwise_from_its_parameters_and_moments():
+@pytest.mark.parametrize("library", [str, compiled])
+def test_muon_continues_bitwise_from_its_parameters_and_moments(library):
     def make():
-        return muon_of(np.random.default_rng(5), OptimizerConfig(name="muon"), ScheduleConfig(1e-2, 1e-3, 2, 10))
+        schedule = ScheduleConfig(1e-2, 1e-3, 2, 10)
+        return muon_of(np.random.default_rng(5), OptimizerConfig(name="muon"), schedule, library())
 
     def state(optimizer):
         return [*optimizer.parameters, *optimizer.m, *optimizer.v, optimizer.step]
@@ -304,3 +313,22 @@ def test_orthogonalising_keeps_singular_vectors_whatever_the_size_of_the_matrix(
             assert np.abs(values - np.diag(np.diag(values))).max() < 1e-4
             assert np.diag(values).min() > 0.6 and np.diag(values).max() < 1.3
     assert not orthogonalised(Tensor(np.zeros((3, 4), np.float32))).asnumpy().any()
+
+
+def test_the_compiled_muon_does_with_any_gradient_what_the_composed_one_does():
+    """Also with gradients that have no direction: zeros, and numbers whose norm is infinite or is none."""
+    generator, found = np.random.default_rng(6), []
+    start = generator.normal(size=(5, 9)).astype(np.float32)
+    gradients = [generator.normal(size=start.shape).astype(np.float32) * size for size in (0, 1e-9, 1, 1e30)]
+    gradients += [np.where(start == start.max(), number, gradients[2]) for number in (np.inf, np.nan)]
+    for library in ("", compiled()):
+        parameter, bias = Parameter(Tensor(start), name="w.weight"), Parameter(Tensor(start[0]), name="w.bias")
+        schedule, config = ScheduleConfig(1e-2, 1e-2, 0, 10), OptimizerConfig(name="muon", bias_correction=True)
+        update = Update(AdamW([parameter, bias], config, schedule, matrices=["w.weight"], library=library))
+        after = []
+        for gradient in gradients:
+            update(Tensor(gradient.astype(np.float32)), Tensor(start[0]))
+            after.append(parameter.asnumpy().copy())
+        found.append(np.array(after))
+    np.testing.assert_allclose(found[1], found[0], rtol=0, atol=1e-6)
+    assert np.isfinite(found[0][3]).all() and np.isnan(found[0][4]).all()
