@@ -49,6 +49,8 @@ LATER = {  # keys that came after some records, with what every step did before
     ("parallel", "virtual_stages"): 1,
     ("training", "optimizer", "name"): "adamw",
     ("training", "optimizer", "momentum"): 0.95,
+    ("training", "schedule", "decay"): "cosine",
+    ("training", "initial"): {"outputs": "normal", "positions": "normal"},
 }
 SIMULATED = ROOT / "docs" / "recipes_simulated.json"
 TIMELINE = ROOT / "ms_codegeex" / "rehearsal" / "timeline"

@@ -33,7 +33,8 @@ def learning_rate(step: int, schedule: ScheduleConfig, transition: Transition | 
     """Learning rate of update number `step` (0-based) in float64, by a schedule whose steps are numbers.
 
     step < warmup: peak·step/warmup; else end + ½(peak - end)(1 + cos(π·min(t, decay)/decay)), where t is the step, or
-    with `cosine_after_warmup` the steps since the warm-up. During a transition: on its line.
+    with `cosine_after_warmup` the steps since the warm-up; a line: end + (peak - end)(1 - min(t, decay)/decay). During
+    a transition: on its line.
     """
     if transition and step < (joined := transition.step + transition.steps):
         goal = learning_rate(joined, schedule)
@@ -42,7 +43,8 @@ def learning_rate(step: int, schedule: ScheduleConfig, transition: Transition | 
     if step < schedule.warmup_steps:
         return peak * step / schedule.warmup_steps
     begin = schedule.warmup_steps if schedule.cosine_after_warmup else 0
-    return end + 0.5 * (peak - end) * (1 + math.cos(math.pi * min(step - begin, decay) / decay))
+    passed = min(step - begin, decay) / decay
+    return end + (peak - end) * (1 - passed if schedule.decay == "linear" else 0.5 * (1 + math.cos(math.pi * passed)))
 
 
 def misfit(schedule: ScheduleConfig, steps: int, done: int = 0) -> str | None:

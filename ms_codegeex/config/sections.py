@@ -93,10 +93,20 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
+class InitialConfig:
+    """First values of weights that are not drawn from N(0, `model.init_std`²); a run without `model.weights`."""
+
+    outputs: Literal["normal", "zero"] = "normal"
+    """`zero`: the output layers of attention and feed-forward part begin at zero, each block as the identity."""
+    positions: Literal["normal", "sinusoid"] = "normal"
+    """`sinusoid`: tables of learned positions begin as sinusoids with wavelengths from 2π to 20000π."""
+
+
+@dataclass(frozen=True)
 class ScheduleConfig:
-    """Linear warm-up, then cosine, both over the same count of updates; constant after `decay_steps`. The cosine begins
-    with the warm-up (CodeGeeX release), or after it (CodeGen release). Numbers that are left out follow from the run's
-    length (`over`)."""
+    """Linear warm-up, then a cosine or a line, both over the same count of updates; constant after `decay_steps`. The
+    cosine begins with the warm-up (CodeGeeX release), or after it (CodeGen release). Numbers that are left out follow
+    from the run's length (`over`)."""
 
     learning_rate: Rate = 1e-4
     """The highest rate, at the end of the warm-up."""
@@ -110,6 +120,8 @@ class ScheduleConfig:
     in a line to the cosine of the new length ([rule](run_directory.md#a-longer-or-shorter-run))."""
     cosine_after_warmup: bool = False
     """True: the cosine begins after the warm-up, as in CodeGen; false: it begins with the warm-up, as in CodeGeeX."""
+    decay: Literal["cosine", "linear"] = "cosine"
+    """`linear`: a line takes the place of the cosine."""
 
     def over(self, steps: int) -> ScheduleConfig:
         """The same with both numbers of steps filled in, for a run of this many updates."""
@@ -181,6 +193,7 @@ class TrainingConfig:
     the logits from drifting (CodeGen: 1e-4). Validation losses exclude it."""
     loss_chunk: Natural | None = None
     """Rows of logits computed at once; 0: all. Left out: 256 on a CPU in FP32, else 0."""
+    initial: InitialConfig = field(default_factory=InitialConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     loss_scale: LossScaleConfig = field(default_factory=LossScaleConfig)

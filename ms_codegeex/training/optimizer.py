@@ -19,7 +19,7 @@ QUINTIC = 3.4445, -4.7750, 2.0315  # of a Newton-Schulz iteration (Jordan, Muon)
 MATCHED_RMS = 0.2  # of AdamW's updates (Liu et al., Muon is Scalable for LLM Training, arXiv:2502.16982, section 2)
 
 
-class WarmupCosine(nn.Cell):
+class WarmupDecay(nn.Cell):
     """`learning_rate` on the device, in FP32, by a schedule whose steps are numbers."""
 
     def __init__(self, schedule: ScheduleConfig, transition: Transition | None = None):
@@ -32,7 +32,7 @@ class WarmupCosine(nn.Cell):
         self.peak, self.end = schedule.learning_rate, schedule.end_learning_rate
         self.warmup, self.decay = float(schedule.warmup_steps), float(schedule.decay_steps)
         self.begin = self.warmup if schedule.cosine_after_warmup else 0.0
-        self.cos = ops.Cos()
+        self.linear, self.cos = schedule.decay == "linear", ops.Cos()
 
     def construct(self, step: Tensor) -> Tensor:
         """int32 scalar -> FP32 scalar."""
@@ -43,11 +43,13 @@ class WarmupCosine(nn.Cell):
 
     def _scheduled(self, step: Tensor) -> Tensor:
         passed = ops.maximum(step - self.begin, 0.0) if self.begin else step
-        angle = ops.minimum(passed, self.decay) * (math.pi / self.decay)
-        cosine = self.end + 0.5 * (self.peak - self.end) * (1.0 + self.cos(angle))
+        passed = ops.minimum(passed, self.decay)
+        cosine = 0.5 * (1.0 + self.cos(passed * (math.pi / self.decay)))
+        share = 1.0 - passed / self.decay if self.linear else cosine
+        decayed = self.end + (self.peak - self.end) * share
         if self.warmup == 0:
-            return cosine
-        return ops.select(step < self.warmup, step * (self.peak / self.warmup), cosine)
+            return decayed
+        return ops.select(step < self.warmup, step * (self.peak / self.warmup), decayed)
 
 
 def decays(name: str) -> bool:
@@ -182,7 +184,7 @@ class AdamW(nn.Cell):
         self.decay = tuple(config.weight_decay if decays(p.name) else 0.0 for p in parameters)
         self.beta1, self.beta2, self.epsilon = config.beta1, config.beta2, config.epsilon
         self.correct = config.bias_correction
-        self.schedule = WarmupCosine(schedule, transition)
+        self.schedule = WarmupDecay(schedule, transition)
         self.update, self.kernel = _fused_adamw if fused else _composed_adamw, ops.AdamWeightDecay()
         self.map = ops.HyperMap()
         self.orthogonalises, self.momentum = bool(matrices), config.momentum

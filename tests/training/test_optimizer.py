@@ -11,7 +11,7 @@ from ms_codegeex.config.schedule import Transition, learning_rate
 from ms_codegeex.config.sections import OptimizerConfig, ScheduleConfig
 from ms_codegeex.kernels.compiling import library_path
 from ms_codegeex.models.codegeex.config import CodeGeeXConfig
-from ms_codegeex.training.optimizer import AdamW, WarmupCosine, decays, orthogonalised
+from ms_codegeex.training.optimizer import AdamW, WarmupDecay, decays, orthogonalised
 
 pytestmark = pytest.mark.usefixtures("graph_mode_throughout")
 PAPER = ScheduleConfig(warmup_steps=2000, decay_steps=200_000)
@@ -20,7 +20,7 @@ PAPER = ScheduleConfig(warmup_steps=2000, decay_steps=200_000)
 @functools.cache
 def on_device(schedule):
     """The schedule's cell, compiled once for all steps."""
-    return WarmupCosine(schedule)
+    return WarmupDecay(schedule)
 
 
 def device_rate(schedule, step):
@@ -54,18 +54,20 @@ def test_learning_rate_is_codegens_formula(step):
     assert device_rate(schedule, step) == pytest.approx(jaxformer_rate(step), rel=1e-3, abs=1e-11)
 
 
-@pytest.mark.parametrize("schedule", [ScheduleConfig(), ScheduleConfig(cosine_after_warmup=True)])
-def test_a_cosine_without_numbers_fits_the_run(schedule):
+@pytest.mark.parametrize("decay", ["cosine", "linear"])
+@pytest.mark.parametrize("after", [False, True])
+def test_a_schedule_without_numbers_fits_the_run(after, decay):
     """All rates of a run of 60 updates against NumPy in float64: a tenth is warm-up, and the next update, which the run
     has not, would have the end rate."""
-    steps, begin = np.arange(61.0), 6.0 if schedule.cosine_after_warmup else 0.0
-    cosine = 1e-6 + (1e-4 - 1e-6) * np.cos(np.pi / 2 * np.maximum(steps - begin, 0) / (60 - begin)) ** 2
-    expected = np.where(steps < 6, 1e-4 * steps / 6, cosine)
-    fitted = schedule.over(60)
+    steps, begin = np.arange(61.0), 6.0 if after else 0.0
+    passed = np.maximum(steps - begin, 0) / (60 - begin)
+    share = np.cos(np.pi / 2 * passed) ** 2 if decay == "cosine" else 1 - passed
+    expected = np.where(steps < 6, 1e-4 * steps / 6, 1e-6 + (1e-4 - 1e-6) * share)
+    fitted = ScheduleConfig(cosine_after_warmup=after, decay=decay).over(60)
     np.testing.assert_allclose([learning_rate(step, fitted) for step in range(61)], expected, rtol=1e-12)
     rates = [device_rate(fitted, step) for step in range(61)]
     np.testing.assert_allclose(rates, expected, rtol=1e-5, atol=1e-10)
-    assert expected[60] == 1e-6 and expected.max() > 0.97e-4
+    assert expected[60] == 1e-6 and expected.max() > (0.97e-4 if decay == "cosine" or after else 0.9e-4)
 
 
 def test_numbers_that_are_given_stay():
@@ -89,7 +91,7 @@ def test_another_length_is_reached_in_a_line(length):
     expected = np.where(steps < 160 + line, rising, cosine(steps, length))
     ours = [learning_rate(step, now, transition) for step in range(160, length)]
     np.testing.assert_allclose(ours, expected, rtol=1e-12)
-    cell = WarmupCosine(now, transition)
+    cell = WarmupDecay(now, transition)
     rates = [float(cell(Tensor(step, ms.int32)).asnumpy()) for step in range(160, length)]
     np.testing.assert_allclose(rates, expected, rtol=1e-5)
 
