@@ -206,13 +206,17 @@ def test_first_command_with_a_small_run(home, tmp_path):
 @made_by_setup
 @pytest.mark.skipif(not (ROOT / ".git").exists() or shutil.which("git") is None, reason="needs a checkout and git")
 def test_first_command_and_every_block_as_they_stand_in_one_clone(clone):
-    """The whole first command, about ten minutes on two cores: the default corpus, the default model, the promised
+    """The whole first command, some minutes on two cores: the default corpus, the default model, the promised
     figures. Then every other line of the README, in order; port 8000 has to be free, as for a reader."""
     output = first_command(clone)
     summary = json.loads((clone / "runs" / "codegeex_tiny" / "summary.json").read_text())
     assert summary["validation_loss"] <= summary["unigram_entropy"] - 0.3
     assert summary["shuffled_context_loss"] >= summary["validation_loss"] + 0.2
-    assert summary["parameters"] == 7_543_552 and summary["steps"] == 240
+    assert summary["parameters"] == 989_952 and summary["steps"] == 1200
+    simpler = summary["ngram_bits_per_byte"], summary["gzip_bits_per_byte"]
+    assert summary["validation_bits_per_byte"] < min(simpler) and summary["parse_share"] > 0
+    (corpus,) = (clone / "runs").glob("corpus-*/dataset.json")
+    assert set(json.loads(corpus.read_text())["splits"]["train"]["languages"]) == {"Python"}
     assert all(line in output for line in summary["sample"].splitlines())
     assert all(f"\n{start}" in "\n" + summary["sample"] for start in ("def ", "import ", "class "))
     assert summary["sample"].lower().count("copyright") < 2  # licence headers are left out of the corpus

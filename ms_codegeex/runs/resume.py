@@ -55,7 +55,8 @@ UNRECORDED = (
     "data.tokenizer_size",
     "data.languages",
     "model.preset",
-)  # no run depends on them
+    "training.initial",
+)  # no run that continues depends on them
 OPTIMIZER = "training.optimizer.name"  # never changes: each has other moments
 
 
