@@ -45,10 +45,10 @@ void each(bool together, int64_t count, int64_t work, const Function& f) {
 
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-// x [RUN][RUN] -> y, its transpose; `same`: the same memory, whose upper half is right
-inline void mirrored(const float* x, bool same, float* y) {
-  for (int64_t j = 0; j < RUN; j++)
-    for (int64_t i = 0; i < (same ? j : RUN); i++) y[j * PANEL + i] = x[i * PANEL + j];
+// x [L][L] -> y, its transpose
+inline void mirrored(const float* x, float* y) {
+  for (int64_t j = 0; j < L; j++)
+    for (int64_t i = 0; i < L; i++) y[j * PANEL + i] = x[i * PANEL + j];
 }
 
 // square = X'X, or given `with`, a + b with + c X'X; only the upper half is multiplied
@@ -66,16 +66,14 @@ inline void square_block(const Panels& x, int64_t top, int64_t left, const Panel
                                  from > 0);
       }
   for (int64_t j = left; j < right; j += PANEL)
-    for (int64_t i = top; i < least(bottom, j + PANEL); i++) {
+    for (int64_t i = top; with && i < least(bottom, j + PANEL); i++) {
       float* row = square.at(i, j);
-      if (with) {
-        const float* plain = with->at(i, j);
-        for (int64_t k = 0; k < PANEL; k++) row[k] = u->b * plain[k] + u->c * row[k];
-        if (i >= j) row[i - j] += u->a;
-      }
+      const float* plain = with->at(i, j);
+      for (int64_t k = 0; k < PANEL; k++) row[k] = u->b * plain[k] + u->c * row[k];
+      if (i >= j) row[i - j] += u->a;
     }
-  for (int64_t j = left; j < right; j += RUN)
-    for (int64_t i = top; i < least(bottom, j + RUN); i += RUN) mirrored(square.at(i, j), i == j, square.at(j, i));
+  for (int64_t j = left; j < right; j += L)
+    for (int64_t i = top; i < least(bottom, j); i += L) mirrored(square.at(i, j), square.at(j, i));
 }
 
 inline void squared(bool together, const Panels& x, const Panels& square, const Muon* u, const Panels* with) {
@@ -137,7 +135,7 @@ bool move(const Muon& u, const Moved& matrix, bool together) {
   each(together, across / PANEL, size, [&](int64_t i) { square.p[i] = squares_piece(x.at(0, i * PANEL), depth * PANEL); });
   double total = 0.0;
   for (int64_t i = 0; i < across / PANEL; i++) total += square.p[i];
-  const float root = sqrtf(static_cast<float>(total)), norm = root <= 1e-7f ? 1e-7f : root;  // or not a number
+  const float root = sqrtf(static_cast<float>(total)), norm = root > 1e-7f ? root : 1e-7f;
   each(together, across / PANEL, size, [&](int64_t i) {
     float* panel = x.at(0, i * PANEL);
     for (int64_t k = 0; k < depth * PANEL; k++) panel[k] /= norm;
