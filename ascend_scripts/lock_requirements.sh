@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the locks requirements[-gpu|-test].txt from their .in files (maintainers only; needs uv and a network).
+# Makes the locks requirements[-gpu|-compiler|-test].txt from their .in files (maintainers only; needs uv and a network).
 # With --upgrade, moves every pin to its newest version; without it, changes only what the .in files require.
 set -euo pipefail
 
@@ -23,4 +23,5 @@ left_out=(aiohttp awkward ftfy jieba jinja2 joblib opencv-python-headless pybind
 
 lock requirements --excludes <(printf '%s\n' "${left_out[@]}") "$@"
 lock requirements-gpu "$@"
+lock requirements-compiler "$@"
 lock requirements-test --constraints requirements.txt "$@"

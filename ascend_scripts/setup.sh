@@ -43,7 +43,11 @@ while (($#)); do
         *) die 2 "unknown argument '$1'; --help shows what there is" ;;
     esac
 done
-stages=(runtime source package ${gpu[@]+"${gpu[@]}"} ${tests[@]+"${tests[@]}"})
+# Whether a compiler is needed is decided by today's PATH. One that was installed stays when another has come; where the
+# one that was there has gone, the next set-up installs one, and goes on without it if it cannot.
+compiler=()
+command -v g++ clang++ c++ >/dev/null || compiler=(compiler)
+stages=(runtime source package ${compiler[@]+"${compiler[@]}"} ${gpu[@]+"${gpu[@]}"} ${tests[@]+"${tests[@]}"})
 [[ $venv == /* ]] || venv=$PWD/$venv
 venv=${venv%/}
 python=$venv/bin/python
@@ -66,6 +70,7 @@ key() {  # what a stage depends on; when it changes, the stage is done again
         runtime) cksum <"$root/requirements.txt" ;;
         source) cksum <"$root/requirements-source.txt" ;;
         package) printf '%s ' "$root"; cksum <"$root/pyproject.toml" ;;
+        compiler) cksum <"$root/requirements-compiler.txt" ;;
         gpu) cksum <"$root/requirements-gpu.txt" ;;
         tests) cksum <"$root/requirements-test.txt" ;;
         torch) cksum <"$root/requirements-test-torch.txt" ;;
@@ -155,11 +160,11 @@ make_venv() {
     fi
     if [[ -e $state/made ]]; then  # ours: broken off, moved, or its Python has gone
         say "the environment in $venv is unfinished or was moved; making it anew"
-        rm -rf -- "${venv:?}"/{bin,include,lib,lib64,share,etc,pyvenv.cfg} "$state"/{runtime,source,package,gpu,tests,torch}
+        rm -rf -- "${venv:?}"/{bin,include,lib,lib64,share,etc,pyvenv.cfg} "$state"/{runtime,source,package,compiler,gpu,tests,torch}
     elif [[ -n $version ]]; then  # somebody else's: used as it is; an installation broken off in it is written again
         preflight "$python"
         if [[ -e $state/location ]]; then again=--ignore-installed; fi
-        rm -f -- "$state"/{runtime,source,package,gpu,tests,torch}
+        rm -f -- "$state"/{runtime,source,package,compiler,gpu,tests,torch}
         printf '%s\n' "$venv" >"$state/location"
         return
     elif [[ -e $venv/pyvenv.cfg ]]; then
@@ -207,6 +212,12 @@ install() {  # install STAGE
         package)
             say 'installing ms_codegeex from this checkout'
             pip_install $again --no-deps --no-build-isolation --no-index -e "$root" ;;
+        compiler)
+            say 'installing a C++ compiler (ziglang), since there is none: 0.1 GB to download, 0.4 GB unpacked'
+            # A full disk would break pip off in the middle, and this stage must not spoil the environment.
+            { [[ ${MS_CODEGEEX_PREFLIGHT:-} == skip ]] ||
+                "$python" -I -B "$here/preflight.py" "$venv" --disk 1 --memory 0 >>"$state/pip.log" 2>&1; } &&
+                pip_install $again --no-deps --require-hashes --only-binary :all: -r "$root/requirements-compiler.txt" ;;
         gpu)
             say "installing NVIDIA's CUDA libraries: about 1.7 GB to download, 2.8 GB unpacked"
             pip_install $again --no-deps --require-hashes --only-binary :all: -r "$root/requirements-gpu.txt" ;;
@@ -255,10 +266,13 @@ setup() {
         fi
         # As long as pip was only downloading, nothing is broken and the next run just goes on.
         [[ $(<"$state/pip.log") == *'Installing collected packages'* ]] || rm -f "$state/installing"
-        [[ ($stage == source || $stage == torch) && ! -e $state/installing ]] ||
+        [[ $stage == @(source|compiler|torch) && ! -e $state/installing ]] ||
             failed "pip could not install; check the network or the package index (pip config list) and run again"
-        case $stage in # nothing else needs these two; the next run tries again
+        case $stage in # nothing else needs these; the next run tries again
             source) say "jieba could not be installed: mindformers' Trainer will not be available, everything else will" ;;
+            compiler)
+                say 'no C++ compiler could be installed: training on a CPU takes twice as long, generating is slower;' \
+                    'install g++ or clang++, or run this again' ;;
             torch) say 'PyTorch could not be installed; the tests that need it will be skipped' ;;
         esac
     done

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 from unittest.mock import create_autospec
 
 import pytest
@@ -14,7 +15,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.commands.training_job import check_datasets, resolve_data
 from ms_codegeex.config.loading import load_config
-from ms_codegeex.data.corpus import sources
+from ms_codegeex.data.corpus import reading, sources
 from ms_codegeex.data.tokenizer import load_tokenizer
 
 
@@ -137,6 +138,30 @@ def test_languages_of_the_corpus_that_a_run_prepares(tmp_path, monkeypatch):
     assert languages([*map(str, folders)]) == {"Python", "C++"}
     with pytest.raises(UserError, match=r"data\.languages: unknown language 'klingon'"):
         resolve_data(load_config(None, [*words, "data.languages=[klingon]"]), [], quiet=True)
+
+
+def test_the_tokenizer_and_the_corpus_of_a_run_are_made_of_one_search(tmp_path, monkeypatch):
+    searched = []
+
+    def counted(roots, languages, all_text=False, leave_out=None):
+        """`sources.search`, counted."""
+        searched.append(leave_out)
+        return sources.search(roots, languages, all_text, leave_out)
+
+    monkeypatch.setattr(reading, "search", counted)
+    shutil.copytree(ROOT / "ms_codegeex" / "config", tmp_path / "text")
+    words = ["model.preset=tiny", "data.tokenizer_size=400", "model.vocab_size=400", "model.eos_token_id=381"]
+    found = {}
+    for place in (tmp_path / "run", tmp_path / "text/run"):
+        config = load_config(None, [*words, "training.steps=2", f"output={place}"])
+        found[place.parent.name] = Path(resolve_data(config, [str(tmp_path / "text")], quiet=True).data.train)
+        resolve_data(config, [str(tmp_path / "text")], quiet=True)
+    assert searched == [None, None]
+    one, two = (directory / "train.bin" for directory in found.values())
+    assert one.read_bytes() == two.read_bytes()
+    two.write_bytes(b"")  # so it is prepared again
+    resolve_data(config, [str(tmp_path / "text")], quiet=True)
+    assert searched == [None, None, two.parent]
 
 
 def _done(*words):

@@ -312,7 +312,10 @@ def _compiled_operators() -> Finding:
     except UserError as error:
         slow, fix = f"cannot be kept ({error})", "set XDG_CACHE_HOME to a directory that can be written"
     else:
-        slow, fix = "no C++ compiler", "pip install ziglang, or install g++ or clang++"
+        slow, fix = (
+            "no C++ compiler",
+            "in a checkout: bash ascend_scripts/setup.sh; elsewhere: pip install ziglang, or install g++",
+        )
         if known:
             compiler, library = next(((c, path) for c, path in known.items() if path), (next(iter(known)), None))
             state = f"built by {compiler}" if library else f"{compiler} builds them when a model is first used"

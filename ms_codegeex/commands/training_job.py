@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shlex
@@ -22,6 +23,7 @@ from ms_codegeex.commands.run_end import Stopwatch, compared, comparison, sample
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.chosen_hardware import software_note
 from ms_codegeex.data.corpus.prepare import cached_corpus
+from ms_codegeex.data.corpus.reading import Search, find_units
 from ms_codegeex.data.corpus.settings import PrepareSettings, ReadingSettings
 from ms_codegeex.data.datasets.opening import (
     absolute,
@@ -75,8 +77,9 @@ def resolve_data(config: RunConfig, corpus: Sequence[str], quiet: bool, servers:
         parent = Path(config.output).parent
         paths = [Path(p) for p in corpus] or None
         reading = _reading(config, corpus)
-        settings = PrepareSettings(tokenizer=_tokenizer(config, paths, reading, parent), reading=reading)
-        directory = cached_corpus(paths, parent, settings, workers=available_cores(), progress=not quiet)
+        search = functools.cache(find_units)  # the tokenizer and the corpus are made of the same files
+        settings = PrepareSettings(tokenizer=_tokenizer(config, paths, reading, parent, search), reading=reading)
+        directory = cached_corpus(paths, parent, settings, available_cores(), progress=not quiet, search=search)
         print_error(f"corpus {directory} (delete it to search and prepare the sources afresh)")
         config = replace(config, data=replace(config.data, train=str(directory)))
     return replace(config, data=absolute(config.data))
@@ -90,7 +93,9 @@ def _reading(config: RunConfig, corpus: Sequence[str]) -> ReadingSettings:
         raise UserError(f"data.languages: {error}") from None
 
 
-def _tokenizer(config: RunConfig, corpus: Sequence[Path] | None, reading: ReadingSettings, parent: Path) -> str:
+def _tokenizer(
+    config: RunConfig, corpus: Sequence[Path] | None, reading: ReadingSettings, parent: Path, search: Search
+) -> str:
     """Name or directory of the tokenizer for a corpus that the run prepares; its own is trained here on first use."""
     data = config.data
     if data.tokenizer_size is None:
@@ -102,7 +107,7 @@ def _tokenizer(config: RunConfig, corpus: Sequence[Path] | None, reading: Readin
         if size > model.vocab_size or end not in (None, model.eos_token_id):
             fits = f"model.vocab_size={size} model.eos_token_id={end}"
             raise UserError(f"data.tokenizer_size: {size} ids do not fit the model; set {fits}")
-        directory = cached_tokenizer(corpus, parent, settings)
+        directory = cached_tokenizer(corpus, parent, settings, search)
     except UserError as error:  # it names options of `tokenizer train`
         raise UserError(f"data.tokenizer_size: {str(error).partition(': ')[2]}") from None
     print_error(f"tokenizer {directory} (delete it to train one afresh)")
@@ -233,11 +238,10 @@ def train_once(
         return None
     # a job of several servers is restarted by its scheduler
     rewinds = config.faults.most if node.count == 1 and config.faults.policy == "rewind" else 0
-    may_restart = bool(restarts.max_restarts or rewinds)
     watch = Stopwatch()
     with held_run(run_directory):
         attempts = run_directory.attempt
-        with fork_server_of(config, node, run_directory, may_restart) as fork_server:
+        with fork_server_of(config, node, run_directory) as fork_server:
             start = starting_point(config, run_directory)
             with watch.part("corpus"):
                 config = resolve_data(config, corpus, quiet, node.count)

@@ -272,6 +272,8 @@ def detect(path: PurePath | str, head: bytes = b"") -> Language | None:
             shared = _CPP_PART.sub(b"", head)
             head = head if b";" in head and b";" not in shared else shared  # the rest may declare nothing
     for pattern, name in AMBIGUOUS.get(suffix, ()):
+        if pattern is _OBJECTIVE_C and not any(part in head for part in (b"@", b"import", b"NS_ASSUME_NONNULL")):
+            continue  # ten times as fast as a search that finds nothing
         if re.search(pattern, head):
             return None if name is None else find_language(name)
     return _EXTENSIONS.get(suffix)

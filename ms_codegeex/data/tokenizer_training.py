@@ -20,7 +20,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_directory
 from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.locks import locked
-from ms_codegeex.data.corpus.reading import Document, Unit, find_units, read_unit
+from ms_codegeex.data.corpus.reading import Document, Search, Unit, find_units, read_unit
 from ms_codegeex.data.corpus.settings import ReadingSettings
 from ms_codegeex.data.corpus.sources import Inputs, Root, hash_key, printable, user_roots
 from ms_codegeex.data.languages import LANGUAGES
@@ -109,16 +109,18 @@ class TokenizerSettings:
         return [*runs, *(tag.replace(" ", SPACE) for tag in tags)]
 
 
-def train_tokenizer(inputs: Inputs, output: Path, settings: TokenizerSettings, threads: int = 1) -> Tokenizer:
+def train_tokenizer(
+    inputs: Inputs, output: Path, settings: TokenizerSettings, threads: int = 1, search: Search = find_units
+) -> Tokenizer:
     """Train on source trees, `.jsonl` and `.parquet` files, as `prepare` reads them, and write a tokenizer's directory.
-    Equal text and settings give equal bytes.
+    Equal text and settings give equal bytes. `search` finds the same as `find_units`.
 
     Raises:
         UserError: `output` exists, an input is missing, or the text is too small for this many tokens.
     """
     if Path(output).exists():
         raise UserError(f"--output: {output} exists; choose another directory, or remove it")
-    texts = _Texts(user_roots(inputs or None), settings)
+    texts = _Texts(user_roots(inputs or None), settings, search)
     with atomic_directory(Path(output)) as directory:
         if settings.family == "codegeex2":
             (directory / MODEL).write_bytes(_sentence_pieces(texts, settings, threads))
@@ -129,7 +131,9 @@ def train_tokenizer(inputs: Inputs, output: Path, settings: TokenizerSettings, t
     return tokenizer
 
 
-def cached_tokenizer(inputs: Inputs, parent: Path | str, settings: TokenizerSettings) -> Path:
+def cached_tokenizer(
+    inputs: Inputs, parent: Path | str, settings: TokenizerSettings, search: Search = find_units
+) -> Path:
     """The directory of the tokenizer for this request under `parent`, trained on first use.
 
     Returns `parent/tokenizer-<12 hex digits>`, which depend on the places of `inputs` and the settings. Once it is
@@ -142,7 +146,7 @@ def cached_tokenizer(inputs: Inputs, parent: Path | str, settings: TokenizerSett
         directory.parent.mkdir(parents=True, exist_ok=True)
         with locked(directory.with_name(f".{directory.name}.lock")):  # runs started together train it once
             if not (directory / CONFIG).is_file():
-                train_tokenizer(inputs, directory, settings)
+                train_tokenizer(inputs, directory, settings, search=search)
     return directory
 
 
@@ -228,11 +232,11 @@ class _Texts:
     """The texts below `roots` until `max_bytes` are read: source files in the order of a hash, as `prepare` samples
     them, then the documents of archives in order. `read` is the number of bytes so far."""
 
-    def __init__(self, roots: Sequence[Root], settings: TokenizerSettings):
-        self._roots, self._settings, self.read = roots, settings, 0
+    def __init__(self, roots: Sequence[Root], settings: TokenizerSettings, search: Search):
+        self._roots, self._settings, self._search, self.read = tuple(roots), settings, search, 0
 
     def __iter__(self) -> Iterator[str]:
-        units, _, _ = find_units(self._roots, self._settings.reading)
+        units, _, _ = self._search(self._roots, self._settings.reading, None)
         files = [file for unit in units if unit.part is None for file in unit.files]
         files.sort(key=lambda file: (hash_key(SEED, file.identity), file.identity))
         for unit in (*(Unit(file.identity, (file,)) for file in files), *(unit for unit in units if unit.part)):

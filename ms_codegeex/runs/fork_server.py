@@ -1,12 +1,14 @@
 """A fork server for a run's attempts: it has imported the engine and forks their processes, which start at once.
 
-Importing takes most of the idle time of a restarted run. So on a CPU, the processes of a run that may start again are
-forked from a process that lives as long as the command, or until a source file changes. It must not outlive a change:
+On a CPU, importing takes most of the idle time of a restarted run, and in a new one it would wait for the corpus. So
+the processes of a run are forked from a process that lives as long as the command, or until a source file changes. It
+begins with the command: while the corpus is prepared, it imports the engine once for all ranks, and compiles the
+operators that they train with unless an earlier run has. It must not outlive a change:
 the engine reads a graph's source from the disk when it compiles it, and the imported code must be the same. An
 accelerator's driver may not be shared in this way, so there every process imports the engine itself. The fork servers
 of `evaluation/sandbox`, which isolate programs, are unrelated.
 
-    python -m ms_codegeex.runs.fork_server RUN_DIRECTORY LAUNCHER_PID
+    python -m ms_codegeex.runs.fork_server RUN_DIRECTORY LAUNCHER_PID [operators]
 
 reads one request per line, a JSON object, and answers each with a process id.
 """
@@ -38,6 +40,7 @@ from ms_codegeex.config import RunConfig
 from ms_codegeex.runs.node import Node, engine_environment
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.workers import WorkerSpec, zombie_status
+from ms_codegeex.training.operators import library_path, uses_compiled_operators
 
 IMPORTED = ("OMP_NUM_THREADS", "GLOG_v", "PYTHONPATH")  # variables that count when the engine is imported
 SET_NAME = 15  # PR_SET_NAME of prctl(2)
@@ -93,10 +96,16 @@ class ForkedRank:
 
 
 class ForkServer:
-    """The launcher's side; a context that ends the process. `program`: what the interpreter runs there."""
+    """The launcher's side; a context that ends the process. `operators`: whether it compiles them; `program`: what the
+    interpreter runs there."""
 
-    def __init__(self, run: RunDirectory, program: Sequence[str] = ("-m", "ms_codegeex.runs.fork_server")):
-        self.run, self.program = run, program
+    def __init__(
+        self,
+        run: RunDirectory,
+        program: Sequence[str] = ("-m", "ms_codegeex.runs.fork_server"),
+        operators: bool = False,
+    ):
+        self.run, self.program, self.operators = run, program, operators
         self.process: subprocess.Popen[str] | None = None
         self.imported: tuple[Any, ...] = ()  # variables and source files
         self.errors: IO[str] | None = None
@@ -121,7 +130,7 @@ class ForkServer:
         variables = {**os.environ, **environment, "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": python_path()}
         self.errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self.process = subprocess.Popen(
-            [sys.executable, *self.program, str(self.run.path), str(os.getpid())],
+            [sys.executable, *self.program, str(self.run.path), str(os.getpid()), *["operators"] * self.operators],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
@@ -196,13 +205,13 @@ def _begin() -> None:
 
 
 @contextlib.contextmanager
-def fork_server_of(config: RunConfig, node: Node, run: RunDirectory, may_restart: bool) -> Iterator[ForkServer | None]:
-    """A fork server that begins to import the engine now; None if the run does not start again, or not on a CPU under
-    Linux, which ends forked processes with the one that forks."""
-    if not may_restart or config.device != "cpu" or node.count > 1 or sys.platform != "linux":
+def fork_server_of(config: RunConfig, node: Node, run: RunDirectory) -> Iterator[ForkServer | None]:
+    """A fork server that begins to import the engine now; None unless the run is on this server's CPU, under Linux,
+    which ends forked processes with the one that forks."""
+    if config.device != "cpu" or node.count > 1 or sys.platform != "linux":
         yield None
         return
-    with ForkServer(run) as server:
+    with ForkServer(run, operators=uses_compiled_operators(config)) as server:
         server.warm(engine_environment(config, node, run.logs))
         yield server
 
@@ -237,12 +246,15 @@ def _import_all() -> None:
     from ms_codegeex.runs import callbacks, joining, weights, worker  # noqa: F401
 
 
-def main(launcher: int) -> int:
+def main(launcher: int, operators: bool) -> int:
     """Fork a process per request until the launcher ends or closes the pipe; returns the exit status."""
     die_with_parent(launcher)
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers, open(os.devnull, "wb") as nothing:
         os.dup2(nothing.fileno(), 1)  # the engine's output is not an answer
         _import_all()
+        if operators:
+            with contextlib.suppress(Exception):  # the ranks look for the library, too, and say what is wrong
+                library_path()
         own, has_threads = os.getpid(), psutil.Process().num_threads() > 1
         while line := sys.stdin.readline():
             request = json.loads(line)
@@ -260,4 +272,4 @@ def main(launcher: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[2])))
+    sys.exit(main(int(sys.argv[2]), "operators" in sys.argv[3:]))

@@ -29,8 +29,12 @@ def imports():
     print("the engine is missing", file=sys.stderr)
     {imports}
 
-fork_server._import_all = imports
-sys.exit(fork_server.main(int(sys.argv[2])))
+def library_path():
+    print("compiling", file=sys.stderr, flush=True)
+    raise OSError("no room")
+
+fork_server._import_all, fork_server.library_path = imports, library_path
+sys.exit(fork_server.main(int(sys.argv[2]), "operators" in sys.argv[3:]))
 """
 RANK = """
 import json, os, signal, sys, time
@@ -65,13 +69,13 @@ def starting(tmp_path, monkeypatch):
     """A fork server of stand-ins, and its specifications of two ranks; ended at the end of the test."""
     made = []
 
-    def start(body: str = "sys.exit(3)", imports: str = "pass"):
+    def start(body: str = "sys.exit(3)", imports: str = "pass", operators: bool = False):
         program = tmp_path / "program.py"
         program.write_text(PROGRAM.format(imports=imports))
         (tmp_path / "stand_in.py").write_text(RANK.format(body=body))
         monkeypatch.setenv("PYTHONPATH", str(tmp_path))
         run = RunDirectory(tmp_path / "run")
-        made.append(ForkServer(run, (str(program),)))
+        made.append(ForkServer(run, (str(program),), operators))
         specs = []
         for rank in "01":
             log, command = run.logs / f"worker_{rank}.log", (sys.executable, "-m", "stand_in", "a", "b")
@@ -221,17 +225,53 @@ def test_a_process_with_threads_starts_programs(starting):
     check_logs(specs, False)
 
 
+@pytest.mark.parametrize("operators", [False, True])
+def test_operators_are_compiled_before_a_rank_starts_and_what_fails_is_left_to_the_ranks(starting, operators):
+    """`test_one_process_compiles_the_operators_of_a_run` has the real search."""
+    server, specs = starting(operators=operators)
+    rank = specs[0].start()
+    server.errors.seek(0)
+    assert ("compiling" in server.errors.read()) == operators
+    rank.wait()
+    assert rank.returncode == 3 and server.loss() == ""
+
+
+def test_one_process_compiles_the_operators_of_a_run(tmp_path, monkeypatch):
+    """In a new home. The rank looks for the library as it does in a run, and finds it. The compiler is a stand-in; the
+    tests of `tests/generation/kernels` meet real ones."""
+    log, folder = tmp_path / "log", tmp_path / "bin"
+    folder.mkdir()
+    (folder / "g++").write_text(f'#!/bin/sh\necho $PPID >>"{log}"\nuntil [ "$1" = -o ]; do shift; done\necho >"$2"\n')
+    (folder / "g++").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "looks.py").write_text(
+        "from ms_codegeex.kernels.compiling import library_path\nprint(library_path())\n"
+    )
+    with ForkServer(RunDirectory(tmp_path / "run"), operators=True) as server:
+        server.warm({})
+        command = (sys.executable, "-m", "looks")
+        server.fork(WorkerSpec("rank 0", command, tmp_path, tmp_path / "rank", {"RANK_ID": "0"})).wait()
+        assert log.read_text() == f"{server.process.pid}\n"
+    (library,) = (tmp_path / "cache").rglob("*.so")
+    assert (tmp_path / "rank").read_text() == f"{library}\n"
+
+
 def test_a_failed_import_is_quoted(starting):
     _, specs = starting(imports="raise SystemExit(1)")
     with pytest.raises(RunFailure, match=r"rank 0 .*: the fork server exited with status 1: the engine is missing"):
         Workers(specs).__enter__()
 
 
-@pytest.mark.parametrize("may_restart,device,warm", [(True, "cpu", True), (False, "cpu", False), (True, "gpu", False)])
-def test_only_runs_on_a_cpu_that_may_restart_keep_a_process(tmp_path, monkeypatch, may_restart, device, warm):
+@pytest.mark.parametrize(
+    "device,precision,warm", [("cpu", "fp32", [True]), ("cpu", "bf16", [False]), ("gpu", "fp32", [])]
+)
+def test_only_runs_on_a_cpu_keep_a_process(tmp_path, monkeypatch, device, precision, warm):
+    """It compiles the operators of those that use them."""
     warmed = []
-    monkeypatch.setattr(ForkServer, "warm", lambda self, environment: warmed.append(environment["OMP_NUM_THREADS"]))
-    values = {"devices": 1, "model": {"preset": "tiny"}, "training": {"steps": 1}}
+    monkeypatch.setattr(ForkServer, "warm", lambda self, environment: warmed.append(self.operators))
+    values = {"devices": 1, "model": {"preset": "tiny"}, "training": {"steps": 1, "precision": precision}}
     node, config = resolve_node(build_run_config(values)), build_run_config({**values, "device": device})
-    with fork_server_of(config, node, RunDirectory(tmp_path), may_restart) as server:
-        assert (server is not None) == bool(warmed) == warm
+    with fork_server_of(config, node, RunDirectory(tmp_path)) as server:
+        assert (server is not None) == bool(warmed) and warmed == warm

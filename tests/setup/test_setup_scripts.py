@@ -40,6 +40,8 @@ case "$*" in
 esac
 """
 
+COMPILERS = ("g++", "clang++", "c++")  # those that `kernels/compiling.py` looks for
+
 # In place of the command that pip makes: prints its arguments and its Python.
 COMMAND = '#!/bin/bash\nprintf "<%s>" "$@"\ncommand -v python\nexit 7\n'
 
@@ -61,8 +63,10 @@ class Checkout:
         stand_in = directory / "python"
         stand_in.write_text(STAND_IN.format(bash=shutil.which("bash"), python=sys.executable))
         stand_in.chmod(0o755)
+        (directory / "compilers").mkdir()
+        (directory / "compilers/c++").symlink_to(shutil.which("true"))
         self.environment = {
-            "PATH": os.environ["PATH"],
+            "PATH": f"{directory / 'compilers'}{os.pathsep}{os.environ['PATH']}",
             "PYTHON": str(stand_in),
             "CALLS": str(self.calls),
             "COMMAND": COMMAND,
@@ -98,6 +102,18 @@ class Checkout:
 @pytest.fixture
 def checkout(tmp_path):
     return Checkout(tmp_path)
+
+
+@pytest.fixture
+def no_compiler(tmp_path) -> dict[str, str]:
+    """A PATH with all programs of this machine but its C++ compilers."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for folder in os.environ["PATH"].split(os.pathsep):
+        for program in Path(folder).glob("*"):
+            if program.name not in COMPILERS and not (programs / program.name).is_symlink():
+                (programs / program.name).symlink_to(program)
+    return {"PATH": str(programs)}
 
 
 def run_script(*words: str) -> subprocess.CompletedProcess:
@@ -316,6 +332,56 @@ def test_the_libraries_of_a_gpu_are_installed_when_asked_for(checkout):
     assert checkout.taken_calls() == []
 
 
+def test_a_compiler_is_installed_where_there_is_none(checkout, no_compiler):
+    result = checkout.run(**no_compiler)
+    assert result.returncode == 0, result.stderr
+    (call,) = [call for call in checkout.taken_calls() if call.endswith("compiler.txt")]
+    assert "/requirements-compiler.txt" in call and "--require-hashes" in call and "--no-deps" in call
+    assert checkout.run(**no_compiler).stderr == "" and checkout.run().stderr == ""  # nor is it missed, nor in the way
+    assert checkout.taken_calls() == []
+    with open(checkout.root / "requirements-compiler.txt", "a") as file:
+        file.write("# changed\n")
+    assert checkout.run().stderr == "" and checkout.taken_calls() == []
+    assert checkout.run(**no_compiler).returncode == 0 and len(checkout.taken_calls()) == 1
+
+
+@pytest.mark.parametrize("name", COMPILERS)
+def test_an_environment_made_with_a_compiler_gets_one_when_that_has_gone(checkout, no_compiler, tmp_path, name):
+    own = tmp_path / "programs" / name
+    own.symlink_to(shutil.which("true"))
+    assert checkout.run(**no_compiler).returncode == 0 and len(checkout.taken_calls()) == 3
+    own.unlink()
+    result = checkout.run(**no_compiler)
+    assert result.returncode == 0
+    (call,) = checkout.taken_calls()
+    assert call.endswith("/requirements-compiler.txt")
+
+
+def test_set_up_goes_on_without_a_compiler_and_tries_it_again(checkout, no_compiler):
+    broken = {"PIP_FAILS": "no matching distribution", "PIP_FAILS_ON": "requirements-compiler.txt"}
+    for count in (4, 1):  # of all stages; of this one
+        result = checkout.run(**no_compiler, **broken)
+        assert (result.returncode, result.stdout) == (0, f"{checkout.venv}\n")
+        assert [line for line in result.stderr.splitlines() if "twice" in line] == [
+            "setup: no C++ compiler could be installed: training on a CPU takes twice as long, generating is slower; "
+            "install g++ or clang++, or run this again"
+        ]
+        assert len(checkout.taken_calls()) == count
+    assert checkout.run().stderr == ""  # with a compiler the environment is complete
+    assert checkout.run(**no_compiler).returncode == 0 and len(checkout.taken_calls()) == 1
+    assert checkout.run(**no_compiler).stderr == ""
+
+
+def test_a_full_disk_costs_the_compiler_only(checkout, no_compiler):
+    """What pip leaves half-written would make the next set-up begin afresh."""
+    assert checkout.run().returncode == 0
+    checkout.taken_calls()
+    (checkout.root / "ascend_scripts/preflight.py").write_text("raise SystemExit(2)\n")
+    result = checkout.run(**no_compiler, MS_CODEGEEX_PREFLIGHT="")
+    assert result.returncode == 0 and "no C++ compiler could be installed" in result.stderr
+    assert checkout.taken_calls() == [] and checkout.run().stderr == ""
+
+
 def test_set_up_goes_on_without_the_source_package_and_tries_it_again(checkout):
     broken = {"PIP_FAILS": "no matching distribution", "PIP_FAILS_ON": "requirements-source.txt"}
     result = checkout.run(**broken)
@@ -457,9 +523,7 @@ def normalised(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-@pytest.mark.parametrize(
-    "name", ["requirements.txt", "requirements-source.txt", "requirements-gpu.txt", "requirements-test.txt"]
-)
+@pytest.mark.parametrize("name", [f"requirements{kind}.txt" for kind in ("", "-source", "-gpu", "-compiler", "-test")])
 def test_every_pin_has_a_hash(name):
     for line in pins(name).values():
         assert "==" in line and "--hash=sha256:" in line, line
@@ -479,6 +543,7 @@ def test_the_lists_agree():
         for name in ("requirements.txt", "requirements-source.txt", "requirements-test.txt")
     }
     runtime, source, tests = versions.values()
+    assert pins("requirements-compiler.txt").items() <= pins("requirements-test.txt").items()
     assert list(source) == ["jieba"] and not source.keys() & (runtime.keys() | tests.keys())
     shared = runtime.keys() & tests.keys()
     assert len(shared) > 5

@@ -16,7 +16,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_directory, remove_leftovers
 from ms_codegeex.data.corpus.duplicates import EXACT_DUPLICATE, duplicates_name, find_duplicates
 from ms_codegeex.data.corpus.filters import size_rejection
-from ms_codegeex.data.corpus.reading import Unit, find_units
+from ms_codegeex.data.corpus.reading import Search, Unit, find_units
 from ms_codegeex.data.corpus.selection import (
     NOT_SAMPLED,
     REASONS,
@@ -55,13 +55,15 @@ SHARD_VERSION = 6
 
 @dataclass(frozen=True)
 class PrepareRequest:
-    """`inputs` as given, the `roots` they stand for, `settings`, the `key` of the dataset, and the tokenizer."""
+    """`inputs` as given, the `roots` they stand for, `settings`, the `key` of the dataset, the tokenizer, and the
+    search: that of `RunOptions`."""
 
     inputs: Inputs
     roots: Sequence[Root]
     settings: PrepareSettings
     key: str
     tokenizer: Tokenizer
+    search: Search | None = None
 
     @property
     def places(self) -> str:
@@ -155,7 +157,8 @@ def _nothing_left(request: PrepareRequest, corpus: FoundInput) -> NothingLeft:
 def _search(request: PrepareRequest, output: Path, progress: ProgressBar) -> FoundInput:
     progress.say(f"searching {request.places}")
     reading, tally = request.settings.reading, Tally()
-    units, rejected, size = find_units(request.roots, reading, output.resolve())
+    leave_out = output.resolve() if output.exists() else None  # None: as for others who share the search
+    units, rejected, size = (request.search or find_units)(tuple(request.roots), reading, leave_out)
     for item in rejected:
         tally.add(item)
     _stop(request, tally)

@@ -27,6 +27,7 @@ from typing import Any
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.locks import locked
 from ms_codegeex.base.reading import read_json, sha256
+from ms_codegeex.data.corpus.reading import Search
 from ms_codegeex.data.corpus.remote import RemotePath, upload
 from ms_codegeex.data.corpus.remote import read_json as read_remote_json
 from ms_codegeex.data.corpus.settings import PrepareSettings
@@ -43,12 +44,14 @@ ALREADY = "already prepared from the same inputs with the same settings; --repla
 @dataclass(frozen=True)
 class RunOptions:
     """Options that do not affect the content of a dataset: how many processes work, whether to report on standard
-    error, whether to `replace` a dataset, and a cluster whose nodes do the work instead."""
+    error, whether to `replace` a dataset, a cluster whose nodes do the work instead, and what to call in place of
+    `find_units`."""
 
     workers: int
     progress: bool
     replace: bool = False
     cluster: Cluster | None = None
+    search: Search | None = None
 
 
 def dataset_key(inputs: Inputs, settings: PrepareSettings) -> str:
@@ -167,7 +170,7 @@ def _prepare(
             description = already_prepared(output, key, options.replace)
             if description is not None:
                 return description, True
-            request = PrepareRequest(inputs, roots, settings, key, tokenizer)
+            request = PrepareRequest(inputs, roots, settings, key, tokenizer, options.search)
             if options.cluster is not None:
                 nodes = options.cluster.check_nodes(work, [root.path for root in request.roots])
                 report.say(f"{nodes} nodes of the cluster")
@@ -202,7 +205,14 @@ def prepare_remote(
     return {**described, "output": str(output), "cached": False}
 
 
-def cached_corpus(inputs: Inputs, parent: Path | str, settings: PrepareSettings, workers: int, progress: bool) -> Path:
+def cached_corpus(
+    inputs: Inputs,
+    parent: Path | str,
+    settings: PrepareSettings,
+    workers: int,
+    progress: bool,
+    search: Search | None = None,
+) -> Path:
     """The dataset directory for this request under `parent`, prepared on first use.
 
     Returns `parent/corpus-<12 hex digits of dataset_key>`. Once it is complete, nothing is searched or read again, even
@@ -214,7 +224,8 @@ def cached_corpus(inputs: Inputs, parent: Path | str, settings: PrepareSettings,
         directory.parent.mkdir(parents=True, exist_ok=True)
         with locked(directory.with_name(f".{directory.name}.lock")):  # runs started together prepare it once
             if not _complete(directory, key):
-                prepare_dataset(inputs, directory, settings, RunOptions(workers, progress, replace=True))
+                options = RunOptions(workers, progress, replace=True, search=search)
+                prepare_dataset(inputs, directory, settings, options)
     return directory
 
 

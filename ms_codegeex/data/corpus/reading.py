@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,10 @@ class Unit:
     def bytes(self) -> int:
         """Bytes of input, for progress."""
         return sum(file.size for file in self.files) if self.part is None else self.part.bytes
+
+
+Search = Callable[[tuple[Root, ...], ReadingSettings, Path | None], tuple[list[Unit], list[Rejected], dict[str, int]]]
+"""`find_units`, or the same with a memory, for several things that are made of the same places."""
 
 
 def find_units(

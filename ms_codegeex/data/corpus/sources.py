@@ -20,6 +20,7 @@ from ms_codegeex.data.languages import HEAD_BYTES, LANGUAGES, detect, needs_head
 
 _NO_SOURCES = frozenset({"__pycache__", ".git", ".hg", ".svn"})
 _PACKAGES = "node_modules"  # of other people, as JavaScript's package manager installs them
+_COMPILER = "ziglang"  # set-up installs it where there is no compiler; the corpus must not depend on that
 _NESTED = frozenset({"site-packages", "dist-packages"})  # inside a standard library, but not part of it
 
 
@@ -183,7 +184,7 @@ class _Search:
 
     def _enters(self, root: Root, folder: Path | RemotePath) -> bool:
         """Whether a directory of this name is searched; `skipped` says why not. Links are not followed."""
-        nested = root.installed and root.label == "stdlib" and folder.name in _NESTED
+        nested = root.installed and folder.name in (_NESTED if root.label == "stdlib" else (_COMPILER,))
         if isinstance(folder, Path) and folder.is_symlink():
             reason = "symbolic link"
         elif folder.name in _NO_SOURCES or folder == self.leave_out or nested:
@@ -243,11 +244,11 @@ class _Search:
 
 def _identity(root: Root, base: Path | RemotePath, path: Path | RemotePath) -> tuple[str, str]:
     """`label/relative/path` and the top-level package of a path in the root's directory."""
-    relative = PurePosixPath(printable(path.relative_to(base)))
-    if not relative.parts:
+    relative = printable(path.relative_to(base))
+    if relative == ".":
         return root.label, root.label
-    first = relative.parts[0]
-    if len(relative.parts) > 1:
+    first, below, _ = relative.partition("/")
+    if below:
         package = f"{root.label}/{first}"
     else:
         package = f"{root.label}/{first.split('.', 1)[0]}" if root.installed else root.label

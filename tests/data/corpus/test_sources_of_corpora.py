@@ -236,6 +236,7 @@ def test_default_roots_are_the_interpreters_libraries(monkeypatch, tmp_path):
     library = tmp_path / "python3"
     for name in ("json/decoder.py", "abc.py", "site-packages/numpy/core.py", "site-packages/six.py"):
         put(library / name)
+    put(library / "site-packages/ziglang/lib/libc/stdio.h")  # there or not, the corpus is the same
     places = [Root(library, "stdlib", True), Root(library / "site-packages", "site-packages", True)]
     files = search(places, ALL).sources
     assert {file.identity: file.package for file in files} == {
@@ -244,6 +245,8 @@ def test_default_roots_are_the_interpreters_libraries(monkeypatch, tmp_path):
         "site-packages/numpy/core.py": "site-packages/numpy",
         "site-packages/six.py": "site-packages/six",
     }
+    own = search(user_roots([library / "site-packages"]), ALL).sources
+    assert "site-packages/ziglang/lib/libc/stdio.h" in {file.identity for file in own}
 
 
 def test_sample(tmp_path):
