@@ -1,0 +1,97 @@
+"""A tokenizer as a GGUF file holds it: one text, score and type for each row of the model's tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.data.tokenizer import load_tokenizer
+from ms_codegeex.data.tokenizer.base import read_object
+from ms_codegeex.data.tokenizer.chatglm import COMMANDS, MODEL, CodeGeeX2Tokenizer
+from ms_codegeex.data.tokenizer.gpt2 import CONFIG, CodeGenTokenizer
+from ms_codegeex.data.tokenizer.tables import EOS, read_tables
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # ggml's numbers
+# llama.cpp finds the name of a control token anywhere in a prompt, and `people` holds `eop`: the two command tokens
+# whose names are plain words have those of GLM-4's tokenizer.
+_NAMES = {"sop": "<sop>", "eop": "<eop>"}
+_ENDS = ("<unk>", "<bos>", "<eos>")  # ids 0 to 2, as llama.cpp's converter names them
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What the keys below `tokenizer.ggml` say. `model` and `pre` are llama.cpp's names of an algorithm and of its
+    pre-tokenizer; `prefix` is the text that every prompt has to begin with."""
+
+    model: str
+    pre: str
+    tokens: list[bytes]
+    types: list[int]
+    special: Mapping[str, int]
+    scores: list[float] = field(default_factory=list)
+    merges: list[str] = field(default_factory=list)
+    prefix: str = ""
+
+
+def vocabulary_of(directory: Path, rows: int, eos: int) -> Vocabulary:
+    """The vocabulary of the tokenizer in `directory` for tables of `rows` rows, whose end token is `eos`.
+
+    Raises `UserError` if the tokenizer is of another kind or has more tokens than the tables have rows.
+    """
+    tokenizer = load_tokenizer(directory)
+    if tokenizer.vocab_size > rows:
+        raise UserError(f"tokenizer: has {tokenizer.vocab_size} tokens, the model's tables {rows} rows; give its own")
+    make = _MAKERS.get(type(tokenizer))
+    if make is None:
+        raise UserError(f"tokenizer: {tokenizer.name} is not one that this model's GGUF can hold; give the model's own")
+    return make(tokenizer, directory, rows, eos)
+
+
+def _padding(rows: range) -> list[bytes]:
+    """Names of rows without a token."""
+    return [f"[PAD{number}]".encode() for number in rows]
+
+
+def _sentencepiece(tokenizer: CodeGeeX2Tokenizer, directory: Path, rows: int, eos: int) -> Vocabulary:
+    from sentencepiece import SentencePieceProcessor
+
+    pieces = SentencePieceProcessor(model_file=str(directory / MODEL))
+    count = pieces.get_piece_size()
+    kinds = ((pieces.is_unknown, UNKNOWN), (pieces.is_control, CONTROL), (pieces.is_unused, UNUSED))
+    kinds = (*kinds, (pieces.is_byte, BYTE))
+    texts = [*_ENDS, *(pieces.id_to_piece(number) for number in range(len(_ENDS), count))]
+    types = [next((kind for holds, kind in kinds if holds(number)), NORMAL) for number in range(count)]
+    texts += [_NAMES.get(name, name) for name in COMMANDS]
+    unused = rows - len(texts)
+    return Vocabulary(
+        model="llama",
+        pre="chatglm-spm",
+        tokens=[text.encode() for text in texts] + _padding(range(len(texts), rows)),
+        types=[*types, *[CONTROL] * len(COMMANDS), *[UNUSED] * unused],
+        scores=[*(pieces.get_score(number) for number in range(count)), *[0.0] * (rows - count)],
+        special={"eos": eos},
+        prefix="".join(_NAMES.get(name, name) for name in ("[gMASK]", "sop")),
+    )
+
+
+def _byte_level(tokenizer: CodeGenTokenizer, directory: Path, rows: int, eos: int) -> Vocabulary:
+    tables = read_tables(directory, read_object(directory / CONFIG), directory / CONFIG)
+    texts = sorted(tables.vocab, key=tables.vocab.__getitem__)
+    added = [tokenizer.token_bytes(number) for number in range(len(texts), tokenizer.vocab_size)]
+    types = [CONTROL if text == EOS else NORMAL for text in texts] + [USER_DEFINED] * len(added)
+    return Vocabulary(
+        model="gpt2",
+        pre="gpt-2",
+        tokens=[*(text.encode() for text in texts), *added, *_padding(range(tokenizer.vocab_size, rows))],
+        types=types + [UNUSED] * (rows - len(types)),
+        merges=[" ".join(pair) for pair in tables.merges],
+        special={"bos": tokenizer.eos_id, "eos": eos},
+    )
+
+
+_MAKERS: Mapping[type, Callable[..., Vocabulary]] = {
+    CodeGeeX2Tokenizer: _sentencepiece,
+    CodeGenTokenizer: _byte_level,
+}
