@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ from ms_codegeex.formats.sources import Source, check_layers
 from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.gguf_files.architectures import ARCHITECTURES, FREQUENCY_BASE, Architecture
 from ms_codegeex.gguf_files.header import GGUFHeader
+from ms_codegeex.gguf_files.vocabulary import tokenizer_writer
 from ms_codegeex.models.registry import Family, family
 
 ARCHITECTURE = "general.architecture"
 _ONLY = ("rope.scaling.", "attention.sliding_window", "attention.key_length", "attention.value_length")
-_LIST_SHOWN = 3  # entries of a list that `inspect` prints
+_LIST_SHOWN, _TEXT_SHOWN = 3, 80  # entries of a list and characters of a text that `inspect` prints
 
 
 def _family_of(header: GGUFHeader) -> tuple[Family, Architecture]:
@@ -82,12 +83,7 @@ def open_gguf(path: Path, known: Mapping[str, Any] | None = None) -> Source:
     tensors, shapes = _without_zeros(header, its, config), config.parameter_shapes()
     ours = layout.to_ours(its.entries(config.num_layers), tensors, shapes, str(path))
     ours = its.reordered({name: ours[name] for name in shapes}, config, back=True)
-    return Source(Path(path), "gguf", its_family, fields, ours, _tokenizer_saver(header))
-
-
-def _tokenizer_saver(header: GGUFHeader) -> Callable[[Path], object] | None:
-    """A function that writes the file's tokenizer; None if it is not one that we can rebuild."""
-    return None
+    return Source(Path(path), "gguf", its_family, fields, ours, tokenizer_writer(header.metadata, str(path)))
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -115,15 +111,17 @@ def describe(path: Path) -> dict[str, Any]:
 def _shown(value: Any) -> str:
     if isinstance(value, list):
         more = ", …" if len(value) > _LIST_SHOWN else ""
-        return f"{len(value):,} values: {', '.join(map(repr, value[:_LIST_SHOWN]))}{more}"
-    return repr(value) if isinstance(value, str) else str(value)
+        return f"{len(value):,} values: {', '.join(map(_shown, value[:_LIST_SHOWN]))}{more}"
+    if isinstance(value, str):
+        return repr(value[:_TEXT_SHOWN]) + ("…" if len(value) > _TEXT_SHOWN else "")
+    return str(value)
 
 
 def lines(described: Mapping[str, Any]) -> Iterator[str]:
     """`describe` for people, without the tensors."""
-    known = described["family"] or "a family that this program does not read"
-    yield f"GGUF: {known} (architecture {described['architecture']})"
+    whose = f"that of {described['family']}" if described["family"] else "which none of our families has"
+    yield f"GGUF: architecture {_shown(described['architecture'])}, {whose}"
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in described["types"].items())
     yield f"parameters: {described['parameters']:,} ({kinds or 'none'})"
     yield from (f"{key}: {_shown(value)}" for key, value in described["metadata"].items())
-    yield f"verified: {len(described['tensors'])} tensors, {described['bytes']:,} bytes, none missing or overlapping"
+    yield f"verified: {len(described['tensors'])} tensors, {described['bytes']:,} bytes, nothing missing or overlapping"

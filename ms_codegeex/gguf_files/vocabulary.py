@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.data.tokenizer.base import read_object
 from ms_codegeex.data.tokenizer.chatglm import COMMANDS, MODEL, CodeGeeX2Tokenizer
-from ms_codegeex.data.tokenizer.gpt2 import CONFIG, CodeGenTokenizer
-from ms_codegeex.data.tokenizer.tables import EOS, read_tables
+from ms_codegeex.data.tokenizer.gpt2 import CONFIG, CodeGenTokenizer, whitespace_tokens
+from ms_codegeex.data.tokenizer.tables import EOS, Tables, read_tables
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # ggml's numbers
 # llama.cpp finds the name of a control token anywhere in a prompt, and `people` holds `eop`: the two command tokens
 # whose names are plain words have those of GLM-4's tokenizer.
 _NAMES = {"sop": "<sop>", "eop": "<eop>"}
 _ENDS = ("<unk>", "<bos>", "<eos>")  # ids 0 to 2, as llama.cpp's converter names them
+_PIECES = ("<unk>", "<s>", "</s>")  # and as SentencePiece does
+KEYS = "tokenizer.ggml."
 
 
 @dataclass(frozen=True)
@@ -95,3 +98,64 @@ _MAKERS: Mapping[type, Callable[..., Vocabulary]] = {
     CodeGeeX2Tokenizer: _sentencepiece,
     CodeGenTokenizer: _byte_level,
 }
+
+
+def tokenizer_writer(metadata: Mapping[str, Any], where: str) -> Callable[[Path], object] | None:
+    """A function that writes the tokenizer of a file's keys into a directory, None if there is none of our kinds.
+
+    Its ids are those of the tokenizer the file was made with, for every text; the bytes of its own files are not. It
+    raises `UserError`, naming the file `where`, if the keys contradict each other.
+    """
+    rebuild = {"llama": _write_sentencepiece, "gpt2": _write_byte_level}.get(str(metadata.get(f"{KEYS}model")))
+
+    def write(directory: Path) -> None:
+        try:
+            rebuild(_lists(metadata), directory)
+        except (ValueError, TypeError, UserError) as error:
+            remedy = "convert with --tokenizer NAME|DIR"
+            raise UserError(f"{where}: its tokenizer is not one of ours ({error}); {remedy}") from None
+
+    return write if rebuild is not None else None
+
+
+def _lists(metadata: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """The lists below `tokenizer.ggml`; `ValueError` unless they fit together."""
+    lists = {name: metadata.get(f"{KEYS}{name}", []) for name in ("tokens", "scores", "token_type", "merges")}
+    for name, kind in (("tokens", str), ("scores", float), ("token_type", int), ("merges", str)):
+        if not isinstance(lists[name], list) or not all(type(value) is kind for value in lists[name]):
+            raise ValueError(f"{name} is no list of that kind")
+        if name not in ("tokens", "merges") and lists[name] and len(lists[name]) != len(lists["tokens"]):
+            raise ValueError(f"{len(lists[name])} {name} for {len(lists['tokens'])} tokens")
+    return lists
+
+
+def _write_sentencepiece(lists: Mapping[str, list[Any]], directory: Path) -> None:
+    from sentencepiece.sentencepiece_model_pb2 import ModelProto, TrainerSpec
+
+    tokens, scores, types = lists["tokens"], lists["scores"], lists["token_type"]
+    count = tokens.index(COMMANDS[0])
+    names = tokens[count : count + len(COMMANDS)]
+    if not scores or not types or [name.strip("<>") for name in names] != list(COMMANDS):
+        raise ValueError(f"after its {count} pieces there are not {', '.join(COMMANDS)}")
+    model = ModelProto()
+    for token, score, kind in zip([*_PIECES, *tokens[len(_PIECES) : count]], scores, types, strict=False):
+        model.pieces.add(piece=token, score=score, type=kind)
+    model.trainer_spec.model_type = TrainerSpec.BPE
+    model.trainer_spec.vocab_size, model.trainer_spec.byte_fallback = count, True
+    model.normalizer_spec.name, model.normalizer_spec.remove_extra_whitespaces = "identity", False
+    (directory / MODEL).write_bytes(model.SerializeToString())
+    CodeGeeX2Tokenizer(directory / MODEL).save(directory)
+
+
+def _write_byte_level(lists: Mapping[str, list[Any]], directory: Path) -> None:
+    tokens = lists["tokens"]
+    eos = tokens.index(EOS)
+    tables = Tables.of({token: number for number, token in enumerate(tokens[:eos])}, _pairs(lists["merges"]))
+    runs = whitespace_tokens(eos)
+    added = tokens[eos + 1 : eos + 1 + len(runs)] == list(runs)
+    CodeGenTokenizer(added, tables).save(directory)
+    load_tokenizer(directory)  # refuses what does not fit together
+
+
+def _pairs(merges: list[str]) -> list[tuple[str, ...]]:
+    return [tuple(merge.split(" ")) for merge in merges]

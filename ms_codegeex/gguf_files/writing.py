@@ -22,7 +22,7 @@ from ms_codegeex.formats.sources import Source
 from ms_codegeex.formats.tensors import LazyTensor, cast, from_array
 from ms_codegeex.gguf_files.architectures import FREQUENCY_BASE, Architecture, architecture_of
 from ms_codegeex.gguf_files.header import QUANTISED, SUFFIX, GGUFHeader
-from ms_codegeex.gguf_files.vocabulary import Vocabulary, vocabulary_of
+from ms_codegeex.gguf_files.vocabulary import KEYS, Vocabulary, vocabulary_of
 
 MODELFILE = "Modelfile"
 _TYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
@@ -79,11 +79,17 @@ def _tensors(source: Source, its: Architecture, wanted: str) -> dict[str, tuple[
     return {name: _typed(name, tensor, wanted) for name, tensor in {**ours, **zeros}.items()}
 
 
+def _name(source: Source) -> str:
+    """The name of the model's run, directory or file."""
+    path = source.path.resolve()
+    return path.parent.parent.name if source.checkpoint is not None else path.stem if path.is_file() else path.name
+
+
 def _metadata(source: Source, its: Architecture, wanted: str, vocabulary: Vocabulary) -> Iterator[tuple[str, str, Any]]:
     """(key, kind of value, value) of everything that the file says besides its tensors."""
     config = source.config
     yield "general.type", "string", "model"
-    yield "general.name", "string", source.path.resolve().name
+    yield "general.name", "string", _name(source)
     yield "general.size_label", "string", size_label(source.parameters, source.parameters, 0, 0)
     for name, key in its.sizes.items():
         value = getattr(config, name)
@@ -93,19 +99,19 @@ def _metadata(source: Source, its: Architecture, wanted: str, vocabulary: Vocabu
     yield f"{its.name}.rope.freq_base", "float32", FREQUENCY_BASE
     yield "general.file_type", "uint32", int(_FILE_TYPES[wanted])
     yield "general.quantization_version", "uint32", GGML_QUANT_VERSION
-    yield "tokenizer.ggml.model", "string", vocabulary.model
-    yield "tokenizer.ggml.pre", "string", vocabulary.pre
-    yield "tokenizer.ggml.tokens", "array", vocabulary.tokens
+    yield f"{KEYS}model", "string", vocabulary.model
+    yield f"{KEYS}pre", "string", vocabulary.pre
+    yield f"{KEYS}tokens", "array", vocabulary.tokens
     for name, values in (
         ("scores", vocabulary.scores),
         ("token_type", vocabulary.types),
         ("merges", vocabulary.merges),
     ):
         if values:
-            yield f"tokenizer.ggml.{name}", "array", values
+            yield f"{KEYS}{name}", "array", values
     for name, number in vocabulary.special.items():
-        yield f"tokenizer.ggml.{name}_token_id", "uint32", number
-    yield "tokenizer.ggml.add_bos_token", "bool", False
+        yield f"{KEYS}{name}_token_id", "uint32", number
+    yield f"{KEYS}add_bos_token", "bool", False
 
 
 def _write(
