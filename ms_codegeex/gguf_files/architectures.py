@@ -48,7 +48,7 @@ def _entries(first: tuple[tuple[str, str], ...], block: Mapping[str, tuple[str, 
 
 
 @dataclass(frozen=True)
-class Architecture:
+class LlamaArchitecture:
     """One of llama.cpp's architectures.
 
     `sizes`: our field -> the key after the architecture's name; fields that are not there have their defaults. `zeros`:
@@ -89,7 +89,7 @@ class Architecture:
         return {name: moved(tensor) if name.endswith(named) else tensor for name, tensor in tensors.items()}
 
 
-_CHATGLM = Architecture(
+_CHATGLM = LlamaArchitecture(
     "chatglm",
     ForeignLayout(
         "huggingface",
@@ -118,7 +118,7 @@ _CHATGLM = Architecture(
         "rotary_dim": "rope.dimension_count",
     },
 )
-_PHI2 = Architecture(
+_PHI2 = LlamaArchitecture(
     "phi2",
     ForeignLayout(
         "huggingface",
@@ -156,10 +156,10 @@ _PHI2 = Architecture(
     zeros={f"attn_{part}.bias": "hidden_size" for part in ("q", "k", "v", "output")},
     halves=True,
 )
-ARCHITECTURES: Mapping[str, Architecture] = {"codegeex2": _CHATGLM, "codegen": _PHI2}
+ARCHITECTURES: Mapping[str, LlamaArchitecture] = {"codegeex2": _CHATGLM, "codegen": _PHI2}
 
 
-def architecture_of(family: str) -> Architecture:
+def architecture_of(family: str) -> LlamaArchitecture:
     """The architecture of a family; `UserError` with the reason if there is none."""
     if (found := ARCHITECTURES.get(family)) is None:
         raise UserError(f"--to gguf: {family} cannot become GGUF: {REFUSED[family]}")

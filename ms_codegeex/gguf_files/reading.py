@@ -13,7 +13,7 @@ from ms_codegeex.formats import layout
 from ms_codegeex.formats.family import FamilyFormats
 from ms_codegeex.formats.sources import Source, check_layers
 from ms_codegeex.formats.tensors import LazyTensor
-from ms_codegeex.gguf_files.architectures import ARCHITECTURES, FREQUENCY_BASE, Architecture
+from ms_codegeex.gguf_files.architectures import ARCHITECTURES, FREQUENCY_BASE, LlamaArchitecture
 from ms_codegeex.gguf_files.header import GGUFHeader
 from ms_codegeex.gguf_files.vocabulary import tokenizer_writer
 from ms_codegeex.models.registry import Family, family
@@ -23,7 +23,7 @@ _ONLY = ("rope.scaling.", "attention.sliding_window", "attention.key_length", "a
 _LIST_SHOWN, _TEXT_SHOWN = 3, 80  # entries of a list and characters of a text that `inspect` prints
 
 
-def _family_of(header: GGUFHeader) -> tuple[Family, Architecture]:
+def _family_of(header: GGUFHeader) -> tuple[Family, LlamaArchitecture]:
     name = header.metadata.get(ARCHITECTURE)
     for ours, its in ARCHITECTURES.items():
         if its.name == name:
@@ -32,7 +32,7 @@ def _family_of(header: GGUFHeader) -> tuple[Family, Architecture]:
     raise UserError(f"{header.path}: {ARCHITECTURE} is {name!r}, which none of our families is; expected {known}")
 
 
-def _sizes(header: GGUFHeader, its: Architecture, known: Mapping[str, Any]) -> dict[str, Any]:
+def _sizes(header: GGUFHeader, its: LlamaArchitecture, known: Mapping[str, Any]) -> dict[str, Any]:
     """The sizes in our names; `UserError` for a key that is missing or asks for what our network does not compute."""
     metadata, fields = header.metadata, {}
     for name, key in its.sizes.items():
@@ -57,7 +57,7 @@ def _sizes(header: GGUFHeader, its: Architecture, known: Mapping[str, Any]) -> d
     return {**fields, **known}
 
 
-def _without_zeros(header: GGUFHeader, its: Architecture, config: Any) -> dict[str, LazyTensor]:
+def _without_zeros(header: GGUFHeader, its: LlamaArchitecture, config: Any) -> dict[str, LazyTensor]:
     """The file's tensors but those that our family does not have; `UserError` if one of these is not zero."""
     tensors = {name: header.tensor(name) for name in header.infos}
     for name, shape in its.zero_shapes(config).items():

@@ -20,7 +20,7 @@ from ms_codegeex.formats.layout import to_foreign
 from ms_codegeex.formats.output import check_target, resolved, write_record
 from ms_codegeex.formats.sources import Source
 from ms_codegeex.formats.tensors import LazyTensor, cast, from_array
-from ms_codegeex.gguf_files.architectures import FREQUENCY_BASE, Architecture, architecture_of
+from ms_codegeex.gguf_files.architectures import FREQUENCY_BASE, LlamaArchitecture, architecture_of
 from ms_codegeex.gguf_files.header import QUANTISED, SUFFIX, GGUFHeader
 from ms_codegeex.gguf_files.vocabulary import KEYS, Vocabulary, vocabulary_of
 
@@ -68,7 +68,7 @@ def _typed(name: str, tensor: LazyTensor, wanted: str) -> tuple[LazyTensor, str]
     return _quantised(tensor, GGMLQuantizationType[kind]), kind
 
 
-def _tensors(source: Source, its: Architecture, wanted: str) -> dict[str, tuple[LazyTensor, str]]:
+def _tensors(source: Source, its: LlamaArchitecture, wanted: str) -> dict[str, tuple[LazyTensor, str]]:
     """Every tensor of the file with its type, in the file's order; nothing is loaded yet."""
     config = source.config
     ours = to_foreign(its.entries(config.num_layers), its.reordered(source.tensors, config))
@@ -85,7 +85,9 @@ def _name(source: Source) -> str:
     return path.parent.parent.name if source.checkpoint is not None else path.stem if path.is_file() else path.name
 
 
-def _metadata(source: Source, its: Architecture, wanted: str, vocabulary: Vocabulary) -> Iterator[tuple[str, str, Any]]:
+def _metadata(
+    source: Source, its: LlamaArchitecture, wanted: str, vocabulary: Vocabulary
+) -> Iterator[tuple[str, str, Any]]:
     """(key, kind of value, value) of everything that the file says besides its tensors."""
     config = source.config
     yield "general.type", "string", "model"
