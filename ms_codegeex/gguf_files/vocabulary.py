@@ -12,9 +12,9 @@ from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.data.tokenizer.base import read_object
 from ms_codegeex.data.tokenizer.chatglm import COMMANDS, MODEL, CodeGeeX2Tokenizer
 from ms_codegeex.data.tokenizer.gpt2 import CONFIG, CodeGenTokenizer, whitespace_tokens
-from ms_codegeex.data.tokenizer.tables import EOS, Tables, read_tables
+from ms_codegeex.data.tokenizer.tables import DIGESTS, EOS, Tables, read_tables
 
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # ggml's numbers
+NORMAL, _, CONTROL, USER_DEFINED, UNUSED, _ = range(1, 7)  # ggml's numbers; also those of unknown and of bytes
 # llama.cpp finds the name of a control token anywhere in a prompt, and `people` holds `eop`: the two command tokens
 # whose names are plain words have those of GLM-4's tokenizer.
 _NAMES = {"sop": "<sop>", "eop": "<eop>"}
@@ -26,7 +26,8 @@ KEYS = "tokenizer.ggml."
 @dataclass(frozen=True)
 class Vocabulary:
     """What the keys below `tokenizer.ggml` say. `model` and `pre` are llama.cpp's names of an algorithm and of its
-    pre-tokenizer; `prefix` is the text that every prompt has to begin with."""
+    pre-tokenizer; `prefix` is the text that every prompt has to begin with; `limits` are sentences on what llama.cpp
+    reads differently."""
 
     model: str
     pre: str
@@ -36,6 +37,7 @@ class Vocabulary:
     scores: list[float] = field(default_factory=list)
     merges: list[str] = field(default_factory=list)
     prefix: str = ""
+    limits: tuple[str, ...] = ()
 
 
 def vocabulary_of(directory: Path, rows: int, eos: int) -> Vocabulary:
@@ -58,24 +60,30 @@ def _padding(rows: range) -> list[bytes]:
 
 
 def _sentencepiece(tokenizer: CodeGeeX2Tokenizer, directory: Path, rows: int, eos: int) -> Vocabulary:
-    from sentencepiece import SentencePieceProcessor
+    from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
-    pieces = SentencePieceProcessor(model_file=str(directory / MODEL))
-    count = pieces.get_piece_size()
-    kinds = ((pieces.is_unknown, UNKNOWN), (pieces.is_control, CONTROL), (pieces.is_unused, UNUSED))
-    kinds = (*kinds, (pieces.is_byte, BYTE))
-    texts = [*_ENDS, *(pieces.id_to_piece(number) for number in range(len(_ENDS), count))]
-    types = [next((kind for holds, kind in kinds if holds(number)), NORMAL) for number in range(count)]
+    pieces = ModelProto.FromString((directory / MODEL).read_bytes()).pieces  # its types have ggml's numbers
+    whole = [piece.piece for piece in pieces if piece.type == USER_DEFINED]
+    limits = (
+        f"of a text around {whole[0]!r}, one of {len(whole)} whole tokens, llama.cpp may make other ids"
+        if whole
+        else ""
+    )
+    texts = [*_ENDS, *(piece.piece for piece in pieces[len(_ENDS) :])]
     texts += [_NAMES.get(name, name) for name in COMMANDS]
     unused = rows - len(texts)
     return Vocabulary(
         model="llama",
         pre="chatglm-spm",
         tokens=[text.encode() for text in texts] + _padding(range(len(texts), rows)),
-        types=[*types, *[CONTROL] * len(COMMANDS), *[UNUSED] * unused],
-        scores=[*(pieces.get_score(number) for number in range(count)), *[0.0] * (rows - count)],
+        # whole tokens are as in llama.cpp's converter: user-defined ones would get a space after them there
+        types=[NORMAL if piece.type == USER_DEFINED else piece.type for piece in pieces]
+        + [CONTROL] * len(COMMANDS)
+        + [UNUSED] * unused,
+        scores=[*(piece.score for piece in pieces), *[0.0] * (rows - len(pieces))],
         special={"eos": eos},
         prefix="".join(_NAMES.get(name, name) for name in ("[gMASK]", "sop")),
+        limits=(limits,) if limits else (),
     )
 
 
@@ -151,10 +159,13 @@ def _write_byte_level(lists: Mapping[str, list[Any]], directory: Path) -> None:
     tokens = lists["tokens"]
     eos = tokens.index(EOS)
     tables = Tables.of({token: number for number, token in enumerate(tokens[:eos])}, _pairs(lists["merges"]))
+    if tables.eos_id != eos:
+        raise ValueError("a token is there twice")
+    tables.save(directory)
+    tables = read_tables(directory, {DIGESTS: [*tables.digests]}, directory)  # refuses what does not fit together
     runs = whitespace_tokens(eos)
     added = tokens[eos + 1 : eos + 1 + len(runs)] == list(runs)
     CodeGenTokenizer(added, tables).save(directory)
-    load_tokenizer(directory)  # refuses what does not fit together
 
 
 def _pairs(merges: list[str]) -> list[tuple[str, ...]]:

@@ -241,7 +241,7 @@ def export_gguf(
         "skipped": list(source.skipped),
         "left_out": [],
         "guessed": {name: source.fields[name] for name in source.guessed},
-        "warnings": _warnings(source),
+        "warnings": [*_warnings(source), *vocabulary.limits],
         "parameters": source.parameters,
         "bytes": sum(tensor.nbytes for tensor, _ in tensors.values()),
         "verified": verify,
