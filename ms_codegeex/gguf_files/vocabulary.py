@@ -13,8 +13,16 @@ from ms_codegeex.data.tokenizer.base import read_object
 from ms_codegeex.data.tokenizer.chatglm import COMMANDS, MODEL, CodeGeeX2Tokenizer
 from ms_codegeex.data.tokenizer.gpt2 import CONFIG, CodeGenTokenizer, whitespace_tokens
 from ms_codegeex.data.tokenizer.tables import DIGESTS, EOS, Tables, read_tables
+from ms_codegeex.gguf_files.sentencepiece_model import (
+    CONTROL,
+    NORMAL,
+    UNUSED,
+    USER_DEFINED,
+    Piece,
+    read_pieces,
+    write_model,
+)
 
-NORMAL, _, CONTROL, USER_DEFINED, UNUSED, _ = range(1, 7)  # ggml's numbers; also those of unknown and of bytes
 # llama.cpp finds the name of a control token anywhere in a prompt, and `people` holds `eop`: the two command tokens
 # whose names are plain words have those of GLM-4's tokenizer.
 _NAMES = {"sop": "<sop>", "eop": "<eop>"}
@@ -60,16 +68,14 @@ def _padding(rows: range) -> list[bytes]:
 
 
 def _sentencepiece(tokenizer: CodeGeeX2Tokenizer, directory: Path, rows: int, eos: int) -> Vocabulary:
-    from sentencepiece.sentencepiece_model_pb2 import ModelProto
-
-    pieces = ModelProto.FromString((directory / MODEL).read_bytes()).pieces  # its types have ggml's numbers
-    whole = [piece.piece for piece in pieces if piece.type == USER_DEFINED]
+    pieces = read_pieces((directory / MODEL).read_bytes(), f"tokenizer: {MODEL}")
+    whole = [piece.text for piece in pieces if piece.type == USER_DEFINED]
     limits = (
         f"of a text around {whole[0]!r}, one of {len(whole)} whole tokens, llama.cpp may make other ids"
         if whole
         else ""
     )
-    texts = [*_ENDS, *(piece.piece for piece in pieces[len(_ENDS) :])]
+    texts = [*_ENDS, *(piece.text for piece in pieces[len(_ENDS) :])]
     texts += [_NAMES.get(name, name) for name in COMMANDS]
     unused = rows - len(texts)
     return Vocabulary(
@@ -138,20 +144,13 @@ def _lists(metadata: Mapping[str, Any]) -> dict[str, list[Any]]:
 
 
 def _write_sentencepiece(lists: Mapping[str, list[Any]], directory: Path) -> None:
-    from sentencepiece.sentencepiece_model_pb2 import ModelProto, TrainerSpec
-
     tokens, scores, types = lists["tokens"], lists["scores"], lists["token_type"]
     count = tokens.index(COMMANDS[0])
     names = tokens[count : count + len(COMMANDS)]
     if not scores or not types or [name.strip("<>") for name in names] != list(COMMANDS):
         raise ValueError(f"after its {count} pieces there are not {', '.join(COMMANDS)}")
-    model = ModelProto()
-    for token, score, kind in zip([*_PIECES, *tokens[len(_PIECES) : count]], scores, types, strict=False):
-        model.pieces.add(piece=token, score=score, type=kind)
-    model.trainer_spec.model_type = TrainerSpec.BPE
-    model.trainer_spec.vocab_size, model.trainer_spec.byte_fallback = count, True
-    model.normalizer_spec.name, model.normalizer_spec.remove_extra_whitespaces = "identity", False
-    (directory / MODEL).write_bytes(model.SerializeToString())
+    texts = [*_PIECES, *tokens[len(_PIECES) : count]]
+    (directory / MODEL).write_bytes(write_model(map(Piece, texts, scores, types)))
     CodeGeeX2Tokenizer(directory / MODEL).save(directory)
 
 
