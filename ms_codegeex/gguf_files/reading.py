@@ -25,6 +25,8 @@ _LIST_SHOWN, _TEXT_SHOWN = 3, 80  # entries of a list and characters of a text t
 
 def _family_of(header: GGUFHeader) -> tuple[Family, LlamaArchitecture]:
     name = header.metadata.get(ARCHITECTURE)
+    if (files := header.metadata.get("split.count", 1)) != 1:
+        raise UserError(f"{header.path}: is one of {files} files of a model; join them with llama-gguf-split --merge")
     for ours, its in ARCHITECTURES.items():
         if its.name == name:
             return family(ours), its

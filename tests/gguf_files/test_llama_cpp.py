@@ -232,6 +232,7 @@ def trained(request, tmp_path_factory):
     own = write_tokenizer(name, place / "tok")
     tokenizer = load_tokenizer(larger_tokenizer(own, texts) if name == "codegeex2" else own)
     dataset = write_code(place / "data", tokenizer, texts)
+    shutil.copytree(place / "tok", dataset / "tokenizer", dirs_exist_ok=True)
     words = f"output={place}/run data.train={dataset} data.validation={dataset} data.tokenizer=null data.seq_length=128"
     words += " training.global_batch=8 training.micro_batch=8 training.steps=100 training.evaluate_every=100"
     words += " checkpoint.every=100 training.schedule.learning_rate=3e-3 model.vocab_size=1024"
