@@ -22,7 +22,7 @@ _NAME, _REMOVE_SPACES = 1, 4  # of the normaliser's
 
 
 @dataclass(frozen=True)
-class Piece:
+class SentencePiece:
     """One piece: its text, the score by which it is merged, and its type."""
 
     text: str
@@ -30,7 +30,7 @@ class Piece:
     type: int
 
 
-def read_pieces(data: bytes, where: str) -> list[Piece]:
+def read_pieces(data: bytes, where: str) -> list[SentencePiece]:
     """The pieces of a model in the order of their ids; `UserError` naming `where` for other data."""
     reader, pieces = WireReader(io.BytesIO(data)), []
     try:
@@ -41,7 +41,9 @@ def read_pieces(data: bytes, where: str) -> list[Piece]:
                 value = data[score.start : score.end] if isinstance(score, ByteRange) else bytes(4)
                 if len(value) != 4 or not isinstance(kind, int):
                     raise WireError(f"no piece before byte {span.end}")
-                pieces.append(Piece(reader.text(fields.get(_TEXT, ByteRange(0, 0))), *struct.unpack("<f", value), kind))
+                pieces.append(
+                    SentencePiece(reader.text(fields.get(_TEXT, ByteRange(0, 0))), *struct.unpack("<f", value), kind)
+                )
     except WireError as error:
         raise UserError(f"{where}: not a SentencePiece model ({error}); restore the file") from None
     return pieces
@@ -51,7 +53,7 @@ def _field(number: int, content: bytes) -> bytes:
     return length_field(number, len(content)) + content
 
 
-def write_model(pieces: Iterable[Piece]) -> bytes:
+def write_model(pieces: Iterable[SentencePiece]) -> bytes:
     """A model of these pieces as CodeGeeX2's is: merged by score, bytes for what no piece has, every space kept.
     `ValueError` for a type that there is none of."""
     model, count = bytearray(), 0

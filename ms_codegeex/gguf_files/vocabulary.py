@@ -18,7 +18,7 @@ from ms_codegeex.gguf_files.sentencepiece_model import (
     NORMAL,
     UNUSED,
     USER_DEFINED,
-    Piece,
+    SentencePiece,
     read_pieces,
     write_model,
 )
@@ -150,7 +150,7 @@ def _write_sentencepiece(lists: Mapping[str, list[Any]], directory: Path) -> Non
     if not scores or not types or [name.strip("<>") for name in names] != list(COMMANDS):
         raise ValueError(f"after its {count} pieces there are not {', '.join(COMMANDS)}")
     texts = [*_PIECES, *tokens[len(_PIECES) : count]]
-    (directory / MODEL).write_bytes(write_model(map(Piece, texts, scores, types)))
+    (directory / MODEL).write_bytes(write_model(map(SentencePiece, texts, scores, types)))
     CodeGeeX2Tokenizer(directory / MODEL).save(directory)
 
 
