@@ -87,6 +87,8 @@ def run(arguments: Arguments, ranks: int | None = None) -> None:
     if is_gguf(arguments.model):
         from ms_codegeex.gguf_files.reading import open_gguf
 
+        if arguments.keep_code:
+            raise UserError(f"--keep-code: {arguments.model} has no code to keep; leave the option out")
         source = open_gguf(arguments.model, known_sizes(arguments.sizes))
     else:
         source = open_source(arguments.model, known_sizes(arguments.sizes), arguments.keep_code)

@@ -53,6 +53,8 @@ def test_the_tokenizer_comes_back(tmp_path, name):
     path = written(name, tmp_path)
     done = command_here("convert", "--model", path, "--to", "hf", "--output", tmp_path / "hf", "--verify")
     assert done.returncode == 0 and "no tokenizer" not in done.stderr
+    done = command_here("convert", "--model", path, "--to", "hf", "--output", tmp_path / "o", "--keep-code")
+    assert done.returncode == 2 and "has no code to keep" in done.stderr
     first, second = load_tokenizer(tmp_path / "tok"), load_tokenizer(tmp_path / "hf")
     for piece in (TEXT, "  \t\t  ", "people", "", "[gMASK]sop", "<|endoftext|>"):
         assert second.encode(piece) == first.encode(piece) and second.encode_prompt(piece) == first.encode_prompt(piece)
