@@ -41,6 +41,7 @@ FOLDERS = {  # what a folder may import besides BASE, lowest first
     "config": "models",
     "data": "config",
     "formats": "models config data",
+    "gguf_files": "models config data formats",
     "parallel": "models config",
     "training": "kernels models config data formats parallel",
     "planning": "models config parallel",
@@ -55,12 +56,13 @@ FOLDERS = {  # what a folder may import besides BASE, lowest first
     "serving": "kernels cuda data generation",
     "terminal": "kernels data generation serving",
     "commands": "kernels cuda models config data formats generation planning runs serving terminal "
-    "rehearsal ladder evaluation ray_engines",
+    "rehearsal ladder evaluation ray_engines gguf_files",
     "cli": "commands",
 }
 EXTRAS = {  # what only some users need, and the files of `commands/` that belong to it; the core imports none of it
     "devices": "",
     "evaluation": "evaluate evaluate_options",
+    "gguf_files": "",
     "ladder": "ladder",
     "mindformers_bridge": "",
     "ray_engines": "",

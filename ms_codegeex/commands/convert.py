@@ -19,7 +19,8 @@ EXAMPLES = """\
   ms-codegeex convert --model runs/tiny --to megatron --dtype fp16 --output codegeex.pt
   ms-codegeex convert --model codegeex_13b.pt --to hf --output codegeex-13b-hf
   ms-codegeex convert --model codegen-350M-mono --to mindspore --output codegen.ckpt
-  ms-codegeex convert --model codegeex_13b.pt --to megatron --tensor-parallel 8 --output codegeex-13b-mp8"""
+  ms-codegeex convert --model codegeex_13b.pt --to megatron --tensor-parallel 8 --output codegeex-13b-mp8
+  ms-codegeex convert --model codegeex2-6b --to gguf --dtype q8_0 --output codegeex2-gguf"""
 
 
 @dataclass(frozen=True)
@@ -27,23 +28,26 @@ class Arguments:
     """What is converted, and how."""
 
     model: Path = option(
-        "run, checkpoint or model directory, .pt, mp_rank_XX files, .ckpt, rank files or a folder of .npy "
+        "run, checkpoint or model directory, .pt, mp_rank_XX files, .ckpt, rank files, a folder of .npy or a .gguf "
         "(detected from the content)",
         "IN",
         REQUIRED,
     )
-    to: Literal["hf", "megatron", "mindspore"] = option(
+    to: Literal["hf", "megatron", "mindspore", "gguf"] = option(
         "hf: a model directory with safetensors; megatron: a nested PyTorch .pt file; "
-        "mindspore: a .ckpt file with the original names",
+        "mindspore: a .ckpt file with the original names; gguf: a directory for llama.cpp, Ollama and LM Studio",
         default=REQUIRED,
     )
     output: Path = option(
-        "a directory for hf or --tensor-parallel, otherwise a file, or a directory for it", "OUT", REQUIRED
+        "a directory for hf, gguf or --tensor-parallel, otherwise a file, or a directory for it", "OUT", REQUIRED
     )
     tensor_parallel: int = option("megatron, mindspore: write one file for each of N tensor-parallel ranks", "N", 1)
-    dtype: Literal["fp32", "fp16", "bf16"] | None = option("cast every tensor (default: keep the dtypes of IN)")
+    dtype: Literal["fp32", "fp16", "bf16", "f32", "f16", "q8_0", "q4_0"] | None = option(
+        "cast every tensor (default: keep the dtypes of IN); f32, f16, q8_0 and q4_0 are for gguf, whose norms and "
+        "biases stay FP32"
+    )
     tokenizer: str | None = option(
-        "hf: the model's tokenizer (default: the one recorded in IN or stored next to it)", "NAME|DIR"
+        "hf, gguf: the model's tokenizer (default: the one recorded in IN or stored next to it)", "NAME|DIR"
     )
     keep_code: bool = option(
         "hf: also copy the Python files of the model directory IN and keep its auto_map; whoever loads OUT with "
@@ -76,10 +80,18 @@ def run(arguments: Arguments, ranks: int | None = None) -> None:
     """Convert the model and print what was written. `ranks`: the expected number of rank files."""
     from ms_codegeex.formats.convert import convert
     from ms_codegeex.formats.sources import open_source
+    from ms_codegeex.gguf_files.header import is_gguf
 
     if arguments.keep_code and (arguments.to != "hf" or arguments.tokenizer is not None):
         raise UserError("--keep-code: is for --to hf with the tokenizer of IN; leave out --tokenizer, or this option")
-    source = open_source(arguments.model, known_sizes(arguments.sizes), arguments.keep_code)
+    if is_gguf(arguments.model):
+        from ms_codegeex.gguf_files.reading import open_gguf
+
+        if arguments.keep_code:
+            raise UserError(f"--keep-code: {arguments.model} has no code to keep; leave the option out")
+        source = open_gguf(arguments.model, known_sizes(arguments.sizes))
+    else:
+        source = open_source(arguments.model, known_sizes(arguments.sizes), arguments.keep_code)
     if ranks not in (None, source.ranks):
         said = f"--source-tensor-model-parallel-size says {ranks}; is a file missing, or one too many?"
         raise UserError(f"{arguments.model}: is split over {source.ranks} ranks, {said}")
@@ -87,15 +99,15 @@ def run(arguments: Arguments, ranks: int | None = None) -> None:
         from ms_codegeex.data.tokenizer import load_tokenizer
 
         source = replace(source, save_tokenizer=load_tokenizer(arguments.tokenizer).save)
-    result = convert(
-        source,
-        arguments.to,
-        arguments.output,
-        tensor_parallel=arguments.tensor_parallel,
-        dtype=arguments.dtype,
-        verify=arguments.verify,
-        replace=arguments.replace,
-    )
+    wanted = {"dtype": arguments.dtype, "verify": arguments.verify, "replace": arguments.replace}
+    if arguments.to == "gguf":
+        from ms_codegeex.gguf_files.writing import export_gguf
+
+        if arguments.tensor_parallel != 1:
+            raise UserError("--tensor-parallel: --to gguf is one file; leave the option out")
+        result = export_gguf(source, arguments.output, **wanted)
+    else:
+        result = convert(source, arguments.to, arguments.output, tensor_parallel=arguments.tensor_parallel, **wanted)
     if not arguments.json:
         for warning in _warnings(result):
             print_error(warning)

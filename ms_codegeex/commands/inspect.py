@@ -26,7 +26,7 @@ from ms_codegeex.commands.dataset_summary import dataset_lines
 if TYPE_CHECKING:
     from ms_codegeex.data.inspection import Dataset
 
-SUMMARY = "show and verify the content of a dataset, a model directory, a checkpoint or a run"
+SUMMARY = "show and verify the content of a dataset, a model directory, a .gguf, a checkpoint or a run"
 EXAMPLES = """\
   ms-codegeex inspect corpus                                # counts; sizes, offsets, ids, end tokens, masks, hashes
   ms-codegeex inspect corpus --deep                         # every document decoded and compared with its hash
@@ -35,6 +35,7 @@ EXAMPLES = """\
   ms-codegeex inspect corpus --report                       # path of the report for a browser
   ms-codegeex inspect model                                 # family, sizes, parameters, tokenizer, files
   ms-codegeex inspect model --tensors                       # and every tensor
+  ms-codegeex inspect model.gguf                            # architecture, keys, types of the tensors
   ms-codegeex inspect runs/tiny                             # configuration, last losses, checkpoints and their verdicts
   ms-codegeex inspect runs/tiny/checkpoints/step-00000240   # its tensors, all hashes checked
 """
@@ -46,13 +47,15 @@ GREEN, DIM, PLAIN = "\x1b[32m", "\x1b[2m", "\x1b[0m"
 class Arguments:
     """What is shown."""
 
-    directory: Path = option("dataset, model directory, checkpoint or run", "DIR", REQUIRED, positional=True)
+    directory: Path = option("dataset, model directory, .gguf, checkpoint or run", "DIR", REQUIRED, positional=True)
     document: int | None = option("print the text of document N (from 0) of a dataset", "N", either="what")
     sample: int | None = option(
         "show training sample N (from 0): its documents, and which tokens the loss counts", "N", either="what"
     )
     deep: bool = option("also decode every document and compare it with its hash", default=False, either="what")
-    tensors: bool = option("list every tensor of a model directory or a checkpoint", default=False, either="what")
+    tensors: bool = option(
+        "list every tensor of a model directory, a .gguf or a checkpoint", default=False, either="what"
+    )
     report: bool = option("print the path of the dataset's report.html", default=False, either="what")
     split: Literal["train", "validation"] = option("where to look for the document or the sample", default="train")
     seq_length: int | None = option(
@@ -64,7 +67,12 @@ class Arguments:
 
 def run(arguments: Arguments) -> None:
     """Verify the directory and describe it; damage is a `UserError`."""
+    from ms_codegeex.gguf_files.header import is_gguf
+
     directory: Path = arguments.directory
+    if is_gguf(directory):
+        _run_gguf(arguments)
+        return
     if not directory.is_dir():
         raise UserError(f"{directory}: no such directory; give a dataset, a model directory, a checkpoint or a run")
     if (directory / "dataset.json").is_file():
@@ -84,9 +92,7 @@ def run(arguments: Arguments) -> None:
     }
     for marker, (kind, describe, lines) in kinds.items():
         if (directory / marker).is_file():
-            for name in ("document", "sample", "deep", "report"):
-                if getattr(arguments, name) is not None and getattr(arguments, name) is not False:
-                    raise UserError(f"{directory}: a {kind} has no documents; leave out --{name}")
+            _check_no_documents(arguments, kind)
             if arguments.tensors and kind not in ("checkpoint", "model directory"):
                 raise UserError(f"{directory}: of a {kind}, tensors are not listed; leave out --tensors")
             result = describe(directory)
@@ -97,6 +103,25 @@ def run(arguments: Arguments) -> None:
         "(manifest.json), a run (config.yaml) or runs in stages (stages.json); see `prepare`, "
         "`convert`, `quantize` and `train`"
     )
+
+
+def _check_no_documents(arguments: Arguments, kind: str) -> None:
+    for name in ("document", "sample", "deep", "report"):
+        if getattr(arguments, name) is not None and getattr(arguments, name) is not False:
+            raise UserError(f"{arguments.directory}: a {kind} has no documents; leave out --{name}")
+
+
+def _run_gguf(arguments: Arguments) -> None:
+    from ms_codegeex.gguf_files.reading import describe, lines
+
+    _check_no_documents(arguments, "GGUF file")
+    described = describe(arguments.directory)
+    if arguments.json:
+        print_json(described)
+        return
+    print_lines(lines(described))
+    if arguments.tensors:
+        print_lines(f"  {each['name']}  {each['type']}  {each['shape']}" for each in described["tensors"])
 
 
 def _run_dataset(arguments: Arguments) -> None:

@@ -64,7 +64,7 @@ def _target(output: Path, to: str, family: str, ranks: int) -> Path:
 
 
 @contextmanager
-def _measured(parts: Sequence[FileTensors], label: str, progress: bool) -> Iterator[list[FileTensors]]:
+def measured(parts: Sequence[FileTensors], label: str, progress: bool) -> Iterator[list[FileTensors]]:
     """The same tensors, shown by a progress bar on standard error (only on a terminal), and loaded ahead.
 
     While one is checksummed and written, threads read, check, transpose and cast the next `AHEAD`, together no larger
@@ -161,7 +161,7 @@ def _write(target: Path, to: str, source: Source, parts: Sequence[FileTensors], 
 
 def _verify(written_to: Path, target: Path, to: str, family: str, parts: Sequence[FileTensors], progress: bool) -> None:
     """Read what was written for `target` back and compare every byte with the source, converted once more."""
-    with _measured(parts, "verify", progress) as expected:
+    with measured(parts, "verify", progress) as expected:
         for file, part in zip(_files(written_to, to, family, len(parts)), expected, strict=True):
             written = _READERS[to](file)
             layout.check_names(written, part, str(file))
@@ -271,8 +271,8 @@ def convert(
         if directory:
             write_record(temporary)
 
-    with _measured(parts, f"convert to {to}", progress) as measured:
-        _write(target, to, model, measured, finish)
+    with measured(parts, f"convert to {to}", progress) as shown:
+        _write(target, to, model, shown, finish)
     written = [tensor for part in parts for tensor in part.values()]
     return {
         "source": str(model.path),

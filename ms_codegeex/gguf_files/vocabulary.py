@@ -1,0 +1,171 @@
+"""A tokenizer as a GGUF file holds it: one text, score and type for each row of the model's tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.data.tokenizer import load_tokenizer
+from ms_codegeex.data.tokenizer.base import read_object
+from ms_codegeex.data.tokenizer.chatglm import COMMANDS, MODEL, CodeGeeX2Tokenizer
+from ms_codegeex.data.tokenizer.gpt2 import CONFIG, CodeGenTokenizer, whitespace_tokens
+from ms_codegeex.data.tokenizer.tables import DIGESTS, EOS, Tables, read_tables
+from ms_codegeex.gguf_files.sentencepiece_model import (
+    CONTROL,
+    NORMAL,
+    UNUSED,
+    USER_DEFINED,
+    SentencePiece,
+    read_pieces,
+    write_model,
+)
+
+# llama.cpp finds the name of a control token anywhere in a prompt, and `people` holds `eop`: the two command tokens
+# whose names are plain words have those of GLM-4's tokenizer.
+_NAMES = {"sop": "<sop>", "eop": "<eop>"}
+_ENDS = ("<unk>", "<bos>", "<eos>")  # ids 0 to 2, as llama.cpp's converter names them
+_PIECES = ("<unk>", "<s>", "</s>")  # and as SentencePiece does
+KEYS = "tokenizer.ggml."
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What the keys below `tokenizer.ggml` say. `model` and `pre` are llama.cpp's names of an algorithm and of its
+    pre-tokenizer; `prefix` is the text that every prompt has to begin with; `limits` are sentences on what llama.cpp
+    reads differently."""
+
+    model: str
+    pre: str
+    tokens: list[bytes]
+    types: list[int]
+    special: Mapping[str, int]
+    scores: list[float] = field(default_factory=list)
+    merges: list[str] = field(default_factory=list)
+    prefix: str = ""
+    limits: tuple[str, ...] = ()
+
+
+def vocabulary_of(directory: Path, rows: int, eos: int) -> Vocabulary:
+    """The vocabulary of the tokenizer in `directory` for tables of `rows` rows, whose end token is `eos`.
+
+    Raises `UserError` if the tokenizer is of another kind or has more tokens than the tables have rows.
+    """
+    tokenizer = load_tokenizer(directory)
+    if tokenizer.vocab_size > rows:
+        raise UserError(f"tokenizer: has {tokenizer.vocab_size} tokens, the model's tables {rows} rows; give its own")
+    make = _MAKERS.get(type(tokenizer))
+    if make is None:
+        raise UserError(f"tokenizer: {tokenizer.name} is not one that this model's GGUF can hold; give the model's own")
+    return make(tokenizer, directory, rows, eos)
+
+
+def _padding(rows: range) -> list[bytes]:
+    """Names of rows without a token."""
+    return [f"[PAD{number}]".encode() for number in rows]
+
+
+def _sentencepiece(tokenizer: CodeGeeX2Tokenizer, directory: Path, rows: int, eos: int) -> Vocabulary:
+    pieces = read_pieces((directory / MODEL).read_bytes(), f"tokenizer: {MODEL}")
+    whole = [piece.text for piece in pieces if piece.type == USER_DEFINED]
+    limits = (
+        f"of a text around {whole[0]!r}, one of {len(whole)} whole tokens, llama.cpp may make other ids"
+        if whole
+        else ""
+    )
+    texts = [*_ENDS, *(piece.text for piece in pieces[len(_ENDS) :])]
+    texts += [_NAMES.get(name, name) for name in COMMANDS]
+    unused = rows - len(texts)
+    return Vocabulary(
+        model="llama",
+        pre="chatglm-spm",
+        tokens=[text.encode() for text in texts] + _padding(range(len(texts), rows)),
+        # whole tokens are as in llama.cpp's converter: user-defined ones would get a space after them there
+        types=[NORMAL if piece.type == USER_DEFINED else piece.type for piece in pieces]
+        + [CONTROL] * len(COMMANDS)
+        + [UNUSED] * unused,
+        scores=[*(piece.score for piece in pieces), *[0.0] * (rows - len(pieces))],
+        special={"eos": eos},
+        prefix="".join(_NAMES.get(name, name) for name in ("[gMASK]", "sop")),
+        limits=(limits,) if limits else (),
+    )
+
+
+def _byte_level(tokenizer: CodeGenTokenizer, directory: Path, rows: int, eos: int) -> Vocabulary:
+    tables = read_tables(directory, read_object(directory / CONFIG), directory / CONFIG)
+    texts = sorted(tables.vocab, key=tables.vocab.__getitem__)
+    added = [tokenizer.token_bytes(number) for number in range(len(texts), tokenizer.vocab_size)]
+    types = [CONTROL if text == EOS else NORMAL for text in texts] + [USER_DEFINED] * len(added)
+    return Vocabulary(
+        model="gpt2",
+        pre="gpt-2",
+        tokens=[*(text.encode() for text in texts), *added, *_padding(range(tokenizer.vocab_size, rows))],
+        types=types + [UNUSED] * (rows - len(types)),
+        merges=[" ".join(pair) for pair in tables.merges],
+        special={"bos": tokenizer.eos_id, "eos": eos},
+    )
+
+
+_MAKERS: Mapping[type, Callable[..., Vocabulary]] = {
+    CodeGeeX2Tokenizer: _sentencepiece,
+    CodeGenTokenizer: _byte_level,
+}
+
+
+def tokenizer_writer(metadata: Mapping[str, Any], where: str) -> Callable[[Path], object] | None:
+    """A function that writes the tokenizer of a file's keys into a directory, None if there is none of our kinds.
+
+    Its ids are those of the tokenizer the file was made with, for every text; the bytes of its own files are not. It
+    raises `UserError`, naming the file `where`, if the keys contradict each other.
+    """
+    rebuild = {"llama": _write_sentencepiece, "gpt2": _write_byte_level}.get(str(metadata.get(f"{KEYS}model")))
+
+    def write(directory: Path) -> None:
+        try:
+            rebuild(_lists(metadata), directory)
+        except (ValueError, TypeError, UserError) as error:
+            remedy = "convert with --tokenizer NAME|DIR"
+            raise UserError(f"{where}: its tokenizer is not one of ours ({error}); {remedy}") from None
+
+    return write if rebuild is not None else None
+
+
+def _lists(metadata: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """The lists below `tokenizer.ggml`; `ValueError` unless they fit together."""
+    lists = {name: metadata.get(f"{KEYS}{name}", []) for name in ("tokens", "scores", "token_type", "merges")}
+    for name, kind in (("tokens", str), ("scores", float), ("token_type", int), ("merges", str)):
+        if not isinstance(lists[name], list) or not all(type(value) is kind for value in lists[name]):
+            raise ValueError(f"{name} is no list of that kind")
+        if name not in ("tokens", "merges") and lists[name] and len(lists[name]) != len(lists["tokens"]):
+            raise ValueError(f"{len(lists[name])} {name} for {len(lists['tokens'])} tokens")
+    return lists
+
+
+def _write_sentencepiece(lists: Mapping[str, list[Any]], directory: Path) -> None:
+    tokens, scores, types = lists["tokens"], lists["scores"], lists["token_type"]
+    count = tokens.index(COMMANDS[0])
+    names = tokens[count : count + len(COMMANDS)]
+    if not scores or not types or [name.strip("<>") for name in names] != list(COMMANDS):
+        raise ValueError(f"after its {count} pieces there are not {', '.join(COMMANDS)}")
+    texts = [*_PIECES, *tokens[len(_PIECES) : count]]
+    (directory / MODEL).write_bytes(write_model(map(SentencePiece, texts, scores, types)))
+    CodeGeeX2Tokenizer(directory / MODEL).save(directory)
+
+
+def _write_byte_level(lists: Mapping[str, list[Any]], directory: Path) -> None:
+    tokens = lists["tokens"]
+    eos = tokens.index(EOS)
+    tables = Tables.of({token: number for number, token in enumerate(tokens[:eos])}, _pairs(lists["merges"]))
+    if tables.eos_id != eos:
+        raise ValueError("a token is there twice")
+    tables.save(directory)
+    tables = read_tables(directory, {DIGESTS: [*tables.digests]}, directory)  # refuses what does not fit together
+    runs = whitespace_tokens(eos)
+    added = tokens[eos + 1 : eos + 1 + len(runs)] == list(runs)
+    CodeGenTokenizer(added, tables).save(directory)
+
+
+def _pairs(merges: list[str]) -> list[tuple[str, ...]]:
+    return [tuple(merge.split(" ")) for merge in merges]
