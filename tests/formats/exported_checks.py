@@ -70,7 +70,39 @@ def logits_of_the_twin(exported):
         model = exported.model(attention)
         assert model.config._attn_implementation == attention
         close(forward(model, exported.ids).logits, exported.logits)
-    close(forward(exported.model(), exported.ids, logits_to_keep=2).logits, exported.logits[:, -2:])
+    model = exported.load("sdpa")
+    close(forward(model, exported.ids, logits_to_keep=2).logits, exported.logits[:, -2:])
+    if hasattr(model, "set_attn_implementation"):
+        model.set_attn_implementation("eager")
+        assert forward(model, exported.ids, output_attentions=True).attentions[0] is not None
+
+
+def other_implementations(exported):
+    """One with the signature of flash attention: it gets the mask of the keys, with two axes, and knows the rest."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    seen = []
+
+    def flash(module, query, key, value, attention_mask, dropout=0.0, scaling=None, sliding_window=None, softcap=None):
+        """In place of what needs a GPU; the real one has not been run."""
+        seen.append(attention_mask)
+        n, keys = query.shape[2], key.shape[2]
+        visible = torch.ones(n, keys, dtype=torch.bool).tril(keys - n) if module.is_causal else None
+        if attention_mask is not None:
+            visible = visible & attention_mask[:, None, None, :].bool() | torch.eye(n, keys, dtype=torch.bool)
+        mixed = torch.nn.functional.scaled_dot_product_attention(query, key, value, visible, dropout, scale=scaling)
+        return mixed.transpose(1, 2), None
+
+    model = exported.load()
+    batch = exported.tokenizer()(list(PROMPTS), padding=True, return_tensors="pt")
+    expected, ids = forward(model, **batch).logits, greedy(model, exported.ids[:, :5])
+    ALL_ATTENTION_FUNCTIONS["stand-in"] = flash
+    model.config._attn_implementation = "stand-in"
+    close(forward(model, **batch).logits[:, -1], expected[:, -1])
+    assert seen[-1] is batch.attention_mask
+    close(forward(model, exported.ids).logits, exported.logits)
+    assert seen[-1] is None
+    assert greedy(model, exported.ids[:, :5]) == ids
 
 
 def text_of_the_engine(exported):
@@ -309,6 +341,7 @@ def raised(function, words):
 
 CHECKS = (
     logits_of_the_twin,
+    other_implementations,
     text_of_the_engine,
     caches_change_nothing,
     left_padding,

@@ -5,11 +5,17 @@ oldest version that they support and the newest that there is, each in an enviro
 """
 
 import json
+import os
+import runpy
+import subprocess
+import sys
+import sysconfig
 
 import exported_checks
 import mindspore as ms
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from ms_codegeex.cli import main
 from ms_codegeex.formats.checkpoint_writing import Slice, write_checkpoint
@@ -85,11 +91,44 @@ def exported(directory, tmp_path_factory):
         yield exported_checks.Exported(directory)
 
 
-@pytest.mark.parametrize("check", exported_checks.CHECKS)
+# PEFT is not among the tests' packages: test_peft.py, and below
+@pytest.mark.parametrize("check", [one for one in exported_checks.CHECKS if one.__name__ != "low_rank_adapters"])
 def test_the_classes(check, exported):
-    if check is exported_checks.low_rank_adapters:
-        pytest.importorskip("peft")
     check(exported)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", ["==4.48.0", "==4.57.1", ">=5,<6"])
+def test_other_versions(version, directory, tmp_path):
+    """In an environment of its own, in which packages of this one are used where their versions fit."""
+    subprocess.run([sys.executable, "-I", "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    (site,) = (tmp_path / "venv").glob("lib/python3*/site-packages")
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    python = tmp_path / "venv" / "bin" / "python"
+    pip = [sys.executable, "-I", "-m", "pip", "--disable-pip-version-check", "--python", python]
+    if subprocess.run([*pip, "download", "-q", "--no-deps", "-d", tmp_path / "index", "packaging"]).returncode:
+        pytest.skip("needs a package index")
+    subprocess.run([*pip, "install", "-q", f"transformers{version}", "peft"], check=True)
+    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    environment |= {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [python, exported_checks.__file__, directory], env=environment, capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count(": ok\n") == len(exported_checks.CHECKS)
+    found = done.stdout.split()[1].rstrip(",")
+    assert found.startswith("5.") if ">" in version else found == version[2:]
+
+
+@pytest.mark.parametrize(
+    "module", ["formats/exported/modeling_codegeex", "data/tokenizer/exported/tokenization_codegeex"]
+)
+@pytest.mark.parametrize("version", ["4.47.1", "6.0.0.dev0"])
+def test_a_version_that_does_not_fit_is_refused(module, version, monkeypatch):
+    monkeypatch.setattr(transformers, "__version__", version)
+    with pytest.raises(ImportError, match=rf"4.48 to 5.x, this is {version}; pip install") as error:
+        runpy.run_path(str(ROOT / "ms_codegeex" / f"{module}.py"))
+    assert "\n" not in str(error.value)
 
 
 def test_a_saved_model_is_one_of_ours_again(exported, directory, tmp_path):

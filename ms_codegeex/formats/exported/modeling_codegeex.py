@@ -166,28 +166,6 @@ class CodeGeeXBlock(nn.Module):
         return x + self.mlp(self.post_attention_layernorm(x)), weights
 
 
-class Embedding(nn.Module):
-    def __init__(self, config: CodeGeeXConfig) -> None:
-        super().__init__()
-        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
-
-
-class TopQueryEmbedding(nn.Module):
-    def __init__(self, config: CodeGeeXConfig) -> None:
-        super().__init__()
-        self.top_query_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
-
-
-class Transformer(nn.Module):
-    def __init__(self, config: CodeGeeXConfig) -> None:
-        super().__init__()
-        blocks = config.num_hidden_layers - 1
-        self.layers = nn.ModuleList(CodeGeeXBlock(config, i) for i in range(blocks))
-        self.final_layernorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
-        self.topQueryLayer = CodeGeeXBlock(config, blocks)
-
-
 class CodeGeeXPreTrainedModel(PreTrainedModel):
     config_class = CodeGeeXConfig
     base_model_prefix = "language_model"
@@ -211,8 +189,19 @@ class CodeGeeXModel(CodeGeeXPreTrainedModel):
 
     def __init__(self, config: CodeGeeXConfig) -> None:
         super().__init__(config)
-        self.embedding, self.transformer = Embedding(config), Transformer(config)
-        self.topQueryEmbedding = TopQueryEmbedding(config)
+        size, positions = config.hidden_size, config.max_position_embeddings
+        self.embedding = nn.ModuleDict(
+            {
+                "word_embeddings": nn.Embedding(config.vocab_size, size),
+                "position_embeddings": nn.Embedding(positions, size),
+            }
+        )
+        self.topQueryEmbedding = nn.ModuleDict({"top_query_embeddings": nn.Embedding(positions, size)})
+        *blocks, top = (CodeGeeXBlock(config, i) for i in range(config.num_hidden_layers))
+        final = nn.LayerNorm(size, config.layer_norm_eps)
+        self.transformer = nn.ModuleDict(
+            {"layers": nn.ModuleList(blocks), "final_layernorm": final, "topQueryLayer": top}
+        )
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -220,7 +209,7 @@ class CodeGeeXModel(CodeGeeXPreTrainedModel):
         return self.embedding.word_embeddings
 
     def set_input_embeddings(self, table: nn.Module) -> None:
-        self.embedding.word_embeddings = table
+        self.embedding["word_embeddings"] = table
 
     def _positions(self, mask: Tensor | None, cache_position: Tensor, batch: int) -> Tensor:
         """[batch, n]. Padding on the left takes no position."""
@@ -281,10 +270,11 @@ class CodeGeeXModel(CodeGeeXPreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         cache_position: Tensor | None = None,
+        cache: Any = None,
     ) -> BaseModelOutputWithPast:
         """`input_ids` [batch, n], or `inputs_embeds` [batch, n, H], the words' vectors, which follow the tokens in
-        `past_key_values`. `attention_mask` [batch, keys]: 0 for padding, which stands on the left; or four axes,
-        [batch, 1, n, keys].
+        `past_key_values`, later called `cache`. `attention_mask` [batch, keys]: 0 for padding, which stands on the
+        left; or four axes, [batch, 1, n, keys].
 
         `last_hidden_state` [batch, n, H]. `hidden_states`: what goes into each layer, then the last state, so
         `hidden_states[-2]` is LN_final(x). `attentions`, of each layer: with `attn_implementation="eager"`.
@@ -299,7 +289,7 @@ class CodeGeeXModel(CodeGeeXPreTrainedModel):
             output_hidden_states = self.config.output_hidden_states
         words = self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
         batch, n = words.shape[:2]
-        cache = past_key_values
+        cache = past_key_values if cache is None else cache
         if self.gradient_checkpointing and self.training:
             cache = None
         elif cache is None and (self.config.use_cache and not self.training if use_cache is None else use_cache):
@@ -364,18 +354,18 @@ class CodeGeeXForCausalLM(CodeGeeXPreTrainedModel, GenerationMixin):
         **others: Any,
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
         """Logits [batch, n, vocab_size], or of the last `logits_to_keep` tokens; with `labels` [batch, n], the mean
-        loss of the next tokens (-100 is left out). `cache` is the later name of `past_key_values`; the rest is as in
-        `CodeGeeXModel`."""
+        loss of the next tokens (-100 is left out). The rest is as in `CodeGeeXModel`."""
         below = self.language_model(
             input_ids,
             attention_mask,
             position_ids,
-            past_key_values if cache is None else cache,
+            past_key_values,
             inputs_embeds,
             use_cache,
             output_attentions,
             output_hidden_states,
             others.pop("cache_position", None),
+            cache,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = F.linear(below.last_hidden_state[:, kept], self.get_input_embeddings().weight)
