@@ -88,18 +88,12 @@ def _room(cache: Any) -> int:
 
 
 def eager_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float = 1.0,
-    **others: Any,
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, **others: Any
 ) -> tuple[Tensor, Tensor]:
     """query [batch, heads, n, depth]; key, value [batch, heads, keys, depth]; mask, added to the scores ->
     [batch, n, heads, depth] and the weights [batch, heads, n, keys]. The softmax is computed in FP32."""
     scores = (query @ key.transpose(-1, -2)).float() * scaling
-    weights = torch.softmax(scores if attention_mask is None else scores + attention_mask, -1).to(value.dtype)
+    weights = torch.softmax(scores if mask is None else scores + mask, -1).to(value.dtype)
     return (weights @ value).transpose(1, 2), weights
 
 
@@ -190,13 +184,9 @@ class CodeGeeXModel(CodeGeeXPreTrainedModel):
     def __init__(self, config: CodeGeeXConfig) -> None:
         super().__init__(config)
         size, positions = config.hidden_size, config.max_position_embeddings
-        self.embedding = nn.ModuleDict(
-            {
-                "word_embeddings": nn.Embedding(config.vocab_size, size),
-                "position_embeddings": nn.Embedding(positions, size),
-            }
-        )
-        self.topQueryEmbedding = nn.ModuleDict({"top_query_embeddings": nn.Embedding(positions, size)})
+        words, position, query = (nn.Embedding(rows, size) for rows in (config.vocab_size, positions, positions))
+        self.embedding = nn.ModuleDict({"word_embeddings": words, "position_embeddings": position})
+        self.topQueryEmbedding = nn.ModuleDict({"top_query_embeddings": query})
         *blocks, top = (CodeGeeXBlock(config, i) for i in range(config.num_hidden_layers))
         final = nn.LayerNorm(size, config.layer_norm_eps)
         self.transformer = nn.ModuleDict(
