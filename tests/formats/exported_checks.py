@@ -135,7 +135,11 @@ def left_padding(exported):
     for attention in ("eager", "sdpa"):
         model = exported.model(attention)
         logits = forward(model, **batch).logits
-        assert logits.isfinite().all()
+        close(logits, forward(exported.model(), **batch).logits)  # of the padding, too
+        ids, mask = batch.input_ids, batch.attention_mask
+        first = cache_of(forward(model, ids[:, :-2], attention_mask=mask[:, :-2]))
+        rest = forward(model, ids[:, -2:], attention_mask=mask, past_key_values=first).logits
+        close(rest[:, -1], logits[:, -1])
         together = {
             kind: greedy(model, batch.input_ids, attention_mask=batch.attention_mask, cache_implementation=kind)
             for kind in (None, "static")
@@ -199,15 +203,19 @@ def loss_and_tuples(exported):
 
 
 def gradient_checkpointing(exported):
-    """The gradients are those without it; nothing is kept for generation meanwhile."""
-    gradients = []
+    """Every layer is computed twice, the gradients are those without it, and nothing is kept for generation."""
+    gradients, calls = [], []
     for reentrant in (None, True, False):
         model = exported.load().train()
         if reentrant is not None:
             model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+        below, calls[:] = model.language_model.transformer, []
+        for block in (*below.layers, below.topQueryLayer):
+            block.attention.register_forward_pre_hook(lambda module, inputs: calls.append(module))
         output = model(exported.ids, labels=exported.ids, use_cache=reentrant is not None)
         assert cache_of(output) is None
         output.loss.backward()
+        assert len(calls) == (len(below.layers) + 1) * (1 if reentrant is None else 2)
         gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
     for others in gradients[1:]:
         for name, gradient in gradients[0].items():
