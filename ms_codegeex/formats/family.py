@@ -94,7 +94,8 @@ class Sizes:
             "model_type": data.model_type,
             **data.written(config),
             **{key: value for key, value in (base or {}).items() if key != "dtype"},  # the newer name of torch_dtype
-            **{data.keys.get(name, name): getattr(config, name) for name in self.fields},
+            **{data.keys.get(name, name): getattr(config, name) for name in self.fields if name not in data.counted},
+            **{data.keys[name]: getattr(config, name) + more for name, more in data.counted.items()},
             **data.only,
             "torch_dtype": "float32",
         }

@@ -92,7 +92,7 @@ class SizeKeys:
     `required`: positive whole numbers that must be given; the others have the defaults of their fields. `keys`: the key
     in `config.json` of each field whose name differs there. `only`: keys of which our network computes just this value;
     written, and checked on reading. `written`: config -> what the other software needs in addition. `read`: fills in
-    keys that may be missing.
+    keys that may be missing. `counted`: how many more of a field that file counts; `read` takes them off again.
     """
 
     model_type: str
@@ -101,6 +101,7 @@ class SizeKeys:
     only: Mapping[str, Any]
     written: Callable[[Any], Mapping[str, Any]]
     read: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda config_json: config_json
+    counted: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,21 @@
-"""Exported CodeGeeX directories in transformers, with the classes that we put into them."""
+"""Exported CodeGeeX directories in transformers, with the classes that we put into them.
+
+What they must do is in `exported_checks.py`: done here with the tests' transformers, and in the slow test with the
+oldest version that they support and the newest that there is, each in an environment of its own.
+"""
 
 import json
+import os
+import runpy
+import subprocess
+import sys
+import sysconfig
 
+import exported_checks
 import mindspore as ms
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from ms_codegeex.cli import main
 from ms_codegeex.formats.checkpoint_writing import Slice, write_checkpoint
@@ -19,7 +30,7 @@ transformers = pytest.importorskip("transformers")
 from twins import codegeex_torch  # noqa: E402
 from twins.peers import randomise  # noqa: E402
 
-POSITIONS, EOS, PROMPT = 40, 50256, "def first(x):\n        return x"
+POSITIONS, COUNT, EOS, PROMPT = 40, 20, 50256, "def first(x):\n        return x"
 CONFIG = build_config(
     "tiny",
     {
@@ -34,144 +45,110 @@ CONFIG = build_config(
 
 
 @pytest.fixture(scope="module")
-def modules(tmp_path_factory):
-    """transformers copies the classes that it imports into this directory."""
-    with pytest.MonkeyPatch.context() as patch:
-        cache = str(tmp_path_factory.mktemp("modules"))
-        patch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", cache)
-        patch.syspath_prepend(cache)
-        yield
-
-
-@pytest.fixture(scope="module")
 def twin():
-    """With weights by which the next token depends on much."""
+    """With weights by which the next token depends on much, and logits up to 3, which FP32 has to 1e-6."""
     twin = codegeex_torch.CodeGeeX(50400, 32, 2, 4, 48, POSITIONS, reset=False)
-    tensors = randomise(twin)
+    tensors = randomise(twin, seed=3)
     for name, parameter in twin.named_parameters():
-        if parameter.ndim == 2 and name != "embedding.word.weight":
-            parameter.data *= 2
-            tensors[name] *= 2
+        if parameter.ndim == 2:
+            factor = 1 / 8 if name.startswith("embedding") else 2
+            parameter.data *= factor
+            tensors[name] *= factor
     return twin, tensors
 
 
 @pytest.fixture(scope="module")
 def directory(twin, tmp_path_factory):
-    """A run's model directory, by way of another one."""
+    """A run's model directory, by way of another one, and what `exported_checks` expects of it."""
     root = tmp_path_factory.mktemp("exported")
     slices = {name: Slice(array.shape, (0,) * array.ndim, array) for name, array in twin[1].items()}
     model = {"family": "codegeex", "preset": None, **vars(CONFIG)}
     write_checkpoint(root / "run" / "checkpoints", 4, slices, {"config": {"model": model}})
     assert convert(root / "run", "hf", root / "first", progress=False)["warnings"] == []
     assert convert(root / "first", "hf", root / "second", progress=False)["warnings"] == []
+    ids = np.random.default_rng(1).integers(0, EOS, (2, 24))
+    with torch.no_grad():
+        logits = twin[0].logits(torch.tensor(ids)).numpy()
+    np.savez(root / "second" / "expected.npz", ids=ids, logits=logits)
+    before = ms.get_context("mode")
+    ms.set_context(mode=ms.GRAPH_MODE)
+    generator = Generator(root / "second")
+    text = generator.generate(PROMPT, SamplingSettings(max_new_tokens=COUNT, temperature=0))
+    ms.set_context(mode=before)
+    prompt_ids = [int(number) for number in generator.encode(PROMPT)]
+    expected = {"prompt": PROMPT, "prompt_ids": prompt_ids, "text": text, "count": COUNT}
+    (root / "second" / "expected.json").write_text(json.dumps(expected))
     return root / "second"
 
 
-def load(directory, **options):
-    return transformers.AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=True, **options).eval()
-
-
 @pytest.fixture(scope="module")
-def model(directory, modules):
-    return load(directory)
+def exported(directory, tmp_path_factory):
+    """transformers copies the classes that it imports into a directory of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        cache = str(tmp_path_factory.mktemp("modules"))
+        patch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", cache)
+        patch.syspath_prepend(cache)
+        yield exported_checks.Exported(directory)
 
 
-@pytest.fixture(scope="module")
-def tokenizer(directory, modules):
-    return transformers.AutoTokenizer.from_pretrained(directory, trust_remote_code=True)
+# PEFT is not among the tests' packages: test_peft.py, and below
+@pytest.mark.parametrize("check", [one for one in exported_checks.CHECKS if one.__name__ != "low_rank_adapters"])
+def test_the_classes(check, exported):
+    check(exported)
 
 
-@pytest.fixture
-def generator(directory):
-    before = ms.get_context("mode")
-    ms.set_context(mode=ms.GRAPH_MODE)
-    yield Generator(directory)
-    ms.set_context(mode=before)
+@pytest.mark.slow
+@pytest.mark.parametrize("version", ["==4.48.0", "==4.57.1", ">=5,<6"])
+def test_other_versions(version, directory, tmp_path):
+    """In an environment of its own, in which packages of this one are used where their versions fit."""
+    subprocess.run([sys.executable, "-I", "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    (site,) = (tmp_path / "venv").glob("lib/python3*/site-packages")
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    python = tmp_path / "venv" / "bin" / "python"
+    pip = [sys.executable, "-I", "-m", "pip", "--disable-pip-version-check", "--python", python]
+    if subprocess.run([*pip, "download", "-q", "--no-deps", "-d", tmp_path / "index", "packaging"]).returncode:
+        pytest.skip("needs a package index")
+    subprocess.run([*pip, "install", "-q", f"transformers{version}", "peft"], check=True)
+    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    environment |= {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [python, exported_checks.__file__, directory], env=environment, capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count(": ok\n") == len(exported_checks.CHECKS)
+    found = done.stdout.split()[1].rstrip(",")
+    assert found.startswith("5.") if ">" in version else found == version[2:]
 
 
-def greedy(model, ids, count, **options):
-    with torch.no_grad():
-        return model.generate(ids, max_new_tokens=count, do_sample=False, eos_token_id=None, **options)
+@pytest.mark.parametrize(
+    "module", ["formats/exported/modeling_codegeex", "data/tokenizer/exported/tokenization_codegeex"]
+)
+@pytest.mark.parametrize("version", ["4.47.1", "6.0.0.dev0"])
+def test_a_version_that_does_not_fit_is_refused(module, version, monkeypatch):
+    monkeypatch.setattr(transformers, "__version__", version)
+    with pytest.raises(ImportError, match=rf"4.48 to 5.x, this is {version}; pip install") as error:
+        runpy.run_path(str(ROOT / "ms_codegeex" / f"{module}.py"))
+    assert "\n" not in str(error.value)
 
 
-def test_the_logits_are_those_of_the_twin(model, twin):
-    ids = torch.tensor(np.random.default_rng(1).integers(0, EOS, (2, POSITIONS)))
-    with torch.no_grad():
-        found, expected = model(ids).logits, twin[0].logits(ids)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-
-
-def test_greedy_text_and_logits_are_those_of_our_engine(model, tokenizer, generator):
-    ids = tokenizer(PROMPT, return_tensors="pt").input_ids
-    assert ids[0].tolist() == generator.encode(PROMPT)
-    with torch.no_grad():
-        np.testing.assert_allclose(model(ids).logits[0, -1].numpy(), generator.logits(ids[0].tolist()), atol=1e-5)
-    text = generator.generate(PROMPT, SamplingSettings(max_new_tokens=20, temperature=0))
-    assert text and tokenizer.decode(greedy(model, ids, 20)[0, ids.shape[1] :]) == text
-
-
-def test_the_cache_changes_nothing(model):
-    ids = torch.tensor(np.random.default_rng(2).integers(0, EOS, (2, 9)))
-    cached = greedy(model, ids, 20)
-    assert cached.tolist() == greedy(model, ids, 20, use_cache=False).tolist()
-    assert len(set(cached[0, 9:].tolist())) > 3
-    with torch.no_grad():
-        first = model(ids[:, :4])
-        rest = model(ids[:, 4:], past_key_values=first.past_key_values).logits
-        assert (rest - model(ids).logits[:, 4:]).abs().max() <= 1e-5
-    assert model(ids, use_cache=False).past_key_values is None
-
-
-def test_prompts_padded_on_the_left_continue_as_alone(model, tokenizer):
-    tokenizer.padding_side = "left"
-    prompts = [PROMPT, "import os", "x = 1 +"]
-    batch = tokenizer(prompts, padding=True, return_tensors="pt")
-    assert not batch.attention_mask.all()
-    together = greedy(model, batch.input_ids, 12, attention_mask=batch.attention_mask)[:, -12:]
-    with torch.no_grad():
-        scores = model(batch.input_ids, attention_mask=batch.attention_mask).logits[:, -1]
-    for prompt, row, last in zip(prompts, together, scores, strict=True):
-        alone = tokenizer(prompt, return_tensors="pt").input_ids
-        assert row.tolist() == greedy(model, alone, 12)[0, -12:].tolist()
-        torch.testing.assert_close(last, model(alone).logits[0, -1].detach(), rtol=1e-5, atol=1e-5)
-
-
-def test_beams_reorder_the_cache(model, tokenizer):
-    ids = tokenizer(PROMPT, return_tensors="pt").input_ids
-    with_cache, without = (greedy(model, ids, 8, num_beams=3, use_cache=use) for use in (True, False))
-    assert with_cache.tolist() == without.tolist()
-
-
-def test_the_loss_is_that_of_the_next_tokens(model, twin):
-    ids = torch.tensor(np.random.default_rng(3).integers(0, EOS, (2, 12)))
-    expected = twin[0](ids[:, :-1], ids[:, 1:], torch.ones(2, 11))
-    assert abs(float(model(ids, labels=ids).loss.detach()) - float(expected.detach())) <= 1e-5
-
-
-def test_half_precision_loads(directory, modules, model):
-    half, ids = load(directory, dtype=torch.float16), torch.tensor([[5, 6, 7, 8]])
-    with torch.no_grad():
-        found, expected = half(ids).logits, model(ids).logits
-    assert found.dtype == torch.float16 and (found - expected).abs().max() < 0.05
-    assert greedy(half, ids, 5).shape == (1, 9)
-
-
-def test_what_cannot_be_computed_is_said(model):
-    ids = torch.arange(POSITIONS + 1)[None]
-    with pytest.raises(ValueError, match="position 40: the model has 40 positions; shorten the prompt"):
-        model(ids)
-    with pytest.raises(ValueError, match=r"attention_mask: shape \(1, 3\), expected \(1, 2\)"):
-        model(ids[:, :2], attention_mask=torch.ones(1, 3))
-    with pytest.raises(ValueError, match='cache_implementation: only "dynamic" is supported'):
-        greedy(model, ids[:, :2], 2, cache_implementation="static")
-
-
-def test_a_saved_model_is_one_of_ours_again(model, tokenizer, directory, tmp_path):
+def test_a_saved_model_is_one_of_ours_again(exported, directory, tmp_path):
     """After a change by other software, such as fine-tuning."""
-    for part in (model, tokenizer):
+    for part in (exported.model(), exported.tokenizer()):
         part.save_pretrained(tmp_path / "saved")
     assert main(["inspect", str(tmp_path / "saved")]) == 0
     result = convert(tmp_path / "saved", "hf", tmp_path / "again", progress=False)
     assert result["family"] == "codegeex" and result["warnings"] == []
     theirs, ours = (json.loads((place / "config.json").read_text()) for place in (tmp_path / "again", directory))
     assert ours.items() <= {**theirs, "torch_dtype": "float32"}.items()
+
+
+def test_an_older_directory_counts_the_blocks_alone(directory, tmp_path):
+    """Our own readers, too, take it as it is meant, and the next directory counts the top query layer."""
+    (tmp_path / "older").mkdir()
+    (tmp_path / "older" / "model.safetensors").write_bytes((directory / "model.safetensors").read_bytes())
+    config = json.loads((directory / "config.json").read_text())
+    older = {key: value for key, value in config.items() if key != "top_query_layers"} | {"num_hidden_layers": 2}
+    (tmp_path / "older" / "config.json").write_text(json.dumps(older))
+    convert(tmp_path / "older", "hf", tmp_path / "again", progress=False)
+    assert json.loads((tmp_path / "again" / "config.json").read_text()).items() >= config.items()
+    assert config["num_hidden_layers"] == 3

@@ -117,7 +117,7 @@ def test_there_and_back(layout):
 
 def test_config_json_there_and_back():
     config = FORMATS.sizes.to_json(LARGE)
-    assert config["model_type"] == "codegeex" and config["num_hidden_layers"] == 39
+    assert config["model_type"] == "codegeex" and config["num_hidden_layers"] == 40
     assert config["hidden_act"] == "fast_gelu" and config["tie_word_embeddings"] is True
     assert FORMATS.sizes.from_json(config) == sizes_of(LARGE)
 

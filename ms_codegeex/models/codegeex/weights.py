@@ -7,6 +7,7 @@ MindSpore checkpoints store the attention output and both feed-forward matrices 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ms_codegeex.models.foreign import COPY, SIZES, STACK, TRANSPOSE, Entry, ForeignFormats, ForeignLayout, SizeKeys
@@ -95,19 +96,30 @@ def _limits(config: Any) -> list[str]:
     ]
 
 
+def _read(config_json: Mapping[str, Any]) -> Mapping[str, Any]:
+    """With `num_hidden_layers` of the blocks alone, as in older files, which have no `top_query_layers`."""
+    layers = config_json.get("num_hidden_layers")
+    if type(layers) is not int or "top_query_layers" not in config_json:
+        return config_json
+    return {**config_json, "num_hidden_layers": layers - 1}
+
+
 FORMATS = ForeignFormats(
     sizes=SizeKeys(
         model_type="codegeex",
         required=(*SIZES, "max_position_embeddings"),
         keys={"num_layers": "num_hidden_layers", "num_heads": "num_attention_heads", "init_std": "initializer_range"},
-        only={"hidden_act": "fast_gelu", "tie_word_embeddings": True},
+        only={"hidden_act": "fast_gelu", "tie_word_embeddings": True, "top_query_layers": 1},
         written=lambda config: {
             "architectures": ["CodeGeeXForCausalLM"],
             "auto_map": {
                 "AutoConfig": "modeling_codegeex.CodeGeeXConfig",
+                "AutoModel": "modeling_codegeex.CodeGeeXModel",
                 "AutoModelForCausalLM": "modeling_codegeex.CodeGeeXForCausalLM",
             },
         },
+        read=_read,
+        counted={"num_layers": 1},  # the top query layer, as the original's num_layers does
     ),
     layouts=(
         ForeignLayout("huggingface", _HUGGINGFACE),

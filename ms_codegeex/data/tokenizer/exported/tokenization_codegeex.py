@@ -1,4 +1,12 @@
-"""CodeGeeX's tokenizer for transformers, loaded with `trust_remote_code=True`; tokenizer.json holds all of it."""
+"""CodeGeeX's tokenizer for transformers 4.48 to 5.x, with `trust_remote_code=True`; tokenizer.json holds all of it."""
+
+import transformers
+
+if not (4, 48) <= tuple(map(int, transformers.__version__.split(".")[:2])) < (6, 0):
+    raise ImportError(
+        f"CodeGeeX's tokenizer works with transformers 4.48 to 5.x, this is {transformers.__version__}; "
+        'pip install "transformers>=4.48,<6"'
+    )
 
 from transformers import PreTrainedTokenizerFast
 
