@@ -25,6 +25,7 @@ from ms_codegeex.config.chosen_hardware import software_note
 from ms_codegeex.data.corpus.prepare import cached_corpus
 from ms_codegeex.data.corpus.reading import Search, find_units
 from ms_codegeex.data.corpus.settings import PrepareSettings, ReadingSettings
+from ms_codegeex.data.corpus.sources import Inputs
 from ms_codegeex.data.datasets.opening import (
     absolute,
     check_held_out,
@@ -93,9 +94,7 @@ def _reading(config: RunConfig, corpus: Sequence[str]) -> ReadingSettings:
         raise UserError(f"data.languages: {error}") from None
 
 
-def _tokenizer(
-    config: RunConfig, corpus: Sequence[Path] | None, reading: ReadingSettings, parent: Path, search: Search
-) -> str:
+def _tokenizer(config: RunConfig, corpus: Inputs, reading: ReadingSettings, parent: Path, search: Search) -> str:
     """Name or directory of the tokenizer for a corpus that the run prepares; its own is trained here on first use."""
     data = config.data
     if data.tokenizer_size is None:

@@ -42,8 +42,7 @@ class WarmupDecay(nn.Cell):
         return ops.select(step < self.joined, self.rate + self.slope * (step - self.first), self._scheduled(step))
 
     def _scheduled(self, step: Tensor) -> Tensor:
-        passed = ops.maximum(step - self.begin, 0.0) if self.begin else step
-        passed = ops.minimum(passed, self.decay)
+        passed = ops.minimum(ops.maximum(step - self.begin, 0.0), self.decay)
         cosine = 0.5 * (1.0 + self.cos(passed * (math.pi / self.decay)))
         share = 1.0 - passed / self.decay if self.linear else cosine
         decayed = self.end + (self.peak - self.end) * share

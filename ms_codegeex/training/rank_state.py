@@ -170,10 +170,8 @@ def starting_weight(
 ) -> np.ndarray:
     """FP32: the numbers of `weights[name]`, which may have fewer rows than `shape`; `initial_weight` where it has none.
     Only the part in `window` is read. `UserError` for numbers that are not finite."""
-    if name not in weights:
-        return initial_weight(name, shape, std, seed, window, waves)
-    tensor, ranges = weights[name], window_ranges(shape, window)
-    common = overlap(ranges, {"offset": (0,) * len(shape), "shape": tensor.shape})
+    tensor, ranges = weights.get(name), window_ranges(shape, window)
+    common = tensor and overlap(ranges, {"offset": (0,) * len(shape), "shape": tensor.shape})
     if common is None:
         return initial_weight(name, shape, std, seed, window, waves)
     there, here = common
