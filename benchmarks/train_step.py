@@ -24,18 +24,20 @@ from common import ROOT, print_command, spread, versions
 
 @dataclass(frozen=True)
 class Shape:
-    """A model and its batch of `batch` sequences of `seq` tokens; `muon`: the optimizer of its blocks' matrices."""
+    """A model and its batch of `batch` sequences of `seq` tokens; `muon`: the optimizer of its blocks' matrices;
+    `loss_chunk`: 0 for that of a run which does not set it."""
 
     preset: str
     batch: int
     seq: int
     fields: dict[str, int] = field(default_factory=dict)
     muon: bool = False
+    loss_chunk: int = 0
 
 
 FIRST = {"vocab_size": 1024, "eos_token_id": 1005, "num_heads": 2}  # as in configs/codegeex_tiny.yaml
 SHAPES = {
-    "first": Shape("tiny", 16, 256, FIRST, muon=True),
+    "first": Shape("tiny", 16, 256, FIRST, muon=True, loss_chunk=1024),
     "tiny": Shape("tiny", 16, 256),
     "25m": Shape("25m", 4, 512),
 }
@@ -60,6 +62,7 @@ def our_step(shape: Shape) -> Callable[[], float]:
     ms.set_context(mode=ms.GRAPH_MODE)
     batch, seq, name = shape.batch, shape.seq, "muon" if shape.muon else "adamw"
     training = {"steps": 1, "global_batch": batch, "precision": "fp32", "optimizer": {"name": name}}
+    training |= {"loss_chunk": shape.loss_chunk} if shape.loss_chunk else {}
     model = {"preset": shape.preset, **shape.fields}
     run = build_run_config({"model": model, "data": {"seq_length": seq}, "training": training})
     library = str(operators_library(run, int(os.environ["OMP_NUM_THREADS"])) or "")
