@@ -94,10 +94,10 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class InitialConfig:
-    """First values of weights that are not drawn from N(0, `model.init_std`²); a run without `model.weights`."""
+    """First values of a new model's weights, where they are not drawn from N(0, `model.init_std`²)."""
 
     outputs: Literal["normal", "zero"] = "normal"
-    """`zero`: the output layers of attention and feed-forward part begin at zero, each block as the identity."""
+    """`zero`: the output layers of attention and feed-forward part begin at zero: at first a block changes nothing."""
     positions: Literal["normal", "sinusoid"] = "normal"
     """`sinusoid`: tables of learned positions begin as sinusoids with wavelengths from 2π to 20000π."""
 
