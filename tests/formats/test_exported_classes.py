@@ -92,8 +92,11 @@ def exported(directory, tmp_path_factory):
         yield exported_checks.Exported(directory)
 
 
-# PEFT is not among the tests' packages: test_peft.py, and below
-@pytest.mark.parametrize("check", [one for one in exported_checks.CHECKS if one.__name__ != "low_rank_adapters"])
+# PEFT is not among the tests' packages (test_peft.py), and compilation takes seconds: both are checked below
+ELSEWHERE = (exported_checks.low_rank_adapters, exported_checks.compiled_whole)
+
+
+@pytest.mark.parametrize("check", [check for check in exported_checks.CHECKS if check not in ELSEWHERE])
 def test_the_classes(check, exported):
     check(exported)
 
