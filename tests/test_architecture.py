@@ -67,6 +67,7 @@ EXTRAS = {  # what only some users need, and the files of `commands/` that belon
     "mindformers_bridge": "",
     "ray_engines": "",
     "rehearsal": "rehearse",
+    "serving": "serve",
     "terminal": "chat complete",
 }
 CORE_LINES = 45_000
