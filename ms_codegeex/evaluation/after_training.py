@@ -138,32 +138,39 @@ class Beginning:
 
 
 def held_out_functions(prefix: Path, tokenizer: Tokenizer, longest: int, seed: int) -> list[Beginning]:
-    """The first lines of functions in held-out Python, up to their bodies: at most `SAMPLES`, one of a document.
+    """Signatures and docstrings of functions in held-out Python, as HumanEval's prompts are: at most `SAMPLES`, each of
+    another document.
 
     `prefix`: of the split's files. Languages are not recorded everywhere, so Python is what parses and has a function.
-    Functions whose beginnings have more than `longest` tokens are passed over.
+    Functions whose beginnings have more than `longest` tokens, or their bodies more than twice as many, are passed
+    over: a sample would not reach the end of a body so long.
     """
     documents, generator, found = IndexedDataset(prefix), np.random.default_rng(seed), list[Beginning]()
     for number in generator.choice(len(documents), min(len(documents), MAX_DOCUMENTS), replace=False).tolist():
         ids = documents.document(number)
         if len(ids) > LONGEST or int(ids.max()) >= tokenizer.vocab_size:
             continue
-        begun = _functions(tokenizer.decode([i for i in ids.tolist() if i != tokenizer.eos_id]))
-        found += [each for each in begun if len(tokenizer.encode_prompt(each.text)) <= longest][:1]
+        for begun, body in _functions(tokenizer.decode([i for i in ids.tolist() if i != tokenizer.eos_id])):
+            sizes = [len(tokenizer.encode_prompt(text)) for text in (begun.text, body)]
+            if sizes[0] <= longest and sizes[1] <= 2 * longest:
+                found.append(begun)
+                break
         if len(found) == SAMPLES:
             break
     return found
 
 
-def _functions(text: str) -> list[Beginning]:
-    """The lines of each function in the first column up to its body, if the text is Python; without its tag line."""
+def _functions(text: str) -> list[tuple[Beginning, str]]:
+    """Each function in the first column that has a docstring and more, if the text is Python: the beginning, up to the
+    docstring's end, and the body. The text's tag line is left out."""
     tree, tag = _parsed(text), tag_text("Python") + "\n"
     lines, found = text.splitlines(keepends=True), []
     for each in tree.body if tree else ():
-        if isinstance(each, ast.FunctionDef):
-            begun = "".join(lines[each.lineno - 1 : each.body[0].lineno - 1])
-            if begun.startswith("def ") and _parsed(f"{begun}    pass\n"):
-                found.append(Beginning(begun, "".join(lines[: each.lineno - 1]).removeprefix(tag)))
+        if isinstance(each, ast.FunctionDef) and ast.get_docstring(each) is not None and len(each.body) > 1:
+            last = each.body[1].lineno - 1
+            begun, body = "".join(lines[each.lineno - 1 : last]), "".join(lines[last : each.end_lineno])
+            if begun.startswith("def ") and _parsed(begun):
+                found.append((Beginning(begun, "".join(lines[: each.lineno - 1]).removeprefix(tag)), body))
     return found
 
 
@@ -186,13 +193,24 @@ def continued(generator: Generator, prompts: Sequence[Beginning], limits: Sequen
 
     def text(number: int, prompt: Beginning, limit: int) -> str:
         ids = generator.encode(f"{tag}\n{prompt.before}{prompt.text}", truncate_for=room)
-        settings = SamplingSettings(limit, temperature=TEMPERATURE, top_p=1.0, seed=seed + number)
+        settings = SamplingSettings(limit, temperature=TEMPERATURE, seed=seed + number)
         return prompt.text + "".join(generator.stream(ids, settings, block("Python", prompt.text)))
 
     # a pass for each number of unfinished answers would be compiled otherwise
     generator.engine.least = min(len(prompts), generator.slots)
     with ThreadPoolExecutor(len(prompts)) as pool:
         return list(pool.map(text, range(len(prompts)), prompts, limits))
+
+
+def parses(text: str, prompt: str) -> bool:
+    """Whether a sample parses, and has more than its prompt. Of one that the limit of tokens has ended, in the middle
+    of a line, the last statement of the body is left out, by the lines' indentation."""
+    lines, first = text.splitlines(keepends=True), len(prompt.splitlines())
+    if not text.endswith("\n"):
+        depths = {i: len(lines[i]) - len(lines[i].lstrip()) for i in range(first, len(lines)) if lines[i].strip()}
+        del lines[max((i for i, depth in depths.items() if depth <= min(depths.values())), default=first) :]
+    text = "".join(lines)
+    return bool(text[len(prompt) :].strip()) and _parsed(text) is not None
 
 
 @dataclass(frozen=True)
@@ -220,6 +238,5 @@ def python_samples(model: Path, shown: Sequence[str], prefix: Path | None, seed:
     limits = [SHOWN_TOKENS] * len(shown) + [NEW_TOKENS] * len(wanted)
     prompts = [*map(Beginning, shown), *wanted]
     texts = continued(Generator(loaded, context, slots=slots), prompts, limits, seed)
-    whole = [text[: text.rfind("\n") + 1] for text in texts[len(shown) :]]  # without a line that a limit has broken
-    share = sum(_parsed(each) is not None for each in whole) / len(whole) if whole else None
-    return PythonSamples(texts[: len(shown)], share, len(whole))
+    share = sum(map(parses, texts[len(shown) :], [each.text for each in wanted])) / len(wanted) if wanted else None
+    return PythonSamples(texts[: len(shown)], share, len(wanted))

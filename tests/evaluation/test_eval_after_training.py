@@ -24,6 +24,7 @@ from ms_codegeex.evaluation.after_training import (
     bits_per_byte,
     continued,
     held_out_functions,
+    parses,
     python_samples,
     seen_rows,
 )
@@ -143,17 +144,23 @@ def test_each_sequence_of_a_blend_is_seen_once(tmp_path):
     assert len(set(found.tolist())) == len(found) == 17
 
 
+AREA = "def area(width,\n    height):\n    'Metres.'\n"
+LAST = 'def last(x):\n    """A\n    B"""\n'
+BEFORE = "x = '\\d'\ndef one(): return 1\n\nasync def later():\n    'Later.'\n    pass\n\n"
 FILES = {
-    "a": "# language: Python\nimport os\n\n@cache\ndef area(width: int,\n         height: int):\n    return width\n",
-    "b": "x = '\\d'\ndef one(): return 1\n\nasync def later():\n    pass\n\ndef last(x):\n    '''.'''\n    return x\n",
+    "a": f"# language: Python\nimport os\n\n@cache\n{AREA}    return width\n",
+    "b": f"{BEFORE}{LAST}    '.'\n    return x\n",
     "c": '{"a": [1, 2]}\n',
-    "d": "def broken(:\n    pass\n",
+    "d": "def broken(:\n    'Broken.'\n    pass\n",
     "e": "fn main() {\n    println!();\n}\n",
-    "f": "class A:\n    def method(self):\n        return 1\n",
+    "f": "class A:\n    def method(self):\n        'One.'\n        return 1\n",
+    "g": "def bare(x):\n    return x\n\ndef empty(x):\n    'Nothing.'\n",
+    "h": f"def long():\n    'Long.'\n{'    print(1)' * 40}\n".replace(")    ", ")\n    "),
+    "i": "def joined():\n    'Joined.'; return 1\n",
 }
 FUNCTIONS = {
-    Beginning("def area(width: int,\n         height: int):\n", "import os\n\n@cache\n"),
-    Beginning("def last(x):\n", "x = '\\d'\ndef one(): return 1\n\nasync def later():\n    pass\n\n"),
+    Beginning(AREA, "import os\n\n@cache\n"),
+    Beginning(LAST, BEFORE),
 }
 
 
@@ -169,11 +176,31 @@ def test_functions_begin_as_in_held_out_python(tmp_path):
     tokenizer = load_tokenizer("codegeex")
     prefix = validation(tmp_path / "data", FILES.values(), tokenizer)
     assert set(held_out_functions(prefix, tokenizer, 40, 1)) == FUNCTIONS
-    assert held_out_functions(prefix, tokenizer, 6, 1) == [min(FUNCTIONS, key=lambda each: len(each.text))]
+    assert held_out_functions(prefix, tokenizer, 15, 1) == [min(FUNCTIONS, key=lambda each: len(each.text))]
     none = validation(tmp_path / "other", [FILES["c"], FILES["e"]], tokenizer)
     assert held_out_functions(none, tokenizer, 40, 1) == []
-    many = validation(tmp_path / "many", [f"def f{i}():\n    pass\n" for i in range(60)], tokenizer)
+    many = validation(tmp_path / "many", [f"def f{i}():\n    'F.'\n    pass\n" for i in range(60)], tokenizer)
     assert len(set(held_out_functions(many, tokenizer, 40, 1))) == after_training.SAMPLES
+
+
+@pytest.mark.parametrize(
+    ("continuation", "expected"),
+    {
+        "a whole body": ("    return x\n", True),
+        "nothing": ("", False),
+        "empty lines": ("\n\n", False),
+        "a bracket left open": ("    return (\n", False),
+        "its last statement is broken": ("    y = x\n    return (x,\n            y, (", True),
+        "its last statement, a block, is broken": ("    y = x\n    if y:\n        y = (\n        z", True),
+        "its only statement is broken": ("    return (x,\n            y", False),
+        "a statement before the broken one is wrong": ("    y = = x\n    return (x", False),
+        "the first statement of its body is deeper": ("        y = x\n        return (x", True),
+    }.values(),
+    ids=lambda value: None,
+)
+def test_a_sample_that_the_limit_breaks_loses_its_last_statement(continuation, expected):
+    prompt = "def f(x):\n" if continuation.startswith("        ") else LAST
+    assert parses(prompt + continuation, prompt) is expected
 
 
 @pytest.fixture(scope="module")
@@ -241,7 +268,7 @@ def test_the_share_that_parses(model, tmp_path, monkeypatch):
     def known(generator, prompts, limits, seed):
         """Stands in for `continued`, which the two tests before this one meet."""
         given.append((generator.slots, list(prompts), list(limits), seed))
-        endings = ("    return 1\n", "", "    return (\n", "    return '\\d'\n    x = (")  # the second has no body
+        endings = ("    return 1\n", "", "    return (\n", "    return '\\d'\n    x = (")  # the second is empty
         return [f"{prompt.text}{endings[number % 4]}" for number, prompt in enumerate(prompts)]
 
     monkeypatch.setattr(after_training, "continued", known)
