@@ -1,5 +1,5 @@
-"""Our files in llama.cpp itself, and beside those of its converter: both from the source of llama-cpp-python, built in
-an environment of its own.
+"""Our files in llama.cpp's server, which a wheel of xllamacpp has, and beside those of its converter, from the source
+of llama-cpp-python.
 
 The converter takes CodeGeeX2 only as `THUDM/chatglm3-6b`, and runs the model's own tokenizer class: the copy of the
 directory that it gets says so, and has a class with that one's methods.
@@ -14,9 +14,9 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tarfile
 import textwrap
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -31,40 +31,36 @@ from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.gguf_files.writing import export_gguf
-from ms_codegeex.kernels import compiling
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not compiling.cxx_compilers(), reason="no C++ compiler"),
-]
+pytestmark = pytest.mark.slow
 REQUIREMENTS = Path(__file__).with_name("requirements-llama-cpp.txt")
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
-TOOLS = ("scikit-build-core[pyproject]==1.1.2", "cmake==4.4.5", "ninja==1.13.0")
-BUILD = {  # without its library for images, and compiled quickly rather than well
-    "CMAKE_ARGS": "-DLLAVA_BUILD=OFF -DCMAKE_CXX_FLAGS_RELEASE=-O1 -DCMAKE_C_FLAGS_RELEASE=-O1",
-    "CMAKE_BUILD_PARALLEL_LEVEL": "2",
-}
 LLAMA = """
-import json, sys
-import numpy as np
-from llama_cpp import Llama
+import json, sys, urllib.request
+from xllamacpp import CommonParams, Server, ggml_type
 
 asked = json.load(sys.stdin)
-model = Llama(asked["path"], n_ctx=128, n_threads=2, verbose=False, logits_all=True, type_k=0, type_v=0)
-tokens = [model.tokenize(text.encode(), add_bos=True, special=True) for text in asked["texts"]]
-answers = []
-for ids in asked["ids"]:
-    model.reset()
-    answer = []
-    for token in model.generate(ids, temp=0.0, top_k=1, repeat_penalty=1.0):
-        if token == model.token_eos() or len(answer) == 64:
-            break
-        answer.append(token)
-    answers.append(answer)
-model.reset()
-model.eval(asked["ids"][0])
-logits = np.array(model.scores[: len(asked["ids"][0])], np.float64)
-json.dump({"tokens": tokens, "answers": answers, "logits": logits.tolist()}, sys.stdout)
+params = CommonParams()
+params.model.path, params.n_ctx, params.n_parallel, params.warmup = asked["path"], 128, 1, False
+params.cpuparams.n_threads, params.cache_type_k, params.cache_type_v = 2, *[ggml_type.GGML_TYPE_F32] * 2
+server = Server(params)
+
+def post(path, **body):
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(server.listening_address + path, json.dumps(body).encode(), headers)
+    return json.load(urllib.request.urlopen(request, timeout=300))
+
+def complete(ids, length, **more):
+    settings = {"temperature": 0.0, "top_k": 1, "repeat_penalty": 1.0, "return_tokens": True, "cache_prompt": False}
+    return post("/completion", prompt=ids, n_predict=length, **settings, **more)
+
+tokens = [post("/tokenize", content=text, add_special=True, parse_special=True)["tokens"] for text in asked["texts"]]
+answers = [complete(ids, 64)["tokens"] for ids in asked["ids"]]
+likely = []
+if asked["forced"] is not None:  # a token of whole characters: of others the server tells nothing
+    forced = complete(asked["ids"][0], 1, n_probs=100_000, logit_bias=[[asked["forced"], 100.0]])
+    likely = forced["completion_probabilities"][0]["top_logprobs"]
+json.dump({"tokens": tokens, "answers": answers, "likely": likely}, sys.stdout)
 """
 TOKENIZER = """
 from types import SimpleNamespace
@@ -98,7 +94,7 @@ class ChatGLMTokenizer:
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory):
-    """The source of llama-cpp-python, unpacked."""
+    """The source of llama-cpp-python, unpacked, beside a wheel of xllamacpp."""
     place = tmp_path_factory.mktemp("source")
     words = ["download", "-q", "--no-deps", "--require-hashes", "-r", REQUIREMENTS]
     pip = [sys.executable, "-I", "-m", "pip", "--disable-pip-version-check"]
@@ -110,38 +106,23 @@ def archive(tmp_path_factory):
     return path.with_name(path.name.removesuffix(".tar.gz"))
 
 
-def built(archive, place):
-    """The Python of a new environment with llama.cpp, and with NumPy and the like from the tests' own."""
-    subprocess.run([sys.executable, "-I", "-m", "venv", place], check=True)
-    python, (site,) = place / "bin" / "python", place.glob("lib/python3*/site-packages")
-    environment = {**ENVIRONMENT, **BUILD, "PATH": f"{place / 'bin'}{os.pathsep}{os.environ['PATH']}"}
-    for words in (
-        ("-q", *TOOLS),
-        ("-q", "--no-deps", "--no-index", *archive.parent.glob("diskcache-*.whl")),
-        ("-q", "--no-deps", "--no-index", "--no-build-isolation", archive),
-    ):
-        pip = [python, "-I", "-m", "pip", "--disable-pip-version-check", "install", *words]
-        done = subprocess.run(pip, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-3000:]
-    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    return python
-
-
 @pytest.fixture(scope="module")
-def llama(archive, tmp_path_factory):
-    """Asks llama.cpp for tokens, greedy answers and logits."""
-    place = tmp_path_factory.mktemp("llama") / "venv"
-    python = built(archive, place)
+def llama(archive):
+    """Asks llama.cpp's server for tokens, greedy answers and the log-probabilities of the next token."""
+    (wheel,) = archive.parent.glob("xllamacpp-*.whl")
+    with zipfile.ZipFile(wheel) as packed:
+        packed.extractall(archive.parent / "site")
 
-    def ask(path, ids, texts=()):
-        request = json.dumps({"path": str(path), "ids": ids, "texts": texts})
-        words = [python, "-I", "-c", LLAMA]
-        done = subprocess.run(words, input=request, env=ENVIRONMENT, capture_output=True, text=True)
+    def ask(path, ids, texts=(), forced=None):
+        request = json.dumps({"path": str(path), "ids": ids, "texts": texts, "forced": forced})
+        environment = {**ENVIRONMENT, "PYTHONPATH": str(archive.parent / "site")}
+        done = subprocess.run(
+            [sys.executable, "-c", LLAMA], input=request, env=environment, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr[-3000:]
         return json.loads(done.stdout)
 
-    yield ask
-    shutil.rmtree(place, ignore_errors=True)
+    return ask
 
 
 def exported(model, place, dtype):
@@ -205,11 +186,14 @@ def test_tokens_and_logits_of_random_weights(llama, tmp_path, name):
     path, prefix = exported(model, tmp_path / "out", "f32")
     tokenizer = load_tokenizer(tmp_path / "tok")
     ids = [tokenizer.encode_prompt(text) for text in TEXTS]
-    found = llama(path, [ids[0][:100]], [prefix + text for text in TEXTS])
+    letters = next(id_ for id_ in ids[0] if tokenizer.decode([id_]).isalpha() and tokenizer.decode([id_]).isascii())
+    found = llama(path, [ids[0][:100]], [prefix + text for text in TEXTS], letters)
     assert found["tokens"] == ids
-    expected = our_logits(model, tmp_path, ids[0][:100])
-    difference = np.abs(np.array(found["logits"])[-1] - expected)
-    assert difference.max() < 2e-3 * np.abs(expected).max()
+    logits = our_logits(model, tmp_path, ids[0][:100]).astype(np.float64)
+    expected = logits - np.logaddexp.reduce(logits)
+    theirs = {each["id"]: each["logprob"] for each in found["likely"]}
+    assert len(theirs) > len(logits) // 2
+    assert max(abs(theirs[id_] - expected[id_]) for id_ in theirs) < 2e-3 * np.abs(logits).max()
 
 
 def generator_of(model, place):
