@@ -29,7 +29,8 @@ _KINDS = {
 }
 
 
-def _check_regular(status: os.stat_result, path: Path) -> None:
+def check_regular(status: os.stat_result, path: Path) -> None:
+    """`UserError` unless this is the status of a regular file; `path` is for the message."""
     if not stat.S_ISREG(status.st_mode):
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "not a file")
         raise UserError(f"{path}: is {kind}, expected a regular file; put one there")
@@ -48,10 +49,10 @@ def open_regular(path: Path) -> BinaryIO:
 def _descriptor(name: Path | str, path: Path, flags: int = 0, folder: int | None = None) -> int:
     """A descriptor of the regular file `name` in `folder`, which is `path` in an error. It is looked at before, because
     opening a device may act on it, and once it is open."""
-    _check_regular(os.stat(name, dir_fd=folder, follow_symlinks=not flags & os.O_NOFOLLOW), path)
+    check_regular(os.stat(name, dir_fd=folder, follow_symlinks=not flags & os.O_NOFOLLOW), path)
     descriptor = os.open(name, _FLAGS | flags, dir_fd=folder)
     try:
-        _check_regular(os.fstat(descriptor), path)
+        check_regular(os.fstat(descriptor), path)
     except UserError:
         os.close(descriptor)
         raise
@@ -107,13 +108,8 @@ def open_inside(directory: Path, name: str) -> BinaryIO:
     Raises:
         UserError: the file is a link out of the directory, not a regular file, missing or not readable.
     """
-    path, root = Path(directory) / name, Path(os.path.realpath(directory))
-    target = Path(os.path.realpath(root / name))
-    base = root if root in target.parents else _blobs(root / name)
-    if base is None:
-        raise UserError(
-            f"{path}: is a link to {target}, outside {directory}; replace it by a copy of that file if it belongs there"
-        )
+    path = Path(directory) / name
+    base, target = place_inside(directory, name)
     try:
         descriptor = _walk(base, target.relative_to(base).parts, path)
     except OSError as error:
@@ -121,6 +117,19 @@ def open_inside(directory: Path, name: str) -> BinaryIO:
         reason = "was exchanged for a link while it was opened" if changed else error.strerror
         raise UserError(f"{path}: not readable ({reason}); restore it") from None
     return os.fdopen(descriptor, "rb")
+
+
+def place_inside(directory: Path, name: str) -> tuple[Path, Path]:
+    """The folder that holds a file of a directory, links followed, and the file; `UserError` if that is outside."""
+    root = Path(os.path.realpath(directory))
+    target = Path(os.path.realpath(root / name))
+    base = root if root in target.parents else _blobs(root / name)
+    if base is None:
+        raise UserError(
+            f"{Path(directory) / name}: is a link to {target}, outside {directory}; replace it by a copy of that file "
+            "if it belongs there"
+        )
+    return base, target
 
 
 def _walk(base: Path, parts: tuple[str, ...], path: Path) -> int:

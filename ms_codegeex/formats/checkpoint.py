@@ -21,6 +21,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.quarantine import check_file
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.config.validation import Natural, Positive
 from ms_codegeex.formats.chunks import content_hash_of_parts, count_chunks
@@ -90,6 +91,7 @@ class Checkpoint:
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         self._open: dict[str, SafetensorsFile] = {}
+        check_file(self.path, MANIFEST)
         manifest = read_json(self.path / MANIFEST)
         if not isinstance(manifest, dict) or type(manifest.get("format")) is not int or manifest["format"] != FORMAT:
             raise UserError(f"{self.path / MANIFEST}: not a checkpoint manifest of format {FORMAT}")
@@ -111,6 +113,7 @@ class Checkpoint:
             if Path(file).name != file:
                 raise ValueError(f"file {file}")
             path = self.path / file
+            check_file(self.path, file)
             if not path.is_file():
                 raise UserError(f"{path}: missing")
             if (actual := path.stat().st_size) != size:

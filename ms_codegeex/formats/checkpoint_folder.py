@@ -128,6 +128,9 @@ def resolve(path: Path) -> Checkpoint:
     if checkpoint is None:
         why = "; ".join(reasons) if reasons else f"no step-* directory in {root}"
         raise UserError(f"{path}: no sound checkpoint ({why}); expected a checkpoint or run directory")
+    target = checkpoint.path.resolve()
+    if path.resolve() not in target.parents:  # a stranger's run would lead to a model of the user's
+        raise UserError(f"{checkpoint.path}: leads to {target}, outside {path}; give that checkpoint itself")
     return checkpoint
 
 

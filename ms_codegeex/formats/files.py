@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.quarantine import check_file, entries
 from ms_codegeex.base.reading import open_regular
 from ms_codegeex.formats.layout import shown
 from ms_codegeex.formats.mindspore_checkpoint import is_weight, read_mindspore, read_origin
+from ms_codegeex.formats.strategy import LARGEST as LARGEST_STRATEGY
 from ms_codegeex.formats.strategy import find_rank_files, merge_slices, read_strategy
 from ms_codegeex.formats.tensors import LazyTensor, damaged, dtype_name
 from ms_codegeex.formats.torch_pickle import namespace
@@ -143,6 +145,7 @@ def _megatron_ranks(directory: Path) -> list[Path]:
         rank = int(match[1])
         if len(inner) != 1 or rank in numbered:
             raise UserError(f"{path}: rank {rank} has {len(inner) + (rank in numbered)} files; expected one")
+        check_file(directory, str(inner[0].relative_to(directory)))
         numbered[rank] = inner[0]
     return _in_order(numbered, directory) if numbered else []
 
@@ -152,6 +155,8 @@ def _read_mindspore_ranks(directory: Path) -> RawModel:
     files = find_rank_files(directory)
     suffixes = (MINDSPORE_SUFFIX, ".json")
     strategies = sorted(path for path in directory.rglob("*strategy*") if path.suffix in suffixes and path.is_file())
+    for path in strategies:
+        check_file(directory, str(path.relative_to(directory)), LARGEST_STRATEGY)
     if strategies:
         merged = merge_slices(files, read_strategy(strategies), shards_merged=True)  # shapes are checked by the caller
         return RawModel([merged], [str(directory)], "mindspore")
@@ -184,6 +189,7 @@ def _read_npy_folder(path: Path) -> dict[str, LazyTensor]:
     checksum, so changed elements look sound."""
     tensors = {}
     for file in sorted(Path(path).glob("*.npy")):
+        check_file(path, file.name)
         array = _open_npy(file)
         try:
             dtype = dtype_name(array)
@@ -204,6 +210,7 @@ def read_raw(path: Path) -> RawModel:
         _check_rank(read_origin(path) or {}, 0, 1, str(path))
         return _weights(read_mindspore(path), path)
     if path.is_dir():
+        entries(path)  # not endless
         if ranks := _megatron_ranks(path):
             return _read_torch(ranks)
         if any(path.glob("*.npy")):
@@ -212,6 +219,7 @@ def read_raw(path: Path) -> RawModel:
             return _read_mindspore_ranks(path)
         files = [file for file in path.iterdir() if file.suffix in (*TORCH_SUFFIXES, MINDSPORE_SUFFIX)]
         if len(files) == 1:
+            check_file(path, files[0].name)
             return read_raw(files[0])
         if files and all(file.suffix == MINDSPORE_SUFFIX for file in files):
             return _read_mindspore_ranks(path)

@@ -17,7 +17,8 @@ import yaml
 
 from ms_codegeex.base.errors import UserError, escaped
 from ms_codegeex.base.nested import flattened
-from ms_codegeex.base.reading import read_inside, read_json
+from ms_codegeex.base.quarantine import read_json_inside
+from ms_codegeex.base.reading import read_inside
 from ms_codegeex.config.sections import warm_up_of
 from ms_codegeex.data.datasets.batches import read_info
 from ms_codegeex.data.datasets.content import CONTENT, hash_like
@@ -98,7 +99,7 @@ def _run(source: Source) -> _Run | None:
         return None
     directory = source.path.resolve().parent.parent
     try:
-        summary = _part(read_json(directory / SUMMARY))
+        summary = _part(read_json_inside(directory, SUMMARY))
     except UserError:
         summary = {}
     if Path(str(summary.get("checkpoint"))).name != source.path.name:

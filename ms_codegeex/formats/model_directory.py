@@ -13,7 +13,7 @@ from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_directory, write_json
-from ms_codegeex.base.reading import read_json
+from ms_codegeex.base.quarantine import admit, is_weights, read_json_inside
 from ms_codegeex.data.tokenizer.copying import copy_data
 from ms_codegeex.formats.layout import check_names
 from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
@@ -106,7 +106,8 @@ class ModelDirectory:
         self.path = Path(path)
         if not is_model_directory(self.path):
             raise UserError(f"{path}: not a model directory; expected {CONFIG} and {SINGLE} (or {INDEX}) in it")
-        self.config: dict[str, Any] = read_json(self.path / CONFIG)
+        admit(self.path)
+        self.config: dict[str, Any] = read_json_inside(self.path, CONFIG)
         if not isinstance(self.config, dict):
             raise UserError(f"{self.path / CONFIG}: expected a JSON object")
         self.files: dict[str, str] = {}  # tensor -> the file it is in
@@ -118,17 +119,22 @@ class ModelDirectory:
                 break
 
     def _sharded(self, index: Path) -> dict[str, LazyTensor]:
-        content = read_json(index)
+        content = read_json_inside(self.path, index.name)
         weight_map = content.get("weight_map") if isinstance(content, dict) else None
         if not isinstance(weight_map, dict) or not all(
-            isinstance(name, str) and Path(name).name == name for name in weight_map.values()
+            isinstance(name, str) and is_weights(name) for name in weight_map.values()
         ):
-            raise UserError(f"{index}: expected a weight_map from tensor names to files in the same directory")
+            raise UserError(
+                f"{index}: expected a weight_map from tensor names to files of weights in the same directory"
+            )
+        listed: dict[str, list[str]] = {}
+        for tensor, name in weight_map.items():
+            listed.setdefault(name, []).append(tensor)
         shards = {}
-        for name in dict.fromkeys(weight_map.values()):
+        for name, names in listed.items():
             if not (self.path / name).is_file():
                 raise damaged(self.path / name, f"missing, but {index.name} lists it")
             shards[name] = _tensors(self.path / name)
-            check_names(shards[name], [t for t, file in weight_map.items() if file == name], str(self.path / name))
+            check_names(shards[name], names, str(self.path / name))
         self.files = dict(weight_map)
         return {tensor: shards[name][tensor] for tensor, name in weight_map.items()}

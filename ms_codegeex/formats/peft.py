@@ -13,7 +13,7 @@ import numpy as np
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_directory, write_json
-from ms_codegeex.base.reading import read_json
+from ms_codegeex.base.quarantine import admit, read_json_inside
 from ms_codegeex.data.infilling.sentinels import description_files
 from ms_codegeex.formats.adapters import Adapters, check_base
 from ms_codegeex.formats.checkpoint_folder import resolve
@@ -121,9 +121,7 @@ def read_peft(path: Path, base: Source) -> Adapters:
     What another program trained on a module that fuses k of our layers becomes k adapters with the same A. `UserError`
     for anything but plain LoRA, and for modules that the model does not have.
     """
-    config, file = read_json(path / CONFIG), SafetensorsFile(path / TENSORS)
-    if not isinstance(config, dict):
-        raise UserError(f"{path / CONFIG}: expected an object; give adapters that PEFT wrote")
+    config, file = _opened(path)
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if config.get("peft_type") != "LORA" or not all(type(x) in (int, float) and x > 0 for x in (rank, alpha)):
         raise UserError(f"{path / CONFIG}: expected peft_type LORA with r and lora_alpha above 0; give such adapters")
@@ -157,9 +155,18 @@ def read_peft(path: Path, base: Source) -> Adapters:
     return Adapters(base_path, tensors, rank, float(alpha), float(config.get("lora_dropout") or 0.0), recorded)
 
 
+def _opened(path: Path) -> tuple[dict[str, Any], SafetensorsFile]:
+    """The settings and the file of tensors of a directory in PEFT's layout, which may be a stranger's."""
+    admit(path)
+    config = read_json_inside(path, CONFIG)
+    if not isinstance(config, dict):
+        raise UserError(f"{path / CONFIG}: expected an object; give adapters that PEFT wrote")
+    return config, SafetensorsFile(path / TENSORS)
+
+
 def summary(path: Path) -> dict[str, Any]:
     """A summary of the adapters in a directory in PEFT's layout, for a list."""
-    config, file = read_json(path / CONFIG), SafetensorsFile(path / TENSORS)
+    config, file = _opened(path)
     return {
         "path": str(path),
         "rank": config.get("r"),

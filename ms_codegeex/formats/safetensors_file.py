@@ -26,7 +26,8 @@ from ms_codegeex.formats.tensors import NUMPY_DTYPES, SAFETENSORS_TAGS, LazyTens
 
 DTYPES = {tag: name for name, tag in SAFETENSORS_TAGS.items()}
 CHECKSUM = "crc32 "  # in front of a tensor's name, a key of the metadata that only this program writes
-LONGEST_HEADER = 100_000_000  # the library's own limit
+LONGEST_HEADER = 32 << 20  # bytes, a third of the library's limit: 700 tensors take 100 KB with their checksums
+MOST_TENSORS = 100_000
 _SPACES = 8  # at least, at the end of our headers; the library writes fewer, which distinguishes its files from ours
 
 
@@ -104,6 +105,8 @@ class SafetensorsFile:
         self.header_hash = content_hash(prefix + text)
         try:
             header = parse_json(text)
+            if len(header) > MOST_TENSORS:
+                raise ValueError(f"it lists more than {MOST_TENSORS:,} tensors")
             metadata = header.pop("__metadata__", None) or {}
             self.metadata = {str(key): str(value) for key, value in metadata.items()}
             checksums = {key: value for key, value in metadata.items() if key.startswith(CHECKSUM)}

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.quarantine import check_file
 from ms_codegeex.base.reading import read_json, read_regular
 from ms_codegeex.formats.mindspore_checkpoint import is_weight, read_mindspore
 from ms_codegeex.formats.tensor_parallel import Distinct, assembled, check_alike
@@ -232,6 +233,8 @@ def find_rank_files(directory: Path) -> dict[int, Path]:
     for rank, (path, *others) in ranks.items():
         if others:
             raise UserError(f"{directory}: {path.name} and {others[0].name} are both of rank {rank}; leave only one")
+    for (path,) in ranks.values():
+        check_file(directory, str(path.relative_to(directory)))
     return {rank: path for rank, (path,) in ranks.items()}
 
 

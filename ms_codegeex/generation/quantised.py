@@ -15,7 +15,7 @@ import numpy as np
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_directory, write_json
-from ms_codegeex.base.reading import read_json
+from ms_codegeex.base.quarantine import admit, read_json_inside
 from ms_codegeex.data.infilling.sentinels import description_files
 from ms_codegeex.formats.family import FamilyFormats
 from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
@@ -106,7 +106,8 @@ class QuantisedModel:
 
     def __init__(self, path: Path):
         self.path, where = Path(path), Path(path) / DESCRIPTION
-        description = read_json(where)
+        admit(self.path)
+        description = read_json_inside(self.path, DESCRIPTION)
         if not isinstance(description, dict) or description.get("format") != FORMAT:
             raise UserError(f"{where}: expected format {FORMAT}; quantise the model again with this version")
         bits, group, sizes = (description.get(key) for key in ("bits", "group", "sizes"))

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.reading import read_json
+from ms_codegeex.base.quarantine import has_file, read_json_inside
 from ms_codegeex.data.conversations import TEMPLATES, ChatTemplate
 from ms_codegeex.data.infilling.sentinels import DESCRIPTION, sentinels
 from ms_codegeex.generation.loading import LoadedModel, adapter_infill, load_model
@@ -46,7 +46,7 @@ def described_model(model: LoadedModel, path: Path, name: str = "") -> ServedMod
         model.tokenizer,
         model.config.max_position_embeddings,
         min(model.tokenizer.vocab_size, model.config.vocab_size),
-        _chat(_described(Path(path) / DESCRIPTION).get("chat"), Path(path) / DESCRIPTION),
+        _chat(_described(Path(path)).get("chat"), Path(path) / DESCRIPTION),
         model.sentinels,
     )
 
@@ -54,7 +54,7 @@ def described_model(model: LoadedModel, path: Path, name: str = "") -> ServedMod
 def with_adapter(model: ServedModel, name: str, path: Path) -> ServedModel:
     """The model with an adapter, which may state how it was tuned."""
     where, infill = path / DESCRIPTION, adapter_infill(path)
-    chat = _chat(_described(where).get("chat"), where)
+    chat = _chat(_described(path).get("chat"), where)
     return replace(
         model,
         name=name,
@@ -64,10 +64,10 @@ def with_adapter(model: ServedModel, name: str, path: Path) -> ServedModel:
     )
 
 
-def _described(path: Path) -> Mapping[str, Any]:
-    content = read_json(path) if path.is_file() else {}
+def _described(directory: Path) -> Mapping[str, Any]:
+    content = read_json_inside(directory, DESCRIPTION) if has_file(directory, DESCRIPTION) else {}
     if not isinstance(content, dict) or set(content) - {"chat", "infill"}:
-        raise UserError(f"{path}: expected a JSON object with chat and infill, or one of them")
+        raise UserError(f"{directory / DESCRIPTION}: expected a JSON object with chat and infill, or one of them")
     return content
 
 

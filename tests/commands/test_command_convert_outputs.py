@@ -4,6 +4,7 @@ import json
 import os
 import runpy
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -248,11 +249,12 @@ def test_the_source_is_never_overwritten(tmp_path):
     for target in (first, tmp_path / "link", model / "new.pt"):
         with pytest.raises(UserError, match="is inside the model that is being converted"):
             convert(model, "megatron", target, replace=True)
-    linked = tmp_path / "linked"  # as in the cache of huggingface_hub
-    linked.mkdir()
-    for file in model.iterdir():
+    linked, blobs = tmp_path / "models--a--b/snapshots/1f", tmp_path / "models--a--b/blobs"
+    linked.mkdir(parents=True)
+    shutil.copytree(model, blobs)
+    for file in blobs.iterdir():
         (linked / file.name).symlink_to(file)
-    for target, ranks in ((first, 1), (model, 2)):
+    for target, ranks in ((blobs / first.name, 1), (blobs, 2)):
         with pytest.raises(UserError, match="leads there, which is being converted"):
             convert(linked, "megatron", target, replace=True, tensor_parallel=ranks)
     assert content(model) == before

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.reading import read_json
+from ms_codegeex.base.quarantine import has_file, read_json_inside
 from ms_codegeex.data.tokenizer.base import Tokenizer
 
 DESCRIPTION = "serving.json"
@@ -95,8 +95,7 @@ def _shown(tokenizer: Tokenizer, number: int) -> str:
 
 def declared_infill(directory: Path) -> Mapping[str, Any] | None:
     """The setting `infill` in a model directory, unchecked; None if there is none."""
-    path = Path(directory) / DESCRIPTION
-    content = read_json(path) if path.is_file() else None
+    content = read_json_inside(directory, DESCRIPTION) if has_file(directory, DESCRIPTION) else None
     return content.get("infill") if isinstance(content, dict) else None
 
 

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.quarantine import admit
 from ms_codegeex.data.tokenizer.base import Tokenizer, read_object
 
 TOKENIZER_NAMES = ("codegeex", "codegen-nl", "codegen-multi", "codegen-mono")  # need no file of the user
@@ -61,6 +62,7 @@ def _named(name: str) -> Tokenizer:
 def _load_directory(directory: Path) -> Tokenizer:
     from ms_codegeex.data.tokenizer import chatglm, gpt2
 
+    admit(directory)
     present = [name for name in TOKENIZER_FILES if (directory / name).is_file()]
     if CONFIG not in present:
         raise UserError(

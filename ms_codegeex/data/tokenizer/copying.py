@@ -5,32 +5,19 @@ Code is not copied, because it would come out under our name: Python files, and 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import write_json
+from ms_codegeex.base.quarantine import PROVENANCE, SIGNATURE, entries, is_copied, is_weights, largest
 from ms_codegeex.base.reading import json_of, read_inside
-from ms_codegeex.data.tokenizer.for_transformers import CODEGEEX_AUTO_MAP, CODEGEEX_JSON, write_codegeex_module
+from ms_codegeex.data.tokenizer.for_transformers import CODEGEEX_AUTO_MAP, write_codegeex_module
 
 MODEL_CONFIG, CONFIG, GENERATION = "config.json", "tokenizer_config.json", "generation_config.json"
-MAX_BYTES = 256 << 20  # of one file; the largest tokenizer.json are tens of megabytes
-_WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".ckpt")
-_CODE = ".py"
-_NAMES = frozenset(
-    (
-        *("vocab.json", "vocab.txt", "merges.txt", "added_tokens.json", "special_tokens_map.json", CODEGEEX_JSON),
-        *("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", CONFIG, GENERATION),
-        *("chat_template.jinja", "chat_template.json", "serving.json", "loss.png"),
-    )
-)
-_TEXTS = re.compile(
-    r"(README|LICEN[CS]E|MODEL_LICEN[CS]E|NOTICE|COPYING|COPYRIGHT|CITATION|AUTHORS|USE_POLICY|MODEL_CARD)"
-    r"([-_][-\w]*)?(\.(zh|en|zh-CN|zh_CN))?(\.(md|txt|rst|cff))?",
-    re.IGNORECASE,
-)
+_CODE, _LARGEST_CODE = ".py", 16 << 20  # bytes of a Python file that the user trusts
+_WRITTEN_ANEW = (PROVENANCE, SIGNATURE, "model.safetensors.index.json", "pytorch_model.bin.index.json")
 _CODE_KEYS = ("auto_map", "custom_pipelines", "custom_generate", "trust_remote_code")
 _AUTO_MAPS = {  # by tokenizer_class: our own class, and the release's, whose file the user adds
     "CodeGeeXTokenizer": CODEGEEX_AUTO_MAP,
@@ -61,42 +48,42 @@ def copy_data(source: Path, target: Path) -> None:
     for name in _names(source):
         if name in (CONFIG, GENERATION):
             _write_config(source, name, target)
-        elif _is_data(name):
+        elif is_copied(name):
             _copy(source, name, target)
 
 
 def copy_all(source: Path, target: Path) -> None:
     """Copy the data files and the Python files of the directory `source`, each as it is, because the user trusts it."""
     for name in _names(source):
-        if _is_data(name) or name.endswith(_CODE):
+        if is_copied(name) or name.endswith(_CODE):
             _copy(source, name, target)
 
 
 def left_out(source: Path, code: bool) -> tuple[str, ...]:
     """The files, besides weights, that `copy_data` does not copy; with `code`, those that `copy_all` does not."""
-    known = (*_WEIGHTS, _CODE) if code else _WEIGHTS
-    return tuple(name for name in _names(source) if not (_is_data(name) or name.endswith(known)))
+
+    def kept(name: str) -> bool:
+        return is_copied(name) or is_weights(name) or name in _WRITTEN_ANEW or (code and name.endswith(_CODE))
+
+    return tuple(name for name in _names(source) if not kept(name))
 
 
 def _names(directory: Path) -> Iterator[str]:
-    """Everything but hidden files, folders and the model's configuration. Links are named wherever they lead."""
-    for path in sorted(Path(directory).iterdir()):
-        folder = path.is_dir() and not path.is_symlink()
-        if not (folder or path.name.startswith(".") or path.name == MODEL_CONFIG):
-            yield path.name
-
-
-def _is_data(name: str) -> bool:
-    return name in _NAMES or _TEXTS.fullmatch(name) is not None
+    """Everything but hidden files, folders and the model's configuration."""
+    return (name for name in entries(directory) if not (name.startswith(".") or name == MODEL_CONFIG))
 
 
 def _copy(source: Path, name: str, target: Path) -> None:
-    (target / name).write_bytes(read_inside(source, name, MAX_BYTES))
+    (target / name).write_bytes(read_inside(source, name, _LARGEST_CODE if name.endswith(_CODE) else _limit(name)))
+
+
+def _limit(name: str) -> int:
+    return largest(name) or 0
 
 
 def _write_config(source: Path, name: str, target: Path) -> None:
     """Write a file of settings without names of code, or for a tokenizer class that we know with the right ones."""
-    content = read_inside(source, name, MAX_BYTES)
+    content = read_inside(source, name, _limit(name))
     settings = json_of(content, source / name)
     if not isinstance(settings, dict):
         raise UserError(f"{source / name}: holds a {type(settings).__name__}, expected a JSON object; restore the file")
