@@ -44,17 +44,21 @@ def run(arguments: argparse.Namespace) -> None:
 
     from ms_codegeex.formats.adapters import merged
     from ms_codegeex.formats.convert import convert
-    from ms_codegeex.formats.peft import open_adapters
+    from ms_codegeex.formats.peft import adapters_inputs, open_adapters
     from ms_codegeex.formats.sources import open_source
     from ms_codegeex.formats.tensors import SHORT_NAMES
 
     model, adds = open_source(arguments.model), arguments.action == "merge"
     adapters = open_adapters(arguments.adapter, model, check_fingerprint=adds)
     adapters = replace(adapters, alpha=adapters.alpha if adds else -adapters.alpha)
-    edited = replace(model, tensors=merged(model.tensors, adapters, str(arguments.adapter)))
+    more = replace(adapters_inputs(arguments.adapter), role="adapter")
+    edited = replace(
+        model, inputs=(*model.inputs, more), tensors=merged(model.tensors, adapters, str(arguments.adapter))
+    )
     dtypes = {tensor.dtype for tensor in model.tensors.values()}
     widest = next((short for short, name in SHORT_NAMES.items() if name in dtypes), "fp32")
     how = {"dtype": arguments.dtype or widest, "replace": arguments.replace, "progress": not arguments.json}
+    how["origin"] = {"command": f"adapter {arguments.action}"}
     report = convert(edited, "hf", arguments.output, **how)
     what = f"{'with' if adds else 'without'} {len(adapters.layers)} adapters of {arguments.adapter}"
     result = {"adapter": str(arguments.adapter), "layers": len(adapters.layers), **report}

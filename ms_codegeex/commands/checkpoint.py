@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.errors import UserError, escaped
 from ms_codegeex.base.options import add_options, given_values, option
 from ms_codegeex.base.printing import print_result
 
@@ -18,23 +18,26 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
     from ms_codegeex.formats.difference import Difference
+    from ms_codegeex.formats.provenance import Recorded
     from ms_codegeex.runs.resharding import Contents
 
 SUMMARY = "list, verify and compare checkpoints, and write them for other meshes"
 EXAMPLES = """\
   ms-codegeex checkpoint list runs/tiny
   ms-codegeex checkpoint verify runs/tiny/checkpoints/step-00000040 --json
+  ms-codegeex checkpoint verify tiny-hf  # the files that a conversion wrote, by its provenance.json
   ms-codegeex checkpoint reshard runs/tiny --output sharded --data 2 --tensor 2 --optimizer-shard 2
   ms-codegeex checkpoint merge mindspore_ranks --output whole
   ms-codegeex checkpoint diff runs/tiny runs/other"""
 ACTIONS = {
     "list": "show step and size, whether the file sizes match the manifest, and whether later steps were finite",
-    "verify": "recompute every hash; exit status 1 if one does not match",
+    "verify": "recompute every hash, also of a model that this program wrote; exit status 1 if one does not match",
     "reshard": "write the files that the ranks of another mesh would write, including the optimizer state",
     "merge": "write complete tensors into one file",
     "diff": "show which tensors differ and by how much; exit status 1 if any does",
 }
 MAX_RANKS = 65_536
+VERIFIED = "run or checkpoint directory, or a directory or file with a provenance.json"
 SOURCE = "a checkpoint or run directory, or another model, such as MindSpore's rank files with their strategy files"
 
 
@@ -54,7 +57,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     for name, summary in ACTIONS.items():
         action = actions.add_parser(name, help=summary)
         if name in ("list", "verify"):
-            action.add_argument("directory", type=Path, metavar="DIR", help="run or checkpoint directory")
+            what = VERIFIED if name == "verify" else "run or checkpoint directory"
+            action.add_argument("directory", type=Path, metavar="DIR", help=what)
         elif name == "diff":
             action.add_argument("left", type=Path, metavar="A", help=SOURCE)
             action.add_argument("right", type=Path, metavar="B", help="another one, of any mesh")
@@ -91,8 +95,11 @@ def _check(arguments: argparse.Namespace) -> int:
     from ms_codegeex.commands.artefacts import checkpoint_line, summarise_checkpoint
     from ms_codegeex.formats.checkpoint import MANIFEST
     from ms_codegeex.formats.checkpoint_folder import list_checkpoints
+    from ms_codegeex.formats.provenance import read_statement
 
     directory, verifies = arguments.directory, arguments.action == "verify"
+    if verifies and (recorded := read_statement(directory)) is not None:
+        return _check_statement(directory, recorded, arguments.json)
     root = directory / "checkpoints" if (directory / "checkpoints").is_dir() else directory
     paths = [directory] if (directory / MANIFEST).is_file() else list_checkpoints(root)
     if not paths:
@@ -105,6 +112,30 @@ def _check(arguments: argparse.Namespace) -> int:
         raise UserError(f"{directory}: its checkpoints were deleted meanwhile; try again")
     print_result({"checkpoints": reports}, "\n".join(map(checkpoint_line, reports)), arguments.json)
     return int(verifies and not all(report["sound"] for report in reports))
+
+
+def _check_statement(target: Path, recorded: Recorded, as_json: bool) -> int:
+    """Compare the files of a model that this program wrote with its `provenance.json`, a line for each that differs."""
+    from ms_codegeex.formats.provenance import made_from
+
+    sizes = [file["size"] for file in recorded.ends.values()]
+    with _progress("verify", sum(sizes)) as bar:
+        different = recorded.differences(target, True, bar.update)
+    origin = made_from(recorded)
+    result = {
+        "path": str(target),
+        "sound": not different,
+        "statement": str(recorded.path),
+        "files": len(sizes),
+        "bytes": sum(sizes),
+        "made": origin,
+        "inputs": recorded.origin.get("inputs"),
+        "differences": [{"file": each.name, "what": each.what} for each in different],
+    }
+    lines = [f"{target / each.name if target.is_dir() else target}: {each.what}" for each in different]
+    sound = f"sound, {len(sizes)} files, {sum(sizes):,} bytes" if not different else f"{len(different)} files differ"
+    print_result(result, "\n".join(map(escaped, [*lines, f"{target}: {sound}; {origin}"])), as_json)
+    return int(bool(different))
 
 
 def _bytes_of_tensors(path: Path) -> int:

@@ -100,6 +100,7 @@ def run(arguments: Arguments, ranks: int | None = None) -> None:
 
         source = replace(source, save_tokenizer=load_tokenizer(arguments.tokenizer).save)
     wanted = {"dtype": arguments.dtype, "verify": arguments.verify, "replace": arguments.replace}
+    wanted["origin"] = {"command": "convert", **_choices(arguments)}
     if arguments.to == "gguf":
         from ms_codegeex.gguf_files.writing import export_gguf
 
@@ -118,6 +119,13 @@ def run(arguments: Arguments, ranks: int | None = None) -> None:
         f"{result['bytes']:,} bytes of {'/'.join(result['dtypes'])}{verified}"
     )
     print_result(result, text, arguments.json)
+
+
+def _choices(arguments: Arguments) -> dict[str, Any]:
+    """What the user decided besides the format and the type, without paths of this machine."""
+    tokenizer = None if arguments.tokenizer is None else Path(arguments.tokenizer).name
+    chosen = {"tokenizer": tokenizer, "keep_code": arguments.keep_code, "set": [*arguments.sizes]}
+    return {name: value for name, value in chosen.items() if value}
 
 
 def _warnings(result: dict[str, Any]) -> Iterator[str]:

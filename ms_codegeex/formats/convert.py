@@ -11,6 +11,7 @@ from dataclasses import replace as changed
 from functools import partial
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,8 @@ from ms_codegeex.formats.files import MINDSPORE_SUFFIX, TORCH_SUFFIXES, nested_t
 from ms_codegeex.formats.mindspore_checkpoint import read_mindspore, write_mindspore
 from ms_codegeex.formats.model_card import card_files
 from ms_codegeex.formats.model_directory import CONFIG, ModelDirectory, write_model_directory
-from ms_codegeex.formats.output import check_target, resolved, write_record
+from ms_codegeex.formats.output import check_target, resolved
+from ms_codegeex.formats.provenance import hashed
 from ms_codegeex.formats.sources import Source, open_source
 from ms_codegeex.formats.tensor_parallel import shard
 from ms_codegeex.formats.tensors import SHORT_NAMES, LazyTensor, cast
@@ -41,6 +43,7 @@ _SUFFIXES = {"megatron": TORCH_SUFFIXES, "mindspore": (MINDSPORE_SUFFIX,)}
 _RANK_FILES = {"megatron": "mp_rank_{rank:02d}_model_states.pt", "mindspore": "rank_{rank}/{family}.ckpt"}
 
 FileTensors = dict[ForeignName, LazyTensor]  # what one file holds
+CONVERTED: Mapping[str, Any] = MappingProxyType({"command": "convert"})
 OutputCheck = Callable[[Path], object] | None
 
 
@@ -246,6 +249,7 @@ def convert(
     verify: bool = False,
     progress: bool = True,
     replace: bool = False,
+    origin: Mapping[str, Any] = CONVERTED,
 ) -> dict[str, Any]:
     """Convert the model at `source` to `to` at `output`: "hf" a model directory, "megatron" a nested `.pt` file,
     "mindspore" a `.ckpt` file with the original names.
@@ -253,9 +257,10 @@ def convert(
     `source` is anything `open_source` reads, or its result; optimizer moments are left out. With `tensor_parallel`
     above 1, `output` is a folder with a file for each rank. `dtype` ("fp32", "fp16", "bf16") casts every tensor, None
     keeps them. `verify` reads the result back and compares all bytes. `replace` allows replacing the output of an
-    earlier conversion. Returns paths, tensors, parameters, bytes, seconds, sizes that were guessed, files that were
-    left out, and warnings about what the other software cannot run. Raises `UserError` for anything missing,
-    unexpected, in the way or too large for the dtype; the output appears only when it is complete.
+    earlier conversion. `origin`: the command, and its further choices, for the output's `provenance.json`. Returns
+    paths, tensors, parameters, bytes, seconds, sizes that were guessed, files that were left out, and warnings about
+    what the other software cannot run. Raises `UserError` for anything missing, unexpected, in the way or too large for
+    the dtype; the output appears only when it is complete.
     """
     begin = time.monotonic()
     _check_request(to, dtype, tensor_parallel)
@@ -268,10 +273,11 @@ def convert(
         if verify:
             _verify(temporary, target, to, model.family.name, parts, progress)
         check_target(target, model.path, replace, directory)  # it may have changed meanwhile
-        if directory:
-            write_record(temporary)
+        hashes.check_source(model.path)
+        hashes.write(temporary, target, choices)
 
-    with measured(parts, f"convert to {to}", progress) as shown:
+    choices = {**origin, "family": model.family.name, "to": to, "dtype": dtype, "tensor_parallel": tensor_parallel}
+    with hashed(model.inputs) as hashes, measured(parts, f"convert to {to}", progress) as shown:
         _write(target, to, model, shown, finish)
     written = [tensor for part in parts for tensor in part.values()]
     return {

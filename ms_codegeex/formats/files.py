@@ -48,7 +48,7 @@ class RawModel:
     """The tensors of every rank under their foreign names.
 
     `where`: the file of each rank. `kind`: "megatron", "mindspore", or None if only the names can show it. `recorded`:
-    sizes that the file states. `skipped`: names of tensors that are not parameters.
+    sizes that the file states. `skipped`: names of tensors that are not parameters. `files`: all that were opened.
     """
 
     ranks: Sequence[Mapping[ForeignName, LazyTensor]]
@@ -56,6 +56,7 @@ class RawModel:
     kind: str | None = None
     recorded: Mapping[str, Any] = field(default_factory=dict)
     skipped: Sequence[str] = ()
+    files: Sequence[Path] = ()
 
 
 def nested_tensors(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[ForeignName, LazyTensor]]:
@@ -117,13 +118,14 @@ def _read_torch(files: Sequence[Path]) -> RawModel:
         _check_rank(_megatron_sizes(tree), rank, len(files), str(file))
     ranks, skipped = zip(*map(_model_tensors, trees), strict=True)
     recorded = _megatron_sizes(trees[0])
-    return RawModel(ranks, [str(file) for file in files], recorded=recorded, skipped=skipped[0])
+    return RawModel(ranks, [str(file) for file in files], recorded=recorded, skipped=skipped[0], files=files)
 
 
-def _weights(tensors: Mapping[str, LazyTensor], path: Path) -> RawModel:
+def _weights(tensors: Mapping[str, LazyTensor], path: Path, files: Sequence[Path] = ()) -> RawModel:
     """MindSpore's tensors without moments, counters and the caches of inference."""
     weights = {name: tensor for name, tensor in tensors.items() if is_weight(name)}
-    return RawModel([weights], [str(path)], "mindspore", skipped=[name for name in tensors if name not in weights])
+    skipped = [name for name in tensors if name not in weights]
+    return RawModel([weights], [str(path)], "mindspore", skipped=skipped, files=files or [path])
 
 
 def _in_order(numbered: Mapping[int, Path], where: Path) -> list[Path]:
@@ -159,13 +161,13 @@ def _read_mindspore_ranks(directory: Path) -> RawModel:
         check_file(directory, str(path.relative_to(directory)), LARGEST_STRATEGY)
     if strategies:
         merged = merge_slices(files, read_strategy(strategies), shards_merged=True)  # shapes are checked by the caller
-        return RawModel([merged], [str(directory)], "mindspore")
+        return RawModel([merged], [str(directory)], "mindspore", files=[*files.values(), *strategies])
     parts = []
     for rank, file in enumerate(_in_order(files, directory)):
         _check_rank(read_origin(file) or {}, rank, len(files), str(file))
         parts.append(_weights(read_mindspore(file), file))
     ranks, where = [part.ranks[0] for part in parts], [part.where[0] for part in parts]
-    return RawModel(ranks, where, "mindspore", skipped=parts[0].skipped)
+    return RawModel(ranks, where, "mindspore", skipped=parts[0].skipped, files=[*files.values()])
 
 
 def _open_npy(file: Path) -> np.ndarray:
@@ -214,7 +216,7 @@ def read_raw(path: Path) -> RawModel:
         if ranks := _megatron_ranks(path):
             return _read_torch(ranks)
         if any(path.glob("*.npy")):
-            return _weights(_read_npy_folder(path), path)
+            return _weights(_read_npy_folder(path), path, sorted(path.glob("*.npy")))
         if any(path.glob(f"*rank*/*{MINDSPORE_SUFFIX}")):
             return _read_mindspore_ranks(path)
         files = [file for file in path.iterdir() if file.suffix in (*TORCH_SUFFIXES, MINDSPORE_SUFFIX)]

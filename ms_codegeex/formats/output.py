@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import write_json
-from ms_codegeex.base.reading import read_json
+from ms_codegeex.base.quarantine import PROVENANCE, SIGNATURE
 from ms_codegeex.formats.mindspore_checkpoint import read_origin
+from ms_codegeex.formats.provenance import ends, read_statement
 from ms_codegeex.formats.torch_zip import is_written_by_us
 
-RECORD = ".ms-codegeex.json"  # in a directory that a conversion wrote: the files that it wrote
-_EDGE = 1 << 20  # bytes at either end of a file, where safetensors, zip archives and checkpoints hold their checksums
 _NAMED = 3  # files in a message
-
-
-def _fingerprint(file: Path) -> dict[str, Any]:
-    """Size and a hash of both ends: fast even for 26 GB, and saving the file again changes one of them."""
-    size = file.stat().st_size
-    with open(file, "rb") as stream:
-        digest = hashlib.sha256(stream.read(_EDGE))
-        stream.seek(max(0, size - _EDGE))
-        digest.update(stream.read())
-    return {"size": size, "sha256": digest.hexdigest()}
 
 
 def _entries(directory: Path) -> Iterator[Path]:
@@ -34,21 +21,13 @@ def _entries(directory: Path) -> Iterator[Path]:
     return (path for path in sorted(directory.rglob("*")) if path.is_symlink() or not path.is_dir())
 
 
-def write_record(directory: Path) -> None:
-    """Record every file of a directory that a conversion has just written."""
-    files = {path.relative_to(directory).as_posix(): _fingerprint(path) for path in _entries(directory)}
-    write_json(directory / RECORD, {"format": 1, "files": files})
-
-
 def _recorded(directory: Path) -> Mapping[str, Any]:
-    if (directory / RECORD).is_symlink() or not (directory / RECORD).is_file():
-        return {}
+    """The files of a directory that a conversion wrote, as it left them; none if it wrote none."""
     try:
-        record = read_json(directory / RECORD)
+        recorded = read_statement(directory)
     except UserError:
         return {}
-    files = record.get("files") if isinstance(record, dict) else None
-    return files if isinstance(files, dict) else {}
+    return {} if recorded is None else recorded.ends
 
 
 def _foreign(target: Path) -> list[str]:
@@ -57,11 +36,11 @@ def _foreign(target: Path) -> list[str]:
         recorded, foreign = _recorded(target), []
         for path in _entries(target):
             name = path.relative_to(target).as_posix()
-            if name == RECORD and recorded:
+            if name in (PROVENANCE, SIGNATURE) and recorded:
                 continue
             if path.is_symlink() or name not in recorded or not path.is_file():
                 foreign.append(name)
-            elif recorded[name] != _fingerprint(path):
+            elif recorded[name] != ends(path):
                 foreign.append(f"{name} (changed since)")
         return foreign
     try:

@@ -20,8 +20,9 @@ from ms_codegeex.formats.checkpoint_folder import resolve
 from ms_codegeex.formats.family import FamilyFormats
 from ms_codegeex.formats.layout import pack, packed_shape, unpack
 from ms_codegeex.formats.model_card import card_files
+from ms_codegeex.formats.provenance import Input, hashed, inputs_of
 from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
-from ms_codegeex.formats.sources import Source, checkpoint_adapters
+from ms_codegeex.formats.sources import Source, checkpoint_adapters, checkpoint_inputs
 from ms_codegeex.formats.tensors import LazyTensor, from_array
 from ms_codegeex.models.foreign import Entry
 from ms_codegeex.models.parameters import LORA_A, LORA_B
@@ -55,6 +56,14 @@ def open_adapters(path: Path, base: Source, check_fingerprint: bool = True) -> A
     return adapters
 
 
+def adapters_inputs(path: Path) -> Input:
+    """The files of the adapters at `path`."""
+    path = adapters_path(path)
+    if not (path / CONFIG).is_file():
+        return checkpoint_inputs(resolve(path))
+    return inputs_of("adapter", path, [path / CONFIG, path / TENSORS])
+
+
 def write_peft(source: Source, path: Path) -> None:
     """Write a source's adapters as a directory for PEFT, which appears only when it is complete. `UserError` if it has
     none."""
@@ -84,7 +93,11 @@ def write_peft(source: Source, path: Path) -> None:
         "fan_in_fan_out": False,
         "inference_mode": True,
     }
-    with atomic_directory(path) as directory:
+    choices = {"command": "train", "family": source.family.name, "to": "peft"}
+    with (
+        hashed(source.inputs) as hashes,
+        atomic_directory(path, lambda made: hashes.write(made, path, choices)) as directory,
+    ):
         write_json(directory / CONFIG, config)
         write_safetensors(directory / TENSORS, tensors, metadata)
         for name, content in (card_files(source, adapter=True) | description_files(source.infill)).items():

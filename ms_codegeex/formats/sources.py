@@ -5,17 +5,19 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.quarantine import entries, is_copied, is_read, is_weights
 from ms_codegeex.config.model import SECTION
 from ms_codegeex.data.infilling.sentinels import declared_infill
 from ms_codegeex.data.tokenizer import Tokenizer, load_tokenizer
 from ms_codegeex.data.tokenizer.copying import copy_all, copy_data, left_out, without_code
 from ms_codegeex.data.tokenizer.recorded import (
     DEFAULTS,
+    TOKENIZER_DIRECTORY,
     checkpoint_has_tokenizer,
     checkpoint_tokenizer,
     family_tokenizer,
@@ -27,6 +29,7 @@ from ms_codegeex.formats.checkpoint_folder import list_checkpoints, resolve
 from ms_codegeex.formats.family import FamilyFormats
 from ms_codegeex.formats.files import RawModel, read_raw
 from ms_codegeex.formats.model_directory import CONFIG, ModelDirectory, SaveTokenizer, is_model_directory
+from ms_codegeex.formats.provenance import Input, inputs_of
 from ms_codegeex.formats.tensor_parallel import merge
 from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.models.foreign import ForeignLayout, ForeignName
@@ -47,7 +50,7 @@ class Source:
     sizes that are not recorded at `path` and were taken from a preset. `ranks` is the number of tensor-parallel files.
     `adapters` are in the tensors already. `checkpoint` is the opened one at `path`, if that is the kind. `infill` are
     the sentinels of a model that was trained to fill in the middle, as `data.infilling.sentinels` writes them.
-    `left_out` names the files of a model directory that are not copied.
+    `left_out` names the files of a model directory that are not copied. `inputs` are all files that count.
     """
 
     path: Path
@@ -64,6 +67,7 @@ class Source:
     infill: Mapping[str, Any] | None = None
     checkpoint: Checkpoint | None = None
     left_out: tuple[str, ...] = ()
+    inputs: tuple[Input, ...] = ()
 
     @property
     def config(self) -> Any:
@@ -103,16 +107,18 @@ def _open_checkpoint(path: Path, known: Mapping[str, Any]) -> Source:
         fields = formats.sizes.from_ours({**sizes, **known})
     tensors = {name: checkpoint.lazy(name) for name in checkpoint.names if not name.startswith(OPTIMIZER_PREFIX)}
     config = its_family.config.build_config(None, fields)
-    adapters = None
+    adapters, inputs = None, [checkpoint_inputs(checkpoint)]
     if (checkpoint.state["config"].get("lora") or {}).get("rank"):
         adapters = checkpoint_adapters(checkpoint)
-        tensors = merged(_base(checkpoint, adapters.base), adapters, str(checkpoint.path))
+        base = _base(checkpoint, adapters.base)
+        inputs += [replace(each, role="base") for each in base.inputs]
+        tensors = merged(base.tensors, adapters, str(checkpoint.path))
     check_layers(config, tensors, str(checkpoint.path))
     shapes = config.parameter_shapes()
     layout.check_tensors(tensors, shapes, str(checkpoint.path))
     saver, infill = _tokenizer_saver(its_family.name, checkpoint.path, checkpoint.state), checkpoint.state.get("infill")
     tensors, directory = {name: tensors[name] for name in shapes}, checkpoint.path
-    further = {"adapters": adapters, "infill": infill, "checkpoint": checkpoint}
+    further = {"adapters": adapters, "infill": infill, "checkpoint": checkpoint, "inputs": tuple(inputs)}
     return Source(directory, "checkpoint", its_family, fields, tensors, saver, **further)
 
 
@@ -127,13 +133,24 @@ def checkpoint_adapters(checkpoint: Checkpoint) -> Adapters:
     return Adapters(base, tensors, lora["rank"], lora["alpha"], lora.get("dropout") or 0.0, recorded)
 
 
-def _base(checkpoint: Checkpoint, path: Path) -> Mapping[str, LazyTensor]:
-    """The tensors of the model that a checkpoint's adapters were trained on."""
+def checkpoint_inputs(checkpoint: Checkpoint) -> Input:
+    """Its files, and its run's tokenizer."""
+    path = checkpoint.path
+    run = path.resolve().parent.parent
+    its = inputs_of("model", path, [path / MANIFEST, *(path / name for name in checkpoint.files)])
+    folder = run / TOKENIZER_DIRECTORY
+    names = (name for name in entries(folder) if is_read(name) or is_copied(name)) if folder.is_dir() else ()
+    tokenizer = {f"{TOKENIZER_DIRECTORY}/{name}": folder / name for name in names}
+    return replace(its, name=f"{run.name}/{its.name}", files={**its.files, **tokenizer})
+
+
+def _base(checkpoint: Checkpoint, path: Path) -> Source:
+    """The model that a checkpoint's adapters were trained on."""
     holds = f"{checkpoint.path}: holds adapters for the model"
     if not path.exists():
         raise UserError(f"{holds} at {path}, which is gone; put that model back there")
-    base = open_source(path).tensors
-    if fingerprint(base) != checkpoint.state.get("base"):
+    base = open_source(path)
+    if fingerprint(base.tensors) != checkpoint.state.get("base"):
         raise UserError(f"{holds} that was at {path}, but another one is there now; put the first back")
     return base
 
@@ -201,6 +218,8 @@ def _open_model_directory(path: Path, known: Mapping[str, Any], keep_code: bool)
         theirs = recognised[0].name
         raise UserError(f"{path}: config.json says {name}, but the tensors are those of {theirs}; restore either")
     its = formats.layout("huggingface")
+    data = (name for name in entries(path) if not is_weights(name) and (is_read(name) or is_copied(name)))
+    used = sorted({*data, *directory.files.values()})
     return Source(
         path,
         "huggingface",
@@ -212,6 +231,7 @@ def _open_model_directory(path: Path, known: Mapping[str, Any], keep_code: bool)
         config_json=directory.config if keep_code else without_code(directory.config),
         infill=declared_infill(path),
         left_out=left_out(path, keep_code),
+        inputs=(inputs_of("model", path, (path / name for name in used)),),
     )
 
 
@@ -230,8 +250,8 @@ def _open_raw(path: Path, raw: RawModel, known: Mapping[str, Any]) -> Source:
     default = formats.sizes.defaults["eos_token_id"]
     released = fields.get("eos_token_id", default) == default  # else its tokenizer is another one
     saver, skipped = _tokenizer_saver(its_family.name, path) if released else None, _skipped(raw, its)
-    guessed = formats.guessed(said)
-    return Source(path, kind, its_family, fields, tensors, saver, skipped, guessed=guessed, ranks=len(raw.ranks))
+    further = {"guessed": formats.guessed(said), "inputs": (inputs_of("model", path, raw.files),)}
+    return Source(path, kind, its_family, fields, tensors, saver, skipped, ranks=len(raw.ranks), **further)
 
 
 def is_checkpoint(path: Path) -> bool:

@@ -18,6 +18,7 @@ from ms_codegeex.data.infilling.sentinels import DESCRIPTION, Sentinels, declare
 from ms_codegeex.data.tokenizer import Tokenizer, load_tokenizer
 from ms_codegeex.formats.checkpoint_folder import resolve
 from ms_codegeex.formats.peft import CONFIG, adapters_path, open_adapters
+from ms_codegeex.formats.provenance import check
 from ms_codegeex.formats.sources import Source, open_source
 from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.generation.matrices import MAX_RANK, LowRank, TensorWeights, Weights
@@ -81,17 +82,20 @@ def stored_at(model: Path, adapter: Path | None = None) -> tuple[Path, Path | No
 def load_model(path: Path, bits: int | None = None) -> LoadedModel:
     """Open a quantised model directory or anything that `open_source` opens; `UserError` if it cannot be.
 
+    Files that its `provenance.json` has otherwise are an error, as far as sizes and both ends of a file show it.
     With `bits` 8 or 4, each matrix is rounded when it is read; a quantised model must have these bits already.
     """
     if is_quantised(path):
         model = QuantisedModel(path)
         if bits not in (None, model.bits):
             raise UserError(f"--bits: {path} has {model.bits} bits; leave out --bits, or give the model it was made of")
+        check(model.path)
         declared, shapes = declared_infill(model.path), model.config.parameter_shapes()
         tensors = {name: LazyTensor("float32", shape, lambda: np.zeros(0)) for name, shape in shapes.items()}
         source = Source(model.path, QUANTISED, model.family, model.fields, tensors, None, infill=declared)
         return LoadedModel(model.path, model.family, model.config, model, source, lambda: load_tokenizer(model.path))
     source = open_source(Path(path))
+    check(source.path)
     weights = TensorWeights(source.tensors, bits, products=source.config.product_names())
     return LoadedModel(source.path, source.family, source.config, weights, source, source.tokenizer)
 
@@ -121,6 +125,7 @@ def load_adapters(paths: Mapping[str, Path], model: LoadedModel) -> list[Adapter
 def _loaded(name: str, path: Path, model: LoadedModel) -> Adapter:
     exact = model.source.kind != QUANTISED  # rounded numbers do not show which model it was
     opened = open_adapters(path, model.source, check_fingerprint=exact)
+    check(adapters_path(path))
     matrices, scale = {}, np.float32(opened.alpha / opened.rank)
     for layer in opened.layers:
         a, b = (opened.tensors[f"{layer}.{kind}"].float32() for kind in (LORA_A, LORA_B))

@@ -18,6 +18,7 @@ from ms_codegeex.base.files import atomic_directory, write_json
 from ms_codegeex.base.quarantine import admit, read_json_inside
 from ms_codegeex.data.infilling.sentinels import description_files
 from ms_codegeex.formats.family import FamilyFormats
+from ms_codegeex.formats.provenance import hashed
 from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
 from ms_codegeex.formats.sources import Source, check_layers
 from ms_codegeex.formats.tensors import LazyTensor
@@ -84,7 +85,11 @@ def write_quantised(source: Source, bits: int, group: int, output: Path, replace
     for name, tensor in source.tensors.items():
         tensors |= _lazy(name, tensor, bits, group) if name in products else {name: tensor}
     description = {"format": FORMAT, "family": source.family.name, "bits": bits, "group": group if bits == 4 else 0}
-    with atomic_directory(output) as directory:
+    choices = {"command": "quantize", "family": source.family.name, "bits": bits, "group": description["group"]}
+    with (
+        hashed(source.inputs) as hashes,
+        atomic_directory(output, lambda made: hashes.write(made, output, choices)) as directory,
+    ):
         write_json(directory / DESCRIPTION, description | {"sizes": source.fields})
         source.save_tokenizer(directory)
         for name, content in description_files(source.infill).items():

@@ -11,6 +11,7 @@ import numpy as np
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats import layout
 from ms_codegeex.formats.family import FamilyFormats
+from ms_codegeex.formats.provenance import inputs_of
 from ms_codegeex.formats.sources import Source, check_layers
 from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.gguf_files.architectures import ARCHITECTURES, FREQUENCY_BASE, LlamaArchitecture
@@ -85,7 +86,9 @@ def open_gguf(path: Path, known: Mapping[str, Any] | None = None) -> Source:
     tensors, shapes = _without_zeros(header, its, config), config.parameter_shapes()
     ours = layout.to_ours(its.entries(config.num_layers), tensors, shapes, str(path))
     ours = its.reordered({name: ours[name] for name in shapes}, config, back=True)
-    return Source(Path(path), "gguf", its_family, fields, ours, tokenizer_writer(header.metadata, str(path)))
+    path, saver = Path(path), tokenizer_writer(header.metadata, str(path))
+    inputs = (inputs_of("model", path, [path]),)
+    return Source(path, "gguf", its_family, fields, ours, saver, inputs=inputs)
 
 
 def describe(path: Path) -> dict[str, Any]:

@@ -15,9 +15,10 @@ from gguf.quants import quantize
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_directory, remove_leftovers
-from ms_codegeex.formats.convert import measured
+from ms_codegeex.formats.convert import CONVERTED, measured
 from ms_codegeex.formats.layout import to_foreign
-from ms_codegeex.formats.output import check_target, resolved, write_record
+from ms_codegeex.formats.output import check_target, resolved
+from ms_codegeex.formats.provenance import hashed
 from ms_codegeex.formats.sources import Source
 from ms_codegeex.formats.tensors import LazyTensor, cast, from_array
 from ms_codegeex.gguf_files.architectures import FREQUENCY_BASE, LlamaArchitecture, architecture_of
@@ -203,10 +204,11 @@ def export_gguf(
     verify: bool = False,
     progress: bool = True,
     replace: bool = False,
+    origin: Mapping[str, Any] = CONVERTED,
 ) -> dict[str, Any]:
     """Write the directory `output` with `<family>-<type>.gguf` and a Modelfile; returns what `convert` does.
 
-    `dtype`: f32, f16, bf16, q8_0 or q4_0 for the matrices, None for their own. `verify` and `replace` as for
+    `dtype`: f32, f16, bf16, q8_0 or q4_0 for the matrices, None for their own. `verify`, `replace` and `origin` as for
     `convert`. Raises `UserError` for a family or tokenizer that llama.cpp cannot run, and as `convert` does.
     """
     begin = time.monotonic()
@@ -220,10 +222,14 @@ def export_gguf(
         if verify:
             _verify(temporary / file, target, tensors)
         check_target(target, source.path, replace, True)  # it may have changed meanwhile
-        write_record(temporary)
+        hashes.write(temporary, target, {**origin, "family": source.family.name, "to": "gguf", "dtype": dtype})
 
     lazy = {name: tensor for name, (tensor, _) in tensors.items()}
-    with measured([lazy], "convert to gguf", progress) as [ahead], atomic_directory(target, finish) as directory:
+    with (
+        hashed(source.inputs) as hashes,
+        measured([lazy], "convert to gguf", progress) as [ahead],
+        atomic_directory(target, finish) as directory,
+    ):
         typed = {name: (ahead[name], kind) for name, (_, kind) in tensors.items()}
         _write(directory / file, its.name, _metadata(source, its, wanted, vocabulary), typed)
         text = modelfile(file, vocabulary, source.config.max_position_embeddings)

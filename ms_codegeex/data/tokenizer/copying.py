@@ -55,7 +55,7 @@ def copy_data(source: Path, target: Path) -> None:
 def copy_all(source: Path, target: Path) -> None:
     """Copy the data files and the Python files of the directory `source`, each as it is, because the user trusts it."""
     for name in _names(source):
-        if is_copied(name) or name.endswith(_CODE):
+        if is_copied(name) or _is_code(name):
             _copy(source, name, target)
 
 
@@ -63,7 +63,7 @@ def left_out(source: Path, code: bool) -> tuple[str, ...]:
     """The files, besides weights, that `copy_data` does not copy; with `code`, those that `copy_all` does not."""
 
     def kept(name: str) -> bool:
-        return is_copied(name) or is_weights(name) or name in _WRITTEN_ANEW or (code and name.endswith(_CODE))
+        return is_copied(name) or is_weights(name) or name in _WRITTEN_ANEW or (code and _is_code(name))
 
     return tuple(name for name in _names(source) if not kept(name))
 
@@ -75,6 +75,10 @@ def _names(directory: Path) -> Iterator[str]:
 
 def _copy(source: Path, name: str, target: Path) -> None:
     (target / name).write_bytes(read_inside(source, name, _LARGEST_CODE if name.endswith(_CODE) else _limit(name)))
+
+
+def _is_code(name: str) -> bool:
+    return name.endswith(_CODE) and name.isprintable()
 
 
 def _limit(name: str) -> int:

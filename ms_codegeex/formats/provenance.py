@@ -1,0 +1,270 @@
+"""What an output was made from and by what, with hashes: `provenance.json` in a directory, `FILE.provenance.json`
+beside a file.
+
+It is the in-toto statement that OpenSSF model signing v1.0 signs: a name and SHA-256 for every file, and one over all
+of them as the digest of the subject (https://github.com/sigstore/model-transparency). What made the files is in
+`predicate.ms_codegeex`, which that specification lets others ignore. A statement has no time and no path of a machine,
+so the same model gives the same bytes. It is not signed: it shows an accident, and an edit by somebody who did not edit
+it too. `formats.signing` signs it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ms_codegeex import __version__
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import write_json
+from ms_codegeex.base.printing import print_error
+from ms_codegeex.base.quarantine import PROVENANCE, SIGNATURE, check_file, is_read, read_json_inside
+from ms_codegeex.base.reading import open_regular
+
+TYPE, PREDICATE = "https://in-toto.io/Statement/v1", "https://model_signing/signature/v1.0"
+OURS, FORMAT = "ms_codegeex", 1
+_EDGE = 1 << 20  # bytes at either end of a file, where safetensors, zip archives and checkpoints hold their checksums
+_BLOCK = 1 << 20
+_THREADS = 4
+Progress = Callable[[int], object]
+
+
+@dataclass(frozen=True)
+class Input:
+    """Files of a model that something is made from: its `role` ("model", "base", "adapter", "tokenizer"), its name, and
+    the files by the names that the statement has for them."""
+
+    role: str
+    name: str
+    files: Mapping[str, Path]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A file that is not as the statement says: `what` is "changed", "missing" or "extra"."""
+
+    name: str
+    what: str
+
+
+def inputs_of(role: str, root: Path, files: Iterable[Path]) -> Input:
+    """The files of a directory, or a single file, as an input."""
+    root = Path(root)
+    below = root if root.is_dir() else root.parent
+    return Input(role, root.resolve().name, {path.relative_to(below).as_posix(): path for path in files})
+
+
+def statement_path(path: Path) -> Path:
+    """Where the statement about a directory or a file is."""
+    return path / PROVENANCE if path.is_dir() else path.with_name(f"{path.name}.{PROVENANCE}")
+
+
+def ends(file: Path) -> dict[str, Any]:
+    """Size and a hash of both ends: fast even for 26 GB, and saving the file again changes one of them."""
+    with open_regular(file) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        digest = hashlib.sha256(stream.read(_EDGE))
+        stream.seek(max(0, size - _EDGE))
+        digest.update(stream.read(_EDGE))
+    return {"size": size, "ends": digest.hexdigest()}
+
+
+def _sha256(file: Path, progress: Progress = lambda size: None) -> dict[str, Any]:
+    """Size and SHA-256 of a file that may be a stranger's."""
+    digest, size, block = hashlib.sha256(), 0, bytearray(_BLOCK)
+    with open_regular(file) as stream:
+        while count := stream.readinto(block):  # neither reading nor hashing holds the interpreter
+            digest.update(memoryview(block)[:count])
+            size += count
+            progress(count)
+    return {"size": size, "sha256": digest.hexdigest()}
+
+
+def files_below(directory: Path) -> list[Path]:
+    """Everything in a directory but its folders and the statement itself, in the order of model signing."""
+    found = (path for path in directory.rglob("*") if path.is_symlink() or not path.is_dir())
+    kept = (path for path in found if path.relative_to(directory).as_posix() not in (PROVENANCE, SIGNATURE))
+    return sorted(kept, key=lambda path: PurePosixPath(path.relative_to(directory).as_posix()))
+
+
+class Hashed:
+    """Hashes of files that threads compute, of each file once."""
+
+    def __init__(self, inputs: Sequence[Input], pool: ThreadPoolExecutor) -> None:
+        self.inputs, self._pool = inputs, pool
+        self._hashes: dict[Path, Future[dict[str, Any]]] = {
+            path: pool.submit(_sha256, path) for each in inputs for path in each.files.values()
+        }
+
+    def described(self) -> list[dict[str, Any]]:
+        """Every input with its files; waits for their hashes."""
+        return [
+            {
+                "role": each.role,
+                "name": each.name,
+                "files": [{"name": name, **self._hashes[path].result()} for name, path in sorted(each.files.items())],
+            }
+            for each in self.inputs
+        ]
+
+    def check_source(self, source: Path) -> None:
+        """`UserError` if a file of the model at `source` is not as its own statement says."""
+        if (recorded := read_statement(source)) is None:
+            return
+        files = [file for each in self.described() if each["role"] == "model" for file in each["files"]]
+        for file in files:
+            if recorded.digests.get(file["name"], file["sha256"]) != file["sha256"]:
+                raise _unlike(source, Difference(file["name"], "changed"), recorded)
+
+    def outputs(self, files: Sequence[Path]) -> list[dict[str, Any]]:
+        """Size, hash and hash of the ends of files that were just written."""
+        return [{**whole, **ends(file)} for whole, file in zip(self._pool.map(_sha256, files), files, strict=True)]
+
+    def write(self, made: Path, where: Path, choices: Mapping[str, Any]) -> None:
+        """Write the statement about a directory or file that is at `made` until it is renamed to `where`."""
+        files = files_below(made) if made.is_dir() else [made]
+        names = [file.relative_to(made).as_posix() for file in files] if made.is_dir() else [where.name]
+        described = dict(zip(names, self.outputs(files), strict=True))
+        statement = _statement(where.name, described, {"choices": dict(choices), "inputs": self.described()})
+        write_json(made / PROVENANCE if made.is_dir() else statement_path(where), statement)
+
+
+@contextmanager
+def hashed(inputs: Sequence[Input]) -> Iterator[Hashed]:
+    """Begin to hash what something is made from, while it is made."""
+    pool = ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1))
+    try:
+        yield Hashed(inputs, pool)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _statement(name: str, files: Mapping[str, Mapping[str, Any]], origin: Mapping[str, Any]) -> dict[str, Any]:
+    root = hashlib.sha256(b"".join(bytes.fromhex(file["sha256"]) for file in files.values()))
+    ignored = {"allow_symlinks": False, "ignore_paths": [PROVENANCE, SIGNATURE]}
+    return {
+        "_type": TYPE,
+        "subject": [{"name": name, "digest": {"sha256": root.hexdigest()}}],
+        "predicateType": PREDICATE,
+        "predicate": {
+            "serialization": {"method": "files", "hash_type": "sha256", **ignored},
+            "resources": [
+                {"name": key, "algorithm": "sha256", "digest": file["sha256"]} for key, file in files.items()
+            ],
+            OURS: {
+                "format": FORMAT,
+                "version": __version__,
+                **origin,
+                "files": {key: {"size": file["size"], "ends": file["ends"]} for key, file in files.items()},
+            },
+        },
+    }
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A statement that was read: where it is, the SHA-256 of each file, and what `_statement` got as `origin`.
+    `ends`: the size and ends of each file."""
+
+    path: Path
+    digests: Mapping[str, str]
+    ends: Mapping[str, Any]
+    origin: Mapping[str, Any]
+
+    def differences(self, target: Path, thorough: bool, progress: Progress = lambda size: None) -> list[Difference]:
+        """The files at `target`, a directory or file, that are not as recorded. `thorough`: hash all their bytes, not
+        only the ends. Hidden files are not looked for."""
+        directory = target if target.is_dir() else target.parent
+        if target.is_dir():
+            shown = [path.relative_to(target).as_posix() for path in files_below(target)]
+            found = [name for name in shown if not name.startswith(".")]
+        else:
+            found = [target.name]
+
+        def judged(name: str) -> Difference | None:
+            path = directory / name
+            if not os.path.lexists(path):
+                return Difference(name, "missing")
+            if path.is_symlink() and not path.is_file():
+                return Difference(name, "changed")
+            same = ends(path) == self.ends.get(name) and (
+                not thorough or _sha256(path, progress)["sha256"] == self.digests[name]
+            )
+            return None if same else Difference(name, "changed")
+
+        with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+            judgements = [each for each in pool.map(judged, self.digests) if each is not None]
+        extra = [Difference(name, "extra") for name in found if name not in self.digests]
+        return sorted([*judgements, *extra], key=lambda each: each.name)
+
+
+def read_statement(target: Path) -> Recorded | None:
+    """The statement about a directory or file; None if there is none. `UserError` if it is malformed."""
+    path = statement_path(Path(target))
+    if not os.path.lexists(path):
+        return None
+    check_file(path.parent, path.name)
+    statement = read_json_inside(path.parent, path.name)
+    try:
+        resources, ours = statement["predicate"]["resources"], statement["predicate"][OURS]
+        digests = {each["name"]: each["digest"] for each in resources}
+        (subject,) = statement["subject"]
+        names = all(_is_inside(name) for name in digests)
+        texts = all(type(digest) is str and len(bytes.fromhex(digest)) == 32 for digest in digests.values())
+        algorithms = {each["algorithm"] for each in resources} <= {"sha256"}
+        root = hashlib.sha256(b"".join(map(bytes.fromhex, digests.values()))).hexdigest()
+        if statement["_type"] != TYPE or statement["predicateType"] != PREDICATE or ours["format"] != FORMAT:
+            raise ValueError("of another type")
+        sizes = all(type(ours["files"][name]["size"]) is int for name in digests)
+        if not (names and texts and algorithms and sizes and len(digests) == len(resources) == len(ours["files"])):
+            raise ValueError("its list of files is malformed")
+        if subject["digest"]["sha256"] != root:
+            raise ValueError("its hashes do not give the hash of all of them")
+        return Recorded(path, digests, ours["files"], ours)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"not a statement that ms-codegeex wrote ({error})"
+        raise UserError(f"{path}: {reason}; restore it, or delete it if the model needs none") from None
+
+
+def _is_inside(name: Any) -> bool:
+    """Whether this is a name of a file below a directory."""
+    return type(name) is str and not {"", ".", ".."} & {*name.split("/")}
+
+
+def check(target: Path, thorough: bool = False) -> None:
+    """Check a model that is going to be used with its statement, if it has one.
+
+    A changed, missing or extra file that has a part in the model's answers is a `UserError`; the first one of any other
+    kind is a warning on standard error.
+    """
+    if (recorded := read_statement(target)) is None:
+        return
+    different = recorded.differences(Path(target), thorough)
+    mattering = [each for each in different if is_read(each.name) or not Path(target).is_dir()]
+    if mattering:
+        raise _unlike(Path(target), mattering[0], recorded, len(mattering) - 1)
+    if different:
+        first, more = different[0], f", and {len(different) - 1} more" if len(different) > 1 else ""
+        print_error(f"warning: {Path(target) / first.name}: is {first.what} since {PROVENANCE} was written{more}")
+
+
+def _unlike(target: Path, first: Difference, recorded: Recorded, others: int = 0) -> UserError:
+    """The error for a model that is not as its statement says."""
+    more = f", and {others} more" if others else ""
+    remedy = f"restore the files, or delete {recorded.path.name} if you meant to edit them"
+    said = f"is {first.what}, by {recorded.path.name}{more}"
+    return UserError(f"{target / first.name if target.is_dir() else target}: {said}; {remedy}")
+
+
+def made_from(recorded: Recorded) -> str:
+    """In a line: what made the files."""
+    inputs = recorded.origin.get("inputs")
+    names = [f"{each.get('role')} {each.get('name')}" for each in inputs if isinstance(each, dict)] if inputs else []
+    choices = recorded.origin.get("choices")
+    verb = choices.get("command") if isinstance(choices, dict) else None
+    return f"{verb} of ms-codegeex {recorded.origin.get('version')}, from {', '.join(names) or 'nothing recorded'}"
