@@ -36,6 +36,7 @@ EXAMPLES = """\
   ms-codegeex inspect model                                 # family, sizes, parameters, tokenizer, files
   ms-codegeex inspect model --tensors                       # and every tensor
   ms-codegeex inspect model.gguf                            # architecture, keys, types of the tensors
+  ms-codegeex inspect model.pt                              # what loading it elsewhere would import, without loading it
   ms-codegeex inspect runs/tiny                             # configuration, last losses, checkpoints and their verdicts
   ms-codegeex inspect runs/tiny/checkpoints/step-00000240   # its tensors, all hashes checked
 """
@@ -47,7 +48,12 @@ GREEN, DIM, PLAIN = "\x1b[32m", "\x1b[2m", "\x1b[0m"
 class Arguments:
     """What is shown."""
 
-    directory: Path = option("dataset, model directory, .gguf, checkpoint or run", "DIR", REQUIRED, positional=True)
+    directory: Path = option(
+        "dataset, model directory, .gguf, checkpoint or run; of a .pt, .bin or .ckpt, what its pickles would import",
+        "DIR",
+        REQUIRED,
+        positional=True,
+    )
     document: int | None = option("print the text of document N (from 0) of a dataset", "N", either="what")
     sample: int | None = option(
         "show training sample N (from 0): its documents, and which tokens the loss counts", "N", either="what"
@@ -65,21 +71,24 @@ class Arguments:
     json: bool = option("print one JSON object on standard output", default=False)
 
 
-def run(arguments: Arguments) -> None:
-    """Verify the directory and describe it; damage is a `UserError`."""
+def run(arguments: Arguments) -> int:
+    """Verify the directory and describe it; damage is a `UserError`. The status is 1 if a file's pickles ask for more
+    than a state dict needs."""
     from ms_codegeex.gguf_files.header import is_gguf
 
     directory: Path = arguments.directory
     if is_gguf(directory):
         _run_gguf(arguments)
-        return
+        return 0
+    if directory.is_file():
+        return _run_file(arguments)
     if not directory.is_dir():
         raise UserError(f"{directory}: no such directory; give a dataset, a model directory, a checkpoint or a run")
     if (directory / "dataset.json").is_file():
         if arguments.tensors:
             raise UserError(f"{directory}: a dataset has no tensors; leave out --tensors")
         _run_dataset(arguments)
-        return
+        return 0
     from ms_codegeex.commands import artefacts
 
     every = {"every_tensor": arguments.tensors}
@@ -97,7 +106,7 @@ def run(arguments: Arguments) -> None:
                 raise UserError(f"{directory}: of a {kind}, tensors are not listed; leave out --tensors")
             result = describe(directory)
             print_json(result) if arguments.json else print_lines(lines(result))
-            return
+            return 0
     raise UserError(
         f"{directory}: neither a dataset (dataset.json) nor a model (config.json or quantised.json), a checkpoint "
         "(manifest.json), a run (config.yaml) or runs in stages (stages.json); see `prepare`, "
@@ -109,6 +118,19 @@ def _check_no_documents(arguments: Arguments, kind: str) -> None:
     for name in ("document", "sample", "deep", "report"):
         if getattr(arguments, name) is not None and getattr(arguments, name) is not False:
             raise UserError(f"{arguments.directory}: a {kind} has no documents; leave out --{name}")
+
+
+def _run_file(arguments: Arguments) -> int:
+    """What the pickles of a `.pt`, `.bin` or `.ckpt` would import."""
+    from ms_codegeex.formats.pickle_report import lines, scan
+
+    _check_no_documents(arguments, "file of weights")
+    if arguments.tensors:
+        raise UserError(f"{arguments.directory}: of a file of weights, tensors are not listed; leave out --tensors")
+    report = scan(arguments.directory)
+    described = report.to_json()
+    print_json(described) if arguments.json else print_lines(lines(described))
+    return 0 if report.harmless else 1
 
 
 def _run_gguf(arguments: Arguments) -> None:

@@ -21,6 +21,7 @@ from ms_codegeex.formats.tensors import TORCH_STORAGES, LazyTensor, damaged
 
 MAX_OPERATIONS = 4_000_000  # of a pickle; a model of 1000 tensors takes 50,000
 LONGEST_NUMBER = 1024  # bits
+OF_A_PROGRAM = "of a training program, whose code another reader would import; this one does not"
 LONGEST_NAME = 200  # characters of a name in a message
 
 
@@ -332,6 +333,16 @@ _VALUES = {
     *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
     *("BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
 }
+
+
+def use_of_name(module: str, name: str) -> str | None:
+    """What a name that a pickle asks for is for; None if no state dict needs it."""
+    reference = _Global(module, name)
+    if reference in _CALLS or reference in _STORAGE_TYPES:
+        return "rebuilds tensors and containers"
+    if reference in _INERT:
+        return "a plain value that training programs save"
+    return OF_A_PROGRAM if _is_inert(reference) and "." not in name else None  # megatron.x's os.system is not theirs
 
 
 def namespace(value: Any) -> dict[str, Any] | None:
