@@ -18,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import atomic_directory, remove_leftovers
+from ms_codegeex.base.files import atomic_directory, remove_leftovers, write_json
 from ms_codegeex.base.reading import read_inside, read_json
 from ms_codegeex.data.infilling.sentinels import description_files
 from ms_codegeex.data.tokenizer import CONFIG as TOKENIZER_CONFIG
@@ -29,7 +29,7 @@ from ms_codegeex.formats.mindspore_checkpoint import read_mindspore, write_minds
 from ms_codegeex.formats.model_card import card_files
 from ms_codegeex.formats.model_directory import CONFIG, ModelDirectory, write_model_directory
 from ms_codegeex.formats.output import check_target, resolved
-from ms_codegeex.formats.provenance import hashed
+from ms_codegeex.formats.provenance import hashed, statement_path
 from ms_codegeex.formats.sources import Source, open_source
 from ms_codegeex.formats.tensor_parallel import shard
 from ms_codegeex.formats.tensors import SHORT_NAMES, LazyTensor, cast
@@ -274,11 +274,14 @@ def convert(
             _verify(temporary, target, to, model.family.name, parts, progress)
         check_target(target, model.path, replace, directory)  # it may have changed meanwhile
         hashes.check_source(model.path)
-        hashes.write(temporary, target, choices)
+        statement.update(hashes.statement(temporary, target, choices))
 
+    statement: dict[str, Any] = {}
     choices = {**origin, "family": model.family.name, "to": to, "dtype": dtype, "tensor_parallel": tensor_parallel}
     with hashed(model.inputs) as hashes, measured(parts, f"convert to {to}", progress) as shown:
         _write(target, to, model, shown, finish)
+    if not directory:
+        write_json(statement_path(target), statement)
     written = [tensor for part in parts for tensor in part.values()]
     return {
         "source": str(model.path),

@@ -96,7 +96,7 @@ def write_peft(source: Source, path: Path) -> None:
     choices = {"command": "train", "family": source.family.name, "to": "peft"}
     with (
         hashed(source.inputs) as hashes,
-        atomic_directory(path, lambda made: hashes.write(made, path, choices)) as directory,
+        atomic_directory(path, lambda made: hashes.statement(made, path, choices)) as directory,
     ):
         write_json(directory / CONFIG, config)
         write_safetensors(directory / TENSORS, tensors, metadata)

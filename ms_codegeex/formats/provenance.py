@@ -118,20 +118,23 @@ class Hashed:
             return
         files = [file for each in self.described() if each["role"] == "model" for file in each["files"]]
         for file in files:
-            if recorded.digests.get(file["name"], file["sha256"]) != file["sha256"]:
+            if is_read(file["name"]) and recorded.digests.get(file["name"], file["sha256"]) != file["sha256"]:
                 raise _unlike(source, Difference(file["name"], "changed"), recorded)
 
     def outputs(self, files: Sequence[Path]) -> list[dict[str, Any]]:
         """Size, hash and hash of the ends of files that were just written."""
         return [{**whole, **ends(file)} for whole, file in zip(self._pool.map(_sha256, files), files, strict=True)]
 
-    def write(self, made: Path, where: Path, choices: Mapping[str, Any]) -> None:
-        """Write the statement about a directory or file that is at `made` until it is renamed to `where`."""
+    def statement(self, made: Path, where: Path, choices: Mapping[str, Any]) -> dict[str, Any]:
+        """The statement about a directory or file that is at `made` until it is renamed to `where`. It is written into
+        a directory; that of a file is for the caller to write, once the file has its name."""
         files = files_below(made) if made.is_dir() else [made]
         names = [file.relative_to(made).as_posix() for file in files] if made.is_dir() else [where.name]
         described = dict(zip(names, self.outputs(files), strict=True))
         statement = _statement(where.name, described, {"choices": dict(choices), "inputs": self.described()})
-        write_json(made / PROVENANCE if made.is_dir() else statement_path(where), statement)
+        if made.is_dir():
+            write_json(made / PROVENANCE, statement)
+        return statement
 
 
 @contextmanager

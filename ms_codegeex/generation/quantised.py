@@ -88,7 +88,7 @@ def write_quantised(source: Source, bits: int, group: int, output: Path, replace
     choices = {"command": "quantize", "family": source.family.name, "bits": bits, "group": description["group"]}
     with (
         hashed(source.inputs) as hashes,
-        atomic_directory(output, lambda made: hashes.write(made, output, choices)) as directory,
+        atomic_directory(output, lambda made: hashes.statement(made, output, choices)) as directory,
     ):
         write_json(directory / DESCRIPTION, description | {"sizes": source.fields})
         source.save_tokenizer(directory)

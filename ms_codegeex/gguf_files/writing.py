@@ -222,7 +222,7 @@ def export_gguf(
         if verify:
             _verify(temporary / file, target, tensors)
         check_target(target, source.path, replace, True)  # it may have changed meanwhile
-        hashes.write(temporary, target, {**origin, "family": source.family.name, "to": "gguf", "dtype": dtype})
+        hashes.statement(temporary, target, {**origin, "family": source.family.name, "to": "gguf", "dtype": dtype})
 
     lazy = {name: tensor for name, (tensor, _) in tensors.items()}
     with (

@@ -83,11 +83,11 @@ def test_a_run_becomes_a_model_directory(tmp_path, run, parameters, capsys):
     assert result["verified"] and result["kind"] == "checkpoint" and result["dtypes"] == ["float32"]
     assert result["tensors"] == len(parameters) and result["parameters"] == sum(a.size for a in parameters.values())
     assert sorted(p.name for p in (tmp_path / "hf").iterdir()) == [
-        ".ms-codegeex.json",
         "README.md",
         "config.json",
         "model.safetensors",
         "modeling_codegeex.py",
+        "provenance.json",
         "vocab.json",
     ]
     loaded = load_file(tmp_path / "hf" / "model.safetensors")

@@ -213,7 +213,7 @@ def test_a_full_disk_leaves_the_old_output(tmp_path, run, to, ranks, limit, caps
     convert(run, to, out, tensor_parallel=ranks)
 
     def content():
-        files = [out] if out.is_file() else sorted(path for path in out.rglob("*") if path.is_file())
+        files = sorted(path for path in out.parent.rglob("*") if path.is_file())
         return {str(file): file.read_bytes() for file in files}
 
     before, limits = content(), resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -224,7 +224,7 @@ def test_a_full_disk_leaves_the_old_output(tmp_path, run, to, ranks, limit, caps
             convert(run, to, out, tensor_parallel=ranks, replace=True)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert content() == before and [path.name for path in out.parent.iterdir()] == [out.name]
+    assert content() == before
     assert main(["convert", *words, "--dtype", "fp16"]) == 0 and content() != before
     assert "float16" in capsys.readouterr().out
 

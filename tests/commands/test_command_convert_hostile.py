@@ -32,7 +32,7 @@ def model(exported, tmp_path):
     """A copy of it, to be changed."""
     (tmp_path / "model").mkdir()
     for file in exported.iterdir():
-        if not file.name.startswith("."):
+        if file.name != "provenance.json":
             (tmp_path / "model" / file.name).write_bytes(file.read_bytes())
     return tmp_path / "model"
 

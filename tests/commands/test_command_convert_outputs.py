@@ -137,6 +137,7 @@ def test_missing_classes_and_limits_are_printed(tmp_path, capsys):
     assert main(["convert", "--model", str(run), "--to", "hf", "--output", str(tmp_path / "hf")]) == 0
     assert "copy configuration_chatglm.py and modeling_chatglm.py of the release into it" in capsys.readouterr().err
     config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    (tmp_path / "hf" / "provenance.json").unlink()
     for number, auto_map in enumerate(([3], {"AutoModel": "THUDM/codegeex2-6b--modeling_chatglm.X", "Other": ["a.b"]})):
         (tmp_path / "hf" / "config.json").write_text(json.dumps(config | {"auto_map": auto_map}))
         trusted = open_source(tmp_path / "hf", keep_code=True)
@@ -185,7 +186,7 @@ def test_files_that_were_edited_since_are_not_replaced(tmp_path):
     (out / "config.json").symlink_to(tmp_path / "run")
     with pytest.raises(UserError, match=r"\(config\.json\)"):
         convert(run, "hf", out, replace=True)
-    (out / ".ms-codegeex.json").unlink()
+    (out / "provenance.json").unlink()
     with pytest.raises(UserError, match=r"\(README\.md, config\.json, model\.safetensors\)"):
         convert(run, "hf", out, replace=True)
 
@@ -199,8 +200,10 @@ def test_a_model_directory_of_others_is_not_replaced(tmp_path):
     save_file(parameters("codegen"), out / "model.safetensors")
     with pytest.raises(UserError, match=r"\(config\.json, model\.safetensors\), so --replace leaves it alone"):
         convert(run, "hf", out, replace=True)
-    (out / ".ms-codegeex.json").write_text('{"files": {"config.json": 1, "model.safetensors": {}}}')
-    with pytest.raises(UserError, match=r"config\.json \(changed since\)"):
+    (out / "provenance.json").write_text(
+        '{"predicate": {"resources": [], "ms_codegeex": {"files": {"config.json": 1}}}}'
+    )
+    with pytest.raises(UserError, match=r"\(config\.json, model\.safetensors, provenance\.json\)"):
         convert(run, "hf", out, replace=True)
 
 
@@ -313,7 +316,8 @@ def test_what_a_killed_conversion_left_is_swept_by_the_next(tmp_path, to, ranks)
     (left,) = out.parent.iterdir()
     assert left.name.startswith(f".{out.name}.")
     convert(run, to, out, tensor_parallel=ranks)
-    assert [path.name for path in out.parent.iterdir()] == [out.name]
+    beside = {"out.pt": ["out.pt", "out.pt.provenance.json"], "out": ["out"]}
+    assert sorted(path.name for path in out.parent.iterdir()) == beside[out.name]
 
 
 def test_no_empty_directory_is_left_behind(tmp_path, monkeypatch):
@@ -367,6 +371,7 @@ def test_a_copy_without_a_record_is_refused_by_its_numbers(tmp_path, ranks):
     import torch
 
     out, files = ranks
+    (out / "provenance.json").unlink()
     for file in files:
         if file.suffix == ".pt":
             tree = torch.load(file, weights_only=True)

@@ -288,7 +288,7 @@ def test_the_command(tmp_path):
         done.returncode == 0 and result["dtypes"] == ["F16", "F32"] and result["prompt_begins_with"] == "[gMASK]<sop>"
     )
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        *(".ms-codegeex.json", "Modelfile", "codegeex2-f16.gguf"),
+        *("Modelfile", "codegeex2-f16.gguf", "provenance.json"),
     ]
     assert command_here(*words).returncode == 2
     assert "F32, read back and equal byte for byte" in command_here(*words, "--replace", "--dtype", "f32").stdout
