@@ -78,7 +78,7 @@ def _load_directory(directory: Path) -> Tokenizer:
         "GPT2Tokenizer": gpt2.CodeGenTokenizer,
         "GPT2TokenizerFast": gpt2.CodeGenTokenizer,
     }
-    if tokenizer_class not in known:
+    if not isinstance(tokenizer_class, str) or tokenizer_class not in known:
         raise UserError(
             f"{directory / CONFIG}: tokenizer_class is {tokenizer_class!r}, expected one of {', '.join(known)}; "
             "this directory belongs to another model"
