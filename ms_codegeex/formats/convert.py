@@ -99,9 +99,16 @@ def measured(parts: Sequence[FileTensors], label: str, progress: bool) -> Iterat
 
 
 def _write_file(
-    to: str, target: Path, source: Source, tensors: FileTensors, check: OutputCheck, origin: Mapping[str, int]
+    to: str,
+    target: Path,
+    source: Source,
+    tensors: FileTensors,
+    check: OutputCheck,
+    origin: Mapping[str, int],
+    written: Callable[[Path], object],
 ) -> None:
-    """Write a file of this format, or a model directory; `origin` identifies the file of a rank."""
+    """Write a file of this format, or a model directory; `origin` identifies the file of a rank. `written(file)` is
+    called for each file of weights of a model directory that is complete."""
     if to == "megatron":
         # "config" goes next to "module", where other loaders do not look: the shapes do not reveal the number of heads
         config = {"family": source.family.name, **source.fields, **origin}
@@ -112,7 +119,8 @@ def _write_file(
         config = FamilyFormats(source.family).sizes.to_json(source.config, source.config_json)
         config["torch_dtype"] = min(tensor.dtype for tensor in tensors.values())
         further = _classes(source) | card_files(source) | description_files(source.infill)
-        write_model_directory(target, config, tensors, tokenizer=source.save_tokenizer, further=further, check=check)
+        more = {"tokenizer": source.save_tokenizer, "further": further, "check": check, "written": written}
+        write_model_directory(target, config, tensors, **more)
 
 
 def _classes(source: Source) -> dict[str, bytes]:
@@ -152,14 +160,22 @@ def _files(directory: Path, to: str, family: str, ranks: int) -> list[Path]:
     return [directory / _RANK_FILES[to].format(rank=rank, family=family) for rank in range(ranks)]
 
 
-def _write(target: Path, to: str, source: Source, parts: Sequence[FileTensors], check: OutputCheck) -> None:
+def _write(
+    target: Path,
+    to: str,
+    source: Source,
+    parts: Sequence[FileTensors],
+    check: OutputCheck,
+    written: Callable[[Path], object],
+) -> None:
     """Write all parts; `check(temporary)` is called before the result is renamed into place."""
     if len(parts) == 1:
-        _write_file(to, target, source, parts[0], check, rank_record(0, 1))
+        _write_file(to, target, source, parts[0], check, rank_record(0, 1), written)
         return
     with atomic_directory(target, check) as directory:
         for rank, file in enumerate(_files(directory, to, source.family.name, len(parts))):
-            _write_file(to, file, source, parts[rank], None, rank_record(rank, len(parts)))
+            _write_file(to, file, source, parts[rank], None, rank_record(rank, len(parts)), written)
+            written(file)
 
 
 def _verify(written_to: Path, target: Path, to: str, family: str, parts: Sequence[FileTensors], progress: bool) -> None:
@@ -279,7 +295,7 @@ def convert(
     statement: dict[str, Any] = {}
     choices = {**origin, "family": model.family.name, "to": to, "dtype": dtype, "tensor_parallel": tensor_parallel}
     with hashed(model.inputs) as hashes, measured(parts, f"convert to {to}", progress) as shown:
-        _write(target, to, model, shown, finish)
+        _write(target, to, model, shown, finish, hashes.begin)
     if not directory:
         write_json(statement_path(target), statement)
     written = [tensor for part in parts for tensor in part.values()]

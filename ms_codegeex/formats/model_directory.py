@@ -50,13 +50,15 @@ def write_model_directory(
     further: Mapping[str, bytes] = NOTHING,
     max_shard_bytes: int = SHARD_BYTES,
     check: Callable[[Path], object] | None = None,
+    written: Callable[[Path], object] = lambda file: None,
 ) -> None:
     """Write a model directory, one tensor in memory at a time. It appears only when it is complete and
     `check(temporary)` raises nothing.
 
     `tensors` have PyTorch-side names. `tokenizer` is a function that saves one into a directory, or a directory of
     which the data files are copied. `further` files are written unless the tokenizer has a file of the same name. A
-    model of at most `max_shard_bytes` is one `model.safetensors` without an index.
+    model of at most `max_shard_bytes` is one `model.safetensors` without an index. `written(file)` is called for each
+    file of weights that is complete.
     """
     shards = _shards(tensors, max_shard_bytes)
     with atomic_directory(path, check) as directory:
@@ -72,6 +74,7 @@ def write_model_directory(
         names = [f"model-{k:05d}-of-{count:05d}.safetensors" for k in range(1, count + 1)] if count > 1 else [SINGLE]
         for name, shard in zip(names, shards, strict=True):
             write_safetensors(directory / name, shard, {"format": "pt"}, checksums=True)  # transformers wants the tag
+            written(directory / name)
         if count > 1:
             weight_map = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
             total = sum(tensor.nbytes for tensor in tensors.values())

@@ -101,6 +101,10 @@ class Hashed:
             path: pool.submit(_sha256, path) for each in inputs for path in each.files.values()
         }
 
+    def begin(self, file: Path) -> None:
+        """Begin to hash a file of the output, which is complete, while others are written."""
+        self._hashes[file] = self._pool.submit(_sha256, file)
+
     def described(self) -> list[dict[str, Any]]:
         """Every input with its files; waits for their hashes."""
         return [
@@ -123,7 +127,10 @@ class Hashed:
 
     def outputs(self, files: Sequence[Path]) -> list[dict[str, Any]]:
         """Size, hash and hash of the ends of files that were just written."""
-        return [{**whole, **ends(file)} for whole, file in zip(self._pool.map(_sha256, files), files, strict=True)]
+        for file in files:
+            if file not in self._hashes:
+                self.begin(file)
+        return [{**self._hashes[file].result(), **ends(file)} for file in files]
 
     def statement(self, made: Path, where: Path, choices: Mapping[str, Any]) -> dict[str, Any]:
         """The statement about a directory or file that is at `made` until it is renamed to `where`. It is written into
