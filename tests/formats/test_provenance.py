@@ -1,0 +1,210 @@
+"""`provenance.json`: what an output was made from, and whether it is still as it was written."""
+
+import hashlib
+import json
+import shutil
+
+import numpy as np
+import pytest
+from conftest import command_here
+from small_models import parameters, save_adapters, save_run
+
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.commands.convert import script
+from ms_codegeex.formats.convert import convert
+from ms_codegeex.formats.provenance import ends, read_statement
+from ms_codegeex.formats.sources import open_source
+from ms_codegeex.generation.loading import load_model
+from ms_codegeex.generation.quantised import write_quantised
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A run of CodeGeeX, a model directory of it, and a `.pt` and rank files of that."""
+    root = tmp_path_factory.mktemp("made")
+    save_run(root / "run", "codegeex", parameters("codegeex"))
+    convert(root / "run", "hf", root / "hf", progress=False)
+    convert(root / "hf", "megatron", root / "x.pt", progress=False, dtype="fp16")
+    convert(root / "hf", "mindspore", root / "ranks", tensor_parallel=2, progress=False)
+    return root
+
+
+@pytest.fixture
+def model(made, tmp_path):
+    """A copy of the model directory, to be changed."""
+    return shutil.copytree(made / "hf", tmp_path / "model")
+
+
+def content(path):
+    return json.loads(path.read_text())
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_every_file_of_an_output_has_its_hash_in_the_shape_of_model_signing(made):
+    """The package `model-signing` 1.1.1 makes the same list and the same hash of all of it (docs/provenance.md)."""
+    for directory in (made / "hf", made / "ranks"):
+        statement = content(directory / "provenance.json")
+        assert statement["_type"] == "https://in-toto.io/Statement/v1"
+        assert statement["predicateType"] == "https://model_signing/signature/v1.0"
+        files = [path for path in sorted(directory.rglob("*")) if path.is_file() and path.name != "provenance.json"]
+        listed = [(each["name"], each["algorithm"], each["digest"]) for each in statement["predicate"]["resources"]]
+        assert listed == [(str(path.relative_to(directory)), "sha256", sha256(path)) for path in files]
+        root = hashlib.sha256(b"".join(bytes.fromhex(digest) for _, _, digest in listed)).hexdigest()
+        assert statement["subject"] == [{"name": directory.name, "digest": {"sha256": root}}]
+
+
+def test_inputs_and_choices_are_recorded_without_paths(made):
+    ours = content(made / "hf/provenance.json")["predicate"]["ms_codegeex"]
+    (given,) = ours["inputs"]
+    step = made / "run/checkpoints/step-00000004"
+    assert (given["role"], given["name"]) == ("model", "run/step-00000004")
+    assert {file["name"]: (file["size"], file["sha256"]) for file in given["files"]} == {
+        path.name: (path.stat().st_size, sha256(path)) for path in step.iterdir()
+    }
+    choices = content(made / "x.pt.provenance.json")["predicate"]["ms_codegeex"]["choices"]
+    assert choices == {
+        "command": "convert",
+        "family": "codegeex",
+        "to": "megatron",
+        "dtype": "fp16",
+        "tensor_parallel": 1,
+    }
+    (given,) = content(made / "x.pt.provenance.json")["predicate"]["ms_codegeex"]["inputs"]
+    names = {file["name"]: file["sha256"] for file in given["files"]}
+    assert names["provenance.json"] == sha256(made / "hf/provenance.json") and "modeling_codegeex.py" not in names
+    for path in ("hf/provenance.json", "x.pt.provenance.json"):
+        assert str(made) not in (made / path).read_text()
+
+
+def test_the_same_model_gives_the_same_statement(made, tmp_path):
+    convert(made / "run", "hf", tmp_path / "hf", progress=False)
+    assert (tmp_path / "hf/provenance.json").read_bytes() == (made / "hf/provenance.json").read_bytes()
+
+
+def test_adapters_and_their_base_are_inputs(made, tmp_path):
+    save_adapters(tmp_path / "tuned", "codegeex", made / "hf")
+    words = ("adapter", "merge", "--model", made / "hf", "--adapter", tmp_path / "tuned", "--output", tmp_path / "out")
+    assert command_here(*words).returncode == 0
+    ours = content(tmp_path / "out/provenance.json")["predicate"]["ms_codegeex"]
+    assert [each["role"] for each in ours["inputs"]] == ["model", "adapter"]
+    assert ours["choices"]["command"] == "adapter merge"
+    convert(tmp_path / "tuned", "hf", tmp_path / "exported", progress=False)
+    exported = content(tmp_path / "exported/provenance.json")["predicate"]["ms_codegeex"]
+    assert [(each["role"], each["name"]) for each in exported["inputs"]] == [
+        ("model", "tuned/step-00000004"),
+        ("base", "hf"),
+    ]
+
+
+def change(model, name):
+    (model / name).write_bytes((model / name).read_bytes()[:-1] + b"?")
+
+
+CHANGES = [
+    ("changed", lambda model: change(model, "model.safetensors"), "model.safetensors"),
+    ("changed", lambda model: change(model, "tokenizer_config.json"), "tokenizer_config.json"),
+    ("missing", lambda model: (model / "merges.txt").unlink(), "merges.txt"),
+    ("extra", lambda model: (model / "added_tokens_2.bin").write_text("{}"), "added_tokens_2.bin"),
+    ("extra", lambda model: (model / "modeling_evil.py").write_text("x"), "modeling_evil.py"),
+    ("changed", lambda model: change(model, "README.md"), "README.md"),
+]
+
+
+@pytest.mark.parametrize("number", range(len(CHANGES)))
+def test_verify_names_what_differs(model, number):
+    what, edit, name = CHANGES[number]
+    assert command_here("checkpoint", "verify", model).stdout == (
+        f"{model}: sound, 10 files, {sum(f.stat().st_size for f in model.iterdir() if f.name != 'provenance.json'):,} "
+        "bytes; convert of ms-codegeex 0.1.0, from model run/step-00000004\n"
+    )
+    edit(model)
+    done = command_here("checkpoint", "verify", model)
+    assert done.returncode == 1 and done.stdout.splitlines()[:-1] == [f"{model / name}: {what}"]
+    result = json.loads(command_here("checkpoint", "verify", model, "--json").stdout)
+    assert result["differences"] == [{"file": name, "what": what}] and not result["sound"]
+
+
+@pytest.mark.parametrize("number", range(len(CHANGES)))
+def test_a_model_that_is_used_is_compared(model, capsys, number):
+    """What has a part in the answers is refused; the rest is a warning."""
+    what, edit, name = CHANGES[number]
+    edit(model)
+    if name in ("modeling_evil.py", "README.md"):
+        load_model(model)
+        assert capsys.readouterr().err == f"warning: {model / name}: is {what} since provenance.json was written\n"
+        return
+    for words in (("generate", "--model", model, "--prompt", "x"), ("serve", "--model", model, "--port", "0")):
+        done = command_here(*words)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1
+        assert f"{name}: is {what}" in done.stderr or "checksum" in done.stderr or "missing" in done.stderr
+    (model / "provenance.json").unlink()
+    if what == "extra":
+        load_model(model)
+
+
+def test_only_a_thorough_check_reads_the_middle_of_a_file(tmp_path):
+    """`generate` compares sizes and both ends; `verify` and `serve` all bytes."""
+    from ms_codegeex.formats.provenance import check, hashed
+
+    (tmp_path / "m").mkdir()
+    np.zeros(3 << 20, np.uint8).tofile(tmp_path / "m/w.bin")
+    with hashed(()) as hashes:
+        hashes.statement(tmp_path / "m", tmp_path / "m", {"command": "convert"})
+    with open(tmp_path / "m/w.bin", "r+b") as stream:
+        stream.seek((3 << 20) // 2)
+        stream.write(b"?")
+    check(tmp_path / "m")
+    with pytest.raises(UserError, match=r"w\.bin: is changed, by provenance\.json; restore the files, or delete"):
+        check(tmp_path / "m", thorough=True)
+    assert ends(tmp_path / "m/w.bin")["size"] == 3 << 20
+
+
+def test_a_source_that_changed_is_not_converted(model, tmp_path):
+    for name in ("model.safetensors", "serving.json"):
+        (model / "serving.json").write_text("{}")
+        assert command_here("convert", "--model", model, "--to", "hf", "--output", tmp_path / name).returncode == 0
+    change(model, "vocab.json")
+    done = command_here("convert", "--model", model, "--to", "megatron", "--output", tmp_path / "out.pt")
+    assert done.returncode == 2 and "vocab.json: is changed, by provenance.json" in done.stderr
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_files_beside_and_quantised_models(made, tmp_path, capsys):
+    assert command_here("checkpoint", "verify", made / "x.pt").returncode == 0
+    for name in ("x.pt", "x.pt.provenance.json"):
+        shutil.copy(made / name, tmp_path / name)
+    change(tmp_path, "x.pt")
+    assert command_here("checkpoint", "verify", tmp_path / "x.pt").stdout.startswith(f"{tmp_path / 'x.pt'}: changed\n")
+    write_quantised(open_source(made / "hf"), 8, 0, tmp_path / "int8")
+    assert read_statement(tmp_path / "int8").origin["choices"]["command"] == "quantize"
+    assert command_here("checkpoint", "verify", tmp_path / "int8").returncode == 0
+    paths = ["--load-ckpt-path", str(made / "x.pt"), "--save-ckpt-path", str(tmp_path / "by script")]
+    assert script("hf", "for transformers", argv=paths) == 0
+    assert read_statement(tmp_path / "by script").origin["inputs"][0]["name"] == "x.pt"
+
+
+HOSTILE = {
+    "no list": lambda statement: statement["predicate"].update(resources={}),
+    "a name elsewhere": lambda statement: statement["predicate"]["resources"][0].update(name="../run"),
+    "an absolute name": lambda statement: statement["predicate"]["resources"][0].update(name="/etc/passwd"),
+    "a digest of another length": lambda statement: statement["predicate"]["resources"][0].update(digest="00"),
+    "a digest that is a number": lambda statement: statement["predicate"]["resources"][0].update(digest=7),
+    "another algorithm": lambda statement: statement["predicate"]["resources"][0].update(algorithm="md5"),
+    "a digest that is not in the sum": lambda statement: statement["predicate"]["resources"][0].update(digest="0" * 64),
+    "another type": lambda statement: statement.update(_type="x"),
+    "no subject": lambda statement: statement.update(subject=[]),
+    "no sizes": lambda statement: statement["predicate"]["ms_codegeex"]["files"].popitem(),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_statement_that_is_none_is_named(model, name):
+    statement = content(model / "provenance.json")
+    HOSTILE[name](statement)
+    (model / "provenance.json").write_text(json.dumps(statement))
+    for words in (("checkpoint", "verify", model), ("generate", "--model", model, "--prompt", "x")):
+        done = command_here(*words)
+        assert done.returncode == 2 and "provenance.json: not a statement that ms-codegeex wrote" in done.stderr
