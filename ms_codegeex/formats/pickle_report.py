@@ -35,7 +35,7 @@ _DAMAGE = (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, Valu
 
 
 @dataclass
-class Report:
+class PickleReport:
     """The names in the pickles of a file and how often each is there. `pickles`: where each pickle is. `damage`: why
     the rest of it could not be read."""
 
@@ -92,7 +92,7 @@ def lines(report: Mapping[str, Any]) -> Iterator[str]:
         yield f"do not load it elsewhere: {len(report['not_on_the_list'])} names are not on the list"
 
 
-def scan(path: Path) -> Report:
+def scan(path: Path) -> PickleReport:
     """The report of a file. `UserError` if it is missing or no regular file."""
     path = Path(path)
     try:
@@ -102,10 +102,10 @@ def scan(path: Path) -> Report:
             if beginning.startswith(_ZIP):
                 return _scan_archive(path, stream)
             if _begins_pickle(beginning):
-                return _scan_stream(Report(path, "pickle"), str(path.name), stream)
+                return _scan_stream(PickleReport(path, "pickle"), str(path.name), stream)
     except OSError as error:
         raise UserError(f"{path}: could not be read ({error.strerror})") from None
-    return Report(path, "file without a pickle")
+    return PickleReport(path, "file without a pickle")
 
 
 def _begins_pickle(beginning: bytes) -> bool:
@@ -113,9 +113,9 @@ def _begins_pickle(beginning: bytes) -> bool:
     return (beginning[:1] == b"\x80" and beginning[1:2] <= b"\x05") or beginning[:1] in (b"(", b"}", b"]", b"c", b"i")
 
 
-def _scan_archive(path: Path, stream: BinaryIO) -> Report:
+def _scan_archive(path: Path, stream: BinaryIO) -> PickleReport:
     """Every record that is a pickle by its name or its beginning. PyTorch reads `data/<key>` as bytes."""
-    report = Report(path, "zip archive")
+    report = PickleReport(path, "zip archive")
     try:
         with zipfile.ZipFile(stream) as archive:
             for info in archive.infolist():
@@ -139,7 +139,7 @@ def _scan_archive(path: Path, stream: BinaryIO) -> Report:
     return report
 
 
-def _scan_stream(report: Report, name: str, stream: BinaryIO) -> Report:
+def _scan_stream(report: PickleReport, name: str, stream: BinaryIO) -> PickleReport:
     """Pickles one after the other, as PyTorch before 1.6 wrote them; what follows the last one is not a pickle."""
     while len(report.pickles) < MOST_PICKLES:
         start = stream.tell()
@@ -162,7 +162,7 @@ def _scan_stream(report: Report, name: str, stream: BinaryIO) -> Report:
     return report
 
 
-def _names(report: Report, stream: BinaryIO) -> Iterator[tuple[str, str]]:
+def _names(report: PickleReport, stream: BinaryIO) -> Iterator[tuple[str, str]]:
     """The modules and names that one pickle asks for. Its stack is followed: texts as they are, None for all else."""
     stack: list[Any] = []
     memo: dict[Any, Any] = {}

@@ -45,7 +45,7 @@ class Input:
 
 
 @dataclass(frozen=True)
-class Difference:
+class Deviation:
     """A file that is not as the statement says: `what` is "changed", "missing" or "extra"."""
 
     name: str
@@ -123,7 +123,7 @@ class Hashed:
         files = [file for each in self.described() if each["role"] == "model" for file in each["files"]]
         for file in files:
             if is_read(file["name"]) and recorded.digests.get(file["name"], file["sha256"]) != file["sha256"]:
-                raise _unlike(source, Difference(file["name"], "changed"), recorded)
+                raise _unlike(source, Deviation(file["name"], "changed"), recorded)
 
     def outputs(self, files: Sequence[Path]) -> list[dict[str, Any]]:
         """Size, hash and hash of the ends of files that were just written."""
@@ -186,7 +186,7 @@ class Recorded:
     ends: Mapping[str, Any]
     origin: Mapping[str, Any]
 
-    def differences(self, target: Path, thorough: bool, progress: Progress = lambda size: None) -> list[Difference]:
+    def differences(self, target: Path, thorough: bool, progress: Progress = lambda size: None) -> list[Deviation]:
         """The files at `target`, a directory or file, that are not as recorded. `thorough`: hash all their bytes, not
         only the ends. Hidden files are not looked for."""
         directory = target if target.is_dir() else target.parent
@@ -196,20 +196,20 @@ class Recorded:
         else:
             found = [target.name]
 
-        def judged(name: str) -> Difference | None:
+        def judged(name: str) -> Deviation | None:
             path = directory / name
             if not os.path.lexists(path):
-                return Difference(name, "missing")
+                return Deviation(name, "missing")
             if path.is_symlink() and not path.is_file():
-                return Difference(name, "changed")
+                return Deviation(name, "changed")
             same = ends(path) == self.ends.get(name) and (
                 not thorough or _sha256(path, progress)["sha256"] == self.digests[name]
             )
-            return None if same else Difference(name, "changed")
+            return None if same else Deviation(name, "changed")
 
         with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
             judgements = [each for each in pool.map(judged, self.digests) if each is not None]
-        extra = [Difference(name, "extra") for name in found if name not in self.digests]
+        extra = [Deviation(name, "extra") for name in found if name not in self.digests]
         return sorted([*judgements, *extra], key=lambda each: each.name)
 
 
@@ -263,7 +263,7 @@ def check(target: Path, thorough: bool = False) -> None:
         print_error(f"warning: {Path(target) / first.name}: is {first.what} since {PROVENANCE} was written{more}")
 
 
-def _unlike(target: Path, first: Difference, recorded: Recorded, others: int = 0) -> UserError:
+def _unlike(target: Path, first: Deviation, recorded: Recorded, others: int = 0) -> UserError:
     """The error for a model that is not as its statement says."""
     more = f", and {others} more" if others else ""
     remedy = f"restore the files, or delete {recorded.path.name} if you meant to edit them"

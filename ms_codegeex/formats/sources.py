@@ -12,7 +12,7 @@ from typing import Any
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.quarantine import entries, is_copied, is_read, is_weights
 from ms_codegeex.config.model import SECTION
-from ms_codegeex.data.infilling.sentinels import declared_infill
+from ms_codegeex.data.infilling.declaration import declared_infill
 from ms_codegeex.data.tokenizer import Tokenizer, load_tokenizer
 from ms_codegeex.data.tokenizer.copying import copy_all, copy_data, left_out, without_code
 from ms_codegeex.data.tokenizer.recorded import (

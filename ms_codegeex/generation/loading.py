@@ -5,7 +5,7 @@ Adapters are applied row by row: the rows of a pass may have different ones, or 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.data.infilling.sentinels import DESCRIPTION, Sentinels, declared_infill, sentinels
+from ms_codegeex.data.infilling.declaration import declared_infill
+from ms_codegeex.data.infilling.sentinels import DESCRIPTION, Sentinels, sentinels
 from ms_codegeex.data.tokenizer import Tokenizer, load_tokenizer
 from ms_codegeex.formats.checkpoint_folder import resolve
 from ms_codegeex.formats.peft import CONFIG, adapters_path, open_adapters
@@ -77,6 +78,13 @@ def stored_at(model: Path, adapter: Path | None = None) -> tuple[Path, Path | No
     """The paths of the files of a model and of a LoRA adapter: for a run, its newest checkpoint."""
     path = model if is_quantised(model) else open_source(model).path
     return path, adapter and adapters_path(adapter)
+
+
+def verify_stored(paths: Iterable[Path]) -> None:
+    """Compare all bytes of models and adapters with their `provenance.json`, if they have one. A changed, missing or
+    extra file that has a part in the answers is a `UserError`."""
+    for path in paths:
+        check(path, thorough=True)
 
 
 def load_model(path: Path, bits: int | None = None) -> LoadedModel:

@@ -20,16 +20,14 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.quarantine import has_file, read_json_inside
 from ms_codegeex.data.conversations import TEMPLATES, ChatTemplate
 from ms_codegeex.data.infilling.sentinels import DESCRIPTION, sentinels
-from ms_codegeex.formats.provenance import check
-from ms_codegeex.generation.loading import LoadedModel, adapter_infill, load_model
+from ms_codegeex.generation.loading import LoadedModel, adapter_infill, load_model, verify_stored
 from ms_codegeex.serving.model import ServedModel
 from ms_codegeex.serving.settings import ServeSettings
 
 
 def open_models(settings: ServeSettings) -> list[ServedModel]:
     """The model to serve, then what it is with each of its adapters."""
-    for path in (settings.model, *(path for _, path in settings.adapter)):
-        check(path, thorough=True)
+    verify_stored((settings.model, *(path for _, path in settings.adapter)))
     model = open_model(settings.model, settings.name, settings.bits)
     if model.name in (name for name, _ in settings.adapter):
         raise UserError(f"--adapter: {model.name} is the model's own name; choose another, or give --name")

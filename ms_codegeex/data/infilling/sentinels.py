@@ -13,11 +13,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.quarantine import has_file, read_json_inside
 from ms_codegeex.data.tokenizer.base import Tokenizer
 
 DESCRIPTION = "serving.json"
@@ -91,12 +89,6 @@ def check_id(number: int, tokenizer: Tokenizer, where: str) -> None:
 
 def _shown(tokenizer: Tokenizer, number: int) -> str:
     return ascii(tokenizer.token_bytes(number).decode("utf-8", "replace")) if number >= 0 else "nothing"
-
-
-def declared_infill(directory: Path) -> Mapping[str, Any] | None:
-    """The setting `infill` in a model directory, unchecked; None if there is none."""
-    content = read_json_inside(directory, DESCRIPTION) if has_file(directory, DESCRIPTION) else None
-    return content.get("infill") if isinstance(content, dict) else None
 
 
 def description_files(infill: Mapping[str, Any] | None) -> dict[str, bytes]:
