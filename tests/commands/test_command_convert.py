@@ -190,9 +190,9 @@ def test_a_nested_file_with_too_much_or_too_little(tmp_path, run):
 def test_verify_notices_a_wrong_byte(tmp_path, run, monkeypatch):
     write = module._write_file
 
-    def careless(to, target, source, tensors, check, place):
+    def careless(to, target, source, tensors, check, *more):
         last = list(tensors)[-1]
-        write(to, target, source, tensors | {last: from_array(tensors[last].array() + 1)}, check, place)
+        write(to, target, source, tensors | {last: from_array(tensors[last].array() + 1)}, check, *more)
 
     convert(run, "hf", tmp_path / "hf", dtype="fp16", verify=True)
     before = {file.name: file.read_bytes() for file in (tmp_path / "hf").iterdir()}
