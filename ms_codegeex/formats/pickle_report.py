@@ -87,7 +87,11 @@ def lines(report: Mapping[str, Any]) -> Iterator[str]:
     if any(each["use"] == OF_A_PROGRAM for each in report["names"]) and report["harmless"]:
         yield "no name is known to run anything, but some belong to programs that are not here"
     elif report["harmless"]:
-        yield "nothing in it can run" if report["pickles"] else "nothing in it can run: the format has no code"
+        yield (
+            "nothing in it can run"
+            if report["pickles"]
+            else "it does not begin as a pickle or an archive; nothing else was looked at"
+        )
     else:
         yield f"do not load it elsewhere: {len(report['not_on_the_list'])} names are not on the list"
 

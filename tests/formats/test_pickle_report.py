@@ -122,7 +122,7 @@ def test_other_records_and_bombs(tmp_path):
     (tmp_path / "cut.pt").write_bytes((tmp_path / "a.pt").read_bytes()[:-30])
     assert not scan(tmp_path / "cut.pt").harmless
     (tmp_path / "w.ckpt").write_bytes(b"\x0a\x05hello")
-    assert list(lines(scan(tmp_path / "w.ckpt").to_json()))[-1] == "nothing in it can run: the format has no code"
+    assert list(lines(scan(tmp_path / "w.ckpt").to_json()))[-1].startswith("it does not begin as a pickle")
 
 
 def test_names_cannot_command_a_terminal(tmp_path):
