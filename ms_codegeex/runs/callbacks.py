@@ -66,10 +66,6 @@ class JsonLog(Callback):
         """Show the phase that begins now."""
         self._event({"event": "status", "text": text, "time": time.time()})
 
-    def pause(self, begins: bool) -> None:
-        """Tell the launcher that the next step waits, or begins."""
-        self._event({"event": "pause" if begins else "go on"})
-
     def warning(self, text: str) -> None:
         """Show a warning, and print it into the worker's log."""
         with contextlib.suppress(OSError):  # that log may be on the full disk too

@@ -22,10 +22,11 @@ from ms_codegeex.base.host import available_cores
 from ms_codegeex.base.printing import print_error
 from ms_codegeex.base.processes import die_with_parent
 from ms_codegeex.formats.checkpoint import Checkpoint
+from ms_codegeex.runs.beats import Beats, beat_name
 from ms_codegeex.runs.opening import read_config
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.stopping import leave_error, save_under_way
-from ms_codegeex.runs.workers import STACKS
+from ms_codegeex.runs.hangs import STACKS
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
@@ -34,8 +35,9 @@ if TYPE_CHECKING:
 NO_COMPILER = "no C++ compiler builds the operators of training; steps take about twice as long without them"
 
 
-def run(run_directory: RunDirectory, checkpoint: Checkpoint | None, launcher: str | None = None) -> None:
-    """Train from `checkpoint` or from the beginning. `launcher`: the process id of the command."""
+def run(run_directory: RunDirectory, checkpoint: Checkpoint | None, beats: Beats, launcher: str | None = None) -> None:
+    """Train from `checkpoint` or from the beginning. `beats` tell the command what this rank is doing; `launcher`: its
+    process id."""
     from ms_codegeex.data.datasets.opening import held_out_data, training_data, validation_data
     from ms_codegeex.runs.callbacks import callbacks_of
     from ms_codegeex.runs.joining import join, kept_peak, stress_check
@@ -44,10 +46,14 @@ def run(run_directory: RunDirectory, checkpoint: Checkpoint | None, launcher: st
     from ms_codegeex.runs.worker import train
 
     config = read_config(run_directory)
+    beats.enter("rendezvous")
     config, rank, tied_group = join(config)
+    beats.enter("stress check")
     stress_check(config, run_directory, rank)
+    beats.enter("opening of the data")
     data, validation, held_out = training_data(config), validation_data(config), held_out_data(config)
-    callbacks = callbacks_of(config, run_directory, rank, checkpoint)
+    callbacks = [beats, *callbacks_of(config, run_directory, rank, checkpoint)]
+    beats.enter("building")
     train(
         config,
         run_directory,
@@ -88,11 +94,12 @@ def main() -> int:
     faulthandler.register(STACKS, all_threads=True)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # some schedulers send it to every process; the launcher answers it
     die_with_parent(int(sys.argv[2]) if len(sys.argv) > 2 else None)
-    run_directory, since = RunDirectory(Path(sys.argv[1])), 0
+    run_directory, since, rank = RunDirectory(Path(sys.argv[1])), 0, os.environ.get("RANK_ID", "0")
     try:
+        beats = Beats(run_directory.beats / beat_name(os.environ))
         checkpoint = Checkpoint(Path(sys.argv[3])) if len(sys.argv) > 3 else None
         since = checkpoint.step if checkpoint else 0
-        run(run_directory, checkpoint, sys.argv[2] if len(sys.argv) > 2 else None)
+        run(run_directory, checkpoint, beats, sys.argv[2] if len(sys.argv) > 2 else None)
     except (UserError, RunFailure) as error:
         print_error(str(error))
         leave_error(run_directory, error, since)
@@ -101,7 +108,6 @@ def main() -> int:
             while save_under_way(run_directory):
                 time.sleep(0.1)
         return 2
-    rank = os.environ.get("RANK_ID", "0")
     write_json(run_directory.logs / f"done_{rank}.json", {"rank": rank})
     return 0
 

@@ -19,6 +19,7 @@ from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.files import write_json
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.formats.checkpoint import Checkpoint
+from ms_codegeex.runs.hangs import STANDS_OUT
 from ms_codegeex.runs.node import Node
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.stopping import Stopped
@@ -42,6 +43,8 @@ class Rendezvous:
         self.state = "running"
         self.seen: dict[int, tuple[Any, float]] = {}  # a server's last file and when it last changed
         self.finished: set[int] = set()
+        self.quiet = ""  # what is known of the ranks here, while all are quiet
+        self.quiet_servers: dict[int, str] = {}  # the same of other servers
 
     def _file(self, rank: int) -> Path:
         return self.folder / f"{rank:06d}.json"
@@ -57,6 +60,7 @@ class Rendezvous:
         self.beats += 1
         self.next_beat = time.monotonic() + BEAT_SECONDS
         content = {"job": self.job, "beat": self.beats, "state": self.state, "message": message[:MESSAGE_CHARACTERS]}
+        content["quiet"] = self.quiet[:MESSAGE_CHARACTERS]
         write_json(self._file(self.rank), {**content, "checkpoint": self.checkpoint})
 
     def __enter__(self) -> Rendezvous:
@@ -92,15 +96,27 @@ class Rendezvous:
         self.state = "done"
         self._write()
 
-    def beat(self) -> None:
-        """Report that this server is alive and check the others; `RunFailure` if one has failed or gone silent."""
+    def beat(self, quiet: str = "") -> str:
+        """Report that this server is alive and check the others; `RunFailure` if one has failed or gone silent.
+
+        `quiet`: what is known of the ranks here if all are quiet. Returns what is known of all if those of every server
+        are, on server 0; otherwise nothing, because they may wait for others.
+        """
         if time.monotonic() < self.next_beat:
-            return
+            return ""
+        self.quiet = quiet
         with contextlib.suppress(UserError):  # a hiccup of the file system; if it lasts, this server goes silent
             self._write()
         for rank in range(1, self.count) if self.rank == 0 else (0,):
             if rank not in self.finished:
                 self._check(rank)
+        running = {rank for rank in range(1, self.count) if rank not in self.finished}
+        own = quiet or self.state == "done"
+        if self.rank or not own or not running or not all(self.quiet_servers.get(rank) for rank in running):
+            return ""
+        each = {**({0: quiet} if quiet else {}), **{rank: self.quiet_servers[rank] for rank in sorted(running)}}
+        odd = {rank: text for rank, text in each.items() if STANDS_OUT in text}
+        return "; ".join(f"server {rank}: {text}" for rank, text in (odd or each).items())
 
     def _check(self, rank: int) -> None:
         content, now = self._read(rank), time.monotonic()
@@ -116,6 +132,7 @@ class Rendezvous:
         if content["state"] == "done":
             self.finished.add(rank)
             return
+        self.quiet_servers[rank] = content.get("quiet", "")
         self._silent(rank, content["beat"], now)
 
     def _silent(self, rank: int, beat: Any, now: float) -> None:

@@ -38,7 +38,7 @@ class ReplicaCheck(Callback):
             self._compare(trainer)
         self.left = 0
         if record.step % self.every == 0:
-            with contextlib.suppress(UserError), trainer.pause():  # a full disk
+            with contextlib.suppress(UserError), trainer.phase("comparison of replicas"):  # a full disk
                 self.folder.mkdir(parents=True, exist_ok=True)
                 write_json(self._file(record.step, trainer.rank), hashes(trainer))
                 self.left = record.step

@@ -47,6 +47,7 @@ class RunDirectory:
     progress = property(lambda self: self.path / "logs" / "progress.jsonl", doc="events of rank 0 for the display")
     result = property(lambda self: self.path / "logs" / "result.json", doc="rank 0's final figures")
     error = property(lambda self: self.path / "logs" / "error.json", doc="a worker's one-line error")
+    beats = property(lambda self: self.path / "logs" / "beats", doc="what each rank is doing, in a file of its own")
     replicas = property(lambda self: self.path / "logs" / "replicas", doc="hashes of what each rank holds")
     stop_request = property(lambda self: self.path / "logs" / "stop.json", doc="the signal that a launcher got")
     last_step = property(lambda self: self.path / "logs" / "last_step.json", doc="the step to stop after")

@@ -97,7 +97,7 @@ class Checkpoints(Callback):
     def start(self, trainer: Trainer) -> None:
         """Save the model that the run starts from, the best one until a step is better."""
         if self.keep_best:
-            with trainer.pause():
+            with trainer.phase("save"):
                 self._begin(trainer, None)
                 self._finish_save(trainer)
 
@@ -106,7 +106,7 @@ class Checkpoints(Callback):
         self.finite += not record.skipped
         self.skipped = self.skipped + 1 if record.skipped and self.finite else 0
         if self.copy is not None and not self.copy.ready:  # in the first step, which takes long anyway
-            with trainer.pause():
+            with trainer.phase("save"):
                 self.copy.reserve(trainer.rank_state.slices())
         self._poll(trainer)
         if trainer.rank == 0:
@@ -156,7 +156,7 @@ class Checkpoints(Callback):
     def leave(self, trainer: Trainer) -> None:
         """Wait for a save that has begun, also after an error."""
         if self.pending is not None:
-            with trainer.pause():
+            with trainer.phase("save"):
                 self._finish_save(trainer)
 
     def _judge(self, trainer: Trainer, record: StepRecord) -> None:
@@ -184,7 +184,7 @@ class Checkpoints(Callback):
 
     def _save(self, trainer: Trainer) -> None:
         """Begin to save; without `background` also wait for the end. A failed save does not end the run."""
-        with trainer.pause():
+        with trainer.phase("save"):
             if self.pending is not None and not self._finish_save(trainer):
                 return
             self._begin(trainer, self.copy)
@@ -193,7 +193,7 @@ class Checkpoints(Callback):
 
     def _save_now(self, trainer: Trainer) -> None:
         """Save without a copy, since no step follows. `UserError` if that fails."""
-        with trainer.pause():
+        with trainer.phase("save"):
             self._begin(trainer, None)
             pending = self.pending
             if not self._finish_save(trainer, last=True):

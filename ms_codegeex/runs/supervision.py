@@ -21,12 +21,13 @@ from ms_codegeex.config import RunConfig
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.runs.display import Display
 from ms_codegeex.runs.fork_server import ForkServer
+from ms_codegeex.runs.hangs import HangWatch
 from ms_codegeex.runs.hardware_reports import SilentCheckWatch
 from ms_codegeex.runs.node import Node, node_processes
 from ms_codegeex.runs.rendezvous import Rendezvous
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.stopping import StopRequest, left_error, mark_doubtful_checkpoints, save_under_way
-from ms_codegeex.runs.workers import HangWatch, Workers, WorkerSpec, report_hang
+from ms_codegeex.runs.workers import Workers, WorkerSpec
 
 PORTS = range(21000, 31000)  # below the usual ephemeral range, so that no outgoing connection takes one in between
 POLL_SECONDS = 0.1
@@ -99,7 +100,8 @@ def run_workers(
             specs = fork_server.forked(specs) if fork_server else specs
             workers = stack.enter_context(Workers(specs))
             stack.enter_context(stop.listening())
-            _watch(workers, node, run, display, others, stop, HangWatch(config.faults.hang), silent)
+            hang = HangWatch(workers, run.beats, run.logs, config.faults.hang)
+            _watch(workers, node, run, display, others, stop, hang, silent)
     finally:
         if silent:
             silent.look()
@@ -132,10 +134,7 @@ def _watch(
         # read after `ended`: a worker leaves its mark before it ends
         done = sum(mine is None or mark.name in mine for mark in run.logs.glob("done_*.json"))
         if node.rank == 0:  # the others would repeat what server 0 shows
-            for event in display.poll():
-                hang.event(event)
-            if how_long := hang.hung():
-                raise RunFailure(f"{how_long}: {report_hang(workers)}")
+            display.poll()
         if done == count:
             finished_at = finished_at or time.monotonic()
             if others and others.state == "running":
@@ -153,8 +152,15 @@ def _watch(
         elif ended > done or launcher_ended:
             why = workers.failure() + disk.reason()
             raise RunFailure(f"a worker ended before its work was done, so the others were stopped: {why}")
+        if stop.since is not None:
+            workers.resume_stopped()  # they have to save, too
+        if at_fault := hang.stopped():
+            raise RunFailure(at_fault)
+        quiet = hang.quiet()
         if others:
-            others.beat()
+            quiet = others.beat(quiet)
+        if quiet:
+            raise RunFailure(quiet)
         disk.check()
         if silent:
             silent.check()

@@ -1,9 +1,8 @@
 """The workers of a run on this machine: started through msrun or directly, watched as processes, ended together.
 
 msrun alone notices a dead worker only by a heartbeat of 31 s, waits for ever on a used port and leaves its workers
-running when it is killed. So the run chooses and reserves the port and watches the workers itself. Nor does the engine
-notice a rank that is alive and does nothing: here a step is a hang when it takes many times the median. Every worker
-then writes the stacks of its threads into its log. Imports no engine.
+running when it is killed. So the run chooses and reserves the port and watches the workers itself; `hangs.py` notices
+those that are alive and do nothing. Imports no engine.
 """
 
 from __future__ import annotations
@@ -11,28 +10,15 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import signal
-import statistics
-import time
-from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 
-from ms_codegeex.base.processes import ProcessGroup, ProcessSpec, alive, ending, last_lines
+from ms_codegeex.base.processes import STOPPED, ProcessGroup, ProcessSpec, alive, ending, last_lines
 from ms_codegeex.runs.hardware_reports import cause_in
 
-MIN_SECONDS = 60.0  # of a hang
-MIN_STEPS = 3  # before a median means anything
-STACK_SECONDS = 2.0  # for the workers to write their stacks
-STACKS = signal.SIGUSR2  # workers answer it with their stacks
-_STACK = re.compile(r"^(?:Current thread|Thread) 0x[0-9a-f]+ \(most recent call first\):\n((?:  File .*\n?)+)", re.M)
-_FRAME = re.compile(r'File "(?P<path>.*)", line (?P<line>\d+) in (?P<function>.*)')
-
-STOPPED = {psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP}
 QUOTED_LINES = 12
 
 
@@ -101,6 +87,20 @@ class Workers(ProcessGroup):
             with contextlib.suppress(psutil.Error):
                 if process.ppid() in launchers and (environment := process.environ()).get("MS_ROLE") == "MS_WORKER":
                     self._add(process, environment.get("RANK_ID", "?"))
+
+    def label(self, pid: int) -> str:
+        """A process in words: its rank, or what it was started as."""
+        if pid in self.ranks:
+            return f"rank {self.ranks[pid]}"
+        names = [spec.label for spec, root in zip(self.specs, self.roots, strict=False) if root.pid == pid]
+        return names[0].partition(",")[0] if names else f"process {pid}"
+
+    def resume_stopped(self) -> None:
+        """Let processes that were stopped continue, for example to save: otherwise all wait for them."""
+        for process in self.family.values():
+            with contextlib.suppress(psutil.Error):
+                if process.status() == psutil.STATUS_STOPPED:
+                    process.resume()
 
     def ended(self) -> int:
         """The number of workers that have ended, successfully or not."""
@@ -196,66 +196,3 @@ def zombie_status(pid: int) -> int | None:
         if fields[0] == "Z":
             return os.waitstatus_to_exitcode(int(fields[49]))  # exit_code, the 52nd field of proc(5)
     return None
-
-
-class HangWatch:
-    """Follows the events of rank 0. Compiling, evaluating and saving have no time limit.
-
-    Args:
-        multiple: of the median step; 0: a hang is never noticed.
-    """
-
-    def __init__(self, multiple: float):
-        self.multiple = multiple
-        self.seconds: deque[float] = deque(maxlen=101)
-        self.since: float | None = None  # the last step ended then, and the next one runs
-
-    def event(self, event: dict[str, Any]) -> None:
-        """An event of `logs/progress.jsonl`."""
-        if event["event"] == "step":
-            if not event["compiling"]:
-                self.seconds.append(event["step_seconds"])
-            self.since = time.monotonic() if event["steps_left"] else None
-        elif event["event"] in ("status", "pause"):
-            self.since = None
-        elif event["event"] == "go on":
-            self.since = time.monotonic()
-
-    def hung(self) -> str | None:
-        """How long a hanging step has taken, in words; None if none hangs."""
-        if self.since is None or not self.multiple or len(self.seconds) < MIN_STEPS:
-            return None
-        median, passed = statistics.median(self.seconds), time.monotonic() - self.since
-        if passed < max(MIN_SECONDS, self.multiple * median):
-            return None
-        return f"no step has ended for {passed:.0f} s, where the median is {median:.2g} s"
-
-
-def report_hang(workers: Workers) -> str:
-    """Let every worker write its stacks, and report which rank the others wait for."""
-    workers.ended()  # notices those that are stopped
-    stopped = sorted(workers.ranks[pid] for pid in workers.stopped)
-    sizes = {log: log.stat().st_size for spec in workers.specs for log in spec.worker_logs if log.exists()}
-    for process in workers.workers.values():
-        with contextlib.suppress(psutil.Error):
-            process.send_signal(STACKS)
-    time.sleep(STACK_SECONDS)
-    where = f"the stacks of all workers are at the end of their logs in {next(iter(sizes)).parent}" if sizes else ""
-    if stopped:
-        return f"stopped (by SIGSTOP or a debugger): rank {', '.join(stopped)}; {where}"
-    frames = {log.stem.removeprefix("worker_"): _innermost(log, size) for log, size in sizes.items()}
-    # in MindSpore's code a rank computes, or waits for another one
-    outside = {rank: frame for rank, frame in frames.items() if frame and "/mindspore/" not in frame["path"]}
-    if len(outside) == 1:
-        rank, frame = outside.popitem()
-        position = f"{frame['function']} ({Path(frame['path']).name}:{frame['line']})"
-        return f"the others wait for rank {rank}, which is in {position}; {where}"
-    return f"no rank stands out; {where}"
-
-
-def _innermost(log: Path, start: int) -> re.Match[str] | None:
-    """The main thread's position, from the stacks after `start`; None if there are none."""
-    with log.open("rb") as stream:
-        stream.seek(start)
-        stacks = _STACK.findall(stream.read().decode("utf-8", "replace"))
-    return _FRAME.search(stacks[-1]) if stacks else None  # the main thread comes last

@@ -38,8 +38,11 @@ class Callback:
     def warning(self, text: str) -> None:
         """There is a problem that does not end the run."""
 
-    def pause(self, begins: bool) -> None:
-        """Work between two steps, such as saving, begins or ends."""
+    def phase(self, name: str | None) -> None:
+        """Something that is not a step begins, such as "evaluation"; None: it has ended, and what was before goes on."""
+
+    def beat(self) -> None:
+        """A part of a phase has ended: the rank is not stuck in it."""
 
     def event(self, event: str, **content: Any) -> None:
         """Something happened that the run's history should have."""
@@ -74,13 +77,17 @@ class ObservedRun:
         self._call("warning", text)
 
     @contextmanager
-    def pause(self) -> Iterator[None]:
-        """Work between two steps, such as saving."""
-        self._call("pause", True)
+    def phase(self, name: str) -> Iterator[None]:
+        """What the block does, such as "evaluation": callbacks tell where a rank is stuck."""
+        self._call("phase", name)
         try:
             yield
         finally:
-            self._call("pause", False)
+            self._call("phase", None)
+
+    def beat(self) -> None:
+        """A part of a phase has ended."""
+        self._call("beat")
 
     def tell(self, method: str, *arguments: Any) -> None:
         """Call `start`, `begin`, `step`, `end` or `leave`."""

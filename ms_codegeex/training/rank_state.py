@@ -4,7 +4,7 @@ values; and what the run came from, that is data, tokenizer, sentinels, and the 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import mindspore as ms
@@ -81,10 +81,12 @@ class RankState:
             },
         }
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Read tensors and scalars. `UserError` if its tensors are not those of this model; then nothing is read."""
+    def restore(self, checkpoint: Checkpoint, beat: Callable[[], None] = lambda: None) -> None:
+        """Read tensors and scalars, and call `beat` before each tensor. `UserError` if its tensors are not those of
+        this model; then nothing is read."""
         self._check(checkpoint)
         for name, parameter in self.tensors().items():
+            beat()
             _set(parameter, checkpoint.tensor(self.place.stored_name(name), self.place.window(name)))
         state = checkpoint.state
         self._optimizer.step.set_data(Tensor(state["optimizer_step"], ms.int32))

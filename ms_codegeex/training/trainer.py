@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
@@ -78,7 +78,7 @@ class Trainer(ObservedRun):
         with no_init_parameters() if config.partitioned else nullcontext():
             optimizer = partial(adamw, transition=transition, library=library)
             self.built = build(config, tied_group=tied_group, compile_once=True, optimizer=optimizer, library=library)
-        self.evaluation = Evaluator(config, self.built, validation, rank)
+        self.evaluation = Evaluator(config, self.built, validation, rank, self)
         if config.partitioned:
             self.compile()
         self.rank_state = RankState(config, self.built, Placement(config, rank))
@@ -89,7 +89,8 @@ class Trainer(ObservedRun):
         on parameters have the shape of this rank's shard."""
         self.status("compiling the training graph")
         loaders = self.config.mesh.stage_size  # devices that load different samples
-        self.built.compile(self.config.training.global_batch // loaders // self.built.accumulation)
+        with self.phase("compile"):
+            self.built.compile(self.config.training.global_batch // loaders // self.built.accumulation)
 
     def state(self) -> dict[str, Any]:
         """All but the tensors, as JSON values. Dropout and data order are functions of seed and sample number, so there
@@ -105,8 +106,9 @@ class Trainer(ObservedRun):
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint. `UserError` if its tensors are not those of this model."""
-        self.provenance.check(checkpoint)
-        self.rank_state.restore(checkpoint)
+        with self.phase("load"):
+            self.provenance.check(checkpoint)
+            self.rank_state.restore(checkpoint, self.beat)
         state = checkpoint.state
         self.progress.restore(checkpoint.step, state)
         self.patience.restore(state)
@@ -157,7 +159,8 @@ class Trainer(ObservedRun):
                     began = time.perf_counter()
                     batch = next(batches)
                     waited = time.perf_counter() - began
-                    record = self._step(batch, began, waited)
+                    with nullcontext() if self.compiled else self.phase("compile"):  # and the first step
+                        record = self._step(batch, began, waited)
                     first = self.progress.samples - self.config.training.global_batch
                     if record.compiling:
                         self.event("compiled", seconds=record.step_seconds)
@@ -250,8 +253,8 @@ class Trainer(ObservedRun):
 class Evaluator:
     """Evaluates the current weights, without dropout, on this rank's share of a sample, by default of `validation`."""
 
-    def __init__(self, config: RunConfig, built: Built, validation: Sequences, rank: int):
-        self.config, self.built, self.validation = config, built, validation
+    def __init__(self, config: RunConfig, built: Built, validation: Sequences, rank: int, run: ObservedRun):
+        self.config, self.built, self.validation, self.run = config, built, validation, run
         self.share = (rank % config.mesh.stage_size, config.mesh.stage_size)
         self.seconds = 0.0  # in `loss`, compiling included
 
@@ -263,16 +266,19 @@ class Evaluator:
             before_evaluation()
         if shuffled:
             batch = shuffle_context(batch, self.config.model.sizes.eos_token_id, self.config.seed)
-        loss = mean_loss(self.built.evaluation_step, batch, self.built.evaluation_rows)
+        with self.run.phase("evaluation"):
+            loss = mean_loss(self.built.evaluation_step, batch, self.built.evaluation_rows, self.run.beat)
         self.seconds += time.perf_counter() - began
         return loss
 
 
-def mean_loss(evaluation_step: nn.Cell, batch: Batch, rows: int) -> float:
-    """Loss in nats per token. `evaluation_step` is compiled for `rows` rows, and runs without dropout."""
+def mean_loss(evaluation_step: nn.Cell, batch: Batch, rows: int, beat: Callable[[], None]) -> float:
+    """Loss in nats per token. `evaluation_step` is compiled for `rows` rows, and runs without dropout; `beat` is called
+    before each of them."""
     total, tokens = 0.0, 0.0
     evaluation_step.set_train(False)
     for start in range(0, len(batch.samples), rows):
+        beat()
         arrays = tensors_of(_padded(batch.rows(start, start + rows), rows))
         loss, count, _ = evaluation_step(*arrays).asnumpy().tolist()
         total, tokens = total + loss, tokens + count

@@ -1,0 +1,115 @@
+"""The beat of a rank: a small file that says what the rank is doing, written when it begins or ends something.
+
+The main thread writes it, so a rank whose main thread is stuck does not beat. Whether the process itself runs, the
+launcher sees in /proc (`hangs.py`). The file has one size and is overwritten in place: a full disk does not matter.
+Imports no engine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import statistics
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ms_codegeex.base.json_reading import Malformed, parse_json
+from ms_codegeex.training.observers import Callback, StepRecord
+
+BYTES = 256  # of a file
+LEARNT_AFTER = 3  # beats of a phase; before that nothing is known about how long it takes
+REGULAR = ("step", "evaluation")  # phases whose parts take equally long; one is a step, or a batch that is evaluated
+
+
+@dataclass(frozen=True)
+class Beat:
+    """The content of a rank's file.
+
+    Attributes:
+        number: of the beat, from 1.
+        phase: what the rank does since this beat.
+        step: the last step that has begun, 0 before the first.
+        usual: the median of the seconds between two beats of this phase; None if it is not known, or not regular.
+    """
+
+    number: int
+    phase: str
+    step: int
+    usual: float | None
+
+
+class Beats(Callback):
+    """Writes the beats of this rank; the first one at once, in the phase "start"."""
+
+    def __init__(self, file: Path):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self._descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        self._phases, self._number, self._step = ["start"], 0, 0
+        self._seconds = {phase: deque[float](maxlen=101) for phase in REGULAR}
+        self._last, self._timed = time.monotonic(), False
+        self._write()
+
+    def enter(self, phase: str) -> None:
+        """The rank goes on to something else."""
+        self._part_done()
+        self._phases = [phase]
+        self._write()
+
+    def phase(self, name: str | None) -> None:
+        """Something within the present phase begins, or (None) ends."""
+        self._part_done()
+        if name is None:
+            self._phases.pop()
+        else:
+            self._phases.append(name)
+        self._write()
+
+    def beat(self) -> None:
+        """A part of the phase has ended, and the next one begins."""
+        self._part_done(begins=True)
+        self._write()
+
+    def begin(self, trainer: Any) -> None:
+        """A step begins."""
+        self._step = trainer.progress.step + 1
+        self.enter("step")
+        self._timed = True
+
+    def step(self, trainer: Any, record: StepRecord) -> None:
+        """A step has ended; what follows, such as writing the log, is not part of it."""
+        self.enter("report")
+
+    def _part_done(self, begins: bool = False) -> None:
+        """Keep how long a whole part took; what precedes the first part of a phase, or follows the last, is none."""
+        now = time.monotonic()
+        if self._timed and (phase := self._phases[-1]) in REGULAR:
+            self._seconds[phase].append(now - self._last)
+        self._last, self._timed = now, begins
+
+    def _write(self) -> None:
+        phase = self._phases[-1]
+        seconds = self._seconds.get(phase, ())
+        usual = statistics.median(seconds) if len(seconds) >= LEARNT_AFTER else None
+        self._number += 1
+        line = json.dumps({"number": self._number, "phase": phase, "step": self._step, "usual": usual})
+        with contextlib.suppress(OSError):
+            os.pwrite(self._descriptor, line.encode()[: BYTES - 1].ljust(BYTES - 1) + b"\n", 0)
+
+
+def beat_name(environment: Mapping[str, str]) -> str:
+    """The name of the file of the process with these variables: its rank, or `scheduler`."""
+    scheduler = environment.get("MS_ROLE") == "MS_SCHED"
+    return f"{'scheduler' if scheduler else environment.get('RANK_ID', '0')}.json"
+
+
+def read_beat(file: Path) -> Beat | None:
+    """The last beat of a rank; None if it has not yet beaten, or is writing."""
+    try:
+        return Beat(**parse_json(file.read_bytes(), data=True))
+    except (OSError, Malformed, TypeError):
+        return None
