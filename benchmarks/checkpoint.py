@@ -71,7 +71,7 @@ class State:
     def state(self) -> dict[str, Any]:
         return {"samples": self.progress.step}
 
-    def pause(self) -> contextlib.AbstractContextManager[None]:
+    def phase(self, name: str) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
 
     def event(self, *_: Any, **__: Any) -> None:

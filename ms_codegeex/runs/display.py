@@ -99,7 +99,7 @@ class Display:
             self.status(event["text"])
         elif event["event"] == "warning":
             tqdm.write(visible(f"warning: {event['text']}"), file=sys.stderr)
-        elif event["event"] == "step":  # the others are for the watch over hangs
+        elif event["event"] == "step":
             self._step(event)
 
     def _step(self, event: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ import importlib.util
 import json
 import os
 import runpy
+import select
 import signal
 import subprocess
 import sys
@@ -35,8 +36,9 @@ import psutil
 
 import ms_codegeex
 from ms_codegeex.base.errors import RunFailure
-from ms_codegeex.base.processes import die_with_parent, ending, python_path
+from ms_codegeex.base.processes import STOPPED, die_with_parent, ending, python_path
 from ms_codegeex.config import RunConfig
+from ms_codegeex.runs.hangs import LOOK_SECONDS, STOPPED_SECONDS
 from ms_codegeex.runs.node import Node, engine_environment
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.workers import WorkerSpec, zombie_status
@@ -165,12 +167,21 @@ class ForkServer:
         with contextlib.suppress(OSError):
             self.process.stdin.write(json.dumps(request) + "\n")
             self.process.stdin.flush()
-            answer = self.process.stdout.readline()
+            answer = self._answer()
         if not answer.strip():
             raise RunFailure(f"{spec.label}: the fork server {self._fate()}")
         self.ranks = [rank for rank in self.ranks if rank not in ended]
         self.ranks.append(ForkedRank(int(answer)))
         return self.ranks[-1]
+
+    def _answer(self) -> str:
+        """The next line of the process; it is killed if it has been stopped for so long that it counts as a hang."""
+        stopped, process = 0.0, psutil.Process(self.process.pid)
+        while not select.select([self.process.stdout], [], [], LOOK_SECONDS)[0]:
+            stopped = stopped + LOOK_SECONDS if process.status() in STOPPED else 0.0
+            if stopped >= STOPPED_SECONDS:
+                self.process.kill()
+        return self.process.stdout.readline()
 
     def loss(self) -> str:
         """How the process ended, if it has done so by itself, as part of a message; otherwise empty."""

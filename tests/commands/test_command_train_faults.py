@@ -2,6 +2,7 @@
 them."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -18,8 +19,8 @@ from ms_codegeex.runs.run_directory import RunDirectory
 COMMAND = """
 import sys
 from ms_codegeex import cli
-from ms_codegeex.runs import node, workers
-node.WORKER, workers.MIN_SECONDS = "bad_worker", 8.0
+from ms_codegeex.runs import hangs, node
+node.WORKER, hangs.QUIET_SECONDS = "bad_worker", 8.0
 sys.exit(cli.main(sys.argv[1:]))
 """
 WORKER = """
@@ -50,12 +51,30 @@ sys.exit(rank.main())
 """
 
 
-def train(folder, values, fault=None, options=("--restarts", "1")):
+STOPS = """
+import os, signal, sys
+from pathlib import Path
+from ms_codegeex.runs import beats, rank
+
+def write(self):
+    whole(self)
+    once = Path(__file__).with_name("once")
+    here = "RANK_ID" in os.environ and beats.beat_name(os.environ) == "{rank}.json" and self._phases[-1] == "{phase}"
+    if here and not once.exists():
+        once.touch()
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+whole, beats.Beats._write = beats.Beats._write, write
+sys.exit(rank.main())
+"""
+
+
+def train(folder, values, fault=None, options=("--restarts", "1"), worker=WORKER):
     """The finished run, and what the command printed."""
     folder.mkdir()
     (folder / "command.py").write_text(COMMAND)
-    (folder / "bad_worker.py").write_text(WORKER.format(fault=fault))
-    if fault is None:
+    (folder / "bad_worker.py").write_text(worker.format(fault=fault) if worker is WORKER else worker)
+    if fault is None and worker is WORKER:
         (folder / "once").touch()
     config = write_config(folder / "run.yaml", {**values, "output": str(folder / "run")})
     result = subprocess.run(
@@ -105,12 +124,24 @@ def test_a_flipped_bit_in_a_copy_is_found_and_the_run_goes_back(dataset, tmp_pat
 @pytest.mark.slow  # two workers, twice, and a hang
 def test_a_rank_that_sleeps_is_named_and_the_run_starts_again(dataset, tmp_path, unbroken):
     run, errors = train(tmp_path / "c", values_of(dataset), "sleep")
-    assert (
-        "no step has ended for" in errors and "the others wait for rank 1, which is in sleep (bad_worker.py" in errors
-    )
+    assert "no rank has done anything for" in errors
+    assert "the others wait for rank 1 in phase step (step 8), in sleep (bad_worker.py" in errors
     check_equal(run, unbroken)
     stacks = (run.logs / "attempt-0001" / "worker_1.log").read_text()
     assert "most recent call first" in stacks
+
+
+@pytest.mark.slow  # two workers, twice, each
+@pytest.mark.parametrize("phase,rank", [("compile", 1), ("evaluation", 1), ("save", 0)])
+def test_a_rank_that_is_stopped_is_named_with_its_phase_and_the_run_starts_again(
+    dataset, tmp_path, unbroken, phase, rank
+):
+    worker = STOPS.format(phase=phase, rank=rank)
+    run, errors = train(tmp_path / "s", values_of(dataset), options=("--restarts", "1"), worker=worker)
+    where = rf"rank {rank} in phase {phase}( \(step \d+\))?, stopped by SIGSTOP or a debugger, in write \(bad_worker.py"
+    assert re.search(f"a process was stopped and did not continue: {where}", errors)
+    check_equal(run, unbroken)
+    assert [event["reason"] for event in read_events(run.events) if event["event"] == "end"] == ["failed", "finished"]
 
 
 @pytest.mark.slow  # two workers twice, then one

@@ -34,7 +34,7 @@ class LiveTrainer:
     def state(self):
         return {"samples": self.progress.step}
 
-    def pause(self):
+    def phase(self, name):
         return contextlib.nullcontext()
 
     def event(self, event, **content):

@@ -143,16 +143,14 @@ def test_a_run_stops_after_a_requested_step_that_was_not_skipped(run, several):
     assert trainer.stopped
 
 
-def test_a_stopped_run_draws_no_plot_and_its_last_step_arms_no_watch(run):
+def test_a_stopped_run_draws_no_plot(run):
     log, trainer = JsonLog(run, every=1), Stopping(3)
-    log.pause(True)
-    log.pause(False)
     trainer.stopped = trainer.ending = True
     log.step(trainer, record(3))
     LossPlot(run).end(trainer)
     assert not run.plot.exists()
     events = Display(run.progress, 10).poll()
-    assert [event["event"] for event in events] == ["pause", "go on", "step"] and events[-1]["steps_left"] == 0
+    assert [event["event"] for event in events] == ["step"] and events[-1]["steps_left"] == 0
 
 
 def test_plot_is_a_picture_of_the_log(run):

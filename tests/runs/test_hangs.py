@@ -1,60 +1,213 @@
-"""Hangs, with stand-in workers that need no engine."""
+"""Hangs, with stand-in ranks that need no engine, and a clock that the tests make."""
 
+import json
+import signal
 import sys
 import textwrap
+from types import SimpleNamespace
 
+import psutil
 import pytest
 from test_workers import wait_for
 
-from ms_codegeex.runs import workers as watching
-from ms_codegeex.runs.workers import HangWatch, Workers, WorkerSpec, report_hang
+from ms_codegeex.runs import beats as beating
+from ms_codegeex.runs import hangs
+from ms_codegeex.runs.beats import BYTES, Beat, Beats, beat_name, read_beat
+from ms_codegeex.runs.hangs import HangWatch
+from ms_codegeex.runs.workers import Workers, WorkerSpec
+
+
+class Clock:
+    """In place of `time`: only the test moves it."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        pass
 
 
 @pytest.fixture
 def clock(monkeypatch):
-    now = [1000.0]
-    monkeypatch.setattr(watching.time, "monotonic", lambda: now[0])
-    return now
+    clock = Clock()
+    monkeypatch.setattr(beating, "time", clock)
+    monkeypatch.setattr(hangs, "time", clock)
+    return clock
 
 
-def step(seconds, left=5, compiling=False):
-    return {"event": "step", "step_seconds": seconds, "steps_left": left, "compiling": compiling}
+class Process:
+    """In place of a rank's process; `test_the_rank_that_the_others_wait_for_is_named` watches real ones."""
+
+    def __init__(self, pid):
+        self.pid, self.state, self.seconds, self.signals = pid, psutil.STATUS_SLEEPING, 0.0, []
+
+    def status(self):
+        return self.state
+
+    def children(self, recursive):
+        return []
+
+    def cpu_times(self):
+        return SimpleNamespace(user=self.seconds, system=0.0, children_user=0.0, children_system=0.0)
+
+    def io_counters(self):
+        return SimpleNamespace(read_chars=0, write_chars=0)
+
+    def send_signal(self, number):
+        self.signals.append(number)
 
 
-def test_a_step_of_many_times_the_median_hangs(clock):
-    watch = HangWatch(20.0)
-    for event in (step(90.0, compiling=True), step(5.0), step(4.0), step(6.0)):
-        assert watch.hung() is None
-        watch.event(event)
-    clock[0] += 99.0
-    assert watch.hung() is None
-    clock[0] += 2.0
-    assert watch.hung() == "no step has ended for 101 s, where the median is 5 s"
+class Job:
+    """Ranks whose beats the test writes, and a scheduler."""
+
+    def __init__(self, folder, clock, ranks=2, multiple=5.0):
+        self.clock, self.folder = clock, folder
+        self.processes = [Process(rank) for rank in range(ranks)]
+        self.scheduler = Process(99)
+        self.workers = SimpleNamespace(
+            family={each.pid: each for each in (*self.processes, self.scheduler)},
+            workers={each.pid: each for each in self.processes},
+            ranks={each.pid: str(each.pid) for each in self.processes},
+            count=ranks,
+            label=lambda pid: "scheduler",
+        )
+        self.watch = HangWatch(self.workers, folder / "beats", folder, multiple)
+        self.beats = [Beats(folder / "beats" / f"{rank}.json") for rank in range(ranks)]
+
+    def pass_seconds(self, seconds, busy=(), at_a_time=1.0):
+        """Returns after how many of them something is at fault, and what; a busy rank computes all the time."""
+        for passed in range(1, int(seconds / at_a_time) + 1):
+            self.clock.now += at_a_time
+            for rank in busy:
+                self.processes[rank].seconds += at_a_time
+            if found := self.watch.stopped() or self.watch.quiet():
+                return passed * at_a_time, found
+        return None
 
 
-def test_a_hang_takes_a_minute_at_least(clock):
-    watch = HangWatch(20.0)
-    for _ in range(3):
-        watch.event(step(0.01))
-    clock[0] += 59.0
-    assert watch.hung() is None
-    clock[0] += 2.0
-    assert watch.hung() is not None
+@pytest.fixture
+def job(tmp_path, clock):
+    return Job(tmp_path, clock)
 
 
-@pytest.mark.parametrize("last", [{"event": "status", "text": "saving a checkpoint"}, step(1.0, left=0)])
-def test_compiling_evaluating_and_saving_never_count_as_hangs(clock, last):
-    watch = HangWatch(20.0)
-    for _ in range(3):
-        watch.event(step(1.0))
-    watch.event(last)
-    clock[0] += 1e5
-    assert watch.hung() is None
-    off = HangWatch(0.0)
-    for _ in range(3):
-        off.event(step(1.0))
-    clock[0] += 1e5
-    assert off.hung() is None
+def step(beats, number, clock=None, seconds=0.0):
+    beats.begin(SimpleNamespace(progress=SimpleNamespace(step=number - 1)))
+    if clock is not None:
+        clock.now += seconds
+        beats.step(None, None)
+
+
+PHASES = ["start", "rendezvous", "compile", "load", "step", "evaluation", "save", "report"]
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_stopped_rank_is_named_in_every_phase_while_others_compute(job, phase):
+    job.beats[1].enter(phase)
+    job.processes[1].state = psutil.STATUS_STOPPED
+    seconds, found = job.pass_seconds(60, busy=[0])
+    assert seconds <= 20 and f"rank 1 in phase {phase}, stopped by SIGSTOP or a debugger" in found
+    assert "rank 0 in" not in found
+    assert job.processes[1].signals == [hangs.STACKS, signal.SIGCONT]  # it writes its stack as soon as it continues
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_ranks_that_do_nothing_are_named_within_a_minute_in_every_phase(job, phase):
+    for beats in job.beats:
+        beats.enter(phase)
+    seconds, found = job.pass_seconds(100)
+    assert 40 <= seconds <= 50
+    assert "no rank has done anything for" in found and f"rank 0 in phase {phase}" in found
+    assert f"rank 1 in phase {phase}" in found
+
+
+@pytest.mark.parametrize("phase", ["start", "compile", "load", "save", "export", "evaluation"])
+def test_a_rank_that_computes_may_take_as_long_as_it_needs(job, phase):
+    job.beats[0].enter("step")  # it waits for the other one
+    job.beats[1].enter(phase)
+    assert job.pass_seconds(400, busy=[1]) is None
+    assert job.pass_seconds(100)[0] <= 60
+
+
+def test_a_rank_that_waits_is_not_at_fault_while_another_one_saves(job, clock):
+    for number in range(1, 6):
+        step(job.beats[1], number, clock, 0.1)
+    step(job.beats[1], 6)
+    step(job.beats[0], 5)
+    job.beats[0].phase("save")
+    assert job.pass_seconds(400, busy=[0]) is None
+
+
+def test_once_the_length_of_a_step_is_known_computing_is_no_excuse(job, clock):
+    for beats in job.beats:
+        for number in range(1, 5):
+            step(beats, number, clock, 20.0)
+        step(beats, 5)
+    assert job.pass_seconds(98, busy=[0, 1]) is None  # five times the median
+    seconds, found = job.pass_seconds(20, busy=[0, 1])
+    assert seconds <= 4 and "in phase step (step 5)" in found
+
+
+def test_only_whole_steps_and_batches_are_measured(tmp_path, clock):
+    beats = Beats(tmp_path / "0.json")
+    for number in range(1, 5):
+        step(beats, number)
+        clock.now += 3.0
+        beats.phase("evaluation")
+        clock.now += 50.0  # its data
+        for _ in range(2):
+            beats.beat()
+            clock.now += 7.0
+        beats.phase(None)
+        assert read_beat(tmp_path / "0.json").usual in (None, 3.0)
+        clock.now += 40.0
+        beats.step(None, None)
+        clock.now += 100.0
+    step(beats, 5)
+    assert read_beat(tmp_path / "0.json") == Beat(1 + 4 * 6 + 1, "step", 5, 3.0)
+    beats.phase("evaluation")
+    assert read_beat(tmp_path / "0.json").usual == 7.0
+    assert (tmp_path / "0.json").stat().st_size == BYTES
+
+
+def test_what_is_no_beat_is_none(tmp_path):
+    file = tmp_path / "0.json"
+    assert read_beat(file) is None
+    for text in ("", '{"number": 1', "[1]", '{"number": 1}', json.dumps({"x": 1})):
+        file.write_text(text)
+        assert read_beat(file) is None
+    assert [beat_name(x) for x in ({}, {"RANK_ID": "3"}, {"MS_ROLE": "MS_SCHED", "RANK_ID": "0"})] == [
+        "0.json",
+        "3.json",
+        "scheduler.json",
+    ]
+
+
+def test_a_stopped_scheduler_is_named(job):
+    job.scheduler.state = psutil.STATUS_STOPPED
+    assert "stopped and did not continue: scheduler;" in job.pass_seconds(60, busy=[0, 1])[1]
+
+
+def test_a_launcher_that_was_stopped_itself_blames_nobody(job):
+    job.processes[1].state = psutil.STATUS_STOPPED
+    assert job.pass_seconds(3600, at_a_time=3600) is None  # it has seen this once
+    job.processes[1].state = psutil.STATUS_SLEEPING
+    assert job.pass_seconds(30) is None
+
+
+def test_a_rank_that_has_finished_may_stop(job, tmp_path):
+    (tmp_path / "done_1.json").touch()
+    job.processes[1].state = psutil.STATUS_STOPPED
+    assert job.pass_seconds(300, busy=[0]) is None
+    assert "rank 0 in phase start" in job.pass_seconds(60)[1]
+
+
+def test_a_watch_that_is_off_sees_nothing(tmp_path, clock):
+    job = Job(tmp_path, clock, multiple=0.0)
+    job.processes[1].state = psutil.STATUS_STOPPED
+    assert job.pass_seconds(1000) is None
 
 
 WAITING = """
@@ -70,7 +223,7 @@ WAITING = """
 
 
 @pytest.mark.parametrize("odd", [0, 1])
-def test_the_rank_that_is_outside_of_the_engine_is_named(tmp_path, odd, monkeypatch):
+def test_the_rank_that_the_others_wait_for_is_named(tmp_path, odd, monkeypatch):
     (tmp_path / "mindspore").mkdir()
     (tmp_path / "mindspore" / "__init__.py").touch()
     (tmp_path / "mindspore" / "graph.py").write_text(textwrap.dedent(WAITING.format(name="run_graph")))
@@ -80,11 +233,23 @@ def test_the_rank_that_is_outside_of_the_engine_is_named(tmp_path, odd, monkeypa
         log, module = tmp_path / f"worker_{rank}.log", "reader" if rank == odd else "mindspore.graph"
         environment = {"PYTHONPATH": str(tmp_path), "RANK_ID": str(rank)}
         specs.append(WorkerSpec("", (sys.executable, "-m", module), tmp_path, log, environment, worker_logs=(log,)))
+        step(Beats(tmp_path / "beats" / f"{rank}.json"), 7)
+    for name in ("QUIET_SECONDS", "SETTLED_SECONDS", "STOPPED_SECONDS"):
+        monkeypatch.setattr(hangs, name, 1e-9)
+    monkeypatch.setattr(hangs, "LOOK_SECONDS", 1e-9)
+    monkeypatch.setattr(hangs, "STACK_SECONDS", 1.0)
     with Workers(specs) as workers:
         wait_for(lambda: all(spec.log.exists() and "ready" in spec.log.read_text() for spec in specs))
-        assert f"the others wait for rank {odd}, which is in read_batch (reader.py:8)" in report_hang(workers)
-        monkeypatch.setattr(watching, "STACK_SECONDS", 0.0)
+        watch = HangWatch(workers, tmp_path / "beats", tmp_path, 5.0)
         process = next(process for pid, process in workers.workers.items() if workers.ranks[pid] == str(odd))
         process.suspend()
         wait_for(lambda: process.status() == "stopped")
-        assert report_hang(workers).startswith(f"stopped (by SIGSTOP or a debugger): rank {odd};")
+        found = watch.stopped()
+        where = f"rank {odd} in phase step (step 7), stopped by SIGSTOP or a debugger, in read_batch (reader.py:8) < "
+        assert found.startswith(f"a process was stopped and did not continue: {where}")
+        wait_for(lambda: process.status() != "stopped")
+        monkeypatch.setattr(hangs, "STOPPED_SECONDS", 1e9)
+        watch.stopped()
+        assert (
+            f"s: the others wait for rank {odd} in phase step (step 7), in read_batch (reader.py:8) <" in watch.quiet()
+        )

@@ -10,6 +10,7 @@ from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.runs import joining, rank, supervision
+from ms_codegeex.runs.beats import Beats
 from ms_codegeex.runs.hardware_reports import SilentCheckWatch
 from ms_codegeex.runs.node import Node
 from ms_codegeex.runs.opening import write_config
@@ -106,7 +107,7 @@ def test_a_rank_is_tested_under_load_as_soon_as_it_has_joined(run, monkeypatch):
     monkeypatch.setattr(joining, "join", create_autospec(joining.join, return_value=(config, 7, None)))
     monkeypatch.setattr(joining, "stress_check", test)
     with pytest.raises(UserError, match="a fault"):
-        rank.run(run, None)
+        rank.run(run, None, Beats(run.beats / "0.json"))
     test.assert_called_once_with(config, run, 7)
 
 

@@ -70,6 +70,28 @@ def test_servers_meet_learn_the_checkpoint_and_finish(tmp_path, clock):
         beat_until(clock, [first], first.all_finished)
 
 
+def test_a_job_hangs_only_when_the_ranks_of_every_server_are_quiet(tmp_path, clock):
+    with Rendezvous(tmp_path, 0, 3) as first:
+        second, third = (joined(clock, tmp_path, first, rank, 3) for rank in (1, 2))
+
+        def beats(*quiet):
+            clock.sleep(rendezvous.BEAT_SECONDS)
+            return [server.beat(text) for server, text in zip((third, second, first), quiet, strict=True)]
+
+        named = f"{rendezvous.STANDS_OUT} rank 9"
+        assert beats("", named, "no rank stands out") == ["", "", ""]  # the third still compiles
+        assert beats("no rank", named, "") == ["", "", ""]
+        assert beats("no rank", named, "no rank stands out") == ["", "", f"server 1: {named}"]
+        assert beats("x", "y", "z") == ["", "", "server 0: z; server 1: y; server 2: x"]
+        first.done()  # its ranks have finished, those of the others have not
+        assert beats("x", "y", "") == ["", "", "server 1: y; server 2: x"]
+        for server in (second, third):
+            server.done()
+        beat_until(clock, [first], first.all_finished)
+        clock.sleep(rendezvous.BEAT_SECONDS)
+        assert first.beat("") == ""
+
+
 def test_what_an_earlier_job_left_is_not_joined(tmp_path, clock):
     old = Rendezvous(tmp_path, 0, 2).__enter__()  # killed: its file says running for ever
     with pytest.raises(RunFailure, match="opened no job"):

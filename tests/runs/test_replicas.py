@@ -41,7 +41,7 @@ class Rank:
     def stored_name(self, name):
         return name
 
-    def pause(self):
+    def phase(self, name):
         return contextlib.nullcontext()
 
     def event(self, event, **content):

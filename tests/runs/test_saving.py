@@ -30,7 +30,7 @@ class Stepped:
     def state(self):
         return {}
 
-    def pause(self):
+    def phase(self, name):
         return contextlib.nullcontext()
 
     def event(self, event, **content):
