@@ -23,10 +23,10 @@ from ms_codegeex.base.printing import print_error
 from ms_codegeex.base.processes import die_with_parent
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.runs.beats import Beats, beat_name
+from ms_codegeex.runs.hangs import STACKS
 from ms_codegeex.runs.opening import read_config
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.stopping import leave_error, save_under_way
-from ms_codegeex.runs.hangs import STACKS
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig

@@ -39,7 +39,7 @@ class Callback:
         """There is a problem that does not end the run."""
 
     def phase(self, name: str | None) -> None:
-        """Something that is not a step begins, such as "evaluation"; None: it has ended, and what was before goes on."""
+        """Something that is not a step begins, such as "evaluation"; None: it has ended."""
 
     def beat(self) -> None:
         """A part of a phase has ended: the rank is not stuck in it."""

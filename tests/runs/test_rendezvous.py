@@ -274,6 +274,19 @@ def test_a_dead_process_on_one_server_ends_both(cluster, tmp_path):
     assert not workers_of(run)
 
 
+@pytest.mark.slow  # a dead one shows the same in a few seconds
+def test_a_stopped_process_on_one_server_ends_both(cluster, tmp_path):
+    jobs = [cluster(0), cluster(1)]
+    run = tmp_path / "run"
+    wait_for(lambda: all_started(run))
+    next(each for each in workers_of(run) if each.environ().get("RANK_ID") == "3").suspend()
+    errors = [job.communicate(timeout=600)[1] for job in jobs]
+    assert [job.returncode for job in jobs] == [1, 1]
+    assert "a process was stopped and did not continue: rank 3 in phase start, stopped by SIGSTOP" in errors[1]
+    assert "server 1 ended" in errors[0] and "rank 3 in phase start" in errors[0]
+    assert not workers_of(run)
+
+
 def test_a_killed_launcher_leaves_no_process(cluster, tmp_path):
     job = cluster(0)
     run = tmp_path / "run"
