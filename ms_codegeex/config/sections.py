@@ -368,8 +368,9 @@ class FaultsConfig:
     """Steps of that median; before that many no step is a spike."""
     replicas: Natural = 0
     """Steps between comparisons of the copies of weights and moments that ranks hold; 0: never."""
-    hang: Rate = 20.0
-    """A step that takes longer than this many times the median, and at least a minute, counts as a hang; 0: never."""
+    hang: Rate = 5.0
+    """After this many times the median of a step, and at least 40 s, ranks that do not go on count as a hang
+    ([all phases](run_directory.md#hangs)); 0: never."""
     most: Positive = 5
     """More faults in a row than this, or more rewinds to one checkpoint, end the run."""
 

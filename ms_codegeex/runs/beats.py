@@ -84,6 +84,10 @@ class Beats(Callback):
         """A step has ended; what follows, such as writing the log, is not part of it."""
         self.enter("report")
 
+    def leave(self, trainer: Any) -> None:
+        """No step follows."""
+        self.enter("result")
+
     def _part_done(self, begins: bool = False) -> None:
         """Keep how long a whole part took; what precedes the first part of a phase, or follows the last, is none."""
         now = time.monotonic()
