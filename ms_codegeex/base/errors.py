@@ -26,6 +26,10 @@ class UserError(Exception):
         super().__init__(escaped(message))
 
 
+class Damaged(UserError):
+    """A file that differs from what is recorded of it."""
+
+
 class PromptTooLong(UserError):
     """A prompt that leaves the model no room for an answer."""
 
@@ -35,7 +39,7 @@ class RunFailure(Exception):
 
 
 class Rewind(RunFailure):
-    """An attempt that ended to leave a batch out: the next one continues from the newest good checkpoint."""
+    """An attempt that ended to leave a batch out: the next one continues from the newest checkpoint."""
 
 
 class Corrupted(RunFailure):

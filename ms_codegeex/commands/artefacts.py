@@ -15,7 +15,7 @@ from ms_codegeex.base.reading import read_json
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.data.tokenizer import TOKENIZER_FILES
 from ms_codegeex.formats.checkpoint import Checkpoint
-from ms_codegeex.formats.checkpoint_folder import list_checkpoints, outcome
+from ms_codegeex.formats.checkpoint_folder import list_checkpoints
 from ms_codegeex.formats.model_directory import ModelDirectory
 from ms_codegeex.formats.safetensors_file import SafetensorsFile
 from ms_codegeex.formats.sources import OPTIMIZER_PREFIX
@@ -81,7 +81,7 @@ def _tensor_lines(lines: list[str], every: bool) -> Iterator[str]:
 def summarise_checkpoint(
     path: Path, hashes: bool, progress: Callable[[int], object] = lambda size: None
 ) -> dict[str, Any]:
-    """Step, sizes and outcome of a checkpoint, or why it is not sound; with `hashes` every tensor is hashed, and
+    """Step and sizes of a checkpoint, or why it is not sound; with `hashes` every tensor is hashed, and
     `progress` gets the bytes of each part."""
     try:
         checkpoint = Checkpoint(path)
@@ -93,7 +93,6 @@ def summarise_checkpoint(
     return {
         "path": str(path),
         "sound": True,
-        "outcome": outcome(path),
         "step": checkpoint.step,
         "tensors": len(checkpoint.names),
         "files": len(files),
@@ -107,8 +106,7 @@ def checkpoint_line(summary: dict[str, Any]) -> str:
     if not summary["sound"]:
         return f"{summary['path']}: DAMAGED: {summary['error']}"
     content = f"{summary['tensors']} tensors in {summary['files']} files, {summary['bytes']:,} bytes"
-    known = summary["outcome"] or "not yet known to be good"
-    return f"{summary['path']}: sound, {known}, step {summary['step']}, {content}"
+    return f"{summary['path']}: sound, step {summary['step']}, {content}"
 
 
 def describe_checkpoint(directory: Path) -> dict[str, Any]:
@@ -130,7 +128,6 @@ def describe_checkpoint(directory: Path) -> dict[str, Any]:
         "directory": str(directory),
         "verified": True,
         "step": checkpoint.step,
-        "outcome": outcome(directory),
         "files": checkpoint.files,
         "bytes": size,
         "state": checkpoint.state,
@@ -152,7 +149,7 @@ def checkpoint_lines(checkpoint: dict[str, Any], every_tensor: bool = False) -> 
         lines.append(f"{line} and {len(more)} more" if more else line)
     yield f"tensors: {len(lines)}"
     yield from _tensor_lines(lines, every_tensor)
-    yield f"step {checkpoint['step']}, {checkpoint['outcome'] or 'not yet known to be good'}"
+    yield f"step {checkpoint['step']}"
     yield f"verified: {checkpoint['bytes']:,} bytes of tensors, all hashes are right"
 
 

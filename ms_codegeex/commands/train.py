@@ -59,7 +59,7 @@ class ResumingOptions:
         repeated=True,
     )
     restarts: int = option(
-        "start again from the newest good checkpoint when a worker dies or hangs, at most N times", "N", 0, ge=0
+        "start again from the newest checkpoint when a worker dies or hangs, at most N times", "N", 0, ge=0
     )
     min_devices: int | None = option(
         "with --restarts: after an attempt without progress, continue on fewer devices, but at least N", "N"

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.errors import Damaged, UserError
 from ms_codegeex.base.files import write_json
 from ms_codegeex.base.hardware import GIB
 from ms_codegeex.base.host import available_cores
@@ -45,7 +45,7 @@ from ms_codegeex.runs.fork_server import fork_server_of
 from ms_codegeex.runs.history import read_history
 from ms_codegeex.runs.memory_check import Shortage, check_gpus, check_memory, shortage
 from ms_codegeex.runs.node import Node, resolve_node
-from ms_codegeex.runs.opening import StartingPoint, held_run, join_run, open_run, starting_point
+from ms_codegeex.runs.opening import StartingPoint, held_run, join_run, open_run, pass_over, starting_point
 from ms_codegeex.runs.process_list import Form, process_text
 from ms_codegeex.runs.rendezvous import meeting
 from ms_codegeex.runs.resume import changes_since, is_finished, out_of_patience, schedule_notes
@@ -252,8 +252,14 @@ def train_once(
             def attempt(number: int) -> None:
                 begin = starting_point(resumed(config, run_directory), run_directory) if number else start
                 _open(config, run_directory, begin, allow_change)
-                with recorded_end(run_directory), meeting(run_directory, node, begin.checkpoint) as others:
-                    run_workers(config, run_directory, begin.checkpoint, node, others, fork_server)
+                try:
+                    with recorded_end(run_directory), meeting(run_directory, node, begin.checkpoint) as others:
+                        run_workers(config, run_directory, begin.checkpoint, node, others, fork_server)
+                except Damaged as damage:
+                    pass_over(begin.checkpoint, run_directory, damage)
+                    if node.count > 1:
+                        raise UserError(f"{damage}; it is set aside, start the job again") from None
+                    raise
 
             def shrink() -> None:
                 nonlocal config, node

@@ -337,7 +337,7 @@ class CheckpointConfig:
     every: Natural = 0
     """Steps between checkpoints; 0: only at the end."""
     keep: Positive = 2
-    """How many checkpoints are kept in addition to the last good one
+    """How many of the newest checkpoints are kept, besides a settled one
     ([run_directory.md](run_directory.md#checkpoints))."""
     keep_every: Natural = 0
     """Checkpoints of steps that this divides are kept for good; 0: none."""

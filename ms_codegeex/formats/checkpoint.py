@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.errors import Damaged, UserError
 from ms_codegeex.base.quarantine import check_file
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.config.validation import Natural, Positive
@@ -180,7 +180,7 @@ class Checkpoint:
             file = SafetensorsFile(self.path / name)
             if file.header_hash != self.manifest["headers"][name]:
                 reason = "its header is damaged or belongs to another checkpoint (hash mismatch)"
-                raise UserError(f"{file.path}: {reason}; use another checkpoint")
+                raise Damaged(f"{file.path}: {reason}; use another checkpoint")
             self._open[name] = file
         return self._open[name]
 
@@ -191,7 +191,7 @@ class Checkpoint:
         held = file.tensors.get(record["key"])
         if held is None or (held.dtype, list(held.shape)) != (dtype, record["shape"]):
             expected = f"{name} as {dtype} {record['shape']}"
-            raise UserError(f"{file.path}: does not hold {expected}, as the manifest says; the checkpoint is damaged")
+            raise Damaged(f"{file.path}: does not hold {expected}, as the manifest says; the checkpoint is damaged")
         row = math.prod(record["shape"][1:]) * NUMPY_DTYPES[dtype].itemsize
         first, size = file.position(record["key"]), record["rows"] * row
 
@@ -200,7 +200,7 @@ class Checkpoint:
             digest = content_hash_of_parts(read_bytes(file.path, first + number * size, data))
             if digest != record["chunks"][number]:
                 where = f"{file.path}: tensor {name} at offset {record['offset']}"
-                raise UserError(f"{where} is damaged (its hash does not match the manifest); use another checkpoint")
+                raise Damaged(f"{where} is damaged (its hash does not match the manifest); use another checkpoint")
 
         return read
 

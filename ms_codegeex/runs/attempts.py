@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ms_codegeex.base.errors import NotFinite, Rewind, RunFailure, UserError
+from ms_codegeex.base.errors import Damaged, NotFinite, Rewind, RunFailure, UserError
 from ms_codegeex.base.printing import print_error
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.rules import build_run_config
@@ -40,7 +40,8 @@ def with_restarts(
 ) -> None:
     """Call `attempt` with 0, 1, … until one does not fail.
 
-    A run that goes back to leave a batch out starts again at once, `rewinds` times from the same checkpoint. After
+    A run that goes back to leave a batch out starts again at once, `rewinds` times from the same checkpoint; one that
+    has found its checkpoint to be damaged, from the one before. After
     other failures, `restarts` attempts follow in all. Failures that would recur (the user's mistakes, numbers that are
     not finite) end the run. If an attempt ends at the same step as the previous one and has saved nothing, there is a
     pause, which doubles each time, and `shrink` is called: a device may be lost.
@@ -53,22 +54,22 @@ def with_restarts(
             return attempt(number)
         except NotFinite:
             raise
+        except Damaged as damage:  # the attempt has set it aside
+            print_error(f"skipped: {damage}")
         except Rewind as back:
             if not rewinds:
                 raise
             gone_back = gone_back + 1 if _newest(run) == checkpoint else 1
             if gone_back > rewinds:
                 raise RunFailure(f"{back}; the run has gone back {rewinds} times in a row (faults.most)") from None
-            print_error(f"{back}\nthe run goes back to its newest good checkpoint")
+            print_error(f"{back}\nthe run goes back to its newest checkpoint")
         except RunFailure as failure:
             failed += 1
             if failed > restarts:
                 raise
             step = _reached(run, before)
             idle = idle + 1 if (step, _newest(run)) == (before, checkpoint) else 0
-            print_error(
-                f"{failure}\nthe run starts again from its newest good checkpoint (restart {failed} of {restarts})"
-            )
+            print_error(f"{failure}\nthe run starts again from its newest checkpoint (restart {failed} of {restarts})")
             if idle:
                 shrink()
             time.sleep(min(2.0**idle, MAX_SECONDS) if idle else 0.0)

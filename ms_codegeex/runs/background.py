@@ -82,12 +82,11 @@ class Saved:
 class PendingSave:
     """A save that has begun.
 
-    `save`: its name among the ranks. `finite`: how many finite steps this job had done. `best`: the checkpoint with the
-    lowest validation loss, once this one is published.
+    `save`: its name among the ranks. `best`: the checkpoint with the lowest validation loss, once this one is
+    published.
     """
 
     step: int
     save: str
-    finite: int
     best: Path | None
     outcome: Future[Saved]

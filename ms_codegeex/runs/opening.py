@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.errors import Damaged, UserError
 from ms_codegeex.base.files import atomic_file
 from ms_codegeex.base.locks import take_lock
 from ms_codegeex.base.printing import print_error
@@ -21,26 +21,26 @@ from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.config.values import flattened
 from ms_codegeex.data.tokenizer.recorded import keep_files
 from ms_codegeex.formats.checkpoint import Checkpoint, step_name
-from ms_codegeex.formats.checkpoint_folder import DOUBTFUL, list_checkpoints, newest_sound, outcome, resolve, set_aside
+from ms_codegeex.formats.checkpoint_folder import list_checkpoints, newest_sound, resolve, set_aside
 from ms_codegeex.runs.resume import Change
 from ms_codegeex.runs.run_directory import RunDirectory
-from ms_codegeex.runs.stopping import mark_doubtful_checkpoints
+from ms_codegeex.runs.stopping import set_doubtful_checkpoints_aside
 
 
 @dataclass(frozen=True)
 class StartingPoint:
-    """The checkpoint to start from (None for a new run), and the later checkpoints to skip, each with the reason:
-    `damaged` or `doubtful`."""
+    """The checkpoint to start from (None for a new run), and the later ones to skip, which are damaged."""
 
     checkpoint: Checkpoint | None = None
-    passed_over: tuple[tuple[Path, str], ...] = ()
+    passed_over: tuple[Path, ...] = ()
 
 
 def starting_point(config: RunConfig, run: RunDirectory) -> StartingPoint:
-    """Choose the checkpoint to continue from, once for all workers, and verify its hashes. Changes nothing.
+    """Choose the checkpoint to continue from, once for all workers, by manifests and sizes: each worker checks the
+    hashes of what it loads. Changes nothing.
 
     Prints on standard error why later checkpoints are skipped. `UserError` if the output already holds a run and
-    `checkpoint.resume` is not set, if it holds no sound checkpoint, or if it holds a later one than the given one.
+    `checkpoint.resume` is not set, if it holds no intact checkpoint, or if it holds a later one than the given one.
     """
     resume, existing = config.checkpoint.resume, list_checkpoints(run.checkpoints)
     if resume is None:
@@ -52,7 +52,6 @@ def starting_point(config: RunConfig, run: RunDirectory) -> StartingPoint:
     if resume == "auto":
         return _newest(run, existing)
     checkpoint = resolve(Path(resume))
-    checkpoint.verify()
     if later := [path for path in existing if path.name > step_name(checkpoint.step)]:
         raise UserError(
             f"output: {run.path} holds {later[-1].name}, which is later than {checkpoint.path.name} to continue from; "
@@ -62,21 +61,29 @@ def starting_point(config: RunConfig, run: RunDirectory) -> StartingPoint:
 
 
 def _newest(run: RunDirectory, existing: list[Path]) -> StartingPoint:
-    """The newest checkpoint of the run that is neither damaged nor doubtful."""
+    """The newest intact checkpoint of the run."""
     reasons: list[str] = []
-    checkpoint = newest_sound(run.checkpoints, reasons)
+    checkpoint = newest_sound(run.checkpoints, reasons, verify=False)
     for reason in reasons:
         print_error(f"skipped: {reason}")
-    later = [path for path in existing if checkpoint is None or path.name > checkpoint.path.name]
-    passed_over = tuple((path, DOUBTFUL if outcome(path) == DOUBTFUL else "damaged") for path in later)
-    if checkpoint is None and passed_over:
-        doubtful = [path for path, reason in passed_over if reason == DOUBTFUL]
-        remedy = f"continue from a doubtful one with --resume {doubtful[0]}, or " if doubtful else ""
-        raise UserError(
-            f"output: no checkpoint in {run.checkpoints} is {'free of doubt' if doubtful else 'sound'}; {remedy}choose "
-            "another output"
-        )
-    return StartingPoint(checkpoint, passed_over)
+    later = tuple(path for path in existing if checkpoint is None or path.name > checkpoint.path.name)
+    if checkpoint is None and later:
+        raise _none_left(run)
+    return StartingPoint(checkpoint, later)
+
+
+def _none_left(run: RunDirectory) -> UserError:
+    return UserError(f"output: no checkpoint in {run.checkpoints} is sound; choose another output")
+
+
+def pass_over(checkpoint: Checkpoint | None, run: RunDirectory, damage: Damaged) -> None:
+    """Set aside the checkpoint that a rank has found to be damaged, so that the next attempt takes the one before.
+    `damage` again if it is not one of the run; `UserError` if it was the last."""
+    if checkpoint is None or checkpoint.path.resolve().parent != run.checkpoints.resolve():
+        raise damage
+    set_aside(checkpoint.path, "damaged")
+    if not list_checkpoints(run.checkpoints):
+        raise _none_left(run)
 
 
 @contextlib.contextmanager
@@ -92,7 +99,7 @@ def held_run(run: RunDirectory) -> Iterator[None]:
     if lock is None:
         raise UserError(f"output: another job is running in {run.path}; wait for it or choose another output")
     try:
-        mark_doubtful_checkpoints(run)
+        set_doubtful_checkpoints_aside(run)
         yield
     finally:
         with contextlib.suppress(OSError):  # somebody has removed the folder, or put files into it
@@ -109,8 +116,8 @@ def open_run(config: RunConfig, run: RunDirectory, start: StartingPoint, changes
     All files of earlier attempts stay; their logs are moved, and checkpoints that `start` passes over are renamed.
     """
     try:
-        for path, reason in start.passed_over:
-            set_aside(path, reason)
+        for path in start.passed_over:
+            set_aside(path, "damaged")
         run.keep_logs()
         run.logs.mkdir(exist_ok=True)
         step = start.checkpoint.step if start.checkpoint else 0

@@ -1,7 +1,7 @@
-"""When a run saves checkpoints, and how the steps that follow show a checkpoint to be good or doubtful.
+"""When a run saves checkpoints, and which it keeps.
 
-A run that diverges must not replace its sound checkpoints. So nothing is saved after a skipped step, a checkpoint
-becomes good once finite steps have followed it, and pruning always keeps the last good one.
+A run that diverges must not replace its sound checkpoints. So nothing is saved after a skipped step, and pruning always
+keeps one that was followed by ten steps, or was evaluated.
 
 Saving continues in the background while the next steps compute. All ranks decide in the same way: they save after the
 same steps, wait for the previous save, and try again after a failed one at a step that rank 0 announces.
@@ -20,13 +20,12 @@ from ms_codegeex.base.errors import NotFinite, UserError
 from ms_codegeex.base.files import write_json
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.formats.checkpoint import Checkpoint, step_name
-from ms_codegeex.formats.checkpoint_folder import DOUBTFUL, GOOD, SoundCheckpoints, note_outcome, outcome, prune
+from ms_codegeex.formats.checkpoint_folder import SETTLED_STEPS, prune
 from ms_codegeex.formats.checkpoint_writing import failure_file, plain_state, write_checkpoint
 from ms_codegeex.runs.background import HostCopy, PendingSave, Saved, saves_in_background
 from ms_codegeex.training.observers import Callback, StepRecord
 from ms_codegeex.training.trainer import Trainer
 
-GOOD_AFTER = range(5, 11)  # finite steps; fewer if checkpoints are close together, so that fewer have to be kept
 RETRY_STEPS = 10  # after a save that failed
 STREAK = 3  # skipped steps in a row; one or two are normal while the loss scale adapts
 HEAD_START_SECONDS = 0.01  # of the next step; otherwise it would wait for the thread to release the interpreter
@@ -42,7 +41,7 @@ class Writers:
 
 
 class Checkpoints(Callback):
-    """Saves every `every` steps and at the end, and keeps the newest `keep` checkpoints and the last good one.
+    """Saves every `every` steps and at the end, and keeps the newest `keep` checkpoints and one that is settled.
 
     If tensors are sharded, every rank has this callback and writes its own shards. Data-parallel replicas are equal, so
     there only rank 0 writes.
@@ -72,13 +71,9 @@ class Checkpoints(Callback):
         background: bool = False,
     ):
         self.root, self.every, self.keep, self.writers = root, every, keep, writers or Writers()
-        self.good_after = min(max(every, GOOD_AFTER[0]), GOOD_AFTER[-1]) if every else GOOD_AFTER[-1]
-        self.sound = SoundCheckpoints()
         self.due = False
-        self.finite = 0  # steps of this job
+        self.begun = False  # a step of this job was finite
         self.skipped = 0  # in a row, after the first finite step: before it the loss scale is still adapting
-        self.followed: dict[Path, int] = {}  # `finite` at each checkpoint that is not yet known to be good
-        self.doubted: set[Path] = set()
         self.saved: int | None = None
         self.next_try: float = 0  # step, after a save that failed
         self.keep_best, self.keep_every = keep_best, keep_every
@@ -89,10 +84,9 @@ class Checkpoints(Callback):
         self.failed: PendingSave | None = None  # the last save, if it has failed and the next try is not known
         if keep_best and restored is not None and restored.state.get("best"):
             self.best = root / step_name(restored.state["best"][0])
+        self.trusted = 0  # the run has begun from this step
         if restored is not None and restored.path.resolve().parent == root.resolve():
-            self.saved = restored.step
-            if outcome(restored.path) != GOOD:
-                self.followed[restored.path] = 0
+            self.saved = self.trusted = restored.step
 
     def start(self, trainer: Trainer) -> None:
         """Save the model that the run starts from, the best one until a step is better."""
@@ -102,15 +96,13 @@ class Checkpoints(Callback):
                 self._finish_save(trainer)
 
     def step(self, trainer: Trainer, record: StepRecord) -> None:
-        """Judge earlier checkpoints by this step, and save if a save is due."""
-        self.finite += not record.skipped
-        self.skipped = self.skipped + 1 if record.skipped and self.finite else 0
+        """Save if a save is due."""
+        self.begun = self.begun or not record.skipped
+        self.skipped = self.skipped + 1 if record.skipped and self.begun else 0
         if self.copy is not None and not self.copy.ready:  # in the first step, which takes long anyway
             with trainer.phase("save"):
                 self.copy.reserve(trainer.rank_state.slices())
         self._poll(trainer)
-        if trainer.rank == 0:
-            self._judge(trainer, record)
         best = trainer.patience.best
         self.due = self.due or bool(self.every and record.step % self.every == 0)
         self.due = self.due or bool(self.keep_best and best is not None and best[0] == record.step)
@@ -132,19 +124,13 @@ class Checkpoints(Callback):
                 "training.schedule.learning_rate and resume with --resume auto --allow-change training.schedule",
                 trainer.progress.step,
             )
-        if trainer.rank == 0 and not self.skipped:  # at the end of the run fewer steps are enough
-            for path in [path for path, since in self.followed.items() if self.finite > since and path.exists()]:
-                if self._note(trainer, path, GOOD, trainer.progress.step):
-                    del self.followed[path]
         if not present:
             self._save_now(trainer)
         loss = trainer.validation_loss()
         if trainer.rank == 0:
-            if self.finite and math.isfinite(loss):
-                for path in self.followed:  # no step follows the last checkpoint, but it was evaluated
-                    if path.name == step_name(trainer.progress.step):
-                        self._note(trainer, path, GOOD, trainer.progress.step)
-            if problem := self._prune(self.best):
+            # no step follows the last checkpoint, but it was evaluated
+            settled = trainer.progress.step - (0 if math.isfinite(loss) else SETTLED_STEPS)
+            if problem := self._prune(self.best, settled):
                 trainer.warn(problem)
             best = trainer.patience.best
             if self.keep_best and best is not None and not (self.root / step_name(best[0])).is_dir():
@@ -158,27 +144,6 @@ class Checkpoints(Callback):
         if self.pending is not None:
             with trainer.phase("save"):
                 self._finish_save(trainer)
-
-    def _judge(self, trainer: Trainer, record: StepRecord) -> None:
-        for path, since in list(self.followed.items()):
-            enough = not record.skipped and self.finite - since >= self.good_after
-            if not path.exists():
-                del self.followed[path]
-            elif self.skipped >= STREAK:
-                if path not in self.doubted and self._note(trainer, path, DOUBTFUL, record.step):
-                    self.doubted.add(path)
-            elif enough and self._note(trainer, path, GOOD, record.step):
-                del self.followed[path]
-
-    @staticmethod
-    def _note(trainer: Trainer, path: Path, verdict: str, step: int) -> bool:
-        try:
-            note_outcome(path, verdict, step)
-        except UserError as error:  # a full disk, or the thread that saves has deleted the checkpoint meanwhile
-            if path.is_dir():
-                trainer.warn(str(error))
-                return False
-        return True
 
     # -- a save ------------------------------------------------------------------------------------------------------
 
@@ -217,10 +182,9 @@ class Checkpoints(Callback):
             written = write_checkpoint(self.root, step, tensors, state, rank=rank, world_size=count, save=save)
             if rank:
                 return Saved(written)
-            self.sound.written(written)
-            return Saved(written, self._prune(path))
+            return Saved(written, self._prune(path, step - SETTLED_STEPS))
 
-        self.pending = PendingSave(step, save, self.finite, path, self.thread.submit(work))
+        self.pending = PendingSave(step, save, path, self.thread.submit(work))
 
     def _poll(self, trainer: Trainer) -> None:
         """Whether a save has ended since, and after which step to try again if it has failed."""
@@ -253,8 +217,6 @@ class Checkpoints(Callback):
         if saved.problem:
             trainer.warn(saved.problem)
         self.saved, self.best = pending.step, pending.best
-        if trainer.rank == 0:
-            self.followed[saved.path] = pending.finite
         return True
 
     def _failed(self, trainer: Trainer, pending: PendingSave, error: UserError) -> None:
@@ -268,15 +230,16 @@ class Checkpoints(Callback):
         trainer.event("save failed", step=pending.step, message=str(error))
         trainer.warn(f"{error}; the run continues and tries again in about {RETRY_STEPS} steps")
 
-    def _prune(self, best: Path | None) -> str | None:
-        """Delete old checkpoints, but not the best one and those of steps that `keep_every` divides."""
+    def _prune(self, best: Path | None, settled: int) -> str | None:
+        """Delete old checkpoints, but not the best one and those of steps that `keep_every` divides. Those up to step
+        `settled` are settled, as is the one from which the run has begun."""
 
         def is_protected(path: Path) -> bool:
             step = int(path.name.removeprefix("step-").removesuffix(".replaced"))
             return path == best or bool(self.keep_every and step % self.keep_every == 0)
 
         try:
-            prune(self.root, self.keep, self.sound, is_protected, self.writers.job)
+            prune(self.root, self.keep, max(settled, self.trusted), is_protected, self.writers.job)
         except OSError as error:
             return f"{self.root}: old checkpoints could not be deleted ({error.strerror})"
         return None

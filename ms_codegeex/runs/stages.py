@@ -102,7 +102,7 @@ def _await_summary(stage: Stage) -> None:
 def _is_finished(config: RunConfig, allow_change: Sequence[str]) -> bool:
     """Whether a stage's run has ended; a `UserError` names the stage if it was trained with other settings."""
     run = RunDirectory(Path(config.output))
-    if not run.is_exported or (checkpoint := newest_sound(run.checkpoints)) is None:
+    if not run.is_exported or (checkpoint := newest_sound(run.checkpoints, verify=False)) is None:
         return False
     try:
         changes_since(config, checkpoint, allow_change)

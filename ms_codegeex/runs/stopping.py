@@ -1,5 +1,5 @@
 """How a run ends before its last step: on a signal, after which its ranks end with the same step and save it; or by an
-error that a worker leaves for its launcher in `logs/error.json`, which may make checkpoints doubtful.
+error that a worker leaves for its launcher in `logs/error.json`, after which checkpoints may be set aside.
 
 When the launcher gets SIGTERM or SIGUSR1, it writes a request. Rank 0 sees it after a step and announces the next
 step as the last. No rank can finish that step without rank 0, so by then every rank can read the announcement.
@@ -16,16 +16,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.base.errors import Corrupted, NotFinite, Rewind, RunFailure, UserError
+from ms_codegeex.base.errors import Corrupted, Damaged, NotFinite, Rewind, RunFailure, UserError
 from ms_codegeex.base.files import write_json
 from ms_codegeex.base.printing import print_error
 from ms_codegeex.base.reading import read_json
-from ms_codegeex.formats.checkpoint_folder import doubt, doubt_after
-from ms_codegeex.runs.records import read_events
+from ms_codegeex.formats.checkpoint_folder import SETTLED_STEPS, set_doubtful_aside
+from ms_codegeex.runs.records import read_events, read_log
 from ms_codegeex.runs.run_directory import RunDirectory
 
 STEP_KEYS = {NotFinite: "not_finite", Corrupted: "corrupted_after"}  # of the step that belongs to an error
-KINDS: tuple[Any, ...] = (*STEP_KEYS, Rewind, RunFailure, UserError)
+KINDS: tuple[Any, ...] = (*STEP_KEYS, Rewind, RunFailure, Damaged, UserError)
 SAVES = ("saving", "saved", "save failed")  # events of rank 0
 ON_ALL_RANKS = (NotFinite, Corrupted, Rewind)  # all ranks end with it, after the same step
 
@@ -146,15 +146,27 @@ def save_under_way(run: RunDirectory) -> bool:
     return next((kind == "saving" for kind in reversed(kinds) if kind in (*SAVES, "start")), False)
 
 
-def mark_doubtful_checkpoints(run: RunDirectory) -> None:
-    """If the last job ended because a step was not finite or copies differed, mark the checkpoints concerned as
-    doubtful."""
+def set_doubtful_checkpoints_aside(run: RunDirectory) -> None:
+    """Set checkpoints aside if the last job ended because its ranks held different copies; or because numbers were not
+    finite, and it had saved them so shortly before that their weights may be the reason."""
     with contextlib.suppress(UserError):  # there is no error
         error = read_json(run.error)
         if error.get("noted"):  # both the end of that job and the start of the next one call this
             return
+        aside = []
         if error.get("not_finite") is not None:
-            doubt(run.checkpoints, error["since"], error["not_finite"])
+            first = _first_not_finite(run, error["not_finite"]) - SETTLED_STEPS
+            aside = set_doubtful_aside(run.checkpoints, max(first, error["since"] + 1), keep_one=True)
         if error.get("corrupted_after") is not None:
-            doubt_after(run.checkpoints, error["corrupted_after"])
+            aside = set_doubtful_aside(run.checkpoints, error["corrupted_after"] + 1, keep_one=False)
+        for path in aside:
+            print_error(f"set aside: {path}")
         write_json(run.error, {**error, "noted": True})
+
+
+def _first_not_finite(run: RunDirectory, step: int) -> int:
+    """The first of the skipped steps that led to `step`."""
+    for line in reversed(read_log(run.log)):
+        if line["step"] == step - 1 and line["skipped"]:
+            step -= 1
+    return step

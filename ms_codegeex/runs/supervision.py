@@ -26,7 +26,7 @@ from ms_codegeex.runs.hardware_reports import SilentCheckWatch
 from ms_codegeex.runs.node import Node, node_processes
 from ms_codegeex.runs.rendezvous import Rendezvous
 from ms_codegeex.runs.run_directory import RunDirectory
-from ms_codegeex.runs.stopping import StopRequest, left_error, mark_doubtful_checkpoints, save_under_way
+from ms_codegeex.runs.stopping import StopRequest, left_error, save_under_way, set_doubtful_checkpoints_aside
 from ms_codegeex.runs.workers import Workers, WorkerSpec
 
 PORTS = range(21000, 31000)  # below the usual ephemeral range, so that no outgoing connection takes one in between
@@ -109,7 +109,7 @@ def run_workers(
             display.poll()
         display.close()
         if node.rank == 0:  # no worker is left that could publish another one
-            mark_doubtful_checkpoints(run)
+            set_doubtful_checkpoints_aside(run)
 
 
 def _watch(

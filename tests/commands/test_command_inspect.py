@@ -21,7 +21,6 @@ from ms_codegeex.data.datasets.opening import open_sequences
 from ms_codegeex.data.finetuning.prepare import FinetuneSettings, prepare_finetune
 from ms_codegeex.data.inspection import open_dataset, read_sample
 from ms_codegeex.data.tokenizer import load_tokenizer
-from ms_codegeex.formats.checkpoint_folder import GOOD, note_outcome
 from ms_codegeex.formats.checkpoint_writing import write_checkpoint
 from ms_codegeex.runs.opening import write_config
 from ms_codegeex.runs.run_directory import RunDirectory
@@ -473,7 +472,6 @@ def trained(tmp_path_factory):
     tensors = {**weights, "optimizer.m.a.weight": np.zeros((2, 3), np.float32)}
     for step in (40, 80):
         write_checkpoint(run.checkpoints, step, tensors, {"config": config.to_dict(), "seed": 7})
-    note_outcome(run.checkpoints / "step-00000040", GOOD, 45)
     run.huggingface.mkdir()
     (run.huggingface / "model.safetensors").write_bytes(b"x" * 1000)
     return run
@@ -489,16 +487,12 @@ def test_a_run(trained, capsys):
         9.125,
     )
     assert run["config"]["model"]["hidden_size"] == 16 and run["artefacts"]["huggingface"] == 1000
-    assert [(one["step"], one["sound"], one["outcome"]) for one in run["checkpoints"]] == [
-        (40, True, "good"),
-        (80, True, None),
-    ]
+    assert [(one["step"], one["sound"]) for one in run["checkpoints"]] == [(40, True), (80, True)]
     lines = inspect(capsys, trained.path).out.splitlines()
     assert (
         lines[0].startswith("model: codegeex tiny, ") and "step 81 of 240: loss 8.7500, validation loss 9.1250" in lines
     )
-    assert any("step-00000040: sound, good, step 40, 3 tensors" in line for line in lines)
-    assert any("step-00000080: sound, not yet known to be good" in line for line in lines)
+    assert any("step-00000040: sound, step 40, 3 tensors" in line for line in lines)
     assert "huggingface: 1,000 bytes" in lines
 
 
@@ -521,14 +515,14 @@ def test_a_run_with_damage(trained, tmp_path, capsys):
 def test_a_checkpoint(trained, capsys):
     path = trained.checkpoints / "step-00000040"
     found = json.loads(inspect(capsys, path, "--json").out)
-    assert (found["kind"], found["verified"], found["step"], found["outcome"]) == ("checkpoint", True, 40, "good")
+    assert (found["kind"], found["verified"], found["step"]) == ("checkpoint", True, 40)
     assert found["parameters"] == 10 and found["state"]["seed"] == 7
     (tensor,) = (tensor for tensor in found["tensors"] if tensor["name"] == "a.weight")
     digest = xxhash.xxh3_128_hexdigest(np.arange(6, dtype=np.float32).tobytes())
     assert tensor == {"name": "a.weight", "shape": [2, 3], "dtype": "float32", "hashes": [digest]}
     output = inspect(capsys, path).out
     assert f"a.weight  float32  [2, 3]  hash {digest[:16]}\n" in output and "parameters: 10\n" in output
-    assert "model: codegeex tiny\n" in output and "step 40, good\n" in output and "all hashes are right" in output
+    assert "model: codegeex tiny\n" in output and "step 40\n" in output and "all hashes are right" in output
     assert "a checkpoint has no documents; leave out --deep" in inspect(capsys, path, "--deep", status=2).err
 
 

@@ -99,7 +99,7 @@ def test_a_run_whose_worker_is_killed_starts_again_and_ends_as_if_nothing_had_ha
     ranks_of(run.path)[1].kill()
     _, errors = job.communicate(timeout=600)
     assert job.returncode == 0, errors
-    assert "starts again from its newest good checkpoint (restart 1 of 2)" in errors
+    assert "starts again from its newest checkpoint (restart 1 of 2)" in errors
     ends = [event["reason"] for event in read_events(run.events) if event["event"] == "end"]
     assert ends == ["failed", "finished"]
     assert (run.logs / "attempt-0001" / "worker_1.log").exists()

@@ -16,17 +16,12 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats import checkpoint_writing as module
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.checkpoint_folder import (
-    DOUBTFUL,
-    GOOD,
-    SoundCheckpoints,
-    doubt,
     list_checkpoints,
     newest_sound,
-    note_outcome,
-    outcome,
     prune,
     resolve,
     set_aside,
+    set_doubtful_aside,
 )
 from ms_codegeex.formats.checkpoint_writing import Slice, write_checkpoint
 
@@ -158,7 +153,7 @@ def test_slices_must_cover_their_tensor_once(tmp_path, parts, message):
     with pytest.raises(UserError, match=message):
         raise errors[0]
     assert [path.name for path in tmp_path.iterdir()] == [".step-00000001.job-1.failed"]
-    prune(tmp_path, 1)
+    prune(tmp_path, 1, 1)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -249,8 +244,7 @@ def test_killed_anywhere_a_sound_checkpoint_is_left(tmp_path, monkeypatch, point
     assert found is not None and found.tensor("w").tolist() in ([0] * 4, [1] * 4)
     assert not complete or found.tensor("w").tolist() == [1] * 4
     write_checkpoint(tmp_path, 3, {"w": np.full(4, 3.0)}, {})  # what the dead left is not in the way
-    note_outcome(tmp_path / "step-00000003", GOOD, 13)
-    prune(tmp_path, 1)
+    prune(tmp_path, 1, 3)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000003"]
 
 
@@ -277,19 +271,18 @@ def test_rank_0_killed_while_others_write_leaves_a_sound_checkpoint(tmp_path, mo
     other.join()
     parts = [{"w": Slice((2,), (k,), np.full(1, 3.0))} for k in range(2)]  # the next attempt saves the same step
     assert on_ranks(tmp_path, 2, parts) == [None] * 2
-    note_outcome(tmp_path / "step-00000002", GOOD, 13)
-    prune(tmp_path, 1, job="b")
+    prune(tmp_path, 1, 2, job="b")
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000002"]
     assert Checkpoint(tmp_path / "step-00000002").tensor("w").tolist() == [3.0, 3.0]
 
 
 def test_a_running_save_is_not_pruned(tmp_path):
-    written(tmp_path, 1, 2, good=(1, 2))
+    written(tmp_path, 1, 2)
     for name in (".step-00000003.a-2.tmp", ".step-00000003.b-2.tmp", ".step-00000003.tmp"):
         (tmp_path / name).mkdir()
     (tmp_path / ".step-00000002.a-1.failed").touch()
     (tmp_path / ".step-00000002.b-1.failed").touch()
-    prune(tmp_path, 2, job="a")
+    prune(tmp_path, 2, 2, job="a")
     left = {path.name for path in tmp_path.iterdir() if path.name[0] == "."}
     assert left == {".step-00000003.a-2.tmp", ".step-00000002.a-1.failed"}
 
@@ -342,96 +335,53 @@ def steps(root):
     return [int(path.name[5:]) for path in list_checkpoints(root)]
 
 
-def written(root, *numbers, good=()):
+def written(root, *numbers):
     for step in numbers:
-        path = write_checkpoint(root, step, TENSORS, STATE)
-        if step in good:
-            note_outcome(path, GOOD, step + 10)
+        write_checkpoint(root, step, TENSORS, STATE)
 
 
-def test_prune_keeps_the_newest_readable_ones(tmp_path):
-    written(tmp_path, 1, 2, 3, 4, 5, good=(1, 2, 3, 4))
+def test_prune_keeps_the_newest_intact_ones(tmp_path):
+    written(tmp_path, 1, 2, 3, 4, 5)
     (tmp_path / "step-00000005" / "rank_00000.safetensors").unlink()
     (tmp_path / "notes").mkdir()
-    assert [path.name for path in prune(tmp_path, 2)] == ["step-00000002", "step-00000001"]
+    assert [path.name for path in prune(tmp_path, 2, 4)] == ["step-00000002", "step-00000001"]
     assert steps(tmp_path) == [3, 4, 5]
     assert sorted(path.name for path in tmp_path.iterdir())[0] == "notes"
     with pytest.raises(UserError, match=r"checkpoint\.keep"):
-        prune(tmp_path, 0)
+        prune(tmp_path, 0, 4)
 
 
-def test_a_damaged_newest_checkpoint_never_costs_a_sound_one(tmp_path):
-    written(tmp_path, 1, 2, 3, good=(1, 2))
-    flip(tmp_path / "step-00000003" / "rank_00000.safetensors")
-    prune(tmp_path, 1)
+def test_a_damaged_newest_checkpoint_never_costs_an_intact_one(tmp_path):
+    written(tmp_path, 1, 2, 3)
+    (tmp_path / "step-00000003" / "manifest.json").write_text("{}")
+    prune(tmp_path, 1, 3)
     assert steps(tmp_path) == [2, 3] and newest_sound(tmp_path).step == 2
+    written(tmp_path, 4)
+    prune(tmp_path, 1, 4)
+    assert steps(tmp_path) == [4]
 
 
-def test_prune_notices_damage_after_it_has_hashed(tmp_path):
-    sound = SoundCheckpoints()
-    written(tmp_path, 1, 2, 3, good=(1, 2, 3))
-    prune(tmp_path, 2, sound)
-    assert steps(tmp_path) == [2, 3]
-    flip(tmp_path / "step-00000003" / "rank_00000.safetensors")
-    prune(tmp_path, 1, sound)
-    assert steps(tmp_path) == [2, 3]
-
-
-def test_prune_keeps_the_last_good_one_and_the_next_that_can_become_good(tmp_path):
-    written(tmp_path, *range(1, 9), good=(1, 2, 3))
-    prune(tmp_path, 2)
+def test_prune_keeps_the_last_settled_one_and_the_next(tmp_path):
+    written(tmp_path, *range(1, 9))
+    prune(tmp_path, 2, 3)
     assert steps(tmp_path) == [3, 4, 7, 8]
-    for step in (7, 8):  # the run ended in gradients that were not finite
-        note_outcome(tmp_path / f"step-{step:08d}", DOUBTFUL, 9)
-    prune(tmp_path, 1)
-    assert steps(tmp_path) == [3, 4, 7, 8]
-    reasons = []
-    assert newest_sound(tmp_path, reasons).step == 4
-    assert len(reasons) == 2 and "not finite (step 9)" in reasons[0]
-    written(tmp_path, 9, 10, good=(9, 10))
-    prune(tmp_path, 1)
+    prune(tmp_path, 1, 3)
+    assert steps(tmp_path) == [3, 4, 8]
+    prune(tmp_path, 1, 0)
+    assert steps(tmp_path) == [3, 8]  # none is settled, and this will be the first
+    written(tmp_path, 9, 10)
+    prune(tmp_path, 1, 10)
     assert steps(tmp_path) == [10]
 
 
-def test_after_an_end_that_was_not_finite_what_the_job_saved_is_taken_only_if_it_is_good(tmp_path, capsys):
-    written(tmp_path, 1, 2, 3, 4, good=(2,))
-    doubt(tmp_path, 1, 5)  # a job that began at step 1
-    assert [outcome(path) for path in list_checkpoints(tmp_path)] == [DOUBTFUL, GOOD, DOUBTFUL, DOUBTFUL]
-    assert newest_sound(tmp_path).step == 2
-    shutil.rmtree(tmp_path / "step-00000002")
-    assert newest_sound(tmp_path) is None
-    assert (
-        resolve(tmp_path).step == 4 and "warning:" in (reported := capsys.readouterr().err) and "doubtful" in reported
-    )
-    assert resolve(tmp_path / "step-00000003").step == 3  # named, it is taken
-    assert capsys.readouterr().err == ""
-
-
-def test_what_was_there_before_the_job_is_not_doubted(tmp_path):
-    """Also checkpoints of before there were outcomes."""
-    written(tmp_path, 1, 2, 3)
-    doubt(tmp_path, 3, 5)
-    assert [outcome(path) for path in list_checkpoints(tmp_path)] == [None, None, DOUBTFUL]
-
-
-def test_a_good_checkpoint_is_doubted_when_a_second_job_ends_after_it(tmp_path):
-    written(tmp_path, 1, 2, good=(1, 2))
-    doubt(tmp_path, 2, 5)
-    assert newest_sound(tmp_path).step == 2
-    doubt(tmp_path, 2, 5)
-    assert newest_sound(tmp_path).step == 1
-    written(tmp_path, 3, good=(3,))
-    for _ in range(3):
-        doubt(tmp_path, 1, 5)  # these jobs left a good one
-    assert newest_sound(tmp_path).step == 3 and outcome(tmp_path / "step-00000001") == GOOD
-
-
-def test_damaged_manifests_stop_neither_doubt_nor_the_search(tmp_path):
-    written(tmp_path, 1, 2, 3, 4, good=(1,))
-    (tmp_path / "step-00000002" / "manifest.json").write_text("{}")
+def test_doubtful_checkpoints_are_set_aside_but_not_the_last(tmp_path):
+    written(tmp_path, 1, 2, 3, 4)
     (tmp_path / "step-00000003" / "manifest.json").write_text("[1")
-    doubt(tmp_path, 1, 5)
-    assert outcome(tmp_path / "step-00000004") == DOUBTFUL and newest_sound(tmp_path).step == 1
+    aside = set_doubtful_aside(tmp_path, 3, keep_one=True)
+    assert [path.name for path in aside] == ["doubtful-step-00000003", "doubtful-step-00000004"]
+    assert newest_sound(tmp_path).step == 2 and resolve(aside[1]).step == 4
+    assert len(set_doubtful_aside(tmp_path, 1, keep_one=True)) == 1 and steps(tmp_path) == [1]
+    assert len(set_doubtful_aside(tmp_path, 1, keep_one=False)) == 1 and steps(tmp_path) == []
 
 
 @pytest.mark.parametrize("change", ["no files", "files elsewhere", "a tensor that is none", "no step"])
@@ -450,21 +400,6 @@ def test_manifests_with_a_fitting_hash_and_odd_content_are_refused(tmp_path, cha
     (path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UserError, match=r"manifest\.json: not a checkpoint manifest"):
         Checkpoint(path)
-
-
-def test_an_outcome_belongs_to_its_own_checkpoint(tmp_path):
-    written(tmp_path, 1, good=(1,))
-    path = tmp_path / "step-00000001"
-    kept = (path / "outcome.json").read_text()
-    assert outcome(path) == GOOD
-    written(tmp_path, 1)
-    (path / "outcome.json").write_text(kept)
-    assert outcome(path) == GOOD  # the same content
-    write_checkpoint(tmp_path, 1, TENSORS, {**STATE, "samples": 1})
-    (path / "outcome.json").write_text(kept)
-    assert outcome(path) is None
-    (path / "outcome.json").write_text("[")
-    assert outcome(path) is None
 
 
 def test_every_way_to_read_hashes_what_it_reads(tmp_path):

@@ -10,7 +10,6 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats import checkpoint_writing as module
 from ms_codegeex.formats import chunks, safetensors_file
 from ms_codegeex.formats.checkpoint import Checkpoint, manifest_digest
-from ms_codegeex.formats.checkpoint_folder import newest_sound, outcome
 from ms_codegeex.formats.checkpoint_writing import Slice, write_checkpoint, write_ranks
 from ms_codegeex.runs.resharding import open_contents
 
@@ -154,14 +153,3 @@ def test_a_tensor_larger_than_its_file_is_refused_before_memory_is_taken(whole):
 def test_a_configuration_of_a_wrong_type_is_a_user_error(whole, value):
     with pytest.raises(UserError, match="does not say of which model it is"):
         open_contents(rewrite(whole, ("config",), value))
-
-
-def test_an_outcome_of_a_wrong_type_counts_as_none(whole):
-    path, text = whole
-    (path / "manifest.json").write_text(text)
-    digest = json.loads(text)["sha256"]
-    for odd in ({"outcome": "doubtful"}, {"outcome": "good", "step": 1, "failures": "x"}, {"outcome": [], "step": 1}):
-        (path / "outcome.json").write_text(json.dumps({"manifest": digest, **odd}))
-        assert outcome(path) is None and newest_sound(path.parent).step == 1
-    (path / "outcome.json").write_text("5")
-    assert outcome(path) is None

@@ -7,11 +7,11 @@ import pytest
 
 from ms_codegeex.base.errors import Corrupted
 from ms_codegeex.base.reading import read_json
-from ms_codegeex.formats.checkpoint_folder import DOUBTFUL, GOOD, list_checkpoints, note_outcome, outcome
+from ms_codegeex.formats.checkpoint_folder import list_checkpoints
 from ms_codegeex.formats.checkpoint_writing import write_checkpoint
 from ms_codegeex.runs.replicas import ReplicaCheck, first_difference
 from ms_codegeex.runs.run_directory import RunDirectory
-from ms_codegeex.runs.stopping import leave_error, left_error, mark_doubtful_checkpoints
+from ms_codegeex.runs.stopping import leave_error, left_error, set_doubtful_checkpoints_aside
 
 
 class Held:
@@ -87,13 +87,14 @@ def test_with_two_copies_both_ranks_are_named():
     assert first_difference([{"a": "1"}, {"b": "3"}]) is None
 
 
-def test_checkpoints_since_the_last_equal_copies_become_doubtful(tmp_path):
+def test_checkpoints_since_the_last_equal_copies_are_set_aside(tmp_path):
     directory = RunDirectory(tmp_path)
     directory.logs.mkdir()
     for step in (2, 4, 6):
-        note_outcome(write_checkpoint(directory.checkpoints, step, {"w": np.zeros(2)}, {}), GOOD, step)
+        write_checkpoint(directory.checkpoints, step, {"w": np.zeros(2)}, {})
     leave_error(directory, Corrupted("a: ranks 0 and 1 differ", 4), 0)
     assert isinstance(left_error(directory), Corrupted)
-    mark_doubtful_checkpoints(directory)
-    assert [outcome(path) for path in list_checkpoints(directory.checkpoints)] == [GOOD, GOOD, DOUBTFUL]
+    set_doubtful_checkpoints_aside(directory)
+    assert [path.name for path in list_checkpoints(directory.checkpoints)] == ["step-00000002", "step-00000004"]
+    assert (directory.checkpoints / "doubtful-step-00000006").is_dir()
     assert read_json(directory.error)["noted"]

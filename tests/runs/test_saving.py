@@ -6,7 +6,7 @@ import pytest
 
 from ms_codegeex.base.errors import NotFinite, UserError
 from ms_codegeex.formats.checkpoint import Checkpoint
-from ms_codegeex.formats.checkpoint_folder import DOUBTFUL, GOOD, list_checkpoints, newest_sound, note_outcome, outcome
+from ms_codegeex.formats.checkpoint_folder import list_checkpoints
 from ms_codegeex.formats.checkpoint_writing import write_checkpoint
 from ms_codegeex.runs import saving as module
 from ms_codegeex.runs.saving import Checkpoints
@@ -62,10 +62,6 @@ def steps(root):
     return [int(path.name[5:]) for path in list_checkpoints(root)]
 
 
-def outcomes(root):
-    return [outcome(path) for path in list_checkpoints(root)]
-
-
 def test_a_stopped_run_saves_what_is_not_saved_and_does_not_evaluate(tmp_path):
     for folder, written, expected in (("a", "...", [2, 3]), ("b", "..", [2]), ("c", "...sss", [2])):
         trainer, saving = Stepped(), Checkpoints(tmp_path / folder, 2, 9)
@@ -110,17 +106,30 @@ def test_a_failed_save_is_tried_again_though_no_other_is_due(tmp_path, monkeypat
 
 def test_every_mth_checkpoint_stays_for_good(tmp_path):
     Stepped().run(Checkpoints(tmp_path, 5, 2, keep_every=15), "." * 60)
-    assert steps(tmp_path) == [15, 30, 45, 55, 60]
+    assert steps(tmp_path) == [15, 30, 45, 50, 55, 60]
 
 
-def test_the_newest_stay_and_the_one_before_is_good(tmp_path):
-    Stepped().run(Checkpoints(tmp_path, 5, 2), "." * 21)
-    assert steps(tmp_path) == [15, 20] and outcomes(tmp_path) == [GOOD, None]
+@pytest.mark.parametrize(
+    ("every", "keep", "left"), [(5, 1, [10, 15, 20]), (5, 3, [10, 15, 20]), (20, 1, [20]), (10, 1, [10, 20])]
+)
+def test_the_newest_stay_and_one_that_ten_steps_have_followed(tmp_path, every, keep, left):
+    Stepped().run(Checkpoints(tmp_path, every, keep), "." * 21)
+    assert steps(tmp_path) == left
 
 
-def test_keep_one_keeps_the_last_good_one_too(tmp_path):
-    Stepped().run(Checkpoints(tmp_path, 5, 1), "." * 21)
-    assert steps(tmp_path) == [15, 20]
+def test_there_is_always_one_that_ten_steps_have_followed(tmp_path):
+    trainer, saving = Stepped(), Checkpoints(tmp_path, 1, 2)
+    for step in range(1, 60):
+        trainer.run(saving, ".")
+        assert steps(tmp_path)[-2:] == [step - 1, step][-min(step, 2) :] and len(steps(tmp_path)) <= 4
+        assert step <= 10 or step - 20 < max(each for each in steps(tmp_path) if each <= step - 10)
+
+
+def test_the_one_that_the_run_continues_from_stays_until_another_one_is_settled(tmp_path):
+    trainer = Stepped()
+    trainer.run(Checkpoints(tmp_path, 1, 2), "." * 6, end=True)
+    trainer.run(Checkpoints(tmp_path, 1, 1, Checkpoint(tmp_path / "step-00000006")), "..")
+    assert steps(tmp_path) == [6, 7, 8]
 
 
 def test_nothing_is_saved_after_a_skipped_step(tmp_path):
@@ -132,36 +141,18 @@ def test_a_streak_of_skips_saves_and_prunes_nothing(tmp_path):
     saving = Checkpoints(tmp_path, 5, 1)
     trainer = Stepped()
     trainer.run(saving, "." * 13 + "s" * 24)
-    assert steps(tmp_path) == [5, 10] and outcomes(tmp_path) == [GOOD, DOUBTFUL]
-    assert newest_sound(tmp_path).step == 5
+    assert steps(tmp_path) == [5, 10]
     with pytest.raises(NotFinite, match=r"the last 24 steps were skipped.*nothing was saved after step 10") as caught:
         trainer.run(saving, "", end=True)
     assert caught.value.step == 37
 
 
-def test_a_checkpoint_can_become_good_after_a_streak(tmp_path):
-    Stepped().run(Checkpoints(tmp_path, 7, 2), "." * 7 + "sss" + "." * 7)
-    assert outcomes(tmp_path)[0] == GOOD
-
-
-def test_the_search_for_a_loss_scale_says_nothing_of_the_checkpoint_it_starts_from(tmp_path):
+def test_the_search_for_a_loss_scale_is_no_failure(tmp_path):
     path = write_checkpoint(tmp_path, 10, {}, {})
     trainer = Stepped()
     trainer.progress.step = 10
     trainer.run(Checkpoints(tmp_path, 10, 2, Checkpoint(path)), "s" * 14 + ".", end=True)
-    assert steps(tmp_path) == [10, 25] and outcomes(tmp_path) == [GOOD, GOOD]
-
-
-def test_a_checkpoint_that_is_deleted_while_it_is_judged_is_no_warning(tmp_path, monkeypatch):
-    trainer, saving, note = Stepped(), Checkpoints(tmp_path, 5, 2), module.note_outcome
-
-    def deleted_first(path, *arguments):
-        path.rename(tmp_path / ".deleted")
-        note(path, *arguments)
-
-    monkeypatch.setattr(module, "note_outcome", deleted_first)
-    trainer.run(saving, "." * 11)
-    assert trainer.warnings == [] and steps(tmp_path) == [10] and list(saving.followed) == list_checkpoints(tmp_path)
+    assert steps(tmp_path) == [10, 25]
 
 
 def test_the_end_says_if_the_best_checkpoint_was_not_saved(tmp_path, monkeypatch):
@@ -182,25 +173,12 @@ def test_the_end_says_if_the_best_checkpoint_was_not_saved(tmp_path, monkeypatch
     assert len(trainer.warnings) == 2 and steps(tmp_path) == [5, 6]
 
 
-def test_a_note_that_a_full_disk_refused_is_made_later(tmp_path, monkeypatch):
-    def full(*_):
-        raise UserError("outcome.json: could not be written")
-
-    saving, trainer = Checkpoints(tmp_path, 5, 2), Stepped()
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "note_outcome", full)
-        trainer.run(saving, "." * 12)
-    assert len(trainer.warnings) == 3 and outcomes(tmp_path) == [None, None]
-    trainer.run(saving, ".")
-    assert outcomes(tmp_path) == [GOOD, None]
-
-
-@pytest.mark.parametrize(("loss", "known"), [(3.0, GOOD), (float("nan"), None)])
-def test_the_last_checkpoint_is_good_if_it_evaluates(tmp_path, loss, known):
+@pytest.mark.parametrize(("loss", "left"), [(3.0, [25]), (float("nan"), [10, 20, 25])])
+def test_the_last_checkpoint_replaces_a_settled_one_only_if_it_evaluates(tmp_path, loss, left):
     trainer = Stepped()
     trainer.loss = loss
-    trainer.run(Checkpoints(tmp_path, 0, 2), "...", end=True)
-    assert outcomes(tmp_path) == [known]
+    trainer.run(Checkpoints(tmp_path, 10, 1), "." * 25, end=True)
+    assert steps(tmp_path) == left
 
 
 def test_what_cannot_be_deleted_is_a_warning(tmp_path, monkeypatch):
@@ -221,29 +199,10 @@ def test_a_run_that_only_skips_saves_its_weights_at_the_end(tmp_path):
 
 def test_at_the_end_only_what_is_asked_for_stays(tmp_path):
     Stepped().run(Checkpoints(tmp_path, 1, 2), "." * 9, end=True)
-    assert steps(tmp_path) == [8, 9] and outcomes(tmp_path) == [GOOD, GOOD]
+    assert steps(tmp_path) == [8, 9]
 
 
 def test_the_end_is_saved_once(tmp_path):
     Stepped().run(Checkpoints(tmp_path, 3, 5), "." * 7, end=True)
     Stepped().run(Checkpoints(tmp_path / "b", 3, 5), "." * 6, end=True)
     assert steps(tmp_path) == [3, 6, 7] and steps(tmp_path / "b") == [3, 6]
-
-
-@pytest.mark.parametrize("known", [None, GOOD])
-def test_what_a_run_continues_from_becomes_good_too(tmp_path, known):
-    path = write_checkpoint(tmp_path, 4, {}, {})
-    if known:
-        note_outcome(path, known, 4)
-    trainer = Stepped()
-    trainer.progress.step = 4
-    trainer.run(Checkpoints(tmp_path, 2, 9, Checkpoint(path)), ".")
-    assert outcome(path) == known
-    trainer.run(Checkpoints(tmp_path, 2, 9, Checkpoint(path)), ".....")
-    assert outcome(path) == GOOD
-
-
-def test_a_checkpoint_from_elsewhere_is_not_marked(tmp_path):
-    path = write_checkpoint(tmp_path / "other", 4, {}, {})
-    Stepped().run(Checkpoints(tmp_path / "run", 2, 1, Checkpoint(path)), "......")
-    assert outcome(path) is None

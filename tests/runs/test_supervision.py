@@ -1,5 +1,6 @@
 """The end of a run's workers, with stand-ins that need no engine."""
 
+import json
 import sys
 
 import numpy as np
@@ -7,12 +8,12 @@ import pytest
 
 from ms_codegeex.base.errors import Corrupted, NotFinite, Rewind, UserError
 from ms_codegeex.config import RunConfig
-from ms_codegeex.formats.checkpoint_folder import DOUBTFUL, list_checkpoints, outcome
+from ms_codegeex.formats.checkpoint_folder import list_checkpoints, step_of
 from ms_codegeex.formats.checkpoint_writing import write_checkpoint
 from ms_codegeex.runs import supervision
 from ms_codegeex.runs.node import Node
 from ms_codegeex.runs.run_directory import RunDirectory
-from ms_codegeex.runs.stopping import leave_error, save_under_way
+from ms_codegeex.runs.stopping import leave_error, save_under_way, set_doubtful_checkpoints_aside
 from ms_codegeex.runs.workers import WorkerSpec
 
 PUBLISHES = """
@@ -35,6 +36,7 @@ def run(tmp_path):
 
 
 def test_workers_end_after_rank_0_has_saved_and_what_it_saved_is_judged(run, tmp_path, monkeypatch):
+    write_checkpoint(run.checkpoints, 1, {"w": np.zeros(2)}, {})
     source = write_checkpoint(tmp_path / "elsewhere", 4, {"w": np.zeros(2)}, {})
     target = run.checkpoints / source.name
     programs = (PUBLISHES.format(source=source, target=target, events=run.events), "raise SystemExit(2)")
@@ -53,7 +55,8 @@ def test_workers_end_after_rank_0_has_saved_and_what_it_saved_is_judged(run, tmp
     leave_error(run, NotFinite("loss nan", 5), 0)
     with pytest.raises(NotFinite, match="loss nan"):
         supervision.run_workers(RunConfig(), run, None, Node(0, 1, range(2), (0, 1)))
-    assert [(path.name, outcome(path)) for path in list_checkpoints(run.checkpoints)] == [(source.name, DOUBTFUL)]
+    assert (run.checkpoints / f"doubtful-{source.name}").is_dir()
+    assert [path.name for path in list_checkpoints(run.checkpoints)] == ["step-00000001"]
 
 
 @pytest.mark.parametrize(
@@ -69,3 +72,20 @@ def test_a_save_is_waited_for_if_all_ranks_end_alike(run, error, waits):
         run.add_event("saving", step=4)
         run.add_event(after)
         assert not save_under_way(run)
+
+
+@pytest.mark.parametrize(
+    ("skipped", "since", "left"),
+    [((), 0, [20, 23]), (range(31, 34), 0, [20]), (range(31, 34), 23, [20, 23]), ((), 24, [20, 23, 24])],
+)
+def test_what_the_job_saved_shortly_before_it_was_not_finite_is_set_aside(run, skipped, since, left):
+    """At step 34, perhaps after steps that were skipped."""
+    for step in (20, 23, 24, 33):
+        write_checkpoint(run.checkpoints, step, {"w": np.zeros(2)}, {})
+    lines = [{"step": step, "loss": 1.0, "skipped": step in skipped} for step in range(1, 34)]
+    run.log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    leave_error(run, NotFinite("", 34), since)
+    set_doubtful_checkpoints_aside(run)
+    assert [step_of(path) for path in list_checkpoints(run.checkpoints)] == left
+    set_doubtful_checkpoints_aside(run)  # only once
+    assert [step_of(path) for path in list_checkpoints(run.checkpoints)] == left
