@@ -26,10 +26,6 @@ class UserError(Exception):
         super().__init__(escaped(message))
 
 
-class Damaged(UserError):
-    """A file that differs from what is recorded of it."""
-
-
 class PromptTooLong(UserError):
     """A prompt that leaves the model no room for an answer."""
 

@@ -30,7 +30,6 @@ from ms_codegeex.base.json_reading import parse_json
 PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
 POLL_SECONDS = 0.05
 END_SECONDS = 1.0  # between SIGTERM and SIGKILL
-STOPPED = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
 
 
 @dataclass(frozen=True)
@@ -209,13 +208,12 @@ class ProcessGroup:
                     self.family.setdefault(process.pid, process)
 
     def end(self) -> None:
-        """End every process: SIGTERM first, SIGKILL after a grace period, or at once for one that is stopped and could
-        not answer. Returns when none is left."""
+        """End every process: SIGTERM first, SIGKILL after a while (stopped ones: at once). Returns when none is left."""
         self.refresh()
         self._find_orphans()
         for process in self.family.values():
             with contextlib.suppress(psutil.Error):
-                (process.kill if process.status() in STOPPED else process.terminate)()
+                (process.kill if process.status() == psutil.STATUS_STOPPED else process.terminate)()
         self._await_end()
         for process in self.family.values():
             with contextlib.suppress(psutil.Error):

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.base.errors import Damaged, UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import write_json
 from ms_codegeex.base.hardware import GIB
 from ms_codegeex.base.host import available_cores
@@ -35,7 +35,7 @@ from ms_codegeex.data.datasets.opening import (
     validation_data,
 )
 from ms_codegeex.data.tokenizer_training import TokenizerSettings, cached_tokenizer
-from ms_codegeex.formats.checkpoint import Checkpoint
+from ms_codegeex.formats.checkpoint import Checkpoint, Damaged
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.peft import write_peft
 from ms_codegeex.formats.sources import open_source

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from ms_codegeex.base.errors import Damaged, UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.quarantine import check_file
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.config.validation import Natural, Positive
@@ -36,6 +36,10 @@ LARGEST = 2**59  # product of the sizes of a tensor that are not 0: NumPy counts
 RESERVED_KEYS = ("format", "step", "world_size", "versions", "save", "tensors", "files", "headers", "sha256")
 NAME = re.compile(r"step-(\d{8,})(\.replaced)?")
 _LIKE_A_NAME = re.compile(r"step-(\d+)(\.replaced)?")
+
+
+class Damaged(UserError):
+    """A file of a checkpoint differs from what its manifest says."""
 
 
 def step_name(step: int) -> str:

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ms_codegeex.base.errors import Damaged, NotFinite, Rewind, RunFailure, UserError
+from ms_codegeex.base.errors import NotFinite, Rewind, RunFailure, UserError
 from ms_codegeex.base.printing import print_error
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.rules import build_run_config
+from ms_codegeex.formats.checkpoint import Damaged
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints
 from ms_codegeex.runs.records import read_log, read_steps
 from ms_codegeex.runs.run_directory import RunDirectory

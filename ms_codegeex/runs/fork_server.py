@@ -36,12 +36,12 @@ import psutil
 
 import ms_codegeex
 from ms_codegeex.base.errors import RunFailure
-from ms_codegeex.base.processes import STOPPED, die_with_parent, ending, python_path
+from ms_codegeex.base.processes import die_with_parent, ending, python_path
 from ms_codegeex.config import RunConfig
 from ms_codegeex.runs.hangs import LOOK_SECONDS, STOPPED_SECONDS
 from ms_codegeex.runs.node import Node, engine_environment
 from ms_codegeex.runs.run_directory import RunDirectory
-from ms_codegeex.runs.workers import WorkerSpec, zombie_status
+from ms_codegeex.runs.workers import STOPPED, WorkerSpec, zombie_status
 from ms_codegeex.training.operators import library_path, uses_compiled_operators
 
 IMPORTED = ("OMP_NUM_THREADS", "GLOG_v", "PYTHONPATH")  # variables that count when the engine is imported

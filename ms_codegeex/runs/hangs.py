@@ -24,9 +24,8 @@ from pathlib import Path
 
 import psutil
 
-from ms_codegeex.base.processes import STOPPED
 from ms_codegeex.runs.beats import Beat, read_beat
-from ms_codegeex.runs.workers import Workers
+from ms_codegeex.runs.workers import STOPPED, Workers
 
 QUIET_SECONDS = 40.0
 STOPPED_SECONDS = 15.0

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from ms_codegeex.base.errors import Damaged, UserError
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_file
 from ms_codegeex.base.locks import take_lock
 from ms_codegeex.base.printing import print_error
@@ -20,7 +20,7 @@ from ms_codegeex.config import RunConfig
 from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.config.values import flattened
 from ms_codegeex.data.tokenizer.recorded import keep_files
-from ms_codegeex.formats.checkpoint import Checkpoint, step_name
+from ms_codegeex.formats.checkpoint import Checkpoint, Damaged, step_name
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints, newest_sound, resolve, set_aside
 from ms_codegeex.runs.resume import Change
 from ms_codegeex.runs.run_directory import RunDirectory
@@ -78,9 +78,9 @@ def _none_left(run: RunDirectory) -> UserError:
 
 def pass_over(checkpoint: Checkpoint | None, run: RunDirectory, damage: Damaged) -> None:
     """Set aside the checkpoint that a rank has found to be damaged, so that the next attempt takes the one before.
-    `damage` again if it is not one of the run; `UserError` if it was the last."""
+    `UserError` if it is not one of the run, or was the last."""
     if checkpoint is None or checkpoint.path.resolve().parent != run.checkpoints.resolve():
-        raise damage
+        raise UserError(str(damage))
     set_aside(checkpoint.path, "damaged")
     if not list_checkpoints(run.checkpoints):
         raise _none_left(run)

@@ -16,10 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.base.errors import Corrupted, Damaged, NotFinite, Rewind, RunFailure, UserError
+from ms_codegeex.base.errors import Corrupted, NotFinite, Rewind, RunFailure, UserError
 from ms_codegeex.base.files import write_json
 from ms_codegeex.base.printing import print_error
 from ms_codegeex.base.reading import read_json
+from ms_codegeex.formats.checkpoint import Damaged
 from ms_codegeex.formats.checkpoint_folder import SETTLED_STEPS, set_doubtful_aside
 from ms_codegeex.runs.records import read_events, read_log
 from ms_codegeex.runs.run_directory import RunDirectory

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import psutil
 
-from ms_codegeex.base.processes import STOPPED, ProcessGroup, ProcessSpec, alive, ending, last_lines
+from ms_codegeex.base.processes import ProcessGroup, ProcessSpec, alive, ending, last_lines
 from ms_codegeex.runs.hardware_reports import cause_in
 
+STOPPED = {psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP}
 QUOTED_LINES = 12
 
 

@@ -1,9 +1,16 @@
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from ms_codegeex.base.errors import NotFinite, Rewind, RunFailure, UserError
 from ms_codegeex.config import RunConfig
+from ms_codegeex.config.sections import CheckpointConfig
+from ms_codegeex.formats.checkpoint import Checkpoint, Damaged
+from ms_codegeex.formats.checkpoint_writing import write_checkpoint
 from ms_codegeex.runs import attempts
 from ms_codegeex.runs.attempts import recorded_end, resumed, with_restarts
+from ms_codegeex.runs.opening import pass_over, starting_point
 from ms_codegeex.runs.records import read_events
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.stopping import LastStep, Stopped, StopRequest
@@ -45,6 +52,35 @@ def test_a_failed_attempt_is_followed_by_another(run, pauses, capsys):
     with_restarts(run, 2, 0, attempt)
     assert calls == [0, 1, 2] and pauses == [0.0, 0.0]
     assert "rank 1 was killed" in capsys.readouterr().err
+
+
+def test_damage_that_a_rank_finds_sends_the_run_to_the_checkpoint_before(run, tmp_path, pauses, capsys):
+    config, begun = replace(RunConfig(), checkpoint=CheckpointConfig(resume="auto")), []
+    for step in (2, 4, 6):
+        file = write_checkpoint(run.checkpoints, step, {"w": np.arange(3)}, {}) / "rank_00000.safetensors"
+        if step > 2:
+            file.write_bytes(file.read_bytes()[:-1] + b"x")
+
+    def attempt(_):
+        checkpoint = starting_point(config, run).checkpoint
+        begun.append(checkpoint.step)
+        try:
+            checkpoint.tensor("w")
+        except Damaged as damage:
+            pass_over(checkpoint, run, damage)
+            raise
+
+    with_restarts(run, 0, 0, attempt)
+    assert begun == [6, 4, 2] and pauses == []
+    assert "skipped: " in capsys.readouterr().err
+    names = ["damaged-step-00000004", "damaged-step-00000006", "step-00000002"]
+    assert sorted(path.name for path in run.checkpoints.iterdir()) == names
+    elsewhere = Checkpoint(write_checkpoint(tmp_path / "elsewhere", 2, {"w": np.arange(3)}, {}))
+    with pytest.raises(UserError, match="its hash") as caught:
+        pass_over(elsewhere, run, Damaged("its hash"))
+    assert type(caught.value) is UserError and elsewhere.path.is_dir()  # which ends the attempts
+    with pytest.raises(UserError, match=r"no checkpoint in .* is sound"):
+        pass_over(Checkpoint(run.checkpoints / "step-00000002"), run, Damaged("its hash"))
 
 
 def test_the_last_failure_is_raised(run, pauses):
