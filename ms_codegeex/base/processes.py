@@ -208,7 +208,7 @@ class ProcessGroup:
                     self.family.setdefault(process.pid, process)
 
     def end(self) -> None:
-        """End every process: SIGTERM first, SIGKILL after a while (stopped ones: at once). Returns when none is left."""
+        """End every process: SIGTERM first, SIGKILL later (if stopped, at once). Returns when none is left."""
         self.refresh()
         self._find_orphans()
         for process in self.family.values():

@@ -175,12 +175,15 @@ class ForkServer:
         return self.ranks[-1]
 
     def _answer(self) -> str:
-        """The next line of the process; it is killed if it has been stopped for so long that it counts as a hang."""
+        """The next line of the process. `RunFailure` if it has been stopped for so long that it counts as a hang; then
+        it is killed."""
         stopped, process = 0.0, psutil.Process(self.process.pid)
         while not select.select([self.process.stdout], [], [], LOOK_SECONDS)[0]:
             stopped = stopped + LOOK_SECONDS if process.status() in STOPPED else 0.0
             if stopped >= STOPPED_SECONDS:
                 self.process.kill()
+                self.process.wait()
+                raise RunFailure("the fork server was stopped (by SIGSTOP or a debugger) and did not continue")
         return self.process.stdout.readline()
 
     def loss(self) -> str:

@@ -166,6 +166,19 @@ def test_a_killed_launcher_ends_the_process_and_its_ranks(starting, tmp_path, im
     wait_for(lambda: not any(map(alive, processes)))
 
 
+def test_a_stopped_process_is_a_failure_and_the_next_attempt_has_another(starting, monkeypatch):
+    server, specs = starting()
+    first = server.process
+    monkeypatch.setattr(fork_server, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(fork_server, "STOPPED_SECONDS", 0.1)
+    first.send_signal(signal.SIGSTOP)
+    with pytest.raises(RunFailure, match="the fork server was stopped"):
+        specs[0].start()
+    rank = specs[0].start()
+    assert server.process.pid != first.pid and first.returncode == -signal.SIGKILL
+    rank.wait()
+
+
 def test_other_variables_of_the_import_need_another_process(starting):
     server, _ = starting()
     server.warm({"OMP_NUM_THREADS": "1", "RANK_ID": "0"})

@@ -1,5 +1,6 @@
 """The watcher of processes, with stand-in workers that need no engine."""
 
+import signal
 import sys
 import textwrap
 import time
@@ -7,6 +8,7 @@ import time
 import psutil
 import pytest
 
+from ms_codegeex.base import processes
 from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.runs.workers import Workers, WorkerSpec
 
@@ -58,6 +60,19 @@ def test_leaving_the_context_ends_grandchildren_that_ignore_sigterm(stand_in):
         workers.refresh()
         assert workers.ended() == 0
     wait_for(lambda: not any(psutil.pid_exists(p) and psutil.Process(p).status() != psutil.STATUS_ZOMBIE for p in pids))
+
+
+def test_a_stopped_worker_continues_when_it_has_to_save_and_is_killed_at_the_end(stand_in, monkeypatch):
+    with stand_in("import time; time.sleep(600)") as workers:
+        (process,) = workers.workers.values()
+        process.suspend()
+        wait_for(lambda: process.status() == psutil.STATUS_STOPPED)
+        workers.resume_stopped()
+        wait_for(lambda: process.status() != psutil.STATUS_STOPPED)
+        process.suspend()
+        wait_for(lambda: process.status() == psutil.STATUS_STOPPED)
+        monkeypatch.setattr(processes, "END_SECONDS", 1e9)  # SIGTERM would have to wait for it
+    assert workers.roots[0].returncode == -signal.SIGKILL
 
 
 def test_the_users_error_output_is_kept_apart_from_the_workers(stand_in, capfd):
