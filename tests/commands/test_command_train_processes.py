@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from conftest import ROOT, command_here, small_run, write_config
 from run_processes import processes_of, ranks_of
@@ -85,6 +86,24 @@ def test_a_stopped_worker_is_a_hang_and_is_named(dataset, tmp_path):
     assert "a process was stopped and did not continue: rank 1 in phase " in errors
     assert "most recent call first" in (tmp_path / "run" / "logs" / "worker_0.log").read_text()
     assert not processes_of(tmp_path / "run")
+
+
+@pytest.mark.slow  # two workers
+def test_sigterm_lets_a_stopped_worker_continue_and_the_run_saves(dataset, tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    values = small_run(dataset, run.path)
+    values["devices"] = 2
+    values["training"].update(steps=LONG)
+    job = start(tmp_path, values)
+    wait_until(lambda: len(read_log(run.log)) > 10 or job.poll() is not None)
+    worker = ranks_of(run.path)[1]
+    worker.suspend()
+    wait_until(lambda: worker.status() == psutil.STATUS_STOPPED)
+    job.send_signal(signal.SIGTERM)
+    _, errors = job.communicate(timeout=600)
+    assert job.returncode == 143 and "not saved within" not in errors
+    (checkpoint,) = list_checkpoints(run.checkpoints)
+    assert Checkpoint(checkpoint).step == read_log(run.log)[-1]["step"]
 
 
 @pytest.mark.slow  # three times two workers: half a minute
