@@ -6,8 +6,9 @@ stopped, and how much it computes, reads and writes. From that follow two rules:
 - A process that is stopped for `STOPPED_SECONDS` is at fault, in whatever phase it is.
 - A rank is *quiet* if it has not beaten for longer than its phase allows. Where the run has learnt how long a part of
   the phase takes, that is a multiple of the median, and at least `QUIET_SECONDS`. Elsewhere a rank that has computed,
-  read or written something is not quiet: compiling and loading may take as long as they need. Ranks wait for each
-  other, so only when all are quiet does the run hang.
+  read or written something is not quiet: compiling and loading may take as long as they need. There a rank may also
+  wait for its accelerator, which nobody sees, for `DEVICE_SECONDS`. Ranks wait for each other, so only when all are
+  quiet does the run hang.
 
 The ranks then write the stacks of their threads into their logs. Imports no engine.
 """
@@ -28,6 +29,8 @@ from ms_codegeex.runs.beats import Beat, read_beat
 from ms_codegeex.runs.workers import STOPPED, Workers
 
 QUIET_SECONDS = 40.0
+DEVICE_SECONDS = 600.0  # for a first step, or to connect all devices of a cluster
+UNKNOWN = "stress check"  # of a device: nobody knows how long it takes
 STOPPED_SECONDS = 15.0
 BUSY_SECONDS = 0.5  # of CPU time, and …
 BUSY_BYTES = 1 << 20  # … bytes read or written within QUIET_SECONDS, more than an idle rank's heartbeats need
@@ -60,10 +63,12 @@ class HangWatch:
         folder: their beats.
         logs: where ranks that have finished their part leave a mark.
         multiple: of the median, after which a rank is quiet; 0: a hang is never noticed.
+        on_device: the ranks compute on accelerators.
     """
 
-    def __init__(self, workers: Workers, folder: Path, logs: Path, multiple: float):
+    def __init__(self, workers: Workers, folder: Path, logs: Path, multiple: float, on_device: bool = False):
         self.workers, self.folder, self.logs, self.multiple = workers, folder, logs, multiple
+        self.unknown = DEVICE_SECONDS if on_device else QUIET_SECONDS
         self.pulses: dict[int, _Pulse] = {}
         self.last = time.monotonic()
         self.reported = ""  # while all are quiet
@@ -115,8 +120,9 @@ class HangWatch:
 
     def _is_quiet(self, pid: int) -> bool:
         pulse = self.pulses.get(pid, _Pulse())
-        usual = (pulse.beat and pulse.beat.usual) or 0.0
-        return pulse.quiet >= max(QUIET_SECONDS, self.multiple * usual)
+        if pulse.beat is None or pulse.beat.usual is None:
+            return pulse.quiet >= self.unknown and not (pulse.beat and pulse.beat.phase == UNKNOWN)
+        return pulse.quiet >= max(QUIET_SECONDS, self.multiple * pulse.beat.usual)
 
     def _report(self, pids: Collection[int], waiting: bool = False) -> str:
         """Where these processes are, after they have written their stacks. `waiting`: most of them wait for another

@@ -100,7 +100,7 @@ def run_workers(
             specs = fork_server.forked(specs) if fork_server else specs
             workers = stack.enter_context(Workers(specs))
             stack.enter_context(stop.listening())
-            hang = HangWatch(workers, run.beats, run.logs, config.faults.hang)
+            hang = HangWatch(workers, run.beats, run.logs, config.faults.hang, config.device != "cpu")
             _watch(workers, node, run, display, others, stop, hang, silent)
     finally:
         if silent:

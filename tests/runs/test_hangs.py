@@ -63,7 +63,7 @@ class Process:
 class Job:
     """Ranks whose beats the test writes, and a scheduler."""
 
-    def __init__(self, folder, clock, ranks=2, multiple=5.0):
+    def __init__(self, folder, clock, ranks=2, multiple=5.0, on_device=False):
         self.clock, self.folder = clock, folder
         self.processes = [Process(rank) for rank in range(ranks)]
         self.scheduler = Process(99)
@@ -74,7 +74,7 @@ class Job:
             count=ranks,
             label=lambda pid: "scheduler",
         )
-        self.watch = HangWatch(self.workers, folder / "beats", folder, multiple)
+        self.watch = HangWatch(self.workers, folder / "beats", folder, multiple, on_device)
         self.beats = [Beats(folder / "beats" / f"{rank}.json") for rank in range(ranks)]
 
     def pass_seconds(self, seconds, busy=(), at_a_time=1.0):
@@ -148,6 +148,24 @@ def test_once_the_length_of_a_step_is_known_computing_is_no_excuse(job, clock):
     assert job.pass_seconds(98, busy=[0, 1]) is None  # five times the median
     seconds, found = job.pass_seconds(20, busy=[0, 1])
     assert seconds <= 4 and "in phase step (step 5)" in found
+
+
+def test_what_a_device_does_is_waited_for_until_the_length_of_a_step_is_known(tmp_path, clock):
+    job = Job(tmp_path, clock, on_device=True)
+    for beats in job.beats:
+        beats.enter("compile")
+    assert job.pass_seconds(590) is None and job.pass_seconds(20) is not None
+    for beats in job.beats:
+        beats.enter("stress check")
+    assert job.pass_seconds(1000) is None
+    job.processes[0].state = psutil.STATUS_STOPPED
+    assert "rank 0 in phase stress check, stopped" in job.pass_seconds(20)[1]
+    job.processes[0].state = psutil.STATUS_SLEEPING
+    for beats in job.beats:
+        for number in range(1, 5):
+            step(beats, number, clock, 1.0)
+        step(beats, 5)
+    assert 40 <= job.pass_seconds(60)[0] <= 45
 
 
 def test_only_whole_steps_and_batches_are_measured(tmp_path, clock):
