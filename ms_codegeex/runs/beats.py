@@ -47,8 +47,10 @@ class Beats(Callback):
     """Writes the beats of this rank; the first one at once, in the phase "start"."""
 
     def __init__(self, file: Path):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        self._descriptor: int | None = None
+        with contextlib.suppress(OSError):  # a disk without room for another file: the launcher sees CPU time only
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self._descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         self._phases, self._number, self._step = ["start"], 0, 0
         self._seconds = {phase: deque[float](maxlen=101) for phase in REGULAR}
         self._last, self._timed = time.monotonic(), False
@@ -100,6 +102,8 @@ class Beats(Callback):
         seconds = self._seconds.get(phase, ())
         usual = statistics.median(seconds) if len(seconds) >= LEARNT_AFTER else None
         self._number += 1
+        if self._descriptor is None:
+            return
         line = json.dumps({"number": self._number, "phase": phase, "step": self._step, "usual": usual})
         with contextlib.suppress(OSError):
             os.pwrite(self._descriptor, line.encode()[: BYTES - 1].ljust(BYTES - 1) + b"\n", 0)

@@ -190,6 +190,12 @@ def test_only_whole_steps_and_batches_are_measured(tmp_path, clock):
     assert (tmp_path / "0.json").stat().st_size == BYTES
 
 
+def test_a_rank_goes_on_without_a_file_for_its_beats(tmp_path):
+    (tmp_path / "beats").touch()
+    step(Beats(tmp_path / "beats" / "0.json"), 1)
+    assert read_beat(tmp_path / "beats" / "0.json") is None
+
+
 def test_what_is_no_beat_is_none(tmp_path):
     file = tmp_path / "0.json"
     assert read_beat(file) is None
