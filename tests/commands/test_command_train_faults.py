@@ -20,7 +20,7 @@ COMMAND = """
 import sys
 from ms_codegeex import cli
 from ms_codegeex.runs import hangs, node
-node.WORKER, hangs.QUIET_SECONDS = "bad_worker", 8.0
+node.WORKER, hangs.QUIET_SECONDS, hangs.STOPPED_SECONDS = "bad_worker", 8.0, 4.0
 sys.exit(cli.main(sys.argv[1:]))
 """
 WORKER = """
@@ -125,7 +125,7 @@ def test_a_flipped_bit_in_a_copy_is_found_and_the_run_goes_back(dataset, tmp_pat
 def test_a_rank_that_sleeps_is_named_and_the_run_starts_again(dataset, tmp_path, unbroken):
     run, errors = train(tmp_path / "c", values_of(dataset), "sleep")
     assert "no rank has done anything for" in errors
-    assert "the others wait for rank 1 in phase step (step 8), in sleep (bad_worker.py" in errors
+    assert "the others wait for rank 1 in phase step (step 7), in sleep (bad_worker.py" in errors
     check_equal(run, unbroken)
     stacks = (run.logs / "attempt-0001" / "worker_1.log").read_text()
     assert "most recent call first" in stacks
