@@ -76,11 +76,13 @@ def test_damage_that_a_rank_finds_sends_the_run_to_the_checkpoint_before(run, tm
     names = ["damaged-step-00000004", "damaged-step-00000006", "step-00000002"]
     assert sorted(path.name for path in run.checkpoints.iterdir()) == names
     elsewhere = Checkpoint(write_checkpoint(tmp_path / "elsewhere", 2, {"w": np.arange(3)}, {}))
-    with pytest.raises(UserError, match="its hash") as caught:
-        pass_over(elsewhere, run, Damaged("its hash"))
-    assert type(caught.value) is UserError and elsewhere.path.is_dir()  # which ends the attempts
+    last = Checkpoint(run.checkpoints / "step-00000002")
+    for checkpoint in (elsewhere, last):
+        with pytest.raises(UserError, match="is damaged") as caught:
+            pass_over(checkpoint, run, Damaged(f"{elsewhere.path}/x: is damaged"))
+        assert type(caught.value) is UserError and checkpoint.path.is_dir()  # which ends the attempts
     with pytest.raises(UserError, match=r"no checkpoint in .* is sound"):
-        pass_over(Checkpoint(run.checkpoints / "step-00000002"), run, Damaged("its hash"))
+        pass_over(last, run, Damaged(f"{last.path}/x: is damaged"))
 
 
 def test_the_last_failure_is_raised(run, pauses):
