@@ -78,8 +78,8 @@ def _none_left(run: RunDirectory) -> UserError:
 
 def pass_over(checkpoint: Checkpoint | None, run: RunDirectory, damage: Damaged) -> None:
     """Set aside the checkpoint that a rank has found to be damaged, so that the next attempt takes the one before.
-    `UserError` if `damage` is elsewhere, such as in the model to start from, if the checkpoint is not one of the run, or
-    if it was the last."""
+    `UserError` if `damage` is elsewhere, such as in the model to start from; if the checkpoint is not one of the run;
+    or if it was the last."""
     own = checkpoint is not None and checkpoint.path.resolve().parent == run.checkpoints.resolve()
     if checkpoint is None or not own or not str(damage).startswith(f"{checkpoint.path.absolute()}/"):
         raise UserError(str(damage))

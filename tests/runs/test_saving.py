@@ -119,7 +119,7 @@ def test_the_newest_stay_and_one_that_ten_steps_have_followed(tmp_path, every, k
 
 def test_there_is_always_one_that_ten_steps_have_followed(tmp_path):
     trainer, saving = Stepped(), Checkpoints(tmp_path, 1, 2)
-    for step in range(1, 60):
+    for step in range(1, 34):
         trainer.run(saving, ".")
         assert steps(tmp_path)[-2:] == [step - 1, step][-min(step, 2) :] and len(steps(tmp_path)) <= 4
         assert step <= 10 or step - 20 < max(each for each in steps(tmp_path) if each <= step - 10)
