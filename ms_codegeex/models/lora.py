@@ -1,6 +1,7 @@
 """Low-rank adapters on linear layers (LoRA, Hu et al. 2021): y = W x + b + (alpha / rank) B A drop(x), W and b frozen.
 
-A [rank, in] begins random and B [out, rank] zero, so that a model with new adapters is the model itself.
+A [rank, in] begins random and B [out, rank] zero, so that a model with new adapters is the model itself. Layers that
+the original fuses share one A, as PEFT trains them.
 """
 
 from __future__ import annotations
@@ -33,23 +34,38 @@ class Adaptation:
     seed: int = 0
 
 
-class LoraLinear(nn.Cell):
-    """A linear layer with an adapter."""
+class Narrow(nn.Cell):
+    """(alpha / rank) A drop(x). Fused layers have one, which the engine computes once for all of them."""
 
-    computed_in_dtype = ("cast_a", "down", "cast_b", "up", "multiply", "add")
+    computed_in_dtype = ("cast_a", "down", "multiply")
     constants = ("scale",)
 
     def __init__(self, base: Linear, name: str, settings: Adaptation, seq_length: int):
         super().__init__(auto_prefix=False)
-        self.base, self.scale, self.dtype = base, settings.alpha / settings.rank, base.dtype
-        out, into = base.weight.shape
+        self.scale, self.dtype = settings.alpha / settings.rank, base.dtype
+        _, into = base.weight.shape
         self.a = Parameter(initializer("zeros", [settings.rank, into], ms.float32), name=f"{name}.{LORA_A}")
-        self.b = Parameter(initializer("zeros", [out, settings.rank], ms.float32), name=f"{name}.{LORA_B}")
         site = DROPOUT_SITES + zlib.crc32(name.encode())
         self.dropout = Dropout(settings.dropout, (seq_length, into), site, settings.seed)
-        self.cast_a, self.down = ops.Cast(), ops.MatMul(transpose_b=True)
-        self.cast_b, self.up = ops.Cast(), ops.MatMul(transpose_b=True)
-        self.multiply, self.add = ops.Mul(), ops.Add()
+        self.cast_a, self.down, self.multiply = ops.Cast(), ops.MatMul(transpose_b=True), ops.Mul()
+
+    def construct(self, x: Tensor, sample_keys: Tensor) -> Tensor:
+        """[rows, in] -> [rows, rank]"""
+        low = self.down(self.dropout(x, sample_keys), self.cast_a(self.a, self.dtype))
+        return self.multiply(low, typed(self.scale, low))  # of the narrow tensor
+
+
+class LoraLinear(nn.Cell):
+    """A linear layer with an adapter, whose factor A and dropout are in `narrow`."""
+
+    computed_in_dtype = ("cast_b", "up", "add")
+
+    def __init__(self, base: Linear, name: str, narrow: Narrow):
+        super().__init__(auto_prefix=False)
+        self.base, self.narrow, self.dtype = base, narrow, base.dtype
+        shape = [base.weight.shape[0], narrow.a.shape[0]]
+        self.b = Parameter(initializer("zeros", shape, ms.float32), name=f"{name}.{LORA_B}")
+        self.cast_b, self.up, self.add = ops.Cast(), ops.MatMul(transpose_b=True), ops.Add()
 
     def construct(self, x: Tensor, sample_keys: Tensor) -> Tensor:
         """[rows, in] -> [rows, out]"""
@@ -64,9 +80,7 @@ class LoraLinear(nn.Cell):
         return self.base.bias
 
     def _adapted(self, x: Tensor, sample_keys: Tensor) -> Tensor:
-        low = self.down(self.dropout(x, sample_keys), self.cast_a(self.a, self.dtype))
-        low = self.multiply(low, typed(self.scale, low))  # of the narrow tensor
-        return self.up(low, self.cast_b(self.b, self.dtype))
+        return self.up(self.narrow(x, sample_keys), self.cast_b(self.b, self.dtype))
 
 
 def add_adapters(network: nn.Cell, sizes: DecoderConfig, settings: Adaptation, seq_length: int) -> None:
@@ -76,14 +90,19 @@ def add_adapters(network: nn.Cell, sizes: DecoderConfig, settings: Adaptation, s
     for parameter, _ in names:
         parameter.requires_grad = False
     places = [
-        (parent, attribute, cell)
+        (cell.weight.name.removesuffix(".weight"), parent, attribute, cell)
         for _, parent in network.cells_and_names()
         for attribute, cell in parent.name_cells().items()
         if isinstance(cell, Linear) and cell.weight.name.removesuffix(".weight") in wanted
     ]
-    for parent, attribute, cell in places:
-        adapter = LoraLinear(cell, cell.weight.name.removesuffix(".weight"), settings, seq_length)
-        names += [(adapter.a, adapter.a.name), (adapter.b, adapter.b.name)]
+    narrow: dict[str, Narrow] = {}
+    for name, parent, attribute, cell in places:
+        first = sizes.table.has_factor(name, wanted)
+        if first not in narrow:
+            narrow[first] = Narrow(cell, first, settings, seq_length)
+            names.append((narrow[first].a, narrow[first].a.name))
+        adapter = LoraLinear(cell, name, narrow[first])
+        names.append((adapter.b, adapter.b.name))
         setattr(parent, attribute, adapter)
     for _, cell in network.cells_and_names():
         if isinstance(cell, ChunkedCrossEntropy):

@@ -109,10 +109,11 @@ class Strategies:
             into, rows = self.tensor, self.rows
         else:
             out = self.groups if role is KEY_VALUE else self.tensor
-        self.dropout(linear.dropout, (dp, into))
-        linear.cast_a.shard(((1, into),))
-        linear.down.shard(((dp, into), (1, into)), **self._scattered(rows))
-        linear.multiply.shard(((rows, 1), ()))
+        narrow = linear.narrow
+        self.dropout(narrow.dropout, (dp, into))
+        narrow.cast_a.shard(((1, into),))
+        narrow.down.shard(((dp, into), (1, into)), **self._scattered(rows))
+        narrow.multiply.shard(((rows, 1), ()))
         linear.cast_b.shard(((out, 1),))
         linear.up.shard(((rows, 1), (out, 1)))
         linear.add.shard(((rows, out), (rows, out)))
