@@ -7,6 +7,7 @@ the original fuses share one A, as PEFT trains them.
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,7 +36,7 @@ class Adaptation:
 
 
 class Narrow(nn.Cell):
-    """(alpha / rank) A drop(x). Fused layers have one, which the engine computes once for all of them."""
+    """(alpha / rank) A drop(x). Fused layers have one together, so that it is computed once, and its gradient too."""
 
     computed_in_dtype = ("cast_a", "down", "multiply")
     constants = ("scale",)
@@ -56,31 +57,36 @@ class Narrow(nn.Cell):
 
 
 class LoraLinear(nn.Cell):
-    """A linear layer with an adapter, whose factor A and dropout are in `narrow`."""
+    """A linear layer with an adapter.
+
+    It has its own `narrow`, or None if it shares one: then the cell around it hands over what that computes, [rows,
+    rank], instead of the samples' keys.
+    """
 
     computed_in_dtype = ("cast_b", "up", "add")
 
-    def __init__(self, base: Linear, name: str, narrow: Narrow):
+    def __init__(self, base: Linear, name: str, rank: int, narrow: Narrow | None):
         super().__init__(auto_prefix=False)
         self.base, self.narrow, self.dtype = base, narrow, base.dtype
-        shape = [base.weight.shape[0], narrow.a.shape[0]]
+        shape = [base.weight.shape[0], rank]
         self.b = Parameter(initializer("zeros", shape, ms.float32), name=f"{name}.{LORA_B}")
         self.cast_b, self.up, self.add = ops.Cast(), ops.MatMul(transpose_b=True), ops.Add()
 
-    def construct(self, x: Tensor, sample_keys: Tensor) -> Tensor:
+    def construct(self, x: Tensor, given: Tensor) -> Tensor:
         """[rows, in] -> [rows, out]"""
-        return self.add(self.base(x), self._adapted(x, sample_keys))
+        return self.add(self.base(x), self._adapted(x, given))
 
-    def product(self, x: Tensor, sample_keys: Tensor) -> Tensor:
+    def product(self, x: Tensor, given: Tensor) -> Tensor:
         """the same without the bias"""
-        return self.add(self.base.product(x), self._adapted(x, sample_keys))
+        return self.add(self.base.product(x), self._adapted(x, given))
 
     def shift(self) -> Parameter:
         """the bias"""
         return self.base.bias
 
-    def _adapted(self, x: Tensor, sample_keys: Tensor) -> Tensor:
-        return self.up(self.narrow(x, sample_keys), self.cast_b(self.b, self.dtype))
+    def _adapted(self, x: Tensor, given: Tensor) -> Tensor:
+        low = given if self.narrow is None else self.narrow(x, given)
+        return self.up(low, self.cast_b(self.b, self.dtype))
 
 
 def add_adapters(network: nn.Cell, sizes: DecoderConfig, settings: Adaptation, seq_length: int) -> None:
@@ -95,15 +101,17 @@ def add_adapters(network: nn.Cell, sizes: DecoderConfig, settings: Adaptation, s
         for attribute, cell in parent.name_cells().items()
         if isinstance(cell, Linear) and cell.weight.name.removesuffix(".weight") in wanted
     ]
-    narrow: dict[str, Narrow] = {}
+    owners = Counter(sizes.table.has_factor(name, wanted) for name in wanted)
     for name, parent, attribute, cell in places:
-        first = sizes.table.has_factor(name, wanted)
-        if first not in narrow:
-            narrow[first] = Narrow(cell, first, settings, seq_length)
-            names.append((narrow[first].a, narrow[first].a.name))
-        adapter = LoraLinear(cell, name, narrow[first])
+        narrow = Narrow(cell, name, settings, seq_length) if name in owners else None
+        if narrow is not None:
+            names.append((narrow.a, narrow.a.name))
+        shared = owners[name] != 1
+        adapter = LoraLinear(cell, name, settings.rank, None if shared else narrow)
         names.append((adapter.b, adapter.b.name))
         setattr(parent, attribute, adapter)
+        if shared and narrow is not None:
+            parent.narrow = narrow
     for _, cell in network.cells_and_names():
         if isinstance(cell, ChunkedCrossEntropy):
             cell.freeze()

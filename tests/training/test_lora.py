@@ -160,7 +160,7 @@ def test_dropout_acts_on_the_input_of_the_adapter_alone():
 
     def outputs(name="blocks.0.attention.query", seed=1, samples=(5, 6), training=True):
         base = Linear(40, 40, 0.0, ms.float32, bias=False)
-        layer = LoraLinear(base, name, Narrow(base, name, Adaptation([], 40, 80.0, 0.25, seed), 50))
+        layer = LoraLinear(base, name, 40, Narrow(base, name, Adaptation([], 40, 80.0, 0.25, seed), 50))
         for parameter in (base.weight, layer.narrow.a, layer.b):
             parameter.set_data(Tensor(np.eye(40, dtype=np.float32)))
         keys = SampleKeys()(Tensor(np.array(samples, np.int32)))
