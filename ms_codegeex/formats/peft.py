@@ -247,9 +247,10 @@ def _ours(
     layers, targets = [name.removesuffix(".weight") for name in entry.ours], file.metadata.get("targets", "").split()
     made_here = [layer for layer in layers if ".".join(layer.split(".")[-2:]) in targets] or layers
     stacked = len(targets) > 0 and a.shape[0] == rank * len(made_here)  # each has an A
+    each = a.shape[0] // len(made_here) if stacked else a.shape[0]
     adapters: dict[str, LazyTensor] = {}
     for number, layer in enumerate(made_here):
-        own = slice(number * rank, (number + 1) * rank) if stacked else slice(a.shape[0])
+        own = slice(number * each, (number + 1) * each) if stacked else slice(each)
 
         def first(own: slice = own) -> np.ndarray:
             return a.float32()[own]
@@ -258,7 +259,6 @@ def _ours(
             parts = unpack(entry.packing, b.float32(), [(shapes[name][0], b.shape[1]) for name in entry.ours])
             return np.float32(factor) * parts[index][:, own]
 
-        each = own.stop - (own.start or 0)
         adapters[f"{layer}.{LORA_A}"] = LazyTensor("float32", (each, a.shape[1]), first)
         adapters[f"{layer}.{LORA_B}"] = LazyTensor("float32", (shapes[f"{layer}.weight"][0], each), second)
     return adapters

@@ -123,14 +123,20 @@ def _starting_adapters(config: RunConfig, source: Source) -> Mapping[str, LazyTe
     if lora.weights is None:
         return {}
     adapters = open_adapters(Path(lora.weights), source)
-    wanted = config.model.sizes.adapter_shapes(lora.targets, lora.rank) if lora.rank else {}
-    tensors = as_trained(adapters, source.family.table, lora.weights)
-    if {name: tensor.shape for name, tensor in tensors.items()} != wanted or adapters.alpha != lora.alpha:
+    tensors, sizes = as_trained(adapters, source.family.table, lora.weights), config.model.sizes
+    found = {name: tensor.shape for name, tensor in tensors.items()}
+    wanted = sizes.adapter_shapes(lora.targets, lora.rank) if lora.rank else {}
+    if found == wanted and adapters.alpha == lora.alpha:
+        return tensors
+    if found != sizes.adapter_shapes(adapters.targets, adapters.rank):
         raise UserError(
-            f"lora.weights: {lora.weights} has rank {adapters.rank}, alpha {adapters.alpha:g} and targets "
-            f"{', '.join(adapters.targets)}; set lora.rank, lora.alpha and lora.targets to them"
+            f"lora.weights: {lora.weights} has other ranks than {adapters.rank} too, or not the layers of every block, "
+            "which no run trains; merge it into its model with `ms-codegeex adapter merge` and train new ones on that"
         )
-    return tensors
+    raise UserError(
+        f"lora.weights: {lora.weights} has rank {adapters.rank}, alpha {adapters.alpha:g} and targets "
+        f"{', '.join(adapters.targets)}; set lora.rank, lora.alpha and lora.targets to them"
+    )
 
 
 def _fitting_source(model: ModelConfig) -> Source:

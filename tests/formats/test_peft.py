@@ -11,6 +11,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import write_json
 from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.base.reading import read_json
+from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.formats.adapters import as_trained, merged
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.peft import open_adapters, write_peft
@@ -19,6 +20,7 @@ from ms_codegeex.formats.sources import open_source
 from ms_codegeex.formats.tensors import from_array
 from ms_codegeex.models.registry import family
 from ms_codegeex.runs.resharding import open_contents, rank_slices
+from ms_codegeex.runs.weights import weights_of
 
 RANK, ALPHA = 2, 6.0
 
@@ -156,6 +158,28 @@ def test_adapters_of_earlier_versions_are_not_trained_further(tuned, tmp_path):
             as_trained(adapters, family("codegen").table, str(place))
     with pytest.raises(UserError, match="has a factor A of its own"):
         list(rank_slices(open_contents(run), Mesh()))
+
+
+@pytest.mark.parametrize("tuned", ["codegen"], indirect=True)
+@pytest.mark.parametrize("ranks", [(2, 4), (2, None)], ids=["another rank", "one block"])
+def test_adapters_that_a_run_cannot_have_are_named(tuned, tmp_path, ranks):
+    _, base, _ = tuned
+    hidden, arrays = open_source(base).config.hidden_size, {}
+    for block, rank in enumerate(ranks):
+        if rank:
+            arrays[f"{block}.attn.out_proj.lora_A"] = np.ones((rank, hidden))
+            arrays[f"{block}.attn.out_proj.lora_B"] = np.ones((hidden, rank))
+    tensors = {
+        f"base_model.model.transformer.h.{name}.weight": from_array(x.astype(np.float32)) for name, x in arrays.items()
+    }
+    (tmp_path / "adapter").mkdir()
+    write_safetensors(tmp_path / "adapter" / "adapter_model.safetensors", tensors)
+    write_json(tmp_path / "adapter" / "adapter_config.json", {"peft_type": "LORA", "r": 2, "lora_alpha": 2})
+    model = {"family": "codegen", "weights": str(base), **small_models.FIELDS["codegen"]}
+    lora = {"rank": 2, "alpha": 2, "targets": ["attention.output"], "weights": str(tmp_path / "adapter")}
+    config = build_run_config({"training": {"steps": 1}, "model": model, "lora": lora})
+    with pytest.raises(UserError, match="has other ranks than 2 too, or not the layers of every block"):
+        weights_of(config)
 
 
 @pytest.mark.parametrize("tuned", ["codegen"], indirect=True)
