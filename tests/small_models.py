@@ -88,13 +88,15 @@ def save_run(root, name, arrays, dtype=None, **model):
     return root
 
 
-def save_adapters(root, name, base, rank=2, alpha=6.0, targets=("attention", "feed_forward"), seed=5):
-    """A run directory with random adapters for the model at `base`."""
+def save_adapters(root, name, base, rank=2, alpha=6.0, targets=("attention", "feed_forward"), seed=5, untied=False):
+    """A run directory with random adapters for the model at `base`; `untied`: as earlier versions saved them, with a
+    factor A for each layer."""
     tensors, generator = open_source(base).tensors, np.random.default_rng(seed)
-    arrays = {
-        key: (0.1 * generator.standard_normal(shape)).astype(np.float32)
-        for key, shape in config(name).adapter_shapes(targets, rank).items()
-    }
+    shapes = config(name).adapter_shapes(targets, rank)
+    if untied:
+        layers = config(name).adapted_layers(targets)
+        shapes |= {f"{layer}.lora_a": (rank, columns) for layer, (_, columns) in layers.items()}
+    arrays = {key: (0.1 * generator.standard_normal(shape)).astype(np.float32) for key, shape in shapes.items()}
     slices = {key: Slice(array.shape, (0, 0), array) for key, array in arrays.items()}
     model = {"family": name, "preset": None, **FIELDS[name], "weights": str(base)}
     settings = {"model": model, "lora": {"rank": rank, "alpha": alpha, "targets": list(targets)}}

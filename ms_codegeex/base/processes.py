@@ -239,7 +239,8 @@ def run_processes(
     """Run all processes in order, at most `at_once` at a time, and call `ended` after each that succeeds.
 
     The first that fails, or that takes longer than `seconds`, ends the others and raises `RunFailure` with the end of
-    its log. Any other exception, Ctrl-C too, also ends them.
+    its log: with the last line after exit status 2, which says that this is the reason. Any other exception, Ctrl-C
+    too, also ends them.
     """
     waiting = list(specs)
     running: list[tuple[Any, Any, float]] = []
@@ -254,7 +255,8 @@ def run_processes(
             # of several that failed, the first to stop writing is the cause: the others waited for it
             for spec, process, _ in sorted(finished, key=lambda entry: entry[0].log.stat().st_mtime):
                 if status := process.poll():
-                    raise RunFailure(f"{spec.label} {ending(status)}: {_last_words(spec.log)}")
+                    reason = f": {_last_words(spec.log, 1)}" if status == 2 else ""
+                    raise RunFailure(spec.label + (reason or f" {ending(status)}: {_last_words(spec.log)}"))
                 ended(spec)
             for spec, _, deadline in running:
                 if time.monotonic() > deadline:

@@ -287,7 +287,6 @@ def _check_virtual_stages(config: RunConfig, mesh: Mesh) -> None:
         f"parallel.overlap.parts: {config.parallel.overlap.parts}": config.parallel.overlap.parts > 1,
         "parallel.overlap.recompute_collectives: false": not config.parallel.overlap.recompute_collectives,
         f"training.recompute_blocks: {config.training.recompute_blocks}": config.training.recompute_blocks is not None,
-        f"lora.rank: {config.lora.rank}": config.lora.rank > 0,
     }
     for name, given in untried.items():
         if given:

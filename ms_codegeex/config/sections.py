@@ -277,7 +277,7 @@ class ParallelConfig:
     """Parts of each stage (interleaved 1F1B): the parts of all stages follow one another in turn, all with equally many
     layers, so that the pipeline waits less and sends more ([plan.md](plan.md#the-model)). Needs `parallel.pipeline`,
     layers that stages x parts divide, micro-batches that are a multiple of the stages; not with
-    `parallel.stage_layers`, `parallel.overlap.*`, `training.recompute_blocks` or `lora.*`."""
+    `parallel.stage_layers`, `parallel.overlap.*` or `training.recompute_blocks`."""
     optimizer_shard: Positive = 1
     """Replicas over which weights and optimizer state of the matrices are sharded; 1: every replica holds all of
     them."""

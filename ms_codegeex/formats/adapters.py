@@ -11,13 +11,14 @@ import numpy as np
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats.tensors import LazyTensor
-from ms_codegeex.models.parameters import LORA_A, LORA_B
+from ms_codegeex.models.parameters import LORA_A, LORA_B, ParameterTable
 
 
 @dataclass(frozen=True)
 class Adapters:
     """Adapters for the model at `base`. `fingerprint` is that model's; None if another program wrote the adapters.
-    `tensors` have our names. `rank` and `dropout` are those of their training."""
+    `tensors` have our names; every layer has A and B, also where layers share A. `rank` and `dropout` are those of
+    their training."""
 
     base: Path
     tensors: Mapping[str, LazyTensor]
@@ -35,6 +36,41 @@ class Adapters:
     def targets(self) -> list[str]:
         """The layers, relative to their blocks, as `lora.targets` names them."""
         return sorted({".".join(name.split(".")[-2:]) for name in self.layers})
+
+
+def by_layer(tensors: Mapping[str, LazyTensor], table: ParameterTable) -> dict[str, LazyTensor]:
+    """The tensors of a run, where fused layers have one A, with an A for each layer that has B."""
+    layers, complete = (
+        [name.removesuffix(f".{LORA_B}") for name in tensors if name.endswith(f".{LORA_B}")],
+        dict(tensors),
+    )
+    for layer in layers:
+        shared = tensors.get(f"{table.has_factor(layer, layers)}.{LORA_A}")
+        if shared is not None:
+            complete.setdefault(f"{layer}.{LORA_A}", shared)
+    return complete
+
+
+def as_trained(adapters: Adapters, table: ParameterTable, where: str) -> dict[str, LazyTensor]:
+    """The inverse of `by_layer`. `UserError` naming `where` if fused layers do not have the same A."""
+    tensors, layers = dict(adapters.tensors), adapters.layers
+    for layer in layers:
+        first = table.has_factor(layer, layers)
+        if first == layer:
+            continue
+        theirs, own = tensors[f"{first}.{LORA_A}"], tensors.pop(f"{layer}.{LORA_A}")
+        if theirs.shape != own.shape or not np.array_equal(theirs.float32(), own.float32()):
+            raise untied(where, layer)
+    return tensors
+
+
+def untied(where: str, layer: str) -> UserError:
+    """The error for adapters of earlier versions, which had a factor A for each fused layer, where a run is needed that
+    could be trained further."""
+    return UserError(
+        f"{where}: {layer} has a factor A of its own, from an earlier version; now fused layers share one, as in PEFT, "
+        "so merge these adapters into their model with `ms-codegeex adapter merge` and train new ones on that"
+    )
 
 
 def fingerprint(tensors: Mapping[str, LazyTensor]) -> str:
@@ -58,13 +94,16 @@ def check_base(adapters: Adapters, base: Mapping[str, LazyTensor], where: str, m
 def merged(base: Mapping[str, LazyTensor], adapters: Adapters, where: str) -> dict[str, LazyTensor]:
     """The base model with W + alpha / rank B A, FP32, in the place of each adapted W. `UserError` naming `where` and
     the adapter that does not fit."""
-    result, scale = dict(base), adapters.alpha / adapters.rank
-    for name, a in adapters.tensors.items():
-        layer, _, kind = name.rpartition(".")
-        if kind != LORA_A:
-            continue
-        b, weight = adapters.tensors.get(f"{layer}.{LORA_B}"), base.get(f"{layer}.weight")
-        if b is None or weight is None or (b.shape[0], a.shape[1]) != weight.shape or b.shape[1] != a.shape[0]:
+    result, scale, tensors = dict(base), adapters.alpha / adapters.rank, adapters.tensors
+    for layer in dict.fromkeys(name.rpartition(".")[0] for name in tensors):
+        a, b, weight = tensors.get(f"{layer}.{LORA_A}"), tensors.get(f"{layer}.{LORA_B}"), base.get(f"{layer}.weight")
+        if (
+            a is None
+            or b is None
+            or weight is None
+            or (b.shape[0], a.shape[1]) != weight.shape
+            or b.shape[1] != a.shape[0]
+        ):
             raise UserError(f"{where}: the adapter of {layer} does not fit the model; use the model it was trained on")
         result[f"{layer}.weight"] = _sum(weight, a, b, scale)
     return result

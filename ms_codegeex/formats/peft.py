@@ -30,7 +30,23 @@ from ms_codegeex.models.parameters import LORA_A, LORA_B
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 # settings that could change an adapter's product, each with the value that does not
-PLAIN = {"use_dora": False, "fan_in_fan_out": False, "bias": "none", "modules_to_save": None}
+PLAIN = {
+    "use_dora": False,
+    "fan_in_fan_out": False,
+    "bias": "none",
+    "lora_bias": False,
+    "modules_to_save": None,
+    "trainable_token_indices": None,
+    "target_parameters": None,
+    "layer_replication": None,
+    "alora_invocation_tokens": None,
+    "arrow_config": None,
+    "kasa_config": None,
+    "monteclora_config": None,
+    "use_bdlora": None,
+    "use_qalora": False,
+}
+OF_THE_MODEL = (True, False, None, "gaussian", "eva", "orthogonal")  # `init_lora_weights` that leave its weights alone
 
 
 def adapters_path(path: Path) -> Path:
@@ -107,10 +123,11 @@ def write_peft(source: Source, path: Path) -> None:
 def _modules(
     entries: Iterable[Entry], adapters: Mapping[str, LazyTensor], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The module of the Hugging Face layout of each adapter, and its factors A [k rank, in] and B [out, k rank], FP32.
+    """The module of the Hugging Face layout of each adapter, and its factors A [rank, in] and B [out, rank], FP32.
 
-    k of our layers are parts of one module: A has their A one below the other, and B their B each in its own rows and
-    columns. `shapes`: of our parameters.
+    Our layers in one module share A, and B has their rows. Adapters of earlier versions have an A for each of k layers;
+    these are then one below the other, A [k rank, in], and each layer's B is in its own rows and columns. `shapes`: of
+    our parameters.
     """
     factors = {}
     for entry in entries:
@@ -119,10 +136,13 @@ def _modules(
         if not adapted or not str(entry.foreign).endswith(".weight"):
             continue
         first = [adapters[f"{layer}.{LORA_A}"].float32() for layer in adapted]
+        shared = all(np.array_equal(each, first[0]) for each in first)
+        first = first[:1] if shared else first
         ends = np.cumsum([0, *map(len, first)])
         second = [np.zeros((shapes[name][0], ends[-1]), np.float32) for name in entry.ours]
         for index, layer in enumerate(adapted):
-            second[layers.index(layer)][:, ends[index] : ends[index + 1]] = adapters[f"{layer}.{LORA_B}"].float32()
+            columns = slice(None) if shared else slice(ends[index], ends[index + 1])
+            second[layers.index(layer)][:, columns] = adapters[f"{layer}.{LORA_B}"].float32()
         module = str(entry.foreign).removesuffix(".weight")
         factors[module] = np.concatenate(first), pack(entry.packing, second)
     return factors
@@ -131,8 +151,9 @@ def _modules(
 def read_peft(path: Path, base: Source) -> Adapters:
     """The adapters of a directory in PEFT's layout under our names, for the model `base`; numbers are read later.
 
-    What another program trained on a module that fuses k of our layers becomes k adapters with the same A. `UserError`
-    for anything but plain LoRA, and for modules that the model does not have.
+    What was trained on a module that fuses k of our layers becomes k adapters with the same A. The scale of rsLoRA,
+    alpha / sqrt(rank), is that of a larger alpha. `UserError` for variants of LoRA that compute something else, and for
+    modules that the model does not have.
     """
     config, file = _opened(path)
     rank, alpha = config.get("r"), config.get("lora_alpha")
@@ -144,11 +165,19 @@ def read_peft(path: Path, base: Source) -> Adapters:
             raise UserError(f"{path / CONFIG}: {key}: found {pattern!r}, expected numbers above 0 by module")
     for key, value in PLAIN.items():
         if (config.get(key) or value) != value:
-            raise UserError(f"{path / CONFIG}: {key} is {config[key]}; only adapters with {key} {value} can be read")
+            raise UserError(
+                f"{path / CONFIG}: {key} is {config[key]}; only adapters with {key} {value} can be read, so merge "
+                "these into their model with PEFT (merge_and_unload) and give that model"
+            )
+    if config.get("init_lora_weights", True) not in OF_THE_MODEL:
+        raise UserError(
+            f"{path / CONFIG}: init_lora_weights is {config['init_lora_weights']}, which may have changed the model's "
+            "own weights; merge the adapters with PEFT (merge_and_unload) and give that model"
+        )
     formats = FamilyFormats(base.family)
     entries = formats.entries(formats.layout("huggingface"), base.config)
     modules = {str(entry.foreign).removesuffix(".weight"): entry for entry in entries}
-    shapes, tensors = base.config.parameter_shapes(), {}
+    shapes, tensors, scale = base.config.parameter_shapes(), {}, _scale(config, "")
     for name in file.tensors:
         module, _, kind = name.removeprefix(PREFIX).removesuffix(".weight").rpartition(".")
         if kind == "lora_B" and name.replace("lora_B", "lora_A") in file.tensors:
@@ -161,11 +190,11 @@ def read_peft(path: Path, base: Source) -> Adapters:
             factors = f"{path / TENSORS}: the adapter of {module} is {list(b.shape)} x {list(a.shape)}"
             other = f"that matrix of {base.path} is {list(whole)}"
             raise UserError(f"{factors}, but {other}; give the model that the adapters were trained on")
-        factor = _scale(config, module) / (alpha / rank)
-        tensors |= _ours(modules[module], a, b, shapes, file.metadata, factor)
+        tensors |= _ours(modules[module], a, b, shapes, file, rank, _scale(config, module) / scale)
     base_path = Path(str(config.get("base_model_name_or_path")))
     recorded = file.metadata.get("base") or None
-    return Adapters(base_path, tensors, rank, float(alpha), float(config.get("lora_dropout") or 0.0), recorded)
+    alpha = scale * rank if config.get("use_rslora") else float(alpha)
+    return Adapters(base_path, tensors, rank, alpha, float(config.get("lora_dropout") or 0.0), recorded)
 
 
 def _opened(path: Path) -> tuple[dict[str, Any], SafetensorsFile]:
@@ -210,16 +239,18 @@ def _ours(
     a: LazyTensor,
     b: LazyTensor,
     shapes: Mapping[str, tuple[int, ...]],
-    metadata: Mapping[str, str],
+    file: SafetensorsFile,
+    rank: int,
     factor: float,
 ) -> dict[str, LazyTensor]:
     """The adapters of our layers in a module, `factor` in their B; the inverse of `_modules` for what it made."""
-    layers, targets = [name.removesuffix(".weight") for name in entry.ours], metadata.get("targets", "").split()
-    made_here = [layer for layer in layers if ".".join(layer.split(".")[-2:]) in targets]
-    each = a.shape[0] // len(made_here) if made_here else a.shape[0]
+    layers, targets = [name.removesuffix(".weight") for name in entry.ours], file.metadata.get("targets", "").split()
+    made_here = [layer for layer in layers if ".".join(layer.split(".")[-2:]) in targets] or layers
+    stacked = len(targets) > 0 and a.shape[0] == rank * len(made_here)  # each has an A
+    each = a.shape[0] // len(made_here) if stacked else a.shape[0]
     adapters: dict[str, LazyTensor] = {}
-    for number, layer in enumerate(made_here or layers):
-        own = slice(number * each, (number + 1) * each) if made_here else slice(None)
+    for number, layer in enumerate(made_here):
+        own = slice(number * each, (number + 1) * each) if stacked else slice(each)
 
         def first(own: slice = own) -> np.ndarray:
             return a.float32()[own]

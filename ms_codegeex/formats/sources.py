@@ -23,7 +23,7 @@ from ms_codegeex.data.tokenizer.recorded import (
     family_tokenizer,
 )
 from ms_codegeex.formats import layout
-from ms_codegeex.formats.adapters import Adapters, fingerprint, merged
+from ms_codegeex.formats.adapters import Adapters, by_layer, fingerprint, merged
 from ms_codegeex.formats.checkpoint import MANIFEST, Checkpoint
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints, resolve
 from ms_codegeex.formats.family import FamilyFormats
@@ -128,7 +128,7 @@ def checkpoint_adapters(checkpoint: Checkpoint) -> Adapters:
     if not lora.get("rank"):
         raise UserError(f"{checkpoint.path}: holds no adapters; give a run that trained some (lora.rank)")
     names = [name for name in checkpoint.names if not name.startswith(OPTIMIZER_PREFIX)]
-    tensors = {name: checkpoint.lazy(name) for name in names}
+    tensors = by_layer({name: checkpoint.lazy(name) for name in names}, family(model["family"]).table)
     base, recorded = Path(str(model.get("weights"))), checkpoint.state.get("base")
     return Adapters(base, tensors, lora["rank"], lora["alpha"], lora.get("dropout") or 0.0, recorded)
 

@@ -153,7 +153,10 @@ class QueryEmbedding(Embedding):
 
 
 class Attention(nn.Cell):
-    """Attention with its projections of query, key, value and output; `rotary_dim` channels of a head are rotated."""
+    """Attention with its projections of query, key, value and output; `rotary_dim` channels of a head are rotated.
+
+    `narrow`: what the adapters of query, key and value share, if they do (`models/lora.py`).
+    """
 
     def __init__(self, config: DecoderConfig, build: Build, site: int):
         super().__init__()
@@ -162,6 +165,7 @@ class Attention(nn.Cell):
         self.value = build.linear(config, "attention.value")
         self.output = build.linear(config, "attention.output")
         self.core = build.attention(config, site)
+        self.narrow = None
 
     def construct(
         self,
@@ -173,12 +177,16 @@ class Attention(nn.Cell):
         sin: Tensor | None = None,
     ) -> Tensor:
         """query and memory, of which keys and values are made, [batch*seq, H] -> [batch*seq, H]"""
-        q, k, v = self.query(query, sample_keys), self.key(memory, sample_keys), self.value(memory, sample_keys)
+        low = sample_keys if self.narrow is None else self.narrow(memory, sample_keys)
+        q, k, v = self.query(query, low), self.key(memory, low), self.value(memory, low)
         return self.output(self.core(q, k, v, mask, sample_keys, cos, sin), sample_keys)
 
 
 class FeedForward(nn.Cell):
-    """down(activation(up(x))), or down(silu(gate(x)) * up(x)) for swiglu"""
+    """down(activation(up(x))), or down(silu(gate(x)) * up(x)) for swiglu.
+
+    `narrow`: what the adapters of gate and up share, if they do.
+    """
 
     def __init__(self, config: DecoderConfig, build: Build):
         super().__init__()
@@ -189,13 +197,15 @@ class FeedForward(nn.Cell):
         self.down = build.linear(config, "feed_forward.down")
         self.computed_in_dtype = ("activation",) if isinstance(self.activation, ops.Primitive) else ()
         self.shifts = isinstance(self.activation, CompiledActivation)
+        self.narrow = None
 
     def construct(self, x: Tensor, sample_keys: Tensor) -> Tensor:
         """[rows, H] -> [rows, H]"""
+        low = sample_keys if self.narrow is None else self.narrow(x, sample_keys)
         if self.shifts:
-            return self.down(self.activation(self.up.product(x, sample_keys), self.up.shift()), sample_keys)
-        up = self.up(x, sample_keys)
-        active = self.activation(up) if self.gate is None else self.activation(self.gate(x, sample_keys), up)
+            return self.down(self.activation(self.up.product(x, low), self.up.shift()), sample_keys)
+        up = self.up(x, low)
+        active = self.activation(up) if self.gate is None else self.activation(self.gate(x, low), up)
         return self.down(active, sample_keys)
 
 

@@ -144,10 +144,14 @@ class DecoderConfig:
         return {name: shape for name, shape in linear.items() if name in chosen}
 
     def adapter_shapes(self, targets: Sequence[str], rank: int) -> dict[str, tuple[int, int]]:
-        """Name and shape of every parameter of adapters with rank `rank` on the layers of `targets`."""
+        """Name and shape of every parameter of adapters with rank `rank` on the layers of `targets`. Fused layers have
+        one A, that of the first of them."""
         shapes: dict[str, tuple[int, int]] = {}
-        for layer, (rows, columns) in self.adapted_layers(targets).items():
-            shapes |= {f"{layer}.{LORA_A}": (rank, columns), f"{layer}.{LORA_B}": (rows, rank)}
+        layers = self.adapted_layers(targets)
+        for layer, (rows, columns) in layers.items():
+            if self.table.has_factor(layer, layers) == layer:
+                shapes[f"{layer}.{LORA_A}"] = rank, columns
+            shapes[f"{layer}.{LORA_B}"] = rows, rank
         return shapes
 
     def parameter_count(self) -> int:

@@ -1,11 +1,13 @@
 """Low-rank adapters on linear layers (LoRA, Hu et al. 2021): y = W x + b + (alpha / rank) B A drop(x), W and b frozen.
 
-A [rank, in] begins random and B [out, rank] zero, so that a model with new adapters is the model itself.
+A [rank, in] begins random and B [out, rank] zero, so that a model with new adapters is the model itself. Layers that
+the original fuses share one A, as PEFT trains them.
 """
 
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -33,39 +35,57 @@ class Adaptation:
     seed: int = 0
 
 
-class LoraLinear(nn.Cell):
-    """A linear layer with an adapter."""
+class Narrow(nn.Cell):
+    """(alpha / rank) A drop(x). Fused layers have one together, so that it is computed once, and its gradient too."""
 
-    computed_in_dtype = ("cast_a", "down", "cast_b", "up", "multiply", "add")
+    computed_in_dtype = ("cast_a", "down", "multiply")
     constants = ("scale",)
 
     def __init__(self, base: Linear, name: str, settings: Adaptation, seq_length: int):
         super().__init__(auto_prefix=False)
-        self.base, self.scale, self.dtype = base, settings.alpha / settings.rank, base.dtype
-        out, into = base.weight.shape
+        self.scale, self.dtype = settings.alpha / settings.rank, base.dtype
+        _, into = base.weight.shape
         self.a = Parameter(initializer("zeros", [settings.rank, into], ms.float32), name=f"{name}.{LORA_A}")
-        self.b = Parameter(initializer("zeros", [out, settings.rank], ms.float32), name=f"{name}.{LORA_B}")
         site = DROPOUT_SITES + zlib.crc32(name.encode())
         self.dropout = Dropout(settings.dropout, (seq_length, into), site, settings.seed)
-        self.cast_a, self.down = ops.Cast(), ops.MatMul(transpose_b=True)
-        self.cast_b, self.up = ops.Cast(), ops.MatMul(transpose_b=True)
-        self.multiply, self.add = ops.Mul(), ops.Add()
+        self.cast_a, self.down, self.multiply = ops.Cast(), ops.MatMul(transpose_b=True), ops.Mul()
 
     def construct(self, x: Tensor, sample_keys: Tensor) -> Tensor:
-        """[rows, in] -> [rows, out]"""
-        return self.add(self.base(x), self._adapted(x, sample_keys))
+        """[rows, in] -> [rows, rank]"""
+        low = self.down(self.dropout(x, sample_keys), self.cast_a(self.a, self.dtype))
+        return self.multiply(low, typed(self.scale, low))  # of the narrow tensor
 
-    def product(self, x: Tensor, sample_keys: Tensor) -> Tensor:
+
+class LoraLinear(nn.Cell):
+    """A linear layer with an adapter.
+
+    It has its own `narrow`, or None if it shares one: then the cell around it hands over what that computes, [rows,
+    rank], instead of the samples' keys.
+    """
+
+    computed_in_dtype = ("cast_b", "up", "add")
+
+    def __init__(self, base: Linear, name: str, rank: int, narrow: Narrow | None):
+        super().__init__(auto_prefix=False)
+        self.base, self.narrow, self.dtype = base, narrow, base.dtype
+        shape = [base.weight.shape[0], rank]
+        self.b = Parameter(initializer("zeros", shape, ms.float32), name=f"{name}.{LORA_B}")
+        self.cast_b, self.up, self.add = ops.Cast(), ops.MatMul(transpose_b=True), ops.Add()
+
+    def construct(self, x: Tensor, given: Tensor) -> Tensor:
+        """[rows, in] -> [rows, out]"""
+        return self.add(self.base(x), self._adapted(x, given))
+
+    def product(self, x: Tensor, given: Tensor) -> Tensor:
         """the same without the bias"""
-        return self.add(self.base.product(x), self._adapted(x, sample_keys))
+        return self.add(self.base.product(x), self._adapted(x, given))
 
     def shift(self) -> Parameter:
         """the bias"""
         return self.base.bias
 
-    def _adapted(self, x: Tensor, sample_keys: Tensor) -> Tensor:
-        low = self.down(self.dropout(x, sample_keys), self.cast_a(self.a, self.dtype))
-        low = self.multiply(low, typed(self.scale, low))  # of the narrow tensor
+    def _adapted(self, x: Tensor, given: Tensor) -> Tensor:
+        low = given if self.narrow is None else self.narrow(x, given)
         return self.up(low, self.cast_b(self.b, self.dtype))
 
 
@@ -76,15 +96,22 @@ def add_adapters(network: nn.Cell, sizes: DecoderConfig, settings: Adaptation, s
     for parameter, _ in names:
         parameter.requires_grad = False
     places = [
-        (parent, attribute, cell)
+        (cell.weight.name.removesuffix(".weight"), parent, attribute, cell)
         for _, parent in network.cells_and_names()
         for attribute, cell in parent.name_cells().items()
         if isinstance(cell, Linear) and cell.weight.name.removesuffix(".weight") in wanted
     ]
-    for parent, attribute, cell in places:
-        adapter = LoraLinear(cell, cell.weight.name.removesuffix(".weight"), settings, seq_length)
-        names += [(adapter.a, adapter.a.name), (adapter.b, adapter.b.name)]
+    owners = Counter(sizes.table.has_factor(name, wanted) for name in wanted)
+    for name, parent, attribute, cell in places:
+        narrow = Narrow(cell, name, settings, seq_length) if name in owners else None
+        if narrow is not None:
+            names.append((narrow.a, narrow.a.name))
+        shared = owners[name] != 1
+        adapter = LoraLinear(cell, name, settings.rank, None if shared else narrow)
+        names.append((adapter.b, adapter.b.name))
         setattr(parent, attribute, adapter)
+        if shared and narrow is not None:
+            parent.narrow = narrow
     for _, cell in network.cells_and_names():
         if isinstance(cell, ChunkedCrossEntropy):
             cell.freeze()

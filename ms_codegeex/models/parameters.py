@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -131,13 +131,15 @@ class ParameterTable:
     """A family's layers, in the order of its parameters, by the pipeline stage that has them.
 
     `first`: of the first stage. `block`: of one block, named relative to it; blocks are distributed evenly. `last`: of
-    the last stage; `last_blocks` of them count as blocks when the blocks are distributed.
+    the last stage; `last_blocks` of them count as blocks when the blocks are distributed. `fused`: layers of a block
+    that the original's PyTorch classes compute as one. Their adapters share the factor A, as in PEFT.
     """
 
     first: tuple[Layer, ...]
     block: tuple[Layer, ...]
     last: tuple[Layer, ...]
     last_blocks: int = 0
+    fused: tuple[tuple[str, ...], ...] = ()
 
     @property
     def patterns(self) -> tuple[Layer, ...]:
@@ -159,3 +161,11 @@ class ParameterTable:
         if match is None:
             raise KeyError(f"no layer {name} in the family's table")
         return match
+
+    def has_factor(self, name: str, adapted: Collection[str]) -> str:
+        """The layer that has the factor A of the adapter of layer `name`: the first of the `adapted` ones that are
+        fused with it. Names are full, or relative to a block."""
+        own = re.sub(r"^blocks\.\d+\.", "", name)
+        prefix = name.removesuffix(own)
+        together = next((layers for layers in self.fused if own in layers), (own,))
+        return next(prefix + layer for layer in together if prefix + layer in adapted)

@@ -59,6 +59,9 @@ def _shard(network: CausalLoss, sizes: DecoderConfig, blocks: Sequence[nn.Cell],
         strategies.attention(block.attention.core, model.mask.reset)
         strategies.activation(block.feed_forward.activation)
         strategies.residuals(block)
+        for cell in (block.attention, block.feed_forward):
+            if cell.narrow is not None:
+                strategies.narrow(cell.narrow, 1, strategies.data)
     strategies.loss(network.loss)
     strategies.sums(network.sums)
 

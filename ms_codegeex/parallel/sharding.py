@@ -4,7 +4,7 @@ what one rank loads, holds and saves."""
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -157,19 +157,20 @@ def layouts_on(
     layouts = parameter_layouts(model, mesh, vocabulary)
     if not lora.rank:
         return layouts
-    adapted = model.adapted_layers(lora.targets)
-    return tuple(each for layout in layouts for each in _with_adapter(layout, adapted, lora.rank))
+    adapters = model.adapter_shapes(lora.targets, lora.rank)
+    return tuple(each for layout in layouts for each in _with_adapter(layout, adapters))
 
 
-def _with_adapter(layout: ParameterLayout, adapted: Collection[str], rank: int) -> Iterator[ParameterLayout]:
-    """A frozen parameter, which optimizer sharding splits as a trained one, and its adapter, if it has one: A follows
-    the columns of the matrix, B its rows. Both are small, so every replica holds all of them."""
+def _with_adapter(layout: ParameterLayout, adapters: Mapping[str, tuple[int, ...]]) -> Iterator[ParameterLayout]:
+    """A frozen parameter, which optimizer sharding splits as a trained one, and those of its adapter, if it has one: A
+    follows the columns of the matrix, B its rows. Both are small, so every replica holds all of them."""
     yield replace(layout, trained=False)
-    layer = layout.name.removesuffix(".weight")
-    if layer in adapted and layer != layout.name:
-        (rows, columns), axis, stage = layout.shape, layout.tensor_axis, layout.stage
-        yield ParameterLayout(f"{layer}.{LORA_A}", (rank, columns), stage, 1 if axis == 1 else None)
-        yield ParameterLayout(f"{layer}.{LORA_B}", (rows, rank), stage, 0 if axis == 0 else None)
+    if not layout.name.endswith(".weight"):
+        return
+    layer, axis = layout.name.removesuffix(".weight"), layout.tensor_axis
+    for name, splits in ((f"{layer}.{LORA_A}", 1), (f"{layer}.{LORA_B}", 0)):
+        if name in adapters:
+            yield ParameterLayout(name, adapters[name], layout.stage, splits if axis == splits else None)
 
 
 def loaded_rows(config: RunConfig, rank: int) -> slice:

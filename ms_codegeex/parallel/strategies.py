@@ -28,7 +28,7 @@ from ms_codegeex.models.layers import (
     SampleKeys,
     SwiGlu,
 )
-from ms_codegeex.models.lora import LoraLinear
+from ms_codegeex.models.lora import LoraLinear, Narrow
 from ms_codegeex.models.losses import CrossEntropy, Sums
 from ms_codegeex.models.parameters import COLUMN, KEY_VALUE, LAYER_NORM, RMS_NORM, ROW, TABLE, VOCABULARY, Role
 
@@ -104,18 +104,24 @@ class Strategies:
 
     def adapter(self, role: Role, linear: LoraLinear) -> None:
         """A is split as the columns of its matrix, B as its rows: [rows, in] -> [rows, rank] -> [rows, out]"""
-        dp, into, out, rows = self.data, 1, 1, self.data
+        into, out, rows = 1, 1, self.data
         if role is ROW:
             into, rows = self.tensor, self.rows
         else:
             out = self.groups if role is KEY_VALUE else self.tensor
-        self.dropout(linear.dropout, (dp, into))
-        linear.cast_a.shard(((1, into),))
-        linear.down.shard(((dp, into), (1, into)), **self._scattered(rows))
-        linear.multiply.shard(((rows, 1), ()))
+        if linear.narrow is not None:
+            self.narrow(linear.narrow, into, rows)
         linear.cast_b.shard(((out, 1),))
         linear.up.shard(((rows, 1), (out, 1)))
         linear.add.shard(((rows, out), (rows, out)))
+
+    def narrow(self, narrow: Narrow, into: int, rows: int) -> None:
+        """[rows, in] -> [rows, rank]; of column-parallel layers that share it, `into` is 1 and `rows` are those of data
+        parallelism"""
+        self.dropout(narrow.dropout, (self.data, into))
+        narrow.cast_a.shard(((1, into),))
+        narrow.down.shard(((self.data, into), (1, into)), **self._scattered(rows))
+        narrow.multiply.shard(((rows, 1), ()))
 
     def norm(self, norm: LayerNorm | RMSNorm) -> None:
         """[rows, hidden], whole along hidden"""

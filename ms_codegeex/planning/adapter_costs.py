@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
+from ms_codegeex.models.parameters import ROW, ParameterTable
 from ms_codegeex.planning.cost_model import MatMul, MicroBatch, TensorCollective, Vector
 
 INPUTS = ("attention.query", "attention.key", "attention.value")
@@ -45,17 +46,24 @@ class Gradients:
         return self.core if name == "attention.output" else self.wide if name in WIDE else self.narrow
 
 
-def linear(product: MatMul, name: str, shape: MicroBatch, gradients: Gradients) -> Iterator[MatMul | Vector]:
-    """The product of a linear layer, frozen if others have adapters, and of its adapter."""
+def linear(
+    product: MatMul, name: str, shape: MicroBatch, gradients: Gradients, table: ParameterTable
+) -> Iterator[MatMul | Vector]:
+    """The product of a linear layer, frozen if others have adapters, and of its adapter; fused layers of the `table`
+    compute the narrow tensor once. With sequence parallelism, that of a row-parallel layer is scattered by rows."""
     live = gradients.of_input(name)
     yield replace(product, left=live, right=not shape.adapted)
     if name in shape.adapted:
         m, k, n, rank, byte = product.m, product.k, product.n, shape.rank, shape.bytes
-        yield MatMul(f"{product.name} adapter down", m, k, rank, weight=True, left=live)
+        first = table.has_factor(name, shape.adapted) == name
+        if first:
+            yield MatMul(f"{product.name} adapter down", m, k, rank, weight=True, left=live)
+        if shape.sequence and table.layer(name).role is ROW:
+            m //= shape.tensor
         yield MatMul(f"{product.name} adapter up", m, rank, n, weight=True, recompute=product.recompute)
-        added, narrow = 3 * byte * m * n, byte * m * rank
-        mask = 5 * byte * m * k if shape.adapter_dropout else 0
-        kept = narrow + (byte * m * k if shape.adapter_dropout else 0)
+        added, narrow = 3 * byte * m * n, byte * m * rank if first else 0
+        dropped = byte * product.m * k if first and shape.adapter_dropout else 0
+        mask, kept = 5 * dropped, narrow + dropped
         yield Vector(f"{product.name} adapter", added + mask + 2 * narrow, mask + 2 * narrow, kept)
 
 

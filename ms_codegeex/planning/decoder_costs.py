@@ -275,11 +275,14 @@ def embedding(model: DecoderConfig, shape: MicroBatch, sizes: TensorSizes, posit
 
 def _lookup_collectives(shape: MicroBatch, sizes: TensorSizes, cast_at_once: bool) -> tuple[TensorCollective, ...]:
     """A looked-up row is summed in FP32, and so is its gradient. Where the cast to the compute dtype follows at once,
-    with one replica, the engine sums the gradient before it casts back, or scatters the sum where rows are split."""
+    with one replica, the engine sums the gradient before it casts back, or scatters the sum where rows are split. Under
+    adapters there is no gradient, and it scatters the sum, casts, and gathers."""
     whole, narrow = FP32 * sizes.hidden, shape.bytes * sizes.hidden
     ops, backward = ("AllReduce", "AllReduce"), (whole, "backward", "fp32")
     if cast_at_once and shape.sequence:
         ops = ("ReduceScatter", "AllGather")
+    elif cast_at_once and shape.adapted and shape.bytes < FP32:
+        ops, backward = ("ReduceScatter", "AllGather"), (narrow, "forward", shape.precision)
     elif cast_at_once:
         backward = (narrow, "backward", shape.precision)
     return TensorCollective(ops[0], whole, "forward", "fp32"), TensorCollective(ops[1], *backward)

@@ -108,7 +108,7 @@ def _linear(
         out = costs.kv_width(model, shape) if layer.role is KEY_VALUE else out // shape.tensor
     for operator in costs.linear(name.rpartition(".")[2], shape.rows, into, out, shape, saved, last, layer.bias):
         if isinstance(operator, MatMul):
-            yield from adapters.linear(operator, name, shape, gradients)
+            yield from adapters.linear(operator, name, shape, gradients, model.table)
         else:
             yield operator
 

@@ -38,7 +38,7 @@ def not_executed(config: RunConfig, small: RunConfig) -> list[str]:
     if config.training.precision != small.training.precision:
         precision, executed = config.training.precision, small.training.precision
         lines.append(f"{precision}: no CPU executes it, {executed} ran in its place; --compile checks types and scale")
-    if config.accumulation > 1 and small.mesh.virtual_stages == 1:  # else the network is called, as in a run
+    if config.accumulation > 1 and small.mesh.pipeline > 1 and small.mesh.virtual_stages == 1:  # others call it
         lines.append(
             f"lazy inlining: a run compiles its network once for all {config.accumulation} micro-batches, here it was "
             f"inlined for each of {small.accumulation}"

@@ -13,8 +13,10 @@ from typing import Any
 
 from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.config import RunConfig
+from ms_codegeex.config.chosen_hardware import hardware_of
 from ms_codegeex.parallel.sharding import layouts_of, recompute_of_blocks
 from ms_codegeex.planning.communication import PlannedCollective, collectives, group_ranks, parameter_collectives
+from ms_codegeex.planning.model_parts import parts_of
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int32": "int32"}
 SCALAR_BYTES = 4
@@ -72,7 +74,8 @@ def called_blocks(config: RunConfig, rank: int) -> Calls:
 
     The engine then gathers FP32 weights outside the function and casts them inside, and sums a sharded weight's
     gradient over replicas inside before scattering it outside, once for each part of a micro-batch. The worker leaves
-    block inputs whole, which the engine cannot slice there.
+    block inputs whole, which the engine cannot slice there. Called blocks are equal: the first one sums the gradient of
+    its input, too, which nothing needs under adapters.
     """
     if config.accumulation > 1:  # the network is called as a whole
         return planned_calls(config, rank)
@@ -85,6 +88,13 @@ def called_blocks(config: RunConfig, rank: int) -> Calls:
         elif x.phase == "recompute" and op == "AllGather" and not config.parallel.sequence:
             continue
         calls[op, ranks, dtype, size] += x.count
+    stage = mesh.coordinates(rank)[0]
+    blocks = [x for x in parts_of(config, hardware_of(config)) if x.stage == stage and x.name == "block"]
+    if config.lora.rank and len(blocks) > 1:
+        ranks = tuple(sorted(group_ranks(mesh, "tensor", rank)))
+        for x in (Counter(blocks[1].collectives) - Counter(blocks[0].collectives)).elements():
+            if x.phase == "backward":
+                calls[x.op, ranks, DTYPES[x.dtype], x.size] += config.parallel.overlap.parts
     for layout in layouts_of(config):
         if layout.stage == mesh.coordinates(rank)[0] and _in_block(layout.name):
             for op, group, size, dtype, _ in parameter_collectives(config, layout):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -22,7 +23,7 @@ from mindspore import Tensor, nn
 from mindspore.common.api import _cell_graph_executor
 from mindspore.communication import init
 
-from ms_codegeex.base.errors import RunFailure, UserError
+from ms_codegeex.base.errors import RunFailure, UserError, first_line
 from ms_codegeex.base.files import write_json
 from ms_codegeex.base.host import available_cores
 from ms_codegeex.base.printing import print_error, print_out
@@ -100,10 +101,10 @@ def export(job: RehearsalJob, rank: int) -> None:
     full = {p.name: p.asnumpy().copy() for p in cell.get_parameters()}  # compiling shards them
     inputs = [Tensor(local_rows(config, rank, a[0])) for a in batches(config, 1)]
     began = time.monotonic()
-    cell.compile(*inputs)
+    compiled(cell, inputs)
     facts = {"compile_seconds": time.monotonic() - began, **_written(job, rank, cell, full, "mindir")}
     if job.evaluates:
-        cell.set_train(False).compile(*inputs)
+        compiled(cell.set_train(False), inputs)
         evaluation = _written(job, rank, cell, full, "evaluation.mindir", len(facts["collectives"]))
         facts["evaluation"] = evaluation["collectives"]
     write_json(job.file("json", rank), {**facts, **_resources()})
@@ -127,6 +128,15 @@ def partitioned_step(config: RunConfig, rank: int) -> Any:
     init()
     built = probe.build_probed(config, probe.marked_parameter(config), context.enter(config, rank))
     return built.step.set_train(True)
+
+
+def compiled(cell: Any, inputs: Sequence[Tensor]) -> None:
+    """Compile the cell. `RunFailure` with the engine's own last line, which it puts before a long call stack."""
+    try:
+        cell.compile(*inputs)
+    except Exception as error:
+        traceback.print_exc()
+        raise RunFailure(f"MindSpore does not compile the plan: {first_line(error)}") from None
 
 
 def exported(cell: Any) -> bytes:

@@ -18,11 +18,13 @@ from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.config.model import ModelConfig, model_config
 from ms_codegeex.config.sections import LoraConfig
 from ms_codegeex.config.validation import validated
+from ms_codegeex.formats.adapters import untied
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.checkpoint_folder import resolve
 from ms_codegeex.formats.checkpoint_writing import Slice
 from ms_codegeex.formats.sources import is_checkpoint, open_source
 from ms_codegeex.formats.tensors import LazyTensor
+from ms_codegeex.models.parameters import LORA_A
 from ms_codegeex.parallel.sharding import ParameterLayout, layouts_on, split_moment
 
 
@@ -108,6 +110,8 @@ def _layouts(contents: Contents, mesh: Mesh) -> dict[str, ParameterLayout]:
     for name, tensor in contents.tensors.items():
         layout = known.get(split_moment(name)[1])
         if layout is None or layout.shape != tensor.shape:
+            if layout is None and name.endswith(f".{LORA_A}"):
+                raise untied(str(contents.path), name.removesuffix(f".{LORA_A}"))
             expected = "no such tensor" if layout is None else f"{list(layout.shape)}"
             raise UserError(f"{contents.path}: {name} is {list(tensor.shape)}, the model has {expected}")
         _check_parts(layout, mesh)

@@ -13,6 +13,7 @@ from ms_codegeex.config.model import GROWABLE, ModelConfig
 from ms_codegeex.data.datasets.batches import read_info
 from ms_codegeex.data.tokenizer import Tokenizer
 from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY, other_token, recorded_tokenizer
+from ms_codegeex.formats.adapters import as_trained
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.peft import open_adapters
 from ms_codegeex.formats.sources import Source, open_source
@@ -122,13 +123,20 @@ def _starting_adapters(config: RunConfig, source: Source) -> Mapping[str, LazyTe
     if lora.weights is None:
         return {}
     adapters = open_adapters(Path(lora.weights), source)
-    wanted = config.model.sizes.adapter_shapes(lora.targets, lora.rank) if lora.rank else {}
-    if {name: tensor.shape for name, tensor in adapters.tensors.items()} != wanted or adapters.alpha != lora.alpha:
+    tensors, sizes = as_trained(adapters, source.family.table, lora.weights), config.model.sizes
+    found = {name: tensor.shape for name, tensor in tensors.items()}
+    wanted = sizes.adapter_shapes(lora.targets, lora.rank) if lora.rank else {}
+    if found == wanted and adapters.alpha == lora.alpha:
+        return tensors
+    if found != sizes.adapter_shapes(adapters.targets, adapters.rank):
         raise UserError(
-            f"lora.weights: {lora.weights} has rank {adapters.rank}, alpha {adapters.alpha:g} and targets "
-            f"{', '.join(adapters.targets)}; set lora.rank, lora.alpha and lora.targets to them"
+            f"lora.weights: {lora.weights} has other ranks than {adapters.rank} too, or not the layers of every block, "
+            "which no run trains; merge it into its model with `ms-codegeex adapter merge` and train new ones on that"
         )
-    return adapters.tensors
+    raise UserError(
+        f"lora.weights: {lora.weights} has rank {adapters.rank}, alpha {adapters.alpha:g} and targets "
+        f"{', '.join(adapters.targets)}; set lora.rank, lora.alpha and lora.targets to them"
+    )
 
 
 def _fitting_source(model: ModelConfig) -> Source:

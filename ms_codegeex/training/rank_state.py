@@ -16,12 +16,12 @@ from ms_codegeex.config import RunConfig
 from ms_codegeex.data.datasets.batches import Sequences
 from ms_codegeex.data.datasets.blend import Blend
 from ms_codegeex.data.datasets.content import content_hashes
-from ms_codegeex.formats.adapters import fingerprint
+from ms_codegeex.formats.adapters import fingerprint, untied
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.checkpoint_writing import Slice
 from ms_codegeex.formats.slices import overlap, window_ranges
 from ms_codegeex.formats.tensors import LazyTensor
-from ms_codegeex.models.parameters import ROW, TABLE
+from ms_codegeex.models.parameters import LORA_A, ROW, TABLE
 from ms_codegeex.parallel.sharding import Placement
 from ms_codegeex.training.build import Built
 
@@ -103,6 +103,8 @@ class RankState:
         names = {placement.stored_name(parameter.name) for parameter in self._all()}
         if names != set(checkpoint.names):
             odd = sorted(names ^ set(checkpoint.names))[0]
+            if odd.endswith(f".{LORA_A}") and names < set(checkpoint.names):
+                raise untied(str(checkpoint.path), odd.removesuffix(f".{LORA_A}"))
             raise UserError(
                 f"{checkpoint.path}: tensor {odd} is missing from the checkpoint or from the model; this checkpoint "
                 "is of another model, choose another output or checkpoint.resume=null"

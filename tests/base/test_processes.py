@@ -57,6 +57,13 @@ def test_the_first_failure_ends_the_others_and_quotes_its_log(tmp_path):
     assert not psutil.pid_exists(int(sleeper.log.read_text())) and not never.log.exists()
 
 
+def test_after_status_2_the_last_line_is_the_reason(tmp_path):
+    """As `run_reporting` says it, too."""
+    failing = python("rank 1", "print('a call stack\\n of many lines\\nthe reason'); exit(2)", tmp_path)
+    with pytest.raises(RunFailure, match=r"^rank 1: the reason$"):
+        run_processes([failing])
+
+
 def test_of_processes_that_fail_together_the_first_to_fall_silent_is_named(tmp_path):
     """Both have ended when the launcher looks again, since its last `ended` waits for that."""
     begin = "import os, pathlib\npathlib.Path('{0}.pid').write_text(str(os.getpid()))\n"

@@ -9,25 +9,50 @@ import small_models
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import write_json
+from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.base.reading import read_json
-from ms_codegeex.formats.adapters import merged
+from ms_codegeex.config.rules import build_run_config
+from ms_codegeex.formats.adapters import as_trained, merged
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.peft import open_adapters, write_peft
 from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.formats.tensors import from_array
+from ms_codegeex.models.registry import family
+from ms_codegeex.runs.resharding import open_contents, rank_slices
+from ms_codegeex.runs.weights import weights_of
 
 RANK, ALPHA = 2, 6.0
 
 
-@pytest.fixture(params=small_models.FAMILIES)
+@pytest.fixture(params=[*small_models.FAMILIES, "codegen untied"])
 def tuned(request, tmp_path):
-    """The family, a model directory, and a run with adapters on it."""
-    name = request.param
+    """The family, a model directory, and a run with adapters on it; "untied": one of an earlier version."""
+    name, *untied = request.param.split()
     small_models.save_run(tmp_path / "run", name, small_models.parameters(name))
     convert(tmp_path / "run", "hf", tmp_path / "base", progress=False)
-    small_models.save_adapters(tmp_path / "tuned", name, tmp_path / "base", RANK, ALPHA)
+    small_models.save_adapters(tmp_path / "tuned", name, tmp_path / "base", RANK, ALPHA, untied=bool(untied))
     return name, tmp_path / "base", tmp_path / "tuned"
+
+
+@pytest.mark.parametrize("name", small_models.FAMILIES)
+def test_layers_share_a_factor_where_the_files_fuse_them(name):
+    entries = small_models.formats(name).layout("huggingface").entries
+    layers = [[each.removesuffix(".weight") for each in entry.ours] for entry in entries if len(entry.ours) > 1]
+    fused = {tuple(each.removeprefix("blocks.{i}.") for each in names) for names in layers if "bias" not in names[0]}
+    assert {tuple(sorted(names)) for names in family(name).table.fused} == {tuple(sorted(names)) for names in fused}
+
+
+@pytest.mark.parametrize("tuned", ["codegen", "codegen untied"], indirect=True)
+def test_fused_layers_have_the_rank_of_the_others(tuned, tmp_path):
+    """Unless each of them has a factor A."""
+    _, _, run = tuned
+    write_peft(open_source(run), tmp_path / "adapter")
+    file, config = SafetensorsFile(tmp_path / "adapter" / "adapter_model.safetensors"), None
+    config = read_json(tmp_path / "adapter" / "adapter_config.json")
+    untied = "blocks.0.attention.key.lora_a" in open_source(run).checkpoint.names
+    ranks = {len(tensor.float32()) for name, tensor in file.tensors.items() if "lora_A" in name}
+    assert (ranks, config["rank_pattern"]) == (({2, 6}, {"qkv_proj": 6}) if untied else ({2}, {}))
 
 
 def test_the_product_of_the_factors_is_the_difference_of_the_weights(tuned, tmp_path):
@@ -123,10 +148,46 @@ def test_what_another_program_wrote_is_read(tuned, tmp_path):
         np.testing.assert_allclose(after.tensors[name].array(), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("tuned", ["codegen untied"], indirect=True)
+def test_adapters_of_earlier_versions_are_not_trained_further(tuned, tmp_path):
+    _, base, run = tuned
+    write_peft(open_source(run), tmp_path / "adapter")
+    for place in (run, tmp_path / "adapter"):
+        adapters = open_adapters(place, open_source(base))
+        with pytest.raises(UserError, match=r"attention.\w+ has a factor A of its own, .*`ms-codegeex adapter merge`"):
+            as_trained(adapters, family("codegen").table, str(place))
+    with pytest.raises(UserError, match="has a factor A of its own"):
+        list(rank_slices(open_contents(run), Mesh()))
+
+
+@pytest.mark.parametrize("tuned", ["codegen"], indirect=True)
+@pytest.mark.parametrize("ranks", [(2, 4), (2, None)], ids=["another rank", "one block"])
+def test_adapters_that_a_run_cannot_have_are_named(tuned, tmp_path, ranks):
+    _, base, _ = tuned
+    hidden, arrays = open_source(base).config.hidden_size, {}
+    for block, rank in enumerate(ranks):
+        if rank:
+            arrays[f"{block}.attn.out_proj.lora_A"] = np.ones((rank, hidden))
+            arrays[f"{block}.attn.out_proj.lora_B"] = np.ones((hidden, rank))
+    tensors = {
+        f"base_model.model.transformer.h.{name}.weight": from_array(x.astype(np.float32)) for name, x in arrays.items()
+    }
+    (tmp_path / "adapter").mkdir()
+    write_safetensors(tmp_path / "adapter" / "adapter_model.safetensors", tensors)
+    write_json(tmp_path / "adapter" / "adapter_config.json", {"peft_type": "LORA", "r": 2, "lora_alpha": 2})
+    model = {"family": "codegen", "weights": str(base), **small_models.FIELDS["codegen"]}
+    lora = {"rank": 2, "alpha": 2, "targets": ["attention.output"], "weights": str(tmp_path / "adapter")}
+    config = build_run_config({"training": {"steps": 1}, "model": model, "lora": lora})
+    with pytest.raises(UserError, match="has other ranks than 2 too, or not the layers of every block"):
+        weights_of(config)
+
+
 @pytest.mark.parametrize("tuned", ["codegen"], indirect=True)
 @pytest.mark.parametrize(
     ("shapes", "config", "message"),
     [
+        ({"attn.out_proj": (2, 64)}, {"lora_bias": True}, "lora_bias is True; only adapters with lora_bias False"),
+        ({"attn.out_proj": (2, 64)}, {"init_lora_weights": "pissa"}, "init_lora_weights is pissa, which may have"),
         ({"attn.out_proj": (2, 64)}, {"use_dora": True}, "use_dora is True; only adapters with use_dora False"),
         ({"attn.out_proj": (2, 64)}, {"peft_type": "IA3"}, "expected peft_type LORA"),
         ({"attn.nothing": (2, 64)}, {}, "is not a factor of an adapter of .*base; give their model"),

@@ -118,13 +118,6 @@ MISTAKES = [
     ),
     (
         PIPELINE,
-        "parallel.virtual_stages=2 lora.rank=4",
-        "parallel.virtual_stages",
-        "never executed together with lora.rank: 4",
-        "leave one",
-    ),
-    (
-        PIPELINE,
         "parallel.virtual_stages=2 parallel.overlap.recompute_collectives=false",
         "parallel.virtual_stages",
         "never executed together with parallel.overlap.recompute_collectives: false",

@@ -34,6 +34,11 @@ def swapped_column_and_row():
     Strategies.column, Strategies.row = Strategies.row, Strategies.column
 
 
+def three_devices_of_two():
+    """The engine compiles no such strategy."""
+    Strategies.column = lambda self, linear: linear.matmul.shard(((1, 1), (3, 1)))
+
+
 def stale_table_on_the_last_stage():
     settings = build.step_settings
     build.step_settings = lambda *arguments: replace(settings(*arguments), tied=None)

@@ -294,6 +294,25 @@ def test_adapters_alone_have_gradients_and_moments(overrides, recompute):
         assert moments == adapters and len(adapters) == 2 * 6 * (rank_layers(rank) + 1)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("family", "overrides"),
+    [
+        ("codegen", ["devices=2", "training.global_batch=4", "parallel.sequence=true"]),
+        (
+            "codegeex2",
+            ["devices=4", "training.global_batch=16", "training.micro_batch=4", "parallel.optimizer_shard=2"],
+        ),
+    ],
+)
+def test_fused_layers_compute_what_their_adapters_share_once(family, overrides):
+    """FLOPs and collectives are those of one factor A; with sequence parallelism, narrow tensors are scattered."""
+    report = holds(small(*FAMILIES[family], *overrides, *LORA), [0])
+    shared = {name for rank in report.ranks for name in rank.weights if name.endswith(".lora_a")}
+    assert not any(".key." in name or ".value." in name for name in shared)
+    assert "blocks.0.attention.query.lora_a" in shared
+
+
 def rank_layers(rank):
     return len({name.split(".")[1] for name in rank.weights if name.startswith("blocks.")})
 

@@ -76,9 +76,9 @@ LORA_PLANS = {
     "keys and values whole": (4, {"tensor": 4}, {}, "codegeex2"),
     "sequence recompute": (2, {"tensor": 2, "sequence": True}, {"recompute": "full"}, "codegeex"),
     "tensor pipeline": (4, {"tensor": 2, "pipeline": 2, "micro_batches": 4}, {}, "codegeex"),
-    "optimizer": (2, {"optimizer_shard": 2}, {}, "codegen"),
+    "accumulation tensor optimizer": (4, {"tensor": 2, "optimizer_shard": 2, "micro_batches": 2}, {}, "codegen"),
     "pipeline optimizer": (4, {"pipeline": 2, "optimizer_shard": 2, "micro_batches": 2}, {}, "codegen"),
-    "accumulation": (2, {"micro_batches": 4}, {}, "codegen"),
+    "virtual stages": (2, VIRTUAL, {}, "codegen"),
     "fp16": (2, {"tensor": 2}, {"precision": "fp16"}, "codegen"),
 }
 LORA_WITHOUT_DROPOUT = ("keys and values whole", "fp16")
@@ -270,6 +270,13 @@ def test_ranks_that_disagree_about_skipping_a_step_fail():
 def test_mistakes_that_have_nothing_to_do_with_each_other_are_all_reported():
     """Each of them alone is a slow test."""
     check_fails("decays_twice", "gradients_of_twice_the_size", "masks_of_each_rank")
+
+
+@pytest.mark.slow
+def test_a_graph_that_the_engine_refuses_is_named_in_its_own_words():
+    """The last line of its error, which comes before a call stack."""
+    with pytest.raises(RunFailure, match=r"^export of rank \d: MindSpore does not compile the plan: .*MatMul"):
+        rehearsed(2, {"tensor": 2}, {}, family="codegen", worker=(str(BROKEN), "three_devices_of_two"))
 
 
 def test_a_process_that_fails_ends_the_rehearsal_with_its_last_words(tmp_path):

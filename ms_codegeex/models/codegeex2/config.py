@@ -27,6 +27,7 @@ PARAMETERS = ParameterTable(
         Layer("final_norm", RMS_NORM, "hidden_size"),
         Layer("head", VOCABULARY, "vocab_size", "hidden_size", output=True),
     ),
+    fused=(("attention.query", "attention.key", "attention.value"), ("feed_forward.gate", "feed_forward.up")),
 )
 
 

@@ -25,6 +25,7 @@ PARAMETERS = ParameterTable(
         Layer("final_norm", LAYER_NORM, "hidden_size", bias=True),
         Layer("head", VOCABULARY, "vocab_size", "hidden_size", bias=True, output=True),
     ),
+    fused=(("attention.query", "attention.key", "attention.value"),),
 )
 
 

@@ -1,0 +1,157 @@
+"""Twenty steps of adapters against PEFT's: it begins them, both train, and it gets ours back."""
+
+import numpy as np
+import pytest
+from conftest import small_run
+from twins import codegeex2_torch
+
+from ms_codegeex.config.rules import build_run_config
+from ms_codegeex.config.schedule import learning_rate
+from ms_codegeex.data.datasets.opening import training_data, validation_data
+from ms_codegeex.formats.checkpoint_writing import write_checkpoint
+from ms_codegeex.formats.convert import convert
+from ms_codegeex.formats.peft import open_adapters, write_peft
+from ms_codegeex.formats.safetensors_file import SafetensorsFile
+from ms_codegeex.formats.sources import open_source
+from ms_codegeex.runs.saving import Checkpoints
+from ms_codegeex.runs.weights import weights_of
+from ms_codegeex.training.observers import Callback
+from ms_codegeex.training.trainer import Trainer
+
+torch = pytest.importorskip("torch")
+peft = pytest.importorskip("peft")
+transformers = pytest.importorskip("transformers")
+
+pytestmark = pytest.mark.usefixtures("graph_mode_throughout")
+RANK, ALPHA, STEPS = 2, 6, 20
+SIZES = {
+    "codegeex": {},
+    "codegen": {"preset": "tiny", "rotary_dim": 4, "num_heads": 4},  # transformers' layout has four groups of heads
+    "codegeex2": {"preset": "tiny", "num_kv_groups": 1, "rotary_dim": 4},
+}
+# PyTorch's module, and our layers in it
+MODULES = {
+    "codegeex": {
+        "attention.query": ["attention.query"],
+        "attention.key": ["attention.key"],
+        "attention.value": ["attention.value"],
+        "attention.dense": ["attention.output"],
+        "dense_h_to_4h": ["feed_forward.up"],
+        "dense_4h_to_h": ["feed_forward.down"],
+    },
+    "codegen": {
+        "qkv_proj": ["attention.query", "attention.key", "attention.value"],
+        "out_proj": ["attention.output"],
+        "fc_in": ["feed_forward.up"],
+        "fc_out": ["feed_forward.down"],
+    },
+    "codegeex2": {
+        "query_key_value": ["attention.query", "attention.key", "attention.value"],
+        "dense": ["attention.output"],
+        "dense_h_to_4h": ["feed_forward.gate", "feed_forward.up"],
+        "dense_4h_to_h": ["feed_forward.down"],
+    },
+}
+
+
+class Losses(Callback):
+    def __init__(self):
+        self.losses = []
+
+    def step(self, trainer, record):
+        self.losses.append(record.loss)
+
+
+def make(values, *callbacks):
+    config = build_run_config(values)
+    data, validation = training_data(config), validation_data(config)
+    return Trainer(config, data, validation, callbacks=callbacks, weights=weights_of(config))
+
+
+@pytest.fixture(scope="module")
+def bases(dataset, tmp_path_factory):
+    """Family -> a run's values, and the model directory they start from; made once."""
+    root, made = tmp_path_factory.mktemp("peft"), {}
+
+    def base(family):
+        if family not in made:
+            values = small_run(dataset, root / family / "run")
+            values["model"] |= {"family": family, **SIZES[family]}
+            values["data"]["reset_at_eos"] = False
+            values["training"].update(steps=STEPS, clip_norm=0.0)
+            start = {p.name: p.asnumpy() for p in make(values).built.network.trainable_params()}
+            write_checkpoint(root / family / "checkpoints", 1, start, {"config": {"model": values["model"]}})
+            convert(root / family, "hf", root / f"{family}-hf", progress=False)
+            made[family] = values, root / f"{family}-hf"
+        return made[family]
+
+    return base
+
+
+def pytorch_model(family, directory):
+    if family == "codegeex2":  # transformers has no class for it
+        twin = codegeex2_torch.CodeGeeX2(codegeex2_torch.Sizes.of(open_source(directory).config))
+        tensors = SafetensorsFile(directory / "model.safetensors").tensors
+        twin.load_state_dict({name: torch.from_numpy(tensor.float32().copy()) for name, tensor in tensors.items()})
+        return twin
+    return transformers.AutoModelForCausalLM.from_pretrained(
+        directory, attn_implementation="eager", trust_remote_code=True
+    )
+
+
+def peft_losses(model, trainer):
+    """Of `STEPS` steps of torch's AdamW on the trainer's batches."""
+    trained, losses = [p for p in model.parameters() if p.requires_grad], []
+    optimizer = torch.optim.AdamW(trained, lr=1.0, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
+    for step in range(STEPS):
+        batch = trainer.data.training_batch(4 * step, 4)
+        inputs, labels = (torch.from_numpy(a.astype(np.int64)) for a in (batch.inputs, batch.labels))
+        mask, logits = torch.from_numpy(batch.loss_mask), model(inputs)
+        logits = getattr(logits, "logits", logits)
+        nll = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
+        loss = (nll.view(mask.shape) * mask).sum() / mask.sum()
+        optimizer.zero_grad()
+        loss.backward()
+        for group in optimizer.param_groups:
+            group["lr"] = float(learning_rate(step, trainer.config.schedule))
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+CASES = [
+    ("codegen", ["qkv_proj"], False),
+    ("codegen", list(MODULES["codegen"]), True),
+    ("codegeex", list(MODULES["codegeex"]), False),
+    ("codegeex2", list(MODULES["codegeex2"]), False),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "modules", "rslora"), CASES, ids=["fused", "rslora", "codegeex", "codegeex2"])
+def test_twenty_steps_have_the_losses_of_peft(bases, family, modules, rslora, tmp_path, monkeypatch):
+    monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    values, base = bases(family)
+    torch.manual_seed(5)
+    settings = peft.LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=modules, lora_dropout=0.0, use_rslora=rslora)
+    model = peft.get_peft_model(pytorch_model(family, base), settings).train()
+    model.save_pretrained(tmp_path / "begin")
+
+    adapters = open_adapters(tmp_path / "begin", open_source(base))
+    targets = sorted(layer for module in modules for layer in MODULES[family][module])
+    assert set(adapters.targets) - {"top_query_layer.attention.query"} >= set(targets)
+    lora = {"rank": RANK, "alpha": adapters.alpha, "targets": targets, "weights": str(tmp_path / "begin")}
+    values = {**values, "lora": lora, "model": {**values["model"], "weights": str(base)}}
+    trainer = make(values, keep := Losses(), Checkpoints(tmp_path / "tuned" / "checkpoints", 0, 1))
+    expected = peft_losses(model, trainer)
+    trainer.run()
+    assert expected[-1] < expected[0] - 0.05
+    np.testing.assert_allclose(keep.losses, expected, rtol=1e-5)
+
+    write_peft(open_source(tmp_path / "tuned"), tmp_path / "end")
+    found = SafetensorsFile(tmp_path / "end" / "adapter_model.safetensors").tensors
+    twins = {name.replace(".default", ""): p for name, p in model.named_parameters() if p.requires_grad}
+    assert found.keys() == twins.keys()
+    for name, twin in twins.items():
+        np.testing.assert_allclose(found[name].float32(), twin.detach().numpy(), rtol=1e-3, atol=1e-5, err_msg=name)
