@@ -302,11 +302,13 @@ def engine_checks() -> Iterator[Finding]:
 
 def _compiled_operators() -> Finding:
     """The compiled operators that `generate`, `evaluate` and `train` use on this CPU. Builds nothing."""
-    from ms_codegeex.kernels.compiling import built_libraries, possible_levels
+    from ms_codegeex.kernels.compiling import built_libraries, possible_levels, shipped_library
 
     name, (level, *others) = "compiled operators", possible_levels()
     if others:
         level += f" (or --cpu-level {', '.join(others)})"
+    if shipped_library():
+        return Finding("engine", name, "ok", f"{level}; came with the package")
     try:
         known = built_libraries()
     except UserError as error:

@@ -1,5 +1,5 @@
 """The compiled operators of a CPU, for decoding (`generation/kernels`) and for training (`models/compiled.py`): one
-library, which an installed compiler makes once for this CPU's level."""
+library for this CPU's level. A wheel for one platform brings it; elsewhere an installed compiler makes it once."""
 
 from __future__ import annotations
 
@@ -34,6 +34,12 @@ SOURCES = (
     *("activation.h", "tiles.h", "whole_attention.h", "adamw.h", "muon.h"),
 )
 COMPILE_SECONDS = 600
+PREBUILT = "prebuilt"  # beside the sources, in a wheel for one platform: `ascend_scripts/release.py`
+# zig's names of the platforms of such wheels, with the oldest C library, and their levels
+TARGETS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "x86_64": ("x86_64-linux-gnu.2.17", tuple(LEVELS)),
+    "aarch64": ("aarch64-linux-gnu.2.17", ("plain",)),
+}
 # -fno-exceptions to -nostdinc++: no C++ standard library is needed, which zig would compile first
 FLAGS = (
     *("-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"),
@@ -114,6 +120,34 @@ def compile_library(directory: Path, level: str, compiler: list[str], *extra: st
     return target
 
 
+def prebuilt_file(machine: str, level: str, sources: Path = Path(__file__).parent) -> Path:
+    """Where the library of a level for a machine lies, if the package came with it.
+
+    The name has a digest of `sources` and flags, so a library that other sources made is never loaded."""
+    digest = hashlib.sha256(repr(FLAGS).encode())
+    for name in SOURCES:
+        digest.update((sources / name).read_bytes())
+    return sources / PREBUILT / f"kernels-{machine}-{level}-{digest.hexdigest()[:16]}.so"
+
+
+def prebuild(machine: str, package: Path) -> list[Path]:
+    """Compiles all levels of a machine, one of `TARGETS`, into the folder of a wheel's files, `package`, with zig.
+
+    Any machine compiles for each; equal sources give equal bytes. `RunFailure` if a compilation fails."""
+    target, levels = TARGETS[machine]
+    zig = [sys.executable, "-m", "ziglang", "c++", "-target", target]
+    files = [prebuilt_file(machine, level, package / "kernels") for level in levels]
+    for level, file in zip(levels, files, strict=True):
+        compile_library(file.parent, level, zig, "-s").rename(file)
+    return files
+
+
+def shipped_library() -> Path | None:
+    """The library for this CPU's best level that came with the package, if one did."""
+    path = prebuilt_file(platform.machine(), cpu_level())
+    return path if path.is_file() else None
+
+
 def built_libraries() -> dict[str, Path | None]:
     """The compilers that `library_path` tries, in its order, and the library that each has built for this CPU."""
     paths = {
@@ -124,9 +158,11 @@ def built_libraries() -> dict[str, Path | None]:
 
 
 def library_path(level: str = AUTO) -> Path | None:
-    """The library of a level in the user's cache; None on a machine without a C++ compiler that can build it.
-    `UserError` if this CPU cannot run the level."""
+    """The library of a level: the one that came with the package, else one in the user's cache; None on a machine
+    without a C++ compiler that can build it. `UserError` if this CPU cannot run the level."""
     level = cpu_level(level)
+    if (shipped := prebuilt_file(platform.machine(), level)).is_file():
+        return shipped
     for compiler in cxx_compilers():
         try:
             return compile_library(user_cache() / "kernels", level, compiler)
