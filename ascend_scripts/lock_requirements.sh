@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the locks requirements[-gpu|-compiler|-test].txt from their .in files (maintainers only; needs uv and a network).
+# Makes the locks requirements[-gpu|-compiler|-test|-release].txt from their .in files (maintainers only; needs uv and a network).
 # With --upgrade, moves every pin to its newest version; without it, changes only what the .in files require.
 set -euo pipefail
 
@@ -25,3 +25,4 @@ lock requirements --excludes <(printf '%s\n' "${left_out[@]}") "$@"
 lock requirements-gpu "$@"
 lock requirements-compiler "$@"
 lock requirements-test --constraints requirements.txt "$@"
+lock requirements-release --overrides <(echo 'jsonschema>=4.18') --excludes <(echo docopt) "$@"
