@@ -16,6 +16,7 @@ import gzip
 import hashlib
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -24,6 +25,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -103,18 +105,21 @@ def checkout(place: Path, commit: str) -> Path:
 
 
 def normalise(sdist: Path, epoch: int) -> None:
-    """Writes a .tar.gz again with sorted names, one time, one owner and two modes: setuptools keeps those of the machine."""
+    """Writes a .tar.gz again with sorted names, one time, one owner and two modes: setuptools keeps the machine's."""
     with tarfile.open(sdist) as source:
         content = {one.name: (one, source.extractfile(one) if one.isfile() else None) for one in source.getmembers()}
         packed = sdist.with_suffix(".new")
-        with packed.open("wb") as raw, gzip.GzipFile("", "wb", mtime=epoch, fileobj=raw) as out:
-            with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as target:
-                for name in sorted(content):
-                    member, data = content[name]
-                    member.mtime, member.uid, member.gid, member.uname, member.gname = epoch, 0, 0, "", ""
-                    member.mode = 0o755 if member.isdir() or member.mode & 0o100 else 0o644
-                    member.pax_headers = {}
-                    target.addfile(member, data)
+        with (
+            packed.open("wb") as raw,
+            gzip.GzipFile("", "wb", mtime=epoch, fileobj=raw) as out,
+            tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as target,
+        ):
+            for name in sorted(content):
+                member, data = content[name]
+                member.mtime, member.uid, member.gid, member.uname, member.gname = epoch, 0, 0, "", ""
+                member.mode = 0o755 if member.isdir() or member.mode & 0o100 else 0o644
+                member.pax_headers = {}
+                target.addfile(member, data)
     packed.replace(sdist)
 
 
@@ -169,7 +174,16 @@ def check(tools: Path, source: Path, files: list[Path], log: Log) -> None:
 def bill_of_materials(tools: Path, source: Path, version: str, file: Path) -> int:
     """Writes the pinned requirements with their hashes as a CycloneDX document; returns the number of components."""
     words = ("--pyproject", "pyproject.toml", "--mc-type", "library", "--sv", "1.6", "--of", "JSON", "--validate")
-    run(tools / "cyclonedx-py", "requirements", "requirements.txt", *words, "--output-reproducible", "-o", file, cwd=source)
+    run(
+        tools / "cyclonedx-py",
+        "requirements",
+        "requirements.txt",
+        *words,
+        "--output-reproducible",
+        "-o",
+        file,
+        cwd=source,
+    )
     document = json.loads(file.read_text("utf-8"))
     document["metadata"]["component"]["version"] = version  # pyproject.toml says only that it is dynamic
     file.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", "utf-8")
@@ -180,7 +194,9 @@ def open_points(source: Path, version: str) -> Iterator[str]:
     """What has to be decided or written before these files are uploaded."""
     if RESERVED.search((source / "pyproject.toml").read_text("utf-8")):
         yield "pyproject.toml: [project.urls] name a reserved domain; put the project's address there"
-    if not re.search(rf"^## \[{re.escape(version)}\] - \d{{4}}-\d\d-\d\d$", (source / "CHANGELOG.md").read_text("utf-8"), re.M):
+    if not re.search(
+        rf"^## \[{re.escape(version)}\] - \d{{4}}-\d\d-\d\d$", (source / "CHANGELOG.md").read_text("utf-8"), re.M
+    ):
         yield f"CHANGELOG.md: `## [{version}]` has no date"
     if f"\nversion: {version}\n" not in (source / "CITATION.cff").read_text("utf-8"):
         yield f"CITATION.cff: its version is not {version}"
@@ -189,12 +205,11 @@ def open_points(source: Path, version: str) -> Iterator[str]:
 
 
 def smoke(python: str, files: list[Path], work: Path) -> str:
-    """Installs the wheel that pip prefers on this machine with the dependencies that pip chooses, and uses it outside of
-    the checkout, with no compiler on the PATH. Returns what was used."""
+    """Installs the wheel that pip prefers here, with the dependencies that pip chooses, and uses it outside of the
+    checkout, with no compiler on the PATH. Returns what was done. `Failure` if something does not work."""
     work.mkdir()
-    place = work / "env"
-    index = files[0].parent  # pip chooses among the wheels
-    made = environment(python, place, "--find-links", index, "--only-binary", "ms-codegeex", f"ms-codegeex=={version_of(files)}")
+    words = ("--find-links", files[0].parent, "--only-binary", "ms-codegeex", f"ms-codegeex=={version_of(files)}")
+    made = environment(python, work / "env", *words)
     folder = work / "folder"
     folder.mkdir()
     settings = {"PATH": str(made.parent), "XDG_CACHE_HOME": str(work / "cache"), "HOME": str(work)}
@@ -202,18 +217,29 @@ def smoke(python: str, files: list[Path], work: Path) -> str:
     def use(*words: object) -> str:
         return run(made.parent / "ms-codegeex", *words, cwd=folder, **settings)
 
+    def said(code: str) -> str:
+        return run(made, "-I", "-c", code, cwd=folder, **settings).strip()
+
     run(made, "-I", "-m", "pip", "check", cwd=folder)
-    verbs = run(made, "-I", "-c", "from ms_codegeex.cli import VERBS; print(*VERBS)", cwd=folder).split()
+    verbs = said("from ms_codegeex.cli import VERBS; print(*VERBS)").split()
     for verb in verbs:
         use(verb, "--help")
-    doctor = run(made, "-I", "-c", "import json, ms_codegeex.commands.doctor as d; print(json.dumps(d._compiled_operators().found))", cwd=folder, **settings)
-    corpus = run(made, "-I", "-c", "import json; print(json.__path__[0])", cwd=folder).strip()
-    use("train", "--config", "codegeex_tiny_release", *SMALL, "output=run", "--corpus", corpus)
+    library = Path(said("from ms_codegeex.kernels.compiling import library_path; print(library_path())"))
+    if platform.system() == "Linux" and platform.machine() in PLATFORMS and library.parent.name != "prebuilt":
+        raise Failure(f"the operators of the wheel are not used, but {library}")
+    use(
+        "train",
+        "--config",
+        "codegeex_tiny_release",
+        *SMALL,
+        "output=run",
+        "--corpus",
+        said("import json; print(json.__path__[0])"),
+    )
     use("convert", "--model", "run", "--to", "hf", "--output", "model", "--verify")
     use("generate", "--model", "model", "--prompt", "import", "--max-new-tokens", "4")
-    compiled = len(list((work / "cache").rglob("*.so")))
     shutil.rmtree(work)  # 2 GB
-    return f"help of {len(verbs)} verbs, train, convert, generate; operators: {json.loads(doctor)}; compiled here: {compiled}"
+    return f"pip check, help of {len(verbs)} verbs, train, convert and generate with {library.name}"
 
 
 def version_of(files: list[Path]) -> str:
@@ -227,22 +253,31 @@ def release(output: Path, pythons: list[str], log: Log, work: Path) -> None:
     epoch = int(run("git", "log", "-1", "--format=%ct", commit, cwd=ROOT))
     log(f"commit {commit}, SOURCE_DATE_EPOCH {epoch}")
     lock = ROOT / "requirements-release.txt"
-    python = environment(sys.executable, work / "tools", "--no-deps", "--require-hashes", "--only-binary", ":all:", "-r", lock)
+    python = environment(
+        sys.executable, work / "tools", "--no-deps", "--require-hashes", "--only-binary", ":all:", "-r", lock
+    )
     log("tools installed from requirements-release.txt")
-    first, second = (build(python, work / name, commit, epoch) for name in ("first", "again/in-another-folder"))
+    with ThreadPoolExecutor(2) as pool:
+        places = [work / "first", work / "again" / "in-another-folder"]
+        first, second = pool.map(lambda place: build(python, place, commit, epoch), places)
     if [digest(file) for file in first] != [digest(file) for file in second]:
-        raise Failure("two builds differ: " + ", ".join(a.name for a, b in zip(first, second, strict=True) if digest(a) != digest(b)))
+        raise Failure(
+            "two builds differ: "
+            + ", ".join(a.name for a, b in zip(first, second, strict=True) if digest(a) != digest(b))
+        )
     log(f"built twice with equal bytes: {', '.join(file.name for file in first)}")
     source, tools = work / "first" / "source", python.parent
     check(tools, source, first, log)
     version = version_of(first)
     bill = work / "first" / "out" / f"ms_codegeex-{version}.cdx.json"
     log(f"CycloneDX: {bill_of_materials(tools, source, version, bill)} components with hashes, valid")
-    for name in pythons:
-        if (found := interpreter(name)) is None:
-            log(f"Python {name}: NOT TRIED, there is none on this machine")
-            continue
-        log(f"Python {name}: {smoke(found, first, work / name)}")
+    with ThreadPoolExecutor(max(len(pythons), 1)) as pool:
+        tries = {
+            name: pool.submit(smoke, found, first, work / name) for name in pythons if (found := interpreter(name))
+        }
+        for name in pythons:
+            told = tries[name].result() if name in tries else "NOT TRIED, there is none on this machine"
+            log(f"Python {name}: {told}")
     sums = ""
     for file in [*first, bill]:
         shutil.copy(file, output)
@@ -257,7 +292,9 @@ def main() -> int:
     """Runs the release; 1 if a step fails, 2 for a mistake in the arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=ROOT / "dist", help="a new or empty folder (default: dist)")
-    parser.add_argument("--python", nargs="*", default=list(PYTHONS), metavar="X.Y", help="versions to try it with (default: all)")
+    parser.add_argument(
+        "--python", nargs="*", default=list(PYTHONS), metavar="X.Y", help="versions to try it with (default: all)"
+    )
     arguments = parser.parse_args()
     output = arguments.output.resolve()
     if output.exists() and (not output.is_dir() or any(output.iterdir())):

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ms_codegeex.base.cache import user_cache
@@ -127,7 +128,7 @@ def prebuilt_file(machine: str, level: str, sources: Path = Path(__file__).paren
     digest = hashlib.sha256(repr(FLAGS).encode())
     for name in SOURCES:
         digest.update((sources / name).read_bytes())
-    return sources / PREBUILT / f"kernels-{machine}-{level}-{digest.hexdigest()[:16]}.so"
+    return sources / PREBUILT / f"kernels_{machine}_{level}_{digest.hexdigest()[:16]}.so"
 
 
 def prebuild(machine: str, package: Path) -> list[Path]:
@@ -137,8 +138,10 @@ def prebuild(machine: str, package: Path) -> list[Path]:
     target, levels = TARGETS[machine]
     zig = [sys.executable, "-m", "ziglang", "c++", "-target", target]
     files = [prebuilt_file(machine, level, package / "kernels") for level in levels]
-    for level, file in zip(levels, files, strict=True):
-        compile_library(file.parent, level, zig, "-s").rename(file)
+    with ThreadPoolExecutor(len(levels)) as pool:
+        compiled = [pool.submit(compile_library, files[0].parent, level, zig, "-s") for level in levels]
+        for one, file in zip(compiled, files, strict=True):
+            one.result().rename(file)
     return files
 
 
