@@ -33,13 +33,14 @@ class Arguments:
         "IN",
         REQUIRED,
     )
-    to: Literal["hf", "megatron", "mindspore", "gguf"] = option(
-        "hf: a model directory with safetensors; megatron: a nested PyTorch .pt file; "
+    to: Literal["hf", "gptj", "megatron", "mindspore", "gguf"] = option(
+        "hf: a model directory with safetensors; gptj: the same of a CodeGen as a GPT-J, for programs that have no "
+        "CodeGen, such as vLLM and SGLang; megatron: a nested PyTorch .pt file; "
         "mindspore: a .ckpt file with the original names; gguf: a directory for llama.cpp, Ollama and LM Studio",
         default=REQUIRED,
     )
     output: Path = option(
-        "a directory for hf, gguf or --tensor-parallel, otherwise a file, or a directory for it", "OUT", REQUIRED
+        "a directory for hf, gptj, gguf or --tensor-parallel, otherwise a file, or a directory for it", "OUT", REQUIRED
     )
     tensor_parallel: int = option("megatron, mindspore: write one file for each of N tensor-parallel ranks", "N", 1)
     dtype: Literal["fp32", "fp16", "bf16", "f32", "f16", "q8_0", "q4_0"] | None = option(
@@ -47,7 +48,7 @@ class Arguments:
         "biases stay FP32"
     )
     tokenizer: str | None = option(
-        "hf, gguf: the model's tokenizer (default: the one recorded in IN or stored next to it)", "NAME|DIR"
+        "hf, gptj, gguf: the model's tokenizer (default: the one recorded in IN or stored next to it)", "NAME|DIR"
     )
     keep_code: bool = option(
         "hf: also copy the Python files of the model directory IN and keep its auto_map; whoever loads OUT with "
@@ -131,7 +132,7 @@ def _choices(arguments: Arguments) -> dict[str, Any]:
 def _warnings(result: dict[str, Any]) -> Iterator[str]:
     """What the output lacks or may have wrong."""
     output, guessed, left_out, skipped = (result[key] for key in ("output", "guessed", "left_out", "skipped"))
-    if result["to"] == "hf" and not result["tokenizer"]:
+    if result["to"] in ("hf", "gptj") and not result["tokenizer"]:
         remedy = "add its files, or convert with --tokenizer NAME|DIR"
         yield f"{output}: has no tokenizer, because IN does not say which one it uses; {remedy}"
     if guessed:

@@ -38,7 +38,8 @@ from ms_codegeex.models.foreign import ForeignName
 
 _MAX_CODE = 16 << 20  # bytes of a module that is compared with ours
 AHEAD = 2  # tensors that are loaded while one is written
-LAYOUTS = {"hf": "huggingface", "megatron": "megatron", "mindspore": "mindspore"}
+DIRECTORIES = ("hf", "gptj")  # model directories
+LAYOUTS = {"hf": "huggingface", "gptj": "gptj", "megatron": "megatron", "mindspore": "mindspore"}
 _SUFFIXES = {"megatron": TORCH_SUFFIXES, "mindspore": (MINDSPORE_SUFFIX,)}
 _RANK_FILES = {"megatron": "mp_rank_{rank:02d}_model_states.pt", "mindspore": "rank_{rank}/{family}.ckpt"}
 
@@ -61,7 +62,7 @@ def _nested(tensors: Mapping[ForeignName, LazyTensor]) -> dict[str, Any]:
 def _target(output: Path, to: str, family: str, ranks: int) -> Path:
     """The path to write: `output`, or a file in it, named after the family, if a file is needed and `output` names
     none."""
-    if to == "hf" or ranks > 1 or (output.suffix in _SUFFIXES[to] and not output.is_dir()):
+    if to in DIRECTORIES or ranks > 1 or (output.suffix in _SUFFIXES[to] and not output.is_dir()):
         return output
     return output / f"{family}{_SUFFIXES[to][0]}"
 
@@ -116,7 +117,8 @@ def _write_file(
     elif to == "mindspore":
         write_mindspore(target, tensors, check=check, origin=origin)
     else:
-        config = FamilyFormats(source.family).sizes.to_json(source.config, source.config_json)
+        formats = FamilyFormats(source.family)
+        config = formats.sizes.to_json(source.config, source.config_json) | formats.layout(LAYOUTS[to]).config
         config["torch_dtype"] = min(tensor.dtype for tensor in tensors.values())
         further = _classes(source) | card_files(source) | description_files(source.infill)
         more = {"tokenizer": source.save_tokenizer, "further": further, "check": check, "written": written}
@@ -130,7 +132,7 @@ def _classes(source: Source) -> dict[str, bytes]:
 
 
 _READERS = {
-    "hf": lambda target: ModelDirectory(target).tensors,
+    **dict.fromkeys(DIRECTORIES, lambda target: ModelDirectory(target).tensors),
     "megatron": lambda target: dict(nested_tensors(read_torch(target))),
     "mindspore": read_mindspore,
 }
@@ -196,12 +198,12 @@ def _verify(written_to: Path, target: Path, to: str, family: str, parts: Sequenc
 def _limits(source: Source, to: str) -> Sequence[str]:
     """Why other software cannot run the model, as sentences; our classes for transformers run models of any size."""
     formats = source.family.weights.FORMATS
-    return () if to == "hf" and formats.classes else formats.limits(source.config)
+    return () if to == "gptj" or (to == "hf" and formats.classes) else formats.limits(source.config)
 
 
 def _missing_classes(target: Path, to: str) -> list[str]:
     """A warning if the classes that a model directory asks for are not in it."""
-    modules = _modules(target) if to == "hf" else []
+    modules = _modules(target) if to in DIRECTORIES else []
     files = dict.fromkeys(f"{name.partition('.')[0]}.py" for name in modules if "--" not in name)  # with --: in the hub
     if not (missing := [file for file in files if not (target / file).is_file()]):
         return []
@@ -222,7 +224,7 @@ def _modules(target: Path) -> list[str]:
 
 def _left_out(source: Source, target: Path, to: str) -> list[str]:
     """The files of a model directory that did not come out; our own modules are written again, not copied."""
-    if to != "hf":
+    if to not in DIRECTORIES:
         return []
     return [name for name in source.left_out if not _same(source.path, target, name)]
 
@@ -249,7 +251,7 @@ def _free_target(output: Path, to: str, model: Source, ranks: int, replace: bool
         target = _target(output, to, model.family.name, ranks)
         target = resolved(target) if target.is_symlink() else target
         remove_leftovers(target)
-        check_target(target, model.path, replace, to == "hf" or ranks > 1)
+        check_target(target, model.path, replace, to in DIRECTORIES or ranks > 1)
     except OSError as error:
         raise UserError(f"{output}: cannot be used ({error.strerror}); choose another --output") from None
     return target
@@ -267,8 +269,8 @@ def convert(
     replace: bool = False,
     origin: Mapping[str, Any] = CONVERTED,
 ) -> dict[str, Any]:
-    """Convert the model at `source` to `to` at `output`: "hf" a model directory, "megatron" a nested `.pt` file,
-    "mindspore" a `.ckpt` file with the original names.
+    """Convert the model at `source` to `to` at `output`: "hf" a model directory, "gptj" one of a CodeGen as a GPT-J,
+    "megatron" a nested `.pt` file, "mindspore" a `.ckpt` file with the original names.
 
     `source` is anything `open_source` reads, or its result; optimizer moments are left out. With `tensor_parallel`
     above 1, `output` is a folder with a file for each rank. `dtype` ("fp32", "fp16", "bf16") casts every tensor, None
@@ -281,7 +283,7 @@ def convert(
     begin = time.monotonic()
     _check_request(to, dtype, tensor_parallel)
     model = source if isinstance(source, Source) else open_source(Path(source))
-    directory = to == "hf" or tensor_parallel > 1
+    directory = to in DIRECTORIES or tensor_parallel > 1
     target = _free_target(Path(output), to, model, tensor_parallel, replace)
     parts = _parts(model, to, dtype, tensor_parallel)
 
@@ -306,7 +308,7 @@ def convert(
         "to": to,
         "output": str(target),
         "files": tensor_parallel,
-        "tokenizer": to == "hf" and model.save_tokenizer is not None,
+        "tokenizer": to in DIRECTORIES and model.save_tokenizer is not None,
         "dtypes": sorted({tensor.dtype for tensor in written}),
         "tensors": len(parts[0]),
         "skipped": list(model.skipped),

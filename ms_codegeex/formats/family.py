@@ -118,8 +118,11 @@ class FamilyFormats:
         return Sizes(self.data.sizes, self.family.config.build_config)
 
     def layout(self, kind: str) -> ForeignLayout:
-        """The layout of that kind which we write."""
-        return next(layout for layout in self.data.layouts if layout.kind == kind)
+        """The layout of that kind which we write; `UserError` if the family has none."""
+        found = next((layout for layout in self.data.layouts if layout.kind == kind), None)
+        if found is None:
+            raise UserError(f"--to {kind}: no model of {self.family.name} is one; choose another form")
+        return found
 
     def recognise(self, names: Collection[ForeignName], kind: str | None = None) -> tuple[float, ForeignLayout | None]:
         """The layout (of `kind`, or any) that names most of these tensors, and the share of its patterns found."""

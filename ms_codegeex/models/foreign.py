@@ -57,16 +57,19 @@ class Entry:
 class ForeignLayout:
     """One foreign layout.
 
-    `kind`: "huggingface", "megatron" or "mindspore"; a family's first layout of a kind is the one that is written.
+    `kind`: "huggingface", "gptj", "megatron" or "mindspore"; a family's first layout of a kind is the one that is
+    written.
     `entries`: patterns with `{i}` for a block's number. `skipped`: regular expressions for names (the last part of a
     path) of tensors that are not parameters and are left out. `axes`: parameters that tensor-parallel ranks of this
-    layout share along another axis than the family's table says.
+    layout share along another axis than the family's table says. `config`: what `config.json` says of another
+    architecture, whose names these are.
     """
 
-    kind: Literal["huggingface", "megatron", "mindspore"]
+    kind: Literal["huggingface", "gptj", "megatron", "mindspore"]
     entries: tuple[Entry, ...]
     skipped: tuple[str, ...] = ()
     axes: Mapping[str, int] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
 
     def skips(self, name: ForeignName) -> bool:
         """Whether a tensor of this name is known not to be a parameter."""

@@ -35,6 +35,15 @@ _FUSED = Entry(
 )
 _PLAIN = tuple(Entry((ours,), name) for ours, name in _NAMES)
 _PYTORCH = (*_PLAIN[:3], _FUSED, *_PLAIN[3:])
+# GPT-J is the same network, with three matrices in the place of the fused one (transformers, `modeling_gptj.py`)
+_GPTJ = (
+    *_PLAIN[:3],
+    *(
+        Entry((f"blocks.{{i}}.attention.{ours}.weight",), f"transformer.h.{{i}}.attn.{name}_proj.weight")
+        for ours, name in (("query", "q"), ("key", "k"), ("value", "v"))
+    ),
+    *_PLAIN[3:],
+)
 _BUFFERS = (r"transformer\.h\.\d+\.attn\.(causal_mask|bias|masked_bias)",)  # tables that older files contain
 
 
@@ -90,6 +99,12 @@ FORMATS = ForeignFormats(
     ),
     layouts=(
         ForeignLayout("huggingface", _PYTORCH, skipped=_BUFFERS),
+        ForeignLayout(
+            "gptj",
+            _GPTJ,
+            skipped=_BUFFERS,
+            config={"model_type": "gptj", "architectures": ["GPTJForCausalLM"], "rotary": True},
+        ),
         ForeignLayout("megatron", inside(_PYTORCH, "module"), skipped=_BUFFERS),
         ForeignLayout("mindspore", renamed(_PYTORCH, _mindspore), skipped=_BUFFERS),
     ),
