@@ -229,7 +229,8 @@ install() {  # install STAGE
             [[ $OSTYPE != linux* || $("$python" -I -m pip config list) =~ (index-url|find-links|no-index) ]] ||
                 sources=(--extra-index-url https://download.pytorch.org/whl/cpu)
             say 'installing PyTorch for the tests that compare with it'
-            pip_install $again --no-deps ${sources[@]+"${sources[@]}"} -r "$root/requirements-test-torch.txt" &&
+            pip_install $again --no-deps --require-hashes --only-binary :all: ${sources[@]+"${sources[@]}"} \
+                -r "$root/requirements-test-torch.txt" &&
                 drop_unusable_torch ;;
     esac
 }

@@ -6,6 +6,7 @@ the wheel would, with each Python that the wheel is for; and once the oldest one
 where they are installed already.
 """
 
+import importlib.util
 import json
 import os
 import re
@@ -22,6 +23,9 @@ from conftest import ROOT
 from declared import oldest, requirements
 from small_benchmarks import humaneval_x
 
+_spec = importlib.util.spec_from_file_location("release", ROOT / "ascend_scripts" / "release.py")
+release = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(release)
 WITHOUT_MINDFORMERS = "raise ModuleNotFoundError(\"No module named 'mindformers'\", name='mindformers')\n"
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
 SMALLER = (
@@ -36,7 +40,7 @@ def wheel(tmp_path_factory):
     directory = tmp_path_factory.mktemp("wheel")
     copy = directory / "copy"
     copy.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
     for name in ("ms_codegeex", "configs"):
         shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
@@ -112,25 +116,12 @@ def test_only_the_bridge_asks_for_mindformers(installed):
 # --- with the dependencies that pip chooses ---
 
 
-def interpreter(version):
-    """A Python of this version, with its own module venv; None if there is none."""
-    candidates = [sys.executable, shutil.which(f"python{version}")]
-    candidates += sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))
-    check = "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2], sys._base_executable)"
-    for python in filter(None, candidates):
-        done = subprocess.run([python, "-I", "-c", check], capture_output=True, text=True)
-        found, _, base = done.stdout.strip().partition(" ")
-        if done.returncode == 0 and found == version:
-            return base
-    return None
-
-
 @pytest.fixture(params=["3.10", "3.11", "3.12", "3.12-oldest"])
 def resolved(request, wheel, tmp_path):
     """`bin` of an environment into which pip installs the wheel and the newest dependencies that it allows, or the
     oldest."""
     version, _, old = request.param.partition("-")
-    python = interpreter(version)
+    python = release.interpreter(version)
     if python is None:
         pytest.skip(f"needs Python {version} with venv and pip")
     lines = [f"{one.name}=={oldest(one)}\n" for one in requirements().values()] if old else []
