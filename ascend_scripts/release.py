@@ -30,7 +30,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHONS = ("3.10", "3.11", "3.12")
-PLATFORMS = {"x86_64": "manylinux_2_17_x86_64", "aarch64": "manylinux_2_17_aarch64"}  # of kernels/compiling.py: TARGETS
+PLATFORMS = {
+    "x86_64": "manylinux_2_17_x86_64",
+    "aarch64": "manylinux_2_17_aarch64",
+}  # of kernels/prebuilding.py: TARGETS
 RESERVED = re.compile(r"://[^/\s\"]*(\.example|\.invalid|\.test|example\.(com|net|org))\b")  # by RFC 2606
 SMALL = (  # a model with which a training step takes no time
     *("training.steps=2", "training.global_batch=4", "training.evaluate_samples=4", "data.seq_length=32"),
@@ -139,7 +142,7 @@ def build(python: Path, work: Path, commit: str, epoch: int) -> list[Path]:
         if machine is None:
             run(*words, "--wheel", unpacked, cwd=work, **settings)
             continue
-        compile_all = "import sys, pathlib; from ms_codegeex.kernels import compiling as c; "
+        compile_all = "import sys, pathlib; from ms_codegeex.kernels import prebuilding as c; "
         compile_all += "c.prebuild(sys.argv[1], pathlib.Path('ms_codegeex'))"
         run(python, "-B", "-c", compile_all, machine, cwd=unpacked)
         tag = f"--config-setting=--build-option=--plat-name={PLATFORMS[machine]}"

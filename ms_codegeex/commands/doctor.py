@@ -302,7 +302,8 @@ def engine_checks() -> Iterator[Finding]:
 
 def _compiled_operators() -> Finding:
     """The compiled operators that `generate`, `evaluate` and `train` use on this CPU. Builds nothing."""
-    from ms_codegeex.kernels.compiling import built_libraries, possible_levels, shipped_library
+    from ms_codegeex.kernels.compiling import possible_levels
+    from ms_codegeex.kernels.prebuilding import built_libraries, shipped_library
 
     name, (level, *others) = "compiled operators", possible_levels()
     if others:

@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ms_codegeex.base.cache import user_cache
@@ -35,12 +34,6 @@ SOURCES = (
     *("activation.h", "tiles.h", "whole_attention.h", "adamw.h", "muon.h"),
 )
 COMPILE_SECONDS = 600
-PREBUILT = "prebuilt"  # beside the sources, in a wheel for one platform: `ascend_scripts/release.py`
-# zig's names of the platforms of such wheels, with the oldest C library, and their levels
-TARGETS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "x86_64": ("x86_64-linux-gnu.2.17", tuple(LEVELS)),
-    "aarch64": ("aarch64-linux-gnu.2.17", ("plain",)),
-}
 # -fno-exceptions to -nostdinc++: no C++ standard library is needed, which zig would compile first
 FLAGS = (
     *("-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"),
@@ -81,7 +74,8 @@ def level_flags(level: str, zig: bool) -> list[str]:
     return [f"-m{name}" for name in (f"arch={names[0]}", *names[1:])] if names else []
 
 
-def _command(level: str, compiler: list[str]) -> list[str]:
+def build_command(level: str, compiler: list[str]) -> list[str]:
+    """The command that compiles a level, without files."""
     return [*compiler, *FLAGS, *level_flags(level, "ziglang" in compiler)]
 
 
@@ -98,7 +92,7 @@ def compile_library(directory: Path, level: str, compiler: list[str], *extra: st
 
     Raises `RunFailure` with the compiler's last line if it fails.
     """
-    source, command = Path(__file__).parent, [*_command(level, compiler), *extra]
+    source, command = Path(__file__).parent, [*build_command(level, compiler), *extra]
     target = library_file(directory, level, command)
     if target.is_file():
         return target
@@ -122,42 +116,9 @@ def compile_library(directory: Path, level: str, compiler: list[str], *extra: st
 
 
 def prebuilt_file(machine: str, level: str, sources: Path = Path(__file__).parent) -> Path:
-    """Where the library of a level for a machine lies, if the package came with it.
-
-    The name has a digest of `sources` and flags, so a library that other sources made is never loaded."""
-    digest = hashlib.sha256(repr(FLAGS).encode())
-    for name in SOURCES:
-        digest.update((sources / name).read_bytes())
-    return sources / PREBUILT / f"kernels_{machine}_{level}_{digest.hexdigest()[:16]}.so"
-
-
-def prebuild(machine: str, package: Path) -> list[Path]:
-    """Compiles all levels of a machine, one of `TARGETS`, into the folder of a wheel's files, `package`, with zig.
-
-    Any machine compiles for each; equal sources give equal bytes. `RunFailure` if a compilation fails."""
-    target, levels = TARGETS[machine]
-    zig = [sys.executable, "-m", "ziglang", "c++", "-target", target]
-    files = [prebuilt_file(machine, level, package / "kernels") for level in levels]
-    with ThreadPoolExecutor(len(levels)) as pool:
-        compiled = [pool.submit(compile_library, files[0].parent, level, zig, "-s") for level in levels]
-        for one, file in zip(compiled, files, strict=True):
-            one.result().rename(file)
-    return files
-
-
-def shipped_library() -> Path | None:
-    """The library for this CPU's best level that came with the package, if one did."""
-    path = prebuilt_file(platform.machine(), cpu_level())
-    return path if path.is_file() else None
-
-
-def built_libraries() -> dict[str, Path | None]:
-    """The compilers that `library_path` tries, in its order, and the library that each has built for this CPU."""
-    paths = {
-        " ".join(compiler): library_file(user_cache() / "kernels", cpu_level(), _command(cpu_level(), compiler))
-        for compiler in cxx_compilers()
-    }
-    return {name: path if path.is_file() else None for name, path in paths.items()}
+    """Where the package has the library of a level, if it came with it; named by a digest of `sources` and flags."""
+    digest = hashlib.sha256(repr(FLAGS).encode() + b"".join((sources / name).read_bytes() for name in SOURCES))
+    return sources / "prebuilt" / f"kernels_{machine}_{level}_{digest.hexdigest()[:16]}.so"
 
 
 def library_path(level: str = AUTO) -> Path | None:

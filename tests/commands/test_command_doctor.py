@@ -260,7 +260,7 @@ def test_an_engine_that_cannot_be_imported(tmp_path, monkeypatch, script, words)
 
 
 def test_compiled_operators_are_found_and_never_built(tmp_path, monkeypatch):
-    from ms_codegeex.kernels import compiling
+    from ms_codegeex.kernels import compiling, prebuilding
 
     compiler = tmp_path / "g++"
     compiler.write_text("#!/bin/sh\nexit 1\n")
@@ -276,12 +276,12 @@ def test_compiled_operators_are_found_and_never_built(tmp_path, monkeypatch):
     )
     assert not list((tmp_path / "cache").rglob("*.so"))
     (known,) = (each for each in compiling.cxx_compilers() if each[0] == str(compiler))
-    built = compiling.library_file(compiling.user_cache() / "kernels", "avx2", compiling._command("avx2", known))
+    built = compiling.library_file(compiling.user_cache() / "kernels", "avx2", compiling.build_command("avx2", known))
     built.parent.mkdir(parents=True)
     built.touch()
     assert compiling.compile_library(built.parent, "avx2", known) == built
     assert doctor._compiled_operators().found == f"{level}; built by {compiler}"
-    monkeypatch.setattr(compiling, "cxx_compilers", list)
+    monkeypatch.setattr(prebuilding, "cxx_compilers", list)
     check = doctor._compiled_operators()
     assert check.state == "optional" and "no C++ compiler" in check.found and "pip install ziglang" in check.fix
 

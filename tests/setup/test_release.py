@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT
 
 import ms_codegeex
-from ms_codegeex.kernels import compiling
+from ms_codegeex.kernels import compiling, prebuilding
 
 _spec = importlib.util.spec_from_file_location("release", ROOT / "ascend_scripts" / "release.py")
 release = importlib.util.module_from_spec(_spec)
@@ -84,9 +84,9 @@ def test_versions_agree():
     assert f"\n## [{version}] - " in (ROOT / "CHANGELOG.md").read_text()
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
     for machine, tag in release.PLATFORMS.items():
-        libc = compiling.TARGETS[machine][0].partition("-linux-gnu.")[2]
+        libc = prebuilding.TARGETS[machine][0].partition("-linux-gnu.")[2]
         assert tag == f"manylinux_{libc.replace('.', '_')}_{machine}"
-    assert release.PLATFORMS.keys() == compiling.TARGETS.keys()
+    assert release.PLATFORMS.keys() == prebuilding.TARGETS.keys()
 
 
 def test_a_failure_says_what_failed(tmp_path):
@@ -105,7 +105,8 @@ def test_the_library_that_came_with_the_package_is_taken_and_only_that_of_these_
     assert compiling.prebuilt_file("x86_64", "avx2", tmp_path) != file
     shipped = tmp_path / "shipped.so"
     monkeypatch.setattr(compiling, "prebuilt_file", lambda machine, level: shipped)
+    monkeypatch.setattr(prebuilding, "prebuilt_file", lambda machine, level: shipped)
     monkeypatch.setattr(compiling, "cxx_compilers", list)
-    assert compiling.library_path() is None and compiling.shipped_library() is None
+    assert compiling.library_path() is None and prebuilding.shipped_library() is None
     shipped.touch()
-    assert compiling.library_path() == compiling.shipped_library() == shipped
+    assert compiling.library_path() == prebuilding.shipped_library() == shipped

@@ -1,0 +1,54 @@
+"""Libraries of compiled operators that a wheel brings or that this machine has: for the release and for `doctor`."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from ms_codegeex.base.cache import user_cache
+from ms_codegeex.kernels.compiling import (
+    LEVELS,
+    build_command,
+    compile_library,
+    cpu_level,
+    cxx_compilers,
+    library_file,
+    prebuilt_file,
+)
+
+# zig's names of the platforms of such wheels, with the oldest C library, and their levels
+TARGETS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "x86_64": ("x86_64-linux-gnu.2.17", tuple(LEVELS)),
+    "aarch64": ("aarch64-linux-gnu.2.17", ("plain",)),
+}
+
+
+def prebuild(machine: str, package: Path) -> list[Path]:
+    """Compiles all levels of a machine, one of `TARGETS`, into the folder of a wheel's files, `package`, with zig.
+
+    Any machine compiles for each; equal sources give equal bytes. `RunFailure` if a compilation fails."""
+    target, levels = TARGETS[machine]
+    zig = [sys.executable, "-m", "ziglang", "c++", "-target", target]
+    files = [prebuilt_file(machine, level, package / "kernels") for level in levels]
+    with ThreadPoolExecutor(len(levels)) as pool:
+        compiled = [pool.submit(compile_library, files[0].parent, level, zig, "-s") for level in levels]
+        for one, file in zip(compiled, files, strict=True):
+            one.result().rename(file)
+    return files
+
+
+def shipped_library() -> Path | None:
+    """The library for this CPU's best level that came with the package, if one did."""
+    path = prebuilt_file(platform.machine(), cpu_level())
+    return path if path.is_file() else None
+
+
+def built_libraries() -> dict[str, Path | None]:
+    """The compilers that `library_path` tries, in its order, and the library that each has built for this CPU."""
+    paths = {
+        " ".join(compiler): library_file(user_cache() / "kernels", cpu_level(), build_command(cpu_level(), compiler))
+        for compiler in cxx_compilers()
+    }
+    return {name: path if path.is_file() else None for name, path in paths.items()}
