@@ -73,7 +73,7 @@ class Trainer(ObservedRun):
         self.transition, self.library = transition, library
         self.provenance = Provenance(config, data, rank, weights or {}, infill)
         data.check_model(config.model.sizes.vocab_size, config.model.sizes.eos_token_id)
-        # the engine shards parameters when it compiles; whole weights are never allocated on a device, nor twice on a CPU
+        # the engine shards parameters when it compiles; no device allocates whole weights, nor a CPU two copies
         with no_init_parameters():
             optimizer = partial(adamw, transition=transition, library=library)
             self.built = build(config, tied_group=tied_group, compile_once=True, optimizer=optimizer, library=library)
