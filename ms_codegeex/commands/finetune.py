@@ -61,7 +61,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Prepare the data with the model's tokenizer, then train from its weights."""
-    from ms_codegeex.commands.finetune_choices import Request, file_of, fit, length_of, with_steps
+    from ms_codegeex.commands.finetune_choices import TuningRequest, file_of, fit, length_of, with_steps
     from ms_codegeex.commands.training_job import paths_and_overrides, rank_table_of, train
     from ms_codegeex.data.finetuning.prepare import FinetuneSettings, example_sizes, recognised_task
     from ms_codegeex.formats.sources import open_source
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"--data: {words[0]} is an override; name files or a dataset directory first")
     source = open_source(options.model)
     words = [*options.overrides, *words, *overrides_of(arguments)]
-    request = Request(options.config, _model_words(options, source), words, options.adapter is not None)
+    request = TuningRequest(options.config, _model_words(options, source), words, options.adapter is not None)
     name, kind = file_of(request)
     stated = request.stated(name)
     config = request.load(name)

@@ -35,7 +35,7 @@ LENGTHS = (2048, 1024, 512, 256, 128)  # tried for documents, which have no leng
 
 
 @dataclass(frozen=True)
-class Request:
+class TuningRequest:
     """What is stated: the file, if one is, and overrides; `model`: those that `--model` and `--adapter` mean."""
 
     file: str | None
@@ -66,7 +66,7 @@ class Length:
     reason: str
 
 
-def file_of(request: Request) -> tuple[str, str]:
+def file_of(request: TuningRequest) -> tuple[str, str]:
     """The run's file and why it is this one: adapters for all but small models."""
     if request.file is not None:
         return request.file, f"{request.file}, as --config says"
@@ -96,7 +96,7 @@ def length_of(stated: Mapping[str, Any], sizes: np.ndarray | None, limit: int, d
     return Length((min(limit, LENGTHS[0]), *lengths[lengths[:1] == (LENGTHS[0],) :]), "the longest that fits")
 
 
-def _candidates(request: Request, name: str, length: Length, stated: Mapping[str, Any]) -> Iterator[RunConfig]:
+def _candidates(request: TuningRequest, name: str, length: Length, stated: Mapping[str, Any]) -> Iterator[RunConfig]:
     """Configurations, those that are wanted most first. What is stated is in all of them."""
     base = request.load(name)
     batch: int | None = base.training.global_batch
@@ -115,7 +115,7 @@ def _candidates(request: Request, name: str, length: Length, stated: Mapping[str
         yield request.load(name, choice.words())
 
 
-def fit(request: Request, name: str, length: Length) -> tuple[RunConfig, str]:
+def fit(request: TuningRequest, name: str, length: Length) -> tuple[RunConfig, str]:
     """The first configuration that fits the memory, and a line about it; `UserError` if none does."""
     stated, output = request.stated(name), request.load(name).output
     before = _earlier(Path(output), stated)
@@ -148,7 +148,7 @@ def _earlier(output: Path, stated: Mapping[str, Any]) -> list[str]:
     return [f"{key}={values[key]}" for key in CHOSEN if key not in stated and values.get(key) is not None]
 
 
-def _refusal(request: Request, name: str, least: fitting.Fitted, free: int) -> str:
+def _refusal(request: TuningRequest, name: str, least: fitting.Fitted, free: int) -> str:
     """Why nothing fits, and the next smaller thing that would."""
     config = least.config
     size = config.model.sizes.parameter_count() / 1e6
@@ -167,7 +167,7 @@ def _refusal(request: Request, name: str, least: fitting.Fitted, free: int) -> s
     return f"{need}; {largest}free {(least.needed - free) / 1e9:.1f} GB"
 
 
-def _smaller(request: Request, name: str, config: RunConfig) -> Iterator[tuple[str, list[str], RunConfig]]:
+def _smaller(request: TuningRequest, name: str, config: RunConfig) -> Iterator[tuple[str, list[str], RunConfig]]:
     """What needs less than the least that the run may choose, and changes the result least: file and overrides."""
     least = ["training.micro_batch=1", "training.recompute=full", "devices=1"]
     changes: list[tuple[str, list[str]]] = [] if config.lora.rank else [(ADAPTERS, least)]

@@ -16,19 +16,19 @@ from ms_codegeex.config.chosen_hardware import hardware_of, running_on
 from ms_codegeex.cuda.driver import Gpu
 from ms_codegeex.cuda.libraries import check_loaded
 from ms_codegeex.cuda.probe import probe_gpu_backend
-from ms_codegeex.kernels.compiling import library_path
 from ms_codegeex.planning.cost_model import shape_of
 from ms_codegeex.planning.memory import kept_bytes, stage_memory
 from ms_codegeex.planning.model_parts import model_parts
 from ms_codegeex.runs.background import saves_in_background
-from ms_codegeex.training.operators import uses_compiled_operators
+from ms_codegeex.training.operators import finds_compiled_operators
 
 PROCESS = 450_000_000  # bytes of a process with the engine loaded
 TRAINED = 21  # of a trained weight: itself, gradient, two moments, and the update's buffers
 ACCUMULATED = 4  # more, if its gradient is summed over micro-batches
 COPIED = 12  # more in one process, for background saving: a copy of the weight and its moments
 FROZEN = 4  # of a frozen weight; processes share those that a file holds as they are, which is not counted
-GRAPH = 20_000_000  # of a block in each compiled graph: two train if gradients are summed, one evaluates
+GRAPHS = 120_000_000  # of the compiler and its first graph
+BLOCK, BLOCK_AGAIN = 14_000_000, 22_000_000  # of a block in each graph of training; of one that is computed again
 KEPT = 9.5  # resident bytes for each byte that the backward pass needs
 COMPILED = 2.6  # the same with the operators that a compiler builds, which use little beside their results
 LOGITS = 4  # tensors of logits; with those operators 3, since less is held around them
@@ -49,16 +49,17 @@ def required_memory(config: RunConfig, compiled: bool | None = None) -> int:
     if config.device != "cpu":
         return int(max(stage.total for stage in stage_memory(config, running_on(config))))
     if compiled is None:
-        compiled = uses_compiled_operators(config) and library_path() is not None
+        compiled = finds_compiled_operators(config)
     model, rows = config.model.sizes, config.micro_batch * config.seq_length
     trained, frozen = model.parameter_count(), 0
     if config.lora.rank:
-        frozen = trained
+        frozen = trained - model.vocab_size * model.hidden_size  # of that table only rows are read
         trained = sum(map(math.prod, model.adapter_shapes(config.lora.targets, config.lora.rank).values()))
     accumulates = config.local_batch > config.micro_batch
     each = TRAINED + (ACCUMULATED if accumulates else 0)
     logits = (LOGITS - compiled) * 4 * model.vocab_size * min(rows, config.loss_chunk or rows)
-    graphs = GRAPH * model.attention_layers * (2 + accumulates)
+    block = BLOCK if config.training.recompute == "none" else BLOCK_AGAIN
+    graphs = GRAPHS + block * model.attention_layers * (1 + accumulates)
     weights = each * trained + FROZEN * frozen
     saving, keep_best = config.checkpoint, config.training.patience > 0
     copies = COPIED * trained if saves_in_background(saving.background, saving.every, keep_best) else 0

@@ -22,10 +22,10 @@ from ms_codegeex.planning.fitting import (
 )
 from ms_codegeex.runs.memory_check import required_memory
 
-PRESETS = (("codegen", "350m-multi"), ("codegen", "2b-multi"), ("codegeex2", "6b"), ("codegeex", "25m"))
+PRESETS = (("codegen", "350m-multi"), ("codegeex2", "6b"))
 
 
-@hypothesis_settings(max_examples=200, deadline=None)
+@hypothesis_settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(2, 3000), min_size=1, max_size=400), st.integers(2, 2048))
 def test_at_most_one_example_in_a_hundred_is_longer(sizes, limit):
     length = length_of(np.array(sizes), limit)
@@ -49,11 +49,11 @@ def candidates(family, preset, file, length):
     return found
 
 
-@hypothesis_settings(max_examples=100, deadline=None)
+@hypothesis_settings(max_examples=40, deadline=None)
 @given(
     st.sampled_from(PRESETS),
     st.sampled_from(["finetune_full", "finetune_lora"]),
-    st.sampled_from([64, 192, 512]),
+    st.sampled_from([64, 512]),
     st.integers(10**8, 10**11),
     st.integers(0, 10**10),
 )
