@@ -24,7 +24,7 @@ from ms_codegeex.data.datasets.opening import training_data
 from ms_codegeex.data.datasets.packing import KIND
 from ms_codegeex.models.registry import family
 from ms_codegeex.planning import fitting
-from ms_codegeex.runs.memory_check import free_memory, required_memory
+from ms_codegeex.runs.memory_check import available_for, required_memory
 from ms_codegeex.runs.run_directory import RunDirectory
 
 FULL, ADAPTERS = "finetune_full", "finetune_lora"
@@ -92,8 +92,7 @@ def length_of(stated: Mapping[str, Any], sizes: np.ndarray | None, limit: int, d
     info = read_json(dataset / "dataset.json") if dataset else {}
     if info.get("kind") == KIND and type(info.get("seq_length")) is int:
         return Length((min(limit, info["seq_length"]),), f"that of {dataset}")
-    lengths = tuple(length for length in LENGTHS if length < limit)
-    return Length((min(limit, LENGTHS[0]), *lengths[lengths[:1] == (LENGTHS[0],) :]), "the longest that fits")
+    return Length(tuple(dict.fromkeys(min(limit, length) for length in LENGTHS)), "the longest that fits")
 
 
 def _candidates(request: TuningRequest, name: str, length: Length, stated: Mapping[str, Any]) -> Iterator[RunConfig]:
@@ -122,10 +121,11 @@ def fit(request: TuningRequest, name: str, length: Length) -> tuple[RunConfig, s
     if before:
         config = request.load(name, before)
         return config, f"settings of {output}, which goes on: " + ", ".join(before)
-    free = free_memory()
+    free = available_for(request.load(name))
     budget = int(fitting.SHARE * free)
     found, least = fitting.first_that_fits(_candidates(request, name, length, stated), required_memory, budget)
-    if found is None and least.needed > free:
+    known = least.config.device == "cpu" or least.config.parallel.hardware is not None
+    if found is None and known and least.needed > free:
         raise UserError(_refusal(request, name, least, free))
     chosen = found or least
     config = chosen.config

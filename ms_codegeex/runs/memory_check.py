@@ -39,6 +39,11 @@ def free_memory() -> int:
     return min(psutil.virtual_memory().available, available_memory() or sys.maxsize)
 
 
+def available_for(config: RunConfig) -> int:
+    """Bytes that `required_memory` may take: on a CPU those that are free, otherwise what the assumed device has."""
+    return free_memory() if config.device == "cpu" else int(running_on(config).usable_memory)
+
+
 def required_memory(config: RunConfig, compiled: bool | None = None) -> int:
     """Bytes that a run needs: of host memory, of all its processes on a CPU; otherwise of each device, as planned.
 
@@ -83,14 +88,10 @@ class Shortage:
 def shortage(config: RunConfig) -> Shortage | None:
     """The reason why a run does not fit into memory; None if it fits. On a CPU, the memory that is free now counts;
     otherwise the plan and the device's memory, if it is known."""
-    if config.device == "cpu":
-        needed, available = required_memory(config), free_memory()
-    elif config.parallel.hardware is None:
+    if config.device != "cpu" and config.parallel.hardware is None:
         return None
-    else:
-        chip = running_on(config)
-        needed, available = required_memory(config), chip.usable_memory
-    return Shortage(int(needed), int(available)) if needed > available else None
+    needed, available = required_memory(config), available_for(config)
+    return Shortage(needed, available) if needed > available else None
 
 
 def check_memory(config: RunConfig) -> None:

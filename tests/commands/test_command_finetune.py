@@ -127,13 +127,12 @@ def test_equal_data_is_prepared_once(model, pairs, tmp_path):
 
 def chosen(model, pairs, tmp_path, monkeypatch, *words, free=20 * 10**9):
     """The configuration that `finetune` would train, and the lines it prints; nothing is trained."""
-    from ms_codegeex.commands import finetune_choices, training_job
+    from ms_codegeex.commands import training_job
     from ms_codegeex.runs import memory_check
 
     found = []
     monkeypatch.setattr(training_job, "train", lambda config, *_, **__: found.append(config))
     monkeypatch.setattr(memory_check, "free_memory", lambda: free)
-    monkeypatch.setattr(finetune_choices, "free_memory", lambda: free)
     output = f"output={tmp_path / 'tuned'}"
     done = command_here("finetune", "--model", model, "--data", pairs, output, *words)
     return (found[0] if found else None), done.stderr.splitlines()
