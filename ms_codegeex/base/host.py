@@ -98,7 +98,7 @@ def available_memory(
     meminfo: str = "/proc/meminfo",
     limits: tuple = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"),
 ) -> int | None:
-    """Bytes this process may still take: the kernel's estimate, or the container's limit if that is lower."""
+    """Bytes this process may still take: the kernel's estimate, or what the container's limit leaves."""
     bounds = []
     try:
         with open(meminfo) as lines:
@@ -109,10 +109,23 @@ def available_memory(
     for path in limits:
         try:
             with open(path) as limit:
-                bounds.append(int(limit.read()))
+                bounds.append(max(0, int(limit.read()) - _used(os.path.dirname(path))))
         except (OSError, ValueError):  # no cgroup, or "max"
             continue
     return min(bounds) if bounds else None
+
+
+def _used(directory: str) -> int:
+    """Bytes that a cgroup holds and cannot give back at once: without the files that it has read; 0 if unknown."""
+    used = 0
+    for name in ("memory.current", "memory.usage_in_bytes"):  # of version 2, of version 1
+        with contextlib.suppress(OSError, ValueError), open(os.path.join(directory, name)) as figure:
+            used = int(figure.read())
+    with contextlib.suppress(OSError, ValueError), open(os.path.join(directory, "memory.stat")) as lines:
+        given_back = ("inactive_file", "total_inactive_file")
+        sizes = [int(line.split()[1]) for line in lines if line.split()[:1] and line.split()[0] in given_back]
+        used -= max(sizes) if sizes else 0
+    return max(0, used)
 
 
 def hide_rank_table() -> None:

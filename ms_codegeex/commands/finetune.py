@@ -26,7 +26,6 @@ EXAMPLES = """  ms-codegeex finetune --model runs/codegeex_tiny --data pairs.jso
   ms-codegeex finetune --model runs/codegeex_tiny --data corpus --infill-rate 0.9
   ms-codegeex finetune --model runs/codegeex_tiny --adapter runs/finetune_lora --data more.jsonl output=runs/more
   ms-codegeex finetune --config my.yaml --model runs/codegeex_tiny --data tuning training.schedule.learning_rate=1e-5"""
-DEFAULT_CONFIG, ADAPTER_CONFIG = "finetune_full", "finetune_lora"
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class FinetuneOptions:
         "records in .jsonl[.gz|.zst] (docs/finetuning-data.md), or a dataset directory made of them", "PATH", REQUIRED
     )
     config: str | None = option(
-        f"YAML file without a model, or a shipped name (default: {DEFAULT_CONFIG}, with --adapter {ADAPTER_CONFIG})",
+        "YAML file without a model, or a shipped name (default: finetune_lora, or finetune_full for a small model)",
         "FILE",
     )
     adapter: Path | None = option("train these adapters further: a run, or a directory in PEFT's layout", "DIR")
@@ -62,10 +61,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Prepare the data with the model's tokenizer, then train from its weights."""
+    from ms_codegeex.commands.finetune_choices import TuningRequest, file_of, fit, length_of, with_steps
     from ms_codegeex.commands.training_job import paths_and_overrides, rank_table_of, train
+    from ms_codegeex.data.finetuning.prepare import FinetuneSettings, example_sizes, recognised_task
     from ms_codegeex.formats.sources import open_source
     from ms_codegeex.runs.attempts import Restarts
-    from ms_codegeex.runs.memory_check import required_memory
     from ms_codegeex.runs.node import resolve_node
     from ms_codegeex.runs.resume import check_allowed
 
@@ -75,21 +75,28 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"--data: {words[0]} is an override; name files or a dataset directory first")
     source = open_source(options.model)
     words = [*options.overrides, *words, *overrides_of(arguments)]
-    config = _configured(options, source, words)
+    request = TuningRequest(options.config, _model_words(options, source), words, options.adapter is not None)
+    name, kind = file_of(request)
+    stated = request.stated(name)
+    config = request.load(name)
     check_allowed(config, resuming.allow_change)
     table = _one_server(rank_table_of("finetune", None, config.device))
-    if len(data) == 1 and (Path(data[0]) / "dataset.json").is_file():
-        dataset = Path(data[0]).absolute()
-    else:
-        dataset = _prepared(data, options.task, source, config, quiet=options.json)
+    prepared = len(data) == 1 and (Path(data[0]) / "dataset.json").is_file()
+    dataset = Path(data[0]).absolute() if prepared else None
+    task = None if prepared else options.task or recognised_task(data)
+    limit, sizes = config.model.sizes.max_position_embeddings, None
+    if task is not None and stated.get("data.seq_length") is None:
+        sizes = example_sizes(data, FinetuneSettings(task, limit, _tokenizer(source), seed=config.seed))
+    length = length_of(stated, sizes, limit, dataset)
+    config, memory = fit(request, name, length)
+    if task is not None:
+        dataset = _prepared(data, task, source, config, quiet=options.json)
     infill = infill_config(arguments) or config.data.infill
     config = replace(config, data=replace(config.data, train=str(dataset), blend=None, infill=infill))
-    if options.epochs is not None:
-        config = _with_epochs(config, options.epochs)
-    if config.device == "cpu":
-        print_error(f"memory: about {required_memory(config) / 1e9:.1f} GB on {config.devices} process(es)")
-    batch = f"{config.training.global_batch} sequences of {config.seq_length} tokens"
-    print_error(f"at most {config.steps} steps of {batch}")
+    config, steps = with_steps(config, stated, options.epochs)
+    tokens = f"sequences of {config.seq_length} tokens: {length.reason} (data.seq_length)"
+    for line in (kind, tokens, memory, steps):
+        print_error(line)
     node, restarts = resolve_node(config, table), Restarts(resuming.restarts, resuming.min_devices)
     train(config, node, allow_change=resuming.allow_change, restarts=restarts, as_json=options.json)
 
@@ -104,33 +111,25 @@ def _one_server(path: Path | None) -> Path | None:
     return path
 
 
-def _configured(options: FinetuneOptions, source: Source, words: list[str]) -> RunConfig:
-    """The run's configuration with the model's sizes in it."""
-    from ms_codegeex.base.shipped import find_config
-    from ms_codegeex.config.loading import load_config
-    from ms_codegeex.config.values import read_yaml
+def _model_words(options: FinetuneOptions, source: Source) -> list[str]:
+    """The overrides that `--model` and `--adapter` mean: sizes, and where the weights are."""
     from ms_codegeex.formats.peft import open_adapters
 
-    name = options.config or (ADAPTER_CONFIG if options.adapter else DEFAULT_CONFIG)
-    given = read_yaml(find_config(Path(name))).get("model")
-    if given is not None:
-        raise UserError(f"{name}: model: --model names the model; remove the section")
     model = {"family": source.family.name, **source.fields, "weights": str(source.path.absolute())}
-    words = [f"model.{key}={json.dumps(value)}" for key, value in model.items()] + words
+    words = [f"model.{key}={json.dumps(value)}" for key, value in model.items()]
     if options.adapter is not None:
         adapters = open_adapters(options.adapter, source)
         lora = {"rank": adapters.rank, "alpha": adapters.alpha, "targets": adapters.targets}
         lora["weights"] = str(options.adapter.absolute())
-        words = [f"lora.{key}={json.dumps(value)}" for key, value in lora.items()] + words
-    return load_config(Path(name), words)
+        words += [f"lora.{key}={json.dumps(value)}" for key, value in lora.items()]
+    return words
 
 
-def _prepared(data: list[str], task: str | None, source: Source, config: RunConfig, quiet: bool) -> Path:
+def _prepared(data: list[str], task: str, source: Source, config: RunConfig, quiet: bool) -> Path:
     """A dataset directory next to the run for these files, made on first use. Equal files give the same one."""
     from ms_codegeex.base.reading import sha256
-    from ms_codegeex.data.finetuning.prepare import FinetuneSettings, prepare_finetune, recognised_task
+    from ms_codegeex.data.finetuning.prepare import FinetuneSettings, prepare_finetune
 
-    task = task or recognised_task(data)
     settings = FinetuneSettings(task, config.seq_length, _tokenizer(source), seed=config.seed)
     files = sorted(file for name in data for file in (Path(name), *Path(name).rglob("*")) if file.is_file())
     request: Mapping[str, Any] = {"settings": asdict(settings), "files": [sha256(file) for file in files]}
@@ -151,16 +150,3 @@ def _tokenizer(source: Source) -> str:
         return tokenizer.name
     run = source.path.absolute().parent.parent
     return str(source.path if source.kind == "huggingface" else run / TOKENIZER_DIRECTORY)
-
-
-def _with_epochs(config: RunConfig, epochs: float) -> RunConfig:
-    """This many passes over the data, with the schedule of this length and at most a tenth of it to warm up."""
-    from ms_codegeex.config.sections import warm_up_of
-    from ms_codegeex.data.datasets.opening import training_data
-
-    batch, schedule = config.training.global_batch, config.training.schedule
-    steps = max(1, round(epochs * training_data(config).size / batch))
-    schedule = replace(schedule, decay_steps=None)
-    if schedule.warmup_steps is not None:
-        schedule = replace(schedule, warmup_steps=min(schedule.warmup_steps, warm_up_of(steps)))
-    return replace(config, training=replace(config.training, steps=steps, tokens=None, schedule=schedule))

@@ -4,11 +4,13 @@ and libraries."""
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass, replace
 
 import psutil
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.host import available_memory
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.chosen_hardware import hardware_of, running_on
 from ms_codegeex.cuda.driver import Gpu
@@ -18,37 +20,60 @@ from ms_codegeex.planning.cost_model import shape_of
 from ms_codegeex.planning.memory import kept_bytes, stage_memory
 from ms_codegeex.planning.model_parts import model_parts
 from ms_codegeex.runs.background import saves_in_background
+from ms_codegeex.training.operators import finds_compiled_operators
 
 PROCESS = 450_000_000  # bytes of a process with the engine loaded
 TRAINED = 21  # of a trained weight: itself, gradient, two moments, and the update's buffers
 ACCUMULATED = 4  # more, if its gradient is summed over micro-batches
 COPIED = 12  # more in one process, for background saving: a copy of the weight and its moments
-FROZEN = 8.4  # of a frozen weight: itself, and a copy in the graph
+FROZEN = 4  # of a frozen weight; processes share those that a file holds as they are, which is not counted
+GRAPHS = 120_000_000  # of the compiler and its first graph
+BLOCK, BLOCK_AGAIN = 14_000_000, 22_000_000  # of a block in each graph of training; of one that is computed again
 KEPT = 9.5  # resident bytes for each byte that the backward pass needs
+COMPILED = 2.6  # the same with the operators that a compiler builds, which use little beside their results
+LOGITS = 4  # tensors of logits; with those operators 3, since less is held around them
 
 
-def required_memory(config: RunConfig) -> int:
-    """Bytes of host memory that the CPU processes of a run need, roughly.
+def free_memory() -> int:
+    """Bytes of this machine, or of this container, that are free now."""
+    return min(psutil.virtual_memory().available, available_memory() or sys.maxsize)
+
+
+def available_for(config: RunConfig) -> int:
+    """Bytes that `required_memory` may take: on a CPU those that are free, otherwise what the assumed device has."""
+    return free_memory() if config.device == "cpu" else int(running_on(config).usable_memory)
+
+
+def required_memory(config: RunConfig, compiled: bool | None = None) -> int:
+    """Bytes that a run needs: of host memory, of all its processes on a CPU; otherwise of each device, as planned.
 
     Fitted to the peaks of resident memory of full and LoRA training with MindSpore 2.9.0 (docs/finetune.md has them).
     MindSpore's broadcast kernels keep their own buffers and little is reused, so an activation costs several times its
-    size. With the operators that a compiler builds (`training/operators.py`) a run needs less, which is not counted: it
-    may continue on a machine without one.
+    size. `compiled`: with the operators that a compiler builds (`training/operators.py`); None: if there is one.
     """
+    if config.device != "cpu":
+        return int(max(stage.total for stage in stage_memory(config, running_on(config))))
+    if compiled is None:
+        compiled = finds_compiled_operators(config)
     model, rows = config.model.sizes, config.micro_batch * config.seq_length
     trained, frozen = model.parameter_count(), 0
     if config.lora.rank:
-        frozen = trained
+        frozen = trained - model.vocab_size * model.hidden_size  # of that table only rows are read
         trained = sum(map(math.prod, model.adapter_shapes(config.lora.targets, config.lora.rank).values()))
-    each = TRAINED + (ACCUMULATED if config.local_batch > config.micro_batch else 0)
-    logits = 4 * 4 * model.vocab_size * min(rows, config.loss_chunk or rows)
+    accumulates = config.local_batch > config.micro_batch
+    each = TRAINED + (ACCUMULATED if accumulates else 0)
+    logits = (LOGITS - compiled) * 4 * model.vocab_size * min(rows, config.loss_chunk or rows)
+    block = BLOCK if config.training.recompute == "none" else BLOCK_AGAIN
+    graphs = GRAPHS + block * model.attention_layers * (1 + accumulates)
     weights = each * trained + FROZEN * frozen
     saving, keep_best = config.checkpoint, config.training.patience > 0
     copies = COPIED * trained if saves_in_background(saving.background, saving.every, keep_best) else 0
-    # what one micro-batch keeps for its backward pass, without the logits, with elementary operators
-    shape = replace(shape_of(config, hardware_of(config)), fused=frozenset())
+    # what one micro-batch keeps for its backward pass, without the logits
+    fused = {"norm", "attention"} if compiled and not config.training.dropout else {"norm"} if compiled else set()
+    shape = replace(shape_of(config, hardware_of(config)), fused=frozenset(fused))
     kept = kept_bytes([part for part in model_parts(model, shape) if part.name != "head"])
-    return config.devices * int(PROCESS + weights + KEPT * kept + logits) + copies
+    activations = (COMPILED if compiled else KEPT) * kept
+    return config.devices * int(PROCESS + graphs + weights + activations + logits) + copies
 
 
 @dataclass(frozen=True)
@@ -63,23 +88,20 @@ class Shortage:
 def shortage(config: RunConfig) -> Shortage | None:
     """The reason why a run does not fit into memory; None if it fits. On a CPU, the memory that is free now counts;
     otherwise the plan and the device's memory, if it is known."""
-    if config.device == "cpu":
-        needed, available = required_memory(config), psutil.virtual_memory().available
-    elif config.parallel.hardware is None:
+    if config.device != "cpu" and config.parallel.hardware is None:
         return None
-    else:
-        chip = running_on(config)
-        needed, available = max(stage.total for stage in stage_memory(config, chip)), chip.usable_memory
-    return Shortage(int(needed), int(available)) if needed > available else None
+    needed, available = required_memory(config), available_for(config)
+    return Shortage(needed, available) if needed > available else None
 
 
 def check_memory(config: RunConfig) -> None:
     """`UserError` if a CPU run needs more memory than is free now."""
     if config.device == "cpu" and (short := shortage(config)):
         raise UserError(
-            f"model.preset: {config.model.sizes.parameter_count():,} parameters with training.micro_batch "
+            f"model: {config.model.sizes.parameter_count():,} parameters with training.micro_batch "
             f"{config.micro_batch} need about {short.needed / 1e9:.1f} GB on {config.devices} process(es), "
-            f"{short.available / 1e9:.1f} GB are free; choose a smaller model.preset, training.micro_batch or --devices"
+            f"{short.available / 1e9:.1f} GB are free; choose a smaller model, data.seq_length, training.micro_batch "
+            "or --devices, or set training.recompute=full"
         )
 
 

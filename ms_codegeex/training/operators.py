@@ -17,6 +17,11 @@ def uses_compiled_operators(config: RunConfig) -> bool:
     return config.device == "cpu" and training.precision == "fp32" and not config.partitioned and not chosen
 
 
+def finds_compiled_operators(config: RunConfig) -> bool:
+    """Whether a run trains with them on this machine, which builds them on first use."""
+    return uses_compiled_operators(config) and library_path() is not None
+
+
 def operators_library(config: RunConfig, threads: int) -> Path | None:
     """The library of these operators, which run on this many threads; None if the run uses MindSpore's own."""
     path = library_path() if uses_compiled_operators(config) else None

@@ -41,12 +41,14 @@ class RankState:
             name = parameter.name
             if name in names:
                 if placement.here(name):
+                    if not parameter.requires_grad and _held_as_stored(parameter, weights.get(name)):
+                        continue
                     shape, window = placement.shape(name, tuple(parameter.shape)), placement.window(name)
                     stored = placement.stored_name(name)
                     std, waves = self._first_values(stored)
                     _set(parameter, starting_weight(stored, shape, std, self._config.seed, window, weights, waves))
             # of other stages the engine has sharded nothing: their moments would be whole, and fill the host's memory
-            elif self._config.partitioned and parameter.has_init and not placement.elsewhere(name):
+            elif parameter.has_init and not placement.elsewhere(name):
                 _set(parameter, np.zeros(parameter.shape, np.float32))
 
     def _first_values(self, name: str) -> tuple[float, bool]:
@@ -118,6 +120,16 @@ class RankState:
                 )
 
 
+def _held_as_stored(parameter: ms.Parameter, tensor: LazyTensor | None) -> bool:
+    """Let a frozen parameter be the file's own bytes, read-only, if they are its numbers: nothing of them is this
+    process's, and processes that read the same file share them."""
+    if tensor is None or tensor.dtype != "float32" or tensor.shape != tuple(parameter.shape):
+        return False
+    _check_finite(parameter.name, tensor.array())  # in a map of its own: pages that only this reads are not kept
+    parameter.set_data(Tensor.from_numpy(tensor.array()), slice_shape=True)
+    return True
+
+
 def _set(parameter: ms.Parameter, value: np.ndarray) -> None:
     if value.shape != tuple(parameter.shape):
         raise RunFailure(
@@ -155,6 +167,11 @@ def initial_weight(
     return np.stack(rows)[:, window[1]] * np.float32(std)
 
 
+def _check_finite(name: str, value: np.ndarray) -> None:
+    if not np.isfinite(value).all():
+        raise UserError(f"model.weights: tensor {name} holds numbers that are not finite; start from another model")
+
+
 def sinusoids(shape: tuple[int, ...], std: float) -> np.ndarray:
     """FP32 [positions, channels] of amplitude `std`: sines in the first half of the channels, cosines in the second,
     whose wavelengths are a geometric series from 2π to 20000π (Vaswani et al. 2017, section 3.5)."""
@@ -180,8 +197,7 @@ def starting_weight(
         return initial_weight(name, shape, std, seed, window, waves)
     there, here = common
     value = tensor.window(there).float32()
-    if not np.isfinite(value).all():
-        raise UserError(f"model.weights: tensor {name} holds numbers that are not finite; start from another model")
+    _check_finite(name, value)
     if value.shape == tuple(stop - start for start, stop in ranges):
         return value
     whole = initial_weight(name, shape, std, seed, window, waves)

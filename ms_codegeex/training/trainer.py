@@ -6,7 +6,6 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -74,8 +73,8 @@ class Trainer(ObservedRun):
         self.transition, self.library = transition, library
         self.provenance = Provenance(config, data, rank, weights or {}, infill)
         data.check_model(config.model.sizes.vocab_size, config.model.sizes.eos_token_id)
-        # the engine shards parameters when it compiles; whole weights are never allocated on a device
-        with no_init_parameters() if config.partitioned else nullcontext():
+        # the engine shards parameters when it compiles; no device allocates whole weights, nor a CPU two copies
+        with no_init_parameters():
             optimizer = partial(adamw, transition=transition, library=library)
             self.built = build(config, tied_group=tied_group, compile_once=True, optimizer=optimizer, library=library)
         self.evaluation = Evaluator(config, self.built, validation, rank, self)

@@ -116,10 +116,78 @@ def test_equal_data_is_prepared_once(model, pairs, tmp_path):
 
     config = load_config("finetune_full", [f"output={tmp_path / 'tuned'}", "data.seq_length=32"])
     source = open_source(model)
-    first = _prepared([str(pairs)], None, source, config, quiet=True)
+    first = _prepared([str(pairs)], "completion", source, config, quiet=True)
     made = (first / "dataset.json").stat().st_mtime_ns
     (copy := tmp_path / "other.jsonl").write_bytes(pairs.read_bytes())
     assert _prepared([str(copy)], "completion", source, config, quiet=True) == first
     assert (first / "dataset.json").stat().st_mtime_ns == made
     copy.write_text(copy.read_text().replace("red", "grey"))
-    assert _prepared([str(copy)], None, source, config, quiet=True) != first
+    assert _prepared([str(copy)], "completion", source, config, quiet=True) != first
+
+
+def chosen(model, pairs, tmp_path, monkeypatch, *words, free=20 * 10**9):
+    """The configuration that `finetune` would train, and the lines it prints; nothing is trained."""
+    from ms_codegeex.commands import training_job
+    from ms_codegeex.runs import memory_check
+
+    found = []
+    monkeypatch.setattr(training_job, "train", lambda config, *_, **__: found.append(config))
+    monkeypatch.setattr(memory_check, "free_memory", lambda: free)
+    output = f"output={tmp_path / 'tuned'}"
+    done = command_here("finetune", "--model", model, "--data", pairs, output, *words)
+    return (found[0] if found else None), done.stderr.splitlines()
+
+
+def test_without_options_everything_follows_from_data_and_memory(model, pairs, tmp_path, monkeypatch):
+    config, lines = chosen(model, pairs, tmp_path, monkeypatch)
+    sizes = np.diff(
+        np.flatnonzero(np.r_[True, np.fromfile(next(tmp_path.glob("tuning-*")) / "train.bin", np.uint16) == 50256])
+    )
+    assert (sizes <= config.seq_length).mean() >= 0.99 and config.seq_length == 32  # the model's
+    assert config.lora.rank == 0 and config.training.precision == "fp32"
+    assert 3 <= config.steps * config.training.global_batch * config.seq_length / sizes.sum() * 0.9 <= 20 < 300
+    assert config.steps // config.training.evaluate_every >= 6 and config.training.patience == 3
+    said = [line for line in lines if not line.startswith("tokenising")]
+    assert len(said) <= 5
+    for part in ("every weight", "data.seq_length", "GB that are free", "training.micro_batch", "training.steps"):
+        assert any(part in line for line in said), (part, said)
+
+
+def test_what_is_stated_stays(model, pairs, tmp_path, monkeypatch):
+    words = ("devices=2", "training.micro_batch=2", "training.recompute=full", "training.steps=7", "lora.rank=4")
+    config, lines = chosen(
+        model, pairs, tmp_path, monkeypatch, *words, "data.seq_length=24", "training.evaluate_every=5"
+    )
+    assert (config.devices, config.micro_batch, config.training.recompute, config.steps) == (2, 2, "full", 7)
+    assert (config.seq_length, config.lora.rank, config.training.evaluate_every) == (24, 4, 5)
+    assert any("as stated" in line for line in lines) and any("as data.seq_length says" in line for line in lines)
+    (tmp_path / "own.yaml").write_text("training: {steps: 3, micro_batch: 1, global_batch: 2}\ndevices: 1\n")
+    config, _ = chosen(model, pairs, tmp_path, monkeypatch, "--config", str(tmp_path / "own.yaml"))
+    assert (config.steps, config.micro_batch, config.devices, config.lora.rank) == (3, 1, 1, 0)
+
+
+def test_less_memory_gives_smaller_settings_and_too_little_a_figure_and_a_remedy(model, pairs, tmp_path, monkeypatch):
+    from ms_codegeex.runs.memory_check import required_memory
+
+    much, _ = chosen(model, pairs, tmp_path, monkeypatch, "training.global_batch=64")
+    free = int(required_memory(much) / 0.9)
+    less, _ = chosen(model, pairs, tmp_path, monkeypatch, "training.global_batch=64", free=free)
+    assert less.devices * less.micro_batch < much.devices * much.micro_batch
+    assert required_memory(less) <= 0.85 * free < required_memory(much)
+    nothing, lines = chosen(model, pairs, tmp_path, monkeypatch, free=10**8)
+    assert nothing is None
+    assert lines[-1].startswith("ms-codegeex finetune: --model: ") and "0.1 GB are free; free 0." in lines[-1]
+    words = ("training.micro_batch=64", "training.global_batch=64", "devices=1", "training.recompute=none")
+    whole, _ = chosen(model, pairs, tmp_path, monkeypatch, *words)
+    _, lines = chosen(model, pairs, tmp_path, monkeypatch, *words, free=required_memory(whole) - 10**6)
+    assert "training.micro_batch=1 training.recompute=full devices=1 needs" in lines[-1]
+
+
+def test_a_run_that_goes_on_keeps_its_choices(model, pairs, tmp_path, monkeypatch):
+    config, _ = chosen(model, pairs, tmp_path, monkeypatch, "training.micro_batch=2")
+    (tmp_path / "tuned").mkdir()
+    values = {**config.to_dict(), "devices": 1}
+    (tmp_path / "tuned" / "config.yaml").write_text(json.dumps(values, default=str))
+    again, lines = chosen(model, pairs, tmp_path, monkeypatch, free=10**8)
+    assert (again.devices, again.micro_batch, again.steps) == (1, 2, config.steps)
+    assert any("which goes on" in line for line in lines)

@@ -50,7 +50,7 @@ def main():
     threading.Thread(target=watch, args=(peak,), daemon=True).start()
     data, validation = training_data(config), validation_data(config)
     Trainer(config, data, validation, weights=weights_of(config)).run()
-    print(json.dumps({"measured": peak[0] - before, "planned": required_memory(config) - PROCESS}))
+    print(json.dumps({"measured": peak[0] - before, "planned": required_memory(config, compiled=False) - PROCESS}))
 
 
 main()

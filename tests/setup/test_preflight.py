@@ -37,7 +37,7 @@ LACKING = {
 
 
 def test_the_memory_of_the_first_command_is_what_its_run_needs():
-    needed = required_memory(load_config(ROOT / "configs" / "codegeex_tiny.yaml"))
+    needed = required_memory(load_config(ROOT / "configs" / "codegeex_tiny.yaml"), compiled=False)
     default = re.search(r"free memory needed \(default: (\d+)\)", PATH.read_text())[1]
     readme = re.search(r"(\d+) GB of free memory", (ROOT / "README.md").read_text())[1]
     assert default == readme and 0.75 * int(default) * host.GB < needed <= int(default) * host.GB
@@ -104,3 +104,12 @@ def test_a_kernel_that_refuses_the_sandbox_is_a_line_and_no_obstacle(tmp_path, c
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("preflight: `evaluate` cannot judge programs in its strict sandbox here")
     assert "namespaces: " in line and advice() in line
+
+
+def test_what_a_container_already_holds_is_not_free(tmp_path):
+    (tmp_path / "memory.max").write_text("2000000000\n")
+    (tmp_path / "memory.current").write_text("900000000\n")
+    (tmp_path / "memory.stat").write_text("anon 500000000\ninactive_file 300000000\n")
+    assert host.available_memory(str(tmp_path / "absent"), (str(tmp_path / "memory.max"),)) <= 1_400_000_000
+    (tmp_path / "memory.current").write_text("2500000000\n")
+    assert host.available_memory(str(tmp_path / "absent"), (str(tmp_path / "memory.max"),)) == 0

@@ -125,7 +125,7 @@ class RowEncoder:
 class _Work:
     """Turns the lines of the files into examples for the writer."""
 
-    def __init__(self, settings: FinetuneSettings, writer: DatasetWriter, encoder: RowEncoder) -> None:
+    def __init__(self, settings: FinetuneSettings, writer: DatasetWriter | _Sizes, encoder: RowEncoder) -> None:
         self.settings, self.writer, self.encoder = settings, writer, encoder
         self.tally, self.truncated = Tally(), 0
         self.found = {"files": 0, "documents": 0, "bytes": 0}
@@ -211,7 +211,7 @@ def prepare_finetune(
         UserError: a path is missing, no example is left, a line is bad (`on_error="stop"`), or `output` holds
             something else.
     """
-    output, places = Path(output), ", ".join(map(str, inputs))
+    output = Path(output)
     check_output(output, replace)
     roots = user_roots(inputs)
     files = _files(roots)
@@ -224,14 +224,38 @@ def prepare_finetune(
             for _ in ProgressBar(progress).track(units, map(work.read, units), "tokenising"):
                 pass
             if not len(writer):
-                raise UserError(
-                    f"{places}: no example is left ({work.tally.summary() or 'all is empty'}); correct the input"
-                )
+                raise UserError(_nothing_left(inputs, work.tally))
             splits = writer.write(settings.validation_share)
         extra = {"truncated": work.truncated, "redacted": {}}
         write_report(directory, writer.summary, work.found, work.tally, settings.record(), extra)
         description = _describe(directory, work, roots, splits)
     return {**description, "output": str(output)}
+
+
+class _Sizes:
+    """In the place of a writer: counts the tokens of the rows."""
+
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+
+    def add(self, ids: np.ndarray, *_: Any) -> None:
+        self.tokens.append(len(ids))
+
+
+def example_sizes(inputs: Sequence[Path | str], settings: FinetuneSettings) -> np.ndarray:
+    """Tokens of each example's row, at most `settings.seq_length`: int64 [n]. `UserError` as for `prepare_finetune`."""
+    sizes = _Sizes()
+    work = _Work(settings, sizes, RowEncoder(settings))
+    for identity, path in _files(user_roots(inputs)):
+        for unit in work.open(identity, path):
+            work.read(unit)
+    if not sizes.tokens:
+        raise UserError(_nothing_left(inputs, work.tally))
+    return np.array(sizes.tokens, np.int64)
+
+
+def _nothing_left(inputs: Sequence[Path | str], tally: Tally) -> str:
+    return f"{', '.join(map(str, inputs))}: no example is left ({tally.summary() or 'all is empty'}); correct the input"
 
 
 def recognised_task(inputs: Sequence[Path | str]) -> str:

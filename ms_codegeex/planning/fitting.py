@@ -1,0 +1,108 @@
+"""The settings of a fine-tuning run that nobody has stated, from the lengths of its data and the memory that is free.
+
+Pure functions: the same figures give the same settings, more memory never gives slower ones, and what is chosen fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.config import RunConfig
+
+ROUNDED = 64  # tokens; a length is a multiple of it
+LONGER = 100  # one example in so many may be longer than the length
+AT_ONCE = 512  # tokens of a micro-batch on a CPU; products of more rows are not faster there
+SHARE = 0.85  # of the free memory; the rest is for what other programs take during the run
+FEW, MANY = 3, 10  # passes over much and over little data
+EXAMPLES = 3000  # that a run sees with more than `FEW` passes
+EVALUATIONS = 6  # of a run, at least: fewer could not show where the held-out loss stops falling
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One combination: `None` leaves a key to the configuration."""
+
+    seq_length: int | None
+    devices: int | None
+    recompute: str | None
+    micro_batch: int | None
+
+    def words(self) -> list[str]:
+        """As overrides."""
+        keys = {
+            "data.seq_length": self.seq_length,
+            "devices": self.devices,
+            "training.recompute": self.recompute,
+            "training.micro_batch": self.micro_batch,
+        }
+        return [f"{key}={value}" for key, value in keys.items() if value is not None]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A configuration, and the bytes that it needs."""
+
+    config: RunConfig
+    needed: int
+
+
+def length_of(sizes: np.ndarray, limit: int) -> int:
+    """The least multiple of `ROUNDED` tokens, at most `limit`, that at most one example in `LONGER` exceeds.
+
+    `sizes`: tokens of each example, int [n], n > 0.
+    """
+    kept = sizes.size - sizes.size // LONGER
+    longest = int(np.partition(sizes, kept - 1)[kept - 1])
+    return min(limit, -(-longest // ROUNDED) * ROUNDED)
+
+
+def passes_over(examples: int) -> int:
+    """Passes over so many examples: more over few, of which an early stop leaves out what does not help."""
+    return min(MANY, max(FEW, -(-EXAMPLES // examples)))
+
+
+def evaluations_every(steps: int, at_most: int) -> int:
+    """Steps between evaluations of a run of `steps`."""
+    return max(1, min(at_most, steps // EVALUATIONS))
+
+
+def settings(
+    lengths: Sequence[int | None],
+    devices: Sequence[int | None],
+    recompute: Sequence[str | None],
+    batch: int | None,
+    at_once: int | None = AT_ONCE,
+) -> Iterator[Settings]:
+    """All combinations, those that are wanted most first: longer sequences, more processes, less to compute again,
+    more sequences at once. `batch`: sequences of a step, shared by the processes; None: the micro-batch is stated.
+    `at_once`: tokens of a micro-batch, if more sequences would not be faster."""
+    for length in lengths:
+        for count in devices:
+            local = None if batch is None else batch // (count or 1)
+            sizes = [None] if local is None else [n for n in range(local, 0, -1) if local % n == 0]
+            if at_once is not None and length is not None:
+                sizes = [n for n in sizes if n is None or n == 1 or n * length <= at_once]
+            for again in recompute:
+                for size in sizes:
+                    yield Settings(length, count, again, size)
+
+
+def first_that_fits(
+    candidates: Iterable[RunConfig], needed: Callable[[RunConfig], int], budget: int
+) -> tuple[Fitted | None, Fitted]:
+    """The first of the candidates that needs no more than `budget` bytes, None without any; and the one that needs
+    least of those that were looked at. `UserError` if there is no candidate."""
+    least: Fitted | None = None
+    for config in candidates:
+        fitted = Fitted(config, needed(config))
+        if fitted.needed <= budget:
+            return fitted, fitted
+        if least is None or fitted.needed < least.needed:
+            least = fitted
+    if least is None:
+        raise UserError("training.micro_batch: no combination of the settings is possible; state fewer of them")
+    return None, least
