@@ -135,7 +135,7 @@ def compiled(cell: Any, inputs: Sequence[Tensor]) -> None:
     try:
         cell.compile(*inputs)
     except Exception as error:
-        traceback.print_exc()
+        print_error(traceback.format_exc())
         raise RunFailure(f"MindSpore does not compile the plan: {first_line(error)}") from None
 
 

@@ -240,9 +240,10 @@ def test_what_is_not_executed_is_printed_beside_the_verdict(small, capsys, monke
     assert json.loads(capsys.readouterr().out)["not_executed"] == lines
 
 
-def test_lazy_inlining_is_executed_where_the_mesh_has_virtual_stages():
-    config = load_config(ROOT / "configs" / "codegeex_13b_pipeline.yaml", ["parallel.virtual_stages=2"])
-    for mesh, missing in ((execute.small_mesh(config.mesh), False), (Mesh(data=2), True)):
+def test_lazy_inlining_is_executed_without_a_pipeline_and_with_virtual_stages():
+    for stages, without, missing in ((1, False, True), (2, False, False), (1, True, False)):
+        config = load_config(ROOT / "configs" / "codegeex_13b_pipeline.yaml", [f"parallel.virtual_stages={stages}"])
+        mesh = Mesh(data=2) if without else execute.small_mesh(config.mesh)
         lines = not_executed(config, execute.shrunk(config, mesh))
         assert any("lazy inlining" in line for line in lines) == missing
 

@@ -321,7 +321,7 @@ def mistakes(dataset, tmp_path):
                 }
             },
             [],
-            "model.preset: 12,586,403,840 parameters",
+            "model: 12,586,403,840 parameters",
         ),
         "vocabulary": (other_vocabulary, [], "model.vocab_size: 95"),
         "output is a file": ({"output": str(tmp_path / "file")}, [], "file cannot be made"),

@@ -169,7 +169,7 @@ def test_other_servers_wait_until_server_0_has_exported(recipe, trained, monkeyp
         ({"multi": {"start": {"stage": "mono"}}}, (), "stages.multi.start.stage: mono is not an earlier stage"),
         ({"multi": {"model": {"hidden_size": 32}}}, (), "model.weights: stage nl has hidden_size 16"),
         ({"mono": {"model": {"vocab_size": 64}}}, (), "stages.mono: model.vocab_size: 64 rows, but "),
-        ({"mono": {"training": {"global_batch": 2**22}}}, (), "stages.mono: model.preset: "),
+        ({"mono": {"training": {"global_batch": 2**22}}}, (), "stages.mono: model: "),
         ({}, ("--resume", "elsewhere"), "stages.nl: checkpoint.resume: elsewhere, but stages continue in their own"),
     ],
 )

@@ -91,8 +91,8 @@ def test_versions_agree():
 
 def test_a_failure_says_what_failed(tmp_path):
     with pytest.raises(release.Failure, match=r"exit status 3\nwhy"):
-        release.run("sh", "-c", "echo why >&2; exit 3", cwd=tmp_path)
-    assert release.run("sh", "-c", "echo $A", cwd=tmp_path, A="b") == "b\n"
+        release.run("bash", "-c", "echo why >&2; exit 3", cwd=tmp_path)
+    assert release.run("bash", "-c", "echo $A", cwd=tmp_path, A="b") == "b\n"
     assert release.interpreter("2.6") is None
 
 

@@ -275,7 +275,7 @@ def test_second_run_installs_nothing(checkout):
     assert (first.returncode, first.stdout) == (0, f"{checkout.venv}\n")
     installed = checkout.taken_calls()
     assert len(installed) == 5
-    assert sum("--require-hashes" in call for call in installed) == 3
+    assert sum("--require-hashes" in call for call in installed) == 4
     assert all("--no-deps" in call for call in installed)
     for arguments in (("--tests",), ()):
         again = checkout.run(*arguments, PIP_INDEX_URL="http://127.0.0.1:9/nowhere")
