@@ -87,7 +87,7 @@ def interpreter(version: str) -> str | None:
 
 
 def environment(python: str, place: Path, *words: object) -> Path:
-    """The Python of a new virtual environment into which pip installs `words`."""
+    """The Python of a new virtual environment into which pip installs `words`, which name every version."""
     run(python, "-I", "-m", "venv", place, cwd=place.parent)
     made = place / "bin" / "python"
     run(made, "-I", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *words, cwd=place.parent)
@@ -207,12 +207,17 @@ def open_points(source: Path, version: str) -> Iterator[str]:
         yield "the working tree has changes that are not in the commit"
 
 
-def smoke(python: str, files: list[Path], work: Path) -> str:
-    """Installs the wheel that pip prefers here, with the dependencies that pip chooses, and uses it outside of the
+def smoke(tools: Path, python: str, files: list[Path], work: Path) -> str:
+    """Installs the wheel that uv prefers here, with the dependencies that uv chooses, and uses it outside of the
     checkout, with no compiler on the PATH. Returns what was done. `Failure` if something does not work."""
     work.mkdir()
+    cache = {"UV_CACHE_DIR": str(work.parent / "uv")}  # of this release only: what one Python fetched, the next one has
+    made = work / "env" / "bin" / "python"
+    run(tools / "uv", "venv", "--quiet", "--python", python, work / "env", cwd=work, **cache)
+    pip = (tools / "uv", "pip")
     words = ("--find-links", files[0].parent, "--only-binary", "ms-codegeex", f"ms-codegeex=={version_of(files)}")
-    made = environment(python, work / "env", *words)
+    run(*pip, "install", "--quiet", "--python", made, *words, cwd=work, **cache)
+    run(*pip, "check", "--python", made, cwd=work, **cache)
     folder = work / "folder"
     folder.mkdir()
     settings = {"PATH": str(made.parent), "XDG_CACHE_HOME": str(work / "cache"), "HOME": str(work)}
@@ -223,7 +228,6 @@ def smoke(python: str, files: list[Path], work: Path) -> str:
     def said(code: str) -> str:
         return run(made, "-I", "-c", code, cwd=folder, **settings).strip()
 
-    run(made, "-I", "-m", "pip", "check", cwd=folder)
     verbs = said("from ms_codegeex.cli import VERBS; print(*VERBS)").split()
     for verb in verbs:
         use(verb, "--help")
@@ -242,7 +246,7 @@ def smoke(python: str, files: list[Path], work: Path) -> str:
     use("convert", "--model", "run", "--to", "hf", "--output", "model", "--verify")
     use("generate", "--model", "model", "--prompt", "import", "--max-new-tokens", "4")
     shutil.rmtree(work)  # 2 GB
-    return f"pip check, help of {len(verbs)} verbs, train, convert and generate with {library.name}"
+    return f"uv pip check, help of {len(verbs)} verbs, train, convert and generate with {library.name}"
 
 
 def version_of(files: list[Path]) -> str:
@@ -274,13 +278,10 @@ def release(output: Path, pythons: list[str], log: Log, work: Path) -> None:
     version = version_of(first)
     bill = work / "first" / "out" / f"ms_codegeex-{version}.cdx.json"
     log(f"CycloneDX: {bill_of_materials(tools, source, version, bill)} components with hashes, valid")
-    with ThreadPoolExecutor(max(len(pythons), 1)) as pool:
-        tries = {
-            name: pool.submit(smoke, found, first, work / name) for name in pythons if (found := interpreter(name))
-        }
-        for name in pythons:
-            told = tries[name].result() if name in tries else "NOT TRIED, there is none on this machine"
-            log(f"Python {name}: {told}")
+    for name in pythons:
+        found = interpreter(name)
+        told = smoke(tools, found, first, work / name) if found else "NOT TRIED, there is none on this machine"
+        log(f"Python {name}: {told}")
     sums = ""
     for file in [*first, bill]:
         shutil.copy(file, output)
