@@ -16,11 +16,11 @@ from ms_codegeex.config.loading import load_config
 from ms_codegeex.data.tokenizer import TOKENIZER_FILES
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints
+from ms_codegeex.formats.family import model_types
 from ms_codegeex.formats.model_directory import ModelDirectory
 from ms_codegeex.formats.safetensors_file import SafetensorsFile
 from ms_codegeex.formats.sources import OPTIMIZER_PREFIX
 from ms_codegeex.generation.quantised import TENSORS, QuantisedModel
-from ms_codegeex.models.registry import FAMILIES, family
 from ms_codegeex.runs.records import read_log
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.stages import StageReport
@@ -40,11 +40,12 @@ def describe_model(directory: Path) -> dict[str, Any]:
     dtypes: dict[str, int] = {}
     for tensor in tensors:
         dtypes[tensor["dtype"]] = dtypes.get(tensor["dtype"], 0) + math.prod(tensor["shape"])
-    kinds = {family(name).weights.FORMATS.sizes.model_type: name for name in FAMILIES}
+    its_family, its = model_types().get(str(model.config["model_type"]), (None, None))
     return {
         "kind": "model",
         "directory": str(directory),
-        "family": kinds.get(str(model.config["model_type"])),
+        "family": its_family and its_family.name,
+        "layout": its and its.kind,
         "config": model.config,
         "tensors": tensors,
         "parameters": sum(dtypes.values()),
@@ -58,7 +59,7 @@ def model_lines(model: dict[str, Any], every_tensor: bool = False) -> Iterator[s
     """`describe_model` for people: the sizes of the configuration, some or all tensors, the files."""
     config, dtypes = model["config"], model["dtypes"]
     known = model["family"] or f"a family that this program does not read (model_type {config['model_type']})"
-    yield f"model: {known}"
+    yield f"model: {known}{', as a GPT-J' if model['layout'] == 'gptj' else ''}"
     sizes = [f"{key} {value}" for key, value in config.items() if type(value) is int and not key.endswith("_id")]
     yield f"sizes: {', '.join(sizes) or 'none in config.json'}"
     kinds = ", ".join(dtypes) if len(dtypes) < 2 else ", ".join(f"{count:,} {dtype}" for dtype, count in dtypes.items())

@@ -80,8 +80,8 @@ def known_sizes(settings: Iterable[str]) -> dict[str, Any]:
 def run(arguments: Arguments, ranks: int | None = None) -> None:
     """Convert the model and print what was written. `ranks`: the expected number of rank files."""
     from ms_codegeex.formats.convert import convert
+    from ms_codegeex.formats.files import is_gguf
     from ms_codegeex.formats.sources import open_source
-    from ms_codegeex.gguf_files.header import is_gguf
 
     if arguments.keep_code and (arguments.to != "hf" or arguments.tokenizer is not None):
         raise UserError("--keep-code: is for --to hf with the tokenizer of IN; leave out --tokenizer, or this option")

@@ -74,7 +74,7 @@ class Arguments:
 def run(arguments: Arguments) -> int:
     """Verify the directory and describe it; damage is a `UserError`. The status is 1 if a file's pickles ask for more
     than a state dict needs."""
-    from ms_codegeex.gguf_files.header import is_gguf
+    from ms_codegeex.formats.files import is_gguf
 
     directory: Path = arguments.directory
     if is_gguf(directory):

@@ -11,7 +11,7 @@ from typing import Any
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats.layout import Shape, expand, packed_shape, shown
 from ms_codegeex.models.foreign import Entry, ForeignFormats, ForeignLayout, ForeignName, SizeKeys
-from ms_codegeex.models.registry import Family
+from ms_codegeex.models.registry import FAMILIES, Family, family
 
 MISSPELT = 0.85  # how similar an unknown key is to one that is absent, if it stands for that one
 # a model with these sizes of a preset has the preset's other sizes, too
@@ -101,6 +101,17 @@ class Sizes:
         }
 
 
+def model_types() -> dict[str, tuple[Family, ForeignLayout]]:
+    """The family and the layout of a model directory by the `model_type` that its `config.json` states."""
+    types: dict[str, tuple[Family, ForeignLayout]] = {}
+    for its in map(family, FAMILIES):
+        for layout in FamilyFormats(its).data.layouts:
+            if layout.kind == "huggingface" or "model_type" in layout.config:
+                stated = layout.config.get("model_type", its.weights.FORMATS.sizes.model_type)
+                types.setdefault(stated, (its, layout))
+    return types
+
+
 @dataclass(frozen=True)
 class FamilyFormats:
     """A family as the converters see it: its table of parameters and its tables of foreign names."""
@@ -123,6 +134,15 @@ class FamilyFormats:
         if found is None:
             raise UserError(f"--to {kind}: no model of {self.family.name} is one; choose another form")
         return found
+
+    def own_config(self, layout: ForeignLayout, config_json: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The `config.json` of a directory in a layout of another architecture, as that of the family itself would be;
+        `UserError` for a setting of that architecture which the family does not have."""
+        for key in layout.config.keys() & config_json.keys() - {"model_type", "architectures"}:
+            if (value := config_json[key]) != layout.config[key]:
+                raise UserError(f"config.json: {key} is {value!r}, but only {layout.config[key]!r} is supported")
+        kept = {key: value for key, value in config_json.items() if key not in layout.config}
+        return {**kept, "model_type": self.data.sizes.model_type}
 
     def recognise(self, names: Collection[ForeignName], kind: str | None = None) -> tuple[float, ForeignLayout | None]:
         """The layout (of `kind`, or any) that names most of these tensors, and the share of its patterns found."""

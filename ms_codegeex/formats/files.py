@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from ms_codegeex.models.foreign import ForeignName
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")
 MINDSPORE_SUFFIX = ".ckpt"
+GGUF_SUFFIX, GGUF_MAGIC = ".gguf", b"GGUF"
 _TORCH_BEGINNINGS = (b"PK", b"\x80\x02")  # a zip archive; the pickle of versions before 1.6, which we refuse by name
 _MEGATRON_RANK = re.compile(r"mp_rank_(\d+)")
 _RANK, _RANKS = "tensor_parallel_rank", "tensor_model_parallel_size"
@@ -201,9 +203,30 @@ def _read_npy_folder(path: Path) -> dict[str, LazyTensor]:
     return tensors
 
 
+def is_gguf(path: Path) -> bool:
+    """Whether `path` is a regular file that begins as GGUF does, or has its suffix."""
+    path = Path(path)
+    if not path.is_file():
+        return False
+    if path.suffix == GGUF_SUFFIX:
+        return True
+    try:
+        with open_regular(path) as stream:
+            return stream.read(len(GGUF_MAGIC)) == GGUF_MAGIC
+    except OSError:
+        return False
+
+
+def _refuse_gguf(path: Path) -> NoReturn:
+    line = f"ms-codegeex convert --model {shlex.quote(str(path))} --to hf --output DIR"
+    raise UserError(f"{path}: a GGUF file, which only `convert` and `inspect` read; convert it first: {line}")
+
+
 def read_raw(path: Path) -> RawModel:
     """The tensors at `path`, a file or a folder of files of one model; `UserError` when it is none of these."""
     path = Path(path)
+    if is_gguf(path):
+        _refuse_gguf(path)
     if path.is_file():
         with open_regular(path) as stream:
             beginning = stream.read(2)
@@ -225,6 +248,8 @@ def read_raw(path: Path) -> RawModel:
             return read_raw(files[0])
         if files and all(file.suffix == MINDSPORE_SUFFIX for file in files):
             return _read_mindspore_ranks(path)
+        if found := sorted(path.glob(f"*{GGUF_SUFFIX}")):
+            _refuse_gguf(found[0])
     reason = "nothing of these is there" if path.is_dir() else "no such file or directory"
     raise UserError(
         f"{path}: {reason}; expected a run directory, a checkpoint directory, a model directory (config.json and "

@@ -26,7 +26,7 @@ from ms_codegeex.formats import layout
 from ms_codegeex.formats.adapters import Adapters, by_layer, fingerprint, merged
 from ms_codegeex.formats.checkpoint import MANIFEST, Checkpoint
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints, resolve
-from ms_codegeex.formats.family import FamilyFormats
+from ms_codegeex.formats.family import FamilyFormats, model_types
 from ms_codegeex.formats.files import RawModel, read_raw
 from ms_codegeex.formats.model_directory import CONFIG, ModelDirectory, SaveTokenizer, is_model_directory
 from ms_codegeex.formats.provenance import Input, inputs_of
@@ -205,19 +205,18 @@ def _skipped(raw: RawModel, its: ForeignLayout) -> tuple[str, ...]:
 
 def _open_model_directory(path: Path, known: Mapping[str, Any], keep_code: bool) -> Source:
     directory = ModelDirectory(path)
-    kinds = {family(name).weights.FORMATS.sizes.model_type: name for name in FAMILIES}
-    kind = directory.config.get("model_type")
-    if (name := kinds.get(str(kind))) is None:
+    kinds, kind = model_types(), directory.config.get("model_type")
+    if str(kind) not in kinds:
         raise UserError(f"{path / CONFIG}: model_type is {kind!r}; expected one of {', '.join(kinds)}")
-    its_family = family(name)
+    its_family, its = kinds[str(kind)]
     with _reading_sizes(path, its_family, known) as formats:
-        fields = formats.sizes.from_ours({**formats.sizes.from_json(directory.config), **known})
+        config = formats.own_config(its, directory.config)
+        fields = formats.sizes.from_ours({**formats.sizes.from_json(config), **known})
     raw = RawModel([directory.tensors], [str(path)])
-    recognised = _recognise(directory.tensors, "huggingface")
-    if recognised is not None and recognised[0].name != name:
-        theirs = recognised[0].name
-        raise UserError(f"{path}: config.json says {name}, but the tensors are those of {theirs}; restore either")
-    its = formats.layout("huggingface")
+    recognised = _recognise(directory.tensors, its.kind)
+    if recognised is not None and recognised[0].name != its_family.name:
+        said, theirs = its_family.name, recognised[0].name
+        raise UserError(f"{path}: config.json says {said}, but the tensors are those of {theirs}; restore either")
     data = (name for name in entries(path) if not is_weights(name) and (is_read(name) or is_copied(name)))
     used = sorted({*data, *directory.files.values()})
     return Source(
@@ -228,7 +227,7 @@ def _open_model_directory(path: Path, known: Mapping[str, Any], keep_code: bool)
         _ours(raw, its_family, its, fields),
         lambda target: copy_all(path, target) if keep_code else copy_data(path, target),
         _skipped(raw, its),
-        config_json=directory.config if keep_code else without_code(directory.config),
+        config_json=config if keep_code else without_code(config),
         infill=declared_infill(path),
         left_out=left_out(path, keep_code),
         inputs=(inputs_of("model", path, (path / name for name in used)),),

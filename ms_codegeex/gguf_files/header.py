@@ -20,10 +20,9 @@ import numpy as np
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.reading import open_regular
+from ms_codegeex.formats.files import GGUF_MAGIC
 from ms_codegeex.formats.tensors import LazyTensor, damaged, map_bytes
 
-MAGIC = b"GGUF"
-SUFFIX = ".gguf"
 _VERSIONS = (2, 3)  # the first has counts of 32 bits and was replaced within weeks
 _LONGEST_HEADER = 64 << 20  # bytes; a vocabulary of 250,000 tokens with its merges takes 20 million
 _LONGEST_LIST = 1 << 22  # values
@@ -48,20 +47,6 @@ _NUMBERS = {
 _STRING, _ARRAY = 8, 9
 _READ = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 QUANTISED = ("Q8_0", "Q4_0")  # what we write, and read as FP32
-
-
-def is_gguf(path: Path) -> bool:
-    """Whether `path` is a regular file that begins as GGUF does, or has its suffix."""
-    path = Path(path)
-    if not path.is_file():
-        return False
-    if path.suffix == SUFFIX:
-        return True
-    try:
-        with open_regular(path) as stream:
-            return stream.read(len(MAGIC)) == MAGIC
-    except OSError:
-        return False
 
 
 @dataclass(frozen=True)
@@ -143,7 +128,7 @@ class GGUFHeader:
             raise damaged(self.path, f"not a sound GGUF file: {error}") from None
 
     def _read(self, parser: _Parser) -> None:
-        if parser.take(len(MAGIC)) != MAGIC:
+        if parser.take(len(GGUF_MAGIC)) != GGUF_MAGIC:
             raise ValueError("it does not begin like one")
         version = parser.number("<u4")
         if version not in _VERSIONS:

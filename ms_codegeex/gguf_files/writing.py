@@ -16,13 +16,14 @@ from gguf.quants import quantize
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_directory, remove_leftovers
 from ms_codegeex.formats.convert import CONVERTED, measured
+from ms_codegeex.formats.files import GGUF_SUFFIX
 from ms_codegeex.formats.layout import to_foreign
 from ms_codegeex.formats.output import check_target, resolved
 from ms_codegeex.formats.provenance import hashed
 from ms_codegeex.formats.sources import Source
 from ms_codegeex.formats.tensors import LazyTensor, cast, from_array
 from ms_codegeex.gguf_files.architectures import FREQUENCY_BASE, LlamaArchitecture, architecture_of
-from ms_codegeex.gguf_files.header import QUANTISED, SUFFIX, GGUFHeader
+from ms_codegeex.gguf_files.header import QUANTISED, GGUFHeader
 from ms_codegeex.gguf_files.vocabulary import KEYS, Vocabulary, vocabulary_of
 
 MODELFILE = "Modelfile"
@@ -185,8 +186,8 @@ def _warnings(source: Source) -> list[str]:
 
 
 def _target(output: Path, model: Source, replace: bool) -> Path:
-    if output.suffix == SUFFIX:
-        raise UserError(f"--output {output}: is a directory, for the model and its Modelfile; leave {SUFFIX} out")
+    if output.suffix == GGUF_SUFFIX:
+        raise UserError(f"--output {output}: is a directory, for the model and its Modelfile; leave {GGUF_SUFFIX} out")
     try:
         target = resolved(output) if output.is_symlink() else output
         remove_leftovers(target)
@@ -216,7 +217,7 @@ def export_gguf(
     target = _target(Path(output), source, replace)
     vocabulary = _vocabulary(source, source.save_tokenizer)
     tensors = _tensors(source, its, wanted)
-    file = f"{source.family.name}-{wanted.lower()}{SUFFIX}"
+    file = f"{source.family.name}-{wanted.lower()}{GGUF_SUFFIX}"
 
     def finish(temporary: Path) -> None:
         if verify:

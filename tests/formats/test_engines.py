@@ -11,11 +11,13 @@ import re
 import numpy as np
 import pytest
 import small_models as small
-from conftest import ROOT
+from conftest import ROOT, command_here
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.model_directory import ModelDirectory
+from ms_codegeex.formats.sources import open_source
 
 ARCHITECTURES = {"ChatGLMModel": "chatglm", "GPTJForCausalLM": "gptj"}  # of both registries: model_type
 # each parameter of their class: the names of a file that are loaded into it, one below the other, and its shape
@@ -99,6 +101,24 @@ def test_their_classes_find_every_parameter_and_nothing_else(exported):
             assert all(one.shape[1:] == read[0].shape[1:] for one in read)
             assert (sum(one.shape[0] for one in read), *read[0].shape[1:]) == tuple(axes[axis] for axis in shape)
     assert list(tensors) == []
+
+
+def test_a_gptj_is_read_as_the_codegen_that_it_was(tmp_path):
+    """Back to CodeGen's own form, byte for byte, with its tokenizer; another GPT-J is refused by its key."""
+    arrays = small.parameters("codegen")
+    convert(small.save_run(tmp_path / "run", "codegen", arrays), "hf", tmp_path / "hf", progress=False)
+    load_tokenizer("codegen-multi").save(tmp_path / "hf")
+    convert(tmp_path / "hf", "gptj", tmp_path / "gptj", progress=False)
+    small.equal(open_source(tmp_path / "gptj"), arrays)
+    convert(tmp_path / "gptj", "hf", tmp_path / "again", progress=False)
+    for file in (tmp_path / "hf").iterdir():
+        if file.name != "provenance.json":
+            assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes(), file.name
+    assert command_here("inspect", tmp_path / "gptj").stdout.startswith("model: codegen, as a GPT-J\n")
+    config = json.loads((tmp_path / "gptj" / "config.json").read_text())
+    (tmp_path / "gptj" / "config.json").write_text(json.dumps(config | {"rotary": False}))
+    with pytest.raises(UserError, match=r"config\.json: rotary is False, but only True is supported$"):
+        open_source(tmp_path / "gptj")
 
 
 def test_only_codegen_is_a_gptj(tmp_path):

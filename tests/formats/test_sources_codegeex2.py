@@ -119,7 +119,7 @@ def test_codegeex2_as_it_was_released(tmp_path):
         ({"ffn_hidden_size": 24}, r"dense_h_to_4h.weight has shape \[40, 32\].*\[48, 32\]"),
         ({"num_layers": 3}, r"missing tensor transformer.encoder.layers.2.input_layernorm.weight"),
         ({"num_layers": 1}, r"unexpected tensor transformer.encoder.layers.1"),
-        ({"model_type": "llama"}, "model_type is 'llama'; expected one of codegeex, codegen, chatglm"),
+        ({"model_type": "llama"}, "model_type is 'llama'; expected one of codegeex, codegen, gptj, chatglm"),
         ({"model_type": "codegen"}, "m: config.json: "),
     ],
 )

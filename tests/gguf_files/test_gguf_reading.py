@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shlex
 import struct
 
 import numpy as np
@@ -16,9 +17,10 @@ from terminal_stream import is_harmless
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.formats.convert import convert
+from ms_codegeex.formats.files import is_gguf
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.gguf_files import header
-from ms_codegeex.gguf_files.header import GGUFHeader, is_gguf
+from ms_codegeex.gguf_files.header import GGUFHeader
 from ms_codegeex.gguf_files.reading import open_gguf
 from ms_codegeex.gguf_files.writing import export_gguf
 
@@ -269,6 +271,27 @@ def test_names_cannot_command_a_terminal(tmp_path):
     for words in ((), ("--tensors",), ("--json",)):
         done = command_here("inspect", path, *words)
         assert done.returncode == 0 and is_harmless(done.stdout)
+
+
+@pytest.mark.parametrize("verb", ["generate", "serve", "evaluate", "quantize"])
+def test_commands_that_need_another_form_say_how_to_convert(tmp_path, verb):
+    """A file by its suffix or its beginning, and the folder that `--to gguf` writes."""
+    (tmp_path / "a b").mkdir()
+    (tmp_path / "a b" / "m.gguf").write_bytes(gguf())
+    (tmp_path / "unnamed").write_bytes(gguf())
+    (tmp_path / "x").write_text("x")
+    words = {
+        "generate": ("generate", "--prompt", "x"),
+        "serve": ("serve", "--port", "0"),
+        "evaluate": ("evaluate", "perplexity", "--data", tmp_path / "x", "--output", tmp_path / "out"),
+        "quantize": ("quantize", "--bits", "8", "--output", tmp_path / "out"),
+    }[verb]
+    for given, file in (("a b/m.gguf", "a b/m.gguf"), ("a b", "a b/m.gguf"), ("unnamed", "unnamed")):
+        done = command_here(*words, "--model", tmp_path / given)
+        line = (
+            f"convert it first: ms-codegeex convert --model {shlex.quote(str(tmp_path / file))} --to hf --output DIR\n"
+        )
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1) and done.stderr.endswith(line), done.stderr
 
 
 def test_what_is_no_regular_file(tmp_path):
