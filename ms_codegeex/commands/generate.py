@@ -117,6 +117,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     cpu_level(engine.cpu_level)
     model = load_model(arguments.model)  # a wrong one is refused before the engine is imported
+    tokenizer = model.tokenizer  # likewise
     decoding.prepare_device(engine.device)
     from ms_codegeex.generation.engine import Generator  # which takes seconds to import
     from ms_codegeex.generation.sampling import DEFAULT_ADAPTER
@@ -137,7 +138,7 @@ def run(arguments: argparse.Namespace) -> None:
         generated = generator.answers(ids, settings, rule)
         if arguments.json:
             reported = settings.log_probabilities > 0
-            described = [_described(answer, generator.tokenizer, reported) for answer in generated]
+            described = [_described(answer, tokenizer, reported) for answer in generated]
             print_json(
                 {"model": str(generator.path), "prompt": prompt, "prompt_tokens": len(ids)}
                 | (described[0] if settings.n == 1 else {"answers": described})
