@@ -50,6 +50,7 @@ def check_run_config(config: RunConfig) -> None:
         )
     if config.lora.rank and config.model.fresh:
         raise UserError("model.fresh: adapters need all weights of their model; leave it out, or set lora.rank=0")
+    _check_frozen(config)
     if config.partitioned and config.loss_chunk:
         raise UserError(
             f"training.loss_chunk: {config.loss_chunk}, but device: {config.device} forms all logits, which "
@@ -67,6 +68,28 @@ def check_run_config(config: RunConfig) -> None:
         raise UserError(
             f"training.schedule.warmup_steps: {schedule.warmup_steps} is not below decay_steps "
             f"{schedule.decay_steps}; the cosine would never start"
+        )
+
+
+def _check_frozen(config: RunConfig) -> None:
+    """Rules of lora.frozen. A device multiplies 16-bit weights only in their own type; a CPU widens FP16 to FP32."""
+    held, precision = config.lora.frozen, config.training.precision
+    if held == "fp32":
+        return
+    if not config.lora.rank:
+        raise UserError(
+            f"lora.frozen: {held}, but all weights are trained, in FP32; set lora.rank for adapters, or "
+            "lora.frozen=fp32"
+        )
+    if config.device == "cpu" and (held == "bf16" or precision == "bf16"):
+        raise UserError(
+            f"lora.frozen: {held} with training.precision: {precision}; a CPU holds frozen weights as fp16 for fp32 and "
+            "fp16; set lora.frozen=fp16 and training.precision=fp32, or lora.frozen=fp32"
+        )
+    if config.device != "cpu" and held != precision:
+        raise UserError(
+            f"lora.frozen: {held}, but training.precision: {precision}, and device: {config.device} multiplies frozen "
+            f"weights in their own type; set training.precision={held}, or lora.frozen=fp32"
         )
 
 

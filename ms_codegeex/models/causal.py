@@ -39,6 +39,7 @@ from ms_codegeex.models.layers import (
     RotaryTable,
     SampleKeys,
     SwiGlu,
+    hold_frozen,
     keys_in_block,
 )
 from ms_codegeex.models.losses import ChunkedCrossEntropy, CrossEntropy, Sums
@@ -252,6 +253,10 @@ class Head(nn.Cell):
         shape, std = layer.shape(config), getattr(config, layer.std)
         self.weight = Parameter(initializer(Normal(std), shape, ms.float32), name="weight")
         self.bias = Parameter(initializer("zeros", shape[:1], ms.float32), name="bias") if layer.bias else None
+
+    def hold(self, held: ms.Type) -> None:
+        """Hold the table, which is frozen, in the type `held`."""
+        hold_frozen(self, held)
 
 
 class RotaryDecoder(nn.Cell):

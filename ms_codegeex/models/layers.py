@@ -35,6 +35,31 @@ def typed(number: float | Tensor, x: Tensor) -> float | Tensor:
     return number
 
 
+def hold_frozen(cell: nn.Cell, held: ms.Type) -> None:
+    """Let a cell hold its `weight`, which is frozen, in the type `held`; its numbers are to be set afterwards."""
+    old = cell.weight
+    cell.weight = Parameter(initializer("zeros", old.shape, held), name=old.name, requires_grad=False)
+
+
+class WidenedProduct(nn.Cell):
+    """x Wᵀ with a frozen W that is held in fewer bits than x has. The wide copy of W exists while the product is
+    computed, once in each direction. The dependencies see to that: the engine computes what depends on parameters
+    alone when a step begins, and keeps it until the backward pass, recomputation or not (MindSpore 2.9)."""
+
+    def __init__(self, dtype: ms.Type):
+        super().__init__(auto_prefix=False)
+        self.dtype, self.widen, self.zeros = dtype, ops.Cast(), ops.ZerosLike()
+        self.matmul, self.back = ops.MatMul(transpose_b=True), ops.MatMul()
+
+    def construct(self, x: Tensor, weight: Tensor) -> Tensor:
+        """[rows, in], [out, in] -> [rows, out]"""
+        return self.matmul(x, self.widen(ops.depend(weight, x), self.dtype))
+
+    def bprop(self, x: Tensor, weight: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradient of x. That of W, which nothing asks for, is zero."""
+        return self.back(dout, self.widen(ops.depend(weight, dout), self.dtype)), self.zeros(weight)
+
+
 class Linear(nn.Cell):
     """y = x Wᵀ + b with W [out, in] (PyTorch's orientation) and b [out] if `bias`, both FP32, multiplied in `dtype`.
 
@@ -48,6 +73,7 @@ class Linear(nn.Cell):
         self.dtype, self.has_bias = dtype, bias
         self.weight = Parameter(initializer(Normal(init_std), [out_features, in_features], ms.float32), name="weight")
         self.cast_weight, self.matmul = ops.Cast(), ops.MatMul(transpose_b=True)
+        self.widened = None
         if bias:
             self.bias = Parameter(initializer("zeros", [out_features], ms.float32), name="bias")
             self.cast_bias, self.add = ops.Cast(), ops.Add()
@@ -61,7 +87,14 @@ class Linear(nn.Cell):
 
     def product(self, x: Tensor, sample_keys: Tensor | None = None) -> Tensor:
         """the same without the bias"""
+        if self.widened is not None:
+            return self.widened(x, self.weight)
         return self.matmul(x, self.cast_weight(self.weight, self.dtype))
+
+    def hold(self, held: ms.Type) -> None:
+        """Hold the weight, which is frozen, in the type `held`."""
+        hold_frozen(self, held)
+        self.widened = None if held == self.dtype else WidenedProduct(self.dtype)
 
     def shift(self) -> Parameter:
         """the bias"""
@@ -125,11 +158,17 @@ class Embedding(nn.Cell):
     def __init__(self, rows: int, hidden_size: int, init_std: float):
         super().__init__()
         self.weight = Parameter(initializer(Normal(init_std), [rows, hidden_size], ms.float32), name="weight")
-        self.gather = ops.Gather()
+        self.gather, self.widen = ops.Gather(), None
 
     def construct(self, indices: Tensor) -> Tensor:
         """int32 [...] -> FP32 [..., hidden]"""
-        return self.gather(self.weight, indices, 0)
+        rows = self.gather(self.weight, indices, 0)
+        return rows if self.widen is None else self.widen(rows, ms.float32)
+
+    def hold(self, held: ms.Type) -> None:
+        """Hold the table, which is frozen, in the type `held`."""
+        hold_frozen(self, held)
+        self.widen = ops.Cast()
 
 
 class FastGelu(nn.Cell):

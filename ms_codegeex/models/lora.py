@@ -15,8 +15,9 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import initializer
 
+from ms_codegeex.models.causal import Head
 from ms_codegeex.models.decoder_config import DecoderConfig
-from ms_codegeex.models.layers import Dropout, Linear, typed
+from ms_codegeex.models.layers import Dropout, Embedding, Linear, typed
 from ms_codegeex.models.losses import ChunkedCrossEntropy
 from ms_codegeex.models.parameters import LORA_A, LORA_B
 
@@ -26,13 +27,14 @@ DROPOUT_SITES = 1 << 32  # the first number of their dropouts, after those of th
 @dataclass(frozen=True)
 class Adaptation:
     """What adapters look like: on which layers (`targets`, parts of their names), their rank, alpha, and the dropout of
-    their inputs, a function of `seed` and of the sample."""
+    their inputs, a function of `seed` and of the sample. `held`: the type of the frozen matrices and tables."""
 
     targets: Sequence[str]
     rank: int
     alpha: float
     dropout: float = 0.0
     seed: int = 0
+    held: ms.Type = ms.float32
 
 
 class Narrow(nn.Cell):
@@ -92,6 +94,10 @@ class LoraLinear(nn.Cell):
 def add_adapters(network: nn.Cell, sizes: DecoderConfig, settings: Adaptation, seq_length: int) -> None:
     """Put adapters into a network and freeze everything else. Names of parameters do not change."""
     wanted = sizes.adapted_layers(settings.targets)
+    if settings.held != ms.float32:
+        for _, cell in list(network.cells_and_names()):
+            if isinstance(cell, Linear | Embedding | Head):
+                cell.hold(settings.held)
     names = [(parameter, parameter.name) for parameter in network.get_parameters()]
     for parameter, _ in names:
         parameter.requires_grad = False

@@ -67,7 +67,11 @@ class _ChunkedSum(nn.Cell):
         self.to_hidden, self.to_table = ops.MatMul(), ops.MatMul(transpose_a=True)
         self.gather, self.pick, self.scatter = ops.Gather(), ops.GatherD(), ops.TensorScatterSub()
         self.scatter_bias = ops.TensorScatterSub()
-        self.sum, self.zeros = ops.ReduceSum(), ops.ZerosLike()
+        self.sum, self.zeros, self.widen = ops.ReduceSum(), ops.ZerosLike(), ops.Cast()
+
+    def _wide(self, table: Tensor, hidden: Tensor) -> Tensor:
+        """The table in FP32, which waits for the hidden states: a frozen one may be held in fewer bits."""
+        return table if table.dtype == ms.float32 else self.widen(ops.depend(table, hidden), ms.float32)
 
     def _logits(self, hidden: Tensor, table: Tensor, bias: Tensor) -> Tensor:
         logits = self.matmul(hidden, table)
@@ -83,7 +87,7 @@ class _ChunkedSum(nn.Cell):
 
     def value(self, hidden: Tensor, table: Tensor, labels: Tensor, mask: Tensor, bias: Tensor) -> Tensor:
         """Σ mask·nll alone, without z-loss"""
-        total = Tensor([0.0], ms.float32)
+        total, table = Tensor([0.0], ms.float32), self._wide(table, hidden)
         for start, stop in self.bounds:
             probability = self.softmax(self._logits(ops.depend(hidden[start:stop], total), table, bias))
             total = total + self.sum(self._nll(probability, labels[start:stop]) * ops.expand_dims(mask[start:stop], 1))
@@ -96,6 +100,7 @@ class _ChunkedSum(nn.Cell):
         total, to_hidden, to_table, to_bias = Tensor([0.0], ms.float32), (), self.zeros(bias), self.zeros(bias)
         if not self.frozen:
             to_table = self.zeros(table)
+        table = self._wide(table, hidden)
         for start, stop in self.bounds:
             # The dependency makes the chunks wait for each other: run at once, they would hold all logits after all.
             h = ops.depend(hidden[start:stop], (total, to_hidden, to_table))

@@ -123,7 +123,8 @@ class RankState:
 def _held_as_stored(parameter: ms.Parameter, tensor: LazyTensor | None) -> bool:
     """Let a frozen parameter be the file's own bytes, read-only, if they are its numbers: nothing of them is this
     process's, and processes that read the same file share them."""
-    if tensor is None or tensor.dtype != "float32" or tensor.shape != tuple(parameter.shape):
+    kinds = {ms.float32: "float32", ms.float16: "float16"}
+    if tensor is None or tensor.dtype != kinds.get(parameter.dtype) or tensor.shape != tuple(parameter.shape):
         return False
     _check_finite(parameter.name, tensor.array())  # in a map of its own: pages that only this reads are not kept
     parameter.set_data(Tensor.from_numpy(tensor.array()), slice_shape=True)
@@ -136,7 +137,12 @@ def _set(parameter: ms.Parameter, value: np.ndarray) -> None:
             f"{parameter.name}: the engine made it {tuple(parameter.shape)}, the plan says {value.shape}; "
             "check the configuration with `ms-codegeex rehearse`"
         )
-    parameter.set_data(Tensor(np.ascontiguousarray(value)), slice_shape=True)
+    if parameter.dtype == ms.float16:
+        with np.errstate(over="ignore"):
+            value = value.astype(np.float16)
+        _check_finite(parameter.name, value, " in 16 bits")
+    tensor = Tensor(np.ascontiguousarray(value))
+    parameter.set_data(tensor.astype(parameter.dtype) if parameter.dtype == ms.bfloat16 else tensor, slice_shape=True)
 
 
 def initial_weight(
@@ -167,9 +173,10 @@ def initial_weight(
     return np.stack(rows)[:, window[1]] * np.float32(std)
 
 
-def _check_finite(name: str, value: np.ndarray) -> None:
+def _check_finite(name: str, value: np.ndarray, how: str = "") -> None:
     if not np.isfinite(value).all():
-        raise UserError(f"model.weights: tensor {name} holds numbers that are not finite; start from another model")
+        remedy = "set lora.frozen=fp32" if how else "start from another model"
+        raise UserError(f"model.weights: tensor {name} holds numbers that are not finite{how}; {remedy}")
 
 
 def sinusoids(shape: tuple[int, ...], std: float) -> np.ndarray:
