@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"--data: {words[0]} is an override; name files or a dataset directory first")
     source = open_source(options.model)
     words = [*options.overrides, *words, *overrides_of(arguments)]
-    request = TuningRequest(options.config, _model_words(options, source), words, options.adapter is not None)
+    request = TuningRequest(options.config, _model_words(options, source), words, options.adapter is not None, _stored(source))
     name, kind = file_of(request)
     stated = request.stated(name)
     config = request.load(name)
@@ -123,6 +123,12 @@ def _model_words(options: FinetuneOptions, source: Source) -> list[str]:
         lora["weights"] = str(options.adapter.absolute())
         words += [f"lora.{key}={json.dumps(value)}" for key, value in lora.items()]
     return words
+
+
+def _stored(source: Source) -> str:
+    """The one type of the model's matrices and tables in its files; "" if there are several."""
+    types = {tensor.dtype for tensor in source.tensors.values() if len(tensor.shape) == 2}
+    return types.pop() if len(types) == 1 else ""
 
 
 def _prepared(data: list[str], task: str, source: Source, config: RunConfig, quiet: bool) -> Path:

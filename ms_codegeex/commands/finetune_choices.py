@@ -22,6 +22,7 @@ from ms_codegeex.config.sections import warm_up_of
 from ms_codegeex.config.values import flattened, merged, parse_overrides, read_yaml
 from ms_codegeex.data.datasets.opening import training_data
 from ms_codegeex.data.datasets.packing import KIND
+from ms_codegeex.formats.tensors import SHORT_NAMES
 from ms_codegeex.models.registry import family
 from ms_codegeex.planning import fitting
 from ms_codegeex.runs.memory_check import available_for, required_memory
@@ -30,18 +31,20 @@ from ms_codegeex.runs.run_directory import RunDirectory
 FULL, ADAPTERS = "finetune_full", "finetune_lora"
 SMALL = 100_000_000  # parameters of a model that is trained whole; adapters would save it little
 DEFAULTS = ("training.steps", "training.evaluate_every")  # keys that the two files above give a default, no statement
-CHOSEN = ("data.seq_length", "devices", "training.recompute", "training.micro_batch", *DEFAULTS)
+CHOSEN = ("data.seq_length", "devices", "training.recompute", "training.micro_batch", "lora.frozen", *DEFAULTS)
 LENGTHS = (2048, 1024, 512, 256, 128)  # tried for documents, which have no length of their own
 
 
 @dataclass(frozen=True)
 class TuningRequest:
-    """What is stated: the file, if one is, and overrides; `model`: those that `--model` and `--adapter` mean."""
+    """What is stated: the file, if one is, and overrides; `model`: those that `--model` and `--adapter` mean; `stored`:
+    the one type of the model's matrices in its files, "" if there are several."""
 
     file: str | None
     model: Sequence[str]
     words: Sequence[str]
     adapter: bool = False
+    stored: str = ""
 
     def stated(self, name: str) -> Mapping[str, Any]:
         """Dotted keys that are not to be chosen, if the run's file is `name`."""
@@ -95,6 +98,18 @@ def length_of(stated: Mapping[str, Any], sizes: np.ndarray | None, limit: int, d
     return Length(tuple(dict.fromkeys(min(limit, length) for length in LENGTHS)), "the longest that fits")
 
 
+def _types(request: TuningRequest, base: RunConfig, stated: Mapping[str, Any]) -> tuple[str | None, ...]:
+    """Types of frozen weights, that which is wanted most first: 16 bits if the files have the same, otherwise only if
+    nothing else fits, since they are rounded then."""
+    precision = base.training.precision
+    if not base.lora.rank or "lora.frozen" in stated or (precision == "bf16" and base.device == "cpu"):
+        return (None,)
+    held = "fp16" if base.device == "cpu" else precision
+    if held == "fp32" or (base.device == "cpu" and request.stored == "bfloat16"):
+        return (None,)
+    return (held,) if SHORT_NAMES[held] == request.stored else ("fp32", held)
+
+
 def _candidates(request: TuningRequest, name: str, length: Length, stated: Mapping[str, Any]) -> Iterator[RunConfig]:
     """Configurations, those that are wanted most first. What is stated is in all of them."""
     base = request.load(name)
@@ -108,9 +123,10 @@ def _candidates(request: TuningRequest, name: str, length: Length, stated: Mappi
         # the processes of a CPU hold what each of them trains; adapters leave the cores to one's products
         two = not base.lora.rank and available_cores() >= 2 and base.training.global_batch % 2 == 0
         devices = (2, 1) if two else (1,)
+    again, types = ("none", "full") if free else (None,), _types(request, base, stated)
     at_once = fitting.AT_ONCE if base.device == "cpu" else None
     local = None if batch is None else batch // (base.data_parallel if devices == (None,) else 1)
-    for choice in fitting.settings(length.candidates, devices, ("none", "full") if free else (None,), local, at_once):
+    for choice in fitting.settings(length.candidates, devices, again, local, at_once, types):
         yield request.load(name, choice.words())
 
 
@@ -136,6 +152,10 @@ def fit(request: TuningRequest, name: str, length: Length) -> tuple[RunConfig, s
     figures = f"about {chosen.needed / 1e9:.1f} GB of {free / 1e9:.1f} GB that are free"
     at_once = f"{config.micro_batch} of {config.training.global_batch} sequences at once"
     keys = "devices, training.micro_batch, training.recompute"
+    if config.lora.frozen != "fp32":
+        as_stored = SHORT_NAMES[config.lora.frozen] == request.stored
+        again += f", frozen weights in {config.lora.frozen}" + (", as stored" if as_stored else ", rounded")
+        keys += ", lora.frozen"
     return config, f"memory: {figures}; {config.training.precision}, {processes}, {at_once}, {again} ({keys})"
 
 

@@ -28,6 +28,7 @@ class ParameterLayout:
 
     `copy_of`: the parameter on another stage that this one always equals; checkpoints hold only that one. What is not
     `trained` has neither gradient nor optimizer state. `matrix`: whether it is the weight of a block's linear layer.
+    `held`: the type of its numbers.
     """
 
     name: str
@@ -38,6 +39,12 @@ class ParameterLayout:
     copy_of: str | None = None
     trained: bool = True
     matrix: bool = False
+    held: str = "fp32"
+
+    @property
+    def width(self) -> int:
+        """Bytes of a number."""
+        return 4 if self.held == "fp32" else 2
 
     @property
     def size(self) -> int:
@@ -158,13 +165,16 @@ def layouts_on(
     if not lora.rank:
         return layouts
     adapters = model.adapter_shapes(lora.targets, lora.rank)
-    return tuple(each for layout in layouts for each in _with_adapter(layout, adapters))
+    return tuple(each for layout in layouts for each in _with_adapter(layout, adapters, lora.frozen))
 
 
-def _with_adapter(layout: ParameterLayout, adapters: Mapping[str, tuple[int, ...]]) -> Iterator[ParameterLayout]:
+def _with_adapter(
+    layout: ParameterLayout, adapters: Mapping[str, tuple[int, ...]], held: str
+) -> Iterator[ParameterLayout]:
     """A frozen parameter, which optimizer sharding splits as a trained one, and those of its adapter, if it has one: A
-    follows the columns of the matrix, B its rows. Both are small, so every replica holds all of them."""
-    yield replace(layout, trained=False)
+    follows the columns of the matrix, B its rows. Both are small, so every replica holds all of them. Frozen matrices
+    and tables are `held` in this type."""
+    yield replace(layout, trained=False, held=held if len(layout.shape) == 2 else "fp32")
     if not layout.name.endswith(".weight"):
         return
     layer, axis = layout.name.removesuffix(".weight"), layout.tensor_axis

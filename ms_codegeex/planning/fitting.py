@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
@@ -30,6 +31,7 @@ class Settings:
     devices: int | None
     recompute: str | None
     micro_batch: int | None
+    frozen: str | None = None
 
     def words(self) -> list[str]:
         """As overrides."""
@@ -38,6 +40,7 @@ class Settings:
             "devices": self.devices,
             "training.recompute": self.recompute,
             "training.micro_batch": self.micro_batch,
+            "lora.frozen": self.frozen,
         }
         return [f"{key}={value}" for key, value in keys.items() if value is not None]
 
@@ -76,11 +79,12 @@ def settings(
     recompute: Sequence[str | None],
     batch: int | None,
     at_once: int | None = AT_ONCE,
+    frozen: Sequence[str | None] = (None,),
 ) -> Iterator[Settings]:
-    """All combinations, those that are wanted most first: longer sequences, more processes, less to compute again,
-    more sequences at once. `batch`: sequences of a step, shared by the processes; None: the micro-batch is stated.
+    """All combinations, those that are wanted most first: longer sequences, the first type of `frozen` weights, more
+    processes, less to compute again, more sequences at once. `batch`: sequences of a step, shared by the processes; None: the micro-batch is stated.
     `at_once`: tokens of a micro-batch, if more sequences would not be faster."""
-    for length in lengths:
+    for length, held in product(lengths, frozen):
         for count in devices:
             local = None if batch is None else batch // (count or 1)
             sizes = [None] if local is None else [n for n in range(local, 0, -1) if local % n == 0]
@@ -88,7 +92,7 @@ def settings(
                 sizes = [n for n in sizes if n is None or n == 1 or n * length <= at_once]
             for again in recompute:
                 for size in sizes:
-                    yield Settings(length, count, again, size)
+                    yield Settings(length, count, again, size, held)
 
 
 def first_that_fits(

@@ -120,7 +120,8 @@ def _activations(config: RunConfig, parts: list[ModelPart], stage: int) -> tuple
 @dataclass(frozen=True)
 class ParameterSums:
     """Elements on one device of a stage: its shards; the whole weights of what replicas share; the same of what is
-    trained, and the number of such parameters; the shapes of the trained matrices of blocks."""
+    trained, and the number of such parameters; the shapes of the trained matrices of blocks. `bytes`, `shared_bytes`:
+    of its shards, and of the whole weights that replicas share."""
 
     own: int
     shared: int
@@ -128,14 +129,16 @@ class ParameterSums:
     shared_trained: int
     shared_count: int
     matrices: tuple[tuple[int, ...], ...]
+    bytes: int
+    shared_bytes: int
 
 
 @lru_cache(maxsize=256)
 def _sums(
-    mesh: Mesh, model: DecoderConfig, vocabulary: bool, targets: tuple[str, ...], rank: int
+    mesh: Mesh, model: DecoderConfig, vocabulary: bool, targets: tuple[str, ...], rank: int, frozen: str
 ) -> tuple[ParameterSums, ...]:
-    """Of every stage; `targets` and `rank`: of adapters."""
-    layouts = layouts_on(mesh, model, LoraConfig(rank=rank, targets=list(targets)), vocabulary)
+    """Of every stage; `targets` and `rank`: of adapters; `frozen`: the type of the other weights then."""
+    layouts = layouts_on(mesh, model, LoraConfig(rank=rank, targets=list(targets), frozen=frozen), vocabulary)
     result = []
     for stage in range(mesh.pipeline):
         local = [(x, x.local_size(mesh)) for x in layouts if x.stage == stage]
@@ -144,14 +147,15 @@ def _sums(
         own = sum(size for _, size in local), sum(size for x, size in local if x.trained)
         matrices = tuple(x.local_shape(mesh) for x, _ in local if x.trained and x.matrix)
         whole = sum(size for _, size in shared)
-        result.append(ParameterSums(own[0], whole, own[1], sum(trained), len(trained), matrices))
+        held = sum(x.width * size for x, size in local), sum(x.width * size for x, size in shared)
+        result.append(ParameterSums(own[0], whole, own[1], sum(trained), len(trained), matrices, *held))
     return tuple(result)
 
 
 def parameter_sums(config: RunConfig) -> tuple[ParameterSums, ...]:
     """Of every stage of a run."""
     lora, parallel = config.lora, config.parallel
-    return _sums(config.mesh, config.model.sizes, parallel.vocabulary, tuple(lora.targets), lora.rank)
+    return _sums(config.mesh, config.model.sizes, parallel.vocabulary, tuple(lora.targets), lora.rank, lora.frozen)
 
 
 def muon_shapes(config: RunConfig, stage: int) -> tuple[tuple[int, ...], ...]:
@@ -168,9 +172,9 @@ def _gathered(config: RunConfig, sums: ParameterSums, parts: list[ModelPart], st
     """Whole weights, gathered once a step in the compute type and kept; casts to 16 bits of those that no optimizer
     shards, or one block's if they are recomputed. The parts of a single micro-batch cast what is gathered in FP32. A
     network that is called for every micro-batch casts in each call, and keeps that until the call's backward pass."""
-    whole, narrow = FP32 * sums.shared, config.parallel.overlap.parts == 1 or config.accumulation > 1
-    if config.training.precision == "fp32":
-        return whole
+    whole, narrow = sums.shared_bytes, config.parallel.overlap.parts == 1 or config.accumulation > 1
+    if config.training.precision == "fp32" or config.lora.frozen != "fp32":
+        return whole  # what is held in 16 bits needs no cast; those of adapters are small
     if config.mesh.optimizer_shard > 1 and narrow:  # cast before they are gathered
         whole, parts = whole / 2, [part for part in parts if part.name == "head"]
     casts = [(2 * sum(o.k * o.n for o in part.operators if isinstance(o, MatMul) and o.weight), part) for part in parts]
@@ -210,7 +214,7 @@ def stage_memory(
         groups = communicators_of(config, config.mesh.rank(stage, 0, 0), listed)
         result.append(
             StageMemory(
-                weights=FP32 * sums.own,
+                weights=sums.bytes,
                 gradients=int(_gradients(config, sums)),
                 optimizer_state=FP32 * (2 * sums.own_trained - sum(map(math.prod, matrices))),
                 gathered_weights=int(_gathered(config, sums, parts, stage)),

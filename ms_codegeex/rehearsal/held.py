@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ms_codegeex.formats.tensors import SHORT_NAMES
 from ms_codegeex.parallel.sharding import BUFFERS, MOMENTS, layouts_of, moments_of
 from ms_codegeex.rehearsal.traffic import PlanCheck
 
@@ -25,13 +26,13 @@ STATE = (
 def held_checks(config: RunConfig, stage: int, parameters: Mapping[str, Sequence]) -> list[PlanCheck]:
     """Shapes and element types of each kind. `parameters`: those of everything that a rank of `stage` holds.
 
-    All are FP32. Moments are sharded as their weights are. The gradients of micro-batches are summed before the
+    All are FP32, but frozen matrices and tables may have 16 bits. Moments are sharded as their weights are. The gradients of micro-batches are summed before the
     optimizer's shards are taken. Frozen weights have neither.
     """
     weights, moments, sums = {}, {}, {}
     for layout in (x for x in layouts_of(config) if x.stage == stage):
         local, whole = (list(x.local_shape(config.mesh)) for x in (layout, replace(layout, optimizer_sharded=False)))
-        weights[layout.name] = f"{local} float32"
+        weights[layout.name] = f"{local} {SHORT_NAMES[layout.held]}"
         moments |= {prefix + layout.name: f"{local} float32" for prefix in moments_of(config, layout)}
         if layout.trained:
             sums[BUFFERS + layout.name] = f"{whole} float32"

@@ -26,6 +26,7 @@ PROCESS = 450_000_000  # bytes of a process with the engine loaded
 TRAINED = 21  # of a trained weight: itself, gradient, two moments, and the update's buffers
 ACCUMULATED = 4  # more, if its gradient is summed over micro-batches
 COPIED = 12  # more in one process, for background saving: a copy of the weight and its moments
+WIDE = 4  # of a weight that is held in 16 bits and widened: of one matrix at a time, of which the output table is the largest
 FROZEN = 4  # of a frozen weight; processes share those that a file holds as they are, which is not counted
 GRAPHS = 120_000_000  # of the compiler and its first graph
 BLOCK, BLOCK_AGAIN = 14_000_000, 22_000_000  # of a block in each graph of training; of one that is computed again
@@ -66,6 +67,9 @@ def required_memory(config: RunConfig, compiled: bool | None = None) -> int:
     block = BLOCK if config.training.recompute == "none" else BLOCK_AGAIN
     graphs = GRAPHS + block * model.attention_layers * (1 + accumulates)
     weights = each * trained + FROZEN * frozen
+    if config.lora.frozen != "fp32":
+        wide = max(model.vocab_size, model.intermediate_size) * model.hidden_size
+        weights = each * trained + FROZEN // 2 * frozen + WIDE * wide
     saving, keep_best = config.checkpoint, config.training.patience > 0
     copies = COPIED * trained if saves_in_background(saving.background, saving.every, keep_best) else 0
     # what one micro-batch keeps for its backward pass, without the logits
