@@ -75,7 +75,9 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"--data: {words[0]} is an override; name files or a dataset directory first")
     source = open_source(options.model)
     words = [*options.overrides, *words, *overrides_of(arguments)]
-    request = TuningRequest(options.config, _model_words(options, source), words, options.adapter is not None, _stored(source))
+    request = TuningRequest(
+        options.config, _model_words(options, source), words, options.adapter is not None, _stored(source)
+    )
     name, kind = file_of(request)
     stated = request.stated(name)
     config = request.load(name)

@@ -83,8 +83,8 @@ def _check_frozen(config: RunConfig) -> None:
         )
     if config.device == "cpu" and (held == "bf16" or precision == "bf16"):
         raise UserError(
-            f"lora.frozen: {held} with training.precision: {precision}; a CPU holds frozen weights as fp16 for fp32 and "
-            "fp16; set lora.frozen=fp16 and training.precision=fp32, or lora.frozen=fp32"
+            f"lora.frozen: {held} with training.precision: {precision}; a CPU holds frozen weights as fp16 for fp32 "
+            "and fp16; set lora.frozen=fp16 and training.precision=fp32, or lora.frozen=fp32"
         )
     if config.device != "cpu" and held != precision:
         raise UserError(

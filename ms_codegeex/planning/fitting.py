@@ -82,8 +82,8 @@ def settings(
     frozen: Sequence[str | None] = (None,),
 ) -> Iterator[Settings]:
     """All combinations, those that are wanted most first: longer sequences, the first type of `frozen` weights, more
-    processes, less to compute again, more sequences at once. `batch`: sequences of a step, shared by the processes; None: the micro-batch is stated.
-    `at_once`: tokens of a micro-batch, if more sequences would not be faster."""
+    processes, less to compute again, more sequences at once. `batch`: sequences of a step, shared by the processes;
+    None: the micro-batch is stated. `at_once`: tokens of a micro-batch, if more sequences would not be faster."""
     for length, held in product(lengths, frozen):
         for count in devices:
             local = None if batch is None else batch // (count or 1)

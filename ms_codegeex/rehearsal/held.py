@@ -26,8 +26,8 @@ STATE = (
 def held_checks(config: RunConfig, stage: int, parameters: Mapping[str, Sequence]) -> list[PlanCheck]:
     """Shapes and element types of each kind. `parameters`: those of everything that a rank of `stage` holds.
 
-    All are FP32, but frozen matrices and tables may have 16 bits. Moments are sharded as their weights are. The gradients of micro-batches are summed before the
-    optimizer's shards are taken. Frozen weights have neither.
+    All are FP32, but frozen matrices and tables may have 16 bits. Moments are sharded as their weights are. The
+    gradients of micro-batches are summed before the optimizer's shards are taken. Frozen weights have neither.
     """
     weights, moments, sums = {}, {}, {}
     for layout in (x for x in layouts_of(config) if x.stage == stage):

@@ -1,5 +1,7 @@
 """Adapters: which parameters are trained and saved, and the merged model."""
 
+from pathlib import Path
+
 import mindspore as ms
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from ms_codegeex.data.datasets.opening import training_data, validation_data
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints
 from ms_codegeex.formats.checkpoint_writing import write_checkpoint
+from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.peft import write_peft
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.models.layers import Linear, SampleKeys
@@ -106,12 +109,13 @@ def test_the_merged_model_is_what_was_trained(runs):
 
 
 @pytest.mark.slow
-def test_a_run_with_adapters_resumes_to_the_bit(dataset, tmp_path):
+@pytest.mark.parametrize("frozen", ["fp32", "fp16"])
+def test_a_run_with_adapters_resumes_to_the_bit(dataset, tmp_path, frozen):
     values = run_values(dataset, tmp_path, "codegen")
     base = make(values, Checkpoints(tmp_path / "base" / "checkpoints", 0, 1))
     base.run()
     values["model"]["weights"] = str(tmp_path / "base")
-    values["lora"] = {"rank": 1, "dropout": 0.3}
+    values["lora"] = {"rank": 1, "dropout": 0.3, "frozen": frozen}
     values["training"]["steps"] = 4
     whole = make(values, Checkpoints(tmp_path / "tuned" / "checkpoints", 2, 2))
     whole.run()
@@ -153,6 +157,60 @@ def test_training_continues_from_adapters(runs, tmp_path):
             make({**values, "lora": {**values["lora"], **change}})
 
 
+@pytest.fixture(scope="module")
+def half_model(dataset, tmp_path_factory):
+    """Values of a run of adapters on a CodeGen whose directory is in FP16, as released ones are."""
+    root = tmp_path_factory.mktemp("half")
+    values = run_values(dataset, root, "codegen")
+    values["model"]["num_heads"] = 4
+    values["training"]["loss_chunk"] = 50
+    start = {parameter.name: parameter.asnumpy() for parameter in make(values).built.network.trainable_params()}
+    write_checkpoint(root / "base" / "checkpoints", 1, start, {"config": {"model": values["model"]}})
+    convert(root / "base", "hf", root / "model", dtype="fp16", progress=False)
+    values["model"]["weights"] = str(root / "model")
+    values["lora"] = {"rank": 2, "alpha": 6.0, "targets": ["attention", "feed_forward"], "frozen": "fp16"}
+    return values
+
+
+def test_weights_of_a_16_bit_file_stay_as_they_are(half_model):
+    """Matrices and tables are the file's bytes; only those that it fuses are this process's own."""
+    parameters = {p.name: p for p in make(half_model).built.network.get_parameters()}
+    for name, tensor in open_source(Path(half_model["model"]["weights"])).tensors.items():
+        held = parameters[name]
+        assert held.dtype == (ms.float16 if len(tensor.shape) == 2 else ms.float32), name
+        assert not held.requires_grad
+        np.testing.assert_array_equal(held.asnumpy().astype(np.float32), tensor.float32(), err_msg=name)
+    assert all(p.dtype == ms.float32 for name, p in parameters.items() if "lora_" in name)
+
+
+@pytest.mark.slow
+def test_training_on_16_bit_weights_is_that_on_the_same_numbers_in_32(half_model, tmp_path):
+    """And the merged model is what was trained."""
+    losses, trainers = [], []
+    for frozen in ("fp32", "fp16"):
+        values = {**half_model, "lora": {**half_model["lora"], "frozen": frozen}}
+        trainers.append(trainer := make(values, Checkpoints(tmp_path / frozen / "checkpoints", 0, 1)))
+        before = trainer.evaluation.loss()
+        trainer.run()
+        losses.append((before, trainer.evaluation.loss()))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6) and losses[1][1] < losses[1][0]
+    wide, narrow = (trainer.rank_state.tensors() for trainer in trainers)
+    for name in wide:
+        np.testing.assert_allclose(narrow[name].asnumpy(), wide[name].asnumpy(), rtol=1e-4, atol=1e-6, err_msg=name)
+    merged = {**half_model["model"], "weights": str(tmp_path / "fp16")}
+    after = make({**half_model, "lora": {}, "model": merged}).evaluation.loss()
+    assert after == pytest.approx(losses[1][1], rel=1e-5)
+
+
+def test_numbers_beyond_16_bits_are_refused(half_model, tmp_path):
+    values = {**half_model, "model": {**half_model["model"], "weights": None}, "lora": {}}
+    start = {parameter.name: parameter.asnumpy() for parameter in make(values).built.network.trainable_params()}
+    start["blocks.0.feed_forward.up.weight"][0, 0] = 7e4
+    write_checkpoint(tmp_path / "checkpoints", 1, start, {"config": {"model": values["model"]}})
+    with pytest.raises(UserError, match=r"blocks\.0\.feed_forward\.up\.weight .* in 16 bits; set lora\.frozen=fp32"):
+        make({**half_model, "model": {**half_model["model"], "weights": str(tmp_path)}})
+
+
 @pytest.mark.slow
 def test_dropout_acts_on_the_input_of_the_adapter_alone():
     """With identities as factors, the output is x + scale * drop(x)."""
@@ -183,6 +241,10 @@ def test_dropout_acts_on_the_input_of_the_adapter_alone():
         ({"lora": {"dropout": 1.0}}, "lora.dropout: found 1"),
         ({"lora": {"rank": -1}}, "lora.rank: found -1"),
         ({"lora": {"alpha": 0}}, "lora.alpha: found 0"),
+        ({"lora": {"frozen": "fp16"}}, "lora.frozen: fp16, but all weights are trained"),
+        ({"lora": {"rank": 4, "frozen": "bf16"}}, "a CPU holds frozen weights as fp16"),
+        ({"lora": {"rank": 4, "frozen": "fp16"}, "training": {"steps": 1, "precision": "bf16"}}, "a CPU holds frozen"),
+        ({"lora": {"rank": 4, "frozen": "fp16"}, "device": "ascend"}, "set training.precision=fp16, or lora.frozen"),
         ({"lora": {"ranks": 4}}, "lora.ranks: unknown key; did you mean 'rank'"),
     ],
 )

@@ -1,5 +1,6 @@
 """Twenty steps of adapters against PEFT's: it begins them, both train, and it gets ours back."""
 
+import mindspore as ms
 import numpy as np
 import pytest
 from conftest import small_run
@@ -8,6 +9,7 @@ from twins import codegeex2_torch
 from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.config.schedule import learning_rate
 from ms_codegeex.data.datasets.opening import training_data, validation_data
+from ms_codegeex.formats.adapters import as_trained
 from ms_codegeex.formats.checkpoint_writing import write_checkpoint
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.peft import open_adapters, write_peft
@@ -155,3 +157,56 @@ def test_twenty_steps_have_the_losses_of_peft(bases, family, modules, rslora, tm
     assert found.keys() == twins.keys()
     for name, twin in twins.items():
         np.testing.assert_allclose(found[name].float32(), twin.detach().numpy(), rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+class LossSum(ms.nn.Cell):
+    """The loss sum alone of a network, for its gradients."""
+
+    def __init__(self, network):
+        super().__init__(auto_prefix=False)
+        self.network = network
+
+    def construct(self, inputs, labels, mask, samples):
+        return self.network(inputs, labels, mask, samples)[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", list(SIZES))
+def test_gradients_on_16_bit_weights_are_those_of_a_float64_twin(bases, family, tmp_path, monkeypatch):
+    """The twin's matrices and tables are rounded to FP16. Its attention may be FP32, as the original's."""
+    monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    values, base = bases(family)
+    torch.manual_seed(6)
+    settings = peft.LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=list(MODULES[family]), init_lora_weights=False)
+    twin = peft.get_peft_model(pytorch_model(family, base), settings).train()
+    twin.save_pretrained(tmp_path / "begin")
+    for name, parameter in twin.named_parameters():
+        if "lora_" not in name and parameter.dim() == 2:
+            parameter.data = parameter.data.half().float()
+    twin.double()
+    source = open_source(base)
+    begun = open_adapters(tmp_path / "begin", source)
+    targets, lora = [layer for each in MODULES[family].values() for layer in each], {"rank": RANK, "alpha": ALPHA}
+    lora |= {"targets": targets, "weights": str(tmp_path / "begin"), "frozen": "fp16"}
+    model, training = {**values["model"], "weights": str(base)}, {**values["training"], "loss_chunk": 50}
+    trainer = make({**values, "model": model, "lora": lora, "training": {**training, "recompute": "full"}})
+    batch, network = trainer.data.training_batch(0, 4), LossSum(trainer.built.network).set_train()
+    weights = ms.ParameterTuple(network.trainable_params())
+    arrays = (batch.inputs, batch.labels, batch.loss_mask, np.arange(4, dtype=np.int32))
+    found = ms.ops.GradOperation(get_by_list=True)(network, weights)(*map(ms.Tensor, arrays))
+    inputs, labels = (torch.from_numpy(array.astype(np.int64)) for array in arrays[:2])
+    logits = twin(inputs)
+    logits = getattr(logits, "logits", logits).flatten(0, 1)
+    nll = torch.nn.functional.cross_entropy(logits, labels.flatten(), reduction="none")
+    (nll * torch.from_numpy(arrays[2]).flatten()).sum().backward()
+    for parameter in twin.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.grad
+    twin.save_pretrained(tmp_path / "gradients")
+    expected = as_trained(open_adapters(tmp_path / "gradients", source), source.family.table, "gradients")
+    assert {p.name for p in weights} == set(expected) == set(begun.tensors) & set(expected)
+    for parameter, gradient in zip(weights, found, strict=True):
+        want = expected[parameter.name].array().astype(np.float64)
+        error = np.abs(gradient.asnumpy() - want).max() / np.abs(want).max()
+        assert error < 1e-5, (parameter.name, error)
