@@ -250,7 +250,8 @@ def _graph_problems(config: RunConfig, rank: int, fact: dict[str, Any]) -> list[
 def _thawed(plan: dict[str, ParameterLayout], final: dict[str, np.ndarray]) -> list[str]:
     """The first frozen weight that one device, and so a rank that agrees with it, has changed."""
     frozen = (name for name in final if not plan[name].trained)
-    changed = [name for name in frozen if np.any(final[name] != initial_value(name, final[name].shape))]
+    started = ((name, initial_value(name, final[name].shape).astype(final[name].dtype)) for name in frozen)
+    changed = [name for name, value in started if np.any(final[name] != value)]
     return [f"{name}: it is frozen and has changed ({len(changed)} such weights)" for name in changed[:1]]
 
 

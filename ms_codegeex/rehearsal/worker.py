@@ -62,7 +62,7 @@ def reference(job: RehearsalJob) -> None:
     names = {layout.name for layout in layouts_of(job.config)}
     weights = [parameter for parameter in built.step.get_parameters() if parameter.name in names]
     for parameter in weights:
-        parameter.set_data(Tensor(initial_value(parameter.name, tuple(parameter.shape))))
+        parameter.set_data(Tensor(initial_value(parameter.name, tuple(parameter.shape)), parameter.dtype))
     built.step.set_train(True)
     changing = (probe.CLIP, probe.OVERFLOW, probe.NORM_LIMIT)
     probes = {p.name: p for p in built.step.get_parameters() if p.name in changing}
@@ -162,7 +162,7 @@ def fill(model: Any, engine: dict[str, Any], full: dict[str, np.ndarray], config
                 windows[name] = [[part.start, part.stop] for part in window]
         if value.shape != local:
             raise RunFailure(f"{name}: rank {rank} holds {list(local)}, its layout says {list(value.shape)}")
-        proto.raw_data = np.ascontiguousarray(value).tobytes()
+        proto.raw_data = np.ascontiguousarray(value, full[name].dtype).tobytes()
     return windows
 
 

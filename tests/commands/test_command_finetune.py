@@ -153,6 +153,22 @@ def test_without_options_everything_follows_from_data_and_memory(model, pairs, t
         assert any(part in line for line in said), (part, said)
 
 
+def test_frozen_weights_are_held_as_the_files_have_them(model, pairs, tmp_path, monkeypatch):
+    from ms_codegeex.formats.convert import convert
+
+    convert(model, "hf", tmp_path / "half", dtype="fp16", progress=False)
+    adapters = ("--config", "finetune_lora")
+    config, lines = chosen(tmp_path / "half", pairs, tmp_path, monkeypatch, *adapters)
+    assert config.lora.frozen == "fp16" and any("frozen weights in fp16, as stored" in line for line in lines)
+    config, _ = chosen(tmp_path / "half", pairs, tmp_path, monkeypatch, *adapters, "lora.frozen=fp32")
+    assert config.lora.frozen == "fp32"
+    config, _ = chosen(tmp_path / "half", pairs, tmp_path, monkeypatch)  # all weights
+    assert config.lora.frozen == "fp32"
+    convert(model, "hf", tmp_path / "wide", dtype="fp32", progress=False)
+    config, _ = chosen(tmp_path / "wide", pairs, tmp_path, monkeypatch, *adapters)
+    assert config.lora.frozen == "fp32"
+
+
 def test_what_is_stated_stays(model, pairs, tmp_path, monkeypatch):
     words = ("devices=2", "training.micro_batch=2", "training.recompute=full", "training.steps=7", "lora.rank=4")
     config, lines = chosen(

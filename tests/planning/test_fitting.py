@@ -79,6 +79,8 @@ def test_the_order_in_which_settings_are_wanted():
     first, last = listed[0], listed[-1]
     assert first == ["data.seq_length=256", "devices=2", "training.recompute=none", "training.micro_batch=2"]
     assert last == ["data.seq_length=256", "devices=1", "training.recompute=full", "training.micro_batch=1"]
+    held = [choice.frozen for choice in settings((256,), (1,), ("none", "full"), 2, frozen=("fp32", "fp16"))]
+    assert held == sorted(held, reverse=True) and len(held) == 8  # rounded only if nothing else fits
     stated = list(settings((None,), (None,), (None,), None))
     assert [choice.words() for choice in stated] == [[]]
 

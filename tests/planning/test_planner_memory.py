@@ -56,6 +56,16 @@ def test_what_fits_only_just_is_not_what_a_search_may_choose():
     assert tight.fits and 0 < tight.spare < 0.05 and not tight.roomy
 
 
+def test_frozen_weights_in_16_bits_need_half():
+    wide, half = (
+        plan(ROOT / "configs" / "finetune_lora_13b.yaml", f"lora.frozen={x}").memory[0] for x in ("fp32", "fp16")
+    )
+    assert 12.8e9 < (wide.weights - half.weights) / 2 < 12.9e9  # matrices and tables: 2 bytes less each
+    assert wide.gathered_weights > 0 == half.gathered_weights  # nothing is cast
+    assert wide.gradients == half.gradients and wide.optimizer_state == half.optimizer_state
+    assert half.total < 27 * GIB
+
+
 def test_static_memory_of_the_papers_recipe():
     (memory,) = plan(PAPER).memory
     local = plan(PAPER).stage_parameters[0]
