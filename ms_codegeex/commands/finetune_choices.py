@@ -102,7 +102,12 @@ def _types(request: TuningRequest, base: RunConfig, stated: Mapping[str, Any]) -
     """Types of frozen weights, that which is wanted most first: 16 bits if the files have the same, otherwise only if
     nothing else fits, since they are rounded then."""
     precision = base.training.precision
-    if not base.lora.rank or "lora.frozen" in stated or (precision == "bf16" and base.device == "cpu"):
+    if (
+        not base.lora.rank
+        or base.partitioned
+        or "lora.frozen" in stated
+        or (precision == "bf16" and base.device == "cpu")
+    ):
         return (None,)
     held = "fp16" if base.device == "cpu" else precision
     if held == "fp32" or (base.device == "cpu" and request.stored == "bfloat16"):

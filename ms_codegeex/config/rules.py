@@ -81,6 +81,11 @@ def _check_frozen(config: RunConfig) -> None:
             f"lora.frozen: {held}, but all weights are trained, in FP32; set lora.rank for adapters, or "
             "lora.frozen=fp32"
         )
+    if config.partitioned:  # values agree in a rehearsal, but the plan lacks the lookups' sums in 16 bits
+        raise UserError(
+            f"lora.frozen: {held} on devices: {config.devices} of {config.device}, but 16-bit frozen weights train on "
+            "one device, or on the processes of a CPU; set devices=1, or lora.frozen=fp32"
+        )
     if config.device == "cpu" and (held == "bf16" or precision == "bf16"):
         raise UserError(
             f"lora.frozen: {held} with training.precision: {precision}; a CPU holds frozen weights as fp16 for fp32 "

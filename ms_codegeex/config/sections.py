@@ -214,8 +214,8 @@ class LoraConfig:
     """Share of each adapter's input that is dropped in training."""
     frozen: Literal["fp32", "fp16", "bf16"] = "fp32"
     """What the model's matrices and tables are held in, which do not change: 16 bits are half as much memory. On a CPU
-    `fp16` only, multiplied in FP32; on `gpu` and `ascend` only what `training.precision` is. Left out, `finetune`
-    chooses it ([finetune.md](finetune.md#memory))."""
+    `fp16` only, multiplied in FP32; on `gpu` and `ascend` one device, and only what `training.precision` is. Left out,
+    `finetune` chooses it ([finetune.md](finetune.md#memory))."""
     weights: str | None = None
     """Adapters to start from: a run, a checkpoint, or a directory in PEFT's layout. None: new ones."""
 

@@ -244,6 +244,10 @@ def test_dropout_acts_on_the_input_of_the_adapter_alone():
         ({"lora": {"frozen": "fp16"}}, "lora.frozen: fp16, but all weights are trained"),
         ({"lora": {"rank": 4, "frozen": "bf16"}}, "a CPU holds frozen weights as fp16"),
         ({"lora": {"rank": 4, "frozen": "fp16"}, "training": {"steps": 1, "precision": "bf16"}}, "a CPU holds frozen"),
+        (
+            {"lora": {"rank": 4, "frozen": "fp16"}, "device": "ascend", "devices": 2},
+            "set devices=1, or lora.frozen=fp32",
+        ),
         ({"lora": {"rank": 4, "frozen": "fp16"}, "device": "ascend"}, "set training.precision=fp16, or lora.frozen"),
         ({"lora": {"ranks": 4}}, "lora.ranks: unknown key; did you mean 'rank'"),
     ],
