@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import mindspore as ms
 import numpy as np
@@ -38,7 +39,7 @@ def peak_of_a_step():
     """Bytes that this process grows by, at most, while it compiles and runs a step."""
 
     def status(key):
-        lines = dict(line.split(":", 1) for line in open("/proc/self/status", encoding="utf-8"))
+        lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text("utf-8").splitlines())
         return int(lines[key].split()[0]) * 1024
 
     ms.set_context(mode=ms.GRAPH_MODE)
@@ -46,8 +47,7 @@ def peak_of_a_step():
     for layer in chain.layers:
         layer.weight.set_data(Tensor(np.full((SIZE, SIZE), 1e-4, np.float16)))
     gradient = ms.ops.GradOperation(get_by_list=True)(chain, ms.ParameterTuple([chain.start]))
-    with open("/proc/self/clear_refs", "w", encoding="utf-8") as file:
-        file.write("5")  # forget the peak
+    Path("/proc/self/clear_refs").write_text("5", "utf-8")  # forget the peak
     before = status("VmRSS")
     gradient(x)[0].asnumpy()
     return status("VmHWM") - before
