@@ -197,7 +197,7 @@ def test_another_family(run, tmp_path, old):
     source = HuggingFace(run, tmp_path / "source")
     config = json.loads((source.path / "config.json").read_text())
     (source.path / "config.json").write_text(json.dumps({**config, "model_type": "gpt2"}))
-    refused(source, old, "model_type is 'gpt2'; expected one of codegeex, codegen, chatglm")
+    refused(source, old, "model_type is 'gpt2'; expected one of codegeex, codegen, gptj, chatglm")
     torch.save({"transformer.wpe.weight": torch.ones(2, 2)}, source.path / "gpt2.pt")
     with pytest.raises(UserError, match=r"not a checkpoint of a known family.*holds transformer\.wpe\.weight"):
         open_source(source.path / "gpt2.pt")

@@ -234,6 +234,7 @@ def test_a_finished_run_goes_on_for_more_steps(runs, dataset, tmp_path):
     equal_to_the_bit(tmp_path / "again", runs[1][1])
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_for_longer_joins_the_cosine_of_its_new_length(dataset, tmp_path):
     """Rates of all steps against NumPy in float64; and a kill in the line between the two cosines changes no bit."""
     values = small_run(dataset, tmp_path / "run")

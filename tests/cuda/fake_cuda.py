@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,9 @@ def compile_library(source: Path, library: Path) -> None:
         pytest.skip("no C compiler")
     library.parent.mkdir(parents=True, exist_ok=True)
     words = [*commands[0], "-w", "-shared", "-fPIC", f"-Wl,-soname,{library.name}", "-o", str(library), str(source)]
-    cache = str(library.parent / "zig")  # by default it is in the home directory, which there may be none of
+    cache = str(
+        Path(tempfile.gettempdir()) / "zig"
+    )  # by default it is in the home directory, which there may be none of
     caches = {"ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache}
     subprocess.run(words, check=True, capture_output=True, env={**os.environ, **caches})
 

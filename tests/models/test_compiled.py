@@ -63,7 +63,9 @@ def same(found, expected):
         assert np.abs(my_gradients[name] - gradient).max() <= 5e-6 * max(np.abs(gradient).max(), 1e-2), name
 
 
-@pytest.mark.parametrize("name,reset", [*((name, True) for name in models.FAMILIES), ("codegeex", False)])
+@pytest.mark.parametrize(
+    "name,reset", [*((name, True) for name in models.FAMILIES), pytest.param("codegeex", False, marks=pytest.mark.slow)]
+)
 def test_a_model_and_its_gradients(name, reset, library):
     network = built(name, library, reset=reset)
     kinds = {type(cell) for _, cell in network.cells_and_names()}

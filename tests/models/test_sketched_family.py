@@ -15,6 +15,7 @@ from networks import LossGradients, packed_batch
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.config.rules import build_run_config, check_mesh
+from ms_codegeex.formats import family as formats_of_a_family
 from ms_codegeex.formats import sources
 from ms_codegeex.formats.checkpoint_writing import Slice, write_checkpoint
 from ms_codegeex.formats.convert import convert
@@ -32,7 +33,8 @@ TINY = {"model": {"family": "gpt2", "preset": "tiny"}, "training": {"steps": 1, 
 def gpt2(monkeypatch):
     """The sketch in the places of the family's five files."""
     monkeypatch.setattr(registry, "FAMILIES", (*registry.FAMILIES, "gpt2"))
-    monkeypatch.setattr(sources, "FAMILIES", registry.FAMILIES)
+    for reader in (sources, formats_of_a_family):
+        monkeypatch.setattr(reader, "FAMILIES", registry.FAMILIES)
     for part in ("parameters", "config", "model", "weights"):
         monkeypatch.setitem(sys.modules, f"ms_codegeex.models.gpt2.{part}", sketched_family)
 

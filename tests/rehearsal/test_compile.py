@@ -356,6 +356,7 @@ def failed_with(monkeypatch, fault, overrides):
     return {check.name for check in report.checks if not check.ok}
 
 
+@pytest.mark.slow
 def test_a_graph_with_virtual_stages_runs_interleaved_1f1b():
     report = holds(small(*FAULTS["gpipe"][0], "training.dropout=0"), [0])
     assert {check.found for check in report.checks if check.name.endswith("schedule")} == {"interleaved 1F1B"}

@@ -90,6 +90,7 @@ def trained_layer(kind):
     return trained(step, None, steps, network.trainable_params())
 
 
+@pytest.mark.slow
 def test_a_layers_steps_are_skipped_as_with_infinities_and_without_the_register_all_update(graph_mode):
     expected = trained_layer(StepWithInfinities)
     found = compared(expected, trained_layer(SaturatingStep))

@@ -242,6 +242,7 @@ def test_profile(alone):
         assert words in log
 
 
+@pytest.mark.slow
 def test_stress_of_links(plugin, tmp_path):
     """MindSpore also reads the variables of the silent check."""
     words = ("cluster.stress_check=all", "cluster.silent_check=true", "training.precision=bf16")
