@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.host import available_cores
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.base.shipped import find_config
 from ms_codegeex.config import RunConfig
@@ -125,9 +124,7 @@ def _candidates(request: TuningRequest, name: str, length: Length, stated: Mappi
     meshed = any(key.startswith("parallel.") for key in stated)
     devices: tuple[int | None, ...] = (None,)
     if base.device == "cpu" and not meshed and "devices" not in stated:
-        # the processes of a CPU hold what each of them trains; adapters leave the cores to one's products
-        two = not base.lora.rank and available_cores() >= 2 and base.training.global_batch % 2 == 0
-        devices = (2, 1) if two else (1,)
+        devices = (1,)  # one that has all cores is quicker than several of fewer, and holds the weights once
     again, types = ("none", "full") if free else (None,), _types(request, base, stated)
     at_once = fitting.AT_ONCE if base.device == "cpu" else None
     local = None if batch is None else batch // (base.data_parallel if devices == (None,) else 1)
