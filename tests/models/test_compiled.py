@@ -116,6 +116,7 @@ def test_a_number_that_is_not_finite_is_not_hidden(library):
     assert any(np.isnan(gradient).any() for gradient in gradients.values())
 
 
+@pytest.mark.slow
 def test_a_guarded_step_with_the_compiled_optimizer(library):
     """It updates by what the other optimizer does, and nothing beyond a limit."""
     found, batch = [], [Tensor(array) for array in packed_batch(12, 10, ROWS, SEQ)]
