@@ -166,9 +166,9 @@ def check(tools: Path, source: Path, files: list[Path], log: Log) -> None:
     run(tools / "check-wheel-contents", "--config", source / "pyproject.toml", *wheels, cwd=source)
     log(f"check-wheel-contents: {len(wheels)} wheels passed")
     (linux,) = (wheel for wheel in wheels if wheel.name.endswith(f"{PLATFORMS['x86_64']}.whl"))
-    told = " ".join(run(tools / "auditwheel", "show", linux, cwd=source).split())
-    if f'platform tag: "{PLATFORMS["x86_64"]}"' not in told:
-        raise Failure(f"auditwheel: {linux.name} does not keep what its name promises: {told}")
+    shown = " ".join(run(tools / "auditwheel", "show", linux, cwd=source).split())
+    if f'platform tag: "{PLATFORMS["x86_64"]}"' not in shown:
+        raise Failure(f"auditwheel: {linux.name} does not keep what its name promises: {shown}")
     log(f"auditwheel show: {linux.name} is consistent with its name")
     run(tools / "cffconvert", "--validate", "--infile", source / "CITATION.cff", cwd=source)
     log("cffconvert --validate: CITATION.cff is valid")
@@ -280,8 +280,8 @@ def release(output: Path, pythons: list[str], log: Log, work: Path) -> None:
     log(f"CycloneDX: {bill_of_materials(tools, source, version, bill)} components with hashes, valid")
     for name in pythons:
         found = interpreter(name)
-        told = smoke(tools, found, first, work / name) if found else "NOT TRIED, there is none on this machine"
-        log(f"Python {name}: {told}")
+        tried = smoke(tools, found, first, work / name) if found else "NOT TRIED, there is none on this machine"
+        log(f"Python {name}: {tried}")
     sums = ""
     for file in [*first, bill]:
         shutil.copy(file, output)

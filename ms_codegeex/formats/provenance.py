@@ -1,5 +1,5 @@
 """What an output was made from and by what, with hashes: `provenance.json` in a directory, `FILE.provenance.json`
-beside a file.
+next to a file.
 
 It is the in-toto statement that OpenSSF model signing v1.0 signs: a name and SHA-256 for every file, and one over all
 of them as the digest of the subject (https://github.com/sigstore/model-transparency). What made the files is in

@@ -31,7 +31,7 @@ FROZEN = 4  # of a frozen weight; processes share those that a file holds as the
 GRAPHS = 120_000_000  # of the compiler and its first graph
 BLOCK, BLOCK_AGAIN = 14_000_000, 22_000_000  # of a block in each graph of training; of one that is computed again
 KEPT = 9.5  # resident bytes for each byte that the backward pass needs
-COMPILED = 2.6  # the same with the operators that a compiler builds, which use little beside their results
+COMPILED = 2.6  # the same with the operators that a compiler builds, which use little besides their results
 LOGITS = 4  # tensors of logits; with those operators 3, since less is held around them
 
 

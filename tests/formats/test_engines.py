@@ -137,8 +137,8 @@ def test_a_codegen_as_a_gptj_has_the_same_logits(tmp_path):
     logits = []
     for to, model in (("hf", transformers.CodeGenForCausalLM), ("gptj", transformers.GPTJForCausalLM)):
         convert(run, to, tmp_path / to, progress=False)
-        loaded, told = model.from_pretrained(tmp_path / to, output_loading_info=True)
-        assert not any(told.values())
+        loaded, differences = model.from_pretrained(tmp_path / to, output_loading_info=True)
+        assert not any(differences.values())
         with torch.no_grad():
             logits.append(loaded(ids).logits)
     assert torch.equal(*logits) and logits[0].std() > 1

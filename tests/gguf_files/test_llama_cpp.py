@@ -1,5 +1,5 @@
-"""Our files in llama.cpp's server, which a wheel of xllamacpp has, and beside those of its converter, from the source
-of llama-cpp-python.
+"""Our files in llama.cpp's server, which a wheel of xllamacpp has, and compared with those of its converter, from the
+source of llama-cpp-python.
 
 The converter takes CodeGeeX2 only as `THUDM/chatglm3-6b`, and runs the model's own tokenizer class: the copy of the
 directory that it gets says so, and has a class with that one's methods.
@@ -94,7 +94,7 @@ class ChatGLMTokenizer:
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory):
-    """The source of llama-cpp-python, unpacked, beside a wheel of xllamacpp."""
+    """The source of llama-cpp-python, unpacked, next to a wheel of xllamacpp."""
     place = tmp_path_factory.mktemp("source")
     words = ["download", "-q", "--no-deps", "--require-hashes", "-r", REQUIREMENTS]
     pip = [sys.executable, "-I", "-m", "pip", "--disable-pip-version-check"]

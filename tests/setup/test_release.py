@@ -6,6 +6,7 @@ import importlib.util
 import os
 import re
 import tarfile
+from unittest.mock import create_autospec
 
 import pytest
 from conftest import ROOT
@@ -63,15 +64,16 @@ def test_an_sdist_has_the_same_bytes_wherever_it_was_packed(tmp_path):
 
 
 def test_what_is_left_to_do_before_an_upload(tmp_path, monkeypatch):
-    monkeypatch.setattr(release, "run", lambda *words, cwd: "")
+    # git's status, which a release meets; `run` itself is met by the test of failures
+    monkeypatch.setattr(release, "run", create_autospec(release.run, return_value=""))
     for name, text in {
         "pyproject.toml": 'Repository = "https://codes.example/x"\n',
         "CHANGELOG.md": "## [1.2.3] - Unreleased\n",
         "CITATION.cff": "cff-version: 1.2.0\nversion: 1.2.2\n",
     }.items():
         (tmp_path / name).write_text(text)
-    told = list(release.open_points(tmp_path, "1.2.3"))
-    assert [one.partition(":")[0] for one in told] == ["pyproject.toml", "CHANGELOG.md", "CITATION.cff"]
+    points = list(release.open_points(tmp_path, "1.2.3"))
+    assert [one.partition(":")[0] for one in points] == ["pyproject.toml", "CHANGELOG.md", "CITATION.cff"]
     (tmp_path / "pyproject.toml").write_text('Repository = "https://codes.org/x.example"\n')
     (tmp_path / "CHANGELOG.md").write_text("# Changelog\n\n## [1.2.3] - 2026-12-01\n")
     (tmp_path / "CITATION.cff").write_text("cff-version: 1.2.0\nversion: 1.2.3\n")
