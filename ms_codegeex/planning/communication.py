@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ms_codegeex.base.hardware import Device
 from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.config.chosen_hardware import hardware_of
-from ms_codegeex.parallel.sharding import ParameterLayout, layouts_of
+from ms_codegeex.parallel.sharding import ParameterLayout, kinds_of
 from ms_codegeex.planning.model_parts import parts_of
 
 if TYPE_CHECKING:
@@ -184,12 +184,12 @@ def collectives(config: RunConfig, chip: Device | None = None) -> list[PlannedCo
     step, activations once a micro-batch."""
     chip, mesh = chip or hardware_of(config), config.mesh
     calls = _activations(config, chip) + _inputs_and_sums(config)
-    for layout in layouts_of(config):
+    for layout, count in kinds_of(config):
         for op, group, size, dtype, purpose in parameter_collectives(config, layout):
-            calls[op, group, size, dtype, layout.stage, purpose, "step"] += 1
+            calls[op, group, size, dtype, layout.stage, purpose, "step"] += count
         if layout.copy_of and layout.trained:  # owner and copy add their gradients, so that both stay equal
             for stage in (0, layout.stage):
-                calls["AllReduce", "tied", FP32 * layout.local_size(mesh), "fp32", stage, "gradient", "step"] += 1
+                calls["AllReduce", "tied", FP32 * layout.local_size(mesh), "fp32", stage, "gradient", "step"] += count
     listed = []
     for (op, group, size, dtype, stage, purpose, phase), count in calls.items():
         ranks = group_ranks(mesh, group, mesh.rank(stage, 0, 0), phase)

@@ -17,8 +17,9 @@ def result(*options):
 
 @pytest.mark.slow  # one run of two workers, and another that starts four times
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits():
-    found = result("--kills", "3", "--precision", "fp16")
+    found = result("--kills", "3", "--precision", "fp16", "--steps", "80", "--micro-batches", "4")
     killed = sum(found["kills"].values())  # the run may be too quick for one
-    assert 1 <= killed <= 3 and found["attempts"] > killed and found["steps"] == 140
-    assert found["announced_checkpoints"] >= 28 and found["tensors"] > 20
+    assert 1 <= killed <= 3 and found["attempts"] > killed and found["steps"] == 80
+    # each kill may come between a save and its announcement
+    assert found["announced_checkpoints"] >= 80 // 5 - killed and found["tensors"] > 20
     assert 0 < found["goodput"] < found["goodput_unbroken"] <= 1

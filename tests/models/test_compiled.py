@@ -64,7 +64,13 @@ def same(found, expected):
 
 
 @pytest.mark.parametrize(
-    "name,reset", [*((name, True) for name in models.FAMILIES), pytest.param("codegeex", False, marks=pytest.mark.slow)]
+    "name,reset",
+    [
+        ("codegeex", True),
+        ("codegeex2", True),  # RMS norms, rotary positions
+        pytest.param("codegen", True, marks=pytest.mark.slow),  # rotary positions, norms of CodeGeeX
+        pytest.param("codegeex", False, marks=pytest.mark.slow),
+    ],
 )
 def test_a_model_and_its_gradients(name, reset, library):
     network = built(name, library, reset=reset)
@@ -73,6 +79,7 @@ def test_a_model_and_its_gradients(name, reset, library):
     same(step(network, name), step(built(name, "", reset=reset), name))
 
 
+@pytest.mark.slow
 def test_recomputed_blocks(library):
     network = built("codegeex", library)
     expected = step(network, "codegeex")

@@ -128,6 +128,7 @@ def few_layers(monkeypatch, request):
         monkeypatch.setattr(execute_module, "shrunk", with_a_layer_for_each_stage)
 
 
+@pytest.mark.slow  # five processes with the engine; test_compile.py compiles a plan by default
 def test_a_plan_trains_as_one_device_does(monkeypatch):
     """The family that has most in common with the others. What CodeGeeX has more, a table in the first and the last
     stage, is compiled by default (test_compile.py)."""

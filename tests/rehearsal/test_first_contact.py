@@ -36,6 +36,7 @@ def rehearsed(*words):
     return result.returncode, json.loads(result.stdout)
 
 
+@pytest.mark.slow  # a whole start, training and save; tests/runs/test_ascend_start.py starts by default
 def test_a_rank_of_a_job_of_several_servers():
     """Micro-batches of a step in the graph, for which the engine once refused the evaluation after it."""
     words = (*SHARDED, "parallel.hardware=ascend910b", "training.global_batch=32", "training.micro_batch=2")

@@ -243,6 +243,7 @@ class Register(nn.Cell):
         return ops.assign_add(self.flags, ops.gather(self.passes, number - 1, 0)) > 0
 
 
+@pytest.mark.slow
 def test_an_overflow_of_any_micro_batch_skips_the_step(graph_mode):
     small = small_fp16(paper(ACCUMULATED, "training.dropout=0"))
     built, register = build(small), Register()

@@ -44,7 +44,7 @@ def test_references_pass_in_both_modes(sandbox, language: str):
 @pytest.mark.parametrize("source", ["python", "rust"])
 @pytest.mark.parametrize("language", ["python", "js", "go"])
 def test_references_pass_in_translation(sandbox, language: str, source: str):
-    """The same programs: one in four, and those of Go whose declaration is not enough."""
+    """The same programs: one in eight, and those of Go whose declaration is not enough."""
     if source == language:
         pytest.skip("no translation")
     from ms_codegeex.evaluation.benchmarks.humaneval_x import task as humaneval_x
@@ -52,7 +52,7 @@ def test_references_pass_in_translation(sandbox, language: str, source: str):
     task = humaneval_x.build(benchmark(""), [language], source)
     if language in task.missing():
         pytest.skip(f"needs {task.missing()[language]}")
-    chosen = references(task)[::4] + [pair for pair in references(task) if pair[0].data.number in (10, 38, 50)]
+    chosen = references(task)[::8] + [pair for pair in references(task) if pair[0].data.number in (10, 38, 50)]
     found = judge_all(task, sandbox, chosen)
     assert set(verdicts(found).values()) == {"passed"}, [(each.task_id, each.stderr) for each in found]
 
@@ -73,23 +73,23 @@ def test_rust_prompts_of_codegeex(sandbox):
 
 @pytest.mark.parametrize("language", ROWS)
 def test_no_broken_variant_passes(sandbox, language: str):
-    """A third for each language, with every way of breaking; each problem in two languages. Infinite loops end after
+    """A sixth for each language, with every way of breaking; each problem in one language. Infinite loops end after
     1.5 s, so a slow start may be a timeout too."""
     task, shift = open_task(benchmark(""), language, timeout=1.5), list(ROWS).index(language)
     variants = enumerate(broken_variants(task))
-    samples = [variant for number, variant in variants if (number // len(KINDS) + shift) % 3 == 0]
-    assert len(samples) >= 52
+    samples = [variant for number, variant in variants if (number // len(KINDS) + shift) % len(ROWS) == 0]
+    assert len(samples) >= 24
     found = judge_all(task, sandbox, samples)
     assert [each.task_id for each in found if each.verdicts["strict"] is Verdict.PASSED] == []
-    assert Counter(verdicts(found).values())["timeout"] >= 7
+    assert Counter(verdicts(found).values())["timeout"] >= 4
 
 
 @pytest.mark.parametrize("language", ["python", "js", "cpp"])
 def test_verdicts_repeat(sandbox, language: str):
-    """Three runs in a row over a quarter of references and broken variants have the same verdicts in both modes."""
+    """Three runs in a row over an eighth of references and broken variants have the same verdicts in both modes."""
     task = open_task(benchmark(""), language, timeout=10)
-    loops = [sample for number, sample in enumerate(broken_variants(task)) if KINDS[number % len(KINDS)] == "loop"][::4]
-    others = [*references(task), *(sample for sample in broken_variants(task) if sample not in loops)][::4]
+    loops = [sample for number, sample in enumerate(broken_variants(task)) if KINDS[number % len(KINDS)] == "loop"][::8]
+    others = [*references(task), *(sample for sample in broken_variants(task) if sample not in loops)][::8]
     runs = []
     for _ in range(3):
         task.timeouts[language] = 10.0
@@ -97,4 +97,4 @@ def test_verdicts_repeat(sandbox, language: str):
         task.timeouts[language] = 1.5
         runs.append(found + [(each.task_id, dict(each.verdicts)) for each in judge_all(task, sandbox, loops)])
     assert runs[0] == runs[1] == runs[2]
-    assert len(runs[0]) >= 80
+    assert len(runs[0]) >= 40
