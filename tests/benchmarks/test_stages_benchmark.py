@@ -11,7 +11,7 @@ from conftest import ROOT
 @pytest.mark.slow
 def test_every_stage_helps_what_it_trains_on_by_more_than_the_seeds_differ(tmp_path):
     command = [sys.executable, "benchmarks/stages.py", "--output", str(tmp_path / "out")]
-    less = ("training.steps=60", "training.evaluate_samples=64")
+    less = ("training.steps=40", "training.evaluate_samples=64", "training.global_batch=12")
     done = subprocess.run([*command, *less], cwd=ROOT, capture_output=True, text=True, timeout=3000)
     assert done.returncode == 0, done.stdout + done.stderr
     print(done.stdout)

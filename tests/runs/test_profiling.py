@@ -69,6 +69,7 @@ def unprofiled(dataset, tmp_path_factory):
     return trainer, keep, Path(values["output"])
 
 
+@pytest.mark.slow  # a run in processes of its own; the next test writes a profile by default
 def test_the_command_writes_the_files_and_computes_the_same(run_values, tmp_path, unprofiled):
     run_values["training"]["steps"] = 5
     run_values["profile"] = {"steps": "3..4"}

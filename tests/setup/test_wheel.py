@@ -2,8 +2,8 @@
 
 In the quick tests, the packages it depends on come from the tests' environment, whose directory is last on the path:
 everything is in the wheel, and mindformers is not needed. The slow test lets pip choose all dependencies, as a user of
-the wheel would, with each Python that the wheel is for; and once the oldest ones allowed, which pip leaves as they are
-where they are installed already.
+the wheel would, with each Python that the wheel is for; with the oldest Python, the oldest ones allowed, which pip
+leaves as they are where they are installed already.
 """
 
 import importlib.util
@@ -116,7 +116,7 @@ def test_only_the_bridge_asks_for_mindformers(installed):
 # --- with the dependencies that pip chooses ---
 
 
-@pytest.fixture(params=["3.10", "3.11", "3.12", "3.12-oldest"])
+@pytest.fixture(params=["3.10-oldest", "3.11", "3.12"])
 def resolved(request, wheel, tmp_path):
     """`bin` of an environment into which pip installs the wheel and the newest dependencies that it allows, or the
     oldest."""
