@@ -254,9 +254,7 @@ def test_stress_of_links(plugin, tmp_path):
         assert rank or events == [["arithmetic", "links to the other devices of its server"]]
 
 
-@pytest.mark.parametrize(
-    "devices", [None, pytest.param((4, 6), marks=pytest.mark.slow)], ids=["msrun", "rank table"]
-)
+@pytest.mark.parametrize("devices", [None, pytest.param((4, 6), marks=pytest.mark.slow)], ids=["msrun", "rank table"])
 def test_ranks_meet_and_each_has_its_device(plugin, tmp_path, monkeypatch, devices):
     table = None
     if devices:
