@@ -23,8 +23,8 @@ from ms_codegeex.evaluation.local_model import LocalModel
 from ms_codegeex.evaluation.reproduction.papers import PaperName, paper
 
 if TYPE_CHECKING:
-    from ms_codegeex.evaluation.reproduction.papers import Part
-    from ms_codegeex.evaluation.reproduction.results import Result
+    from ms_codegeex.evaluation.reproduction.papers import PaperPart
+    from ms_codegeex.evaluation.reproduction.results import PartResult
 
 SUMMARY = "evaluate a model as a paper did, and show its tables with the model's row: codegeex, codegen, codegeex2"
 EXAMPLES = """  ms-codegeex reproduce codegeex --model model --humaneval-x humaneval-x --output paper --quick
@@ -34,7 +34,7 @@ EXAMPLES = """  ms-codegeex reproduce codegeex --model model --humaneval-x human
 
 
 @dataclass(frozen=True)
-class Options:
+class ReproduceOptions:
     """Which paper, and on which files. The model and how programs are judged are options of `evaluate`."""
 
     paper: PaperName = option("the paper", None, REQUIRED, positional=True)
@@ -59,14 +59,14 @@ PASSED_ON = {  # options of `evaluate`, which has them declared
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    add_options(parser, Options)
+    add_options(parser, ReproduceOptions)
     for kind, names in PASSED_ON.items():
         add_options(parser, kind, names, over=True)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the evaluations that are not finished, then write the page. 1 if one of them failed."""
-    options = given(Options, arguments)
+    options = given(ReproduceOptions, arguments)
     chosen = paper(options.paper)
     parts = chosen.chosen(options.only)
     lacking = {part.name: reason for part in parts if (reason := _lacking(options, part))}
@@ -88,7 +88,9 @@ def run(arguments: argparse.Namespace) -> int:
     for number, part in enumerate(parts, 1):
         print_error(f"{number} of {len(parts)}: {part.title}")
         reason = lacking.get(part.name) or ""
-        done.append(results.Result(part, None, reason) if reason else _evaluated(options, part, commands[part.name]))
+        done.append(
+            results.PartResult(part, None, reason) if reason else _evaluated(options, part, commands[part.name])
+        )
     known, listed = results.figures(done), results.tables(done, options.quick)
     compared = [] if options.quick else results.differences(chosen, listed)
     model = str(arguments.model or ", ".join(arguments.url))
@@ -123,7 +125,7 @@ def passed_on(arguments: argparse.Namespace) -> list[str]:
     return words
 
 
-def _line(result: Result) -> str:
+def _line(result: PartResult) -> str:
     from ms_codegeex.evaluation.reports import scores
 
     if result.report is None:
@@ -132,7 +134,7 @@ def _line(result: Result) -> str:
     return scores.in_words(strict["all"]) if strict else "nothing was judged"
 
 
-def _lacking(options: Options, part: Part) -> str:
+def _lacking(options: ReproduceOptions, part: PaperPart) -> str:
     """Why a part cannot run; empty if it can."""
     flag, path = "--" + part.data.replace("_", "-"), getattr(options, part.data)
     if path is None:
@@ -140,14 +142,14 @@ def _lacking(options: Options, part: Part) -> str:
     return "" if path.exists() else f"{flag}: {path} does not exist"
 
 
-def _words(options: Options, part: Part) -> list[str]:
+def _words(options: ReproduceOptions, part: PaperPart) -> list[str]:
     return part.words(getattr(options, part.data), options.output / part.name, options.quick)
 
 
-def _evaluated(options: Options, part: Part, words: Sequence[str]) -> Result:
+def _evaluated(options: ReproduceOptions, part: PaperPart, words: Sequence[str]) -> PartResult:
     """The part's report, after a process of its own has done what is left of it: its end frees the model."""
     from ms_codegeex.base.reading import read_json
-    from ms_codegeex.evaluation.reproduction.results import Result
+    from ms_codegeex.evaluation.reproduction.results import PartResult
 
     report, before = options.output / part.name / "report.json", None
     with suppress(FileNotFoundError):
@@ -171,8 +173,8 @@ def _evaluated(options: Options, part: Part, words: Sequence[str]) -> Result:
     # with 1, some languages were not judged; the report says which
     written = report.is_file() and report.stat().st_mtime_ns != before
     if process.returncode in (0, 1) and written:
-        return Result(part, read_json(report))
-    return Result(part, None, last[0].removeprefix("ms-codegeex evaluate: ") if last else "it failed")
+        return PartResult(part, read_json(report))
+    return PartResult(part, None, last[0].removeprefix("ms-codegeex evaluate: ") if last else "it failed")
 
 
 def _write(directory: Path, written: dict[str, Any], page: str, known: Sequence[Any]) -> None:

@@ -10,7 +10,7 @@ from ms_codegeex.evaluation.reports.estimators import INTERVALS
 from ms_codegeex.evaluation.reports.page import label_of, published_table, verdicts_table
 from ms_codegeex.evaluation.reports.scores import percent
 from ms_codegeex.evaluation.reproduction.papers import QUICK_PROBLEMS, QUICK_SAMPLES, Paper
-from ms_codegeex.evaluation.reproduction.results import MODE, OURS, Figure, Result, left_out
+from ms_codegeex.evaluation.reproduction.results import MODE, OURS, Figure, PartResult, left_out
 
 QUICK = (
     f"A quick sample: {QUICK_SAMPLES} samples of the first {QUICK_PROBLEMS} problems of each language. Published rows "
@@ -21,7 +21,7 @@ QUICK = (
 def render(
     paper: Paper,
     model: str,
-    results: Sequence[Result],
+    results: Sequence[PartResult],
     known: Sequence[Figure],
     listed: Sequence[Mapping[str, Any]],
     compared: Sequence[Sequence[str]],
@@ -40,7 +40,7 @@ def render(
     return page(f"{paper.title}: {model}", [(name, content) for name, content in parts if content])
 
 
-def _parts(results: Sequence[Result]) -> str:
+def _parts(results: Sequence[PartResult]) -> str:
     rows = []
     for result in results:
         name, title = result.part.name, text(result.part.title)
@@ -70,7 +70,7 @@ def _figures(known: Sequence[Figure]) -> str:
     return table(("", "problems", "samples", *measures), cells, 2 + len(measures)) + note(small)
 
 
-def _verdicts(results: Sequence[Result]) -> str:
+def _verdicts(results: Sequence[PartResult]) -> str:
     shown = [(each.part.title, verdicts_table(each.report["verdicts"])) for each in results if each.report]
     return "".join(f"<h3>{text(title)}</h3>{counts}" for title, counts in shown if counts)
 

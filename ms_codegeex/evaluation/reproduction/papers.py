@@ -19,7 +19,7 @@ QUICK_PROBLEMS, QUICK_SAMPLES = 8, 2  # of each language; of each problem
 
 
 @dataclass(frozen=True)
-class Part:
+class PaperPart:
     """One evaluation of a paper.
 
     Args:
@@ -64,9 +64,9 @@ class Paper:
     name: str
     title: str
     compared: str
-    parts: tuple[Part, ...]
+    parts: tuple[PaperPart, ...]
 
-    def chosen(self, names: Iterable[str]) -> tuple[Part, ...]:
+    def chosen(self, names: Iterable[str]) -> tuple[PaperPart, ...]:
         """The parts of these names, in the paper's order; all if there are none. An unknown one is a `UserError`."""
         names = list(names)
         known = [part.name for part in self.parts]
@@ -86,9 +86,9 @@ def paper(name: str) -> Paper:
     values = _papers()[name]
     between = tuple(values.get("languages", ()))
 
-    def part(key: str, given: Mapping[str, Any]) -> Part:
+    def part(key: str, given: Mapping[str, Any]) -> PaperPart:
         source = given.get("translate_from")
         targets = tuple(each for each in between if each != source) if source else ()
-        return Part(key, given["title"], given["data"], given["recipe"], source, targets)
+        return PaperPart(key, given["title"], given["data"], given["recipe"], source, targets)
 
     return Paper(name, values["title"], values["compared"], tuple(part(*each) for each in values["parts"].items()))

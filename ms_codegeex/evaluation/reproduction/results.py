@@ -11,7 +11,7 @@ from typing import Any
 
 from ms_codegeex.evaluation.reports import published
 from ms_codegeex.evaluation.reports.page import label_of
-from ms_codegeex.evaluation.reproduction.papers import Paper, Part
+from ms_codegeex.evaluation.reproduction.papers import Paper, PaperPart
 
 OURS = "this model"
 KS = re.compile(r"pass@(\d+)")
@@ -20,10 +20,10 @@ NAMES = {"JS": "js", **{label_of(name): name for name in ("python", "cpp", "java
 
 
 @dataclass(frozen=True)
-class Result:
+class PartResult:
     """What became of a part. `report`: its `report.json`; None if it did not run, then `reason` says why."""
 
-    part: Part
+    part: PaperPart
     report: Mapping[str, Any] | None
     reason: str = ""
 
@@ -43,7 +43,7 @@ class Figure:
     samples: int
 
 
-def figures(results: Iterable[Result]) -> list[Figure]:
+def figures(results: Iterable[PartResult]) -> list[Figure]:
     """Every pass@k, or pass rate, that the reports have, by mode and by language."""
     return [figure for result in results if result.report for figure in _figures(result.part.name, result.report)]
 
@@ -58,12 +58,12 @@ def _figures(name: str, report: Mapping[str, Any]) -> Iterator[Figure]:
                 yield Figure(name, mode, group, measure, *interval, score["problems"], score["samples"])
 
 
-def left_out(result: Result) -> dict[str, str]:
+def left_out(result: PartResult) -> dict[str, str]:
     """Languages and problems that a report could not judge, and why."""
     return {} if result.report is None else {**result.report.get("skipped", {}), **result.report.get("refused", {})}
 
 
-def tables(results: Sequence[Result], quick: bool) -> list[dict[str, Any]]:
+def tables(results: Sequence[PartResult], quick: bool) -> list[dict[str, Any]]:
     """The published tables about the parts, each once, with our row where its columns are languages or pass@k. Of
     several parts, such as temperatures, our row has the best for each column, as the papers have."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
@@ -84,7 +84,7 @@ def tables(results: Sequence[Result], quick: bool) -> list[dict[str, Any]]:
     return finished
 
 
-def _with_budget(table: Mapping[str, Any], of: Iterable[Result]) -> dict[str, Any]:
+def _with_budget(table: Mapping[str, Any], of: Iterable[PartResult]) -> dict[str, Any]:
     """The table of rates by budget and strategy, whose columns are models, with a column of ours."""
     rates = {
         f"{row['samples']} samples, {row['strategy']}": _percent(row["rate"])

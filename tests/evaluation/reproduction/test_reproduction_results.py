@@ -30,7 +30,7 @@ def report(passed, samples=10, **more):
 
 def result(name, part, *given, **more):
     (chosen,) = paper(name).chosen([part])
-    return results.Result(chosen, report(*given, **more))
+    return results.PartResult(chosen, report(*given, **more))
 
 
 @pytest.mark.parametrize("name", PAPERS)
@@ -96,7 +96,7 @@ def test_files_for_other_programs():
 
 def test_the_page_says_what_ran_and_what_did_not():
     one = paper("codegeex")
-    done = [result("codegeex", "from-go", {"python": 4}), results.Result(one.parts[0], None, "<no> data")]
+    done = [result("codegeex", "from-go", {"python": 4}), results.PartResult(one.parts[0], None, "<no> data")]
     known, listed = results.figures(done), results.tables(done, True)
     shown = page.render(one, "mine", done, known, listed, [], quick=True)
     for words in (
