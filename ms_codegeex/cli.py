@@ -40,6 +40,7 @@ VERBS = (
     "complete",
     "chat",
     "evaluate",
+    "reproduce",
     "plan",
     "rehearse",
     "rank-table",

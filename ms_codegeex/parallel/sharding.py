@@ -4,7 +4,6 @@ what one rank loads, holds and saves."""
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -162,34 +161,11 @@ def layouts_on(
     mesh: Mesh, model: DecoderConfig, lora: LoraConfig, vocabulary: bool = True
 ) -> tuple[ParameterLayout, ...]:
     """Where every parameter of a model, and of its adapters, lies on a mesh."""
-    return _layouts(mesh, model, vocabulary, tuple(lora.targets), lora.rank, lora.frozen)
-
-
-def _layouts(
-    mesh: Mesh, model: DecoderConfig, vocabulary: bool, targets: tuple[str, ...], rank: int, frozen: str
-) -> tuple[ParameterLayout, ...]:
     layouts = parameter_layouts(model, mesh, vocabulary)
-    if not rank:
+    if not lora.rank:
         return layouts
-    adapters = model.adapter_shapes(targets, rank)
-    return tuple(each for layout in layouts for each in _with_adapter(layout, adapters, frozen))
-
-
-def kinds_of(config: RunConfig) -> tuple[tuple[ParameterLayout, int], ...]:
-    """The run's layouts without their names, each once, in order of first appearance, and how many parameters have it:
-    what a plan sums up, without a model's hundreds of equal matrices."""
-    lora = config.lora
-    return _kinds(
-        config.mesh, config.model.sizes, config.parallel.vocabulary, tuple(lora.targets), lora.rank, lora.frozen
-    )
-
-
-@lru_cache(maxsize=256)  # a search varies what does not change layouts
-def _kinds(
-    mesh: Mesh, model: DecoderConfig, vocabulary: bool, targets: tuple[str, ...], rank: int, frozen: str
-) -> tuple[tuple[ParameterLayout, int], ...]:
-    named = _layouts(mesh, model, vocabulary, targets, rank, frozen)
-    return tuple(Counter(replace(layout, name="") for layout in named).items())
+    adapters = model.adapter_shapes(lora.targets, lora.rank)
+    return tuple(each for layout in layouts for each in _with_adapter(layout, adapters, lora.frozen))
 
 
 def _with_adapter(

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from ms_codegeex.base.hardware import Device
 from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.config.chosen_hardware import hardware_of
-from ms_codegeex.parallel.sharding import ParameterLayout, kinds_of
+from ms_codegeex.config.sections import LoraConfig
+from ms_codegeex.models.decoder_config import DecoderConfig
+from ms_codegeex.parallel.sharding import ParameterLayout, layouts_on
 from ms_codegeex.planning.model_parts import parts_of
 
 if TYPE_CHECKING:
@@ -179,12 +181,27 @@ def parameter_collectives(config: RunConfig, layout: ParameterLayout) -> list[tu
     return calls
 
 
+def _kinds_of_layouts(config: RunConfig) -> tuple[tuple[ParameterLayout, int], ...]:
+    """The run's layouts without their names, each once, in order of first appearance, and how many parameters have it:
+    a model has hundreds of equal ones."""
+    lora, vocabulary = config.lora, config.parallel.vocabulary
+    return _kinds(config.mesh, config.model.sizes, vocabulary, tuple(lora.targets), lora.rank, lora.frozen)
+
+
+@lru_cache(maxsize=256)  # a search varies much that does not change layouts
+def _kinds(
+    mesh: Mesh, model: DecoderConfig, vocabulary: bool, targets: tuple[str, ...], rank: int, frozen: str
+) -> tuple[tuple[ParameterLayout, int], ...]:
+    layouts = layouts_on(mesh, model, LoraConfig(rank=rank, targets=list(targets), frozen=frozen), vocabulary)
+    return tuple(Counter(replace(layout, name="") for layout in layouts).items())
+
+
 def collectives(config: RunConfig, chip: Device | None = None) -> list[PlannedCollective]:
     """All collectives of one step, stage by stage, equal ones counted together. Weights and gradients travel once a
     step, activations once a micro-batch."""
     chip, mesh = chip or hardware_of(config), config.mesh
     calls = _activations(config, chip) + _inputs_and_sums(config)
-    for layout, count in kinds_of(config):
+    for layout, count in _kinds_of_layouts(config):
         for op, group, size, dtype, purpose in parameter_collectives(config, layout):
             calls[op, group, size, dtype, layout.stage, purpose, "step"] += count
         if layout.copy_of and layout.trained:  # owner and copy add their gradients, so that both stay equal

@@ -24,7 +24,7 @@ def render(report: Mapping[str, Any]) -> str:
         ("Summary", _summary(report)),
         ("Scores", _scores(scores) or ("" if report.get("task") in ("perplexity", "infilling") else nothing)),
         ("Charts", _charts(scores)),
-        ("Verdicts", _verdicts(report.get("verdicts", {}))),
+        ("Verdicts", verdicts_table(report.get("verdicts", {}))),
         ("Left out, references and known defects", _references(report)),
         ("A budget of samples split over languages", _budget(report.get("budget", []))),
         ("Perplexity", _perplexity(report.get("perplexity", {}))),
@@ -125,7 +125,8 @@ def _charts(scores: Mapping[str, Any]) -> str:
     return charts(figures) if any(figures) else ""
 
 
-def _verdicts(modes: Mapping[str, Mapping[str, Mapping[str, int]]]) -> str:
+def verdicts_table(modes: Mapping[str, Mapping[str, Mapping[str, int]]]) -> str:
+    """How often each verdict was given, by mode of judging and group of problems; empty if nothing was judged."""
     rows = []
     for mode, groups in modes.items():
         for name, counts in groups.items():

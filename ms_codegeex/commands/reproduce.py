@@ -1,0 +1,192 @@
+"""`ms-codegeex reproduce PAPER`: a paper's tables for any model, beside the published rows."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.options import REQUIRED, add_options, declared, given, option
+from ms_codegeex.base.printing import print_error, print_out, print_result
+from ms_codegeex.base.processes import python_path
+from ms_codegeex.commands.evaluate_options import JudgingOptions, ServerOptions, SourceOptions
+from ms_codegeex.evaluation.local_model import LocalModel
+from ms_codegeex.evaluation.reproduction.papers import PaperName, paper
+
+if TYPE_CHECKING:
+    from ms_codegeex.evaluation.reproduction.papers import PaperPart
+    from ms_codegeex.evaluation.reproduction.results import PartResult
+
+SUMMARY = "evaluate a model as a paper did, and show its tables with the model's row: codegeex, codegen, codegeex2"
+EXAMPLES = """  ms-codegeex reproduce codegeex --model model --humaneval-x humaneval-x --output paper --quick
+  ms-codegeex reproduce codegeex --url http://localhost:8000/v1 --humaneval-x humaneval-x --output paper
+  ms-codegeex reproduce codegen --model model --humaneval he.jsonl.gz --mtpb mtpb.jsonl --output paper --dry-run
+  ms-codegeex reproduce codegeex2 --model model --humaneval-x hx2 --output paper --only greedy"""
+
+
+@dataclass(frozen=True)
+class ReproduceOptions:
+    """Which paper, and on which files. The model and how programs are judged are options of `evaluate`."""
+
+    paper: PaperName = option("the paper", None, REQUIRED, positional=True)
+    output: Path = option("index.html, figures.csv, tables.tex, and a directory for each evaluation", "DIR", REQUIRED)
+    humaneval_x: Path | None = option("HumanEval-X: a directory with a file for each language", "DIR")
+    humaneval: Path | None = option("HumanEval's file", "FILE")
+    mtpb: Path | None = option("MTPB's file", "FILE")
+    ds1000: Path | None = option("DS-1000's file", "FILE")
+    quick: bool = option("2 samples of the first 8 problems of each language: does everything work?", default=False)
+    only: tuple[str, ...] = option("these evaluations of the paper (--dry-run lists them)", "PART", ())
+    dry_run: bool = option("print the commands, and run nothing", default=False)
+    json: bool = option("print reproduction.json on standard output", default=False)
+
+
+PASSED_ON = {  # options of `evaluate`, which has them declared
+    SourceOptions: ("model", "url"),
+    LocalModel: ("adapter", "threads", "fast", "cpu_level", "slots"),
+    ServerOptions: ("url_model", "api_key_file", "concurrency"),
+    JudgingOptions: ("sandbox", "workers"),
+}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    add_options(parser, ReproduceOptions)
+    for kind, names in PASSED_ON.items():
+        add_options(parser, kind, names, over=True)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the evaluations that are not finished, then write the page. 1 if one of them failed."""
+    options = given(ReproduceOptions, arguments)
+    chosen = paper(options.paper)
+    parts = chosen.chosen(options.only)
+    lacking = {part.name: reason for part in parts if (reason := _lacking(options, part))}
+    commands = {
+        part.name: [*_words(options, part), *passed_on(arguments)] for part in parts if part.name not in lacking
+    }
+    if options.dry_run:
+        for part in parts:
+            words = f"{part.name}: not run: {lacking.get(part.name)}"
+            print_out(shlex.join(["ms-codegeex", *commands[part.name]]) if part.name in commands else words)
+        return 0
+    if not arguments.model and not arguments.url:
+        raise UserError("--model: missing; give --model DIR, or --url of a server")
+    if not commands:
+        raise UserError(f"nothing can run: {next(iter(lacking.values()))}")
+    from ms_codegeex.evaluation.reproduction import page, results
+
+    done = []
+    for number, part in enumerate(parts, 1):
+        print_error(f"{number} of {len(parts)}: {part.title}")
+        reason = lacking.get(part.name) or ""
+        done.append(
+            results.PartResult(part, None, reason) if reason else _evaluated(options, part, commands[part.name])
+        )
+    known, listed = results.figures(done), results.tables(done, options.quick)
+    compared = [] if options.quick else results.differences(chosen, listed)
+    model = str(arguments.model or ", ".join(arguments.url))
+    written = {
+        "paper": chosen.name,
+        "model": model,
+        "quick": options.quick,
+        "parts": {
+            x.part.name: {"ran": x.report is not None, "reason": x.reason, "left_out": results.left_out(x)}
+            for x in done
+        },
+        "figures": [asdict(figure) for figure in known],
+        "tables": listed,
+        "differences": compared,
+    }
+    _write(options.output, written, page.render(chosen, model, done, known, listed, compared, options.quick), known)
+    lines = [f"{each.part.title}: {_line(each)}" for each in done]
+    print_result(written, "\n".join([*lines, f"page: {options.output / 'index.html'}"]), options.json)
+    return int(any(each.report is None and each.part.name not in lacking for each in done))
+
+
+def passed_on(arguments: argparse.Namespace) -> list[str]:
+    """The words of the given options that are `evaluate`'s."""
+    words: list[str] = []
+    for kind, names in PASSED_ON.items():
+        for each in declared(kind, names):
+            value = getattr(arguments, each.name)
+            if value is True:
+                words.append(each.flag)
+            elif value not in (None, False):
+                words += [each.flag, *map(str, value if isinstance(value, list | tuple) else [value])]
+    return words
+
+
+def _line(result: PartResult) -> str:
+    from ms_codegeex.evaluation.reports import scores
+
+    if result.report is None:
+        return f"not run: {result.reason}"
+    strict = result.report["scores"].get("strict") or next(iter(result.report["scores"].values()), None)
+    return scores.in_words(strict["all"]) if strict else "nothing was judged"
+
+
+def _lacking(options: ReproduceOptions, part: PaperPart) -> str:
+    """Why a part cannot run; empty if it can."""
+    flag, path = "--" + part.data.replace("_", "-"), getattr(options, part.data)
+    if path is None:
+        return f"give {flag} PATH (docs/evaluation.md says where its files come from)"
+    return "" if path.exists() else f"{flag}: {path} does not exist"
+
+
+def _words(options: ReproduceOptions, part: PaperPart) -> list[str]:
+    return part.words(getattr(options, part.data), options.output / part.name, options.quick)
+
+
+def _evaluated(options: ReproduceOptions, part: PaperPart, words: Sequence[str]) -> PartResult:
+    """The part's report, after a process of its own has done what is left of it: its end frees the model."""
+    from ms_codegeex.base.reading import read_json
+    from ms_codegeex.evaluation.reproduction.results import PartResult
+
+    report, before = options.output / part.name / "report.json", None
+    with suppress(FileNotFoundError):
+        before = report.stat().st_mtime_ns
+    last: deque[str] = deque(maxlen=1)
+    with subprocess.Popen(
+        [sys.executable, "-m", "ms_codegeex.cli", *words],
+        env={**os.environ, "PYTHONPATH": python_path()},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    ) as process:
+        try:
+            for line in process.stderr or ():
+                last.append(line.strip())
+                print_error(line.rstrip())
+        except BaseException:
+            process.terminate()
+            raise
+    # with 1, some languages were not judged; the report says which
+    written = report.is_file() and report.stat().st_mtime_ns != before
+    if process.returncode in (0, 1) and written:
+        return PartResult(part, read_json(report))
+    return PartResult(part, None, last[0].removeprefix("ms-codegeex evaluate: ") if last else "it failed")
+
+
+def _write(directory: Path, written: dict[str, Any], page: str, known: Sequence[Any]) -> None:
+    from ms_codegeex.base.files import atomic_file, write_json
+    from ms_codegeex.evaluation.reproduction import results
+
+    write_json(directory / "reproduction.json", written)
+    texts = {
+        "index.html": page,
+        "figures.csv": results.as_csv(known),
+        "tables.tex": results.as_latex(written["tables"]),
+    }
+    for name, content in texts.items():
+        with atomic_file(directory / name) as temporary:
+            temporary.write_text(content, encoding="utf-8")

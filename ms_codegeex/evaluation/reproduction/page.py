@@ -1,0 +1,100 @@
+"""A reproduction as one HTML page: what ran, our figures with their intervals, and the paper's tables with our row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ms_codegeex.base.webpage import count, note, page, table, text
+from ms_codegeex.evaluation.reports.estimators import INTERVALS
+from ms_codegeex.evaluation.reports.page import label_of, published_table, verdicts_table
+from ms_codegeex.evaluation.reports.scores import percent
+from ms_codegeex.evaluation.reproduction.papers import QUICK_PROBLEMS, QUICK_SAMPLES, Paper
+from ms_codegeex.evaluation.reproduction.results import MODE, OURS, Figure, PartResult, left_out
+
+QUICK = (
+    f"A quick sample: {QUICK_SAMPLES} samples of the first {QUICK_PROBLEMS} problems of each language. Published rows "
+    "are of whole benchmarks with up to 200 samples, so they are no comparison yet."
+)
+
+
+def render(
+    paper: Paper,
+    model: str,
+    results: Sequence[PartResult],
+    known: Sequence[Figure],
+    listed: Sequence[Mapping[str, Any]],
+    compared: Sequence[Sequence[str]],
+    quick: bool,
+) -> str:
+    """The page; the same results give the same bytes."""
+    best = f"Our rows: {MODE} verdicts, the best of several temperatures in each column, as in the papers."
+    parts = [
+        ("What ran", (note(text(QUICK)) if quick else "") + _parts(results)),
+        ("Figures", _figures(known)),
+        (f"Against {paper.compared}", "" if quick else _differences(compared, paper)),
+        ("Translation", _matrix(known)),
+        ("Verdicts", _verdicts(results)),
+        ("The paper's tables", note(text(best)) + "".join(published_table(each) for each in listed)),
+    ]
+    return page(f"{paper.title}: {model}", [(name, content) for name, content in parts if content])
+
+
+def _parts(results: Sequence[PartResult]) -> str:
+    rows = []
+    for result in results:
+        name, title = result.part.name, text(result.part.title)
+        if result.report is None:
+            rows.append([title, "", "", f"not run: {text(result.reason)}"])
+            continue
+        lacking = "; ".join(f"{label_of(key)}: {why}" for key, why in left_out(result).items())
+        state = f"left out: {text(lacking)}" if lacking else "whole"
+        sizes = [count(result.report[each]["judged"]) for each in ("problems", "samples")]
+        rows.append([f'<a href="{text(name)}/report.html">{title}</a>', *sizes, state])
+    return table(("", "problems", "samples", ""), rows, 2)
+
+
+def _figures(known: Sequence[Figure]) -> str:
+    if not known:
+        return note("Nothing has been judged.")
+    measures = list(dict.fromkeys(figure.measure for figure in known))
+    rows: dict[tuple[str, str, str], dict[str, Figure]] = {}
+    for figure in known:
+        rows.setdefault((figure.part, figure.group, figure.mode), {})[figure.measure] = figure
+    cells = []
+    for (part, group, mode), by in rows.items():
+        first = next(iter(by.values()))
+        rates = [percent(vars(by[name])) if name in by else "" for name in measures]
+        cells.append([text(f"{part}, {label_of(group)}: {mode}"), count(first.problems), count(first.samples), *rates])
+    small = f"In parentheses: {INTERVALS}. Rely on strict; published is the original rule."
+    return table(("", "problems", "samples", *measures), cells, 2 + len(measures)) + note(small)
+
+
+def _verdicts(results: Sequence[PartResult]) -> str:
+    shown = [(each.part.title, verdicts_table(each.report["verdicts"])) for each in results if each.report]
+    return "".join(f"<h3>{text(title)}</h3>{counts}" for title, counts in shown if counts)
+
+
+def _matrix(known: Sequence[Figure]) -> str:
+    """pass@1 by source (rows) and target (columns) of translations."""
+    rates = {
+        (figure.part.removeprefix("from-"), figure.group): figure.value
+        for figure in known
+        if figure.part.startswith("from-") and (figure.mode, figure.measure) == (MODE, "pass@1")
+    }
+    targets = list(dict.fromkeys(target for _, target in rates if target != "all"))
+    rows = [
+        [
+            text(f"from {label_of(source)}"),
+            *(f"{100 * rates[source, t]:.2f}" if (source, t) in rates else "" for t in targets),
+        ]
+        for source in dict.fromkeys(source for source, _ in rates)
+    ]
+    small = note(text(f"pass@1 of {OURS} in per cent, {MODE}: sources in rows, targets in columns."))
+    return table(("", *(label_of(target) for target in targets)), rows, len(targets)) + small if rows else ""
+
+
+def _differences(compared: Sequence[Sequence[str]], paper: Paper) -> str:
+    heads = ("table", "column", OURS, paper.compared, "difference")
+    rows = [[text(cell) for cell in row] for row in compared]
+    return table(heads, rows, 0) if rows else ""

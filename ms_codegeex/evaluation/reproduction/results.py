@@ -1,0 +1,182 @@
+"""What the evaluations of a paper gave: rows of figures, and the paper's tables with a row of ours."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ms_codegeex.evaluation.reports import published
+from ms_codegeex.evaluation.reports.page import label_of
+from ms_codegeex.evaluation.reproduction.papers import Paper, PaperPart
+
+OURS = "this model"
+KS = re.compile(r"pass@(\d+)")
+MODE = "strict"  # of the rows beside published ones
+NAMES = {"JS": "js", **{label_of(name): name for name in ("python", "cpp", "java", "js", "go", "rust")}}
+
+
+@dataclass(frozen=True)
+class PartResult:
+    """What became of a part. `report`: its `report.json`; None if it did not run, then `reason` says why."""
+
+    part: PaperPart
+    report: Mapping[str, Any] | None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One rate of a part: of all its problems or of a group of them, by one mode of judging. Rates are shares."""
+
+    part: str
+    mode: str
+    group: str
+    measure: str
+    value: float
+    low: float
+    high: float
+    problems: int
+    samples: int
+
+
+def figures(results: Iterable[PartResult]) -> list[Figure]:
+    """Every pass@k, or pass rate, that the reports have, by mode and by language."""
+    return [figure for result in results if result.report for figure in _figures(result.part.name, result.report)]
+
+
+def _figures(name: str, report: Mapping[str, Any]) -> Iterator[Figure]:
+    for mode, scores in report["scores"].items():
+        groups = {"all": scores["all"], **scores["by"].get("language", {})}
+        for group, score in groups.items():
+            rates = {f"pass@{k}": rate for k, rate in score.get("pass_at", {}).items() if "value" in rate}
+            for measure, rate in (rates or {"pass rate": score["pass_rate"]}).items():
+                interval = rate["value"], rate["low"], rate["high"]
+                yield Figure(name, mode, group, measure, *interval, score["problems"], score["samples"])
+
+
+def left_out(result: PartResult) -> dict[str, str]:
+    """Languages and problems that a report could not judge, and why."""
+    return {} if result.report is None else {**result.report.get("skipped", {}), **result.report.get("refused", {})}
+
+
+def tables(results: Sequence[PartResult], quick: bool) -> list[dict[str, Any]]:
+    """The published tables about the parts, each once, with our row where its columns are languages or pass@k. Of
+    several parts, such as temperatures, our row has the best for each column, as the papers have."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for result in results:
+        for table in published.tables(result.part.settings(quick)):
+            entry = found.setdefault(
+                (table["title"], table["source"]), {**table, "rows": dict(table["rows"]), "of": []}
+            )
+            entry["of"].append(result)
+    finished = []
+    for entry in found.values():
+        of = entry.pop("of")
+        if entry.get("kind") == "budget":
+            finished.append(_with_budget(entry, of))
+            continue
+        mine = _row(entry, figures(of))
+        finished.append({**entry, "rows": {**({OURS: mine} if any(mine) else {}), **entry["rows"]}, "ours": any(mine)})
+    return finished
+
+
+def _with_budget(table: Mapping[str, Any], of: Iterable[PartResult]) -> dict[str, Any]:
+    """The table of rates by budget and strategy, whose columns are models, with a column of ours."""
+    rates = {
+        f"{row['samples']} samples, {row['strategy']}": _percent(row["rate"])
+        for result in of
+        for row in (result.report or {}).get("budget", ())
+    }
+    if not rates:
+        return {**table, "ours": False}
+    rows = {name: [rates.get(name, ""), *cells] for name, cells in table["rows"].items()}
+    return {**table, "columns": [OURS, *table["columns"]], "rows": rows, "ours": False}
+
+
+def _row(table: Mapping[str, Any], known: Sequence[Figure]) -> list[str]:
+    """Our cells of a table, empty where nothing is known."""
+    best: dict[tuple[str, str], float] = {}
+    for figure in known:
+        if figure.mode == MODE:
+            key = figure.group, figure.measure
+            best[key] = max(best.get(key, 0.0), figure.value)
+    columns = table["columns"]
+    if all(KS.fullmatch(column) for column in columns):
+        return [_percent(best.get(("all", column))) for column in columns]
+    languages = [NAMES[column] for column in columns if column in NAMES]
+    if not languages:
+        return []
+    measures = [f"pass@{k}" for k in KS.findall(table["title"])]
+
+    def cell(column: str) -> str:
+        if column in NAMES:
+            rates = [best.get((NAMES[column], measure)) for measure in measures]
+        else:  # the mean of the table's languages
+            every = [[best.get((name, measure)) for name in languages] for measure in measures]
+            rates = [None if None in each else sum(each) / len(each) for each in every]  # type: ignore[arg-type]
+        return " / ".join(_percent(rate) or "-" for rate in rates) if any(rate is not None for rate in rates) else ""
+
+    return [cell(column) for column in columns]
+
+
+def _percent(rate: float | None) -> str:
+    return "" if rate is None else f"{100 * rate:.2f}"
+
+
+def differences(paper: Paper, listed: Iterable[Mapping[str, Any]]) -> list[list[str]]:
+    """Rows [table, column, ours, the compared model's, difference] in per cent, where both have a first figure."""
+    rows = []
+    for table in listed:
+        theirs = table["rows"].get(paper.compared)
+        if not table["ours"] or theirs is None:
+            continue
+        for column, mine, other in zip(table["columns"], table["rows"][OURS], theirs, strict=True):
+            pair = [re.match(r"~? ?(\d+(?:\.\d+)?)", cell) for cell in (mine, other)]
+            if all(pair):
+                first, second = (float(match[1]) for match in pair)  # type: ignore[index]
+                rows.append([table["title"], column, f"{first:.2f}", f"{second:.2f}", f"{first - second:+.2f}"])
+    return rows
+
+
+def as_csv(known: Iterable[Figure]) -> str:
+    """One line for each of our figures."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(("part", "mode", "group", "measure", "value", "low", "high", "problems", "samples"))
+    for x in known:
+        shares = (f"{share:.6f}" for share in (x.value, x.low, x.high))
+        writer.writerow((x.part, x.mode, x.group, x.measure, *shares, x.problems, x.samples))
+    return stream.getvalue()
+
+
+def as_latex(listed: Iterable[Mapping[str, Any]]) -> str:
+    """The tables for a document that uses `booktabs`."""
+    parts = []
+    for table in listed:
+        heads = " & ".join(["", *map(_escaped, table["columns"])])
+        rows = [" & ".join(map(_escaped, (name, *cells))) + r" \\" for name, cells in table["rows"].items()]
+        if table["ours"]:
+            rows.insert(1, r"\midrule")
+        lines = [
+            r"\begin{table}",
+            rf"\caption{{{_escaped(table['title'])}. {_escaped(table['source'])}.}}",
+            rf"\begin{{tabular}}{{l{'r' * len(table['columns'])}}}",
+            r"\toprule",
+            rf"{heads} \\",
+            r"\midrule",
+            *rows,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+        ]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def _escaped(words: str) -> str:
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    return re.sub(r"[\\~^&%$#_{}]", lambda found: special.get(found[0], f"\\{found[0]}"), str(words))

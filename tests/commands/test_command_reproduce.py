@@ -1,0 +1,99 @@
+"""`ms-codegeex reproduce` as users run it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import small_benchmarks
+from conftest import ROOT, command, command_here
+from openai_server import Server
+
+from ms_codegeex.cli import parse
+from ms_codegeex.evaluation.jsonl import read_rows
+
+
+def test_commands_are_shown_and_nothing_runs(tmp_path):
+    data = small_benchmarks.humaneval(tmp_path)
+    words = ("reproduce", "codegen", "--output", tmp_path / "out", "--humaneval", data, "--url", "http://h/v1")
+    done = command_here(*words, "--quick", "--workers", 3, "--dry-run")
+    first, *_, last = done.stdout.splitlines()
+    assert first == (
+        f"ms-codegeex evaluate humaneval --data {data} --output {tmp_path}/out/humaneval-t0.2 "
+        "--recipe codegen_humaneval_t02 --n 2 --limit 8 --url http://h/v1 --workers 3"
+    )
+    assert last.startswith("mtpb-single-t0.8: not run: give --mtpb PATH")
+    assert not (tmp_path / "out").exists()
+    for line in done.stdout.splitlines():
+        if line.startswith("ms-codegeex"):
+            parse(line.split()[1:])
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (("codegen", "--only", "mtbp"), "--only: codegen has no part mtbp; choose of humaneval-t0.2, "),
+        (("codegen", "--humaneval", "/none"), "--model: missing; give --model DIR, or --url"),
+        (("codegen", "--model", "m", "--humaneval", "/none"), "nothing can run: --humaneval: /none does not exist"),
+        (("codegeex2", "--model", "m"), "nothing can run: give --humaneval-x PATH"),
+    ],
+)
+def test_a_mistake_is_one_line(words, message, tmp_path):
+    done = command_here("reproduce", *words, "--output", tmp_path / "out")
+    assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def right(body):
+    """The answer to both problems of the small HumanEval; at 0.6, of the first one only."""
+    adds = "Add one" in body["prompt"]
+    return ("    return x + 1\n" if adds or body["temperature"] == 0.6 else "    return 2 * x\n"), "stop"
+
+
+@pytest.mark.slow  # five evaluations in processes of their own
+@pytest.mark.strict_sandbox
+def test_a_paper_on_another_programs_server_is_killed_and_continued(tmp_path):
+    data, output, slow = small_benchmarks.humaneval(tmp_path), tmp_path / "out", [True]
+
+    def answer(body):
+        if body["temperature"] == 0.6 and slow[0]:
+            time.sleep(0.5)
+        return right(body)
+
+    with Server(answer) as server:
+        words = ("reproduce", "codegen", "--output", output, "--humaneval", data, "--url", server.url)
+        words += ("--quick", "--concurrency", 1, "--only", "humaneval-t0.2", "humaneval-t0.6", "mtpb-t0.2")
+        line = [sys.executable, "-m", "ms_codegeex.cli", *map(str, words)]
+        job = subprocess.Popen(line, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL)
+        second = output / "humaneval-t0.6" / "samples.jsonl"
+        while not (second.is_file() and read_rows(second)):
+            assert job.poll() is None
+            time.sleep(0.05)
+        job.send_signal(signal.SIGTERM)
+        assert job.wait(60) == 143
+        kept, asked, slow[0] = len(read_rows(second)), len(server.requests), False
+        done = command(*words, "--json")
+        assert done.returncode == 0, done.stderr
+    # of the first evaluation nothing, and of the second only what was not saved, is asked for again
+    assert len(server.requests) - asked <= 4 - kept + 1
+    found = json.loads(done.stdout)
+    assert found == json.loads((output / "reproduction.json").read_text())
+    assert found["parts"]["mtpb-t0.2"]["reason"].startswith("give --mtpb PATH")
+    rates = {(x["part"], x["measure"]): x["value"] for x in found["figures"] if x["mode"] == "strict"}
+    assert rates["humaneval-t0.2", "pass@1"] == 1 and rates["humaneval-t0.6", "pass@1"] == 0.5
+    assert found["tables"][0]["rows"]["this model"][0] == "100.00"
+    for name in ("index.html", "figures.csv", "tables.tex"):
+        assert (output / name).stat().st_size > 100
+
+
+@pytest.mark.slow
+@pytest.mark.strict_sandbox
+def test_an_evaluation_that_fails_does_not_end_the_others(tmp_path):
+    data = small_benchmarks.humaneval(tmp_path)
+    with Server(lambda body: (500, "broken") if body["temperature"] == 0.2 else right(body)) as server:
+        words = ("--humaneval", data, "--url", server.url, "--quick", "--only", "humaneval-t0.2", "humaneval-t0.6")
+        done = command("reproduce", "codegen", "--output", tmp_path / "out", *words)
+    assert done.returncode == 1 and "HumanEval, temperature 0.2: not run: " in done.stdout
+    assert "broken" in done.stdout and "HumanEval, temperature 0.6: pass@1 50.00 %" in done.stdout

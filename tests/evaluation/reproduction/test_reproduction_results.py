@@ -1,0 +1,111 @@
+"""The tables of a reproduction, from reports whose rates are known."""
+
+import csv
+import io
+
+import pytest
+
+from ms_codegeex.evaluation.reports import published, scores
+from ms_codegeex.evaluation.reproduction import page, results
+from ms_codegeex.evaluation.reproduction.papers import PAPERS, paper
+
+FIVE = ("python", "cpp", "java", "js", "go")
+
+
+def report(passed, samples=10, **more):
+    """A report of one problem in each language with these numbers of samples that passed."""
+    by = {name: scores.score([(samples, count)], False) for name, count in passed.items()}
+    every = scores.score([(samples, count) for count in passed.values()], False)
+    judged = {"all": every, "by": {"language": by}}
+    sizes = {"judged": len(passed)}
+    return {
+        "scores": {"strict": judged, "published": judged},
+        "verdicts": {"strict": {name: {"passed": count} for name, count in passed.items()}},
+        "problems": sizes,
+        "samples": sizes,
+        "skipped": {"rust": "needs cargo"},
+        **more,
+    }
+
+
+def result(name, part, *given, **more):
+    (chosen,) = paper(name).chosen([part])
+    return results.PartResult(chosen, report(*given, **more))
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_every_part_has_a_recipe_of_its_benchmark_and_the_compared_model_is_in_a_table(name):
+    one = paper(name)
+    listed = [table for part in one.parts for table in published.tables(part.settings(quick=False))]
+    assert any(one.compared in table["rows"] for table in listed)
+    for part in one.parts:
+        recipe = part.settings(quick=True)
+        assert recipe.task.replace("-", "_") == part.data and recipe.n <= 2
+        assert (recipe.translate_from is None) == ("from-" not in part.name)
+        assert recipe.translate_from not in recipe.languages
+
+
+def test_the_paper_translates_between_twenty_pairs():
+    pairs = [(part.translate_from, to) for part in paper("codegeex").parts for to in part.languages]
+    assert len(set(pairs)) == 20 and {each for pair in pairs for each in pair} == set(FIVE)
+
+
+def test_our_row_is_beside_the_published_ones():
+    first, second = results.tables([result("codegeex", "generation", dict(zip(FIVE, range(5), strict=True)))], False)[
+        :2
+    ]
+    assert first["rows"]["this model"] == [
+        *("0.00 / 0.00 / -", "10.00 / 100.00 / -", "20.00 / 100.00 / -", "30.00 / 100.00 / -", "40.00 / 100.00 / -"),
+        "20.00 / 80.00 / -",
+    ]
+    assert next(iter(first["rows"])) == "this model" and "CodeGeeX-13B" in first["rows"]
+    # no Rust, so no mean of the table with Rust
+    assert second["rows"]["this model"][-2:] == ["", ""]
+
+
+def test_of_several_temperatures_each_column_has_the_best():
+    parts = [result("codegen", f"humaneval-t0.{i}", {"python": n}) for i, n in ((2, 5), (6, 3))]
+    (table, *_) = [each for each in results.tables(parts, False) if "CodeGen" in each["source"]]
+    assert table["rows"]["this model"] == ["50.00", "100.00", ""]
+
+
+def test_the_budget_is_a_column():
+    row = {"samples": 10, "strategy": "uniform", "rate": 0.5, "split": ""}
+    listed = results.tables([result("codegeex", "generation", {"go": 1}, budget=[row])], False)
+    (table,) = [each for each in listed if each.get("kind") == "budget"]
+    assert table["columns"][0] == "this model" and table["rows"]["10 samples, uniform"][0] == "50.00"
+    assert table["rows"]["10 samples, weighted"][:2] == ["", "22.17"]
+
+
+def test_differences_are_in_points():
+    listed = results.tables([result("codegeex", "from-go", {"python": 4})], False)
+    found = results.differences(paper("codegeex"), listed)
+    assert found == [["Translation from Go, pass@1 / pass@10 / pass@100", "Python", "40.00", "35.92", "+4.08"]]
+
+
+def test_files_for_other_programs():
+    parts = [result("codegeex", "from-go", {"python": 4})]
+    rows = list(csv.DictReader(io.StringIO(results.as_csv(results.figures(parts)))))
+    assert [row["measure"] for row in rows if row["group"] == "python"] == ["pass@1", "pass@10"] * 2
+    assert rows[0]["part"] == "from-go" and float(rows[0]["value"]) == 0.4 and rows[0]["problems"] == "1"
+    latex = results.as_latex(
+        [{"title": "a_b & 5 %", "source": "~", "columns": ["C#"], "rows": {"x^2": ["1"]}, "ours": 0}]
+    )
+    assert r"\caption{a\_b \& 5 \%. \textasciitilde{}.}" in latex and r"x\textasciicircum{}2 & 1 \\" in latex
+
+
+def test_the_page_says_what_ran_and_what_did_not():
+    one = paper("codegeex")
+    done = [result("codegeex", "from-go", {"python": 4}), results.PartResult(one.parts[0], None, "<no> data")]
+    known, listed = results.figures(done), results.tables(done, True)
+    shown = page.render(one, "mine", done, known, listed, [], quick=True)
+    for words in (
+        "not run: &lt;no&gt; data",
+        "needs cargo",
+        "from Go",
+        "40.00",
+        "A quick sample",
+        'href="from-go/report',
+    ):
+        assert words in shown, words
+    assert shown == page.render(one, "mine", done, known, listed, [], quick=True)
