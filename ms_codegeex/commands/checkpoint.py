@@ -1,4 +1,4 @@
-"""`ms-codegeex checkpoint`: list, verify and compare checkpoints, and write them for other meshes."""
+"""`ms-codegeex checkpoint`: list, verify, sign and compare checkpoints, and write them for other meshes."""
 
 from __future__ import annotations
 
@@ -21,17 +21,20 @@ if TYPE_CHECKING:
     from ms_codegeex.formats.provenance import Recorded
     from ms_codegeex.runs.resharding import Contents
 
-SUMMARY = "list, verify and compare checkpoints, and write them for other meshes"
+SUMMARY = "list, verify, sign and compare checkpoints, and write them for other meshes"
 EXAMPLES = """\
   ms-codegeex checkpoint list runs/tiny
   ms-codegeex checkpoint verify runs/tiny/checkpoints/step-00000040 --json
   ms-codegeex checkpoint verify tiny-hf  # the files that a conversion wrote, by its provenance.json
+  ms-codegeex checkpoint sign tiny-hf --private-key key.pem
+  ms-codegeex checkpoint verify tiny-hf --public-key pub.pem
   ms-codegeex checkpoint reshard runs/tiny --output sharded --data 2 --tensor 2 --optimizer-shard 2
   ms-codegeex checkpoint merge mindspore_ranks --output whole
   ms-codegeex checkpoint diff runs/tiny runs/other"""
 ACTIONS = {
     "list": "show step and size, whether the file sizes match the manifest, and whether later steps were finite",
     "verify": "recompute every hash, also of a model that this program wrote; exit status 1 if one does not match",
+    "sign": "sign the files of a model that this program wrote: model.sig, which `verify --public-key` checks",
     "reshard": "write the files that the ranks of another mesh would write, including the optimizer state",
     "merge": "write complete tensors into one file",
     "diff": "show which tensors differ and by how much; exit status 1 if any does",
@@ -59,6 +62,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         if name in ("list", "verify"):
             what = VERIFIED if name == "verify" else "run or checkpoint directory"
             action.add_argument("directory", type=Path, metavar="DIR", help=what)
+            if name == "verify":
+                key = "also check model.sig, a signature by `sign` or OpenSSF's model-signing"
+                action.add_argument("--public-key", type=Path, metavar="FILE", help=key)
+        elif name == "sign":
+            action.add_argument("directory", type=Path, metavar="DIR", help="a directory with a provenance.json")
+            key = "an elliptic-curve key in PEM (docs/provenance.md)"
+            action.add_argument("--private-key", type=Path, required=True, metavar="FILE", help=key)
         elif name == "diff":
             action.add_argument("left", type=Path, metavar="A", help=SOURCE)
             action.add_argument("right", type=Path, metavar="B", help="another one, of any mesh")
@@ -78,6 +88,9 @@ def run(arguments: argparse.Namespace) -> int:
         return _diff(arguments)
     if arguments.action in ("list", "verify"):
         return _check(arguments)
+    if arguments.action == "sign":
+        _sign(arguments)
+        return 0
     _reshard(arguments)
     return 0
 
@@ -99,7 +112,9 @@ def _check(arguments: argparse.Namespace) -> int:
 
     directory, verifies = arguments.directory, arguments.action == "verify"
     if verifies and (recorded := read_statement(directory)) is not None:
-        return _check_statement(directory, recorded, arguments.json)
+        return _check_statement(directory, recorded, arguments.public_key, arguments.json)
+    if verifies and arguments.public_key is not None:
+        raise UserError(f"{directory}: has no provenance.json; --public-key is for a model that `sign` has signed")
     root = directory / "checkpoints" if (directory / "checkpoints").is_dir() else directory
     paths = [directory] if (directory / MANIFEST).is_file() else list_checkpoints(root)
     if not paths:
@@ -114,14 +129,20 @@ def _check(arguments: argparse.Namespace) -> int:
     return int(verifies and not all(report["sound"] for report in reports))
 
 
-def _check_statement(target: Path, recorded: Recorded, as_json: bool) -> int:
-    """Compare the files of a model that this program wrote with its `provenance.json`, a line for each that differs."""
+def _check_statement(target: Path, recorded: Recorded, key: Path | None, as_json: bool) -> int:
+    """Compare the files of a model that this program wrote with its `provenance.json`, a line for each that differs.
+    With a key, with `model.sig` before; another is a `UserError`."""
+    from ms_codegeex.base.quarantine import SIGNATURE
     from ms_codegeex.formats.provenance import made_from
+    from ms_codegeex.formats.signing import verify_signature
 
+    if key is not None:
+        verify_signature(target, key)
     sizes = [file["size"] for file in recorded.ends.values()]
     with _progress("verify", sum(sizes)) as bar:
         different = recorded.differences(target, True, bar.update)
     origin = made_from(recorded)
+    signed = "signed" if key is not None else "not checked" if (target / SIGNATURE).is_file() else None
     result = {
         "path": str(target),
         "sound": not different,
@@ -129,13 +150,23 @@ def _check_statement(target: Path, recorded: Recorded, as_json: bool) -> int:
         "files": len(sizes),
         "bytes": sum(sizes),
         "made": origin,
+        "signature": signed,
         "inputs": recorded.origin.get("inputs"),
         "differences": [{"file": each.name, "what": each.what} for each in different],
     }
     lines = [f"{target / each.name if target.is_dir() else target}: {each.what}" for each in different]
     sound = f"sound, {len(sizes)} files, {sum(sizes):,} bytes" if not different else f"{len(different)} files differ"
-    print_result(result, "\n".join(map(escaped, [*lines, f"{target}: {sound}; {origin}"])), as_json)
+    by = {"signed": f"; signed, by {key}", "not checked": f"; {SIGNATURE} not checked: --public-key does", None: ""}
+    print_result(result, "\n".join(map(escaped, [*lines, f"{target}: {sound}; {origin}{by[signed]}"])), as_json)
     return int(bool(different))
+
+
+def _sign(arguments: argparse.Namespace) -> None:
+    from ms_codegeex.formats.signing import sign
+
+    path = sign(arguments.directory, arguments.private_key)
+    result = {"path": str(arguments.directory), "signature": str(path)}
+    print_result(result, escaped(f"{path}: signs all other files of {arguments.directory}"), arguments.json)
 
 
 def _bytes_of_tensors(path: Path) -> int:

@@ -20,6 +20,7 @@ from ms_codegeex.data.tokenizer import Tokenizer, load_tokenizer
 from ms_codegeex.formats.checkpoint_folder import resolve
 from ms_codegeex.formats.peft import CONFIG, adapters_path, open_adapters
 from ms_codegeex.formats.provenance import check
+from ms_codegeex.formats.signing import verify_signature
 from ms_codegeex.formats.sources import Source, open_source
 from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.generation.matrices import MAX_RANK, LowRank, TensorWeights, Weights
@@ -80,10 +81,12 @@ def stored_at(model: Path, adapter: Path | None = None) -> tuple[Path, Path | No
     return path, adapter and adapters_path(adapter)
 
 
-def verify_stored(paths: Iterable[Path]) -> None:
+def verify_stored(paths: Iterable[Path], public_key: Path | None = None) -> None:
     """Compare all bytes of models and adapters with their `provenance.json`, if they have one. A changed, missing or
-    extra file that has a part in the answers is a `UserError`."""
+    extra file that has a part in the answers is a `UserError`; with a key, each one without its signature is too."""
     for path in paths:
+        if public_key is not None:
+            verify_signature(path, public_key)
         check(path, thorough=True)
 
 

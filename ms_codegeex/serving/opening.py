@@ -27,7 +27,7 @@ from ms_codegeex.serving.settings import ServeSettings
 
 def open_models(settings: ServeSettings) -> list[ServedModel]:
     """The model to serve, then what it is with each of its adapters."""
-    verify_stored((settings.model, *(path for _, path in settings.adapter)))
+    verify_stored((settings.model, *(path for _, path in settings.adapter)), settings.public_key)
     model = open_model(settings.model, settings.name, settings.bits)
     if model.name in (name for name, _ in settings.adapter):
         raise UserError(f"--adapter: {model.name} is the model's own name; choose another, or give --name")

@@ -43,6 +43,7 @@ class ServeSettings(EngineOptions):
         extended=True,
         convert=_named_adapter,
     )
+    public_key: Path | None = option("refuse a model or adapter that this key's owner did not sign", "FILE")
     max_concurrency: int | None = option(
         "answers computed at once (default: as many as half of the free memory holds, up to 16)", "N", ge=1
     )
@@ -54,9 +55,7 @@ class ServeSettings(EngineOptions):
     hang: float = option("restart an engine after this many silent seconds", "S", 300.0, gt=0)
     max_body: int = option("longest body; others get 413 (default: 4 MiB)", "BYTES", 4 << 20, ge=1)
     grace: float = option("seconds after SIGTERM for answers in progress", "S", 30.0, ge=0, lt=float("inf"))
-    api_key_file: Path | None = option(
-        "a key, or its SHA-256, in each line (docs/serve.md); read again on SIGHUP", "FILE"
-    )
+    api_key_file: Path | None = option("lines with a key or its SHA-256 (docs/serve.md); read again on SIGHUP", "FILE")
     requests_per_minute: int | None = option("limit of each key; more get 429 (default: no limit)", "N", ge=1)
     cors: tuple[str, ...] = option("origins of web pages that may send requests (default: none)", "ORIGIN", ())
     access_log: str | None = option("a line of JSON for each request; -: on standard output (default: none)", "FILE|-")

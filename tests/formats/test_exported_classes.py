@@ -6,17 +6,15 @@ oldest version that they support and the newest that there is, each in an enviro
 
 import importlib
 import json
-import os
 import runpy
 import subprocess
-import sys
-import sysconfig
 
 import exported_checks
 import mindspore as ms
 import numpy as np
 import pytest
 from conftest import ROOT
+from own_environment import VARIABLES, own_environment
 
 from ms_codegeex.cli import main
 from ms_codegeex.formats.checkpoint_writing import Slice, write_checkpoint
@@ -105,16 +103,8 @@ def test_the_classes(check, exported):
 @pytest.mark.parametrize("version", ["==4.48.0", "==4.57.1", ">=5,<6"])
 def test_other_versions(version, directory, tmp_path):
     """In an environment of its own, in which packages of this one are used where their versions fit."""
-    subprocess.run([sys.executable, "-I", "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
-    (site,) = (tmp_path / "venv").glob("lib/python3*/site-packages")
-    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    python = tmp_path / "venv" / "bin" / "python"
-    pip = [sys.executable, "-I", "-m", "pip", "--disable-pip-version-check", "--python", python]
-    if subprocess.run([*pip, "download", "-q", "--no-deps", "-d", tmp_path / "index", "packaging"]).returncode:
-        pytest.skip("needs a package index")
-    subprocess.run([*pip, "install", "-q", f"transformers{version}", "peft"], check=True)
-    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    environment |= {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
+    python = own_environment(tmp_path / "venv", f"transformers{version}", "peft")
+    environment = VARIABLES | {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
         [python, exported_checks.__file__, directory], env=environment, capture_output=True, text=True, cwd=tmp_path
     )

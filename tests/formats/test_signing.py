@@ -1,0 +1,174 @@
+"""Signatures of models with a key, compared with OpenSSF's own command."""
+
+import base64
+import json
+import shutil
+import sys
+
+import pytest
+from conftest import command_here
+from declared import requirements
+from own_environment import own_environment, run_in
+from small_models import parameters, save_run
+
+from ms_codegeex.formats.convert import convert
+
+MAKE_KEYS = """
+import sys
+from pathlib import Path
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption
+from cryptography.hazmat.primitives.serialization import PrivateFormat, PublicFormat
+
+made = {"key": ec.generate_private_key(ec.SECP256R1()), "other": ec.generate_private_key(ec.SECP384R1())}
+made |= {"curve": ec.generate_private_key(ec.SECP256K1()), "rsa": rsa.generate_private_key(65537, 2048)}
+for name, key in made.items():
+    for how, encryption in (("", NoEncryption()), ("-locked", BestAvailableEncryption(b"x"))):
+        data = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
+        Path(sys.argv[1], f"{name}{how}.pem").write_bytes(data)
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    Path(sys.argv[1], f"{name}.pub").write_bytes(public)
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A run, and a model directory of it."""
+    root = tmp_path_factory.mktemp("made")
+    save_run(root / "run", "codegeex", parameters("codegeex"))
+    convert(root / "run", "hf", root / "hf", progress=False)
+    return root
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("checkpoint", "sign", "hf", "--private-key", "k"),
+        ("checkpoint", "verify", "hf", "--public-key", "k"),
+        ("serve", "--model", "hf", "--public-key", "k", "--port", "0"),
+    ],
+)
+def test_without_the_package(made, monkeypatch, words):
+    monkeypatch.chdir(made)
+    monkeypatch.setitem(sys.modules, "model_signing", None)
+    done = command_here(*words)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and not (made / "hf/model.sig").exists()
+    assert f"{words[3] if words[0] == 'checkpoint' else '--public-key'}: model-signing is not installed" in done.stderr
+    assert done.stderr.endswith("run `pip install 'ms-codegeex[signing]'`\n")
+
+
+def test_a_signature_that_nobody_checked_is_mentioned(made, tmp_path):
+    model = shutil.copytree(made / "hf", tmp_path / "hf")
+    (model / "model.sig").write_text("{}")
+    done = command_here("checkpoint", "verify", model)
+    assert done.returncode == 0 and done.stdout.endswith("; model.sig not checked: --public-key does\n")
+    assert json.loads(command_here("checkpoint", "verify", model, "--json").stdout)["signature"] == "not checked"
+    done = command_here("checkpoint", "verify", made / "run", "--public-key", "k")
+    assert done.returncode == 2 and "run: has no provenance.json" in done.stderr
+
+
+# --- with the package ---
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    """Runs a program of an environment with the extra; keys lie in `program.keys`."""
+    place = tmp_path_factory.mktemp("signing")
+    python = own_environment(place / "venv", *map(str, requirements("signing").values()))
+
+    def run(*words):
+        return run_in(python, *words)
+
+    assert run("-c", MAKE_KEYS, place).returncode == 0
+    run.keys = place
+    yield run
+    shutil.rmtree(place / "venv")
+
+
+def changed_byte(model):
+    data = (model / "model.safetensors").read_bytes()
+    (model / "model.safetensors").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+
+
+def changed_with_its_statement(model):
+    """What somebody does who wants the hashes to fit."""
+    shutil.copytree(model, model.parent / "copy")
+    changed_byte(model.parent / "copy")
+    for name in ("provenance.json", "model.sig"):
+        (model.parent / "copy" / name).unlink()
+    convert(model.parent / "copy", "hf", model.parent / "new", progress=False)
+    for path in (model.parent / "new").iterdir():
+        shutil.copy(path, model / path.name)
+
+
+def changed_content(model):
+    """Another statement under the same signature."""
+    bundle = json.loads((model / "model.sig").read_text())
+    content = base64.b64decode(bundle["dsseEnvelope"]["payload"]).replace(b'"hf"', b'"fh"')
+    bundle["dsseEnvelope"]["payload"] = base64.b64encode(content).decode()
+    (model / "model.sig").write_text(json.dumps(bundle))
+
+
+TAMPERED = {
+    "Hash mismatch for 'model.safetensors'": changed_byte,
+    "Hash mismatch for 'provenance.json'": changed_with_its_statement,
+    "Missing files in model 'hf': merges.txt": lambda model: (model / "merges.txt").unlink(),
+    "Extra files found in model 'hf': added.bin": lambda model: (model / "added.bin").write_bytes(b"x"),
+    "InvalidSignature": changed_content,
+    "KeyError: 'verificationMaterial'": lambda model: (model / "model.sig").write_text("{}"),
+    "hf/model.sig: not readable as JSON": lambda model: (model / "model.sig").write_text("{"),
+    "has no model.sig": lambda model: (model / "model.sig").unlink(),
+    "hf: has no provenance.json": lambda model: (model / "provenance.json").unlink(),
+}
+
+
+@pytest.mark.slow
+def test_signatures(made, program, tmp_path):
+    """Each side verifies what the other signs; both refuse what was changed; what is wrong is one line."""
+    ours, keys = ("-m", "ms_codegeex.cli"), program.keys
+    model = shutil.copytree(made / "hf", tmp_path / "hf")
+    signature = model / "model.sig"
+    theirs = ("model_signing", "verify", "key", model, "--signature", signature, "--public_key", keys / "key.pub")
+
+    def verified(key="key.pub"):
+        return program(*ours, "checkpoint", "verify", model, "--public-key", keys / key)
+
+    def refused(done, *texts):
+        assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stdout + done.stderr
+        assert all(text in done.stderr for text in texts), done.stderr
+
+    refused(verified(), "hf: has no model.sig")
+    their_sign = ("model_signing", "sign", "key", model, "--signature", signature, "--private_key", keys / "key.pem")
+    assert program(*their_sign).returncode == 0
+    assert verified().returncode == 0 and f"; signed, by {keys / 'key.pub'}\n" in verified().stdout
+    done = program(*ours, "checkpoint", "sign", model, "--private-key", keys / "key.pem", "--json")
+    assert json.loads(done.stdout) == {"path": str(model), "signature": str(signature)}
+    assert program(*theirs).returncode == verified().returncode == 0
+    assert sorted(path.name for path in model.iterdir()) == sorted(
+        ["model.sig", *(path.name for path in (made / "hf").iterdir())]
+    )
+
+    refused(verified("other.pub"), "hf: is not what model.sig and the key say (Key mismatch")
+    for name in ("key.pem", "rsa.pub", "curve.pub", "none.pub"):
+        refused(verified(name), f"--public-key {keys / name}: cannot be used", "expected a public key in PEM")
+    for name in ("key.pub", "rsa.pem", "curve.pem", "none.pem", "key-locked.pem"):
+        done = program(*ours, "checkpoint", "sign", model, "--private-key", keys / name)
+        refused(done, f"--private-key {keys / name}: cannot be used", "expected a private key in PEM, not encrypted")
+    done = program(*ours, "checkpoint", "sign", made / "run", "--private-key", keys / "key.pem")
+    refused(done, "run: has no provenance.json, so there is nothing to sign")
+
+    serve = (*ours, "serve", "--port", "0", "--model", model, "--public-key")
+    refused(program(*serve, keys / "other.pub"), "hf: is not what model.sig and the key say (Key mismatch")
+    refused(program(*serve, keys / "key.pub", "--adapter", f"x={made / 'run'}"), "run: has no model.sig")
+
+    shutil.copytree(model, tmp_path / "signed")
+    for text, tamper in TAMPERED.items():
+        tamper(model)
+        refused(verified(), text)
+        assert program(*theirs).returncode != 0
+        if text.startswith("Hash mismatch for 'model"):
+            done = program(*ours, "checkpoint", "sign", model, "--private-key", keys / "key.pem")
+            refused(done, "model.safetensors: is changed, by provenance.json")
+        shutil.rmtree(model)
+        shutil.copytree(tmp_path / "signed", model)
+    assert verified().returncode == 0

@@ -1,0 +1,34 @@
+"""A virtual environment for one test, with packages that are not among the tests' own."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+
+import pytest
+from conftest import ROOT
+
+VARIABLES = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+
+
+def own_environment(place, *packages):
+    """Its Python, after `pip install` of these packages. Packages of this environment are used where their versions
+    fit. Skips the test if there is no package index."""
+    subprocess.run([sys.executable, "-I", "-m", "venv", "--without-pip", place], check=True)
+    (site,) = place.glob("lib/python3*/site-packages")
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    python = place / "bin" / "python"
+    pip = [sys.executable, "-I", "-m", "pip", "--disable-pip-version-check", "--python", python]
+    if subprocess.run([*pip, "download", "-q", "--no-deps", "-d", place / "index", "packaging"]).returncode:
+        pytest.skip("needs a package index")
+    subprocess.run([*pip, "install", "-q", *packages], check=True)
+    return python
+
+
+def run_in(python, *words):
+    """What a program prints: a file of the environment's `bin` by its name, or the words for its Python. It finds the
+    checkout."""
+    first, *others = map(str, words)
+    program = [python, first] if first.startswith("-") else [python.parent / first]
+    environment = VARIABLES | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run([*program, *others], env=environment, capture_output=True, text=True, timeout=120)
