@@ -26,9 +26,15 @@ def own_environment(place, *packages):
 
 
 def run_in(python, *words):
-    """What a program prints: a file of the environment's `bin` by its name, or the words for its Python. It finds the
-    checkout."""
-    first, *others = map(str, words)
-    program = [python, first] if first.startswith("-") else [python.parent / first]
-    environment = VARIABLES | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run([*program, *others], env=environment, capture_output=True, text=True, timeout=120)
+    """Run this Python with these words; it finds the checkout."""
+    return subprocess.run([python, *map(str, words)], env=_variables(), capture_output=True, text=True, timeout=120)
+
+
+def started(python, *words):
+    """The same, while it reads and writes lines."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    return subprocess.Popen([python, *words], env=_variables(), **pipes)
+
+
+def _variables():
+    return VARIABLES | {"PYTHONPATH": str(ROOT)}

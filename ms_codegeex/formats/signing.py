@@ -99,5 +99,6 @@ def _reading(option: str, file: Path) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    text = (isinstance(error, OSError) and error.strerror) or _DIGESTS.sub("", first_line(error))[:_LONGEST]
+    said = _DIGESTS.sub("", first_line(error)).replace("\\'", "'")[:_LONGEST]
+    text = (isinstance(error, OSError) and error.strerror) or said
     return text if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: {text}"
