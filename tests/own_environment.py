@@ -25,9 +25,10 @@ def own_environment(place, *packages):
     return python
 
 
-def run_in(python, *words):
-    """Run this Python with these words; it finds the checkout."""
-    return subprocess.run([python, *map(str, words)], env=_variables(), capture_output=True, text=True, timeout=120)
+def run_in(python, *words, given=None):
+    """Run this Python with these words, and with a text on standard input; it finds the checkout."""
+    how = {"capture_output": True, "text": True, "timeout": 120}
+    return subprocess.run([python, *map(str, words)], env=_variables(), input=given, **how)
 
 
 def started(python, *words):

@@ -1,15 +1,18 @@
 """What `inspect FILE` says of pickles, compared with what Python's own unpickler looks up."""
 
 import argparse
+import collections
 import io
 import json
 import os
 import pickle
+import subprocess
 import zipfile
 
 import numpy as np
 import pytest
 from conftest import command_here
+from own_environment import own_environment, run_in
 
 from ms_codegeex.formats.pickle_report import lines, scan
 from ms_codegeex.formats.tensors import from_array
@@ -129,3 +132,95 @@ def test_names_cannot_command_a_terminal(tmp_path):
     (tmp_path / "a.pkl").write_bytes(b"\x80\x04\x8c\x04\x1b[2J\x8c\x05a\nb:c\x93.")
     out = command_here("inspect", tmp_path / "a.pkl").stdout
     assert "\\x1b[2J.a\\nb:c" in out and "\x1b" not in out
+
+
+# --- compared with picklescan ---
+
+SCAN = """
+import json, sys
+from picklescan import scanner
+
+if sys.argv[1:] == ["list"]:
+    known = scanner._unsafe_globals.items()
+    print(json.dumps({module: [names] if type(names) is str else sorted(names) for module, names in known}))
+else:
+    print(json.dumps({path: scanner.scan_file_path(path).issues_count for path in map(str.strip, sys.stdin)}))
+"""
+
+
+class Run:
+    """Pickled, it is a call of any function."""
+
+    def __init__(self, *reduced):
+        self.reduced = reduced
+
+    def __reduce__(self):
+        return self.reduced
+
+
+CALLS = {
+    "system": Run(os.system, ("id",)),
+    "exec": Run(exec, ("1",)),
+    "eval": Run(eval, ("1",)),
+    "open": Run(open, ("f", "w")),
+    "popen": Run(subprocess.Popen, ("id",)),
+    "getattr": Run(getattr, ("", "join")),
+    "loads": Run(pickle.loads, (b"N.",)),
+}
+
+
+def dangerous_files(directory, torch):
+    """Every call in every protocol and every format that PyTorch has written."""
+    for name, call in CALLS.items():
+        for protocol in range(6):
+            state = {"state_dict": collections.OrderedDict(step=1), "x": [call]}
+            (directory / f"{name}-{protocol}.pkl").write_bytes(pickle.dumps(state, protocol))
+            (directory / f"{name}-{protocol}.bin").write_bytes(pickle.dumps(call, protocol))
+        for suffix in ("pt", "ckpt"):
+            torch.save({"w": torch.ones(2), "x": call}, directory / f"{name}.{suffix}")
+        torch.save({"w": call}, directory / f"{name}-old.pth", _use_new_zipfile_serialization=False)
+        zipped(directory / f"{name}-hidden.pt", data_pkl=pickle.dumps({}), hook_bin=pickle.dumps(call, 4))
+    for name, data in RAW.items():
+        (directory / f"{name}.pkl").write_bytes(data)
+        zipped(directory / f"{name}.pt", data_pkl=data)
+
+
+def harmless_files(directory, torch):
+    """State dicts, and what else a checkpoint holds."""
+    kinds = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.uint8, torch.bool)
+    state = collections.OrderedDict((f"w.{number}", torch.ones(3, dtype=kind)) for number, kind in enumerate(kinds))
+    for name, value in {
+        "state": state,
+        "whole": {"module": state, "iteration": 4, "lr": 1e-4, "betas": (0.9, 0.95), "name": "x", "none": None},
+        "shared": {"a": state["w.0"], "b": state["w.0"][1:]},
+    }.items():
+        for suffix in ("pt", "ckpt", "bin"):
+            torch.save(value, directory / f"{name}.{suffix}")
+        torch.save(value, directory / f"{name}-old.pth", _use_new_zipfile_serialization=False)
+    write_torch(directory / "ours.pt", {"module": {"w": from_array(np.zeros(3, np.float32))}})
+    for protocol in range(6):
+        plain = {"numbers": [1, 2.5, 1 << 70, True], "text": "x", "nested": {"a": (None, {})}}
+        (directory / f"plain-{protocol}.pkl").write_bytes(pickle.dumps(plain, protocol))
+
+
+@pytest.mark.slow
+def test_what_picklescan_calls_dangerous_is_dangerous(tmp_path):
+    torch = pytest.importorskip("torch")
+    python = own_environment(tmp_path / "venv", "picklescan==1.0.5")
+    places = [tmp_path / name for name in ("dangerous", "harmless", "names")]
+    for place in places:
+        place.mkdir()
+    dangerous_files(places[0], torch)
+    harmless_files(places[1], torch)
+    listed = json.loads(run_in(python, "-c", SCAN, "list").stdout)
+    for module, names in listed.items():  # all that it knows; a module without names: all of the module
+        for name in names if names != ["*"] else ["f"]:
+            data = f"\x80\x02c{module}\n{name}\n.".encode("latin-1")
+            (places[2] / f"{module} {name}.pkl").write_bytes(data)
+    files = [path for place in places for path in sorted(place.iterdir())]
+    found = json.loads(run_in(python, "-c", SCAN, given="\n".join(map(str, files))).stdout)
+    theirs = {path for path in files if found[str(path)]}
+    ours = {path for path in files if not scan(path).harmless}
+    assert ours == {path for path in files if path.parent != places[1]} and theirs < ours
+    missed = {path.stem.partition("-")[0] for path in ours - theirs}
+    assert missed == {"open", "a member of a member"}  # io.open is only suspicious to it
