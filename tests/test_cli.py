@@ -83,7 +83,7 @@ def test_a_usage_names_only_what_is_needed_where_there_are_many_options():
     error = command_here("evaluate", "humaneval").stderr
     assert error.startswith("usage: ms-codegeex evaluate humaneval [options] --data PATH --output DIR\n")
     assert len(error.splitlines()) == 2
-    assert "[-h] [--json] DIR" in command_here("checkpoint", "verify").stderr
+    assert "[-h] [--json] DIR" in command_here("checkpoint", "list").stderr
 
 
 @pytest.mark.parametrize("columns", [80, 120])
