@@ -27,7 +27,7 @@ from ms_codegeex.config.validation import Natural, Positive
 from ms_codegeex.formats.chunks import content_hash_of_parts, count_chunks
 from ms_codegeex.formats.safetensors_file import SafetensorsFile
 from ms_codegeex.formats.slices import Index, Window, check_coverage, overlap, window_ranges
-from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, read_bytes
+from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, from_array, read_bytes
 
 MANIFEST = "manifest.json"
 FORMAT = 2
@@ -244,7 +244,16 @@ class Checkpoint:
     def lazy(self, name: str) -> LazyTensor:
         """The whole tensor, to be loaded later."""
         dtype, shape = self.dtype(name), self.shape(name)
-        return LazyTensor(dtype, shape, lambda: self.tensor(name), lambda index: self.tensor(name, index))
+
+        def rows(count: int) -> Iterator[np.ndarray]:
+            step = count * -(-max(record["rows"] for record in self.slices(name)) // count)
+            for start in range(0, shape[0], step):  # not less than a chunk, which is always read as a whole
+                stop = min(start + step, shape[0])
+                window = self.tensor(name, ((start, stop), *((0, size) for size in shape[1:])))
+                yield from from_array(window, dtype).pieces(count * (window.nbytes // len(window)))
+
+        its_rows = rows if shape else None
+        return LazyTensor(dtype, shape, lambda: self.tensor(name), lambda index: self.tensor(name, index), its_rows)
 
     def verify(self, progress: Callable[[int], object] = lambda size: None) -> int:
         """Hash every slice again; returns the number of bytes read. `progress` gets the number of each part.

@@ -57,4 +57,9 @@ def wrong_crc32(array: np.ndarray, expected: int) -> str:
     checksum = 0
     for block in byte_blocks(array):
         checksum = isal_zlib.crc32(block, checksum)  # several times as fast as `zlib`'s
+    return different(checksum, expected)
+
+
+def different(checksum: int, expected: int) -> str:
+    """In words, if these checksums differ; "" if they do not."""
     return "" if checksum == expected else f"checksum {checksum:08x}, expected {expected:08x}"

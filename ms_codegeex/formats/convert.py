@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace as changed
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -89,7 +88,7 @@ def measured(parts: Sequence[FileTensors], label: str, progress: bool) -> Iterat
         return array
 
     def ahead(tensor: LazyTensor) -> LazyTensor:
-        return changed(tensor, load=partial(load, next(numbers)), part=None)
+        return LazyTensor(tensor.dtype, tensor.shape, partial(load, next(numbers)))
 
     numbers, hidden = itertools.count(), None if progress else True
     with (
