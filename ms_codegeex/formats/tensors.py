@@ -39,7 +39,7 @@ SAFETENSORS_TAGS, MINDSPORE_TYPES, TORCH_STORAGES = (
     MappingProxyType({name: row[column] for name, row in _DTYPES.items()}) for column in (1, 2, 3)
 )
 SHORT_NAMES: Mapping[str, str] = MappingProxyType({"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"})
-_CACHED = 1 << 16  # numbers that are converted at once
+_CACHED = 1 << 17  # numbers that are converted at once
 _FLOAT16_IN_32, _EXPONENTS = np.uint32(0x8FFFE000).view(np.int32), np.float32(2.0**112)
 _INFINITY = {"float16": 0x7C00, "bfloat16": 0x7F80}  # as bits
 _TOO_LARGE = 0x477FF000  # 65,520, the smallest number that rounds to infinity in FP16
@@ -212,7 +212,7 @@ def _widen_float16(array: np.ndarray, into: np.ndarray) -> None:
     np.left_shift(bits, 13, out=bits)
     np.bitwise_and(bits, _FLOAT16_IN_32, out=bits)
     np.multiply(into, _EXPONENTS, out=into)
-    if into.size and max(into.max(), -into.min()) >= 65536:  # infinity or NaN, whose exponents differ otherwise
+    if (array.view(np.uint16) & 0x7FFF).max(initial=0) >= _INFINITY["float16"]:  # or NaN: their exponents differ more
         np.copyto(into, array)
 
 
@@ -223,22 +223,19 @@ def _narrow_to_float16(array: np.ndarray, into: np.ndarray) -> None:
     if magnitudes.size and magnitudes.max() >= _TOO_LARGE:  # infinity, NaN, or they become so
         np.copyto(into, array, casting="unsafe")
         return
-    # 2^13 times the power of two at or below a number, at least that of FP16's smallest normal one: the sum's last bit
-    # is FP16's
+    # 2^13 times the power of two at or below a number, at least that of FP16's smallest normal one: the last bit of the
+    # sum is FP16's, and its fraction is FP16's with what it carries into the exponent
     steps = magnitudes & 0x7F800000
     np.maximum(steps, 113 << 23, out=steps)
     steps += 13 << 23
     sums = magnitudes.view(np.float32)
     sums += steps.view(np.float32)
-    # what the addition left: the fraction, and a carry into the exponent, above which FP16's exponent goes
-    magnitudes -= steps
-    steps -= 126 << 23
     steps >>= 13
     magnitudes += steps
-    bits = bits >> 16
-    bits &= 0x8000
-    magnitudes |= bits
-    np.copyto(into.view(np.uint16), magnitudes, casting="unsafe")
+    result = into.view(np.uint16)
+    np.copyto(result, magnitudes, casting="unsafe")  # the lower half
+    result -= (126 << 10) & 0xFFFF
+    result |= array.view(np.uint16)[1::2] & 0x8000
 
 
 def widened(array: np.ndarray, dtype: str) -> np.ndarray:

@@ -100,8 +100,7 @@ def _fill_q4_0(numbers: np.ndarray, scales: np.ndarray, inverse: np.ndarray, int
     """Rounded, halves up, from 0 to 15; the second half of a block is in the upper bits."""
     scaled = numbers * inverse[:, None]
     scaled += np.float32(8.5)
-    np.minimum(scaled, np.float32(15.5), out=scaled)
-    words = scaled.astype(np.uint8).reshape(-1).view("<u8")
+    words = np.minimum(scaled.astype(np.uint8), np.uint8(15)).reshape(-1).view("<u8")
     into["first"] = words[::4] | (words[2::4] << np.uint64(4))
     into["second"] = words[1::4] | (words[3::4] << np.uint64(4))
     with np.errstate(over="ignore"):

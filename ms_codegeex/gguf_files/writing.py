@@ -21,6 +21,7 @@ from gguf import (
     GGML_QUANT_VERSION,
     GGUF_DEFAULT_ALIGNMENT,
     GGMLQuantizationType,
+    GGUFValueType,
     GGUFWriter,
     LlamaFileType,
     size_label,
@@ -165,7 +166,10 @@ def _write_header(path: Path, name: str, metadata: Iterator[tuple[str, str, Any]
     """Begin the file with everything but the tensors' data."""
     writer = GGUFWriter(path, name)
     for key, kind, value in metadata:
-        getattr(writer, f"add_{kind}")(key, value)
+        if kind == "array":  # whose values would be looked at one by one for their type
+            writer.add_key_value(key, value, GGUFValueType.ARRAY, GGUFValueType.get_type(value[0]))
+        else:
+            getattr(writer, f"add_{kind}")(key, value)
     for tensor in tensors:
         form = np.dtype(np.uint8 if tensor.kind in QUANTISED else np.float32)
         writer.add_tensor_info(tensor.name, tensor.shape, form, tensor.nbytes, GGMLQuantizationType[tensor.kind])
