@@ -26,7 +26,8 @@ import numpy as np
 from common import ROOT, print_command, spread, versions
 from convert import BLOCK, copy, files_of, seconds
 
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(ROOT / "tests"))
 
 from tokenizer_files import write_chatglm
 

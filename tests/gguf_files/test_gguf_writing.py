@@ -228,7 +228,7 @@ def test_some_rows_are_in_memory(tmp_path, monkeypatch):
     wide = {"hidden_size": 512, "intermediate_size": 256, "num_layers": 1, "num_heads": 8, "rotary_dim": 32}
     wide["vocab_size"] = 4096
     monkeypatch.setattr(gguf_models, "SIZES", {"codegeex2": {**gguf_models.SIZES["codegeex2"], **wide}})
-    monkeypatch.setattr(writing, "_PIECE", 1 << 15)
+    monkeypatch.setattr(writing, "_PIECE", 1 << 16)
     arrays = {name: np.zeros(shape, "float16") for name, shape in sizes("codegeex2").parameter_shapes().items()}
     largest, mapped = max(array.nbytes for array in arrays.values()), []
     convert(source("codegeex2", tmp_path / "tok", arrays, "float16"), "hf", tmp_path / "hf", progress=False)
