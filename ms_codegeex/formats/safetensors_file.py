@@ -12,6 +12,7 @@ import os
 import struct
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from isal import isal_zlib
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.reading import open_regular
-from ms_codegeex.formats.chunks import chunks, content_hash, different, rows_per_chunk, wrong_crc32
+from ms_codegeex.formats.chunks import checked_rows, chunks, content_hash, rows_per_chunk, wrong_crc32
 from ms_codegeex.formats.tensors import (
     NUMPY_DTYPES,
     SAFETENSORS_TAGS,
@@ -29,7 +30,6 @@ from ms_codegeex.formats.tensors import (
     byte_blocks,
     damaged,
     map_bytes,
-    read_bytes,
 )
 
 DTYPES = {tag: name for name, tag in SAFETENSORS_TAGS.items()}
@@ -165,18 +165,8 @@ class SafetensorsFile:
         return data.view(NUMPY_DTYPES[tensor.dtype]).reshape(tensor.shape)
 
     def _rows(self, name: str, count: int) -> Iterator[np.ndarray]:
-        """Some rows at a time, read without a map, whose pages would count as memory of this process."""
-        tensor, expected, checksum = self.tensors[name], self._checksums.get(name), 0
-        (length, *rest), position = tensor.shape or (1,), self.position(name)
-        for start in range(0, length, count):
-            piece = np.empty((min(count, length - start), *rest), NUMPY_DTYPES[tensor.dtype])
-            for part in read_bytes(self.path, position, piece.reshape(-1).view(np.uint8)):
-                if expected is not None:
-                    checksum = isal_zlib.crc32(part, checksum)
-            position += piece.nbytes
-            yield piece
-        if expected is not None:
-            self._judge(name, different(checksum, expected))
+        expected, judge = self._checksums.get(name), partial(self._judge, name)
+        return checked_rows(self.path, self.position(name), self.tensors[name], count, expected, judge)
 
     def _judge(self, name: str, wrong: str) -> None:
         """`UserError` if its checksum is wrong. A sound tensor is compared once."""

@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.formats import checkpoint
+from ms_codegeex.formats.checkpoint_writing import write_checkpoint
 from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
 from ms_codegeex.formats.tensors import LazyTensor, cast, from_array
+from ms_codegeex.formats.torch_zip import read_torch, write_torch
 
 ALL_16 = np.arange(1 << 16, dtype=np.uint16)
 FINITE = ALL_16[(ALL_16 & 0x7C00) != 0x7C00].view(np.float16)
@@ -86,3 +89,24 @@ def test_a_window_at_a_time_where_reading_a_part_is_cheaper():
 
     tensor = LazyTensor("int32", array.shape, lambda: pytest.fail("all of it"), part)
     assert np.array_equal(joined(tensor, 1 << 20), array) and read == [16 << 20, 8 << 20]
+
+
+def test_pieces_of_a_pytorch_file_are_checked_too(tmp_path):
+    array = np.random.default_rng(1).standard_normal((37, 5)).astype(np.float16)
+    write_torch(tmp_path / "f.pt", {"x": from_array(array)})
+    tensor = read_torch(tmp_path / "f.pt")["x"]
+    assert tensor.rows is not None and np.array_equal(joined(tensor, 64), array)
+    data = (tmp_path / "f.pt").read_bytes()
+    assert data.count(array.tobytes()) == 1
+    (tmp_path / "f.pt").write_bytes(data.replace(array.tobytes(), array.tobytes()[:-1] + b"?"))
+    with pytest.raises(UserError, match=r"record .* is damaged"):
+        list(read_torch(tmp_path / "f.pt")["x"].pieces(64))
+
+
+def test_pieces_of_a_checkpoint_read_a_chunk_once(tmp_path, monkeypatch):
+    array = np.random.default_rng(1).standard_normal((3 << 10, 1 << 10)).astype(np.float32)  # chunks of 8 MB
+    path, read = write_checkpoint(tmp_path, 1, {"x": array}, {"optimizer_step": 1}), []
+    whole = checkpoint.read_bytes
+    monkeypatch.setattr(checkpoint, "read_bytes", lambda *given: read.append(given[2].nbytes) or whole(*given))
+    tensor = checkpoint.Checkpoint(path).lazy("x")
+    assert np.array_equal(joined(tensor, 1 << 20), array) and read == [8 << 20, 4 << 20]
