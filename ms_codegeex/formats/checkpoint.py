@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +28,7 @@ from ms_codegeex.config.validation import Natural, Positive
 from ms_codegeex.formats.chunks import content_hash_of_parts, count_chunks
 from ms_codegeex.formats.safetensors_file import SafetensorsFile
 from ms_codegeex.formats.slices import Index, Window, check_coverage, overlap, window_ranges
-from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, from_array, read_bytes
+from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, read_bytes
 
 MANIFEST = "manifest.json"
 FORMAT = 2
@@ -248,12 +249,11 @@ class Checkpoint:
         def rows(count: int) -> Iterator[np.ndarray]:
             step = count * -(-max(record["rows"] for record in self.slices(name)) // count)
             for start in range(0, shape[0], step):  # not less than a chunk, which is always read as a whole
-                stop = min(start + step, shape[0])
-                window = self.tensor(name, ((start, stop), *((0, size) for size in shape[1:])))
-                yield from from_array(window, dtype).pieces(count * (window.nbytes // len(window)))
+                window = self.tensor(name, (slice(start, start + step), *(slice(None) for _ in shape[1:])))
+                yield from (window[first : first + count] for first in range(0, len(window), count))
 
-        its_rows = rows if shape else None
-        return LazyTensor(dtype, shape, lambda: self.tensor(name), lambda index: self.tensor(name, index), its_rows)
+        window = partial(self.tensor, name)
+        return LazyTensor(dtype, shape, window, window, rows if shape else None)
 
     def verify(self, progress: Callable[[int], object] = lambda size: None) -> int:
         """Hash every slice again; returns the number of bytes read. `progress` gets the number of each part.

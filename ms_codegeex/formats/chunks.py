@@ -67,12 +67,7 @@ def different(checksum: int, expected: int) -> str:
 
 
 def checked_rows(
-    path: Path,
-    position: int,
-    like: LazyTensor,
-    count: int,
-    expected: int | None,
-    judge: Callable[[str], None],
+    path: Path, position: int, like: LazyTensor, count: int, expected: int | None, judge: Callable[[str], None]
 ) -> Iterator[np.ndarray]:
     """`like.rows(count)` of a tensor that begins at this byte of a file, read without a map, whose pages would count as
     memory of this process. After the last row `judge` gets what is wrong with the checksum, if one is expected."""

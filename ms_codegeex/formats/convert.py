@@ -29,9 +29,10 @@ from ms_codegeex.formats.model_card import card_files
 from ms_codegeex.formats.model_directory import CONFIG, ModelDirectory, write_model_directory
 from ms_codegeex.formats.output import check_target, resolved
 from ms_codegeex.formats.provenance import hashed, statement_path
+from ms_codegeex.formats.rounding import cast
 from ms_codegeex.formats.sources import Source, open_source
 from ms_codegeex.formats.tensor_parallel import shard
-from ms_codegeex.formats.tensors import SHORT_NAMES, LazyTensor, cast
+from ms_codegeex.formats.tensors import SHORT_NAMES, LazyTensor
 from ms_codegeex.formats.torch_zip import read_torch, write_torch
 from ms_codegeex.models.foreign import ForeignName
 

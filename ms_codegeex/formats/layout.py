@@ -11,6 +11,7 @@ from itertools import groupby
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.formats.pieces import pieces
 from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.models.foreign import Entry, ForeignName, Packing
 
@@ -130,7 +131,7 @@ def _common_dtype(entry: Entry, tensors: Mapping[str, LazyTensor]) -> str:
 def _rows_below(parts: Sequence[LazyTensor], count: int) -> Iterator[np.ndarray]:
     """The rows of one tensor below those of the other, some at a time."""
     for part in parts:
-        yield from part.pieces(count * (part.nbytes // part.shape[0]))
+        yield from pieces(part, count * (part.nbytes // part.shape[0]))
 
 
 def to_foreign(entries: Iterable[Entry], tensors: Mapping[str, LazyTensor]) -> dict[ForeignName, LazyTensor]:

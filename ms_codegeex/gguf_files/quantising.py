@@ -12,7 +12,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import quantize
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.formats.tensors import widened
+from ms_codegeex.formats.rounding import widened
 
 BLOCK = 32  # numbers, in both types
 _CACHED = 1 << 17  # numbers that are quantised at once

@@ -35,9 +35,11 @@ from ms_codegeex.formats.convert import CONVERTED
 from ms_codegeex.formats.files import GGUF_SUFFIX
 from ms_codegeex.formats.layout import to_foreign
 from ms_codegeex.formats.output import check_target, resolved
+from ms_codegeex.formats.pieces import pieces
 from ms_codegeex.formats.provenance import hashed
+from ms_codegeex.formats.rounding import cast
 from ms_codegeex.formats.sources import Source
-from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, cast, from_array, map_bytes
+from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, from_array, map_bytes
 from ms_codegeex.gguf_files.architectures import FREQUENCY_BASE, LlamaArchitecture, architecture_of
 from ms_codegeex.gguf_files.header import QUANTISED, GGUFHeader
 from ms_codegeex.gguf_files.quantising import quantised
@@ -90,16 +92,16 @@ class _Written:
     def pieces(self, pool: ThreadPoolExecutor) -> Iterator[np.ndarray]:
         """Its bytes, a piece at a time in order; threads make the next ones meanwhile."""
         waiting: deque[Future[np.ndarray]] = deque()
-        pieces = self.numbers.pieces(_PIECE)
+        given = pieces(self.numbers, _PIECE)
         try:
-            for piece in pieces:
+            for piece in given:
                 waiting.append(pool.submit(self.made, piece))
                 if len(waiting) > _AHEAD:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
         except UserError:
-            for _ in pieces:  # if the source is damaged, this says so
+            for _ in given:  # if the source is damaged, this says so
                 pass
             raise
 

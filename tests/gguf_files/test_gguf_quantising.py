@@ -6,7 +6,8 @@ from gguf import GGMLQuantizationType
 from gguf.quants import quantize
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.formats.tensors import cast, from_array
+from ms_codegeex.formats.rounding import cast
+from ms_codegeex.formats.tensors import from_array
 from ms_codegeex.gguf_files import quantising
 
 

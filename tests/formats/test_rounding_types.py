@@ -6,8 +6,10 @@ import pytest
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats import checkpoint
 from ms_codegeex.formats.checkpoint_writing import write_checkpoint
+from ms_codegeex.formats.pieces import pieces
+from ms_codegeex.formats.rounding import cast
 from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
-from ms_codegeex.formats.tensors import LazyTensor, cast, from_array
+from ms_codegeex.formats.tensors import LazyTensor, from_array
 from ms_codegeex.formats.torch_zip import read_torch, write_torch
 
 ALL_16 = np.arange(1 << 16, dtype=np.uint16)
@@ -55,9 +57,9 @@ def test_bfloat16_becomes_what_pytorch_makes_of_it():
 
 
 def joined(tensor, nbytes):
-    pieces = list(tensor.pieces(nbytes))
-    assert max(piece.nbytes for piece in pieces) <= max(nbytes, tensor.nbytes // tensor.shape[0])
-    return np.concatenate(pieces)
+    found = list(pieces(tensor, nbytes))
+    assert max(piece.nbytes for piece in found) <= max(nbytes, tensor.nbytes // tensor.shape[0])
+    return np.concatenate(found)
 
 
 @pytest.mark.parametrize("nbytes", [1, 100, 1 << 20])
@@ -76,7 +78,7 @@ def test_the_last_piece_reports_damage(tmp_path):
     (tmp_path / "f").write_bytes(data)
     for _ in range(2):
         with pytest.raises(UserError, match="tensor x is damaged"):
-            list(SafetensorsFile(tmp_path / "f").tensors["x"].pieces(64))
+            list(pieces(SafetensorsFile(tmp_path / "f").tensors["x"], 64))
 
 
 def test_a_window_at_a_time_where_reading_a_part_is_cheaper():
@@ -100,7 +102,7 @@ def test_pieces_of_a_pytorch_file_are_checked_too(tmp_path):
     assert data.count(array.tobytes()) == 1
     (tmp_path / "f.pt").write_bytes(data.replace(array.tobytes(), array.tobytes()[:-1] + b"?"))
     with pytest.raises(UserError, match=r"record .* is damaged"):
-        list(read_torch(tmp_path / "f.pt")["x"].pieces(64))
+        list(pieces(read_torch(tmp_path / "f.pt")["x"], 64))
 
 
 def test_pieces_of_a_checkpoint_read_a_chunk_once(tmp_path, monkeypatch):
