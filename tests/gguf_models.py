@@ -13,8 +13,9 @@ from tokenizer_files import LINES, write_chatglm
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.data.tokenizer.gpt2 import CodeGenTokenizer
 from ms_codegeex.data.tokenizer.tables import Tables
+from ms_codegeex.formats.rounding import cast
 from ms_codegeex.formats.sources import Source
-from ms_codegeex.formats.tensors import cast, from_array
+from ms_codegeex.formats.tensors import from_array
 from ms_codegeex.models.registry import family
 
 SIZES = {

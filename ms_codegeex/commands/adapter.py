@@ -42,8 +42,8 @@ def run(arguments: argparse.Namespace) -> None:
         return
     from dataclasses import replace
 
-    from ms_codegeex.formats.adapters import merged
     from ms_codegeex.formats.convert import convert
+    from ms_codegeex.formats.merging import merged
     from ms_codegeex.formats.peft import adapters_inputs, open_adapters
     from ms_codegeex.formats.sources import open_source
     from ms_codegeex.formats.tensors import SHORT_NAMES

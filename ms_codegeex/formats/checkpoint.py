@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -244,7 +245,15 @@ class Checkpoint:
     def lazy(self, name: str) -> LazyTensor:
         """The whole tensor, to be loaded later."""
         dtype, shape = self.dtype(name), self.shape(name)
-        return LazyTensor(dtype, shape, lambda: self.tensor(name), lambda index: self.tensor(name, index))
+
+        def rows(count: int) -> Iterator[np.ndarray]:
+            step = count * -(-max(record["rows"] for record in self.slices(name)) // count)
+            for start in range(0, shape[0], step):  # not less than a chunk, which is always read as a whole
+                window = self.tensor(name, (slice(start, start + step), *(slice(None) for _ in shape[1:])))
+                yield from (window[first : first + count] for first in range(0, len(window), count))
+
+        window = partial(self.tensor, name)
+        return LazyTensor(dtype, shape, window, window, rows if shape else None)
 
     def verify(self, progress: Callable[[int], object] = lambda size: None) -> int:
         """Hash every slice again; returns the number of bytes read. `progress` gets the number of each part.

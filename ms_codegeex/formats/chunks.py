@@ -7,13 +7,14 @@ It detects accidental damage, not tampering.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import xxhash
 from isal import isal_zlib
 
-from ms_codegeex.formats.tensors import byte_blocks
+from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, byte_blocks, read_bytes
 
 CHUNK_BYTES = 8 << 20
 
@@ -57,4 +58,26 @@ def wrong_crc32(array: np.ndarray, expected: int) -> str:
     checksum = 0
     for block in byte_blocks(array):
         checksum = isal_zlib.crc32(block, checksum)  # several times as fast as `zlib`'s
+    return different(checksum, expected)
+
+
+def different(checksum: int, expected: int) -> str:
+    """In words, if these checksums differ; "" if they do not."""
     return "" if checksum == expected else f"checksum {checksum:08x}, expected {expected:08x}"
+
+
+def checked_rows(
+    path: Path, position: int, like: LazyTensor, count: int, expected: int | None, judge: Callable[[str], None]
+) -> Iterator[np.ndarray]:
+    """`like.rows(count)` of a tensor that begins at this byte of a file, read without a map, whose pages would count as
+    memory of this process. After the last row `judge` gets what is wrong with the checksum, if one is expected."""
+    (length, *rest), checksum = like.shape or (1,), 0
+    for start in range(0, length, count):
+        piece = np.empty((min(count, length - start), *rest), NUMPY_DTYPES[like.dtype])
+        for part in read_bytes(path, position, piece.reshape(-1).view(np.uint8)):
+            if expected is not None:
+                checksum = isal_zlib.crc32(part, checksum)
+        position += piece.nbytes
+        yield piece
+    if expected is not None:
+        judge(different(checksum, expected))

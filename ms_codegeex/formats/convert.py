@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace as changed
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -30,9 +29,10 @@ from ms_codegeex.formats.model_card import card_files
 from ms_codegeex.formats.model_directory import CONFIG, ModelDirectory, write_model_directory
 from ms_codegeex.formats.output import check_target, resolved
 from ms_codegeex.formats.provenance import hashed, statement_path
+from ms_codegeex.formats.rounding import cast
 from ms_codegeex.formats.sources import Source, open_source
 from ms_codegeex.formats.tensor_parallel import shard
-from ms_codegeex.formats.tensors import SHORT_NAMES, LazyTensor, cast
+from ms_codegeex.formats.tensors import SHORT_NAMES, LazyTensor
 from ms_codegeex.formats.torch_zip import read_torch, write_torch
 from ms_codegeex.models.foreign import ForeignName
 
@@ -89,7 +89,7 @@ def measured(parts: Sequence[FileTensors], label: str, progress: bool) -> Iterat
         return array
 
     def ahead(tensor: LazyTensor) -> LazyTensor:
-        return changed(tensor, load=partial(load, next(numbers)), part=None)
+        return LazyTensor(tensor.dtype, tensor.shape, partial(load, next(numbers)))
 
     numbers, hidden = itertools.count(), None if progress else True
     with (

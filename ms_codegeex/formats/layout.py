@@ -5,12 +5,13 @@ A family's `weights.py` lists `Entry`s; nothing here or in `convert` knows any f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.formats.pieces import pieces
 from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.models.foreign import Entry, ForeignName, Packing
 
@@ -127,13 +128,22 @@ def _common_dtype(entry: Entry, tensors: Mapping[str, LazyTensor]) -> str:
     return dtypes.pop()
 
 
+def _rows_below(parts: Sequence[LazyTensor], count: int) -> Iterator[np.ndarray]:
+    """The rows of one tensor below those of the other, some at a time."""
+    for part in parts:
+        yield from pieces(part, count * (part.nbytes // part.shape[0]))
+
+
 def to_foreign(entries: Iterable[Entry], tensors: Mapping[str, LazyTensor]) -> dict[ForeignName, LazyTensor]:
     """Our tensors as the foreign ones, in the entries' order; nothing is loaded yet."""
 
     def joined(entry: Entry) -> LazyTensor:
         parts = [tensors[name] for name in entry.ours]
+        if entry.packing.kind == "copy":
+            return parts[0]
         dtype, shape = _common_dtype(entry, tensors), packed_shape(entry.packing, [part.shape for part in parts])
-        return LazyTensor(dtype, shape, lambda: pack(entry.packing, [part.array() for part in parts]))
+        rows = (lambda count: _rows_below(parts, count)) if entry.packing.kind == "stack" else None
+        return LazyTensor(dtype, shape, lambda: pack(entry.packing, [part.array() for part in parts]), rows=rows)
 
     return {entry.foreign: joined(entry) for entry in entries}
 
@@ -162,6 +172,9 @@ def to_ours(
         _check_float(entry.foreign, tensor, where)
         parts = [shapes[name] for name in entry.ours]
         _check_shape(entry.foreign, tensor.shape, packed_shape(entry.packing, parts), where)
+        if entry.packing.kind == "copy":
+            result[entry.ours[0]] = tensor
+            continue
         for k, name in enumerate(entry.ours):
             result[name] = LazyTensor(
                 tensor.dtype, shapes[name], lambda t=tensor, e=entry, p=parts, k=k: unpack(e.packing, whole(e, t), p)[k]

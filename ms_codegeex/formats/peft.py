@@ -15,10 +15,11 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_directory, write_json
 from ms_codegeex.base.quarantine import admit, read_json_inside
 from ms_codegeex.data.infilling.sentinels import description_files
-from ms_codegeex.formats.adapters import Adapters, check_base
+from ms_codegeex.formats.adapters import Adapters
 from ms_codegeex.formats.checkpoint_folder import resolve
 from ms_codegeex.formats.family import FamilyFormats
 from ms_codegeex.formats.layout import pack, packed_shape, unpack
+from ms_codegeex.formats.merging import check_base
 from ms_codegeex.formats.model_card import card_files
 from ms_codegeex.formats.provenance import Input, hashed, inputs_of
 from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors

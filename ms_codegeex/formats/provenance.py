@@ -105,6 +105,11 @@ class Hashed:
         """Begin to hash a file of the output, which is complete, while others are written."""
         self._hashes[file] = self._pool.submit(_sha256, file)
 
+    def known(self, file: Path, hashes: Mapping[str, Any]) -> None:
+        """Size and SHA-256 of a file of the output that was hashed while it was written."""
+        self._hashes[file] = Future()
+        self._hashes[file].set_result(dict(hashes))
+
     def described(self) -> list[dict[str, Any]]:
         """Every input with its files; waits for their hashes."""
         return [

@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,15 @@ from isal import isal_zlib
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.reading import open_regular
-from ms_codegeex.formats.chunks import chunks, content_hash, rows_per_chunk, wrong_crc32
-from ms_codegeex.formats.tensors import NUMPY_DTYPES, SAFETENSORS_TAGS, LazyTensor, byte_blocks, damaged, map_bytes
+from ms_codegeex.formats.chunks import checked_rows, chunks, content_hash, rows_per_chunk, wrong_crc32
+from ms_codegeex.formats.tensors import (
+    NUMPY_DTYPES,
+    SAFETENSORS_TAGS,
+    LazyTensor,
+    byte_blocks,
+    damaged,
+    map_bytes,
+)
 
 DTYPES = {tag: name for name, tag in SAFETENSORS_TAGS.items()}
 CHECKSUM = "crc32 "  # in front of a tensor's name, a key of the metadata that only this program writes
@@ -127,7 +135,7 @@ class SafetensorsFile:
             raise ValueError(f"{name}: dtype {value['dtype']} is not supported")
         dtype, shape = DTYPES[value["dtype"]], tuple(value["shape"])
         begin, end = value["data_offsets"]
-        tensor = LazyTensor(dtype, shape, lambda: self._view(name))
+        tensor = LazyTensor(dtype, shape, lambda: self._view(name), rows=lambda count: self._rows(name, count))
         if not all(type(n) is int and n >= 0 for n in (*shape, begin, end)) or end - begin != tensor.nbytes:
             raise ValueError(f"{name}: {dtype} {list(shape)} does not fit bytes {begin}..{end}")
         self._begins[name] = begin
@@ -152,13 +160,23 @@ class SafetensorsFile:
     def _view(self, name: str) -> np.ndarray:
         tensor = self.tensors[name]
         data = map_bytes(self.path, self.position(name), tensor.nbytes)
-        if (expected := self._checksums.pop(name, None)) is not None and (wrong := wrong_crc32(data, expected)):
-            self._checksums[name] = expected  # a sound tensor is compared once
-            if not self._rewritten:
-                raise damaged(self.path, f"tensor {name} is damaged, or edited in place ({wrong})")
-            raise UserError(
-                f"{self.path}: tensor {name} was edited: another program saved this file again with other numbers, but "
-                f"with the checksums of the old ones in its metadata ({wrong}); if that was meant, save it without the "
-                f"metadata keys that begin with '{CHECKSUM.strip()}'"
-            )
+        if (expected := self._checksums.get(name)) is not None:
+            self._judge(name, wrong_crc32(data, expected))
         return data.view(NUMPY_DTYPES[tensor.dtype]).reshape(tensor.shape)
+
+    def _rows(self, name: str, count: int) -> Iterator[np.ndarray]:
+        expected, judge = self._checksums.get(name), partial(self._judge, name)
+        return checked_rows(self.path, self.position(name), self.tensors[name], count, expected, judge)
+
+    def _judge(self, name: str, wrong: str) -> None:
+        """`UserError` if its checksum is wrong. A sound tensor is compared once."""
+        if not wrong:
+            self._checksums.pop(name, None)
+            return
+        if not self._rewritten:
+            raise damaged(self.path, f"tensor {name} is damaged, or edited in place ({wrong})")
+        raise UserError(
+            f"{self.path}: tensor {name} was edited: another program saved this file again with other numbers, but "
+            f"with the checksums of the old ones in its metadata ({wrong}); if that was meant, save it without the "
+            f"metadata keys that begin with '{CHECKSUM.strip()}'"
+        )

@@ -23,11 +23,12 @@ from ms_codegeex.data.tokenizer.recorded import (
     family_tokenizer,
 )
 from ms_codegeex.formats import layout
-from ms_codegeex.formats.adapters import Adapters, by_layer, fingerprint, merged
+from ms_codegeex.formats.adapters import Adapters, by_layer, fingerprint
 from ms_codegeex.formats.checkpoint import MANIFEST, Checkpoint
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints, resolve
 from ms_codegeex.formats.family import FamilyFormats, model_types
 from ms_codegeex.formats.files import RawModel, read_raw
+from ms_codegeex.formats.merging import merged
 from ms_codegeex.formats.model_directory import CONFIG, ModelDirectory, SaveTokenizer, is_model_directory
 from ms_codegeex.formats.provenance import Input, inputs_of
 from ms_codegeex.formats.tensor_parallel import merge

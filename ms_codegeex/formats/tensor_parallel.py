@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -10,7 +11,7 @@ import numpy as np
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats.slices import overlap, window_ranges
-from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, array_sha256
+from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, byte_blocks
 
 
 def shard(tensor: LazyTensor, axis: int | None, rank: int, ranks: int) -> LazyTensor:
@@ -67,6 +68,14 @@ class Distinct:
             one, other, *_ = waiting[0]
             reason = f"holds the same slices as {one}, so one of them is a copy of the other"
             raise UserError(f"{other}: {reason}; copy the files of all ranks again")
+
+
+def array_sha256(array: np.ndarray) -> str:
+    """Hex SHA-256 of an array's bytes in C order."""
+    digest = hashlib.sha256()
+    for block in byte_blocks(np.asarray(array, order="C")):
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def assembled(

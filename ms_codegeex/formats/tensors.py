@@ -6,10 +6,9 @@ time. NumPy has no bfloat16: such a tensor has dtype "bfloat16" and an array of 
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -39,7 +38,6 @@ SAFETENSORS_TAGS, MINDSPORE_TYPES, TORCH_STORAGES = (
     MappingProxyType({name: row[column] for name, row in _DTYPES.items()}) for column in (1, 2, 3)
 )
 SHORT_NAMES: Mapping[str, str] = MappingProxyType({"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"})
-_LARGEST = {"float32": float(np.finfo(np.float32).max), "float16": 65504.0, "bfloat16": 255 * 2.0**120}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +45,15 @@ class LazyTensor:
     """A tensor of `dtype` (a key of `NUMPY_DTYPES`) and `shape` whose numbers `load()` fetches anew at each call.
 
     `part(index)`, one slice per axis, is given where a window costs less to read than the complete tensor, as in a
-    sharded checkpoint. The arrays may be read-only views of a mapped file.
+    sharded checkpoint. `rows(count)` is given where all of it can be read `count` rows at a time in little memory, and
+    checked meanwhile. The arrays may be read-only views of a mapped file.
     """
 
     dtype: str
     shape: tuple[int, ...]
     load: Callable[[], np.ndarray]
     part: Callable[[tuple[slice, ...]], np.ndarray] | None = None
+    rows: Callable[[int], Iterator[np.ndarray]] | None = None
 
     def __setstate__(self, state: object) -> None:
         """No pickle makes or alters a tensor: a hostile `.pt` could put anything in the place of `load`."""
@@ -115,14 +115,6 @@ def damaged(path: Path | str, what: str) -> UserError:
     return UserError(f"{path}: {what}; copy it again")
 
 
-def array_sha256(array: np.ndarray) -> str:
-    """Hex SHA-256 of an array's bytes in C order."""
-    digest = hashlib.sha256()
-    for block in byte_blocks(np.asarray(array, order="C")):
-        digest.update(block)
-    return digest.hexdigest()
-
-
 def map_bytes(path: Path, start: int, size: int) -> np.ndarray:
     """`size` bytes of a file as a separate read-only memory map, released as soon as nothing refers to it.
 
@@ -155,42 +147,6 @@ def read_bytes(path: Path, start: int, into: np.ndarray) -> Iterator[np.ndarray]
         raise UserError(f"{path}: was changed or removed while it was being read ({error})") from None
 
 
-def _to_bfloat16(array: np.ndarray) -> np.ndarray:
-    """The bits of FP32 numbers rounded to the nearest bfloat16, ties to even."""
-    bits = array.view(np.uint32)
-    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-    return np.where(np.isnan(array), (bits >> 16) | 0x40, rounded).astype(np.uint16)  # a NaN must not become infinity
-
-
 def from_bfloat16(bits: np.ndarray) -> np.ndarray:
     """The bits of bfloat16 numbers as FP32, which is exact."""
     return (bits.astype(np.uint32) << 16).view(np.float32)  # the upper half of an FP32
-
-
-def cast(name: str, tensor: LazyTensor, dtype: str) -> LazyTensor:
-    """`tensor` in another floating-point type, rounded to nearest when loaded; integers stay as they are.
-
-    Raises `UserError` naming the tensor, on loading, when a finite number is too large for the new type: a silent
-    infinity would ruin the model.
-    """
-    if tensor.dtype == dtype or "float" not in tensor.dtype:
-        return tensor
-    if dtype not in _LARGEST:
-        raise UserError(f"dtype {dtype}: expected one of {', '.join(_LARGEST)}")
-
-    def load() -> np.ndarray:
-        array = tensor.array()
-        if tensor.dtype == "bfloat16":
-            array = from_bfloat16(array)
-        with np.errstate(over="ignore"):
-            result = array.astype(np.float32 if dtype == "bfloat16" else NUMPY_DTYPES[dtype], copy=False)
-            if dtype == "bfloat16":
-                result = _to_bfloat16(result)
-        finite = np.isfinite(from_bfloat16(result) if dtype == "bfloat16" else result)
-        if not finite.all() and not np.array_equal(finite, np.isfinite(array)):
-            largest = float(np.abs(array[np.isfinite(array)]).max())
-            can = f"{dtype} can represent ({_LARGEST[dtype]:g})"
-            raise UserError(f"{name}: holds {largest:g}, larger than {can}; convert with --dtype fp32")
-        return result
-
-    return replace(tensor, dtype=dtype, load=load, part=None)

@@ -7,11 +7,14 @@ of each storage at a multiple of 64 bytes (so that it can be memory-mapped), `<s
 
 from __future__ import annotations
 
+import itertools
 import math
+import operator
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_file
 from ms_codegeex.base.reading import open_regular
 from ms_codegeex.formats import torch_pickle
-from ms_codegeex.formats.chunks import wrong_crc32
+from ms_codegeex.formats.chunks import checked_rows, wrong_crc32
 from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, byte_blocks, damaged, map_bytes
 
 ALIGNMENT = 64
@@ -122,10 +125,14 @@ class _Archive:
         info = self._records[f"{self._stem}/data/{storage.key}"]
         data = map_bytes(self.path, self._start(info), info.file_size)
         if info.filename not in self._sound:
-            if wrong := wrong_crc32(data, info.CRC):
-                raise damaged(self.path, f"record {info.filename} is damaged ({wrong})")
-            self._sound.add(info.filename)
+            self._judge(info, wrong_crc32(data, info.CRC))
         return data.view(NUMPY_DTYPES[storage.dtype])
+
+    def _judge(self, info: zipfile.ZipInfo, wrong: str) -> None:
+        """`UserError` if its checksum is wrong. A sound record is compared once."""
+        if wrong:
+            raise damaged(self.path, f"record {info.filename} is damaged ({wrong})")
+        self._sound.add(info.filename)
 
     def tensor(
         self, storage: torch_pickle.Storage, offset: int, shape: tuple[int, ...], stride: tuple[int, ...]
@@ -155,7 +162,14 @@ class _Archive:
             flat = self.storage(storage)[offset:]
             return np.lib.stride_tricks.as_strided(flat, shape, [step * width for step in stride], writeable=False)
 
-        return LazyTensor(storage.dtype, shape, load)
+        def rows(count: int) -> Iterator[np.ndarray]:
+            expected = None if info.filename in self._sound else info.CRC
+            return checked_rows(self.path, self._start(info), tensor, count, expected, partial(self._judge, info))
+
+        in_order = tuple(itertools.accumulate(shape[:0:-1], operator.mul, initial=1))[::-1]
+        whole = shape and stride == in_order and math.prod(shape) == storage.numel
+        tensor = LazyTensor(storage.dtype, shape, load, rows=rows if whole else None)
+        return tensor
 
 
 def _check_tree(tree: Any, path: Path) -> None:

@@ -16,7 +16,7 @@ llama-cpp-python 0.3.36, and of its converter's class for ChatGLM.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -80,8 +80,8 @@ class LlamaArchitecture:
 
         def moved(tensor: LazyTensor) -> LazyTensor:
             heads = (config.num_heads, config.head_dim, *tensor.shape[1:])
-            return replace(
-                tensor, load=lambda: tensor.array().reshape(heads)[:, order].reshape(tensor.shape), part=None
+            return LazyTensor(
+                tensor.dtype, tensor.shape, lambda: tensor.array().reshape(heads)[:, order].reshape(tensor.shape)
             )
 
         moves = (f"{part}.weight" for part in _QKV[:2])

@@ -1,29 +1,48 @@
-"""Writes a model as GGUF, tensor by tensor, with a Modelfile for Ollama beside it."""
+"""Writes a model as GGUF, some rows at a time, with a Modelfile for Ollama beside it."""
 
 from __future__ import annotations
 
+import hashlib
+import os
+import struct
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
+from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from gguf import GGML_QUANT_SIZES, GGML_QUANT_VERSION, GGMLQuantizationType, GGUFWriter, LlamaFileType, size_label
-from gguf.quants import quantize
+from gguf import (
+    GGML_QUANT_SIZES,
+    GGML_QUANT_VERSION,
+    GGUF_DEFAULT_ALIGNMENT,
+    GGMLQuantizationType,
+    GGUFValueType,
+    GGUFWriter,
+    LlamaFileType,
+    size_label,
+)
+from tqdm import tqdm
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_directory, remove_leftovers
-from ms_codegeex.formats.convert import CONVERTED, measured
+from ms_codegeex.formats.convert import CONVERTED
 from ms_codegeex.formats.files import GGUF_SUFFIX
 from ms_codegeex.formats.layout import to_foreign
 from ms_codegeex.formats.output import check_target, resolved
+from ms_codegeex.formats.pieces import pieces
 from ms_codegeex.formats.provenance import hashed
+from ms_codegeex.formats.rounding import cast
 from ms_codegeex.formats.sources import Source
-from ms_codegeex.formats.tensors import LazyTensor, cast, from_array
+from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, from_array, map_bytes
 from ms_codegeex.gguf_files.architectures import FREQUENCY_BASE, LlamaArchitecture, architecture_of
 from ms_codegeex.gguf_files.header import QUANTISED, GGUFHeader
+from ms_codegeex.gguf_files.quantising import quantised
 from ms_codegeex.gguf_files.vocabulary import KEYS, Vocabulary, vocabulary_of
 
 MODELFILE = "Modelfile"
@@ -34,51 +53,80 @@ _FILE_TYPES = {"F32": LlamaFileType.ALL_F32} | {
     name: LlamaFileType[f"MOSTLY_{name}"] for name in ("F16", "BF16", *QUANTISED)
 }
 _NUMPY = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_LISTS = {GGUFValueType.FLOAT32: "<f4", GGUFValueType.INT32: "<i4"}
 _FINER = {"Q4_0": "Q8_0"}  # of the head, the matrix that suffers most, as llama.cpp's own tool has it
-_ROWS = 1 << 20  # numbers that are quantised at once
+_PIECE = 1 << 20  # bytes of a source that are converted at once
+_THREADS = 4  # that convert, at most
+_AHEAD = 4  # pieces that wait to be written, and as many that wait to be hashed
 _SAMPLES = 256  # tokens a question is answered with in Ollama
 
 
-def _quantised(tensor: LazyTensor, kind: GGMLQuantizationType) -> LazyTensor:
-    """The tensor's bytes in a type of ggml that has blocks, made some rows at a time."""
-    block, size = GGML_QUANT_SIZES[kind]
-    shape = (*tensor.shape[:-1], tensor.shape[-1] // block * size)
-
-    def load() -> np.ndarray:
-        array, result = tensor.array(), np.empty(shape, np.uint8)
-        rows = max(1, _ROWS // tensor.shape[-1])
-        for start in range(0, len(array), rows):
-            part = from_array(array[start : start + rows], tensor.dtype).float32()
-            if not np.isfinite(part).all():
-                raise UserError("holds numbers that are not finite, which a quantised type cannot; choose --dtype f32")
-            result[start : start + rows] = quantize(part, kind)
-        return result
-
-    return LazyTensor("uint8", shape, load)
+def _converting() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1))
 
 
-def _typed(name: str, tensor: LazyTensor, wanted: str) -> tuple[LazyTensor, str]:
+@dataclass(frozen=True)
+class _Written:
+    """A tensor as it is written: its numbers, ggml's type, and its shape in bytes if the type has blocks."""
+
+    name: str
+    numbers: LazyTensor
+    kind: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Size in the file."""
+        return prod(self.shape) * (1 if self.kind in QUANTISED else NUMPY_DTYPES[_NUMPY[self.kind]].itemsize)
+
+    def made(self, piece: np.ndarray) -> np.ndarray:
+        """The bytes of a piece of the numbers, one axis. `UserError` for what the type cannot represent."""
+        if self.kind in _NUMPY:
+            numbers = cast(self.name, from_array(piece, self.numbers.dtype), _NUMPY[self.kind])
+            return numbers.array().reshape(-1).view(np.uint8)
+        try:
+            return quantised(piece, self.numbers.dtype, GGMLQuantizationType[self.kind])
+        except UserError as error:
+            raise UserError(f"{self.name}: {error}") from None
+
+    def pieces(self, pool: ThreadPoolExecutor) -> Iterator[np.ndarray]:
+        """Its bytes, a piece at a time in order; threads make the next ones meanwhile."""
+        waiting: deque[Future[np.ndarray]] = deque()
+        given = pieces(self.numbers, _PIECE)
+        try:
+            for piece in given:
+                waiting.append(pool.submit(self.made, piece))
+                if len(waiting) > _AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        except UserError:
+            for _ in given:  # if the source is damaged, this says so
+                pass
+            raise
+
+
+def _typed(name: str, tensor: LazyTensor, wanted: str) -> _Written:
     """The tensor as it is written, and its type: norms and vectors FP32, matrices as wanted. Where the rows do not
     divide into blocks it is FP16, as in llama.cpp's converter."""
-    if len(tensor.shape) < 2:
-        return cast(name, tensor, "float32"), "F32"
-    kind = _FINER.get(wanted, wanted) if name == "output.weight" else wanted
+    kind = "F32" if len(tensor.shape) < 2 else _FINER.get(wanted, wanted) if name == "output.weight" else wanted
     if kind in _NUMPY:
-        return cast(name, tensor, _NUMPY[kind]), kind
-    if tensor.shape[-1] % GGML_QUANT_SIZES[GGMLQuantizationType[kind]][0]:
-        return cast(name, tensor, "float16"), "F16"
-    return _quantised(tensor, GGMLQuantizationType[kind]), kind
+        return _Written(name, tensor, kind, tensor.shape)
+    block, size = GGML_QUANT_SIZES[GGMLQuantizationType[kind]]
+    if tensor.shape[-1] % block:
+        return _Written(name, tensor, "F16", tensor.shape)
+    return _Written(name, tensor, kind, (*tensor.shape[:-1], tensor.shape[-1] // block * size))
 
 
-def _tensors(source: Source, its: LlamaArchitecture, wanted: str) -> dict[str, tuple[LazyTensor, str]]:
-    """Every tensor of the file with its type, in the file's order; nothing is loaded yet."""
+def _tensors(source: Source, its: LlamaArchitecture, wanted: str) -> list[_Written]:
+    """Every tensor of the file, in its order; nothing is loaded yet."""
     config = source.config
     ours = to_foreign(its.entries(config.num_layers), its.reordered(source.tensors, config))
     zeros = {
         name: LazyTensor("float32", shape, partial(np.zeros, shape, np.float32))
         for name, shape in its.zero_shapes(config).items()
     }
-    return {name: _typed(name, tensor, wanted) for name, tensor in {**ours, **zeros}.items()}
+    return [_typed(name, tensor, wanted) for name, tensor in {**ours, **zeros}.items()]
 
 
 def _name(source: Source) -> str:
@@ -118,27 +166,71 @@ def _metadata(
     yield f"{KEYS}add_bos_token", "bool", False
 
 
-def _write(
-    path: Path, name: str, metadata: Iterator[tuple[str, str, Any]], tensors: Mapping[str, tuple[LazyTensor, str]]
-) -> None:
-    """Write the file; one tensor is in memory at a time, and what is loaded ahead."""
-    writer = GGUFWriter(path, name)
+class _Writer(GGUFWriter):
+    """Packs a vocabulary's lists at once: value by value they take as long as half a gigabyte of tensors."""
+
+    def _pack_val(self, val: Any, vtype: GGUFValueType, *further: Any, sub_type: Any = None, **named: Any) -> bytes:
+        if sub_type is None or vtype != GGUFValueType.ARRAY:
+            return super()._pack_val(val, vtype, *further, sub_type=sub_type, **named)
+        if sub_type in _LISTS:
+            values = np.array(val, _LISTS[sub_type]).tobytes()
+        else:
+            texts = (text.encode() if isinstance(text, str) else text for text in val)
+            values = b"".join(struct.pack("<Q", len(text)) + text for text in texts)
+        return struct.pack("<IIQ", vtype, sub_type, len(val)) + values
+
+
+def _write_header(path: Path, name: str, metadata: Iterator[tuple[str, str, Any]], tensors: Sequence[_Written]) -> None:
+    """Begin the file with everything but the tensors' data."""
+    writer = _Writer(path, name)
     for key, kind, value in metadata:
-        getattr(writer, f"add_{kind}")(key, value)
-    for key, (tensor, kind) in tensors.items():
-        form = np.dtype(np.uint8 if tensor.dtype == "uint8" else np.float32)
-        writer.add_tensor_info(key, tensor.shape, form, tensor.nbytes, GGMLQuantizationType[kind])
+        if kind == "array":
+            writer.add_key_value(key, value, GGUFValueType.ARRAY, GGUFValueType.get_type(value[0]))
+        else:
+            getattr(writer, f"add_{kind}")(key, value)
+    for tensor in tensors:
+        form = np.dtype(np.uint8 if tensor.kind in QUANTISED else np.float32)
+        writer.add_tensor_info(tensor.name, tensor.shape, form, tensor.nbytes, GGMLQuantizationType[tensor.kind])
     try:
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        for key, (tensor, _) in tensors.items():
-            try:
-                writer.write_tensor_data(tensor.array())
-            except UserError as error:
-                raise error if str(error).startswith(key) else UserError(f"{key}: {error}") from None
     finally:
         writer.close()
+
+
+def _write_data(path: Path, tensors: Sequence[_Written], progress: bool) -> dict[str, Any]:
+    """Append the tensors' data to the header; returns size and SHA-256 of the file, which is hashed while it is
+    written. A few pieces of tensors are in memory."""
+    digest, total = hashlib.sha256(path.read_bytes()), sum(tensor.nbytes for tensor in tensors)
+    shown = {"desc": "convert to gguf", "unit": "B", "unit_scale": True, "disable": None if progress else True}
+    with (
+        open(path, "ab", buffering=0) as stream,
+        ThreadPoolExecutor(1) as hashing,
+        _converting() as pool,
+        tqdm(total=total, **shown) as bar,
+    ):
+        size, hashed = stream.tell(), deque(maxlen=_AHEAD)
+
+        def append(data: bytes | np.ndarray) -> int:
+            if len(hashed) == _AHEAD:
+                hashed[0].result()  # what waits for it is in memory
+            hashed.append(hashing.submit(digest.update, data))
+            left = memoryview(data)
+            while left:
+                left = left[stream.write(left) :]
+            return len(data)
+
+        size += append(bytes(-size % GGUF_DEFAULT_ALIGNMENT))
+        for tensor in tensors:
+            before = size
+            for piece in tensor.pieces(pool):
+                size += append(piece)
+                bar.update(piece.size)
+            if size - before != tensor.nbytes:
+                raise ValueError(f"{tensor.name} has {size - before} bytes, expected {tensor.nbytes}")
+            size += append(bytes(-size % GGUF_DEFAULT_ALIGNMENT))
+    return {"size": size, "sha256": digest.hexdigest()}
 
 
 def modelfile(file: str, vocabulary: Vocabulary, context: int) -> str:
@@ -151,15 +243,25 @@ def modelfile(file: str, vocabulary: Vocabulary, context: int) -> str:
     )
 
 
-def _verify(path: Path, target: Path, tensors: Mapping[str, tuple[LazyTensor, str]]) -> None:
+def _verify(path: Path, target: Path, tensors: Sequence[_Written]) -> None:
     """Read what was written back and compare every byte with the source, converted once more."""
     header = GGUFHeader(path)
-    for name, (tensor, kind) in tensors.items():
-        info = header.infos.get(name)
-        sound = info is not None and info.type == kind and info.nbytes == tensor.nbytes
-        if not sound or not np.array_equal(header.bytes_of(info), tensor.array().reshape(-1).view(np.uint8)):
-            remedy = "the disk may be failing, convert again to another place"
-            raise UserError(f"{target}: tensor {name} differs from the source after writing; {remedy}")
+    with _converting() as pool:
+        for tensor in tensors:
+            info = header.infos.get(tensor.name)
+            sound = info is not None and info.type == tensor.kind and info.nbytes == tensor.nbytes
+            if not sound or not _same(path, info.start, tensor.pieces(pool)):
+                remedy = "the disk may be failing, convert again to another place"
+                raise UserError(f"{target}: tensor {tensor.name} differs from the source after writing; {remedy}")
+
+
+def _same(path: Path, start: int, pieces: Iterator[np.ndarray]) -> bool:
+    """Whether the file has these bytes there."""
+    for piece in pieces:
+        if not np.array_equal(map_bytes(path, start, piece.size), piece):
+            return False
+        start += piece.size
+    return True
 
 
 def _wanted(source: Source, dtype: str | None) -> str:
@@ -225,14 +327,9 @@ def export_gguf(
         check_target(target, source.path, replace, True)  # it may have changed meanwhile
         hashes.statement(temporary, target, {**origin, "family": source.family.name, "to": "gguf", "dtype": dtype})
 
-    lazy = {name: tensor for name, (tensor, _) in tensors.items()}
-    with (
-        hashed(source.inputs) as hashes,
-        measured([lazy], "convert to gguf", progress) as [ahead],
-        atomic_directory(target, finish) as directory,
-    ):
-        typed = {name: (ahead[name], kind) for name, (_, kind) in tensors.items()}
-        _write(directory / file, its.name, _metadata(source, its, wanted, vocabulary), typed)
+    with hashed(source.inputs) as hashes, atomic_directory(target, finish) as directory:
+        _write_header(directory / file, its.name, _metadata(source, its, wanted, vocabulary), tensors)
+        hashes.known(directory / file, _write_data(directory / file, tensors, progress))
         text = modelfile(file, vocabulary, source.config.max_position_embeddings)
         (directory / MODELFILE).write_text(text, encoding="utf-8")
     return {
@@ -243,14 +340,14 @@ def export_gguf(
         "output": str(target),
         "files": 1,
         "tokenizer": True,
-        "dtypes": sorted({kind for _, kind in tensors.values()}),
+        "dtypes": sorted({tensor.kind for tensor in tensors}),
         "tensors": len(tensors),
         "skipped": list(source.skipped),
         "left_out": [],
         "guessed": {name: source.fields[name] for name in source.guessed},
         "warnings": [*_warnings(source), *vocabulary.limits],
         "parameters": source.parameters,
-        "bytes": sum(tensor.nbytes for tensor, _ in tensors.values()),
+        "bytes": sum(tensor.nbytes for tensor in tensors),
         "verified": verify,
         "seconds": round(time.monotonic() - begin, 3),
         "architecture": its.name,

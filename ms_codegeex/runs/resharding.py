@@ -7,7 +7,7 @@ one file with complete tensors, and for files of MindSpore's own distributed run
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,7 @@ def _followed(tensor: LazyTensor, progress: Callable[[int], object]) -> LazyTens
         progress(array.nbytes)
         return array
 
-    return replace(tensor, load=load, part=None)
+    return LazyTensor(tensor.dtype, tensor.shape, load)
 
 
 def _layouts(contents: Contents, mesh: Mesh) -> dict[str, ParameterLayout]:

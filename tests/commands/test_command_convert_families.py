@@ -10,8 +10,9 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.cli import main
 from ms_codegeex.formats import sources
 from ms_codegeex.formats.convert import convert
+from ms_codegeex.formats.rounding import cast
 from ms_codegeex.formats.sources import open_source
-from ms_codegeex.formats.tensors import cast, from_array
+from ms_codegeex.formats.tensors import from_array
 
 torch = pytest.importorskip("torch")
 

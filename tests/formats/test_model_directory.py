@@ -10,8 +10,9 @@ from safetensors.numpy import load_file, save_file
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats.model_directory import BIN_INDEX, INDEX, SINGLE, ModelDirectory, write_model_directory
+from ms_codegeex.formats.rounding import cast
 from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
-from ms_codegeex.formats.tensors import LazyTensor, cast, from_array
+from ms_codegeex.formats.tensors import LazyTensor, from_array
 
 ARRAYS = {
     "flags": np.array([True, False, True]),
