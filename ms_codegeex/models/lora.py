@@ -29,7 +29,7 @@ DROPOUT_SITES = 1 << 32  # the first number of their dropouts, after those of th
 class Adaptation:
     """What adapters look like: on which layers (`targets`, parts of their names), their rank, alpha, and the dropout of
     their inputs, a function of `seed` and of the sample. `held`: the type of the frozen matrices and tables; `bits`: 8
-    or 4 for the blocks' matrices, 0 for `held`."""
+    or 4 for the blocks' matrices, 0 for `held`. `library`: of compiled operators for those, "" for none."""
 
     targets: Sequence[str]
     rank: int
@@ -38,6 +38,7 @@ class Adaptation:
     seed: int = 0
     held: ms.Type = ms.float32
     bits: int = 0
+    library: str = ""
 
 
 class Narrow(nn.Cell):
@@ -100,7 +101,7 @@ def add_adapters(network: nn.Cell, sizes: DecoderConfig, settings: Adaptation, s
     if settings.held != ms.float32:
         for _, cell in list(network.cells_and_names()):
             if settings.bits and isinstance(cell, Linear):
-                quantise_linear(cell, settings.bits)
+                quantise_linear(cell, settings.bits, settings.library)
             elif isinstance(cell, Linear | Embedding | Head):
                 cell.hold(settings.held)
     names = [(parameter, parameter.name) for parameter in network.get_parameters()]

@@ -7,6 +7,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore.common.initializer import initializer
 
+from ms_codegeex.models.compiled import CompiledProduct
 from ms_codegeex.models.layers import Linear
 from ms_codegeex.models.parameters import GROUP
 
@@ -64,9 +65,10 @@ class QuantisedProduct(nn.Cell):
         return to_x, self.zeros(values), self.zeros(scales)
 
 
-def quantise_linear(linear: Linear, bits: int) -> None:
-    """Let a layer hold its weight, which is frozen, in `bits`; the numbers are to be set afterwards."""
+def quantise_linear(linear: Linear, bits: int, library: str = "") -> None:
+    """Let a layer hold its weight, which is frozen, in `bits`; the numbers are to be set afterwards. `library`: of the
+    operators that are compiled for this CPU, "" for none."""
     n, k = linear.shape
     shape, scales, dtype = ((n, k), (n,), ms.int8) if bits == 8 else ((n, -(-k // 2)), (n, -(-k // GROUP)), ms.uint8)
-    product = QuantisedProduct(bits, n, k)
+    product = CompiledProduct(library, k) if library else QuantisedProduct(bits, n, k)
     linear.quantise(product, initializer("zeros", shape, dtype), initializer("zeros", scales, ms.float32))

@@ -71,7 +71,9 @@ def build_network(config: RunConfig, library: Path | None = None) -> nn.Cell:
     if config.lora.rank:
         lora = config.lora
         held = DTYPES[lora.tables]
-        settings = Adaptation(lora.targets, lora.rank, lora.alpha, lora.dropout, config.seed, held, lora.bits)
+        settings = Adaptation(
+            lora.targets, lora.rank, lora.alpha, lora.dropout, config.seed, held, lora.bits, build.library
+        )
         add_adapters(network, config.model.sizes, settings, config.seq_length)
     if config.training.precision == "bf16" and config.device == "cpu":
         round_to_bf16(network)
