@@ -70,5 +70,6 @@ def quantise_linear(linear: Linear, bits: int, library: str = "") -> None:
     operators that are compiled for this CPU, "" for none."""
     n, k = linear.shape
     shape, scales, dtype = ((n, k), (n,), ms.int8) if bits == 8 else ((n, -(-k // 2)), (n, -(-k // GROUP)), ms.uint8)
-    product = CompiledProduct(library, k) if library else QuantisedProduct(bits, n, k)
+    whole = bits == 8 or k % 2 == 0
+    product = CompiledProduct(library) if library and whole else QuantisedProduct(bits, n, k)
     linear.quantise(product, initializer("zeros", shape, dtype), initializer("zeros", scales, ms.float32))

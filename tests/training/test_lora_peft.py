@@ -16,6 +16,7 @@ from ms_codegeex.formats.peft import open_adapters, write_peft
 from ms_codegeex.formats.rounded import quantise
 from ms_codegeex.formats.safetensors_file import SafetensorsFile
 from ms_codegeex.formats.sources import open_source
+from ms_codegeex.kernels.compiling import library_path
 from ms_codegeex.runs.saving import Checkpoints
 from ms_codegeex.runs.weights import weights_of
 from ms_codegeex.training.observers import Callback
@@ -65,10 +66,10 @@ class Losses(Callback):
         self.losses.append(record.loss)
 
 
-def make(values, *callbacks):
+def make(values, *callbacks, library=None):
     config = build_run_config(values)
     data, validation = training_data(config), validation_data(config)
-    return Trainer(config, data, validation, callbacks=callbacks, weights=weights_of(config))
+    return Trainer(config, data, validation, callbacks=callbacks, weights=weights_of(config), library=library)
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +179,7 @@ class LossSum(ms.nn.Cell):
 )
 def test_gradients_on_rounded_weights_are_those_of_a_float64_twin(bases, family, frozen, tmp_path, monkeypatch):
     """The twin's matrices are rounded as `frozen` says, its tables to FP16. Its attention may be FP32, as the
-    original's."""
+    original's. CodeGen has the compiled operators, if there is a compiler, the others MindSpore's."""
     monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.syspath_prepend(tmp_path / "modules")
     values, base = bases(family)
@@ -199,8 +200,12 @@ def test_gradients_on_rounded_weights_are_those_of_a_float64_twin(bases, family,
     begun = open_adapters(tmp_path / "begin", source)
     targets, lora = [layer for each in MODULES[family].values() for layer in each], {"rank": RANK, "alpha": ALPHA}
     lora |= {"targets": targets, "weights": str(tmp_path / "begin"), "frozen": frozen}
-    model, training = {**values["model"], "weights": str(base)}, {**values["training"], "loss_chunk": 50}
-    trainer = make({**values, "model": model, "lora": lora, "training": {**training, "recompute": "full"}})
+    library = library_path() if family == "codegen" else None
+    model = {**values["model"], "weights": str(base)}
+    training = {**values["training"], "loss_chunk": 50, "recompute": "full"}
+    trainer = make(
+        {**values, "model": model, "lora": lora, "training": {**training, "recompute": "full"}}, library=library
+    )
     batch, network = trainer.data.training_batch(0, 4), LossSum(trainer.built.network).set_train()
     weights = ms.ParameterTuple(network.trainable_params())
     arrays = (batch.inputs, batch.labels, batch.loss_mask, np.arange(4, dtype=np.int32))
