@@ -27,6 +27,7 @@ TRAINED = 21  # of a trained weight: itself, gradient, two moments, and the upda
 ACCUMULATED = 4  # more, if its gradient is summed over micro-batches
 COPIED = 12  # more in one process, for background saving: a copy of the weight and its moments
 WIDE = 4  # of a weight while it is widened from 16 bits: of one matrix at a time, the output table is the largest
+COMPOSED = 8  # more of a weight of 8 or 4 bits without compiled operators: the engine keeps wide copies then
 GRAPHS = 120_000_000  # of the compiler and its first graph
 BLOCK, BLOCK_AGAIN = 14_000_000, 22_000_000  # of a block in each graph of training; of one that is computed again
 KEPT = 9.5  # resident bytes for each byte that the backward pass needs
@@ -70,6 +71,8 @@ def required_memory(config: RunConfig, compiled: bool | None = None) -> int:
     weights = each * trained + frozen
     if config.lora.frozen != "fp32":
         weights += WIDE * max(model.vocab_size, model.intermediate_size) * model.hidden_size
+    if config.lora.bits and not compiled:
+        weights += COMPOSED * (model.parameter_count() - 2 * model.vocab_size * model.hidden_size)
     saving, keep_best = config.checkpoint, config.training.patience > 0
     copies = COPIED * trained if saves_in_background(saving.background, saving.every, keep_best) else 0
     # what one micro-batch keeps for its backward pass, without the logits

@@ -27,8 +27,8 @@ LORA = {"rank": 8, "targets": ["attention", "feed_forward"]}
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("lora", "layers", "seq"),
-    [({}, 3, 256), (LORA, 3, 256), *((LORA | {"frozen": held}, 10, 64) for held in ("fp32", "fp16", "int8", "int4"))],
-    ids=["full", "LoRA", "fp32", "fp16", "int8", "int4"],
+    [({}, 3, 256), (LORA, 3, 256), *((LORA | {"frozen": held}, 10, 64) for held in ("fp32", "fp16", "int8"))],
+    ids=["full", "LoRA", "fp32", "fp16", "int8"],
 )
 def test_the_plan_is_within_15_percent_of_the_peak(dataset, tmp_path, lora, layers, seq):
     """69 million parameters, or 160 million, most of which are matrices that FP32 copies would show; in a separate
