@@ -4,8 +4,9 @@
     python benchmarks/finetune.py --hidden 256 --layers 2 --rounds 5
 
 Each side is a separate process that takes one step on request, so that only one computes at a time. A step is
-forward, backward, gradient clipping and AdamW, in FP32. The model is a CodeGen with adapters of rank 8 on all linear
-layers of its blocks; the peer is PEFT on transformers' CodeGen, where query, key and value are one layer. Needs
+forward, backward, gradient clipping and AdamW, in FP32; ours has the operators that a compiler builds, as a run has.
+The model is a CodeGen with adapters of rank 8 on all linear layers of its blocks; the peer is PEFT on transformers'
+CodeGen, where query, key and value are one layer. `--frozen` holds our frozen weights in another type. Needs
 `pip install --no-deps peft accelerate` in addition to the packages of the tests.
 """
 
@@ -47,9 +48,10 @@ def our_step(arguments: argparse.Namespace, adapters: bool) -> Callable[[], floa
 
     from ms_codegeex.config.rules import build_run_config
     from ms_codegeex.training.build import build
+    from ms_codegeex.training.operators import operators_library
 
     ms.set_context(mode=ms.GRAPH_MODE)
-    lora = {"rank": RANK, "targets": ["attention", "feed_forward"]} if adapters else {}
+    lora = {"rank": RANK, "targets": ["attention", "feed_forward"], "frozen": arguments.frozen} if adapters else {}
     config = build_run_config(
         {
             "devices": 1,
@@ -59,7 +61,7 @@ def our_step(arguments: argparse.Namespace, adapters: bool) -> Callable[[], floa
             "lora": lora,
         }
     )
-    step = build(config).step
+    step = build(config, library=operators_library(config, arguments.threads)).step
     step.set_train(True)
     ids = _ids(arguments)
     arrays = ids[:, :-1], ids[:, 1:], np.ones(ids[:, 1:].shape, np.float32), np.arange(len(ids), dtype=np.int32)
@@ -155,7 +157,7 @@ def measure(arguments: argparse.Namespace) -> None:
     tokens = arguments.batch * arguments.seq
     print(
         f"\n{count:,} parameters, {arguments.batch} x {arguments.seq} tokens, rank {RANK}, "
-        f"{arguments.threads} threads, {arguments.rounds} rounds"
+        f"frozen {arguments.frozen}, {arguments.threads} threads, {arguments.rounds} rounds"
     )
     for name in SIDES:
         rate = tokens / statistics.median(seconds[name])
@@ -175,6 +177,7 @@ def main() -> None:
     parser.add_argument("--seq", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--frozen", default="fp32", help="what our LoRA holds the frozen weights in")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.side:

@@ -16,6 +16,7 @@ import numpy as np
 from training_kernel_checks import check_training
 
 from ms_codegeex.base.options import declared
+from ms_codegeex.formats.rounded import Quantised, quantise
 from ms_codegeex.generation.choice import COLUMNS, TokenChoice
 from ms_codegeex.generation.kernels.library import (
     PART_FLOATS,
@@ -26,7 +27,7 @@ from ms_codegeex.generation.kernels.library import (
     cache_shapes,
     exchange_bytes,
 )
-from ms_codegeex.generation.matrices import LowRank, Quantised, aligned, pack, quantise
+from ms_codegeex.generation.matrices import LowRank, aligned, pack
 from ms_codegeex.generation.sampling import Drawing
 
 ROWS = (*range(1, 18), 33)

@@ -99,7 +99,7 @@ def length_of(stated: Mapping[str, Any], sizes: np.ndarray | None, limit: int, d
 
 def _types(request: TuningRequest, base: RunConfig, stated: Mapping[str, Any]) -> tuple[str | None, ...]:
     """Types of frozen weights, that which is wanted most first: 16 bits if the files have the same, otherwise only if
-    nothing else fits, since they are rounded then."""
+    nothing else fits, since they are rounded then; in one process of a CPU, 8 bits if those do not fit either."""
     precision = base.training.precision
     if (
         not base.lora.rank
@@ -111,7 +111,9 @@ def _types(request: TuningRequest, base: RunConfig, stated: Mapping[str, Any]) -
     held = "fp16" if base.device == "cpu" else precision
     if held == "fp32" or (base.device == "cpu" and request.stored == "bfloat16"):
         return (None,)
-    return (held,) if SHORT_NAMES[held] == request.stored else ("fp32", held)
+    types = (held,) if SHORT_NAMES[held] == request.stored else ("fp32", held)
+    alone = base.devices == 1 or not any(key == "devices" or key.startswith("parallel.") for key in stated)
+    return (*types, "int8") if base.device == "cpu" and precision == "fp32" and alone else types
 
 
 def _candidates(request: TuningRequest, name: str, length: Length, stated: Mapping[str, Any]) -> Iterator[RunConfig]:
@@ -155,7 +157,7 @@ def fit(request: TuningRequest, name: str, length: Length) -> tuple[RunConfig, s
     at_once = f"{config.micro_batch} of {config.training.global_batch} sequences at once"
     keys = "devices, training.micro_batch, training.recompute"
     if config.lora.frozen != "fp32":
-        as_stored = SHORT_NAMES[config.lora.frozen] == request.stored
+        as_stored = SHORT_NAMES.get(config.lora.frozen) == request.stored
         again += f", frozen weights in {config.lora.frozen}" + (", as stored" if as_stored else ", rounded")
         keys += ", lora.frozen"
     return config, f"memory: {figures}; {config.training.precision}, {processes}, {at_once}, {again} ({keys})"

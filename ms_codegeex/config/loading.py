@@ -136,7 +136,9 @@ def _built(values: dict[str, Any]) -> RunConfig:
     if values.get("devices") is None:
         values["devices"] = _smallest_world(values.get("parallel"))
         single = build_run_config(values)
-        shareable = single.devices == 1 and single.device == "cpu" and single.local_batch % 2 == 0
+        shareable = (
+            single.devices == 1 and single.device == "cpu" and single.local_batch % 2 == 0 and not single.lora.bits
+        )
         if shareable and available_cores() >= 2 and (single.training.micro_batch or 1) <= single.local_batch // 2:
             values["devices"] = 1 if single.parallel.data else 2
     return build_run_config(values)

@@ -81,6 +81,12 @@ def _check_frozen(config: RunConfig) -> None:
             f"lora.frozen: {held}, but all weights are trained, in FP32; set lora.rank for adapters, or "
             "lora.frozen=fp32"
         )
+    if config.lora.bits and (config.device != "cpu" or config.devices > 1 or precision != "fp32"):
+        raise UserError(
+            f"lora.frozen: {held} with device: {config.device}, devices: {config.devices} and training.precision: "
+            f"{precision}; matrices of {config.lora.bits} bits train in FP32 in one process of a CPU: set device=cpu, "
+            "devices=1 and training.precision=fp32, or lora.frozen=fp32"
+        )
     if config.partitioned:  # values agree in a rehearsal, but the plan lacks the lookups' sums in 16 bits
         raise UserError(
             f"lora.frozen: {held} on devices: {config.devices} of {config.device}, but 16-bit frozen weights train on "

@@ -212,12 +212,23 @@ class LoraConfig:
     """The linear layers that get adapters, by a part of their names: `attention`, `feed_forward`, `query`, …."""
     dropout: Share = 0.0
     """Share of each adapter's input that is dropped in training."""
-    frozen: Literal["fp32", "fp16", "bf16"] = "fp32"
-    """What the model's matrices and tables are held in, which do not change: 16 bits are half as much memory. On a CPU
-    `fp16` only, multiplied in FP32; on `gpu` and `ascend` one device, and only what `training.precision` is. Left out,
-    `finetune` chooses it ([finetune.md](finetune.md#memory))."""
+    frozen: Literal["fp32", "fp16", "bf16", "int8", "int4"] = "fp32"
+    """What the model's matrices and tables are held in, which do not change: 16 bits are half as much memory; `int8`
+    and `int4` round the blocks' matrices as `quantize` does, tables are then `fp16`. On a CPU `fp16`, or in one process
+    `int8` and `int4`, multiplied in FP32; on `gpu` and `ascend` one device, and only what `training.precision` is. Left
+    out, `finetune` chooses it ([finetune.md](finetune.md#memory))."""
     weights: str | None = None
     """Adapters to start from: a run, a checkpoint, or a directory in PEFT's layout. None: new ones."""
+
+    @property
+    def bits(self) -> int:
+        """Of the blocks' matrices if they are rounded to integers, else 0."""
+        return {"int8": 8, "int4": 4}.get(self.frozen, 0)
+
+    @property
+    def tables(self) -> str:
+        """What tables are held in."""
+        return "fp16" if self.bits else self.frozen
 
 
 @dataclass(frozen=True)

@@ -19,52 +19,20 @@ from ms_codegeex.base.quarantine import admit, read_json_inside
 from ms_codegeex.data.infilling.sentinels import description_files
 from ms_codegeex.formats.family import FamilyFormats
 from ms_codegeex.formats.provenance import hashed
+from ms_codegeex.formats.rounded import Quantised, check_bits, rounded_tensors, stored_as, whole
 from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
 from ms_codegeex.formats.sources import Source, check_layers
 from ms_codegeex.formats.tensors import LazyTensor
-from ms_codegeex.generation.matrices import WHOLE, Quantised, check_bits, quantise, scales_of, stored
+from ms_codegeex.generation.matrices import WHOLE, stored
+from ms_codegeex.models.parameters import SCALES
 from ms_codegeex.models.registry import Family, family
 
 DESCRIPTION, TENSORS, FORMAT = "quantised.json", "quantised.safetensors", 1
-SCALES = ".scales"
 
 
 def is_quantised(path: Path) -> bool:
     """Whether `path` is a quantised model directory."""
     return (Path(path) / DESCRIPTION).is_file()
-
-
-def _halves(values: np.ndarray) -> np.ndarray:
-    """4-bit numbers int8 [n, k] -> uint8 [n, ceil(k / 2)]"""
-    even = np.zeros((len(values), -(-values.shape[1] // 2) * 2), np.uint8)
-    even[:, : values.shape[1]] = values & 15
-    return even[:, ::2] | even[:, 1::2] << 4
-
-
-def _whole(halves: np.ndarray, k: int) -> np.ndarray:
-    """The reverse: int8 [n, k]"""
-    values = np.stack([halves & 15, halves >> 4], -1).reshape(len(halves), -1)[:, :k].astype(np.int8)
-    return np.where(values > 7, values - 16, values).astype(np.int8)
-
-
-def _stored(name: str, shape: tuple[int, ...], bits: int, group: int) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """The dtype and shape of each tensor that represents a quantised matrix."""
-    n, k = shape
-    if bits == 8:
-        return {name: ("int8", (n, k)), name + SCALES: ("float32", (n,))}
-    return {name: ("uint8", (n, -(-k // 2))), name + SCALES: ("float32", (n, -(-k // group)))}
-
-
-def _lazy(name: str, tensor: LazyTensor, bits: int, group: int) -> dict[str, LazyTensor]:
-    """A matrix's tensors; each is computed when it is written, because scales and numbers are apart in the file."""
-
-    def values() -> np.ndarray:
-        numbers = quantise(tensor.float32(), bits, group).values
-        return numbers if bits == 8 else _halves(numbers)
-
-    loads = (values, lambda: scales_of(tensor.float32(), bits, group))
-    stored = _stored(name, tensor.shape, bits, group).items()
-    return {key: LazyTensor(*kind, load) for (key, kind), load in zip(stored, loads, strict=True)}
 
 
 def write_quantised(source: Source, bits: int, group: int, output: Path, replace: bool = False) -> dict[str, Any]:
@@ -83,7 +51,7 @@ def write_quantised(source: Source, bits: int, group: int, output: Path, replace
         raise UserError(f"{source.path}: has no known tokenizer; convert it with --to hf --tokenizer NAME|DIR first")
     tensors, products = dict[str, LazyTensor](), source.config.product_names()
     for name, tensor in source.tensors.items():
-        tensors |= _lazy(name, tensor, bits, group) if name in products else {name: tensor}
+        tensors |= rounded_tensors(name, tensor, bits, group) if name in products else {name: tensor}
     description = {"format": FORMAT, "family": source.family.name, "bits": bits, "group": group if bits == 4 else 0}
     choices = {"command": "quantize", "family": source.family.name, "bits": bits, "group": description["group"]}
     with (
@@ -138,7 +106,7 @@ class QuantisedModel:
         expected: dict[str, tuple[str | None, tuple[int, ...]]] = {}
         products = self.config.product_names()
         for name, shape in self.config.parameter_shapes().items():
-            expected |= _stored(name, shape, self.bits, self.group) if name in products else {name: (None, shape)}
+            expected |= stored_as(name, shape, self.bits, self.group) if name in products else {name: (None, shape)}
         present = set(self._file.tensors)
         if odd := sorted(present ^ expected.keys()):
             what = "is not one of the model's" if odd[0] in present else "is missing"
@@ -156,7 +124,7 @@ class QuantisedModel:
         if self.bits == 8:
             matrix = Quantised(values, 8, scales)
         else:
-            matrix = Quantised(_whole(values, self.config.parameter_shapes()[name][1]), 4, scales, self.group)
+            matrix = Quantised(whole(values, self.config.parameter_shapes()[name][1]), 4, scales, self.group)
         return matrix if (rows, columns) == (WHOLE, WHOLE) else matrix.part(WHOLE, columns)
 
     def vector(self, name: str, rows: slice = WHOLE) -> np.ndarray:

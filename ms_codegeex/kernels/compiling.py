@@ -30,7 +30,7 @@ NEEDED = {  # of the flags in /proc/cpuinfo
 }
 SOURCES = (
     *("operators.cc", "vector.h", "pool.h", "numbers.h", "matrix.h", "integers.h", "linear.h", "norm.h"),
-    *("attention.h", "choice.h", "exchange.h", "adapters.h"),
+    *("attention.h", "choice.h", "exchange.h", "adapters.h", "held.h"),
     *("activation.h", "tiles.h", "whole_attention.h", "adamw.h", "muon.h"),
 )
 COMPILE_SECONDS = 600

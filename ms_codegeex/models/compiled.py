@@ -112,6 +112,25 @@ class CompiledRMSNorm(RMSNorm):
         return self.kernel(x, self.weight, self.none, self.small)[0]
 
 
+class CompiledProduct(nn.Cell):
+    """In place of `QuantisedProduct`, for an even number of columns: tiles of W are FP32 in a cache."""
+
+    def __init__(self, library: str):
+        super().__init__(auto_prefix=False)
+        # from the inputs alone: the engine keeps one such function for an operator, whatever the layer
+        columns = lambda y, values, scales: (y[0], values[1] * len(scales))  # noqa: E731
+        back = _operator(library, "held_product_back", columns)
+
+        def gradients(x, values, scales, out, dout):
+            return back(dout, values, scales), ops.zeros_like(values), ops.zeros_like(scales)
+
+        self.kernel = _operator(library, "held_product", lambda x, values, _: (x[0], values[0]), 1, gradients)
+
+    def construct(self, x: Tensor, values: Tensor, scales: Tensor) -> Tensor:
+        """FP32 [rows, k], values and scales -> [rows, n]"""
+        return self.kernel(x, values, scales)
+
+
 class CompiledActivation(nn.Cell):
     """activation(x + bias), the bias being that of the product before it; `composed`: the activation's own cell."""
 

@@ -131,6 +131,11 @@ class DecoderConfig:
         layers = self.table.layers(self.num_layers)
         return frozenset(each.name for layer in layers for each in layer.parameters(self) if each.product)
 
+    def matrix_names(self) -> frozenset[str]:
+        """The weights of the blocks' linear layers."""
+        layers = self.table.layers(self.num_layers)
+        return frozenset(each.name for layer in layers for each in layer.parameters(self) if each.matrix)
+
     def adapted_layers(self, targets: Sequence[str]) -> dict[str, tuple[int, ...]]:
         """Name and shape of each linear layer that has one of `targets` in its dotted name, such as `attention` or
         `feed_forward.up`. `UserError` for a target that matches no layer."""

@@ -17,6 +17,8 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal, initializer
 
+from ms_codegeex.models.parameters import SCALES
+
 MASKED_SCORE = -10000.0  # representable in FP16, vanishes in the softmax (CodeGeeX release)
 
 
@@ -70,10 +72,10 @@ class Linear(nn.Cell):
 
     def __init__(self, in_features: int, out_features: int, init_std: float, dtype: ms.Type, bias: bool = True):
         super().__init__()
-        self.dtype, self.has_bias = dtype, bias
+        self.dtype, self.has_bias, self.shape = dtype, bias, (out_features, in_features)
         self.weight = Parameter(initializer(Normal(init_std), [out_features, in_features], ms.float32), name="weight")
         self.cast_weight, self.matmul = ops.Cast(), ops.MatMul(transpose_b=True)
-        self.widened = None
+        self.widened, self.quantised = None, False
         if bias:
             self.bias = Parameter(initializer("zeros", [out_features], ms.float32), name="bias")
             self.cast_bias, self.add = ops.Cast(), ops.Add()
@@ -87,6 +89,8 @@ class Linear(nn.Cell):
 
     def product(self, x: Tensor, sample_keys: Tensor | None = None) -> Tensor:
         """the same without the bias"""
+        if self.quantised:
+            return self.widened(x, self.weight, self.scales)
         if self.widened is not None:
             return self.widened(x, self.weight)
         return self.matmul(x, self.cast_weight(self.weight, self.dtype))
@@ -95,6 +99,14 @@ class Linear(nn.Cell):
         """Hold the weight, which is frozen, in the type `held`."""
         hold_frozen(self, held)
         self.widened = None if held == self.dtype else WidenedProduct(self.dtype)
+
+    def quantise(self, product: nn.Cell, values: Tensor, scales: Tensor) -> None:
+        """Hold the weight, which is frozen, as `values` and `scales`, which `product` multiplies with; their names are
+        the weight's, with ".scales" behind it."""
+        name = self.weight.name
+        self.weight = Parameter(values, name=name, requires_grad=False)
+        self.scales = Parameter(scales, name=f"{name}{SCALES}", requires_grad=False)
+        self.widened, self.quantised = product, True
 
     def shift(self) -> Parameter:
         """the bias"""

@@ -20,6 +20,7 @@ from ms_codegeex.models.decoder_config import DecoderConfig
 from ms_codegeex.models.layers import Dropout, Embedding, Linear, typed
 from ms_codegeex.models.losses import ChunkedCrossEntropy
 from ms_codegeex.models.parameters import LORA_A, LORA_B
+from ms_codegeex.models.quantised import quantise_linear
 
 DROPOUT_SITES = 1 << 32  # the first number of their dropouts, after those of the families' networks
 
@@ -27,7 +28,8 @@ DROPOUT_SITES = 1 << 32  # the first number of their dropouts, after those of th
 @dataclass(frozen=True)
 class Adaptation:
     """What adapters look like: on which layers (`targets`, parts of their names), their rank, alpha, and the dropout of
-    their inputs, a function of `seed` and of the sample. `held`: the type of the frozen matrices and tables."""
+    their inputs, a function of `seed` and of the sample. `held`: the type of the frozen matrices and tables; `bits`: 8
+    or 4 for the blocks' matrices, 0 for `held`. `library`: of compiled operators for those, "" for none."""
 
     targets: Sequence[str]
     rank: int
@@ -35,6 +37,8 @@ class Adaptation:
     dropout: float = 0.0
     seed: int = 0
     held: ms.Type = ms.float32
+    bits: int = 0
+    library: str = ""
 
 
 class Narrow(nn.Cell):
@@ -46,7 +50,7 @@ class Narrow(nn.Cell):
     def __init__(self, base: Linear, name: str, settings: Adaptation, seq_length: int):
         super().__init__(auto_prefix=False)
         self.scale, self.dtype = settings.alpha / settings.rank, base.dtype
-        _, into = base.weight.shape
+        _, into = base.shape
         self.a = Parameter(initializer("zeros", [settings.rank, into], ms.float32), name=f"{name}.{LORA_A}")
         site = DROPOUT_SITES + zlib.crc32(name.encode())
         self.dropout = Dropout(settings.dropout, (seq_length, into), site, settings.seed)
@@ -70,7 +74,7 @@ class LoraLinear(nn.Cell):
     def __init__(self, base: Linear, name: str, rank: int, narrow: Narrow | None):
         super().__init__(auto_prefix=False)
         self.base, self.narrow, self.dtype = base, narrow, base.dtype
-        shape = [base.weight.shape[0], rank]
+        shape = [base.shape[0], rank]
         self.b = Parameter(initializer("zeros", shape, ms.float32), name=f"{name}.{LORA_B}")
         self.cast_b, self.up, self.add = ops.Cast(), ops.MatMul(transpose_b=True), ops.Add()
 
@@ -96,7 +100,9 @@ def add_adapters(network: nn.Cell, sizes: DecoderConfig, settings: Adaptation, s
     wanted = sizes.adapted_layers(settings.targets)
     if settings.held != ms.float32:
         for _, cell in list(network.cells_and_names()):
-            if isinstance(cell, Linear | Embedding | Head):
+            if settings.bits and isinstance(cell, Linear):
+                quantise_linear(cell, settings.bits, settings.library)
+            elif isinstance(cell, Linear | Embedding | Head):
                 cell.hold(settings.held)
     names = [(parameter, parameter.name) for parameter in network.get_parameters()]
     for parameter, _ in names:

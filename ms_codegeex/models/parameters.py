@@ -42,6 +42,19 @@ LAYER_NORM = Role("layer_norm")
 RMS_NORM = Role("rms_norm")
 
 
+NUMBERS, SCALES = ".numbers", ".scales"  # what follows the name of a matrix that is rounded to integers
+GROUP = 64  # numbers of a 4-bit matrix that share a scale
+
+
+def held_bytes(shape: tuple[int, ...], held: str) -> int:
+    """Bytes of a parameter whose numbers are fp32, fp16, bf16, int8 or int4, with its scales."""
+    if held == "int8":
+        return math.prod(shape) + 4 * shape[0]
+    if held == "int4":
+        return shape[0] * (-(-shape[1] // 2) + 4 * -(-shape[1] // GROUP))
+    return math.prod(shape) * (4 if held == "fp32" else 2)
+
+
 @dataclass(frozen=True)
 class LayerParameter:
     """One parameter of a layer. `axis`: the one that tensor-parallel devices split, if any."""

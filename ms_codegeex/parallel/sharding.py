@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.models.decoder_config import DecoderConfig
-from ms_codegeex.models.parameters import BLOCK, LORA_A, LORA_B, VOCABULARY, Layer, LayerParameter
+from ms_codegeex.models.parameters import BLOCK, LORA_A, LORA_B, VOCABULARY, Layer, LayerParameter, held_bytes
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
@@ -42,11 +42,6 @@ class ParameterLayout:
     held: str = "fp32"
 
     @property
-    def width(self) -> int:
-        """Bytes of a number."""
-        return 4 if self.held == "fp32" else 2
-
-    @property
     def size(self) -> int:
         """Elements of the whole parameter."""
         return math.prod(self.shape)
@@ -63,6 +58,10 @@ class ParameterLayout:
     def local_size(self, mesh: Mesh) -> int:
         """Elements on one device of its stage."""
         return math.prod(self.local_shape(mesh))
+
+    def local_bytes(self, mesh: Mesh) -> int:
+        """Bytes on one device of its stage."""
+        return held_bytes(self.local_shape(mesh), self.held)
 
     def replication(self, mesh: Mesh) -> int:
         """How many devices of its stage hold each element."""
@@ -173,7 +172,8 @@ def _with_adapter(
 ) -> Iterator[ParameterLayout]:
     """A frozen parameter, which optimizer sharding splits as a trained one, and those of its adapter, if it has one: A
     follows the columns of the matrix, B its rows. Both are small, so every replica holds all of them. Frozen matrices
-    and tables are `held` in this type."""
+    and tables are `held` in this type, tables beside matrices of integers in FP16."""
+    held = held if layout.matrix or not held.startswith("int") else "fp16"
     yield replace(layout, trained=False, held=held if len(layout.shape) == 2 else "fp32")
     if not layout.name.endswith(".weight"):
         return

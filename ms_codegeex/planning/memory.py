@@ -147,8 +147,9 @@ def _sums(
         own = sum(size for _, size in local), sum(size for x, size in local if x.trained)
         matrices = tuple(x.local_shape(mesh) for x, _ in local if x.trained and x.matrix)
         whole = sum(size for _, size in shared)
-        held = sum(x.width * size for x, size in local), sum(x.width * size for x, size in shared)
-        result.append(ParameterSums(own[0], whole, own[1], sum(trained), len(trained), matrices, *held))
+        held, split = (sum(x.local_bytes(mesh) for x, _ in each) for each in (local, shared))
+        counts = own[0], whole, own[1], sum(trained), len(trained)
+        result.append(ParameterSums(*counts, matrices, held, split * mesh.optimizer_shard))
     return tuple(result)
 
 

@@ -3,7 +3,6 @@ and libraries."""
 
 from __future__ import annotations
 
-import math
 import sys
 from dataclasses import dataclass, replace
 
@@ -16,8 +15,9 @@ from ms_codegeex.config.chosen_hardware import hardware_of, running_on
 from ms_codegeex.cuda.driver import Gpu
 from ms_codegeex.cuda.libraries import check_loaded
 from ms_codegeex.cuda.probe import probe_gpu_backend
+from ms_codegeex.models.parameters import held_bytes
 from ms_codegeex.planning.cost_model import shape_of
-from ms_codegeex.planning.memory import kept_bytes, stage_memory
+from ms_codegeex.planning.memory import kept_bytes, parameter_sums, stage_memory
 from ms_codegeex.planning.model_parts import model_parts
 from ms_codegeex.runs.background import saves_in_background
 from ms_codegeex.training.operators import finds_compiled_operators
@@ -27,7 +27,7 @@ TRAINED = 21  # of a trained weight: itself, gradient, two moments, and the upda
 ACCUMULATED = 4  # more, if its gradient is summed over micro-batches
 COPIED = 12  # more in one process, for background saving: a copy of the weight and its moments
 WIDE = 4  # of a weight while it is widened from 16 bits: of one matrix at a time, the output table is the largest
-FROZEN = 4  # of a frozen weight; processes share those that a file holds as they are, which is not counted
+COMPOSED = 8  # more of a weight of 8 or 4 bits without compiled operators: the engine keeps wide copies then
 GRAPHS = 120_000_000  # of the compiler and its first graph
 BLOCK, BLOCK_AGAIN = 14_000_000, 22_000_000  # of a block in each graph of training; of one that is computed again
 KEPT = 9.5  # resident bytes for each byte that the backward pass needs
@@ -59,17 +59,20 @@ def required_memory(config: RunConfig, compiled: bool | None = None) -> int:
     model, rows = config.model.sizes, config.micro_batch * config.seq_length
     trained, frozen = model.parameter_count(), 0
     if config.lora.rank:
-        frozen = trained - model.vocab_size * model.hidden_size  # of that table only rows are read
-        trained = sum(map(math.prod, model.adapter_shapes(config.lora.targets, config.lora.rank).values()))
+        # processes share what a file holds as it is, which is not counted; of the first table only rows are read
+        table = held_bytes((model.vocab_size, model.hidden_size), config.lora.tables)
+        sums = parameter_sums(config)[0]
+        trained, frozen = sums.own_trained, sums.bytes - 4 * sums.own_trained - table
     accumulates = config.local_batch > config.micro_batch
     each = TRAINED + (ACCUMULATED if accumulates else 0)
     logits = (LOGITS - compiled) * 4 * model.vocab_size * min(rows, config.loss_chunk or rows)
     block = BLOCK if config.training.recompute == "none" else BLOCK_AGAIN
     graphs = GRAPHS + block * model.attention_layers * (1 + accumulates)
-    weights = each * trained + FROZEN * frozen
+    weights = each * trained + frozen
     if config.lora.frozen != "fp32":
-        wide = max(model.vocab_size, model.intermediate_size) * model.hidden_size
-        weights = each * trained + FROZEN // 2 * frozen + WIDE * wide
+        weights += WIDE * max(model.vocab_size, model.intermediate_size) * model.hidden_size
+    if config.lora.bits and not compiled:
+        weights += COMPOSED * (model.parameter_count() - 2 * model.vocab_size * model.hidden_size)
     saving, keep_best = config.checkpoint, config.training.patience > 0
     copies = COPIED * trained if saves_in_background(saving.background, saving.every, keep_best) else 0
     # what one micro-batch keeps for its backward pass, without the logits

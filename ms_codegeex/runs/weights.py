@@ -16,9 +16,11 @@ from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY, other_token
 from ms_codegeex.formats.adapters import as_trained
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.peft import open_adapters
+from ms_codegeex.formats.rounded import rounded_tensors
 from ms_codegeex.formats.sources import Source, open_source
 from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.models.decoder_config import NOT_OF_WEIGHTS
+from ms_codegeex.models.parameters import GROUP, NUMBERS, SCALES
 
 OF_THE_VOCABULARY = ("vocab_size", "eos_token_id")
 
@@ -34,8 +36,8 @@ def absolute_weights(config: RunConfig) -> RunConfig:
 
 def weights_of(config: RunConfig, begins: bool = True) -> Mapping[str, LazyTensor]:
     """The tensors that a run starts from, by our names, without those of `model.fresh`; none without `model.weights`.
-    Numbers are read later. The tensors of `lora.weights` are included only if the run `begins`; later its checkpoint
-    has them.
+    With `lora.frozen` int8 or int4 also what their matrices are rounded to. Numbers are read later. The tensors of
+    `lora.weights` are included only if the run `begins`; later its checkpoint has them.
 
     Raises:
         UserError: there is no model, its family or a size differs from the run's and may not grow, adapters have no
@@ -44,6 +46,10 @@ def weights_of(config: RunConfig, begins: bool = True) -> Mapping[str, LazyTenso
     if config.model.weights is not None:
         source, fresh = _fitting_source(config.model), config.model.fresh_parameters
         tensors = {name: tensor for name, tensor in source.tensors.items() if name not in fresh}
+        if bits := config.lora.bits:
+            for name in source.config.matrix_names():
+                numbers, scales = rounded_tensors(name, tensors[name], bits, GROUP).values()
+                tensors |= {name + NUMBERS: numbers, name + SCALES: scales}
         return {**tensors, **(_starting_adapters(config, source) if begins else {})}
     if config.lora.rank or config.lora.weights:
         raise UserError("lora.rank: model.weights is missing; name the model that the adapters are for")

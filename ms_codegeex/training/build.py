@@ -70,7 +70,10 @@ def build_network(config: RunConfig, library: Path | None = None) -> nn.Cell:
     network = family(config.family).model.Loss(config.model.sizes, build)
     if config.lora.rank:
         lora = config.lora
-        settings = Adaptation(lora.targets, lora.rank, lora.alpha, lora.dropout, config.seed, DTYPES[lora.frozen])
+        held = DTYPES[lora.tables]
+        settings = Adaptation(
+            lora.targets, lora.rank, lora.alpha, lora.dropout, config.seed, held, lora.bits, build.library
+        )
         add_adapters(network, config.model.sizes, settings, config.seq_length)
     if config.training.precision == "bf16" and config.device == "cpu":
         round_to_bf16(network)

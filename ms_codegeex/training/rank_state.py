@@ -21,7 +21,7 @@ from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.checkpoint_writing import Slice
 from ms_codegeex.formats.slices import overlap, window_ranges
 from ms_codegeex.formats.tensors import LazyTensor
-from ms_codegeex.models.parameters import LORA_A, ROW, TABLE
+from ms_codegeex.models.parameters import LORA_A, NUMBERS, ROW, TABLE
 from ms_codegeex.parallel.sharding import Placement
 from ms_codegeex.training.build import Built
 
@@ -43,10 +43,15 @@ class RankState:
                 if placement.here(name):
                     if not parameter.requires_grad and _held_as_stored(parameter, weights.get(name)):
                         continue
+                    if rounded := weights.get(name + NUMBERS):
+                        _set(parameter, rounded.array())
+                        continue
                     shape, window = placement.shape(name, tuple(parameter.shape)), placement.window(name)
                     stored = placement.stored_name(name)
                     std, waves = self._first_values(stored)
                     _set(parameter, starting_weight(stored, shape, std, self._config.seed, window, weights, waves))
+            elif name in weights:  # scales
+                _set(parameter, weights[name].array())
             # of other stages the engine has sharded nothing: their moments would be whole, and fill the host's memory
             elif parameter.has_init and not placement.elsewhere(name):
                 _set(parameter, np.zeros(parameter.shape, np.float32))

@@ -169,6 +169,20 @@ def test_frozen_weights_are_held_as_the_files_have_them(model, pairs, tmp_path, 
     assert config.lora.frozen == "fp32"
 
 
+def test_matrices_are_rounded_to_8_bits_only_if_nothing_larger_fits(model, pairs, tmp_path, monkeypatch):
+    from ms_codegeex.commands import finetune_choices
+
+    sizes = {"fp32": 4, "fp16": 2, "int8": 1, "int4": 1}  # of a large model; this one's tables are most of it
+    monkeypatch.setattr(finetune_choices, "required_memory", lambda config: sizes[config.lora.frozen] * 10**9)
+    for free, held in ((5, "fp32"), (3, "fp16"), (2, "int8")):
+        words = ("--config", "finetune_lora")
+        config, lines = chosen(model, pairs, tmp_path, monkeypatch, *words, free=free * 10**9)
+        assert config.lora.frozen == held and config.devices == 1
+    assert any("frozen weights in int8, rounded" in line for line in lines)
+    config, _ = chosen(model, pairs, tmp_path, monkeypatch, *words, "lora.frozen=int4")
+    assert (config.lora.frozen, config.devices) == ("int4", 1)
+
+
 def test_what_is_stated_stays(model, pairs, tmp_path, monkeypatch):
     words = ("devices=2", "training.micro_batch=2", "training.recompute=full", "training.steps=7", "lora.rank=4")
     config, lines = chosen(

@@ -18,10 +18,11 @@ from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.processes import alive
 from ms_codegeex.devices.network import Devices
 from ms_codegeex.formats.checkpoint_writing import Slice, write_checkpoint
+from ms_codegeex.formats.rounded import quantise
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.generation.choice import TokenChoice
 from ms_codegeex.generation.loading import load_model
-from ms_codegeex.generation.matrices import WHOLE, TensorWeights, quantise
+from ms_codegeex.generation.matrices import WHOLE, TensorWeights
 from ms_codegeex.generation.rows import SlotSizes
 from ms_codegeex.generation.shares import Share, SharedWeights, check_devices
 from ms_codegeex.generation.slots import Part, SlotEngine

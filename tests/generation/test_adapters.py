@@ -6,9 +6,10 @@ import mindspore as ms
 import numpy as np
 import pytest
 
+from ms_codegeex.formats.rounded import quantise
 from ms_codegeex.generation.beams import next_tokens
 from ms_codegeex.generation.loading import Adapter
-from ms_codegeex.generation.matrices import LowRank, quantise
+from ms_codegeex.generation.matrices import LowRank
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.generation.scheduler import Request, Scheduler
 from ms_codegeex.models.registry import FAMILIES

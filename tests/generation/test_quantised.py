@@ -16,11 +16,12 @@ from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.evaluation.local_model import files_identity
 from ms_codegeex.formats.checkpoint_writing import write_checkpoint
 from ms_codegeex.formats.convert import convert
+from ms_codegeex.formats.rounded import quantise
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.generation import engine
 from ms_codegeex.generation.engine import Generator
 from ms_codegeex.generation.loading import load_model
-from ms_codegeex.generation.matrices import pack, quantise
+from ms_codegeex.generation.matrices import pack
 from ms_codegeex.generation.quantised import DESCRIPTION, TENSORS, QuantisedModel, write_quantised
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.models.registry import family

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from ms_codegeex.data.tokenizer import load_tokenizer
+from ms_codegeex.formats.rounded import quantise
 from ms_codegeex.generation.choice import TokenChoice
 from ms_codegeex.generation.engine import Generator
-from ms_codegeex.generation.matrices import quantise
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.generation.slots import Part
 from ms_codegeex.models.registry import FAMILIES, family

@@ -15,8 +15,11 @@ from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints
 from ms_codegeex.formats.checkpoint_writing import write_checkpoint
 from ms_codegeex.formats.convert import convert
-from ms_codegeex.formats.peft import write_peft
+from ms_codegeex.formats.peft import open_adapters, write_peft
+from ms_codegeex.formats.rounded import quantise
+from ms_codegeex.formats.safetensors_file import SafetensorsFile
 from ms_codegeex.formats.sources import open_source
+from ms_codegeex.generation.quantised import write_quantised
 from ms_codegeex.models.layers import Linear, SampleKeys
 from ms_codegeex.models.lora import Adaptation, LoraLinear, Narrow
 from ms_codegeex.runs.saving import Checkpoints
@@ -109,7 +112,7 @@ def test_the_merged_model_is_what_was_trained(runs):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("frozen", ["fp32", "fp16"])
+@pytest.mark.parametrize("frozen", ["fp32", "fp16", "int8", "int4"])
 def test_a_run_with_adapters_resumes_to_the_bit(dataset, tmp_path, frozen):
     values = run_values(dataset, tmp_path, "codegen")
     base = make(values, Checkpoints(tmp_path / "base" / "checkpoints", 0, 1))
@@ -202,6 +205,64 @@ def test_training_on_16_bit_weights_is_that_on_the_same_numbers_in_32(half_model
     assert after == pytest.approx(losses[1][1], rel=1e-5)
 
 
+def rounded_values(values, frozen):
+    return {**values, "lora": {**values["lora"], "frozen": frozen}}
+
+
+@pytest.mark.parametrize("frozen", ["int8", "int4"])
+def test_matrices_are_the_integers_that_quantize_writes(half_model, frozen, tmp_path):
+    """And tables are the file's bytes; nothing else is held of a matrix."""
+    source = open_source(Path(half_model["model"]["weights"]))
+    write_quantised(source, int(frozen[3:]), 64, tmp_path / "quantised")
+    written = SafetensorsFile(tmp_path / "quantised" / "quantised.safetensors").tensors
+    parameters = {p.name: p for p in make(rounded_values(half_model, frozen)).built.network.get_parameters()}
+    matrices = source.config.matrix_names()
+    for name, tensor in source.tensors.items():
+        held = parameters.pop(name)
+        assert not held.requires_grad
+        if name in matrices:
+            np.testing.assert_array_equal(held.asnumpy(), written[name].array(), err_msg=name)
+            scales = parameters.pop(f"{name}.scales").asnumpy()
+            np.testing.assert_array_equal(scales, written[f"{name}.scales"].array(), err_msg=name)
+        else:
+            assert held.dtype == (ms.float16 if len(tensor.shape) == 2 else ms.float32), name
+    assert all("lora_" in name for name in parameters)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("frozen", ["int8", "int4"])
+def test_training_on_integers_is_that_on_the_same_numbers_in_32(half_model, tmp_path, frozen):
+    """The second run starts from a model whose matrices are what the integers stand for. What is merged afterwards is
+    the model's own matrices with the adapters, and the exported adapters know no type of their base."""
+    source = open_source(Path(half_model["model"]["weights"]))
+    matrices = source.config.matrix_names()
+    start = {
+        name: quantise(tensor.float32(), int(frozen[3:])).float32() if name in matrices else tensor.float32()
+        for name, tensor in source.tensors.items()
+    }
+    write_checkpoint(tmp_path / "rounded" / "checkpoints", 1, start, {"config": {"model": half_model["model"]}})
+    other = {**half_model, "model": {**half_model["model"], "weights": str(tmp_path / "rounded")}}
+    losses, trainers = [], []
+    for values in (rounded_values(half_model, frozen), rounded_values(other, "fp32")):
+        place = tmp_path / values["lora"]["frozen"]
+        trainers.append(trainer := make(values, Checkpoints(place / "checkpoints", 0, 1)))
+        before = trainer.evaluation.loss()
+        trainer.run()
+        losses.append((before, trainer.evaluation.loss()))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6) and losses[0][1] < losses[0][0]
+    integers, wide = (trainer.rank_state.tensors() for trainer in trainers)
+    for name in wide:
+        np.testing.assert_allclose(integers[name].asnumpy(), wide[name].asnumpy(), rtol=1e-4, atol=1e-6, err_msg=name)
+    write_peft(open_source(tmp_path / frozen), tmp_path / "adapter")
+    exported = {k: v.float32() for k, v in open_adapters(tmp_path / "adapter", source).tensors.items()}
+    merged = open_source(tmp_path / frozen).tensors
+    layer = "blocks.0.feed_forward.up"
+    added = 3.0 * integers[f"{layer}.lora_b"].asnumpy() @ integers[f"{layer}.lora_a"].asnumpy()
+    np.testing.assert_array_equal(exported[f"{layer}.lora_b"], integers[f"{layer}.lora_b"].asnumpy())
+    own = source.tensors[f"{layer}.weight"].float32()
+    np.testing.assert_allclose(merged[f"{layer}.weight"].float32(), own + added, rtol=1e-5, atol=1e-6)
+
+
 def test_numbers_beyond_16_bits_are_refused(half_model, tmp_path):
     values = {**half_model, "model": {**half_model["model"], "weights": None}, "lora": {}}
     start = {parameter.name: parameter.asnumpy() for parameter in make(values).built.network.trainable_params()}
@@ -249,6 +310,12 @@ def test_dropout_acts_on_the_input_of_the_adapter_alone():
             "set devices=1, or lora.frozen=fp32",
         ),
         ({"lora": {"rank": 4, "frozen": "fp16"}, "device": "ascend"}, "set training.precision=fp16, or lora.frozen"),
+        ({"lora": {"frozen": "int4"}}, "lora.frozen: int4, but all weights are trained"),
+        (
+            {"lora": {"rank": 4, "frozen": "int8"}, "devices": 2},
+            "devices: 2 and training.precision: fp32; matrices of 8",
+        ),
+        ({"lora": {"rank": 4, "frozen": "int4"}, "device": "ascend"}, "set device=cpu, devices=1 and"),
         ({"lora": {"ranks": 4}}, "lora.ranks: unknown key; did you mean 'rank'"),
     ],
 )

@@ -13,8 +13,10 @@ from ms_codegeex.formats.adapters import as_trained
 from ms_codegeex.formats.checkpoint_writing import write_checkpoint
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.peft import open_adapters, write_peft
+from ms_codegeex.formats.rounded import quantise
 from ms_codegeex.formats.safetensors_file import SafetensorsFile
 from ms_codegeex.formats.sources import open_source
+from ms_codegeex.kernels.compiling import library_path
 from ms_codegeex.runs.saving import Checkpoints
 from ms_codegeex.runs.weights import weights_of
 from ms_codegeex.training.observers import Callback
@@ -64,10 +66,10 @@ class Losses(Callback):
         self.losses.append(record.loss)
 
 
-def make(values, *callbacks):
+def make(values, *callbacks, library=None):
     config = build_run_config(values)
     data, validation = training_data(config), validation_data(config)
-    return Trainer(config, data, validation, callbacks=callbacks, weights=weights_of(config))
+    return Trainer(config, data, validation, callbacks=callbacks, weights=weights_of(config), library=library)
 
 
 @pytest.fixture(scope="module")
@@ -171,9 +173,13 @@ class LossSum(ms.nn.Cell):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", list(SIZES))
-def test_gradients_on_16_bit_weights_are_those_of_a_float64_twin(bases, family, tmp_path, monkeypatch):
-    """The twin's matrices and tables are rounded to FP16. Its attention may be FP32, as the original's."""
+@pytest.mark.parametrize(
+    ("family", "frozen"),
+    [(family, held) for family in SIZES for held in ("fp16", "int8", "int4") if (family, held) != ("codegeex", "int8")],
+)
+def test_gradients_on_rounded_weights_are_those_of_a_float64_twin(bases, family, frozen, tmp_path, monkeypatch):
+    """The twin's matrices are rounded as `frozen` says, its tables to FP16. Its attention may be FP32, as the
+    original's. CodeGen has the compiled operators, if there is a compiler, the others MindSpore's."""
     monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.syspath_prepend(tmp_path / "modules")
     values, base = bases(family)
@@ -182,15 +188,24 @@ def test_gradients_on_16_bit_weights_are_those_of_a_float64_twin(bases, family, 
     twin = peft.get_peft_model(pytorch_model(family, base), settings).train()
     twin.save_pretrained(tmp_path / "begin")
     for name, parameter in twin.named_parameters():
-        if "lora_" not in name and parameter.dim() == 2:
+        if "lora_" in name or parameter.dim() != 2:
+            continue
+        if frozen.startswith("int") and "base_layer" in name:
+            wide = quantise(parameter.data.numpy(), int(frozen[3:])).float32()
+            parameter.data = torch.from_numpy(wide)
+        else:
             parameter.data = parameter.data.half().float()
     twin.double()
     source = open_source(base)
     begun = open_adapters(tmp_path / "begin", source)
     targets, lora = [layer for each in MODULES[family].values() for layer in each], {"rank": RANK, "alpha": ALPHA}
-    lora |= {"targets": targets, "weights": str(tmp_path / "begin"), "frozen": "fp16"}
-    model, training = {**values["model"], "weights": str(base)}, {**values["training"], "loss_chunk": 50}
-    trainer = make({**values, "model": model, "lora": lora, "training": {**training, "recompute": "full"}})
+    lora |= {"targets": targets, "weights": str(tmp_path / "begin"), "frozen": frozen}
+    library = library_path() if family == "codegen" else None
+    model = {**values["model"], "weights": str(base)}
+    training = {**values["training"], "loss_chunk": 50, "recompute": "full"}
+    trainer = make(
+        {**values, "model": model, "lora": lora, "training": {**training, "recompute": "full"}}, library=library
+    )
     batch, network = trainer.data.training_batch(0, 4), LossSum(trainer.built.network).set_train()
     weights = ms.ParameterTuple(network.trainable_params())
     arrays = (batch.inputs, batch.labels, batch.loss_mask, np.arange(4, dtype=np.int32))

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from ms_codegeex.base.errors import RunFailure
-from ms_codegeex.generation.matrices import GROUPS, MAX_RANK, MULTIPLES, ROWS, LowRank, Packed
+from ms_codegeex.formats.rounded import GROUPS
+from ms_codegeex.generation.matrices import MAX_RANK, MULTIPLES, ROWS, LowRank, Packed
 
 ACTIVATIONS = ("none", "gelu", "fast_gelu", "silu")
 NUMBERS = (np.float32, np.float16, np.uint16, np.int8, np.int32)  # as `Kind` in numbers.h
