@@ -38,6 +38,7 @@ NO_COMPILER = "no C++ compiler builds the operators of training; steps take abou
 def run(run_directory: RunDirectory, checkpoint: Checkpoint | None, beats: Beats, launcher: str | None = None) -> None:
     """Train from `checkpoint` or from the beginning. `beats` tell the command what this rank is doing; `launcher`: its
     process id."""
+    from ms_codegeex.data.datasets.content import content_hashes
     from ms_codegeex.data.datasets.opening import held_out_data, training_data, validation_data
     from ms_codegeex.runs.callbacks import callbacks_of
     from ms_codegeex.runs.joining import join, kept_peak, stress_check
@@ -52,6 +53,7 @@ def run(run_directory: RunDirectory, checkpoint: Checkpoint | None, beats: Beats
     stress_check(config, run_directory, rank)
     beats.enter("opening of the data")
     data, validation, held_out = training_data(config), validation_data(config), held_out_data(config)
+    datasets = content_hashes(config.data) if rank == 0 else {}  # before training: a path may hold other data later
     callbacks = [beats, *callbacks_of(config, run_directory, rank, checkpoint)]
     beats.enter("building")
     train(
@@ -67,6 +69,7 @@ def run(run_directory: RunDirectory, checkpoint: Checkpoint | None, beats: Beats
         tied_group=tied_group,
         weights=weights_of(config, begins=not checkpoint) if config.lora.rank or not checkpoint else {},
         infill=infill_of(config, checkpoint),
+        datasets=datasets,
         transition=transition_from(config, checkpoint) if checkpoint else None,
         library=compiled_operators(config, callbacks),
     )

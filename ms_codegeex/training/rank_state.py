@@ -15,7 +15,6 @@ from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.config import RunConfig
 from ms_codegeex.data.datasets.batches import Sequences
 from ms_codegeex.data.datasets.blend import Blend
-from ms_codegeex.data.datasets.content import content_hashes
 from ms_codegeex.formats.adapters import fingerprint, untied
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.checkpoint_writing import Slice
@@ -231,9 +230,9 @@ class Provenance:
         rank: int,
         weights: Mapping[str, LazyTensor],
         infill: Mapping[str, Any] | None,
+        datasets: Mapping[str, str],
     ):
-        self._config, self._rank = config, rank
-        self._datasets = content_hashes(config.data) if rank == 0 else {}
+        self._config, self._rank, self._datasets = config, rank, dict(datasets)
         self._tokenizer = data.info.get("tokenizer")
         self.infill = infill if data.infilling is None else data.infilling.sentinels.to_json()
         # the model that adapters belong to; they are all that is saved

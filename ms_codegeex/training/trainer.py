@@ -46,6 +46,7 @@ class Trainer(ObservedRun):
         tied_group: the communication group of the tied word embedding, if this rank belongs to one.
         weights: tensors to start from, by our names; those that are missing are random.
         infill: the sentinels of the model that the run starts from; those of the data replace them.
+        datasets: the hash of each dataset, for the checkpoints.
         transition: from the learning rate of the length that the run had.
         library: of the operators that are compiled for this CPU, if the run uses them.
     """
@@ -63,6 +64,7 @@ class Trainer(ObservedRun):
         tied_group: str | None = None,
         weights: Mapping[str, LazyTensor] | None = None,
         infill: Mapping[str, Any] | None = None,
+        datasets: Mapping[str, str] | None = None,
         transition: Transition | None = None,
         library: Path | None = None,
     ):
@@ -72,7 +74,7 @@ class Trainer(ObservedRun):
         self.evaluated: tuple[int, float] | None = None  # step and validation loss
         self.compiled = self.stopped = False
         self.transition, self.library = transition, library
-        self.provenance = Provenance(config, data, rank, weights or {}, infill)
+        self.provenance = Provenance(config, data, rank, weights or {}, infill, datasets or {})
         data.check_model(config.model.sizes.vocab_size, config.model.sizes.eos_token_id)
         # the engine shards parameters when it compiles; no device allocates whole weights, nor a CPU two copies
         with no_init_parameters():
