@@ -82,6 +82,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError("--model: missing; give --model DIR, or --url of a server")
     if not commands:
         raise UserError(f"nothing can run: {next(iter(lacking.values()))}")
+    if arguments.model:
+        LocalModel(arguments.model, arguments.adapter).resolved()  # a wrong one is refused here, not by each evaluation
     from ms_codegeex.evaluation.reproduction import page, results
 
     done = []
