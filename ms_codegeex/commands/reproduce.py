@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import shlex
 import subprocess
@@ -24,13 +25,14 @@ from ms_codegeex.evaluation.reproduction.papers import PaperName, paper
 
 if TYPE_CHECKING:
     from ms_codegeex.evaluation.reproduction.papers import PaperPart
-    from ms_codegeex.evaluation.reproduction.results import PartResult
+    from ms_codegeex.evaluation.reproduction.results import Figure, PartResult
 
 SUMMARY = "evaluate a model as a paper did, and show its tables with the model's row: codegeex, codegen, codegeex2"
 EXAMPLES = """  ms-codegeex reproduce codegeex --model model --humaneval-x humaneval-x --output paper --quick
   ms-codegeex reproduce codegeex --url http://localhost:8000/v1 --humaneval-x humaneval-x --output paper
   ms-codegeex reproduce codegen --model model --humaneval he.jsonl.gz --mtpb mtpb.jsonl --output paper --dry-run
-  ms-codegeex reproduce codegeex2 --model model --humaneval-x hx2 --output paper --only greedy"""
+  ms-codegeex reproduce codegeex2 --model model --humaneval-x hx2 --output paper --only greedy
+  ms-codegeex reproduce codegen --model large --humaneval he.jsonl.gz --output large-paper --beside small-paper"""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class ReproduceOptions:
     mtpb: Path | None = option("MTPB's file", "FILE")
     ds1000: Path | None = option("DS-1000's file", "FILE")
     quick: bool = option("2 samples of the first 8 problems of each language: does everything work?", default=False)
+    beside: tuple[Path, ...] = option("earlier --output of other models, in the curves of pass rate by size", "DIR", ())
+    parameters: float | None = option("how many --url's model has, for these curves", "N")
     only: tuple[str, ...] = option("these evaluations of the paper (--dry-run lists them)", "PART", ())
     dry_run: bool = option("print the commands, and run nothing", default=False)
     json: bool = option("print reproduction.json on standard output", default=False)
@@ -71,7 +75,9 @@ def run(arguments: argparse.Namespace) -> int:
     parts = chosen.chosen(options.only)
     lacking = {part.name: reason for part in parts if (reason := _lacking(options, part))}
     commands = {
-        part.name: [*_words(options, part), *passed_on(arguments)] for part in parts if part.name not in lacking
+        part.name: [*_words(options, part, bool(arguments.model)), *passed_on(arguments)]
+        for part in parts
+        if part.name not in lacking
     }
     if options.dry_run:
         for part in parts:
@@ -84,8 +90,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"nothing can run: {next(iter(lacking.values()))}")
     if arguments.model:
         LocalModel(arguments.model, arguments.adapter).resolved()  # a wrong one is refused here, not by each evaluation
+    from ms_codegeex.commands import reproduce_precisions as precision
     from ms_codegeex.evaluation.reproduction import page, results
 
+    others = [_reproduction(path, chosen.name) for path in options.beside]
     done = []
     for number, part in enumerate(parts, 1):
         print_error(f"{number} of {len(parts)}: {part.title}")
@@ -95,10 +103,17 @@ def run(arguments: argparse.Namespace) -> int:
         )
     known, listed = results.figures(done), results.tables(done, options.quick)
     compared = [] if options.quick else results.differences(chosen, listed)
+    precisions = []
+    if chosen.precisions and arguments.model and not options.only:
+        precisions = precision.measured(arguments.model, arguments.adapter, options.output)
+    parameters = _parameters(arguments.model) if arguments.model else options.parameters
+    ours = [(int(parameters), known)] if parameters else []
+    curves = results.by_size([*ours, *others], listed)
     model = str(arguments.model or ", ".join(arguments.url))
     written = {
         "paper": chosen.name,
         "model": model,
+        "parameters": parameters,
         "quick": options.quick,
         "parts": {
             x.part.name: {"ran": x.report is not None, "reason": x.reason, "left_out": results.left_out(x)}
@@ -107,8 +122,11 @@ def run(arguments: argparse.Namespace) -> int:
         "figures": [asdict(figure) for figure in known],
         "tables": listed,
         "differences": compared,
+        "curves": curves,
+        "precisions": precisions,
     }
-    _write(options.output, written, page.render(chosen, model, done, known, listed, compared, options.quick), known)
+    shown = page.render(chosen, model, done, known, listed, compared, curves, precisions, options.quick)
+    _write(options.output, written, shown, known)
     lines = [f"{each.part.title}: {_line(each)}" for each in done]
     print_result(written, "\n".join([*lines, f"page: {options.output / 'index.html'}"]), options.json)
     return int(any(each.report is None and each.part.name not in lacking for each in done))
@@ -144,8 +162,35 @@ def _lacking(options: ReproduceOptions, part: PaperPart) -> str:
     return "" if path.exists() else f"{flag}: {path} does not exist"
 
 
-def _words(options: ReproduceOptions, part: PaperPart) -> list[str]:
-    return part.words(getattr(options, part.data), options.output / part.name, options.quick)
+def _words(options: ReproduceOptions, part: PaperPart, local: bool) -> list[str]:
+    return part.words(getattr(options, part.data), options.output / part.name, options.quick, local)
+
+
+def _parameters(model: Path) -> int:
+    """How many a model has."""
+    from ms_codegeex.generation.loading import load_model
+
+    shapes = load_model(model).config.parameter_shapes().values()
+    return sum(math.prod(shape) for shape in shapes)
+
+
+def _reproduction(path: Path, name: str) -> tuple[int, list[Figure]]:
+    """Parameters and figures of an earlier reproduction of this paper."""
+    from ms_codegeex.base.reading import read_json
+    from ms_codegeex.evaluation.reproduction.results import Figure
+
+    file = path / "reproduction.json"
+    try:
+        content = read_json(file)
+        if content["paper"] != name:
+            raise UserError(f"--beside: {path} is of {content['paper']}, expected {name}")
+        if not content["parameters"]:
+            raise UserError(
+                f"--beside: {path} does not say how many parameters the model has; run it with --parameters"
+            )
+        return int(content["parameters"]), [Figure(**figure) for figure in content["figures"]]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"--beside: {file} is no result of reproduce ({type(error).__name__})") from None
 
 
 def _evaluated(options: ReproduceOptions, part: PaperPart, words: Sequence[str]) -> PartResult:

@@ -7,13 +7,18 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import small_benchmarks
+import small_models
+import tokenizer_files
 from conftest import ROOT, command, command_here
 from openai_server import Server
 
 from ms_codegeex.cli import parse
+from ms_codegeex.commands import reproduce_precisions
 from ms_codegeex.evaluation.jsonl import read_rows
+from ms_codegeex.models.registry import family
 
 
 def test_commands_are_shown_and_nothing_runs(tmp_path):
@@ -39,6 +44,10 @@ def test_commands_are_shown_and_nothing_runs(tmp_path):
         (("codegen", "--humaneval", "/none"), "--model: missing; give --model DIR, or --url"),
         (("codegen", "--model", "m", "--humaneval", "/none"), "nothing can run: --humaneval: /none does not exist"),
         (("codegeex2", "--model", "m"), "nothing can run: give --humaneval-x PATH"),
+        (
+            ("codegen", "--url", "u", "--humaneval", ".", "--beside", "/none"),
+            "/none/reproduction.json: no such file",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(words, message, tmp_path):
@@ -97,3 +106,19 @@ def test_an_evaluation_that_fails_does_not_end_the_others(tmp_path):
         done = command("reproduce", "codegen", "--output", tmp_path / "out", *words)
     assert done.returncode == 1 and "HumanEval, temperature 0.2: not run: " in done.stdout
     assert "broken" in done.stdout and "HumanEval, temperature 0.6: pass@1 50.00 %" in done.stdout
+
+
+@pytest.mark.slow  # eight processes, six of which generate
+def test_memory_and_speed_of_each_precision(tmp_path):
+    sizes = {**small_models.FIELDS["codegeex2"], "vocab_size": 512, "max_position_embeddings": 128}
+    shapes = family("codegeex2").config.build_config(None, sizes).parameter_shapes()
+    arrays = {name: np.full(shape, 0.01, np.float32) for name, shape in shapes.items()}
+    model = small_models.save_run(tmp_path / "run", "codegeex2", arrays, **sizes)
+    tokenizer_files.write_chatglm(model / "tokenizer")
+    rows = reproduce_precisions.measured(model, None, tmp_path)
+    assert [row["precision"] for row in rows] == ["as stored", "8 bits", "4 bits"]
+    for row in rows:
+        assert not row["reason"] and row["peak_bytes"] > 1e8 and row["tokens_per_second"] > 0, row
+    assert {path.name for path in tmp_path.iterdir()} == {"run"}
+    (first, *_) = reproduce_precisions.measured(tmp_path / "none", None, tmp_path)
+    assert "no such file" in first["reason"] and first["peak_bytes"] is None

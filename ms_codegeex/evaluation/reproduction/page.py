@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ms_codegeex.base.webpage import count, note, page, table, text
+from ms_codegeex.base.webpage import charts, count, lines, note, page, table, text
 from ms_codegeex.evaluation.reports.estimators import INTERVALS
 from ms_codegeex.evaluation.reports.page import label_of, published_table, verdicts_table
 from ms_codegeex.evaluation.reports.scores import percent
@@ -25,6 +26,8 @@ def render(
     known: Sequence[Figure],
     listed: Sequence[Mapping[str, Any]],
     compared: Sequence[Sequence[str]],
+    curves: Sequence[Mapping[str, Any]],
+    precisions: Sequence[Mapping[str, Any]],
     quick: bool,
 ) -> str:
     """The page; the same results give the same bytes."""
@@ -34,6 +37,9 @@ def render(
         ("Figures", _figures(known)),
         (f"Against {paper.compared}", "" if quick else _differences(compared, paper)),
         ("Translation", _matrix(known)),
+        ("Pass rate by size", _curves(curves)),
+        ("Perplexity of prompts", _perplexity(results)),
+        ("Memory and speed by precision", _precisions(paper, precisions)),
         ("Verdicts", _verdicts(results)),
         ("The paper's tables", note(text(best)) + "".join(published_table(each) for each in listed)),
     ]
@@ -98,3 +104,50 @@ def _differences(compared: Sequence[Sequence[str]], paper: Paper) -> str:
     heads = ("table", "column", OURS, paper.compared, "difference")
     rows = [[text(cell) for cell in row] for row in compared]
     return table(heads, rows, 0) if rows else ""
+
+
+def _curves(curves: Sequence[Mapping[str, Any]]) -> str:
+    drawn = []
+    for each in curves:
+        series = {name: [(math.log10(x), y) for x, y in points] for name, points in each["series"].items()}
+        drawn.append(lines(each["title"], series, "parameters, log10", "per cent"))
+    return charts(drawn) if any(drawn) else ""
+
+
+def _perplexity(results: Sequence[PartResult]) -> str:
+    found = [(each.part, (each.report or {}).get("perplexity")) for each in results if each.part.perplexity]
+    rows = [
+        [
+            text(part.title),
+            *(
+                ""
+                if shares.get(f"prompt perplexity, {group}") is None
+                # one problem has no standard error
+                else f"{shares[f'prompt perplexity, {group}']:.2f} ± {shares[f'standard error, {group}'] or 0:.2f}"
+                for group in ("all", "solved", "unsolved")
+            ),
+        ]
+        for part, shares in found
+        if shares
+    ]
+    if rows:
+        return table(("", "all problems", "solved", "unsolved"), rows, 3)
+    return note("A server does not score prompts: give --model.") if found else ""
+
+
+def _precisions(paper: Paper, measured: Sequence[Mapping[str, Any]]) -> str:
+    if not paper.precisions:
+        return ""
+    if not measured:
+        return note("Measured of a --model of 16 or 32 bits only.")
+    rows = [
+        [
+            text(row["precision"]),
+            f"{row['peak_bytes'] / 1e9:.2f} GB" if row["peak_bytes"] else text(row["reason"]),
+            f"{row['tokens_per_second']:.1f}" if row["tokens_per_second"] else "",
+            text(paper.precisions.get(row["precision"], "")),
+        ]
+        for row in measured
+    ]
+    small = f"One answer at a time on this machine. {paper.compared}: GPU memory, as published."
+    return table(("", "peak memory", "tokens/s", paper.compared), rows, 3) + note(text(small))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -29,6 +29,7 @@ class PaperPart:
         recipe: a name in configs/evaluation.
         translate_from: the source language of a translation.
         languages: the targets of a translation; none: all that the data has.
+        perplexity: whether the paper has the perplexity of its prompts.
     """
 
     name: str
@@ -37,6 +38,7 @@ class PaperPart:
     recipe: str
     translate_from: str | None = None
     languages: tuple[str, ...] = ()
+    perplexity: bool = False
 
     def settings(self, quick: bool) -> Recipe:
         """The recipe as it is drawn."""
@@ -46,12 +48,14 @@ class PaperPart:
         n = min(recipe.n, QUICK_SAMPLES) if quick else None
         return recipes.over(recipe, n=n, translate_from=self.translate_from, languages=self.languages or None)
 
-    def words(self, data: Path, output: Path, quick: bool) -> list[str]:
-        """The words of `evaluate`, without those of the model."""
+    def words(self, data: Path, output: Path, quick: bool, local: bool) -> list[str]:
+        """The words of `evaluate`, without those of the model. `local`: it is no server's, so it can score prompts."""
         recipe = self.settings(quick)
         words = ["evaluate", recipe.task, "--data", str(data), "--output", str(output), "--recipe", self.recipe]
         if self.translate_from:
             words += ["--translate-from", self.translate_from, "--language", *self.languages]
+        if self.perplexity and local:
+            words.append("--prompt-perplexity")
         if quick:
             words += ["--n", str(recipe.n), "--limit", str(QUICK_PROBLEMS)]
         return words
@@ -59,12 +63,14 @@ class PaperPart:
 
 @dataclass(frozen=True)
 class Paper:
-    """A paper: `compared` names the published model that ours is compared with."""
+    """A paper: `compared` names the published model that ours is compared with. `precisions`: published memory by
+    precision, where the paper has it."""
 
     name: str
     title: str
     compared: str
     parts: tuple[PaperPart, ...]
+    precisions: Mapping[str, str] = field(default_factory=dict)
 
     def chosen(self, names: Iterable[str]) -> tuple[PaperPart, ...]:
         """The parts of these names, in the paper's order; all if there are none. An unknown one is a `UserError`."""
@@ -89,6 +95,8 @@ def paper(name: str) -> Paper:
     def part(key: str, given: Mapping[str, Any]) -> PaperPart:
         source = given.get("translate_from")
         targets = tuple(each for each in between if each != source) if source else ()
-        return PaperPart(key, given["title"], given["data"], given["recipe"], source, targets)
+        prompts = given.get("perplexity", False)
+        return PaperPart(key, given["title"], given["data"], given["recipe"], source, targets, prompts)
 
-    return Paper(name, values["title"], values["compared"], tuple(part(*each) for each in values["parts"].items()))
+    parts = tuple(part(*each) for each in values["parts"].items())
+    return Paper(name, values["title"], values["compared"], parts, values.get("precisions", {}))

@@ -142,6 +142,55 @@ def differences(paper: Paper, listed: Iterable[Mapping[str, Any]]) -> list[list[
     return rows
 
 
+SIZE = re.compile(r"(.*?)[ -]?(\d+(?:\.\d+)?)([MB])\b.*")  # the end of a published model's name
+RISING = re.compile(r"pass rate|pass@\d+")  # measures that a curve over sizes shows
+
+
+def parameters_in(name: str) -> tuple[str, int] | None:
+    """The family and the number of parameters that a published model's name states."""
+    found = SIZE.fullmatch(name)
+    return found and (found[1].strip() or "published", round(float(found[2]) * {"M": 1e6, "B": 1e9}[found[3]]))
+
+
+def by_size(ours: Iterable[tuple[int, Sequence[Figure]]], listed: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The curves of pass rate over parameters, as in CodeGen's paper: one of each published table whose rows or columns
+    are models of several sizes. A curve has series of [parameters, per cent], smallest first.
+
+    `ours`: parameters and figures of each reproduction of this paper; of several parts, the best counts.
+    """
+    ours = sorted(ours, key=lambda each: each[0])
+    found = []
+    for table in listed:
+        sizes = [parameters_in(column) for column in table["columns"]]
+        task, series = table["task"], dict[str, list[tuple[int, float]]]()
+        measure = "pass rate" if all(sizes) else table["columns"][0]
+        if not RISING.fullmatch(measure) or table.get("kind"):
+            continue
+        for name, cells in table["rows"].items():
+            if name == OURS or (all(sizes) and "perplexity" in name):
+                continue
+            points = zip(sizes, cells, strict=True) if all(sizes) else [(parameters_in(name), cells[0])]
+            for size, cell in points:
+                if size and (rate := re.fullmatch(r"(?:~ )?(\d+(?:\.\d+)?)", cell)):
+                    series.setdefault(name if all(sizes) else size[0], []).append((size[1], float(rate[1])))
+        series = {name: sorted(points) for name, points in series.items() if len(points) > 1}
+        if not series:
+            continue
+        mine = []
+        for parameters, known in ours:
+            rates = [
+                figure.value
+                for figure in known
+                if (figure.mode, figure.group, figure.measure) == (MODE, "all", measure)
+                and figure.part.startswith(f"{task}-t")
+            ]
+            if rates:
+                mine.append((parameters, round(100 * max(rates), 4)))
+        title = f"{table['title']}, {measure}" if measure not in table["title"] else table["title"]
+        found.append({"title": title, "series": {**({OURS: mine} if mine else {}), **series}})
+    return found
+
+
 def as_csv(known: Iterable[Figure]) -> str:
     """One line for each of our figures."""
     stream = io.StringIO()

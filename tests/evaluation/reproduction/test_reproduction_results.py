@@ -98,7 +98,7 @@ def test_the_page_says_what_ran_and_what_did_not():
     one = paper("codegeex")
     done = [result("codegeex", "from-go", {"python": 4}), results.PartResult(one.parts[0], None, "<no> data")]
     known, listed = results.figures(done), results.tables(done, True)
-    shown = page.render(one, "mine", done, known, listed, [], quick=True)
+    shown = page.render(one, "mine", done, known, listed, [], [], [], quick=True)
     for words in (
         "not run: &lt;no&gt; data",
         "needs cargo",
@@ -108,4 +108,47 @@ def test_the_page_says_what_ran_and_what_did_not():
         'href="from-go/report',
     ):
         assert words in shown, words
-    assert shown == page.render(one, "mine", done, known, listed, [], quick=True)
+    assert shown == page.render(one, "mine", done, known, listed, [], [], [], quick=True)
+
+
+def test_sizes_are_read_from_published_names():
+    assert results.parameters_in("CodeGen-Mono 350M") == ("CodeGen-Mono", 350e6)
+    assert results.parameters_in("16.1B") == ("published", 16.1e9)
+    assert results.parameters_in("code-davinci-002") is None
+
+
+def test_pass_rates_of_several_models_over_their_sizes():
+    """By hand: the best temperature of each model; perplexities are no pass rates."""
+    small, large = ([result("codegen", f"humaneval-t0.{i}", {"python": n}) for i, n in rates] for rates in SIZES)
+    listed = results.tables([*small, result("codegen", "mtpb-t0.2", {"python": 3})], False)
+    ours = [(2_000_000, results.figures(large)), (1_000_000, results.figures(small))]
+    curves = {curve["title"]: curve["series"] for curve in results.by_size(ours, listed)}
+    humaneval = curves["HumanEval, pass@1"]
+    assert humaneval["this model"] == [(1e6, 20.0), (2e6, 50.0)]
+    assert humaneval["CodeGen-Mono"] == [(350e6, 12.76), (2.7e9, 23.7), (6.1e9, 26.13), (16.1e9, 29.28)]
+    assert "GPT-J" not in humaneval  # one size is no curve
+    assert curves["MTPB, multi-turn pass rate"]["CodeGen-Multi"][0] == (350e6, 4.09)
+    assert not any("perplexity" in name for series in curves.values() for name in series)
+
+
+SIZES = ([(2, 1), (6, 2)], [(2, 5), (6, 4)])
+
+
+def test_the_page_has_curves_perplexities_and_precisions():
+    two = paper("codegeex2")
+    found = {f"prompt perplexity, {group}": 3.5 for group in ("all", "solved")} | {
+        "prompt perplexity, unsolved": None,
+        "standard error, all": 0.25,
+        "standard error, solved": None,
+    }
+    done = [result("codegen", "humaneval-t0.2", {"python": 3}, perplexity=found)]
+    rows = [
+        {"precision": "8 bits", "peak_bytes": 2_500_000_000, "tokens_per_second": 12.34, "reason": ""},
+        {"precision": "4 bits", "peak_bytes": None, "tokens_per_second": None, "reason": "<too> small"},
+    ]
+    curve = {"title": "HumanEval, pass@1", "series": {"this model": [(1e6, 1.0)], "theirs": [(1e8, 2.0), (1e9, 3.0)]}}
+    shown = page.render(two, "mine", done, [], [], [], [curve], rows, quick=False)
+    for words in ("3.50 ± 0.25", "2.50 GB", "12.3", "8.2 GB", "&lt;too&gt; small", "parameters, log10"):
+        assert words in shown, words
+    without = page.render(two, "mine", [result("codegen", "mtpb-t0.2", {"python": 1})], [], [], [], [], [], quick=False)
+    assert "A server does not score prompts" in without and "Measured of a --model" in without
