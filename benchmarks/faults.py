@@ -2,10 +2,12 @@
 
     python benchmarks/faults.py                          # 30 kills in FP32 and 30 in FP16: half an hour on two cores
     python benchmarks/faults.py --every 60 --minutes 15  # one kill a minute; the run has to finish without help
+    python benchmarks/faults.py --stops                  # SIGSTOP in eight phases, two and four workers: ten minutes
 
 Two workers train a very small model with dropout and accumulation. SIGKILL hits a worker after a random step, a worker
 during a save, a worker while it starts, or the command itself; only the command is then started again from outside.
-Losses, weights and moments must be equal bit for bit, and every announced checkpoint must be there and sound.
+Losses, weights and moments must be equal bit for bit, and every announced checkpoint must be there and sound. `--stops`
+measures from the SIGSTOP until the attempt has ended with the rank and its phase named, with the default limits.
 """
 
 from __future__ import annotations
@@ -29,10 +31,10 @@ import numpy as np
 import psutil
 from common import ROOT, print_command, spread, versions
 
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "commands")]
 KINDS = ("worker", "worker", "saving", "starting", "command")
 PATIENCE = 900.0  # seconds without what is waited for
-USEFUL, SAVE_SECONDS = 0.6, 5.0  # share of the time with `--every` that goes into steps; seconds between saves there
+USEFUL = 0.8  # share of the time with `--every` that goes into steps
 
 
 def values_of(
@@ -257,7 +259,7 @@ def regular(arguments: argparse.Namespace, dataset: Path, scratch: Path) -> dict
         trial.finish()
         seconds = read_history(trial.run.path).step_seconds
         steps = arguments.steps or int(60 * arguments.minutes * USEFUL / seconds)
-        every = max(1, round(SAVE_SECONDS / seconds))
+        every = max(1, round(arguments.save_seconds / seconds))
         values = values_of(dataset, scratch / "regular", "fp32", steps, every, arguments.micro_batches)
         values["checkpoint"]["keep"], values["compile_cache"] = 2, True
         jobs.append(job := Job(values, 10**6))
@@ -293,6 +295,21 @@ def regular(arguments: argparse.Namespace, dataset: Path, scratch: Path) -> dict
             job.stop()
 
 
+def stops(dataset: Path, scratch: Path) -> dict[str, Any]:
+    """Stop a rank in each phase, one an attempt, in a run of two workers and one of four."""
+    from test_command_train_faults import STOPPED_IN, check_equal, stopped_everywhere, train
+    from test_command_train_faults import values_of as stopped_values
+
+    found = {}
+    for workers in (2, 4):
+        unbroken = train(scratch / f"unbroken_{workers}", stopped_values(dataset, workers))[0]
+        run, seconds = stopped_everywhere(dataset, scratch / f"stopped_{workers}", workers, limits="")
+        check_equal(run, unbroken)
+        named = {phase: round(each, 1) for phase, each in zip(STOPPED_IN, seconds, strict=True)}
+        found[f"{workers} workers: seconds until named"] = named
+    return found
+
+
 def compiled_after(job: Job, attempt: int) -> dict[str, Any] | None:
     """The event of the first step after this attempt, or None."""
     return next((e for e in job.events() if e["attempt"] > attempt and e["event"] == "compiled"), None)
@@ -308,6 +325,8 @@ def main() -> None:
     parser.add_argument("--micro-batches", type=int, default=8, help="of a worker in a step; fewer on a busy machine")
     parser.add_argument("--every", type=float, help="seconds between kills of a run that must not be helped")
     parser.add_argument("--minutes", type=float, default=15.0, help="for how long, with --every")
+    parser.add_argument("--save-seconds", type=float, default=5.0, help="between two checkpoints, with --every")
+    parser.add_argument("--stops", action="store_true", help="stop ranks in each phase instead")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the runs too
@@ -318,6 +337,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         scratch = Path(directory)
         dataset = write_dataset(scratch / "dataset")
+        if arguments.stops:
+            print(json.dumps(stops(dataset, scratch), indent=2))
+            return
         if arguments.every:
             print(json.dumps(regular(arguments, dataset, scratch), indent=2))
             return

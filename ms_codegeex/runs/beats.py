@@ -14,7 +14,7 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,16 @@ class Beat:
         phase: what the rank does since this beat.
         step: the last step that has begun, 0 before the first.
         usual: the median of the seconds between two beats of this phase; None if it is not known, or not regular.
+        learnt: the medians of all phases that this attempt has measured.
+        of: a name for what they depend on, see `Beats.carry`.
     """
 
     number: int
     phase: str
     step: int
     usual: float | None
+    learnt: Mapping[str, float] = field(default_factory=dict)
+    of: str = ""
 
 
 class Beats(Callback):
@@ -53,8 +57,20 @@ class Beats(Callback):
             self._descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         self._phases, self._number, self._step = ["start"], 0, 0
         self._seconds = {phase: deque[float](maxlen=101) for phase in REGULAR}
+        self._carried: Mapping[str, float] = {}
+        self._of = ""
         self._last, self._timed = time.monotonic(), False
         self._write()
+
+    def carry(self, of: str, before: Path) -> None:
+        """Expect the times that the attempt before has measured, according to its file, until this one has its own.
+
+        `of` names the settings and the machine: other times count for nothing. Nor do those that the attempt before had
+        carried itself: if they were too short, it has failed for that reason, and the next one measures again.
+        """
+        beat, self._of = read_beat(before), of
+        if beat is not None and beat.of == of:
+            self._carried = beat.learnt
 
     def enter(self, phase: str) -> None:
         """The rank goes on to something else."""
@@ -64,6 +80,7 @@ class Beats(Callback):
 
     def phase(self, name: str | None) -> None:
         """Something within the present phase begins, or (None) ends."""
+        self._timed = self._timed and name != "compile"  # the first step waited for its data only
         self._part_done()
         if name is None:
             self._phases.pop()
@@ -99,12 +116,16 @@ class Beats(Callback):
 
     def _write(self) -> None:
         phase = self._phases[-1]
-        seconds = self._seconds.get(phase, ())
-        usual = statistics.median(seconds) if len(seconds) >= LEARNT_AFTER else None
+        known = {name: x for name, x in self._seconds.items() if len(x) >= LEARNT_AFTER}
+        learnt = {name: round(statistics.median(seconds), 3) for name, seconds in known.items()}
+        usual = learnt.get(phase)
+        if usual is None and (phase == "step" or self._seconds.get(phase)):  # a first batch waits for the compiler
+            usual = self._carried.get(phase)
         self._number += 1
         if self._descriptor is None:
             return
-        line = json.dumps({"number": self._number, "phase": phase, "step": self._step, "usual": usual})
+        beat = Beat(self._number, phase, self._step, usual, learnt, self._of)
+        line = json.dumps(asdict(beat))
         with contextlib.suppress(OSError):
             os.pwrite(self._descriptor, line.encode()[: BYTES - 1].ljust(BYTES - 1) + b"\n", 0)
 

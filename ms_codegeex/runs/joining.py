@@ -6,7 +6,9 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import signal
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 
 from ms_codegeex.base.errors import RunFailure, UserError, first_line
@@ -19,6 +21,7 @@ from ms_codegeex.cuda.libraries import prepare
 from ms_codegeex.runs.run_directory import RunDirectory
 
 STRESS_FAULT = 2  # what MindSpore's stress test returns for faulty hardware; 1: not done, 0: passed
+WAKE_SECONDS = 0.5
 OVERFLOW_MODE = "MS_ASCEND_CHECK_OVERFLOW_MODE"  # the engine's
 
 
@@ -44,7 +47,8 @@ def join(config: RunConfig) -> tuple[RunConfig, int, str | None]:
         config = _on_this_device(config)
     if config.devices == 1:
         return config, 0, None
-    communication.init()
+    with woken() if config.device == "cpu" and os.environ.get("MS_ROLE") != "MS_SCHED" else contextlib.nullcontext():
+        communication.init()
     if communication.get_group_size() != config.devices:
         raise RunFailure(
             f"{communication.get_group_size()} ranks joined, {config.devices} were expected; check --nodes or the rank "
@@ -52,6 +56,23 @@ def join(config: RunConfig) -> tuple[RunConfig, int, str | None]:
         )
     rank = communication.get_rank()
     return config, rank, context.enter(config, rank) if config.partitioned else None
+
+
+@contextlib.contextmanager
+def woken() -> Iterator[None]:
+    """Wake the main thread from `sleep` every `WAKE_SECONDS` in the block.
+
+    A rank on a CPU looks up the others' addresses, and sleeps for three seconds if one is missing, which it is because
+    ranks come here up to a second apart (MindSpore 2.9). It looks 19 times, so a rank may still be nine seconds late.
+    """
+    before = signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.siginterrupt(signal.SIGALRM, False)  # what is not a sleep goes on
+    signal.setitimer(signal.ITIMER_REAL, WAKE_SECONDS, WAKE_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _on_this_device(config: RunConfig) -> RunConfig:

@@ -44,9 +44,10 @@ def run(run_directory: RunDirectory, checkpoint: Checkpoint | None, beats: Beats
     from ms_codegeex.runs.joining import join, kept_peak, stress_check
     from ms_codegeex.runs.resume import transition_from
     from ms_codegeex.runs.weights import infill_of, weights_of
-    from ms_codegeex.runs.worker import train
+    from ms_codegeex.runs.worker import run_digest, train
 
     config = read_config(run_directory)
+    beats.carry(run_digest(config), run_directory.beats_before / beat_name(os.environ))
     beats.enter("rendezvous")
     config, rank, tied_group = join(config)
     beats.enter("stress check")

@@ -112,10 +112,9 @@ def graph_inputs(
     """Everything that affects the graphs of a run: its settings, except those for its output; the transition of its
     learning rate; the source files of this package (or of `sources`); versions; the kind of processor; the library of
     operators that they call."""
-    settings: Mapping[str, Any] = config.to_dict()
     root = sources or Path(ms_codegeex.__file__).parent
     return {
-        "settings": {key: value for key, value in settings.items() if key not in WITHOUT_EFFECT},
+        "settings": _settings(config),
         "transition": transition and asdict(transition),
         "kernels": sorted(chosen_kernels(config)),
         "sources": {str(path.relative_to(root)): sha256(path) for path in sorted(root.rglob("*.py"))},
@@ -125,6 +124,15 @@ def graph_inputs(
         "machine": platform.machine(),
         "library": str(library),
     }
+
+
+def _settings(config: RunConfig) -> dict[str, Any]:
+    return {key: value for key, value in config.to_dict().items() if key not in WITHOUT_EFFECT}
+
+
+def run_digest(config: RunConfig) -> str:
+    """A name for what the times of a rank's steps depend on: the same settings and machine."""
+    return digest({"settings": _settings(config), "machine": platform.node()})
 
 
 def digest(inputs: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """Trains two steps in this process and prints the growth of its resident memory at its peak, and what was planned.
-It has MindSpore's own operators, as on a machine without a compiler, for which the memory is planned.
 
-Arguments: the run's values as JSON. The model at `model.weights` is made first if it is not there.
+Arguments: the run's values as JSON, and `compiled` for the operators that a compiler builds, otherwise MindSpore's. The
+model at `model.weights` is made first if it is not there.
 """
 
 import json
@@ -20,6 +20,7 @@ from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.data.datasets.opening import training_data, validation_data
 from ms_codegeex.runs.memory_check import PROCESS, required_memory
 from ms_codegeex.runs.weights import weights_of
+from ms_codegeex.training.operators import operators_library
 from ms_codegeex.training.rank_state import initial_weight
 from ms_codegeex.training.trainer import Trainer
 
@@ -49,8 +50,10 @@ def main():
     before, peak = resident(), [0]
     threading.Thread(target=watch, args=(peak,), daemon=True).start()
     data, validation = training_data(config), validation_data(config)
-    Trainer(config, data, validation, weights=weights_of(config)).run()
-    print(json.dumps({"measured": peak[0] - before, "planned": required_memory(config, compiled=False) - PROCESS}))
+    library = operators_library(config, 1) if sys.argv[2:] == ["compiled"] else None
+    Trainer(config, data, validation, weights=weights_of(config), library=library).run()
+    planned = required_memory(config, compiled=library is not None) - PROCESS
+    print(json.dumps({"measured": peak[0] - before, "planned": planned, "compiled": library is not None}))
 
 
 main()

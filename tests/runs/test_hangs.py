@@ -184,10 +184,78 @@ def test_only_whole_steps_and_batches_are_measured(tmp_path, clock):
         beats.step(None, None)
         clock.now += 100.0
     step(beats, 5)
-    assert read_beat(tmp_path / "0.json") == Beat(1 + 4 * 6 + 1, "step", 5, 3.0)
+    learnt = {"step": 3.0, "evaluation": 7.0}
+    assert read_beat(tmp_path / "0.json") == Beat(1 + 4 * 6 + 1, "step", 5, 3.0, learnt)
     beats.phase("evaluation")
     assert read_beat(tmp_path / "0.json").usual == 7.0
     assert (tmp_path / "0.json").stat().st_size == BYTES
+
+
+def test_the_wait_for_data_before_the_first_step_is_no_step(tmp_path, clock):
+    beats = Beats(tmp_path / "0.json")
+    for number in range(1, 5):
+        step(beats, number)
+        clock.now += 1.0 if number == 1 else 9.0
+        if number == 1:
+            beats.phase("compile")
+            clock.now += 60.0
+            beats.phase(None)
+        beats.step(None, None)
+    assert read_beat(tmp_path / "0.json").learnt == {"step": 9.0}
+
+
+def beats_of_two_attempts(folder, clock, of="b" * 32):
+    """One that has measured steps of 20 s and batches of 30 s, and the next, of settings `of`, in its step."""
+    before = Beats(folder / "before.json")
+    before.carry("b" * 32, folder / "none.json")
+    for number in range(1, 5):
+        step(before, number)
+        clock.now += 20.0
+        before.phase("evaluation")
+        for _ in range(2):
+            before.beat()
+            clock.now += 30.0
+        before.phase(None)
+        before.step(None, None)
+    before.enter("result")
+    assert (folder / "before.json").stat().st_size == BYTES
+    after = Beats(folder / "beats" / "0.json")
+    after.carry(of, folder / "before.json")
+    for phase in ("rendezvous", "load"):
+        after.enter(phase)
+        assert read_beat(folder / "beats" / "0.json").usual is None
+    step(after, 5)
+    return after
+
+
+def test_an_attempt_expects_the_times_that_the_one_before_has_measured(tmp_path, clock):
+    job = Job(tmp_path, clock, ranks=1)
+    beats = beats_of_two_attempts(tmp_path, clock)
+    seconds, found = job.pass_seconds(200, busy=[0])
+    assert 100 <= seconds <= 104 and "rank 0 in phase step (step 5)" in found  # computing is no excuse
+    beats.phase("evaluation")
+    beats.beat()
+    assert job.pass_seconds(400, busy=[0]) is None  # it may compile its graph
+    beats.beat()
+    assert 150 <= job.pass_seconds(200, busy=[0])[0] <= 154
+    beats.phase(None)
+    clock.now += 1.0
+    for number in range(6, 9):
+        step(beats, number, clock, 50.0)
+    step(beats, 9)
+    assert read_beat(tmp_path / "beats" / "0.json").usual == 50.0  # its own
+    assert 250 <= job.pass_seconds(300, busy=[0])[0] <= 254
+
+
+def test_times_of_other_settings_or_that_an_attempt_has_only_carried_count_for_nothing(tmp_path, clock):
+    beats_of_two_attempts(tmp_path, clock, of="c" * 32)
+    assert read_beat(tmp_path / "beats" / "0.json").usual is None
+    beats_of_two_attempts(tmp_path, clock)
+    assert read_beat(tmp_path / "beats" / "0.json").usual == 20.0
+    third = Beats(tmp_path / "third.json")
+    third.carry("b" * 32, tmp_path / "beats" / "0.json")
+    step(third, 5)
+    assert read_beat(tmp_path / "third.json").usual is None
 
 
 def test_a_rank_goes_on_without_a_file_for_its_beats(tmp_path):

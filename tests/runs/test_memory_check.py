@@ -13,6 +13,7 @@ from ms_codegeex.base.hardware import GIB
 from ms_codegeex.commands import training_job
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.rules import build_run_config
+from ms_codegeex.kernels.compiling import library_path
 from ms_codegeex.runs import memory_check
 from ms_codegeex.runs.attempts import Restarts, on_fewer_devices
 from ms_codegeex.runs.memory_check import Shortage
@@ -26,13 +27,20 @@ LORA = {"rank": 8, "targets": ["attention", "feed_forward"]}
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("lora", "layers", "seq"),
-    [({}, 3, 256), (LORA, 3, 256), *((LORA | {"frozen": held}, 10, 64) for held in ("fp32", "fp16", "int8"))],
-    ids=["full", "LoRA", "fp32", "fp16", "int8"],
+    ("lora", "layers", "seq", "operators"),
+    [
+        ({}, 3, 256, "composed"),
+        (LORA, 3, 256, "composed"),
+        *((LORA | {"frozen": held}, 10, 64, "composed") for held in ("fp32", "fp16", "int8")),
+        *((LORA | {"frozen": held}, 10, 64, "compiled") for held in ("int8", "int4")),
+    ],
+    ids=["full", "LoRA", "fp32", "fp16", "int8", "int8-compiled", "int4-compiled"],
 )
-def test_the_plan_is_within_15_percent_of_the_peak(dataset, tmp_path, lora, layers, seq):
+def test_the_plan_is_within_15_percent_of_the_peak(dataset, tmp_path, lora, layers, seq, operators):
     """69 million parameters, or 160 million, most of which are matrices that FP32 copies would show; in a separate
     process. The baseline is the process with the engine loaded."""
+    if operators == "compiled" and library_path() is None:
+        pytest.skip("no C++ compiler")
     values = small_run(dataset, tmp_path / "run")
     model = {"preset": "tiny", "vocab_size": 16384, "max_position_embeddings": 1024, "weights": str(tmp_path / "model")}
     values["model"] = {"family": "codegeex", **SIZES, **model, "num_layers": layers}
@@ -40,12 +48,13 @@ def test_the_plan_is_within_15_percent_of_the_peak(dataset, tmp_path, lora, laye
     values["training"] |= {"steps": 2, "global_batch": 2, "loss_chunk": None, "evaluate_samples": 2}
     values["lora"] = lora
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    command = [sys.executable, str(ROOT / "tests" / "runs" / "measured_run.py"), json.dumps(values)]
+    command = [sys.executable, str(ROOT / "tests" / "runs" / "measured_run.py"), json.dumps(values), operators]
     for _ in range(2):  # the first makes the model
         environment = {**os.environ, "PYTHONPATH": paths}
         result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=1200, check=False)
         assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
+    assert found["compiled"] == (operators == "compiled")
     assert found["planned"] == pytest.approx(found["measured"], rel=0.15)
 
 
