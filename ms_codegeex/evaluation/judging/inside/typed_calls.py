@@ -2,9 +2,10 @@
 
     python typed_calls.py
 
-The program is program.py; `calls` is what `marshal` makes: the function's name, and for each call the encoded list of its arguments
-(see `ValueEncoder`). Standard input is the secret of `program.py`'s report, which has the values as far as the calls
-got. Nothing here knows an expected value, so whatever the program does to this process, it can only choose its values.
+The program is program.py; `calls` is what `marshal` makes: the function's name, and for each call the encoded list of
+its arguments (see `ValueEncoder`). Standard input is the secret of `program.py`'s report, which has the values as far
+as the calls got. Nothing here knows an expected value, so whatever the program does to this process, it can only choose
+its values.
 """
 
 from __future__ import annotations
