@@ -1,4 +1,4 @@
-"""Memory and speed of a model in each precision, measured by `generate` in processes of their own."""
+"""Memory and speed of a model in each precision, in processes of their own."""
 
 from __future__ import annotations
 
@@ -11,14 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.printing import print_error
 from ms_codegeex.base.processes import python_path
-from ms_codegeex.generation.loading import load_model
 
 PRECISIONS = {"as stored": "", "8 bits": "8", "4 bits": "4"}
-PROMPT = "# language: Python\n"
-FEW, MANY = 8, 72  # tokens of two answers: what is done once, such as compiling, takes as long in both
 
 
 def measured(model: Path, adapter: Path | None, directory: Path) -> list[dict[str, Any]]:
@@ -29,39 +25,29 @@ def measured(model: Path, adapter: Path | None, directory: Path) -> list[dict[st
         for name, bits in PRECISIONS.items():
             print_error(f"memory and speed: {name}")
             row = {"precision": name, "peak_bytes": None, "tokens_per_second": None, "reason": ""}
+            stored, words = model, ["quantize", "--model", str(model), "--bits", bits, "--json"]
             try:
-                stored = _rounded(model, bits, Path(temporary)) if bits else model
-                row |= _row(stored, adapter, Path(temporary))
-            except (_Failed, UserError) as error:
+                if bits:
+                    stored = Path(temporary) / bits
+                    _run(["ms_codegeex.cli", *words, "--output", str(stored)], temporary)
+                speed = ["ms_codegeex.evaluation.reproduction.speed", str(stored), *([str(adapter)] if adapter else [])]
+                answer, row["peak_bytes"] = _run(speed, temporary)
+                row |= answer
+            except _Failed as error:
                 row["reason"] = str(error)
             rows.append(row)
     return rows
 
 
 class _Failed(Exception):
-    """A command's last line."""
+    """A process's last line."""
 
 
-def _rounded(model: Path, bits: str, directory: Path) -> Path:
-    output = directory / bits
-    _answer(["quantize", "--model", str(model), "--bits", bits, "--output", str(output), "--json"], directory)
-    return output
-
-
-def _row(model: Path, adapter: Path | None, directory: Path) -> dict[str, Any]:
-    line = ["generate", "--model", str(model), "--prompt", PROMPT, "--greedy", "--json"]
-    line += ["--adapter", str(adapter)] if adapter else []
-    line += ["--logit-bias", f"{load_model(model).tokenizer.eos_id}=-100"]  # or rounded weights may end an answer early
-    (few, _), (many, peak) = (_answer([*line, "--max-new-tokens", str(n)], directory) for n in (FEW, MANY))
-    more, longer = many["new_tokens"] - few["new_tokens"], many["seconds"] - few["seconds"]
-    return {"peak_bytes": peak, "tokens_per_second": more / longer if more > 0 and longer > 0 else None}
-
-
-def _answer(words: Sequence[str], directory: Path) -> tuple[dict[str, Any], int]:
-    """What the command printed as JSON, and its peak memory in bytes."""
+def _run(words: Sequence[str], directory: str) -> tuple[dict[str, Any], int]:
+    """What a module printed as JSON, and its peak memory in bytes."""
     with tempfile.TemporaryFile(dir=directory) as output, tempfile.TemporaryFile(dir=directory) as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", "ms_codegeex.cli", *words],
+            [sys.executable, "-m", *words],
             env={**os.environ, "PYTHONPATH": python_path()},
             stdin=subprocess.DEVNULL,
             stdout=output,
