@@ -1,4 +1,4 @@
-"""A small server with OpenAI's completions API, in a thread, that answers from a function and remembers requests."""
+"""A small server with OpenAI's completions and chats, in a thread. It answers from a function, remembers requests."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ class Server:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 outer.requests.append(body)
                 outer.authorizations.add(self.headers["Authorization"])
-                if self.path != "/v1/completions":
+                chat = self.path == "/v1/chat/completions"
+                if self.path != "/v1/completions" and not chat:
                     return self._send(404, {"error": {"message": f"no {self.path}"}})
                 first, second = answer(body)
                 if isinstance(first, int):
@@ -54,8 +55,9 @@ class Server:
                 try:
                     for start in range(0, max(len(first), 1), 3):
                         last = start + 3 >= len(first)
+                        piece = first[start : start + 3]
                         choice = {
-                            "text": first[start : start + 3],
+                            **({"delta": {"content": piece}} if chat else {"text": piece}),
                             "index": 0,
                             "finish_reason": second if last else None,
                         }

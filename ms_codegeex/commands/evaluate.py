@@ -43,6 +43,7 @@ EXAMPLES = """  ms-codegeex evaluate humaneval-x --data humaneval-x --output ref
   ms-codegeex evaluate humaneval-x --model model --data humaneval-x --output eval --recipe codegeex_humaneval_x
   ms-codegeex evaluate humaneval-x --model model --data hx --output java --translate-from python --language java
   ms-codegeex evaluate humaneval --url http://localhost:8000/v1 --data he.jsonl.gz --output he --n 20 --temperature 0.2
+  ms-codegeex evaluate humaneval-x --url http://localhost:8000/v1 --chat --data humaneval-x --output chat
   ms-codegeex evaluate mtpb --model model --data mtpb.jsonl --output mtpb --recipe codegen_mtpb_t02 --generate-only
   ms-codegeex evaluate mtpb --data mtpb.jsonl --output mtpb --judge-only       # on another machine, or later
   ms-codegeex evaluate mtpb --data mtpb.jsonl --output mtpb --judge-only --judge-engine ray   # on all of a cluster
@@ -238,6 +239,8 @@ def _check_source(
         refuse(arguments, EngineOptions, "only for --model, our own engine", ("device",))
     if not source.url:
         refuse(arguments, ServerOptions, "only for --url, a server")
+    if arguments.chat_template is not None and not arguments.chat:
+        raise UserError("--chat-template: is for --chat, which asks a chat model")
     if judging.judge_only and (source.model or source.url):
         raise UserError("--judge-only: draws no samples; leave --model and --url out")
     if source.samples or judging.judge_only:
@@ -305,6 +308,7 @@ def _engine(recipe: Recipe, data: Path, judging: JudgingOptions) -> Any:
 
 def _sampler(recipe: Recipe, model: LocalModel | None, source: SourceOptions, server: ServerOptions) -> Any:
     """A function that makes the sampler when it is needed, which for a model takes seconds."""
+    from ms_codegeex.evaluation.sampling import chat
     from ms_codegeex.evaluation.sampling.samplers import EngineSampler, ServerSampler
     from ms_codegeex.evaluation.sampling.servers import open_servers
 
@@ -313,7 +317,10 @@ def _sampler(recipe: Recipe, model: LocalModel | None, source: SourceOptions, se
     if source.url:
         key, fields = decoding.read_key(server.api_key_file), _fields(server.url_field)
         how = {"concurrency": server.concurrency, "timeout": server.url_timeout}
-        make = partial(ServerSampler, recipe=recipe, model=server.url_model, key=key, fields=fields, **how)
+        template = chat.read_template(server.chat_template) if server.chat else None
+        make = partial(
+            ServerSampler, recipe=recipe, model=server.url_model, key=key, fields=fields, template=template, **how
+        )
         return partial(open_servers, source.url, make)
     return None
 

@@ -49,6 +49,10 @@ class ServerOptions:
     url_field: tuple[str, ...] = option(
         "another field of a request, such as top_k=-1; may be repeated", "NAME=VALUE", (), repeated=True
     )
+    chat: bool = option("a chat model: ask /v1/chat/completions, take the code block of the reply", default=False)
+    chat_template: Path | None = option(
+        "with --chat: file with the message, {prompt} stands for the code to be completed", "FILE"
+    )
     api_key_file: Path | None = option("file that holds the server's key", "FILE")
     url_timeout: float = option("seconds a server may be silent", "S", 600.0, gt=0)
     concurrency: int = option("requests at once to each server", "N", 4, ge=1)

@@ -56,7 +56,7 @@ class ReproduceOptions:
 PASSED_ON = {  # options of `evaluate`, which has them declared
     SourceOptions: ("model", "url"),
     LocalModel: ("adapter", "threads", "fast", "cpu_level", "slots"),
-    ServerOptions: ("url_model", "api_key_file", "concurrency"),
+    ServerOptions: ("url_model", "chat", "chat_template", "api_key_file", "concurrency"),
     JudgingOptions: ("sandbox", "workers"),
 }
 

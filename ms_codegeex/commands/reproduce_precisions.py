@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.printing import print_error
 from ms_codegeex.base.processes import python_path
 
@@ -64,4 +64,4 @@ def _run(words: Sequence[str], directory: str) -> tuple[dict[str, Any], int]:
         if process.returncode:
             said = errors.read().decode("utf-8", "replace").strip().splitlines()
             raise _Failed(said[-1] if said else "it failed")
-        return json.loads(output.read()), usage.ru_maxrss << 10
+        return parse_json(output.read()), usage.ru_maxrss << 10

@@ -63,10 +63,9 @@ class Beats(Callback):
         self._write()
 
     def carry(self, of: str, before: Path) -> None:
-        """Expect the times that the attempt before has measured, according to its file, until this one has its own.
+        """Expect what the attempt before has measured, by its file, until this one has its own times.
 
-        `of` names the settings and the machine: other times count for nothing. Nor do those that the attempt before had
-        carried itself: if they were too short, it has failed for that reason, and the next one measures again.
+        `of` names settings and machine; other times do not count. What that attempt had carried is measured again.
         """
         beat, self._of = read_beat(before), of
         if beat is not None and beat.of == of:

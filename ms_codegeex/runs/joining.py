@@ -21,7 +21,7 @@ from ms_codegeex.cuda.libraries import prepare
 from ms_codegeex.runs.run_directory import RunDirectory
 
 STRESS_FAULT = 2  # what MindSpore's stress test returns for faulty hardware; 1: not done, 0: passed
-WAKE_SECONDS = 0.5
+WAKE_SECONDS = 1.0
 OVERFLOW_MODE = "MS_ASCEND_CHECK_OVERFLOW_MODE"  # the engine's
 
 
@@ -63,7 +63,7 @@ def woken() -> Iterator[None]:
     """Wake the main thread from `sleep` every `WAKE_SECONDS` in the block.
 
     A rank on a CPU looks up the others' addresses, and sleeps for three seconds if one is missing, which it is because
-    ranks come here up to a second apart (MindSpore 2.9). It looks 19 times, so a rank may still be nine seconds late.
+    ranks come here up to a second apart (MindSpore 2.9). It looks 19 times, so a rank may still be 19 seconds late.
     """
     before = signal.signal(signal.SIGALRM, lambda *_: None)
     signal.siginterrupt(signal.SIGALRM, False)  # what is not a sleep goes on

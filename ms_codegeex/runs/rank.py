@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import os
+import platform
 import signal
 import sys
 import time
@@ -44,10 +45,12 @@ def run(run_directory: RunDirectory, checkpoint: Checkpoint | None, beats: Beats
     from ms_codegeex.runs.joining import join, kept_peak, stress_check
     from ms_codegeex.runs.resume import transition_from
     from ms_codegeex.runs.weights import infill_of, weights_of
-    from ms_codegeex.runs.worker import run_digest, train
+    from ms_codegeex.runs.worker import WITHOUT_EFFECT, digest, train
 
     config = read_config(run_directory)
-    beats.carry(run_digest(config), run_directory.beats_before / beat_name(os.environ))
+    settings = {key: value for key, value in config.to_dict().items() if key not in WITHOUT_EFFECT}
+    times_of = digest({"settings": settings, "machine": platform.node()})
+    beats.carry(times_of, run_directory.beats_before / beat_name(os.environ))
     beats.enter("rendezvous")
     config, rank, tied_group = join(config)
     beats.enter("stress check")

@@ -113,8 +113,9 @@ def graph_inputs(
     learning rate; the source files of this package (or of `sources`); versions; the kind of processor; the library of
     operators that they call."""
     root = sources or Path(ms_codegeex.__file__).parent
+    settings: Mapping[str, Any] = config.to_dict()
     return {
-        "settings": _settings(config),
+        "settings": {key: value for key, value in settings.items() if key not in WITHOUT_EFFECT},
         "transition": transition and asdict(transition),
         "kernels": sorted(chosen_kernels(config)),
         "sources": {str(path.relative_to(root)): sha256(path) for path in sorted(root.rglob("*.py"))},
@@ -124,15 +125,6 @@ def graph_inputs(
         "machine": platform.machine(),
         "library": str(library),
     }
-
-
-def _settings(config: RunConfig) -> dict[str, Any]:
-    return {key: value for key, value in config.to_dict().items() if key not in WITHOUT_EFFECT}
-
-
-def run_digest(config: RunConfig) -> str:
-    """A name for what the times of a rank's steps depend on: the same settings and machine."""
-    return digest({"settings": _settings(config), "machine": platform.node()})
 
 
 def digest(inputs: Mapping[str, Any]) -> str:

@@ -198,6 +198,21 @@ def test_a_server_and_a_process_of_its_own(tmp_path):
     assert again.returncode == 0 and again.stdout == result.stdout
 
 
+@pytest.mark.strict_sandbox
+def test_a_chat_model(evaluate, tmp_path):
+    """The whole function in a block; the second reply has no code."""
+    data = small_benchmarks.humaneval(tmp_path)
+
+    def answer(body):
+        prompt = body["messages"][0]["content"].partition("```\n")[2].removesuffix("\n```")
+        return (f"Here:\n```python\nimport os\n{prompt}    return x + 1\n```" if "Add" in prompt else "Sorry."), "stop"
+
+    with Server(answer) as server:
+        evaluate("humaneval", "--data", data, "--url", server.url, "--chat")
+    report = read_json(tmp_path / "out" / "report.json")
+    assert [row["passed"]["strict"] for row in report["by_problem"]] == [1, 0]
+
+
 @pytest.mark.slow
 def test_an_interrupted_command_goes_on(tmp_path):
     data = small_benchmarks.humaneval(tmp_path)
@@ -269,6 +284,9 @@ def test_a_reference_that_fails_is_status_1(evaluate, tmp_path):
         (("--model", "/nowhere"), "/nowhere"),
         (("--model", "m", "--data", "/nowhere"), "--data: /nowhere does not exist"),
         (("--judge-only",), "samples are missing"),
+        (("--url", "http://h/v1", "--chat-template", "t"), "--chat-template: is for --chat"),
+        (("--model", "m", "--chat"), "--chat: only for --url, a server"),
+        (("--url", "http://h/v1", "--chat", "--chat-template", "/none"), "--chat-template: /none cannot be read"),
     ],
 )
 def test_mistakes_are_reported_in_a_line(evaluate, tmp_path, words, message):

@@ -24,11 +24,11 @@ from ms_codegeex.models.registry import family
 def test_commands_are_shown_and_nothing_runs(tmp_path):
     data = small_benchmarks.humaneval(tmp_path)
     words = ("reproduce", "codegen", "--output", tmp_path / "out", "--humaneval", data, "--url", "http://h/v1")
-    done = command_here(*words, "--quick", "--workers", 3, "--dry-run")
+    done = command_here(*words, "--quick", "--chat", "--workers", 3, "--dry-run")
     first, *_, last = done.stdout.splitlines()
     assert first == (
         f"ms-codegeex evaluate humaneval --data {data} --output {tmp_path}/out/humaneval-t0.2 "
-        "--recipe codegen_humaneval_t02 --n 2 --limit 8 --url http://h/v1 --workers 3"
+        "--recipe codegen_humaneval_t02 --n 2 --limit 8 --url http://h/v1 --chat --workers 3"
     )
     assert last.startswith("mtpb-single-t0.8: not run: give --mtpb PATH")
     assert not (tmp_path / "out").exists()

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from ms_codegeex.base.errors import PromptTooLong, RunFailure, UserError
 from ms_codegeex.evaluation.local_model import LocalModel
 from ms_codegeex.evaluation.recipe import Recipe
+from ms_codegeex.evaluation.sampling import chat
 from ms_codegeex.evaluation.task import Complete, SampledAnswer, Stop
 from ms_codegeex.generation import stopping
 from ms_codegeex.generation.sampling import Drawing, SamplingSettings, unusual
@@ -104,18 +105,27 @@ class ServerSampler:
         fields: Mapping[str, Any] | None = None,
         concurrency: int = 4,
         timeout: float = TIMEOUT,
+        template: str | None = None,
     ):
+        """`template`: of a chat model's message; the server's `/v1/chat/completions` is asked with it (see `chat`)."""
         import openai
 
-        self.timeout = timeout
-        self.url, self.recipe, self.concurrency = url.rstrip("/").removesuffix("/completions"), recipe, concurrency
+        self.timeout, self.template = timeout, template
+        address = url.rstrip("/").removesuffix("/completions").removesuffix("/chat")
+        self.url, self.recipe, self.concurrency = address, recipe, concurrency
         if not self.url.startswith(("http://", "https://")):
             raise UserError(f"--url: {url} is not the address of a server; expected http(s)://HOST[:PORT]/v1")
         self.client = openai.OpenAI(base_url=self.url, api_key=key or "none", max_retries=RETRIES, timeout=timeout)
         ours = {name: value for name, value in unusual(recipe).items() if name not in OPENAIS}
         self.fields = {**ours, **(fields or {})}
         self.model = model or self._only_model()
-        self.identity = {"url": self.url, "model": self.model, **({"fields": self.fields} if self.fields else {})}
+        self.identity: dict[str, Any] = {
+            "url": self.url,
+            "model": self.model,
+            **({"fields": self.fields} if self.fields else {}),
+        }
+        if template is not None:
+            self.identity["chat"] = template
 
     def _only_model(self) -> str:
         try:
@@ -140,9 +150,8 @@ class ServerSampler:
         except openai.PermissionDeniedError as error:
             raise UserError(f"--url: {self.url} forbids it ({_reason(error)})") from None
         except openai.NotFoundError as error:
-            raise UserError(
-                f"--url: {self.url} has no such model or no completions ({_reason(error)}); addresses mostly end in /v1"
-            ) from None
+            lacks = f"no such model or no {self._route} ({_reason(error)})"
+            raise UserError(f"--url: {self.url} has {lacks}; addresses mostly end in /v1") from None
         except openai.APITimeoutError:
             raise FailedServer(f"{self.url} is silent for {self.timeout:g} s (--url-timeout)") from None
         except openai.APIConnectionError as error:
@@ -150,19 +159,30 @@ class ServerSampler:
                 f"{self.url} cannot be reached ({error.__cause__ or error})", "is the server up?"
             ) from None
         except openai.BadRequestError as error:
-            raise UserError(f"--url: {self.url} refuses the request ({_reason(error)}); see --url-field") from None
+            advice = "see --url-field"
+            if getattr(error, "code", None) == "not_a_chat_model":
+                advice = "leave out --chat"
+            raise UserError(f"--url: {self.url} refuses the request ({_reason(error)}); {advice}") from None
         except openai.APIError as error:
             raise FailedServer(f"{self.url}: {_reason(error)}") from None
+
+    @property
+    def _route(self) -> str:
+        return "completions" if self.template is None else "chat/completions"
 
     def __call__(
         self, prompt: str, *, seed: int, stop: Stop | None = None, max_new_tokens: int | None = None
     ) -> SampledAnswer:
-        """Continue a prompt; `PromptTooLong` if the server says so."""
+        """Continue a prompt; `PromptTooLong` if the server says so. A chat model's reply is read to its end, and the
+        recipe's and the task's ends are those of the code in it."""
         import openai
 
         def request() -> SampledAnswer:
             try:
-                return self._streamed(prompt, seed, ended_by(self.recipe, stop), max_new_tokens)
+                if self.template is None:
+                    return self._streamed(prompt, seed, ended_by(self.recipe, stop), max_new_tokens)
+                reply = self._streamed(chat.message(self.template, prompt), seed, stopping.words(()), max_new_tokens)
+                return SampledAnswer(chat.continuation(reply.text, prompt), reply.finish)
             except openai.BadRequestError as error:
                 if any(words in str(error).lower() for words in TOO_LONG):
                     raise PromptTooLong(f"prompt: {self.url} says {_reason(error)}") from None
@@ -181,9 +201,13 @@ class ServerSampler:
         recipe = self.recipe
         maximum = max_new_tokens or recipe.max_new_tokens
         text, finish, scan, seen = "", None, stopping.scanner(ended), False
-        with self.client.completions.create(
+        create: Any = self.client.completions.create
+        given: dict[str, Any] = {"prompt": prompt}
+        if self.template is not None:
+            create, given = self.client.chat.completions.create, {"messages": [{"role": "user", "content": prompt}]}
+        with create(
+            **given,
             model=self.model,
-            prompt=prompt,
             max_tokens=min(maximum, recipe.max_length or maximum),
             temperature=recipe.temperature,
             top_p=recipe.top_p if recipe.temperature else 1.0,
@@ -193,7 +217,7 @@ class ServerSampler:
         ) as stream:
             self._check_kind(stream.response)
             for choice in self._choices(stream):
-                piece, seen = choice.text or "", True
+                piece, seen = _text(choice, self.template is not None) or "", True
                 end = scan(piece)
                 text += piece[:end]
                 if end is not None:
@@ -212,7 +236,7 @@ class ServerSampler:
         what = "all at once, as JSON," if kind == "application/json" else f"with {kind[:60]}"
         raise FailedServer(
             f"{self.url} answers {what} instead of a stream of events ({beginning!r})",
-            "expected OpenAI's /v1/completions with stream: true",
+            f"expected OpenAI's /v1/{self._route} with stream: true",
         )
 
     def _choices(self, stream: Any) -> Iterator[Any]:
@@ -222,7 +246,9 @@ class ServerSampler:
         try:
             for chunk in stream:
                 choices = getattr(chunk, "choices", None)
-                if not isinstance(choices, list) or not all(_is_choice(choice) for choice in choices):
+                if not isinstance(choices, list) or not all(
+                    _is_choice(choice, self.template is not None) for choice in choices
+                ):
                     raise _Unreadable(f"sends an event that does not belong to a completion ({str(chunk)[:80]!r})")
                 yield from choices
         except UnicodeDecodeError as error:
@@ -239,8 +265,12 @@ class _Unreadable(Exception):
     """The server sent something other than an answer."""
 
 
-def _is_choice(choice: Any) -> bool:
-    text, finish = getattr(choice, "text", ...), getattr(choice, "finish_reason", None)
+def _text(choice: Any, chat: bool) -> Any:
+    return getattr(getattr(choice, "delta", None) if chat else choice, "content" if chat else "text", ...)
+
+
+def _is_choice(choice: Any, chat: bool) -> bool:
+    text, finish = _text(choice, chat), getattr(choice, "finish_reason", None)
     return (text is None or isinstance(text, str)) and (finish is None or isinstance(finish, str))
 
 

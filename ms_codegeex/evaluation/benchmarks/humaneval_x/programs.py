@@ -39,6 +39,9 @@ JAVA_CLASSES = (
     *(f"java.lang.{name}" for name in ("AssertionError", "Boolean", "Character", "Double", "Integer", "Long", "Math")),
     *(f"java.lang.{name}" for name in ("Object", "String", "StringBuilder")),
 )  # classes that the tests use
+# Imports that lead an answer, such as a chat model's, and belong in front of the program; none reaches a file of ours.
+CPP_LEADING = re.compile(r"(?:\s*#\s*include\s*<[a-z][\w+]*(?:/[\w+]+)*(?:\.h)?>[ \t]*(?=\n))+")
+JAVA_LEADING = re.compile(r"(?:\s*import java(?:\.\w+)+(?:\.\*)?;[ \t]*(?=\n))+")
 JS_NAMES = re.compile(r"^(?:const|let|var|function|class)\s+(\w+)", re.MULTILINE)
 GO_NAMES = (
     "append", "bool", "byte", "cap", "copy", "false", "float64", "int", "int32", "int64", "len", "make", "new", "nil",
@@ -72,7 +75,8 @@ def python(row: HumanEvalXProblem, answer: str) -> Program:
 def cpp(row: HumanEvalXProblem, answer: str) -> Program:
     """The order is: missing includes, the function's declaration, the tests, the answer. So the answer's macros and
     operators are unknown to the tests. The witness ends main."""
-    includes = "\n".join(line for line in CPP_INCLUDES if line not in row.prompt)
+    leading, answer = led(CPP_LEADING, answer)
+    includes = "\n".join([leading, *(line for line in CPP_INCLUDES if line not in row.prompt)]).lstrip()
     tests, untested = defects.tests(row)
     head, tail = blocks.at_end_of_block(CPP_ASSERT.sub(blocks.OUR_ASSERT, tests, count=1), blocks.CPP_MAIN, place(row))
     known, signature = before_signature(row)
@@ -93,7 +97,9 @@ def java(row: HumanEvalXProblem, answer: str) -> Program:
     mine = "".join(f"import {name};\n" for name in names)
     given = [name for name in names if re.search(rf"\b{name.rpartition('.')[2]}\b", row.declaration)]
     theirs = "".join(f"import {name};\n" for name in given)
-    return Program(f"{imports}\n{mine}{row.test}", "", "", others={"Solution.java": f"{theirs}{row.prompt}{answer}\n"})
+    leading, answer = led(JAVA_LEADING, answer)
+    solution = f"{leading}{theirs}{row.prompt}{answer}\n"
+    return Program(f"{imports}\n{mine}{row.test}", "", "", others={"Solution.java": solution})
 
 
 def js(row: HumanEvalXProblem, answer: str) -> Program:
@@ -148,6 +154,14 @@ def rust(row: HumanEvalXProblem, answer: str) -> Program:
 ASSEMBLERS: dict[str, Callable[[HumanEvalXProblem, str], Program]] = {
     each.__name__: each for each in (python, cpp, java, js, go, rust)
 }
+
+
+def led(pattern: re.Pattern[str], answer: str) -> tuple[str, str]:
+    """The imports that lead an answer, one a line, and the rest."""
+    found = pattern.match(answer)
+    if found is None:
+        return "", answer
+    return "".join(f"{line.strip()}\n" for line in found[0].split("\n") if line.strip()), answer[found.end() :]
 
 
 def before_signature(row: HumanEvalXProblem) -> tuple[str, str]:
