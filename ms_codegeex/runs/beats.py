@@ -2,7 +2,6 @@
 
 The main thread writes it, so a rank whose main thread is stuck does not beat. Whether the process itself runs, the
 launcher sees in /proc (`hangs.py`). The file has one size and is overwritten in place: a full disk does not matter.
-Imports no engine.
 """
 
 from __future__ import annotations
@@ -35,8 +34,7 @@ class Beat:
         phase: what the rank does since this beat.
         step: the last step that has begun, 0 before the first.
         usual: the median of the seconds between two beats of this phase; None if it is not known, or not regular.
-        learnt: the medians of all phases that this attempt has measured.
-        of: a name for what they depend on, see `Beats.carry`.
+        learnt, of: the medians of all phases that this attempt has measured, and a name for what they depend on.
     """
 
     number: int
@@ -57,19 +55,14 @@ class Beats(Callback):
             self._descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         self._phases, self._number, self._step = ["start"], 0, 0
         self._seconds = {phase: deque[float](maxlen=101) for phase in REGULAR}
-        self._carried: Mapping[str, float] = {}
-        self._of = ""
+        self._carried, self._of = dict[str, float](), ""
         self._last, self._timed = time.monotonic(), False
         self._write()
 
     def carry(self, of: str, before: Path) -> None:
-        """Expect what the attempt before has measured, by its file, until this one has its own times.
-
-        `of` names settings and machine; other times do not count. What that attempt had carried is measured again.
-        """
+        """Until this attempt has its own times, expect those that the one before has measured, if `of` is the same."""
         beat, self._of = read_beat(before), of
-        if beat is not None and beat.of == of:
-            self._carried = beat.learnt
+        self._carried = dict(beat.learnt) if beat and beat.of == of else {}
 
     def enter(self, phase: str) -> None:
         """The rank goes on to something else."""
@@ -115,16 +108,13 @@ class Beats(Callback):
 
     def _write(self) -> None:
         phase = self._phases[-1]
-        known = {name: x for name, x in self._seconds.items() if len(x) >= LEARNT_AFTER}
-        learnt = {name: round(statistics.median(seconds), 3) for name, seconds in known.items()}
-        usual = learnt.get(phase)
-        if usual is None and (phase == "step" or self._seconds.get(phase)):  # a first batch waits for the compiler
-            usual = self._carried.get(phase)
+        learnt = {name: round(statistics.median(x), 3) for name, x in self._seconds.items() if len(x) >= LEARNT_AFTER}
+        known = phase == "step" or self._seconds.get(phase)  # a first batch waits for the compiler
+        usual = learnt.get(phase, self._carried.get(phase) if known else None)
         self._number += 1
         if self._descriptor is None:
             return
-        beat = Beat(self._number, phase, self._step, usual, learnt, self._of)
-        line = json.dumps(asdict(beat))
+        line = json.dumps(asdict(Beat(self._number, phase, self._step, usual, learnt, self._of)))
         with contextlib.suppress(OSError):
             os.pwrite(self._descriptor, line.encode()[: BYTES - 1].ljust(BYTES - 1) + b"\n", 0)
 

@@ -67,17 +67,14 @@ class RunDirectory:
         events = read_events(self.events)
         return events[-1]["attempt"] if events else 0
 
-    def _kept_logs(self, attempt: int) -> Path:
-        return self.logs / f"attempt-{attempt:04d}"
-
     @property
     def beats_before(self) -> Path:
         """The beats of the attempt before this one."""
-        return self._kept_logs(self.attempt - 1) / self.beats.name
+        return self.logs / f"attempt-{self.attempt - 1:04d}" / self.beats.name
 
     def keep_logs(self) -> None:
         """Move the logs and the summary of the last attempt into a folder of that attempt, below `logs`."""
-        folder = self._kept_logs(self.attempt)
+        folder = self.logs / f"attempt-{self.attempt:04d}"
         files = [path for path in (*self.logs.glob("*"), self.summary) if path.exists()]
         moved = [path for path in files if not path.name.startswith("attempt-")]
         if moved:

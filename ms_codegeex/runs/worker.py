@@ -113,9 +113,8 @@ def graph_inputs(
     learning rate; the source files of this package (or of `sources`); versions; the kind of processor; the library of
     operators that they call."""
     root = sources or Path(ms_codegeex.__file__).parent
-    settings: Mapping[str, Any] = config.to_dict()
     return {
-        "settings": {key: value for key, value in settings.items() if key not in WITHOUT_EFFECT},
+        "settings": {key: value for key, value in config.to_dict().items() if key not in WITHOUT_EFFECT},
         "transition": transition and asdict(transition),
         "kernels": sorted(chosen_kernels(config)),
         "sources": {str(path.relative_to(root)): sha256(path) for path in sorted(root.rglob("*.py"))},
