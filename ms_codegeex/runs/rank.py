@@ -50,7 +50,8 @@ def run(run_directory: RunDirectory, checkpoint: Checkpoint | None, beats: Beats
     config = read_config(run_directory)
     settings = {key: value for key, value in config.to_dict().items() if key not in WITHOUT_EFFECT}
     times_of = digest({"settings": settings, "machine": platform.node()})
-    beats.carry(times_of, run_directory.beats_before / beat_name(os.environ))
+    kept = run_directory.logs / f"attempt-{run_directory.attempt - 1:04d}"  # by `keep_logs`
+    beats.carry(times_of, kept / run_directory.beats.name / beat_name(os.environ))
     beats.enter("rendezvous")
     config, rank, tied_group = join(config)
     beats.enter("stress check")

@@ -67,11 +67,6 @@ class RunDirectory:
         events = read_events(self.events)
         return events[-1]["attempt"] if events else 0
 
-    @property
-    def beats_before(self) -> Path:
-        """The beats of the attempt before this one."""
-        return self.logs / f"attempt-{self.attempt - 1:04d}" / self.beats.name
-
     def keep_logs(self) -> None:
         """Move the logs and the summary of the last attempt into a folder of that attempt, below `logs`."""
         folder = self.logs / f"attempt-{self.attempt:04d}"
