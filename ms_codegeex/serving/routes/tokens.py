@@ -1,4 +1,5 @@
-"""`POST /tokenize` and `POST /detokenize`, in llama.cpp's format."""
+"""`POST /tokenize` and `POST /detokenize`, in llama.cpp's format and in vLLM's, whose `GET /tokenizer_info` is what
+lm-evaluation-harness looks for."""
 
 from __future__ import annotations
 
@@ -22,7 +23,9 @@ class TokenizeRequest(Body):
     """Text to encode."""
 
     without_effect = WITHOUT_EFFECT
-    content: str
+    content: str | None = None
+    prompt: str | None = Field(None, description="vLLM's name of content")
+    add_special_tokens: bool | None = Field(None, description="vLLM's name of add_special")
     add_special: bool | None = Field(None, description="begin with the ids that every prompt has (default: no)")
     parse_special: bool | None = Field(None, description="names of special tokens become their ids (default: yes)")
     with_pieces: bool | None = Field(
@@ -44,9 +47,19 @@ class Tokens(BaseModel):
 
 
 class Content(BaseModel):
-    """The text."""
+    """The text, under llama.cpp's name and vLLM's."""
 
     content: str
+    prompt: str
+
+
+class TokenizerInfo(BaseModel):
+    """The tokenizer. Documents begin with no token."""
+
+    tokenizer_class: str
+    eos_token: str
+    bos_token: None = None
+    pad_token: None = None
 
 
 def _response(tokens: Iterable[Any]) -> Response:
@@ -69,13 +82,16 @@ def router(backend: Backend) -> APIRouter:
     @routes.post("/tokenize", response_model=Tokens)
     def tokenize(body: TokenizeRequest) -> Response:
         """The ids of a text that is not longer than any prompt."""
-        if len(body.content) > backend.model.max_characters:
-            raise UserError(f"content: {len(body.content)} characters; give {backend.model.max_characters} at most")
+        text = body.prompt if body.content is None else body.content
+        if text is None:
+            raise UserError("content: missing; give the text")
+        if len(text) > backend.model.max_characters:
+            raise UserError(f"content: {len(text)} characters; give {backend.model.max_characters} at most")
         if body.parse_special is False:
-            ids = tokenizer.encode(body.content)
+            ids = tokenizer.encode(text)
         else:
-            ids = tokenizer.encode_prompt(body.content)[len(tokenizer.prefix) :]
-        if body.add_special:
+            ids = tokenizer.encode_prompt(text)[len(tokenizer.prefix) :]
+        if body.add_special or body.add_special_tokens:
             ids = [*tokenizer.prefix, *ids]
         if body.with_pieces:
             return _response({"id": number, "piece": piece(number)} for number in ids)
@@ -84,6 +100,13 @@ def router(backend: Backend) -> APIRouter:
     @routes.post("/detokenize")
     def detokenize(body: DetokenizeRequest) -> Content:
         """The text of ids."""
-        return Content(content=tokenizer.decode(body.tokens))
+        text = tokenizer.decode(body.tokens)
+        return Content(content=text, prompt=text)
+
+    @routes.get("/tokenizer_info")
+    def tokenizer_info() -> TokenizerInfo:
+        """Names of the special tokens."""
+        eos = tokenizer.token_bytes(tokenizer.eos_id).decode("utf-8", "replace")
+        return TokenizerInfo(tokenizer_class=tokenizer.name, eos_token=eos)
 
     return routes
