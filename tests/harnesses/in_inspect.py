@@ -5,7 +5,7 @@ import json
 import sys
 
 from inspect_ai import eval as evaluated
-from inspect_ai.model import ModelOutput, get_model
+from inspect_ai.model import ModelOutput, ModelUsage, get_model
 
 from ms_codegeex.harnesses.inspect_extension import OurSandbox, benchmark
 
@@ -28,7 +28,10 @@ async def commands():
 
 
 replies = [f"Here:\n```python\n{line}\n```" for line in ("def f0(x):\n    return x + 1", "def f1(x):\n    return x")]
-model = get_model("mockllm/model", custom_outputs=[ModelOutput.from_content("m", reply) for reply in replies])
+outputs = [ModelOutput.from_content("m", reply) for reply in replies]
+for each in outputs:
+    each.usage = ModelUsage(input_tokens=1, output_tokens=1, total_tokens=2)  # or it downloads a tokenizer to count
+model = get_model("mockllm/model", custom_outputs=outputs)
 (log,) = evaluated(benchmark("humaneval", sys.argv[1]), model=model, log_dir=sys.argv[2], display="none", max_samples=1)
-verdicts = [list(sample.scores.values())[0].value for sample in log.samples or []]
+verdicts = [next(iter(sample.scores.values())).value for sample in log.samples or []]
 print(json.dumps({"commands": asyncio.run(commands()), "status": log.status, "verdicts": verdicts}))

@@ -6,6 +6,7 @@ import json
 from functools import cache
 from typing import Any
 
+from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.harnesses.judged import JudgedBenchmark, opened
 
 
@@ -21,10 +22,10 @@ def dataset(**metadata: Any) -> dict[str, Any]:
 def scored(doc: dict[str, Any], results: list[Any]) -> dict[str, float]:
     """1 if the answer passes."""
     answer = results[0] if isinstance(results[0], str) else results[0][0]
-    is_chat = bool(json.loads(doc["settings"]).get("chat"))
+    is_chat = bool(parse_json(doc["settings"]).get("chat"))
     return {"pass@1": float(_opened(doc["settings"]).verdict(doc["task_id"], answer, is_chat)[0])}
 
 
 @cache
 def _opened(settings: str) -> JudgedBenchmark:
-    return opened(json.loads(settings))
+    return opened(parse_json(settings))

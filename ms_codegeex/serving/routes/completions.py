@@ -30,7 +30,6 @@ from ms_codegeex.serving.schemas import ChatCompletion, ChatMessage, ChatRequest
 
 MAX_TOKENS, MAX_CHAT_TOKENS = 128, 512
 MAX_PROMPTS = 128
-NEVER = -100.0  # added to a logit
 ROLES = {"developer": "system"}  # a newer name of the same part
 
 
@@ -59,9 +58,8 @@ def completion_plan(body: CompletionRequest, backend: Backend) -> AnswerPlan:
             text = prompt if isinstance(prompt, str) else model.tokenizer.decode(prompt)
             rules.append(block_rule(text, body.language))
     settings = sampling_settings(body, model, max(maximum, 1), log_probabilities=body.logprobs or 0, stop=stop)
-    if body.echo and body.logprobs is not None and maximum == 1:
-        # Programs that measure texts ask so, and drop the last of the tokens. An end token would not be among them.
-        settings = replace(settings, logit_bias={**settings.logit_bias, model.tokenizer.eos_id: NEVER})
+    if body.echo and body.logprobs is not None and maximum == 1:  # as lm-eval, which drops one token: so not eos
+        settings = replace(settings, logit_bias={**settings.logit_bias, model.tokenizer.eos_id: -100.0})
     return AnswerPlan(
         model,
         prompts,

@@ -1,5 +1,4 @@
-"""`POST /tokenize` and `POST /detokenize`, in llama.cpp's format and in vLLM's, whose `GET /tokenizer_info` is what
-lm-evaluation-harness looks for."""
+"""`POST /tokenize` and `/detokenize` in llama.cpp's format and vLLM's, whose `/tokenizer_info` lm-eval looks for."""
 
 from __future__ import annotations
 
@@ -8,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from fastapi import APIRouter
-from pydantic import BaseModel, Field
+from pydantic import Field
 from starlette.responses import Response
 
 from ms_codegeex.base.errors import UserError
@@ -40,28 +39,6 @@ class DetokenizeRequest(Body):
     tokens: Ids
 
 
-class Tokens(BaseModel):
-    """The ids, with their texts if these were requested."""
-
-    tokens: list[int] | list[dict[str, Any]]
-
-
-class Content(BaseModel):
-    """The text, under llama.cpp's name and vLLM's."""
-
-    content: str
-    prompt: str
-
-
-class TokenizerInfo(BaseModel):
-    """The tokenizer. Documents begin with no token."""
-
-    tokenizer_class: str
-    eos_token: str
-    bos_token: None = None
-    pad_token: None = None
-
-
 def _response(tokens: Iterable[Any]) -> Response:
     """One token after the other: during one call of `json.dumps` no other thread would run."""
     return Response(f'{{"tokens":[{",".join(map(json.dumps, tokens))}]}}', media_type="application/json")
@@ -79,7 +56,7 @@ def router(backend: Backend) -> APIRouter:
             return list(data)
 
     # plain functions, which FastAPI runs in a thread, with the whole response: long texts do not delay the answers
-    @routes.post("/tokenize", response_model=Tokens)
+    @routes.post("/tokenize", response_model=dict[str, list[int] | list[dict[str, Any]]])
     def tokenize(body: TokenizeRequest) -> Response:
         """The ids of a text that is not longer than any prompt."""
         text = body.prompt if body.content is None else body.content
@@ -87,10 +64,8 @@ def router(backend: Backend) -> APIRouter:
             raise UserError("content: missing; give the text")
         if len(text) > backend.model.max_characters:
             raise UserError(f"content: {len(text)} characters; give {backend.model.max_characters} at most")
-        if body.parse_special is False:
-            ids = tokenizer.encode(text)
-        else:
-            ids = tokenizer.encode_prompt(text)[len(tokenizer.prefix) :]
+        literal = body.parse_special is False
+        ids = tokenizer.encode(text) if literal else tokenizer.encode_prompt(text)[len(tokenizer.prefix) :]
         if body.add_special or body.add_special_tokens:
             ids = [*tokenizer.prefix, *ids]
         if body.with_pieces:
@@ -98,15 +73,14 @@ def router(backend: Backend) -> APIRouter:
         return _response(ids)
 
     @routes.post("/detokenize")
-    def detokenize(body: DetokenizeRequest) -> Content:
-        """The text of ids."""
-        text = tokenizer.decode(body.tokens)
-        return Content(content=text, prompt=text)
+    def detokenize(body: DetokenizeRequest) -> dict[str, str]:
+        """The text of ids, under llama.cpp's name and vLLM's."""
+        return dict.fromkeys(("content", "prompt"), tokenizer.decode(body.tokens))
 
     @routes.get("/tokenizer_info")
-    def tokenizer_info() -> TokenizerInfo:
-        """Names of the special tokens."""
+    def tokenizer_info() -> dict[str, str | None]:
+        """Names of the special tokens; documents begin with none."""
         eos = tokenizer.token_bytes(tokenizer.eos_id).decode("utf-8", "replace")
-        return TokenizerInfo(tokenizer_class=tokenizer.name, eos_token=eos)
+        return {"tokenizer_class": tokenizer.name, "eos_token": eos, "bos_token": None, "pad_token": None}
 
     return routes
