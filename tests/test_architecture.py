@@ -54,6 +54,7 @@ FOLDERS = {  # what a folder may import besides BASE, lowest first
     "devices": "generation",
     "evaluation": "kernels config data generation",
     "ray_engines": "data evaluation",
+    "harnesses": "evaluation",
     "serving": "kernels cuda data generation",
     "terminal": "kernels data generation serving",
     "commands": "kernels cuda models config data formats generation planning runs serving terminal "
@@ -64,6 +65,7 @@ EXTRAS = {  # what only some users need, and the files of `commands/` that belon
     "devices": "",
     "evaluation": "evaluate evaluate_options reproduce reproduce_precisions",
     "gguf_files": "",
+    "harnesses": "",
     "ladder": "ladder",
     "mindformers_bridge": "",
     "ray_engines": "",

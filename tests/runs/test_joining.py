@@ -5,6 +5,7 @@ import ctypes
 import signal
 from unittest.mock import create_autospec
 
+import mindspore
 import pytest
 from conftest import small_run
 from mindspore import communication
@@ -20,6 +21,7 @@ def test_a_rank_does_not_sleep_until_the_others_have_left_their_addresses(datase
     sleeps, left = role == "MS_WORKER", []
     slept = create_autospec(communication.init, side_effect=lambda: left.append(ctypes.CDLL(None).sleep(2 * sleeps)))
     monkeypatch.setattr(communication, "init", slept)
+    monkeypatch.setattr(mindspore, "set_device", create_autospec(mindspore.set_device))  # refuses after other tests
     monkeypatch.setattr(communication, "get_group_size", create_autospec(communication.get_group_size, return_value=2))
     monkeypatch.setattr(communication, "get_rank", create_autospec(communication.get_rank, return_value=1))
     monkeypatch.setattr(joining, "WAKE_SECONDS", 0.01)

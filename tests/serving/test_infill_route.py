@@ -225,7 +225,9 @@ def test_tokens_of_a_text_and_back():
     text = "What is 媽 and 🤗?\n\n    x"
     ids = ask("POST", "/tokenize", json={"content": text}).json()["tokens"]
     assert ids == FakeBackend().model.tokenizer.encode(text)
-    assert ask("POST", "/detokenize", json={"tokens": ids}).json() == {"content": text}
+    assert ask("POST", "/detokenize", json={"tokens": ids}).json() == {"content": text, "prompt": text}
+    assert ask("POST", "/tokenize", json={"prompt": text, "add_special_tokens": False}).json()["tokens"] == ids
+    assert ask("GET", "/tokenizer_info").json()["eos_token"] == "<|endoftext|>"
     pieces = ask("POST", "/tokenize", json={"content": text, "with_pieces": True}).json()["tokens"]
     joined = b"".join(p["piece"].encode() if isinstance(p["piece"], str) else bytes(p["piece"]) for p in pieces)
     assert joined.decode() == text and [piece["id"] for piece in pieces] == ids

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -56,10 +57,13 @@ def completion_plan(body: CompletionRequest, backend: Backend) -> AnswerPlan:
         if body.stop_at:
             text = prompt if isinstance(prompt, str) else model.tokenizer.decode(prompt)
             rules.append(block_rule(text, body.language))
+    settings = sampling_settings(body, model, max(maximum, 1), log_probabilities=body.logprobs or 0, stop=stop)
+    if body.echo and body.logprobs is not None and maximum == 1:  # as lm-eval, which drops one token: so not eos
+        settings = replace(settings, logit_bias={**settings.logit_bias, model.tokenizer.eos_id: -100.0})
     return AnswerPlan(
         model,
         prompts,
-        sampling_settings(body, model, max(maximum, 1), log_probabilities=body.logprobs or 0, stop=stop),
+        settings,
         count,
         rules,
         through=None if body.suffix is None else lambda: infill_filter(model, body.suffix or ""),

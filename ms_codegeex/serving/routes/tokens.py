@@ -1,4 +1,4 @@
-"""`POST /tokenize` and `POST /detokenize`, in llama.cpp's format."""
+"""`POST /tokenize` and `/detokenize` in llama.cpp's format and vLLM's, whose `/tokenizer_info` lm-eval looks for."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from fastapi import APIRouter
-from pydantic import BaseModel, Field
+from pydantic import Field
 from starlette.responses import Response
 
 from ms_codegeex.base.errors import UserError
@@ -22,7 +22,9 @@ class TokenizeRequest(Body):
     """Text to encode."""
 
     without_effect = WITHOUT_EFFECT
-    content: str
+    content: str | None = None
+    prompt: str | None = Field(None, description="vLLM's name of content")
+    add_special_tokens: bool | None = Field(None, description="vLLM's name of add_special")
     add_special: bool | None = Field(None, description="begin with the ids that every prompt has (default: no)")
     parse_special: bool | None = Field(None, description="names of special tokens become their ids (default: yes)")
     with_pieces: bool | None = Field(
@@ -35,18 +37,6 @@ class DetokenizeRequest(Body):
 
     without_effect = WITHOUT_EFFECT
     tokens: Ids
-
-
-class Tokens(BaseModel):
-    """The ids, with their texts if these were requested."""
-
-    tokens: list[int] | list[dict[str, Any]]
-
-
-class Content(BaseModel):
-    """The text."""
-
-    content: str
 
 
 def _response(tokens: Iterable[Any]) -> Response:
@@ -66,24 +56,31 @@ def router(backend: Backend) -> APIRouter:
             return list(data)
 
     # plain functions, which FastAPI runs in a thread, with the whole response: long texts do not delay the answers
-    @routes.post("/tokenize", response_model=Tokens)
+    @routes.post("/tokenize", response_model=dict[str, list[int] | list[dict[str, Any]]])
     def tokenize(body: TokenizeRequest) -> Response:
         """The ids of a text that is not longer than any prompt."""
-        if len(body.content) > backend.model.max_characters:
-            raise UserError(f"content: {len(body.content)} characters; give {backend.model.max_characters} at most")
-        if body.parse_special is False:
-            ids = tokenizer.encode(body.content)
-        else:
-            ids = tokenizer.encode_prompt(body.content)[len(tokenizer.prefix) :]
-        if body.add_special:
+        text = body.prompt if body.content is None else body.content
+        if text is None:
+            raise UserError("content: missing; give the text")
+        if len(text) > backend.model.max_characters:
+            raise UserError(f"content: {len(text)} characters; give {backend.model.max_characters} at most")
+        literal = body.parse_special is False
+        ids = tokenizer.encode(text) if literal else tokenizer.encode_prompt(text)[len(tokenizer.prefix) :]
+        if body.add_special or body.add_special_tokens:
             ids = [*tokenizer.prefix, *ids]
         if body.with_pieces:
             return _response({"id": number, "piece": piece(number)} for number in ids)
         return _response(ids)
 
     @routes.post("/detokenize")
-    def detokenize(body: DetokenizeRequest) -> Content:
-        """The text of ids."""
-        return Content(content=tokenizer.decode(body.tokens))
+    def detokenize(body: DetokenizeRequest) -> dict[str, str]:
+        """The text of ids, under llama.cpp's name and vLLM's."""
+        return dict.fromkeys(("content", "prompt"), tokenizer.decode(body.tokens))
+
+    @routes.get("/tokenizer_info")
+    def tokenizer_info() -> dict[str, str | None]:
+        """Names of the special tokens; documents begin with none."""
+        eos = tokenizer.token_bytes(tokenizer.eos_id).decode("utf-8", "replace")
+        return {"tokenizer_class": tokenizer.name, "eos_token": eos, "bos_token": None, "pad_token": None}
 
     return routes
