@@ -30,6 +30,7 @@ WIDE = 4  # of a weight while it is widened from 16 bits: of one matrix at a tim
 COMPOSED = 8  # more of a weight of 8 or 4 bits without compiled operators: the engine keeps wide copies then
 GRAPHS = 120_000_000  # of the compiler and its first graph
 BLOCK, BLOCK_AGAIN = 14_000_000, 22_000_000  # of a block in each graph of training; of one that is computed again
+ADAPTED = {"codegeex": 25_000_000}  # more of a block with adapters and compiled operators, in these families
 KEPT = 9.5  # resident bytes for each byte that the backward pass needs
 COMPILED = 2.6  # the same with the operators that a compiler builds, which use little besides their results
 LOGITS = 4  # tensors of logits; with those operators 3, since less is held around them
@@ -67,6 +68,8 @@ def required_memory(config: RunConfig, compiled: bool | None = None) -> int:
     each = TRAINED + (ACCUMULATED if accumulates else 0)
     logits = (LOGITS - compiled) * 4 * model.vocab_size * min(rows, config.loss_chunk or rows)
     block = BLOCK if config.training.recompute == "none" else BLOCK_AGAIN
+    if config.lora.rank and compiled:
+        block += ADAPTED.get(config.family, 0)
     graphs = GRAPHS + block * model.attention_layers * (1 + accumulates)
     weights = each * trained + frozen
     if config.lora.frozen != "fp32":
