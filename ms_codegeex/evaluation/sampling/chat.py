@@ -86,8 +86,9 @@ def _after(code: str, prompt: str) -> str:
 
 def _name(prompt: str) -> str:
     """The function that the prompt leaves open; empty if it is none."""
-    if prompt.rstrip().endswith("{"):
-        found = list(SIGNATURE.finditer(prompt))
+    code = COMMENT.sub("", prompt).rstrip()
+    if code.endswith("{"):
+        found = list(SIGNATURE.finditer(code))
         return (found[-1][1] or found[-1][2] or "") if found else ""
     found = list(PYTHON_SIGNATURE.finditer(prompt))
     return found[-1][1] if found else ""
@@ -152,19 +153,18 @@ def _indentation(line: str) -> int:
 
 
 def _braced(before: str, rest: str, level: int, prompt: str) -> str:
-    """The body and its closing brace. What stood around it follows; in Rust it moves into the body, in C++ it is also
-    declared there. Imports lead the body; benchmarks put them where their language has them."""
+    """The body and its closing brace. What stood around it follows; in Rust what stood in front moves into the body, in
+    C++ all is also declared there. Imports lead the body; benchmarks put them where their language has them."""
     if level:  # a method: the brace of its class follows what is kept
         rest = CLASS_END.sub("", rest)
     end = _closed(rest)
-    body, around = rest[:end], COMMENT.sub("", f"{before}\n{rest[end:]}")
-    known = {line.strip() for line in prompt.splitlines()}
-    chunks = [each.strip("\n") for each in _chunks(around, level)]
-    kept = [each for each in chunks if _kept(each.strip(), known)]
-    lines = [line.strip() for each in chunks for line in each.splitlines() if IMPORT.match(line.strip())]
-    head = [line for line in dict.fromkeys(lines) if line not in known]
+    body, known = rest[:end], {line.strip() for line in prompt.splitlines()}
+    front, behind = (_chunks(COMMENT.sub("", text), level) for text in (before, rest[end:]))
+    first, last = ([each.strip("\n") for each in chunks if _kept(each.strip(), known)] for chunks in (front, behind))
+    lines = [line.strip() for each in front for line in each.splitlines() if IMPORT.match(line.strip())]
+    head, kept = [line for line in dict.fromkeys(lines) if line not in known], [*first, *last]
     if RUST.search(prompt):
-        head, kept = [*head, *kept], []
+        head, kept = [*head, *first], last
     elif "#include" in prompt:
         head += [f"{found[1]};" for each in kept if (found := CPP_FUNCTION.match(each))]
     parts = ["".join(f"\n{each}" for each in head) + body.rstrip(), *kept, *(["}"] if level else [])]

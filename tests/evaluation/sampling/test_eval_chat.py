@@ -92,7 +92,8 @@ def test_helpers_and_imports_work_behind_the_prompt(sandbox, tmp_path, language)
 def test_whole_programs_pass_as_references_do(sandbox, language):
     """The references, as a chat model would write them: the declaration again, and the body. The first 40 problems."""
     task = open_task(benchmark(""), language)
-    chosen = [problem for problem in task.problems if problem.id not in task.known_defects()][:40]
+    left_out = {*task.known_defects(), "CPP/38"}  # its declaration goes on into the body
+    chosen = [problem for problem in task.problems if problem.id not in left_out][:40]
     samples = []
     for problem in chosen:
         row, prompt = problem.data, task.prompt(problem.data)
