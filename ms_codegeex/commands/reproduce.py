@@ -24,7 +24,7 @@ from ms_codegeex.evaluation.local_model import LocalModel
 from ms_codegeex.evaluation.reproduction.papers import PaperName, paper
 
 if TYPE_CHECKING:
-    from ms_codegeex.evaluation.reproduction.papers import PaperPart
+    from ms_codegeex.evaluation.reproduction.papers import Paper, PaperPart
     from ms_codegeex.evaluation.reproduction.results import Figure, PartResult
 
 SUMMARY = "evaluate a model as a paper did, and show its tables with the model's row: codegeex, codegen, codegeex2"
@@ -47,7 +47,7 @@ class ReproduceOptions:
     ds1000: Path | None = option("DS-1000's file", "FILE")
     quick: bool = option("2 samples of the first 8 problems of each language: does everything work?", default=False)
     beside: tuple[Path, ...] = option("earlier --output of other models, in the curves of pass rate by size", "DIR", ())
-    parameters: float | None = option("how many --url's model has, for these curves", "N")
+    parameters: float | None = option("how many --url's model has, for these curves", "N", gt=0)
     only: tuple[str, ...] = option("these evaluations of the paper (--dry-run lists them)", "PART", ())
     dry_run: bool = option("print the commands, and run nothing", default=False)
     json: bool = option("print reproduction.json on standard output", default=False)
@@ -90,22 +90,37 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"nothing can run: {next(iter(lacking.values()))}")
     if arguments.model:
         LocalModel(arguments.model, arguments.adapter).resolved()  # a wrong one is refused here, not by each evaluation
-    from ms_codegeex.commands import reproduce_precisions as precision
-    from ms_codegeex.evaluation.reproduction import page, results
+    from ms_codegeex.evaluation.reproduction.results import PartResult
 
+    options.output.mkdir(parents=True, exist_ok=True)
     others = [_reproduction(path, chosen.name) for path in options.beside]
     done = []
     for number, part in enumerate(parts, 1):
         print_error(f"{number} of {len(parts)}: {part.title}")
         reason = lacking.get(part.name) or ""
-        done.append(
-            results.PartResult(part, None, reason) if reason else _evaluated(options, part, commands[part.name])
-        )
+        done.append(PartResult(part, None, reason) if reason else _evaluated(options, part, commands[part.name]))
+    written = _results(options, arguments, chosen, done, others)
+    lines = [f"{each.part.title}: {_line(each)}" for each in done]
+    print_result(written, "\n".join([*lines, f"page: {options.output / 'index.html'}"]), options.json)
+    return int(any(each.report is None and each.part.name not in lacking for each in done))
+
+
+def _results(
+    options: ReproduceOptions,
+    arguments: argparse.Namespace,
+    chosen: Paper,
+    done: Sequence[PartResult],
+    others: Sequence[tuple[int, Sequence[Figure]]],
+) -> dict[str, Any]:
+    """The content of `reproduction.json`, after writing it, the page and the tables."""
+    from ms_codegeex.commands import reproduce_precisions
+    from ms_codegeex.evaluation.reproduction import page, results
+
     known, listed = results.figures(done), results.tables(done, options.quick)
     compared = [] if options.quick else results.differences(chosen, listed)
     precisions = []
     if chosen.precisions and arguments.model and not options.only:
-        precisions = precision.measured(arguments.model, arguments.adapter, options.output)
+        precisions = reproduce_precisions.measured(arguments.model, arguments.adapter, options.output)
     parameters = _parameters(arguments.model) if arguments.model else options.parameters
     ours = [(int(parameters), known)] if parameters else []
     curves = results.by_size([*ours, *others], listed)
@@ -127,9 +142,7 @@ def run(arguments: argparse.Namespace) -> int:
     }
     shown = page.render(chosen, model, done, known, listed, compared, curves, precisions, options.quick)
     _write(options.output, written, shown, known)
-    lines = [f"{each.part.title}: {_line(each)}" for each in done]
-    print_result(written, "\n".join([*lines, f"page: {options.output / 'index.html'}"]), options.json)
-    return int(any(each.report is None and each.part.name not in lacking for each in done))
+    return written
 
 
 def passed_on(arguments: argparse.Namespace) -> list[str]:
@@ -184,11 +197,10 @@ def _reproduction(path: Path, name: str) -> tuple[int, list[Figure]]:
         content = read_json(file)
         if content["paper"] != name:
             raise UserError(f"--beside: {path} is of {content['paper']}, expected {name}")
-        if not content["parameters"]:
-            raise UserError(
-                f"--beside: {path} does not say how many parameters the model has; run it with --parameters"
-            )
-        return int(content["parameters"]), [Figure(**figure) for figure in content["figures"]]
+        parameters = int(content["parameters"] or 0)
+        if parameters < 1:
+            raise UserError(f"--beside: {path} does not say how many parameters its model has; add --parameters there")
+        return parameters, [Figure(**figure) for figure in content["figures"]]
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"--beside: {file} is no result of reproduce ({type(error).__name__})") from None
 

@@ -120,7 +120,7 @@ def open_run(config: RunConfig, run: RunDirectory, start: StartingPoint, changes
     try:
         for path in start.passed_over:
             set_aside(path, "damaged")
-        run.keep_logs()
+        keep_logs(run)
         run.logs.mkdir(exist_ok=True)
         step = start.checkpoint.step if start.checkpoint else 0
         run.add_event("start", attempt=run.attempt + 1, step=step, changed=[asdict(change) for change in changes])
@@ -132,6 +132,26 @@ def open_run(config: RunConfig, run: RunDirectory, start: StartingPoint, changes
         keep_files(Path(name), run.path)
     write_config(run, config)
     run.write_environment()
+
+
+def keep_logs(run: RunDirectory) -> None:
+    """Move the logs and the summary of the last attempt into a folder of that attempt, below `logs`."""
+    folder = _kept_logs(run, run.attempt)
+    files = [path for path in (*run.logs.glob("*"), run.summary) if path.exists()]
+    moved = [path for path in files if not path.name.startswith("attempt-")]
+    if moved:
+        folder.mkdir(parents=True, exist_ok=True)
+    for path in moved:
+        path.replace(folder / path.name)
+
+
+def beats_before(run: RunDirectory) -> Path:
+    """The beats of the attempt before the present one, as `keep_logs` has moved them."""
+    return _kept_logs(run, run.attempt - 1) / run.beats.name
+
+
+def _kept_logs(run: RunDirectory, attempt: int) -> Path:
+    return run.logs / f"attempt-{attempt:04d}"
 
 
 def write_config(run: RunDirectory, config: RunConfig) -> None:

@@ -25,7 +25,7 @@ from ms_codegeex.base.processes import die_with_parent
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.runs.beats import Beats, beat_name
 from ms_codegeex.runs.hangs import STACKS
-from ms_codegeex.runs.opening import read_config
+from ms_codegeex.runs.opening import beats_before, read_config
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.stopping import leave_error, save_under_way
 
@@ -45,13 +45,11 @@ def run(run_directory: RunDirectory, checkpoint: Checkpoint | None, beats: Beats
     from ms_codegeex.runs.joining import join, kept_peak, stress_check
     from ms_codegeex.runs.resume import transition_from
     from ms_codegeex.runs.weights import infill_of, weights_of
-    from ms_codegeex.runs.worker import WITHOUT_EFFECT, digest, train
+    from ms_codegeex.runs.worker import digest, effective_settings, train
 
     config = read_config(run_directory)
-    settings = {key: value for key, value in config.to_dict().items() if key not in WITHOUT_EFFECT}
-    times_of = digest({"settings": settings, "machine": platform.node()})
-    kept = run_directory.logs / f"attempt-{run_directory.attempt - 1:04d}"  # by `keep_logs`
-    beats.carry(times_of, kept / run_directory.beats.name / beat_name(os.environ))
+    times_of = digest({"settings": effective_settings(config), "machine": platform.node()})
+    beats.carry(times_of, beats_before(run_directory) / beat_name(os.environ))
     beats.enter("rendezvous")
     config, rank, tied_group = join(config)
     beats.enter("stress check")

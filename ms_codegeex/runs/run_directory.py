@@ -67,16 +67,6 @@ class RunDirectory:
         events = read_events(self.events)
         return events[-1]["attempt"] if events else 0
 
-    def keep_logs(self) -> None:
-        """Move the logs and the summary of the last attempt into a folder of that attempt, below `logs`."""
-        folder = self.logs / f"attempt-{self.attempt:04d}"
-        files = [path for path in (*self.logs.glob("*"), self.summary) if path.exists()]
-        moved = [path for path in files if not path.name.startswith("attempt-")]
-        if moved:
-            folder.mkdir(parents=True, exist_ok=True)
-        for path in moved:
-            path.replace(folder / path.name)
-
     def add_event(self, event: str, **content: Any) -> None:
         """Append an event to events.jsonl. `OSError` if it cannot be written."""
         events = AppendedFile(self.events)

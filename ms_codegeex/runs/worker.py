@@ -114,7 +114,7 @@ def graph_inputs(
     operators that they call."""
     root = sources or Path(ms_codegeex.__file__).parent
     return {
-        "settings": {key: value for key, value in config.to_dict().items() if key not in WITHOUT_EFFECT},
+        "settings": effective_settings(config),
         "transition": transition and asdict(transition),
         "kernels": sorted(chosen_kernels(config)),
         "sources": {str(path.relative_to(root)): sha256(path) for path in sorted(root.rglob("*.py"))},
@@ -124,6 +124,11 @@ def graph_inputs(
         "machine": platform.machine(),
         "library": str(library),
     }
+
+
+def effective_settings(config: RunConfig) -> dict[str, Any]:
+    """The settings that affect training itself."""
+    return {key: value for key, value in config.to_dict().items() if key not in WITHOUT_EFFECT}
 
 
 def digest(inputs: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ import pytest
 from ms_codegeex.config import RunConfig
 from ms_codegeex.runs.callbacks import Eta, EventLog, JsonLog, LossPlot, StopOnRequest, TensorBoard, plot_loss
 from ms_codegeex.runs.display import Display, duration
+from ms_codegeex.runs.opening import keep_logs
 from ms_codegeex.runs.records import read_events, read_log
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.stopping import LastStep
@@ -113,13 +114,13 @@ def test_events_are_appended_with_time_and_attempt(run):
 
 
 def test_logs_of_an_earlier_attempt_are_kept(run):
-    run.keep_logs()
+    keep_logs(run)
     assert not list(run.logs.iterdir())
     for attempt in (1, 2):
         run.add_event("start")
         (run.logs / "worker_0.log").write_text(str(attempt))
         run.summary.write_text("{}")
-        run.keep_logs()
+        keep_logs(run)
     names = sorted(str(path.relative_to(run.logs)) for path in run.logs.rglob("*") if path.is_file())
     assert names == [f"attempt-000{n}/{name}" for n in (1, 2) for name in ("summary.json", "worker_0.log")]
     assert not run.summary.exists()

@@ -139,7 +139,7 @@ def _precisions(paper: Paper, measured: Sequence[Mapping[str, Any]]) -> str:
     if not paper.precisions:
         return ""
     if not measured:
-        return note("Measured of a --model of 16 or 32 bits only.")
+        return note("Measured only with --model, and without --only.")
     rows = [
         [
             text(row["precision"]),

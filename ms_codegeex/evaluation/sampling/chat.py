@@ -1,8 +1,7 @@
 """Chat models as completers: the message that asks for a text's continuation, and the continuation in the reply.
 
-A chat model mostly repeats the function that it was asked to complete. Tasks put an answer behind their own prompt, so
-the repeated part is taken out again: what remains is the body, with imports and helper functions moved to where they
-work behind the prompt.
+A chat model mostly repeats the function that it was asked to complete. Tasks put an answer after their own prompt, so
+the repeated part is removed: what remains is the body, with imports and helper functions moved to where they work.
 """
 
 from __future__ import annotations
@@ -153,14 +152,14 @@ def _indentation(line: str) -> int:
 
 
 def _braced(before: str, rest: str, level: int, prompt: str) -> str:
-    """The body and its closing brace. What stood around it follows; in Rust what stood in front moves into the body, in
-    C++ all is also declared there. Imports lead the body; benchmarks put them where their language has them."""
+    """The body and its closing brace, with imports before it, which benchmarks put where their language has them. Other
+    code around it follows; in Rust what came before moves into the body, in C++ functions are also declared there."""
     if level:  # a method: the brace of its class follows what is kept
         rest = CLASS_END.sub("", rest)
     end = _closed(rest)
     body, known = rest[:end], {line.strip() for line in prompt.splitlines()}
-    front, behind = (_chunks(COMMENT.sub("", text), level) for text in (before, rest[end:]))
-    first, last = ([each.strip("\n") for each in chunks if _kept(each.strip(), known)] for chunks in (front, behind))
+    front, back = (_chunks(COMMENT.sub("", text), level) for text in (before, rest[end:]))
+    first, last = ([each.strip("\n") for each in chunks if _kept(each.strip(), known)] for chunks in (front, back))
     lines = [line.strip() for each in front for line in each.splitlines() if IMPORT.match(line.strip())]
     head, kept = [line for line in dict.fromkeys(lines) if line not in known], [*first, *last]
     if RUST.search(prompt):

@@ -151,4 +151,4 @@ def test_the_page_has_curves_perplexities_and_precisions():
     for words in ("3.50 ± 0.25", "2.50 GB", "12.3", "8.2 GB", "&lt;too&gt; small", "parameters, log10"):
         assert words in shown, words
     without = page.render(two, "mine", [result("codegen", "mtpb-t0.2", {"python": 1})], [], [], [], [], [], quick=False)
-    assert "A server does not score prompts" in without and "Measured of a --model" in without
+    assert "A server does not score prompts" in without and "Measured only with --model" in without

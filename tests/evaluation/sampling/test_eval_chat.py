@@ -78,7 +78,7 @@ HELPED = {
 
 @pytest.mark.strict_sandbox
 @pytest.mark.parametrize("language", HELPED)
-def test_helpers_and_imports_work_behind_the_prompt(sandbox, tmp_path, language):
+def test_helpers_and_imports_work_after_the_prompt(sandbox, tmp_path, language):
     task = open_task(write(tmp_path, language), language)
     (problem,) = task.problems
     prompt = task.prompt(problem.data)
