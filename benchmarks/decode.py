@@ -40,6 +40,7 @@ ENGINES = (
     *("transformers-float32", "transformers-bfloat16", "transformers-int8", "ctranslate2-float32", "ctranslate2-int8"),
     *("llama_cpp-f32", "llama_cpp-f16", "llama_cpp-q8_0", "llama_cpp-q4_0"),
 )
+DISTRIBUTIONS = {"llama_cpp": "llama_cpp_python"}  # of modules with another name
 BATCHES, PROMPT = (1, 8), 64
 AIMS = (  # measure, ours, peer, at least this many times as fast
     ("1", "ours-32", "transformers-float32", 2.0),
@@ -352,7 +353,7 @@ def main() -> None:
     directory = make_models(arguments.models, arguments.tiny, engines).absolute()
     print_command()
     packages = dict.fromkeys(name.partition("-")[0] for name in engines if not name.startswith("ours"))
-    print(versions("mindspore", *packages))
+    print(versions("mindspore", *(DISTRIBUTIONS.get(name, name) for name in packages)))
     workers = {name: Worker(name, directory, arguments.threads) for name in engines}
     results: dict[str, dict[str, list]] = {name: {"first": [], "peak": []} for name in engines}
     wide: list[float] = []  # GB/s
