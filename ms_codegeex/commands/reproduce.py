@@ -163,6 +163,8 @@ def _line(result: PartResult) -> str:
 
     if result.report is None:
         return f"not run: {result.reason}"
+    if measured := result.report.get("measures", {}).get("all"):
+        return scores.measures_in_words(measured)
     strict = result.report["scores"].get("strict") or next(iter(result.report["scores"].values()), None)
     return scores.in_words(strict["all"]) if strict else "nothing was judged"
 

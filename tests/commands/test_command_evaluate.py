@@ -105,6 +105,36 @@ def test_translation(model, evaluate, tmp_path):
     assert any("Translation from Python" in table["title"] for table in report["published"])
 
 
+def test_summaries(model, evaluate, tmp_path):
+    """No program runs, so no sandbox is needed."""
+    pytest.importorskip("sacrebleu")
+    data = small_benchmarks.humaneval_x(tmp_path)
+    report = evaluate("humaneval-x-summary", "--model", model, "--data", data, *SHORT, "--tag")
+    assert report["scores"] == {} and report["samples"]["judged"] == 8
+    for name, size in (("all", 4), ("python", 2), ("js", 2)):
+        found = report["measures"][name]
+        assert found["problems"] == size and 0 <= found["BLEU-4"]["value"] <= found["BLEU-4"]["high"] < 1
+        assert found["chrF"]["low"] <= found["chrF"]["value"] < 1
+    prompts = [row["prompt"] for row in read_rows(tmp_path / "out" / "samples.jsonl")]
+    assert prompts[0] == "# language: Python\ndef f0(x):\n    return x + 1\n\n# Summary:"
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "chrF" in page and "Nothing has been judged" not in page
+
+
+def test_a_summary_that_is_the_description_is_perfect(evaluate, tmp_path):
+    pytest.importorskip("sacrebleu")
+    data = small_benchmarks.humaneval_x(tmp_path)
+
+    def answer(body):
+        right = "Add one." if "x + 1" in body["prompt"] else "Double."
+        return f" {right}\n\nint x;" if "//" in body["prompt"] else " something else entirely", "stop"
+
+    with Server(answer) as server:
+        measured = evaluate("humaneval-x-summary", "--url", server.url, "--data", data)["measures"]
+    assert measured["js"]["chrF"]["value"] == 1 and measured["python"]["chrF"]["value"] < 0.3
+    assert measured["all"]["chrF"]["value"] == pytest.approx((1 + measured["python"]["chrF"]["value"]) / 2)
+
+
 @pytest.mark.strict_sandbox
 @pytest.mark.parametrize("turns", ["multi", "single"])
 def test_mtpb_from_the_model_to_the_report(model, evaluate, tmp_path, turns):

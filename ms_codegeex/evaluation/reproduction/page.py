@@ -8,10 +8,10 @@ from typing import Any
 
 from ms_codegeex.base.webpage import charts, count, lines, note, page, table, text
 from ms_codegeex.evaluation.reports.estimators import INTERVALS
-from ms_codegeex.evaluation.reports.page import label_of, published_table, verdicts_table
+from ms_codegeex.evaluation.reports.page import label_of, measures_table, published_table, verdicts_table
 from ms_codegeex.evaluation.reports.scores import percent
 from ms_codegeex.evaluation.reproduction.papers import QUICK_PROBLEMS, QUICK_SAMPLES, Paper
-from ms_codegeex.evaluation.reproduction.results import MODE, OURS, Figure, PartResult, left_out
+from ms_codegeex.evaluation.reproduction.results import COMPARED, MODE, OURS, Figure, PartResult, left_out
 
 QUICK = (
     f"A quick sample: {QUICK_SAMPLES} samples of the first {QUICK_PROBLEMS} problems of each language. Published rows "
@@ -37,6 +37,7 @@ def render(
         ("Figures", _figures(known)),
         (f"Against {paper.compared}", "" if quick else _differences(compared, paper)),
         ("Translation", _matrix(known)),
+        ("Summaries", _measures(results)),
         ("Pass rate by size", _curves(curves)),
         ("Perplexity of prompts", _perplexity(results)),
         ("Memory and speed by precision", _precisions(paper, precisions)),
@@ -63,6 +64,7 @@ def _parts(results: Sequence[PartResult]) -> str:
 def _figures(known: Sequence[Figure]) -> str:
     if not known:
         return note("Nothing has been judged.")
+    known = [figure for figure in known if figure.mode != COMPARED]
     measures = list(dict.fromkeys(figure.measure for figure in known))
     rows: dict[tuple[str, str, str], dict[str, Figure]] = {}
     for figure in known:
@@ -74,6 +76,12 @@ def _figures(known: Sequence[Figure]) -> str:
         cells.append([text(f"{part}, {label_of(group)}: {mode}"), count(first.problems), count(first.samples), *rates])
     small = f"In parentheses: {INTERVALS}. Rely on strict; published is the original rule."
     return table(("", "problems", "samples", *measures), cells, 2 + len(measures)) + note(small)
+
+
+def _measures(results: Sequence[PartResult]) -> str:
+    """What was compared and not judged; the paper has no figures for it."""
+    shown = [measures_table(each.report["measures"]) for each in results if each.report and "measures" in each.report]
+    return note("The paper names this task without figures, so there is no published row.").join(["", *shown])
 
 
 def _verdicts(results: Sequence[PartResult]) -> str:

@@ -16,6 +16,7 @@ from ms_codegeex.evaluation.reproduction.papers import Paper, PaperPart
 OURS = "this model"
 KS = re.compile(r"pass@(\d+)")
 MODE = "strict"  # of the rows beside published ones
+COMPARED = "compared"  # in place of a mode of judging: a text was compared with another
 NAMES = {"JS": "js", **{label_of(name): name for name in ("python", "cpp", "java", "js", "go", "rust")}}
 
 
@@ -44,7 +45,7 @@ class Figure:
 
 
 def figures(results: Iterable[PartResult]) -> list[Figure]:
-    """Every pass@k, or pass rate, that the reports have, by mode and by language."""
+    """Every pass@k, pass rate or other measure that the reports have, by mode and by language."""
     return [figure for result in results if result.report for figure in _figures(result.part.name, result.report)]
 
 
@@ -56,6 +57,11 @@ def _figures(name: str, report: Mapping[str, Any]) -> Iterator[Figure]:
             for measure, rate in (rates or {"pass rate": score["pass_rate"]}).items():
                 interval = rate["value"], rate["low"], rate["high"]
                 yield Figure(name, mode, group, measure, *interval, score["problems"], score["samples"])
+    for group, measured in report.get("measures", {}).items():
+        for measure, rate in measured.items():
+            if isinstance(rate, Mapping):
+                interval = rate["value"], rate["low"], rate["high"]
+                yield Figure(name, COMPARED, group, measure, *interval, measured["problems"], measured["samples"])
 
 
 def left_out(result: PartResult) -> dict[str, str]:

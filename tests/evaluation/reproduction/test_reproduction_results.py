@@ -40,7 +40,7 @@ def test_every_part_has_a_recipe_of_its_benchmark_and_the_compared_model_is_in_a
     assert any(one.compared in table["rows"] for table in listed)
     for part in one.parts:
         recipe = part.settings(quick=True)
-        assert recipe.task.replace("-", "_") == part.data and recipe.n <= 2
+        assert recipe.task.removesuffix("-summary").replace("-", "_") == part.data and recipe.n <= 2
         assert (recipe.translate_from is None) == ("from-" not in part.name)
         assert recipe.translate_from not in recipe.languages
 
@@ -75,6 +75,20 @@ def test_the_budget_is_a_column():
     (table,) = [each for each in listed if each.get("kind") == "budget"]
     assert table["columns"][0] == "this model" and table["rows"]["10 samples, uniform"][0] == "50.00"
     assert table["rows"]["10 samples, weighted"][:2] == ["", "22.17"]
+
+
+def test_summaries_have_figures_and_a_section_by_language():
+    share = {"value": 0.25, "low": 0.2, "high": 0.3}
+    measured = {"problems": 3, "samples": 6, "BLEU-4": share, "chrF": share}
+    (chosen,) = paper("codegeex").chosen(["summaries"])
+    sizes = {"judged": 3}
+    given = {"scores": {}, "verdicts": {}, "problems": sizes, "samples": sizes}
+    one = results.PartResult(chosen, {**given, "measures": {"all": measured, "go": measured}})
+    found = [(figure.group, figure.measure, figure.value, figure.samples) for figure in results.figures([one])]
+    assert found[1:3] == [("all", "chrF", 0.25, 6), ("go", "BLEU-4", 0.25, 6)]
+    shown = page.render(paper("codegeex"), "m", [one], results.figures([one]), [], [], [], [], False)
+    assert "<h2>Summaries</h2>" in shown and "Go" in shown and "25.00 % (20.0 to 30.0)" in shown
+    assert "compared" not in shown.partition("<h2>Summaries")[0]
 
 
 def test_differences_are_in_points():
