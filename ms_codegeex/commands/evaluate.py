@@ -62,7 +62,8 @@ OTHERS = {  # tasks that judge no programs
     "infilling": "how likely a model finds what was taken out of files",
     "compare": "several evaluations of one benchmark in one report",
 }
-NOT_DRAWN = ("languages", "translate_from", "tag", "form", "turns", "mode")  # keys of recipes that choose problems and prompts
+# keys of recipes that choose problems and prompts
+NOT_DRAWN = ("languages", "translate_from", "tag", "form", "turns", "mode")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
