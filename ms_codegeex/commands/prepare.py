@@ -100,9 +100,7 @@ def run(arguments: argparse.Namespace) -> None:
     if isinstance(arguments.output, RemotePath):
         if arguments.work is None:
             raise UserError(f"--output {arguments.output}: needs --work, a directory where the dataset is made first")
-        result = prepare_remote(
-            arguments.input, arguments.output, _settings(arguments), arguments.work, options
-        )
+        result = prepare_remote(arguments.input, arguments.output, _settings(arguments), arguments.work, options)
     elif arguments.work is not None:
         raise UserError("--work: is for an --output that is a URL; leave it out")
     else:
