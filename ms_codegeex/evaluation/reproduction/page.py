@@ -10,6 +10,7 @@ from ms_codegeex.base.webpage import charts, count, lines, note, page, table, te
 from ms_codegeex.evaluation.reports.estimators import INTERVALS
 from ms_codegeex.evaluation.reports.page import label_of, measures_table, published_table, verdicts_table
 from ms_codegeex.evaluation.reports.scores import percent
+from ms_codegeex.evaluation.reproduction.checkpoints import CheckpointCurve, section
 from ms_codegeex.evaluation.reproduction.papers import QUICK_PROBLEMS, QUICK_SAMPLES, Paper
 from ms_codegeex.evaluation.reproduction.results import COMPARED, MODE, OURS, Figure, PartResult, left_out
 
@@ -29,8 +30,9 @@ def render(
     curves: Sequence[Mapping[str, Any]],
     precisions: Sequence[Mapping[str, Any]],
     quick: bool,
+    curve: CheckpointCurve | str = "",
 ) -> str:
-    """The page; the same results give the same bytes."""
+    """The page; the same results give the same bytes. `curve`: of the run's checkpoints, or why there is none."""
     best = f"Our rows: {MODE} verdicts, the best of several temperatures in each column, as in the papers."
     parts = [
         ("What ran", (note(text(QUICK)) if quick else "") + _parts(results)),
@@ -38,6 +40,10 @@ def render(
         (f"Against {paper.compared}", "" if quick else _differences(compared, paper)),
         ("Translation", _matrix(known)),
         ("Summaries", _measures(results)),
+        (
+            "Checkpoints of the run",
+            section(curve) if isinstance(curve, CheckpointCurve) else note(curve) if curve else "",
+        ),
         ("Pass rate by size", _curves(curves)),
         ("Perplexity of prompts", _perplexity(results)),
         ("Memory and speed by precision", _precisions(paper, precisions)),

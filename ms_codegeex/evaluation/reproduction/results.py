@@ -197,6 +197,18 @@ def by_size(ours: Iterable[tuple[int, Sequence[Figure]]], listed: Iterable[Mappi
     return found
 
 
+def measures_tables(results: Iterable[PartResult]) -> list[dict[str, Any]]:
+    """A table of ours for each part that was compared and not judged, for LaTeX; there are no published rows."""
+    found = []
+    for result in results:
+        if groups := (result.report or {}).get("measures"):
+            names = [name for name, value in groups["all"].items() if isinstance(value, Mapping)]
+            rows = {name: [_percent(group[name]["value"]) for group in groups.values()] for name in names}
+            title, columns = f"{result.part.title}, per cent", [label_of(group) for group in groups]
+            found.append({"title": title, "source": OURS, "columns": columns, "rows": rows, "ours": False})
+    return found
+
+
 def as_csv(known: Iterable[Figure]) -> str:
     """One line for each of our figures."""
     stream = io.StringIO()
