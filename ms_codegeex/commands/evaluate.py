@@ -234,7 +234,8 @@ def _compare(arguments: argparse.Namespace) -> None:
 
 
 def _check_problems(arguments: argparse.Namespace) -> None:
-    """Print what is wrong with the problems of a directory; a `RunFailure` if something is."""
+    """Print what is wrong with the problems of a directory; a `RunFailure` if something is, or was
+    not run."""
     judging = given(JudgingOptions, arguments)
     from ms_codegeex.evaluation.checking import check_problems, lines
 
@@ -243,6 +244,8 @@ def _check_problems(arguments: argparse.Namespace) -> None:
     print_result(result, "\n".join(lines(result)), arguments.json)
     if result["faults"]:
         raise RunFailure(f"{arguments.data}: {len(result['faults'])} faults; mend them before a model is measured")
+    if left_out := ", ".join(result["left_out"]):
+        raise RunFailure(f"{arguments.data}: not checked in {left_out}; install its tools, or check it elsewhere")
 
 
 def _print(files: Any, result: Mapping[str, Any], lines: Iterable[str], page: str = "report.html") -> None:

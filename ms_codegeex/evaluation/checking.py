@@ -47,8 +47,8 @@ def check_problems(
     """Check a directory with described languages, with files of HumanEval-X's six, or with both.
 
     Returns:
-        `problems` and `answers`: how many were judged. `faults`: see `Fault`. `left_out`: language -> the command that
-        installs its tools; its problems were only read.
+        `problems` and `answers`: how many were judged. `faults`: see `Fault`. `left_out`: language -> what is wrong
+        with its tools, such as the command that installs them; its problems were only read.
 
     Raises:
         UserError: there are no problems, or a layer of the sandbox is missing.
@@ -143,10 +143,10 @@ def _judged(
     task: Task, answers: Iterable[_Answer], sandbox: Sandbox, workers: int, result: dict[str, Any]
 ) -> list[Fault]:
     """The answers with a wrong verdict, in the order of the files; counts are added to `result`."""
-    left_out = {
-        **task.missing(),
-        **task.prepare([p for p in task.problems if p.labels["language"] not in task.missing()]),
-    }
+    missing = task.missing()
+    languages = {problem.labels["language"] for problem in task.problems}
+    there = [problem for problem in task.problems if problem.labels["language"] not in missing]
+    left_out = {name: why for name, why in {**missing, **task.prepare(there)}.items() if name in languages}
     result["left_out"] |= left_out
     known = task.known_defects()
     work = [each for each in answers if each.problem.labels["language"] not in left_out]
@@ -184,5 +184,5 @@ def lines(result: dict[str, Any]) -> Iterator[str]:
     for fault in result["faults"]:
         yield f"{fault['place']}: {fault['problem'] + ': ' if fault['problem'] else ''}{fault['what']}"
     for name, remedy in result["left_out"].items():
-        yield f"{name}: its tools are not on this machine, so nothing was run; {remedy}"
+        yield f"{name}: nothing was run, its tools are missing or do not work; {remedy}"
     yield f"{result['problems']} problems, {result['answers']} answers judged, {len(result['faults'])} faults"

@@ -139,7 +139,16 @@ def test_a_language_that_is_not_here_is_left_out(perl, monkeypatch):
     (data / "perl.yaml").write_text(text)
     result = check_problems(data)
     assert result["left_out"] == {"Perl": "apt-get install perl"} and result["answers"] == 0
-    assert "Perl: its tools are not on this machine" in "\n".join(lines(result))
+    assert "Perl: nothing was run, its tools are missing" in "\n".join(lines(result))
+
+
+@needs_perl
+@pytest.mark.strict_sandbox
+def test_a_strangers_words_run_in_the_sandbox_only(perl, tmp_path):
+    data, trace = perl({}), tmp_path / "trace"
+    text = (data / "perl.yaml").read_text() + f"version: [sh, -c, 'touch {trace}; echo 1']\n"
+    (data / "perl.yaml").write_text(text)
+    assert check_problems(data, workers=2)["faults"] == [] and not trace.exists()
 
 
 def test_a_directory_without_problems(tmp_path):

@@ -18,6 +18,7 @@ PLACE = re.compile(r"\{(" + "|".join(PARTS) + r")\}")
 TOKEN = "{token}"
 NAME = re.compile(r"[A-Za-z][\w+#.-]{0,39}")
 BLOCKS = {"braces": stopping.closed, "indentation": stopping.unindented}
+PROGRAM = re.compile(r"[A-Za-z][\w.+-]{0,79}")
 FILE = re.compile(r"[A-Za-z_][\w.-]{0,79}")
 
 
@@ -115,8 +116,13 @@ def _check(language: LanguageDescription) -> None:
     for key, pattern in (("name", NAME), ("file", FILE)):
         if not pattern.fullmatch(getattr(language, key)):
             raise UserError(f"{key}: {getattr(language, key)[:60]!r} is no name; expected letters and digits")
-    if not language.run or not all((*language.run, *language.compile, *language.version)):
-        raise UserError("run: found nothing or an empty word; expected a program and its arguments")
+    if not language.run:
+        raise UserError("run: found nothing, expected a program and its arguments")
+    for key in ("run", "compile", "version"):
+        words = getattr(language, key)
+        own = key == "run" and language.compile and words[0].startswith("./") and FILE.fullmatch(words[0][2:])
+        if words and not own and not PROGRAM.fullmatch(words[0]):
+            raise UserError(f"{key}: {words[0][:60]!r} is no program in PATH; with `compile`, `run` may begin with ./")
     if sorted(PLACE.findall(language.program)) != sorted(PARTS):
         expected = ", ".join(f"{{{part}}}" for part in PARTS)
         raise UserError(f"program: expected each of {expected} once")

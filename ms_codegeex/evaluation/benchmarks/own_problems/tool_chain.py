@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ms_codegeex.evaluation.benchmarks.own_problems.language import LanguageDescription
-from ms_codegeex.evaluation.sandbox import Command, Execution, ResourceLimits, Verdict
+from ms_codegeex.evaluation.sandbox import Command, Execution, ResourceLimits, Verdict, open_sandbox
 from ms_codegeex.evaluation.toolchains import Program, ToolChain
-from ms_codegeex.evaluation.toolchains.base import RunPlan, output_of, program_of, with_libraries
+from ms_codegeex.evaluation.toolchains.base import RunPlan, program_of, with_libraries
 
 
 class DescribedToolChain(ToolChain):
@@ -40,9 +40,15 @@ class DescribedToolChain(ToolChain):
         return self.install
 
     def version(self) -> str | None:
-        """The first line that its command for that prints; None if something is missing."""
+        """The first line that its command for that prints; None if something is missing. The command is a stranger's,
+        so it runs in a sandbox."""
+        if self.lacking():
+            return None
         words = self._description.version or (self._description.tool, "--version")
-        return None if self.lacking() else output_of(*self._resolved(words))
+        sandbox = open_sandbox("best-effort")  # a missing layer is refused where the programs are run
+        (done,) = sandbox.run([Command(self._resolved(words))], {}, with_libraries(self.tool))
+        lines = (done.stdout or done.stderr).decode("utf-8", "replace").strip().splitlines()
+        return lines[0] if done.succeeded and lines else None
 
     def plan(self, program: Program, token: str, challenge: bytes, seconds: float) -> RunPlan:
         """Compile if there is something to compile with, then run."""
