@@ -142,6 +142,34 @@ def test_a_language_that_is_not_here_is_left_out(perl, monkeypatch):
     assert "Perl: nothing was run, its tools are missing" in "\n".join(lines(result))
 
 
+@pytest.mark.strict_sandbox
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
+def test_a_language_that_is_compiled(tmp_path):
+    """C: a percent sign in `end` stays one, and a solution that does not compile is named."""
+    language = {
+        "name": "C",
+        "comment": "//",
+        "file": "main.c",
+        "compile": ["gcc", "-o", "main", "main.c"],
+        "run": ["./main"],
+        "install": "apt-get install gcc",
+        "block": "braces",
+        "program": "#include <stdio.h>\n#include <stdlib.h>\n{prompt}{answer}\nint main(void) {\n{test}\n{end}\n}\n",
+        "end": 'char line[99]; printf("\\nwitness-{token}-%s", fgets(line, 99, stdin)); return 0;',
+        "empty": "}\n",
+        "exit": "    exit(0);\n}\n",
+    }
+    (tmp_path / "c.yaml").write_text(json.dumps(language))
+    head = "int twice(int x) {\n"
+    row = {"prompt": f"// Double.\n{head}", "declaration": head, "test": "if (twice(3) != 6) abort();"}
+    row |= {"canonical_solution": "    return 2 * x;\n}\n", "broken": ["    return 6 + x;\n}\n"]}
+    other = {"canonical_solution": "    return 2 * y;\n}\n"}
+    rows = [{"task_id": "C/0", **row}, {"task_id": "C/1", **row, **other}]
+    small_benchmarks.write_rows(tmp_path / "c.jsonl", rows)
+    ((line, name, what),) = found(check_problems(tmp_path, workers=2))
+    assert (line, name) == ("2", "C/1") and what.startswith("the reference fails: strict compile error")
+
+
 @needs_perl
 @pytest.mark.strict_sandbox
 def test_a_strangers_words_run_in_the_sandbox_only(perl, tmp_path):
