@@ -155,28 +155,20 @@ def lines(
     left, right = min(xs), max(xs)
     (low, high), (other_low, other_high) = heights or _range(series), _range(others)
     across_unit, legend = PLOT_WIDTH / (right - left), PLOT_WIDTH + (RIGHT if others else 14)
-    parts = []
-    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
-        y = TOP + PLOT_HEIGHT * (1 - share)
-        parts.append(f'<line class="axis" x1="{LEFT}" x2="{LEFT + PLOT_WIDTH}" y1="{y:.1f}" y2="{y:.1f}" />')
-        label = text(shown(low + share * (high - low)))
-        parts.append(f'<text class="dim" x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{label}</text>')
-        if others:
-            label = text(f"{other_low + share * (other_high - other_low):.3g}")
-            parts.append(f'<text class="dim" x="{LEFT + PLOT_WIDTH + 6}" y="{y + 4:.1f}">{label}</text>')
+    grid = (TOP + PLOT_HEIGHT * (4 - each) / 4 for each in range(5))
+    parts = [f'<line class="axis" x1="{LEFT}" x2="{LEFT + PLOT_WIDTH}" y1="{y:.1f}" y2="{y:.1f}" />' for y in grid]
+    parts += _up_axis(up, (low, high), shown, LEFT - 6, 14, "end")
+    if others:
+        parts += _up_axis(
+            other, (other_low, other_high), "{:.3g}".format, LEFT + PLOT_WIDTH + 6, LEFT + PLOT_WIDTH + 50
+        )
     for value in sorted({left, (left + right + 1) // 2, right}):
         x = LEFT + (value - left) * across_unit
         parts.append(
             f'<text class="dim" x="{x:.1f}" y="{TOP + PLOT_HEIGHT + 18}" text-anchor="middle">{value:g}</text>'
         )
-    middle, half = LEFT + PLOT_WIDTH / 2, TOP + PLOT_HEIGHT / 2
+    middle = LEFT + PLOT_WIDTH / 2
     parts.append(f'<text x="{middle:.0f}" y="{TOP + PLOT_HEIGHT + 34}" text-anchor="middle">{text(across)}</text>')
-    parts.append(f'<text transform="translate(14 {half:.0f}) rotate(-90)" text-anchor="middle">{text(up)}</text>')
-    if others:
-        x = LEFT + PLOT_WIDTH + 50
-        parts.append(
-            f'<text transform="translate({x} {half:.0f}) rotate(-90)" text-anchor="middle">{text(other)}</text>'
-        )
     drawn = [(name, values, low, high) for name, values in series.items()]
     drawn += [(name, values, other_low, other_high) for name, values in others.items()]
     for number, (name, values, lowest, highest) in enumerate(drawn):
@@ -194,6 +186,17 @@ def lines(
         parts.append(f'<text x="{LEFT + legend + 18}" y="{y + 11}">{text(name)}</text>')
     height = max(TOP + PLOT_HEIGHT + 40, TOP + ROW * len(drawn))
     return figure(title, LEFT + legend - 14 + LEGEND, height, "".join(parts))
+
+
+def _up_axis(
+    name: str, ends: tuple[float, float], shown: Callable[[float], str], x: int, name_x: int, anchor: str = "start"
+) -> Iterator[str]:
+    """The labels of five heights from the lowest to the highest, and the axis's name."""
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        y, label = TOP + PLOT_HEIGHT * (1 - share), text(shown(ends[0] + share * (ends[1] - ends[0])))
+        yield f'<text class="dim" x="{x}" y="{y + 4:.1f}" text-anchor="{anchor}">{label}</text>'
+    half = TOP + PLOT_HEIGHT / 2
+    yield f'<text transform="translate({name_x} {half:.0f}) rotate(-90)" text-anchor="middle">{text(name)}</text>'
 
 
 def _range(series: Mapping[str, Sequence[tuple[float, float]]]) -> tuple[float, float]:

@@ -197,7 +197,8 @@ def _results(
         "checkpoints": None if curve is None else curve.content(),
     }
     asked = "" if options.of_run is None or curve else "No evaluation of the paper has its files, so none was measured."
-    shown = page.render(chosen, model, done, known, listed, compared, curves, precisions, options.quick, curve or asked)
+    content = (chosen, model, done, known, listed, compared, curves, precisions, options.quick, curve or asked)
+    shown = page.render(page.Reproduction(*content))
     extra = [*results.measures_tables(done), *([checkpoints.as_table(curve)] if curve else [])]
     texts = {
         "index.html": shown,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ms_codegeex.base.webpage import charts, count, lines, note, page, table, text
@@ -20,37 +21,49 @@ QUICK = (
 )
 
 
-def render(
-    paper: Paper,
-    model: str,
-    results: Sequence[PartResult],
-    known: Sequence[Figure],
-    listed: Sequence[Mapping[str, Any]],
-    compared: Sequence[Sequence[str]],
-    curves: Sequence[Mapping[str, Any]],
-    precisions: Sequence[Mapping[str, Any]],
-    quick: bool,
-    curve: CheckpointCurve | str = "",
-) -> str:
-    """The page; the same results give the same bytes. `curve`: of the run's checkpoints, or why there is none."""
+@dataclass(frozen=True)
+class Reproduction:
+    """What a page shows.
+
+    Args:
+        paper, model: whose tables, and which model is in them.
+        results: what became of each part.
+        known, listed, compared, curves: see `results`: figures, tables, differences, and pass rates by size.
+        precisions: memory and speed of the model in each precision.
+        quick: a sample was evaluated.
+        checkpoints: of a run, or why there are none; empty if nobody asked.
+    """
+
+    paper: Paper
+    model: str
+    results: Sequence[PartResult]
+    known: Sequence[Figure] = ()
+    listed: Sequence[Mapping[str, Any]] = ()
+    compared: Sequence[Sequence[str]] = ()
+    curves: Sequence[Mapping[str, Any]] = ()
+    precisions: Sequence[Mapping[str, Any]] = ()
+    quick: bool = False
+    checkpoints: CheckpointCurve | str = ""
+
+
+def render(shown: Reproduction) -> str:
+    """The page; the same results give the same bytes."""
+    paper, results, curve = shown.paper, shown.results, shown.checkpoints
     best = f"Our rows: {MODE} verdicts, the best of several temperatures in each column, as in the papers."
     parts = [
-        ("What ran", (note(text(QUICK)) if quick else "") + _parts(results)),
-        ("Figures", _figures(known)),
-        (f"Against {paper.compared}", "" if quick else _differences(compared, paper)),
-        ("Translation", _matrix(known)),
+        ("What ran", (note(text(QUICK)) if shown.quick else "") + _parts(results)),
+        ("Figures", _figures(shown.known)),
+        (f"Against {paper.compared}", "" if shown.quick else _differences(shown.compared, paper)),
+        ("Translation", _matrix(shown.known)),
         ("Summaries", _measures(results)),
-        (
-            "Checkpoints of the run",
-            section(curve) if isinstance(curve, CheckpointCurve) else note(curve) if curve else "",
-        ),
-        ("Pass rate by size", _curves(curves)),
+        ("Checkpoints of the run", section(curve) if isinstance(curve, CheckpointCurve) else curve and note(curve)),
+        ("Pass rate by size", _curves(shown.curves)),
         ("Perplexity of prompts", _perplexity(results)),
-        ("Memory and speed by precision", _precisions(paper, precisions)),
+        ("Memory and speed by precision", _precisions(paper, shown.precisions)),
         ("Verdicts", _verdicts(results)),
-        ("The paper's tables", note(text(best)) + "".join(published_table(each) for each in listed)),
+        ("The paper's tables", note(text(best)) + "".join(published_table(each) for each in shown.listed)),
     ]
-    return page(f"{paper.title}: {model}", [(name, content) for name, content in parts if content])
+    return page(f"{paper.title}: {shown.model}", [(name, content) for name, content in parts if content])
 
 
 def _parts(results: Sequence[PartResult]) -> str:
