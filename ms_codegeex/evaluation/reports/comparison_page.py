@@ -113,11 +113,17 @@ def steps_figure(
 ) -> str:
     """The pass rate of a run's checkpoints, each with `step` and `value`; `losses`, in nats per token by step, are
     at the right."""
-    line = {"pass rate": [(point["step"], point["value"]) for point in points]} if points else {}
-    beside = ("nats per token", losses)
-    return charts(
-        [lines("by step", line, "step", "pass rate", shown=lambda rate: f"{100 * rate:.1f} %", beside=beside)]
+    rates = [(point["step"], point["value"]) for point in points]
+    figure = lines(
+        "by step",
+        {"pass rate": rates} if rates else {},
+        "step",
+        "pass rate",
+        heights=(0.0, max((rate for _, rate in rates), default=0.0) or 0.01),
+        shown=lambda rate: f"{100 * rate:.1f} %",
+        beside=("nats per token", losses),
     )
+    return charts([figure])
 
 
 def _against(comparison: Mapping[str, Any]) -> str:
