@@ -81,12 +81,10 @@ def run(run_directory: RunDirectory, checkpoint: Checkpoint | None, beats: Beats
 def compiled_operators(config: RunConfig, callbacks: Sequence[Callback]) -> Path | None:
     """The library of operators that the run trains with; None if it has none, which the callbacks hear of if it is for
     want of a compiler."""
-    from ms_codegeex.kernels.compiling import find_library
-    from ms_codegeex.training.operators import operators_library, uses_compiled_operators
+    from ms_codegeex.training.operators import missing_operators, operators_library
 
     library = operators_library(config, _threads(os.environ.get("OMP_NUM_THREADS", "")))
-    if library is None and uses_compiled_operators(config):
-        _, reason = find_library()
+    if library is None and (reason := missing_operators(config)):
         for callback in callbacks:
             callback.warning(f"{SLOWER}: {reason}")
     return library

@@ -6,7 +6,7 @@ import ctypes
 from pathlib import Path
 
 from ms_codegeex.config import RunConfig
-from ms_codegeex.kernels.compiling import library_path
+from ms_codegeex.kernels.compiling import find_library, library_path
 
 
 def uses_compiled_operators(config: RunConfig) -> bool:
@@ -20,6 +20,11 @@ def uses_compiled_operators(config: RunConfig) -> bool:
 def finds_compiled_operators(config: RunConfig) -> bool:
     """Whether a run trains with them on this machine, which builds them on first use."""
     return uses_compiled_operators(config) and library_path() is not None
+
+
+def missing_operators(config: RunConfig) -> str:
+    """Why a run that should train with them does without; empty if it has them, or should not."""
+    return find_library()[1] if uses_compiled_operators(config) else ""
 
 
 def operators_library(config: RunConfig, threads: int) -> Path | None:
