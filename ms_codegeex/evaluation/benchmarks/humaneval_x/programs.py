@@ -1,6 +1,7 @@
-"""From an answer to a program: imports, prompt, answer and tests in one text, with room for the witness.
+"""From an answer to a program: imports, prompt, answer and tests in one text.
 
-The witness is a call that our own code puts after the last test (see `toolchains`). The tests are the benchmark's, not
+Tests that compare calls with literals become a text that only says values (see `cases`). Where others are left, our
+own code puts a call after the last one that prints the witness (see `toolchains`). The tests are the benchmark's, not
 a model's, so their text may be parsed and split. The answer's text may not, and is not.
 """
 
@@ -8,10 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation.benchmarks import blocks
-from ms_codegeex.evaluation.benchmarks.humaneval_x import defects
+from ms_codegeex.evaluation.benchmarks.humaneval_x import cases, defects
 from ms_codegeex.evaluation.benchmarks.humaneval_x.problems import HumanEvalXProblem
 from ms_codegeex.evaluation.toolchains import Program
 from ms_codegeex.generation.stopping import first_unindented
@@ -66,7 +68,9 @@ def python(row: HumanEvalXProblem, answer: str) -> Program:
     program = f"{row.prompt}{answer}\n"
     named = any(word in text for word in ("np", "numpy") for text in (program, row.test))
     imports = "\n".join(line for line in PYTHON_IMPORTS if named or "numpy" not in line)
-    return Program(f"{row.test}\n", f'{blocks.CALL}("%s")', "\n", others={"program.py": f"{imports}\n{program}"})
+    tests = cases.translated(row.test, "python")
+    call = "" if tests.complete else f'{blocks.CALL}("%s")'
+    return Program(f"{tests.text}\n", call, "\n", others={"program.py": f"{imports}\n{program}"}, **checks(tests))
 
 
 def cpp(row: HumanEvalXProblem, answer: str) -> Program:
@@ -97,12 +101,17 @@ def java(row: HumanEvalXProblem, answer: str) -> Program:
 
 
 def js(row: HumanEvalXProblem, answer: str) -> Program:
-    """The tests are a function that the witness calls with its own `console`, `JSON` and `Math`; it counts failed
-    assertions, which JavaScript only logs. The tests' names are declared after the answer, so the answer cannot use
-    them."""
+    """The tests are a function that our own code calls with its own `JSON` and `Math`. If they need the witness, it
+    also gets a `console` that counts failed assertions, which JavaScript only logs. The tests' names are declared after
+    the answer, so the answer cannot use them."""
     names = "".join(f"let {name}\n" for name in JS_NAMES.findall(row.test))
-    tests = f"(console, JSON, Math) => {{\n{row.test}\n}}"
-    return Program(f"{row.prompt}{answer}\n;{names}ms_codegeex_tests(", '"%s"', f", {tests})\n")
+    tests = cases.translated(row.test, "js")
+    head = f"{row.prompt}{answer}\n;{names}"
+    if tests.complete:
+        text = f"ms_codegeex_values((JSON, Math, ms_codegeex_say) => {{\n{tests.text}\n}})\n"
+        return Program(f"{head}{text}", "", "", **checks(tests))
+    text = f"(console, JSON, Math) => {{\n{tests.text}\n}}"
+    return Program(f"{head}ms_codegeex_tests(", '"%s"', f", {text})\n", **checks(tests))
 
 
 def go(row: HumanEvalXProblem, answer: str) -> Program:
@@ -148,6 +157,11 @@ def rust(row: HumanEvalXProblem, answer: str) -> Program:
 ASSEMBLERS: dict[str, Callable[[HumanEvalXProblem, str], Program]] = {
     each.__name__: each for each in (python, cpp, java, js, go, rust)
 }
+
+
+def checks(tests: cases.Cases) -> dict[str, Any]:
+    """A program's arguments that follow from its tests."""
+    return {"checks": tests.checks, "witnessed": not tests.complete}
 
 
 def before_signature(row: HumanEvalXProblem) -> tuple[str, str]:
