@@ -249,6 +249,8 @@ class Translation:
                 rule = "equal"
         if self.language == "cpp" and (cast := ANY_CAST.fullmatch(actual)):
             actual, rule = cast[1], "typed"
+        if self.language == "cpp" and "issame(map<" in self.text and isinstance(expected, list):
+            expected = dict(expected)
         return actual, Check(expected, rule)
 
     def truth(self, text: str, expected: bool) -> tuple[str, Check] | None:
