@@ -43,8 +43,10 @@ RUST_LET = re.compile(r"^[ \t]*let (\w+)\s*(?::[^=;]+)?=\s*([^;]+);[ \t]*\n?", r
 JAVA_MAP = re.compile(r"^[ \t]*Map<[^>]*> (\w+) = new HashMap<>\(\);[ \t]*\n?", re.MULTILINE)
 JAVA_PUT = r"^[ \t]*{}\.put\((.*)\);[ \t]*\n?"
 JAVA_FAILED = re.compile(r"if \(correct\.contains\(false\)\) \{\s*throw new AssertionError\(\);\s*\}")
+GO_ASSERT = re.compile(r"^\s*assert := assert\.New\(t\)\n", re.MULTILINE)
 ANY_CAST = re.compile(r"boost::any_cast<\w+>\((.*)\)", re.DOTALL)
 TOLERANCE = re.compile(r"\bissame\s*\(.*?>\s*1e-4.*?\n\}", re.DOTALL)
+BODY = re.compile(r"(?:\b(?:for|while|if)\s*\([^\n]*\)|\belse)\s*\Z")  # without braces
 CASTS = re.compile(r"\((?:int|double|String)\)\s*")
 
 
@@ -122,7 +124,8 @@ class Translation:
         while found := ASSERTS[self.language].search(self.text, at):
             end = closing(self.text, found.end())
             statement = None
-            if self.depth(found.start()) == DEPTHS[self.language]:
+            in_loop = BODY.search(self.text, 0, found.start())
+            if self.depth(found.start()) == DEPTHS[self.language] and not in_loop:
                 statement = self.statement(found, self.text[found.end() : end])
             complete &= statement is not None
             text += self.text[at : found.start()] + (statement or self.text[found.start() : end + 1])
@@ -131,6 +134,8 @@ class Translation:
         if self.language == "java" and self.checks:
             text = JAVA_FAILED.sub("", text, count=1)
             complete &= "AssertionError" not in text and "assert " not in text
+        if self.language == "go" and complete:
+            text = GO_ASSERT.sub("", text)
         for name, statements in variables.items():
             rest = text
             for statement in statements:

@@ -59,7 +59,6 @@ GO_NAMES = (
     "panic", "rune", "string", "true",
 )  # fmt: skip
 GO_SAY = 'import ms_codegeex_values "ms_codegeex/witness"\n'
-GO_ASSERT = re.compile(r"^\s*assert := assert\.New\(t\)\n", re.MULTILINE)
 GO_TESTIFY = re.compile(r'^\s*"github\.com/stretchr/testify/assert"\n', re.MULTILINE)
 GO_CLOSURE = re.compile(r"^\s*(\w+) := func\(", re.MULTILINE)
 GO_USES = {  # a use of each package that tests import, as Go accepts no unused one
@@ -149,7 +148,7 @@ def go(row: HumanEvalXProblem, answer: str) -> Program:
     tests = cases.translated(row.test, "go")
     text, given, others, call = tests.text, row.test_setup, {}, ""
     if tests.complete:  # without the library of assertions, which takes long to link
-        text, given = GO_ASSERT.sub("", text), GO_TESTIFY.sub("", given)
+        given = GO_TESTIFY.sub("", given)
         text += "".join(f"\nvar _ = {use}" for name, use in GO_USES.items() if f'"{name}"' in given)
     else:
         code = STRINGS.sub('""', row.test)
