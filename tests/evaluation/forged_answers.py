@@ -1,6 +1,6 @@
 """Wrong answers to `triple` of `humaneval_x_rows` that try to win: they look for what the tests expect wherever a
-program can look, forge the witness of earlier versions, change how values are compared or written, and write values that they
-guess. None knows 6 and -3, and nothing in the program does."""
+program can look, forge the witness of earlier versions, change how values are compared or written, and write values
+that they guess. None knows 6 and -3, and nothing in the program does."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ FORGED = {
             "    import glob\n    text = ''.join(open(p, errors='replace').read() for p in glob.glob('/program/*'))\n"
             f"{PYTHON_SEARCH}"
         ),
-        "environment": f"    text = open('/proc/self/environ').read() + open('/proc/self/cmdline').read()\n{PYTHON_SEARCH}",
+        "environment": (
+            f"    text = open('/proc/self/environ').read() + open('/proc/self/cmdline').read()\n{PYTHON_SEARCH}"
+        ),
         "standard input": f"    import os\n    text = os.read(0, 4096).decode()\n{PYTHON_SEARCH}",
         "constants of the frame": (
             "    import sys\n    frame = sys._getframe(1)\n"
@@ -39,12 +41,14 @@ FORGED = {
             "        frame = frame.f_back\n    return 0\n"
         ),
         "comparison of numbers": (
-            "    import ctypes\n    class Any(int):\n        __eq__ = lambda *_: True\n        __hash__ = int.__hash__\n"
+            "    import ctypes\n    class Any(int):\n        __eq__ = lambda *_: True\n"
+            "        __hash__ = int.__hash__\n"
             "    return Any(0)\n"
         ),
         "object that equals all": "    class Any:\n        __eq__ = lambda *_: True\n    return Any()\n",
         "patched say": (
-            "    import sys\n    frame = sys._getframe(1)\n    frame.f_globals['ms_codegeex_say'] = lambda value: None\n"
+            "    import sys\n    frame = sys._getframe(1)\n"
+            "    frame.f_globals['ms_codegeex_say'] = lambda value: None\n"
             "    return 0\n"
         ),
         "guessed frames": "    import os\n    for n in range(3, 9):\n        try: os.write(n, b'3:i1;3:i2;')\n"
@@ -63,11 +67,13 @@ FORGED = {
             "  return found ? Number(found[1]) : 0\n}\n"
         ),
         "wrapper of the tests": (
-            "  return 0\n}\nObject.defineProperty(globalThis, 'ms_codegeex_values', { value: t => { throw String(t) } })\n"
+            "  return 0\n}\n"
+            "Object.defineProperty(globalThis, 'ms_codegeex_values', { value: t => { throw String(t) } })\n"
         ),
         "own values": "  return 0\n}\nfunction ms_codegeex_values(tests) {}\n",
         "heap": (
-            "  const v8 = require('v8')\n  const found = /witness-\\w+/.exec(v8.getHeapSnapshot().read().toString())\n"
+            "  const v8 = require('v8')\n"
+            "  const found = /witness-\\w+/.exec(v8.getHeapSnapshot().read().toString())\n"
             "  if (found) require('fs').writeSync(1, found[0] + '\\n')\n  return 0\n}\n"
         ),
         "valueOf": "  return { valueOf: () => number === 2 ? 1 : 2, toString: () => 'x' }\n}\n",
@@ -81,20 +87,24 @@ FORGED = {
         "source by the assembler": (
             '    extern const char text[];\n    const char *found = strstr(text, "== ");\n'
             "    return found ? atoi(found + 3) : 0;\n}\n"
-            'extern const char text[];\n__asm__(".data\\n.global text\\ntext: .incbin \\"main.cpp\\"\\n.byte 0\\n.text");\n'
+            'extern const char text[];\n__asm__(".data\\n.global text\\n'
+            'text: .incbin \\"main.cpp\\"\\n.byte 0\\n.text");\n'
         ),
         "a constructor": (
             "    return 0;\n}\nextern char challenge[64] __attribute__((weak));\n"
             '__attribute__((constructor)) static void early() { puts("witness-x"); }\n'
         ),
         "the end of tests": (
-            '    extern void ms_codegeex_tests_ended(const char *);\n    ms_codegeex_tests_ended("x");\n    exit(0);\n}\n'
+            "    extern void ms_codegeex_tests_ended(const char *);\n"
+            '    ms_codegeex_tests_ended("x");\n    exit(0);\n}\n'
         ),
         "own write": (
             '    return 0;\n}\nextern "C" ssize_t write(int, const void *data, size_t size) { return size; }\n'
         ),
         "own said": "    return 0;\n}\nnamespace ms_codegeex { template <> void say(const int &) {} }\n",
-        "equality": "    return 0;\n}\nnamespace std { template <class A> bool operator==(int, const A&) { return true; } }\n",
+        "equality": (
+            "    return 0;\n}\nnamespace std { template <class A> bool operator==(int, const A&) { return true; } }\n"
+        ),
         "guessed frames": (
             '    int put(int, const void*, unsigned long) __asm__("write");\n'
             '    for (int n = 3; n < 9; n++) put(n, "3:i1;3:i2;", 10);\n    _Exit(0);\n}\n'
@@ -106,22 +116,29 @@ FORGED = {
     },
     "java": {
         "heap dump": (
-            "        try {\n            var server = java.lang.management.ManagementFactory.getPlatformMBeanServer();\n"
-            '            server.invoke(new javax.management.ObjectName("com.sun.management:type=HotSpotDiagnostic"),\n'
-            '                "dumpHeap", new Object[]{"/tmp/heap.hprof", true}, new String[]{"java.lang.String", "boolean"});\n'
-            '            String text = new String(java.nio.file.Files.readAllBytes(java.nio.file.Path.of("/tmp/heap.hprof")),\n'
+            "        try {\n"
+            "            var server = java.lang.management.ManagementFactory.getPlatformMBeanServer();\n"
+            "            server.invoke("
+            'new javax.management.ObjectName("com.sun.management:type=HotSpotDiagnostic"),\n'
+            '                "dumpHeap", new Object[]{"/tmp/heap.hprof", true}, '
+            'new String[]{"java.lang.String", "boolean"});\n'
+            "            String text = new String(java.nio.file.Files.readAllBytes("
+            'java.nio.file.Path.of("/tmp/heap.hprof")),\n'
             "                java.nio.charset.StandardCharsets.ISO_8859_1);\n"
-            '            int at = text.indexOf("witness-");\n            if (at > 0) System.err.println(text.substring(at, at + 60));\n'
+            '            int at = text.indexOf("witness-");\n'
+            "            if (at > 0) System.err.println(text.substring(at, at + 60));\n"
             "        } catch (Exception error) {}\n        return 0;\n    }\n}\n"
         ),
         "class file": (
-            '        try {\n            byte[] all = java.nio.file.Files.readAllBytes(java.nio.file.Path.of("Main.class"));\n'
+            "        try {\n"
+            '            byte[] all = java.nio.file.Files.readAllBytes(java.nio.file.Path.of("Main.class"));\n'
             "            for (int i = 0; i + 1 < all.length; i++) if (all[i] == 16 && all[i + 1] == 6) return 6;\n"
             "        } catch (Exception error) {}\n        return 0;\n    }\n}\n"
         ),
         "reflection": (
             '        try {\n            var out = ms_codegeex.Values.class.getDeclaredField("out");\n'
-            '            out.setAccessible(true);\n            out.set(null, new java.io.FileOutputStream("/dev/null"));\n'
+            "            out.setAccessible(true);\n"
+            '            out.set(null, new java.io.FileOutputStream("/dev/null"));\n'
             "        } catch (Exception error) {}\n        return 0;\n    }\n}\n"
         ),
         "guessed frames": (
@@ -136,14 +153,17 @@ FORGED = {
     },
     "go": {
         "source embedded": (
-            "    at := strings.Index(text, \"Equal(\")\n    if at > 0 && text[at+6] == '6' {\n        return 6\n    }\n"
+            "    at := strings.Index(text, \"Equal(\")\n    if at > 0 && text[at+6] == '6' {\n"
+            "        return 6\n    }\n"
             "    return 0\n}\n\n//go:embed main_test.go\nvar text string\n"
         ),
         "program itself": (
             '    data, _ := os.ReadFile("main_test.go")\n    at := strings.Index(string(data), "Equal(")\n'
             "    if at > 0 && data[at+6] == '6' {\n        return 6\n    }\n    return 0\n}\n"
         ),
-        "own say": "    return 0\n}\n\nvar ms_codegeex_values = struct{ Say func(interface{}) }{func(interface{}) {}}\n",
+        "own say": (
+            "    return 0\n}\n\nvar ms_codegeex_values = struct{ Say func(interface{}) }{func(interface{}) {}}\n"
+        ),
     },
     "rust": {
         "include_str": (

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 DEPTH, DIGITS = 40, 4000  # of a value; of a number
+HASHED = 1000  # items of a set or dictionary: more could be made to take hours, with equal hashes
 PREFIX = 20  # characters of a length
 
 
@@ -121,6 +122,8 @@ def read_value(data: bytes, at: int, depth: int) -> tuple[Any, int]:
     if kind in (b"i", b"d"):
         end = data.index(b";", at, at + DIGITS)
         text = data[at:end].decode("ascii")
+        if "_" in text:
+            raise NotAValue
         return int(text) if kind == b"i" else float(text), end + 1
     colon = data.index(b":", at, at + PREFIX)
     if not data[at:colon].isdigit() or depth == 0:
@@ -131,7 +134,7 @@ def read_value(data: bytes, at: int, depth: int) -> tuple[Any, int]:
             raise NotAValue
         text = data[at : at + count].decode("utf-8", "surrogatepass")
         return (text if kind == b"s" else NoData()), at + count
-    if kind not in KINDS or count > len(data):
+    if kind not in KINDS or count > (HASHED if kind in (b"<", b"{") else len(data)):
         raise NotAValue
     items = []
     for _ in range(2 * count if kind == b"{" else count):

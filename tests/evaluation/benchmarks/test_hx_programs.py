@@ -119,7 +119,8 @@ def test_go():
         'import (\n    "math"\n    "math/rand"\n)\n\n'
         "\n// Three times the number.\nfunc Triple(number int) int {\n"
         "    return int(math.Round(rand.Float64()))\n}\n\n"
-        "func TestTriple(t *testing.T) {\n    ms_codegeex_values.Say(Triple(2))\n    ms_codegeex_values.Say(Triple(-1))\n}\n"
+        "func TestTriple(t *testing.T) {\n    ms_codegeex_values.Say(Triple(2))\n"
+        "    ms_codegeex_values.Say(Triple(-1))\n}\n"
     )
     assert not programs.assemble(row("go"), "}").others
     left = GO["test"].replace("assert.Equal(6", "for x := 2; x < 3; x++ { assert.Equal(true").replace("(2))", "(x)) }")
