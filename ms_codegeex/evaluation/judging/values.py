@@ -37,8 +37,8 @@ class Check:
         expected: plain data.
         rule: "equal", by Python's rules; "typed", where 1, 1.0 and true are different; "json", where the order of
             a dictionary's keys counts too; "loose", a number or its text; "close", whose numbers differ by less than
-            `tolerance` (or by no more, if `inclusive`); "less", a number that exceeds by less; "empty", a list or
-            tuple without items; "any".
+            `tolerance` (or by no more, if `inclusive`); "less", a number that exceeds by less; "root", of a
+            polynomial; "empty", a list or tuple without items; "any".
     """
 
     expected: Any
@@ -61,6 +61,13 @@ def close(check: Check, value: Any) -> bool:
         return isinstance(value, list) and all(close(replace(check, expected=each), got) for each, got in pairs)
     difference = abs(value - check.expected)
     return bool(difference <= check.tolerance if check.inclusive else difference < check.tolerance)
+
+
+def is_root(check: Check, value: Any) -> bool:
+    """Whether the polynomial with these coefficients is nearly zero there."""
+    return bool(
+        abs(sum(coefficient * value**power for power, coefficient in enumerate(check.expected))) < check.tolerance
+    )
 
 
 def same(expected: Any, value: Any) -> bool:
@@ -90,6 +97,7 @@ RULES: dict[str, Callable[[Check, Any], bool]] = {
     "loose": lambda check, value: check.expected == (float(value) if isinstance(value, str) else value),
     "close": close,
     "less": lambda check, value: value - check.expected < check.tolerance,
+    "root": is_root,
     "empty": lambda check, value: isinstance(value, list | tuple) and not value,
     "any": lambda check, value: True,
 }

@@ -161,7 +161,7 @@ def test_a_commented_test_of_rust_is_replaced():
     program = programs.assemble(row("rust", **changed), "}")
     assert (
         program.only_compiles
-        and b"find_zero(&coeffs)" in program.source("T")
+        and b"say(&(find_zero(&vec![1.0, 2.0])))" in program.source("T")
         and b"triple(2)" not in program.source("T")
     )
     assert not programs.assemble(row("rust", task_id="Rust/32"), "}").only_compiles

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ms_codegeex.evaluation.benchmarks.humaneval_x import drawn
 from ms_codegeex.evaluation.benchmarks.humaneval_x.cases import translated
 from ms_codegeex.evaluation.benchmarks.humaneval_x.literals import NotALiteral, value_of
 from ms_codegeex.evaluation.judging.values import Check, first_wrong, read_frames
@@ -118,3 +120,21 @@ def test_an_assertion_that_runs_in_a_loop_or_compares_no_literal_stays():
         "def check(f):\n    assert f(1) == 2, '2'\n    for x in [1]:\n        assert f(x) == x\n", "python"
     )
     assert len(python.checks) == 1 and not python.complete and "'2'" not in python.text
+
+
+@pytest.mark.parametrize("language", ["python", "cpp", "java", "js", "go", "rust"])
+def test_drawn_inputs_are_the_same_in_every_language(language: str):
+    """Calls and what they must return, for a problem whose tests draw numbers; and for the one with polynomials."""
+    name = "Add" if language == "go" else "add"
+    _, calls = drawn.calls(53, language, f"{name}(x, y)")
+    numbers = [[int(each) for each in call.partition("(")[2][:-1].split(", ")] for call, _ in calls]
+    assert [check.expected for _, check in calls] == [x + y for x, y in numbers] and len(calls) == 100
+    generator = random.Random(53)
+    assert numbers == [[generator.randint(0, 1000) for _ in range(2)] for _ in range(100)]
+    assert drawn.calls(53, language, "other(x, y)") is None and drawn.calls(7, language, f"{name}(x, y)") is None
+
+
+def test_roots_and_codes():
+    check = Check([-6, 11, -6, 1], "root", 1e-4)
+    assert [check.accepts(value) for value in (1, 2.0, 3.00001, 4, math.nan, "1", None)] == [True] * 3 + [False] * 4
+    assert drawn.cyclic("abcdefgh") == "bcaefdgh" and drawn.shifted("aez") == "fje"

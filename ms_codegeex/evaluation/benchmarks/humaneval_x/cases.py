@@ -8,11 +8,13 @@ then the program needs its witness, too. The tests are the benchmark's, so their
 from __future__ import annotations
 
 import ast
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ms_codegeex.evaluation.benchmarks.humaneval_x import drawn
 from ms_codegeex.evaluation.benchmarks.humaneval_x.literals import NotALiteral, value_of
 from ms_codegeex.evaluation.judging.values import Check
 
@@ -27,6 +29,7 @@ ASSERTS = {
     "rust": re.compile(r"\b(assert|assert_eq)!\("),
 }
 SAYS = {  # of a value
+    "python": "ms_codegeex_say({})",
     "cpp": "ms_codegeex::say({})",
     "js": "ms_codegeex_say({})",
     "java": "ms_codegeex.Values.say({});",
@@ -52,17 +55,32 @@ CASTS = re.compile(r"\((?:int|double|String)\)\s*")
 
 @dataclass(frozen=True)
 class Cases:
-    """Tests that were translated. `complete`: no assertion is left in the text."""
+    """Tests that were translated. `complete`: no assertion is left in the text. `statements`: those that say values."""
 
     text: str
     checks: tuple[Check, ...]
     complete: bool
+    statements: tuple[str, ...] = ()
 
 
-def translated(test: str, language: str) -> Cases:
-    """The tests of a problem. Without checks, the text is unchanged."""
+def translated(test: str, language: str, number: int | None = None) -> Cases:
+    """The tests of a problem. Without checks, the text is unchanged. `number`: of the problem, if its inputs may be
+    replaced by those of `drawn`."""
     cases = python(test) if language == "python" else Translation(test, language).cases()
+    partly = not (cases.complete and cases.checks)
+    if partly and number is not None and (found := drawn.calls(number, language, test)):
+        name, calls = found
+        statements = [*cases.statements, *(said(actual, language) for actual, _ in calls)]
+        checks = (*cases.checks, *(check for _, check in calls))
+        return Cases(drawn.tests(language, name, statements), checks, True)
     return cases if cases.checks else Cases(test, (), False)
+
+
+def said(actual: str, language: str) -> str:
+    """The statement that says the value of an expression."""
+    if language == "js" and actual.startswith("JSON.stringify("):
+        return JSON_SAY.format(actual[len("JSON.stringify(") : -1])
+    return SAYS[language].format(actual)
 
 
 def pieces(text: str) -> Iterator[tuple[int, int]]:
@@ -115,6 +133,7 @@ class Translation:
         self.text = without_comments(test)
         self.names: dict[str, Any] = {}
         self.checks: list[Check] = []
+        self.statements: list[str] = []
         self.tolerance = 1e-4 if language == "cpp" and TOLERANCE.search(test) else None
 
     def cases(self) -> Cases:
@@ -144,7 +163,7 @@ class Translation:
                 text = rest
         if self.language == "cpp" and not re.search(r"\bissame\s*\([^{]*\)\s*[;,)&|]", text.partition("int main")[2]):
             text = re.sub(r"^bool issame.*?^\}\n?", "", text, flags=re.MULTILINE | re.DOTALL)
-        return Cases(text, tuple(self.checks), complete)
+        return Cases(text, tuple(self.checks), complete, tuple(self.statements))
 
     def variables(self) -> Mapping[str, list[str]]:
         """Variables that are literals -> their statements. Fills `names`."""
@@ -192,13 +211,12 @@ class Translation:
         if translation is None:
             return None
         self.checks.append(translation[1])
-        return self.said(translation[0]) + (";" if self.language == "java" else "")
+        return self.said(translation[0])
 
     def said(self, actual: str) -> str:
         """The statement that says a value."""
-        if self.language == "js" and actual.startswith("JSON.stringify("):
-            return JSON_SAY.format(actual[len("JSON.stringify(") : -1])
-        return SAYS[self.language].format(actual)
+        self.statements.append(said(actual, self.language))
+        return self.statements[-1]
 
     def literal(self, text: str) -> list[Any] | None:
         """The value in a list, None if the text is no literal."""
@@ -234,6 +252,8 @@ class Translation:
         """Of two sides, one is a literal."""
         for actual, other in ((left, right), (right, left)):
             literal = self.literal(other)
+            if self.language == "rust" and (shown := self.shown(other)):  # an enumeration: what `{:?}` shows of it
+                return f'format!("{{:?}}", {actual})', Check(shown)
             if literal is None:
                 continue
             if self.literal(actual) is not None:
@@ -242,6 +262,16 @@ class Translation:
                 return self.truth(actual, True)
             return self.wrapped(actual, literal[0])
         return (left, Check(None, "any")) if left == right else None
+
+    def shown(self, text: str) -> str | None:
+        """The text of a value of Rust/137's enumeration, such as `RtnType::Int(2)`."""
+        found = re.fullmatch(r"RtnType::(\w+)(?:\((.*)\))?", text, re.DOTALL)
+        if found is None:
+            return None
+        inner = self.literal(found[2]) if found[2] else []
+        if inner is None:
+            return None
+        return found[1] + "".join(f"({json.dumps(each)})" for each in inner)
 
     def wrapped(self, actual: str, expected: Any) -> tuple[str, Check]:
         """Without casts, and without what a container is opened with."""
@@ -316,6 +346,7 @@ def python(test: str) -> Cases:
     """Python's, by its own parser."""
     tree = ast.parse(test)
     checks: list[Check] = []
+    statements: list[ast.stmt] = []
     complete = True
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "check"]
     for function in functions:
@@ -325,12 +356,14 @@ def python(test: str) -> Cases:
             if translation:
                 call_ = ast.Call(ast.Name(SAY, ast.Load()), [translation[0]], [])
                 body.append(ast.Expr(call_))
+                statements.append(body[-1])
                 checks.append(translation[1])
             elif not (isinstance(node, ast.Assert) and isinstance(node.test, ast.Constant)):
                 complete &= not any(isinstance(each, ast.Assert) for each in ast.walk(node))
                 body.append(node)
         function.body = body or [ast.Pass()]
-    return Cases(ast.unparse(ast.fix_missing_locations(tree)), tuple(checks), complete)
+    text = ast.unparse(ast.fix_missing_locations(tree))
+    return Cases(text, tuple(checks), complete, tuple(map(ast.unparse, statements)))
 
 
 def python_relation(test: ast.expr) -> tuple[ast.expr, Check] | None:

@@ -87,7 +87,7 @@ def python(row: HumanEvalXProblem, answer: str) -> Program:
     program = f"{row.prompt}{answer}\n"
     named = any(word in text for word in ("np", "numpy") for text in (program, row.test))
     imports = "\n".join(line for line in PYTHON_IMPORTS if named or "numpy" not in line)
-    tests = cases.translated(row.test, "python")
+    tests = cases.translated(row.test, "python", row.number)
     call = "" if tests.complete else f'{blocks.CALL}("%s")'
     return Program(f"{tests.text}\n", call, "\n", others={"program.py": f"{imports}\n{program}"}, **judged_by(tests))
 
@@ -97,7 +97,7 @@ def cpp(row: HumanEvalXProblem, answer: str) -> Program:
     operators are unknown to the tests. The witness ends main."""
     includes = "\n".join(line for line in CPP_INCLUDES if line not in row.prompt)
     published, untested = defects.tests(row)
-    tests = cases.translated(published, "cpp")
+    tests = cases.translated(published, "cpp", row.number)
     text = CPP_ASSERT.sub("" if tests.complete else blocks.OUR_ASSERT, tests.text, count=1)
     head, tail = blocks.at_end_of_block(text, blocks.CPP_MAIN, place(row))
     known, signature = before_signature(row)
@@ -114,7 +114,7 @@ def java(row: HumanEvalXProblem, answer: str) -> Program:
     """Tests and answer are two files, so that an answer's class named `Arrays` hides the library's only in its own
     file. One of our classes calls main and sees it return."""
     imports = "\n".join(re.findall(r"^import .*;", row.prompt, re.MULTILINE))
-    tests = cases.translated(row.test, "java")
+    tests = cases.translated(row.test, "java", row.number)
     code = STRINGS.sub('""', tests.text)
     names = [name for name in JAVA_CLASSES if re.search(rf"\b{name.rpartition('.')[2]}\b", code)]
     mine = "".join(f"import {name};\n" for name in names)
@@ -129,7 +129,7 @@ def js(row: HumanEvalXProblem, answer: str) -> Program:
     also gets a `console` that counts failed assertions, which JavaScript only logs. The tests' names are declared after
     the answer, so the answer cannot use them."""
     names = "".join(f"let {name}\n" for name in JS_NAMES.findall(row.test))
-    tests = cases.translated(row.test, "js")
+    tests = cases.translated(row.test, "js", row.number)
     head = f"{row.prompt}{answer}\n;{names}"
     if tests.complete:
         text = f"ms_codegeex_values((JSON, Math, ms_codegeex_say) => {{\n{tests.text}\n}})\n"
@@ -145,7 +145,7 @@ def go(row: HumanEvalXProblem, answer: str) -> Program:
     lines = "\n".join(f'    "{name}"' for name in used)
     imports = f"import (\n{lines}\n)\n" if used else ""
     body = row.prompt.replace(row.imports, "", 1) if row.imports else row.prompt
-    tests = cases.translated(row.test, "go")
+    tests = cases.translated(row.test, "go", row.number)
     text, given, others, call = tests.text, row.test_setup, {}, ""
     if tests.complete:  # without the library of assertions, which takes long to link
         given = GO_TESTIFY.sub("", given)
@@ -167,14 +167,15 @@ def rust(row: HumanEvalXProblem, answer: str) -> Program:
     answer's macros are unknown, and import only its functions, whose types they check. Main is empty."""
     declaration = "" if row.declaration.strip() in row.prompt else row.declaration
     published, untested = defects.tests(row)
-    translated = cases.translated(published, "rust")
+    translated = cases.translated(published, "rust", row.number)
     tests = translated.text
     known = f"{declaration}{row.prompt}"
     imports = "\n".join(dict.fromkeys(RUST_USE.findall(known)))
     functions = dict.fromkeys(RUST_FUNCTION.findall(known))
     solved = f"{known}{row.solution}"  # some tests call functions that only the answer defines
     defined = (*(name for name, *_ in RUST_FUNCTION.findall(solved)), *RUST_TYPE.findall(solved))
-    named = [name for name in dict.fromkeys(defined) if re.search(rf"\b{name}\b", tests)]
+    needed = tests + "".join(rest for name, _, rest in functions if re.search(rf"\b{name}\b", tests))
+    named = [name for name in dict.fromkeys(defined) if re.search(rf"\b{name}\b", needed)]
     checks = "\n".join(
         f"const _: {generic and f'for{generic} '}fn({RUST_MUT.sub('', rest)} = {name};"
         for name, generic, rest in functions
