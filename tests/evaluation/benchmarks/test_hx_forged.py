@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from benchmark_data import benchmark
+from broken_answers import END
 from chains import answer, judge_all, open_task
 from forged_answers import FORGED
 from humaneval_x_rows import ROWS, write
@@ -69,6 +70,34 @@ def test_a_program_is_the_same_whatever_its_tests_expect(language: str):
     assert first.files("main", "T") == second.files("main", "T")
     assert [check.expected for check in first.checks] == [6, -3] != [check.expected for check in second.checks]
     assert first.fingerprint != second.fingerprint
+
+
+LOOPS = {  # the second assertion of `triple`, in a loop
+    "python": ("    assert triple(-1) == -3", "    for x in [-1]:\n        assert triple(x) == 3 * x"),
+    "js": ("  console.assert(triple(-1) === -3)", "  for (const x of [-1]) { console.assert(triple(x) === 3 * x) }"),
+    "cpp": ("    assert (triple(-1) == -3);", "    for (int x=-1;x<0;x++) assert (triple(x) == 3*x);"),
+}
+
+
+@pytest.mark.parametrize("language", LOOPS)
+def test_values_and_assertions_in_one_program(tmp_path: Path, sandbox, language: str):
+    """Both must be right, and all of both must be there."""
+    row = {**ROWS[language], "test": ROWS[language]["test"].replace(*LOOPS[language])}
+    write(tmp_path, language, row)
+    task = open_task(tmp_path, language, timeout=10)
+    problem = task.problems[0]
+    program = task.program(problem, task.reference(problem))
+    assert program.witnessed and len(program.checks) == 1
+    solution, end = problem.data.solution, END[language]
+    wrong, leaves = {
+        "python": ("    return number + 4\n", "    import os\n    if number < 0: os._exit(0)\n"),
+        "js": ("  return number + 4\n", "  if (number < 0) process.exit(0)\n"),
+        "cpp": ("    return number + 4;\n", "    if (number < 0) exit(0);\n"),
+    }[language]
+    texts = [solution, wrong + end, wrong.replace("number", "0") + end, leaves + solution]
+    found = judge_all(task, sandbox, [(problem, answer(problem, text)) for text in texts])
+    verdicts = [each.verdicts["strict"] for each in found]
+    assert verdicts == [Verdict.PASSED, Verdict.WRONG, Verdict.WRONG, Verdict.ERROR]
 
 
 def test_forty_kinds():
