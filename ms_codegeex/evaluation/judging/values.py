@@ -22,10 +22,11 @@ class NotAValue(ValueError):
 
 
 class NoData:
-    """A value that is no data, such as JavaScript's undefined: no expected value is like it."""
+    """A value that is no data, such as an object of the answer's own type: no expected value is like it."""
 
 
-CONSTANTS = {b"n": None, b"u": NoData(), b"t": True, b"f": False}
+UNDEFINED = object()  # JavaScript's: no expected value is like it
+CONSTANTS = {b"n": None, b"u": UNDEFINED, b"t": True, b"f": False}
 KINDS: dict[bytes, Callable[[list[Any]], Any]] = {b"[": list, b"(": tuple, b"<": set, b"{": list}
 
 
@@ -104,20 +105,19 @@ RULES: dict[str, Callable[[Check, Any], bool]] = {
 
 
 def read_frames(data: bytes) -> tuple[list[Any], bytes]:
-    """The values at the beginning of a program's output, and the rest of it."""
+    """The values at the beginning of a program's output, and the rest of it. A frame with anything else is no data."""
     values: list[Any] = []
     at = 0
     while (colon := data.find(b":", at, at + PREFIX)) > 0 and data[at:colon].isdigit():
         end = colon + 1 + int(data[at:colon])
         if end > len(data):
             break
+        frame = data[colon + 1 : end]
         try:
-            value, stop = read_value(data, colon + 1, DEPTH)
+            value, stop = read_value(frame, 0, DEPTH)
         except (ValueError, RecursionError, TypeError):
-            break
-        if stop != end:
-            break
-        values.append(value)
+            value, stop = NoData(), len(frame)
+        values.append(value if stop == len(frame) else NoData())
         at = end
     return values, data[at:]
 
@@ -157,3 +157,12 @@ def first_wrong(checks: Sequence[Check], values: Sequence[Any]) -> int | None:
     """The first value that is not the expected one, None if all that were given are right."""
     pairs = enumerate(zip(checks, values, strict=False))
     return next((number for number, (check, value) in pairs if not check.accepts(value)), None)
+
+
+def is_data(value: Any) -> bool:
+    """Whether a value and all that it contains could be said."""
+    if isinstance(value, dict):
+        return all(map(is_data, (*value, *value.values())))
+    if isinstance(value, list | tuple | set):
+        return all(map(is_data, value))
+    return not isinstance(value, NoData)

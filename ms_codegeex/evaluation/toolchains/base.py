@@ -22,7 +22,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ms_codegeex.base.cache import user_cache
 from ms_codegeex.base.errors import RunFailure, UserError
@@ -277,41 +277,45 @@ class ToolChain(ABC):
 
 def both_verdicts(
     chain: ToolChain, program: Program, plan: RunPlan, executions: Sequence[Execution], witness: bytes
-) -> dict[str, Verdict]:
+) -> tuple[dict[str, Verdict], bool]:
     """Published: nothing that a program said or tested was wrong, by the original rule. Strict: and all of it was said
-    and tested."""
+    and tested. And whether only the published tests can say what is published: they may accept what is no data."""
     if not program.checks or len(executions) <= plan.compiling:
         published, strict = (rule(plan, executions, witness) for rule in (chain.published, chain.strict))
-        return {"strict": strict, "published": published}
+        return {"strict": strict, "published": published}, False
     said, rest = values.read_frames(executions[-1].stdout)
     last = replace(executions[-1], stdout=rest)
     executions = [*executions[:-1], last]
-    if values.first_wrong(program.checks, said) is not None:
-        return dict.fromkeys(("strict", "published"), Verdict.WRONG)
+    if (wrong := values.first_wrong(program.checks, said)) is not None:
+        return dict.fromkeys(("strict", "published"), Verdict.WRONG), not values.is_data(said[wrong])
     if program.witnessed:
         published, strict = (rule(plan, executions, witness) for rule in (chain.published, chain.strict))
+        foreign = False
     else:
         published = strict = chain.ended(plan, executions)
-    if len(said) != len(program.checks) or (rest and not program.witnessed):
+        foreign = bool(rest)
+    if foreign or len(said) != len(program.checks):
         strict = chain.named(Verdict.ERROR, executions) if strict is Verdict.PASSED else strict
         published = strict if chain.notices_exit else published
-    return {"strict": strict, "published": published}
+    return {"strict": strict, "published": published}, foreign
 
 
 def run_and_judge(chain: ToolChain, sample: Sample, program: Program, sandbox: Sandbox, seconds: float) -> Judgement:
     """Compile and run a sample's program with its tests, for at most this many seconds. The judgement's `extra` has the
-    wall clock of compiling, and of running as far as it got."""
+    wall clock of compiling, and of running as far as it got; "no_data" if the published verdict is not final, because
+    a value is no data."""
     chain.prepare()
     token, challenge = secrets.token_hex(8), secrets.token_hex(8)
     plan = chain.plan(program, token, challenge.encode("ascii"), seconds)
     executions = sandbox.run(plan.commands, plan.files, chain.readable())
     witness = f"witness-{token}-{challenge}".encode("ascii")
-    verdicts = both_verdicts(chain, program, plan, executions, witness)
+    verdicts, undecided = both_verdicts(chain, program, plan, executions, witness)
     if program.only_compiles and len(executions) > plan.compiling:
         verdicts["published"] = Verdict.PASSED
     last, each = executions[-1], [execution.seconds for execution in executions]
     # Go and Rust report failures on standard output
     output = (last.stderr.strip() or last.stdout.strip())[-TAIL:].decode("utf-8", "replace")
     parts = {"compile_seconds": each[: plan.compiling], "run_seconds": each[plan.compiling :]}
-    extra = {name: round(sum(part), 3) for name, part in parts.items()}
+    extra: dict[str, Any] = {name: round(sum(part), 3) for name, part in parts.items()}
+    extra |= {"no_data": True} if undecided else {}
     return Judgement(sample.task_id, sample.completion_id, verdicts, sum(each), last.code, output, extra)

@@ -43,7 +43,7 @@ def test_right_values_are_all_that_counts(tmp_path: Path, sandbox, language: str
         "    os._exit(0)\n"
     )
     frames = {b"3:i6;4:i-3;": Verdict.PASSED, b"3:i6;": Verdict.ERROR, b"3:i6;4:i-3;3:i6;": Verdict.ERROR}
-    frames |= {b"3:i6;3:i-3;": Verdict.ERROR, b"3:i6;4:i-2;": Verdict.WRONG, b"": Verdict.ERROR}
+    frames |= {b"3:i6;3:i-3;": Verdict.WRONG, b"3:i6;4:i-2;": Verdict.WRONG, b"": Verdict.ERROR}
     for data, verdict in frames.items():
         text = body.replace("@", repr(data))
         assert task.judge(task.problems[0], answer(task.problems[0], text), sandbox).verdicts["strict"] is verdict, data

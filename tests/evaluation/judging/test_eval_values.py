@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ms_codegeex.evaluation.benchmarks.humaneval_x import drawn
 from ms_codegeex.evaluation.benchmarks.humaneval_x.cases import translated
 from ms_codegeex.evaluation.benchmarks.humaneval_x.literals import NotALiteral, value_of
-from ms_codegeex.evaluation.judging.values import Check, first_wrong, read_frames
+from ms_codegeex.evaluation.judging.values import Check, first_wrong, is_data, read_frames
 from ms_codegeex.evaluation.toolchains.base import INSIDE
 
 DATA = st.recursive(
@@ -46,17 +46,24 @@ def test_nothing_that_a_program_writes_is_an_error(data: bytes):
         assert text.endswith(rest)
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"2:n", b"2:nn", b"1:x", b"9:n", b":n", b"-1:n", b"4:[2:n", b"6:[9999:", b"4:s9:x", b"4:i1.5",
-        b"5:i1;;;", b"5:i1_0;",
-        b"5:<1:[0:", b"6:{1:[0:n", b"20000:i" + b"9" * 19998 + b";", b"4000:" + b"[1:" * 1333 + b"n",
-    ],
-)  # fmt: skip
-def test_what_is_no_value_ends_the_values(data: bytes):
+@pytest.mark.parametrize("data", [b"2:n", b"9:n", b":n", b"-1:n", b"20000:i" + b"9" * 19998, b"\nPASS\n"])
+def test_what_is_no_frame_ends_the_values(data: bytes):
     values, rest = read_frames(b"1:t" + data)
     assert values == [True] and rest == data
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"", b"nn", b"x", b"[2:n", b"[9999:", b"s9:x", b"s2:\xff\xfe", b"i1.5;", b"i1;;;", b"i1_0;", b"d1_0;", b"o0:",
+        b"<1:[0:", b"{1:[0:n", b"[1:o0:", b"i" + b"9" * 19998 + b";", b"[1:" * 1333 + b"n", b"<2000:" + b"n" * 2000,
+    ],
+)  # fmt: skip
+def test_a_frame_with_no_value_is_no_data(text: bytes):
+    """It is equal to nothing, and what follows is still read."""
+    (first, second), rest = read_frames(b"%d:%b1:t" % (len(text), text))
+    assert not is_data(first) and second is True and rest == b""
+    assert not Check(None).accepts(first) and not Check([]).accepts(first)
 
 
 def test_rules():

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation.benchmarks import blocks
 from ms_codegeex.evaluation.benchmarks.humaneval_x import cases, defects
+from ms_codegeex.evaluation.benchmarks.humaneval_x.cases import Cases
 from ms_codegeex.evaluation.benchmarks.humaneval_x.problems import HumanEvalXProblem
 from ms_codegeex.evaluation.toolchains import Program
 from ms_codegeex.generation.stopping import first_unindented
@@ -74,34 +75,36 @@ RUST_TYPE = re.compile(r"^\s*(?:pub )?(?:enum|struct|type)\s+(\w+)", re.MULTILIN
 RUST_MUT = re.compile(r"\bmut\s+(?=\w+\s*:)")
 
 
-def assemble(row: HumanEvalXProblem, answer: str) -> Program:
-    """The program that judges an answer.
+def assemble(row: HumanEvalXProblem, answer: str, translate: bool = True) -> Program:
+    """The program that judges an answer. `translate`: its tests say values where they can.
 
     A translation is placed after the prompt too, not after the declaration that its model saw: Go's declarations
     lack functions that some tests call.
     """
-    return ASSEMBLERS[row.language](row, answer)
+    published, untested = defects.tests(row)
+    tests = Cases(published, (), False)
+    if translate:
+        tests = cases.translated(published, row.language, row.number)
+    program = ASSEMBLERS[row.language](row, answer, tests)
+    return replace(program, checks=tests.checks, witnessed=not tests.complete, only_compiles=untested)
 
 
-def python(row: HumanEvalXProblem, answer: str) -> Program:
+def python(row: HumanEvalXProblem, answer: str, tests: Cases) -> Program:
     """The program has 16 imports. NumPy's are added only if NumPy may be used, because they cost more than
     everything else. The tests are a separate file."""
     answer = answer[: first_unindented(answer)]
     program = f"{row.prompt}{answer}\n"
     named = any(word in text for word in ("np", "numpy") for text in (program, row.test))
     imports = "\n".join(line for line in PYTHON_IMPORTS if named or "numpy" not in line)
-    tests = cases.translated(row.test, "python", row.number)
     call = "" if tests.complete else f'{blocks.CALL}("%s")'
-    return Program(f"{tests.text}\n", call, "\n", others={"program.py": f"{imports}\n{program}"}, **judged_by(tests))
+    return Program(f"{tests.text}\n", call, "\n", others={"program.py": f"{imports}\n{program}"})
 
 
-def cpp(row: HumanEvalXProblem, answer: str) -> Program:
+def cpp(row: HumanEvalXProblem, answer: str, tests: Cases) -> Program:
     """The order is: missing includes, the function's declaration, the tests, the answer. So the answer's macros and
     operators are unknown to the tests. The witness ends main."""
     leading, answer = led(CPP_LEADING, answer)
     includes = "\n".join([leading, *(line for line in CPP_INCLUDES if line not in row.prompt)]).lstrip()
-    published, untested = defects.tests(row)
-    tests = cases.translated(published, "cpp", row.number)
     text = CPP_ASSERT.sub("" if tests.complete else blocks.OUR_ASSERT, tests.text, count=1)
     head, tail = blocks.at_end_of_block(text, blocks.CPP_MAIN, place(row))
     known, signature = before_signature(row)
@@ -111,14 +114,13 @@ def cpp(row: HumanEvalXProblem, answer: str) -> Program:
     declaration = signature[: signature.index("{")]
     tail += f"\n#undef assert\n{again}{signature}{answer}\n"
     before = f"{includes}\n{known}{CPP_ANY if CPP_BOOST in known else ''}{declaration};\n{head}"
-    return Program(before, call, tail, libraries, only_compiles=untested, **judged_by(tests))
+    return Program(before, call, tail, libraries)
 
 
-def java(row: HumanEvalXProblem, answer: str) -> Program:
+def java(row: HumanEvalXProblem, answer: str, tests: Cases) -> Program:
     """Tests and answer are two files, so that an answer's class named `Arrays` hides the library's only in its own
     file. One of our classes calls main and sees it return."""
     imports = "\n".join(re.findall(r"^import .*;", row.prompt, re.MULTILINE))
-    tests = cases.translated(row.test, "java", row.number)
     code = STRINGS.sub('""', tests.text)
     names = [name for name in JAVA_CLASSES if re.search(rf"\b{name.rpartition('.')[2]}\b", code)]
     mine = "".join(f"import {name};\n" for name in names)
@@ -126,31 +128,29 @@ def java(row: HumanEvalXProblem, answer: str) -> Program:
     theirs = "".join(f"import {name};\n" for name in given)
     leading, answer = led(JAVA_LEADING, answer)
     others = {"Solution.java": f"{leading}{theirs}{row.prompt}{answer}\n"}
-    return Program(f"{imports}\n{mine}{tests.text}", "", "", others=others, **judged_by(tests))
+    return Program(f"{imports}\n{mine}{tests.text}", "", "", others=others)
 
 
-def js(row: HumanEvalXProblem, answer: str) -> Program:
+def js(row: HumanEvalXProblem, answer: str, tests: Cases) -> Program:
     """The tests are a function that our own code calls with its own `JSON` and `Math`. If they need the witness, it
     also gets a `console` that counts failed assertions, which JavaScript only logs. The tests' names are declared after
     the answer, so the answer cannot use them."""
     names = "".join(f"let {name}\n" for name in JS_NAMES.findall(row.test))
-    tests = cases.translated(row.test, "js", row.number)
     head = f"{row.prompt}{answer}\n;{names}"
     if tests.complete:
         text = f"ms_codegeex_values((JSON, Math, ms_codegeex_say) => {{\n{tests.text}\n}})\n"
-        return Program(f"{head}{text}", "", "", **judged_by(tests))
+        return Program(f"{head}{text}", "", "")
     text = f"(console, JSON, Math) => {{\n{tests.text}\n}}"
-    return Program(f"{head}ms_codegeex_tests(", '"%s"', f", {text})\n", **judged_by(tests))
+    return Program(f"{head}ms_codegeex_tests(", '"%s"', f", {text})\n")
 
 
-def go(row: HumanEvalXProblem, answer: str) -> Program:
+def go(row: HumanEvalXProblem, answer: str, tests: Cases) -> Program:
     """The prompt comes without its imports; packages are imported if the answer uses them. A second file imports
     something under each predeclared name that the tests use, so that the answer cannot redeclare these."""
     used = [name for name in GO_PACKAGES if name not in row.test_setup and f"{name.split('/')[-1]}." in answer]
     lines = "\n".join(f'    "{name}"' for name in used)
     imports = f"import (\n{lines}\n)\n" if used else ""
     body = row.prompt.replace(row.imports, "", 1) if row.imports else row.prompt
-    tests = cases.translated(row.test, "go", row.number)
     text, given, others, call = tests.text, row.test_setup, {}, ""
     if tests.complete:  # without the library of assertions, which takes long to link
         given = GO_TESTIFY.sub("", given)
@@ -164,37 +164,35 @@ def go(row: HumanEvalXProblem, answer: str) -> Program:
     head, tail = blocks.at_end_of_block(text, blocks.GO_TEST, place(row))
     head += "".join(f"\n_ = {name}\n" for name in GO_CLOSURE.findall(text)) if tests.checks else ""
     setup = f"{given}\n{blocks.GO_IMPORT if call else ''}{GO_SAY if tests.checks else ''}{imports}"
-    return Program(f"{setup}\n{body}{answer}\n{head}", call, tail, others=others, **judged_by(tests))
+    return Program(f"{setup}\n{body}{answer}\n{head}", call, tail, others=others)
 
 
-def rust(row: HumanEvalXProblem, answer: str) -> Program:
+def rust(row: HumanEvalXProblem, answer: str, tests: Cases) -> Program:
     """The declaration is added if the prompt is only a comment (CodeGeeX's file). The tests come first, where the
     answer's macros are unknown, and import only its functions, whose types they check. Main is empty."""
     declaration = "" if row.declaration.strip() in row.prompt else row.declaration
-    published, untested = defects.tests(row)
-    translated = cases.translated(published, "rust", row.number)
-    tests = translated.text
+    text = tests.text
     known = f"{declaration}{row.prompt}"
     imports = "\n".join(dict.fromkeys(RUST_USE.findall(known)))
     functions = dict.fromkeys(RUST_FUNCTION.findall(known))
     solved = f"{known}{row.solution}"  # some tests call functions that only the answer defines
     defined = (*(name for name, *_ in RUST_FUNCTION.findall(solved)), *RUST_TYPE.findall(solved))
-    needed = tests + "".join(rest for name, _, rest in functions if re.search(rf"\b{name}\b", tests))
+    needed = text + "".join(rest for name, _, rest in functions if re.search(rf"\b{name}\b", text))
     named = [name for name in dict.fromkeys(defined) if re.search(rf"\b{name}\b", needed)]
     checks = "\n".join(
         f"const _: {generic and f'for{generic} '}fn({RUST_MUT.sub('', rest)} = {name};"
         for name, generic, rest in functions
         if name in named
     )
-    tests = tests.replace("use super::*;", f"use super::{{{', '.join(named)}}};\n{imports}\n{checks}", 1)
-    head, tail = blocks.at_end_of_block(tests, r"#\[test\][^{]*?\bfn\s+\w+\s*\(\s*\)\s*\{", place(row))
+    text = text.replace("use super::*;", f"use super::{{{', '.join(named)}}};\n{imports}\n{checks}", 1)
+    head, tail = blocks.at_end_of_block(text, r"#\[test\][^{]*?\bfn\s+\w+\s*\(\s*\)\s*\{", place(row))
     check = re.search(r"\bcfg\b", answer) is not None
     rest = f"{tail}\n{known}{answer}\n"
-    call = "" if translated.complete else blocks.RUST_CALL
-    return Program(f"fn main() {{}}\n{head}", call, rest, only_compiles=untested, check=check, **judged_by(translated))
+    call = "" if tests.complete else blocks.RUST_CALL
+    return Program(f"fn main() {{}}\n{head}", call, rest, check=check)
 
 
-ASSEMBLERS: dict[str, Callable[[HumanEvalXProblem, str], Program]] = {
+ASSEMBLERS: dict[str, Callable[[HumanEvalXProblem, str, Cases], Program]] = {
     each.__name__: each for each in (python, cpp, java, js, go, rust)
 }
 
@@ -205,11 +203,6 @@ def led(pattern: re.Pattern[str], answer: str) -> tuple[str, str]:
     if found is None:
         return "", answer
     return "".join(f"{line.strip()}\n" for line in found[0].split("\n") if line.strip()), answer[found.end() :]
-
-
-def judged_by(tests: cases.Cases) -> dict[str, Any]:
-    """A program's arguments that follow from its tests."""
-    return {"checks": tests.checks, "witnessed": not tests.complete}
 
 
 def before_signature(row: HumanEvalXProblem) -> tuple[str, str]:

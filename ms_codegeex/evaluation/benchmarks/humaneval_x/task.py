@@ -101,12 +101,18 @@ class HumanEvalX(ToolChainTask):
         return programs.assemble(problem.data, sample.generation)
 
     def judge(self, problem: Problem, sample: Sample, sandbox: Sandbox) -> Judgement:
-        """Compile and run the program with its tests."""
+        """Compile and run the program with its tests. If a value is no data, only a run with the tests as they are
+        can give the published verdict."""
         program = self.program(problem, sample)
         wall = self.timeouts[problem.labels["language"]]
         if isinstance(sample, Reference) and self._timeout is None:
             wall = max(wall, REFERENCE_SECONDS)
         judgement = self.judge_program(problem, sample, program, sandbox, wall)
+        if judgement.extra.get("no_data") and not program.only_compiles:
+            as_published = programs.assemble(problem.data, sample.generation, translate=False)
+            again = self.judge_program(problem, sample, as_published, sandbox, wall)
+            both = {**judgement.verdicts, "published": again.verdicts["published"]}
+            judgement = replace(judgement, verdicts=both)
         extra = {**judgement.extra, "limit": wall, "program": program.fingerprint[:32]}
         return replace(judgement, extra=extra)
 
