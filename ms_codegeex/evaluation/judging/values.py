@@ -24,9 +24,18 @@ class NotAValue(ValueError):
 class NoData:
     """A value that is no data, such as an object of the answer's own type: no expected value is like it."""
 
+    def __repr__(self) -> str:
+        return "no data"
 
-UNDEFINED = object()  # JavaScript's: no expected value is like it
-CONSTANTS = {b"n": None, b"u": UNDEFINED, b"t": True, b"f": False}
+
+class Undefined(NoData):
+    """JavaScript's undefined, which is not equal to any expected value either."""
+
+    def __repr__(self) -> str:
+        return "undefined"
+
+
+CONSTANTS = {b"n": None, b"u": Undefined(), b"t": True, b"f": False}
 KINDS: dict[bytes, Callable[[list[Any]], Any]] = {b"[": list, b"(": tuple, b"<": set, b"{": list}
 
 
@@ -165,4 +174,4 @@ def is_data(value: Any) -> bool:
         return all(map(is_data, (*value, *value.values())))
     if isinstance(value, list | tuple | set):
         return all(map(is_data, value))
-    return not isinstance(value, NoData)
+    return type(value) is not NoData

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import reprlib
 import secrets
 import shutil
 import subprocess
@@ -275,29 +276,42 @@ class ToolChain(ABC):
         return Verdict.WRONG if any(words in text for words in self.failed_assertion) else verdict
 
 
-def both_verdicts(
-    chain: ToolChain, program: Program, plan: RunPlan, executions: Sequence[Execution], witness: bytes
-) -> tuple[dict[str, Verdict], bool]:
-    """Published: nothing that a program said or tested was wrong, by the original rule. Strict: and all of it was said
-    and tested. And whether only the published tests can say what is published: they may accept what is no data."""
+@dataclass(frozen=True)
+class Finding:
+    """What the judge finds in a program's executions.
+
+    Attributes:
+        published: nothing that the program said or tested was wrong, by the original rule.
+        strict: and all of it was said and tested.
+        wrong: the first wrong value, in words.
+        undecided: only the tests as they are can say what is published, since they may accept what is no data.
+    """
+
+    strict: Verdict
+    published: Verdict
+    wrong: str = ""
+    undecided: bool = False
+
+
+def find(chain: ToolChain, program: Program, plan: RunPlan, executions: Sequence[Execution], witness: bytes) -> Finding:
+    """The verdicts of a program that was compiled and run."""
     if not program.checks or len(executions) <= plan.compiling:
-        published, strict = (rule(plan, executions, witness) for rule in (chain.published, chain.strict))
-        return {"strict": strict, "published": published}, False
+        return Finding(chain.strict(plan, executions, witness), chain.published(plan, executions, witness))
     said, rest = values.read_frames(executions[-1].stdout)
-    last = replace(executions[-1], stdout=rest)
-    executions = [*executions[:-1], last]
+    executions = [*executions[:-1], replace(executions[-1], stdout=rest)]
     if (wrong := values.first_wrong(program.checks, said)) is not None:
-        return dict.fromkeys(("strict", "published"), Verdict.WRONG), not values.is_data(said[wrong])
+        value, expected = reprlib.repr(said[wrong]), reprlib.repr(program.checks[wrong].expected)
+        text = f"value {wrong + 1} of {len(program.checks)}: {value}, expected {expected}"
+        return Finding(Verdict.WRONG, Verdict.WRONG, text, not values.is_data(said[wrong]))
     if program.witnessed:
-        published, strict = (rule(plan, executions, witness) for rule in (chain.published, chain.strict))
-        foreign = False
+        published, strict = chain.published(plan, executions, witness), chain.strict(plan, executions, witness)
     else:
         published = strict = chain.ended(plan, executions)
-        foreign = bool(rest)
+    foreign = bool(rest) and not program.witnessed
     if foreign or len(said) != len(program.checks):
         strict = chain.named(Verdict.ERROR, executions) if strict is Verdict.PASSED else strict
         published = strict if chain.notices_exit else published
-    return {"strict": strict, "published": published}, foreign
+    return Finding(strict, published, undecided=foreign)
 
 
 def run_and_judge(chain: ToolChain, sample: Sample, program: Program, sandbox: Sandbox, seconds: float) -> Judgement:
@@ -309,13 +323,14 @@ def run_and_judge(chain: ToolChain, sample: Sample, program: Program, sandbox: S
     plan = chain.plan(program, token, challenge.encode("ascii"), seconds)
     executions = sandbox.run(plan.commands, plan.files, chain.readable())
     witness = f"witness-{token}-{challenge}".encode("ascii")
-    verdicts, undecided = both_verdicts(chain, program, plan, executions, witness)
+    found = find(chain, program, plan, executions, witness)
+    verdicts = {"strict": found.strict, "published": found.published}
     if program.only_compiles and len(executions) > plan.compiling:
         verdicts["published"] = Verdict.PASSED
     last, each = executions[-1], [execution.seconds for execution in executions]
     # Go and Rust report failures on standard output
-    output = (last.stderr.strip() or last.stdout.strip())[-TAIL:].decode("utf-8", "replace")
+    output = found.wrong or (last.stderr.strip() or last.stdout.strip())[-TAIL:].decode("utf-8", "replace")
     parts = {"compile_seconds": each[: plan.compiling], "run_seconds": each[plan.compiling :]}
     extra: dict[str, Any] = {name: round(sum(part), 3) for name, part in parts.items()}
-    extra |= {"no_data": True} if undecided else {}
+    extra |= {"no_data": True} if found.undecided else {}
     return Judgement(sample.task_id, sample.completion_id, verdicts, sum(each), last.code, output, extra)

@@ -72,7 +72,7 @@ def translated(test: str, language: str, number: int | None = None) -> Cases:
         name, calls = found
         statements = [*cases.statements, *(said(actual, language) for actual, _ in calls)]
         checks = (*cases.checks, *(check for _, check in calls))
-        return Cases(drawn.tests(language, name, statements), checks, True)
+        return Cases(drawn.tests(language, name, statements), checks, True, tuple(statements))
     return cases if cases.checks else Cases(test, (), False)
 
 
