@@ -277,7 +277,7 @@ class ToolChain(ABC):
 
 
 @dataclass(frozen=True)
-class Finding:
+class ProgramVerdicts:
     """What the judge finds in a program's executions.
 
     Attributes:
@@ -293,16 +293,18 @@ class Finding:
     undecided: bool = False
 
 
-def find(chain: ToolChain, program: Program, plan: RunPlan, executions: Sequence[Execution], witness: bytes) -> Finding:
+def verdicts_of(
+    chain: ToolChain, program: Program, plan: RunPlan, executions: Sequence[Execution], witness: bytes
+) -> ProgramVerdicts:
     """The verdicts of a program that was compiled and run."""
     if not program.checks or len(executions) <= plan.compiling:
-        return Finding(chain.strict(plan, executions, witness), chain.published(plan, executions, witness))
+        return ProgramVerdicts(chain.strict(plan, executions, witness), chain.published(plan, executions, witness))
     said, rest = values.read_frames(executions[-1].stdout)
     executions = [*executions[:-1], replace(executions[-1], stdout=rest)]
     if (wrong := values.first_wrong(program.checks, said)) is not None:
         value, expected = reprlib.repr(said[wrong]), reprlib.repr(program.checks[wrong].expected)
         text = f"value {wrong + 1} of {len(program.checks)}: {value}, expected {expected}"
-        return Finding(Verdict.WRONG, Verdict.WRONG, text, not values.is_data(said[wrong]))
+        return ProgramVerdicts(Verdict.WRONG, Verdict.WRONG, text, not values.is_data(said[wrong]))
     if program.witnessed:
         published, strict = chain.published(plan, executions, witness), chain.strict(plan, executions, witness)
     else:
@@ -311,7 +313,7 @@ def find(chain: ToolChain, program: Program, plan: RunPlan, executions: Sequence
     if foreign or len(said) != len(program.checks):
         strict = chain.named(Verdict.ERROR, executions) if strict is Verdict.PASSED else strict
         published = strict if chain.notices_exit else published
-    return Finding(strict, published, undecided=foreign)
+    return ProgramVerdicts(strict, published, undecided=foreign)
 
 
 def run_and_judge(chain: ToolChain, sample: Sample, program: Program, sandbox: Sandbox, seconds: float) -> Judgement:
@@ -323,7 +325,7 @@ def run_and_judge(chain: ToolChain, sample: Sample, program: Program, sandbox: S
     plan = chain.plan(program, token, challenge.encode("ascii"), seconds)
     executions = sandbox.run(plan.commands, plan.files, chain.readable())
     witness = f"witness-{token}-{challenge}".encode("ascii")
-    found = find(chain, program, plan, executions, witness)
+    found = verdicts_of(chain, program, plan, executions, witness)
     verdicts = {"strict": found.strict, "published": found.published}
     if program.only_compiles and len(executions) > plan.compiling:
         verdicts["published"] = Verdict.PASSED
