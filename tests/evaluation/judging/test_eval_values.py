@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import random
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -22,12 +24,18 @@ DATA = st.recursive(
 )
 
 
-def said(value: object) -> bytes:
-    """The frame that Python programs write, by the code that writes it."""
+@functools.cache
+def writer() -> Callable[[object], bytes]:
+    """The code that writes values in Python programs."""
     source = (INSIDE / "run_python.py").read_text().rpartition("\nmain()")[0]
     names: dict = {}
     exec(compile(source, "run_python.py", "exec"), names)
-    text = names["said"](value)
+    return names["said"]
+
+
+def said(value: object) -> bytes:
+    """The frame of a value."""
+    text = writer()(value)
     return b"%d:" % len(text) + text
 
 
