@@ -49,6 +49,29 @@ def test_no_forged_answer_passes(judged, language: str, kind: str):
     assert found.verdicts["strict"] is not Verdict.PASSED, found.stderr
 
 
+def test_what_is_no_data_is_wrong_and_published_is_what_the_published_tests_say(judged):
+    """They believe an object that equals everything. A wrong value is said with the expected one."""
+    found = judged("python", FORGED["python"]["object that equals all"])
+    assert found.verdicts == {"strict": Verdict.WRONG, "published": Verdict.PASSED}
+    assert found.stderr == "value 1 of 2: no data, expected [1719283645, 2]" and found.extra["no_data"]
+    plain = judged("python", "    return [0]\n")
+    assert set(plain.verdicts.values()) == {Verdict.WRONG} and "no_data" not in plain.extra
+
+
+def test_equal_values_pass(judged):
+    """As in the tests: a subclass is what it is derived from, NumPy's numbers are Python's, 2.0 is 2; no tuple is a
+    list. What follows a wrong value does not count."""
+    right = "[1719283645, 2] if number == 2 else [884736521]"
+    same = (f"[float(each) for each in ({right})]", f"[np.int64(each) for each in ({right})]")
+    for text in (*same, f"type('Own', (list,), {{}})({right})"):
+        found = judged("python", f"    return {text}\n")
+        assert set(found.verdicts.values()) == {Verdict.PASSED}, found.stderr
+    texts = {f"tuple({right})": "wrong", "[0] if number == 2 else 1 / 0": "wrong"}
+    texts[f"({right}) if number == 2 else 1 / 0"] = "error"
+    for text, verdict in texts.items():
+        assert {each.value for each in judged("python", f"    return {text}\n").verdicts.values()} == {verdict}
+
+
 @pytest.mark.parametrize("language", FORGED_ROWS)
 def test_the_problem_of_the_forged_answers_is_sound(judged, language: str):
     """The solution passes, and no program contains what is expected."""

@@ -29,7 +29,7 @@ def said(value: object) -> bytes:
     """A value's text, as `judging/values.py` describes it; subclasses count as their built-in type."""
     if value is None:
         return b"n"
-    if type(value).__module__ == "numpy" and hasattr(value, "item") and not hasattr(value, "__len__"):
+    if getattr(type(value), "__module__", "") == "numpy" and hasattr(value, "item") and not hasattr(value, "__len__"):
         value = value.item()
     if isinstance(value, bool):
         return b"t" if value else b"f"
