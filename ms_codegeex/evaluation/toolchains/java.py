@@ -58,16 +58,8 @@ class Java(ToolChain):
         words = [str(program_of("javac")), *options, "-encoding", "UTF-8", "-proc:none", "-nowarn", "Main.java"]
         build = Command([*words, *program.others], self.compiling)
         classes = ":".join([f"{self.inside}/witness.jar", ".", *jars])
-        words = [
-            str(self.tool),
-            *COMMON,
-            *self.options,
-            "-cp",
-            classes,
-            "ms_codegeex.Witness",
-            token if program.witnessed else "",
-            self.main,
-        ]
+        arguments = ["ms_codegeex.Witness", token if program.witnessed else "", self.main]
+        words = [str(self.tool), *COMMON, *self.options, "-cp", classes, *arguments]
         run = Command(words, ResourceLimits(wall=seconds), {}, challenge)
         return RunPlan([build, run], program.files("Main.java", token), compiling=1)
 

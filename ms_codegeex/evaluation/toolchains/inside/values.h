@@ -1,9 +1,7 @@
 // Precompiled for every program: ms_codegeex::say writes a value's frame, as judging/values.py describes it.
+// Includes nothing but what every program has: an answer that forgets another header must not compile.
 #pragma once
 #include <cstdio>
-#include <list>
-#include <map>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -66,10 +64,10 @@ inline std::string said(float value)
     return said(static_cast<double>(value));
 }
 template <class T> std::string said(const std::vector<T> &values);
-template <class K, class V> std::string said(const std::map<K, V> &values)
+template <class T> auto said(const T &values) -> decltype(values.begin()->second, std::string()) // a map
 {
     std::string text = "{" + count(values.size());
-    for (typename std::map<K, V>::const_iterator at = values.begin(); at != values.end(); ++at)
+    for (auto at = values.begin(); at != values.end(); ++at)
         text += said(at->first) + said(at->second);
     return text;
 }
