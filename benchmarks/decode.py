@@ -1,4 +1,4 @@
-"""Decoding speed of CodeGen-350M's sizes with random weights, against transformers and CTranslate2.
+"""Decoding speed of CodeGen-350M's sizes with random weights, against transformers, CTranslate2 and llama.cpp.
 
     python benchmarks/decode.py                                      # every engine that is installed, 5 rounds
     python benchmarks/decode.py --engines ours-8 ctranslate2-int8 --rounds 7
@@ -8,8 +8,9 @@ Each engine is a separate process with `--threads` threads; they take turns, and
 milliseconds a step for 1 and 8 sequences after prompts of 64 tokens, seconds to the first token of a long prompt, and
 how fast this machine reads memory (CRC-32 of 1 GiB with as many threads) for the share of it that decoding reaches.
 Engines: ours-32, ours-16 (FP16 weights), ours-8, ours-4 (groups of 64), ours-8-fast and ours-4-fast (activations
-rounded too), transformers-float32, -bfloat16, -int8 (dynamic), ctranslate2-float32, -int8.
-Models are kept in --models for later runs.
+rounded too), transformers-float32, -bfloat16, -int8 (dynamic), ctranslate2-float32, -int8, llama_cpp-f32, -f16, -q8_0,
+-q4_0 (llama-cpp-python, compiled for this CPU from its sdist; our GGUF of the same weights, whose head is Q8_0 in the
+last one; its cache is FP16 unless the weights are FP32). Models are kept in --models for later runs.
 """
 
 from __future__ import annotations
@@ -37,23 +38,29 @@ sys.path.insert(0, str(ROOT))
 ENGINES = (
     *("ours-32", "ours-16", "ours-8", "ours-4", "ours-8-fast", "ours-4-fast"),
     *("transformers-float32", "transformers-bfloat16", "transformers-int8", "ctranslate2-float32", "ctranslate2-int8"),
+    *("llama_cpp-f32", "llama_cpp-f16", "llama_cpp-q8_0", "llama_cpp-q4_0"),
 )
+DISTRIBUTIONS = {"llama_cpp": "llama_cpp_python"}  # of modules with another name
 BATCHES, PROMPT = (1, 8), 64
 AIMS = (  # measure, ours, peer, at least this many times as fast
     ("1", "ours-32", "transformers-float32", 2.0),
-    ("1", "ours-32", "ctranslate2-float32", 1.05),
+    ("1", "ours-32", "ctranslate2-float32", 1.0),
+    ("1", "ours-32", "llama_cpp-f32", 1.0),
     ("1", "ours-8", "ctranslate2-int8", 1.6),
-    ("1", "ours-8", "transformers-int8", 1.0),
-    ("1", "ours-8", "ours-32", 2.2),
-    ("1", "ours-4", "ours-8", 1.2),
-    ("8", "ours-4", "ours-8", 1.0),
-    ("8", "ours-8-fast", "ctranslate2-int8", 1.8),
-    ("first", "ours-32", "transformers-float32", 1.5),
-    ("first", "ours-32", "ctranslate2-float32", 0.9),
-    ("first", "ours-8-fast", "ctranslate2-int8", 1.2),
+    ("1", "ours-8", "llama_cpp-q8_0", 1.3),
+    ("8", "ours-8", "llama_cpp-q8_0", 1.0),
+    ("1", "ours-4", "llama_cpp-q4_0", 1.0),
+    ("8", "ours-4", "llama_cpp-q4_0", 1.0),
+    ("1", "ours-4", "ours-8", 1.3),
+    ("8", "ours-4", "ours-8", 1.2),
+    ("first", "ours-32", "ctranslate2-float32", 1.2),
+    ("first", "ours-32", "llama_cpp-f32", 1.0),
+    ("first", "ours-8", "ctranslate2-int8", 1.2),
+    ("first", "ours-8", "llama_cpp-q8_0", 1.0),
+    ("first", "ours-4", "llama_cpp-q4_0", 1.0),
 )
 # memory: GB beyond the weights; of the cache only what was used is resident, and it counts here
-BANDWIDTH_AIM, STREAMS_AIM, MEMORY_AIM = 0.75, 4.0, 1.0
+BANDWIDTH_AIM, STREAMS_AIM, MEMORY_AIM = 0.8, 4.0, 1.0
 
 
 def random_weights(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -105,6 +112,10 @@ def make_models(root: Path, tiny: bool, engines: Sequence[str]) -> Path:
             from ctranslate2.converters import TransformersConverter
 
             TransformersConverter(str(directory)).convert(str(target), quantization=name.partition("-")[2])
+        if name.startswith("llama_cpp") and not target.exists():
+            from ms_codegeex.gguf_files.writing import export_gguf
+
+            export_gguf(open_source(directory), target, dtype=name.partition("-")[2], progress=False)
     return directory
 
 
@@ -191,13 +202,56 @@ class CTranslate2:
         return [result.sequences_ids[0] for result in found]
 
 
+class LlamaCpp:
+    """llama.cpp with 8 sequences, by the functions of its C library that llama-cpp-python passes on."""
+
+    def __init__(self, name: str, directory: Path, threads: int):
+        import llama_cpp
+
+        self.library = llama_cpp
+        (path,) = directory.with_name(f"{directory.name}-{name}").glob("*.gguf")
+        llama_cpp.llama_backend_init()
+        model = llama_cpp.llama_model_load_from_file(bytes(path), llama_cpp.llama_model_default_params())
+        settings = llama_cpp.llama_context_default_params()
+        settings.n_ctx, settings.n_seq_max = 2048 * max(BATCHES), max(BATCHES)
+        settings.n_batch = settings.n_ubatch = 2048
+        settings.n_threads = settings.n_threads_batch = threads
+        if name.endswith("f32"):
+            settings.type_k = settings.type_v = llama_cpp.GGML_TYPE_F32
+        self.context = llama_cpp.llama_init_from_model(model, settings)
+        self.batch = llama_cpp.llama_batch_init(settings.n_batch, 0, 1)
+        self.rows = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
+
+    def _next(self, tokens: Sequence[tuple[int, int, int, bool]]) -> list[int]:
+        """Computes (token, position, sequence, whether its logits are wanted); the likeliest next tokens."""
+        self.batch.n_tokens = len(tokens)
+        for number, (token, position, sequence, wanted) in enumerate(tokens):
+            self.batch.token[number], self.batch.pos[number] = token, position
+            self.batch.n_seq_id[number], self.batch.seq_id[number][0] = 1, sequence
+            self.batch.logits[number] = wanted
+        if self.library.llama_decode(self.context, self.batch):
+            raise SystemExit("llama.cpp could not compute a step")
+        wanted = [number for number, token in enumerate(tokens) if token[-1]]
+        logits = [self.library.llama_get_logits_ith(self.context, number) for number in wanted]
+        return [int(np.ctypeslib.as_array(each, (self.rows,)).argmax()) for each in logits]
+
+    def generate(self, given: list[list[int]], new: int) -> list[list[int]]:
+        """The new ids of each prompt."""
+        self.library.llama_memory_clear(self.library.llama_get_memory(self.context), True)
+        last = [len(ids) - 1 for ids in given]
+        flat = [(token, k, i, k == last[i]) for i, ids in enumerate(given) for k, token in enumerate(ids)]
+        found = [self._next(flat)]
+        for step in range(1, new):
+            found.append(self._next([(token, last[i] + step, i, True) for i, token in enumerate(found[-1])]))
+        return [list(ids) for ids in zip(*found, strict=True)]
+
+
 def serve(name: str, directory: Path, threads: int) -> None:
     """Be one engine: a JSON request a line on standard input, an answer a line on standard output."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print goes to standard error
-    engine = {"ours": Ours, "transformers": Transformers, "ctranslate2": CTranslate2}[name.partition("-")[0]](
-        name, directory, threads
-    )
+    kinds = {"ours": Ours, "transformers": Transformers, "ctranslate2": CTranslate2, "llama_cpp": LlamaCpp}
+    engine = kinds[name.partition("-")[0]](name, directory, threads)
     print(json.dumps("ready"), file=answers, flush=True)
     for line in sys.stdin:
         batch, length, new = json.loads(line)
@@ -299,7 +353,7 @@ def main() -> None:
     directory = make_models(arguments.models, arguments.tiny, engines).absolute()
     print_command()
     packages = dict.fromkeys(name.partition("-")[0] for name in engines if not name.startswith("ours"))
-    print(versions("mindspore", *packages))
+    print(versions("mindspore", *(DISTRIBUTIONS.get(name, name) for name in packages)))
     workers = {name: Worker(name, directory, arguments.threads) for name in engines}
     results: dict[str, dict[str, list]] = {name: {"first": [], "peak": []} for name in engines}
     wide: list[float] = []  # GB/s

@@ -63,7 +63,7 @@ FOLDERS = {  # what a folder may import besides BASE, lowest first
 }
 EXTRAS = {  # what only some users need, and the files of `commands/` that belong to it; the core imports none of it
     "devices": "",
-    "evaluation": "evaluate evaluate_options reproduce reproduce_precisions",
+    "evaluation": "evaluate evaluate_options reproduce reproduce_checkpoints reproduce_precisions",
     "gguf_files": "",
     "harnesses": "",
     "ladder": "ladder",

@@ -15,7 +15,7 @@ from ms_codegeex.base.errors import escaped
 from ms_codegeex.base.nested import flattened
 
 BAR, LABEL, VALUE, ROW, GAP = 300, 150, 110, 18, 4  # pixels of a horizontal chart
-PLOT_WIDTH, PLOT_HEIGHT, LEFT, TOP, LEGEND = 330, 220, 80, 10, 130  # pixels of a plot of lines
+PLOT_WIDTH, PLOT_HEIGHT, LEFT, TOP, LEGEND, RIGHT = 330, 220, 80, 10, 130, 66  # pixels of a plot of lines
 COLOURS = ("#3f78cf", "#c8641f", "#2f9463", "#a04fc0", "#b08a12", "#c9446f", "#3f9dab")  # seen on white and on black
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2330; --dim: #667085; --page: #ffffff; --line: #d9dee7; --bar: #3567b8;
@@ -139,37 +139,42 @@ def lines(
     *,
     heights: tuple[float, float] | None = None,
     shown: Callable[[float], str] = lambda value: f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}",
+    beside: tuple[str, Mapping[str, Sequence[tuple[float, float]]]] = ("", {}),
 ) -> str:
     """A line with a legend entry for each series of (x, y), x ascending: the quantities `across` and `up`, which label
     the axes.
 
-    `heights`: the lowest and the highest y (default: of the series); `shown`: writes a y. Of a long series only the
-    extremes of each small interval are drawn, so spikes stay.
+    `heights`: the lowest and the highest y (default: of the series); `shown`: writes a y. `beside`: another quantity
+    and its series, with an axis at the right. Of a long series only the extremes of each small interval are drawn, so
+    spikes stay.
     """
-    xs = [x for points in series.values() for x, _ in points]
+    other, others = beside
+    xs = [x for points in (*series.values(), *others.values()) for x, _ in points]
     if not xs or min(xs) == max(xs):
         return ""
-    ys = [y for points in series.values() for _, y in points]
-    (left, right), (low, high) = (min(xs), max(xs)), heights or (min(ys), max(ys))
-    across_unit, up_unit = PLOT_WIDTH / (right - left), PLOT_HEIGHT / ((high - low) or 1.0)
-    parts = []
-    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
-        y = TOP + PLOT_HEIGHT * (1 - share)
-        parts.append(f'<line class="axis" x1="{LEFT}" x2="{LEFT + PLOT_WIDTH}" y1="{y:.1f}" y2="{y:.1f}" />')
-        label = text(shown(low + share * (high - low)))
-        parts.append(f'<text class="dim" x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{label}</text>')
+    left, right = min(xs), max(xs)
+    (low, high), (other_low, other_high) = heights or _range(series), _range(others)
+    across_unit, legend = PLOT_WIDTH / (right - left), PLOT_WIDTH + (RIGHT if others else 14)
+    grid = (TOP + PLOT_HEIGHT * (4 - each) / 4 for each in range(5))
+    parts = [f'<line class="axis" x1="{LEFT}" x2="{LEFT + PLOT_WIDTH}" y1="{y:.1f}" y2="{y:.1f}" />' for y in grid]
+    parts += _up_axis(up, (low, high), shown, LEFT - 6, 14, "end")
+    if others:
+        parts += _up_axis(
+            other, (other_low, other_high), "{:.3g}".format, LEFT + PLOT_WIDTH + 6, LEFT + PLOT_WIDTH + 50
+        )
     for value in sorted({left, (left + right + 1) // 2, right}):
         x = LEFT + (value - left) * across_unit
         parts.append(
             f'<text class="dim" x="{x:.1f}" y="{TOP + PLOT_HEIGHT + 18}" text-anchor="middle">{value:g}</text>'
         )
-    middle, half = LEFT + PLOT_WIDTH / 2, TOP + PLOT_HEIGHT / 2
+    middle = LEFT + PLOT_WIDTH / 2
     parts.append(f'<text x="{middle:.0f}" y="{TOP + PLOT_HEIGHT + 34}" text-anchor="middle">{text(across)}</text>')
-    parts.append(f'<text transform="translate(14 {half:.0f}) rotate(-90)" text-anchor="middle">{text(up)}</text>')
-    for number, (name, values) in enumerate(series.items()):
-        colour = COLOURS[number % len(COLOURS)]
+    drawn = [(name, values, low, high) for name, values in series.items()]
+    drawn += [(name, values, other_low, other_high) for name, values in others.items()]
+    for number, (name, values, lowest, highest) in enumerate(drawn):
+        colour, up_unit = COLOURS[number % len(COLOURS)], PLOT_HEIGHT / ((highest - lowest) or 1.0)
         places = [
-            (f"{LEFT + (x - left) * across_unit:.1f}", f"{TOP + PLOT_HEIGHT - (y - low) * up_unit:.1f}")
+            (f"{LEFT + (x - left) * across_unit:.1f}", f"{TOP + PLOT_HEIGHT - (y - lowest) * up_unit:.1f}")
             for x, y in _extremes(values)
         ]
         points = " ".join(map(",".join, places))
@@ -177,10 +182,27 @@ def lines(
         parts.append(f'<polyline class="line" stroke="{colour}" points="{points}" />')
         if len(places) == 1:  # a line would show nothing
             parts.append(f'<circle fill="{colour}" cx="{places[0][0]}" cy="{places[0][1]}" r="3" />')
-        parts.append(f'<rect fill="{colour}" x="{LEFT + PLOT_WIDTH + 14}" y="{y}" width="12" height="12" />')
-        parts.append(f'<text x="{LEFT + PLOT_WIDTH + 32}" y="{y + 11}">{text(name)}</text>')
-    height = max(TOP + PLOT_HEIGHT + 40, TOP + ROW * len(series))
-    return figure(title, LEFT + PLOT_WIDTH + LEGEND, height, "".join(parts))
+        parts.append(f'<rect fill="{colour}" x="{LEFT + legend}" y="{y}" width="12" height="12" />')
+        parts.append(f'<text x="{LEFT + legend + 18}" y="{y + 11}">{text(name)}</text>')
+    height = max(TOP + PLOT_HEIGHT + 40, TOP + ROW * len(drawn))
+    return figure(title, LEFT + legend - 14 + LEGEND, height, "".join(parts))
+
+
+def _up_axis(
+    name: str, ends: tuple[float, float], shown: Callable[[float], str], x: int, name_x: int, anchor: str = "start"
+) -> Iterator[str]:
+    """The labels of five heights from the lowest to the highest, and the axis's name."""
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        y, label = TOP + PLOT_HEIGHT * (1 - share), text(shown(ends[0] + share * (ends[1] - ends[0])))
+        yield f'<text class="dim" x="{x}" y="{y + 4:.1f}" text-anchor="{anchor}">{label}</text>'
+    half = TOP + PLOT_HEIGHT / 2
+    yield f'<text transform="translate({name_x} {half:.0f}) rotate(-90)" text-anchor="middle">{text(name)}</text>'
+
+
+def _range(series: Mapping[str, Sequence[tuple[float, float]]]) -> tuple[float, float]:
+    """The lowest and the highest y, 0 without any."""
+    ys = [y for points in series.values() for _, y in points]
+    return min(ys, default=0.0), max(ys, default=0.0)
 
 
 def _extremes(points: Sequence[tuple[float, float]]) -> Iterator[tuple[float, float]]:

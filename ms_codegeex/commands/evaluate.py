@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.host import available_cores
 from ms_codegeex.base.json_reading import Malformed, parse_json
 from ms_codegeex.base.options import add_options, declared, given, given_values, refuse
@@ -51,6 +51,8 @@ EXAMPLES = """  ms-codegeex evaluate humaneval-x --data humaneval-x --output ref
   ms-codegeex evaluate multipl-e --model model --data MultiPL-E/humaneval-rs --output rust --recipe multipl_e
   ms-codegeex evaluate evalplus --model model --data MbppPlus.jsonl.gz --output mbpp --recipe evalplus
   ms-codegeex evaluate sql --model model --data spider --output sql --check-references
+  ms-codegeex evaluate check-problems --data perl                       # problems of your own, in any language
+  ms-codegeex evaluate own-problems --model model --data perl --output perl-eval --n 20 --temperature 0.8
   ms-codegeex evaluate perplexity --model model --data data/mine --output ppl
   ms-codegeex evaluate perplexity --model model-int4 --against model --data src --output int4
   ms-codegeex evaluate infilling --model model --data data/mine --output gaps --limit 200
@@ -61,8 +63,11 @@ OTHERS = {  # tasks that judge no programs
     "perplexity": "how likely a model finds texts, and how two models differ",
     "infilling": "how likely a model finds what was taken out of files",
     "compare": "several evaluations of one benchmark in one report",
+    "check-problems": "whether problems of your own are fit for use: references pass, wrong answers fail",
 }
-NOT_DRAWN = ("languages", "translate_from", "tag", "turns", "mode")  # keys of recipes that choose problems and prompts
+OF_FILES = {"compare": ("output", "json"), "check-problems": ("data", "json")}  # of `FileOptions`; elsewhere all
+# keys of recipes that choose problems and prompts
+NOT_DRAWN = ("languages", "translate_from", "tag", "form", "turns", "mode")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -73,7 +78,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         _configure_benchmark(tasks.add_parser(name, help=benchmark(name).summary, allow_abbrev=False), name)
     for name, summary in OTHERS.items():
         task = tasks.add_parser(name, help=summary, allow_abbrev=False)
-        add_options(task, FileOptions, None if name != "compare" else ("output", "json"))
+        add_options(task, FileOptions, OF_FILES.get(name))
+        if name == "check-problems":
+            add_options(task, JudgingOptions, ("sandbox", "workers", "timeout"))
+            continue
         if name == "compare":
             add_options(task, ComparisonOptions)
             continue
@@ -117,7 +125,12 @@ def keys_of(task: str) -> tuple[str, ...]:
 
 def run(arguments: argparse.Namespace) -> None:
     """Evaluate and print the result."""
-    others = {"compare": _compare, "perplexity": _perplexity, "infilling": _infilling}
+    others = {
+        "compare": _compare,
+        "perplexity": _perplexity,
+        "infilling": _infilling,
+        "check-problems": _check_problems,
+    }
     others.get(arguments.task, _judge)(arguments)
 
 
@@ -218,6 +231,21 @@ def _compare(arguments: argparse.Namespace) -> None:
         with atomic_file(arguments.output / "comparison.html") as temporary:
             temporary.write_text(page, encoding="utf-8")
     _print(arguments, result, comparison.lines(result), "comparison.html")
+
+
+def _check_problems(arguments: argparse.Namespace) -> None:
+    """Print what is wrong with the problems of a directory; a `RunFailure` if something is, or was
+    not run."""
+    judging = given(JudgingOptions, arguments)
+    from ms_codegeex.evaluation.checking import check_problems, lines
+
+    workers = judging.workers or available_cores()
+    result = check_problems(arguments.data, judging.sandbox, workers, judging.timeout)
+    print_result(result, "\n".join(lines(result)), arguments.json)
+    if result["faults"]:
+        raise RunFailure(f"{arguments.data}: {len(result['faults'])} faults; mend them before a model is measured")
+    if left_out := ", ".join(result["left_out"]):
+        raise RunFailure(f"{arguments.data}: not checked in {left_out}; install its tools, or check it elsewhere")
 
 
 def _print(files: Any, result: Mapping[str, Any], lines: Iterable[str], page: str = "report.html") -> None:

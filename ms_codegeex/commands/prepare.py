@@ -29,6 +29,7 @@ from ms_codegeex.commands.prepare_options import (
 from ms_codegeex.data.corpus.remote import RemotePath
 
 if TYPE_CHECKING:
+    from ms_codegeex.data.corpus.recipes import CorpusRecipe
     from ms_codegeex.data.corpus.settings import PrepareSettings
 
 SUMMARY = "turn source trees, .jsonl and .parquet files into a tokenised, deduplicated dataset directory"
@@ -39,6 +40,7 @@ EXAMPLES = """\
   ms-codegeex prepare --input dump.jsonl.gz stack/*.parquet --output corpus --licences mit apache-2.0
   ms-codegeex prepare --input records.jsonl --output corpus --text-field body --language-field lang --on-error stop
   ms-codegeex prepare --input ~/src --output corpus --filters codegeex --redact email secrets --near-duplicates 0.85
+  ms-codegeex prepare --input ~/src --output corpus --recipe bigpython
   ms-codegeex prepare --input ~/src --output corpus --infill-rate 0.5 --infill-mode both
   ms-codegeex prepare --input pairs.jsonl --output tuning --task completion --seq-length 2048
   ms-codegeex prepare --input chats.jsonl.zst --output chats --task chat --seq-length 8192 --tokenizer models/codegeex2
@@ -51,11 +53,12 @@ EXAMPLES = """\
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    add_options(parser, DatasetOptions, ("output", "input", "tokenizer", "validation_share", "seed"))
+    add_options(parser, DatasetOptions, ("output", "input"))
+    add_options(parser, DatasetOptions, ("tokenizer",), over=True)
+    add_options(parser, DatasetOptions, ("validation_share", "seed"))
     tags = parser.add_mutually_exclusive_group()
     tags.add_argument(
         "--tags",
-        default="codegeex",
         metavar="codegeex|codegeex2|none|LINE",
         help="the language tag line before a document: CodeGeeX's 23, CodeGeeX2's 96, none, or a line of your own with "
         "{language} for the name, as CodeGen's Multi has (default: codegeex)",
@@ -78,6 +81,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Prepare the dataset and print what is in it."""
     _refuse_urls(arguments)
+    _recipe(arguments)
     if _exchange(arguments) or _tune(arguments):
         return
     from ms_codegeex.data.corpus.prepare import RunOptions, prepare_dataset, prepare_remote
@@ -102,6 +106,21 @@ def run(arguments: argparse.Namespace) -> None:
     else:
         result = prepare_dataset(arguments.input, arguments.output, _settings(arguments), options)
     print_result(result, "\n".join(corpus_lines(result)), arguments.json)
+
+
+def _recipe(arguments: argparse.Namespace) -> CorpusRecipe | None:
+    """The recipe of a corpus. Its values, then the defaults of `tokenizer` and `tags`, become those of the options that
+    are not given."""
+    recipe = None
+    if arguments.recipe is not None:
+        from ms_codegeex.data.corpus.recipes import read_recipe
+
+        recipe = read_recipe(arguments.recipe)
+    values = {"tokenizer": "codegeex", "tags": "codegeex", **(recipe.values() if recipe else {})}
+    for name, value in values.items():
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, value)
+    return recipe
 
 
 def _tune(arguments: argparse.Namespace) -> bool:
@@ -202,8 +221,10 @@ def _settings(arguments: argparse.Namespace) -> PrepareSettings:
     from ms_codegeex.data.corpus.settings import PrepareSettings, ReadingSettings
     from ms_codegeex.data.languages import canonical_languages
 
-    text = given(TextOptions, arguments)
+    recipe, text = _recipe(arguments), given(TextOptions, arguments)
     sizes = {name: getattr(text, name) for name in ("min_bytes", "max_file_bytes") if getattr(text, name) is not None}
+    filters = text.filters or "default"
+    rules = recipe.rules if recipe and text.filters is None else preset(filters)
     max_bytes, near_duplicates = text.max_bytes, text.near_duplicates or 0.0
     if arguments.input is None:
         max_bytes = DEFAULT_MAX_BYTES if max_bytes is None else max_bytes
@@ -213,9 +234,9 @@ def _settings(arguments: argparse.Namespace) -> PrepareSettings:
         languages = canonical_languages(languages, "codegeex2")  # none given: all that the model knows
     reading = ReadingSettings(
         languages=languages,
-        rules=dataclasses.replace(preset(text.filters), **sizes),
+        rules=dataclasses.replace(rules, **sizes),
         redact=text.redact,
-        strip_licences=text.strip_licences or ("files" if text.filters == "default" else "none"),
+        strip_licences=text.strip_licences or ("files" if filters == "default" else "none"),
         all_text=text.all_text,
         **dataclasses.asdict(given(RecordOptions, arguments)),
     )

@@ -43,7 +43,7 @@ class DatasetOptions:
     )
     tokenizer: str = option(
         "codegeex, codegen-nl, codegen-multi, codegen-mono, or a directory with a tokenizer's files, such as a "
-        "model directory; CodeGeeX2's is always a directory",
+        "model directory; CodeGeeX2's is always a directory (default: codegeex)",
         "NAME|DIR",
         "codegeex",
     )
@@ -65,9 +65,14 @@ class TextOptions:
         "languages to take (default: the 23 training languages; with --tags codegeex2 its 96)", "NAME", ()
     )
     all_text: bool = option("also take texts of unknown languages, without a tag line", default=False)
-    filters: Literal["default", "codegeex", "codegen", "none"] = option(
-        "rules for the size, lines and characters of a text: this program's, those of a paper, or none",
-        default="default",
+    recipe: str | None = option(
+        "settings of a published corpus: a name in configs/corpora, such as bigpython, or a YAML file; options replace "
+        "its values",
+        "NAME|FILE",
+    )
+    filters: Literal["default", "codegeex", "codegen", "none"] | None = option(
+        "rules for the size, lines and characters of a text: this program's, those of a paper, or none (default: "
+        "default)"
     )
     max_file_bytes: int | None = option("drop larger texts (default: --filters')", "N")
     min_bytes: int | None = option("drop smaller texts (default: --filters')", "N")

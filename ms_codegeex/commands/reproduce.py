@@ -9,7 +9,7 @@ import shlex
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from ms_codegeex.evaluation.local_model import LocalModel
 from ms_codegeex.evaluation.reproduction.papers import PaperName, paper
 
 if TYPE_CHECKING:
+    from ms_codegeex.evaluation.reproduction.checkpoints import CheckpointCurve
     from ms_codegeex.evaluation.reproduction.papers import Paper, PaperPart
     from ms_codegeex.evaluation.reproduction.results import Figure, PartResult
 
@@ -32,6 +33,7 @@ EXAMPLES = """  ms-codegeex reproduce codegeex --model model --humaneval-x human
   ms-codegeex reproduce codegeex --url http://localhost:8000/v1 --humaneval-x humaneval-x --output paper
   ms-codegeex reproduce codegen --model model --humaneval he.jsonl.gz --mtpb mtpb.jsonl --output paper --dry-run
   ms-codegeex reproduce codegeex2 --model model --humaneval-x hx2 --output paper --only greedy
+  ms-codegeex reproduce codegeex --model run --run run --humaneval-x humaneval-x --output paper --only generation
   ms-codegeex reproduce codegen --model large --humaneval he.jsonl.gz --output large-paper --beside small-paper"""
 
 
@@ -47,6 +49,9 @@ class ReproduceOptions:
     ds1000: Path | None = option("DS-1000's file", "FILE")
     quick: bool = option("2 samples of the first 8 problems of each language: does everything work?", default=False)
     beside: tuple[Path, ...] = option("earlier --output of other models, in the curves of pass rate by size", "DIR", ())
+    of_run: Path | None = option(
+        "a run directory of `train`: also loss and pass rate of each of its checkpoints", "DIR", flag="run"
+    )
     parameters: float | None = option("how many --url's model has, for these curves", "N", gt=0)
     only: tuple[str, ...] = option("these evaluations of the paper (--dry-run lists them)", "PART", ())
     dry_run: bool = option("print the commands, and run nothing", default=False)
@@ -59,6 +64,8 @@ PASSED_ON = {  # options of `evaluate`, which has them declared
     ServerOptions: ("url_model", "chat", "chat_template", "api_key_file", "concurrency"),
     JudgingOptions: ("sandbox", "workers"),
 }
+
+OF_CHECKPOINTS = {LocalModel: ("threads", "fast", "cpu_level", "slots"), JudgingOptions: ("sandbox", "workers")}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -79,7 +86,10 @@ def run(arguments: argparse.Namespace) -> int:
         for part in parts
         if part.name not in lacking
     }
+    checkpoints = _checkpoints(options, chosen, arguments)
     if options.dry_run:
+        for words in checkpoints.values():
+            print_out(shlex.join(["ms-codegeex", *words]))
         for part in parts:
             words = f"{part.name}: not run: {lacking.get(part.name)}"
             print_out(shlex.join(["ms-codegeex", *commands[part.name]]) if part.name in commands else words)
@@ -98,11 +108,55 @@ def run(arguments: argparse.Namespace) -> int:
     for number, part in enumerate(parts, 1):
         print_error(f"{number} of {len(parts)}: {part.title}")
         reason = lacking.get(part.name) or ""
-        done.append(PartResult(part, None, reason) if reason else _evaluated(options, part, commands[part.name]))
-    written = _results(options, arguments, chosen, done, others)
+        known = (None, reason) if reason else _evaluated(options.output / part.name, commands[part.name])
+        done.append(PartResult(part, *known))
+    curve = _curve(options, chosen, checkpoints) if checkpoints else None
+    written = _results(options, arguments, chosen, done, others, curve)
     lines = [f"{each.part.title}: {_line(each)}" for each in done]
+    failed = any(each.report is None and each.part.name not in lacking for each in done)
+    if curve:
+        measured = sum(row.rate is not None for row in curve.rows)
+        lines.append(f"checkpoints of the run: {measured} of {len(curve.rows)} measured")
+        failed |= measured < len(curve.rows)
     print_result(written, "\n".join([*lines, f"page: {options.output / 'index.html'}"]), options.json)
-    return int(any(each.report is None and each.part.name not in lacking for each in done))
+    return int(failed)
+
+
+def _first(options: ReproduceOptions, chosen: Paper) -> PaperPart | None:
+    """What checkpoints are measured with: the paper's first evaluation whose files are there."""
+    return next((part for part in chosen.parts if not _lacking(options, part)), None)
+
+
+def _checkpoints(options: ReproduceOptions, chosen: Paper, arguments: argparse.Namespace) -> dict[int, list[str]]:
+    """Step -> the words of `evaluate` for each checkpoint of `--run`."""
+    if options.of_run is None or (part := _first(options, chosen)) is None:
+        return {}
+    from ms_codegeex.commands import reproduce_checkpoints
+
+    found = reproduce_checkpoints.checkpoints_of(options.of_run)
+    how = passed_on(arguments, OF_CHECKPOINTS)
+    data = getattr(options, part.data)
+    return reproduce_checkpoints.commands(part, data, options.output, options.quick, found, how)
+
+
+def _curve(options: ReproduceOptions, chosen: Paper, commands: dict[int, list[str]]) -> CheckpointCurve:
+    """Evaluate the checkpoints of the run that are not finished."""
+    from ms_codegeex.commands import reproduce_checkpoints
+    from ms_codegeex.evaluation.reproduction.checkpoints import CheckpointCurve, row
+
+    part = _first(options, chosen)
+    assert part is not None and options.of_run is not None
+    losses, found = (
+        reproduce_checkpoints.losses_of(options.of_run),
+        reproduce_checkpoints.checkpoints_of(options.of_run),
+    )
+    rows = []
+    for number, (step, words) in enumerate(commands.items(), 1):
+        print_error(f"checkpoint {number} of {len(commands)}: step {step}")
+        name = found[step].name
+        report, reason = _evaluated(options.output / reproduce_checkpoints.DIRECTORY / name, words)
+        rows.append(row(step, name, losses, report, reason))
+    return CheckpointCurve(str(options.of_run), part, rows, losses)
 
 
 def _results(
@@ -111,10 +165,11 @@ def _results(
     chosen: Paper,
     done: Sequence[PartResult],
     others: Sequence[tuple[int, Sequence[Figure]]],
+    curve: CheckpointCurve | None,
 ) -> dict[str, Any]:
     """The content of `reproduction.json`, after writing it, the page and the tables."""
     from ms_codegeex.commands import reproduce_precisions
-    from ms_codegeex.evaluation.reproduction import page, results
+    from ms_codegeex.evaluation.reproduction import checkpoints, page, results
 
     known, listed = results.figures(done), results.tables(done, options.quick)
     compared = [] if options.quick else results.differences(chosen, listed)
@@ -139,16 +194,26 @@ def _results(
         "differences": compared,
         "curves": curves,
         "precisions": precisions,
+        "checkpoints": None if curve is None else curve.content(),
     }
-    shown = page.render(chosen, model, done, known, listed, compared, curves, precisions, options.quick)
-    _write(options.output, written, shown, known)
+    asked = "" if options.of_run is None or curve else "No evaluation of the paper has its files, so none was measured."
+    content = (chosen, model, done, known, listed, compared, curves, precisions, options.quick, curve or asked)
+    shown = page.render(page.Reproduction(*content))
+    extra = [*results.measures_tables(done), *([checkpoints.as_table(curve)] if curve else [])]
+    texts = {
+        "index.html": shown,
+        "figures.csv": results.as_csv(known),
+        "tables.tex": results.as_latex([*listed, *extra]),
+        **({"checkpoints.csv": checkpoints.as_csv(curve)} if curve else {}),
+    }
+    _write(options.output, written, texts)
     return written
 
 
-def passed_on(arguments: argparse.Namespace) -> list[str]:
+def passed_on(arguments: argparse.Namespace, options: Mapping[type, Sequence[str]] = PASSED_ON) -> list[str]:
     """The words of the given options that are `evaluate`'s."""
     words: list[str] = []
-    for kind, names in PASSED_ON.items():
+    for kind, names in options.items():
         for each in declared(kind, names):
             value = getattr(arguments, each.name)
             if value is True:
@@ -163,6 +228,8 @@ def _line(result: PartResult) -> str:
 
     if result.report is None:
         return f"not run: {result.reason}"
+    if measured := result.report.get("measures", {}).get("all"):
+        return scores.measures_in_words(measured)
     strict = result.report["scores"].get("strict") or next(iter(result.report["scores"].values()), None)
     return scores.in_words(strict["all"]) if strict else "nothing was judged"
 
@@ -205,12 +272,12 @@ def _reproduction(path: Path, name: str) -> tuple[int, list[Figure]]:
         raise UserError(f"--beside: {file} is no result of reproduce ({type(error).__name__})") from None
 
 
-def _evaluated(options: ReproduceOptions, part: PaperPart, words: Sequence[str]) -> PartResult:
-    """The part's report, after a process of its own has done what is left of it: its end frees the model."""
+def _evaluated(directory: Path, words: Sequence[str]) -> tuple[dict[str, Any] | None, str]:
+    """The report of an evaluation in this directory, after a process of its own has done what is left of it: its end
+    frees the model. Or None and why it failed."""
     from ms_codegeex.base.reading import read_json
-    from ms_codegeex.evaluation.reproduction.results import PartResult
 
-    report, before = options.output / part.name / "report.json", None
+    report, before = directory / "report.json", None
     with suppress(FileNotFoundError):
         before = report.stat().st_mtime_ns
     last: deque[str] = deque(maxlen=1)
@@ -232,20 +299,14 @@ def _evaluated(options: ReproduceOptions, part: PaperPart, words: Sequence[str])
     # with 1, some languages were not judged; the report says which
     written = report.is_file() and report.stat().st_mtime_ns != before
     if process.returncode in (0, 1) and written:
-        return PartResult(part, read_json(report))
-    return PartResult(part, None, last[0].removeprefix("ms-codegeex evaluate: ") if last else "it failed")
+        return read_json(report), ""
+    return None, last[0].removeprefix("ms-codegeex evaluate: ") if last else "it failed"
 
 
-def _write(directory: Path, written: dict[str, Any], page: str, known: Sequence[Any]) -> None:
+def _write(directory: Path, written: dict[str, Any], texts: Mapping[str, str]) -> None:
     from ms_codegeex.base.files import atomic_file, write_json
-    from ms_codegeex.evaluation.reproduction import results
 
     write_json(directory / "reproduction.json", written)
-    texts = {
-        "index.html": page,
-        "figures.csv": results.as_csv(known),
-        "tables.tex": results.as_latex(written["tables"]),
-    }
     for name, content in texts.items():
         with atomic_file(directory / name) as temporary:
             temporary.write_text(content, encoding="utf-8")

@@ -50,6 +50,9 @@ class Recipe(Drawing):
     tag: bool = option("CodeGeeX's language tag before the prompt", default=False, negatable=True)
     rules: Literal["codegeex", "codegeex2"] | None = None
     """Where an answer ends: by whose rule; none: by the tag."""
+    form: Literal["comment", "titled"] | None = option(
+        "how a summary is asked for: by a comment after the code, or under headings (default: comment)"
+    )
     turns: Literal["multi", "single"] = option("turn by turn, or all turns as one prompt", default="multi")
     mode: Literal["completion", "insertion"] = option("which of its two forms", default="completion")
     cut: Literal["stops", "codegen", "none"] = "stops"

@@ -17,7 +17,7 @@ from ms_codegeex.evaluation import rows
 from ms_codegeex.evaluation.benchmarks.registry import benchmark
 from ms_codegeex.evaluation.jsonl import RowFile
 from ms_codegeex.evaluation.judging import judge, references
-from ms_codegeex.evaluation.judging.engines import HERE, Equipment, JudgeEngine, LocalEngine
+from ms_codegeex.evaluation.judging.engines import HERE, Equipment, JudgeEngine, LocalEngine, sandbox_for
 from ms_codegeex.evaluation.judging.references import Findings
 from ms_codegeex.evaluation.output_directory import RecordedSettings, sole_writer, versions
 from ms_codegeex.evaluation.perplexity import prompts as prompt_perplexity
@@ -25,7 +25,6 @@ from ms_codegeex.evaluation.recipe import Recipe
 from ms_codegeex.evaluation.reports import budget, page, published, scores
 from ms_codegeex.evaluation.sampling import drawing, foreign_samples
 from ms_codegeex.evaluation.sampling.samplers import Sampler
-from ms_codegeex.evaluation.sandbox import open_sandbox
 from ms_codegeex.evaluation.task import UNREAD, Problem, Task
 
 REFERENCES, SAMPLES, RESULTS = "references.jsonl", "samples.jsonl", "results.jsonl"
@@ -116,7 +115,7 @@ def _evaluate(task: Task, recipe: Recipe, options: Options) -> dict[str, Any]:
         if options.engine is not None:
             opened = options.engine(content, session.say)
         else:
-            opened = nullcontext(LocalEngine(task, open_sandbox(options.sandbox), options.workers))
+            opened = nullcontext(LocalEngine(task, sandbox_for(task, options.sandbox), options.workers))
         with opened as engine:
             prepare_judging(session, engine)
             if options.references != "only":

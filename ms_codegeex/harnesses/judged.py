@@ -15,7 +15,7 @@ from ms_codegeex.evaluation.sampling.recipes import build
 from ms_codegeex.evaluation.sandbox import Sandbox, open_sandbox
 from ms_codegeex.evaluation.task import Complete, Problem, Sample, SampledAnswer, Stop, Task
 
-SEVERAL = ("mtpb",)  # benchmarks that ask more than once for a sample
+UNFIT = ("mtpb", "humaneval-x-summary")  # it asks more than once for a sample; it gives no verdicts
 
 
 class JudgedBenchmark:
@@ -31,7 +31,7 @@ class JudgedBenchmark:
     def __init__(
         self, benchmark: str, data: Path | str, languages: Sequence[str] = (), sandbox: str = "strict"
     ) -> None:
-        known = [name for name in names() if name not in SEVERAL]
+        known = [name for name in names() if name not in UNFIT]
         if benchmark not in known:
             raise UserError(f"benchmark: {benchmark} is not for other harnesses; expected one of {', '.join(known)}")
         chosen = {"languages": [language(name) for name in languages]} if languages else {}

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -103,6 +104,71 @@ def test_translation(model, evaluate, tmp_path):
     prompt = read_rows(tmp_path / "out" / "samples.jsonl")[0]["prompt"]
     assert prompt.startswith("code translation\nPython:\n") and "\nJavaScript:\n" in prompt
     assert any("Translation from Python" in table["title"] for table in report["published"])
+
+
+@pytest.mark.strict_sandbox
+@pytest.mark.skipif(shutil.which("perl") is None, reason="needs perl")
+def test_a_seventh_language(evaluate):
+    """The shipped Perl: checked, then pass@k of a server that knows how to add."""
+    data = ROOT / "configs" / "evaluation" / "perl"
+    done = command_here("evaluate", "check-problems", "--data", data)
+    assert done.returncode == 0 and done.stdout == "5 problems, 25 answers judged, 0 faults\n"
+
+    def answer(body):
+        right = "sub add" in body["prompt"] and body["seed"] % 2 == 0
+        return ("    return $x + $y;\n}\nsub more {" if right else "    return 'none';\n}\n"), "stop"
+
+    with Server(answer) as server:
+        words = ("--url", server.url, "--data", data, "--n", 10, "--tag", "--temperature", 0.8)
+        report = evaluate("own-problems", *words)
+        assert server.requests[0]["prompt"].startswith("# language: Perl\n# Given a positive")
+    assert report["references"]["Perl"]["passed"] == 5
+    passed = {row["task_id"]: row["passed"]["strict"] for row in report["by_problem"]}
+    assert 0 < passed["Perl/53"] < 10 and sum(passed.values()) == passed["Perl/53"]
+    rates = report["scores"]["strict"]["by"]["language"]["Perl"]["pass_at"]
+    assert rates["1"]["value"] == pytest.approx(passed["Perl/53"] / 50) and rates["10"]["value"] == pytest.approx(1 / 5)
+
+
+@pytest.mark.strict_sandbox
+@pytest.mark.skipif(shutil.which("perl") is None, reason="needs perl")
+def test_problems_that_are_not_fit_for_use(tmp_path):
+    data = tmp_path / "perl"
+    shutil.copytree(ROOT / "configs" / "evaluation" / "perl", data)
+    text = (data / "perl.jsonl").read_text()
+    (data / "perl.jsonl").write_text(text.replace("return $x + $y", "return $x * $y"))
+    done = command_here("evaluate", "check-problems", "--data", data, "--workers", 2)
+    assert done.returncode == 1 and f"{data}/perl.jsonl:5: Perl/53: the reference fails: strict wrong" in done.stdout
+    assert "1 faults; mend them" in done.stderr
+
+
+def test_summaries(model, evaluate, tmp_path):
+    """No program runs, so no sandbox is needed."""
+    pytest.importorskip("sacrebleu")
+    data = small_benchmarks.humaneval_x(tmp_path)
+    report = evaluate("humaneval-x-summary", "--model", model, "--data", data, *SHORT, "--tag")
+    assert report["scores"] == {} and report["samples"]["judged"] == 8
+    for name, size in (("all", 4), ("python", 2), ("js", 2)):
+        found = report["measures"][name]
+        assert found["problems"] == size and 0 <= found["BLEU-4"]["value"] <= found["BLEU-4"]["high"] < 1
+        assert found["chrF"]["low"] <= found["chrF"]["value"] < 1
+    prompts = [row["prompt"] for row in read_rows(tmp_path / "out" / "samples.jsonl")]
+    assert prompts[0] == "# language: Python\ndef f0(x):\n    return x + 1\n\n# Summary:"
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "chrF" in page and "Nothing has been judged" not in page
+
+
+def test_a_summary_that_is_the_description_is_perfect(evaluate, tmp_path):
+    pytest.importorskip("sacrebleu")
+    data = small_benchmarks.humaneval_x(tmp_path)
+
+    def answer(body):
+        right = "Add one." if "x + 1" in body["prompt"] else "Double."
+        return f" {right}\n\nint x;" if "//" in body["prompt"] else " something else entirely", "stop"
+
+    with Server(answer) as server:
+        measured = evaluate("humaneval-x-summary", "--url", server.url, "--data", data)["measures"]
+    assert measured["js"]["chrF"]["value"] == 1 and measured["python"]["chrF"]["value"] < 0.3
+    assert measured["all"]["chrF"]["value"] == pytest.approx((1 + measured["python"]["chrF"]["value"]) / 2)
 
 
 @pytest.mark.strict_sandbox

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from unittest.mock import create_autospec
 
 import numpy as np
 import pytest
@@ -14,10 +15,12 @@ import small_models
 import tokenizer_files
 from conftest import ROOT, command, command_here
 from openai_server import Server
+from written_run import write_run
 
 from ms_codegeex.cli import parse
-from ms_codegeex.commands import reproduce_precisions
+from ms_codegeex.commands import reproduce, reproduce_precisions
 from ms_codegeex.evaluation.jsonl import read_rows
+from ms_codegeex.evaluation.reports import scores
 from ms_codegeex.models.registry import family
 
 
@@ -35,6 +38,52 @@ def test_commands_are_shown_and_nothing_runs(tmp_path):
     for line in done.stdout.splitlines():
         if line.startswith("ms-codegeex"):
             parse(line.split()[1:])
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A run directory with two checkpoints, which nothing reads, and its losses."""
+    run = write_run(tmp_path / "run", tmp_path)
+    for step in (4, 10):
+        (run.checkpoints / f"step-{step:08d}").mkdir(parents=True)
+    return run.path
+
+
+def test_checkpoints_are_evaluated_by_the_papers_first_part(trained, tmp_path):
+    data = small_benchmarks.humaneval(tmp_path)
+    words = ("reproduce", "codegen", "--output", tmp_path / "out", "--humaneval", data, "--run", trained)
+    done = command_here(*words, "--url", "http://h/v1", "--chat", "--workers", 3, "--only", "mtpb-t0.2", "--dry-run")
+    first, second, last = done.stdout.splitlines()
+    assert first == (
+        f"ms-codegeex evaluate humaneval --data {data} --output {tmp_path}/out/checkpoints/step-00000004 --recipe "
+        f"codegen_humaneval_t02 --n 10 --model {trained}/checkpoints/step-00000004 --workers 3"
+    )
+    assert "step-00000010" in second and last.startswith("mtpb-t0.2: not run")
+    parse(first.split()[1:])
+    done = command_here(*words[:-1], tmp_path, "--url", "http://h/v1")
+    assert done.returncode == 2 and f"--run: {tmp_path} has no checkpoints" in done.stderr
+
+
+def test_loss_and_pass_rate_of_checkpoints(trained, tmp_path, monkeypatch):
+    """`_evaluated` is replaced; that it runs `evaluate` is tested below."""
+    score = scores.score([(2, 1), (2, 2)], False)
+    strict = {"strict": {"all": score, "by": {}}}
+    sizes = {"judged": 2}
+    report = {"scores": strict, "verdicts": {}, "problems": sizes, "samples": sizes}
+    evaluated = create_autospec(reproduce._evaluated)
+    evaluated.side_effect = lambda directory, words: (None, "out of memory") if "10" in directory.name else (report, "")
+    monkeypatch.setattr(reproduce, "_evaluated", evaluated)
+    data, output = small_benchmarks.humaneval(tmp_path), tmp_path / "out"
+    words = ("reproduce", "codegen", "--output", output, "--humaneval", data, "--url", "http://h/v1", "--run", trained)
+    done = command_here(*words, "--only", "humaneval-t0.2", "--json")
+    assert done.returncode == 1, done.stderr
+    first, second = json.loads(done.stdout)["checkpoints"]["checkpoints"]
+    assert (first["step"], first["training_loss"], first["rate"]["value"]) == (4, pytest.approx(4.6), 0.75)
+    assert (second["step"], second["reason"], second["training_loss"]) == (10, "out of memory", pytest.approx(4.0))
+    assert (output / "checkpoints.csv").read_text().splitlines()[1].startswith("4,4.600000,,0.750000,")
+    assert "step 4 & 4.6000 &  & 75.00" in (output / "tables.tex").read_text()
+    page = (output / "index.html").read_text()
+    assert "<h2>Checkpoints of the run</h2>" in page and "not run: out of memory" in page and "training loss" in page
 
 
 @pytest.mark.parametrize(

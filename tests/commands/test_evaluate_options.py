@@ -69,7 +69,8 @@ def test_an_option_that_the_task_does_not_have_is_refused(task, capsys):
     others = {flag: action for name in tasks() for action in options(name).values() for flag in action.option_strings}
     missing = sorted(flag for flag in others.keys() - mine if flag.startswith("--"))
     assert missing
-    needed = ["--data", "d", "--output", "out"] if task != "compare" else ["--output", "out"]
+    files = {"compare": ["output"], "check-problems": ["data"]}.get(task, ["data", "output"])
+    needed = [word for name in files for word in (f"--{name}", name)]
     for flag in missing[:: max(1, len(missing) // 4)]:
         _, *value = words_of(others[flag])
         message = evaluated(capsys, task, *needed, flag, *value)

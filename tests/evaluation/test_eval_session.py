@@ -9,8 +9,8 @@ from fake_task import Doubling, Seeded
 
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.reading import read_json
-from ms_codegeex.evaluation import session
 from ms_codegeex.evaluation.jsonl import read_rows
+from ms_codegeex.evaluation.judging import engines
 from ms_codegeex.evaluation.recipe import Recipe
 from ms_codegeex.evaluation.session import Options, evaluate
 
@@ -20,7 +20,7 @@ GATED = Recipe("humaneval-x", n=4, temperature=0.8)
 
 @pytest.fixture(autouse=True)
 def _no_sandbox(monkeypatch):
-    monkeypatch.setattr(session, "open_sandbox", lambda mode: object())
+    monkeypatch.setattr(engines, "open_sandbox", lambda mode: object())
 
 
 @pytest.fixture

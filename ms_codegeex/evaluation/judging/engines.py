@@ -40,10 +40,15 @@ class Equipment:
     layers: Mapping[str, str]
 
     @classmethod
-    def of(cls, task: Task, sandbox: Sandbox) -> Equipment:
+    def of(cls, task: Task, sandbox: Sandbox | None) -> Equipment:
         """This machine's, for the problems of a task."""
         layers = dict(getattr(sandbox, "layers", None) or {})
         return cls(dict(task.missing()), dict(task.known_defects()), dict(task.tools()), layers)
+
+
+def sandbox_for(task: Task, mode: str) -> Sandbox | None:
+    """This machine's sandbox (`mode` as in `open_sandbox`); None for a task that runs no programs."""
+    return open_sandbox(mode) if task.runs_programs else None
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ class LocalEngine:
     """Judges samples in this process, with one sandbox, `workers` at once. Safe to share between threads."""
 
     task: Task
-    sandbox: Sandbox
+    sandbox: Sandbox | None
     workers: int = 1
     place: str = HERE  # in words
 
@@ -104,8 +109,8 @@ class NodeJudge:
         Raises:
             UserError: a layer of the sandbox is missing, or the task's files are not here.
         """
-        self.sandbox = open_sandbox(mode)
         self.task = build()
+        self.sandbox = sandbox_for(self.task, mode)
         self.problems = {problem.id: problem for problem in self.task.problems}
         return problems_fingerprint(self.task.problems), Equipment.of(self.task, self.sandbox)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from ms_codegeex.base.webpage import bars, charts, code, code_style, count, curves, lines, note, page, table, text
@@ -104,9 +105,25 @@ def _pairs(pairs: Iterable[Mapping[str, Any]]) -> str:
 def _steps(run: str, points: Sequence[Mapping[str, Any]]) -> str:
     """A run's evaluated checkpoints, by step."""
     rows = [[count(point["step"]), text(point["name"]), percent(point)] for point in points]
-    line = {"pass rate": [(point["step"], point["value"]) for point in points]}
-    figure = lines("by step", line, "step", "pass rate", shown=lambda rate: f"{100 * rate:.1f} %")
-    return f"<h3><code>{text(run)}</code></h3>" + table(("step", "", "pass rate"), rows, 0) + charts([figure])
+    return f"<h3><code>{text(run)}</code></h3>" + table(("step", "", "pass rate"), rows, 0) + steps_figure(points)
+
+
+def steps_figure(
+    points: Sequence[Mapping[str, Any]], losses: Mapping[str, Sequence[tuple[int, float]]] = MappingProxyType({})
+) -> str:
+    """The pass rate of a run's checkpoints, each with `step` and `value`; `losses`, in nats per token by step, are
+    at the right."""
+    rates = [(point["step"], point["value"]) for point in points]
+    figure = lines(
+        "by step",
+        {"pass rate": rates} if rates else {},
+        "step",
+        "pass rate",
+        heights=(0.0, max((rate for _, rate in rates), default=0.0) or 0.01),
+        shown=lambda rate: f"{100 * rate:.1f} %",
+        beside=("nats per token", losses),
+    )
+    return charts([figure])
 
 
 def _against(comparison: Mapping[str, Any]) -> str:

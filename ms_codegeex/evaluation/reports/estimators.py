@@ -79,7 +79,7 @@ def interval(values: np.ndarray) -> np.ndarray:
 
 def pass_rate(counts: Sequence[tuple[int, int]]) -> dict[str, float]:
     """The share of samples that pass, averaged over problems, with its interval."""
-    return _estimate(np.array([passed / samples for samples, passed in counts]))
+    return mean_share([passed / samples for samples, passed in counts])
 
 
 def pass_rates(counts: Sequence[tuple[int, int]], ks: Sequence[int]) -> dict[str, dict]:
@@ -88,7 +88,7 @@ def pass_rates(counts: Sequence[tuple[int, int]], ks: Sequence[int]) -> dict[str
     fewest = min(samples for samples, _ in counts)
     possible = [k for k in ks if k <= fewest]
     columns = zip(possible, table(counts, possible).T, strict=True)
-    rates: dict[str, dict] = {str(k): _estimate(values) for k, values in columns}
+    rates: dict[str, dict] = {str(k): mean_share(values) for k, values in columns}
     for k in ks[len(possible) :]:
         rates[str(k)] = {"missing": f"a problem has {fewest} samples, pass@{k} needs {k} of each"}
     return rates
@@ -100,6 +100,8 @@ def curve(counts: Sequence[tuple[int, int]]) -> list[float]:
     return [float(value) for value in table(counts, range(1, fewest + 1)).mean(axis=0)]
 
 
-def _estimate(values: np.ndarray) -> dict[str, float]:
+def mean_share(shares: Sequence[float] | np.ndarray) -> dict[str, float]:
+    """The mean of shares, one for each problem, with its interval."""
+    values = np.asarray(shares, np.float64)
     low, high = rate_interval(values)
     return {"value": float(values.mean()), "low": low, "high": high}

@@ -20,9 +20,11 @@ LABELS = {"cpp": "C++", "js": "JavaScript", "python": "Python", "java": "Java", 
 def render(report: Mapping[str, Any]) -> str:
     """The page for a `report.json`. The same report gives the same bytes; missing parts are left out."""
     scores, nothing = report.get("scores", {}), note("Nothing has been judged.")
+    unscored = report.get("measures") or report.get("task") in ("perplexity", "infilling")
     parts = [
         ("Summary", _summary(report)),
-        ("Scores", _scores(scores) or ("" if report.get("task") in ("perplexity", "infilling") else nothing)),
+        ("Scores", _scores(scores) or ("" if unscored else nothing)),
+        ("Measures", measures_table(report.get("measures", {}))),
         ("Charts", _charts(scores)),
         ("Verdicts", verdicts_table(report.get("verdicts", {}))),
         ("Left out, references and known defects", _references(report)),
@@ -110,6 +112,23 @@ def _scores(scores: Mapping[str, Any]) -> str:
     notes = "".join(note(text(f"Not shown: {why}.")) for why in sorted(missing))
     small = f"In parentheses: {INTERVALS}. Rely on strict; published is the original rule."
     return table(heads, rows, len(heads) - 1) + note(small) + notes
+
+
+def measures_table(groups: Mapping[str, Mapping[str, Any]]) -> str:
+    """A row for each group of problems, a column for each measure; empty without any."""
+    if not groups:
+        return ""
+    names = [name for name, value in groups["all"].items() if isinstance(value, Mapping)]
+    rows = [
+        [
+            text(label_of(group)),
+            *(count(each[size]) for size in ("problems", "samples")),
+            *(percent(each[n]) for n in names),
+        ]
+        for group, each in groups.items()
+    ]
+    small = f"Means over problems. In parentheses: {INTERVALS}."
+    return table(("", "problems", "samples", *names), rows, 2 + len(names)) + note(small)
 
 
 def _charts(scores: Mapping[str, Any]) -> str:

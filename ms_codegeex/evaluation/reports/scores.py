@@ -22,6 +22,7 @@ def build(task: Task, problems: Sequence[Problem], samples: Iterable[Mapping], r
     finishes = Counter(row["finish"] for row in samples if row["task_id"] in chosen)
     counts = {mode: judged for mode in task.modes if (judged := _counts(rows, mode))}
     cases = task.samples_per_problem(1) > 1
+    measured = {"measures": _measures(problems, rows, task.measures)} if task.measures else {}
     return {
         "format": FORMAT,
         "version": 1,
@@ -32,7 +33,30 @@ def build(task: Task, problems: Sequence[Problem], samples: Iterable[Mapping], r
         "verdicts": {mode: _verdicts(chosen, rows, mode) for mode in counts},
         "seconds": {"median": statistics.median_high(row["seconds"] for row in rows)} if rows else {},
         "by_problem": _by_problem(problems, counts),
+        **measured,
     }
+
+
+def _measures(
+    problems: Sequence[Problem], rows: Sequence[Mapping[str, Any]], names: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Problems, samples and each measure's mean by language, and of all. A problem counts once, and an answer without
+    a measure, such as one to a prompt that was too long, as 0."""
+    by_problem: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        by_problem.setdefault(row["task_id"], []).append(row["extra"])
+    judged = [problem for problem in problems if problem.id in by_problem]
+    groups = {"all": judged} if judged else {}
+    for problem in judged:
+        groups.setdefault(problem.labels.get("language", "all"), []).append(problem)
+
+    def measured(members: Sequence[Problem]) -> dict[str, Any]:
+        own = [by_problem[problem.id] for problem in members]
+        sizes = {"problems": len(own), "samples": sum(map(len, own))}
+        each = {name: [statistics.fmean(one.get(name, 0.0) for one in extras) for extras in own] for name in names}
+        return {**sizes, **{name: estimators.mean_share(values) for name, values in each.items()}}
+
+    return {name: measured(members) for name, members in groups.items()}
 
 
 def _counts(rows: Iterable[Mapping[str, Any]], mode: str) -> ProblemCounts:
@@ -112,7 +136,13 @@ def lines(report: Mapping[str, Any]) -> list[str]:
         for values in scores["by"].values():
             groups |= values if len(values) > 1 else {}
         summary += [f"{mode}, {name}: {in_words(score)}" for name, score in groups.items()]
-    return summary
+    return [*summary, *(f"{name}: {measures_in_words(each)}" for name, each in report.get("measures", {}).items())]
+
+
+def measures_in_words(group: Mapping[str, Any]) -> str:
+    """The measures of a group of problems, and of how many."""
+    shares = {name: value for name, value in group.items() if isinstance(value, Mapping)}
+    return f"{', '.join(f'{name} {percent(share)}' for name, share in shares.items())} of {group['problems']} problems"
 
 
 def in_words(score: Mapping[str, Any]) -> str:

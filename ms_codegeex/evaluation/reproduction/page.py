@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ms_codegeex.base.webpage import charts, count, lines, note, page, table, text
 from ms_codegeex.evaluation.reports.estimators import INTERVALS
-from ms_codegeex.evaluation.reports.page import label_of, published_table, verdicts_table
+from ms_codegeex.evaluation.reports.page import label_of, measures_table, published_table, verdicts_table
 from ms_codegeex.evaluation.reports.scores import percent
+from ms_codegeex.evaluation.reproduction.checkpoints import CheckpointCurve, section
 from ms_codegeex.evaluation.reproduction.papers import QUICK_PROBLEMS, QUICK_SAMPLES, Paper
-from ms_codegeex.evaluation.reproduction.results import MODE, OURS, Figure, PartResult, left_out
+from ms_codegeex.evaluation.reproduction.results import COMPARED, MODE, OURS, Figure, PartResult, left_out
 
 QUICK = (
     f"A quick sample: {QUICK_SAMPLES} samples of the first {QUICK_PROBLEMS} problems of each language. Published rows "
@@ -19,31 +21,49 @@ QUICK = (
 )
 
 
-def render(
-    paper: Paper,
-    model: str,
-    results: Sequence[PartResult],
-    known: Sequence[Figure],
-    listed: Sequence[Mapping[str, Any]],
-    compared: Sequence[Sequence[str]],
-    curves: Sequence[Mapping[str, Any]],
-    precisions: Sequence[Mapping[str, Any]],
-    quick: bool,
-) -> str:
+@dataclass(frozen=True)
+class Reproduction:
+    """What a page shows.
+
+    Args:
+        paper, model: whose tables, and which model is in them.
+        results: what became of each part.
+        known, listed, compared, curves: see `results`: figures, tables, differences, and pass rates by size.
+        precisions: memory and speed of the model in each precision.
+        quick: a sample was evaluated.
+        checkpoints: of a run, or why there are none; empty if nobody asked.
+    """
+
+    paper: Paper
+    model: str
+    results: Sequence[PartResult]
+    known: Sequence[Figure] = ()
+    listed: Sequence[Mapping[str, Any]] = ()
+    compared: Sequence[Sequence[str]] = ()
+    curves: Sequence[Mapping[str, Any]] = ()
+    precisions: Sequence[Mapping[str, Any]] = ()
+    quick: bool = False
+    checkpoints: CheckpointCurve | str = ""
+
+
+def render(shown: Reproduction) -> str:
     """The page; the same results give the same bytes."""
+    paper, results, curve = shown.paper, shown.results, shown.checkpoints
     best = f"Our rows: {MODE} verdicts, the best of several temperatures in each column, as in the papers."
     parts = [
-        ("What ran", (note(text(QUICK)) if quick else "") + _parts(results)),
-        ("Figures", _figures(known)),
-        (f"Against {paper.compared}", "" if quick else _differences(compared, paper)),
-        ("Translation", _matrix(known)),
-        ("Pass rate by size", _curves(curves)),
+        ("What ran", (note(text(QUICK)) if shown.quick else "") + _parts(results)),
+        ("Figures", _figures(shown.known)),
+        (f"Against {paper.compared}", "" if shown.quick else _differences(shown.compared, paper)),
+        ("Translation", _matrix(shown.known)),
+        ("Summaries", _measures(results)),
+        ("Checkpoints of the run", section(curve) if isinstance(curve, CheckpointCurve) else curve and note(curve)),
+        ("Pass rate by size", _curves(shown.curves)),
         ("Perplexity of prompts", _perplexity(results)),
-        ("Memory and speed by precision", _precisions(paper, precisions)),
+        ("Memory and speed by precision", _precisions(paper, shown.precisions)),
         ("Verdicts", _verdicts(results)),
-        ("The paper's tables", note(text(best)) + "".join(published_table(each) for each in listed)),
+        ("The paper's tables", note(text(best)) + "".join(published_table(each) for each in shown.listed)),
     ]
-    return page(f"{paper.title}: {model}", [(name, content) for name, content in parts if content])
+    return page(f"{paper.title}: {shown.model}", [(name, content) for name, content in parts if content])
 
 
 def _parts(results: Sequence[PartResult]) -> str:
@@ -63,6 +83,7 @@ def _parts(results: Sequence[PartResult]) -> str:
 def _figures(known: Sequence[Figure]) -> str:
     if not known:
         return note("Nothing has been judged.")
+    known = [figure for figure in known if figure.mode != COMPARED]
     measures = list(dict.fromkeys(figure.measure for figure in known))
     rows: dict[tuple[str, str, str], dict[str, Figure]] = {}
     for figure in known:
@@ -74,6 +95,12 @@ def _figures(known: Sequence[Figure]) -> str:
         cells.append([text(f"{part}, {label_of(group)}: {mode}"), count(first.problems), count(first.samples), *rates])
     small = f"In parentheses: {INTERVALS}. Rely on strict; published is the original rule."
     return table(("", "problems", "samples", *measures), cells, 2 + len(measures)) + note(small)
+
+
+def _measures(results: Sequence[PartResult]) -> str:
+    """What was compared and not judged; the paper has no figures for it."""
+    shown = [measures_table(each.report["measures"]) for each in results if each.report and "measures" in each.report]
+    return note("The paper names this task without figures, so there is no published row.").join(["", *shown])
 
 
 def _verdicts(results: Sequence[PartResult]) -> str:

@@ -16,6 +16,7 @@ FILE = Path(__file__).with_name("papers.yaml")
 PaperName = Literal["codegeex", "codegen", "codegeex2"]
 PAPERS: tuple[str, ...] = get_args(PaperName)
 QUICK_PROBLEMS, QUICK_SAMPLES = 8, 2  # of each language; of each problem
+CHECKPOINT_SAMPLES = 10  # of each problem at most, of each checkpoint of a run: there may be many
 
 
 @dataclass(frozen=True)

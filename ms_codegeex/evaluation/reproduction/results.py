@@ -16,6 +16,7 @@ from ms_codegeex.evaluation.reproduction.papers import Paper, PaperPart
 OURS = "this model"
 KS = re.compile(r"pass@(\d+)")
 MODE = "strict"  # of the rows beside published ones
+COMPARED = "compared"  # in place of a mode of judging: a text was compared with another
 NAMES = {"JS": "js", **{label_of(name): name for name in ("python", "cpp", "java", "js", "go", "rust")}}
 
 
@@ -44,7 +45,7 @@ class Figure:
 
 
 def figures(results: Iterable[PartResult]) -> list[Figure]:
-    """Every pass@k, or pass rate, that the reports have, by mode and by language."""
+    """Every pass@k, pass rate or other measure that the reports have, by mode and by language."""
     return [figure for result in results if result.report for figure in _figures(result.part.name, result.report)]
 
 
@@ -56,6 +57,11 @@ def _figures(name: str, report: Mapping[str, Any]) -> Iterator[Figure]:
             for measure, rate in (rates or {"pass rate": score["pass_rate"]}).items():
                 interval = rate["value"], rate["low"], rate["high"]
                 yield Figure(name, mode, group, measure, *interval, score["problems"], score["samples"])
+    for group, measured in report.get("measures", {}).items():
+        for measure, rate in measured.items():
+            if isinstance(rate, Mapping):
+                interval = rate["value"], rate["low"], rate["high"]
+                yield Figure(name, COMPARED, group, measure, *interval, measured["problems"], measured["samples"])
 
 
 def left_out(result: PartResult) -> dict[str, str]:
@@ -188,6 +194,18 @@ def by_size(ours: Iterable[tuple[int, Sequence[Figure]]], listed: Iterable[Mappi
                 mine.append((parameters, round(100 * max(rates), 4)))
         title = f"{table['title']}, {measure}" if measure not in table["title"] else table["title"]
         found.append({"title": title, "series": {**({OURS: mine} if mine else {}), **series}})
+    return found
+
+
+def measures_tables(results: Iterable[PartResult]) -> list[dict[str, Any]]:
+    """A table of ours for each part that was compared and not judged, for LaTeX; there are no published rows."""
+    found = []
+    for result in results:
+        if groups := (result.report or {}).get("measures"):
+            names = [name for name, value in groups["all"].items() if isinstance(value, Mapping)]
+            rows = {name: [_percent(group[name]["value"]) for group in groups.values()] for name in names}
+            title, columns = f"{result.part.title}, per cent", [label_of(group) for group in groups]
+            found.append({"title": title, "source": OURS, "columns": columns, "rows": rows, "ours": False})
     return found
 
 

@@ -10,7 +10,6 @@ from fake_task import Doubling, Seeded, samples_of
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.cli import main
-from ms_codegeex.evaluation import session
 from ms_codegeex.evaluation.jsonl import RowFile, read_rows
 from ms_codegeex.evaluation.judging import engines
 from ms_codegeex.evaluation.judging.engines import Equipment, LocalEngine, NodeJudge, NodeLost, NodesEngine
@@ -69,7 +68,6 @@ class FakeNode:
 @pytest.fixture(autouse=True)
 def _no_sandbox(monkeypatch):
     monkeypatch.setattr(engines, "open_sandbox", lambda mode: Sandbox())
-    monkeypatch.setattr(session, "open_sandbox", lambda mode: Sandbox())
 
 
 def engine_of(*members, content=CONTENT, said=None):

@@ -163,7 +163,10 @@ def test_published_numbers_stand_next_to_them():
     assert "Translation" not in text
 
 
-@pytest.mark.parametrize("name", shipped_names("evaluation"))
+UNPUBLISHED = {"humaneval_x_summary"}  # recipes of tasks without published figures
+
+
+@pytest.mark.parametrize("name", sorted({*shipped_names("evaluation")} - UNPUBLISHED))
 def test_every_recipe_has_published_tables_of_whole_rows(name):
     tables = published.tables(load(name))
     assert tables

@@ -40,7 +40,7 @@ def test_every_part_has_a_recipe_of_its_benchmark_and_the_compared_model_is_in_a
     assert any(one.compared in table["rows"] for table in listed)
     for part in one.parts:
         recipe = part.settings(quick=True)
-        assert recipe.task.replace("-", "_") == part.data and recipe.n <= 2
+        assert recipe.task.removesuffix("-summary").replace("-", "_") == part.data and recipe.n <= 2
         assert (recipe.translate_from is None) == ("from-" not in part.name)
         assert recipe.translate_from not in recipe.languages
 
@@ -77,6 +77,20 @@ def test_the_budget_is_a_column():
     assert table["rows"]["10 samples, weighted"][:2] == ["", "22.17"]
 
 
+def test_summaries_have_figures_and_a_section_by_language():
+    share = {"value": 0.25, "low": 0.2, "high": 0.3}
+    measured = {"problems": 3, "samples": 6, "BLEU-4": share, "chrF": share}
+    (chosen,) = paper("codegeex").chosen(["summaries"])
+    sizes = {"judged": 3}
+    given = {"scores": {}, "verdicts": {}, "problems": sizes, "samples": sizes}
+    one = results.PartResult(chosen, {**given, "measures": {"all": measured, "go": measured}})
+    found = [(figure.group, figure.measure, figure.value, figure.samples) for figure in results.figures([one])]
+    assert found[1:3] == [("all", "chrF", 0.25, 6), ("go", "BLEU-4", 0.25, 6)]
+    shown = page.render(page.Reproduction(paper("codegeex"), "m", [one], results.figures([one])))
+    assert "<h2>Summaries</h2>" in shown and "Go" in shown and "25.00 % (20.0 to 30.0)" in shown
+    assert "compared" not in shown.partition("<h2>Summaries")[0]
+
+
 def test_differences_are_in_points():
     listed = results.tables([result("codegeex", "from-go", {"python": 4})], False)
     found = results.differences(paper("codegeex"), listed)
@@ -98,7 +112,7 @@ def test_the_page_says_what_ran_and_what_did_not():
     one = paper("codegeex")
     done = [result("codegeex", "from-go", {"python": 4}), results.PartResult(one.parts[0], None, "<no> data")]
     known, listed = results.figures(done), results.tables(done, True)
-    shown = page.render(one, "mine", done, known, listed, [], [], [], quick=True)
+    shown = page.render(page.Reproduction(one, "mine", done, known, listed, quick=True))
     for words in (
         "not run: &lt;no&gt; data",
         "needs cargo",
@@ -108,7 +122,7 @@ def test_the_page_says_what_ran_and_what_did_not():
         'href="from-go/report',
     ):
         assert words in shown, words
-    assert shown == page.render(one, "mine", done, known, listed, [], [], [], quick=True)
+    assert shown == page.render(page.Reproduction(one, "mine", done, known, listed, quick=True))
 
 
 def test_sizes_are_read_from_published_names():
@@ -147,8 +161,8 @@ def test_the_page_has_curves_perplexities_and_precisions():
         {"precision": "4 bits", "peak_bytes": None, "tokens_per_second": None, "reason": "<too> small"},
     ]
     curve = {"title": "HumanEval, pass@1", "series": {"this model": [(1e6, 1.0)], "theirs": [(1e8, 2.0), (1e9, 3.0)]}}
-    shown = page.render(two, "mine", done, [], [], [], [curve], rows, quick=False)
+    shown = page.render(page.Reproduction(two, "mine", done, curves=[curve], precisions=rows))
     for words in ("3.50 ± 0.25", "2.50 GB", "12.3", "8.2 GB", "&lt;too&gt; small", "parameters, log10"):
         assert words in shown, words
-    without = page.render(two, "mine", [result("codegen", "mtpb-t0.2", {"python": 1})], [], [], [], [], [], quick=False)
+    without = page.render(page.Reproduction(two, "mine", [result("codegen", "mtpb-t0.2", {"python": 1})]))
     assert "A server does not score prompts" in without and "Measured only with --model" in without

@@ -9,10 +9,10 @@ from fake_task import Doubling, Seeded
 from humaneval_x_rows import write
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.evaluation import session
 from ms_codegeex.evaluation.benchmarks.humaneval_x import task as humaneval_x
 from ms_codegeex.evaluation.benchmarks.mtpb import task as mtpb
 from ms_codegeex.evaluation.jsonl import read_rows
+from ms_codegeex.evaluation.judging import engines
 from ms_codegeex.evaluation.recipe import Recipe
 from ms_codegeex.evaluation.sandbox import open_sandbox
 from ms_codegeex.evaluation.session import Options, evaluate
@@ -23,7 +23,7 @@ RECIPE = Recipe("humaneval-x", n=2, temperature=0.8)
 
 @pytest.fixture(autouse=True)
 def _no_sandbox(monkeypatch):
-    monkeypatch.setattr(session, "open_sandbox", lambda mode: object())
+    monkeypatch.setattr(engines, "open_sandbox", lambda mode: object())
 
 
 @pytest.fixture

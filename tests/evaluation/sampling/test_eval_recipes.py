@@ -30,7 +30,7 @@ def test_every_shipped_recipe_is_what_its_name_says(path):
     assert not warmth or recipe.temperature == float(f"{warmth[1]}.{warmth[2]}")
     assert recipe.turns == ("single" if "single" in path.stem else "multi")
     assert (recipe.translate_from is not None) == ("translation" in path.stem)
-    assert recipe.tag == (path.stem == "codegeex_humaneval_x")
+    assert recipe.tag == (path.stem in ("codegeex_humaneval_x", "humaneval_x_summary"))
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -90,7 +90,7 @@ def test_values_from_the_command_line_are_checked_too():
 @pytest.mark.parametrize("key", sorted({key for name in names() for key in benchmark(name).keys}))
 def test_a_setting_of_another_task_is_refused(tmp_path, key):
     value = {"languages": ["cpp"], "translate_from": "cpp", "tag": True, "rules": "codegeex", "turns": "single"}.get(
-        key, {"mode": "insertion", "cut": "none", "strip": True}.get(key)
+        key, {"mode": "insertion", "cut": "none", "strip": True, "form": "titled"}.get(key)
     )
     for task in names():
         path = write_config(tmp_path / f"{task}.yaml", {"task": task, key: value})
