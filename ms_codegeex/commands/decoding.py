@@ -12,7 +12,7 @@ from ms_codegeex.base.options import add_options, given, option
 from ms_codegeex.base.reading import given_text
 from ms_codegeex.generation.engine_options import EngineOptions
 from ms_codegeex.generation.sampling import SamplingSettings, request_fields
-from ms_codegeex.kernels.compiling import cpu_level
+from ms_codegeex.kernels.levels import cpu_level
 
 if TYPE_CHECKING:
     from ms_codegeex.terminal.asking import Model

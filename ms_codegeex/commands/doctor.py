@@ -302,7 +302,7 @@ def engine_checks() -> Iterator[Finding]:
 
 def _compiled_operators() -> Finding:
     """The compiled operators that `generate`, `evaluate` and `train` use on this CPU. Builds nothing."""
-    from ms_codegeex.kernels.compiling import possible_levels
+    from ms_codegeex.kernels.levels import possible_levels
     from ms_codegeex.kernels.prebuilding import built_libraries, shipped_library
 
     name, (level, *others) = "compiled operators", possible_levels()

@@ -33,7 +33,7 @@ from ms_codegeex.evaluation.benchmarks.registry import benchmark, names, with_ke
 from ms_codegeex.evaluation.local_model import LocalModel
 from ms_codegeex.evaluation.recipe import Recipe
 from ms_codegeex.generation.engine_options import EngineOptions
-from ms_codegeex.kernels.compiling import AUTO, cpu_level
+from ms_codegeex.kernels.levels import AUTO, cpu_level
 
 if TYPE_CHECKING:
     from ms_codegeex.evaluation import session

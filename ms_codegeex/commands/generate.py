@@ -14,7 +14,7 @@ from ms_codegeex.base.printing import print_content, print_error, print_json
 from ms_codegeex.base.reading import given_text
 from ms_codegeex.commands import decoding
 from ms_codegeex.generation.engine_options import EngineOptions
-from ms_codegeex.kernels.compiling import cpu_level
+from ms_codegeex.kernels.levels import cpu_level
 
 if TYPE_CHECKING:
     from ms_codegeex.data.tokenizer import Tokenizer

@@ -47,7 +47,8 @@ class Devices:
         self.sizes, self.vocab_size = sizes, model.config.vocab_size
         each = max(1, sizes.threads // count) if sizes.threads else 0
         # compiled once, before all processes ask for it
-        self.compiled = compiled_library(each, sizes.cpu_level) is not None
+        library, self.slower = compiled_library(each, sizes.cpu_level)
+        self.compiled = library is not None
         self._processes = _Processes()
         self.close = weakref.finalize(self, self._processes.end)  # to call when done, and called when this is gone
         job = {

@@ -230,7 +230,7 @@ def python_samples(model: Path, shown: Sequence[str], prefix: Path | None, seed:
 
     loaded, begun = load_model(model), list[Beginning]()
     context = min(MAX_CONTEXT, loaded.config.max_position_embeddings)
-    quick = loaded.config.vocab_size <= SORTED_VOCABULARY or compiled_library(available_cores()) is not None
+    quick = loaded.config.vocab_size <= SORTED_VOCABULARY or compiled_library(available_cores())[0] is not None
     if prefix is not None and quick:
         begun = held_out_functions(prefix, loaded.tokenizer, context // 4, seed)
     wanted = [begun[number % len(begun)] for number in range(SAMPLES)] if begun else []

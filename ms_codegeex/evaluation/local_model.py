@@ -11,7 +11,7 @@ from ms_codegeex.base.options import option
 from ms_codegeex.base.reading import sha256
 from ms_codegeex.generation.engine_options import LEVEL_HELP, LEVEL_NAMES
 from ms_codegeex.generation.sampling import DEFAULT_ADAPTER
-from ms_codegeex.kernels.compiling import AUTO
+from ms_codegeex.kernels.levels import AUTO
 
 if TYPE_CHECKING:
     from ms_codegeex.generation.engine import Generator

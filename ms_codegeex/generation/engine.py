@@ -20,7 +20,7 @@ from ms_codegeex.base.host import available_cores
 from ms_codegeex.generation.beams import Likeliest, next_tokens, search
 from ms_codegeex.generation.choice import Chosen, token_choice
 from ms_codegeex.generation.loading import Adapter, LoadedModel, adapter_infill, load_adapters, load_model
-from ms_codegeex.generation.network import LocalNetwork, Network
+from ms_codegeex.generation.network import LocalNetwork, Network, warn_if_slower
 from ms_codegeex.generation.rows import SlotSizes
 from ms_codegeex.generation.sampling import DEFAULT_ADAPTER, SamplingSettings
 from ms_codegeex.generation.scheduler import Request, Scheduler, Speculation
@@ -29,7 +29,7 @@ from ms_codegeex.generation.slots import SlotEngine
 from ms_codegeex.generation.speculation import DraftSpeculation, NgramSpeculation
 from ms_codegeex.generation.stopping import Ending, Rule, until
 from ms_codegeex.generation.targets import affordable_slots, check_memory, prepare_engine, use_device
-from ms_codegeex.kernels.compiling import AUTO
+from ms_codegeex.kernels.levels import AUTO
 
 FORBIDDEN = -1e6  # added to a logit
 
@@ -101,16 +101,16 @@ class Generator:
                 self.sentinels = sentinels
         self._adapters = {DEFAULT_ADAPTER: 0, **{each.name: number for number, each in enumerate(loaded, 1)}}
         self.engine = self._engine(model, sizes, guesses, devices, loaded)
+        warn_if_slower(self.engine.network)
         self.scheduler = Scheduler(self.engine, self.speculation)
 
     def _engine(
         self, model: LoadedModel, sizes: SlotSizes, guesses: int = 0, devices: int = 1, adapters: Sequence[Adapter] = ()
     ) -> SlotEngine:
-        network: Network
         check_devices(model.config, devices)
         if devices > 1:
             several = extra("devices.network", "--devices")
-            network = several.Devices(model, sizes, devices, {each.name: each.path for each in adapters})
+            network: Network = several.Devices(model, sizes, devices, {each.name: each.path for each in adapters})
         else:
             network = LocalNetwork(model.family.model, model.config, model.weights, sizes, adapters=adapters)
         allowed = min(model.tokenizer.vocab_size, model.config.vocab_size)

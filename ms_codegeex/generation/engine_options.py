@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ms_codegeex.base.options import option
-from ms_codegeex.kernels.compiling import AUTO, LEVELS
+from ms_codegeex.kernels.levels import AUTO, LEVELS
 
 LEVEL_NAMES = (AUTO, *LEVELS)
 LEVEL_HELP = "instructions of the compiled operators (default: auto, the best that this CPU has; see `doctor`)"

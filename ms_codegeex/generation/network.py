@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -11,22 +10,25 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.printing import print_error
 from ms_codegeex.generation.choice import COLUMNS
 from ms_codegeex.generation.kernels.library import Library
 from ms_codegeex.generation.loading import Adapter
 from ms_codegeex.generation.matrices import Weights
 from ms_codegeex.generation.rows import Rows, SlotSizes
 from ms_codegeex.generation.shares import Meeting, SharedWeights
-from ms_codegeex.kernels.compiling import AUTO, library_path
+from ms_codegeex.kernels.compiling import find_library
+from ms_codegeex.kernels.levels import AUTO
 from ms_codegeex.models.causal import Build
 
 
 class Network(Protocol):
-    """The interface of a network to the engine."""
+    """The interface of a network to the engine. `slower`: why it does without the compiled operators; or empty."""
 
     sizes: SlotSizes
     vocab_size: int
     compiled: bool
+    slower: str
 
     def choose(self, rows: Rows) -> np.ndarray:
         """Choose the tokens after the wanted rows: [n, 1 + k, 2], as `choice.unpack` reads them."""
@@ -80,7 +82,7 @@ class LocalNetwork:
         self.sizes, self.vocab_size = sizes, config.vocab_size
         with ms.nn.utils.no_init_parameters():  # every weight is given by `weights`
             network = modules.Logits(config, Build(seq_length=sizes.capacity, reset_at_eos=False))
-        model, library = network.model, compiled_library(sizes.threads, sizes.cpu_level)
+        model, (library, self.slower) = network.model, compiled_library(sizes.threads, sizes.cpu_level)
         self.compiled = library is not None
         _check(weights, self.compiled, sizes)
         if meeting is not None:
@@ -135,13 +137,24 @@ def _check(weights: Weights, compiled: bool, sizes: SlotSizes) -> None:
         raise UserError("--fast: needs the operators that a C++ compiler makes for CPUs; install g++ or 'ziglang'")
 
 
-def compiled_library(threads: int, level: str = AUTO) -> Library | None:
-    """The compiled operators, or None where they cannot be used. `UserError` if a `level` is given nevertheless."""
-    library, reason = None, "--threads 0, or a device that is not a CPU"
-    if threads >= 1 and ms.get_context("device_target") == "CPU":
-        path, reason = library_path(level), "no C++ compiler builds the operators; install g++ or 'ziglang'"
-        with contextlib.suppress(OSError):  # such as a cache on a noexec mount, or a library from another machine
+def warn_if_slower(network: Network) -> None:
+    """One line on standard error for a network without the operators that it should have."""
+    if network.slower:
+        print_error(f"warning: MindSpore's own operators decode, which takes several times as long: {network.slower}")
+
+
+def compiled_library(threads: int, level: str = AUTO) -> tuple[Library | None, str]:
+    """The compiled operators; or None, with the reason if they were asked for and cannot be had. `UserError` if a
+    `level` is given nevertheless."""
+    if threads < 1 or ms.get_context("device_target") != "CPU":
+        library, reason, said = None, "", "--threads 0, or a device that is not a CPU"
+    else:
+        path, reason = find_library(level)
+        try:
             library = None if path is None else Library(path, threads)
+        except OSError as error:  # such as a cache on a noexec mount, or a library from another machine
+            library, reason = None, str(error)
+        said = reason
     if library is None and level != AUTO:
-        raise UserError(f"--cpu-level: {level}, but MindSpore's own operators compute ({reason}); leave it out")
-    return library
+        raise UserError(f"--cpu-level: {level}, but MindSpore's own operators compute ({said}); leave it out")
+    return library, reason

@@ -12,7 +12,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from ms_codegeex.kernels.compiling import AUTO
+from ms_codegeex.kernels.levels import AUTO
 
 
 @dataclass(frozen=True)

@@ -16,18 +16,8 @@ from pathlib import Path
 from ms_codegeex.base.cache import user_cache
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.files import atomic_file
+from ms_codegeex.kernels.levels import AUTO, LEVELS, cpu_level
 
-AUTO = "auto"  # the best level that this CPU can run
-# an architecture, and the features that the level adds
-LEVELS = {"vnni": ("x86-64-v4", "avx512vnni"), "avx512": ("x86-64-v4",), "avx2": ("x86-64-v3",), "plain": ()}
-_AVX2 = {"avx2", "bmi1", "bmi2", "fma", "f16c", "movbe", "abm"}
-_AVX512 = _AVX2 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
-NEEDED = {  # of the flags in /proc/cpuinfo
-    "vnni": _AVX512 | {"avx512_vnni"},
-    "avx512": _AVX512,
-    "avx2": _AVX2,
-    "plain": set(),
-}
 SOURCES = (
     *("operators.cc", "vector.h", "pool.h", "numbers.h", "matrix.h", "integers.h", "linear.h", "norm.h"),
     *("attention.h", "choice.h", "exchange.h", "adapters.h", "held.h"),
@@ -39,23 +29,6 @@ FLAGS = (
     *("-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"),
     *("-pthread", "-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics", "-nostdinc++", "-w"),
 )
-
-
-def possible_levels(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:
-    """Those of `LEVELS` that this CPU can run, the best first."""
-    flags: set[str] = set()
-    if platform.machine() == "x86_64" and cpuinfo.is_file():
-        line = next((line for line in cpuinfo.read_text().splitlines() if line.startswith("flags")), "")
-        flags = set(line.split())
-    return [level for level, needed in NEEDED.items() if needed <= flags]
-
-
-def cpu_level(name: str = AUTO) -> str:
-    """The level of this name, or the best that this CPU can run. `UserError` if it cannot run it."""
-    possible = possible_levels()
-    if name != AUTO and name not in possible:
-        raise UserError(f"--cpu-level: this CPU cannot run {name}; choose {AUTO} or one of {', '.join(possible)}")
-    return possible[0] if name == AUTO else name
 
 
 def cxx_compilers() -> list[list[str]]:
@@ -121,15 +94,21 @@ def prebuilt_file(machine: str, level: str, sources: Path = Path(__file__).paren
     return sources / "prebuilt" / f"kernels_{machine}_{level}_{digest.hexdigest()[:16]}.so"
 
 
-def library_path(level: str = AUTO) -> Path | None:
-    """The library of a level: the one that came with the package, else one in the user's cache; None on a machine
-    without a C++ compiler that can build it. `UserError` if this CPU cannot run the level."""
+def find_library(level: str = AUTO) -> tuple[Path | None, str]:
+    """The library of a level: the one that came with the package, else one in the user's cache; on a machine where no
+    C++ compiler can build it, None and the reason. `UserError` if this CPU cannot run the level."""
     level = cpu_level(level)
     if (shipped := prebuilt_file(platform.machine(), level)).is_file():
-        return shipped
+        return shipped, ""
+    reasons = []
     for compiler in cxx_compilers():
         try:
-            return compile_library(user_cache() / "kernels", level, compiler)
-        except (RunFailure, UserError):
-            continue  # the next compiler, or MindSpore's own operators
-    return None
+            return compile_library(user_cache() / "kernels", level, compiler), ""
+        except (RunFailure, UserError) as error:
+            reasons.append(str(error))
+    return None, "; ".join(reasons) or "there is no C++ compiler; install g++, or run `pip install ziglang`"
+
+
+def library_path(level: str = AUTO) -> Path | None:
+    """The path that `find_library` finds."""
+    return find_library(level)[0]

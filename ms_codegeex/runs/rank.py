@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
     from ms_codegeex.training.observers import Callback
 
-NO_COMPILER = "no C++ compiler builds the operators of training; steps take about twice as long without them"
+SLOWER = "MindSpore's own operators train, which takes about twice as long"
 
 
 def run(run_directory: RunDirectory, checkpoint: Checkpoint | None, beats: Beats, launcher: str | None = None) -> None:
@@ -81,12 +81,14 @@ def run(run_directory: RunDirectory, checkpoint: Checkpoint | None, beats: Beats
 def compiled_operators(config: RunConfig, callbacks: Sequence[Callback]) -> Path | None:
     """The library of operators that the run trains with; None if it has none, which the callbacks hear of if it is for
     want of a compiler."""
+    from ms_codegeex.kernels.compiling import find_library
     from ms_codegeex.training.operators import operators_library, uses_compiled_operators
 
     library = operators_library(config, _threads(os.environ.get("OMP_NUM_THREADS", "")))
     if library is None and uses_compiled_operators(config):
+        _, reason = find_library()
         for callback in callbacks:
-            callback.warning(NO_COMPILER)
+            callback.warning(f"{SLOWER}: {reason}")
     return library
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.options import REQUIRED, check_ranges, option
 from ms_codegeex.generation.engine_options import EngineOptions
-from ms_codegeex.kernels.compiling import cpu_level
+from ms_codegeex.kernels.levels import cpu_level
 
 
 def _named_adapter(text: str) -> tuple[str, Path]:

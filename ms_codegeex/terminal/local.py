@@ -12,7 +12,7 @@ from ms_codegeex.data.languages import find_language
 from ms_codegeex.generation.loading import load_model
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.generation.stopping import Rule, block
-from ms_codegeex.kernels.compiling import AUTO
+from ms_codegeex.kernels.levels import AUTO
 from ms_codegeex.serving.answering import AnswerText, TextFilter
 from ms_codegeex.serving.infilling import infill_filter, infill_prompt
 from ms_codegeex.serving.opening import described_model

@@ -260,15 +260,15 @@ def test_an_engine_that_cannot_be_imported(tmp_path, monkeypatch, script, words)
 
 
 def test_compiled_operators_are_found_and_never_built(tmp_path, monkeypatch):
-    from ms_codegeex.kernels import compiling, prebuilding
+    from ms_codegeex.kernels import compiling, levels, prebuilding
 
     compiler = tmp_path / "g++"
     compiler.write_text("#!/bin/sh\nexit 1\n")
     compiler.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    possible = create_autospec(compiling.possible_levels, return_value=["avx2", "plain"])
-    monkeypatch.setattr(compiling, "possible_levels", possible)
+    possible = create_autospec(levels.possible_levels, return_value=["avx2", "plain"])
+    monkeypatch.setattr(levels, "possible_levels", possible)
     check, level = doctor._compiled_operators(), "avx2 (or --cpu-level plain)"
     assert (check.state, check.found) == (
         "ok",

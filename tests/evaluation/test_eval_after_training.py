@@ -283,5 +283,5 @@ def test_the_share_that_parses(model, tmp_path, monkeypatch):
     )
     other = validation(tmp_path / "other", [FILES["c"]], load_tokenizer("codegeex"))
     assert python_samples(model, [], other, 3).parse_share is None
-    monkeypatch.setattr(network, "compiled_library", lambda threads, level="": None)  # and its vocabulary is large
+    monkeypatch.setattr(network, "compiled_library", lambda *_: (None, ""))  # and its vocabulary is large
     assert python_samples(model, [shown], prefix, 3).parse_share is None

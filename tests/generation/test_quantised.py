@@ -1,7 +1,9 @@
 """Quantised directories: the numbers of the published scheme, loaded as they are, the ids of what they stand for."""
 
 import json
+import sys
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from ms_codegeex.generation.loading import load_model
 from ms_codegeex.generation.matrices import pack
 from ms_codegeex.generation.quantised import DESCRIPTION, TENSORS, QuantisedModel, write_quantised
 from ms_codegeex.generation.sampling import SamplingSettings
+from ms_codegeex.kernels import compiling
 from ms_codegeex.models.registry import family
 
 CONFIG = family("codegen").config.build_config(
@@ -155,6 +158,17 @@ def test_the_commands(source, tmp_path):
     assert text.returncode == 0 and text.stdout.startswith("x"), text.stderr
     text = command_here("generate", "--model", source.path, *words)
     assert text.returncode == 2 and "quantize" in text.stderr and "Traceback" not in text.stderr
+
+
+def test_a_command_that_is_slower_for_want_of_a_compiler_says_why_once(source, monkeypatch, capsys):
+    broken = [[sys.executable, "-c", "raise SystemExit('this compiler is broken')"]]
+    monkeypatch.setattr(compiling, "cxx_compilers", lambda: broken)
+    monkeypatch.setattr(compiling, "prebuilt_file", lambda machine, level: Path("nothing"))
+    words = ["generate", "--model", str(source.path), "--prompt", "x", "--greedy", "--max-new-tokens", "2"]
+    assert main([*words, "--speculate", str(source.path)]) == 0
+    (warning,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning:")]
+    assert "MindSpore's own operators decode" in warning and warning.endswith("(this compiler is broken)")
+    assert main([*words, "--threads", "0"]) == 0 and "warning:" not in capsys.readouterr().err  # as it was asked
 
 
 @pytest.mark.slow

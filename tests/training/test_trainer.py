@@ -19,7 +19,7 @@ from ms_codegeex.formats.checkpoint_folder import list_checkpoints
 from ms_codegeex.kernels import compiling
 from ms_codegeex.models.compiled import CompiledAttention
 from ms_codegeex.models.layers import LayerNorm
-from ms_codegeex.runs.rank import NO_COMPILER, compiled_operators
+from ms_codegeex.runs.rank import SLOWER, compiled_operators
 from ms_codegeex.runs.records import read_log
 from ms_codegeex.runs.resume import is_finished
 from ms_codegeex.runs.run_directory import RunDirectory
@@ -77,7 +77,8 @@ def test_without_a_compiler_a_run_has_composed_cells_and_says_so(run_values, mon
     assert not watch.warning.called
     monkeypatch.setattr(compiling, "cxx_compilers", list)
     without = make(run_values, library=compiled_operators(config, [watch])).built.network
-    watch.warning.assert_called_once_with(NO_COMPILER)
+    reason = "there is no C++ compiler; install g++, or run `pip install ziglang`"
+    watch.warning.assert_called_once_with(f"{SLOWER}: {reason}")
     kinds = [{type(cell) for _, cell in network.cells_and_names()} for network in (with_compiler, without)]
     assert CompiledAttention in kinds[0] and LayerNorm not in kinds[0]
     assert not any(kind.__name__.startswith("Compiled") for kind in kinds[1]) and LayerNorm in kinds[1]

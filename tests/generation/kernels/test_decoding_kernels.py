@@ -19,19 +19,19 @@ from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.formats.rounded import quantise
 from ms_codegeex.generation.kernels.library import AttentionSizes
 from ms_codegeex.generation.matrices import pack
-from ms_codegeex.kernels import compiling
+from ms_codegeex.kernels import compiling, levels
 
 COMPILERS = compiling.cxx_compilers()
 pytestmark = pytest.mark.skipif(not COMPILERS, reason="no C++ compiler")
-LEVELS = list(compiling.LEVELS)
+LEVELS = list(levels.LEVELS)
 
 
 @pytest.fixture(  # the levels of other CPUs are slow to compile
     scope="module",
-    params=[pytest.param(level, marks=[] if level == compiling.cpu_level() else pytest.mark.slow) for level in LEVELS],
+    params=[pytest.param(level, marks=[] if level == levels.cpu_level() else pytest.mark.slow) for level in LEVELS],
 )
 def kernels(request):
-    if LEVELS.index(request.param) < LEVELS.index(compiling.cpu_level()):
+    if LEVELS.index(request.param) < LEVELS.index(levels.cpu_level()):
         pytest.skip(f"this CPU has no {request.param}")
     path = compiling.compile_library(user_cache() / "kernels", request.param, COMPILERS[0])
     return checks.Kernels(path, 2)
@@ -180,12 +180,12 @@ def test_the_level_follows_the_cpus_flags(tmp_path, monkeypatch):
     for level, added in flags.items():
         known += f" {added}"
         cpuinfo.write_text(f"processor\t: 0\nflags\t\t:{known}\n")
-        found = compiling.possible_levels(cpuinfo)
+        found = levels.possible_levels(cpuinfo)
         assert found == LEVELS[LEVELS.index(level) :]  # a better CPU runs all the others
     cpuinfo.write_text(f"flags\t\t:{known.replace(' movbe', '')}\n")
-    assert compiling.possible_levels(cpuinfo) == ["plain"]
+    assert levels.possible_levels(cpuinfo) == ["plain"]
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
-    assert compiling.possible_levels(Path("/proc/cpuinfo")) == ["plain"] and compiling.cpu_level() == "plain"
+    assert levels.possible_levels(Path("/proc/cpuinfo")) == ["plain"] and levels.cpu_level() == "plain"
     with pytest.raises(UserError, match=r"--cpu-level: this CPU cannot run avx2; choose auto or one of plain"):
         compiling.library_path("avx2")
 
@@ -215,7 +215,10 @@ def test_a_library_is_compiled_once_and_appears_whole_or_not_at_all(tmp_path, mo
     assert len(found) == 2 == len((tmp_path / "runs").read_text().split())
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(compiling, "cxx_compilers", lambda: [[str(broken)], ["no/such/compiler"]])
-    assert compiling.library_path() is None
+    path, reason = compiling.find_library()
+    assert path is None and "no such header" in reason and "no/such/compiler" in reason
+    monkeypatch.setattr(compiling, "cxx_compilers", list)
+    assert compiling.find_library() == (None, "there is no C++ compiler; install g++, or run `pip install ziglang`")
     monkeypatch.setattr(compiling, "cxx_compilers", lambda: [[str(broken)], [str(copying)]])
     assert compiling.library_path().parent == tmp_path / "ms_codegeex" / "kernels"
 
@@ -223,7 +226,7 @@ def test_a_library_is_compiled_once_and_appears_whole_or_not_at_all(tmp_path, mo
 @pytest.mark.slow
 @pytest.mark.parametrize("level", LEVELS)
 def test_no_access_beyond_the_memory_and_nothing_undefined(level, tmp_path):
-    if not shutil.which("g++") or LEVELS.index(level) < LEVELS.index(compiling.cpu_level()):
+    if not shutil.which("g++") or LEVELS.index(level) < LEVELS.index(levels.cpu_level()):
         pytest.skip("needs g++ and the level")
     flags = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
     library = compiling.compile_library(tmp_path, level, ["g++"], *flags)
