@@ -1,8 +1,9 @@
 """Shared by all tool chains: finding them, preparing once, making commands, judging the executions.
 
-A program passes `strict` if it has printed its witness, a line of two halves: a token in the call after the last test,
-and a challenge on standard input that our own code reads before the program starts. A program that prints its own
-source knows only the first; a program that prints its input knows neither.
+A program whose tests were translated only says values, which `judging.values` compares with the expected ones in this
+process. Any other passes `strict` if it has printed its witness, a line of two halves: a token in the call after the
+last test, and a challenge on standard input that our own code reads before the program starts. A program that prints
+its own source knows only the first; a program that prints its input knows neither.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import reprlib
 import secrets
 import shutil
 import subprocess
@@ -18,14 +20,15 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ms_codegeex.base.cache import user_cache
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.locks import locked
+from ms_codegeex.evaluation.judging import values
 from ms_codegeex.evaluation.judging import verdicts as judging
 from ms_codegeex.evaluation.sandbox import Command, Execution, ResourceLimits, Sandbox, Verdict
 from ms_codegeex.evaluation.task import Judgement, Sample
@@ -86,6 +89,8 @@ class Program:
         libraries: for the linker.
         only_compiles: the benchmark has no tests for it, so `published` is satisfied when it compiles.
         check: it has to compile without tests too.
+        checks: of the values that it says, in order.
+        witnessed: it has tests besides, so the witness is needed.
     """
 
     before: str
@@ -95,6 +100,8 @@ class Program:
     only_compiles: bool = False
     check: bool = False
     others: Mapping[str, str] = field(default_factory=dict)
+    checks: tuple[values.Check, ...] = ()
+    witnessed: bool = True
 
     def source(self, token: str) -> bytes:
         """The text with a token."""
@@ -110,7 +117,7 @@ class Program:
     def fingerprint(self) -> str:
         """A hash of the judged program, independent of the token."""
         others = (part for pair in sorted(self.others.items()) for part in pair)
-        text = "\0".join((self.before, self.call, self.after, *self.libraries, *others))
+        text = "\0".join((self.before, self.call, self.after, *self.libraries, *others, *map(repr, self.checks)))
         return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
 
@@ -135,6 +142,7 @@ class ToolChain(ABC):
     compile_seconds: ClassVar[float] = 60.0  # for each command that compiles
     sources: ClassVar[tuple[str, ...]]  # files of `inside` that the cache is made from
     failed_assertion: ClassVar[tuple[bytes, ...]]  # what a program prints when a test fails
+    notices_exit: ClassVar[bool] = False  # the original runner notices that a program leaves before its tests' end
     no_memory: ClassVar[tuple[bytes, ...]]  # ... when an allocation fails
 
     def __init__(self, cache: Path | None = None) -> None:
@@ -243,9 +251,13 @@ class ToolChain(ABC):
         """The limits of a command that compiles."""
         return ResourceLimits(wall=self.compile_seconds)
 
+    def ended(self, plan: RunPlan, executions: Sequence[Execution]) -> Verdict:
+        """The rule for a program that only says values: exit status 0."""
+        return self.named(judging.published(executions, plan.compiling), executions)
+
     def published(self, plan: RunPlan, executions: Sequence[Execution], witness: bytes) -> Verdict:
         """The original rule: exit status 0."""
-        return self.named(judging.published(executions, plan.compiling), executions)
+        return self.ended(plan, executions)
 
     def strict(self, plan: RunPlan, executions: Sequence[Execution], witness: bytes) -> Verdict:
         """The original rule, and the witness was printed."""
@@ -264,21 +276,63 @@ class ToolChain(ABC):
         return Verdict.WRONG if any(words in text for words in self.failed_assertion) else verdict
 
 
+@dataclass(frozen=True)
+class ProgramVerdicts:
+    """What the judge finds in a program's executions.
+
+    Attributes:
+        published: nothing that the program said or tested was wrong, by the original rule.
+        strict: and all of it was said and tested.
+        wrong: the first wrong value, in words.
+        undecided: only the tests as they are can say what is published, since they may accept what is no data.
+    """
+
+    strict: Verdict
+    published: Verdict
+    wrong: str = ""
+    undecided: bool = False
+
+
+def verdicts_of(
+    chain: ToolChain, program: Program, plan: RunPlan, executions: Sequence[Execution], witness: bytes
+) -> ProgramVerdicts:
+    """The verdicts of a program that was compiled and run."""
+    if not program.checks or len(executions) <= plan.compiling:
+        return ProgramVerdicts(chain.strict(plan, executions, witness), chain.published(plan, executions, witness))
+    said, rest = values.read_frames(executions[-1].stdout)
+    executions = [*executions[:-1], replace(executions[-1], stdout=rest)]
+    if (wrong := values.first_wrong(program.checks, said)) is not None:
+        value, expected = reprlib.repr(said[wrong]), reprlib.repr(program.checks[wrong].expected)
+        text = f"value {wrong + 1} of {len(program.checks)}: {value}, expected {expected}"
+        return ProgramVerdicts(Verdict.WRONG, Verdict.WRONG, text, not values.is_data(said[wrong]))
+    if program.witnessed:
+        published, strict = chain.published(plan, executions, witness), chain.strict(plan, executions, witness)
+    else:
+        published = strict = chain.ended(plan, executions)
+    foreign = bool(rest) and not program.witnessed
+    if foreign or len(said) != len(program.checks):
+        strict = chain.named(Verdict.ERROR, executions) if strict is Verdict.PASSED else strict
+        published = strict if chain.notices_exit else published
+    return ProgramVerdicts(strict, published, undecided=foreign)
+
+
 def run_and_judge(chain: ToolChain, sample: Sample, program: Program, sandbox: Sandbox, seconds: float) -> Judgement:
     """Compile and run a sample's program with its tests, for at most this many seconds. The judgement's `extra` has the
-    wall clock of compiling, and of running as far as it got."""
+    wall clock of compiling, and of running as far as it got; "no_data" if the published verdict is not final, because
+    a value is no data."""
     chain.prepare()
     token, challenge = secrets.token_hex(8), secrets.token_hex(8)
     plan = chain.plan(program, token, challenge.encode("ascii"), seconds)
     executions = sandbox.run(plan.commands, plan.files, chain.readable())
     witness = f"witness-{token}-{challenge}".encode("ascii")
-    published = chain.published(plan, executions, witness)
+    found = verdicts_of(chain, program, plan, executions, witness)
+    verdicts = {"strict": found.strict, "published": found.published}
     if program.only_compiles and len(executions) > plan.compiling:
-        published = Verdict.PASSED
-    verdicts = {"strict": chain.strict(plan, executions, witness), "published": published}
+        verdicts["published"] = Verdict.PASSED
     last, each = executions[-1], [execution.seconds for execution in executions]
     # Go and Rust report failures on standard output
-    output = (last.stderr.strip() or last.stdout.strip())[-TAIL:].decode("utf-8", "replace")
+    output = found.wrong or (last.stderr.strip() or last.stdout.strip())[-TAIL:].decode("utf-8", "replace")
     parts = {"compile_seconds": each[: plan.compiling], "run_seconds": each[plan.compiling :]}
-    extra = {name: round(sum(part), 3) for name, part in parts.items()}
+    extra: dict[str, Any] = {name: round(sum(part), 3) for name, part in parts.items()}
+    extra |= {"no_data": True} if found.undecided else {}
     return Judgement(sample.task_id, sample.completion_id, verdicts, sum(each), last.code, output, extra)

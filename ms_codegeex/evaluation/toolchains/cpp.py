@@ -22,7 +22,7 @@ class Cpp(ToolChain):
     install = "apt-get install g++ libboost-dev libssl-dev"
     programs: ClassVar[Mapping[str, str]] = {"g++": "g++"}
     libraries: ClassVar[Mapping[str, str]] = {"boost/any.hpp": "libboost-dev", "openssl/md5.h": "libssl-dev"}
-    sources = ("witness.cpp",)
+    sources = ("witness.cpp", "values.h")
     failed_assertion = (b": Assertion `",)
     no_memory = (b"std::bad_alloc",)
     standard: ClassVar[str] = "-std=c++11"
@@ -37,7 +37,9 @@ class Cpp(ToolChain):
     def make(self, cache: Path) -> None:
         """Compile the headers and the witness."""
         super().make(cache)
-        (cache / "headers.h").write_text("".join(f"#include<{name}>\n" for name in self.headers))
+        (cache / "headers.h").write_text(
+            "".join(f"#include<{name}>\n" for name in self.headers) + '#include "values.h"\n'
+        )
         compiler = [str(self.tool), self.standard, *FLAGS]
         self.run_tool([*compiler, "-x", "c++-header", "headers.h", "-o", "headers.h.gch"], cache)
         self.run_tool([*compiler, "-c", "witness.cpp", "-o", "witness.o"], cache)

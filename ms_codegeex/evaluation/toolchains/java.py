@@ -19,7 +19,7 @@ class Java(ToolChain):
     language = "java"
     install = "apt-get install default-jdk-headless"
     programs: ClassVar[Mapping[str, str]] = dict.fromkeys(("java", "javac"), "default-jdk-headless")
-    sources = ("Witness.java", "Main.java")
+    sources = ("Witness.java", "Values.java", "Main.java")
     failed_assertion = (b'Exception in thread "main" java.lang.AssertionError',)
     no_memory = (b"java.lang.OutOfMemoryError",)
     main: ClassVar[str] = "Main"  # the class whose main has the tests
@@ -31,10 +31,10 @@ class Java(ToolChain):
         return program is not None and output_of(program, "--version") is not None
 
     def make(self, cache: Path) -> None:
-        """Compile the witness, and archive the compiler's classes."""
+        """Compile our classes, and archive the compiler's classes."""
         super().make(cache)
         javac, jar = (str(program_of(name)) for name in ("javac", "jar"))
-        self.run_tool([javac, "-d", "classes", "Witness.java"], cache)
+        self.run_tool([javac, "-d", "classes", "Witness.java", "Values.java"], cache)
         self.run_tool([jar, "--create", "--file", "witness.jar", "-C", "classes", "."], cache)
         archive = "-J-XX:ArchiveClassesAtExit=javac.jsa"
         self.run_tool([javac, archive, *(f"-J{option}" for option in COMPILER), "Main.java"], cache)
@@ -53,11 +53,13 @@ class Java(ToolChain):
         """Compile, then run through the witness."""
         jars = [str(jar) for jar in self.jars()]
         options = [f"-J{option}" for option in (f"-XX:SharedArchiveFile={self.inside}/javac.jsa", *COMPILER)]
+        jars = [*jars, f"{self.inside}/witness.jar"] if program.checks else jars
         options += ["-classpath", ":".join(jars)] if jars else []
         words = [str(program_of("javac")), *options, "-encoding", "UTF-8", "-proc:none", "-nowarn", "Main.java"]
         build = Command([*words, *program.others], self.compiling)
         classes = ":".join([f"{self.inside}/witness.jar", ".", *jars])
-        words = [str(self.tool), *COMMON, *self.options, "-cp", classes, "ms_codegeex.Witness", token, self.main]
+        arguments = ["ms_codegeex.Witness", token if program.witnessed else "", self.main]
+        words = [str(self.tool), *COMMON, *self.options, "-cp", classes, *arguments]
         run = Command(words, ResourceLimits(wall=seconds), {}, challenge)
         return RunPlan([build, run], program.files("Main.java", token), compiling=1)
 

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -33,7 +34,7 @@ class JavaScript(ToolChain):
     language = "js"
     install = "apt-get install nodejs"
     programs: ClassVar[Mapping[str, str]] = {"node": "nodejs"}
-    sources = ("witness.js",)
+    sources = ("witness.js", "values.js")
     failed_assertion = (b"Assertion failed",)
     no_memory = (b"JavaScript heap out of memory",)
 
@@ -73,18 +74,24 @@ class JavaScript(ToolChain):
 
     def plan(self, program: Program, token: str, challenge: bytes, seconds: float) -> RunPlan:
         """Run the program with the witness loaded first."""
-        options = ["--random-seed=42", "--max-old-space-size=1024", "--require", f"{self.inside}/witness.js"]
+        options = ["--random-seed=42", "--max-old-space-size=1024"]
+        for name, needed in (("values", program.checks), ("witness", program.witnessed)):
+            options += ["--require", f"{self.inside}/{name}.js"] if needed else []
         environment = {"NODE_PATH": f"{self.inside}/node_modules"}
         run = Command([str(self.tool), *options, "test.js"], ResourceLimits(wall=seconds), environment, challenge)
         return RunPlan([run], program.files("test.js", token))
 
     def published(self, plan: RunPlan, executions: Sequence[Execution], witness: bytes) -> Verdict:
-        """The program exits and has written nothing but our witness; the exit status does not count."""
+        """The program exits and has written nothing but our witness."""
+        done = executions[-1]
+        return self.ended(plan, [replace(done, stdout=done.stdout.replace(witness + b"\n", b"", 1))])
+
+    def ended(self, plan: RunPlan, executions: Sequence[Execution]) -> Verdict:
+        """The program exits and has written nothing; the exit status does not count."""
         done = executions[-1]
         if done.end is not End.EXITED:
             return judging.ENDS.get(done.end, Verdict.ERROR)
-        written = done.stdout.replace(witness + b"\n", b"", 1) + done.stderr
-        if not written:
+        if not done.stdout and not done.stderr:
             return Verdict.PASSED
         if b"\nSyntaxError: " in done.stderr and done.code:
             return Verdict.COMPILE_ERROR

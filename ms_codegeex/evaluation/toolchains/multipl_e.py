@@ -70,7 +70,7 @@ class PlainJavaScript(JavaScript):
 
     def published(self, plan: RunPlan, executions: Sequence[Execution], witness: bytes) -> Verdict:
         """The original rule, exit status 0."""
-        verdict = ToolChain.published(self, plan, executions, witness)
+        verdict = ToolChain.ended(self, plan, executions)
         syntax = verdict is Verdict.ERROR and b"\nSyntaxError: " in executions[-1].stderr
         return Verdict.COMPILE_ERROR if syntax else verdict
 

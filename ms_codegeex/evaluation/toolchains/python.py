@@ -26,6 +26,7 @@ class Python(ToolChain):
     installer = "pip install"
     libraries: ClassVar[Mapping[str, str]] = {"NumPy": "numpy"}
     sources = ("run_python.py",)
+    notices_exit = True
     failed_assertion = (b"\nAssertionError",)
     no_memory = (b"\nMemoryError",)
 

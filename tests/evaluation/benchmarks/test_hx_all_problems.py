@@ -35,7 +35,6 @@ def test_references_pass_in_both_modes(sandbox, language: str):
     chosen = references(task)
     assert len(chosen) == 164 - ("js-md5" in task.missing()) - (language == "go")
     found = judge_all(task, sandbox, chosen)
-    assert {each.extra.get("tests") for each in found} == {"outside" if language == "python" else None}
     for mode in ("strict", "published"):
         assert set(verdicts(found, mode).values()) == {"passed"}, [
             (each.task_id, each.stderr) for each in found if each.verdicts[mode] is not Verdict.PASSED

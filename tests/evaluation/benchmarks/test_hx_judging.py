@@ -99,6 +99,16 @@ def test_answers_may_print(task, sandbox, language: str):
     assert set(found.verdicts.values()) == {Verdict.PASSED}, found.stderr
 
 
+@pytest.mark.parametrize("language", ["cpp"])
+def test_a_header_that_the_answer_forgets_is_missing(task, sandbox, language: str):
+    """Nothing of ours includes more than the published nine."""
+    texts = ("map<int,int> known", "set<int> known", "list<int> known")
+    samples = [
+        (task.problems[0], answer(task.problems[0], f"    {text};\n    return 3*number;\n}}\n")) for text in texts
+    ]
+    assert {each.verdicts["strict"] for each in judge_all(task, sandbox, samples)} == {COMPILE}
+
+
 @pytest.mark.parametrize("language", ["python"])
 def test_memory_and_syntax(task, sandbox, language: str):
     problem = task.problems[0]

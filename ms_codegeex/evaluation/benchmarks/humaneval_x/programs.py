@@ -1,6 +1,7 @@
-"""From an answer to a program: imports, prompt, answer and tests in one text, with room for the witness.
+"""From an answer to a program: imports, prompt, answer and tests in one text.
 
-The witness is a call that our own code puts after the last test (see `toolchains`). The tests are the benchmark's, not
+Tests that compare calls with literals become a text that only says values (see `cases`). Where others are left, our
+own code puts a call after the last one that prints the witness (see `toolchains`). The tests are the benchmark's, not
 a model's, so their text may be parsed and split. The answer's text may not, and is not.
 """
 
@@ -8,10 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation.benchmarks import blocks
-from ms_codegeex.evaluation.benchmarks.humaneval_x import defects
+from ms_codegeex.evaluation.benchmarks.humaneval_x import cases, defects
+from ms_codegeex.evaluation.benchmarks.humaneval_x.cases import Cases
 from ms_codegeex.evaluation.benchmarks.humaneval_x.problems import HumanEvalXProblem
 from ms_codegeex.evaluation.toolchains import Program
 from ms_codegeex.generation.stopping import first_unindented
@@ -33,6 +36,18 @@ STRINGS = re.compile(r'"(?:\\.|[^"\\\n])*"')
 CPP_SIGNATURE = re.compile(r"^[A-Za-z_][\w<>:,&* ]*[ &*>]\w+ ?\([^\n]*\) ?\{", re.MULTILINE)
 CPP_ASSERT = re.compile(r"#\s*include\s*<(?:assert\.h|cassert)>")
 CPP_ASSERTS = re.compile(r"<(?:assert\.h|cassert)>")
+CPP_BOOST = "boost/any.hpp"
+CPP_ANY = """
+namespace ms_codegeex {
+void say(const boost::any &value)
+{
+    if (const int *found = boost::any_cast<int>(&value)) say(*found);
+    else if (const double *found = boost::any_cast<double>(&value)) say(*found);
+    else if (const std::string *found = boost::any_cast<std::string>(&value)) say(*found);
+    else ms_codegeex_write("3:o0:");
+}
+}
+"""
 JAVA_CLASSES = (
     *(f"java.util.{name}" for name in ("ArrayList", "Arrays", "Collections", "HashMap", "List", "Map", "Objects")),
     *(f"java.util.{name}" for name in ("Optional", "Random", "Set", "HashSet")),
@@ -47,111 +62,137 @@ GO_NAMES = (
     "append", "bool", "byte", "cap", "copy", "false", "float64", "int", "int32", "int64", "len", "make", "new", "nil",
     "panic", "rune", "string", "true",
 )  # fmt: skip
+GO_SAY = 'import ms_codegeex_values "ms_codegeex/witness"\n'
+GO_TESTIFY = re.compile(r'^\s*"github\.com/stretchr/testify/assert"\n', re.MULTILINE)
+GO_CLOSURE = re.compile(r"^\s*(\w+) := func\(", re.MULTILINE)
+GO_USES = {  # a use of each package that tests import, as Go accepts no unused one
+    "math": "math.Pi", "math/rand": "rand.Int",
+    "crypto/md5": "md5.New", "strings": "strings.ToLower", "time": "time.Now",
+}  # fmt: skip
 RUST_USE = re.compile(r"^use .*;", re.MULTILINE)
 RUST_FUNCTION = re.compile(r"^\s*(?:pub )?fn\s+(\w+)\s*(<[^(>]*>)?\s*\(([^{]*)\{", re.MULTILINE)
 RUST_TYPE = re.compile(r"^\s*(?:pub )?(?:enum|struct|type)\s+(\w+)", re.MULTILINE)
 RUST_MUT = re.compile(r"\bmut\s+(?=\w+\s*:)")
 
 
-def assemble(row: HumanEvalXProblem, answer: str) -> Program:
-    """The program that judges an answer.
+def assemble(row: HumanEvalXProblem, answer: str, translate: bool = True) -> Program:
+    """The program that judges an answer. `translate`: its tests say values where they can.
 
     A translation is placed after the prompt too, not after the declaration that its model saw: Go's declarations
     lack functions that some tests call.
     """
-    return ASSEMBLERS[row.language](row, answer)
+    published, untested = defects.tests(row)
+    tests = Cases(published, (), False)
+    if translate:
+        tests = cases.translated(published, row.language, row.number)
+    program = ASSEMBLERS[row.language](row, answer, tests)
+    return replace(program, checks=tests.checks, witnessed=not tests.complete, only_compiles=untested)
 
 
-def python(row: HumanEvalXProblem, answer: str) -> Program:
+def python(row: HumanEvalXProblem, answer: str, tests: Cases) -> Program:
     """The program has 16 imports. NumPy's are added only if NumPy may be used, because they cost more than
     everything else. The tests are a separate file."""
     answer = answer[: first_unindented(answer)]
     program = f"{row.prompt}{answer}\n"
     named = any(word in text for word in ("np", "numpy") for text in (program, row.test))
     imports = "\n".join(line for line in PYTHON_IMPORTS if named or "numpy" not in line)
-    return Program(f"{row.test}\n", f'{blocks.CALL}("%s")', "\n", others={"program.py": f"{imports}\n{program}"})
+    call = "" if tests.complete else f'{blocks.CALL}("%s")'
+    return Program(f"{tests.text}\n", call, "\n", others={"program.py": f"{imports}\n{program}"})
 
 
-def cpp(row: HumanEvalXProblem, answer: str) -> Program:
+def cpp(row: HumanEvalXProblem, answer: str, tests: Cases) -> Program:
     """The order is: missing includes, the function's declaration, the tests, the answer. So the answer's macros and
     operators are unknown to the tests. The witness ends main."""
     leading, answer = led(CPP_LEADING, answer)
     includes = "\n".join([leading, *(line for line in CPP_INCLUDES if line not in row.prompt)]).lstrip()
-    tests, untested = defects.tests(row)
-    head, tail = blocks.at_end_of_block(CPP_ASSERT.sub(blocks.OUR_ASSERT, tests, count=1), blocks.CPP_MAIN, place(row))
+    text = CPP_ASSERT.sub("" if tests.complete else blocks.OUR_ASSERT, tests.text, count=1)
+    head, tail = blocks.at_end_of_block(text, blocks.CPP_MAIN, place(row))
     known, signature = before_signature(row)
     libraries = ("-lcrypto", "-lssl") if row.number == CPP_OPENSSL else ()
-    call = f';\nvoid {blocks.CALL}(const char *);\n{blocks.CALL}("%s");\n'
+    call = "" if tests.complete else f';\nvoid {blocks.CALL}(const char *);\n{blocks.CALL}("%s");\n'
     again = "#include<assert.h>\n" if CPP_ASSERTS.search(known) else ""
     declaration = signature[: signature.index("{")]
     tail += f"\n#undef assert\n{again}{signature}{answer}\n"
-    return Program(f"{includes}\n{known}{declaration};\n{head}", call, tail, libraries, only_compiles=untested)
+    before = f"{includes}\n{known}{CPP_ANY if CPP_BOOST in known else ''}{declaration};\n{head}"
+    return Program(before, call, tail, libraries)
 
 
-def java(row: HumanEvalXProblem, answer: str) -> Program:
+def java(row: HumanEvalXProblem, answer: str, tests: Cases) -> Program:
     """Tests and answer are two files, so that an answer's class named `Arrays` hides the library's only in its own
     file. One of our classes calls main and sees it return."""
     imports = "\n".join(re.findall(r"^import .*;", row.prompt, re.MULTILINE))
-    code = STRINGS.sub('""', row.test)
+    code = STRINGS.sub('""', tests.text)
     names = [name for name in JAVA_CLASSES if re.search(rf"\b{name.rpartition('.')[2]}\b", code)]
     mine = "".join(f"import {name};\n" for name in names)
     given = [name for name in names if re.search(rf"\b{name.rpartition('.')[2]}\b", row.declaration)]
     theirs = "".join(f"import {name};\n" for name in given)
     leading, answer = led(JAVA_LEADING, answer)
-    solution = f"{leading}{theirs}{row.prompt}{answer}\n"
-    return Program(f"{imports}\n{mine}{row.test}", "", "", others={"Solution.java": solution})
+    others = {"Solution.java": f"{leading}{theirs}{row.prompt}{answer}\n"}
+    return Program(f"{imports}\n{mine}{tests.text}", "", "", others=others)
 
 
-def js(row: HumanEvalXProblem, answer: str) -> Program:
-    """The tests are a function that the witness calls with its own `console`, `JSON` and `Math`; it counts failed
-    assertions, which JavaScript only logs. The tests' names are declared after the answer, so the answer cannot use
-    them."""
+def js(row: HumanEvalXProblem, answer: str, tests: Cases) -> Program:
+    """The tests are a function that our own code calls with its own `JSON` and `Math`. If they need the witness, it
+    also gets a `console` that counts failed assertions, which JavaScript only logs. The tests' names are declared after
+    the answer, so the answer cannot use them."""
     names = "".join(f"let {name}\n" for name in JS_NAMES.findall(row.test))
-    tests = f"(console, JSON, Math) => {{\n{row.test}\n}}"
-    return Program(f"{row.prompt}{answer}\n;{names}ms_codegeex_tests(", '"%s"', f", {tests})\n")
+    head = f"{row.prompt}{answer}\n;{names}"
+    if tests.complete:
+        text = f"ms_codegeex_values((JSON, Math, ms_codegeex_say) => {{\n{tests.text}\n}})\n"
+        return Program(f"{head}{text}", "", "")
+    text = f"(console, JSON, Math) => {{\n{tests.text}\n}}"
+    return Program(f"{head}ms_codegeex_tests(", '"%s"', f", {text})\n")
 
 
-def go(row: HumanEvalXProblem, answer: str) -> Program:
+def go(row: HumanEvalXProblem, answer: str, tests: Cases) -> Program:
     """The prompt comes without its imports; packages are imported if the answer uses them. A second file imports
     something under each predeclared name that the tests use, so that the answer cannot redeclare these."""
     used = [name for name in GO_PACKAGES if name not in row.test_setup and f"{name.split('/')[-1]}." in answer]
     lines = "\n".join(f'    "{name}"' for name in used)
     imports = f"import (\n{lines}\n)\n" if used else ""
     body = row.prompt.replace(row.imports, "", 1) if row.imports else row.prompt
-    head, tail = blocks.at_end_of_block(row.test, blocks.GO_TEST, place(row))
-    setup = f"{row.test_setup}\n{blocks.GO_IMPORT}{imports}"
-    code = STRINGS.sub('""', row.test)
-    named = [name for name in GO_NAMES if re.search(rf"\b{name}\b", code)]
-    guard = "".join(f'import {name} "ms_codegeex/witness"\n' for name in named)
-    guard += "".join(f"var _ = {name}.Ours\n" for name in named)
-    others = {"names_test.go": f"package main\n\n{guard}"}
-    return Program(f"{setup}\n{body}{answer}\n{head}", blocks.GO_CALL, tail, others=others)
+    text, given, others, call = tests.text, row.test_setup, {}, ""
+    if tests.complete:  # without the library of assertions, which takes long to link
+        given = GO_TESTIFY.sub("", given)
+        text += "".join(f"\nvar _ = {use}" for name, use in GO_USES.items() if f'"{name}"' in given)
+    else:
+        code = STRINGS.sub('""', row.test)
+        named = [name for name in GO_NAMES if re.search(rf"\b{name}\b", code)]
+        guard = "".join(f'import {name} "ms_codegeex/witness"\n' for name in named)
+        guard += "".join(f"var _ = {name}.Ours\n" for name in named)
+        others, call = {"names_test.go": f"package main\n\n{guard}"}, blocks.GO_CALL
+    head, tail = blocks.at_end_of_block(text, blocks.GO_TEST, place(row))
+    head += "".join(f"\n_ = {name}\n" for name in GO_CLOSURE.findall(text)) if tests.checks else ""
+    setup = f"{given}\n{blocks.GO_IMPORT if call else ''}{GO_SAY if tests.checks else ''}{imports}"
+    return Program(f"{setup}\n{body}{answer}\n{head}", call, tail, others=others)
 
 
-def rust(row: HumanEvalXProblem, answer: str) -> Program:
+def rust(row: HumanEvalXProblem, answer: str, tests: Cases) -> Program:
     """The declaration is added if the prompt is only a comment (CodeGeeX's file). The tests come first, where the
     answer's macros are unknown, and import only its functions, whose types they check. Main is empty."""
     declaration = "" if row.declaration.strip() in row.prompt else row.declaration
-    tests, untested = defects.tests(row)
+    text = tests.text
     known = f"{declaration}{row.prompt}"
     imports = "\n".join(dict.fromkeys(RUST_USE.findall(known)))
     functions = dict.fromkeys(RUST_FUNCTION.findall(known))
     solved = f"{known}{row.solution}"  # some tests call functions that only the answer defines
     defined = (*(name for name, *_ in RUST_FUNCTION.findall(solved)), *RUST_TYPE.findall(solved))
-    named = [name for name in dict.fromkeys(defined) if re.search(rf"\b{name}\b", tests)]
+    needed = text + "".join(rest for name, _, rest in functions if re.search(rf"\b{name}\b", text))
+    named = [name for name in dict.fromkeys(defined) if re.search(rf"\b{name}\b", needed)]
     checks = "\n".join(
         f"const _: {generic and f'for{generic} '}fn({RUST_MUT.sub('', rest)} = {name};"
         for name, generic, rest in functions
         if name in named
     )
-    tests = tests.replace("use super::*;", f"use super::{{{', '.join(named)}}};\n{imports}\n{checks}", 1)
-    head, tail = blocks.at_end_of_block(tests, r"#\[test\][^{]*?\bfn\s+\w+\s*\(\s*\)\s*\{", place(row))
+    text = text.replace("use super::*;", f"use super::{{{', '.join(named)}}};\n{imports}\n{checks}", 1)
+    head, tail = blocks.at_end_of_block(text, r"#\[test\][^{]*?\bfn\s+\w+\s*\(\s*\)\s*\{", place(row))
     check = re.search(r"\bcfg\b", answer) is not None
     rest = f"{tail}\n{known}{answer}\n"
-    return Program(f"fn main() {{}}\n{head}", blocks.RUST_CALL, rest, only_compiles=untested, check=check)
+    call = "" if tests.complete else blocks.RUST_CALL
+    return Program(f"fn main() {{}}\n{head}", call, rest, check=check)
 
 
-ASSEMBLERS: dict[str, Callable[[HumanEvalXProblem, str], Program]] = {
+ASSEMBLERS: dict[str, Callable[[HumanEvalXProblem, str, Cases], Program]] = {
     each.__name__: each for each in (python, cpp, java, js, go, rust)
 }
 

@@ -11,7 +11,6 @@ from ms_codegeex.data.conversations import translation_prompt
 from ms_codegeex.data.languages import find_language
 from ms_codegeex.evaluation.benchmarks.humaneval_x import defects, problems, programs
 from ms_codegeex.evaluation.benchmarks.humaneval_x import rules as endings
-from ms_codegeex.evaluation.benchmarks.humaneval_x.outside import PythonOutside
 from ms_codegeex.evaluation.benchmarks.humaneval_x.problems import HumanEvalXProblem
 from ms_codegeex.evaluation.benchmarks.tool_chain_task import ToolChainTask
 from ms_codegeex.evaluation.sandbox import Sandbox
@@ -60,8 +59,6 @@ class HumanEvalX(ToolChainTask):
             (source,) = problems.read(data, [translate_from]).values()
             self._sources = {row.number: row for row in source.rows}
         super().__init__({name: TOOL_CHAINS[name](cache) for name in self._files})
-        rows = self._files["python"].rows if "python" in self._files else ()
-        self._outside = PythonOutside(self._chains["python"], rows) if rows else None
         self._tag, self._rules = tag, rules or ("codegeex" if tag else "codegeex2")
         self._timeout = timeout
         self.timeouts = {name: timeout or PUBLISHED_SECONDS for name in self._files}
@@ -104,31 +101,20 @@ class HumanEvalX(ToolChainTask):
         return programs.assemble(problem.data, sample.generation)
 
     def judge(self, problem: Problem, sample: Sample, sandbox: Sandbox) -> Judgement:
-        """Compile and run the program with its tests."""
+        """Compile and run the program with its tests. If a value is no data, only a run with the tests as they are
+        can give the published verdict."""
         program = self.program(problem, sample)
         wall = self.timeouts[problem.labels["language"]]
         if isinstance(sample, Reference) and self._timeout is None:
             wall = max(wall, REFERENCE_SECONDS)
-        judgement = self._judge_outside(problem, sample, program, sandbox, wall)
+        judgement = self.judge_program(problem, sample, program, sandbox, wall)
+        if judgement.extra.get("no_data") and not program.only_compiles:
+            as_published = programs.assemble(problem.data, sample.generation, translate=False)
+            again = self.judge_program(problem, sample, as_published, sandbox, wall)
+            both = {**judgement.verdicts, "published": again.verdicts["published"]}
+            judgement = replace(judgement, verdicts=both)
         extra = {**judgement.extra, "limit": wall, "program": program.fingerprint[:32]}
         return replace(judgement, extra=extra)
-
-    def _judge_outside(
-        self, problem: Problem, sample: Sample, program: Program, sandbox: Sandbox, wall: float
-    ) -> Judgement:
-        """With the tests outside the answer's process, if they can run there; Python's `extra` says where. If a value
-        is no plain data, only the tests inside can give the published verdict."""
-        if self._outside is None or problem.labels["language"] != "python":
-            return self.judge_program(problem, sample, program, sandbox, wall)
-        self._chains["python"].prepare()
-        outside = self._outside.judge(problem.data, sample, sandbox, wall)
-        if outside is not None and outside.extra["plain"]:
-            return replace(outside, extra={**outside.extra, "tests": "outside"})
-        inside = self.judge_program(problem, sample, program, sandbox, wall)
-        if outside is None:
-            return replace(inside, extra={**inside.extra, "tests": "inside"})
-        both = {"strict": outside.verdicts["strict"], "published": inside.verdicts["published"]}
-        return replace(outside, verdicts=both, extra={**outside.extra, "tests": "outside"})
 
     def calibrate(self, judgements: Iterable[Judgement]) -> Mapping[str, float]:
         """Set the time limits of this machine: `FACTOR` times the slowest reference that passed, at least the published

@@ -15,6 +15,7 @@ within a process prevents that.) Nothing here knows the expected answer.
 
 from __future__ import annotations
 
+import ast
 import builtins
 import contextlib
 import importlib
@@ -28,10 +29,9 @@ import traceback
 import types
 from collections.abc import Callable
 
-from typed import CHARACTERS, ValueEncoder, as_array, plain
-
 ENDED = (None, "syntax", "exit", "time", "memory", "assertion", "error")
 HALF = 20  # bytes of the secret that are read before the program begins
+DEPTH, NODES, CHARACTERS = 60, 200_000, 1 << 18  # the most that a reported value may have
 
 
 class TimeUp(BaseException):
@@ -101,6 +101,80 @@ def execute_bare(code: object, source: str) -> None:
         linecache.cache[STRING] = (len(source), None, source.splitlines(True), STRING)
 
 
+class ValueEncoder:
+    """Encodes a value as JSON that includes its types: [kind, content]. What is too large, too deep or of another
+    type is ["other", type name].
+
+    NumPy's numbers become Python's, at any depth; arrays and series are "array" with the content of a list.
+    """
+
+    def __init__(self):
+        self.nodes, self.characters = NODES, CHARACTERS
+
+    def __call__(self, value: object) -> list:
+        """The encoded value."""
+        try:
+            return self.encode(value, DEPTH)
+        except Exception:
+            return ["other", type(value).__name__]
+
+    def encode(self, value: object, depth: int) -> list:
+        """The encoded value, at most `depth` levels deep; ValueError if it is too large."""
+        self.nodes -= 1
+        if depth == 0 or self.nodes < 0:
+            raise ValueError("too large")
+        value = plain(value)
+        if value is None:
+            return ["none", None]
+        if isinstance(value, bool):
+            return ["bool", value]
+        if isinstance(value, int):
+            return ["int", self.text(hex(int(value)))]
+        if isinstance(value, float):
+            return ["float", float.hex(float(value))]
+        if isinstance(value, str):
+            return ["str", self.text(str.__str__(value))]
+        for kind in (list, tuple, set, frozenset):
+            if isinstance(value, kind):
+                name = "set" if kind is frozenset else kind.__name__
+                return [name, [self.encode(item, depth - 1) for item in kind.__iter__(value)]]
+        if isinstance(value, dict):
+            pairs = dict.items(value)
+            return ["dict", [[self.encode(key, depth - 1), self.encode(item, depth - 1)] for key, item in pairs]]
+        array = as_array(value)
+        if array is not None:
+            kind, content = self.encode(array.tolist(), depth - 1)
+            return ["array" if kind == "list" else kind, content]
+        return ["type", value.__name__] if isinstance(value, type) else ["other", type(value).__name__]
+
+    def text(self, text: str) -> str:
+        """The text; ValueError if all texts of the value together are too long."""
+        self.characters -= len(text)
+        if self.characters < 0:
+            raise ValueError("too large")
+        return text
+
+
+def of_library(value: object, library: str, *names: str) -> bool:
+    """Whether a value is an instance of one of a library's types. If the program has not imported the library, it
+    is not."""
+    module = sys.modules.get(library)
+    kinds = tuple(kind for kind in (getattr(module, name, None) for name in names) if isinstance(kind, type))
+    return isinstance(value, kinds)
+
+
+def plain(value: object) -> object:
+    """NumPy's scalars as Python's."""
+    return value.item() if of_library(value, "numpy", "integer", "floating", "bool_") else value
+
+
+def as_array(value: object) -> object:
+    """A NumPy array, or a Pandas series as one; None for any other value."""
+    if of_library(value, "pandas", "Series"):
+        return value.to_numpy()
+    return value if of_library(value, "numpy", "ndarray") else None
+
+
 def normalised(value: object) -> object:
     """The value as the published judge normalises it before comparing: series and arrays become lists, tuples in a
     list become lists, NumPy's scalars become Python's."""
@@ -154,11 +228,9 @@ class Printed:
         return result
 
 
-def with_last_expression(source: str) -> object:
+def with_last_expression(source: str) -> ast.Module:
     """The program's tree; a last statement that is an expression, but no print, is wrapped in
     `_last_expression(...)`."""
-    import ast  # only here, because it makes every start slower
-
     tree = ast.parse(source)
     last = tree.body[-1] if tree.body else None
     if isinstance(last, ast.Expr):

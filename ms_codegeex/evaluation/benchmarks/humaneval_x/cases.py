@@ -1,0 +1,425 @@
+"""From a benchmark's tests to a text that only says values, and the checks of these values.
+
+Each assertion that compares a call of the answer with literals becomes a statement that writes the call's value (see
+`judging.values`); what the value must be stays in this process. An assertion of any other form stays in the text, and
+then the program needs its witness, too. The tests are the benchmark's, so their text may be parsed.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ms_codegeex.evaluation.benchmarks.humaneval_x import drawn
+from ms_codegeex.evaluation.benchmarks.humaneval_x.literals import NotALiteral, value_of
+from ms_codegeex.evaluation.judging.values import Check
+
+SAY = "ms_codegeex_say"
+PIECES = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\\n])*\'|`[^`]*`|[()\[\]{}]', re.DOTALL)
+RULES = {"python": "equal", "cpp": "equal", "js": "json", "java": "typed", "go": "typed", "rust": "equal"}
+ASSERTS = {
+    "cpp": re.compile(r"\bassert\s*\("),
+    "js": re.compile(r"\bconsole\.assert\("),
+    "java": re.compile(r"\bList<Boolean> correct = Arrays\.asList\("),
+    "go": re.compile(r"\bassert\.(Equal|True|False|Nil)\("),
+    "rust": re.compile(r"\b(assert|assert_eq)!\("),
+}
+SAYS = {  # of a value
+    "python": "ms_codegeex_say({})",
+    "cpp": "ms_codegeex::say({})",
+    "js": "ms_codegeex_say({})",
+    "java": "ms_codegeex.Values.say({});",
+    "go": "ms_codegeex_values.Say({})",
+    "rust": "::ms_codegeex_tests_ended::say(&({}))",
+}
+JSON_SAY = "ms_codegeex_say(JSON, {})"
+COMPARED = re.compile(r"===?|<=?|>=?|!==?|&&|\|\|")
+TEMPLATE = re.compile(r"<[\w<>, :]*>(?=\s*[({])")
+MINUS = re.compile(r"(?<=[\w)\]\s])(?<!\de)[-+]")
+ABSOLUTE = re.compile(r"(?:std::)?f?abs|Math\.abs|math\.Abs|f(?:32|64)::abs")
+CALL = re.compile(r"([\w.:]+)\s*\(")
+RUST_LET = re.compile(r"^[ \t]*let (\w+)\s*(?::[^=;]+)?=\s*([^;]+);[ \t]*\n?", re.MULTILINE)
+JAVA_MAP = re.compile(r"^[ \t]*Map<[^>]*> (\w+) = new HashMap<>\(\);[ \t]*\n?", re.MULTILINE)
+JAVA_PUT = r"^[ \t]*{}\.put\((.*)\);[ \t]*\n?"
+JAVA_FAILED = re.compile(r"if \(correct\.contains\(false\)\) \{\s*throw new AssertionError\(\);\s*\}")
+GO_ASSERT = re.compile(r"^\s*assert := assert\.New\(t\)\n", re.MULTILINE)
+ANY_CAST = re.compile(r"boost::any_cast<\w+>\((.*)\)", re.DOTALL)
+TOLERANCE = re.compile(r"\bissame\s*\(.*?>\s*1e-4.*?\n\}", re.DOTALL)
+BODY = re.compile(r"(?:\b(?:for|while|if)\s*\([^\n]*\)|\belse)\s*\Z")  # without braces
+CASTS = re.compile(r"\((?:int|double|String)\)\s*")
+
+
+@dataclass(frozen=True)
+class Cases:
+    """Tests that were translated. `complete`: no assertion is left in the text. `statements`: those that say values."""
+
+    text: str
+    checks: tuple[Check, ...]
+    complete: bool
+    statements: tuple[str, ...] = ()
+
+
+def translated(test: str, language: str, number: int | None = None) -> Cases:
+    """The tests of a problem. Without checks, the text is unchanged. `number`: of the problem, if its inputs may be
+    replaced by those of `drawn`."""
+    cases = python(test) if language == "python" else Translation(test, language).cases()
+    partly = not (cases.complete and cases.checks)
+    if partly and number is not None and (found := drawn.calls(number, language, test)):
+        name, calls = found
+        statements = [*cases.statements, *(said(actual, language) for actual, _ in calls)]
+        checks = (*cases.checks, *(check for _, check in calls))
+        return Cases(drawn.tests(language, name, statements), checks, True, tuple(statements))
+    return cases if cases.checks else Cases(test, (), False)
+
+
+def said(actual: str, language: str) -> str:
+    """The statement that says the value of an expression."""
+    if language == "js" and actual.startswith("JSON.stringify("):
+        return JSON_SAY.format(actual[len("JSON.stringify(") : -1])
+    return SAYS[language].format(actual)
+
+
+def pieces(text: str) -> Iterator[tuple[int, int]]:
+    """The position of each character that is in no string, comment or bracket, with the next one."""
+    depth, at = 0, 0
+    for piece in PIECES.finditer(text):
+        if depth == 0:
+            yield at, piece.start()
+        depth += {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(piece.group(), 0)
+        at = piece.end()
+    yield at, len(text)
+
+
+def split(text: str) -> list[str]:
+    """The parts of a text between commas that are in no string, comment or bracket."""
+    ends = [end for end, _ in places(text, re.compile(","))]
+    parts = [text[begin:end] for begin, end in zip([0, *(end + 1 for end in ends)], [*ends, len(text)], strict=True)]
+    return [part.strip() for part in parts if part.strip()]
+
+
+def places(text: str, pattern: re.Pattern[str] = COMPARED) -> list[tuple[int, int]]:
+    """Where signs, such as those that compare, are in no string, comment, bracket or template's arguments."""
+    plain = TEMPLATE.sub(lambda found: " " * len(found.group()), text)
+    return [found.span() for begin, end in pieces(plain) for found in pattern.finditer(plain, begin, end)]
+
+
+def closing(text: str, start: int) -> int:
+    """Where the bracket that was opened before `start` is closed."""
+    depth = 1
+    for piece in PIECES.finditer(text, start):
+        depth += {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(piece.group(), 0)
+        if depth == 0:
+            return piece.start()
+    raise NotALiteral("a bracket is not closed")
+
+
+def call(text: str) -> tuple[str, str] | None:
+    """Name and arguments, if the whole text is one call."""
+    found = CALL.match(text)
+    if found is None or closing(text, found.end()) != len(text) - 1:
+        return None
+    return found[1], text[found.end() : -1]
+
+
+class Translation:
+    """The tests of one problem in a language with C's syntax."""
+
+    def __init__(self, test: str, language: str) -> None:
+        self.language = language
+        self.text = without_comments(test)
+        self.names: dict[str, Any] = {}
+        self.checks: list[Check] = []
+        self.statements: list[str] = []
+        self.tolerance = 1e-4 if language == "cpp" and TOLERANCE.search(test) else None
+
+    def cases(self) -> Cases:
+        """The text with values instead of assertions."""
+        variables = self.variables()
+        text, at, complete = "", 0, True
+        while found := ASSERTS[self.language].search(self.text, at):
+            end = closing(self.text, found.end())
+            statement = None
+            in_loop = BODY.search(self.text, 0, found.start())
+            if self.depth(found.start()) == DEPTHS[self.language] and not in_loop:
+                statement = self.statement(found, self.text[found.end() : end])
+            complete &= statement is not None
+            text += self.text[at : found.start()] + (statement or self.text[found.start() : end + 1])
+            at = end + 1
+        text += self.text[at:]
+        if self.language == "java" and self.checks:
+            text = JAVA_FAILED.sub("", text, count=1)
+            complete &= "AssertionError" not in text and "assert " not in text
+        if self.language == "go" and complete:
+            text = GO_ASSERT.sub("", text)
+        for name, statements in variables.items():
+            rest = text
+            for statement in statements:
+                rest = rest.replace(statement, "")
+            if not re.search(rf"\b{name}\b", rest):
+                text = rest
+        if self.language == "cpp" and not re.search(r"\bissame\s*\([^{]*\)\s*[;,)&|]", text.partition("int main")[2]):
+            text = re.sub(r"^bool issame.*?^\}\n?", "", text, flags=re.MULTILINE | re.DOTALL)
+        return Cases(text, tuple(self.checks), complete, tuple(self.statements))
+
+    def variables(self) -> Mapping[str, list[str]]:
+        """Variables that are literals -> their statements. Fills `names`."""
+        found: dict[str, list[str]] = {}
+        if self.language == "rust":
+            for let in RUST_LET.finditer(self.text):
+                if "f32" in let.group() or let[1] in found:
+                    self.names.pop(let[1], None)  # of unequal values
+                elif (value := self.literal(let[2])) is not None:
+                    self.names[let[1]], found[let[1]] = value[0], [let.group()]
+        if self.language == "java":
+            for declared in JAVA_MAP.finditer(self.text):
+                puts = list(re.finditer(JAVA_PUT.format(declared[1]), self.text, re.MULTILINE))
+                pairs = [[self.literal(part) for part in split(put[1])] for put in puts]
+                if all(len(pair) == 2 and all(pair) for pair in pairs):
+                    self.names[declared[1]] = {pair[0][0]: pair[1][0] for pair in pairs}  # type: ignore[index]
+                    found[declared[1]] = [declared.group(), *(put.group() for put in puts)]
+        return found
+
+    def depth(self, place: int) -> int:
+        """The number of open braces there."""
+        depth = 0
+        for piece in PIECES.finditer(self.text, 0, place):
+            depth += {"{": 1, "}": -1}.get(piece.group(), 0)
+        return depth
+
+    def statement(self, found: re.Match[str], inside: str) -> str | None:
+        """What replaces an assertion; None if it stays."""
+        parts = split(inside)
+        kind = found[1] if found.re.groups else ""
+        if self.language == "java":
+            translations = [self.relation(part) for part in parts]
+            if not all(translations):
+                return None
+            self.checks += [each[1] for each in translations if each]
+            return "\n".join(self.said(each[0]) for each in translations if each) + "\n"
+        if kind in ("True", "False"):
+            translation = self.truth(parts[0], kind == "True")
+        elif kind == "Equal":
+            translation = self.equal(parts[1], parts[0]) if len(parts) > 1 else None
+        elif kind == "assert_eq":
+            translation = self.equal(parts[0], parts[1]) if len(parts) > 1 else None
+        else:
+            translation = self.relation(inside.strip().rstrip(","))
+        if translation is None:
+            return None
+        self.checks.append(translation[1])
+        return self.said(translation[0])
+
+    def said(self, actual: str) -> str:
+        """The statement that says a value."""
+        self.statements.append(said(actual, self.language))
+        return self.statements[-1]
+
+    def literal(self, text: str) -> list[Any] | None:
+        """The value in a list, None if the text is no literal."""
+        text = text.strip()
+        if self.language == "js" and (inner := call(text)) and inner[0] == "JSON.stringify":
+            text = inner[1]
+        try:
+            return [value_of(text, self.language, self.names)]
+        except NotALiteral:
+            return None
+
+    def relation(self, text: str) -> tuple[str, Check] | None:
+        """The expression of the answer's value in a condition, and what it must be."""
+        text = text.strip()
+        while text.startswith("(") and closing(text, 1) == len(text) - 1:
+            text = text[1:-1].strip()
+        signs = places(text)
+        if len(signs) > 1:
+            return None
+        if not signs:
+            return self.truth(text[1:], False) if text.startswith("!") else self.truth(text, True)
+        (begin, end), left, right = signs[0], text[: signs[0][0]].strip(), text[signs[0][1] :].strip()
+        sign = text[begin:end]
+        if sign in ("==", "==="):
+            equal = self.equal(left, right)
+            loose = equal and self.language == "js" and sign == "==" and not left.startswith("JSON")
+            return (equal[0], replace(equal[1], rule="loose")) if equal and loose else equal
+        if sign in ("<", "<=", ">", ">="):
+            return self.near(left, right, sign)
+        return None
+
+    def equal(self, left: str, right: str) -> tuple[str, Check] | None:
+        """Of two sides, one is a literal."""
+        for actual, other in ((left, right), (right, left)):
+            literal = self.literal(other)
+            if self.language == "rust" and (shown := self.shown(other)):  # an enumeration: what `{:?}` shows of it
+                return f'format!("{{:?}}", {actual})', Check(shown)
+            if literal is None:
+                continue
+            if self.literal(actual) is not None:
+                return None
+            if literal[0] is True and (self.language == "go"):
+                return self.truth(actual, True)
+            return self.wrapped(actual, literal[0])
+        return (left, Check(None, "any")) if left == right else None
+
+    def shown(self, text: str) -> str | None:
+        """The text of a value of Rust/137's enumeration, such as `RtnType::Int(2)`."""
+        found = re.fullmatch(r"RtnType::(\w+)(?:\((.*)\))?", text, re.DOTALL)
+        if found is None:
+            return None
+        inner = self.literal(found[2]) if found[2] else []
+        if inner is None:
+            return None
+        return found[1] + "".join(f"({json.dumps(each)})" for each in inner)
+
+    def wrapped(self, actual: str, expected: Any) -> tuple[str, Check]:
+        """Without casts, and without what a container is opened with."""
+        rule = RULES[self.language]
+        if self.language == "java":
+            actual = CASTS.sub("", actual, count=1) if CASTS.match(actual) else actual
+            if actual.endswith(".get()"):
+                actual, expected = actual[: -len(".get()")], (expected,)
+            elif isinstance(expected, int | float) and not isinstance(expected, bool):
+                rule = "equal"
+        if self.language == "cpp" and (cast := ANY_CAST.fullmatch(actual)):
+            actual, rule = cast[1], "typed"
+        if self.language == "cpp" and "issame(map<" in self.text and isinstance(expected, list):
+            expected = dict(expected)
+        return actual, Check(expected, rule)
+
+    def truth(self, text: str, expected: bool) -> tuple[str, Check] | None:
+        """A condition without a comparison: what it must be."""
+        text = text.strip()
+        while text.startswith("(") and closing(text, 1) == len(text) - 1:
+            text = text[1:-1].strip()
+        found = call(text)
+        if found and expected and found[0] in ("issame", "Objects.equals", "same"):
+            parts = split(found[1])
+            if len(parts) == 2 and (equal := self.equal(*parts)):
+                if self.tolerance is not None:
+                    return equal[0], Check(equal[1].expected, "close", self.tolerance, inclusive=True)
+                return equal
+            return None
+        if self.language == "java" and expected:
+            if text.endswith(".isEmpty()"):
+                return text[: -len(".isEmpty()")], Check(None, "empty")
+            if text.endswith(")") and (place := text.rfind(".equals(")) > 0:
+                literal = self.literal(text[place + len(".equals(") : -1])
+                if literal is not None and closing(text, place + len(".equals(")) == len(text) - 1:
+                    return self.wrapped(text[:place], literal[0])
+        if found and found[0] == "Math.abs" and places(found[1]):  # of a condition: JavaScript/2
+            return self.relation(found[1]) if expected else None
+        if places(text):
+            return self.relation(text) if expected else None
+        if self.literal(text) is not None or ".equals(" in text or not CALL.search(text):
+            return None
+        return text, Check(expected, RULES[self.language])
+
+    def near(self, left: str, right: str, sign: str) -> tuple[str, Check] | None:
+        """A difference, or its absolute value, smaller than a literal."""
+        tolerance, found, rule = self.literal(right), call(left), "less"
+        if not tolerance or sign[0] == ">":
+            return None
+        if found and ABSOLUTE.fullmatch(found[0]):
+            left, rule = found[1], "close"
+        actual, expected = left, 0.0
+        if signs := places(left, MINUS):
+            actual, term = left[: signs[0][0]].strip(), self.literal(left[signs[0][1] :])
+            if not term:
+                return None
+            expected = term[0] if left[signs[0][0]] == "-" else -term[0]
+        if self.literal(actual) is not None or not CALL.search(actual):
+            return None
+        return actual, Check(expected, rule, tolerance[0], sign == "<=")
+
+
+DEPTHS = {"cpp": 1, "js": 1, "java": 2, "go": 1, "rust": 2}  # open braces around an assertion that runs once
+
+
+def without_comments(text: str) -> str:
+    """The text without comments, which may mention expected values."""
+    return PIECES.sub(lambda found: "" if found.group().startswith(("//", "/*")) else found.group(), text)
+
+
+def python(test: str) -> Cases:
+    """Python's, by its own parser."""
+    tree = ast.parse(test)
+    checks: list[Check] = []
+    statements: list[ast.stmt] = []
+    complete = True
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "check"]
+    for function in functions:
+        body: list[ast.stmt] = []
+        for node in function.body:
+            translation = python_relation(node.test) if isinstance(node, ast.Assert) else None
+            if translation:
+                call_ = ast.Call(ast.Name(SAY, ast.Load()), [translation[0]], [])
+                body.append(ast.Expr(call_))
+                statements.append(body[-1])
+                checks.append(translation[1])
+            elif not (isinstance(node, ast.Assert) and isinstance(node.test, ast.Constant)):
+                complete &= not any(isinstance(each, ast.Assert) for each in ast.walk(node))
+                body.append(node)
+        function.body = body or [ast.Pass()]
+    text = ast.unparse(ast.fix_missing_locations(tree))
+    return Cases(text, tuple(checks), complete, tuple(map(ast.unparse, statements)))
+
+
+def python_relation(test: ast.expr) -> tuple[ast.expr, Check] | None:
+    """See `Translation.relation`."""
+    if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not) and isinstance(test.operand, ast.Call):
+        return ast.Call(ast.Name("bool", ast.Load()), [test.operand], []), Check(False)
+    if isinstance(test, ast.Call):
+        return ast.Call(ast.Name("bool", ast.Load()), [test], []), Check(True)
+    if not isinstance(test, ast.Compare) or len(test.ops) != 1:
+        return None
+    (operator,), left, (right,) = test.ops, test.left, test.comparators
+    if isinstance(operator, ast.Lt) and isinstance(left, ast.Call) and len(left.args) == 1:
+        difference, tolerance = left.args[0], python_value(right)
+        if ast.unparse(left.func) in ("abs", "math.fabs") and isinstance(difference, ast.BinOp) and tolerance:
+            term = python_value(difference.right)
+            if term and isinstance(difference.op, ast.Sub | ast.Add) and python_value(difference.left) is None:
+                expected = term[0] if isinstance(difference.op, ast.Sub) else -term[0]
+                return difference.left, Check(expected, "close", tolerance[0])
+        return None
+    if not isinstance(operator, ast.Eq | ast.Is):
+        return None
+    for actual, other in ((left, right), (right, left)):
+        literal = python_value(other)
+        if literal is not None and python_value(actual) is None:
+            return actual, Check(literal[0], "typed" if isinstance(operator, ast.Is) else "equal")
+    return (left, Check(None, "any")) if ast.dump(left) == ast.dump(right) else None
+
+
+OPERATIONS: Mapping[type[ast.operator], Any] = {
+    ast.Add: lambda a, b: a + b,
+    ast.Sub: lambda a, b: a - b,
+    ast.Mult: lambda a, b: a * b,
+    ast.Div: lambda a, b: a / b,
+}
+
+
+def python_value(node: ast.expr) -> list[Any] | None:
+    """The value of a literal in a list, None if it is none."""
+    if (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "tuple"
+        and len(node.args) == 1
+    ):
+        inner = python_value(node.args[0])
+        return inner and [tuple(inner[0])]
+    if isinstance(node, ast.List | ast.Tuple) and not isinstance(node, ast.Constant):
+        found: Sequence[list[Any] | None] = [python_value(each) for each in node.elts]
+        if any(each is None for each in found):
+            return None
+        values = [each[0] for each in found if each]
+        return [tuple(values) if isinstance(node, ast.Tuple) else values]
+    if isinstance(node, ast.BinOp) and type(node.op) in OPERATIONS:
+        left, right = python_value(node.left), python_value(node.right)
+        return [OPERATIONS[type(node.op)](left[0], right[0])] if left and right else None
+    try:
+        return [ast.literal_eval(node)]
+    except (ValueError, TypeError):
+        return None
