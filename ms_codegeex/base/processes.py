@@ -129,13 +129,15 @@ def python_process(
     label: str, arguments: Sequence[str], directory: Path, environment: Mapping[str, str] | None = None
 ) -> ProcessSpec:
     """`python ARGUMENTS…` with this package on its path, run in `directory`, which also receives `LABEL.log`."""
-    variables = {"GLOG_v": "3", **(environment or {}), "PYTHONPATH": python_path()}
+    variables = {"GLOG_v": "3", **(environment or {}), **import_variables()}
     return ProcessSpec(label, (sys.executable, *arguments), directory, directory / f"{label}.log", variables)
 
 
-def python_path() -> str:
-    """PYTHONPATH for a new Python process, so that it imports this package, installed or not."""
-    return os.pathsep.join(filter(None, [PACKAGE_PARENT, os.environ.get("PYTHONPATH")]))
+def import_variables() -> dict[str, str]:
+    """Environment variables for a new Python process: it imports this package, installed or not, and (from Python 3.11
+    on) nothing that happens to lie in the directory where it starts."""
+    path = os.pathsep.join(filter(None, [PACKAGE_PARENT, os.environ.get("PYTHONPATH")]))
+    return {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
 
 
 def json_from_module(module: str, what: str, seconds: float) -> Any:
@@ -146,7 +148,7 @@ def json_from_module(module: str, what: str, seconds: float) -> Any:
     try:
         done = subprocess.run(
             [sys.executable, "-m", module],
-            env={**os.environ, "PYTHONPATH": python_path()},
+            env={**os.environ, **import_variables()},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -251,11 +251,11 @@ def _wrong(requirement: Requirement) -> str | None:
 
 def _broken(requirements: list[Requirement]) -> dict[Requirement, str]:
     """Those that are installed but do not work, and what is wrong; MindSpore has a check of its own."""
-    from ms_codegeex.base.processes import python_path
+    from ms_codegeex.base.processes import import_variables
 
     named = {re.sub(r"[-_.]+", "-", one.name).lower(): one for one in requirements if one.name != "mindspore"}
     try:
-        done = _python("-m", USES, *named, PYTHONPATH=python_path())
+        done = _python("-m", USES, *named, **import_variables())
     except subprocess.TimeoutExpired as error:
         output, ended = error.stdout or b"", f"takes longer than {PROBE_SECONDS} s"
         lines = output.decode().splitlines()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.options import REQUIRED, add_options, declared, given, option
 from ms_codegeex.base.printing import print_error, print_out, print_result
-from ms_codegeex.base.processes import python_path
+from ms_codegeex.base.processes import import_variables
 from ms_codegeex.commands.evaluate_options import JudgingOptions, ServerOptions, SourceOptions
 from ms_codegeex.evaluation.local_model import LocalModel
 from ms_codegeex.evaluation.reproduction.papers import PaperName, paper
@@ -283,7 +283,7 @@ def _evaluated(directory: Path, words: Sequence[str]) -> tuple[dict[str, Any] | 
     last: deque[str] = deque(maxlen=1)
     with subprocess.Popen(
         [sys.executable, "-m", "ms_codegeex.cli", *words],
-        env={**os.environ, "PYTHONPATH": python_path()},
+        env={**os.environ, **import_variables()},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -291,7 +291,7 @@ def _evaluated(directory: Path, words: Sequence[str]) -> tuple[dict[str, Any] | 
     ) as process:
         try:
             for line in process.stderr or ():
-                last.append(line.strip())
+                last.extend([line.strip()] if line.strip() else [])
                 print_error(line.rstrip())
         except BaseException:
             process.terminate()

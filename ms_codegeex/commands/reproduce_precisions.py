@@ -12,7 +12,7 @@ from typing import Any
 
 from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.printing import print_error
-from ms_codegeex.base.processes import python_path
+from ms_codegeex.base.processes import import_variables
 
 PRECISIONS = {"as stored": "", "8 bits": "8", "4 bits": "4"}
 
@@ -48,7 +48,7 @@ def _run(words: Sequence[str], directory: str) -> tuple[dict[str, Any], int]:
     with tempfile.TemporaryFile(dir=directory) as output, tempfile.TemporaryFile(dir=directory) as errors:
         process = subprocess.Popen(
             [sys.executable, "-m", *words],
-            env={**os.environ, "PYTHONPATH": python_path()},
+            env={**os.environ, **import_variables()},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=errors,

@@ -36,7 +36,7 @@ import psutil
 
 import ms_codegeex
 from ms_codegeex.base.errors import RunFailure
-from ms_codegeex.base.processes import die_with_parent, ending, python_path
+from ms_codegeex.base.processes import die_with_parent, ending, import_variables
 from ms_codegeex.config import RunConfig
 from ms_codegeex.runs.hangs import LOOK_SECONDS, STOPPED_SECONDS
 from ms_codegeex.runs.node import Node, engine_environment
@@ -129,7 +129,7 @@ class ForkServer:
         self.end()
         self.imported = imported
         # OpenBLAS would start threads, and a process with threads must not be forked
-        variables = {**os.environ, **environment, "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": python_path()}
+        variables = {**os.environ, **environment, "OPENBLAS_NUM_THREADS": "1", **import_variables()}
         self.errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self.process = subprocess.Popen(
             [sys.executable, *self.program, str(self.run.path), str(os.getpid()), *["operators"] * self.operators],

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.processes import python_path
+from ms_codegeex.base.processes import import_variables
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.chosen_hardware import check_kind
 from ms_codegeex.planning.communicators import buffer_variables
@@ -169,7 +169,7 @@ def engine_environment(
     if node.needs_port:
         values |= RETRY_SECONDS
     values = {name: os.environ.get(name, value) for name, value in values.items()}
-    return {**values, "PYTHONPATH": python_path()}
+    return {**values, **import_variables()}
 
 
 def _hccl(config: RunConfig, ranks: Sequence[int]) -> dict[str, str]:

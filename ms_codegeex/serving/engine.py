@@ -15,7 +15,7 @@ from typing import Any
 
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.printing import print_error
-from ms_codegeex.base.processes import ending, python_path
+from ms_codegeex.base.processes import ending, import_variables
 from ms_codegeex.generation.engine_options import EngineOptions
 from ms_codegeex.serving.backend import Backend, StreamedAnswer
 from ms_codegeex.serving.errors import unavailable
@@ -45,7 +45,7 @@ class EngineProcess:
                 words,
                 stdin=subprocess.DEVNULL,
                 stdout=sys.stderr.fileno(),
-                env={"GLOG_v": "3", **os.environ, "PYTHONPATH": python_path()},
+                env={"GLOG_v": "3", **os.environ, **import_variables()},
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # Ctrl-C is for the server, which lets answers end
             )
