@@ -32,7 +32,7 @@ from ms_codegeex.commands.evaluate_options import (
 from ms_codegeex.evaluation.benchmarks.registry import benchmark, names, with_key
 from ms_codegeex.evaluation.local_model import LocalModel
 from ms_codegeex.evaluation.recipe import Recipe
-from ms_codegeex.generation.engine_options import EngineOptions
+from ms_codegeex.generation.engine_options import EngineOptions, activation_bits
 from ms_codegeex.kernels.compiling import AUTO, cpu_level
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def _configure_benchmark(task: argparse.ArgumentParser, name: str) -> None:
 def _configure_model(group: argparse._ArgumentGroup, sources: Iterable[str] | None, *more: str) -> None:
     """Options of the model, and of how our own engine runs it."""
     add_options(group, SourceOptions, sources)
-    add_options(group, LocalModel, ("adapter", "threads", "fast", "cpu_level", *more), over=True)
+    add_options(group, LocalModel, ("adapter", "threads", "exact", "fast", "cpu_level", *more), over=True)
     add_options(group, EngineOptions, ("device",))
 
 
@@ -172,7 +172,7 @@ def _perplexity(arguments: argparse.Namespace) -> None:
         refuse(arguments, Recipe, "only for --answers", KEYS_OF_ANSWERS, over=True)
     elif settings.against is None:
         raise UserError("--answers: compares two models; give perplexity --against DIR, or evaluate humaneval-x")
-    other = settings.against and LocalModel(settings.against, threads=model.threads, cpu_level=model.cpu_level)
+    other = settings.against and LocalModel(settings.against, **{each: getattr(model, each) for each in ("threads", "exact", "cpu_level")})
     from ms_codegeex.evaluation.perplexity.evaluate import evaluate_corpus
 
     compared = _validity(arguments, files, settings.answers, model, other) if settings.answers else None
@@ -356,6 +356,7 @@ def _sampler(recipe: Recipe, model: LocalModel | None, source: SourceOptions, se
 def _local_model(arguments: argparse.Namespace, needed: bool = False) -> LocalModel | None:
     """`--model` and how it runs; None without one, or if it is `needed` a `UserError`."""
     cpu_level(arguments.cpu_level or AUTO)
+    activation_bits(bool(arguments.exact), bool(arguments.fast))
     if needed and not arguments.model:
         raise UserError("--model: missing; a server or a file of samples gives no probabilities of a given text")
     if arguments.model is None:
