@@ -145,7 +145,9 @@ class Ours:
         weights, config, slots = model.weights, model.config, max(BATCHES)
         if bits == "16":
             weights = TensorWeights(weights.tensors, 16, products=weights.tensors)
-        sizes = SlotSizes(config.max_position_embeddings, slots, threads, activation_bits("exact" in how, "fast" in how))
+        sizes = SlotSizes(
+            config.max_position_embeddings, slots, threads, activation_bits("exact" in how, "fast" in how)
+        )
         self.engine = SlotEngine(LocalNetwork(model.family.model, config, weights, sizes))
         numbers = sum(math.prod(shape) for shape in config.parameter_shapes().values())
         stored = sum(file.stat().st_size for file in model.path.glob("*.safetensors"))

@@ -88,7 +88,9 @@ def check_linear(kernels: Kernels, n: int, k: int, bits: int, group: int, activa
                 assert np.array_equal(single.setdefault((which, i), result[i].copy()), result[i]), (m, i)
 
 
-def check_adapters(kernels: Kernels, n: int, k: int, bits: int, group: int, activation: str, activation_bits=32) -> None:
+def check_adapters(
+    kernels: Kernels, n: int, k: int, bits: int, group: int, activation: str, activation_bits=32
+) -> None:
     """Rows get what their own adapters add, in float64 up to rounding; those without one keep their bits, and no row
     depends on its neighbours."""
     weight, bias, m = quantise(numbers(0, n, k), bits, group or 64), numbers(1, n), 19

@@ -77,7 +77,9 @@ def open_model(arguments: argparse.Namespace, slots: int = 1) -> Model:
     if options.model is None:
         if engine != EngineOptions():
             given_one = next(each for each in TERMINAL if getattr(engine, each) != getattr(EngineOptions(), each))
-            raise UserError(f"--{given_one.replace('_', '-')}: is for a model in this process; give --model DIR, or leave it out")
+            raise UserError(
+                f"--{given_one.replace('_', '-')}: is for a model in this process; give --model DIR, or leave it out"
+            )
         from ms_codegeex.terminal.server import RemoteModel
 
         return RemoteModel(options.url, read_key(options.api_key_file), options.name)

@@ -172,7 +172,9 @@ def _perplexity(arguments: argparse.Namespace) -> None:
         refuse(arguments, Recipe, "only for --answers", KEYS_OF_ANSWERS, over=True)
     elif settings.against is None:
         raise UserError("--answers: compares two models; give perplexity --against DIR, or evaluate humaneval-x")
-    other = settings.against and LocalModel(settings.against, **{each: getattr(model, each) for each in ("threads", "exact", "cpu_level")})
+    other = settings.against and LocalModel(
+        settings.against, **{each: getattr(model, each) for each in ("threads", "exact", "cpu_level")}
+    )
     from ms_codegeex.evaluation.perplexity.evaluate import evaluate_corpus
 
     compared = _validity(arguments, files, settings.answers, model, other) if settings.answers else None

@@ -65,7 +65,10 @@ PASSED_ON = {  # options of `evaluate`, which has them declared
     JudgingOptions: ("sandbox", "workers"),
 }
 
-OF_CHECKPOINTS = {LocalModel: ("threads", "exact", "fast", "cpu_level", "slots"), JudgingOptions: ("sandbox", "workers")}
+OF_CHECKPOINTS = {
+    LocalModel: ("threads", "exact", "fast", "cpu_level", "slots"),
+    JudgingOptions: ("sandbox", "workers"),
+}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

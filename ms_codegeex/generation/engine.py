@@ -53,7 +53,8 @@ class Generator:
     `slots` answers are computed at once; each slot takes up to `slot_bytes` of memory. `threads` (default: all cores)
     run the compiled operators; with 0, MindSpore's own operators do the work. `speculate`: "ngram", or a smaller model
     of the same tokenizer, guesses tokens; the answers stay the same. `exact` and `fast` as in `activation_bits`,
-    `cache_bits` and `cpu_level` as in `SlotSizes`. Of several `devices`, each is a process with its share of the weights and of the cache.
+    `cache_bits` and `cpu_level` as in `SlotSizes`. Of several `devices`, each is a process with its share of the
+    weights and of the cache.
     `bits` (8 or 4) rounds the matrices of a model that is not quantised while it is loaded. `adapters` are LoRA
     adapters by the names that `SamplingSettings.adapter` gives; `DEFAULT_ADAPTER` is for requests that name none.
     `device` is a kind of device (`targets.py`); without it, MindSpore chooses.

@@ -21,8 +21,8 @@ class SlotSizes:
 
     `threads` > 0 requests the compiled operators. If they are unavailable, and with 0, MindSpore's own do the work.
     `activation_bits`: the compiled operators round the inputs of 8-bit and 4-bit weights to 16 or 8 bits, or with 32
-    keep them in FP32, as all other products do. `cache_bits` 16 keeps keys and values in FP16. `cpu_level` is that of the
-    compiled operators, by default the best for this CPU.
+    keep them in FP32, as all other products do. `cache_bits` 16 keeps keys and values in FP16. `cpu_level` is that of
+    the compiled operators, by default the best for this CPU.
     """
 
     capacity: int

@@ -29,7 +29,9 @@ FINISH = {"eos": "stop"}  # the engine's reasons by OpenAI's names
 class TerminalModel:
     """The model at `path`, loaded as in `generate`. `slots` answers are computed at once."""
 
-    def __init__(self, path: Path, slots: int = 1, threads: int | None = None, cpu_level: str = AUTO, exact: bool = False):
+    def __init__(
+        self, path: Path, slots: int = 1, threads: int | None = None, cpu_level: str = AUTO, exact: bool = False
+    ):
         model = load_model(path)  # before MindSpore, which takes seconds to import
         self._model = described_model(model, path)
         self.name, self.chat = self._model.name, self._model.chat is not None

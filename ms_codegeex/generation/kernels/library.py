@@ -100,9 +100,10 @@ class Library:
         if not fits or rows % ROWS or width % MULTIPLES[packed.bits]:
             raise ValueError(f"a matrix [{packed.n}, {packed.k}] packed as [{rows}, {width}]")
         rounds = activation_bits in (16, 8)
-        if not (rounds and packed.bits <= 8 or activation_bits == 32) or packed.blocks != (rounds and packed.bits == 4):
-            blocks = ", in blocks" * packed.blocks
-            raise ValueError(f"no products of {activation_bits} bits with {packed.bits} bits{blocks}")
+        if activation_bits not in ((32, 16, 8) if packed.bits <= 8 else (32,)):
+            raise ValueError(f"no products of {activation_bits} bits with {packed.bits} bits")
+        if packed.blocks != (rounds and packed.bits == 4):
+            raise ValueError(f"{packed.bits} bits in blocks: {packed.blocks}, activations of {activation_bits} bits")
         padded, sums = None, np.zeros(rows, np.int32) if rounds and packed.bits == 8 else None
         if bias is not None:
             _check(bias, np.float32, (packed.n,))
