@@ -132,11 +132,10 @@ class Ours:
         import mindspore as ms
 
         from ms_codegeex.generation.choice import TokenChoice
-        from ms_codegeex.generation.engine_options import activation_bits
         from ms_codegeex.generation.loading import load_model
         from ms_codegeex.generation.matrices import TensorWeights
         from ms_codegeex.generation.network import LocalNetwork
-        from ms_codegeex.generation.rows import SlotSizes
+        from ms_codegeex.generation.rows import SlotSizes, activation_bits
         from ms_codegeex.generation.slots import SlotEngine
 
         ms.set_context(mode=ms.GRAPH_MODE)

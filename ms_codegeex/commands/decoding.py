@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.options import add_options, given, option
 from ms_codegeex.base.reading import given_text
-from ms_codegeex.generation.engine_options import EngineOptions, activation_bits
+from ms_codegeex.generation.engine_options import EngineOptions
 from ms_codegeex.generation.sampling import SamplingSettings, request_fields
 from ms_codegeex.kernels.compiling import cpu_level
 
@@ -88,7 +88,6 @@ def open_model(arguments: argparse.Namespace, slots: int = 1) -> Model:
         raise UserError(f"{flag}: is for a server; leave it out with --model")
     from ms_codegeex.terminal.local import TerminalModel
 
-    activation_bits(engine.exact, engine.fast)
     return TerminalModel(options.model, slots, engine.threads, cpu_level(engine.cpu_level), engine.exact)
 
 

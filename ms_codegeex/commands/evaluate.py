@@ -32,7 +32,7 @@ from ms_codegeex.commands.evaluate_options import (
 from ms_codegeex.evaluation.benchmarks.registry import benchmark, names, with_key
 from ms_codegeex.evaluation.local_model import LocalModel
 from ms_codegeex.evaluation.recipe import Recipe
-from ms_codegeex.generation.engine_options import EngineOptions, activation_bits
+from ms_codegeex.generation.engine_options import EngineOptions
 from ms_codegeex.kernels.compiling import AUTO, cpu_level
 
 if TYPE_CHECKING:
@@ -358,7 +358,6 @@ def _sampler(recipe: Recipe, model: LocalModel | None, source: SourceOptions, se
 def _local_model(arguments: argparse.Namespace, needed: bool = False) -> LocalModel | None:
     """`--model` and how it runs; None without one, or if it is `needed` a `UserError`."""
     cpu_level(arguments.cpu_level or AUTO)
-    activation_bits(bool(arguments.exact), bool(arguments.fast))
     if needed and not arguments.model:
         raise UserError("--model: missing; a server or a file of samples gives no probabilities of a given text")
     if arguments.model is None:

@@ -13,7 +13,7 @@ from ms_codegeex.base.options import REQUIRED, add_options, given, option
 from ms_codegeex.base.printing import print_content, print_error, print_json
 from ms_codegeex.base.reading import given_text
 from ms_codegeex.commands import decoding
-from ms_codegeex.generation.engine_options import EngineOptions, activation_bits
+from ms_codegeex.generation.engine_options import EngineOptions
 from ms_codegeex.kernels.compiling import cpu_level
 
 if TYPE_CHECKING:
@@ -116,7 +116,6 @@ def run(arguments: argparse.Namespace) -> None:
     from ms_codegeex.generation.loading import load_model
 
     cpu_level(engine.cpu_level)
-    activation_bits(engine.exact, engine.fast)
     model = load_model(arguments.model)  # a wrong one is refused before the engine is imported
     tokenizer = model.tokenizer  # likewise
     decoding.prepare_device(engine.device)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ms_codegeex.base.options import option
 from ms_codegeex.base.reading import sha256
-from ms_codegeex.generation.engine_options import EXACT_HELP, FAST_HELP, LEVEL_HELP, LEVEL_NAMES
+from ms_codegeex.generation.engine_options import LEVEL_HELP, LEVEL_NAMES
 from ms_codegeex.generation.sampling import DEFAULT_ADAPTER
 from ms_codegeex.kernels.compiling import AUTO
 
@@ -34,8 +34,8 @@ class LocalModel:
 
     path: Path
     adapter: Path | None = option("a LoRA adapter on --model: a run, or a directory in PEFT's layout", "DIR")
-    exact: bool = option(EXACT_HELP, default=False)
-    fast: bool = option(FAST_HELP, default=False)
+    exact: bool = option("FP32 arithmetic for a quantised --model, not activations of 16 bits", default=False)
+    fast: bool = option("activations of 8 bits (a quantised --model on a CPU): faster, less exact", default=False)
     threads: int | None = option(
         "threads of --model's compiled operators (default: one per core; 0: MindSpore's own operators)", "N", ge=0
     )

@@ -5,20 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.options import option
 from ms_codegeex.kernels.compiling import AUTO, LEVELS
 
 LEVEL_NAMES = (AUTO, *LEVELS)
 LEVEL_HELP = "instructions of the compiled operators (default: auto, the best that this CPU has; see `doctor`)"
-EXACT_HELP = "FP32 arithmetic for quantised weights (default: activations rounded to 16 bits): slower"
-FAST_HELP = "round activations to 8 bits (a quantised model on a CPU): faster, less exact"
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """Settings of a `Generator`, by the names of its parameters. `device` is the kind of device that computes; several
-    `devices` share the model."""
+    """Settings of a `Generator`, by the names of its parameters. `device` is a kind; several `devices` share the model."""
 
     threads: int | None = option(
         "threads of the compiled operators (default: one per core; 0: MindSpore's own operators)", "N", ge=0
@@ -28,17 +24,10 @@ class EngineOptions:
         "guess tokens from the text so far, or by a smaller model of the same tokenizer; the text stays the same",
         "ngram|DIR",
     )
-    exact: bool = option(EXACT_HELP, default=False)
-    fast: bool = option(FAST_HELP, default=False)
+    exact: bool = option("FP32 arithmetic for quantised weights, not activations of 16 bits", default=False)
+    fast: bool = option("activations of 8 bits (quantised models on a CPU): faster, less exact", default=False)
     cache_bits: Literal[32, 16] = option("bits of a number in the KV cache: FP32 or FP16", default=32)
     device: Literal["cpu", "gpu", "ascend"] | None = option(
         "device that computes (default: MindSpore's choice); gpu and ascend use MindSpore's own operators"
     )
     devices: int = option("share the model among N processes, on a machine with GPUs one for each", "N", 1, ge=1)
-
-
-def activation_bits(exact: bool, fast: bool) -> int:
-    """The bits of activations that are multiplied with quantised weights. `UserError` for both options."""
-    if exact and fast:
-        raise UserError("--exact: not with --fast, which rounds activations; give one of them")
-    return 32 if exact else 8 if fast else 16

@@ -12,6 +12,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.kernels.compiling import AUTO
 
 
@@ -31,6 +32,13 @@ class SlotSizes:
     activation_bits: int = 16
     cache_bits: int = 32
     cpu_level: str = AUTO
+
+
+def activation_bits(exact: bool, fast: bool) -> int:
+    """The bits of activations that are multiplied with quantised weights. `UserError` for both options."""
+    if exact and fast:
+        raise UserError("--exact: not with --fast, which rounds activations to 8 bits; give one of them")
+    return 32 if exact else 8 if fast else 16
 
 
 @dataclass(frozen=True)

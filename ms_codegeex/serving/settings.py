@@ -9,7 +9,7 @@ from typing import Literal
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.options import REQUIRED, check_ranges, option
-from ms_codegeex.generation.engine_options import EngineOptions, activation_bits
+from ms_codegeex.generation.engine_options import EngineOptions
 from ms_codegeex.kernels.compiling import cpu_level
 
 
@@ -64,7 +64,6 @@ class ServeSettings(EngineOptions):
     def __post_init__(self) -> None:
         check_ranges(self, flags=True)
         cpu_level(self.cpu_level)
-        activation_bits(self.exact, self.fast)
         names = [name for name, _ in self.adapter]
         if repeated := [name for name in names if names.count(name) > 1]:
             raise UserError(f"--adapter: two are named {repeated[0]}; give each another name")
