@@ -4,8 +4,8 @@
     python benchmarks/products.py --cpu-level avx2 --rows 1 8 64
     python benchmarks/products.py --model runs/codegeex_tiny        # quality, for 8 and 4 bits, on our own sources
 
-The time is that of one thread, which other programs change less than wall time; the arithmetics alternate, and the least
-of all rounds is printed with the median. For the quality, `exact` is the reference: the largest difference of a logit
+The time is that of one thread, which other programs change less than wall time; the arithmetics alternate, and the
+least of all rounds is printed with the median. For the quality, `exact` is the reference: the largest difference of a logit
 and the root of the mean square, both over the logits' standard deviation; perplexity; the greedy answers whose ids are
 all the same. `order` is `exact` with the sums of another CPU level.
 """
@@ -24,7 +24,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 from common import ROOT, print_command, versions
 
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(ROOT / "tests"))
 
 from kernel_checks import Kernels
 
@@ -58,9 +59,8 @@ def measure_time(level: str, all_rows: list[int], rounds: int) -> None:
                     assert kernels.call("linear", matrix, x[k], y[n]) == 0
                 found[key].append(1e3 * (time.process_time() - begin))
         for bits in (8, 4):
-            times = (
-                f"{name} {min(t):6.1f} ({statistics.median(t):.1f})" for (b, name), t in found.items() if b == bits
-            )
+            own = {name: found[bits, name] for name in ARITHMETICS}
+            times = (f"{name} {min(t):6.1f} ({statistics.median(t):.1f})" for name, t in own.items())
             print(f"{cpu_level(level)}, int{bits}, rows {m}: CPU ms " + "  ".join(times), flush=True)
 
 
@@ -80,11 +80,8 @@ def measure_quality(path: Path, windows: int, length: int) -> None:
         score = np.concatenate([generator.log_probabilities(part) for part in parts]).mean()
         return logits, float(np.exp(-score)), [list(generator.tokens(part[:32], greedy)) for part in parts]
 
-    print(
-        f"{path.name}: {windows} windows of {length} tokens, {windows} greedy answers; perplexity of FP32 weights",
-        end="",
-    )
-    print(f" {run()[1]:.5f}", flush=True)
+    print(f"{path.name}: {windows} windows of {length} tokens, {windows} greedy answers")
+    print(f"FP32 weights   perplexity {run()[1]:.5f}", flush=True)
     for bits in (8, 4):
         exact, perplexity, answers = run(bits=bits, exact=True)
         spread = exact.std()
