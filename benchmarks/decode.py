@@ -36,7 +36,8 @@ from common import ROOT, print_command, spread, versions
 sys.path.insert(0, str(ROOT))
 
 ENGINES = (
-    *("ours-32", "ours-16", "ours-8", "ours-4", "ours-8-fast", "ours-4-fast"),
+    *("ours-32", "ours-16", "ours-8", "ours-4"),
+    *("ours-8-exact", "ours-4-exact", "ours-8-fast", "ours-4-fast"),
     *("transformers-float32", "transformers-bfloat16", "transformers-int8", "ctranslate2-float32", "ctranslate2-int8"),
     *("llama_cpp-f32", "llama_cpp-f16", "llama_cpp-q8_0", "llama_cpp-q4_0"),
 )
@@ -104,7 +105,7 @@ def make_models(root: Path, tiny: bool, engines: Sequence[str]) -> Path:
         write_model_directory(directory, json_config, written, tokenizer=tokenizer.save)
     for bits in (8, 4):
         quantised = directory.with_name(f"{directory.name}-ours-{bits}")
-        if {f"ours-{bits}", f"ours-{bits}-fast"} & set(engines) and not is_quantised(quantised):
+        if any(name.startswith(f"ours-{bits}") for name in engines) and not is_quantised(quantised):
             write_quantised(open_source(directory), bits, 64, quantised)
     for name in engines:
         target = directory.with_name(f"{directory.name}-{name}")
@@ -134,16 +135,18 @@ class Ours:
         from ms_codegeex.generation.loading import load_model
         from ms_codegeex.generation.matrices import TensorWeights
         from ms_codegeex.generation.network import LocalNetwork
-        from ms_codegeex.generation.rows import SlotSizes
+        from ms_codegeex.generation.rows import SlotSizes, activation_bits
         from ms_codegeex.generation.slots import SlotEngine
 
         ms.set_context(mode=ms.GRAPH_MODE)
-        bits, fast = name.split("-")[1], name.endswith("fast")
+        bits, *how = name.split("-")[1:]
         model = load_model(directory.with_name(f"{directory.name}-ours-{bits}") if bits in ("8", "4") else directory)
         weights, config, slots = model.weights, model.config, max(BATCHES)
         if bits == "16":
             weights = TensorWeights(weights.tensors, 16, products=weights.tensors)
-        sizes = SlotSizes(config.max_position_embeddings, slots, threads, fast)
+        sizes = SlotSizes(
+            config.max_position_embeddings, slots, threads, activation_bits("exact" in how, "fast" in how)
+        )
         self.engine = SlotEngine(LocalNetwork(model.family.model, config, weights, sizes))
         numbers = sum(math.prod(shape) for shape in config.parameter_shapes().values())
         stored = sum(file.stat().st_size for file in model.path.glob("*.safetensors"))

@@ -32,7 +32,7 @@ from ms_codegeex.generation.sampling import Drawing
 
 ROWS = (*range(1, 18), 33)
 FORMATS = ((32, 0), (16, 0), (8, 0), (4, 32), (4, 64), (4, 128))
-FAST = ((8, 0), (4, 32), (4, 64), (4, 128))
+QUANTISED = ((8, 0), (4, 32), (4, 64), (4, 128))
 
 
 class Kernels(Library):
@@ -88,16 +88,19 @@ def check_linear(kernels: Kernels, n: int, k: int, bits: int, group: int, activa
                 assert np.array_equal(single.setdefault((which, i), result[i].copy()), result[i]), (m, i)
 
 
-def check_adapters(kernels: Kernels, n: int, k: int, bits: int, group: int, activation: str, fast=False) -> None:
+def check_adapters(
+    kernels: Kernels, n: int, k: int, bits: int, group: int, activation: str, activation_bits=32
+) -> None:
     """Rows get what their own adapters add, in float64 up to rounding; those without one keep their bits, and no row
     depends on its neighbours."""
     weight, bias, m = quantise(numbers(0, n, k), bits, group or 64), numbers(1, n), 19
     x, residual = numbers(2, m, k), numbers(3, m, n)
     factors = [LowRank(numbers(4, 3, k), numbers(5, n, 3)), None, LowRank(numbers(6, 17, k), numbers(7, n, 17) / 8)]
     chosen = np.zeros(1 + m, np.int32)
-    plain = kernels.matrix(pack(weight), bias, activation, fast)
-    adapted = kernels.matrix(pack(weight), bias, activation, fast, Adapted(factors, chosen))
-    flat = kernels.matrix(pack(weight), bias, "none", fast)
+    packed = pack(weight, blocks=bits == 4 and activation_bits < 32)
+    plain = kernels.matrix(packed, bias, activation, activation_bits)
+    adapted = kernels.matrix(packed, bias, activation, activation_bits, Adapted(factors, chosen))
+    flat = kernels.matrix(packed, bias, "none", activation_bits)
 
     def run(matrix: Registration, rows: slice, adapters=()) -> tuple[np.ndarray, np.ndarray]:
         chosen[0], chosen[1 : 1 + len(adapters)] = np.count_nonzero(adapters), adapters
@@ -146,37 +149,62 @@ def check_sixteen(kernels: Kernels, n: int, k: int, rows=ROWS) -> None:
         assert np.array_equal(row[0], narrow.float32()[-1])
 
 
-def rounded(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Activations as `fast` products take them: whole numbers from -127 to 127 and a scale for each row."""
-    largest = np.abs(x).max(1, keepdims=True)
-    inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
-    return np.rint(x * inverse).astype(np.int64), largest / np.float32(127)
+def emulated(weight: Quantised, x: np.ndarray, activation_bits: int) -> np.ndarray:
+    """x wᵀ, FP32 [m, n], as products with rounded activations are defined: whole numbers with a scale for each row,
+    exact sums of integers where scales are shared, those of 4 bits added in the order of their groups."""
+    limit, largest = np.float32({16: 32639, 8: 127}[activation_bits]), np.abs(x).max(1, keepdims=True)
+    inverse = np.divide(limit, largest, out=np.zeros_like(largest), where=largest > 0)
+    q, numbers = np.rint(x * inverse).astype(np.int64), weight.values.astype(np.int64)
+    if weight.bits == 8:
+        sums = (q @ numbers.T).astype(np.float32) * weight.scales
+    else:
+        sums = np.zeros((len(x), len(numbers)), np.float32)
+        for group, scales in enumerate(weight.scales.T):
+            part = slice(group * weight.group, (group + 1) * weight.group)
+            sums += (q[:, part] @ numbers[:, part].T).astype(np.float32) * scales
+    return sums * (largest / limit)
 
 
-def check_fast(kernels: Kernels, n: int, k: int, bits: int, group: int, rows=ROWS) -> None:
-    """8 bits: bit by bit what integers give in NumPy. 4 bits: near it. A row does not depend on its neighbours."""
-    weight, bias, single = quantise(numbers(0, n, k), bits, group or 64), numbers(1, n), {}
+def check_rounded(kernels: Kernels, n: int, k: int, bits: int, group: int, activation_bits: int, rows=ROWS) -> None:
+    """Bit by bit what integers give in NumPy, and near the products of what was rounded. A row does not depend on its
+    neighbours."""
+    weight, bias = quantise(numbers(0, n, k), bits, group or 64), numbers(1, n)
     x, residual = numbers(2, max(rows), k), numbers(3, max(rows), n)
     x[1 % len(x)], x[2 % len(x), 0] = 0.0, 1e4
-    matrix = kernels.matrix(pack(weight), bias, fast=True)
-    q, scales = rounded(x)
-    if bits == 8:
-        products = (q @ weight.values.T.astype(np.int64)).astype(np.float32) * weight.scales * scales
-    else:
-        products = (q @ weight.float32().T.astype(np.float64)) * scales
+    packed = pack(weight, blocks=bits == 4)
+    matrix = kernels.matrix(packed, bias, activation_bits=activation_bits)
+    products = emulated(weight, x, activation_bits)
+    exact = x.astype(np.float64) @ weight.float32().T.astype(np.float64)
+    error = np.abs(x).max(1, keepdims=True) * np.abs(weight.float32()).sum(1)  # of each number at most half a step
+    near = 0.5001 * error / {16: 32639, 8: 127}[activation_bits] + 1e-6 * k
+    assert (np.abs(products - exact) <= near).all()
     expected = residual + (products + bias)
-    near = np.zeros_like(scales) if bits == 8 else 1e-7 * k * np.abs(q).max(1, keepdims=True) * scales + 1e-6
     for m in rows:
         y = np.full((m, n), np.nan, np.float32)
         assert kernels.call("linear_add", matrix, residual[:m].copy(), x[:m].copy(), y) == 0
-        assert (np.abs(y - expected[:m]) <= near[:m]).all(), (m, np.abs(y - expected[:m]).max())
-        for i in range(m):
-            assert np.array_equal(single.setdefault(i, y[i].copy()), y[i]), (m, i)
+        assert np.array_equal(y, expected[:m]), (m, np.abs(y - expected[:m]).max())
     for wrong in (np.nan, np.inf):
         x[0, k // 2] = wrong
         y = np.zeros((2, n), np.float32)
         assert kernels.call("linear_add", matrix, residual[:2].copy(), x[:2].copy(), y) == 0
-        assert np.isnan(y[0]).all() and np.array_equal(y[1], single[1])
+        assert np.isnan(y[0]).all() and np.array_equal(y[1], expected[1])
+    if bits == 4:
+        assert kernels.call("lookup", matrix, np.zeros(1, np.int32), np.zeros((1, k), np.float32)) != 0
+
+
+def check_largest(kernels: Kernels) -> None:
+    """The largest sums that there can be, of either sign, in no number too small for them."""
+    for bits, k, sign, activation_bits in product((8, 4), (128, 4096, 9000, 70000), (1, -1), (16, 8)):
+        top = {8: 127, 4: 7}[bits]
+        values = np.full((33, k), top, np.int8)
+        values[1], values[2, ::2] = -top, -top
+        scales = np.ones(33 if bits == 8 else (33, -(-k // 128)), np.float32)
+        weight, x = Quantised(values, bits, scales, 0 if bits == 8 else 128), np.full((5, k), sign, np.float32)
+        x[1, ::2] *= -1
+        matrix = kernels.matrix(pack(weight, blocks=bits == 4), activation_bits=activation_bits)
+        y = np.zeros((5, 33), np.float32)
+        assert kernels.call("linear", matrix, x, y) == 0
+        assert np.array_equal(y, emulated(weight, x, activation_bits)), (bits, k, sign, activation_bits)
 
 
 def check_lookup(kernels: Kernels, n: int, k: int, bits: int, group: int) -> None:
@@ -465,12 +493,14 @@ def check_everything(kernels: Kernels, shapes, rows) -> None:
     for (n, k), (bits, group) in product(shapes, FORMATS):
         check_linear(kernels, n, k, bits, group, "gelu", rows)
         check_lookup(kernels, n, k, bits, group)
-    for (n, k), (bits, group) in product(shapes, FAST):
-        check_fast(kernels, n, k, bits, group, (2, *rows))
+    for (n, k), (bits, group), activation_bits in product(shapes, QUANTISED, (16, 8)):
+        check_rounded(kernels, n, k, bits, group, activation_bits, (2, *rows))
+    check_largest(kernels)
     for n, k in shapes:
         check_sixteen(kernels, n, k, rows)
         check_adapters(kernels, n, k, 32, 0, "gelu")
-        check_adapters(kernels, n, k, 4, 32, "silu", fast=True)
+        check_adapters(kernels, n, k, 4, 32, "silu", 8)
+        check_adapters(kernels, n, k, 4, 64, "none", 16)
     for h, rms in product((8, 100, 256), (False, True)):
         check_norm(kernels, h, rms)
     for count, groups, size, rotary in ((2, 2, 64, 64), (4, 2, 80, 20), (1, 1, 8, 0), (16, 1, 16, 8), (2, 1, 256, 64)):

@@ -17,6 +17,8 @@ from ms_codegeex.kernels.levels import cpu_level
 if TYPE_CHECKING:
     from ms_codegeex.terminal.asking import Model
 
+TERMINAL = ("threads", "exact", "cpu_level")  # how a model in this process of `complete` and `chat` runs
+
 
 @dataclass(frozen=True)
 class PromptOptions:
@@ -66,7 +68,7 @@ def settings(arguments: argparse.Namespace, **others: Any) -> SamplingSettings:
 def configure_model(parser: argparse.ArgumentParser) -> None:
     """A server's model, or one in this process."""
     add_options(parser, ModelOptions)
-    add_options(parser.add_argument_group("with --model"), EngineOptions, ("threads", "cpu_level"))
+    add_options(parser.add_argument_group("with --model"), EngineOptions, TERMINAL)
 
 
 def open_model(arguments: argparse.Namespace, slots: int = 1) -> Model:
@@ -74,8 +76,10 @@ def open_model(arguments: argparse.Namespace, slots: int = 1) -> Model:
     options, engine = given(ModelOptions, arguments), given(EngineOptions, arguments)
     if options.model is None:
         if engine != EngineOptions():
-            flag = "--cpu-level" if engine.threads is None else "--threads"
-            raise UserError(f"{flag}: is for a model in this process; give --model DIR, or leave it out")
+            given_one = next(each for each in TERMINAL if getattr(engine, each) != getattr(EngineOptions(), each))
+            raise UserError(
+                f"--{given_one.replace('_', '-')}: is for a model in this process; give --model DIR, or leave it out"
+            )
         from ms_codegeex.terminal.server import RemoteModel
 
         return RemoteModel(options.url, read_key(options.api_key_file), options.name)
@@ -84,7 +88,7 @@ def open_model(arguments: argparse.Namespace, slots: int = 1) -> Model:
         raise UserError(f"{flag}: is for a server; leave it out with --model")
     from ms_codegeex.terminal.local import TerminalModel
 
-    return TerminalModel(options.model, slots, engine.threads, cpu_level(engine.cpu_level))
+    return TerminalModel(options.model, slots, engine.threads, cpu_level(engine.cpu_level), engine.exact)
 
 
 def read_key(path: Path | None) -> str | None:

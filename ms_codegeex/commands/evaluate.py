@@ -114,7 +114,7 @@ def _configure_benchmark(task: argparse.ArgumentParser, name: str) -> None:
 def _configure_model(group: argparse._ArgumentGroup, sources: Iterable[str] | None, *more: str) -> None:
     """Options of the model, and of how our own engine runs it."""
     add_options(group, SourceOptions, sources)
-    add_options(group, LocalModel, ("adapter", "threads", "fast", "cpu_level", *more), over=True)
+    add_options(group, LocalModel, ("adapter", "threads", "exact", "fast", "cpu_level", *more), over=True)
     add_options(group, EngineOptions, ("device",))
 
 
@@ -172,7 +172,9 @@ def _perplexity(arguments: argparse.Namespace) -> None:
         refuse(arguments, Recipe, "only for --answers", KEYS_OF_ANSWERS, over=True)
     elif settings.against is None:
         raise UserError("--answers: compares two models; give perplexity --against DIR, or evaluate humaneval-x")
-    other = settings.against and LocalModel(settings.against, threads=model.threads, cpu_level=model.cpu_level)
+    other = settings.against and LocalModel(
+        settings.against, **{each: getattr(model, each) for each in ("threads", "exact", "cpu_level")}
+    )
     from ms_codegeex.evaluation.perplexity.evaluate import evaluate_corpus
 
     compared = _validity(arguments, files, settings.answers, model, other) if settings.answers else None

@@ -60,12 +60,15 @@ class ReproduceOptions:
 
 PASSED_ON = {  # options of `evaluate`, which has them declared
     SourceOptions: ("model", "url"),
-    LocalModel: ("adapter", "threads", "fast", "cpu_level", "slots"),
+    LocalModel: ("adapter", "threads", "exact", "fast", "cpu_level", "slots"),
     ServerOptions: ("url_model", "chat", "chat_template", "api_key_file", "concurrency"),
     JudgingOptions: ("sandbox", "workers"),
 }
 
-OF_CHECKPOINTS = {LocalModel: ("threads", "fast", "cpu_level", "slots"), JudgingOptions: ("sandbox", "workers")}
+OF_CHECKPOINTS = {
+    LocalModel: ("threads", "exact", "fast", "cpu_level", "slots"),
+    JudgingOptions: ("sandbox", "workers"),
+}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

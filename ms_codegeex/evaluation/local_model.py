@@ -34,7 +34,8 @@ class LocalModel:
 
     path: Path
     adapter: Path | None = option("a LoRA adapter on --model: a run, or a directory in PEFT's layout", "DIR")
-    fast: bool = option("round activations too (a quantised --model on a CPU): faster, less exact", default=False)
+    exact: bool = option("FP32 arithmetic for a quantised --model, not activations of 16 bits", default=False)
+    fast: bool = option("activations of 8 bits (a quantised --model on a CPU): faster, less exact", default=False)
     threads: int | None = option(
         "threads of --model's compiled operators (default: one per core; 0: MindSpore's own operators)", "N", ge=0
     )
@@ -56,13 +57,13 @@ class LocalModel:
         from ms_codegeex.generation.engine import Generator
 
         adapters = None if model.adapter is None else {DEFAULT_ADAPTER: model.adapter}
-        how = {"threads": self.threads, "slots": self.slots, "fast": self.fast, "cpu_level": self.cpu_level}
+        how = {each: getattr(self, each) for each in ("threads", "slots", "exact", "fast", "cpu_level")}
         return Generator(model.path, adapters=adapters, **how), model.identity()
 
     def identity(self) -> dict[str, Any]:
-        """Paths and hashes of model and adapter, and whether it runs `fast`; without loading it."""
+        """Paths and hashes of model and adapter, and whether it runs `exact` or `fast`; without loading it."""
         model = self.resolved()
         identity = files_identity(model.path)
         if model.adapter is not None:
             identity["adapter"] = files_identity(model.adapter)
-        return {**identity, "fast": True} if self.fast else identity
+        return identity | {how: True for how in ("exact", "fast") if getattr(self, how)}

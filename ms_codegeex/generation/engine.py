@@ -21,7 +21,7 @@ from ms_codegeex.generation.beams import Likeliest, next_tokens, search
 from ms_codegeex.generation.choice import Chosen, token_choice
 from ms_codegeex.generation.loading import Adapter, LoadedModel, adapter_infill, load_adapters, load_model
 from ms_codegeex.generation.network import LocalNetwork, Network, warn_if_slower
-from ms_codegeex.generation.rows import SlotSizes
+from ms_codegeex.generation.rows import SlotSizes, activation_bits
 from ms_codegeex.generation.sampling import DEFAULT_ADAPTER, SamplingSettings
 from ms_codegeex.generation.scheduler import Request, Scheduler, Speculation
 from ms_codegeex.generation.shares import check_devices
@@ -51,8 +51,8 @@ class Generator:
 
     `slots` answers are computed at once; each slot takes up to `slot_bytes` of memory. `threads` (default: all cores)
     run the compiled operators; with 0, MindSpore's own operators do the work. `speculate`: "ngram", or a smaller model
-    of the same tokenizer, guesses tokens; the answers stay the same. `fast`, `cache_bits` and `cpu_level` as in
-    `SlotSizes`. Of several `devices`, each is a process with its share of the weights and of the cache.
+    of the same tokenizer, guesses tokens; the answers stay the same. `exact`, `fast`, `cache_bits` and `cpu_level` as
+    in `rows.py`. Of several `devices`, each is a process with its share of the weights and of the cache.
     `bits` (8 or 4) rounds the matrices of a model that is not quantised while it is loaded. `adapters` are LoRA
     adapters by the names that `SamplingSettings.adapter` gives; `DEFAULT_ADAPTER` is for requests that name none.
     `device` is a kind of device (`targets.py`); without it, MindSpore chooses.
@@ -66,6 +66,7 @@ class Generator:
         *,
         slots: int | None = 1,
         speculate: str | Path | None = None,
+        exact: bool = False,
         fast: bool = False,
         cache_bits: int = 32,
         bits: int | None = None,
@@ -90,9 +91,8 @@ class Generator:
         # MindSpore's own operators hold quantised weights in FP32
         check_memory((4 * self.config.parameter_count() + self.slots * self.slot_bytes) // devices)
         threads = available_cores() if threads is None else threads
-        sizes = SlotSizes(self.seq_length, self.slots, threads, fast, cache_bits, cpu_level)
+        sizes = SlotSizes(self.seq_length, self.slots, threads, activation_bits(exact, fast), cache_bits, cpu_level)
         self.speculation = None if speculate is None else self._speculation(speculate, sizes)
-        guesses = 0 if self.speculation is None else self.speculation.maximum
         loaded = load_adapters(adapters or {}, model)
         declared = [model.sentinels_in(adapter_infill(each.path), each.path) for each in loaded]
         self._marks = {number for each in (self.sentinels, *declared) if each is not None for number in each.ids}
@@ -100,7 +100,7 @@ class Generator:
             if each.name == DEFAULT_ADAPTER and sentinels is not None:
                 self.sentinels = sentinels
         self._adapters = {DEFAULT_ADAPTER: 0, **{each.name: number for number, each in enumerate(loaded, 1)}}
-        self.engine = self._engine(model, sizes, guesses, devices, loaded)
+        self.engine = self._engine(model, sizes, getattr(self.speculation, "maximum", 0), devices, loaded)
         warn_if_slower(self.engine.network)
         self.scheduler = Scheduler(self.engine, self.speculation)
 

@@ -14,8 +14,7 @@ LEVEL_HELP = "instructions of the compiled operators (default: auto, the best th
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """Settings of a `Generator`, by the names of its parameters. `device` is the kind of device that computes; several
-    `devices` share the model."""
+    """Settings of a `Generator`, by the names of its parameters; several `devices` share the model."""
 
     threads: int | None = option(
         "threads of the compiled operators (default: one per core; 0: MindSpore's own operators)", "N", ge=0
@@ -25,7 +24,8 @@ class EngineOptions:
         "guess tokens from the text so far, or by a smaller model of the same tokenizer; the text stays the same",
         "ngram|DIR",
     )
-    fast: bool = option("round activations too (quantised models on a CPU): faster, less exact", default=False)
+    exact: bool = option("FP32 arithmetic for quantised weights, not activations of 16 bits", default=False)
+    fast: bool = option("activations of 8 bits (quantised models on a CPU): faster, less exact", default=False)
     cache_bits: Literal[32, 16] = option("bits of a number in the KV cache: FP32 or FP16", default=32)
     device: Literal["cpu", "gpu", "ascend"] | None = option(
         "device that computes (default: MindSpore's choice); gpu and ascend use MindSpore's own operators"

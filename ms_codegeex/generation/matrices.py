@@ -13,6 +13,7 @@ from ms_codegeex.formats.rounded import Quantised, quantise, rounded_up
 from ms_codegeex.formats.tensors import LazyTensor
 
 ROWS = 32  # a packed matrix has a multiple of this many rows
+BLOCK = 16  # rows of 4 bits that lie side by side
 MULTIPLES = {32: 16, 16: 16, 8: 64, 4: 128}  # and of this many columns
 MAX_RANK = 1024  # of an adapter
 WHOLE = slice(None)
@@ -70,7 +71,8 @@ class TensorWeights:
 
 @dataclass(frozen=True)
 class Packed:
-    """A matrix as the kernels read it: rows and columns padded with zeros, `data` aligned to 64 bytes."""
+    """A matrix as the kernels read it: rows and columns padded with zeros, `data` aligned to 64 bytes. The layouts of 4
+    bits are those of numbers.h: row after row, or `blocks` of 16 rows side by side."""
 
     n: int
     k: int
@@ -78,6 +80,7 @@ class Packed:
     group: int
     data: np.ndarray  # FP32, FP16, BF16 or int8 [rows, width], or int32 [rows, width / 8]
     scales: np.ndarray  # FP32 [rows] or [rows, width / group]; [1] without scales
+    blocks: bool = False
 
     @property
     def rows(self) -> int:
@@ -98,8 +101,9 @@ def aligned(shape: tuple[int, ...], dtype: type) -> np.ndarray:
     return raw[begin : begin + count].view(dtype).reshape(shape)
 
 
-def pack(matrix: Quantised) -> Packed:
-    """In the kernels' layout. An FP32 or 16-bit matrix that needs no padding is not copied."""
+def pack(matrix: Quantised, blocks: bool = False) -> Packed:
+    """In the kernels' layout, 4 bits in `blocks` if asked for. An FP32 or 16-bit matrix that needs no padding is not
+    copied."""
     n, k = matrix.shape
     rows, width = rounded_up(n, ROWS), rounded_up(k, MULTIPLES[matrix.bits])
     if matrix.scales is None:
@@ -118,8 +122,20 @@ def pack(matrix: Quantised) -> Packed:
         part = matrix.values[begin : begin + 1024]
         numbers = np.zeros((len(part), width), np.int8)
         numbers[:, :k] = part
-        nibbles = (numbers + np.int8(8)).astype(np.uint32).reshape(len(part), width // 128, 8, 16)
-        target = words[begin : begin + len(part)].reshape(len(part), width // 128, 16)
+        nibbles = (numbers + np.int8(8)).astype(np.uint32)
+        if not blocks:  # the position in a word goes last
+            nibbles = nibbles.reshape(len(part), -1, 8, 16).swapaxes(2, 3)
+        nibbles = nibbles.reshape(len(part), width // 8, 8)
+        target = words[begin : begin + len(part)]
         for position in range(8):
             target |= nibbles[:, :, position] << np.uint32(8 * (position % 4) + 4 * (position // 4))
-    return Packed(n, k, 4, matrix.group, words.view(np.int32), scales)
+    if blocks:
+        words, scales = _side_by_side(words), _side_by_side(scales)
+    return Packed(n, k, 4, matrix.group, words.view(np.int32), scales, blocks)
+
+
+def _side_by_side(array: np.ndarray) -> np.ndarray:
+    """[rows, m], in its shape: of each block of rows the first numbers, the second ones and so on."""
+    moved = aligned(array.shape, array.dtype.type)
+    moved.reshape(-1, array.shape[1], BLOCK)[:] = array.reshape(-1, BLOCK, array.shape[1]).swapaxes(1, 2)
+    return moved

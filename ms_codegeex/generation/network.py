@@ -131,9 +131,9 @@ class LocalNetwork:
 def _check(weights: Weights, compiled: bool, sizes: SlotSizes) -> None:
     if sizes.cache_bits not in (32, 16):
         raise UserError(f"cache bits: {sizes.cache_bits}; choose 32 or 16")
-    if sizes.fast and weights.bits not in (8, 4):
+    if sizes.activation_bits == 8 and weights.bits not in (8, 4):
         raise UserError("--fast: the model has no 8-bit or 4-bit weights; give one made by 'ms-codegeex quantize'")
-    if not compiled and sizes.fast:
+    if not compiled and sizes.activation_bits == 8:
         raise UserError("--fast: needs the operators that a C++ compiler makes for CPUs; install g++ or 'ziglang'")
 
 

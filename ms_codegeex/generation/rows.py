@@ -12,6 +12,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.kernels.levels import AUTO
 
 
@@ -20,16 +21,24 @@ class SlotSizes:
     """`slots` sequences of up to `capacity` positions.
 
     `threads` > 0 requests the compiled operators. If they are unavailable, and with 0, MindSpore's own do the work.
-    `fast` rounds the inputs of 8-bit and 4-bit weights to 8 bits, which only compiled operators can do. `cache_bits` 16
-    keeps keys and values in FP16. `cpu_level` is that of the compiled operators, by default the best for this CPU.
+    `activation_bits`: the compiled operators round the inputs of 8-bit and 4-bit weights to 16 or 8 bits, or with 32
+    keep them in FP32, as all other products do. `cache_bits` 16 keeps keys and values in FP16. `cpu_level` is that of
+    the compiled operators, by default the best for this CPU.
     """
 
     capacity: int
     slots: int = 1
     threads: int = 0
-    fast: bool = False
+    activation_bits: int = 16
     cache_bits: int = 32
     cpu_level: str = AUTO
+
+
+def activation_bits(exact: bool, fast: bool) -> int:
+    """The bits of activations that are multiplied with quantised weights. `UserError` for both options."""
+    if exact and fast:
+        raise UserError("--exact: not with --fast, which rounds activations to 8 bits; give one of them")
+    return 32 if exact else 8 if fast else 16
 
 
 @dataclass(frozen=True)

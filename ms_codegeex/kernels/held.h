@@ -53,7 +53,7 @@ bool held_product(const Held& w, const float* x, int64_t m, float* y) {
     x = padded;
   }
   Matrix matrix{};
-  matrix.n = w.n, matrix.activation = NONE;
+  matrix.n = w.n, matrix.activation = NONE, matrix.activation_bits = 32;
   bool failed = false;
   parallel((w.n + CHUNK - 1) / CHUNK, m * w.n * width, [&](int64_t t) {
     const int64_t row = t * CHUNK, rows = w.n - row < CHUNK ? w.n - row : CHUNK;

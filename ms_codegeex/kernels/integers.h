@@ -1,71 +1,35 @@
-// Products of rows with a matrix of 8-bit or 4-bit numbers, the rows rounded to 8 bits with a scale for each: the sums
-// are of integers, so exact in any order.
+// Products of rows with a matrix of 8-bit or 4-bit numbers, the rows rounded to 16 or 8 bits with a scale for each. All
+// sums that share scales are of integers, so exact in any order; the others have one order. So a result is the same for
+// every CPU level, whatever the number of rows, and NumPy can compute it.
 #pragma once
 #include "matrix.h"
 
 namespace {
 
 #if defined(__AVX512VNNI__)
-constexpr int OFFSET = 128;  // added to rounded numbers, which that CPU's products with EIGHT take without a sign
+constexpr int OFFSET = 128;  // added to bytes of x, which that CPU's products with EIGHT take without a sign
 #else
 constexpr int OFFSET = 0;
 #endif
-typedef uint32_t U __attribute__((vector_size(4 * L)));
+constexpr int64_t SPAN = 4096;  // columns of EIGHT: 256 pairs of products of 16 and 8 bits fit into 32 bits
+constexpr float LARGEST[2] = {127.0f, 32639.0f};  // rounded to 8 and to 16 bits: 127 * 256 + 127, two bytes with signs
 
-// sum + the products of each lane's four bytes. SMALL: those of x are 0 to 15 and those of w have a sign.
-// Otherwise x is rounded numbers plus OFFSET, and w from -127 to 127.
-template <bool SMALL>
-inline I dot(I sum, I x, I w) {
-#if defined(__AVX512VNNI__)
-  return (I)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)x, (__m512i)w);
-#elif defined(__AVX512BW__)
-  __m512i size = (__m512i)x, other = (__m512i)w;
-  if constexpr (!SMALL) {
-    other = _mm512_mask_sub_epi8(other, _mm512_movepi8_mask(size), _mm512_setzero_si512(), other);
-    size = _mm512_abs_epi8(size);
-  }
-  const __m512i pairs = _mm512_maddubs_epi16(size, other);  // at most 2 * 127 * 127: no saturation
-  return sum + (I)_mm512_madd_epi16(pairs, _mm512_set1_epi16(1));
-#elif defined(__AVX2__)
-  __m256i size = (__m256i)x, other = (__m256i)w;
-  if constexpr (!SMALL) other = _mm256_sign_epi8(other, size), size = _mm256_abs_epi8(size);
-  return sum + (I)_mm256_madd_epi16(_mm256_maddubs_epi16(size, other), _mm256_set1_epi16(1));
-#else
-  for (int b = 0; b < 4; b++) sum += (x << (24 - 8 * b) >> 24) * (w << (24 - 8 * b) >> 24);
-  return sum;
-#endif
-}
-
-// of four vectors, the sums
-inline void wholes(const I* v, int32_t* out) {
-#if defined(__AVX512F__)
-  const __m512i a = (__m512i)v[0], b = (__m512i)v[1], c = (__m512i)v[2], d = (__m512i)v[3];
-  const __m512i ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
-  const __m512i cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
-  const __m512i four = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
-  const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(four), _mm512_extracti64x4_epi64(four, 1));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(out),
-                   _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1)));
-#else
-  for (int i = 0; i < 4; i++) {
-    out[i] = 0;
-    for (int j = 0; j < L; j++) out[i] += v[i][j];
-  }
-#endif
-}
-
-// Rows of x as the products read them. With EIGHT: `width` bytes a row. With FOUR: for 128 numbers, `parts` times 64
-// bytes, lane t having numbers t, 16 + t, 32 + t and 48 + t of 64 (those of other groups are zeros), and in `offsets`
-// for each lane what takes 8 off each number of w.
+// Rows of x as the products read them, `stride` bytes each.
+//
+// With EIGHT: bytes plus OFFSET; or of 16 bits with VNNI, for 64 numbers plus 257 * OFFSET, 64 upper and 64 lower bytes;
+// else int16.
+// With FOUR: for 8 numbers, 8 bytes; or of 16 bits, 8 upper and 8 lower bytes with signs. Without AVX2, float32. And in
+// `offsets`, for each group what takes 8 off each number of w.
 struct Rounded {
-  int8_t* q;
+  char* q;
   int32_t* offsets;
   float* scales;
-  int64_t stride, parts;
+  int64_t stride, groups;
 };
 
+// ---------------------------------------------------------------- rounding
 // The scale of a row [width], and in `inverse` its reciprocal: 0 for a row of zeros or one that is not finite
-inline float row_scale(const float* x, int64_t width, float* inverse) {
+inline float row_scale(const float* x, int64_t width, float limit, float* inverse) {
   I top = I{};
   for (int64_t i = 0; i < width; i += L) {
     const I size = load<I>(x + i) & 0x7FFFFFFF;  // in the order of the magnitudes, those that are no numbers last
@@ -76,137 +40,354 @@ inline float row_scale(const float* x, int64_t width, float* inverse) {
   float largest;
   memcpy(&largest, &bits, sizeof largest);
   const bool finite = bits < 0x7F800000, nothing = finite && largest < 1e-30f;
-  *inverse = finite && !nothing ? 127.0f / largest : 0.0f;
-  return nothing ? 0.0f : finite ? largest / 127.0f : largest - largest;
+  *inverse = finite && !nothing ? limit / largest : 0.0f;
+  return nothing ? 0.0f : finite ? largest / limit : largest - largest;
 }
 
+// L numbers over the scale, to the nearest whole one; zeros in a row whose `inverse` is 0
 inline I nearest(const float* x, float inverse) {
+  if (inverse == 0.0f) return I{};
   const F moved = load<F>(x) * all(inverse) + all(12582912.0f);
   return as_integers(moved) - 0x4B400000;
 }
 
-inline void round_eight(const float* x, int64_t width, float inverse, int8_t* q) {
-  for (int64_t i = 0; i < width; i += L) {
-    const I v = nearest(x + i, inverse) + OFFSET;
+// The low bytes of L numbers; `count` at a time, `apart` bytes from each other
+inline void store_bytes(char* q, I v, int count = L, int apart = 0) {
 #if defined(__AVX512F__)
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(q + i), _mm512_cvtepi32_epi8((__m512i)v));
+  const __m128i bytes = _mm512_cvtepi32_epi8((__m512i)v);
+  if (count == L) return _mm_storeu_si128(reinterpret_cast<__m128i*>(q), bytes);
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(q), bytes);
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(q + apart), _mm_unpackhi_epi64(bytes, bytes));
 #else
-    for (int j = 0; j < L; j++) q[i + j] = static_cast<int8_t>(v[j]);
+  for (int j = 0; j < L; j++) q[j / count * apart + j % count] = static_cast<char>(v[j]);
 #endif
-  }
 }
 
-inline void round_four(const float* x, int64_t width, float inverse, int64_t parts, int8_t* q, int32_t* offsets) {
-  for (int64_t i = 0; i < width; i += 64) {
-    for (int t = 0; t < 16; t += L) {
-      I words[2] = {I{}, I{}}, sums[2] = {I{}, I{}};  // of the first and the second 32 numbers
-      for (int b = 0; b < 4; b++) {
-        const I v = nearest(x + i + 16 * b + t, inverse);
-        words[b / 2] |= (I)((U)(v & 255) << (8 * b));
-        sums[b / 2] -= 8 * v;
-      }
-      for (int part = 0; part < parts / 2; part++) {
-        const int64_t at = (i / 64 * (parts / 2) + part) * 16 + t;
-        const I word = parts == 4 ? words[part] : words[0] | words[1];
-        const I sum = parts == 4 ? sums[part] : sums[0] + sums[1];
-        memcpy(q + 4 * at, &word, sizeof word);
-        memcpy(offsets + at, &sum, sizeof sum);
-      }
+template <int PLANES>
+void round_eight(const float* x, int64_t width, float inverse, char* q) {
+  for (int64_t i = 0; i < width; i += L) {
+    const I v = nearest(x + i, inverse);
+    if (PLANES == 1) {
+      store_bytes(q + i, v + OFFSET);
+    } else if (OFFSET) {
+      char* at = q + i / 64 * 128 + i % 64;
+      store_bytes(at, (v + 257 * OFFSET) >> 8);
+      store_bytes(at + 64, v + 257 * OFFSET);
+    } else {
+      int16_t narrow[L];
+      for (int j = 0; j < L; j++) narrow[j] = static_cast<int16_t>(v[j]);
+      memcpy(q + 2 * i, narrow, sizeof narrow);
     }
   }
 }
 
-inline void round_row(const float* x, int64_t i, int64_t width, const Rounded& rounded) {
-  float inverse;
-  const float* row = x + i * width;
-  int8_t* q = rounded.q + i * rounded.stride;
-  int32_t* offsets = rounded.offsets + i * (rounded.stride / 4);
-  rounded.scales[i] = row_scale(row, width, &inverse);
-  if (inverse == 0.0f) {
-    memset(q, rounded.parts ? 0 : OFFSET, rounded.stride);
-    if (rounded.parts) memset(offsets, 0, rounded.stride);
-  } else if (rounded.parts) {
-    round_four(row, width, inverse, rounded.parts, q, offsets);
-  } else {
-    round_eight(row, width, inverse, q);
+template <int PLANES>
+void round_four(const float* x, int64_t width, int64_t group, float inverse, char* q, int32_t* offsets) {
+  for (int64_t from = 0; from < width; from += group) {
+    I total = I{};
+    for (int64_t i = from; i < from + group; i += L) {
+      const I v = nearest(x + i, inverse);
+      total += v;
+#if defined(__AVX2__)
+      if (PLANES == 1) store_bytes(q + i, v);
+      if (PLANES == 2) {
+        store_bytes(q + 2 * i, (v - (v << 24 >> 24)) >> 8, 8, 16);
+        store_bytes(q + 2 * i + 8, v, 8, 16);
+      }
+#else
+      const F exact = __builtin_convertvector(v, F);
+      memcpy(q + 4 * i, &exact, sizeof exact);
+#endif
+    }
+    int32_t sum = 0;
+    for (int j = 0; j < L; j++) sum += total[j];
+    offsets[from / group] = -8 * sum;
   }
+}
+
+template <int PLANES>
+void round_row(const Matrix& w, const float* x, int64_t i, const Rounded& rounded) {
+  float inverse;
+  const float* row = x + i * w.width;
+  char* q = rounded.q + i * rounded.stride;
+  rounded.scales[i] = row_scale(row, w.width, LARGEST[PLANES - 1], &inverse);
+  if (w.kind == EIGHT) round_eight<PLANES>(row, w.width, inverse, q);
+  if (w.kind == FOUR) round_four<PLANES>(row, w.width, w.group, inverse, q, rounded.offsets + i * rounded.groups);
+}
+
+// ---------------------------------------------------------------- EIGHT
+// of four vectors, the sums
+inline void wholes(const I* v, int32_t* out) {
+#if defined(__AVX512F__)
+  const __m512i a = (__m512i)v[0], b = (__m512i)v[1], c = (__m512i)v[2], d = (__m512i)v[3];
+  const __m512i ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+  const __m512i cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+  const __m512i four = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+  const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(four), _mm512_extracti64x4_epi64(four, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(out),
+                   _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1)));
+#elif defined(__AVX2__)
+  const __m256i ab = _mm256_hadd_epi32((__m256i)v[0], (__m256i)v[1]);
+  const __m256i four = _mm256_hadd_epi32(ab, _mm256_hadd_epi32((__m256i)v[2], (__m256i)v[3]));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(out),
+                   _mm_add_epi32(_mm256_castsi256_si128(four), _mm256_extracti128_si256(four, 1)));
+#else
+  for (int i = 0; i < 4; i++) {
+    out[i] = 0;
+    for (int j = 0; j < L; j++) out[i] += v[i][j];
+  }
+#endif
+}
+
+// Bytes multiply bytes, else int16 multiply int16
+template <int PLANES>
+constexpr bool BYTES = PLANES == 1 || OFFSET;
+
+// 4 L bytes of w, or 2 L as int16
+template <int PLANES>
+inline I numbers_of(const int8_t* p) {
+  if constexpr (BYTES<PLANES>) return load<I>(p);
+#if defined(__AVX512BW__)
+  return (I)_mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+#elif defined(__AVX2__)
+  return (I)_mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#else
+  int16_t wide[2 * L];
+  for (int j = 0; j < 2 * L; j++) wide[j] = p[j];
+  return load<I>(wide);
+#endif
+}
+
+// sum + the products of each lane's numbers
+template <int PLANES>
+inline I dot(I sum, I x, I w) {
+#if defined(__AVX512VNNI__)
+  return (I)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)x, (__m512i)w);
+#elif defined(__AVX512BW__)
+  if constexpr (!BYTES<PLANES>) return sum + (I)_mm512_madd_epi16((__m512i)x, (__m512i)w);
+  const __m512i size = _mm512_abs_epi8((__m512i)x);
+  const __m512i other =
+      _mm512_mask_sub_epi8((__m512i)w, _mm512_movepi8_mask((__m512i)x), _mm512_setzero_si512(), (__m512i)w);
+  const __m512i pairs = _mm512_maddubs_epi16(size, other);  // at most 2 * 127 * 127: no saturation
+  return sum + (I)_mm512_madd_epi16(pairs, _mm512_set1_epi16(1));
+#elif defined(__AVX2__)
+  if constexpr (!BYTES<PLANES>) return sum + (I)_mm256_madd_epi16((__m256i)x, (__m256i)w);
+  const __m256i size = _mm256_abs_epi8((__m256i)x), other = _mm256_sign_epi8((__m256i)w, (__m256i)x);
+  return sum + (I)_mm256_madd_epi16(_mm256_maddubs_epi16(size, other), _mm256_set1_epi16(1));
+#else
+  constexpr int COUNT = BYTES<PLANES> ? 4 : 2, BITS = 32 / COUNT;
+  for (int b = 1; b <= COUNT; b++)
+    sum += (x << (32 - BITS * b) >> (32 - BITS)) * (w << (32 - BITS * b) >> (32 - BITS));
+  return sum;
+#endif
+}
+
+// out += the sums of four vectors whose lanes are beyond 16 bits in both halves
+template <int PLANES>
+inline void add_wholes(const I* v, int64_t* out) {
+  int32_t low[4], high[4] = {0, 0, 0, 0};
+  I lower[4], upper[4];
+  for (int i = 0; i < 4; i++) lower[i] = BYTES<PLANES> ? v[i] : v[i] & 0xFFFF, upper[i] = v[i] >> 16;
+  wholes(lower, low);
+  if (!BYTES<PLANES>) wholes(upper, high);
+  for (int i = 0; i < 4; i++) out[i] += 65536 * static_cast<int64_t>(high[i]) + low[i];
 }
 
 // raw [M][CHUNK] = rows [at, at + M) of x times rows [row, row + CHUNK) of w
+template <int PLANES>
 struct WithEight {
-  template <int M, int R>
+  static constexpr int PARTS = BYTES<PLANES> ? PLANES : 1;  // sums that are kept apart
+  static constexpr int together(int m) { return m <= 3 || (L == 16 && PARTS == 1) ? 4 : 2; }
+
+  template <int M>
   static void chunk(const Matrix& w, int64_t row, const Rounded& x, int64_t at, bool first, float* raw) {
-    constexpr int N = (M * R + 3) / 4 * 4;
-    constexpr int64_t APART = CHUNK / R;
+    constexpr int R = together(M), N = (M * R + 3) / 4 * 4;
+    constexpr int64_t APART = CHUNK / R, STEP = BYTES<PLANES> ? 4 * L : 2 * L;
     for (int64_t r0 = 0; r0 < APART; r0++) {
       const auto* p = static_cast<const int8_t*>(w.data) + (row + r0) * w.width;
-      I acc[N];
-      for (int j = 0; j < N; j++) acc[j] = I{};
-      for (int64_t i = 0; i < w.width; i += 4 * L) {
-        I q[R];
-        for (int r = 0; r < R; r++) {
-          q[r] = load<I>(p + r * APART * w.width + i);
-          if (first && i % 64 == 0) ahead(p + r * APART * w.width + i);
+      int64_t out[PARTS][N] = {};
+      for (int64_t from = 0; from < w.width; from += SPAN) {
+        const int64_t to = from + SPAN < w.width ? from + SPAN : w.width;
+        I acc[PARTS][N];
+        for (int part = 0; part < PARTS; part++)
+          for (int j = 0; j < N; j++) acc[part][j] = I{};
+        for (int64_t i = from; i < to; i += STEP) {
+          I q[R];
+          for (int r = 0; r < R; r++) {
+            q[r] = numbers_of<PLANES>(p + r * APART * w.width + i);
+            if (first && i % 64 == 0) ahead(p + r * APART * w.width + i);
+          }
+          for (int m = 0; m < M; m++)
+            for (int part = 0; part < PARTS; part++) {
+              const I v = load<I>(x.q + (at + m) * x.stride + PLANES * i + 64 * part);
+              for (int r = 0; r < R; r++) acc[part][m * R + r] = dot<PLANES>(acc[part][m * R + r], v, q[r]);
+            }
         }
-        for (int m = 0; m < M; m++) {
-          const I v = load<I>(x.q + (at + m) * x.stride + i);
-          for (int r = 0; r < R; r++) acc[m * R + r] = dot<false>(acc[m * R + r], v, q[r]);
-        }
+        for (int part = 0; part < PARTS; part++)
+          for (int j = 0; j < N; j += 4) add_wholes<PLANES>(acc[part] + j, out[part] + j);
       }
-      int32_t out[N];
-      for (int j = 0; j < N; j += 4) wholes(acc + j, out + j);
       for (int m = 0; m < M; m++)
         for (int r = 0; r < R; r++) {
           const int64_t n = row + r * APART + r0;
-          raw[m * CHUNK + r * APART + r0] = static_cast<float>(out[m * R + r] - OFFSET * w.sums[n]) * w.scales[n];
+          int64_t total = out[0][m * R + r];
+          if (PARTS == 2) total = 256 * total + out[PARTS - 1][m * R + r];
+          if (OFFSET) total -= (PARTS == 2 ? 257 : 1) * OFFSET * static_cast<int64_t>(w.sums[n]);
+          raw[m * CHUNK + r * APART + r0] = static_cast<float>(total) * w.scales[n];
         }
     }
   }
 };
 
-template <int PARTS>
+// sums [rows] of an EIGHT
+void sum_rows(const Matrix& w, int32_t* sums) {
+  const auto* data = static_cast<const int8_t*>(w.data);
+  for (int64_t r = 0; r < w.rows; r++) {
+    int32_t total = 0;
+    for (int64_t i = 0; i < w.width; i++) total += data[r * w.width + i];
+    sums[r] = total;
+  }
+}
+
+// ---------------------------------------------------------------- FOUR, a lane for each row
+#if defined(__AVX2__)
+// The sums of one group, or of as many columns as their lanes can hold
+template <int PLANES>
+struct Sums {
+#if defined(__AVX512VNNI__)
+  static constexpr int64_t COLUMNS = 128;  // of 32 bits
+#else
+  static constexpr int64_t COLUMNS = 32;  // 16 products of 15 and 128 fit into 16 bits
+#endif
+  I part[PLANES];
+
+  // w: four numbers from 0 to 15 of each row, x: the four bytes of one plane
+  inline void add(int plane, I w, I x) {
+#if defined(__AVX512VNNI__)
+    part[plane] = (I)_mm512_dpbusd_epi32((__m512i)part[plane], (__m512i)w, (__m512i)x);
+#elif defined(__AVX512BW__)
+    part[plane] = (I)_mm512_add_epi16((__m512i)part[plane], _mm512_maddubs_epi16((__m512i)w, (__m512i)x));
+#else
+    part[plane] = (I)_mm256_add_epi16((__m256i)part[plane], _mm256_maddubs_epi16((__m256i)w, (__m256i)x));
+#endif
+  }
+  static inline I pairs(I v, int factor) {
+#if defined(__AVX512VNNI__)
+    return v * factor;
+#elif defined(__AVX512BW__)
+    return (I)_mm512_madd_epi16((__m512i)v, _mm512_set1_epi16(factor));
+#else
+    return (I)_mm256_madd_epi16((__m256i)v, _mm256_set1_epi16(factor));
+#endif
+  }
+  inline I total() const { return PLANES == 1 ? pairs(part[0], 1) : pairs(part[0], 256) + pairs(part[PLANES - 1], 1); }
+};
+
+inline I broadcast(const char* p) {
+  int32_t word;
+  memcpy(&word, p, sizeof word);
+  return word - I{};
+}
+#endif
+
+template <int PLANES>
 struct WithFour {
-  template <int M, int R>
+  static constexpr int together(int m) { return m <= (L == 16 ? 4 : 2) ? 2 : 1; }
+
+  template <int M>
   static void chunk(const Matrix& w, int64_t row, const Rounded& x, int64_t at, bool first, float* raw) {
-    constexpr int N = (M * R + 3) / 4 * 4, HALVES = 16 / L;
-    const int64_t groups = w.width / w.group;
-    constexpr int64_t APART = CHUNK / R;
-    for (int64_t r0 = 0; r0 < APART; r0++) {
-      const auto* p = static_cast<const int32_t*>(w.data) + (row + r0) * (w.width / 8);
-      const float* scales = w.scales + (row + r0) * groups;
-      F acc[N];
-      for (int j = 0; j < N; j++) acc[j] = F{};
-      for (int64_t i = 0; i < w.width; i += 128) {
-        I words[R][HALVES];
-        for (int r = 0; r < R; r++) {
-          for (int h = 0; h < HALVES; h++) words[r][h] = load<I>(p + r * APART * (w.width / 8) + i / 8 + h * L);
-          if (first) ahead(p + r * APART * (w.width / 8) + i / 8);
-        }
+    for (int64_t r = 0; r < CHUNK; r += together(M) * L) some<M, together(M)>(w, row + r, x, at, first, raw + r);
+  }
+
+  // raw [M][R * L]
+  template <int M, int R>
+  static void some(const Matrix& w, int64_t row, const Rounded& x, int64_t at, bool first, float* raw) {
+    const int64_t words = w.width / 8;
+    const int32_t* p[R];
+    const float* scales[R];
+    for (int r = 0; r < R; r++) {
+      const int64_t block = (row + r * L) / BLOCK * BLOCK, lane = (row + r * L) % BLOCK;
+      p[r] = static_cast<const int32_t*>(w.data) + block * words + lane;
+      scales[r] = w.scales + block * x.groups + lane;
+    }
+    F acc[M][R];
+    for (int m = 0; m < M; m++)
+      for (int r = 0; r < R; r++) acc[m][r] = F{};
+    for (int64_t g = 0; g < x.groups; g++) {
+      I sum[M][R];
+      for (int m = 0; m < M; m++)
+        for (int r = 0; r < R; r++) sum[m][r] = x.offsets[(at + m) * x.groups + g] - I{};
+      add_group<M, R>(w, g * w.group, p, x, at, first, sum);
+      for (int r = 0; r < R; r++) {
+        const F scale = load<F>(scales[r] + g * BLOCK);
+        for (int m = 0; m < M; m++) acc[m][r] += __builtin_convertvector(sum[m][r], F) * scale;
+      }
+    }
+    for (int m = 0; m < M; m++)
+      for (int r = 0; r < R; r++) store(raw + m * CHUNK + r * L, acc[m][r]);
+  }
+
+#if defined(__AVX2__)
+  template <int M, int R>
+  static inline void add_group(const Matrix& w, int64_t begin, const int32_t* const* p, const Rounded& x, int64_t at,
+                               bool first, I sum[M][R]) {
+    using Part = Sums<PLANES>;
+    const int64_t columns = w.group < Part::COLUMNS ? w.group : Part::COLUMNS;
+    for (int64_t from = begin; from < begin + w.group; from += columns) {
+      Part part[M][R] = {};
+      for (int64_t i = from; i < from + columns; i += 32)
 #pragma GCC unroll 4
-        for (int part = 0; part < PARTS; part++)
-          for (int h = 0; h < HALVES; h++) {
-            I q[R];
-            F s[R];
-            for (int r = 0; r < R; r++) {
-              q[r] = words[r][h] >> (4 * (part / (PARTS / 2))) & 0x0F0F0F0F;
-              s[r] = all(scales[r * APART * groups + (i + 128 / PARTS * part) / w.group]);
+        for (int j = 0; j < 32; j += 8) {
+          I low[R], high[R];
+          for (int r = 0; r < R; r++) {
+            const int32_t* word = p[r] + (i + j) * (BLOCK / 8);
+            if (first) ahead(word);
+            const I v = load<I>(word);
+            low[r] = v & 0x0F0F0F0F, high[r] = v >> 4 & 0x0F0F0F0F;
+          }
+          for (int m = 0; m < M; m++) {
+            const char* q = x.q + (at + m) * x.stride + PLANES * (i + j);
+            for (int plane = 0; plane < PLANES; plane++) {
+              const I a = broadcast(q + 8 * plane), b = broadcast(q + 8 * plane + 4);
+              for (int r = 0; r < R; r++) part[m][r].add(plane, low[r], a), part[m][r].add(plane, high[r], b);
             }
+          }
+        }
+      for (int m = 0; m < M; m++)
+        for (int r = 0; r < R; r++) sum[m][r] += part[m][r].total();
+    }
+  }
+#else
+  template <int M, int R>
+  static inline void add_group(const Matrix& w, int64_t begin, const int32_t* const* p, const Rounded& x, int64_t at,
+                               bool first, I sum[M][R]) {
+    for (int64_t from = begin; from < begin + w.group; from += 32) {
+      F part[M][R];  // whole numbers below 32 * 15 * 32639, which float32 holds exactly
+      for (int m = 0; m < M; m++)
+        for (int r = 0; r < R; r++) part[m][r] = F{};
+      for (int64_t i = from; i < from + 32; i += 8) {
+        I v[R];
+        for (int r = 0; r < R; r++) {
+          v[r] = load<I>(p[r] + i * (BLOCK / 8));
+          if (first) ahead(p[r] + i * (BLOCK / 8));
+        }
+        for (int j = 0; j < 8; j++)
+          for (int r = 0; r < R; r++) {
+            const F q = __builtin_convertvector(v[r] >> (8 * (j % 4) + j / 4 * 4) & 15, F);
             for (int m = 0; m < M; m++) {
-              const int64_t lane = (at + m) * (x.stride / 4) + (i / 128 * PARTS + part) * 16 + h * L;
-              const I v = load<I>(x.q + 4 * lane), less = load<I>(x.offsets + lane);
-              for (int r = 0; r < R; r++)
-                acc[m * R + r] = fma(__builtin_convertvector(dot<true>(less, q[r], v), F), s[r], acc[m * R + r]);
+              float one;
+              memcpy(&one, x.q + (at + m) * x.stride + 4 * (i + j), sizeof one);
+              part[m][r] += q * all(one);
             }
           }
       }
-      float out[N];
-      for (int j = 0; j < N; j += 4) sums(acc + j, out + j);
       for (int m = 0; m < M; m++)
-        for (int r = 0; r < R; r++) raw[m * CHUNK + r * APART + r0] = out[m * R + r];
+        for (int r = 0; r < R; r++) sum[m][r] += __builtin_convertvector(part[m][r], I);
     }
   }
+#endif
 };
 
+// ---------------------------------------------------------------- products
 template <class With>
 void rounded_rows(const Matrix& w, int64_t row, const Rounded& x, int64_t m, const float* residual, float* y) {
   float raw[WIDE * CHUNK];
@@ -215,13 +396,13 @@ void rounded_rows(const Matrix& w, int64_t row, const Rounded& x, int64_t m, con
     const int64_t count = m - i < most ? m - i : most;
     const bool first = i == 0;
     switch (count) {
-      case 1: With::template chunk<1, 4>(w, row, x, i, first, raw); break;
-      case 2: With::template chunk<2, 4>(w, row, x, i, first, raw); break;
-      case 3: With::template chunk<3, 4>(w, row, x, i, first, raw); break;
-      case 4: With::template chunk<4, L == 16 ? 4 : 2>(w, row, x, i, first, raw); break;
+      case 1: With::template chunk<1>(w, row, x, i, first, raw); break;
+      case 2: With::template chunk<2>(w, row, x, i, first, raw); break;
+      case 3: With::template chunk<3>(w, row, x, i, first, raw); break;
+      case 4: With::template chunk<4>(w, row, x, i, first, raw); break;
 #if defined(__AVX512F__)
-      case 5: With::template chunk<5, 4>(w, row, x, i, first, raw); break;
-      case 6: With::template chunk<6, 4>(w, row, x, i, first, raw); break;
+      case 5: With::template chunk<5>(w, row, x, i, first, raw); break;
+      case 6: With::template chunk<6>(w, row, x, i, first, raw); break;
 #endif
     }
     for (int64_t j = 0; j < count; j++) {
@@ -232,31 +413,29 @@ void rounded_rows(const Matrix& w, int64_t row, const Rounded& x, int64_t m, con
   }
 }
 
-// x [m, width]; false if memory is out
+template <int PLANES>
 bool rounded_product(const Matrix& w, const float* x, int64_t m, const float* residual, float* y) {
-  const int64_t parts = w.kind == EIGHT ? 0 : w.group == 32 ? 4 : 2, stride = parts ? w.width / 2 * parts : w.width;
-  float* kept = room(4, m * (stride / 4) * (parts ? 2 : 1) + m);
+  const int64_t groups = w.kind == FOUR ? w.width / w.group : 0;
+#if defined(__AVX2__)
+  const int64_t stride = PLANES * w.width;
+#else
+  const int64_t stride = (w.kind == FOUR ? 4 : PLANES) * w.width;
+#endif
+  float* kept = room(4, m * (stride / 4 + groups + 1));
   if (!kept) return false;
-  float* after = kept + m * (stride / 4);
-  const Rounded rounded{reinterpret_cast<int8_t*>(kept), reinterpret_cast<int32_t*>(after),
-                        after + (parts ? m * (stride / 4) : 0), stride, parts};
-  parallel(m, m * w.width * 8, [&](int64_t i) { round_row(x, i, w.width, rounded); });
+  const Rounded rounded{reinterpret_cast<char*>(kept), reinterpret_cast<int32_t*>(kept + m * (stride / 4)),
+                        kept + m * (stride / 4 + groups), stride, groups};
+  parallel(m, m * w.width * 8, [&](int64_t i) { round_row<PLANES>(w, x, i, rounded); });
   over_chunks(w, m, [&](int64_t row) {
-    if (!parts) return rounded_rows<WithEight>(w, row, rounded, m, residual, y);
-    parts == 2 ? rounded_rows<WithFour<2>>(w, row, rounded, m, residual, y)
-               : rounded_rows<WithFour<4>>(w, row, rounded, m, residual, y);
+    w.kind == EIGHT ? rounded_rows<WithEight<PLANES>>(w, row, rounded, m, residual, y)
+                    : rounded_rows<WithFour<PLANES>>(w, row, rounded, m, residual, y);
   });
   return true;
 }
 
-// sums [rows] of an EIGHT
-void sum_rows(const Matrix& w, int32_t* sums) {
-  const auto* data = static_cast<const int8_t*>(w.data);
-  for (int64_t r = 0; r < w.rows; r++) {
-    int32_t total = 0;
-    for (int64_t i = 0; i < w.width; i++) total += data[r * w.width + i];
-    sums[r] = total;
-  }
+// x [m, width]; false if memory is out
+bool rounded_product(const Matrix& w, const float* x, int64_t m, const float* residual, float* y) {
+  return w.activation_bits == 8 ? rounded_product<1>(w, x, m, residual, y) : rounded_product<2>(w, x, m, residual, y);
 }
 
 }  // namespace

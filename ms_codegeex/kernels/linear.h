@@ -8,7 +8,7 @@ namespace {
 
 // x [m, width]
 bool whole(const Matrix& w, const float* x, int64_t m, const float* residual, float* y) {
-  if (w.sums) return rounded_product(w, x, m, residual, y);
+  if (w.activation_bits < 32) return rounded_product(w, x, m, residual, y);
   return with_numbers(w, [&](const auto& numbers) { return product(numbers, w, x, m, residual, y); });
 }
 

@@ -134,16 +134,17 @@ int result(bool right) { return right ? RIGHT : WRONG; }
 extern "C" {
 
 // ---------------------------------------------------------------- registrations; -1 if there are too many
-// `sums` int32 [rows] or null: room that is filled here for products with rounded activations; `adapters`: `count` times
-// two addresses and a rank
+// `sums` int32 [rows] or null: room that is filled here for EIGHT with rounded activations; `adapters`: `count` times two
+// addresses and a rank
 int64_t register_matrix(const void* data, const float* scales, const float* bias, int32_t* sums, const void* adapters,
                         const int32_t* chosen, int64_t n, int64_t k, int64_t rows, int64_t width, int64_t kind,
-                        int64_t group, int64_t activation, int64_t count, int64_t most, int64_t threads) {
+                        int64_t group, int64_t activation, int64_t activation_bits, int64_t count, int64_t most,
+                        int64_t threads) {
   Entry entry{};
   entry.what = MATRIX;
-  entry.matrix = {data, scales, bias, sums, n, k, rows, width, kind, group, activation};
+  entry.matrix = {data, scales, bias, sums, n, k, rows, width, kind, group, activation, activation_bits};
   entry.adapters = {static_cast<const Adapter*>(adapters), count, chosen, most};
-  if (sums && kind == EIGHT) sum_rows(entry.matrix, sums);
+  if (sums) sum_rows(entry.matrix, sums);
   return add(entry, threads);
 }
 

@@ -29,14 +29,17 @@ FINISH = {"eos": "stop"}  # the engine's reasons by OpenAI's names
 class TerminalModel:
     """The model at `path`, loaded as in `generate`. `slots` answers are computed at once."""
 
-    def __init__(self, path: Path, slots: int = 1, threads: int | None = None, cpu_level: str = AUTO):
+    def __init__(
+        self, path: Path, slots: int = 1, threads: int | None = None, cpu_level: str = AUTO, exact: bool = False
+    ):
         model = load_model(path)  # before MindSpore, which takes seconds to import
         self._model = described_model(model, path)
         self.name, self.chat = self._model.name, self._model.chat is not None
         from ms_codegeex.generation.engine import Generator
         from ms_codegeex.generation.targets import MAX_SLOTS
 
-        self._generator = Generator(model, threads=threads, slots=min(slots, MAX_SLOTS), cpu_level=cpu_level)
+        how = {"threads": threads, "cpu_level": cpu_level, "exact": exact}
+        self._generator = Generator(model, slots=min(slots, MAX_SLOTS), **how)
 
     def complete(self, prompt: Prompt, settings: SamplingSettings) -> Iterator[AnswerPart]:
         """Continue a text."""

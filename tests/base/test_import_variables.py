@@ -12,6 +12,8 @@ def test_files_where_a_command_is_run_are_not_imported(tmp_path, monkeypatch, ca
     for name in ("json", "argparse", "dataclasses", "yaml", "platform"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('taken over')\n")
     monkeypatch.chdir(tmp_path)
-    found = _evaluated(tmp_path / "out", ["evaluate", "humaneval", "--data", "nothing", "--output", "out", "--url", "x"])
+    found = _evaluated(
+        tmp_path / "out", ["evaluate", "humaneval", "--data", "nothing", "--output", "out", "--url", "x"]
+    )
     assert found[0] is None and "taken over" not in found[1] + capfd.readouterr().err
     assert found[1].startswith("--")  # one line says why

@@ -109,24 +109,31 @@ def test_a_quantised_directory_gives_the_ids_of_the_weights_it_stands_for(source
         name: quantise(weight, bits, group).float32() if name in PRODUCTS else weight
         for name, weight in tensors.items()
     }
-    found, expected = Generator(tmp_path / "q"), Generator(save(tmp_path / "run", rounded))
+    found, expected = Generator(tmp_path / "q", exact=True), Generator(save(tmp_path / "run", rounded))
     ids, greedy = found.encode("def f(x):"), SamplingSettings(20, temperature=0.0)
     assert list(found.tokens(ids, greedy)) == list(expected.tokens(ids, greedy))
     assert found.engine.network.compiled
-    difference = np.abs(found.logits(ids) - expected.logits(ids)).max()
+    logits = expected.logits(ids)
+    difference = np.abs(found.logits(ids) - logits).max()
     assert difference <= 1e-5 and (bits == 8 or difference == 0)
+    usual = Generator(tmp_path / "q")
+    assert list(usual.tokens(ids, greedy)) == list(expected.tokens(ids, greedy))
+    assert 0 < np.abs(usual.logits(ids) - logits).max() <= 1e-4 * np.abs(logits).max()
 
 
 @pytest.mark.parametrize("bits,group", [pytest.param(8, 64, marks=pytest.mark.slow), (4, 64)])
-def test_fast_products_are_near_and_a_prompt_gives_what_its_tokens_give(source, tmp_path, bits, group):
+def test_rounded_products_are_near_and_a_prompt_gives_what_its_tokens_give(source, tmp_path, bits, group):
     write_quantised(source, bits, group, tmp_path / "q")
-    exact, fast = Generator(tmp_path / "q"), Generator(tmp_path / "q", fast=True)
-    ids = fast.encode("def f(x):\n    return x")
-    whole, expected = fast.logits(ids), exact.logits(ids)
-    assert 0 < np.abs(whole - expected).max() < 0.1 * np.abs(expected).max()
-    assert np.array_equal(exact.logits(ids), expected)  # one engine leaves the other as it is
-    fast.engine.cached[0] = []
-    assert np.array_equal([fast.logits(ids[:n]) for n in range(1, len(ids) + 1)][-1], whole)
+    exact = Generator(tmp_path / "q", exact=True)
+    ids = exact.encode("def f(x):\n    return x")
+    expected = exact.logits(ids)
+    for how, near in (({}, 1e-4), ({"fast": True}, 0.1)):
+        rounded = Generator(tmp_path / "q", **how)
+        whole = rounded.logits(ids)
+        assert 0 < np.abs(whole - expected).max() < near * np.abs(expected).max()
+        assert np.array_equal(exact.logits(ids), expected)  # one engine leaves the other as it is
+        rounded.engine.cached[0] = []
+        assert np.array_equal([rounded.logits(ids[:n]) for n in range(1, len(ids) + 1)][-1], whole)
     with pytest.raises(UserError, match="C\\+\\+ compiler"):
         Generator(tmp_path / "q", threads=0, fast=True)
 
@@ -158,6 +165,8 @@ def test_the_commands(source, tmp_path):
     assert text.returncode == 0 and text.stdout.startswith("x"), text.stderr
     text = command_here("generate", "--model", source.path, *words)
     assert text.returncode == 2 and "quantize" in text.stderr and "Traceback" not in text.stderr
+    both = command_here("generate", "--model", tmp_path / "q", *words, "--exact")
+    assert both.returncode == 2 and "--exact: not with --fast" in both.stderr
 
 
 def test_a_command_that_is_slower_for_want_of_a_compiler_says_why_once(source, monkeypatch, capsys):

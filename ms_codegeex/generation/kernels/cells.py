@@ -172,12 +172,12 @@ class KernelCells:
             values[target, :, :length] = values[source, :, :length]
 
     def _head(self, model: nn.Cell, packed: Packed) -> nn.Cell:
-        bias, output = None, model.head
+        bias, output, bits = None, model.head, 32
         if output is not None:
-            packed, model.head = pack(self.weights.matrix(output.weight.name)), None
+            packed, bits = self._packed(output.weight.name)
             bias = None if output.bias is None else self.weights.vector(output.bias.name)
-        matrix = self.library.matrix(packed, bias, fast=self.sizes.fast and packed.bits <= 8)
-        head = self._product(matrix, packed.n)
+            model.head = None
+        head = self._product(self.library.matrix(packed, bias, activation_bits=bits), packed.n)
         if self._share is None:
             return head
         whole = self._share.config.vocab_size
@@ -187,14 +187,19 @@ class KernelCells:
     def _product(self, matrix: Registration, n: int) -> KernelCell:
         return KernelCell(self.library, "linear", matrix, lambda x, *_: [x[0], n])
 
+    def _packed(self, name: str) -> tuple[Packed, int]:
+        """A matrix to multiply with, and the bits of its activations."""
+        matrix = self.weights.matrix(name)
+        bits = self.sizes.activation_bits if matrix.bits <= 8 else 32
+        return pack(matrix, blocks=matrix.bits == 4 and bits < 32), bits
+
     def _matrix(self, cell: Linear, activation: str = "none") -> tuple[Registration, int]:
         """A matrix, and how many rows it has."""
-        packed = pack(self.weights.matrix(cell.weight.name))
+        packed, bits = self._packed(cell.weight.name)
         bias = self.weights.vector(cell.bias.name) if cell.has_bias else None
         factors = of_matrix(self.adapters, cell.weight.name)
         adapted = None if factors is None else Adapted(factors, self._chosen)
-        fast = self.sizes.fast and packed.bits <= 8
-        return self.library.matrix(packed, bias, activation, fast, adapted), packed.n
+        return self.library.matrix(packed, bias, activation, bits, adapted), packed.n
 
     def _linear(self, cell: Linear, activation: str = "none") -> KernelCell:
         return self._product(*self._matrix(cell, activation))

@@ -23,7 +23,6 @@ ACTIVATIONS = ("none", "gelu", "fast_gelu", "silu")
 NUMBERS = (np.float32, np.float16, np.uint16, np.int8, np.int32)  # as `Kind` in numbers.h
 BITS = (32, 16, 16, 8, 4)
 LINE_BYTES, PART_FLOATS = 64, 1 << 18  # of an exchange: of each process; a part holds the logits of a row
-LARGEST_FAST = 1 << 16  # columns whose products of 8-bit numbers are summed in 32 bits
 
 
 class Registration:
@@ -67,7 +66,7 @@ class Library:
         self.path, self.threads, self._library = Path(path), threads, ctypes.CDLL(str(path))
         pointer, number = ctypes.c_void_p, ctypes.c_int64
         for name, arguments in (
-            ("register_matrix", [pointer] * 6 + [number] * 10),
+            ("register_matrix", [pointer] * 6 + [number] * 11),
             ("register_norm", [pointer, pointer, number, ctypes.c_double, number]),
             ("register_attention", [number] * 6 + [pointer] * 4 + [number] * 2),
             ("register_exchange", [pointer] + [number] * 4),
@@ -85,11 +84,12 @@ class Library:
         packed: Packed,
         bias: np.ndarray | None = None,
         activation: str = "none",
-        fast: bool = False,
+        activation_bits: int = 32,
         adapted: Adapted | None = None,
     ) -> Registration:
-        """A matrix [n, k] to multiply with or to take rows from. `bias` FP32 [n] is copied. `fast` products round
-        activations to 8 bits, for matrices of 8 and 4 bits. The additions of `adapted` are not rounded."""
+        """A matrix [n, k] to multiply with or to take rows from. `bias` FP32 [n] is copied. Products with matrices of 8
+        and 4 bits may round activations to 16 or 8 `activation_bits`; then 4 bits must be packed in blocks, and rows
+        cannot be taken from them. The additions of `adapted` are not rounded."""
         rows, width, kind = packed.rows, packed.width, NUMBERS.index(packed.data.dtype.type)
         if BITS[kind] != packed.bits or (packed.bits == 4 and packed.group not in GROUPS):
             raise ValueError(f"{packed.data.dtype} for {packed.bits} bits in groups of {packed.group}")
@@ -99,9 +99,12 @@ class Library:
         fits = rows - ROWS < packed.n <= rows and 0 < packed.k <= width
         if not fits or rows % ROWS or width % MULTIPLES[packed.bits]:
             raise ValueError(f"a matrix [{packed.n}, {packed.k}] packed as [{rows}, {width}]")
-        if fast and (packed.bits > 8 or width > LARGEST_FAST):
-            raise ValueError(f"no fast products with {width} columns of {packed.bits} bits")
-        padded, sums = None, np.zeros(rows, np.int32) if fast else None
+        rounds = activation_bits in (16, 8)
+        if activation_bits not in ((32, 16, 8) if packed.bits <= 8 else (32,)):
+            raise ValueError(f"no products of {activation_bits} bits with {packed.bits} bits")
+        if packed.blocks != (rounds and packed.bits == 4):
+            raise ValueError(f"{packed.bits} bits in blocks: {packed.blocks}, activations of {activation_bits} bits")
+        padded, sums = None, np.zeros(rows, np.int32) if rounds and packed.bits == 8 else None
         if bias is not None:
             _check(bias, np.float32, (packed.n,))
             padded = np.zeros(rows, np.float32)
@@ -115,6 +118,7 @@ class Library:
         number = self._library.register_matrix(
             *(None if array is None else array.ctypes.data for array in arrays),
             *(packed.n, packed.k, rows, width, kind, packed.group, ACTIVATIONS.index(activation)),
+            activation_bits,
             *(0 if table is None else len(table), maximum, self.threads),
         )
         return Registration(self._library, number, (packed, padded, sums, table, factors, chosen))

@@ -44,10 +44,15 @@ def test_products_for_every_number_of_rows(kernels, n, k, bits, group):
     checks.check_lookup(kernels, n, k, bits, group)
 
 
-@pytest.mark.parametrize("bits,group", checks.FAST)
+@pytest.mark.parametrize("activation_bits", [16, 8])
+@pytest.mark.parametrize("bits,group", checks.QUANTISED)
 @pytest.mark.parametrize("n,k", [(64, 256), (2, 1), (70, 1500)])
-def test_products_of_rounded_activations(kernels, n, k, bits, group):
-    checks.check_fast(kernels, n, k, bits, group)
+def test_products_of_rounded_activations(kernels, n, k, bits, group, activation_bits):
+    checks.check_rounded(kernels, n, k, bits, group, activation_bits)
+
+
+def test_the_largest_sums_of_integers(kernels):
+    checks.check_largest(kernels)
 
 
 @pytest.mark.parametrize("n,k", [(64, 256), (33, 129)])
@@ -57,17 +62,17 @@ def test_16_bit_weights_are_exact(kernels, n, k):
 
 @pytest.mark.parametrize("n,k", [(64, 256), (33, 129), (1, 1)])
 @pytest.mark.parametrize(
-    "bits,group,activation,fast",
+    "bits,group,activation,activation_bits",
     [
-        (32, 0, "none", False),
-        (32, 0, "gelu", False),
-        (8, 0, "fast_gelu", False),
-        (4, 64, "silu", False),
-        (8, 0, "none", True),
+        (32, 0, "none", 32),
+        (32, 0, "gelu", 32),
+        (8, 0, "fast_gelu", 32),
+        (4, 64, "silu", 16),
+        (8, 0, "none", 8),
     ],
 )
-def test_adapters_of_rows(kernels, n, k, bits, group, activation, fast):
-    checks.check_adapters(kernels, n, k, bits, group, activation, fast)
+def test_adapters_of_rows(kernels, n, k, bits, group, activation, activation_bits):
+    checks.check_adapters(kernels, n, k, bits, group, activation, activation_bits)
 
 
 @pytest.mark.parametrize("activation", ["gelu", "fast_gelu", "silu"])
@@ -127,9 +132,11 @@ def test_memory_that_does_not_suit_is_refused(kernels):
             kernels.matrix(replace(packed, **wrong))
     for bits in (32, 16):
         with pytest.raises(ValueError):
-            kernels.matrix(pack(quantise(checks.numbers(0, 40, 64), bits)), fast=True)
-    with pytest.raises(ValueError):
-        kernels.matrix(pack(quantise(checks.numbers(0, 1, 2**16 + 1), 8)), fast=True)
+            kernels.matrix(pack(quantise(checks.numbers(0, 40, 64), bits)), activation_bits=16)
+    four = quantise(checks.numbers(0, 40, 64), 4)
+    for blocks, activation_bits in ((True, 32), (False, 16), (True, 12)):
+        with pytest.raises(ValueError):
+            kernels.matrix(pack(four, blocks), activation_bits=activation_bits)
     with pytest.raises(ValueError):
         kernels.matrix(packed, checks.numbers(0, 41))
     with pytest.raises(ValueError):
