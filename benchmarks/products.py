@@ -5,9 +5,9 @@
     python benchmarks/products.py --model runs/codegeex_tiny        # quality, for 8 and 4 bits, on our own sources
 
 The time is that of one thread, which other programs change less than wall time; the arithmetics alternate, and the
-least of all rounds is printed with the median. For the quality, `exact` is the reference: the largest difference of a logit
-and the root of the mean square, both over the logits' standard deviation; perplexity; the greedy answers whose ids are
-all the same. `order` is `exact` with the sums of another CPU level.
+least of all rounds is printed with the median. For the quality, `exact` is the reference: the largest difference of a
+logit and the root of the mean square, both over the logits' standard deviation; perplexity; the greedy answers whose
+ids are all the same. `order` is `exact` with the sums of another CPU level.
 """
 
 from __future__ import annotations
