@@ -118,13 +118,15 @@ def test_mindspores_own_operators_and_collectives(name, tmp_path, several):
     check_equal(engine, twin)
 
 
-@pytest.mark.parametrize("bits", [pytest.param(8, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow)])
-def test_a_quantised_model_gives_the_ids_of_one_process(bits, tmp_path, several):
+@pytest.mark.slow
+@pytest.mark.parametrize("bits,activation_bits,limit", [(8, 32, LIMIT), (8, 16, 1e-3), (4, 16, 1e-3)])
+def test_a_quantised_model_gives_the_ids_of_one_process(bits, activation_bits, limit, tmp_path, several):
+    """Each device rounds its own part of a row's activations, so with rounded ones the logits are a bit farther."""
     twin = Twin("codegen")
     path = save(tmp_path, "codegen", twin.config, twin.tensors)
-    engine, one = several(path, 2, bits), twin.engine(bits=bits, slots=3)
-    ids = prompt(37, 1)
-    assert np.abs(engine.all_logits(0, ids) - one.all_logits(0, ids)).max() <= LIMIT
+    engine = several(path, 2, bits, activation_bits=activation_bits)
+    one, ids = twin.engine(bits=bits, slots=3, activation_bits=activation_bits), prompt(37, 1)
+    assert np.abs(engine.all_logits(0, ids) - one.all_logits(0, ids)).max() <= limit
     assert np.abs(engine.all_logits(0, ids) - twin.logits(ids)).max() > 1e-3
     prompts = [prompt(30, 2), prompt(1, 3)]
     assert greedy(engine, prompts) == greedy(one, prompts)

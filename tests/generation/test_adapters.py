@@ -164,7 +164,7 @@ def test_beams_follow_their_adapter(compiled):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [{"bits": 8}, {"bits": 4, "cache_bits": 16}])
+@pytest.mark.parametrize("options", [{"bits": 8, "activation_bits": 32}, {"bits": 4, "cache_bits": 16}])
 def test_adapters_stay_exact_on_quantised_weights(options):
     """The oracle's weights are what the rounded ones stand for, with the adapter."""
     twin, bits = Twin("codegen"), options["bits"]
