@@ -45,7 +45,9 @@ def measure_time(level: str, all_rows: list[int], rounds: int) -> None:
     for bits in (8, 4):
         for name, activation_bits in ARITHMETICS.items():
             packed = (
-                pack(quantise(generator.standard_normal(shape, np.float32), bits), bits == 4 and activation_bits < 32)
+                pack(
+                    quantise(generator.standard_normal(shape, np.float32), bits), kernels.blocks(bits, activation_bits)
+                )
                 for shape in shapes
             )
             matrices[bits, name] = [kernels.matrix(each, activation_bits=activation_bits) for each in packed]

@@ -97,7 +97,7 @@ def check_adapters(
     x, residual = numbers(2, m, k), numbers(3, m, n)
     factors = [LowRank(numbers(4, 3, k), numbers(5, n, 3)), None, LowRank(numbers(6, 17, k), numbers(7, n, 17) / 8)]
     chosen = np.zeros(1 + m, np.int32)
-    packed = pack(weight, blocks=bits == 4 and activation_bits < 32)
+    packed = pack(weight, kernels.blocks(bits, activation_bits))
     plain = kernels.matrix(packed, bias, activation, activation_bits)
     adapted = kernels.matrix(packed, bias, activation, activation_bits, Adapted(factors, chosen))
     flat = kernels.matrix(packed, bias, "none", activation_bits)
@@ -171,7 +171,7 @@ def check_rounded(kernels: Kernels, n: int, k: int, bits: int, group: int, activ
     weight, bias = quantise(numbers(0, n, k), bits, group or 64), numbers(1, n)
     x, residual = numbers(2, max(rows), k), numbers(3, max(rows), n)
     x[1 % len(x)], x[2 % len(x), 0] = 0.0, 1e4
-    packed = pack(weight, blocks=bits == 4)
+    packed = pack(weight, kernels.blocks(bits, activation_bits))
     matrix = kernels.matrix(packed, bias, activation_bits=activation_bits)
     products = emulated(weight, x, activation_bits)
     exact = x.astype(np.float64) @ weight.float32().T.astype(np.float64)
@@ -188,8 +188,7 @@ def check_rounded(kernels: Kernels, n: int, k: int, bits: int, group: int, activ
         y = np.zeros((2, n), np.float32)
         assert kernels.call("linear_add", matrix, residual[:2].copy(), x[:2].copy(), y) == 0
         assert np.isnan(y[0]).all() and np.array_equal(y[1], expected[1])
-    if bits == 4:
-        assert kernels.call("lookup", matrix, np.zeros(1, np.int32), np.zeros((1, k), np.float32)) != 0
+    assert kernels.call("lookup", matrix, np.zeros(1, np.int32), np.zeros((1, k), np.float32)) != 0
 
 
 def check_largest(kernels: Kernels) -> None:
@@ -201,7 +200,7 @@ def check_largest(kernels: Kernels) -> None:
         scales = np.ones(33 if bits == 8 else (33, -(-k // 128)), np.float32)
         weight, x = Quantised(values, bits, scales, 0 if bits == 8 else 128), np.full((5, k), sign, np.float32)
         x[1, ::2] *= -1
-        matrix = kernels.matrix(pack(weight, blocks=bits == 4), activation_bits=activation_bits)
+        matrix = kernels.matrix(pack(weight, kernels.blocks(bits, activation_bits)), activation_bits=activation_bits)
         y = np.zeros((5, 33), np.float32)
         assert kernels.call("linear", matrix, x, y) == 0
         assert np.array_equal(y, emulated(weight, x, activation_bits)), (bits, k, sign, activation_bits)

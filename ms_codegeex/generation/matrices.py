@@ -13,7 +13,7 @@ from ms_codegeex.formats.rounded import Quantised, quantise, rounded_up
 from ms_codegeex.formats.tensors import LazyTensor
 
 ROWS = 32  # a packed matrix has a multiple of this many rows
-BLOCK = 16  # rows of 4 bits that lie side by side
+BLOCK = 16  # rows that lie side by side
 MULTIPLES = {32: 16, 16: 16, 8: 64, 4: 128}  # and of this many columns
 MAX_RANK = 1024  # of an adapter
 WHOLE = slice(None)
@@ -71,8 +71,8 @@ class TensorWeights:
 
 @dataclass(frozen=True)
 class Packed:
-    """A matrix as the kernels read it: rows and columns padded with zeros, `data` aligned to 64 bytes. The layouts of 4
-    bits are those of numbers.h: row after row, or `blocks` of 16 rows side by side."""
+    """A matrix as the kernels read it: rows and columns padded with zeros, `data` aligned to 64 bytes. Layouts of 8 and
+    4 bits are those of numbers.h: row after row, or `blocks` of 16 rows side by side."""
 
     n: int
     k: int
@@ -102,8 +102,8 @@ def aligned(shape: tuple[int, ...], dtype: type) -> np.ndarray:
 
 
 def pack(matrix: Quantised, blocks: bool = False) -> Packed:
-    """In the kernels' layout, 4 bits in `blocks` if asked for. An FP32 or 16-bit matrix that needs no padding is not
-    copied."""
+    """In the kernels' layout, 8 and 4 bits in `blocks` if asked for. An FP32 or 16-bit matrix that needs no padding is
+    not copied."""
     n, k = matrix.shape
     rows, width = rounded_up(n, ROWS), rounded_up(k, MULTIPLES[matrix.bits])
     if matrix.scales is None:
@@ -115,7 +115,8 @@ def pack(matrix: Quantised, blocks: bool = False) -> Packed:
     if matrix.bits == 8:
         data, scales = aligned((rows, width), np.int8), np.zeros(rows, np.float32)
         data[:n, :k], scales[:n] = matrix.values, matrix.scales
-        return Packed(n, k, 8, 0, data, scales)
+        data = _side_by_side(data.view(np.int32)).view(np.int8) if blocks else data
+        return Packed(n, k, 8, 0, data, scales, blocks)
     words, scales = aligned((rows, width // 8), np.uint32), np.zeros((rows, width // matrix.group), np.float32)
     scales[:n, : matrix.scales.shape[1]] = matrix.scales
     for begin in range(0, n, 1024):  # few rows at a time: a 4-bit model's memory is small

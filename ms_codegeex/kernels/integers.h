@@ -7,19 +7,19 @@
 namespace {
 
 #if defined(__AVX512VNNI__)
-constexpr int OFFSET = 128;  // added to bytes of x, which that CPU's products with EIGHT take without a sign
+constexpr bool EIGHT_IN_BLOCKS = true;  // that CPU's products need no wider numbers
 #else
-constexpr int OFFSET = 0;
+constexpr bool EIGHT_IN_BLOCKS = false;
 #endif
 constexpr int64_t SPAN = 4096;  // columns of EIGHT: 256 pairs of products of 16 and 8 bits fit into 32 bits
+constexpr int64_t SUMMED = 512;  // columns of EIGHT in blocks: their sum fits into 32 bits
 constexpr float LARGEST[2] = {127.0f, 32639.0f};  // rounded to 8 and to 16 bits: 127 * 256 + 127, two bytes with signs
 
 // Rows of x as the products read them, `stride` bytes each.
 //
-// With EIGHT: bytes plus OFFSET; or of 16 bits with VNNI, for 64 numbers plus 257 * OFFSET, 64 upper and 64 lower bytes;
-// else int16.
-// With FOUR: for 8 numbers, 8 bytes; or of 16 bits, 8 upper and 8 lower bytes with signs. Without AVX2, float32. And in
-// `offsets`, for each group what takes 8 off each number of w.
+// With EIGHT row after row: bytes or int16. With blocks: for 8 numbers, 8 bytes; or of 16 bits, 8 upper and 8 lower bytes
+// with signs. Without AVX2, float32. And in `offsets`, for each group of columns what takes 8 off each number of FOUR, or
+// 128 off each of EIGHT.
 struct Rounded {
   char* q;
   int32_t* offsets;
@@ -64,15 +64,11 @@ inline void store_bytes(char* q, I v, int count = L, int apart = 0) {
 }
 
 template <int PLANES>
-void round_eight(const float* x, int64_t width, float inverse, char* q) {
+void round_plain(const float* x, int64_t width, float inverse, char* q) {
   for (int64_t i = 0; i < width; i += L) {
     const I v = nearest(x + i, inverse);
     if (PLANES == 1) {
-      store_bytes(q + i, v + OFFSET);
-    } else if (OFFSET) {
-      char* at = q + i / 64 * 128 + i % 64;
-      store_bytes(at, (v + 257 * OFFSET) >> 8);
-      store_bytes(at + 64, v + 257 * OFFSET);
+      store_bytes(q + i, v);
     } else {
       int16_t narrow[L];
       for (int j = 0; j < L; j++) narrow[j] = static_cast<int16_t>(v[j]);
@@ -82,10 +78,11 @@ void round_eight(const float* x, int64_t width, float inverse, char* q) {
 }
 
 template <int PLANES>
-void round_four(const float* x, int64_t width, int64_t group, float inverse, char* q, int32_t* offsets) {
+void round_blocks(const float* x, int64_t width, int64_t group, int32_t less, float inverse, char* q, int32_t* offsets) {
   for (int64_t from = 0; from < width; from += group) {
+    const int64_t to = from + group < width ? from + group : width;
     I total = I{};
-    for (int64_t i = from; i < from + group; i += L) {
+    for (int64_t i = from; i < to; i += L) {
       const I v = nearest(x + i, inverse);
       total += v;
 #if defined(__AVX2__)
@@ -101,7 +98,7 @@ void round_four(const float* x, int64_t width, int64_t group, float inverse, cha
     }
     int32_t sum = 0;
     for (int j = 0; j < L; j++) sum += total[j];
-    offsets[from / group] = -8 * sum;
+    offsets[from / group] = -less * sum;
   }
 }
 
@@ -111,8 +108,10 @@ void round_row(const Matrix& w, const float* x, int64_t i, const Rounded& rounde
   const float* row = x + i * w.width;
   char* q = rounded.q + i * rounded.stride;
   rounded.scales[i] = row_scale(row, w.width, LARGEST[PLANES - 1], &inverse);
-  if (w.kind == EIGHT) round_eight<PLANES>(row, w.width, inverse, q);
-  if (w.kind == FOUR) round_four<PLANES>(row, w.width, w.group, inverse, q, rounded.offsets + i * rounded.groups);
+  if (!rounded.groups) return round_plain<PLANES>(row, w.width, inverse, q);
+  const bool eight = w.kind == EIGHT;
+  int32_t* offsets = rounded.offsets + i * rounded.groups;
+  round_blocks<PLANES>(row, w.width, eight ? SUMMED : w.group, eight ? 128 : 8, inverse, q, offsets);
 }
 
 // ---------------------------------------------------------------- EIGHT
@@ -139,14 +138,10 @@ inline void wholes(const I* v, int32_t* out) {
 #endif
 }
 
-// Bytes multiply bytes, else int16 multiply int16
-template <int PLANES>
-constexpr bool BYTES = PLANES == 1 || OFFSET;
-
 // 4 L bytes of w, or 2 L as int16
 template <int PLANES>
 inline I numbers_of(const int8_t* p) {
-  if constexpr (BYTES<PLANES>) return load<I>(p);
+  if constexpr (PLANES == 1) return load<I>(p);
 #if defined(__AVX512BW__)
   return (I)_mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 #elif defined(__AVX2__)
@@ -161,21 +156,19 @@ inline I numbers_of(const int8_t* p) {
 // sum + the products of each lane's numbers
 template <int PLANES>
 inline I dot(I sum, I x, I w) {
-#if defined(__AVX512VNNI__)
-  return (I)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)x, (__m512i)w);
-#elif defined(__AVX512BW__)
-  if constexpr (!BYTES<PLANES>) return sum + (I)_mm512_madd_epi16((__m512i)x, (__m512i)w);
+#if defined(__AVX512BW__)
+  if constexpr (PLANES == 2) return sum + (I)_mm512_madd_epi16((__m512i)x, (__m512i)w);
   const __m512i size = _mm512_abs_epi8((__m512i)x);
   const __m512i other =
       _mm512_mask_sub_epi8((__m512i)w, _mm512_movepi8_mask((__m512i)x), _mm512_setzero_si512(), (__m512i)w);
   const __m512i pairs = _mm512_maddubs_epi16(size, other);  // at most 2 * 127 * 127: no saturation
   return sum + (I)_mm512_madd_epi16(pairs, _mm512_set1_epi16(1));
 #elif defined(__AVX2__)
-  if constexpr (!BYTES<PLANES>) return sum + (I)_mm256_madd_epi16((__m256i)x, (__m256i)w);
+  if constexpr (PLANES == 2) return sum + (I)_mm256_madd_epi16((__m256i)x, (__m256i)w);
   const __m256i size = _mm256_abs_epi8((__m256i)x), other = _mm256_sign_epi8((__m256i)w, (__m256i)x);
   return sum + (I)_mm256_madd_epi16(_mm256_maddubs_epi16(size, other), _mm256_set1_epi16(1));
 #else
-  constexpr int COUNT = BYTES<PLANES> ? 4 : 2, BITS = 32 / COUNT;
+  constexpr int COUNT = 4 / PLANES, BITS = 32 / COUNT;
   for (int b = 1; b <= COUNT; b++)
     sum += (x << (32 - BITS * b) >> (32 - BITS)) * (w << (32 - BITS * b) >> (32 - BITS));
   return sum;
@@ -187,80 +180,66 @@ template <int PLANES>
 inline void add_wholes(const I* v, int64_t* out) {
   int32_t low[4], high[4] = {0, 0, 0, 0};
   I lower[4], upper[4];
-  for (int i = 0; i < 4; i++) lower[i] = BYTES<PLANES> ? v[i] : v[i] & 0xFFFF, upper[i] = v[i] >> 16;
+  for (int i = 0; i < 4; i++) lower[i] = PLANES == 1 ? v[i] : v[i] & 0xFFFF, upper[i] = v[i] >> 16;
   wholes(lower, low);
-  if (!BYTES<PLANES>) wholes(upper, high);
+  if (PLANES == 2) wholes(upper, high);
   for (int i = 0; i < 4; i++) out[i] += 65536 * static_cast<int64_t>(high[i]) + low[i];
 }
 
 // raw [M][CHUNK] = rows [at, at + M) of x times rows [row, row + CHUNK) of w
 template <int PLANES>
 struct WithEight {
-  static constexpr int PARTS = BYTES<PLANES> ? PLANES : 1;  // sums that are kept apart
-  static constexpr int together(int m) { return m <= 3 || (L == 16 && PARTS == 1) ? 4 : 2; }
+  static constexpr int together(int m) { return m <= 3 || L == 16 ? 4 : 2; }
 
   template <int M>
   static void chunk(const Matrix& w, int64_t row, const Rounded& x, int64_t at, bool first, float* raw) {
     constexpr int R = together(M), N = (M * R + 3) / 4 * 4;
-    constexpr int64_t APART = CHUNK / R, STEP = BYTES<PLANES> ? 4 * L : 2 * L;
+    constexpr int64_t APART = CHUNK / R;
     for (int64_t r0 = 0; r0 < APART; r0++) {
       const auto* p = static_cast<const int8_t*>(w.data) + (row + r0) * w.width;
-      int64_t out[PARTS][N] = {};
+      int64_t out[N] = {};
       for (int64_t from = 0; from < w.width; from += SPAN) {
         const int64_t to = from + SPAN < w.width ? from + SPAN : w.width;
-        I acc[PARTS][N];
-        for (int part = 0; part < PARTS; part++)
-          for (int j = 0; j < N; j++) acc[part][j] = I{};
-        for (int64_t i = from; i < to; i += STEP) {
+        I acc[N];
+        for (int j = 0; j < N; j++) acc[j] = I{};
+        for (int64_t i = from; i < to; i += 4 / PLANES * L) {
           I q[R];
           for (int r = 0; r < R; r++) {
             q[r] = numbers_of<PLANES>(p + r * APART * w.width + i);
             if (first && i % 64 == 0) ahead(p + r * APART * w.width + i);
           }
-          for (int m = 0; m < M; m++)
-            for (int part = 0; part < PARTS; part++) {
-              const I v = load<I>(x.q + (at + m) * x.stride + PLANES * i + 64 * part);
-              for (int r = 0; r < R; r++) acc[part][m * R + r] = dot<PLANES>(acc[part][m * R + r], v, q[r]);
-            }
+          for (int m = 0; m < M; m++) {
+            const I v = load<I>(x.q + (at + m) * x.stride + PLANES * i);
+            for (int r = 0; r < R; r++) acc[m * R + r] = dot<PLANES>(acc[m * R + r], v, q[r]);
+          }
         }
-        for (int part = 0; part < PARTS; part++)
-          for (int j = 0; j < N; j += 4) add_wholes<PLANES>(acc[part] + j, out[part] + j);
+        for (int j = 0; j < N; j += 4) add_wholes<PLANES>(acc + j, out + j);
       }
       for (int m = 0; m < M; m++)
         for (int r = 0; r < R; r++) {
           const int64_t n = row + r * APART + r0;
-          int64_t total = out[0][m * R + r];
-          if (PARTS == 2) total = 256 * total + out[PARTS - 1][m * R + r];
-          if (OFFSET) total -= (PARTS == 2 ? 257 : 1) * OFFSET * static_cast<int64_t>(w.sums[n]);
-          raw[m * CHUNK + r * APART + r0] = static_cast<float>(total) * w.scales[n];
+          raw[m * CHUNK + r * APART + r0] = static_cast<float>(out[m * R + r]) * w.scales[n];
         }
     }
   }
 };
 
-// sums [rows] of an EIGHT
-void sum_rows(const Matrix& w, int32_t* sums) {
-  const auto* data = static_cast<const int8_t*>(w.data);
-  for (int64_t r = 0; r < w.rows; r++) {
-    int32_t total = 0;
-    for (int64_t i = 0; i < w.width; i++) total += data[r * w.width + i];
-    sums[r] = total;
-  }
-}
+// ---------------------------------------------------------------- blocks: a lane for each row
+typedef double D __attribute__((vector_size(8 * L)));
+typedef uint32_t U __attribute__((vector_size(4 * L)));
 
-// ---------------------------------------------------------------- FOUR, a lane for each row
 #if defined(__AVX2__)
 // The sums of one group, or of as many columns as their lanes can hold
 template <int PLANES>
 struct Sums {
 #if defined(__AVX512VNNI__)
-  static constexpr int64_t COLUMNS = 128;  // of 32 bits
+  static constexpr int64_t COLUMNS = SUMMED;  // of 32 bits
 #else
   static constexpr int64_t COLUMNS = 32;  // 16 products of 15 and 128 fit into 16 bits
 #endif
   I part[PLANES];
 
-  // w: four numbers from 0 to 15 of each row, x: the four bytes of one plane
+  // w: four numbers of each row from 0 to 15, or with VNNI to 255; x: the four bytes of one plane
   inline void add(int plane, I w, I x) {
 #if defined(__AVX512VNNI__)
     part[plane] = (I)_mm512_dpbusd_epi32((__m512i)part[plane], (__m512i)w, (__m512i)x);
@@ -272,15 +251,19 @@ struct Sums {
   }
   static inline I pairs(I v, int factor) {
 #if defined(__AVX512VNNI__)
-    return v * factor;
+    return (I)((U)v * static_cast<uint32_t>(factor));
 #elif defined(__AVX512BW__)
     return (I)_mm512_madd_epi16((__m512i)v, _mm512_set1_epi16(factor));
 #else
     return (I)_mm256_madd_epi16((__m256i)v, _mm256_set1_epi16(factor));
 #endif
   }
-  inline I total() const { return PLANES == 1 ? pairs(part[0], 1) : pairs(part[0], 256) + pairs(part[PLANES - 1], 1); }
+  inline I total() const {
+    return PLANES == 1 ? pairs(part[0], 1) : (I)((U)pairs(part[0], 256) + (U)pairs(part[PLANES - 1], 1));
+  }
 };
+
+constexpr int32_t FLIPPED = static_cast<int32_t>(0x80808080);  // numbers from -127 to 127 plus 128, without signs
 
 inline I broadcast(const char* p) {
   int32_t word;
@@ -289,8 +272,9 @@ inline I broadcast(const char* p) {
 }
 #endif
 
-template <int PLANES>
-struct WithFour {
+template <Kind KIND, int PLANES>
+struct WithBlocks {
+  static constexpr int WORDS = KIND == EIGHT ? 2 : 1;  // of 8 numbers
   static constexpr int together(int m) { return m <= (L == 16 ? 4 : 2) ? 2 : 1; }
 
   template <int M>
@@ -301,48 +285,58 @@ struct WithFour {
   // raw [M][R * L]
   template <int M, int R>
   static void some(const Matrix& w, int64_t row, const Rounded& x, int64_t at, bool first, float* raw) {
-    const int64_t words = w.width / 8;
+    const int64_t words = w.width / 8 * WORDS;
     const int32_t* p[R];
     const float* scales[R];
     for (int r = 0; r < R; r++) {
       const int64_t block = (row + r * L) / BLOCK * BLOCK, lane = (row + r * L) % BLOCK;
       p[r] = static_cast<const int32_t*>(w.data) + block * words + lane;
-      scales[r] = w.scales + block * x.groups + lane;
+      scales[r] = w.scales + block * (KIND == EIGHT ? 1 : x.groups) + lane;
     }
     F acc[M][R];
+    D total[M][R];  // whole numbers below 2^53
     for (int m = 0; m < M; m++)
-      for (int r = 0; r < R; r++) acc[m][r] = F{};
+      for (int r = 0; r < R; r++) acc[m][r] = F{}, total[m][r] = D{};
     for (int64_t g = 0; g < x.groups; g++) {
       I sum[M][R];
       for (int m = 0; m < M; m++)
         for (int r = 0; r < R; r++) sum[m][r] = x.offsets[(at + m) * x.groups + g] - I{};
-      add_group<M, R>(w, g * w.group, p, x, at, first, sum);
+      add_group<M, R>(w, g, p, x, at, first, sum);
       for (int r = 0; r < R; r++) {
-        const F scale = load<F>(scales[r] + g * BLOCK);
-        for (int m = 0; m < M; m++) acc[m][r] += __builtin_convertvector(sum[m][r], F) * scale;
+        const F scale = load<F>(scales[r] + (KIND == EIGHT ? 0 : g * BLOCK));
+        for (int m = 0; m < M; m++) {
+          if (KIND == EIGHT) total[m][r] += __builtin_convertvector(sum[m][r], D);
+          else acc[m][r] += __builtin_convertvector(sum[m][r], F) * scale;
+        }
       }
     }
     for (int m = 0; m < M; m++)
-      for (int r = 0; r < R; r++) store(raw + m * CHUNK + r * L, acc[m][r]);
+      for (int r = 0; r < R; r++) {
+        if (KIND == EIGHT) acc[m][r] = __builtin_convertvector(total[m][r], F) * load<F>(scales[r]);
+        store(raw + m * CHUNK + r * L, acc[m][r]);
+      }
   }
 
 #if defined(__AVX2__)
   template <int M, int R>
-  static inline void add_group(const Matrix& w, int64_t begin, const int32_t* const* p, const Rounded& x, int64_t at,
+  static inline void add_group(const Matrix& w, int64_t g, const int32_t* const* p, const Rounded& x, int64_t at,
                                bool first, I sum[M][R]) {
     using Part = Sums<PLANES>;
-    const int64_t columns = w.group < Part::COLUMNS ? w.group : Part::COLUMNS;
-    for (int64_t from = begin; from < begin + w.group; from += columns) {
+    const int64_t group = KIND == EIGHT ? SUMMED : w.group, begin = g * group;
+    const int64_t end = begin + group < w.width ? begin + group : w.width;
+    const int64_t columns = end - begin < Part::COLUMNS ? end - begin : Part::COLUMNS;
+    for (int64_t from = begin; from < end; from += columns) {
       Part part[M][R] = {};
       for (int64_t i = from; i < from + columns; i += 32)
 #pragma GCC unroll 4
         for (int j = 0; j < 32; j += 8) {
           I low[R], high[R];
           for (int r = 0; r < R; r++) {
-            const int32_t* word = p[r] + (i + j) * (BLOCK / 8);
-            if (first) ahead(word);
+            const int32_t* word = p[r] + (i + j) * (BLOCK / 8 * WORDS);
             const I v = load<I>(word);
             low[r] = v & 0x0F0F0F0F, high[r] = v >> 4 & 0x0F0F0F0F;
+            if (KIND == EIGHT) low[r] = v ^ FLIPPED, high[r] = load<I>(word + BLOCK) ^ FLIPPED;
+            for (int k = 0; first && k < WORDS; k++) ahead(word + k * BLOCK);
           }
           for (int m = 0; m < M; m++) {
             const char* q = x.q + (at + m) * x.stride + PLANES * (i + j);
@@ -353,14 +347,14 @@ struct WithFour {
           }
         }
       for (int m = 0; m < M; m++)
-        for (int r = 0; r < R; r++) sum[m][r] += part[m][r].total();
+        for (int r = 0; r < R; r++) sum[m][r] = (I)((U)sum[m][r] + (U)part[m][r].total());
     }
   }
 #else
   template <int M, int R>
-  static inline void add_group(const Matrix& w, int64_t begin, const int32_t* const* p, const Rounded& x, int64_t at,
+  static inline void add_group(const Matrix& w, int64_t g, const int32_t* const* p, const Rounded& x, int64_t at,
                                bool first, I sum[M][R]) {
-    for (int64_t from = begin; from < begin + w.group; from += 32) {
+    for (int64_t from = g * w.group; from < (g + 1) * w.group; from += 32) {
       F part[M][R];  // whole numbers below 32 * 15 * 32639, which float32 holds exactly
       for (int m = 0; m < M; m++)
         for (int r = 0; r < R; r++) part[m][r] = F{};
@@ -415,7 +409,7 @@ void rounded_rows(const Matrix& w, int64_t row, const Rounded& x, int64_t m, con
 
 template <int PLANES>
 bool rounded_product(const Matrix& w, const float* x, int64_t m, const float* residual, float* y) {
-  const int64_t groups = w.kind == FOUR ? w.width / w.group : 0;
+  const int64_t groups = w.kind == FOUR ? w.width / w.group : EIGHT_IN_BLOCKS ? (w.width + SUMMED - 1) / SUMMED : 0;
 #if defined(__AVX2__)
   const int64_t stride = PLANES * w.width;
 #else
@@ -427,8 +421,9 @@ bool rounded_product(const Matrix& w, const float* x, int64_t m, const float* re
                         kept + m * (stride / 4 + groups), stride, groups};
   parallel(m, m * w.width * 8, [&](int64_t i) { round_row<PLANES>(w, x, i, rounded); });
   over_chunks(w, m, [&](int64_t row) {
-    w.kind == EIGHT ? rounded_rows<WithEight<PLANES>>(w, row, rounded, m, residual, y)
-                    : rounded_rows<WithFour<PLANES>>(w, row, rounded, m, residual, y);
+    if (w.kind == FOUR) return rounded_rows<WithBlocks<FOUR, PLANES>>(w, row, rounded, m, residual, y);
+    if constexpr (EIGHT_IN_BLOCKS) rounded_rows<WithBlocks<EIGHT, PLANES>>(w, row, rounded, m, residual, y);
+    else rounded_rows<WithEight<PLANES>>(w, row, rounded, m, residual, y);
   });
   return true;
 }

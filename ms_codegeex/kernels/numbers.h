@@ -11,12 +11,12 @@ enum Kind { FLOAT, HALF, BRAIN, EIGHT, FOUR };
 // FLOAT, HALF, BRAIN, EIGHT: [rows, width], EIGHT with a scale for each row. FOUR: int32 [rows, width / 8] with a scale
 // [rows, width / group]; number i of a row plus 8 is in word 16 * (i / 128) + i % 16, whose bits from 8 * (B % 4) +
 // 4 * (B / 4) on it is, B being i % 128 / 16. For rounded activations BLOCK rows of FOUR lie side by side: int32
-// [rows / BLOCK, width / 8, BLOCK], scales [rows / BLOCK, width / group, BLOCK]; of number i plus 8, B is i % 8.
+// [rows / BLOCK, width / 8, BLOCK], scales [rows / BLOCK, width / group, BLOCK]; of number i plus 8, B is i % 8. So do
+// those of EIGHT if the CPU wants that (integers.h): [rows / BLOCK, width / 4, BLOCK, 4].
 constexpr int64_t BLOCK = 16;
 struct Matrix {
   const void* data;
   const float *scales, *bias;  // bias [rows] or null
-  const int32_t* sums;         // of each row of EIGHT for rounded activations, else null
   int64_t n, k, rows, width, kind, group, activation;
   int64_t activation_bits;  // 32, or for EIGHT and FOUR 16 or 8: activations are rounded
 };
@@ -111,9 +111,9 @@ void unpack(const W& w, int64_t r, int64_t count, float* out) {
   }
 }
 
-// Row `index` of the matrix as float32 [k]; false if there is none, if rows lie side by side, or if memory is out
+// Row `index` of the matrix as float32 [k]; false if there is none, if activations are rounded, or if memory is out
 bool lookup(const Matrix& w, int64_t index, float* out) {
-  if (index < 0 || index >= w.n || (w.kind == FOUR && w.activation_bits < 32)) return false;
+  if (index < 0 || index >= w.n || w.activation_bits < 32) return false;
   float* row = room(1, w.width);
   if (!row) return false;
   return with_numbers(w, [&](const auto& numbers) {

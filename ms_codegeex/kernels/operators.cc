@@ -134,17 +134,15 @@ int result(bool right) { return right ? RIGHT : WRONG; }
 extern "C" {
 
 // ---------------------------------------------------------------- registrations; -1 if there are too many
-// `sums` int32 [rows] or null: room that is filled here for EIGHT with rounded activations; `adapters`: `count` times two
-// addresses and a rank
-int64_t register_matrix(const void* data, const float* scales, const float* bias, int32_t* sums, const void* adapters,
+// `adapters`: `count` times two addresses and a rank
+int64_t register_matrix(const void* data, const float* scales, const float* bias, const void* adapters,
                         const int32_t* chosen, int64_t n, int64_t k, int64_t rows, int64_t width, int64_t kind,
                         int64_t group, int64_t activation, int64_t activation_bits, int64_t count, int64_t most,
                         int64_t threads) {
   Entry entry{};
   entry.what = MATRIX;
-  entry.matrix = {data, scales, bias, sums, n, k, rows, width, kind, group, activation, activation_bits};
+  entry.matrix = {data, scales, bias, n, k, rows, width, kind, group, activation, activation_bits};
   entry.adapters = {static_cast<const Adapter*>(adapters), count, chosen, most};
-  if (sums) sum_rows(entry.matrix, sums);
   return add(entry, threads);
 }
 
@@ -172,6 +170,9 @@ int64_t register_exchange(void* memory, int64_t rank, int64_t ranks, int64_t roo
   entry.exchange = {static_cast<char*>(memory), rank, ranks, room, 0};
   return add(entry, threads);
 }
+
+// whether rows of EIGHT lie side by side where activations are rounded
+int64_t eight_in_blocks() { return EIGHT_IN_BLOCKS; }
 
 void release(int64_t number) {
   if (number < 0 || number >= ENTRIES) return;

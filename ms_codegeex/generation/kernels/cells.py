@@ -191,7 +191,7 @@ class KernelCells:
         """A matrix to multiply with, and the bits of its activations."""
         matrix = self.weights.matrix(name)
         bits = self.sizes.activation_bits if matrix.bits <= 8 else 32
-        return pack(matrix, blocks=matrix.bits == 4 and bits < 32), bits
+        return pack(matrix, self.library.blocks(matrix.bits, bits)), bits
 
     def _matrix(self, cell: Linear, activation: str = "none") -> tuple[Registration, int]:
         """A matrix, and how many rows it has."""

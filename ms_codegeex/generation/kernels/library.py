@@ -66,10 +66,11 @@ class Library:
         self.path, self.threads, self._library = Path(path), threads, ctypes.CDLL(str(path))
         pointer, number = ctypes.c_void_p, ctypes.c_int64
         for name, arguments in (
-            ("register_matrix", [pointer] * 6 + [number] * 11),
+            ("register_matrix", [pointer] * 5 + [number] * 11),
             ("register_norm", [pointer, pointer, number, ctypes.c_double, number]),
             ("register_attention", [number] * 6 + [pointer] * 4 + [number] * 2),
             ("register_exchange", [pointer] + [number] * 4),
+            ("eight_in_blocks", []),
         ):
             getattr(self._library, name).argtypes = arguments
             getattr(self._library, name).restype = number
@@ -78,6 +79,11 @@ class Library:
         if threads < 1:
             raise ValueError(f"{threads} threads")
         self._library.use_threads(threads)
+
+    def blocks(self, bits: int, activation_bits: int) -> bool:
+        """Whether such products want a matrix in blocks."""
+        wanted = {4: True, 8: self._library.eight_in_blocks() == 1}
+        return activation_bits < 32 and wanted.get(bits, False)
 
     def matrix(
         self,
@@ -88,8 +94,8 @@ class Library:
         adapted: Adapted | None = None,
     ) -> Registration:
         """A matrix [n, k] to multiply with or to take rows from. `bias` FP32 [n] is copied. Products with matrices of 8
-        and 4 bits may round activations to 16 or 8 `activation_bits`; then 4 bits must be packed in blocks, and rows
-        cannot be taken from them. The additions of `adapted` are not rounded."""
+        and 4 bits may round activations to 16 or 8 `activation_bits`; then they must be packed as `blocks` says, and
+        rows cannot be taken from them. The additions of `adapted` are not rounded."""
         rows, width, kind = packed.rows, packed.width, NUMBERS.index(packed.data.dtype.type)
         if BITS[kind] != packed.bits or (packed.bits == 4 and packed.group not in GROUPS):
             raise ValueError(f"{packed.data.dtype} for {packed.bits} bits in groups of {packed.group}")
@@ -99,12 +105,11 @@ class Library:
         fits = rows - ROWS < packed.n <= rows and 0 < packed.k <= width
         if not fits or rows % ROWS or width % MULTIPLES[packed.bits]:
             raise ValueError(f"a matrix [{packed.n}, {packed.k}] packed as [{rows}, {width}]")
-        rounds = activation_bits in (16, 8)
         if activation_bits not in ((32, 16, 8) if packed.bits <= 8 else (32,)):
             raise ValueError(f"no products of {activation_bits} bits with {packed.bits} bits")
-        if packed.blocks != (rounds and packed.bits == 4):
+        if packed.blocks != self.blocks(packed.bits, activation_bits):
             raise ValueError(f"{packed.bits} bits in blocks: {packed.blocks}, activations of {activation_bits} bits")
-        padded, sums = None, np.zeros(rows, np.int32) if rounds and packed.bits == 8 else None
+        padded = None
         if bias is not None:
             _check(bias, np.float32, (packed.n,))
             padded = np.zeros(rows, np.float32)
@@ -114,14 +119,14 @@ class Library:
             table, factors = _factors(adapted.factors, packed)
             chosen, maximum = adapted.chosen, len(adapted.chosen) - 1
             _check(chosen, np.int32, (maximum + 1,))
-        arrays = packed.data, packed.scales, padded, sums, table, chosen
+        arrays = packed.data, packed.scales, padded, table, chosen
         number = self._library.register_matrix(
             *(None if array is None else array.ctypes.data for array in arrays),
             *(packed.n, packed.k, rows, width, kind, packed.group, ACTIVATIONS.index(activation)),
             activation_bits,
             *(0 if table is None else len(table), maximum, self.threads),
         )
-        return Registration(self._library, number, (packed, padded, sums, table, factors, chosen))
+        return Registration(self._library, number, (packed, padded, table, factors, chosen))
 
     def norm(self, weight: np.ndarray, bias: np.ndarray | None, epsilon: float) -> Registration:
         """LayerNorm of rows [h], or RMSNorm where there is no bias."""
