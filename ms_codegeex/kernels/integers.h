@@ -275,7 +275,11 @@ inline I broadcast(const char* p) {
 template <Kind KIND, int PLANES>
 struct WithBlocks {
   static constexpr int WORDS = KIND == EIGHT ? 2 : 1;  // of 8 numbers
-  static constexpr int together(int m) { return m <= (L == 16 ? 4 : 2) ? 2 : 1; }
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  static constexpr int together(int m) { return m <= 2 ? 2 : 1; }
+#else
+  static constexpr int together(int m) { return m <= 4 ? 2 : 1; }
+#endif
 
   template <int M>
   static void chunk(const Matrix& w, int64_t row, const Rounded& x, int64_t at, bool first, float* raw) {
