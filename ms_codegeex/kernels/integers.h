@@ -11,8 +11,8 @@ constexpr bool EIGHT_IN_BLOCKS = true;  // that CPU's products need no wider num
 #else
 constexpr bool EIGHT_IN_BLOCKS = false;
 #endif
-constexpr int64_t SPAN = 4096;  // columns of EIGHT: 256 pairs of products of 16 and 8 bits fit into 32 bits
-constexpr int64_t SUMMED = 512;  // columns of EIGHT in blocks: their sum fits into 32 bits
+constexpr int64_t SPAN = 4096;   // columns of EIGHT: in each of 8 lanes, 512 products of 16 and 8 bits fit into 32 bits
+constexpr int64_t SUMMED = 512;  // columns of EIGHT in blocks, in one lane
 constexpr float LARGEST[2] = {127.0f, 32639.0f};  // rounded to 8 and to 16 bits: 127 * 256 + 127, two bytes with signs
 
 // Rows of x as the products read them, `stride` bytes each.
@@ -114,7 +114,7 @@ void round_row(const Matrix& w, const float* x, int64_t i, const Rounded& rounde
   round_blocks<PLANES>(row, w.width, eight ? SUMMED : w.group, eight ? 128 : 8, inverse, q, offsets);
 }
 
-// ---------------------------------------------------------------- EIGHT
+// ---------------------------------------------------------------- EIGHT, row after row
 // of four vectors, the sums
 inline void wholes(const I* v, int32_t* out) {
 #if defined(__AVX512F__)
@@ -175,7 +175,7 @@ inline I dot(I sum, I x, I w) {
 #endif
 }
 
-// out += the sums of four vectors whose lanes are beyond 16 bits in both halves
+// out += the sums of four vectors; those of products with 16 bits need more than 32, so their halves are summed apart
 template <int PLANES>
 inline void add_wholes(const I* v, int64_t* out) {
   int32_t low[4], high[4] = {0, 0, 0, 0};
