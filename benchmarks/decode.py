@@ -7,8 +7,8 @@
 Each engine is a separate process with `--threads` threads; they take turns, and a ratio compares one round. Measured:
 milliseconds a step for 1 and 8 sequences after prompts of 64 tokens, seconds to the first token of a long prompt, and
 how fast this machine reads memory (CRC-32 of 1 GiB with as many threads) for the share of it that decoding reaches.
-Engines: ours-32, ours-16 (FP16 weights), ours-8, ours-4 (groups of 64), both also -exact (FP32 activations) and -fast (8
-bits), transformers-float32, -bfloat16, -int8 (dynamic), ctranslate2-float32, -int8, llama_cpp-f32, -f16, -q8_0,
+Engines: ours-32, ours-16 (FP16 weights), ours-8, ours-4 (groups of 64), both also -exact (FP32 activations) and -fast
+(8 bits), transformers-float32, -bfloat16, -int8 (dynamic), ctranslate2-float32, -int8, llama_cpp-f32, -f16, -q8_0,
 -q4_0 (llama-cpp-python, compiled for this CPU from its sdist; our GGUF of the same weights, whose head is Q8_0 in the
 last one; its cache is FP16 unless the weights are FP32). Models are kept in --models for later runs.
 """

@@ -189,6 +189,7 @@ inline void add_wholes(const I* v, int64_t* out) {
 // raw [M][CHUNK] = rows [at, at + M) of x times rows [row, row + CHUNK) of w
 template <int PLANES>
 struct WithEight {
+  static constexpr int MOST = WIDE;
   static constexpr int together(int m) { return m <= 3 || L == 16 ? 4 : 2; }
 
   template <int M>
@@ -275,6 +276,7 @@ inline I broadcast(const char* p) {
 template <Kind KIND, int PLANES>
 struct WithBlocks {
   static constexpr int WORDS = KIND == EIGHT ? 2 : 1;  // of 8 numbers
+  static constexpr int MOST = KIND == EIGHT || PLANES == 1 ? WIDE : 4;  // rows of x whose sums fit into registers
 #if defined(__AVX2__) && !defined(__AVX512F__)
   static constexpr int together(int m) { return m <= 2 ? 2 : 1; }
 #else
@@ -389,7 +391,7 @@ struct WithBlocks {
 template <class With>
 void rounded_rows(const Matrix& w, int64_t row, const Rounded& x, int64_t m, const float* residual, float* y) {
   float raw[WIDE * CHUNK];
-  const int64_t most = share(m);
+  const int64_t most = share(m, With::MOST);
   for (int64_t i = 0; i < m; i += most) {
     const int64_t count = m - i < most ? m - i : most;
     const bool first = i == 0;

@@ -71,9 +71,9 @@ inline void finish(const Matrix& w, int64_t row, float* raw, const float* residu
   for (int64_t j = 0; j < count; j++) y[row + j] = residual ? residual[row + j] + raw[j] : raw[j];
 }
 
-// How many of m rows are taken at once: equal shares
-inline int64_t share(int64_t m) {
-  const int64_t shares = (m + WIDE - 1) / WIDE;
+// How many of m rows are taken at once, at most `wide`: equal shares
+inline int64_t share(int64_t m, int64_t wide = WIDE) {
+  const int64_t shares = (m + wide - 1) / wide;
   return (m + shares - 1) / shares;
 }
 
