@@ -85,7 +85,7 @@ def test_a_written_configuration_has_all_that_the_originals_classes_read(tmp_pat
 
 
 def test_transformers_runs_a_written_codegen(tmp_path, monkeypatch):
-    import torch
+    torch = pytest.importorskip("torch")
     from transformers import AutoModelForCausalLM
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -120,7 +120,7 @@ def test_what_the_other_side_cannot_run_is_said(tmp_path, family, fields, messag
 
 def test_transformers_cannot_run_two_heads(tmp_path):
     """What the warning says, said by the original."""
-    import torch
+    torch = pytest.importorskip("torch")
     from transformers import CodeGenConfig, CodeGenForCausalLM
 
     for heads in (2, 6, 4):
@@ -209,7 +209,8 @@ def test_a_model_directory_of_others_is_not_replaced(tmp_path):
 
 def test_files_of_others_are_not_replaced(tmp_path):
     import mindspore as ms
-    import torch
+
+    torch = pytest.importorskip("torch")
 
     run = run_of(tmp_path)
     convert(run, "megatron", tmp_path / "ours.pt")
@@ -229,7 +230,8 @@ def test_files_of_others_are_not_replaced(tmp_path):
 
 def test_torch_and_mindspore_read_marked_files(tmp_path):
     import mindspore as ms
-    import torch
+
+    torch = pytest.importorskip("torch")
 
     run = run_of(tmp_path)
     convert(run, "megatron", tmp_path / "m", tensor_parallel=2)
@@ -368,7 +370,8 @@ def test_one_file_of_several_alone(tmp_path, ranks):
 def test_a_copy_without_a_record_is_refused_by_its_numbers(tmp_path, ranks):
     """Files of the original's tools do not say which rank they are."""
     import mindspore as ms
-    import torch
+
+    torch = pytest.importorskip("torch")
 
     out, files = ranks
     (out / "provenance.json").unlink()
@@ -421,7 +424,7 @@ def test_the_originals_own_checkpoints_say_their_sizes(tmp_path, deepspeed, soft
     """Megatron saves its arguments and the states of its random generators beside the model."""
     import argparse
 
-    import torch
+    torch = pytest.importorskip("torch")
 
     run = run_of(tmp_path, "codegeex")
     convert(run, "megatron", tmp_path / "ours.pt")

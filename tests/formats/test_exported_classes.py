@@ -9,7 +9,6 @@ import json
 import runpy
 import subprocess
 
-import exported_checks
 import mindspore as ms
 import numpy as np
 import pytest
@@ -26,6 +25,7 @@ from ms_codegeex.models.codegeex.config import build_config
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+import exported_checks  # noqa: E402
 from twins import codegeex_torch  # noqa: E402
 from twins.peers import randomise  # noqa: E402
 

@@ -11,6 +11,7 @@ from cann_environment import NAMES, install_cann, sourced
 
 import ms_codegeex
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.processes import import_variables
 from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.planning.communicators import buffer_variables
 from ms_codegeex.runs import node as node_module
@@ -263,7 +264,7 @@ def test_one_machine_needs_no_msrun_on_a_cpu(tmp_path):
     assert not scheduler.is_worker and scheduler.log == tmp_path / "logs/scheduler.log"
     shared = {"MS_SCHED_HOST": "127.0.0.1", "MS_SCHED_PORT": "21000", "MS_WORKER_NUM": "2", "RANK_SIZE": "2"}
     retries = {"MS_RETRY_INTERVAL_LOWER": "0", "MS_RETRY_INTERVAL_UPPER": "1"}  # not for thousands of ranks
-    names = {"GLOG_v", "MS_NODE_TIMEOUT", "MS_TOPO_TIMEOUT", "OMP_NUM_THREADS", "PYTHONPATH", *shared, *retries}
+    names = {"GLOG_v", "MS_NODE_TIMEOUT", "MS_TOPO_TIMEOUT", "OMP_NUM_THREADS", *import_variables(), *shared, *retries}
     assert scheduler.environment.items() >= {**shared, **retries, "MS_ROLE": "MS_SCHED"}.items()
     for rank, spec in enumerate(ranks):
         assert spec.is_worker and spec.command == (sys.executable, "-m", node_module.WORKER, str(tmp_path), "1")

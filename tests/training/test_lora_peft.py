@@ -4,7 +4,6 @@ import mindspore as ms
 import numpy as np
 import pytest
 from conftest import small_run
-from twins import codegeex2_torch
 
 from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.config.schedule import learning_rate
@@ -21,6 +20,10 @@ from ms_codegeex.runs.saving import Checkpoints
 from ms_codegeex.runs.weights import weights_of
 from ms_codegeex.training.observers import Callback
 from ms_codegeex.training.trainer import Trainer
+
+pytest.importorskip("torch")
+
+from twins import codegeex2_torch
 
 torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
