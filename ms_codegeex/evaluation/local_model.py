@@ -61,9 +61,13 @@ class LocalModel:
         return Generator(model.path, adapters=adapters, **how), model.identity()
 
     def identity(self) -> dict[str, Any]:
-        """Paths and hashes of model and adapter, and whether it runs `exact` or `fast`; without loading it."""
+        """Paths and hashes of model and adapter, and how a quantised model multiplies; without loading it."""
+        from ms_codegeex.generation.quantised import is_quantised
+
         model = self.resolved()
         identity = files_identity(model.path)
         if model.adapter is not None:
             identity["adapter"] = files_identity(model.adapter)
+        if is_quantised(model.path) and not self.exact:  # earlier versions were exact, and recorded `fast` only
+            identity["activation_bits"] = 8 if self.fast else 16
         return identity | {how: True for how in ("exact", "fast") if getattr(self, how)}

@@ -2,11 +2,13 @@
 
 import sys
 import types
+from functools import partial
 from itertools import count
 from pathlib import Path
 
 from ms_codegeex.evaluation.local_model import LocalModel, files_identity
 from ms_codegeex.generation import loading
+from ms_codegeex.generation.quantised import DESCRIPTION
 
 
 def test_a_model_is_its_files_and_not_its_place(tmp_path):
@@ -41,3 +43,14 @@ def test_the_identity_is_that_of_the_checkpoint_that_was_loaded(tmp_path, monkey
     monkeypatch.setattr(loading, "stored_at", newest)
     loaded, identity = LocalModel(tmp_path).open()
     assert identity["path"] == str(loaded) == str(tmp_path / "step-0")
+
+
+def test_the_identity_says_how_a_quantised_model_multiplies(tmp_path):
+    (tmp_path / DESCRIPTION).write_text("{}")
+    local = partial(LocalModel, tmp_path)
+    found = [local().identity(), local(exact=True).identity(), local(fast=True).identity()]
+    assert [(one.get("activation_bits"), one.get("exact"), one.get("fast")) for one in found] == [
+        (16, None, None),
+        (None, True, None),
+        (8, None, True),
+    ]
