@@ -248,7 +248,8 @@ def test_it_is_inspected_and_an_evaluation_knows_it_again(source, tmp_path, caps
     assert "matrices of 8 bits, a scale for each row\nverified: 22 tensors" in capsys.readouterr().out
     words = ["evaluate", "perplexity", "--model", str(tmp_path / "q"), "--data", "x", "--output", "y"]
     arguments = build_parser().parse_args(words)
-    assert evaluate._local_model(arguments, needed=True).identity() == files_identity(tmp_path / "q")
+    identity = evaluate._local_model(arguments, needed=True).identity()
+    assert identity == {**files_identity(tmp_path / "q"), "activation_bits": 16}
     data = bytearray((tmp_path / "q" / TENSORS).read_bytes())
     data[-1] ^= 1
     (tmp_path / "q" / TENSORS).write_bytes(data)
