@@ -59,7 +59,7 @@ EXAMPLES = """  ms-codegeex evaluate humaneval-x --data humaneval-x --output ref
   ms-codegeex evaluate compare eval-fp32 eval-int8 eval-int4 --output compared
   ms-codegeex evaluate compare before=run/eval-1000 after=run/eval-2000 --output progress --most-answers 0
   ms-codegeex evaluate compare mine quantised --published figures.yaml --output compared"""
-OTHERS = {  # tasks that judge no programs
+OTHERS = {  # tasks that are no benchmark
     "perplexity": "how likely a model finds texts, and how two models differ",
     "infilling": "how likely a model finds what was taken out of files",
     "compare": "several evaluations of one benchmark in one report",
@@ -236,8 +236,7 @@ def _compare(arguments: argparse.Namespace) -> None:
 
 
 def _check_problems(arguments: argparse.Namespace) -> None:
-    """Print what is wrong with the problems of a directory; a `RunFailure` if something is, or was
-    not run."""
+    """Print the faults of a directory's problems. `RunFailure` if there are any, or if a language was not run."""
     judging = given(JudgingOptions, arguments)
     from ms_codegeex.evaluation.checking import check_problems, lines
 

@@ -81,7 +81,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Prepare the dataset and print what is in it."""
     _refuse_urls(arguments)
-    _recipe(arguments)
+    recipe = _recipe(arguments)
     if _exchange(arguments) or _tune(arguments):
         return
     from ms_codegeex.data.corpus.prepare import RunOptions, prepare_dataset, prepare_remote
@@ -100,11 +100,13 @@ def run(arguments: argparse.Namespace) -> None:
     if isinstance(arguments.output, RemotePath):
         if arguments.work is None:
             raise UserError(f"--output {arguments.output}: needs --work, a directory where the dataset is made first")
-        result = prepare_remote(arguments.input, arguments.output, _settings(arguments), arguments.work, options)
+        result = prepare_remote(
+            arguments.input, arguments.output, _settings(arguments, recipe), arguments.work, options
+        )
     elif arguments.work is not None:
         raise UserError("--work: is for an --output that is a URL; leave it out")
     else:
-        result = prepare_dataset(arguments.input, arguments.output, _settings(arguments), options)
+        result = prepare_dataset(arguments.input, arguments.output, _settings(arguments, recipe), options)
     print_result(result, "\n".join(corpus_lines(result)), arguments.json)
 
 
@@ -216,12 +218,12 @@ def _import(arguments: argparse.Namespace) -> None:
     print_dataset(arguments, result)
 
 
-def _settings(arguments: argparse.Namespace) -> PrepareSettings:
+def _settings(arguments: argparse.Namespace, recipe: CorpusRecipe | None) -> PrepareSettings:
     from ms_codegeex.data.corpus.filters import preset
     from ms_codegeex.data.corpus.settings import PrepareSettings, ReadingSettings
     from ms_codegeex.data.languages import canonical_languages
 
-    recipe, text = _recipe(arguments), given(TextOptions, arguments)
+    text = given(TextOptions, arguments)
     sizes = {name: getattr(text, name) for name in ("min_bytes", "max_file_bytes") if getattr(text, name) is not None}
     filters = text.filters or "default"
     rules = recipe.rules if recipe and text.filters is None else preset(filters)

@@ -103,17 +103,19 @@ def test_defaults_with_input(sources, tmp_path, capsys):
 )
 def test_licences_are_stripped_unless_the_filters_are_published(words, expected):
     from ms_codegeex.cli import parse
-    from ms_codegeex.commands.prepare import _settings
+    from ms_codegeex.commands.prepare import _recipe, _settings
 
-    assert _settings(parse(["prepare", "--output", "out", *words])).reading.strip_licences == expected
+    arguments = parse(["prepare", "--output", "out", *words])
+    assert _settings(arguments, _recipe(arguments)).reading.strip_licences == expected
 
 
 def test_defaults_without_input(monkeypatch):
     from ms_codegeex.cli import parse
-    from ms_codegeex.commands.prepare import _settings
+    from ms_codegeex.commands.prepare import _recipe, _settings
     from ms_codegeex.data.corpus.settings import PrepareSettings
 
-    assert _settings(parse(["prepare", "--output", "out"])) == PrepareSettings()  # what `train` prepares
+    arguments = parse(["prepare", "--output", "out"])
+    assert _settings(arguments, _recipe(arguments)) == PrepareSettings()  # what `train` prepares
 
 
 def test_every_option_arrives(sources, tmp_path, capsys):

@@ -79,8 +79,8 @@ def test_wrong_lines_are_named_and_nothing_runs(perl, monkeypatch):
     )
     with (data / "perl.jsonl").open("a") as stream:
         stream.write("{\n")
-    told = found(check_problems(data))
-    assert [(line, name) for line, name, _ in told] == [
+    reported = found(check_problems(data))
+    assert [(line, name) for line, name, _ in reported] == [
         ("1", "Perl/2"), ("2", ""), ("3", "Perl/23"), ("4", ""), ("5", ""), ("6", ""),
     ]  # fmt: skip
     words = [
@@ -91,7 +91,7 @@ def test_wrong_lines_are_named_and_nothing_runs(perl, monkeypatch):
         "also in line 1",
         "not JSON",
     ]
-    assert all(word in what for word, (_, _, what) in zip(words, told, strict=True))
+    assert all(word in what for word, (_, _, what) in zip(words, reported, strict=True))
 
 
 @pytest.mark.strict_sandbox

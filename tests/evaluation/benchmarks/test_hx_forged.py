@@ -84,7 +84,7 @@ def test_the_problem_of_the_forged_answers_is_sound(judged, language: str):
 
 @pytest.mark.parametrize("language", ["python"])
 def test_right_values_are_all_that_counts(tmp_path: Path, sandbox, language: str):
-    """Whoever writes the right values passes, however it writes them; one value more or less does not."""
+    """An answer that writes the right values itself passes, by whatever means; with one more or one less it fails."""
     write(tmp_path, language)
     task = open_task(tmp_path, language)
     body = (

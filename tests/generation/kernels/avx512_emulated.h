@@ -150,24 +150,17 @@ inline __m512 cvtepi32_ps(W a) {
   for (int i = 0; i < 16; i++) r[i] = static_cast<float>(x[i]);
   return r;
 }
-inline W cvtepi8_epi32(__m128i a) {
-  Lanes<int8_t, __m128i> x(a);
-  I32 r;
-  for (int i = 0; i < 16; i++) r[i] = x[i];
+// Each lane of a as a lane of the result
+template <class From, class To, class V>
+inline W widened(V a) {
+  Lanes<From, V> x(a);
+  Lanes<To, W> r;
+  for (unsigned i = 0; i < sizeof(V) / sizeof(From); i++) r[i] = x[i];
   return r;
 }
-inline W cvtepi8_epi16(__m256i a) {
-  Lanes<int8_t, __m256i> x(a);
-  I16 r;
-  for (int i = 0; i < 32; i++) r[i] = x[i];
-  return r;
-}
-inline W cvtepu16_epi32(__m256i a) {
-  Lanes<uint16_t, __m256i> x(a);
-  I32 r;
-  for (int i = 0; i < 16; i++) r[i] = x[i];
-  return r;
-}
+inline W cvtepi8_epi32(__m128i a) { return widened<int8_t, int32_t>(a); }
+inline W cvtepi8_epi16(__m256i a) { return widened<int8_t, int16_t>(a); }
+inline W cvtepu16_epi32(__m256i a) { return widened<uint16_t, int32_t>(a); }
 inline __m512 cvtph_ps(__m256i a) {
   Lanes<__m128i, __m256i> x(a);
   Lanes<__m256, __m512> r;

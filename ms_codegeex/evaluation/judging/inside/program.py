@@ -15,7 +15,6 @@ within a process prevents that.) Nothing here knows the expected answer.
 
 from __future__ import annotations
 
-import ast
 import builtins
 import contextlib
 import importlib
@@ -228,9 +227,11 @@ class Printed:
         return result
 
 
-def with_last_expression(source: str) -> ast.Module:
+def with_last_expression(source: str) -> object:
     """The program's tree; a last statement that is an expression, but no print, is wrapped in
     `_last_expression(...)`."""
+    import ast  # only here, because it makes every start slower
+
     tree = ast.parse(source)
     last = tree.body[-1] if tree.body else None
     if isinstance(last, ast.Expr):
