@@ -9,8 +9,11 @@ import ctypes
 import math
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 from training_kernel_checks import check_training
@@ -22,6 +25,7 @@ from ms_codegeex.generation.kernels.library import (
     PART_FLOATS,
     Adapted,
     AttentionSizes,
+    BlockParts,
     Library,
     Registration,
     cache_shapes,
@@ -327,6 +331,92 @@ def check_attention_one_by_one(kernels: Kernels, count: int, groups: int, size: 
     assert np.array_equal(results[0], results[1]) and np.array_equal(results[0], results[2])
 
 
+class OneBlock:
+    """A decoder block of 24 channels with its registrations, and the same by the operators of its steps."""
+
+    HEADS = AttentionSizes(count=4, groups=2, size=8, rotary=4, slots=2, capacity=20)
+    SHAPES: ClassVar = {
+        **{"query": (32, 24), "key": (16, 24), "value": (16, 24), "output": (24, 32)},
+        **{"gate": (40, 24), "up": (40, 24), "down": (24, 40)},
+    }
+
+    def __init__(self, kernels: Kernels, parallel: bool, gated: bool, bits: int = 32, activation_bits: int = 32):
+        self.kernels, self.parallel, self.gated = kernels, parallel, gated
+        self.norms = [kernels.norm(1 + numbers(seed, 24) / 4, numbers(seed + 2, 24), 1e-5) for seed in (0, 1)]
+        self.matrices = {}
+        for seed, (name, (n, k)) in enumerate(self.SHAPES.items()):
+            activation = "silu" if name == "gate" else "gelu" if name == "up" and not gated else "none"
+            weight = quantise(numbers(10 + seed, n, k) / 5, bits, 32)
+            packed = pack(weight, kernels.blocks(bits, activation_bits))
+            bias = numbers(20 + seed, n)
+            self.matrices[name] = kernels.matrix(packed, bias, activation, activation_bits)
+        self.whole, self.steps = Sequences(kernels, self.HEADS), Sequences(kernels, self.HEADS)
+        second = None if parallel else self.norms[1]
+        gate = None if not gated else self.matrices["gate"]
+        self.parts = BlockParts(self.norms[0], second, self.whole.registration, None, **{**self.matrices, "gate": gate})
+        self.registration = kernels.block(self.parts)
+
+    def _call(self, name: str, registration: Registration, width: int, *arrays: np.ndarray) -> np.ndarray:
+        out = np.full((len(arrays[0]), width), np.nan, np.float32)
+        assert self.kernels.call(name, registration, *arrays, out) == 0
+        return out
+
+    def _product(self, name: str, x: np.ndarray) -> np.ndarray:
+        return self._call("linear", self.matrices[name], self.SHAPES[name][0], x)
+
+    def by_steps(self, x: np.ndarray, rows: np.ndarray, query: np.ndarray | None) -> np.ndarray:
+        """What the block must give."""
+        y = self._call("norm", self.norms[0], 24, x)
+        asked = self._product("query", y if query is None else query)
+        key, value = self._product("key", y), self._product("value", y)
+        attended = self._call("attend", self.steps.registration, 32, asked, key, value, rows)
+        x = self._call("linear_add", self.matrices["output"], 24, x, attended)
+        y = y if self.parallel else self._call("norm", self.norms[1], 24, x)
+        up = self._product("up", y)
+        active = up * self._product("gate", y) if self.gated else up
+        return self._call("linear_add", self.matrices["down"], 24, x, active)
+
+
+def check_blocks(kernels: Kernels, parallel: bool, gated: bool, bits: int = 32, activation_bits: int = 32) -> None:
+    """Two blocks in one call give bit by bit what their steps give, and so does one with other queries."""
+    pair = [OneBlock(kernels, parallel, gated, bits, activation_bits) for _ in range(2)]
+    for seed, rows in enumerate(([(0, t) for t in range(17)], [(0, 17)], [(1, 0), (0, 18), (0, 20)])):
+        x, places = numbers(seed, len(rows), 24), np.array(rows, np.int32).T.copy()
+        expected = pair[1].by_steps(pair[0].by_steps(x, places, None), places, None)
+        both, y = np.array([each.registration.number for each in pair], np.int64), np.full_like(x, np.nan)
+        assert kernels.call("blocks", None, x, places, both, y) == 0
+        assert np.array_equal(y, expected)
+    query = numbers(9, 3, 24)
+    assert kernels.call("blocks", pair[0].registration, x, places, query, y) == 0
+    assert np.array_equal(y, pair[0].by_steps(x, places, query)) and not np.array_equal(y, expected)
+
+
+def check_wrong_blocks(kernels: Kernels) -> None:
+    """Parts that are missing, gone or of other sizes, and rows that do not suit, are refused."""
+    one = OneBlock(kernels, parallel=False, gated=True)
+    x, places = numbers(0, 2, 24), np.array([(0, 0), (0, 1)], np.int32).T.copy()
+    assert kernels.call("blocks", one.registration, x, places, x.copy()) == 0
+    gone = SimpleNamespace(number=kernels.norm(numbers(0, 24), None, 1e-5).number)
+    for changes in (
+        {"up": None},
+        {"attention_norm": gone},
+        {"attention_norm": None},
+        {"query": one.matrices["output"]},
+        {"down": one.matrices["up"]},
+        {"gate": one.norms[0]},
+        {"exchange": one.matrices["up"]},
+        {"feed_forward_norm": kernels.norm(numbers(0, 23), None, 1e-5)},
+    ):
+        assert kernels.call("blocks", kernels.block(replace(one.parts, **changes)), x, places, x.copy()) != 0, changes
+    numbers_of_both = np.array([one.registration.number] * 2, np.int64)
+    assert kernels.call("blocks", None, x, places, x.copy(), numbers_of_both, x.copy()) != 0  # a query for two
+    for wrong in (x[:1].copy(), x[:, :23].copy(), x.astype(np.float64)):
+        assert kernels.call("blocks", one.registration, wrong, places, np.zeros_like(wrong)) != 0
+    assert kernels.call("blocks", one.norms[0], x, places, x.copy()) != 0
+    for row in ((2, 0), (0, -1)):
+        assert kernels.call("blocks", one.registration, x, np.array([row] * 2, np.int32).T.copy(), x.copy()) != 0
+
+
 def choose(
     kernels: Kernels, logits: np.ndarray, choice: TokenChoice, allowed: int, edits=((-1, 1, 0),), k: int = 0
 ) -> np.ndarray:
@@ -466,14 +556,9 @@ def check_exchange(kernels: Kernels, ranks: int) -> None:
     """Sums and columns, also in pieces, are the same bit by bit in all ranks; ranks that disagree are reported."""
     shapes = [(1, 7), (3, 1000), (1, PART_FLOATS - 1), (3, PART_FLOATS // 2), (1, 1)]
     parts = [[numbers(10 * rank + i, *shape) for i, shape in enumerate(shapes)] for rank in range(ranks)]
-    residuals = [numbers(100 + i, *shape) for i, shape in enumerate(shapes)]
     totals = [sum((own[i] for own in parts[1:]), start=parts[0][i]) for i in range(len(shapes))]
     codes, found = meet(kernels, "sum_ranks", ranks, [[(x,) for x in own] for own in parts], shapes)
     assert not any(codes) and all(map(np.array_equal, found, totals * ranks))
-    pairs = [list(zip(residuals, own, strict=True)) for own in parts]
-    codes, found = meet(kernels, "add_ranks", ranks, pairs, shapes)
-    added = [residual + total for residual, total in zip(residuals, totals, strict=True)]
-    assert not any(codes) and all(map(np.array_equal, found, added * ranks))
     widths = [[5 + rank, 40000 - 9 * rank, 1] for rank in range(ranks)]
     columns = [[(numbers(rank, 11, n),) for n in own] for rank, own in enumerate(widths)]
     wholes = [np.concatenate([own[i][0] for own in columns], 1) for i in range(3)]
@@ -508,7 +593,10 @@ def check_everything(kernels: Kernels, shapes, rows) -> None:
             check_attention_one_by_one(kernels, count, groups, size, dtype)
     check_half_cache(kernels)
     check_choice(kernels)
+    for parallel, gated, (bits, activation_bits) in product((False, True), (False, True), ((32, 32), (8, 16), (4, 16))):
+        check_blocks(kernels, parallel, gated, bits, activation_bits)
     check_mistakes(kernels)
+    check_wrong_blocks(kernels)
     check_training(kernels)
     for ranks in (1, 2, 3):
         check_exchange(kernels, ranks)

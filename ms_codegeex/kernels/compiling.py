@@ -20,7 +20,7 @@ from ms_codegeex.kernels.levels import AUTO, LEVELS, cpu_level
 
 SOURCES = (
     *("operators.cc", "vector.h", "pool.h", "numbers.h", "matrix.h", "integers.h", "linear.h", "norm.h"),
-    *("attention.h", "choice.h", "exchange.h", "adapters.h", "held.h"),
+    *("attention.h", "choice.h", "exchange.h", "adapters.h", "held.h", "block.h"),
     *("activation.h", "tiles.h", "whole_attention.h", "adamw.h", "muon.h"),
 )
 COMPILE_SECONDS = 600

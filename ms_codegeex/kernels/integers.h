@@ -414,7 +414,8 @@ void rounded_rows(const Matrix& w, int64_t row, const Rounded& x, int64_t m, con
 }
 
 template <int PLANES>
-bool rounded_product(const Matrix& w, const float* x, int64_t m, const float* residual, float* y) {
+bool rounded_products(const Product* all, int count, const float* x, int64_t m) {
+  const Matrix& w = *all->w;  // the others are of its kind
   const int64_t groups = w.kind == FOUR ? w.width / w.group : EIGHT_IN_BLOCKS ? (w.width + SUMMED - 1) / SUMMED : 0;
 #if defined(__AVX2__)
   const int64_t stride = PLANES * w.width;
@@ -426,17 +427,20 @@ bool rounded_product(const Matrix& w, const float* x, int64_t m, const float* re
   const Rounded rounded{reinterpret_cast<char*>(kept), reinterpret_cast<int32_t*>(kept + m * (stride / 4)),
                         kept + m * (stride / 4 + groups), stride, groups};
   parallel(m, m * w.width * 8, [&](int64_t i) { round_row<PLANES>(w, x, i, rounded); });
-  over_chunks(w, m, [&](int64_t row) {
-    if (w.kind == FOUR) return rounded_rows<WithBlocks<FOUR, PLANES>>(w, row, rounded, m, residual, y);
-    if constexpr (EIGHT_IN_BLOCKS) rounded_rows<WithBlocks<EIGHT, PLANES>>(w, row, rounded, m, residual, y);
-    else rounded_rows<WithEight<PLANES>>(w, row, rounded, m, residual, y);
+  over_chunks(all, count, m, [&](const Product& product, int64_t row) {
+    const Matrix& w = *product.w;
+    if (w.kind == FOUR) return rounded_rows<WithBlocks<FOUR, PLANES>>(w, row, rounded, m, product.residual, product.y);
+    if constexpr (EIGHT_IN_BLOCKS)
+      rounded_rows<WithBlocks<EIGHT, PLANES>>(w, row, rounded, m, product.residual, product.y);
+    else
+      rounded_rows<WithEight<PLANES>>(w, row, rounded, m, product.residual, product.y);
   });
   return true;
 }
 
-// x [m, width]; false if memory is out
-bool rounded_product(const Matrix& w, const float* x, int64_t m, const float* residual, float* y) {
-  return w.activation_bits == 8 ? rounded_product<1>(w, x, m, residual, y) : rounded_product<2>(w, x, m, residual, y);
+// Products of x [m, width] with matrices of one width, kind and group; false if memory is out
+bool rounded_products(const Product* all, int count, const float* x, int64_t m) {
+  return all->w->activation_bits == 8 ? rounded_products<1>(all, count, x, m) : rounded_products<2>(all, count, x, m);
 }
 
 }  // namespace

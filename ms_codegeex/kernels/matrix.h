@@ -103,27 +103,46 @@ void rows_of(const W& w, const Matrix& matrix, int64_t row, int64_t base, const 
   }
 }
 
-// f(row) for each chunk's first row; threads take long stretches for few rows of x, which suits memory
+struct Adapters;
+
+// y [m, n] = activation(x wᵀ + bias + what adapters add) + residual [m, n], which may be null
+struct Product {
+  const Matrix* w;
+  const Adapters* adapters;
+  const float* residual;
+  float* y;
+};
+
+// f(product, row) for the first row of each chunk of all matrices; threads take long stretches for few rows of x, which
+// suits memory
 template <class Function>
-void over_chunks(const Matrix& matrix, int64_t m, const Function& f) {
-  const int64_t chunks = matrix.rows / CHUNK, tasks = 4 * (helpers + 1);
-  const int64_t each = m > FEW ? 1 : (chunks + tasks - 1) / tasks;
-  parallel((chunks + each - 1) / each, m * matrix.rows * matrix.width, [&](int64_t t) {
-    for (int64_t c = t * each; c < (t + 1) * each && c < chunks; c++) f(c * CHUNK);
+void over_chunks(const Product* all, int count, int64_t m, const Function& f) {
+  int64_t chunks = 0, numbers = 0;
+  for (int i = 0; i < count; i++) chunks += all[i].w->rows / CHUNK, numbers += all[i].w->rows * all[i].w->width;
+  const int64_t tasks = 4 * (helpers + 1), each = m > FEW ? 1 : (chunks + tasks - 1) / tasks;
+  parallel((chunks + each - 1) / each, m * numbers, [&](int64_t t) {
+    for (int64_t c = t * each; c < (t + 1) * each && c < chunks; c++) {
+      const Product* product = all;
+      int64_t chunk = c;
+      for (; chunk >= product->w->rows / CHUNK; product++) chunk -= product->w->rows / CHUNK;
+      f(*product, chunk * CHUNK);
+    }
   });
 }
 
-// x [m, width]; false if memory is out
-template <class W>
-bool product(const W& w, const Matrix& matrix, const float* x, int64_t m, const float* residual, float* y) {
+// Products of x [m, width] with matrices of one width; false if memory is out
+bool plain_products(const Product* all, int count, const float* x, int64_t m) {
   bool failed = false;
-  over_chunks(matrix, m, [&](int64_t row) {
-    if (m <= FEW || matrix.kind == FLOAT) return rows_of(w, matrix, row, row, x, m, residual, y);
-    float* plain = room(0, CHUNK * w.width);
-    if (!plain) return __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
-    for (int64_t r = 0; r < CHUNK; r++) unpack(w, row + r, w.width, plain + r * w.width);
-    const Plain<float> whole{plain, matrix.kind == EIGHT ? matrix.scales + row : nullptr, w.width};
-    rows_of(whole, matrix, row, 0, x, m, residual, y);
+  over_chunks(all, count, m, [&](const Product& product, int64_t row) {
+    const Matrix& matrix = *product.w;
+    with_numbers(matrix, [&](const auto& w) {
+      if (m <= FEW || matrix.kind == FLOAT) return rows_of(w, matrix, row, row, x, m, product.residual, product.y);
+      float* plain = room(0, CHUNK * w.width);
+      if (!plain) return __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
+      for (int64_t r = 0; r < CHUNK; r++) unpack(w, row + r, w.width, plain + r * w.width);
+      const Plain<float> whole{plain, matrix.kind == EIGHT ? matrix.scales + row : nullptr, w.width};
+      rows_of(whole, matrix, row, 0, x, m, product.residual, product.y);
+    });
   });
   return !failed;
 }

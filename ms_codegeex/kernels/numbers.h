@@ -87,7 +87,7 @@ struct Four {  // its numbers times their scales are what Plain<float> holds aft
 
 // f(the matrix's numbers, as one of the above)
 template <class Function>
-inline bool with_numbers(const Matrix& w, const Function& f) {
+inline auto with_numbers(const Matrix& w, const Function& f) {
   switch (w.kind) {
     case HALF: return f(Plain<Half>{static_cast<const Half*>(w.data), nullptr, w.width});
     case BRAIN: return f(Plain<Brain>{static_cast<const Brain*>(w.data), nullptr, w.width});

@@ -4,18 +4,17 @@
 // the memory and has checked it (library.py). The last input of an operator is the number of its registration, int64
 // [1]. A number without such a registration, and rows that do not suit it, are errors.
 #include "activation.h"
-#include "attention.h"
+#include "block.h"
 #include "choice.h"
-#include "exchange.h"
 #include "held.h"
-#include "linear.h"
 #include "muon.h"
-#include "norm.h"
 #include "whole_attention.h"
 
 namespace {
 
-enum What { FREE, MATRIX, NORM, ATTENTION, EXCHANGE };
+enum What { FREE, MATRIX, NORM, ATTENTION, EXCHANGE, DECODER_BLOCK };
+
+constexpr int PARTS = 11;
 
 struct Entry {
   What what;
@@ -28,6 +27,7 @@ struct Entry {
     Norm norm;
     Attention attention;
     Exchange exchange;
+    int64_t parts[PARTS];  // numbers of registrations, -1 for none
   };
 };
 
@@ -47,6 +47,38 @@ int64_t add(const Entry& entry, int64_t threads) {
   pthread_mutex_unlock(&registering);
   if (number < 0) free(kept);
   return number;
+}
+
+// what a number stands for, or null
+Entry* found(int64_t number, What what) {
+  if (number < 0 || number >= ENTRIES) return nullptr;
+  Entry* entry = __atomic_load_n(&entries[number], __ATOMIC_ACQUIRE);
+  return entry && entry->what == what ? entry : nullptr;
+}
+
+// A block from its parts, in the order of `register_block`; false if they do not fit together
+bool assemble(const Entry& entry, Block* block) {
+  const int64_t* next = entry.parts;
+  bool right = true;
+  const auto part = [&](What what, bool optional = false) {
+    const int64_t number = *next++;
+    Entry* e = found(number, what);
+    if (!e && !(optional && number < 0)) right = false;
+    return e;
+  };
+  const auto linear = [&](bool optional = false) {
+    const Entry* e = part(MATRIX, optional);
+    return e ? Linear{&e->matrix, &e->adapters} : Linear{};
+  };
+  const Entry *first = part(NORM), *second = part(NORM, true), *attention = part(ATTENTION);
+  Entry* exchange = part(EXCHANGE, true);
+  block->query = linear(), block->key = linear(), block->value = linear(), block->output = linear();
+  block->gate = linear(true), block->up = linear(), block->down = linear();
+  if (!right) return false;
+  block->attention_norm = &first->norm, block->feed_forward_norm = second ? &second->norm : nullptr;
+  block->attention = &attention->attention, block->exchange = exchange ? &exchange->exchange : nullptr;
+  helpers = entry.helpers;
+  return block->fits();
 }
 
 struct Call {
@@ -80,13 +112,9 @@ struct Call {
   }
   // what input i's number stands for
   Entry* entry(int i, What what) const {
-    if (!is(i, "int64", 1)) return nullptr;
-    const int64_t number = *at<int64_t>(i);
-    if (number < 0 || number >= ENTRIES) return nullptr;
-    Entry* found = __atomic_load_n(&entries[number], __ATOMIC_ACQUIRE);
-    if (!found || found->what != what) return nullptr;
-    helpers = found->helpers;
-    return found;
+    Entry* entry = is(i, "int64", 1) ? found(*at<int64_t>(i), what) : nullptr;
+    if (entry) helpers = entry->helpers;
+    return entry;
   }
   // Inputs 0 to 5 of `attend_whole`, whose second result is parameter `lse`; false if they do not fit together
   bool sequences(int lse, Sequences* s) const {
@@ -171,6 +199,15 @@ int64_t register_exchange(void* memory, int64_t rank, int64_t ranks, int64_t roo
   return add(entry, threads);
 }
 
+// `parts`: numbers of the norms before attention and before the feed-forward part, of the attention, of the exchange, and
+// of the matrices of query, key, value, output, gate, up and down; -1 for no second norm, no exchange, no gate
+int64_t register_block(const int64_t* parts, int64_t threads) {
+  Entry entry{};
+  entry.what = DECODER_BLOCK;
+  memcpy(entry.parts, parts, sizeof entry.parts);
+  return add(entry, threads);
+}
+
 // whether rows of EIGHT lie side by side where activations are rounded
 int64_t eight_in_blocks() { return EIGHT_IN_BLOCKS; }
 
@@ -190,7 +227,8 @@ int linear(int count, void** params, int* ranks, int64_t** shapes, const char** 
   if (!e) return WRONG;
   const int64_t m = call.elements(0) / e->matrix.k;
   if (!call.is(0, "float32", m * e->matrix.k) || !call.is(2, "float32", m * e->matrix.n)) return WRONG;
-  return result(linear(e->matrix, e->adapters, call.at<float>(0), m, nullptr, call.at<float>(2)));
+  const Product product{&e->matrix, &e->adapters, nullptr, call.at<float>(2)};
+  return result(linear(&product, 1, call.at<float>(0), m));
 }
 
 // residual [m, n], x [m, k], number -> y [m, n]
@@ -201,7 +239,29 @@ int linear_add(int count, void** params, int* ranks, int64_t** shapes, const cha
   const int64_t m = call.elements(1) / e->matrix.k;
   const bool right = call.is(0, "float32", m * e->matrix.n) && call.is(1, "float32", m * e->matrix.k) &&
                      call.is(3, "float32", m * e->matrix.n);
-  return right ? result(linear(e->matrix, e->adapters, call.at<float>(1), m, call.at<float>(0), call.at<float>(3))) : WRONG;
+  const Product product{&e->matrix, &e->adapters, call.at<float>(0), call.at<float>(3)};
+  return right ? result(linear(&product, 1, call.at<float>(1), m)) : WRONG;
+}
+
+// x [m, h], slots and positions int32 [2, m], for one block perhaps query [m, h], numbers int64 [blocks] -> x after these
+// blocks
+int blocks(int count, void** params, int* ranks, int64_t** shapes, const char** types, void*, void*) {
+  const Call call{count, params, ranks, shapes, types};
+  if (count != 4 && count != 5) return WRONG;
+  const int numbers = count - 2, out = count - 1;
+  const int64_t size = call.elements(0), m = call.elements(1) / 2, many = call.elements(numbers);
+  const bool right = call.is(0, "float32", size) && call.is(1, "int32", 2 * m) && call.is(numbers, "int64", many) &&
+                     call.is(out, "float32", size) && many > 0 && (count == 4 || (many == 1 && call.is(2, "float32", size)));
+  if (!right) return WRONG;
+  const int32_t* rows = call.at<int32_t>(1);
+  const float *x = call.at<float>(0), *query = count == 5 ? call.at<float>(2) : nullptr;
+  for (int64_t i = 0; i < many; i++, x = call.at<float>(out)) {
+    const Entry* entry = found(call.at<int64_t>(numbers)[i], DECODER_BLOCK);
+    Block block;
+    if (!entry || !assemble(*entry, &block) || block.hidden() * m != size) return WRONG;
+    if (!run(block, x, query, rows, rows + m, m, call.at<float>(out))) return WRONG;
+  }
+  return RIGHT;
 }
 
 // indices int32 [...], number -> rows of a matrix [..., k]
@@ -239,16 +299,6 @@ int attend(int count, void** params, int* ranks, int64_t** shapes, const char** 
   if (!right) return WRONG;
   const int32_t* rows = call.at<int32_t>(3);
   return result(attend(a, {call.at<float>(0), call.at<float>(1), call.at<float>(2), rows, rows + m, m}, call.at<float>(5)));
-}
-
-// residual [m, h], x [m, h], number -> residual + the sum of all ranks' x
-int add_ranks(int count, void** params, int* ranks, int64_t** shapes, const char** types, void*, void*) {
-  const Call call{count, params, ranks, shapes, types};
-  Entry* e = count == 4 ? call.entry(2, EXCHANGE) : nullptr;
-  if (!e) return WRONG;
-  const int64_t size = call.elements(0);
-  if (!call.is(0, "float32", size) || !call.is(1, "float32", size) || !call.is(3, "float32", size)) return WRONG;
-  return result(sum_ranks(e->exchange, call.at<float>(1), size, call.at<float>(0), call.at<float>(3)));
 }
 
 // x [...], number -> the sum of all ranks' x

@@ -175,7 +175,7 @@ inline F exponential(F x) {
 
 inline int64_t rounded_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 
-constexpr int ROOMS = 8;
+constexpr int ROOMS = 9;
 
 struct Room {
   float* p;

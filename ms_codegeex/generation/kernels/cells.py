@@ -14,7 +14,14 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from ms_codegeex.generation.kernels.library import Adapted, AttentionSizes, Library, Registration, cache_shapes
+from ms_codegeex.generation.kernels.library import (
+    Adapted,
+    AttentionSizes,
+    BlockParts,
+    Library,
+    Registration,
+    cache_shapes,
+)
 from ms_codegeex.generation.loading import MAX_ROWS, Adapter, of_matrix
 from ms_codegeex.generation.matrices import Packed, Weights, aligned, pack
 from ms_codegeex.generation.rows import RowMask, Same, SharedRows, SlotSizes, WordOfRows, named_cells
@@ -23,51 +30,43 @@ from ms_codegeex.models.causal import QueryEmbedding
 from ms_codegeex.models.layers import AttentionCore, Embedding, FastGelu, LayerNorm, Linear, RMSNorm, SwiGlu
 
 Shape = Callable[..., Any]
+ACTIVATIONS = {FastGelu: "fast_gelu", ops.GeLU: "gelu", SwiGlu: "silu"}  # names of library.py; of a gate the last
 
 
 class KernelCell(nn.Cell):
-    """An operator of the library with its registration. `shape`: of the result from those of the inputs."""
+    """An operator of the library with its registrations. `shape`: of the result from those of the inputs."""
 
-    def __init__(self, library: Library, name: str, registration: Registration, shape: Shape = lambda x, *_: x):
+    def __init__(self, library: Library, name: str, *registrations: Registration, shape: Shape = lambda x, *_: x):
         super().__init__()
-        self.kept = registration
-        number = Tensor([registration.number], ms.int64)
-        self.number = Parameter(number, name=f"registration.{registration.number}", requires_grad=False)
+        self.kept, numbers = registrations, [each.number for each in registrations]
+        name_of_numbers = f"registration.{numbers[0]}"
+        self.numbers = Parameter(Tensor(numbers, ms.int64), name=name_of_numbers, requires_grad=False)
         path = f"{library.path}:{name}"
         self.op = ops.Custom(path, out_shape=shape, out_dtype=lambda *_: ms.float32, func_type="aot")
 
-    def construct(self, x: Tensor, sample_keys: Tensor | None = None) -> Tensor:
+    def construct(self, x: Tensor) -> Tensor:
         """A product ([m, k] -> [m, n]), a norm, rows of a matrix by their int32 numbers, or something of all devices"""
-        return self.op(x, self.number)
+        return self.op(x, self.numbers)
 
 
-class KernelAdd(KernelCell):
-    """residual + (x wᵀ + bias); or residual + the sum of what `inner` gives on all devices"""
-
-    def __init__(self, library: Library, name: str, registration: Registration, inner: nn.Cell):
-        super().__init__(library, name, registration)
-        self.inner = inner
-
-    def construct(self, residual: Tensor, x: Tensor) -> Tensor:
-        """FP32 [m, n] and [m, k] -> [m, n]"""
-        return self.op(residual, self.inner(x), self.number)
-
-
-class KernelAttention(KernelCell):
-    """Rotary turn, cache write and attention of rows; the tables of the turn belong to the operator."""
+class KernelBlocks(KernelCell):
+    """Consecutive decoder blocks. One operator for all of them: MindSpore spends some 40 microseconds on each, most of
+    it on its parameter."""
 
     def construct(
         self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
+        x: Tensor,
         mask: Tensor,
         sample_keys: Tensor,
         cos: Tensor | None = None,
         sin: Tensor | None = None,
+        query: Tensor | None = None,
     ) -> Tensor:
-        """query FP32 [m, heads * d], key and value [m, groups * d], mask: slots and positions int32 [2, s, c]"""
-        return self.op(query, key, value, mask, self.number)
+        """x FP32 [m, H], mask: slots and positions int32 [2, s, c], query as x -> [m, H]; the operator has the tables
+        of the rotary turn"""
+        if query is None:
+            return self.op(x, mask, self.numbers)
+        return self.op(x, mask, query, self.numbers)
 
 
 class KernelChoice(nn.Cell):
@@ -93,24 +92,11 @@ class Turned(nn.Cell):
         return positions, positions
 
 
-class Multiply(nn.Cell):
-    """Replaces a gated activation whose gate is already activated."""
-
-    def __init__(self):
-        super().__init__()
-        self.multiply = ops.Mul()
-
-    def construct(self, gate: Tensor, up: Tensor) -> Tensor:
-        """elementwise"""
-        return self.multiply(gate, up)
-
-
 class KernelCells:
     """Puts operators into a family's network `model`, whose parameters need no data; `head` is its output product.
 
-    The projections in front of a residual are moved into its addition, activations into the product before them. With
-    a `meeting`, the addition and the head combine all devices' results. The products of layers include the additions of
-    their rows' `adapters`.
+    Consecutive blocks become one operator. With a `meeting`, residuals and the head combine all devices' results. The
+    products of layers include the additions of their rows' `adapters`.
     """
 
     def __init__(
@@ -135,7 +121,7 @@ class KernelCells:
             packed = pack(weights.matrix(cell.weight.name))
             flat, k = isinstance(cell, QueryEmbedding), packed.k  # in the shape that the replaced cell gives
             shape = (lambda x, *_, k=k: [math.prod(x), k]) if flat else (lambda x, *_, k=k: [*x, k])
-            lookup = KernelCell(library, "lookup", library.matrix(packed), shape)
+            lookup = KernelCell(library, "lookup", library.matrix(packed), shape=shape)
             if cell is word:
                 if self._share is not None:
                     total = KernelCell(library, "sum_ranks", self._exchange)
@@ -143,17 +129,14 @@ class KernelCells:
                 table, lookup = packed, WordOfRows(lookup)
             setattr(parent, name, lookup)
         self.head = self._head(model, table)
-        for block in [cell for _, cell in model.cells_and_names() if hasattr(cell, "add_feed_forward")]:
-            self._fuse(block)
-        for parent, name, cell in named_cells(model, Linear):
-            setattr(parent, name, self._linear(cell))
-        for parent, name, cell in named_cells(model, LayerNorm, RMSNorm):
-            bias = weights.vector(cell.bias.name) if isinstance(cell, LayerNorm) else None
-            norm = library.norm(weights.vector(cell.weight.name), bias, cell.epsilon)
-            setattr(parent, name, KernelCell(library, "norm", norm))
         rotary = model.rotary if hasattr(model, "rotary") else None
-        for parent, name, cell in named_cells(model, AttentionCore):
-            setattr(parent, name, self._attention(cell, rotary))
+        blocks = KernelBlocks(library, "blocks", *(self._block(block, rotary) for block in model.blocks))
+        model.blocks = nn.CellList([blocks])
+        for name, cell in model.name_cells().items():
+            if hasattr(cell, "add_feed_forward"):
+                setattr(model, name, KernelBlocks(library, "blocks", self._block(cell, rotary)))
+        for parent, name, cell in named_cells(model, LayerNorm, RMSNorm):
+            setattr(parent, name, KernelCell(library, "norm", self._norm(cell)))
         if rotary is not None:
             model.rotary = Turned()
         model.mask, model.hash_samples = RowMask(sizes.capacity), Same()
@@ -181,11 +164,11 @@ class KernelCells:
         if self._share is None:
             return head
         whole = self._share.config.vocab_size
-        gather = KernelCell(self.library, "gather_ranks", self._exchange, lambda x, *_: [x[0], whole])
+        gather = KernelCell(self.library, "gather_ranks", self._exchange, shape=lambda x, *_: [x[0], whole])
         return nn.SequentialCell(head, gather)
 
     def _product(self, matrix: Registration, n: int) -> KernelCell:
-        return KernelCell(self.library, "linear", matrix, lambda x, *_: [x[0], n])
+        return KernelCell(self.library, "linear", matrix, shape=lambda x, *_: [x[0], n])
 
     def _packed(self, name: str) -> tuple[Packed, int]:
         """A matrix to multiply with, and the bits of its activations."""
@@ -193,36 +176,39 @@ class KernelCells:
         bits = self.sizes.activation_bits if matrix.bits <= 8 else 32
         return pack(matrix, self.library.blocks(matrix.bits, bits)), bits
 
-    def _matrix(self, cell: Linear, activation: str = "none") -> tuple[Registration, int]:
-        """A matrix, and how many rows it has."""
+    def _matrix(self, cell: Linear, activation: str = "none") -> Registration:
         packed, bits = self._packed(cell.weight.name)
         bias = self.weights.vector(cell.bias.name) if cell.has_bias else None
         factors = of_matrix(self.adapters, cell.weight.name)
         adapted = None if factors is None else Adapted(factors, self._chosen)
-        return self.library.matrix(packed, bias, activation, bits, adapted), packed.n
+        return self.library.matrix(packed, bias, activation, bits, adapted)
 
-    def _linear(self, cell: Linear, activation: str = "none") -> KernelCell:
-        return self._product(*self._matrix(cell, activation))
+    def _norm(self, cell: LayerNorm | RMSNorm) -> Registration:
+        bias = self.weights.vector(cell.bias.name) if isinstance(cell, LayerNorm) else None
+        return self.library.norm(self.weights.vector(cell.weight.name), bias, cell.epsilon)
 
-    def _add(self, cell: Linear) -> nn.Cell:
-        """A product and the addition of a residual."""
-        if self._exchange is not None:
-            return KernelAdd(self.library, "add_ranks", self._exchange, self._linear(cell))
-        return KernelAdd(self.library, "linear_add", self._matrix(cell)[0], Same())
+    def _block(self, block: nn.Cell, table: nn.Cell | None) -> Registration:
+        attention, fed, norms = block.attention, block.feed_forward, named_cells(block, LayerNorm, RMSNorm)
+        first, *second = (self._norm(cell) for _, _, cell in norms)
+        gated = isinstance(fed.activation, SwiGlu)
+        activation = ACTIVATIONS[type(fed.activation)]
+        return self.library.block(
+            BlockParts(
+                attention_norm=first,
+                feed_forward_norm=second[0] if second else None,
+                attention=self._attention(attention.core, table),
+                exchange=self._exchange,
+                query=self._matrix(attention.query),
+                key=self._matrix(attention.key),
+                value=self._matrix(attention.value),
+                output=self._matrix(attention.output),
+                gate=self._matrix(fed.gate, activation) if gated else None,
+                up=self._matrix(fed.up, "none" if gated else activation),
+                down=self._matrix(fed.down),
+            )
+        )
 
-    def _fuse(self, block: nn.Cell) -> None:
-        """`attention` and `feed_forward` of a block with the operators around them."""
-        fed = block.feed_forward
-        block.add_attention, block.add_feed_forward = self._add(block.attention.output), self._add(fed.down)
-        block.attention.output, fed.down = Same(), Same()
-        if isinstance(fed.activation, SwiGlu):
-            fed.gate, fed.activation = self._linear(fed.gate, "silu"), Multiply()
-        else:
-            activation = {FastGelu: "fast_gelu", ops.GeLU: "gelu"}.get(type(fed.activation))
-            if activation is not None:  # any other stays the model's
-                fed.up, fed.activation = self._linear(fed.up, activation), Same()
-
-    def _attention(self, core: AttentionCore, table: nn.Cell | None) -> KernelAttention:
+    def _attention(self, core: AttentionCore, table: nn.Cell | None) -> Registration:
         capacity, own = self.sizes.capacity, core.heads if self._share is None else self._share.heads
         cos, sin = np.zeros((2, capacity, 0), np.float32)
         if core.turn_query is not None:
@@ -232,4 +218,4 @@ class KernelCells:
         heads = AttentionSizes(own.count, own.groups, own.size, 2 * cos.shape[1], self.sizes.slots, capacity)
         keys, values = (aligned(shape, self.kept) for shape in cache_shapes(heads))
         self._caches.append((keys, values))
-        return KernelAttention(self.library, "attend", self.library.attention(heads, cos, sin, keys, values))
+        return self.library.attention(heads, cos, sin, keys, values)

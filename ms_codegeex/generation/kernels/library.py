@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,25 @@ class AttentionSizes:
     capacity: int
 
 
+@dataclass(frozen=True)
+class BlockParts:
+    """The registrations of a block, in the order of `register_block` in operators.cc. Without `feed_forward_norm`, the
+    feed-forward part reads what the attention reads; `gate` belongs to a gated one; with `exchange`, the matrices are
+    a device's share."""
+
+    attention_norm: Registration
+    feed_forward_norm: Registration | None
+    attention: Registration
+    exchange: Registration | None
+    query: Registration
+    key: Registration
+    value: Registration
+    output: Registration
+    gate: Registration | None
+    up: Registration
+    down: Registration
+
+
 class Library:
     """A library of `compile_library`. `threads` run the operators registered here; the choice of tokens uses those of
     the latest `Library`."""
@@ -70,6 +89,7 @@ class Library:
             ("register_norm", [pointer, pointer, number, ctypes.c_double, number]),
             ("register_attention", [number] * 6 + [pointer] * 4 + [number] * 2),
             ("register_exchange", [pointer] + [number] * 4),
+            ("register_block", [pointer, number]),
             ("eight_in_blocks", []),
         ):
             getattr(self._library, name).argtypes = arguments
@@ -167,6 +187,12 @@ class Library:
             *(16 if half else 32, self.threads),
         )
         return Registration(self._library, number, (cos, sin, keys, values))
+
+    def block(self, parts: BlockParts) -> Registration:
+        """A decoder block of registrations. That its parts fit together is checked at each call."""
+        given = [getattr(parts, each.name) for each in fields(parts)]
+        numbers = np.array([-1 if each is None else each.number for each in given], np.int64)
+        return Registration(self._library, self._library.register_block(numbers.ctypes.data, self.threads), (given,))
 
 
 def _factors(factors: Sequence[LowRank | None], packed: Packed) -> tuple[np.ndarray, tuple[Any, ...]]:
