@@ -8,6 +8,9 @@ Recall: each format of `PLANTED` is drawn at random `--each` times and put into 
 The line is planted between two lines of a source file. A secret counts as found if it is gone from the redacted text.
 Nothing here is a real secret: all of it is drawn from a seeded generator.
 
+The same for a set that others made: the cases with which gitleaks checks its rules (`gitleaks_cases.py`), each alone.
+Of those that one of its rules must not find, many are secrets of another rule; the number changed is printed.
+
 Precision: `NEAR_MISSES`, expressions and identifiers that look similar, are planted in the same way; one that changes
 is a false alarm. Replacements in the sources themselves are counted separately, because nobody has judged them;
 `--list` prints them.
@@ -18,6 +21,8 @@ Speed: one process over the sources, the median of five rounds.
 from __future__ import annotations
 
 import argparse
+import gzip
+import json
 import random
 import re
 import statistics
@@ -27,6 +32,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import gitleaks_cases
 from common import ROOT, print_command, versions
 
 sys.path.insert(0, str(ROOT))
@@ -44,6 +50,8 @@ _ALPHABETS = {
     "U": string.ascii_uppercase + string.digits,
     "B": string.ascii_uppercase + "234567",
     "c": string.ascii_lowercase + string.digits,
+    "j": string.ascii_lowercase + string.digits + "!@#$%^&*(-_=+)",
+    "s": "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz",
 }
 
 # Format, secret with {length and alphabet}, and the line around it. The formats are those that issuers document.
@@ -123,6 +131,26 @@ PLANTED: tuple[tuple[str, str, str], ...] = (
     ("Postman key", "PMAK-{24h}-{34h}", "x: %s"),
     ("Alibaba access key", "LTAI{20w}", "x: %s"),
     ("JSON web token", "eyJ{33w}.eyJ{70w}.{43u}", "token %s"),
+    ("Dynatrace token", "dt0c01.{24U}.{64U}", "x: %s"),
+    ("Plaid secret", "{30h}", 'plaid_secret = "%s"'),
+    ("Plaid client id", "{24h}", "PLAID_CLIENT_ID=%s"),
+    ("Sendinblue key", "xkeysib-{64h}-{16w}", "x: %s"),
+    ("Terraform token", "{14w}.atlasv1.{67w}", 'token = "%s"'),
+    ("Terraform password", "{20w}", '  administrator_login_password = "%s"'),
+    ("Contentful token", "{43u}", 'const contentfulAccessToken = "%s";'),
+    ("Shippo token", "shippo_live_{40h}", "Shippo(%s)"),
+    ("Django's SECRET_KEY", "{50j}", "SECRET_KEY = '%s'"),
+    ("Django's SECRET_KEY of a new project", "django-insecure-{50j}", 'SECRET_KEY = "%s"'),
+    ("password, .netrc", "{16w}", "machine api.example.org login build password %s"),
+    ("password, .pgpass", "{16w}", "db.example.org:5432:app:app:%s"),
+    ("password, XML element", "{20w}", "<password>%s</password>"),
+    ("password, XML attribute", "{20w}", '<add key="DbPassword" value="%s" />'),
+    ("password, PHP define", "{20w}", "define('DB_PASSWORD', '%s');"),
+    ("WordPress key", "{64j}", "define('AUTH_KEY', '%s');"),
+    ("password, curl", "{16w}", "curl -u admin:%s https://api.example.org"),
+    ("X-Api-Key header", "{32w}", "curl -H 'X-Api-Key: %s' https://api.example.org"),
+    ("token, URL", "{32w}", "https://api.example.org/v1/items?access_token=%s&page=2"),
+    ("environment of Docker", "{24w}", "ENV API_SECRET=%s"),
     ("private key", "{64b}\n{64b}\n{64b}", "-----BEGIN PRIVATE KEY-----\n%s\n-----END PRIVATE KEY-----"),
 )
 
@@ -152,6 +180,21 @@ NEAR_MISSES = (
     "uuid = '{8h}-{4h}-{4h}-{4h}-{12h}'",
     "x = task_live_{24c}",
     'data = "data:image/png;base64,{60b}"',
+    'next_token = "CAESBkRlZmF1bHQ="',
+    '"NextToken": "{88b}"',
+    'page_token: "{40w}"',
+    "token = '{44s}'",
+    'tokenAddress = "0x{40h}"',
+    'token_id = "{60d}"',
+    "USDC_TOKEN = 0x{40h}",
+    "y = W@b.cc",
+    "csrf_token = '{64w}'",
+    'public_key = "{43w}"',
+    "credentialsId: '{8h}-{4h}-{4h}-{4h}-{12h}'",
+    "machine learning login page password reset",
+    "server:5432:started",
+    "docker run -u 1000:1000 image",
+    '<add key="PasswordFormat" value="Encrypted" />',
 )
 
 
@@ -188,6 +231,20 @@ def false_alarms(sources: list[str], each: int, generator: random.Random) -> tup
             text = redact(planted(generator.choice(sources), line, generator), REDACTIONS)[0].decode()
             changed[template] += line not in text
     return len(NEAR_MISSES) * each, +changed
+
+
+def foreign() -> tuple[int, Counter[str], int, int]:
+    """How many of gitleaks' cases hold a secret, how many of each rule are missed, how many hold none, how many of
+    those are changed."""
+    cases = [json.loads(line) for line in gzip.decompress(gitleaks_cases.CASES.read_bytes()).splitlines()]
+    found = [case for case in cases if case["secrets"]]
+    none = [case for case in cases if case.get("false")]
+    left = Counter[str]()
+    for case in found:
+        text = redact(case["text"].encode(), ("secrets",))[0].decode()
+        left[case["rule"]] += any(secret in text for secret in case["secrets"])
+    changed = sum(bool(redact(case["text"].encode(), ("secrets",))[1]) for case in none)
+    return len(found), +left, len(none), changed
 
 
 def read_sources(directories: list[Path], limit: int) -> list[str]:
@@ -270,6 +327,11 @@ def main() -> int:
     print(f"precision {found / max(1, found + alarms.total()):.4f} ({alarms.total()} of {total} near misses changed)")
     for template, count in alarms.most_common():
         print(f"  changed: {template}, {count} of {each}")
+    cases, left, none, changed = foreign()
+    print(f"recall of gitleaks' own cases {1 - left.total() / cases:.4f} ({cases - left.total()} of {cases})")
+    for name, count in left.most_common():
+        print(f"  missed: {name}, {count}")
+    print(f"  of {none} cases that one rule must not find, {changed} are changed")
     print_unjudged(sources, arguments.list)
     print(f"speed {speed(sources):.0f} MB/s in one process")
     return 0

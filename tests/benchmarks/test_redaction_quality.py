@@ -16,4 +16,5 @@ def test_quick():
         float(re.search(rf"^{name} ([\d.]+)", done.stdout, re.M)[1]) for name in ("recall", "precision")
     )
     assert recall >= 0.95 and precision == 1.0, done.stdout
+    assert float(re.search(r"^recall of gitleaks' own cases ([\d.]+)", done.stdout, re.M)[1]) >= 0.97, done.stdout
     assert "replaced in the sources themselves: nothing" in done.stdout

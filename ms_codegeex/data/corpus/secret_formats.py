@@ -25,6 +25,7 @@ def _each(kind: str, starts: str, rest: bytes) -> tuple[SecretFormat, ...]:
 FORMATS: tuple[SecretFormat, ...] = (
     # clouds
     *_each("AWS access key", "AKIA ASIA", rb"[A-Z2-7]{16}" + NOT_LONGER),
+    *_each("AWS Bedrock key", "bedrock-api-key-", _URL + rb"{28,}"),
     *_each("Google API key", "AIza", _URL + rb"{35}" + NOT_LONGER),
     *_each("Google OAuth client secret", "GOCSPX-", _URL + rb"{28}" + NOT_LONGER),
     *_each("Google OAuth token", "ya29.", _URL + rb"{30,}"),
@@ -73,7 +74,11 @@ FORMATS: tuple[SecretFormat, ...] = (
     *_each("Dropbox token", "sl.", _URL + rb"{130,}"),
     # messages
     *_each("Slack token", "xoxa- xoxb- xoxe- xoxo- xoxp- xoxr- xoxs-", rb"(?:[A-Za-z0-9]+-){1,4}[A-Za-z0-9]{8,}"),
-    *_each("Slack webhook", "hooks.slack.com/services/ hooks.slack.com/workflows/", rb"([A-Za-z0-9/]{30,})"),
+    *_each(
+        "Slack webhook",
+        "hooks.slack.com/services/ hooks.slack.com/workflows/ hooks.slack.com/triggers/",
+        rb"([A-Za-z0-9/]{30,})",
+    ),
     *_each("Discord webhook", "discord.com/api/webhooks/ discordapp.com/api/webhooks/", rb"(\d{17,20}/[\w-]{60,70})"),
     # A Discord token begins with the base64 of a user's number, whose first digit chooses one of three letters.
     *_each(
@@ -81,7 +86,6 @@ FORMATS: tuple[SecretFormat, ...] = (
         "MD MT Mj Mz ND NT Nj Nz OD OT Oj Oz",
         _URL + rb"{21,26}\." + _URL + rb"{6}\." + _URL + rb"{27,38}" + NOT_LONGER,
     ),
-    *_each("Telegram token", ":AA", rb"(" + _URL + rb"{33})" + NOT_LONGER),
     *_each("Teams webhook", "webhook.office.com/webhookb2/", rb"([A-Za-z0-9@/-]{100,})"),
     *_each("SendGrid key", "SG.", _URL + rb"{22}\." + _URL + rb"{43}" + NOT_LONGER),
     *_each("Mailgun key", "key-", rb"[a-f0-9]{32}" + NOT_LONGER),
@@ -95,6 +99,7 @@ FORMATS: tuple[SecretFormat, ...] = (
     *_each("Grafana token", "glsa_", _WORD + rb"{32}_[A-Fa-f0-9]{8}" + NOT_LONGER),
     *_each("Grafana token", "glc_", rb"[A-Za-z0-9+/=]{32,}"),
     *_each("New Relic key", "NRAK-", rb"[A-Z0-9]{27}" + NOT_LONGER),
+    *_each("Sourcegraph token", "sgp_", rb"(?:(?:[a-fA-F0-9]{16}|local)_)?[a-fA-F0-9]{40}" + NOT_LONGER),
     *_each("Sentry token", "sntrys_ sntryu_", rb"[A-Za-z0-9+/=_-]{40,}"),
     # of no one issuer
     *_each("JSON web token", "eyJ", rb"[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{16,}"),

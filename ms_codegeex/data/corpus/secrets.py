@@ -1,0 +1,386 @@
+"""Where secrets are in a text: tokens known by their form, and values known by the name that they are assigned to.
+
+The forms are ours (`secret_formats`) and gitleaks' (`rules/gitleaks.json`, made by `docs/secret_rules.py`). RE2 looks
+for everything in two passes, one for tokens and one for assigned values, in time linear in the length of the text.
+Most texts have nothing that looks like either; what has is looked at more closely.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, NamedTuple
+
+from ms_codegeex.base.json_reading import parse_json
+from ms_codegeex.data.corpus.randomness import (
+    entropy,
+    is_key,
+    is_login,
+    is_password,
+    is_phrase,
+    is_placeholder,
+    is_random,
+)
+from ms_codegeex.data.corpus.secret_formats import FORMATS, NOT_LONGER, SecretFormat
+
+Hit = tuple[int, int, str]
+"""Start, end and kind of a secret."""
+
+_LONGER = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
+_ESCAPES = (rb"\n", rb"\r", rb"\t")  # in a string of code or JSON; not a letter of a word
+_LONGEST = 200  # bytes of an assigned value
+_INSIDE = 40  # bytes of a token in front of the part that is looked for
+_NEAR = 400
+
+# The end may be missing where a text is truncated.
+_KEY_BEGINS = rb"-----BEGIN (?:[A-Z0-9]{1,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----"
+_PRIVATE_KEY = re.compile(
+    _KEY_BEGINS + rb"((?:[^-]|-(?!----)){64,20000})(?:-----END (?:[A-Z0-9]{1,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----|\Z)"
+)
+_GROUPS = re.compile(rb"\\.|\[\^?\]?(?:\\.|\[:\w+:\]|[^\]\\])*\]|(\((?!\?)|\(\?P<\w+>)", re.DOTALL)
+_KEY_BODY = re.compile(rb"[A-Za-z0-9+/]{40}")
+
+# The patterns below are in the syntax that RE2 and Python share.
+_NAME = (
+    rb"(?i:passw(?:or)?d|passphrase|pwd|secret|token|credential|creds|authorization|[_.\"'-]auth"
+    rb"|(?:api|access|account|auth|private|encryption|signing|licen[cs]e|shared|client|consumer|master|app|storage"
+    rb"|session|deploy)[_.-]?key)\w{0,20}"
+)
+_TYPE = rb"(?:\s?:\s?[A-Za-z\[\], |.?]{1,40}|[ \t]{1,4}[Ss]tring)?"
+_ASSIGNS = rb"(?:=>|:{1,3}=|\?\?=|[?.+]=|=|:)"
+_QUOTED = rb"[A-Za-z0-9+/=_.~!@#$%^&*-]"
+_BARE = rb"[A-Za-z0-9+/=_.~!@#%^*-]"
+_SERVICE_VALUE = rb"[A-Za-z0-9_=.:/+%|~-]{11,220}"
+
+
+class _Place(NamedTuple):
+    """Where a value may be: a pattern, whose last group is the value, the value's kind, and which values count."""
+
+    pattern: bytes
+    kind: str
+    accepts: Callable[[bytes], bool]
+    near: bytes = b""  # must be in the text before it
+
+
+def _is_assigned(value: bytes) -> bool:
+    return 12 <= len(value) <= _LONGEST and is_random(value)
+
+
+def _is_short_password(value: bytes) -> bool:
+    return len(value) <= _LONGEST and is_password(value)
+
+
+# By a name in front of them.
+_ASSIGNMENTS = (
+    # Docker's config.json and npm's .npmrc.
+    _Place(rb"[_\"']auth[\"']?\s?[:=]\s?[\"']?([A-Za-z0-9+/]{12,}={0,2})", "credential", is_login),
+    # Quoted, or to the end of a line, of an escaped line, of a parameter in a URL.
+    _Place(
+        _NAME
+        + rb"[\\\"'\]]{0,3}"
+        + _TYPE
+        + rb"[ \t]{0,8}"
+        + _ASSIGNS
+        + rb"\s{0,8}\\?[\"'`]("
+        + _QUOTED
+        + rb"+)\\?[\"'`]",
+        "password",
+        _is_assigned,
+    ),
+    _Place(
+        _NAME
+        + rb"[\\\"'\]]{0,3}[ \t]{0,8}"
+        + _ASSIGNS
+        + rb"\s{0,8}("
+        + _BARE
+        + rb"+)(?:[ \t]*,?[ \t]*(?:[#;].*)?\r?(?:\n|\z)|\\[nr]|[&\"'<])",
+        "password",
+        _is_assigned,
+    ),
+    # An argument after the name; an element or an attribute of XML.
+    _Place(_NAME + rb"[\"']\s{0,4},\s{0,4}[\"'](" + _QUOTED + rb"+)[\"']", "password", _is_assigned),
+    _Place(_NAME + rb">\s{0,20}(" + _QUOTED + rb"+)\s{0,20}</", "password", _is_assigned),
+    _Place(_NAME + rb"[\"']\s{1,4}value\s?=\s?[\"'](" + _QUOTED + rb"+)[\"']", "password", _is_assigned),
+    # Settings of Django and WordPress.
+    _Place(
+        rb"(?i:secret_key|(?:auth|logged_in|nonce)_(?:key|salt))[\"'\]]{0,2}\s{0,8}[=,:]\s{0,8}"
+        rb"[\"']([ !#-&(-~]{40,90})[\"']",
+        "password",
+        is_phrase,
+    ),
+)
+# By what is around them.
+_CREDENTIALS = (
+    _Place(rb"(?:[Bb]earer|[Aa]uthorization:[ \t]?[Tt]oken)[ \t]+([A-Za-z0-9_.~+/=-]{20,})", "credential", is_random),
+    _Place(rb"[Bb]asic[ \t]+([A-Za-z0-9+/]{12,}={0,2})", "credential", is_login),
+    # The file .netrc.
+    _Place(rb"machine\s+\S{1,80}\s+login\s+\S{1,80}\s+password\s+(\S{6,})", "password", _is_short_password),
+)
+# The same, and not at the beginning of a word.
+_ANYWHERE = (
+    _Place(rb"://[^\s/:@\"'`<>{}$()]*:([^\s/:@\"'`<>{}$()]{6,})@[A-Za-z0-9\[]", "credential", _is_short_password),
+    # PostgreSQL's file .pgpass, and curl's option.
+    _Place(
+        rb":(?:543\d|6432|\*):[\w*-]{1,64}:[\w.*-]{1,64}:(" + _QUOTED + rb"{8,})(?:\r?\n|\z)",
+        "password",
+        _is_short_password,
+    ),
+    _Place(
+        rb"[ \t](?:-u|--user)(?:=|[ \t]{1,5})[\"']?[^\s:\"'$<{]{0,80}:([^\s\"'$<{:][^\s\"']{2,})",
+        "credential",
+        _is_short_password,
+        b"curl",
+    ),
+    _Place(rb":(AA[A-Za-z0-9_-]{33})", "Telegram token", is_key),
+)
+
+# Names in front of `token` or `key`, and ends of names, whose values everybody may see.
+_PUBLIC_BEFORE = re.compile(
+    rb"(?i)(?:next|prev(?:ious)?|page|pagination|continuation|cursor|sync|lock|resume|start|end|csrf|xsrf|public|pub|primary"
+    rb"|foreign|sequence|schema|sha256|integrity|partition|sort|cache)[_.-]?\Z"
+)
+_PUBLIC_NAME = re.compile(
+    rb"(?i)(?:[_-]?(?:ids?|address|addr|mint|hash|digest|name|type|uri|url|path|file|arn|contract))\W*\Z"
+)
+_SECRET_BEFORE = re.compile(
+    rb"(?i)(?:api|auth|access|bearer|refresh|bot|user|session|id|secret|private|personal)[_.-]?\Z"
+)
+_CHAIN_ADDRESS = re.compile(rb"0x[0-9a-fA-F]{40}\Z")  # of Ethereum and those like it
+_BASE58 = re.compile(rb"[1-9A-HJ-NP-Za-km-z]{32,44}\Z")  # an address on Solana or Tron
+
+
+def find_secrets(data: bytes) -> list[Hit]:
+    """All secrets in `data`, in no order; they may overlap."""
+    return [*_tokens(data), *_assigned(data)]
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """One of gitleaks' rules: the pattern of a token or a value, the least entropy, and what is looked for first: the
+    pattern of a token's first characters, or a part of it where they may be any, or the names of a service."""
+
+    kind: str
+    pattern: bytes
+    entropy: float
+    begins: bytes = b""
+    inside: bytes = b""
+    names: bytes = b""
+    allowed: bytes = b""
+
+
+@functools.cache
+def _rules() -> tuple[tuple[_Rule, ...], tuple[_Rule, ...]]:
+    """gitleaks' rules for tokens, and for assigned values."""
+    read = parse_json((resources.files("ms_codegeex.data.corpus") / "rules/gitleaks.json").read_bytes(), data=True)
+    made = [
+        tuple(
+            _Rule(
+                rule["id"].replace("-", " "),
+                _no_groups(rule.get("value", rule.get("pattern")).encode()),
+                rule["entropy"],
+                rule.get("begins", "").encode(),
+                rule.get("inside", "").encode(),
+                _no_groups(rule.get("names", "").encode()),
+                "|".join(rule.get("allowed", ())).encode(),
+            )
+            for rule in read[part]
+        )
+        for part in ("tokens", "assigned")
+    ]
+    return made[0], made[1]
+
+
+def _options() -> Any:
+    """Bytes in, bytes out."""
+    import re2
+
+    options = re2.Options()
+    options.encoding = re2.Options.Encoding.LATIN1
+    options.max_mem = 64 << 20  # of the automaton, which is slower with less
+    return options
+
+
+@functools.cache
+def _found_inside() -> tuple[_Rule, ...]:
+    return tuple(rule for rule in _rules()[0] if rule.inside)
+
+
+@functools.cache
+def _re2(pattern: bytes) -> Any:
+    import re2
+
+    return re2.compile(pattern, _options())
+
+
+@functools.cache
+def _beginnings() -> Any:
+    """Which of gitleaks' tokens may begin here, as positions in `_rules`."""
+    import re2
+
+    beginnings = re2.Set.MatchSet(_options())
+    for rule in _rules()[0]:
+        beginnings.Add(rule.begins or rb"[^\x00-\xff]")  # it has no beginning of its own
+    beginnings.Compile()
+    return beginnings
+
+
+def _no_groups(pattern: bytes) -> bytes:
+    """`pattern` with no group that captures."""
+    return _GROUPS.sub(lambda match: b"(?:" if match[1] else match[0], pattern)
+
+
+def _any_of(patterns: Iterable[bytes]) -> bytes:
+    return b"(?:" + b"|".join(_no_groups(pattern) for pattern in patterns) + b")"
+
+
+def _beginning(form: SecretFormat) -> bytes:
+    """The literal text, and up to ten characters with those after it if they are all of one class."""
+    first = re.match(rb"\(?(\[[^\]]+\]|\\d)\{(\d+)", form.rest)
+    if first is None:
+        return re.escape(form.start) + form.rest.replace(NOT_LONGER, b"")
+    return re.escape(form.start) + first[1] + b"{%d}" % min(int(first[2]), max(2, 10 - len(form.start)))
+
+
+@functools.cache
+def _any_token() -> Any:
+    """The beginnings of all that `_tokens` looks for. Most must be those of a word: so the automaton stays small."""
+    words = (
+        _KEY_BEGINS,
+        *(place.pattern for place in _CREDENTIALS),
+        *(_beginning(form) for form in FORMATS),
+        *(rule.begins for rule in _rules()[0] if rule.begins),
+    )
+    anywhere = (*(place.pattern for place in _ANYWHERE), *(rule.inside for rule in _found_inside()))
+    return _re2(rb"(?:\A|[^A-Za-z0-9_]|\\[nrt])" + _any_of(words) + b"|" + _any_of(anywhere))
+
+
+@functools.cache
+def _service() -> bytes:
+    """A name of a service and the value after it."""
+    names = b"|".join(dict.fromkeys(rule.names for rule in _rules()[1]))
+    return (
+        rb"(?i:("
+        + names
+        + rb")[ \t\w.-]{0,20}[\s'\"]{0,3}(?:=>|:{0,3}=|\|\||:|\?=|>|,)[\x60'\"\s=]{0,5})("
+        + _SERVICE_VALUE
+        + rb")"
+    )
+
+
+@functools.cache
+def _any_assignment() -> Any:
+    service = rb"(?:\A|[^A-Za-z0-9])" + _no_groups(_service())
+    return _re2(service + b"|" + _any_of(place.pattern for place in _ASSIGNMENTS))
+
+
+@functools.lru_cache(1024)
+def _rules_of(name: bytes) -> tuple[_Rule, ...]:
+    return tuple(rule for rule in _rules()[1] if _re2(b"(?i:" + rule.names + b")").fullmatch(name))
+
+
+@functools.cache
+def _formats() -> dict[bytes, list[tuple[str, re.Pattern[bytes]]]]:
+    """Kinds and patterns by the first two bytes of a token."""
+    formats: dict[bytes, list[tuple[str, re.Pattern[bytes]]]] = {}
+    for form in FORMATS:
+        pattern = re.compile(re.escape(form.start) + form.rest)
+        formats.setdefault(form.start[:2], []).append((form.kind, pattern))
+    return formats
+
+
+def _tokens(data: bytes) -> Iterator[Hit]:
+    for candidate in _any_token().finditer(data):
+        start = candidate.start()
+        for place in _ANYWHERE:
+            found = _re2(place.pattern).match(data, start)
+            if found and place.accepts(found.group(1)) and place.near in data[max(0, start - _NEAR) : start]:
+                yield found.start(1), found.end(1), place.kind
+        for rule in _found_inside():
+            if _re2(rule.inside).match(data, start):
+                found = _re2(rule.pattern).search(data, max(0, start - _INSIDE), start + _LONGEST)
+                if found and _is_token(rule, found.group()):
+                    yield found.start(), found.end(), rule.kind
+        for begin in (start, start + 1, start + 2):  # of the text, after one character, after an escape
+            if (begin > start or not start) and (begin < start + 2 or data[start:begin] in _ESCAPES):
+                yield from _token(data, begin)
+
+
+def _token(data: bytes, start: int) -> Iterator[Hit]:
+    """The secret that begins at `start`."""
+    if data.startswith(b"-----BEGIN", start):
+        match = _PRIVATE_KEY.match(data, start)
+        if match and _KEY_BODY.search(match[1]):  # otherwise it is code that looks for these two lines
+            yield match.start(), match.end(), "private key"
+        return
+    for kind, pattern in _formats().get(data[start : start + 2], ()):
+        match = pattern.match(data, start)
+        group = 1 if pattern.groups else 0
+        if match and entropy(match[group]) >= 3.0 and not (is_placeholder(match[group]) or _is_known(match[group])):
+            yield match.start(group), match.end(group), kind
+            return
+    for place in _CREDENTIALS:
+        found = _re2(place.pattern).match(data, start)
+        if found and place.accepts(found.group(1)):
+            yield found.start(1), found.end(1), place.kind
+            return
+    for number in _beginnings().Match(data[start : start + _INSIDE]) or ():
+        rule = _rules()[0][number]
+        found = _re2(rule.pattern).match(data, start)
+        if found and not _is_longer(data, found.end()) and _is_token(rule, found.group()):
+            yield found.start(), found.end(), rule.kind
+            return
+
+
+def _is_longer(data: bytes, end: int) -> bool:
+    return end < len(data) and data[end] in _LONGER
+
+
+def _is_token(rule: _Rule, value: bytes) -> bool:
+    return entropy(value) >= max(rule.entropy, 2.0) and not (is_placeholder(value) or _is_known(value))
+
+
+def _is_known(value: bytes) -> bool:
+    """Whether gitleaks knows this as a value of manuals and tests."""
+    return _re2(b"|".join(rule.allowed for rule in _rules()[0] if rule.allowed)).fullmatch(value) is not None
+
+
+def _assigned(data: bytes) -> Iterator[Hit]:
+    for candidate in _any_assignment().finditer(data):
+        start, end = candidate.start(), candidate.end()
+        hit = _of_service(data, start, end) or _of_name(data, start, end)
+        if hit:
+            yield hit
+
+
+def _of_service(data: bytes, start: int, end: int) -> Hit | None:
+    found = _re2(_service()).search(data, start, min(len(data), end + _LONGEST))
+    if not found or found.start() >= end:
+        return None
+    value = found.group(2)
+    for rule in _rules_of(found.group(1)):
+        if _re2(rule.pattern).fullmatch(value) and is_key(value):
+            return found.start(2), found.end(2), rule.kind
+    return None
+
+
+def _of_name(data: bytes, start: int, end: int) -> Hit | None:
+    for place in _ASSIGNMENTS:
+        found = _re2(place.pattern).search(data, start, end)
+        if not found or not place.accepts(found.group(1)):
+            continue
+        name = data[found.start() : found.start(1)]
+        if not _is_public(data[max(0, found.start() - 14) : found.start()], name, found.group(1)):
+            return found.start(1), found.end(1), place.kind
+    return None
+
+
+def _is_public(before: bytes, name: bytes, value: bytes) -> bool:
+    """Whether a value is one that everybody may see: a place in a list, an identifier, an address on a chain."""
+    word = re.match(rb"[\w.-]*", name)[0]  # type: ignore[index]
+    if _PUBLIC_BEFORE.search(before) or _PUBLIC_NAME.search(word) or _CHAIN_ADDRESS.match(value):
+        return True
+    bare = word.lower().startswith(b"token") and not _SECRET_BEFORE.search(before)
+    return bare and _BASE58.match(value) is not None
