@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -40,7 +41,7 @@ def redact(data: bytes, what: Sequence[str]) -> tuple[bytes, tuple[tuple[str, in
     if not hits:
         return data, ()
     pieces, end, counts = [], 0, Counter()
-    for start, stop, kind in sorted(hits):
+    for start, stop, kind in sorted(hits, key=operator.itemgetter(0)):
         if start < end:  # inside a text that is replaced already
             continue
         pieces += [data[end:start], EMAIL if kind == "email" else SECRET]

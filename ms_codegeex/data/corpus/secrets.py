@@ -153,7 +153,7 @@ _BASE58 = re.compile(rb"[1-9A-HJ-NP-Za-km-z]{32,44}\Z")  # an address on Solana 
 
 
 def find_secrets(data: bytes) -> list[Hit]:
-    """All secrets in `data`, in no order; they may overlap."""
+    """All secrets in `data`, those of a certain form first; they may overlap."""
     return [*_tokens(data), *_assigned(data)]
 
 
@@ -254,13 +254,19 @@ def _any_token() -> Any:
         *(rule.begins for rule in _rules()[0] if rule.begins),
     )
     anywhere = (*(place.pattern for place in _ANYWHERE), *(rule.inside for rule in _found_inside()))
-    return _re2(rb"(?:\A|[^A-Za-z0-9_]|\\[nrt])" + _any_of(words) + b"|" + _any_of(anywhere))
+    service = rb"(?:\A|[^A-Za-z0-9])(?i:" + _services() + rb")[ \t\w.-]{0,20}[\s'\"]{0,3}[=>|:?,]"
+    return _re2(rb"(?:\A|[^A-Za-z0-9_]|\\[nrt])" + _any_of(words) + b"|" + _any_of((*anywhere, service)))
+
+
+@functools.cache
+def _services() -> bytes:
+    return b"|".join(dict.fromkeys(rule.names for rule in _rules()[1]))
 
 
 @functools.cache
 def _service() -> bytes:
     """A name of a service and the value after it."""
-    names = b"|".join(dict.fromkeys(rule.names for rule in _rules()[1]))
+    names = _services()
     return (
         rb"(?i:("
         + names
@@ -272,8 +278,7 @@ def _service() -> bytes:
 
 @functools.cache
 def _any_assignment() -> Any:
-    service = rb"(?:\A|[^A-Za-z0-9])" + _no_groups(_service())
-    return _re2(service + b"|" + _any_of(place.pattern for place in _ASSIGNMENTS))
+    return _re2(_any_of(place.pattern for place in _ASSIGNMENTS))
 
 
 @functools.lru_cache(1024)
@@ -306,6 +311,7 @@ def _tokens(data: bytes) -> Iterator[Hit]:
         for begin in (start, start + 1, start + 2):  # of the text, after one character, after an escape
             if (begin > start or not start) and (begin < start + 2 or data[start:begin] in _ESCAPES):
                 yield from _token(data, begin)
+                yield from _of_service(data, begin)
 
 
 def _token(data: bytes, start: int) -> Iterator[Hit]:
@@ -347,34 +353,26 @@ def _is_known(value: bytes) -> bool:
     return _re2(b"|".join(rule.allowed for rule in _rules()[0] if rule.allowed)).fullmatch(value) is not None
 
 
+def _of_service(data: bytes, start: int) -> Iterator[Hit]:
+    """The value after a service's name that begins at `start`."""
+    found = _re2(_service()).match(data, start)
+    for rule in _rules_of(found.group(1)) if found and is_key(found.group(2)) else ():
+        if _re2(rule.pattern).fullmatch(found.group(2)):
+            yield found.start(2), found.end(2), rule.kind
+            return
+
+
 def _assigned(data: bytes) -> Iterator[Hit]:
     for candidate in _any_assignment().finditer(data):
         start, end = candidate.start(), candidate.end()
-        hit = _of_service(data, start, end) or _of_name(data, start, end)
-        if hit:
-            yield hit
-
-
-def _of_service(data: bytes, start: int, end: int) -> Hit | None:
-    found = _re2(_service()).search(data, start, min(len(data), end + _LONGEST))
-    if not found or found.start() >= end:
-        return None
-    value = found.group(2)
-    for rule in _rules_of(found.group(1)):
-        if _re2(rule.pattern).fullmatch(value) and is_key(value):
-            return found.start(2), found.end(2), rule.kind
-    return None
-
-
-def _of_name(data: bytes, start: int, end: int) -> Hit | None:
-    for place in _ASSIGNMENTS:
-        found = _re2(place.pattern).search(data, start, end)
-        if not found or not place.accepts(found.group(1)):
-            continue
-        name = data[found.start() : found.start(1)]
-        if not _is_public(data[max(0, found.start() - 14) : found.start()], name, found.group(1)):
-            return found.start(1), found.end(1), place.kind
-    return None
+        for place in _ASSIGNMENTS:
+            found = _re2(place.pattern).search(data, start, end)
+            if not found or not place.accepts(found.group(1)):
+                continue
+            name = data[found.start() : found.start(1)]
+            if not _is_public(data[max(0, found.start() - 14) : found.start()], name, found.group(1)):
+                yield found.start(1), found.end(1), place.kind
+                break
 
 
 def _is_public(before: bytes, name: bytes, value: bytes) -> bool:
