@@ -14,6 +14,7 @@ from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_directory, remove_leftovers
+from ms_codegeex.data.corpus.archives import PART_BYTES
 from ms_codegeex.data.corpus.duplicates import EXACT_DUPLICATE, duplicates_name, find_duplicates
 from ms_codegeex.data.corpus.filters import size_rejection
 from ms_codegeex.data.corpus.reading import Search, Unit, find_units
@@ -82,9 +83,24 @@ class FoundInput:
     tally: Tally
 
 
-def ready_workers(workers: int, tokenizer: str, cluster: Cluster | None) -> contextlib.AbstractContextManager[Callable]:
+def ready_workers(
+    workers: int, roots: Sequence[Root], tokenizer: str, cluster: Cluster | None
+) -> contextlib.AbstractContextManager[Callable]:
     """`map` in processes that load the tokenizer while this one does other work, or on the cluster."""
-    return open_mapper(workers, functools.partial(_load_early, tokenizer)) if cluster is None else cluster.mapper()
+    if cluster is not None:
+        return cluster.mapper()
+    return open_mapper(min(workers, _most_units(roots, workers)), functools.partial(_load_early, tokenizer))
+
+
+def _most_units(roots: Sequence[Root], workers: int) -> int:
+    """How many units a few local files make at most: a process more would load the tokenizer and have nothing to do.
+
+    For anything else, `workers`: nobody knows before the search.
+    """
+    paths = [root.path for root in roots]
+    if not all(isinstance(path, Path) and path.is_file() for path in paths):
+        return workers
+    return sum(-(-max(path.stat().st_size, 1) // PART_BYTES) for path in paths)
 
 
 def _load_early(tokenizer: str) -> None:

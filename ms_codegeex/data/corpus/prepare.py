@@ -163,7 +163,7 @@ def _prepare(
     report = ProgressBar(options.progress)
     roots = user_roots(inputs)
     _check_places(roots, output)
-    with ready_workers(options.workers, settings.tokenizer, options.cluster) as mapper:
+    with ready_workers(options.workers, roots, settings.tokenizer, options.cluster) as mapper:
         tokenizer = load_tokenizer(settings.tokenizer)  # a wrong name fails before the search
         infill_record(settings.infill, tokenizer)
         with open_workspace(output, lambda: report.say(f"{output}: another process prepares it; waiting")) as work:
