@@ -15,6 +15,7 @@ _PLACEHOLDER = re.compile(
 )
 _HEX = re.compile(rb"(?:[0-9a-f]{32,}|[0-9A-F]{32,}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\Z")
 _WORDS = re.compile(rb"[a-z]{5}|[A-Z]{5}")
+_CAMEL = re.compile(rb"[A-Z][a-z]{3}")
 _SYLLABLES = re.compile(rb"[a-z]{4}|[A-Z]{4}")
 _KINDS = (
     bytes(
@@ -56,9 +57,14 @@ def is_random(value: bytes) -> bool:
     if b"u" in kinds and b"l" in kinds:
         names = _WORDS if digits > 1 else _SYLLABLES
         mixed = (changes >= 0.42 and digits > 0) or (changes >= 0.3 and not names.search(value))
-        return mixed and entropy(value) >= 3.1
+        return mixed and entropy(value) >= 3.1 and not is_name(value)
     one_case = b"o" not in kinds
     return one_case and len(value) >= 20 and digits >= len(value) / 8 and entropy(value) >= 3.5 and changes >= 0.22
+
+
+def is_name(value: bytes) -> bool:
+    """Whether this is a name of several words in camel case."""
+    return len(_CAMEL.findall(value)) > 2
 
 
 def is_key(value: bytes) -> bool:

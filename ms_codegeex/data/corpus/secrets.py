@@ -19,6 +19,7 @@ from ms_codegeex.data.corpus.randomness import (
     entropy,
     is_key,
     is_login,
+    is_name,
     is_password,
     is_phrase,
     is_placeholder,
@@ -33,7 +34,8 @@ _LONGER = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz012345
 _ESCAPES = (rb"\n", rb"\r", rb"\t")  # in a string of code or JSON; not a letter of a word
 _LONGEST = 200  # bytes of an assigned value
 _INSIDE = 40  # bytes of a token in front of the part that is looked for
-_NEAR = 400
+_NEAR = 400  # bytes in which a word must be
+_NAMED = 32  # bytes of the longest token that may be a name in code
 
 # The end may be missing where a text is truncated.
 _KEY_BEGINS = rb"-----BEGIN (?:[A-Z0-9]{1,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----"
@@ -117,7 +119,7 @@ _CREDENTIALS = (
     _Place(rb"(?:[Bb]earer|[Aa]uthorization:[ \t]?[Tt]oken)[ \t]+([A-Za-z0-9_.~+/=-]{20,})", "credential", is_random),
     _Place(rb"[Bb]asic[ \t]+([A-Za-z0-9+/]{12,}={0,2})", "credential", is_login),
     # The file .netrc.
-    _Place(rb"machine\s+\S{1,80}\s+login\s+\S{1,80}\s+password\s+(\S{6,})", "password", _is_short_password),
+    _Place(rb"machine\s+\S{1,80}\s+login\s+\S{1,80}\s+password\s+([^\s\"'\\<$]{6,})", "password", _is_short_password),
 )
 # The same, and not at the beginning of a word.
 _ANYWHERE = (
@@ -139,8 +141,8 @@ _ANYWHERE = (
 
 # Names in front of `token` or `key`, and ends of names, whose values everybody may see.
 _PUBLIC_BEFORE = re.compile(
-    rb"(?i)(?:next|prev(?:ious)?|page|pagination|continuation|cursor|sync|lock|resume|start|end|csrf|xsrf|public|pub|primary"
-    rb"|foreign|sequence|schema|sha256|integrity|partition|sort|cache)[_.-]?\Z"
+    rb"(?i)(?:next|prev(?:ious)?|page|pagination|continuation|cursor|sync|lock|resume|start|end|request|change|client"
+    rb"|idempotency|csrf|xsrf|public|pub|primary|foreign|sequence|schema|sha256|integrity|partition|sort|cache)[_.-]?\Z|:\d{12}:\Z"  # the last is an ARN
 )
 _PUBLIC_NAME = re.compile(
     rb"(?i)(?:[_-]?(?:ids?|address|addr|mint|hash|digest|name|type|uri|url|path|file|arn|contract))\W*\Z"
@@ -345,7 +347,8 @@ def _is_longer(data: bytes, end: int) -> bool:
 
 
 def _is_token(rule: _Rule, value: bytes) -> bool:
-    return entropy(value) >= max(rule.entropy, 2.0) and not (is_placeholder(value) or _is_known(value))
+    named = len(value) <= _NAMED and is_name(value)
+    return entropy(value) >= max(rule.entropy, 2.0) and not (named or is_placeholder(value) or _is_known(value))
 
 
 def _is_known(value: bytes) -> bool:
