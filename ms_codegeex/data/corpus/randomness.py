@@ -15,7 +15,7 @@ _PLACEHOLDER = re.compile(
 )
 _HEX = re.compile(rb"(?:[0-9a-f]{32,}|[0-9A-F]{32,}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\Z")
 _WORDS = re.compile(rb"[a-z]{5}|[A-Z]{5}")
-_CAMEL = re.compile(rb"[A-Z][a-z]{3}")
+_CAMEL = re.compile(rb"[A-Z][a-z]{3,}")
 _SYLLABLES = re.compile(rb"[a-z]{4}|[A-Z]{4}")
 _KINDS = (
     bytes(
@@ -63,8 +63,8 @@ def is_random(value: bytes) -> bool:
 
 
 def is_name(value: bytes) -> bool:
-    """Whether this is a name of several words in camel case."""
-    return len(_CAMEL.findall(value)) > 2
+    """Whether this is mostly words in camel case."""
+    return sum(map(len, _CAMEL.findall(value))) >= 0.6 * len(value)
 
 
 def is_key(value: bytes) -> bool:

@@ -35,7 +35,6 @@ _ESCAPES = (rb"\n", rb"\r", rb"\t")  # in a string of code or JSON; not a letter
 _LONGEST = 200  # bytes of an assigned value
 _INSIDE = 40  # bytes of a token in front of the part that is looked for
 _NEAR = 400  # bytes in which a word must be
-_NAMED = 32  # bytes of the longest token that may be a name in code
 
 # The end may be missing where a text is truncated.
 _KEY_BEGINS = rb"-----BEGIN (?:[A-Z0-9]{1,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----"
@@ -142,7 +141,8 @@ _ANYWHERE = (
 # Names in front of `token` or `key`, and ends of names, whose values everybody may see.
 _PUBLIC_BEFORE = re.compile(
     rb"(?i)(?:next|prev(?:ious)?|page|pagination|continuation|cursor|sync|lock|resume|start|end|request|change|client"
-    rb"|idempotency|csrf|xsrf|public|pub|primary|foreign|sequence|schema|sha256|integrity|partition|sort|cache)[_.-]?\Z|:\d{12}:\Z"  # the last is an ARN
+    rb"|idempotency|csrf|xsrf|public|pub|primary|foreign|sequence|schema|sha256|integrity|partition|sort|cache)[_.-]?\Z"
+    rb"|:\d{12}:\Z"  # in the name of one of AWS's resources
 )
 _PUBLIC_NAME = re.compile(
     rb"(?i)(?:[_-]?(?:ids?|address|addr|mint|hash|digest|name|type|uri|url|path|file|arn|contract))\W*\Z"
@@ -347,8 +347,8 @@ def _is_longer(data: bytes, end: int) -> bool:
 
 
 def _is_token(rule: _Rule, value: bytes) -> bool:
-    named = len(value) <= _NAMED and is_name(value)
-    return entropy(value) >= max(rule.entropy, 2.0) and not (named or is_placeholder(value) or _is_known(value))
+    known = is_name(value) or is_placeholder(value) or _is_known(value)
+    return entropy(value) >= max(rule.entropy, 2.0) and not known
 
 
 def _is_known(value: bytes) -> bool:
