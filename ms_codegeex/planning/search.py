@@ -227,8 +227,7 @@ def to_dict(result: SearchResult, maximum: int = 50) -> dict[str, Any]:
     ranked = [
         {
             "overrides": keys_of(plan, result.start),
-            "step_seconds": plan.step_seconds,
-            "mfu": plan.mfu,
+            **plan.estimate.to_dict(),
             "overlapped_step_seconds": plan.overlapped_seconds,
             "memory_bytes": max(stage.total for stage in plan.memory),
         }
