@@ -47,6 +47,7 @@ NOTHING_FITS = ("codegeex_13b_910_8", "codegen_16b_910_8", "codegen_16b_910_1536
 BY_TIMELINE = ("codegeex_13b_910_1536",)
 LATER = {  # keys that came after some records, with what every step did before
     ("parallel", "virtual_stages"): 1,
+    ("parallel", "calibration"): None,
     ("training", "optimizer", "name"): "adamw",
     ("training", "optimizer", "momentum"): 0.95,
     ("training", "schedule", "decay"): "cosine",

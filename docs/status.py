@@ -123,7 +123,7 @@ stand-in processes, by two `msrun` launchers on one machine, and by the rehearsa
 ## Figures of devices that no source settles
 
 `plan --sources` prints the source of each. What a step takes beyond its roofline comes from published runs of others
-([plan.md](plan.md#the-range)).
+([plan.md](plan.md#the-range)); a profile of your own replaces it ([calibrate.md](calibrate.md)).
 
 {table(("device", "uncertain"), *figures)}
 """

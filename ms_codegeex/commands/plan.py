@@ -38,7 +38,9 @@ class Arguments:
 
     config: Path = option("YAML file of the run, or a shipped name", "FILE", REQUIRED)
     devices: int | None = option("total number of devices (default: the YAML's)", "N")
-    device: str | None = option("ascend910, ascend910b or a100 (default: parallel.hardware)", "NAME")
+    device: str | None = option(
+        "ascend910, ascend910b, a100 or a file of `calibrate` (default: parallel.hardware)", "NAME"
+    )
     tokens: float | None = option(
         "tokens to train on, padding included (default: those of the run's steps)", "T", gt=0, lt=float("inf")
     )
@@ -67,6 +69,7 @@ class Arguments:
 
 def run(arguments: Arguments) -> int:
     """Compute the costs and print them."""
+    from ms_codegeex.config.chosen_hardware import hardware_of
     from ms_codegeex.config.loading import load_stages
     from ms_codegeex.config.software import software_note
     from ms_codegeex.planning.planner import make_plan, problems
@@ -100,7 +103,7 @@ def run(arguments: Arguments) -> int:
         print_out(_as_text(plan, arguments, result))
     for line in problems(plan):
         print_error(f"ms-codegeex plan: {line}")
-    _print_notes([software_note(plan.chip.name)], arguments.json)
+    _print_notes([software_note(hardware_of(plan.config).name)], arguments.json)
     return 0 if plan.fits else 1
 
 
@@ -115,6 +118,7 @@ def _print_notes(notes: Sequence[str | None], as_json: bool) -> None:
 
 def _stages(staged: StagedRun, arguments: Arguments) -> int:
     """The plan of every stage; exit status 1 if one of them does not fit."""
+    from ms_codegeex.config.chosen_hardware import hardware_of
     from ms_codegeex.config.software import software_note
     from ms_codegeex.planning.planner import make_plan, problems
 
@@ -130,7 +134,7 @@ def _stages(staged: StagedRun, arguments: Arguments) -> int:
     for name, plan in plans.items():
         for line in problems(plan):
             print_error(f"ms-codegeex plan: stages.{name}: {line}")
-    _print_notes([software_note(plan.chip.name) for plan in plans.values()], arguments.json)
+    _print_notes([software_note(hardware_of(plan.config).name) for plan in plans.values()], arguments.json)
     return 0 if all(plan.fits for plan in plans.values()) else 1
 
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from ms_codegeex.base.hardware import Device
 from ms_codegeex.base.mesh import Mesh
-from ms_codegeex.config.chosen_hardware import hardware_of
 from ms_codegeex.config.sections import LoraConfig
 from ms_codegeex.models.decoder_config import DecoderConfig
 from ms_codegeex.parallel.sharding import ParameterLayout, layouts_on
+from ms_codegeex.planning.hardware_files import hardware_of
 from ms_codegeex.planning.model_parts import parts_of
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.hardware import GIB, Device
-from ms_codegeex.config.chosen_hardware import dropout_obstacle, fused_kernels, hardware_of
+from ms_codegeex.config.chosen_hardware import dropout_obstacle, fused_kernels
 from ms_codegeex.config.rules import check_mesh
 from ms_codegeex.parallel.sharding import layouts_of
 from ms_codegeex.planning import roofline
@@ -20,6 +20,7 @@ from ms_codegeex.planning.calibration import Factor, outside_roofline, published
 from ms_codegeex.planning.communication import PlannedCollective, collectives
 from ms_codegeex.planning.communicators import Communicator, communicators_of
 from ms_codegeex.planning.estimate import Estimate
+from ms_codegeex.planning.hardware_files import hardware_of
 from ms_codegeex.planning.memory import StageMemory, parameter_sums, stage_memory
 
 if TYPE_CHECKING:

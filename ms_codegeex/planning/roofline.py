@@ -34,10 +34,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from ms_codegeex.base.hardware import Device
-from ms_codegeex.config.chosen_hardware import fused_kernels, hardware_of
+from ms_codegeex.config.chosen_hardware import fused_kernels
 from ms_codegeex.parallel.sharding import ITERATIONS, layouts_of
 from ms_codegeex.planning.communication import PlannedCollective, collectives, seconds
 from ms_codegeex.planning.cost_model import MatMul, ModelPart, Vector, executed_products, runs_again
+from ms_codegeex.planning.hardware_files import hardware_of
 from ms_codegeex.planning.memory import muon_shapes, parameter_sums
 from ms_codegeex.planning.model_parts import parts_of
 
