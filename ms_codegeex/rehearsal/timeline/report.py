@@ -24,7 +24,9 @@ def estimate(timeline: Timeline) -> Estimate:
     """The run's step, from what a simulated one takes: between the overlap of its streams, which never wait while they
     have something to do, and none."""
     plan = timeline.run_plan
-    return plan.estimate_between(timeline.run_seconds, max(timeline.run_seconds, plan.counted_seconds))
+    own = plan.chip.calibration
+    least = timeline.run_seconds + (own.gaps * plan.time.computing if own else 0.0)  # kernels follow without gaps here
+    return plan.estimate_between(least, max(least, plan.counted_seconds))
 
 
 def text(timeline: Timeline, explain: bool = False) -> str:

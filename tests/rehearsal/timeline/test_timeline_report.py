@@ -4,9 +4,11 @@ import json
 
 import pytest
 from conftest import ROOT
+from profile_writer import TRUTH
 
 from ms_codegeex.base.hardware import ASCEND_910B
 from ms_codegeex.config.loading import load_config
+from ms_codegeex.planning.hardware_files import write_hardware_file
 from ms_codegeex.rehearsal.compile import compiled_config
 from ms_codegeex.rehearsal.mindir import TensorType
 from ms_codegeex.rehearsal.timeline.operators import Message, Operator, StepProgram
@@ -114,3 +116,15 @@ def test_the_step_is_one_figure_with_a_range(line):
     assert to_json(line)["estimate"] == found.to_dict()
     short = text(line)
     assert short.startswith(found.text()) and "token slots" not in short and "against the plan" not in short
+
+
+def test_a_calibrated_step_has_the_gaps_that_were_measured(tmp_path):
+    file = tmp_path / "mine.yaml"
+    write_hardware_file(file, TRUTH)
+    run = load_config(ROOT / "configs" / "codegeex_13b.yaml", [*KEYS, f"parallel.hardware={file}"])
+    line = make_timeline(compiled_config(run), run, [program()])
+    each = 2 * SIZE / TRUTH.rates.memory_bandwidth
+    assert line.shares(line.ranks[0]).computing == pytest.approx(48 * each)
+    found, plan = estimate(line), line.run_plan
+    assert found.low == pytest.approx(line.run_seconds * 1.05 + 0.08 * 1.05 * plan.time.computing)
+    assert found.seconds < found.high and found.source == "the residuals of the truth"
