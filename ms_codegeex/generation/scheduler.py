@@ -19,6 +19,7 @@ from typing import Any
 
 from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.generation.choice import Chosen, TokenChoice, check_finite, token_choice
+from ms_codegeex.generation.prefixes import LEAST, Prefixes
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.generation.slots import MIN_CHUNK, Part, SlotEngine, power, shared
 
@@ -151,10 +152,11 @@ class Speculation(ABC):
 
 
 class Scheduler:
-    """Requests and the slots of an engine. `submit` and `Request.cancel` may come from any thread."""
+    """Requests and the slots of an engine. `submit` and `Request.cancel` may come from any thread. What slots lose is
+    kept in `prefixes`."""
 
-    def __init__(self, engine: SlotEngine, speculation: Speculation | None = None):
-        self.engine, self.speculation = engine, speculation
+    def __init__(self, engine: SlotEngine, speculation: Speculation | None = None, prefixes: Prefixes | None = None):
+        self.engine, self.speculation, self.prefixes = engine, speculation, prefixes
         self.guessed = self.accepted = 0  # tokens
         self.reused = 0  # tokens of prompts that were there already
         self.passes = 0
@@ -361,6 +363,7 @@ class Scheduler:
                 work.end("length")
             else:
                 work.slot = self._place(work)
+                self._keep_loss(work)
                 self._active[work.slot] = work
                 self._reuse(work)
 
@@ -378,16 +381,30 @@ class Scheduler:
         return sorted(slots, key=lambda slot: self._used[slot])
 
     def _place(self, work: Request | Call) -> int:
-        """The free slot with the longest common beginning, or if that of a busy one is longer, the least recently
-        used."""
+        """The free slot with the longest common beginning. The least recently used one if a longer beginning can be
+        copied, or if the slot would lose more than it keeps: its beginning can be copied, too."""
         ids, free = work.ids[:-1], self._free()
         begins = [self.engine.common(slot, ids, work.adapter) for slot in range(self.engine.slots)]
         best = max(free, key=lambda slot: begins[slot])
-        return free[0] if max(begins) > begins[best] else best
+        lossy = 2 * begins[best] < len(self.engine.cached[best])
+        copied = max(begins) > begins[best] or self._kept(ids, work.adapter)[1] >= begins[best] + LEAST
+        return free[0] if copied or lossy else best
+
+    def _kept(self, ids: Sequence[int], adapter: int) -> tuple[int, int]:
+        """As `Prefixes.longest`."""
+        return (-1, 0) if self.prefixes is None else self.prefixes.longest(ids, adapter)
+
+    def _keep_loss(self, request: Request) -> None:
+        """Keep the contents of a request's new slot if it is about to lose more than half of them."""
+        if self.prefixes is not None:
+            computed_again = request.prompt_best is not None
+            left = 0 if computed_again else self.engine.common(request.slot, request.ids[:-1], request.adapter)
+            if 2 * left < len(self.engine.cached[request.slot]):
+                self.prefixes.keep(request.slot)
 
     def _reuse(self, request: Request) -> None:
-        """Copy the longest common beginning of another slot, or wait for an earlier request that is about to compute a
-        longer one."""
+        """Copy the longest common beginning of another slot, or one that was kept; or wait for an earlier request that
+        is about to compute a longer one."""
         if request.prompt_best is not None:  # every position is computed
             self.engine.clear(request.slot, request.adapter)
             return
@@ -397,6 +414,9 @@ class Scheduler:
         begins = {slot: self.engine.common(slot, ids, adapter) for slot in others}
         source = max(begins, key=begins.__getitem__, default=request.slot)
         maximum = max(own, begins.get(source, 0))
+        number, kept = self._kept(ids, adapter)
+        restored = kept >= maximum + LEAST
+        maximum = kept if restored else maximum
         request.leader = None
         for earlier in self._active.values():
             if earlier is request:
@@ -407,5 +427,7 @@ class Scheduler:
                 request.leader, maximum = earlier, length
         if request.leader is None:
             self.reused += maximum
-            if maximum > own:
+            if restored and self.prefixes is not None:
+                self.prefixes.restore(number, request.slot, maximum)
+            elif maximum > own:
                 self.engine.copy(source, request.slot, maximum)

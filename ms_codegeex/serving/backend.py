@@ -40,7 +40,9 @@ class Counters:
     failed: int = _counter("Answers that ended with an error.")
     prompt_tokens: int = _counter("Tokens of prompts.")
     completion_tokens: int = _counter("Tokens generated.")
-    reused_tokens: int = _counter("Tokens of prompts that a slot held already.")
+    reused_tokens: int = _counter("Tokens of prompts that were not computed again.")
+    prefix_hits: int = _counter("Prompts that began like a text in the memory for prefixes (--prefix-memory).")
+    prefix_tokens: int = _counter("Tokens of prompts that came from the memory for prefixes.")
     guessed_tokens: int = _counter("Tokens guessed by speculation.")
     accepted_tokens: int = _counter("Guessed tokens that were right.")
     steps: int = _counter("Passes of the engine.")
@@ -184,7 +186,7 @@ class Backend(ABC):
         self.model, self.settings, self.slots = model, settings, slots
         self.models = {each.name: each for each in (model, *adapters)}
         self.engine_ready, self.draining = False, False
-        self.counters = Counters()
+        self.counters, self.prefix_bytes = Counters(), 0
         self.first_token_observers: list[Callable[[float], None]] = []  # seconds from arrival
         self.numbers = itertools.count(1)
         self._waiting, self._active = Waiting(), dict[int, StreamedAnswer]()

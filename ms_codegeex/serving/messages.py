@@ -3,7 +3,7 @@
 To the engine, first the options of `Generator`, then
     ["begin", number, ids, settings, likeliest tokens of the prompt's or null]   ["cancel", number]
 and back, first {"slots": …} or {"error": …, "status": …}, then once per scheduler step
-    [[[number, tokens, finish], …], [guessed, accepted, reused, passes]]
+    [[[number, tokens, finish], …], [guessed, accepted, reused, passes, prefixes' hits, tokens and bytes]]
 A token is [id, log-probability, likeliest tokens]. An answer's first entry has its prompt's tokens as a fourth item if
 they were requested; when finish is "error", the fourth item says why.
 """

@@ -133,6 +133,7 @@ class Metrics(Collector):
             ("queue_length", "Answers that wait for a slot.", backend.queued),
             ("slots", "Answers that can be computed at once.", backend.slots),
             ("slots_busy", "Answers that are computed.", backend.active),
+            ("prefix_bytes", "Bytes used by the memory for prefixes.", backend.prefix_bytes),
         ):
             yield GaugeMetricFamily(f"ms_codegeex_{name}", text, value)
         for each in fields(backend.counters):

@@ -31,6 +31,8 @@ class Worker:
         """Work until the server is gone. The server is ready once this has reported: no graph of the usual requests
         is compiled after that."""
         self.generator.warm_up()
+        if self.scheduler.prefixes is not None:
+            self.scheduler.prefixes.warm_up()
         with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the server is gone
             self._send({"slots": self.generator.slots})
             while True:
@@ -76,18 +78,24 @@ class Worker:
             self._send([news, self._totals()])
 
     def _totals(self) -> list[int]:
-        return [self.scheduler.guessed, self.scheduler.accepted, self.scheduler.reused, self.scheduler.passes]
+        scheduler, prefixes = self.scheduler, self.scheduler.prefixes
+        kept = [0, 0, 0] if prefixes is None else [prefixes.hits, prefixes.tokens, prefixes.size]
+        return [scheduler.guessed, scheduler.accepted, scheduler.reused, scheduler.passes, *kept]
 
     def _send(self, value: Any) -> None:
         self.connection.send_bytes(packed(value))
 
 
-def _loaded(model: str, adapters: dict[str, str], **options: Any) -> Any:
+def _loaded(model: str, adapters: dict[str, str], prefix_bytes: int | None, **options: Any) -> Any:
     if options.get("device") == "gpu":
         prepare()
     from ms_codegeex.generation.engine import Generator
+    from ms_codegeex.generation.prefixes import Prefixes, affordable
 
-    return Generator(Path(model), adapters={name: Path(path) for name, path in adapters.items()}, **options)
+    generator = Generator(Path(model), adapters={name: Path(path) for name, path in adapters.items()}, **options)
+    limit = affordable(generator.engine) if prefix_bytes is None else prefix_bytes
+    generator.scheduler.prefixes = Prefixes(generator.engine, limit) if limit else None
+    return generator
 
 
 def main(descriptor: int, parent: int) -> int:

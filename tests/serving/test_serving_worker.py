@@ -177,7 +177,7 @@ def test_ids_of_a_prompt_come_with_the_first_token():
 def test_passes_are_counted_and_messages_are_not():
     asked = [begin(1, [*range(20, 40)], max_new_tokens=2), begin(2, [0])]
     messages, passes = played(asked, {4: [None]})
-    assert [totals[-1] for _, totals in messages] == [0, 3, 4] and len(passes) == 4
+    assert [totals[3] for _, totals in messages] == [0, 3, 4] and len(passes) == 4
 
 
 def test_graphs_are_made_before_the_server_hears_that_it_is_ready():
@@ -257,13 +257,14 @@ def test_settings_and_tokens_survive_the_way():
 def test_counts_of_an_engine_that_has_ended_are_kept():
     backend = EngineBackend(fake_model(), fake_settings())
     backend._hello({"slots": 3})
-    backend._took([[], [5, 4, 30, 2]])
-    backend._took([[], [7, 5, 31, 9]])
+    backend._took([[], [5, 4, 30, 2, 1, 20, 900]])
+    backend._took([[], [7, 5, 31, 9, 2, 25, 800]])
     backend._hello({"slots": 3})
-    backend._took([[], [1, 1, 2, 4]])
+    backend._took([[], [1, 1, 2, 4, 1, 2, 300]])
     counters = backend.counters
     assert (counters.guessed_tokens, counters.accepted_tokens, counters.reused_tokens) == (8, 6, 33)
     assert counters.steps == 13 and backend.slots == 3
+    assert (counters.prefix_hits, counters.prefix_tokens, backend.prefix_bytes) == (3, 27, 300)
 
 
 def test_a_ping_is_answered_between_passes():
