@@ -1,7 +1,7 @@
 """Continuous batching: requests from any thread share the slots of an engine, which runs in one thread.
 
-A step is one pass: a token, or a few guessed ones, of every sequence that decodes, and rows of prompts, first come,
-first served. Requests wait for a slot in the order of their arrival. A slot keeps the ids of its last sequence, and the
+A step is one pass: a token, or a few guessed ones, of every sequence that decodes, and rows of prompts, the shortest
+rest first. Requests wait for a slot in the order of their arrival. A slot keeps the ids of its last sequence, and the
 beginning that a prompt shares with any slot is not computed again. A request's ids do not depend on other requests.
 Work that takes many steps, such as a beam search, may hold slots: its steps take place between those of the requests.
 """
@@ -12,7 +12,7 @@ import queue
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
@@ -26,12 +26,13 @@ from ms_codegeex.generation.slots import MIN_CHUNK, Part, SlotEngine, power, sha
 Work = Callable[[list[int]], Any]  # with an engine and these slots
 FIRST_GUESSES = 3  # tokens that are guessed at first
 MIXED_ROWS = 64  # of a pass in which sequences decode: prompts do not delay them for long
+PATIENCE = 8  # passes in which shorter prompts may come before a longer one
 
 
 class Request:
     """A prompt and its answer: iterate over it for the new tokens. Cancel a request whose answer nobody reads.
 
-    `finish` says why it ended: "eos" (which is not yielded), "length" or "cancelled".
+    `finish` says why it ended: "eos" (which is not yielded), "stop", "length" or "cancelled".
     """
 
     count = 1  # slots
@@ -44,11 +45,15 @@ class Request:
         eos: int | None = None,
         prompt_best: int | None = None,
         adapter: int = 0,
+        group: str = "",
     ):
         """`limit`: of prompt and answer together, like the engine's capacity. With `prompt_best`, the prompt's ids are
         reported in `scored` like the answer's, with that many likeliest ones. `adapter` is the number of the adapter
-        that computes the answer, 0 for none."""
-        self.ids, self.settings, self.eos, self.adapter = list(ids), settings, eos, adapter
+        that computes the answer, 0 for none. Requests of one `group` share the rows of a pass with those of others.
+        Set `ends` before the first step: it takes each new token and says whether the text has ended with it."""
+        self.ids, self.settings, self.eos, self.adapter, self.group = list(ids), settings, eos, adapter, group
+        self.ends: Callable[[int], bool] | None = None
+        self.passed_over = 0  # passes in which another prompt came first
         self.prompt = len(self.ids)
         self.limit = min(limit, self.prompt + settings.max_new_tokens)
         self.slot = -1
@@ -105,7 +110,9 @@ class Request:
             return
         self.ids.append(chosen.token)
         self._tokens.put(chosen)
-        if len(self.ids) >= self.limit:
+        if self.ends is not None and self.ends(chosen.token):
+            self.finish = "stop"
+        elif len(self.ids) >= self.limit:
             self.finish = "length"
 
     def take_scored(self, tokens: Sequence[Chosen]) -> None:
@@ -149,6 +156,18 @@ class Speculation(ABC):
             request.width = min(2 * guessed + 1, self.maximum)
         elif 2 * accepted < guessed:
             request.width = max(guessed // 2, 1)
+
+
+def divided(prompts: Sequence[tuple[str, int]], room: int) -> list[int]:
+    """How many of `room` rows each prompt gets, given its group and the number of rows that it could use. Groups have
+    equal shares, within which the first prompts come first; so does what a group does not need."""
+    counts, groups = [0] * len(prompts), {group for group, _ in prompts}
+    shares = dict.fromkeys(groups, room // max(1, len(groups)))
+    for shared_out in (False, True):
+        for number, (group, wanted) in enumerate(prompts):
+            count = min(wanted - counts[number], room if shared_out else shares[group])
+            counts[number], shares[group], room = counts[number] + count, shares[group] - count, room - count
+    return counts
 
 
 class Scheduler:
@@ -287,21 +306,28 @@ class Scheduler:
         if planned:
             room = min(room, max(MIXED_ROWS, power(used + MIN_CHUNK)))
         room -= used
-        decoding = {part.slot for part, _ in planned}
+        prompts = self._prompts({part.slot for part, _ in planned})
+        counts = divided([(request.group, self._left(request)) for request in prompts], room)
+        for request, count in zip(prompts, counts, strict=True):
+            if count:
+                begin = len(self.engine.cached[request.slot])
+                ids = request.ids[begin : begin + count]
+                choices = request.prompt_choices(begin, begin + len(ids))
+                planned.append((Part(request.slot, begin, ids, choices), request))
+
+    def _prompts(self, decoding: Container[int]) -> list[Request]:
+        """Requests whose prompts can be computed, the shortest rest first. One that was not the first for `PATIENCE`
+        passes comes before the others, so that nobody waits for ever."""
+        found = []
         for request in self._active.values():
-            if room < 1:
-                return
-            if request.slot in decoding:
-                continue
             if request.leader is not None:
                 self._reuse(request)
-                if request.leader is not None:
-                    continue
-            begin = len(self.engine.cached[request.slot])
-            ids = request.ids[begin : begin + room]
-            choices = request.prompt_choices(begin, begin + len(ids))
-            planned.append((Part(request.slot, begin, ids, choices), request))
-            room -= len(ids)
+            if request.leader is None and request.slot not in decoding:
+                found.append(request)
+        found.sort(key=lambda each: (each.passed_over < PATIENCE, self._left(each)))
+        for number, request in enumerate(found):
+            request.passed_over = request.passed_over + 1 if number else 0
+        return found
 
     def _deliver(self, request: Request, part: Part, tokens: Sequence[Chosen]) -> None:
         """The tokens up to the first that was guessed wrong; those of a prompt first."""

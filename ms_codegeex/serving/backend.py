@@ -64,7 +64,7 @@ class StreamedAnswer(AsyncIterator[Piece]):
         prompt_only: bool,
     ):
         self.number, self.ids, self.settings, self.client = next(backend.numbers), list(ids), settings, client
-        self.prompt_scores, self.prompt_only = prompt_scores, prompt_only
+        self.rule, self.prompt_scores, self.prompt_only = rule, prompt_scores, prompt_only
         self.scored: Sequence[Chosen] = ()  # each id of the prompt but the first, if requested
         self.text = AnswerText(backend.model.tokenizer, ids, settings, rule, through)
         self.began, self.first_token_at = time.monotonic(), 0.0

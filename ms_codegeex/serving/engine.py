@@ -185,7 +185,8 @@ class EngineBackend(Backend):
 
     def _begin(self, answer: StreamedAnswer) -> None:
         scores = answer.settings.log_probabilities if answer.prompt_scores else None
-        self.engine.send(["begin", answer.number, answer.ids, settings_values(answer.settings), scores])
+        rule = None if answer.rule is None else answer.rule.of_block
+        self.engine.send(["begin", answer.number, answer.ids, settings_values(answer.settings), scores, rule])
 
     def _cancel(self, answer: StreamedAnswer) -> None:
         if self.engine is not None:  # it may have ended

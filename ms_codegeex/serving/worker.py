@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import sys
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from typing import Any
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.processes import die_with_parent
 from ms_codegeex.cuda.libraries import prepare
+from ms_codegeex.data.tokenizer.base import Continuation
+from ms_codegeex.generation.stopping import Ending, block
 from ms_codegeex.serving.messages import packed, receive, settings_from
 
 
@@ -46,11 +49,18 @@ class Worker:
             name, *values = receive(self.connection)
             getattr(self, f"_{name}")(*values)
 
-    def _begin(self, number: int, ids: list[int], settings: dict[str, Any], prompt_best: int | None) -> None:
+    def _begin(
+        self, number: int, ids: list[int], values: dict[str, Any], prompt_best: int | None, rule: list[str] | None
+    ) -> None:
+        settings = settings_from(values)
         try:
-            self.requests[number] = self.generator.submit(ids, settings_from(settings), prompt_best)
+            request = self.requests[number] = self.generator.submit(ids, settings, prompt_best)
         except UserError as error:
             self._send([[[number, [], "error", str(error)]], self._totals()])
+            return
+        if settings.stop or rule is not None:
+            ending = Ending(settings.stop, None if rule is None else block(*rule))
+            request.ends = ends(Continuation(self.generator.tokenizer, ids), ending)
 
     def _cancel(self, number: int) -> None:
         if number in self.requests:
@@ -84,6 +94,16 @@ class Worker:
 
     def _send(self, value: Any) -> None:
         self.connection.send_bytes(packed(value))
+
+
+def ends(text: Continuation, ending: Ending) -> Callable[[int], bool]:
+    """Whether a text has ended with its next token. The server finds the same place, and what is to be sent."""
+
+    def ended(token: int) -> bool:
+        ending.feed(text.feed(token))
+        return ending.ended
+
+    return ended
 
 
 def _loaded(model: str, adapters: dict[str, str], prefix_bytes: int | None, **options: Any) -> Any:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from asking import running
-from fake_backend import fake_model, fake_settings
+from fake_backend import cached_tokenizer, fake_model, fake_settings
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.generation.choice import Chosen
@@ -73,7 +73,7 @@ class Counting:
     slots = 2
 
     def __init__(self, between):
-        self.engine = CountingEngine(between)
+        self.engine, self.tokenizer = CountingEngine(between), cached_tokenizer()
         self.scheduler = Scheduler(self.engine)
         self.warmed: list[int] = []  # the number of passes at each call
 
@@ -124,8 +124,9 @@ def received(connection):
     return found
 
 
-def begin(number, ids, prompt_best=None, **settings):
-    return ["begin", number, ids, settings_values(SamplingSettings(**{"max_new_tokens": 40, **settings})), prompt_best]
+def begin(number, ids, prompt_best=None, rule=None, **settings):
+    values = settings_values(SamplingSettings(**{"max_new_tokens": 40, **settings}))
+    return ["begin", number, ids, values, prompt_best, rule]
 
 
 def news(messages, number):
@@ -155,6 +156,24 @@ def test_a_cancelled_request_takes_part_in_no_further_step():
 def test_a_request_that_comes_between_two_steps_is_in_the_next():
     messages, passes = played([begin(1, [10])], {2: [begin(2, [30, 31])], 4: [None]})
     assert sorted(passes[2].values()) == [[12], [30, 31]] and news(messages, 2)[0] == ([32], None)
+
+
+@pytest.mark.parametrize(
+    ("first", "options", "last"),  # of the tokens: an id is a character of ASCII, from 33 on
+    [
+        (10, {"stop": ("/0", "never")}, 15),
+        (10, {"stop": ("01", "0")}, 15),
+        (91, {"rule": ["Java", "{"]}, 92),  # "}"
+        (10, {"rule": ["Python", ""]}, 11),
+        (10, {"rule": ["Python", " "], "stop": ("0",)}, 15),
+    ],
+)
+def test_nothing_is_computed_after_the_end_of_a_text(first, options, last):
+    other = begin(2, [30])
+    messages, passes = played([begin(1, [first], **options), other], {8: [None]})
+    assert news(messages, 1)[-1] == ([last], "stop")
+    assert [token for tokens, *_ in news(messages, 1) for token in tokens] == [*range(first + 1, last + 1)]
+    assert all(ids != [last] for one in passes for ids in one.values()) and len(news(messages, 2)) == 8
 
 
 def test_errors_are_of_one_request():
@@ -245,7 +264,7 @@ def test_a_message_that_breaks_off_is_the_end(count):
 
 def test_settings_and_tokens_survive_the_way():
     settings = SamplingSettings(
-        7, temperature=0.5, top_k=3, seed=2**64 - 1, logit_bias={5: -100.0}, log_probabilities=4
+        7, temperature=0.5, top_k=3, seed=2**64 - 1, logit_bias={5: -100.0}, log_probabilities=4, stop=("\n", "和")
     )
     back = json.loads(packed(settings_values(settings)))
     assert settings_from(back) == settings and asdict(settings_from(back)) == asdict(settings)
