@@ -54,6 +54,7 @@ class Request:
         self.ids, self.settings, self.eos, self.adapter, self.group = list(ids), settings, eos, adapter, group
         self.ends: Callable[[int], bool] | None = None
         self.passed_over = 0  # passes in which another prompt came first
+        self.computed = 0  # rows of passes
         self.prompt = len(self.ids)
         self.limit = min(limit, self.prompt + settings.max_new_tokens)
         self.slot = -1
@@ -278,6 +279,8 @@ class Scheduler:
         planned = self._decoding()
         self._add_prompts(planned)
         self.passes += bool(planned)
+        for part, request in planned:
+            request.computed += len(part.ids)
         results = self.engine.advance([part for part, _ in planned]) if planned else []
         for (part, request), chosen in zip(planned, results, strict=True):
             if chosen:

@@ -175,18 +175,19 @@ class EngineBackend(Backend):
         news, (*totals, self.prefix_bytes) = message
         for name, before, now in zip(TOTALS, self._before, totals, strict=True):
             setattr(self.counters, name, before + now)
-        for number, tokens, finish, *more in news:
+        for number, tokens, finish, computed, *more in news:
             if finish == "error":
                 self.feed_error(number, more[0])
                 continue
             if more:
                 self.feed_prompt(number, [chosen_from(values) for values in more[0]])
-            self.feed(number, [chosen_from(values) for values in tokens], finish)
+            self.feed(number, [chosen_from(values) for values in tokens], finish, computed)
 
     def _begin(self, answer: StreamedAnswer) -> None:
         scores = answer.settings.log_probabilities if answer.prompt_scores else None
         rule = None if answer.rule is None else answer.rule.of_block
-        self.engine.send(["begin", answer.number, answer.ids, settings_values(answer.settings), scores, rule])
+        values = settings_values(answer.settings)
+        self.engine.send(["begin", answer.number, answer.ids, values, scores, rule, answer.output, answer.client])
 
     def _cancel(self, answer: StreamedAnswer) -> None:
         if self.engine is not None:  # it may have ended

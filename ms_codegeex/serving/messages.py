@@ -1,12 +1,14 @@
 """Messages between the server and its engine over a socket: JSON in the frames of `multiprocessing.connection`.
 
 To the engine, first the options of `Generator`, then
-    ["begin", number, ids, settings, likeliest tokens of the prompt's or null, `Rule.of_block` or null]
+    ["begin", number, ids, settings, likeliest tokens of the prompt's or null, `Rule.of_block` or null, answer so far,
+     client]
     ["cancel", number]
 and back, first {"slots": …} or {"error": …, "status": …}, then once per scheduler step
-    [[[number, tokens, finish], …], [guessed, accepted, reused, passes, prefixes' hits, tokens and bytes]]
-A token is [id, log-probability, likeliest tokens]. An answer's first entry has its prompt's tokens as a fourth item if
-they were requested; when finish is "error", the fourth item says why.
+    [[[number, tokens, finish, computed], …], [guessed, accepted, reused, passes, prefixes' hits, tokens and bytes]]
+A token is [id, log-probability, likeliest tokens]. `computed` counts the tokens of prompt
+and answer that were computed for it since its last entry. An answer's first entry has its prompt's tokens as a fifth
+item if they were requested; when finish is "error", the fifth item says why.
 """
 
 from __future__ import annotations

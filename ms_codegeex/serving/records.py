@@ -37,7 +37,9 @@ class RequestRecord:
     path: str
     began: float
     key: str | None = None
-    concurrent: int | None = None  # answers that the key may have in progress; not logged
+    concurrent: int | None = None  # answers that the key may have in progress; not logged, nor are the next two
+    weight: int = 1  # of the key
+    admit: Callable[..., None] | None = None  # counts further answers towards the limit of a minute
     route: str = "unmatched"
     status: int = 0
     prompts: Sequence[Sequence[int]] = ()

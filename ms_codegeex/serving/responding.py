@@ -197,6 +197,8 @@ def begun(plan: AnswerPlan, backend: Backend, request: Request) -> Iterator[list
     record, answers = record_of(request.scope), list[StreamedAnswer]()
     client = record.key or record.client
     backend.check_room(plan.size, client, record.concurrent)
+    if record.admit is not None and plan.size > 1:
+        record.admit(plan.size - 1)  # the request itself was one
     try:
         for index, ids in enumerate(plan.prompts):
             for number in range(plan.count):
@@ -209,6 +211,7 @@ def begun(plan: AnswerPlan, backend: Backend, request: Request) -> Iterator[list
                         through=plan.through() if plan.through else None,
                         prompt_scores=plan.prompt_scores,
                         prompt_only=plan.prompt_only,
+                        weight=record.weight,
                     )
                 )
         yield answers

@@ -72,7 +72,9 @@ class ServeSettings(EngineOptions):
     max_body: int = option("longest body; others get 413 (default: 4 MiB)", "BYTES", 4 << 20, ge=1)
     grace: float = option("seconds after SIGTERM for answers in progress", "S", 30.0, ge=0, lt=float("inf"))
     api_key_file: Path | None = option("lines with a key or its SHA-256 (docs/serve.md); read again on SIGHUP", "FILE")
-    requests_per_minute: int | None = option("limit of each key; more get 429 (default: no limit)", "N", ge=1)
+    requests_per_minute: int | None = option(
+        "limit of each key, in answers; more get 429 (default: no limit)", "N", ge=1
+    )
     cors: tuple[str, ...] = option("origins of web pages that may send requests (default: none)", "ORIGIN", ())
     access_log: str | None = option("a line of JSON for each request; -: on standard output (default: none)", "FILE|-")
     log_prompts: bool = option("the access log also has the text of prompts", default=False)

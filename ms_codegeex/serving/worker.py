@@ -50,17 +50,28 @@ class Worker:
             getattr(self, f"_{name}")(*values)
 
     def _begin(
-        self, number: int, ids: list[int], values: dict[str, Any], prompt_best: int | None, rule: list[str] | None
+        self,
+        number: int,
+        ids: list[int],
+        values: dict[str, Any],
+        prompt_best: int | None,
+        rule: list[str] | None,
+        output: list[int],
+        client: str,
     ) -> None:
         settings = settings_from(values)
         try:
             request = self.requests[number] = self.generator.submit(ids, settings, prompt_best)
         except UserError as error:
-            self._send([[[number, [], "error", str(error)]], self._totals()])
+            self._send([[[number, [], "error", 0, str(error)]], self._totals()])
             return
+        request.group = client
+        request.ids += output
         if settings.stop or rule is not None:
             ending = Ending(settings.stop, None if rule is None else block(*rule))
             request.ends = ends(Continuation(self.generator.tokenizer, ids), ending)
+            for token in output:
+                request.ends(token)
 
     def _cancel(self, number: int) -> None:
         if number in self.requests:
@@ -76,7 +87,8 @@ class Worker:
             tokens = request.new()
             if not tokens and not request.ended:
                 continue
-            news.append([number, tokens, request.finish if request.ended else None])
+            news.append([number, tokens, request.finish if request.ended else None, request.computed])
+            request.computed = 0
             if request.error is not None:
                 news[-1].append(str(request.error))
             elif request.prompt_best is not None:

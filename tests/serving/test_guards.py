@@ -130,7 +130,7 @@ def test_the_limit_of_a_server_without_keys_names_none():
             return [await client.post(PATH, json=BODY) for _ in range(2)]
 
     _, refused = running(asked())
-    assert refused.status_code == 429 and refused.json()["error"]["message"] == "more than 1 requests in a minute"
+    assert refused.status_code == 429 and refused.json()["error"]["message"] == "more than 1 answers in a minute"
 
 
 def test_one_answer_of_a_key_at_once(key_file):

@@ -124,9 +124,9 @@ def received(connection):
     return found
 
 
-def begin(number, ids, prompt_best=None, rule=None, **settings):
+def begin(number, ids, prompt_best=None, rule=None, output=(), client="", **settings):
     values = settings_values(SamplingSettings(**{"max_new_tokens": 40, **settings}))
-    return ["begin", number, ids, values, prompt_best, rule]
+    return ["begin", number, ids, values, prompt_best, rule, list(output), client]
 
 
 def news(messages, number):
@@ -134,7 +134,7 @@ def news(messages, number):
     return [
         ([values[0] for values in tokens], finish, *more)
         for entries, _ in messages
-        for one, tokens, finish, *more in entries
+        for one, tokens, finish, _, *more in entries
         if one == number
     ]
 
