@@ -1,13 +1,14 @@
 """Beginnings of texts that no slot holds any more, in host memory: the ids, and a copy of their keys and values.
 
 A slot that takes up another text loses most of its contents. With `Prefixes` they are kept, up to a number of bytes;
-the least recently used go first. A prompt that begins like one of them gets the copy; what is not in it is computed.
+the least recently used go first, of the group that has most. A prompt that begins like one of them gets the copy; what
+is not in it is computed.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,10 +28,12 @@ def affordable(engine: SlotEngine) -> int:
 
 @dataclass(frozen=True)
 class KeptPrefix:
-    """Ids that were computed with adapter number `adapter`, whose keys and values take `size` bytes."""
+    """Ids that were computed with adapter number `adapter` for a group of requests; their keys and values take `size`
+    bytes."""
 
     ids: tuple[int, ...]
     adapter: int
+    group: str
     size: int
 
 
@@ -54,9 +57,9 @@ class Prefixes:
         self.engine.network.restore(number, 0, 1)
         self.engine.network.forget(number)
 
-    def keep(self, slot: int) -> None:
-        """Copy the contents of a slot. Short ones, and those that are here already, are not copied; copies that they
-        continue are dropped."""
+    def keep(self, slot: int, group: str = "") -> None:
+        """Copy the contents of a slot, which were computed for a group of requests. Short ones, and those that are here
+        already, are not copied; copies that they continue are dropped."""
         ids, adapter = tuple(self.engine.cached[slot]), self.engine.adapter[slot]
         size = self.engine.network.cache_bytes(len(ids))
         if len(ids) < LEAST or size > self.limit:
@@ -69,11 +72,20 @@ class Prefixes:
             if common == len(kept.ids):
                 self._drop(number)
         while self.size + size > self.limit:
-            self._drop(next(iter(self._kept)))
+            self._drop(self._least_useful())
         number = next(self._numbers)
         self.engine.network.save(number, slot, len(ids))
-        self._kept[number] = KeptPrefix(ids, adapter, size)
+        self._kept[number] = KeptPrefix(ids, adapter, group, size)
         self.size += size
+
+    def _least_useful(self) -> int:
+        """The number of the least recently used copy of the group that has most bytes: a flood of one group leaves the
+        copies of others alone."""
+        sizes: Counter[str] = Counter()
+        for kept in self._kept.values():
+            sizes[kept.group] += kept.size
+        (largest, _), *_ = sizes.most_common(1)
+        return next(number for number, kept in self._kept.items() if kept.group == largest)
 
     def _drop(self, number: int) -> None:
         self.engine.network.forget(number)

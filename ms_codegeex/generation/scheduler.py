@@ -187,6 +187,7 @@ class Scheduler:
         self._steps: list[tuple[Call, list[int]]] = []  # of those who hold slots, which are given
         self._active: dict[int, Request] = {}  # by slot, in the order of admission
         self._used, self._clock = [0] * engine.slots, 0  # when a slot became free
+        self._groups = [""] * engine.slots  # for which the contents of the slots were computed
 
     def submit(self, work: Request | Call) -> None:
         """Queue it. The caller must call `step` repeatedly, or `start` once."""
@@ -429,7 +430,8 @@ class Scheduler:
             computed_again = request.prompt_best is not None
             left = 0 if computed_again else self.engine.common(request.slot, request.ids[:-1], request.adapter)
             if 2 * left < len(self.engine.cached[request.slot]):
-                self.prefixes.keep(request.slot)
+                self.prefixes.keep(request.slot, self._groups[request.slot])
+        self._groups[request.slot] = request.group
 
     def _reuse(self, request: Request) -> None:
         """Copy the longest common beginning of another slot, or one that was kept; or wait for an earlier request that

@@ -17,6 +17,7 @@ from typing import Generic, Protocol, TypeVar
 from ms_codegeex.serving.errors import ApiError
 
 QUANTUM = 128  # tokens of an answer before it gives its slot to a client that has none
+MANY = 4096  # clients whose counters are kept; then those that are not there are forgotten
 LEAD = 1024  # tokens by which a client may be ahead of one whose slot it gets because it has fewer
 
 
@@ -90,6 +91,9 @@ class Turns:
         elif client not in present:
             self._used[client] = max(self.used(client), min(map(self.used, present)))
         self._weights[client] = weight
+        if len(self._used) > MANY:  # addresses, of which there is no end
+            self._used = {each: self.used(each) for each in (*present, client)}
+            self._weights = {each: self._weights.get(each, 1) for each in self._used}
 
     def charge(self, client: str, tokens: int) -> None:
         """Add tokens that were computed, or will be."""

@@ -131,6 +131,19 @@ def test_the_memory_is_bounded_and_the_least_recently_used_goes_first(engine):
     assert len(small) == small.size == 0
 
 
+def test_one_groups_flood_leaves_the_copies_of_others(engine):
+    size = engine.network.cache_bytes(48)
+    scheduler = fresh(engine, 3 * size)
+    for seed, group in enumerate("b" + 6 * "a"):
+        request = Request(prompt(46, seed), SamplingSettings(3, temperature=0.0), POSITIONS, group=group)
+        scheduler.submit(request)
+        while not request.finish:
+            scheduler.step()
+    kept = scheduler.prefixes
+    assert kept.longest(prompt(46, 0), 0)[1] == 46 and len(kept) == 3
+    assert [kept.longest(prompt(46, seed), 0)[1] == 46 for seed in (1, 2, 3, 4)] == [False, False, True, True]
+
+
 def test_a_text_is_kept_once_and_replaces_what_it_continues(engine):
     kept, ids, size = fresh(engine).prefixes, prompt(70, 5), engine.network.cache_bytes
     for length, expected in ((LEAST - 1, 0), (40, size(40)), (70, size(70)), (60, size(70))):

@@ -19,7 +19,7 @@ from stepped_engine import NumberedEngine, SteppedBackend
 from ms_codegeex.generation.prefixes import Prefixes
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.generation.scheduler import Request, Scheduler
-from ms_codegeex.serving.fairness import LEAD, QUANTUM, Turns, Waiting
+from ms_codegeex.serving.fairness import LEAD, MANY, QUANTUM, Turns, Waiting
 from ms_codegeex.serving.keys import read_keys
 
 PATH, CAPACITY, FLOOD = "/v1/completions", 2000, 120
@@ -136,6 +136,16 @@ def test_a_client_that_was_away_is_owed_nothing():
     assert turns.used("c") == 590
     turns.enter("d", 1, ())  # nobody is there: counting begins anew
     assert turns.used("d") == turns.used("a") == 0
+
+
+def test_counters_of_addresses_without_end_are_forgotten():
+    turns = Turns()
+    turns.enter("a", 2, ())
+    turns.charge("a", 100)
+    for number in range(3 * MANY):
+        turns.enter(f"{number}", 1, {"a"})
+    assert len(turns._used) <= MANY + 1 and len(turns._weights) <= MANY + 1
+    assert turns.used("a") == 50
 
 
 def slots_of(words):
