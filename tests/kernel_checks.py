@@ -295,6 +295,7 @@ def check_attention(
         [(2, t) for t in range(6, 70)] + [(0, 38), (1, 2), (1, 3)],
         [(0, 20), padding, (2, 70)],
         [(2, t) for t in range(71, 90)],
+        [(0, 21), (1, 4), (0, 22), (0, 23), (1, 5)],
     ]
     for i, rows in enumerate(steps):
         out, expected = together.run(rows, 10 * i)

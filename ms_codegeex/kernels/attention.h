@@ -104,8 +104,9 @@ void attend_together(const Attention& a, int64_t cache, const int64_t* positions
 }
 
 struct Tile {
-  int64_t row, pair;  // first row of a run of one slot, first of its (row, head) pairs
-  int64_t pairs;      // 1 to QUERIES
+  int64_t row, count;  // a run of rows of one slot: the first, how many
+  int64_t pair;        // first of its (row, head) pairs
+  int64_t pairs;       // 1 to QUERIES
 };
 
 struct Rows {
@@ -117,12 +118,12 @@ struct Rows {
 inline void keep(float x, float* at) { *at = x; }
 inline void keep(float x, Half* at) { *at = narrowed(x); }
 
-// false if memory is out
+// Keys and values of rows [begin, end); false if memory is out
 template <class T>
-bool write(const Attention& a, const Rows& rows, int64_t group) {
+bool write(const Attention& a, const Rows& rows, int64_t begin, int64_t end, int64_t group) {
   float* turned = room(2, a.size);
   if (!turned) return false;
-  for (int64_t i = 0; i < rows.m; i++) {
+  for (int64_t i = begin; i < end; i++) {
     const int64_t t = rows.positions[i], cache = rows.slots[i] * a.groups + group, from = (i * a.groups + group) * a.size;
     if (t >= a.capacity) continue;
     turn(a, rows.key + from, t, 1.0f, turned);
@@ -169,6 +170,7 @@ bool attend_as(const Attention& a, const Rows& rows, float* out) {
   Tile* tiles = static_cast<Tile*>(malloc(sizeof(Tile) * (rows.m * shared + 1)));
   if (!tiles || !room(2, a.size)) return free(tiles), false;
   int64_t count = 0, seen = 0;  // tiles, positions
+  bool single = true;           // each run is one tile, and the only one of its slot
   for (int64_t i = 0, n; i < rows.m; i += n) {
     n = 1;
     if (rows.positions[i] >= a.capacity) {
@@ -177,16 +179,21 @@ bool attend_as(const Attention& a, const Rows& rows, float* out) {
     }
     while (i + n < rows.m && rows.slots[i + n] == rows.slots[i] && rows.positions[i + n] < a.capacity) n++;
     for (int64_t j = 0; j < n; j++) seen += rows.positions[i + j] + 1;
+    if (n * shared > QUERIES) single = false;
+    for (int64_t t = 0; single && t < count; t++) single = rows.slots[tiles[t].row] != rows.slots[i];
     for (int64_t pair = 0; pair < n * shared; pair += QUERIES)
-      tiles[count++] = {i, pair, n * shared - pair < QUERIES ? n * shared - pair : QUERIES};
+      tiles[count++] = {i, n, pair, n * shared - pair < QUERIES ? n * shared - pair : QUERIES};
   }
   bool failed = false;
-  parallel(a.groups, rows.m * a.groups * a.size, [&](int64_t group) {
-    if (!write<T>(a, rows, group)) __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
-  });
+  if (!single)  // several tiles read what one of them would write
+    parallel(a.groups, rows.m * a.groups * a.size, [&](int64_t group) {
+      if (!write<T>(a, rows, 0, rows.m, group)) __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
+    });
   parallel(a.groups * count, 2 * seen * a.heads * a.size, [&](int64_t task) {
-    if (!attend_tile<T>(a, rows, tiles[task / a.groups], task % a.groups, out))
-      __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
+    const Tile& tile = tiles[task / a.groups];
+    const int64_t group = task % a.groups;
+    const bool written = !single || write<T>(a, rows, tile.row, tile.row + tile.count, group);
+    if (!written || !attend_tile<T>(a, rows, tile, group, out)) __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
   });
   free(tiles);
   return !failed;

@@ -58,6 +58,11 @@ inline void store_bytes(char* q, I v, int count = L, int apart = 0) {
   if (count == L) return _mm_storeu_si128(reinterpret_cast<__m128i*>(q), bytes);
   _mm_storel_epi64(reinterpret_cast<__m128i*>(q), bytes);
   _mm_storel_epi64(reinterpret_cast<__m128i*>(q + apart), _mm_unpackhi_epi64(bytes, bytes));
+#elif defined(__AVX2__)
+  static_assert(L == 8, "count is 8");
+  const __m256i low = _mm256_shuffle_epi8((__m256i)v, _mm256_set1_epi32(0x0C080400));
+  const __m128i bytes = _mm_unpacklo_epi32(_mm256_castsi256_si128(low), _mm256_extracti128_si256(low, 1));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(q), bytes);
 #else
   for (int j = 0; j < L; j++) q[j / count * apart + j % count] = static_cast<char>(v[j]);
 #endif
