@@ -64,11 +64,12 @@ class StreamedAnswer(AsyncIterator[Piece]):
         prompt_scores: bool,
         prompt_only: bool,
         weight: int,
+        indent: int,
     ):
         self.number, self.ids, self.settings, self.client = next(backend.numbers), list(ids), settings, client
         self.rule, self.prompt_scores, self.prompt_only = rule, prompt_scores, prompt_only
         self.scored: Sequence[Chosen] = ()  # each id of the prompt but the first, if requested
-        self.weight, self.output = weight, list[int]()  # ids so far
+        self.weight, self.indent, self.output = weight, indent, list[int]()  # ids so far
         self.computed = 0  # tokens since it got its slot
         self.estimate = 0  # tokens that were charged before the engine said how many it has computed
         self.text = AnswerText(backend.model.tokenizer, ids, settings, rule, through)
@@ -202,11 +203,13 @@ class Backend(ABC):
         prompt_scores: bool = False,
         prompt_only: bool = False,
         weight: int = 1,
+        indent: int = 0,
     ) -> StreamedAnswer:
         """Begin an answer to a prompt's ids; it ends at `settings.stop` and where `rule` says. Close it if it is not
         read to its end. `ApiError` if there is no room.
 
-        The text goes `through` the answer's own filter. With `prompt_scores`, `StreamedAnswer.scored` is available with
+        The text goes `through` the answer's own filter. With an `indent`, one of this ends it like `Indented`; the
+        engine does so too. With `prompt_scores`, `StreamedAnswer.scored` is available with
         the first piece. With `prompt_only`, the prompt is computed and the answer is empty. Clients take turns, and one
         with a higher `weight` gets more. In a full queue, the answer replaces one of a client that has more of them.
         """
@@ -215,7 +218,7 @@ class Backend(ABC):
             raise ApiError(400, f"prompt: {len(ids)} tokens, the model's context is {self.model.context}")
         for displaced in self._displaced(1, client):
             self.fail(displaced, busy(self.settings.max_queue))
-        answer = StreamedAnswer(self, ids, settings, rule, client, through, prompt_scores, prompt_only, weight)
+        answer = StreamedAnswer(self, ids, settings, rule, client, through, prompt_scores, prompt_only, weight, indent)
         self.counters.answers += 1
         self.counters.prompt_tokens += len(ids)
         self._turns.enter(client, weight, {each.client for each in (*self._active.values(), *self._waiting)})

@@ -187,7 +187,9 @@ class EngineBackend(Backend):
         scores = answer.settings.log_probabilities if answer.prompt_scores else None
         rule = None if answer.rule is None else answer.rule.of_block
         values = settings_values(answer.settings)
-        self.engine.send(["begin", answer.number, answer.ids, values, scores, rule, answer.output, answer.client])
+        self.engine.send(
+            ["begin", answer.number, answer.ids, values, scores, [rule, answer.indent], answer.output, answer.client]
+        )
 
     def _cancel(self, answer: StreamedAnswer) -> None:
         if self.engine is not None:  # it may have ended

@@ -1,8 +1,8 @@
 """Messages between the server and its engine over a socket: JSON in the frames of `multiprocessing.connection`.
 
 To the engine, first the options of `Generator`, then
-    ["begin", number, ids, settings, likeliest tokens of the prompt's or null, `Rule.of_block` or null, answer so far,
-     client]
+    ["begin", number, ids, settings, likeliest tokens of the prompt's or null, [`Rule.of_block` or null, indent],
+     answer so far, client]
     ["cancel", number]
 and back, first {"slots": …} or {"error": …, "status": …}, then once per scheduler step
     [[[number, tokens, finish, computed], …], [guessed, accepted, reused, passes, prefixes' hits, tokens and bytes]]

@@ -110,8 +110,8 @@ def block_rule(prompt: str, language: str | None) -> Rule:
 class AnswerPlan:
     """A checked request: `count` answers of a model, or of one of its adapters, to each of `prompts`.
 
-    `rules` end the answers to a prompt. Each answer's text goes through a filter that `through` makes. `prompt_scores`
-    and `prompt_only` as in `Backend.answer`. `max_tokens` is the number that the request gave.
+    `rules` end the answers to a prompt. Each answer's text goes through a filter that `through` makes. `prompt_scores`,
+    `prompt_only` and `indent` as in `Backend.answer`. `max_tokens` is the number that the request gave.
     """
 
     model: ServedModel
@@ -123,6 +123,7 @@ class AnswerPlan:
     prompt_scores: bool = False
     prompt_only: bool = False
     max_tokens: int | None = None
+    indent: int = 0
 
     @property
     def size(self) -> int:
@@ -212,6 +213,7 @@ def begun(plan: AnswerPlan, backend: Backend, request: Request) -> Iterator[list
                         prompt_scores=plan.prompt_scores,
                         prompt_only=plan.prompt_only,
                         weight=record.weight,
+                        indent=plan.indent,
                     )
                 )
         yield answers

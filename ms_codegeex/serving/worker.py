@@ -20,6 +20,7 @@ from ms_codegeex.base.processes import die_with_parent
 from ms_codegeex.cuda.libraries import prepare
 from ms_codegeex.data.tokenizer.base import Continuation
 from ms_codegeex.generation.stopping import Ending, block
+from ms_codegeex.serving.answering import Indented
 from ms_codegeex.serving.messages import packed, receive, settings_from
 
 
@@ -55,7 +56,7 @@ class Worker:
         ids: list[int],
         values: dict[str, Any],
         prompt_best: int | None,
-        rule: list[str] | None,
+        limits: tuple[list[str] | None, int],
         output: list[int],
         client: str,
     ) -> None:
@@ -67,9 +68,10 @@ class Worker:
             return
         request.group = client
         request.ids += output
-        if settings.stop or rule is not None:
+        rule, indent = limits
+        if settings.stop or rule is not None or indent:
             ending = Ending(settings.stop, None if rule is None else block(*rule))
-            request.ends = ends(Continuation(self.generator.tokenizer, ids), ending)
+            request.ends = ends(Continuation(self.generator.tokenizer, ids), ending, Indented(indent))
             for token in output:
                 request.ends(token)
 
@@ -108,12 +110,12 @@ class Worker:
         self.connection.send_bytes(packed(value))
 
 
-def ends(text: Continuation, ending: Ending) -> Callable[[int], bool]:
+def ends(text: Continuation, ending: Ending, lines: Indented) -> Callable[[int], bool]:
     """Whether a text has ended with its next token. The server finds the same place, and what is to be sent."""
 
     def ended(token: int) -> bool:
-        ending.feed(text.feed(token))
-        return ending.ended
+        lines.feed(ending.feed(text.feed(token)))
+        return ending.ended or lines.ended
 
     return ended
 

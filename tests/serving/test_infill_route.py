@@ -101,6 +101,11 @@ def test_a_line_with_less_indentation_is_the_end():
     assert response.json()["content"] == "a;\n        b;" and response.json()["stop_type"] == "eos" and backend.idle
 
 
+def test_the_engine_hears_of_the_indentation():
+    for body, indent in (({"n_indent": 8}, 8), ({"n_indent": None}, 0)):
+        assert infill({**LLAMA_VSCODE, **body})[1].asked[0].indent == indent
+
+
 def test_time_ends_a_text_that_has_a_whole_line():
     now = [0.0]
     lasting = Lasting(100, lambda: now[0])

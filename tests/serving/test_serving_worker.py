@@ -16,15 +16,18 @@ from asking import running
 from fake_backend import cached_tokenizer, fake_model, fake_settings
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.data.tokenizer.base import Continuation
 from ms_codegeex.generation.choice import Chosen
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.generation.scheduler import Request, Scheduler
 from ms_codegeex.generation.slots import shared
+from ms_codegeex.generation.stopping import Ending
 from ms_codegeex.serving import engine
+from ms_codegeex.serving.answering import Indented
 from ms_codegeex.serving.engine import EngineBackend, EngineProcess
 from ms_codegeex.serving.errors import ApiError
 from ms_codegeex.serving.messages import chosen_from, packed, read, receive, settings_from, settings_values, write
-from ms_codegeex.serving.worker import Worker
+from ms_codegeex.serving.worker import Worker, ends
 
 CONTEXT, BROKEN = 50, 90
 
@@ -124,9 +127,9 @@ def received(connection):
     return found
 
 
-def begin(number, ids, prompt_best=None, rule=None, output=(), client="", **settings):
+def begin(number, ids, prompt_best=None, rule=None, output=(), client="", indent=0, **settings):
     values = settings_values(SamplingSettings(**{"max_new_tokens": 40, **settings}))
-    return ["begin", number, ids, values, prompt_best, rule, list(output), client]
+    return ["begin", number, ids, values, prompt_best, [rule, indent], list(output), client]
 
 
 def news(messages, number):
@@ -368,3 +371,12 @@ def test_a_process_that_is_killed_is_started_again(monkeypatch, tmp_path):
 
     expected = fake_model().tokenizer.decode([6, 7, 8, 9])
     assert running(killed()) == (expected, 1, True, [-9, -9])
+
+
+def test_a_line_with_less_indentation_ends_a_text_in_the_engine():
+    """Ids are those of the tokenizer: a line break, blanks, text; `Indented` itself is the server's."""
+    tokenizer = cached_tokenizer()
+    for text, count in (("a\n        b\n    c", 3), ("a\n\n        b", None), ("a\nb", 1)):
+        ended = ends(Continuation(tokenizer, []), Ending(()), Indented(8))
+        found = [ended(token) for token in tokenizer.encode(text)]
+        assert found.count(True) == (count is not None) and found[-1] is (count is not None)
