@@ -11,7 +11,7 @@ from __future__ import annotations
 import queue
 import threading
 from abc import ABC, abstractmethod
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -20,6 +20,7 @@ from typing import Any
 from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.generation.choice import Chosen, TokenChoice, check_finite, token_choice
 from ms_codegeex.generation.prefixes import LEAST, Prefixes
+from ms_codegeex.generation.row_shares import RowShares
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.generation.slots import MIN_CHUNK, Part, SlotEngine, power, shared
 
@@ -159,18 +160,6 @@ class Speculation(ABC):
             request.width = max(guessed // 2, 1)
 
 
-def divided(prompts: Sequence[tuple[str, int]], room: int) -> list[int]:
-    """How many of `room` rows each prompt gets, given its group and the number of rows that it could use. Groups have
-    equal shares, within which the first prompts come first; so does what a group does not need."""
-    counts, groups = [0] * len(prompts), {group for group, _ in prompts}
-    shares = dict.fromkeys(groups, room // max(1, len(groups)))
-    for shared_out in (False, True):
-        for number, (group, wanted) in enumerate(prompts):
-            count = min(wanted - counts[number], room if shared_out else shares[group])
-            counts[number], shares[group], room = counts[number] + count, shares[group] - count, room - count
-    return counts
-
-
 class Scheduler:
     """Requests and the slots of an engine. `submit` and `Request.cancel` may come from any thread. What slots lose is
     kept in `prefixes`."""
@@ -187,6 +176,7 @@ class Scheduler:
         self._steps: list[tuple[Call, list[int]]] = []  # of those who hold slots, which are given
         self._active: dict[int, Request] = {}  # by slot, in the order of admission
         self._used, self._clock = [0] * engine.slots, 0  # when a slot became free
+        self._shares = RowShares()
         self._groups = [""] * engine.slots  # for which the contents of the slots were computed
 
     def submit(self, work: Request | Call) -> None:
@@ -280,8 +270,11 @@ class Scheduler:
         planned = self._decoding()
         self._add_prompts(planned)
         self.passes += bool(planned)
+        rows = Counter[str]()
         for part, request in planned:
             request.computed += len(part.ids)
+            rows[request.group] += len(part.ids)
+        self._shares.note(rows)
         results = self.engine.advance([part for part, _ in planned]) if planned else []
         for (part, request), chosen in zip(planned, results, strict=True):
             if chosen:
@@ -308,10 +301,13 @@ class Scheduler:
         """Parts of the prompts that are not computed yet, as far as they fit into the pass."""
         used, room = sum(len(part.ids) for part, _ in planned), self.engine.chunk
         if planned:
-            room = min(room, max(MIXED_ROWS, power(used + MIN_CHUNK)))
+            # half for prompts, if those of several groups may come
+            mixed = used + MIXED_ROWS // 2 if self._shares.several else MIXED_ROWS
+            room = min(room, max(mixed, power(used + MIN_CHUNK)))
         room -= used
         prompts = self._prompts({part.slot for part, _ in planned})
-        counts = divided([(request.group, self._left(request)) for request in prompts], room)
+        begun = [request.group for _, request in planned if len(request.ids) == request.prompt]
+        counts = self._shares.divided([(request.group, self._left(request)) for request in prompts], room, begun)
         for request, count in zip(prompts, counts, strict=True):
             if count:
                 begin = len(self.engine.cached[request.slot])
@@ -392,6 +388,7 @@ class Scheduler:
             elif work.prompt >= work.limit:
                 work.end("length")
             else:
+                self._shares.enter(work.group, {each.group for each in self._active.values()})
                 work.slot = self._place(work)
                 self._keep_loss(work)
                 self._active[work.slot] = work
