@@ -11,6 +11,11 @@ constexpr bool EIGHT_IN_BLOCKS = true;  // that CPU's products need no wider num
 #else
 constexpr bool EIGHT_IN_BLOCKS = false;
 #endif
+#if defined(__AVX2__) && !defined(__AVX512VNNI__)
+constexpr int64_t PAIRED = 3;  // from so many rows on, FOUR is multiplied in pairs of 16 bits, not byte by byte
+#else
+constexpr int64_t PAIRED = INT64_MAX;
+#endif
 constexpr int64_t SPAN = 4096;   // columns of EIGHT: in each of 8 lanes, 512 products of 16 and 8 bits fit into 32 bits
 constexpr int64_t SUMMED = 512;  // columns of EIGHT in blocks, in one lane
 constexpr float LARGEST[2] = {127.0f, 32639.0f};  // rounded to 8 and to 16 bits: 127 * 256 + 127, two bytes with signs
@@ -18,14 +23,17 @@ constexpr float LARGEST[2] = {127.0f, 32639.0f};  // rounded to 8 and to 16 bits
 // Rows of x as the products read them, `stride` bytes each.
 //
 // With EIGHT row after row: bytes or int16. With blocks: for 8 numbers, 8 bytes; or of 16 bits, 8 upper and 8 lower bytes
-// with signs. Without AVX2, float32. And in `offsets`, for each group of columns what takes 8 off each number of FOUR, or
+// with signs, or if `paired` int16 in the order of PAIRS. Without AVX2, float32. And in `offsets`, for each group of columns what takes 8 off each number of FOUR, or
 // 128 off each of EIGHT.
 struct Rounded {
   char* q;
   int32_t* offsets;
   float* scales;
   int64_t stride, groups;
+  bool paired;
 };
+
+constexpr int PAIRS[8] = {0, 2, 4, 6, 1, 3, 5, 7};  // of the numbers in a word: each two are 16 bits apart
 
 // ---------------------------------------------------------------- rounding
 // The scale of a row [width], and in `inverse` its reciprocal: 0 for a row of zeros or one that is not finite
@@ -83,7 +91,8 @@ void round_plain(const float* x, int64_t width, float inverse, char* q) {
 }
 
 template <int PLANES>
-void round_blocks(const float* x, int64_t width, int64_t group, int32_t less, float inverse, char* q, int32_t* offsets) {
+void round_blocks(const float* x, int64_t width, int64_t group, int32_t less, float inverse, bool paired, char* q,
+                  int32_t* offsets) {
   for (int64_t from = 0; from < width; from += group) {
     const int64_t to = from + group < width ? from + group : width;
     I total = I{};
@@ -92,7 +101,11 @@ void round_blocks(const float* x, int64_t width, int64_t group, int32_t less, fl
       total += v;
 #if defined(__AVX2__)
       if (PLANES == 1) store_bytes(q + i, v);
-      if (PLANES == 2) {
+      if (paired) {
+        int16_t narrow[L];
+        for (int j = 0; j < L; j++) narrow[j] = static_cast<int16_t>(v[j / 8 * 8 + PAIRS[j % 8]]);
+        memcpy(q + 2 * i, narrow, sizeof narrow);
+      } else if (PLANES == 2) {
         store_bytes(q + 2 * i, (v - (v << 24 >> 24)) >> 8, 8, 16);
         store_bytes(q + 2 * i + 8, v, 8, 16);
       }
@@ -116,7 +129,7 @@ void round_row(const Matrix& w, const float* x, int64_t i, const Rounded& rounde
   if (!rounded.groups) return round_plain<PLANES>(row, w.width, inverse, q);
   const bool eight = w.kind == EIGHT;
   int32_t* offsets = rounded.offsets + i * rounded.groups;
-  round_blocks<PLANES>(row, w.width, eight ? SUMMED : w.group, eight ? 128 : 8, inverse, q, offsets);
+  round_blocks<PLANES>(row, w.width, eight ? SUMMED : w.group, eight ? 128 : 8, inverse, rounded.paired, q, offsets);
 }
 
 // ---------------------------------------------------------------- EIGHT, row after row
@@ -278,12 +291,12 @@ inline I broadcast(const char* p) {
 }
 #endif
 
-template <Kind KIND, int PLANES>
+template <Kind KIND, int PLANES, bool BY_PAIRS = false>
 struct WithBlocks {
   static constexpr int WORDS = KIND == EIGHT ? 2 : 1;  // of 8 numbers
   static constexpr int MOST = KIND == EIGHT || PLANES == 1 ? WIDE : 4;  // rows of x whose sums fit into registers
 #if defined(__AVX2__) && !defined(__AVX512F__)
-  static constexpr int together(int m) { return m <= 2 ? 2 : 1; }
+  static constexpr int together(int m) { return m <= 2 || BY_PAIRS ? 2 : 1; }
 #else
   static constexpr int together(int m) { return m <= 4 ? 2 : 1; }
 #endif
@@ -332,9 +345,10 @@ struct WithBlocks {
   template <int M, int R>
   static inline void add_group(const Matrix& w, int64_t g, const int32_t* const* p, const Rounded& x, int64_t at,
                                bool first, I sum[M][R]) {
-    using Part = Sums<PLANES>;
     const int64_t group = KIND == EIGHT ? SUMMED : w.group, begin = g * group;
     const int64_t end = begin + group < w.width ? begin + group : w.width;
+    if constexpr (BY_PAIRS) return add_pairs<M, R>(begin, end, p, x, at, first, sum);
+    using Part = Sums<PLANES>;
     const int64_t columns = end - begin < Part::COLUMNS ? end - begin : Part::COLUMNS;
     for (int64_t from = begin; from < end; from += columns) {
       Part part[M][R] = {};
@@ -360,6 +374,41 @@ struct WithBlocks {
       for (int m = 0; m < M; m++)
         for (int r = 0; r < R; r++) sum[m][r] = (I)((U)sum[m][r] + (U)part[m][r].total());
     }
+  }
+
+  // Columns [begin, end) of FOUR: a group's sums of up to 128 products of 16 and 4 bits fit into 32 bits
+  template <int M, int R>
+  static inline void add_pairs(int64_t begin, int64_t end, const int32_t* const* p, const Rounded& x, int64_t at,
+                               bool first, I sum[M][R]) {
+    for (int64_t i = begin; i < end; i += 8) {
+      I words[R];
+      for (int r = 0; r < R; r++) {
+        words[r] = load<I>(p[r] + i * (BLOCK / 8));
+        if (first) ahead(p[r] + i * (BLOCK / 8));
+      }
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; j++) {
+        I pair[R];
+        for (int r = 0; r < R; r++) pair[r] = words[r] & 0x000F000F, words[r] >>= 4;
+        for (int m = 0; m < M; m++) {
+          const I a = broadcast(x.q + (at + m) * x.stride + 2 * i + 4 * j);
+          for (int r = 0; r < R; r++) {
+            sum[m][r] = add_products(sum[m][r], pair[r], a);
+            here(sum[m][r]);
+          }
+        }
+      }
+    }
+  }
+  // Keeps a sum in its register: a compiler that makes all products first has to spill them
+  static inline void here(I& sum) { asm("" : "+v"(sum)); }
+  // sum + the products of each lane's two numbers
+  static inline I add_products(I sum, I a, I b) {
+#if defined(__AVX512BW__)
+    return sum + (I)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+#else
+    return sum + (I)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+#endif
   }
 #else
   template <int M, int R>
@@ -427,13 +476,16 @@ bool rounded_products(const Product* all, int count, const float* x, int64_t m) 
 #else
   const int64_t stride = (w.kind == FOUR ? 4 : PLANES) * w.width;
 #endif
+  const bool paired = w.kind == FOUR && PLANES == 2 && m >= PAIRED;
   float* kept = room(4, m * (stride / 4 + groups + 1));
   if (!kept) return false;
   const Rounded rounded{reinterpret_cast<char*>(kept), reinterpret_cast<int32_t*>(kept + m * (stride / 4)),
-                        kept + m * (stride / 4 + groups), stride, groups};
+                        kept + m * (stride / 4 + groups), stride, groups, paired};
   parallel(m, m * w.width * 8, [&](int64_t i) { round_row<PLANES>(w, x, i, rounded); });
   over_chunks(all, count, m, [&](const Product& product, int64_t row) {
     const Matrix& w = *product.w;
+    if constexpr (PLANES == 2 && PAIRED < INT64_MAX)
+      if (paired) return rounded_rows<WithBlocks<FOUR, 2, true>>(w, row, rounded, m, product.residual, product.y);
     if (w.kind == FOUR) return rounded_rows<WithBlocks<FOUR, PLANES>>(w, row, rounded, m, product.residual, product.y);
     if constexpr (EIGHT_IN_BLOCKS)
       rounded_rows<WithBlocks<EIGHT, PLANES>>(w, row, rounded, m, product.residual, product.y);
