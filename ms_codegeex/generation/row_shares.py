@@ -15,7 +15,8 @@ class RowShares:
 
     def __init__(self) -> None:
         self._rows: dict[str, int] = {}
-        self._last: dict[str, int] = {}  # the last pass with a row of the group
+        self._last: dict[str, int] = {}  # the last pass with a row of the group, or before its coming
+        self._entered: dict[str, int] = {}  # the number of the group's coming
         self._passes = 0
 
     @property
@@ -28,6 +29,8 @@ class RowShares:
         if group not in present:
             least = min((self._rows.get(each, 0) for each in present), default=0)
             self._rows[group] = max(self._rows.get(group, 0), least)
+            self._entered[group] = max(self._entered.values(), default=0) + 1
+            self._last[group] = self._passes
 
     def note(self, rows: Mapping[str, int]) -> None:
         """Note a pass with so many rows of each group."""
@@ -37,18 +40,22 @@ class RowShares:
             self._last[group] = self._passes
         for group in [each for each, last in self._last.items() if last < self._passes - RECENT]:
             del self._last[group], self._rows[group]
+            self._entered.pop(group, None)
 
     def divided(self, prompts: Sequence[tuple[str, int]], room: int, begun: Iterable[str] = ()) -> list[int]:
         """How many of `room` rows each prompt gets, given its group and the number of rows that it could use.
 
-        The first prompt of the group that had least comes first. If it is complete with this pass, or if one of that
+        The first prompt of one group comes first: of the groups that had least, or up to `AHEAD` more, the one that
+        came last. If it is complete with this pass, or if one of that
         group is complete anyway, as `begun` says, the others get as many rows at most: the pass is short. Otherwise
         groups have equal shares, within which the first prompts come first; so does what a group does not need.
         """
         counts, sizes, waiting = [0] * len(prompts), Counter(group for group, _ in prompts), Counter(begun)
         groups = sizes + waiting
         if len(groups) > 1:
-            favoured = min(groups, key=lambda each: (self._rows.get(each, 0) // AHEAD, groups[each]))
+            rows = {each: self._rows.get(each, 0) for each in groups}
+            least = min(rows.values())
+            favoured = min(groups, key=lambda each: (rows[each] > least + AHEAD, -self._entered.get(each, 0)))
             first = next((number for number, (group, _) in enumerate(prompts) if group == favoured), None)
             own = rest = 0
             if first is not None:

@@ -309,6 +309,7 @@ class Scheduler:
         begun = [request.group for _, request in planned if len(request.ids) == request.prompt]
         counts = self._shares.divided([(request.group, self._left(request)) for request in prompts], room, begun)
         for request, count in zip(prompts, counts, strict=True):
+            request.passed_over = 0 if count and request is prompts[0] else request.passed_over + 1
             if count:
                 begin = len(self.engine.cached[request.slot])
                 ids = request.ids[begin : begin + count]
@@ -316,18 +317,17 @@ class Scheduler:
                 planned.append((Part(request.slot, begin, ids, choices), request))
 
     def _prompts(self, decoding: Container[int]) -> list[Request]:
-        """Requests whose prompts can be computed, the shortest rest first. One that was not the first for `PATIENCE`
-        passes comes before the others, so that nobody waits for ever."""
+        """Requests whose prompts can be computed, the shortest rest first. Those that were not the first for
+        `PATIENCE` passes come before the others, in the order of their waiting, so that nobody waits for ever."""
         found = []
         for request in self._active.values():
             if request.leader is not None:
                 self._reuse(request)
             if request.leader is None and request.slot not in decoding:
                 found.append(request)
-        found.sort(key=lambda each: (each.passed_over < PATIENCE, self._left(each)))
-        for number, request in enumerate(found):
-            request.passed_over = request.passed_over + 1 if number else 0
-        return found
+        late = [request for request in found if request.passed_over >= PATIENCE]
+        late.sort(key=lambda each: -each.passed_over)
+        return late + sorted((each for each in found if each.passed_over < PATIENCE), key=self._left)
 
     def _deliver(self, request: Request, part: Part, tokens: Sequence[Chosen]) -> None:
         """The tokens up to the first that was guessed wrong; those of a prompt first."""

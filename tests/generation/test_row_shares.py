@@ -25,7 +25,10 @@ def test_who_had_least_comes_first_and_the_pass_is_short():
     assert shares(a=2 * AHEAD, b=5).divided([("a", 60), ("b", 2)], 64) == [14, 2]
     assert shares(a=2 * AHEAD, b=5).divided([("a", 60), ("b", 40)], 64) == [24, 40]
     assert shares(a=5, b=2 * AHEAD).divided([("a", 60), ("b", 2)], 64) == [60, 2]
-    assert shares(a=5, b=5).divided([("a", 60), ("a", 60), ("b", 30)], 64) == [30, 0, 30]  # who asks for less
+    made = shares(a=5)
+    made.enter("a", ())
+    made.enter("b", {"a"})
+    assert made.divided([("a", 60), ("a", 60), ("b", 30)], 64) == [30, 0, 30]  # who came last
 
 
 def test_a_first_token_that_comes_anyway_makes_the_pass_short_too():

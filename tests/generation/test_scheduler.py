@@ -188,7 +188,7 @@ def test_groups_share_the_rows_of_a_pass(codegen, monkeypatch):
         scheduler.submit(request)
     parts = rows_of(engine, monkeypatch)
     scheduler.step()
-    assert parts == [(2, 0, 32)]  # who asks for less comes first, then who had less
+    assert parts == [(2, 0, 32)]  # who came last comes first
     scheduler.step()
     assert parts[1:] == [(2, 32, 50), (0, 0, 14)]
     while not other.finish:

@@ -95,6 +95,22 @@ def test_a_long_prompt_has_half_of_the_rows_in_a_flood():
     running(flooded())
 
 
+def test_a_long_prompt_comes_to_its_end_among_short_ones_that_never_end():
+    async def asked():
+        backend = SteppedBackend(NumberedEngine(16, chunk=32), CAPACITY, max_queue=999)
+        long, seeds = backend.answer(ids_of(320, 0), settings(1)), itertools.count(1)
+        for _ in range(400):
+            while backend.queued < 20:
+                backend.answer(ids_of(30, next(seeds)), settings(1))
+            backend.step()
+            if long.ended:
+                break
+        assert long.ended and not long.error and next(seeds) > 100
+        backend.fail_all(None)
+
+    running(asked())
+
+
 @pytest.mark.parametrize(
     ("slots", "weights"),
     [(1, (1, 1)), (4, (3, 1)), *(pytest.param(*each, marks=pytest.mark.slow) for each in ((4, (1, 1)), (1, (1, 2))))],
