@@ -30,8 +30,8 @@ from ms_codegeex.base.reading import read_json
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.values import parse_overrides
-from ms_codegeex.planning.calibration import OUTSIDE_ROOFLINE, SLOTS_PER_DAY, STEP_SECONDS
-from ms_codegeex.planning.planner import DAY, Plan, make_plan
+from ms_codegeex.planning.calibration import STEP_SECONDS
+from ms_codegeex.planning.planner import Plan, make_plan
 from ms_codegeex.planning.report import CATEGORIES
 from ms_codegeex.planning.search import search, yaml_of
 from ms_codegeex.rehearsal.compile import compile_ranks
@@ -47,6 +47,7 @@ NOTHING_FITS = ("codegeex_13b_910_8", "codegen_16b_910_8", "codegen_16b_910_1536
 BY_TIMELINE = ("codegeex_13b_910_1536",)
 LATER = {  # keys that came after some records, with what every step did before
     ("parallel", "virtual_stages"): 1,
+    ("parallel", "calibration"): None,
     ("training", "optimizer", "name"): "adamw",
     ("training", "optimizer", "momentum"): 0.95,
     ("training", "schedule", "decay"): "cosine",
@@ -265,7 +266,7 @@ def stale() -> list[str]:
 
 
 HEADER = ("devices", "data x tensor x pipeline", "optimizer shards", "sequence parallel", "micro-batches")
-HEADER += ("recomputes", "GiB", "planned step, s", "MFU", "simulated step, s", "MFU", "hours", "device-hours")
+HEADER += ("recomputes", "GiB", "step, s", "MFU", "hours", "device-hours")
 
 
 def row(plan: Plan | None, recipe: Recipe) -> tuple[str, ...]:
@@ -273,10 +274,10 @@ def row(plan: Plan | None, recipe: Recipe) -> tuple[str, ...]:
     name = f"{recipe.devices:,} x {HARDWARE[recipe.hardware]}"
     if plan is None:
         return (name, "no plan fits", *[""] * (len(HEADER) - 2))
-    return (f"[{name}](../{recipe.file.relative_to(ROOT)})", *_cells(plan, recipe.file.stem, recipe.model.tokens))
+    return (f"[{name}](../{recipe.file.relative_to(ROOT)})", *_cells(plan, recipe.model.tokens))
 
 
-def _cells(plan: Plan, stem: str, tokens: float) -> tuple[str, ...]:
+def _cells(plan: Plan, tokens: float) -> tuple[str, ...]:
     """A row without its name."""
     config, mesh, hours = plan.config, plan.config.mesh, hours_of(plan, tokens)
     training = config.training
@@ -288,20 +289,11 @@ def _cells(plan: Plan, stem: str, tokens: float) -> tuple[str, ...]:
         f"{config.accumulation} of {config.micro_batch}",
         f"{training.recompute}{blocks}",
         f"{max(stage.total for stage in plan.memory) / GIB:.1f}",
-        *_pace(stem, plan),
+        plan.estimate.step,
+        plan.estimate.share,
         f"{hours:,.0f}",
         f"{hours * config.devices:,.0f}",
     )
-
-
-def _pace(stem: str, plan: Plan) -> tuple[str, ...]:
-    """Seconds and MFU, planned and simulated."""
-    cells = (f"{plan.step_seconds:.2f}", _percent(plan.mfu))
-    found = simulated(stem, plan)
-    if found is None:
-        return (*cells, "not simulated", "")
-    step = found.seconds * plan.factor.value
-    return (*cells, f"{step:.2f}", _percent(plan.mfu_of(step)))
 
 
 def _percent(share: float) -> str:
@@ -309,15 +301,15 @@ def _percent(share: float) -> str:
 
 
 def hours_of(plan: Plan, tokens: float) -> float:
-    """Hours for so many tokens, by the planned step with the factor, so that all rows have the same method."""
+    """Hours for so many tokens, by the planned step, so that all rows have the same method."""
     return tokens / plan.step_tokens * plan.step_seconds / 3600
 
 
 def paper_row() -> tuple[str, ...]:
     """The published run of the 13B, and our plan of its setting."""
     plan = make_plan(load_config(file_of(PAPER)))
-    cells = list(_cells(plan, PAPER, MODELS[0].tokens))
-    planned = HEADER.index("planned step, s") - 1  # the name comes first
+    cells = list(_cells(plan, MODELS[0].tokens))
+    planned = HEADER.index("step, s") - 1  # the name comes first
     cells[planned] += f" (published: {STEP_SECONDS:.2f})"
     return (f"[{plan.config.devices:,} x 910, the paper's](../configs/{PAPER}.yaml)", *cells)
 
@@ -334,20 +326,13 @@ def page() -> str:
 
 
 SHOWN = ("computing", "tensor", "weights and gradients", "pipeline", "bubble")  # where a simulated step goes
-STEP_HEADER = ("recipe", "nothing overlaps, s", "simulated, s", *SHOWN, "MFU", "MFU with the factor")
-STEP_HEADER += (
-    "G token slots a day",
-    "per device, over the paper's",
-    "GiB of the graph",
-    "in the pool",
-    "its blocks",
-    "of the plan",
-)
+STEP_HEADER = ("recipe", "nothing overlaps, s", "simulated, s", *SHOWN)
+STEP_HEADER += ("GiB of the graph", "in the pool", "its blocks", "of the plan")
 
 
 def simulated_section() -> str:
     """The recorded timelines of current settings: where the step goes, and what follows."""
-    rows, paper = [], SLOTS_PER_DAY / load_config(file_of(PAPER)).devices
+    rows = []
     for stem in _recorded():
         plan = make_plan(load_config(file_of(stem)))
         found = simulated(stem, plan)
@@ -357,18 +342,12 @@ def simulated_section() -> str:
         for group, seconds in found.worst["exposed"].items():
             parts[group if group in ("tensor", "pipeline") else "weights and gradients"] += seconds
         parts.update({name: found.worst[name] for name in ("computing", "bubble")})
-        step = found.seconds * plan.factor.value
-        slots = plan.step_tokens * DAY / step
         rows.append(
             (
                 f"[{stem}](../{file_of(stem).relative_to(ROOT)}){f', {EARLIER}' if found.earlier else ''}",
                 f"{found.roofline:.2f}",
                 f"{found.seconds:.2f}",
                 *(_percent(parts[name] / found.seconds) for name in SHOWN),
-                _percent(plan.mfu_of(found.seconds)),
-                _percent(plan.mfu_of(step)),
-                f"{slots / 1e9:.1f}",
-                f"{slots / plan.config.devices / paper:.2f} x",
                 f"{max(stage['peak_gib'] for stage in found.stages):.1f}",
                 f"{max(stage['pool_gib'] for stage in found.stages):.1f}",
                 f"{max(stage['blocks_gib'] for stage in found.stages):.1f}",
@@ -401,7 +380,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-INTRODUCTION = f"""# Recipes: the fastest plan for each model, device and number of devices
+INTRODUCTION = """# Recipes: the fastest plan for each model, device and number of devices
 
 <!-- Written by docs/recipes.py: change that. -->
 
@@ -411,18 +390,14 @@ python docs/recipes.py --search
 ```
 
 `plan --search` found these settings ([plan.md](plan.md)), and the timeline that of the 13B on 1,536 Ascend 910. **No
-device has shown any of these figures.** A planned step is the roofline without overlap, times {OUTSIDE_ROOFLINE:.3f},
-the factor that was fitted to the published run on Ascend 910 and is borrowed for 910B and A100. Published runs
-on 910B took 1.13 to 1.27 times their roofline ([plan.md](notes.md#published-runs-on-ascend-910b)), so it may be too
-large there. A simulated step is the timeline of the compiled graphs, times the same factor; "not simulated" stands
-where nobody has done that. Hours are for the tokens of the model's paper, packed without padding. They follow the
-planned step in every row and in the picture, because only some recipes were simulated. "full in 5, 0 blocks": the first
-5 blocks of stage 1 recompute, none of stage 2.
+device has shown any of these figures.** A step and its MFU have one estimate, and the range in which eight of ten runs
+should lie, from the published runs on the same chip ([plan.md](plan.md#the-range)). Hours are for the tokens of the
+model's paper, packed without padding. "full in 5, 0 blocks": the first 5 blocks of stage 1 recompute, none of stage 2.
 
 ![device-hours for the paper's tokens, by devices](images/recipes.png)"""
 
 
-SIMULATED_TEXT = f"""## Simulated from the compiled graphs
+SIMULATED_TEXT = """## Simulated from the compiled graphs
 
 ```bash
 ms-codegeex rehearse --config configs/recipes/codegeex_13b_910_1536.yaml --compile --timeline --ranks 0
@@ -432,7 +407,7 @@ python docs/recipes.py --simulate codegeex_13b_910_1536
 One rank of each stage was compiled at full size, all layers, and its step simulated with the overlap that the graph
 allows ([rehearse.md](rehearse.md)). Shares are those of the stage that computes longest. A stream never waits while it
 has a ready operator, so these steps are optimistic; the column before them is pessimistic, because nothing overlaps
-there. The paper's day on 1,536 Ascend 910 has {SLOTS_PER_DAY / 1e9:.1f} G token slots. Shrunk and executed, the recipes
+there. Neither has a factor. Shrunk and executed, the recipes
 train as one device does: that for 1,536 devices in FP16, those for 64 and 512 in FP32 ([rehearse.md](rehearse.md)).
 GiB are without the buffers of communicators: those of all tensors at the peak of the simulated order, what they touch
 of the engine's memory pool (the rest is fragmentation) with its blocks, and the plan's. The recipes touch less than a

@@ -18,7 +18,6 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_file
 from ms_codegeex.base.hardware import DEVICES
 from ms_codegeex.config.validation import check_tree, validated
-from ms_codegeex.planning.calibration import outside_roofline
 
 ROOT = Path(__file__).resolve().parents[1]
 MARKS = ("not verified", "not seen", "not run", "not reproduced")
@@ -108,7 +107,6 @@ def unverified_page(tables: dict[str, list[Row]]) -> str:
     open_items = [(row.name, what, mark) for row in rows for what, mark in row.unverified.items()]
     checks = [(check.part, check.do, check.see) for row in rows for check in row.checks]
     figures = [(chip.name, ", ".join(f"`{name}`" for name in sorted(chip.uncertain))) for chip in DEVICES.values()]
-    borrowed = [chip.name for chip in DEVICES.values() if outside_roofline(chip).measured_on != chip.name]
     return f"""# What is not verified
 
 Generated from `docs/status.yaml` by `python docs/status.py`, as is [status.md](status.md). Edit that file instead.
@@ -124,8 +122,8 @@ stand-in processes, by two `msrun` launchers on one machine, and by the rehearsa
 
 ## Figures of devices that no source settles
 
-`plan --sources` prints the source of each. {" and ".join(borrowed)} have no measured factor
-between roofline and step either ([plan.md](plan.md)).
+`plan --sources` prints the source of each. What a step takes beyond its roofline comes from published runs of others
+([plan.md](plan.md#the-range)); a profile of your own replaces it ([calibrate.md](calibrate.md)).
 
 {table(("device", "uncertain"), *figures)}
 """

@@ -42,6 +42,7 @@ VERBS = (
     "evaluate",
     "reproduce",
     "plan",
+    "calibrate",
     "rehearse",
     "rank-table",
     "tokenizer",

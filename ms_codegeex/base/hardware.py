@@ -19,6 +19,28 @@ POOL_BLOCK = GIB // 8
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """What a run on the device has shown (docs/calibrate.md); its rates are in the fields of the device.
+
+    Products reach `matmul_share` of the peak, `matmul_start` is their K_START. Of collectives, the share `overlap` runs
+    under computation; the device stands still for `gaps` seconds for each second of computing. A step takes `factor`
+    times what is counted with these, eight of ten between `low` and `high`. `cluster_latency`: as `latency`, between
+    servers.
+    """
+
+    base: str
+    matmul_share: float
+    matmul_start: float
+    overlap: float
+    gaps: float
+    factor: float
+    low: float
+    high: float
+    cluster_latency: float
+    source: str
+
+
+@dataclass(frozen=True)
 class Device:
     """One accelerator, its server and its cluster.
 
@@ -46,6 +68,7 @@ class Device:
     saturates: bool
     sources: dict[str, str] = field(compare=False, hash=False)
     uncertain: frozenset[str] = frozenset()
+    calibration: Calibration | None = None
 
     def peak(self, precision: str) -> float:
         """FLOP/s of matrix products in `fp32`, `fp16` or `bf16`; a `UserError` if the device does not support it."""

@@ -24,6 +24,7 @@ SUMMARY = (
 )
 EXAMPLES = """\
   ms-codegeex plan --config codegeex_13b
+  ms-codegeex plan --config codegeex_13b --explain
   ms-codegeex plan --config codegeex_13b --tokens 850e9 --plot memory.png
   ms-codegeex plan --config codegeex_13b_64 --devices 128 training.micro_batch=16
   ms-codegeex plan --config codegeex_13b --search --json
@@ -37,7 +38,9 @@ class Arguments:
 
     config: Path = option("YAML file of the run, or a shipped name", "FILE", REQUIRED)
     devices: int | None = option("total number of devices (default: the YAML's)", "N")
-    device: str | None = option("ascend910, ascend910b or a100 (default: parallel.hardware)", "NAME")
+    device: str | None = option(
+        "ascend910, ascend910b, a100 or a file of `calibrate` (default: parallel.hardware)", "NAME"
+    )
     tokens: float | None = option(
         "tokens to train on, padding included (default: those of the run's steps)", "T", gt=0, lt=float("inf")
     )
@@ -58,6 +61,7 @@ class Arguments:
     group: Literal[32, 64, 128] | None = option("--inference: int4 numbers that share a scale (default: 64)")
     measure: bool = option("--inference: also this CPU; measures how fast it reads memory (seconds)", default=False)
     plot: Path | None = option("write a chart of each stage's memory as PNG", "FILE")
+    explain: bool = option("also the parts of the estimated step, and what its range comes from", default=False)
     sources: bool = option("print the sources of the device's figures", default=False)
     json: bool = option("print one JSON object on standard output", default=False)
     overrides: tuple[str, ...] = option("overrides, such as parallel.tensor=4", "key=value", (), positional=True)
@@ -65,8 +69,9 @@ class Arguments:
 
 def run(arguments: Arguments) -> int:
     """Compute the costs and print them."""
-    from ms_codegeex.config.chosen_hardware import software_note
+    from ms_codegeex.config.chosen_hardware import hardware_of
     from ms_codegeex.config.loading import load_stages
+    from ms_codegeex.config.software import software_note
     from ms_codegeex.planning.planner import make_plan, problems
 
     staged = load_stages(arguments.config, _overrides(arguments))
@@ -95,10 +100,10 @@ def run(arguments: Arguments) -> int:
     if arguments.json:
         print_json(_as_json(plan, arguments.tokens, result))
     else:
-        print_out(_as_text(plan, arguments.tokens, result, arguments.sources))
+        print_out(_as_text(plan, arguments, result))
     for line in problems(plan):
         print_error(f"ms-codegeex plan: {line}")
-    _print_notes([software_note(plan.chip.name)], arguments.json)
+    _print_notes([software_note(hardware_of(plan.config).name)], arguments.json)
     return 0 if plan.fits else 1
 
 
@@ -113,7 +118,8 @@ def _print_notes(notes: Sequence[str | None], as_json: bool) -> None:
 
 def _stages(staged: StagedRun, arguments: Arguments) -> int:
     """The plan of every stage; exit status 1 if one of them does not fit."""
-    from ms_codegeex.config.chosen_hardware import software_note
+    from ms_codegeex.config.chosen_hardware import hardware_of
+    from ms_codegeex.config.software import software_note
     from ms_codegeex.planning.planner import make_plan, problems
 
     for name in ("search", "overlap", "inference", "plot", "tokens", "context", "write"):
@@ -123,12 +129,12 @@ def _stages(staged: StagedRun, arguments: Arguments) -> int:
     if arguments.json:
         print_json({"stages": {name: _as_json(plan, None, None) for name, plan in plans.items()}})
     else:
-        blocks = (f"stage {name}\n\n{_as_text(plan, None, None, arguments.sources)}" for name, plan in plans.items())
+        blocks = (f"stage {name}\n\n{_as_text(plan, arguments, None)}" for name, plan in plans.items())
         print_out("\n\n\n".join(blocks))
     for name, plan in plans.items():
         for line in problems(plan):
             print_error(f"ms-codegeex plan: stages.{name}: {line}")
-    _print_notes([software_note(plan.chip.name) for plan in plans.values()], arguments.json)
+    _print_notes([software_note(hardware_of(plan.config).name) for plan in plans.values()], arguments.json)
     return 0 if all(plan.fits for plan in plans.values()) else 1
 
 
@@ -222,18 +228,20 @@ def _as_json(plan: Plan, tokens: float | None, result: SearchResult | None) -> d
     return to_dict(plan, tokens) | more
 
 
-def _as_text(plan: Plan, tokens: float | None, result: SearchResult | None, sources: bool) -> str:
+def _as_text(plan: Plan, arguments: Arguments, result: SearchResult | None) -> str:
     from ms_codegeex.planning import report
     from ms_codegeex.planning.quick_search import quick_search
 
-    budget = tokens or plan.config.steps * plan.step_tokens
-    blocks = [report.heading(plan), report.memory_table(plan), report.communication_table(plan)]
-    blocks += [report.time_table(plan), report.recipe_table(plan), report.budget(plan, budget)]
+    budget = arguments.tokens or plan.config.steps * plan.step_tokens
+    blocks = [report.heading(plan), report.step_text(plan), report.memory_table(plan)]
+    blocks += [report.communication_table(plan), report.recipe_table(plan), report.budget(plan, budget)]
     blocks.append(report.improvement_table(plan))
     if result:
-        blocks.insert(0, report.search_table(result))
+        blocks.insert(0, report.search_table(result, arguments.overlap or arguments.explain))
     else:
-        blocks.insert(1, quick_search(plan).text())
-    if sources:
+        blocks.insert(2, quick_search(plan).text())
+    if arguments.explain:
+        blocks += [report.time_table(plan), report.published_table(plan)]
+    if arguments.sources:
         blocks.append(report.sources(plan.chip))
-    return "\n\n".join(block for block in [*blocks, report.calibration(plan)] if block)
+    return "\n\n".join(block for block in blocks if block)

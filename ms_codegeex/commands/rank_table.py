@@ -95,7 +95,7 @@ def _servers(arguments: argparse.Namespace) -> list[tuple[str, dict[int, str]]]:
 
 def run(arguments: argparse.Namespace) -> None:
     """Make, merge or check a table and print what it holds."""
-    from ms_codegeex.config.chosen_hardware import software_note
+    from ms_codegeex.config.software import software_note
     from ms_codegeex.runs import rank_table
 
     mesh = note = None

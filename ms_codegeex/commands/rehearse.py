@@ -76,6 +76,9 @@ class Arguments:
         "with the compilation: simulate the step that was compiled, every operator with its time on the device",
         default=False,
     )
+    explain: bool = option(
+        "with the timeline: the parts of the estimated step, and the plan's work beside the graph's", default=False
+    )
     plot: Path | None = option("write the timeline as a picture", "FILE.png")
     trace: Path | None = option("write the timeline for Chrome's trace viewer", "FILE.json")
     json: bool = option("print one JSON object on standard output", default=False)
@@ -120,7 +123,7 @@ def _first_contact(arguments: Arguments) -> int:
     from ms_codegeex.rehearsal.emulation import on_saturating_chip
     from ms_codegeex.rehearsal.first_contact import first_contact, text, to_json
 
-    for flag in ("compile", "execute", "target", "streams", "mesh", "steps", "timeline", "plot", "trace"):
+    for flag in ("compile", "execute", "target", "streams", "mesh", "steps", "timeline", "explain", "plot", "trace"):
         if getattr(arguments, flag) not in (None, False):
             raise UserError(f"--{flag}: belongs to another rehearsal than --first-contact; leave one of the two out")
     config = load_config(arguments.config, _overrides(arguments))
@@ -169,6 +172,7 @@ def _check_phase(arguments: Arguments, compiles: bool, executes: bool) -> None:
     no_timeline = "writes the timeline, which was not requested; give --timeline as well"
     no_ascend = "the streams of Ascend's back end need a compilation with --target ascend; give both"
     rules = (  # an option, whether it may be given, and the message otherwise
+        ("explain", arguments.timeline, "explains the timeline, which was not requested; give --timeline as well"),
         ("plot", arguments.timeline, no_timeline),
         ("trace", arguments.timeline, no_timeline),
         ("timeline", compiles, for_compile),
@@ -265,7 +269,7 @@ def _simulate_step(config: RunConfig, compiled: CompileReport, arguments: Argume
 
     timeline = make_timeline(compiled.config, config, compiled.programs)
     if not arguments.json:
-        print_out(text(timeline) + "\n")
+        print_out(text(timeline, arguments.explain) + "\n")
     if arguments.trace:
         write_json(arguments.trace, trace(timeline))
     if arguments.plot:

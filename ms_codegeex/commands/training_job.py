@@ -21,7 +21,7 @@ from ms_codegeex.base.printing import print_error, print_json, print_out
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.commands.run_end import Stopwatch, compared, comparison, sampled, time_line
 from ms_codegeex.config import RunConfig
-from ms_codegeex.config.chosen_hardware import software_note
+from ms_codegeex.config.software import software_note
 from ms_codegeex.data.corpus.prepare import cached_corpus
 from ms_codegeex.data.corpus.reading import Search, find_units
 from ms_codegeex.data.corpus.settings import PrepareSettings, ReadingSettings

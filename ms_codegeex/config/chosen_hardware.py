@@ -1,10 +1,8 @@
 """Which accelerator a run is planned for and executed on, from `parallel.hardware`, `device` and the driver; which of
-its fused kernels the run uses: `parallel.fusion.*` where it is set, otherwise the device's default. And which MindSpore
-is known to support it."""
+its fused kernels the run uses: `parallel.fusion.*` where it is set, otherwise the device's default."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import re
 
 from ms_codegeex.base.errors import UserError
@@ -46,28 +44,6 @@ def check_kind(config: RunConfig) -> None:
 def chip_of(name: str) -> Chip | None:
     """The chip that the driver calls so, or the first one that has this `parallel.hardware`."""
     return next((chip for chip in CHIPS if chip.hardware == name or re.fullmatch(chip.driver, name)), None)
-
-
-def installed_mindspore() -> str:
-    """Its version; "none" without it."""
-    try:
-        return importlib.metadata.version("mindspore")
-    except importlib.metadata.PackageNotFoundError:
-        return "none"
-
-
-def software_note(name: str) -> str | None:
-    """One line: which MindSpore is known to support a chip, named as for `chip_of`, and which is installed. None for
-    what is no Ascend."""
-    chip = chip_of(name)
-    if chip is None:
-        return None
-    installed, use = installed_mindspore(), "" if chip.hardware else ", for inference,"
-    state = "" if installed == chip.mindspore else ", not verified on it"
-    return (
-        f"{chip.name}: the newest MindSpore that a published page names for it{use} is {chip.mindspore} (CANN "
-        f"{chip.cann}, Python {chip.python}); installed: {installed}{state} (docs/hardware.md)"
-    )
 
 
 def driver_hardware(config: RunConfig, driver: str) -> str:

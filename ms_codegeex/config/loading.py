@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.host import available_cores
-from ms_codegeex.base.shipped import find_config
+from ms_codegeex.base.shipped import SUFFIXES, find_config
+from ms_codegeex.base.yaml_reading import read_yaml_file
 from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.config.run import RunConfig
 from ms_codegeex.config.validation import check_tree, validated
@@ -132,7 +133,26 @@ def _built_stage(stage: StageValues) -> RunConfig:
         raise UserError(f"stages.{stage.name}: {error}") from None
 
 
+def _with_chip(values: dict[str, Any]) -> dict[str, Any]:
+    """With the chip of a hardware file in `parallel.hardware`, and the file in `parallel.calibration`."""
+    parallel = values.get("parallel")
+    name = parallel.get("hardware") if isinstance(parallel, Mapping) else None
+    if not isinstance(name, str) or Path(name).suffix not in SUFFIXES:
+        return values
+    try:
+        content = read_yaml_file(Path(name))
+    except FileNotFoundError:
+        raise UserError(
+            f"parallel.hardware: {name} does not exist; write it with `calibrate`, or name a chip"
+        ) from None
+    base = content.get("base") if isinstance(content, Mapping) else None
+    if not isinstance(base, str):
+        raise UserError(f"parallel.hardware: {name} names no chip as its base; write it again with `calibrate`")
+    return {**values, "parallel": {**parallel, "hardware": base, "calibration": name}}
+
+
 def _built(values: dict[str, Any]) -> RunConfig:
+    values = _with_chip(values)
     if values.get("devices") is None:
         values["devices"] = _smallest_world(values.get("parallel"))
         single = build_run_config(values)

@@ -45,6 +45,7 @@ class Devices:
         if sys.platform != "linux":
             raise UserError("--devices: several processes share a model on Linux only; leave it out")
         self.sizes, self.vocab_size = sizes, model.config.vocab_size
+        self._position_bytes = sizes.cache_bits // 8 * model.config.cached_numbers
         each = max(1, sizes.threads // count) if sizes.threads else 0
         # compiled once, before all processes ask for it
         library, self.slower = compiled_library(each, sizes.cpu_level)
@@ -81,7 +82,23 @@ class Devices:
 
     def copy(self, source: int, target: int, length: int) -> None:
         """As in `Network`."""
-        self._ask({"do": "copy", "slots": [source, target], "length": length})
+        self._ask({"do": "copy", "with": [source, target, length]})
+
+    def cache_bytes(self, length: int) -> int:
+        """As in `Network`, of all devices together."""
+        return length * self._position_bytes
+
+    def save(self, number: int, slot: int, length: int) -> None:
+        """As in `Network`: each device keeps its share."""
+        self._ask({"do": "save", "with": [number, slot, length]})
+
+    def restore(self, number: int, slot: int, length: int) -> None:
+        """As in `Network`."""
+        self._ask({"do": "restore", "with": [number, slot, length]})
+
+    def forget(self, number: int) -> None:
+        """As in `Network`."""
+        self._ask({"do": "forget", "with": [number]})
 
     def _ask(self, head: Mapping[str, Any], arrays: Sequence[np.ndarray] = ()) -> list[np.ndarray]:
         """Send a request to all processes and return the first one's answer. The others get three arrays only."""

@@ -61,8 +61,8 @@ def serve(network: LocalNetwork, rank: int, answers: Any) -> None:
     unread = [np.zeros((1, len(COLUMNS))), np.zeros((1, 1, 3)), np.zeros(1, np.int32)]
     while True:
         head, arrays = receive(sys.stdin.buffer)
-        if head["do"] == "copy":
-            network.copy(*head["slots"], head["length"])
+        if head["do"] in ("copy", "save", "restore", "forget"):
+            getattr(network, head["do"])(*head["with"])
             results = []
         else:
             passed, wanted, adapters, *chosen = arrays

@@ -72,6 +72,16 @@ class CompositeAttention(nn.Cell):
         keys = self.write_keys(self.keys, there, self.gather(self.keys, here, 0))
         return keys, self.write_values(self.values, there, self.gather(self.values, here, 0))
 
+    def read(self, slot: Tensor) -> tuple[Tensor, Tensor]:
+        """The keys and values of a slot, int32 [1], each [groups * (capacity + 1), d]."""
+        here = slot * self.whole + self.inside
+        return self.gather(self.keys, here, 0), self.gather(self.values, here, 0)
+
+    def write(self, slot: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Such keys and values to a slot, int32 [1]."""
+        there = slot * self.whole + self.inside
+        return self.write_keys(self.keys, there, keys), self.write_values(self.values, there, values)
+
     def construct(
         self,
         query: Tensor,
@@ -109,6 +119,31 @@ class CompositeCopy(nn.Cell):
         for attention in self.attentions:
             attention.copy(source, target)
         return target
+
+
+class CompositeRead(nn.Cell):
+    """The cache of one slot of a layer."""
+
+    def __init__(self, attention: CompositeAttention):
+        super().__init__(auto_prefix=False)
+        self.attention = attention
+
+    def construct(self, slot: Tensor) -> tuple[Tensor, Tensor]:
+        """int32 [1] -> as `CompositeAttention.read`"""
+        return self.attention.read(slot)
+
+
+class CompositeWrite(nn.Cell):
+    """The cache of one slot of a layer, from elsewhere."""
+
+    def __init__(self, attention: CompositeAttention):
+        super().__init__(auto_prefix=False)
+        self.attention = attention
+
+    def construct(self, slot: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """int32 [1], and what `CompositeRead` gives -> slot"""
+        self.attention.write(slot, keys, values)
+        return slot
 
 
 class CompositeLinear(nn.Cell):
@@ -262,7 +297,8 @@ class CompositeCells:
         for parent, name, core in named_cells(model, AttentionCore):
             attentions.append(CompositeAttention(core, names[id(core)], sizes))
             setattr(parent, name, attentions[-1])
-        self._copy = CompositeCopy(attentions)
+        self._copy, self._attentions = CompositeCopy(attentions), attentions
+        self._layers = [(CompositeRead(each), CompositeWrite(each)) for each in attentions]
         self._chosen = None
         if adapters:
             self._adapt(model, adapters)
@@ -293,3 +329,23 @@ class CompositeCells:
     def copy(self, source: int, target: int, length: int) -> None:
         """The keys and values of a slot to another slot, whatever the `length`, so that there is one graph."""
         self._copy(Tensor([source], ms.int32), Tensor([target], ms.int32))
+
+    def cache_bytes(self, length: int) -> int:
+        """The size of what `read` returns for so many positions."""
+        return length * sum(2 * each.groups * each.size * (2 if each.half else 4) for each in self._attentions)
+
+    def read(self, slot: int, length: int) -> list[np.ndarray]:
+        """Copies of the keys and values of a slot's first `length` positions, those of each layer in turn."""
+        copies = []
+        for attention, (read, _) in zip(self._attentions, self._layers, strict=True):
+            for whole in read(Tensor([slot], ms.int32)):
+                by_group = whole.asnumpy().reshape(attention.groups, -1, attention.size)
+                copies.append(by_group[:, :length].copy())
+        return copies
+
+    def write(self, slot: int, copies: Sequence[np.ndarray], length: int) -> None:
+        """The first `length` positions of what `read` returned, to a slot."""
+        for number, (attention, (_, write)) in enumerate(zip(self._attentions, self._layers, strict=True)):
+            rest = ((0, 0), (0, attention.capacity + 1 - length), (0, 0))
+            layer = (np.pad(copy[:, :length], rest) for copy in copies[2 * number : 2 * number + 2])
+            write(Tensor([slot], ms.int32), *(Tensor(each.reshape(-1, attention.size)) for each in layer))

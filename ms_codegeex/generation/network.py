@@ -39,6 +39,18 @@ class Network(Protocol):
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy the keys and values of a slot's first `length` positions to another slot."""
 
+    def cache_bytes(self, length: int) -> int:
+        """The size of the keys and values of `length` positions, as `save` keeps them."""
+
+    def save(self, number: int, slot: int, length: int) -> None:
+        """Keep a copy of the keys and values of a slot's first `length` positions in host memory."""
+
+    def restore(self, number: int, slot: int, length: int) -> None:
+        """Write the first `length` positions of what was saved by this number to a slot."""
+
+    def forget(self, number: int) -> None:
+        """Free what was saved by this number."""
+
 
 class Passage(nn.Cell):
     """Rows through a model's blocks. Each number of rows has a graph, which serves every way to read the result."""
@@ -97,6 +109,7 @@ class LocalNetwork:
 
             cells, choice = CompositeCells(model, weights, sizes, meeting, adapters), CompositeChoice(draws=True)
         self._cells = cells
+        self._saved: dict[int, list[np.ndarray]] = {}
         self._numbers = ms.float64 if self.compiled else ms.float32
         self._passage, self._scoring = Passage(model), Reading(cells.head, None)
         if meeting is not None and meeting.share.rank:  # only the first device's choices are read
@@ -126,6 +139,22 @@ class LocalNetwork:
     def copy(self, source: int, target: int, length: int) -> None:
         """As in `Network`."""
         self._cells.copy(source, target, length)
+
+    def cache_bytes(self, length: int) -> int:
+        """As in `Network`."""
+        return self._cells.cache_bytes(length)
+
+    def save(self, number: int, slot: int, length: int) -> None:
+        """As in `Network`."""
+        self._saved[number] = self._cells.read(slot, length)
+
+    def restore(self, number: int, slot: int, length: int) -> None:
+        """As in `Network`."""
+        self._cells.write(slot, self._saved[number], length)
+
+    def forget(self, number: int) -> None:
+        """As in `Network`."""
+        del self._saved[number]
 
 
 def _check(weights: Weights, compiled: bool, sizes: SlotSizes) -> None:

@@ -1,7 +1,7 @@
 """Continuous batching: requests from any thread share the slots of an engine, which runs in one thread.
 
-A step is one pass: a token, or a few guessed ones, of every sequence that decodes, and rows of prompts, first come,
-first served. Requests wait for a slot in the order of their arrival. A slot keeps the ids of its last sequence, and the
+A step is one pass: a token, or a few guessed ones, of every sequence that decodes, and rows of prompts, the shortest
+rest first. Requests wait for a slot in the order of their arrival. A slot keeps the ids of its last sequence, and the
 beginning that a prompt shares with any slot is not computed again. A request's ids do not depend on other requests.
 Work that takes many steps, such as a beam search, may hold slots: its steps take place between those of the requests.
 """
@@ -11,26 +11,29 @@ from __future__ import annotations
 import queue
 import threading
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 
 from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.generation.choice import Chosen, TokenChoice, check_finite, token_choice
+from ms_codegeex.generation.prefixes import LEAST, Prefixes
+from ms_codegeex.generation.row_shares import RowShares
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.generation.slots import MIN_CHUNK, Part, SlotEngine, power, shared
 
 Work = Callable[[list[int]], Any]  # with an engine and these slots
 FIRST_GUESSES = 3  # tokens that are guessed at first
 MIXED_ROWS = 64  # of a pass in which sequences decode: prompts do not delay them for long
+PATIENCE = 8  # passes in which shorter prompts may come before a longer one
 
 
 class Request:
     """A prompt and its answer: iterate over it for the new tokens. Cancel a request whose answer nobody reads.
 
-    `finish` says why it ended: "eos" (which is not yielded), "length" or "cancelled".
+    `finish` says why it ended: "eos" (which is not yielded), "stop", "length" or "cancelled".
     """
 
     count = 1  # slots
@@ -43,11 +46,16 @@ class Request:
         eos: int | None = None,
         prompt_best: int | None = None,
         adapter: int = 0,
+        group: str = "",
     ):
         """`limit`: of prompt and answer together, like the engine's capacity. With `prompt_best`, the prompt's ids are
         reported in `scored` like the answer's, with that many likeliest ones. `adapter` is the number of the adapter
-        that computes the answer, 0 for none."""
-        self.ids, self.settings, self.eos, self.adapter = list(ids), settings, eos, adapter
+        that computes the answer, 0 for none. Requests of one `group` share the rows of a pass with those of others.
+        Set `ends` before the first step: it takes each new token and says whether the text has ended with it."""
+        self.ids, self.settings, self.eos, self.adapter, self.group = list(ids), settings, eos, adapter, group
+        self.ends: Callable[[int], bool] | None = None
+        self.passed_over = 0  # passes in which another prompt came first
+        self.computed = 0  # rows of passes
         self.prompt = len(self.ids)
         self.limit = min(limit, self.prompt + settings.max_new_tokens)
         self.slot = -1
@@ -104,7 +112,9 @@ class Request:
             return
         self.ids.append(chosen.token)
         self._tokens.put(chosen)
-        if len(self.ids) >= self.limit:
+        if self.ends is not None and self.ends(chosen.token):
+            self.finish = "stop"
+        elif len(self.ids) >= self.limit:
             self.finish = "length"
 
     def take_scored(self, tokens: Sequence[Chosen]) -> None:
@@ -151,10 +161,11 @@ class Speculation(ABC):
 
 
 class Scheduler:
-    """Requests and the slots of an engine. `submit` and `Request.cancel` may come from any thread."""
+    """Requests and the slots of an engine. `submit` and `Request.cancel` may come from any thread. What slots lose is
+    kept in `prefixes`."""
 
-    def __init__(self, engine: SlotEngine, speculation: Speculation | None = None):
-        self.engine, self.speculation = engine, speculation
+    def __init__(self, engine: SlotEngine, speculation: Speculation | None = None, prefixes: Prefixes | None = None):
+        self.engine, self.speculation, self.prefixes = engine, speculation, prefixes
         self.guessed = self.accepted = 0  # tokens
         self.reused = 0  # tokens of prompts that were there already
         self.passes = 0
@@ -165,6 +176,8 @@ class Scheduler:
         self._steps: list[tuple[Call, list[int]]] = []  # of those who hold slots, which are given
         self._active: dict[int, Request] = {}  # by slot, in the order of admission
         self._used, self._clock = [0] * engine.slots, 0  # when a slot became free
+        self._shares = RowShares()
+        self._groups = [""] * engine.slots  # for which the contents of the slots were computed
 
     def submit(self, work: Request | Call) -> None:
         """Queue it. The caller must call `step` repeatedly, or `start` once."""
@@ -257,6 +270,11 @@ class Scheduler:
         planned = self._decoding()
         self._add_prompts(planned)
         self.passes += bool(planned)
+        rows = Counter[str]()
+        for part, request in planned:
+            request.computed += len(part.ids)
+            rows[request.group] += len(part.ids)
+        self._shares.note(rows)
         results = self.engine.advance([part for part, _ in planned]) if planned else []
         for (part, request), chosen in zip(planned, results, strict=True):
             if chosen:
@@ -283,23 +301,33 @@ class Scheduler:
         """Parts of the prompts that are not computed yet, as far as they fit into the pass."""
         used, room = sum(len(part.ids) for part, _ in planned), self.engine.chunk
         if planned:
-            room = min(room, max(MIXED_ROWS, power(used + MIN_CHUNK)))
+            # half for prompts, if those of several groups may come
+            mixed = used + MIXED_ROWS // 2 if self._shares.several else MIXED_ROWS
+            room = min(room, max(mixed, power(used + MIN_CHUNK)))
         room -= used
-        decoding = {part.slot for part, _ in planned}
+        prompts = self._prompts({part.slot for part, _ in planned})
+        begun = [request.group for _, request in planned if len(request.ids) == request.prompt]
+        counts = self._shares.divided([(request.group, self._left(request)) for request in prompts], room, begun)
+        for request, count in zip(prompts, counts, strict=True):
+            request.passed_over = 0 if count and request is prompts[0] else request.passed_over + 1
+            if count:
+                begin = len(self.engine.cached[request.slot])
+                ids = request.ids[begin : begin + count]
+                choices = request.prompt_choices(begin, begin + len(ids))
+                planned.append((Part(request.slot, begin, ids, choices), request))
+
+    def _prompts(self, decoding: Container[int]) -> list[Request]:
+        """Requests whose prompts can be computed, the shortest rest first. Those that were not the first for
+        `PATIENCE` passes come before the others, in the order of their waiting, so that nobody waits for ever."""
+        found = []
         for request in self._active.values():
-            if room < 1:
-                return
-            if request.slot in decoding:
-                continue
             if request.leader is not None:
                 self._reuse(request)
-                if request.leader is not None:
-                    continue
-            begin = len(self.engine.cached[request.slot])
-            ids = request.ids[begin : begin + room]
-            choices = request.prompt_choices(begin, begin + len(ids))
-            planned.append((Part(request.slot, begin, ids, choices), request))
-            room -= len(ids)
+            if request.leader is None and request.slot not in decoding:
+                found.append(request)
+        late = [request for request in found if request.passed_over >= PATIENCE]
+        late.sort(key=lambda each: -each.passed_over)
+        return late + sorted((each for each in found if each.passed_over < PATIENCE), key=self._left)
 
     def _deliver(self, request: Request, part: Part, tokens: Sequence[Chosen]) -> None:
         """The tokens up to the first that was guessed wrong; those of a prompt first."""
@@ -360,7 +388,9 @@ class Scheduler:
             elif work.prompt >= work.limit:
                 work.end("length")
             else:
+                self._shares.enter(work.group, {each.group for each in self._active.values()})
                 work.slot = self._place(work)
+                self._keep_loss(work)
                 self._active[work.slot] = work
                 self._reuse(work)
 
@@ -378,16 +408,31 @@ class Scheduler:
         return sorted(slots, key=lambda slot: self._used[slot])
 
     def _place(self, work: Request | Call) -> int:
-        """The free slot with the longest common beginning, or if that of a busy one is longer, the least recently
-        used."""
+        """The free slot with the longest common beginning. The least recently used one if a longer beginning can be
+        copied, or if the slot would lose more than it keeps: its beginning can be copied, too."""
         ids, free = work.ids[:-1], self._free()
         begins = [self.engine.common(slot, ids, work.adapter) for slot in range(self.engine.slots)]
         best = max(free, key=lambda slot: begins[slot])
-        return free[0] if max(begins) > begins[best] else best
+        lossy = 2 * begins[best] < len(self.engine.cached[best])
+        copied = max(begins) > begins[best] or self._kept(ids, work.adapter)[1] >= begins[best] + LEAST
+        return free[0] if copied or lossy else best
+
+    def _kept(self, ids: Sequence[int], adapter: int) -> tuple[int, int]:
+        """As `Prefixes.longest`."""
+        return (-1, 0) if self.prefixes is None else self.prefixes.longest(ids, adapter)
+
+    def _keep_loss(self, request: Request) -> None:
+        """Keep the contents of a request's new slot if it is about to lose more than half of them."""
+        if self.prefixes is not None:
+            computed_again = request.prompt_best is not None
+            left = 0 if computed_again else self.engine.common(request.slot, request.ids[:-1], request.adapter)
+            if 2 * left < len(self.engine.cached[request.slot]):
+                self.prefixes.keep(request.slot, self._groups[request.slot])
+        self._groups[request.slot] = request.group
 
     def _reuse(self, request: Request) -> None:
-        """Copy the longest common beginning of another slot, or wait for an earlier request that is about to compute a
-        longer one."""
+        """Copy the longest common beginning of another slot, or one that was kept; or wait for an earlier request that
+        is about to compute a longer one."""
         if request.prompt_best is not None:  # every position is computed
             self.engine.clear(request.slot, request.adapter)
             return
@@ -397,6 +442,9 @@ class Scheduler:
         begins = {slot: self.engine.common(slot, ids, adapter) for slot in others}
         source = max(begins, key=begins.__getitem__, default=request.slot)
         maximum = max(own, begins.get(source, 0))
+        number, kept = self._kept(ids, adapter)
+        restored = kept >= maximum + LEAST
+        maximum = kept if restored else maximum
         request.leader = None
         for earlier in self._active.values():
             if earlier is request:
@@ -407,5 +455,7 @@ class Scheduler:
                 request.leader, maximum = earlier, length
         if request.leader is None:
             self.reused += maximum
-            if maximum > own:
+            if restored and self.prefixes is not None:
+                self.prefixes.restore(number, request.slot, maximum)
+            elif maximum > own:
                 self.engine.copy(source, request.slot, maximum)

@@ -110,6 +110,12 @@ class SlotEngine:
         self.network.copy(source, target, length)
         self.cached[target], self.adapter[target] = self.cached[source][:length], self.adapter[source]
 
+    def restore(self, number: int, slot: int, ids: Sequence[int], adapter: int = 0) -> None:
+        """Let a slot hold `ids`, computed with an adapter, which begin what the network saved by this number."""
+        self.cached[slot] = []
+        self.network.restore(number, slot, len(ids))
+        self.cached[slot], self.adapter[slot] = list(ids), adapter
+
     def advance(self, parts: Sequence[Part]) -> list[list[Chosen]]:
         """One pass of parts of different slots, at most `chunk` rows: the tokens of each part's choices. Probabilities
         are those among all rows of the table."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.languages import find_language
@@ -27,11 +27,12 @@ BRACED = (  # languages whose blocks are in braces
 @dataclass(frozen=True)
 class Rule:
     """A `Stop` that can also scan. Of the characters after which a text has ended, the last `dropped` do not belong to
-    it."""
+    it. `of_block` are words with which `block` makes the rule again, in another process."""
 
     whole: Callable[[str], bool]
     scan: Callable[[], Scanner]
     dropped: int = 0
+    of_block: tuple[str, str] | None = None
 
     def __call__(self, text: str) -> bool:
         return self.whole(text)
@@ -142,11 +143,11 @@ def block(language: str, prompt: str) -> Rule:
     name = find_language(language).name
     if name == "Python":
         start = " " if prompt.rpartition("\n")[2] else ""  # the prompt's last line continues
-        return scanned(lambda: _unindented(start), dropped=1)
+        return replace(scanned(lambda: _unindented(start), dropped=1), of_block=(name, start))
     if name not in BRACED:
         raise UserError(f"--stop-at: blocks of {name} are not known; give Python or one of {', '.join(BRACED)}")
     depth = 0 if prompt.count("{") > prompt.count("}") else -1
-    return scanned(lambda: _closed(depth))
+    return replace(scanned(lambda: _closed(depth)), of_block=(name, "{" * (1 + depth)))
 
 
 def scanned(scan: Callable[[], Scanner], dropped: int = 0) -> Rule:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ms_codegeex.base.hardware import ASCEND_910, Device
 from ms_codegeex.planning.cost_model import MatMul
 from ms_codegeex.planning.inference import of_sizes
+from ms_codegeex.planning.published_steps import beyond_roofline, published_steps
 from ms_codegeex.planning.roofline import matmul_seconds
 
 if TYPE_CHECKING:
@@ -35,27 +36,33 @@ SLOTS_PER_DAY = 54.3e9
 STEP_SLOTS = 3072 * 2048
 STEP_SECONDS = STEP_SLOTS * 86400 / SLOTS_PER_DAY  # 10.01
 
-# The roofline gives the paper's recipe 6.20 s with the release's dropout kernel, which makes recomputation repeat one
-# product and one sum more than our dropout does (5.79 s). The rest is in none of its operators: gaps between kernels,
-# vector kernels below full bandwidth, links below their nominal rate, waiting for the slowest of 1,536 devices, data
-# loading.
-# One measurement sets it, so that measurement confirms nothing. A device without a factor borrows this one.
-OUTSIDE_ROOFLINE = 1.6155
-FACTORS = {ASCEND_910.name: OUTSIDE_ROOFLINE}
-
 
 @dataclass(frozen=True)
 class Factor:
-    """Step time over roofline. `measured_on`: the device whose step time sets it, not always the planned one."""
+    """Step time over what a plan counts, and the limits between which eight of ten runs lie. `measured_on`: the device
+    whose steps set it; `source`: they, in words."""
 
     value: float
+    low: float
+    high: float
     measured_on: str
+    source: str
 
 
-def outside_roofline(chip: Device) -> Factor:
-    """The factor of `chip`, or where no step time of it is known that of the Ascend 910."""
-    name = chip.name if chip.name in FACTORS else ASCEND_910.name
-    return Factor(FACTORS[name], name)
+def outside_roofline(chip: Device, devices: int) -> Factor:
+    """The factor of a run on `devices` of `chip`: by its calibration, or by published runs on the chip.
+
+    The roofline gives the paper's recipe 6.20 s with the release's dropout kernel, which makes recomputation repeat one
+    product and one sum more than our dropout does (5.79 s). The rest of its 10.01 s is in none of its operators: gaps
+    between kernels, vector kernels below full bandwidth, links below their nominal rate, waiting for the slowest of
+    1,536 devices, data loading. One measurement sets that factor, so it confirms nothing.
+    """
+    if own := chip.calibration:
+        return Factor(own.factor, own.low, own.high, chip.name, f"the residuals of {own.source}")
+    runs = published_steps(chip.name)
+    found, several = beyond_roofline(chip.name, devices), len(runs) > 1
+    source = f"{len(runs)} published runs" if several else "one published run, spread as on other chips,"
+    return Factor(found.value, found.low, found.high, chip.name, f"{source} on {chip.name}")
 
 
 @dataclass(frozen=True)

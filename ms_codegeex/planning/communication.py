@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from ms_codegeex.base.hardware import Device
 from ms_codegeex.base.mesh import Mesh
-from ms_codegeex.config.chosen_hardware import hardware_of
 from ms_codegeex.config.sections import LoraConfig
 from ms_codegeex.models.decoder_config import DecoderConfig
 from ms_codegeex.parallel.sharding import ParameterLayout, layouts_on
+from ms_codegeex.planning.hardware_files import hardware_of
 from ms_codegeex.planning.model_parts import parts_of
 
 if TYPE_CHECKING:
@@ -97,12 +97,14 @@ def transfer_seconds(
     board, boards, servers = spread(tuple(ranks), chip.board_devices, server_devices)
     if op in ("Send", "Receive"):
         rate = chip.cluster_bandwidth if servers > 1 else chip.server_bandwidth if boards > 1 else chip.board_bandwidth
-        return count * chip.latency + size / rate
+        start = chip.calibration.cluster_latency if chip.calibration and servers > 1 else chip.latency
+        return count * start + size / rate
     per_byte = (board - 1) / board / chip.board_bandwidth
     per_byte += (boards - 1) / boards / board / chip.server_bandwidth
     per_byte += (servers - 1) / servers / (board * boards) / chip.cluster_bandwidth
     passes = 2 if op == "AllReduce" else 1
-    latency = chip.latency * passes * math.ceil(math.log2(len(ranks)))
+    start = chip.calibration.cluster_latency if chip.calibration and servers > 1 else chip.latency
+    latency = start * passes * math.ceil(math.log2(len(ranks)))
     started = count if calls is None else min(calls, count)
     return passes * per_byte * size + started * latency
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ms_codegeex.base.mesh import Mesh
-from ms_codegeex.config.chosen_hardware import hardware_of
 from ms_codegeex.planning.communication import GROUPS, PlannedCollective, collectives, group_ranks
+from ms_codegeex.planning.hardware_files import hardware_of
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.hardware import GIB, Device
-from ms_codegeex.config.chosen_hardware import dropout_obstacle, fused_kernels, hardware_of
+from ms_codegeex.config.chosen_hardware import dropout_obstacle, fused_kernels
 from ms_codegeex.config.rules import check_mesh
 from ms_codegeex.parallel.sharding import layouts_of
 from ms_codegeex.planning import roofline
 from ms_codegeex.planning.calibration import Factor, outside_roofline, published_run
 from ms_codegeex.planning.communication import PlannedCollective, collectives
 from ms_codegeex.planning.communicators import Communicator, communicators_of
+from ms_codegeex.planning.estimate import Estimate
+from ms_codegeex.planning.hardware_files import hardware_of
 from ms_codegeex.planning.memory import StageMemory, parameter_sums, stage_memory
 
 if TYPE_CHECKING:
@@ -158,15 +160,39 @@ class Plan:
         """FLOPs that a step executes on all devices, with recomputation."""
         return roofline.executed_flops(self.config, self.chip)
 
-    @property
+    @cached_property
     def factor(self) -> Factor:
-        """How many times longer than its roofline a step takes."""
-        return outside_roofline(self.chip)
+        """How many times longer than `counted_seconds` a step takes."""
+        return outside_roofline(self.chip, self.config.devices)
+
+    @cached_property
+    def counted_seconds(self) -> float:
+        """The step before the factor: the roofline, on a calibrated device with the overlap and the gaps seen there."""
+        own, time = self.chip.calibration, self.time
+        if own is None:
+            return time.total
+        collectives = time.micro_batches * time.slowest.activations + time.gradients
+        return time.total - own.overlap * min(collectives, time.computing) + own.gaps * time.computing
 
     @property
     def step_seconds(self) -> float:
-        """Roofline times the factor."""
-        return self.time.total * self.factor.value
+        """The best estimate of a step: `counted_seconds` times the factor."""
+        return self.counted_seconds * self.factor.value
+
+    @property
+    def estimate(self) -> Estimate:
+        """The step with its range, and MFU. At best, everything overlaps that the estimate of overlap allows."""
+        hidden = 0.0 if self.chip.calibration else self.hidden_seconds
+        return self.estimate_between(self.counted_seconds - hidden, self.counted_seconds, self.step_seconds)
+
+    def estimate_between(self, least: float, most: float, seconds: float | None = None) -> Estimate:
+        """The step if operators and messages take between `least` and `most` seconds before the factor; `seconds`: its
+        best estimate, without it the middle."""
+        factor = self.factor
+        middle = (least + most) / 2 * factor.value if seconds is None else seconds
+        low, high = least * factor.low, most * factor.high
+        shares = (self.mfu_of(x) for x in (middle, high, low))
+        return Estimate(middle, low, high, *shares, source=factor.source)
 
     @cached_property
     def hidden_seconds(self) -> float:
@@ -301,7 +327,7 @@ def _overlaps(plan: Plan) -> list[Improvement]:
     result = []
     for name, saved in savings.items():
         if saved > 1e-3 * time.total:
-            seconds = (time.total - saved) * plan.factor.value
+            seconds = (plan.counted_seconds - saved) * plan.factor.value
             result.append(Improvement(name, seconds, plan.mfu_of(seconds), plan.fits, bound=True))
     return result
 
@@ -385,9 +411,8 @@ def to_dict(plan: Plan, tokens: float | None = None) -> dict[str, Any]:
         "roofline_seconds": time.total,
         "outside_roofline": plan.factor.value,
         "outside_roofline_measured_on": plan.factor.measured_on,
-        "step_seconds": plan.step_seconds,
+        **plan.estimate.to_dict(),
         "bubble": time.bubble,
-        "mfu": plan.mfu,
         "overlapped_step_seconds": plan.overlapped_seconds,
         "overlapped_mfu": plan.mfu_of(plan.overlapped_seconds),
         "tokens_per_day": plan.tokens_per_day,

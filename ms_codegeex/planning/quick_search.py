@@ -39,7 +39,8 @@ class QuickResult:
         return {
             "tried": self.tried,
             "longer": self.longer,
-            "step_seconds": best.step_seconds if best else None,
+            "step_seconds": None,
+            **(best.estimate.to_dict() if best else {}),
             "overrides": overrides(best.config, self.given.config) if best else None,
         }
 
@@ -48,7 +49,7 @@ class QuickResult:
         tried = f"a quick search ({self.tried:,} plans; --search tries all)"
         if self.best is None:
             return f"No plan of {tried} fits"
-        fastest = f"{self.best.step_seconds:.3g} s with\n  {overrides(self.best.config, self.given.config)}"
+        fastest = f"{self.best.estimate.step} s with\n  {overrides(self.best.config, self.given.config)}"
         if self.longer is None:
             return f"The fastest plan of {tried} that fits: {fastest}"
         if self.longer < SAME:

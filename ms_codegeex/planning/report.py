@@ -9,9 +9,10 @@ from pathlib import Path
 
 from ms_codegeex.base.hardware import GIB, Device
 from ms_codegeex.base.printing import table
-from ms_codegeex.planning.calibration import SLOTS_PER_DAY, fit_sentence, published_run
+from ms_codegeex.planning.calibration import fit_sentence, published_run
 from ms_codegeex.planning.communicators import MIB, Communicator
 from ms_codegeex.planning.planner import Improvement, Plan, communication_by_group, improvements, published_to_dict
+from ms_codegeex.planning.published_steps import published_steps
 from ms_codegeex.planning.search import SearchResult, keys_of
 
 CATEGORIES = (
@@ -100,8 +101,16 @@ def communication_table(plan: Plan) -> str:
     return f"communication of a step, busiest stage of each group\n{table(header, rows, 4)}" if rows else ""
 
 
+def step_text(plan: Plan) -> str:
+    """The step, its MFU and their ranges."""
+    time = plan.time
+    bubble = f"; pipeline bubble {time.bubble:.1%}" if len(time.stages) > 1 else ""
+    peak = plan.chip.peak(plan.config.training.precision) / 1e12
+    return f"{plan.estimate.text()}\n  of {peak:.0f} TFLOP/s{bubble}; --explain shows its parts"
+
+
 def time_table(plan: Plan) -> str:
-    """Where a step's seconds go."""
+    """The parts of the estimate: where the seconds go by the roofline, and what is counted beyond it."""
     time, micro = plan.time, plan.time.micro_batches
     work, total = time.slowest.work, plan.time.total
     parts = {
@@ -118,24 +127,17 @@ def time_table(plan: Plan) -> str:
     }
     rows = [(name, f"{seconds:.3f}", f"{seconds / total:.1%}") for name, seconds in parts.items() if seconds]
     rows.append(("roofline", f"{total:.3f}", "100.0%"))
-    rows.append((f"x {plan.factor.value:.3f} outside the roofline ({_origin(plan)})", f"{plan.step_seconds:.3f}", ""))
-    text = table(("time of a step, slowest stage", "seconds", "share"), rows)
-    text += f"\n  MFU {plan.mfu:.1%} of {plan.chip.peak(plan.config.training.precision) / 1e12:.0f} TFLOP/s; " + (
-        f"pipeline bubble {time.bubble:.1%}" if len(time.stages) > 1 else "no pipeline"
-    )
-    if plan.config.mesh.world == 1:
-        return text
-    seconds = plan.overlapped_seconds
-    return (
-        f"{text}\n  Nothing overlaps in this roofline. With the overlap of compiled graphs, estimated: {seconds:.3f}\n"
-        f"  seconds with the factor, MFU {plan.mfu_of(seconds):.1%}. To simulate the compiled graph itself:\n"
-        "  ms-codegeex rehearse --compile --timeline"
-    )
-
-
-def _origin(plan: Plan) -> str:
-    own = plan.factor.measured_on == plan.chip.name
-    return "fitted" if own else f"borrowed from {plan.factor.measured_on}: no factor was fitted to {plan.chip.name}"
+    if plan.chip.calibration:
+        rows.append(("with measured overlap and gaps", f"{plan.counted_seconds:.3f}", ""))
+    elif plan.config.mesh.world > 1:
+        rows.append(("with the overlap of compiled graphs, estimated", f"{total - plan.hidden_seconds:.3f}", ""))
+    factor = plan.factor
+    rows += [
+        (f"best: x {factor.value:.3f} ({factor.source})", f"{plan.step_seconds:.3f}", ""),
+        (f"low: overlapped x {factor.low:.3f}", f"{plan.estimate.low:.3f}", ""),
+        (f"high: x {factor.high:.3f}", f"{plan.estimate.high:.3f}", ""),
+    ]
+    return table(("time of a step, slowest stage", "seconds", "share"), rows)
 
 
 def recipe_table(plan: Plan) -> str:
@@ -161,10 +163,11 @@ def recipe_table(plan: Plan) -> str:
 
 def budget(plan: Plan, tokens: float) -> str:
     """Tokens a day, days and device-hours."""
-    days = tokens / plan.tokens_per_day
+    days, step = tokens / plan.tokens_per_day, plan.estimate
+    low, high = (days * limit / step.seconds for limit in (step.low, step.high))
     return (
-        f"{_count(plan.tokens_per_day)} token slots a day; {_count(tokens)} take {days:.1f} days, "
-        f"{days * 24 * plan.config.devices:,.0f} device-hours"
+        f"{_count(plan.tokens_per_day)} token slots a day; {_count(tokens)} take {days:.1f} days ({low:.1f} to "
+        f"{high:.1f}), {days * 24 * plan.config.devices:,.0f} device-hours"
     )
 
 
@@ -183,13 +186,13 @@ def _improvement_row(plan: Plan, item: Improvement) -> tuple[str, ...]:
     return (name, seconds, f"{item.mfu:.1%}", f"{100 * gain:+.1f} points", "fits" if item.fits else "too large")
 
 
-def calibration(plan: Plan) -> str:
-    """How far the roofline is trusted."""
-    return (
-        f"{textwrap.fill(fit_sentence(), 120)}\n"
-        f"The factor {plan.factor.value:.3f} is fitted to the {SLOTS_PER_DAY / 1e9:.1f} G token slots a day of its run "
-        "on 1,536 Ascend 910: these confirm nothing else.\nA roofline is an estimate; only hardware shows times."
-    )
+def published_table(plan: Plan) -> str:
+    """The published runs that the range comes from; of a calibrated device, the run that calibrated it."""
+    if plan.chip.calibration:
+        return f"{plan.chip.name}: calibrated by {plan.chip.calibration.source}"
+    rows = [(x.name, x.source, f"{x.devices:,}", f"{x.times_roofline:.2f}") for x in published_steps(plan.chip.name)]
+    shown = table(("published run", "source", "devices", "times its roofline"), rows, 2)
+    return f"{shown}\n{textwrap.fill(fit_sentence(), 120)}"
 
 
 def sources(chip: Device) -> str:
@@ -202,22 +205,23 @@ def sources(chip: Device) -> str:
     return "\n".join(lines)
 
 
-def search_table(result: SearchResult, maximum: int = 12) -> str:
-    """The fastest plans that fit, and why the others do not."""
+def search_table(result: SearchResult, overlap: bool = False, maximum: int = 12) -> str:
+    """The fastest plans that fit, and why the others do not. `overlap`: with the seconds that they are ranked by."""
     rows = [
         (
             f"{rank}",
             keys_of(plan, result.start),
-            f"{plan.step_seconds:.2f}",
-            f"{plan.mfu:.1%}",
-            f"{plan.overlapped_seconds:.2f}",
+            plan.estimate.step,
+            plan.estimate.share,
             f"{max(stage.total for stage in plan.memory) / GIB:.1f}",
+            *([f"{plan.overlapped_seconds:.2f}"] if overlap else []),
         )
         for rank, plan in enumerate(result.ranked[:maximum], 1)
     ]
     lines = [f"{result.tried:,} plans tried, {len(result.ranked):,} fit"]
     if rows:
-        lines.append(table(("rank", "plan", "step, s", "MFU", "with overlap, s", "GiB"), rows, 2))
+        ranked_by = ("with overlap, s",) if overlap else ()
+        lines.append(table(("rank", "plan", "step, s", "MFU", "GiB", *ranked_by), rows, 2))
     lines += [f"  {count:,} not possible: {reason}" for reason, count in result.reasons.items()]
     return "\n".join(lines)
 

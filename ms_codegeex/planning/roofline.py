@@ -10,7 +10,7 @@ rounding m and n up to tiles of 128. The two constants, and the clock in the pea
 seven tuned products of the CodeGeeX release (`calibration.py`); bandwidth is taken as published, with no factor. Vector
 work takes its bytes at full bandwidth, collectives theirs at the links' nominal rates, and nothing overlaps.
 
-What then remains between this and the paper's 10 s per step is a fourth fitted number, `calibration.OUTSIDE_ROOFLINE`.
+What then remains between this and a step is `calibration.outside_roofline`. A calibrated device has numbers of its own.
 
 `hidden_seconds` estimates by a rule how much of it compiled graphs overlap, without compiling. The rule was derived
 from timelines of small graphs and checked on others, at full size (docs/plan.md has both). Each group has a stream of
@@ -34,10 +34,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from ms_codegeex.base.hardware import Device
-from ms_codegeex.config.chosen_hardware import fused_kernels, hardware_of
+from ms_codegeex.config.chosen_hardware import fused_kernels
 from ms_codegeex.parallel.sharding import ITERATIONS, layouts_of
 from ms_codegeex.planning.communication import PlannedCollective, collectives, seconds
 from ms_codegeex.planning.cost_model import MatMul, ModelPart, Vector, executed_products, runs_again
+from ms_codegeex.planning.hardware_files import hardware_of
 from ms_codegeex.planning.memory import muon_shapes, parameter_sums
 from ms_codegeex.planning.model_parts import parts_of
 
@@ -56,7 +57,9 @@ def matmul_seconds(product: MatMul, chip: Device, precision: str) -> float:
     precision = "fp32" if product.fp32 else precision
     byte = 4 if precision == "fp32" else 2
     fill = math.prod(x / (math.ceil(x / TILE) * TILE) for x in (product.m, product.n))
-    efficiency = MATMUL_PEAK * product.k / (product.k + K_START) * fill
+    own = chip.calibration
+    share, start = (own.matmul_share, own.matmul_start) if own else (MATMUL_PEAK, K_START)
+    efficiency = share * product.k / (product.k + start) * fill
     arithmetic = product.flops / (chip.peak(precision) * efficiency)
     elements = product.m * product.k + product.k * product.n + product.m * product.n
     if not product.stored_output:  # scores of a fused attention: only the narrow operands move
@@ -168,7 +171,7 @@ class StageTime:
 
 @dataclass(frozen=True)
 class StepTime:
-    """A step by the roofline, before `OUTSIDE_ROOFLINE`. The slowest stage decides; nothing overlaps."""
+    """A step by the roofline, before `outside_roofline`. The slowest stage decides; nothing overlaps."""
 
     stages: tuple[StageTime, ...]
     micro_batches: int
@@ -201,6 +204,11 @@ class StepTime:
     def slowest(self) -> StageTime:
         """The stage whose micro-batch takes longest."""
         return max(self.stages, key=lambda stage: stage.micro_batch)
+
+    @property
+    def computing(self) -> float:
+        """Kernels of the stage that works longest: of its micro-batches, and the optimizer."""
+        return self.micro_batches * max(stage.work.total for stage in self.stages) + self.update
 
     @property
     def total(self) -> float:

@@ -16,9 +16,9 @@ import yaml
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.config import RunConfig
-from ms_codegeex.config.chosen_hardware import hardware_of
 from ms_codegeex.config.sections import OverlapConfig
 from ms_codegeex.config.values import merged
+from ms_codegeex.planning.hardware_files import hardware_of
 from ms_codegeex.planning.planner import OVERRIDES, SPARE, Plan, change, changed, divisors, overrides
 
 if TYPE_CHECKING:
@@ -217,7 +217,7 @@ def yaml_of(plan: Plan, base: str, given: Mapping[str, Any]) -> str:
         for section in sections:
             values = values.setdefault(section, {})
         values[name] = attrgetter(key)(config)
-    chosen["parallel"] |= {"data": config.mesh.data, "hardware": plan.chip.name}
+    chosen["parallel"] |= {"data": config.mesh.data, "hardware": config.parallel.calibration or plan.chip.name}
     values = merged({"base": base}, merged(given, chosen))
     return yaml.safe_dump(values, sort_keys=False, default_flow_style=None, width=120)
 
@@ -227,8 +227,7 @@ def to_dict(result: SearchResult, maximum: int = 50) -> dict[str, Any]:
     ranked = [
         {
             "overrides": keys_of(plan, result.start),
-            "step_seconds": plan.step_seconds,
-            "mfu": plan.mfu,
+            **plan.estimate.to_dict(),
             "overlapped_step_seconds": plan.overlapped_seconds,
             "memory_bytes": max(stage.total for stage in plan.memory),
         }

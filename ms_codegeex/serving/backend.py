@@ -11,8 +11,7 @@ import itertools
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +20,7 @@ from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.generation.stopping import Rule
 from ms_codegeex.serving.answering import AnswerText, Piece, TextFilter
 from ms_codegeex.serving.errors import ApiError, busy, failed, unavailable
+from ms_codegeex.serving.fairness import Turns, Waiting, check_concurrent
 from ms_codegeex.serving.model import ServedModel
 from ms_codegeex.serving.settings import ServeSettings
 
@@ -40,9 +40,12 @@ class Counters:
     failed: int = _counter("Answers that ended with an error.")
     prompt_tokens: int = _counter("Tokens of prompts.")
     completion_tokens: int = _counter("Tokens generated.")
-    reused_tokens: int = _counter("Tokens of prompts that a slot held already.")
+    reused_tokens: int = _counter("Tokens of prompts that were not computed again.")
+    prefix_hits: int = _counter("Prompts that began like a text in the memory for prefixes (--prefix-memory).")
+    prefix_tokens: int = _counter("Tokens of prompts that came from the memory for prefixes.")
     guessed_tokens: int = _counter("Tokens guessed by speculation.")
     accepted_tokens: int = _counter("Guessed tokens that were right.")
+    suspended: int = _counter("Answers that gave their slots to other clients, and went on later.")
     steps: int = _counter("Passes of the engine.")
     restarts: int = _counter("Restarts of the engine's process.")
 
@@ -60,10 +63,15 @@ class StreamedAnswer(AsyncIterator[Piece]):
         through: TextFilter | None,
         prompt_scores: bool,
         prompt_only: bool,
+        weight: int,
+        indent: int,
     ):
         self.number, self.ids, self.settings, self.client = next(backend.numbers), list(ids), settings, client
-        self.prompt_scores, self.prompt_only = prompt_scores, prompt_only
+        self.rule, self.prompt_scores, self.prompt_only = rule, prompt_scores, prompt_only
         self.scored: Sequence[Chosen] = ()  # each id of the prompt but the first, if requested
+        self.weight, self.indent, self.output = weight, indent, list[int]()  # ids so far
+        self.computed = 0  # tokens since it got its slot
+        self.estimate = 0  # tokens that were charged before the engine said how many it has computed
         self.text = AnswerText(backend.model.tokenizer, ids, settings, rule, through)
         self.began, self.first_token_at = time.monotonic(), 0.0
         self.error: ApiError | None = None
@@ -126,54 +134,6 @@ class StreamedAnswer(AsyncIterator[Piece]):
         self.tell()
 
 
-class Waiting:
-    """Answers that wait for a slot. The clients take turns, and each has its share of the places."""
-
-    def __init__(self) -> None:
-        self._clients: OrderedDict[str, deque[StreamedAnswer]] = OrderedDict()
-
-    def __len__(self) -> int:
-        return sum(map(len, self._clients.values()))
-
-    def __iter__(self) -> Iterator[StreamedAnswer]:
-        return itertools.chain.from_iterable(self._clients.values())
-
-    def add(self, answer: StreamedAnswer) -> None:
-        """Add an answer after the client's others."""
-        self._clients.setdefault(answer.client, deque()).append(answer)
-
-    def next(self) -> StreamedAnswer:
-        """Remove and return the first answer of the client whose turn it is."""
-        client, answers = self._clients.popitem(last=False)
-        answer = answers.popleft()
-        if answers:
-            self._clients[client] = answers
-        return answer
-
-    def remove(self, answer: StreamedAnswer) -> bool:
-        """Remove an answer. Returns whether it was waiting."""
-        answers = self._clients.get(answer.client, deque())
-        if answer not in answers:
-            return False
-        answers.remove(answer)
-        if not answers:
-            del self._clients[answer.client]
-        return True
-
-    def displaced(self, needed: int, client: str, count: int) -> list[StreamedAnswer] | None:
-        """The `needed` answers that give their places to `count` new ones of a client: always the newest of the client
-        that has the most. None if the new ones would exceed the client's share of the places."""
-        own, displaced = len(self._clients.get(client, ())) + count, list[StreamedAnswer]()
-        left = {name: len(answers) for name, answers in self._clients.items() if name != client}
-        for _ in range(needed):
-            name = max(left, key=left.__getitem__, default="")
-            if left.get(name, 0) <= own:
-                return None
-            left[name] -= 1
-            displaced.append(self._clients[name][left[name]])
-        return displaced
-
-
 class Backend(ABC):
     """Answers from a model and its adapters, `slots` at once; `models` by their names. `ready`: it can answer;
     `draining`: it takes no new work."""
@@ -184,10 +144,11 @@ class Backend(ABC):
         self.model, self.settings, self.slots = model, settings, slots
         self.models = {each.name: each for each in (model, *adapters)}
         self.engine_ready, self.draining = False, False
-        self.counters = Counters()
+        self.counters, self.prefix_bytes = Counters(), 0
         self.first_token_observers: list[Callable[[float], None]] = []  # seconds from arrival
         self.numbers = itertools.count(1)
-        self._waiting, self._active = Waiting(), dict[int, StreamedAnswer]()
+        self._waiting, self._active = Waiting[StreamedAnswer](), dict[int, StreamedAnswer]()
+        self._turns = Turns()
 
     @property
     def ready(self) -> bool:
@@ -219,14 +180,8 @@ class Backend(ABC):
         maximum = self.slots + self.settings.max_queue
         if count > maximum:
             raise ApiError(400, f"n: {count} answers at once, the server takes {maximum}; ask for fewer", param="n")
-        if concurrent is not None:
-            if count > concurrent:
-                message = f"n: {count} answers at once, this key may have {concurrent}; ask for fewer"
-                raise ApiError(400, message, param="n")
-            held = sum(answer.client == client for answer in (*self._active.values(), *self._waiting))
-            if held + count > concurrent:
-                message = f"{held} answers of this key are in progress, at most {concurrent} may be"
-                raise ApiError(429, message, code="rate_limit_exceeded", retry_after=1)
+        held = sum(answer.client == client for answer in (*self._active.values(), *self._waiting))
+        check_concurrent(concurrent, held, count)
         self._displaced(count, client)
 
     def _displaced(self, count: int, client: str) -> list[StreamedAnswer]:
@@ -247,37 +202,78 @@ class Backend(ABC):
         through: TextFilter | None = None,
         prompt_scores: bool = False,
         prompt_only: bool = False,
+        weight: int = 1,
+        indent: int = 0,
     ) -> StreamedAnswer:
         """Begin an answer to a prompt's ids; it ends at `settings.stop` and where `rule` says. Close it if it is not
         read to its end. `ApiError` if there is no room.
 
-        The text goes `through` the answer's own filter. With `prompt_scores`, `StreamedAnswer.scored` is available with
-        the first piece. With `prompt_only`, the prompt is computed and the answer is empty. Clients take turns. In a
-        full queue, the answer replaces one of a client that has more of them.
+        The text goes `through` the answer's own filter. With an `indent`, one of this ends it like `Indented`; the
+        engine does so too. With `prompt_scores`, `StreamedAnswer.scored` is available with
+        the first piece. With `prompt_only`, the prompt is computed and the answer is empty. Clients take turns, and one
+        with a higher `weight` gets more. In a full queue, the answer replaces one of a client that has more of them.
         """
         self.check_room(1, client)
         if not 0 < len(ids) < self.model.context:
             raise ApiError(400, f"prompt: {len(ids)} tokens, the model's context is {self.model.context}")
         for displaced in self._displaced(1, client):
             self.fail(displaced, busy(self.settings.max_queue))
-        answer = StreamedAnswer(self, ids, settings, rule, client, through, prompt_scores, prompt_only)
+        answer = StreamedAnswer(self, ids, settings, rule, client, through, prompt_scores, prompt_only, weight, indent)
         self.counters.answers += 1
         self.counters.prompt_tokens += len(ids)
+        self._turns.enter(client, weight, {each.client for each in (*self._active.values(), *self._waiting)})
         self._waiting.add(answer)
         self._dispatch()
         return answer
 
     def _dispatch(self) -> None:
-        while len(self._waiting) and self.engine_ready and len(self._active) < self.slots + AHEAD:
-            answer = self._waiting.next()
-            self._active[answer.number] = answer
-            self._begin(answer)
-
-    def feed(self, number: int, tokens: Sequence[Chosen], finish: str | None) -> None:
-        """Take the tokens that a step gave an answer, and the engine's reason if it has ended."""
-        answer = self._active.get(number)
-        if answer is None:  # cancelled meanwhile
+        if not len(self._waiting) or not self.engine_ready:
             return
+        slices = self.settings.prefix_memory != 0  # otherwise all that was computed would be computed again
+        while exchanged := self._exchanged(slices):
+            answer, taker = exchanged
+            for ahead in list(self._active.values())[self.slots :]:  # the slot is not for these
+                self._take_back(ahead)
+            self._take_back(answer)
+            self.counters.suspended += 1
+            self._start(self._waiting.first(taker))
+        while len(self._waiting) and len(self._active) < self.slots + AHEAD:
+            self._start(self._waiting.next(self._turns.used))
+
+    def _exchanged(self, slices: bool) -> tuple[StreamedAnswer, str] | None:
+        """The answer that gives up its slot, and the client that gets it, if all slots are taken. The engine gives
+        slots in the order in which it hears of answers."""
+        in_slots = list(self._active.values())[: self.slots]
+        if len(in_slots) < self.slots:
+            return None
+        able = [answer for answer in in_slots if not answer.prompt_scores]
+        return self._turns.exchange(able, self._waiting.clients, slices)
+
+    def _start(self, answer: StreamedAnswer) -> None:
+        if not answer.output:  # the rest of one that was suspended is mostly there
+            answer.estimate = len(answer.ids)
+            self._turns.charge(answer.client, answer.estimate)
+        answer.number, answer.computed = next(self.numbers), 0  # what is still on its way has the old number
+        self._active[answer.number] = answer
+        self._begin(answer)
+
+    def _take_back(self, answer: StreamedAnswer) -> None:
+        """Let an answer wait again, before the client's others."""
+        del self._active[answer.number]
+        self._cancel(answer)
+        self._turns.charge(answer.client, -answer.estimate)
+        answer.estimate = 0
+        self._waiting.add(answer, first=True)
+
+    def feed(self, number: int, tokens: Sequence[Chosen], finish: str | None, computed: int | None = None) -> None:
+        """Take the tokens that a step gave an answer, and the engine's reason if it has ended. `computed`: tokens that
+        the engine has computed for it since the last call; by default those of the prompt and these."""
+        answer = self._active.get(number)
+        if answer is None:  # cancelled meanwhile, or suspended
+            return
+        count = len(tokens) + answer.estimate if computed is None else computed
+        self._turns.charge(answer.client, count - answer.estimate)
+        answer.computed, answer.estimate = answer.computed + count, 0
         if tokens and not answer.first_token_at:
             answer.first_token_at = time.monotonic()
             for observe in self.first_token_observers:
@@ -289,6 +285,7 @@ class Backend(ABC):
             for chosen in tokens:
                 if answer.text.finish is None:
                     self.counters.completion_tokens += 1
+                    answer.output.append(chosen.token)
                     answer.text.feed(chosen)
             if finish is not None:
                 answer.text.end("length" if finish == "length" else "stop")
@@ -304,9 +301,9 @@ class Backend(ABC):
             if finish is None:
                 self._cancel(answer)
             answer.settle()
-            self._dispatch()
         elif answer.text.waiting:
             answer.tell()
+        self._dispatch()
 
     def feed_prompt(self, number: int, scored: Sequence[Chosen]) -> None:
         """The ids of a prompt but the first, with their log-probabilities."""
@@ -330,7 +327,7 @@ class Backend(ABC):
     def fail_all(self, error: ApiError) -> None:
         """End all answers with an error; the engine no longer has any of them."""
         left = [*self._active.values(), *self._waiting]
-        self._active, self._waiting = {}, Waiting()
+        self._active, self._waiting = {}, Waiting[StreamedAnswer]()
         for answer in left:
             self.fail(answer, error)
 

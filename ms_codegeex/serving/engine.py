@@ -24,7 +24,8 @@ from ms_codegeex.serving.model import ServedModel
 from ms_codegeex.serving.settings import ServeSettings
 
 RESTARTS = 5  # in a row, without an answer in between
-TOTALS = ("guessed_tokens", "accepted_tokens", "reused_tokens", "steps")  # counters that an engine keeps
+# counters that an engine keeps
+TOTALS = ("guessed_tokens", "accepted_tokens", "reused_tokens", "steps", "prefix_hits", "prefix_tokens")
 PINGS = 10  # without an answer, and the process hangs
 END_SECONDS = 5.0  # for a process whose connection has ended
 
@@ -95,6 +96,7 @@ class EngineBackend(Backend):
             "model": str(self.settings.model),
             "slots": self.settings.max_concurrency,
             "bits": self.settings.bits,
+            "prefix_bytes": self.settings.prefix_memory,
             "adapters": {name: str(path) for name, path in self.settings.adapter},
         }
 
@@ -170,20 +172,24 @@ class EngineBackend(Backend):
         return True
 
     def _took(self, message: list[Any]) -> None:
-        news, totals = message
+        news, (*totals, self.prefix_bytes) = message
         for name, before, now in zip(TOTALS, self._before, totals, strict=True):
             setattr(self.counters, name, before + now)
-        for number, tokens, finish, *more in news:
+        for number, tokens, finish, computed, *more in news:
             if finish == "error":
                 self.feed_error(number, more[0])
                 continue
             if more:
                 self.feed_prompt(number, [chosen_from(values) for values in more[0]])
-            self.feed(number, [chosen_from(values) for values in tokens], finish)
+            self.feed(number, [chosen_from(values) for values in tokens], finish, computed)
 
     def _begin(self, answer: StreamedAnswer) -> None:
         scores = answer.settings.log_probabilities if answer.prompt_scores else None
-        self.engine.send(["begin", answer.number, answer.ids, settings_values(answer.settings), scores])
+        rule = None if answer.rule is None else answer.rule.of_block
+        values = settings_values(answer.settings)
+        self.engine.send(
+            ["begin", answer.number, answer.ids, values, scores, [rule, answer.indent], answer.output, answer.client]
+        )
 
     def _cancel(self, answer: StreamedAnswer) -> None:
         if self.engine is not None:  # it may have ended

@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
-import math
 import re
 import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.serving.errors import ApiError, failed
+from ms_codegeex.serving.fairness import Limits
 from ms_codegeex.serving.keys import Key, Keys
 from ms_codegeex.serving.records import AccessLog, Metrics, RequestRecord
 from ms_codegeex.serving.settings import ServeSettings, is_loopback
@@ -106,26 +107,6 @@ class Recording:
                 self.log.write(record)
 
 
-class Limits:
-    """Requests by caller. A caller that was idle for a minute may make a minute's requests at once; they come back
-    evenly (the generic cell rate algorithm). Not for use by several threads."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic):
-        self._clock = clock
-        # by caller, of which there are as many as keys: when the whole burst is available again
-        self._free_at: dict[str, float] = {}
-
-    def enter(self, caller: str, requests_per_minute: int) -> int:
-        """Count a request and return 0, or return the seconds after which to try a refused one again."""
-        now, each = self._clock(), 60 / requests_per_minute
-        free_at = max(self._free_at.get(caller, 0.0), now) + each
-        if free_at - now > 60 + 1e-6:
-            wait = math.ceil(free_at - now - 60 - 1e-6)
-            return max(wait, 1)
-        self._free_at[caller] = free_at
-        return 0
-
-
 class Guard:
     """Checks the key, the origin and the limits of each request."""
 
@@ -154,11 +135,11 @@ class Guard:
             self._check_origin(headers)
         else:
             key = self._key(headers, self.keys)
-            record.key, record.concurrent = key.name, key.concurrent
+            record.key, record.concurrent, record.weight = key.name, key.concurrent, key.weight
             per_minute = key.requests_per_minute or per_minute
-        if scope["method"] == "POST" and per_minute and (wait := self.limits.enter(record.key or "", per_minute)):
-            message = f"more than {per_minute} requests{' of this key' if record.key else ''} in a minute"
-            raise ApiError(429, message, code="rate_limit_exceeded", retry_after=wait)
+        if scope["method"] == "POST" and per_minute:
+            record.admit = partial(self.limits.check, record.key or "", per_minute)
+            record.admit()
 
     @staticmethod
     def _key(headers: Headers, keys: Keys) -> Key:

@@ -13,7 +13,7 @@ from itertools import accumulate
 
 from ms_codegeex.base.errors import PromptTooLong
 from ms_codegeex.serving.answering import Filters, TextFilter
-from ms_codegeex.serving.model import ServedModel
+from ms_codegeex.serving.model import ServedModel, anchored, step_of
 
 OPENING, CLOSING = "([{", ")]}"
 
@@ -95,12 +95,13 @@ def infill_prompt(
     """Ids of the prompt, at most `room`, whether they had to be truncated, and texts that end the answer. With a
     `remedy`, a prompt that is too long is a `PromptTooLong`, which names it."""
     maximum, end = model.max_characters, ()  # encoding more would take seconds
+    begin = prefix[-anchored(len(prefix), maximum) :] if prefix else ""
     if model.sentinels is not None:
-        ids, cut = model.sentinels.prompt(model.tokenizer, prefix[-maximum:], suffix[:maximum], room)
+        ids, cut = model.sentinels.prompt(model.tokenizer, begin, suffix[:maximum], room, step_of(room))
         cut, end = cut or len(suffix) > maximum, model.sentinels.end
     else:
-        whole = model.begun(model.tokenizer.encode_prompt(prefix[-maximum:]))
-        ids = model.tokenizer.truncate_text(whole, max(room, len(model.tokenizer.prefix) + 1))
+        whole = model.begun(model.tokenizer.encode_prompt(begin))
+        ids = model.truncated(whole, max(room, len(model.tokenizer.prefix) + 1))
         cut = len(ids) < len(whole)
     cut = cut or len(prefix) > maximum
     if cut and remedy:

@@ -1,7 +1,7 @@
 """API keys: a file with a key in each line, of which only hashes stay in memory.
 
     # name    key, or its SHA-256                          limits of this key (optional)
-    alice     3q2-7wXkq1…                                  requests-per-minute=60 concurrent=4
+    alice     3q2-7wXkq1…                                  requests-per-minute=60 concurrent=4 weight=2
     ci        sha256:9f86d081884c7d659a2feaa0c55ad015a3…
 
 Keys are random texts of 16 characters or more, so a fast hash is enough: nobody can try them all. The name appears in
@@ -25,17 +25,19 @@ MAXIMUM = 1 << 20  # bytes of a file
 PREFIX = "sha256:"
 _NAME = re.compile(r"[\w.@-]{1,64}")
 _KEY = re.compile(r"[!-~]+")
-_LIMITS = {"requests-per-minute": "requests_per_minute", "concurrent": "concurrent"}
+_LIMITS = {"requests-per-minute": "requests_per_minute", "concurrent": "concurrent", "weight": "weight"}
 
 
 @dataclass(frozen=True)
 class Key:
-    """A key's name, the SHA-256 of its text, and its own limits (None: those of the server)."""
+    """A key's name, the SHA-256 of its text, and its own limits (None: those of the server). One with `weight` 2 gets
+    twice as much of the engine as one with 1."""
 
     name: str
     digest: bytes
     requests_per_minute: int | None = None
     concurrent: int | None = None
+    weight: int = 1
 
 
 class Keys:

@@ -1,11 +1,14 @@
 """Messages between the server and its engine over a socket: JSON in the frames of `multiprocessing.connection`.
 
 To the engine, first the options of `Generator`, then
-    ["begin", number, ids, settings, likeliest tokens of the prompt's or null]   ["cancel", number]
+    ["begin", number, ids, settings, likeliest tokens of the prompt's or null, [`Rule.of_block` or null, indent],
+     answer so far, client]
+    ["cancel", number]
 and back, first {"slots": …} or {"error": …, "status": …}, then once per scheduler step
-    [[[number, tokens, finish], …], [guessed, accepted, reused, passes]]
-A token is [id, log-probability, likeliest tokens]. An answer's first entry has its prompt's tokens as a fourth item if
-they were requested; when finish is "error", the fourth item says why.
+    [[[number, tokens, finish, computed], …], [guessed, accepted, reused, passes, prefixes' hits, tokens and bytes]]
+A token is [id, log-probability, likeliest tokens]. `computed` counts the tokens of prompt
+and answer that were computed for it since its last entry. An answer's first entry has its prompt's tokens as a fifth
+item if they were requested; when finish is "error", the fifth item says why.
 """
 
 from __future__ import annotations
@@ -50,14 +53,14 @@ async def read(reader: asyncio.StreamReader) -> Any:
 
 
 def settings_values(settings: SamplingSettings) -> dict[str, Any]:
-    """The settings that the engine needs: the server handles stop texts and the number of answers."""
-    return {**asdict(settings), "stop": (), "n": 1}
+    """The settings that the engine needs: the server handles the number of answers."""
+    return {**asdict(settings), "n": 1}
 
 
 def settings_from(values: dict[str, Any]) -> SamplingSettings:
     """The settings from the values of `settings_values`."""
     bias = {int(number): value for number, value in values["logit_bias"].items()}
-    return SamplingSettings(**{**values, "stop": (), "logit_bias": bias})
+    return SamplingSettings(**{**values, "stop": tuple(values["stop"]), "logit_bias": bias})
 
 
 def chosen_from(values: Sequence[Any]) -> Chosen:

@@ -12,6 +12,7 @@ from ms_codegeex.data.infilling.sentinels import Sentinels
 from ms_codegeex.data.languages import SCHEMES, tag_line
 from ms_codegeex.data.tokenizer.base import Tokenizer
 
+STEP = 256  # tokens; about 1,000 characters
 SHORTEN = 'shorten the prompt, or send "truncate_prompt": true to drop its start'
 PREFIX_ONLY, TRAINED = "prefix-only", "trained"
 
@@ -66,8 +67,12 @@ class ServedModel:
                     f"{field}: {len(prompt)} characters are more than the model's context of {self.context} tokens can "
                     f"hold; {remedy}"
                 )
-            prompt = prompt[-maximum:]  # encoding all of it would take seconds
+            prompt = prompt[-anchored(len(prompt), maximum) :]  # encoding all of it would take seconds
         return self.checked(self.begun(self.tokenizer.encode_prompt(prompt)), room=room, field=field, remedy=remedy)
+
+    def truncated(self, ids: Sequence[int], room: int) -> list[int]:
+        """At most `room` ids of a text, without its start if that is necessary."""
+        return self.tokenizer.truncate_text(ids, anchored(len(ids), room))
 
     def begun(self, ids: list[int]) -> list[int]:
         """Ids of a text; those of the start of a document if it is empty."""
@@ -87,10 +92,21 @@ class ServedModel:
         if wrong := [number for number in ids if not 0 <= number < self.allowed]:
             raise UserError(f"prompt: token id {wrong[0]} has no token; ids are 0 to {self.allowed - 1}")
         if room is not None:
-            return self.tokenizer.truncate_text(ids, self.context - room)
+            return self.truncated(ids, self.context - room)
         if len(ids) >= self.context:
             raise PromptTooLong(f"{field}: {len(ids)} tokens, the model's context is {self.context} tokens; {remedy}")
         return list(ids)
+
+
+def step_of(room: int) -> int:
+    """The step in which the start of a text moves that is longer than `room`."""
+    return max(1, min(STEP, room // 8))
+
+
+def anchored(length: int, room: int) -> int:
+    """How much of the end of a text of this length is used where there is `room`. The start moves in steps, not with
+    every token: what is computed already serves as long as it stays."""
+    return length - max(0, -((room - length) // step_of(room))) * step_of(room)
 
 
 @lru_cache(maxsize=4)

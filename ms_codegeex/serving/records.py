@@ -37,7 +37,9 @@ class RequestRecord:
     path: str
     began: float
     key: str | None = None
-    concurrent: int | None = None  # answers that the key may have in progress; not logged
+    concurrent: int | None = None  # answers that the key may have in progress; not logged, nor are the next two
+    weight: int = 1  # of the key
+    admit: Callable[..., None] | None = None  # counts further answers towards the limit of a minute
     route: str = "unmatched"
     status: int = 0
     prompts: Sequence[Sequence[int]] = ()
@@ -133,6 +135,7 @@ class Metrics(Collector):
             ("queue_length", "Answers that wait for a slot.", backend.queued),
             ("slots", "Answers that can be computed at once.", backend.slots),
             ("slots_busy", "Answers that are computed.", backend.active),
+            ("prefix_bytes", "Bytes used by the memory for prefixes.", backend.prefix_bytes),
         ):
             yield GaugeMetricFamily(f"ms_codegeex_{name}", text, value)
         for each in fields(backend.counters):

@@ -110,8 +110,8 @@ def block_rule(prompt: str, language: str | None) -> Rule:
 class AnswerPlan:
     """A checked request: `count` answers of a model, or of one of its adapters, to each of `prompts`.
 
-    `rules` end the answers to a prompt. Each answer's text goes through a filter that `through` makes. `prompt_scores`
-    and `prompt_only` as in `Backend.answer`. `max_tokens` is the number that the request gave.
+    `rules` end the answers to a prompt. Each answer's text goes through a filter that `through` makes. `prompt_scores`,
+    `prompt_only` and `indent` as in `Backend.answer`. `max_tokens` is the number that the request gave.
     """
 
     model: ServedModel
@@ -123,6 +123,7 @@ class AnswerPlan:
     prompt_scores: bool = False
     prompt_only: bool = False
     max_tokens: int | None = None
+    indent: int = 0
 
     @property
     def size(self) -> int:
@@ -197,6 +198,8 @@ def begun(plan: AnswerPlan, backend: Backend, request: Request) -> Iterator[list
     record, answers = record_of(request.scope), list[StreamedAnswer]()
     client = record.key or record.client
     backend.check_room(plan.size, client, record.concurrent)
+    if record.admit is not None and plan.size > 1:
+        record.admit(plan.size - 1)  # the request itself was one
     try:
         for index, ids in enumerate(plan.prompts):
             for number in range(plan.count):
@@ -209,6 +212,8 @@ def begun(plan: AnswerPlan, backend: Backend, request: Request) -> Iterator[list
                         through=plan.through() if plan.through else None,
                         prompt_scores=plan.prompt_scores,
                         prompt_only=plan.prompt_only,
+                        weight=record.weight,
+                        indent=plan.indent,
                     )
                 )
         yield answers

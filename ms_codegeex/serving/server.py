@@ -21,6 +21,7 @@ from ms_codegeex.base.printing import print_error, print_out
 from ms_codegeex.serving.connections import BACKLOG, Connection, Flood, Pool, descriptor_room
 from ms_codegeex.serving.engine import EngineBackend
 from ms_codegeex.serving.errors import unavailable
+from ms_codegeex.serving.infilling import infill_prompt
 from ms_codegeex.serving.opening import open_models
 from ms_codegeex.serving.settings import ServeSettings
 from ms_codegeex.serving.site import create_site
@@ -54,6 +55,8 @@ def address(listening: socket.socket) -> str:
 def serve(settings: ServeSettings) -> None:
     """Serve until SIGTERM or SIGINT. `UserError` or `RunFailure` if that is impossible."""
     model, *adapters = open_models(settings)
+    for each in (model, *adapters):
+        infill_prompt(each, "x", "x", each.context)  # prepares what the first request would have to wait for
     return_large_blocks()
     with bound(settings.host, settings.port) as listening:
         asyncio.run(_serve(EngineBackend(model, settings, adapters), listening))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,6 +19,14 @@ def _named_adapter(text: str) -> tuple[str, Path]:
     if not name or not directory:
         raise UserError(f"--adapter: {text} is not NAME=DIR; give a name and a directory, for example sql=runs/sql")
     return name, Path(directory)
+
+
+def _byte_count(text: str) -> int:
+    match = re.fullmatch(r"([0-9]{1,15})(\.[0-9]{1,3})?\s*([kmgt]?)(i?)b?", text.strip().lower())
+    if match is None or (match[2] and not match[3]):
+        raise UserError(f"--prefix-memory: {text} is not a size; give one such as 2GB, 512MiB or 0")
+    power = "kmgt".find(match[3]) + 1 if match[3] else 0
+    return int(float(match[1] + (match[2] or "")) * (1024 if match[4] else 1000) ** power)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +56,13 @@ class ServeSettings(EngineOptions):
     max_concurrency: int | None = option(
         "answers computed at once (default: as many as half of the free memory holds, up to 16)", "N", ge=1
     )
+    prefix_memory: int | None = option(
+        "host memory for prompts that no slot holds any more, such as 2GB; 0: none (default: up to 2GB, at most a "
+        "quarter of the free memory)",
+        "SIZE",
+        ge=0,
+        convert=_byte_count,
+    )
     max_queue: int = option("answers that wait; more get 429", "N", 64, ge=0)
     max_connections: int = option(
         "clients that may be connected; idle connections are closed for new ones", "N", 1024, ge=1
@@ -56,7 +72,9 @@ class ServeSettings(EngineOptions):
     max_body: int = option("longest body; others get 413 (default: 4 MiB)", "BYTES", 4 << 20, ge=1)
     grace: float = option("seconds after SIGTERM for answers in progress", "S", 30.0, ge=0, lt=float("inf"))
     api_key_file: Path | None = option("lines with a key or its SHA-256 (docs/serve.md); read again on SIGHUP", "FILE")
-    requests_per_minute: int | None = option("limit of each key; more get 429 (default: no limit)", "N", ge=1)
+    requests_per_minute: int | None = option(
+        "limit of each key, in answers; more get 429 (default: no limit)", "N", ge=1
+    )
     cors: tuple[str, ...] = option("origins of web pages that may send requests (default: none)", "ORIGIN", ())
     access_log: str | None = option("a line of JSON for each request; -: on standard output (default: none)", "FILE|-")
     log_prompts: bool = option("the access log also has the text of prompts", default=False)

@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import sys
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from typing import Any
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.processes import die_with_parent
 from ms_codegeex.cuda.libraries import prepare
+from ms_codegeex.data.tokenizer.base import Continuation
+from ms_codegeex.generation.stopping import Ending, block
+from ms_codegeex.serving.answering import Indented
 from ms_codegeex.serving.messages import packed, receive, settings_from
 
 
@@ -31,6 +35,8 @@ class Worker:
         """Work until the server is gone. The server is ready once this has reported: no graph of the usual requests
         is compiled after that."""
         self.generator.warm_up()
+        if self.scheduler.prefixes is not None:
+            self.scheduler.prefixes.warm_up()
         with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the server is gone
             self._send({"slots": self.generator.slots})
             while True:
@@ -44,11 +50,30 @@ class Worker:
             name, *values = receive(self.connection)
             getattr(self, f"_{name}")(*values)
 
-    def _begin(self, number: int, ids: list[int], settings: dict[str, Any], prompt_best: int | None) -> None:
+    def _begin(
+        self,
+        number: int,
+        ids: list[int],
+        values: dict[str, Any],
+        prompt_best: int | None,
+        limits: tuple[list[str] | None, int],
+        output: list[int],
+        client: str,
+    ) -> None:
+        settings = settings_from(values)
         try:
-            self.requests[number] = self.generator.submit(ids, settings_from(settings), prompt_best)
+            request = self.requests[number] = self.generator.submit(ids, settings, prompt_best)
         except UserError as error:
-            self._send([[[number, [], "error", str(error)]], self._totals()])
+            self._send([[[number, [], "error", 0, str(error)]], self._totals()])
+            return
+        request.group = client
+        request.ids += output
+        rule, indent = limits
+        if settings.stop or rule is not None or indent:
+            ending = Ending(settings.stop, None if rule is None else block(*rule))
+            request.ends = ends(Continuation(self.generator.tokenizer, ids), ending, Indented(indent))
+            for token in output:
+                request.ends(token)
 
     def _cancel(self, number: int) -> None:
         if number in self.requests:
@@ -64,7 +89,8 @@ class Worker:
             tokens = request.new()
             if not tokens and not request.ended:
                 continue
-            news.append([number, tokens, request.finish if request.ended else None])
+            news.append([number, tokens, request.finish if request.ended else None, request.computed])
+            request.computed = 0
             if request.error is not None:
                 news[-1].append(str(request.error))
             elif request.prompt_best is not None:
@@ -76,18 +102,34 @@ class Worker:
             self._send([news, self._totals()])
 
     def _totals(self) -> list[int]:
-        return [self.scheduler.guessed, self.scheduler.accepted, self.scheduler.reused, self.scheduler.passes]
+        scheduler, prefixes = self.scheduler, self.scheduler.prefixes
+        kept = [0, 0, 0] if prefixes is None else [prefixes.hits, prefixes.tokens, prefixes.size]
+        return [scheduler.guessed, scheduler.accepted, scheduler.reused, scheduler.passes, *kept]
 
     def _send(self, value: Any) -> None:
         self.connection.send_bytes(packed(value))
 
 
-def _loaded(model: str, adapters: dict[str, str], **options: Any) -> Any:
+def ends(text: Continuation, ending: Ending, lines: Indented) -> Callable[[int], bool]:
+    """Whether a text has ended with its next token. The server finds the same place, and what is to be sent."""
+
+    def ended(token: int) -> bool:
+        lines.feed(ending.feed(text.feed(token)))
+        return ending.ended or lines.ended
+
+    return ended
+
+
+def _loaded(model: str, adapters: dict[str, str], prefix_bytes: int | None, **options: Any) -> Any:
     if options.get("device") == "gpu":
         prepare()
     from ms_codegeex.generation.engine import Generator
+    from ms_codegeex.generation.prefixes import Prefixes, affordable
 
-    return Generator(Path(model), adapters={name: Path(path) for name, path in adapters.items()}, **options)
+    generator = Generator(Path(model), adapters={name: Path(path) for name, path in adapters.items()}, **options)
+    limit = affordable(generator.engine) if prefix_bytes is None else prefix_bytes
+    generator.scheduler.prefixes = Prefixes(generator.engine, limit) if limit else None
+    return generator
 
 
 def main(descriptor: int, parent: int) -> int:

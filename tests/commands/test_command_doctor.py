@@ -16,7 +16,7 @@ from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.cli import main
 from ms_codegeex.commands import doctor, package_uses
 from ms_codegeex.commands.doctor import Finding
-from ms_codegeex.config import chosen_hardware
+from ms_codegeex.config import software
 from ms_codegeex.cuda import probe
 from ms_codegeex.cuda.driver import Driver, Gpu
 from ms_codegeex.cuda.libraries import LIBRARIES, Loaded
@@ -122,7 +122,7 @@ def test_the_mindspore_known_for_the_chip_that_the_driver_names(tmp_path, monkey
     tool.write_text(f'#!/bin/sh\ncase "$*" in\n{cases}  *) exit 1 ;;\nesac\n')
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(chosen_hardware, "installed_mindspore", lambda: "2.9.0")
+    monkeypatch.setattr(software, "installed_mindspore", lambda: "2.9.0")
     check = found(doctor.machine_checks).get("Ascend chip")
     assert (check and check.state) == state
     assert check is None or check.found.startswith(text)

@@ -86,6 +86,12 @@ def check_equal(engine, twin):
     engine.copy(0, 2, 20)
     more = [*ids[:20], 7, 8]
     assert np.abs(engine.logits(2, more) - twin.logits(more)[-1]).max() <= LIMIT
+    engine.network.save(5, 2, 20)
+    engine.logits(2, prompt(30, 5))
+    engine.restore(5, 1, ids[:20])
+    engine.network.forget(5)
+    assert np.abs(engine.logits(1, more) - twin.logits(more)[-1]).max() <= LIMIT
+    engine.logits(2, more)
     engine.cached[0] = []
     found = engine.advance([Part(2, 22, [9], [GREEDY]), Part(0, 0, ids[:9], [GREEDY])])
     expected = [twin.logits([*more, 9])[-1].argmax(), twin.logits(ids[:9])[-1].argmax()]

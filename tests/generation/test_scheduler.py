@@ -15,7 +15,7 @@ from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.generation.beams import next_tokens, search
 from ms_codegeex.generation.choice import token_choice
 from ms_codegeex.generation.sampling import SamplingSettings
-from ms_codegeex.generation.scheduler import Request, Scheduler, Speculation
+from ms_codegeex.generation.scheduler import PATIENCE, Request, Scheduler, Speculation
 from ms_codegeex.generation.speculation import DraftSpeculation, NgramSpeculation
 
 pytest.importorskip("torch")
@@ -139,14 +139,61 @@ def test_long_prompts_do_not_keep_others_waiting(codegen, monkeypatch):
     scheduler.submit(stream)
     scheduler.step()
     parts = rows_of(engine, monkeypatch)
-    long = [greedy(prompt(90, 2), 1), greedy(prompt(80, 3), 1)]
+    long = [greedy(prompt(80, 2), 1), greedy(prompt(90, 3), 1)]
     for request in long:
         scheduler.submit(request)
     for count in range(2, 10):
         scheduler.step()
         assert len(stream.ids) == stream.prompt + count  # a token a step
     assert all(request.finish for request in long)
-    assert [end - begin for slot, begin, end in parts if slot == long[0].slot][:3] == [31, 31, 28]
+    assert [end - begin for slot, begin, end in parts if slot == long[0].slot][:3] == [31, 31, 18]
+
+
+def test_the_shortest_rest_of_a_prompt_comes_first(codegen, monkeypatch):
+    _, engine = codegen
+    engine.cached[:] = [[] for _ in engine.cached]
+    scheduler, requests = Scheduler(engine), [greedy(prompt(length, length), 1) for length in (90, 40, 20)]
+    for request in requests:
+        scheduler.submit(request)
+    parts = rows_of(engine, monkeypatch)
+    while not all(request.finish for request in requests):
+        scheduler.step()
+    assert parts == [(2, 0, 20), (1, 0, 12), (1, 12, 40), (0, 0, 4), (0, 4, 36), (0, 36, 68), (0, 68, 90)]
+
+
+def test_shorter_prompts_do_not_keep_a_long_one_waiting_for_ever(codegen):
+    _, engine = codegen
+    engine.cached[:] = [[] for _ in engine.cached]
+    scheduler, long = Scheduler(engine), greedy(prompt(90, 1), 1)
+    short = [greedy(prompt(32, seed), 1) for seed in range(2, 60)]
+    for request in (long, *short):
+        scheduler.submit(request)
+    for _ in range(
+        2 * (PATIENCE + 1) + 1
+    ):  # 32 rows in each last one of them; then its rest is shorter than the others
+        assert not long.finish
+        scheduler.step()
+    assert long.finish == "length" and sum(bool(request.finish) for request in short) == 2 * PATIENCE
+    for request in short:
+        request.cancel()
+
+
+def test_groups_share_the_rows_of_a_pass(codegen, monkeypatch):
+    _, engine = codegen
+    engine.cached[:] = [[] for _ in engine.cached]
+    scheduler = Scheduler(engine)
+    greedy_group = [greedy(prompt(30, seed), 1) for seed in (1, 2)]
+    other = Request(prompt(50, 3), SamplingSettings(1, temperature=0.0), POSITIONS, group="b")
+    for request in (*greedy_group, other):
+        scheduler.submit(request)
+    parts = rows_of(engine, monkeypatch)
+    scheduler.step()
+    assert parts == [(2, 0, 32)]  # who came last comes first
+    scheduler.step()
+    assert parts[1:] == [(2, 32, 50), (0, 0, 14)]
+    while not other.finish:
+        scheduler.step()
+    assert answer(other) == alone(engine, other)
 
 
 def test_cancellation_takes_effect_within_a_step(codegen):
@@ -179,7 +226,8 @@ def test_a_prompt_takes_the_slot_that_begins_like_it_or_the_one_that_waited_long
     engine.cached[:] = [[] for _ in engine.cached]
     scheduler, first, second = Scheduler(engine), prompt(40, 1), prompt(20, 2)
     requests = [greedy(first, 1), greedy(second, 2), greedy(prompt(10, 3), 3)]
-    drain(scheduler, requests)
+    for request in requests:
+        drain(scheduler, [request])
     assert [request.slot for request in requests] == [0, 1, 2]
     parts = rows_of(engine, monkeypatch)
     again, other, new = greedy([*second, 7, 8], 1), greedy(prompt(9, 4), 1), greedy(prompt(8, 5), 1)

@@ -145,6 +145,16 @@ def test_a_block_ends_where_its_language_says(language, prompt, text, expected):
         assert "".join(stopping.until(pieces, stopping.Ending(rule=stopping.block(language, prompt)))) == expected
 
 
+@pytest.mark.parametrize("language", ["Python", "C++"])
+@pytest.mark.parametrize("prompt", ["f(x) {\n", "f(x)", "def f(x):\n", "{ {", ""])
+def test_a_block_is_the_same_in_another_process(language, prompt):
+    rule = stopping.block(language, prompt)
+    again = stopping.block(*rule.of_block)
+    for text in ("x\n    y\nz }", "{ } }", "    x }", "{\n}\n", "x"):
+        assert (rule(text), rule.dropped) == (again(text), again.dropped)
+    assert all(len(word) < 12 for word in rule.of_block)
+
+
 def test_languages_without_known_blocks_are_refused():
     with pytest.raises(UserError, match="HTML"):
         stopping.block("html", "<p>")

@@ -9,6 +9,7 @@ from conftest import ROOT
 
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.planning.planner import make_plan
+from ms_codegeex.planning.published_steps import published_steps
 
 SEQUENCE, VOCABULARY = 2048, 51200
 # billions of parameters, heads, hidden size, layers, tensor, devices, batch, TFLOP/s of a device
@@ -50,6 +51,8 @@ def test_the_roofline_alone_predicts_runs_without_a_pipeline(run):
     published = flops / (devices * rate * 1e12)
     assert plan.fits and plan.parameters / 1e9 == pytest.approx(billions, abs=0.1)
     assert plan.time.total == pytest.approx(published, rel=0.14)
+    stored = {x.devices: x.times_roofline for x in published_steps("a100")}
+    assert published / plan.time.total == pytest.approx(stored[devices], abs=1e-4)
 
 
 # name: overrides, sequences of a step, published tokens/s of each of eight devices, billions of parameters, how many
@@ -83,6 +86,8 @@ def test_runs_on_ascend_910b_take_little_longer_than_the_roofline(name):
     plan = make_plan(load_config(ROOT / "configs" / "codegeex2_6b.yaml", [f"{k}={v}" for k, v in keys.items()]))
     assert plan.parameters / 1e9 == pytest.approx(billions, abs=0.01)
     assert plan.step_tokens / 8 / plan.time.total / rate == pytest.approx(factor, abs=0.005)
+    stored = {x.name: x.times_roofline for x in published_steps("ascend910b")}
+    assert plan.step_tokens / 8 / plan.time.total / rate == pytest.approx(stored[name], abs=1e-4)
     assert not plan.fits
     published = plan.step_tokens / 8 / rate
     row = f"| {rate:,} | {published:.1f} | {plan.time.total:.1f} | {100 * (plan.time.total / published - 1):.0f} % |"

@@ -55,7 +55,7 @@ def test_a_plan_that_does_not_fit_is_told_one_that_does():
     plan = plan_of("finetune_13b_8", "training.recompute=none", "training.recompute_blocks=null")
     found = quick_search(plan)
     assert not plan.fits and found.longer is None and found.best.fits
-    assert f"that fits: {found.best.step_seconds:.3g} s with" in found.text()
+    assert f"that fits: {found.best.estimate.step} s with" in found.text()
 
 
 def test_nothing_fits():

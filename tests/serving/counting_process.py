@@ -19,7 +19,7 @@ def main(descriptor: int) -> None:
         if not connection.poll(0.01):
             if left:
                 news = [following(left, number) for number in list(left)]
-                connection.send_bytes(packed([news, [0, 0, 0, 0]]))
+                connection.send_bytes(packed([news, [0] * 7]))
             continue
         try:
             name, *values = receive(connection)
@@ -38,7 +38,7 @@ def following(left: dict[int, list[int]], number: int) -> list:
     last, count = left.pop(number)
     if count > 1:
         left[number] = [last + 1, count - 1]
-    return [number, [[last + 1, -0.5, []]], None if count > 1 else "length"]
+    return [number, [[last + 1, -0.5, []]], None if count > 1 else "length", 1]
 
 
 if __name__ == "__main__":

@@ -60,13 +60,15 @@ class FakeBackend(Backend):
             task.cancel()
 
     async def _play(self, answer: StreamedAnswer) -> None:
+        own = answer.number  # another one if it is suspended and goes on
         ids = self.script or self.model.tokenizer.encode(self.texts.pop(0) if self.texts else self.text)
         room = min(answer.settings.max_new_tokens, self.model.context - len(answer.ids))
         best = answer.settings.log_probabilities
-        for place, number in enumerate(ids[:room], 1):
+        begun = len(answer.output)  # before it was suspended
+        for place, number in enumerate(ids[begun:room], begun + 1):
             while self.paused:
                 await asyncio.sleep(0.001)
             await asyncio.sleep(self.step_seconds)
             likeliest = tuple((number + other, -(place + other) / 8) for other in range(best))
-            self.feed(answer.number, [Chosen(number, -place / 8, likeliest)], None)
-        self.feed(answer.number, [], "length" if room <= len(ids) else "eos")
+            self.feed(own, [Chosen(number, -place / 8, likeliest)], None)
+        self.feed(own, [], "length" if room <= len(ids) else "eos")

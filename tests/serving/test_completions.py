@@ -9,6 +9,7 @@ from fake_backend import TEXT, FakeBackend, fake_model, fake_settings
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.generation.sampling import SamplingSettings
+from ms_codegeex.serving.model import step_of
 from ms_codegeex.serving.schemas import MAX_IDS
 
 PATH = "/v1/completions"
@@ -110,7 +111,7 @@ def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers_or_cut():
     error = post({"prompt": prompt}).json()["error"]
     assert "256" in error["message"] and any(int(word) > 256 for word in error["message"].split() if word.isdigit())
     body = post({"prompt": prompt, "truncate_prompt": True, "max_tokens": 10}).json()
-    assert body["usage"]["prompt_tokens"] == 246
+    assert 246 - step_of(246) < body["usage"]["prompt_tokens"] <= 246
 
 
 def test_another_model_is_unknown():

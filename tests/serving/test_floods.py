@@ -20,9 +20,9 @@ from over_http import served
 
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.serving import connections
-from ms_codegeex.serving.backend import Waiting
 from ms_codegeex.serving.connections import BACKLOG, IN_FLIGHT, QUIET_SECONDS, RESERVE, Flood, descriptor_room
 from ms_codegeex.serving.errors import ApiError
+from ms_codegeex.serving.fairness import Waiting
 
 PATH = "/v1/completions"
 GREEDY, FEW, OTHER = "0123456789abcdef", "fedcba9876543210", "00112233445566778"
@@ -329,3 +329,25 @@ def test_a_flood_is_reported_once_and_the_next_one_again(capsys):
     now[0] += QUIET_SECONDS
     flood.report("again")
     assert capsys.readouterr().err == "again\n"
+
+
+@pytest.mark.slow
+def test_1200_idle_sockets_leave_the_server_in_good_health(capsys):
+    """More than `--max-connections`; half of them have sent the beginning of a request."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 8000:
+        pytest.skip("needs 8,000 descriptors for both sides")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 8000), hard))
+    try:
+        with served(FakeBackend) as server, contextlib.ExitStack() as stack:
+            for number in range(1200):
+                idle = stack.enter_context(socket.create_connection(place(server.url), 60))
+                if number % 2:
+                    idle.sendall(f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\n".encode())
+                if number % 100 == 99:
+                    assert status(server.url) == 200
+            response = httpx.post(f"{server.url}{PATH}", json={"prompt": "x", "max_tokens": 4}, timeout=60)
+            assert response.status_code == 200
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(capsys.readouterr().err.splitlines()) < 10

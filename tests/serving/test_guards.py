@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from ms_codegeex.base import appending
 from ms_codegeex.base.appending import MAX_WAITING
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.options import declared
 from ms_codegeex.serving import records
 from ms_codegeex.serving.guards import Recording, record_of
 from ms_codegeex.serving.records import AccessLog, Metrics, RequestRecord
@@ -129,7 +130,7 @@ def test_the_limit_of_a_server_without_keys_names_none():
             return [await client.post(PATH, json=BODY) for _ in range(2)]
 
     _, refused = running(asked())
-    assert refused.status_code == 429 and refused.json()["error"]["message"] == "more than 1 requests in a minute"
+    assert refused.status_code == 429 and refused.json()["error"]["message"] == "more than 1 answers in a minute"
 
 
 def test_one_answer_of_a_key_at_once(key_file):
@@ -422,6 +423,17 @@ def test_readiness_is_red_while_the_model_loads_and_when_the_server_ends():
 def test_default_settings_are_closed():
     settings = ServeSettings(model=fake_settings().model)
     assert (settings.host, settings.cors, settings.log_prompts, settings.access_log) == ("127.0.0.1", (), False, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("2GB", 2 * 10**9), ("1.5 gib", 3 << 29), ("300m", 3 * 10**8), ("64KiB", 1 << 16), ("0", 0)]
+)
+def test_sizes_of_the_memory_for_prefixes(text, size):
+    (option,) = [each.option for each in declared(ServeSettings, ["prefix_memory"])]
+    assert option.convert(text) == size
+    for wrong in ("", "2XB", "-1", "1.5", "GB", "1e9", "9" * 16):
+        with pytest.raises(UserError, match=r"--prefix-memory: .* is not a size; give one such as 2GB"):
+            option.convert(wrong)
 
 
 def test_each_of_several_origins_is_checked():

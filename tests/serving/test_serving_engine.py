@@ -176,6 +176,34 @@ def test_a_stop_text_ends_the_answer_with_the_tokens_that_it_took(server, genera
     assert all(place < len(wanted.text) for place in choice["logprobs"]["text_offset"])
 
 
+def counted(server, name):
+    lines = httpx.get(f"{server.url}/metrics").text.splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith(f"ms_codegeex_{name} "))
+
+
+def test_prompts_that_no_slot_holds_any_more_are_not_computed_again(server):
+    """Six in turn, in four slots."""
+    prompts = [f"def function_{number}(argument_{number}, other):\n" * 5 for number in range(6)]
+    before = counted(server, "prefix_tokens_total")
+    first, second = ([complete(server, prompt=each, max_tokens=5, temperature=0) for each in prompts] for _ in "ab")
+    assert [body["choices"] for body in first] == [body["choices"] for body in second]
+    tokens = sum(body["usage"]["prompt_tokens"] for body in second)
+    assert tokens - 6 * 30 < counted(server, "prefix_tokens_total") - before < tokens
+    assert counted(server, "prefix_hits_total") >= 6 and counted(server, "prefix_bytes") > 0
+
+
+def test_a_prompt_that_was_computed_ahead_is_there(server):
+    """As llama.vscode asks while one types: `n_predict: 0` computes the prompt and says nothing."""
+    prefix = "class Ahead:\n    def method(self, one, two):\n        return one +"
+    body = {"input_prefix": prefix, "n_predict": 0}
+    ahead = httpx.post(f"{server.url}/infill", json=body, timeout=300).json()
+    assert (ahead["content"], ahead["tokens_predicted"]) == ("", 0)
+    reused, steps = counted(server, "reused_tokens_total"), counted(server, "steps_total")
+    complete(server, prompt=prefix, max_tokens=1, temperature=0)
+    assert counted(server, "reused_tokens_total") - reused == ahead["tokens_evaluated"] - 1
+    assert counted(server, "steps_total") - steps == 1
+
+
 BIG = (1 << 30, (1 << 30) + 1, 1 << 63, 10**300)
 SMALL = (0, -1, 1e-300, 1e-40, 5e-324, -1e308, 1e308)
 BIASES = {str(number): 1e6 for number in range(400)}

@@ -13,18 +13,21 @@ from pathlib import Path
 
 import pytest
 from asking import running
-from fake_backend import fake_model, fake_settings
+from fake_backend import cached_tokenizer, fake_model, fake_settings
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.data.tokenizer.base import Continuation
 from ms_codegeex.generation.choice import Chosen
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.generation.scheduler import Request, Scheduler
 from ms_codegeex.generation.slots import shared
+from ms_codegeex.generation.stopping import Ending
 from ms_codegeex.serving import engine
+from ms_codegeex.serving.answering import Indented
 from ms_codegeex.serving.engine import EngineBackend, EngineProcess
 from ms_codegeex.serving.errors import ApiError
 from ms_codegeex.serving.messages import chosen_from, packed, read, receive, settings_from, settings_values, write
-from ms_codegeex.serving.worker import Worker
+from ms_codegeex.serving.worker import Worker, ends
 
 CONTEXT, BROKEN = 50, 90
 
@@ -73,7 +76,7 @@ class Counting:
     slots = 2
 
     def __init__(self, between):
-        self.engine = CountingEngine(between)
+        self.engine, self.tokenizer = CountingEngine(between), cached_tokenizer()
         self.scheduler = Scheduler(self.engine)
         self.warmed: list[int] = []  # the number of passes at each call
 
@@ -124,8 +127,9 @@ def received(connection):
     return found
 
 
-def begin(number, ids, prompt_best=None, **settings):
-    return ["begin", number, ids, settings_values(SamplingSettings(**{"max_new_tokens": 40, **settings})), prompt_best]
+def begin(number, ids, prompt_best=None, rule=None, output=(), client="", indent=0, **settings):
+    values = settings_values(SamplingSettings(**{"max_new_tokens": 40, **settings}))
+    return ["begin", number, ids, values, prompt_best, [rule, indent], list(output), client]
 
 
 def news(messages, number):
@@ -133,7 +137,7 @@ def news(messages, number):
     return [
         ([values[0] for values in tokens], finish, *more)
         for entries, _ in messages
-        for one, tokens, finish, *more in entries
+        for one, tokens, finish, _, *more in entries
         if one == number
     ]
 
@@ -157,6 +161,24 @@ def test_a_request_that_comes_between_two_steps_is_in_the_next():
     assert sorted(passes[2].values()) == [[12], [30, 31]] and news(messages, 2)[0] == ([32], None)
 
 
+@pytest.mark.parametrize(
+    ("first", "options", "last"),  # of the tokens: an id is a character of ASCII, from 33 on
+    [
+        (10, {"stop": ("/0", "never")}, 15),
+        (10, {"stop": ("01", "0")}, 15),
+        (91, {"rule": ["Java", "{"]}, 92),  # "}"
+        (10, {"rule": ["Python", ""]}, 11),
+        (10, {"rule": ["Python", " "], "stop": ("0",)}, 15),
+    ],
+)
+def test_nothing_is_computed_after_the_end_of_a_text(first, options, last):
+    other = begin(2, [30])
+    messages, passes = played([begin(1, [first], **options), other], {8: [None]})
+    assert news(messages, 1)[-1] == ([last], "stop")
+    assert [token for tokens, *_ in news(messages, 1) for token in tokens] == [*range(first + 1, last + 1)]
+    assert all(ids != [last] for one in passes for ids in one.values()) and len(news(messages, 2)) == 8
+
+
 def test_errors_are_of_one_request():
     asked = [begin(1, [0]), begin(2, [BROKEN - 3]), begin(3, [20])]
     messages, _ = played(asked, {8: [None]})
@@ -177,7 +199,7 @@ def test_ids_of_a_prompt_come_with_the_first_token():
 def test_passes_are_counted_and_messages_are_not():
     asked = [begin(1, [*range(20, 40)], max_new_tokens=2), begin(2, [0])]
     messages, passes = played(asked, {4: [None]})
-    assert [totals[-1] for _, totals in messages] == [0, 3, 4] and len(passes) == 4
+    assert [totals[3] for _, totals in messages] == [0, 3, 4] and len(passes) == 4
 
 
 def test_graphs_are_made_before_the_server_hears_that_it_is_ready():
@@ -245,7 +267,7 @@ def test_a_message_that_breaks_off_is_the_end(count):
 
 def test_settings_and_tokens_survive_the_way():
     settings = SamplingSettings(
-        7, temperature=0.5, top_k=3, seed=2**64 - 1, logit_bias={5: -100.0}, log_probabilities=4
+        7, temperature=0.5, top_k=3, seed=2**64 - 1, logit_bias={5: -100.0}, log_probabilities=4, stop=("\n", "和")
     )
     back = json.loads(packed(settings_values(settings)))
     assert settings_from(back) == settings and asdict(settings_from(back)) == asdict(settings)
@@ -257,13 +279,14 @@ def test_settings_and_tokens_survive_the_way():
 def test_counts_of_an_engine_that_has_ended_are_kept():
     backend = EngineBackend(fake_model(), fake_settings())
     backend._hello({"slots": 3})
-    backend._took([[], [5, 4, 30, 2]])
-    backend._took([[], [7, 5, 31, 9]])
+    backend._took([[], [5, 4, 30, 2, 1, 20, 900]])
+    backend._took([[], [7, 5, 31, 9, 2, 25, 800]])
     backend._hello({"slots": 3})
-    backend._took([[], [1, 1, 2, 4]])
+    backend._took([[], [1, 1, 2, 4, 1, 2, 300]])
     counters = backend.counters
     assert (counters.guessed_tokens, counters.accepted_tokens, counters.reused_tokens) == (8, 6, 33)
     assert counters.steps == 13 and backend.slots == 3
+    assert (counters.prefix_hits, counters.prefix_tokens, backend.prefix_bytes) == (3, 27, 300)
 
 
 def test_a_ping_is_answered_between_passes():
@@ -348,3 +371,12 @@ def test_a_process_that_is_killed_is_started_again(monkeypatch, tmp_path):
 
     expected = fake_model().tokenizer.decode([6, 7, 8, 9])
     assert running(killed()) == (expected, 1, True, [-9, -9])
+
+
+def test_a_line_with_less_indentation_ends_a_text_in_the_engine():
+    """Ids are those of the tokenizer: a line break, blanks, text; `Indented` itself is the server's."""
+    tokenizer = cached_tokenizer()
+    for text, count in (("a\n        b\n    c", 3), ("a\n\n        b", None), ("a\nb", 1)):
+        ended = ends(Continuation(tokenizer, []), Ending(()), Indented(8))
+        found = [ended(token) for token in tokenizer.encode(text)]
+        assert found.count(True) == (count is not None) and found[-1] is (count is not None)

@@ -1,6 +1,7 @@
 'use strict';
 
 const vscode = require('vscode');
+const { windowStart } = require('./logic/around');
 /** @type {Record<string, string>} */
 const LANGUAGES = require('./logic/languages.json');
 
@@ -42,7 +43,7 @@ function preferences() {
 function cursor(document, position, asked) {
   const { prefixCharacters, suffixCharacters } = preferences();
   const offset = document.offsetAt(position);
-  const start = document.positionAt(Math.max(0, offset - prefixCharacters));
+  const start = document.positionAt(windowStart(offset, prefixCharacters));
   const end = document.positionAt(offset + suffixCharacters);
   /** @param {vscode.Range} range */
   const text = (range) => document.getText(range).replaceAll('\r\n', '\n');

@@ -2,11 +2,23 @@
 
 const assert = require('node:assert/strict');
 const test = require('node:test');
-const { afterIndentation, fromWholeLine, indentation, onlyClosersFollow } = require('../src/logic/around');
+const { afterIndentation, fromWholeLine, indentation, onlyClosersFollow, windowStart } = require('../src/logic/around');
 
 test('text that was cut off begins with a whole line', () => {
   assert.equal(fromWholeLine('rst\nsecond\nth'), 'second\nth');
   assert.equal(fromWholeLine('long line'), 'long line');
+});
+
+test('the window before the cursor starts at the same place for 1,000 characters', () => {
+  const starts = new Map();
+  for (let offset = 0; offset < 10000; offset++) {
+    const start = windowStart(offset, 4000);
+    assert.ok(start === 0 ? offset <= 4000 : offset - start > 3000 && offset - start <= 4000, `${offset}`);
+    starts.set(start, (starts.get(start) ?? 0) + 1);
+  }
+  assert.deepEqual([...starts.keys()], [0, 1000, 2000, 3000, 4000, 5000, 6000]);
+  assert.equal(starts.get(3000), 1000);
+  for (const most of [0, 1, 3, 10]) assert.ok(windowStart(100, most) >= 100 - most && windowStart(100, most) <= 100);
 });
 
 test('nothing is suggested before other text in a line', () => {

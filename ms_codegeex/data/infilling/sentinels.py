@@ -43,9 +43,12 @@ class Sentinels:
         ends = {"end": list(self.end)} if self.end else {}
         return {**{part: getattr(self, part) for part in PARTS}, "order": list(self.order), **ends}
 
-    def prompt(self, tokenizer: Tokenizer, prefix: str, suffix: str, room: int) -> tuple[list[int], bool]:
+    def prompt(
+        self, tokenizer: Tokenizer, prefix: str, suffix: str, room: int, step: int = 1
+    ) -> tuple[list[int], bool]:
         """Ids of the prompt, at most `room`, and whether it was truncated: the prefix loses its start and the suffix
-        its end, the longer one first.
+        its end, the longer one first. With a `step`, of at most an eighth of `room`, the start of the prefix and the
+        end of the suffix move in such steps while the prefix grows.
 
         The user's text is taken literally: a sentinel in it is plain text.
         """
@@ -59,8 +62,13 @@ class Sentinels:
             raise UserError("prompt: the model's context holds no more than the sentinels; ask for a shorter answer")
         shorter = min(len(texts["prefix"]), len(texts["suffix"]), room // 2)
         length = len(texts["prefix"]) + len(texts["suffix"])
-        texts["prefix"] = texts["prefix"][-max(room - len(texts["suffix"]), shorter, 1) :]
-        texts["suffix"] = texts["suffix"][: room - len(texts["prefix"])]
+        if length > room:
+            before = max(room - len(texts["suffix"]), shorter, 1)
+            if (over := len(texts["prefix"]) - before) > 0:
+                texts["prefix"] = texts["prefix"][-(-over // step) * step :]
+            else:
+                before = -(-len(texts["prefix"]) // step) * step
+            texts["suffix"] = texts["suffix"][: max(0, room - before)]
         ids = (token for part in self.order for token in (*marks[part], *texts[part]))
         return [*tokenizer.prefix, *ids], length > room
 

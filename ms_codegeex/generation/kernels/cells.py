@@ -154,6 +154,25 @@ class KernelCells:
             keys[target, :, :blocks] = keys[source, :, :blocks]
             values[target, :, :length] = values[source, :, :length]
 
+    def cache_bytes(self, length: int) -> int:
+        """The size of what `read` returns for so many positions."""
+        blocks = -(-length // 16)
+        return blocks * sum(keys[0, :, 0].nbytes + values[0, :, :16].nbytes for keys, values in self._caches)
+
+    def read(self, slot: int, length: int) -> list[np.ndarray]:
+        """Copies of the keys and values of a slot's first `length` positions, those of each layer in turn."""
+        blocks, copies = -(-length // 16), list[np.ndarray]()
+        for keys, values in self._caches:
+            copies += [keys[slot, :, :blocks].copy(), values[slot, :, : 16 * blocks].copy()]
+        return copies
+
+    def write(self, slot: int, copies: Sequence[np.ndarray], length: int) -> None:
+        """The first `length` positions of what `read` returned, to a slot."""
+        blocks = -(-length // 16)
+        for (keys, values), old_keys, old_values in zip(self._caches, copies[::2], copies[1::2], strict=True):
+            keys[slot, :, :blocks] = old_keys[:, :blocks]
+            values[slot, :, :length] = old_values[:, :length]
+
     def _head(self, model: nn.Cell, packed: Packed) -> nn.Cell:
         bias, output, bits = None, model.head, 32
         if output is not None:

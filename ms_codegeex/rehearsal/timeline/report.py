@@ -8,6 +8,7 @@ from typing import Any
 
 from ms_codegeex.base.hardware import GIB
 from ms_codegeex.base.printing import table
+from ms_codegeex.planning.estimate import Estimate
 from ms_codegeex.rehearsal.timeline.costs import MATMUL, OPTIMIZER, VECTOR
 from ms_codegeex.rehearsal.timeline.tasks import COMPUTE
 from ms_codegeex.rehearsal.timeline.timeline import WAITING, RankTimeline, Timeline
@@ -19,8 +20,24 @@ MESSAGES = "tab:orange"
 WIDTH = 12.0
 
 
-def text(timeline: Timeline) -> str:
-    """Step, MFU, exposed messages, memory and the plan's figures, as tables."""
+def estimate(timeline: Timeline) -> Estimate:
+    """The run's step, from what a simulated one takes: between the overlap of its streams, which never wait while they
+    have something to do, and none."""
+    plan = timeline.run_plan
+    own = plan.chip.calibration
+    least = timeline.run_seconds + (own.gaps * plan.time.computing if own else 0.0)  # kernels follow without gaps here
+    return plan.estimate_between(least, max(least, plan.counted_seconds))
+
+
+def text(timeline: Timeline, explain: bool = False) -> str:
+    """Step, MFU, exposed messages and memory, as tables. `explain`: with the parts of the estimate, and with the plan's
+    figures beside the graph's."""
+    lines = [f"{estimate(timeline).text()}", "  simulated from the compiled graphs; --explain shows its parts"]
+    parts = (_simulated, _paces, _stages, _comparisons, _memory) if explain else (_stages, _memory)
+    return "\n\n".join(("\n".join(lines), *(part(timeline) for part in parts)))
+
+
+def _simulated(timeline: Timeline) -> str:
     plan, micro = timeline.plan, timeline.config.accumulation
     lines = [
         f"timeline of {micro} micro-batch{'es' if micro > 1 else ''} on {plan.chip.name}: {timeline.seconds:.4f} s",
@@ -32,8 +49,7 @@ def text(timeline: Timeline) -> str:
             f"  with the run's {timeline.run.accumulation} micro-batches {timeline.run_seconds:.4f} s: each additional "
             f"one adds {timeline.period:.4f} s"
         )
-    tables = (part(timeline) for part in (_paces, _stages, _comparisons, _memory))
-    return "\n\n".join(("\n".join(lines), *tables))
+    return "\n".join(lines)
 
 
 def _paces(timeline: Timeline) -> str:
@@ -100,6 +116,7 @@ def to_json(timeline: Timeline) -> dict[str, Any]:
         "outside_roofline": timeline.plan.factor.value,
         "roofline_seconds": timeline.plan.time.total,
         "steps": [asdict(pace) for pace in timeline.paces],
+        "estimate": estimate(timeline).to_dict(),
         "ranks": [_rank_to_json(timeline, rank) for rank in timeline.ranks],
     }
 

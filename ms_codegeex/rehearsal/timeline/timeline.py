@@ -10,8 +10,9 @@ from functools import cached_property
 from itertools import pairwise
 
 from ms_codegeex.config import RunConfig
-from ms_codegeex.config.chosen_hardware import fused_kernels, hardware_of
+from ms_codegeex.config.chosen_hardware import fused_kernels
 from ms_codegeex.planning.communication import PlannedCollective, group_ranks
+from ms_codegeex.planning.hardware_files import hardware_of
 from ms_codegeex.planning.planner import DAY, Plan, make_plan
 from ms_codegeex.planning.roofline import collective_seconds
 from ms_codegeex.rehearsal.timeline.costs import MATMUL, OPTIMIZER, RECEIVED, VECTOR, Machine, group_of, tasks_of

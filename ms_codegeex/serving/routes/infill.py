@@ -161,7 +161,15 @@ class InfillResponder(Responder):
             return infill_filter(self.model, suffix, *filters)
 
         super().__init__(
-            AnswerPlan(self.model, [self.ids], settings, body.n_cmpl or 1, through=through, prompt_only=wanted == 0),
+            AnswerPlan(
+                self.model,
+                [self.ids],
+                settings,
+                body.n_cmpl or 1,
+                through=through,
+                prompt_only=wanted == 0,
+                indent=body.n_indent or 0,
+            ),
             backend,
         )
 

@@ -4,13 +4,15 @@ import json
 
 import pytest
 from conftest import ROOT
+from profile_writer import TRUTH
 
 from ms_codegeex.base.hardware import ASCEND_910B
 from ms_codegeex.config.loading import load_config
+from ms_codegeex.planning.hardware_files import write_hardware_file
 from ms_codegeex.rehearsal.compile import compiled_config
 from ms_codegeex.rehearsal.mindir import TensorType
 from ms_codegeex.rehearsal.timeline.operators import Message, Operator, StepProgram
-from ms_codegeex.rehearsal.timeline.report import text, to_json
+from ms_codegeex.rehearsal.timeline.report import estimate, text, to_json
 from ms_codegeex.rehearsal.timeline.timeline import Timeline, make_timeline
 
 KEYS = ["training.dropout=0", "parallel.hardware=ascend910b", "devices=64", "parallel.optimizer_shard=8"]
@@ -96,7 +98,7 @@ def test_paces_are_those_of_timeline_and_plan_with_and_without_the_factor(line):
 
 
 def test_text_and_json_have_them(line):
-    shown = text(line)
+    shown = text(line, explain=True)
     for pace in line.paces:
         assert f"{pace.seconds:.3f}" in shown and f"{pace.mfu:.1%}" in shown
     values = json.loads(json.dumps(to_json(line)))
@@ -104,3 +106,25 @@ def test_text_and_json_have_them(line):
     (rank,) = values["ranks"]
     assert rank["run"]["computing"] == line.shares(line.ranks[0]).computing
     assert {"seconds", "run_seconds", "mfu", "outside_roofline"} <= values.keys()  # as before
+
+
+def test_the_step_is_one_figure_with_a_range(line):
+    found, plan = estimate(line), line.run_plan
+    assert found == plan.estimate_between(line.run_seconds, plan.time.total)
+    assert found.low == pytest.approx(line.run_seconds * plan.factor.low)
+    assert found.low < found.seconds < found.high
+    assert to_json(line)["estimate"] == found.to_dict()
+    short = text(line)
+    assert short.startswith(found.text()) and "token slots" not in short and "against the plan" not in short
+
+
+def test_a_calibrated_step_has_the_gaps_that_were_measured(tmp_path):
+    file = tmp_path / "mine.yaml"
+    write_hardware_file(file, TRUTH)
+    run = load_config(ROOT / "configs" / "codegeex_13b.yaml", [*KEYS, f"parallel.hardware={file}"])
+    line = make_timeline(compiled_config(run), run, [program()])
+    each = 2 * SIZE / TRUTH.rates.memory_bandwidth
+    assert line.shares(line.ranks[0]).computing == pytest.approx(48 * each)
+    found, plan = estimate(line), line.run_plan
+    assert found.low == pytest.approx(line.run_seconds * 1.05 + 0.08 * 1.05 * plan.time.computing)
+    assert found.seconds < found.high and found.source == "the residuals of the truth"

@@ -10,6 +10,19 @@ function fromWholeLine(text) {
   return text.slice(text.indexOf('\n') + 1);
 }
 
+const STEP = 1000;
+
+/**
+ * Where the window of up to `most` characters before the cursor starts. It moves in steps, not with every character: the
+ * server computes a text again from the first difference on.
+ * @param {number} offset of the cursor
+ * @param {number} most
+ */
+function windowStart(offset, most) {
+  const step = Math.max(1, Math.min(STEP, Math.floor(most / 4)));
+  return offset <= most ? 0 : Math.ceil((offset - most) / step) * step;
+}
+
 /**
  * White space before the cursor, if there is nothing else in the line. A model is asked from the beginning of such a line:
  * its tokens hold a word together with the space in front of it, so after space it continues badly.
@@ -47,4 +60,4 @@ function onlyClosersFollow(suffix) {
   return CLOSERS_ONLY.test(restOfLine(suffix));
 }
 
-module.exports = { afterIndentation, fromWholeLine, indentation, onlyClosersFollow, restOfLine };
+module.exports = { afterIndentation, fromWholeLine, indentation, onlyClosersFollow, restOfLine, windowStart };

@@ -1,0 +1,29 @@
+"""Which MindSpore is known to support a chip, and which is installed."""
+
+from __future__ import annotations
+
+import importlib.metadata
+
+from ms_codegeex.config.chosen_hardware import chip_of
+
+
+def installed_mindspore() -> str:
+    """Its version; "none" without it."""
+    try:
+        return importlib.metadata.version("mindspore")
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
+
+
+def software_note(name: str) -> str | None:
+    """One line: which MindSpore is known to support a chip, named as for `chip_of`, and which is installed. None for
+    what is no Ascend."""
+    chip = chip_of(name)
+    if chip is None:
+        return None
+    installed, use = installed_mindspore(), "" if chip.hardware else ", for inference,"
+    state = "" if installed == chip.mindspore else ", not verified on it"
+    return (
+        f"{chip.name}: the newest MindSpore that a published page names for it{use} is {chip.mindspore} (CANN "
+        f"{chip.cann}, Python {chip.python}); installed: {installed}{state} (docs/hardware.md)"
+    )

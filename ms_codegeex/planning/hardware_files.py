@@ -1,0 +1,155 @@
+"""Hardware files: what a run has shown of a device, written by `calibrate` and read where a plan is made.
+
+    parallel: {hardware: mycluster.yaml}
+
+The configuration then has the chip in `parallel.hardware` and the file in `parallel.calibration`: a run needs only the
+first, a plan both.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import Field
+
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import atomic_file
+from ms_codegeex.base.hardware import Calibration, Device
+from ms_codegeex.base.yaml_reading import read_yaml_file
+from ms_codegeex.config import chosen_hardware
+from ms_codegeex.config.run import RunConfig
+from ms_codegeex.config.validation import Share, check_tree, validated
+
+Above = Annotated[float, Field(gt=0, lt=math.inf)]
+Rest = Annotated[float, Field(ge=0, lt=math.inf)]
+HEADER = """# What a run has shown of its devices, by `ms-codegeex calibrate` (docs/calibrate.md). Plan with it:
+#   ms-codegeex plan --config FILE parallel.hardware={name}
+# DeviceRates are bytes/s, times are seconds.
+"""
+
+
+@dataclass(frozen=True)
+class DeviceRates:
+    """As the fields of `Device`; `cluster_latency`: between servers."""
+
+    memory_bandwidth: Above
+    board_bandwidth: Above
+    server_bandwidth: Above
+    cluster_bandwidth: Above
+    latency: Rest
+    cluster_latency: Rest
+
+
+@dataclass(frozen=True)
+class Products:
+    """Matrix products run at `share` of the peak times k / (k + start) and the share of full tiles."""
+
+    share: Above
+    start: Rest
+
+
+@dataclass(frozen=True)
+class StepFactor:
+    """A step over what is counted with the other figures, and its limits."""
+
+    value: Above
+    low: Above
+    high: Above
+
+
+@dataclass(frozen=True)
+class HardwareFile:
+    """A hardware file. `overlap`: share of the time of collectives that runs under computation; `gaps`: seconds in
+    which the device stands still for each second of computing. `base`: the chip, which has all other figures.
+    `assumed`: the figures that no profile showed, which are the chip's. `residuals` are for people."""
+
+    base: str
+    source: str
+    rates: DeviceRates
+    products: Products
+    overlap: Share
+    gaps: Rest
+    factor: StepFactor
+    assumed: list[str] = field(default_factory=list)
+    residuals: dict[str, Any] = field(default_factory=dict)
+
+    def device(self, chip: Device, name: str) -> Device:
+        """The chip with these figures, under the file's name."""
+        rates = asdict(self.rates)
+        calibration = Calibration(
+            base=self.base,
+            matmul_share=self.products.share,
+            matmul_start=self.products.start,
+            overlap=self.overlap,
+            gaps=self.gaps,
+            factor=self.factor.value,
+            low=self.factor.low,
+            high=self.factor.high,
+            cluster_latency=rates.pop("cluster_latency"),
+            source=self.source,
+        )
+        measured = rates.keys() - set(self.assumed)
+        sources = chip.sources | dict.fromkeys(sorted(measured), f"measured: {self.source}")
+        uncertain = chip.uncertain - measured
+        return replace(chip, name=name, calibration=calibration, sources=sources, uncertain=uncertain, **rates)
+
+
+def read_hardware_file(path: Path) -> HardwareFile:
+    """A hardware file. `UserError` if it cannot be read or a figure is missing or impossible, naming file and key."""
+    try:
+        values = read_yaml_file(path)
+    except FileNotFoundError:
+        raise UserError(
+            f"parallel.hardware: {path} does not exist; write it with `calibrate`, or name a chip"
+        ) from None
+    if not isinstance(values, Mapping):
+        raise UserError(f"{path}: found {type(values).__name__}, expected a hardware file; write it with `calibrate`")
+    try:
+        check_tree(HardwareFile, values)
+        found = validated(HardwareFile, values)
+    except UserError as error:
+        raise UserError(f"{path}: {error}; write the file again with `calibrate`") from None
+    if not found.factor.low <= found.factor.value <= found.factor.high:
+        raise UserError(f"{path}: factor.value: {found.factor.value} is not between its low and high; correct it")
+    return found
+
+
+def write_hardware_file(path: Path, found: HardwareFile) -> None:
+    """Write a hardware file, whole or not at all."""
+    text = yaml.safe_dump(asdict(found), sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
+    with atomic_file(path) as temporary:
+        temporary.write_text(HEADER.format(name=path) + text, encoding="utf-8")
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """What changes when a file is written; of a missing one nothing."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return (status.st_mtime_ns, status.st_size, status.st_ino)
+
+
+@lru_cache(maxsize=8)  # a search asks a thousand times
+def _read_once(file: str, stamp: tuple[int, ...]) -> HardwareFile:
+    return read_hardware_file(Path(file))
+
+
+def hardware_of(config: RunConfig) -> Device:
+    """The accelerator that a configuration is planned for, with the figures of its hardware file if it names one."""
+    chip, file = chosen_hardware.hardware_of(config), config.parallel.calibration
+    if file is None:
+        return chip
+    found = _read_once(file, _stamp(Path(file)))
+    if found.base != chip.name:
+        raise UserError(
+            f"parallel.calibration: {file} is of {found.base}, but parallel.hardware: {chip.name}; name the file as "
+            "parallel.hardware, or set parallel.calibration to null"
+        )
+    return found.device(chip, Path(file).stem)
