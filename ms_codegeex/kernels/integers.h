@@ -11,7 +11,7 @@ constexpr bool EIGHT_IN_BLOCKS = true;  // that CPU's products need no wider num
 #else
 constexpr bool EIGHT_IN_BLOCKS = false;
 #endif
-#if defined(__AVX2__) && !defined(__AVX512VNNI__)
+#if defined(__AVX2__) && !defined(__AVX512F__)
 constexpr int64_t PAIRED = 3;  // from so many rows on, FOUR is multiplied in pairs of 16 bits, not byte by byte
 #else
 constexpr int64_t PAIRED = INT64_MAX;
@@ -393,22 +393,12 @@ struct WithBlocks {
         for (int m = 0; m < M; m++) {
           const I a = broadcast(x.q + (at + m) * x.stride + 2 * i + 4 * j);
           for (int r = 0; r < R; r++) {
-            sum[m][r] = add_products(sum[m][r], pair[r], a);
-            here(sum[m][r]);
+            sum[m][r] = dot<2>(sum[m][r], pair[r], a);
+            asm("" : "+v"(sum[m][r]));  // in its register: a compiler that makes all products first spills them
           }
         }
       }
     }
-  }
-  // Keeps a sum in its register: a compiler that makes all products first has to spill them
-  static inline void here(I& sum) { asm("" : "+v"(sum)); }
-  // sum + the products of each lane's two numbers
-  static inline I add_products(I sum, I a, I b) {
-#if defined(__AVX512BW__)
-    return sum + (I)_mm512_madd_epi16((__m512i)a, (__m512i)b);
-#else
-    return sum + (I)_mm256_madd_epi16((__m256i)a, (__m256i)b);
-#endif
   }
 #else
   template <int M, int R>
