@@ -190,7 +190,7 @@ def has_the_planned_work(line):
         assert {task.micro for task in rank.tasks} == {None, 0, 1}
     assert max(critical_path(rank.tasks) for rank in line.ranks) <= line.seconds < line.serial_seconds
     assert line.run_seconds > line.seconds  # four micro-batches, two were compiled
-    text, values = timeline_report.text(line), json.loads(json.dumps(timeline_report.to_json(line)))
+    text, values = timeline_report.text(line, explain=True), json.loads(json.dumps(timeline_report.to_json(line)))
     assert "timeline of 2 micro-batches on ascend910" in text and values["ranks"][1]["bubble"] > 0
     names = {event["name"] for event in timeline_report.trace(line)["traceEvents"]}
     assert {"process_name", "memory, GiB"} < names and any(name.startswith("MatMul") for name in names)
