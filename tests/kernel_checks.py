@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import math
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import product
@@ -36,6 +37,9 @@ from ms_codegeex.generation.sampling import Drawing
 
 ROWS = (*range(1, 18), 33)
 FORMATS = ((32, 0), (16, 0), (8, 0), (4, 32), (4, 64), (4, 128))
+# of a block's matrices: equal ones, and some that cannot share what they read
+BLOCK_FORMATS = (((32, 32),), ((8, 16),), ((4, 16),), ((4, 32),), ((4, 16), (4, 8), (8, 8), (8, 16), (32, 32), (4, 16)))
+WIDTH = 128  # of a block; both kinds of quantised rows have it without padding
 QUANTISED = ((8, 0), (4, 32), (4, 64), (4, 128))
 
 
@@ -333,20 +337,22 @@ def check_attention_one_by_one(kernels: Kernels, count: int, groups: int, size: 
 
 
 class OneBlock:
-    """A decoder block of 24 channels with its registrations, and the same by the operators of its steps."""
+    """A decoder block of `WIDTH` channels with its registrations, and the same by the operators of its steps."""
 
     HEADS = AttentionSizes(count=4, groups=2, size=8, rotary=4, slots=2, capacity=20)
     SHAPES: ClassVar = {
-        **{"query": (32, 24), "key": (16, 24), "value": (16, 24), "output": (24, 32)},
-        **{"gate": (40, 24), "up": (40, 24), "down": (24, 40)},
+        **{"query": (32, WIDTH), "key": (16, WIDTH), "value": (16, WIDTH), "output": (WIDTH, 32)},
+        **{"gate": (40, WIDTH), "up": (40, WIDTH), "down": (WIDTH, 40)},
     }
 
-    def __init__(self, kernels: Kernels, parallel: bool, gated: bool, bits: int = 32, activation_bits: int = 32):
+    def __init__(self, kernels: Kernels, parallel: bool, gated: bool, formats: Sequence[tuple[int, int]] = ((32, 32),)):
+        """`formats`: bits of weights and activations, of one matrix after the other."""
         self.kernels, self.parallel, self.gated = kernels, parallel, gated
-        self.norms = [kernels.norm(1 + numbers(seed, 24) / 4, numbers(seed + 2, 24), 1e-5) for seed in (0, 1)]
+        self.norms = [kernels.norm(1 + numbers(seed, WIDTH) / 4, numbers(seed + 2, WIDTH), 1e-5) for seed in (0, 1)]
         self.matrices = {}
         for seed, (name, (n, k)) in enumerate(self.SHAPES.items()):
             activation = "silu" if name == "gate" else "gelu" if name == "up" and not gated else "none"
+            bits, activation_bits = formats[seed % len(formats)]
             weight = quantise(numbers(10 + seed, n, k) / 5, bits, 32)
             packed = pack(weight, kernels.blocks(bits, activation_bits))
             bias = numbers(20 + seed, n)
@@ -367,27 +373,27 @@ class OneBlock:
 
     def by_steps(self, x: np.ndarray, rows: np.ndarray, query: np.ndarray | None) -> np.ndarray:
         """What the block must give."""
-        y = self._call("norm", self.norms[0], 24, x)
+        y = self._call("norm", self.norms[0], WIDTH, x)
         asked = self._product("query", y if query is None else query)
         key, value = self._product("key", y), self._product("value", y)
         attended = self._call("attend", self.steps.registration, 32, asked, key, value, rows)
-        x = self._call("linear_add", self.matrices["output"], 24, x, attended)
-        y = y if self.parallel else self._call("norm", self.norms[1], 24, x)
+        x = self._call("linear_add", self.matrices["output"], WIDTH, x, attended)
+        y = y if self.parallel else self._call("norm", self.norms[1], WIDTH, x)
         up = self._product("up", y)
         active = up * self._product("gate", y) if self.gated else up
-        return self._call("linear_add", self.matrices["down"], 24, x, active)
+        return self._call("linear_add", self.matrices["down"], WIDTH, x, active)
 
 
-def check_blocks(kernels: Kernels, parallel: bool, gated: bool, bits: int = 32, activation_bits: int = 32) -> None:
+def check_blocks(kernels: Kernels, parallel: bool, gated: bool, formats: Sequence[tuple[int, int]]) -> None:
     """Two blocks in one call give bit by bit what their steps give, and so does one with other queries."""
-    pair = [OneBlock(kernels, parallel, gated, bits, activation_bits) for _ in range(2)]
+    pair = [OneBlock(kernels, parallel, gated, formats) for _ in range(2)]
     for seed, rows in enumerate(([(0, t) for t in range(17)], [(0, 17)], [(1, 0), (0, 18), (0, 20)])):
-        x, places = numbers(seed, len(rows), 24), np.array(rows, np.int32).T.copy()
+        x, places = numbers(seed, len(rows), WIDTH), np.array(rows, np.int32).T.copy()
         expected = pair[1].by_steps(pair[0].by_steps(x, places, None), places, None)
         both, y = np.array([each.registration.number for each in pair], np.int64), np.full_like(x, np.nan)
         assert kernels.call("blocks", None, x, places, both, y) == 0
         assert np.array_equal(y, expected)
-    query = numbers(9, 3, 24)
+    query = numbers(9, 3, WIDTH)
     assert kernels.call("blocks", pair[0].registration, x, places, query, y) == 0
     assert np.array_equal(y, pair[0].by_steps(x, places, query)) and not np.array_equal(y, expected)
 
@@ -395,23 +401,27 @@ def check_blocks(kernels: Kernels, parallel: bool, gated: bool, bits: int = 32, 
 def check_wrong_blocks(kernels: Kernels) -> None:
     """Parts that are missing, gone or of other sizes, and rows that do not suit, are refused."""
     one = OneBlock(kernels, parallel=False, gated=True)
-    x, places = numbers(0, 2, 24), np.array([(0, 0), (0, 1)], np.int32).T.copy()
+    x, places = numbers(0, 2, WIDTH), np.array([(0, 0), (0, 1)], np.int32).T.copy()
     assert kernels.call("blocks", one.registration, x, places, x.copy()) == 0
-    gone = SimpleNamespace(number=kernels.norm(numbers(0, 24), None, 1e-5).number)
+    gone = SimpleNamespace(number=kernels.norm(numbers(0, WIDTH), None, 1e-5).number)
     for changes in (
         {"up": None},
         {"attention_norm": gone},
         {"attention_norm": None},
-        {"query": one.matrices["output"]},
+        *({name: one.matrices["output"]} for name in ("query", "key", "value")),
+        {"key": one.matrices["query"]},
+        {"value": one.matrices["query"]},
+        {"output": one.matrices["query"]},
+        {"gate": one.matrices["value"]},
         {"down": one.matrices["up"]},
         {"gate": one.norms[0]},
         {"exchange": one.matrices["up"]},
-        {"feed_forward_norm": kernels.norm(numbers(0, 23), None, 1e-5)},
+        {"feed_forward_norm": kernels.norm(numbers(0, WIDTH - 1), None, 1e-5)},
     ):
         assert kernels.call("blocks", kernels.block(replace(one.parts, **changes)), x, places, x.copy()) != 0, changes
     numbers_of_both = np.array([one.registration.number] * 2, np.int64)
     assert kernels.call("blocks", None, x, places, x.copy(), numbers_of_both, x.copy()) != 0  # a query for two
-    for wrong in (x[:1].copy(), x[:, :23].copy(), x.astype(np.float64)):
+    for wrong in (x[:1].copy(), x[:, :-1].copy(), x.astype(np.float64)):
         assert kernels.call("blocks", one.registration, wrong, places, np.zeros_like(wrong)) != 0
     assert kernels.call("blocks", one.norms[0], x, places, x.copy()) != 0
     for row in ((2, 0), (0, -1)):
@@ -594,8 +604,8 @@ def check_everything(kernels: Kernels, shapes, rows) -> None:
             check_attention_one_by_one(kernels, count, groups, size, dtype)
     check_half_cache(kernels)
     check_choice(kernels)
-    for parallel, gated, (bits, activation_bits) in product((False, True), (False, True), ((32, 32), (8, 16), (4, 16))):
-        check_blocks(kernels, parallel, gated, bits, activation_bits)
+    for parallel, gated, formats in product((False, True), (False, True), BLOCK_FORMATS):
+        check_blocks(kernels, parallel, gated, formats)
     check_mistakes(kernels)
     check_wrong_blocks(kernels)
     check_training(kernels)

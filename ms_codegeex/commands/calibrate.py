@@ -67,6 +67,7 @@ def _profiled(path: Path, source: Path | None) -> ProfiledRun:
 
 def _text(found: HardwareFile, file: Path) -> str:
     from ms_codegeex.base.hardware import device
+    from ms_codegeex.planning.roofline import K_START, MATMUL_PEAK
 
     chip, rates = device(found.base), asdict(found.rates)
     published = {name: chip.latency if "latency" in name else getattr(chip, name) for name in rates}
@@ -75,8 +76,8 @@ def _text(found: HardwareFile, file: Path) -> str:
         for name, value in rates.items()
     ]
     rows += [
-        ("products: share of the peak", f"{found.products.share:.4g}", "0.89", _origin(found, "products")),
-        ("products: starting length", f"{found.products.start:.4g}", "20", _origin(found, "products")),
+        ("products: share of the peak", f"{found.products.share:.4g}", f"{MATMUL_PEAK}", _origin(found, "products")),
+        ("products: starting length", f"{found.products.start:.4g}", f"{K_START}", _origin(found, "products")),
         ("collectives under computation", f"{found.overlap:.1%}", "", _origin(found, "overlap")),
         ("standing still, of computing", f"{found.gaps:.1%}", "", _origin(found, "gaps")),
     ]

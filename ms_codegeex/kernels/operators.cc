@@ -231,7 +231,7 @@ int linear(int count, void** params, int* ranks, int64_t** shapes, const char** 
   return result(linear(&product, 1, call.at<float>(0), m));
 }
 
-// residual [m, n], x [m, k], number -> y [m, n]
+// residual [m, n], x [m, k], number -> y [m, n]; a step of `blocks` alone, which tests compare with NumPy
 int linear_add(int count, void** params, int* ranks, int64_t** shapes, const char** types, void*, void*) {
   const Call call{count, params, ranks, shapes, types};
   const Entry* e = count == 4 ? call.entry(2, MATRIX) : nullptr;
@@ -287,7 +287,8 @@ int norm(int count, void** params, int* ranks, int64_t** shapes, const char** ty
   return RIGHT;
 }
 
-// query [m, heads * size], key and value [m, groups * size], slots and positions int32 [2, m], number -> as query
+// query [m, heads * size], key and value [m, groups * size], slots and positions int32 [2, m], number -> as query; also
+// such a step
 int attend(int count, void** params, int* ranks, int64_t** shapes, const char** types, void*, void*) {
   const Call call{count, params, ranks, shapes, types};
   const Entry* e = count == 6 ? call.entry(4, ATTENTION) : nullptr;

@@ -30,7 +30,7 @@ Above = Annotated[float, Field(gt=0, lt=math.inf)]
 Rest = Annotated[float, Field(ge=0, lt=math.inf)]
 HEADER = """# What a run has shown of its devices, by `ms-codegeex calibrate` (docs/calibrate.md). Plan with it:
 #   ms-codegeex plan --config FILE parallel.hardware={name}
-# DeviceRates are bytes/s, times are seconds.
+# Rates are in bytes/s, latencies in seconds.
 """
 
 

@@ -238,7 +238,7 @@ def calibrate(runs: Sequence[ProfiledRun]) -> HardwareFile:
 def _rates(
     messages: Sequence[MessageRun], chip: Device, config: RunConfig, assumed: list[str]
 ) -> tuple[DeviceRates, Residuals]:
-    """DeviceRates and latencies of the links. On one board, a server's rate is the board's."""
+    """Rates and latencies of the links. On one board, a server's rate is the board's."""
     planned = Counter[tuple[str, int]]()
     for x in Plan(config, chip).collectives:
         planned[x.link, x.group_size] += x.bytes

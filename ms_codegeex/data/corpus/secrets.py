@@ -353,7 +353,12 @@ def _is_token(rule: _Rule, value: bytes) -> bool:
 
 def _is_known(value: bytes) -> bool:
     """Whether gitleaks knows this as a value of manuals and tests."""
-    return _re2(b"|".join(rule.allowed for rule in _rules()[0] if rule.allowed)).fullmatch(value) is not None
+    return _known_values().fullmatch(value) is not None
+
+
+@functools.cache
+def _known_values() -> Any:
+    return _re2(b"|".join(rule.allowed for rule in _rules()[0] if rule.allowed))
 
 
 def _of_service(data: bytes, start: int) -> Iterator[Hit]:

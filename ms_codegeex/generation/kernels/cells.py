@@ -30,18 +30,22 @@ from ms_codegeex.models.causal import QueryEmbedding
 from ms_codegeex.models.layers import AttentionCore, Embedding, FastGelu, LayerNorm, Linear, RMSNorm, SwiGlu
 
 Shape = Callable[..., Any]
-ACTIVATIONS = {FastGelu: "fast_gelu", ops.GeLU: "gelu", SwiGlu: "silu"}  # names of library.py; of a gate the last
+ACTIVATIONS = {
+    FastGelu: "fast_gelu",
+    ops.GeLU: "gelu",
+    SwiGlu: "silu",
+}  # `ACTIVATIONS` of library.py; SwiGLU's is that of its gate
 
 
 class KernelCell(nn.Cell):
     """An operator of the library with its registrations. `shape`: of the result from those of the inputs."""
 
-    def __init__(self, library: Library, name: str, *registrations: Registration, shape: Shape = lambda x, *_: x):
+    def __init__(self, library: Library, operator: str, *registrations: Registration, shape: Shape = lambda x, *_: x):
         super().__init__()
         self.kept, numbers = registrations, [each.number for each in registrations]
-        name_of_numbers = f"registration.{numbers[0]}"
-        self.numbers = Parameter(Tensor(numbers, ms.int64), name=name_of_numbers, requires_grad=False)
-        path = f"{library.path}:{name}"
+        name = f"registration.{numbers[0]}"
+        self.numbers = Parameter(Tensor(numbers, ms.int64), name=name, requires_grad=False)
+        path = f"{library.path}:{operator}"
         self.op = ops.Custom(path, out_shape=shape, out_dtype=lambda *_: ms.float32, func_type="aot")
 
     def construct(self, x: Tensor) -> Tensor:

@@ -117,10 +117,10 @@ def test_mistakes_are_errors(kernels):
     checks.check_wrong_blocks(kernels)
 
 
-@pytest.mark.parametrize("bits,activation_bits", [(32, 32), (8, 16), (4, 16), (4, 32)])
+@pytest.mark.parametrize("formats", checks.BLOCK_FORMATS, ids=str)
 @pytest.mark.parametrize("parallel,gated", [(False, False), (True, False), (False, True), (True, True)])
-def test_a_block_is_its_steps(kernels, parallel, gated, bits, activation_bits):
-    checks.check_blocks(kernels, parallel, gated, bits, activation_bits)
+def test_a_block_is_its_steps(kernels, parallel, gated, formats):
+    checks.check_blocks(kernels, parallel, gated, formats)
 
 
 def test_memory_that_does_not_suit_is_refused(kernels):
