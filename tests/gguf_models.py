@@ -53,7 +53,7 @@ def _own_tables() -> Tables:
     trained = ByteLevelBPETokenizer()
     trained.train_from_iterator(LINES, vocab_size=320, min_frequency=1, show_progress=False)
     model = json.loads(trained.to_str())["model"]
-    return Tables.of(model["vocab"], [tuple(pair) for pair in model["merges"]])
+    return Tables.of(model["vocab"], [" ".join(pair) for pair in model["merges"]])
 
 
 def write_tokenizer(name: str, directory: Path) -> Path:

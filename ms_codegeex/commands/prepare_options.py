@@ -185,6 +185,8 @@ def infill_config(arguments: argparse.Namespace) -> InfillConfig | None:
     values = {name.removeprefix("infill_"): getattr(arguments, name) for name in given_values(InfillOptions, arguments)}
     if values and "rate" not in values:
         raise UserError(f"--infill-{next(iter(values))}: needs --infill-rate, for example 0.5")
+    if not values:
+        return None
     from ms_codegeex.config.sections import InfillConfig
 
-    return InfillConfig(**values) if values else None
+    return InfillConfig(**values)

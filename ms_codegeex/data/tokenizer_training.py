@@ -178,7 +178,7 @@ def _byte_pairs(texts: _Texts, settings: TokenizerSettings) -> ByteLevelTokenize
             f"--vocab-size: {settings.vocab_size} tokens cannot be made of {texts.read} bytes of text, at most "
             f"{settings.vocab_size - missing}; give more text, or a smaller size"
         )
-    tables = Tables.of(model["vocab"], [tuple(pair) for pair in model["merges"]])
+    tables = Tables.of(model["vocab"], [" ".join(pair) for pair in model["merges"]])
     if settings.family == "codegen":
         return CodeGenTokenizer(whitespace=True, tables=tables)
     return CodeGeeXTokenizer(settings.whitespace_run, tables)

@@ -103,7 +103,7 @@ def _byte_level(tokenizer: CodeGenTokenizer, directory: Path, rows: int, eos: in
         pre="gpt-2",
         tokens=[*(text.encode() for text in texts), *added, *_padding(range(tokenizer.vocab_size, rows))],
         types=types + [UNUSED] * (rows - len(types)),
-        merges=[" ".join(pair) for pair in tables.merges],
+        merges=tables.merges,
         special={"bos": tokenizer.eos_id, "eos": eos},
     )
 
@@ -157,7 +157,7 @@ def _write_sentencepiece(lists: Mapping[str, list[Any]], directory: Path) -> Non
 def _write_byte_level(lists: Mapping[str, list[Any]], directory: Path) -> None:
     tokens = lists["tokens"]
     eos = tokens.index(EOS)
-    tables = Tables.of({token: number for number, token in enumerate(tokens[:eos])}, _pairs(lists["merges"]))
+    tables = Tables.of({token: number for number, token in enumerate(tokens[:eos])}, lists["merges"])
     if tables.eos_id != eos:
         raise ValueError("a token is there twice")
     tables.save(directory)
@@ -165,7 +165,3 @@ def _write_byte_level(lists: Mapping[str, list[Any]], directory: Path) -> None:
     runs = whitespace_tokens(eos)
     added = tokens[eos + 1 : eos + 1 + len(runs)] == list(runs)
     CodeGenTokenizer(added, tables).save(directory)
-
-
-def _pairs(merges: list[str]) -> list[tuple[str, ...]]:
-    return [tuple(merge.split(" ")) for merge in merges]

@@ -15,7 +15,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +47,7 @@ def _byte_pair_encoder(tables: Tables, runs: frozenset[tuple[str, int]]) -> Fast
     # tokens. BPE itself cannot produce them: its alphabet writes a space as U+0120 and a tab as U+0109. Added
     # tokens match leftmost and longest first. The names of special tokens are not added, which is why corpus text
     # cannot reach their ids.
-    model = Tokenizer(models.BPE({**tables.vocab, **dict(runs)}, tables.merges))
+    model = Tokenizer(models.BPE({**tables.vocab, **dict(runs)}, tables.pairs()))
     model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     in_order = sorted(runs, key=lambda run: run[1])
     model.add_tokens([AddedToken(run, normalized=False, special=False) for run, _ in in_order])
@@ -67,12 +67,21 @@ class ByteLevelTokenizer(Tokenizer):
     def __init__(
         self, tables: Tables, runs: Mapping[str, int], names: Mapping[str, int], further: Mapping[int, bytes]
     ) -> None:
-        self._tables, self.eos_id = tables, tables.eos_id
-        self._model = _byte_pair_encoder(tables, frozenset(runs.items()))
+        self.tables, self.eos_id, self.runs = tables, tables.eos_id, dict(runs)
         self._names = {EOS: self.eos_id, **names}
         self._name = re.compile("|".join(map(re.escape, self._names)))
         first, self.vocab_size = self.eos_id + 1, self.eos_id + 1 + len(further)
-        self.pieces = [*token_bytes(tables), *(further[number] for number in range(first, self.vocab_size))]
+        self._further = [further[number] for number in range(first, self.vocab_size)]
+
+    # Both take a tenth of a second, and whoever encodes a corpus needs neither.
+    @cached_property
+    def _model(self) -> FastTokenizer:
+        return _byte_pair_encoder(self.tables, frozenset(self.runs.items()))
+
+    @cached_property
+    def pieces(self) -> list[bytes]:
+        """The bytes of every id."""
+        return [*token_bytes(self.tables), *self._further]
 
     def encode(self, text: str) -> list[int]:
         """Ids of corpus text, every character taken literally: `decode(encode(text)) == text`, and never `eos_id`."""
@@ -95,7 +104,7 @@ class ByteLevelTokenizer(Tokenizer):
 
     def _save(self, directory: Path | str, added: Mapping[str, int], config: Mapping[str, Any]) -> None:
         directory = Path(directory)
-        self._tables.save(directory)
+        self.tables.save(directory)
         if added:
             write_json(directory / ADDED, added)
         common = {
@@ -104,11 +113,11 @@ class ByteLevelTokenizer(Tokenizer):
             "clean_up_tokenization_spaces": False,  # or `x ? y` would be decoded as `x? y`
             **dict.fromkeys(("bos_token", "eos_token", "unk_token"), EOS),
         }
-        own = {DIGESTS: [*self._tables.digests]} if self._tables.are_own else {}
+        own = {DIGESTS: [*self.tables.digests]} if self.tables.are_own else {}
         write_json(directory / CONFIG, {**config, **common, **own})
 
     def _fingerprint(self, **parts: Any) -> str:
-        parts |= dict(zip(("vocab", "merges"), self._tables.digests, strict=True))
+        parts |= dict(zip(("vocab", "merges"), self.tables.digests, strict=True))
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -175,7 +184,7 @@ class CodeGeeXTokenizer(ByteLevelTokenizer):
         names = {"tokenizer_class": self.tokenizer_class, "auto_map": CODEGEEX_AUTO_MAP}
         self._save(directory, self._extra, {**names, **self._parameters(), "pad_token": EOS})
         write_codegeex_files(
-            Path(directory), self._tables.vocab, self._tables.merges, EOS, self._extra, self._spaces, self.max_len
+            Path(directory), self.tables.vocab, self.tables.pairs(), EOS, self._extra, self._spaces, self.max_len
         )
 
     @classmethod

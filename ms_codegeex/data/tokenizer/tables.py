@@ -42,22 +42,23 @@ def _byte_alphabet() -> dict[str, int]:
 
 
 def _digest(lines: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return hashlib.sha256("\n".join(lines).encode(errors="surrogatepass")).hexdigest()
 
 
 @dataclass(frozen=True)
 class Tables:
-    """A vocabulary and merges, in the order of their ids and ranks. Any two with the same digests are equal."""
+    """A vocabulary and merges, in the order of their ids and ranks, merges as lines of two tokens with a space between
+    them. Any two with the same digests are equal."""
 
     vocab: dict[str, int] = field(compare=False)
-    merges: list[tuple[str, ...]] = field(compare=False)
+    merges: list[str] = field(compare=False)
     digests: tuple[str, str]
 
     @classmethod
-    def of(cls, vocab: Mapping[str, int], merges: Sequence[tuple[str, ...]]) -> Tables:
+    def of(cls, vocab: Mapping[str, int], merges: Sequence[str]) -> Tables:
         """New tables, from the tokens and merges of a BPE that was trained on the alphabet of bytes."""
         tokens = [*sorted(vocab, key=vocab.__getitem__), EOS]
-        digests = _digest(tokens), _digest(map(" ".join, merges))
+        digests = _digest(tokens), _digest(merges)
         return cls({token: number for number, token in enumerate(tokens)}, list(merges), digests)
 
     @property
@@ -70,12 +71,16 @@ class Tables:
         """The last id."""
         return len(self.vocab) - 1
 
+    def pairs(self) -> list[tuple[str, ...]]:
+        """The merges, divided: for files of others than this program, not always in two."""
+        return [tuple(line.split(" ")) for line in self.merges]
+
     def save(self, directory: Path) -> None:
         """Write both files."""
         with atomic_file(directory / TABLES[0]) as path:
             path.write_text(json.dumps(self.vocab), encoding="utf-8")
         with atomic_file(directory / TABLES[1]) as path:
-            path.write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in self.merges), encoding="utf-8")
+            path.write_text("#version: 0.2\n" + "".join(f"{line}\n" for line in self.merges), encoding="utf-8")
 
 
 @lru_cache(maxsize=4)
@@ -120,25 +125,25 @@ class _Foreign(Exception):
 @lru_cache(maxsize=4)
 def _vocabulary(content: bytes, digest: str) -> dict[str, int]:
     """A vocabulary in JSON, in the order of its ids."""
-    vocab = parse_json(content)
-    valid = isinstance(vocab, dict) and all(type(value) is int for value in vocab.values())
+    vocab = parse_json(content, data=True)  # the digest finds what else may be wrong
+    valid = isinstance(vocab, dict) and {*map(type, vocab.values())} == {int}
     ordered = sorted(vocab, key=vocab.__getitem__) if valid else []
-    if [vocab[token] for token in ordered] != list(range(len(ordered))) or _digest(ordered) != digest:
+    if valid and sorted(vocab.values()) != list(range(len(ordered))) or _digest(ordered) != digest:
         raise _Foreign
     letters = _byte_alphabet().keys()  # a file of strangers records its own digest
     if ordered[-1:] != [EOS] or {*ordered[:256]} != letters or not letters >= {*"".join(ordered[:-1])}:
         raise _Foreign
-    return {token: vocab[token] for token in ordered}
+    return {token: number for number, token in enumerate(ordered)}
 
 
 @lru_cache(maxsize=4)
-def _pairs(content: bytes, digest: str) -> list[tuple[str, ...]]:
+def _merges(content: bytes, digest: str) -> list[str]:
     """Merges in the lines of a text."""
     lines = io.TextIOWrapper(io.BytesIO(content), "utf-8").read().split("\n")
     lines = [line for line in lines if line.strip() and not line.startswith("#version")]
     if _digest(lines) != digest:
         raise _Foreign
-    return [tuple(line.split(" ")) for line in lines]
+    return lines
 
 
 def _read(vocab_path: Path, merges_path: Path, digests: tuple[str, str]) -> Tables:
@@ -151,12 +156,13 @@ def _read(vocab_path: Path, merges_path: Path, digests: tuple[str, str]) -> Tabl
     except _Foreign:
         raise UserError(f"{vocab_path}: not {whose} vocabulary{remedy}") from None
     try:
-        merges = _pairs(merges_path.read_bytes(), digests[1])
-        fits = (len(pair) == 2 and {*pair, "".join(pair)} <= vocab.keys() for pair in merges)
-        if digests != GPT2 and not all(fits):
+        tables = Tables(vocab, _merges(merges_path.read_bytes(), digests[1]), digests)
+        if tables.are_own and not all(
+            len(pair) == 2 and {*pair, "".join(pair)} <= vocab.keys() for pair in tables.pairs()
+        ):
             raise _Foreign
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{merges_path}: not readable ({error}); restore the file") from None
     except _Foreign:
         raise UserError(f"{merges_path}: not {whose} merges{remedy}") from None
-    return Tables(vocab, merges, digests)
+    return tables
