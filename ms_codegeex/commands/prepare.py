@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +85,8 @@ def run(arguments: argparse.Namespace) -> None:
     recipe = _recipe(arguments)
     if _exchange(arguments) or _tune(arguments):
         return
+    # Nothing here multiplies matrices. Without NumPy's threads, the worker processes can be forked from this one.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from ms_codegeex.data.corpus.prepare import RunOptions, prepare_dataset, prepare_remote
 
     cluster = None  # this machine

@@ -10,9 +10,10 @@ import operator
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ms_codegeex.data.corpus.secrets import Hit, find_secrets
+if TYPE_CHECKING:
+    from ms_codegeex.data.corpus.secrets import Hit
 
 REDACTIONS = ("email", "secrets")
 EMAIL, SECRET = b"<EMAIL>", b"<SECRET>"
@@ -35,6 +36,8 @@ def redact(data: bytes, what: Sequence[str]) -> tuple[bytes, tuple[tuple[str, in
     """
     hits: list[Hit] = []
     if "secrets" in what:
+        from ms_codegeex.data.corpus.secrets import find_secrets  # compiles its patterns
+
         hits += find_secrets(data)
     if "email" in what and b"@" in data:
         hits += _emails(data)

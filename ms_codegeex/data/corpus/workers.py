@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
+import gc
 import os
 import shutil
 import signal
@@ -11,16 +11,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.printing import print_error
 from ms_codegeex.data.corpus.reading import Unit
 from ms_codegeex.data.corpus.remote import RemotePath
+
+if TYPE_CHECKING:
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing.connection import Connection
 
 
 class ProgressBar:
@@ -36,31 +37,45 @@ class ProgressBar:
 
     def track(self, units: Sequence[Unit], results: Iterable[Any], name: str) -> Iterator[tuple[Unit, Any]]:
         """Yield pairs of unit and result while a bar (or a line at the end) shows bytes and MB/s."""
-        from tqdm import tqdm
-
         total, started = sum(unit.bytes for unit in units), time.perf_counter()
-        terminal = self.enabled and sys.stderr.isatty()
-        width, height = shutil.get_terminal_size()  # 80 x 24 if a terminal reports 0 x 0, for which tqdm draws nothing
-        shape = {"ncols": width, "nrows": height, "unit": "B", "unit_scale": True}
-        with tqdm(total=total, desc=name, disable=not terminal, file=sys.stderr, **shape) as bar:
-            for unit, result in zip(units, results, strict=True):
-                yield unit, result
-                bar.update(unit.bytes)
-        if not terminal:
-            seconds = time.perf_counter() - started
-            self.say(f"{name}: {total / 1e6:.1f} MB in {seconds:.1f} s, {total / 1e6 / max(seconds, 1e-9):.1f} MB/s")
+        pairs = zip(units, results, strict=True)
+        if self.enabled and sys.stderr.isatty():
+            from tqdm import tqdm
+
+            # 80 x 24 if a terminal reports 0 x 0, for which tqdm draws nothing
+            width, height = shutil.get_terminal_size()
+            shape = {"ncols": width, "nrows": height, "unit": "B", "unit_scale": True}
+            with tqdm(total=total, desc=name, file=sys.stderr, **shape) as bar:
+                for unit, result in pairs:
+                    yield unit, result
+                    bar.update(unit.bytes)
+            return
+        yield from pairs
+        seconds = time.perf_counter() - started
+        self.say(f"{name}: {total / 1e6:.1f} MB in {seconds:.1f} s, {total / 1e6 / max(seconds, 1e-9):.1f} MB/s")
 
 
-def _start_worker(stop: Connection, prepare: Callable[[], object]) -> None:
-    """Leave interrupts to the parent; end at once when the other end of `stop` closes, by the parent or its death."""
+def _start_worker(watched: Connection, inherited: Connection | None, prepare: Callable[[], object]) -> None:
+    """Leave interrupts to the parent; end at once when the other end of `watched` closes, by the parent or its death.
+    `inherited` is that end in a forked process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if inherited is not None:
+        inherited.close()
+        gc.freeze()  # a collection would copy the memory that is shared with the parent
 
     def watch() -> None:
-        stop.poll(None)
+        watched.poll(None)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
     prepare()
+
+
+def _may_fork() -> bool:
+    """Whether a process may be forked from this one: it has a single thread, those of libraries included. macOS's own
+    libraries do not allow it."""
+    return sys.platform == "linux" and len(os.listdir("/proc/self/task")) == 1
 
 
 def _nothing() -> None:
@@ -114,9 +129,10 @@ class Cluster(Protocol):
 
 @contextlib.contextmanager
 def open_mapper(workers: int, prepare: Callable[[], object]) -> Iterator[Callable]:
-    """`map` in this process, or in `workers` fresh ones (spawned: forking a process with threads is unsafe).
+    """`map` in this process, or in `workers` others, which start at once.
 
-    They start at once and call `prepare()`, so that they are ready when there is work.
+    `prepare()` makes them ready for work. If this process has no threads, it is called here, and the others are forked
+    and share what it has loaded. Otherwise that would be unsafe: they are fresh ones, and each calls it.
 
     An interrupt or an error in the block ends the workers at once. A worker that dies is a `UserError`: systems kill
     processes when memory is short.
@@ -124,9 +140,18 @@ def open_mapper(workers: int, prepare: Callable[[], object]) -> Iterator[Callabl
     if workers < 2:
         yield map
         return
-    context = multiprocessing.get_context("spawn")
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
+
+    forks = _may_fork()
+    if forks:
+        prepare()
+        forks = _may_fork()  # it may have started a thread
+    context = multiprocessing.get_context("fork" if forks else "spawn")
     watched, stop = context.Pipe(duplex=False)
-    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(watched, prepare))
+    arguments = (watched, stop if forks else None, prepare)
+    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=arguments)
 
     try:
         with _interrupts_later():

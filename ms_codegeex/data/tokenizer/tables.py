@@ -128,7 +128,7 @@ def _vocabulary(content: bytes, digest: str) -> dict[str, int]:
     vocab = parse_json(content, data=True)  # the digest finds what else may be wrong
     valid = isinstance(vocab, dict) and {*map(type, vocab.values())} == {int}
     ordered = sorted(vocab, key=vocab.__getitem__) if valid else []
-    if valid and sorted(vocab.values()) != list(range(len(ordered))) or _digest(ordered) != digest:
+    if (valid and sorted(vocab.values()) != list(range(len(ordered)))) or _digest(ordered) != digest:
         raise _Foreign
     letters = _byte_alphabet().keys()  # a file of strangers records its own digest
     if ordered[-1:] != [EOS] or {*ordered[:256]} != letters or not letters >= {*"".join(ordered[:-1])}:

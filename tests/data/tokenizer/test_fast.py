@@ -10,8 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizer_files import write_chatglm
 
+from ms_codegeex.data.tokenizer import _named, load_tokenizer
 from ms_codegeex.data.tokenizer import fast as module
-from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.data.tokenizer.fast import CorpusEncoder
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -87,6 +87,13 @@ def test_the_library_does_the_work(pair, monkeypatch):
     for text in ("<|endoftext|>", "<|extratoken_12|>"):
         with pytest.raises(TypeError):
             encoder.encode(text.encode())  # left to ours
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_named_tokenizer_is_compared_without_being_built(name):
+    tokenizer = _named.__wrapped__(name)
+    assert CorpusEncoder(tokenizer).is_fast and not {"_model", "pieces"} & vars(tokenizer).keys()
+    assert module._SAMPLE_DIGESTS[tokenizer.fingerprint] == module.sample_digest(tokenizer.encode)
 
 
 def sources(count):
