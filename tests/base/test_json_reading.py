@@ -1,8 +1,11 @@
 """JSON with what Python's own parser lets through, or answers with errors of several classes."""
 
 import json
+import re
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.json_reading import DEEPEST, MAX_DIGITS, Malformed, parse_json
@@ -58,6 +61,62 @@ def test_records_of_a_users_data_may_have_keys_twice_and_half_characters():
     for text in ("1" * 200, DEEP):
         with pytest.raises(Malformed):
             parse_json(text, data=True)
+
+
+EXACT = [
+    '{"n": 123456789012345678901234567890, "m": -0, "f": -0.0, "e": 1E400, "s": 5e-324, "i": [NaN, -Infinity]}',
+    '{"a": "\\ud83d\\ude00 \\u0000 \\/ \x7f", "b": 1, "b": [[], {"c": 9007199254740993}]}',
+    '{"a": "\\ud83d", "b": "\\ude00x"}',
+    '{"a": ' + "[" * (DEEPEST - 1) + "]" * (DEEPEST - 1) + "}",
+    '{"n": ' + "9" * MAX_DIGITS + "}",
+    " [1.5, true, null]\r",
+    "9" * 50,
+]
+REFUSED = [
+    '{"a": ' + "[" * DEEPEST + "]" * DEEPEST + "}",
+    '{"n": [{"m": ' + "9" * (MAX_DIGITS + 1) + "}]}",
+    '{"n": -' + "9" * MAX_DIGITS + "}",
+    *(
+        '{"a": 01}',
+        '{"a": 1.}',
+        '{"a": "\t"}',
+        "{} {}",
+        "\ufeff{}",
+        "",
+        "nan",
+        '{"a": "\\x"}',
+        "{}\0",
+        "[1,]",
+        "\x0b{}",
+    ),
+]
+
+
+@pytest.mark.parametrize("text", EXACT, ids=range(len(EXACT)))
+def test_bytes_of_a_record_give_the_value_of_its_text(text):
+    assert repr(parse_json(text.encode(), data=True)) == repr(parse_json(text, data=True)) == repr(json.loads(text))
+
+
+@pytest.mark.parametrize("text", REFUSED, ids=range(len(REFUSED)))
+def test_bytes_of_a_record_are_refused_as_its_text_is(text):
+    with pytest.raises(Malformed) as of_text:
+        parse_json(text, data=True)
+    with pytest.raises(Malformed, match=re.escape(str(of_text.value))):
+        parse_json(text.encode(), data=True)
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers(-(10**98), 10**99) | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=9,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(JSON_VALUES, st.booleans())
+def test_any_record_is_read_as_python_reads_it(value, escaped):
+    text = json.dumps(value, ensure_ascii=escaped)
+    assert repr(parse_json(text.encode(), data=True)) == repr(json.loads(text))
 
 
 def test_only_a_regular_file_of_a_sane_size_is_read(tmp_path):

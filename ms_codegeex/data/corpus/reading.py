@@ -6,6 +6,7 @@ once, in an order that does not depend on the machine; each is then read indepen
 
 from __future__ import annotations
 
+import codecs
 import os
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -187,9 +188,7 @@ def _read_lines(
     lines = Returning(read_lines(file.path, part, reading.max_line_bytes))
     for number, line in lines:
         source = f"{file.identity}:{number}"
-        # The first line of a file may begin with a byte order mark.
-        encoding = "utf-8-sig" if opens and number == 1 else "utf-8"
-        record = line if isinstance(line, Broken) else _parse(line, encoding)
+        record = line if isinstance(line, Broken) else _parse(line, opens and number == 1)
         if isinstance(record, Broken):  # escapes hide secrets from redaction
             yield _rejected(source, replace(record, head=b"") if reading.redact else record, reading)
             continue
@@ -199,15 +198,19 @@ def _read_lines(
     return lines.value
 
 
-def _parse(line: bytes, encoding: str) -> dict[str, Any] | Broken:
-    """The JSON object in a line. Numbers that Python refuses and objects nested too deeply are invalid, too."""
+def _parse(line: bytes, opens: bool) -> dict[str, Any] | Broken:
+    """The JSON object in a line, which may begin with a byte order mark if it `opens` a file. Numbers that Python
+    refuses and objects nested too deeply are invalid, too."""
+    content = line.removeprefix(codecs.BOM_UTF8) if opens else line
     try:
-        record = parse_json(line.decode(encoding), data=True)
-    except UnicodeDecodeError as error:
-        detail = f"byte 0x{line[error.start]:02x} at column {error.start + 1}"
-        return Broken("not UTF-8", detail, len(line), line)
-    except Malformed as error:
-        return Broken("invalid JSON", str(error), len(line), line)
+        record = parse_json(content, data=True)
+    except Malformed as problem:
+        try:
+            content.decode()
+        except UnicodeDecodeError as error:
+            detail = f"byte 0x{content[error.start]:02x} at column {error.start + 1}"
+            return Broken("not UTF-8", detail, len(line), line)
+        return Broken("invalid JSON", str(problem), len(line), line)
     if isinstance(record, dict):
         return record
     return Broken("no object", f"the line holds a value of type {type(record).__name__}", len(line), line)
