@@ -76,8 +76,11 @@ class Fields:
         return RecordText(data, language, self._named_group(_plain(self._value(record, "group"))))
 
     def _value(self, record: Mapping[str, Any], kind: str) -> Any:
-        values = (record.get(name) for name in self._names[kind])
-        return next((value for value in values if value is not None), None)
+        for name in self._names[kind]:
+            value = record.get(name)
+            if value is not None:
+                return value
+        return None
 
     def _named_group(self, value: Any) -> str | None:
         """A name or a number, as valid Unicode; anything else names no group."""
@@ -98,12 +101,13 @@ class Fields:
         return redact(_valid(value).encode(), self._reading.redact)[0].decode()[:80]
 
     def _decide_language(self, record: Mapping[str, Any], data: bytes) -> str | Broken:
-        named, path = (_plain(self._value(record, kind)) for kind in ("language", "path"))
+        named = _plain(self._value(record, "language"))
         language: Language | None = None
         if isinstance(named, str):
             language = lookup(named)
-        elif named is None and (isinstance(path, str) or path is None):
-            language = detect(path or "", data[:HEAD_BYTES])
+        elif named is None:
+            path = _plain(self._value(record, "path"))
+            language = detect(path or "", data[:HEAD_BYTES]) if isinstance(path, str) or path is None else None
         if language is not None and language.name in self._languages:
             return language.name
         if self._reading.all_text and (language is None or language.name not in self._known):

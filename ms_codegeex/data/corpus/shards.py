@@ -69,9 +69,8 @@ class TokenFile:
         """Append a document and its end token; return the number of ids."""
         document = np.empty(ids.size + 1, self._dtype)
         document[:-1], document[-1] = ids, self._eos_id
-        data = document.tobytes()
-        self._stream.write(data)
-        self.checksum = isal_zlib.crc32(data, self.checksum)
+        self._stream.write(document.data)
+        self.checksum = isal_zlib.crc32(document.data, self.checksum)
         return document.size
 
 
