@@ -33,6 +33,7 @@ from ms_codegeex.data.tokenizer.fast import CorpusEncoder
 
 ENDINGS = (".bin", ".npz")
 _BUFFER = 1 << 22  # bytes
+_BLOCK = 1 << 21  # bytes of text that are read before they are encoded
 
 
 @dataclass(frozen=True)
@@ -164,13 +165,31 @@ def make_shard(job: ShardJob, task: tuple[Unit, Path]) -> None:
 def _fill(
     unit: Unit, job: ShardJob, encoder: CorpusEncoder, tokens: TokenFile, rows: DocumentRows, tally: Tally
 ) -> int:
-    """Read a unit to its end; return its number of lines."""
+    """Read a unit to its end; return its number of lines.
+
+    Documents are read and encoded by turns, a block of them at once: either work finds its tables in the processor's
+    cache, from which the other one drives them.
+    """
     items = Returning(read_unit(unit, job.reading))
+    block: list[Document] = []
+
+    def encode() -> None:
+        for document in block:
+            ids = encoder.encode(tag_prefix(document.language, job.tags) + document.data)
+            rows.add(document, tokens.add(ids))
+        block.clear()
+
+    size = 0
     for item in items:
-        if isinstance(item, Document):
-            rows.add(item, tokens.add(encoder.encode(tag_prefix(item.language, job.tags) + item.data)))
-        else:
+        if not isinstance(item, Document):
             tally.add(item)
+            continue
+        block.append(item)
+        size += len(item.data)
+        if size >= _BLOCK:
+            encode()
+            size = 0
+    encode()
     return items.value
 
 
