@@ -234,6 +234,8 @@ def _settings(arguments: argparse.Namespace, recipe: CorpusRecipe | None) -> Pre
     if arguments.input is None:
         max_bytes = DEFAULT_MAX_BYTES if max_bytes is None else max_bytes
         near_duplicates = DEFAULT_NEAR_DUPLICATES if text.near_duplicates is None else near_duplicates
+    if text.near_duplicates_by and not near_duplicates:
+        raise UserError(f"--near-duplicates-by {text.near_duplicates_by}: needs --near-duplicates, for example 0.85")
     languages = text.languages
     if arguments.tags == "codegeex2":
         languages = canonical_languages(languages, "codegeex2")  # none given: all that the model knows
@@ -245,7 +247,13 @@ def _settings(arguments: argparse.Namespace, recipe: CorpusRecipe | None) -> Pre
         all_text=text.all_text,
         **dataclasses.asdict(given(RecordOptions, arguments)),
     )
-    return PrepareSettings(reading, max_bytes=max_bytes, near_duplicates=near_duplicates, **_common(arguments))
+    return PrepareSettings(
+        reading,
+        max_bytes=max_bytes,
+        near_duplicates=near_duplicates,
+        near_duplicates_by=text.near_duplicates_by or "words",
+        **_common(arguments),
+    )
 
 
 def _common(arguments: argparse.Namespace) -> dict[str, Any]:

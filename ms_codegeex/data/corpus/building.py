@@ -51,7 +51,7 @@ from ms_codegeex.data.datasets.layout import SPLITS
 from ms_codegeex.data.infilling.transform import infill_record
 from ms_codegeex.data.tokenizer import Tokenizer
 
-SHARD_VERSION = 6
+SHARD_VERSION = 7
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,8 @@ def _make_shards(
 ) -> list[Path]:
     """Make the missing shards; the paths of all of them, in the order of the units."""
     settings = request.settings
-    job = ShardJob(settings.reading, settings.tags, settings.tokenizer, bool(settings.near_duplicates))
+    signatures = settings.near_duplicates_by if settings.near_duplicates else None
+    job = ShardJob(settings.reading, settings.tags, settings.tokenizer, signatures)
     decisive = {
         "version": SHARD_VERSION,
         **asdict(replace(job, tokenizer=request.tokenizer.fingerprint)),

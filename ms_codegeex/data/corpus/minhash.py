@@ -1,8 +1,9 @@
 """Near duplicates among documents.
 
-Two documents are near duplicates if the estimated Jaccard similarity of their sets of word 5-grams is at least the
-threshold. The estimate comes from MinHash signatures (Broder 1997), candidates from locality-sensitive hashing. This
-file has the arithmetic; `duplicates` applies it to all documents of a corpus.
+Two documents are near duplicates if the estimated Jaccard similarity of their sets of word 5-grams, or of 8-grams of
+the tokens of their code (`code_tokens`), is at least the threshold. The estimate comes from MinHash signatures (Broder
+1997), candidates from locality-sensitive hashing. This file has the arithmetic; `duplicates` applies it to all
+documents of a corpus.
 """
 
 from __future__ import annotations
@@ -12,26 +13,29 @@ import hashlib
 import math
 import re
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 
+from ms_codegeex.data.corpus.code_tokens import code_tokens
+
 SHINGLE_WORDS = 5
+SHINGLE_TOKENS = 8  # there are few different tokens
 PERMUTATIONS = 128
 _CHUNK = 1024  # shingles per step: 1024 x 128 x 4 bytes stay in the processor's cache
 _WORD = re.compile(rb"\w+")
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, so multiplication modulo 2^64 is invertible
 
 
-def _shingle_hashes(data: bytes) -> np.ndarray:
-    """Distinct 32-bit hashes of the word 5-grams, sorted; a shorter document is one shingle. Words are ASCII `\\w+`."""
+def _shingle_hashes(words: Sequence[bytes], length: int) -> np.ndarray:
+    """Distinct 32-bit hashes of `length` words in a row, sorted; a shorter document is one shingle."""
     known: dict[bytes, int] = {}
     words = np.array(
-        [known.get(word) or known.setdefault(word, zlib.crc32(word) or 1) for word in _WORD.findall(data)],
-        dtype=np.uint64,
+        [known.get(word) or known.setdefault(word, zlib.crc32(word) or 1) for word in words], dtype=np.uint64
     )
     if not words.size:
         return np.empty(0, np.uint32)
-    length = min(SHINGLE_WORDS, words.size)
+    length = min(length, words.size)
     count = words.size - length + 1
     mixed = np.zeros(count, np.uint64)
     for index in range(length):  # a polynomial in the word hashes: the order of words counts
@@ -48,9 +52,16 @@ def _permutations() -> tuple[np.ndarray, np.ndarray]:
     return factors | np.uint32(1), summands
 
 
-def signature(data: bytes) -> np.ndarray | None:
-    """MinHash values of one document, uint32 `[PERMUTATIONS]`, or None without any word; the bytes alone decide."""
-    hashes = _shingle_hashes(data)
+def signature(data: bytes, language: str = "", by: str = "words") -> np.ndarray | None:
+    """MinHash values of one document, uint32 `[PERMUTATIONS]`, or None without any word.
+
+    They are `by` its words, ASCII `\\w+`, or, if its language is known, by the `tokens` of its code.
+    """
+    tokens = code_tokens(data, language) if by == "tokens" else None
+    if tokens is None:
+        hashes = _shingle_hashes(_WORD.findall(data), SHINGLE_WORDS)
+    else:
+        hashes = _shingle_hashes(tokens, SHINGLE_TOKENS)
     if not hashes.size:
         return None
     factors, summands = _permutations()

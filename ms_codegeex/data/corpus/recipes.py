@@ -23,6 +23,7 @@ class CorpusRecipe:
     languages: tuple[str, ...] | None = None
     strip_licences: Literal["files", "all", "none"] | None = None
     near_duplicates: float | None = None
+    near_duplicates_by: Literal["words", "tokens"] | None = None
     licences: tuple[str, ...] | None = None
     redact: tuple[Literal["email", "secrets"], ...] | None = None
     rules: Rules = field(default_factory=Rules)

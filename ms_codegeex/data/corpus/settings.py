@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 ON_ERROR = ("skip", "stop")
 STRIP_LICENCES = ("files", "all", "none")
+NEAR_DUPLICATES_BY = ("words", "tokens")
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class PrepareSettings:
         seed: chooses the sample and the validation split.
         max_bytes: upper bound on source bytes; a larger corpus is sampled by document. None: everything.
         near_duplicates: Jaccard similarity from which a document is dropped, in (0, 1]; 0 keeps near duplicates.
+        near_duplicates_by: whether `words` are compared, or the `tokens` of code without its names and literals.
         tokenizer: one of `ms_codegeex.data.tokenizer.TOKENIZER_NAMES`, or a directory with a tokenizer.
         on_error: count broken input and leave it out (`skip`), or fail (`stop`).
         infill: what runs on the dataset rearrange for infilling; None: nothing.
@@ -89,6 +91,7 @@ class PrepareSettings:
     seed: int = 0
     max_bytes: int | None = 64_000_000
     near_duplicates: float = 0.85
+    near_duplicates_by: str = "words"
     tokenizer: str = "codegeex"
     on_error: str = "skip"
     infill: InfillConfig | None = None
@@ -113,6 +116,10 @@ class PrepareSettings:
             raise UserError(f"max_bytes {self.max_bytes}: expected a positive number of bytes, for example 64000000")
         if not 0 <= self.near_duplicates <= 1:
             raise UserError(f"near_duplicates {self.near_duplicates}: expected 0 (off) to 1, for example 0.85")
+        if self.near_duplicates_by not in NEAR_DUPLICATES_BY:
+            raise UserError(
+                f"near_duplicates_by {self.near_duplicates_by!r}: expected one of {', '.join(NEAR_DUPLICATES_BY)}"
+            )
         for name, value in self.record().items():
             if any("\ud800" <= character <= "\udfff" for character in str(value)):
                 raise UserError(f"{name} {value!r}: expected valid UTF-8, for it is written to {DATASET_JSON}")
@@ -120,8 +127,9 @@ class PrepareSettings:
     def record(self) -> dict[str, Any]:
         """All settings in one flat dictionary, as dataset.json and report.json hold them."""
         fields = asdict(self)
-        if self.infill is None:
-            del fields["infill"]
+        for name, default in (("infill", None), ("near_duplicates_by", "words")):
+            if fields[name] == default:  # as in datasets that were made before there was a choice
+                del fields[name]
         return {**fields.pop("reading"), **fields}
 
 

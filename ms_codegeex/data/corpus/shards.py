@@ -39,12 +39,12 @@ _BLOCK = 1 << 21  # bytes of text that are read before they are encoded
 @dataclass(frozen=True)
 class ShardJob:
     """Settings that all units share: how input is read, the scheme of the tag lines, a tokenizer's name or directory,
-    and whether to compute MinHash signatures."""
+    and what MinHash signatures are computed by, `words` or `tokens`; None: there are none."""
 
     reading: ReadingSettings
     tags: str
     tokenizer: str
-    signatures: bool
+    signatures: str | None
 
 
 def shard_name(key: str, unit: Unit) -> str:
@@ -78,8 +78,8 @@ class TokenFile:
 class DocumentRows:
     """The columns of a shard, collected document by document."""
 
-    def __init__(self, redactions: Sequence[str] = (), signatures: bool = False) -> None:
-        self._redactions, self._signed = redactions, signatures
+    def __init__(self, redactions: Sequence[str] = (), signatures: str | None = None) -> None:
+        self._redactions, self._signed_by = redactions, signatures
         self._sources: list[bytes] = []
         self._languages: dict[str, int] = {}
         self._groups: dict[str, int] = {}
@@ -103,10 +103,10 @@ class DocumentRows:
             emails, everything = dict(document.redacted).get("email", 0), sum(n for _, n in document.redacted)
             counts = {"email": emails, "secrets": everything - emails}
             self._redacted.append([counts[name] for name in self._redactions])
-        if self._signed:
+        if self._signed_by:
             from ms_codegeex.data.corpus.minhash import signature
 
-            self._signatures.append(signature(document.data))
+            self._signatures.append(signature(document.data, document.language, self._signed_by))
 
     def write(self, path: Path, **meta: Any) -> None:
         """Write the `.npz` file of a shard, with the names of the codes in `language` and `group`, and the rest of
@@ -130,7 +130,7 @@ class DocumentRows:
             "sha256": np.frombuffer(b"".join(self._hashes), np.uint8).reshape(count, 32),
             "redacted": np.array(self._redacted, np.int64).reshape(count, len(self._redactions)),
         }
-        if self._signed:
+        if self._signed_by:
             from ms_codegeex.data.corpus.minhash import PERMUTATIONS
 
             blank = np.zeros(PERMUTATIONS, np.uint32)

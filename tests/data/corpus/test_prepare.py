@@ -247,6 +247,7 @@ def test_mistakes_leave_nothing_behind(sources, tmp_path):
         ({"validation_share": float("nan")}, "validation_share"),
         ({"max_bytes": 0}, "max_bytes 0"),
         ({"near_duplicates": 1.5}, "near_duplicates 1.5"),
+        ({"near_duplicates_by": "lines"}, "near_duplicates_by 'lines'"),
         ({"reading": ReadingSettings(rules=Rules(5, 4))}, "min_bytes 5"),
     ],
 )

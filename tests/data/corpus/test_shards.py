@@ -34,7 +34,7 @@ def unit_of(name="unit", modified=2, span=None):
 
 
 UNIT = unit_of()
-JOB = ShardJob(ReadingSettings(redact=("email", "secrets")), "codegeex", "codegeex", signatures=True)
+JOB = ShardJob(ReadingSettings(redact=("email", "secrets")), "codegeex", "codegeex", signatures="words")
 ITEMS = [
     Document("a.py", "naïve = '😀'\r\n".encode(), "Python", "package"),
     Rejected("b:1", "invalid JSON", 12, "at column 3", problem=True, excerpt="{"),

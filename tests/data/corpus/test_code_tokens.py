@@ -1,0 +1,76 @@
+"""Code without names, literals, comments and layout; the copies that are found by it."""
+
+import re
+
+import pytest
+
+from ms_codegeex.data.corpus.code_tokens import code_tokens
+from ms_codegeex.data.corpus.minhash import are_similar, signature
+from ms_codegeex.data.corpus.prepare import RunOptions, prepare_dataset
+from ms_codegeex.data.corpus.settings import PrepareSettings
+from ms_codegeex.data.languages import LANGUAGES
+
+PYTHON = '''
+def total(values, start=0):
+    """Sums."""
+    for value in values:  # all of them
+        start += value * 17
+    return print(f"{start} is the sum", 'of', len(values)) or start
+'''
+
+
+def body(count, seed=1):
+    """A file of functions with different structure."""
+    lines = []
+    for number in range(count):
+        kind = (number * 7 + seed) % 5
+        steps = ["a = b + 1", "if a: b = [a, c]", "while b: a -= c.d(b)", "for c in a: b[c] = -a", "assert a(b, c) < c"]
+        chosen = [steps[(number * step + kind) % 5] for step in range(2, 6)]
+        lines += [f"def item_{number}(a, b, c):", *(f"    {line}" for line in chosen), f"    return {number}", ""]
+    return "\n".join(lines)
+
+
+def test_what_copies_change_is_left_out():
+    tokens = b" ".join(code_tokens(PYTHON.encode(), "Python")).decode()
+    assert tokens == ("def i ( i , i = 0 ) : s for i in i : i + = i * 0 return print ( s i s , s , len ( i ) ) or i")
+    other = re.sub(r"\b(values|value|start|total)\b", lambda name: "x" + name[0], PYTHON).replace("17", "0x3F")
+    changed = other.replace("  # all of them", "").replace("    ", "\t").replace("\n", "\r\n").replace("sum", "total")
+    assert code_tokens(changed.encode(), "Python") == code_tokens(PYTHON.encode(), "Python")
+    assert code_tokens(PYTHON.replace("+=", "-=").encode(), "Python") != code_tokens(PYTHON.encode(), "Python")
+
+
+@pytest.mark.parametrize("language", [language.name for language in LANGUAGES])
+def test_any_text_has_tokens_or_none(language):
+    tokens = code_tokens("int x = 1; /* caf\u00e9 */ 'a\n#if \"\u4f60".encode() + b"\xff\x00", language)
+    assert tokens is None or all(isinstance(token, bytes) for token in tokens)
+
+
+def test_prose_and_unknown_languages_are_compared_by_words():
+    for language in ("", "Markdown", "Tcsh of the future"):
+        assert code_tokens(b"some words", language) is None
+        both = [signature(b"these are some words of a text", language, by=by) for by in ("words", "tokens")]
+        assert (both[0] == both[1]).all()
+
+
+def test_a_renamed_copy_is_similar_by_tokens_alone():
+    first, other = body(30).encode(), body(30, seed=3).encode()
+    renamed = re.sub(rb"\b([abc])\b", rb"\1_value", first)
+    for by, found in (("words", False), ("tokens", True)):
+        pair = [signature(text, "Python", by)[None] for text in (first, renamed)]
+        assert are_similar(*pair, 0.85)[0] == found
+    assert not are_similar(*(signature(text, "Python", "tokens")[None] for text in (first, other)), 0.85)
+
+
+def test_a_corpus_without_renamed_copies(tmp_path):
+    source = tmp_path / "src"
+    source.mkdir()
+    (source / "a.py").write_text(body(30))
+    (source / "b.py").write_text(re.sub(r"\b([abc])\b", r"\1_value", body(30)))
+    (source / "c.py").write_text(body(30, seed=3))
+    kept = {}
+    for by in ("words", "tokens"):
+        settings = PrepareSettings(max_bytes=None, validation_share=0, near_duplicates_by=by)
+        made = prepare_dataset([source], tmp_path / by, settings, RunOptions(1, False))
+        kept[by] = made["splits"]["train"]["documents"]
+        assert made["settings"].get("near_duplicates_by", "words") == by
+    assert kept == {"words": 3, "tokens": 2}
