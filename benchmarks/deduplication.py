@@ -2,6 +2,7 @@
 
     python benchmarks/deduplication.py                  # sources of the running interpreter's packages
     python benchmarks/deduplication.py --input ~/src --megabytes 40 --seed 1
+    python benchmarks/deduplication.py --peer-python ~/peers/bin/python --originals 300 --megabytes 4
     python benchmarks/deduplication.py --quick          # few sources, to see that it works
 
 Sources: packages in random order, at most a tenth of `--megabytes` of each, no file above 100 kB.
@@ -22,16 +23,26 @@ J >= 0.8. The table shows the share dropped by J, and the share that 128 indepen
 document would give.
 
 Exact copies: `prepare` without near duplicates must drop each text that occurred earlier, and nothing else.
+
+Renamed: `RENAMED` Python sources and a copy of each, in which a share of its identifiers has other names throughout.
+Keywords and built-in names stay. `prepare` compares them by words and by tokens, each with the processor time it takes.
+
+Peer: with `--peer-python`, an interpreter that has datatrove and spacy (`pip install datatrove spacy`), datatrove's
+MinHash does the same with the planted documents, with 9 bands of 14: half of the pairs with J = 0.85 share one of them.
+See `deduplication_peer.py`.
 """
 
 from __future__ import annotations
 
 import argparse
+import builtins
 import json
+import keyword
 import math
 import os
 import random
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -53,6 +64,8 @@ LOWEST = 0.5  # pairs that are less similar are not searched for
 BINS = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
 SHARES = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2)
 MAX_BYTES = 100_000
+RENAMED, RENAMED_SHARES, RENAMED_BYTES = 40, (0.05, 0.2, 0.5), (1500, 20_000)
+_FIXED = {*keyword.kwlist, *dir(builtins)}
 _WORDS = re.compile(rb"[A-Za-z0-9_]+")
 _NAME = re.compile(r"\b[A-Za-z_]\w{3,}\b")
 _LICENCE = """Copyright (c) {year} The {name} Authors. All rights reserved.
@@ -149,6 +162,13 @@ def indent(text: str, share: float, generator: random.Random, other: str) -> str
     return "\n".join(lines)
 
 
+def rename_identifiers(text: str, share: float, generator: random.Random) -> str:
+    """Some identifiers of a Python source, not those of the language, are called something else throughout."""
+    names = sorted({*_NAME.findall(text)} - _FIXED)
+    new = {names[place]: _new_name(generator) for place in _some(len(names), share, generator)} if names else {}
+    return _NAME.sub(lambda match: new.get(match[0], match[0]), text)
+
+
 EDITS = (change_lines, remove_lines, insert_lines, move_lines, rename, add_licence, indent)
 
 
@@ -208,15 +228,16 @@ def highest_similarities(sets: Sequence[frozenset[int]], kept: Sequence[bool], l
     return found
 
 
-def prepare(documents: Sequence[str], directory: Path, near: float, workers: int) -> list[bool]:
+def prepare(documents: Sequence[str], directory: Path, near: float, workers: int, by: str = "words") -> list[bool]:
     """Run the command; whether it kept each document."""
     import pyarrow.parquet as pq
 
-    path, output = directory / "documents.jsonl", directory / f"corpus{near}"
+    path, output = directory / "documents.jsonl", directory / f"corpus{near}-{by}"
     with open(path, "w", encoding="utf-8") as stream:
         for text in documents:
             stream.write(json.dumps({"text": text, "language": "Python"}) + "\n")
     words = ["--input", str(path), "--output", str(output), "--near-duplicates", str(near), "--filters", "none"]
+    words += ["--near-duplicates-by", by] if near else []
     command = [sys.executable, "-m", "ms_codegeex.cli", "prepare", *words, "--workers", str(workers), "--json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
@@ -291,12 +312,58 @@ def print_exact(documents: Sequence[str], kept: Sequence[bool]) -> set[int]:
     return repeated
 
 
+def measure_renamed(
+    sources: Sequence[str], directory: Path, workers: int, generator: random.Random, shares: Sequence[float], count: int
+) -> None:
+    """Print how many renamed copies of `count` sources are found by words and by tokens."""
+    least, most = RENAMED_BYTES
+    python = [text for text in dict.fromkeys(sources) if "def " in text and least <= len(text) <= most]
+    originals = generator.sample(python, min(count, len(python)))
+    print(f"renamed copies of {len(originals)} sources, {sum(map(len, originals)) / 1e6:.2f} MB")
+    for share in shares:
+        copies = [rename_identifiers(text, share, generator) for text in originals]
+        for by in ("words", "tokens"):
+            place = directory / f"renamed-{share}-{by}"
+            place.mkdir(parents=True)
+            before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+            kept = prepare([*originals, *copies], place, THRESHOLD, workers, by)
+            seconds = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
+            found, wrong = kept[len(originals) :].count(False), kept[: len(originals)].count(False)
+            print(f"  {share:.0%} of the names, by {by}: {found} found, {wrong} originals dropped, {seconds:.1f} CPU s")
+
+
+def measure_peer(documents: Sequence[str], directory: Path, python: Path) -> None:
+    """Print what datatrove finds among the same documents; needs `measure` before, for its input."""
+    script = Path(__file__).with_name("deduplication_peer.py")
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    words = [python, script, directory / "documents.jsonl", directory / "peer"]
+    done = subprocess.run([str(word) for word in words], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"datatrove failed: {done.stderr[-2000:]}")
+    seconds = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
+    kept = [False] * len(documents)
+    for number in json.loads(done.stdout.splitlines()[-1]):
+        kept[number] = True
+    # Of equal documents it may keep another one than the first, so similarity is to all that it kept.
+    dropped = [number for number, is_kept in enumerate(kept) if not is_kept]
+    order = [*(number for number, is_kept in enumerate(kept) if is_kept), *dropped]
+    sets = [shingles(documents[number]) for number in order]
+    values = highest_similarities(sets, [kept[number] for number in order], LOWEST)
+    found = Found(tuple(values), tuple(not kept[number] for number in order))
+    print(f"datatrove: {len(dropped)} of {len(documents)} dropped, {seconds:.1f} CPU s")
+    print(f"  recall of J >= {THRESHOLD + TOLERANCE:.2f} {_share(found.recall(THRESHOLD + TOLERANCE))}, ", end="")
+    print(f"precision at J >= {THRESHOLD - TOLERANCE:.2f} {_share(found.precision(THRESHOLD - TOLERANCE))}")
+
+
 def measure(documents: Sequence[str], directory: Path, workers: int) -> None:
     """Run `prepare` with and without near duplicates, and print what it found."""
     directory.mkdir()
     began = time.perf_counter()
     repeated = print_exact(documents, prepare(documents, directory, 0.0, workers))
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     kept = prepare(documents, directory, THRESHOLD, workers)
+    seconds = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
+    print(f"  dropped {kept.count(False)} of {len(documents)}, {seconds:.1f} CPU s")
     middle = time.perf_counter()
     rest = [number for number in range(len(documents)) if number not in repeated]
     sets = [shingles(documents[number]) for number in rest]
@@ -320,6 +387,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of prepare")
     parser.add_argument("--directory", type=Path, help="where to write, ten times the sources (default: TMPDIR)")
+    parser.add_argument("--peer-python", type=Path, help="interpreter that has datatrove and spacy")
     parser.add_argument("--quick", action="store_true", help="1 MB, 60 originals, no sources alone")
     arguments = parser.parse_args()
     megabytes, originals = (1.0, 60) if arguments.quick else (arguments.megabytes, arguments.originals)
@@ -334,6 +402,10 @@ def main() -> int:
         print(f"sources and planted copies, {len(documents)} documents")
         print("  planted:", ", ".join(f"{kind} {count}" for kind, count in sorted(number.items())))
         measure(documents, Path(name) / "planted", arguments.workers)
+        if arguments.peer_python:
+            measure_peer(documents, Path(name) / "planted", arguments.peer_python)
+        shares, count = (RENAMED_SHARES[1:2], 4) if arguments.quick else (RENAMED_SHARES, RENAMED)
+        measure_renamed(sources, Path(name), arguments.workers, generator, shares, count)
         if not arguments.quick:
             print(f"sources alone, {len(sources)} documents")
             measure(sources, Path(name) / "sources", arguments.workers)
