@@ -118,7 +118,7 @@ class PrepareSettings:
             raise UserError(f"near_duplicates {self.near_duplicates}: expected 0 (off) to 1, for example 0.85")
         if self.near_duplicates_by not in NEAR_DUPLICATES_BY:
             raise UserError(
-                f"near_duplicates_by {self.near_duplicates_by!r}: expected one of {', '.join(NEAR_DUPLICATES_BY)}"
+                f"near_duplicates_by {self.near_duplicates_by!r}: expected {' or '.join(NEAR_DUPLICATES_BY)}"
             )
         for name, value in self.record().items():
             if any("\ud800" <= character <= "\udfff" for character in str(value)):

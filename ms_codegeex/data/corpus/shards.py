@@ -170,26 +170,18 @@ def _fill(
     Documents are read and encoded by turns, a block of them at once: either work finds its tables in the processor's
     cache, from which the other one drives them.
     """
-    items = Returning(read_unit(unit, job.reading))
-    block: list[Document] = []
-
-    def encode() -> None:
-        for document in block:
-            ids = encoder.encode(tag_prefix(document.language, job.tags) + document.data)
-            rows.add(document, tokens.add(ids))
-        block.clear()
-
-    size = 0
-    for item in items:
-        if not isinstance(item, Document):
+    items, block, size = Returning(read_unit(unit, job.reading)), [], 0
+    for item in itertools.chain(items, [None]):
+        if isinstance(item, Document):
+            block.append(item)
+            size += len(item.data)
+        elif item is not None:
             tally.add(item)
-            continue
-        block.append(item)
-        size += len(item.data)
-        if size >= _BLOCK:
-            encode()
-            size = 0
-    encode()
+        if size >= _BLOCK or item is None:
+            for document in block:
+                ids = encoder.encode(tag_prefix(document.language, job.tags) + document.data)
+                rows.add(document, tokens.add(ids))
+            block, size = [], 0
     return items.value
 
 

@@ -144,10 +144,9 @@ def open_mapper(workers: int, prepare: Callable[[], object]) -> Iterator[Callabl
     from concurrent.futures import ProcessPoolExecutor
     from concurrent.futures.process import BrokenProcessPool
 
-    forks = _may_fork()
-    if forks:
+    if _may_fork():
         prepare()
-        forks = _may_fork()  # it may have started a thread
+    forks = _may_fork()  # `prepare` may have started a thread
     context = multiprocessing.get_context("fork" if forks else "spawn")
     watched, stop = context.Pipe(duplex=False)
     arguments = (watched, stop if forks else None, prepare)

@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import tempfile
 from binascii import b2a_base64
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -110,7 +109,7 @@ def _gigatoken(tokenizer: ByteLevelTokenizer) -> gigatoken.Tokenizer | None:
     try:
         if not tokenizer.tables.are_own:
             return _by_ranks(tokenizer)
-        return gigatoken.Tokenizer.from_json(json.dumps(_description(tokenizer)))
+        return gigatoken.Tokenizer.from_json(tokenizer._model.to_str())
     except (ValueError, RuntimeError):
         return None
 
@@ -125,25 +124,6 @@ def _by_ranks(tokenizer: ByteLevelTokenizer) -> gigatoken.Tokenizer:
         stream.write(b"".join(b"%s %d\n" % (b2a_base64(token, newline=False), rank) for rank, token in ranks))
         stream.flush()
         return gigatoken.Tokenizer.from_tiktoken(stream.name, "gpt2", tokenizer.runs)
-
-
-def _description(tokenizer: ByteLevelTokenizer) -> dict[str, Any]:
-    """The tokenizer in the format of `tokenizer.json`."""
-    runs = sorted(tokenizer.runs.items(), key=lambda run: run[1])
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
-    return {
-        "version": "1.0",
-        "added_tokens": [{"id": number, "content": run, **flags} for run, number in runs],
-        "normalizer": None,
-        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
-        "post_processor": None,
-        "decoder": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
-        "model": {
-            "type": "BPE",
-            "vocab": {**tokenizer.tables.vocab, **tokenizer.runs},
-            "merges": tokenizer.tables.merges,
-        },
-    }
 
 
 def text_decoder(tokenizer: Tokenizer) -> Callable[[list[int]], bytes]:
