@@ -247,13 +247,8 @@ def _settings(arguments: argparse.Namespace, recipe: CorpusRecipe | None) -> Pre
         all_text=text.all_text,
         **dataclasses.asdict(given(RecordOptions, arguments)),
     )
-    return PrepareSettings(
-        reading,
-        max_bytes=max_bytes,
-        near_duplicates=near_duplicates,
-        near_duplicates_by=text.near_duplicates_by or "words",
-        **_common(arguments),
-    )
+    near = {"near_duplicates": near_duplicates, "near_duplicates_by": text.near_duplicates_by or "words"}
+    return PrepareSettings(reading, max_bytes=max_bytes, **near, **_common(arguments))
 
 
 def _common(arguments: argparse.Namespace) -> dict[str, Any]:

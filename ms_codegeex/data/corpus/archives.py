@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, TypeVar
@@ -145,8 +145,10 @@ def _part_lines(stream: BinaryIO, name: str, part: ArchivePart, limit: int) -> I
     budget = _Budget()
     if part.span is not None:
         start, end = part.span
-        if start and not _seek_line(stream, start, end):
-            return
+        if start:  # to the first line that starts in the part; nothing beyond its end is read
+            stream.seek(start - 1)
+            if not stream.readline(end - start).endswith(b"\n"):
+                return
         budget.bytes = end - stream.tell()
     yield from _split(_pieces(stream, _BLOCK) if packed is None else _unpack(stream, packed), limit, budget)
 
@@ -185,16 +187,6 @@ def _pieces(stream: BinaryIO, size: int, end: int | None = None) -> Iterator[byt
         yield data
 
 
-def _seek_line(stream: BinaryIO, start: int, end: int) -> bool:
-    """Seek to the first line that starts in start..end-1; False if there is none. Nothing beyond `end` is read."""
-    stream.seek(start - 1)
-    for block in _pieces(stream, _BLOCK, end - 1):
-        if (newline := block.find(b"\n")) >= 0:
-            stream.seek(newline + 1 - len(block), os.SEEK_CUR)
-            return True
-    return False
-
-
 def _split(blocks: Iterator[bytes], limit: int, budget: _Budget) -> Iterator[bytes | Broken]:
     """Lines that start in the bytes of `blocks` that the budget covers; last, the reason if `blocks` ended early."""
     pending: list[bytes] = []  # the beginning of a line; no longer than `limit` and one block
@@ -202,14 +194,14 @@ def _split(blocks: Iterator[bytes], limit: int, budget: _Budget) -> Iterator[byt
 
     def line() -> bytes | Broken:
         if size > limit:
-            return Broken("too large", f"longer than {limit} bytes", size, _head(pending), problem=False)
+            return Broken("too large", f"longer than {limit} bytes", size, b"".join(pending)[:_HEAD], problem=False)
         return b"".join(pending)
 
     while start < budget.bytes:
         try:
             block = next(blocks, b"")
         except _Ended as error:
-            yield Broken(*error.args, size, _head(pending))
+            yield Broken(*error.args, size, b"".join(pending)[:_HEAD])
             return
         if not block:
             break
@@ -225,17 +217,9 @@ def _split(blocks: Iterator[bytes], limit: int, budget: _Budget) -> Iterator[byt
         size += len(rest)
         pending.append(rest)
         if size > limit:
-            pending = [_head(pending)]
+            pending = [b"".join(pending)[:_HEAD]]
     if size and start < budget.bytes:
         yield line()
-
-
-def _head(pieces: Iterable[bytes]) -> bytes:
-    """The first bytes of the joined `pieces`, for a report."""
-    head = b""
-    for piece in pieces:
-        head += piece[: _HEAD - len(head)]
-    return head
 
 
 def _unpack(stream: BinaryIO, packed: str, end: int | None = None) -> Iterator[bytes]:

@@ -58,10 +58,8 @@ def signature(data: bytes, language: str = "", by: str = "words") -> np.ndarray 
     They are `by` its words, ASCII `\\w+`, or, if its language is known, by the `tokens` of its code.
     """
     tokens = code_tokens(data, language) if by == "tokens" else None
-    if tokens is None:
-        hashes = _shingle_hashes(_WORD.findall(data), SHINGLE_WORDS)
-    else:
-        hashes = _shingle_hashes(tokens, SHINGLE_TOKENS)
+    words, length = (_WORD.findall(data), SHINGLE_WORDS) if tokens is None else (tokens, SHINGLE_TOKENS)
+    hashes = _shingle_hashes(words, length)
     if not hashes.size:
         return None
     factors, summands = _permutations()

@@ -73,8 +73,7 @@ def _start_worker(watched: Connection, inherited: Connection | None, prepare: Ca
 
 
 def _may_fork() -> bool:
-    """Whether a process may be forked from this one: it has a single thread, those of libraries included. macOS's own
-    libraries do not allow it."""
+    """Whether a process may be forked from this one: it has a single thread, and macOS does not object."""
     return sys.platform == "linux" and len(os.listdir("/proc/self/task")) == 1
 
 
