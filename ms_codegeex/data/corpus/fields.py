@@ -77,8 +77,7 @@ class Fields:
 
     def _value(self, record: Mapping[str, Any], kind: str) -> Any:
         for name in self._names[kind]:
-            value = record.get(name)
-            if value is not None:
+            if (value := record.get(name)) is not None:
                 return value
         return None
 

@@ -16,6 +16,9 @@ class Flags:
     def __and__(self, other: Flags) -> Flags:
         return Flags(self.size, self.bits & other.bits)
 
+    def __or__(self, other: Flags) -> Flags:
+        return Flags(self.size, self.bits | other.bits)
+
     def __invert__(self) -> Flags:
         bits = ~self.bits
         if self.size % 8:  # unused bits stay 0

@@ -53,10 +53,8 @@ def _permutations() -> tuple[np.ndarray, np.ndarray]:
 
 
 def signature(data: bytes, language: str = "", by: str = "words") -> np.ndarray | None:
-    """MinHash values of one document, uint32 `[PERMUTATIONS]`, or None without any word.
-
-    They are `by` its words, ASCII `\\w+`, or, if its language is known, by the `tokens` of its code.
-    """
+    """MinHash values of one document, uint32 `[PERMUTATIONS]`, or None without any word. They are `by` its words, ASCII
+    `\\w+`, or, if its language is known, by the `tokens` of its code."""
     tokens = code_tokens(data, language) if by == "tokens" else None
     words, length = (_WORD.findall(data), SHINGLE_WORDS) if tokens is None else (tokens, SHINGLE_TOKENS)
     hashes = _shingle_hashes(words, length)

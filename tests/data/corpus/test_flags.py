@@ -28,6 +28,7 @@ def test_flags_against_sets(given_flags, data):
     for made, expected in (
         (flags, one),
         (flags & other, one & two),
+        (flags | other, one | two),
         (~flags, everything - one),
         (~flags & ~other, everything - one - two),
     ):
