@@ -156,11 +156,19 @@ class Editor:
         """A key, as Playwright names it."""
         self.page.keyboard.press(key)
 
-    def ghost_text(self, expected: str) -> None:
-        """Wait until a suggestion with these words is shown."""
-        words = "".join(expected.split())
-        shown = "[...document.querySelectorAll('.monaco-editor [class*=ghost-text]')].map(part => part.textContent)"
-        self.page.wait_for_function(f"words => {shown}.join('').replace(/\\s/g, '').includes(words)", arg=words)
+    def ghost_text(self, expected: str) -> str:
+        """Wait until a suggestion with these words is shown; it without white space."""
+        return self._shown("(shown, words) => shown.includes(words)", "".join(expected.split()))
+
+    def other_ghost_text(self, than: str) -> str:
+        """Wait until a suggestion other than this one is shown; it without white space."""
+        return self._shown("(shown, words) => shown && shown !== words", than)
+
+    def _shown(self, condition: str, words: str) -> str:
+        parts = "[...document.querySelectorAll('.monaco-editor [class*=ghost-text]')].map(part => part.textContent)"
+        shown = f"const shown = {parts}.join('').replace(/\\s/g, '')"
+        check = f"words => {{ {shown}; return ({condition})(shown, words) ? shown : '' }}"
+        return self.page.wait_for_function(check, arg=words).json_value()
 
     def save(self, expected: str) -> None:
         """Save until the file is this text: earlier keys may not have arrived yet."""

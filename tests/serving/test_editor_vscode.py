@@ -18,11 +18,13 @@ PROMPT, ANSWER = "def total(values):", "\n    return sum(x ** 2 for item in grou
 EXPLAINED = "import os.path"
 KEY = "a-key-of-the-tests-0123456789"
 QUICK = {"msCodegeex.delay": 50}
+MANY = {"msCodegeex.candidates": 30}
 
 
 ANSWERS = {  # by the end of the prompt; several take turns
     "import os": ["\nimport sys\n\nprint(os, sys)\n"],
     "first = ": ["1\n\n", "max(1, 2)\n\n", "1 + 1\n\n"],
+    "thirty = ": [f"answer_{number}\n\n" for number in range(30)],
     "print(remembered": [" + 1)\n\n"],
     "Python:\n": ["value = 1\n\n"],
     "print(": ['"hello")\n\n'],
@@ -73,7 +75,7 @@ def page(vsix):
 def visual_studio(vsix, server, tmp_path_factory):
     """VS Code's address and its open folder."""
     directory = tmp_path_factory.mktemp("code-server")
-    with code_server(directory, vsix, {**QUICK, "msCodegeex.server": server.url}) as address:
+    with code_server(directory, vsix, {**QUICK, **MANY, "msCodegeex.server": server.url}) as address:
         yield address, directory / "work"
 
 
@@ -114,6 +116,21 @@ def test_typing_along_a_suggestion_asks_nobody(editor, server):
     assert len(server.backend.asked) == asked
     editor.press("Tab")
     editor.save("import os\nimport sys")
+
+
+def test_thirty_candidates_are_cycled_in_the_text(editor):
+    editor.type("thirty = ")
+    first = shown = editor.ghost_text("answer_")
+    seen = [first]
+    for _ in range(30):
+        editor.press("Alt+]")
+        shown = editor.other_ghost_text(shown)
+        seen.append(shown)
+    assert shown == first and len(set(seen)) == 30
+    editor.press("Alt+[")
+    assert editor.other_ghost_text(shown) == seen[29]
+    editor.press("Tab")
+    editor.save(f"thirty = {seen[29]}")
 
 
 def test_a_bracket_that_the_editor_has_closed_is_not_doubled(editor):

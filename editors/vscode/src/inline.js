@@ -18,13 +18,16 @@ function inlineProvider(completer, status) {
       const chosen = context.selectedCompletionInfo;
       const here = cursor(document, position, asked);
       const signal = signalOf(token);
+      /** @type {import('./logic/completer').Completion[] | undefined} */
       const found = await status.during(signal, (started) =>
         completer.complete(chosen ? accepted(here, chosen, position) : here, signal, started),
       );
-      if (!found) return [];
+      const start = chosen?.range.start ?? position;
       const end = chosen && chosen.range.end.isAfter(position) ? chosen.range.end : position;
-      const range = new vscode.Range(chosen?.range.start ?? position, end.translate(0, found.replaced));
-      return [new vscode.InlineCompletionItem((chosen?.text ?? '') + found.text, range)];
+      return (found ?? []).map(({ text, replaced }) => {
+        const range = new vscode.Range(start, end.translate(0, replaced));
+        return new vscode.InlineCompletionItem((chosen?.text ?? '') + text, range);
+      });
     },
   };
 }

@@ -21,6 +21,8 @@ function preferences() {
     delay: /** @type {number} */ (get('delay')),
     preference: /** @type {'block' | 'line'} */ (get('preference')),
     maxTokens: /** @type {number} */ (get('maxTokens')),
+    suggestions: /** @type {number} */ (get('suggestions')),
+    minimumLogProbability: /** @type {number | null} */ (get('minimumLogProbability')),
     temperature: /** @type {number} */ (get('temperature')),
     candidates: /** @type {number} */ (get('candidates')),
     candidateTemperature: /** @type {number} */ (get('candidateTemperature')),

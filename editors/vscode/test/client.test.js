@@ -19,9 +19,9 @@ async function all(client, body = {}, signal = never) {
 test('an answer comes in pieces, and the request has the key', async (context) => {
   const server = await serve(context, () => [['im', 'port'], ['x']]);
   assert.deepEqual(await all(clientOf(`${server.url}/`, 'secret'), { prompt: 'p' }), [
-    { index: 0, text: 'im', finish: null },
-    { index: 1, text: 'x', finish: 'stop' },
-    { index: 0, text: 'port', finish: 'stop' },
+    { index: 0, text: 'im', finish: null, tokens: [] },
+    { index: 1, text: 'x', finish: 'stop', tokens: [] },
+    { index: 0, text: 'port', finish: 'stop', tokens: [] },
   ]);
   assert.deepEqual(server.requests, [
     { path: '/v1/completions', body: { prompt: 'p', stream: true }, key: 'Bearer secret' },
@@ -46,7 +46,7 @@ test('characters and events that are split between chunks are put together', asy
       }),
     );
   const client = new Client(async () => ({ server: 'http://x', key: undefined, timeout: 1 }), send);
-  assert.deepEqual(await all(client), [{ index: 0, text: 'é漢😀', finish: null }]);
+  assert.deepEqual(await all(client), [{ index: 0, text: 'é漢😀', finish: null, tokens: [] }]);
 });
 
 for (const [status, kind] of /** @type {[number, string][]} */ ([

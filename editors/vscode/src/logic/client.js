@@ -17,6 +17,11 @@ class ServerError extends Error {
  * @property {number} index which of the answers
  * @property {string} text
  * @property {string | null} finish why the answer ended, with its last piece
+ * @property {Scored[]} tokens those of its text, if their log-probabilities were asked for
+ *
+ * @typedef {object} Scored a token
+ * @property {number} offset where it begins in the answer, in characters
+ * @property {number} score its log-probability
  */
 
 /**
@@ -53,7 +58,7 @@ class Client {
       for await (const event of events(response.body, silence)) {
         if (event.error) throw new ServerError(event.error.message, 'other');
         for (const choice of event.choices ?? []) {
-          yield { index: choice.index, text: choice.text ?? '', finish: choice.finish_reason ?? null };
+          yield pieceOf(choice);
         }
       }
     } catch (error) {
@@ -95,6 +100,17 @@ class Client {
     if (response.status === 401 || response.status === 403) throw new ServerError(message, 'key');
     throw new ServerError(message, response.status === 429 || response.status === 503 ? 'busy' : 'other');
   }
+}
+
+/**
+ * @param {any} choice of an event
+ * @returns {Piece}
+ */
+function pieceOf({ index, text, finish_reason: finish, logprobs }) {
+  /** @type {number[]} */
+  const scores = logprobs?.token_logprobs ?? [];
+  const tokens = scores.map((score, place) => ({ offset: logprobs.text_offset[place], score }));
+  return { index, text: text ?? '', finish: finish ?? null, tokens };
 }
 
 /** A limit for the time without data from the server: `signal` aborts when it is reached. */
