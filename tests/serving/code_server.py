@@ -148,6 +148,16 @@ class Editor:
         self.page.locator(".statusbar-item", has_text="CodeGeeX").wait_for()
         self.page.locator(".editor-instance .monaco-editor .view-lines").first.click()
 
+    def switch(self, name: str) -> None:
+        """Show another file of the folder in the same window."""
+        self.press("Control+p")
+        self.page.locator(".quick-input-box input").wait_for()
+        self.page.keyboard.type(name)
+        self.page.locator(".quick-input-list .monaco-list-row.focused", has_text=name).wait_for()
+        self.press("Enter")
+        self.page.locator(".tabs-container .tab.active", has_text=name).wait_for()
+        self.page.locator(".editor-instance .monaco-editor .view-lines").first.click()
+
     def type(self, text: str) -> None:
         """As fast as a user does."""
         self.page.keyboard.type(text, delay=30)

@@ -91,6 +91,8 @@ def main() -> None:
             server.backend.explaining = True
             editor.press("Control+a")
             editor.press("Alt+t")
+            page.locator(".quick-input-list .monaco-list-row.focused", has_text="Explain").wait_for()
+            editor.press("Enter")
             page.locator(".view-line", has_text="values in it").wait_for()
             page.wait_for_timeout(1000)
             page.screenshot(path=IMAGES / "vscode-explanation.png")

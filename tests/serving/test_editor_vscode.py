@@ -7,7 +7,7 @@ import time
 import pytest
 from code_server import Editor, browser_page, code_server, missing
 from conftest import ROOT
-from fake_backend import FakeBackend
+from fake_backend import FakeBackend, fake_model, fake_settings
 from over_http import served as served_over_http
 from recited_model import save_recited
 from served import served
@@ -18,7 +18,8 @@ PROMPT, ANSWER = "def total(values):", "\n    return sum(x ** 2 for item in grou
 EXPLAINED = "import os.path"
 KEY = "a-key-of-the-tests-0123456789"
 QUICK = {"msCodegeex.delay": 50}
-MANY = {"msCodegeex.candidates": 30}
+TEMPLATE = "# Example\nx = 1\n\n<INPUT>\n\n# Why?\n<INPUT:0,1>\n"
+FOLDER = {"msCodegeex.candidates": 30, "search.useIgnoreFiles": False}
 
 
 ANSWERS = {  # by the end of the prompt; several take turns
@@ -28,6 +29,7 @@ ANSWERS = {  # by the end of the prompt; several take turns
     "print(remembered": [" + 1)\n\n"],
     "Python:\n": ["value = 1\n\n"],
     "print(": ['"hello")\n\n'],
+    "# Why?\ndef twice(x):\n": ["    # twice: the sum\n    return x + x\n\n\nprint(twice(1))\n"],
     "explain": [" The name `os` is imported.\n# It is not used.\n\n"],
 }
 
@@ -60,7 +62,7 @@ def vsix(tmp_path_factory):
 @pytest.fixture(scope="module")
 def server():
     """Our application with made-up answers."""
-    with served_over_http(lambda: Scripted(slots=3)) as found:
+    with served_over_http(lambda: Scripted(fake_settings(), fake_model(context=2048), slots=3)) as found:
         yield found
 
 
@@ -75,8 +77,17 @@ def page(vsix):
 def visual_studio(vsix, server, tmp_path_factory):
     """VS Code's address and its open folder."""
     directory = tmp_path_factory.mktemp("code-server")
-    with code_server(directory, vsix, {**QUICK, **MANY, "msCodegeex.server": server.url}) as address:
-        yield address, directory / "work"
+    folder = directory / "work"
+    subprocess.run(["git", "init", "-q", folder], check=True)
+    (folder / ".gitignore").write_text("ignored.py\n")
+    template = directory / "template.txt"
+    template.write_text(TEMPLATE)
+    templates = {
+        "msCodegeex.promptTemplates": {"Why": str(template)},
+        "Codegeex.PromptTemplates(Experimental)": {"explanation": "", "Of the original": template.as_uri()},
+    }
+    with code_server(directory, vsix, {**QUICK, **FOLDER, **templates, "msCodegeex.server": server.url}) as address:
+        yield address, folder
 
 
 @pytest.fixture
@@ -151,6 +162,26 @@ def test_a_suggestion_continues_the_chosen_entry_of_the_list_of_words(editor):
     editor.save("remembered = 1\nprint(remembered + 1)")
 
 
+def test_pieces_of_files_that_were_left_are_sent_but_never_secret_or_ignored_ones(editor, server):
+    names = {"helper.py": "HELPER", "ignored.py": "IGNORED", ".env": "ENVIRONMENT", "token.py": "TOKEN"}
+    for name, word in names.items():
+        lines = [f"{word}_{number} = make_the_value_of({number})" for number in range(6)]
+        (editor.file.parent / name).write_text(
+            "\n".join([*lines, f"{word}_PASSWORD = 'swordfish'" * (word == "TOKEN")])
+        )
+    for name in names:
+        editor.switch(name)
+    editor.switch(editor.file.name)
+    asked = len(server.backend.asked)
+    editor.type("import os")
+    editor.ghost_text("import sys")
+    prompt = server.backend.model.tokenizer.decode(server.backend.asked[-1].ids)
+    assert len(server.backend.asked) > asked
+    assert "# helper.py\nHELPER_0 = make_the_value_of(0)" in prompt
+    assert prompt.endswith(f"# {editor.file.name}\nimport os")
+    assert not any(word in prompt for word in ("IGNORED", "ENVIRONMENT", "TOKEN", "swordfish"))
+
+
 def test_typing_on_cancels_at_the_server(editor, server):
     backend = server.backend
     backend.paused, cancelled, asked = True, backend.counters.cancelled, len(backend.asked)
@@ -207,10 +238,29 @@ def test_an_explanation_opens_next_to_the_code(editor):
     editor.type(EXPLAINED)
     editor.press("Control+a")
     editor.press("Alt+t")
+    editor.page.locator(".quick-input-list .monaco-list-row.focused", has_text="Explain").wait_for()
+    editor.press("Enter")
     editor.page.locator(".tab", has_text="Explanation").wait_for()
     editor.page.locator(".view-line", has_text="The name `os` is imported.").wait_for()
     editor.page.locator(".view-line", has_text="It is not used.").wait_for()
     editor.save(EXPLAINED)  # unchanged, and the keyboard is still in it
+
+
+@pytest.mark.parametrize("name", ["Why", "Of the original"])
+def test_a_template_of_the_users_is_filled_and_continued(editor, server, name):
+    code = "def twice(x):\n    return 2 * x"
+    editor.type("def twice(x):\nreturn 2 * x")
+    editor.save(code)
+    editor.press("Escape")
+    editor.press("Control+a")
+    editor.press("Alt+t")
+    editor.type(name)
+    editor.page.locator(".quick-input-list .monaco-list-row.focused", has_text=name).wait_for()
+    editor.press("Enter")
+    editor.page.locator(".notification-list-item a", has_text="Replace Selection").click()
+    editor.save("def twice(x):\n    # twice: the sum\n    return x + x")
+    prompt = server.backend.model.tokenizer.decode(server.backend.asked[-1].ids)
+    assert prompt == f"# language: Python\n# Example\nx = 1\n\n{code}\n\n# Why?\ndef twice(x):\n"
 
 
 def test_a_translation_into_the_language_of_the_file_is_inserted_below(editor):

@@ -6,6 +6,7 @@ const { inlineProvider } = require('./inline');
 const { Keys } = require('./keys');
 const { Client } = require('./logic/client');
 const { Completer } = require('./logic/completer');
+const { Nearby } = require('./nearby');
 const { showCandidates } = require('./panel');
 const { SECTION, preferences } = require('./settings');
 const { Status } = require('./status');
@@ -18,7 +19,8 @@ function activate(context) {
     return { server, timeout, key: await keys.get(server) };
   });
   const status = new Status();
-  const completer = new Completer(client, preferences);
+  const nearby = new Nearby();
+  const completer = new Completer(client, preferences, (cursor) => nearby.before(cursor));
   const answers = new Answers(client, status);
   const changed = () => {
     completer.cache.clear();
@@ -34,7 +36,8 @@ function activate(context) {
     setKey: async () => {
       if (await keys.ask(preferences().server)) changed();
     },
-    candidates: () => showCandidates(client, status),
+    candidates: () => showCandidates(client, status, nearby),
+    prompt: () => answers.choose(),
     translate: () => answers.run('translate'),
     explain: () => answers.run('explain'),
     comment: () => answers.run('comment'),
@@ -43,6 +46,7 @@ function activate(context) {
   };
   context.subscriptions.push(
     status,
+    nearby,
     ...Object.entries(commands).map(([name, run]) => vscode.commands.registerCommand(`${SECTION}.${name}`, run)),
     vscode.languages.registerInlineCompletionItemProvider({ pattern: '**' }, inlineProvider(completer, status)),
     vscode.workspace.registerTextDocumentContentProvider(SCHEME, answers),

@@ -12,8 +12,9 @@ const { cursor, preferences } = require('./settings');
  * Asks for candidates at the cursor and shows them side by side; the chosen one is inserted.
  * @param {import('./logic/client').Client} client
  * @param {import('./status').Status} status
+ * @param {import('./nearby').Nearby} nearby
  */
-async function showCandidates(client, status) {
+async function showCandidates(client, status, nearby) {
   const editor = vscode.window.activeTextEditor;
   if (!editor) return;
   const position = editor.selection.active;
@@ -44,7 +45,8 @@ async function showCandidates(client, status) {
   draw('Asking the server …');
   const answer = await status.during(closed.signal, (started) => {
     started();
-    return candidates(client, cursor(editor.document, position, true), preferences(), closed.signal);
+    const here = cursor(editor.document, position, true);
+    return candidates(client, here, preferences(), closed.signal, nearby.before(here));
   });
   found = answer ?? [];
   draw(found.length ? `${found.length} candidates: Enter inserts, arrow keys move` : 'The server had no candidate.');

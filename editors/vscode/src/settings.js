@@ -29,7 +29,9 @@ function preferences() {
     topP: /** @type {number} */ (get('topP')),
     topK: /** @type {number} */ (get('topK')),
     prefixCharacters: /** @type {number} */ (get('prefixCharacters')),
+    contextCharacters: /** @type {number} */ (get('contextCharacters')),
     suffixCharacters: /** @type {number} */ (get('suffixCharacters')),
+    promptTemplates: /** @type {Record<string, string>} */ (get('promptTemplates')),
     explanationLanguage: /** @type {'auto' | 'en' | 'zh'} */ (get('explanationLanguage')),
     timeout: /** @type {number} */ (get('timeout')),
   };
@@ -51,6 +53,8 @@ function cursor(document, position, asked) {
   const text = (range) => document.getText(range).replaceAll('\r\n', '\n');
   return {
     document: document.uri.toString(),
+    path: vscode.workspace.asRelativePath(document.uri, false),
+    start: document.offsetAt(start),
     offset,
     before: text(new vscode.Range(start, position)),
     cut: document.offsetAt(start) > 0,

@@ -25,7 +25,7 @@ const never = new AbortController().signal;
 /** @param {string} text with `|` at the cursor */
 function cursor(text, { language = 'Python', asked = false, cut = false } = {}) {
   const [before, after] = text.split('|');
-  return { document: 'a.py', offset: before.length, before, cut, after, language, asked };
+  return { document: 'a.py', path: 'a.py', start: 0, offset: before.length, before, cut, after, language, asked };
 }
 
 /** @param {{url?: string}} server */
@@ -60,6 +60,13 @@ test('a prompt that does not begin with the file begins with a line', async (con
   const server = await serve(context, () => [['x']]);
   await completerOf(server).complete(cursor('rt os\nimport |', { cut: true }), never);
   assert.equal(server.requests[0].body.prompt, 'import ');
+});
+
+test('pieces of other files come first, and are no part of what the answer continues', async (context) => {
+  const server = await serve(context, () => [['\n    return 1\nx = 2\n']]);
+  const completer = new Completer(clientOf(server), () => PREFERENCES, ({ path }) => `# b.py\n\n# ${path}\n`);
+  assert.deepEqual(await texts(completer, cursor('def f():|')), ['\n    return 1']);
+  assert.equal(server.requests[0].body.prompt, '# b.py\n\n# a.py\ndef f():');
 });
 
 test('what is not chosen is left to the server', async (context) => {

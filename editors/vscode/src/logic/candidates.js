@@ -9,9 +9,10 @@ const { drawn } = require('./draw');
  * @param {import('./completer').Cursor} cursor
  * @param {import('./completer').Preferences} preferences
  * @param {AbortSignal} signal
+ * @param {string} [context] what is put in front of the text
  */
-async function candidates(client, cursor, preferences, signal) {
-  const request = requested(cursor, { ...preferences, temperature: preferences.candidateTemperature });
+async function candidates(client, cursor, preferences, signal, context) {
+  const request = requested(cursor, { ...preferences, temperature: preferences.candidateTemperature }, context);
   const found = await drawn(client, request, signal, { count: preferences.candidates });
   return ranked(found.map(({ text }) => text));
 }

@@ -10,6 +10,8 @@ const { drawn } = require('./draw');
 /**
  * @typedef {object} Cursor where a completion is wanted
  * @property {string} document what tells documents apart
+ * @property {string} path its name for the model
+ * @property {number} start of `before` in the document
  * @property {number} offset in the document
  * @property {string} before the last text before the cursor; lines end with `\n`
  * @property {boolean} cut whether there is more before that
@@ -43,8 +45,9 @@ const { drawn } = require('./draw');
  * The request to /v1/completions, and how its answer continues the text before the cursor.
  * @param {Cursor} cursor
  * @param {Preferences} preferences
+ * @param {string} [context] what is put in front of the text
  */
-function requested(cursor, preferences) {
+function requested(cursor, preferences, context = '') {
   const prefix = cursor.cut ? fromWholeLine(cursor.before) : cursor.before;
   const suffix = cursor.after;
   const present = indentation(prefix);
@@ -52,7 +55,7 @@ function requested(cursor, preferences) {
   const body = {
     ...(preferences.model && { model: preferences.model }),
     ...(cursor.language && { language: cursor.language }),
-    prompt: prefix.slice(0, prefix.length - present.length),
+    prompt: context + prefix.slice(0, prefix.length - present.length),
     suffix,
     max_tokens: preferences.maxTokens,
     temperature: preferences.temperature,
@@ -77,10 +80,12 @@ class Completer {
   /**
    * @param {import('./client').Client} client
    * @param {() => Preferences} preferences
+   * @param {(cursor: Cursor) => string} [context] what is put in front of the text before a cursor
    */
-  constructor(client, preferences) {
+  constructor(client, preferences, context = () => '') {
     this.client = client;
     this.preferences = preferences;
+    this.context = context;
     this.cache = new Cache();
   }
 
@@ -119,7 +124,8 @@ class Completer {
     const temperature = count > 1 ? preferences.candidateTemperature : preferences.temperature;
     const minimum = cursor.asked ? null : preferences.minimumLogProbability;
     const scored = count > 1 || minimum !== null;
-    const found = await drawn(this.client, requested(cursor, { ...preferences, temperature }), signal, { count, scored });
+    const request = requested(cursor, { ...preferences, temperature }, this.context(cursor));
+    const found = await drawn(this.client, request, signal, { count, scored });
     return found
       .filter(({ text, score }) => text !== '' && (minimum === null || score >= minimum))
       .sort((one, other) => other.score - one.score)
