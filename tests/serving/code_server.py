@@ -158,6 +158,14 @@ class Editor:
         self.page.locator(".tabs-container .tab.active", has_text=name).wait_for()
         self.page.locator(".editor-instance .monaco-editor .view-lines").first.click()
 
+    def command(self, name: str) -> None:
+        """Run a command by its name."""
+        self.press("F1")
+        self.page.locator(".quick-input-box input").wait_for()
+        self.page.keyboard.type(name)
+        self.page.locator(".quick-input-list .monaco-list-row.focused", has_text=name).wait_for()
+        self.press("Enter")
+
     def type(self, text: str) -> None:
         """As fast as a user does."""
         self.page.keyboard.type(text, delay=30)

@@ -19,7 +19,7 @@ EXPLAINED = "import os.path"
 KEY = "a-key-of-the-tests-0123456789"
 QUICK = {"msCodegeex.delay": 50}
 TEMPLATE = "# Example\nx = 1\n\n<INPUT>\n\n# Why?\n<INPUT:0,1>\n"
-FOLDER = {"msCodegeex.candidates": 30, "search.useIgnoreFiles": False}
+FOLDER = {"msCodegeex.candidates": 30, "msCodegeex.countAcceptance": True, "search.useIgnoreFiles": False}
 
 
 ANSWERS = {  # by the end of the prompt; several take turns
@@ -28,6 +28,8 @@ ANSWERS = {  # by the end of the prompt; several take turns
     "thirty = ": [f"answer_{number}\n\n" for number in range(30)],
     "print(remembered": [" + 1)\n\n"],
     "Python:\n": ["value = 1\n\n"],
+    "# use sums\ndef twice(x):\n": ["    return x + x\n\n\nprint(twice(1))\n"],
+    "counted = ": ["1 + 1\n\n"],
     "print(": ['"hello")\n\n'],
     "# Why?\ndef twice(x):\n": ["    # twice: the sum\n    return x + x\n\n\nprint(twice(1))\n"],
     "explain": [" The name `os` is imported.\n# It is not used.\n\n"],
@@ -254,6 +256,7 @@ def test_a_template_of_the_users_is_filled_and_continued(editor, server, name):
     editor.press("Escape")
     editor.press("Control+a")
     editor.press("Alt+t")
+    editor.page.locator(".quick-input-list .monaco-list-row.focused", has_text="Explain").wait_for()
     editor.type(name)
     editor.page.locator(".quick-input-list .monaco-list-row.focused", has_text=name).wait_for()
     editor.press("Enter")
@@ -261,6 +264,49 @@ def test_a_template_of_the_users_is_filled_and_continued(editor, server, name):
     editor.save("def twice(x):\n    # twice: the sum\n    return x + x")
     prompt = server.backend.model.tokenizer.decode(server.backend.asked[-1].ids)
     assert prompt == f"# language: Python\n# Example\nx = 1\n\n{code}\n\n# Why?\ndef twice(x):\n"
+
+
+def test_a_wish_changes_the_selection(editor, server):
+    editor.type("def twice(x):\nreturn 2 * x")
+    editor.press("Escape")
+    editor.press("Control+a")
+    editor.command("CodeGeeX: Change Selection")
+    editor.page.locator(".quick-input-title", has_text="changed").wait_for()
+    editor.type("use sums")
+    editor.press("Enter")
+    editor.page.locator(".notification-list-item a", has_text="Replace Selection").click()
+    editor.save("def twice(x):\n    return x + x")
+
+
+def test_the_first_page_connects_checks_and_tells_what_is_wrong(editor, server):
+    editor.command("CodeGeeX: Connect to a Server")
+    page = editor.frame("#form")
+    page.locator("#server").fill("http://127.0.0.1:9")
+    page.locator("button.action").click()
+    editor.frame("li.failed").locator("li.failed", has_text="no server answers at http://127.0.0.1:9").wait_for()
+    page = editor.frame("#form")
+    page.locator("#server").fill(server.url)
+    page.locator("button.action").click()
+    page = editor.frame("#next")
+    assert page.locator("li.passed").count() == 3
+    assert "2048 tokens of context" in page.locator("li").nth(1).inner_text()
+    editor.press("Control+w")
+    editor.page.locator(".editor-instance .monaco-editor .view-lines").first.click()
+    editor.type("import os")
+    editor.ghost_text("import sys")
+
+
+def test_accepted_suggestions_are_counted_and_shown(editor):
+    for _ in range(2):
+        editor.type("counted = ")
+        editor.ghost_text("1+1")
+        editor.press("Tab")
+        editor.press("Enter")
+    editor.type("counted = ")
+    editor.ghost_text("1+1")
+    editor.command("CodeGeeX: Show Accepted Suggestions")
+    cells = editor.frame("table").locator("tbody tr").first.locator("td").all_inner_texts()
+    assert cells[0] == "python" and int(cells[1]) >= int(cells[2]) >= 2 and int(cells[4]) >= 10
 
 
 def test_a_translation_into_the_language_of_the_file_is_inserted_below(editor):

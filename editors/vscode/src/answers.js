@@ -1,9 +1,10 @@
 'use strict';
 
 const vscode = require('vscode');
+const { Conversation, chatted, codeOf } = require('./logic/chat');
 const { TASKS, answer, continued } = require('./logic/tasks');
-const { TemplateError, filled } = require('./logic/template');
-const { LANGUAGES, preferences, signalOf } = require('./settings');
+const { TemplateError, filled, wished } = require('./logic/template');
+const { LANGUAGES, chosenModel, preferences, signalOf } = require('./settings');
 const { read, templates } = require('./templates');
 
 const { t } = vscode.l10n;
@@ -76,7 +77,7 @@ class Answers {
       max_tokens: ANSWER * maxTokens,
     };
     const target = 'target_language' in languages ? languages.target_language : language;
-    const shownAs = !task.code ? 'markdown' : target === language ? document.languageId : editorId(target);
+    const shownAs = !task.code ? 'plaintext' : target === language ? document.languageId : editorId(target);
     const { title } = NAMES[name]();
     const text = await this._show({ title, pieces: (signal) => answer(this.client, task.route, body, signal) }, shownAs);
     if (text && task.code && target === language) await this._offer(editor, text);
@@ -121,6 +122,35 @@ class Answers {
     const question = { title, pieces: (/** @type {AbortSignal} */ signal) => continued(this.client, body, text.head, signal) };
     const found = await this._show(question, document.languageId);
     if (found) await this._offer(editor, found);
+  }
+
+  /** Asks what to change in the selection, and shows it changed. */
+  async edit() {
+    const editor = vscode.window.activeTextEditor;
+    if (!editor || editor.selection.isEmpty) return;
+    const wish = await vscode.window.showInputBox({ title: t('What is to be changed in the selection?') });
+    if (!wish) return;
+    const { document, selection } = editor;
+    const code = document.getText(selection);
+    const language = LANGUAGES[document.languageId];
+    const { model, maxTokens, temperature, topP } = preferences();
+    const sampling = { ...(model && { model }), max_tokens: ANSWER * maxTokens, temperature, top_p: topP };
+    /** @param {AbortSignal} signal */
+    const pieces = async function* (/** @type {import('./logic/client').Client} */ client, signal) {
+      if ((await chosenModel(client, signal))?.chat) {
+        const conversation = new Conversation();
+        conversation.ask(wish, { text: code, language: language?.toLowerCase() ?? '' });
+        const body = { ...sampling, messages: conversation.sent };
+        for await (const whole of chatted(client, body, signal)) yield codeOf(whole);
+      } else {
+        const { prompt, head } = wished(code, wish, language);
+        const body = { ...sampling, ...(language && { language }), prompt, truncate_prompt: true };
+        yield* continued(client, body, head, signal);
+      }
+    };
+    const question = { title: t('Changed'), pieces: (/** @type {AbortSignal} */ signal) => pieces(this.client, signal) };
+    const text = await this._show(question, document.languageId);
+    if (text) await this._offer(editor, text);
   }
 
   /**

@@ -2,7 +2,10 @@
 
 const vscode = require('vscode');
 const { Answers, SCHEME } = require('./answers');
-const { inlineProvider } = require('./inline');
+const { ChatPanel } = require('./chat');
+const { ConnectPage } = require('./connect');
+const { counting, showAcceptance } = require('./counting');
+const { COUNT, inlineProvider } = require('./inline');
 const { Keys } = require('./keys');
 const { Client } = require('./logic/client');
 const { Completer } = require('./logic/completer');
@@ -27,8 +30,13 @@ function activate(context) {
     status.changed();
   };
 
+  const connect = new ConnectPage(client, keys, changed);
+  const chat = new ChatPanel(client, status);
+  const acceptance = counting(context.globalState);
+
   /** @type {Record<string, () => unknown>} */
   const commands = {
+    connect: () => connect.show(),
     toggle: () => {
       const section = vscode.workspace.getConfiguration(SECTION);
       return section.update('enable', !preferences().enable, vscode.ConfigurationTarget.Global);
@@ -43,18 +51,38 @@ function activate(context) {
     comment: () => answers.run('comment'),
     document: () => answers.run('document'),
     fix: () => answers.run('fix'),
+    edit: () => answers.edit(),
+    chat: () => chat.show(),
+    acceptance: () => showAcceptance(acceptance),
+    resetAcceptance: () => acceptance.reset(),
   };
   context.subscriptions.push(
     status,
     nearby,
+    connect,
+    chat,
     ...Object.entries(commands).map(([name, run]) => vscode.commands.registerCommand(`${SECTION}.${name}`, run)),
-    vscode.languages.registerInlineCompletionItemProvider({ pattern: '**' }, inlineProvider(completer, status)),
+    vscode.languages.registerInlineCompletionItemProvider({ pattern: '**' }, inlineProvider(completer, status, acceptance)),
+    vscode.commands.registerCommand(COUNT, (language, characters) => acceptance.accepted(language, characters)),
     vscode.workspace.registerTextDocumentContentProvider(SCHEME, answers),
     vscode.workspace.onDidCloseTextDocument((document) => answers.closed(document)),
     vscode.workspace.onDidChangeConfiguration((event) => {
       if (event.affectsConfiguration(SECTION)) changed();
     }),
   );
+  if (!context.globalState.get(WELCOMED)) welcome(context, connect);
+}
+
+const WELCOMED = 'welcomed';
+
+/**
+ * Shows the first page once, except to users who want no page at the start.
+ * @param {vscode.ExtensionContext} context
+ * @param {ConnectPage} connect
+ */
+function welcome(context, connect) {
+  context.globalState.update(WELCOMED, true);
+  if (vscode.workspace.getConfiguration('workbench').get('startupEditor') !== 'none') connect.show();
 }
 
 module.exports = { activate };

@@ -33,6 +33,7 @@ function preferences() {
     suffixCharacters: /** @type {number} */ (get('suffixCharacters')),
     promptTemplates: /** @type {Record<string, string>} */ (get('promptTemplates')),
     explanationLanguage: /** @type {'auto' | 'en' | 'zh'} */ (get('explanationLanguage')),
+    countAcceptance: /** @type {boolean} */ (get('countAcceptance')),
     timeout: /** @type {number} */ (get('timeout')),
   };
 }
@@ -65,6 +66,17 @@ function cursor(document, position, asked) {
 }
 
 /**
+ * The model that requests go to; undefined if the server does not have it.
+ * @param {import('./logic/client').Client} client
+ * @param {AbortSignal} signal
+ */
+async function chosenModel(client, signal) {
+  const models = await client.models(signal);
+  const { model } = preferences();
+  return model ? models.find(({ id }) => id === model) : models[0];
+}
+
+/**
  * A signal that aborts when a token is cancelled.
  * @param {vscode.CancellationToken} token
  */
@@ -75,4 +87,4 @@ function signalOf(token) {
   return controller.signal;
 }
 
-module.exports = { LANGUAGES, SECTION, cursor, preferences, signalOf };
+module.exports = { LANGUAGES, SECTION, chosenModel, cursor, preferences, signalOf };

@@ -21,6 +21,14 @@ const COMMENTS = {
 };
 
 /**
+ * What begins a comment.
+ * @param {string | undefined} language our name of it
+ */
+function commentOf(language) {
+  return COMMENTS[language ?? ''] ?? '//';
+}
+
+/**
  * @typedef {object} Piece a part of a file
  * @property {string} path from the folder that is open
  * @property {string | undefined} language our name of it
@@ -61,7 +69,7 @@ class Ring {
    * @param {number} most characters
    */
   before(path, language, most) {
-    const comment = COMMENTS[language ?? ''] ?? '//';
+    const comment = commentOf(language);
     const end = `${comment} ${path}\n`;
     /** @type {string[]} */
     const shown = [];
@@ -129,4 +137,4 @@ class Context {
   }
 }
 
-module.exports = { Context, LINES, MOST, Ring, pieceAround };
+module.exports = { Context, LINES, MOST, Ring, commentOf, pieceAround };

@@ -1,5 +1,7 @@
 'use strict';
 
+const { commentOf } = require('./ring');
+
 // `<INPUT>`: the selection; `<INPUT:a,b>`: its lines a to b-1, counted from 0, as JavaScript's slice; `<INPUT:a>`: those
 // from a on. The text that describes them writes `<INPUT0:1>` for `<INPUT:0,1>`.
 const MARK = /<INPUT(?:(?<first>-?\d+):(?<last>-?\d+)|:(?<lines>[^<>\n]*))?>/g;
@@ -37,6 +39,19 @@ function filled(template, selection) {
 }
 
 /**
+ * A wish for other code, as a model sees it that continues text: the code, the wish as a comment, the code's first line.
+ * @param {string} code
+ * @param {string} wish
+ * @param {string | undefined} language our name of it
+ */
+function wished(code, wish, language) {
+  const comment = commentOf(language);
+  const [first] = code.replaceAll('\r\n', '\n').split('\n');
+  const prompt = `${code}\n\n${comment} ${wish.replace(/\s+/g, ' ')}\n${first}\n`;
+  return { prompt, head: `${first}\n` };
+}
+
+/**
  * @param {string} mark
  * @param {Record<string, string | undefined>} groups of `MARK`
  */
@@ -46,4 +61,4 @@ function rangeOf(mark, { first, last, lines }) {
   return { first: Number(found.first), last: found.last === undefined ? undefined : Number(found.last) };
 }
 
-module.exports = { TemplateError, filled };
+module.exports = { TemplateError, filled, wished };
