@@ -73,7 +73,7 @@ class ConnectPage {
    */
   async _connect(server, key) {
     if (!/^https?:$/.test(URL.canParse(server) ? new URL(server).protocol : '')) {
-      return this._draw({ server, steps: [{ passed: false, said: t('This is no address: write http://HOST:PORT') }] });
+      return this._draw({ server, steps: [{ passed: false, said: t('This is no address: it begins with http or https') }] });
     }
     const section = vscode.workspace.getConfiguration(SECTION);
     await section.update('server', server, vscode.ConfigurationTarget.Global);

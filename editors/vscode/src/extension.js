@@ -82,7 +82,7 @@ const WELCOMED = 'welcomed';
  */
 function welcome(context, connect) {
   context.globalState.update(WELCOMED, true);
-  if (vscode.workspace.getConfiguration('workbench').get('startupEditor') !== 'none') connect.show();
+  if (vscode.workspace.getConfiguration().get('workbench.startupEditor') !== 'none') connect.show();
 }
 
 module.exports = { activate };

@@ -25,7 +25,7 @@ class Keys {
   async ask(server) {
     const key = await vscode.window.showInputBox({
       title: t('API key for {0}', server),
-      prompt: t('The key that the server\'s owner gave you. Empty: no key.'),
+      prompt: t("The key that the server's owner gave you. Empty: no key."),
       password: true,
       ignoreFocusOut: true,
     });

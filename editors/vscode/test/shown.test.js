@@ -42,7 +42,7 @@ for (const [what, html] of PAGES) {
     assert.ok(!html.includes('<script>bad') && !html.includes('<img'));
     assert.ok(html.includes(`content="default-src 'none'; style-src 'nonce-n0'; script-src 'nonce-n0'"`));
     assert.deepEqual(html.match(/<script[^>]*>/g), ['<script nonce="n0">']);
-    assert.ok(!/<[^>]*\s(?:src|href|style|on\w+)=/.test(html), 'an attribute that loads or runs');
+    assert.ok(!/<[^>]*\s(?:src|href|style|on\w+)=/.test(html.replaceAll(/"[^"]*"/g, '""')), 'an attribute that loads or runs');
     assert.ok(!/https?:/.test(html));
   });
 }
