@@ -77,12 +77,13 @@ def _free_port() -> int:
 
 
 @contextlib.contextmanager
-def code_server(directory: Path, extension: Path, settings: dict[str, Any]) -> Iterator[str]:
+def code_server(directory: Path, extension: Path, settings: dict[str, Any], locale: str | None = None) -> Iterator[str]:
     """Its address. `directory`/work is the open folder; everything else that it writes is in `directory` too.
 
     Args:
         extension: a `.vsix` to install.
         settings: of the user, besides `SETTINGS`.
+        locale: the language of the interface, if it is not English.
     """
     environment = _environment(directory / "home")
     for name in ("home", "user/User", "extensions", "work"):
@@ -95,6 +96,9 @@ def code_server(directory: Path, extension: Path, settings: dict[str, Any]) -> I
     assert installation.returncode == 0, installation.stdout + installation.stderr
     port = _free_port()
     quiet = ["--auth=none", "--disable-telemetry", "--disable-update-check", "--disable-workspace-trust"]
+    if locale:
+        _add_language(directory / "user", locale)
+        quiet.append(f"--locale={locale}")
     log = directory / "code-server.log"
     with log.open("w") as file:
         process = subprocess.Popen(
@@ -116,6 +120,15 @@ def code_server(directory: Path, extension: Path, settings: dict[str, Any]) -> I
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait(30)
+
+
+def _add_language(user: Path, locale: str) -> None:
+    """A language pack without words, as if it were installed: VS Code stays English, extensions speak the language."""
+    words = user / "words.json"
+    words.write_text(json.dumps({"": [], "version": "1.0.0", "contents": {}}))
+    extension = {"extensionIdentifier": {"id": "tests.language"}, "version": "1.0.0"}
+    pack = {"hash": "0", "label": locale, "extensions": [extension], "translations": {"vscode": str(words)}}
+    (user / "languagepacks.json").write_text(json.dumps({locale: pack}))
 
 
 def _wait_until_it_answers(address: str, process: subprocess.Popen, log: Path) -> None:

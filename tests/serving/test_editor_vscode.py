@@ -1,6 +1,7 @@
 """The VS Code extension, packaged, in a real VS Code against our server: what a user sees is what the server said."""
 
 import contextlib
+import dataclasses
 import subprocess
 import time
 
@@ -11,6 +12,8 @@ from fake_backend import FakeBackend, fake_model, fake_settings
 from over_http import served as served_over_http
 from recited_model import save_recited
 from served import served
+
+from ms_codegeex.data.conversations import TEMPLATES
 
 pytestmark = [pytest.mark.slow]
 EXTENSION = ROOT / "editors" / "vscode"
@@ -39,11 +42,13 @@ ANSWERS = {  # by the end of the prompt; several take turns
 class Scripted(FakeBackend):
     """Answers with `ANSWERS`."""
 
+    hostile = ""  # what it answers instead
+
     def _begin(self, answer):
         prompt = self.model.tokenizer.decode(answer.ids)
         end = "explain" if EXPLAINED in prompt and not prompt.endswith(EXPLAINED) else prompt
         found = next((texts for known, texts in ANSWERS.items() if end.endswith(known)), ["\n\n"])
-        self.texts.append(found[sum(other.ids == answer.ids for other in self.asked) % len(found)])
+        self.texts.append(self.hostile or found[sum(other.ids == answer.ids for other in self.asked) % len(found)])
         super()._begin(answer)
 
 
@@ -321,6 +326,82 @@ def test_a_translation_into_the_language_of_the_file_is_inserted_below(editor):
     editor.page.locator(".tab", has_text="Translation").wait_for()
     editor.page.locator(".notification-list-item a", has_text="Insert Below").click()
     editor.save("val value = 1\nvalue = 1")
+
+
+HOSTILE_CODE = "x = '</pre><img src=x onerror=alert(1)>'  # [a](command:workbench.action.quit) \u202e"
+HOSTILE = (
+    f"<script>alert(1)</script> [a](command:workbench.action.quit) $(rm -rf x)\n```python\n{HOSTILE_CODE}\n```\nDone."
+)
+
+
+@pytest.fixture
+def talking(editor, server):
+    """An editor whose server has a model for conversations, which answers in a hostile way."""
+    model, backend = server.backend.model, server.backend
+    backend.model = backend.models[model.name] = dataclasses.replace(model, chat=TEMPLATES["codegeex2"])
+    answers, backend.hostile = backend.hostile, HOSTILE
+    dialogs = []
+    editor.page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+    yield editor
+    backend.model = backend.models[model.name] = model
+    backend.hostile = answers
+    assert dialogs == []
+
+
+def test_a_conversation_about_the_selection_and_code_that_enters_only_by_a_click(talking, server):
+    editor = talking
+    editor.type("old = 1\n")
+    editor.press("Control+a")
+    editor.command("CodeGeeX: Chat")
+    panel = editor.frame("#question")
+    panel.locator("#about", has_text="2 lines").wait_for()
+    panel.locator("#question").fill("Make it better")
+    panel.locator("#question").press("Enter")
+    panel.locator("article.assistant p", has_text="Done.").wait_for()
+    assert panel.locator("article.assistant p").first.inner_text().startswith("<script>alert(1)</script> [a](command:")
+    assert "[U+202E]" in panel.locator("article.assistant pre").inner_text()
+    assert panel.locator("article a, article img, article script").count() == 0
+    prompt = server.backend.model.tokenizer.decode(server.backend.asked[-1].ids)
+    assert "Make it better\n\n```python\nold = 1\n\n```" in prompt
+    assert editor.file.read_text() == ""
+    panel.locator("article.assistant button", has_text="Replace Selection").click()
+    editor.save(HOSTILE_CODE)
+
+
+def test_a_model_that_only_continues_code_is_not_asked_questions(editor):
+    editor.command("CodeGeeX: Chat")
+    panel = editor.frame("#question")
+    panel.locator("#note", has_text="does not answer questions").wait_for()
+    assert panel.locator("#ask").is_disabled() and panel.locator("#question").is_disabled()
+
+
+def test_a_hostile_text_in_a_suggestion_candidates_and_an_explanation_does_nothing(talking):
+    editor = talking
+    editor.type("hostile = ")
+    editor.ghost_text("<script>alert(1)</script>")
+    editor.press("Control+Enter")
+    panel = editor.frame("button[aria-label='Insert candidate 1']")
+    assert panel.locator("button").inner_text().startswith("<script>alert(1)</script>")
+    assert panel.locator("ol a, ol img, ol script").count() == 0
+    editor.press("Control+w")
+    editor.page.locator(".editor-instance .monaco-editor .view-lines").first.click()
+    editor.press("Control+a")
+    editor.command("CodeGeeX: Explain Selection")
+    editor.page.locator(".view-line", has_text="<script>alert(1)</script>").last.wait_for()
+    assert editor.page.locator(".notification-list-item a[href^=command]").count() == 0
+
+
+def test_the_interface_is_chinese_where_vs_code_is(vsix, page, server, tmp_path):
+    """Of VS Code's own words, which need a language pack, only ours are translated."""
+    with code_server(tmp_path, vsix, {**QUICK, "msCodegeex.server": server.url}, locale="zh-cn") as address:
+        editor = Editor(page, tmp_path / "work" / "a.py")
+        editor.file.write_text("")
+        editor.open(address)
+        editor.command("CodeGeeX: 连接服务器")
+        form = editor.frame("#form")
+        assert form.locator("h1").inner_text() == "连接服务器"
+        form.locator("button.action", has_text="连接并检查").click()
+        editor.frame("#next").locator("li.passed", has_text="服务器有应答").wait_for()
 
 
 def test_a_model_served_by_our_command_with_a_key_completes_code_and_its_end_is_told_once(vsix, page, tmp_path):

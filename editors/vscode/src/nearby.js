@@ -15,7 +15,7 @@ class Nearby {
     this._ring = new Ring();
     this._context = new Context(this._ring);
     this._active = vscode.window.activeTextEditor;
-    const noted = vscode.window.visibleTextEditors.map((editor) => this._note(editor));
+    for (const editor of vscode.window.visibleTextEditors) this._note(editor);
     this._subscriptions = [
       vscode.window.onDidChangeActiveTextEditor((editor) => {
         if (this._active) this._note(this._active);
@@ -27,7 +27,6 @@ class Nearby {
         if (editor) this._note(editor);
       }),
     ];
-    this.ready = Promise.all(noted);
   }
 
   /** @param {import('./logic/completer').Cursor} cursor */
