@@ -126,7 +126,7 @@ def draw_panels(editor: Editor, server) -> None:
     page = editor.page
     page.set_viewport_size({"width": 1200, "height": 560})
     editor.press("Escape")
-    page.locator(".tab.active .codicon-close").last.click()
+    editor.command("View: Close Editors in Other Groups")
     page.locator(".editor-instance .monaco-editor .view-lines").first.click()
     server.backend.said = ANSWER
     editor.press("Control+a")
@@ -140,7 +140,7 @@ def draw_panels(editor: Editor, server) -> None:
     page.screenshot(path=IMAGES / "vscode-chat.png")
     server.backend.said = " first + second\n"
     editor.command("CodeGeeX: Connect to a Server")
-    editor.frame("#form").locator("button.action").click()
+    editor.frame("#server").locator("button.action").click()
     editor.frame("#next").locator("#next").wait_for()
     page.wait_for_timeout(500)
     page.screenshot(path=IMAGES / "vscode-connect.png")

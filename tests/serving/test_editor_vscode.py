@@ -285,11 +285,11 @@ def test_a_wish_changes_the_selection(editor, server):
 
 def test_the_first_page_connects_checks_and_tells_what_is_wrong(editor, server):
     editor.command("CodeGeeX: Connect to a Server")
-    page = editor.frame("#form")
+    page = editor.frame("#server")
     page.locator("#server").fill("http://127.0.0.1:9")
     page.locator("button.action").click()
     editor.frame("li.failed").locator("li.failed", has_text="no server answers at http://127.0.0.1:9").wait_for()
-    page = editor.frame("#form")
+    page = editor.frame("#server")
     page.locator("#server").fill(server.url)
     page.locator("button.action").click()
     page = editor.frame("#next")
@@ -329,9 +329,8 @@ def test_a_translation_into_the_language_of_the_file_is_inserted_below(editor):
 
 
 HOSTILE_CODE = "x = '</pre><img src=x onerror=alert(1)>'  # [a](command:workbench.action.quit) \u202e"
-HOSTILE = (
-    f"<script>alert(1)</script> [a](command:workbench.action.quit) $(rm -rf x)\n```python\n{HOSTILE_CODE}\n```\nDone."
-)
+HOSTILE_PROSE = "<script>alert(1)</script> [a](command:workbench.action.quit) https://x.test/ $(rm -rf x)"
+HOSTILE = f"{HOSTILE_PROSE}\n```python\n{HOSTILE_CODE}\n```\nDone."
 
 
 @pytest.fixture
@@ -388,6 +387,12 @@ def test_a_hostile_text_in_a_suggestion_candidates_and_an_explanation_does_nothi
     editor.press("Control+a")
     editor.command("CodeGeeX: Explain Selection")
     editor.page.locator(".view-line", has_text="<script>alert(1)</script>").last.wait_for()
+    editor.page.locator(".editor-instance .monaco-editor .view-lines").first.click()
+    editor.press("Control+End")
+    editor.type("\n# https://y.test/")
+    editor.page.locator(".detected-link").first.wait_for()  # so links are looked for
+    assert editor.page.locator("[data-uri^='ms-codegeex'] .view-line", has_text="x.test").count() == 1
+    assert editor.page.locator("[data-uri^='ms-codegeex'] .detected-link").count() == 0
     assert editor.page.locator(".notification-list-item a[href^=command]").count() == 0
 
 
@@ -398,7 +403,7 @@ def test_the_interface_is_chinese_where_vs_code_is(vsix, page, server, tmp_path)
         editor.file.write_text("")
         editor.open(address)
         editor.command("CodeGeeX: 连接服务器")
-        form = editor.frame("#form")
+        form = editor.frame("#server")
         assert form.locator("h1").inner_text() == "连接服务器"
         form.locator("button.action", has_text="连接并检查").click()
         editor.frame("#next").locator("li.passed", has_text="服务器有应答").wait_for()

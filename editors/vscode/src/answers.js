@@ -10,6 +10,7 @@ const { read, templates } = require('./templates');
 const { t } = vscode.l10n;
 const SCHEME = 'ms-codegeex';
 const ANSWER = 4; // times as long as a suggestion
+const PROSE = 'msCodegeexAnswer'; // the manifest's language for text: lines are wrapped, and nothing becomes a link
 
 /** @typedef {{title: string, pieces: (signal: AbortSignal) => AsyncIterable<string>}} Question an answer as it grows */
 
@@ -77,7 +78,7 @@ class Answers {
       max_tokens: ANSWER * maxTokens,
     };
     const target = 'target_language' in languages ? languages.target_language : language;
-    const shownAs = !task.code ? 'plaintext' : target === language ? document.languageId : editorId(target);
+    const shownAs = !task.code ? PROSE : target === language ? document.languageId : editorId(target);
     const { title } = NAMES[name]();
     const text = await this._show({ title, pieces: (signal) => answer(this.client, task.route, body, signal) }, shownAs);
     if (text && task.code && target === language) await this._offer(editor, text);
@@ -260,7 +261,7 @@ function editorId(language) {
  */
 async function open(uri, languageId) {
   const document = await vscode.workspace.openTextDocument(uri);
-  await vscode.languages.setTextDocumentLanguage(document, languageId);
+  await vscode.languages.setTextDocumentLanguage(document, languageId === 'markdown' ? PROSE : languageId);
   await vscode.window.showTextDocument(document, {
     viewColumn: vscode.ViewColumn.Beside,
     preserveFocus: true,

@@ -1,6 +1,7 @@
 'use strict';
 
 const vscode = require('vscode');
+const { addressOf } = require('./logic/address');
 const { connectPage } = require('./logic/connectPage');
 const { visible } = require('./logic/html');
 const { SECTION, preferences } = require('./settings');
@@ -68,12 +69,13 @@ class ConnectPage {
   }
 
   /**
-   * @param {string} server
+   * @param {string} text the address as the user wrote it
    * @param {string} key
    */
-  async _connect(server, key) {
-    if (!/^https?:$/.test(URL.canParse(server) ? new URL(server).protocol : '')) {
-      return this._draw({ server, steps: [{ passed: false, said: t('This is no address: it begins with http or https') }] });
+  async _connect(text, key) {
+    const server = addressOf(text);
+    if (!server) {
+      return this._draw({ server: text, models: [], steps: [{ passed: false, said: t('This is no address: it begins with http or https') }] });
     }
     const section = vscode.workspace.getConfiguration(SECTION);
     await section.update('server', server, vscode.ConfigurationTarget.Global);

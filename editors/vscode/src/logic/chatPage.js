@@ -10,7 +10,7 @@ article.user { background: var(--vscode-editor-inactiveSelectionBackground); }
 article h2 { font-size: 0.85em; margin: 0 0 4px; opacity: 0.8; }
 article p { white-space: pre-wrap; margin: 0 0 6px; }
 figure { margin: 0 0 8px; border: 1px solid var(--vscode-widget-border, #8888); border-radius: 4px; }
-figure pre { padding: 8px; background: var(--vscode-editor-background); color: var(--vscode-editor-foreground); }
+figure pre { padding: 8px; border-radius: 4px; background: var(--vscode-editor-background); color: var(--vscode-editor-foreground); }
 figcaption { display: flex; gap: 6px; padding: 4px 8px; }
 figcaption button { padding: 2px 8px; border: 0; border-radius: 2px; }
 form { padding: 8px 0; }
@@ -29,8 +29,10 @@ const made = (name, text, className) => {
   if (className) node.className = className;
   return node;
 };
-function code(text) {
+function code(text, role) {
   const figure = made('figure');
+  figure.append(made('pre', visible(text)));
+  if (role === 'user') return figure;
   const caption = made('figcaption');
   for (const use of ['insert', 'replace', 'copy']) {
     const button = made('button', words[use], 'quiet');
@@ -38,9 +40,7 @@ function code(text) {
     button.addEventListener('click', () => editor.postMessage({ use, text }));
     caption.append(button);
   }
-  const pre = made('pre');
-  pre.append(made('code', visible(text)));
-  figure.append(pre, caption);
+  figure.append(caption);
   return figure;
 }
 const HIDDEN = /[\\u0000-\\u0008\\u000b-\\u001f\\u007f-\\u009f\\u061c\\u200b-\\u200f\\u202a-\\u202e\\u2060-\\u2069\\ufeff]/g;
@@ -53,7 +53,7 @@ function draw(article, role, text) {
   let lines = [];
   const close = (asCode) => {
     const part = lines.join('\\n');
-    if (part.trim()) article.append(asCode ? code(part) : made('p', visible(part.trim())));
+    if (part.trim()) article.append(asCode ? code(part, role) : made('p', visible(part.trim())));
     lines = [];
   };
   for (const line of text.split('\\n')) {

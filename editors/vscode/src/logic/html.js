@@ -36,6 +36,7 @@ button.action {
   color: var(--vscode-button-foreground); background: var(--vscode-button-background);
 }
 button.action:hover { background: var(--vscode-button-hoverBackground); }
+button.quiet:hover { background: var(--vscode-button-secondaryHoverBackground); }
 button.quiet { color: var(--vscode-button-secondaryForeground); background: var(--vscode-button-secondaryBackground); }
 button:disabled { opacity: 0.5; cursor: default; }
 :focus-visible { outline: 2px solid var(--vscode-focusBorder); outline-offset: 2px; }
