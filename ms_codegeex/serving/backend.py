@@ -73,7 +73,7 @@ class StreamedAnswer(AsyncIterator[Piece]):
         self.computed = 0  # tokens since it got its slot
         self.estimate = 0  # tokens that were charged before the engine said how many it has computed
         self.text = AnswerText(backend.model.tokenizer, ids, settings, rule, through)
-        self.began, self.first_token_at = time.monotonic(), 0.0
+        self.began, self.first_token_at, self.reused = time.monotonic(), 0.0, 0  # reused: tokens of the prompt
         self.error: ApiError | None = None
         self.on_news: Callable[[], None] | None = None  # called when `news` becomes true
         self._backend, self._event = backend, asyncio.Event()
@@ -166,6 +166,11 @@ class Backend(ABC):
         return min(len(self._active), self.slots)
 
     @property
+    def in_slots(self) -> list[StreamedAnswer]:
+        """The answers that are computed. The engine gives slots in the order in which it hears of answers."""
+        return list(self._active.values())[: self.slots]
+
+    @property
     def idle(self) -> bool:
         """Whether no answer is in progress."""
         return not self._active and not len(self._waiting)
@@ -241,10 +246,8 @@ class Backend(ABC):
             self._start(self._waiting.next(self._turns.used))
 
     def _exchanged(self, slices: bool) -> tuple[StreamedAnswer, str] | None:
-        """The answer that gives up its slot, and the client that gets it, if all slots are taken. The engine gives
-        slots in the order in which it hears of answers."""
-        in_slots = list(self._active.values())[: self.slots]
-        if len(in_slots) < self.slots:
+        """The answer that gives up its slot, and the client that gets it, if all slots are taken."""
+        if len(in_slots := self.in_slots) < self.slots:
             return None
         able = [answer for answer in in_slots if not answer.prompt_scores]
         return self._turns.exchange(able, self._waiting.clients, slices)
@@ -275,7 +278,7 @@ class Backend(ABC):
         self._turns.charge(answer.client, count - answer.estimate)
         answer.computed, answer.estimate = answer.computed + count, 0
         if tokens and not answer.first_token_at:
-            answer.first_token_at = time.monotonic()
+            answer.first_token_at, answer.reused = time.monotonic(), max(0, len(answer.ids) - answer.computed)
             for observe in self.first_token_observers:
                 observe(answer.first_token_at - answer.began)
         if answer.prompt_only:
