@@ -65,10 +65,12 @@ class StreamedAnswer(AsyncIterator[Piece]):
         prompt_only: bool,
         weight: int,
         indent: int,
+        with_mean: bool,
     ):
         self.number, self.ids, self.settings, self.client = next(backend.numbers), list(ids), settings, client
         self.rule, self.prompt_scores, self.prompt_only = rule, prompt_scores, prompt_only
         self.scored: Sequence[Chosen] = ()  # each id of the prompt but the first, if requested
+        self.mean = b"" if with_mean else None  # of the prompt's last hidden states: little-endian FP32 numbers
         self.weight, self.indent, self.output = weight, indent, list[int]()  # ids so far
         self.computed = 0  # tokens since it got its slot
         self.estimate = 0  # tokens that were charged before the engine said how many it has computed
@@ -209,21 +211,25 @@ class Backend(ABC):
         prompt_only: bool = False,
         weight: int = 1,
         indent: int = 0,
+        with_mean: bool = False,
     ) -> StreamedAnswer:
         """Begin an answer to a prompt's ids; it ends at `settings.stop` and where `rule` says. Close it if it is not
         read to its end. `ApiError` if there is no room.
 
         The text goes `through` the answer's own filter. With an `indent`, one of this ends it like `Indented`; the
-        engine does so too. With `prompt_scores`, `StreamedAnswer.scored` is available with
-        the first piece. With `prompt_only`, the prompt is computed and the answer is empty. Clients take turns, and one
-        with a higher `weight` gets more. In a full queue, the answer replaces one of a client that has more of them.
+        engine does so too. With `prompt_scores`, `StreamedAnswer.scored` is available with the first piece. With
+        `prompt_only`, the prompt is computed and the answer is empty. With `with_mean`, the answer has a `mean` at its
+        end. Clients take turns, and one with a higher `weight` gets more. In a full queue, the answer replaces one of a
+        client that has more of them.
         """
         self.check_room(1, client)
         if not 0 < len(ids) < self.model.context:
             raise ApiError(400, f"prompt: {len(ids)} tokens, the model's context is {self.model.context}")
         for displaced in self._displaced(1, client):
             self.fail(displaced, busy(self.settings.max_queue))
-        answer = StreamedAnswer(self, ids, settings, rule, client, through, prompt_scores, prompt_only, weight, indent)
+        answer = StreamedAnswer(
+            self, ids, settings, rule, client, through, prompt_scores, prompt_only, weight, indent, with_mean
+        )
         self.counters.answers += 1
         self.counters.prompt_tokens += len(ids)
         self._turns.enter(client, weight, {each.client for each in (*self._active.values(), *self._waiting)})
@@ -312,6 +318,11 @@ class Backend(ABC):
         """The ids of a prompt but the first, with their log-probabilities."""
         if number in self._active:
             self._active[number].scored = scored
+
+    def feed_mean(self, number: int, mean: bytes) -> None:
+        """The mean of a prompt's last hidden states, in little-endian FP32 numbers."""
+        if number in self._active:
+            self._active[number].mean = mean
 
     def feed_error(self, number: int, message: str) -> None:
         """End an answer that the engine could not compute."""

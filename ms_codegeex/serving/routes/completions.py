@@ -74,12 +74,14 @@ def completion_plan(body: CompletionRequest, backend: Backend) -> AnswerPlan:
     )
 
 
-def given_prompts(prompt: str | list[str] | list[int] | list[list[int]]) -> Sequence[Any]:
+def given_prompts(
+    prompt: str | list[str] | list[int] | list[list[int]], field: str = "prompt", maximum: int = MAX_PROMPTS
+) -> Sequence[Any]:
     """The field `prompt` as a list of texts and lists of ids."""
     if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)):
         return [prompt]
-    if not 1 <= len(prompt) <= MAX_PROMPTS:
-        raise UserError(f"prompt: {len(prompt)} prompts; give 1 to {MAX_PROMPTS}")
+    if not 1 <= len(prompt) <= maximum:
+        raise UserError(f"{field}: {len(prompt)} prompts; give 1 to {maximum}")
     return prompt
 
 
