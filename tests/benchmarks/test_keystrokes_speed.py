@@ -9,9 +9,9 @@ import pytest
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
-from keystrokes import Side, percentile, report, typing, unrelated  # noqa: E402
+from keystrokes import Side, percentile, report, typing, unrelated
 
-from ms_codegeex.data.tokenizer import load_tokenizer  # noqa: E402
+from ms_codegeex.data.tokenizer import load_tokenizer
 
 
 def test_a_prompt_is_the_text_after_the_cursor_then_the_text_before_it():
