@@ -305,9 +305,11 @@ class Waiting(FakeBackend):
 def ask(port):
     known = set(sys.modules)
     client = http.client.HTTPConnection("127.0.0.1", port)
-    client.request("POST", "/completion", json.dumps({"prompt": "x"}), {"Content-Type": "application/json"})
-    status = client.getresponse().status
-    print(json.dumps([status, sorted(set(sys.modules) - known)]), flush=True)
+    body = json.dumps({"prompt": "x", "stream": True})
+    client.request("POST", "/completion", body, {"Content-Type": "application/json"})
+    response = client.getresponse()
+    response.read()
+    print(json.dumps([response.status, sorted(set(sys.modules) - known)]), flush=True)
     os.kill(os.getpid(), signal.SIGTERM)
 
 async def main():
