@@ -94,17 +94,19 @@ class Repository:
         return found
 
     def texts(self, names: Sequence[str]) -> list[str | None]:
-        """The contents of files by the names of git's objects; None for one that is too long or no text in UTF-8."""
-        data, position, found = (
-            self._run("cat-file", "--batch", given="".join(f"{name}\n" for name in names).encode()),
-            0,
-            [],
-        )
+        """The contents of files by the names of git's objects; None for one that is too long or no text in UTF-8, or
+        that a partial clone does not have."""
+        data = self._run("cat-file", "--batch", given="".join(f"{name}\n" for name in names).encode())
+        position, found = 0, list[str | None]()
         for _ in names:
             end = data.index(b"\n", position)
-            size = int(data[position:end].split()[-1])
-            content, position = data[end + 1 : end + 1 + size], end + size + 2
-            found.append(_text(content))
+            size = data[position:end].rpartition(b" ")[2]
+            position = end + 1
+            if not size.isdigit():  # "missing"
+                found.append(None)
+                continue
+            found.append(_text(data[position : position + int(size)]))
+            position += int(size) + 1
         return found
 
 

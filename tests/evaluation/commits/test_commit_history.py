@@ -109,6 +109,13 @@ def test_files_that_are_no_texts_are_left_out(tmp_path):
     assert {each.path for each in chosen_edits(Repository(place), 100, 100, 0)} == {"shapes.py", "main.py", "util.go"}
 
 
+def test_contents_that_a_partial_clone_lacks_are_left_out(repository):
+    found = Repository(repository)
+    (edit,) = [each for each in found.file_edits(100) if each.path == "util.go"]
+    old, missing, new = found.texts([edit.old, "0" * 40, edit.new])
+    assert old == "func add(a int, b int) int {\n}\n" and missing is None and "return a + b" in new
+
+
 def test_what_is_no_repository_is_refused(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="is not a directory"):
         Repository(tmp_path / "none")
