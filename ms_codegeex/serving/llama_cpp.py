@@ -128,7 +128,7 @@ def served_model(body: NativeFields, backend: Backend) -> ServedModel:
 
 
 class NativeResponder(Responder):
-    """Puts the answers of one request into llama.cpp's format. `several`: the answers are a list even if it is one."""
+    """Puts the answers of one request into llama.cpp's format."""
 
     def __init__(
         self,
@@ -137,11 +137,10 @@ class NativeResponder(Responder):
         backend: Backend,
         *,
         truncated: bool = False,
-        several: bool = False,
         infill: str | None = None,
     ):
         super().__init__(plan, backend, infill=infill)
-        self.body, self._truncated, self._several = body, truncated, several
+        self.body, self._truncated = body, truncated
 
     async def whole(self, answers: Sequence[StreamedAnswer]) -> Any:
         """The answer, or a list of several."""
@@ -149,7 +148,7 @@ class NativeResponder(Responder):
         for number, answer in enumerate(answers):
             one = self._answer(number, [await answer.whole()], answer)
             results.append(selected(one, self.body.response_fields) if self.body.response_fields else one)
-        return results if self._several or len(results) > 1 else results[0]
+        return results if len(results) > 1 else results[0]
 
     async def events(self, answers: Sequence[StreamedAnswer], with_usage: bool) -> AsyncGenerator[bytes, None]:
         """The events of a streamed response."""

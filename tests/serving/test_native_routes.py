@@ -40,6 +40,20 @@ def test_the_example_of_the_documentation():
     assert backend.asked[0].settings.temperature == 1.0 and backend.asked[0].settings.max_new_tokens == 128
 
 
+def test_an_answer_has_all_that_llama_cpps_server_gives():
+    """Recorded from its server in xllamacpp 2026.10.11549, with our GGUF of a CodeGen."""
+    names = "content generation_settings has_new_line id_slot index model prompt stop stop_type stopping_word timings "
+    names += "tokens tokens_cached tokens_evaluated tokens_predicted truncated"
+    times = "cache_n prompt_n prompt_ms prompt_per_token_ms prompt_per_second predicted_n predicted_ms "
+    times += "predicted_per_token_ms predicted_per_second"
+    body = complete({"prompt": "def f", "n_predict": 3})[0].json()
+    assert set(body) == {*names.split()} and set(body["timings"]) == {*times.split()}
+    slot, props = ask("GET", "/slots").json()[0], ask("GET", "/props").json()
+    assert {"id", "n_ctx", "speculative", "is_processing"} <= set(slot)
+    recorded = "default_generation_settings total_slots model_alias model_path modalities chat_template build_info "
+    assert {*recorded.split(), "chat_template_caps", "is_sleeping"} <= set(props)
+
+
 def test_no_limit_is_the_end_of_the_context():
     for body in ({}, {"n_predict": -1}, {"n_predict": 10**300}):
         _, backend = complete({"prompt": "x = 1\n", **body})
@@ -80,8 +94,7 @@ def test_every_form_of_a_prompt(prompt, texts):
     response, backend = complete({"prompt": prompt, "n_predict": 2})
     assert response.status_code == 200, response.text
     assert prompts(backend) == texts
-    several = isinstance(prompt, list) and not any(isinstance(part, int) for part in prompt)
-    found = response.json() if several else [response.json()]
+    found = response.json() if len(texts) > 1 else [response.json()]  # as llama.cpp's server does
     assert [each["prompt"] for each in found] == texts and [each["index"] for each in found] == [*range(len(texts))]
 
 

@@ -61,18 +61,18 @@ class TemplateRequest(Body):
     messages: Listed[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES)
 
 
-def prompt_parts(body: NativeCompletionRequest) -> tuple[list[Sequence[Any]], bool]:
-    """Each prompt as a list of ids and texts, and whether several were given."""
+def prompt_parts(body: NativeCompletionRequest) -> list[Sequence[Any]]:
+    """Each prompt as a list of ids and texts."""
     given = body.prompt
     if isinstance(given, (str, PromptObject)):
-        return [[given]], False
+        return [[given]]
     if not given or any(isinstance(part, int) for part in given):
         if not all(isinstance(part, (int, str)) for part in given):
             raise UserError("prompt: an id next to a whole prompt; put the ids of each prompt in a list")
-        return [given], False
+        return [given]
     if len(given) > MAX_PROMPTS:
         raise UserError(f"prompt: {len(given)} prompts; give 1 to {MAX_PROMPTS}")
-    return [part if isinstance(part, list) else [part] for part in given], True
+    return [part if isinstance(part, list) else [part] for part in given]
 
 
 def prompt_ids(parts: Sequence[int | str | PromptObject], model: ServedModel) -> list[int]:
@@ -91,8 +91,7 @@ def prompt_ids(parts: Sequence[int | str | PromptObject], model: ServedModel) ->
 def completion_responder(body: NativeCompletionRequest, backend: Backend) -> NativeResponder:
     """Check a request. `UserError` and `ApiError` name the field."""
     model = served_model(body, backend)
-    parts, several = prompt_parts(body)
-    prompts = [prompt_ids(each, model) for each in parts]
+    prompts = [prompt_ids(each, model) for each in prompt_parts(body)]
     room, wanted = model.context - min(map(len, prompts)), -1 if body.n_predict is None else body.n_predict
     plan = AnswerPlan(
         model,
@@ -103,7 +102,7 @@ def completion_responder(body: NativeCompletionRequest, backend: Backend) -> Nat
         prompt_only=wanted == 0,
         indent=body.n_indent or 0,
     )
-    return NativeResponder(body, plan, backend, several=several)
+    return NativeResponder(body, plan, backend)
 
 
 def _slot(number: int, answer: StreamedAnswer | None, backend: Backend) -> dict[str, Any]:
