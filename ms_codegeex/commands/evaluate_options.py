@@ -14,7 +14,11 @@ from ms_codegeex.base.options import REQUIRED, option
 class FileOptions:
     """What every task has."""
 
-    data: Path = option("the benchmark's file or directory; of perplexity and infilling, a corpus", "PATH", REQUIRED)
+    data: Path = option(
+        "the benchmark's file or directory; of perplexity and infilling, a corpus; of commits, a git repository",
+        "PATH",
+        REQUIRED,
+    )
     output: Path = option(
         "samples.jsonl, results.jsonl, report.json, report.html, evaluation.json; run it again to continue",
         "DIR",
@@ -120,6 +124,15 @@ class InfillingOptions:
 
     limit: int | None = option("number of spans of each kind", "N", ge=1)
     seed: int | None = option("the same seed takes the same spans", "N", ge=0)
+
+
+@dataclass(frozen=True)
+class CommitsOptions:
+    """Which edits are replayed."""
+
+    limit: int | None = option("number of edits", "N", ge=1)
+    seed: int | None = option("the same seed takes the same edits", "N", ge=0)
+    commits: int | None = option("the newest N commits", "N", ge=1)
 
 
 @dataclass(frozen=True)

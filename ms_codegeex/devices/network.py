@@ -76,6 +76,10 @@ class Devices:
         """As in `Network`."""
         return self._run("score", rows)
 
+    def hidden(self, begin: int, end: int) -> np.ndarray:
+        """As in `Network`."""
+        return self._ask({"do": "hidden", "with": [begin, end]})[0]
+
     def _run(self, what: str, rows: Rows) -> np.ndarray:
         arrays = [rows.rows, rows.wanted, rows.adapters, rows.settings, rows.edits, rows.places]
         return self._ask({"do": what}, arrays)[0]

@@ -64,6 +64,8 @@ def serve(network: LocalNetwork, rank: int, answers: Any) -> None:
         if head["do"] in ("copy", "save", "restore", "forget"):
             getattr(network, head["do"])(*head["with"])
             results = []
+        elif head["do"] == "hidden":
+            results = [network.hidden(*head["with"])]
         else:
             passed, wanted, adapters, *chosen = arrays
             rows = Rows(passed, wanted, *(chosen or unread), adapters)

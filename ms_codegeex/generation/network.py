@@ -36,6 +36,9 @@ class Network(Protocol):
     def score(self, rows: Rows) -> np.ndarray:
         """Compute the logits of the wanted rows, FP32 [n, V]."""
 
+    def hidden(self, begin: int, end: int) -> np.ndarray:
+        """The last hidden states of rows `begin` to `end` of the last pass, which give their logits, FP32 [n, H]."""
+
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy the keys and values of a slot's first `length` positions to another slot."""
 
@@ -110,6 +113,7 @@ class LocalNetwork:
             cells, choice = CompositeCells(model, weights, sizes, meeting, adapters), CompositeChoice(draws=True)
         self._cells = cells
         self._saved: dict[int, list[np.ndarray]] = {}
+        self._hidden = np.zeros((0, config.hidden_size), np.float32)
         self._numbers = ms.float64 if self.compiled else ms.float32
         self._passage, self._scoring = Passage(model), Reading(cells.head, None)
         if meeting is not None and meeting.share.rank:  # only the first device's choices are read
@@ -132,9 +136,13 @@ class LocalNetwork:
 
     def _run(self, reading: nn.Cell, rows: Rows) -> np.ndarray:
         self._cells.use_adapters(rows.adapters)
-        hidden = self._passage(Tensor(rows.rows)).asnumpy()[rows.wanted]
+        self._hidden = self._passage(Tensor(rows.rows)).asnumpy()
         numbers = (Tensor(array, self._numbers) for array in (rows.settings, rows.edits))
-        return reading(Tensor(hidden), *numbers, Tensor(rows.places)).asnumpy()
+        return reading(Tensor(self._hidden[rows.wanted]), *numbers, Tensor(rows.places)).asnumpy()
+
+    def hidden(self, begin: int, end: int) -> np.ndarray:
+        """As in `Network`."""
+        return self._hidden[begin:end]
 
     def copy(self, source: int, target: int, length: int) -> None:
         """As in `Network`."""

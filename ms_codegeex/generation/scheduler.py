@@ -17,6 +17,8 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
 from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.generation.choice import Chosen, TokenChoice, check_finite, token_choice
 from ms_codegeex.generation.prefixes import LEAST, Prefixes
@@ -51,9 +53,11 @@ class Request:
         """`limit`: of prompt and answer together, like the engine's capacity. With `prompt_best`, the prompt's ids are
         reported in `scored` like the answer's, with that many likeliest ones. `adapter` is the number of the adapter
         that computes the answer, 0 for none. Requests of one `group` share the rows of a pass with those of others.
-        Set `ends` before the first step: it takes each new token and says whether the text has ended with it."""
+        To be set before the first step: `ends`, which takes each new token and says whether the text has ended with it;
+        `states`, float64 [H], to which the prompt's last hidden states are added."""
         self.ids, self.settings, self.eos, self.adapter, self.group = list(ids), settings, eos, adapter, group
         self.ends: Callable[[int], bool] | None = None
+        self.states: np.ndarray | None = None
         self.passed_over = 0  # passes in which another prompt came first
         self.computed = 0  # rows of passes
         self.prompt = len(self.ids)
@@ -75,6 +79,11 @@ class Request:
         self.cancelled = True
         if self.withdraw is not None and self.withdraw(self):
             self.end("cancelled")
+
+    @property
+    def computes_all(self) -> bool:
+        """Whether every position of the prompt is computed, also those that a slot holds."""
+        return self.prompt_best is not None or self.states is not None
 
     def __iter__(self) -> Iterator[Chosen]:
         while (token := self._tokens.get()) is not None:
@@ -314,7 +323,7 @@ class Scheduler:
                 begin = len(self.engine.cached[request.slot])
                 ids = request.ids[begin : begin + count]
                 choices = request.prompt_choices(begin, begin + len(ids))
-                planned.append((Part(request.slot, begin, ids, choices), request))
+                planned.append((Part(request.slot, begin, ids, choices, request.states), request))
 
     def _prompts(self, decoding: Container[int]) -> list[Request]:
         """Requests whose prompts can be computed, the shortest rest first. Those that were not the first for
@@ -424,8 +433,7 @@ class Scheduler:
     def _keep_loss(self, request: Request) -> None:
         """Keep the contents of a request's new slot if it is about to lose more than half of them."""
         if self.prefixes is not None:
-            computed_again = request.prompt_best is not None
-            left = 0 if computed_again else self.engine.common(request.slot, request.ids[:-1], request.adapter)
+            left = 0 if request.computes_all else self.engine.common(request.slot, request.ids[:-1], request.adapter)
             if 2 * left < len(self.engine.cached[request.slot]):
                 self.prefixes.keep(request.slot, self._groups[request.slot])
         self._groups[request.slot] = request.group
@@ -433,7 +441,7 @@ class Scheduler:
     def _reuse(self, request: Request) -> None:
         """Copy the longest common beginning of another slot, or one that was kept; or wait for an earlier request that
         is about to compute a longer one."""
-        if request.prompt_best is not None:  # every position is computed
+        if request.computes_all:
             self.engine.clear(request.slot, request.adapter)
             return
         cached, ids, adapter = self.engine.cached, request.ids[:-1], request.adapter

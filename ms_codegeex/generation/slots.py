@@ -26,12 +26,13 @@ Run = Callable[[Rows], np.ndarray]  # a method of `Network`
 @dataclass(frozen=True)
 class Part:
     """Ids of a slot from position `begin` on (earlier ones are cached), and how the tokens after the last
-    `len(choices)` of them are chosen."""
+    `len(choices)` of them are chosen. The pass adds their last hidden states to `states`, float64 [H]."""
 
     slot: int
     begin: int
     ids: Sequence[int]
     choices: Sequence[TokenChoice] = ()
+    states: np.ndarray | None = None
 
     @property
     def end(self) -> int:
@@ -212,8 +213,12 @@ class SlotEngine:
         wanted += [0] * (n - len(wanted))
         passed = rows.reshape((3, m, 1) if together else (3, 1, m))
         out = run(Rows(passed, np.array(wanted, np.int32), *pack(choices, n, self.allowed), adapters))
+        end = 0
         for part in parts:
             self.cached[part.slot] += part.ids
+            end += len(part.ids)
+            if (states := part.states) is not None:
+                states += self.network.hidden(end - len(part.ids), end).sum(0, dtype=np.float64)
         borders = np.cumsum([0] + [len(part.choices) for part in parts])
         return [out[begin:end] for begin, end in itertools.pairwise(borders)]
 

@@ -156,10 +156,11 @@ def scanned(scan: Callable[[], Scanner], dropped: int = 0) -> Rule:
 
 
 class Ending:
-    """Text in pieces up to the first of some words, or to where a rule ends it. No part of such a word is returned."""
+    """Text in pieces up to the first of some words, or to where a rule ends it. No part of such a word is returned;
+    `word` is the one that ended it."""
 
     def __init__(self, known: Sequence[str] = (), rule: Rule | None = None):
-        self.ended, self._known, self._rule, self._held = False, known, rule, ""
+        self.ended, self.word, self._known, self._rule, self._held = False, "", known, rule, ""
         self._scanners = [words(known).scan(), *([rule.scan()] if rule else [])]
 
     def feed(self, piece: str) -> str:
@@ -173,7 +174,8 @@ class Ending:
             self._held = self._beginning(text)
             return text[: len(text) - len(self._held)]
         self.ended, self._held = True, ""
-        dropped = [len(word) for word in self._known if text.endswith(word)]
+        self.word = max((word for word in self._known if text.endswith(word)), key=len, default="")
+        dropped = [len(self.word)]
         if self._rule is not None and places[-1] == end:
             dropped.append(self._rule.dropped)
         return text[: len(text) - max(dropped)]

@@ -9,8 +9,8 @@ from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.tokenizer import load_tokenizer
-from ms_codegeex.data.tokenizer.base import read_object
 from ms_codegeex.data.tokenizer.chatglm import COMMANDS, MODEL, CodeGeeX2Tokenizer
+from ms_codegeex.data.tokenizer.files import read_object
 from ms_codegeex.data.tokenizer.gpt2 import CONFIG, CodeGenTokenizer, whitespace_tokens
 from ms_codegeex.data.tokenizer.tables import DIGESTS, EOS, Tables, read_tables
 from ms_codegeex.gguf_files.sentencepiece_model import (

@@ -173,6 +173,11 @@ class AnswerText:
             self._complete = True
 
     @property
+    def stop_text(self) -> str:
+        """The text of `settings.stop` that ended the answer; empty if something else did."""
+        return self._ending.word
+
+    @property
     def waiting(self) -> bool:
         """Whether there is something to send."""
         return bool(self._said) or self.finish is not None

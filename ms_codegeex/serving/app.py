@@ -16,7 +16,7 @@ from ms_codegeex.serving.backend import Backend
 from ms_codegeex.serving.guards import BodyLimit, Guard, Recording, check_origins
 from ms_codegeex.serving.keys import Keys
 from ms_codegeex.serving.records import AccessLog, Metrics
-from ms_codegeex.serving.routes import completions, infill, status, tasks, tokens
+from ms_codegeex.serving.routes import completions, embeddings, infill, native, status, tasks, tokens
 from ms_codegeex.serving.schemas import ErrorAnswer
 from ms_codegeex.serving.settings import ServeSettings
 
@@ -40,7 +40,7 @@ def create_app(settings: ServeSettings, backend: Backend) -> FastAPI:
     check_origins(settings.cors, keys is not None)
     metrics = Metrics(backend)
     app.include_router(status.models_router(backend))
-    for module in (completions, tasks, infill, tokens):
+    for module in (completions, embeddings, tasks, infill, native, tokens):
         app.include_router(module.router(backend))
     app.include_router(status.router(backend, metrics))
     log = None

@@ -65,15 +65,17 @@ class StreamedAnswer(AsyncIterator[Piece]):
         prompt_only: bool,
         weight: int,
         indent: int,
+        with_mean: bool,
     ):
         self.number, self.ids, self.settings, self.client = next(backend.numbers), list(ids), settings, client
         self.rule, self.prompt_scores, self.prompt_only = rule, prompt_scores, prompt_only
         self.scored: Sequence[Chosen] = ()  # each id of the prompt but the first, if requested
+        self.mean = b"" if with_mean else None  # of the prompt's last hidden states: little-endian FP32 numbers
         self.weight, self.indent, self.output = weight, indent, list[int]()  # ids so far
         self.computed = 0  # tokens since it got its slot
         self.estimate = 0  # tokens that were charged before the engine said how many it has computed
         self.text = AnswerText(backend.model.tokenizer, ids, settings, rule, through)
-        self.began, self.first_token_at = time.monotonic(), 0.0
+        self.began, self.first_token_at, self.reused = time.monotonic(), 0.0, 0  # reused: tokens of the prompt
         self.error: ApiError | None = None
         self.on_news: Callable[[], None] | None = None  # called when `news` becomes true
         self._backend, self._event = backend, asyncio.Event()
@@ -166,6 +168,11 @@ class Backend(ABC):
         return min(len(self._active), self.slots)
 
     @property
+    def in_slots(self) -> list[StreamedAnswer]:
+        """The answers that are computed. The engine gives slots in the order in which it hears of answers."""
+        return list(self._active.values())[: self.slots]
+
+    @property
     def idle(self) -> bool:
         """Whether no answer is in progress."""
         return not self._active and not len(self._waiting)
@@ -204,21 +211,25 @@ class Backend(ABC):
         prompt_only: bool = False,
         weight: int = 1,
         indent: int = 0,
+        with_mean: bool = False,
     ) -> StreamedAnswer:
         """Begin an answer to a prompt's ids; it ends at `settings.stop` and where `rule` says. Close it if it is not
         read to its end. `ApiError` if there is no room.
 
         The text goes `through` the answer's own filter. With an `indent`, one of this ends it like `Indented`; the
-        engine does so too. With `prompt_scores`, `StreamedAnswer.scored` is available with
-        the first piece. With `prompt_only`, the prompt is computed and the answer is empty. Clients take turns, and one
-        with a higher `weight` gets more. In a full queue, the answer replaces one of a client that has more of them.
+        engine does so too. With `prompt_scores`, `StreamedAnswer.scored` is available with the first piece. With
+        `prompt_only`, the prompt is computed and the answer is empty. With `with_mean`, the answer has a `mean` at its
+        end. Clients take turns, and one with a higher `weight` gets more. In a full queue, the answer replaces one of a
+        client that has more of them.
         """
         self.check_room(1, client)
         if not 0 < len(ids) < self.model.context:
             raise ApiError(400, f"prompt: {len(ids)} tokens, the model's context is {self.model.context}")
         for displaced in self._displaced(1, client):
             self.fail(displaced, busy(self.settings.max_queue))
-        answer = StreamedAnswer(self, ids, settings, rule, client, through, prompt_scores, prompt_only, weight, indent)
+        answer = StreamedAnswer(
+            self, ids, settings, rule, client, through, prompt_scores, prompt_only, weight, indent, with_mean
+        )
         self.counters.answers += 1
         self.counters.prompt_tokens += len(ids)
         self._turns.enter(client, weight, {each.client for each in (*self._active.values(), *self._waiting)})
@@ -241,10 +252,8 @@ class Backend(ABC):
             self._start(self._waiting.next(self._turns.used))
 
     def _exchanged(self, slices: bool) -> tuple[StreamedAnswer, str] | None:
-        """The answer that gives up its slot, and the client that gets it, if all slots are taken. The engine gives
-        slots in the order in which it hears of answers."""
-        in_slots = list(self._active.values())[: self.slots]
-        if len(in_slots) < self.slots:
+        """The answer that gives up its slot, and the client that gets it, if all slots are taken."""
+        if len(in_slots := self.in_slots) < self.slots:
             return None
         able = [answer for answer in in_slots if not answer.prompt_scores]
         return self._turns.exchange(able, self._waiting.clients, slices)
@@ -275,7 +284,7 @@ class Backend(ABC):
         self._turns.charge(answer.client, count - answer.estimate)
         answer.computed, answer.estimate = answer.computed + count, 0
         if tokens and not answer.first_token_at:
-            answer.first_token_at = time.monotonic()
+            answer.first_token_at, answer.reused = time.monotonic(), max(0, len(answer.ids) - answer.computed)
             for observe in self.first_token_observers:
                 observe(answer.first_token_at - answer.began)
         if answer.prompt_only:
@@ -309,6 +318,11 @@ class Backend(ABC):
         """The ids of a prompt but the first, with their log-probabilities."""
         if number in self._active:
             self._active[number].scored = scored
+
+    def feed_mean(self, number: int, mean: bytes) -> None:
+        """The mean of a prompt's last hidden states, in little-endian FP32 numbers."""
+        if number in self._active:
+            self._active[number].mean = mean
 
     def feed_error(self, number: int, message: str) -> None:
         """End an answer that the engine could not compute."""

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from base64 import b64decode
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
@@ -179,7 +180,9 @@ class EngineBackend(Backend):
             if finish == "error":
                 self.feed_error(number, more[0])
                 continue
-            if more:
+            if more and isinstance(more[0], str):
+                self.feed_mean(number, b64decode(more[0]))
+            elif more:
                 self.feed_prompt(number, [chosen_from(values) for values in more[0]])
             self.feed(number, [chosen_from(values) for values in tokens], finish, computed)
 
@@ -187,9 +190,8 @@ class EngineBackend(Backend):
         scores = answer.settings.log_probabilities if answer.prompt_scores else None
         rule = None if answer.rule is None else answer.rule.of_block
         values = settings_values(answer.settings)
-        self.engine.send(
-            ["begin", answer.number, answer.ids, values, scores, [rule, answer.indent], answer.output, answer.client]
-        )
+        limits, so_far = [rule, answer.indent], [answer.output, answer.client]
+        self.engine.send(["begin", answer.number, answer.ids, values, scores, limits, *so_far, answer.mean is not None])
 
     def _cancel(self, answer: StreamedAnswer) -> None:
         if self.engine is not None:  # it may have ended

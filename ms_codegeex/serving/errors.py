@@ -76,7 +76,7 @@ def of_validation(errors: list[Mapping[str, Any]]) -> ApiError:
     first = next((error for error in errors if error.get("type") == UNSUPPORTED), errors[0])
     if first.get("type") == "json_invalid":
         return ApiError(400, f"the body is not JSON: {first.get('ctx', {}).get('error', 'cannot be read')}")
-    location = [str(part) for part in first.get("loc", ()) if part != "body"]
+    location = [str(part) for part in first.get("loc", ()) if part not in ("body", "query")]
     message = first.get("msg", "is wrong")
     if first.get("type") == UNSUPPORTED:
         field = first["ctx"]["field"]

@@ -68,8 +68,11 @@ NEUTRAL: Neutral = {
     "continue_final_message": (False,),
     **dict.fromkeys(("return_token_ids", "return_progress", "timings_per_token", "post_sampling_probs"), (False,)),
 }
-INFILL: WithoutEffect = {
+LLAMA_CPP: WithoutEffect = {
     **GENERATION,
+    "n_keep": "nothing is dropped from a prompt during an answer",
+    "penalty_last_n": "llama.cpp's server does not have it either; Tabby sends it",
+    "sse_ping_interval": "a stream has no pings",
     "samplers": "a choice or order of samplers; each sampler is used by its own field",
     "t_max_prompt_ms": "a prompt is always read to its end",
 }

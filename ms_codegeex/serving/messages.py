@@ -2,13 +2,13 @@
 
 To the engine, first the options of `Generator`, then
     ["begin", number, ids, settings, likeliest tokens of the prompt's or null, [`Rule.of_block` or null, indent],
-     answer so far, client]
+     answer so far, client, whether the mean of the prompt's last hidden states is wanted]
     ["cancel", number]
 and back, first {"slots": …} or {"error": …, "status": …}, then once per scheduler step
     [[[number, tokens, finish, computed], …], [guessed, accepted, reused, passes, prefixes' hits, tokens and bytes]]
-A token is [id, log-probability, likeliest tokens]. `computed` counts the tokens of prompt
-and answer that were computed for it since its last entry. An answer's first entry has its prompt's tokens as a fifth
-item if they were requested; when finish is "error", the fifth item says why.
+A token is [id, log-probability, likeliest tokens]. `computed` counts the tokens of prompt and answer that were computed
+for it since its last entry. A fifth item has, if requested, the prompt's tokens with an answer's first entry, or with
+the last one the mean of its hidden states, FP32 numbers in base64; when finish is "error", it says why.
 """
 
 from __future__ import annotations

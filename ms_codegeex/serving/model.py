@@ -88,9 +88,9 @@ class ServedModel:
     ) -> list[int]:
         """The same for ids that a client gave."""
         if not ids:
-            raise UserError("prompt: empty; give some text, for example '# language: Python'")
+            raise UserError(f"{field}: empty; give some text, for example '# language: Python'")
         if wrong := [number for number in ids if not 0 <= number < self.allowed]:
-            raise UserError(f"prompt: token id {wrong[0]} has no token; ids are 0 to {self.allowed - 1}")
+            raise UserError(f"{field}: token id {wrong[0]} has no token; ids are 0 to {self.allowed - 1}")
         if room is not None:
             return self.truncated(ids, self.context - room)
         if len(ids) >= self.context:

@@ -29,6 +29,7 @@ from ms_codegeex.serving.backend import Backend, StreamedAnswer
 from ms_codegeex.serving.errors import ApiError, failed
 from ms_codegeex.serving.guards import record_of
 from ms_codegeex.serving.model import ServedModel
+from ms_codegeex.serving.records import RequestRecord
 from ms_codegeex.serving.schemas import Sampling
 
 Result = TypeVar("Result")
@@ -111,7 +112,7 @@ class AnswerPlan:
     """A checked request: `count` answers of a model, or of one of its adapters, to each of `prompts`.
 
     `rules` end the answers to a prompt. Each answer's text goes through a filter that `through` makes. `prompt_scores`,
-    `prompt_only` and `indent` as in `Backend.answer`. `max_tokens` is the number that the request gave.
+    `prompt_only`, `indent` and `with_mean` as in `Backend.answer`. `max_tokens` is the number that the request gave.
     """
 
     model: ServedModel
@@ -124,6 +125,7 @@ class AnswerPlan:
     prompt_only: bool = False
     max_tokens: int | None = None
     indent: int = 0
+    with_mean: bool = False
 
     @property
     def size(self) -> int:
@@ -191,15 +193,23 @@ async def while_connected(request: Request, work: Callable[[], Awaitable[Result]
     return working.result()
 
 
+def admit(record: RequestRecord, count: int) -> None:
+    """Count a request's answers towards the limit of a minute; `ApiError` if they are too many."""
+    if record.admit is not None and count > 1:
+        record.admit(count - 1)  # the request itself was one
+
+
 @contextmanager
-def begun(plan: AnswerPlan, backend: Backend, request: Request) -> Iterator[list[StreamedAnswer]]:
+def begun(
+    plan: AnswerPlan, backend: Backend, request: Request, *, admitted: bool = False
+) -> Iterator[list[StreamedAnswer]]:
     """All answers of a plan, or an `ApiError` and none. Answers to one prompt are consecutive. At the end they are
-    closed and noted in the request's record."""
+    closed and noted in the request's record. `admitted`: they have been counted."""
     record, answers = record_of(request.scope), list[StreamedAnswer]()
     client = record.key or record.client
     backend.check_room(plan.size, client, record.concurrent)
-    if record.admit is not None and plan.size > 1:
-        record.admit(plan.size - 1)  # the request itself was one
+    if not admitted:
+        admit(record, plan.size)
     try:
         for index, ids in enumerate(plan.prompts):
             for number in range(plan.count):
@@ -214,14 +224,17 @@ def begun(plan: AnswerPlan, backend: Backend, request: Request) -> Iterator[list
                         prompt_only=plan.prompt_only,
                         weight=record.weight,
                         indent=plan.indent,
+                        with_mean=plan.with_mean,
                     )
                 )
         yield answers
     finally:
         for answer in answers:
             answer.close()
-        record.prompts, record.completion_tokens = plan.prompts, sum(answer.text.count for answer in answers)
-        record.first_token = min((answer.first_token_at for answer in answers if answer.first_token_at), default=None)
+        record.prompts = [*record.prompts, *plan.prompts]
+        record.completion_tokens += sum(answer.text.count for answer in answers)
+        times = [answer.first_token_at for answer in answers if answer.first_token_at]
+        record.first_token = min(times, default=None) if record.first_token is None else record.first_token
 
 
 async def merged(answers: Sequence[StreamedAnswer]) -> AsyncIterator[tuple[int, Piece]]:

@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.printing import print_error, print_out
@@ -102,6 +103,7 @@ def http_server(app: FastAPI, settings: ServeSettings) -> uvicorn.Server:
 
 
 async def _serve(backend: EngineBackend, listening: socket.socket) -> None:
+    await run_in_threadpool(int)  # imports what the first request would have to wait for
     app = create_site(backend.settings, backend)
     server = http_server(app, backend.settings)
     stopping = Stopping(server)

@@ -10,10 +10,13 @@ import contextlib
 import os
 import signal
 import sys
+from base64 import b64encode
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.processes import die_with_parent
@@ -59,6 +62,7 @@ class Worker:
         limits: tuple[list[str] | None, int],
         output: list[int],
         client: str,
+        mean: bool = False,
     ) -> None:
         settings = settings_from(values)
         try:
@@ -66,7 +70,7 @@ class Worker:
         except UserError as error:
             self._send([[[number, [], "error", 0, str(error)]], self._totals()])
             return
-        request.group = client
+        request.group, request.states = client, np.zeros(self.generator.config.hidden_size) if mean else None
         request.ids += output
         rule, indent = limits
         if settings.stop or rule is not None or indent:
@@ -96,6 +100,8 @@ class Worker:
             elif request.prompt_best is not None:
                 news[-1].append(request.scored)
                 request.prompt_best = None
+            elif request.states is not None and request.ended:
+                news[-1].append(b64encode((request.states / request.prompt).astype("<f4").tobytes()).decode())
             if request.ended:
                 del self.requests[number]
         if news:

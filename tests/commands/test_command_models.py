@@ -25,6 +25,7 @@ COMMANDS = {
     "adapter unmerge": "adapter unmerge --adapter MODEL --output PLACE/out --model MODEL",
     "evaluate perplexity": "evaluate perplexity --data docs --output PLACE/out --model MODEL",
     "evaluate infilling": "evaluate infilling --data docs --output PLACE/out --model MODEL",
+    "evaluate commits": "evaluate commits --data . --output PLACE/out --model MODEL",
     "evaluate humaneval": "evaluate humaneval --data PROBLEMS --output PLACE/out --model MODEL",
     "reproduce": "reproduce codegen --humaneval PROBLEMS --output PLACE/out --model MODEL",
 }

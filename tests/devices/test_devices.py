@@ -96,6 +96,11 @@ def check_equal(engine, twin):
     found = engine.advance([Part(2, 22, [9], [GREEDY]), Part(0, 0, ids[:9], [GREEDY])])
     expected = [twin.logits([*more, 9])[-1].argmax(), twin.logits(ids[:9])[-1].argmax()]
     assert [rows[0].token for rows in found] == expected
+    sums = [np.zeros(twin.config.hidden_size) for _ in "ab"]
+    for each, states in zip((engine, twin.engine(slots=1)), sums, strict=True):
+        each.clear(0)
+        each.advance([Part(0, 0, ids[:9], [GREEDY], states)])
+    assert np.abs(sums[0] - sums[1]).max() <= 9 * LIMIT and sums[0].any()
 
 
 # codegeex2's two groups over three devices: two share one group, and their heads are not the third one's

@@ -18,9 +18,9 @@ from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.generation.scheduler import PATIENCE, Request, Scheduler, Speculation
 from ms_codegeex.generation.speculation import DraftSpeculation, NgramSpeculation
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 
-from twins.tiny_models import POSITIONS, Twin, prompt
+from twins.tiny_models import POSITIONS, Twin, prompt  # noqa: E402
 
 SLOTS, GUESSES = 3, 3
 
@@ -219,6 +219,22 @@ def test_cancellation_takes_effect_within_a_step(codegen):
     assert answer(requests[2]) == []
     for request in left:
         assert answer(request) == alone(engine, request)
+
+
+def test_last_hidden_states_are_transformers_whatever_the_slots_hold(codegen):
+    """Of prompts that another one's begins like, in several passes, with sequences that decode beside them."""
+    twin, engine = codegen
+    scheduler, ids = Scheduler(engine), prompt(70, 8)
+    drain(scheduler, [greedy(ids, 3)])
+    summed = [greedy(ids, 1), greedy([*ids[:40], 7, 8, 9], 1)]
+    for request in summed:
+        request.states = np.zeros(twin.config.hidden_size)
+    drain(scheduler, [greedy(prompt(9, 3)), *summed])
+    for request in summed:
+        with torch.no_grad():
+            hidden = twin.module.transformer(torch.tensor([request.ids[: request.prompt]])).last_hidden_state[0]
+        assert np.abs(request.states - hidden.double().sum(0).numpy()).max() <= 1e-3
+        assert request.computed == request.prompt
 
 
 def test_a_prompt_takes_the_slot_that_begins_like_it_or_the_one_that_waited_longest(codegen, monkeypatch):

@@ -19,6 +19,9 @@ BODIES = {  # of each route that takes one; `test_foreign_fields.py` fails if on
     "/v1/code/sql": {"code": "x"},
     "/v1/code/translate": {"code": "x", "source_language": "Python", "target_language": "Java"},
     "/infill": {"input_prefix": "x"},
+    "/v1/embeddings": {"input": "x"},
+    "/completion": {"prompt": "x"},
+    "/apply-template": {"messages": [{"role": "user", "content": "x"}]},
     "/tokenize": {"content": "x"},
     "/detokenize": {"tokens": [5]},
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 from functools import cache
 from pathlib import Path
 
@@ -36,7 +37,8 @@ def fake_settings(**changes) -> ServeSettings:
 
 class FakeBackend(Backend):
     """Answers `text` in steps of `step_seconds`; a log-probability is -1/8 for the token's place, from 1. `paused`: no
-    steps. `texts` are given to the next answers instead, one each; `script` is the ids of all answers instead."""
+    steps. `texts` are given to the next answers instead, one each; `script` is the ids of all answers instead. The mean
+    of the hidden states is (3, 4, 0) times the number of ids."""
 
     def __init__(self, settings=None, model=None, text=TEXT, slots=2, step_seconds=0.0):
         model, settings = model or fake_model(), settings or fake_settings()
@@ -62,6 +64,8 @@ class FakeBackend(Backend):
     async def _play(self, answer: StreamedAnswer) -> None:
         own = answer.number  # another one if it is suspended and goes on
         ids = self.script or self.model.tokenizer.encode(self.texts.pop(0) if self.texts else self.text)
+        if answer.mean is not None:
+            self.feed_mean(own, struct.pack("<3f", 3 * len(answer.ids), 4 * len(answer.ids), 0))
         room = min(answer.settings.max_new_tokens, self.model.context - len(answer.ids))
         best = answer.settings.log_probabilities
         begun = len(answer.output)  # before it was suspended

@@ -57,7 +57,6 @@ def test_every_address_is_one_of_the_server(routes):
 def test_every_route_that_the_text_names_exists(routes):
     named = set(re.findall(r"`(/[\w/]+)`", TEXT)) - {"/src/"}
     assert {"/v1/completions", "/infill", "/v1/chat/completions"} <= named <= routes
-    assert "/completion" not in routes  # of llama.cpp: the page says that we have none
 
 
 def test_every_setting_of_our_extension_exists():

@@ -1,4 +1,4 @@
-"""`/infill`, `/tokenize`, `/detokenize`, `/props` in llama.cpp's shape, and `suffix` of `/v1/completions`; bodies as
+"""`/infill`, `/tokenize`, `/detokenize` in llama.cpp's shape, and `suffix` of `/v1/completions`; bodies as
 llama.vscode and llama.cpp's own tests send them."""
 
 import asyncio
@@ -267,9 +267,3 @@ def test_names_of_special_tokens_stand_for_them_unless_the_client_says_no():
 def test_wrong_bodies_of_the_token_routes_are_400(path, body):
     response = ask("POST", path, json=body)
     assert response.status_code == 400 and response.json()["error"]["message"]
-
-
-def test_properties_say_what_llama_cpps_clients_read():
-    props = ask("GET", "/props").json()
-    assert props["default_generation_settings"]["n_ctx"] == 256 and props["total_slots"] == 2
-    assert props["model_alias"] == "fake" and props["build_info"].startswith("ms-codegeex ")

@@ -72,7 +72,15 @@ def test_every_curl_command_works(server, line):
 
 def test_there_is_a_curl_command_for_each_kind_of_route():
     text = " ".join(curls())
-    for path in ("/v1/completions", "/infill", "/tokenize", "/detokenize", "/v1/code/translate", "/v1/models"):
+    for path in (
+        "/v1/completions",
+        "/infill",
+        "/completion",
+        "/tokenize",
+        "/detokenize",
+        "/v1/code/translate",
+        "/v1/models",
+    ):
         assert f"{URL}{path} " in text
 
 

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import numpy as np
+import openai
 import psutil
 import pytest
 from served import served
@@ -14,6 +15,7 @@ from small_benchmarks import write_model
 
 from ms_codegeex.generation.engine import Generator
 from ms_codegeex.generation.sampling import SamplingSettings
+from ms_codegeex.generation.slots import Part
 
 PROMPTS = ["def add(a, b):\n", "# language: Python\nx = [", "你好", "for (int i = 0;", "def add(a, b, c):\n"]
 
@@ -202,6 +204,27 @@ def test_a_prompt_that_was_computed_ahead_is_there(server):
     complete(server, prompt=prefix, max_tokens=1, temperature=0)
     assert counted(server, "reused_tokens_total") - reused == ahead["tokens_evaluated"] - 1
     assert counted(server, "steps_total") - steps == 1
+    again = httpx.post(f"{server.url}/completion", json={"prompt": prefix, "n_predict": 1}, timeout=300).json()
+    assert (again["timings"]["cache_n"], again["timings"]["prompt_n"]) == (ahead["tokens_evaluated"] - 1, 1)
+
+
+def test_embeddings_are_the_means_of_the_engines_hidden_states(server, generator):
+    """Of a text whose beginning a slot holds, beside an answer, in a list and alone."""
+    texts = [*PROMPTS, "class Other:\n    pass\n" * 20]
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+        with ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(complete, server, prompt=PROMPTS[0], max_tokens=60, temperature=0)
+            several = client.embeddings.create(model="tiny", input=texts).data
+            answer.result()
+        (alone,) = client.embeddings.create(model="tiny", input=texts[-1:]).data
+        (other,) = client.embeddings.create(model="sql", input=texts[-1:]).data
+    assert several[-1].embedding == alone.embedding != other.embedding
+    for text, found in zip(texts, several, strict=True):
+        ids, states = generator.encode(text), np.zeros(generator.config.hidden_size)
+        generator.engine.clear(0)
+        for begin in range(0, len(ids), 100):
+            generator.engine.advance([Part(0, begin, ids[begin : begin + 100], states=states)])
+        assert np.abs(np.array(found.embedding) - states / np.linalg.norm(states)).max() <= 1e-6
 
 
 BIG = (1 << 30, (1 << 30) + 1, 1 << 63, 10**300)

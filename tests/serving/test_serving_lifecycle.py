@@ -4,11 +4,15 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import socket
+import subprocess
+import sys
 
 import httpx
 import pytest
 from asking import connected, events, running
+from conftest import ROOT
 from fake_backend import TEXT, FakeBackend, fake_settings
 
 from ms_codegeex.generation.sampling import SamplingSettings
@@ -287,6 +291,43 @@ def test_a_body_that_is_not_declared_as_json_is_a_400_that_says_so():
 
     response = running(ask())
     assert response.status_code == 400 and "application/json" in response.json()["error"]["message"]
+
+
+FIRST = """
+import asyncio, http.client, json, os, signal, socket, sys
+from fake_backend import FakeBackend
+from ms_codegeex.serving import server
+
+class Waiting(FakeBackend):
+    async def run(self):
+        await asyncio.Event().wait()
+
+def ask(port):
+    known = set(sys.modules)
+    client = http.client.HTTPConnection("127.0.0.1", port)
+    body = json.dumps({"prompt": "x", "stream": True})
+    client.request("POST", "/completion", body, {"Content-Type": "application/json"})
+    response = client.getresponse()
+    response.read()
+    print(json.dumps([response.status, sorted(set(sys.modules) - known)]), flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+async def main():
+    server.print_out = lambda line: asyncio.get_running_loop().run_in_executor(None, ask, int(line.rpartition(":")[2]))
+    with server.bound("127.0.0.1", 0) as listening:
+        await server._serve(Waiting(), listening)
+
+"127.0.0.1".encode("idna")  # which the client imports
+asyncio.run(main())
+"""
+
+
+@pytest.mark.slow
+def test_the_first_request_imports_nothing():
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests/serving")))}
+    words = [sys.executable, "-c", FIRST]
+    found = subprocess.run(words, capture_output=True, text=True, env=variables, timeout=300, check=True)
+    assert json.loads(found.stdout) == [200, []]
 
 
 def test_half_a_head_and_half_a_body_are_not_waited_for(monkeypatch):

@@ -66,7 +66,7 @@ class Twin:
     def __init__(self, name, **sizes):
         sizes = SIZES | LAYOUTS[name] | sizes
         self.family, self.config = family(name), family(name).config.build_config("tiny", sizes)
-        _, ours, self.forward = TWINS[name](self.config)
+        self.module, ours, self.forward = TWINS[name](self.config)
         self.tensors = {name: np.ascontiguousarray(array, np.float32) for name, array in ours.items()}
 
     def logits(self, ids):

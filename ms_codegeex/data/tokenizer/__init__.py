@@ -10,7 +10,8 @@ from pathlib import Path
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.quarantine import admit
-from ms_codegeex.data.tokenizer.base import Tokenizer, read_object
+from ms_codegeex.data.tokenizer.base import Tokenizer
+from ms_codegeex.data.tokenizer.files import read_object
 
 TOKENIZER_NAMES = ("codegeex", "codegen-nl", "codegen-multi", "codegen-mono")  # need no file of the user
 CONFIG = "tokenizer_config.json"

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.reading import read_json
 
 LONGEST_CHARACTER = 4  # bytes of UTF-8
 _CONTINUING = {bytes([byte]) for byte in range(0x80, 0xC0)}  # those that begin no character
@@ -169,18 +168,3 @@ def not_text(text: Any) -> UserError:
         return UserError(f"text to encode is {type(text).__name__}, expected str")
     position = next((i for i, character in enumerate(text) if "\ud800" <= character <= "\udfff"), 0)
     return UserError(f"text to encode has a lone surrogate at character {position}; decode the file as UTF-8 first")
-
-
-def check_files(directory: Path, names: Sequence[str]) -> None:
-    """`UserError` unless `directory` holds all these files."""
-    missing = [name for name in names if not (directory / name).is_file()]
-    if missing:
-        raise UserError(f"{directory}: {', '.join(missing)} missing; expected a directory with {', '.join(names)}")
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object; anything else is a `UserError`."""
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: holds a {type(content).__name__}, expected a JSON object; restore the file")
-    return content

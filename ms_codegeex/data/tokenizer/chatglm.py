@@ -14,7 +14,8 @@ from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_file, write_json
-from ms_codegeex.data.tokenizer.base import Tokenizer, check_files, not_text
+from ms_codegeex.data.tokenizer.base import Tokenizer, not_text
+from ms_codegeex.data.tokenizer.files import check_files
 
 MODEL, CONFIG = "tokenizer.model", "tokenizer_config.json"
 COMMANDS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")  # their ids follow those of the SentencePiece model

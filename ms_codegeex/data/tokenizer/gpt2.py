@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import write_json
 from ms_codegeex.base.reading import read_json
-from ms_codegeex.data.tokenizer.base import Tokenizer, check_files, not_text, read_object
+from ms_codegeex.data.tokenizer.base import Tokenizer, not_text
+from ms_codegeex.data.tokenizer.files import check_files, read_object
 from ms_codegeex.data.tokenizer.for_transformers import CODEGEEX_AUTO_MAP, write_codegeex_files
 from ms_codegeex.data.tokenizer.tables import DIGESTS, EOS, TABLES, Tables, gpt2_tables, read_tables, token_bytes
 

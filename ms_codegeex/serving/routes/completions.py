@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.data.conversations import ChatTemplate
 from ms_codegeex.generation.stopping import Rule
 from ms_codegeex.serving.answering import Piece
 from ms_codegeex.serving.backend import Backend, StreamedAnswer
@@ -73,12 +74,14 @@ def completion_plan(body: CompletionRequest, backend: Backend) -> AnswerPlan:
     )
 
 
-def given_prompts(prompt: str | list[str] | list[int] | list[list[int]]) -> Sequence[Any]:
+def given_prompts(
+    prompt: str | list[str] | list[int] | list[list[int]], field: str = "prompt", maximum: int = MAX_PROMPTS
+) -> Sequence[Any]:
     """The field `prompt` as a list of texts and lists of ids."""
     if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)):
         return [prompt]
-    if not 1 <= len(prompt) <= MAX_PROMPTS:
-        raise UserError(f"prompt: {len(prompt)} prompts; give 1 to {MAX_PROMPTS}")
+    if not 1 <= len(prompt) <= maximum:
+        raise UserError(f"{field}: {len(prompt)} prompts; give 1 to {maximum}")
     return prompt
 
 
@@ -155,6 +158,24 @@ def mean_score(piece: Piece) -> float:
 def chat_plan(body: ChatRequest, backend: Backend) -> AnswerPlan:
     """Check a request. `UserError` and `ApiError` name the field."""
     model = chosen_model(backend, body.model)
+    text = chat_prompt(body.messages, model)
+    if body.top_logprobs is not None and not body.logprobs:
+        raise UserError("top_logprobs: needs logprobs; send true for it")
+    ids = model.encode(text, field="messages", remedy="leave out the oldest ones")
+    given = body.max_completion_tokens or body.max_tokens
+    return AnswerPlan(
+        model,
+        [ids],
+        sampling_settings(
+            body, model, given or MAX_CHAT_TOKENS, log_probabilities=body.top_logprobs or 0, stop=template(model).stop
+        ),
+        body.n or 1,
+        max_tokens=given,
+    )
+
+
+def template(model: ServedModel) -> ChatTemplate:
+    """The model's chat format; `ApiError` for a base model."""
     if model.chat is None:
         raise ApiError(
             400,
@@ -162,22 +183,16 @@ def chat_plan(body: ChatRequest, backend: Backend) -> AnswerPlan:
             param="model",
             code="not_a_chat_model",
         )
-    if body.top_logprobs is not None and not body.logprobs:
-        raise UserError("top_logprobs: needs logprobs; send true for it")
-    messages = [(ROLES.get(message.role, message.role), text_of(message)) for message in body.messages]
+    return model.chat
+
+
+def chat_prompt(given: Sequence[ChatMessage], model: ServedModel) -> str:
+    """The text before the answer to a conversation."""
+    chat = template(model)
+    messages = [(ROLES.get(message.role, message.role), text_of(message)) for message in given]
     if messages[-1][0] != "user":
         raise UserError("messages: the last one is not the user's; add what should be answered")
-    ids = model.encode(model.chat.prompt(messages), field="messages", remedy="leave out the oldest ones")
-    given = body.max_completion_tokens or body.max_tokens
-    return AnswerPlan(
-        model,
-        [ids],
-        sampling_settings(
-            body, model, given or MAX_CHAT_TOKENS, log_probabilities=body.top_logprobs or 0, stop=model.chat.stop
-        ),
-        body.n or 1,
-        max_tokens=given,
-    )
+    return chat.prompt(messages)
 
 
 def text_of(message: ChatMessage) -> str:

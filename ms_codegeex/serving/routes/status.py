@@ -1,16 +1,13 @@
-"""What the server is: `/v1/models`; `/health`, `/ready`, `/metrics` and `/props` for probes, Prometheus and llama.cpp's
-clients."""
+"""What the server is: `/v1/models`; `/health`, `/ready` and `/metrics` for probes and Prometheus."""
 
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-import ms_codegeex
 from ms_codegeex.serving.backend import Backend
 from ms_codegeex.serving.model import ServedModel
 from ms_codegeex.serving.records import Metrics
@@ -68,21 +65,5 @@ def router(backend: Backend, metrics: Metrics) -> APIRouter:
     async def measured() -> Response:
         """Measurements in Prometheus' text format."""
         return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
-
-    @routes.get("/props")
-    async def props() -> dict[str, Any]:
-        """Properties of the server, as clients of llama.cpp expect them."""
-        model = backend.model
-        return {
-            "default_generation_settings": {"n_ctx": model.context, "params": {}},
-            "total_slots": backend.slots,
-            "model_alias": model.name,
-            "model_path": model.name,  # not its path on this machine
-            "chat_template": "",
-            "modalities": {"vision": False, "audio": False},
-            "build_info": f"ms-codegeex {ms_codegeex.__version__}",
-            "is_sleeping": False,
-            "infill": model.infill,
-        }
 
     return routes

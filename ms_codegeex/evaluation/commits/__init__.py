@@ -1,0 +1,1 @@
+"""How much of what was typed in a git history a model would have suggested."""

@@ -1,0 +1,144 @@
+"""Replay a git history: what a model suggests at each edit, with and without parts of other files, and how much of it a
+user would have kept."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import atomic_file
+from ms_codegeex.evaluation.commits.history import Edit, Repository, chosen_edits, common, in_words
+from ms_codegeex.evaluation.infilling.evaluate import INFILL, MORE, PREFIX, Asker
+from ms_codegeex.evaluation.local_model import LocalModel
+from ms_codegeex.evaluation.output_directory import RecordedSettings, sole_writer
+from ms_codegeex.evaluation.perplexity.scoring import Score
+from ms_codegeex.evaluation.progress import progress_of
+from ms_codegeex.evaluation.reports import page
+from ms_codegeex.evaluation.reports.estimators import difference_interval, mean_share
+from ms_codegeex.evaluation.reports.scores import percent
+
+COUNT, SEED, COMMITS = 100, 0, 1000
+EDITS = "edits.jsonl"
+ALONE, WITH_OTHERS = "this file", "other files too"
+
+
+@dataclass
+class EditTally:
+    """The results of one kind of context."""
+
+    exact: list[bool] = field(default_factory=list)
+    first_line: list[bool] = field(default_factory=list)
+    accepted: int = 0  # characters
+    typed: int = 0
+    bytes: int = 0
+    score: Score = field(default_factory=lambda: Score(0.0, 0))
+
+    def row(self) -> dict[str, Any]:
+        """Figures for a report."""
+        return {
+            "edits": len(self.exact),
+            "exact match": mean_share(self.exact),
+            "first line": mean_share(self.first_line),
+            "characters typed": self.typed,
+            "characters accepted": self.accepted,
+            "accepted": self.accepted / self.typed,
+            "bits per byte": self.score.nats / math.log(2) / self.bytes,
+        }
+
+
+def accepted(suggestion: str, typed: str) -> int:
+    """Characters of a suggestion that a user would keep who accepts word by word: those that were typed too, up to the
+    last end of a word in both texts, without white space at the end."""
+    count = common(suggestion, typed)
+    return len(typed[: min(in_words(text, count) for text in (suggestion, typed))].rstrip())
+
+
+def evaluate_commits(
+    model: LocalModel, data: Path, output: Path, count: int = COUNT, seed: int = SEED, commits: int = COMMITS
+) -> dict[str, Any]:
+    """Replay `count` edits of a repository's newest commits, write `evaluation.json`, `edits.jsonl`, `report.json` and
+    `report.html`, and return the report.
+
+    Raises:
+        UserError: there is no repository, or none of its edits can be replayed.
+    """
+    edits = list(chosen_edits(Repository(data), commits, count, seed))
+    if not edits:
+        raise UserError(f"--data: {data} has no commit with a short edit of a file in a known language; give another")
+    with sole_writer(output):
+        settings = RecordedSettings(output)
+        settings.settle("task", {"name": "commits"})
+        generator, identity = model.open()
+        asker = Asker(generator)
+        tallies, rows = replay(asker, edits)
+        if not rows:
+            raise UserError(f"--data: no edit of {data} fits into the model's context; give another repository")
+        with atomic_file(output / EDITS) as temporary:
+            lines = (json.dumps(row, ensure_ascii=False).encode("utf-8", "replace").decode() + "\n" for row in rows)
+            temporary.write_text("".join(lines), encoding="utf-8")
+        recipe = {"count": count, "seed": seed, "commits": commits}
+        sections = {"data": {"path": str(data)}, "model": identity, "recipe": recipe}
+        pairs = np.array([tallies[name].exact for name in (WITH_OTHERS, ALONE)], np.float64)
+        low, high = difference_interval(pairs[0] - pairs[1])
+        figures = {
+            "infill": "trained" if INFILL in asker.ways else "prefix-only",
+            "commits": {name: tally.row() for name, tally in tallies.items()},
+            "other_files": {"value": float((pairs[0] - pairs[1]).mean()), "low": low, "high": high},
+        }
+        return page.write_measures(settings, sections, figures)
+
+
+def replay(asker: Asker, edits: list[Edit]) -> tuple[dict[str, EditTally], list[dict[str, Any]]]:
+    """The figures with and without other files, and a row for each edit that the model's context has room for."""
+    tallies, rows = {ALONE: EditTally(), WITH_OTHERS: EditTally()}, []
+    with progress_of(len(edits), "edits") as bar:
+        for edit in edits:
+            if row := _replayed(asker, edit, tallies):
+                rows.append(row)
+            bar.update()
+    return tallies, rows
+
+
+def _replayed(asker: Asker, edit: Edit, tallies: dict[str, EditTally]) -> dict[str, Any] | None:
+    """Ask for one edit; None if it is longer than half of the model's context."""
+    ids, context = asker.tokenizer.encode_inside(edit.typed), asker.generator.seq_length
+    if len(ids) > context // 2:
+        return None
+    maximum, way = min(len(ids) + MORE, context // 2), asker.ways[0]
+    row = {name: value for name, value in asdict(edit).items() if name in ("commit", "path", "language", "typed")}
+    for name, tally in tallies.items():
+        parts = edit.others if name == WITH_OTHERS else ()
+        before = "".join(f"{text.rstrip()}\n\n" for text in parts) + edit.before  # as `serve` puts them together
+        prompt = asker.prompt(way, before, edit.after, context - maximum)
+        answer, score = asker.answer(prompt, maximum), asker.loss(prompt, ids)
+        # without a suffix, a model does not know where to end
+        exact = answer.startswith(edit.typed) if way == PREFIX else answer.rstrip() == edit.typed
+        first = answer.partition("\n")[0].rstrip() == edit.typed.partition("\n")[0].rstrip()
+        kept = accepted(answer, edit.typed)
+        tally.exact.append(exact)
+        tally.first_line.append(first)
+        tally.accepted += kept
+        tally.typed += len(edit.typed)
+        tally.bytes += len(edit.typed.encode())
+        tally.score += score
+        row[name] = {"answer": answer, "exact": exact, "first line": first, "accepted": kept, "nats": score.nats}
+    return row
+
+
+def lines(report: dict[str, Any]) -> Iterator[str]:
+    """The table for a terminal."""
+    yield f"{'context':<16} {'edits':>6} {'exact match':>24} {'first line':>24} {'accepted':>9} {'bits per byte':>14}"
+    for name, figures in report["commits"].items():
+        shares = " ".join(f"{percent(figures[each]):>24}" for each in ("exact match", "first line"))
+        yield (
+            f"{name:<16} {figures['edits']:>6} {shares} {100 * figures['accepted']:>7.1f} % "
+            f"{figures['bits per byte']:>14.3f}"
+        )
+    yield f"exact match with other files over without: {percent(report['other_files'])}"
