@@ -74,8 +74,8 @@ def test_layer_norm_and_its_gradient(generator, kind, dtype, tolerance):
 
 class DocumentedAttention(nn.Cell):
     """What MindSpore documents of FlashAttentionScore, for layout BNSD and the inputs that we give: FP16 tensors
-    [B, N, S, D], a uint8 mask [B, 1, S, S] or [S, S] whose ones are discarded, as is what lies beyond `next_tokens`; the
-    fourth of its results."""
+    [B, N, S, D], a uint8 mask [B, 1, S, S] or [S, S] whose ones are discarded, as is what lies beyond `next_tokens`;
+    the fourth of its results."""
 
     def __init__(self, scale: float, next_tokens: int):
         super().__init__()
