@@ -8,7 +8,7 @@ Rates are per device: FLOP/s, bytes, bytes/s in one direction, seconds.
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ms_codegeex.base.errors import UserError
 
@@ -179,6 +179,26 @@ ASCEND_910B = Device(
     uncertain=frozenset({"peak_fp16", "peak_bf16", "peak_fp32", "board_bandwidth", "cluster_bandwidth", "latency"}),
 )
 
+# A device is one of the two dies of a package: MindSpore sees each as a device.
+ASCEND_910C = replace(
+    ASCEND_910B,
+    name="ascend910c",
+    board_devices=16,
+    server_devices=16,
+    cluster_bandwidth=196e9,
+    sources=ASCEND_910B.sources
+    | {
+        "peak_fp16": CLOUDMATRIX,
+        "board_devices": "MindCluster 7.3, node affinity of the Atlas 900 A3 SuperPoD: eight modules of two dies",
+        "board_bandwidth": f"UB plane, 392 GB/s in one direction for a package of two dies ({CLOUDMATRIX})",
+        "server_devices": "as board_devices; parallel.server_devices must say 16",
+        "server_bandwidth": "one board: as board_bandwidth",
+        "cluster_bandwidth": "UB plane between the servers of a super pod, as inside one; between super pods, and "
+        f"servers outside of one, RoCE with 25e9 ({CLOUDMATRIX}): give that as a hardware file",
+    },
+    uncertain=frozenset({"peak_fp32", "board_bandwidth", "cluster_bandwidth", "latency"}),
+)
+
 A100 = Device(
     name="a100",
     kind="gpu",
@@ -215,7 +235,35 @@ A100 = Device(
     uncertain=frozenset({"usable_memory", "latency"}),
 )
 
-DEVICES = {device.name: device for device in (ASCEND_910, ASCEND_910B, A100)}
+HOPPER = "NVIDIA H100 Tensor Core GPU datasheet and Hopper whitepaper (2022)"
+
+H100 = replace(
+    A100,
+    name="h100",
+    peak_fp16=989.4e12,
+    peak_bf16=989.4e12,
+    peak_fp32=66.9e12,
+    memory_bandwidth=3.35e12,
+    board_bandwidth=450e9,
+    server_bandwidth=450e9,
+    cluster_bandwidth=50e9,
+    sources=A100.sources
+    | {
+        "peak_fp16": f"{HOPPER}: SXM5, dense",
+        "peak_bf16": f"{HOPPER}: SXM5, dense",
+        "peak_fp32": f"{HOPPER}; without TF32",
+        "saturates": f"{HOPPER}: IEEE 754",
+        "memory": f"{HOPPER}: 80 GB SXM5",
+        "memory_bandwidth": HOPPER,
+        "board_devices": "DGX H100 datasheet: eight behind NVSwitch",
+        "board_bandwidth": f"{HOPPER}: NVLink, 900 GB/s in both directions",
+        "server_devices": "DGX H100 datasheet",
+        "cluster_bandwidth": "DGX H100 datasheet: one 400 Gb/s port per device",
+    },
+    uncertain=A100.uncertain | {"peak_fp16", "peak_bf16"},  # the power limit lets no product come near
+)
+
+DEVICES = {device.name: device for device in (ASCEND_910, ASCEND_910B, ASCEND_910C, A100, H100)}
 
 
 @dataclass(frozen=True)
@@ -239,7 +287,7 @@ CHIPS = (
     # the first generation: 910A, 910B and the Pro and Premium parts
     Chip("Ascend 910", r"Ascend910(A|B|Pro[AB]|PremiumA)?", ASCEND_910.name, "2.2.14", "7.0.0", "3.7 to 3.9"),
     Chip("Ascend 910B", r"Ascend910B[1-4][\w-]*", ASCEND_910B.name, "2.9.0", "9.0.0", "3.11"),
-    Chip("Ascend 910C", r"Ascend910_93\w*", ASCEND_910B.name, "2.9.0", "9.0.0", "3.11"),
+    Chip("Ascend 910C", r"Ascend910_93\w*", ASCEND_910C.name, "2.9.0", "9.0.0", "3.11"),
     Chip("Ascend 310P", r"Ascend310P\w*", None, "2.2.14", "7.0.0", "3.7 to 3.9"),
 )
 

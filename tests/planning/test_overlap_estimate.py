@@ -20,7 +20,8 @@ ONE = [*TWO, "model.num_layers=1", "training.global_batch=128", "training.micro_
 FOUR = ["devices=64", "model.num_layers=4", "training.micro_batch=4", "parallel.tensor=4", "training.dropout=0"]
 FOUR += ["parallel.optimizer_shard=16", "parallel.sequence=true", "parallel.hardware=ascend910b"]
 FOUR += ["training.recompute=none"]
-WIDE = ["parallel.tensor=4", "parallel.data=128", "parallel.pipeline=1", "training.micro_batch=4"]
+WIDE = ["parallel.tensor=4", "parallel.data=128", "parallel.pipeline=1", "parallel.virtual_stages=1"]
+WIDE += ["training.micro_batch=4"]
 WIDE += ["parallel.overlap.parts=2", "parallel.fusion.allreduce_groups=20"]
 SIMULATED = {  # seconds of timelines that docs/notes.md reports
     "two blocks": (BASE, TWO, 0.2090),
