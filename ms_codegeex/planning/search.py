@@ -131,6 +131,7 @@ def search(
     for plan in [plan for plan in ranked if plan.config.mesh.pipeline > 1][:REFINED]:
         fitting, others = other_schedules(plan)
         ranked += fitting
+        reasons.update(others)
         tried += len(fitting) + len(others)
         progress(tried)
     ranked.sort(key=fastest)
@@ -163,10 +164,12 @@ def recomputing(config: RunConfig, keys: Mapping[str, Any], chip: Device) -> tup
 
 def other_schedules(plan: Plan) -> tuple[list[Plan], list[str]]:
     """As `recomputing`, for other schedules of the plan's pipeline: with virtual stages, and with layers by cost."""
-    config, layers = plan.config, plan.config.model.sizes.attention_layers
-    numbers = divisors(layers // config.mesh.pipeline, MAX_VIRTUAL_STAGES)[1:] if config.mesh.pipeline > 1 else []
+    config, layers, stages = plan.config, plan.config.model.sizes.attention_layers, plan.config.mesh.pipeline
+    numbers = range(2, MAX_VIRTUAL_STAGES + 1) if stages > 1 else ()
     changes: list[dict[str, Any]] = [
-        {"parallel__virtual_stages": number, "parallel__stage_layers": None} for number in numbers
+        {"parallel__virtual_stages": number, "parallel__stage_layers": None}
+        for number in numbers
+        if layers % (stages * number) == 0
     ]
     balanced = balanced_layers(config)
     if balanced != config.mesh.layers_per_stage(layers):

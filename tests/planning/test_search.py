@@ -128,7 +128,7 @@ def test_other_schedules_have_virtual_stages_or_layers_by_cost():
     keys = [*KEYS, "training.dropout=0", "training.recompute=none", "training.global_batch=64"]
     plan = make_plan(load_config(BASE, [*keys, "model.num_layers=13"]))  # and the top query layer: 4, 4, 3, 3
     found, reasons = other_schedules(plan)
-    assert found and set(reasons) == {"parallel.virtual_stages"}  # 14 layers are not 4 x 3 equal parts
+    assert found and not reasons  # 14 layers are not equal parts of four stages
     assert all(x.config.parallel.stage_layers and x.config.mesh.virtual_stages == 1 for x in found)
     assert found[0].time.total <= plan.time.total
     plan = make_plan(load_config(BASE, [*keys, "model.num_layers=15"]))
