@@ -57,7 +57,7 @@ PRETRAINING = {
     "h100": (8, 64),
 }
 SMALL = {"ascend910b": (8, 16, 64, 128), "ascend910c": (16, 128), "a100": (8, 64), "h100": (8, 64)}
-TUNING = {"ascend910b": (8, 16), "ascend910c": (16,), "a100": (8,), "h100": (8,)}
+TUNING = {"ascend910b": (8,), "ascend910c": (16,), "a100": (8,), "h100": (8,)}  # `finetune` uses one server
 EVERY = 16  # devices up to which every plan is tried; beyond, those around some meshes
 STARTS = ((1, 2), (2, 2), (4, 2))  # tensor x pipeline of these
 # Recipes for which a search found no plan. A recipe without a file that is not listed has not been searched.
@@ -110,9 +110,8 @@ def _tuned(way: str, name: str, model: tuple[str, ...]) -> Model:
     every = way == "Fine-tuning"
     base, frozen = ("finetune_full", ()) if every else ("finetune_lora", ("lora.frozen=fp32",))
     keys = ("device=ascend", "data.seq_length=2048", "training.global_batch=32", "training.precision=fp16", *frozen)
-    note = (
-        "Steps of 32 sequences of 2,048; hours for a billion tokens. The files leave the model to `finetune --model`."
-    )
+    note = "Steps of 32 sequences of 2,048; hours for a billion tokens. The model comes from `finetune --model`"
+    note += f",\nwith `{HALF_SCORES[0]}` on its command line." if HALF_SCORES[0] in model else "."
     return Model(f"{way} of {name}", base, 1e9, note, TUNING, keys, model=model)
 
 
@@ -583,8 +582,8 @@ python docs/recipes.py --simulate codegeex_13b_910_1536
 One rank of each stage was compiled at full size, all layers, and its step simulated with the overlap that the graph
 allows ([rehearse.md](rehearse.md)). Shares are those of the stage that computes longest. A stream never waits while it
 has a ready operator, so these steps are optimistic; the column before them is pessimistic, because nothing overlaps
-there. Neither has a factor. Shrunk and executed, the recipes
-train as one device does: that for 1,536 devices in FP16, those for 64 and 512 in FP32 ([rehearse.md](rehearse.md)).
+there. Neither has a factor. Shrunk and executed, these recipes train as one device does: that for 1,536 devices in
+FP16, that for 64 in FP32 ([rehearse.md](rehearse.md)).
 GiB are without the buffers of communicators: those of all tensors at the peak of the simulated order, what they touch
 of the engine's memory pool (the rest is fragmentation) with its blocks, and the plan's. The recipes touch less than a
 run may use, with their buffers. Blocks have to fit only where the driver has no virtual memory, as on the 910; those of
