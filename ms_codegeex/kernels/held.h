@@ -1,4 +1,4 @@
-// Products with a frozen matrix of 8 or 4 bits and their gradient, a tile of the matrix in FP32 at a time.
+// Products with a frozen matrix of 16, 8 or 4 bits and their gradient, a tile of the matrix in FP32 at a time.
 #pragma once
 #include "linear.h"
 #include "tiles.h"
@@ -8,20 +8,32 @@ namespace {
 constexpr int64_t SHARING = 64;  // numbers of 4 bits that share a scale
 constexpr int64_t DEEP = 128;    // rows of a tile of the gradient's product; it has SHARING columns
 
-// As files have it: int8 [n, k] with a scale for each row, or two numbers of 4 bits in a byte, the earlier one in the low
-// half, [n, bytes], with a scale for each SHARING numbers of a row.
+// As files have it. HALF: FP16 [n, k]. EIGHT: int8 [n, k] with a scale for each row. FOUR: two numbers in a byte, the
+// earlier one in its low half, [n, bytes], with a scale for each SHARING numbers of a row.
 struct Held {
-  const int8_t* data;
-  const float* scales;
+  const void* data;
+  const float* scales;  // null for HALF
   int64_t n, k;
-  bool half;
+  Kind kind;
 
-  int64_t stride() const { return half ? (k + 1) / 2 : k; }
+  int64_t stride() const { return kind == FOUR ? (k + 1) / 2 : k; }
   int64_t groups() const { return (k + SHARING - 1) / SHARING; }
   // numbers [from, to) of a row times their scale; `from` divides by SHARING
   void unpack(int64_t row, int64_t from, int64_t to, float* out) const {
-    const int8_t* p = data + row * stride();
-    if (!half) {
+    if (kind == HALF) {
+      const Half* q = static_cast<const Half*>(data) + row * k;
+      int64_t i = from;
+      for (; i + L <= to; i += L) store(out + i - from, widen(q + i));
+      if (i == to) return;
+      Half last[L] = {};
+      float wide[L];
+      memcpy(last, q + i, (to - i) * sizeof(Half));
+      store(wide, widen(last));
+      memcpy(out + i - from, wide, (to - i) * sizeof(float));
+      return;
+    }
+    const int8_t* p = static_cast<const int8_t*>(data) + row * stride();
+    if (kind == EIGHT) {
       const float scale = scales[row];
       for (int64_t i = from; i < to; i++) out[i - from] = static_cast<float>(p[i]) * scale;
       return;

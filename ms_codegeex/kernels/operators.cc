@@ -145,11 +145,14 @@ struct Call {
     if (shifts == h) norm->bias = at<float>(2);
     return size / h;
   }
-  // inputs 1 and 2: a matrix of k columns; false if they do not fit together
+  // all inputs between the first and the result: a matrix of k columns; false if they do not fit together
   bool held(int64_t k, Held* w) const {
-    if (ranks[1] != 2 || k < 1) return false;
-    *w = {at<int8_t>(1), at<float>(2), shapes[1][0], k, is(1, "uint8", elements(1))};
-    return is(1, w->half ? "uint8" : "int8", w->n * w->stride()) && is(2, "float32", w->n * (w->half ? w->groups() : 1));
+    if (count < 3 || count > 4 || ranks[1] != 2 || k < 1) return false;
+    const Kind kind = count == 3 ? HALF : is(1, "uint8", elements(1)) ? FOUR : EIGHT;
+    *w = {at<void>(1), kind == HALF ? nullptr : at<float>(2), shapes[1][0], k, kind};
+    if (kind == HALF) return is(1, "float16", w->n * k);
+    return is(1, kind == FOUR ? "uint8" : "int8", w->n * w->stride()) &&
+           is(2, "float32", w->n * (kind == FOUR ? w->groups() : 1));
   }
 };
 
@@ -432,26 +435,27 @@ int activate_back(int count, void** params, int* ranks, int64_t** shapes, const 
                                    size / n, n, call.at<float>(4), call.at<float>(5)));
 }
 
-// x [m, k], numbers int8 [n, k] or uint8 [n, bytes], scales -> x wᵀ [m, n]
+// x [m, k], numbers float16 [n, k], or int8 [n, k] or uint8 [n, bytes] and scales -> x wᵀ [m, n]
 int held_product(int count, void** params, int* ranks, int64_t** shapes, const char** types, void*, void*) {
   const Call call{count, params, ranks, shapes, types};
   Held w;
-  if (count != 4 || ranks[0] != 2 || !call.held(shapes[0][1], &w)) return WRONG;
+  if (ranks[0] != 2 || !call.held(shapes[0][1], &w)) return WRONG;
   const int64_t m = shapes[0][0];
-  if (!call.is(0, "float32", m * w.k) || !call.is(3, "float32", m * w.n)) return WRONG;
+  if (!call.is(0, "float32", m * w.k) || !call.is(count - 1, "float32", m * w.n)) return WRONG;
   helpers = __atomic_load_n(&usual, __ATOMIC_RELAXED);
-  return result(held_product(w, call.at<float>(0), m, call.at<float>(3)));
+  return result(held_product(w, call.at<float>(0), m, call.at<float>(count - 1)));
 }
 
-// the gradient of `held_product`'s result [m, n], numbers, scales -> that of x [m, k]
+// the gradient of `held_product`'s result [m, n], numbers, scales if they have any -> that of x [m, k]
 int held_product_back(int count, void** params, int* ranks, int64_t** shapes, const char** types, void*, void*) {
   const Call call{count, params, ranks, shapes, types};
   Held w;
-  if (count != 4 || ranks[3] != 2 || !call.held(shapes[3][1], &w)) return WRONG;
-  const int64_t m = shapes[3][0];
-  if (!call.is(0, "float32", m * w.n) || !call.is(3, "float32", m * w.k)) return WRONG;
+  const int last = count - 1;
+  if (last < 2 || ranks[last] != 2 || !call.held(shapes[last][1], &w)) return WRONG;
+  const int64_t m = shapes[last][0];
+  if (!call.is(0, "float32", m * w.n) || !call.is(last, "float32", m * w.k)) return WRONG;
   helpers = __atomic_load_n(&usual, __ATOMIC_RELAXED);
-  return result(held_product_back(w, call.at<float>(0), m, call.at<float>(3)));
+  return result(held_product_back(w, call.at<float>(0), m, call.at<float>(last)));
 }
 
 // n gradients -> the sum of their squares [1]

@@ -112,23 +112,50 @@ class CompiledRMSNorm(RMSNorm):
         return self.kernel(x, self.weight, self.none, self.small)[0]
 
 
+# The engine keeps one function of shapes for an operator, whatever the layer and the type of its numbers.
+def _rows(x: tuple[int, ...], values: tuple[int, ...], *_: tuple[int, ...]) -> tuple[int, int]:
+    return x[0], values[0]
+
+
+def _columns(y: tuple[int, ...], values: tuple[int, ...], *scales: tuple[int, ...]) -> tuple[int, int]:
+    return y[0], values[1] * (
+        len(scales[0]) if scales else 1
+    )  # numbers of 4 bits lie in pairs, with scales [n, groups]
+
+
 class CompiledProduct(nn.Cell):
     """In place of `QuantisedProduct`, for an even number of columns: tiles of W are FP32 in a cache."""
 
     def __init__(self, library: str):
         super().__init__(auto_prefix=False)
-        # from the inputs alone: the engine keeps one such function for an operator, whatever the layer
-        columns = lambda y, values, scales: (y[0], values[1] * len(scales))  # noqa: E731
-        back = _operator(library, "held_product_back", columns)
+        back = _operator(library, "held_product_back", _columns)
 
         def gradients(x, values, scales, out, dout):
             return back(dout, values, scales), ops.zeros_like(values), ops.zeros_like(scales)
 
-        self.kernel = _operator(library, "held_product", lambda x, values, _: (x[0], values[0]), 1, gradients)
+        self.kernel = _operator(library, "held_product", _rows, 1, gradients)
 
     def construct(self, x: Tensor, values: Tensor, scales: Tensor) -> Tensor:
         """FP32 [rows, k], values and scales -> [rows, n]"""
         return self.kernel(x, values, scales)
+
+
+class CompiledHalfProduct(nn.Cell):
+    """In place of `WidenedProduct` for FP16: tiles of W are FP32 in a cache. There the engine copies W before it casts
+    it, and keeps the copy until the step ends (MindSpore 2.9); an operator of ours reads W itself."""
+
+    def __init__(self, library: str):
+        super().__init__(auto_prefix=False)
+        back = _operator(library, "held_product_back", _columns)
+
+        def gradients(x, weight, out, dout):
+            return back(dout, weight), ops.zeros_like(weight)
+
+        self.kernel = _operator(library, "held_product", _rows, 1, gradients)
+
+    def construct(self, x: Tensor, weight: Tensor) -> Tensor:
+        """FP32 [rows, k] and FP16 [n, k] -> [rows, n]"""
+        return self.kernel(x, weight)
 
 
 class CompiledActivation(nn.Cell):

@@ -95,10 +95,11 @@ class Linear(nn.Cell):
             return self.widened(x, self.weight)
         return self.matmul(x, self.cast_weight(self.weight, self.dtype))
 
-    def hold(self, held: ms.Type) -> None:
-        """Hold the weight, which is frozen, in the type `held`."""
+    def hold(self, held: ms.Type, product: nn.Cell | None = None) -> None:
+        """Hold the weight, which is frozen, in the type `held`. `product` multiplies with it if that is not the type of
+        products; None: `WidenedProduct`."""
         hold_frozen(self, held)
-        self.widened = None if held == self.dtype else WidenedProduct(self.dtype)
+        self.widened = None if held == self.dtype else product or WidenedProduct(self.dtype)
 
     def quantise(self, product: nn.Cell, values: Tensor, scales: Tensor) -> None:
         """Hold the weight, which is frozen, as `values` and `scales`, which `product` multiplies with; their names are

@@ -20,7 +20,7 @@ from ms_codegeex.models.decoder_config import DecoderConfig
 from ms_codegeex.models.layers import Dropout, Embedding, Linear, typed
 from ms_codegeex.models.losses import ChunkedCrossEntropy
 from ms_codegeex.models.parameters import LORA_A, LORA_B
-from ms_codegeex.models.quantised import quantise_linear
+from ms_codegeex.models.quantised import hold_linear, quantise_linear
 
 DROPOUT_SITES = 1 << 32  # the first number of their dropouts, after those of the families' networks
 
@@ -102,7 +102,9 @@ def add_adapters(network: nn.Cell, sizes: DecoderConfig, settings: Adaptation, s
         for _, cell in list(network.cells_and_names()):
             if settings.bits and isinstance(cell, Linear):
                 quantise_linear(cell, settings.bits, settings.library)
-            elif isinstance(cell, Linear | Embedding | Head):
+            elif isinstance(cell, Linear):
+                hold_linear(cell, settings.held, settings.library)
+            elif isinstance(cell, Embedding | Head):
                 cell.hold(settings.held)
     names = [(parameter, parameter.name) for parameter in network.get_parameters()]
     for parameter, _ in names:

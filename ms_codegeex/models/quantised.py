@@ -1,4 +1,4 @@
-"""Products with frozen matrices in 8 or 4 bits, which become FP32 a tile at a time (`lora.frozen`)."""
+"""Products with frozen matrices in fewer bits, which become FP32 a tile at a time (`lora.frozen`)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore.common.initializer import initializer
 
-from ms_codegeex.models.compiled import CompiledProduct
+from ms_codegeex.models.compiled import CompiledHalfProduct, CompiledProduct
 from ms_codegeex.models.layers import Linear
 from ms_codegeex.models.parameters import GROUP
 
@@ -63,6 +63,12 @@ class QuantisedProduct(nn.Cell):
         for part, tile in zip(parts[1:], self.tiles[1:]):  # noqa: B905
             to_x = to_x + self.back(part, self._tile(tile, values, scales, to_x))
         return to_x, self.zeros(values), self.zeros(scales)
+
+
+def hold_linear(linear: Linear, held: ms.Type, library: str = "") -> None:
+    """Let a layer hold its weight, which is frozen, in the type `held`. `library`: as for `quantise_linear`."""
+    ours = library and held == ms.float16 and linear.dtype == ms.float32
+    linear.hold(held, CompiledHalfProduct(library) if ours else None)
 
 
 def quantise_linear(linear: Linear, bits: int, library: str = "") -> None:
