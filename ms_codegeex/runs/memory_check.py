@@ -15,7 +15,7 @@ from ms_codegeex.config.chosen_hardware import hardware_of, running_on
 from ms_codegeex.cuda.driver import Gpu
 from ms_codegeex.cuda.libraries import check_loaded
 from ms_codegeex.cuda.probe import probe_gpu_backend
-from ms_codegeex.models.parameters import held_bytes
+from ms_codegeex.models.parameters import LORA_A, held_bytes
 from ms_codegeex.planning.cost_model import shape_of
 from ms_codegeex.planning.memory import kept_bytes, parameter_sums, stage_memory
 from ms_codegeex.planning.model_parts import model_parts
@@ -83,7 +83,16 @@ def required_memory(config: RunConfig, compiled: bool | None = None) -> int:
     shape = replace(shape_of(config, hardware_of(config)), fused=frozenset(fused))
     kept = kept_bytes([part for part in model_parts(model, shape) if part.name != "head"])
     activations = (COMPILED if compiled else KEPT) * kept
+    activations += _packed(config) if compiled and config.training.recompute == "full" else 0
     return config.devices * int(PROCESS + graphs + weights + activations + logits) + copies
+
+
+def _packed(config: RunConfig) -> int:
+    """Bytes in which MindSpore's products pack the inputs of adapters for the gradients of A: of each layer, for as long
+    as the graph lives. Where a block's activations are kept, the factor of those has it."""
+    shapes = config.model.sizes.adapter_shapes(config.lora.targets, config.lora.rank) if config.lora.rank else {}
+    columns = sum(columns for name, (_, columns) in shapes.items() if name.endswith(LORA_A))
+    return 4 * config.micro_batch * config.seq_length * columns
 
 
 @dataclass(frozen=True)

@@ -77,12 +77,13 @@ def _free_port() -> int:
 
 
 @contextlib.contextmanager
-def code_server(directory: Path, extension: Path, settings: dict[str, Any]) -> Iterator[str]:
+def code_server(directory: Path, extension: Path, settings: dict[str, Any], locale: str | None = None) -> Iterator[str]:
     """Its address. `directory`/work is the open folder; everything else that it writes is in `directory` too.
 
     Args:
         extension: a `.vsix` to install.
         settings: of the user, besides `SETTINGS`.
+        locale: the language of the interface, if it is not English.
     """
     environment = _environment(directory / "home")
     for name in ("home", "user/User", "extensions", "work"):
@@ -95,6 +96,9 @@ def code_server(directory: Path, extension: Path, settings: dict[str, Any]) -> I
     assert installation.returncode == 0, installation.stdout + installation.stderr
     port = _free_port()
     quiet = ["--auth=none", "--disable-telemetry", "--disable-update-check", "--disable-workspace-trust"]
+    if locale:
+        _add_language(directory / "user", locale)
+        quiet.append(f"--locale={locale}")
     log = directory / "code-server.log"
     with log.open("w") as file:
         process = subprocess.Popen(
@@ -116,6 +120,15 @@ def code_server(directory: Path, extension: Path, settings: dict[str, Any]) -> I
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait(30)
+
+
+def _add_language(user: Path, locale: str) -> None:
+    """A language pack without words, as if it were installed: VS Code stays English, extensions speak the language."""
+    words = user / "words.json"
+    words.write_text(json.dumps({"": [], "version": "1.0.0", "contents": {}}))
+    extension = {"extensionIdentifier": {"id": "tests.language"}, "version": "1.0.0"}
+    pack = {"hash": "0", "label": locale, "extensions": [extension], "translations": {"vscode": str(words)}}
+    (user / "languagepacks.json").write_text(json.dumps({locale: pack}))
 
 
 def _wait_until_it_answers(address: str, process: subprocess.Popen, log: Path) -> None:
@@ -148,6 +161,24 @@ class Editor:
         self.page.locator(".statusbar-item", has_text="CodeGeeX").wait_for()
         self.page.locator(".editor-instance .monaco-editor .view-lines").first.click()
 
+    def switch(self, name: str) -> None:
+        """Show another file of the folder in the same window."""
+        self.press("Control+p")
+        self.page.locator(".quick-input-box input").wait_for()
+        self.page.keyboard.type(name)
+        self.page.locator(".quick-input-list .monaco-list-row.focused", has_text=name).wait_for()
+        self.press("Enter")
+        self.page.locator(".tabs-container .tab.active", has_text=name).wait_for()
+        self.page.locator(".editor-instance .monaco-editor .view-lines").first.click()
+
+    def command(self, name: str) -> None:
+        """Run a command by its name."""
+        self.press("F1")
+        self.page.locator(".quick-input-box input").wait_for()
+        self.page.keyboard.type(name)
+        self.page.locator(".quick-input-list .monaco-list-row.focused", has_text=name).wait_for()
+        self.press("Enter")
+
     def type(self, text: str) -> None:
         """As fast as a user does."""
         self.page.keyboard.type(text, delay=30)
@@ -156,11 +187,19 @@ class Editor:
         """A key, as Playwright names it."""
         self.page.keyboard.press(key)
 
-    def ghost_text(self, expected: str) -> None:
-        """Wait until a suggestion with these words is shown."""
-        words = "".join(expected.split())
-        shown = "[...document.querySelectorAll('.monaco-editor [class*=ghost-text]')].map(part => part.textContent)"
-        self.page.wait_for_function(f"words => {shown}.join('').replace(/\\s/g, '').includes(words)", arg=words)
+    def ghost_text(self, expected: str) -> str:
+        """Wait until a suggestion with these words is shown; it without white space."""
+        return self._shown("(shown, words) => shown.includes(words)", "".join(expected.split()))
+
+    def other_ghost_text(self, than: str) -> str:
+        """Wait until a suggestion other than this one is shown; it without white space."""
+        return self._shown("(shown, words) => shown && shown !== words", than)
+
+    def _shown(self, condition: str, words: str) -> str:
+        parts = "[...document.querySelectorAll('.monaco-editor [class*=ghost-text]')].map(part => part.textContent)"
+        shown = f"const shown = {parts}.join('').replace(/\\s/g, '')"
+        check = f"words => {{ {shown}; return ({condition})(shown, words) ? shown : '' }}"
+        return self.page.wait_for_function(check, arg=words).json_value()
 
     def save(self, expected: str) -> None:
         """Save until the file is this text: earlier keys may not have arrived yet."""

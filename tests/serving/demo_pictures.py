@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import sys
+import tempfile
 from contextlib import closing
 from pathlib import Path
 
@@ -29,6 +30,11 @@ MEANS = (
     "    # each window is summed on its own\n    count = len(values) - width + 1\n"
     "    return [sum(values[i : i + width]) / width\n            for i in range(count)]\n",
 )
+QUESTIONS = {
+    "What does `total` hold in moving_average?": "The sum of the last `width` values. It loses the oldest value and "
+    "gains the next one in each step, so no window is summed twice.\n",
+    "And if width is larger than the list?": "The loop runs no step, and the result is an empty list.\n",
+}
 GCD = "function gcd(a, b) {\n  while (b) {\n    [a, b] = [b, a % b];\n  }\n  return a;\n}\n"
 LIKELY = {"=": 0.97, "(": 0.98, ")": 0.99, ":": 0.99, "\n": 0.96, "append": 0.07, "return": 0.94}
 OTHERS = {"append": ("extend", "insert", "push", "add")}
@@ -77,6 +83,30 @@ def draw(browser, url: str, name: str, backend: Drawn, task: str = "complete", *
         demo.page.screenshot(path=PICTURES / f"{name}.png", full_page=options.get("whole", False))
 
 
+def draw_chat(browser) -> None:
+    """The picture of a conversation with an adapter that is tuned for that."""
+    with tempfile.TemporaryDirectory() as folder:
+        adapter = Path(folder) / "chat"
+        adapter.mkdir()
+        (adapter / "adapter_config.json").write_text("{}")
+        (adapter / "serving.json").write_text('{"chat": "codegeex2"}')
+        settings = fake_settings(demo=True, adapter=(("chat", adapter),))
+        model = fake_model(name="codegeex2-6b", context=8192)
+        with (
+            served(lambda: Drawn(settings, model, slots=4)) as server,
+            closing(Demo(browser, server.url, viewport={"width": 1200, "height": 640}).loaded()) as demo,
+        ):
+            demo.page.locator("#adapter").select_option("chat")
+            demo.page.locator("#tab-chat").click()
+            demo.page.locator("#settings summary").click()
+            for question, answer in QUESTIONS.items():
+                server.backend.texts = [answer]
+                demo.page.locator("#chat-code").fill(question)
+                demo.start("chat")
+            demo.page.mouse.move(0, 0)
+            demo.page.screenshot(path=PICTURES / "demo-chat.png", full_page=True)
+
+
 def main() -> None:
     """All pictures."""
     model = fake_model(name="codegeex-13b", context=2048)
@@ -90,6 +120,7 @@ def main() -> None:
         draw(browser, server.url, "demo-dark", server.backend, shape=(1200, 810, "dark", True, 1))
         draw(browser, server.url, "demo-translate", server.backend, "translate", shape=(1200, 810, "light", False, 1))
         draw(browser, server.url, "demo-phone", server.backend, shape=(360, 780, "light", False, 1), whole=True)
+        draw_chat(browser)
         browser.close()
 
 

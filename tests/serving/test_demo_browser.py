@@ -121,7 +121,7 @@ def test_no_language_adds_no_tag_and_an_error_is_shown(demo, server):
     assert server.backend.model.tokenizer.decode(server.backend.asked[0].ids) == "x = "
     demo.page.locator("#complete-code").fill("word " * 3000)
     demo.start(wait=False)
-    expect(demo.panel().get_by_role("alert")).to_contain_text("the model's context is 2048")
+    expect(demo.panel().get_by_role("alert")).to_contain_text("and the model's context is 2048: shorten the text.")
     demo.errors[:] = [error for error in demo.errors if "400" not in error]  # Chromium reports the status
 
 
@@ -237,6 +237,114 @@ def test_translation_and_explanation_ask_their_routes(demo, server):
     demo.start("explain")
     assert demo.requests[-1][0] == "/v1/code/fix"
     expect(demo.panel("explain").locator(".primary")).to_have_text("Correct")
+
+
+def test_text_after_the_gap_is_sent_if_there_is_any(demo, server):
+    demo.page.locator("#complete-code").fill("x = (")
+    demo.start()
+    demo.page.locator(".suffix summary").click()
+    expect(demo.page.locator("#suffix-hint")).to_contain_text("continues the prompt")
+    demo.page.locator("#complete-suffix").fill(")\nprint(x)")
+    demo.start()
+    first, second = (body for path, body in demo.requests if path == "/v1/completions")
+    assert "suffix" not in first and second["suffix"] == ")\nprint(x)"
+    assert first["model"] == "fake"
+    demo.panel().get_by_role("button", name="Clear").click()
+    assert demo.page.locator("#complete-suffix").input_value() == ""
+
+
+@pytest.fixture
+def demo_of_adapters(browser, tmp_path):
+    """The demo of a base model with two adapters, of which `talk` is for conversations, and its server."""
+    for name in ("sql", "talk"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_config.json").write_text("{}")
+    (tmp_path / "talk" / "serving.json").write_text(json.dumps({"chat": "codegeex2"}))
+    adapters = tuple((name, tmp_path / name) for name in ("sql", "talk"))
+    settings = fake_settings(demo=True, adapter=adapters)
+    with (
+        served(lambda: FakeBackend(settings, fake_model(context=2048))) as server,
+        contextlib.closing(Demo(browser, server.url).loaded()) as demo,
+    ):
+        yield demo, server
+
+
+def test_an_adapter_can_be_chosen_and_one_for_conversations_talks(demo_of_adapters):
+    demo, server = demo_of_adapters
+    chat, panel = demo.page.get_by_role("tab", name="Chat"), demo.panel("chat")
+    assert demo.page.locator("#adapter option").all_text_contents() == ["fake", "sql", "talk"]
+    expect(chat).to_be_hidden()
+    demo.page.locator("#adapter").select_option("sql")
+    demo.page.locator("#complete-code").fill("x")
+    demo.start()
+    assert server.backend.asked[-1].settings.adapter == "sql"
+    demo.page.locator("#adapter").select_option("talk")
+    chat.click()
+    server.backend.text = HOSTILE
+    for question in ("What is it?", "And why?"):
+        demo.page.locator("#chat-code").fill(question)
+        demo.start("chat")
+        server.backend.text = TEXT
+    assert panel.locator(".question").all_text_contents() == ["What is it?", "And why?"]
+    assert demo.page.locator("#chat-code").input_value() == ""
+    bodies = [body for path, body in demo.requests if path == "/v1/chat/completions"]
+    assert [[turn["role"] for turn in body["messages"]] for body in bodies] == [
+        ["user"],
+        ["user", "assistant", "user"],
+    ]
+    assert bodies[1]["messages"][0]["content"] == "What is it?" and bodies[1]["messages"][1]["content"] == HOSTILE
+    assert demo.page.evaluate("window.broken") is None and panel.locator(".card img, .card a").count() == 0
+    panel.get_by_role("button", name="New conversation").click()
+    expect(panel.locator(".question")).to_have_count(0)
+    demo.page.locator("#adapter").select_option("fake")
+    expect(chat).to_be_hidden()
+    expect(demo.panel()).to_be_visible()
+
+
+def test_a_question_without_an_answer_can_be_asked_again(demo_of_adapters):
+    demo, _ = demo_of_adapters
+    demo.page.locator("#adapter").select_option("talk")
+    demo.page.get_by_role("tab", name="Chat").click()
+    demo.page.locator("#chat-code").fill("word " * 3000)
+    demo.start("chat", wait=False)
+    expect(demo.panel("chat").get_by_role("alert")).to_contain_text("shorten the text")
+    assert demo.page.locator("#chat-code").input_value() == "word " * 3000
+    assert demo.panel("chat").locator(".question, .card").count() == 0
+    demo.errors[:] = [error for error in demo.errors if "400" not in error]
+
+
+@pytest.mark.parametrize(
+    "status,error,words",
+    [
+        (401, {"message": "send Authorization: Bearer KEY"}, "The server asks for a key."),
+        (429, {"code": "queue_full", "message": "the queue is full"}, "The server is busy. Try again in 2 s."),
+        (404, {"code": "model_not_found"}, "The server no longer has this model: load the page again."),
+        (503, {"message": "draining", "code": "draining"}, "The server cannot answer at present."),
+        (
+            400,
+            {
+                "param": "prompt",
+                "message": "prompt: it is longer than the model's context, 64 tokens, with the suffix; x",
+            },
+            "The text does not fit into the model's context of 64 tokens: shorten it.",
+        ),
+        (
+            400,
+            {
+                "param": "max_tokens",
+                "message": "max_tokens: 64 leave no room for a prompt, the model's context is 64 tokens",
+            },
+            "Length: it leaves no room for a text, the model's context is 64 tokens.",
+        ),
+        (400, {"param": "top_p", "message": "top_p: 2 is more than 1"}, "Top-p: 2 is more than 1"),
+        (400, {"message": "other words"}, "other words"),
+        (500, None, "The server answered with an error."),
+    ],
+)
+def test_errors_are_told_in_the_words_of_the_page(demo, status, error, words):
+    wait = 2 if status == 429 else None
+    call = "async given => (await import('./demo/assets/words.js')).inWords(given[0], given[1], false, given[2])"
+    assert demo.page.evaluate(call, [status, error, wait]) == words
 
 
 def test_a_wrong_setting_is_shown_even_if_the_settings_are_folded(demo, server):
@@ -418,13 +526,13 @@ def test_a_key_is_asked_for_and_kept_in_this_tab_only(browser, tmp_path):
     keys.chmod(0o600)
     settings = fake_settings(demo=True, api_key_file=keys)
     with served(lambda: FakeBackend(settings)) as server, contextlib.closing(Demo(browser, server.url)) as demo:
-        dialog = demo.page.get_by_role("dialog", name="API key")
+        dialog = demo.page.get_by_role("dialog", name="Key")
         expect(dialog).to_be_visible()
         assert demo.page.locator("#key-wrong").is_hidden()
-        dialog.get_by_label("Key").fill("wrong-horse-battery")
+        dialog.locator("#key-value").fill("wrong-horse-battery")
         demo.page.keyboard.press("Enter")
-        expect(dialog.get_by_role("alert")).to_contain_text("not one of this server's keys")
-        dialog.get_by_label("Key").fill("correct-horse-battery")
+        expect(dialog.get_by_role("alert")).to_have_text("The server does not know this key.")
+        dialog.locator("#key-value").fill("correct-horse-battery")
         dialog.get_by_role("button").click()
         demo.loaded()
         demo.page.locator("#complete-code").fill("x")
@@ -436,9 +544,9 @@ def test_a_key_is_asked_for_and_kept_in_this_tab_only(browser, tmp_path):
         local, session, cookies = json.loads(demo.page.evaluate(kept))
         assert "correct-horse-battery" not in str([local, cookies]) and "correct-horse-battery" in str(session)
         other = Demo(browser, server.url)  # another tab asks again
-        expect(other.page.get_by_role("dialog", name="API key")).to_be_visible()
+        expect(other.page.get_by_role("dialog", name="Key")).to_be_visible()
         other.page.keyboard.press("Escape")
-        expect(other.panel().get_by_role("alert")).to_contain_text("the API key is missing")
+        expect(other.panel().get_by_role("alert")).to_have_text("The server asks for a key.")
         for one in (demo, other):
             one.errors[:] = [error for error in one.errors if "401" not in error]
         other.close()

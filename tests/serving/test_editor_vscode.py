@@ -1,16 +1,19 @@
 """The VS Code extension, packaged, in a real VS Code against our server: what a user sees is what the server said."""
 
 import contextlib
+import dataclasses
 import subprocess
 import time
 
 import pytest
 from code_server import Editor, browser_page, code_server, missing
 from conftest import ROOT
-from fake_backend import FakeBackend
+from fake_backend import FakeBackend, fake_model, fake_settings
 from over_http import served as served_over_http
 from recited_model import save_recited
 from served import served
+
+from ms_codegeex.data.conversations import TEMPLATES
 
 pytestmark = [pytest.mark.slow]
 EXTENSION = ROOT / "editors" / "vscode"
@@ -18,14 +21,20 @@ PROMPT, ANSWER = "def total(values):", "\n    return sum(x ** 2 for item in grou
 EXPLAINED = "import os.path"
 KEY = "a-key-of-the-tests-0123456789"
 QUICK = {"msCodegeex.delay": 50}
+TEMPLATE = "# Example\nx = 1\n\n<INPUT>\n\n# Why?\n<INPUT:0,1>\n"
+FOLDER = {"msCodegeex.candidates": 30, "msCodegeex.countAcceptance": True, "search.useIgnoreFiles": False}
 
 
 ANSWERS = {  # by the end of the prompt; several take turns
     "import os": ["\nimport sys\n\nprint(os, sys)\n"],
     "first = ": ["1\n\n", "max(1, 2)\n\n", "1 + 1\n\n"],
+    "thirty = ": [f"answer_{number}\n\n" for number in range(30)],
     "print(remembered": [" + 1)\n\n"],
     "Python:\n": ["value = 1\n\n"],
+    "# use sums\ndef twice(x):\n": ["    return x + x\n\n\nprint(twice(1))\n"],
+    "counted = ": ["1 + 1\n\n"],
     "print(": ['"hello")\n\n'],
+    "# Why?\ndef twice(x):\n": ["    # twice: the sum\n    return x + x\n\n\nprint(twice(1))\n"],
     "explain": [" The name `os` is imported.\n# It is not used.\n\n"],
 }
 
@@ -33,11 +42,13 @@ ANSWERS = {  # by the end of the prompt; several take turns
 class Scripted(FakeBackend):
     """Answers with `ANSWERS`."""
 
+    hostile = ""  # what it answers instead
+
     def _begin(self, answer):
         prompt = self.model.tokenizer.decode(answer.ids)
         end = "explain" if EXPLAINED in prompt and not prompt.endswith(EXPLAINED) else prompt
         found = next((texts for known, texts in ANSWERS.items() if end.endswith(known)), ["\n\n"])
-        self.texts.append(found[sum(other.ids == answer.ids for other in self.asked) % len(found)])
+        self.texts.append(self.hostile or found[sum(other.ids == answer.ids for other in self.asked) % len(found)])
         super()._begin(answer)
 
 
@@ -58,7 +69,7 @@ def vsix(tmp_path_factory):
 @pytest.fixture(scope="module")
 def server():
     """Our application with made-up answers."""
-    with served_over_http(lambda: Scripted(slots=3)) as found:
+    with served_over_http(lambda: Scripted(fake_settings(), fake_model(context=2048), slots=3)) as found:
         yield found
 
 
@@ -73,8 +84,17 @@ def page(vsix):
 def visual_studio(vsix, server, tmp_path_factory):
     """VS Code's address and its open folder."""
     directory = tmp_path_factory.mktemp("code-server")
-    with code_server(directory, vsix, {**QUICK, "msCodegeex.server": server.url}) as address:
-        yield address, directory / "work"
+    folder = directory / "work"
+    subprocess.run(["git", "init", "-q", folder], check=True)
+    (folder / ".gitignore").write_text("ignored.py\n")
+    template = directory / "template.txt"
+    template.write_text(TEMPLATE)
+    templates = {
+        "msCodegeex.promptTemplates": {"Why": str(template)},
+        "Codegeex.PromptTemplates(Experimental)": {"explanation": "", "Of the original": template.as_uri()},
+    }
+    with code_server(directory, vsix, {**QUICK, **FOLDER, **templates, "msCodegeex.server": server.url}) as address:
+        yield address, folder
 
 
 @pytest.fixture
@@ -116,6 +136,21 @@ def test_typing_along_a_suggestion_asks_nobody(editor, server):
     editor.save("import os\nimport sys")
 
 
+def test_thirty_candidates_are_cycled_in_the_text(editor):
+    editor.type("thirty = ")
+    first = shown = editor.ghost_text("answer_")
+    seen = [first]
+    for _ in range(30):
+        editor.press("Alt+]")
+        shown = editor.other_ghost_text(shown)
+        seen.append(shown)
+    assert shown == first and len(set(seen)) == 30
+    editor.press("Alt+[")
+    assert editor.other_ghost_text(shown) == seen[29]
+    editor.press("Tab")
+    editor.save(f"thirty = {seen[29]}")
+
+
 def test_a_bracket_that_the_editor_has_closed_is_not_doubled(editor):
     editor.type("print(")
     editor.ghost_text('"hello"')
@@ -132,6 +167,26 @@ def test_a_suggestion_continues_the_chosen_entry_of_the_list_of_words(editor):
     editor.ghost_text("+ 1")
     editor.press("Tab")
     editor.save("remembered = 1\nprint(remembered + 1)")
+
+
+def test_pieces_of_files_that_were_left_are_sent_but_never_secret_or_ignored_ones(editor, server):
+    names = {"helper.py": "HELPER", "ignored.py": "IGNORED", ".env": "ENVIRONMENT", "token.py": "TOKEN"}
+    for name, word in names.items():
+        lines = [f"{word}_{number} = make_the_value_of({number})" for number in range(6)]
+        (editor.file.parent / name).write_text(
+            "\n".join([*lines, f"{word}_PASSWORD = 'swordfish'" * (word == "TOKEN")])
+        )
+    for name in names:
+        editor.switch(name)
+    editor.switch(editor.file.name)
+    asked = len(server.backend.asked)
+    editor.type("import os")
+    editor.ghost_text("import sys")
+    prompt = server.backend.model.tokenizer.decode(server.backend.asked[-1].ids)
+    assert len(server.backend.asked) > asked
+    assert "# helper.py\nHELPER_0 = make_the_value_of(0)" in prompt
+    assert prompt.endswith(f"# {editor.file.name}\nimport os")
+    assert not any(word in prompt for word in ("IGNORED", "ENVIRONMENT", "TOKEN", "swordfish"))
 
 
 def test_typing_on_cancels_at_the_server(editor, server):
@@ -190,10 +245,73 @@ def test_an_explanation_opens_next_to_the_code(editor):
     editor.type(EXPLAINED)
     editor.press("Control+a")
     editor.press("Alt+t")
+    editor.page.locator(".quick-input-list .monaco-list-row.focused", has_text="Explain").wait_for()
+    editor.press("Enter")
     editor.page.locator(".tab", has_text="Explanation").wait_for()
     editor.page.locator(".view-line", has_text="The name `os` is imported.").wait_for()
     editor.page.locator(".view-line", has_text="It is not used.").wait_for()
     editor.save(EXPLAINED)  # unchanged, and the keyboard is still in it
+
+
+@pytest.mark.parametrize("name", ["Why", "Of the original"])
+def test_a_template_of_the_users_is_filled_and_continued(editor, server, name):
+    code = "def twice(x):\n    return 2 * x"
+    editor.type("def twice(x):\nreturn 2 * x")
+    editor.save(code)
+    editor.press("Escape")
+    editor.press("Control+a")
+    editor.press("Alt+t")
+    editor.page.locator(".quick-input-list .monaco-list-row.focused", has_text="Explain").wait_for()
+    editor.type(name)
+    editor.page.locator(".quick-input-list .monaco-list-row.focused", has_text=name).wait_for()
+    editor.press("Enter")
+    editor.page.locator(".notification-list-item a", has_text="Replace Selection").click()
+    editor.save("def twice(x):\n    # twice: the sum\n    return x + x")
+    prompt = server.backend.model.tokenizer.decode(server.backend.asked[-1].ids)
+    assert prompt == f"# language: Python\n# Example\nx = 1\n\n{code}\n\n# Why?\ndef twice(x):\n"
+
+
+def test_a_wish_changes_the_selection(editor, server):
+    editor.type("def twice(x):\nreturn 2 * x")
+    editor.press("Escape")
+    editor.press("Control+a")
+    editor.command("CodeGeeX: Change Selection")
+    editor.page.locator(".quick-input-title", has_text="changed").wait_for()
+    editor.type("use sums")
+    editor.press("Enter")
+    editor.page.locator(".notification-list-item a", has_text="Replace Selection").click()
+    editor.save("def twice(x):\n    return x + x")
+
+
+def test_the_first_page_connects_checks_and_tells_what_is_wrong(editor, server):
+    editor.command("CodeGeeX: Connect to a Server")
+    page = editor.frame("#server")
+    page.locator("#server").fill("http://127.0.0.1:9")
+    page.locator("button.action").click()
+    editor.frame("li.failed").locator("li.failed", has_text="no server answers at http://127.0.0.1:9").wait_for()
+    page = editor.frame("#server")
+    page.locator("#server").fill(server.url)
+    page.locator("button.action").click()
+    page = editor.frame("#next")
+    assert page.locator("li.passed").count() == 3
+    assert "2048 tokens of context" in page.locator("li").nth(1).inner_text()
+    editor.press("Control+w")
+    editor.page.locator(".editor-instance .monaco-editor .view-lines").first.click()
+    editor.type("import os")
+    editor.ghost_text("import sys")
+
+
+def test_accepted_suggestions_are_counted_and_shown(editor):
+    for _ in range(2):
+        editor.type("counted = ")
+        editor.ghost_text("1+1")
+        editor.press("Tab")
+        editor.press("Enter")
+    editor.type("counted = ")
+    editor.ghost_text("1+1")
+    editor.command("CodeGeeX: Show Accepted Suggestions")
+    cells = editor.frame("table").locator("tbody tr").first.locator("td").all_inner_texts()
+    assert cells[0] == "python" and int(cells[1]) >= int(cells[2]) >= 2 and int(cells[4]) >= 10
 
 
 def test_a_translation_into_the_language_of_the_file_is_inserted_below(editor):
@@ -208,6 +326,87 @@ def test_a_translation_into_the_language_of_the_file_is_inserted_below(editor):
     editor.page.locator(".tab", has_text="Translation").wait_for()
     editor.page.locator(".notification-list-item a", has_text="Insert Below").click()
     editor.save("val value = 1\nvalue = 1")
+
+
+HOSTILE_CODE = "x = '</pre><img src=x onerror=alert(1)>'  # [a](command:workbench.action.quit) \u202e"
+HOSTILE_PROSE = "<script>alert(1)</script> [a](command:workbench.action.quit) https://x.test/ $(rm -rf x)"
+HOSTILE = f"{HOSTILE_PROSE}\n```python\n{HOSTILE_CODE}\n```\nDone."
+
+
+@pytest.fixture
+def talking(editor, server):
+    """An editor whose server has a model for conversations, which answers in a hostile way."""
+    model, backend = server.backend.model, server.backend
+    backend.model = backend.models[model.name] = dataclasses.replace(model, chat=TEMPLATES["codegeex2"])
+    answers, backend.hostile = backend.hostile, HOSTILE
+    dialogs = []
+    editor.page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+    yield editor
+    backend.model = backend.models[model.name] = model
+    backend.hostile = answers
+    assert dialogs == []
+
+
+def test_a_conversation_about_the_selection_and_code_that_enters_only_by_a_click(talking, server):
+    editor = talking
+    editor.type("old = 1\n")
+    editor.press("Control+a")
+    editor.command("CodeGeeX: Chat")
+    panel = editor.frame("#question")
+    panel.locator("#about", has_text="2 lines").wait_for()
+    panel.locator("#question").fill("Make it better")
+    panel.locator("#question").press("Enter")
+    panel.locator("article.assistant p", has_text="Done.").wait_for()
+    assert panel.locator("article.assistant p").first.inner_text().startswith("<script>alert(1)</script> [a](command:")
+    assert "[U+202E]" in panel.locator("article.assistant pre").inner_text()
+    assert panel.locator("article a, article img, article script").count() == 0
+    prompt = server.backend.model.tokenizer.decode(server.backend.asked[-1].ids)
+    assert "Make it better\n\n```python\nold = 1\n\n```" in prompt
+    assert editor.file.read_text() == ""
+    panel.locator("article.assistant button", has_text="Replace Selection").click()
+    editor.save(HOSTILE_CODE)
+
+
+def test_a_model_that_only_continues_code_is_not_asked_questions(editor):
+    editor.command("CodeGeeX: Chat")
+    panel = editor.frame("#question")
+    panel.locator("#note", has_text="does not answer questions").wait_for()
+    assert panel.locator("#ask").is_disabled() and panel.locator("#question").is_disabled()
+
+
+def test_a_hostile_text_in_a_suggestion_candidates_and_an_explanation_does_nothing(talking):
+    editor = talking
+    editor.type("hostile = ")
+    editor.ghost_text("<script>alert(1)</script>")
+    editor.press("Control+Enter")
+    panel = editor.frame("button[aria-label='Insert candidate 1']")
+    assert panel.locator("button").inner_text().startswith("<script>alert(1)</script>")
+    assert panel.locator("ol a, ol img, ol script").count() == 0
+    editor.press("Control+w")
+    editor.page.locator(".editor-instance .monaco-editor .view-lines").first.click()
+    editor.press("Control+a")
+    editor.command("CodeGeeX: Explain Selection")
+    editor.page.locator(".view-line", has_text="<script>alert(1)</script>").last.wait_for()
+    editor.page.locator(".editor-instance .monaco-editor .view-lines").first.click()
+    editor.press("Control+End")
+    editor.type("\n# https://y.test/")
+    editor.page.locator(".detected-link").first.wait_for()  # so links are looked for
+    assert editor.page.locator("[data-uri^='ms-codegeex'] .view-line", has_text="x.test").count() == 1
+    assert editor.page.locator("[data-uri^='ms-codegeex'] .detected-link").count() == 0
+    assert editor.page.locator(".notification-list-item a[href^=command]").count() == 0
+
+
+def test_the_interface_is_chinese_where_vs_code_is(vsix, page, server, tmp_path):
+    """Of VS Code's own words, which need a language pack, only ours are translated."""
+    with code_server(tmp_path, vsix, {**QUICK, "msCodegeex.server": server.url}, locale="zh-cn") as address:
+        editor = Editor(page, tmp_path / "work" / "a.py")
+        editor.file.write_text("")
+        editor.open(address)
+        editor.command("CodeGeeX: 连接服务器")
+        form = editor.frame("#server")
+        assert form.locator("h1").inner_text() == "连接服务器"
+        form.locator("button.action", has_text="连接并检查").click()
+        editor.frame("#next").locator("li.passed", has_text="服务器有应答").wait_for()
 
 
 def test_a_model_served_by_our_command_with_a_key_completes_code_and_its_end_is_told_once(vsix, page, tmp_path):

@@ -251,6 +251,26 @@ def test_our_extension_completes():
     assert {event["choices"][0]["index"] for event in found} == {0, 1, 2}
 
 
+def test_our_extension_reads_how_likely_the_tokens_of_a_text_are():
+    """For `minimumLogProbability` and the order of several suggestions: places count from the answer's beginning."""
+    body = {"prompt": PREFIX, "suffix": SUFFIX, "max_tokens": 128, "n": 2, "logprobs": 0, "stream": True}
+    for number in range(2):
+        choices = [event["choices"][0] for event in events(post("/v1/completions", body))]
+        own = [choice for choice in choices if choice["index"] == number]
+        reports = [choice["logprobs"] for choice in own]
+        places = [place for report in reports for place in report["text_offset"]]
+        scores = [score for report in reports for score in report["token_logprobs"]]
+        text = "".join(choice["text"] for choice in own)
+        assert places[0] == 0 and places == sorted(places) and places[-1] < len(text)
+        assert len(scores) == len(places) and all(score <= 0 for score in scores)
+
+
+def test_our_extension_asks_which_models_there_are():
+    (model,) = ask("GET", "/v1/models", FakeBackend).json()["data"]
+    assert model["id"] == "fake" and model["context_length"] > 0
+    assert model["infill"] in ("trained", "prefix-only") and model["chat"] is False
+
+
 @pytest.mark.parametrize("task", ["explain", "comment", "document", "fix"])
 def test_our_extension_asks_about_a_selection(task):
     body = {"language": "Python", "code": f"{PREFIX}{TEXT}", "locale": "en", "max_tokens": 64, "stream": True}

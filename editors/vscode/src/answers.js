@@ -1,14 +1,27 @@
 'use strict';
 
 const vscode = require('vscode');
-const { TASKS, answer } = require('./logic/tasks');
-const { LANGUAGES, preferences, signalOf } = require('./settings');
+const { Conversation, chatted, codeOf } = require('./logic/chat');
+const { TASKS, answer, continued } = require('./logic/tasks');
+const { TemplateError, filled, wished } = require('./logic/template');
+const { LANGUAGES, chosenModel, preferences, signalOf } = require('./settings');
+const { read, templates } = require('./templates');
 
+const { t } = vscode.l10n;
 const SCHEME = 'ms-codegeex';
-const REPLACE = 'Replace Selection';
-const BELOW = 'Insert Below';
 const ANSWER = 4; // times as long as a suggestion
-const COMMENT_OUT = 'Comment Out and Insert';
+const PROSE = 'msCodegeexAnswer'; // the manifest's language for text: lines are wrapped, and nothing becomes a link
+
+/** @typedef {{title: string, pieces: (signal: AbortSignal) => AsyncIterable<string>}} Question an answer as it grows */
+
+/** What a task is called where the user chooses one, and what its answer. */
+const NAMES = {
+  explain: () => ({ label: t('Explain'), title: t('Explanation') }),
+  comment: () => ({ label: t('Comment line by line'), title: t('Commented') }),
+  document: () => ({ label: t('Document'), title: t('Documented') }),
+  fix: () => ({ label: t('Fix'), title: t('Fixed') }),
+  translate: () => ({ label: t('Translate'), title: t('Translation') }),
+};
 
 /**
  * Answers about a selection. Each is a read-only document next to the code, which grows as the answer comes.
@@ -65,9 +78,98 @@ class Answers {
       max_tokens: ANSWER * maxTokens,
     };
     const target = 'target_language' in languages ? languages.target_language : language;
-    const shownAs = !task.code ? 'markdown' : target === language ? document.languageId : editorId(target);
-    const text = await this._show(task, body, shownAs);
+    const shownAs = !task.code ? PROSE : target === language ? document.languageId : editorId(target);
+    const { title } = NAMES[name]();
+    const text = await this._show({ title, pieces: (signal) => answer(this.client, task.route, body, signal) }, shownAs);
     if (text && task.code && target === language) await this._offer(editor, text);
+  }
+
+  /** Lets the user choose a task or one of the user's templates for the selection. */
+  async choose() {
+    if (!vscode.window.activeTextEditor || vscode.window.activeTextEditor.selection.isEmpty) return;
+    const tasks = /** @type {(keyof typeof TASKS)[]} */ (Object.keys(NAMES));
+    const separator = { label: t('Templates'), kind: vscode.QuickPickItemKind.Separator };
+    const own = templates().map(({ name, path }) => ({ label: name, description: path, path }));
+    /** @type {(vscode.QuickPickItem & {task?: keyof typeof TASKS, path?: string})[]} */
+    const items = [...tasks.map((task) => ({ label: NAMES[task]().label, task })), separator, ...own];
+    const chosen = await vscode.window.showQuickPick(items, { title: t('What is to be done with the selection?') });
+    if (chosen?.task) await this.run(chosen.task);
+    else if (chosen?.path) await this._fill(chosen.label, chosen.path);
+  }
+
+  /**
+   * Asks for the continuation of a template.
+   * @param {string} name
+   * @param {string} path of its file
+   */
+  async _fill(name, path) {
+    const editor = vscode.window.activeTextEditor;
+    if (!editor) return;
+    const { document, selections } = editor;
+    const text = await this._template(path, selections.map((selection) => document.getText(selection)).join(''));
+    if (!text) return;
+    const { model, maxTokens, temperature, topP } = preferences();
+    const language = text.tagged ? undefined : LANGUAGES[document.languageId];
+    const body = {
+      ...(model && { model }),
+      ...(language && { language }),
+      prompt: text.prompt,
+      max_tokens: ANSWER * maxTokens,
+      temperature,
+      top_p: topP,
+      truncate_prompt: true,
+    };
+    const title = name.replaceAll(/[\\/]/g, '-');
+    const question = { title, pieces: (/** @type {AbortSignal} */ signal) => continued(this.client, body, text.head, signal) };
+    const found = await this._show(question, document.languageId);
+    if (found) await this._offer(editor, found);
+  }
+
+  /** Asks what to change in the selection, and shows it changed. */
+  async edit() {
+    const editor = vscode.window.activeTextEditor;
+    if (!editor || editor.selection.isEmpty) return;
+    const wish = await vscode.window.showInputBox({ title: t('What is to be changed in the selection?') });
+    if (!wish) return;
+    const { document, selection } = editor;
+    const code = document.getText(selection);
+    const language = LANGUAGES[document.languageId];
+    const { model, maxTokens, temperature, topP } = preferences();
+    const sampling = { ...(model && { model }), max_tokens: ANSWER * maxTokens, temperature, top_p: topP };
+    /** @param {AbortSignal} signal */
+    const pieces = async function* (/** @type {import('./logic/client').Client} */ client, signal) {
+      if ((await chosenModel(client, signal))?.chat) {
+        const conversation = new Conversation();
+        conversation.ask(wish, { text: code, language: language?.toLowerCase() ?? '' });
+        const body = { ...sampling, messages: conversation.sent };
+        for await (const whole of chatted(client, body, signal)) yield codeOf(whole);
+      } else {
+        const { prompt, head } = wished(code, wish, language);
+        const body = { ...sampling, ...(language && { language }), prompt, truncate_prompt: true };
+        yield* continued(client, body, head, signal);
+      }
+    };
+    const question = { title: t('Changed'), pieces: (/** @type {AbortSignal} */ signal) => pieces(this.client, signal) };
+    const text = await this._show(question, document.languageId);
+    if (text) await this._offer(editor, text);
+  }
+
+  /**
+   * A template of the user's with the selection in it, undefined if it cannot be used.
+   * @param {string} path
+   * @param {string} selection
+   */
+  async _template(path, selection) {
+    try {
+      return filled(await read(path), selection);
+    } catch (error) {
+      const message =
+        error instanceof TemplateError
+          ? t('{0} is no mark of a template: write <INPUT>, <INPUT:0,1> or <INPUT:1>', error.mark)
+          : t('the template cannot be read: {0}', path);
+      vscode.window.showWarningMessage(`CodeGeeX: ${message}`);
+      return undefined;
+    }
   }
 
   /**
@@ -78,20 +180,19 @@ class Answers {
   async _languages(own) {
     const all = [...new Set(Object.values(LANGUAGES))].sort();
     const first = own ? [own, ...all.filter((name) => name !== own)] : all;
-    const source = await vscode.window.showQuickPick(first, { title: 'Translate from' });
+    const source = await vscode.window.showQuickPick(first, { title: t('Translate from') });
     if (!source) return undefined;
     const targets = first.filter((name) => name !== source);
-    const target = await vscode.window.showQuickPick(targets, { title: `Translate from ${source} to` });
+    const target = await vscode.window.showQuickPick(targets, { title: t('Translate from {0} to', source) });
     return target && { source_language: source, target_language: target };
   }
 
   /**
    * Shows the answer as it comes; its whole text, undefined if it failed or was cancelled.
-   * @param {import('./logic/tasks').Task} task
-   * @param {object} body
+   * @param {Question} question
    * @param {string} languageId of the document
    */
-  async _show({ title, route }, body, languageId) {
+  async _show({ title, pieces }, languageId) {
     const uri = vscode.Uri.from({ scheme: SCHEME, path: `/${title} ${++this.count}` });
     const options = { location: vscode.ProgressLocation.Notification, title: `CodeGeeX: ${title}`, cancellable: true };
     return vscode.window.withProgress(options, async (_, token) => {
@@ -100,7 +201,7 @@ class Answers {
         started();
         let whole = '';
         let opened = false;
-        for await (whole of answer(this.client, route, body, signal)) {
+        for await (whole of pieces(signal)) {
           if (opened && !this.texts.has(uri.toString())) return undefined; // closed: so is the connection
           this.texts.set(uri.toString(), whole);
           if (opened) this.changed.fire(uri);
@@ -119,18 +220,21 @@ class Answers {
    */
   async _offer({ document, selection, viewColumn }, text) {
     const version = document.version;
-    const chosen = await vscode.window.showInformationMessage('CodeGeeX: use this code?', REPLACE, BELOW, COMMENT_OUT);
+    const replace = t('Replace Selection');
+    const below = t('Insert Below');
+    const commentOut = t('Comment Out and Insert');
+    const chosen = await vscode.window.showInformationMessage(t('CodeGeeX: use this code?'), replace, below, commentOut);
     if (!chosen) return;
     if (document.version !== version) {
-      vscode.window.showWarningMessage('CodeGeeX: the file has changed since then, so the code was not inserted.');
+      vscode.window.showWarningMessage(t('CodeGeeX: the file has changed since then, so the code was not inserted.'));
       return;
     }
     const editor = await vscode.window.showTextDocument(document, { viewColumn });
     editor.selection = selection;
     const code = text.replace(/^\n+|\s+$/g, '');
-    if (chosen === REPLACE) await editor.edit((edit) => edit.replace(selection, code));
+    if (chosen === replace) await editor.edit((edit) => edit.replace(selection, code));
     else await editor.edit((edit) => edit.insert(lineEnd(document, selection), `\n${code}`));
-    if (chosen === COMMENT_OUT) {
+    if (chosen === commentOut) {
       editor.selection = selection;
       await vscode.commands.executeCommand('editor.action.addCommentLine');
     }
@@ -157,7 +261,7 @@ function editorId(language) {
  */
 async function open(uri, languageId) {
   const document = await vscode.workspace.openTextDocument(uri);
-  await vscode.languages.setTextDocumentLanguage(document, languageId);
+  await vscode.languages.setTextDocumentLanguage(document, languageId === 'markdown' ? PROSE : languageId);
   await vscode.window.showTextDocument(document, {
     viewColumn: vscode.ViewColumn.Beside,
     preserveFocus: true,

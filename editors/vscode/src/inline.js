@@ -3,13 +3,17 @@
 const vscode = require('vscode');
 const { cursor, preferences, signalOf } = require('./settings');
 
+/** The command that VS Code runs when a suggestion is accepted. */
+const COUNT = 'msCodegeex.suggestionAccepted';
+
 /**
  * Ghost text from a completer.
  * @param {import('./logic/completer').Completer} completer
  * @param {import('./status').Status} status
+ * @param {import('./logic/acceptance').Acceptance} acceptance
  * @returns {vscode.InlineCompletionItemProvider}
  */
-function inlineProvider(completer, status) {
+function inlineProvider(completer, status, acceptance) {
   return {
     async provideInlineCompletionItems(document, position, context, token) {
       const { enable, disabledFor } = preferences();
@@ -18,13 +22,22 @@ function inlineProvider(completer, status) {
       const chosen = context.selectedCompletionInfo;
       const here = cursor(document, position, asked);
       const signal = signalOf(token);
+      let fresh = false;
+      /** @type {import('./logic/completer').Completion[] | undefined} */
       const found = await status.during(signal, (started) =>
-        completer.complete(chosen ? accepted(here, chosen, position) : here, signal, started),
+        completer.complete(chosen ? accepted(here, chosen, position) : here, signal, () => {
+          fresh = true;
+          started();
+        }),
       );
-      if (!found) return [];
+      if (fresh && !asked && found?.length && !signal.aborted) acceptance.shown(document.languageId);
+      const start = chosen?.range.start ?? position;
       const end = chosen && chosen.range.end.isAfter(position) ? chosen.range.end : position;
-      const range = new vscode.Range(chosen?.range.start ?? position, end.translate(0, found.replaced));
-      return [new vscode.InlineCompletionItem((chosen?.text ?? '') + found.text, range)];
+      return (found ?? []).map(({ text, replaced }) => {
+        const range = new vscode.Range(start, end.translate(0, replaced));
+        const counted = { command: COUNT, title: '', arguments: [document.languageId, text.length] };
+        return new vscode.InlineCompletionItem((chosen?.text ?? '') + text, range, counted);
+      });
     },
   };
 }
@@ -42,4 +55,4 @@ function accepted(cursor, { range, text }, position) {
   return { ...cursor, before, offset: cursor.offset - typed + text.length };
 }
 
-module.exports = { inlineProvider };
+module.exports = { COUNT, inlineProvider };

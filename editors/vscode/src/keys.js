@@ -2,6 +2,8 @@
 
 const vscode = require('vscode');
 
+const { t } = vscode.l10n;
+
 /**
  * API keys in VS Code's secret store. A key belongs to the address for which it was entered and is sent nowhere else.
  */
@@ -22,15 +24,23 @@ class Keys {
    */
   async ask(server) {
     const key = await vscode.window.showInputBox({
-      title: `API key for ${server}`,
-      prompt: 'Your key in the file of ms-codegeex serve --api-key-file. Empty: no key.',
+      title: t('API key for {0}', server),
+      prompt: t("The key that the server's owner gave you. Empty: no key."),
       password: true,
       ignoreFocusOut: true,
     });
     if (key === undefined) return false;
-    if (key) await this.secrets.store(name(server), key.trim());
-    else await this.secrets.delete(name(server));
+    await this.set(server, key.trim());
     return true;
+  }
+
+  /**
+   * @param {string} server
+   * @param {string} key an empty one forgets it
+   */
+  async set(server, key) {
+    if (key) await this.secrets.store(name(server), key);
+    else await this.secrets.delete(name(server));
   }
 }
 

@@ -1,53 +1,54 @@
 'use strict';
 
-const { randomBytes } = require('node:crypto');
 const vscode = require('vscode');
 const { indentation } = require('./logic/around');
 const { candidates } = require('./logic/candidates');
-const { page } = require('./logic/candidatesPage');
+const { candidatesPage } = require('./logic/candidatesPage');
 const { replaced } = require('./logic/closers');
 const { cursor, preferences } = require('./settings');
+const { openPanel, pageOptions } = require('./webview');
+
+const { t } = vscode.l10n;
 
 /**
  * Asks for candidates at the cursor and shows them side by side; the chosen one is inserted.
  * @param {import('./logic/client').Client} client
  * @param {import('./status').Status} status
+ * @param {import('./nearby').Nearby} nearby
  */
-async function showCandidates(client, status) {
+async function showCandidates(client, status, nearby) {
   const editor = vscode.window.activeTextEditor;
   if (!editor) return;
   const position = editor.selection.active;
   const line = editor.document.lineAt(position.line).text;
   const indent = indentation(line.slice(0, position.character)); // shown, so that the lines stand as in the file
   const version = editor.document.version;
-  const panel = vscode.window.createWebviewPanel(
-    'msCodegeex.candidates',
-    'Candidates',
-    { viewColumn: vscode.ViewColumn.Beside },
-    { enableScripts: true },
-  );
+  const panel = openPanel('candidates', t('Candidates'));
   const closed = new AbortController(); // closing the panel ends the request
   panel.onDidDispose(() => closed.abort());
   /** @type {string[]} */
   let found = [];
-  /** @param {string} title */
-  const draw = (title) => {
+  /** @param {string} said */
+  const draw = (said) => {
     if (closed.signal.aborted) return;
-    const nonce = randomBytes(16).toString('hex');
-    panel.webview.html = page(found.map((text) => indent + text), { title, nonce });
+    const labels = found.map((_, place) => t('Insert candidate {0}', place + 1));
+    const options = { title: t('Candidates'), said, labels, ...pageOptions() };
+    panel.webview.html = candidatesPage(found.map((text) => indent + text), options);
   };
   panel.webview.onDidReceiveMessage(({ insert }) => {
     panel.dispose();
     if (found[insert] !== undefined) return insertCandidate(editor, position, version, found[insert]);
   });
 
-  draw('Asking the server …');
+  draw(t('Asking the server …'));
   const answer = await status.during(closed.signal, (started) => {
     started();
-    return candidates(client, cursor(editor.document, position, true), preferences(), closed.signal);
+    const here = cursor(editor.document, position, true);
+    return candidates(client, here, preferences(), closed.signal, nearby.before(here));
   });
   found = answer ?? [];
-  draw(found.length ? `${found.length} candidates: Enter inserts, arrow keys move` : 'The server had no candidate.');
+  const count = t('{0} candidates: Enter inserts, arrow keys move', found.length);
+  draw(found.length ? count : t('The server had no candidate.'));
 }
 
 /**
@@ -58,7 +59,7 @@ async function showCandidates(client, status) {
  */
 async function insertCandidate({ document, viewColumn }, position, version, text) {
   if (document.version !== version) {
-    vscode.window.showWarningMessage('CodeGeeX: the file has changed since then, so the candidate was not inserted.');
+    vscode.window.showWarningMessage(t('CodeGeeX: the file has changed since then, so the code was not inserted.'));
     return;
   }
   const rest = document.lineAt(position.line).text.slice(position.character);

@@ -21,14 +21,19 @@ function preferences() {
     delay: /** @type {number} */ (get('delay')),
     preference: /** @type {'block' | 'line'} */ (get('preference')),
     maxTokens: /** @type {number} */ (get('maxTokens')),
+    suggestions: /** @type {number} */ (get('suggestions')),
+    minimumLogProbability: /** @type {number | null} */ (get('minimumLogProbability')),
     temperature: /** @type {number} */ (get('temperature')),
     candidates: /** @type {number} */ (get('candidates')),
     candidateTemperature: /** @type {number} */ (get('candidateTemperature')),
     topP: /** @type {number} */ (get('topP')),
     topK: /** @type {number} */ (get('topK')),
     prefixCharacters: /** @type {number} */ (get('prefixCharacters')),
+    contextCharacters: /** @type {number} */ (get('contextCharacters')),
     suffixCharacters: /** @type {number} */ (get('suffixCharacters')),
+    promptTemplates: /** @type {Record<string, string>} */ (get('promptTemplates')),
     explanationLanguage: /** @type {'auto' | 'en' | 'zh'} */ (get('explanationLanguage')),
+    countAcceptance: /** @type {boolean} */ (get('countAcceptance')),
     timeout: /** @type {number} */ (get('timeout')),
   };
 }
@@ -49,6 +54,8 @@ function cursor(document, position, asked) {
   const text = (range) => document.getText(range).replaceAll('\r\n', '\n');
   return {
     document: document.uri.toString(),
+    path: vscode.workspace.asRelativePath(document.uri, false),
+    start: document.offsetAt(start),
     offset,
     before: text(new vscode.Range(start, position)),
     cut: document.offsetAt(start) > 0,
@@ -56,6 +63,17 @@ function cursor(document, position, asked) {
     language: LANGUAGES[document.languageId],
     asked,
   };
+}
+
+/**
+ * The model that requests go to; undefined if the server does not have it.
+ * @param {import('./logic/client').Client} client
+ * @param {AbortSignal} signal
+ */
+async function chosenModel(client, signal) {
+  const models = await client.models(signal);
+  const { model } = preferences();
+  return model ? models.find(({ id }) => id === model) : models[0];
 }
 
 /**
@@ -69,4 +87,4 @@ function signalOf(token) {
   return controller.signal;
 }
 
-module.exports = { LANGUAGES, SECTION, cursor, preferences, signalOf };
+module.exports = { LANGUAGES, SECTION, chosenModel, cursor, preferences, signalOf };

@@ -2,11 +2,20 @@
 
 const vscode = require('vscode');
 const { ServerError } = require('./logic/client');
+const { plain } = require('./logic/html');
 const { Once } = require('./logic/once');
 const { preferences } = require('./settings');
 
-const SETTINGS = 'Open Settings';
-const SET_KEY = 'Set API Key';
+const { t } = vscode.l10n;
+
+/**
+ * An error in the user's language, as far as it is not the server's own line.
+ * @param {unknown} error
+ */
+function inWords(error) {
+  if (error instanceof ServerError) return plain(t(error.template, ...error.parts));
+  return plain(error instanceof Error ? error.message : String(error));
+}
 
 /** The status bar item, and the one place that tells the user of errors. */
 class Status {
@@ -25,11 +34,11 @@ class Status {
     const icon = this.busy > 0 ? '$(loading~spin)' : this.once.last ? '$(warning)' : enable ? '$(sparkle)' : '$(circle-slash)';
     this.item.text = `${icon} CodeGeeX`;
     this.item.tooltip = [
-      `Suggestions are ${enable ? 'on' : 'off'}; click to turn them ${enable ? 'off' : 'on'}.`,
-      `Server: ${server}`,
+      enable ? t('Suggestions are on; click to turn them off.') : t('Suggestions are off; click to turn them on.'),
+      t('Server: {0}', server),
       ...(this.once.last ? [this.once.last] : []),
     ].join('\n');
-    const state = this.once.last ? 'error' : enable ? 'on' : 'off';
+    const state = this.once.last ? t('error') : enable ? t('on') : t('off');
     this.item.accessibilityInformation = { label: `CodeGeeX: ${state}`, role: 'button' };
     this.item.backgroundColor = this.once.last ? new vscode.ThemeColor('statusBarItem.warningBackground') : undefined;
   }
@@ -62,13 +71,15 @@ class Status {
 
   /** @param {unknown} error */
   async report(error) {
-    const message = error instanceof Error ? error.message : String(error);
+    const message = inWords(error);
     if (!this.once.fresh(message)) return;
     const kind = error instanceof ServerError ? error.kind : 'other';
-    const actions = kind === 'key' ? [SET_KEY] : kind === 'unreachable' ? [SETTINGS] : [];
+    const setKey = t('Set API Key');
+    const connect = t('Connect to a Server');
+    const actions = kind === 'key' ? [setKey] : kind === 'unreachable' ? [connect] : [];
     const chosen = await vscode.window.showWarningMessage(`CodeGeeX: ${message}`, ...actions);
-    if (chosen === SETTINGS) vscode.commands.executeCommand('workbench.action.openSettings', 'msCodegeex.server');
-    if (chosen === SET_KEY) vscode.commands.executeCommand('msCodegeex.setKey');
+    if (chosen === connect) vscode.commands.executeCommand('msCodegeex.connect');
+    if (chosen === setKey) vscode.commands.executeCommand('msCodegeex.setKey');
   }
 
   /** After a change of settings or keys an error may be shown again. */
@@ -82,4 +93,4 @@ class Status {
   }
 }
 
-module.exports = { Status };
+module.exports = { Status, inWords };

@@ -25,7 +25,28 @@ const BLOCKS = [
   ['lines with carriage returns', 'def f():', '\r\n    return 1\r\nf()', '\n    return 1'],
   ['the rest of a line', 'x = ', '1', '1'],
   ['nothing', 'x = 1', '\n  \n', ''],
+  ['a switch with labels in its column', 'switch (a) {', '\ncase 1:\n  b();\ndefault:\n  c();\n}\nd();', '\ncase 1:\n  b();\ndefault:\n  c();\n}'],
+  ['a switch of Go', '\tswitch x {', '\n\tcase 1, 2:\n\t\ta()\n\tdefault:\n\t}\n\tb()', '\n\tcase 1, 2:\n\t\ta()\n\tdefault:\n\t}'],
+  ['one case of a switch', '  case 1:', '\n    a();\n    break;\n  case 2:\n    b();', '\n    a();\n    break;'],
+  ['a class with labels', 'class A {', '\npublic:\n  int a;\nprivate:\n  int b;\n};\nint c;', '\npublic:\n  int a;\nprivate:\n  int b;\n};'],
+  ['a method whose parameters take several lines', '    def f(', 'self,\n          a):\n        return a\n\n    def g(self):\n', 'self,\n          a):\n        return a'],
+  ['a method of Ruby', '  def f(a)', '\n    a\n  end\n\n  def g\n  end\nend', '\n    a\n  end'],
+  ['a brace in its own line', 'int f()', '\n{\n  return 1;\n}\n\nint g()\n{\n}', '\n{\n  return 1;\n}'],
+  ['else in the line after the brace', 'if (a) {', '\n  b();\n}\nelse {\n  c();\n}\nd();', '\n  b();\n}\nelse {\n  c();\n}'],
+  ['else with a brace in its own line', 'if (a)', '\n{\n  b();\n}\nelse\n{\n  c();\n}\nd();', '\n{\n  b();\n}\nelse\n{\n  c();\n}'],
+  ['one statement without braces', '  if (a)', '\n    b();\n  else\n    c();\n  d();', '\n    b();\n  else\n    c();'],
+  ['a decorated method', '    @property\n', '    def f(self):\n        return 1\n\n    def g(self):\n', '    def f(self):\n        return 1'],
+  ['the parameters up to the closing bracket, and the body', 'def f(\n    a,\n    ', 'b,\n):\n    return a\n\ng()', 'b,\n):\n    return a'],
+  ['the arguments up to the closing bracket', 'x = f(\n    a,\n    ', 'b,\n)\ny = 1', 'b,\n)'],
+  ['the rest of a body up to its brace', 'int f() {\n  a();\n', '  b();\n}\n\nint g() {\n}', '  b();\n}'],
 ];
+
+test('a bracket that the text after the cursor closes is not closed twice', () => {
+  for (const suffix of ['\n)\nz = 1', '\n    c,\n)\nz = 1', ')']) {
+    const { text } = upToBlockEnd('x = f(\n    a,\n    ', 'b,\n)\ny = 1', { ...whole, suffix });
+    assert.equal(text, 'b,', JSON.stringify(suffix));
+  }
+});
 
 for (const [what, prefix, completion, block] of BLOCKS) {
   test(`the block is ${what}`, () => assert.equal(upToBlockEnd(prefix, completion, whole).text, block));

@@ -19,9 +19,9 @@ async function all(client, body = {}, signal = never) {
 test('an answer comes in pieces, and the request has the key', async (context) => {
   const server = await serve(context, () => [['im', 'port'], ['x']]);
   assert.deepEqual(await all(clientOf(`${server.url}/`, 'secret'), { prompt: 'p' }), [
-    { index: 0, text: 'im', finish: null },
-    { index: 1, text: 'x', finish: 'stop' },
-    { index: 0, text: 'port', finish: 'stop' },
+    { index: 0, text: 'im', finish: null, tokens: [] },
+    { index: 1, text: 'x', finish: 'stop', tokens: [] },
+    { index: 0, text: 'port', finish: 'stop', tokens: [] },
   ]);
   assert.deepEqual(server.requests, [
     { path: '/v1/completions', body: { prompt: 'p', stream: true }, key: 'Bearer secret' },
@@ -46,7 +46,7 @@ test('characters and events that are split between chunks are put together', asy
       }),
     );
   const client = new Client(async () => ({ server: 'http://x', key: undefined, timeout: 1 }), send);
-  assert.deepEqual(await all(client), [{ index: 0, text: 'é漢😀', finish: null }]);
+  assert.deepEqual(await all(client), [{ index: 0, text: 'é漢😀', finish: null, tokens: [] }]);
 });
 
 for (const [status, kind] of /** @type {[number, string][]} */ ([
@@ -138,4 +138,34 @@ test('aborting closes the connection', async (context) => {
   await assert.rejects(asked, { name: 'AbortError' });
   await ended;
   assert.equal(server.brokenOff, 1);
+});
+
+/** @param {unknown} body @param {number} [status] */
+const answering = (body, status = 200) =>
+  new Client(
+    async () => ({ server: 'http://x', key: 'k', timeout: 1 }),
+    async (url, options) => {
+      assert.equal(url, 'http://x/v1/models');
+      assert.deepEqual(options?.headers, { Authorization: 'Bearer k' });
+      assert.equal(options?.method, undefined);
+      return new Response(JSON.stringify(body), { status });
+    },
+  );
+
+test('the models are read with what they can do', async () => {
+  const data = [
+    { id: 'base', context_length: 2048, infill: 'prefix-only', chat: false, more: 1 },
+    { id: 'talk', context_length: 8192, infill: 'trained', chat: true },
+  ];
+  assert.deepEqual(await answering({ data }).models(never), [
+    { id: 'base', context: 2048, infill: false, chat: false },
+    { id: 'talk', context: 8192, infill: true, chat: true },
+  ]);
+});
+
+test('a server of another kind is told from ours, and a wrong key from both', async () => {
+  for (const body of [{}, [], { data: 5 }, null]) {
+    await assert.rejects(answering(body).models(never), { kind: 'other', message: /does not answer as `ms-codegeex serve`/ });
+  }
+  await assert.rejects(answering({ error: { message: 'wrong key' } }, 401).models(never), { kind: 'key', message: 'wrong key' });
 });

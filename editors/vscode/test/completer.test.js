@@ -17,13 +17,15 @@ const PREFERENCES = {
   topK: 0,
   candidates: 3,
   candidateTemperature: 0.8,
+  suggestions: 1,
+  minimumLogProbability: /** @type {number | null} */ (null),
 };
 const never = new AbortController().signal;
 
 /** @param {string} text with `|` at the cursor */
 function cursor(text, { language = 'Python', asked = false, cut = false } = {}) {
   const [before, after] = text.split('|');
-  return { document: 'a.py', offset: before.length, before, cut, after, language, asked };
+  return { document: 'a.py', path: 'a.py', start: 0, offset: before.length, before, cut, after, language, asked };
 }
 
 /** @param {{url?: string}} server */
@@ -33,10 +35,13 @@ const clientOf = (server) =>
 /** @param {{url?: string}} server @param {Partial<typeof PREFERENCES>} [changes] */
 const completerOf = (server, changes) => new Completer(clientOf(server), () => ({ ...PREFERENCES, ...changes }));
 
+/** @param {Completer} completer @param {ReturnType<typeof cursor>} place */
+const texts = async (completer, place) => (await completer.complete(place, never)).map(({ text }) => text);
+
 test('a request says what lies around the cursor, and how to choose', async (context) => {
   const server = await serve(context, () => [[' 1']]);
   const completer = completerOf(server, { model: 'm', topK: 5 });
-  assert.deepEqual(await completer.complete(cursor('x =|\nprint(x)'), never), { text: ' 1', replaced: 0 });
+  assert.deepEqual(await completer.complete(cursor('x =|\nprint(x)'), never), [{ text: ' 1', replaced: 0 }]);
   assert.deepEqual(server.requests[0].body, {
     model: 'm',
     language: 'Python',
@@ -55,6 +60,13 @@ test('a prompt that does not begin with the file begins with a line', async (con
   const server = await serve(context, () => [['x']]);
   await completerOf(server).complete(cursor('rt os\nimport |', { cut: true }), never);
   assert.equal(server.requests[0].body.prompt, 'import ');
+});
+
+test('pieces of other files come first, and are no part of what the answer continues', async (context) => {
+  const server = await serve(context, () => [['\n    return 1\nx = 2\n']]);
+  const completer = new Completer(clientOf(server), () => PREFERENCES, ({ path }) => `# b.py\n\n# ${path}\n`);
+  assert.deepEqual(await texts(completer, cursor('def f():|')), ['\n    return 1']);
+  assert.equal(server.requests[0].body.prompt, '# b.py\n\n# a.py\ndef f():');
 });
 
 test('what is not chosen is left to the server', async (context) => {
@@ -94,8 +106,7 @@ test('where the block ends, the connection is closed', async (context) => {
   const pieces = ['\n    return 1\n', 'print()\n', ...Array(1e5).fill('more\n')];
   const server = await serve(context, () => [pieces]);
   const ended = server.ended();
-  const found = await completerOf(server).complete(cursor('def f():|'), never);
-  assert.equal(found?.text, '\n    return 1');
+  assert.deepEqual(await texts(completerOf(server), cursor('def f():|')), ['\n    return 1']);
   await ended;
   assert.equal(server.brokenOff, 1);
 });
@@ -103,8 +114,8 @@ test('where the block ends, the connection is closed', async (context) => {
 test('typing along the suggestion asks nobody', async (context) => {
   const server = await serve(context, () => [['port os']]);
   const completer = completerOf(server);
-  assert.equal((await completer.complete(cursor('im|'), never))?.text, 'port os');
-  assert.equal((await completer.complete(cursor('impo|'), never))?.text, 'rt os');
+  assert.deepEqual(await texts(completer, cursor('im|')), ['port os']);
+  assert.deepEqual(await texts(completer, cursor('impo|')), ['rt os']);
   assert.equal(server.requests.length, 1);
   await completer.complete(cursor('imx|'), never);
   assert.equal(server.requests.length, 2);
@@ -113,32 +124,31 @@ test('typing along the suggestion asks nobody', async (context) => {
 test('in the middle of a line there is a suggestion only when it was asked for', async (context) => {
   const server = await serve(context, () => [['x']]);
   const completer = completerOf(server);
-  assert.equal(await completer.complete(cursor('a = | + 1'), never), undefined);
+  assert.deepEqual(await texts(completer, cursor('a = | + 1')), []);
   assert.equal(server.requests.length, 0);
-  assert.equal((await completer.complete(cursor('a = | + 1', { asked: true }), never))?.text, 'x');
+  assert.deepEqual(await texts(completer, cursor('a = | + 1', { asked: true })), ['x']);
 });
 
 test('an empty document has no suggestion', async (context) => {
   const server = await serve(context, () => [['x']]);
-  assert.equal(await completerOf(server).complete(cursor('\n|', { asked: true }), never), undefined);
+  assert.deepEqual(await texts(completerOf(server), cursor('\n|', { asked: true })), []);
   assert.equal(server.requests.length, 0);
 });
 
 test('a bracket that the editor has closed is replaced, not doubled', async (context) => {
   const server = await serve(context, () => [['a, b)']]);
-  assert.deepEqual(await completerOf(server).complete(cursor('f(|)'), never), { text: 'a, b)', replaced: 1 });
+  assert.deepEqual(await completerOf(server).complete(cursor('f(|)'), never), [{ text: 'a, b)', replaced: 1 }]);
 });
 
 test('one line is asked for and given where the user wants one', async (context) => {
   const server = await serve(context, () => [['\n    a = 1', '\n    b = 2']]);
-  const found = await completerOf(server, { preference: 'line' }).complete(cursor('def f():|'), never);
-  assert.equal(found?.text, '\n    a = 1');
+  assert.deepEqual(await texts(completerOf(server, { preference: 'line' }), cursor('def f():|')), ['\n    a = 1']);
 });
 
 test('in an indented line the model is asked from its beginning', async (context) => {
   const server = await serve(context, () => [['  ', '  return', ' 1\n\nf()\n']]);
   const completer = completerOf(server);
-  assert.equal((await completer.complete(cursor('def f():\n    |'), never))?.text, 'return 1');
+  assert.deepEqual(await texts(completer, cursor('def f():\n    |')), ['return 1']);
   assert.equal(server.requests[0].body.prompt, 'def f():\n');
   assert.deepEqual(await candidates(clientOf(server), cursor('def f():\n  |'), PREFERENCES, never), ['  return 1']);
 });
@@ -151,3 +161,48 @@ test('candidates are those that differ, the longest first, each up to where its 
 });
 
 test('candidates of nothing but space are none', () => assert.deepEqual(ranked(['', ' \n', '']), []));
+
+test('a key asks for candidates: those that are shown stay in front, and each is there once', async (context) => {
+  const answers = [[[' 1\n\nb']], [[' 2'], [' 1'], [' 2'], [' 3']]];
+  const server = await serve(context, () => answers.shift() ?? []);
+  const completer = completerOf(server, { candidates: 4 });
+  assert.deepEqual(await texts(completer, cursor('x =|')), [' 1']);
+  assert.deepEqual(await texts(completer, cursor('x =|', { asked: true })), [' 1', ' 2', ' 3']);
+  assert.equal(server.requests[1].body.n, 4);
+  assert.equal(server.requests[1].body.temperature, 0.8);
+  assert.deepEqual(await texts(completer, cursor('x = |')), ['1', '2', '3']); // typing along all of them
+  assert.equal(server.requests.length, 2);
+});
+
+test('thirty candidates are thirty suggestions', async (context) => {
+  const server = await serve(context, (body) => Array.from({ length: body.n }, (_, place) => [` ${place}`, '\n\nrest\n', ...Array(1e3).fill('more\n')]));
+  const ended = server.ended();
+  const found = await texts(completerOf(server, { candidates: 30 }), cursor('x =|', { asked: true }));
+  assert.deepEqual(found, Array.from({ length: 30 }, (_, place) => ` ${place}`));
+  await ended;
+  assert.equal(server.brokenOff, 1); // at the end of the last block
+});
+
+test('several suggestions come while typing where the user wants them, the likeliest first', async (context) => {
+  const server = await serve(context, () => [[' a', '1\n\n'], [' b'], [' c']], [[-2, -1], [-0.1], [-1]]);
+  assert.deepEqual(await texts(completerOf(server, { suggestions: 3 }), cursor('x =|')), [' b', ' c', ' a1']);
+  const { n, logprobs, temperature } = server.requests[0].body;
+  assert.deepEqual({ n, logprobs, temperature }, { n: 3, logprobs: 0, temperature: 0.8 });
+});
+
+test('a suggestion of which the model is not sure is withheld, but not from a user who asks', async (context) => {
+  const server = await serve(context, () => [[' a', '😀b', '\nno\n\n']], [[-1, -3, -90]]);
+  const place = cursor('x =|');
+  assert.deepEqual(await texts(completerOf(server, { minimumLogProbability: -1.5, preference: 'line' }), place), []);
+  assert.deepEqual(await texts(completerOf(server, { minimumLogProbability: -2, preference: 'line' }), place), [' a😀b']);
+  const completer = completerOf(server, { minimumLogProbability: -0.1, candidates: 1, preference: 'line' });
+  assert.deepEqual(await texts(completer, place), []);
+  assert.deepEqual(await texts(completer, { ...place, asked: true }), [' a😀b']);
+  assert.ok(!('logprobs' in server.requests.at(-1)?.body));
+});
+
+test('without a limit the server need not say how likely its tokens are', async (context) => {
+  const server = await serve(context, () => [['x']]);
+  await texts(completerOf(server), cursor('a|'));
+  assert.ok(!('logprobs' in server.requests[0].body) && !('n' in server.requests[0].body));
+});

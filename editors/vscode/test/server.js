@@ -9,8 +9,9 @@ const http = require('node:http');
  */
 class Server {
   /** @param {(body: any, path: string) => string[][] | {status: number, message: string} | 'hang' | 'break'} answer
-   *     pieces of each choice; an error; no end; or an end without `[DONE]` */
-  constructor(answer) {
+   *     pieces of each choice; an error; no end; or an end without `[DONE]`
+   * @param {number[][]} [scores] log-probability of each piece, which is one token then */
+  constructor(answer, scores) {
     /** @type {{path: string | undefined, body: any, key: string | undefined}[]} */
     this.requests = [];
     this.brokenOff = 0;
@@ -34,11 +35,15 @@ class Server {
       if (answered === 'hang') return;
       const texts = answered === 'break' ? [['x']] : answered;
       const longest = Math.max(...texts.map((pieces) => pieces.length));
-      for (let place = 0; place < longest; place++) {
+      for (let place = 0; place < longest && !response.destroyed; place++) {
         for (const [index, pieces] of texts.entries()) {
           if (place >= pieces.length) continue;
           const finish = place === pieces.length - 1 ? 'stop' : null;
-          const choice = { index, text: pieces[place], finish_reason: finish };
+          const choice = { index, text: pieces[place], finish_reason: finish, logprobs: null };
+          if (scores) {
+            const offset = [...pieces.slice(0, place).join('')].length;
+            Object.assign(choice, { logprobs: { token_logprobs: [scores[index][place]], text_offset: [offset] } });
+          }
           response.write(`data: ${JSON.stringify({ object: 'text_completion', choices: [choice] })}\n\n`);
         }
         await new Promise((resolve) => setImmediate(resolve));
@@ -68,9 +73,10 @@ class Server {
 /**
  * @param {import('node:test').TestContext} context
  * @param {ConstructorParameters<typeof Server>[0]} answer
+ * @param {number[][]} [scores]
  */
-async function serve(context, answer) {
-  const server = await new Server(answer).start();
+async function serve(context, answer, scores) {
+  const server = await new Server(answer, scores).start();
   context.after(() => server.stop());
   return server;
 }

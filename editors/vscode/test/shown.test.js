@@ -2,7 +2,10 @@
 
 const assert = require('node:assert/strict');
 const test = require('node:test');
-const { page } = require('../src/logic/candidatesPage');
+const { candidatesPage } = require('../src/logic/candidatesPage');
+const { chatPage } = require('../src/logic/chatPage');
+const { connectPage } = require('../src/logic/connectPage');
+const { plain, visible } = require('../src/logic/html');
 const { Client } = require('../src/logic/client');
 const { Once } = require('../src/logic/once');
 const { TASKS, answer } = require('../src/logic/tasks');
@@ -15,18 +18,60 @@ test('an error is shown once, until something has worked', () => {
   assert.ok(once.fresh('a'));
 });
 
-test('candidates are buttons, and code is never markup', () => {
-  const html = page(['a < b && "c"', '</pre><script>bad()</script>'], { title: '2 <found>', nonce: 'n0' });
-  assert.equal(html.match(/<button /g)?.length, 2);
-  assert.ok(html.includes('a &lt; b &amp;&amp; &quot;c&quot;'));
-  assert.ok(html.includes('2 &lt;found&gt;') && !html.includes('<script>bad'));
+const drawing = { nonce: 'n0', language: 'en' };
+const HOSTILE = '</pre><script>bad()</script><img src=x onerror=bad()> \u202eevil\u0007 & "quoted"';
+
+/** @param {string[]} candidates */
+function drawnCandidates(candidates) {
+  const labels = candidates.map((_, place) => `Insert ${place}`);
+  return candidatesPage(candidates, { title: 'Candidates', said: '2 <found>', labels, ...drawing });
+}
+
+const state = { server: HOSTILE, busy: false, steps: [{ passed: true, said: HOSTILE, code: HOSTILE }], models: [HOSTILE, 'b'], model: 'b' };
+const words = /** @type {any} */ (new Proxy({}, { get: (_, name) => (name === 'toJSON' ? undefined : HOSTILE) }));
+
+/** @type {[string, string][]} what, a page with the texts of a hostile server */
+const PAGES = [
+  ['candidates', drawnCandidates([HOSTILE, 'a < b'])],
+  ['the first page', connectPage(state, words, drawing)],
+  ['the conversation', chatPage(words, drawing)],
+];
+
+for (const [what, html] of PAGES) {
+  test(`${what}: texts are never markup, and nothing is loaded or run but the page's own`, () => {
+    assert.ok(!html.includes('<script>bad') && !html.includes('<img'));
+    assert.ok(html.includes(`content="default-src 'none'; style-src 'nonce-n0'; script-src 'nonce-n0'"`));
+    assert.deepEqual(html.match(/<script[^>]*>/g), ['<script nonce="n0">']);
+    assert.ok(!/<[^>]*\s(?:src|href|style|on\w+)=/.test(html.replaceAll(/"[^"]*"/g, '""')), 'an attribute that loads or runs');
+    assert.ok(!/https?:/.test(html));
+  });
+}
+
+test('candidates are buttons', () => {
+  const html = drawnCandidates(['a < b && "c"', 'd']);
+  assert.equal(html.match(/<button aria-label="Insert \d">/g)?.length, 2);
+  assert.ok(html.includes('a &lt; b &amp;&amp; &quot;c&quot;') && html.includes('2 &lt;found&gt;'));
 });
 
-test('the page runs its own script only and loads nothing', () => {
-  const html = page([], { title: '', nonce: 'n0' });
-  assert.ok(html.includes("default-src 'none'"));
-  assert.deepEqual(html.match(/<script[^>]*>/g), ['<script nonce="n0">']);
-  assert.ok(!/https?:/.test(html));
+test('the first page says what works, and when all does', () => {
+  const said = /** @type {any} */ ({ next: 'all is ready' });
+  const named = /** @type {any} */ (new Proxy(said, { get: (target, name) => target[name] ?? 'word' }));
+  /** @param {boolean[]} passed @param {boolean} [busy] */
+  const html = (passed, busy = false) =>
+    connectPage({ ...state, busy, steps: passed.map((each) => ({ passed: each, said: 'step' })) }, named, drawing);
+  assert.ok(html([true, true]).includes('all is ready'));
+  for (const open of [html([]), html([true, false]), html([true], true)]) assert.ok(!open.includes('all is ready'));
+  assert.equal(html([true, false]).match(/class="failed"/g)?.length, 1);
+});
+
+test('characters that deceive are shown by their numbers', () => {
+  assert.equal(visible('a\u202eb\u0007\tc\n漢é😀'), 'a[U+202E]b[U+0007]\tc\n漢é😀');
+});
+
+test("a server's words in a message make no link, no line and no end", () => {
+  assert.equal(plain('see [this](command:workbench.action.quit)\nnow'), 'see [this] (command:workbench.action.quit) now');
+  assert.equal(plain('[a] \n (https://x)'), '[a] (https://x)');
+  assert.ok(plain('x'.repeat(1e5)).length < 600);
 });
 
 test('the answer to a task grows', async (context) => {

@@ -15,33 +15,35 @@ class Cache {
   /** @param {number} most completions */
   constructor(most = 100) {
     this.most = most;
-    /** @type {(Place & {text: string})[]} newest first */
+    /** @type {(Place & {texts: string[]})[]} newest first */
     this.entries = [];
   }
 
   /**
    * @param {Place} place
-   * @param {string} text
+   * @param {string[]} texts the best first; none if there is no suggestion here
    */
-  add(place, text) {
-    this.entries.unshift({ ...place, text });
+  add(place, texts) {
+    this.entries.unshift({ ...place, texts });
     this.entries.length = Math.min(this.entries.length, this.most);
   }
 
   /**
-   * The rest of a known completion at this place. Undefined: the server has to be asked.
+   * The rests of known completions at this place. Undefined: the server has to be asked.
    * @param {Place} place
-   * @returns {string | undefined}
+   * @returns {string[] | undefined}
    */
   find(place) {
     for (const entry of this.entries) {
       const typed = place.offset - entry.offset;
       if (entry.document !== place.document || typed < 0 || typed > place.prefix.length) continue;
       const border = place.prefix.length - typed;
-      if (!entry.text.startsWith(place.prefix.slice(border))) continue;
       if (!sameEnd(entry.prefix, place.prefix.slice(0, border))) continue;
       if (nextLines(entry.suffix) !== nextLines(place.suffix)) continue;
-      if (typed === 0 || typed < entry.text.length) return entry.text.slice(typed);
+      if (typed === 0) return entry.texts;
+      const along = place.prefix.slice(border);
+      const rests = entry.texts.filter((text) => typed < text.length && text.startsWith(along));
+      if (rests.length) return rests.map((text) => text.slice(typed));
     }
     return undefined;
   }

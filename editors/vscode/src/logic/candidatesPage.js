@@ -1,26 +1,15 @@
 'use strict';
 
-/** @param {string} text */
-function escaped(text) {
-  const names = /** @type {Record<string, string>} */ ({ '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;' });
-  return text.replace(/[&<>"]/g, (character) => names[character]);
-}
+const { escaped, page, visible } = require('./html');
 
 const STYLE = `
-body { padding: 0 12px 12px; color: var(--vscode-foreground); }
-h1 { font-size: 1.1em; font-weight: 600; }
 ol { display: grid; grid-template-columns: repeat(auto-fit, minmax(260px, 1fr)); gap: 12px; list-style: none; padding: 0; }
-button {
-  width: 100%; height: 100%; display: flex; align-items: flex-start; text-align: left; cursor: pointer; padding: 10px;
+li button {
+  width: 100%; height: 100%; display: flex; align-items: flex-start; text-align: left; padding: 10px;
   color: var(--vscode-editor-foreground); background: var(--vscode-editor-background);
   border: 1px solid var(--vscode-widget-border, var(--vscode-contrastBorder, #8888)); border-radius: 4px;
 }
-button:hover { background: var(--vscode-list-hoverBackground); }
-button:focus-visible { outline: 2px solid var(--vscode-focusBorder); outline-offset: 2px; }
-pre {
-  margin: 0; white-space: pre-wrap; overflow-wrap: anywhere;
-  font-family: var(--vscode-editor-font-family); font-size: var(--vscode-editor-font-size);
-}`;
+li button:hover { background: var(--vscode-list-hoverBackground); }`;
 
 const SCRIPT = `
 const editor = acquireVsCodeApi();
@@ -39,27 +28,15 @@ buttons[0]?.focus();`;
 /**
  * The panel's page: a button per candidate. Enter and a click insert, arrow keys and Tab move.
  * @param {string[]} candidates
- * @param {{title: string, nonce: string}} options title: said above them
+ * @param {{title: string, said: string, labels: string[], language: string, nonce: string}} options said: above the
+ *     candidates. labels: what each button is called
  */
-function page(candidates, { title, nonce }) {
+function candidatesPage(candidates, { title, said, labels, language, nonce }) {
   const items = candidates.map(
-    (text, place) => `<li><button aria-label="Insert candidate ${place + 1}"><pre>${escaped(text)}</pre></button></li>`,
+    (text, place) => `<li><button aria-label="${escaped(labels[place])}"><pre>${escaped(visible(text))}</pre></button></li>`,
   );
-  return `<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy"
-  content="default-src 'none'; style-src 'nonce-${nonce}'; script-src 'nonce-${nonce}'">
-<title>Candidates</title>
-<style nonce="${nonce}">${STYLE}</style>
-</head>
-<body>
-<h1 role="status">${escaped(title)}</h1>
-<ol>${items.join('\n')}</ol>
-<script nonce="${nonce}">${SCRIPT}</script>
-</body>
-</html>`;
+  const body = `<h1 role="status">${escaped(said)}</h1>\n<ol>${items.join('\n')}</ol>`;
+  return page({ title, language, body, nonce, style: STYLE, script: SCRIPT });
 }
 
-module.exports = { page };
+module.exports = { candidatesPage };

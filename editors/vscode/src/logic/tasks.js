@@ -1,19 +1,20 @@
 'use strict';
 
+const { upToBlockEnd } = require('./block');
+
 /**
  * @typedef {object} Task a command on the selection
- * @property {string} title of the document that shows the answer
  * @property {string} route
  * @property {boolean} code whether the answer is code that can take the selection's place
  */
 
 /** @type {Record<'translate' | 'explain' | 'comment' | 'document' | 'fix', Task>} */
 const TASKS = {
-  translate: { title: 'Translation', route: '/v1/code/translate', code: true },
-  explain: { title: 'Explanation', route: '/v1/code/explain', code: false },
-  comment: { title: 'Commented', route: '/v1/code/comment', code: true },
-  document: { title: 'Documented', route: '/v1/code/document', code: true },
-  fix: { title: 'Fixed', route: '/v1/code/fix', code: true },
+  translate: { route: '/v1/code/translate', code: true },
+  explain: { route: '/v1/code/explain', code: false },
+  comment: { route: '/v1/code/comment', code: true },
+  document: { route: '/v1/code/document', code: true },
+  fix: { route: '/v1/code/fix', code: true },
 };
 
 /**
@@ -31,4 +32,21 @@ async function* answer(client, route, body, signal) {
   }
 }
 
-module.exports = { TASKS, answer };
+/**
+ * The continuation of a prompt as it grows, up to where its block ends. Then the connection is closed.
+ * @param {import('./client').Client} client
+ * @param {{prompt: string} & Record<string, unknown>} body
+ * @param {string} head put in front of it
+ * @param {AbortSignal} signal
+ */
+async function* continued(client, body, head, signal) {
+  let whole = '';
+  for await (const { text, finish } of client.stream('/v1/completions', body, signal)) {
+    whole += text;
+    const block = upToBlockEnd(body.prompt, whole, { complete: finish !== null, oneLine: false });
+    yield head + block.text;
+    if (block.ended) return;
+  }
+}
+
+module.exports = { TASKS, answer, continued };

@@ -35,7 +35,7 @@ export class Card {
   // A choice of an answer: all of it or its next piece.
   add(choice) {
     if (choice.logprobs) this.#addTokens(choice.logprobs);
-    this.text += choice.text;
+    this.text += choice.text ?? choice.delta?.content ?? ""; // a completion's, a conversation's
     this.#placeTokens();
     if (choice.finish_reason) this.finish.textContent = FINISH[choice.finish_reason] ?? choice.finish_reason;
     this.#drawSoon();

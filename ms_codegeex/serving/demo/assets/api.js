@@ -1,5 +1,7 @@
 // Requests to this server: the key, errors in words, server-sent events.
 
+import { inWords } from "./words.js";
+
 const KEY = "ms-codegeex key";
 
 export class ApiError extends Error {
@@ -32,7 +34,7 @@ export async function* stream(path, body, signal) {
   for await (const data of events(response.body)) {
     if (data === "[DONE]") return;
     const event = JSON.parse(data);
-    if (event.error) throw new ApiError(500, event.error.message);
+    if (event.error) throw new ApiError(500, inWords(500, event.error, hasKey()));
     yield event;
   }
   throw new ApiError(0, "The answer broke off: the server closed the connection.");
@@ -53,14 +55,13 @@ async function request(path, options) {
 }
 
 async function reason(response) {
-  let words = `The server answered ${response.status}.`;
+  let error = null;
   try {
-    words = (await response.json()).error.message;
+    ({ error } = await response.json());
   } catch {
     // not in the usual form: the status has to do
   }
-  const wait = response.headers.get("Retry-After");
-  return wait ? `${words} Try again in ${wait} s.` : words;
+  return inWords(response.status, error, hasKey(), response.headers.get("Retry-After"));
 }
 
 // The data of each event of a text/event-stream.

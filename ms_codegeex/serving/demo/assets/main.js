@@ -1,11 +1,11 @@
-// The page: tabs, settings, the requests of the three tasks, examples, the key, the colour scheme.
+// The page: tabs, models, settings, the requests of the tasks, examples, the key, the colour scheme.
 
 import { Card } from "./answers.js";
 import { ApiError, getJson, hasKey, setKey, stream } from "./api.js";
 import { byId, element } from "./dom.js";
 import { hideToken } from "./tokens.js";
 
-const TASKS = ["complete", "translate", "explain"];
+const TASKS = ["complete", "translate", "explain", "chat"];
 const ANSWERS = {
   complete: "Completion",
   translate: "Translation",
@@ -13,6 +13,7 @@ const ANSWERS = {
   comment: "Comments",
   document: "Documentation",
   fix: "Correction",
+  chat: "Answer",
 };
 const LANGUAGE_OF = { complete: "complete-language", translate: "translate-source", explain: "explain-language" };
 const PREFERRED = {
@@ -23,6 +24,8 @@ const PREFERRED = {
 };
 const LIKELIEST = 5; // tokens that are shown in a token's place
 
+let models = []; // the model, and with each adapter
+let conversation = []; // {role, content} in turn
 let running = null; // {task, controller, cleared} of the answer under way
 
 // --- tabs and colours ---
@@ -38,12 +41,14 @@ function select(task, focus = false) {
 }
 
 function setUpTabs() {
-  TASKS.forEach((task, i) => {
+  TASKS.forEach((task) => {
     const tab = byId(`tab-${task}`);
     tab.addEventListener("click", () => select(task));
     tab.addEventListener("keydown", ({ key }) => {
-      const to = { ArrowRight: i + 1, ArrowLeft: i - 1, Home: 0, End: TASKS.length - 1 }[key];
-      if (to !== undefined) select(TASKS[(to + TASKS.length) % TASKS.length], true);
+      const shown = TASKS.filter((name) => !byId(`tab-${name}`).hidden);
+      const here = shown.indexOf(task);
+      const to = { ArrowRight: here + 1, ArrowLeft: here - 1, Home: 0, End: shown.length - 1 }[key];
+      if (to !== undefined) select(shown[(to + shown.length) % shown.length], true);
     });
   });
 }
@@ -65,8 +70,8 @@ async function load() {
   try {
     const list = await getJson("v1/models");
     const examples = await getJson("demo/examples");
-    showModel(list.data[0]);
-    for (const task of TASKS) showExamples(task, examples);
+    showModels(list.data);
+    for (const task of Object.keys(LANGUAGE_OF)) showExamples(task, examples);
   } catch (error) {
     if (error.status === 401) return askForKey(load, error);
     byId("model").textContent = "not available";
@@ -74,14 +79,37 @@ async function load() {
   }
 }
 
+// The model and its adapters: the choice is there if there is one to make.
+function showModels(found) {
+  models = found;
+  const choice = byId("adapter");
+  choice.parentElement.hidden = models.length < 2;
+  choice.replaceChildren(...models.map(({ id }) => element("option", { value: id }, id)));
+  choice.onchange = () => showModel(chosenModel());
+  showModel(chosenModel());
+}
+
+function chosenModel() {
+  return models.find(({ id }) => id === byId("adapter").value);
+}
+
 function showModel(model) {
+  conversation = [];
+  part("chat", ".results").replaceChildren();
+  byId("tab-chat").hidden = !model.chat;
+  if (!model.chat && !byId("panel-chat").hidden) select("complete");
+  byId("suffix-hint").textContent =
+    model.infill === "trained"
+      ? "The model fills the gap between the prompt and this text."
+      : "The model continues the prompt; where it comes to repeat this text, the answer ends.";
   byId("model").textContent = `${model.id} · ${model.context_length.toLocaleString("en")} tokens of context`;
   byId("length").max = model.context_length;
   for (const [id, preferred] of Object.entries(PREFERRED)) {
-    const kept = byId(id).querySelector('option[value=""]');
+    const [before, kept] = [byId(id).value, byId(id).querySelector('option[value=""]')];
     const options = model.languages.map((name) => element("option", { value: name }, name));
     byId(id).replaceChildren(...(kept ? [kept] : []), ...options);
-    if (model.languages.includes(preferred)) byId(id).value = preferred;
+    const wanted = [before, preferred].find((name) => model.languages.includes(name));
+    if (wanted) byId(id).value = wanted;
   }
 }
 
@@ -147,7 +175,13 @@ function requestOf(task) {
   if (task === "complete") {
     const language = byId("complete-language").value;
     const shaded = byId("probabilities").checked;
-    const body = { prompt: code.value, ...(language && { language }), ...(shaded && { logprobs: LIKELIEST }) };
+    const suffix = byId("complete-suffix").value;
+    const body = {
+      prompt: code.value,
+      ...(suffix && { suffix }),
+      ...(language && { language }),
+      ...(shaded && { logprobs: LIKELIEST }),
+    };
     const onUse = (text) => {
       code.value += text;
       code.focus();
@@ -160,6 +194,10 @@ function requestOf(task) {
     const body = { code: code.value, source_language: source, target_language: target };
     return ["v1/code/translate", body, { label: ANSWERS.translate, language: target }];
   }
+  if (task === "chat") {
+    const messages = [...conversation, { role: "user", content: code.value }];
+    return ["v1/chat/completions", { messages }, { label: ANSWERS.chat, language: null }];
+  }
   const [kind, language] = [byId("explain-task").value, byId("explain-language").value];
   const body = { code: code.value, language, locale: byId("explain-locale").value };
   // an explanation is prose
@@ -169,11 +207,12 @@ function requestOf(task) {
 async function answer(task) {
   if (running || !validSettings()) return;
   const [path, body, look] = requestOf(task);
-  const settings = decoding();
+  const settings = { ...decoding(), ...(task === "chat" && { n: 1 }), ...(chosenModel() && { model: chosenModel().id }) };
   const cards = Array.from({ length: settings.n }, (_, i) => {
     return new Card({ ...look, number: i + 1, of: settings.n });
   });
-  part(task, ".results").replaceChildren(...cards.map((card) => card.root));
+  const turn = task === "chat" ? beginTurn(cards[0]) : null;
+  if (!turn) part(task, ".results").replaceChildren(...cards.map((card) => card.root));
   const controller = new AbortController();
   const run = { task, controller, cleared: false };
   running = run;
@@ -193,6 +232,7 @@ async function answer(task) {
   running = null;
   showRunning(false);
   if (run.cleared) return;
+  turn?.end(cards[0].text);
   const stopped = failure?.name === "AbortError";
   for (const card of cards) card.end(stopped);
   const seconds = (performance.now() - began) / 1000;
@@ -201,6 +241,23 @@ async function answer(task) {
   if (!failure || stopped) return;
   if (failure.status === 401) askForKey(() => answer(task), failure);
   else showError(failure);
+}
+
+// A question and its answer, which come below the earlier ones. `end` keeps them, if there is an answer.
+function beginTurn(card) {
+  const code = byId("chat-code");
+  const question = element("article", { class: "question", "aria-label": "Question" }, code.value);
+  const asked = { role: "user", content: code.value };
+  part("chat", ".results").append(question, card.root);
+  card.root.scrollIntoView({ block: "nearest" });
+  code.form.reset(); // empty, and not wrong because of that
+  return {
+    end(text) {
+      if (text) conversation.push(asked, { role: "assistant", content: text });
+      else if (!code.value) code.value = asked.content; // to ask again
+      if (!text) for (const node of [question, card.root]) node.remove();
+    },
+  };
 }
 
 function showRunning(is) {
@@ -253,7 +310,9 @@ function setUpForm(task) {
     if (running?.task === task) running.cleared = true;
     stop();
     code.value = "";
-    byId(`${task}-example`).value = "";
+    if (LANGUAGE_OF[task]) byId(`${task}-example`).value = "";
+    if (task === "complete") byId("complete-suffix").value = "";
+    if (task === "chat") conversation = [];
     part(task, ".results").replaceChildren();
     say(task, "");
     code.focus();
