@@ -15,36 +15,56 @@ import ast
 import hashlib
 import json
 import math
+import os
+import statistics
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache, reduce
-from operator import getitem
+from operator import attrgetter, getitem
 from pathlib import Path
+from typing import Any
 
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.files import atomic_file, write_json
-from ms_codegeex.base.hardware import GIB
+from ms_codegeex.base.hardware import GIB, device
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.config import RunConfig
+from ms_codegeex.config.chosen_hardware import fused_kernels
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.values import parse_overrides
 from ms_codegeex.planning.calibration import STEP_SECONDS
-from ms_codegeex.planning.planner import Plan, make_plan
+from ms_codegeex.planning.planner import Plan, changed, make_plan
+from ms_codegeex.planning.published_steps import beyond_roofline, published_steps
+from ms_codegeex.planning.quick_search import quick_search
 from ms_codegeex.planning.report import CATEGORIES
-from ms_codegeex.planning.search import search, yaml_of
+from ms_codegeex.planning.roofline import balanced_layers, collective_seconds
+from ms_codegeex.planning.search import other_schedules, recomputing, search, yaml_of
 from ms_codegeex.rehearsal.compile import compile_ranks
 from ms_codegeex.rehearsal.timeline.timeline import make_timeline
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER, PAGE, PICTURE = ROOT / "configs" / "recipes", "recipes.md", "images/recipes.png"
-HARDWARE = {"ascend910": "910", "ascend910b": "910B", "a100": "A100"}
-DEVICES = (8, 64, 512, 1536)
+HARDWARE = {"ascend910": "910", "ascend910b": "910B", "ascend910c": "910C", "a100": "A100", "h100": "H100"}
+KEYS_OF_HARDWARE = {"ascend910c": ["parallel.server_devices=16"], "a100": ["device=gpu"], "h100": ["device=gpu"]}
+# Devices that the recipes are for.
+PRETRAINING = {
+    "ascend910": (8, 64, 512, 1536),
+    "ascend910b": (8, 16, 64, 128, 512, 1536),
+    "ascend910c": (16, 128),
+    "a100": (8, 64),
+    "h100": (8, 64),
+}
+SMALL = {"ascend910b": (8, 16, 64, 128), "ascend910c": (16, 128), "a100": (8, 64), "h100": (8, 64)}
+TUNING = {"ascend910b": (8,), "ascend910c": (16,), "a100": (8,), "h100": (8,)}  # `finetune` uses one server
+EVERY = 16  # devices up to which every plan is tried; beyond, those around some meshes
+STARTS = ((1, 2), (2, 2), (4, 2))  # tensor x pipeline of these
 # Recipes for which a search found no plan. A recipe without a file that is not listed has not been searched.
 NOTHING_FITS = ("codegeex_13b_910_8", "codegen_16b_910_8", "codegen_16b_910_1536", "codegen_16b_910b_1536")
-# Settings that the timeline of the compiled graphs prefers to the search's, in which nothing overlaps.
-BY_TIMELINE = ("codegeex_13b_910_1536",)
+# Settings that timelines of the compiled graphs prefer to the search's: the first overlaps more, the others leave more
+# memory to masks and fragments (docs/notes.md).
+BY_TIMELINE = ("codegeex_13b_910_1536", "codegeex_13b_910_64", "codegeex_13b_910_512")
 LATER = {  # keys that came after some records, with what every step did before
     ("parallel", "virtual_stages"): 1,
     ("parallel", "calibration"): None,
@@ -62,14 +82,37 @@ PAPER = "codegeex_13b"  # the published setting
 
 @dataclass(frozen=True)
 class Model:
-    """A model with the file of its run, the tokens of its paper, and keys that differ from the file's."""
+    """A model with the file of its run, its tokens, on what its recipes are, and keys that differ from the file's.
+
+    `fused`: keys where attention is fused. `model`: keys that its recipes leave to the command line.
+    """
 
     name: str
     base: str
     tokens: float
     note: str
+    devices: Mapping[str, tuple[int, ...]] = field(hash=False)
     keys: tuple[str, ...] = ()
-    on_910b: tuple[str, ...] = ()
+    fused: tuple[str, ...] = ()
+    model: tuple[str, ...] = ()
+
+
+HALF_SCORES = ("model.scores_fp32=false",)
+TUNED = {
+    "CodeGeeX-13B": ("model.family=codegeex", "model.preset=13b"),
+    "CodeGen-16B": ("model.family=codegen", "model.preset=16b-multi", *HALF_SCORES),
+    "CodeGeeX2-6B": ("model.family=codegeex2", "model.preset=6b"),
+}
+
+
+def _tuned(way: str, name: str, model: tuple[str, ...]) -> Model:
+    """Fine-tuning of a model, of all its weights or with adapters."""
+    every = way == "Fine-tuning"
+    base, frozen = ("finetune_full", ()) if every else ("finetune_lora", ("lora.frozen=fp32",))
+    keys = ("device=ascend", "data.seq_length=2048", "training.global_batch=32", "training.precision=fp16", *frozen)
+    note = "Steps of 32 sequences of 2,048; hours for a billion tokens. The model comes from `finetune --model`"
+    note += f",\nwith `{HALF_SCORES[0]}` on its command line." if HALF_SCORES[0] in model else "."
+    return Model(f"{way} of {name}", base, 1e9, note, TUNING, keys, model=model)
 
 
 MODELS = (
@@ -78,7 +121,8 @@ MODELS = (
         "codegeex_13b",
         850e9,
         "Steps of 3,072 sequences of 2,048, as the paper's. On 910B dropout is 0, because fused attention has none.",
-        on_910b=("training.dropout=0",),
+        PRETRAINING | {"a100": (8, 64, 512)},
+        fused=("training.dropout=0",),
     ),
     Model(
         "CodeGen-16B",
@@ -87,7 +131,16 @@ MODELS = (
         "Steps of 1,024 sequences of 2,048. The tokens are those that others quote for NL, Multi and Mono together.\n"
         "Queries are multiplied with keys in 16 bits (`model.scores_fp32: false`), which the release does in FP32.\n"
         "1,536 devices divide the batch only with a pipeline, and then there are fewer micro-batches than stages.",
-        ("model.scores_fp32=false",),
+        PRETRAINING,
+        HALF_SCORES,
+    ),
+    Model(
+        "CodeGen-2B",
+        "codegen_2b_nl",
+        577e9,
+        "Steps of 512 sequences of 2,048, with the tokens and the scores of CodeGen-16B.",
+        SMALL,
+        HALF_SCORES,
     ),
     Model(
         "CodeGeeX2-6B",
@@ -95,8 +148,10 @@ MODELS = (
         600e9,
         "Steps of 1,536 sequences of 2,048: its batch was never published. The tokens are those of its further\n"
         "training on code.",
+        PRETRAINING,
         ("training.global_batch=1536",),
     ),
+    *(_tuned(way, name, model) for way in ("Fine-tuning", "LoRA") for name, model in TUNED.items()),
 )
 
 
@@ -110,22 +165,21 @@ class Recipe:
 
     @property
     def file(self) -> Path:
-        """Its YAML."""
-        return (
-            FOLDER
-            / f"{self.model.name.lower().replace('-', '_')}_{HARDWARE[self.hardware].lower()}_{self.devices}.yaml"
-        )
+        """Its YAML; in a folder of its own if it leaves the model to the command line."""
+        words = self.model.name.lower().replace(" of ", "_").replace("-", "_").replace("fine_tuning", "finetune")
+        folder = FOLDER / "tuning" if self.model.model else FOLDER
+        return folder / f"{words}_{HARDWARE[self.hardware].lower()}_{self.devices}.yaml"
 
     @property
     def overrides(self) -> list[str]:
         """Keys that differ from the model's file and are not searched."""
-        keys = [*self.model.keys, *(self.model.on_910b if self.hardware == "ascend910b" else ())]
-        return [*keys, f"parallel.hardware={self.hardware}", *(["device=gpu"] if self.hardware == "a100" else [])]
+        keys = [*self.model.keys, *(self.model.fused if "attention" in device(self.hardware).fused else ())]
+        return [*keys, f"parallel.hardware={self.hardware}", *KEYS_OF_HARDWARE.get(self.hardware, ())]
 
     def plan(self) -> Plan | None:
         """What its file costs; None if nothing fits."""
         if self.file.exists():
-            return make_plan(load_config(self.file))
+            return plan_of(self.file, self.model.model)
         if self.file.stem not in NOTHING_FITS:
             raise SystemExit(
                 f"{self.file.name} is missing: python docs/recipes.py --search --only {self.file.stem}; if nothing "
@@ -134,29 +188,50 @@ class Recipe:
         return None
 
 
+@cache
+def plan_of(file: Path, words: tuple[str, ...] = ()) -> Plan:
+    """What a file costs, with more keys; once in this process."""
+    return make_plan(load_config(file, words))
+
+
 def recipes() -> Iterator[Recipe]:
-    """All of them; A100 only for the 13B."""
+    """All of them."""
     for model in MODELS:
-        for hardware in HARDWARE:
-            for devices in DEVICES:
-                if hardware != "a100" or (model is MODELS[0] and devices in (64, 512)):
-                    yield Recipe(model, hardware, devices)
+        for hardware, numbers in model.devices.items():
+            for devices in numbers:
+                yield Recipe(model, hardware, devices)
+
+
+def fastest(config: RunConfig) -> Plan | None:
+    """The fastest plan: of all, or on many devices of those around some meshes; None if nothing fits."""
+    if config.devices <= EVERY:
+        return next(iter(search(config, given=False).ranked), None)
+    found: list[Plan] = []
+    for tensor, pipeline in STARTS:
+        keys = {"parallel__data": None, "parallel__tensor": tensor, "parallel__pipeline": pipeline}
+        keys["training__micro_batch"] = tensor
+        if (start := changed(make_plan(config), **keys)) and (best := quick_search(start).best):
+            found += [best, *other_schedules(best)[0]]
+    return min((plan for plan in found if plan.roomy), key=attrgetter("step_seconds"), default=None)
 
 
 def find(recipe: Recipe) -> None:
     """Search a recipe and write its file, or remove the file if nothing fits."""
-    base = f"{recipe.model.base}.yaml"
+    base = ROOT / "configs" / f"{recipe.model.base}.yaml"
     free = [f"parallel.{axis}=1" for axis in ("tensor", "pipeline", "virtual_stages", "optimizer_shard")]
     free += ["parallel.sequence=false", "parallel.micro_batches=null", "training.micro_batch=null", "devices=1"]
-    config = replace(load_config(ROOT / "configs" / base, [*recipe.overrides, *free]), devices=recipe.devices)
-    found = search(config, given=False)
-    if not found.ranked:
+    words = [*recipe.overrides, *recipe.model.model, *free]
+    config = replace(load_config(base, words), devices=recipe.devices)
+    found = fastest(config)
+    plan_of.cache_clear()
+    if found is None:
         recipe.file.unlink(missing_ok=True)
         return
     given = {"output": f"runs/{recipe.file.stem}", **parse_overrides(recipe.overrides)}
     with atomic_file(recipe.file) as temporary:
         header = "# Found by `python docs/recipes.py --search`; its costs are in docs/recipes.md.\n"
-        temporary.write_text(header + yaml_of(found.ranked[0], f"../{base}", given), encoding="utf-8")
+        text = yaml_of(found, os.path.relpath(base, recipe.file.parent), given)
+        temporary.write_text(header + text, encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -262,11 +337,12 @@ def simulated(stem: str, plan: Plan) -> Simulated | None:
 
 def stale() -> list[str]:
     """Recipes of which a timeline is recorded whose settings or costs have changed since."""
-    return [stem for stem in _recorded() if simulated(stem, make_plan(load_config(file_of(stem)))) is None]
+    return [stem for stem in _recorded() if simulated(stem, plan_of(file_of(stem))) is None]
 
 
 HEADER = ("devices", "data x tensor x pipeline", "optimizer shards", "sequence parallel", "micro-batches")
-HEADER += ("recomputes", "GiB", "step, s", "MFU", "hours", "device-hours")
+HEADER += ("recomputes", "GiB, of what a run may use", "step, s", "MFU", "most to gain, and MFU without it")
+HEADER += ("hours", "device-hours")
 
 
 def row(plan: Plan | None, recipe: Recipe) -> tuple[str, ...]:
@@ -282,18 +358,46 @@ def _cells(plan: Plan, tokens: float) -> tuple[str, ...]:
     config, mesh, hours = plan.config, plan.config.mesh, hours_of(plan, tokens)
     training = config.training
     blocks = "" if training.recompute_blocks is None else f" in {', '.join(map(str, training.recompute_blocks))} blocks"
+    used = max(stage.total for stage in plan.memory)
+    layers = ", ".join(map(str, config.parallel.stage_layers or ()))
+    schedule = f", layers {layers}" if layers else ""
+    schedule += f", {mesh.virtual_stages} virtual" if mesh.virtual_stages > 1 else ""
     return (
-        f"{mesh.data} x {mesh.tensor} x {mesh.pipeline}",
+        f"{mesh.data} x {mesh.tensor} x {mesh.pipeline}{schedule}",
         f"{mesh.optimizer_shard}",
         "yes" if config.parallel.sequence else "no",
         f"{config.accumulation} of {config.micro_batch}",
         f"{training.recompute}{blocks}",
-        f"{max(stage.total for stage in plan.memory) / GIB:.1f}",
+        f"{used / GIB:.1f}, {used / plan.chip.usable_memory:.0%}".replace("%", " %"),
         plan.estimate.step,
         plan.estimate.share,
-        f"{hours:,.0f}",
-        f"{hours * config.devices:,.0f}",
+        most_to_gain(plan),
+        *(f"{x:,.{0 if x >= 100 else 1}f}" for x in (hours, hours * config.devices)),
     )
+
+
+def losses(plan: Plan) -> dict[str, float]:
+    """Seconds of a step, before the factor, that are no product of the model, by what would have to go."""
+    time = plan.time
+    stage, micro = time.slowest, time.micro_batches
+    again = micro * (stage.work.matmul_recompute + stage.work.vector_recompute)
+    element_wise = micro * (stage.work.vector_forward + stage.work.vector_backward)
+    fused = "attention" in fused_kernels(plan.config, plan.chip.fused)
+    return {
+        "collectives of activations": micro * stage.activations,
+        "collectives of weights and gradients": time.gradients,
+        "bubble": time.bubble * time.pipeline,
+        "recomputation": again,
+        "sums of gradients and the update": time.update,
+        # fused, they are what a kernel has to move
+        **({} if fused else {"element-wise work of composed attention and of chains": element_wise}),
+    }
+
+
+def most_to_gain(plan: Plan) -> str:
+    """The largest loss, and MFU if it took no time."""
+    name, seconds = max(losses(plan).items(), key=lambda item: item[1])
+    return f"{name}: {plan.mfu_of((plan.counted_seconds - seconds) * plan.factor.value):.0%}".replace("%", " %")
 
 
 def _percent(share: float) -> str:
@@ -307,7 +411,7 @@ def hours_of(plan: Plan, tokens: float) -> float:
 
 def paper_row() -> tuple[str, ...]:
     """The published run of the 13B, and our plan of its setting."""
-    plan = make_plan(load_config(file_of(PAPER)))
+    plan = plan_of(file_of(PAPER))
     cells = list(_cells(plan, MODELS[0].tokens))
     planned = HEADER.index("step, s") - 1  # the name comes first
     cells[planned] += f" (published: {STEP_SECONDS:.2f})"
@@ -318,11 +422,76 @@ def page() -> str:
     """The text of docs/recipes.md."""
     blocks = [INTRODUCTION]
     for model in MODELS:
+        tokens = f", {model.tokens / 1e9:,.0f} G tokens" if model.tokens > 1e9 else ""
         rows = [row(recipe.plan(), recipe) for recipe in recipes() if recipe.model is model]
         rows += [paper_row()] if model is MODELS[0] else []
-        blocks.append(f"## {model.name}, {model.tokens / 1e9:,.0f} G tokens\n\n{model.note}\n\n{_table(HEADER, rows)}")
-    blocks[1:1] = [simulated_section()]
+        blocks.append(f"## {model.name}{tokens}\n\n{model.note}\n\n{_table(HEADER, rows)}")
+    blocks[1:1] = [simulated_section(), tried_section()]
     return "\n\n".join([*blocks, memory_section()]) + "\n"
+
+
+TRIED = {"codegeex_13b_910b_64": 0.55, "codegeex_13b_910b_512": 0.53}  # with the MFU that was aimed at
+
+
+def variants(plan: Plan) -> Iterator[tuple[str, Plan | None]]:
+    """What each change alone gives, with the least recomputation that leaves 5 % of the memory; None: nothing fits."""
+    mesh, micro = plan.config.mesh, plan.config.micro_batch
+    for way in ("none", "selective", "full"):
+        other = changed(plan, training__recompute=way, training__recompute_blocks=None)
+        if other and other.time != plan.time:
+            yield f"training.recompute={way}", other
+    changes: list[dict[str, Any]] = [{"training__micro_batch": x} for x in (micro // 2, 2 * micro) if x]
+    for name, old in (("tensor", mesh.tensor), ("pipeline", mesh.pipeline)):
+        for new in (1, 2, 4, 8):
+            shards = min(64, mesh.data * old // new)
+            if new != old:
+                sequence = (new if name == "tensor" else mesh.tensor) > 1
+                keys = {f"parallel__{name}": new, "parallel__optimizer_shard": shards, "parallel__sequence": sequence}
+                changes.append(keys if name == "tensor" else {**keys, "parallel__virtual_stages": 1})
+    changes += [{"parallel__virtual_stages": x} for x in (1, 2, 4, 5) if x != mesh.virtual_stages]
+    changes.append({"parallel__stage_layers": balanced_layers(plan.config), "parallel__virtual_stages": 1})
+    changes.append({"parallel__sequence": False})
+    changes.append({"parallel__overlap__parts": 2, "parallel__virtual_stages": 1})
+    for keys in changes:
+        key, value = next(iter(keys.items()))
+        others = {"parallel__data": None, "parallel__stage_layers": None}
+        found, reasons = recomputing(plan.config, {**others, **keys}, plan.chip)
+        if found or "memory" in reasons:
+            yield f"{key.replace('__', '.')}={value}", min(found, key=attrgetter("step_seconds"), default=None)
+
+
+def tried_section() -> str:
+    """Every single change of the recipes with an aim, and what each would give."""
+    runs = published_steps("ascend910b")
+    modellink = statistics.geometric_mean(x.times_roofline for x in runs if "ModelLink" in x.name)
+    factor = beyond_roofline("ascend910b", 8).value
+    times = factor / modellink
+    blocks = [TRIED_TEXT.format(modellink=modellink, factor=factor, times=times)]
+    for stem, aim in TRIED.items():
+        plan = plan_of(file_of(stem))
+        header = (f"`{stem}`, aim {aim:.0%}".replace("%", " %"), "MFU", "memory to spare")
+        rows = [("the recipe", plan.estimate.share, _percent(plan.spare))]
+        for words, other in variants(plan):
+            cells = (other.estimate.share, _percent(other.spare)) if other else ("no plan fits", "")
+            rows.append((f"`{words}`", *cells))
+        every = losses(plan)
+        collectives = sum(every[name] for name in every if name.startswith("collectives"))
+        reduced = sum(
+            collective_seconds(plan.config, plan.chip, x)
+            for x in plan.collectives
+            if x.stage == plan.time.stages.index(plan.time.slowest) and x.purpose == "gradient"
+        )
+        for words, seconds in (
+            ("gradients communicated in 16 bits", reduced / 2),
+            ("every collective under computation", collectives),
+            ("no bubble", every["bubble"]),
+            ("every collective under computation, no bubble", collectives + every["bubble"]),
+            ("the same, and nothing recomputed", collectives + every["bubble"] + every["recomputation"]),
+        ):
+            share = plan.mfu_of((plan.counted_seconds - seconds) * plan.factor.value)
+            rows.append((f"bound: {words}", f"{share:.0%}".replace("%", " %"), ""))
+        blocks.append(_table(header, rows))
+    return "\n\n".join(blocks)
 
 
 SHOWN = ("computing", "tensor", "weights and gradients", "pipeline", "bubble")  # where a simulated step goes
@@ -334,7 +503,7 @@ def simulated_section() -> str:
     """The recorded timelines of current settings: where the step goes, and what follows."""
     rows = []
     for stem in _recorded():
-        plan = make_plan(load_config(file_of(stem)))
+        plan = plan_of(file_of(stem))
         found = simulated(stem, plan)
         if found is None:
             continue
@@ -360,7 +529,7 @@ def simulated_section() -> str:
 def _against_paper() -> str:
     """The recipe for the paper's devices against the paper's setting, both simulated; empty if one is not recorded."""
     stems = (PAPER, "codegeex_13b_910_1536")
-    found = [simulated(stem, make_plan(load_config(file_of(stem)))) for stem in stems]
+    found = [simulated(stem, plan_of(file_of(stem))) for stem in stems]
     if None in found:
         return ""
     paper, ours = (x.seconds for x in found)
@@ -389,10 +558,16 @@ ms-codegeex plan --config configs/recipes/codegeex_13b_910b_64.yaml
 python docs/recipes.py --search
 ```
 
-`plan --search` found these settings ([plan.md](plan.md)), and the timeline that of the 13B on 1,536 Ascend 910. **No
+Up to 16 devices `plan --search` found these settings, beyond that quick searches from three meshes, with other
+schedules of what they find ([plan.md](plan.md#better-meshes)); timelines chose three of the 13B on Ascend 910. **No
 device has shown any of these figures.** A step and its MFU have one estimate, and the range in which eight of ten runs
-should lie, from the published runs on the same chip ([plan.md](plan.md#the-range)). Hours are for the tokens of the
-model's paper, packed without padding. "full in 5, 0 blocks": the first 5 blocks of stage 1 recompute, none of stage 2.
+should lie, from the published runs on the same chip, or for 910C and H100 on the one before it
+([plan.md](plan.md#the-range)). A GPU has no fused attention here. The factor of A100 is below 1, because its runs fuse
+what the plan then counts apart: where little of that is left, as in CodeGen, the step is estimated too short.
+
+Hours are for the tokens of the model's paper, packed without padding. A device of a 910C is one of its two dies.
+"full in 5, 0 blocks": the first 5 blocks of stage 1 recompute, none of stage 2. *Most to gain*: what takes most of the
+slowest stage's step and is no product of the model, and MFU if that took no time.
 
 ![device-hours for the paper's tokens, by devices](images/recipes.png)"""
 
@@ -407,12 +582,23 @@ python docs/recipes.py --simulate codegeex_13b_910_1536
 One rank of each stage was compiled at full size, all layers, and its step simulated with the overlap that the graph
 allows ([rehearse.md](rehearse.md)). Shares are those of the stage that computes longest. A stream never waits while it
 has a ready operator, so these steps are optimistic; the column before them is pessimistic, because nothing overlaps
-there. Neither has a factor. Shrunk and executed, the recipes
-train as one device does: that for 1,536 devices in FP16, those for 64 and 512 in FP32 ([rehearse.md](rehearse.md)).
+there. Neither has a factor. Shrunk and executed, these recipes train as one device does: that for 1,536 devices in
+FP16, that for 64 in FP32 ([rehearse.md](rehearse.md)).
 GiB are without the buffers of communicators: those of all tensors at the peak of the simulated order, what they touch
 of the engine's memory pool (the rest is fragmentation) with its blocks, and the plan's. The recipes touch less than a
 run may use, with their buffers. Blocks have to fit only where the driver has no virtual memory, as on the 910; those of
 its recipe do. The order in which the paper's setting is simulated takes more."""
+
+
+TRIED_TEXT = """## What was tried for the 13B on 64 and 512 x 910B
+
+The aims were an MFU of 55 % on 64 devices and 53 % on 512 in the middle of the range. The recipes do not reach them.
+Each row changes one thing, with the least recomputation that leaves 5 % of the memory, and with as many optimizer
+shards as another mesh has, up to 64. A row of recomputation with less than 5 % to spare is too large for a recipe. The
+search combines all of these but the parts of a micro-batch. A bound is what would be left if something took no time:
+the aims need every collective under computation, and on 512 devices no bubble either. With the factor of ModelLink's
+three runs alone, {modellink:.2f} on 8 devices instead of {factor:.2f} for those of MindFormers as well, every MFU would
+be {times:.2f} times as high."""
 
 
 MEMORY_TEXT = """## Memory of a device
@@ -425,7 +611,7 @@ plan counts neither fragmentation nor the workspaces of kernels. What the recipe
 def memory_section() -> str:
     """Memory by part, of every recipe and of the published setting."""
     found = [(recipe.file, recipe.plan()) for recipe in recipes()]
-    found.append((file_of(PAPER), make_plan(load_config(file_of(PAPER)))))
+    found.append((file_of(PAPER), plan_of(file_of(PAPER))))
     rows = []
     for file, plan in found:
         if plan:
@@ -450,18 +636,21 @@ def picture(path: Path) -> None:
     """Device-hours by devices, a line for each model and device."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.0, 4.0), layout="constrained")
+    figure = Figure(figsize=(7.0, 5.0), layout="constrained")
     axes = figure.add_subplot()
-    for model, color in zip(MODELS, ("tab:blue", "tab:orange", "tab:green"), strict=True):
-        for hardware, style in zip(HARDWARE, ("o-", "s--", "^:"), strict=True):
+    styles = dict(zip(HARDWARE, ("o-", "s--", "D-.", "^:", "v:"), strict=True))
+    pretrained = [model for model in MODELS if model.tokens > 1e9]
+    for model, color in zip(pretrained, ("tab:blue", "tab:orange", "tab:red", "tab:green"), strict=True):
+        for hardware in model.devices:
             found = [(x, x.plan()) for x in recipes() if x.model is model and x.hardware == hardware]
             points = [(x.devices, hours_of(plan, model.tokens) * x.devices) for x, plan in found if plan]
             if points:
                 label = f"{model.name}, {HARDWARE[hardware]}"
-                axes.plot(*zip(*points, strict=True), style, color=color, label=label)
+                axes.plot(*zip(*points, strict=True), styles[hardware], color=color, label=label)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    axes.set_xticks(DEVICES, [f"{x:,}" for x in DEVICES])
+    numbers = sorted({recipe.devices for recipe in recipes()})
+    axes.set_xticks(numbers, [f"{x:,}" for x in numbers])
     axes.set_xlabel("devices")
     axes.set_ylabel("device-hours, planned")
     figure.legend(loc="outside right center", fontsize="small")
@@ -490,7 +679,7 @@ def main(arguments: Sequence[str] | None = None, docs: Path = ROOT / "docs") -> 
 def _run(chosen: argparse.Namespace, docs: Path) -> int:
     """Search, simulate, and write or compare the page: the exit status."""
     if chosen.search:
-        FOLDER.mkdir(exist_ok=True)
+        (FOLDER / "tuning").mkdir(parents=True, exist_ok=True)
         for recipe in recipes():
             if not recipe.file.name.startswith(chosen.only):
                 continue

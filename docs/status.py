@@ -18,6 +18,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_file
 from ms_codegeex.base.hardware import DEVICES
 from ms_codegeex.config.validation import check_tree, validated
+from ms_codegeex.planning.hardware_sources import uncertain_of
 
 ROOT = Path(__file__).resolve().parents[1]
 MARKS = ("not verified", "not seen", "not run", "not reproduced")
@@ -106,7 +107,7 @@ def unverified_page(tables: dict[str, list[Row]]) -> str:
     rows = [*tables["devices"], *tables["capabilities"]]
     open_items = [(row.name, what, mark) for row in rows for what, mark in row.unverified.items()]
     checks = [(check.part, check.do, check.see) for row in rows for check in row.checks]
-    figures = [(chip.name, ", ".join(f"`{name}`" for name in sorted(chip.uncertain))) for chip in DEVICES.values()]
+    figures = [(chip.name, ", ".join(f"`{name}`" for name in sorted(uncertain_of(chip)))) for chip in DEVICES.values()]
     return f"""# What is not verified
 
 Generated from `docs/status.yaml` by `python docs/status.py`, as is [status.md](status.md). Edit that file instead.

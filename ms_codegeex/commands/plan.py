@@ -39,7 +39,7 @@ class Arguments:
     config: Path = option("YAML file of the run, or a shipped name", "FILE", REQUIRED)
     devices: int | None = option("total number of devices (default: the YAML's)", "N")
     device: str | None = option(
-        "ascend910, ascend910b, a100 or a file of `calibrate` (default: parallel.hardware)", "NAME"
+        "ascend910, ascend910b, ascend910c, a100, h100 or a file of `calibrate` (default: parallel.hardware)", "NAME"
     )
     tokens: float | None = option(
         "tokens to train on, padding included (default: those of the run's steps)", "T", gt=0, lt=float("inf")

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ms_codegeex.rehearsal.compile import CompileReport
     from ms_codegeex.rehearsal.emulation import Emulation
     from ms_codegeex.rehearsal.execute import ExecutionReport
-    from ms_codegeex.rehearsal.graph_kernel import GraphKernelReport
     from ms_codegeex.rehearsal.timeline.timeline import Timeline
 
 SUMMARY = "compile and execute a parallel plan without its devices; exit status 1 if it would not train correctly"
@@ -107,11 +106,10 @@ def run(arguments: Arguments) -> int:
         print_error(f"ms-codegeex rehearse: warning: {warning}")
     compiled = _compile(config, ranks, arguments) if compiles else None
     timeline = _simulate_step(config, compiled, arguments) if compiled and arguments.timeline else None
-    kernels = _graph_kernels(arguments.json) if compiled else None
     execution = _execute(config, mesh, arguments.steps, arguments.json) if executes else None
     passed = (compiled is None or compiled.ok) and (execution is None or execution.passed)
     if arguments.json:
-        result = _as_json(compiled, kernels, execution, timeline, passed)
+        result = _as_json(compiled, execution, timeline, passed)
         print_json({**result, "warnings": [warning] if warning else []})
     return 0 if passed else 1
 
@@ -278,23 +276,6 @@ def _simulate_step(config: RunConfig, compiled: CompileReport, arguments: Argume
     return timeline
 
 
-def _graph_kernels(quiet: bool) -> GraphKernelReport | None:
-    """Graph-kernel fusion of one block on this CPU, the only back end that can be tried without a device."""
-    from ms_codegeex.rehearsal.graph_kernel import graph_kernel_report, missing_programs
-
-    if missing := missing_programs():
-        print_error(f"graph-kernel fusion of one block was not tried: {', '.join(missing)} not on PATH")
-        return None
-    report = graph_kernel_report()
-    if not quiet:
-        print_out(
-            f"graph-kernel fusion of one block, compiled for this CPU: {report.before.total()} kernels -> "
-            f"{report.after.total()}, {report.fused_kernels} of them fused; results move by "
-            f"{report.largest_difference:.0e}\n"
-        )
-    return report
-
-
 def _execute(config: RunConfig, mesh: Mesh | None, steps: int | None, quiet: bool) -> ExecutionReport:
     from ms_codegeex.rehearsal.execute import execute, report
 
@@ -307,13 +288,12 @@ def _execute(config: RunConfig, mesh: Mesh | None, steps: int | None, quiet: boo
 
 def _as_json(
     compiled: CompileReport | None,
-    kernels: GraphKernelReport | None,
     execution: ExecutionReport | None,
     timeline: Timeline | None,
     passed: bool,
 ) -> dict[str, Any]:
-    """The execution's figures at the top, null where nothing was executed; the compilation's below `compile`, graph
-    kernels below `graph_kernels`, the timeline below `timeline`."""
+    """The execution's figures at the top, null where nothing was executed; the compilation's below `compile`, the
+    timeline below `timeline`."""
     from ms_codegeex.rehearsal.timeline.report import to_json
 
     measured = compiled.to_json() if compiled else {}
@@ -323,5 +303,4 @@ def _as_json(
         "verdict": "pass" if passed else "fail",
         "compile": measured or None,
         "timeline": to_json(timeline) if timeline else None,
-        "graph_kernels": {"before": kernels.before.total(), "after": kernels.after.total()} if kernels else None,
     }

@@ -306,9 +306,9 @@ class ParallelConfig:
     server_devices: Positive = 8
     """Devices per server; a tensor-parallel group never spans two servers."""
     hardware: str | None = None
-    """`ascend910`, `ascend910b`, `a100`, or a [hardware file](calibrate.md): the accelerator that `plan` assumes (none:
-    `ascend910`, or `a100` for `device: gpu`). A run uses its kernels and no more memory than the plan assumes. On
-    `ascend` the driver reports the hardware; a different value here is an error."""
+    """`ascend910`, `ascend910b`, `ascend910c`, `a100`, `h100`, or a [hardware file](calibrate.md): the accelerator that
+    `plan` assumes (none: `ascend910`, or `a100` for `device: gpu`). A run uses its kernels and no more memory than the
+    plan assumes. On `ascend` the driver reports the hardware; a different value here is an error."""
     calibration: str | None = None
     """The hardware file that `hardware` named, of whose chip this is then the name. Only plans read it."""
     fusion: FusionConfig = field(default_factory=FusionConfig)

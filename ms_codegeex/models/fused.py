@@ -45,7 +45,10 @@ class FusedAttention(AttentionCore):
     """Attention whose scores never leave the chip. The kernel exists on Ascend only, for FP16; softmax is FP32 in it.
 
     The kernel divides by sqrt(d) itself, after a product in FP32, and masks by a boolean instead of adding -10000. It
-    has no dropout of attention weights: an active `dropout` is a `UserError`.
+    has no dropout of attention weights: an active `dropout` is a `UserError`. With `next_tokens` 0 it computes no tile
+    that lies after the diagonal, about half of them (CANN's ops-transformer, sparse_mode_introduction.md: mode 0 with
+    nextTokens 0 and preTokens of at least the sequence is the causal case); in the others the mask still decides, so
+    it may hide earlier documents.
     """
 
     def __init__(
@@ -60,7 +63,8 @@ class FusedAttention(AttentionCore):
         super().__init__(heads, dtype, softmax_dtype, dropout, rotary, dtype)  # the kernel multiplies in 16 bits
         if dropout.active:
             raise UserError("parallel.fusion.attention: the fused kernel drops nothing; set training.dropout to 0")
-        self.kernel = FlashAttentionScore(heads.count, scale_value=1.0 / math.sqrt(heads.size), input_layout="BNSD")
+        scale = 1.0 / math.sqrt(heads.size)
+        self.kernel = FlashAttentionScore(heads.count, scale_value=scale, next_tokens=0, input_layout="BNSD")
         self.hide = ops.Less()
         self.repeats = False  # set where queries are split into more shards than keys and values
 

@@ -52,7 +52,7 @@ def linear(
     """The product of a linear layer, frozen if others have adapters, and of its adapter; fused layers of the `table`
     compute the narrow tensor once. With sequence parallelism, that of a row-parallel layer is scattered by rows."""
     live = gradients.of_input(name)
-    yield replace(product, left=live, right=not shape.adapted)
+    yield product if live and not shape.adapted else replace(product, left=live, right=not shape.adapted)
     if name in shape.adapted:
         m, k, n, rank, byte = product.m, product.k, product.n, shape.rank, shape.bytes
         first = table.has_factor(name, shape.adapted) == name

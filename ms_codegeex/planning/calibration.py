@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ms_codegeex.base.hardware import ASCEND_910, Device
 from ms_codegeex.planning.cost_model import MatMul
 from ms_codegeex.planning.inference import of_sizes
-from ms_codegeex.planning.published_steps import beyond_roofline, published_steps
+from ms_codegeex.planning.published_steps import beyond_roofline, measured_like, published_steps
 from ms_codegeex.planning.roofline import matmul_seconds
 
 if TYPE_CHECKING:
@@ -59,10 +59,12 @@ def outside_roofline(chip: Device, devices: int) -> Factor:
     """
     if own := chip.calibration:
         return Factor(own.factor, own.low, own.high, chip.name, f"the residuals of {own.source}")
-    runs = published_steps(chip.name)
-    found, several = beyond_roofline(chip.name, devices), len(runs) > 1
+    measured = measured_like(chip.name)
+    runs = published_steps(measured)
+    found, several = beyond_roofline(measured, devices), len(runs) > 1
     source = f"{len(runs)} published runs" if several else "one published run, spread as on other chips,"
-    return Factor(found.value, found.low, found.high, chip.name, f"{source} on {chip.name}")
+    source += f" on {measured}" if measured == chip.name else f" on {measured}, none on {chip.name}"
+    return Factor(found.value, found.low, found.high, measured, source)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,16 @@ def runs_again(setting: str, minimum: str) -> bool:
     return bool(minimum) and setting in ("full", minimum)
 
 
+TILE = 128  # rows and columns that a kernel for products computes together
+
+
+def causal_share(tokens: int) -> float:
+    """The part of the products of `tokens` queries and keys that a causal fused attention computes: the tiles up to the
+    diagonal."""
+    tiles = math.ceil(tokens / TILE)
+    return (tiles + 1) / (2 * tiles)
+
+
 @dataclass(frozen=True)
 class MatMul:
     """`batch` products [m, k] x [k, n].
@@ -35,7 +46,8 @@ class MatMul:
     in the backward pass ("" never: nothing there needs its result).
     `left`, `right`: whether the backward pass needs the gradient of that operand.
     `stored_output`: the result goes through device memory, not only through the chip (a fused attention's does not).
-    `fp32`: computed in FP32 whatever the precision of the run.
+    `fp32`: computed in FP32 whatever the precision of the run. `share`: the part of it that is computed, in the time of
+    the whole: what a fused attention skips, its softmax takes (docs/plan.md).
     """
 
     name: str
@@ -51,15 +63,21 @@ class MatMul:
     left: bool = True
     right: bool = True
     fp32: bool = False
+    share: float = 1.0
 
     @property
     def flops(self) -> int:
         """FLOPs of one pass, two per multiply-add."""
+        return round(self.whole * self.share)
+
+    @property
+    def whole(self) -> int:
+        """FLOPs of one pass that skips nothing."""
         return 2 * self.batch * self.m * self.k * self.n
 
     def transposed(self) -> tuple[MatMul, ...]:
         """The products of the backward pass: gradient of the left and of the right operand, where they are needed."""
-        kept = {"stored_output": self.stored_output, "fp32": self.fp32}
+        kept = {"stored_output": self.stored_output, "fp32": self.fp32, "share": self.share}
         left = MatMul(self.name, self.m, self.n, self.k, self.batch, **kept)
         right = MatMul(self.name, self.k, self.m, self.n, self.batch, **kept)
         return tuple(product for product, needed in ((left, self.left), (right, self.right)) if needed)

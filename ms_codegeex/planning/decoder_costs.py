@@ -12,7 +12,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from ms_codegeex.models.decoder_config import DecoderConfig
-from ms_codegeex.planning.cost_model import MatMul, MicroBatch, ModelPart, TensorCollective, Vector, runs_again
+from ms_codegeex.planning.cost_model import (
+    MatMul,
+    MicroBatch,
+    ModelPart,
+    TensorCollective,
+    Vector,
+    causal_share,
+    runs_again,
+)
 
 FP32 = 4
 # Tensors that an activation moves forward and backward, and tensors kept: of elementary operators, as graph kernels.
@@ -173,9 +181,9 @@ def attention(model: DecoderConfig, shape: MicroBatch, sizes: TensorSizes) -> tu
         return (
             *before,
             Vector("split and merge heads", layout, layout, kept),
-            MatMul("scores", seq, head, seq, batch, replays=1, stored_output=False),
+            MatMul("scores", seq, head, seq, batch, replays=1, stored_output=False, share=causal_share(seq)),
             Vector("softmax", 2 * bits, bits, saved),
-            MatMul("context", seq, seq, head, batch, stored_output=False),
+            MatMul("context", seq, seq, head, batch, stored_output=False, share=causal_share(seq)),
         )
     # where heads are split, a network without micro-batches, whose blocks are inlined, does not keep the result
     again = shape.tensor > 1 and shape.micro_batches == 1

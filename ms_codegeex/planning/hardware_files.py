@@ -93,11 +93,9 @@ class HardwareFile:
             high=self.factor.high,
             cluster_latency=rates.pop("cluster_latency"),
             source=self.source,
+            measured=frozenset(rates.keys() - set(self.assumed)),
         )
-        measured = rates.keys() - set(self.assumed)
-        sources = chip.sources | dict.fromkeys(sorted(measured), f"measured: {self.source}")
-        uncertain = chip.uncertain - measured
-        return replace(chip, name=name, calibration=calibration, sources=sources, uncertain=uncertain, **rates)
+        return replace(chip, name=name, calibration=calibration, **rates)
 
 
 def read_hardware_file(path: Path) -> HardwareFile:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -18,8 +18,8 @@ from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.config.sections import LoraConfig
 from ms_codegeex.models.decoder_config import DecoderConfig
 from ms_codegeex.parallel.sharding import layouts_on
-from ms_codegeex.planning.communication import PlannedCollective, collectives
-from ms_codegeex.planning.communicators import communicators_of
+from ms_codegeex.planning.communication import collectives
+from ms_codegeex.planning.communicators import Communicator, communicators_of
 from ms_codegeex.planning.cost_model import MatMul, ModelPart, runs_again
 from ms_codegeex.planning.model_parts import parts_of
 
@@ -40,10 +40,10 @@ class StageMemory:
     weights: int
     gradients: int
     optimizer_state: int
-    gathered_weights: int
-    activations: int
-    workspace: int
-    communication: int
+    gathered_weights: int = 0
+    activations: int = 0
+    workspace: int = 0
+    communication: int = 0
 
     @property
     def total(self) -> int:
@@ -203,25 +203,42 @@ def _gradients(config: RunConfig, sums: ParameterSums) -> float:
     return own + whole / (config.parallel.fusion.allreduce_groups or max(1, sums.shared_count))
 
 
-def stage_memory(
-    config: RunConfig, chip: Device, listed: Sequence[PlannedCollective] | None = None
-) -> list[StageMemory]:
-    """Memory of one device of each stage at its peak. `listed`: the collectives of the plan, if they are known."""
+def state_memory(config: RunConfig) -> list[StageMemory]:
+    """What one device of each stage holds between its micro-batches: weights, gradients and optimizer state alone."""
+    return [
+        StageMemory(
+            weights=sums.bytes,
+            gradients=int(_gradients(config, sums)),
+            optimizer_state=FP32 * (2 * sums.own_trained - sum(map(math.prod, muon_shapes(config, stage)))),
+        )
+        for stage, sums in enumerate(parameter_sums(config))
+    ]
+
+
+def stage_memory(config: RunConfig, chip: Device) -> list[StageMemory]:
+    """Memory of one device of each stage at its peak."""
+    mesh, listed = config.mesh, collectives(config, chip)
+    groups = [communicators_of(config, mesh.rank(stage, 0, 0), listed) for stage in range(mesh.pipeline)]
+    return with_buffers(memory_without_buffers(config, chip), groups)
+
+
+def with_buffers(memory: Sequence[StageMemory], groups: Sequence[Sequence[Communicator]]) -> list[StageMemory]:
+    """The memory of each stage with the buffers of its communicators."""
+    return [replace(x, communication=sum(y.bytes for y in listed)) for x, listed in zip(memory, groups, strict=True)]
+
+
+def memory_without_buffers(config: RunConfig, chip: Device) -> list[StageMemory]:
+    """The same without the buffers of communicators, which need all collectives."""
     result, every_part = [], parts_of(config, chip)
-    listed = collectives(config, chip) if listed is None else listed
-    for stage, sums in enumerate(parameter_sums(config)):
+    for stage, (sums, state) in enumerate(zip(parameter_sums(config), state_memory(config), strict=True)):
         parts, matrices = [x for x in every_part if x.stage == stage], muon_shapes(config, stage)
         activations, transient = _activations(config, parts, stage)
-        groups = communicators_of(config, config.mesh.rank(stage, 0, 0), listed)
         result.append(
-            StageMemory(
-                weights=sums.bytes,
-                gradients=int(_gradients(config, sums)),
-                optimizer_state=FP32 * (2 * sums.own_trained - sum(map(math.prod, matrices))),
+            replace(
+                state,
                 gathered_weights=int(_gathered(config, sums, parts, stage)),
                 activations=int(activations),
                 workspace=int(max(transient, muon_workspace(matrices))),
-                communication=sum(x.bytes for x in groups),
             )
         )
     return result

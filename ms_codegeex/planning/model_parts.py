@@ -39,7 +39,8 @@ def model_parts(model: DecoderConfig, shape: MicroBatch) -> tuple[ModelPart, ...
             listed += costs.blocks(block, own, sizes, stage, count, _collectives(model, own, size))
         if list(settings) == ["full", "selective"]:
             listed.append(costs.border(shape, sizes, stage))
-        listed[first:] = [replace(part, virtual_stage=virtual) for part in listed[first:]]
+        if virtual:
+            listed[first:] = [replace(part, virtual_stage=virtual) for part in listed[first:]]
         if number == 0 and shape.adapted and blocks:
             listed = _with_first_block(listed, model, replace(shape, recompute=blocks[0]), size)
     first = len(listed)
@@ -55,7 +56,9 @@ def model_parts(model: DecoderConfig, shape: MicroBatch) -> tuple[ModelPart, ...
     before += [_lookup(layer, sizes, size) for layer in table.last if layer.role is TABLE]
     listed.append(costs.head(model, shape, sizes, last, tuple(before), table.layer("head").bias))
     last_of_stage = len(shape.blocks) // shape.stages - 1
-    return tuple(listed[:first] + [replace(part, virtual_stage=last_of_stage) for part in listed[first:]])
+    if last_of_stage:
+        listed[first:] = [replace(part, virtual_stage=last_of_stage) for part in listed[first:]]
+    return tuple(listed)
 
 
 def _collectives(model: DecoderConfig, shape: MicroBatch, size: int, first: bool = False) -> tuple:

@@ -21,7 +21,13 @@ from ms_codegeex.planning.communication import PlannedCollective, collectives
 from ms_codegeex.planning.communicators import Communicator, communicators_of
 from ms_codegeex.planning.estimate import Estimate
 from ms_codegeex.planning.hardware_files import hardware_of
-from ms_codegeex.planning.memory import StageMemory, parameter_sums, stage_memory
+from ms_codegeex.planning.memory import (
+    StageMemory,
+    memory_without_buffers,
+    parameter_sums,
+    state_memory,
+    with_buffers,
+)
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
@@ -106,7 +112,12 @@ class Plan:
     @cached_property
     def memory(self) -> list[StageMemory]:
         """Bytes on one device of each stage."""
-        return stage_memory(self.config, self.chip, self.collectives)
+        return with_buffers(self._without_buffers, self.communicators)
+
+    @cached_property
+    def _without_buffers(self) -> list[StageMemory]:
+        """The same without the buffers of communicators."""
+        return memory_without_buffers(self.config, self.chip)
 
     @cached_property
     def communicators(self) -> list[list[Communicator]]:
@@ -137,7 +148,12 @@ class Plan:
 
     @property
     def roomy(self) -> bool:
-        """Whether it fits with something to spare, as a plan that a search chooses must."""
+        """Whether it fits with something to spare, as a plan that a search chooses must. What takes longest to count
+        comes last: most plans of a search fail before it."""
+        limit = (1 - SPARE) * self.chip.usable_memory
+        for counted in (state_memory, lambda _: self._without_buffers):
+            if max(stage.total for stage in counted(self.config)) > limit:
+                return False
         return self.spare >= SPARE
 
     @property

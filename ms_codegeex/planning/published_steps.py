@@ -95,6 +95,11 @@ def published_steps(chip: str) -> tuple[PublishedStep, ...]:
     return tuple(PublishedStep(**run) for run in _file()["runs"].get(chip, ()))
 
 
+def measured_like(chip: str) -> str:
+    """The chip whose published runs are taken for a chip: itself, or one like it."""
+    return _file()["like"].get(chip, chip)
+
+
 @cache
 def published_scaling() -> Scaling:
     """The line through all published points of one model on more and more devices."""
@@ -105,8 +110,8 @@ def published_scaling() -> Scaling:
 @cache
 def beyond_roofline(chip: str, devices: int) -> Spread:
     """How many times longer than its roofline a step on `devices` of a chip takes, by the published runs on that chip,
-    of which there must be one. Their spread is at least that of all chips' runs."""
-    scaling = published_scaling()
+    or one like it, of which there must be one. Their spread is at least that of all chips' runs."""
+    scaling, chip = published_scaling(), measured_like(chip)
     names = [chip, *(name for name in _file()["runs"] if name != chip)]
     own, *others = ([run.times_roofline / scaling.times(run.devices) for run in published_steps(x)] for x in names)
     found, times = spread(own, others), scaling.times(devices)

@@ -11,8 +11,9 @@ from ms_codegeex.base.hardware import GIB, Device
 from ms_codegeex.base.printing import table
 from ms_codegeex.planning.calibration import fit_sentence, published_run
 from ms_codegeex.planning.communicators import MIB, Communicator
+from ms_codegeex.planning.hardware_sources import sources_of, uncertain_of
 from ms_codegeex.planning.planner import Improvement, Plan, communication_by_group, improvements, published_to_dict
-from ms_codegeex.planning.published_steps import published_steps
+from ms_codegeex.planning.published_steps import measured_like, published_steps
 from ms_codegeex.planning.search import SearchResult, keys_of
 
 CATEGORIES = (
@@ -190,7 +191,10 @@ def published_table(plan: Plan) -> str:
     """The published runs that the range comes from; of a calibrated device, the run that calibrated it."""
     if plan.chip.calibration:
         return f"{plan.chip.name}: calibrated by {plan.chip.calibration.source}"
-    rows = [(x.name, x.source, f"{x.devices:,}", f"{x.times_roofline:.2f}") for x in published_steps(plan.chip.name)]
+    rows = [
+        (x.name, x.source, f"{x.devices:,}", f"{x.times_roofline:.2f}")
+        for x in published_steps(measured_like(plan.chip.name))
+    ]
     shown = table(("published run", "source", "devices", "times its roofline"), rows, 2)
     return f"{shown}\n{textwrap.fill(fit_sentence(), 120)}"
 
@@ -198,9 +202,10 @@ def published_table(plan: Plan) -> str:
 def sources(chip: Device) -> str:
     """The device's figures with where each comes from; uncertain ones are marked."""
     lines = [f"figures of {chip.name} (? uncertain)"]
-    for name, source in chip.sources.items():
+    uncertain = uncertain_of(chip)
+    for name, source in sources_of(chip).items():
         value = getattr(chip, name)
-        mark = "?" if name in chip.uncertain else " "
+        mark = "?" if name in uncertain else " "
         lines.append(f"{mark} {name} = {value if value is None else f'{value:.4g}'}: {source}")
     return "\n".join(lines)
 

@@ -37,7 +37,7 @@ from ms_codegeex.base.hardware import Device
 from ms_codegeex.config.chosen_hardware import fused_kernels
 from ms_codegeex.parallel.sharding import ITERATIONS, layouts_of
 from ms_codegeex.planning.communication import PlannedCollective, collectives, seconds
-from ms_codegeex.planning.cost_model import MatMul, ModelPart, Vector, executed_products, runs_again
+from ms_codegeex.planning.cost_model import TILE, MatMul, ModelPart, Vector, executed_products, runs_again
 from ms_codegeex.planning.hardware_files import hardware_of
 from ms_codegeex.planning.memory import muon_shapes, parameter_sums
 from ms_codegeex.planning.model_parts import parts_of
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 
 MATMUL_PEAK = 0.89
 K_START = 20
-TILE = 128
 PARTS_HIDE = {True: 0.5, False: 0.9}  # of the tensor-parallel collectives; whether there are micro-batches
 BUCKETS_HIDE_WITH_PARTS = 0.5  # of weights and gradients, without micro-batches
 
@@ -60,7 +59,7 @@ def matmul_seconds(product: MatMul, chip: Device, precision: str) -> float:
     own = chip.calibration
     share, start = (own.matmul_share, own.matmul_start) if own else (MATMUL_PEAK, K_START)
     efficiency = share * product.k / (product.k + start) * fill
-    arithmetic = product.flops / (chip.peak(precision) * efficiency)
+    arithmetic = product.whole / (chip.peak(precision) * efficiency)
     elements = product.m * product.k + product.k * product.n + product.m * product.n
     if not product.stored_output:  # scores of a fused attention: only the narrow operands move
         elements = min(product.m, product.n, product.k) * (product.m + product.n + product.k)

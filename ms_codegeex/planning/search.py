@@ -20,6 +20,7 @@ from ms_codegeex.config.sections import OverlapConfig
 from ms_codegeex.config.values import merged
 from ms_codegeex.planning.hardware_files import hardware_of
 from ms_codegeex.planning.planner import OVERRIDES, SPARE, Plan, change, changed, divisors, overrides
+from ms_codegeex.planning.roofline import balanced_layers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -33,7 +34,7 @@ TELLING = (
     "training.recompute",
     "training.micro_batch",
 )
-REFINED = 40  # of the fastest plans, whose buckets, parts of micro-batches and virtual stages are varied
+REFINED = 40  # of the fastest plans, whose schedule, buckets and parts of micro-batches are varied
 BUCKETS = (4, 8, 20, 40)
 MAX_VIRTUAL_STAGES = 5  # that are tried: more send more and hardly wait less
 LARGEST = 64  # optimizer shards and micro-batches that are tried
@@ -108,25 +109,32 @@ def search(
     given: bool = True,
     overlap: bool = False,
 ) -> SearchResult:
-    """Every plan of meshes, optimizer shards, sequence parallelism, micro-batches and recomputation. `progress` gets
-    the number tried.
+    """Every plan of meshes, optimizer shards, sequence parallelism, micro-batches and recomputation, and the fastest
+    pipelines with virtual stages or layers by cost. `progress` gets the number tried.
 
     `given`: the mesh of `config` is the user's, not a placeholder for one that does not fit the devices. `overlap`:
-    rank by the step with the estimated overlap of compiled graphs, and also try buckets of gradients, parts of
-    micro-batches and virtual stages on the best plans.
+    rank by the step with the estimated overlap of compiled graphs, and also try buckets of gradients and parts of
+    micro-batches on the best plans.
     """
     chip = hardware_of(config)
     chip.peak(config.training.precision)
     reasons: Counter[str] = Counter()
     ranked: list[Plan] = []
-    tried = 0
+    tried, fastest = 0, attrgetter("overlapped_seconds" if overlap else "step_seconds")
     for choice in chain.from_iterable(choices(config, *mesh) for mesh in meshes(config)):
         fitting, others = recomputing(config, choice.keys(config), chip)
+        ranked += sorted(fitting, key=fastest)  # while what their times have in common with their memory is cached
+        reasons.update(others)
+        tried += len(fitting) + len(others)
+        progress(tried)
+    ranked.sort(key=fastest)
+    for plan in [plan for plan in ranked if plan.config.mesh.pipeline > 1][:REFINED]:
+        fitting, others = other_schedules(plan)
         ranked += fitting
         reasons.update(others)
         tried += len(fitting) + len(others)
         progress(tried)
-    ranked.sort(key=attrgetter("overlapped_seconds" if overlap else "step_seconds"))
+    ranked.sort(key=fastest)
     if overlap:
         more = [x for plan in ranked[:REFINED] for x in _refined(plan)]
         tried += len(more)
@@ -154,6 +162,27 @@ def recomputing(config: RunConfig, keys: Mapping[str, Any], chip: Device) -> tup
     return [], reasons
 
 
+def other_schedules(plan: Plan) -> tuple[list[Plan], list[str]]:
+    """As `recomputing`, for other schedules of the plan's pipeline: with virtual stages, and with layers by cost."""
+    config, layers, stages = plan.config, plan.config.model.sizes.attention_layers, plan.config.mesh.pipeline
+    numbers = range(2, MAX_VIRTUAL_STAGES + 1) if stages > 1 else ()
+    changes: list[dict[str, Any]] = [
+        {"parallel__virtual_stages": number, "parallel__stage_layers": None}
+        for number in numbers
+        if layers % (stages * number) == 0
+    ]
+    balanced = balanced_layers(config)
+    if balanced != config.mesh.layers_per_stage(layers):
+        changes.append({"parallel__virtual_stages": 1, "parallel__stage_layers": balanced})
+    found: list[Plan] = []
+    reasons: list[str] = []
+    for keys in changes:
+        fitting, others = recomputing(config, keys, plan.chip)
+        found += fitting
+        reasons += others
+    return found, reasons
+
+
 def _refined(plan: Plan) -> Iterator[Plan]:
     """The plan with other numbers of buckets, with micro-batches in two parts, and with virtual stages."""
     config = plan.config
@@ -179,7 +208,7 @@ def _by_budget(plan: Plan, cheaper: Plan) -> Plan | None:
 
     Bisects all stages together, since they are independent.
     """
-    if not plan.config.parallel.overlap.recompute_collectives:
+    if not plan.config.parallel.overlap.recompute_collectives or plan.config.mesh.virtual_stages > 1:
         return None  # not possible together
     limit, mesh, model = (1 - SPARE) * plan.chip.usable_memory, plan.config.mesh, plan.config.model.sizes
     counts = mesh.layers_per_stage(model.attention_layers)

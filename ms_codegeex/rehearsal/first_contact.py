@@ -23,7 +23,7 @@ import numpy as np
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import write_json
-from ms_codegeex.base.hardware import ASCEND_910, ASCEND_910B, GIB
+from ms_codegeex.base.hardware import ASCEND_910, ASCEND_910B, ASCEND_910C, GIB
 from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.printing import table
 from ms_codegeex.config import RunConfig
@@ -44,7 +44,7 @@ from ms_codegeex.runs.stopping import left_error
 from ms_codegeex.runs.supervision import reserved_port
 from ms_codegeex.runs.workers import Workers, WorkerSpec
 
-DRIVER_NAMES = {ASCEND_910.name: "Ascend910A", ASCEND_910B.name: "Ascend910B1"}
+DRIVER_NAMES = {ASCEND_910.name: "Ascend910A", ASCEND_910B.name: "Ascend910B1", ASCEND_910C.name: "Ascend910_9391"}
 STEPS = 2
 LEVEL = "2"  # the engine's level of simulation that also has a driver, a back end and a pool of memory
 MASTER = "127.0.0.1:8118"  # of a job of several servers; nobody answers there, nor is asked

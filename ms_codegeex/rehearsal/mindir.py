@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.parallel.context import ranks_in_group_name
+from ms_codegeex.planning.cost_model import causal_share
 
 if TYPE_CHECKING:
     from mindspore.train.mind_ir_pb2 import AttributeProto, GraphProto, ModelProto, NodeProto, PrimitiveProto
@@ -25,6 +26,7 @@ COMMUNICATION = ("AllReduce", "AllGather", "ReduceScatter", "AlltoAll", "Broadca
 MATMULS = ("MatMul", "BatchMatMul", "Dense")
 # Products of [seq, d] and [seq, seq] matrices in a fused attention; its backward pass computes the scores again.
 FUSED_PRODUCTS = {"FlashAttentionScore": 2, "FlashAttentionScoreGrad": 5}
+NEXT_TOKENS = -4  # their input that says how many later tokens a token sees
 # Of norms, softmax, loss and optimizer, which compute in FP32 in a run of any precision.
 SOFTMAX = ("Softmax", "SoftmaxBackward")
 WIDE = ("ReduceMean", "Rsqrt", "RsqrtGrad", "Square", "LayerNorm", "LayerNormGrad", "RmsNorm", "RmsNormGrad", *SOFTMAX)
@@ -160,7 +162,7 @@ def narrow(model: ModelProto) -> list[str]:
 def matmul_flops(model: ModelProto) -> dict[str, int]:
     """Floating-point operations of this rank's matrix products in one step by the element type of what is multiplied,
     two per multiply-add, recomputation included."""
-    types, flops = tensor_types(model), Counter[str]()
+    types, numbers, flops = tensor_types(model), _constants(model), Counter[str]()
     for calls, node, primitive in _nodes(model):
         if primitive.op_type in MATMULS:
             left, output = types[node.input[0]].shape, types[node.output[0]].shape
@@ -168,9 +170,16 @@ def matmul_flops(model: ModelProto) -> dict[str, int]:
             flops[types[node.input[0]].dtype] += calls * 2 * math.prod(output) * inner
         elif primitive.op_type in FUSED_PRODUCTS:  # queries and keys [batch, heads, seq, d]
             query, key = (types[name].shape for name in node.input[:2])
-            times = calls * FUSED_PRODUCTS[primitive.op_type]
-            flops[types[node.input[0]].dtype] += times * 2 * math.prod(query) * key[-2]
+            whole = calls * FUSED_PRODUCTS[primitive.op_type] * 2 * math.prod(query) * key[-2]
+            share = causal_share(key[-2]) if numbers.get(node.input[NEXT_TOKENS]) == 0 else 1
+            flops[types[node.input[0]].dtype] += round(whole * share)
     return dict(flops)
+
+
+def _constants(model: ModelProto) -> dict[str, Any]:
+    """The numbers and texts that nodes read, by name."""
+    constants = (node for graph in (model.graph, *model.functions) for node in graph.node if node.op_type == "Constant")
+    return {node.output[0]: attribute_value(x) for node in constants for x in node.attribute if x.name == "value"}
 
 
 def rewrite(model: ModelProto, after: int = 0) -> int:

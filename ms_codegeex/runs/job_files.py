@@ -48,12 +48,14 @@ export MASTER_ADDR=${{hosts[0]}}:{PORT}"""
 # YAML files (github.com/Ascend/mind-cluster, docs/en/scheduling/06_api/15_yaml_configuration.md) and its samples
 # (github.com/Ascend/mindxdl-deploy, samples/train, *_vcjob*.yaml). No cluster with Ascends has run our file.
 NPUS = "huawei.com/Ascend910"  # the resource; also the annotation with the devices that the scheduler gives to a pod
-CHIP_LABELS = {"ascend910": "ascend-910", "ascend910b": "ascend-910b"}  # the label `ring-controller.atlas`
+# the label `ring-controller.atlas`
+CHIP_LABELS = {"ascend910": "ascend-910", "ascend910b": "ascend-910b", "ascend910c": "ascend-910b"}
 SERVERS = {  # chip and devices of a server: its node's labels `accelerator-type` and `host-arch`
     ("ascend910", 8): ("module", "huawei-arm"),
     ("ascend910", 4): ("half", "huawei-arm"),
     ("ascend910b", 8): ("module-910b-8", "huawei-arm"),
     ("ascend910b", 16): ("module-910b-16", "huawei-x86"),
+    ("ascend910c", 16): ("module-a3-16", "huawei-arm"),
 }
 ASCEND = "/usr/local/Ascend"
 FOLDERS = {"driver": f"{ASCEND}/driver", "add-ons": f"{ASCEND}/add-ons", "dcmi": "/usr/local/dcmi"}

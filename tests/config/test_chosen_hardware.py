@@ -36,7 +36,7 @@ def test_a_run_on_another_kind_of_device_than_it_names_is_refused(device, name):
         ("Ascend910B2C", "ascend910b"),
         ("Ascend910B4", "ascend910b"),
         ("Ascend910B4-1", "ascend910b"),
-        ("Ascend910_9392", "ascend910b"),  # 910C: the figures are those of its die
+        ("Ascend910_9392", "ascend910c"),
     ],
 )
 def test_the_driver_names_the_hardware(driver, expected):
@@ -50,6 +50,8 @@ def test_an_unknown_or_contradicting_driver_is_refused_unless_the_hardware_is_na
         ):
             driver_hardware(run("ascend"), driver)
         assert driver_hardware(run("ascend", "ascend910b"), driver) == "ascend910b"
+    with pytest.raises(UserError, match=r"910b, but the driver says Ascend910_9392, .* set it to ascend910c or leave"):
+        driver_hardware(run("ascend", "ascend910b"), "Ascend910_9392")
     with pytest.raises(UserError, match=r"^parallel.hardware: ascend910, but the driver says Ascend910B2, which"):
         driver_hardware(run("ascend", "ascend910"), "Ascend910B2")
 

@@ -74,10 +74,12 @@ def test_layer_norm_and_its_gradient(generator, kind, dtype, tolerance):
 
 class DocumentedAttention(nn.Cell):
     """What MindSpore documents of FlashAttentionScore, for layout BNSD and the inputs that we give: FP16 tensors
-    [B, N, S, D], a uint8 mask [B, 1, S, S] or [S, S] whose ones are discarded; the fourth of its results."""
+    [B, N, S, D], a uint8 mask [B, 1, S, S] or [S, S] whose ones are discarded, as is what lies beyond `next_tokens`;
+    the fourth of its results."""
 
-    def __init__(self, scale: float):
+    def __init__(self, scale: float, next_tokens: int):
         super().__init__()
+        self.next_tokens = next_tokens
         self.scale, self.scores, self.context = scale, ops.BatchMatMul(transpose_b=True), ops.BatchMatMul()
 
     def construct(self, query, key, value, real_shift, drop_mask, padding_mask, attn_mask):
@@ -88,6 +90,8 @@ class DocumentedAttention(nn.Cell):
             raise ValueError("FlashAttentionScore: the mask's shape is not documented")
         scores = self.scale * self.scores(ops.cast(query, ms.float32), ops.cast(key, ms.float32))
         scores = ops.select(ops.broadcast_to(attn_mask == 1, scores.shape), ops.full_like(scores, -1e30), scores)
+        skipped = ops.arange(seq).reshape(1, -1) > ops.arange(seq).reshape(-1, 1) + self.next_tokens
+        scores = ops.select(ops.broadcast_to(skipped, scores.shape), ops.full_like(scores, -1e30), scores)
         context = self.context(ops.softmax(scores, -1), ops.cast(value, ms.float32))
         return real_shift, drop_mask, padding_mask, ops.cast(context, ms.float16)
 
@@ -97,8 +101,9 @@ def with_stand_in(core: FusedAttention) -> FusedAttention:
     kernel = core.kernel
     assert kernel.input_layout == type(kernel)(1, input_layout="BNSD").input_layout
     assert (kernel.head_num, kernel.keep_prob, kernel.sparse_mode) == (2, 1.0, 0)
+    assert kernel.next_tokens == 0 and kernel.pre_tokens == 2**31 - 1  # CANN then skips the tiles after the diagonal
     del core.kernel
-    core.kernel = DocumentedAttention(kernel.scale_value)
+    core.kernel = DocumentedAttention(kernel.scale_value, kernel.next_tokens)
     return core
 
 

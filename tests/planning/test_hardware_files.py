@@ -58,7 +58,7 @@ def test_what_a_search_writes_names_the_file(file, tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("base: ascend910b", "base: ascend910c", "parallel.hardware: 'ascend910c' is unknown"),
+        ("base: ascend910b", "base: ascend910d", "parallel.hardware: 'ascend910d' is unknown"),
         ("base: ascend910b", "chip: ascend910b", "names no chip as its base"),
         ("overlap: 0.37", "overlap: 1.5", "overlap: found 1.5;"),
         ("overlap: 0.37", "overlap: 0.37\nbandwidth: 3", "bandwidth: unknown key"),

@@ -11,6 +11,7 @@ from profile_writer import START, TRUTH, truth, write_profile
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.hardware import ASCEND_910B
 from ms_codegeex.config.loading import load_config
+from ms_codegeex.planning.hardware_sources import uncertain_of
 from ms_codegeex.planning.planner import Plan, change
 from ms_codegeex.planning.profile_files import KernelRun, profiles_below
 from ms_codegeex.planning.refitting import (
@@ -104,7 +105,7 @@ def test_what_no_profile_shows_is_the_chips_and_listed(found, config, tmp_path):
     assert (part.rates.cluster_bandwidth, part.rates.latency) == (ASCEND_910B.cluster_bandwidth, ASCEND_910B.latency)
     names = ["board_bandwidth", "server_bandwidth", "cluster_bandwidth", "latency", "cluster_latency"]
     assert part.assumed == [*names, "overlap", "gaps"]
-    assert part.device(ASCEND_910B, "mine").uncertain > found.device(ASCEND_910B, "mine").uncertain
+    assert uncertain_of(part.device(ASCEND_910B, "mine")) > uncertain_of(found.device(ASCEND_910B, "mine"))
 
 
 def test_a_run_without_steps_is_refused(config, tmp_path):

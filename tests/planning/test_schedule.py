@@ -8,6 +8,7 @@ from conftest import ROOT
 
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.planning.memory import open_passes, passes, warm_up
+from ms_codegeex.planning.model_parts import parts_of
 from ms_codegeex.planning.planner import change, improvements, make_plan
 from ms_codegeex.planning.roofline import StageTime, StepTime, Work
 from ms_codegeex.rehearsal.traffic import planned_calls
@@ -137,9 +138,24 @@ def test_an_interleaved_schedule_is_an_improvement_or_in_force():
     assert not any(x.name.startswith("interleaved 1F1B") for x in improvements(prime))  # five layers
 
 
-def test_the_page_prints_what_virtual_stages_would_give():
+def test_the_page_prints_what_virtual_stages_give():
     config = load_config(ROOT / "configs" / "recipes" / "codegeex_13b_910b_512.yaml")
-    plain, four = make_plan(config), make_plan(change(config, parallel__virtual_stages=4))
+    plain, four = make_plan(change(config, parallel__virtual_stages=1)), make_plan(config)
     page = " ".join((ROOT / "docs" / "plan.md").read_text().split())
-    figures = f"{four.time.total:.2f} s before the factor instead of {plain.time.total:.2f} s"
-    assert four.fits and f"fits and would take {figures}" in page
+    figures = f"takes {four.time.total:.2f} s before the factor, without them {plain.time.total:.2f} s"
+    assert config.mesh.virtual_stages == 4 and four.roomy and figures in page
+
+
+def test_the_page_says_what_is_left_of_the_bubble_and_what_casts_take():
+    page = (ROOT / "docs" / "plan.md").read_text()
+    plans = [make_plan(load_config(ROOT / f"configs/recipes/codegeex_13b_910b_{n}.yaml")) for n in (64, 512, 8)]
+    left = [plan.time.bubble * plan.time.pipeline / plan.time.total for plan in plans]
+    assert f"{left[0]:.1%} of the recipe for 64 x 910B, {left[1]:.1%} of that for 512".replace("%", " %") in page
+    plan = plans[2]
+    stage = plan.time.stages.index(plan.time.slowest)
+    first = [part for part in parts_of(plan.config, plan.chip) if part.stage == stage]
+    moved = sum(part.count * x.forward for part in first for x in part.operators if x.name.endswith(" casts"))
+    share = plan.config.accumulation * moved / plan.chip.memory_bandwidth / plan.time.total
+    assert (
+        f"| {share:.1%} of the recipe for 8 x 910B".replace("%", " %") in page and plan.config.mesh.optimizer_shard == 1
+    )

@@ -13,8 +13,9 @@ from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.run import RunConfig
 from ms_codegeex.config.sections import OverlapConfig
 from ms_codegeex.parallel.sharding import recompute_of_blocks
+from ms_codegeex.planning.memory import memory_without_buffers, state_memory
 from ms_codegeex.planning.planner import change, make_plan
-from ms_codegeex.planning.search import keys_of, recomputing, search, yaml_of
+from ms_codegeex.planning.search import keys_of, other_schedules, recomputing, search, yaml_of
 
 BASE = ROOT / "configs" / "codegeex_13b.yaml"
 # Few meshes, on which neither recomputing nothing nor recomputing everything is best.
@@ -121,6 +122,38 @@ def test_the_command_writes_the_best_plan_with_its_overrides(found, tmp_path, mo
     ):
         assert cli.main(["plan", "--config", str(BASE), *words, *KEYS, *keys]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_other_schedules_have_virtual_stages_or_layers_by_cost():
+    keys = [*KEYS, "training.dropout=0", "training.recompute=none", "training.global_batch=64"]
+    plan = make_plan(load_config(BASE, [*keys, "model.num_layers=13"]))  # and the top query layer: 4, 4, 3, 3
+    found, reasons = other_schedules(plan)
+    assert found and not reasons  # 14 layers are not equal parts of four stages
+    assert all(x.config.parallel.stage_layers and x.config.mesh.virtual_stages == 1 for x in found)
+    assert found[0].time.total <= plan.time.total
+    plan = make_plan(load_config(BASE, [*keys, "model.num_layers=15"]))
+    found = {x.config.mesh.virtual_stages: x for x in other_schedules(plan)[0] if not x.config.parallel.stage_layers}
+    assert set(found) == {2, 4} and all(x.roomy for x in found.values())
+    assert found[4].time.bubble < found[2].time.bubble < plan.time.bubble
+    alone = make_plan(load_config(BASE, [*keys, "parallel.pipeline=1", "training.global_batch=8"]))
+    assert other_schedules(alone) == ([], [])
+
+
+def test_a_search_finds_pipelines_with_other_schedules():
+    found = search(load_config(BASE, [*KEYS, "training.dropout=0", "model.num_layers=7"])).ranked
+    seconds = [plan.step_seconds for plan in found]
+    assert seconds == sorted(seconds)
+    assert any(plan.config.mesh.virtual_stages > 1 for plan in found)
+
+
+def test_what_is_counted_first_is_part_of_the_memory():
+    """So that a plan which fails by it would fail by all."""
+    plan = make_plan(load_config(BASE, [*KEYS, "training.dropout=0"]))
+    states, others = state_memory(plan.config), memory_without_buffers(plan.config, plan.chip)
+    for state, without, memory in zip(states, others, plan.memory, strict=True):
+        assert 0 < state.total < without.total < memory.total
+        assert without == replace(memory, communication=0) and memory.communication > 0
+        assert (state.weights, state.gradients) == (memory.weights, memory.gradients)
 
 
 def test_a_plan_with_less_than_5_percent_to_spare_is_not_chosen():

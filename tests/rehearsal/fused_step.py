@@ -13,6 +13,8 @@ from mindspore.communication import init
 
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.parallel import context
+from ms_codegeex.planning.hardware_files import hardware_of
+from ms_codegeex.planning.roofline import matmul_flops
 from ms_codegeex.rehearsal import mindir
 from ms_codegeex.rehearsal.job import batches, local_rows
 from ms_codegeex.rehearsal.worker import exported
@@ -34,6 +36,8 @@ def main(path: str, rank: int) -> dict:
     return {
         "counts": Counter(mindir.executed(model)),
         "inputs": {op: inputs.get(op) for op in ("FlashAttentionScore", "LayerNorm")},
+        "products": mindir.matmul_flops(model),
+        "planned": matmul_flops(config, 0, hardware_of(config)),
         "moments": sum(name.startswith(("optimizer.m.", "optimizer.v.")) for name in names),
         "parameters": sum(not name.startswith(("optimizer.", "accu", "loss_scale.")) for name in names),
     }

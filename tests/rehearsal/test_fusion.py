@@ -160,6 +160,20 @@ def test_fused_kernels_are_cut_over_devices(tmp_path):
 
 
 @pytest.mark.slow
+def test_fused_attention_skips_what_follows_the_diagonal(tmp_path):
+    """Of 256 tokens, three of four tiles; with a mask of documents and with one for all."""
+    long = ("training.precision=fp16", "data.seq_length=256", "model.max_position_embeddings=256")
+    for reset in ("true", "false"):
+        (found,) = results(compiled(tmp_path, Mesh(1, 1, 1, 1), 0, *long, f"data.reset_at_eos={reset}"))
+        (query, *_, mask) = found["inputs"]["FlashAttentionScore"]
+        assert query == [[2, 2, 256, 16], "float16"] and mask[0][-2:] == [256, 256]
+        rows, width, inner, words = 2 * 256, 32, 32, 64
+        linear = 3 * 2 * rows * (2 * (4 * width * width + 2 * width * inner) + words * width)
+        attention = 2 * (2 + 5) * 2 * (2 * 2) * 256 * 256 * 16 * 3 // 4
+        assert found["products"]["float16"] == found["planned"]["fp16"] == linear + attention
+
+
+@pytest.mark.slow
 def test_composed_adamw_is_cut_into_stages(tmp_path):
     mesh = Mesh(1, 1, 2, 1)
     off = [f"parallel.fusion.{name}=false" for name in ("optimizer", "norm")]
