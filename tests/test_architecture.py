@@ -50,6 +50,7 @@ FOLDERS = {  # what a folder may import besides BASE, lowest first
     "runs": "cuda models config data formats parallel planning training",
     "rehearsal": "cuda models config data formats parallel training planning runs",
     "ladder": "config",
+    "calibrating": "models config planning",
     "mindformers_bridge": "models config data training",
     "devices": "generation",
     "evaluation": "kernels config data generation",
@@ -58,10 +59,11 @@ FOLDERS = {  # what a folder may import besides BASE, lowest first
     "serving": "kernels cuda data generation",
     "terminal": "kernels data generation serving",
     "commands": "kernels cuda models config data formats generation planning runs serving terminal "
-    "rehearsal ladder evaluation ray_engines gguf_files",
+    "rehearsal ladder calibrating evaluation ray_engines gguf_files",
     "cli": "commands",
 }
 EXTRAS = {  # what only some users need, and the files of `commands/` that belong to it; the core imports none of it
+    "calibrating": "calibrate",
     "devices": "",
     "evaluation": "evaluate evaluate_options reproduce reproduce_checkpoints reproduce_precisions",
     "gguf_files": "",

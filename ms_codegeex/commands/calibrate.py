@@ -11,8 +11,8 @@ from ms_codegeex.base.options import REQUIRED, option
 from ms_codegeex.base.printing import print_result, table
 
 if TYPE_CHECKING:
+    from ms_codegeex.calibrating.refitting import ProfiledRun
     from ms_codegeex.planning.hardware_files import HardwareFile
-    from ms_codegeex.planning.refitting import ProfiledRun
 
 SUMMARY = "fit the figures of a device to the profile of a run, for `plan`, its search and the timeline"
 EXAMPLES = """  ms-codegeex calibrate runs/mine --output mycluster.yaml
@@ -37,8 +37,8 @@ class Arguments:
 
 def run(arguments: Arguments) -> None:
     """Read the profiles, fit, write the file and print how well it fits."""
+    from ms_codegeex.calibrating.refitting import calibrate
     from ms_codegeex.planning.hardware_files import write_hardware_file
-    from ms_codegeex.planning.refitting import calibrate
 
     if arguments.source and len(arguments.runs) > 1:
         raise UserError("--from: is for one run; leave it out, or name one run")
@@ -53,8 +53,8 @@ def run(arguments: Arguments) -> None:
 
 def _profiled(path: Path, source: Path | None) -> ProfiledRun:
     """A run with its profiles; of its steps those that were recorded count only if there are no others."""
-    from ms_codegeex.planning.profile_files import profiles_below
-    from ms_codegeex.planning.refitting import ProfiledRun
+    from ms_codegeex.calibrating.profile_files import profiles_below
+    from ms_codegeex.calibrating.refitting import ProfiledRun
     from ms_codegeex.runs.history import read_history
     from ms_codegeex.runs.run_directory import RunDirectory
 

@@ -88,8 +88,8 @@ def required_memory(config: RunConfig, compiled: bool | None = None) -> int:
 
 
 def _packed(config: RunConfig) -> int:
-    """Bytes in which MindSpore's products pack the inputs of adapters for the gradients of A: of each layer, for as long
-    as the graph lives. Where a block's activations are kept, the factor of those has it."""
+    """Bytes in which MindSpore's products pack the inputs of adapters for the gradients of A, of all layers at once.
+    `COMPILED` covers them where activations are kept."""
     shapes = config.model.sizes.adapter_shapes(config.lora.targets, config.lora.rank) if config.lora.rank else {}
     columns = sum(columns for name, (_, columns) in shapes.items() if name.endswith(LORA_A))
     return 4 * config.micro_batch * config.seq_length * columns

@@ -10,11 +10,8 @@ from profile_writer import START, TRUTH, truth, write_profile
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.hardware import ASCEND_910B
-from ms_codegeex.config.loading import load_config
-from ms_codegeex.planning.hardware_sources import uncertain_of
-from ms_codegeex.planning.planner import Plan, change
-from ms_codegeex.planning.profile_files import KernelRun, profiles_below
-from ms_codegeex.planning.refitting import (
+from ms_codegeex.calibrating.profile_files import KernelRun, profiles_below
+from ms_codegeex.calibrating.refitting import (
     MeasuredPoint,
     ProfiledRun,
     calibrate,
@@ -22,6 +19,9 @@ from ms_codegeex.planning.refitting import (
     fit_vectors,
     least_squares,
 )
+from ms_codegeex.config.loading import load_config
+from ms_codegeex.planning.hardware_sources import uncertain_of
+from ms_codegeex.planning.planner import Plan, change
 
 CONFIG = ROOT / "configs" / "codegeex_13b_64.yaml"  # data 8 x tensor 8
 KEYS = ("parallel.optimizer_shard=8",)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.planning.profile_files import KernelRun, MessageRun, StepTrace, profiles_below, read_profile
+from ms_codegeex.calibrating.profile_files import KernelRun, MessageRun, StepTrace, profiles_below, read_profile
 
 KERNELS = """Step ID,Name,Type,Accelerator Core,Start Time(us),Duration(us),\
 Input Shapes,Input Data Types,Input Formats,Output Shapes,Output Data Types,Output Formats

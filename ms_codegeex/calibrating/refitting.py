@@ -23,11 +23,11 @@ import numpy as np
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.hardware import Device
+from ms_codegeex.calibrating.profile_files import KernelRun, MessageRun, RankProfile, StepTrace
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.chosen_hardware import hardware_of
 from ms_codegeex.planning.hardware_files import DeviceRates, HardwareFile, Products, StepFactor
 from ms_codegeex.planning.planner import Plan
-from ms_codegeex.planning.profile_files import KernelRun, MessageRun, RankProfile, StepTrace
 from ms_codegeex.planning.published_steps import spread
 from ms_codegeex.planning.roofline import K_START, MATMUL_PEAK, TILE
 
