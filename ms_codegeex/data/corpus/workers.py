@@ -129,9 +129,8 @@ def open_mapper(workers: int, prepare: Callable[[], object]) -> Iterator[Callabl
 
     `prepare()` makes them ready for work. If this process has no threads, it is called here, and the others are forked
     and share what it has loaded. Otherwise that would be unsafe: they are fresh ones, and each calls it.
-    An interrupt or an error in the block ends the workers at once. A worker that dies is a `UserError`: systems kill
-    processes when memory is short.
-    """
+
+    An interrupt or an error in the block ends the workers at once. A worker that dies is a `UserError`."""
     if workers < 2:
         yield map
         return
