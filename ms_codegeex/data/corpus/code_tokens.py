@@ -11,10 +11,8 @@ from typing import Any
 
 def code_tokens(data: bytes, language: str) -> list[bytes] | None:
     """The tokens of a text in UTF-8, with `i` for each name, `0` for each number and `s` for each part of a string or
-    several in a row. Keywords, operators and built-in names stay; comments and white space are left out.
-
-    None if pygments does not know the language (a canonical name), or if it is prose.
-    """
+    several in a row. Keywords, operators and built-in names stay; comments and white space are left out. None if
+    pygments does not know the language (a canonical name), or if it is prose."""
     lexer = _lexer(language)
     if lexer is None:
         return None

@@ -165,11 +165,8 @@ def make_shard(job: ShardJob, task: tuple[Unit, Path]) -> None:
 def _fill(
     unit: Unit, job: ShardJob, encoder: CorpusEncoder, tokens: TokenFile, rows: DocumentRows, tally: Tally
 ) -> int:
-    """Read a unit to its end; return its number of lines.
-
-    Documents are read and encoded by turns, a block of them at once: either work finds its tables in the processor's
-    cache, from which the other one drives them.
-    """
+    """Read a unit to its end; return its number of lines. Documents are read and encoded by turns, a block at once, so
+    that either work finds its tables in the processor's cache, from which the other one drives them."""
     items, block, size = Returning(read_unit(unit, job.reading)), [], 0
     for item in itertools.chain(items, [None]):
         if isinstance(item, Document):

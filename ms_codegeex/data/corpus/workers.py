@@ -87,18 +87,15 @@ def _start_all(pool: ProcessPoolExecutor, workers: int) -> None:
         try:
             pool.submit(_nothing)
         except OSError:
-            # Either the system cannot start more processes, or a worker died and the pool closed the queues of this
-            # one. In the second case a second attempt raises BrokenProcessPool.
+            # No more processes can be started; or a worker died, and a second attempt raises BrokenProcessPool.
             pool.submit(_nothing)
             raise
 
 
 @contextlib.contextmanager
 def _interrupts_later() -> Iterator[None]:
-    """Defer Ctrl-C and SIGTERM to the end of the block: a half-started process would print a traceback.
-
-    Processes started meanwhile never see Ctrl-C, which a terminal sends to all.
-    """
+    """Defer Ctrl-C and SIGTERM to the end of the block: a half-started process would print a traceback. Processes
+    started meanwhile never see Ctrl-C, which a terminal sends to all."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -133,9 +130,7 @@ def open_mapper(workers: int, prepare: Callable[[], object]) -> Iterator[Callabl
     `prepare()` makes them ready for work. If this process has no threads, it is called here, and the others are forked
     and share what it has loaded. Otherwise that would be unsafe: they are fresh ones, and each calls it.
 
-    An interrupt or an error in the block ends the workers at once. A worker that dies is a `UserError`: systems kill
-    processes when memory is short.
-    """
+    An interrupt or an error in the block ends the workers at once. A worker that dies is a `UserError`."""
     if workers < 2:
         yield map
         return

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import tempfile
@@ -107,8 +108,9 @@ def _gigatoken(tokenizer: ByteLevelTokenizer) -> gigatoken.Tokenizer | None:
     import gigatoken
 
     try:
-        if not tokenizer.tables.are_own:
-            return _by_ranks(tokenizer)
+        with contextlib.suppress(OSError):  # no room for a temporary file
+            if not tokenizer.tables.are_own:
+                return _by_ranks(tokenizer)
         return gigatoken.Tokenizer.from_json(tokenizer._model.to_str())
     except (ValueError, RuntimeError):
         return None

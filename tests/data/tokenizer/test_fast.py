@@ -96,6 +96,17 @@ def test_a_named_tokenizer_is_compared_without_being_built(name):
     assert module._SAMPLE_DIGESTS[tokenizer.fingerprint] == module.sample_digest(tokenizer.encode)
 
 
+def test_a_full_disk_does_not_matter(monkeypatch):
+    def full(**_):
+        raise OSError
+
+    monkeypatch.setattr(module.tempfile, "NamedTemporaryFile", full)
+    tokenizer = _named.__wrapped__("codegen-nl")
+    monkeypatch.setattr(module, "_gigatoken", module._gigatoken.__wrapped__)
+    encoder = CorpusEncoder(tokenizer)
+    assert encoder.is_fast and encoder.encode(b"a    b").tolist() == tokenizer.encode("a    b")
+
+
 def sources(count):
     paths = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py")) + sorted(
         Path(sysconfig.get_paths()["stdlib"]).glob("*/*.py")
