@@ -6,7 +6,6 @@ import contextlib
 import functools
 import hashlib
 import json
-import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -51,7 +50,7 @@ from ms_codegeex.data.datasets.layout import SPLITS
 from ms_codegeex.data.infilling.transform import infill_record
 from ms_codegeex.data.tokenizer import Tokenizer
 
-SHARD_VERSION = 7
+SHARD_VERSION = 8
 
 
 @dataclass(frozen=True)
@@ -86,14 +85,14 @@ class FoundInput:
 def ready_workers(
     workers: int, roots: Sequence[Root], tokenizer: str, cluster: Cluster | None
 ) -> contextlib.AbstractContextManager[Callable]:
-    """`map` in processes that load the tokenizer while this one does other work, or on the cluster."""
+    """`map` in processes that share this one's tokenizer (spawned ones load it), or on the cluster."""
     if cluster is not None:
         return cluster.mapper()
     return open_mapper(min(workers, _most_units(roots, workers)), functools.partial(_load_early, tokenizer))
 
 
 def _most_units(roots: Sequence[Root], workers: int) -> int:
-    """How many units a few local files make at most: a process more would load the tokenizer and have nothing to do.
+    """How many units a few local files make at most: a further process would have nothing to do.
 
     For anything else, `workers`: nobody knows before the search.
     """
@@ -230,7 +229,7 @@ def _make_shards(
     decisive = {
         "version": SHARD_VERSION,
         **asdict(replace(job, tokenizer=request.tokenizer.fingerprint)),
-        "python": platform.python_version(),  # decides what a letter is
+        **settings.deciding_versions(),
     }
     key = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
     paths = [work / shard_name(key, unit) for unit in corpus.units]
@@ -277,6 +276,6 @@ def _describe(
         "files": file_records(directory),
         **infill_record(request.settings.infill, request.tokenizer),
         "settings": request.settings.record(),
-        "python": platform.python_version(),
+        **request.settings.deciding_versions(),
     }
     return write_description(directory, request.tokenizer, request.settings.tokenizer, {"key": request.key}, further)

@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,7 +54,8 @@ class RunOptions:
 
 
 def dataset_key(inputs: Inputs, settings: PrepareSettings) -> str:
-    """64 hex digits over the absolute inputs, the settings, the tokenizer's files and the Python version.
+    """64 hex digits over the absolute inputs, the settings, the tokenizer's files and the versions of programs that decide the
+    content.
 
     Equal keys mean equal requests. The sources themselves are not read, which makes a cached dataset quick to find.
     """
@@ -69,7 +69,7 @@ def dataset_key(inputs: Inputs, settings: PrepareSettings) -> str:
         "inputs": [printable(root.path) for root in user_roots(inputs)],
         "settings": settings.record(),
         "tokenizer": tables,
-        "python": platform.python_version(),
+        **settings.deciding_versions(),
     }
     return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
 

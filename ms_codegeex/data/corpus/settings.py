@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import platform
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,6 +133,13 @@ class PrepareSettings:
             if fields[name] == default:  # as in datasets that were made before there was a choice
                 del fields[name]
         return {**fields.pop("reading"), **fields}
+
+    def deciding_versions(self) -> dict[str, str]:
+        """The versions of the programs that decide the content of the dataset: of Python, which decides what a letter
+        is, and of pygments if documents are compared by its tokens."""
+        by_tokens = self.near_duplicates and self.near_duplicates_by == "tokens"
+        pygments = {"pygments": importlib.metadata.version("pygments")} if by_tokens else {}
+        return {"python": platform.python_version(), **pygments}
 
 
 def _absolute(path: str) -> str:

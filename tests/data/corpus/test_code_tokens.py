@@ -52,6 +52,27 @@ def test_prose_and_unknown_languages_are_compared_by_words():
         assert (both[0] == both[1]).all()
 
 
+PAGES = (
+    ("HTML", "<p class='a'>%s</p>\n<!-- a page -->\n"),
+    ("TeX", "\\section{%s}\n"),
+    ("Shell", "mkdir -p %s | sort\n"),
+)
+
+
+@pytest.mark.parametrize("language, line", PAGES)
+@pytest.mark.parametrize("words", ["red green blue", "\u7ea2 \u7eff \u84dd"])
+def test_words_between_markup_tell_documents_apart(language, line, words):
+    texts = [line % words + "".join(line % f"{words} {row * seed % 89}" for row in range(60)) for seed in (1, 7)]
+    assert words.split()[0].encode() in code_tokens(texts[0].encode(), language)
+    assert not are_similar(*(signature(text.encode(), language, "tokens")[None] for text in texts), 0.85)
+
+
+@pytest.mark.parametrize("text", ["a " * 600, "int a" + " " * 1001 + ";", "\n \n" * 400, "a." * 501, "a\n" * 501])
+def test_a_text_that_takes_a_lexer_very_long_is_compared_by_words(text):
+    assert code_tokens(f"x = 1;\n{text};".encode(), "Java") is None
+    assert code_tokens(f"x = 1;\n{text[: len(text) // 2]};".encode(), "Java")
+
+
 def test_a_renamed_copy_is_similar_by_tokens_alone():
     first, other = body(30).encode(), body(30, seed=3).encode()
     renamed = re.sub(rb"\b([abc])\b", rb"\1_value", first)

@@ -1,12 +1,15 @@
 """Worker processes: forked from a process without threads, fresh otherwise; none outlives the command."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import psutil
 import pytest
+
+from ms_codegeex.data.corpus.workers import _may_fork
 
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = """
@@ -68,3 +71,11 @@ def test_workers_end_with_a_killed_parent(start, words):
     assert len(workers) >= 2
     process.kill()
     assert not psutil.wait_procs(workers, timeout=60)[1]
+
+
+def test_a_process_without_proc_is_not_forked(monkeypatch):
+    def missing(path):
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(os, "listdir", missing)
+    assert not _may_fork()
