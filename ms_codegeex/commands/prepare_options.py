@@ -83,7 +83,7 @@ class TextOptions:
     )
     near_duplicates_by: Literal["words", "tokens"] | None = option(
         "compare documents by their words, or code by its tokens without names and literals, which finds copies with "
-        "other names and takes four seconds or more of processor time for a megabyte (default: words)"
+        "other names and takes one to four seconds of processor time for a megabyte (default: words)"
     )
     max_bytes: int | None = option(
         f"limit; a larger corpus is sampled by document (default: all; {DEFAULT_MAX_BYTES} without --input)", "N"

@@ -1,6 +1,7 @@
 """Code without what copies of it change: names, literals, comments and layout.
 
-The tokens are those of pygments. A megabyte takes four seconds or more, against about a tenth of a second by words.
+The tokens are those of pygments. A megabyte of Python takes about four seconds, of C or HTML one to two, against less
+than 0.2 by words.
 """
 
 from __future__ import annotations

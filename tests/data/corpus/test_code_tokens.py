@@ -1,12 +1,14 @@
 """Code without names, literals, comments and layout; the copies that are found by it."""
 
+import importlib.metadata
 import re
 
 import pytest
 
+from ms_codegeex.data.corpus import building
 from ms_codegeex.data.corpus.code_tokens import code_tokens
 from ms_codegeex.data.corpus.minhash import are_similar, signature
-from ms_codegeex.data.corpus.prepare import RunOptions, prepare_dataset
+from ms_codegeex.data.corpus.prepare import RunOptions, dataset_key, prepare_dataset
 from ms_codegeex.data.corpus.settings import PrepareSettings
 from ms_codegeex.data.languages import LANGUAGES
 
@@ -62,7 +64,8 @@ PAGES = (
 @pytest.mark.parametrize("language, line", PAGES)
 @pytest.mark.parametrize("words", ["red green blue", "\u7ea2 \u7eff \u84dd"])
 def test_words_between_markup_tell_documents_apart(language, line, words):
-    texts = [line % words + "".join(line % f"{words} {row * seed % 89}" for row in range(60)) for seed in (1, 7)]
+    rows = [line % f"{words} %s{chr(97 + row % 23)}" for row in range(60)]
+    texts = ["".join([line % words, *(row % name for row in rows)]) for name in ("pink", "grey")]
     assert words.split()[0].encode() in code_tokens(texts[0].encode(), language)
     assert not are_similar(*(signature(text.encode(), language, "tokens")[None] for text in texts), 0.85)
 
@@ -94,4 +97,27 @@ def test_a_corpus_without_renamed_copies(tmp_path):
         made = prepare_dataset([source], tmp_path / by, settings, RunOptions(1, False))
         kept[by] = made["splits"]["train"]["documents"]
         assert made["settings"].get("near_duplicates_by", "words") == by
+        assert ("pygments" in made) == (by == "tokens")
     assert kept == {"words": 3, "tokens": 2}
+
+
+def test_another_pygments_makes_another_dataset_where_its_tokens_are_compared(tmp_path, monkeypatch):
+    given = [PrepareSettings(near_duplicates_by=by) for by in ("words", "tokens")]
+    given.append(PrepareSettings(near_duplicates_by="tokens", near_duplicates=0))
+    before = [dataset_key([tmp_path], settings) for settings in given]
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: f"another {name}")
+    after = [dataset_key([tmp_path], settings) for settings in given]
+    assert [old == new for old, new in zip(before, after, strict=True)] == [True, False, True]
+
+
+def test_another_pygments_makes_shards_again(tmp_path, monkeypatch):
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "a.py").write_text(body(30))
+    names = []
+    real = building.shard_name
+    monkeypatch.setattr(building, "shard_name", lambda *words: names.append(real(*words)) or names[-1])
+    settings = PrepareSettings(max_bytes=None, validation_share=0, near_duplicates_by="tokens")
+    for version in ("1", "1", "2"):
+        monkeypatch.setattr(importlib.metadata, "version", lambda name, version=version: version)
+        prepare_dataset([tmp_path / "src"], tmp_path / "out", settings, RunOptions(1, False, replace=True))
+    assert names[0] == names[1] != names[2]
