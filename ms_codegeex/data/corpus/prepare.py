@@ -54,7 +54,7 @@ class RunOptions:
 
 
 def dataset_key(inputs: Inputs, settings: PrepareSettings) -> str:
-    """64 hex digits over the absolute inputs, the settings, the tokenizer's files and the deciding versions.
+    """64 hex digits over the absolute inputs, the settings, the tokenizer's files and `deciding_versions`.
 
     Equal keys mean equal requests. The sources themselves are not read, which makes a cached dataset quick to find.
     """
