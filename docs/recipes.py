@@ -235,7 +235,7 @@ def find(recipe: Recipe) -> None:
     with atomic_file(recipe.file) as temporary:
         header = "# Found by `python docs/recipes.py --search`; its costs are in docs/recipes.md.\n"
         if recipe.model.model:
-            header += f"# It names no model: `plan --config {recipe.file.name} {' '.join(recipe.model.model)}`.\n"
+            header += f"# It names no model: `plan --config {recipe.file.relative_to(ROOT)} {' '.join(recipe.model.model)}`.\n"
         text = yaml_of(found, os.path.relpath(base, recipe.file.parent), given)
         temporary.write_text(header + text, encoding="utf-8")
 
