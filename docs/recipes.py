@@ -123,7 +123,7 @@ MODELS = (
         "CodeGeeX-13B",
         "codegeex_13b",
         850e9,
-        "Steps of 3,072 sequences of 2,048, as the paper's. On 910B and 910C dropout is 0, because fused attention has none.",
+        "Steps of 3,072 sequences of 2,048, as the paper's. Fused attention (910B, 910C) has no dropout.",
         PRETRAINING | {"a100": (8, 64, 512)},
         fused=("training.dropout=0",),
     ),
@@ -235,7 +235,8 @@ def find(recipe: Recipe) -> None:
     with atomic_file(recipe.file) as temporary:
         header = "# Found by `python docs/recipes.py --search`; its costs are in docs/recipes.md.\n"
         if recipe.model.model:
-            header += f"# It names no model: `plan --config {recipe.file.relative_to(ROOT)} {' '.join(recipe.model.model)}`.\n"
+            command = f"plan --config {recipe.file.relative_to(ROOT)} {' '.join(recipe.model.model)}"
+            header += f"# It names no model: `{command}`.\n"
         text = yaml_of(found, os.path.relpath(base, recipe.file.parent), given)
         temporary.write_text(header + text, encoding="utf-8")
 
@@ -565,11 +566,12 @@ python docs/recipes.py --search
 ```
 
 Up to 16 devices `plan --search` found these settings, beyond that quick searches from three meshes, with other
-schedules of what they find ([plan.md](plan.md#better-meshes)); a timeline chose that of the 13B on 1,536 Ascend 910, and
-those on 64 and 512 recompute more blocks than found, to leave memory ([notes.md](notes.md)). **No device has shown any of these figures.** A step and its MFU have one estimate, and the range in which eight of ten runs
-should lie, from the published runs on the same chip, or for 910C and H100 on the one before it
-([plan.md](plan.md#the-range)). A GPU has no fused attention here. The factor of A100 is below 1, because its runs fuse
-what the plan then counts apart: where little of that is left, as in CodeGen, the step is estimated too short.
+schedules of what they find ([plan.md](plan.md#better-meshes)); a timeline chose that of the 13B on 1,536 Ascend 910,
+and those on 64 and 512 recompute more blocks than found, to leave memory ([notes.md](notes.md)). **No device has shown
+any of these figures.** A step and its MFU have one estimate, and the range in which eight of ten runs should lie, from
+the published runs on the same chip, or for 910C and H100 on the one before it ([plan.md](plan.md#the-range)). A GPU
+has no fused attention here. The factor of A100 is below 1, because its runs fuse what the plan then counts apart:
+where little of that is left, as in CodeGen, the step is estimated too short.
 
 Hours are for the tokens of the model's paper, packed without padding. A device of a 910C is one of its two dies.
 "full in 5, 0 blocks": the first 5 blocks of stage 1 recompute, none of stage 2. *Most to gain*: what takes most of the
