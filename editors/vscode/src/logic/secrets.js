@@ -21,8 +21,8 @@ const FOLDERS = new Set(['.ssh', '.aws', '.gnupg', '.kube', '.docker', '.azure',
 
 const PRIVATE_KEY = /-----BEGIN [A-Z ]{0,40}PRIVATE KEY/;
 
-// by content: the forms of well-known keys, and a value given to something that is called a secret. Repetitions are
-// bounded where a match could begin again within them: a file's line can be very long
+// by content: the forms of well-known keys, and a value given to something that is called a secret. Where a
+// match could begin within another, repetitions are bounded: a line can have a million characters
 const TEXTS = [
   PRIVATE_KEY,
   // the middle of a private key: three whole lines of base64, which may be quoted
@@ -31,7 +31,7 @@ const TEXTS = [
   /\b(?:gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{30,}|glpat-[\w-]{20,})/,
   /\b(?:sk|pk|rk)[-_](?:live|test|proj|ant)[-_][\w-]{16,}|\bsk-[A-Za-z0-9]{32,}/,
   /\bxox[abprs]-[\w-]{10,}|\bhf_[A-Za-z0-9]{30,}|\bAIza[\w-]{35}|\bnpm_[A-Za-z0-9]{36}|\bpypi-[\w-]{50,}/,
-  /\beyJ[\w-]{10,2000}\.eyJ[\w-]{10,}\.[\w-]{10,}/,
+  /(?<![\w-])eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}/,
   /\bBearer\s{1,20}[\w.~+/-]{20,}/i,
   /\b\w+:\/\/[^\s:/@'"]+:[^\s/@'"{}$<]{3,}@/,
   /(?:passw(?:or)?d|passphrase|secret|api[-_]?key|access[-_]?key|auth[-_]?token|private[-_]?key)\w{0,60}["']?\s{0,20}(?::|=>?|:=)\s{0,20}["'`][^"'`\s{}$<]{6,200}["'`]/i,
