@@ -101,9 +101,11 @@ def ours(model: Path, threads: int) -> Side:
     words += ["--max-concurrency", "1", "--threads", str(threads)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True)
-    return Side(
-        "ms-codegeex", process, process.stdout.readline().partition("//")[2].strip()
-    )  # printed once it is ready
+    line = process.stdout.readline()  # printed once it is ready
+    if not line:
+        process.wait(60)
+        raise SystemExit("serve did not start; its message is above")
+    return Side("ms-codegeex", process, line.partition("//")[2].strip())
 
 
 def theirs(python: Path, model: Path, threads: int, context: int) -> Side:

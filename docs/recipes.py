@@ -98,6 +98,7 @@ class Model:
 
 
 HALF_SCORES = ("model.scores_fp32=false",)
+TOO_SHORT = "On A100 and H100 these steps are estimated too short, as said above, and their MFU too high."
 TUNED = {
     "CodeGeeX-13B": ("model.family=codegeex", "model.preset=13b"),
     "CodeGen-16B": ("model.family=codegen", "model.preset=16b-multi", *HALF_SCORES),
@@ -112,6 +113,8 @@ def _tuned(way: str, name: str, model: tuple[str, ...]) -> Model:
     keys = ("device=ascend", "data.seq_length=2048", "training.global_batch=32", "training.precision=fp16", *frozen)
     note = "Steps of 32 sequences of 2,048; hours for a billion tokens. The model comes from `finetune --model`"
     note += f",\nwith `{HALF_SCORES[0]}` on its command line." if HALF_SCORES[0] in model else "."
+    note += f"\n{TOO_SHORT}" if HALF_SCORES[0] in model else ""
+    note += f"\n`plan` needs the model: `plan --config FILE {' '.join(model)}`."
     return Model(f"{way} of {name}", base, 1e9, note, TUNING, keys, model=model)
 
 
@@ -120,7 +123,7 @@ MODELS = (
         "CodeGeeX-13B",
         "codegeex_13b",
         850e9,
-        "Steps of 3,072 sequences of 2,048, as the paper's. On 910B dropout is 0, because fused attention has none.",
+        "Steps of 3,072 sequences of 2,048, as the paper's. Fused attention (910B, 910C) has no dropout.",
         PRETRAINING | {"a100": (8, 64, 512)},
         fused=("training.dropout=0",),
     ),
@@ -130,7 +133,8 @@ MODELS = (
         577e9,
         "Steps of 1,024 sequences of 2,048. The tokens are those that others quote for NL, Multi and Mono together.\n"
         "Queries are multiplied with keys in 16 bits (`model.scores_fp32: false`), which the release does in FP32.\n"
-        "1,536 devices divide the batch only with a pipeline, and then there are fewer micro-batches than stages.",
+        "1,536 devices divide the batch only with a pipeline, and then there are fewer micro-batches than stages.\n"
+        f"{TOO_SHORT}",
         PRETRAINING,
         HALF_SCORES,
     ),
@@ -138,7 +142,7 @@ MODELS = (
         "CodeGen-2B",
         "codegen_2b_nl",
         577e9,
-        "Steps of 512 sequences of 2,048, with the tokens and the scores of CodeGen-16B.",
+        f"Steps of 512 sequences of 2,048, with the tokens and the scores of CodeGen-16B.\n{TOO_SHORT}",
         SMALL,
         HALF_SCORES,
     ),
@@ -230,6 +234,9 @@ def find(recipe: Recipe) -> None:
     given = {"output": f"runs/{recipe.file.stem}", **parse_overrides(recipe.overrides)}
     with atomic_file(recipe.file) as temporary:
         header = "# Found by `python docs/recipes.py --search`; its costs are in docs/recipes.md.\n"
+        if recipe.model.model:
+            command = f"plan --config {recipe.file.relative_to(ROOT)} {' '.join(recipe.model.model)}"
+            header += f"# It names no model: `{command}`.\n"
         text = yaml_of(found, os.path.relpath(base, recipe.file.parent), given)
         temporary.write_text(header + text, encoding="utf-8")
 
@@ -559,11 +566,12 @@ python docs/recipes.py --search
 ```
 
 Up to 16 devices `plan --search` found these settings, beyond that quick searches from three meshes, with other
-schedules of what they find ([plan.md](plan.md#better-meshes)); timelines chose three of the 13B on Ascend 910. **No
-device has shown any of these figures.** A step and its MFU have one estimate, and the range in which eight of ten runs
-should lie, from the published runs on the same chip, or for 910C and H100 on the one before it
-([plan.md](plan.md#the-range)). A GPU has no fused attention here. The factor of A100 is below 1, because its runs fuse
-what the plan then counts apart: where little of that is left, as in CodeGen, the step is estimated too short.
+schedules of what they find ([plan.md](plan.md#better-meshes)); a timeline chose that of the 13B on 1,536 Ascend 910,
+and those on 64 and 512 recompute more blocks than found, to leave memory ([notes.md](notes.md)). **No device has shown
+any of these figures.** A step and its MFU have one estimate, and the range in which eight of ten runs should lie, from
+the published runs on the same chip, or for 910C and H100 on the one before it ([plan.md](plan.md#the-range)). A GPU
+has no fused attention here. The factor of A100 is below 1, because its runs fuse what the plan then counts apart:
+where little of that is left, as in CodeGen, the step is estimated too short.
 
 Hours are for the tokens of the model's paper, packed without padding. A device of a 910C is one of its two dies.
 "full in 5, 0 blocks": the first 5 blocks of stage 1 recompute, none of stage 2. *Most to gain*: what takes most of the

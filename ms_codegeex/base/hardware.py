@@ -23,7 +23,7 @@ class Calibration:
     Products reach `matmul_share` of the peak, `matmul_start` is their K_START. Of collectives, the share `overlap` runs
     under computation; the device stands still for `gaps` seconds for each second of computing. A step takes `factor`
     times what is counted with these, eight of ten between `low` and `high`. `cluster_latency`: as `latency`, between
-    servers. `measured`: the fields of the device that the run has shown.
+    servers. `measured`: the fields that were measured in the run.
     """
 
     base: str

@@ -118,9 +118,8 @@ def _rows(x: tuple[int, ...], values: tuple[int, ...], *_: tuple[int, ...]) -> t
 
 
 def _columns(y: tuple[int, ...], values: tuple[int, ...], *scales: tuple[int, ...]) -> tuple[int, int]:
-    return y[0], values[1] * (
-        len(scales[0]) if scales else 1
-    )  # numbers of 4 bits lie in pairs, with scales [n, groups]
+    pairs = len(scales[0]) == 2 if scales else False  # 4 bits: two numbers in a byte, scales [n, groups]
+    return y[0], values[1] * (2 if pairs else 1)
 
 
 class CompiledProduct(nn.Cell):

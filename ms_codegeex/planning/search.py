@@ -139,6 +139,7 @@ def search(
         more = [x for plan in ranked[:REFINED] for x in _refined(plan)]
         tried += len(more)
         ranked += [plan for plan in more if plan.roomy]
+        ranked = list({repr(plan.config): plan for plan in ranked}.values())  # two ways may lead to one plan
         ranked.sort(key=attrgetter("overlapped_seconds"))
     return SearchResult(ranked, dict(reasons.most_common()), tried, config if given else None)
 

@@ -55,7 +55,7 @@ SERVERS = {  # chip and devices of a server: its node's labels `accelerator-type
     ("ascend910", 4): ("half", "huawei-arm"),
     ("ascend910b", 8): ("module-910b-8", "huawei-arm"),
     ("ascend910b", 16): ("module-910b-16", "huawei-x86"),
-    ("ascend910c", 16): ("module-a3-16", "huawei-arm"),
+    ("ascend910c", 16): ("module-a3-16-super-pod", "huawei-arm"),
 }
 ASCEND = "/usr/local/Ascend"
 FOLDERS = {"driver": f"{ASCEND}/driver", "add-ons": f"{ASCEND}/add-ons", "dcmi": "/usr/local/dcmi"}

@@ -76,7 +76,8 @@ def resolve_node(
     if config.device != "cpu" and local > config.parallel.server_devices:
         raise UserError(
             f"devices: {config.devices} on {count} server{'s' * (count > 1)} of {config.parallel.server_devices} "
-            "(parallel.server_devices); give the number of servers with --nodes N, or --rank-table FILE"
+            "(parallel.server_devices); give the number of servers with --nodes N, a --rank-table FILE, or set "
+            "parallel.server_devices to the devices of one"
         )
     if local % config.parallel.tensor:
         raise UserError(

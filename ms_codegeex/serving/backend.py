@@ -19,7 +19,7 @@ from ms_codegeex.generation.choice import Chosen
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.generation.stopping import Rule
 from ms_codegeex.serving.answering import AnswerText, Piece, TextFilter
-from ms_codegeex.serving.errors import ApiError, busy, failed, unavailable
+from ms_codegeex.serving.errors import ApiError, busy, failed, late, unavailable
 from ms_codegeex.serving.fairness import Turns, Waiting, check_concurrent
 from ms_codegeex.serving.model import ServedModel
 from ms_codegeex.serving.settings import ServeSettings
@@ -81,9 +81,7 @@ class StreamedAnswer(AsyncIterator[Piece]):
         self._backend, self._event = backend, asyncio.Event()
         self._end_taken, self._wants_all = False, False
         seconds = backend.settings.deadline
-        message = f"the request took longer than the server's limit of {seconds:g} s"
-        late = unavailable(message, "deadline_exceeded", 5)
-        self._deadline = asyncio.get_running_loop().call_later(seconds, backend.fail, self, late)
+        self._deadline = asyncio.get_running_loop().call_later(seconds, backend.fail, self, late(seconds))
 
     @property
     def ended(self) -> bool:

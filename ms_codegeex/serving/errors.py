@@ -54,6 +54,11 @@ def unavailable(message: str, code: str, retry_after: float = 1) -> ApiError:
     return ApiError(503, message, code=code, retry_after=retry_after)
 
 
+def late(seconds: float) -> ApiError:
+    """The error for a request that is not answered within `--deadline`: 503."""
+    return unavailable(f"the request took longer than the server's limit of {seconds:g} s", "deadline_exceeded", 5)
+
+
 def failed() -> ApiError:
     """A mistake of the server."""
     return ApiError(500, "the server failed; its log says why")

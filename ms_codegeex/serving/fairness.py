@@ -68,7 +68,7 @@ def check_concurrent(concurrent: int | None, held: int, count: int) -> None:
         message = f"n: {count} answers at once, this key may have {concurrent}; ask for fewer"
         raise ApiError(400, message, param="n")
     if held + count > concurrent:
-        message = f"{held} answers of this key are in progress, at most {concurrent} may be"
+        message = f"{count} more would exceed this key's limit of {concurrent} answers in progress ({held} now)"
         raise ApiError(429, message, code="rate_limit_exceeded", retry_after=1)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import pytest
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
-from keystrokes import Side, percentile, report, typing, unrelated
+from keystrokes import Side, ours, percentile, report, typing, unrelated
 
 from ms_codegeex.data.tokenizer import load_tokenizer
 
@@ -43,6 +44,12 @@ def test_ratios_and_reuse_are_those_of_the_sides(capsys):
     assert "reuse: 0.99, aim 0.95 met" in printed and "p95 over llama.cpp's: 0.5, aim 1 met" in printed
     report([theirs])
     assert "reuse: 0.9, aim 0.95 not met" in capsys.readouterr().out
+
+
+def test_a_server_that_does_not_start_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    with pytest.raises(SystemExit, match="serve did not start"):
+        ours(tmp_path, 1)
 
 
 @pytest.mark.slow

@@ -142,7 +142,7 @@ def test_volcano_file():
         ("ascend910b", 8, "ascend-910b", "module-910b-8", "huawei-arm"),
         ("ascend910b", 16, "ascend-910b", "module-910b-16", "huawei-x86"),
         ("ascend910b", 2, "ascend-910b", "TYPE", "huawei-arm"),
-        ("ascend910c", 16, "ascend-910b", "module-a3-16", "huawei-arm"),
+        ("ascend910c", 16, "ascend-910b", "module-a3-16-super-pod", "huawei-arm"),
     ],
 )
 def test_labels_and_mounts_are_those_of_mindcluster(hardware, size, label, server, arch):

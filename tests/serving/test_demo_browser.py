@@ -20,7 +20,7 @@ FLAGS = [  # no sandbox: tests may run as root; the rest: it looks nothing up on
 ]
 HOSTILE = (
     '<img src=x onerror="window.broken = 1"><script>window.broken = 2</script>\n'
-    "</pre><a href='javascript:window.broken = 3'>x</a> \u202eevil\u202c &lt;b&gt; \x1b[31m\n"
+    "</pre><a href='javascript:window.broken = 3'>x</a> \u202eevil\u202c &lt;b&gt; \x1b[31m\u3164\U000e0041\n"
 )
 
 pytestmark = [
@@ -313,6 +313,44 @@ def test_a_question_without_an_answer_can_be_asked_again(demo_of_adapters):
     demo.errors[:] = [error for error in demo.errors if "400" not in error]
 
 
+def test_another_model_ends_the_answer_of_a_conversation_and_leaves_no_turn(demo_of_adapters):
+    demo, server = demo_of_adapters
+    choice, chat = demo.page.locator("#adapter"), demo.page.get_by_role("tab", name="Chat")
+    choice.select_option("talk")
+    chat.click()
+    server.backend.step_seconds = 0.05
+    demo.page.locator("#chat-code").fill("first")
+    demo.start("chat", wait=False)
+    expect(demo.panel("chat").locator(".card pre")).not_to_be_empty()
+    choice.select_option("sql")
+    expect(demo.panel().locator(".primary")).to_be_enabled()
+    server.backend.step_seconds = 0.0
+    choice.select_option("talk")
+    chat.click()
+    assert demo.panel("chat").locator(".status").text_content() == ""
+    demo.page.locator("#chat-code").fill("second")
+    demo.start("chat")
+    bodies = [body for path, body in demo.requests if path == "/v1/chat/completions"]
+    assert [turn["content"] for turn in bodies[-1]["messages"]] == ["second"]
+
+
+def test_reading_the_models_again_keeps_the_choice_and_its_conversation(demo_of_adapters):
+    demo, _ = demo_of_adapters
+    demo.page.locator("#adapter").select_option("talk")
+    demo.page.get_by_role("tab", name="Chat").click()
+    demo.page.locator("#chat-code").fill("first")
+    demo.start("chat")
+    demo.page.evaluate("document.getElementById('key-change').click()")
+    demo.page.locator("#key-value").fill("k")
+    with demo.page.expect_response("**/demo/examples"):
+        demo.page.locator("#key").get_by_role("button", name="Use").click()
+    demo.page.locator("#chat-code").fill("second")
+    demo.start("chat")
+    assert demo.page.locator("#adapter").input_value() == "talk"
+    bodies = [body for path, body in demo.requests if path == "/v1/chat/completions"]
+    assert [turn["role"] for turn in bodies[-1]["messages"]] == ["user", "assistant", "user"]
+
+
 @pytest.mark.parametrize(
     "status,error,words",
     [
@@ -404,7 +442,7 @@ def test_a_hostile_answer_is_text_and_nothing_else(demo, server):
         assert demo.page.evaluate("window.broken") is None
         marks = card.locator(".hidden-character")
         numbers = marks.evaluate_all("nodes => nodes.map(node => node.dataset.number)")
-        assert numbers == ["U+202E", "U+202C", "U+001B"]
+        assert numbers == ["U+202E", "U+202C", "U+001B", "U+3164", "U+E0041"]
         styles = marks.evaluate_all("nodes => nodes.map(node => getComputedStyle(node).unicodeBidi)")
         assert set(styles) == {"isolate"}
         demo.page.locator("#probabilities").uncheck()

@@ -95,13 +95,22 @@ def test_it_has_no_telemetry_and_no_dependency():
     assert "dependencies" not in MANIFEST
     for path in SOURCES:
         text = path.read_text(encoding="utf-8")
-        assert not re.search(r"https?://", text), path
+        said = text.replace("it must begin with http:// or https://", "")
+        assert not re.search(r"https?://", said), path
         if path.name != "client.js":
             assert not re.search(r"\bfetch\(|XMLHttpRequest|require\('(?:node:)?(?:https?|net)'\)", text), path
 
 
 def test_where_code_goes_is_no_folders_choice():
     assert MANIFEST["contributes"]["configuration"]["properties"]["msCodegeex.server"]["scope"] == "application"
+
+
+def test_a_folder_that_is_not_trusted_does_not_choose_what_is_sent():
+    """VS Code reads `restrictedConfigurations` only where the support is limited."""
+    support = MANIFEST["capabilities"]["untrustedWorkspaces"]
+    assert support["supported"] == "limited"
+    names = {name.removeprefix("msCodegeex.") for name in support["restrictedConfigurations"]}
+    assert names == {"contextCharacters", "enable", "disabledFor", "countAcceptance"}
 
 
 def test_the_lock_file_names_no_machine():

@@ -19,7 +19,9 @@ import json
 
 import pytest
 from asking import ask, events
-from fake_backend import TEXT, FakeBackend
+from fake_backend import TEXT, FakeBackend, fake_model
+
+from ms_codegeex.data.conversations import TEMPLATES
 
 PREFIX = "def add(first, second):\n"
 SUFFIX = "\n\nprint(add(1, 2))\n"
@@ -169,6 +171,35 @@ LLAMA_VIM_FIELDS = [
     "truncated",
     "tokens_cached",
 ]
+
+
+LLAMA_VSCODE_CHAT = {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]}
+
+
+def test_llama_vscode_asks_a_model_for_conversations_one_question():
+    """`createChatRequestPayload`."""
+    body = {**LLAMA_VSCODE_CHAT, "stream": False, "temperature": 0.8}
+    response = ask("POST", "/v1/chat/completions", conversing, json=body)
+    assert response.json()["choices"][0]["message"]["content"] == TEXT
+
+
+@pytest.mark.parametrize(
+    "path,body,param",
+    [
+        ("chat/completions", {**LLAMA_VSCODE_CHAT, "tools": [{"type": "function"}], "tool_choice": "auto"}, "tools"),
+        ("chat/completions", {**LLAMA_VSCODE_CHAT, "samplers": "edkypmxt", "cache_prompt": True}, "samplers"),
+        ("embeddings", {"input": "x", "model": "GPT-4", "encoding_format": "float"}, "model"),
+    ],
+)
+def test_what_docs_say_that_llama_vscode_needs_other_servers_for(path, body, param):
+    """`createToolsRequestPayload`, `createChatEditRequestPayload`, `getEmbeddings`."""
+    response = ask("POST", f"/v1/{path}", conversing, json=body)
+    assert 400 <= response.status_code < 500 and response.json()["error"]["param"] == param
+
+
+def conversing():
+    """A server with a model that was tuned for conversations."""
+    return FakeBackend(model=fake_model(chat=TEMPLATES["codegeex2"]))
 
 
 def test_llama_vim():

@@ -1,16 +1,22 @@
 """`/v1/embeddings`: what OpenAI's own client reads from it, its limits, and how its inputs are computed."""
 
+import asyncio
 import base64
+import json
 import struct
 
 import httpx
 import openai
 import pytest
-from asking import ask
+from asking import ask, connected, running
 from fake_backend import FakeBackend, fake_model, fake_settings
 from over_http import served
 
 from ms_codegeex.data.conversations import TEMPLATES
+from ms_codegeex.generation.sampling import SamplingSettings
+from ms_codegeex.serving.errors import ApiError
+from ms_codegeex.serving.responding import AnswerPlan
+from ms_codegeex.serving.routes.embeddings import response_parts
 
 UNIT = pytest.approx([0.6, 0.8, 0.0])  # the fake backend's (3, 4, 0) times the number of ids, of length 1
 
@@ -66,6 +72,7 @@ def test_ids_and_lists_of_ids(client):
 def test_a_wrong_input_is_a_400_that_names_it(given):
     response = ask("POST", "/v1/embeddings", json={"input": given})
     assert response.status_code == 400 and response.json()["error"]["param"] == "input", response.text
+    assert "prompt" not in response.json()["error"]["message"]
 
 
 def test_a_size_that_was_not_asked_for_before_is_refused(client):
@@ -89,6 +96,82 @@ def test_the_limits_of_a_key_count_inputs(tmp_path):
 
     assert post(["x"] * 5).status_code == 200 and len(backends[-1].asked) == 5  # two at once
     assert post(["x"] * 6).status_code == 429 and not backends[-1].asked
+
+
+def test_a_request_without_room_at_its_start_is_refused_and_not_counted(tmp_path):
+    keys = tmp_path / "keys"
+    keys.write_text("me 0123456789abcdef requests-per-minute=45 concurrent=2\n")
+    keys.chmod(0o600)
+
+    async def asked():
+        backend = FakeBackend(fake_settings(api_key_file=keys), slots=4)
+        async with connected(backend) as client:
+            client.headers["Authorization"] = "Bearer 0123456789abcdef"
+            backend.paused = True
+            other = asyncio.ensure_future(client.post("/v1/completions", json={"prompt": "x", "max_tokens": 1}))
+            while not backend.active:
+                await asyncio.sleep(0)
+            refused = await client.post("/v1/embeddings", json={"input": ["x"] * 40})
+            backend.paused = False
+            await other
+            return refused, await client.post("/v1/embeddings", json={"input": ["x"] * 40})
+
+    refused, taken = running(asked())
+    message = "2 more would exceed this key's limit of 2 answers in progress (1 now)"
+    assert refused.status_code == 429 and refused.json()["error"]["message"] == message
+    assert taken.status_code == 200 and len(taken.json()["data"]) == 40
+
+
+class CrowdedBackend(FakeBackend):
+    """Has no room three times after the first four answers, as if other requests had come."""
+
+    def __init__(self, **changes):
+        super().__init__(**changes)
+        self.refused: list[int] = []  # the numbers of answers
+
+    def check_room(self, count=1, client="", concurrent=None):
+        if len(self.asked) == 4 and self.idle and len(self.refused) < 3:
+            self.refused.append(count)
+            raise ApiError(429, "no room", retry_after=0.001)
+        super().check_room(count, client, concurrent)
+
+
+def test_later_inputs_wait_for_room():
+    backends = []
+
+    def make():
+        backends.append(CrowdedBackend(slots=4))
+        return backends[-1]
+
+    texts = [f"x = {number}" for number in range(12)]
+    response = ask("POST", "/v1/embeddings", make, json={"input": texts})
+    (backend,) = backends
+    assert response.status_code == 200 and [each["embedding"] for each in response.json()["data"]] == [UNIT] * 12
+    assert backend.refused == [4, 2, 1]
+    assert [backend.model.tokenizer.decode(answer.ids) for answer in backend.asked] == texts
+
+
+def test_the_deadline_is_that_of_all_inputs():
+    async def asked():
+        backend = FakeBackend(fake_settings(deadline=0.3), slots=1, step_seconds=0.1)
+        async with connected(backend) as client:
+            response = await client.post("/v1/embeddings", json={"input": ["x"] * 30})
+            return response, backend.idle, len(backend.asked)
+
+    response, idle, count = running(asked())
+    assert response.status_code == 503 and response.json()["error"]["code"] == "deadline_exceeded"
+    assert idle and count < 30 and response.headers["Retry-After"] == "5"
+
+
+def test_an_answer_is_sent_a_vector_at_a_time(server):
+    """2,048 of 5,120 numbers are 236 MB as a whole."""
+    plan = AnswerPlan(fake_model(), [[1], [2, 3], [4]], SamplingSettings(1))
+    head, *vectors, end = response_parts(plan, [struct.pack("<3f", 3, 4, 0)] * 3, base64=False)
+    assert [json.loads(each.removeprefix(", "))["embedding"] for each in vectors] == [UNIT] * 3
+    assert json.loads(head + "".join(vectors) + end)["usage"] == {"prompt_tokens": 4, "total_tokens": 4}
+    response = httpx.post(f"{server.url}/v1/embeddings", json={"input": "x"})
+    assert response.headers["Transfer-Encoding"] == "chunked"
+    assert response.headers["Content-Type"] == "application/json"
 
 
 def test_a_client_that_leaves_stops_the_rest(server):

@@ -1,8 +1,9 @@
 'use strict';
 
 const vscode = require('vscode');
-const { Conversation, chatted, codeOf } = require('./logic/chat');
-const { TASKS, answer, continued } = require('./logic/tasks');
+const { Conversation, codeOf } = require('./logic/chat');
+const { plain } = require('./logic/html');
+const { CHAT, TASKS, answer, continued } = require('./logic/tasks');
 const { TemplateError, filled, wished } = require('./logic/template');
 const { LANGUAGES, chosenModel, preferences, signalOf } = require('./settings');
 const { read, templates } = require('./templates');
@@ -142,7 +143,7 @@ class Answers {
         const conversation = new Conversation();
         conversation.ask(wish, { text: code, language: language?.toLowerCase() ?? '' });
         const body = { ...sampling, messages: conversation.sent };
-        for await (const whole of chatted(client, body, signal)) yield codeOf(whole);
+        for await (const whole of answer(client, CHAT, body, signal)) yield codeOf(whole);
       } else {
         const { prompt, head } = wished(code, wish, language);
         const body = { ...sampling, ...(language && { language }), prompt, truncate_prompt: true };
@@ -165,9 +166,9 @@ class Answers {
     } catch (error) {
       const message =
         error instanceof TemplateError
-          ? t('{0} is no mark of a template: write <INPUT>, <INPUT:0,1> or <INPUT:1>', error.mark)
+          ? t('{0} is not a template mark: write <INPUT>, <INPUT:0,1> or <INPUT:1>', error.mark)
           : t('the template cannot be read: {0}', path);
-      vscode.window.showWarningMessage(`CodeGeeX: ${message}`);
+      vscode.window.showWarningMessage(`CodeGeeX: ${plain(message)}`);
       return undefined;
     }
   }

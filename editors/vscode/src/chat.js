@@ -1,8 +1,9 @@
 'use strict';
 
 const vscode = require('vscode');
-const { Conversation, chatted } = require('./logic/chat');
+const { Conversation } = require('./logic/chat');
 const { chatPage } = require('./logic/chatPage');
+const { CHAT, answer } = require('./logic/tasks');
 const { LANGUAGES, chosenModel, preferences } = require('./settings');
 const { openPanel, pageOptions } = require('./webview');
 
@@ -105,7 +106,7 @@ class ChatPanel {
     let whole = '';
     await this.status.during(signal, async (started) => {
       started();
-      for await (whole of chatted(this.client, body, signal)) if (!signal.aborted) this._post({ grown: whole });
+      for await (whole of answer(this.client, CHAT, body, signal)) if (!signal.aborted) this._post({ grown: whole });
     });
     conversation.answer(whole);
     if (conversation !== this.conversation) return; // a new one has begun

@@ -2,6 +2,7 @@
 
 const vscode = require('vscode');
 const { addressOf } = require('./logic/address');
+const { noAddress } = require('./logic/client');
 const { connectPage } = require('./logic/connectPage');
 const { visible } = require('./logic/html');
 const { SECTION, preferences } = require('./settings');
@@ -75,7 +76,7 @@ class ConnectPage {
   async _connect(text, key) {
     const server = addressOf(text);
     if (!server) {
-      return this._draw({ server: text, models: [], steps: [{ passed: false, said: t('This is no address: it begins with http or https') }] });
+      return this._draw({ server: text, models: [], steps: [{ passed: false, said: inWords(noAddress(text)) }] });
     }
     const section = vscode.workspace.getConfiguration(SECTION);
     await section.update('server', server, vscode.ConfigurationTarget.Global);

@@ -1,6 +1,7 @@
 'use strict';
 
 const vscode = require('vscode');
+const { isSecretFile } = require('./logic/secrets');
 const { cursor, preferences, signalOf } = require('./settings');
 
 /** The command that VS Code runs when a suggestion is accepted. */
@@ -19,6 +20,7 @@ function inlineProvider(completer, status, acceptance) {
       const { enable, disabledFor } = preferences();
       const asked = context.triggerKind === vscode.InlineCompletionTriggerKind.Invoke;
       if (!asked && (!enable || disabledFor.includes(document.languageId))) return [];
+      if (!asked && isSecretFile(vscode.workspace.asRelativePath(document.uri, false))) return [];
       const chosen = context.selectedCompletionInfo;
       const here = cursor(document, position, asked);
       const signal = signalOf(token);

@@ -1,6 +1,9 @@
 'use strict';
 
 const vscode = require('vscode');
+const { addressOf } = require('./logic/address');
+const { noAddress } = require('./logic/client');
+const { inWords } = require('./status');
 
 const { t } = vscode.l10n;
 
@@ -14,8 +17,9 @@ class Keys {
   }
 
   /** @param {string} server */
-  get(server) {
-    return Promise.resolve(this.secrets.get(name(server)));
+  async get(server) {
+    const place = name(server);
+    return place && this.secrets.get(place);
   }
 
   /**
@@ -23,6 +27,10 @@ class Keys {
    * @param {string} server
    */
   async ask(server) {
+    if (!name(server)) {
+      vscode.window.showWarningMessage(`CodeGeeX: ${inWords(noAddress(server))}`);
+      return false;
+    }
     const key = await vscode.window.showInputBox({
       title: t('API key for {0}', server),
       prompt: t("The key that the server's owner gave you. Empty: no key."),
@@ -39,14 +47,20 @@ class Keys {
    * @param {string} key an empty one forgets it
    */
   async set(server, key) {
-    if (key) await this.secrets.store(name(server), key);
-    else await this.secrets.delete(name(server));
+    const place = name(server);
+    if (!place) throw noAddress(server);
+    if (key) await this.secrets.store(place, key);
+    else await this.secrets.delete(place);
   }
 }
 
-/** @param {string} server */
+/**
+ * What the key is called in the store; undefined if the text is not an address.
+ * @param {string} server
+ */
 function name(server) {
-  return `key of ${new URL(server).origin}`;
+  const address = addressOf(server);
+  return address && `key of ${new URL(address).origin}`;
 }
 
 module.exports = { Keys };

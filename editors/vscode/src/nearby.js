@@ -39,12 +39,12 @@ class Nearby {
     const { contextCharacters, disabledFor } = preferences();
     const { uri, languageId } = document;
     if (contextCharacters === 0 || disabledFor.includes(languageId)) return;
-    const folder = vscode.workspace.getWorkspaceFolder(uri);
-    if (!folder || document.isUntitled || document.offsetAt(document.lineAt(document.lineCount - 1).range.end) > LARGEST) return;
+    if (!vscode.workspace.getWorkspaceFolder(uri) || document.isUntitled) return;
+    if (document.offsetAt(document.lineAt(document.lineCount - 1).range.end) > LARGEST) return;
     const path = vscode.workspace.asRelativePath(uri, false);
     const lines = document.getText().split(/\r?\n/);
     const piece = pieceAround({ path, language: LANGUAGES[languageId], lines }, selection.active.line);
-    if (piece && !(await ignored(uri, folder))) this._ring.add(piece);
+    if (piece && !(await ignored(uri))) this._ring.add(piece);
   }
 
   dispose() {
@@ -53,11 +53,10 @@ class Nearby {
 }
 
 /**
- * Whether git ignores a file. Yes if there are rules and git cannot be asked.
+ * Whether git ignores a file. Yes if it may, because there is a repository or there are rules, and git cannot be asked.
  * @param {vscode.Uri} uri
- * @param {vscode.WorkspaceFolder} folder
  */
-async function ignored(uri, folder) {
+async function ignored(uri) {
   try {
     const extension = vscode.extensions.getExtension('vscode.git');
     const git = extension && (await extension.activate()).getAPI(1);
@@ -66,8 +65,19 @@ async function ignored(uri, folder) {
   } catch {
     // git is turned off, or fails: the rules remain unknown
   }
+  let folder = vscode.Uri.joinPath(uri, '..');
+  for (;;) {
+    for (const name of ['.git', '.gitignore']) if (await exists(vscode.Uri.joinPath(folder, name))) return true;
+    const parent = vscode.Uri.joinPath(folder, '..');
+    if (parent.path === folder.path) return false;
+    folder = parent; // a repository may begin above the open folder
+  }
+}
+
+/** @param {vscode.Uri} uri */
+async function exists(uri) {
   try {
-    await vscode.workspace.fs.stat(vscode.Uri.joinPath(folder.uri, '.gitignore'));
+    await vscode.workspace.fs.stat(uri);
     return true;
   } catch {
     return false;

@@ -2,8 +2,9 @@
 
 const assert = require('node:assert/strict');
 const test = require('node:test');
-const { Conversation, chatted, codeOf, fenced } = require('../src/logic/chat');
+const { Conversation, codeOf, fenced, parts } = require('../src/logic/chat');
 const { Client } = require('../src/logic/client');
+const { CHAT, answer } = require('../src/logic/tasks');
 const { wished } = require('../src/logic/template');
 const { serve } = require('./server');
 
@@ -53,13 +54,20 @@ test('the code of an answer is its first block, as far as it has come', () => {
   assert.equal(codeOf('Here:\n```python\nx = 1\n```\nDone.\n```\ny\n```'), 'x = 1');
   assert.equal(codeOf('Here:\n```python\nx = 1\ny'), 'x = 1\ny');
   assert.equal(codeOf('x = 1\n'), 'x = 1');
+  assert.equal(codeOf('````md\n```\nx\n```\n```` not the end\n````\nDone.'), '```\nx\n```\n```` not the end');
+});
+
+test('an answer is prose and blocks in turn; a block ends with a line of as many backticks and nothing else', () => {
+  const [, block, rest] = parts('Here:\n```python\ns = \'\'\'\n```x\n  ```  \nDone: ```x``` too.\n```y```\n');
+  assert.deepEqual(block, { code: true, text: "s = '''\n```x" });
+  assert.deepEqual(rest, { code: false, text: 'Done: ```x``` too.\n```y```\n' });
 });
 
 test('the answer of a conversation grows', async (context) => {
   const server = await serve(context, () => [['It ', 'is.']]);
   const seen = [];
   const body = { messages: [{ role: /** @type {'user'} */ ('user'), content: 'q' }], max_tokens: 5 };
-  for await (const whole of chatted(clientOf(server), body, never)) seen.push(whole);
+  for await (const whole of answer(clientOf(server), CHAT, body, never)) seen.push(whole);
   assert.deepEqual(seen, ['It ', 'It is.']);
   assert.deepEqual(server.requests[0], { path: '/v1/chat/completions', body: { ...body, stream: true }, key: undefined });
 });

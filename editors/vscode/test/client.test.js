@@ -169,3 +169,15 @@ test('a server of another kind is told from ours, and a wrong key from both', as
   }
   await assert.rejects(answering({ error: { message: 'wrong key' } }, 401).models(never), { kind: 'key', message: 'wrong key' });
 });
+
+test('the address is taken as people write it, and text that is none is told before anything is asked', async (context) => {
+  const server = await serve(context, () => [['x']]);
+  await all(clientOf(`${server.url}/v1/`));
+  assert.equal(server.requests[0].path, '/v1/completions');
+  for (const text of ['127.0.0.1:8000', 'localhost:8000', '']) {
+    const expected = { kind: 'unreachable', message: `${text} is not an address: it must begin with http:// or https://` };
+    const refused = new Client(async () => ({ server: text, key: 'k', timeout: 1 }), () => assert.fail('asked'));
+    await assert.rejects(refused.models(never), expected);
+    await assert.rejects(all(refused), expected);
+  }
+});

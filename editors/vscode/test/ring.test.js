@@ -75,10 +75,12 @@ test('the text in front stays while the window starts at the same place', () => 
 
 const SECRET_FILES = ['.env', 'a/.env.local', 'prod.env', '.npmrc', 'home/.ssh/config', 'id_rsa', 'a/server.key', 'x.pem'];
 const MORE_SECRET_FILES = ['Secrets.yaml', 'config/credentials.json', 'db-secrets.yml', 'main.tfvars', 'client_secret_1.json'];
+const OTHER_SECRET_FILES = ['.envrc', '.env-production', '.env_local', 'terraform.tfstate.backup', 'prod.tfvars.json', '.dev.vars'];
+const LAST_SECRET_FILES = ['.vault_pass', '.vault_pass.txt', 'kubeconfig', 'kubeconfig-prod.yaml', 'prod.kubeconfig', 'C:\\a\\.ssh\\config'];
 const PLAIN_FILES = ['env.py', 'environment.ts', 'src/key.py', 'keys.js', 'tokenizer.py', 'secret_santa.py', 'a/README.md'];
 
 test('files that hold secrets are known by their names', () => {
-  for (const path of [...SECRET_FILES, ...MORE_SECRET_FILES]) assert.ok(isSecretFile(path), path);
+  for (const path of [...SECRET_FILES, ...MORE_SECRET_FILES, ...OTHER_SECRET_FILES, ...LAST_SECRET_FILES]) assert.ok(isSecretFile(path), path);
   for (const path of PLAIN_FILES) assert.ok(!isSecretFile(path), path);
   assert.equal(pieceAround({ path: '.env', language: undefined, lines: text('x').split('\n') }, 0), undefined);
 });
@@ -92,6 +94,16 @@ const SECRET_TEXTS = [
   `DATABASE = postgres://user:${'pass'}word@host/db`,
   `"password": "${'correct'}-horse"`,
   `API_KEY = '${word}'`,
+  `password: ${'hunter2'.repeat(2)}`,
+  `AWS_SECRET_ACCESS_KEY=${'wJalr/7'}${word}`,
+  `export DB_PASSWORD=s3cr${'3t-word'}`,
+  `token = "${'abcdef0123'.repeat(3)}"`,
+  `GITHUB_TOKEN: "${word}"`,
+  `Authorization: Bearer ${word}`,
+  `AccountKey=${word}==;EndpointSuffix=x`,
+  `password = "hun$${'ter2xyz'}"`,
+  `API_TOKEN: str = "${word}"`,
+  `tokenString := "${word}"`,
 ];
 const PLAIN_TEXTS = [
   'def password(self):',
@@ -100,6 +112,16 @@ const PLAIN_TEXTS = [
   'secret = os.environ["SECRET"]',
   'https://example.org/a:b@c',
   'password: "${PASSWORD}"',
+  'token_ids = batch.input_ids[0]',
+  'tokens = tokenizer.encode2(text)',
+  'tokenizer = load_tokenizer_2',
+  'max_tokens = 1000000000',
+  'token = next_token1(state)',
+  'pwd = os.getcwd()',
+  'secret = secrets.token_hex(16)',
+  'Authorization: Bearer ${token}',
+  `${'/'.repeat(80)}\n${'/'.repeat(80)}\n${'/'.repeat(80)}`,
+  `sha = "${'a1'.repeat(32)}"\nother = 1\nthird = 2`,
 ];
 
 test('a piece with something like a key or a password is not used', () => {
@@ -108,4 +130,24 @@ test('a piece with something like a key or a password is not used', () => {
     assert.equal(pieceAround({ path: 'a.py', language: 'Python', lines: [...text('x').split('\n'), secret] }, 0), undefined);
   }
   for (const plain of PLAIN_TEXTS) assert.ok(!holdsSecret(plain), plain);
+});
+
+/** The lines of a private key that was never one. @param {number} count */
+const base64 = (count) => Array.from({ length: count }, () => 'Ab+/7'.repeat(13).slice(0, 64));
+
+test('no piece of a file with a private key is used, nor one out of the middle of a key', () => {
+  const begin = `${'-'.repeat(5)}BEGIN PRIVATE${' '}KEY${'-'.repeat(5)}`;
+  const file = { path: 'a.py', language: 'Python', lines: [begin, ...base64(3), ...text('x', 100).split('\n')] };
+  assert.equal(pieceAround(file, 80), undefined);
+  assert.ok(pieceAround({ ...file, lines: file.lines.slice(4) }, 80));
+  for (const lines of [base64(100), base64(9).map((line) => `    "${line}\\n" +`), base64(9).map((line) => `// ${line}`)]) {
+    assert.equal(pieceAround({ ...file, lines }, lines.length / 2), undefined, lines[0]);
+  }
+});
+
+// each begins a form of a secret again and again: what searches from every beginning to the end never comes to an end here
+const LONG = ['token', 'secret_', 'token=', 'token: str', '-eyJ', '-eyJ0123456789.eyJ', 'a://b', 'Bearer ', 'A1', 'password="', 'token = a1', ' '];
+
+test('very long lines are searched as fast as many short ones', () => {
+  for (const part of LONG) assert.equal(typeof holdsSecret(part.repeat(1e6 / part.length)), 'boolean', part);
 });

@@ -66,6 +66,15 @@ test('the first page says what works, and when all does', () => {
 
 test('characters that deceive are shown by their numbers', () => {
   assert.equal(visible('a\u202eb\u0007\tc\n漢é😀'), 'a[U+202E]b[U+0007]\tc\n漢é😀');
+  assert.equal(visible('a\u{E0041}\u00ad\u3164\ufe0f\u206a'), 'a[U+E0041][U+00AD][U+3164][U+FE0F][U+206A]');
+});
+
+test("the conversation's page shows characters and blocks as the rest of the extension does", () => {
+  const script = /<script[^>]*>([^]*)<\/script>/.exec(chatPage(words, drawing))?.[1] ?? '';
+  const taken = /const HIDDEN[^]*?(?=\nfunction draw)/.exec(script)?.[0];
+  const own = new Function(`${taken}\nreturn { visible, parts };`)();
+  assert.equal(own.visible('a\u{E0041}\u00ad\n'), visible('a\u{E0041}\u00ad\n'));
+  assert.deepEqual(own.parts('a\n```\nb\n```x'), [{ code: false, text: 'a' }, { code: true, text: 'b\n```x' }]);
 });
 
 test("a server's words in a message make no link, no line and no end", () => {

@@ -1,8 +1,8 @@
 """Edits from a git history: what an editor showed before each, what was typed, and what was edited shortly before.
 
 A commit does not record in which order its lines were typed. Here the files of a commit are edited in the order of
-their paths, and a file from top to bottom. So an edit sees the edits above it, but not those below it, and files that
-come earlier in the same commit.
+their paths, and a file from top to bottom. So an edit sees the edits above it, but not those below it. It also sees the
+files that come earlier in the same commit.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -25,6 +26,7 @@ BEFORE, AFTER = 4000, 1000  # characters around the cursor that an editor sends
 LEAST, MAX_LINES, MAX_CHARACTERS = 4, 8, 400  # characters, lines and characters of an edit
 PROSE = ("Markdown", "RMarkdown", "reStructuredText", "TeX")  # languages that are left out
 MAX_BYTES, MAX_FILE_LINES = 200_000, 3000  # of a file
+MAX_EQUAL = 200_000  # pairs of a line before a commit and an equal one after it; to compare them takes seconds
 FILES, AROUND, FILE_CHARACTERS = 4, 32, 1500  # other files; lines above and below their last edit; characters of each
 WORD = re.compile(r"\w\w")
 REGULAR = ("100644", "100755")
@@ -61,11 +63,18 @@ class Repository:
         """`UserError` if there is no git, or no repository."""
         program = shutil.which("git")
         if program is None:
-            raise UserError("--data: git is not installed, which reads the repository; install it")
+            raise UserError("--data: reading a repository needs git, which is not installed; install it")
         self.path = path
         self._words = [program, "--no-optional-locks", "-c", "core.fsmonitor=false", "-C", str(path)]
         variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-        self._environment = {**variables, "GIT_NO_LAZY_FETCH": "1", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
+        self._environment = {
+            **variables,
+            "GIT_NO_LAZY_FETCH": "1",
+            "GIT_ALLOW_PROTOCOL": "",  # for a git that does not know the variable above: it could run core.sshCommand
+            "GIT_CEILING_DIRECTORIES": str(path.resolve().parent),  # a repository around the directory is not meant
+            "GIT_TERMINAL_PROMPT": "0",
+            "LC_ALL": "C",
+        }
         if not path.is_dir():
             raise UserError(f"--data: {path} is not a directory; give a git repository")
 
@@ -96,18 +105,24 @@ class Repository:
     def texts(self, names: Sequence[str]) -> list[str | None]:
         """The contents of files by the names of git's objects; None for one that is too long or no text in UTF-8, or
         that a partial clone does not have."""
-        data = self._run("cat-file", "--batch", given="".join(f"{name}\n" for name in names).encode())
+        try:
+            sizes = self._asked("--batch-check=%(objectsize)", names).splitlines()  # another text for one it lacks
+        except UserError:  # in a partial clone, the first one that it lacks ends git
+            return [None] if len(names) == 1 else [text for name in names for text in self.texts([name])]
+        short = [size.isdigit() and int(size) <= MAX_BYTES for size in sizes]
+        data = self._asked("--batch", [name for name, wanted in zip(names, short, strict=True) if wanted])
         position, found = 0, list[str | None]()
-        for _ in names:
-            end = data.index(b"\n", position)
-            size = data[position:end].rpartition(b" ")[2]
-            position = end + 1
-            if not size.isdigit():  # "missing"
+        for wanted, size in zip(short, sizes, strict=True):
+            if not wanted:
                 found.append(None)
                 continue
+            position = data.index(b"\n", position) + 1
             found.append(_text(data[position : position + int(size)]))
             position += int(size) + 1
         return found
+
+    def _asked(self, option: str, names: Sequence[str]) -> bytes:
+        return self._run("cat-file", option, given="".join(f"{name}\n" for name in names).encode())
 
 
 def _language(path: str) -> str:
@@ -117,7 +132,7 @@ def _language(path: str) -> str:
 
 
 def _text(content: bytes) -> str | None:
-    if len(content) > MAX_BYTES or content.count(b"\n") > MAX_FILE_LINES or b"\0" in content:
+    if content.count(b"\n") > MAX_FILE_LINES or b"\0" in content:
         return None
     try:
         return content.decode("utf-8").replace("\r\n", "\n")
@@ -129,6 +144,12 @@ def hunks(old: Sequence[str], new: Sequence[str]) -> list[tuple[int, int, int, i
     """Where lines differ: begin and end in the old ones, begin and end in the new ones."""
     matcher = SequenceMatcher(None, old, new, autojunk=False)
     return [tuple(each[1:]) for each in matcher.get_opcodes() if each[0] != "equal"]  # type: ignore[misc]
+
+
+def comparable(old: Sequence[str], new: Sequence[str]) -> bool:
+    """Whether `hunks` is fast. With many equal lines, its time grows with the cube of their number."""
+    counts = Counter(new)
+    return sum(count * counts[line] for line, count in Counter(old).items()) <= MAX_EQUAL
 
 
 def common(first: str, second: str) -> int:
@@ -172,10 +193,12 @@ def window(before: str, after: str) -> tuple[str, str]:
     return before, after[:AFTER]
 
 
-def around(old: str, new: str) -> str:
-    """The part of a file around its first edit, after that edit."""
-    lines = new.splitlines(keepends=True)
-    places = hunks(old.splitlines(keepends=True), lines)
+def around(old: str, new: str) -> str | None:
+    """The part of a file around its first edit, after that edit; None if the two are not comparable."""
+    before, lines = old.splitlines(keepends=True), new.splitlines(keepends=True)
+    if not comparable(before, lines):
+        return None
+    places = hunks(before, lines)
     middle = places[0][2] if places else 0
     return "".join(lines[max(0, middle - AROUND) : middle + AROUND])[:FILE_CHARACTERS]
 
@@ -193,8 +216,8 @@ def others(repository: Repository, edits: Sequence[FileEdit], number: int) -> tu
         if each.path != path:
             chosen.setdefault(each.path, each)
     texts = iter(repository.texts([name for each in chosen.values() for name in (each.old, each.new)]))
-    parts = [around(old, new) for old, new in zip(texts, texts, strict=True) if old is not None and new is not None]
-    return tuple(parts[::-1])
+    pairs = [(old, new) for old, new in zip(texts, texts, strict=True) if old is not None and new is not None]
+    return tuple(part for old, new in pairs[::-1] if (part := around(old, new)) is not None)
 
 
 def chosen_edits(repository: Repository, commits: int, count: int, seed: int) -> Iterator[Edit]:
@@ -210,6 +233,8 @@ def chosen_edits(repository: Repository, commits: int, count: int, seed: int) ->
         if old is None or new is None:
             continue
         lines = old.splitlines(keepends=True), new.splitlines(keepends=True)
+        if not comparable(*lines):
+            continue
         places = [found for place in hunks(*lines) if (found := typed_at(*lines, place)) is not None]
         if places:
             before, typed, after = places[int(np.random.default_rng([seed, number]).integers(len(places)))]

@@ -81,7 +81,7 @@ def given_prompts(
     if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)):
         return [prompt]
     if not 1 <= len(prompt) <= maximum:
-        raise UserError(f"{field}: {len(prompt)} prompts; give 1 to {maximum}")
+        raise UserError(f"{field}: {len(prompt)} {field}s; give 1 to {maximum}")
     return prompt
 
 

@@ -6,21 +6,22 @@ was trained for search finds them better.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
-from starlette.concurrency import run_in_threadpool
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.serving.backend import Backend
+from ms_codegeex.serving.errors import ApiError, late
 from ms_codegeex.serving.guards import record_of
 from ms_codegeex.serving.model import ServedModel
 from ms_codegeex.serving.responding import AnswerPlan, admit, begun, chosen_model, prepared, while_connected
@@ -85,31 +86,43 @@ def _ids(given: str | list[int], model: ServedModel) -> list[int]:
 
 
 async def means(plan: AnswerPlan, backend: Backend, request: Request) -> list[bytes]:
-    """The means of all prompts. As many are computed at once as the key may have in progress and there are slots."""
+    """The means of all prompts. As many are computed at once as the key may have in progress and there are slots.
+
+    `ApiError` if there is no room for the first of them. Later ones that get a 429 are asked for again, fewer at once.
+    """
     record, found = record_of(request.scope), list[bytes]()
+    most = count = min(backend.slots, record.concurrent or backend.slots)
+    backend.check_room(min(count, plan.size), record.key or record.client, record.concurrent)
     admit(record, plan.size)
-    count = min(backend.slots, record.concurrent or backend.slots)
-    for first in range(0, len(plan.prompts), count):
-        group = replace(plan, prompts=plan.prompts[first : first + count])
-        with begun(group, backend, request, admitted=True) as answers:
-            for answer in answers:
-                await answer.whole()
-                found.append(answer.mean or b"")
+    while len(found) < plan.size:
+        group = replace(plan, prompts=plan.prompts[len(found) : len(found) + count])
+        try:
+            with begun(group, backend, request, admitted=True) as answers:
+                for answer in answers:
+                    await answer.whole()
+        except ApiError as error:
+            if error.status != 429 or not found:
+                raise
+            if count == 1:
+                await asyncio.sleep(error.retry_after or 1)
+            count = max(1, count // 2)
+        else:
+            found += [answer.mean or b"" for answer in answers]
+            count = min(most, 2 * count)
     return found
 
 
-def embeddings_response(plan: AnswerPlan, found: Sequence[bytes], base64: bool) -> Response:
-    """The whole response, one vector after the other: during one call of `json.dumps` no other thread would run."""
-    vectors = []
+def response_parts(plan: AnswerPlan, found: Sequence[bytes], base64: bool) -> Iterator[str]:
+    """The body: its head, a part for each vector, its end. As a whole it can be hundreds of megabytes."""
+    yield '{"object": "list", "data": ['
     for index, mean in enumerate(found):
         vector = np.frombuffer(mean, "<f4")
         vector = (vector / max(float(np.linalg.norm(vector)), 1e-12)).astype("<f4")
         value = b64encode(vector.tobytes()).decode() if base64 else vector.tolist()
-        vectors.append(json.dumps({"object": "embedding", "index": index, "embedding": value}))
+        yield (", " if index else "") + json.dumps({"object": "embedding", "index": index, "embedding": value})
     tokens = sum(map(len, plan.prompts))
     rest = {"model": plan.model.name, "pooling": POOLING, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
-    text = f'{{"object": "list", "data": [{", ".join(vectors)}], {json.dumps(rest)[1:]}'
-    return Response(text, media_type="application/json")
+    yield f"], {json.dumps(rest)[1:]}"
 
 
 def router(backend: Backend) -> APIRouter:
@@ -120,7 +133,13 @@ def router(backend: Backend) -> APIRouter:
     async def embeddings(body: EmbeddingRequest, request: Request) -> Response:
         """The mean of the last hidden states of each input. The models were not trained to compare texts."""
         plan = await prepared(request, lambda: embedding_plan(body, backend))
-        found = await while_connected(request, lambda: means(plan, backend, request))
-        return await run_in_threadpool(embeddings_response, plan, found, body.encoding_format == "base64")
+        seconds = backend.settings.deadline
+        try:
+            working = while_connected(request, lambda: means(plan, backend, request))
+            found = await asyncio.wait_for(working, seconds)
+        except asyncio.TimeoutError:
+            raise late(seconds) from None
+        parts = response_parts(plan, found, body.encoding_format == "base64")
+        return StreamingResponse(parts, media_type="application/json")
 
     return routes

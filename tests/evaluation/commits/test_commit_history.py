@@ -1,9 +1,10 @@
 """Edits of a real git repository: what was typed, where, and which parts of other files were edited before."""
 
 import subprocess
+import tracemalloc
 
 import pytest
-from git_repositories import commit, write_repository
+from git_repositories import commit, git, write_repository
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation.commits import history
@@ -109,18 +110,78 @@ def test_files_that_are_no_texts_are_left_out(tmp_path):
     assert {each.path for each in chosen_edits(Repository(place), 100, 100, 0)} == {"shapes.py", "main.py", "util.go"}
 
 
-def test_contents_that_a_partial_clone_lacks_are_left_out(repository):
-    found = Repository(repository)
-    (edit,) = [each for each in found.file_edits(100) if each.path == "util.go"]
-    old, missing, new = found.texts([edit.old, "0" * 40, edit.new])
+@pytest.fixture
+def partial_clone(repository, tmp_path):
+    """A clone without contents of files."""
+    git(repository, "config", "uploadpack.allowFilter", "true")
+    place = tmp_path / "partial.git"
+    git(tmp_path, "clone", "--quiet", "--bare", "--filter=blob:none", repository.as_uri(), str(place))
+    return place
+
+
+def test_contents_that_a_partial_clone_lacks_are_left_out(partial_clone):
+    found = Repository(partial_clone)
+    edits = found.file_edits(100)
+    assert len(edits) == 4 and list(chosen_edits(found, 100, 100, 0)) == []
+    (util,) = [each for each in edits if each.path == "util.go"]
+    other = next(each for each in edits if each.path == "main.py")
+    for name in (util.old, util.new):
+        git(partial_clone, "cat-file", "blob", name)  # git fetches it
+    old, missing, new = found.texts([util.old, other.old, util.new])
     assert old == "func add(a int, b int) int {\n}\n" and missing is None and "return a + b" in new
+    (edit,) = chosen_edits(found, 100, 100, 0)
+    assert edit.path == "util.go" and edit.others == ()
 
 
-def test_what_is_no_repository_is_refused(tmp_path, monkeypatch):
+def test_an_older_git_fetches_nothing_either(partial_clone, tmp_path):
+    """One that does not know GIT_NO_LAZY_FETCH."""
+    script, seen = tmp_path / "ssh.sh", tmp_path / "seen"
+    script.write_text(f"#!/bin/sh\ntouch {seen}\nexit 1\n")
+    script.chmod(0o755)
+    for name, value in (("core.sshCommand", script), ("remote.origin.url", "ssh://nowhere.example/a")):
+        git(partial_clone, "config", name, str(value))
+    found = Repository(partial_clone)
+    del found._environment["GIT_NO_LAZY_FETCH"]
+    assert list(chosen_edits(found, 100, 100, 0)) == [] and not seen.exists()
+
+
+def test_a_content_that_is_too_long_is_not_read(repository):
+    zeros = subprocess.run(
+        ["git", "-C", str(repository), "hash-object", "-w", "--stdin"], input=bytes(20 << 20), capture_output=True
+    )
+    found = Repository(repository)
+    edit = found.file_edits(1)[0]
+    tracemalloc.start()
+    try:
+        texts = found.texts([edit.old, zeros.stdout.decode().strip(), "0" * 40, edit.new])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert [text is None for text in texts] == [False, True, True, False] and "return a + b" in texts[3]
+    assert peak < 2 << 20
+
+
+def test_files_of_equal_lines_are_left_out(tmp_path):
+    """To compare these takes half a minute."""
+    place = write_repository(tmp_path)
+    for number in range(2):
+        lines = "".join(f"x = {line % 8}\n" for line in range(1600 + number))
+        commit(place, {"same.py": f"{lines}total = {number}{number}{number}{number}\n".encode()})
+    commit(place, {"util.go": b"func add(a int, b int) int {\n\treturn b + a\n}\n"})
+    edits = list(chosen_edits(Repository(place), 100, 100, 0))
+    assert {each.path for each in edits} == {"shapes.py", "main.py", "util.go"}
+    assert not any("x = 1\nx = 2" in part for each in edits for part in each.others)
+
+
+def test_what_is_no_repository_is_refused(repository, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="is not a directory"):
         Repository(tmp_path / "none")
     with pytest.raises(UserError, match="cannot be read as a git repository"):
         Repository(tmp_path).file_edits(10)
+    inside = repository / "directory"
+    inside.mkdir()
+    with pytest.raises(UserError, match="not a git repository"):
+        Repository(inside).file_edits(10)
     monkeypatch.setattr(history.shutil, "which", lambda name: None)
-    with pytest.raises(UserError, match="git is not installed"):
+    with pytest.raises(UserError, match="reading a repository needs git"):
         Repository(tmp_path)

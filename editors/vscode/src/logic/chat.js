@@ -49,30 +49,30 @@ function fenced({ text, language }) {
 }
 
 /**
+ * A text in turn of prose and of fenced blocks, the last of which may be open still. A block ends with a line of at least
+ * as many backticks as began it, and nothing else. It is part of the conversation's page too: it must stand alone.
+ * @param {string} text
+ * @returns {{code: boolean, text: string}[]}
+ */
+function parts(text) {
+  const found = [{ code: false, lines: /** @type {string[]} */ ([]) }];
+  let fence = '';
+  for (const line of text.split('\n')) {
+    const [, ticks = ''] = /^\s*(`{3,})[^`]*$/.exec(line) ?? [];
+    if (fence ? ticks.length >= fence.length && line.trim() === ticks : ticks) {
+      fence = fence ? '' : ticks;
+      found.push({ code: fence !== '', lines: [] });
+    } else found[found.length - 1].lines.push(line);
+  }
+  return found.map(({ code, lines }) => ({ code, text: lines.join('\n') }));
+}
+
+/**
  * The code of an answer: its first fenced block, as far as it has come, or all of it if it has none.
  * @param {string} answer
  */
 function codeOf(answer) {
-  const lines = answer.split('\n');
-  const start = lines.findIndex((line) => /^\s*`{3,}/.test(line));
-  if (start < 0) return answer.trim();
-  const fence = /`+/.exec(lines[start])?.[0] ?? '';
-  const end = lines.findIndex((line, place) => place > start && line.trim().startsWith(fence));
-  return lines.slice(start + 1, end < 0 ? undefined : end).join('\n');
+  return parts(answer).find(({ code }) => code)?.text ?? answer.trim();
 }
 
-/**
- * The answer to a conversation as it grows.
- * @param {import('./client').Client} client
- * @param {{messages: Message[]} & Record<string, unknown>} body
- * @param {AbortSignal} signal
- */
-async function* chatted(client, body, signal) {
-  let whole = '';
-  for await (const { text } of client.stream('/v1/chat/completions', body, signal)) {
-    whole += text;
-    yield whole;
-  }
-}
-
-module.exports = { Conversation, chatted, codeOf, fenced };
+module.exports = { Conversation, codeOf, fenced, parts };

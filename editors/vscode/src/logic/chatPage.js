@@ -1,6 +1,7 @@
 'use strict';
 
-const { escaped, page } = require('./html');
+const { parts } = require('./chat');
+const { HIDDEN, escaped, page, visible } = require('./html');
 
 const STYLE = `
 body { display: flex; flex-direction: column; height: 100vh; padding-bottom: 0; box-sizing: border-box; }
@@ -43,27 +44,15 @@ function code(text, role) {
   figure.append(caption);
   return figure;
 }
-const HIDDEN = /[\\u0000-\\u0008\\u000b-\\u001f\\u007f-\\u009f\\u061c\\u200b-\\u200f\\u202a-\\u202e\\u2060-\\u2069\\ufeff]/g;
-const visible = (text) =>
-  text.replace(HIDDEN, (character) => '[U+' + character.charCodeAt(0).toString(16).toUpperCase().padStart(4, '0') + ']');
+const HIDDEN = ${HIDDEN};
+${visible}
+${parts}
 function draw(article, role, text) {
   article.className = role;
   article.replaceChildren(made('h2', words[role]));
-  let fence = '';
-  let lines = [];
-  const close = (asCode) => {
-    const part = lines.join('\\n');
-    if (part.trim()) article.append(asCode ? code(part, role) : made('p', visible(part.trim())));
-    lines = [];
-  };
-  for (const line of text.split('\\n')) {
-    const found = /^\\s*(\`{3,})/.exec(line)?.[1] ?? '';
-    if (fence ? found.length >= fence.length : found) {
-      close(fence !== '');
-      fence = fence ? '' : found;
-    } else lines.push(line);
+  for (const part of parts(text)) {
+    if (part.text.trim()) article.append(part.code ? code(part.text, role) : made('p', visible(part.text.trim())));
   }
-  close(fence !== '');
 }
 let last;
 window.addEventListener('message', ({ data }) => {

@@ -1,5 +1,7 @@
 'use strict';
 
+const { addressOf } = require('./address');
+
 /** What went wrong with a request, in one line for the user. `kind` says what can be done about it. */
 class ServerError extends Error {
   /**
@@ -22,6 +24,7 @@ const LINES = {
   broken: '{0} ended its answer early',
   silent: '{0} did not answer within {1} s',
   unreachable: 'no server answers at {0}: start `ms-codegeex serve`, or change the address',
+  address: '{0} is not an address: it must begin with http:// or https://',
   foreign: '{0} does not answer as `ms-codegeex serve` does',
 };
 
@@ -39,7 +42,7 @@ const LINES = {
 
 /**
  * @typedef {object} Connection
- * @property {string} server address, without a path
+ * @property {string} server address, as the user wrote it
  * @property {string | undefined} key
  * @property {number} timeout seconds that the server may be silent, before its answer or within it
  */
@@ -63,7 +66,7 @@ class Client {
    * @returns {AsyncGenerator<Piece>}
    */
   async *stream(path, body, signal) {
-    const connection = await this.connection();
+    const connection = await this._connected();
     const silence = new Silence(connection.timeout);
     try {
       const response = await this._request(connection, path, { ...body, stream: true }, signal, silence);
@@ -91,7 +94,7 @@ class Client {
    * @returns {Promise<Model[]>}
    */
   async models(signal) {
-    const connection = await this.connection();
+    const connection = await this._connected();
     const silence = new Silence(connection.timeout);
     try {
       const response = await this._request(connection, '/v1/models', undefined, signal, silence);
@@ -105,6 +108,14 @@ class Client {
     }
   }
 
+  /** The connection with its address as the requests need it. */
+  async _connected() {
+    const connection = await this.connection();
+    const server = addressOf(connection.server);
+    if (!server) throw noAddress(connection.server);
+    return { ...connection, server };
+  }
+
   /**
    * @param {Connection} connection
    * @param {string} path
@@ -116,7 +127,7 @@ class Client {
     /** @type {Response} */
     let response;
     try {
-      response = await this.send(server.replace(/\/+$/, '') + path, {
+      response = await this.send(server + path, {
         ...(body && { method: 'POST', body: JSON.stringify(body) }),
         headers: { ...(body && { 'Content-Type': 'application/json' }), ...(key && { Authorization: `Bearer ${key}` }) },
         signal: AbortSignal.any([signal, silence.signal]),
@@ -131,6 +142,14 @@ class Client {
     if (response.status === 401 || response.status === 403) throw new ServerError(message, 'key');
     throw new ServerError(message, response.status === 429 || response.status === 503 ? 'busy' : 'other');
   }
+}
+
+/**
+ * The error of a text that is not a server's address.
+ * @param {string} text
+ */
+function noAddress(text) {
+  return new ServerError(LINES.address, 'unreachable', [text]);
 }
 
 /**
@@ -213,4 +232,4 @@ async function* events(body, silence) {
   throw new Error('no [DONE]');
 }
 
-module.exports = { Client, ServerError };
+module.exports = { Client, ServerError, noAddress };

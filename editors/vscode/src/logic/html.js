@@ -1,7 +1,7 @@
 'use strict';
 
-// control characters but line break and tab, those that change the direction of writing, and those without a width
-const HIDDEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]/g;
+// control characters but line break and tab, those that change the direction of writing, and those that are not drawn
+const HIDDEN = /(?![\n\t])[\p{Cc}\p{Cf}\p{Default_Ignorable_Code_Point}\u2028\u2029]/gu;
 const LONGEST = 500; // characters of a message
 
 /**
@@ -9,7 +9,10 @@ const LONGEST = 500; // characters of a message
  * @param {string} text
  */
 function visible(text) {
-  return text.replace(HIDDEN, (character) => `[U+${character.charCodeAt(0).toString(16).toUpperCase().padStart(4, '0')}]`);
+  return text.replace(HIDDEN, (character) => {
+    const number = /** @type {number} */ (character.codePointAt(0)).toString(16).toUpperCase();
+    return `[U+${number.padStart(4, '0')}]`;
+  });
 }
 
 /**
@@ -76,4 +79,4 @@ ${script && `<script nonce="${nonce}">${script}</script>`}
 </html>`;
 }
 
-module.exports = { escaped, page, plain, visible };
+module.exports = { HIDDEN, escaped, page, plain, visible };

@@ -1,6 +1,6 @@
 'use strict';
 
-const { holdsSecret, isSecretFile } = require('./secrets');
+const { holdsPrivateKey, holdsSecret, isSecretFile } = require('./secrets');
 
 const LINES = 40; // of a piece
 const MOST = 16; // pieces
@@ -42,7 +42,7 @@ function commentOf(language) {
  * @returns {Piece | undefined}
  */
 function pieceAround({ path, language, lines }, line) {
-  if (isSecretFile(path)) return undefined;
+  if (isSecretFile(path) || holdsPrivateKey(lines)) return undefined;
   const start = Math.max(0, Math.min(line - LINES / 2, lines.length - LINES));
   const text = lines.slice(start, start + LINES).join('\n').trim();
   return text.length < LEAST || holdsSecret(text) ? undefined : { path, language, text };

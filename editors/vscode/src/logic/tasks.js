@@ -17,8 +17,11 @@ const TASKS = {
   fix: { route: '/v1/code/fix', code: true },
 };
 
+/** The route of a conversation. */
+const CHAT = '/v1/chat/completions';
+
 /**
- * The answer to a task as it grows.
+ * The answer to a task or conversation as it grows.
  * @param {import('./client').Client} client
  * @param {string} route
  * @param {object} body
@@ -49,4 +52,4 @@ async function* continued(client, body, head, signal) {
   }
 }
 
-module.exports = { TASKS, answer, continued };
+module.exports = { CHAT, TASKS, answer, continued };

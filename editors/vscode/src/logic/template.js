@@ -12,7 +12,7 @@ const TAG = /^\W*language:/i; // of the model's training data; the server need n
 class TemplateError extends Error {
   /** @param {string} mark */
   constructor(mark) {
-    super(`${mark} is no mark of a template: write <INPUT>, <INPUT:0,1> or <INPUT:1>`);
+    super(`${mark} is not a template mark: write <INPUT>, <INPUT:0,1> or <INPUT:1>`);
     this.mark = mark;
   }
 }

@@ -13,7 +13,8 @@ const SHADES = [
 ];
 const FINISH = { stop: "complete", length: "cut at the length" };
 const OPEN = "…";
-const HIDDEN = /((?![\n\t])[\p{Cc}\p{Cf}\u2028\u2029])/u; // control characters, changes of the writing direction
+// control characters, changes of the writing direction, characters that are not drawn
+const HIDDEN = /((?![\n\t])[\p{Cc}\p{Cf}\p{Default_Ignorable_Code_Point}\u2028\u2029])/u;
 
 export class Card {
   // `language`: of the answer; `before`: the text that it continues; `onUse(text)`: goes on from there, if one can.

@@ -81,12 +81,14 @@ async function load() {
 
 // The model and its adapters: the choice is there if there is one to make.
 function showModels(found) {
+  const before = chosenModel()?.id;
   models = found;
   const choice = byId("adapter");
   choice.parentElement.hidden = models.length < 2;
   choice.replaceChildren(...models.map(({ id }) => element("option", { value: id }, id)));
   choice.onchange = () => showModel(chosenModel());
-  showModel(chosenModel());
+  if (models.some(({ id }) => id === before)) choice.value = before;
+  else showModel(chosenModel());
 }
 
 function chosenModel() {
@@ -94,6 +96,7 @@ function chosenModel() {
 }
 
 function showModel(model) {
+  drop("chat");
   conversation = [];
   part("chat", ".results").replaceChildren();
   byId("tab-chat").hidden = !model.chat;
@@ -307,20 +310,26 @@ function setUpForm(task) {
   });
   part(task, ".stop").addEventListener("click", stop);
   part(task, ".clear").addEventListener("click", () => {
-    if (running?.task === task) running.cleared = true;
-    stop();
+    drop(task);
     code.value = "";
     if (LANGUAGE_OF[task]) byId(`${task}-example`).value = "";
     if (task === "complete") byId("complete-suffix").value = "";
     if (task === "chat") conversation = [];
     part(task, ".results").replaceChildren();
-    say(task, "");
     code.focus();
   });
 }
 
 function stop() {
   running?.controller.abort();
+}
+
+// Ends the task's answer without a trace.
+function drop(task) {
+  say(task, "");
+  if (running?.task !== task) return;
+  running.cleared = true;
+  stop();
 }
 
 function setUpTranslation() {
