@@ -35,14 +35,13 @@ def test_no_two_first_requests_begin_alike():
 def test_ratios_and_reuse_are_those_of_the_sides(capsys):
     values = [number / 100 for number in range(1, 101)]
     assert (percentile(values, 0.5), percentile(values, 0.95)) == (0.51, 0.96)
-    ours, theirs = Side("ms-codegeex", None, ""), Side("llama.cpp", None, "")
-    ours.first, ours.reused, ours.computed = values, 99, 1
-    theirs.first, theirs.reused, theirs.computed = [2 * value for value in values], 90, 10
-    found = report([ours, theirs])
+    quick = Side("ms-codegeex", None, "", values, reused=99, computed=1)
+    slow = Side("llama.cpp", None, "", [2 * value for value in values], reused=90, computed=10)
+    found = report([quick, slow])
     assert found["ms-codegeex"] == {"p50_ms": 510.0, "p95_ms": 960.0, "reused": 0.99} and found["p50_ratio"] == 0.5
     printed = capsys.readouterr().out
     assert "reuse: 0.99, aim 0.95 met" in printed and "p95 over llama.cpp's: 0.5, aim 1 met" in printed
-    report([theirs])
+    report([slow])
     assert "reuse: 0.9, aim 0.95 not met" in capsys.readouterr().out
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 import small_benchmarks
 from conftest import ROOT
+from git_repositories import write_repository
 
 from ms_codegeex.cli import build_parser, main
 from ms_codegeex.evaluation.benchmarks.registry import names
@@ -25,7 +27,7 @@ COMMANDS = {
     "adapter unmerge": "adapter unmerge --adapter MODEL --output PLACE/out --model MODEL",
     "evaluate perplexity": "evaluate perplexity --data docs --output PLACE/out --model MODEL",
     "evaluate infilling": "evaluate infilling --data docs --output PLACE/out --model MODEL",
-    "evaluate commits": "evaluate commits --data . --output PLACE/out --model MODEL",
+    "evaluate commits": "evaluate commits --data REPOSITORY --output PLACE/out --model MODEL",
     "evaluate humaneval": "evaluate humaneval --data PROBLEMS --output PLACE/out --model MODEL",
     "reproduce": "reproduce codegen --humaneval PROBLEMS --output PLACE/out --model MODEL",
 }
@@ -93,11 +95,19 @@ def test_a_wrong_model_is_refused_before_mindspore_is_imported(tmp_path, wrong):
     places = {"nothing": tmp_path / "missing", "folder": tmp_path / "empty", "page": tmp_path / "page.pt"}
     places["folder"].mkdir()
     places["page"].write_text("<html>not found</html>")
-    model, problems = str(places[wrong]), small_benchmarks.humaneval(tmp_path)
-    commands = [
-        line.replace("MODEL", model).replace("PROBLEMS", str(problems)).replace("PLACE", f"{tmp_path}/{number}").split()
-        for number, line in enumerate(COMMANDS.values())
-    ]
+    model, problems, lines = str(places[wrong]), small_benchmarks.humaneval(tmp_path), dict(COMMANDS)
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    if shutil.which("git"):
+        write_repository(repository)
+    else:
+        del lines["evaluate commits"]  # it reads the history first
+    words = {"MODEL": model, "PROBLEMS": str(problems), "REPOSITORY": str(repository)}
+    commands = []
+    for number, line in enumerate(lines.values()):
+        for word, value in {**words, "PLACE": f"{tmp_path}/{number}"}.items():
+            line = line.replace(word, value)
+        commands.append(line.split())
     child = [sys.executable, "-c", CHILD, json.dumps(commands)]
     result = subprocess.run(child, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120)
     assert result.returncode == 0, result.stderr
