@@ -118,8 +118,8 @@ def _rows(x: tuple[int, ...], values: tuple[int, ...], *_: tuple[int, ...]) -> t
 
 
 def _columns(y: tuple[int, ...], values: tuple[int, ...], *scales: tuple[int, ...]) -> tuple[int, int]:
-    pairs = len(scales[0]) == 2 if scales else False  # 4 bits: two numbers in a byte, scales [n, groups]
-    return y[0], values[1] * (2 if pairs else 1)
+    # numbers of 4 bits lie in pairs, and their scales are [n, groups]; 8 bits have scales [n], 16 bits none
+    return y[0], values[1] * (2 if scales and len(scales[0]) == 2 else 1)
 
 
 class CompiledProduct(nn.Cell):

@@ -7,7 +7,6 @@ prefix, and the end of its answer that repeats the start of the suffix is trimme
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from functools import reduce
 from itertools import accumulate
 
@@ -82,11 +81,6 @@ class Trimming(TextFilter):
         """The text that is still held back at the end, without the repetition."""
         start, self._said = self._said, len(self._text)
         return self._text[start : len(self._text) - overlap(self._text, self._suffix)]
-
-
-def joined_files(texts: Sequence[str], prefix: str) -> str:
-    """The prefix after the texts of other files."""
-    return "".join(f"{text.rstrip()}\n\n" for text in texts if text.strip()) + prefix
 
 
 def infill_prompt(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.infilling.sentinels import Sentinels, sentinels
 from ms_codegeex.data.tokenizer import load_tokenizer
-from ms_codegeex.serving.infilling import Trimming, joined_files, overlap
+from ms_codegeex.serving.infilling import Trimming, overlap
 
 TEXT = st.text(alphabet="ab_ (){}\n\t;é", max_size=24)
 PIECES = st.lists(TEXT, max_size=8)
@@ -181,7 +181,3 @@ def test_a_sound_setting():
     value = {"prefix": "<P>", "suffix": "<S>", "middle": "<M>", "order": ["suffix", "prefix", "middle"], "end": ["<E>"]}
     found = sentinels(value, "serving.json")
     assert found == Sentinels("<P>", "<S>", "<M>", ("suffix", "prefix", "middle"), ("<E>",))
-
-
-def test_other_files_come_before_the_prefix():
-    assert joined_files(["int a;\n", " \n"], "int main") == "int a;\n\nint main"

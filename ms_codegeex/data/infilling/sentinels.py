@@ -11,7 +11,7 @@ the answer follows the middle one. `end` is optional: texts that end an answer b
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,11 @@ from ms_codegeex.data.tokenizer.base import Tokenizer
 DESCRIPTION = "serving.json"
 PARTS = ("prefix", "suffix", "middle")
 ORDERS = {"psm": PARTS, "spm": ("suffix", "prefix", "middle")}
+
+
+def joined_files(texts: Sequence[str], prefix: str) -> str:
+    """The prefix after the texts of other files."""
+    return "".join(f"{text.rstrip()}\n\n" for text in texts if text.strip()) + prefix
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ class ByteLevelTokenizer(Tokenizer):
         first, self.vocab_size = self.eos_id + 1, self.eos_id + 1 + len(further)
         self._further = [further[number] for number in range(first, self.vocab_size)]
 
-    @cached_property  # this and the next take a tenth of a second, and whoever encodes a corpus needs neither
+    @cached_property  # this and the next take a tenth of a second; encoding a corpus needs neither
     def _model(self) -> FastTokenizer:
         return _byte_pair_encoder(self.tables, frozenset(self.runs.items()))
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_file
+from ms_codegeex.data.infilling.sentinels import joined_files
 from ms_codegeex.evaluation.commits.history import Edit, Repository, chosen_edits, common, in_words
 from ms_codegeex.evaluation.infilling.evaluate import INFILL, MORE, PREFIX, Asker
 from ms_codegeex.evaluation.local_model import LocalModel
@@ -115,8 +116,7 @@ def _replayed(asker: Asker, edit: Edit, tallies: dict[str, EditTally]) -> dict[s
     row = {name: value for name, value in asdict(edit).items() if name in ("commit", "path", "language", "typed")}
     for name, tally in tallies.items():
         parts = edit.others if name == WITH_OTHERS else ()
-        before = "".join(f"{text.rstrip()}\n\n" for text in parts) + edit.before  # as `serve` puts them together
-        prompt = asker.prompt(way, before, edit.after, context - maximum)
+        prompt = asker.prompt(way, joined_files(parts, edit.before), edit.after, context - maximum)
         answer, score = asker.answer(prompt, maximum), asker.loss(prompt, ids)
         # without a suffix, a model does not know where to end
         exact = answer.startswith(edit.typed) if way == PREFIX else answer.rstrip() == edit.typed

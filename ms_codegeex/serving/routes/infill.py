@@ -8,9 +8,10 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import Response
 
+from ms_codegeex.data.infilling.sentinels import joined_files
 from ms_codegeex.serving import foreign_fields
 from ms_codegeex.serving.backend import Backend
-from ms_codegeex.serving.infilling import infill_filter, infill_prompt, joined_files
+from ms_codegeex.serving.infilling import infill_filter, infill_prompt
 from ms_codegeex.serving.llama_cpp import NativeAnswer, NativeFields, NativeResponder, ends, sampling, served_model
 from ms_codegeex.serving.responding import AnswerPlan, prepared, respond
 from ms_codegeex.serving.schemas import Body, Listed, Sampling

@@ -8,7 +8,7 @@ import small_models
 from tokenizer_files import write_chatglm
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.data.infilling.sentinels import Sentinels, sentinels
+from ms_codegeex.data.infilling.sentinels import Sentinels, joined_files, sentinels
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.formats.checkpoint_writing import Slice, write_checkpoint
 from ms_codegeex.formats.convert import convert
@@ -94,3 +94,7 @@ def test_a_suffix_follows_without_a_space_of_its_own(tokenizer):
     after = tokenizer.continuation(parts[: parts.index(tokenizer.sentinels[1])], parts[3:-1])
     assert "".join(after) == "b"
     assert "".join(tokenizer.continuation(ids, tokenizer.encode_inside("b c"))) == "b c"
+
+
+def test_other_files_come_before_the_prefix():
+    assert joined_files(["int a;\n", " \n"], "int main") == "int a;\n\nint main"

@@ -1,9 +1,11 @@
 """Edits of a real git repository: what was typed, where, and which parts of other files were edited before."""
 
+import json
 import subprocess
 import tracemalloc
 
 import pytest
+from conftest import ROOT
 from git_repositories import commit, git, write_repository
 
 from ms_codegeex.base.errors import UserError
@@ -48,7 +50,11 @@ def test_before_typed_and_after_are_the_new_text_where_edits_above_are_made(new)
             assert "".join(found) == "".join(lines[1][:new_end]) + "".join(lines[0][end:])
 
 
-def test_the_window_is_an_editors():
+def test_the_window_is_that_of_our_extension():
+    manifest = json.loads((ROOT / "editors" / "vscode" / "package.json").read_text(encoding="utf-8"))
+    settings = manifest["contributes"]["configuration"]["properties"]
+    sizes = (settings[f"msCodegeex.{name}Characters"]["default"] for name in ("prefix", "suffix"))
+    assert tuple(sizes) == (history.BEFORE, history.AFTER)
     before, after = window("line of text\n" * 1000, "more\n" * 1000)
     assert before.startswith("line") and 4000 - 13 <= len(before) <= 4000 and len(after) == 1000
     assert window("short", "text") == ("short", "text")

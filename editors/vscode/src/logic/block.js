@@ -81,7 +81,7 @@ function linesOfBlock(lines, complete, around) {
 }
 
 /**
- * Whether the block goes on behind the closing bracket of a line: an `else` in the next one. Unknown is yes.
+ * Whether the block goes on after the closing bracket of a line: an `else` in the next one. Unknown is yes.
  * @param {string[]} lines
  * @param {number} place
  * @param {boolean} complete
