@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from ms_codegeex.formats.rounded import halves, quantise
+
 EXACT = 1e-6  # of the largest number of a result
 
 
@@ -246,6 +248,42 @@ ACTIVATIONS = (  # a formula and its derivative, in the operators' order
 )
 
 
+def held(bits: int, n: int, k: int) -> tuple[list[np.ndarray], np.ndarray]:
+    """A frozen matrix as its operator takes it, and its numbers in float64."""
+    rounded = quantise(numbers(bits, n, k), bits)
+    values = rounded.values
+    if bits == 16:
+        return [values], values.astype(np.float64)
+    scales = rounded.scales.astype(np.float64)
+    scales = scales[:, None] if bits == 8 else scales.repeat(64, 1)[:, :k]
+    return [values if bits == 8 else halves(values), rounded.scales], values * scales
+
+
+def check_held(kernels, rows: int, n: int, k: int, bits: int) -> None:
+    """The product with a frozen matrix [n, k] in fewer bits, and the gradient of its other factor."""
+    x, to_y, (given, wide) = numbers(1, rows, k), numbers(2, rows, n), held(bits, n, k)
+
+    def run() -> list[np.ndarray]:
+        y, to_x = np.empty_like(to_y), np.empty_like(x)
+        assert not kernels.call("held_product", None, x, *given, y)
+        assert not kernels.call("held_product_back", None, to_y, *given, to_x)
+        return [y, to_x]
+
+    close(same_bits(kernels, run), [x @ wide.T, to_y @ wide])
+
+
+def check_refused_matrices(kernels) -> None:
+    """Frozen matrices of other shapes and types, or with too many or too few scales."""
+    x, to_y = numbers(1, 3, 70), numbers(2, 3, 9)
+    for bits in (16, 8, 4):
+        given, _ = held(bits, 9, 70)
+        wrong = [[given[0][:, :-1].copy(), *given[1:]], [given[0].astype(np.float32), *given[1:]], given[:1] + [x] * 2]
+        wrong += [[given[0], given[1][:-1].copy()], given[:1]] if bits < 16 else [[*given, numbers(3, 9)]]
+        for operands in wrong:
+            assert kernels.call("held_product", None, x, *operands, to_y)
+            assert kernels.call("held_product_back", None, to_y, *operands, x)
+
+
 def check_refused(kernels) -> None:
     """Shapes and types that do not fit together are errors, not accesses to other memory."""
     q, lse = numbers(1, 8, 6), np.empty((2, 3, 4), np.float32)
@@ -299,4 +337,8 @@ def check_training(kernels) -> None:
     check_optimizer(kernels, UPDATED)
     check_optimizer(kernels, [(160, 3300), (150, 20)], 1)  # all threads work on the first
     check_numbers_without_an_orthogonal_matrix(kernels)
+    for bits in (16, 8, 4):
+        for rows, n, k in ((9, 38, 132), (1, 5, 66), (70, 300, 64), (4, 33, 7)):
+            check_held(kernels, rows, n, k, bits)
+    check_refused_matrices(kernels)
     check_refused(kernels)
