@@ -8,6 +8,10 @@ namespace {
 constexpr int64_t SHARING = 64;  // numbers of 4 bits that share a scale
 constexpr int64_t DEEP = 128;    // rows of a tile of the gradient's product; it has SHARING columns
 
+// the numbers of 4 bits in the halves of a byte; shifted without a sign, since a negative number may not be shifted left
+inline float low(int8_t byte) { return static_cast<int8_t>(static_cast<uint8_t>(byte) << 4) >> 4; }
+inline float high(int8_t byte) { return byte >> 4; }
+
 // As files have it. HALF: FP16 [n, k]. EIGHT: int8 [n, k] with a scale for each row. FOUR: two numbers in a byte, the
 // earlier one in its low half, [n, bytes], with a scale for each SHARING numbers of a row.
 struct Held {
@@ -44,10 +48,10 @@ struct Held {
       float* q = out + i - from;
       const int8_t* bytes = p + i / 2;
       for (int64_t j = 0; j < count / 2; j++) {
-        q[2 * j] = static_cast<float>(static_cast<int8_t>(bytes[j] << 4) >> 4) * scale;
-        q[2 * j + 1] = static_cast<float>(bytes[j] >> 4) * scale;
+        q[2 * j] = low(bytes[j]) * scale;
+        q[2 * j + 1] = high(bytes[j]) * scale;
       }
-      if (count % 2) q[count - 1] = static_cast<float>(static_cast<int8_t>(bytes[count / 2] << 4) >> 4) * scale;
+      if (count % 2) q[count - 1] = low(bytes[count / 2]) * scale;
     }
   }
 };
