@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ms_codegeex.base.json_reading import Malformed, parse_json
 from ms_codegeex.data.corpus.archives import (
@@ -37,8 +37,7 @@ _UNIT_BYTES, _UNIT_FILES = 8_000_000, 4096
 _EXCERPT, _EXCERPT_HEAD = 200, 4096
 
 
-@dataclass(frozen=True)
-class Document:
+class Document(NamedTuple):  # made in a third of a dataclass's time
     """A text that is kept.
 
     Attributes:
@@ -59,8 +58,7 @@ class Document:
     licence_bytes: int = 0
 
 
-@dataclass(frozen=True)
-class Rejected:
+class Rejected(NamedTuple):
     """Input that gives no document, and why: see `Broken`. The source is as in `Document`, or the identity of a file if
     no single line or row is meant; the excerpt is the first characters of the text, at most 200.
     """

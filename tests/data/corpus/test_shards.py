@@ -154,9 +154,11 @@ def test_ids_of_documents_of_any_size_are_written(tmp_path_factory, sizes):
     expected = []
     with open(path, "wb") as stream:
         tokens = module.TokenFile(stream, np.dtype("<i4"), 7)
-        for number, size in enumerate(sizes):
-            ids = np.arange(size, dtype=np.uint32) + 1000 * number
-            assert tokens.add(ids) == size + 1
+        documents = [np.arange(size, dtype=np.uint32) + 1000 * number for number, size in enumerate(sizes)]
+        for block in (documents[:1], documents[1:]):
+            if block:
+                assert tokens.add(block) == [ids.size + 1 for ids in block]
+        for ids in documents:
             expected += [*ids.tolist(), 7]
     assert tokens.checksum == zlib.crc32(path.read_bytes())
     assert np.fromfile(path, "<i4").tolist() == expected
