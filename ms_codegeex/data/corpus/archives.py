@@ -5,6 +5,7 @@ Broken input is returned, never raised: everything before it is still read.
 
 from __future__ import annotations
 
+import codecs
 import functools
 import itertools
 import math
@@ -122,13 +123,17 @@ def _packed_bounds(path: Path | RemotePath, name: str, part_bytes: int) -> list[
 def read_lines(
     path: Path | RemotePath, part: ArchivePart, limit: int
 ) -> Generator[tuple[int, bytes | Broken], None, int]:
-    """Yield the lines of a part from `line_parts` with their numbers in it, from 1, without empty ones. Return the
-    number of lines. Lines of more than `limit` bytes come as `Broken` and are not held in memory.
+    """Yield the lines of a part from `line_parts` with their numbers in it, from 1, without empty ones and the byte
+    order mark of a file. Return the number of lines. Lines of more than `limit` bytes come as `Broken` and are not held
+    in memory.
     """
-    number = 1
+    number, mark = 1, codecs.BOM_UTF8 if part.span is None or not part.span[0] else b""
     try:
         with open_input(path) as stream:
             for line in _part_lines(stream, path.name.lower(), part, limit):
+                if isinstance(line, bytes):
+                    line = line.removeprefix(mark)
+                mark = b""
                 if isinstance(line, Broken) or line.strip():
                     yield number, line
                 number += not isinstance(line, Broken) or not line.problem
