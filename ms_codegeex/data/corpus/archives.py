@@ -1,6 +1,7 @@
 """Lines of `.jsonl` files, plain or compressed, and rows of `.parquet` files, in bounded memory.
 
-Broken input is returned, never raised: everything before it is still read.
+Broken input is returned, never raised: everything before it is still read. Readers of others do not give that:
+pyarrow's lose the last block before damage, zstandard's ends a truncated file without an error.
 """
 
 from __future__ import annotations
