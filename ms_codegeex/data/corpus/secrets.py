@@ -335,17 +335,13 @@ def _token(data: bytes, start: int) -> Iterator[Hit]:
 
 
 def _is_token(rule: _Rule, value: bytes) -> bool:
-    known = is_name(value) or is_placeholder(value) or _is_known(value)
+    known = is_name(value) or is_placeholder(value) or _known_values().fullmatch(value)
     return entropy(value) >= max(rule.entropy, 2.0) and not known
-
-
-def _is_known(value: bytes) -> bool:
-    """Whether gitleaks knows this as a value of manuals and tests."""
-    return _known_values().fullmatch(value) is not None
 
 
 @functools.cache
 def _known_values() -> Any:
+    """What gitleaks knows as values of manuals and tests."""
     return _re2(b"|".join(rule.allowed for rule in _rules()[0] if rule.allowed))
 
 
