@@ -76,9 +76,9 @@ def test_a_line_over_many_parts_is_read_by_the_one_it_starts_in(tmp_path, monkey
             read.append(len(data))
             return data
 
-    monkeypatch.setattr(archives, "open", lambda name, mode: Counting(name), raising=False)
+    monkeypatch.setattr(archives, "open_input", Counting)
     assert [(number, len(line)) for number, line in lines_of_parts(path, parts)] == [(1, 1), (2, 5000), (3, 1)]
-    assert sum(read) < 3 * path.stat().st_size
+    assert path.stat().st_size < sum(read) < 4 * path.stat().st_size
 
 
 def block_gzip(data):
