@@ -54,7 +54,7 @@ def test_kinds():
 
 
 @given(st.lists(st.sampled_from([b"\n", b"a", b"bc" * 9, b" ", b"\r"])).map(b"".join), st.integers(1, 40))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)  # it writes files
 def test_parts_have_every_line_once(tmp_path, data, part_bytes):
     path = tmp_path / "x.jsonl"
     path.write_bytes(data)
