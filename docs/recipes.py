@@ -16,7 +16,6 @@ import hashlib
 import json
 import math
 import os
-import statistics
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,7 +35,6 @@ from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.values import parse_overrides
 from ms_codegeex.planning.calibration import STEP_SECONDS
 from ms_codegeex.planning.planner import Plan, changed, make_plan
-from ms_codegeex.planning.published_steps import beyond_roofline, published_steps
 from ms_codegeex.planning.quick_search import quick_search
 from ms_codegeex.planning.report import CATEGORIES
 from ms_codegeex.planning.roofline import balanced_layers, collective_seconds
@@ -469,11 +467,7 @@ def variants(plan: Plan) -> Iterator[tuple[str, Plan | None]]:
 
 def tried_section() -> str:
     """Every single change of the recipes with an aim, and what each would give."""
-    runs = published_steps("ascend910b")
-    modellink = statistics.geometric_mean(x.times_roofline for x in runs if "ModelLink" in x.name)
-    factor = beyond_roofline("ascend910b", 8).value
-    times = factor / modellink
-    blocks = [TRIED_TEXT.format(modellink=modellink, factor=factor, times=times)]
+    blocks = [TRIED_TEXT]
     for stem, aim in TRIED.items():
         plan = plan_of(file_of(stem))
         header = (f"`{stem}`, aim {aim:.0%}".replace("%", " %"), "MFU", "memory to spare")
@@ -604,9 +598,7 @@ The aims were an MFU of 55 % on 64 devices and 53 % on 512 in the middle of the 
 Each row changes one thing, with the least recomputation that leaves 5 % of the memory, and with as many optimizer
 shards as another mesh has, up to 64. A row of recomputation with less than 5 % to spare is too large for a recipe. The
 search combines all of these but the parts of a micro-batch. A bound is what would be left if something took no time:
-the aims need every collective under computation, and on 512 devices no bubble either. With the factor of ModelLink's
-three runs alone, {modellink:.2f} on 8 devices instead of {factor:.2f} for those of MindFormers as well, every MFU would
-be {times:.2f} times as high."""
+the aims need every collective under computation, and on 512 devices no bubble either."""
 
 
 MEMORY_TEXT = """## Memory of a device

@@ -197,16 +197,13 @@ class Plan:
 
     @property
     def estimate(self) -> Estimate:
-        """The step with its range, and MFU. At best, everything overlaps that the estimate of overlap allows."""
-        hidden = 0.0 if self.chip.calibration else self.hidden_seconds
-        return self.estimate_between(self.counted_seconds - hidden, self.counted_seconds, self.step_seconds)
+        """The step with its range, and MFU."""
+        return self.estimate_between(self.counted_seconds, self.counted_seconds)
 
-    def estimate_between(self, least: float, most: float, seconds: float | None = None) -> Estimate:
-        """The step if operators and messages take between `least` and `most` seconds before the factor; `seconds`: its
-        best estimate, without it the middle."""
+    def estimate_between(self, least: float, most: float) -> Estimate:
+        """The step if operators and messages take between `least` and `most` seconds before the factor."""
         factor = self.factor
-        middle = (least + most) / 2 * factor.value if seconds is None else seconds
-        low, high = least * factor.low, most * factor.high
+        middle, low, high = (least + most) / 2 * factor.value, least * factor.low, most * factor.high
         shares = (self.mfu_of(x) for x in (middle, high, low))
         return Estimate(middle, low, high, *shares, source=factor.source)
 
