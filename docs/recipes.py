@@ -73,6 +73,7 @@ LATER = {  # keys that came after some records, with what every step did before
 }
 SIMULATED = ROOT / "docs" / "recipes_simulated.json"
 TIMELINE = ROOT / "ms_codegeex" / "rehearsal" / "timeline"
+COSTS = ROOT / "ms_codegeex" / "planning" / "operators.py"  # what its operators cost
 SHOWS = ("report.py",)  # its files that show a timeline and do not make it
 EARLIER = "simulated by an earlier version of the timeline"
 PAPER = "codegeex_13b"  # the published setting
@@ -277,7 +278,7 @@ def digest_of_config(config: RunConfig) -> str:
 @cache
 def digest_of_sources() -> str:
     """Of the files that make a timeline, without imports, docstrings, comment lines and empty lines."""
-    files = sorted(file for file in TIMELINE.glob("*.py") if file.name not in SHOWS)
+    files = [*sorted(file for file in TIMELINE.glob("*.py") if file.name not in SHOWS), COSTS]
     text = "".join(f"{file.name}\n{_code(file.read_text(encoding='utf-8'))}\n" for file in files)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -27,8 +27,8 @@ from ms_codegeex.calibrating.profile_files import KernelRun, MessageRun, RankPro
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.chosen_hardware import hardware_of
 from ms_codegeex.planning.hardware_files import DeviceRates, HardwareFile, Products, StepFactor
+from ms_codegeex.planning.operators import K_START, MATMUL_PEAK, whole_tiles
 from ms_codegeex.planning.planner import Plan
-from ms_codegeex.planning.roofline import K_START, MATMUL_PEAK, TILE
 
 LARGE = 1 << 20  # bytes of a vector kernel that are not served by a cache alone
 NO_VECTOR_WORK = re.compile("mat_?mul|attention|conv|hcom|hccl|allreduce|allgather|reducescatter|send|receive", re.I)
@@ -124,8 +124,7 @@ def fit_products(kernels: Sequence[KernelRun], chip: Device, precision: str) -> 
     ideal = []
     for x in points:
         m, k, n, batch = x.what.values()
-        fill = math.prod(size / (math.ceil(size / TILE) * TILE) for size in (m, n))
-        ideal.append(2 * batch * m * k * n / (peak * fill))
+        ideal.append(2 * batch * m * k * n / (peak * whole_tiles(m, n)))
     lengths = [x.what["k"] for x in points]
     if len(set(lengths)) > 1:
         one, start = least_squares([ideal, [t / k for t, k in zip(ideal, lengths, strict=True)]], points)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from ms_codegeex.base.hardware import ASCEND_910, Device
 from ms_codegeex.planning.cost_model import MatMul
 from ms_codegeex.planning.inference import of_sizes
+from ms_codegeex.planning.operators import matmul_seconds
 from ms_codegeex.planning.published_steps import beyond_roofline, measured_like, published_steps, residuals
-from ms_codegeex.planning.roofline import matmul_seconds
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig

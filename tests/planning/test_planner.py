@@ -23,16 +23,10 @@ from ms_codegeex.planning.calibration import (
 )
 from ms_codegeex.planning.cost_model import MatMul, executed_products
 from ms_codegeex.planning.model_parts import parts_of
+from ms_codegeex.planning.operators import K_START, MATMUL_PEAK, matmul_seconds
 from ms_codegeex.planning.planner import change, improvements, make_plan
 from ms_codegeex.planning.published_steps import published_steps
-from ms_codegeex.planning.roofline import (
-    K_START,
-    MATMUL_PEAK,
-    executed_flops,
-    matmul_flops,
-    matmul_seconds,
-    model_flops,
-)
+from ms_codegeex.planning.roofline import executed_flops, matmul_flops, model_flops
 from ms_codegeex.planning.search import search
 
 PAPER = ROOT / "configs" / "codegeex_13b.yaml"
