@@ -16,6 +16,7 @@ import hashlib
 import json
 import math
 import os
+import statistics
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,7 +38,7 @@ from ms_codegeex.planning.calibration import STEP_SECONDS
 from ms_codegeex.planning.planner import Plan, changed, make_plan
 from ms_codegeex.planning.quick_search import quick_search
 from ms_codegeex.planning.report import CATEGORIES
-from ms_codegeex.planning.roofline import balanced_layers, collective_seconds
+from ms_codegeex.planning.roofline import Work, balanced_layers
 from ms_codegeex.planning.search import other_schedules, recomputing, search, yaml_of
 from ms_codegeex.rehearsal.compile import compile_ranks
 from ms_codegeex.rehearsal.timeline.timeline import make_timeline
@@ -66,6 +67,7 @@ BY_TIMELINE = ("codegeex_13b_910_1536", "codegeex_13b_910_64", "codegeex_13b_910
 LATER = {  # keys that came after some records, with what every step did before
     ("parallel", "virtual_stages"): 1,
     ("parallel", "calibration"): None,
+    ("parallel", "short_gradients"): False,
     ("training", "optimizer", "name"): "adamw",
     ("training", "optimizer", "momentum"): 0.95,
     ("training", "schedule", "decay"): "cosine",
@@ -476,15 +478,14 @@ def tried_section() -> str:
         for words, other in variants(plan):
             cells = (other.estimate.share, _percent(other.spare)) if other else ("no plan fits", "")
             rows.append((f"`{words}`", *cells))
+        if short := changed(plan, parallel__short_gradients=True):
+            rows.append(("`parallel.short_gradients=true`, which rounds", short.estimate.share, _percent(short.spare)))
         every = losses(plan)
         collectives = sum(every[name] for name in every if name.startswith("collectives"))
-        reduced = sum(
-            collective_seconds(plan.config, plan.chip, x)
-            for x in plan.collectives
-            if x.stage == plan.time.stages.index(plan.time.slowest) and x.purpose == "gradient"
-        )
+        times, mean = plan.time, statistics.fmean(stage.micro_batch for stage in plan.time.stages)
+        equal = replace(times, stages=(replace(times.slowest, work=Work(mean), activations=0.0),) * len(times.stages))
         for words, seconds in (
-            ("gradients communicated in 16 bits", reduced / 2),
+            ("stages equally long, as with the head split over them", times.pipeline - equal.pipeline),
             ("every collective under computation", collectives),
             ("no bubble", every["bubble"]),
             ("every collective under computation, no bubble", collectives + every["bubble"]),

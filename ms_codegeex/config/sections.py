@@ -298,6 +298,10 @@ class ParallelConfig:
     them."""
     sequence: bool = False
     """With `parallel.tensor`: the rows of LayerNorms and residuals are sharded over those devices too."""
+    short_gradients: bool = False
+    """Gradients travel between devices in the 16 bits of `training.precision`, half as many bytes. Each device still
+    adds up its micro-batches in FP32, and weights and optimizer state stay FP32
+    ([plan.md](plan.md#ways-to-a-shorter-step))."""
     vocabulary: bool = True
     """With `parallel.tensor`: embedding table, head and loss are sharded by vocabulary."""
     micro_batches: Positive | None = None

@@ -293,6 +293,9 @@ def improvements(plan: Plan) -> list[Improvement]:
     if config.mesh.tensor > 1:
         on = config.parallel.sequence
         changes.append(("sequence parallelism (parallel.sequence)", {"parallel__sequence": not on}, on))
+    if config.training.precision != "fp32" and config.mesh.stage_size > 1:
+        on = config.parallel.short_gradients
+        changes.append(("gradients in 16 bits (parallel.short_gradients)", {"parallel__short_gradients": not on}, on))
     if config.training.recompute == "full":
         changes.append(("recompute selectively (training.recompute=selective)", recomputed("selective"), False))
     if config.training.recompute != "none":

@@ -134,6 +134,8 @@ def update_seconds(config: RunConfig, chip: Device, stage: int) -> float:
     sums = config.accumulation * config.parallel.overlap.parts  # each part of a micro-batch is added alone
     # set to zero (compared, cast from a Boolean, assigned: `_zeros` of the train step), added to
     summed = (18 + 12 * sums) * whole if config.accumulation > 1 else 0
+    if config.parallel.short_gradients and config.mesh.stage_size > 1:  # scaled and cast, sent, cast and scaled
+        summed += (6 if "graph_kernel" in fused else 14) * (whole + own)
     summed += (muon - adam) * sum(map(math.prod, muon_shapes(config, stage)))
     return kernel_seconds(muon_products(config, stage), own * (adam + scaling) + summed, chip, "fp32")
 
