@@ -203,7 +203,8 @@ class Plan:
     def estimate_between(self, least: float, most: float) -> Estimate:
         """The step if operators and messages take between `least` and `most` seconds before the factor."""
         factor = self.factor
-        middle, low, high = (least + most) / 2 * factor.value, least * factor.low, most * factor.high
+        middle = (least + most) / 2 * factor.value
+        low, high = least * factor.low, most * factor.high
         shares = (self.mfu_of(x) for x in (middle, high, low))
         return Estimate(middle, low, high, *shares, source=factor.source)
 

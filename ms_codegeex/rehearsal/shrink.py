@@ -45,8 +45,7 @@ def shrunk(config: RunConfig, mesh: Mesh) -> RunConfig:
     """The configuration on `mesh` with a model of a few thousand weights and a batch of a few sequences.
 
     Kept: family, parallel settings, recompute, precision, whether there is loss scaling, clipping and dropout, kind of
-    schedule. BF16, which no CPU executes, becomes FP32, or FP16 if gradients travel in 16
-    bits.
+    schedule. BF16, which no CPU executes, becomes FP32, or FP16 if gradients travel in 16 bits.
 
     Changed so that errors show: clipping that acts, a learning rate that moves the weights, and in FP16 an initial loss
     scale that overflows. A large factor skips the scales at which a sum may overflow but its parts not.
