@@ -600,7 +600,7 @@ The aims were an MFU of 55 % on 64 devices and 53 % on 512 in the middle of the 
 Each row changes one thing, with the least recomputation that leaves 5 % of the memory, and with as many optimizer
 shards as another mesh has, up to 64. A row of recomputation with less than 5 % to spare is too large for a recipe. The
 search combines all of these but the parts of a micro-batch. A bound is what would be left if something took no time:
-the aims need every collective under computation, and on 512 devices no bubble either."""
+the aims need every collective under computation and no bubble."""
 
 
 MEMORY_TEXT = """## Memory of a device

@@ -189,8 +189,10 @@ def check_mesh(config: RunConfig) -> None:
     if config.partitioned:
         check_world("devices", mesh.world)
     checks = (_check_batch, _check_tensor, _check_stage_layers, _check_virtual_stages, _check_pipeline)
-    for check in (*checks, _check_optimizer_shards, _check_recomputation, _check_overlap, _check_short_gradients):
+    for check in (*checks, _check_optimizer_shards, _check_recomputation, _check_overlap):
         check(config, mesh)
+    if config.parallel.short_gradients and config.training.precision == "fp32":
+        raise UserError("parallel.short_gradients: training.precision is fp32; choose fp16 or bf16, or leave it out")
 
 
 def _check_recomputation(config: RunConfig, mesh: Mesh) -> None:
@@ -368,14 +370,6 @@ def _check_optimizer_shards(config: RunConfig, mesh: Mesh) -> None:
                     f"{mesh.tensor} leaves of {parameter.name} ({layer.rows} {parameter.shape[0]}); MindSpore would "
                     "silently leave it unsharded. Choose a divisor"
                 )
-
-
-def _check_short_gradients(config: RunConfig, mesh: Mesh) -> None:
-    if config.parallel.short_gradients and config.training.precision == "fp32":
-        raise UserError(
-            "parallel.short_gradients: true sends gradients in the type of training.precision, which is fp32; choose "
-            "fp16 or bf16, or leave parallel.short_gradients out"
-        )
 
 
 def _check_overlap(config: RunConfig, mesh: Mesh) -> None:

@@ -299,9 +299,8 @@ class ParallelConfig:
     sequence: bool = False
     """With `parallel.tensor`: the rows of LayerNorms and residuals are sharded over those devices too."""
     short_gradients: bool = False
-    """Gradients travel between devices in the 16 bits of `training.precision`, half as many bytes. Each device still
-    adds up its micro-batches in FP32, and weights and optimizer state stay FP32
-    ([plan.md](plan.md#ways-to-a-shorter-step))."""
+    """Gradients travel in the 16 bits of `training.precision`, half as many bytes; sums of micro-batches, weights and
+    optimizer state stay FP32 ([plan.md](plan.md#gradients-in-16-bits))."""
     vocabulary: bool = True
     """With `parallel.tensor`: embedding table, head and loss are sharded by vocabulary."""
     micro_batches: Positive | None = None

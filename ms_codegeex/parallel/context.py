@@ -57,10 +57,6 @@ def enter(config: RunConfig, rank: int) -> str | None:
     from mindspore.communication import create_group
 
     ms.set_auto_parallel_context(**engine_settings(config, rank))
-    if config.parallel.short_gradients:
-        from ms_codegeex.parallel.gradients import use_gradient_functions
-
-        use_gradient_functions({"fp16": ms.float16, "bf16": ms.bfloat16}[config.training.precision])
     mesh = config.mesh
     stage = mesh.coordinates(rank)[0]
     tied = mesh.pipeline > 1 and any(x.copy_of and x.trained for x in layouts_of(config))

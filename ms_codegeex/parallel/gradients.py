@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mindspore as ms
 from mindspore import Tensor
@@ -35,6 +35,9 @@ from mindspore.ops.operations.comm_ops import (
 from mindspore.parallel._utils import _get_enable_parallel_optimizer
 from mindspore.tools.sdc_detect import _sdc_detector
 
+if TYPE_CHECKING:
+    from ms_codegeex.config import RunConfig
+
 MONITORS = ("dump_local_norm", "dump_local_norm_path", "dump_device_local_norm")
 
 
@@ -52,6 +55,12 @@ def narrow_sum(reduce: Any, devices: int, half: ms.Type, sent: ms.Type) -> Calla
         return cast(scale(cast(mean, mstype.float32), whole), dtype(gradient))
 
     return total
+
+
+def sixteen_bits(config: RunConfig) -> ms.Type | None:
+    """The type in which a run's gradients travel; None: they stay FP32."""
+    types = {"fp16": ms.float16, "bf16": ms.bfloat16}
+    return types[config.training.precision] if config.parallel.short_gradients else None
 
 
 def use_gradient_functions(half: ms.Type | None = None) -> None:

@@ -33,7 +33,7 @@ from ms_codegeex.base.printing import print_out
 from ms_codegeex.base.processes import ForkSpec, die_with_parent, run_processes
 from ms_codegeex.config import RunConfig
 from ms_codegeex.parallel import context
-from ms_codegeex.parallel.gradients import use_gradient_functions
+from ms_codegeex.parallel.gradients import sixteen_bits, use_gradient_functions
 from ms_codegeex.parallel.sharding import recompute_of_blocks
 from ms_codegeex.rehearsal import cann_stubs, mindir
 from ms_codegeex.rehearsal.backend import LEVEL
@@ -90,8 +90,9 @@ def simulated_step(config: RunConfig, rank: int, mode: CompileMode) -> Any:
         sys.path.append(str(cann_stubs.stub_folder() / "python"))
     ms.set_context(mode=ms.GRAPH_MODE, device_target={"ascend": "Ascend", "gpu": "GPU"}[mode.target])
     init()
-    if mode.inline or config.accumulation > 1:  # all layers are inlined: large graphs; in others nothing is replaced
-        use_gradient_functions()
+    half = sixteen_bits(config)
+    if half or mode.inline or config.accumulation > 1:  # or all layers are inlined: a large graph
+        use_gradient_functions(half)
     with no_init_parameters():
         built = build(config, tied_group=context.enter(config, rank))
     if not mode.inline:

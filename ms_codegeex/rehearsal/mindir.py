@@ -162,7 +162,8 @@ def matmul_flops(model: ModelProto) -> dict[str, int]:
     types, numbers, flops = tensor_types(model), _constants(model), Counter[str]()
     for calls, node, primitive in _nodes(model):
         if class_of(op := primitive.op_type).product:
-            shapes, output = [types[name].shape for name in node.input[:2]], types[node.output[0]].shape
+            shapes = [types[name].shape for name in node.input[:2]]
+            output = () if op.startswith("FlashAttention") else types[node.output[0]].shape  # of several
             causal = op.startswith("FlashAttention") and numbers.get(node.input[NEXT_TOKENS]) == 0
             products = products_of(op, shapes, output, causal)
             flops[types[node.input[0]].dtype] += calls * sum(product.flops for product in products)

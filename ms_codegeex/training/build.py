@@ -166,8 +166,7 @@ def step_settings(config: RunConfig, names: list[str], tied_group: str | None) -
         "saturates": config.device != "cpu" and running_on(config).saturates,
     }
     if not config.partitioned:
-        half = DTYPES[training.precision] if config.parallel.short_gradients and mesh.world > 1 else None
-        return StepSettings(accumulation=config.accumulation, reduce_gradients=mesh.world > 1, gradients=half, **common)
+        return StepSettings(accumulation=config.accumulation, reduce_gradients=mesh.world > 1, **common)
     layouts = {layout.name: layout for layout in layouts_of(config)}
     doubled = {layout.copy_of for layout in layouts.values()} | {n for n, layout in layouts.items() if layout.copy_of}
     weights = (1.0 / (layouts[n].replication(mesh) * (2 if n in doubled else 1)) for n in names)

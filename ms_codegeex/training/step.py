@@ -9,7 +9,6 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 
 from ms_codegeex.config.sections import LossScaleConfig
-from ms_codegeex.parallel.gradients import narrow_sum
 from ms_codegeex.parallel.sharding import BUFFERS
 from ms_codegeex.training.overflow import OVERFLOWED, OverflowRegister
 
@@ -24,7 +23,6 @@ class StepSettings:
         graph_micro_batches: micro-batches into which the network splits its input itself.
         world: devices over which the sums of a step are reduced.
         reduce_gradients: whether the step reduces gradients; otherwise the engine does, in the network's gradient.
-        gradients: the 16-bit type in which the step reduces them; None: FP32.
         optimizer_sharded: whether the optimizer state is sharded over data-parallel devices.
         weights: for each parameter, 1 / number of devices that hold an element of its gradient; None: 1 / `world`.
         sum_share: 1 / number of devices that hold the network's sums.
@@ -42,7 +40,6 @@ class StepSettings:
     graph_micro_batches: int = 1
     world: int = 1
     reduce_gradients: bool = False
-    gradients: ms.Type | None = None
     optimizer_sharded: bool = False
     weights: tuple[float, ...] | None = None
     sum_share: float = 1.0
@@ -158,11 +155,7 @@ class TrainStep(nn.TrainOneStepCell):
         self.norm_weights = settings.weights or (1.0 / settings.world,) * len(self.weights)
         self.register = OverflowRegister() if settings.saturates else None
         self.sum_share = Tensor([settings.sum_share, settings.sum_share, 1.0], ms.float32)
-        self.reduce = ops.AllReduce() if settings.world > 1 else None
-        self.reduce_gradient = self.reduce
-        if settings.gradients is not None:  # a CPU sends no BF16, so there numbers are rounded to it
-            sent = ms.float16 if settings.gradients == ms.float16 else ms.float32
-            self.reduce_gradient = narrow_sum(self.reduce, settings.world, settings.gradients, sent)
+        self.reduce = self.reduce_gradient = ops.AllReduce() if settings.world > 1 else None
         self.tied = settings.tied
         # a stage between the two has no group; the engine drops this reduction there along with the gradient
         group = {"group": settings.tied_group} if settings.tied_group else {}

@@ -135,7 +135,7 @@ MISTAKES = [
         SERVER,
         "parallel.short_gradients=true training.precision=fp32",
         "parallel.short_gradients",
-        "training.precision, which is fp32",
+        "training.precision is fp32",
         "choose fp16 or bf16",
     ),
     # overlap
