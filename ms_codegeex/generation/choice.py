@@ -7,7 +7,7 @@ what `Drawing` declares, in its order. Log-probabilities are those of the unedit
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +16,6 @@ from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.generation.sampling import Drawing, SamplingSettings
 
 GREEDY = 0.0
-NEVER = -1e20  # added to a logit; more than any bias
 PADDING = (-1.0, 1.0, 0.0)
 WIDTHS = (1, 64, 512, 4096, 32768)  # edits a row, or one for each id; each needs its own graph
 DRAWING = tuple(each.name for each in fields(Drawing))
@@ -84,21 +83,6 @@ def token_choice(settings: SamplingSettings, prompt: Sequence[int], output: Sequ
         edits=logit_edits(settings, prompt, output),
         best=settings.log_probabilities,
     )
-
-
-def restricted(choice: TokenChoice, mask: np.ndarray) -> TokenChoice:
-    """The same choice among the ids for which `mask`, bool [allowed], is true."""
-    ids = np.flatnonzero(mask)
-    if len(ids) == 1:
-        return replace(choice, given=int(ids[0]), edits=())
-    edits = np.ones((len(mask), 3))  # all ids, so that such choices need one more graph and no more
-    edits[:, 0], edits[:, 2] = range(len(mask)), np.where(mask, 0.0, NEVER)
-    if len(choice.edits):
-        own = np.asarray(choice.edits)
-        rows = own[:, 0].astype(np.int64)
-        edits[rows, 1] = own[:, 1]
-        edits[rows, 2] += own[:, 2]
-    return replace(choice, edits=edits)
 
 
 def pack(choices: Sequence[TokenChoice], rows: int, allowed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -48,7 +48,7 @@ class SamplingSettings:
     forbids). `log_probabilities` likeliest tokens are reported with each new one.
 
     `adapter` names the adapter that computes the answer. `json_schema`, the text of a JSON schema, or `grammar`, one in
-    llama.cpp's notation (GBNF), decides which tokens may come at all (`grammars.py`).
+    llama.cpp's notation (GBNF), decides which tokens may come at all (`constraints.py`).
 
     An answer ends before the first text of `stop`. The `n` answers have consecutive seeds. With `beams` above 1, the n
     best answers of a beam search are returned (`beams.py`) and nothing is drawn.

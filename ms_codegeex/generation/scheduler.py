@@ -21,7 +21,7 @@ import numpy as np
 
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.generation.choice import Chosen, TokenChoice, check_finite, token_choice
-from ms_codegeex.generation.grammars import Constraint
+from ms_codegeex.generation.constraints import Constraint
 from ms_codegeex.generation.prefixes import LEAST, Prefixes
 from ms_codegeex.generation.row_shares import RowShares
 from ms_codegeex.generation.sampling import SamplingSettings

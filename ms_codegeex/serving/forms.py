@@ -9,7 +9,7 @@ from typing import Any
 from starlette.concurrency import run_in_threadpool
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.generation.grammars import check
+from ms_codegeex.generation.grammars import compiled
 from ms_codegeex.generation.sampling import SamplingSettings
 
 ANY_OBJECT = {"type": "object"}
@@ -18,14 +18,11 @@ ASIDE = {"name", "description", "strict"}  # of a named schema; schemas are alwa
 
 def requested_form(body: Any) -> dict[str, str]:
     """The settings `json_schema` and `grammar` of a request's body. `UserError` names the field."""
-    if (requested := getattr(body, "response_format", None)) is not None:
+    requested, schema = getattr(body, "response_format", None), getattr(body, "json_schema", None)
+    if requested is not None:
         schema = _schema_of(requested)
-    else:
-        schema = getattr(body, "json_schema", None)
-    return {
-        "json_schema": "" if schema is None else json.dumps(schema),
-        "grammar": getattr(body, "grammar", None) or "",
-    }
+    text = "" if schema is None else json.dumps(schema)
+    return {"json_schema": text, "grammar": getattr(body, "grammar", None) or ""}
 
 
 def _schema_of(requested: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -53,6 +50,6 @@ async def check_form(settings: SamplingSettings, field: str) -> None:
     if not settings.formed:
         return
     try:
-        await run_in_threadpool(check, settings)
+        await run_in_threadpool(compiled, settings)
     except UserError as error:
         raise UserError(str(error).replace("json_schema:", f"{field}:", 1)) from None
