@@ -27,7 +27,7 @@ def restricted(choice: TokenChoice, mask: np.ndarray) -> TokenChoice:
     if len(ids) == 1:
         return replace(choice, given=int(ids[0]), edits=())
     edits = np.ones((len(mask), 3))  # all ids, so that such choices need one more graph and no more
-    edits[:, 0], edits[:, 2] = range(len(mask)), np.where(mask, 0.0, NEVER)
+    edits[:, 0], edits[:, 2] = np.arange(len(mask)), np.where(mask, 0.0, NEVER)
     if len(choice.edits):
         own = np.asarray(choice.edits)
         rows = own[:, 0].astype(np.int64)
