@@ -29,7 +29,7 @@ from ms_codegeex.generation.slots import MIN_CHUNK, Part, SlotEngine, power, sha
 
 Work = Callable[[list[int]], Any]  # with an engine and these slots
 FIRST_GUESSES = 3  # tokens that are guessed at first
-MIXED_ROWS = 64  # of a pass in which sequences decode: prompts do not delay them for long
+MIXED_ROWS = 64  # of a pass in which sequences decode, usually: prompts do not delay them for long
 PATIENCE = 8  # passes in which shorter prompts may come before a longer one
 
 
@@ -182,6 +182,7 @@ class Scheduler:
 
     def __init__(self, engine: SlotEngine, speculation: Speculation | None = None, prefixes: Prefixes | None = None):
         self.engine, self.speculation, self.prefixes = engine, speculation, prefixes
+        self.mixed_rows = MIXED_ROWS  # fewer: the tokens of answers are less late while prompts are read, for longer
         self.guessed = self.accepted = 0  # tokens
         self.reused = 0  # tokens of prompts that were there already
         self.passes = 0
@@ -318,8 +319,8 @@ class Scheduler:
         used, room = sum(len(part.ids) for part, _ in planned), self.engine.chunk
         if planned:
             # half for prompts, if those of several groups may come
-            mixed = used + MIXED_ROWS // 2 if self._shares.several else MIXED_ROWS
-            room = min(room, max(mixed, power(used + MIN_CHUNK)))
+            mixed = used + self.mixed_rows // 2 if self._shares.several else self.mixed_rows
+            room = min(room, max(mixed, power(used + min(MIN_CHUNK, self.mixed_rows // 2))))
         room -= used
         prompts = self._prompts({part.slot for part, _ in planned})
         begun = [request.group for _, request in planned if len(request.ids) == request.prompt]

@@ -247,7 +247,7 @@ int linear_add(int count, void** params, int* ranks, int64_t** shapes, const cha
 }
 
 // x [m, h], slots and positions int32 [2, m], for one block perhaps query [m, h], numbers int64 [blocks] -> x after these
-// blocks
+// blocks. Rows of padding at the end are not computed; they become zeros.
 int blocks(int count, void** params, int* ranks, int64_t** shapes, const char** types, void*, void*) {
   const Call call{count, params, ranks, shapes, types};
   if (count != 4 && count != 5) return WRONG;
@@ -262,7 +262,10 @@ int blocks(int count, void** params, int* ranks, int64_t** shapes, const char** 
     const Entry* entry = found(call.at<int64_t>(numbers)[i], DECODER_BLOCK);
     Block block;
     if (!entry || !assemble(*entry, &block) || block.hidden() * m != size) return WRONG;
-    if (!run(block, x, query, rows, rows + m, m, call.at<float>(out))) return WRONG;
+    int64_t used = m;
+    while (used > 0 && rows[m + used - 1] >= block.attention->capacity) used--;
+    memset(call.at<float>(out) + used * block.hidden(), 0, (m - used) * block.hidden() * sizeof(float));
+    if (used && !run(block, x, query, rows, rows + m, used, call.at<float>(out))) return WRONG;
   }
   return RIGHT;
 }

@@ -98,6 +98,7 @@ class EngineBackend(Backend):
             "slots": self.settings.max_concurrency,
             "bits": self.settings.bits,
             "prefix_bytes": self.settings.prefix_memory,
+            "mixed_rows": self.settings.mixed_rows,
             "adapters": {name: str(path) for name, path in self.settings.adapter},
         }
 

@@ -63,6 +63,13 @@ class ServeSettings(EngineOptions):
         ge=0,
         convert=_byte_count,
     )
+    mixed_rows: int = option(
+        "rows of a pass, of prompts and answers together, while answers run; with fewer, answers stall less while a "
+        "prompt is read, and its first token comes later (docs/serve.md)",
+        "N",
+        64,
+        ge=2,
+    )
     max_queue: int = option("answers that wait; more get 429", "N", 64, ge=0)
     max_connections: int = option(
         "clients that may be connected; idle connections are closed for new ones", "N", 1024, ge=1

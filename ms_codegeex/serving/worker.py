@@ -157,7 +157,7 @@ def ends(text: Continuation, ending: Ending, lines: Indented) -> Callable[[int],
     return ended
 
 
-def _loaded(model: str, adapters: dict[str, str], prefix_bytes: int | None, **options: Any) -> Any:
+def _loaded(model: str, adapters: dict[str, str], prefix_bytes: int | None, mixed_rows: int, **options: Any) -> Any:
     if options.get("device") == "gpu":
         prepare()
     from ms_codegeex.generation.engine import Generator
@@ -166,6 +166,7 @@ def _loaded(model: str, adapters: dict[str, str], prefix_bytes: int | None, **op
     generator = Generator(Path(model), adapters={name: Path(path) for name, path in adapters.items()}, **options)
     limit = affordable(generator.engine) if prefix_bytes is None else prefix_bytes
     generator.scheduler.prefixes = Prefixes(generator.engine, limit) if limit else None
+    generator.scheduler.mixed_rows = mixed_rows
     return generator
 
 

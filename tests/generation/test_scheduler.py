@@ -133,20 +133,23 @@ def test_requests_are_admitted_in_their_order_and_end_by_eos_length_or_context(c
     assert [each.finish for each in (eos, full, none)] == ["eos", "length", "length"]
 
 
-def test_long_prompts_do_not_keep_others_waiting(codegen, monkeypatch):
+@pytest.mark.parametrize(("rows", "passes", "begun"), [(64, 10, [31, 31, 18]), (8, 28, [7, 7, 7]), (4, 60, [3, 3, 3])])
+def test_long_prompts_do_not_keep_others_waiting(codegen, monkeypatch, rows, passes, begun):
     _, engine = codegen
-    scheduler, stream = Scheduler(engine), greedy(prompt(3, 1), 20)
+    engine.cached[:] = [[] for _ in engine.cached]
+    scheduler, stream = Scheduler(engine), greedy(prompt(3, 1), passes + 10)
+    scheduler.mixed_rows = rows
     scheduler.submit(stream)
     scheduler.step()
     parts = rows_of(engine, monkeypatch)
     long = [greedy(prompt(80, 2), 1), greedy(prompt(90, 3), 1)]
     for request in long:
         scheduler.submit(request)
-    for count in range(2, 10):
+    for count in range(2, passes):
         scheduler.step()
         assert len(stream.ids) == stream.prompt + count  # a token a step
     assert all(request.finish for request in long)
-    assert [end - begin for slot, begin, end in parts if slot == long[0].slot][:3] == [31, 31, 18]
+    assert [end - begin for slot, begin, end in parts if slot == long[0].slot][:3] == begun
 
 
 def test_the_shortest_rest_of_a_prompt_comes_first(codegen, monkeypatch):
