@@ -15,7 +15,7 @@ import numpy as np
 from ms_codegeex.base.errors import first_line
 from ms_codegeex.data.tokenizer.base import Tokenizer
 from ms_codegeex.generation.choice import TokenChoice
-from ms_codegeex.generation.grammars import compiled, library
+from ms_codegeex.generation.grammars import LIMITS, library, prepared
 from ms_codegeex.generation.sampling import SamplingSettings
 
 NEVER = -1e20  # added to a logit; more than any bias
@@ -60,16 +60,18 @@ class Grammars:
 
     def constraint(self, settings: SamplingSettings) -> Constraint | None:
         """That of an answer with these settings; None if it may be anything. Any thread may call this. The first call
-        reads the tokenizer, in about a second. `UserError` as for `compiled`."""
+        reads the tokenizer, in about a second. `UserError` as for `prepared`."""
         if not settings.formed:
             return None
+        grammar = prepared(settings)
         with self._lock:
             if self._tokenizer is None:
-                compiled(settings)
                 source = library().TokenizerWrapper(_Vocabulary(self._source, self._allowed))
                 # without slices: they make masks faster that are fast already, and take seconds
                 self._tokenizer = library().LLTokenizer(source, n_vocab=self._allowed, slices=[])
-        return Constraint(compiled(settings, self._tokenizer), self._allowed, self._source.eos_id)
+        limits = library().LLParserLimits(**LIMITS)
+        matcher = library().LLMatcher(self._tokenizer, grammar, limits=limits, log_level=0)
+        return Constraint(matcher, self._allowed, self._source.eos_id)
 
 
 class Constraint:

@@ -1,13 +1,10 @@
-"""JSON schemas and grammars that answers follow; `constraints.py` lets an answer follow one.
-
-The library is llguidance, which llama.cpp and vLLM offer too. It is imported when it is first needed. Schemas and
-grammars come from strangers, so their size is limited, and the work for each token.
+"""JSON schemas and grammars of answers, by llguidance, which is imported when it is first needed. They come from
+strangers, so their size is limited, and the work for each token. `constraints.py` lets an answer follow one.
 """
 
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Any
 
 from ms_codegeex.base.errors import UserError, first_line
 from ms_codegeex.generation.sampling import SamplingSettings
@@ -31,35 +28,28 @@ def library() -> ModuleType:
     try:
         import llguidance.gbnf_to_lark
     except ModuleNotFoundError:
-        raise UserError(
-            "needs the package llguidance, which is not installed where the model runs; run `pip install llguidance`"
-        ) from None
+        raise UserError("needs the package llguidance; run `pip install llguidance` where the server runs") from None
     return llguidance
 
 
-def compiled(settings: SamplingSettings, tokenizer: Any = None) -> Any:
-    """The library's matcher for its own `tokenizer`; without one, the settings are only checked. In a thread: takes up
-    to a second. `UserError`, which begins with the setting's name, for a bad schema or grammar."""
+def prepared(settings: SamplingSettings) -> str:
+    """A checked schema or grammar as the library takes it. In a thread: takes up to a second. `UserError`, which begins
+    with the setting's name, for a bad one."""
     text, field = (settings.grammar, "grammar") if settings.grammar else (settings.json_schema, "json_schema")
     try:
         guidance = library()
         if len(text) > MAX_CHARACTERS:
             raise UserError(f"{len(text)} characters; give {MAX_CHARACTERS} at most")
-        make, limits = guidance.LLMatcher, guidance.LLParserLimits(**LIMITS)
         if settings.grammar:
-            grammar = make.grammar_from_lark(guidance.gbnf_to_lark.any_to_lark(text))
+            found = guidance.LLMatcher.grammar_from_lark(guidance.gbnf_to_lark.any_to_lark(text))
         else:
-            grammar = make.grammar_from_json_schema(text, overrides={"whitespace_pattern": SPACE})
-        if tokenizer is None:
-            wrong, messages = make.validate_grammar_with_warnings(grammar, limits=limits)
-            matcher, error = None, messages[0] if wrong else ""
-        else:
-            matcher = make(tokenizer, grammar, limits=limits, log_level=0)
-            error = matcher.get_error()
-    except UserError as wrong:
-        raise UserError(f"{field}: {wrong}") from None
-    except Exception as wrong:  # the library's converter raises errors of many classes, a RecursionError too
-        error = first_line(wrong)
-    if error:
-        raise UserError(f"{field}: cannot be used ({first_line(error)[:200]}); correct it")
-    return matcher
+            found = guidance.LLMatcher.grammar_from_json_schema(text, overrides={"whitespace_pattern": SPACE})
+        limits = guidance.LLParserLimits(**LIMITS)
+        wrong, messages = guidance.LLMatcher.validate_grammar_with_warnings(found, limits=limits)
+    except UserError as error:
+        raise UserError(f"{field}: {error}") from None
+    except Exception as error:  # the library's converter raises errors of many classes, a RecursionError too
+        wrong, messages = True, [first_line(error)]
+    if wrong:
+        raise UserError(f"{field}: cannot be used ({first_line(messages[0])[:200]}); correct it")
+    return found

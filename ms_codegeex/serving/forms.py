@@ -9,7 +9,7 @@ from typing import Any
 from starlette.concurrency import run_in_threadpool
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.generation.grammars import compiled
+from ms_codegeex.generation.grammars import prepared
 from ms_codegeex.generation.sampling import SamplingSettings
 
 ANY_OBJECT = {"type": "object"}
@@ -18,9 +18,8 @@ ASIDE = {"name", "description", "strict"}  # of a named schema; schemas are alwa
 
 def requested_form(body: Any) -> dict[str, str]:
     """The settings `json_schema` and `grammar` of a request's body. `UserError` names the field."""
-    requested, schema = getattr(body, "response_format", None), getattr(body, "json_schema", None)
-    if requested is not None:
-        schema = _schema_of(requested)
+    requested = getattr(body, "response_format", None)
+    schema = getattr(body, "json_schema", None) if requested is None else _schema_of(requested)
     text = "" if schema is None else json.dumps(schema)
     return {"json_schema": text, "grammar": getattr(body, "grammar", None) or ""}
 
@@ -39,10 +38,8 @@ def _schema_of(requested: Mapping[str, Any]) -> Mapping[str, Any] | None:
                 schema = ANY_OBJECT if named.get("schema") is None else named["schema"]
                 if isinstance(schema, dict):
                     return schema
-    raise UserError(
-        'response_format: expected a type "text" or "json_object", or a type "json_schema" with an object json_schema '
-        f"that has schema and, if you like, {', '.join(sorted(ASIDE))}"
-    )
+    expected = 'a type "text", "json_object", or "json_schema" with json_schema, an object'
+    raise UserError(f"response_format: expected {expected} of schema, {', '.join(sorted(ASIDE))}")
 
 
 async def check_form(settings: SamplingSettings, field: str) -> None:
@@ -50,6 +47,6 @@ async def check_form(settings: SamplingSettings, field: str) -> None:
     if not settings.formed:
         return
     try:
-        await run_in_threadpool(compiled, settings)
+        await run_in_threadpool(prepared, settings)
     except UserError as error:
         raise UserError(str(error).replace("json_schema:", f"{field}:", 1)) from None

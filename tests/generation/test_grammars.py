@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.generation.grammars import LIMITS, MAX_CHARACTERS, compiled
+from ms_codegeex.generation.grammars import LIMITS, MAX_CHARACTERS, prepared
 from ms_codegeex.generation.sampling import SamplingSettings
 
 
@@ -34,7 +34,7 @@ def schema(value):
 def test_bad_ones_are_refused_in_one_line(settings, words):
     pytest.importorskip("llguidance")
     with pytest.raises(UserError) as caught:
-        compiled(settings)
+        prepared(settings)
     assert str(caught.value).startswith(words) and "\n" not in str(caught.value) and len(str(caught.value)) < 300
 
 
@@ -42,12 +42,14 @@ def test_the_limits_are_given_to_the_library():
     guidance = pytest.importorskip("llguidance")
     given, usual = guidance.LLParserLimits(**LIMITS), guidance.LLParserLimits()
     assert given.step_lexer_fuel < usual.step_lexer_fuel and given.max_lexer_states < usual.max_lexer_states
-    compiled(schema({"enum": ["x" * (MAX_CHARACTERS - 100)]}))
+    prepared(schema({"enum": ["x" * (MAX_CHARACTERS - 100)]}))
 
 
 def test_without_the_library_a_form_is_refused_with_the_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "llguidance", None)
     for settings in (schema({}), SamplingSettings(grammar='root ::= "x"')):
         field = "json_schema" if settings.json_schema else "grammar"
-        with pytest.raises(UserError, match=f"^{field}: needs the package llguidance, .* `pip install llguidance`$"):
-            compiled(settings)
+        with pytest.raises(
+            UserError, match=f"^{field}: needs the package llguidance; run `pip install llguidance` where"
+        ):
+            prepared(settings)
