@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from ms_codegeex.rehearsal.mindir import POINT_TO_POINT
-from ms_codegeex.rehearsal.timeline.costs import matmuls_of, moved_bytes
-from ms_codegeex.rehearsal.timeline.operators import ALIASES, MATMULS, Operator, StepProgram
+from ms_codegeex.rehearsal.timeline.operators import Operator, StepProgram
 from ms_codegeex.rehearsal.timeline.tasks import COMPUTE, TimelineTask
 
 ARRIVAL = "files"  # the stream of messages that have been written; they take no time
@@ -36,9 +35,9 @@ class HostCosts:
 
 def work(operator: Operator) -> float:
     """What an operator's time is proportional to: FLOPs of matmuls, and bytes that any other operator moves."""
-    if operator.op in MATMULS:
-        return sum(x.flops for x in matmuls_of(operator))
-    return moved_bytes(operator)
+    if operator.costed.product:
+        return sum(x.flops for x in operator.products)
+    return operator.moved
 
 
 def host_tasks(program: StepProgram, costs: HostCosts, *, in_order: bool = False) -> list[TimelineTask]:
@@ -50,7 +49,7 @@ def host_tasks(program: StepProgram, costs: HostCosts, *, in_order: bool = False
     tasks, arrivals, count = [], [], len(program.operators)
     for number, operator in enumerate(program.operators):
         if operator.message is None:
-            own = operator.op not in ALIASES
+            own = not operator.alias
             seconds = costs.launch + costs.operators.get(operator.op, 0.0) * work(operator) if own else 0.0
             tasks.append(TimelineTask(operator.waits, COMPUTE if own else "", seconds, name=operator.op))
             continue

@@ -46,7 +46,7 @@ from ms_codegeex.rehearsal.job import SINGLE_THREAD, RehearsalJob, batches, loca
 from ms_codegeex.rehearsal.mindir import POINT_TO_POINT
 from ms_codegeex.rehearsal.shrink import parse_mesh, shrunk
 from ms_codegeex.rehearsal.stubs import simulation_environment
-from ms_codegeex.rehearsal.timeline.operators import ALIASES, StepProgram
+from ms_codegeex.rehearsal.timeline.operators import StepProgram
 from ms_codegeex.rehearsal.timeline.tasks import simulate
 
 MESHES = ("tensor=2", "pipeline=2")
@@ -257,7 +257,7 @@ class Measured:
                 else:
                     rest += seconds
             for operator in program.operators:
-                if operator.message is None and operator.op not in ALIASES:
+                if operator.message is None and not operator.alias:
                     amounts[operator.op] += work(operator)
                     count += 1
         return {op: totals[op] / amount for op, amount in amounts.items() if amount}, rest / count

@@ -36,10 +36,9 @@ from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.values import parse_overrides
 from ms_codegeex.planning.calibration import STEP_SECONDS
 from ms_codegeex.planning.planner import Plan, changed, make_plan
-from ms_codegeex.planning.published_steps import beyond_roofline, published_steps
 from ms_codegeex.planning.quick_search import quick_search
 from ms_codegeex.planning.report import CATEGORIES
-from ms_codegeex.planning.roofline import balanced_layers, collective_seconds
+from ms_codegeex.planning.roofline import Work, balanced_layers
 from ms_codegeex.planning.search import other_schedules, recomputing, search, yaml_of
 from ms_codegeex.rehearsal.compile import compile_ranks
 from ms_codegeex.rehearsal.timeline.timeline import make_timeline
@@ -68,6 +67,7 @@ BY_TIMELINE = ("codegeex_13b_910_1536", "codegeex_13b_910_64", "codegeex_13b_910
 LATER = {  # keys that came after some records, with what every step did before
     ("parallel", "virtual_stages"): 1,
     ("parallel", "calibration"): None,
+    ("parallel", "short_gradients"): False,
     ("training", "optimizer", "name"): "adamw",
     ("training", "optimizer", "momentum"): 0.95,
     ("training", "schedule", "decay"): "cosine",
@@ -75,6 +75,7 @@ LATER = {  # keys that came after some records, with what every step did before
 }
 SIMULATED = ROOT / "docs" / "recipes_simulated.json"
 TIMELINE = ROOT / "ms_codegeex" / "rehearsal" / "timeline"
+COSTS = ROOT / "ms_codegeex" / "planning" / "operators.py"  # what its operators cost
 SHOWS = ("report.py",)  # its files that show a timeline and do not make it
 EARLIER = "simulated by an earlier version of the timeline"
 PAPER = "codegeex_13b"  # the published setting
@@ -279,7 +280,7 @@ def digest_of_config(config: RunConfig) -> str:
 @cache
 def digest_of_sources() -> str:
     """Of the files that make a timeline, without imports, docstrings, comment lines and empty lines."""
-    files = sorted(file for file in TIMELINE.glob("*.py") if file.name not in SHOWS)
+    files = [*sorted(file for file in TIMELINE.glob("*.py") if file.name not in SHOWS), COSTS]
     text = "".join(f"{file.name}\n{_code(file.read_text(encoding='utf-8'))}\n" for file in files)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -469,11 +470,7 @@ def variants(plan: Plan) -> Iterator[tuple[str, Plan | None]]:
 
 def tried_section() -> str:
     """Every single change of the recipes with an aim, and what each would give."""
-    runs = published_steps("ascend910b")
-    modellink = statistics.geometric_mean(x.times_roofline for x in runs if "ModelLink" in x.name)
-    factor = beyond_roofline("ascend910b", 8).value
-    times = factor / modellink
-    blocks = [TRIED_TEXT.format(modellink=modellink, factor=factor, times=times)]
+    blocks = [TRIED_TEXT]
     for stem, aim in TRIED.items():
         plan = plan_of(file_of(stem))
         header = (f"`{stem}`, aim {aim:.0%}".replace("%", " %"), "MFU", "memory to spare")
@@ -481,15 +478,14 @@ def tried_section() -> str:
         for words, other in variants(plan):
             cells = (other.estimate.share, _percent(other.spare)) if other else ("no plan fits", "")
             rows.append((f"`{words}`", *cells))
+        if short := changed(plan, parallel__short_gradients=True):
+            rows.append(("`parallel.short_gradients=true`, which rounds", short.estimate.share, _percent(short.spare)))
         every = losses(plan)
         collectives = sum(every[name] for name in every if name.startswith("collectives"))
-        reduced = sum(
-            collective_seconds(plan.config, plan.chip, x)
-            for x in plan.collectives
-            if x.stage == plan.time.stages.index(plan.time.slowest) and x.purpose == "gradient"
-        )
+        times, mean = plan.time, statistics.fmean(stage.micro_batch for stage in plan.time.stages)
+        equal = replace(times, stages=(replace(times.slowest, work=Work(mean), activations=0.0),) * len(times.stages))
         for words, seconds in (
-            ("gradients communicated in 16 bits", reduced / 2),
+            ("stages equally long, as with the head split over them", times.pipeline - equal.pipeline),
             ("every collective under computation", collectives),
             ("no bubble", every["bubble"]),
             ("every collective under computation, no bubble", collectives + every["bubble"]),
@@ -604,9 +600,7 @@ The aims were an MFU of 55 % on 64 devices and 53 % on 512 in the middle of the 
 Each row changes one thing, with the least recomputation that leaves 5 % of the memory, and with as many optimizer
 shards as another mesh has, up to 64. A row of recomputation with less than 5 % to spare is too large for a recipe. The
 search combines all of these but the parts of a micro-batch. A bound is what would be left if something took no time:
-the aims need every collective under computation, and on 512 devices no bubble either. With the factor of ModelLink's
-three runs alone, {modellink:.2f} on 8 devices instead of {factor:.2f} for those of MindFormers as well, every MFU would
-be {times:.2f} times as high."""
+the aims need every collective under computation and no bubble."""
 
 
 MEMORY_TEXT = """## Memory of a device

@@ -9,8 +9,8 @@ from ms_codegeex.planning.communication import group_ranks, spread
 from ms_codegeex.planning.cost_model import MatMul, executed_products
 from ms_codegeex.planning.hardware_files import DeviceRates, HardwareFile, Products, StepFactor
 from ms_codegeex.planning.model_parts import parts_of
+from ms_codegeex.planning.operators import matmul_seconds
 from ms_codegeex.planning.planner import Plan
-from ms_codegeex.planning.roofline import matmul_seconds
 
 COLUMNS = ("Step ID", "Name", "Type", "OP State", "Accelerator Core", "Start Time(us)", "Duration(us)")
 COLUMNS += ("Wait Time(us)", "Block Num", "Input Shapes", "Input Data Types", "Input Formats")

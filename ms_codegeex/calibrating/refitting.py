@@ -27,14 +27,15 @@ from ms_codegeex.calibrating.profile_files import KernelRun, MessageRun, RankPro
 from ms_codegeex.config import RunConfig
 from ms_codegeex.config.chosen_hardware import hardware_of
 from ms_codegeex.planning.hardware_files import DeviceRates, HardwareFile, Products, StepFactor
+from ms_codegeex.planning.operators import K_START, MATMUL_PEAK, whole_tiles
 from ms_codegeex.planning.planner import Plan
-from ms_codegeex.planning.published_steps import spread
-from ms_codegeex.planning.roofline import K_START, MATMUL_PEAK, TILE
 
 LARGE = 1 << 20  # bytes of a vector kernel that are not served by a cache alone
 NO_VECTOR_WORK = re.compile("mat_?mul|attention|conv|hcom|hccl|allreduce|allgather|reducescatter|send|receive", re.I)
 NO_VECTOR_CORES = ("AI_CPU", "AICPU", "HCCL", "COMMUNICATION", "MIX_AIC", "MIX_AIV")
 SHOWN = 30  # residuals of each kind in the file
+# Student's t that one value in ten exceeds, by degrees of freedom; the last one also for more.
+ONE_IN_TEN = (3.078, 1.886, 1.638, 1.533, 1.476, 1.440, 1.415, 1.397, 1.383, 1.372)
 EIGHT_OF_TEN = 1.2816  # standard deviations of a normal distribution
 LEAST_WIDTH = 0.01  # of a range, to each side
 
@@ -123,8 +124,7 @@ def fit_products(kernels: Sequence[KernelRun], chip: Device, precision: str) -> 
     ideal = []
     for x in points:
         m, k, n, batch = x.what.values()
-        fill = math.prod(size / (math.ceil(size / TILE) * TILE) for size in (m, n))
-        ideal.append(2 * batch * m * k * n / (peak * fill))
+        ideal.append(2 * batch * m * k * n / (peak * whole_tiles(m, n)))
     lengths = [x.what["k"] for x in points]
     if len(set(lengths)) > 1:
         one, start = least_squares([ideal, [t / k for t, k in zip(ideal, lengths, strict=True)]], points)
@@ -299,6 +299,16 @@ def _factor(
         variance += (math.log(factors[-1]) / 2) ** 2
         widths.append(max(LEAST_WIDTH, EIGHT_OF_TEN * math.sqrt(variance)))
         shown.append({"run": run.name, "seconds": step, "counted": counted, "error": round(counted / step - 1, 4)})
-    between = spread(factors)
-    width = max(statistics.fmean(widths), math.log(between.high / between.value))
-    return StepFactor(between.value, between.value * math.exp(-width), between.value * math.exp(width)), shown
+    value = statistics.geometric_mean(factors)
+    width = max(statistics.fmean(widths), between(factors))
+    return StepFactor(value, value * math.exp(-width), value * math.exp(width)), shown
+
+
+def between(factors: Sequence[float]) -> float:
+    """The logarithm of how many times one more run's factor exceeds the mean of these with a chance of one in ten, if
+    their logarithms are normally distributed; 0 for one factor."""
+    number = len(factors)
+    if number < 2:
+        return 0.0
+    deviation = statistics.stdev(map(math.log, factors))
+    return ONE_IN_TEN[min(number - 1, len(ONE_IN_TEN)) - 1] * deviation * math.sqrt(1 + 1 / number)

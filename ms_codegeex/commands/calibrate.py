@@ -67,7 +67,7 @@ def _profiled(path: Path, source: Path | None) -> ProfiledRun:
 
 def _text(found: HardwareFile, file: Path) -> str:
     from ms_codegeex.base.hardware import device
-    from ms_codegeex.planning.roofline import K_START, MATMUL_PEAK
+    from ms_codegeex.planning.operators import K_START, MATMUL_PEAK
 
     chip, rates = device(found.base), asdict(found.rates)
     published = {name: chip.latency if "latency" in name else getattr(chip, name) for name in rates}

@@ -191,6 +191,8 @@ def check_mesh(config: RunConfig) -> None:
     checks = (_check_batch, _check_tensor, _check_stage_layers, _check_virtual_stages, _check_pipeline)
     for check in (*checks, _check_optimizer_shards, _check_recomputation, _check_overlap):
         check(config, mesh)
+    if config.parallel.short_gradients and config.training.precision == "fp32":
+        raise UserError("parallel.short_gradients: training.precision is fp32; choose fp16 or bf16, or leave it out")
 
 
 def _check_recomputation(config: RunConfig, mesh: Mesh) -> None:

@@ -298,6 +298,9 @@ class ParallelConfig:
     them."""
     sequence: bool = False
     """With `parallel.tensor`: the rows of LayerNorms and residuals are sharded over those devices too."""
+    short_gradients: bool = False
+    """Gradients travel in the 16 bits of `training.precision`, half as many bytes; sums of micro-batches, weights and
+    optimizer state stay FP32 ([plan.md](plan.md#gradients-in-16-bits))."""
     vocabulary: bool = True
     """With `parallel.tensor`: embedding table, head and loss are sharded by vocabulary."""
     micro_batches: Positive | None = None

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from ms_codegeex.base.hardware import ASCEND_910, Device
 from ms_codegeex.planning.cost_model import MatMul
 from ms_codegeex.planning.inference import of_sizes
-from ms_codegeex.planning.published_steps import beyond_roofline, measured_like, published_steps
-from ms_codegeex.planning.roofline import matmul_seconds
+from ms_codegeex.planning.operators import matmul_seconds
+from ms_codegeex.planning.published_steps import beyond_roofline, measured_like, published_steps, residuals
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
@@ -61,8 +61,9 @@ def outside_roofline(chip: Device, devices: int) -> Factor:
         return Factor(own.factor, own.low, own.high, chip.name, f"the residuals of {own.source}")
     measured = measured_like(chip.name)
     runs = published_steps(measured)
-    found, several = beyond_roofline(measured, devices), len(runs) > 1
-    source = f"{len(runs)} published runs" if several else "one published run, spread as on other chips,"
+    found, number = beyond_roofline(measured, devices), len(runs)
+    source = f"{number} published runs" if number > 1 else "one published run"
+    source += "" if residuals(runs) else ", spread as on other chips,"
     source += f" on {measured}" if measured == chip.name else f" on {measured}, none on {chip.name}"
     return Factor(found.value, found.low, found.high, measured, source)
 

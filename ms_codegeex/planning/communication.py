@@ -159,8 +159,10 @@ def _inputs_and_sums(config: RunConfig) -> Counter[tuple]:
 
 def parameter_collectives(config: RunConfig, layout: ParameterLayout) -> list[tuple[str, str, int, str, str]]:
     """(operation, group, bytes, dtype, purpose) of one parameter in one step. A weight is cast before it is gathered,
-    but not for the parts of a single micro-batch; its gradient is reduced in FP32."""
+    but not for the parts of a single micro-batch; its gradient is reduced in FP32, or with short gradients in the
+    training's 16 bits."""
     mesh, precision = config.mesh, config.training.precision
+    sent, width = (precision, 2) if config.parallel.short_gradients else ("fp32", 1)
     if config.parallel.overlap.parts > 1 and config.accumulation == 1:
         precision = "fp32"
     size = FP32 * layout.local_size(mesh)
@@ -172,14 +174,14 @@ def parameter_collectives(config: RunConfig, layout: ParameterLayout) -> list[tu
     if not layout.trained:
         return calls
     if layout.optimizer_sharded:
-        calls.append(("ReduceScatter", "optimizer", gathered, "fp32", "gradient"))
+        calls.append(("ReduceScatter", "optimizer", gathered // width, sent, "gradient"))
         if mesh.data > mesh.optimizer_shard:
-            calls.append(("AllReduce", "replica", size, "fp32", "gradient"))
+            calls.append(("AllReduce", "replica", size // width, sent, "gradient"))
     elif layout.tensor_axis is None and mesh.tensor > 1:
         # every tensor-parallel device computes the same; MindSpore sums over the whole stage and divides
-        calls.append(("AllReduce", "stage", size, "fp32", "gradient"))
+        calls.append(("AllReduce", "stage", size // width, sent, "gradient"))
     elif mesh.data > 1:
-        calls.append(("AllReduce", "data", size, "fp32", "gradient"))
+        calls.append(("AllReduce", "data", size // width, sent, "gradient"))
     return calls
 
 

@@ -18,9 +18,9 @@ from ms_codegeex.planning.cost_model import (
     ModelPart,
     TensorCollective,
     Vector,
-    causal_share,
     runs_again,
 )
+from ms_codegeex.planning.operators import attention_products
 
 FP32 = 4
 # Tensors that an activation moves forward and backward, and tensors kept: of elementary operators, as graph kernels.
@@ -178,12 +178,13 @@ def attention(model: DecoderConfig, shape: MicroBatch, sizes: TensorSizes) -> tu
     if fused:  # softmax statistics and the dropout's bits; scores never leave the chip
         bits = sizes.scores / 8 if shape.dropout else 0
         saved = bits + 8 * shape.rows * heads
+        scores, context = attention_products(seq, seq, head, batch, causal=True)
         return (
             *before,
             Vector("split and merge heads", layout, layout, kept),
-            MatMul("scores", seq, head, seq, batch, replays=1, stored_output=False, share=causal_share(seq)),
+            scores,
             Vector("softmax", 2 * bits, bits, saved),
-            MatMul("context", seq, seq, head, batch, stored_output=False, share=causal_share(seq)),
+            context,
         )
     # where heads are split, a network without micro-batches, whose blocks are inlined, does not keep the result
     again = shape.tensor > 1 and shape.micro_batches == 1

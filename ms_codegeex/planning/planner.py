@@ -197,15 +197,13 @@ class Plan:
 
     @property
     def estimate(self) -> Estimate:
-        """The step with its range, and MFU. At best, everything overlaps that the estimate of overlap allows."""
-        hidden = 0.0 if self.chip.calibration else self.hidden_seconds
-        return self.estimate_between(self.counted_seconds - hidden, self.counted_seconds, self.step_seconds)
+        """The step with its range, and MFU."""
+        return self.estimate_between(self.counted_seconds, self.counted_seconds)
 
-    def estimate_between(self, least: float, most: float, seconds: float | None = None) -> Estimate:
-        """The step if operators and messages take between `least` and `most` seconds before the factor; `seconds`: its
-        best estimate, without it the middle."""
+    def estimate_between(self, least: float, most: float) -> Estimate:
+        """The step if operators and messages take between `least` and `most` seconds before the factor."""
         factor = self.factor
-        middle = (least + most) / 2 * factor.value if seconds is None else seconds
+        middle = (least + most) / 2 * factor.value
         low, high = least * factor.low, most * factor.high
         shares = (self.mfu_of(x) for x in (middle, high, low))
         return Estimate(middle, low, high, *shares, source=factor.source)
@@ -296,6 +294,9 @@ def improvements(plan: Plan) -> list[Improvement]:
     if config.mesh.tensor > 1:
         on = config.parallel.sequence
         changes.append(("sequence parallelism (parallel.sequence)", {"parallel__sequence": not on}, on))
+    if config.training.precision != "fp32" and config.mesh.stage_size > 1:
+        on = config.parallel.short_gradients
+        changes.append(("gradients in 16 bits (parallel.short_gradients)", {"parallel__short_gradients": not on}, on))
     if config.training.recompute == "full":
         changes.append(("recompute selectively (training.recompute=selective)", recomputed("selective"), False))
     if config.training.recompute != "none":

@@ -13,18 +13,19 @@ from typing import Any
 from ms_codegeex.base.yaml_reading import read_yaml_file
 
 FILE = Path(__file__).with_name("published_steps.yaml")
-# Student's t that one value in ten exceeds, by degrees of freedom; the last one also for more.
-ONE_IN_TEN = (3.078, 1.886, 1.638, 1.533, 1.476, 1.440, 1.415, 1.397, 1.383, 1.372)
+LEFT_OUT = 0.1  # of further runs, on either side of a range
 
 
 @dataclass(frozen=True)
 class PublishedStep:
-    """A published step on `devices`, over the roofline of our plan of it."""
+    """A published step on `devices`, over the roofline of our plan of it. `source`: where a stack's runs are published;
+    `page`: the part of it that has this run, such as a model's page and scripts."""
 
     name: str
     devices: int
     times_roofline: float
     source: str
+    page: str
 
 
 @dataclass(frozen=True)
@@ -54,34 +55,50 @@ def fit_scaling(mfu: Mapping[int, float]) -> Scaling:
 
 @dataclass(frozen=True)
 class Spread:
-    """Factors that were seen: their geometric mean, and the limits between which eight of ten further ones lie."""
+    """A factor, and the limits between which eight of ten further ones lie."""
 
     value: float
     low: float
     high: float
 
 
-def spread(factors: Sequence[float], others: Sequence[Sequence[float]] = ()) -> Spread:
-    """The 80 % interval for one more factor, of which the logarithms are taken to be normally distributed.
+def limits(values: Sequence[float]) -> tuple[float, float]:
+    """The conformal limits: one more value, if it comes from where these do, is below the first with a chance of at
+    most `LEFT_OUT`, and above the second with the same. `ValueError` if there are too few values to say so."""
+    rank = math.floor(LEFT_OUT * (len(values) + 1))
+    if not rank:
+        raise ValueError(f"{len(values)} values, expected at least {math.ceil(1 / LEFT_OUT) - 1}")
+    ordered = sorted(values)
+    return ordered[rank - 1], ordered[-rank]
 
-    Args:
-        factors: at least one.
-        others: groups of factors. If these and the others together are spread more widely around the means of their
-            groups than these alone, that counts: a few runs of one source say little about the next one.
+
+def residuals(runs: Sequence[PublishedStep]) -> list[float]:
+    """For each run of a chip, the logarithm of its factor over the median of the runs on other pages; empty if there is
+    only one page. So each is what a user sees whose run is on none of the pages."""
+    found = []
+    for run in runs:
+        if others := [x for x in runs if x.page != run.page]:
+            found.append(math.log(_on_one_device(run) / _median(others)))
+    return found
+
+
+def spread(chip: Sequence[PublishedStep], every: Sequence[Sequence[PublishedStep]]) -> Spread:
+    """The factor of one device of a chip, and its limits.
+
+    The factor is the median of the chip's runs. The limits are those of the `residuals` of `every` chip's runs, because
+    a chip whose runs are all of one page does not show how far another page's would be.
     """
-    own, *groups = ([math.log(x) for x in group] for group in (factors, *others))
-    widths = [_width([own], len(own)), _width([own, *groups], len(own))]
-    mean = statistics.fmean(own)
-    return Spread(*(math.exp(mean + sign * max(widths)) for sign in (0, -1, 1)))
+    value = _median(chip)
+    low, high = limits([x for runs in every for x in residuals(runs)])
+    return Spread(value, value * math.exp(low), value * math.exp(high))
 
 
-def _width(groups: Sequence[Sequence[float]], number: int) -> float:
-    """From the mean of `number` values to the limit that one more exceeds with a chance of one in ten."""
-    freedom = sum(len(group) - 1 for group in groups)
-    if not freedom:
-        return 0.0
-    squares = sum((x - statistics.fmean(group)) ** 2 for group in groups for x in group)
-    return ONE_IN_TEN[min(freedom, len(ONE_IN_TEN)) - 1] * math.sqrt(squares / freedom * (1 + 1 / number))
+def _on_one_device(run: PublishedStep) -> float:
+    return run.times_roofline / published_scaling().times(run.devices)
+
+
+def _median(runs: Sequence[PublishedStep]) -> float:
+    return statistics.median(_on_one_device(run) for run in runs)
 
 
 @cache
@@ -92,7 +109,12 @@ def _file() -> dict[str, Any]:
 @cache
 def published_steps(chip: str) -> tuple[PublishedStep, ...]:
     """The published runs on a chip, by its name; none: empty."""
-    return tuple(PublishedStep(**run) for run in _file()["runs"].get(chip, ()))
+    return tuple(
+        PublishedStep(f"{model}-{name}", devices, times, group["source"], f"{group['stack']}: {model}")
+        for group in _file()["runs"].get(chip, ())
+        for model, runs in group["models"].items()
+        for name, devices, times in runs
+    )
 
 
 def measured_like(chip: str) -> str:
@@ -110,9 +132,7 @@ def published_scaling() -> Scaling:
 @cache
 def beyond_roofline(chip: str, devices: int) -> Spread:
     """How many times longer than its roofline a step on `devices` of a chip takes, by the published runs on that chip,
-    or one like it, of which there must be one. Their spread is at least that of all chips' runs."""
-    scaling, chip = published_scaling(), measured_like(chip)
-    names = [chip, *(name for name in _file()["runs"] if name != chip)]
-    own, *others = ([run.times_roofline / scaling.times(run.devices) for run in published_steps(x)] for x in names)
-    found, times = spread(own, others), scaling.times(devices)
+    or one like it, of which there must be one."""
+    found = spread(published_steps(measured_like(chip)), [published_steps(name) for name in _file()["runs"]])
+    times = published_scaling().times(devices)
     return Spread(found.value * times, found.low * times, found.high * times)

@@ -13,7 +13,7 @@ from ms_codegeex.planning.calibration import fit_sentence, published_run
 from ms_codegeex.planning.communicators import MIB, Communicator
 from ms_codegeex.planning.hardware_sources import sources_of, uncertain_of
 from ms_codegeex.planning.planner import Improvement, Plan, communication_by_group, improvements, published_to_dict
-from ms_codegeex.planning.published_steps import measured_like, published_steps
+from ms_codegeex.planning.published_steps import PublishedStep, measured_like, published_steps
 from ms_codegeex.planning.search import SearchResult, keys_of
 
 CATEGORIES = (
@@ -135,7 +135,7 @@ def time_table(plan: Plan) -> str:
     factor = plan.factor
     rows += [
         (f"best: x {factor.value:.3f} ({factor.source})", f"{plan.step_seconds:.3f}", ""),
-        (f"low: overlapped x {factor.low:.3f}", f"{plan.estimate.low:.3f}", ""),
+        (f"low: x {factor.low:.3f}", f"{plan.estimate.low:.3f}", ""),
         (f"high: x {factor.high:.3f}", f"{plan.estimate.high:.3f}", ""),
     ]
     return table(("time of a step, slowest stage", "seconds", "share"), rows)
@@ -191,12 +191,21 @@ def published_table(plan: Plan) -> str:
     """The published runs that the range comes from; of a calibrated device, the run that calibrated it."""
     if plan.chip.calibration:
         return f"{plan.chip.name}: calibrated by {plan.chip.calibration.source}"
+    sources: dict[str, list[PublishedStep]] = {}
+    for x in published_steps(measured_like(plan.chip.name)):
+        sources.setdefault(x.source, []).append(x)
     rows = [
-        (x.name, x.source, f"{x.devices:,}", f"{x.times_roofline:.2f}")
-        for x in published_steps(measured_like(plan.chip.name))
+        (source, str(len(runs)), *(_from_to([getattr(x, key) for x in runs]) for key in ("devices", "times_roofline")))
+        for source, runs in sources.items()
     ]
-    shown = table(("published run", "source", "devices", "times its roofline"), rows, 2)
+    shown = table(("published in", "runs", "devices", "times their roofline"), rows, 1)
     return f"{shown}\n{textwrap.fill(fit_sentence(), 120)}"
+
+
+def _from_to(values: Sequence[float]) -> str:
+    """`1.02 to 1.58`; equal ones once, whole numbers without a fraction."""
+    ends = sorted({min(values), max(values)})
+    return " to ".join(f"{x:,}" if isinstance(x, int) else f"{x:.2f}" for x in ends)
 
 
 def sources(chip: Device) -> str:

@@ -37,33 +37,17 @@ from ms_codegeex.base.hardware import Device
 from ms_codegeex.config.chosen_hardware import fused_kernels
 from ms_codegeex.parallel.sharding import ITERATIONS, layouts_of
 from ms_codegeex.planning.communication import PlannedCollective, collectives, seconds
-from ms_codegeex.planning.cost_model import TILE, MatMul, ModelPart, Vector, executed_products, runs_again
+from ms_codegeex.planning.cost_model import MatMul, ModelPart, Vector, executed_products, runs_again
 from ms_codegeex.planning.hardware_files import hardware_of
 from ms_codegeex.planning.memory import muon_shapes, parameter_sums
 from ms_codegeex.planning.model_parts import parts_of
+from ms_codegeex.planning.operators import kernel_seconds, matmul_seconds, moved_bytes
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
 
-MATMUL_PEAK = 0.89
-K_START = 20
 PARTS_HIDE = {True: 0.5, False: 0.9}  # of the tensor-parallel collectives; whether there are micro-batches
 BUCKETS_HIDE_WITH_PARTS = 0.5  # of weights and gradients, without micro-batches
-
-
-def matmul_seconds(product: MatMul, chip: Device, precision: str) -> float:
-    """Time of one pass of a product."""
-    precision = "fp32" if product.fp32 else precision
-    byte = 4 if precision == "fp32" else 2
-    fill = math.prod(x / (math.ceil(x / TILE) * TILE) for x in (product.m, product.n))
-    own = chip.calibration
-    share, start = (own.matmul_share, own.matmul_start) if own else (MATMUL_PEAK, K_START)
-    efficiency = share * product.k / (product.k + start) * fill
-    arithmetic = product.whole / (chip.peak(precision) * efficiency)
-    elements = product.m * product.k + product.k * product.n + product.m * product.n
-    if not product.stored_output:  # scores of a fused attention: only the narrow operands move
-        elements = min(product.m, product.n, product.k) * (product.m + product.n + product.k)
-    return max(arithmetic, product.batch * elements * byte / chip.memory_bandwidth)
 
 
 @dataclass(frozen=True)
@@ -89,15 +73,16 @@ def part_work(part: ModelPart, chip: Device, precision: str) -> dict[str, float]
     for operator in part.operators:
         again = runs_again(part.recompute, operator.recompute)
         if isinstance(operator, Vector):
-            times["vector_forward"] += operator.forward / chip.memory_bandwidth
-            times["vector_backward"] += operator.backward / chip.memory_bandwidth
-            times["vector_recompute"] += again * operator.forward / chip.memory_bandwidth
+            forward, backward = (kernel_seconds((), x, chip, precision) for x in (operator.forward, operator.backward))
+            times["vector_forward"] += forward
+            times["vector_backward"] += backward
+            times["vector_recompute"] += again * forward
             continue
         forward = matmul_seconds(operator, chip, precision)
         times["matmul_forward"] += forward
         times["matmul_recompute"] += again * forward
         times["matmul_backward"] += operator.replays * forward
-        times["matmul_backward"] += sum(matmul_seconds(x, chip, precision) for x in operator.transposed())
+        times["matmul_backward"] += kernel_seconds(operator.transposed(), 0, chip, precision)
     return times
 
 
@@ -141,15 +126,18 @@ def update_seconds(config: RunConfig, chip: Device, stage: int) -> float:
     own = held.own_trained
     whole = held.shared_trained + own - held.shared_trained // config.mesh.optimizer_shard
     fused = fused_kernels(config, chip.fused)
-    adam = 28 if "optimizer" in fused else 36 if "graph_kernel" in fused else 168
+    adam = (
+        moved_bytes("AdamWeightDecay", [4] * 4, ()) if "optimizer" in fused else 36 if "graph_kernel" in fused else 168
+    )
     muon = 100 if "graph_kernel" in fused else 224  # counted, as AdamW's, from what each operator reads and writes
     scaling = 12 if "graph_kernel" in fused else 20
     sums = config.accumulation * config.parallel.overlap.parts  # each part of a micro-batch is added alone
     # set to zero (compared, cast from a Boolean, assigned: `_zeros` of the train step), added to
     summed = (18 + 12 * sums) * whole if config.accumulation > 1 else 0
+    if config.parallel.short_gradients and config.mesh.stage_size > 1:  # scaled and cast, sent, cast and scaled
+        summed += (6 if "graph_kernel" in fused else 14) * (whole + own)
     summed += (muon - adam) * sum(map(math.prod, muon_shapes(config, stage)))
-    products = sum(matmul_seconds(x, chip, "fp32") for x in muon_products(config, stage))
-    return (own * (adam + scaling) + summed) / chip.memory_bandwidth + products
+    return kernel_seconds(muon_products(config, stage), own * (adam + scaling) + summed, chip, "fp32")
 
 
 @dataclass(frozen=True)

@@ -33,12 +33,12 @@ from ms_codegeex.base.printing import print_out
 from ms_codegeex.base.processes import ForkSpec, die_with_parent, run_processes
 from ms_codegeex.config import RunConfig
 from ms_codegeex.parallel import context
+from ms_codegeex.parallel.gradients import sixteen_bits, use_gradient_functions
 from ms_codegeex.parallel.sharding import recompute_of_blocks
 from ms_codegeex.rehearsal import cann_stubs, mindir
 from ms_codegeex.rehearsal.backend import LEVEL
 from ms_codegeex.rehearsal.job import CompileMode, RehearsalJob
 from ms_codegeex.rehearsal.schedule import schedule
-from ms_codegeex.rehearsal.short_gradients import use_short_gradients
 from ms_codegeex.rehearsal.stubs import rank_environment
 from ms_codegeex.rehearsal.timeline.flatten import flatten
 from ms_codegeex.rehearsal.worker import answered, compiled, exported
@@ -90,8 +90,9 @@ def simulated_step(config: RunConfig, rank: int, mode: CompileMode) -> Any:
         sys.path.append(str(cann_stubs.stub_folder() / "python"))
     ms.set_context(mode=ms.GRAPH_MODE, device_target={"ascend": "Ascend", "gpu": "GPU"}[mode.target])
     init()
-    if mode.inline or config.accumulation > 1:  # all layers are inlined: large graphs; in others nothing is replaced
-        use_short_gradients()
+    half = sixteen_bits(config)
+    if half or mode.inline or config.accumulation > 1:  # or all layers are inlined: a large graph
+        use_gradient_functions(half)
     with no_init_parameters():
         built = build(config, tied_group=context.enter(config, rank))
     if not mode.inline:

@@ -16,17 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.parallel.context import ranks_in_group_name
-from ms_codegeex.planning.cost_model import causal_share
+from ms_codegeex.planning.operators import class_of, products_of
 
 if TYPE_CHECKING:
     from mindspore.train.mind_ir_pb2 import AttributeProto, GraphProto, ModelProto, NodeProto, PrimitiveProto
 
 POINT_TO_POINT = ("Send", "Receive")
 COMMUNICATION = ("AllReduce", "AllGather", "ReduceScatter", "AlltoAll", "Broadcast", *POINT_TO_POINT)
-MATMULS = ("MatMul", "BatchMatMul", "Dense")
-# Products of [seq, d] and [seq, seq] matrices in a fused attention; its backward pass computes the scores again.
-FUSED_PRODUCTS = {"FlashAttentionScore": 2, "FlashAttentionScoreGrad": 5}
-NEXT_TOKENS = -4  # their input that says how many later tokens a token sees
+NEXT_TOKENS = -4  # the input of a fused attention that says how many later tokens a token sees
 # Of norms, softmax, loss and optimizer, which compute in FP32 in a run of any precision.
 SOFTMAX = ("Softmax", "SoftmaxBackward")
 WIDE = ("ReduceMean", "Rsqrt", "RsqrtGrad", "Square", "LayerNorm", "LayerNormGrad", "RmsNorm", "RmsNormGrad", *SOFTMAX)
@@ -164,15 +161,12 @@ def matmul_flops(model: ModelProto) -> dict[str, int]:
     two per multiply-add, recomputation included."""
     types, numbers, flops = tensor_types(model), _constants(model), Counter[str]()
     for calls, node, primitive in _nodes(model):
-        if primitive.op_type in MATMULS:
-            left, output = types[node.input[0]].shape, types[node.output[0]].shape
-            inner = left[-1] * left[-2] // output[-2]  # whether transposed or not
-            flops[types[node.input[0]].dtype] += calls * 2 * math.prod(output) * inner
-        elif primitive.op_type in FUSED_PRODUCTS:  # queries and keys [batch, heads, seq, d]
-            query, key = (types[name].shape for name in node.input[:2])
-            whole = calls * FUSED_PRODUCTS[primitive.op_type] * 2 * math.prod(query) * key[-2]
-            share = causal_share(key[-2]) if numbers.get(node.input[NEXT_TOKENS]) == 0 else 1
-            flops[types[node.input[0]].dtype] += round(whole * share)
+        if class_of(op := primitive.op_type).product:
+            shapes = [types[name].shape for name in node.input[:2]]
+            output = () if op.startswith("FlashAttention") else types[node.output[0]].shape  # of several
+            causal = op.startswith("FlashAttention") and numbers.get(node.input[NEXT_TOKENS]) == 0
+            products = products_of(op, shapes, output, causal)
+            flops[types[node.input[0]].dtype] += calls * sum(product.flops for product in products)
     return dict(flops)
 
 

@@ -45,7 +45,7 @@ def shrunk(config: RunConfig, mesh: Mesh) -> RunConfig:
     """The configuration on `mesh` with a model of a few thousand weights and a batch of a few sequences.
 
     Kept: family, parallel settings, recompute, precision, whether there is loss scaling, clipping and dropout, kind of
-    schedule. BF16, which no CPU executes, becomes FP32.
+    schedule. BF16, which no CPU executes, becomes FP32, or FP16 if gradients travel in 16 bits.
 
     Changed so that errors show: clipping that acts, a learning rate that moves the weights, and in FP16 an initial loss
     scale that overflows. A large factor skips the scales at which a sum may overflow but its parts not.
@@ -57,6 +57,7 @@ def shrunk(config: RunConfig, mesh: Mesh) -> RunConfig:
     if config.mesh.virtual_stages > 1 and mesh.pipeline > 1:
         accumulation = 2 * mesh.pipeline  # twice round the stages: each part alternates, too
     micro, clip_norm = 2 * mesh.tensor, 0.2 if config.lora.rank else 0.5  # the gradients of adapters are smaller
+    executed = "fp16" if config.parallel.short_gradients else "fp32"
     values = config.to_dict()
     values["device"], values["devices"], values["profile"] = "ascend", mesh.world, {}
     values["model"].update(_small_model(config, mesh))
@@ -73,7 +74,7 @@ def shrunk(config: RunConfig, mesh: Mesh) -> RunConfig:
         loss_chunk=0,
         recompute_blocks=[1] * mesh.pipeline if config.training.recompute_blocks else None,
         clip_norm=clip_norm if config.training.clip_norm else 0.0,
-        precision="fp32" if config.training.precision == "bf16" else config.training.precision,
+        precision=config.training.precision if config.training.precision != "bf16" else executed,
         loss_scale={"initial": 2.0**24, "window": 3, "factor": 2.0**10},
         schedule={"learning_rate": 0.24, "end_learning_rate": 0.12, "warmup_steps": 4, "decay_steps": 16},
     )

@@ -33,6 +33,7 @@ from ms_codegeex.config import RunConfig
 from ms_codegeex.config.validation import validated
 from ms_codegeex.data.datasets.batches import Batch
 from ms_codegeex.parallel import context
+from ms_codegeex.parallel.gradients import sixteen_bits, use_gradient_functions
 from ms_codegeex.parallel.sharding import Placement, layouts_of
 from ms_codegeex.rehearsal import control_edges, mindir, probe
 from ms_codegeex.rehearsal.communicator import FileCommunicator
@@ -126,6 +127,8 @@ def partitioned_step(config: RunConfig, rank: int) -> Any:
     """This rank's train step on a simulated cluster. Nothing is executed; simulation needs the GPU target."""
     ms.set_context(mode=ms.GRAPH_MODE, device_target="GPU")
     init()
+    if half := sixteen_bits(config):
+        use_gradient_functions(half)
     built = probe.build_probed(config, probe.marked_parameter(config), context.enter(config, rank))
     return built.step.set_train(True)
 

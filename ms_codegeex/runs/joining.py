@@ -35,6 +35,7 @@ def join(config: RunConfig) -> tuple[RunConfig, int, str | None]:
     from mindspore import communication
 
     from ms_codegeex.parallel import context
+    from ms_codegeex.parallel.gradients import sixteen_bits, use_gradient_functions
 
     ms.set_context(mode=ms.GRAPH_MODE)
     if os.environ.get("MS_ROLE") == "MS_SCHED":  # it computes nothing, and msrun gives it no device
@@ -55,6 +56,8 @@ def join(config: RunConfig) -> tuple[RunConfig, int, str | None]:
             "table, and that every server has its share of the devices"
         )
     rank = communication.get_rank()
+    if config.partitioned and (half := sixteen_bits(config)):
+        use_gradient_functions(half)
     return config, rank, context.enter(config, rank) if config.partitioned else None
 
 

@@ -46,6 +46,7 @@ def run(run_directory: RunDirectory, checkpoint: Checkpoint | None, beats: Beats
     from ms_codegeex.runs.resume import transition_from
     from ms_codegeex.runs.weights import infill_of, weights_of
     from ms_codegeex.runs.worker import digest, effective_settings, train
+    from ms_codegeex.training.short_gradients import step_of
 
     config = read_config(run_directory)
     times_of = digest({"settings": effective_settings(config), "machine": platform.node()})
@@ -75,6 +76,7 @@ def run(run_directory: RunDirectory, checkpoint: Checkpoint | None, beats: Beats
         datasets=datasets,
         transition=transition_from(config, checkpoint) if checkpoint else None,
         library=compiled_operators(config, callbacks),
+        step=step_of(config),
     )
 
 

@@ -155,7 +155,7 @@ class TrainStep(nn.TrainOneStepCell):
         self.norm_weights = settings.weights or (1.0 / settings.world,) * len(self.weights)
         self.register = OverflowRegister() if settings.saturates else None
         self.sum_share = Tensor([settings.sum_share, settings.sum_share, 1.0], ms.float32)
-        self.reduce = ops.AllReduce() if settings.world > 1 else None
+        self.reduce = self.reduce_gradient = ops.AllReduce() if settings.world > 1 else None
         self.tied = settings.tied
         # a stage between the two has no group; the engine drops this reduction there along with the gradient
         group = {"group": settings.tied_group} if settings.tied_group else {}
@@ -203,7 +203,7 @@ class TrainStep(nn.TrainOneStepCell):
         if self.host_accumulates:
             sums = _add(sums, self.sums)
         if self.reduces_gradients:
-            gradients = self.map(ops.partial(reduced, self.reduce), gradients)
+            gradients = self.map(ops.partial(reduced, self.reduce_gradient), gradients)
         if self.tied is not None:
             gradients = self.map(ops.partial(_tie, self.tie), self.tied, gradients)
         return sums, gradients

@@ -30,6 +30,7 @@ from ms_codegeex.training.faults import Faults
 from ms_codegeex.training.observers import Callback, ObservedRun, StepRecord
 from ms_codegeex.training.progress import Patience, Rates, TrainingProgress
 from ms_codegeex.training.rank_state import Provenance, RankState
+from ms_codegeex.training.step import StepSettings, TrainStep
 
 
 class Trainer(ObservedRun):
@@ -49,6 +50,7 @@ class Trainer(ObservedRun):
         datasets: the hash of each dataset, for the checkpoints.
         transition: from the learning rate of the length that the run had.
         library: of the operators that are compiled for this CPU, if the run uses them.
+        step: makes the train step.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Trainer(ObservedRun):
         datasets: Mapping[str, str] | None = None,
         transition: Transition | None = None,
         library: Path | None = None,
+        step: Callable[[nn.Cell, nn.Cell, StepSettings], TrainStep] = TrainStep,
     ):
         self.config, self.data, self.rank, self.callbacks = config, data, rank, list(callbacks)
         self.progress, self.patience = TrainingProgress(), Patience(config.training.patience)
@@ -79,7 +82,7 @@ class Trainer(ObservedRun):
         # the engine shards parameters when it compiles; no device allocates whole weights, nor a CPU two copies
         with no_init_parameters():
             optimizer = partial(adamw, transition=transition, library=library)
-            self.built = build(config, tied_group=tied_group, compile_once=True, optimizer=optimizer, library=library)
+            self.built = build(config, tied_group, True, optimizer, step, library)
         self.evaluation = Evaluator(config, self.built, validation, rank, self)
         if config.partitioned:
             self.compile()

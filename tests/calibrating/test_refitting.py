@@ -14,6 +14,7 @@ from ms_codegeex.calibrating.profile_files import KernelRun, profiles_below
 from ms_codegeex.calibrating.refitting import (
     MeasuredPoint,
     ProfiledRun,
+    between,
     calibrate,
     fit_products,
     fit_vectors,
@@ -75,6 +76,12 @@ def test_noise_moves_the_figures_little_and_the_range_has_the_truth(config, tmp_
     estimate = Plan(config, noisy.device(ASCEND_910B, "mine")).estimate
     assert estimate.low < Plan(config, truth()).step_seconds < estimate.high < 1.12 * estimate.low
     assert estimate.source.startswith("the residuals of 5 steps of ")
+
+
+def test_three_factors_differ_by_students_t():
+    width = 1.886 * math.log(1.1) * math.sqrt(1 + 1 / 3)  # for two degrees of freedom
+    assert between([1.2 / 1.1, 1.2, 1.2 * 1.1]) == pytest.approx(width)
+    assert between([1.2]) == 0
 
 
 def test_steps_that_the_parts_do_not_explain_widen_the_range(found, config, tmp_path):

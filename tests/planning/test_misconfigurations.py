@@ -130,6 +130,14 @@ MISTAKES = [
         "never executed together with training.recompute_blocks: [1, 1, 1, 1]",
         "leave one",
     ),
+    # gradients
+    (
+        SERVER,
+        "parallel.short_gradients=true training.precision=fp32",
+        "parallel.short_gradients",
+        "training.precision is fp32",
+        "choose fp16 or bf16",
+    ),
     # overlap
     (SERVER, "parallel.overlap.parts=3", "parallel.overlap.parts", "3 does not divide the 4", "divisor"),
     (

@@ -44,11 +44,11 @@ def test_the_estimate_is_within_ten_percent_of_timelines(file, keys, seconds):
 
 
 @pytest.mark.parametrize("stem", ["codegeex_13b", "codegeex_13b_910_1536", "codegeex_13b_910b_64"])
-def test_the_estimate_is_within_three_percent_of_the_simulated_recipes(stem):
+def test_the_estimate_is_within_four_percent_of_the_simulated_recipes(stem):
     recorded = json.loads((ROOT / "docs" / "recipes_simulated.json").read_text())[stem]
     file = BASE if stem == "codegeex_13b" else RECIPES / f"{stem}.yaml"
     plan = make_plan(load_config(file))
-    assert plan.time.total - plan.hidden_seconds == pytest.approx(recorded["seconds"], rel=0.03)
+    assert plan.time.total - plan.hidden_seconds == pytest.approx(recorded["seconds"], rel=0.04)
 
 
 def test_more_buckets_hide_more_and_micro_batches_hide_only_the_weights():

@@ -23,16 +23,10 @@ from ms_codegeex.planning.calibration import (
 )
 from ms_codegeex.planning.cost_model import MatMul, executed_products
 from ms_codegeex.planning.model_parts import parts_of
+from ms_codegeex.planning.operators import K_START, MATMUL_PEAK, matmul_seconds
 from ms_codegeex.planning.planner import change, improvements, make_plan
 from ms_codegeex.planning.published_steps import published_steps
-from ms_codegeex.planning.roofline import (
-    K_START,
-    MATMUL_PEAK,
-    executed_flops,
-    matmul_flops,
-    matmul_seconds,
-    model_flops,
-)
+from ms_codegeex.planning.roofline import executed_flops, matmul_flops, model_flops
 from ms_codegeex.planning.search import search
 
 PAPER = ROOT / "configs" / "codegeex_13b.yaml"
@@ -280,22 +274,22 @@ def test_every_device_has_published_runs_of_its_own_or_those_of_one_like_it():
         end = f" on {measured}, none on {name}" if name in like else f" on {name}"
         assert found.measured_on == measured and found.source.endswith(end)
         assert bool(published_steps(name)) != (name in like)
-        assert found.source.startswith(f"{runs} published runs" if runs > 1 else "one published run, spread as on")
+        start = f"{runs} published runs" if runs > 1 else "one published run"
+        assert found.source.startswith(start + (" on" if measured == "ascend910b" else ", spread as on other chips,"))
         assert found.low < found.value < found.high
         assert outside_roofline(chip, 1024).value > found.value  # more to wait for
 
 
-def test_the_estimate_is_between_all_overlap_and_none(paper):
+def test_the_estimate_is_the_roofline_times_the_factor_and_its_limits(paper):
     found, factor = paper.estimate, paper.factor
-    assert paper.hidden_seconds > 0
-    assert found.low == pytest.approx((paper.time.total - paper.hidden_seconds) * factor.low)
-    assert (found.seconds, found.high) == pytest.approx((paper.step_seconds, paper.time.total * factor.high))
+    assert (found.low, found.high) == pytest.approx((paper.time.total * factor.low, paper.time.total * factor.high))
+    assert found.seconds == pytest.approx(paper.step_seconds)
     limits = (found.low, paper.mfu_of(found.low), found.high, paper.mfu_of(found.high))
     assert limits == (found.low, found.mfu_high, found.high, found.mfu_low)
     simulated = paper.estimate_between(4.39, paper.time.total)
     assert simulated.seconds == pytest.approx((4.39 + paper.time.total) / 2 * factor.value)
     assert simulated.text() == (
-        "a step takes 8.23 (6.12 to 10.85) s, MFU 13 % (10 to 17); range: one published run, spread as on other chips, "
+        "a step takes 8.23 (6.21 to 11.34) s, MFU 13 % (9 to 17); range: one published run, spread as on other chips, "
         "on ascend910"
     )
 
@@ -315,7 +309,7 @@ def test_the_910b_figures_that_were_published_agree_on_no_factor():
     "name,paper_mesh,seconds",
     [
         ("codegeex_13b_planned", "codegeex_13b", (6.20, 9.36)),
-        ("codegeex_13b_64_planned", "codegeex_13b_64", (54.5, 96.96)),
+        ("codegeex_13b_64_planned", "codegeex_13b_64", (55.65, 99.0)),
     ],
     ids=("1536 devices", "64 devices"),
 )

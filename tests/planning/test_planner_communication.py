@@ -36,6 +36,27 @@ def test_data_parallel_reduces_every_parameter_once():
     assert found[0, "AllReduce", "world", "scalar", "step", 12] == (4, 1)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(["parallel.pipeline=2", "parallel.micro_batches=4"], id="pipeline with a shared table"),
+        pytest.param(["parallel.optimizer_shard=64"], id="shards of some replicas"),
+    ],
+)
+def test_short_gradients_are_half_as_long_and_a_shared_table_is_not(words):
+    words = ["devices=1024", "training.global_batch=4096", "parallel.tensor=4", *words]
+    plain, short = (
+        collectives(load_config(PAPER, [*words, f"parallel.short_gradients={flag}"])) for flag in ("false", "true")
+    )
+    assert len(plain) == len(short)
+    for before, after in zip(plain, short, strict=True):
+        half = before.purpose == "gradient" and before.group != "tied"
+        assert (after.op, after.group, after.count) == (before.op, before.group, before.count)
+        assert after.bytes_each == (before.bytes_each // 2 if half else before.bytes_each)
+        assert after.dtype == ("fp16" if half else before.dtype)
+    assert any(x.group == "tied" for x in plain) == ("parallel.pipeline=2" in words)
+
+
 def test_the_13b_gathers_matrices_in_fp16_and_scatters_gradients_in_fp32():
     found = listed(PAPER)
     small, large = 4 * 5120 * 5120 // 8, 4 * 5120 * 20480 // 8

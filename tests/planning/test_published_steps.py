@@ -4,13 +4,14 @@ import math
 
 import pytest
 
-from ms_codegeex.base.hardware import DEVICES
 from ms_codegeex.planning.published_steps import (
+    PublishedStep,
     Scaling,
     beyond_roofline,
     fit_scaling,
+    limits,
     published_scaling,
-    published_steps,
+    residuals,
     spread,
 )
 
@@ -36,32 +37,31 @@ def test_the_published_curve_is_the_one_of_mindspeed_llm():
     assert all(abs(line.mfu(devices) - mfu) < 0.007 for devices, mfu in MINDSPEED.items())
 
 
-def test_the_interval_of_three_factors():
-    """With Student's t for two degrees of freedom, 1.886."""
-    deviation = math.log(1.1)
-    found = spread([1.2 / 1.1, 1.2, 1.2 * 1.1])
-    width = 1.886 * deviation * math.sqrt(1 + 1 / 3)
-    assert (found.value, found.low, found.high) == pytest.approx((1.2, 1.2 * math.exp(-width), 1.2 * math.exp(width)))
+def on_pages(**pages):
+    """Runs on one device, by page."""
+    return [PublishedStep("", 1, x, "", page) for page, factors in pages.items() for x in factors]
 
 
-def test_a_single_factor_and_close_ones_have_the_spread_of_all():
-    others = [[1.0, 1.2], [0.9, 1.1]]
-    alone, close = spread([1.5], others), spread([1.5, 1.5], others)
-    assert alone.high / alone.value > close.high / close.value > 1.1
-    assert spread([1.5]).low == spread([1.5]).high
-    wide = spread([1.0, 2.0], [[1.0, 1.0, 1.0, 1.0]])
-    assert wide.high == spread([1.0, 2.0]).high  # more than that of all together
+def test_the_limits_leave_out_a_tenth_of_one_more_value_on_each_side():
+    assert limits(range(1, 20)) == (2, 18)  # of 20 places that one more can have, 2 are below and 2 above
+    assert limits(range(9)) == (0, 8)
+    with pytest.raises(ValueError, match="8 values, expected at least 9"):
+        limits(range(8))
 
 
-def test_each_published_run_is_between_the_limits_that_the_others_set_in_eight_of_ten_cases():
-    inside = []
-    for name in DEVICES:
-        runs = published_steps(name)
-        for run in runs if len(runs) > 1 else ():
-            others = [[x.times_roofline for x in published_steps(chip)] for chip in DEVICES if chip != name]
-            found = spread([x.times_roofline for x in runs if x != run], others)
-            inside.append(found.low <= run.times_roofline <= found.high)
-    assert len(inside) == 10 and sum(inside) >= 8
+def test_a_residual_is_over_the_median_of_the_other_pages():
+    found = residuals(on_pages(a=[1.0, 1.2], b=[1.1]))
+    assert found == pytest.approx([math.log(x) for x in (1.0 / 1.1, 1.2 / 1.1, 1.1 / 1.1)])
+    assert residuals(on_pages(a=[1.0, 1.2])) == []
+
+
+def test_a_chip_with_one_page_has_the_spread_of_the_others():
+    alone = on_pages(a=[1.5])
+    many = on_pages(**{str(page): [1 + page / 10] for page in range(9)})
+    low, high = limits(residuals(many))
+    found = spread(alone, [alone, many])
+    assert (found.value, found.low, found.high) == pytest.approx((1.5, 1.5 * math.exp(low), 1.5 * math.exp(high)))
+    assert spread(many, [alone, many]).value == pytest.approx(1.4)
 
 
 def test_on_more_devices_a_step_takes_longer_by_the_published_curve():

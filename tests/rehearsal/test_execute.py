@@ -36,6 +36,16 @@ PLANS = {
     "virtual stages, four stages": (4, {**VIRTUAL, "pipeline": 4, "micro_batches": 8}, {}),
     "virtual stages, sequence recompute": (4, {**VIRTUAL, "tensor": 2, "sequence": True}, {"recompute": "full"}),
     "two optimizer groups": (4, {"optimizer_shard": 2}, {}),
+    "short gradients, two optimizer groups": (
+        4,
+        {"optimizer_shard": 2, "short_gradients": True},
+        {"precision": "bf16"},  # executed in FP16
+    ),
+    "short gradients, accumulation": (
+        4,
+        {"tensor": 2, "micro_batches": 2, "optimizer_shard": 2, "short_gradients": True},
+        {"precision": "fp16"},
+    ),
 }
 
 

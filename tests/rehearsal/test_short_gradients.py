@@ -7,6 +7,7 @@ import pytest
 from conftest import ROOT
 
 from ms_codegeex.config.loading import load_config
+from ms_codegeex.planning.communication import collectives
 from ms_codegeex.rehearsal import compile as compile_module
 
 SMALL = ["model.hidden_size=64", "model.num_layers=3", "model.num_heads=4", "model.intermediate_size=128"]
@@ -52,19 +53,35 @@ def test_the_compiled_operators_are_those_of_the_engines_own_gradients(overrides
     assert short.ok, short.problems
 
 
+@pytest.mark.slow  # compiles each case
+@pytest.mark.parametrize("overrides", CASES.values(), ids=CASES)
+def test_gradients_travel_in_sixteen_bits_as_planned(overrides):
+    """All but that of the table that two stages hold."""
+    keys = [*SMALL, "parallel.optimizer_shard=2", *overrides, "parallel.short_gradients=true"]
+    config = load_config(ROOT / "configs" / "codegeex_13b.yaml", keys)
+    ranks = [config.mesh.rank(stage, 0, 0) for stage in range(config.mesh.pipeline)]
+    report = compile_module.compile_ranks(config, ranks)
+    assert report.ok, report.problems  # its collectives are those of the plan, with their types
+    gradients = [x for x in collectives(config) if x.purpose == "gradient"]
+    assert {x.dtype for x in gradients if x.group != "tied"} <= {"fp16"}
+    sent = {x.op for x in gradients if x.group != "tied"}
+    found = {x["op"] for rank in report.ranks for x in rank.collectives if x["dtype"] == "float16"}
+    assert sent <= found
+
+
 def test_an_operator_that_averages_keeps_the_gradient_of_the_engine(monkeypatch):
     from mindspore.ops._grad_experimental import grad_comm_ops
     from mindspore.ops._grad_experimental.grad_base import bprop_getters
 
-    from ms_codegeex.rehearsal import short_gradients
+    from ms_codegeex.parallel import gradients
 
-    for operator in short_gradients.SHORT:
+    for operator in gradients.FUNCTIONS:
         for key in (operator.__name__, id(operator)):
             monkeypatch.setitem(bprop_getters, key, bprop_getters[key])
-    short_gradients.use_short_gradients()
+    gradients.use_gradient_functions()
     module = {}
     for mean in (False, True):
         attributes = {"group": "", "dev_num": 1, "mean_flag": mean}
         operator = SimpleNamespace(get_attr_dict=attributes.copy)
         module[mean] = bprop_getters["_MirrorOperator"](operator).__module__
-    assert module == {False: short_gradients.__name__, True: grad_comm_ops.__name__}
+    assert module == {False: gradients.__name__, True: grad_comm_ops.__name__}

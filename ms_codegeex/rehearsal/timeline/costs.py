@@ -3,18 +3,16 @@ the bytes that it moves through device memory, messages by size and links."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ms_codegeex.base.hardware import Device
 from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.planning.communication import transfer_seconds
-from ms_codegeex.planning.cost_model import MatMul
-from ms_codegeex.planning.roofline import matmul_seconds
+from ms_codegeex.planning.operators import kernel_seconds
 from ms_codegeex.rehearsal.mindir import POINT_TO_POINT
 from ms_codegeex.rehearsal.timeline.fusion import buckets, kernels
-from ms_codegeex.rehearsal.timeline.operators import ALIASES, IN_PLACE, MATMULS, Operator, StepProgram
+from ms_codegeex.rehearsal.timeline.operators import Operator, StepProgram
 from ms_codegeex.rehearsal.timeline.tasks import COMPUTE, TimelineTask
 
 PRECISIONS = {"float16": "fp16", "bfloat16": "bf16"}
@@ -46,38 +44,12 @@ def group_of(mesh: Mesh, ranks: Sequence[int], rank: int) -> str:
 def stream_of(operator: Operator, mesh: Mesh, rank: int) -> str:
     """`compute`, the name of a communication group, or "" for what takes no time."""
     if operator.message is None:
-        return "" if operator.op in ALIASES else COMPUTE
+        return "" if operator.alias else COMPUTE
     if len(operator.message.ranks) < 2:
         return ""
     if operator.op in POINT_TO_POINT:
         return "pipeline"
     return group_of(mesh, operator.message.ranks, rank)
-
-
-def matmuls_of(operator: Operator) -> list[MatMul]:
-    """The matmuls of an operator; an attention's scores never leave the chip."""
-    if operator.op.startswith("FlashAttention"):
-        *batch, rows, head = operator.inputs[0].shape
-        keys, heads = operator.inputs[1].shape[-2], math.prod(batch)
-        scores = MatMul("scores", rows, head, keys, heads, stored_output=False)
-        context = MatMul("context", rows, keys, head, heads, stored_output=False)
-        backward = [scores, *scores.transposed(), *context.transposed()]
-        return [scores, context] if operator.op == "FlashAttentionScore" else backward
-    left, output = operator.inputs[0].shape, operator.outputs[0].shape
-    inner = left[-1] * left[-2] // output[-2]
-    return [MatMul(operator.op, output[-2], inner, output[-1], math.prod(output[:-2]))]
-
-
-def moved_bytes(operator: Operator) -> int:
-    """Bytes that an operator on its own reads and writes. One that selects rows, or copies, reads as many as it
-    writes."""
-    written = sum(x.bytes for x in operator.outputs)
-    if operator.op in ("Gather", "StridedSlice", "OneHot", "Assign"):
-        return 2 * written
-    if operator.op in ("AdamWeightDecay", "FusedAdamWeightDecay"):  # p, m, v are read and written, the gradient is read
-        sizes = [x.bytes for x in operator.inputs]
-        return 2 * sum(sizes[:3]) + sizes[-1]
-    return sum(x.bytes for x in operator.inputs) + written
 
 
 def kernel_bytes(operators: Sequence[Operator], members: Sequence[int]) -> int:
@@ -123,17 +95,17 @@ def _message_task(operator: Operator, stream: str, machine: Machine, size: int |
 
 
 def _kernel(operators: Sequence[Operator], members: Sequence[int], chip: Device) -> tuple[float, str]:
-    """Seconds and kind of a kernel of these operators."""
-    matmuls = [operators[number] for number in members if operators[number].op in MATMULS]
+    """Seconds and kind of a kernel of these operators. A product's own operands are in its time; what a kernel moves
+    beside them is added to it."""
+    products = [operators[number] for number in members if operators[number].costed.product]
     last = operators[members[-1]]
-    moved = moved_bytes(last) if len(members) == 1 else kernel_bytes(operators, members)
-    if not matmuls:
-        return moved / chip.memory_bandwidth, OPTIMIZER if _updates(last) else VECTOR
-    own = sum(x.bytes for matmul in matmuls for x in (*matmul.inputs, *matmul.outputs))
-    more = max(0, moved - own) if len(members) > 1 else 0  # what is added to the matmul's result
-    precision = PRECISIONS.get(matmuls[0].inputs[0].dtype, "fp32")
-    seconds = sum(matmul_seconds(each, chip, precision) for matmul in matmuls for each in matmuls_of(matmul))
-    return seconds + more / chip.memory_bandwidth, MATMUL
+    moved = last.moved if len(members) == 1 else kernel_bytes(operators, members)
+    if not products:
+        return kernel_seconds((), moved, chip, ""), OPTIMIZER if _updates(last) else VECTOR
+    moved = max(0, moved - sum(x.bytes for each in products for x in (*each.inputs, *each.outputs)))
+    precision = PRECISIONS.get(products[0].inputs[0].dtype, "fp32")
+    found = [x for each in products for x in each.products]
+    return kernel_seconds(found, moved if len(members) > 1 else 0, chip, precision), MATMUL
 
 
 def _updates(operator: Operator) -> bool:
@@ -144,7 +116,7 @@ def _updates(operator: Operator) -> bool:
         zeros = operator.op == "Greater" or (operator.op == "Cast" and operator.inputs[0].dtype == "bool")
         if zeros or operator.op in ("Mul", "Muls"):
             return True
-    return operator.op in IN_PLACE
+    return operator.costed.in_place
 
 
 def _with_buckets(program: StepProgram, tasks: list[TimelineTask], machine: Machine) -> list[TimelineTask]:

@@ -12,15 +12,6 @@ from collections.abc import Sequence
 
 from ms_codegeex.rehearsal.timeline.operators import Operator
 
-ELEMENT_WISE = frozenset({"Add", "AddN", "Sub", "Subs", "Mul", "Muls", "Div", "Divs", "RealDiv", "FloorDiv"})
-ELEMENT_WISE |= {"Abs", "Neg", "Reciprocal", "Square", "Sqrt", "Rsqrt", "Pow", "Exp", "Log", "Sin", "Cos"}
-ELEMENT_WISE |= {"Equal", "Greater", "GreaterEqual", "Less", "LessScalar", "IsFinite", "Maximum", "Minimum", "Select"}
-ELEMENT_WISE |= {"LogicalAnd", "LogicalNot", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "LeftShift", "RightShift"}
-ELEMENT_WISE |= {"FastGeLU", "FastGeLUGrad", "GeLU", "GeLUGrad", "ReLU", "SiLU", "Sigmoid", "SigmoidGrad", "Tanh"}
-ELEMENT_WISE |= {"BroadcastTo", "Cast", "OneHot", "Ones", "OnesLike", "Tile", "Zeros", "ZerosLike"}
-FUSIBLE_MATMULS = ("MatMul", "BatchMatMul", "Dense")
-REDUCTIONS = frozenset({"ReduceSum", "ReduceMax", "ReduceMean", "SumExt", "Softmax", "SoftmaxBackward", "L2Loss"})
-
 
 def users_of(operators: Sequence[Operator]) -> list[list[int]]:
     """For each operator those that wait for it."""
@@ -40,25 +31,25 @@ def kernels(operators: Sequence[Operator]) -> list[int]:
     with_matmul: set[int] = set()  # kernels
     for number in range(len(operators) - 1, -1, -1):
         operator = operators[number]
-        fusible = operator.op in ELEMENT_WISE or operator.op in FUSIBLE_MATMULS
-        fusible = fusible or operator.op in ("Reshape", "ExpandDims")
         found = {root[user] for user in users[number]}
-        if not fusible or operator.message or len(found) != 1:
+        if not operator.costed.begins or operator.message or len(found) != 1:
             continue
         (target,) = found
         if not _takes(operators[target], operator, has_matmul=target in with_matmul):
             continue
         root[number] = target
-        if operator.op in FUSIBLE_MATMULS:
+        if operator.costed.product:
             with_matmul.add(target)
     return root
 
 
 def _takes(target: Operator, operator: Operator, has_matmul: bool) -> bool:
     """Whether the kernel that ends with `target` can begin with `operator`."""
-    if operator.op in FUSIBLE_MATMULS:
-        return not has_matmul and target.op in ELEMENT_WISE and target.outputs[:1] and _size(target) == _size(operator)
-    return target.op in ELEMENT_WISE or target.op in REDUCTIONS
+    kernel = target.costed
+    if operator.costed.product:
+        whole = kernel.begins and kernel.ends  # no reduction
+        return not has_matmul and whole and target.outputs[:1] and _size(target) == _size(operator)
+    return kernel.ends
 
 
 def _size(operator: Operator) -> int:

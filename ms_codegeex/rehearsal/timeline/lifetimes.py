@@ -12,11 +12,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ms_codegeex.rehearsal.timeline.operators import ALIASES, IN_PLACE, Operator, StepProgram
+from ms_codegeex.rehearsal.timeline.operators import Operator, StepProgram
 from ms_codegeex.rehearsal.timeline.pool import PoolUse, replay
 from ms_codegeex.rehearsal.timeline.tasks import COMPUTE, TaskSpan, TimelineTask
 
-NO_DATA = frozenset({"UpdateState", "Entry", "Join", "Switch", "Partial"})
 STATE = {"optimizer": "moments", "accu_grads": "accumulated gradients"}
 ENGINE_NAMES = re.compile(r"^(Gradients/|recompute_)?(?:[^/]*Default/)?")
 
@@ -59,9 +58,9 @@ def owner_of(program: StepProgram) -> list[int | str | None]:
     """For each operator the operator, or the parameter, whose memory its result is; None if it has no result."""
     owners: list[int | str | None] = []
     for number, operator in enumerate(program.operators):
-        if operator.op in NO_DATA:
+        if not operator.costed.data:
             owners.append(None)
-        elif operator.op in ALIASES or operator.op in IN_PLACE:
+        elif operator.alias or operator.costed.in_place:
             source = operator.reads[0] if operator.reads else None
             owners.append(owners[source] if isinstance(source, int) else source)
         else:
@@ -73,7 +72,7 @@ def buffers(program: StepProgram, tasks: Sequence[TimelineTask], spans: Sequence
     """Every tensor that a step makes. What a fused kernel makes and uses itself has no memory."""
     owners, users = owner_of(program), defaultdict(list)
     for number, operator in enumerate(program.operators):
-        if operator.op in NO_DATA or operator.op in ALIASES:
+        if operator.alias:
             continue
         for source in operator.reads:
             if isinstance(source, int) and isinstance(owners[source], int):

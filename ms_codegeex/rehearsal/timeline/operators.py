@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ms_codegeex.planning.cost_model import MatMul
+from ms_codegeex.planning.operators import OperatorClass, class_of, moved_bytes, products_of
 from ms_codegeex.rehearsal.mindir import TensorType
-
-# Operators that move no data: their result is their first input, or nothing.
-ALIASES = frozenset({"Depend", "Load", "Reshape", "TupleGetItem", "MakeTuple", "UpdateState", "ExpandDims", "Squeeze"})
-ALIASES |= {"Flatten", "StopGradient", "Join", "Entry", "Switch", "Partial"}
-# Operators that write into their first input.
-IN_PLACE = frozenset({"Assign", "AssignAdd", "AssignSub", "AdamWeightDecay", "ApplyMomentum", "FusedAdamWeightDecay"})
-MATMULS = ("MatMul", "BatchMatMul", "Dense", "FlashAttentionScore", "FlashAttentionScoreGrad")
 
 
 @dataclass(frozen=True)
@@ -41,6 +36,28 @@ class Operator:
     scope: str = ""
     micro: int | None = None
     message: Message | None = None
+
+    @property
+    def costed(self) -> OperatorClass:
+        """How it is costed; not that of a message."""
+        return class_of(self.op)
+
+    @property
+    def alias(self) -> bool:
+        """Whether it moves no data: its result is its first input, or it has none."""
+        return not self.costed.moves
+
+    @property
+    def products(self) -> list[MatMul]:
+        """Its matrix products; none for most."""
+        return (
+            products_of(self.op, [x.shape for x in self.inputs], self.outputs[0].shape) if self.costed.product else []
+        )
+
+    @property
+    def moved(self) -> int:
+        """Bytes that it reads and writes on its own."""
+        return moved_bytes(self.op, [x.bytes for x in self.inputs], [x.bytes for x in self.outputs])
 
 
 @dataclass(frozen=True)

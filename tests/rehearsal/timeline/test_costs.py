@@ -9,9 +9,9 @@ from ms_codegeex.base.hardware import ASCEND_910
 from ms_codegeex.base.mesh import Mesh
 from ms_codegeex.config.validation import validated
 from ms_codegeex.planning.calibration import TUNED_PRODUCTS
-from ms_codegeex.planning.roofline import matmul_seconds
+from ms_codegeex.planning.operators import matmul_seconds
 from ms_codegeex.rehearsal.mindir import TensorType
-from ms_codegeex.rehearsal.timeline.costs import COMPUTE, MATMUL, OPTIMIZER, VECTOR, Machine, matmuls_of, tasks_of
+from ms_codegeex.rehearsal.timeline.costs import COMPUTE, MATMUL, OPTIMIZER, VECTOR, Machine, tasks_of
 from ms_codegeex.rehearsal.timeline.fusion import buckets, kernels
 from ms_codegeex.rehearsal.timeline.operators import Message, Operator, StepProgram
 
@@ -48,14 +48,14 @@ def test_a_batched_matmul_counts_every_batch():
     found = operator(
         "BatchMatMul", ["q", "k"], [tensor(8, 5, 2048, 128), tensor(8, 5, 2048, 128)], tensor(8, 5, 2048, 2048)
     )
-    (matmul,) = matmuls_of(found)
+    (matmul,) = found.products
     assert (matmul.batch, matmul.m, matmul.k, matmul.n) == (40, 2048, 128, 2048)
 
 
 def test_fused_attention_has_two_matmuls_forward_and_five_backward():
     shapes = [tensor(2, 4, 64, 16), tensor(2, 4, 64, 16)]
     for op, count in (("FlashAttentionScore", 2), ("FlashAttentionScoreGrad", 5)):
-        matmuls = matmuls_of(operator(op, ["q", "k"], shapes, tensor(2, 4, 64, 16)))
+        matmuls = operator(op, ["q", "k"], shapes, tensor(2, 4, 64, 16)).products
         assert sum(x.flops for x in matmuls) == count * 2 * 8 * 64 * 64 * 16
 
 
@@ -104,7 +104,7 @@ def test_a_fused_kernel_reads_and_writes_only_what_leaves_it():
     found = tasks(*chain(), fused=True, mesh=Mesh(data=4, tensor=2, pipeline=2))
     assert [task.stream for task in found] == ["", COMPUTE, "", "", "", COMPUTE, "pipeline"]
     assert found[5].seconds == (2000 + 400) / BANDWIDTH
-    (matmul,) = matmuls_of(chain()[0])
+    (matmul,) = chain()[0].products
     assert found[1].seconds >= matmul_seconds(matmul, ASCEND_910, "fp16") and found[1].kind == MATMUL
     alone = tasks(*chain(), mesh=Mesh(data=4, tensor=2, pipeline=2))
     assert [task.seconds > 0 for task in alone] == [True] * 7

@@ -1,16 +1,21 @@
-"""Shorter gradient functions for the communication of weights, so that a large graph compiles in less memory.
+"""Gradient functions for the communication of weights, in place of the engine's.
 
 The engine inserts an operator for every weight that is gathered or whose gradient is reduced, and parses the Python
 source of its gradient once for each of them. These functions contain branches for averaged gradients, sparse gradients
 and the monitoring of norms, which parsing keeps in memory until they turn out not to be taken: with all 40 layers of
 the 13B inlined, they are more than half of the engine's memory. The functions below contain only what a run takes.
-The compiled graph is the same (a test compares all operators). Runs themselves use the engine's functions.
+
+- A rehearsal compiles large graphs with them in less memory. The compiled graph is the same (a test compares all
+  operators).
+- With `parallel.short_gradients`, which the engine does not have for sums of micro-batches, every rank uses them, and
+  gradients travel in 16 bits. Other runs use the engine's functions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import mindspore as ms
 from mindspore import Tensor
@@ -30,17 +35,43 @@ from mindspore.ops.operations.comm_ops import (
 from mindspore.parallel._utils import _get_enable_parallel_optimizer
 from mindspore.tools.sdc_detect import _sdc_detector
 
+if TYPE_CHECKING:
+    from ms_codegeex.config import RunConfig
+
 MONITORS = ("dump_local_norm", "dump_local_norm_path", "dump_device_local_norm")
 
 
-def use_short_gradients() -> None:
-    """Register the functions of this file with the engine, in this process, before a graph is compiled."""
-    for operator, short in SHORT.items():
-        bprop_getters.register(operator)(_getter(short, bprop_getters[operator.__name__]))
+def narrow_sum(reduce: Any, devices: int, half: ms.Type, sent: ms.Type) -> Callable[[Tensor], Tensor]:
+    """A function that sums an FP32 gradient over `devices` in 16 bits (`half`), by a collective that takes `sent`.
+
+    Each device sends its share of the mean, so a sum in FP16 is infinite only where a device's own gradient is.
+    """
+    cast, scale, dtype = P.Cast(), P.Mul(), P.DType()
+    share, whole = (Tensor(x, mstype.float32) for x in (1 / devices, float(devices)))
+
+    def total(gradient: Tensor) -> Tensor:
+        part = cast(scale(cast(gradient, mstype.float32), share), half)
+        mean = cast(reduce(cast(part, sent)), half)
+        return cast(scale(cast(mean, mstype.float32), whole), dtype(gradient))
+
+    return total
+
+
+def sixteen_bits(config: RunConfig) -> ms.Type | None:
+    """The type in which a run's gradients travel; None: they stay FP32."""
+    types = {"fp16": ms.float16, "bf16": ms.bfloat16}
+    return types[config.training.precision] if config.parallel.short_gradients else None
+
+
+def use_gradient_functions(half: ms.Type | None = None) -> None:
+    """Register the functions of this file with the engine, in this process, before a graph is compiled. `half`: the
+    16-bit type that gradients are sent in; None: as they are."""
+    for operator, function in FUNCTIONS.items():
+        bprop_getters.register(operator)(_getter(partial(function, half=half), bprop_getters[operator.__name__]))
 
 
 def _getter(short: Callable[[Any], Callable], engine: Callable[[Any], Callable]) -> Callable[[Any], Callable]:
-    """A function from an operator to its gradient function: the short one, or the engine's if that would do more."""
+    """A function from an operator to its gradient function: ours, or the engine's if that would do more."""
 
     def get(operator: Any) -> Callable:
         monitored = any(map(ms.get_auto_parallel_context, MONITORS)) or _sdc_detector.need_sample()
@@ -50,8 +81,8 @@ def _getter(short: Callable[[Any], Callable], engine: Callable[[Any], Callable])
     return get
 
 
-def _named(operator: Any, prefix: str, collective: Any) -> Any:
-    """The collective with the bucket and the name that the engine gives it."""
+def _named(operator: Any, prefix: str, collective: Any, half: ms.Type | None, devices: int) -> Any:
+    """The collective with the bucket and the name that the engine gives it; with `half` as a sum in 16 bits."""
     attributes = operator.get_attr_dict()
     collective.add_prim_attr("fusion", attributes["fusion"])
     if "segment" in attributes and not isinstance(operator, AllGather | _MirrorOperator):
@@ -60,7 +91,7 @@ def _named(operator: Any, prefix: str, collective: Any) -> Any:
         collective.add_prim_attr("parameter", operator.parameter)
     if getattr(operator, "instance_name", None):
         collective.set_prim_instance_name(prefix + operator.instance_name)
-    return collective
+    return collective if half is None else narrow_sum(collective, devices, half, half)
 
 
 def _kept(x: Any, out: Any, dout: Any) -> tuple[Any]:
@@ -91,21 +122,23 @@ def _sent_last(collective: Any | None) -> Callable:
     return sent if collective else alone
 
 
-def _all_gather(operator: Any) -> Callable:
+def _all_gather(operator: Any, half: ms.Type | None) -> Callable:
     """Scatter the sum of the gradients."""
     operator.group, operator.rank_size = (operator.get_attr_dict()[key] for key in ("group", "rank_size"))
-    return _sent(_named(operator, "grad_", ReduceScatter(ReduceOp.SUM, operator.group)))
+    collective = ReduceScatter(ReduceOp.SUM, operator.group)
+    return _sent(_named(operator, "grad_", collective, half, operator.rank_size))
 
 
-def _mirror(operator: Any) -> Callable:
+def _mirror(operator: Any, half: ms.Type | None) -> Callable:
     """Sum the gradients of all replicas."""
     attributes = operator.get_attr_dict()
     if attributes["dev_num"] == 1:
         return _kept
-    return _sent(_named(operator, "grad_mirror", AllReduce(group=attributes["group"])))
+    collective = AllReduce(group=attributes["group"])
+    return _sent(_named(operator, "grad_mirror", collective, half, attributes["dev_num"]))
 
 
-def _micro_all_gather(operator: Any) -> Callable:
+def _micro_all_gather(operator: Any, half: ms.Type | None) -> Callable:
     """Scatter the sum of the gradients that all micro-batches have added to `z`, after the last one's `dout`."""
     attributes = operator.get_attr_dict()
     cast, dtype, one = P.Cast(), P.DType(), Tensor(1.0, mstype.float16)
@@ -115,7 +148,8 @@ def _micro_all_gather(operator: Any) -> Callable:
             return (dout, cast(one, dtype(z)))
 
         return passed if attributes["with_mirror_operator"] else _sent_last(None)
-    reduce_scatter = _named(operator, "grad_", ReduceScatter(ReduceOp.SUM, operator.group))
+    collective = ReduceScatter(ReduceOp.SUM, operator.group)
+    reduce_scatter = _named(operator, "grad_", collective, half, collective.rank_size)
 
     def at_once(x: Any, z: Any, out: Any, dout: Any) -> tuple[Any, Any]:
         return (reduce_scatter(cast(dout, dtype(z))), cast(one, dtype(z)))
@@ -123,13 +157,13 @@ def _micro_all_gather(operator: Any) -> Callable:
     return at_once if attributes["with_mirror_operator"] else _sent_last(reduce_scatter)
 
 
-def _micro_mirror(operator: Any) -> Callable:
+def _micro_mirror(operator: Any, half: ms.Type | None) -> Callable:
     """Sum over all replicas the gradients that all micro-batches have added to `z`, after the last one's `dout`."""
     cast, dtype, one = P.Cast(), P.DType(), Tensor(1.0, mstype.float16)
     assign = P.Assign()
     if "parameter_micro" in operator.get_attr_dict():
         assign.add_prim_attr("parameter_micro", 0)
-    all_reduce = _named(operator, "grad_mirror", AllReduce(group=operator.group))
+    all_reduce = _named(operator, "grad_mirror", AllReduce(group=operator.group), half, operator.dev_num)
 
     if _get_enable_parallel_optimizer():
         return _sent_last(all_reduce if operator.dev_num > 1 else None)
@@ -145,7 +179,7 @@ def _micro_mirror(operator: Any) -> Callable:
     return assigned if operator.dev_num > 1 else assigned_alone
 
 
-SHORT = {
+FUNCTIONS = {
     AllGather: _all_gather,
     _MirrorOperator: _mirror,
     _MicroStepAllGather: _micro_all_gather,
