@@ -22,7 +22,7 @@ import tomllib
 
 TARGET = Path(__file__).resolve().parents[1] / "ms_codegeex/data/corpus/rules/gitleaks.json"
 LEFT_OUT = {
-    "aws-amazon-bedrock-api-key-short-lived": "a constant; `secret_formats` has its own",
+    "aws-amazon-bedrock-api-key-short-lived": "a constant; `issuers.yaml` has its own",
     "curl-auth-header": "`secrets` has its own",
     "curl-auth-user": "`secrets` has its own",
     "facebook-access-token": "needs a word elsewhere in the file",
@@ -34,9 +34,9 @@ LEFT_OUT = {
     "pkcs12-file": "of a path",
     "private-key": "`secrets` has its own",
     "sidekiq-sensitive-url": "a password in a URL",
-    "microsoft-teams-webhook": "`secret_formats` has its own",
-    "slack-webhook-url": "`secret_formats` has its own",
-    "sourcegraph-access-token": "any 40 hexadecimal digits; `secret_formats` has its own",
+    "microsoft-teams-webhook": "`issuers.yaml` has its own",
+    "slack-webhook-url": "`issuers.yaml` has its own",
+    "sourcegraph-access-token": "any 40 hexadecimal digits; `issuers.yaml` has its own",
 }
 _AFTER = (
     r"""(?:[\x60'"\s;]|\\[nr]|$)""",

@@ -79,14 +79,14 @@ def remove_leftovers(path: Path) -> None:
                 if entry.suffix == ".old" and not os.path.lexists(path):
                     os.replace(entry, path)
                 else:
-                    _remove(entry)
+                    remove(entry)
             finally:
                 os.close(descriptor)
 
 
-def _remove(path: Path) -> None:
-    """Remove a file or directory of ours, if it exists."""
-    if path.is_dir():
+def remove(path: Path) -> None:
+    """Remove a file, a link or a directory with everything in it, as far as that is possible, if it exists."""
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         with suppress(OSError):
@@ -100,7 +100,7 @@ def _removed(*paths: Path) -> Iterator[None]:
         yield
     finally:
         for path in paths:
-            _remove(path)
+            remove(path)
 
 
 @contextmanager
@@ -186,7 +186,7 @@ def _replacing(
     temporary, old = (path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
     try:
         with _parent(path), _removed(temporary, old):
-            _remove(temporary)
+            remove(temporary)
             make(temporary)
             with _locked(temporary):
                 with written_back(temporary):

@@ -19,6 +19,7 @@ from ms_codegeex.base.extras import extra
 from ms_codegeex.base.host import available_cores
 from ms_codegeex.generation.beams import Likeliest, next_tokens, search
 from ms_codegeex.generation.choice import Chosen, token_choice
+from ms_codegeex.generation.constraints import Grammars
 from ms_codegeex.generation.loading import Adapter, LoadedModel, adapter_infill, load_adapters, load_model
 from ms_codegeex.generation.network import LocalNetwork, Network, warn_if_slower
 from ms_codegeex.generation.rows import SlotSizes, activation_bits
@@ -103,6 +104,7 @@ class Generator:
         self.engine = self._engine(model, sizes, getattr(self.speculation, "maximum", 0), devices, loaded)
         warn_if_slower(self.engine.network)
         self.scheduler = Scheduler(self.engine, self.speculation)
+        self.grammars = Grammars(self.tokenizer, self.engine.allowed)
 
     def _engine(
         self, model: LoadedModel, sizes: SlotSizes, guesses: int = 0, devices: int = 1, adapters: Sequence[Adapter] = ()
@@ -113,8 +115,7 @@ class Generator:
             network: Network = several.Devices(model, sizes, devices, {each.name: each.path for each in adapters})
         else:
             network = LocalNetwork(model.family.model, model.config, model.weights, sizes, adapters=adapters)
-        allowed = min(model.tokenizer.vocab_size, model.config.vocab_size)
-        return SlotEngine(network, allowed=allowed, guesses=guesses)
+        return SlotEngine(network, allowed=min(model.tokenizer.vocab_size, model.config.vocab_size), guesses=guesses)
 
     def _speculation(self, name: str | Path, sizes: SlotSizes) -> Speculation:
         if name == "ngram":
@@ -202,6 +203,7 @@ class Generator:
         settings = self._without_marks(settings)
         adapter = self._adapter(settings.adapter)
         request = Request(ids, settings, self.seq_length, self.tokenizer.eos_id, prompt_best, adapter)
+        request.constraint = self.grammars.constraint(settings)
         self.scheduler.submit(request)
         return request
 
@@ -247,8 +249,7 @@ class Generator:
         """`settings.n` complete answers to a prompt; `rule` ends them too."""
         if settings.beams > 1:
             return self._beams(ids, settings, rule)
-        seeds = (settings.seed + number for number in range(settings.n))
-        requests = [self.request(ids, replace(settings, seed=seed)) for seed in seeds]
+        requests = [self.request(ids, replace(settings, seed=settings.seed + number)) for number in range(settings.n)]
         # slots are given in order, so this many readers follow all that are computed, and a stop text frees its slot
         with ThreadPoolExecutor(min(len(requests), self.slots + 1)) as pool:
             try:
@@ -291,8 +292,7 @@ class Generator:
     def stream(self, ids: Sequence[int], settings: SamplingSettings, rule: Rule | None = None) -> Iterator[str]:
         """The continuation of a prompt's ids as text, in pieces of whole characters, up to a stop text or to where
         `rule` ends it."""
-        pieces = self.tokenizer.continuation(ids, self.tokens(ids, settings))
-        return until(pieces, Ending(settings.stop, rule))
+        return until(self.tokenizer.continuation(ids, self.tokens(ids, settings)), Ending(settings.stop, rule))
 
     def generate(self, prompt: str, settings: SamplingSettings) -> str:
         """The complete continuation, without the prompt."""

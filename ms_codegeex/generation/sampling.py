@@ -47,7 +47,8 @@ class SamplingSettings:
     `frequency_penalty` for each time that they occur; `logit_bias` adds numbers to ids' logits (-100 effectively
     forbids). `log_probabilities` likeliest tokens are reported with each new one.
 
-    `adapter` names the adapter that computes the answer.
+    `adapter` names the adapter that computes the answer. `json_schema`, the text of a JSON schema, or `grammar`, one in
+    llama.cpp's notation (GBNF), decides which tokens may come at all (`constraints.py`).
 
     An answer ends before the first text of `stop`. The `n` answers have consecutive seeds. With `beams` above 1, the n
     best answers of a beam search are returned (`beams.py`) and nothing is drawn.
@@ -103,6 +104,8 @@ class SamplingSettings:
         le=10,
     )
     adapter: str = DEFAULT_ADAPTER
+    json_schema: str = ""
+    grammar: str = ""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -111,11 +114,20 @@ class SamplingSettings:
                 raise UserError(f"logit_bias: {number}={bias} is out of range; give an id and a number of at most 1e6")
         if "" in self.stop:
             raise UserError("stop: a text is empty; give one or more characters")
+        if self.json_schema and self.grammar:
+            raise UserError("grammar: there is a json_schema too; give one of them")
         if self.beams > 1:
+            if self.formed:
+                raise UserError("beams: a beam search takes no grammar and no schema; leave out one or the other")
             if self.n > self.beams:
                 raise UserError(f"n: {self.n} answers of {self.beams} beams; give as many beams or more")
             if self.edited:
                 raise UserError("beams: a beam search takes no penalties and no bias; leave out one or the other")
+
+    @property
+    def formed(self) -> bool:
+        """Whether a schema or grammar gives the form of the answer."""
+        return bool(self.json_schema or self.grammar)
 
     @property
     def edited(self) -> bool:

@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from ms_codegeex.base.errors import RunFailure
+from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.generation.choice import Chosen, TokenChoice, check_finite, token_choice
+from ms_codegeex.generation.constraints import Constraint
 from ms_codegeex.generation.prefixes import LEAST, Prefixes
 from ms_codegeex.generation.row_shares import RowShares
 from ms_codegeex.generation.sampling import SamplingSettings
@@ -54,10 +55,11 @@ class Request:
         reported in `scored` like the answer's, with that many likeliest ones. `adapter` is the number of the adapter
         that computes the answer, 0 for none. Requests of one `group` share the rows of a pass with those of others.
         To be set before the first step: `ends`, which takes each new token and says whether the text has ended with it;
-        `states`, float64 [H], to which the prompt's last hidden states are added."""
+        `states`, float64 [H], to which the prompt's last hidden states are added; `constraint`, that of its grammar."""
         self.ids, self.settings, self.eos, self.adapter, self.group = list(ids), settings, eos, adapter, group
         self.ends: Callable[[int], bool] | None = None
         self.states: np.ndarray | None = None
+        self.constraint: Constraint | None = None
         self.passed_over = 0  # passes in which another prompt came first
         self.computed = 0  # rows of passes
         self.prompt = len(self.ids)
@@ -103,7 +105,9 @@ class Request:
 
     def choice(self, guess: Sequence[int] = ()) -> TokenChoice:
         """Of the next token, or of that after a `guess`."""
-        return token_choice(self.settings, self.ids[: self.prompt], [*self.ids[self.prompt :], *guess])
+        output = self.ids[self.prompt :]
+        choice = token_choice(self.settings, self.ids[: self.prompt], [*output, *guess])
+        return choice if self.constraint is None else self.constraint.applied(choice, output, guess)
 
     def prompt_choices(self, begin: int, end: int) -> list[TokenChoice]:
         """Of the tokens after ids `begin` to `end` of the prompt, if they were requested."""
@@ -114,14 +118,17 @@ class Request:
         return [*(TokenChoice(given=number, best=self.prompt_best) for number in given), *last]
 
     def take(self, chosen: Chosen) -> None:
-        """The next token. `RunFailure` if the logits are not finite."""
+        """The next token. `RunFailure` if the logits are not finite, `UserError` if the grammar is too complex."""
         check_finite(chosen.score)
+        if self.constraint is not None and self.constraint.error:
+            raise UserError(self.constraint.error)
         if chosen.token == self.eos:
             self.finish = "eos"
             return
         self.ids.append(chosen.token)
         self._tokens.put(chosen)
-        if self.ends is not None and self.ends(chosen.token):
+        formed = self.constraint is not None and self.constraint.ends(self.ids[self.prompt :])
+        if formed or (self.ends is not None and self.ends(chosen.token)):
             self.finish = "stop"
         elif len(self.ids) >= self.limit:
             self.finish = "length"
@@ -348,7 +355,7 @@ class Scheduler:
                     return
             guess = part.ids[len(part.ids) - len(tokens) + 1 :]
             accepted = 0 if request.cancelled else self._take(request, tokens, guess)
-        except RunFailure as error:  # of this request; other logits may be finite
+        except (RunFailure, UserError) as error:  # of this request; other logits may be finite
             self.engine.cached[request.slot].clear()
             self._leave(request.slot)
             request.end("error", error)

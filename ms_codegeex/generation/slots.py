@@ -60,7 +60,9 @@ class SlotEngine:
             for counts in self._kinds():
                 for slot in range(self.slots):
                     self.clear(slot)
-                self.advance([Part(slot, 0, [0] * count, [choice]) for slot, count in enumerate(counts)])
+                each = sum(counts) <= self._maximum  # tokens that a pass may choose
+                parts = [(slot, count, count if each else 1) for slot, count in enumerate(counts)]
+                self.advance([Part(slot, 0, [0] * count, [choice] * tokens) for slot, count, tokens in parts])
         if self.slots > 1:
             self.network.copy(0, 1, 1)
         for slot in range(self.slots):
@@ -209,7 +211,7 @@ class SlotEngine:
             adapters[here] = self.adapter[part.slot]
             wanted += range(count - len(part.choices), count)
         choices = [choice for part in parts for choice in part.choices]
-        n = min(m, max(self._maximum, power(len(choices) or 1)))  # few kinds of pass: each is compiled
+        n = min(m, power(max(len(choices), self.least)))  # few kinds: each is compiled
         wanted += [0] * (n - len(wanted))
         passed = rows.reshape((3, m, 1) if together else (3, 1, m))
         out = run(Rows(passed, np.array(wanted, np.int32), *pack(choices, n, self.allowed), adapters))

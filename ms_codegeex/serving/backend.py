@@ -322,10 +322,10 @@ class Backend(ABC):
         if number in self._active:
             self._active[number].mean = mean
 
-    def feed_error(self, number: int, message: str) -> None:
-        """End an answer that the engine could not compute."""
+    def feed_error(self, number: int, message: str, status: int = 500) -> None:
+        """End an answer that the engine could not compute; status 400 if the request was the reason."""
         if (answer := self._active.pop(number, None)) is not None:
-            self.fail(answer, ApiError(500, message, code="engine_error"))
+            self.fail(answer, ApiError(status, message, code="engine_error" if status == 500 else None))
             self._dispatch()
 
     def fail(self, answer: StreamedAnswer, error: ApiError) -> None:

@@ -179,7 +179,7 @@ class EngineBackend(Backend):
             setattr(self.counters, name, before + now)
         for number, tokens, finish, computed, *more in news:
             if finish == "error":
-                self.feed_error(number, more[0])
+                self.feed_error(number, *more)
                 continue
             if more and isinstance(more[0], str):
                 self.feed_mean(number, b64decode(more[0]))

@@ -31,6 +31,8 @@ class NativeFields(SamplingFields):
     n_cmpl: int | None = Field(None, ge=1, le=16, description="number of answers (default 1)")
     repeat_penalty: float | None = Field(None, description="llama.cpp's name of repetition_penalty")
     logit_bias: Annotated[Listed[Listed[float | int]] | dict[str, float] | None, Few] = None
+    grammar: str | None = Field(None, description="a grammar that the answer follows, in GBNF")
+    json_schema: dict[str, Any] | None = Field(None, description="a JSON schema that the answer follows")
     seed: int | None = Field(None, description="-1: a different one each time")
     stop: Listed[str] | None = None
     stream: bool | None = None

@@ -8,7 +8,8 @@ and back, first {"slots": …} or {"error": …, "status": …}, then once per s
     [[[number, tokens, finish, computed], …], [guessed, accepted, reused, passes, prefixes' hits, tokens and bytes]]
 A token is [id, log-probability, likeliest tokens]. `computed` counts the tokens of prompt and answer that were computed
 for it since its last entry. A fifth item has, if requested, the prompt's tokens with an answer's first entry, or with
-the last one the mean of its hidden states, FP32 numbers in base64; when finish is "error", it says why.
+the last one the mean of its hidden states, FP32 numbers in base64; when finish is "error", it says why, and a sixth
+one is the status for the client.
 """
 
 from __future__ import annotations

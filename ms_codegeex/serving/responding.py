@@ -27,10 +27,11 @@ from ms_codegeex.generation.stopping import Rule, block
 from ms_codegeex.serving.answering import Piece, TextFilter
 from ms_codegeex.serving.backend import Backend, StreamedAnswer
 from ms_codegeex.serving.errors import ApiError, failed
+from ms_codegeex.serving.forms import check_form, requested_form
 from ms_codegeex.serving.guards import record_of
 from ms_codegeex.serving.model import ServedModel
 from ms_codegeex.serving.records import RequestRecord
-from ms_codegeex.serving.schemas import Sampling
+from ms_codegeex.serving.schemas import Formed, Sampling
 
 Result = TypeVar("Result")
 SHORT_BODY = 16384  # bytes, which are encoded in milliseconds
@@ -87,6 +88,7 @@ def sampling_settings(
         log_probabilities=log_probabilities,
         adapter=model.adapter,
         stop=tuple(dict.fromkeys((*texts, *stop))),
+        **requested_form(body),
     )
 
 
@@ -326,6 +328,7 @@ class Responder:
 async def respond(responder: Responder, body: Sampling, request: Request) -> Response:
     """Ask for the answers and send them, streamed or not, as long as the client is there."""
     plan, backend = responder.plan, responder.backend
+    await check_form(plan.settings, "response_format" if isinstance(body, Formed) else "json_schema")
     if not body.stream:
 
         async def work() -> dict[str, Any]:

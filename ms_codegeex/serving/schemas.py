@@ -118,7 +118,15 @@ class Sampling(SamplingFields):
     user: str | None = None
 
 
-class CompletionRequest(Sampling):
+class Formed(Sampling):
+    """Routes whose answers may have a form."""
+
+    response_format: dict[str, Any] | None = Field(
+        None, description='the form of the answer: a type "text", "json_object", or "json_schema" with such an object'
+    )
+
+
+class CompletionRequest(Formed):
     """`POST /v1/completions`"""
 
     prompt: str | Listed[str] | Ids | Listed[Ids] | None = Field(
@@ -151,7 +159,7 @@ class ChatMessage(Body):
     content: str | Listed[ContentPart] | None = None
 
 
-class ChatRequest(Sampling):
+class ChatRequest(Formed):
     """`POST /v1/chat/completions`"""
 
     messages: Listed[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES)

@@ -12,6 +12,7 @@ import signal
 import sys
 from base64 import b64encode
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from ms_codegeex.generation.stopping import Ending, block
 from ms_codegeex.serving.answering import Indented
 from ms_codegeex.serving.messages import packed, receive, settings_from
 
+COMPILING = 0.005  # seconds between two looks at grammars that are being compiled, if nothing else is done
+
 
 class Worker:
     """A `Generator` and the requests of one connection."""
@@ -33,6 +36,8 @@ class Worker:
     def __init__(self, connection: Connection, generator: Any):
         self.connection, self.generator, self.scheduler = connection, generator, generator.scheduler
         self.requests: dict[int, Any] = {}
+        self.forming: dict[int, tuple[Future[Any], list[Any]]] = {}  # requests whose grammars are being compiled
+        self._compiler = ThreadPoolExecutor(1, "grammars")
 
     def run(self) -> None:
         """Work until the server is gone. The server is ready once this has reported: no graph of the usual requests
@@ -44,12 +49,13 @@ class Worker:
             self._send({"slots": self.generator.slots})
             while True:
                 self._listen()
+                self._begin_formed()
                 self.scheduler.step()
                 self._report()
 
     def _listen(self) -> None:
         """Handle the messages that have arrived; wait until there is a request. `EOFError` at the end."""
-        while self.connection.poll(0 if self.requests else None):
+        while self.connection.poll(0 if self.requests else COMPILING if self.forming else None):
             name, *values = receive(self.connection)
             getattr(self, f"_{name}")(*values)
 
@@ -65,10 +71,15 @@ class Worker:
         mean: bool = False,
     ) -> None:
         settings = settings_from(values)
+        if settings.formed:
+            left = {**values, "json_schema": "", "grammar": ""}
+            message = [number, ids, left, prompt_best, limits, output, client, mean]
+            self.forming[number] = self._compiler.submit(self.generator.grammars.constraint, settings), message
+            return
         try:
             request = self.requests[number] = self.generator.submit(ids, settings, prompt_best)
         except UserError as error:
-            self._send([[[number, [], "error", 0, str(error)]], self._totals()])
+            self._refuse(number, error)
             return
         request.group, request.states = client, np.zeros(self.generator.config.hidden_size) if mean else None
         request.ids += output
@@ -79,7 +90,27 @@ class Worker:
             for token in output:
                 request.ends(token)
 
+    def _begin_formed(self) -> None:
+        """Begin the requests whose grammars are compiled: that takes up to a second, and the others do not wait."""
+        for number, (compiled, message) in list(self.forming.items()):
+            if not compiled.done():
+                continue
+            del self.forming[number]
+            try:
+                constraint = compiled.result()
+            except UserError as error:
+                self._refuse(number, error)
+                continue
+            self._begin(*message)
+            if number in self.requests:
+                self.requests[number].constraint = constraint
+
+    def _refuse(self, number: int, error: UserError) -> None:
+        self._send([[[number, [], "error", 0, str(error), 400]], self._totals()])
+
     def _cancel(self, number: int) -> None:
+        if number in self.forming:
+            self.forming.pop(number)[0].cancel()
         if number in self.requests:
             self.requests.pop(number).cancel()
 
@@ -96,7 +127,7 @@ class Worker:
             news.append([number, tokens, request.finish if request.ended else None, request.computed])
             request.computed = 0
             if request.error is not None:
-                news[-1].append(str(request.error))
+                news[-1] += [str(request.error), 400 if isinstance(request.error, UserError) else 500]
             elif request.prompt_best is not None:
                 news[-1].append(request.scored)
                 request.prompt_best = None

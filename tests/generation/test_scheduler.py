@@ -574,8 +574,14 @@ def test_after_warming_up_no_graph_is_compiled(codegen, monkeypatch, options, ki
     engine = twin.engine(**options) if "threads" in options else engine
     network, used = engine.network, set()
     run, copy = network._run, network.copy
-    shapes = lambda rows: tuple(each.shape for each in vars(rows).values())  # noqa: E731
-    monkeypatch.setattr(network, "_run", lambda cell, rows: used.add((cell, *shapes(rows))) or run(cell, rows))
+
+    def noted(cell, rows):
+        """The network and what reads its states are graphs of their own."""
+        read = (rows.wanted, rows.settings, rows.edits, rows.places)
+        used.update([rows.rows.shape, (cell, *(each.shape for each in read))])
+        return run(cell, rows)
+
+    monkeypatch.setattr(network, "_run", noted)
     monkeypatch.setattr(network, "copy", lambda *given: used.add("copy") or copy(*given))
     engine.warm_up([token_choice(SamplingSettings(temperature=each), [], []) for each in (0.0, 1.0)])
     warmed, before = {*used}, graphs(network)

@@ -1,10 +1,13 @@
 """Lines of `.jsonl` files, plain or compressed, and rows of `.parquet` files, in bounded memory.
 
-Broken input is returned, never raised: everything before it is still read.
+Broken input is returned, never raised: everything before it is still read. Readers of others do not give that:
+pyarrow's lose the last block before damage, zstandard's ends a truncated file without an error.
 """
 
 from __future__ import annotations
 
+import codecs
+import functools
 import itertools
 import math
 import os
@@ -42,8 +45,8 @@ class ArchivePart:
     """A piece of an archive: a byte range for lines, row groups [a, b) for parquet, None for everything; for parquet,
     the number of the rows before it; and its size in bytes.
 
-    A line belongs to the part in which it starts. In compressed files a part skips its first line, which the previous
-    part reads.
+    A line belongs to the part that has the byte before it. So a part skips its first line, which the previous part
+    reads.
     """
 
     span: tuple[int, int] | None
@@ -121,13 +124,17 @@ def _packed_bounds(path: Path | RemotePath, name: str, part_bytes: int) -> list[
 def read_lines(
     path: Path | RemotePath, part: ArchivePart, limit: int
 ) -> Generator[tuple[int, bytes | Broken], None, int]:
-    """Yield the lines of a part from `line_parts` with their numbers in it, from 1, without empty ones. Return the
-    number of lines. Lines of more than `limit` bytes come as `Broken` and are not held in memory.
+    """Yield the lines of a part from `line_parts` with their numbers in it, from 1, without empty ones and the byte
+    order mark of a file. Return the number of lines. Lines of more than `limit` bytes come as `Broken` and are not held
+    in memory.
     """
-    number = 1
+    number, mark = 1, codecs.BOM_UTF8 if part.span is None or not part.span[0] else b""
     try:
         with open_input(path) as stream:
             for line in _part_lines(stream, path.name.lower(), part, limit):
+                if isinstance(line, bytes):
+                    line = line.removeprefix(mark)
+                mark = b""
                 if isinstance(line, Broken) or line.strip():
                     yield number, line
                 number += not isinstance(line, Broken) or not line.problem
@@ -139,35 +146,23 @@ def read_lines(
 def _part_lines(stream: BinaryIO, name: str, part: ArchivePart, limit: int) -> Iterator[bytes | Broken]:
     """The lines of a part, empty ones included."""
     packed = next((ending for ending in _PACKED if name.endswith(ending)), None)
-    if packed is not None and part.span is not None:
-        yield from _packed_lines(stream, packed, part.span, limit)
+    read = functools.partial(_pieces, size=_BLOCK) if packed is None else functools.partial(_unpack, packed=packed)
+    if part.span is None:
+        yield from _split(read(stream), limit, _Budget())
         return
-    budget = _Budget()
-    if part.span is not None:
-        start, end = part.span
-        if start:  # to the first line that starts in the part; nothing beyond its end is read
-            stream.seek(start - 1)
-            if not stream.readline(end - start).endswith(b"\n"):
-                return
-        budget.bytes = end - stream.tell()
-    yield from _split(_pieces(stream, _BLOCK) if packed is None else _unpack(stream, packed), limit, budget)
-
-
-def _packed_lines(stream: BinaryIO, packed: str, span: tuple[int, int], limit: int) -> Iterator[bytes | Broken]:
-    """The lines that start after the first unpacked byte of the span (at 0, with it) up to the one after its last."""
-    budget = _Budget()
+    (start, end), budget = part.span, _Budget()
 
     def blocks() -> Iterator[bytes]:
-        stream.seek(span[0])
+        stream.seek(start)
         total = 1  # the line after the last byte counts
-        for block in _unpack(stream, packed, span[1]):
+        for block in read(stream, end=end):
             total += len(block)
             yield block
         budget.bytes = total
-        yield from _unpack(stream, packed)
+        yield from read(stream)
 
     lines = _split(blocks(), limit, budget)
-    if span[0]:
+    if start:
         first = next(lines, b"")  # it started in an earlier part, which has it
         if isinstance(first, Broken) and first.problem:
             yield first

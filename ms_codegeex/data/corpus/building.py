@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import atomic_directory, remove_leftovers
+from ms_codegeex.base.files import atomic_directory, remove, remove_leftovers
 from ms_codegeex.data.corpus.archives import PART_BYTES
 from ms_codegeex.data.corpus.duplicates import EXACT_DUPLICATE, duplicates_name, find_duplicates
 from ms_codegeex.data.corpus.filters import size_rejection
@@ -42,7 +42,7 @@ from ms_codegeex.data.corpus.stages import Documents, Stages
 from ms_codegeex.data.corpus.summary import Summary, describe_splits, summarise_in_stages
 from ms_codegeex.data.corpus.tally import EXAMPLES, Tally
 from ms_codegeex.data.corpus.workers import Cluster, ProgressBar, open_mapper
-from ms_codegeex.data.corpus.workspace import remove, sweep
+from ms_codegeex.data.corpus.workspace import sweep
 from ms_codegeex.data.corpus.writing import write_description, write_report, write_splits
 from ms_codegeex.data.datasets.directory import file_records
 from ms_codegeex.data.datasets.indexed import token_dtype
@@ -50,7 +50,7 @@ from ms_codegeex.data.datasets.layout import SPLITS
 from ms_codegeex.data.infilling.transform import infill_record
 from ms_codegeex.data.tokenizer import Tokenizer
 
-SHARD_VERSION = 8
+SHARD_VERSION = 9
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ class DatasetWriter:
         (None if the writer is not masked), and the decoded `text`, whose hash is recorded. Documents with the same
         `key` go to the same split; empty: the text.
         """
-        self._rows.add(Document(source, text, language, source), self._tokens.add(ids[:-1]))
+        self._rows.add(Document(source, text, language, source), *self._tokens.add([ids[:-1]]))
         if mask is not None:
             self._mask.write(mask.astype(np.uint8).tobytes())
         self._hashes.append(int.from_bytes(hashlib.sha256(key or text).digest()[:8], "little"))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ms_codegeex.data.corpus.archives import Broken
 from ms_codegeex.data.corpus.redaction import redact
@@ -21,8 +20,7 @@ USUAL = {
 """Names of fields by what they hold."""
 
 
-@dataclass(frozen=True)
-class RecordText:
+class RecordText(NamedTuple):
     """A record's text in UTF-8, its language (empty: unknown, where that is allowed) and its group (None: itself)."""
 
     data: bytes

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import re
 import string
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ms_codegeex.base.errors import UserError
-
-if TYPE_CHECKING:
-    import numpy as np
 
 _GENERATED = re.compile(
     rb"@generated\b|\b(?:auto-?|automatically )generated\b|"
@@ -25,6 +20,7 @@ _ASCII = bytes(range(0x80))
 # White space, letters and digits in ASCII. File, group, record and unit separators are white space to Python.
 _KINDS = (string.whitespace.encode() + bytes(range(28, 32)), string.ascii_letters.encode(), string.hexdigits.encode())
 _GENERATED_HEAD = 1000  # further down, the words have other meanings
+_SMALL = 2000  # bytes of a text that is counted before NumPy's functions have started
 
 
 @dataclass(frozen=True)
@@ -127,22 +123,16 @@ def _is_utf8(data: bytes) -> bool:
     return True
 
 
-@functools.cache
-def _letter_constants() -> tuple[np.uint8, ...]:
-    """As NumPy's numbers: with Python's, NumPy takes 1.5 times as long for a text of a few kilobytes."""
-    import numpy as np
-
-    return tuple(map(np.uint8, (0x20, 0x61, 26, 0x0A)))
-
-
 def _letters_and_breaks(data: bytes) -> tuple[int, int]:
     """Numbers of ASCII letters and of newlines."""
+    if len(data) < _SMALL:
+        return len(data) - len(data.translate(None, _KINDS[1])), data.count(b"\n")
     import numpy as np
 
-    case, first, count, newline = _letter_constants()
-    codes = np.frombuffer(data, np.uint8)
+    # With Python's numbers, NumPy takes 1.5 times as long for a text of a few kilobytes.
+    codes, case, first, count = np.frombuffer(data, np.uint8), np.uint8(0x20), np.uint8(0x61), np.uint8(26)
     letters = np.count_nonzero((codes | case) - first < count)  # wraps around below "a"
-    return int(letters), int(np.count_nonzero(codes == newline))
+    return letters, np.count_nonzero(codes == np.uint8(0x0A))
 
 
 def _exact_rejection(data: bytes, rules: Rules) -> str | None:

@@ -1,4 +1,5 @@
-"""A flag for each document of a corpus in one bit, because a process may hold flags of hundreds of millions."""
+"""A flag for each document of a corpus in one bit, because a process may hold flags of hundreds of millions;
+NumPy's take a byte."""
 
 from __future__ import annotations
 

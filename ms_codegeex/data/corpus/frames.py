@@ -2,7 +2,7 @@
 
 Their lengths are in their headers, so nothing is unpacked. The frames are those of RFC 8878, the blocks those that
 `bgzip` writes (the SAM specification, section 4.1). Members of other `.gz` files do not record their length, and a
-`.zst` file that was written in one go is one frame.
+`.zst` file that was written in one go is one frame. `zstandard` reads a frame's header, but does not say where it ends.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import remove
 from ms_codegeex.base.locks import locked
 from ms_codegeex.base.reading import read_json, sha256
 from ms_codegeex.data.corpus.reading import Search
@@ -32,7 +33,7 @@ from ms_codegeex.data.corpus.remote import read_json as read_remote_json
 from ms_codegeex.data.corpus.settings import PrepareSettings
 from ms_codegeex.data.corpus.sources import Inputs, Root, printable, user_roots
 from ms_codegeex.data.corpus.workers import Cluster, ProgressBar
-from ms_codegeex.data.corpus.workspace import open_workspace, remove, work_path
+from ms_codegeex.data.corpus.workspace import open_workspace, work_path
 from ms_codegeex.data.datasets.directory import is_occupied
 from ms_codegeex.data.datasets.layout import DATA_FILES, DATASET_JSON, FORMAT, MASKS, TABLES, VERSION
 from ms_codegeex.data.tokenizer import TOKENIZER_FILES, TOKENIZER_NAMES, load_tokenizer

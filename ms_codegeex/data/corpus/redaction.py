@@ -31,8 +31,8 @@ _OPERANDS = frozenset((b"self", b"this", b"cls", b"np", b"jnp", b"torch"))
 def redact(data: bytes, what: Sequence[str]) -> tuple[bytes, tuple[tuple[str, int], ...]]:
     """`data` (UTF-8) with every `what` (of `REDACTIONS`) replaced, and the kinds that were found, with their counts.
 
-    Kinds are `email`, `private key`, `password`, `credential`, the kinds of `FORMATS` and the names of
-    gitleaks' rules. The result is valid UTF-8.
+    Kinds are `email`, `private key`, `password`, `credential`, the kinds of `rules/issuers.yaml` and the
+    names of gitleaks' rules. The result is valid UTF-8.
     """
     hits: list[Hit] = []
     if "secrets" in what:

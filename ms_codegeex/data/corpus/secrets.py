@@ -1,8 +1,8 @@
 """Where secrets are in a text: tokens known by their form, and values known by the name that they are assigned to.
 
-The forms are ours (`secret_formats`) and gitleaks' (`rules/gitleaks.json`, made by `docs/secret_rules.py`). RE2 looks
-for everything in two passes, one for tokens and one for assigned values, in time linear in the length of the text.
-Most texts have nothing that looks like either; what has is looked at more closely.
+The forms are ours (`rules/issuers.yaml`) and gitleaks' (`rules/gitleaks.json`, made by `docs/secret_rules.py`). RE2
+looks for everything in two passes, one for tokens and one for assigned values, in time linear in the length of the
+text. Most texts have nothing that looks like either; what has is looked at more closely.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from importlib import resources
 from typing import Any, NamedTuple
 
 from ms_codegeex.base.json_reading import parse_json
+from ms_codegeex.base.yaml_reading import parse_yaml
 from ms_codegeex.data.corpus.randomness import (
     entropy,
     is_key,
@@ -25,7 +26,6 @@ from ms_codegeex.data.corpus.randomness import (
     is_placeholder,
     is_random,
 )
-from ms_codegeex.data.corpus.secret_formats import FORMATS, NOT_LONGER, SecretFormat
 
 Hit = tuple[int, int, str]
 """Start, end and kind of a secret."""
@@ -161,8 +161,9 @@ def find_secrets(data: bytes) -> list[Hit]:
 
 @dataclass(frozen=True)
 class _Rule:
-    """One of gitleaks' rules: the pattern of a token or a value, the least entropy, and what is looked for first: the
-    pattern of a token's first characters, or a part of it where they may be any, or the names of a service."""
+    """The pattern of a token or a value, the least entropy, and what is looked for first: the pattern of a token's
+    first characters, or a part of it where they may be any, or the names of a service. A `whole` token is not followed
+    by what might belong to it. If the pattern has a group, only the group is replaced."""
 
     kind: str
     pattern: bytes
@@ -171,12 +172,14 @@ class _Rule:
     inside: bytes = b""
     names: bytes = b""
     allowed: bytes = b""
+    whole: bool = True
 
 
 @functools.cache
 def _rules() -> tuple[tuple[_Rule, ...], tuple[_Rule, ...]]:
-    """gitleaks' rules for tokens, and for assigned values."""
-    read = parse_json((resources.files("ms_codegeex.data.corpus") / "rules/gitleaks.json").read_bytes(), data=True)
+    """The rules for tokens, ours first, and gitleaks' for assigned values."""
+    rules = resources.files("ms_codegeex.data.corpus") / "rules"
+    read = parse_json((rules / "gitleaks.json").read_bytes(), data=True)
     made = [
         tuple(
             _Rule(
@@ -192,7 +195,19 @@ def _rules() -> tuple[tuple[_Rule, ...], tuple[_Rule, ...]]:
         )
         for part in ("tokens", "assigned")
     ]
-    return made[0], made[1]
+    ours = parse_yaml((rules / "issuers.yaml").read_bytes())
+    return (*(rule for form in ours for rule in _rules_of_issuer(**form)), *made[0]), made[1]
+
+
+def _rules_of_issuer(kind: str, starts: str, rest: str) -> Iterator[_Rule]:
+    """A rule for each of the literal texts. Looked for first are up to ten characters if those after the text are of
+    one class, otherwise all of the token."""
+    whole, rest = rest.endswith("$"), rest.removesuffix("$")
+    first = re.match(r"\(?(\[[^\]]+\]|\\d)\{(\d+)", rest)
+    for start in starts.split():
+        literal = re.escape(start)
+        begins = literal + (f"{first[1]}{{{min(int(first[2]), max(2, 10 - len(start)))}}}" if first else rest)
+        yield _Rule(kind, (literal + rest).encode(), 3.0, begins.encode(), whole=whole)
 
 
 def _options() -> Any:
@@ -219,7 +234,7 @@ def _re2(pattern: bytes) -> Any:
 
 @functools.cache
 def _beginnings() -> Any:
-    """Which of gitleaks' tokens may begin here, as positions in `_rules`."""
+    """Which tokens may begin here, as positions in `_rules`."""
     import re2
 
     beginnings = re2.Set.MatchSet(_options())
@@ -238,21 +253,12 @@ def _any_of(patterns: Iterable[bytes]) -> bytes:
     return b"(?:" + b"|".join(_no_groups(pattern) for pattern in patterns) + b")"
 
 
-def _beginning(form: SecretFormat) -> bytes:
-    """The literal text, and up to ten characters with those after it if they are all of one class."""
-    first = re.match(rb"\(?(\[[^\]]+\]|\\d)\{(\d+)", form.rest)
-    if first is None:
-        return re.escape(form.start) + form.rest.replace(NOT_LONGER, b"")
-    return re.escape(form.start) + first[1] + b"{%d}" % min(int(first[2]), max(2, 10 - len(form.start)))
-
-
 @functools.cache
 def _any_token() -> Any:
     """The beginnings of all that `_tokens` looks for. Most must be those of a word: so the automaton stays small."""
     words = (
         _KEY_BEGINS,
         *(place.pattern for place in _CREDENTIALS),
-        *(_beginning(form) for form in FORMATS),
         *(rule.begins for rule in _rules()[0] if rule.begins),
     )
     anywhere = (*(place.pattern for place in _ANYWHERE), *(rule.inside for rule in _found_inside()))
@@ -288,16 +294,6 @@ def _rules_of(name: bytes) -> tuple[_Rule, ...]:
     return tuple(rule for rule in _rules()[1] if _re2(b"(?i:" + rule.names + b")").fullmatch(name))
 
 
-@functools.cache
-def _formats() -> dict[bytes, list[tuple[str, re.Pattern[bytes]]]]:
-    """Kinds and patterns by the first two bytes of a token."""
-    formats: dict[bytes, list[tuple[str, re.Pattern[bytes]]]] = {}
-    for form in FORMATS:
-        pattern = re.compile(re.escape(form.start) + form.rest)
-        formats.setdefault(form.start[:2], []).append((form.kind, pattern))
-    return formats
-
-
 def _tokens(data: bytes) -> Iterator[Hit]:
     for candidate in _any_token().finditer(data):
         start = candidate.start()
@@ -323,41 +319,29 @@ def _token(data: bytes, start: int) -> Iterator[Hit]:
         if match and _KEY_BODY.search(match[1]):  # otherwise it is code that looks for these two lines
             yield match.start(), match.end(), "private key"
         return
-    for kind, pattern in _formats().get(data[start : start + 2], ()):
-        match = pattern.match(data, start)
-        group = 1 if pattern.groups else 0
-        if match and entropy(match[group]) >= 3.0 and not (is_placeholder(match[group]) or _is_known(match[group])):
-            yield match.start(group), match.end(group), kind
-            return
     for place in _CREDENTIALS:
         found = _re2(place.pattern).match(data, start)
         if found and place.accepts(found.group(1)):
             yield found.start(1), found.end(1), place.kind
             return
-    for number in _beginnings().Match(data[start : start + _INSIDE]) or ():
+    for number in sorted(_beginnings().Match(data[start : start + _LONGEST]) or ()):
         rule = _rules()[0][number]
-        found = _re2(rule.pattern).match(data, start)
-        if found and not _is_longer(data, found.end()) and _is_token(rule, found.group()):
-            yield found.start(), found.end(), rule.kind
+        pattern = _re2(rule.pattern)
+        found, group = pattern.match(data, start), pattern.groups
+        longer = found and rule.whole and found.end() < len(data) and data[found.end()] in _LONGER
+        if found and not longer and _is_token(rule, found.group(group)):
+            yield found.start(group), found.end(group), rule.kind
             return
 
 
-def _is_longer(data: bytes, end: int) -> bool:
-    return end < len(data) and data[end] in _LONGER
-
-
 def _is_token(rule: _Rule, value: bytes) -> bool:
-    known = is_name(value) or is_placeholder(value) or _is_known(value)
+    known = is_name(value) or is_placeholder(value) or _known_values().fullmatch(value)
     return entropy(value) >= max(rule.entropy, 2.0) and not known
-
-
-def _is_known(value: bytes) -> bool:
-    """Whether gitleaks knows this as a value of manuals and tests."""
-    return _known_values().fullmatch(value) is not None
 
 
 @functools.cache
 def _known_values() -> Any:
+    """What gitleaks knows as values of manuals and tests."""
     return _re2(b"|".join(rule.allowed for rule in _rules()[0] if rule.allowed))
 
 

@@ -63,16 +63,16 @@ class TokenFile:
     """A file of ids; `checksum` is the CRC-32 of what was added."""
 
     def __init__(self, stream: BinaryIO, dtype: np.dtype, eos_id: int) -> None:
-        self._stream, self._dtype, self._eos_id = stream, dtype, eos_id
+        self._stream, self._end = stream, np.array([eos_id], dtype)
         self.checksum = 0
 
-    def add(self, ids: np.ndarray) -> int:
-        """Append a document and its end token; return the number of ids."""
-        document = np.empty(ids.size + 1, self._dtype)
-        document[:-1], document[-1] = ids, self._eos_id
-        self._stream.write(document.data)
-        self.checksum = isal_zlib.crc32(document.data, self.checksum)
-        return document.size
+    def add(self, documents: Sequence[np.ndarray]) -> list[int]:
+        """Append documents, each with its end token; return their numbers of ids."""
+        pieces = [piece for ids in documents for piece in (ids, self._end)]
+        together = np.concatenate(pieces, dtype=self._end.dtype, casting="unsafe")
+        self._stream.write(together.data)
+        self.checksum = isal_zlib.crc32(together.data, self.checksum)
+        return [ids.size + 1 for ids in documents]
 
 
 class DocumentRows:
@@ -174,10 +174,10 @@ def _fill(
             size += len(item.data)
         elif item is not None:
             tally.add(item)
-        if size >= _BLOCK or item is None:
-            for document in block:
-                ids = encoder.encode(tag_prefix(document.language, job.tags) + document.data)
-                rows.add(document, tokens.add(ids))
+        if block and (size >= _BLOCK or item is None):
+            encoded = [encoder.encode(tag_prefix(each.language, job.tags) + each.data) for each in block]
+            for document, count in zip(block, tokens.add(encoded), strict=True):
+                rows.add(document, count)
             block, size = [], 0
     return items.value
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import remove
 from ms_codegeex.base.locks import take_lock
 
 
@@ -55,15 +55,5 @@ def open_workspace(output: Path, waiting: Callable[[], None]) -> Iterator[Path]:
 def sweep(path: Path, keep: Collection[str]) -> None:
     """Remove the entries of a work directory with names that are not in `keep`: old or half-written ones."""
     for entry in path.iterdir():
-        if entry.name in keep:
-            continue
-        if entry.is_dir() and not entry.is_symlink():
+        if entry.name not in keep:
             remove(entry)
-        else:
-            with contextlib.suppress(OSError):
-                entry.unlink()
-
-
-def remove(path: Path) -> None:
-    """Remove a directory with everything in it."""
-    shutil.rmtree(path, ignore_errors=True)

@@ -9,7 +9,6 @@ together could give ids that span the border, which never occur when the model a
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -157,8 +156,6 @@ class _Work:
             if isinstance(line, Broken):
                 self._bad(source, line)
                 continue
-            if self._before + number == 1:  # the first line of a file may begin with a byte order mark
-                line = line.removeprefix(codecs.BOM_UTF8)
             self.found["documents"] += 1
             self.found["bytes"] += len(line)
             try:
@@ -266,7 +263,7 @@ def recognised_task(inputs: Sequence[Path | str]) -> str:
                 if isinstance(line, Broken):
                     continue
                 with contextlib.suppress(BadRecord):
-                    return task_of(parse(line.removeprefix(codecs.BOM_UTF8)))
+                    return task_of(parse(line))
     raise UserError(f"{', '.join(map(str, inputs))}: no line holds a JSON object; see docs/finetuning-data.md")
 
 

@@ -12,7 +12,7 @@ import re
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -30,6 +30,7 @@ MAX_EQUAL = 200_000  # pairs of a line before a commit and an equal one after it
 FILES, AROUND, FILE_CHARACTERS = 4, 32, 1500  # other files; lines above and below their last edit; characters of each
 WORD = re.compile(r"\w\w")
 REGULAR = ("100644", "100755")
+Cut = Callable[[str, str], tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -220,9 +221,9 @@ def others(repository: Repository, edits: Sequence[FileEdit], number: int) -> tu
     return tuple(part for old, new in pairs[::-1] if (part := around(old, new)) is not None)
 
 
-def chosen_edits(repository: Repository, commits: int, count: int, seed: int) -> Iterator[Edit]:
+def chosen_edits(repository: Repository, commits: int, count: int, seed: int, cut: Cut | None = None) -> Iterator[Edit]:
     """Up to `count` edits out of the newest commits, at most one of each file of a commit: a function of the history
-    and the seed."""
+    and the seed. `cut`: what an editor sends of the text before and after the cursor, without it `window`."""
     edits = repository.file_edits(commits)
     left = count
     for number in np.random.default_rng(seed).permutation(len(edits)).tolist():
@@ -238,7 +239,7 @@ def chosen_edits(repository: Repository, commits: int, count: int, seed: int) ->
         places = [found for place in hunks(*lines) if (found := typed_at(*lines, place)) is not None]
         if places:
             before, typed, after = places[int(np.random.default_rng([seed, number]).integers(len(places)))]
-            before, after = window(before, after)
+            before, after = (cut or window)(before, after)
             parts = others(repository, edits, number)
             left -= 1
             yield Edit(each.commit, each.path, _language(each.path), before, typed, after, parts)

@@ -150,6 +150,9 @@ def test_the_first_glance_decides_nothing_on_its_own(text, minimum, mean):
         patch.setattr(filters, "_is_ordinary", lambda data, rules: False)
         exact = rejection(data, rules)
     assert rejection(data, rules) == exact
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(filters, "_SMALL", 0)  # counted as in larger texts
+        assert rejection(data, rules) == exact
 
 
 def test_the_first_glance_is_enough_for_source_code_and_closer_rules_need_more():

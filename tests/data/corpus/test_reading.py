@@ -2,7 +2,6 @@ import gzip
 import json
 import os
 import random
-from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,7 +24,7 @@ def shifted(item, lines):
     """The item with its line counted from the beginning of the file."""
     source = moved(item.source, lines) if lines else item.source
     own = isinstance(item, Document) and item.group == item.source
-    return replace(item, source=source, **({"group": source} if own else {}))
+    return item._replace(source=source, **({"group": source} if own else {}))
 
 
 def read(root, **reading):

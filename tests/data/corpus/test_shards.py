@@ -1,6 +1,8 @@
 import hashlib
+import json
 import os
 import threading
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 
 from ms_codegeex.data.corpus import shards as module
 from ms_codegeex.data.corpus.archives import ArchivePart
-from ms_codegeex.data.corpus.reading import Document, Rejected, Unit
+from ms_codegeex.data.corpus.reading import Document, Rejected, Unit, find_units
 from ms_codegeex.data.corpus.settings import ReadingSettings
 from ms_codegeex.data.corpus.shards import (
     ShardJob,
@@ -23,7 +25,7 @@ from ms_codegeex.data.corpus.shards import (
     shard_name,
     token_dtype,
 )
-from ms_codegeex.data.corpus.sources import SourceFile
+from ms_codegeex.data.corpus.sources import SourceFile, user_roots
 from ms_codegeex.data.corpus.workspace import open_workspace, remove, sweep, work_path
 from ms_codegeex.data.tokenizer import load_tokenizer
 
@@ -154,12 +156,28 @@ def test_ids_of_documents_of_any_size_are_written(tmp_path_factory, sizes):
     expected = []
     with open(path, "wb") as stream:
         tokens = module.TokenFile(stream, np.dtype("<i4"), 7)
-        for number, size in enumerate(sizes):
-            ids = np.arange(size, dtype=np.uint32) + 1000 * number
-            assert tokens.add(ids) == size + 1
+        documents = [np.arange(size, dtype=np.uint32) + 1000 * number for number, size in enumerate(sizes)]
+        for block in (documents[:1], documents[1:]):
+            if block:
+                assert tokens.add(block) == [ids.size + 1 for ids in block]
+        for ids in documents:
             expected += [*ids.tolist(), 7]
     assert tokens.checksum == zlib.crc32(path.read_bytes())
     assert np.fromfile(path, "<i4").tolist() == expected
+
+
+def test_memory_does_not_grow_with_the_input(tmp_path):
+    record = json.dumps({"text": "value = function(argument, 17)\n" * 600, "language": "Python"}).encode() + b"\n"
+    job, peaks = ShardJob(ReadingSettings(), "none", "codegeex", signatures=None), []
+    for records in (1, 150, 600):  # 3 and 12 MB; what the first run loads stays
+        path = tmp_path / f"x{len(peaks)}.jsonl"
+        path.write_bytes(record * records)
+        (unit,), _, _ = find_units(user_roots([path]), job.reading)
+        tracemalloc.start()
+        make_shard(job, (unit, tmp_path / f"shard{len(peaks)}"))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[2] < peaks[1] + 3_000_000
 
 
 def test_names_tell_requests_and_states_apart():

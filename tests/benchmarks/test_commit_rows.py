@@ -1,0 +1,51 @@
+"""Rows for a model that copies from other files: what a replay asks, and its answer."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from git_repositories import write_repository
+
+from ms_codegeex.data.datasets.packing import FineTuningRows
+from ms_codegeex.data.tokenizer import load_tokenizer
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = (
+    "from helpers import total_{n}\n\n\ndef value_{n}(first, second):\n    return total_{n}(first) + second * {n}\n" * 6
+)
+
+
+def test_rows_of_packages_and_histories(tmp_path):
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    write_repository(repository)
+    for package in ("one", "two"):
+        (tmp_path / "packages" / package).mkdir(parents=True)
+        for n in range(6):
+            (tmp_path / "packages" / package / f"m{n}.py").write_text(SOURCE.format(n=n))
+    words = ["--tokenizer", "codegeex", "--output", tmp_path / "rows", "--seq-length", 256, "--gaps", 30]
+    words += ["--packages", tmp_path / "packages", "--history", repository, "--edits", 9]
+    done = subprocess.run(
+        [sys.executable, "benchmarks/commit_rows.py", *map(str, words)],
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (
+        '{"infill": {"prefix": 50257, "suffix": 50258, "middle": 50259, "order": ["suffix", "prefix", "middle"]}}'
+        in (done.stdout)
+    )
+    tokenizer = load_tokenizer("codegeex")
+    marks = [50258, 50257, 50259]
+    ids = np.fromfile(tmp_path / "rows" / "train.bin", np.uint16).tolist()
+    counted = np.fromfile(tmp_path / "rows" / "train.mask", np.uint8)
+    rows = " ".join(map(str, ids)).split(f" {tokenizer.eos_id}")
+    rows = [[int(each) for each in row.split()] for row in rows if row]
+    assert len(rows) > 25 and all([each for each in row if each in marks] == marks for row in rows)
+    assert (counted == ~np.isin(ids, marks)).all()
+    middles = [tokenizer.decode(row[row.index(50259) + 1 :]) for row in rows]
+    assert "return a + b" in middles and any("total_" in middle for middle in middles)
+    (edit,) = (row for row, middle in zip(rows, middles, strict=True) if middle == "return a + b")
+    prefix = tokenizer.decode(edit[edit.index(50257) + 1 : edit.index(50259)])
+    assert "area(2, 3)" in prefix and prefix.endswith("func add(a int, b int) int {\n\t")
+    assert FineTuningRows(tmp_path / "rows", "train", 256, 0).size <= len(rows)

@@ -1,0 +1,55 @@
+"""Schemas and grammars of strangers: limits, and errors in one line."""
+
+import json
+import sys
+
+import pytest
+
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.generation.grammars import LIMITS, MAX_CHARACTERS, prepared
+from ms_codegeex.generation.sampling import SamplingSettings
+
+
+def schema(value):
+    return SamplingSettings(json_schema=json.dumps(value))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (schema({"type": "banana"}), "json_schema: cannot be used (Invalid type"),
+        (schema({"$ref": "http://127.0.0.1:9/x.json"}), "json_schema: cannot be used (Resource"),
+        (schema({"type": "string", "minLength": 5, "maxLength": 2}), "json_schema: cannot be used (Unsatisfiable"),
+        (schema({"description": "x" * 20_000}), "json_schema: 2"),
+        (SamplingSettings(grammar='root ::= "x'), "grammar: cannot be used (Unexpected end"),
+        (SamplingSettings(grammar='other ::= "x"'), "grammar: cannot be used (No 'root' rule"),
+        (
+            SamplingSettings(grammar="root ::= " + "(" * 5000 + '"a"' + ")" * 5000),
+            "grammar: cannot be used (maximum",
+        ),
+        (SamplingSettings(json_schema="[" * 300 + "]" * 300), "json_schema: cannot be used ("),
+        (SamplingSettings(json_schema='{"enum": ["\\ud800"]}'), "json_schema: cannot be used ("),
+    ],
+)
+def test_bad_ones_are_refused_in_one_line(settings, words):
+    pytest.importorskip("llguidance")
+    with pytest.raises(UserError) as caught:
+        prepared(settings)
+    assert str(caught.value).startswith(words) and "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+def test_the_limits_are_given_to_the_library():
+    guidance = pytest.importorskip("llguidance")
+    given, usual = guidance.LLParserLimits(**LIMITS), guidance.LLParserLimits()
+    assert given.step_lexer_fuel < usual.step_lexer_fuel and given.max_lexer_states < usual.max_lexer_states
+    prepared(schema({"enum": ["x" * (MAX_CHARACTERS - 100)]}))
+
+
+def test_without_the_library_a_form_is_refused_with_the_remedy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    for settings in (schema({}), SamplingSettings(grammar='root ::= "x"')):
+        field = "json_schema" if settings.json_schema else "grammar"
+        with pytest.raises(
+            UserError, match=f"^{field}: needs the package llguidance; run `pip"
+        ):
+            prepared(settings)
