@@ -184,7 +184,7 @@ class NativeResponder(Responder):
                 "n_ctx": model.context,
                 "stream": bool(self.body.stream),
             },
-            prompt=model.tokenizer.decode(answer.ids),
+            prompt=model.tokenizer.decode([each for each in answer.ids if each < model.tokenizer.vocab_size]),
             has_new_line="\n" in text,
             truncated=self._truncated,
             stop_type="limit" if pieces[-1].finish == "length" else "word" if word else "eos",

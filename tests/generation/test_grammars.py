@@ -49,7 +49,5 @@ def test_without_the_library_a_form_is_refused_with_the_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "llguidance", None)
     for settings in (schema({}), SamplingSettings(grammar='root ::= "x"')):
         field = "json_schema" if settings.json_schema else "grammar"
-        with pytest.raises(
-            UserError, match=f"^{field}: needs the package llguidance; run `pip"
-        ):
+        with pytest.raises(UserError, match=f"^{field}: needs the package llguidance; run `pip"):
             prepared(settings)

@@ -267,3 +267,12 @@ def test_names_of_special_tokens_stand_for_them_unless_the_client_says_no():
 def test_wrong_bodies_of_the_token_routes_are_400(path, body):
     response = ask("POST", path, json=body)
     assert response.status_code == 400 and response.json()["error"]["message"]
+
+
+def test_sentinels_that_are_no_tokens_are_left_out_of_the_reported_prompt():
+    """Those of runs with CodeGen's, CodeGeeX2's and own tokenizers are rows of the table after the last token."""
+    first = FakeBackend().model.tokenizer.vocab_size
+    marks = Sentinels(first, first + 1, first + 2, order=("suffix", "prefix", "middle"))
+    response, backend = infill({"input_prefix": "x = ", "input_suffix": "\ny = 2\n"}, text="1", sentinels=marks)
+    assert response.status_code == 200, response.text
+    assert response.json()["prompt"] == "\ny = 2\nx = " and backend.asked[0].ids[0] == first + 1
