@@ -4,9 +4,10 @@
     python benchmarks/flood.py --model DIR --serve --mixed-rows 16        # options of `serve`
     python benchmarks/flood.py --model DIR --connections 8 --keystrokes 5 # to check that it works
 
-One key types: each request has the last one's ids and one more, and asks for four tokens. First nothing else happens; then
-another key has many connections, each of which asks for 100 tokens after a new prompt of 100 as soon as its last answer has
-ended, or a second after a refusal. Seconds are those to the first byte of an answer. All share the cores with the server.
+One key types: each request has the last one's ids and one more, and asks for four tokens. First nothing else happens;
+then another key has many connections, each of which asks for 100 tokens after a new prompt of 100 as soon as its last
+answer has ended, or a second after a refusal. Seconds are those to the first byte of an answer. All share the cores
+with the server.
 """
 
 from __future__ import annotations

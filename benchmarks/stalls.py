@@ -1,11 +1,11 @@
 """How long an answer waits for its next token while another prompt is read, for several settings of `--mixed-rows`.
 
-    python benchmarks/stalls.py --model DIR                     # a directory that `ms-codegeex quantize` made, for example
+    python benchmarks/stalls.py --model DIR                     # such as one that `ms-codegeex quantize` made
     python benchmarks/stalls.py --model DIR --rows 4 64 --streams 1 8 --prompt 256
 
 Some answers run; then a prompt comes that shares nothing with them. A step is the median time between two tokens of an
-answer before that; a stall is the longest time between two of its tokens until the prompt has its first one. The settings
-take turns in each round. The first token of the prompt alone is the limit.
+answer before that; a stall is the longest time between two of its tokens until the prompt has its first one. The
+settings take turns in each round. The first token of the prompt alone is the limit.
 """
 
 from __future__ import annotations

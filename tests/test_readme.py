@@ -146,9 +146,8 @@ def test_every_command_in_the_documents_parses():
     from ms_codegeex.cli import parse
 
     for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
-        for line in re.findall(
-            r"^\s*(ms-codegeex [^\n`]+)|`(ms-codegeex [^`A-Z]+)`", document.read_text(), re.MULTILINE
-        ):
+        text = re.sub(r"\\\n *", "", document.read_text())  # lines that go on
+        for line in re.findall(r"^\s*(ms-codegeex [^\n`]+)|`(ms-codegeex [^`A-Z]+)`", text, re.MULTILINE):
             line = re.split("  #| (?:<|>|>>|\\|) ", "".join(line))[0]  # without the shell's part
             words = shlex.split(line)
             if len(words) > 2:
