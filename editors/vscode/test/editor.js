@@ -55,7 +55,7 @@ class Editor {
       workspace: {
         asRelativePath: (/** @type {Uri} */ uri) => uri.path.replace(/^\/home\/project\//, ''),
         getConfiguration: () => ({ get: (/** @type {string} */ name) => this.settings[name] }),
-        getWorkspaceFolder: () => ({ uri: new Uri('/home/project') }),
+        getWorkspaceFolder: () => ({ uri: new Uri('/srv/project') }),
         onDidSaveTextDocument: (/** @type {(document: any) => void} */ call) => {
           this.saved.push(call);
           return nothing();

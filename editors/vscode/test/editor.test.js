@@ -18,7 +18,7 @@ async function kept(files, git) {
   editor.settings = { contextCharacters: 1500, disabledFor: [] };
   if (git) editor.vscode.extensions.getExtension = () => ({ activate: async () => ({ getAPI: () => git }) });
   const { Nearby } = editor.load('nearby.js');
-  editor.opened('/home/project/part/a.py', TEXT);
+  editor.opened('/srv/project/part/a.py', TEXT);
   const nearby = new Nearby();
   for (let count = 0; count < 50; count++) await turn();
   return nearby._ring.pieces.length === 1;
@@ -26,18 +26,18 @@ async function kept(files, git) {
 
 test('a file is left out if git cannot be asked and a repository or its rules may be about it', async () => {
   assert.ok(await kept([]));
-  for (const folder of ['/home/project/part/', '/home/project/', '/home/', '/']) {
+  for (const folder of ['/srv/project/part/', '/srv/project/', '/srv/', '/']) {
     assert.ok(!(await kept([`${folder}.git`])), folder);
     assert.ok(!(await kept([`${folder}.gitignore`])), folder);
   }
-  assert.ok(await kept(['/other/.git', '/home/project/other/.gitignore']));
-  assert.ok(!(await kept(['/home/project/.git'], { getRepository: () => null })));
+  assert.ok(await kept(['/other/.git', '/srv/project/other/.gitignore']));
+  assert.ok(!(await kept(['/srv/project/.git'], { getRepository: () => null })));
 });
 
 test('git is asked where it has opened the repository', async () => {
   const git = (/** @type {string[]} */ ...ignored) => ({ getRepository: () => ({ checkIgnore: async () => new Set(ignored) }) });
-  assert.ok(await kept(['/home/project/.git'], git()));
-  assert.ok(!(await kept(['/home/project/.git'], git('/home/project/part/a.py'))));
+  assert.ok(await kept(['/srv/project/.git'], git()));
+  assert.ok(!(await kept(['/srv/project/.git'], git('/srv/project/part/a.py'))));
 });
 
 test('in a file that holds keys nothing is suggested unless it is asked for', async () => {
@@ -56,9 +56,9 @@ test('in a file that holds keys nothing is suggested unless it is asked for', as
   };
   const { Invoke, Automatic } = editor.vscode.InlineCompletionTriggerKind;
   editor.vscode.Range = class {};
-  assert.ok(!(await asked('/home/project/.env', Automatic)));
-  assert.ok(await asked('/home/project/.env', Invoke));
-  assert.ok(await asked('/home/project/a.py', Automatic));
+  assert.ok(!(await asked('/srv/project/.env', Automatic)));
+  assert.ok(await asked('/srv/project/.env', Invoke));
+  assert.ok(await asked('/srv/project/a.py', Automatic));
 });
 
 test('a key belongs to an address, and text that is no address has none', async () => {

@@ -154,12 +154,13 @@ def _part_lines(stream: BinaryIO, name: str, part: ArchivePart, limit: int) -> I
 
     def blocks() -> Iterator[bytes]:
         stream.seek(start)
-        total = 1  # the line after the last byte counts
+        total, ends = 1, not start  # the line after the last byte counts
         for block in read(stream, end=end):
-            total += len(block)
+            total, ends = total + len(block), ends or b"\n" in block
             yield block
         budget.bytes = total
-        yield from read(stream)
+        if ends:  # otherwise all of it is part of one line, which an earlier part reads
+            yield from read(stream)
 
     lines = _split(blocks(), limit, budget)
     if start:

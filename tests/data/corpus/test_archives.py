@@ -54,7 +54,7 @@ def test_kinds():
 
 
 @given(st.lists(st.sampled_from([b"\n", b"a", b"bc" * 9, b" ", b"\r"])).map(b"".join), st.integers(1, 40))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)  # it writes files
 def test_parts_have_every_line_once(tmp_path, data, part_bytes):
     path = tmp_path / "x.jsonl"
     path.write_bytes(data)
@@ -76,9 +76,9 @@ def test_a_line_over_many_parts_is_read_by_the_one_it_starts_in(tmp_path, monkey
             read.append(len(data))
             return data
 
-    monkeypatch.setattr(archives, "open", lambda name, mode: Counting(name), raising=False)
+    monkeypatch.setattr(archives, "open_input", Counting)
     assert [(number, len(line)) for number, line in lines_of_parts(path, parts)] == [(1, 1), (2, 5000), (3, 1)]
-    assert sum(read) < 3 * path.stat().st_size
+    assert path.stat().st_size < sum(read) < 4 * path.stat().st_size
 
 
 def block_gzip(data):
