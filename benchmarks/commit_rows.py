@@ -141,7 +141,7 @@ def write(tokenizer_name: str, output: Path, length: int, edits: Iterator[Edit])
         with DatasetWriter(directory, tokenizer, masked=True) as writer:
             for edit in edits:
                 if (row := row_of(edit, tokenizer, marks, length)) is not None:
-                    writer.add(*row, repr(edit).encode(), edit.path)
+                    writer.add(*row, repr((edit.before, edit.typed, edit.after)).encode(), edit.path)
             splits = writer.write(0.02)
         first = {"kind": KIND, "task": "completion", "seq_length": length}
         further = {

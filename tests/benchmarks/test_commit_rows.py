@@ -37,8 +37,9 @@ def test_rows_of_packages_and_histories(tmp_path):
     )
     tokenizer = load_tokenizer("codegeex")
     marks = [50258, 50257, 50259]
-    ids = np.fromfile(tmp_path / "rows" / "train.bin", np.uint16).tolist()
-    counted = np.fromfile(tmp_path / "rows" / "train.mask", np.uint8)
+    splits = [tmp_path / "rows" / split for split in ("train", "validation")]
+    ids = np.concatenate([np.fromfile(f"{split}.bin", np.uint16) for split in splits]).tolist()
+    counted = np.concatenate([np.fromfile(f"{split}.mask", np.uint8) for split in splits])
     rows = " ".join(map(str, ids)).split(f" {tokenizer.eos_id}")
     rows = [[int(each) for each in row.split()] for row in rows if row]
     assert len(rows) > 25 and all([each for each in row if each in marks] == marks for row in rows)
