@@ -123,7 +123,8 @@ def _sent_last(collective: Any | None) -> Callable:
 
 
 def _all_gather(operator: Any, half: ms.Type | None) -> Callable:
-    """Scatter the sum of the gradients."""
+    """Scatter the sum of the gradients; in 16 bits if a weight is gathered, not an activation."""
+    half = half if "mirror_user_id" in operator.get_attr_dict() else None
     operator.group, operator.rank_size = (operator.get_attr_dict()[key] for key in ("group", "rank_size"))
     collective = ReduceScatter(ReduceOp.SUM, operator.group)
     return _sent(_named(operator, "grad_", collective, half, operator.rank_size))

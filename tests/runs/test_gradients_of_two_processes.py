@@ -16,7 +16,8 @@ def trained(values, folder, precision, short):
     """Losses of all steps, and the last checkpoint."""
     values = json.loads(json.dumps(values))
     values.update(output=str(folder), devices=2)
-    values["training"].update(steps=6, precision=precision, loss_scale={"initial": 4096.0})
+    scale = {"loss_scale": {"initial": 4096.0}} if precision == "fp16" else {}
+    values["training"].update(steps=6, precision=precision, **scale)
     values["parallel"] = {**values.get("parallel", {}), "short_gradients": short}
     result = command("train", "--config", str(write_config(folder.with_suffix(".yaml"), values)))
     assert result.returncode == 0, result.stderr
