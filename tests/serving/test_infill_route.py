@@ -219,6 +219,12 @@ def test_a_suffix_for_a_trained_model():
     assert model["infill"] == "trained"
 
 
+def test_a_prompt_between_marks_is_not_echoed():
+    response, _ = completion({"suffix": SUFFIX, "echo": True}, sentinels=SENTINELS)
+    assert response.status_code == 400 and response.json()["error"]["param"] == "echo"
+    assert completion({"suffix": SUFFIX, "echo": True})[0].status_code == 200
+
+
 def test_a_suffix_that_does_not_fit_is_refused_or_cut():
     long = {"suffix": "x = 1\n" * 300}
     response, _ = completion(long, sentinels=SENTINELS)

@@ -48,6 +48,10 @@ def completion_plan(body: CompletionRequest, backend: Backend) -> AnswerPlan:
         raise UserError(
             f"max_tokens: {maximum} leave no room for a prompt, the model's context is {model.context} tokens"
         )
+    if body.echo and body.suffix is not None and model.sentinels is not None:
+        raise UserError(
+            "echo: the model reads the suffix before the answer, marked by ids without text; leave out echo"
+        )
     prompts, rules, stop = [], list[Rule | None](), ()
     for prompt in given_prompts("" if body.prompt is None else body.prompt):
         if body.suffix is not None and model.sentinels is not None:
