@@ -27,7 +27,7 @@ from common import ROOT, print_command, versions
 
 from ms_codegeex.data.infilling.sentinels import joined_files
 from ms_codegeex.evaluation.commits.history import Edit, Repository, chosen_edits, window
-from ms_codegeex.evaluation.commits.replay import COMMITS, accepted
+from ms_codegeex.evaluation.commits.replay import COMMITS, EditTally
 
 LINES_BEFORE, LINES_AFTER = 256, 64  # that llama.vscode sends
 SECONDS = 600
@@ -35,9 +35,8 @@ SECONDS = 600
 
 def lines_around(before: str, after: str) -> tuple[str, str]:
     """What llama.vscode sends of a file."""
-    return "".join(before.splitlines(keepends=True)[-LINES_BEFORE - 1 :]), "".join(
-        after.splitlines(keepends=True)[: LINES_AFTER + 1]
-    )
+    above, below = (text.splitlines(keepends=True) for text in (before, after))
+    return "".join(above[-LINES_BEFORE - 1 :]), "".join(below[: LINES_AFTER + 1])
 
 
 def ours(edit: Edit) -> tuple[str, dict[str, Any], str]:
@@ -88,28 +87,20 @@ ASKING = {"ours": ours, "llama.vscode": llama_vscode}
 class Result:
     """The results of one extension."""
 
-    exact: int = 0
-    first_line: int = 0
-    kept: int = 0
-    typed: int = 0
-    edits: int = 0
+    tally: EditTally = field(default_factory=EditTally)
     seconds: list[float] = field(default_factory=list)
 
     def take(self, answer: str, typed: str, seconds: float) -> None:
         """Count an answer."""
-        self.edits, self.typed = self.edits + 1, self.typed + len(typed)
-        self.exact += answer.rstrip() == typed
-        self.first_line += answer.partition("\n")[0].rstrip() == typed.partition("\n")[0].rstrip()
-        self.kept += accepted(answer, typed)
+        self.tally.take(answer, typed, exact=answer.rstrip() == typed)
         self.seconds.append(seconds)
 
     def line(self, name: str) -> str:
         """A row of the table."""
-        shares = (self.exact / self.edits, self.first_line / self.edits, self.kept / self.typed)
-        middle = statistics.median(self.seconds)
-        return (
-            f"{name:<14} {self.edits:>5} " + " ".join(f"{100 * each:>10.1f} %" for each in shares) + f" {middle:>8.2f}"
-        )
+        edits, middle = len(self.tally.exact), statistics.median(self.seconds)
+        shares = (sum(self.tally.exact) / edits, sum(self.tally.first_line) / edits)
+        shown = " ".join(f"{100 * each:>10.1f} %" for each in (*shares, self.tally.accepted / self.tally.typed))
+        return f"{name:<14} {edits:>5} {shown} {middle:>8.2f}"
 
 
 def answer_of(client: httpx.Client, name: str, edit: Edit) -> tuple[str, float]:

@@ -1,10 +1,13 @@
 """Sums of gradients in 16 bits, by a collective that adds up what two devices send."""
 
+from types import SimpleNamespace
+
 import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor
 
+from ms_codegeex.parallel import gradients
 from ms_codegeex.parallel.gradients import narrow_sum
 
 FP16_LARGEST = 65504.0
@@ -45,3 +48,14 @@ def test_a_sum_is_rounded_to_sixteen_bits(half, sent, bits):
 def test_a_sum_is_infinite_only_where_a_device_overflows():
     found = total([FP16_LARGEST, 3 * FP16_LARGEST, np.inf], [FP16_LARGEST, 0.0, 0.0], ms.float16, ms.float16)
     assert found[0] == 2 * FP16_LARGEST and np.isinf(found[1:]).all()
+
+
+def test_only_the_gradients_of_weights_are_narrowed(monkeypatch):
+    """`test_gradients_travel_in_sixteen_bits_as_planned` meets the engine's own gathers, of weights and activations."""
+    halves = []
+    monkeypatch.setattr(gradients, "_named", lambda operator, prefix, collective, half, devices: halves.append(half))
+    monkeypatch.setattr(gradients, "ReduceScatter", lambda op, group: None)
+    for names in ({"mirror_user_id": "blocks.0.attention.key.weight"}, {}):
+        attributes = {"group": "0-1", "rank_size": 2, "fusion": 0, **names}
+        gradients._all_gather(SimpleNamespace(get_attr_dict=attributes.copy), ms.float16)
+    assert halves == [ms.float16, None]

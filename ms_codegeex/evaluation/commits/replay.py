@@ -41,6 +41,15 @@ class EditTally:
     bytes: int = 0
     score: Score = field(default_factory=lambda: Score(0.0, 0))
 
+    def take(self, answer: str, typed: str, exact: bool) -> dict[str, Any]:
+        """Count an answer, which is what was typed if it is `exact`, and return what is to be recorded of it."""
+        first = answer.partition("\n")[0].rstrip() == typed.partition("\n")[0].rstrip()
+        kept = accepted(answer, typed)
+        self.exact.append(exact)
+        self.first_line.append(first)
+        self.accepted, self.typed = self.accepted + kept, self.typed + len(typed)
+        return {"answer": answer, "exact": exact, "first line": first, "accepted": kept}
+
     def row(self) -> dict[str, Any]:
         """Figures for a report."""
         return {
@@ -120,15 +129,9 @@ def _replayed(asker: Asker, edit: Edit, tallies: dict[str, EditTally]) -> dict[s
         answer, score = asker.answer(prompt, maximum), asker.loss(prompt, ids)
         # without a suffix, a model does not know where to end
         exact = answer.startswith(edit.typed) if way == PREFIX else answer.rstrip() == edit.typed
-        first = answer.partition("\n")[0].rstrip() == edit.typed.partition("\n")[0].rstrip()
-        kept = accepted(answer, edit.typed)
-        tally.exact.append(exact)
-        tally.first_line.append(first)
-        tally.accepted += kept
-        tally.typed += len(edit.typed)
+        row[name] = {**tally.take(answer, edit.typed, exact), "nats": score.nats}
         tally.bytes += len(edit.typed.encode())
         tally.score += score
-        row[name] = {"answer": answer, "exact": exact, "first line": first, "accepted": kept, "nats": score.nats}
     return row
 
 
