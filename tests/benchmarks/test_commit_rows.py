@@ -16,6 +16,41 @@ SOURCE = (
 )
 
 
+def made(directory, *words):
+    """The rows of a dataset that the script makes, without the ends; its output."""
+    words = ["--tokenizer", "codegeex", "--output", directory / "rows", "--packages", directory / "packages", *words]
+    done = subprocess.run(
+        [sys.executable, "benchmarks/commit_rows.py", *map(str, words)],
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    splits = [directory / "rows" / split for split in ("train", "validation")]
+    ids = np.concatenate([np.fromfile(f"{split}.bin", np.uint16) for split in splits]).tolist()
+    tokenizer = load_tokenizer("codegeex")
+    rows = " ".join(map(str, ids)).split(f" {tokenizer.eos_id}")
+    return [[int(each) for each in row.split()] for row in rows if row], done.stdout
+
+
+def test_a_copied_gap_is_in_one_of_the_other_files(tmp_path):
+    (tmp_path / "packages" / "one").mkdir(parents=True)
+    for n in range(6):  # no line of a file is in another one
+        lines = (f"def function_{n}_{line}(a):\n    return a * {1000 * n + line}\n" for line in range(40))
+        (tmp_path / "packages" / "one" / f"m{n}.py").write_text("".join(lines))
+    tokenizer, counts = load_tokenizer("codegeex"), {}
+    for share in (0, 1):
+        output = tmp_path / str(share)
+        output.mkdir()
+        (output / "packages").symlink_to(tmp_path / "packages")
+        rows, _ = made(output, "--seq-length", 2048, "--gaps", 20, "--copied", share)
+        texts = [
+            [tokenizer.decode(part) for part in (row[: row.index(50259)], row[row.index(50259) + 1 :])] for row in rows
+        ]
+        counts[share] = sum(prompt.count(middle) > 0 for prompt, middle in texts if "_" in middle)
+        if share:
+            assert counts[share] == sum("_" in middle for _, middle in texts) > 3
+    assert counts[0] == 0
+
+
 def test_rows_of_packages_and_histories(tmp_path):
     repository = tmp_path / "repository"
     repository.mkdir()
@@ -24,24 +59,14 @@ def test_rows_of_packages_and_histories(tmp_path):
         (tmp_path / "packages" / package).mkdir(parents=True)
         for n in range(6):
             (tmp_path / "packages" / package / f"m{n}.py").write_text(SOURCE.format(n=n))
-    words = ["--tokenizer", "codegeex", "--output", tmp_path / "rows", "--seq-length", 256, "--gaps", 30]
-    words += ["--packages", tmp_path / "packages", "--history", repository, "--edits", 9]
-    done = subprocess.run(
-        [sys.executable, "benchmarks/commit_rows.py", *map(str, words)],
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert (
-        '{"infill": {"prefix": 50257, "suffix": 50258, "middle": 50259, "order": ["suffix", "prefix", "middle"]}}'
-        in (done.stdout)
-    )
+    rows, said = made(tmp_path, "--seq-length", 256, "--gaps", 30, "--history", repository, "--edits", 9)
+    marked = '{"infill": {"prefix": 50257, "suffix": 50258, "middle": 50259, "order": ["suffix", "prefix", "middle"]}}'
+    assert marked in said
     tokenizer = load_tokenizer("codegeex")
     marks = [50258, 50257, 50259]
     splits = [tmp_path / "rows" / split for split in ("train", "validation")]
     ids = np.concatenate([np.fromfile(f"{split}.bin", np.uint16) for split in splits]).tolist()
     counted = np.concatenate([np.fromfile(f"{split}.mask", np.uint8) for split in splits])
-    rows = " ".join(map(str, ids)).split(f" {tokenizer.eos_id}")
-    rows = [[int(each) for each in row.split()] for row in rows if row]
     assert len(rows) > 25 and all([each for each in row if each in marks] == marks for row in rows)
     assert (counted == ~np.isin(ids, marks)).all()
     middles = [tokenizer.decode(row[row.index(50259) + 1 :]) for row in rows]
