@@ -127,7 +127,7 @@ class Turns:
         return [answer for answer in ripe if answer.client == giver][-1], taker
 
 
-class Returning:
+class RecentClients:
     """Clients whose last answers have just ended. A slot is left free for each, since it holds the beginning of such a
     client's next prompt, as at a keystroke."""
 
@@ -137,18 +137,17 @@ class Returning:
 
     def leave(self, client: str) -> None:
         """Note the end of an answer."""
-        now = self._clock()
-        self._left = {each: since for each, since in self._left.items() if now - since < TYPING} | {client: now}
+        self._left = {each: self._left[each] for each in self.names} | {client: self._clock()}
 
     @property
-    def recent(self) -> set[str]:
+    def names(self) -> set[str]:
         """The clients that may still return to their slots."""
         now = self._clock()
         return {client for client, since in self._left.items() if now - since < TYPING}
 
     def expected(self, present: Collection[str], slots: int) -> int:
         """The number of slots that are left free, a quarter of all at most; none for those `present`."""
-        return min(slots // 4, len(self.recent.difference(present)))
+        return min(slots // 4, len(self.names.difference(present)))
 
 
 class Waiting(Generic[Answer]):

@@ -20,7 +20,7 @@ from stepped_engine import NumberedEngine, SteppedBackend
 from ms_codegeex.generation.prefixes import Prefixes
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.generation.scheduler import Request, Scheduler
-from ms_codegeex.serving.fairness import LEAD, MANY, QUANTUM, TYPING, Returning, Turns, Waiting
+from ms_codegeex.serving.fairness import LEAD, MANY, QUANTUM, TYPING, RecentClients, Turns, Waiting
 from ms_codegeex.serving.keys import read_keys
 
 PATH, CAPACITY, FLOOD = "/v1/completions", 2000, 120
@@ -59,7 +59,7 @@ def test_a_flood_of_one_client_leaves_another_ones_first_token_where_it_was(slot
 
     async def flooded():
         backend = SteppedBackend(NumberedEngine(slots), CAPACITY, max_queue=256)
-        backend._returning = Returning(clock=itertools.count(0, TYPING).__next__)  # everybody has been away for long
+        backend._recent = RecentClients(clock=itertools.count(0, TYPING).__next__)  # everybody has been away for long
         idle = until_first_token(backend, backend.answer(ids_of(40, 1), settings(4), client="a"))
         assert idle == (1, 40)
         seeds = itertools.count(5)
@@ -86,7 +86,7 @@ def test_a_flood_of_one_client_leaves_another_ones_first_token_where_it_was(slot
 def test_keystrokes_in_a_flood_find_their_slot_and_have_short_passes_of_their_own():
     async def flooded():
         backend = SteppedBackend(NumberedEngine(4), CAPACITY, max_queue=256)
-        backend._returning = Returning(clock=lambda: 0.0)  # keystrokes come within the seconds, however slow this is
+        backend._recent = RecentClients(clock=lambda: 0.0)  # keystrokes come within the seconds, however slow this is
         engine, ids, seeds = backend.worker.scheduler.engine, ids_of(600, 1), itertools.count(5)
         for number in range(30):
             while backend.queued < 50:
@@ -111,7 +111,7 @@ def test_keystrokes_in_a_flood_find_their_slot_and_have_short_passes_of_their_ow
 
 def test_a_quarter_of_the_slots_is_left_free_for_who_returns():
     now = [0.0]
-    returning = Returning(clock=lambda: now[0])
+    returning = RecentClients(clock=lambda: now[0])
     for client in "abc":
         returning.leave(client)
     assert [returning.expected("", slots) for slots in (3, 4, 8, 16)] == [0, 1, 2, 3]
@@ -128,7 +128,7 @@ def test_a_slot_that_nobody_returned_to_goes_to_who_waits():
     async def asked():
         now = [0.0]
         backend = SteppedBackend(NumberedEngine(4), CAPACITY)
-        backend._returning = Returning(clock=lambda: now[0])
+        backend._recent = RecentClients(clock=lambda: now[0])
         backend.answer(ids_of(30, 0), settings(2), client="typist")
         answers = [backend.answer(ids_of(30, seed), settings(60), client="flooder") for seed in range(1, 9)]
         for _ in range(5):
