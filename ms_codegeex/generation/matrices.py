@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -100,8 +101,8 @@ def aligned(shape: tuple[int, ...], dtype: type, sparse: bool = False) -> np.nda
     written take memory; others have huge pages where the system has them."""
     count = int(np.prod(shape))
     pages = mmap.mmap(-1, max(count * np.dtype(dtype).itemsize, 1), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if not sparse and hasattr(mmap, "MADV_HUGEPAGE"):
-        pages.madvise(mmap.MADV_HUGEPAGE)
+    with suppress(AttributeError, OSError):  # on systems without huge pages
+        pages.madvise(mmap.MADV_NOHUGEPAGE if sparse else mmap.MADV_HUGEPAGE)
     return np.frombuffer(pages, dtype, count).reshape(shape)
 
 
