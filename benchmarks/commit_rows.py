@@ -6,12 +6,12 @@
     python benchmarks/commit_rows.py --tokenizer tokenizer --output rows --history pip aiohttp --edits 800 \\
         --seq-length 512
 
-A row is what `evaluate commits` asks with other files, and its answer: suffix, other files and prefix, middle, between
-the sentinels, suffix first. Edits are those of git histories. Gaps are single pieces of lines of installed packages;
-the other files are of the same package, half of them at a place where a name of the gap occurs. With --copied, such a
-share of the gaps has the lines around them in one of the other files too, some of them left out, as a file that was
-made from another one has: so a model learns to copy from few rows. The loss counts all tokens but the sentinels. With a
-shorter --seq-length, windows and parts are shorter in proportion.
+A row is what `evaluate commits` asks with other files, and its answer: suffix, other files, prefix and middle, with
+sentinels before the suffix and the files. Edits are those of git histories. Gaps are single pieces of lines of
+installed packages; the other files are of the same package, half of them at a place where a name of the gap occurs.
+With --copied, such a share of the gaps has the lines around them in one of the other files too, some of them left out,
+as a file that was made from another one has: so a model learns to copy from few rows. The loss counts all tokens but
+the sentinels. With a shorter --seq-length, windows and parts are shorter in proportion.
 
 The rows are a dataset for `train` (docs/commits.md has the commands); declare the sentinels in the trained model's
 `serving.json`.
@@ -34,7 +34,7 @@ from ms_codegeex.data.corpus.dataset_writer import DatasetWriter
 from ms_codegeex.data.corpus.writing import write_description
 from ms_codegeex.data.datasets.directory import file_records
 from ms_codegeex.data.datasets.packing import KIND
-from ms_codegeex.data.infilling.sentinels import ORDERS, Sentinels, joined_files
+from ms_codegeex.data.infilling.sentinels import JOINED, Sentinels, joined_files
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.data.tokenizer.base import Tokenizer
 from ms_codegeex.evaluation.commits.history import (
@@ -56,9 +56,10 @@ GAP = re.compile(r"[^\s].*[^\s]")
 
 
 def sentinels_of(tokenizer: Tokenizer) -> Sentinels:
-    """The tokenizer's unused ids, in the order in which a prompt has them: suffix first."""
+    """The tokenizer's unused ids. The suffix comes first and the prefix last: the middle continues it without a break,
+    so a model that copies what follows an equal text finds its first token too."""
     prefix, suffix, middle = tokenizer.sentinels
-    return Sentinels(prefix, suffix, middle, order=ORDERS["spm"])
+    return Sentinels(prefix, suffix, middle, order=JOINED)
 
 
 def sources(packages: Path) -> dict[str, list[str]]:
