@@ -174,7 +174,7 @@ PARSERS = {"json": {"load", "loads", "JSONDecoder", "decoder", "scanner"}, "yaml
 PARSING = {  # files that may parse JSON or YAML themselves, and why; all others call `parse_json` or `parse_yaml`
     "base/json_reading.py": "the one reader of JSON",
     "base/yaml_reading.py": "the one reader of YAML",
-    "generation/messages.py": "from a process that this one started",
+    "devices/messages.py": "from a process that this one started",
     "serving/messages.py": "from the engine's process, many times a second",
     "runs/fork_server.py": "from the process that started this one",
     "evaluation/judging/inside/compare.py": "runs in the sandbox, without this package",

@@ -14,6 +14,7 @@ FUSIONS = ("graph_kernel", "attention", "norm", "optimizer", "dropout")
 # by default everywhere: the random numbers of its kernel are not a function of the sample.
 CPU_FUSIONS = frozenset({"optimizer"})
 HEAD_MULTIPLE, LARGEST_HEAD = 16, 512  # head sizes of fused attention
+MOST_DOCUMENTS = 1024  # of one call of fused attention (MindSpore 2.9's documentation of the kernel)
 
 ASSUMED = {"cpu": ASCEND_910, "ascend": ASCEND_910, "gpu": A100}  # without parallel.hardware
 
@@ -106,6 +107,14 @@ def attention_obstacle(config: RunConfig) -> str | None:
     return None
 
 
+def documents_of_a_row(config: RunConfig) -> int:
+    """How many documents of a row fused attention takes by their ends; 0: it takes a mask."""
+    if not config.parallel.fusion.documents:
+        return 0
+    rows = config.micro_batch // config.parallel.overlap.parts
+    return min(MOST_DOCUMENTS // rows, config.seq_length) if config.data.reset_at_eos else 1
+
+
 def dropout_obstacle(config: RunConfig) -> str | None:
     """Why this run cannot use the engine's dropout kernel, naming the key to change; None if it can.
 
@@ -132,6 +141,11 @@ def check_kernels(config: RunConfig) -> None:
             obstacle = f"parallel.hardware: {config.parallel.hardware} has no such kernel; set it to what you have"
         if obstacle:
             raise UserError(f"parallel.fusion.attention: {obstacle}, or leave the key out")
+    if fusion.documents and "attention" not in chosen_kernels(config):
+        raise UserError(
+            "parallel.fusion.documents: only fused attention takes the ends of documents, and this run composes "
+            f"attention{f': {why}' if (why := attention_obstacle(config)) else ''}; leave the key out"
+        )
     if fusion.norm and config.device != "ascend" and config.model.sizes.rms_norm:
         raise UserError(
             f"parallel.fusion.norm: RMSNorm's kernel exists on Ascend only, not on device: {config.device}; leave the "

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ms_codegeex.base.hardware import Device
-from ms_codegeex.config.chosen_hardware import fused_kernels
+from ms_codegeex.config.chosen_hardware import documents_of_a_row, fused_kernels
 from ms_codegeex.parallel.sharding import recompute_of_blocks
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class MicroBatch:
     `shards`: replicas over which weights are sharded that are cast once a step; `micro_batches`: of a step.
     `saved_all_reduces`: recomputation finds the results of tensor-parallel all-reduces saved. `kept_masks`: the engine
     keeps masks of composed dropout that are to be computed again: Ascend's back end merges both (MindSpore 2.9). A part
-    of a micro-batch counts as one.
+    of a micro-batch counts as one. `documents`: how many of a row attention takes by their ends; 0: it takes a mask.
     """
 
     sequences: int
@@ -156,6 +156,7 @@ class MicroBatch:
     saved_all_reduces: bool = False
     kept_masks: bool = False
     stages: int = 1
+    documents: int = 0
 
     @property
     def rows(self) -> int:
@@ -207,6 +208,7 @@ def shape_of(config: RunConfig, device: Device) -> MicroBatch:
         saved_all_reduces=not overlap.recompute_collectives,
         kept_masks=device.kind == "ascend",
         stages=mesh.pipeline,
+        documents=documents_of_a_row(config),
     )
 
 

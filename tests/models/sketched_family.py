@@ -8,7 +8,7 @@ from functools import partial
 
 from mindspore import nn
 
-from ms_codegeex.models.causal import Block, CausalLogits, CausalLoss, Head, InputEmbedding
+from ms_codegeex.models.causal import Block, CausalLoss, Head, InputEmbedding
 from ms_codegeex.models.decoder_config import DecoderConfig, from_preset
 from ms_codegeex.models.foreign import COPY, STACK, TRANSPOSE, Entry, ForeignFormats, ForeignLayout, SizeKeys, inside
 from ms_codegeex.models.layers import CausalMask, SampleKeys
