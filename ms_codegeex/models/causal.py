@@ -52,8 +52,9 @@ class Build:
 
     `loss_chunk` > 0 chooses the chunked loss (FP32 only) with `micro_batch` sequences a call. `head_table` gives the
     head of a tied model a separate word table, for pipelines: the last stage cannot reach the embedding's. The training
-    step keeps the two equal. `kernels`: names of the cells that are the fused ones, as in `parallel.fusion`. `documents`:
-    how many of a row fused attention takes by their ends; 0: it takes a mask. `library`: the path of the operators that are compiled for this CPU; "" for none (FP32 only).
+    step keeps the two equal. `kernels`: names of the cells that are the fused ones, as in `parallel.fusion`.
+    `documents`: how many of a row fused attention takes by their ends; 0: it takes a mask. `library`: the path of the
+    operators that are compiled for this CPU; "" for none (FP32 only).
     """
 
     seq_length: int

@@ -30,21 +30,21 @@ class DocumentEnds(nn.Cell):
         numbers = np.arange(most, dtype=np.float32)
         numbers[-1] = seq_length  # no document has a higher number
         self.numbers, self.steps = Tensor(numbers[None, None]), Tensor(np.arange(seq_length, dtype=np.int32)[None])
-        self.starts = Tensor(seq_length * np.arange(rows, dtype=np.int32)[None, :, None])
+        self.starts = Tensor(seq_length * np.arange(rows, dtype=np.float32)[None, :, None])
         self.is_eos, self.eos_to_float, self.segments = ops.Equal(), ops.Cast(), ops.CumSum(exclusive=True)
         self.as_rows, self.later, self.later_to_float = ops.ExpandDims(), ops.Greater(), ops.Cast()
-        self.count, self.rest, self.ends_to_int = ops.ReduceSum(), ops.Sub(), ops.Cast()
-        self.as_columns, self.before, self.last = ops.ExpandDims(), ops.Mul(), ops.ReduceMax()
-        self.to_int, self.from_start, self.add, self.to_long = ops.Cast(), ops.Sub(), ops.Add(), ops.Cast()
+        self.count, self.rest, self.as_columns = ops.ReduceSum(), ops.Sub(), ops.ExpandDims()
+        self.before, self.begin, self.to_int, self.from_begin = ops.Mul(), ops.ReduceMax(), ops.Cast(), ops.Sub()
+        self.add, self.to_long = ops.Add(), ops.Cast()
 
     def construct(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """int32 [batch, seq] -> ends int64 [batch * most] from the start of a device's rows, positions [batch, seq]"""
         segment = self.segments(self.eos_to_float(self.is_eos(ids, self.eos), ms.float32), 1)
         later = self.later_to_float(self.later(self.as_rows(segment, 2), self.numbers), ms.float32)
         ends = self.rest(float(self.seq_length), self.count(later, 1))
-        begin = self.to_int(self.last(self.before(later, self.as_columns(ends, 1)), 2), ms.int32)
-        ends = ops.reshape(self.ends_to_int(ends, ms.int32), (-1, self.starts.shape[1], self.most))
-        return self.to_long(ops.reshape(self.add(ends, self.starts), (-1,)), ms.int64), self.from_start(self.steps, begin)
+        begin = self.to_int(self.begin(self.before(later, self.as_columns(ends, 1)), 2), ms.int32)
+        ends = self.add(ops.reshape(ends, (-1, self.starts.shape[1], self.most)), self.starts)
+        return self.to_long(ops.reshape(ends, (-1,)), ms.int64), self.from_begin(self.steps, begin)
 
 
 class DocumentAttention(FusedAttention):
@@ -53,7 +53,7 @@ class DocumentAttention(FusedAttention):
     def __init__(self, seq_length: int, triangle: Tensor, *arguments: Any):
         super().__init__(*arguments)
         self.seq_length, self.hidden = seq_length, triangle
-        # the kernel takes all earlier tokens of a document; `pre_tokens` tells readers of the graph how many there may be
+        # the kernel takes all earlier tokens of a document; `pre_tokens` tells who reads the graph how long a row is
         layout = {"pre_tokens": seq_length, "next_tokens": 0, "input_layout": "TND", "sparse_mode": 3}
         self.kernel = FlashAttentionScore(self.heads.count, scale_value=self.scale**2, **layout)
 

@@ -232,12 +232,12 @@ class Strategies:
         ids, square = (self.data, 1), (self.data, 1, 1)
         if isinstance(mask, DocumentEnds):
             _shard(mask, "is_eos", ids, ())
-            _shard(mask, "eos_to_float segments as_rows ends_to_int as_columns to_int", ids)
+            _shard(mask, "eos_to_float segments as_rows as_columns to_int", ids)
             _shard(mask, "later add", square, (1, 1, 1))
-            _shard(mask, "later_to_float count last", square)
+            _shard(mask, "later_to_float count begin", square)
             _shard(mask, "rest", (), ids)
             _shard(mask, "before", square, square)
-            _shard(mask, "from_start", (1, 1), ids)
+            _shard(mask, "from_begin", (1, 1), ids)
             _shard(mask, "to_long", (self.data,))
             return
         if not mask.reset:

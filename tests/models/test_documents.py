@@ -4,8 +4,6 @@ FlashAttentionScore has no CPU kernel: the cell is tested around a stand-in that
 of layout TND, so the kernel itself is untested on hardware.
 """
 
-from itertools import pairwise
-
 import mindspore as ms
 import numpy as np
 import pytest
@@ -96,7 +94,10 @@ def small_build(**options):
     return Build(seq_length=SEQ, dtype=ms.float16, micro_batch=ROWS, kernels=("attention",), **options)
 
 
-@pytest.mark.parametrize("heads,rotary,repeats", [(Heads(2, 16, 2), False, False), (Heads(4, 16, 2), True, False), (Heads(4, 16, 2), True, True)])
+@pytest.mark.parametrize(
+    "heads,rotary,repeats",
+    [(Heads(2, 16, 2), False, False), (Heads(4, 16, 2), True, False), (Heads(4, 16, 2), True, True)],
+)
 @pytest.mark.parametrize("reset", [True, False])
 def test_attention_by_ends_is_attention_by_mask(ids, heads, rotary, repeats, reset):
     ids, generator = ids[:ROWS], np.random.default_rng(7)
