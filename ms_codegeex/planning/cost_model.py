@@ -183,7 +183,7 @@ def shape_of(config: RunConfig, device: Device) -> MicroBatch:
     """One micro-batch of this run, or one of its parts."""
     mesh, training, sizes = config.mesh, config.training, config.model.sizes
     overlap = config.parallel.overlap
-    settings = recompute_of_blocks(config)
+    settings, fused = recompute_of_blocks(config), fused_kernels(config, device.fused)
     blocks: list[list[str]] = [[] for _ in range(mesh.pipeline * mesh.virtual_stages)]
     for layer in range(sizes.num_layers):
         blocks[mesh.part_of(layer, sizes.attention_layers)].append(settings[layer])
@@ -199,7 +199,7 @@ def shape_of(config: RunConfig, device: Device) -> MicroBatch:
         precision=training.precision,
         dropout=training.dropout > 0,
         recompute=training.recompute,
-        fused=fused_kernels(config, device.fused),
+        fused=fused,
         adapted=_adapted(config),
         rank=config.lora.rank,
         adapter_dropout=config.lora.rank > 0 and config.lora.dropout > 0,
@@ -208,7 +208,7 @@ def shape_of(config: RunConfig, device: Device) -> MicroBatch:
         saved_all_reduces=not overlap.recompute_collectives,
         kept_masks=device.kind == "ascend",
         stages=mesh.pipeline,
-        documents=documents_of_a_row(config),
+        documents=documents_of_a_row(config) if "attention" in fused else 0,
     )
 
 

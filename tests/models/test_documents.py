@@ -95,17 +95,17 @@ def small_build(**options):
 
 
 @pytest.mark.parametrize(
-    "heads,rotary,repeats",
-    [(Heads(2, 16, 2), False, False), (Heads(4, 16, 2), True, False), (Heads(4, 16, 2), True, True)],
+    "heads,rotary,repeats,reset",
+    [
+        (Heads(2, 16, 2), False, False, True),
+        (Heads(4, 16, 2), True, True, True),
+        pytest.param(Heads(4, 16, 2), True, False, False, marks=pytest.mark.slow),  # another compilation
+    ],
 )
-@pytest.mark.parametrize("reset", [True, False])
 def test_attention_by_ends_is_attention_by_mask(ids, heads, rotary, repeats, reset):
     ids, generator = ids[:ROWS], np.random.default_rng(7)
     count, groups, d = heads.count, heads.groups, heads.size
-    q, k, v = (
-        generator.normal(0, 1.5, (ROWS * SEQ, n * d)).astype(np.float16).astype(np.float16)
-        for n in (count, groups, groups)
-    )
+    q, k, v = (generator.normal(0, 1.5, (ROWS * SEQ, n * d)).astype(np.float16) for n in (count, groups, groups))
     arguments = heads, ms.float16, ms.float32, OFF, rotary
     core = with_stand_in(DocumentAttention(SEQ, small_build().triangle, *arguments))
     core.repeats = repeats
@@ -114,10 +114,10 @@ def test_attention_by_ends_is_attention_by_mask(ids, heads, rotary, repeats, res
     ends, _ = DocumentEnds(SEQ, EOS, reset, ROWS, SEQ if reset else 1)(Tensor(ids))
     angles = RotaryTable(SEQ, d, d // 2)(positions) if rotary else ()
     found = core(*map(Tensor, (q, k, v)), ends, keys, *angles)
-    composed = AttentionCore(*arguments)(*map(Tensor, (q, k, v)), mask, keys, *angles)
-    assert found.dtype == ms.float16 and found.shape == composed.shape
-    np.testing.assert_allclose(found.asnumpy(), composed.asnumpy(), atol=1e-2)
+    assert found.dtype == ms.float16 and found.shape == q.shape
     if rotary:
+        composed = AttentionCore(*arguments)(*map(Tensor, (q, k, v)), mask, keys, *angles)
+        np.testing.assert_allclose(found.asnumpy(), composed.asnumpy(), atol=1e-2)
         return
     for r, row in enumerate(ids):  # in float64
         _, visible = twin.positions_and_visibility(row, EOS, reset)

@@ -1,4 +1,4 @@
-"""Attention by the ends of documents, as MindSpore partitions it: compiled with its kernel, executed with a stand-in."""
+"""Attention by the ends of documents as MindSpore partitions it: compiled with its kernel, executed with a stand-in."""
 
 from pathlib import Path
 
