@@ -1,13 +1,17 @@
 """Training rows for a model that is to copy from other files: gaps with parts of other files before the prefix.
 
     python benchmarks/commit_rows.py --tokenizer tokenizer --output rows --packages SITE-PACKAGES --gaps 8000
+    python benchmarks/commit_rows.py --tokenizer tokenizer --output rows --packages SITE-PACKAGES --gaps 8000 \\
+        --copied 0.7
     python benchmarks/commit_rows.py --tokenizer tokenizer --output rows --history pip aiohttp --edits 800 \\
-        --seq-length 2048
+        --seq-length 512
 
-A row is what `evaluate commits` asks with other files, and its answer: suffix, other files and prefix, middle, between
-the sentinels, suffix first. Edits are those of git histories. Gaps are single pieces of lines of installed packages;
-the other files are of the same package, half of them at a place where a name of the gap occurs. The loss counts all
-tokens but the sentinels. With a shorter --seq-length, windows and parts are shorter in proportion.
+A row is what `evaluate commits` asks with other files, and its answer: suffix, other files, prefix and middle, with
+sentinels before the suffix and the files. Edits are those of git histories. Gaps are single pieces of lines of
+installed packages; the other files are of the same package, half of them at a place where a name of the gap occurs.
+With --copied, such a share of the gaps has the lines around them in one of the other files too, some of them left out,
+as a file that was made from another one has: so a model learns to copy from few rows. The loss counts all tokens but
+the sentinels. With a shorter --seq-length, windows and parts are shorter in proportion.
 
 The rows are a dataset for `train` (docs/commits.md has the commands); declare the sentinels in the trained model's
 `serving.json`.
@@ -30,7 +34,7 @@ from ms_codegeex.data.corpus.dataset_writer import DatasetWriter
 from ms_codegeex.data.corpus.writing import write_description
 from ms_codegeex.data.datasets.directory import file_records
 from ms_codegeex.data.datasets.packing import KIND
-from ms_codegeex.data.infilling.sentinels import ORDERS, Sentinels, joined_files
+from ms_codegeex.data.infilling.sentinels import JOINED, Sentinels, joined_files
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.data.tokenizer.base import Tokenizer
 from ms_codegeex.evaluation.commits.history import (
@@ -43,7 +47,8 @@ from ms_codegeex.evaluation.commits.history import (
     chosen_edits,
 )
 
-FULL = 2048  # tokens for which windows and parts have the lengths of `evaluate commits`
+FULL = 4096  # tokens that hold the window and the parts of `evaluate commits`
+LEFT_OUT = 0.15  # share of the copied lines
 COMMITS = 5000
 LEAST_BYTES, MOST_BYTES = 400, 100_000  # of a source file
 NAME = re.compile(r"[A-Za-z_]\w{3,}")
@@ -51,9 +56,10 @@ GAP = re.compile(r"[^\s].*[^\s]")
 
 
 def sentinels_of(tokenizer: Tokenizer) -> Sentinels:
-    """The tokenizer's unused ids, in the order in which a prompt has them: suffix first."""
+    """The tokenizer's unused ids. The suffix comes first and the prefix last: the middle continues it without a break,
+    so a model that copies what follows an equal text finds its first token too."""
     prefix, suffix, middle = tokenizer.sentinels
-    return Sentinels(prefix, suffix, middle, order=ORDERS["spm"])
+    return Sentinels(prefix, suffix, middle, order=JOINED)
 
 
 def sources(packages: Path) -> dict[str, list[str]]:
@@ -85,8 +91,8 @@ def gap(text: str, generator: np.random.Generator) -> tuple[str, str, str] | Non
     return text[:begin], text[begin:end], text[end:]
 
 
-def parts_for(middle: str, others: Sequence[str], generator: np.random.Generator) -> tuple[str, ...]:
-    """Parts of other files; with luck, where a name of the middle occurs."""
+def parts_for(middle: str, others: Sequence[str], size: int, generator: np.random.Generator) -> list[str]:
+    """Parts of other files, of `size` characters; with luck, where a name of the middle occurs."""
     chosen = [others[number] for number in generator.permutation(len(others))[:FILES].tolist()]
     if names := NAME.findall(middle):
         name = max(names, key=len)
@@ -99,14 +105,30 @@ def parts_for(middle: str, others: Sequence[str], generator: np.random.Generator
     for text in chosen:
         place = text.find(name)
         middle_of = place if place >= 0 else int(generator.integers(len(text)))
-        begin = text.rfind("\n", 0, max(0, middle_of - int(generator.integers(FILE_CHARACTERS)))) + 1
-        parts.append(text[begin : begin + FILE_CHARACTERS])
-    return tuple(parts)
+        begin = text.rfind("\n", 0, max(0, middle_of - int(generator.integers(size)))) + 1
+        parts.append(text[begin : begin + size])
+    return parts
 
 
-def gaps(packages: dict[str, list[str]], count: int, seed: int) -> Iterator[Edit]:
-    """`count` gaps of files of the packages, large packages no more often than small ones by the root of their size."""
-    generator = np.random.default_rng([seed, 1])
+def copied(before: str, middle: str, after: str, size: int, generator: np.random.Generator) -> str:
+    """The lines around a gap, and the gap's own, in up to `size` characters; some others of them left out."""
+    start, end = before.rfind("\n") + 1, after.find("\n") + 1 or len(after)
+    own = before[start:] + middle + after[:end]
+    above, below = before[:start].splitlines(keepends=True), after[end:].splitlines(keepends=True)
+    lines, room = [own], size - len(own)
+    while room > 0 and (above or below):
+        upwards = bool(above) and (not below or generator.random() < 0.6)
+        line = above.pop() if upwards else below.pop(0)
+        room -= len(line)
+        if room > 0 and generator.random() >= LEFT_OUT:
+            lines = [line, *lines] if upwards else [*lines, line]
+    return "".join(lines)
+
+
+def gaps(packages: dict[str, list[str]], count: int, share: float, scale: float, seed: int) -> Iterator[Edit]:
+    """`count` gaps of files of the packages, large packages no more often than small ones by the root of their size. A
+    `share` of them is in another file too. Parts of files have the lengths of `evaluate commits` times `scale`."""
+    generator, size = np.random.default_rng([seed, 1]), int(FILE_CHARACTERS * scale)
     names = sorted(packages)
     weights = np.sqrt([len(packages[name]) for name in names])
     while count:
@@ -116,7 +138,14 @@ def gaps(packages: dict[str, list[str]], count: int, seed: int) -> Iterator[Edit
             continue
         before, middle, after = found
         others = texts[max(0, number - 20) : number] + texts[number + 1 : number + 20]
-        yield Edit("", "", "Python", before, middle, after, parts_for(middle, others, generator))
+        parts = parts_for(middle, others, size, generator)
+        if generator.random() < share:
+            copy, place = copied(before, middle, after, size, generator), int(generator.integers(len(parts)))
+            room = max(0, size - len(copy))
+            first = parts[place][: int(generator.integers(room + 1))]
+            first = first[: first.rfind("\n") + 1]
+            parts[place] = first + copy + parts[place][len(first) : len(first) + room - len(first)]
+        yield Edit("", "", "Python", before, middle, after, tuple(parts))
         count -= 1
 
 
@@ -162,6 +191,7 @@ def main() -> None:
     parser.add_argument("--seq-length", type=int, default=FULL, help="tokens of a row (default: %(default)s)")
     parser.add_argument("--packages", type=Path, help="directory of Python packages")
     parser.add_argument("--gaps", type=int, default=0, help="gaps of packages (default: %(default)s)")
+    parser.add_argument("--copied", type=float, default=0.0, help="share of the gaps that another file has too (0)")
     parser.add_argument("--history", type=Path, nargs="+", default=[], help="git repositories")
     parser.add_argument("--edits", type=int, default=0, help="edits of each history (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
@@ -172,7 +202,8 @@ def main() -> None:
         for path in arguments.history:
             yield from chosen_edits(Repository(path), COMMITS, arguments.edits, arguments.seed)
         if arguments.gaps:
-            yield from gaps(sources(arguments.packages), arguments.gaps, arguments.seed)
+            packages, scale = sources(arguments.packages), min(1.0, arguments.seq_length / FULL)
+            yield from gaps(packages, arguments.gaps, arguments.copied, scale, arguments.seed)
 
     write(arguments.tokenizer, arguments.output, arguments.seq_length, edits())
 

@@ -34,7 +34,8 @@ from common import ROOT, print_command, versions
 
 sys.path.insert(0, str(ROOT))
 
-from ms_codegeex.data.languages import ALL_LANGUAGES, HEAD_BYTES, detect
+from ms_codegeex.data.detection import HEAD_BYTES, detect
+from ms_codegeex.data.languages import ALL_LANGUAGES
 
 _PATHS = sysconfig.get_paths()
 _PACKAGES = _PATHS["purelib"]

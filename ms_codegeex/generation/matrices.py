@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -94,14 +95,15 @@ class Packed:
         return self.data.shape[1] * (8 if self.bits == 4 else 1)
 
 
-def aligned(shape: tuple[int, ...], dtype: type) -> np.ndarray:
+def aligned(shape: tuple[int, ...], dtype: type, sparse: bool = False) -> np.ndarray:
     """Zeros that begin at a multiple of 64 bytes. They lie outside the heap, where arrays that last would leave holes
-    between those that packing frees: 8 % of a 4-bit model's memory."""
-    count = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    pages = mmap.mmap(-1, max(count, 1), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):  # as NumPy asks for its arrays; only Linux has it
-        pages.madvise(mmap.MADV_HUGEPAGE)
-    return np.frombuffer(pages, dtype, int(np.prod(shape))).reshape(shape)
+    between those that packing frees: 8 % of a 4-bit model's memory. Of a `sparse` array, only the small pages that were
+    written take memory; others have huge pages where the system has them."""
+    count = int(np.prod(shape))
+    pages = mmap.mmap(-1, max(count * np.dtype(dtype).itemsize, 1), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(AttributeError, OSError):  # on systems without huge pages
+        pages.madvise(mmap.MADV_NOHUGEPAGE if sparse else mmap.MADV_HUGEPAGE)
+    return np.frombuffer(pages, dtype, count).reshape(shape)
 
 
 def pack(matrix: Quantised, blocks: bool = False) -> Packed:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 RECENT = 1000  # passes for which a group that has no request is still expected
 AHEAD = 256  # rows that a group may have had more than others and still come first
+TYPING = 200  # passes for which the slot of a group that has no request is taken after others
 SMALL = 16  # rows: with fewer a pass is hardly shorter
 
 
@@ -42,20 +43,27 @@ class RowShares:
             del self._last[group], self._rows[group]
             self._entered.pop(group, None)
 
+    def typing(self, group: str) -> bool:
+        """Whether the group had rows a moment ago, so that a request that begins like its last one is likely."""
+        return self._passes - self._last.get(group, -TYPING) < TYPING
+
+    def favoured(self, groups: Collection[str]) -> str:
+        """Of the groups that had least, or up to `AHEAD` rows more, the one that came last."""
+        rows = {each: self._rows.get(each, 0) for each in groups}
+        least = min(rows.values())
+        return min(groups, key=lambda each: (rows[each] > least + AHEAD, -self._entered.get(each, 0)))
+
     def divided(self, prompts: Sequence[tuple[str, int]], room: int, begun: Iterable[str] = ()) -> list[int]:
         """How many of `room` rows each prompt gets, given its group and the number of rows that it could use.
 
-        The first prompt of one group comes first: of the groups that had least, or up to `AHEAD` more, the one that
-        came last. If it is complete with this pass, or if one of that
-        group is complete anyway, as `begun` says, the others get as many rows at most: the pass is short. Otherwise
-        groups have equal shares, within which the first prompts come first; so does what a group does not need.
+        The first prompt of the favoured group comes first. If it is complete with this pass, or if one of that group is
+        complete anyway, as `begun` says, the others get as many rows at most: the pass is short. Otherwise groups have
+        equal shares, within which the first prompts come first; so does what a group does not need.
         """
         counts, sizes, waiting = [0] * len(prompts), Counter(group for group, _ in prompts), Counter(begun)
         groups = sizes + waiting
         if len(groups) > 1:
-            rows = {each: self._rows.get(each, 0) for each in groups}
-            least = min(rows.values())
-            favoured = min(groups, key=lambda each: (rows[each] > least + AHEAD, -self._entered.get(each, 0)))
+            favoured = self.favoured(groups)
             first = next((number for number, (group, _) in enumerate(prompts) if group == favoured), None)
             own = rest = 0
             if first is not None:

@@ -23,7 +23,7 @@ from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.generation.choice import Chosen, TokenChoice, check_finite, token_choice
 from ms_codegeex.generation.constraints import Constraint
 from ms_codegeex.generation.prefixes import LEAST, Prefixes
-from ms_codegeex.generation.row_shares import RowShares
+from ms_codegeex.generation.row_shares import SMALL, RowShares
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.generation.slots import MIN_CHUNK, Part, SlotEngine, power, shared
 
@@ -81,6 +81,11 @@ class Request:
         self.cancelled = True
         if self.withdraw is not None and self.withdraw(self):
             self.end("cancelled")
+
+    @property
+    def begun(self) -> bool:
+        """Whether the answer has begun."""
+        return len(self.ids) > self.prompt
 
     @property
     def computes_all(self) -> bool:
@@ -149,6 +154,8 @@ class Call:
     """Other work for an engine: with `count` slots, the first of which holds as much of `ids`, computed with an
     `adapter`, as any."""
 
+    group = None
+
     def __init__(self, work: Work, ids: Sequence[int] = (), count: int = 1, adapter: int = 0):
         self.work, self.ids, self.count, self.adapter = work, list(ids), count, adapter
         self.result: Future[Any] = Future()
@@ -193,7 +200,7 @@ class Scheduler:
         self._steps: list[tuple[Call, list[int]]] = []  # of those who hold slots, which are given
         self._active: dict[int, Request] = {}  # by slot, in the order of admission
         self._used, self._clock = [0] * engine.slots, 0  # when a slot became free
-        self._shares = RowShares()
+        self._shares, self._hurried = RowShares(), False
         self._groups = [""] * engine.slots  # for which the contents of the slots were computed
 
     def submit(self, work: Request | Call) -> None:
@@ -284,8 +291,9 @@ class Scheduler:
         for call, slots in steps:
             self._run(call, slots)
         self._admit()
-        planned = self._decoding()
-        self._add_prompts(planned)
+        requests = self._hurry()
+        planned = self._decoding(requests)
+        self._add_prompts(planned, requests)
         self.passes += bool(planned)
         rows = Counter[str]()
         for part, request in planned:
@@ -301,9 +309,21 @@ class Scheduler:
         """The number of ids that are not computed yet."""
         return len(request.ids) - len(self.engine.cached[request.slot])
 
-    def _decoding(self) -> list[tuple[Part, Request]]:
+    def _hurry(self) -> list[Request]:
+        """The requests of the next pass: all, or only those of the favoured of several groups that get their first
+        tokens in it, if it is short then. Not in two passes in a row, so that nobody waits for ever."""
+        requests, hurried = list(self._active.values()), list[Request]()
+        groups = {request.group for request in requests}
+        if len(groups) > 1 and not self._hurried:
+            group = self._shares.favoured(groups)
+            new = [each for each in requests if (each.group, each.leader) == (group, None) and not each.begun]
+            hurried = new if sum(map(self._left, new)) <= SMALL else []
+        self._hurried = bool(hurried)
+        return hurried or requests
+
+    def _decoding(self, requests: Sequence[Request]) -> list[tuple[Part, Request]]:
         """A part of each request that lacks only its newest id: that and guesses."""
-        ready = [request for request in self._active.values() if request.leader is None and self._left(request) == 1]
+        ready = [request for request in requests if request.leader is None and self._left(request) == 1]
         guesses: list[list[int]] = [[] for _ in ready]
         if self.speculation is not None and ready:
             room = [min(self.speculation.maximum, each.limit - len(each.ids) - 1) for each in ready]
@@ -314,7 +334,7 @@ class Scheduler:
             planned.append((Part(request.slot, len(request.ids) - 1, [request.ids[-1], *guess], choices), request))
         return planned
 
-    def _add_prompts(self, planned: list[tuple[Part, Request]]) -> None:
+    def _add_prompts(self, planned: list[tuple[Part, Request]], requests: Sequence[Request]) -> None:
         """Parts of the prompts that are not computed yet, as far as they fit into the pass."""
         used, room = sum(len(part.ids) for part, _ in planned), self.engine.chunk
         if planned:
@@ -322,8 +342,8 @@ class Scheduler:
             mixed = used + self.mixed_rows // 2 if self._shares.several else self.mixed_rows
             room = min(room, max(mixed, power(used + min(MIN_CHUNK, self.mixed_rows // 2))))
         room -= used
-        prompts = self._prompts({part.slot for part, _ in planned})
-        begun = [request.group for _, request in planned if len(request.ids) == request.prompt]
+        prompts = self._prompts(requests, {part.slot for part, _ in planned})
+        begun = [request.group for _, request in planned if not request.begun]
         counts = self._shares.divided([(request.group, self._left(request)) for request in prompts], room, begun)
         for request, count in zip(prompts, counts, strict=True):
             request.passed_over = 0 if count and request is prompts[0] else request.passed_over + 1
@@ -333,11 +353,11 @@ class Scheduler:
                 choices = request.prompt_choices(begin, begin + len(ids))
                 planned.append((Part(request.slot, begin, ids, choices, request.states), request))
 
-    def _prompts(self, decoding: Container[int]) -> list[Request]:
+    def _prompts(self, requests: Sequence[Request], decoding: Container[int]) -> list[Request]:
         """Requests whose prompts can be computed, the shortest rest first. Those that were not the first for
         `PATIENCE` passes come before the others, in the order of their waiting, so that nobody waits for ever."""
         found = []
-        for request in self._active.values():
+        for request in requests:
             if request.leader is not None:
                 self._reuse(request)
             if request.leader is None and request.slot not in decoding:
@@ -418,16 +438,18 @@ class Scheduler:
         except BaseException as error:
             call.end("error", error)
 
-    def _free(self) -> list[int]:
-        """Slots that nobody has, the least recently used first."""
+    def _free(self, group: str | None = None) -> list[int]:
+        """Slots that nobody has, the least recently used first. For a `group`, those last that hold what another one
+        asked a moment ago."""
         taken = {*self._active, *self._held}
         slots = (slot for slot in range(self.engine.slots) if slot not in taken)
-        return sorted(slots, key=lambda slot: self._used[slot])
+        others = {each for each in self._groups if group not in (None, each) and self._shares.typing(each)}
+        return sorted(slots, key=lambda slot: (self._groups[slot] in others, self._used[slot]))
 
     def _place(self, work: Request | Call) -> int:
         """The free slot with the longest common beginning. The least recently used one if a longer beginning can be
         copied, or if the slot would lose more than it keeps: its beginning can be copied, too."""
-        ids, free = work.ids[:-1], self._free()
+        ids, free = work.ids[:-1], self._free(work.group)
         begins = [self.engine.common(slot, ids, work.adapter) for slot in range(self.engine.slots)]
         best = max(free, key=lambda slot: begins[slot])
         lossy = 2 * begins[best] < len(self.engine.cached[best])

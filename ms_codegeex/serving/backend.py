@@ -20,7 +20,7 @@ from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.generation.stopping import Rule
 from ms_codegeex.serving.answering import AnswerText, Piece, TextFilter
 from ms_codegeex.serving.errors import ApiError, busy, failed, late, unavailable
-from ms_codegeex.serving.fairness import Turns, Waiting, check_concurrent
+from ms_codegeex.serving.fairness import RecentClients, Turns, Waiting, check_concurrent
 from ms_codegeex.serving.model import ServedModel
 from ms_codegeex.serving.settings import ServeSettings
 
@@ -148,7 +148,7 @@ class Backend(ABC):
         self.first_token_observers: list[Callable[[float], None]] = []  # seconds from arrival
         self.numbers = itertools.count(1)
         self._waiting, self._active = Waiting[StreamedAnswer](), dict[int, StreamedAnswer]()
-        self._turns = Turns()
+        self._turns, self._recent = Turns(), RecentClients()
 
     @property
     def ready(self) -> bool:
@@ -239,19 +239,24 @@ class Backend(ABC):
         if not len(self._waiting) or not self.engine_ready:
             return
         slices = self.settings.prefix_memory != 0  # otherwise all that was computed would be computed again
-        while exchanged := self._exchanged(slices):
+        present = {answer.client for answer in (*self._active.values(), *self._waiting)}
+        slots = self.slots - self._recent.expected(present, self.slots)
+        while exchanged := self._exchanged(slots, slices):
             answer, taker = exchanged
             for ahead in list(self._active.values())[self.slots :]:  # the slot is not for these
                 self._take_back(ahead)
             self._take_back(answer)
             self.counters.suspended += 1
             self._start(self._waiting.first(taker))
-        while len(self._waiting) and len(self._active) < self.slots + AHEAD:
-            self._start(self._waiting.next(self._turns.used))
+        # of several clients none is ahead: the next answer may be that of the client whose slot becomes free
+        room = slots + AHEAD if len(present) == 1 and slots == self.slots else slots
+        while len(self._waiting) and len(self._active) < room:
+            returned = self._recent.names.difference(each.client for each in self._active.values())
+            self._start(self._waiting.next(self._turns.used, returned))
 
-    def _exchanged(self, slices: bool) -> tuple[StreamedAnswer, str] | None:
-        """The answer that gives up its slot, and the client that gets it, if all slots are taken."""
-        if len(in_slots := self.in_slots) < self.slots:
+    def _exchanged(self, slots: int, slices: bool) -> tuple[StreamedAnswer, str] | None:
+        """The answer that gives up its slot, and the client that gets it, if `slots` are taken."""
+        if len(in_slots := self.in_slots) < slots:
             return None
         able = [answer for answer in in_slots if not answer.prompt_scores]
         return self._turns.exchange(able, self._waiting.clients, slices)
@@ -304,7 +309,7 @@ class Backend(ABC):
             self._dispatch()
             return
         if answer.text.finish is not None:
-            del self._active[number]
+            self._recent.leave(self._active.pop(number).client)
             if finish is None:
                 self._cancel(answer)
             answer.settle()
@@ -357,6 +362,7 @@ class Backend(ABC):
 
     def _forget(self, answer: StreamedAnswer) -> None:
         if not self._waiting.remove(answer) and self._active.pop(answer.number, None) is not None:
+            self._recent.leave(answer.client)
             self._cancel(answer)
             self._dispatch()
 

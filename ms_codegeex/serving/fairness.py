@@ -18,6 +18,7 @@ from ms_codegeex.serving.errors import ApiError
 
 QUANTUM = 128  # tokens of an answer before it gives its slot to a client that has none
 MANY = 4096  # clients whose counters are kept; then those that are not there are forgotten
+TYPING = 2.0  # seconds after a client's last answer in which it is expected again
 LEAD = 1024  # tokens by which a client may be ahead of one whose slot it gets because it has fewer
 
 
@@ -126,6 +127,29 @@ class Turns:
         return [answer for answer in ripe if answer.client == giver][-1], taker
 
 
+class RecentClients:
+    """Clients whose last answers have just ended. A slot is left free for each, since it holds the beginning of such a
+    client's next prompt, as at a keystroke."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic):
+        self._clock = clock
+        self._left: dict[str, float] = {}  # since when
+
+    def leave(self, client: str) -> None:
+        """Note the end of an answer."""
+        self._left = {each: self._left[each] for each in self.names} | {client: self._clock()}
+
+    @property
+    def names(self) -> set[str]:
+        """The clients that may still return to their slots."""
+        now = self._clock()
+        return {client for client, since in self._left.items() if now - since < TYPING}
+
+    def expected(self, present: Collection[str], slots: int) -> int:
+        """The number of slots that are left free, a quarter of all at most; none for those `present`."""
+        return min(slots // 4, len(self.names.difference(present)))
+
+
 class Waiting(Generic[Answer]):
     """Answers that wait for a slot. Each client has its share of the places."""
 
@@ -151,10 +175,12 @@ class Waiting(Generic[Answer]):
         else:
             answers.append(answer)
 
-    def next(self, used: Callable[[str], float]) -> Answer:
+    def next(self, used: Callable[[str], float], returned: Collection[str] = ()) -> Answer:
         """Remove and return the first answer of the client that has used least, of equal ones that served longest
-        ago."""
-        return self.first(min(self._clients, key=used))
+        ago. Those that `returned` come before others, unless they are `LEAD` tokens ahead."""
+        least = min(self._clients, key=used)
+        back = [each for each in self._clients if each in returned and used(each) - used(least) <= LEAD]
+        return self.first(min(back, key=used, default=least))
 
     def first(self, client: str) -> Answer:
         """Remove and return a client's first answer."""

@@ -19,7 +19,8 @@ from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.files import atomic_file
 from ms_codegeex.base.options import declared
 from ms_codegeex.base.printing import visible
-from ms_codegeex.data.languages import detect, find_language
+from ms_codegeex.data.detection import detect
+from ms_codegeex.data.languages import find_language
 from ms_codegeex.generation.sampling import SamplingSettings, request_fields
 from ms_codegeex.terminal.asking import TASKS, AnswerPart, CodeTask, Model, Prompt
 from ms_codegeex.terminal.printing import Printer

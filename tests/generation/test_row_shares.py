@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ms_codegeex.generation.row_shares import AHEAD, RECENT, SMALL, RowShares
+from ms_codegeex.generation.row_shares import AHEAD, RECENT, SMALL, TYPING, RowShares
 
 PROMPTS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 90)), max_size=8)
 
@@ -34,6 +34,16 @@ def test_who_had_least_comes_first_and_the_pass_is_short():
 def test_a_first_token_that_comes_anyway_makes_the_pass_short_too():
     assert shares(a=2 * AHEAD, b=5).divided([("a", 60)], 60, ["b"]) == [SMALL]
     assert shares(b=2 * AHEAD, a=5).divided([("a", 60)], 60, ["b"]) == [60]
+
+
+def test_a_group_types_for_some_passes_after_its_last_row():
+    made = shares(a=5)
+    assert made.typing("a") and not made.typing("b")
+    for _ in range(TYPING - 1):
+        made.note({"b": 1})
+    assert made.typing("a")
+    made.note({"b": 1})
+    assert not made.typing("a") and made.typing("b")
 
 
 def test_long_prompts_of_two_groups_take_turns():

@@ -20,7 +20,7 @@ from stepped_engine import NumberedEngine, SteppedBackend
 from ms_codegeex.generation.prefixes import Prefixes
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.generation.scheduler import Request, Scheduler
-from ms_codegeex.serving.fairness import LEAD, MANY, QUANTUM, Turns, Waiting
+from ms_codegeex.serving.fairness import LEAD, MANY, QUANTUM, TYPING, RecentClients, Turns, Waiting
 from ms_codegeex.serving.keys import read_keys
 
 PATH, CAPACITY, FLOOD = "/v1/completions", 2000, 120
@@ -59,6 +59,7 @@ def test_a_flood_of_one_client_leaves_another_ones_first_token_where_it_was(slot
 
     async def flooded():
         backend = SteppedBackend(NumberedEngine(slots), CAPACITY, max_queue=256)
+        backend._recent = RecentClients(clock=itertools.count(0, TYPING).__next__)  # everybody has been away for long
         idle = until_first_token(backend, backend.answer(ids_of(40, 1), settings(4), client="a"))
         assert idle == (1, 40)
         seeds = itertools.count(5)
@@ -80,6 +81,67 @@ def test_a_flood_of_one_client_leaves_another_ones_first_token_where_it_was(slot
         backend.fail_all(None)
 
     running(flooded())
+
+
+def test_keystrokes_in_a_flood_find_their_slot_and_have_short_passes_of_their_own():
+    async def flooded():
+        backend = SteppedBackend(NumberedEngine(4), CAPACITY, max_queue=256)
+        backend._recent = RecentClients(clock=lambda: 0.0)  # keystrokes come within the seconds, however slow this is
+        engine, ids, seeds = backend.worker.scheduler.engine, ids_of(600, 1), itertools.count(5)
+        for number in range(30):
+            while backend.queued < 50:
+                backend.answer(ids_of(400, next(seeds)), settings(50), client="flooder")
+            for _ in range(30):
+                backend.step()
+            answer = backend.answer(ids, settings(4), client="typist")
+            until_first_token(backend, answer)
+            if number:
+                rest = len(ids) - answer.reused
+                assert rest in (1, 2) and engine.rows[-1] == rest, number
+                backend.step()
+                assert engine.rows[-1] > rest  # the others are not passed over twice
+            while not answer.ended:
+                backend.step()
+            ids = [*ids, ids[-1] % 83 + 1, 85]
+        assert backend.counters.suspended <= 1 and backend.counters.failed == 0
+        backend.fail_all(None)
+
+    running(flooded())
+
+
+def test_a_quarter_of_the_slots_is_left_free_for_who_returns():
+    now = [0.0]
+    returning = RecentClients(clock=lambda: now[0])
+    for client in "abc":
+        returning.leave(client)
+    assert [returning.expected("", slots) for slots in (3, 4, 8, 16)] == [0, 1, 2, 3]
+    assert returning.expected("ab", 16) == 1
+    now[0] = TYPING - 0.1
+    returning.leave("c")
+    now[0] = TYPING
+    assert returning.expected("", 16) == 1
+    returning.leave("d")
+    assert returning._left.keys() == {"c", "d"}
+
+
+def test_a_slot_that_nobody_returned_to_goes_to_who_waits():
+    async def asked():
+        now = [0.0]
+        backend = SteppedBackend(NumberedEngine(4), CAPACITY)
+        backend._recent = RecentClients(clock=lambda: now[0])
+        backend.answer(ids_of(30, 0), settings(2), client="typist")
+        answers = [backend.answer(ids_of(30, seed), settings(60), client="flooder") for seed in range(1, 9)]
+        for _ in range(5):
+            backend.step()
+        assert backend.active == 3
+        now[0] = TYPING
+        backend.step()
+        assert backend.active == 4
+        while not backend.idle:
+            backend.step()
+        assert all(answer.text.finish == "length" for answer in answers)
+
+    running(asked())
 
 
 def test_a_long_prompt_has_half_of_the_rows_in_a_flood():
@@ -244,6 +306,10 @@ def test_the_client_that_used_least_is_next_and_equal_ones_take_turns():
     for client in "aabb":
         waiting.add(Asked(client))
     assert [waiting.next(lambda _: 0.0).client for _ in range(4)] == [*"abab"]
+    for client in "abc":
+        waiting.add(Asked(client))
+    used = {"a": 5, "b": 5 + LEAD, "c": 6 + LEAD}
+    assert [waiting.next(used.__getitem__, "bc").client for _ in range(3)] == [*"bac"]
 
 
 @pytest.fixture(scope="module")

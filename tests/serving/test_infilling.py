@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.data.infilling.sentinels import Sentinels, sentinels
+from ms_codegeex.data.infilling.sentinels import JOINED, Sentinels, sentinels
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.serving.infilling import Trimming, overlap
 
@@ -124,7 +124,11 @@ def cached_tokenizer():
 
 @pytest.mark.parametrize(
     ("order", "expected"),
-    [(("prefix", "suffix", "middle"), "<P>a = <S>\nb<M>"), (("suffix", "prefix", "middle"), "<S>\nb<P>a = <M>")],
+    [
+        (("prefix", "suffix", "middle"), "<P>a = <S>\nb<M>"),
+        (("suffix", "prefix", "middle"), "<S>\nb<P>a = <M>"),
+        (JOINED, "<S>\nb<M><P>a = "),
+    ],
 )
 def test_sentinels_stand_in_the_models_order(tokenizer, order, expected):
     ids, _ = Sentinels("<P>", "<S>", "<M>", order).prompt(tokenizer, "a = ", "\nb", 100)
@@ -175,6 +179,11 @@ def test_no_room_for_sentinels(tokenizer):
 def test_a_malformed_setting_is_refused(value):
     with pytest.raises(UserError, match=r"serving\.json: infill"):
         sentinels(value, "serving.json")
+
+
+def test_an_answer_may_continue_the_prefix():
+    value = {"prefix": 7, "suffix": 8, "middle": 9, "order": [*JOINED]}
+    assert sentinels(value, "serving.json") == Sentinels(7, 8, 9, JOINED)
 
 
 def test_a_sound_setting():

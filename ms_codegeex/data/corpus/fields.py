@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from ms_codegeex.data.corpus.archives import Broken
 from ms_codegeex.data.corpus.redaction import redact
 from ms_codegeex.data.corpus.settings import ReadingSettings
-from ms_codegeex.data.languages import HEAD_BYTES, LANGUAGES, Language, detect, lookup
+from ms_codegeex.data.detection import HEAD_BYTES, detect
+from ms_codegeex.data.languages import LANGUAGES, Language, lookup
 
 USUAL = {
     "text": ("text", "code", "content"),

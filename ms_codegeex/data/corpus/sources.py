@@ -16,7 +16,8 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.reading import in_hub_cache
 from ms_codegeex.data.corpus.archives import archive_kind
 from ms_codegeex.data.corpus.remote import RemotePath, list_files, open_input, parse_location
-from ms_codegeex.data.languages import HEAD_BYTES, LANGUAGES, detect, needs_head
+from ms_codegeex.data.detection import HEAD_BYTES, detect, needs_head
+from ms_codegeex.data.languages import LANGUAGES
 
 _NO_SOURCES = frozenset({"__pycache__", ".git", ".hg", ".svn"})
 _PACKAGES = "node_modules"  # of other people, as JavaScript's package manager installs them

@@ -5,7 +5,9 @@ in the manifest of a checkpoint.
                 "order": ["prefix", "suffix", "middle"], "end": ["<|endoftext|>"]}}
 
 A sentinel is an id, or the text of a special token. `order` is that of the parts; each sentinel precedes its text, and
-the answer follows the middle one. `end` is optional: texts that end an answer besides the model's end token.
+the answer follows the last part: the middle's sentinel, or the prefix, which the middle then continues without a break
+("Efficient Training of Language Models to Fill in the Middle", 2022, its second form of SPM). `end` is optional: texts
+that end an answer besides the model's end token.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from ms_codegeex.data.tokenizer.base import Tokenizer
 DESCRIPTION = "serving.json"
 PARTS = ("prefix", "suffix", "middle")
 ORDERS = {"psm": PARTS, "spm": ("suffix", "prefix", "middle")}
+JOINED = ("suffix", "middle", "prefix")  # the middle continues the prefix
 
 
 def joined_files(texts: Sequence[str], prefix: str) -> str:
@@ -122,9 +125,9 @@ def sentinels(value: Any, where: str) -> Sentinels:
         raise UserError(f"{setting}: {', '.join(PARTS)} are not texts or ids; give the model's sentinels")
     if len({*marks}) < len(marks):
         raise UserError(f"{setting}: {', '.join(PARTS)} are not three different sentinels; give the model's")
-    if not isinstance(order, list) or sorted(map(str, order)) != sorted(PARTS) or order[-1] != "middle":
+    if not isinstance(order, list) or sorted(map(str, order)) != sorted(PARTS) or order[-1] == "suffix":
         raise UserError(
-            f"{setting}: order is {order}; give prefix, suffix and middle in the model's order, middle last"
+            f"{setting}: order is {order}; give prefix, suffix and middle in the model's order, suffix not last"
         )
     if not isinstance(end, list) or not all(isinstance(text, str) and text for text in end):
         raise UserError(f"{setting}: end is {end}; give a list of texts")

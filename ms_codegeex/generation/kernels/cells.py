@@ -239,6 +239,6 @@ class KernelCells:
             turned = 2 * (int(np.flatnonzero(sin.any(0)).max(initial=-1)) // 2 + 1)  # the others have cos 1 and sin 0
             cos, sin = (np.ascontiguousarray(part[:, begin:turned:2]) for begin, part in enumerate((cos, sin)))
         heads = AttentionSizes(own.count, own.groups, own.size, 2 * cos.shape[1], self.sizes.slots, capacity)
-        keys, values = (aligned(shape, self.kept) for shape in cache_shapes(heads))
+        keys, values = (aligned(shape, self.kept, sparse=True) for shape in cache_shapes(heads))
         self._caches.append((keys, values))
         return self.library.attention(heads, cos, sin, keys, values)

@@ -8,7 +8,7 @@ import small_models
 from tokenizer_files import write_chatglm
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.data.infilling.sentinels import Sentinels, joined_files, sentinels
+from ms_codegeex.data.infilling.sentinels import JOINED, ORDERS, Sentinels, joined_files, sentinels
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.formats.checkpoint_writing import Slice, write_checkpoint
 from ms_codegeex.formats.convert import convert
@@ -83,7 +83,7 @@ def test_sentinels_that_do_not_fit_the_model_are_refused(tokenizer, tmp_path, ma
 
 
 def test_what_is_written_is_what_is_read():
-    for order in (("prefix", "suffix", "middle"), ("suffix", "prefix", "middle")):
+    for order in (*ORDERS.values(), JOINED):
         found = Sentinels(7, "<S>", 9, order, ("<E>",))
         assert sentinels(json.loads(json.dumps(found.to_json())), "serving.json") == found
 
