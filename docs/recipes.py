@@ -68,6 +68,7 @@ LATER = {  # keys that came after some records, with what every step did before
     ("parallel", "virtual_stages"): 1,
     ("parallel", "calibration"): None,
     ("parallel", "short_gradients"): False,
+    ("parallel", "fusion", "documents"): False,
     ("training", "optimizer", "name"): "adamw",
     ("training", "optimizer", "momentum"): 0.95,
     ("training", "schedule", "decay"): "cosine",

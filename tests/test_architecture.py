@@ -49,6 +49,7 @@ FOLDERS = {  # what a folder may import besides BASE, lowest first
     "generation": "kernels cuda models data formats",
     "runs": "cuda models config data formats parallel planning training",
     "rehearsal": "cuda models config data formats parallel training planning runs",
+    "jobs": "config runs",
     "ladder": "config",
     "calibrating": "models config planning",
     "mindformers_bridge": "models config data training",
@@ -59,7 +60,7 @@ FOLDERS = {  # what a folder may import besides BASE, lowest first
     "serving": "kernels cuda data generation",
     "terminal": "kernels data generation serving",
     "commands": "kernels cuda models config data formats generation planning runs serving terminal "
-    "rehearsal ladder calibrating evaluation ray_engines gguf_files",
+    "rehearsal ladder jobs calibrating evaluation ray_engines gguf_files",
     "cli": "commands",
 }
 EXTRAS = {  # what only some users need, and the files of `commands/` that belong to it; the core imports none of it
@@ -68,6 +69,7 @@ EXTRAS = {  # what only some users need, and the files of `commands/` that belon
     "evaluation": "evaluate evaluate_options reproduce reproduce_checkpoints reproduce_precisions",
     "gguf_files": "",
     "harnesses": "",
+    "jobs": "",
     "ladder": "ladder",
     "mindformers_bridge": "",
     "ray_engines": "",
@@ -174,7 +176,7 @@ PARSERS = {"json": {"load", "loads", "JSONDecoder", "decoder", "scanner"}, "yaml
 PARSING = {  # files that may parse JSON or YAML themselves, and why; all others call `parse_json` or `parse_yaml`
     "base/json_reading.py": "the one reader of JSON",
     "base/yaml_reading.py": "the one reader of YAML",
-    "generation/messages.py": "from a process that this one started",
+    "devices/messages.py": "from a process that this one started",
     "serving/messages.py": "from the engine's process, many times a second",
     "runs/fork_server.py": "from the process that started this one",
     "evaluation/judging/inside/compare.py": "runs in the sandbox, without this package",

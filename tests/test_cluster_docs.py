@@ -9,9 +9,9 @@ import pytest
 from conftest import ROOT
 
 from ms_codegeex.cli import parse
-from ms_codegeex.config.chosen_hardware import driver_hardware
+from ms_codegeex.config.chips import driver_hardware
 from ms_codegeex.config.loading import load_config
-from ms_codegeex.runs.job_files import job_file
+from ms_codegeex.jobs.job_files import job_file
 
 PAGES = ("cluster.md", "unverified.md")
 DOCUMENT = "\n".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in PAGES)

@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 
 from ms_codegeex.base.errors import RunFailure, UserError
-from ms_codegeex.config.chosen_hardware import check_kernels
+from ms_codegeex.config.fusion_rules import check_kernels
 
 
 @pytest.fixture(scope="module")

@@ -160,32 +160,6 @@ H100 = replace(
 DEVICES = {device.name: device for device in (ASCEND_910, ASCEND_910B, ASCEND_910C, A100, H100)}
 
 
-@dataclass(frozen=True)
-class Chip:
-    """A generation of Ascend chips, and the newest MindSpore that a published page names for it, with that page's CANN
-    and Python. docs/hardware.md has the same table, the pages, and what they leave open.
-
-    `driver` matches the driver's names of its parts (CANN's SoC versions). A run on it has the figures and kernels of
-    `hardware`; without one, no page names training on it.
-    """
-
-    name: str
-    driver: str
-    hardware: str | None
-    mindspore: str
-    cann: str
-    python: str
-
-
-CHIPS = (
-    # the first generation: 910A, 910B and the Pro and Premium parts
-    Chip("Ascend 910", r"Ascend910(A|B|Pro[AB]|PremiumA)?", ASCEND_910.name, "2.2.14", "7.0.0", "3.7 to 3.9"),
-    Chip("Ascend 910B", r"Ascend910B[1-4][\w-]*", ASCEND_910B.name, "2.9.0", "9.0.0", "3.11"),
-    Chip("Ascend 910C", r"Ascend910_93\w*", ASCEND_910C.name, "2.9.0", "9.0.0", "3.11"),
-    Chip("Ascend 310P", r"Ascend310P\w*", None, "2.2.14", "7.0.0", "3.7 to 3.9"),
-)
-
-
 def device(name: str) -> Device:
     """The device of that name; an unknown one is a `UserError`."""
     if name not in DEVICES:

@@ -168,7 +168,7 @@ def _npus() -> Finding:
 def _chip() -> Iterator[Finding]:
     """The chip of the first device and the MindSpore known to support it. In the formats of `npu-smi` that Ascend's
     guides show, "Chip Type: Ascend, Chip Name: 910B4" or "Chip Name: Ascend910, NPU Name: 9392"; nothing in others."""
-    from ms_codegeex.config.chosen_hardware import chip_of
+    from ms_codegeex.config.chips import chip_of
     from ms_codegeex.config.software import installed_mindspore, software_note
 
     first = re.search(r"^\s*([0-9]+)\s+([0-9]+)\s+[0-9]+\s", _output(*CHIP_LIST) or "", re.MULTILINE)

@@ -146,7 +146,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _print_job(arguments: argparse.Namespace, configs: Sequence[RunConfig]) -> None:
     """Print the job file; a `UserError` for an option without meaning in a job file, or for stages of unequal sizes."""
-    from ms_codegeex.runs.job_files import job_file, servers_of
+    from ms_codegeex.jobs.job_files import job_file, servers_of
 
     senseless = {
         "restarts": "the job file has its own; leave it out",

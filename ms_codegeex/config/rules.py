@@ -7,7 +7,8 @@ from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.mesh import Mesh, check_world
-from ms_codegeex.config.chosen_hardware import check_kernels, hardware_of
+from ms_codegeex.config.chosen_hardware import hardware_of
+from ms_codegeex.config.fusion_rules import check_kernels
 from ms_codegeex.config.run import RunConfig
 from ms_codegeex.config.sections import LossScaleConfig
 from ms_codegeex.config.validation import check_tree, validated

@@ -247,6 +247,9 @@ class FusionConfig:
     `true` is an error. Left out: on for `ascend910b` in FP16 or BF16 without dropout (CodeGen: also
     `model.scores_fp32: false`); `cpu` in FP32: compiled operators (docs/generate.md), which `false` turns off; else
     elementary operators."""
+    documents: bool = False
+    """Fused attention takes the ends of documents instead of a mask: short ones cost less, and no mask takes memory
+    ([plan.md](plan.md#documents-by-their-ends))."""
     norm: bool | None = None
     """The engine's LayerNorm kernel; on a CPU it is slower than elementary operators. The RMSNorm kernel (CodeGeeX2)
     exists on `ascend` only. Left out: `cpu`: off, or compiled operators as for `attention`, which a value here turns

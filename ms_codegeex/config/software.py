@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 
-from ms_codegeex.config.chosen_hardware import chip_of
+from ms_codegeex.config.chips import chip_of
 
 
 def installed_mindspore() -> str:

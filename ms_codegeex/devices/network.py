@@ -26,8 +26,8 @@ import numpy as np
 
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.processes import ProcessGroup, ending, last_lines, python_process
+from ms_codegeex.devices.messages import receive, send
 from ms_codegeex.generation.loading import LoadedModel
-from ms_codegeex.generation.messages import receive, send
 from ms_codegeex.generation.network import compiled_library
 from ms_codegeex.generation.rows import Rows, SlotSizes
 

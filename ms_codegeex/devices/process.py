@@ -20,9 +20,9 @@ import numpy as np
 from mindspore import communication
 
 from ms_codegeex.base.errors import RunFailure, UserError
+from ms_codegeex.devices.messages import receive, send
 from ms_codegeex.generation.choice import COLUMNS
 from ms_codegeex.generation.loading import load_adapters, load_model
-from ms_codegeex.generation.messages import receive, send
 from ms_codegeex.generation.network import LocalNetwork
 from ms_codegeex.generation.rows import Rows, SlotSizes
 from ms_codegeex.generation.shares import Meeting, Share

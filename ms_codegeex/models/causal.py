@@ -1,18 +1,20 @@
-"""What the language models of all families share: construction, embedding, head, loss and logits.
+"""What the language models of all families share: construction, embedding, head and loss.
 
 A family's network maps ids int32 [batch, seq] and sample numbers int32 [batch] to hidden states [batch*seq, H]. It has
 the cells `hash_samples`, `mask`, `embedding`, `blocks` and `head`, which is None where the output layer multiplies with
 the word table, `embedding.word`; and `rotary` if positions rotate queries and keys. A block has `attention` with its
 `core`, `feed_forward` with its `activation`, and two dropouts and additions. Every other cell comes after the blocks.
-A family's `Loss` and `Logits` are `CausalLoss` and `CausalLogits` of its network.
+A family's `Loss` and `Logits` are `CausalLoss` and `CausalLogits` (`logits.py`) of its network.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import cached_property
 
 import mindspore as ms
+import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal, initializer
 
@@ -25,6 +27,7 @@ from ms_codegeex.models.compiled import (
     CompiledRMSNorm,
 )
 from ms_codegeex.models.decoder_config import DecoderConfig
+from ms_codegeex.models.documents import SIDE, DocumentAttention, DocumentEnds
 from ms_codegeex.models.fused import FusedAttention, FusedDropout, FusedLayerNorm, FusedRMSNorm
 from ms_codegeex.models.layers import (
     AttentionCore,
@@ -36,8 +39,6 @@ from ms_codegeex.models.layers import (
     LayerNorm,
     Linear,
     RMSNorm,
-    RotaryTable,
-    SampleKeys,
     SwiGlu,
     hold_frozen,
     keys_in_block,
@@ -51,8 +52,9 @@ class Build:
 
     `loss_chunk` > 0 chooses the chunked loss (FP32 only) with `micro_batch` sequences a call. `head_table` gives the
     head of a tied model a separate word table, for pipelines: the last stage cannot reach the embedding's. The training
-    step keeps the two equal. `kernels`: names of the cells that are the fused ones, as in `parallel.fusion`. `library`:
-    the path of the operators that are compiled for this CPU; "" for none (FP32 only).
+    step keeps the two equal. `kernels`: names of the cells that are the fused ones, as in `parallel.fusion`.
+    `documents`: how many of a row fused attention takes by their ends; 0: it takes a mask. `library`: the path of the
+    operators that are compiled for this CPU; "" for none (FP32 only).
     """
 
     seq_length: int
@@ -65,7 +67,13 @@ class Build:
     z_loss: float = 0.0
     head_table: bool = False
     kernels: Collection[str] = ()
+    documents: int = 0
     library: str = ""
+
+    @cached_property
+    def triangle(self) -> Tensor:
+        """Ones where a token is later than another, which the kernel hides: one tensor for all layers."""
+        return Tensor(np.triu(np.ones((SIDE, SIDE), np.uint8), 1))
 
     def linear(self, config: DecoderConfig, name: str) -> Linear:
         """The linear layer of that name in the family's table."""
@@ -101,13 +109,16 @@ class Build:
         arguments = heads, self.dtype, softmax, dropout, config.rotary_dim > 0, product
         if self.library and not dropout.active:
             return CompiledAttention(self.library, *arguments)
+        if self.documents:
+            return DocumentAttention(self.seq_length, self.triangle, *arguments)
         return (FusedAttention if "attention" in self.kernels else AttentionCore)(*arguments)
 
-    def mask(self, config: DecoderConfig) -> CausalMask | CompiledMask:
+    def mask(self, config: DecoderConfig) -> CausalMask | CompiledMask | DocumentEnds:
         """what `attention` takes as its mask"""
         if self.library and not self.dropout:
             return CompiledMask(self.library, config.eos_token_id, self.reset_at_eos)
-        return CausalMask(self.seq_length, config.eos_token_id, self.reset_at_eos)
+        settings = self.seq_length, config.eos_token_id, self.reset_at_eos
+        return DocumentEnds(*settings, self.micro_batch, self.documents) if self.documents else CausalMask(*settings)
 
     def activation(self, config: DecoderConfig) -> nn.Cell | ops.Primitive:
         """between the products of a feed-forward part"""
@@ -259,32 +270,8 @@ class Head(nn.Cell):
         hold_frozen(self, held)
 
 
-class RotaryDecoder(nn.Cell):
-    """Blocks that rotate queries and keys. The logits are the product of its hidden states with the head."""
-
-    def __init__(self, block: Callable[[DecoderConfig, Build, int], nn.Cell], config: DecoderConfig, build: Build):
-        super().__init__()
-        self.hash_samples = SampleKeys()
-        self.mask = build.mask(config)
-        positions, head, turned = config.max_position_embeddings, config.head_dim, config.rotary_dim
-        self.rotary = RotaryTable(positions, head, turned, config.rotary_dtype)
-        self.embedding = InputEmbedding(config, build)
-        self.blocks = nn.CellList([block(config, build, i) for i in range(config.num_layers)])
-        self.final_norm = build.norm(config)
-        self.head = Head(config)
-
-    def construct(self, ids: Tensor, samples: Tensor) -> Tensor:
-        """ids int32 [batch, seq], sample numbers int32 [batch] -> [batch*seq, H]"""
-        sample_keys = self.hash_samples(samples)
-        mask, positions = self.mask(ids)
-        cos, sin = self.rotary(positions)
-        x = self.embedding(ids, sample_keys)
-        for block in self.blocks:
-            x = block(x, mask, sample_keys, cos, sin)
-        return self.final_norm(x)
-
-
-def _has_bias(model: nn.Cell) -> bool:
+def has_bias(model: nn.Cell) -> bool:
+    """Whether the output layer adds a bias."""
     return model.head is not None and model.head.bias is not None
 
 
@@ -297,7 +284,7 @@ class CausalLoss(nn.Cell):
     def __init__(self, network: Callable[[DecoderConfig, Build], nn.Cell], config: DecoderConfig, build: Build):
         super().__init__(auto_prefix=False)
         self.model = network(config, build)
-        rows, bias = build.micro_batch * build.seq_length, _has_bias(self.model)
+        rows, bias = build.micro_batch * build.seq_length, has_bias(self.model)
         self.loss = (
             ChunkedCrossEntropy(rows, build.loss_chunk, bias, build.z_loss)
             if build.loss_chunk
@@ -314,22 +301,3 @@ class CausalLoss(nn.Cell):
         if self.has_bias:
             return self.sums(self.loss(hidden, table, labels, mask, model.head.bias), mask)
         return self.sums(self.loss(hidden, table, labels, mask), mask)
-
-
-class CausalLogits(nn.Cell):
-    """Logits at one position of each sequence, for generation."""
-
-    def __init__(self, network: Callable[[DecoderConfig, Build], nn.Cell], config: DecoderConfig, build: Build):
-        super().__init__(auto_prefix=False)
-        self.model, self.dtype = network(config, build), build.dtype
-        self.has_bias = _has_bias(self.model)
-        self.matmul, self.gather = ops.MatMul(transpose_b=True), ops.Gather()
-
-    def construct(self, ids: Tensor, position: Tensor) -> Tensor:
-        """ids int32 [batch, seq], position int32 [batch] -> FP32 logits [batch, V]"""
-        (batch, seq_length), model = ids.shape, self.model
-        rows = position + ops.arange(batch, dtype=ms.int32) * seq_length
-        hidden = self.gather(model(ids, ops.zeros((batch,), ms.int32)), rows, 0)
-        table = model.embedding.word.weight if model.head is None else model.head.weight
-        logits = ops.cast(self.matmul(hidden, ops.cast(table, self.dtype)), ms.float32)
-        return logits + model.head.bias if self.has_bias else logits

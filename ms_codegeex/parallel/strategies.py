@@ -14,6 +14,7 @@ from mindspore import nn
 from mindspore.ops import Primitive
 
 from ms_codegeex.models.causal import Head, InputEmbedding, QueryEmbedding
+from ms_codegeex.models.documents import DocumentAttention, DocumentEnds
 from ms_codegeex.models.layers import (
     AttentionCore,
     CausalMask,
@@ -164,11 +165,11 @@ class Strategies:
         _shard(table, "gather_cos gather_sin", (1, 1), (self.data, 1))
         _shard(table, "cos_over_heads sin_over_heads", (self.data, 1, 1))
 
-    def rotary(self, rotary: Rotary | None, parts: int) -> None:
-        """[batch, heads / parts, seq, d]"""
+    def rotary(self, rotary: Rotary | None, heads: tuple[int, ...]) -> None:
+        """`heads`: of [batch, heads, seq, d], or of [batch, seq, heads, d]"""
         if rotary is None:
             return
-        heads, angles = (self.data, parts, 1, 1), (self.data, 1, 1, 1)
+        angles = (self.data, 1, 1, 1)
         rotary.swap.shard(((*heads, 1),) if rotary.order is None else (heads, (1,)))
         _shard(rotary, "times_cos times_sin", heads, angles)
         _shard(rotary, "add", heads, heads)
@@ -201,13 +202,19 @@ class Strategies:
         dp, tp, kv = self.data, self.tensor, self.groups
         heads, shared = (dp, tp, 1, 1), (dp, kv, 1, 1)
         mask = (dp, 1, 1, 1) if batched_mask else (1, 1)
-        _shard(core, "split", (dp, 1, tp, 1))
-        _shard(core, "split_shared", (dp, 1, kv, 1))
-        self.rotary(core.turn_query, tp)
-        self.rotary(core.turn_key, kv)
+        by_token, shared_by_token = (dp, 1, tp, 1), (dp, 1, kv, 1)
+        _shard(core, "split", by_token)
+        _shard(core, "split_shared", shared_by_token)
+        packed = isinstance(core, DocumentAttention)
+        self.rotary(core.turn_query, by_token if packed else heads)
+        self.rotary(core.turn_key, shared_by_token if packed else shared)
         _shard(core, "merge", heads)
         _shard(core, "cast_mask", mask)
         _shard(core, "repeat_key repeat_value", shared)
+        if packed:
+            core.repeats = kv < tp
+            _shard(core, "kernel", *((dp, tp, 1),) * 3, (1, 1), (dp,), (dp,))
+            return
         if hasattr(core, "kernel"):
             core.repeats = kv < tp
             _shard(core, "kernel", heads, heads, heads, mask)
@@ -220,9 +227,19 @@ class Strategies:
         _shard(core, "add_mask", heads, mask)
         self.dropout(core.dropout, heads)
 
-    def causal_mask(self, mask: CausalMask) -> None:
+    def causal_mask(self, mask: CausalMask | DocumentEnds) -> None:
         """ids [batch, seq], split by samples"""
         ids, square = (self.data, 1), (self.data, 1, 1)
+        if isinstance(mask, DocumentEnds):
+            _shard(mask, "is_eos", ids, ())
+            _shard(mask, "eos_to_float segments as_rows as_columns to_int", ids)
+            _shard(mask, "later add", square, (1, 1, 1))
+            _shard(mask, "later_to_float count begin", square)
+            _shard(mask, "rest", (), ids)
+            _shard(mask, "before", square, square)
+            _shard(mask, "from_begin", (1, 1), ids)
+            _shard(mask, "to_long", (self.data,))
+            return
         if not mask.reset:
             _shard(mask, "nothing", ids, ())
             _shard(mask, "spread", ids, (1, 1))

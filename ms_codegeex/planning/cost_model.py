@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ms_codegeex.base.hardware import Device
-from ms_codegeex.config.chosen_hardware import fused_kernels
+from ms_codegeex.config.chosen_hardware import documents_of_a_row, fused_kernels
 from ms_codegeex.parallel.sharding import recompute_of_blocks
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class MicroBatch:
     `shards`: replicas over which weights are sharded that are cast once a step; `micro_batches`: of a step.
     `saved_all_reduces`: recomputation finds the results of tensor-parallel all-reduces saved. `kept_masks`: the engine
     keeps masks of composed dropout that are to be computed again: Ascend's back end merges both (MindSpore 2.9). A part
-    of a micro-batch counts as one.
+    of a micro-batch counts as one. `documents`: how many of a row attention takes by their ends; 0: it takes a mask.
     """
 
     sequences: int
@@ -156,6 +156,7 @@ class MicroBatch:
     saved_all_reduces: bool = False
     kept_masks: bool = False
     stages: int = 1
+    documents: int = 0
 
     @property
     def rows(self) -> int:
@@ -182,7 +183,7 @@ def shape_of(config: RunConfig, device: Device) -> MicroBatch:
     """One micro-batch of this run, or one of its parts."""
     mesh, training, sizes = config.mesh, config.training, config.model.sizes
     overlap = config.parallel.overlap
-    settings = recompute_of_blocks(config)
+    settings, fused = recompute_of_blocks(config), fused_kernels(config, device.fused)
     blocks: list[list[str]] = [[] for _ in range(mesh.pipeline * mesh.virtual_stages)]
     for layer in range(sizes.num_layers):
         blocks[mesh.part_of(layer, sizes.attention_layers)].append(settings[layer])
@@ -198,7 +199,7 @@ def shape_of(config: RunConfig, device: Device) -> MicroBatch:
         precision=training.precision,
         dropout=training.dropout > 0,
         recompute=training.recompute,
-        fused=fused_kernels(config, device.fused),
+        fused=fused,
         adapted=_adapted(config),
         rank=config.lora.rank,
         adapter_dropout=config.lora.rank > 0 and config.lora.dropout > 0,
@@ -207,6 +208,7 @@ def shape_of(config: RunConfig, device: Device) -> MicroBatch:
         saved_all_reduces=not overlap.recompute_collectives,
         kept_masks=device.kind == "ascend",
         stages=mesh.pipeline,
+        documents=documents_of_a_row(config) if "attention" in fused else 0,
     )
 
 

@@ -42,7 +42,7 @@ class TensorSizes:
     scores: int  # [sequences, heads / tensor, seq, seq]
     wide: int  # [rows, F / tensor]
     logits: int  # [rows, V / tensor]
-    mask: int  # [sequences, 1, seq, seq]
+    mask: int  # [sequences, 1, seq, seq], or [sequences, seq, documents]
     byte: int  # of an activation
     softmax: int  # of a score inside the softmax
 
@@ -58,7 +58,7 @@ class TensorSizes:
             scores=square * model.num_heads // shape.tensor,
             wide=shape.rows * model.intermediate_size // shape.tensor,
             logits=shape.rows * model.vocab_size // (shape.tensor if shape.vocabulary else 1),
-            mask=square,
+            mask=shape.rows * (shape.documents or shape.seq_length),
             byte=shape.bytes,
             softmax=FP32 if model.softmax_fp32 else shape.bytes,
         )
@@ -181,7 +181,7 @@ def attention(model: DecoderConfig, shape: MicroBatch, sizes: TensorSizes) -> tu
         scores, context = attention_products(seq, seq, head, batch, causal=True)
         return (
             *before,
-            Vector("split and merge heads", layout, layout, kept),
+            Vector("split and merge heads", *(0 if shape.documents else layout,) * 2, kept),
             scores,
             Vector("softmax", 2 * bits, bits, saved),
             context,
@@ -298,9 +298,10 @@ def _lookup_collectives(shape: MicroBatch, sizes: TensorSizes, cast_at_once: boo
 
 
 def before_blocks(model: DecoderConfig, shape: MicroBatch, sizes: TensorSizes, stage: int) -> list[ModelPart]:
-    """What a stage makes first and keeps as long as the micro-batch: the mask, and cos and sin of every token."""
+    """What a stage makes first and keeps as long as the micro-batch: the mask, and cos and sin of every token. Ends of
+    documents are few numbers; of what they are made of nothing is kept."""
     passes = 2 if shape.graph_kernel else 13  # compare, cast, multiply, subtract, scale, count
-    made = [Vector("mask", passes * FP32 * sizes.mask, 0, FP32 * sizes.mask)]
+    made = [Vector("mask", passes * FP32 * sizes.mask, 0, 0 if shape.documents else FP32 * sizes.mask)]
     if model.rotary_dim:
         elements = shape.rows * model.head_dim
         made.append(Vector("angles", 4 * FP32 * elements, 0, 2 * FP32 * elements))

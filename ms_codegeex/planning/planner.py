@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.hardware import GIB, Device
-from ms_codegeex.config.chosen_hardware import dropout_obstacle, fused_kernels
+from ms_codegeex.config.chosen_hardware import fused_kernels
+from ms_codegeex.config.fusion_rules import dropout_obstacle
 from ms_codegeex.config.rules import check_mesh
 from ms_codegeex.parallel.sharding import layouts_of
 from ms_codegeex.planning import roofline

@@ -16,7 +16,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ from ms_codegeex.rehearsal.job import CompileMode, RehearsalJob
 from ms_codegeex.rehearsal.schedule import schedule
 from ms_codegeex.rehearsal.stubs import rank_environment
 from ms_codegeex.rehearsal.timeline.flatten import flatten
+from ms_codegeex.rehearsal.timeline.operators import StepProgram
 from ms_codegeex.rehearsal.worker import answered, compiled, exported
 from ms_codegeex.training.build import build, call_not_inline
 
@@ -59,7 +60,8 @@ def compile_rank(job: RehearsalJob, rank: int, mode: CompileMode) -> None:
     data = exported(step)
     model = mindir.parse(data)
     if mode.operators:
-        write_json(job.file("operators.json", rank), asdict(flatten(model, rank, stage)))
+        program = counted_by_rows(flatten(model, rank, stage), job.config.seq_length)
+        write_json(job.file("operators.json", rank), asdict(program))
     write_json(
         job.file("json", rank),
         {
@@ -82,6 +84,17 @@ def compile_rank(job: RehearsalJob, rank: int, mode: CompileMode) -> None:
             "graph_bytes": len(data),
         },
     )
+
+
+def counted_by_rows(program: StepProgram, seq_length: int) -> StepProgram:
+    """The program with inputs of fused attention as `mindir.by_rows` has them."""
+    operators = tuple(
+        replace(each, inputs=tuple(replace(x, shape=mindir.by_rows(x.shape, seq_length)) for x in each.inputs))
+        if each.op.startswith("FlashAttention")
+        else each
+        for each in program.operators
+    )
+    return replace(program, operators=operators)
 
 
 def simulated_step(config: RunConfig, rank: int, mode: CompileMode) -> Any:

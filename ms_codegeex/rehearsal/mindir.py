@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 POINT_TO_POINT = ("Send", "Receive")
 COMMUNICATION = ("AllReduce", "AllGather", "ReduceScatter", "AlltoAll", "Broadcast", *POINT_TO_POINT)
-NEXT_TOKENS = -4  # the input of a fused attention that says how many later tokens a token sees
+PRE_TOKENS, NEXT_TOKENS = -5, -4  # inputs of a fused attention: how many earlier and later tokens a token sees
 # Of norms, softmax, loss and optimizer, which compute in FP32 in a run of any precision.
 SOFTMAX = ("Softmax", "SoftmaxBackward")
 WIDE = ("ReduceMean", "Rsqrt", "RsqrtGrad", "Square", "LayerNorm", "LayerNormGrad", "RmsNorm", "RmsNormGrad", *SOFTMAX)
@@ -165,9 +165,20 @@ def matmul_flops(model: ModelProto) -> dict[str, int]:
             shapes = [types[name].shape for name in node.input[:2]]
             output = () if op.startswith("FlashAttention") else types[node.output[0]].shape  # of several
             causal = op.startswith("FlashAttention") and numbers.get(node.input[NEXT_TOKENS]) == 0
+            if causal:
+                shapes = [by_rows(shape, numbers[node.input[PRE_TOKENS]]) for shape in shapes]
             products = products_of(op, shapes, output, causal)
             flops[types[node.input[0]].dtype] += calls * sum(product.flops for product in products)
     return dict(flops)
+
+
+def by_rows(shape: tuple[int, ...], seq_length: int) -> tuple[int, ...]:
+    """The shape of a fused attention's input as [rows, heads, positions, head]: one of tokens that lie end to end
+    (`models/documents.py`) is counted as if each row was one document."""
+    if len(shape) != 3:
+        return shape
+    tokens, heads, size = shape
+    return tokens // seq_length, heads, seq_length, size
 
 
 def _constants(model: ModelProto) -> dict[str, Any]:

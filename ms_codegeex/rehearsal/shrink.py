@@ -10,7 +10,7 @@ from ms_codegeex.config import RunConfig
 from ms_codegeex.config.rules import build_run_config
 
 RANK_BYTES = 550_000_000  # resident memory of one executing rank (measured with MindSpore 2.9.0)
-FUSED = ("graph_kernel", "attention", "norm")  # not available on a CPU, or with other results there
+FUSED = ("graph_kernel", "attention", "documents", "norm")  # not available on a CPU, or with other results there
 FEW_RANKS = 4  # for so few, a longer compilation is acceptable
 DROPPED = 0.25  # of the activations, if the plan has dropout
 

@@ -83,7 +83,9 @@ def _on_this_device(config: RunConfig) -> RunConfig:
     options that depend on both: the memory limit that the plan assumes, and graph-kernel fusion."""
     import mindspore as ms
 
-    from ms_codegeex.config.chosen_hardware import check_kernels, chosen_kernels, driver_hardware, running_on
+    from ms_codegeex.config.chips import driver_hardware
+    from ms_codegeex.config.chosen_hardware import chosen_kernels, running_on
+    from ms_codegeex.config.fusion_rules import check_kernels
 
     if config.device == "ascend":
         hardware = driver_hardware(config, ms.hal.get_device_name(ms.get_current_device().device_id, "Ascend"))

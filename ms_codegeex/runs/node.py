@@ -19,7 +19,7 @@ from pathlib import Path
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.processes import import_variables
 from ms_codegeex.config import RunConfig
-from ms_codegeex.config.chosen_hardware import check_kind
+from ms_codegeex.config.chips import check_kind
 from ms_codegeex.planning.communicators import buffer_variables
 from ms_codegeex.runs.cores import core_blocks, core_list, cores_of_devices, usable_cores
 from ms_codegeex.runs.rank_table import check_against_config, is_address, read_rank_table

@@ -3,7 +3,8 @@ import importlib.metadata
 import pytest
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.config.chosen_hardware import check_kind, driver_hardware, hardware_of, running_on
+from ms_codegeex.config.chips import check_kind, driver_hardware
+from ms_codegeex.config.chosen_hardware import hardware_of, running_on
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.software import software_note
 from ms_codegeex.runs.node import resolve_node

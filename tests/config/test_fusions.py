@@ -4,7 +4,7 @@ import pytest
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.hardware import ASCEND_910B
-from ms_codegeex.config.chosen_hardware import FUSIONS, chosen_kernels
+from ms_codegeex.config.chosen_hardware import FUSIONS, chosen_kernels, documents_of_a_row
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.planning.cost_model import shape_of
 
@@ -71,6 +71,32 @@ def test_fused_attention_that_cannot_be_had_is_refused_by_key(overrides, message
     with pytest.raises(UserError, match=f"^parallel.fusion.attention: .*{message}") as error:
         chosen(*overrides, "parallel.fusion.attention=true")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "overrides,why",
+    [
+        (["device=cpu"], ""),
+        (["device=ascend"], ""),
+        ([*ON_910B, "parallel.fusion.attention=false"], ""),
+        ([*ON_910B, "training.dropout=0.1"], ": it has no dropout; set training.dropout: 0.1 to 0"),
+    ],
+    ids=["cpu", "ascend 910", "off", "dropout"],
+)
+def test_ends_of_documents_need_fused_attention(overrides, why):
+    words = f"^parallel.fusion.documents: .* this run composes attention{why}; leave the key out$"
+    with pytest.raises(UserError, match=words):
+        chosen(*overrides, "parallel.fusion.documents=true")
+
+
+def test_ends_of_documents_are_as_many_as_a_call_may_have():
+    def of_a_row(*overrides):
+        return documents_of_a_row(load_config(None, [*RUN, *ON_910B, *overrides]))
+
+    documents, batch = "parallel.fusion.documents=true", ["training.global_batch=8", "training.micro_batch=4"]
+    assert of_a_row(*batch) == 0
+    assert of_a_row(documents, *batch) == 256 and of_a_row(documents, *batch, "data.seq_length=64") == 64
+    assert of_a_row(documents, *batch, "data.reset_at_eos=false") == 1
 
 
 @pytest.mark.parametrize("device", ["cpu", "gpu"])

@@ -8,10 +8,11 @@ from functools import partial
 
 from mindspore import nn
 
-from ms_codegeex.models.causal import Block, CausalLogits, CausalLoss, Head, InputEmbedding
+from ms_codegeex.models.causal import Block, CausalLoss, Head, InputEmbedding
 from ms_codegeex.models.decoder_config import DecoderConfig, from_preset
 from ms_codegeex.models.foreign import COPY, STACK, TRANSPOSE, Entry, ForeignFormats, ForeignLayout, SizeKeys, inside
 from ms_codegeex.models.layers import CausalMask, SampleKeys
+from ms_codegeex.models.logits import CausalLogits
 from ms_codegeex.models.parameters import COLUMN, LAYER_NORM, ROW, TABLE, VOCABULARY, Layer, ParameterTable
 
 # --- config.py ---

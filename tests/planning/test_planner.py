@@ -7,7 +7,7 @@ from conftest import ROOT
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.hardware import ASCEND_910, DEVICES, GIB, device
-from ms_codegeex.config.chosen_hardware import check_kernels
+from ms_codegeex.config.fusion_rules import check_kernels
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.model import model_config
 from ms_codegeex.parallel.sharding import layouts_of

@@ -56,6 +56,16 @@ def test_what_fits_only_just_is_not_what_a_search_may_choose():
     assert tight.fits and 0 < tight.spare < 0.05 and not tight.roomy
 
 
+def test_ends_of_documents_take_no_mask_and_split_no_heads():
+    """Two stages with two and one open micro-batches of four sequences, whose mask has 4 bytes for each score."""
+    recipe = ROOT / "configs" / "recipes" / "codegeex_13b_910b_64.yaml"
+    masked, ended = (plan(recipe, f"parallel.fusion.documents={documents}") for documents in ("false", "true"))
+    saved = [before.activations - after.activations for before, after in zip(masked.memory, ended.memory, strict=True)]
+    assert saved == [2 * 4 * 2048**2 * 4, 4 * 2048**2 * 4]
+    assert executed_flops(masked.config, masked.chip) == executed_flops(ended.config, ended.chip)
+    assert 0.98 < ended.step_seconds / masked.step_seconds < 0.99
+
+
 def test_frozen_weights_in_16_bits_need_half():
     wide, half = (
         plan(ROOT / "configs" / "finetune_lora_13b.yaml", f"lora.frozen={x}").memory[0] for x in ("fp32", "fp16")

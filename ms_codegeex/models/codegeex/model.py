@@ -13,9 +13,10 @@ from functools import partial
 
 from mindspore import Tensor, nn
 
-from ms_codegeex.models.causal import Block, Build, CausalLogits, CausalLoss, Head, InputEmbedding, QueryEmbedding
+from ms_codegeex.models.causal import Block, Build, CausalLoss, Head, InputEmbedding, QueryEmbedding
 from ms_codegeex.models.codegeex.config import CodeGeeXConfig
 from ms_codegeex.models.layers import SampleKeys
+from ms_codegeex.models.logits import CausalLogits
 
 
 class CodeGeeX(nn.Cell):

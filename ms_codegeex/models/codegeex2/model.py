@@ -12,7 +12,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from ms_codegeex.models.causal import Block, CausalLogits, CausalLoss, RotaryDecoder
+from ms_codegeex.models.causal import Block, CausalLoss
+from ms_codegeex.models.logits import CausalLogits
+from ms_codegeex.models.rotary_decoder import RotaryDecoder
 
 CodeGeeX2 = partial(RotaryDecoder, Block)
 Loss = partial(CausalLoss, CodeGeeX2)  # the training network

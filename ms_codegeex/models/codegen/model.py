@@ -14,9 +14,11 @@ from functools import partial
 
 from mindspore import Tensor, nn, ops
 
-from ms_codegeex.models.causal import Attention, Build, CausalLogits, CausalLoss, FeedForward, RotaryDecoder
+from ms_codegeex.models.causal import Attention, Build, CausalLoss, FeedForward
 from ms_codegeex.models.codegen.config import CodeGenConfig
 from ms_codegeex.models.layers import keys_in_block
+from ms_codegeex.models.logits import CausalLogits
+from ms_codegeex.models.rotary_decoder import RotaryDecoder
 
 
 class ParallelBlock(nn.Cell):

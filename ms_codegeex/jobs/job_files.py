@@ -16,7 +16,8 @@ import yaml
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.config import RunConfig
-from ms_codegeex.config.chosen_hardware import check_kind, hardware_of
+from ms_codegeex.config.chips import check_kind
+from ms_codegeex.config.chosen_hardware import hardware_of
 from ms_codegeex.runs.node import PORT, resolve_node
 from ms_codegeex.runs.run_directory import RunDirectory
 

@@ -15,7 +15,7 @@ from conftest import ROOT
 from ms_codegeex import cli
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.config.rules import build_run_config
-from ms_codegeex.runs.job_files import job_file
+from ms_codegeex.jobs.job_files import job_file
 
 TABLE = ROOT / "configs" / "rank_tables" / "2_servers_16_devices.json"
 
