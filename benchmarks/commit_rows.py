@@ -11,7 +11,8 @@ sentinels before the suffix and the files. Edits are those of git histories. Gap
 installed packages; the other files are of the same package, half of them at a place where a name of the gap occurs.
 With --copied, such a share of the gaps has the lines around them in one of the other files too, some of them left out,
 as a file that was made from another one has: so a model learns to copy from few rows. The loss counts all tokens but
-the sentinels, or with --answer-only the answer alone. With a shorter --seq-length, windows and parts are shorter in proportion.
+the sentinels, or with --answer-only the answer alone. With a shorter --seq-length, windows and parts are shorter in
+proportion.
 
 The rows are a dataset for `train` (docs/commits.md has the commands); declare the sentinels in the trained model's
 `serving.json`.
