@@ -200,7 +200,7 @@ class Scheduler:
         self._steps: list[tuple[Call, list[int]]] = []  # of those who hold slots, which are given
         self._active: dict[int, Request] = {}  # by slot, in the order of admission
         self._used, self._clock = [0] * engine.slots, 0  # when a slot became free
-        self._shares, self._hurried = RowShares(), False
+        self._shares, self._hurried = RowShares(), 0  # the last short pass
         self._groups = [""] * engine.slots  # for which the contents of the slots were computed
 
     def submit(self, work: Request | Call) -> None:
@@ -311,14 +311,15 @@ class Scheduler:
 
     def _hurry(self) -> list[Request]:
         """The requests of the next pass: all, or only those of the favoured of several groups that get their first
-        tokens in it, if it is short then. Not in two passes in a row, so that nobody waits for ever."""
+        tokens in it, if it is short then. Of as many passes as there are groups, one at most is such a pass."""
         requests, hurried = list(self._active.values()), list[Request]()
         groups = {request.group for request in requests}
-        if len(groups) > 1 and not self._hurried:
+        if len(groups) > 1 and self.passes - self._hurried >= len(groups):
             group = self._shares.favoured(groups)
             new = [each for each in requests if (each.group, each.leader) == (group, None) and not each.begun]
             hurried = new if sum(map(self._left, new)) <= SMALL else []
-        self._hurried = bool(hurried)
+        if hurried:
+            self._hurried = self.passes
         return hurried or requests
 
     def _decoding(self, requests: Sequence[Request]) -> list[tuple[Part, Request]]:

@@ -109,6 +109,22 @@ def test_keystrokes_in_a_flood_find_their_slot_and_have_short_passes_of_their_ow
     running(flooded())
 
 
+def test_short_passes_of_one_group_are_one_in_as_many_as_there_are_groups():
+    scheduler, short = Scheduler(NumberedEngine(8)), []
+    for number, group in enumerate("ab"):
+        request = Request(ids_of(20, number), settings(300), CAPACITY)
+        request.group = group
+        scheduler.submit(request)
+    for number in range(60):
+        request = Request(ids_of(3, 10 + number), settings(1), CAPACITY)
+        request.group = "c"
+        scheduler.submit(request)
+        scheduler.step()
+        if scheduler.engine.rows[-1] == 3:
+            short.append(number)
+    assert len(short) >= 15 and min(after - before for before, after in itertools.pairwise(short)) >= 3
+
+
 def test_a_quarter_of_the_slots_is_left_free_for_who_returns():
     now = [0.0]
     returning = RecentClients(clock=lambda: now[0])
