@@ -11,8 +11,7 @@ sentinels before the suffix and the files. Edits are those of git histories. Gap
 installed packages; the other files are of the same package, half of them at a place where a name of the gap occurs.
 With --copied, such a share of the gaps has the lines around them in one of the other files too, some of them left out,
 as a file that was made from another one has: so a model learns to copy from few rows. The loss counts all tokens but
-the sentinels, or with --answer-only the answer alone. With a shorter --seq-length, windows and parts are shorter in
-proportion.
+the sentinels. With a shorter --seq-length, windows and parts are shorter in proportion.
 
 The rows are a dataset for `train` (docs/commits.md has the commands); declare the sentinels in the trained model's
 `serving.json`.
@@ -150,9 +149,7 @@ def gaps(packages: dict[str, list[str]], count: int, share: float, scale: float,
         count -= 1
 
 
-def row_of(
-    edit: Edit, tokenizer: Tokenizer, marks: Sentinels, length: int, answer_only: bool
-) -> tuple[np.ndarray, np.ndarray] | None:
+def row_of(edit: Edit, tokenizer: Tokenizer, marks: Sentinels, length: int) -> tuple[np.ndarray, np.ndarray] | None:
     """Ids of a row of at most `length` tokens, int64 [n], and whether the loss counts each, uint8 [n]; None if the
     middle is longer than half of it."""
     middle, scale = tokenizer.encode_inside(edit.typed), min(1.0, length / FULL)
@@ -162,17 +159,17 @@ def row_of(
     parts = [part[: int(FILE_CHARACTERS * scale)] for part in edit.others]
     prompt, _ = marks.prompt(tokenizer, joined_files(parts, before), after, length - len(middle) - 1)
     ids = np.array([*prompt, *middle, tokenizer.eos_id], np.int64)
-    return ids, np.arange(len(ids)) >= len(prompt) if answer_only else ~np.isin(ids, sorted(marks.ids))
+    return ids, ~np.isin(ids, sorted(marks.ids))
 
 
-def write(tokenizer_name: str, output: Path, length: int, answer_only: bool, edits: Iterator[Edit]) -> None:
+def write(tokenizer_name: str, output: Path, length: int, edits: Iterator[Edit]) -> None:
     """Write the dataset directory."""
     tokenizer = load_tokenizer(tokenizer_name)
     marks = sentinels_of(tokenizer)
     with atomic_directory(output) as directory:
         with DatasetWriter(directory, tokenizer, masked=True) as writer:
             for edit in edits:
-                if (row := row_of(edit, tokenizer, marks, length, answer_only)) is not None:
+                if (row := row_of(edit, tokenizer, marks, length)) is not None:
                     writer.add(*row, repr((edit.before, edit.typed, edit.after)).encode(), edit.path)
             splits = writer.write(0.02)
         first = {"kind": KIND, "task": "completion", "seq_length": length}
@@ -197,8 +194,6 @@ def main() -> None:
     parser.add_argument("--copied", type=float, default=0.0, help="share of the gaps that another file has too (0)")
     parser.add_argument("--history", type=Path, nargs="+", default=[], help="git repositories")
     parser.add_argument("--edits", type=int, default=0, help="edits of each history (default: %(default)s)")
-    parser.add_argument("--answer-only", action="store_true", help="the loss counts the answer and its end alone")
-    parser.add_argument("--found", action="store_true", help="only edits whose text is in one of the other files")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     print_command()
@@ -213,7 +208,7 @@ def main() -> None:
             packages, scale = sources(arguments.packages), min(1.0, arguments.seq_length / FULL)
             yield from gaps(packages, arguments.gaps, arguments.copied, scale, arguments.seed)
 
-    write(arguments.tokenizer, arguments.output, arguments.seq_length, arguments.answer_only, edits())
+    write(arguments.tokenizer, arguments.output, arguments.seq_length, edits())
 
 
 if __name__ == "__main__":

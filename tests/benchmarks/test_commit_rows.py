@@ -49,22 +49,6 @@ def test_a_copied_gap_is_in_one_of_the_other_files(tmp_path):
         assert len(found) > 5 and all(count == 1 + share for count in found)
 
 
-def test_edits_that_other_files_have_and_answers_alone(tmp_path):
-    repository = tmp_path / "repository"
-    repository.mkdir()
-    write_repository(repository)
-    (tmp_path / "packages" / "one").mkdir(parents=True)
-    for n in range(6):
-        (tmp_path / "packages" / "one" / f"m{n}.py").write_text(SOURCE.format(n=n))
-    words = ["--history", repository, "--edits", 9, "--gaps", 4]
-    rows, _ = made(tmp_path, *words, "--answer-only")
-    counted = np.concatenate([np.fromfile(tmp_path / "rows" / f"{split}.mask", np.uint8) for split in SPLITS])
-    assert len(rows) > 5 and len(rows) < counted.sum() < sum(map(len, rows)) // 4
-    (tmp_path / "rows").rename(tmp_path / "all")
-    found, _ = made(tmp_path, *words, "--found")
-    assert 4 <= len(found) < len(rows)
-
-
 def test_rows_of_packages_and_histories(tmp_path):
     repository = tmp_path / "repository"
     repository.mkdir()
