@@ -309,7 +309,8 @@ class Backend(ABC):
             self._dispatch()
             return
         if answer.text.finish is not None:
-            self._recent.leave(self._active.pop(number).client)
+            del self._active[number]
+            self._note_end(answer.client)
             if finish is None:
                 self._cancel(answer)
             answer.settle()
@@ -360,9 +361,13 @@ class Backend(ABC):
                 logging.getLogger(__name__).exception("answer %d", answer.number)
             answer.settle()
 
+    def _note_end(self, client: str) -> None:
+        if all(answer.client != client for answer in (*self._active.values(), *self._waiting)):
+            self._recent.leave(client)
+
     def _forget(self, answer: StreamedAnswer) -> None:
         if not self._waiting.remove(answer) and self._active.pop(answer.number, None) is not None:
-            self._recent.leave(answer.client)
+            self._note_end(answer.client)
             self._cancel(answer)
             self._dispatch()
 
