@@ -200,10 +200,7 @@ def main() -> None:
 
     def edits() -> Iterator[Edit]:
         for path in arguments.history:
-            found = chosen_edits(Repository(path), COMMITS, arguments.edits, arguments.seed)
-            yield from (
-                edit for edit in found if not arguments.found or any(edit.typed in part for part in edit.others)
-            )
+            yield from chosen_edits(Repository(path), COMMITS, arguments.edits, arguments.seed)
         if arguments.gaps:
             packages, scale = sources(arguments.packages), min(1.0, arguments.seq_length / FULL)
             yield from gaps(packages, arguments.gaps, arguments.copied, scale, arguments.seed)
