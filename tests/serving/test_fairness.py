@@ -483,4 +483,4 @@ def test_120_connections_of_one_key_get_no_429_for_another(tmp_path):
     make = lambda: FakeBackend(fake_settings(api_key_file=path), slots=4, step_seconds=0.005)  # noqa: E731
     with served(make) as server:
         assert running(asked(server.url)) == [200] * 15
-        assert server.backend.counters.suspended >= 8
+        assert server.backend.counters.suspended >= 1  # later a slot is free for it
