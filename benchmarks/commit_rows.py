@@ -144,7 +144,7 @@ def gaps(packages: dict[str, list[str]], count: int, share: float, scale: float,
             room = max(0, size - len(copy))
             first = parts[place][: int(generator.integers(room + 1))]
             first = first[: first.rfind("\n") + 1]
-            parts[place] = first + copy + parts[place][len(first) : len(first) + room - len(first)]
+            parts[place] = first + copy + parts[place][len(first) : room]
         yield Edit("", "", "Python", before, middle, after, tuple(parts))
         count -= 1
 

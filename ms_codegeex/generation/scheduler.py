@@ -154,7 +154,7 @@ class Call:
     """Other work for an engine: with `count` slots, the first of which holds as much of `ids`, computed with an
     `adapter`, as any."""
 
-    group = None
+    group = None  # of no client
 
     def __init__(self, work: Work, ids: Sequence[int] = (), count: int = 1, adapter: int = 0):
         self.work, self.ids, self.count, self.adapter = work, list(ids), count, adapter

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_editor_extension import EXTENSION, node_version
 
-from ms_codegeex.data.infilling.sentinels import ORDERS, Sentinels
+from ms_codegeex.data.infilling.sentinels import JOINED, ORDERS, PARTS, Sentinels
 from ms_codegeex.serving.infilling import infill_prompt
 from ms_codegeex.serving.model import STEP, anchored, step_of
 from ms_codegeex.serving.routes.completions import completion_plan
@@ -73,15 +73,15 @@ def test_a_prompt_that_is_too_long_to_be_encoded_whole():
     assert len(prompts) < 15
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", [*ORDERS.values(), JOINED], ids="-".join)
 @pytest.mark.parametrize("suffix", [AFTER[:3000], AFTER[:300]])
 def test_a_prompt_with_sentinels_that_the_server_truncates(order, suffix):
     ids = cached_tokenizer().sentinels
-    model = fake_model(context=1024, sentinels=Sentinels(*ids, order=ORDERS[order]))
+    model = fake_model(context=1024, sentinels=Sentinels(*ids, order=order))
     found = [infill_prompt(model, text, suffix, 960) for text in TYPING]
     assert all(cut and 960 - 2 * step_of(960) <= len(prompt) <= 960 for prompt, cut, _ in found)
     prompts = [prompt for prompt, _, _ in found]
-    if order == "psm":  # the suffix comes after what is typed
+    if order == PARTS:  # the suffix comes after what is typed
         prompts = [prompt[: prompt.index(model.sentinels.suffix)] for prompt in prompts]
     assert reused(prompts) >= 0.95
 
