@@ -230,7 +230,7 @@ def _commits(arguments: argparse.Namespace) -> None:
     from ms_codegeex.evaluation.commits.replay import COMMITS, COUNT, SEED, evaluate_commits, lines
 
     seed = SEED if settings.seed is None else settings.seed
-    which = (settings.limit or COUNT, seed, settings.commits or COMMITS)
+    which = (settings.limit or COUNT, seed, settings.commits or COMMITS, settings.cross_file)
     result = evaluate_commits(model, files.data, files.output, *which)
     _print(files, result, lines(result))
 

@@ -228,7 +228,7 @@ def test_the_commits_of_a_repository(model, evaluate, tmp_path):
     assert all(found["edits"] == 2 and found["bits per byte"] > 0 for found in report["commits"].values())
     rows = [json.loads(line) for line in (tmp_path / "out" / "edits.jsonl").read_text("utf-8").splitlines()]
     assert len(rows) == 2 and all({"commit", "path", "typed", *report["commits"]} < row.keys() for row in rows)
-    assert report["settings"]["recipe"] == {"count": 2, "seed": 1, "commits": 50}
+    assert report["settings"]["recipe"] == {"count": 2, "seed": 1, "commits": 50, "cross_file": False}
     assert "other files over without" in (tmp_path / "out" / "report.html").read_text()
     failed = evaluate("commits", "--model", model, "--data", tmp_path, status=2)
     assert "cannot be read as a git repository" in failed

@@ -7,6 +7,7 @@ files that come earlier in the same commit.
 
 from __future__ import annotations
 
+import keyword
 import os
 import re
 import shutil
@@ -29,6 +30,7 @@ MAX_BYTES, MAX_FILE_LINES = 200_000, 3000  # of a file
 MAX_EQUAL = 200_000  # pairs of a line before a commit and an equal one after it; to compare them takes seconds
 FILES, AROUND, FILE_CHARACTERS = 4, 32, 1500  # other files; lines above and below their last edit; characters of each
 WORD = re.compile(r"\w\w")
+NAME = re.compile(r"[^\W\d]\w{2,}")
 REGULAR = ("100644", "100755")
 Cut = Callable[[str, str], tuple[str, str]]
 
@@ -55,6 +57,14 @@ class Edit:
     typed: str
     after: str
     others: tuple[str, ...] = ()
+
+    @property
+    def cross_file(self) -> bool:
+        """Whether what was typed has a name of another file that the window does not have; keywords of Python are none.
+        CrossCodeEval (Ding et al. 2023, section 2) selects its problems likewise, by static analysis."""
+        window = {*NAME.findall(self.before), *NAME.findall(self.after)}
+        elsewhere = {name for part in self.others for name in NAME.findall(part)}
+        return bool({*NAME.findall(self.typed)} & elsewhere - window - {*keyword.kwlist})
 
 
 class Repository:
@@ -221,9 +231,12 @@ def others(repository: Repository, edits: Sequence[FileEdit], number: int) -> tu
     return tuple(part for old, new in pairs[::-1] if (part := around(old, new)) is not None)
 
 
-def chosen_edits(repository: Repository, commits: int, count: int, seed: int, cut: Cut | None = None) -> Iterator[Edit]:
+def chosen_edits(
+    repository: Repository, commits: int, count: int, seed: int, cut: Cut | None = None, cross_file: bool = False
+) -> Iterator[Edit]:
     """Up to `count` edits out of the newest commits, at most one of each file of a commit: a function of the history
-    and the seed. `cut`: what an editor sends of the text before and after the cursor, without it `window`."""
+    and the seed. `cut`: what an editor sends of the text before and after the cursor, without it `window`.
+    `cross_file`: only such edits."""
     edits = repository.file_edits(commits)
     left = count
     for number in np.random.default_rng(seed).permutation(len(edits)).tolist():
@@ -241,5 +254,7 @@ def chosen_edits(repository: Repository, commits: int, count: int, seed: int, cu
             before, typed, after = places[int(np.random.default_rng([seed, number]).integers(len(places)))]
             before, after = (cut or window)(before, after)
             parts = others(repository, edits, number)
-            left -= 1
-            yield Edit(each.commit, each.path, _language(each.path), before, typed, after, parts)
+            edit = Edit(each.commit, each.path, _language(each.path), before, typed, after, parts)
+            if edit.cross_file or not cross_file:
+                left -= 1
+                yield edit

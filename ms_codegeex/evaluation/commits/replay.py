@@ -71,17 +71,26 @@ def accepted(suggestion: str, typed: str) -> int:
 
 
 def evaluate_commits(
-    model: LocalModel, data: Path, output: Path, count: int = COUNT, seed: int = SEED, commits: int = COMMITS
+    model: LocalModel,
+    data: Path,
+    output: Path,
+    count: int = COUNT,
+    seed: int = SEED,
+    commits: int = COMMITS,
+    cross_file: bool = False,
 ) -> dict[str, Any]:
-    """Replay `count` edits of a repository's newest commits, write `evaluation.json`, `edits.jsonl`, `report.json` and
+    """Replay `count` edits of a repository's newest commits, or with `cross_file` only such edits, write `evaluation.json`, `edits.jsonl`, `report.json` and
     `report.html`, and return the report.
 
     Raises:
         UserError: there is no repository, or none of its edits can be replayed.
     """
-    edits = list(chosen_edits(Repository(data), commits, count, seed))
+    edits = list(chosen_edits(Repository(data), commits, count, seed, cross_file=cross_file))
     if not edits:
-        raise UserError(f"--data: {data} has no commit with a short edit of a file in a known language; give another")
+        using = " that uses a name of another file" if cross_file else ""
+        raise UserError(
+            f"--data: {data} has no commit with a short edit{using} in a file in a known language; give another"
+        )
     with sole_writer(output):
         settings = RecordedSettings(output)
         settings.settle("task", {"name": "commits"})
@@ -93,7 +102,7 @@ def evaluate_commits(
         with atomic_file(output / EDITS) as temporary:
             lines = (json.dumps(row, ensure_ascii=False).encode("utf-8", "replace").decode() + "\n" for row in rows)
             temporary.write_text("".join(lines), encoding="utf-8")
-        recipe = {"count": count, "seed": seed, "commits": commits}
+        recipe = {"count": count, "seed": seed, "commits": commits, "cross_file": cross_file}
         sections = {"data": {"path": str(data)}, "model": identity, "recipe": recipe}
         pairs = np.array([tallies[name].exact for name in (WITH_OTHERS, ALONE)], np.float64)
         low, high = difference_interval(pairs[0] - pairs[1])

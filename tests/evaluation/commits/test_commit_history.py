@@ -10,7 +10,7 @@ from git_repositories import commit, git, write_repository
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.evaluation.commits import history
-from ms_codegeex.evaluation.commits.history import Repository, chosen_edits, typed_at, window
+from ms_codegeex.evaluation.commits.history import Edit, Repository, chosen_edits, typed_at, window
 
 
 def typed(old, new):
@@ -94,6 +94,34 @@ def test_other_files_are_those_edited_before(repository):
     assert edits["shapes.py", "def "][0].startswith("from shapes import area")
     shapes, main = edits["util.go", "retu"]
     assert shapes.startswith("class Shape:") and main.startswith("from shapes") and "area(2, 3)" in main
+
+
+@pytest.mark.parametrize(
+    ("before", "typed", "after", "parts", "expected"),
+    [
+        ("x = 1\n", "area(x, 2)", "\n", ("def area(a, b):\n",), True),
+        ("from shapes import area\n", "area(2, 3)", "\n", ("def area(a, b):\n",), False),  # the window has the name
+        ("x = 1\n", "area(x, 2)", "\n# area", ("def area(a, b):\n",), False),
+        ("x = 1\n", "area(x, 2)", "\n", ("def areas(a, b):\n",), False),  # a part of another name
+        ("x = 1\n", "return x", "\n", ("return 1\n",), False),  # a keyword
+        ("x = 1\n", "area(x, 2)", "\n", (), False),
+    ],
+)
+def test_edits_that_use_a_name_of_another_file(before, typed, after, parts, expected):
+    assert Edit("1" * 40, "a.py", "Python", before, typed, after, parts).cross_file is expected
+
+
+def test_only_edits_that_use_other_files(tmp_path):
+    git(tmp_path, "init", "--quiet")
+    commit(tmp_path, {"main.py": b"print(1)\n", "shapes.py": b"\n", "other.py": b"\n"})
+    commit(tmp_path, {"shapes.py": b"def area(width):\n    return width\n", "other.py": b"value = 1\n"})
+    commit(tmp_path, {"main.py": b"print(1)\nprint(area(2))\n"})
+
+    def chosen(**more):
+        return sorted(each.typed for each in chosen_edits(Repository(tmp_path), 100, 9, 0, **more))
+
+    assert chosen() == ["def area(width):\n    return width", "print(area(2))", "value = 1"]
+    assert chosen(cross_file=True) == ["print(area(2))"]
 
 
 def test_nothing_of_the_repositorys_configuration_is_run(repository, monkeypatch, tmp_path):

@@ -88,3 +88,5 @@ def test_a_history_without_edits_is_refused_before_the_model_is_opened(tmp_path)
     write_repository(tmp_path)
     with pytest.raises(UserError, match="no commit with a short edit"):
         evaluate_commits(LocalModel(tmp_path / "none"), tmp_path, tmp_path / "out", commits=0)
+    with pytest.raises(UserError, match="no commit with a short edit that uses a name of another file"):
+        evaluate_commits(LocalModel(tmp_path / "none"), tmp_path, tmp_path / "out", commits=1, cross_file=True)
