@@ -79,8 +79,9 @@ def evaluate_commits(
     commits: int = COMMITS,
     cross_file: bool = False,
 ) -> dict[str, Any]:
-    """Replay `count` edits of a repository's newest commits, or with `cross_file` only such edits, write `evaluation.json`, `edits.jsonl`, `report.json` and
-    `report.html`, and return the report.
+    """Replay `count` edits of a repository's newest commits, or with `cross_file` only such edits.
+
+    Writes `evaluation.json`, `edits.jsonl`, `report.json` and `report.html`, and returns the report.
 
     Raises:
         UserError: there is no repository, or none of its edits can be replayed.
