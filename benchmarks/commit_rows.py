@@ -5,6 +5,7 @@
         --copied 0.7
     python benchmarks/commit_rows.py --tokenizer tokenizer --output rows --history pip aiohttp --edits 800 \\
         --seq-length 512
+    python benchmarks/commit_rows.py --tokenizer tokenizer --output rows --packages SITE-PACKAGES --repeats 400
 
 A row is what `evaluate commits` asks with other files, and its answer: suffix, other files, prefix and middle, with
 sentinels before the suffix and the files. Edits are those of git histories. Gaps are single pieces of lines of
@@ -12,6 +13,9 @@ installed packages; the other files are of the same package, half of them at a p
 With --copied, such a share of the gaps has the lines around them in one of the other files too, some of them left out,
 as a file that was made from another one has: so a model learns to copy from few rows. The loss counts all tokens but
 the sentinels. With a shorter --seq-length, windows and parts are shorter in proportion.
+
+Such a row has one answer. Those of --repeats teach copying in nearly every token: lines of a package, then pieces of
+them, some lines left out, with a cursor at some word; a tenth are random ids instead, which only copying can foresee.
 
 The rows are a dataset for `train` (docs/commits.md has the commands); declare the sentinels in the trained model's
 `serving.json`.
@@ -24,6 +28,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -49,10 +54,22 @@ from ms_codegeex.evaluation.commits.history import (
 
 FULL = 4096  # tokens that hold the window and the parts of `evaluate commits`
 LEFT_OUT = 0.15  # share of the copied lines
+RANDOM = 0.1  # share of the repeats that are random ids
+LEAST_ID = 256  # of a random one: those below are of single bytes
 COMMITS = 5000
 LEAST_BYTES, MOST_BYTES = 400, 100_000  # of a source file
 NAME = re.compile(r"[A-Za-z_]\w{3,}")
 GAP = re.compile(r"[^\s].*[^\s]")
+
+
+@dataclass(frozen=True)
+class Row:
+    """Ids int64 [n], whether the loss counts each, bool [n], what the split is decided by, and a path."""
+
+    ids: np.ndarray
+    counted: np.ndarray
+    key: bytes
+    path: str = ""
 
 
 def sentinels_of(tokenizer: Tokenizer) -> Sentinels:
@@ -126,13 +143,11 @@ def copied(before: str, middle: str, after: str, size: int, generator: np.random
 
 
 def gaps(packages: dict[str, list[str]], count: int, share: float, scale: float, seed: int) -> Iterator[Edit]:
-    """`count` gaps of files of the packages, large packages no more often than small ones by the root of their size. A
-    `share` of them is in another file too. Parts of files have the lengths of `evaluate commits` times `scale`."""
+    """`count` gaps of files of the packages. A `share` of them is in another file too. Parts of files have the lengths
+    of `evaluate commits` times `scale`."""
     generator, size = np.random.default_rng([seed, 1]), int(FILE_CHARACTERS * scale)
-    names = sorted(packages)
-    weights = np.sqrt([len(packages[name]) for name in names])
     while count:
-        texts = packages[names[int(generator.choice(len(names), p=weights / weights.sum()))]]
+        texts = package(packages, generator)
         number = int(generator.integers(len(texts)))
         if (found := gap(texts[number], generator)) is None:
             continue
@@ -149,9 +164,73 @@ def gaps(packages: dict[str, list[str]], count: int, share: float, scale: float,
         count -= 1
 
 
-def row_of(edit: Edit, tokenizer: Tokenizer, marks: Sentinels, length: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """Ids of a row of at most `length` tokens, int64 [n], and whether the loss counts each, uint8 [n]; None if the
-    middle is longer than half of it."""
+def package(packages: dict[str, list[str]], generator: np.random.Generator) -> list[str]:
+    """The texts of one package; large ones come no more often than small ones by the root of their size."""
+    names = sorted(packages)
+    weights = np.sqrt([len(packages[name]) for name in names])
+    return packages[names[int(generator.choice(len(names), p=weights / weights.sum()))]]
+
+
+def repeated_ids(first: int, end: int, length: int, generator: np.random.Generator) -> list[int]:
+    """`length` ids: random ones from `first` to `end`, then pieces of them."""
+    own = generator.integers(first, end, int(generator.integers(8, length // 3))).tolist()
+    row = [*own]
+    while len(row) < length:
+        start = int(generator.integers(0, len(own) - 4))
+        row += own[start : int(generator.integers(start + 4, len(own) + 1))]
+    return row[:length]
+
+
+def repeated_lines(
+    texts: Sequence[str], tokenizer: Tokenizer, length: int, generator: np.random.Generator
+) -> list[int]:
+    """`length` ids: up to eight parts of files, then pieces of them, each of which is tokenized anew from some word on,
+    as what follows a cursor is; empty if the parts are too short."""
+    parts, room = list[list[str]](), int(length * generator.uniform(0.35, 0.55))
+    row: list[int] = []
+    for _ in range(8):
+        lines = texts[int(generator.integers(len(texts)))].splitlines(keepends=True)
+        place, part, size = int(generator.integers(len(lines))), list[str](), 0
+        for line in lines[place : place + 80]:
+            size += len(tokenizer.encode_inside(line))
+            if len(row) + size > room:
+                break
+            part.append(line)
+        if len(part) > 5:
+            parts.append(part)
+            row += tokenizer.encode_inside("".join(part))
+    if len(row) < room // 2:
+        return []
+    while len(row) < length:
+        part = parts[int(generator.integers(len(parts)))]
+        place = int(generator.integers(len(part) - 2))
+        piece = part[place : place + int(generator.integers(2, 12))]
+        piece = [line for n, line in enumerate(piece) if n == 0 or generator.random() >= LEFT_OUT]
+        number = int(generator.integers(1, len(piece))) if len(piece) > 1 else 0
+        words = [match.start() for match in re.finditer(r"\w+|[^\w\s]+", piece[number])] or [0]
+        word = words[int(generator.integers(len(words)))] if generator.random() < 0.6 else words[0]
+        cursor = sum(map(len, piece[:number])) + word
+        text = "".join(piece)
+        row += tokenizer.encode_inside(text[:cursor]) + tokenizer.encode_inside(text[cursor:])
+    return row[:length]
+
+
+def repeats(packages: dict[str, list[str]], tokenizer: Tokenizer, count: int, length: int, seed: int) -> Iterator[Row]:
+    """`count` rows of `length` ids whose second half can be copied from the first."""
+    generator = np.random.default_rng([seed, 2])
+    while count:
+        if generator.random() < RANDOM:
+            row = repeated_ids(LEAST_ID, min(tokenizer.sentinels), length - 1, generator)
+        else:
+            row = repeated_lines(package(packages, generator), tokenizer, length - 1, generator)
+        if row:
+            ids = np.array([*row, tokenizer.eos_id], np.int64)
+            yield Row(ids, ids >= 0, ids.tobytes())
+            count -= 1
+
+
+def row_of(edit: Edit, tokenizer: Tokenizer, marks: Sentinels, length: int) -> Row | None:
+    """A row of at most `length` tokens; None if the middle is longer than half of it."""
     middle, scale = tokenizer.encode_inside(edit.typed), min(1.0, length / FULL)
     if not middle or len(middle) > length // 2:
         return None
@@ -159,18 +238,18 @@ def row_of(edit: Edit, tokenizer: Tokenizer, marks: Sentinels, length: int) -> t
     parts = [part[: int(FILE_CHARACTERS * scale)] for part in edit.others]
     prompt, _ = marks.prompt(tokenizer, joined_files(parts, before), after, length - len(middle) - 1)
     ids = np.array([*prompt, *middle, tokenizer.eos_id], np.int64)
-    return ids, ~np.isin(ids, sorted(marks.ids))
+    key = repr((edit.before, edit.typed, edit.after)).encode()
+    return Row(ids, ~np.isin(ids, sorted(marks.ids)), key, edit.path)
 
 
-def write(tokenizer_name: str, output: Path, length: int, edits: Iterator[Edit]) -> None:
+def write(
+    tokenizer: Tokenizer, tokenizer_name: str, marks: Sentinels, output: Path, length: int, rows: Iterator[Row]
+) -> None:
     """Write the dataset directory."""
-    tokenizer = load_tokenizer(tokenizer_name)
-    marks = sentinels_of(tokenizer)
     with atomic_directory(output) as directory:
         with DatasetWriter(directory, tokenizer, masked=True) as writer:
-            for edit in edits:
-                if (row := row_of(edit, tokenizer, marks, length)) is not None:
-                    writer.add(*row, repr((edit.before, edit.typed, edit.after)).encode(), edit.path)
+            for row in rows:
+                writer.add(row.ids, row.counted, row.key, row.path)
             splits = writer.write(0.02)
         first = {"kind": KIND, "task": "completion", "seq_length": length}
         further = {
@@ -192,20 +271,28 @@ def main() -> None:
     parser.add_argument("--packages", type=Path, help="directory of Python packages")
     parser.add_argument("--gaps", type=int, default=0, help="gaps of packages (default: %(default)s)")
     parser.add_argument("--copied", type=float, default=0.0, help="share of the gaps that another file has too (0)")
+    parser.add_argument("--repeats", type=int, default=0, help="rows of pieces of themselves (default: %(default)s)")
     parser.add_argument("--history", type=Path, nargs="+", default=[], help="git repositories")
     parser.add_argument("--edits", type=int, default=0, help="edits of each history (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     print_command()
 
+    tokenizer, length, seed = load_tokenizer(arguments.tokenizer), arguments.seq_length, arguments.seed
+    marks = sentinels_of(tokenizer)
+
     def edits() -> Iterator[Edit]:
         for path in arguments.history:
-            yield from chosen_edits(Repository(path), COMMITS, arguments.edits, arguments.seed)
+            yield from chosen_edits(Repository(path), COMMITS, arguments.edits, seed)
         if arguments.gaps:
-            packages, scale = sources(arguments.packages), min(1.0, arguments.seq_length / FULL)
-            yield from gaps(packages, arguments.gaps, arguments.copied, scale, arguments.seed)
+            yield from gaps(packages, arguments.gaps, arguments.copied, min(1.0, length / FULL), seed)
 
-    write(arguments.tokenizer, arguments.output, arguments.seq_length, edits())
+    def rows() -> Iterator[Row]:
+        yield from (row for edit in edits() if (row := row_of(edit, tokenizer, marks, length)) is not None)
+        yield from repeats(packages, tokenizer, arguments.repeats, length, seed)
+
+    packages = sources(arguments.packages) if arguments.gaps or arguments.repeats else {}
+    write(tokenizer, arguments.tokenizer, marks, arguments.output, length, rows())
 
 
 if __name__ == "__main__":

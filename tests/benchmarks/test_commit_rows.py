@@ -49,6 +49,26 @@ def test_a_copied_gap_is_in_one_of_the_other_files(tmp_path):
         assert len(found) > 5 and all(count == 1 + share for count in found)
 
 
+def test_pieces_of_a_row_can_be_copied_from_its_beginning(tmp_path):
+    (tmp_path / "packages" / "one").mkdir(parents=True)
+    for n in range(6):
+        lines = (f"def function_{n}_{line}(a):\n    return a * {1000 * n + line}\n" for line in range(40))
+        (tmp_path / "packages" / "one" / f"m{n}.py").write_text("".join(lines))
+    rows, _ = made(tmp_path, "--seq-length", 512, "--repeats", 40)
+    tokenizer = load_tokenizer("codegeex")
+    texts, known = [tokenizer.decode(row) for row in rows], 0
+    assert len(rows) == 40 and all(len(row) == 511 for row in rows)
+    for row, text in zip(rows, texts, strict=True):
+        if "function_" not in text:  # random ids
+            assert len({*row}) <= 511 // 3 and min(row) >= 256
+            continue
+        lines = text.splitlines()[:-1]  # the last one may have been shortened
+        first, later = lines[: len(lines) * 3 // 5], lines[len(lines) * 3 // 5 :]
+        assert len({*lines}) < 0.7 * len(lines) and {*later} <= {*first}
+        known += 1
+    assert 30 <= known < 40
+
+
 def test_rows_of_packages_and_histories(tmp_path):
     repository = tmp_path / "repository"
     repository.mkdir()
