@@ -17,6 +17,7 @@ def test_quick(tmp_path):
     assert done.returncode == 0, done.stderr
     assert re.search(r"prepare / peer [\d.]+ .*at least 5", done.stdout)
     assert re.search(r"prepare / slowest stage \(\w+\) [\d.]+ .*at least 0\.6", done.stdout)
+    assert re.search(r"CPU time of prepare / of encoding alone [\d.]+ .*at most 1\.5", done.stdout)
     assert not list(tmp_path.iterdir())
 
 
