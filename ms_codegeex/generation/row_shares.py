@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 RECENT = 1000  # passes for which a group that has no request is still expected
 AHEAD = 256  # rows that a group may have had more than others and still come first
-TYPING = 200  # passes for which the slot of a group that has no request is taken after others
+TYPING_PASSES = 200  # passes for which the slot of a group that has no request is taken after others
 SMALL = 16  # rows: with fewer a pass is hardly shorter
 
 
@@ -45,7 +45,7 @@ class RowShares:
 
     def typing(self, group: str) -> bool:
         """Whether the group had rows a moment ago, so that a request that begins like its last one is likely."""
-        return self._passes - self._last.get(group, -TYPING) < TYPING
+        return self._passes - self._last.get(group, -TYPING_PASSES) < TYPING_PASSES
 
     def favoured(self, groups: Collection[str]) -> str:
         """Of the groups that had least, or up to `AHEAD` rows more, the one that came last."""

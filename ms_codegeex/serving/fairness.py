@@ -18,7 +18,7 @@ from ms_codegeex.serving.errors import ApiError
 
 QUANTUM = 128  # tokens of an answer before it gives its slot to a client that has none
 MANY = 4096  # clients whose counters are kept; then those that are not there are forgotten
-TYPING = 2.0  # seconds after a client's last answer in which it is expected again
+TYPING_SECONDS = 2.0  # seconds after a client's last answer in which it is expected again
 LEAD = 1024  # tokens by which a client may be ahead of one whose slot it gets because it has fewer
 
 
@@ -143,7 +143,7 @@ class RecentClients:
     def names(self) -> set[str]:
         """The clients that may still return to their slots."""
         now = self._clock()
-        return {client for client, since in self._left.items() if now - since < TYPING}
+        return {client for client, since in self._left.items() if now - since < TYPING_SECONDS}
 
     def expected(self, present: Collection[str], slots: int) -> int:
         """The number of slots that are left free, a quarter of all at most; none for those `present`."""

@@ -1,5 +1,8 @@
 """What slots lose is kept in host memory, within its limit; what is restored gives the ids of a fresh computation."""
 
+import re
+from pathlib import Path
+
 import mindspore as ms
 import numpy as np
 import pytest
@@ -7,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ms_codegeex.generation import prefixes
+from ms_codegeex.generation.kernels import cells
 from ms_codegeex.generation.prefixes import LEAST, Prefixes
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.generation.scheduler import Request, Scheduler
@@ -132,7 +136,7 @@ def test_the_memory_is_bounded_and_the_least_recently_used_goes_first(engine):
 
 
 def test_one_groups_flood_leaves_the_copies_of_others(engine, monkeypatch):
-    monkeypatch.setattr("ms_codegeex.generation.row_shares.TYPING", 0)  # the other group's slot is taken at once
+    monkeypatch.setattr("ms_codegeex.generation.row_shares.TYPING_PASSES", 0)  # the other group's slot is taken at once
     size = engine.network.cache_bytes(48)
     scheduler = fresh(engine, 3 * size)
     for seed, group in enumerate("b" + 6 * "a"):
@@ -189,3 +193,17 @@ def test_the_usual_limit_is_a_quarter_of_what_the_slots_leave(engine, monkeypatc
     for free, expected in ((slots + 400, 100), (slots - 1, 0), (1 << 50, 2 * 10**9), (None, 2 * 10**9)):
         monkeypatch.setattr(prefixes, "available_memory", lambda free=free: free)
         assert prefixes.affordable(engine) == expected
+
+
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="needs a system with huge pages")
+def test_caches_have_small_pages(monkeypatch):
+    """Of a slot that nothing has used, none is resident; with huge pages, a cache of 350M took three times as much."""
+    found, own = [], cells.aligned
+    monkeypatch.setattr(cells, "aligned", lambda *sizes, **more: found.append(own(*sizes, **more)) or found[-1])
+    Twin("codegen").engine(slots=2, chunk=32)
+    parts = re.split(r"^([0-9a-f]+)-([0-9a-f]+) .*$", Path("/proc/self/smaps").read_text(), flags=re.MULTILINE)[1:]
+    mappings = [(int(begin, 16), int(end, 16), text) for begin, end, text in zip(*[iter(parts)] * 3, strict=True)]
+    assert found
+    for cache in found:
+        (text,) = (text for begin, end, text in mappings if begin <= cache.ctypes.data < end)
+        assert " nh" in text[text.index("VmFlags") :]

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ms_codegeex.generation.row_shares import AHEAD, RECENT, SMALL, TYPING, RowShares
+from ms_codegeex.generation.row_shares import AHEAD, RECENT, SMALL, TYPING_PASSES, RowShares
 
 PROMPTS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 90)), max_size=8)
 
@@ -39,7 +39,7 @@ def test_a_first_token_that_comes_anyway_makes_the_pass_short_too():
 def test_a_group_types_for_some_passes_after_its_last_row():
     made = shares(a=5)
     assert made.typing("a") and not made.typing("b")
-    for _ in range(TYPING - 1):
+    for _ in range(TYPING_PASSES - 1):
         made.note({"b": 1})
     assert made.typing("a")
     made.note({"b": 1})

@@ -20,7 +20,7 @@ from stepped_engine import NumberedEngine, SteppedBackend
 from ms_codegeex.generation.prefixes import Prefixes
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.generation.scheduler import Request, Scheduler
-from ms_codegeex.serving.fairness import LEAD, MANY, QUANTUM, TYPING, RecentClients, Turns, Waiting
+from ms_codegeex.serving.fairness import LEAD, MANY, QUANTUM, TYPING_SECONDS, RecentClients, Turns, Waiting
 from ms_codegeex.serving.keys import read_keys
 
 PATH, CAPACITY, FLOOD = "/v1/completions", 2000, 120
@@ -59,7 +59,8 @@ def test_a_flood_of_one_client_leaves_another_ones_first_token_where_it_was(slot
 
     async def flooded():
         backend = SteppedBackend(NumberedEngine(slots), CAPACITY, max_queue=256)
-        backend._recent = RecentClients(clock=itertools.count(0, TYPING).__next__)  # everybody has been away for long
+        always_away = itertools.count(0, TYPING_SECONDS)
+        backend._recent = RecentClients(clock=always_away.__next__)
         idle = until_first_token(backend, backend.answer(ids_of(40, 1), settings(4), client="a"))
         assert idle == (1, 40)
         seeds = itertools.count(5)
@@ -132,9 +133,9 @@ def test_a_quarter_of_the_slots_is_left_free_for_who_returns():
         returning.leave(client)
     assert [returning.expected("", slots) for slots in (3, 4, 8, 16)] == [0, 1, 2, 3]
     assert returning.expected("ab", 16) == 1
-    now[0] = TYPING - 0.1
+    now[0] = TYPING_SECONDS - 0.1
     returning.leave("c")
-    now[0] = TYPING
+    now[0] = TYPING_SECONDS
     assert returning.expected("", 16) == 1
     returning.leave("d")
     assert returning._left.keys() == {"c", "d"}
@@ -150,7 +151,7 @@ def test_a_slot_that_nobody_returned_to_goes_to_who_waits():
         for _ in range(5):
             backend.step()
         assert backend.active == 3
-        now[0] = TYPING
+        now[0] = TYPING_SECONDS
         backend.step()
         assert backend.active == 4
         while not backend.idle:
