@@ -53,6 +53,11 @@ class RowShares:
         least = min(rows.values())
         return min(groups, key=lambda each: (rows[each] > least + AHEAD, -self._entered.get(each, 0)))
 
+    def awaited(self, present: Collection[str]) -> bool:
+        """Whether a group that is typing, but has no request now, would come before those `present`."""
+        away = {group for group in self._last if group not in present and self.typing(group)}
+        return bool(away) and self.favoured({*present, *away}) in away
+
     def divided(self, prompts: Sequence[tuple[str, int]], room: int, begun: Iterable[str] = ()) -> list[int]:
         """How many of `room` rows each prompt gets, given its group and the number of rows that it could use.
 

@@ -46,6 +46,14 @@ def test_a_group_types_for_some_passes_after_its_last_row():
     assert not made.typing("a") and made.typing("b")
 
 
+def test_who_types_is_awaited_by_those_who_had_more():
+    made = shares(a=2 * AHEAD, b=5)
+    assert made.awaited({"a"}) and made.awaited(()) and not made.awaited({"a", "b"}) and not made.awaited({"b"})
+    for _ in range(TYPING_PASSES):
+        made.note({"a": 1})
+    assert not made.awaited({"a"}) and not shares(a=5).awaited({"a"})
+
+
 def test_long_prompts_of_two_groups_take_turns():
     made, left = shares(a=1, b=1), {"a": 2000, "b": 2000}
     for _ in range(60):
