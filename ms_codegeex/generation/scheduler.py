@@ -336,17 +336,20 @@ class Scheduler:
         return planned
 
     def _add_prompts(self, planned: list[tuple[Part, Request]], requests: Sequence[Request]) -> None:
-        """Parts of the prompts that are not computed yet, as far as they fit into the pass. It is short if a group is
-        awaited, whose next request would have to wait for its end."""
+        """Parts of the prompts that are not computed yet, as far as they fit into the pass.
+
+        It is short if a group is awaited, whose next request would have to wait for its end, and the prompts are of
+        groups that have several requests. Users with one request each do not slow down each other's prompts."""
         used, room = sum(len(part.ids) for part, _ in planned), self.engine.chunk
         if planned:
             # half for prompts, if those of several groups may come
             mixed = used + self.mixed_rows // 2 if self._shares.several else self.mixed_rows
             room = min(room, max(mixed, power(used + min(MIN_CHUNK, self.mixed_rows // 2))))
         room -= used
-        if self._shares.awaited({request.group for request in requests}):
-            room = min(room, max(SMALL - used, SMALL // 2))
         prompts = self._prompts(requests, {part.slot for part, _ in planned})
+        groups = Counter(request.group for request in requests)
+        if all(groups[each.group] > 1 for each in prompts) and self._shares.awaited(groups):
+            room = min(room, SMALL // 2)
         begun = [request.group for _, request in planned if not request.begun]
         counts = self._shares.divided([(request.group, self._left(request)) for request in prompts], room, begun)
         for request, count in zip(prompts, counts, strict=True):

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.generation.beams import next_tokens, search
 from ms_codegeex.generation.choice import token_choice
+from ms_codegeex.generation.row_shares import SMALL
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.generation.scheduler import PATIENCE, Request, Scheduler, Speculation
 from ms_codegeex.generation.speculation import DraftSpeculation, NgramSpeculation
@@ -197,6 +198,27 @@ def test_groups_share_the_rows_of_a_pass(codegen, monkeypatch):
     while not other.finish:
         scheduler.step()
     assert answer(other) == alone(engine, other)
+
+
+@pytest.mark.parametrize("typing", [False, True])
+def test_several_prompts_of_a_group_take_short_passes_while_another_group_types(codegen, monkeypatch, typing):
+    _, engine = codegen
+    engine.cached[:] = [[] for _ in engine.cached]
+    scheduler = Scheduler(engine)
+
+    def submitted(seed, length, count, group):
+        request = Request(prompt(length, seed), SamplingSettings(count, temperature=0.0), POSITIONS, group=group)
+        scheduler.submit(request)
+        return request
+
+    first = submitted(1, 5, 30, "a")
+    typed = submitted(2, 9, 1, "b" if typing else "a")
+    while not (first.begun and typed.finish):
+        scheduler.step()
+    parts = rows_of(engine, monkeypatch)
+    submitted(3, 60, 1, "a")
+    scheduler.step()
+    assert sorted(end - begin for _, begin, end in parts) == ([1, SMALL // 2] if typing else [1, 31])
 
 
 def test_cancellation_takes_effect_within_a_step(codegen):
