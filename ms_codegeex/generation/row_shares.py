@@ -8,7 +8,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 RECENT = 1000  # passes for which a group that has no request is still expected
 AHEAD = 256  # rows that a group may have had more than others and still come first
 TYPING_PASSES = 200  # passes for which the slot of a group that has no request is taken after others
-SMALL = 16  # rows: with fewer a pass is hardly shorter
+SMALL = 16  # rows of a short pass
+AWAITED = 8  # rows of prompts in a pass for whose end somebody may soon have to wait
 
 
 class RowShares:

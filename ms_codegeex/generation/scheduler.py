@@ -23,7 +23,7 @@ from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.generation.choice import Chosen, TokenChoice, check_finite, token_choice
 from ms_codegeex.generation.constraints import Constraint
 from ms_codegeex.generation.prefixes import LEAST, Prefixes
-from ms_codegeex.generation.row_shares import SMALL, RowShares
+from ms_codegeex.generation.row_shares import AWAITED, SMALL, RowShares
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.generation.slots import MIN_CHUNK, Part, SlotEngine, power, shared
 
@@ -349,7 +349,7 @@ class Scheduler:
         prompts = self._prompts(requests, {part.slot for part, _ in planned})
         groups = Counter(request.group for request in requests)
         if all(groups[each.group] > 1 for each in prompts) and self._shares.awaited(groups):
-            room = min(room, SMALL // 2)
+            room = min(room, AWAITED)
         begun = [request.group for _, request in planned if not request.begun]
         counts = self._shares.divided([(request.group, self._left(request)) for request in prompts], room, begun)
         for request, count in zip(prompts, counts, strict=True):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.generation.beams import next_tokens, search
 from ms_codegeex.generation.choice import token_choice
-from ms_codegeex.generation.row_shares import SMALL
+from ms_codegeex.generation.row_shares import AWAITED
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.generation.scheduler import PATIENCE, Request, Scheduler, Speculation
 from ms_codegeex.generation.speculation import DraftSpeculation, NgramSpeculation
@@ -218,7 +218,7 @@ def test_several_prompts_of_a_group_take_short_passes_while_another_group_types(
     parts = rows_of(engine, monkeypatch)
     submitted(3, 60, 1, "a")
     scheduler.step()
-    assert sorted(end - begin for _, begin, end in parts) == ([1, SMALL // 2] if typing else [1, 31])
+    assert sorted(end - begin for _, begin, end in parts) == ([1, AWAITED] if typing else [1, 31])
 
 
 def test_cancellation_takes_effect_within_a_step(codegen):
