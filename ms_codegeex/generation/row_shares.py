@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 RECENT = 1000  # passes for which a group that has no request is still expected
 AHEAD = 256  # rows that a group may have had more than others and still come first
 TYPING_PASSES = 200  # passes for which the slot of a group that has no request is taken after others
 SMALL = 16  # rows of a short pass
-AWAITED = 8  # rows of prompts in a pass for whose end somebody may soon have to wait
+AWAITED = 8  # rows, in a pass while another group is awaited, of prompts of groups with several requests
+AWAITED_SECONDS = 2.0  # after a group's last row
 
 
 class RowShares:
     """The rows that were computed for each group. One that comes back is not owed what it did not ask for."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._rows: dict[str, int] = {}
+        self._seen: dict[str, float] = {}  # when it had its last row
+        self._before: dict[str, int] = {}  # rows when the group came
         self._last: dict[str, int] = {}  # the last pass with a row of the group, or before its coming
         self._entered: dict[str, int] = {}  # the number of the group's coming
         self._passes = 0
@@ -33,6 +38,7 @@ class RowShares:
             self._rows[group] = max(self._rows.get(group, 0), least)
             self._entered[group] = max(self._entered.values(), default=0) + 1
             self._last[group] = self._passes
+            self._before[group] = self._rows[group]
 
     def note(self, rows: Mapping[str, int]) -> None:
         """Note a pass with so many rows of each group."""
@@ -40,9 +46,11 @@ class RowShares:
         for group, count in rows.items():
             self._rows[group] = self._rows.get(group, 0) + count
             self._last[group] = self._passes
+            self._seen[group] = self._clock()
         for group in [each for each, last in self._last.items() if last < self._passes - RECENT]:
             del self._last[group], self._rows[group]
-            self._entered.pop(group, None)
+            for known in (self._entered, self._seen, self._before):
+                known.pop(group, None)
 
     def typing(self, group: str) -> bool:
         """Whether the group had rows a moment ago, so that a request that begins like its last one is likely."""
@@ -55,8 +63,14 @@ class RowShares:
         return min(groups, key=lambda each: (rows[each] > least + AHEAD, -self._entered.get(each, 0)))
 
     def awaited(self, present: Collection[str]) -> bool:
-        """Whether a group that is typing, but has no request now, would come before those `present`."""
-        away = {group for group in self._last if group not in present and self.typing(group)}
+        """Whether a group that has no request now would come before those `present`, and may ask again at once: its
+        last request took few rows, as those of keystrokes do, a moment ago."""
+        since = self._clock() - AWAITED_SECONDS
+        away = {
+            group
+            for group, seen in self._seen.items()
+            if group not in present and seen > since and self._rows[group] - self._before.get(group, 0) <= 2 * SMALL
+        }
         return bool(away) and self.favoured({*present, *away}) in away
 
     def divided(self, prompts: Sequence[tuple[str, int]], room: int, begun: Iterable[str] = ()) -> list[int]:

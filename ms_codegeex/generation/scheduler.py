@@ -200,7 +200,7 @@ class Scheduler:
         self._steps: list[tuple[Call, list[int]]] = []  # of those who hold slots, which are given
         self._active: dict[int, Request] = {}  # by slot, in the order of admission
         self._used, self._clock = [0] * engine.slots, 0  # when a slot became free
-        self._shares, self._hurried = RowShares(), 0  # the last short pass
+        self._shares, self._hurried = RowShares(), 0  # the last pass of `_hurry`
         self._groups = [""] * engine.slots  # for which the contents of the slots were computed
 
     def submit(self, work: Request | Call) -> None:
@@ -336,10 +336,7 @@ class Scheduler:
         return planned
 
     def _add_prompts(self, planned: list[tuple[Part, Request]], requests: Sequence[Request]) -> None:
-        """Parts of the prompts that are not computed yet, as far as they fit into the pass.
-
-        It is short if a group is awaited, whose next request would have to wait for its end, and the prompts are of
-        groups that have several requests. Users with one request each do not slow down each other's prompts."""
+        """Parts of the prompts that are not computed yet, as far as they fit into the pass."""
         used, room = sum(len(part.ids) for part, _ in planned), self.engine.chunk
         if planned:
             # half for prompts, if those of several groups may come
@@ -347,18 +344,30 @@ class Scheduler:
             room = min(room, max(mixed, power(used + min(MIN_CHUNK, self.mixed_rows // 2))))
         room -= used
         prompts = self._prompts(requests, {part.slot for part, _ in planned})
-        groups = Counter(request.group for request in requests)
-        if all(groups[each.group] > 1 for each in prompts) and self._shares.awaited(groups):
-            room = min(room, AWAITED)
         begun = [request.group for _, request in planned if not request.begun]
         counts = self._shares.divided([(request.group, self._left(request)) for request in prompts], room, begun)
-        for request, count in zip(prompts, counts, strict=True):
+        for request, count in zip(prompts, self._shortened(prompts, counts), strict=True):
             request.passed_over = 0 if count and request is prompts[0] else request.passed_over + 1
             if count:
                 begin = len(self.engine.cached[request.slot])
                 ids = request.ids[begin : begin + count]
                 choices = request.prompt_choices(begin, begin + len(ids))
                 planned.append((Part(request.slot, begin, ids, choices, request.states), request))
+
+    def _shortened(self, prompts: Sequence[Request], counts: list[int]) -> list[int]:
+        """The rows of prompts, few for groups with several requests if another group is awaited: its next request would
+        have to wait for the end of the pass. That costs little where the time of a pass grows with its rows. Groups
+        with one request each do not slow down each other's prompts."""
+        groups, few = Counter(request.group for request in self._active.values()), AWAITED
+        if not self.engine.network.compiled or self._hurried == self.passes or not self._shares.awaited(groups):
+            return counts
+        found = []
+        for request, count in zip(prompts, counts, strict=True):
+            if groups[request.group] > 1:
+                count = min(count, few)
+                few -= count
+            found.append(count)
+        return found
 
     def _prompts(self, requests: Sequence[Request], decoding: Container[int]) -> list[Request]:
         """Requests whose prompts can be computed, the shortest rest first. Those that were not the first for

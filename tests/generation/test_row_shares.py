@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ms_codegeex.generation.row_shares import AHEAD, RECENT, SMALL, TYPING_PASSES, RowShares
+from ms_codegeex.generation.row_shares import AHEAD, AWAITED_SECONDS, RECENT, SMALL, TYPING_PASSES, RowShares
 
 PROMPTS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 90)), max_size=8)
 
@@ -47,11 +47,23 @@ def test_a_group_types_for_some_passes_after_its_last_row():
 
 
 def test_who_types_is_awaited_by_those_who_had_more():
-    made = shares(a=2 * AHEAD, b=5)
+    now = [0.0]
+    made = RowShares(clock=lambda: now[0])
+    made.enter("a", ())
+    made.note({"a": 2 * AHEAD})
+    made.enter("b", {"a"})
+    made.note({"a": 5, "b": 2 * SMALL})
     assert made.awaited({"a"}) and made.awaited(()) and not made.awaited({"a", "b"}) and not made.awaited({"b"})
-    for _ in range(TYPING_PASSES):
-        made.note({"a": 1})
-    assert not made.awaited({"a"}) and not shares(a=5).awaited({"a"})
+    now[0] = AWAITED_SECONDS - 0.1
+    assert made.awaited({"a"})
+    now[0] = AWAITED_SECONDS  # however few passes there were
+    assert not made.awaited({"a"})
+    made.enter("b", {"a"})
+    made.note({"b": 2 * SMALL + 1})  # more than a keystroke
+    assert not made.awaited({"a"})
+    made.enter("b", {"a"})
+    made.note({"b": 1})
+    assert made.awaited({"a"}) and not made.awaited({"b"})
 
 
 def test_long_prompts_of_two_groups_take_turns():

@@ -200,25 +200,36 @@ def test_groups_share_the_rows_of_a_pass(codegen, monkeypatch):
     assert answer(other) == alone(engine, other)
 
 
-@pytest.mark.parametrize("typing", [False, True])
-def test_several_prompts_of_a_group_take_short_passes_while_another_group_types(codegen, monkeypatch, typing):
+@pytest.mark.parametrize(
+    ("typing", "others", "rows"),
+    [
+        ("b", "a", [1, AWAITED]),
+        ("a", "a", [1, 31]),  # nobody else types
+        ("b", "c", [1, 20]),  # each group has one request
+        ("b", "ac", [1, AWAITED, 20]),  # not those of a group with one request in the same pass
+    ],
+)
+def test_prompts_of_a_group_with_several_requests_have_few_rows_while_another_types(
+    codegen, monkeypatch, typing, others, rows
+):
     _, engine = codegen
     engine.cached[:] = [[] for _ in engine.cached]
     scheduler = Scheduler(engine)
 
-    def submitted(seed, length, count, group):
-        request = Request(prompt(length, seed), SamplingSettings(count, temperature=0.0), POSITIONS, group=group)
+    def submitted(length, count, group):
+        ids = prompt(length, length + ord(group))
+        request = Request(ids, SamplingSettings(count, temperature=0.0), POSITIONS, group=group)
         scheduler.submit(request)
         return request
 
-    first = submitted(1, 5, 30, "a")
-    typed = submitted(2, 9, 1, "b" if typing else "a")
+    first, typed = submitted(5, 30, "a"), submitted(9, 1, typing)
     while not (first.begun and typed.finish):
         scheduler.step()
     parts = rows_of(engine, monkeypatch)
-    submitted(3, 60, 1, "a")
+    for group in others:
+        submitted(20 if group == "c" else 60, 1, group)
     scheduler.step()
-    assert sorted(end - begin for _, begin, end in parts) == ([1, AWAITED] if typing else [1, 31])
+    assert sorted(end - begin for _, begin, end in parts) == rows
 
 
 def test_cancellation_takes_effect_within_a_step(codegen):
