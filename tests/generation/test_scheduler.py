@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.generation.beams import next_tokens, search
 from ms_codegeex.generation.choice import token_choice
-from ms_codegeex.generation.row_shares import AWAITED
+from ms_codegeex.generation.row_shares import AWAITED, RowShares
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.generation.scheduler import PATIENCE, Request, Scheduler, Speculation
 from ms_codegeex.generation.speculation import DraftSpeculation, NgramSpeculation
@@ -215,6 +215,7 @@ def test_prompts_of_a_group_with_several_requests_have_few_rows_while_another_ty
     _, engine = codegen
     engine.cached[:] = [[] for _ in engine.cached]
     scheduler = Scheduler(engine)
+    monkeypatch.setattr(scheduler, "_shares", RowShares(clock=lambda: 0.0))  # a first step may take seconds
 
     def submitted(length, count, group):
         ids = prompt(length, length + ord(group))
