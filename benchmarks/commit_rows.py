@@ -216,11 +216,15 @@ def repeated_lines(
 
 
 def repeats(packages: dict[str, list[str]], tokenizer: Tokenizer, count: int, length: int, seed: int) -> Iterator[Row]:
-    """`count` rows of `length` ids whose second half can be copied from the first."""
-    generator = np.random.default_rng([seed, 2])
+    """`count` rows of `length` ids of which most can be copied from the beginning of the row."""
+    generator, tries = np.random.default_rng([seed, 2]), 100 * count
+    end = min(tokenizer.eos_id, *tokenizer.sentinels)
     while count:
+        tries -= 1
+        if not tries:
+            raise SystemExit("--packages: the files are too short for rows of this length")
         if generator.random() < RANDOM:
-            row = repeated_ids(LEAST_ID, min(tokenizer.sentinels), length - 1, generator)
+            row = repeated_ids(LEAST_ID, end, length - 1, generator)
         else:
             row = repeated_lines(package(packages, generator), tokenizer, length - 1, generator)
         if row:
@@ -291,7 +295,9 @@ def main() -> None:
         yield from (row for edit in edits() if (row := row_of(edit, tokenizer, marks, length)) is not None)
         yield from repeats(packages, tokenizer, arguments.repeats, length, seed)
 
-    packages = sources(arguments.packages) if arguments.gaps or arguments.repeats else {}
+    packages = sources(arguments.packages) if arguments.packages else {}
+    if (arguments.gaps or arguments.repeats) and not packages:
+        parser.error(f"--gaps and --repeats need --packages, with a package of more than {FILES} Python files")
     write(tokenizer, arguments.tokenizer, marks, arguments.output, length, rows())
 
 

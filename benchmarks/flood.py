@@ -97,7 +97,7 @@ class Flood:
                 group.write_text("19")
 
     def end(self) -> dict[int, int]:
-        """The answers by status."""
+        """The answers by status; 0: none."""
         return {int(status): count for status, count in json.loads(self.process.communicate()[0]).items()}
 
 
@@ -108,7 +108,10 @@ def flood(address: str, connections: int) -> None:
     def connection(number: int) -> None:
         draw = random.Random(number)
         while not ended.is_set():
-            status, _ = ask(address, FLOODER, draw.choices(IDS, k=100), 100)
+            try:
+                status, _ = ask(address, FLOODER, draw.choices(IDS, k=100), 100)
+            except (OSError, http.client.HTTPException):
+                status = 0
             statuses[status] += 1
             ended.wait(0 if status == 200 else 1)
 

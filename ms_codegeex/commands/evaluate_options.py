@@ -133,7 +133,7 @@ class CommitsOptions:
     limit: int | None = option("number of edits", "N", ge=1)
     seed: int | None = option("the same seed takes the same edits", "N", ge=0)
     commits: int | None = option("the newest N commits", "N", ge=1)
-    cross_file: bool = option("only edits that use a name of another file which the window lacks", default=False)
+    cross_file: bool = option("only edits with a name that is in another file and not in the window", default=False)
 
 
 @dataclass(frozen=True)

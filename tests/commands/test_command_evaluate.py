@@ -230,6 +230,8 @@ def test_the_commits_of_a_repository(model, evaluate, tmp_path):
     assert len(rows) == 2 and all({"commit", "path", "typed", *report["commits"]} < row.keys() for row in rows)
     assert report["settings"]["recipe"] == {"count": 2, "seed": 1, "commits": 50, "cross_file": False}
     assert "other files over without" in (tmp_path / "out" / "report.html").read_text()
+    across = evaluate("commits", "--model", model, "--data", repository, "--limit", 1, "--cross-file")
+    assert across["settings"]["recipe"]["cross_file"] and across["commits"]["this file"]["edits"] == 1
     failed = evaluate("commits", "--model", model, "--data", tmp_path, status=2)
     assert "cannot be read as a git repository" in failed
 

@@ -7,6 +7,7 @@ files that come earlier in the same commit.
 
 from __future__ import annotations
 
+import builtins
 import keyword
 import os
 import re
@@ -60,11 +61,12 @@ class Edit:
 
     @property
     def cross_file(self) -> bool:
-        """Whether what was typed has a name of another file that the window does not have; keywords of Python are none.
-        CrossCodeEval (Ding et al. 2023, section 2) selects its problems likewise, by static analysis."""
+        """Whether what was typed has a name that is in another file and not in the window; keywords and built-in names
+        of Python are none. CrossCodeEval (Ding et al. 2023, section 2) asks for names that static analysis finds to be
+        undefined without the other files."""
         window = {*NAME.findall(self.before), *NAME.findall(self.after)}
         elsewhere = {name for part in self.others for name in NAME.findall(part)}
-        return bool({*NAME.findall(self.typed)} & elsewhere - window - {*keyword.kwlist})
+        return bool({*NAME.findall(self.typed)} & elsewhere - window - {*keyword.kwlist, *dir(builtins), "self"})
 
 
 class Repository:

@@ -104,6 +104,7 @@ def test_other_files_are_those_edited_before(repository):
         ("x = 1\n", "area(x, 2)", "\n# area", ("def area(a, b):\n",), False),
         ("x = 1\n", "area(x, 2)", "\n", ("def areas(a, b):\n",), False),  # a part of another name
         ("x = 1\n", "return x", "\n", ("return 1\n",), False),  # a keyword
+        ("x = 1\n", "print(self.x)", "\n", ("print(self.y)\n",), False),
         ("x = 1\n", "area(x, 2)", "\n", (), False),
     ],
 )
