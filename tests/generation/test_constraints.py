@@ -193,7 +193,7 @@ class ScriptedMatcher:
 class CountingUp:
     """An engine whose token is the lowest that the choice does not forbid, but never 0."""
 
-    slots, chunk = 1, 8
+    slots, chunk, rows_cost = 1, 8, True
 
     def __init__(self):
         self.cached = [[]]

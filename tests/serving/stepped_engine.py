@@ -22,7 +22,7 @@ class NumberedEngine:
     """In place of a `SlotEngine`: after each id comes the next number, up to 90. `rows` has those of each pass."""
 
     def __init__(self, slots, chunk=256):
-        self.slots, self.chunk, self.rows = slots, chunk, []
+        self.slots, self.chunk, self.rows_cost, self.rows = slots, chunk, True, []
         self.cached = [[] for _ in range(slots)]
 
     def clear(self, slot, adapter):

@@ -35,7 +35,7 @@ CONTEXT, BROKEN = 50, 90
 class CountingEngine:
     """After each id comes the next number. `between` is called before each pass with its number, from 1."""
 
-    slots, chunk = 2, 8
+    slots, chunk, rows_cost = 2, 8, True
 
     def __init__(self, between):
         self.between, self.passes, self.cached = between, [], [[] for _ in range(self.slots)]
