@@ -229,7 +229,7 @@ def repeats(packages: dict[str, list[str]], tokenizer: Tokenizer, count: int, le
             row = repeated_lines(package(packages, generator), tokenizer, length - 1, generator)
         if row:
             ids = np.array([*row, tokenizer.eos_id], np.int64)
-            yield Row(ids, ids >= 0, ids.tobytes())
+            yield Row(ids, np.ones(len(ids), bool), ids.tobytes())
             count -= 1
 
 

@@ -16,8 +16,8 @@ that `prepare` keeps, so that all sides encode the same documents; that they do 
 - The stages run alone, in as many processes, on data that is in memory before the clock starts: parsing JSON, encoding
   with gigatoken, writing and syncing ids. The slowest is what no program made of them could beat.
 
-All sides take turns in every round; ratios are of the same round. Processor time is of all processes of a side, of a
-stage only while it runs.
+All sides take turns in every round; ratios are of the same round. Processor time is of all processes that a side
+waits for, which datatrove does not do for its workers; of a stage, only while it runs.
 """
 
 from __future__ import annotations

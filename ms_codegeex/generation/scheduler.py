@@ -359,7 +359,7 @@ class Scheduler:
         have to wait for the end of the pass. That costs little where the time of a pass grows with its rows. Groups
         with one request each do not slow down each other's prompts."""
         groups, few = Counter(request.group for request in self._active.values()), AWAITED
-        if not self.engine.rows_cost or self._hurried == self.passes or not self._shares.awaited(groups):
+        if not self.engine.rows_cost or not self._shares.awaited(groups):
             return counts
         found = []
         for request, count in zip(prompts, counts, strict=True):

@@ -49,7 +49,7 @@ class SlotEngine:
         self._maximum = power(self.slots * (1 + guesses))  # choices of a pass
         self.chunk = max(chunk, 2 * self._maximum)  # room for prompts next to sequences that decode
         self.allowed = allowed or network.vocab_size
-        self.rows_cost = network.compiled  # a pass of few rows is shorter, which it hardly is on an accelerator
+        self.rows_cost = network.compiled  # with the CPU's operators, a pass of fewer rows takes less time
         self.least = 1  # rows of a pass; with more there are fewer kinds to compile, for answers that are drawn once
         self.cached: list[list[int]] = [[] for _ in range(self.slots)]
         self.adapter = [0] * self.slots  # the adapter that computed the contents of each slot; 0: none

@@ -199,7 +199,12 @@ def test_the_usual_limit_is_a_quarter_of_what_the_slots_leave(engine, monkeypatc
 def test_caches_have_small_pages(monkeypatch):
     """Of a slot that nothing has used, none is resident; with huge pages, a cache of 350M took three times as much."""
     found, own = [], cells.aligned
-    monkeypatch.setattr(cells, "aligned", lambda *sizes, **more: found.append(own(*sizes, **more)) or found[-1])
+
+    def recorded(shape, dtype, sparse=False):
+        found.append(own(shape, dtype, sparse))
+        return found[-1]
+
+    monkeypatch.setattr(cells, "aligned", recorded)
     Twin("codegen").engine(slots=2, chunk=32)
     parts = re.split(r"^([0-9a-f]+)-([0-9a-f]+) .*$", Path("/proc/self/smaps").read_text(), flags=re.MULTILINE)[1:]
     mappings = [(int(begin, 16), int(end, 16), text) for begin, end, text in zip(*[iter(parts)] * 3, strict=True)]

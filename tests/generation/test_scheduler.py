@@ -200,14 +200,18 @@ def test_groups_share_the_rows_of_a_pass(codegen, monkeypatch):
     assert answer(other) == alone(engine, other)
 
 
-@pytest.mark.parametrize(("typing", "requests", "rows"), [("b", 2, [1, AWAITED]), ("a", 2, [1, 31]), ("b", 1, [19])])
+@pytest.mark.parametrize(
+    ("rows_cost", "typing", "requests", "rows"),
+    [(True, "b", 2, [1, AWAITED]), (True, "a", 2, [1, 31]), (True, "b", 1, [19]), (False, "b", 2, [1, 31])],
+)
 def test_prompts_of_a_group_with_several_requests_have_few_rows_while_another_types(
-    codegen, monkeypatch, typing, requests, rows
+    codegen, monkeypatch, rows_cost, typing, requests, rows
 ):
     _, engine = codegen
     engine.cached[:] = [[] for _ in engine.cached]
     scheduler = Scheduler(engine)
     monkeypatch.setattr(scheduler, "_shares", RowShares(clock=lambda: 0.0))  # a first step may take seconds
+    monkeypatch.setattr(engine, "rows_cost", rows_cost)
 
     def submitted(length, count, group):
         ids = prompt(length, length + ord(group))
