@@ -47,6 +47,11 @@ class RequestRecord:
     first_token: float | None = None
     ended: float = 0.0
 
+    @property
+    def caller(self) -> str:
+        """Whose request it is: a key's name or, without keys, an address."""
+        return self.key or self.client
+
     def described(self) -> dict[str, Any]:
         """The values of the log line, without the texts of prompts."""
         return {

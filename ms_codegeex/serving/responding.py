@@ -9,13 +9,14 @@ import logging
 import secrets
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from fastapi import Request
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Send
@@ -38,6 +39,24 @@ SHORT_BODY = 16384  # bytes, which are encoded in milliseconds
 MAX_STOPS = 64
 SEEDS = 1 << 64
 DONE = b"data: [DONE]\n\n"
+
+
+def answering_routes(backend: Backend, **options: Any) -> APIRouter:
+    """A router for routes that generate. A caller for whom there is no room for one answer is refused before its body
+    is read and parsed, so that a flood of refused requests delays the others little."""
+
+    class AnsweringRoute(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            handle = super().get_route_handler()
+
+            async def checked(request: Request) -> Response:
+                record = record_of(request.scope)
+                backend.check_room(1, record.caller, record.concurrent)
+                return await handle(request)
+
+            return checked
+
+    return APIRouter(route_class=AnsweringRoute, **options)
 
 
 def chosen_model(backend: Backend, name: str | None) -> ServedModel:
@@ -208,8 +227,7 @@ def begun(
     """All answers of a plan, or an `ApiError` and none. Answers to one prompt are consecutive. At the end they are
     closed and noted in the request's record. `admitted`: they have been counted."""
     record, answers = record_of(request.scope), list[StreamedAnswer]()
-    client = record.key or record.client
-    backend.check_room(plan.size, client, record.concurrent)
+    backend.check_room(plan.size, record.caller, record.concurrent)
     if not admitted:
         admit(record, plan.size)
     try:
@@ -220,7 +238,7 @@ def begun(
                         ids,
                         seeded(plan.settings, number),
                         rule=plan.rules[index] if plan.rules else None,
-                        client=client,
+                        client=record.caller,
                         through=plan.through() if plan.through else None,
                         prompt_scores=plan.prompt_scores,
                         prompt_only=plan.prompt_only,

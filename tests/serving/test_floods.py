@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from asking import running
+from asking import connected, running
 from conftest import ROOT
 from fake_backend import TEXT, FakeBackend, fake_settings
 from over_http import served
@@ -69,6 +69,35 @@ def test_a_key_that_retries_on_many_connections_leaves_room_for_another(key_file
     assert statuses.count(200) > 20  # the slots are used by both
 
 
+@pytest.mark.parametrize(
+    "path", [PATH, "/v1/chat/completions", "/v1/embeddings", "/v1/code/explain", "/infill", "/completion"]
+)
+def test_a_caller_without_a_place_is_refused_before_its_body_is_read(path):
+    """The refusal is the queue's, though the body is no JSON; other callers and other routes are answered."""
+    read = []
+
+    async def body():
+        read.append(True)
+        yield b"{"
+
+    async def asked():
+        backend = FakeBackend(fake_settings(max_queue=0), slots=1)
+        async with connected(backend) as client:
+            backend.paused = True
+            first = asyncio.ensure_future(client.post(PATH, json={"prompt": "x", "max_tokens": 1}))
+            while not backend.active:
+                await asyncio.sleep(0)
+            refused = await client.post(path, content=body(), headers={"Content-Type": "application/json"})
+            unread = not read
+            tokens = await client.post("/tokenize", json={"content": "x"})
+            backend.paused = False
+            return refused, unread, tokens, await first, await client.post(path, content=body())
+
+    refused, unread, tokens, first, wrong = running(asked())
+    assert (refused.status_code, refused.json()["error"]["code"], unread) == (429, "queue_full", True)
+    assert (tokens.status_code, first.status_code, wrong.status_code) == (200, 200, 400) and read
+
+
 def test_the_newest_answers_of_the_client_with_the_most_give_way():
     async def asked():
         backend = FakeBackend(fake_settings(max_queue=6), slots=1)
@@ -115,11 +144,11 @@ def test_a_keys_concurrent_counts_answers_and_not_connections(key_file):
             while not server.backend.active:
                 await asyncio.sleep(0.005)
             second = await client.post(PATH, json={"prompt": "x"})
-            many = await client.post(PATH, json={"prompt": "x", "n": 3})
-            wrong = await client.post(PATH, json={"prompt": 5})
             tokens = await client.post("/tokenize", json={"content": "x"})
             server.backend.paused = False
             await first
+            many = await client.post(PATH, json={"prompt": "x", "n": 3})
+            wrong = await client.post(PATH, json={"prompt": 5})
             return [second, many, wrong, tokens, await client.post(PATH, json={"prompt": "x", "n": 2})]
 
     make = lambda: FakeBackend(fake_settings(api_key_file=key_file), slots=4)  # noqa: E731

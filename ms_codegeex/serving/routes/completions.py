@@ -21,6 +21,7 @@ from ms_codegeex.serving.model import ServedModel
 from ms_codegeex.serving.responding import (
     AnswerPlan,
     Responder,
+    answering_routes,
     block_rule,
     chosen_model,
     prepared,
@@ -241,7 +242,7 @@ class ChatResponder(Responder):
 
 def router(backend: Backend) -> APIRouter:
     """The routes."""
-    routes = APIRouter()
+    routes = answering_routes(backend)
 
     @routes.post("/v1/completions", response_model=Completion)
     async def completions(body: CompletionRequest, request: Request) -> Response:

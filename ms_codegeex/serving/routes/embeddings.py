@@ -24,7 +24,15 @@ from ms_codegeex.serving.backend import Backend
 from ms_codegeex.serving.errors import ApiError, late
 from ms_codegeex.serving.guards import record_of
 from ms_codegeex.serving.model import ServedModel
-from ms_codegeex.serving.responding import AnswerPlan, admit, begun, chosen_model, prepared, while_connected
+from ms_codegeex.serving.responding import (
+    AnswerPlan,
+    admit,
+    answering_routes,
+    begun,
+    chosen_model,
+    prepared,
+    while_connected,
+)
 from ms_codegeex.serving.routes.completions import given_prompts
 from ms_codegeex.serving.schemas import Body, Ids, Listed
 
@@ -92,7 +100,7 @@ async def means(plan: AnswerPlan, backend: Backend, request: Request) -> list[by
     """
     record, found = record_of(request.scope), list[bytes]()
     most = count = min(backend.slots, record.concurrent or backend.slots)
-    backend.check_room(min(count, plan.size), record.key or record.client, record.concurrent)
+    backend.check_room(min(count, plan.size), record.caller, record.concurrent)
     admit(record, plan.size)
     while len(found) < plan.size:
         group = replace(plan, prompts=plan.prompts[len(found) : len(found) + count])
@@ -127,7 +135,7 @@ def response_parts(plan: AnswerPlan, found: Sequence[bytes], base64: bool) -> It
 
 def router(backend: Backend) -> APIRouter:
     """The route."""
-    routes = APIRouter()
+    routes = answering_routes(backend)
 
     @routes.post("/v1/embeddings", response_model=Embeddings)
     async def embeddings(body: EmbeddingRequest, request: Request) -> Response:

@@ -13,7 +13,7 @@ from ms_codegeex.serving import foreign_fields
 from ms_codegeex.serving.backend import Backend
 from ms_codegeex.serving.infilling import infill_filter, infill_prompt
 from ms_codegeex.serving.llama_cpp import NativeAnswer, NativeFields, NativeResponder, ends, sampling, served_model
-from ms_codegeex.serving.responding import AnswerPlan, prepared, respond
+from ms_codegeex.serving.responding import AnswerPlan, answering_routes, prepared, respond
 from ms_codegeex.serving.schemas import Body, Listed, Sampling
 
 MAX_TOKENS = 128
@@ -63,7 +63,7 @@ def infill_responder(body: InfillRequest, backend: Backend) -> NativeResponder:
 
 def router(backend: Backend) -> APIRouter:
     """The route."""
-    routes = APIRouter(tags=["infill"])
+    routes = answering_routes(backend, tags=["infill"])
 
     @routes.post("/infill", response_model=NativeAnswer | list[NativeAnswer] | dict[str, Any])
     async def infill(body: InfillRequest, request: Request) -> Response:

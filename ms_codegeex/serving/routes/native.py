@@ -27,7 +27,7 @@ from ms_codegeex.serving.llama_cpp import (
     served_model,
 )
 from ms_codegeex.serving.model import ServedModel
-from ms_codegeex.serving.responding import AnswerPlan, chosen_model, prepared, respond
+from ms_codegeex.serving.responding import AnswerPlan, answering_routes, chosen_model, prepared, respond
 from ms_codegeex.serving.routes.completions import MAX_PROMPTS, chat_prompt
 from ms_codegeex.serving.schemas import MAX_IDS, MAX_MESSAGES, Body, ChatMessage, Listed, Sampling
 
@@ -117,13 +117,15 @@ def _slot(number: int, answer: StreamedAnswer | None, backend: Backend) -> dict[
 
 def router(backend: Backend) -> APIRouter:
     """The routes."""
-    routes = APIRouter(tags=["llama.cpp"])
+    answers, routes = answering_routes(backend), APIRouter(tags=["llama.cpp"])
 
-    @routes.post("/completion", response_model=NativeAnswer | list[NativeAnswer] | dict[str, Any])
+    @answers.post("/completion", response_model=NativeAnswer | list[NativeAnswer] | dict[str, Any])
     async def completion(body: NativeCompletionRequest, request: Request) -> Response:
         """Continue a prompt; a list of answers if there are several."""
         responder = await prepared(request, lambda: completion_responder(body, backend))
         return await respond(responder, Sampling(stream=body.stream), request)
+
+    routes.include_router(answers)
 
     @routes.post("/apply-template")
     async def apply_template(body: TemplateRequest, request: Request) -> dict[str, str]:

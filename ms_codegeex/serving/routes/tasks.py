@@ -15,7 +15,15 @@ from ms_codegeex.serving.answering import Piece
 from ms_codegeex.serving.backend import Backend, StreamedAnswer
 from ms_codegeex.serving.foreign_fields import WithoutEffect
 from ms_codegeex.serving.prompts import TASKS, TaskPrompt, UserCode, translation
-from ms_codegeex.serving.responding import AnswerPlan, Responder, chosen_model, prepared, respond, sampling_settings
+from ms_codegeex.serving.responding import (
+    AnswerPlan,
+    Responder,
+    answering_routes,
+    chosen_model,
+    prepared,
+    respond,
+    sampling_settings,
+)
 from ms_codegeex.serving.schemas import Choice, Generated, Sampling
 
 MAX_TOKENS = 512
@@ -120,7 +128,7 @@ async def answered(task: str, body: TaskFields, request: Request, backend: Backe
 
 def router(backend: Backend) -> APIRouter:
     """The routes."""
-    routes = APIRouter(prefix="/v1/code", tags=["tasks"])
+    routes = answering_routes(backend, prefix="/v1/code", tags=["tasks"])
 
     @routes.post("/translate", response_model=TaskAnswer)
     async def translate(body: TranslationRequest, request: Request) -> Response:
