@@ -41,6 +41,7 @@ FOLDERS = {  # what a folder may import besides BASE, lowest first
     "models": "",
     "config": "models",
     "data": "config",
+    "interchange": "data",
     "formats": "models config data",
     "gguf_files": "models config data formats",
     "parallel": "models config",
@@ -60,7 +61,7 @@ FOLDERS = {  # what a folder may import besides BASE, lowest first
     "serving": "kernels cuda data generation",
     "terminal": "kernels data generation serving",
     "commands": "kernels cuda models config data formats generation planning runs serving terminal "
-    "rehearsal ladder jobs calibrating evaluation ray_engines gguf_files",
+    "rehearsal ladder jobs calibrating evaluation ray_engines gguf_files interchange",
     "cli": "commands",
 }
 EXTRAS = {  # what only some users need, and the files of `commands/` that belong to it; the core imports none of it
@@ -69,6 +70,7 @@ EXTRAS = {  # what only some users need, and the files of `commands/` that belon
     "evaluation": "evaluate evaluate_options reproduce reproduce_checkpoints reproduce_precisions",
     "gguf_files": "",
     "harnesses": "",
+    "interchange": "",
     "jobs": "",
     "ladder": "ladder",
     "mindformers_bridge": "",

@@ -68,6 +68,9 @@ class Arguments:
         "the run's data.seq_length, for --sample (default: that of a fine-tuning dataset, otherwise 2048)", "N"
     )
     seed: int = option("the run's seed (default: 1234, as there)", "N", 1234)
+    sequences: Literal["continuous", "functions"] = option(
+        "the run's data.sequences, for --sample", default="continuous"
+    )
     json: bool = option("print one JSON object on standard output", default=False)
 
 
@@ -154,7 +157,8 @@ def _run_dataset(arguments: Arguments) -> None:
         key, content = "document", inspection.read_document(dataset, arguments.split, arguments.document)
     elif arguments.sample is not None:
         selection = arguments.split, arguments.sample, arguments.seq_length, arguments.seed
-        key, content = "sample", inspection.read_sample(dataset, *selection)
+        functions = arguments.sequences == "functions"
+        key, content = "sample", inspection.read_sample(dataset, *selection, functions=functions)
     elif arguments.report:
         key, content = "report", inspection.report_path(dataset)
     else:

@@ -187,7 +187,7 @@ def _export(arguments: argparse.Namespace) -> None:
     if not (dataset / "dataset.json").is_file():
         raise UserError(f"{dataset}: no dataset directory (no dataset.json); `ms-codegeex prepare` makes them")
     if arguments.to == "mindrecord":
-        from ms_codegeex.data.interchange.mindrecord import export_mindrecord
+        from ms_codegeex.interchange.mindrecord import export_mindrecord
 
         result = export_mindrecord(
             dataset,
@@ -199,7 +199,7 @@ def _export(arguments: argparse.Namespace) -> None:
             progress=True,
         )
     else:
-        from ms_codegeex.data.interchange.foreign import export_triplet
+        from ms_codegeex.interchange.foreign import export_triplet
 
         refuse(arguments, ExchangeOptions, "only with --to mindrecord", ("files", "order"))
         result = export_triplet(dataset, arguments.output, split, arguments.seq_length, progress=True)
@@ -210,11 +210,11 @@ def _export(arguments: argparse.Namespace) -> None:
 def _import(arguments: argparse.Namespace) -> None:
     options = {"validation_share": arguments.validation_share, "replace": arguments.replace}
     if arguments.from_format == "mindrecord":
-        from ms_codegeex.data.interchange.mindrecord import import_mindrecord
+        from ms_codegeex.interchange.mindrecord import import_mindrecord
 
         result = import_mindrecord(arguments.input, arguments.output, arguments.tokenizer, **options)
     else:
-        from ms_codegeex.data.interchange.foreign import import_triplet
+        from ms_codegeex.interchange.foreign import import_triplet
 
         prefix = _one(arguments, "the triplet's path without _input_ids")
         result = import_triplet(prefix, arguments.output, arguments.tokenizer, **options)

@@ -33,6 +33,7 @@ from ms_codegeex.data.datasets.opening import (
     rounded_weights,
     training_data,
     validation_data,
+    without_functions,
 )
 from ms_codegeex.data.tokenizer_training import TokenizerSettings, cached_tokenizer
 from ms_codegeex.formats.checkpoint import Checkpoint, Damaged
@@ -120,6 +121,8 @@ def check_datasets(config: RunConfig) -> Path:
         data.check_model(model.vocab_size, model.eos_token_id)
     check_held_out(held_out, Path(training.directory))
     if note := rounded_weights(config.data):
+        print_error(note)
+    for note in without_functions(config.data, training):
         print_error(note)
     return Path(training.directory)
 

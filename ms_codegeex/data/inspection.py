@@ -198,12 +198,15 @@ def read_document(dataset: Dataset, split: str, number: int) -> dict[str, Any]:
     }
 
 
-def read_sample(dataset: Dataset, split: str, number: int, seq_length: int | None, seed: int) -> dict[str, Any]:
+def read_sample(
+    dataset: Dataset, split: str, number: int, seq_length: int | None, seed: int, functions: bool = False
+) -> dict[str, Any]:
     """Training sample `number` of a run with this seed: its documents, and which of their tokens the loss counts.
 
     Args:
         number: global number of the sample, from 0; epochs follow each other.
         seq_length: the run's; None: the dataset's, or 2048.
+        functions: sequences begin at functions, as with the run's `data.sequences`.
 
     Returns:
         `number`, `index`, `split`, `seq_length`, `seed`, `counted` (labels in the loss), `padding` (tokens), and
@@ -217,7 +220,7 @@ def read_sample(dataset: Dataset, split: str, number: int, seq_length: int | Non
         raise UserError(f"--seed {seed}: expected 0 to 2**32 - 1, as in a run")
     length = dataset.description.get("seq_length", 2048) if seq_length is None else seq_length
     infill = InfillConfig() if split == "train" else None  # as a run reads the dataset
-    sequences = open_sequences(dataset.directory, split, length, seed, infill=infill)
+    sequences = open_sequences(dataset.directory, split, length, seed, infill=infill, functions=functions)
     marks = {number: part for part, number in sequences.infilling.marks.items()} if sequences.infilling else {}
     sample = sequences.sample(number)
     ids = np.append(sample.inputs, sample.labels[-1:])

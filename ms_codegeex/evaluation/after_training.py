@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import gzip
+import itertools
 import math
 import warnings
 from collections.abc import Collection, Sequence
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 ORDER = 5  # of the n-gram
 MAX_TOKENS = 1 << 23  # that simpler models learn from: their first so many; 5 CPU seconds and 0.7 GB
-TEMPERATURE = 0.5
+TEMPERATURE, MIN_P = 0.5, 0.1
 SAMPLES = 20  # of which the share that parses is measured
 MAX_DOCUMENTS, LONGEST = 300, 50_000  # held-out documents that are searched for functions; tokens of one
 MAX_CONTEXT = 512  # tokens of a prompt and its continuation
@@ -131,10 +132,10 @@ def seen_rows(
 
 @dataclass(frozen=True)
 class Beginning:
-    """Python to continue: `text`, after the `before` that precedes it in its file."""
+    """Python to continue: `text`, after the statements `before` it in its file, with their comments."""
 
     text: str
-    before: str = ""
+    before: Sequence[str] = ()
 
 
 def held_out_functions(prefix: Path, tokenizer: Tokenizer, longest: int, seed: int) -> list[Beginning]:
@@ -165,13 +166,20 @@ def _functions(text: str) -> list[tuple[Beginning, str]]:
     docstring's end, and the body. The text's tag line is left out."""
     tree, tag = _parsed(text), tag_text("Python") + "\n"
     lines, found = text.splitlines(keepends=True), []
-    for each in tree.body if tree else ():
+    bounds = [0, *(_first_line(each) - 1 for each in tree.body[1:])] if tree else []
+    for number, each in enumerate(tree.body if tree else ()):
         if isinstance(each, ast.FunctionDef) and ast.get_docstring(each) is not None and len(each.body) > 1:
             last = each.body[1].lineno - 1
             begun, body = "".join(lines[each.lineno - 1 : last]), "".join(lines[last : each.end_lineno])
             if begun.startswith("def ") and _parsed(begun):
-                found.append((Beginning(begun, "".join(lines[: each.lineno - 1]).removeprefix(tag)), body))
+                edges = itertools.pairwise([*bounds[: number + 1], each.lineno - 1])
+                before = ["".join(lines[start:stop]).removeprefix(tag) for start, stop in edges]
+                found.append((Beginning(begun, tuple(filter(None, before))), body))
     return found
+
+
+def _first_line(statement: ast.stmt) -> int:
+    return min(each.lineno for each in (statement, *getattr(statement, "decorator_list", ())))
 
 
 def _parsed(text: str) -> ast.Module | None:
@@ -186,14 +194,20 @@ def _parsed(text: str) -> ast.Module | None:
 def continued(generator: Generator, prompts: Sequence[Beginning], limits: Sequence[int], seed: int) -> list[str]:
     """Each text with the model's continuation up to the end of its block, all at once.
 
-    The model sees a tag line, what precedes the text, and the text; only their last tokens if they take more than half
-    of its context. `limits`: most tokens of each continuation.
+    The model sees a tag line, the statements that precede the text, and the text. If that takes more than half of its
+    context, the first statements are left out, then the text's first tokens. `limits`: most tokens of each
+    continuation.
     """
     tag, room = tag_text("Python"), generator.seq_length - generator.seq_length // 2
 
     def text(number: int, prompt: Beginning, limit: int) -> str:
-        ids = generator.encode(f"{tag}\n{prompt.before}{prompt.text}", truncate_for=room)
-        settings = SamplingSettings(limit, temperature=TEMPERATURE, seed=seed + number)
+        kept = prompt.text
+        for statement in reversed(prompt.before):
+            if len(generator.tokenizer.encode_prompt(f"{tag}\n{statement}{kept}")) > room:
+                break
+            kept = statement + kept
+        ids = generator.encode(f"{tag}\n{kept}", truncate_for=room)
+        settings = SamplingSettings(limit, temperature=TEMPERATURE, min_p=MIN_P, seed=seed + number)
         return prompt.text + "".join(generator.stream(ids, settings, block("Python", prompt.text)))
 
     # a pass for each number of unfinished answers would be compiled otherwise

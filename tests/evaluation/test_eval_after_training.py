@@ -146,10 +146,10 @@ def test_each_sequence_of_a_blend_is_seen_once(tmp_path):
 
 AREA = "def area(width,\n    height):\n    'Metres.'\n"
 LAST = 'def last(x):\n    """A\n    B"""\n'
-BEFORE = "x = '\\d'\ndef one(): return 1\n\nasync def later():\n    'Later.'\n    pass\n\n"
+BEFORE = ("x = '\\d'\n", "def one(): return 1\n\n", "async def later():\n    'Later.'\n    pass\n\n")
 FILES = {
     "a": f"# language: Python\nimport os\n\n@cache\n{AREA}    return width\n",
-    "b": f"{BEFORE}{LAST}    '.'\n    return x\n",
+    "b": f"{''.join(BEFORE)}{LAST}    '.'\n    return x\n",
     "c": '{"a": [1, 2]}\n',
     "d": "def broken(:\n    'Broken.'\n    pass\n",
     "e": "fn main() {\n    println!();\n}\n",
@@ -159,7 +159,7 @@ FILES = {
     "i": "def joined():\n    'Joined.'; return 1\n",
 }
 FUNCTIONS = {
-    Beginning(AREA, "import os\n\n@cache\n"),
+    Beginning(AREA, ("import os\n\n", "@cache\n")),
     Beginning(LAST, BEFORE),
 }
 
@@ -226,7 +226,7 @@ def model(tmp_path_factory):
 def test_samples_of_a_batch_are_those_drawn_alone_and_end_at_their_block(model):
     from ms_codegeex.generation.engine import Generator
 
-    prompts = [Beginning(f"def f{number}(x):\n", f"import a{number}\n\n") for number in range(5)]
+    prompts = [Beginning(f"def f{number}(x):\n", (f"import a{number}\n\n",)) for number in range(5)]
     together = continued(Generator(model, slots=5), prompts, [256] * 5, 7)
     single = Generator(model)
     alone = [continued(single, [prompt], [256], 7 + number)[0] for number, prompt in enumerate(prompts)]
@@ -237,18 +237,21 @@ def test_samples_of_a_batch_are_those_drawn_alone_and_end_at_their_block(model):
 
 
 def test_a_prompt_takes_at_most_half_of_the_context(model, monkeypatch):
-    """Its last tokens, those before it in the file included."""
+    """Whole statements before it in the file; if it is longer alone, its last tokens."""
     from ms_codegeex.generation.engine import Generator
 
     generator, seen = Generator(model), []
     stream = create_autospec(generator.stream, side_effect=lambda ids, *_: seen.append(ids) or [])  # met above
     monkeypatch.setattr(generator, "stream", stream)
     tokenizer, text = load_tokenizer("codegeex"), "def f(x):\n"
-    for before in ("import os\n", "import os\n" * 40):
+    for before in (("import os\n",), ("import os\n",) * 40, ("import os\n" * 40,)):
         assert continued(generator, [Beginning(text, before)], [8], 1) == [text]
-    short, long = seen
-    assert tokenizer.decode(short) == f"# language: Python\nimport os\n{text}"
-    assert len(long) == generator.seq_length // 2 == 32 and tokenizer.decode(long).endswith(f"import os\n{text}")
+    long = text * 20
+    assert continued(generator, [Beginning(long)], [8], 1) == [long]
+    one, many, none, last = map(tokenizer.decode, seen)
+    assert one == f"# language: Python\nimport os\n{text}" and none == f"# language: Python\n{text}"
+    assert set(many.removesuffix(text).split("\n")[1:]) == {"import os", ""} and 28 <= len(seen[1]) <= 32
+    assert len(seen[3]) == generator.seq_length // 2 == 32 and last.endswith(text * 2)
 
 
 def test_prompts_are_continued_on_a_machine_without_a_compiler(model, tmp_path, monkeypatch):

@@ -170,9 +170,10 @@ def read_info(directory: Path) -> dict[str, Any]:
 class PackedSequences(Sequences):
     """A split of a dataset directory as sequences of `seq_length` + 1 tokens; neighbours share their border token.
 
-    There is no padding; documents are separated by eos. The loss counts a position iff its input is not eos: the token
-    after an eos belongs to another document (CodeGeeX release). With `loss_after_eos` it counts every position,
-    including the first token of a document (CodeGen release).
+    With `starts`, int64 [sequences] in order, they begin at these tokens instead. There is no padding; documents are
+    separated by eos. The loss counts a position iff its input is not eos: the token after an eos belongs to another
+    document (CodeGeeX release). With `loss_after_eos` it counts every position, including the first token of a document
+    (CodeGen release).
     """
 
     def __init__(
@@ -184,12 +185,13 @@ class PackedSequences(Sequences):
         infilling: Rearrangement | None = None,
         *,
         loss_after_eos: bool = False,
+        starts: np.ndarray | None = None,
     ) -> None:
         super().__init__(directory, split, seq_length, seed, infilling)
-        self.loss_after_eos = loss_after_eos
+        self.loss_after_eos, self._given = loss_after_eos, starts
         whole = infilling is not None and infilling.level == "document"
         self._bounds = self._document_bounds() if whole else None
-        self.size = (len(self.tokens) - 1) // seq_length
+        self.size = (len(self.tokens) - 1) // seq_length if starts is None else len(starts)
         if self.size < 1:
             raise UserError(
                 f"{self.directory}/{split}.bin: {len(self.tokens)} tokens are less than one sequence of "
@@ -199,7 +201,7 @@ class PackedSequences(Sequences):
     def read(self, indices: np.ndarray, numbers: np.ndarray) -> Batch:
         """See `Sequences.read`."""
         check_whole(self.tokens)
-        starts = indices * self.seq_length
+        starts = self._starts(indices)
         rows = np.stack([self.tokens[s : s + self.seq_length + 1] for s in starts]).astype(np.int32)
         self.check_ids(rows)
         if self.infilling is not None:
@@ -211,6 +213,14 @@ class PackedSequences(Sequences):
                     self._take_rearranged(row, start, self._bounds)
         inputs, labels = rows[:, :-1], rows[:, 1:]
         return make_batch(inputs, labels, self._counted(inputs), numbers)
+
+    @property
+    def at_functions(self) -> bool:
+        """Whether sequences begin at given tokens."""
+        return self._given is not None
+
+    def _starts(self, indices: np.ndarray) -> np.ndarray:
+        return indices * self.seq_length if self._given is None else self._given[indices]
 
     def _counted(self, inputs: np.ndarray) -> np.ndarray:
         return np.ones(inputs.shape, bool) if self.loss_after_eos else inputs != self.eos
@@ -242,7 +252,8 @@ class PackedSequences(Sequences):
         if not 0 <= index < self.size:
             raise IndexError(f"sequence {index}: {self.directory}/{self.split} has sequences 0..{self.size - 1}")
         bounds = self._document_bounds()
-        start, stop = index * self.seq_length, (index + 1) * self.seq_length + 1
+        start = int(self._starts(np.array(index)))
+        stop = start + self.seq_length + 1
         return [
             DocumentSpan(number, max(start, low) - low, min(stop, high) - low)
             for number, low, high in _documents_between(bounds, start, stop)
@@ -252,7 +263,13 @@ class PackedSequences(Sequences):
         """See `Sequences.label_counts`."""
         tokens = np.asarray(self.tokens)
         self.check_ids(tokens)
-        return np.bincount(tokens[1:][self._counted(tokens[:-1])])
+        if self._given is None:
+            return np.bincount(tokens[1:][self._counted(tokens[:-1])])
+        counts = np.zeros(int(tokens.max()) + 1, np.int64)
+        for start in self._given.tolist():
+            row = tokens[start : start + self.seq_length + 1]
+            counts += np.bincount(row[1:][self._counted(row[:-1])], minlength=len(counts))
+        return counts
 
 
 def _documents_between(bounds: np.ndarray, start: int, stop: int) -> Iterator[tuple[int, int, int]]:

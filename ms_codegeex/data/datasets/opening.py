@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.config.blend import LONGEST_PERIOD, parse_stages
 from ms_codegeex.data.datasets.batches import PackedSequences, Sequences, read_info
 from ms_codegeex.data.datasets.blend import Blend
+from ms_codegeex.data.datasets.functions import function_starts
+from ms_codegeex.data.datasets.indexed import open_tokens
 from ms_codegeex.data.datasets.order import stream_seed
 from ms_codegeex.data.datasets.packing import KIND, FineTuningRows
 from ms_codegeex.data.infilling.transform import Infilling, build, chosen
@@ -19,6 +23,9 @@ from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY, other_token
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
     from ms_codegeex.config.sections import DataConfig, InfillConfig
+
+
+LEAST_FUNCTIONS = 1 / 5  # of a split's tokens in sequences that begin at functions; or else all are continuous
 
 
 def open_sequences(
@@ -30,10 +37,12 @@ def open_sequences(
     reset_at_eos: bool = True,
     loss_after_eos: bool = False,
     infill: InfillConfig | None = None,
+    functions: bool = False,
 ) -> Sequences:
     """One split of a dataset directory, of the kind that its dataset.json names.
 
-    `infill`: how texts are rearranged for infilling; without a rate, as in dataset.json; None: not at all.
+    `infill`: how texts are rearranged for infilling; without a rate, as in dataset.json; None: not at all. With
+    `functions`, sequences begin at functions and methods if these are enough (`LEAST_FUNCTIONS`).
 
     Raises:
         UserError: the dataset is missing, damaged, too short, of examples longer than `seq_length`, or of examples that
@@ -42,7 +51,10 @@ def open_sequences(
     info = read_info(Path(directory))
     kind, infilling = info.get("kind"), _infilling(Path(directory), info, infill, seed)
     if kind is None:
-        return PackedSequences(directory, split, seq_length, seed, infilling, loss_after_eos=loss_after_eos)
+        starts = _function_starts(Path(directory), split, info, seq_length) if functions else None
+        return PackedSequences(
+            directory, split, seq_length, seed, infilling, loss_after_eos=loss_after_eos, starts=starts
+        )
     if kind != KIND:
         raise UserError(
             f'{directory}/dataset.json: kind "{kind}", known is "{KIND}"; the dataset is of a newer version or '
@@ -59,6 +71,16 @@ def open_sequences(
             "set it to false"
         )
     return FineTuningRows(directory, split, seq_length, seed, infilling)
+
+
+def _function_starts(directory: Path, split: str, info: Mapping[str, Any], seq_length: int) -> np.ndarray | None:
+    """Where sequences that begin at functions do; None if these would have too little of the split."""
+    record, tokens = info.get("tokenizer"), open_tokens(directory / split)
+    if not isinstance(record, dict):
+        return None
+    tokenizer = recorded_tokenizer(record, directory / TOKENIZER_DIRECTORY, directory)
+    starts = function_starts(tokens, list(tokenizer.pieces), info["eos_id"], seq_length)
+    return starts if len(starts) * seq_length >= LEAST_FUNCTIONS * len(tokens) > 0 else None
 
 
 def _infilling(directory: Path, info: Mapping[str, Any], config: InfillConfig | None, seed: int) -> Infilling | None:
@@ -117,10 +139,18 @@ def rounded_weights(data: DataConfig) -> str | None:
     return f"data.blend: the weights from step {steps} on are rounded to multiples of one in {LONGEST_PERIOD:,}"
 
 
+def without_functions(data: DataConfig, training: Sequences | Blend) -> Iterator[str]:
+    """A note for the user on each corpus whose sequences were to begin at functions, of which it has too few."""
+    for corpus in training.corpora if isinstance(training, Blend) else [training]:
+        if data.sequences == "functions" and isinstance(corpus, PackedSequences) and not corpus.at_functions:
+            yield f"data.sequences: few functions in {corpus.directory}, so its sequences are continuous"
+
+
 def _opened(data: DataConfig, directory: str, split: str, seq_length: int, seed: int) -> Sequences:
-    """`open_sequences` with a run's settings; only training data is rearranged for infilling."""
-    infill = data.infill if split == "train" else None
-    settings = {"infill": infill, "reset_at_eos": data.reset_at_eos, "loss_after_eos": data.loss_after_eos}
+    """`open_sequences` with a run's settings; only training data is rearranged, and begins at functions."""
+    settings: dict[str, Any] = {"reset_at_eos": data.reset_at_eos, "loss_after_eos": data.loss_after_eos}
+    if split == "train":
+        settings |= {"infill": data.infill, "functions": data.sequences == "functions"}
     return open_sequences(Path(directory), split, seq_length, seed, **settings)
 
 

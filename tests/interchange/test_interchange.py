@@ -13,9 +13,9 @@ from ms_codegeex.base.reading import read_json
 from ms_codegeex.data.datasets.batches import PackedSequences
 from ms_codegeex.data.datasets.indexed import IndexedDataset, IndexedWriter
 from ms_codegeex.data.finetuning.prepare import FinetuneSettings, prepare_finetune
-from ms_codegeex.data.interchange.foreign import export_triplet, import_triplet
-from ms_codegeex.data.interchange.mindrecord import export_mindrecord, import_mindrecord, mindrecord_rows
 from ms_codegeex.data.tokenizer import load_tokenizer
+from ms_codegeex.interchange.foreign import export_triplet, import_triplet
+from ms_codegeex.interchange.mindrecord import export_mindrecord, import_mindrecord, mindrecord_rows
 
 EOS = 50256
 

@@ -12,8 +12,8 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_directory
 from ms_codegeex.data.datasets.batches import PackedSequences, read_info
 from ms_codegeex.data.datasets.packing import KIND
-from ms_codegeex.data.interchange.foreign import check_ids, check_new, import_documents, progress_bar
 from ms_codegeex.data.tokenizer import load_tokenizer
+from ms_codegeex.interchange.foreign import check_ids, check_new, import_documents, progress_bar
 
 COLUMN = "input_ids"
 _ROWS = 256  # handed to MindRecord at a time

@@ -1,0 +1,152 @@
+"""Sequences that begin at functions, against a search line by line."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ms_codegeex.base.files import write_json
+from ms_codegeex.config.loading import load_config
+from ms_codegeex.config.sections import DataConfig
+from ms_codegeex.data.datasets import functions
+from ms_codegeex.data.datasets.functions import APART, function_starts, repeated_shares
+from ms_codegeex.data.datasets.indexed import IndexedWriter, open_tokens
+from ms_codegeex.data.datasets.opening import open_sequences, training_data, validation_data, without_functions
+from ms_codegeex.data.tokenizer import load_tokenizer
+
+SEQ = 32
+INDENTS, KEYWORDS = ("", "    ", "\t"), ("def", "async def", "fn", "pub fn", "export default function", "func", "fun")
+OTHERS = ("definitely = 1", "# def x", "        def deep(self):", "return function", "'''", "@@ -1 +1 @@", "")
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_tokenizer("codegeex")
+
+
+def documents(count, seed):
+    """Texts of functions and other lines, of 1 to 60 lines; some end without a line break."""
+    draw, texts = np.random.default_rng(seed), []
+    for _ in range(count):
+        lines = []
+        for number in range(draw.integers(1, 60)):
+            if draw.random() < 0.2:
+                indent = draw.choice(INDENTS)
+                lines += [f"{indent}@cache(1)"] * int(draw.integers(0, 3))
+                lines.append(f"{indent}{draw.choice(KEYWORDS)} f{number}(x):")
+            else:
+                lines.append(f"    {draw.choice(OTHERS)}" if draw.random() < 0.5 else draw.choice(OTHERS))
+        texts.append("\n".join(lines) + "\n" * int(draw.integers(0, 2)))
+    return texts
+
+
+def expected(texts, tokenizer, length):
+    """Line by line: those that begin a function, or its first decorator, at which a token begins."""
+    found, first = [], 0
+    total = sum(len(tokenizer.encode(text)) + 1 for text in texts)
+    for text in texts:
+        ids = tokenizer.encode(text)
+        bounds = np.concatenate(([0], np.cumsum([len(tokenizer.pieces[number]) for number in ids])))
+        lines, offset = text.split("\n"), 0
+        for number, line in enumerate(lines):
+            words, indent = line.lstrip(), line[: len(line) - len(line.lstrip())]
+            decorator = f"{indent}@"
+            decorators = list(itertools.takewhile(lambda each, d=decorator: each.startswith(d), lines[:number][::-1]))
+            if indent in INDENTS and any(words.startswith(f"{each} ") for each in KEYWORDS):
+                start = offset - sum(len(each) + 1 for each in decorators)
+                token = int(np.searchsorted(bounds, start))
+                fits = bounds[token] <= start + len(indent) and first + token <= total - length - 1
+                if fits and (not found or first + token - found[-1] >= max(1, int(APART * length))):
+                    found.append(first + token)
+            offset += len(line.encode()) + 1
+        first += len(ids) + 1
+    return found
+
+
+def share_seen(row):
+    """The share of a sequence's n-grams of four tokens that occur in it before."""
+    grams = [tuple(row[place : place + 4]) for place in range(len(row) - 3)]
+    return sum(gram in grams[:place] for place, gram in enumerate(grams)) / len(grams)
+
+
+def written(directory, texts, tokenizer, changes=()):
+    """A dataset directory with these documents in both splits."""
+    directory.mkdir()
+    for split in ("train", "validation"):
+        with IndexedWriter(directory / split, np.uint16) as writer:
+            for text in texts:
+                writer.add([*tokenizer.encode(text), tokenizer.eos_id])
+    record = {"name": "codegeex", "fingerprint": tokenizer.fingerprint}
+    info = {"vocab_size": tokenizer.vocab_size, "eos_id": tokenizer.eos_id, "tokenizer": record}
+    write_json(directory / "dataset.json", info | dict(changes))
+    return directory
+
+
+@pytest.mark.parametrize("piece", [functions._PIECE, 7])
+def test_sequences_begin_where_functions_do(tmp_path, tokenizer, piece, monkeypatch):
+    texts = documents(40, 1)
+    directory = written(tmp_path / "a", texts, tokenizer)
+    monkeypatch.setattr(functions, "_PIECE", piece)
+    tokens = open_tokens(directory / "train")
+    found = function_starts(tokens, list(tokenizer.pieces), tokenizer.eos_id, SEQ).tolist()
+    every = expected(texts, tokenizer, SEQ)
+    shares = [share_seen(tokens[start : start + SEQ + 1].tolist()) for start in every]
+    limit = np.quantile(shares, 0.75)
+    assert len(every) > 60 and max(shares) > limit
+    if piece == 7:  # lines that are in two pieces are not found
+        assert len(found) > 0 and all(b - a >= int(APART * SEQ) for a, b in itertools.pairwise(found))
+    else:
+        assert found == [start for start, share in zip(every, shares, strict=True) if share <= limit]
+    for start in found:
+        text = tokenizer.decode(np.asarray(tokens[start : start + 12]).tolist()).lstrip(" \t")
+        assert text.startswith(("@", *KEYWORDS))
+
+
+def test_a_sequence_shorter_than_an_n_gram_repeats_nothing():
+    starts = np.arange(3)
+    assert repeated_shares(np.zeros(9, np.uint16), starts, 3).tolist() == [0] * 3
+    assert repeated_shares(np.zeros(9, np.uint16), starts, 4).tolist() == [0] * 3
+    assert repeated_shares(np.zeros(9, np.uint16), starts, 5).tolist() == [0.5] * 3
+
+
+def test_rows_are_read_and_counted_from_these_tokens(tmp_path, tokenizer):
+    directory = written(tmp_path / "a", documents(40, 2), tokenizer)
+    data = open_sequences(directory, "train", SEQ, 3, functions=True)
+    starts = function_starts(data.tokens, list(tokenizer.pieces), tokenizer.eos_id, SEQ)
+    rows = np.stack([data.tokens[start : start + SEQ + 1] for start in starts]).astype(np.int32)
+    batch = data.read(np.arange(data.size), np.arange(data.size))
+    np.testing.assert_array_equal(np.concatenate([batch.inputs, batch.labels[:, -1:]], 1), rows)
+    counted = np.bincount(batch.labels[batch.loss_mask == 1], minlength=len(data.label_counts()))
+    np.testing.assert_array_equal(data.label_counts(), counted)
+    ends = np.flatnonzero(np.asarray(data.tokens) == data.eos)
+    for index in (0, data.size // 2, data.size - 1):
+        spans = data.documents_of(index)
+        before = [0, *(ends + 1).tolist()][spans[0].document]
+        assert before + spans[0].start == starts[index]
+        assert sum(span.stop - span.start for span in spans) == SEQ + 1
+
+
+def test_only_training_data_begins_at_functions(tmp_path, tokenizer):
+    directory = written(tmp_path / "a", documents(40, 3), tokenizer)
+    sizes = [f"model.vocab_size={tokenizer.vocab_size}", f"data.seq_length={SEQ}", f"data.train={directory}"]
+    plain, begun = (
+        load_config(Path("codegeex_tiny_release"), [*sizes, f"data.sequences={each}"])
+        for each in ("continuous", "functions")
+    )
+    assert training_data(begun).size < training_data(plain).size
+    assert validation_data(begun).size == validation_data(plain).size == training_data(plain).size
+
+
+def test_a_corpus_with_few_functions_is_continuous_and_says_so(tmp_path, tokenizer):
+    few = written(tmp_path / "few", [*documents(9, 4), "x = 1\n" * 4000], tokenizer)
+    unknown = written(tmp_path / "unknown", documents(9, 4), tokenizer, {"tokenizer": None})
+    enough = written(tmp_path / "enough", documents(9, 4), tokenizer)
+    config = load_config(Path("codegeex_tiny_release"), ["data.sequences=functions", f"data.seq_length={SEQ}"])
+    for directory, found in ((few, False), (unknown, False), (enough, True)):
+        data = open_sequences(directory, "train", SEQ, 0, functions=True)
+        plain = open_sequences(directory, "train", SEQ, 0)
+        assert data.at_functions is found and (data.size < plain.size) is found
+        notes = list(without_functions(config.data, data))
+        assert notes == [f"data.sequences: few functions in {directory}, so its sequences are continuous"] * (not found)
+        assert not list(without_functions(DataConfig(), plain))
