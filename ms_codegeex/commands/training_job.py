@@ -30,10 +30,10 @@ from ms_codegeex.data.datasets.opening import (
     absolute,
     check_held_out,
     held_out_data,
+    notes_on_functions,
     rounded_weights,
     training_data,
     validation_data,
-    without_functions,
 )
 from ms_codegeex.data.tokenizer_training import TokenizerSettings, cached_tokenizer
 from ms_codegeex.formats.checkpoint import Checkpoint, Damaged
@@ -122,7 +122,7 @@ def check_datasets(config: RunConfig) -> Path:
     check_held_out(held_out, Path(training.directory))
     if note := rounded_weights(config.data):
         print_error(note)
-    for note in without_functions(config.data, training):
+    for note in notes_on_functions(config.data, training):
         print_error(note)
     return Path(training.directory)
 

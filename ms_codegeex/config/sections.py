@@ -46,9 +46,10 @@ class DataConfig:
     dataset.json. Left out: `model.max_position_embeddings`."""
     sequences: Literal["continuous", "functions"] = "continuous"
     """`functions`: each training sequence begins at a function or method, so that it is whole code from its first token
-    on. Text that is further than `seq_length` from the last such beginning is not read, nor are the sequences, a
-    quarter of all, that repeat themselves most. For languages with a keyword for functions: `def`, `fn`, `fun`, `func`
-    or `function`. Validation is always continuous."""
+    on, where a keyword (`def`, `fn`, `fun`, `func`, `function`) begins a line that is indented by one step at most.
+    Such beginnings are at least 5/8 of `seq_length` apart, so some text is in two sequences. What is further from them
+    is not read, nor is the quarter of the sequences that repeat themselves most. A corpus of which less than a fifth
+    would be read is continuous; so is validation. Every process reads the corpus once as it starts."""
     reset_at_eos: bool = True
     """Attention and positions restart after each document; required for fine-tuning examples."""
     loss_after_eos: bool = False

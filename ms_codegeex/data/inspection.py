@@ -220,6 +220,7 @@ def read_sample(
         raise UserError(f"--seed {seed}: expected 0 to 2**32 - 1, as in a run")
     length = dataset.description.get("seq_length", 2048) if seq_length is None else seq_length
     infill = InfillConfig() if split == "train" else None  # as a run reads the dataset
+    functions = functions and split == "train"
     sequences = open_sequences(dataset.directory, split, length, seed, infill=infill, functions=functions)
     marks = {number: part for part, number in sequences.infilling.marks.items()} if sequences.infilling else {}
     sample = sequences.sample(number)

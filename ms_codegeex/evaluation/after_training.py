@@ -132,7 +132,7 @@ def seen_rows(
 
 @dataclass(frozen=True)
 class Beginning:
-    """Python to continue: `text`, after the statements `before` it in its file, with their comments."""
+    """Python to continue: `text`, after the statements `before` it in its file, each with the lines above it."""
 
     text: str
     before: Sequence[str] = ()
@@ -166,20 +166,16 @@ def _functions(text: str) -> list[tuple[Beginning, str]]:
     docstring's end, and the body. The text's tag line is left out."""
     tree, tag = _parsed(text), tag_text("Python") + "\n"
     lines, found = text.splitlines(keepends=True), []
-    bounds = [0, *(_first_line(each) - 1 for each in tree.body[1:])] if tree else []
+    ends = [0, *(each.end_lineno for each in tree.body)] if tree else []
     for number, each in enumerate(tree.body if tree else ()):
         if isinstance(each, ast.FunctionDef) and ast.get_docstring(each) is not None and len(each.body) > 1:
             last = each.body[1].lineno - 1
             begun, body = "".join(lines[each.lineno - 1 : last]), "".join(lines[last : each.end_lineno])
             if begun.startswith("def ") and _parsed(begun):
-                edges = itertools.pairwise([*bounds[: number + 1], each.lineno - 1])
+                edges = itertools.pairwise([*ends[: number + 1], each.lineno - 1])
                 before = ["".join(lines[start:stop]).removeprefix(tag) for start, stop in edges]
                 found.append((Beginning(begun, tuple(filter(None, before))), body))
     return found
-
-
-def _first_line(statement: ast.stmt) -> int:
-    return min(each.lineno for each in (statement, *getattr(statement, "decorator_list", ())))
 
 
 def _parsed(text: str) -> ast.Module | None:
@@ -203,7 +199,7 @@ def continued(generator: Generator, prompts: Sequence[Beginning], limits: Sequen
     def text(number: int, prompt: Beginning, limit: int) -> str:
         kept = prompt.text
         for statement in reversed(prompt.before):
-            if len(generator.tokenizer.encode_prompt(f"{tag}\n{statement}{kept}")) > room:
+            if len(generator.tokenizer.encode_prompt(f"{tag}\n{statement}{kept}")) > generator.seq_length - room:
                 break
             kept = statement + kept
         ids = generator.encode(f"{tag}\n{kept}", truncate_for=room)

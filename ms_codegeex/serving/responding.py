@@ -18,6 +18,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Send
 
@@ -43,13 +44,21 @@ DONE = b"data: [DONE]\n\n"
 
 def answering_routes(backend: Backend, **options: Any) -> APIRouter:
     """A router for routes that generate. A caller for whom there is no room for one answer is refused before its body
-    is read and parsed, so that a flood of refused requests delays the others little."""
+    is parsed, so that a flood of refused requests delays the others little.
+
+    The body is read first. Clients that send a long one may not read an answer before its end, and an answer of the
+    same caller that was closed a moment ago is gone by then.
+    """
 
     class AnsweringRoute(APIRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
             handle = super().get_route_handler()
 
             async def checked(request: Request) -> Response:
+                try:
+                    await request.body()
+                except ClientDisconnect:
+                    raise ApiError(400, "the client has gone before the end of its request") from None
                 record = record_of(request.scope)
                 backend.check_room(1, record.caller, record.concurrent)
                 return await handle(request)

@@ -146,7 +146,7 @@ def test_each_sequence_of_a_blend_is_seen_once(tmp_path):
 
 AREA = "def area(width,\n    height):\n    'Metres.'\n"
 LAST = 'def last(x):\n    """A\n    B"""\n'
-BEFORE = ("x = '\\d'\n", "def one(): return 1\n\n", "async def later():\n    'Later.'\n    pass\n\n")
+BEFORE = ("x = '\\d'\n", "# one\ndef one(): return 1\n", "\nasync def later():\n    'Later.'\n    pass\n", "\n")
 FILES = {
     "a": f"# language: Python\nimport os\n\n@cache\n{AREA}    return width\n",
     "b": f"{''.join(BEFORE)}{LAST}    '.'\n    return x\n",
@@ -159,7 +159,7 @@ FILES = {
     "i": "def joined():\n    'Joined.'; return 1\n",
 }
 FUNCTIONS = {
-    Beginning(AREA, ("import os\n\n", "@cache\n")),
+    Beginning(AREA, ("import os\n", "\n@cache\n")),
     Beginning(LAST, BEFORE),
 }
 

@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import http.client
 import json
 import resource
 import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -72,13 +74,9 @@ def test_a_key_that_retries_on_many_connections_leaves_room_for_another(key_file
 @pytest.mark.parametrize(
     "path", [PATH, "/v1/chat/completions", "/v1/embeddings", "/v1/code/explain", "/infill", "/completion"]
 )
-def test_a_caller_without_a_place_is_refused_before_its_body_is_read(path):
-    """The refusal is the queue's, though the body is no JSON; other callers and other routes are answered."""
-    read = []
-
-    async def body():
-        read.append(True)
-        yield b"{"
+def test_a_caller_without_a_place_is_refused_before_its_body_is_parsed(path):
+    """The refusal is the queue's, though the body is no JSON; other routes are answered."""
+    wrong_body = {"content": b"{", "headers": {"Content-Type": "application/json"}}
 
     async def asked():
         backend = FakeBackend(fake_settings(max_queue=0), slots=1)
@@ -87,15 +85,64 @@ def test_a_caller_without_a_place_is_refused_before_its_body_is_read(path):
             first = asyncio.ensure_future(client.post(PATH, json={"prompt": "x", "max_tokens": 1}))
             while not backend.active:
                 await asyncio.sleep(0)
-            refused = await client.post(path, content=body(), headers={"Content-Type": "application/json"})
-            unread = not read
+            refused = await client.post(path, **wrong_body)
             tokens = await client.post("/tokenize", json={"content": "x"})
             backend.paused = False
-            return refused, unread, tokens, await first, await client.post(path, content=body())
+            return refused, tokens, await first, await client.post(path, **wrong_body)
 
-    refused, unread, tokens, first, wrong = running(asked())
-    assert (refused.status_code, refused.json()["error"]["code"], unread) == (429, "queue_full", True)
-    assert (tokens.status_code, first.status_code, wrong.status_code) == (200, 200, 400) and read
+    refused, tokens, first, wrong = running(asked())
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
+    assert (tokens.status_code, first.status_code, wrong.status_code) == (200, 200, 400)
+
+
+def test_an_answer_that_was_closed_a_moment_ago_does_not_count(key_file):
+    """An editor closes a stream at each keystroke and asks again at once, on another connection."""
+
+    def ask(url, stream):
+        connection = http.client.HTTPConnection(*place(url), timeout=60)
+        body = json.dumps({"prompt": "x", "n": 2, "stream": stream, "max_tokens": 50})
+        connection.request("POST", PATH, body, {"Content-Type": "application/json", **bearer(FEW)})
+        return connection, connection.getresponse()
+
+    make = lambda: FakeBackend(fake_settings(api_key_file=key_file), slots=4, step_seconds=0.01)  # noqa: E731
+    with served(make) as server:
+        for _ in range(20):
+            connection, response = ask(server.url, True)
+            assert response.status == 200 and response.read(1)
+            response.close()
+            connection.close()
+            connection, response = ask(server.url, False)
+            assert response.status == 200, response.read()
+            response.read()
+            connection.close()
+
+
+def test_a_refusal_reaches_a_client_that_sends_all_of_a_long_body_first(key_file):
+    """urllib, which closes its connection after each request."""
+    body = json.dumps({"prompt": "x" * 3_000_000}).encode()
+    make = lambda: FakeBackend(fake_settings(api_key_file=key_file), slots=4)  # noqa: E731
+
+    def statuses(url):
+        for _ in range(5):
+            request = urllib.request.Request(
+                f"{url}{PATH}", body, {"Content-Type": "application/json", **bearer(FEW)}, method="POST"
+            )
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(request, timeout=60)
+            yield refused.value.code
+
+    with served(make) as server:
+        server.backend.paused = True
+        held = http.client.HTTPConnection(*place(server.url), timeout=60)
+        held.request(
+            "POST", PATH, json.dumps({"prompt": "x", "n": 2}), {"Content-Type": "application/json", **bearer(FEW)}
+        )
+        while server.backend.active < 2:
+            time.sleep(0.005)
+        assert list(statuses(server.url)) == [429] * 5
+        server.backend.paused = False
+        held.getresponse().read()
+        held.close()
 
 
 def test_the_newest_answers_of_the_client_with_the_most_give_way():

@@ -170,10 +170,10 @@ def read_info(directory: Path) -> dict[str, Any]:
 class PackedSequences(Sequences):
     """A split of a dataset directory as sequences of `seq_length` + 1 tokens; neighbours share their border token.
 
-    With `starts`, int64 [sequences] in order, they begin at these tokens instead. There is no padding; documents are
-    separated by eos. The loss counts a position iff its input is not eos: the token after an eos belongs to another
-    document (CodeGeeX release). With `loss_after_eos` it counts every position, including the first token of a document
-    (CodeGen release).
+    With `starts`, int64 [sequences] in order, they begin at these tokens, and may overlap or leave text out. There is
+    no padding; documents are separated by eos. The loss counts a position iff its input is not eos: the token after an
+    eos belongs to another document (CodeGeeX release). With `loss_after_eos` it counts every position, including the
+    first token of a document (CodeGen release).
     """
 
     def __init__(
@@ -188,7 +188,7 @@ class PackedSequences(Sequences):
         starts: np.ndarray | None = None,
     ) -> None:
         super().__init__(directory, split, seq_length, seed, infilling)
-        self.loss_after_eos, self._given = loss_after_eos, starts
+        self.loss_after_eos, self.starts = loss_after_eos, starts
         whole = infilling is not None and infilling.level == "document"
         self._bounds = self._document_bounds() if whole else None
         self.size = (len(self.tokens) - 1) // seq_length if starts is None else len(starts)
@@ -214,13 +214,8 @@ class PackedSequences(Sequences):
         inputs, labels = rows[:, :-1], rows[:, 1:]
         return make_batch(inputs, labels, self._counted(inputs), numbers)
 
-    @property
-    def at_functions(self) -> bool:
-        """Whether sequences begin at given tokens."""
-        return self._given is not None
-
     def _starts(self, indices: np.ndarray) -> np.ndarray:
-        return indices * self.seq_length if self._given is None else self._given[indices]
+        return indices * self.seq_length if self.starts is None else self.starts[indices]
 
     def _counted(self, inputs: np.ndarray) -> np.ndarray:
         return np.ones(inputs.shape, bool) if self.loss_after_eos else inputs != self.eos
@@ -263,10 +258,10 @@ class PackedSequences(Sequences):
         """See `Sequences.label_counts`."""
         tokens = np.asarray(self.tokens)
         self.check_ids(tokens)
-        if self._given is None:
+        if self.starts is None:
             return np.bincount(tokens[1:][self._counted(tokens[:-1])])
         counts = np.zeros(int(tokens.max()) + 1, np.int64)
-        for start in self._given.tolist():
+        for start in self.starts.tolist():
             row = tokens[start : start + self.seq_length + 1]
             counts += np.bincount(row[1:][self._counted(row[:-1])], minlength=len(counts))
         return counts

@@ -46,11 +46,17 @@ def open_sequences(
 
     Raises:
         UserError: the dataset is missing, damaged, too short, of examples longer than `seq_length`, or of examples that
-            would see each other because `reset_at_eos` is false, or of examples although `loss_after_eos` is true.
+            would see each other because `reset_at_eos` is false, of examples although `loss_after_eos` is true, or with
+            `functions` although whole documents are rearranged.
     """
     info = read_info(Path(directory))
     kind, infilling = info.get("kind"), _infilling(Path(directory), info, infill, seed)
     if kind is None:
+        if functions and infilling is not None and infilling.level == "document":
+            raise UserError(
+                f"data.sequences: functions, but texts of {directory} are rearranged as whole documents, so that "
+                "functions are elsewhere; set it to continuous, or data.infill.level=context"
+            )
         starts = _function_starts(Path(directory), split, info, seq_length) if functions else None
         return PackedSequences(
             directory, split, seq_length, seed, infilling, loss_after_eos=loss_after_eos, starts=starts
@@ -80,7 +86,12 @@ def _function_starts(directory: Path, split: str, info: Mapping[str, Any], seq_l
         return None
     tokenizer = recorded_tokenizer(record, directory / TOKENIZER_DIRECTORY, directory)
     starts = function_starts(tokens, list(tokenizer.pieces), info["eos_id"], seq_length)
-    return starts if len(starts) * seq_length >= LEAST_FUNCTIONS * len(tokens) > 0 else None
+    return starts if _covered(starts, seq_length) >= LEAST_FUNCTIONS * len(tokens) > 0 else None
+
+
+def _covered(starts: np.ndarray, seq_length: int) -> int:
+    """The number of tokens in sequences that begin at these; those of several count once."""
+    return int(np.minimum(np.diff(starts), seq_length).sum()) + seq_length if len(starts) else 0
 
 
 def _infilling(directory: Path, info: Mapping[str, Any], config: InfillConfig | None, seed: int) -> Infilling | None:
@@ -139,11 +150,19 @@ def rounded_weights(data: DataConfig) -> str | None:
     return f"data.blend: the weights from step {steps} on are rounded to multiples of one in {LONGEST_PERIOD:,}"
 
 
-def without_functions(data: DataConfig, training: Sequences | Blend) -> Iterator[str]:
-    """A note for the user on each corpus whose sequences were to begin at functions, of which it has too few."""
+def notes_on_functions(data: DataConfig, training: Sequences | Blend) -> Iterator[str]:
+    """For the user: what `data.sequences: functions` means for each corpus."""
     for corpus in training.corpora if isinstance(training, Blend) else [training]:
-        if data.sequences == "functions" and isinstance(corpus, PackedSequences) and not corpus.at_functions:
-            yield f"data.sequences: few functions in {corpus.directory}, so its sequences are continuous"
+        if data.sequences != "functions":
+            continue
+        if not isinstance(corpus, PackedSequences):
+            result = "has examples of fine-tuning, which begin where they do"
+        elif corpus.starts is None:
+            result = "is read continuously: it has few functions, or does not say which tokenizer made it"
+        else:
+            share = _covered(corpus.starts, corpus.seq_length) / len(corpus.tokens)
+            result = f"is read from functions on, {share:.0%} of it"
+        yield f"data.sequences: {corpus.directory} {result}"
 
 
 def _opened(data: DataConfig, directory: str, split: str, seq_length: int, seed: int) -> Sequences:
