@@ -1,9 +1,10 @@
 """Where functions and methods begin in a split's tokens, for sequences that begin there.
 
-A sequence that begins anywhere begins in the middle of a statement, a text or a table, about which its tokens say
-nothing. "Fewer Truncations Improve Language Modeling" (Ding et al., ICML 2024) found that such sequences cost most in
-code. And the sequences that repeat themselves most are left out: what a small model learns from tables and lists of
-cases is to repeat itself. Rae et al. (2021, "Scaling Language Models", A.1.1) remove repetitive documents in this way.
+A sequence that begins anywhere begins in the middle of a statement, a string or a table, and its tokens do not say in
+which. "Fewer Truncations Improve Language Modeling" (Ding et al., ICML 2024) found that this harms, among other things,
+the synthesis of programs. The sequences that repeat themselves most are left out: from tables and lists of cases, a
+small model learns to repeat itself. Rae et al. (2021, "Scaling Language Models", A.1.1) remove documents with large
+shares of repeated n-grams.
 """
 
 from __future__ import annotations
