@@ -68,8 +68,8 @@ class Arguments:
         "the run's data.seq_length, for --sample (default: that of a fine-tuning dataset, otherwise 2048)", "N"
     )
     seed: int = option("the run's seed (default: 1234, as there)", "N", 1234)
-    sequences: Literal["continuous", "functions"] = option(
-        "the run's data.sequences, for --sample", default="continuous"
+    functions_from: int | None = option(
+        "for --sample, of a run with data.functions_from: that times its global batch", "N"
     )
     json: bool = option("print one JSON object on standard output", default=False)
 
@@ -157,8 +157,7 @@ def _run_dataset(arguments: Arguments) -> None:
         key, content = "document", inspection.read_document(dataset, arguments.split, arguments.document)
     elif arguments.sample is not None:
         selection = arguments.split, arguments.sample, arguments.seq_length, arguments.seed
-        functions = arguments.sequences == "functions"
-        key, content = "sample", inspection.read_sample(dataset, *selection, functions=functions)
+        key, content = "sample", inspection.read_sample(dataset, *selection, arguments.functions_from)
     elif arguments.report:
         key, content = "report", inspection.report_path(dataset)
     else:

@@ -30,7 +30,7 @@ from ms_codegeex.data.datasets.opening import (
     absolute,
     check_held_out,
     held_out_data,
-    notes_on_functions,
+    note_on_functions,
     rounded_weights,
     training_data,
     validation_data,
@@ -122,7 +122,7 @@ def check_datasets(config: RunConfig) -> Path:
     check_held_out(held_out, Path(training.directory))
     if note := rounded_weights(config.data):
         print_error(note)
-    for note in notes_on_functions(config.data, training):
+    if note := note_on_functions(config.data, training):
         print_error(note)
     return Path(training.directory)
 

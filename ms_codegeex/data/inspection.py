@@ -199,14 +199,14 @@ def read_document(dataset: Dataset, split: str, number: int) -> dict[str, Any]:
 
 
 def read_sample(
-    dataset: Dataset, split: str, number: int, seq_length: int | None, seed: int, functions: bool = False
+    dataset: Dataset, split: str, number: int, seq_length: int | None, seed: int, functions_from: int | None = None
 ) -> dict[str, Any]:
     """Training sample `number` of a run with this seed: its documents, and which of their tokens the loss counts.
 
     Args:
         number: global number of the sample, from 0; epochs follow each other.
         seq_length: the run's; None: the dataset's, or 2048.
-        functions: sequences begin at functions, as with the run's `data.sequences`.
+        functions_from: the sample from which on sequences begin at functions (`data.functions_from`).
 
     Returns:
         `number`, `index`, `split`, `seq_length`, `seed`, `counted` (labels in the loss), `padding` (tokens), and
@@ -220,8 +220,8 @@ def read_sample(
         raise UserError(f"--seed {seed}: expected 0 to 2**32 - 1, as in a run")
     length = dataset.description.get("seq_length", 2048) if seq_length is None else seq_length
     infill = InfillConfig() if split == "train" else None  # as a run reads the dataset
-    functions = functions and split == "train"
-    sequences = open_sequences(dataset.directory, split, length, seed, infill=infill, functions=functions)
+    functions_from = functions_from if split == "train" else None
+    sequences = open_sequences(dataset.directory, split, length, seed, infill=infill, functions_from=functions_from)
     marks = {number: part for part, number in sequences.infilling.marks.items()} if sequences.infilling else {}
     sample = sequences.sample(number)
     ids = np.append(sample.inputs, sample.labels[-1:])

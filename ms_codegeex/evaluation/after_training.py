@@ -119,7 +119,9 @@ def seen_rows(
     width = corpora[0].seq_length + 1
     numbers = np.arange(min(samples, max(1, most // width)))
     owners, times = data.locate(numbers) if isinstance(data, Blend) else (np.zeros_like(numbers), numbers)
-    new = times < np.array([corpus.size for corpus in corpora])[owners]  # the first epoch of its corpus
+    new = np.zeros(len(numbers), bool)
+    for owner, corpus in enumerate(corpora):
+        new[owners == owner] = corpus.first_time(times[owners == owner])
     new &= ~np.isin(numbers // global_batch * global_batch, list(left_out))
     parts = [np.zeros((0, width), np.int32)]
     for first in range(0, len(numbers), 1024):

@@ -110,11 +110,12 @@ def test_documents_and_where_they_are_from(dataset, prepared, capsys):
     assert "source not recorded" in inspect(capsys, dataset, "--document", 0).err
 
 
-@pytest.mark.parametrize(("number", "kind"), [(0, "continuous"), (1, "functions"), (7, "continuous")])
-def test_a_sample_is_what_training_takes(dataset, capsys, number, kind):
-    command = [dataset, "--sample", number, "--seq-length", 16, "--seed", 5, "--sequences", kind]
+@pytest.mark.parametrize(("number", "first"), [(0, None), (1, 1), (7, 9)])
+def test_a_sample_is_what_training_takes(dataset, capsys, number, first):
+    begun = [] if first is None else ["--functions-from", first]
+    command = [dataset, "--sample", number, "--seq-length", 16, "--seed", 5, *begun]
     sample = json.loads(inspect(capsys, *command, "--json").out)["sample"]
-    sequences = open_sequences(dataset, "train", 16, 5, functions=kind == "functions")
+    sequences = open_sequences(dataset, "train", 16, 5, functions_from=first)
     batch = sequences.training_batch(number, 1)
     assert sample["index"] == sequences.indices(np.array([number]))[0] and sample["padding"] == 0
     assert sample["counted"] == batch.loss_mask.sum()

@@ -163,7 +163,7 @@ def test_the_documented_table_is_the_one_that_decides():
         ("training.schedule.learning_rate", 5e-5),
         ("data.reset_at_eos", False),
         ("data.seq_length", 16),
-        ("data.sequences", "functions"),
+        ("data.functions_from", 3),
         ("model.hidden_size", 1280),
         ("seed", 8),
     ],

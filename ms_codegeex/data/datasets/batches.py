@@ -107,7 +107,7 @@ class Sequences(ABC):
 
     @abstractmethod
     def label_counts(self) -> np.ndarray:
-        """How often each id is a label that the loss counts in one epoch, int64 [highest id + 1]."""
+        """How often each id is a label that the loss counts in one epoch of all text, int64 [highest id + 1]."""
 
     def check_ids(self, ids: np.ndarray) -> None:
         """`UserError` if ids that were read are not in the vocabulary: looking them up would read foreign memory."""
@@ -121,6 +121,10 @@ class Sequences(ABC):
     def indices(self, numbers: np.ndarray) -> np.ndarray:
         """The sequence of each sample number, int64 [n]: epochs follow each other, each in its own order."""
         return sample_indices(numbers, self.size, self.seed)
+
+    def first_time(self, numbers: np.ndarray) -> np.ndarray:
+        """Whether each sample is the first with its sequence, bool [n]."""
+        return numbers < self.size
 
     def training_batch(self, first: int, count: int) -> Batch:
         """Samples with the global numbers first..first+count-1, in the seed's order; epochs follow each other."""
@@ -170,10 +174,11 @@ def read_info(directory: Path) -> dict[str, Any]:
 class PackedSequences(Sequences):
     """A split of a dataset directory as sequences of `seq_length` + 1 tokens; neighbours share their border token.
 
-    With `starts`, int64 [sequences] in order, they begin at these tokens, and may overlap or leave text out. There is
-    no padding; documents are separated by eos. The loss counts a position iff its input is not eos: the token after an
-    eos belongs to another document (CodeGeeX release). With `loss_after_eos` it counts every position, including the
-    first token of a document (CodeGen release).
+    From sample `starts_from` on they begin at the tokens `starts` instead, int64 [sequences] in order: these follow the
+    others in the numbering of sequences, and may overlap or leave text out. There is no padding; documents are
+    separated by eos. The loss counts a position iff its input is not eos: the token after an eos belongs to another
+    document (CodeGeeX release). With `loss_after_eos` it counts every position, including the first token of a document
+    (CodeGen release).
     """
 
     def __init__(
@@ -186,13 +191,15 @@ class PackedSequences(Sequences):
         *,
         loss_after_eos: bool = False,
         starts: np.ndarray | None = None,
+        starts_from: int = 0,
     ) -> None:
         super().__init__(directory, split, seq_length, seed, infilling)
-        self.loss_after_eos, self.starts = loss_after_eos, starts
+        self.loss_after_eos, self.starts, self.starts_from = loss_after_eos, starts, starts_from
         whole = infilling is not None and infilling.level == "document"
         self._bounds = self._document_bounds() if whole else None
-        self.size = (len(self.tokens) - 1) // seq_length if starts is None else len(starts)
-        if self.size < 1:
+        self._continuous = (len(self.tokens) - 1) // seq_length
+        self.size = self._continuous + (0 if starts is None else len(starts))
+        if self._continuous < 1:
             raise UserError(
                 f"{self.directory}/{split}.bin: {len(self.tokens)} tokens are less than one sequence of "
                 f"{seq_length} (data.seq_length); give more text or a shorter sequence"
@@ -214,8 +221,26 @@ class PackedSequences(Sequences):
         inputs, labels = rows[:, :-1], rows[:, 1:]
         return make_batch(inputs, labels, self._counted(inputs), numbers)
 
+    def indices(self, numbers: np.ndarray) -> np.ndarray:
+        """See `Sequences.indices`; both kinds have their own order and epochs."""
+        if self.starts is None:
+            return super().indices(numbers)
+        late = sample_indices(np.maximum(numbers - self.starts_from, 0), len(self.starts), self.seed)
+        early = sample_indices(numbers, self._continuous, self.seed)
+        return np.where(numbers < self.starts_from, early, self._continuous + late)
+
+    def first_time(self, numbers: np.ndarray) -> np.ndarray:
+        """See `Sequences.first_time`."""
+        if self.starts is None:
+            return super().first_time(numbers)
+        late = numbers - self.starts_from
+        return np.where(late < 0, numbers < self._continuous, late < len(self.starts))
+
     def _starts(self, indices: np.ndarray) -> np.ndarray:
-        return indices * self.seq_length if self.starts is None else self.starts[indices]
+        if self.starts is None:
+            return indices * self.seq_length
+        places = np.clip(indices - self._continuous, 0, None)
+        return np.where(indices < self._continuous, indices * self.seq_length, self.starts[places])
 
     def _counted(self, inputs: np.ndarray) -> np.ndarray:
         return np.ones(inputs.shape, bool) if self.loss_after_eos else inputs != self.eos
@@ -258,13 +283,7 @@ class PackedSequences(Sequences):
         """See `Sequences.label_counts`."""
         tokens = np.asarray(self.tokens)
         self.check_ids(tokens)
-        if self.starts is None:
-            return np.bincount(tokens[1:][self._counted(tokens[:-1])])
-        counts = np.zeros(int(tokens.max()) + 1, np.int64)
-        for start in self.starts.tolist():
-            row = tokens[start : start + self.seq_length + 1]
-            counts += np.bincount(row[1:][self._counted(row[:-1])], minlength=len(counts))
-        return counts
+        return np.bincount(tokens[1:][self._counted(tokens[:-1])])
 
 
 def _documents_between(bounds: np.ndarray, start: int, stop: int) -> Iterator[tuple[int, int, int]]:

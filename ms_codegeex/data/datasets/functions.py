@@ -2,9 +2,8 @@
 
 A sequence that begins anywhere begins in the middle of a statement, a string or a table, and its tokens do not say in
 which. "Fewer Truncations Improve Language Modeling" (Ding et al., ICML 2024) found that this harms, among other things,
-the synthesis of programs. The sequences that repeat themselves most are left out: from tables and lists of cases, a
-small model learns to repeat itself. Rae et al. (2021, "Scaling Language Models", A.1.1) remove documents with large
-shares of repeated n-grams.
+the synthesis of programs. The sequences that repeat themselves most are left out: from tables, a small model learns to
+repeat itself. Rae et al. (2021, "Scaling Language Models", A.1.1) filter documents by repeated n-grams too.
 """
 
 from __future__ import annotations
@@ -23,8 +22,7 @@ FUNCTION = re.compile(
 )
 APART = 5 / 8  # of a sequence, at least, between two beginnings: the rest of one may be in the next one too
 REPETITIVE = 1 / 4  # of the sequences, the most repetitive ones, are left out
-NGRAM = 4  # tokens, of which those count that occur earlier in a sequence
-_ROWS = 1024  # sequences that are counted at a time
+NGRAM, _ROWS = 4, 1024  # tokens of an n-gram, and sequences in which they are counted at a time
 _PIECE, _AROUND = 1 << 16, 64  # tokens that are read as text at a time, and those around them that complete lines
 
 
@@ -45,8 +43,7 @@ def function_starts(tokens: np.ndarray, pieces: Sequence[bytes], eos: int, seq_l
         ids = np.clip(tokens[begin : first + _PIECE + _AROUND], 0, len(texts) - 1)
         offsets = len(before) + np.concatenate(([0], np.cumsum(sizes[ids])))
         for match in FUNCTION.finditer(before + b"".join(texts[ids].tolist())):
-            here = int(np.searchsorted(offsets, match.start("indent")))
-            start = begin + here
+            start = begin + (here := int(np.searchsorted(offsets, match.start("indent"))))
             whole = first <= start < first + _PIECE and offsets[here] <= match.end("indent")
             if whole and start <= last and (not found or start - found[-1] >= apart):
                 found.append(start)
@@ -56,10 +53,7 @@ def function_starts(tokens: np.ndarray, pieces: Sequence[bytes], eos: int, seq_l
 
 
 def repeated_shares(tokens: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
-    """For each of the sequences of `length` tokens, the share of its n-grams that occur in it before: FP64 [sequences].
-
-    N-grams are compared by a hash of 64 bits.
-    """
+    """For each sequence of `length` tokens, the share of its n-grams, by their hashes, that occur in it before."""
     if length < NGRAM:
         return np.zeros(len(starts))
     shares = [np.zeros(0)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
     from ms_codegeex.config.sections import DataConfig, InfillConfig
 
-
 LEAST_FUNCTIONS = 1 / 5  # of a split's tokens in sequences that begin at functions; or else all are continuous
 
 
@@ -37,30 +36,29 @@ def open_sequences(
     reset_at_eos: bool = True,
     loss_after_eos: bool = False,
     infill: InfillConfig | None = None,
-    functions: bool = False,
+    functions_from: int | None = None,
 ) -> Sequences:
     """One split of a dataset directory, of the kind that its dataset.json names.
 
-    `infill`: how texts are rearranged for infilling; without a rate, as in dataset.json; None: not at all. With
-    `functions`, sequences begin at functions and methods if these are enough (`LEAST_FUNCTIONS`).
+    `infill`: how texts are rearranged for infilling; without a rate, as in dataset.json; None: not at all. From
+    sample `functions_from` on, sequences begin at functions and methods if these are enough (`LEAST_FUNCTIONS`).
 
     Raises:
         UserError: the dataset is missing, damaged, too short, of examples longer than `seq_length`, or of examples that
             would see each other because `reset_at_eos` is false, of examples although `loss_after_eos` is true, or with
-            `functions` although whole documents are rearranged.
+            `functions_from` although whole documents are rearranged.
     """
     info = read_info(Path(directory))
     kind, infilling = info.get("kind"), _infilling(Path(directory), info, infill, seed)
     if kind is None:
-        if functions and infilling is not None and infilling.level == "document":
+        if functions_from is not None and infilling is not None and infilling.level == "document":
             raise UserError(
-                f"data.sequences: functions, but texts of {directory} are rearranged as whole documents, so that "
-                "functions are elsewhere; set it to continuous, or data.infill.level=context"
+                f"data.functions_from: texts of {directory} are rearranged as whole documents, so that functions are "
+                "elsewhere; set it to null, or data.infill.level=context"
             )
-        starts = _function_starts(Path(directory), split, info, seq_length) if functions else None
-        return PackedSequences(
-            directory, split, seq_length, seed, infilling, loss_after_eos=loss_after_eos, starts=starts
-        )
+        starts = None if functions_from is None else _function_starts(Path(directory), split, info, seq_length)
+        begun = {"starts": starts, "starts_from": functions_from or 0}
+        return PackedSequences(directory, split, seq_length, seed, infilling, loss_after_eos=loss_after_eos, **begun)
     if kind != KIND:
         raise UserError(
             f'{directory}/dataset.json: kind "{kind}", known is "{KIND}"; the dataset is of a newer version or '
@@ -150,34 +148,35 @@ def rounded_weights(data: DataConfig) -> str | None:
     return f"data.blend: the weights from step {steps} on are rounded to multiples of one in {LONGEST_PERIOD:,}"
 
 
-def notes_on_functions(data: DataConfig, training: Sequences | Blend) -> Iterator[str]:
-    """For the user: what `data.sequences: functions` means for each corpus."""
-    for corpus in training.corpora if isinstance(training, Blend) else [training]:
-        if data.sequences != "functions":
-            continue
-        if not isinstance(corpus, PackedSequences):
-            result = "has examples of fine-tuning, which begin where they do"
-        elif corpus.starts is None:
-            result = "is read continuously: it has few functions, or does not say which tokenizer made it"
-        else:
-            share = _covered(corpus.starts, corpus.seq_length) / len(corpus.tokens)
-            result = f"is read from functions on, {share:.0%} of it"
-        yield f"data.sequences: {corpus.directory} {result}"
+def note_on_functions(data: DataConfig, training: Sequences | Blend) -> str | None:
+    """For the user: what `data.functions_from` means for the corpus."""
+    if data.functions_from is None:
+        return None
+    if not isinstance(training, PackedSequences):
+        result = "has examples of fine-tuning, which begin where they do"
+    elif training.starts is None:
+        result = "is read continuously: it has few functions, or does not say which tokenizer made it"
+    else:
+        share = _covered(training.starts, training.seq_length) / len(training.tokens)
+        result = f"is read from functions on after {data.functions_from:,} steps, {share:.0%} of it"
+    return f"data.functions_from: {training.directory} {result}"
 
 
-def _opened(data: DataConfig, directory: str, split: str, seq_length: int, seed: int) -> Sequences:
+def _opened(config: RunConfig, directory: str, split: str, seed: int) -> Sequences:
     """`open_sequences` with a run's settings; only training data is rearranged, and begins at functions."""
+    data = config.data
     settings: dict[str, Any] = {"reset_at_eos": data.reset_at_eos, "loss_after_eos": data.loss_after_eos}
     if split == "train":
-        settings |= {"infill": data.infill, "functions": data.sequences == "functions"}
-    return open_sequences(Path(directory), split, seq_length, seed, **settings)
+        first = None if data.functions_from is None else data.functions_from * config.training.global_batch
+        settings |= {"infill": data.infill, "functions_from": first}
+    return open_sequences(Path(directory), split, config.seq_length, seed, **settings)
 
 
 def training_data(config: RunConfig) -> Sequences | Blend:
     """The training data of a run; `UserError` if a dataset is missing or damaged, or two of them do not match."""
-    data, seq_length = config.data, config.seq_length
+    data = config.data
     corpora = {
-        name: _opened(data, name, "train", seq_length, stream_seed(config.seed, number))
+        name: _opened(config, name, "train", stream_seed(config.seed, number))
         for number, name in enumerate(data.directories)
     }
     if data.blend is None:
@@ -191,7 +190,7 @@ def validation_data(config: RunConfig) -> Sequences:
     data = config.data
     last = parse_stages(data.blend)[-1].corpora[0] if data.blend is not None else data.train
     directory = data.validation or str(last)
-    return _opened(data, directory, "validation", config.seq_length, config.seed)
+    return _opened(config, directory, "validation", config.seed)
 
 
 def held_out_data(config: RunConfig) -> dict[str, Sequences]:
@@ -199,7 +198,7 @@ def held_out_data(config: RunConfig) -> dict[str, Sequences]:
     splits = {}
     for name, directory in config.data.held_out.items():
         try:
-            splits[name] = _opened(config.data, directory, "validation", config.seq_length, config.seed)
+            splits[name] = _opened(config, directory, "validation", config.seed)
         except UserError as error:
             raise UserError(f"data.held_out.{name}: {error}") from None
     return splits

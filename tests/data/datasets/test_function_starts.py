@@ -13,7 +13,7 @@ from ms_codegeex.config.sections import DataConfig, InfillConfig
 from ms_codegeex.data.datasets import functions
 from ms_codegeex.data.datasets.functions import APART, function_starts, repeated_shares
 from ms_codegeex.data.datasets.indexed import IndexedWriter, open_tokens
-from ms_codegeex.data.datasets.opening import notes_on_functions, open_sequences, training_data, validation_data
+from ms_codegeex.data.datasets.opening import note_on_functions, open_sequences, training_data, validation_data
 from ms_codegeex.data.tokenizer import load_tokenizer
 
 SEQ = 32
@@ -119,57 +119,70 @@ def test_a_sequence_shorter_than_an_n_gram_repeats_nothing():
     assert repeated_shares(np.zeros(9, np.uint16), starts, 5).tolist() == [0.5] * 3
 
 
-def test_rows_are_read_and_counted_from_these_tokens(tmp_path, tokenizer):
-    directory = written(tmp_path / "a", documents(40, 2), tokenizer)
-    data = open_sequences(directory, "train", SEQ, 3, functions=True)
-    starts = function_starts(data.tokens, list(tokenizer.pieces), tokenizer.eos_id, SEQ)
-    rows = np.stack([data.tokens[start : start + SEQ + 1] for start in starts]).astype(np.int32)
-    batch = data.read(np.arange(data.size), np.arange(data.size))
-    np.testing.assert_array_equal(np.concatenate([batch.inputs, batch.labels[:, -1:]], 1), rows)
-    counted = np.bincount(batch.labels[batch.loss_mask == 1], minlength=len(data.label_counts()))
-    np.testing.assert_array_equal(data.label_counts(), counted)
+def test_rows_begin_at_these_tokens_from_a_sample_on(tmp_path, tokenizer):
+    """Both kinds in their own order, each sequence once in an epoch of its kind."""
+    directory, first = written(tmp_path / "a", documents(40, 2), tokenizer), 50
+    data = open_sequences(directory, "train", SEQ, 3, functions_from=first)
+    plain = open_sequences(directory, "train", SEQ, 3)
+    starts = function_starts(data.tokens, list(tokenizer.pieces), tokenizer.eos_id, SEQ).tolist()
+    assert data.size == plain.size + len(starts) and first < len(starts) < plain.size
+    numbers = np.arange(first + 2 * len(starts))
+    batch = data.training_batch(0, len(numbers))
+    np.testing.assert_array_equal(batch.inputs[:first], plain.training_batch(0, first).inputs)
+    for epoch in range(2):
+        rows = batch.inputs[first + epoch * len(starts) :][: len(starts)]
+        expected_rows = [data.tokens[start : start + SEQ].tolist() for start in starts]
+        assert sorted(rows.tolist()) == sorted(expected_rows) and rows.tolist() != expected_rows
+    assert data.first_time(numbers).tolist() == [True] * (first + len(starts)) + [False] * len(starts)
+    np.testing.assert_array_equal(data.label_counts(), plain.label_counts())
+    whole = open_sequences(directory, "train", SEQ, 3, functions_from=0)
+    assert sorted(whole.training_batch(0, len(starts)).inputs.tolist()) == sorted(expected_rows)
     ends = np.flatnonzero(np.asarray(data.tokens) == data.eos)
-    for index in (0, data.size // 2, data.size - 1):
+    for index, start in (
+        (plain.size - 1, (plain.size - 1) * SEQ),
+        (plain.size, starts[0]),
+        (data.size - 1, starts[-1]),
+    ):
         spans = data.documents_of(index)
         before = [0, *(ends + 1).tolist()][spans[0].document]
-        assert before + spans[0].start == starts[index]
+        assert before + spans[0].start == start
         assert sum(span.stop - span.start for span in spans) == SEQ + 1
 
 
 def test_only_training_data_begins_at_functions(tmp_path, tokenizer):
     directory = written(tmp_path / "a", documents(40, 3), tokenizer)
-    sizes = [f"model.vocab_size={tokenizer.vocab_size}", f"data.seq_length={SEQ}", f"data.train={directory}"]
+    sizes = [f"model.vocab_size={tokenizer.vocab_size}", f"data.seq_length={SEQ}", "training.global_batch=4"]
     plain, begun = (
-        load_config(Path("codegeex_tiny_release"), [*sizes, f"data.sequences={each}"])
-        for each in ("continuous", "functions")
+        load_config(Path("codegeex_tiny_release"), [*sizes, *more, f"data.train={directory}"])
+        for more in ([], ["data.functions_from=7"])
     )
-    assert training_data(begun).size < training_data(plain).size
+    assert training_data(begun).starts_from == 28 and training_data(begun).size > training_data(plain).size
     assert validation_data(begun).size == validation_data(plain).size == training_data(plain).size
+    with pytest.raises(UserError, match=r"data\.functions_from: not for a data\.blend"):
+        load_config(Path("codegeex_tiny_release"), [*sizes, "data.functions_from=7", f"data.blend={{{directory}: 1}}"])
 
 
-def test_what_is_read_of_each_corpus_is_said(tmp_path, tokenizer):
+def test_what_is_read_of_a_corpus_is_said(tmp_path, tokenizer):
     few = written(tmp_path / "few", [*documents(9, 4), "x = 1\n" * 4000], tokenizer)
     unknown = written(tmp_path / "unknown", documents(9, 4), tokenizer, {"tokenizer": None})
     enough = written(tmp_path / "enough", documents(9, 4), tokenizer)
-    config = load_config(Path("codegeex_tiny_release"), ["data.sequences=functions", f"data.seq_length={SEQ}"])
+    settings = DataConfig(functions_from=1200)
     for directory, found in ((few, False), (unknown, False), (enough, True)):
-        data = open_sequences(directory, "train", SEQ, 0, functions=True)
-        plain = open_sequences(directory, "train", SEQ, 0)
-        assert (data.starts is not None) is found and (data.size < plain.size) is found
-        (note,) = notes_on_functions(config.data, data)
+        data = open_sequences(directory, "train", SEQ, 0, functions_from=0)
+        assert (data.starts is not None) is found
         read = "is read continuously: it has few functions, or does not say which tokenizer made it"
         if found:
             covered = set().union(*(range(start, start + SEQ) for start in data.starts.tolist()))
-            read = f"is read from functions on, {len(covered) / len(data.tokens):.0%} of it"
-        assert note == f"data.sequences: {directory} {read}"
-        assert not list(notes_on_functions(DataConfig(), plain))
+            read = f"is read from functions on after 1,200 steps, {len(covered) / len(data.tokens):.0%} of it"
+        assert note_on_functions(settings, data) == f"data.functions_from: {directory} {read}"
+        assert note_on_functions(DataConfig(), data) is None
 
 
 def test_functions_of_rearranged_documents_are_refused(tmp_path, tokenizer):
     directory = written(tmp_path / "a", documents(9, 4), tokenizer)
     infill = InfillConfig(rate=0.5, level="document")
-    with pytest.raises(UserError, match=r"data\.sequences: functions, but texts of .*a are rearranged"):
-        open_sequences(directory, "train", SEQ, 0, infill=infill, functions=True)
+    with pytest.raises(UserError, match=r"data\.functions_from: texts of .*a are rearranged as whole"):
+        open_sequences(directory, "train", SEQ, 0, infill=infill, functions_from=0)
     open_sequences(directory, "train", SEQ, 0, infill=infill)
 
 
@@ -180,4 +193,4 @@ def test_other_ids_are_no_text_and_damaged_ones_are_refused_where_they_are_read(
     assert function_starts(ids, pieces, size + 1, 4).tolist() == []  # `def` begins no line, for 5 and that id are none
     ids[1] = -70_000
     assert function_starts(ids, pieces, size + 1, 4).tolist() == []
-    assert open_sequences(directory, "train", SEQ, 0, functions=True).size > 0
+    assert open_sequences(directory, "train", SEQ, 0, functions_from=0).size > 0
