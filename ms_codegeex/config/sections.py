@@ -45,11 +45,11 @@ class DataConfig:
     """Predicted tokens per sequence; fine-tuning examples are never truncated, so at least the `seq_length` in their
     dataset.json. Left out: `model.max_position_embeddings`."""
     functions_from: Natural | None = None
-    """From this step on, each training sequence begins at a function or method, so that it is whole code from its first
-    token on; none: never. That is where a keyword (`def`, `fn`, `fun`, `func`, `function`) begins a line that is
-    indented by one step at most. Such beginnings are at least 5/8 of `seq_length` apart, so some text is in two
-    sequences. What is further from them is not read then, nor is the quarter of the sequences that repeat themselves
-    most. A corpus of which less than a fifth would be read stays continuous. Not for a blend."""
+    """From this step on, each training sequence begins at a function or method; none: never. That is where a keyword
+    (`def`, `fn`, `fun`, `func`, `function`) begins a line that is indented by one step at most. Such beginnings are at
+    least 5/8 of `seq_length` apart, so some text is in two sequences. What is further from them is not read then, nor
+    is the quarter of the sequences that repeat themselves most. A corpus of which less than a fifth would be read stays
+    continuous. Not for a blend."""
     reset_at_eos: bool = True
     """Attention and positions restart after each document; required for fine-tuning examples."""
     loss_after_eos: bool = False
