@@ -174,8 +174,8 @@ def read_info(directory: Path) -> dict[str, Any]:
 class PackedSequences(Sequences):
     """A split of a dataset directory as sequences of `seq_length` + 1 tokens; neighbours share their border token.
 
-    From sample `starts_from` on they begin at the tokens `starts`, int64 [sequences] in order, which leave text out; these
-    have the last indices. There is no padding; documents are separated by eos. The loss counts a position iff its
+    From sample `starts_from` on they begin at the tokens `starts`, int64 [sequences] in order, which leave text out;
+    these have the last indices. There is no padding; documents are separated by eos. The loss counts a position iff its
     input is not eos: the token after an eos belongs to another document (CodeGeeX release). With `loss_after_eos` it
     counts every position, including the first token of a document (CodeGen release).
     """
