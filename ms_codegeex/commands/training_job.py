@@ -122,7 +122,7 @@ def check_datasets(config: RunConfig) -> Path:
     check_held_out(held_out, Path(training.directory))
     if note := rounded_weights(config.data):
         print_error(note)
-    if note := note_on_functions(config.data, training):
+    if note := note_on_functions(config, training):
         print_error(note)
     return Path(training.directory)
 

@@ -35,7 +35,7 @@ def check_run_config(config: RunConfig) -> None:
     if config.data.blend is not None and config.data.train is not None:
         raise UserError("data.blend: data.train is given too; set one of them to null")
     if config.data.functions_from is not None and config.data.blend is not None:
-        raise UserError("data.functions_from: not for a data.blend, whose stages count differently; set one to null")
+        raise UserError("data.functions_from: works with data.train only, not with data.blend; set it to null")
     if config.data.tokenizer_size and config.data.tokenizer:
         raise UserError("data.tokenizer_size: data.tokenizer is given too; set one of them to null")
     if training.steps and training.tokens:

@@ -220,6 +220,8 @@ def read_sample(
         raise UserError(f"--seed {seed}: expected 0 to 2**32 - 1, as in a run")
     length = dataset.description.get("seq_length", 2048) if seq_length is None else seq_length
     infill = InfillConfig() if split == "train" else None  # as a run reads the dataset
+    if functions_from is not None and not 0 <= functions_from < 2**63:
+        raise UserError(f"--functions-from {functions_from}: samples are numbered from 0 to 2**63 - 1")
     functions_from = functions_from if split == "train" else None
     sequences = open_sequences(dataset.directory, split, length, seed, infill=infill, functions_from=functions_from)
     marks = {number: part for part, number in sequences.infilling.marks.items()} if sequences.infilling else {}

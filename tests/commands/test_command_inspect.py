@@ -133,6 +133,12 @@ def test_a_sample_is_what_training_takes(dataset, capsys, number, first):
     assert counted[1:] == batch.loss_mask[0].astype(bool).tolist() and counted[0] is False
 
 
+@pytest.mark.parametrize("first", [-5, -(2**70), 2**63])
+def test_a_sample_number_that_cannot_be_is_refused(dataset, capsys, first):
+    said = inspect(capsys, dataset, "--sample", 0, "--seq-length", 16, "--functions-from", first, status=2).err
+    assert f"--functions-from {first}: samples are numbered from 0" in said
+
+
 def test_a_sample_of_fine_tuning(tuned, capsys):
     output = inspect(capsys, tuned, "--sample", 0).out
     legend, *parts = output.split("--- ")

@@ -14,7 +14,7 @@ from ms_codegeex.config.blend import LONGEST_PERIOD, parse_stages
 from ms_codegeex.data.datasets.batches import PackedSequences, Sequences, read_info
 from ms_codegeex.data.datasets.blend import Blend
 from ms_codegeex.data.datasets.functions import function_starts
-from ms_codegeex.data.datasets.indexed import open_tokens
+from ms_codegeex.data.datasets.indexed import IndexedDataset, open_tokens
 from ms_codegeex.data.datasets.order import stream_seed
 from ms_codegeex.data.datasets.packing import KIND, FineTuningRows
 from ms_codegeex.data.infilling.transform import Infilling, build, chosen
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
     from ms_codegeex.config.sections import DataConfig, InfillConfig
 
-LEAST_FUNCTIONS = 1 / 5  # of a split's tokens in sequences that begin at functions; or else all are continuous
+LEAST_FUNCTIONS = 1 / 2  # of a split's tokens in documents in which a sequence begins; or else all are continuous
 
 
 def open_sequences(
@@ -54,7 +54,7 @@ def open_sequences(
         if functions_from is not None and infilling is not None and infilling.level == "document":
             raise UserError(
                 f"data.functions_from: texts of {directory} are rearranged as whole documents, so that functions are "
-                "elsewhere; set it to null, or data.infill.level=context"
+                "elsewhere; leave it out"
             )
         starts = None if functions_from is None else _function_starts(Path(directory), split, info, seq_length)
         begun = {"starts": starts, "starts_from": functions_from or 0}
@@ -78,18 +78,16 @@ def open_sequences(
 
 
 def _function_starts(directory: Path, split: str, info: Mapping[str, Any], seq_length: int) -> np.ndarray | None:
-    """Where sequences that begin at functions do; None if these would have too little of the split."""
-    record, tokens = info.get("tokenizer"), open_tokens(directory / split)
+    """Where sequences that begin at functions do; None if there are none in documents with half of the split: most of
+    it is in other languages then, which would not be read."""
+    record, prefix = info.get("tokenizer"), directory / split
     if not isinstance(record, dict):
         return None
     tokenizer = recorded_tokenizer(record, directory / TOKENIZER_DIRECTORY, directory)
-    starts = function_starts(tokens, list(tokenizer.pieces), info["eos_id"], seq_length)
-    return starts if _covered(starts, seq_length) >= LEAST_FUNCTIONS * len(tokens) > 0 else None
-
-
-def _covered(starts: np.ndarray, seq_length: int) -> int:
-    """The number of tokens in sequences that begin at these; those of several count once."""
-    return int(np.minimum(np.diff(starts), seq_length).sum()) + seq_length if len(starts) else 0
+    starts = function_starts(open_tokens(prefix), list(tokenizer.pieces), info["eos_id"], seq_length)
+    sizes = np.asarray(IndexedDataset(prefix).sizes, np.int64)
+    documents = np.unique(np.searchsorted(np.cumsum(sizes), starts, side="right"))
+    return starts if len(starts) and sizes[documents].sum() >= LEAST_FUNCTIONS * sizes.sum() else None
 
 
 def _infilling(directory: Path, info: Mapping[str, Any], config: InfillConfig | None, seed: int) -> Infilling | None:
@@ -148,17 +146,19 @@ def rounded_weights(data: DataConfig) -> str | None:
     return f"data.blend: the weights from step {steps} on are rounded to multiples of one in {LONGEST_PERIOD:,}"
 
 
-def note_on_functions(data: DataConfig, training: Sequences | Blend) -> str | None:
-    """For the user: what `data.functions_from` means for the corpus."""
-    if data.functions_from is None:
+def note_on_functions(config: RunConfig, training: Sequences | Blend) -> str | None:
+    """For the user: what `data.functions_from` means for the corpus; None if the run does not reach that step."""
+    first = config.data.functions_from
+    if first is None or first >= config.steps:
         return None
     if not isinstance(training, PackedSequences):
         result = "has examples of fine-tuning, which begin where they do"
     elif training.starts is None:
-        result = "is read continuously: it has few functions, or does not say which tokenizer made it"
+        result = "is read continuously: half of it has no functions, or it does not say which tokenizer made it"
     else:
-        share = _covered(training.starts, training.seq_length) / len(training.tokens)
-        result = f"is read from functions on after {data.functions_from:,} steps, {share:.0%} of it"
+        length = training.seq_length
+        tokens = np.minimum(np.diff(training.starts), length).sum() + length  # those of several sequences once
+        result = f"is read from functions on after {first:,} steps, {tokens / len(training.tokens):.0%} of it"
     return f"data.functions_from: {training.directory} {result}"
 
 
@@ -167,8 +167,9 @@ def _opened(config: RunConfig, directory: str, split: str, seed: int) -> Sequenc
     data = config.data
     settings: dict[str, Any] = {"reset_at_eos": data.reset_at_eos, "loss_after_eos": data.loss_after_eos}
     if split == "train":
-        first = None if data.functions_from is None else data.functions_from * config.training.global_batch
-        settings |= {"infill": data.infill, "functions_from": first}
+        first, settings["infill"] = data.functions_from, data.infill
+        if first is not None and first < config.steps:  # otherwise the corpus need not be read for it
+            settings["functions_from"] = first * config.training.global_batch
     return open_sequences(Path(directory), split, config.seq_length, seed, **settings)
 
 

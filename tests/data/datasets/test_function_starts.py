@@ -9,7 +9,7 @@ import pytest
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import write_json
 from ms_codegeex.config.loading import load_config
-from ms_codegeex.config.sections import DataConfig, InfillConfig
+from ms_codegeex.config.sections import InfillConfig
 from ms_codegeex.data.datasets import functions
 from ms_codegeex.data.datasets.functions import APART, function_starts, repeated_shares
 from ms_codegeex.data.datasets.indexed import IndexedWriter, open_tokens
@@ -158,24 +158,28 @@ def test_only_training_data_begins_at_functions(tmp_path, tokenizer):
     )
     assert training_data(begun).starts_from == 28 and training_data(begun).size > training_data(plain).size
     assert validation_data(begun).size == validation_data(plain).size == training_data(plain).size
-    with pytest.raises(UserError, match=r"data\.functions_from: not for a data\.blend"):
+    with pytest.raises(UserError, match=r"data\.functions_from: works with data\.train only"):
         load_config(Path("codegeex_tiny_release"), [*sizes, "data.functions_from=7", f"data.blend={{{directory}: 1}}"])
 
 
 def test_what_is_read_of_a_corpus_is_said(tmp_path, tokenizer):
     few = written(tmp_path / "few", [*documents(9, 4), "x = 1\n" * 4000], tokenizer)
     unknown = written(tmp_path / "unknown", documents(9, 4), tokenizer, {"tokenizer": None})
-    enough = written(tmp_path / "enough", documents(9, 4), tokenizer)
-    settings = DataConfig(functions_from=1200)
+    enough = written(tmp_path / "enough", [*documents(9, 4), "x = 1\n" * 100], tokenizer)
     for directory, found in ((few, False), (unknown, False), (enough, True)):
-        data = open_sequences(directory, "train", SEQ, 0, functions_from=0)
+        sizes = [f"model.vocab_size={tokenizer.vocab_size}", f"data.seq_length={SEQ}", f"data.train={directory}"]
+        config, short = (
+            load_config(Path("codegeex_tiny_release"), [*sizes, "data.functions_from=1200", f"training.steps={steps}"])
+            for steps in (1201, 1200)
+        )
+        data = training_data(config)
         assert (data.starts is not None) is found
-        read = "is read continuously: it has few functions, or does not say which tokenizer made it"
+        read = "is read continuously: half of it has no functions, or it does not say which tokenizer made it"
         if found:
             covered = set().union(*(range(start, start + SEQ) for start in data.starts.tolist()))
             read = f"is read from functions on after 1,200 steps, {len(covered) / len(data.tokens):.0%} of it"
-        assert note_on_functions(settings, data) == f"data.functions_from: {directory} {read}"
-        assert note_on_functions(DataConfig(), data) is None
+        assert note_on_functions(config, data) == f"data.functions_from: {directory} {read}"
+        assert note_on_functions(short, data) is None and training_data(short).starts is None
 
 
 def test_functions_of_rearranged_documents_are_refused(tmp_path, tokenizer):
