@@ -158,7 +158,8 @@ def note_on_functions(config: RunConfig, training: Sequences | Blend) -> str | N
     else:
         length = training.seq_length
         tokens = np.minimum(np.diff(training.starts), length).sum() + length  # those of several sequences once
-        result = f"is read from functions on after {first:,} steps, {tokens / len(training.tokens):.0%} of it"
+        share = f"{tokens / len(training.tokens):.0%}"
+        result = f"is read in sequences that begin at functions after {first:,} steps; these hold {share} of its tokens"
     return f"data.functions_from: {training.directory} {result}"
 
 
