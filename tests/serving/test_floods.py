@@ -98,23 +98,22 @@ def test_a_caller_without_a_place_is_refused_before_its_body_is_parsed(path):
 def test_an_answer_that_was_closed_a_moment_ago_does_not_count(key_file):
     """An editor closes a stream at each keystroke and asks again at once, on another connection."""
 
-    def ask(url, stream):
-        connection = http.client.HTTPConnection(*place(url), timeout=60)
+    def ask(connection, stream):
         body = json.dumps({"prompt": "x", "n": 2, "stream": stream, "max_tokens": 50})
         connection.request("POST", PATH, body, {"Content-Type": "application/json", **bearer(FEW)})
-        return connection, connection.getresponse()
+        return connection.getresponse()
 
     make = lambda: FakeBackend(fake_settings(api_key_file=key_file), slots=4, step_seconds=0.01)  # noqa: E731
-    with served(make) as server:
+    with served(make) as server, contextlib.closing(http.client.HTTPConnection(*place(server.url), timeout=60)) as kept:
         for _ in range(20):
-            connection, response = ask(server.url, True)
+            streaming = http.client.HTTPConnection(*place(server.url), timeout=60)
+            response = ask(streaming, True)
             assert response.status == 200 and response.read(1)
             response.close()
-            connection.close()
-            connection, response = ask(server.url, False)
+            streaming.close()
+            response = ask(kept, False)
             assert response.status == 200, response.read()
             response.read()
-            connection.close()
 
 
 def test_a_refusal_reaches_a_client_that_sends_all_of_a_long_body_first(key_file):
