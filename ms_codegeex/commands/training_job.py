@@ -232,7 +232,8 @@ def train_once(
     quiet: bool = False,
 ) -> dict[str, Any] | None:
     """Train, export and sample; returns the summary, None on a server other than 0. `config.output` is absolute."""
-    check_gpus(config, len(node.ranks))
+    if note := check_gpus(config, len(node.ranks)):
+        print_error(note)
     signal.signal(signal.SIGUSR1, stop_at_once)  # while no workers run
     run_directory = RunDirectory(Path(config.output))
     if node.rank > 0:

@@ -11,7 +11,9 @@ import mindspore as ms
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.host import available_memory, hide_rank_table
+from ms_codegeex.base.printing import print_error
 from ms_codegeex.cuda.driver import query_driver_in_subprocess
+from ms_codegeex.cuda.translation import translation_note
 
 MAX_SLOTS = 16
 TARGETS = {"cpu": "CPU", "gpu": "GPU", "ascend": "Ascend"}  # MindSpore's names
@@ -39,6 +41,8 @@ def use_device(name: str, count: int = 1) -> None:
             raise UserError(f"--device: {driver.problem}; run `ms-codegeex doctor` for details, or use --device cpu")
         if count > gpus:
             raise UserError(f"--devices: {count}, but {gpus} GPUs are here; check CUDA_VISIBLE_DEVICES, or give {gpus}")
+        if note := translation_note(driver.gpus[:count]):
+            print_error(note)
     ms.set_device(target)
 
 

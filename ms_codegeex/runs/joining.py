@@ -17,7 +17,6 @@ from ms_codegeex.base.hardware import GIB, POOL_BLOCK
 from ms_codegeex.base.host import hide_rank_table
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.config import RunConfig
-from ms_codegeex.cuda.libraries import prepare
 from ms_codegeex.runs.run_directory import RunDirectory
 
 STRESS_FAULT = 2  # what MindSpore's stress test returns for faulty hardware; 1: not done, 0: passed
@@ -27,9 +26,8 @@ OVERFLOW_MODE = "MS_ASCEND_CHECK_OVERFLOW_MODE"  # the engine's
 
 def join(config: RunConfig) -> tuple[RunConfig, int, str | None]:
     """Choose device and graph mode and join the other ranks. Returns the configuration with the hardware that the
-    driver reports, this rank, and the communication group of the tied word embedding."""
-    if config.device == "gpu":
-        prepare()
+    driver reports, this rank, and the communication group of the tied word embedding. A process that is to use GPUs is
+    prepared before it imports MindSpore (`cuda.libraries.prepare`)."""
     hide_rank_table()
     import mindspore as ms
     from mindspore import communication

@@ -15,6 +15,7 @@ from ms_codegeex.config.chosen_hardware import hardware_of, running_on
 from ms_codegeex.cuda.driver import Gpu
 from ms_codegeex.cuda.libraries import check_loaded
 from ms_codegeex.cuda.probe import probe_gpu_backend
+from ms_codegeex.cuda.translation import translation_note
 from ms_codegeex.models.parameters import LORA_A, held_bytes
 from ms_codegeex.planning.cost_model import shape_of
 from ms_codegeex.planning.memory import kept_bytes, parameter_sums, stage_memory
@@ -124,11 +125,12 @@ def check_memory(config: RunConfig) -> None:
         )
 
 
-def check_gpus(config: RunConfig, local: int) -> None:
+def check_gpus(config: RunConfig, local: int) -> str:
     """`UserError` if a run on GPUs cannot start on this machine, with `local` ranks of it here: a library, the driver
-    or a GPU is missing, or too little of its memory is free. Does nothing for other devices."""
+    or a GPU is missing, or too little of its memory is free. Otherwise returns what delays the start, "" for nothing.
+    Does nothing for other devices."""
     if config.device != "gpu":
-        return
+        return ""
     if config.training.precision == "bf16":  # MindSpore 2.9 lacks kernels for it on a GPU, for example addition
         raise UserError(
             "training.precision: bf16, for which MindSpore has no kernels on device: gpu; set it to fp16 or fp32"
@@ -153,6 +155,7 @@ def check_gpus(config: RunConfig, local: int) -> None:
                 "MindSpore's kernels need 6.0 or more; choose another with CUDA_VISIBLE_DEVICES"
             )
     _check_memory(config, gpus[:local])
+    return translation_note(gpus[:local])
 
 
 def _check_memory(config: RunConfig, gpus: tuple[Gpu, ...]) -> None:

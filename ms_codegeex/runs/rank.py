@@ -22,6 +22,7 @@ from ms_codegeex.base.files import write_json
 from ms_codegeex.base.host import available_cores
 from ms_codegeex.base.printing import print_error
 from ms_codegeex.base.processes import die_with_parent
+from ms_codegeex.cuda.libraries import prepare
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.runs.beats import Beats, beat_name
 from ms_codegeex.runs.hangs import STACKS
@@ -39,6 +40,9 @@ SLOWER = "MindSpore's own operators train, which takes about twice as long"
 def run(run_directory: RunDirectory, checkpoint: Checkpoint | None, beats: Beats, launcher: str | None = None) -> None:
     """Train from `checkpoint` or from the beginning. `beats` tell the command what this rank is doing; `launcher`: its
     process id."""
+    config = read_config(run_directory)
+    if config.device == "gpu":
+        prepare()  # before the imports that follow, because most of them import MindSpore
     from ms_codegeex.data.datasets.content import content_hashes
     from ms_codegeex.data.datasets.opening import held_out_data, training_data, validation_data
     from ms_codegeex.runs.callbacks import callbacks_of
@@ -48,7 +52,6 @@ def run(run_directory: RunDirectory, checkpoint: Checkpoint | None, beats: Beats
     from ms_codegeex.runs.worker import digest, effective_settings, train
     from ms_codegeex.training.short_gradients import step_of
 
-    config = read_config(run_directory)
     times_of = digest({"settings": effective_settings(config), "machine": platform.node()})
     beats.carry(times_of, beats_before(run_directory) / beat_name(os.environ))
     beats.enter("rendezvous")

@@ -89,6 +89,17 @@ def test_logits_of_every_position_equal_pytorchs(reset):
     assert np.abs(every_logit(network, ids) - expected).max() <= 1e-5
 
 
+def test_the_twin_computes_where_its_inputs_are(batch):
+    """As benchmarks/gpu.py needs it; no tensor of it stays on the CPU."""
+    torch = pytest.importorskip("torch")
+    from twins.codegeex_torch import CodeGeeX as Twin
+
+    sizes = SMALL.hidden_size, SMALL.num_layers, SMALL.num_heads, SMALL.intermediate_size
+    peer = Twin(SMALL.vocab_size, *sizes, SMALL.max_position_embeddings, eos=EOS).to("meta")
+    loss = peer(*(torch.tensor(array).to("meta") for array in (batch[0].astype(int), batch[1].astype(int), batch[2])))
+    assert loss.device.type == "meta"
+
+
 @pytest.mark.usefixtures("graph_mode")
 def test_gradients_equal_pytorchs(batch):
     torch = pytest.importorskip("torch")

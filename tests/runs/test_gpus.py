@@ -11,6 +11,7 @@ from ms_codegeex.config.loading import load_config
 from ms_codegeex.cuda.driver import Driver, Gpu
 from ms_codegeex.cuda.libraries import LIBRARIES, Loaded
 from ms_codegeex.cuda.probe import GpuBackend
+from ms_codegeex.cuda.translation import MODULES
 from ms_codegeex.runs import memory_check
 from ms_codegeex.runs.memory_check import check_gpus
 
@@ -20,10 +21,10 @@ K80 = Gpu("K80", (3, 7), 12 * 10**9, None)
 H200 = Gpu("H200", (9, 0), 140 * 10**9, 139 * 10**9)
 
 
-def checked(monkeypatch, *overrides, local=1, libraries=FOUND, driver=None, plugin=""):
+def checked(monkeypatch, *overrides, local=1, libraries=FOUND, driver=None, plugin="") -> str:
     driver = Driver("12.2", (H200, H200)) if driver is None else driver
     monkeypatch.setattr(memory_check, "probe_gpu_backend", lambda: GpuBackend(libraries, driver, plugin))
-    check_gpus(load_config(None, [*RUN, f"devices={local}", "training.global_batch=16", *overrides]), local)
+    return check_gpus(load_config(None, [*RUN, f"devices={local}", "training.global_batch=16", *overrides]), local)
 
 
 def test_a_machine_that_fits(monkeypatch):
@@ -69,3 +70,16 @@ def test_what_is_missing_is_one_line_with_a_remedy(monkeypatch, message, changes
 def test_bf16_is_refused_by_key(monkeypatch):
     with pytest.raises(UserError, match=r"^training.precision: bf16, for which MindSpore has no kernels"):
         checked(monkeypatch, "training.precision=bf16")
+
+
+def test_the_first_start_on_a_newer_chip_says_why_it_takes_minutes(monkeypatch, tmp_path):
+    monkeypatch.setenv("CUDA_CACHE_PATH", str(tmp_path))
+    a100 = Gpu("A100", (8, 0), 80 * 10**9, None)
+    assert checked(monkeypatch, driver=Driver("12.2", (a100,))) == ""
+    assert checked(monkeypatch, driver=Driver("12.2", (a100, H200))) == ""  # which this run does not use
+    note = checked(monkeypatch)
+    assert note.startswith("H200 is newer than MindSpore's machine code") and str(tmp_path) in note
+    for number in range(MODULES):
+        (tmp_path / f"{number % 7}").mkdir(exist_ok=True)
+        (tmp_path / f"{number % 7}" / str(number)).touch()
+    assert checked(monkeypatch) == ""

@@ -17,13 +17,12 @@ RUN = ["model.preset=tiny", "training.steps=1", "training.dropout=0", "devices=1
 
 @pytest.fixture
 def engine(monkeypatch):
-    """What a worker sets; `driver` is the name that an Ascend's driver gives. test_ascend_start.py meets the engine's
-    own functions."""
+    """What a worker sets; `driver` is the name that an Ascend's driver gives. test_ascend_start.py and
+    cuda/test_gpu_processes.py meet the engine's own functions."""
     monkeypatch.setenv("DEVICE_ID", "0")
-    seen = SimpleNamespace(settings={}, memory=None, driver="Ascend910A", device=(), prepared=[])
+    seen = SimpleNamespace(settings={}, memory=None, driver="Ascend910A", device=())
     monkeypatch.setattr(ms, "set_context", lambda **given: seen.settings.update(given))
     monkeypatch.setattr(ms, "set_device", lambda *given: setattr(seen, "device", given))
-    monkeypatch.setattr(joining, "prepare", lambda: seen.prepared.append("cuda"))
     monkeypatch.setattr(ms.hal, "get_device_name", lambda *given, **options: seen.driver)
     monkeypatch.setattr(ms.runtime, "set_memory", lambda **given: setattr(seen, "memory", given))
     return seen
@@ -73,7 +72,7 @@ def test_the_device_decides_memory_and_kernels(engine, driver, overrides, memory
 def test_each_rank_of_a_machine_has_a_gpu_of_its_own(engine, monkeypatch):
     monkeypatch.setenv("DEVICE_ID", "3")  # as the launchers set it, msrun too
     joining.join(load_config(None, [*RUN, "device=gpu"]))
-    assert (engine.device, engine.prepared) == (("GPU", 3), ["cuda"])
+    assert engine.device == ("GPU", 3)
     monkeypatch.setattr(ms.communication, "init", lambda: None)
     monkeypatch.setattr(ms.communication, "get_group_size", lambda: 0)
     with pytest.raises(RunFailure):

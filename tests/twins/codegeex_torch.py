@@ -73,7 +73,7 @@ class CodeGeeX(nn.Module):
 
     def visibility(self, ids):
         n = ids.shape[1]
-        visible = torch.ones(n, n, dtype=torch.bool).tril().expand(ids.shape[0], n, n)
+        visible = torch.ones(n, n, dtype=torch.bool, device=ids.device).tril().expand(ids.shape[0], n, n)
         if self.reset:
             ended = (ids == self.eos).long()
             segment = ended.cumsum(1) - ended
