@@ -45,7 +45,7 @@ def test_the_pages_agree_with_their_source():
 @pytest.mark.parametrize(
     "name,old,new",
     [
-        ("README.md", "on a GPU **not run**", "on a GPU tested"),
+        ("README.md", "several GPUs **not run**", "several GPUs tested"),
         ("docs/status.md", "real network **not verified**", "real network tested"),
         ("docs/status.md", "| NVIDIA GPU (", "| TPU ("),
         ("docs/unverified.md", "| released weights | not seen |", ""),
