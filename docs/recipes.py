@@ -72,7 +72,7 @@ LATER = {  # keys that came after some records, with what every step did before
     ("training", "optimizer", "name"): "adamw",
     ("training", "optimizer", "momentum"): 0.95,
     ("training", "schedule", "decay"): "cosine",
-    ("training", "initial"): {"outputs": "normal", "positions": "normal"},
+    ("training", "initial"): {"outputs": "normal", "positions": "normal", "attention": "normal"},
 }
 SIMULATED = ROOT / "docs" / "recipes_simulated.json"
 TIMELINE = ROOT / "ms_codegeex" / "rehearsal" / "timeline"

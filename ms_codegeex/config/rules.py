@@ -46,6 +46,12 @@ def check_run_config(config: RunConfig) -> None:
         raise UserError(
             "training.patience: needs validation during training; set training.evaluate_every, or training.patience=0"
         )
+    sinusoids = config.family == "codegeex" and training.initial.positions == "sinusoid"
+    if training.initial.attention == "previous" and not sinusoids:
+        raise UserError(
+            "training.initial.attention: previous needs a CodeGeeX with training.initial.positions=sinusoid; set that, "
+            "or attention=normal"
+        )
     if config.compile_cache and config.partitioned:
         raise UserError(
             "compile_cache: not available for partitioned runs, which take tensor layouts from the compilation; set it "

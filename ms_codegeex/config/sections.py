@@ -105,7 +105,10 @@ class InitialConfig:
     outputs: Literal["normal", "zero"] = "normal"
     """`zero`: the output layers of attention and feed-forward part begin at zero: at first a block changes nothing."""
     positions: Literal["normal", "sinusoid"] = "normal"
-    """`sinusoid`: tables of learned positions begin as sinusoids with wavelengths from 2π to 20000π."""
+    """`sinusoid`: tables of learned positions begin as sinusoids, with frequencies from 0 to π."""
+    attention: Literal["normal", "previous"] = "normal"
+    """`previous`: each head of the first block begins by attending to one token: the one before, the one before it,
+    and so on. Needs `positions: sinusoid`."""
 
 
 @dataclass(frozen=True)

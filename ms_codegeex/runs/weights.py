@@ -21,6 +21,7 @@ from ms_codegeex.formats.sources import Source, open_source
 from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.models.decoder_config import NOT_OF_WEIGHTS
 from ms_codegeex.models.parameters import GROUP, NUMBERS, SCALES
+from ms_codegeex.training.first_values import first_values
 
 OF_THE_VOCABULARY = ("vocab_size", "eos_token_id")
 
@@ -35,9 +36,10 @@ def absolute_weights(config: RunConfig) -> RunConfig:
 
 
 def weights_of(config: RunConfig, begins: bool = True) -> Mapping[str, LazyTensor]:
-    """The tensors that a run starts from, by our names, without those of `model.fresh`; none without `model.weights`.
-    With `lora.frozen` int8 or int4 also what their matrices are rounded to. Numbers are read later. The tensors of
-    `lora.weights` are included only if the run `begins`; later its checkpoint has them.
+    """The tensors that a run starts from, by our names: those of `model.weights`, without those of `model.fresh`, and
+    those that `training.initial` describes. With `lora.frozen` int8 or int4 also what their matrices are rounded to.
+    Numbers are read later. The tensors of `lora.weights` are included only if the run `begins`; later its checkpoint
+    has them.
 
     Raises:
         UserError: there is no model, its family or a size differs from the run's and may not grow, adapters have no
@@ -50,10 +52,10 @@ def weights_of(config: RunConfig, begins: bool = True) -> Mapping[str, LazyTenso
             for name in source.config.matrix_names():
                 numbers, scales = rounded_tensors(name, tensors[name], bits, GROUP).values()
                 tensors |= {name + NUMBERS: numbers, name + SCALES: scales}
-        return {**tensors, **(_starting_adapters(config, source) if begins else {})}
+        return {**first_values(config), **tensors, **(_starting_adapters(config, source) if begins else {})}
     if config.lora.rank or config.lora.weights:
         raise UserError("lora.rank: model.weights is missing; name the model that the adapters are for")
-    return {}
+    return first_values(config)
 
 
 def infill_of(config: RunConfig, checkpoint: Checkpoint | None) -> Mapping[str, Any] | None:

@@ -20,7 +20,7 @@ from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.checkpoint_writing import Slice
 from ms_codegeex.formats.slices import overlap, window_ranges
 from ms_codegeex.formats.tensors import LazyTensor
-from ms_codegeex.models.parameters import LORA_A, NUMBERS, ROW, TABLE
+from ms_codegeex.models.parameters import LORA_A, NUMBERS
 from ms_codegeex.parallel.sharding import Placement
 from ms_codegeex.training.build import Built
 
@@ -47,21 +47,13 @@ class RankState:
                         continue
                     shape, window = placement.shape(name, tuple(parameter.shape)), placement.window(name)
                     stored = placement.stored_name(name)
-                    std, waves = self._first_values(stored)
-                    _set(parameter, starting_weight(stored, shape, std, self._config.seed, window, weights, waves))
+                    std = sizes.initial_std(stored)
+                    _set(parameter, starting_weight(stored, shape, std, self._config.seed, window, weights))
             elif name in weights:  # scales
                 _set(parameter, weights[name].array())
             # of other stages the engine has sharded nothing: their moments would be whole, and fill the host's memory
             elif parameter.has_init and not placement.elsewhere(name):
                 _set(parameter, np.zeros(parameter.shape, np.float32))
-
-    def _first_values(self, name: str) -> tuple[float, bool]:
-        """By `training.initial`: the standard deviation of a stored parameter, and whether it begins as sinusoids."""
-        sizes, initial = self._config.model.sizes, self._config.training.initial
-        layer, _, kind = name.rpartition(".")
-        role = sizes.table.layer(layer).role if kind == "weight" else None
-        std = 0.0 if role is ROW and initial.outputs == "zero" else sizes.initial_std(name)
-        return std, role is TABLE and initial.positions == "sinusoid"
 
     def tensors(self) -> dict[str, ms.Parameter]:
         """Weights and moments that this rank holds, by parameter name."""
@@ -155,10 +147,8 @@ def initial_weight(
     std: float,
     seed: int,
     window: tuple[slice, ...] | None = None,
-    waves: bool = False,
 ) -> np.ndarray:
-    """FP32: ones for the weights of norms, zeros for biases, otherwise N(0, std²), or `sinusoids` with `waves`; only
-    the part in `window` is made.
+    """FP32: ones for the weights of norms, zeros for biases, otherwise N(0, std²); only the part in `window` is made.
 
     Each row of a matrix has its own random stream (Philox, keyed by row number), so a device that holds some rows
     draws only those.
@@ -167,8 +157,6 @@ def initial_weight(
     local = [part.stop - part.start for part in window]
     if name.endswith(("norm.weight", ".bias")):
         return np.full(local, 1.0 if name.endswith("weight") else 0.0, np.float32)
-    if waves:
-        return sinusoids(shape, std)[window]
     key = seed << 32 | zlib.crc32(name.encode())
     rows = [
         np.random.Generator(np.random.Philox(key=key, counter=[0, row, 0, 0])).standard_normal(shape[1], np.float32)
@@ -183,14 +171,6 @@ def _check_finite(name: str, value: np.ndarray, how: str = "") -> None:
         raise UserError(f"model.weights: tensor {name} holds numbers that are not finite{how}; {remedy}")
 
 
-def sinusoids(shape: tuple[int, ...], std: float) -> np.ndarray:
-    """FP32 [positions, channels] of amplitude `std`: sines in the first half of the channels, cosines in the second,
-    whose wavelengths are a geometric series from 2π to 20000π (Vaswani et al. 2017, section 3.5)."""
-    positions, channels = shape
-    angles = np.outer(np.arange(positions), 10000.0 ** -(np.arange(-(-channels // 2)) / (channels / 2)))
-    return (std * np.concatenate([np.sin(angles), np.cos(angles)], 1)[:, :channels]).astype(np.float32)
-
-
 def starting_weight(
     name: str,
     shape: tuple[int, ...],
@@ -198,20 +178,19 @@ def starting_weight(
     seed: int,
     window: tuple[slice, ...] | None,
     weights: Mapping[str, LazyTensor],
-    waves: bool = False,
 ) -> np.ndarray:
     """FP32: the numbers of `weights[name]`, which may have fewer rows than `shape`; `initial_weight` where it has none.
     Only the part in `window` is read. `UserError` for numbers that are not finite."""
     tensor, ranges = weights.get(name), window_ranges(shape, window)
     common = tensor and overlap(ranges, {"offset": (0,) * len(shape), "shape": tensor.shape})
     if common is None:
-        return initial_weight(name, shape, std, seed, window, waves)
+        return initial_weight(name, shape, std, seed, window)
     there, here = common
     value = tensor.window(there).float32()
     _check_finite(name, value)
     if value.shape == tuple(stop - start for start, stop in ranges):
         return value
-    whole = initial_weight(name, shape, std, seed, window, waves)
+    whole = initial_weight(name, shape, std, seed, window)
     whole[here] = value
     return whole
 

@@ -1,5 +1,4 @@
 import json
-import math
 import os
 import subprocess
 import sys
@@ -66,20 +65,6 @@ def test_initial_weights_do_not_depend_on_who_makes_which_part(name):
 def test_initial_norms_and_biases():
     assert (initial_weight("blocks.0.attention_norm.weight", (5,), 0.02, 7) == 1).all()
     assert (initial_weight("blocks.0.attention_norm.bias", (5,), 0.02, 7, (slice(1, 3),)) == np.zeros(2)).all()
-
-
-def test_positions_that_begin_as_sinusoids():
-    """Against the formula, value by value; an odd number of channels has a sine more."""
-    for channels in (16, 7):
-        found = initial_weight("embedding.position.weight", (24, channels), 0.02, 7, waves=True)
-        for position, channel in ((0, 0), (5, 3), (23, channels - 1), (11, 2)):
-            first = -(-channels // 2)
-            angle = position / 10000 ** ((channel % first) / (channels / 2))
-            assert found[position, channel] == pytest.approx(
-                0.02 * (math.cos(angle) if channel >= first else math.sin(angle)), abs=1e-7
-            )
-    part = initial_weight("embedding.position.weight", (24, 7), 0.02, 7, (slice(6, 12), slice(0, 7)), waves=True)
-    np.testing.assert_array_equal(part, found[6:12])
 
 
 def held(tmp_path, rank, checkpoint="none", values=VALUES):

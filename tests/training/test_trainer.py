@@ -28,7 +28,6 @@ from ms_codegeex.runs.worker import _result
 from ms_codegeex.training.observers import Callback
 from ms_codegeex.training.operators import operators_library
 from ms_codegeex.training.progress import Patience, Rates, TrainingProgress
-from ms_codegeex.training.rank_state import sinusoids
 from ms_codegeex.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("graph_mode_throughout")
@@ -53,22 +52,6 @@ def make(values, *callbacks, **options):
 
 def state(trainer):
     return {name: parameter.asnumpy().copy() for name, parameter in trainer.rank_state.tensors().items()}
-
-
-def test_first_values(run_values):
-    """Which weights `training.initial` is about; the others are as without it."""
-    plain = state(make(run_values))
-    run_values["training"]["initial"] = {"outputs": "zero", "positions": "sinusoid"}
-    changed = {name for name, value in state(make(run_values)).items() if not np.array_equal(value, plain[name])}
-    ends = ("attention.output.weight", "feed_forward.down.weight")
-    outputs = {name for name in plain if name.endswith(ends) and not name.startswith("optimizer.")}
-    positions = {"embedding.position.weight", "top_query_embedding.weight"}
-    assert changed == outputs | positions and len(outputs) == 4
-    found = state(make(run_values))
-    assert not any(found[name].any() for name in outputs)
-    for name in positions:
-        shape, std = found[name].shape, build_run_config(run_values).model.sizes.init_std
-        np.testing.assert_array_equal(found[name], sinusoids(shape, std))
 
 
 def test_without_a_compiler_a_run_has_composed_cells_and_says_so(run_values, monkeypatch):
