@@ -37,7 +37,7 @@ class Shape:
 
 FIRST = {"vocab_size": 1024, "eos_token_id": 1005, "num_heads": 2}  # as in configs/codegeex_tiny.yaml
 SHAPES = {
-    "first": Shape("tiny", 16, 256, FIRST, muon=True, loss_chunk=1024),
+    "first": Shape("tiny", 8, 256, FIRST, muon=True, loss_chunk=1024),
     "tiny": Shape("tiny", 16, 256),
     "25m": Shape("25m", 4, 512),
 }
