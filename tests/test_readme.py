@@ -211,7 +211,7 @@ def test_first_command_and_every_block_as_they_stand_in_one_clone(clone):
     summary = json.loads((clone / "runs" / "codegeex_tiny" / "summary.json").read_text())
     assert summary["validation_loss"] <= summary["unigram_entropy"] - 0.3
     assert summary["shuffled_context_loss"] >= summary["validation_loss"] + 0.2
-    assert summary["parameters"] == 989_952 and summary["steps"] == 1700
+    assert summary["parameters"] == 989_952 and summary["steps"] == 2000
     simpler = summary["ngram_bits_per_byte"], summary["gzip_bits_per_byte"]
     assert summary["validation_bits_per_byte"] < min(simpler) and summary["parse_share"] > 0
     (corpus,) = (clone / "runs").glob("corpus-*/dataset.json")
