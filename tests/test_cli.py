@@ -28,6 +28,16 @@ def test_help_imports_nothing_heavy(code):
     assert result.returncode == 0, result.stderr
 
 
+def test_commands_that_start_runs_import_no_engine():
+    """They stay as long as the run, on every server, and its ranks load the CUDA libraries before the engine."""
+    names = ("commands.training_job", "commands.staged_training", "commands.artefacts", "runs.rank", "runs.weights")
+    code = (
+        "".join(f"import ms_codegeex.{name}\n" for name in names) + "import sys; sys.exit('mindspore' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
 def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
     """A parser, those of its verbs and those of their actions."""
     yield parser

@@ -371,7 +371,7 @@ def _gpu(area: str, number: int, gpu: Gpu, cache: str) -> Finding:
     """A GPU, and where its kernels come from."""
     kernels = {
         "machine code": "kernels in machine code",
-        "PTX": f"kernels in PTX, which the first start translates in several minutes and keeps in {cache}",
+        "PTX": f"kernels in PTX, which the first start translates, in several minutes, and keeps in {cache}",
         "none": "no kernels: too old for MindSpore's",
     }[gpu.kernels]
     free = "free memory unknown" if gpu.free is None else f"{gpu.free / host.GB:.1f} GB free"

@@ -13,6 +13,8 @@ from ms_codegeex.config.run import RunConfig
 from ms_codegeex.config.sections import LossScaleConfig
 from ms_codegeex.config.validation import check_tree, validated
 
+LEAST_HEAD = 32  # channels of a head that can tell one token from all others by its position
+
 
 def build_run_config(values: Mapping[str, Any]) -> RunConfig:
     """A validated `RunConfig` from nested plain values."""
@@ -46,12 +48,7 @@ def check_run_config(config: RunConfig) -> None:
         raise UserError(
             "training.patience: needs validation during training; set training.evaluate_every, or training.patience=0"
         )
-    sinusoids = config.family == "codegeex" and training.initial.positions == "sinusoid"
-    if training.initial.attention == "previous" and not sinusoids:
-        raise UserError(
-            "training.initial.attention: previous needs a CodeGeeX with training.initial.positions=sinusoid; set that, "
-            "or attention=normal"
-        )
+    _check_initial(config)
     if config.compile_cache and config.partitioned:
         raise UserError(
             "compile_cache: not available for partitioned runs, which take tensor layouts from the compilation; set it "
@@ -77,6 +74,22 @@ def check_run_config(config: RunConfig) -> None:
         raise UserError(
             f"training.schedule.warmup_steps: {schedule.warmup_steps} is not below decay_steps "
             f"{schedule.decay_steps}; the cosine would never start"
+        )
+
+
+def _check_initial(config: RunConfig) -> None:
+    """What heads that begin by attending to the tokens before need."""
+    initial, key = config.training.initial, "training.initial.attention"
+    if initial.attention != "previous":
+        return
+    if config.family != "codegeex":
+        raise UserError(f"{key}: previous is for models with learned positions, of family codegeex; set it to normal")
+    if initial.positions != "sinusoid":
+        raise UserError(f"{key}: previous needs training.initial.positions=sinusoid; set that, or {key}=normal")
+    if (width := config.model.sizes.head_dim) < LEAST_HEAD:
+        raise UserError(
+            f"{key}: previous needs heads of {LEAST_HEAD} channels or more, which find a token by {LEAST_HEAD // 2} "
+            f"waves; model.num_heads gives them {width}; lower it, or set {key}=normal"
         )
 
 

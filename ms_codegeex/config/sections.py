@@ -107,8 +107,8 @@ class InitialConfig:
     positions: Literal["normal", "sinusoid"] = "normal"
     """`sinusoid`: tables of learned positions begin as sinusoids, with frequencies from 0 to π."""
     attention: Literal["normal", "previous"] = "normal"
-    """`previous`: each head of the first block begins by attending to one token: the one before, the one before it,
-    and so on. Needs `positions: sinusoid`."""
+    """`previous`: the heads of the first block begin by attending most to one token each: the one before, the one
+    before it, and so on. For CodeGeeX with `positions: sinusoid`; no effect with `model.weights`."""
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ MODULES = 407  # of libcuda_ops.so.11 in MindSpore 2.9.0; the cache has a file f
 
 
 def translation_note(gpus: Sequence[Gpu]) -> str:
-    """That this start translates kernels and takes minutes; "" if it does not."""
+    """That this start translates kernels and takes minutes; "" if it does not, by the number of files in the cache."""
     newer = next((gpu for gpu in gpus if gpu.kernels == "PTX"), None)
     if newer is None or sum(path.is_file() for path in kernel_cache().rglob("*")) >= MODULES:
         return ""
     return (
-        f"{newer.name} is newer than MindSpore's machine code: the driver translates {MODULES} modules at this start, "
+        f"{newer.name} is newer than MindSpore's machine code: the driver has to translate {MODULES} modules once, "
         f"which takes several minutes, and keeps them in {kernel_cache()}"
     )

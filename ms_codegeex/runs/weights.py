@@ -1,4 +1,4 @@
-"""The model that a run starts from: `model.weights`."""
+"""What a run starts from: the model of `model.weights`, and the first values of `training.initial`."""
 
 from __future__ import annotations
 

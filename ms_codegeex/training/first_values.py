@@ -15,9 +15,10 @@ import numpy as np
 from ms_codegeex.config import RunConfig
 from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.models.parameters import ROW, TABLE
-from ms_codegeex.training.rank_state import initial_weight
+from ms_codegeex.training.drawing import initial_weight
 
-LOGIT = 8.0  # of the token before, where a position's share of a normalised row is two thirds; of distant ones about 0
+LOGIT = 8.0  # of the token that a head looks for, from positions alone
+SQUARE = 2 / 3  # of a sinusoid's amplitude in a normalised row, where words and positions begin with one std
 QUERY, KEY = (f"blocks.0.attention.{name}.weight" for name in ("query", "key"))
 
 
@@ -32,7 +33,7 @@ def first_values(config: RunConfig) -> dict[str, LazyTensor]:
             make = partial(np.zeros, shape, np.float32)
         elif role is TABLE and initial.positions == "sinusoid":
             make = partial(sinusoids, shape, std)
-        elif name in (QUERY, KEY) and initial.attention == "previous":
+        elif name in (QUERY, KEY) and initial.attention == "previous" and config.model.weights is None:
             make = partial(_previous, name, shape, std, config)
         else:
             continue
@@ -65,7 +66,7 @@ def _previous(name: str, shape: tuple[int, ...], std: float, config: RunConfig) 
     sizes = config.model.sizes
     width, half = sizes.head_dim, -(-shape[1] // 2)
     sines = 2 * np.arange(width // 2)
-    scale = math.sqrt(LOGIT * math.sqrt(width) / (2 / 3 * len(sines)))
+    scale = math.sqrt(LOGIT * math.sqrt(width) / (SQUARE * len(sines)))
     value = initial_weight(name, shape, std, config.seed)
     for number, head in enumerate(value.reshape(sizes.num_heads, width, shape[1])):
         channels = np.arange(len(sines)) * sizes.num_heads + number

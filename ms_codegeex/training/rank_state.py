@@ -3,7 +3,6 @@ values; and what the run came from, that is data, tokenizer, sentinels, and the 
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,6 +22,7 @@ from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.models.parameters import LORA_A, NUMBERS
 from ms_codegeex.parallel.sharding import Placement
 from ms_codegeex.training.build import Built
+from ms_codegeex.training.drawing import initial_weight
 
 
 class RankState:
@@ -139,30 +139,6 @@ def _set(parameter: ms.Parameter, value: np.ndarray) -> None:
         _check_finite(parameter.name, value, " in 16 bits")
     tensor = Tensor(np.ascontiguousarray(value))
     parameter.set_data(tensor.astype(parameter.dtype) if parameter.dtype == ms.bfloat16 else tensor, slice_shape=True)
-
-
-def initial_weight(
-    name: str,
-    shape: tuple[int, ...],
-    std: float,
-    seed: int,
-    window: tuple[slice, ...] | None = None,
-) -> np.ndarray:
-    """FP32: ones for the weights of norms, zeros for biases, otherwise N(0, std²); only the part in `window` is made.
-
-    Each row of a matrix has its own random stream (Philox, keyed by row number), so a device that holds some rows
-    draws only those.
-    """
-    window = window or tuple(slice(0, size) for size in shape)
-    local = [part.stop - part.start for part in window]
-    if name.endswith(("norm.weight", ".bias")):
-        return np.full(local, 1.0 if name.endswith("weight") else 0.0, np.float32)
-    key = seed << 32 | zlib.crc32(name.encode())
-    rows = [
-        np.random.Generator(np.random.Philox(key=key, counter=[0, row, 0, 0])).standard_normal(shape[1], np.float32)
-        for row in range(window[0].start, window[0].stop)
-    ]
-    return np.stack(rows)[:, window[1]] * np.float32(std)
 
 
 def _check_finite(name: str, value: np.ndarray, how: str = "") -> None:

@@ -45,7 +45,7 @@ class Trainer(ObservedRun):
         callbacks: observers of the run.
         left_out: global numbers of the first samples of batches that are not trained on.
         tied_group: the communication group of the tied word embedding, if this rank belongs to one.
-        weights: tensors to start from, by our names; those that are missing are random.
+        weights: tensors to start from (`runs.weights.weights_of`), by our names; others are random.
         infill: the sentinels of the model that the run starts from; those of the data replace them.
         datasets: the hash of each dataset, for the checkpoints.
         transition: from the learning rate of the length that the run had.

@@ -16,7 +16,7 @@ from ms_codegeex.parallel.sharding import Placement
 from ms_codegeex.rehearsal.job import local_rows
 from ms_codegeex.rehearsal.stubs import simulation_environment
 from ms_codegeex.training import trainer
-from ms_codegeex.training.rank_state import initial_weight
+from ms_codegeex.training.drawing import initial_weight
 
 VALUES = {
     "device": "ascend",
