@@ -17,6 +17,7 @@ from ms_codegeex.rehearsal.job import local_rows
 from ms_codegeex.rehearsal.stubs import simulation_environment
 from ms_codegeex.training import trainer
 from ms_codegeex.training.drawing import initial_weight
+from ms_codegeex.training.first_values import first_values
 
 VALUES = {
     "device": "ascend",
@@ -117,6 +118,21 @@ def test_first_and_last_stage_start_from_the_same_word_table(tmp_path):
     whole = initial_weight("embedding.word.weight", (64, 32), std, build_run_config(VALUES).seed)
     np.testing.assert_array_equal(first["held:embedding.word.weight"], whole[:32])
     assert not first["held:optimizer.m.embedding.word.weight"].any()
+
+
+@pytest.mark.slow
+def test_a_partitioned_rank_begins_with_its_part_of_the_first_values(tmp_path):
+    initial = {"outputs": "zero", "positions": "sinusoid", "attention": "previous"}
+    model = {**VALUES["model"], "hidden_size": 64, "num_heads": 2}
+    values = {**VALUES, "model": model, "training": {**VALUES["training"], "initial": initial}}
+    config, found = build_run_config(values), set()
+    whole = {name: tensor.array() for name, tensor in first_values(config).items()}
+    for rank in (0, 7):  # of the first stage, and of the last with the second shard of both kinds
+        placement, arrays = Placement(config, rank), held(tmp_path, rank, values=values)[0]
+        for name in whole.keys() & {key.removeprefix("held:") for key in arrays}:
+            np.testing.assert_array_equal(arrays[f"held:{name}"], whole[name][placement.window(name)], err_msg=name)
+            found.add(name)
+    assert found == whole.keys()
 
 
 @pytest.mark.slow
