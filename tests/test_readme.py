@@ -18,7 +18,7 @@ from conftest import ROOT, command_here
 # One worker: tests/commands/test_command_train.py trains with two.
 SMALLER = (
     "devices=1 training.steps=2 training.global_batch=4 training.evaluate_samples=4 data.seq_length=32 "
-    "model.hidden_size=16 model.num_layers=1 model.num_heads=2 model.intermediate_size=32 "
+    "model.hidden_size=32 model.num_layers=1 model.num_heads=1 model.intermediate_size=32 "
     "model.max_position_embeddings=128"
 )
 

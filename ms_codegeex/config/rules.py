@@ -88,8 +88,8 @@ def _check_initial(config: RunConfig) -> None:
         raise UserError(f"{key}: previous needs training.initial.positions=sinusoid; set that, or {key}=normal")
     if (width := config.model.sizes.head_dim) < LEAST_HEAD:
         raise UserError(
-            f"{key}: previous needs heads of {LEAST_HEAD} channels or more, which find a token by {LEAST_HEAD // 2} "
-            f"waves; model.num_heads gives them {width}; lower it, or set {key}=normal"
+            f"{key}: previous needs heads of {LEAST_HEAD} channels or more, to tell positions apart; model.num_heads "
+            f"gives them {width}; lower it, or set {key}=normal"
         )
 
 

@@ -105,10 +105,10 @@ class InitialConfig:
     outputs: Literal["normal", "zero"] = "normal"
     """`zero`: the output layers of attention and feed-forward part begin at zero: at first a block changes nothing."""
     positions: Literal["normal", "sinusoid"] = "normal"
-    """`sinusoid`: tables of learned positions begin as sinusoids, with frequencies from 0 to π."""
+    """`sinusoid`: tables of learned positions begin as sinusoids of up to π radians a position."""
     attention: Literal["normal", "previous"] = "normal"
     """`previous`: the heads of the first block begin by attending most to one token each: the one before, the one
-    before it, and so on. For CodeGeeX with `positions: sinusoid`; no effect with `model.weights`."""
+    before it, and so on. For CodeGeeX with `positions: sinusoid` and heads of 32 channels; not with `model.weights`."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 MindSpore's kernel library is linked to CUDA 11.6's runtime statically, which loads all modules at the first kernel
 (loading only what is used came with 11.7, so CUDA_MODULE_LOADING does not help). An H100 with the translations in its
-cache starts in ten seconds; without them it took seven minutes on a machine with 16 cores, two of them busy.
+cache starts in ten seconds; without them it took seven minutes on a machine with 16 cores, of which the translation
+used two.
 """
 
 from __future__ import annotations

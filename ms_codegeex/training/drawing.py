@@ -1,4 +1,4 @@
-"""Random first values of weights. Imports no engine, since commands that start runs look at weights too."""
+"""Random first values of weights. Imports no MindSpore, because commands that start runs import this module."""
 
 from __future__ import annotations
 

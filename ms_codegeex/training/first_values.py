@@ -1,8 +1,7 @@
 """The weights of a new model that do not begin as N(0, `model.init_std`²): `training.initial`.
 
-A model copies by two heads: one that shows each token the token before it, and in a later block one that looks for the
-present token among those (Olsson et al. 2022, "In-context Learning and Induction Heads"). A small model spends half of
-a short run on finding the first. With positions that begin as sinusoids it can begin with it.
+A model copies with a previous-token head and, in a later block, an induction head (Olsson et al. 2022, "In-context
+Learning and Induction Heads"). With sinusoids as positions, a model can begin with previous-token heads.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from ms_codegeex.models.parameters import ROW, TABLE
 from ms_codegeex.training.drawing import initial_weight
 
 LOGIT = 8.0  # of the token that a head looks for, from positions alone
-SQUARE = 2 / 3  # of a sinusoid's amplitude in a normalised row, where words and positions begin with one std
+SQUARE = 2 / 3  # of a sinusoid's amplitude in a normalised row, where words and positions begin with the same std
 QUERY, KEY = (f"blocks.0.attention.{name}.weight" for name in ("query", "key"))
 
 
@@ -42,9 +41,11 @@ def first_values(config: RunConfig) -> dict[str, LazyTensor]:
 
 
 def frequencies(channels: int) -> np.ndarray:
-    """float64 [⌈channels / 2⌉], in radians a position, between 0 and π. Evenly spaced ones would tell neighbours apart
-    best: the sum of cos(frequency · distance) over them is zero. It would be that of distance 0 again at twice the
-    channels; the exponent prevents it."""
+    """float64 [⌈channels / 2⌉], in radians a position, between 0 and π.
+
+    The sum of cos(frequency · distance) over evenly spaced ones is zero at the distances between neighbours, which
+    tells these apart best; at twice the channels it is again that of distance 0. The exponent prevents this.
+    """
     count = -(-channels // 2)
     return math.pi * ((np.arange(count) + 0.5) / count) ** 1.2
 
