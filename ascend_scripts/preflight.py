@@ -65,7 +65,7 @@ def main(argv: list | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("directory", help="where the virtual environment is or will be")
     parser.add_argument("--disk", type=float, default=6, metavar="GB", help="free disk needed (default: 6)")
-    parser.add_argument("--memory", type=float, default=3, metavar="GB", help="free memory needed (default: 3)")
+    parser.add_argument("--memory", type=float, default=2, metavar="GB", help="free memory needed (default: 2)")
     parser.add_argument("--new", action="store_true", help="the environment is yet to be made")
     arguments = parser.parse_args(argv)
     lines = missing(arguments.directory, arguments.disk, arguments.memory, arguments.new)
