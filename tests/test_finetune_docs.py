@@ -11,7 +11,7 @@ from conftest import ROOT, command
 
 from ms_codegeex.data.tokenizer import load_tokenizer
 from ms_codegeex.models.registry import family
-from ms_codegeex.training.drawing import initial_weight
+from ms_codegeex.training.initial_weights import initial_weight
 
 PAGE = (ROOT / "docs" / "finetune.md").read_text("utf-8")
 RELEASED, *OTHERS = (

@@ -139,7 +139,7 @@ def test_every_configuration_builds_and_its_first_step_is_ours(registered, datas
     """Loss and gradient norm of the step against the family's own network; weights against the seed's."""
     from mindspore import Tensor
 
-    from ms_codegeex.training.drawing import initial_weight
+    from ms_codegeex.training.initial_weights import initial_weight
 
     config, model, optimizer, step = built(path, dataset, SHALLOW)
     assert config.model.model_config.seq_length == config.train_dataset.data_loader.seq_length

@@ -108,7 +108,7 @@ class InitialConfig:
     """`sinusoid`: tables of learned positions begin as sinusoids of up to π radians a position."""
     attention: Literal["normal", "previous"] = "normal"
     """`previous`: the heads of the first block begin by attending most to one token each: the one before, the one
-    before it, and so on. For CodeGeeX with `positions: sinusoid` and heads of 32 channels; not with `model.weights`."""
+    before it, and so on. Needs CodeGeeX, `positions: sinusoid`, and 32 channels a head. In new models only."""
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,8 @@
 """Kernels that NVIDIA's driver translates from PTX for chips newer than MindSpore's machine code.
 
-MindSpore's kernel library is linked to CUDA 11.6's runtime statically, which loads all modules at the first kernel
-(loading only what is used came with 11.7, so CUDA_MODULE_LOADING does not help). An H100 with the translations in its
-cache starts in ten seconds; without them it took seven minutes on a machine with 16 cores, of which the translation
-used two.
+On an H100 the driver loaded modules lazily, and still translated all of MindSpore's. Its kernel library imports no CUDA
+runtime, so it has one of its own; if that is older than 11.7, it cannot load lazily. With the translations in the cache
+a process starts in ten seconds; without them it took about seven minutes, on two of 16 cores.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from ms_codegeex.mindformers_bridge.dataset import current_seed
 from ms_codegeex.mindformers_bridge.wrapper import data_parallel_devices
 from ms_codegeex.models.registry import family
 from ms_codegeex.training.build import build_network
-from ms_codegeex.training.drawing import initial_weight
+from ms_codegeex.training.initial_weights import initial_weight
 
 # What else a model is built from: keys of a run's configuration (docs/configuration.md) and their sections
 BUILD_KEYS = {

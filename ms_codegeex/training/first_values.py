@@ -14,7 +14,7 @@ import numpy as np
 from ms_codegeex.config import RunConfig
 from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.models.parameters import ROW, TABLE
-from ms_codegeex.training.drawing import initial_weight
+from ms_codegeex.training.initial_weights import initial_weight
 
 LOGIT = 8.0  # of the token that a head looks for, from positions alone
 SQUARE = 2 / 3  # of a sinusoid's amplitude in a normalised row, where words and positions begin with the same std

@@ -22,7 +22,7 @@ from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.models.parameters import LORA_A, NUMBERS
 from ms_codegeex.parallel.sharding import Placement
 from ms_codegeex.training.build import Built
-from ms_codegeex.training.drawing import initial_weight
+from ms_codegeex.training.initial_weights import initial_weight
 
 
 class RankState:

@@ -54,6 +54,17 @@ def test_too_few_gpus_are_one_line(monkeypatch, driver, count, message):
         targets.use_device("gpu", count)
 
 
+def test_a_chip_whose_kernels_are_to_be_translated_is_chosen_with_a_note(monkeypatch, capsys, tmp_path):
+    """cuda/test_gpu_processes.py meets the engine's own functions."""
+    chosen = []
+    monkeypatch.setenv("CUDA_CACHE_PATH", str(tmp_path))
+    monkeypatch.setattr(ms.hal, "is_available", lambda target: True)
+    monkeypatch.setattr(ms, "set_device", chosen.append)
+    monkeypatch.setattr(targets, "query_driver_in_subprocess", lambda: Driver("12.2", (GPU,)))
+    targets.use_device("gpu")
+    assert chosen == ["GPU"] and "H200 is newer than MindSpore's machine code" in capsys.readouterr().err
+
+
 def test_a_model_must_fit_into_what_is_free_of_the_gpu(monkeypatch):
     monkeypatch.setattr(targets, "query_driver_in_subprocess", lambda: Driver("12.2", (GPU,)))
     targets.check_memory(10**15)  # of a CPU's memory other parts take care

@@ -16,8 +16,8 @@ from ms_codegeex.parallel.sharding import Placement
 from ms_codegeex.rehearsal.job import local_rows
 from ms_codegeex.rehearsal.stubs import simulation_environment
 from ms_codegeex.training import trainer
-from ms_codegeex.training.drawing import initial_weight
 from ms_codegeex.training.first_values import first_values
+from ms_codegeex.training.initial_weights import initial_weight
 
 VALUES = {
     "device": "ascend",

@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 from networks import assign
+from small_models import FIELDS, save_run
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.data.datasets.opening import training_data, validation_data
 from ms_codegeex.models.causal import Build
+from ms_codegeex.models.codegeex.config import build_config
 from ms_codegeex.models.codegeex.model import Logits
 from ms_codegeex.runs.weights import weights_of
-from ms_codegeex.training.drawing import initial_weight
 from ms_codegeex.training.first_values import KEY, QUERY, first_values, sinusoids
+from ms_codegeex.training.initial_weights import initial_weight
 from ms_codegeex.training.rank_state import starting_weight
 from ms_codegeex.training.trainer import Trainer
 
@@ -147,6 +149,24 @@ def test_another_seed_gives_other_heads():
 def test_what_the_heads_need(words, message):
     with pytest.raises(UserError, match=rf"^training\.initial\.attention: {message}"):
         config(words)
+
+
+def test_a_model_that_a_run_starts_from_keeps_its_values(tmp_path):
+    """Heads begin in a new model only; what is fresh begins as `training.initial` says."""
+    model = {**FIELDS["codegeex"], "hidden_size": 32, "num_heads": 1}
+    shapes = build_config(None, model).parameter_shapes()
+    values = {name: initial_weight(f"{name}.x", shape, 1.0, 5) for name, shape in shapes.items() if len(shape) == 2}
+    values |= {name: np.full(shape, 0.5, np.float32) for name, shape in shapes.items() if len(shape) == 1}
+    path = save_run(tmp_path / "run", "codegeex", values, **model)
+    section = {"family": "codegeex", **model, "weights": str(path), "fresh": ["embedding.position", "attention.query"]}
+    run = build_run_config({"model": section, "training": {"steps": 1, "initial": INITIAL}})
+    tensors = weights_of(run)
+    queries = {name for name in values if ".attention.query." in name}
+    assert queries and not queries & tensors.keys()  # they are drawn
+    for name in values.keys() - queries:
+        value, std = values[name], run.model.sizes.init_std
+        expected = sinusoids(value.shape, std) if name == "embedding.position.weight" else value
+        np.testing.assert_array_equal(tensors[name].float32(), expected, err_msg=name)
 
 
 def test_without_the_settings_there_are_none():
