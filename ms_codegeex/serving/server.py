@@ -56,8 +56,6 @@ def address(listening: socket.socket) -> str:
 def serve(settings: ServeSettings) -> None:
     """Serve until SIGTERM or SIGINT. `UserError` or `RunFailure` if that is impossible."""
     model, *adapters = open_models(settings)
-    for each in (model, *adapters):
-        infill_prompt(each, "x", "x", each.context)  # prepares what the first request would have to wait for
     return_large_blocks()
     with bound(settings.host, settings.port) as listening:
         asyncio.run(_serve(EngineBackend(model, settings, adapters), listening))
@@ -103,7 +101,10 @@ def http_server(app: FastAPI, settings: ServeSettings) -> uvicorn.Server:
 
 
 async def _serve(backend: EngineBackend, listening: socket.socket) -> None:
-    await run_in_threadpool(int)  # imports what the first request would have to wait for
+    """Answers until a signal comes. What the first request would have to wait for is imported and prepared before."""
+    await run_in_threadpool(int)
+    for model in backend.models.values():
+        infill_prompt(model, "x", "x", model.context)
     app = create_site(backend.settings, backend)
     server = http_server(app, backend.settings)
     stopping = Stopping(server)

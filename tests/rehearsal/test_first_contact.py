@@ -121,7 +121,8 @@ def reduced(path: Path):
     """A configuration with as few layers and micro-batches as its mesh allows."""
     config = load_config(path, ["data.train=x"])
     mesh, top = config.mesh, config.model.sizes.attention_layers - config.model.sizes.num_layers
-    layers = max(2 - top, mesh.pipeline * mesh.virtual_stages)
+    parts = mesh.pipeline * mesh.virtual_stages
+    layers = parts - top if mesh.virtual_stages > 1 else max(2 - top, parts)  # all parts of stages have equally many
     accumulation = min(config.accumulation, max(2, mesh.pipeline * min(2, mesh.virtual_stages)))
     batch = accumulation * config.micro_batch * mesh.data
     model = replace(config.model, sizes=replace(config.model.sizes, num_layers=layers))
