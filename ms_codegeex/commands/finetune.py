@@ -48,7 +48,7 @@ class FinetuneOptions:
     epochs: float | None = option(
         "train for N passes over the data, instead of the configuration's steps", "N", gt=0, lt=float("inf")
     )
-    devices: int | None = option("worker processes (default: the configuration's)", "N")
+    devices: int | None = option("worker processes (default: 1 on a CPU, otherwise the configuration's)", "N")
     json: bool = option("print summary.json on standard output at the end", default=False)
 
 
