@@ -8,10 +8,11 @@ from pathlib import Path
 from unittest.mock import create_autospec
 
 import pytest
-from conftest import ROOT, command, command_here, small_run, write_config
+from conftest import ROOT, command, command_here, small_run, write_config, write_dataset
 from tokenizer_files import chatglm_model, write_chatglm
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.files import write_json
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.commands.training_job import check_datasets, resolve_data
 from ms_codegeex.config.loading import load_config
@@ -119,6 +120,26 @@ def test_a_corpus_that_a_run_prepares_with_a_tokenizer_of_its_own(tmp_path, caps
     assert len([*tmp_path.glob("tokenizer-*")]) == 1  # found before anything is trained or prepared
     with pytest.raises(UserError, match=r"data\.tokenizer_size: data\.tokenizer is given too"):
         load_config(None, [*words, "data.tokenizer=codegeex"])
+
+
+@pytest.mark.parametrize("key", ["data.validation", "data.held_out.other"])
+def test_what_a_run_is_evaluated_on_has_ids_of_the_same_meaning(tmp_path, key):
+    """Both tokenizers end a document with 50256, so only the meanings of the ids differ."""
+    directories = {}
+    for name in ("codegeex", "codegen-multi"):
+        directories[name] = write_dataset(tmp_path / name)
+        tokenizer = load_tokenizer(name)
+        info = {"vocab_size": tokenizer.vocab_size, "eos_id": tokenizer.eos_id, "tokenizer": tokenizer.description()}
+        write_json(directories[name] / "dataset.json", read_json(directories[name] / "dataset.json") | info)
+    words = ["training.steps=2", "data.seq_length=32", f"data.train={directories['codegeex']}"]
+    config = load_config(Path("codegeex_tiny_release"), [*words, f"{key}={directories['codegeex']}"])
+    assert check_datasets(config) == directories["codegeex"]
+    config = load_config(Path("codegeex_tiny_release"), [*words, f"{key}={directories['codegen-multi']}"])
+    with pytest.raises(UserError, match=rf"{key}: token 50257 of .*codegen-multi is another one in"):
+        check_datasets(config)
+    config = load_config(Path("codegeex_tiny_release"), [*words, f"{key}={tmp_path}"])
+    with pytest.raises(UserError, match=rf"{key}: .*dataset\.json"):
+        check_datasets(config)
 
 
 def test_languages_of_the_corpus_that_a_run_prepares(tmp_path, monkeypatch):

@@ -26,15 +26,8 @@ from ms_codegeex.data.corpus.prepare import cached_corpus
 from ms_codegeex.data.corpus.reading import Search, find_units
 from ms_codegeex.data.corpus.settings import PrepareSettings, ReadingSettings
 from ms_codegeex.data.corpus.sources import Inputs
-from ms_codegeex.data.datasets.opening import (
-    absolute,
-    check_held_out,
-    held_out_data,
-    note_on_functions,
-    rounded_weights,
-    training_data,
-    validation_data,
-)
+from ms_codegeex.data.datasets.checking import check_meanings, note_on_functions, rounded_weights
+from ms_codegeex.data.datasets.opening import absolute, held_out_data, training_data, validation_data
 from ms_codegeex.data.tokenizer_training import TokenizerSettings, cached_tokenizer
 from ms_codegeex.formats.checkpoint import Checkpoint, Damaged
 from ms_codegeex.formats.convert import convert
@@ -117,9 +110,13 @@ def _tokenizer(config: RunConfig, corpus: Inputs, reading: ReadingSettings, pare
 def check_datasets(config: RunConfig) -> Path:
     """Find problems with the datasets once, before every worker does; returns the one whose tokenizer counts."""
     model, training, held_out = config.model.sizes, training_data(config), held_out_data(config)
-    for data in (training, validation_data(config), *held_out.values()):
+    validation = validation_data(config)
+    for data in (training, validation, *held_out.values()):
         data.check_model(model.vocab_size, model.eos_token_id)
-    check_held_out(held_out, Path(training.directory))
+    evaluated = {f"data.held_out.{name}": data for name, data in held_out.items()}
+    if config.data.validation is not None:
+        evaluated["data.validation"] = validation
+    check_meanings(evaluated, Path(training.directory))
     if note := rounded_weights(config.data):
         print_error(note)
     if note := note_on_functions(config, training):

@@ -80,8 +80,9 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
     """
     file, values, over = _read(path, overrides)
     if "stages" not in values:
-        if "stages" in over:
-            raise UserError(f"stages: {path} has none; leave the override out, or add them to the file")
+        for key in ("stages", "stage"):
+            if key in over:
+                raise UserError(f"{key}: {path} has no stages; leave the override out, or add them to the file")
         return _built(merged(values, over))
     chosen = _chosen(stages := stage_values(values, over, file), over)
     if len(chosen) > 1:
@@ -181,11 +182,18 @@ def stage_values(values: Mapping[str, Any], overrides: Mapping[str, Any], file: 
     for name in own:
         if name not in names:
             raise UserError(f"stages.{name}: no such stage; {_hint(str(name), names)}")
+        if not isinstance(own[name], Mapping):
+            raise UserError(f"stages.{name}: found {own[name]!r}; write stages.{name}.key=value")
+        for key in ("output", "stage", *OWN):
+            if key in own[name]:
+                raise UserError(f"stages.{name}.{key}: cannot be overridden; change it in {file}")
     common = {key: value for key, value in values.items() if key != "stages"}
     everywhere = {key: value for key, value in overrides.items() if key not in ("stages", "stage")}
     together = merged(common, everywhere)
     weights = _weights(together)  # for the first stage only
-    output = str(together.get("output") or f"runs/{file.stem}")
+    output = together.get("output") or f"runs/{file.stem}"
+    if not isinstance(output, str):
+        raise UserError(f"output: found {output!r}; input should be a valid string")
     stages = []
     for number, entry in enumerate(entries):
         name, start = entry["name"], _start(entry, names[:number])

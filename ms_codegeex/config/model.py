@@ -87,7 +87,7 @@ def _start(weights: Any, grow: Any) -> tuple[str | None, tuple[str, ...]]:
     """`weights` and `grow`, checked."""
     if weights is not None and not (isinstance(weights, str) and weights):
         raise UserError(f"model.weights: found {weights!r}; expected a model directory, a run or a checkpoint")
-    if not isinstance(grow, list | tuple) or not set(grow) <= set(GROWABLE):
+    if not isinstance(grow, list | tuple) or not all(isinstance(name, str) and name in GROWABLE for name in grow):
         raise UserError(f"model.grow: found {grow!r}; expected a list of {' and '.join(GROWABLE)}, or none of them")
     return weights, tuple(name for name in GROWABLE if name in grow)
 

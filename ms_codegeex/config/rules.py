@@ -54,6 +54,8 @@ def check_run_config(config: RunConfig) -> None:
             "compile_cache: not available for partitioned runs, which take tensor layouts from the compilation; set it "
             "to false"
         )
+    if config.lora.rank and not config.lora.targets:
+        raise UserError("lora.targets: none; name layers that get adapters, such as [attention], or set lora.rank=0")
     if config.lora.rank and config.model.fresh:
         raise UserError("model.fresh: adapters need all weights of their model; leave it out, or set lora.rank=0")
     _check_frozen(config)

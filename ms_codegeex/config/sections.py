@@ -8,14 +8,14 @@ from typing import Annotated, Literal
 from pydantic import Field, PlainValidator
 
 from ms_codegeex.config.blend import BlendWeights, checked_blend, corpora_of, parse_stages
-from ms_codegeex.config.validation import Natural, Positive, Rate, Share
+from ms_codegeex.config.validation import Natural, Number, Positive, Rate, Share
 
 
 @dataclass(frozen=True)
 class InfillConfig:
     """Training to fill in the middle: documents whose middle is moved to their end, between sentinels."""
 
-    rate: Annotated[float, Field(ge=0, le=1)] | None = None
+    rate: Annotated[Number, Field(ge=0, le=1)] | None = None
     """Share of the documents whose middle is moved to their end, so that the model learns to fill in:
     [infilling.md](infilling.md). None: the rate that each dataset records, or 0."""
     mode: Literal["psm", "spm", "both"] = "both"
@@ -36,7 +36,7 @@ class DataConfig:
     """Instead of `data.train`: several dataset directories and their weights, in [stages](#blends)."""
     validation: str | None = None
     """The dataset directory whose validation split is used. Left out: `data.train`, or the first directory of a blend's
-    last stage."""
+    last stage. Its tokenizer must be that of the training data, as with `data.held_out`."""
     held_out: dict[str, str] = field(default_factory=dict)
     """`{Python: DIR, C++: DIR}`: dataset directories. The model is evaluated on their validation splits at the end, and
     at the beginning if it starts from `model.weights`. Their tokenizer must be that of the training data, but one of
@@ -90,7 +90,7 @@ class OptimizerConfig:
     """Decay of the first moment (AdamW)."""
     beta2: Share = 0.95
     """Decay of the second moment."""
-    epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    epsilon: Annotated[Number, Field(gt=0)] = 1e-8
     """Added to the root of the second moment."""
     weight_decay: Rate = 0.1
     """Decoupled decay of the weights; norms and biases never decay."""
@@ -151,11 +151,11 @@ class LossScaleConfig:
     A step that overflows is skipped.
     """
 
-    initial: Annotated[float, Field(ge=1, le=1e38)] = 2.0**32
+    initial: Annotated[Number, Field(ge=1, le=1e38)] = 2.0**32
     """FP16 only, an error with BF16: the first scale of the loss."""
     window: Positive = 1000
     """Finite steps before the scale grows."""
-    factor: Annotated[float, Field(gt=1)] = 2.0
+    factor: Annotated[Number, Field(gt=1)] = 2.0
     """What the scale is multiplied by, and divided by after an overflow."""
 
 
@@ -193,8 +193,9 @@ class TrainingConfig:
     """Number of validation sequences."""
     patience: Natural = 0
     """Evaluations in a row without a lower validation loss after which the run ends; the checkpoint with the lowest one
-    is kept and exported, that of step 0 if no step is better than the model that the run started from. 0: the run
-    continues to its last step, and the last checkpoint is exported."""
+    is kept and exported, that of step 0 if no step is better than the model that the run started from. A run that
+    resumes with another `data.validation` or `training.evaluate_samples` compares anew. 0: the run continues to its
+    last step, and the last checkpoint is exported."""
     clip_norm: Rate = 1.0
     """Global gradient norm; 0: off."""
     z_loss: Rate = 0.0
@@ -215,7 +216,7 @@ class LoraConfig:
     rank: Natural = 0
     """With `model.weights`: adapters of this rank (LoRA) are trained and saved instead of the model's weights; 0: none
     ([finetune.md](finetune.md))."""
-    alpha: Annotated[float, Field(gt=0)] = 16.0
+    alpha: Annotated[Number, Field(gt=0)] = 16.0
     """The adapters' output is multiplied by alpha / rank."""
     targets: list[str] = field(default_factory=lambda: ["attention"])
     """The linear layers that get adapters, by a part of their names: `attention`, `feed_forward`, `query`, …."""
@@ -394,7 +395,7 @@ class FaultsConfig:
     policy: Literal["none", "skip", "rewind", "stop"] = "none"
     """`skip`, `rewind` or `stop`: the response to a step that is not finite or a spike
     ([run_directory.md](run_directory.md#stopping-and-starting-again))."""
-    sigma: Annotated[float, Field(gt=0)] = 8.0
+    sigma: Annotated[Number, Field(gt=0)] = 8.0
     """A spike is more than this many robust standard deviations above the median."""
     window: Positive = 64
     """Steps of that median; before that many no step is a spike."""

@@ -8,14 +8,22 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
 from ms_codegeex.base.errors import UserError
 
 Positive = Annotated[int, Field(gt=0, strict=True)]
 Natural = Annotated[int, Field(ge=0, strict=True)]
-Rate = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _no_truth_value(value: Any) -> Any:
+    """As text, which is no number; pydantic would take it for 0 or 1."""
+    return str(value) if isinstance(value, bool) else value
+
+
+Number = Annotated[float, BeforeValidator(_no_truth_value)]
+Rate = Annotated[Number, Field(ge=0)]
+Share = Annotated[Number, Field(ge=0, lt=1)]
 
 
 def _suggestion(key: str, known: Sequence[str]) -> str:

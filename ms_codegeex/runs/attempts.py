@@ -147,6 +147,8 @@ def _resized(config: RunConfig, replicas: int, micro_batch: int) -> RunConfig | 
     values, parallel = config.to_dict(), config.parallel
     values["devices"] = replicas * parallel.tensor * parallel.pipeline
     values["training"]["micro_batch"] = micro_batch
+    if isinstance(config.profile.ranks, list):  # those that are left, or the default ones
+        values["profile"]["ranks"] = [rank for rank in config.profile.ranks if rank < values["devices"]] or None
     values["parallel"].update(
         data=None if parallel.data is None else replicas,
         optimizer_shard=math.gcd(parallel.optimizer_shard, replicas),

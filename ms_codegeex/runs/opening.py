@@ -20,8 +20,8 @@ from ms_codegeex.config import RunConfig
 from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.config.values import flattened
 from ms_codegeex.data.tokenizer.recorded import keep_files
-from ms_codegeex.formats.checkpoint import Checkpoint, Damaged, step_name
-from ms_codegeex.formats.checkpoint_folder import list_checkpoints, newest_sound, resolve, set_aside
+from ms_codegeex.formats.checkpoint import Checkpoint, Damaged
+from ms_codegeex.formats.checkpoint_folder import list_checkpoints, newest_sound, resolve, set_aside, step_of
 from ms_codegeex.runs.resume import Change
 from ms_codegeex.runs.run_directory import RunDirectory
 from ms_codegeex.runs.stopping import set_doubtful_checkpoints_aside
@@ -52,10 +52,11 @@ def starting_point(config: RunConfig, run: RunDirectory) -> StartingPoint:
     if resume == "auto":
         return _newest(run, existing)
     checkpoint = resolve(Path(resume))
-    if later := [path for path in existing if path.name > step_name(checkpoint.step)]:
+    if later := [path for path in existing if step_of(path) > checkpoint.step]:
+        own = checkpoint.path.resolve().parent == run.checkpoints.resolve()
         raise UserError(
             f"output: {run.path} holds {later[-1].name}, which is later than {checkpoint.path.name} to continue from; "
-            "choose another output"
+            f"choose another output{', or --resume auto for the newest that is sound' if own else ''}"
         )
     return StartingPoint(checkpoint)
 
@@ -115,14 +116,21 @@ def held_run(run: RunDirectory) -> Iterator[None]:
 def open_run(config: RunConfig, run: RunDirectory, start: StartingPoint, changes: Sequence[Change] = ()) -> None:
     """Write the start event, the configuration, the environment and the tokenizer's files. The run must be held.
 
-    All files of earlier attempts stay; their logs are moved, and checkpoints that `start` passes over are renamed.
+    All files of earlier attempts stay; their logs are moved, and checkpoints that `start` passes over are renamed. The
+    losses of the model that an attempt without a checkpoint started from go: this one starts anew. `UserError` for a
+    path that `config.yaml` cannot hold.
     """
+    for key, value in flattened(config.to_dict()).items():
+        if isinstance(value, str) and not value.isascii() and value != value.encode(errors="replace").decode():
+            raise UserError(f"{key}: {value!r} is not text in UTF-8; rename the directory, or choose another")
     try:
         for path in start.passed_over:
             set_aside(path, "damaged")
         keep_logs(run)
         run.logs.mkdir(exist_ok=True)
         step = start.checkpoint.step if start.checkpoint else 0
+        if start.checkpoint is None:
+            run.before.unlink(missing_ok=True)
         run.add_event("start", attempt=run.attempt + 1, step=step, changed=[asdict(change) for change in changes])
     except OSError as error:
         raise UserError(

@@ -16,7 +16,8 @@ from typing import Any
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.config import RunConfig
-from ms_codegeex.config.schedule import Transition, learning_rate, misfit
+from ms_codegeex.config.schedule import Transition, learning_rate
+from ms_codegeex.config.schedule_fit import misfit
 from ms_codegeex.config.sections import ScheduleConfig
 from ms_codegeex.config.values import flattened
 from ms_codegeex.data.datasets.blend import mixed_before
@@ -160,7 +161,7 @@ def schedule_notes(config: RunConfig, checkpoint: Checkpoint | None) -> Iterator
         goal = learning_rate(joined, config.schedule)
         yield (
             f"the learning rate goes from {line.rate:.3g} at step {line.step:,} to {goal:.3g} at step {joined:,}, and "
-            f"then follows the cosine of {config.steps:,} steps"
+            f"then follows the {'line' if config.schedule.decay == 'linear' else 'cosine'} of {config.steps:,} steps"
         )
 
 

@@ -117,6 +117,11 @@ BAD = [
     ([*SILENT, "devices=2", "training.precision=fp16"], "cluster.silent_check: counts infinite gradients"),
     ([*SILENT, "devices=2", "parallel.optimizer_shard=2"], "cluster.silent_check: MindSpore 2.9 does not compile it"),
     (["cluster.stress_check=true"], "cluster.stress_check: found True"),
+    (["training.z_loss=true"], "training.z_loss: found 'True'; input should be a valid number"),
+    (["training.schedule.learning_rate=false"], "training.schedule.learning_rate: found 'False'"),
+    (["lora.alpha=true"], "lora.alpha: found 'True'"),
+    (["lora.rank=4", "lora.targets=[]"], "lora.targets: none; name layers that get adapters"),
+    (["stage=mono"], "codegeex_tiny_release.yaml has no stages; leave the override out, or add them"),
     (["steps"], "'steps': not an override"),
     (["seed=[1"], "seed: found '[1'"),
 ]

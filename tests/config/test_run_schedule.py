@@ -7,7 +7,8 @@ from conftest import ROOT
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.config.loading import load_config, load_stages
-from ms_codegeex.config.schedule import learning_rate, misfit
+from ms_codegeex.config.schedule import learning_rate
+from ms_codegeex.config.schedule_fit import misfit
 from ms_codegeex.config.sections import ScheduleConfig
 
 TINY = ScheduleConfig(4e-3, 2e-4, warmup_steps=20, decay_steps=240)

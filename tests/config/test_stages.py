@@ -78,7 +78,7 @@ def test_one_stage_is_chosen_by_name(tmp_path):
 def test_a_file_without_stages_is_one_run(tmp_path):
     (tmp_path / "run.yaml").write_text("training: {steps: 3}\n")
     assert load_stages(tmp_path / "run.yaml") is None
-    with pytest.raises(UserError, match=r"stages: .*run\.yaml has none"):
+    with pytest.raises(UserError, match=r"stages: .*run\.yaml has no stages"):
         load_config(tmp_path / "run.yaml", ["stages.nl.training.steps=3"])
 
 
@@ -129,6 +129,23 @@ def test_an_override_of_a_stage_that_does_not_exist_is_named(tmp_path):
         staged(tmp_path, overrides=["stages.mno.seed=3"])
     with pytest.raises(UserError, match="stages: they are not given on the command line"):
         staged(tmp_path, overrides=["stages=[1]"])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("stages.mono=5", r"stages\.mono: found 5; write stages\.mono\.key=value"),
+        ("stages.mono=[1]", r"stages\.mono: found \[1\]; write"),
+        ("stages.mono=null", r"stages\.mono: found None; write"),
+        ("stages.mono.output=x", r"stages\.mono\.output: cannot be overridden"),
+        ("stages.mono.stage=x", r"stages\.mono\.stage: cannot be overridden"),
+        ("stages.mono.start.checkpoint=last", r"stages\.mono\.start: cannot be overridden; change it in .*\.yaml"),
+        ("output=[1]", r"output: found \[1\]; input should be a valid string"),
+    ],
+)
+def test_an_override_that_a_stage_cannot_take_is_named(tmp_path, override, message):
+    with pytest.raises(UserError, match=message):
+        staged(tmp_path, overrides=[override])
 
 
 def test_a_stage_cannot_be_based_on_a_file_with_stages(tmp_path):

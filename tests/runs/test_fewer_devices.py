@@ -55,6 +55,15 @@ def test_micro_batches_are_smaller_where_the_old_ones_do_not_fit():
     assert (after.devices, after.micro_batch, after.accumulation) == (3, 2, 2)
 
 
+def test_ranks_that_no_longer_exist_are_not_recorded():
+    profiled = {"profile": {"steps": "1..1", "ranks": [0, 3]}}
+    before = build_run_config({**config(4, device="cpu").to_dict(), **profiled})
+    after = on_fewer_devices(before)
+    assert (after.devices, after.profile.ranks) == (3, [0]) and on_fewer_devices(after).profile.ranks == [0]
+    only = build_run_config({**before.to_dict(), "profile": {**profiled["profile"], "ranks": [3]}})
+    assert on_fewer_devices(only).profile.ranks is None
+
+
 def test_settings_that_count_devices_follow():
     before = config(8, data=8, optimizer_shard=8, micro_batches=3)
     after = on_fewer_devices(before)

@@ -29,6 +29,7 @@ from ms_codegeex.runs.resume import (
     changes_since,
     check_allowed,
     is_finished,
+    schedule_notes,
     transition_from,
 )
 
@@ -233,6 +234,13 @@ def test_the_same_length_has_no_transition_and_a_longer_one_has():
     assert (again.step, again.steps) == (250, 71)
     planned = config(480).schedule
     assert again.rate == learning_rate(250, planned, found) < 0.5 * learning_rate(250, planned)
+
+
+@pytest.mark.parametrize(("decay", "curve"), [("cosine", "cosine"), ("linear", "line")])
+def test_a_longer_run_is_said_to_follow_the_curve_that_it_has(decay, curve):
+    checkpoint, config = at(240, 240, {"decay": decay})
+    (note,) = schedule_notes(config(480, decay=decay), checkpoint)
+    assert note.endswith(f"at step 264, and then follows the {curve} of 480 steps")
 
 
 def test_numbers_that_a_run_states_and_other_rates_count_at_once():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.config.blend import LONGEST_PERIOD, parse_stages
+from ms_codegeex.config.blend import parse_stages
 from ms_codegeex.data.datasets.batches import PackedSequences, Sequences, read_info
 from ms_codegeex.data.datasets.blend import Blend
 from ms_codegeex.data.datasets.functions import function_starts
@@ -18,7 +18,7 @@ from ms_codegeex.data.datasets.indexed import IndexedDataset, open_tokens
 from ms_codegeex.data.datasets.order import stream_seed
 from ms_codegeex.data.datasets.packing import KIND, FineTuningRows
 from ms_codegeex.data.infilling.transform import Infilling, build, chosen
-from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY, other_token, recorded_tokenizer
+from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY, recorded_tokenizer
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
@@ -137,30 +137,9 @@ def absolute(data: DataConfig) -> DataConfig:
     return replace(data, train=train, blend=blend, validation=validation, held_out=held_out)
 
 
-def rounded_weights(data: DataConfig) -> str | None:
-    """A note for the user if weights of a blend had to be rounded."""
-    rounded = [stage for stage in parse_stages(data.blend) if stage.rounded] if data.blend is not None else []
-    if not rounded:
-        return None
-    steps = ", ".join(str(stage.from_step) for stage in rounded)
-    return f"data.blend: the weights from step {steps} on are rounded to multiples of one in {LONGEST_PERIOD:,}"
-
-
-def note_on_functions(config: RunConfig, training: Sequences | Blend) -> str | None:
-    """For the user: what `data.functions_from` means for the corpus; None if the run does not reach that step."""
-    first = config.data.functions_from
-    if first is None or first >= config.steps:
-        return None
-    if not isinstance(training, PackedSequences):
-        result = "has examples of fine-tuning, which begin where they do"
-    elif training.starts is None:
-        result = "is read continuously: half of it has no functions, or it does not say which tokenizer made it"
-    else:
-        length = training.seq_length
-        tokens = np.minimum(np.diff(training.starts), length).sum() + length  # those of several sequences once
-        share = f"{tokens / len(training.tokens):.0%}"
-        result = f"is read in sequences that begin at functions after {first:,} steps; these hold {share} of its tokens"
-    return f"data.functions_from: {training.directory} {result}"
+def reaches(config: RunConfig, step: int) -> bool:
+    """Whether the run may go on after `step` steps; how many `training.tokens` take is not known before."""
+    return config.training.tokens is not None or step < config.steps
 
 
 def _opened(config: RunConfig, directory: str, split: str, seed: int) -> Sequences:
@@ -169,7 +148,7 @@ def _opened(config: RunConfig, directory: str, split: str, seed: int) -> Sequenc
     settings: dict[str, Any] = {"reset_at_eos": data.reset_at_eos, "loss_after_eos": data.loss_after_eos}
     if split == "train":
         first, settings["infill"] = data.functions_from, data.infill
-        if first is not None and first < config.steps:  # otherwise the corpus need not be read for it
+        if first is not None and reaches(config, first):  # otherwise the corpus need not be read for it
             settings["functions_from"] = first * config.training.global_batch
     return open_sequences(Path(directory), split, config.seq_length, seed, **settings)
 
@@ -191,8 +170,10 @@ def validation_data(config: RunConfig) -> Sequences:
     the first corpus of the last stage."""
     data = config.data
     last = parse_stages(data.blend)[-1].corpora[0] if data.blend is not None else data.train
-    directory = data.validation or str(last)
-    return _opened(config, directory, "validation", config.seed)
+    try:
+        return _opened(config, data.validation or str(last), "validation", config.seed)
+    except UserError as error:
+        raise UserError(f"data.validation: {error}") if data.validation else error from None
 
 
 def held_out_data(config: RunConfig) -> dict[str, Sequences]:
@@ -204,19 +185,3 @@ def held_out_data(config: RunConfig) -> dict[str, Sequences]:
         except UserError as error:
             raise UserError(f"data.held_out.{name}: {error}") from None
     return splits
-
-
-def check_held_out(held_out: Mapping[str, Sequences], trained: Path) -> None:
-    """`UserError` for a held-out dataset whose ids have other meanings than those of the dataset `trained`. One
-    tokenizer may have more tokens than the other; datasets that record no tokenizer are not compared."""
-    record = read_info(trained).get("tokenizer")
-    for name, data in held_out.items():
-        if not record or not data.info.get("tokenizer"):
-            continue
-        theirs = recorded_tokenizer(data.info["tokenizer"], data.directory / TOKENIZER_DIRECTORY, data.directory)
-        odd = other_token(recorded_tokenizer(record, trained / TOKENIZER_DIRECTORY, trained), theirs)
-        if odd is not None:
-            raise UserError(
-                f"data.held_out.{name}: token {odd} of {data.directory} is another one in {trained}; prepare both with "
-                "the same tokenizer"
-            )

@@ -11,9 +11,10 @@ from ms_codegeex.base.files import write_json
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.sections import InfillConfig
 from ms_codegeex.data.datasets import functions
+from ms_codegeex.data.datasets.checking import note_on_functions
 from ms_codegeex.data.datasets.functions import APART, function_starts, repeated_shares
 from ms_codegeex.data.datasets.indexed import IndexedWriter, open_tokens
-from ms_codegeex.data.datasets.opening import note_on_functions, open_sequences, training_data, validation_data
+from ms_codegeex.data.datasets.opening import open_sequences, training_data, validation_data
 from ms_codegeex.data.tokenizer import load_tokenizer
 
 SEQ = 32
@@ -181,6 +182,15 @@ def test_what_is_read_of_a_corpus_is_said(tmp_path, tokenizer):
             read = f"is read in sequences that begin at functions after 1,200 steps; these hold {share} of its tokens"
         assert note_on_functions(config, data) == f"data.functions_from: {directory} {read}"
         assert note_on_functions(short, data) is None and training_data(short).starts is None
+
+
+def test_a_run_measured_in_tokens_may_take_more_steps_than_they_fill(tmp_path, tokenizer):
+    directory = written(tmp_path / "data", documents(9, 4), tokenizer)
+    sizes = [f"model.vocab_size={tokenizer.vocab_size}", f"data.seq_length={SEQ}", f"data.train={directory}"]
+    length = ["training.steps=null", f"training.tokens={SEQ * 16 * 4}", "data.functions_from=4"]
+    config = load_config(Path("codegeex_tiny_release"), [*sizes, *length])
+    assert config.steps == 4 and training_data(config).starts is not None
+    assert "after 4 steps" in note_on_functions(config, training_data(config))
 
 
 def test_functions_of_rearranged_documents_are_refused(tmp_path, tokenizer):
