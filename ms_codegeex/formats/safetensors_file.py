@@ -24,10 +24,12 @@ from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.reading import open_regular
 from ms_codegeex.formats.chunks import checked_rows, chunks, content_hash, rows_per_chunk, wrong_crc32
 from ms_codegeex.formats.tensors import (
+    LONGEST_REASON,
     NUMPY_DTYPES,
     SAFETENSORS_TAGS,
     LazyTensor,
     byte_blocks,
+    checked_shape,
     damaged,
     map_bytes,
 )
@@ -126,17 +128,17 @@ class SafetensorsFile:
             # another program that saves the file again keeps our metadata, not our way of writing the header
             self._rewritten = bool(self._checksums) and _packed(parse_json(text)) != prefix + text
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise damaged(self.path, f"its header is not safetensors ({error})") from None
+            raise damaged(self.path, f"its header is not safetensors ({str(error)[:LONGEST_REASON]})") from None
         if expected != total:
             raise damaged(self.path, f"has {total} bytes, its header describes {expected}")
 
     def _tensor(self, name: str, value: dict[str, Any]) -> LazyTensor:
         if value["dtype"] not in DTYPES:
             raise ValueError(f"{name}: dtype {value['dtype']} is not supported")
-        dtype, shape = DTYPES[value["dtype"]], tuple(value["shape"])
+        dtype, shape = DTYPES[value["dtype"]], checked_shape(value["shape"], name)
         begin, end = value["data_offsets"]
         tensor = LazyTensor(dtype, shape, lambda: self._view(name), rows=lambda count: self._rows(name, count))
-        if not all(type(n) is int and n >= 0 for n in (*shape, begin, end)) or end - begin != tensor.nbytes:
+        if not all(type(n) is int and n >= 0 for n in (begin, end)) or end - begin != tensor.nbytes:
             raise ValueError(f"{name}: {dtype} {list(shape)} does not fit bytes {begin}..{end}")
         self._begins[name] = begin
         return tensor

@@ -7,10 +7,11 @@ time. NumPy has no bfloat16: such a tensor has dtype "bfloat16" and an array of 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from ms_codegeex.base.errors import UserError
 
 BLOCK_BYTES = 1 << 24  # what is hashed, checked or written at once
 READ_BYTES = 1 << 19  # at once; a part of this size is still in the cache when it is hashed
+MAX_AXES = 32  # NumPy's limit before version 2
+LARGEST = 2**59  # product of the sizes of a tensor that are not 0: NumPy counts bytes in 64 bits
+LONGEST_REASON = 200  # characters of a message that quote a file
 
 # name -> how NumPy holds it (always little-endian, as every file format here stores it), and what safetensors files,
 # MindSpore's checkpoints and PyTorch's storages call it
@@ -108,6 +112,18 @@ def byte_blocks(array: np.ndarray) -> Iterator[memoryview]:
     flat = memoryview(array.reshape(-1).view(np.uint8))
     for start in range(0, len(flat), BLOCK_BYTES):
         yield flat[start : start + BLOCK_BYTES]
+
+
+def checked_shape(shape: Sequence[Any], name: str) -> tuple[int, ...]:
+    """The shape that a file states for the tensor `name`. `ValueError`, of any length, if it is none, or one that no
+    array of NumPy has, not even an empty one."""
+    if len(shape) > MAX_AXES:
+        raise ValueError(f"tensor {name} has {len(shape)} axes, expected at most {MAX_AXES}")
+    sizes = all(type(size) is int and 0 <= size < 1 << 63 for size in shape)
+    if not sizes or math.prod(max(1, size) for size in shape) > LARGEST:
+        problem = "is too large" if sizes else "is not made of sizes"
+        raise ValueError(f"the shape of tensor {name} {problem}: {list(shape)}")
+    return tuple(shape)
 
 
 def damaged(path: Path | str, what: str) -> UserError:
