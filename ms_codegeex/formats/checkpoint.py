@@ -110,8 +110,9 @@ class Checkpoint:
             key = ".".join(map(str, first["loc"]))
             raise UserError(f"{self.path / MANIFEST}: not a checkpoint manifest ({key}: {first['msg']})") from None
         except (KeyError, ValueError) as error:
-            reason = repr(error)[:LONGEST_REASON]
-            raise UserError(f"{self.path / MANIFEST}: not a checkpoint manifest ({reason})") from None
+            raise UserError(
+                f"{self.path / MANIFEST}: not a checkpoint manifest ({error!r:.{LONGEST_REASON}})"
+            ) from None
 
     def _check(self) -> None:
         for file, size in self.files.items():

@@ -25,7 +25,6 @@ from ms_codegeex.base.json_reading import Malformed, parse_json
 from ms_codegeex.base.reading import open_regular
 from ms_codegeex.formats.chunks import wrong_crc32
 from ms_codegeex.formats.tensors import (
-    LONGEST_REASON,
     MINDSPORE_TYPES,
     NUMPY_DTYPES,
     LazyTensor,
@@ -133,10 +132,7 @@ class _Checkpoint:
                     raise UserError(f"{self.path}: tensor {name} occurs twice; expected once, save the file again")
                 tensors[name] = _StoredTensor(kind, dims, [])
             elif (kind, dims) != (tensors[name].kind, tensors[name].dims):
-                before = tensors[name]
-                first, later = (
-                    f"{kind} {list(dims)}"[:LONGEST_REASON] for kind, dims in ((before.kind, before.dims), (kind, dims))
-                )
+                first, later = f"{tensors[name].kind} {list(tensors[name].dims)}", f"{kind} {list(dims)}"
                 raise damaged(self.path, f"tensor {name} is {first} in its first piece and {later} in a later one")
             tensors[name].pieces.append(content)
             last = name
@@ -164,7 +160,7 @@ class _Checkpoint:
         try:
             shape = checked_shape(() if stored.dims == (0,) else stored.dims, name)  # how MindSpore marks a scalar
         except ValueError as error:
-            raise damaged(self.path, str(error)[:LONGEST_REASON]) from None
+            raise damaged(self.path, str(error)) from None
         size = sum(piece.size for piece in stored.pieces)
         dtype = DTYPES[stored.kind]
         part = (lambda index: self._load(name, dtype, shape)[index]) if len(stored.pieces) == 1 else None

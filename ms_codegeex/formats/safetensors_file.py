@@ -24,7 +24,6 @@ from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.reading import open_regular
 from ms_codegeex.formats.chunks import checked_rows, chunks, content_hash, rows_per_chunk, wrong_crc32
 from ms_codegeex.formats.tensors import (
-    LONGEST_REASON,
     NUMPY_DTYPES,
     SAFETENSORS_TAGS,
     LazyTensor,
@@ -128,7 +127,7 @@ class SafetensorsFile:
             # another program that saves the file again keeps our metadata, not our way of writing the header
             self._rewritten = bool(self._checksums) and _packed(parse_json(text)) != prefix + text
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise damaged(self.path, f"its header is not safetensors ({str(error)[:LONGEST_REASON]})") from None
+            raise damaged(self.path, f"its header is not safetensors ({error})") from None
         if expected != total:
             raise damaged(self.path, f"has {total} bytes, its header describes {expected}")
 

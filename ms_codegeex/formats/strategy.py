@@ -25,7 +25,7 @@ from ms_codegeex.base.quarantine import check_file
 from ms_codegeex.base.reading import read_json, read_regular
 from ms_codegeex.formats.mindspore_checkpoint import is_weight, read_mindspore
 from ms_codegeex.formats.tensor_parallel import Distinct, assembled, check_alike
-from ms_codegeex.formats.tensors import LONGEST_REASON, MAX_AXES, LazyTensor, checked_shape, damaged
+from ms_codegeex.formats.tensors import MAX_AXES, LazyTensor, checked_shape, damaged
 from ms_codegeex.formats.wire import ByteRange, Value, WireReader, only
 
 # Fields of the messages.
@@ -198,8 +198,7 @@ def read_strategy(paths: Path | Sequence[Path]) -> dict[str, list[TensorStrategy
                     differs = f"parameter {name} of stage {stage} is sharded in another way than in an earlier file"
                     raise UserError(f"{path}: {differs}; give the strategy files of one run")
         except (ValueError, KeyError, TypeError, AttributeError) as error:  # WireError is a ValueError
-            reason = str(error)[:LONGEST_REASON]
-            raise damaged(path, f"not a strategy file MindSpore saved, or damaged ({reason})") from None
+            raise damaged(path, f"not a strategy file MindSpore saved, or damaged ({error})") from None
     if not strategies:
         raise UserError(f"{paths}: no parameter's layout is in it; expected a strategy file of a partitioned run")
     result = defaultdict(list)

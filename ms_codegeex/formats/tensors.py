@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 
@@ -19,9 +18,8 @@ from ms_codegeex.base.errors import UserError
 
 BLOCK_BYTES = 1 << 24  # what is hashed, checked or written at once
 READ_BYTES = 1 << 19  # at once; a part of this size is still in the cache when it is hashed
-MAX_AXES = 32  # NumPy's limit before version 2
-LARGEST = 2**59  # product of the sizes of a tensor that are not 0: NumPy counts bytes in 64 bits
-LONGEST_REASON = 200  # characters of a message that quote a file
+MAX_AXES, LARGEST = 32, 2**59  # NumPy's limits: axes, and the product of the sizes but 0, as bytes are below 2**63
+LONGEST_REASON = 300  # characters of a message that quote a file
 
 # name -> how NumPy holds it (always little-endian, as every file format here stores it), and what safetensors files,
 # MindSpore's checkpoints and PyTorch's storages call it
@@ -114,21 +112,17 @@ def byte_blocks(array: np.ndarray) -> Iterator[memoryview]:
         yield flat[start : start + BLOCK_BYTES]
 
 
-def checked_shape(shape: Sequence[Any], name: str) -> tuple[int, ...]:
-    """The shape that a file states for the tensor `name`. `ValueError`, of any length, if it is none, or one that no
-    array of NumPy has, not even an empty one."""
-    if len(shape) > MAX_AXES:
-        raise ValueError(f"tensor {name} has {len(shape)} axes, expected at most {MAX_AXES}")
-    sizes = all(type(size) is int and 0 <= size < 1 << 63 for size in shape)
+def checked_shape(shape: Sequence[int], name: str) -> tuple[int, ...]:
+    """The shape that a file states for the tensor `name`. `ValueError`, of any length, if no array can have it."""
+    sizes = len(shape) <= MAX_AXES and all(type(size) is int and 0 <= size < 1 << 63 for size in shape)
     if not sizes or math.prod(max(1, size) for size in shape) > LARGEST:
-        problem = "is too large" if sizes else "is not made of sizes"
-        raise ValueError(f"the shape of tensor {name} {problem}: {list(shape)}")
+        raise ValueError(f"no array can have the shape of tensor {name}: {list(shape)}")
     return tuple(shape)
 
 
 def damaged(path: Path | str, what: str) -> UserError:
-    """The error for a file that is not as its writer left it."""
-    return UserError(f"{path}: {what}; copy it again")
+    """The error for a file that is not as its writer left it. `what` may quote the file and is cut off."""
+    return UserError(f"{path}: {what[:LONGEST_REASON]}; copy it again")
 
 
 def map_bytes(path: Path, start: int, size: int) -> np.ndarray:

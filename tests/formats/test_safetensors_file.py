@@ -37,7 +37,7 @@ def file_of(path, header, size):
         (
             {"a": A | {"data_offsets": [0, 4], "shape": [4.0]}},
             4,
-            r"the shape of tensor a is not made of sizes: \[4\.0\]",
+            r"no array can have the shape of tensor a: \[4\.0\]",
         ),
     ],
     ids=["overlap", "twice", "hole", "hole in front", "float end", "float begin", "bool", "text", "three", "shape"],
@@ -51,19 +51,21 @@ def test_places_that_the_format_forbids(tmp_path, header, size, message):
 
 
 @pytest.mark.parametrize(
-    ("shape", "size", "message"),
+    ("shape", "size"),
     [
-        ([10**98] * 20_000, 4, "tensor a has 20000 axes, expected at most 32"),
-        ([10**98] * 32, 4, "the shape of tensor a is not made of sizes"),
-        ([1] * 65, 4, "tensor a has 65 axes"),
-        ([0, 2**62, 2**62], 0, "the shape of tensor a is too large"),
-        ([0, 10**98], 0, "the shape of tensor a is not made of sizes"),
+        ([10**98] * 20_000, 4),
+        ([10**98] * 32, 4),
+        ([1] * 65, 4),
+        ([0, 2**62, 2**62], 0),
+        ([0, 10**98], 0),
     ],
     ids=["many huge", "huge", "many", "empty", "empty and huge"],
 )
-def test_shapes_that_no_array_has(tmp_path, shape, size, message):
+def test_shapes_that_no_array_has(tmp_path, shape, size):
     path = file_of(tmp_path / "f", {"a": {"dtype": "U8", "shape": shape, "data_offsets": [0, size]}}, size)
-    with pytest.raises(UserError, match=rf"f: its header is not safetensors \({message}") as error:
+    with pytest.raises(
+        UserError, match=r"f: its header is not safetensors \(no array can have the shape of tensor a: "
+    ) as error:
         SafetensorsFile(path)
     assert len(str(error.value)) < 400 + len(str(path))
 
