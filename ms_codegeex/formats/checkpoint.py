@@ -28,7 +28,7 @@ from ms_codegeex.config.validation import Natural, Positive
 from ms_codegeex.formats.chunks import content_hash_of_parts, count_chunks
 from ms_codegeex.formats.safetensors_file import SafetensorsFile
 from ms_codegeex.formats.slices import Index, Window, check_coverage, overlap, window_ranges
-from ms_codegeex.formats.tensors import LONGEST_REASON, NUMPY_DTYPES, LazyTensor, checked_shape, read_bytes
+from ms_codegeex.formats.tensors import NUMPY_DTYPES, QUOTED, LazyTensor, checked_shape, read_bytes
 
 MANIFEST = "manifest.json"
 FORMAT = 2
@@ -110,9 +110,7 @@ class Checkpoint:
             key = ".".join(map(str, first["loc"]))
             raise UserError(f"{self.path / MANIFEST}: not a checkpoint manifest ({key}: {first['msg']})") from None
         except (KeyError, ValueError) as error:
-            raise UserError(
-                f"{self.path / MANIFEST}: not a checkpoint manifest ({error!r:.{LONGEST_REASON}})"
-            ) from None
+            raise UserError(f"{self.path / MANIFEST}: not a checkpoint manifest ({error!r:.{QUOTED}})") from None
 
     def _check(self) -> None:
         for file, size in self.files.items():

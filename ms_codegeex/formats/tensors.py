@@ -19,7 +19,7 @@ from ms_codegeex.base.errors import UserError
 BLOCK_BYTES = 1 << 24  # what is hashed, checked or written at once
 READ_BYTES = 1 << 19  # at once; a part of this size is still in the cache when it is hashed
 MAX_AXES, LARGEST = 32, 2**59  # NumPy's limits: axes, and the product of the sizes but 0, as bytes are below 2**63
-LONGEST_REASON = 300  # characters of a message that quote a file
+QUOTED = 300  # characters of a message that quote a file
 
 # name -> how NumPy holds it (always little-endian, as every file format here stores it), and what safetensors files,
 # MindSpore's checkpoints and PyTorch's storages call it
@@ -122,7 +122,7 @@ def checked_shape(shape: Sequence[int], name: str) -> tuple[int, ...]:
 
 def damaged(path: Path | str, what: str) -> UserError:
     """The error for a file that is not as its writer left it. `what` may quote the file and is cut off."""
-    return UserError(f"{path}: {what[:LONGEST_REASON]}; copy it again")
+    return UserError(f"{path}: {what[:QUOTED]}; copy it again")
 
 
 def map_bytes(path: Path, start: int, size: int) -> np.ndarray:

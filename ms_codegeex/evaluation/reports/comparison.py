@@ -92,6 +92,12 @@ def _read(directory: Path) -> Mapping[str, Any]:
         )
     if not all(map(_is_row, report["by_problem"])):
         raise UserError(f"{path}: by_problem is damaged; write it again with --judge-only")
+    settings = report.get("settings", {})
+    sound = isinstance(settings, dict) and all(
+        isinstance(settings.get(x, {}), dict) for x in ("recipe", "model", "data")
+    )
+    if not sound or not isinstance(settings.get("recipe", {}).get("translate_from"), str | None):
+        raise UserError(f"{path}: settings is damaged; write it again with --judge-only")
     return report
 
 
