@@ -71,4 +71,4 @@ def validated(cls: type, values: Mapping[str, Any], prefix: str = "") -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         key = prefix + ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{key}: found {first['input']!r}; {first['msg'][0].lower()}{first['msg'][1:]}") from None
+        raise UserError(f"{key}: found {first['input']!r:.200}; {first['msg'][0].lower()}{first['msg'][1:]}") from None

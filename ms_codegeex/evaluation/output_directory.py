@@ -119,7 +119,8 @@ def versions() -> dict[str, str]:
 
 
 def _at_least(now: Any, before: Any) -> bool:
-    return now is None or (before is not None and now >= before)
+    numbers = type(now) in (int, float) and type(before) in (int, float)
+    return now is None or (numbers and now >= before)
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,11 +28,10 @@ from ms_codegeex.config.validation import Natural, Positive
 from ms_codegeex.formats.chunks import content_hash_of_parts, count_chunks
 from ms_codegeex.formats.safetensors_file import SafetensorsFile
 from ms_codegeex.formats.slices import Index, Window, check_coverage, overlap, window_ranges
-from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, read_bytes
+from ms_codegeex.formats.tensors import NUMPY_DTYPES, QUOTED, LazyTensor, checked_shape, read_bytes
 
 MANIFEST = "manifest.json"
 FORMAT = 2
-LARGEST = 2**59  # product of the sizes of a tensor that are not 0: NumPy counts bytes in 64 bits
 # manifest keys that are not the caller's state
 RESERVED_KEYS = ("format", "step", "world_size", "versions", "save", "tensors", "files", "headers", "sha256")
 NAME = re.compile(r"step-(\d{8,})(\.replaced)?")
@@ -111,7 +110,7 @@ class Checkpoint:
             key = ".".join(map(str, first["loc"]))
             raise UserError(f"{self.path / MANIFEST}: not a checkpoint manifest ({key}: {first['msg']})") from None
         except (KeyError, ValueError) as error:
-            raise UserError(f"{self.path / MANIFEST}: not a checkpoint manifest ({error!r})") from None
+            raise UserError(f"{self.path / MANIFEST}: not a checkpoint manifest ({error!r:.{QUOTED}})") from None
 
     def _check(self) -> None:
         for file, size in self.files.items():
@@ -124,8 +123,7 @@ class Checkpoint:
             if (actual := path.stat().st_size) != size:
                 raise UserError(f"{path}: has {actual} bytes, the manifest says {size}")
         for name, tensor in self.manifest["tensors"].items():
-            if math.prod(max(1, size) for size in tensor["shape"]) > LARGEST:
-                raise ValueError(f"{name} of shape {tensor['shape']}")
+            checked_shape(tensor["shape"], name)
             for record in tensor["slices"]:
                 self._check_record(record, NUMPY_DTYPES[tensor["dtype"]].itemsize)
             check_coverage(name, tensor, str(self.path))
@@ -136,7 +134,7 @@ class Checkpoint:
 
     def _check_record(self, record: Mapping[str, Any], itemsize: int) -> None:
         """`KeyError` or `ValueError` for a slice in a file, or with hashes, that the manifest does not list."""
-        if math.prod(record["shape"]) * itemsize > self.files[record["file"]]:
+        if math.prod(checked_shape(record["shape"], record["key"])) * itemsize > self.files[record["file"]]:
             raise ValueError(f"{record['shape']} of {record['key']} in {self.files[record['file']]} bytes")
         if record["file"] not in self.manifest["headers"]:
             raise ValueError(f"header of {record['file']}")

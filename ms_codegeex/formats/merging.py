@@ -13,6 +13,13 @@ from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.models.parameters import LORA_A, LORA_B
 
 
+def checked_scale(scale: float, where: str) -> float:
+    """alpha / rank of adapters. `UserError` naming `where` unless FP32 holds it, and not as 0."""
+    if not 2.0**-149 <= scale < 2.0**128:
+        raise UserError(f"{where}: alpha / rank is {scale:g}, which FP32 does not hold; give adapters with another one")
+    return scale
+
+
 def check_base(adapters: Adapters, base: Mapping[str, LazyTensor], where: str, model: Path) -> None:
     """`UserError` unless adapters fit a model's tensors and have its fingerprint, if they record one. `where` names the
     adapters in messages."""
@@ -31,8 +38,8 @@ def merged(base: Mapping[str, LazyTensor], adapters: Adapters, where: str) -> di
             a is None
             or b is None
             or weight is None
-            or (b.shape[0], a.shape[1]) != weight.shape
-            or b.shape[1] != a.shape[0]
+            or b.shape[:1] + a.shape[1:] != weight.shape
+            or b.shape[1:] != a.shape[:1]
         ):
             raise UserError(f"{where}: the adapter of {layer} does not fit the model; use the model it was trained on")
         result[f"{layer}.weight"] = _sum(weight, a, b, scale)

@@ -24,7 +24,15 @@ from ms_codegeex.base.files import atomic_file
 from ms_codegeex.base.json_reading import Malformed, parse_json
 from ms_codegeex.base.reading import open_regular
 from ms_codegeex.formats.chunks import wrong_crc32
-from ms_codegeex.formats.tensors import MINDSPORE_TYPES, NUMPY_DTYPES, LazyTensor, byte_blocks, damaged, map_bytes
+from ms_codegeex.formats.tensors import (
+    MINDSPORE_TYPES,
+    NUMPY_DTYPES,
+    LazyTensor,
+    byte_blocks,
+    checked_shape,
+    damaged,
+    map_bytes,
+)
 from ms_codegeex.formats.wire import ByteRange, Value, WireError, WireReader, length_field, number_field, only
 
 DTYPES = {kind: name for name, kind in MINDSPORE_TYPES.items()}
@@ -149,10 +157,11 @@ class _Checkpoint:
         if stored.kind not in DTYPES:
             known = ", ".join(DTYPES)
             raise UserError(f"{self.path}: tensor {name} has type {stored.kind}; convert it to one of {known}")
-        if any(size < 0 for size in stored.dims):
-            raise damaged(self.path, f"tensor {name} has shape {list(stored.dims)}")
+        try:
+            shape = checked_shape(() if stored.dims == (0,) else stored.dims, name)  # how MindSpore marks a scalar
+        except ValueError as error:
+            raise damaged(self.path, str(error)) from None
         size = sum(piece.size for piece in stored.pieces)
-        shape = () if stored.dims == (0,) else stored.dims  # how MindSpore marks a scalar
         dtype = DTYPES[stored.kind]
         part = (lambda index: self._load(name, dtype, shape)[index]) if len(stored.pieces) == 1 else None
         tensor = LazyTensor(dtype, shape, lambda: self._load(name, dtype, shape), part)

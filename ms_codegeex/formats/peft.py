@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,17 @@ import numpy as np
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_directory, write_json
 from ms_codegeex.base.quarantine import admit, read_json_inside
+from ms_codegeex.config.validation import Positive, validated
 from ms_codegeex.data.infilling.sentinels import description_files
 from ms_codegeex.formats.adapters import Adapters
 from ms_codegeex.formats.checkpoint_folder import resolve
 from ms_codegeex.formats.family import FamilyFormats
 from ms_codegeex.formats.layout import pack, packed_shape, unpack
-from ms_codegeex.formats.merging import check_base
+from ms_codegeex.formats.merging import check_base, checked_scale
 from ms_codegeex.formats.model_card import card_files
 from ms_codegeex.formats.provenance import Input, hashed, inputs_of
 from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
-from ms_codegeex.formats.sources import Source, checkpoint_adapters, checkpoint_inputs
+from ms_codegeex.formats.sources import Alpha, Dropout, Source, checkpoint_adapters, checkpoint_inputs
 from ms_codegeex.formats.tensors import LazyTensor, from_array
 from ms_codegeex.models.foreign import Entry
 from ms_codegeex.models.parameters import LORA_A, LORA_B
@@ -48,6 +49,18 @@ PLAIN = {
     "use_qalora": False,
 }
 OF_THE_MODEL = (True, False, None, "gaussian", "eva", "orthogonal")  # `init_lora_weights` that leave its weights alone
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """The settings that are computed with."""
+
+    r: Positive
+    lora_alpha: Alpha
+    rank_pattern: dict[str, Positive] | None = None
+    alpha_pattern: dict[str, Alpha] | None = None
+    lora_dropout: Dropout | None = None
+    target_modules: list[str] | None = None
 
 
 def adapters_path(path: Path) -> Path:
@@ -157,13 +170,6 @@ def read_peft(path: Path, base: Source) -> Adapters:
     modules that the model does not have.
     """
     config, file = _opened(path)
-    rank, alpha = config.get("r"), config.get("lora_alpha")
-    if config.get("peft_type") != "LORA" or not all(type(x) in (int, float) and x > 0 for x in (rank, alpha)):
-        raise UserError(f"{path / CONFIG}: expected peft_type LORA with r and lora_alpha above 0; give such adapters")
-    for key in ("rank_pattern", "alpha_pattern"):
-        pattern = config.get(key) or {}
-        if not isinstance(pattern, dict) or not all(type(x) in (int, float) and x > 0 for x in pattern.values()):
-            raise UserError(f"{path / CONFIG}: {key}: found {pattern!r}, expected numbers above 0 by module")
     for key, value in PLAIN.items():
         if (config.get(key) or value) != value:
             raise UserError(
@@ -178,7 +184,8 @@ def read_peft(path: Path, base: Source) -> Adapters:
     formats = FamilyFormats(base.family)
     entries = formats.entries(formats.layout("huggingface"), base.config)
     modules = {str(entry.foreign).removesuffix(".weight"): entry for entry in entries}
-    shapes, tensors, scale = base.config.parameter_shapes(), {}, _scale(config, "")
+    shapes, tensors, rank = base.config.parameter_shapes(), {}, config["r"]
+    scale = checked_scale(_scale(config, ""), f"{path / CONFIG}: lora_alpha")
     for name in file.tensors:
         module, _, kind = name.removeprefix(PREFIX).removesuffix(".weight").rpartition(".")
         if kind == "lora_B" and name.replace("lora_B", "lora_A") in file.tensors:
@@ -187,23 +194,30 @@ def read_peft(path: Path, base: Source) -> Adapters:
             raise UserError(f"{path / TENSORS}: {name} is not a factor of an adapter of {base.path}; give their model")
         a, b = file.tensors[name], file.tensors[name.replace("lora_A", "lora_B")]
         whole = packed_shape(modules[module].packing, [shapes[each] for each in modules[module].ours])
-        if len(whole) != 2 or (b.shape[0], a.shape[1]) != whole or b.shape[1] != a.shape[0]:
+        if len(whole) != 2 or b.shape[:1] + a.shape[1:] != whole or b.shape[1:] != a.shape[:1]:
             factors = f"{path / TENSORS}: the adapter of {module} is {list(b.shape)} x {list(a.shape)}"
             other = f"that matrix of {base.path} is {list(whole)}"
             raise UserError(f"{factors}, but {other}; give the model that the adapters were trained on")
-        tensors |= _ours(modules[module], a, b, shapes, file, rank, _scale(config, module) / scale)
+        where = f"{path / CONFIG}: alpha_pattern or rank_pattern of {module}"
+        factor = checked_scale(checked_scale(_scale(config, module), where) / scale, where)
+        tensors |= _ours(modules[module], a, b, shapes, file, rank, factor)
     base_path = Path(str(config.get("base_model_name_or_path")))
     recorded = file.metadata.get("base") or None
-    alpha = scale * rank if config.get("use_rslora") else float(alpha)
+    alpha = scale * rank if config.get("use_rslora") else float(config["lora_alpha"])
     return Adapters(base_path, tensors, rank, alpha, float(config.get("lora_dropout") or 0.0), recorded)
 
 
 def _opened(path: Path) -> tuple[dict[str, Any], SafetensorsFile]:
-    """The settings and the file of tensors of a directory in PEFT's layout, which may be a stranger's."""
+    """The settings, checked, and the file of tensors of a directory in PEFT's layout, which may be a stranger's."""
     admit(path)
     config = read_json_inside(path, CONFIG)
     if not isinstance(config, dict):
         raise UserError(f"{path / CONFIG}: expected an object; give adapters that PEFT wrote")
+    if config.get("peft_type") != "LORA":
+        raise UserError(f"{path / CONFIG}: expected peft_type LORA; give such adapters")
+    if isinstance(config.get("target_modules"), str):  # a pattern, or all-linear
+        config["target_modules"] = [config["target_modules"]]
+    validated(_Settings, config, f"{path / CONFIG}: ")
     return config, SafetensorsFile(path / TENSORS)
 
 
@@ -212,8 +226,8 @@ def summary(path: Path) -> dict[str, Any]:
     config, file = _opened(path)
     return {
         "path": str(path),
-        "rank": config.get("r"),
-        "alpha": config.get("lora_alpha"),
+        "rank": config["r"],
+        "alpha": config["lora_alpha"],
         "modules": sorted(config.get("target_modules") or []),
         "parameters": sum(tensor.size for tensor in file.tensors.values()),
         "bytes": (path / TENSORS).stat().st_size,

@@ -28,6 +28,7 @@ from ms_codegeex.formats.tensors import (
     SAFETENSORS_TAGS,
     LazyTensor,
     byte_blocks,
+    checked_shape,
     damaged,
     map_bytes,
 )
@@ -133,10 +134,10 @@ class SafetensorsFile:
     def _tensor(self, name: str, value: dict[str, Any]) -> LazyTensor:
         if value["dtype"] not in DTYPES:
             raise ValueError(f"{name}: dtype {value['dtype']} is not supported")
-        dtype, shape = DTYPES[value["dtype"]], tuple(value["shape"])
+        dtype, shape = DTYPES[value["dtype"]], checked_shape(value["shape"], name)
         begin, end = value["data_offsets"]
         tensor = LazyTensor(dtype, shape, lambda: self._view(name), rows=lambda count: self._rows(name, count))
-        if not all(type(n) is int and n >= 0 for n in (*shape, begin, end)) or end - begin != tensor.nbytes:
+        if not all(type(n) is int and n >= 0 for n in (begin, end)) or end - begin != tensor.nbytes:
             raise ValueError(f"{name}: {dtype} {list(shape)} does not fit bytes {begin}..{end}")
         self._begins[name] = begin
         return tensor

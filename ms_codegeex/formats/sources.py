@@ -7,11 +7,14 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.quarantine import entries, is_copied, is_read, is_weights
 from ms_codegeex.config.model import SECTION
+from ms_codegeex.config.validation import Natural, validated
 from ms_codegeex.data.infilling.declaration import declared_infill
 from ms_codegeex.data.tokenizer import Tokenizer, load_tokenizer
 from ms_codegeex.data.tokenizer.copying import copy_all, copy_data, left_out, without_code
@@ -28,7 +31,7 @@ from ms_codegeex.formats.checkpoint import MANIFEST, Checkpoint
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints, resolve
 from ms_codegeex.formats.family import FamilyFormats, model_types
 from ms_codegeex.formats.files import RawModel, read_raw
-from ms_codegeex.formats.merging import merged
+from ms_codegeex.formats.merging import checked_scale, merged
 from ms_codegeex.formats.model_directory import CONFIG, ModelDirectory, SaveTokenizer, is_model_directory
 from ms_codegeex.formats.provenance import Input, inputs_of
 from ms_codegeex.formats.tensor_parallel import merge
@@ -37,6 +40,8 @@ from ms_codegeex.models.foreign import ForeignLayout, ForeignName
 from ms_codegeex.models.registry import FAMILIES, Family, family
 
 OPTIMIZER_PREFIX = "optimizer."
+Alpha = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
+Dropout = Annotated[float, Field(ge=0, lt=1, strict=True)]
 _ENOUGH = 0.5  # share of a layout's names that identifies the layout; the others then count as missing
 
 
@@ -97,11 +102,32 @@ def _tokenizer_saver(name: str, path: Path, state: Mapping[str, Any] | None = No
     return (lambda directory: family_tokenizer(path, name, "").save(directory)) if name in DEFAULTS else None
 
 
+@dataclass(frozen=True)
+class _Lora:
+    """The adapters of a checkpoint, as its configuration describes them; rank 0: none."""
+
+    rank: Natural
+    alpha: Alpha
+    dropout: Dropout | None = None
+
+
+def _recorded(checkpoint: Checkpoint) -> tuple[dict[str, Any], _Lora]:
+    """The section `model` of a checkpoint's configuration, and its adapters."""
+    where, config = checkpoint.path / MANIFEST, checkpoint.state.get("config")
+    model, lora = (config.get("model"), config.get("lora")) if isinstance(config, dict) else (None, None)
+    if not isinstance(model, dict) or not isinstance(model.get("family"), str):
+        raise UserError(f"{where}: config.model.family is missing, so the model cannot be rebuilt")
+    if not isinstance(lora, dict | None):
+        raise UserError(f"{where}: config.lora: found {lora!r:.99}, expected an object; use another checkpoint")
+    adapters = validated(_Lora, {"rank": 0, "alpha": 1.0} if lora is None else lora, f"{where}: config.lora.")
+    if adapters.rank:
+        checked_scale(adapters.alpha / adapters.rank, f"{where}: config.lora")
+    return model, adapters
+
+
 def _open_checkpoint(path: Path, known: Mapping[str, Any]) -> Source:
     checkpoint = resolve(path)
-    model = checkpoint.state.get("config", {}).get("model")
-    if not isinstance(model, dict) or not isinstance(model.get("family"), str):
-        raise UserError(f"{checkpoint.path / MANIFEST}: config.model.family is missing, so the model cannot be rebuilt")
+    model, lora = _recorded(checkpoint)
     its_family = family(model["family"])
     sizes = {name: value for name, value in model.items() if name not in SECTION}
     with _reading_sizes(checkpoint.path / MANIFEST, its_family, known) as formats:
@@ -109,7 +135,7 @@ def _open_checkpoint(path: Path, known: Mapping[str, Any]) -> Source:
     tensors = {name: checkpoint.lazy(name) for name in checkpoint.names if not name.startswith(OPTIMIZER_PREFIX)}
     config = its_family.config.build_config(None, fields)
     adapters, inputs = None, [checkpoint_inputs(checkpoint)]
-    if (checkpoint.state["config"].get("lora") or {}).get("rank"):
+    if lora.rank:
         adapters = checkpoint_adapters(checkpoint)
         base = _base(checkpoint, adapters.base)
         inputs += [replace(each, role="base") for each in base.inputs]
@@ -125,13 +151,13 @@ def _open_checkpoint(path: Path, known: Mapping[str, Any]) -> Source:
 
 def checkpoint_adapters(checkpoint: Checkpoint) -> Adapters:
     """The adapters that a checkpoint holds. `UserError` if it has none."""
-    model, lora = (checkpoint.state["config"].get(key) or {} for key in ("model", "lora"))
-    if not lora.get("rank"):
+    model, lora = _recorded(checkpoint)
+    if not lora.rank:
         raise UserError(f"{checkpoint.path}: holds no adapters; give a run that trained some (lora.rank)")
     names = [name for name in checkpoint.names if not name.startswith(OPTIMIZER_PREFIX)]
     tensors = by_layer({name: checkpoint.lazy(name) for name in names}, family(model["family"]).table)
     base, recorded = Path(str(model.get("weights"))), checkpoint.state.get("base")
-    return Adapters(base, tensors, lora["rank"], lora["alpha"], lora.get("dropout") or 0.0, recorded)
+    return Adapters(base, tensors, lora.rank, lora.alpha, lora.dropout or 0.0, recorded)
 
 
 def checkpoint_inputs(checkpoint: Checkpoint) -> Input:

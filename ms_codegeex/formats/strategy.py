@@ -25,7 +25,7 @@ from ms_codegeex.base.quarantine import check_file
 from ms_codegeex.base.reading import read_json, read_regular
 from ms_codegeex.formats.mindspore_checkpoint import is_weight, read_mindspore
 from ms_codegeex.formats.tensor_parallel import Distinct, assembled, check_alike
-from ms_codegeex.formats.tensors import LazyTensor, damaged
+from ms_codegeex.formats.tensors import MAX_AXES, LazyTensor, checked_shape, damaged
 from ms_codegeex.formats.wire import ByteRange, Value, WireReader, only
 
 # Fields of the messages.
@@ -94,11 +94,13 @@ def _tensor_strategy(name: str, stage: int, raw: Mapping[str, Any]) -> TensorStr
     """A parameter's entry, checked; raises `ValueError` with what is wrong with it."""
     devices, shards, step = tuple(raw["dev_matrix"]), raw["opt_weight_shard_size"], raw["opt_weight_shard_step"]
     nested = [axes if isinstance(axes, (list, tuple)) else [axes] for axes in raw["tensor_map"]]
-    shape = tuple(raw["tensor_shape"]) if "tensor_shape" in raw else None
-    if not all(type(n) is int for n in (*devices, shards, step, *itertools.chain(*nested), *(shape or ()))):
+    shape = checked_shape(raw["tensor_shape"], name) if "tensor_shape" in raw else None
+    if not all(type(n) is int for n in (*devices, shards, step, *itertools.chain(*nested))):
         raise ValueError(f"the layout of {name} holds something else than numbers")
-    if any(size < 1 for size in devices) or math.prod(devices) > 1 << 20:
+    if len(devices) > MAX_AXES or any(size < 1 for size in devices) or math.prod(devices) > 1 << 20:
         raise ValueError(f"{name} is on a grid {list(devices)} of devices")
+    if len(nested) > MAX_AXES:
+        raise ValueError(f"{name} has {len(nested)} axes, expected at most {MAX_AXES}")
     if raw.get("param_split_shape") or raw.get("indices_offset") or raw.get("field"):
         raise ValueError(f"{name} is split into unequal parts, which is not supported")
     split_axes = tuple(tuple(len(devices) - 1 - axis for axis in axes if axis != -1) for axes in nested)
@@ -182,6 +184,8 @@ def read_strategy(paths: Path | Sequence[Path]) -> dict[str, list[TensorStrategy
         path = Path(path)
         try:
             stages, layouts = (_read_json if path.suffix == ".json" else _read_protobuf)(path)
+            if not all(type(stage) is int and stage >= 0 for stage in stages):
+                raise ValueError("an operator's stage is not a number from 0 up")
             for name, raw in layouts:
                 # MindSpore's merged files have "<stage>-" before each name
                 prefix = re.match(r"(\d+)-", name)

@@ -7,7 +7,7 @@ time. NumPy has no bfloat16: such a tensor has dtype "bfloat16" and an array of 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -18,6 +18,8 @@ from ms_codegeex.base.errors import UserError
 
 BLOCK_BYTES = 1 << 24  # what is hashed, checked or written at once
 READ_BYTES = 1 << 19  # at once; a part of this size is still in the cache when it is hashed
+MAX_AXES, LARGEST = 32, 2**59  # NumPy's limits: axes, and the product of the sizes but 0, as bytes are below 2**63
+QUOTED = 300  # characters of a message that quote a file
 
 # name -> how NumPy holds it (always little-endian, as every file format here stores it), and what safetensors files,
 # MindSpore's checkpoints and PyTorch's storages call it
@@ -110,9 +112,17 @@ def byte_blocks(array: np.ndarray) -> Iterator[memoryview]:
         yield flat[start : start + BLOCK_BYTES]
 
 
+def checked_shape(shape: Sequence[int], name: str) -> tuple[int, ...]:
+    """The shape that a file states for the tensor `name`. `ValueError`, of any length, if no array can have it."""
+    sizes = len(shape) <= MAX_AXES and all(type(size) is int and 0 <= size < 1 << 63 for size in shape)
+    if not sizes or math.prod(max(1, size) for size in shape) > LARGEST:
+        raise ValueError(f"no array can have the shape of tensor {name}: {list(shape)}")
+    return tuple(shape)
+
+
 def damaged(path: Path | str, what: str) -> UserError:
-    """The error for a file that is not as its writer left it."""
-    return UserError(f"{path}: {what}; copy it again")
+    """The error for a file that is not as its writer left it. `what` may quote the file and is cut off."""
+    return UserError(f"{path}: {what[:QUOTED]}; copy it again")
 
 
 def map_bytes(path: Path, start: int, size: int) -> np.ndarray:

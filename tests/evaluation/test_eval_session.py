@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from math import comb
 
 import pytest
@@ -11,6 +12,7 @@ from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.reading import read_json
 from ms_codegeex.evaluation.jsonl import read_rows
 from ms_codegeex.evaluation.judging import engines
+from ms_codegeex.evaluation.output_directory import FILE, FORMAT, RecordedSettings
 from ms_codegeex.evaluation.recipe import Recipe
 from ms_codegeex.evaluation.session import Options, evaluate
 
@@ -103,6 +105,13 @@ def test_going_on_with_other_settings_is_refused(options, recipe, change, words)
         evaluate(Doubling(), recipe, dataclasses.replace(options, **change))
     assert words in str(caught.value) and "another --output" in str(caught.value)
     assert all(before[name] == files(options.output)[name] for name in ("samples.jsonl", "results.jsonl"))
+
+
+@pytest.mark.parametrize(("recorded", "shown"), [("x", "'x'"), ([1], "[1]"), (None, "None")])
+def test_a_recorded_number_that_is_none_is_refused(tmp_path, recorded, shown):
+    (tmp_path / FILE).write_text(json.dumps({"format": FORMAT, "recipe": {"n": recorded}}))
+    with pytest.raises(UserError, match=re.escape(f"{FILE}: recipe.n is {shown}, now 4; give what was given before")):
+        RecordedSettings(tmp_path).compare("recipe", {"n": 4}, growing=("n",))
 
 
 def test_other_data_and_other_models_are_refused(options):

@@ -1,6 +1,7 @@
 """Faults injected into checkpoints of several ranks: the read of the part concerned finds every one of them."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from ms_codegeex.formats import checkpoint_writing as module
 from ms_codegeex.formats import chunks, safetensors_file
 from ms_codegeex.formats.checkpoint import Checkpoint, manifest_digest
 from ms_codegeex.formats.checkpoint_writing import Slice, write_checkpoint, write_ranks
+from ms_codegeex.formats.sources import checkpoint_adapters, open_source
 from ms_codegeex.runs.resharding import open_contents
 
 
@@ -102,6 +104,8 @@ ODD = [  # a place in the manifest, and what is there
     (("tensors", "w", "dtype"), ["float32"]),
     (("tensors", "w", "shape"), [1.5, 4]),
     (("tensors", "empty", "shape"), [0, 10**40]),
+    (("tensors", "w", "shape"), [10**98] * 20_000),
+    (("tensors", "w", "slices", 0, "shape"), [10**98] * 20_000),
     (("tensors", "w", "slices"), {"a": 1}),
     (("tensors", "w", "slices", 0), "x"),
     (("tensors", "w", "slices", 0, "key"), DELETED),
@@ -137,8 +141,9 @@ def rewrite(whole, place, value):
 
 @pytest.mark.parametrize("place,value", ODD)
 def test_a_manifest_with_a_fitting_hash_and_a_wrong_type_is_a_user_error(whole, place, value):
-    with pytest.raises(UserError, match=r"manifest\.json: not a checkpoint manifest"):
+    with pytest.raises(UserError, match=r"manifest\.json: not a checkpoint manifest") as error:
         Checkpoint(rewrite(whole, place, value))
+    assert len(str(error.value)) < 400 + len(str(whole[0]))
 
 
 def test_a_tensor_larger_than_its_file_is_refused_before_memory_is_taken(whole):
@@ -153,3 +158,34 @@ def test_a_tensor_larger_than_its_file_is_refused_before_memory_is_taken(whole):
 def test_a_configuration_of_a_wrong_type_is_a_user_error(whole, value):
     with pytest.raises(UserError, match="does not say of which model it is"):
         open_contents(rewrite(whole, ("config",), value))
+
+
+@pytest.mark.parametrize("config", [None, [], "x", 5, {}, {"model": {"family": 5}}], ids=str)
+def test_a_configuration_without_a_model_is_named(whole, config):
+    path = rewrite(whole, ("config",), config)
+    for read in (open_source, lambda path: checkpoint_adapters(Checkpoint(path))):
+        with pytest.raises(UserError, match=r"manifest\.json: config\.model\.family is missing"):
+            read(path)
+
+
+@pytest.mark.parametrize(
+    ("lora", "message"),
+    [
+        ("x", ": found 'x', expected an object"),
+        (5, ": found 5, expected an object"),
+        (True, ": found True, expected an object"),
+        ([], r": found \[\], expected an object"),
+        ({"rank": 2}, r"\.alpha: .*field required"),
+        ({"rank": 2.5, "alpha": 2}, r"\.rank: found 2\.5"),
+        ({"rank": -1, "alpha": 2}, r"\.rank: found -1"),
+        ({"rank": 2, "alpha": math.inf}, r"\.alpha: found inf"),
+        ({"rank": 2, "alpha": 1e300}, ": alpha / rank is 5e\\+299, which FP32 does not hold"),
+        ({"rank": 2, "alpha": 2, "dropout": "x"}, r"\.dropout: found 'x'"),
+    ],
+    ids=str,
+)
+def test_adapters_whose_description_is_of_a_wrong_type_are_named(whole, lora, message):
+    path = rewrite(whole, ("config", "lora"), lora)
+    for read in (open_source, lambda path: checkpoint_adapters(Checkpoint(path))):
+        with pytest.raises(UserError, match=rf"manifest\.json: config\.lora{message}"):
+            read(path)

@@ -231,7 +231,7 @@ def test_a_missing_piece_is_refused(tmp_path):
             r"tensor w is Int8 \[2\] in its first piece and Int8 \[3\] in a later",
         ),
         ([("w", [3], "Int8", b"ab")], r"tensor w has 2 bytes, int8 \[3\] takes 3"),
-        ([("w", [-1, -2], "Int8", b"ab")], r"tensor w has shape \[-1, -2\]"),
+        ([("w", [-1, -2], "Int8", b"ab")], r"no array can have the shape of tensor w: \[-1, -2\]"),
         ([("w", [1], "UInt32", b"abcd")], "tensor w has type UInt32"),
         ([], "holds no tensors"),
         ([("text", [0], "str", "hi".encode("utf-32-le"))], "holds no tensors"),
@@ -240,6 +240,30 @@ def test_a_missing_piece_is_refused(tmp_path):
 def test_what_no_model_holds_is_refused(tmp_path, entries, text):
     with pytest.raises(UserError, match=rf"x\.ckpt: {text}"):
         read_mindspore(held(tmp_path / "x.ckpt", message(*entries)))
+
+
+@pytest.mark.parametrize(
+    ("dims", "content"),
+    [
+        ([2**62] * 240, b""),
+        ([2**62] * 20, b""),
+        ([1] * 65, b"a"),
+        ([0, 2**62, 2**62], b""),
+    ],
+    ids=["many huge", "huge", "many", "empty"],
+)
+def test_shapes_that_no_array_has(tmp_path, dims, content):
+    path = held(tmp_path / "x.ckpt", message(("w", dims, "Int8", content)))
+    with pytest.raises(UserError, match=r"x\.ckpt: no array can have the shape of tensor w") as error:
+        read_mindspore(path)
+    assert len(str(error.value)) < 400 + len(str(path))
+
+
+def test_pieces_of_two_endless_shapes_are_a_short_message(tmp_path):
+    pieces = message(*(("w", [size] * 10_000, "Int8", b"a") for size in (1, 2)))
+    with pytest.raises(UserError, match="tensor w is Int8") as error:
+        read_mindspore(held(tmp_path / "x.ckpt", pieces))
+    assert len(str(error.value)) < 400 + len(str(tmp_path))
 
 
 @pytest.mark.parametrize(

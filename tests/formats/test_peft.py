@@ -15,7 +15,7 @@ from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.formats.adapters import as_trained
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.merging import merged
-from ms_codegeex.formats.peft import open_adapters, write_peft
+from ms_codegeex.formats.peft import open_adapters, summary, write_peft
 from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.formats.tensors import from_array
@@ -34,6 +34,13 @@ def tuned(request, tmp_path):
     convert(tmp_path / "run", "hf", tmp_path / "base", progress=False)
     small_models.save_adapters(tmp_path / "tuned", name, tmp_path / "base", RANK, ALPHA, untied=bool(untied))
     return name, tmp_path / "base", tmp_path / "tuned"
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """A model without adapters."""
+    root = tmp_path_factory.mktemp("plain")
+    return open_source(small_models.save_run(root, "codegen", small_models.parameters("codegen")))
 
 
 @pytest.mark.parametrize("name", small_models.FAMILIES)
@@ -204,6 +211,52 @@ def test_adapters_that_do_not_fit_are_one_line(tuned, tmp_path, shapes, config, 
     with pytest.raises(UserError, match=message) as error:
         open_adapters(place, open_source(base))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("r", value) for value in (None, 0, 2.5, True, math.inf, "2")),
+        *(("lora_alpha", value) for value in (None, 0, math.inf, math.nan, "2", 5e-324, 10**99)),
+        *(("rank_pattern", value) for value in (5, {"out_proj": 2.5}, {"out_proj": 0})),
+        *(("alpha_pattern", value) for value in (5, {"out_proj": math.inf}, {"out_proj": 10**99}, {"out_proj": 1e-60})),
+        *(("lora_dropout", value) for value in ("x", [1], 1, -0.5, math.nan, True)),
+        *(("target_modules", value) for value in (5, ["a", 1], {"a": "b"})),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_settings_that_no_adapter_has_are_named(plain, tmp_path, key, value):
+    hidden = plain.config.hidden_size
+    arrays = {"attn.out_proj.lora_A": np.ones((2, hidden)), "attn.out_proj.lora_B": np.ones((hidden, 2))}
+    place = write_foreign(tmp_path / "adapter", arrays, **{key: value})
+    with pytest.raises(UserError, match=rf"adapter_config\.json: {key}") as error:
+        open_adapters(place, plain)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 500 + len(str(place))
+
+
+@pytest.mark.parametrize("axes", [(), (4,), (1, 1, 1)])
+def test_factors_that_are_no_matrices_are_named(plain, tmp_path, axes):
+    arrays = {f"attn.out_proj.lora_{kind}": np.ones(axes) for kind in "AB"}
+    with pytest.raises(UserError, match=r"the adapter of .*out_proj is"):
+        open_adapters(write_foreign(tmp_path / "adapter", arrays), plain)
+
+
+@pytest.mark.parametrize(
+    ("targets", "listed"),
+    [("all-linear", ["all-linear"]), (["b", "a"], ["a", "b"]), (None, []), ([], [])],
+    ids=str,
+)
+def test_a_summary_lists_the_targets(tmp_path, targets, listed):
+    place = write_foreign(tmp_path / "adapter", {"x.lora_A": np.ones((2, 3))}, target_modules=targets)
+    row = summary(place)
+    assert (row["modules"], row["rank"], row["alpha"], row["parameters"]) == (listed, 2, 2, 6)
+
+
+@pytest.mark.parametrize("key", ["r", "target_modules"])
+def test_a_summary_of_wrong_settings_is_a_user_error(tmp_path, key):
+    place = write_foreign(tmp_path / "adapter", {"x.lora_A": np.ones((2, 3))}, **{key: 2.5})
+    with pytest.raises(UserError, match=rf"adapter_config\.json: {key}: found 2\.5"):
+        summary(place)
 
 
 @pytest.mark.parametrize("tuned", ["codegen"], indirect=True)

@@ -34,7 +34,11 @@ def file_of(path, header, size):
         ({"a": A | {"data_offsets": [False, 4]}}, 4, "does not fit"),
         ({"a": A | {"data_offsets": ["0", "4"]}}, 4, "does not fit"),
         ({"a": A | {"data_offsets": [0, 4, 8]}}, 4, "too many values"),
-        ({"a": A | {"data_offsets": [0, 4], "shape": [4.0]}}, 4, "does not fit"),
+        (
+            {"a": A | {"data_offsets": [0, 4], "shape": [4.0]}},
+            4,
+            r"no array can have the shape of tensor a: \[4\.0\]",
+        ),
     ],
     ids=["overlap", "twice", "hole", "hole in front", "float end", "float begin", "bool", "text", "three", "shape"],
 )
@@ -44,6 +48,33 @@ def test_places_that_the_format_forbids(tmp_path, header, size, message):
         load(path.read_bytes())  # the library agrees
     with pytest.raises(UserError, match=rf"f: its header is not safetensors \(.*{message}"):
         SafetensorsFile(path)
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [
+        ([10**98] * 20_000, 4),
+        ([10**98] * 32, 4),
+        ([1] * 65, 4),
+        ([0, 2**62, 2**62], 0),
+        ([0, 10**98], 0),
+    ],
+    ids=["many huge", "huge", "many", "empty", "empty and huge"],
+)
+def test_shapes_that_no_array_has(tmp_path, shape, size):
+    path = file_of(tmp_path / "f", {"a": {"dtype": "U8", "shape": shape, "data_offsets": [0, size]}}, size)
+    with pytest.raises(
+        UserError, match=r"f: its header is not safetensors \(no array can have the shape of tensor a: "
+    ) as error:
+        SafetensorsFile(path)
+    assert len(str(error.value)) < 400 + len(str(path))
+
+
+def test_a_quoted_reason_is_short(tmp_path):
+    path = file_of(tmp_path / "f", {"a" * 100_000: A | {"data_offsets": [0, 5]}}, 5)
+    with pytest.raises(UserError, match="f: its header is not safetensors") as error:
+        SafetensorsFile(path)
+    assert len(str(error.value)) < 400 + len(str(path))
 
 
 def test_tensors_in_another_order_than_their_bytes(tmp_path):

@@ -270,6 +270,8 @@ def test_one_axis_cut_by_two_device_axes(tmp_path):
         (((2, 2), (), 4, 1), "w is a single number"),
         (((0, 2), (0, -1), 0, 0), "w is on a grid"),
         (((1 << 20, 2), (0, -1), 0, 0), "w is on a grid"),
+        (((1,) * 40, (0, -1), 0, 0), "w is on a grid"),
+        (((2, 2), (-1,) * 40, 0, 0), "w has 40 axes, expected at most 32"),
     ],
 )
 def test_a_layout_that_cannot_be(tmp_path, layout, text):
@@ -288,6 +290,9 @@ def test_a_layout_that_cannot_be(tmp_path, layout, text):
         ({"dev_matrix": [2.0, 2]}, "something else than numbers"),
         ({"opt_weight_shard_size": True}, "something else than numbers"),
         ({"tensor_map": None}, "not iterable"),
+        ({"dev_matrix": [10**98] * 20_000}, "w is on a grid"),
+        ({"tensor_shape": [10**98] * 20_000}, "no array can have the shape of tensor w"),
+        ({"tensor_shape": [4, -4]}, "no array can have the shape of tensor w"),
     ],
 )
 def test_a_json_that_cannot_be(tmp_path, change, text):
@@ -299,8 +304,9 @@ def test_a_json_that_cannot_be(tmp_path, change, text):
     path.write_text(json.dumps({"parallel_layout_item": {"w": layout}}))
     assert read_strategy(path)["w"][0].shape == (4, 4)
     path.write_text(json.dumps({"parallel_layout_item": {"w": {**layout, **change}}}))
-    with pytest.raises(UserError, match=rf"strategy\.json: not a strategy file.*{text}"):
+    with pytest.raises(UserError, match=rf"strategy\.json: not a strategy file.*{text}") as error:
         read_strategy(path)
+    assert len(str(error.value)) < 400 + len(str(path))
     del layout["field"], layout["dev_matrix"]
     path.write_text(json.dumps({"parallel_layout_item": {"w": layout}}))
     with pytest.raises(UserError, match=r"not a strategy file.*dev_matrix"):
@@ -336,6 +342,17 @@ def test_strategy_files_that_do_not_belong_together(tmp_path):
     (tmp_path / "empty.ckpt").write_bytes(b"")
     with pytest.raises(UserError, match=r"empty\.ckpt: no parameter's layout"):
         read_strategy(tmp_path / "empty.ckpt")
+
+
+@pytest.mark.parametrize("stage", ["x", None, 0.5, True, -1, []], ids=str)
+def test_a_stage_that_is_no_number(tmp_path, stage):
+    path = tmp_path / "s.json"
+    layout = {"dev_matrix": [1], "tensor_map": [-1], "field": 0, "opt_weight_shard_size": 0, "opt_weight_shard_step": 0}
+    path.write_text(
+        json.dumps({"parallel_strategy_item": {"op": {"stage": stage}}, "parallel_layout_item": {"w": layout}})
+    )
+    with pytest.raises(UserError, match=r"s\.json: not a strategy file"):
+        read_strategy(path)
 
 
 def test_a_stage_that_nobody_names(tmp_path):

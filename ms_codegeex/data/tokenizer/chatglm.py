@@ -46,15 +46,21 @@ class CodeGeeX2Tokenizer(Tokenizer):
             self._data = Path(model).read_bytes()
         except OSError as error:
             raise UserError(f"{model}: not readable ({error.strerror}); restore the file") from None
-        self._model = _open(self._data, model)
-        pieces = self._model.get_piece_size()
-        self.vocab_size = pieces + len(COMMANDS)
-        self.prefix = (pieces + COMMANDS.index("[gMASK]"), pieces + COMMANDS.index("sop"))
-        # at the front of a text a token adds one space less: see `decode` and `continuation`
-        self.pieces = [self._piece_bytes(number) for number in range(pieces)] + [b""] * len(COMMANDS)
-        self._marked = frozenset(n for n in range(pieces) if self._model.id_to_piece(n).startswith(SPACE))
-        self._check(model)
-        self._break = self.encode("\n")
+        try:
+            self._model = _open(self._data)
+            pieces = self._model.get_piece_size()
+            self.vocab_size = pieces + len(COMMANDS)
+            self.prefix = (pieces + COMMANDS.index("[gMASK]"), pieces + COMMANDS.index("sop"))
+            # at the front of a text a token adds one space less: see `decode` and `continuation`
+            self.pieces = [self._piece_bytes(number) for number in range(pieces)] + [b""] * len(COMMANDS)
+            self._marked = frozenset(n for n in range(pieces) if self._model.id_to_piece(n).startswith(SPACE))
+            self._check(model)
+            self._break = self.encode("\n")
+        except (RuntimeError, ValueError):  # the library opens a model whose pieces are not UTF-8, and fails later
+            raise UserError(
+                f"{model}: not a SentencePiece model; take tokenizer.model of the released CodeGeeX2 (a file of 130 "
+                "bytes or so is a Git LFS pointer: `git lfs pull` fetches the file)"
+            ) from None
 
     def _piece_bytes(self, number: int) -> bytes:
         """What a piece adds inside a text; unknown (which is also padding), begin and end of text add nothing."""
@@ -122,15 +128,9 @@ class CodeGeeX2Tokenizer(Tokenizer):
         return cls(Path(directory) / MODEL)
 
 
-def _open(data: bytes, model: Path | str) -> Any:
+def _open(data: bytes) -> Any:
     from sentencepiece import SentencePieceProcessor
 
-    try:
-        if data:  # the library takes no bytes for a model without pieces
-            return SentencePieceProcessor(model_proto=data)
-    except RuntimeError:
-        pass
-    raise UserError(
-        f"{model}: not a SentencePiece model; take tokenizer.model of the released CodeGeeX2 (a file of 130 bytes "
-        "or so is a Git LFS pointer: `git lfs pull` fetches the file)"
-    )
+    if not data:
+        raise ValueError("no bytes, which the library takes for a model without pieces")
+    return SentencePieceProcessor(model_proto=data)

@@ -92,6 +92,10 @@ def _read(directory: Path) -> Mapping[str, Any]:
         )
     if not all(map(_is_row, report["by_problem"])):
         raise UserError(f"{path}: by_problem is damaged; write it again with --judge-only")
+    settings, sections = report.get("settings", {}), ("recipe", "model", "data")
+    sound = isinstance(settings, dict) and all(isinstance(settings.get(section, {}), dict) for section in sections)
+    if not sound or not isinstance(settings.get("recipe", {}).get("translate_from"), str | None):
+        raise UserError(f"{path}: settings is damaged; write it again with --judge-only")
     return report
 
 

@@ -221,6 +221,14 @@ def test_damaged_directories(directory, tmp_path, name, content, message):
         load_tokenizer(tmp_path)
 
 
+def test_a_piece_that_is_not_text(directory, tmp_path):
+    data = bytearray((directory / "tokenizer.model").read_bytes())
+    data[data.index(b"return") + 1] = 0xFF
+    write_chatglm(tmp_path, bytes(data))
+    with pytest.raises(UserError, match=r"tokenizer\.model: not a SentencePiece model; take tokenizer\.model of"):
+        load_tokenizer(tmp_path)
+
+
 def test_an_empty_directory(tmp_path):
     with pytest.raises(UserError, match=r"tokenizer_config\.json missing, found no file of a tokenizer"):
         load_tokenizer(tmp_path)

@@ -315,6 +315,11 @@ def test_the_number_of_answers_shown(tmp_path):
         (["a", "empty"], "no problem was judged"),
         (["a", "perplexity"], "has no verdicts"),
         (["a", "damaged"], "by_problem is damaged"),
+        (["a", "null"], "null/report.json: settings is damaged; write it again with --judge-only"),
+        (["a", "recipe"], "settings is damaged"),
+        (["model", "a"], "settings is damaged"),
+        (["data", "a"], "settings is damaged"),
+        (["a", "source"], "settings is damaged"),
         (["a", "b", "--most-answers", "-1"], "--most-answers: -1 is out of range"),
     ],
 )
@@ -329,6 +334,12 @@ def test_refusals(both, tmp_path, monkeypatch, capsys, words, reason):
     damaged["by_problem"][1]["samples"] = 0
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged/report.json").write_text(json.dumps(damaged))
+    edited = {"null": None, "source": {"recipe": {"translate_from": ["java"]}}}
+    edited |= {name: {name: None} for name in ("recipe", "model", "data")}
+    report = json.loads((tmp_path / "a/report.json").read_text())
+    for name, settings in edited.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "report.json").write_text(json.dumps(report | {"settings": settings}))
     monkeypatch.chdir(tmp_path)
     assert main(["evaluate", "compare", *words, "--output", "out"]) == 2
     message = capsys.readouterr().err
