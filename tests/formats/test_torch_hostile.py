@@ -1,6 +1,7 @@
 """Small `.pt` files that would cost any amount of time or memory, or alter what reads them; and what is plain data."""
 
 import argparse
+import copy
 import io
 import pickle
 import random
@@ -14,7 +15,7 @@ import pytest
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats import torch_pickle, torch_zip
 from ms_codegeex.formats.files import nested_tensors, read_raw
-from ms_codegeex.formats.tensors import from_array
+from ms_codegeex.formats.tensors import from_array, map_bytes, read_bytes
 from ms_codegeex.formats.torch_zip import read_torch, write_torch
 
 torch = pytest.importorskip("torch")
@@ -90,6 +91,40 @@ def test_two_records_of_one_name(tmp_path):
         path = archive(tmp_path / "a.pt", b"\x80\x02}.", [("data/0", b"a"), ("data/0", b"b")])
     with pytest.raises(UserError, match="two of its records have the same name"):
         read_torch(path)
+
+
+@pytest.mark.parametrize("offset", [10**6, (1 << 63) - 1, 1 << 63, (1 << 64) - 1])
+@pytest.mark.parametrize("name", ["data/0", "data.pkl"])
+def test_a_record_beyond_the_file(tmp_path, name, offset):
+    write_torch(tmp_path / "a.pt", {"a": from_array(np.arange(4, dtype=np.float32))})
+    with zipfile.ZipFile(tmp_path / "a.pt", "a") as changed:
+        changed.getinfo(f"a/{name}").header_offset = offset
+        changed.writestr("a/more", b"")  # so that the directory is written anew
+    expected = {"data/0": "data/0 lies beyond the end of the file", "data.pkl": "damaged, cut off|could not be read"}
+    with pytest.raises(UserError, match=expected[name]):
+        read_torch(tmp_path / "a.pt")
+
+
+def test_records_that_share_their_bytes(tmp_path):
+    """Many names of one place, each of which would be read for its checksum."""
+    path = archive(tmp_path / "a.pt", b"\x80\x02}.", [("data/0", bytes(1000))])
+    with zipfile.ZipFile(path, "a") as changed:
+        for number in range(1, 5):
+            info = copy.copy(changed.getinfo("m/data/0"))
+            info.filename = f"m/data/{number}"
+            changed.filelist.append(info)
+        changed.writestr("m/more", b"")
+    with pytest.raises(UserError, match="its records overlap"):
+        read_torch(path)
+
+
+@pytest.mark.parametrize("start", [(1 << 63) - 1, 1 << 64])
+def test_bytes_beyond_any_file(tmp_path, start):
+    (tmp_path / "a").write_bytes(bytes(8))
+    with pytest.raises(UserError, match="was changed or removed"):
+        map_bytes(tmp_path / "a", start, 4)
+    with pytest.raises(UserError, match="was changed or removed"):
+        list(read_bytes(tmp_path / "a", start, np.empty(4, np.uint8)))
 
 
 @pytest.mark.parametrize("name", ["items", "get", "values", "__class__"])
