@@ -75,6 +75,46 @@ def test_operations_and_numbers_are_limited(tmp_path, monkeypatch):
         read_torch(archive(tmp_path / "b.pt", b"N" * 204 + b"."))
 
 
+def text(value):
+    return b"X" + struct.pack("<I", len(value)) + value.encode()
+
+
+def number(value):
+    data = pickle.encode_long(value)
+    return b"\x8a" + bytes([len(data)]) + data
+
+
+REBUILD = b"ctorch._utils\n_rebuild_tensor_v2\n"
+STORED = b"(X\x07\x00\x00\x00storagectorch\nCharStorage\nX\x01\x00\x00\x000NK\x01tQq\x00"
+COPIED = b"h\x01h\x00\x85R" * 40  # calls of the second object of the memo with the first one
+REPEATED = {  # the memo repeats a long operand, or operands collide
+    "copies of a list": b"(]q\x00(" + b"N" * 1000 + b"ectorch\nSize\nq\x01" + COPIED + b"t",
+    "copies of a tuple": b"((" + b"N" * 1000 + b"tq\x00cbuiltins\nset\nq\x01" + COPIED + b"t",
+    "copies of pairs": b"(]q\x00(" + b"K\x01N\x86" * 1000 + b"eccollections\nOrderedDict\nq\x01" + COPIED + b"t",
+    "tuples as keys": b"((" + b"K\x01" * 9 + b"tq\x00}(h\x00Nut",
+    "texts as keys": b"}(" + (text("a" * 5000) + b"N") * 2 + b"u",
+    "numbers that collide": b"}(" + b"".join(number(i * ((1 << 61) - 1)) + b"N" for i in range(1, 100)) + b"u",
+    "fractions": b"}(" + b"".join(b"G" + struct.pack(">d", i) + b"N" for i in range(1, 100)) + b"u",
+    "arguments": b"(" + STORED + REBUILD + b"(h\x00K\x00))" + b"N" * 20 + b"tRt",
+    "tensors": b"(" + STORED + b"(h\x00K\x00))\x89Ntq\x01" + REBUILD + b"q\x02" + b"h\x02h\x01R" * 2000 + b"t",
+    "a long name": b"(" + text("megatron") + text("x" * 300) + b"\x93t",
+    "a long key of a storage": STORED.replace(text("0"), text("0" * 300)),
+}
+
+
+@pytest.mark.parametrize("name", REPEATED)
+def test_operands_that_the_memo_repeats(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(torch_pickle, "ROOM", 20_000, raising=False)
+    path = archive(tmp_path / "a.pt", b"\x80\x02" + REPEATED[name] + b".", [("data/0", b"1")])
+    with pytest.raises(UserError, match=r"copies of more than 20000|a longer key|a name of|key of 300|24 arguments"):
+        read_torch(path)
+
+
+def test_many_small_numbers_as_keys_are_no_copies(tmp_path):
+    torch.save({"names": {number: "x" for number in range(50_000)}}, tmp_path / "a.pt")
+    assert len(read_torch(tmp_path / "a.pt")["names"]) == 50_000
+
+
 def test_a_record_that_swells(tmp_path):
     """The byte order, a word, as a megabyte of compressed zeros that would make a gigabyte."""
     path = archive(tmp_path / "a.pt", b"\x80\x02}.", [("byteorder", bytes(1 << 24))], zipfile.ZIP_DEFLATED)
