@@ -42,12 +42,7 @@ _STRINGS = ("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "
 _GETS, _PUTS = ("GET", "BINGET", "LONG_BINGET"), ("PUT", "BINPUT", "LONG_BINPUT")
 _VALUES = {*_STRINGS, *_GETS, *_PUTS}
 _TOO_LONG = "longer than any state dict's"
-_LENGTHS = {  # how an operation gives the length of its argument: bytes of the length, and whether it has a sign
-    pickletools.TAKEN_FROM_ARGUMENT1: (1, False),
-    pickletools.TAKEN_FROM_ARGUMENT4: (4, True),
-    pickletools.TAKEN_FROM_ARGUMENT4U: (4, False),
-    pickletools.TAKEN_FROM_ARGUMENT8U: (8, False),
-}
+_LENGTHS = {-2: 1, -3: 4, -4: 4, -5: 8}  # bytes of an argument's length, by `pickletools`' kinds of arguments
 
 
 class _NoPickle(ValueError):
@@ -148,11 +143,8 @@ def _is_tar(beginning: bytes) -> bool:
 
 def _known_format(path: Path) -> str:
     """The format of a sound file that holds no pickle; "" if it is none that is known here."""
-    readers: dict[str, Callable[[Path], object]] = {
-        "safetensors file": SafetensorsFile,
-        "MindSpore checkpoint": read_mindspore,
-    }
-    for name, read in readers.items():
+    readers: list[Callable[[Path], object]] = [SafetensorsFile, read_mindspore]
+    for name, read in zip(("safetensors file", "MindSpore checkpoint"), readers, strict=True):
         try:
             read(path)
         except UserError:
@@ -265,11 +257,8 @@ def _argument(operation: pickletools.OpcodeInfo, stream: BinaryIO, room: int) ->
         found = b"".join(stream.readline(LARGEST + 1) for _ in range(lines))
         missing = found.count(b"\n") < lines
     else:
-        width, signed = _LENGTHS.get(size, (0, False))
-        found = stream.read(width)
-        size = int.from_bytes(found, "little", signed=signed) if width else size
-        if size < 0:
-            raise _NoPickle("an argument of a negative length")
+        found = stream.read(width := _LENGTHS.get(size, 0))
+        size = int.from_bytes(found, "little") if width else size
         found += stream.read(min(size, LARGEST + 1))
         missing = len(found) < width + size
     if missing:
