@@ -134,7 +134,7 @@ def map_bytes(path: Path, start: int, size: int) -> np.ndarray:
         return np.empty(0, np.uint8)
     try:
         return np.memmap(path, dtype=np.uint8, mode="r", offset=start, shape=(size,))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, OverflowError) as error:
         raise UserError(f"{path}: was changed or removed while it was being read ({error})") from None
 
 
@@ -153,7 +153,7 @@ def read_bytes(path: Path, start: int, into: np.ndarray) -> Iterator[np.ndarray]
                     raise OSError("it is shorter")
                 yield into[done : done + count]
                 done += count
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         raise UserError(f"{path}: was changed or removed while it was being read ({error})") from None
 
 

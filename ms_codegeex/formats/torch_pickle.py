@@ -20,7 +20,13 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats.tensors import TORCH_STORAGES, LazyTensor, damaged
 
 MAX_OPERATIONS = 4_000_000  # of a pickle; a model of 1000 tensors takes 50,000
+ROOM = 4_000_000  # what the operations together may cost that take more than a step; a model of 1000 tensors: 30,000
 LONGEST_NUMBER = 1024  # bits
+LONGEST_KEY = 4096  # characters of a text that is a dictionary's key
+LONGEST_TUPLE = 8  # parts of a dictionary's key
+SMALL_KEY = 1 << 20  # numbers below it cannot collide on purpose
+MOST_ARGUMENTS = 16  # of a call
+_COST_OF_NUMBER, _COST_OF_TENSOR = 400, 20  # as a key, in steps; in values of memory
 OF_A_PROGRAM = "of a training program, whose code another reader would import; this one does not"
 LONGEST_NAME = 200  # characters of a name in a message
 
@@ -134,14 +140,6 @@ def _is_inert(reference: _Global) -> bool:
     return reference in _INERT or reference.module.split(".")[0] in _INERT_PROGRAMS
 
 
-def _checked_key(key: Any) -> Any:
-    """A dictionary's key: text or a number, or a tuple of them. Hashing anything nested may take forever."""
-    parts = key if type(key) is tuple else (key,)
-    if not all(part is None or type(part) in (str, int, float, bool, _Global) for part in parts):
-        raise ValueError("a dictionary whose keys are neither texts nor numbers")
-    return key
-
-
 class _Machine:
     """Runs the operations of a pickle that make plain data and tensors. There is no other operation, and no object that
     a pickle could alter: containers are plain ones, and names stand for classes and functions."""
@@ -151,6 +149,7 @@ class _Machine:
         self._stack: list[Any] = []
         self._below: list[list[Any]] = []  # the stack under each mark
         self._memo: dict[int, Any] = {}
+        self._room = ROOM
 
     def run(self, data: bytes) -> Any:
         """The object that the pickle describes."""
@@ -221,6 +220,24 @@ class _Machine:
             case _:
                 raise ValueError(f"the operation {name}, which no state dict needs")
 
+    def _spend(self, cost: int) -> None:
+        """Before an operation that takes more than a step. The memo repeats an operand of any length in two bytes."""
+        self._room -= cost
+        if self._room < 0:
+            raise ValueError(f"copies of more than {ROOM} values, which no state dict needs")
+
+    def _key(self, key: Any) -> Any:
+        """A dictionary's key: text or a number, or a short tuple of them. Hashing anything nested may take forever, and
+        so may comparing long texts; large numbers can be chosen so that each is compared with all others."""
+        parts = key if type(key) is tuple else (key,)
+        if len(parts) > LONGEST_TUPLE or any(type(part) is str and len(part) > LONGEST_KEY for part in parts):
+            raise ValueError("a dictionary with a longer key than any state dict's")
+        if not all(part is None or type(part) in (str, int, float, bool, _Global) for part in parts):
+            raise ValueError("a dictionary whose keys are neither texts nor numbers")
+        if type(key) is not str and not (type(key) is int and abs(key) < SMALL_KEY):
+            self._spend(_COST_OF_NUMBER)
+        return key
+
     def _push(self, value: Any) -> None:
         self._stack.append(value)
 
@@ -238,7 +255,7 @@ class _Machine:
         if type(self._stack[-1]) is not dict or len(items) % 2:
             raise ValueError("keys of something that is not a dictionary")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            self._stack[-1][_checked_key(key)] = value
+            self._stack[-1][self._key(key)] = value
 
     def _find(self, module: Any, name: Any) -> None:
         if type(name) is not str or type(module) is not str:
@@ -248,12 +265,16 @@ class _Machine:
             remedy = "only plain state dicts of tensors, numbers and strings are read. Save the state dict alone"
             called = str(reference)[:LONGEST_NAME]
             raise UserError(f"{self._where}: refused, because loading it would call {called}; {remedy}")
+        if len(module) + len(name) > LONGEST_NAME:
+            raise ValueError(f"a name of {len(module) + len(name)} characters")
         self._push(reference)
 
     def _call(self) -> None:
         arguments, function = self._stack.pop(), self._stack.pop()
         if type(function) is not _Global or type(arguments) is not tuple:
             raise ValueError("a call of something that is not a function")
+        if function in _CALLS and len(arguments) > MOST_ARGUMENTS:
+            raise ValueError(f"a call with {len(arguments)} arguments")
         if function in _CALLS:
             self._push(_CALLS[function](self, *arguments))
         elif _is_inert(function):
@@ -272,6 +293,8 @@ class _Machine:
         known = type(storage_type) is _Global and _STORAGE_TYPES.get(storage_type)
         if kind != "storage" or not known or type(key) is not str or type(numel) is not int:
             raise ValueError("unknown persistent id")
+        if len(key) > LONGEST_NAME:
+            raise ValueError(f"a storage's key of {len(key)} characters")
         return Storage(known, key, numel)
 
     def rebuild_tensor(self, storage: Any, offset: Any, shape: Any, stride: Any, *others: Any) -> LazyTensor:
@@ -282,6 +305,7 @@ class _Machine:
             raise ValueError("a tensor that stands for other numbers than its storage holds")
         if type(shape) not in (tuple, list) or type(stride) not in (tuple, list):
             raise ValueError("a tensor without a shape")
+        self._spend(_COST_OF_TENSOR + len(shape) + len(stride))
         return self._make_tensor(storage, offset, tuple(shape), tuple(stride))
 
     def rebuild_parameter(self, tensor: Any, *_unused: Any) -> LazyTensor:
@@ -292,12 +316,16 @@ class _Machine:
 
     def ordered(self, pairs: Any = ()) -> dict[Any, Any]:
         """`collections.OrderedDict`: a dictionary."""
-        return {_checked_key(key): value for key, value in pairs}
+        if type(pairs) not in (list, tuple):
+            raise ValueError("a dictionary without pairs")
+        self._spend(len(pairs))
+        return {self._key(key): value for key, value in pairs}
 
     def items(self, items: Any = ()) -> list[Any]:
         """A set or a `torch.Size`: a list is enough here."""
         if type(items) not in (list, tuple):
             raise ValueError("a collection without items")
+        self._spend(len(items))
         return list(items)
 
 

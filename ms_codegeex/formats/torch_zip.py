@@ -88,6 +88,8 @@ class _Archive:
                 self._records = {info.filename: info for info in archive.infolist()}
                 if len(self._records) != len(archive.infolist()):
                     raise damaged(path, "two of its records have the same name")
+                if sum(info.compress_size for info in archive.infolist()) > path.stat().st_size:
+                    raise damaged(path, "its records overlap")
                 pickles = [name for name in self._records if name.count("/") == 1 and name.endswith("/data.pkl")]
                 if len(pickles) != 1:
                     raise UserError(f"{path}: a zip file without PyTorch's data.pkl; expected a .pt file")
@@ -146,6 +148,8 @@ class _Archive:
         if info.compress_type != zipfile.ZIP_STORED or info.file_size != size:
             has = f"record {info.filename} has {info.file_size} bytes"
             raise damaged(self.path, f"{has}, expected {size} uncompressed")
+        if info.header_offset + size > self._size:
+            raise damaged(self.path, f"record {info.filename} lies beyond the end of the file")
         if len(shape) > MAX_AXES or len(shape) != len(stride):
             raise ValueError(f"a tensor of {len(shape)} axes with {len(stride)} strides")
         if any(type(n) is not int or not 0 <= n < 1 << 63 for n in (offset, *shape, *stride)):

@@ -7,6 +7,8 @@ import json
 import os
 import pickle
 import subprocess
+import sys
+import tarfile
 import zipfile
 
 import numpy as np
@@ -14,7 +16,9 @@ import pytest
 from conftest import command_here
 from own_environment import own_environment, run_in
 
-from ms_codegeex.formats.pickle_report import lines, scan
+from ms_codegeex.formats.mindspore_checkpoint import write_mindspore
+from ms_codegeex.formats.pickle_report import scan
+from ms_codegeex.formats.safetensors_file import write_safetensors
 from ms_codegeex.formats.tensors import from_array
 from ms_codegeex.formats.torch_zip import write_torch
 
@@ -124,8 +128,143 @@ def test_other_records_and_bombs(tmp_path):
     assert "more than" in scan(tmp_path / "bomb.pt").damage[0]
     (tmp_path / "cut.pt").write_bytes((tmp_path / "a.pt").read_bytes()[:-30])
     assert not scan(tmp_path / "cut.pt").harmless
-    (tmp_path / "w.ckpt").write_bytes(b"\x0a\x05hello")
-    assert list(lines(scan(tmp_path / "w.ckpt").to_json()))[-1].startswith("it does not begin as a pickle")
+
+
+MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, 2)
+CALL = b"cposix\ngetpid\n)R"  # harmless; another function would run as well
+FRAME = b"\x80\x04\x95" + (20_000).to_bytes(8, "little") + b"N." + b"N." * 9999  # the reader goes on after all of it
+FILLER = b"N" * 70_000 + b"."
+RUN_BEHIND = {  # what `pickle.load`, called again and again, runs
+    "another beginning": MAGIC + b"N0" + CALL + b".",
+    "a number in another base": MAGIC + b"\x80\x02I0x10\n0" + CALL + b".",
+    "not the beginning of a pickle": b"N0" + CALL + b".",
+    "a number before a NUL": MAGIC + b"I1\0x\n0" + CALL + b".",
+    "a long number in another base": b"L0x10L\n0" + CALL + b".",
+    "only names in other pickles": MAGIC + b"ccollections\nOrderedDict\n." + b"N0" + CALL + b".",
+    "a persistent id": MAGIC + b"N." + b"N0N." + b"N0" + CALL + b".",
+    "the fifth": MAGIC + b"N." * 3 + b"K\x010" + CALL + b".",
+    "the sixth of others": b"N." * 5 + b"N0" + CALL + b".",
+    "no end": b"N0" + CALL,
+    "nothing in the memo": b"N0" + CALL + b"h\x07.",
+    "a protocol on the way": b"N0\x80\x05\x80\x00" + CALL + b".",
+    "a frame": b"N0\x95\x02\0\0\0\0\0\0\0N0" + CALL + b".",
+    "a frame beyond the end": FRAME + CALL + b".",
+    "a frame that ends in an argument": b"\x80\x04\x95\x05\0\0\0\0\0\0\0N0X\x01\0"
+    + b"\x01\0\0\0a0"
+    + CALL
+    + b"."
+    + FILLER,
+    "marks": b"((10(0N0" + CALL + b".",
+    "a text of another encoding": b"S'\xc3\xa9'\n0" + CALL + b".",
+    "an empty line": b"V\n0" + CALL + b".",
+    "a list and texts of bytes": b"](C\x01aC\x01be0\x8e" + bytes(8) + b"0" + CALL + b".",
+}
+LOAD = """
+import io, json, pickle, sys
+asked = {}
+def hook(event, arguments):
+    if event == "pickle.find_class" and arguments[0] == "posix":
+        asked[name] = True
+sys.addaudithook(hook)
+for name, data in json.load(sys.stdin).items():
+    stream = io.BytesIO(bytes.fromhex(data))
+    try:
+        while True:
+            unpickler = pickle.Unpickler(stream, encoding="utf-8")  # as PyTorch does
+            unpickler.persistent_load = str
+            unpickler.load()
+    except Exception:
+        pass
+print(json.dumps(sorted(asked)))
+"""
+
+
+@pytest.fixture(scope="module")
+def run_behind():
+    """The names of those files whose call Python really makes."""
+    given = json.dumps({name: data.hex() for name, data in RUN_BEHIND.items()})
+    done = subprocess.run([sys.executable, "-c", LOAD], input=given, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("name", RUN_BEHIND)
+def test_what_runs_in_python_is_not_called_harmless(tmp_path, run_behind, name):
+    (tmp_path / "a.bin").write_bytes(RUN_BEHIND[name])
+    assert name in run_behind and not scan(tmp_path / "a.bin").harmless
+    zipped(tmp_path / "a.pt", data_pkl=pickle.dumps({}), hook=RUN_BEHIND[name])
+    assert not scan(tmp_path / "a.pt").harmless
+
+
+def test_the_status_of_a_hidden_call(tmp_path):
+    (tmp_path / "b.bin").write_bytes(RUN_BEHIND["another beginning"])
+    done = command_here("inspect", tmp_path / "b.bin")
+    assert done.returncode == 1 and "posix.getpid  1 times: NOT ON THE LIST" in done.stdout
+
+
+def test_a_file_is_harmless_only_if_its_format_is_known(tmp_path):
+    path = tmp_path / "w.ckpt"
+    for data in (b"", b"\x0a\x05hello", b"text", bytes(600), b"PK\x05\x06" + bytes(18), b"\x80\x02\x00"):
+        path.write_bytes(data)
+        done = command_here("inspect", path)
+        assert done.returncode == 1 and "not recognised" in done.stdout
+        assert done.stdout.endswith("do not load it elsewhere: what could not be read may run\n")
+    write_mindspore(path, {"a": from_array(np.zeros(3, np.float32))})
+    assert scan(path).harmless and scan(path).kind == "MindSpore checkpoint"
+    for number in range(200, 1200):  # headers of all lengths: one that begins as a pickle does, too
+        write_safetensors(path, {"a": from_array(np.zeros(3, np.float32))}, {"x": "y" * number})
+        assert scan(path).harmless and scan(path).kind == "safetensors file"
+
+
+def test_a_tar_archive_that_is_a_pickle_too(tmp_path):
+    """PyTorch opens a file as a tar archive before it looks for pickles."""
+    inner = tarfile.TarInfo("N.")
+    header = bytearray(inner.tobuf(tarfile.USTAR_FORMAT))
+    header[:7] = b"\x80\x02X" + (505).to_bytes(4, "little")
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    data = bytes(header) + b"."
+    assert type(pickle.loads(data, encoding="latin-1")) is str
+    (tmp_path / "a.tar").write_bytes(data)
+    assert scan(tmp_path / "a.tar").damage == ["not recognised: a tar archive, which was not looked into"]
+
+
+def test_pytorchs_old_format_ends_after_five_pickles(tmp_path):
+    torch = pytest.importorskip("torch")
+    for number in (40, 93, 99, 128 + 2 * 256, 1000):  # the first bytes after the pickles begin as a pickle does
+        torch.save({"w": torch.zeros(number)}, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
+        report = scan(tmp_path / "a.pt")
+        assert report.harmless and len(report.pickles) == 5
+    for protocol in (0, 1, 3, 4, 5):
+        kinds = {"pickle_protocol": protocol, "_use_new_zipfile_serialization": False}
+        torch.save({"w": torch.zeros(40)}, tmp_path / "b.pt", **kinds)
+        assert scan(tmp_path / "b.pt").harmless
+    (tmp_path / "c.pt").write_bytes(MAGIC + b"N." * 3)
+    assert "cut off" in scan(tmp_path / "c.pt").damage[0]
+
+
+def test_records_that_only_other_readers_find(tmp_path):
+    """A directory elsewhere, a name in capitals, records that overlap."""
+    zipped(tmp_path / "a.pt", data_pkl=pickle.dumps({}))
+    sound = (tmp_path / "a.pt").read_bytes()
+    (tmp_path / "b.pt").write_bytes(zipped(tmp_path / "evil.pt", data_pkl=RAW["INST"]).read_bytes() + sound)
+    assert "different records" in scan(tmp_path / "b.pt").damage[0]
+    zipped(tmp_path / "c.pt", DATA_PKL=b"\xff")
+    assert scan(tmp_path / "c.pt").damage
+    with zipfile.ZipFile(tmp_path / "a.pt", "a") as changed:
+        changed.writestr("m/x", bytes(200))
+        changed.filelist += [changed.getinfo("m/x")] * 9
+    assert "overlap" in scan(tmp_path / "a.pt").damage[0]
+
+
+def test_long_names_are_cut(tmp_path):
+    """The memo repeats them in every pair."""
+    texts = b"".join(
+        b"X" + (5000).to_bytes(4, "little") + bytes([65 + i]) * 5000 + b"q" + bytes([i]) for i in range(20)
+    )
+    pairs = b"".join(b"h" + bytes([i]) + b"h" + bytes([j]) + b"\x93" for i in range(20) for j in range(20))
+    (tmp_path / "a.pkl").write_bytes(b"\x80\x04" + texts + pairs + b".")
+    report = scan(tmp_path / "a.pkl")
+    assert len(report.foreign) == 400 and max(map(len, report.foreign)) < 500
 
 
 def test_names_cannot_command_a_terminal(tmp_path):

@@ -1,6 +1,7 @@
 """Small `.pt` files that would cost any amount of time or memory, or alter what reads them; and what is plain data."""
 
 import argparse
+import copy
 import io
 import pickle
 import random
@@ -14,7 +15,7 @@ import pytest
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats import torch_pickle, torch_zip
 from ms_codegeex.formats.files import nested_tensors, read_raw
-from ms_codegeex.formats.tensors import from_array
+from ms_codegeex.formats.tensors import from_array, map_bytes, read_bytes
 from ms_codegeex.formats.torch_zip import read_torch, write_torch
 
 torch = pytest.importorskip("torch")
@@ -74,6 +75,46 @@ def test_operations_and_numbers_are_limited(tmp_path, monkeypatch):
         read_torch(archive(tmp_path / "b.pt", b"N" * 204 + b"."))
 
 
+def text(value):
+    return b"X" + struct.pack("<I", len(value)) + value.encode()
+
+
+def number(value):
+    data = pickle.encode_long(value)
+    return b"\x8a" + bytes([len(data)]) + data
+
+
+REBUILD = b"ctorch._utils\n_rebuild_tensor_v2\n"
+STORED = b"(X\x07\x00\x00\x00storagectorch\nCharStorage\nX\x01\x00\x00\x000NK\x01tQq\x00"
+COPIED = b"h\x01h\x00\x85R" * 40  # calls of the second object of the memo with the first one
+REPEATED = {  # the memo repeats a long operand, or operands collide
+    "copies of a list": b"(]q\x00(" + b"N" * 1000 + b"ectorch\nSize\nq\x01" + COPIED + b"t",
+    "copies of a tuple": b"((" + b"N" * 1000 + b"tq\x00cbuiltins\nset\nq\x01" + COPIED + b"t",
+    "copies of pairs": b"(]q\x00(" + b"K\x01N\x86" * 1000 + b"eccollections\nOrderedDict\nq\x01" + COPIED + b"t",
+    "tuples as keys": b"((" + b"K\x01" * 9 + b"tq\x00}(h\x00Nut",
+    "texts as keys": b"}(" + (text("a" * 5000) + b"N") * 2 + b"u",
+    "numbers that collide": b"}(" + b"".join(number(i * ((1 << 61) - 1)) + b"N" for i in range(1, 100)) + b"u",
+    "fractions": b"}(" + b"".join(b"G" + struct.pack(">d", i) + b"N" for i in range(1, 100)) + b"u",
+    "arguments": b"(" + STORED + REBUILD + b"(h\x00K\x00))" + b"N" * 20 + b"tRt",
+    "tensors": b"(" + STORED + b"(h\x00K\x00))\x89Ntq\x01" + REBUILD + b"q\x02" + b"h\x02h\x01R" * 2000 + b"t",
+    "a long name": b"(" + text("megatron") + text("x" * 300) + b"\x93t",
+    "a long key of a storage": STORED.replace(text("0"), text("0" * 300)),
+}
+
+
+@pytest.mark.parametrize("name", REPEATED)
+def test_operands_that_the_memo_repeats(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(torch_pickle, "ROOM", 20_000, raising=False)
+    path = archive(tmp_path / "a.pt", b"\x80\x02" + REPEATED[name] + b".", [("data/0", b"1")])
+    with pytest.raises(UserError, match=r"copies of more than 20000|a longer key|a name of|key of 300|24 arguments"):
+        read_torch(path)
+
+
+def test_many_small_numbers_as_keys_are_no_copies(tmp_path):
+    torch.save({"names": {number: "x" for number in range(50_000)}}, tmp_path / "a.pt")
+    assert len(read_torch(tmp_path / "a.pt")["names"]) == 50_000
+
+
 def test_a_record_that_swells(tmp_path):
     """The byte order, a word, as a megabyte of compressed zeros that would make a gigabyte."""
     path = archive(tmp_path / "a.pt", b"\x80\x02}.", [("byteorder", bytes(1 << 24))], zipfile.ZIP_DEFLATED)
@@ -90,6 +131,40 @@ def test_two_records_of_one_name(tmp_path):
         path = archive(tmp_path / "a.pt", b"\x80\x02}.", [("data/0", b"a"), ("data/0", b"b")])
     with pytest.raises(UserError, match="two of its records have the same name"):
         read_torch(path)
+
+
+@pytest.mark.parametrize("offset", [10**6, (1 << 63) - 1, 1 << 63, (1 << 64) - 1])
+@pytest.mark.parametrize("name", ["data/0", "data.pkl"])
+def test_a_record_beyond_the_file(tmp_path, name, offset):
+    write_torch(tmp_path / "a.pt", {"a": from_array(np.arange(4, dtype=np.float32))})
+    with zipfile.ZipFile(tmp_path / "a.pt", "a") as changed:
+        changed.getinfo(f"a/{name}").header_offset = offset
+        changed.writestr("a/more", b"")  # so that the directory is written anew
+    expected = {"data/0": "data/0 lies beyond the end of the file", "data.pkl": "damaged, cut off|could not be read"}
+    with pytest.raises(UserError, match=expected[name]):
+        read_torch(tmp_path / "a.pt")
+
+
+def test_records_that_share_their_bytes(tmp_path):
+    """Many names of one place, each of which would be read for its checksum."""
+    path = archive(tmp_path / "a.pt", b"\x80\x02}.", [("data/0", bytes(1000))])
+    with zipfile.ZipFile(path, "a") as changed:
+        for number in range(1, 5):
+            info = copy.copy(changed.getinfo("m/data/0"))
+            info.filename = f"m/data/{number}"
+            changed.filelist.append(info)
+        changed.writestr("m/more", b"")
+    with pytest.raises(UserError, match="its records overlap"):
+        read_torch(path)
+
+
+@pytest.mark.parametrize("start", [(1 << 63) - 1, 1 << 64])
+def test_bytes_beyond_any_file(tmp_path, start):
+    (tmp_path / "a").write_bytes(bytes(8))
+    with pytest.raises(UserError, match="was changed or removed"):
+        map_bytes(tmp_path / "a", start, 4)
+    with pytest.raises(UserError, match="was changed or removed"):
+        list(read_bytes(tmp_path / "a", start, np.empty(4, np.uint8)))
 
 
 @pytest.mark.parametrize("name", ["items", "get", "values", "__class__"])
