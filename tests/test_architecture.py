@@ -44,6 +44,7 @@ FOLDERS = {  # what a folder may import besides BASE, lowest first
     "interchange": "data",
     "formats": "models config data",
     "gguf_files": "models config data formats",
+    "auditing": "formats",
     "parallel": "models config",
     "training": "kernels models config data formats parallel",
     "planning": "models config parallel",
@@ -61,10 +62,11 @@ FOLDERS = {  # what a folder may import besides BASE, lowest first
     "serving": "kernels cuda data generation",
     "terminal": "kernels data generation serving",
     "commands": "kernels cuda models config data formats generation planning runs serving terminal "
-    "rehearsal ladder jobs calibrating evaluation ray_engines gguf_files interchange",
+    "rehearsal ladder jobs calibrating evaluation ray_engines gguf_files interchange auditing",
     "cli": "commands",
 }
 EXTRAS = {  # what only some users need, and the files of `commands/` that belong to it; the core imports none of it
+    "auditing": "",
     "calibrating": "calibrate",
     "devices": "",
     "evaluation": "evaluate evaluate_options reproduce reproduce_checkpoints reproduce_precisions",

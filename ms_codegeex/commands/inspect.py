@@ -125,7 +125,7 @@ def _check_no_documents(arguments: Arguments, kind: str) -> None:
 
 def _run_file(arguments: Arguments) -> int:
     """What the pickles of a `.pt`, `.bin` or `.ckpt` would import."""
-    from ms_codegeex.formats.pickle_report import lines, scan
+    from ms_codegeex.auditing.pickle_report import lines, scan
 
     _check_no_documents(arguments, "file of weights")
     if arguments.tensors:

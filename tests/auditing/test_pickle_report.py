@@ -16,8 +16,8 @@ import pytest
 from conftest import command_here
 from own_environment import own_environment, run_in
 
+from ms_codegeex.auditing.pickle_report import scan
 from ms_codegeex.formats.mindspore_checkpoint import write_mindspore
-from ms_codegeex.formats.pickle_report import scan
 from ms_codegeex.formats.safetensors_file import write_safetensors
 from ms_codegeex.formats.tensors import from_array
 from ms_codegeex.formats.torch_zip import write_torch
