@@ -70,7 +70,7 @@ def first_of(*stops: Stop) -> Rule:
     return Rule(lambda text: any(stop(text) for stop in stops), scan)
 
 
-class Beginning:
+class PartialWord:
     """The longest end of a growing text that is a beginning of `word`: its first `length` characters.
 
     By Knuth, Morris and Pratt, so that a character takes two comparisons on average, whatever text and word are. The
@@ -116,10 +116,10 @@ def words(known: Sequence[str]) -> Rule:
     """The text contains one of these words."""
 
     def scan() -> Scanner:
-        beginnings = [Beginning(word) for word in known]
+        partial = [PartialWord(word) for word in known]
 
         def each(piece: str) -> int | None:
-            return min((end for one in beginnings if (end := one.feed(piece)) is not None), default=None)
+            return min((end for one in partial if (end := one.feed(piece)) is not None), default=None)
 
         return each
 
@@ -197,7 +197,7 @@ class Ending:
 
     def __init__(self, known: Sequence[str] = (), rule: Rule | None = None):
         self.ended, self.word, self._rule, self._held = False, "", rule, ""
-        self._beginnings = [Beginning(word) for word in known]
+        self._words = [PartialWord(word) for word in known]
         self._scan = rule.scan() if rule else None
 
     def feed(self, piece: str) -> str:
@@ -205,15 +205,15 @@ class Ending:
         if self.ended:
             return ""
         ruled = self._scan(piece) if self._scan is not None else None
-        places = [ruled, *(one.feed(piece) for one in self._beginnings)]
+        places = [ruled, *(one.feed(piece) for one in self._words)]
         end = min((position for position in places if position is not None), default=None)
         text = self._held + piece[:end]
         if end is None:
-            sent = len(text) - max((one.length for one in self._beginnings), default=0)
+            sent = len(text) - max((one.length for one in self._words), default=0)
             self._held = text[sent:]
             return text[:sent]
         self.ended, self._held = True, ""
-        complete = [one.word for one, place in zip(self._beginnings, places[1:], strict=True) if place == end]
+        complete = [one.word for one, place in zip(self._words, places[1:], strict=True) if place == end]
         self.word = max(complete, key=len, default="")
         dropped = [len(self.word)]
         if self._rule is not None and ruled == end:

@@ -10,7 +10,7 @@ import re
 from itertools import accumulate
 
 from ms_codegeex.base.errors import PromptTooLong
-from ms_codegeex.generation.stopping import Beginning
+from ms_codegeex.generation.stopping import PartialWord
 from ms_codegeex.serving.answering import Filters, TextFilter
 from ms_codegeex.serving.model import ServedModel, anchored, step_of
 
@@ -28,7 +28,7 @@ def overlap(answer: str, suffix: str) -> int:
     body, text = suffix.lstrip(), answer.rstrip()
     lead = suffix[: len(suffix) - len(body)]
     _, line_break, indent = lead.rpartition("\n")
-    repeated = Beginning(body)
+    repeated = PartialWord(body)
     repeated.feed(text)
     length, closes = repeated.length, _closing(text) if repeated.length else []
     while length:
@@ -70,7 +70,7 @@ class Trimming(TextFilter):
     """`overlap` for an answer in pieces: text that may belong to the repetition is held back."""
 
     def __init__(self, suffix: str):
-        self._suffix, self._repeated = suffix, Beginning(suffix.lstrip())
+        self._suffix, self._repeated = suffix, PartialWord(suffix.lstrip())
         self._text, self._said = "", 0
         self._read = 0  # characters that `_repeated` has read: not the white space at the end
 

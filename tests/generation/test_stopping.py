@@ -127,16 +127,16 @@ def test_a_word_or_a_rule_ends_the_text(pieces):
 @given(pieces=st.lists(st.text("ab", max_size=4), max_size=12), word=st.text("ab", max_size=8))
 @example(pieces=["aab", "aab", "aaa"], word="aabaaa")
 def test_the_longest_beginning_of_a_word_at_the_end_of_a_text_is_known(pieces, word):
-    text, beginning, found = "", stopping.Beginning(word), None
+    text, partial, found = "", stopping.PartialWord(word), None
     for piece in pieces:
-        place = beginning.feed(piece)
+        place = partial.feed(piece)
         if found is None and place is not None:
             found = len(text) + place
         text += piece
         known = [length for length in range(len(word), -1, -1) if text.endswith(word[:length])]
-        chain = [beginning.length]
+        chain = [partial.length]
         while chain[-1]:
-            chain.append(beginning.shorter(chain[-1]))
+            chain.append(partial.shorter(chain[-1]))
         assert chain == known
     assert found == (None if not pieces or word not in text else text.index(word) + len(word))
 
