@@ -7,6 +7,7 @@ prefix, and the end of its answer that repeats the start of the suffix is trimme
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from itertools import accumulate
 
 from ms_codegeex.base.errors import PromptTooLong
@@ -89,15 +90,22 @@ class Trimming(TextFilter):
         return self._text[start : len(self._text) - overlap(self._text, self._suffix)]
 
 
+def suffix_ids(model: ServedModel, suffix: str) -> list[int]:
+    """Ids of a suffix for a model with sentinels, without the end that no context has room for."""
+    return model.tokenizer.encode_inside(suffix[: model.max_characters])
+
+
 def infill_prompt(
-    model: ServedModel, prefix: str, suffix: str, room: int, remedy: str = ""
+    model: ServedModel, prefix: str, suffix: str, room: int, remedy: str = "", encoded: Sequence[int] | None = None
 ) -> tuple[list[int], bool, tuple[str, ...]]:
     """Ids of the prompt, at most `room`, whether they had to be truncated, and texts that end the answer. With a
-    `remedy`, a prompt that is too long is a `PromptTooLong`, which names it."""
+    `remedy`, a prompt that is too long is a `PromptTooLong`, which names it. `encoded`: the suffix's `suffix_ids`, if
+    several prompts share them."""
     maximum, end = model.max_characters, ()  # encoding more would take seconds
     begin = prefix[-anchored(len(prefix), maximum) :] if prefix else ""
     if model.sentinels is not None:
-        ids, cut = model.sentinels.prompt(model.tokenizer, begin, suffix[:maximum], room, step_of(room))
+        after = suffix_ids(model, suffix) if encoded is None else encoded
+        ids, cut = model.sentinels.prompt(model.tokenizer, begin, after, room, step_of(room))
         cut, end = cut or len(suffix) > maximum, model.sentinels.end
     else:
         whole = model.begun(model.tokenizer.encode_prompt(begin))
