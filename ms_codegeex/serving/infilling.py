@@ -72,22 +72,29 @@ class Trimming(TextFilter):
 
     def __init__(self, suffix: str):
         self._suffix, self._repeated = suffix, PartialWord(suffix.lstrip())
-        self._text, self._said = "", 0
+        self._text, self._said = list[str](), 0  # characters
         self._read = 0  # characters that `_repeated` has read: not the white space at the end
+        self._start = 0  # where the text that was read may begin to repeat the suffix
 
     def feed(self, piece: str) -> str:
         """The text that can be sent after the next piece. No later piece lets the repetition begin earlier."""
-        self._text += piece
-        text = self._text.rstrip()
-        self._repeated.feed(text[self._read :])
-        self._read = len(text)
-        start, self._said = self._said, max(self._said, len(text[: len(text) - self._repeated.length].rstrip()))
-        return self._text[start : self._said]
+        before, solid = len(self._text), len(piece.rstrip())
+        self._text.extend(piece)
+        if solid:
+            read, self._read = self._read, before + solid
+            self._repeated.feed("".join(self._text[read : self._read]))
+        said = self._said
+        while self._start < self._read - self._repeated.length:
+            self._start += 1
+            if not self._text[self._start - 1].isspace():  # such white space may belong to the repetition
+                self._said = self._start
+        return "".join(self._text[said : self._said])
 
     def rest(self) -> str:
         """The text that is still held back at the end, without the repetition."""
-        start, self._said = self._said, len(self._text)
-        return self._text[start : len(self._text) - overlap(self._text, self._suffix)]
+        text, said = "".join(self._text), self._said
+        self._said = len(text)
+        return text[said : len(text) - overlap(text, self._suffix)]
 
 
 def suffix_ids(model: ServedModel, suffix: str) -> list[int]:

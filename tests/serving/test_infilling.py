@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.infilling.sentinels import JOINED, Sentinels, sentinels
 from ms_codegeex.data.tokenizer import load_tokenizer
+from ms_codegeex.serving.answering import Indented
 from ms_codegeex.serving.infilling import Trimming, overlap
 
 TEXT = st.text(alphabet="ab_ (){}\n\t;é", max_size=24)
@@ -167,6 +168,31 @@ def steps(work: Callable[[], object]) -> int:
 def test_repetitions_that_all_fail_cost_as_much_as_the_answer_is_long(answer, suffix):
     assert overlap(answer, suffix) == defined(answer, suffix)
     assert steps(lambda: overlap(answer, suffix)) < 30 * len(answer)
+
+
+class Copied(str):
+    """A text that counts the characters which adding to it, or it to others, copies."""
+
+    copied = 0
+
+    def __add__(self, other):
+        Copied.copied += len(self) + len(other)
+        return Copied(str(self) + str(other))
+
+    def __radd__(self, other):
+        return Copied(other) + self
+
+    def __iter__(self):
+        return map(Copied, super().__iter__())
+
+
+@pytest.mark.parametrize("through", [Indented(4), Trimming("-" + " " * 1000)])
+def test_white_space_that_waits_is_not_copied_with_each_piece(through, monkeypatch):
+    monkeypatch.setattr(Copied, "copied", 0)
+    pieces = [Copied(text) for text in ["-", "\n", *[" " * 4] * 200, "x"]]
+    said = "".join(map(through.feed, pieces)) + through.rest()
+    assert said == "".join(map(str, pieces))
+    assert Copied.copied < 20 * len(said)
 
 
 def test_a_long_suffix_is_read_only_as_far_as_needed():
