@@ -71,24 +71,19 @@ def first_of(*stops: Stop) -> Rule:
 
 
 class PartialWord:
-    """The longest end of a growing text that is a beginning of `word`: its first `length` characters.
+    """The longest end of a growing text that is a beginning of `word`: its first `length` characters. `shorter` has the
+    length of the next shorter beginning at the end of each one, as far as the text has followed the word.
 
-    By Knuth, Morris and Pratt, so that a character takes two comparisons on average, whatever text and word are. The
-    table for that is made as far as the text has followed the word.
+    By Knuth, Morris and Pratt, so that a character takes two comparisons on average, whatever text and word are.
     """
 
     def __init__(self, word: str):
         self.word, self.length = word, 0
-        self._shorter = array("i", (0, 0))
-
-    def shorter(self, length: int) -> int:
-        """The length of the next shorter beginning with which the beginning of this length ends, 0 if there is none;
-        `length` is at most one that the text has had."""
-        return self._shorter[length]
+        self.shorter = array("i", (0, 0))
 
     def feed(self, piece: str) -> int | None:
         """Take the next piece. The number of its characters after which the text first ends with the word, or None."""
-        word, length, shorter, found = self.word, self.length, self._shorter, None
+        word, length, shorter, found = self.word, self.length, self.shorter, None
         if not word:
             return 0
         if not length and word[0] not in piece:
@@ -205,16 +200,15 @@ class Ending:
         if self.ended:
             return ""
         ruled = self._scan(piece) if self._scan is not None else None
-        places = [ruled, *(one.feed(piece) for one in self._words)]
-        end = min((position for position in places if position is not None), default=None)
+        places = (ruled, *(one.feed(piece) for one in self._words))
+        end = min((place for place in places if place is not None), default=None)
         text = self._held + piece[:end]
         if end is None:
             sent = len(text) - max((one.length for one in self._words), default=0)
             self._held = text[sent:]
             return text[:sent]
         self.ended, self._held = True, ""
-        complete = [one.word for one, place in zip(self._words, places[1:], strict=True) if place == end]
-        self.word = max(complete, key=len, default="")
+        self.word = max((one.word for one in self._words if text.endswith(one.word)), key=len, default="")
         dropped = [len(self.word)]
         if self._rule is not None and ruled == end:
             dropped.append(self._rule.dropped)

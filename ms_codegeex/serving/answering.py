@@ -86,11 +86,9 @@ class Indented(TextFilter):
             if character == "\n":
                 said += self._blank
                 self._blank = [character]
-            elif not self._blank:
-                said.append(character)
-            elif character.isspace():
+            elif self._blank and character.isspace():
                 self._blank.append(character)
-            elif len(self._blank) - 1 < self._minimum:
+            elif 0 < len(self._blank) <= self._minimum:
                 self.ended, self._blank = True, []
                 break
             else:

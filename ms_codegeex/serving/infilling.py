@@ -34,13 +34,14 @@ def overlap(answer: str, suffix: str) -> int:
     length, closes = repeated.length, _closing(text) if repeated.length else []
     while length:
         start = len(text) - length
-        if not closes[start] and _whole_words(text[max(start - 1, 0) : start], body):
+        last = text[max(start - 1, 0) : start]
+        if not closes[start] and not re.fullmatch(r"\w\w", last + body[0]):
             rest = start
             while lead and rest and text[rest - 1].isspace():
                 rest -= 1
             if not lead or _alike(text[rest:start], line_break, indent):
                 return len(answer) - rest
-        length = repeated.shorter(length)
+        length = repeated.shorter[length]
     return len(answer) - len(text) if lead else 0
 
 
@@ -49,11 +50,6 @@ def _alike(space: str, line_break: str, indent: str) -> bool:
     an empty one, and after it `indent`."""
     _, own_break, own_indent = space.rpartition("\n")
     return own_break == line_break and (own_indent == indent if line_break else bool(space))
-
-
-def _whole_words(last: str, body: str) -> bool:
-    """Whether no word goes on from the character in front of a repetition into it."""
-    return re.fullmatch(r"\w\w", last + body[0]) is None
 
 
 def _closing(text: str) -> list[bool]:
@@ -78,12 +74,10 @@ class Trimming(TextFilter):
 
     def feed(self, piece: str) -> str:
         """The text that can be sent after the next piece. No later piece lets the repetition begin earlier."""
-        before, solid = len(self._text), len(piece.rstrip())
+        read, said, solid = self._read, self._said, len(piece.rstrip())
+        self._read = len(self._text) + solid if solid else read
         self._text.extend(piece)
-        if solid:
-            read, self._read = self._read, before + solid
-            self._repeated.feed("".join(self._text[read : self._read]))
-        said = self._said
+        self._repeated.feed("".join(self._text[read : self._read]))
         while self._start < self._read - self._repeated.length:
             self._start += 1
             if not self._text[self._start - 1].isspace():  # such white space may belong to the repetition

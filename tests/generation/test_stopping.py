@@ -136,7 +136,7 @@ def test_the_longest_beginning_of_a_word_at_the_end_of_a_text_is_known(pieces, w
         known = [length for length in range(len(word), -1, -1) if text.endswith(word[:length])]
         chain = [partial.length]
         while chain[-1]:
-            chain.append(partial.shorter(chain[-1]))
+            chain.append(partial.shorter[chain[-1]])
         assert chain == known
     assert found == (None if not pieces or word not in text else text.index(word) + len(word))
 

@@ -58,8 +58,7 @@ class Sentinels:
         its end, the longer one first. With a `step`, of at most an eighth of `room`, the start of the prefix and the
         end of the suffix move in such steps while the prefix grows.
 
-        The user's text is taken literally: a sentinel in it is plain text. The suffix of several prompts can be given
-        as `Tokenizer.encode_inside` has encoded it.
+        The user's text is taken literally: a sentinel in it is plain text. The suffix may be encoded already.
         """
         marks, first = {}, len(tokenizer.prefix)
         for part in PARTS:
