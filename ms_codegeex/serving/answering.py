@@ -76,29 +76,30 @@ class Indented(TextFilter):
     space."""
 
     def __init__(self, minimum: int):
-        self._minimum, self._blank = minimum, ""  # a line break and the white space of its line so far
+        self._minimum = minimum
+        self._blank: list[str] = []  # characters: a line break and the white space of its line so far
 
     def feed(self, piece: str) -> str:
         """The text that can be sent after the next piece. White space in front of a line waits for the line's text."""
-        said = ""
+        said: list[str] = []
         for character in "" if self.ended else piece:
             if character == "\n":
-                said, self._blank = said + self._blank, character
-            elif not self._blank:
-                said += character
-            elif character.isspace():
-                self._blank += character
-            elif len(self._blank) - 1 < self._minimum:
-                self.ended, self._blank = True, ""
+                said += self._blank
+                self._blank = [character]
+            elif self._blank and character.isspace():
+                self._blank.append(character)
+            elif 0 < len(self._blank) <= self._minimum:
+                self.ended, self._blank = True, []
                 break
             else:
-                said, self._blank = said + self._blank + character, ""
-        return said
+                said += [*self._blank, character]
+                self._blank = []
+        return "".join(said)
 
     def rest(self) -> str:
         """The white space that waits."""
-        blank, self._blank = self._blank, ""
-        return blank
+        blank, self._blank = self._blank, []
+        return "".join(blank)
 
 
 class Lasting(TextFilter):

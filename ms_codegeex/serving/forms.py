@@ -19,8 +19,12 @@ ASIDE = {"name", "description", "strict"}  # of a named schema; schemas are alwa
 def requested_form(body: Any) -> dict[str, str]:
     """The settings `json_schema` and `grammar` of a request's body. `UserError` names the field."""
     requested = getattr(body, "response_format", None)
-    schema = getattr(body, "json_schema", None) if requested is None else _schema_of(requested)
-    text = "" if schema is None else json.dumps(schema)
+    field = "json_schema" if requested is None else "response_format"
+    schema = getattr(body, field, None) if requested is None else _schema_of(requested)
+    try:
+        text = "" if schema is None else json.dumps(schema)
+    except RecursionError:  # what Python can just about read, it may not be able to write
+        raise UserError(f"{field}: nested too deep; give a schema of fewer levels") from None
     return {"json_schema": text, "grammar": getattr(body, "grammar", None) or ""}
 
 

@@ -7,10 +7,11 @@ prefix, and the end of its answer that repeats the start of the suffix is trimme
 from __future__ import annotations
 
 import re
-from functools import reduce
+from collections.abc import Sequence
 from itertools import accumulate
 
 from ms_codegeex.base.errors import PromptTooLong
+from ms_codegeex.generation.stopping import PartialWord
 from ms_codegeex.serving.answering import Filters, TextFilter
 from ms_codegeex.serving.model import ServedModel, anchored, step_of
 
@@ -25,73 +26,87 @@ def overlap(answer: str, suffix: str) -> int:
     A repetition does not start inside a word of the answer, and holds no bracket that closes one in the rest of the
     answer: in `f(` + `g(x)` + `)`, the answer keeps its bracket.
     """
-    body = suffix.lstrip()
+    body, text = suffix.lstrip(), answer.rstrip()
     lead = suffix[: len(suffix) - len(body)]
-    text = answer.rstrip()
-    for length in range(min(len(text), len(body)), 0, -1):
-        if text.endswith(body[:length]):
-            before = text[: len(text) - length]
-            rest = before.rstrip()
-            if _alike(before[len(rest) :], lead) and _whole_words(before, body) and _own(before, body[:length]):
-                return len(answer) - len(rest if lead else before)
+    _, line_break, indent = lead.rpartition("\n")
+    repeated = PartialWord(body)
+    repeated.feed(text)
+    length, closes = repeated.length, _closing(text) if repeated.length else []
+    while length:
+        start = len(text) - length
+        last = text[max(start - 1, 0) : start]
+        if not closes[start] and not re.fullmatch(r"\w\w", last + body[0]):
+            rest = start
+            while lead and rest and text[rest - 1].isspace():
+                rest -= 1
+            if not lead or _alike(text[rest:start], line_break, indent):
+                return len(answer) - rest
+        length = repeated.shorter[length]
     return len(answer) - len(text) if lead else 0
 
 
-def _alike(space: str, lead: str) -> bool:
-    """Whether white space in the answer corresponds to that at the start of the suffix."""
-    if not lead:
-        return True
-    if ("\n" in space) != ("\n" in lead):
-        return False
-    return space.rpartition("\n")[2] == lead.rpartition("\n")[2] if "\n" in lead else bool(space)
+def _alike(space: str, line_break: str, indent: str) -> bool:
+    """Whether white space in the answer corresponds to that at the start of the suffix, which has such a line break or
+    an empty one, and after it `indent`."""
+    _, own_break, own_indent = space.rpartition("\n")
+    return own_break == line_break and (own_indent == indent if line_break else bool(space))
 
 
-def _whole_words(before: str, body: str) -> bool:
-    return not before or re.fullmatch(r"\w\w", before[-1] + body[0]) is None
-
-
-def _own(before: str, repeated: str) -> bool:
-    """Whether no bracket of `repeated` closes one that `before` opens."""
+def _closing(text: str) -> list[bool]:
+    """For each place in a text, whether a bracket after it closes one before it."""
 
     def deeper(depth: int, character: str) -> int:
         return max(depth + (character in OPENING) - (character in CLOSING), 0)  # at 0, it closes one of the prefix
 
-    opened = reduce(deeper, before, 0)
-    return all(depth >= opened for depth in accumulate(repeated, deeper, initial=opened))  # ends at the first
+    depths = list(accumulate(text, deeper, initial=0))
+    lowest = reversed(list(accumulate(reversed(depths), min)))  # from each place on
+    return [least < depth for least, depth in zip(lowest, depths, strict=True)]
 
 
 class Trimming(TextFilter):
     """`overlap` for an answer in pieces: text that may belong to the repetition is held back."""
 
     def __init__(self, suffix: str):
-        self._suffix, self._body = suffix, suffix.lstrip()
-        self._text, self._said = "", 0
-        self._start = 0  # where the text, without the white space at its end, may begin to repeat `_body`
+        self._suffix, self._repeated = suffix, PartialWord(suffix.lstrip())
+        self._text, self._said = list[str](), 0  # characters
+        self._read = 0  # characters that `_repeated` has read: not the white space at the end
+        self._start = 0  # where the text that was read may begin to repeat the suffix
 
     def feed(self, piece: str) -> str:
         """The text that can be sent after the next piece. No later piece lets the repetition begin earlier."""
-        self._text += piece
-        text = self._text.rstrip()
-        while not self._body.startswith(text[self._start :]):
+        read, said, solid = self._read, self._said, len(piece.rstrip())
+        self._read = len(self._text) + solid if solid else read
+        self._text.extend(piece)
+        self._repeated.feed("".join(self._text[read : self._read]))
+        while self._start < self._read - self._repeated.length:
             self._start += 1
-        start, self._said = self._said, max(self._said, len(text[: self._start].rstrip()))
-        return self._text[start : self._said]
+            if not self._text[self._start - 1].isspace():  # such white space may belong to the repetition
+                self._said = self._start
+        return "".join(self._text[said : self._said])
 
     def rest(self) -> str:
         """The text that is still held back at the end, without the repetition."""
-        start, self._said = self._said, len(self._text)
-        return self._text[start : len(self._text) - overlap(self._text, self._suffix)]
+        text, said = "".join(self._text), self._said
+        self._said = len(text)
+        return text[said : len(text) - overlap(text, self._suffix)]
+
+
+def suffix_ids(model: ServedModel, suffix: str) -> list[int]:
+    """Ids of a suffix for a model with sentinels, without the end that no context has room for."""
+    return model.tokenizer.encode_inside(suffix[: model.max_characters])
 
 
 def infill_prompt(
-    model: ServedModel, prefix: str, suffix: str, room: int, remedy: str = ""
+    model: ServedModel, prefix: str, suffix: str, room: int, remedy: str = "", encoded: Sequence[int] | None = None
 ) -> tuple[list[int], bool, tuple[str, ...]]:
     """Ids of the prompt, at most `room`, whether they had to be truncated, and texts that end the answer. With a
-    `remedy`, a prompt that is too long is a `PromptTooLong`, which names it."""
+    `remedy`, a prompt that is too long is a `PromptTooLong`, which names it. `encoded`: the suffix's `suffix_ids`, if
+    several prompts share them."""
     maximum, end = model.max_characters, ()  # encoding more would take seconds
     begin = prefix[-anchored(len(prefix), maximum) :] if prefix else ""
     if model.sentinels is not None:
-        ids, cut = model.sentinels.prompt(model.tokenizer, begin, suffix[:maximum], room, step_of(room))
+        after = suffix_ids(model, suffix) if encoded is None else encoded
+        ids, cut = model.sentinels.prompt(model.tokenizer, begin, after, room, step_of(room))
         cut, end = cut or len(suffix) > maximum, model.sentinels.end
     else:
         whole = model.begun(model.tokenizer.encode_prompt(begin))

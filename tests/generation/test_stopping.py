@@ -124,6 +124,46 @@ def test_a_word_or_a_rule_ends_the_text(pieces):
     assert "".join(stopping.until(pieces, stopping.Ending(["print"], stopping.unindented))) == expected
 
 
+@given(pieces=st.lists(st.text("ab", max_size=4), max_size=12), word=st.text("ab", max_size=8))
+@example(pieces=["aab", "aab", "aaa"], word="aabaaa")
+def test_the_longest_beginning_of_a_word_at_the_end_of_a_text_is_known(pieces, word):
+    text, partial, found = "", stopping.PartialWord(word), None
+    for piece in pieces:
+        place = partial.feed(piece)
+        if found is None and place is not None:
+            found = len(text) + place
+        text += piece
+        known = [length for length in range(len(word), -1, -1) if text.endswith(word[:length])]
+        chain = [partial.length]
+        while chain[-1]:
+            chain.append(partial.shorter[chain[-1]])
+        assert chain == known
+    assert found == (None if not pieces or word not in text else text.index(word) + len(word))
+
+
+class Counted(str):
+    """A word that counts its characters that are compared."""
+
+    compared = 0
+
+    def __getitem__(self, place):
+        self.compared += 1
+        return super().__getitem__(place)
+
+    def startswith(self, prefix):
+        self.compared += len(prefix)
+        return super().startswith(prefix)
+
+
+@pytest.mark.parametrize("text", ["a" * 2000 + "b", ("a" * 40 + "b") * 50])
+def test_a_long_word_that_never_comes_costs_as_much_as_the_text_is_long(text):
+    word = Counted("a" * 3000)
+    ending = stopping.Ending([word])
+    pieces = [text[place : place + 4] for place in range(0, len(text), 4)]
+    assert "".join([*map(ending.feed, pieces), ending.rest()]) == text
+    assert word.compared < 6 * len(text)
+
+
 def test_pieces_after_the_end_are_not_asked_for():
     asked = []
     pieces = (asked.append(piece) or piece for piece in ["a", "b\n", "\nc", "d"])

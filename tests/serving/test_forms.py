@@ -3,12 +3,13 @@
 import json
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
+from types import SimpleNamespace
 
 import httpx
 import jsonschema
 import openai
 import pytest
-from asking import ask
+from asking import ask, connected, running
 from fake_backend import FakeBackend, fake_model
 from over_http import served as served_here
 from pydantic import BaseModel
@@ -18,6 +19,7 @@ from test_serving_worker import Counting, begin
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.conversations import TEMPLATES
+from ms_codegeex.serving.forms import requested_form
 from ms_codegeex.serving.worker import Worker
 
 SCHEMA = {
@@ -109,6 +111,51 @@ def test_a_bad_schema_or_grammar_is_a_400_in_one_line(path, fields, param, strea
     response = ask("POST", path, tuned, json={**START[path], **fields, "stream": stream})
     error = response.json()["error"]
     assert (response.status_code, error["param"]) == (400, param) and len(error["message"].splitlines()) == 1
+
+
+@pytest.mark.parametrize("field", ["json_schema", "response_format"])
+def test_a_schema_that_is_nested_too_deep_is_an_error_of_its_field(field):
+    schema = {}
+    for _ in range(100_000):  # more than any Python can write
+        schema = {"not": schema}
+    value = schema if field == "json_schema" else {"type": "json_schema", "json_schema": {"schema": schema}}
+    with pytest.raises(UserError, match=f"^{field}: nested too deep"):
+        requested_form(SimpleNamespace(**{field: value}))
+
+
+DEEP = {
+    NATIVE: '"json_schema": %s',
+    CHAT: '"response_format": {"type": "json_schema", "json_schema": {"schema": %s}}',
+}
+
+
+@pytest.mark.parametrize("path", DEEP)
+def test_the_deepest_body_that_can_be_read_is_no_mistake_of_the_server(path):
+    """Just below Python's limit, which is searched for, a schema can be read and not be written."""
+
+    async def answers():
+        async with connected(tuned()) as client:
+
+            async def answer(depth):
+                schema = '{"not": ' * depth + "{}" + "}" * depth
+                content = f"{json.dumps(START[path])[:-1]}, {DEEP[path] % schema}}}"
+                return await client.post(path, content=content, headers={"Content-Type": "application/json"})
+
+            read, refused = 1, 1500  # bodies so short that they are read and checked in one thread
+            while refused - read > 1:
+                middle = (read + refused) // 2
+                if "parsing the body" in (await answer(middle)).text:
+                    refused = middle
+                else:
+                    read = middle
+            return [await answer(depth) for depth in range(read - 12, read + 2)]
+
+    usual = sys.getrecursionlimit()
+    sys.setrecursionlimit(1000)  # some packages raise it
+    try:
+        assert {response.status_code for response in running(answers())} == {400}
+    finally:
+        sys.setrecursionlimit(usual)
 
 
 def test_without_the_library_a_400_says_what_to_install(monkeypatch):

@@ -6,7 +6,7 @@ import json
 
 import pytest
 from asking import ask, events
-from fake_backend import FakeBackend, fake_model
+from fake_backend import FakeBackend, cached_tokenizer, fake_model
 
 from ms_codegeex.data.infilling.sentinels import Sentinels
 from ms_codegeex.serving.answering import Lasting
@@ -223,6 +223,14 @@ def test_a_prompt_between_marks_is_not_echoed():
     response, _ = completion({"suffix": SUFFIX, "echo": True}, sentinels=SENTINELS)
     assert response.status_code == 400 and response.json()["error"]["param"] == "echo"
     assert completion({"suffix": SUFFIX, "echo": True})[0].status_code == 200
+
+
+def test_the_suffix_of_many_prompts_is_encoded_once(monkeypatch):
+    tokenizer, encoded = cached_tokenizer(), []
+    real = tokenizer.encode_inside
+    monkeypatch.setattr(tokenizer, "encode_inside", lambda text: encoded.append(text) or real(text))
+    response, backend = completion({"prompt": ["a", "b", "c"], "suffix": SUFFIX}, sentinels=SENTINELS)
+    assert response.status_code == 200 and len(backend.asked) == 3 and encoded == [SUFFIX]
 
 
 def test_a_suffix_that_does_not_fit_is_refused_or_cut():

@@ -1,7 +1,11 @@
 """Trimming what an answer repeats of the suffix, and the prompts of models with sentinels."""
 
+import re
+import sys
 import time
-from functools import cache
+from collections.abc import Callable
+from functools import cache, reduce
+from itertools import accumulate
 
 import pytest
 from hypothesis import example, given, settings
@@ -10,6 +14,7 @@ from hypothesis import strategies as st
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.infilling.sentinels import JOINED, Sentinels, sentinels
 from ms_codegeex.data.tokenizer import load_tokenizer
+from ms_codegeex.serving.answering import Indented
 from ms_codegeex.serving.infilling import Trimming, overlap
 
 TEXT = st.text(alphabet="ab_ (){}\n\t;é", max_size=24)
@@ -93,6 +98,101 @@ def test_what_cannot_be_trimmed_is_not_held_back(pieces, suffix):
         assert text.startswith(said)
         held = text[len(said) :].strip()
         assert suffix.lstrip().startswith(held)
+
+
+def defined(answer: str, suffix: str) -> int:
+    """`overlap` as its docstring has it, which tries every length and reads all brackets each time."""
+
+    def deeper(depth: int, character: str) -> int:
+        return max(depth + (character in "([{") - (character in ")]}"), 0)
+
+    text, body = answer.rstrip(), suffix.lstrip()
+    lead = suffix[: len(suffix) - len(body)]
+    for length in range(min(len(text), len(body)), 0, -1):
+        before, repeated = text[: len(text) - length], text[len(text) - length :]
+        rest = before.rstrip()
+        space, opened = before[len(rest) :], reduce(deeper, before, 0)
+        alike = bool(space) if lead else True
+        if "\n" in space + lead and lead:
+            alike = "\n" in space and "\n" in lead and space.rpartition("\n")[2] == lead.rpartition("\n")[2]
+        if (
+            repeated == body[:length]
+            and alike
+            and re.fullmatch(r"\w\w", before[-1:] + body[0]) is None
+            and min(accumulate(repeated, deeper, initial=opened)) >= opened
+        ):
+            return len(answer) - len(rest if lead else before)
+    return len(answer) - len(text) if lead else 0
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(alphabet="a({)} \n", max_size=10), st.text(alphabet="a({)} \n", max_size=10), st.data())
+@example("", "))", None)
+@example("f((", ")", None)
+@example("(a\n ", "\n a)", None)
+def test_the_repetition_is_the_one_of_the_definition(start, suffix, data):
+    answer = start
+    if data is not None:
+        body = suffix.lstrip()
+        shown, space = data.draw(st.integers(0, len(body))), data.draw(st.text(alphabet=" \n", max_size=2))
+        answer = start + data.draw(st.sampled_from(["", suffix[: len(suffix) - len(body)]])) + body[:shown] + space
+    assert overlap(answer, suffix) == defined(answer, suffix)
+
+
+def steps(work: Callable[[], object]) -> int:
+    """The number of lines that Python runs for `work`."""
+    count, usual = 0, sys.gettrace()
+
+    def tracer(frame, event, argument):
+        nonlocal count
+        count += event == "line"
+        return tracer
+
+    sys.settrace(tracer)
+    try:
+        work()
+    finally:
+        sys.settrace(usual)
+    return count
+
+
+@pytest.mark.parametrize(
+    ("answer", "suffix"),
+    [
+        ("(" * 101 + ")---" * 100, ")---" * 100),  # each repetition closes a bracket of the answer
+        ("b" + "a" * 400, "a" * 400),  # each starts inside a word
+        ("(" * 41 + ")" * 40, ")" * 40),
+        (";\t" + "; " * 200, " \n" + "; " * 200),  # none after such white space
+    ],
+)
+def test_repetitions_that_all_fail_cost_as_much_as_the_answer_is_long(answer, suffix):
+    assert overlap(answer, suffix) == defined(answer, suffix)
+    assert steps(lambda: overlap(answer, suffix)) < 30 * len(answer)
+
+
+class Copied(str):
+    """A text that counts the characters which adding to it, or it to others, copies."""
+
+    copied = 0
+
+    def __add__(self, other):
+        Copied.copied += len(self) + len(other)
+        return Copied(str(self) + str(other))
+
+    def __radd__(self, other):
+        return Copied(other) + self
+
+    def __iter__(self):
+        return map(Copied, super().__iter__())
+
+
+@pytest.mark.parametrize("through", [Indented(4), Trimming("-" + " " * 1000)])
+def test_white_space_that_waits_is_not_copied_with_each_piece(through, monkeypatch):
+    monkeypatch.setattr(Copied, "copied", 0)
+    pieces = [Copied(text) for text in ["-", "\n", *[" " * 4] * 200, "x"]]
+    said = "".join(map(through.feed, pieces)) + through.rest()
+    assert said == "".join(map(str, pieces))
+    assert Copied.copied < 20 * len(said)
 
 
 def test_a_long_suffix_is_read_only_as_far_as_needed():

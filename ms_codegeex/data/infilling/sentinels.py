@@ -52,19 +52,20 @@ class Sentinels:
         return {**{part: getattr(self, part) for part in PARTS}, "order": list(self.order), **ends}
 
     def prompt(
-        self, tokenizer: Tokenizer, prefix: str, suffix: str, room: int, step: int = 1
+        self, tokenizer: Tokenizer, prefix: str, suffix: str | Sequence[int], room: int, step: int = 1
     ) -> tuple[list[int], bool]:
         """Ids of the prompt, at most `room`, and whether it was truncated: the prefix loses its start and the suffix
         its end, the longer one first. With a `step`, of at most an eighth of `room`, the start of the prefix and the
         end of the suffix move in such steps while the prefix grows.
 
-        The user's text is taken literally: a sentinel in it is plain text.
+        The user's text is taken literally: a sentinel in it is plain text. The suffix may be encoded already.
         """
         marks, first = {}, len(tokenizer.prefix)
         for part in PARTS:
             mark = getattr(self, part)
             marks[part] = [mark] if isinstance(mark, int) else tokenizer.encode_prompt(mark)[first:]
-        texts = {"prefix": tokenizer.encode(prefix), "suffix": tokenizer.encode_inside(suffix), "middle": []}
+        after = tokenizer.encode_inside(suffix) if isinstance(suffix, str) else list(suffix)
+        texts = {"prefix": tokenizer.encode(prefix), "suffix": after, "middle": []}
         room -= first + sum(map(len, marks.values()))
         if room < 1:
             raise UserError("prompt: the model's context holds no more than the sentinels; ask for a shorter answer")

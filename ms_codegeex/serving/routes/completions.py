@@ -15,7 +15,7 @@ from ms_codegeex.generation.stopping import Rule
 from ms_codegeex.serving.answering import Piece
 from ms_codegeex.serving.backend import Backend, StreamedAnswer
 from ms_codegeex.serving.errors import ApiError
-from ms_codegeex.serving.infilling import infill_filter, infill_prompt
+from ms_codegeex.serving.infilling import infill_filter, infill_prompt, suffix_ids
 from ms_codegeex.serving.logprobs import Report, SentTokens, chat_log_probabilities, joined
 from ms_codegeex.serving.model import ServedModel
 from ms_codegeex.serving.responding import (
@@ -54,9 +54,10 @@ def completion_plan(body: CompletionRequest, backend: Backend) -> AnswerPlan:
             "echo: the model reads the suffix before the answer, marked by ids without text; leave out echo"
         )
     prompts, rules, stop = [], list[Rule | None](), ()
+    after = None if body.suffix is None or model.sentinels is None else suffix_ids(model, body.suffix)
     for prompt in given_prompts("" if body.prompt is None else body.prompt):
-        if body.suffix is not None and model.sentinels is not None:
-            ids, stop = _between(prompt, body.suffix, body, model, maximum)
+        if after is not None:
+            ids, stop = _between(prompt, after, body, model, maximum)
             prompts.append(ids)
         else:
             prompts.append(_ids(prompt, body, model, maximum))
@@ -100,14 +101,14 @@ def _ids(prompt: str | list[int], body: CompletionRequest, model: ServedModel, m
 
 
 def _between(
-    prompt: str | list[int], suffix: str, body: CompletionRequest, model: ServedModel, maximum: int
+    prompt: str | list[int], after: Sequence[int], body: CompletionRequest, model: ServedModel, maximum: int
 ) -> tuple[list[int], tuple[str, ...]]:
-    """Ids of a prompt with sentinels, and the texts that end its answer."""
+    """Ids of a prompt with sentinels, and the texts that end its answer. `after`: ids of the suffix."""
     prefix = model.tagged(prompt if isinstance(prompt, str) else model.tokenizer.decode(prompt), body.language)
     room, remedy = max(maximum, 1), ""
     if not body.truncate_prompt:
         room, remedy = 1, 'shorten them, or send "truncate_prompt": true to drop their ends'
-    ids, _, end = infill_prompt(model, prefix, suffix, model.context - room, remedy)
+    ids, _, end = infill_prompt(model, prefix, body.suffix or "", model.context - room, remedy, after)
     return ids, end
 
 
