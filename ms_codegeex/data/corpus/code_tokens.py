@@ -11,9 +11,9 @@ import re
 from typing import Any
 
 # Some lexers (C, C++, Java, C#, Scala, HTML, Makefile) take quadratic time or worse for long runs of the first, or for
-# up to four symbols again and again: ten thousand blank lines take seconds. The longest runs of usual files, prose in
-# HTML and TeX too, have a few hundred characters.
-_RUN = re.compile(r"[\w\s*.\[\]<>$?]+|([^\w\s]{1,4})\1+")
+# up to four symbols and spaces again and again: ten thousand blank lines take seconds. The longest runs of usual files,
+# prose in HTML and TeX too, have a few hundred characters.
+_RUN = re.compile(r"[\w\s*.\[\]<>$?]+|(\W{1,4})\1+")
 _LONGEST_RUN = 1000
 _WORD = re.compile(r"\w+")
 

@@ -76,7 +76,10 @@ def test_a_text_that_takes_a_lexer_very_long_is_compared_by_words(text):
     assert code_tokens(f"x = 1;\n{text[: len(text) // 2]};".encode(), "Java")
 
 
-@pytest.mark.parametrize("language, text", [("C++", "/"), ("HTML", "&"), ("HTML", "<?"), ("Java", "<a"), ("C", "(){}")])
+AGAIN = [("C++", "/"), ("HTML", "&"), ("HTML", "<?"), ("Java", "<a"), ("Pascal", "{ "), ("C", "(){}")]
+
+
+@pytest.mark.parametrize("language, text", AGAIN)
 def test_symbols_again_and_again_are_compared_by_words(language, text):
     assert code_tokens(f"one\n{text * 1100}".encode(), language) is None
     assert code_tokens(f"one\n{text * (900 // len(text))}\n".encode(), language)
