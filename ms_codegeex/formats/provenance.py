@@ -193,11 +193,11 @@ class Recorded:
 
     def differences(self, target: Path, thorough: bool, progress: Progress = lambda size: None) -> list[Deviation]:
         """The files at `target`, a directory or file, that are not as recorded. `thorough`: hash all their bytes, not
-        only the ends. Hidden files are not looked for."""
+        only the ends. Hidden files are not looked for, but weights."""
         directory = target if target.is_dir() else target.parent
         if target.is_dir():
             shown = [path.relative_to(target).as_posix() for path in files_below(target)]
-            found = [name for name in shown if not name.startswith(".")]
+            found = [name for name in shown if is_read(name) or not name.startswith(".")]
         else:
             found = [target.name]
 
@@ -279,7 +279,8 @@ def _unlike(target: Path, first: Deviation, recorded: Recorded, others: int = 0)
 def made_from(recorded: Recorded) -> str:
     """In a line: what made the files."""
     inputs = recorded.origin.get("inputs")
-    names = [f"{each.get('role')} {each.get('name')}" for each in inputs if isinstance(each, dict)] if inputs else []
+    listed = inputs if isinstance(inputs, list) else []
+    names = [f"{each.get('role')} {each.get('name')}" for each in listed if isinstance(each, dict)]
     choices = recorded.origin.get("choices")
     verb = choices.get("command") if isinstance(choices, dict) else None
     return f"{verb} of ms-codegeex {recorded.origin.get('version')}, from {', '.join(names) or 'nothing recorded'}"

@@ -125,7 +125,7 @@ def tokenizer_writer(metadata: Mapping[str, Any], where: str) -> Callable[[Path]
     def write(directory: Path) -> None:
         try:
             rebuild(_lists(metadata), directory)
-        except (ValueError, TypeError, UserError) as error:
+        except (ValueError, TypeError, OverflowError, UserError) as error:
             remedy = "convert with --tokenizer NAME|DIR"
             raise UserError(f"{where}: its tokenizer is not one of ours ({error}); {remedy}") from None
 

@@ -105,6 +105,8 @@ def export_triplet(
     if seq_length < longest:
         raise UserError(f"seq_length {seq_length}: {dataset} has examples of up to {longest} tokens; give as many")
     examples = IndexedDataset(dataset / split)
+    if len(examples) and (size := int(examples.sizes.max())) > longest + 1:
+        raise UserError(f"{dataset / split}: a row of {size} tokens, seq_length {longest}; damaged, prepare it again")
     if not mask_path(dataset / split).is_file():
         raise UserError(f"{mask_path(dataset / split)}: no such file; the dataset is damaged, prepare it again")
     mask = np.fromfile(mask_path(dataset / split), np.uint8)

@@ -12,7 +12,7 @@ from small_models import parameters, save_adapters, save_run
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.commands.convert import script
 from ms_codegeex.formats.convert import convert
-from ms_codegeex.formats.provenance import ends, read_statement
+from ms_codegeex.formats.provenance import check, ends, made_from, read_statement
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.generation.loading import load_model
 from ms_codegeex.generation.quantised import write_quantised
@@ -208,3 +208,20 @@ def test_a_statement_that_is_none_is_named(model, name):
     for words in (("checkpoint", "verify", model), ("generate", "--model", model, "--prompt", "x")):
         done = command_here(*words)
         assert done.returncode == 2 and "provenance.json: not a statement that ms-codegeex wrote" in done.stderr
+
+
+def test_hidden_weights_are_not_overlooked(model):
+    for name in (".notes", ".hidden.safetensors"):
+        (model / name).write_bytes(b"x")
+    with pytest.raises(UserError, match=r"\.hidden\.safetensors: is extra, by provenance\.json; restore"):
+        check(model)
+    (model / ".hidden.safetensors").unlink()
+    check(model)
+
+
+@pytest.mark.parametrize("inputs", [5, "x", {"role": "model"}, [5]])
+def test_inputs_that_are_no_list_are_none(model, inputs):
+    statement = content(model / "provenance.json")
+    statement["predicate"]["ms_codegeex"]["inputs"] = inputs
+    (model / "provenance.json").write_text(json.dumps(statement))
+    assert made_from(read_statement(model)) == "convert of ms-codegeex 0.1.0, from nothing recorded"

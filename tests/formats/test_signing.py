@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from unittest.mock import MagicMock
 
 import pytest
 from conftest import command_here
@@ -12,6 +13,8 @@ from declared import requirements
 from own_environment import own_environment, run_in, started
 from small_models import parameters, save_run
 
+from ms_codegeex.base.errors import UserError
+from ms_codegeex.formats import signing
 from ms_codegeex.formats.convert import convert
 
 MAKE_KEYS = """
@@ -77,6 +80,14 @@ def test_a_signature_that_nobody_checked_is_mentioned(made, tmp_path):
     assert json.loads(command_here("checkpoint", "verify", model, "--json").stdout)["signature"] == "not checked"
     done = command_here("checkpoint", "verify", made / "run", "--public-key", "k")
     assert done.returncode == 2 and "run: has no provenance.json" in done.stderr
+
+
+def test_hidden_weights_are_not_signed(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(signing, "_package", lambda option: MagicMock())
+    model = shutil.copytree(made / "hf", tmp_path / "hf")
+    (model / ".hidden.safetensors").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"\.hidden\.safetensors: is extra, by provenance\.json"):
+        signing.sign(model, tmp_path / "key")
 
 
 # --- with the package ---

@@ -22,6 +22,7 @@ from ms_codegeex.formats.sources import open_source
 from ms_codegeex.gguf_files import header
 from ms_codegeex.gguf_files.header import GGUFHeader
 from ms_codegeex.gguf_files.reading import open_gguf
+from ms_codegeex.gguf_files.vocabulary import tokenizer_writer
 from ms_codegeex.gguf_files.writing import export_gguf
 
 UINT32, INT32, FLOAT32, STRING, ARRAY = 4, 5, 6, 8, 9
@@ -224,6 +225,11 @@ def test_a_tokenizer_that_does_not_fit_together(tmp_path):
         assert "no tokenizer" in done.stderr or (
             "its tokenizer is not one of ours" in done.stderr and done.returncode == 2
         )
+    path.write_bytes(sound)
+    metadata = GGUFHeader(path).metadata
+    scores = [1e300, *metadata["tokenizer.ggml.scores"][1:]]  # as an array of float64 may have them
+    with pytest.raises(UserError, match="its tokenizer is not one of ours"):
+        tokenizer_writer({**metadata, "tokenizer.ggml.scores": scores}, "x")(tmp_path)
     path = written("codegen", tmp_path / "g")
     sound = path.read_bytes()
     twice = {"min": "mer", "m in": "m er"}  # a token that is there twice, and no merge that makes the one that is gone

@@ -215,10 +215,14 @@ def test_rows_too_short_for_an_answer(tmp_path):
 
 def test_what_is_damaged_cannot_be_exported(examples, tmp_path):
     damaged = shutil.copytree(examples, tmp_path / "damaged")
+    info = json.loads((damaged / "dataset.json").read_text())
+    (damaged / "dataset.json").write_text(json.dumps({**info, "seq_length": 1}))
+    with pytest.raises(UserError, match=r"train: a row of \d+ tokens, seq_length 1; damaged, prepare it again"):
+        export_triplet(damaged, tmp_path / "out")
+    (damaged / "dataset.json").write_text(json.dumps(info))
     (damaged / "train.mask").unlink()
     with pytest.raises(UserError, match=r"train\.mask: no such file"):
         export_triplet(damaged, tmp_path / "out")
-    info = json.loads((damaged / "dataset.json").read_text())
     (damaged / "dataset.json").write_text(json.dumps({**info, "seq_length": None}))
     with pytest.raises(UserError, match=r"dataset\.json: seq_length is missing"):
         export_triplet(damaged, tmp_path / "out")

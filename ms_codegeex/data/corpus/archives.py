@@ -250,7 +250,6 @@ def _unpack(stream: BinaryIO, packed: str, end: int | None = None) -> Iterator[b
 
 def row_parts(path: Path | RemotePath, part_bytes: int = PART_BYTES) -> list[ArchivePart] | Broken:
     """The row groups of a `.parquet` file as parts of about `part_bytes`, or why it cannot be read."""
-    import pyarrow
     from pyarrow import parquet
 
     try:
@@ -265,24 +264,23 @@ def row_parts(path: Path | RemotePath, part_bytes: int = PART_BYTES) -> list[Arc
                     parts.append(ArchivePart((begin, group + 1), first, total))
                     begin, first, total = group + 1, rows, 0
             return parts
-    except (pyarrow.ArrowException, OSError) as error:
+    except _faults() as error:
         return _arrow_problem(error)
 
 
 def read_rows(
-    path: Path | RemotePath, part: ArchivePart, columns: Callable[[Sequence[str]], Sequence[str]], batch_rows: int = 256
+    path: Path | RemotePath, part: ArchivePart, columns: Callable[[Sequence[str]], Sequence[str]], batch_rows: int = 4
 ) -> Iterator[tuple[int, tuple | Broken]]:
     """Yield the rows of a part from `row_parts` with their numbers in the file, from 0. A row is a tuple in the order
     of the columns, which `columns` chooses from the names in the file; no other column is read. `batch_rows` rows are
-    held in memory at once, in addition to what pyarrow holds of a row group.
+    held in memory at once, in addition to what pyarrow holds of a row group: few, as a kilobyte of the file may be the
+    texts of a gigabyte, all equal.
 
     Text and bytes come as bytes, unchecked; other values as Python objects. Damage ends its row group, not the part.
     """
-    import pyarrow
     from pyarrow import parquet
 
     number = part.first
-    faults = (pyarrow.ArrowException, OSError, KeyError, ValueError)  # the last two: names and text in it
     try:
         with parquet.ParquetFile(_file(path), page_checksum_verification=True) as file:
             names = list(columns(file.schema_arrow.names))
@@ -292,13 +290,20 @@ def read_rows(
                     for row in _group_rows(file, group, names, batch_rows):
                         yield number, row
                         number += 1
-                except faults as error:  # later groups can still be read
+                except _faults() as error:  # later groups can still be read
                     problem = _arrow_problem(error)
                     lost = f"{end - number} rows from here on are lost: {problem.detail}"
                     yield number, replace(problem, detail=lost)
                 number = end
-    except faults as error:
+    except _faults() as error:
         yield number, _arrow_problem(error)
+
+
+def _faults() -> tuple[type[Exception], ...]:
+    """What pyarrow raises for damaged files, and for names, texts and dates in them that Python cannot hold."""
+    import pyarrow
+
+    return (pyarrow.ArrowException, OSError, KeyError, ValueError, OverflowError)
 
 
 def _file(path: Path | RemotePath) -> Any:
@@ -306,9 +311,19 @@ def _file(path: Path | RemotePath) -> Any:
 
 
 def _group_rows(file: Any, group: int, names: Sequence[str], batch_rows: int) -> Iterator[tuple]:
-    for batch in file.iter_batches(batch_rows, row_groups=[group], columns=list(names), use_threads=False):
-        values = [_values(batch.column(name)) for name in names]
-        yield from zip(*values, strict=True) if names else ((),) * batch.num_rows
+    if not names:
+        yield from itertools.repeat((), file.metadata.row_group(group).num_rows)
+    yield from zip(*(_column(file, group, name, batch_rows) for name in names), strict=True)
+
+
+def _column(file: Any, group: int, name: str, batch_rows: int) -> Iterator[Any]:
+    from pyarrow import types
+
+    schema = file.schema_arrow
+    if types.is_dictionary(schema.types[schema.names.index(name)]):
+        batch_rows *= 64  # every batch has the whole dictionary, and equal rows are one object
+    for batch in file.iter_batches(batch_rows, row_groups=[group], columns=[name], use_threads=False):
+        yield from _values(batch.column(name))
 
 
 def _values(column: Any) -> list:
@@ -316,7 +331,9 @@ def _values(column: Any) -> list:
     from pyarrow import types
 
     if types.is_dictionary(column.type):
-        column = column.dictionary_decode()
+        used = column.indices.unique()
+        values = dict(zip(used.to_pylist(), _values(column.dictionary.take(used)), strict=True))
+        return [values[index] for index in column.indices.to_pylist()]
     if types.is_string(column.type):
         column = column.cast(pyarrow.binary())  # no copy, and invalid UTF-8 does not stop the reader
     elif types.is_large_string(column.type):

@@ -50,7 +50,7 @@ from ms_codegeex.data.datasets.layout import SPLITS
 from ms_codegeex.data.infilling.transform import infill_record
 from ms_codegeex.data.tokenizer import Tokenizer
 
-SHARD_VERSION = 9
+SHARD_VERSION = 10
 
 
 @dataclass(frozen=True)

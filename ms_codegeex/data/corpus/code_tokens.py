@@ -10,9 +10,10 @@ import functools
 import re
 from typing import Any
 
-# Some lexers (C, C++, Java, C#, Makefile) take quadratic time or worse for long runs of these: ten thousand blank lines
-# take seconds. The longest runs of usual files, prose in HTML and TeX too, have a few hundred characters.
-_RUN = re.compile(r"[\w\s*.\[\]]+")
+# Some lexers (C, C++, Java, C#, Scala, HTML, Makefile) take quadratic time or worse for long runs of the first, or for
+# up to four symbols and spaces again and again: ten thousand blank lines take seconds. The longest runs of usual files,
+# prose in HTML and TeX too, have a few hundred characters.
+_RUN = re.compile(r"[\w\s*.\[\]<>$?]+|(\W{1,4})\1+")
 _LONGEST_RUN = 1000
 _WORD = re.compile(r"\w+")
 
@@ -31,7 +32,7 @@ def code_tokens(data: bytes, language: str) -> list[bytes] | None:
     if any(run.end() - run.start() > _LONGEST_RUN for run in _RUN.finditer(text)):
         return None
     tokens, last = [], Text
-    for _, kind, value in lexer.get_tokens_unprocessed(text):
+    for _, kind, value in lexer.get_tokens_unprocessed(text + "\n"):  # a last comment without it is looked for anywhere
         if kind in Comment and kind not in Comment.Preproc:
             continue
         if kind in Text:

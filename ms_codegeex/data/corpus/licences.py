@@ -205,9 +205,9 @@ def _comment_end(data: bytes, offset: int, patterns: _Patterns) -> int | None:
 
 def _closed(data: bytes, offset: int, opening: re.Pattern[bytes], closing: bytes, nested: bool) -> int | None:
     """End of the comment whose text begins at `offset`; None if it is not closed."""
-    depth = 1
+    depth, end = 1, -1
     while depth:
-        end = data.find(closing, offset)
+        end = data.find(closing, offset) if end < offset else end  # an inner opening leaves it as it is
         if end < 0:
             return None
         inner = opening.search(data, offset, end) if nested else None

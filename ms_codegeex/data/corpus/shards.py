@@ -193,7 +193,7 @@ def is_sound(path: Path) -> bool:
         with open(path.with_name(path.name + ".bin"), "rb") as stream:
             while block := stream.read(_BUFFER):
                 checksum = isal_zlib.crc32(block, checksum)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, isal_zlib.error):
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, isal_zlib.error):
         return False
     return checksum == expected
 

@@ -145,12 +145,11 @@ def _language(path: str) -> str:
 
 
 def _text(content: bytes) -> str | None:
-    if content.count(b"\n") > MAX_FILE_LINES or b"\0" in content:
-        return None
     try:
-        return content.decode("utf-8").replace("\r\n", "\n")
+        text = content.decode("utf-8").replace("\r\n", "\n")
     except UnicodeDecodeError:
         return None
+    return None if "\0" in text or len(text.splitlines()) > MAX_FILE_LINES else text
 
 
 def hunks(old: Sequence[str], new: Sequence[str]) -> list[tuple[int, int, int, int]]:

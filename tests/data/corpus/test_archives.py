@@ -337,6 +337,41 @@ def test_no_parquet(tmp_path, data):
     assert (number, broken.reason) == (0, "damaged archive")
 
 
+def test_a_name_that_is_no_text(tmp_path):
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"textual": ["a"]}), path, store_schema=False)
+    path.write_bytes(path.read_bytes().replace(b"textual", b"\xffextual"))
+    assert row_parts(path).reason == "damaged archive" and "utf-8" in row_parts(path).detail
+    [(number, broken)] = rows_of(path, ("text",))
+    assert (number, broken.reason) == (0, "damaged archive")
+
+
+def test_a_date_that_python_does_not_have(tmp_path):
+    path = tmp_path / "x.parquet"
+    dates = pa.array([5, 2**31 - 1], pa.int32()).cast(pa.date32())
+    pq.write_table(pa.table({"text": ["a", "b"], "date": dates}), path)
+    [*_, (number, broken)] = rows_of(path, ("text", "date"))
+    assert number < 2 and broken.reason == "damaged archive" and "rows from here on are lost" in broken.detail
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_many_equal_texts_are_not_held_at_once(tmp_path, packed):
+    path, size, text = tmp_path / "x.parquet", 200_000, b"a" * 200_000
+    column = pa.array([text, None, *[text] * 254, b"b"])
+    column = column.dictionary_encode() if packed else column
+    pq.write_table(pa.table({"text": column}), path, compression="zstd", write_statistics=False)
+    assert path.stat().st_size < 2000
+    held = pa.total_allocated_bytes()
+    tracemalloc.start()
+    try:
+        for number, (value,) in read_rows(path, WHOLE, lambda present: present):
+            assert value == (b"b" if number == 256 else None if number == 1 else text)
+            assert pa.total_allocated_bytes() - held < 20 * size
+        assert number == 256 and tracemalloc.get_traced_memory()[1] < 20 * size
+    finally:
+        tracemalloc.stop()
+
+
 def test_a_parquet_file_that_is_gone(tmp_path):
     assert row_parts(tmp_path / "x.parquet") == Broken("unreadable", "No such file or directory")
     assert rows_of(tmp_path / "x.parquet", ()) == [(0, Broken("unreadable", "No such file or directory"))]

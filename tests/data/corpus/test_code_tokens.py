@@ -76,6 +76,20 @@ def test_a_text_that_takes_a_lexer_very_long_is_compared_by_words(text):
     assert code_tokens(f"x = 1;\n{text[: len(text) // 2]};".encode(), "Java")
 
 
+AGAIN = [("C++", "/"), ("HTML", "&"), ("HTML", "<?"), ("Java", "<a"), ("Pascal", "{ "), ("C", "(){}")]
+
+
+@pytest.mark.parametrize("language, text", AGAIN)
+def test_symbols_again_and_again_are_compared_by_words(language, text):
+    assert code_tokens(f"one\n{text * 1100}".encode(), language) is None
+    assert code_tokens(f"one\n{text * (900 // len(text))}\n".encode(), language)
+
+
+def test_a_last_comment_ends_at_the_end_of_the_text():
+    """Without the line's end, a lexer looks for one from each of its places."""
+    assert code_tokens(b"int a;" + b"//a" * 900, "C++") == code_tokens(b"int a;\n", "C++") == [b"int", b"i", b";"]
+
+
 def test_a_renamed_copy_is_similar_by_tokens_alone():
     first, other = body(30).encode(), body(30, seed=3).encode()
     renamed = re.sub(rb"\b([abc])\b", rb"\1_value", first)

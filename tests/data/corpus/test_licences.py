@@ -269,3 +269,21 @@ def test_many_headers_are_left_out_in_one_pass():
     text, began = b"// SPDX-License-Identifier: MIT\n\n" * 100_000, time.process_time()
     assert strip_licence(text + b"int x;\n", "C++") == b"int x;\n"
     assert time.process_time() - began < 3
+
+
+class Searched(bytes):
+    """Bytes that count the searches in them."""
+
+    searches = 0
+
+    def find(self, *given):
+        self.searches += 1
+        return super().find(*given)
+
+
+@pytest.mark.parametrize("language, opening, closing", [("Kotlin", "/*", "*/"), ("Haskell", "{-", "-}")])
+def test_a_far_end_is_looked_for_once(language, opening, closing):
+    text = Searched(f"{opening} {f'{opening} ' * 300}{closing} Copyright 2020 A {closing * 300}\nx\n".encode())
+    assert strip_licence(text, language) == b"x\n" and text.searches <= 302
+    text = Searched(f"{opening} {f'{opening} ' * 300}Copyright 2020 A {closing}\nx\n".encode())
+    assert strip_licence(text, language) == text and text.searches <= 2

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+import re
 import threading
 import tracemalloc
 import zlib
@@ -147,6 +148,16 @@ def test_a_damaged_shard_is_made_again(made, ending, damage):
     assert not is_sound(made)
     make_shard(JOB, (UNIT, made))
     assert [made.with_suffix(ending).read_bytes() for ending in (".bin", ".npz")] == whole and is_sound(made)
+
+
+@pytest.mark.parametrize("place", [6, 8])  # encrypted, and an unknown method of compression
+def test_a_shard_with_damaged_flags_is_not_sound(made, place):
+    path = made.with_suffix(".npz")
+    data = bytearray(path.read_bytes())
+    for found in re.finditer(rb"PK\x01\x02|PK\x03\x04", data):
+        data[found.start() + place + 2 * (found[0] == b"PK\x01\x02")] |= 97
+    path.write_bytes(data)
+    assert not is_sound(made)
 
 
 @settings(max_examples=40, deadline=None)

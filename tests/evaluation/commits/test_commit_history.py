@@ -141,6 +141,9 @@ def test_files_that_are_no_texts_are_left_out(tmp_path):
     place = write_repository(tmp_path)
     for number in range(2):
         files = {"data.py": b"\0 number" * (number + 1), "wrong.py": b"name = '\xff%d'\n" % number}
+        for code in (0x0D, 0x0C, 0x2028):
+            lines = [*(f"x{line} = 1" for line in range(3500)), f"total = {number}{number}{number}{number}"]
+            files[f"long{code}.py"] = chr(code).join(lines).encode()
         commit(place, {**files, "long.py": b"x = 1\n" * (4000 + number), "page.md": b"Some more text\n" * (number + 1)})
     assert {each.path for each in chosen_edits(Repository(place), 100, 100, 0)} == {"shapes.py", "main.py", "util.go"}
 
