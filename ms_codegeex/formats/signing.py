@@ -50,6 +50,8 @@ def sign(directory: Path, private_key: Path) -> Path:
             config.sign(directory.resolve(), made)
         except (OSError, ValueError) as error:
             raise UserError(f"{directory}: could not be signed ({_reason(error)})") from None
+        if path.is_symlink():  # a stranger's, to a file of the user
+            path.unlink()
         with atomic_file(path) as temporary:
             temporary.write_bytes(made.read_bytes())
     return path

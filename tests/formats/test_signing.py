@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from unittest.mock import MagicMock
 
 import pytest
 from conftest import command_here
@@ -12,6 +13,7 @@ from declared import requirements
 from own_environment import own_environment, run_in, started
 from small_models import parameters, save_run
 
+from ms_codegeex.formats import signing
 from ms_codegeex.formats.convert import convert
 
 MAKE_KEYS = """
@@ -190,3 +192,15 @@ def test_signatures(made, place, ours, tmp_path):
         shutil.rmtree(model)
         shutil.copytree(tmp_path / "signed", model)
     assert verified().returncode == 0
+
+
+def test_a_signature_is_not_written_through_a_strangers_link(made, tmp_path, monkeypatch):
+    package = MagicMock()
+    monkeypatch.setattr(signing, "_package", lambda option: package)
+    config = package.signing.Config.return_value.set_hashing_config.return_value
+    config.sign.side_effect = lambda directory, file: file.write_text("signed")
+    shutil.copytree(made / "hf", tmp_path / "hf")
+    (tmp_path / "own").write_text("mine")
+    (tmp_path / "hf" / "model.sig").symlink_to(tmp_path / "own")
+    assert signing.sign(tmp_path / "hf", tmp_path / "key").read_text() == "signed"
+    assert (tmp_path / "own").read_text() == "mine"
