@@ -229,9 +229,8 @@ def test_search_without_any_plan_fails(tmp_path):
     assert result.returncode == 1 and not (tmp_path / "best.yaml").exists()
     assert plan["search"]["ranked"] == [] and plan["fits"] is False
     problem, nothing, *_ = result.stderr.splitlines()
-    assert plan["problems"][0].endswith("; no single change fits; try more devices") and problem.endswith(
-        "more devices"
-    )
+    assert problem == f"ms-codegeex plan: {plan['problems'][0]}"
+    assert problem.endswith("; no single change fits; try more devices")
     assert nothing == "ms-codegeex plan: --write: nothing was written, since no plan fits"
 
 
