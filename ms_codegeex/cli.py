@@ -8,9 +8,7 @@ the module's. Those modules import the engine only inside `run`, so `--help` is 
 from __future__ import annotations
 
 import argparse
-import errno
 import importlib
-import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -18,10 +16,10 @@ from functools import partial
 from types import ModuleType
 
 import ms_codegeex
-from ms_codegeex.base.errors import RunFailure, UserError, escaped
+from ms_codegeex.base.ending import open_closed_streams, print_failure
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.interrupts import after_imports
 from ms_codegeex.base.options import add_options, given
-from ms_codegeex.base.printing import print_error
 from ms_codegeex.commands.help_text import EXAMPLES, Parser, complete_actions
 
 VERBS = (
@@ -49,13 +47,6 @@ VERBS = (
     "doctor",
     "completion",
 )
-
-
-_REMEDIES = {  # of errors that are not the user's
-    errno.ENOSPC: "make room on the disk",
-    errno.EDQUOT: "make room on the disk",
-    errno.EIO: "the disk may be failing",
-}
 
 
 def build_parser(verbs: Sequence[str] = VERBS) -> argparse.ArgumentParser:
@@ -122,30 +113,15 @@ def _terminate(*_: object) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit status (0 done, 1 failed, 2 the user's mistake, 130 interrupted)."""
     name = "ms-codegeex"
+    open_closed_streams()
     try:
         with after_imports():
             arguments = parse(argv)
             name = f"ms-codegeex {arguments.verb}"
             signal.signal(signal.SIGTERM, _terminate)  # as an exception, so that partial output is removed
             return arguments.run(arguments) or 0
-    except UserError as error:
-        print_error(f"{name}: {error}")
-        return 2
-    except RunFailure as error:
-        print_error(f"{name}: {error}")
-        return 1
-    except KeyboardInterrupt:
-        print_error(f"{name}: interrupted")
-        return 130
-    except BrokenPipeError:  # the reader of our output has exited (`| head`)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:  # a path that no reader of ours has looked at: too long, in a file, of another user
-        if error.filename is None:
-            raise
-        remedy = _REMEDIES.get(error.errno, "check the path and its permissions")
-        print_error(f"{name}: {escaped(os.fsdecode(error.filename))}: {error.strerror}; {remedy}")
-        return 1 if error.errno in _REMEDIES else 2
+    except (Exception, KeyboardInterrupt) as error:
+        return print_failure(name, error)
 
 
 if __name__ == "__main__":

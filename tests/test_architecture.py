@@ -20,6 +20,7 @@ BASE = {  # files of the lowest folder, which every other may import, and what t
     "locks": "",
     "interrupts": "",
     "printing": "errors nested",
+    "ending": "errors printing",
     "json_reading": "",
     "reading": "errors json_reading",
     "yaml_reading": "errors reading json_reading",

@@ -7,13 +7,14 @@ import os
 import platform
 import re
 import shutil
+import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.errors import UserError, escaped
 from ms_codegeex.base.locks import take_lock
 
 WRITE_BACK_SECONDS = 0.25
@@ -165,6 +166,19 @@ def shared_files(*paths: Path, synced: bool = True) -> Iterator[list[Path]]:
         raise unwritable(paths[0].parent, error) from error
 
 
+def _place(path: Path, directory: bool) -> Path:
+    """The path; of a link to a directory where it leads. `UserError`: it has no name, or is a device, a pipe, a socket
+    or a link to a file, which may be a stranger's that leads to the user's own."""
+    if path.name in ("", ".."):
+        raise UserError(f"{path}: is not the name of a file; choose another")
+    with suppress(FileNotFoundError):
+        if not stat.S_ISREG(mode := os.stat(path).st_mode) and not stat.S_ISDIR(mode):
+            raise UserError(f"{path}: is a device, a pipe or a socket, which no file replaces; choose another name")
+    if path.is_symlink() and not directory:
+        raise UserError(f"{path}: is a link; give the file that it leads to")
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
 def _swap(temporary: Path, path: Path, old: Path) -> None:
     """Move what is finished to `path`. A present directory moves to `old`, and back if this fails."""
     if temporary.is_dir() and path.exists():
@@ -181,10 +195,11 @@ def _swap(temporary: Path, path: Path, old: Path) -> None:
 def _replacing(
     path: Path, make: Callable[[Path], object], check: Callable[[Path], object] | None, unchanged: str
 ) -> Iterator[Path]:
-    """Yield what `make` makes next to `path`. On success it is synced and takes the place of `path`, on an error it is
-    removed. `unchanged` says what is still there then."""
-    temporary, old = (path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
+    """Yield what `make` makes next to `path`, or to where that leads. On success it is synced and takes its place, on
+    an error it is removed. `unchanged` says what is still there then."""
     try:
+        path = _place(path, make is Path.mkdir)
+        temporary, old = (path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
         with _parent(path), _removed(temporary, old):
             remove(temporary)
             make(temporary)
@@ -217,11 +232,12 @@ def atomic_file(path: Path, check: Callable[[Path], object] | None = None) -> Ab
 def atomic_directory(path: Path, check: Callable[[Path], object] | None = None) -> AbstractContextManager[Path]:
     """The same for a directory, which replaces `path` as a whole. If `path` is a symbolic link, the link stays and the
     directory that it points to is replaced."""
-    path = Path(path).resolve() if Path(path).is_symlink() else Path(path)
-    return _replacing(path, Path.mkdir, check, "what was there before is unchanged")
+    return _replacing(Path(path), Path.mkdir, check, "what was there before is unchanged")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, whole or not at all."""
+    """Write `value` as indented JSON, whole or not at all. Half characters, as in a file's name that is not UTF-8, are
+    spelled out."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
     with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(re.sub(r"[\ud800-\udfff]", lambda x: f"\\{escaped(x[0])}", text) + "\n", encoding="utf-8")

@@ -67,7 +67,8 @@ def parse_json(text: str | bytes, *, data: bool = False) -> Any:
         raise Malformed(f"nested deeper than {DEEPEST} levels") from None
     except json.JSONDecodeError as error:
         position = f"line {error.lineno} column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
-        raise Malformed(f"{error.msg} at {position}") from None
+        marked = text.startswith("\ufeff")
+        raise Malformed("begins with a byte-order mark" if marked else f"{error.msg} at {position}") from None
     if text.count("[") + text.count("{") > DEEPEST or not (data or _is_whole(text)):
         _check(value, data)
     return value

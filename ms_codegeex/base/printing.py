@@ -10,6 +10,7 @@ file or a pipe as it is.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
@@ -75,8 +76,18 @@ def print_coloured(text: str) -> None:
 
 def _print(text: str, stream: TextIO) -> None:
     encoding = _encoding(stream)
-    stream.write(text.encode(encoding, "backslashreplace").decode(encoding))  # a locale without all characters
-    stream.flush()
+    try:
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))  # a locale without all characters
+        stream.flush()
+    except OSError as error:
+        discard(stream)
+        if stream is not sys.stderr:  # where else could it be said
+            raise OSError(error.errno, error.strerror, "standard output") from None
+
+
+def discard(stream: TextIO) -> None:
+    """What is left in a stream that fails goes nowhere; otherwise it would fail once more when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _encoding(stream: TextIO) -> str:

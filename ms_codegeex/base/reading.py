@@ -176,12 +176,13 @@ def given_text(name: str, option: str) -> str:
     """The text of a file that `option` names, or of standard input if its name is `-`. `UserError`: it is not UTF-8,
     cannot be read, is a device, or has more than `MAX_TEXT` bytes."""
     try:
-        # not `sys.stdin`, which lets anything through if the locale is C
-        if name == "-":
-            data = _limited(sys.stdin.buffer, Path("standard input"), MAX_TEXT)
-        else:
+        if name != "-":
             data = read_stream(Path(name), MAX_TEXT)
-        return io.TextIOWrapper(io.BytesIO(data), "utf-8").read()
+        elif sys.stdin is None:
+            raise UserError(f"{option}: standard input is closed; give a file, or pipe the text in")
+        else:  # not `sys.stdin` itself, which lets anything through if the locale is C
+            data = _limited(sys.stdin.buffer, Path("standard input"), MAX_TEXT)
+        return io.TextIOWrapper(io.BytesIO(data), "utf-8-sig").read()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{option}: {name} cannot be read as text ({error})") from None
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from ms_codegeex.base.ending import open_closed_streams, print_failure
 from ms_codegeex.base.errors import UserError, escaped
 from ms_codegeex.base.json_reading import Malformed, parse_json
 from ms_codegeex.base.options import REQUIRED, add_options, given, option
@@ -195,6 +196,7 @@ def script(to: str, description: str, ranks: int = 1, argv: Sequence[str] | None
         group.add_argument(name, metavar="X")
     for name in _UNUSED_FLAGS:
         group.add_argument(name, action="store_true")
+    open_closed_streams()
     arguments = parser.parse_args(argv)
     sizes = {field: getattr(arguments, f"size_{field}") for field, _ in _SIZES.values()}
     values = {"to": to, "tokenizer": arguments.tokenizer_path if to == "hf" else None}
@@ -203,7 +205,6 @@ def script(to: str, description: str, ranks: int = 1, argv: Sequence[str] | None
         values["output"] = arguments.output / arguments.save_name
     try:
         run(given(Arguments, arguments, **values), arguments.source_ranks)
-    except UserError as error:
-        print_error(f"{parser.prog}: {error}")
-        return 2
+    except (Exception, KeyboardInterrupt) as error:
+        return print_failure(parser.prog, error)
     return 0

@@ -33,7 +33,7 @@ class Arguments:
     once: bool = option("print the present state and end", default=False)
     json: bool = option("print the present state as one JSON object and end", default=False)
     report: Path | None = option("write a page of curves, attempts and faults and end", "FILE")
-    interval: float = option("seconds between updates", "S", 2.0, gt=0)
+    interval: float = option("seconds between updates", "S", 2.0, gt=0, le=86400)
 
 
 def run(arguments: Arguments) -> None:

@@ -89,6 +89,8 @@ def run(arguments: Arguments) -> int:
         raise UserError("--write: writes what --search finds; add it")
     if arguments.overlap and not arguments.search:
         raise UserError("--overlap: ranks what --search finds; add it (a plan shows both figures)")
+    if arguments.write:
+        _check_target(config, arguments.write)
     plan, result = make_plan(config), None
     if arguments.search:
         result = _search(plan, own_mesh, arguments.overlap)
@@ -101,8 +103,10 @@ def run(arguments: Arguments) -> int:
         print_json(_as_json(plan, arguments.tokens, result))
     else:
         print_out(_as_text(plan, arguments, result))
-    for line in problems(plan):
+    for line in problems(plan, arguments.search):
         print_error(f"ms-codegeex plan: {line}")
+    if arguments.write and result and not result.ranked:
+        print_error("ms-codegeex plan: --write: nothing was written, since no plan fits")
     _print_notes([software_note(hardware_of(plan.config).name)], arguments.json)
     return 0 if plan.fits else 1
 
@@ -122,7 +126,7 @@ def _stages(staged: StagedRun, arguments: Arguments) -> int:
     from ms_codegeex.config.software import software_note
     from ms_codegeex.planning.planner import make_plan, problems
 
-    for name in ("search", "overlap", "inference", "plot", "tokens", "context", "write"):
+    for name in ("search", "overlap", "inference", "plot", "tokens", "context", "streams", "group", "measure", "write"):
         if getattr(arguments, name):
             raise UserError(f"--{name}: is for one run; choose a stage with stage=NAME, of {', '.join(staged.chosen)}")
     plans = {stage.name: make_plan(stage.config) for stage in staged.stages}
@@ -141,6 +145,9 @@ def _stages(staged: StagedRun, arguments: Arguments) -> int:
 def _inference(config: RunConfig, arguments: Arguments) -> int:
     from ms_codegeex.planning import inference, inference_report
 
+    for name in ("search", "overlap", "write", "tokens", "plot", "explain", "sources"):
+        if getattr(arguments, name):
+            raise UserError(f"--{name}: is for plans of training; leave it out, or --inference")
     streams, group = arguments.streams or 8, arguments.group or inference.GROUP
     memories = [inference.inference_memory(config, bits, arguments.context) for bits in inference.BITS]
     forms = [inference.decoding(config, form, arguments.context) for form in inference.our_forms(group)]
@@ -192,6 +199,18 @@ def _search(plan: Plan, own_mesh: bool, overlap: bool) -> SearchResult:
     return result
 
 
+def _check_target(config: RunConfig, target: Path) -> None:
+    """`UserError` if --write cannot be or would replace something; known before the search, which can take minutes."""
+    if config.stage:
+        raise UserError("--write: --config has stages; give the file of the stage as --config")
+    if not target.parent.is_dir():
+        raise UserError(f"--write: {target.parent} is not a folder; create it, or choose another file")
+    if target.is_dir():
+        raise UserError(f"--write: {target} is not the name of a file; choose another")
+    if os.path.lexists(target):
+        raise UserError(f"--write: {target} exists already; choose another name, or delete it")
+
+
 def _write(plan: Plan, arguments: Arguments) -> None:
     """The best plan as a file: the given configuration is its base, under the overrides of the command line."""
     from ms_codegeex.base.files import atomic_file
@@ -200,13 +219,11 @@ def _write(plan: Plan, arguments: Arguments) -> None:
     from ms_codegeex.planning.search import yaml_of
 
     target, base = arguments.write, arguments.config
-    if plan.config.stage:
-        raise UserError("--write: --config has stages; give the file of the stage as --config")
-    if not target.parent.is_dir():
-        raise UserError(f"--write: {target.parent} is not a folder; create it, or choose another file")
     if base.suffix or base.exists():
-        base = os.path.relpath(find_config(base), target.parent)
-    with atomic_file(target) as temporary:
+        found = find_config(base)
+        folder = Path(os.path.realpath(found.parent))  # `..` after a link leads elsewhere
+        base = os.path.relpath(folder / found.name, os.path.realpath(target.parent))
+    with atomic_file(target, lambda _: _check_target(plan.config, target)) as temporary:
         temporary.write_text(yaml_of(plan, str(base), parse_overrides(arguments.overrides)), encoding="utf-8")
 
 
@@ -220,12 +237,13 @@ def _plot(plan: Plan, path: Path) -> None:
 
 
 def _as_json(plan: Plan, tokens: float | None, result: SearchResult | None) -> dict[str, Any]:
-    from ms_codegeex.planning.planner import to_dict
+    from ms_codegeex.planning.planner import problems, to_dict
     from ms_codegeex.planning.quick_search import quick_search
     from ms_codegeex.planning.search import to_dict as search_to_dict
 
-    more = {"search": search_to_dict(result)} if result else {"quick_search": quick_search(plan).to_dict()}
-    return to_dict(plan, tokens) | more
+    if result is None:
+        return to_dict(plan, tokens) | {"quick_search": quick_search(plan).to_dict()}
+    return to_dict(plan, tokens) | {"search": search_to_dict(result), "problems": problems(plan, searched=True)}
 
 
 def _as_text(plan: Plan, arguments: Arguments, result: SearchResult | None) -> str:

@@ -382,15 +382,17 @@ KEYS = {"activations": "training.micro_batch", "workspace": "training.micro_batc
 KEYS |= {"optimizer_state": "parallel.optimizer_shard"}
 
 
-def problems(plan: Plan) -> list[str]:
-    """Why the plan cannot run, one line each: the key to change, the value found, and what would make it fit."""
+def problems(plan: Plan, searched: bool = False) -> list[str]:
+    """Why the plan cannot run, one line each: the key to change, the value found, and what would make it fit.
+    `searched`: a search has found nothing."""
     worst = max(range(len(plan.memory)), key=lambda i: plan.memory[i].total)
     memory, limit = plan.memory[worst], plan.chip.usable_memory
     if memory.total <= limit:
         return []
     category, size = max(asdict(memory).items(), key=lambda item: item[1])
     ways = remedies(plan)
-    remedy = f"fits with {', or '.join(ways[:3])}" if ways else "no single change fits; try --search, or more devices"
+    more = f"no single change fits; try {'' if searched else '--search, or '}more devices"
+    remedy = f"fits with {', or '.join(ways[:3])}" if ways else more
     key = ways[0].partition("=")[0] if ways else KEYS.get(category, "parallel.tensor")
     return [
         f"{key}: a device of stage {worst} needs {memory.total / GIB:.1f} GiB, a run on {plan.chip.name} may use "

@@ -23,7 +23,7 @@ BAD = [
     ('{"a": "\\ud83d"}', "half a character"),
     ('{"\\uDC00": 1}', "half a character"),
     ('["\\ud83d\\ud83d\\ude00"]', "half a character"),
-    ("\ufeff{}", "at column 1"),
+    ("\ufeff{}", "begins with a byte-order mark"),
     ("", "Expecting value at column 1"),
     ("{}\n\n x", "Extra data at line 3 column 2"),
     ("{'a': 1}", "Expecting property name"),

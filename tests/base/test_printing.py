@@ -1,7 +1,9 @@
 """What is printed: control sequences of strangers have no effect, on a terminal or in a pipe."""
 
 import ast
+import errno
 import json
+import os
 import sys
 
 import pytest
@@ -133,6 +135,63 @@ def test_errors_are_spelled_out(capsys, monkeypatch, kind):
     monkeypatch.setattr("ms_codegeex.commands.doctor.run", fail)
     assert main(["doctor"]) == (2 if kind is UserError else 1)
     assert capsys.readouterr().err == "ms-codegeex doctor: bad \\x1b]0;x\\x07\\u202e name\n"
+
+
+@pytest.fixture
+def ended(monkeypatch):
+    """What a command ends with that runs a function."""
+
+    def ended(run):
+        monkeypatch.setattr("ms_codegeex.commands.doctor.run", lambda *_: run())
+        return main(["doctor"])
+
+    return ended
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "message"),
+    [
+        ("stdout", 1, "ms-codegeex doctor: standard output: No space left on device; make room on the disk\n"),
+        ("stderr", 2, ""),
+    ],
+)
+def test_a_full_stream_is_one_line_at_most(ended, monkeypatch, capsys, name, status, message):
+    def show():
+        printing.print_out("shown")
+        raise UserError("bad")
+
+    with open("/dev/full", "w", encoding="utf-8") as full:  # that it closes without an error is part of the test
+        monkeypatch.setattr(sys, name, full)
+        assert ended(show) == status
+        monkeypatch.undo()
+    assert capsys.readouterr().err == message
+
+
+def test_closed_streams_change_no_status(ended, monkeypatch):
+    def fail():
+        raise UserError("bad")
+
+    def show():
+        printing.print_progress("half")
+        printing.print_content("answer")
+        printing.print_json([])
+
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert (ended(show), ended(fail)) == (0, 2)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.ENOTCONN])
+def test_an_error_of_a_file_without_a_name(ended, capsys, number):
+    def fail():
+        raise OSError(number, os.strerror(number))
+
+    if number == errno.ENOSPC:
+        assert ended(fail) == 1
+        assert "doctor: standard output or a file: No space left on device; make room" in capsys.readouterr().err
+    else:
+        with pytest.raises(OSError, match="not connected"):  # nobody knows where
+            ended(fail)
 
 
 def test_names_of_files_in_a_command_line_are_spelled_out(capsys):

@@ -2,12 +2,13 @@
 
 import os
 import socket
+import sys
 
 import pytest
 
 from ms_codegeex.base import reading
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.reading import open_inside, read_inside, read_regular, read_stream
+from ms_codegeex.base.reading import given_text, open_inside, read_inside, read_regular, read_stream
 
 SECRET = b"-----BEGIN OPENSSH PRIVATE KEY-----"
 
@@ -142,3 +143,11 @@ def test_a_pipe_that_the_user_names_is_read(tmp_path):
     os.close(reader)
     with pytest.raises(UserError, match="is a device"):
         read_stream("/dev/zero", 9)
+
+
+def test_a_given_text_has_no_byte_order_mark_and_a_closed_stream_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "prompt").write_bytes(b"\xef\xbb\xbfdef f():\r\n")
+    assert given_text(str(tmp_path / "prompt"), "--prompt") == "def f():\n"
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(UserError, match="--prompt: standard input is closed; give a file"):
+        given_text("-", "--prompt")

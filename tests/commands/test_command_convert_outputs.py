@@ -16,6 +16,7 @@ import pytest
 from small_models import FIELDS, parameters, save_run
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.reading import read_json
 from ms_codegeex.cli import main
 from ms_codegeex.commands.convert import script
 from ms_codegeex.formats import convert as module
@@ -289,6 +290,18 @@ def test_an_output_that_cannot_be(tmp_path, capsys, to):
         error = capsys.readouterr().err
         assert error.count("\n") == 1 and "choose another" in error
     assert loop.is_symlink()
+
+
+def test_a_name_that_is_not_utf8_is_spelled_out(tmp_path):
+    run = run_of(tmp_path).rename(tmp_path / os.fsdecode(b"n\xff"))
+    for to, made in (("hf", "out/provenance.json"), ("megatron", "out.pt.provenance.json")):
+        convert(run, to, tmp_path / made.removesuffix("provenance.json").rstrip("./"))
+        assert '"n\\\\udcff/step' in json.dumps(read_json(tmp_path / made))
+
+
+def test_a_script_reports_a_path_that_cannot_be(tmp_path, capsys):
+    assert script("hf", "", argv=["--load-ckpt-path", "x" * 300, "--save-ckpt-path", str(tmp_path / "out")]) == 2
+    assert "File name too long; check the path" in capsys.readouterr().err
 
 
 def test_a_link_to_a_converted_file_stays(tmp_path):

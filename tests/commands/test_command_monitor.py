@@ -56,3 +56,9 @@ def test_it_follows_a_run_to_its_end(dataset, tmp_path):
 def test_a_folder_that_is_no_run_is_one_line(tmp_path):
     result = command_here("monitor", tmp_path)
     assert result.returncode == 2 and "not a run directory" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_an_interval_that_no_clock_can_wait_is_one_line(tmp_path):
+    for interval in ("1e300", "inf", "0"):
+        result = command_here("monitor", tmp_path, "--interval", interval)
+        assert result.returncode == 2 and "is out of range; give" in result.stderr

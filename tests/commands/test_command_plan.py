@@ -145,6 +145,13 @@ def test_mistakes_end_with_one_line_and_2(words, message):
     assert message in result.stderr and result.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("word", ["search", "overlap", "explain", "sources", "write=a", "tokens=9", "plot=a"])
+def test_options_of_training_are_refused_with_inference(word):
+    result = command_here("plan", "--config", BASE, "--inference", f"--{word}")
+    message = f"--{word.partition('=')[0]}: is for plans of training; leave it out, or --inference"
+    assert (result.returncode, result.stdout, result.stderr) == (2, "", f"ms-codegeex plan: {message}\n")
+
+
 def test_the_picture_is_a_png(tmp_path):
     path = tmp_path / "memory.png"
     assert command_here("plan", "--config", BASE, "--plot", path).returncode == 0
@@ -218,9 +225,13 @@ def test_search_needs_no_mesh_that_suits_the_devices():
 def test_search_without_any_plan_fails(tmp_path):
     path = tmp_path / "large.yaml"
     path.write_text(yaml.safe_dump({"base": str(PAPER), "model": {"preset": "200b"}}))
-    result, plan = as_json("--config", path, "--devices", "8", "--search")
-    assert result.returncode == 1
+    result, plan = as_json("--config", path, "--devices", "8", "--search", "--write", tmp_path / "best.yaml")
+    assert result.returncode == 1 and not (tmp_path / "best.yaml").exists()
     assert plan["search"]["ranked"] == [] and plan["fits"] is False
+    problem, nothing, *_ = result.stderr.splitlines()
+    assert problem == f"ms-codegeex plan: {plan['problems'][0]}"
+    assert problem.endswith("; no single change fits; try more devices")
+    assert nothing == "ms-codegeex plan: --write: nothing was written, since no plan fits"
 
 
 def test_sources_are_printed_on_request():

@@ -209,8 +209,9 @@ def test_plan_shows_every_stage(recipe):
     result = command_here("plan", *words[1:], "--json")
     plans = json.loads(result.stdout)["stages"]
     assert list(plans) == list(NAMES) and all(plan["parameters"] > 0 for plan in plans.values())
-    one = command_here("plan", *words[1:], "--search")
-    assert one.returncode == 2 and "--search: is for one run; choose a stage with stage=NAME" in one.stderr
+    for word in ("--search", "--measure"):
+        one = command_here("plan", *words[1:], word)
+        assert one.returncode == 2 and f"{word}: is for one run; choose a stage with stage=NAME" in one.stderr
     assert command_here("plan", *words[1:], "stage=multi", "--json").returncode == result.returncode
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from ms_codegeex.base import cache, files
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.reading import read_json
 
 
 def test_a_failed_write_that_only_the_syncing_thread_hears_of_fails(tmp_path, monkeypatch):
@@ -100,6 +101,48 @@ def test_a_link_to_a_directory_stays(tmp_path):
     assert (tmp_path / "link").is_symlink()
     assert [path.name for path in (tmp_path / "there").iterdir()] == ["new"]
     assert {path.name for path in tmp_path.iterdir()} == {"link", "there"}
+
+
+def test_no_file_is_written_through_a_link_or_replaces_one(tmp_path):
+    """A stranger's directory may have a link under a name that is written, to a file of the user."""
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "old").write_text("old")
+    for name, target in (("new", "there/new"), ("old", "there/old")):
+        (tmp_path / name).symlink_to(target)
+        with pytest.raises(UserError, match=f"{name}: is a link; give the file that it leads to"):
+            files.write_json(tmp_path / name, [name])
+        assert (tmp_path / name).is_symlink()
+    (tmp_path / "loop").symlink_to("loop")
+    for appear in (files.atomic_file, files.atomic_directory):
+        with pytest.raises(UserError, match="loop: could not be written"), appear(tmp_path / "loop"):
+            raise AssertionError("not reached")
+    assert {path.name for path in tmp_path.rglob("*")} == {"there", "new", "old", "loop"}
+    assert (tmp_path / "there" / "old").read_text() == "old"
+
+
+@pytest.mark.parametrize("appear", [files.atomic_file, files.atomic_directory])
+def test_pipes_and_devices_are_not_replaced(tmp_path, appear):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for name in ("pipe", "link"):
+        with pytest.raises(UserError, match=f"{name}: is a device, a pipe or a socket"), appear(tmp_path / name):
+            pass
+    assert stat.S_ISFIFO((tmp_path / "pipe").lstat().st_mode) and (tmp_path / "link").is_symlink()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "there/.."])
+def test_what_is_no_name_is_a_users_mistake(tmp_path, monkeypatch, name):
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for appear in (files.atomic_file, files.atomic_directory):
+        with pytest.raises(UserError, match="is not the name of a file; choose another"), appear(name):
+            raise AssertionError("not reached")
+
+
+def test_bytes_of_a_name_that_are_not_utf8_are_spelled_out_in_json(tmp_path):
+    files.write_json(tmp_path / "a.json", {os.fsdecode(b"n\xff"): ["\\\ud83d", "\u20ac\\"]})
+    assert read_json(tmp_path / "a.json") == {"n\\udcff": ["\\\\ud83d", "\u20ac\\"]}
 
 
 # --- the user's cache ---

@@ -201,3 +201,16 @@ def test_signatures(made, place, ours, tmp_path):
         shutil.rmtree(model)
         shutil.copytree(tmp_path / "signed", model)
     assert verified().returncode == 0
+
+
+def test_a_signature_is_not_written_through_a_strangers_link(made, tmp_path, monkeypatch):
+    package = MagicMock()
+    monkeypatch.setattr(signing, "_package", lambda option: package)
+    config = package.signing.Config.return_value.set_hashing_config.return_value
+    config.sign.side_effect = lambda directory, file: file.write_text("signed")
+    shutil.copytree(made / "hf", tmp_path / "hf")
+    (tmp_path / "own").write_text("mine")
+    (tmp_path / "hf" / "model.sig").symlink_to(tmp_path / "own")
+    with pytest.raises(UserError, match=r"model\.sig: is a link"):
+        signing.sign(tmp_path / "hf", tmp_path / "key")
+    assert (tmp_path / "own").read_text() == "mine"

@@ -116,12 +116,33 @@ def test_the_command_writes_the_best_plan_with_its_overrides(found, tmp_path, mo
     assert (plan.time, plan.memory) == (expected.time, expected.memory)
     assert config.training.dropout == 0 and config.model.to_dict() == expected.config.model.to_dict()
     capsys.readouterr()
+    monkeypatch.setattr("ms_codegeex.planning.search.search", lambda *arguments, **settings: 1 / 0)  # not reached
     for words, message in (
         (["--write", str(written)], "--write: writes what --search finds"),
         (["--search", "--write", str(tmp_path / "no" / "best.yaml")], "is not a folder"),
+        (["--search", "--write", str(written)], "best.yaml exists already; choose another name, or delete it"),
+        (["--search", "--write", ""], "--write: . is not the name of a file; choose another"),
     ):
         assert cli.main(["plan", "--config", str(BASE), *words, *KEYS, *keys]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_written_plan_finds_its_base_through_links(found, tmp_path, monkeypatch):
+    def late(*arguments, **settings):
+        (tmp_path / "late.yaml").write_text("mine")
+        return found
+
+    monkeypatch.setattr("ms_codegeex.planning.search.search", late)
+    (tmp_path / "real" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("real/deep")
+    (tmp_path / "real" / "other.yaml").write_text(f"base: {BASE}")
+    (tmp_path / "my.yaml").symlink_to("link/my.yaml")
+    (tmp_path / "link" / "my.yaml").write_text("base: real/other.yaml")  # beside the link
+    words = ["plan", "--config", str(tmp_path / "my.yaml"), *KEYS, "--search", "--write"]
+    assert cli.main([*words, str(tmp_path / "link" / "out.yaml")]) == 0
+    assert load_config(tmp_path / "link" / "out.yaml").mesh == found.ranked[0].config.mesh
+    assert cli.main([*words, str(tmp_path / "late.yaml")]) == 2  # the file was made during the search
+    assert (tmp_path / "late.yaml").read_text() == "mine"
 
 
 def test_other_schedules_have_virtual_stages_or_layers_by_cost():

@@ -1,0 +1,45 @@
+"""How a command ends: the line and the exit status for what went wrong."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+
+from ms_codegeex.base.errors import RunFailure, UserError, escaped
+from ms_codegeex.base.printing import discard, print_error
+
+_REMEDIES = {  # of errors that are not the user's
+    errno.ENOSPC: "make room on the disk",
+    errno.EDQUOT: "make room on the disk",
+    errno.EIO: "the disk may be failing",
+}
+
+
+def print_failure(name: str, error: BaseException) -> int:
+    """Print in one line why the command `name` ended; returns its exit status (1 failed, 2 the user's mistake, 130
+    interrupted, 0 if only the reader of its output has gone). What is none of these is raised again."""
+    status, reason = 1, str(error)
+    if isinstance(error, UserError):
+        status = 2
+    elif isinstance(error, KeyboardInterrupt):
+        status, reason = 130, "interrupted"
+    elif isinstance(error, BrokenPipeError):  # the reader of our output has exited (`| head`)
+        discard(sys.stdout)
+        return 0
+    elif isinstance(error, OSError) and (error.filename is not None or error.errno in _REMEDIES):
+        # a path that no reader of ours has looked at: too long, in a file, of another user
+        status = 1 if error.errno in _REMEDIES else 2
+        place = "standard output or a file" if error.filename is None else escaped(os.fsdecode(error.filename))
+        reason = f"{place}: {error.strerror}; {_REMEDIES.get(error.errno, 'check the path and its permissions')}"
+    elif not isinstance(error, RunFailure):
+        raise error
+    print_error(f"{name}: {reason}")
+    return status
+
+
+def open_closed_streams() -> None:
+    """What is printed on a standard stream that the caller of this program has closed goes nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
