@@ -265,7 +265,8 @@ def test_the_work_on_a_conversation_grows_with_its_length_and_not_faster(encoder
 def test_other_sentencepiece_models_encode_whole_prompts_up_to_a_limit(tmp_path, monkeypatch):
     model = write_chatglm(tmp_path / "model", chatglm_model(model_type="unigram", vocab_size=330))
     encoder = RowEncoder(FinetuneSettings("chat", 64, str(model)))
-    assert not encoder.tokenizer.divides
+    longer = load_tokenizer(write_chatglm(tmp_path / "longer", chatglm_model(user_defined_symbols=["x\n"])))
+    assert not encoder.tokenizer.divides and not longer.divides
     assert all(not isinstance(row, str) for row in work_on(monkeypatch, encoder, 40)[1])
     monkeypatch.setattr(finetune, "_MAX_PROMPTS", 1000)
     _, result = prepare(tmp_path, [conversation(["x" * 300] * 12)], task="chat", tokenizer=str(model), seq_length=2000)
