@@ -6,7 +6,7 @@ translations is CodeGeeX's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ms_codegeex.base.errors import UserError
@@ -25,18 +25,18 @@ class ChatTemplate:
     system: str = "{content}\n\n"
     stop: tuple[str, ...] = ()
 
-    def prompt(self, messages: Sequence[tuple[str, str]]) -> str:
+    def prompt(self, messages: Iterable[tuple[str, str]]) -> str:
         """The text before the answer to (role, content) messages, which end with the user's."""
-        text, rounds = "", 0
+        *said, (begin, _, _) = self.parts([*messages, ("assistant", "")])
+        return "".join(map("".join, said)) + begin
+
+    def parts(self, messages: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str, str]]:
+        """What is before each message's content, the content, and what is after it. Together they are the text."""
+        rounds = 0
         for role, content in messages:
             rounds += role == "user"
-            text += content.join(self._around(role, rounds))
-        return text + self._around("assistant", rounds)[0]
-
-    def _around(self, role: str, rounds: int) -> tuple[str, str]:
-        """What is before and after the content of a message."""
-        before, _, after = getattr(self, role).replace("{round}", str(rounds)).partition("{content}")
-        return before, after
+            before, _, after = getattr(self, role).replace("{round}", str(rounds)).partition("{content}")
+            yield before, content, after
 
 
 TEMPLATES = {

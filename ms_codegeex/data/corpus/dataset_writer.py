@@ -55,12 +55,12 @@ class DatasetWriter:
     ) -> None:
         """Append a document: its ids `[size]`, of which the last one is the end token, their mask `[size]` of 0 or 1
         (None if the writer is not masked), and the decoded `text`, whose hash is recorded. Documents with the same
-        `key` go to the same split; empty: the text.
+        `key`, a digest, go to the same split; empty: the text's SHA-256.
         """
         self._rows.add(Document(source, text, language, source), *self._tokens.add([ids[:-1]]))
         if mask is not None:
             self._mask.write(mask.astype(np.uint8).tobytes())
-        self._hashes.append(int.from_bytes(hashlib.sha256(key or text).digest()[:8], "little"))
+        self._hashes.append(int.from_bytes((key or hashlib.sha256(text).digest())[:8], "little"))
 
     def write(self, validation_share: float) -> dict[str, Any]:
         """Write both splits; return the entry of each in dataset.json."""

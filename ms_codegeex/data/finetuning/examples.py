@@ -37,9 +37,13 @@ class BadRecord(Exception):
 
 @dataclass(frozen=True)
 class Example:
-    """A prompt and its answer. The loss counts the answer and the end token after it."""
+    """A prompt and its answer. The loss counts the answer and the end token after it.
 
-    prompt: str
+    The prompt is the first `size` bytes of `text`, which all examples of a conversation share.
+    """
+
+    text: bytes
+    size: int
     answer: str
     language: str = ""
 
@@ -104,19 +108,24 @@ def _answer(text: str, name: str) -> str:
     return text
 
 
+def _example(prompt: str, answer: str, language: str = "") -> Example:
+    text = prompt.encode()
+    return Example(text, len(text), answer, language)
+
+
 def _completion(record: Mapping[str, Any], tags: str) -> Example:
     prompt = _field(record, PROMPTS)
     if "prompt" not in record and record.get("input"):
         prompt += "\n" + _string(record, "input")
     answer = _answer(_field(record, ANSWERS), "completion")
     if record.get("language") is None:
-        return Example(prompt, answer)
+        return _example(prompt, answer)
     name = _string(record, "language")
     try:
         language = find_language(name)
     except UserError:
         raise BadRecord("unknown language", name) from None
-    return Example(tag_prefix(language.name, tags).decode() + prompt, answer, language.name)
+    return _example(tag_prefix(language.name, tags).decode() + prompt, answer, language.name)
 
 
 def _chat(record: Mapping[str, Any], template: ChatTemplate) -> list[Example]:
@@ -128,17 +137,24 @@ def _chat(record: Mapping[str, Any], template: ChatTemplate) -> list[Example]:
     messages = record.get("messages")
     if not isinstance(messages, list):
         raise BadRecord("missing field", "messages, a list")
-    examples, said = list[Example](), list[tuple[str, str]]()
+    said = list[tuple[str, str]]()
     for index, (role, content) in enumerate(map(_message, messages)):
         before = said[-1][0] if said else ""
         if (role, before) not in TURNS:
             raise BadRecord("order of roles", f"message {index} is by {role} and follows {before or 'nothing'}")
         if role == "assistant":
-            examples.append(Example(template.prompt(said), _answer(content, f"message {index}")))
+            _answer(content, f"message {index}")
         said.append((role, content))
-    if not examples:
+    if "assistant" not in dict(said):
         raise BadRecord("empty answer", "no message by the assistant")
-    return examples
+    text, answers = bytearray(), list[tuple[int, str]]()
+    for (role, _), (before, content, after) in zip(said, template.parts(said), strict=True):
+        text += before.encode()
+        if role == "assistant":
+            answers.append((len(text), content))
+        text += (content + after).encode()
+    whole = bytes(text)
+    return [Example(whole, size, answer) for size, answer in answers]
 
 
 def _message(message: Any) -> tuple[str, str]:
@@ -153,4 +169,4 @@ def _translation(record: Mapping[str, Any]) -> Example:
     for name in names:
         if not name or "\n" in name:
             raise BadRecord("unknown language", repr(name))
-    return Example(translation_prompt(*names, source), _answer(target, "target"), names[1])
+    return _example(translation_prompt(*names, source), _answer(target, "target"), names[1])

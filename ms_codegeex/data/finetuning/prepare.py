@@ -10,7 +10,8 @@ together could give ids that span the border, which never occur when the model a
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from ms_codegeex.data.conversations import TEMPLATES
 from ms_codegeex.data.corpus.archives import Broken, Returning, archive_kind, line_parts, read_lines
 from ms_codegeex.data.corpus.dataset_writer import DatasetWriter
 from ms_codegeex.data.corpus.reading import Rejected, Unit
+from ms_codegeex.data.corpus.remote import RemotePath
 from ms_codegeex.data.corpus.settings import ON_ERROR
 from ms_codegeex.data.corpus.sources import Root, SourceFile, printable, user_roots
 from ms_codegeex.data.corpus.tally import Tally
@@ -39,7 +41,11 @@ from ms_codegeex.data.tokenizer.fast import CorpusEncoder, text_decoder
 
 TASKS = ("completion", "chat", "translation")
 MAX_BYTES = 64 << 20  # of a line; longer ones are not held in memory
+_MAX_PROMPTS = 64 << 20  # bytes of a record's prompts together, each of which contains the one before
 _EXCERPT = 200  # characters
+
+Row = tuple[np.ndarray, np.ndarray, bool]
+"""Ids of prompt, answer and end, int64 `[size]`, their mask, uint8 `[size]`, and whether the prompt was truncated."""
 
 
 @dataclass(frozen=True)
@@ -107,18 +113,35 @@ class RowEncoder:
         """Ids of an answer as it follows its prompt, without end token."""
         return self._fast.encode_inside(answer.encode()).tolist()
 
-    def row(self, example: Example) -> tuple[np.ndarray, np.ndarray, bool] | None:
-        """Ids of prompt, answer and end, int64 `[size]`, their mask, uint8 `[size]`, and whether the prompt was
-        truncated; None if the example is too long.
+    def rows(self, examples: Sequence[Example]) -> Iterator[Row | str]:
+        """The row of each of a record's examples, or the reason why it is left out.
+
+        Each prompt begins with the one before. Up to the last place where the text may be divided, its ids are settled.
+        Without such a place, prompts are encoded as a whole until they have `_MAX_PROMPTS`.
         """
-        prompt = [*self.tokenizer.prefix, *self._fast.encode(example.prompt.encode()).tolist()]
-        answer = [*self.answer_ids(example.answer), self.tokenizer.eos_id]
-        room, minimum = self.seq_length - len(answer), len(self.tokenizer.prefix) + 1
-        truncated = len(prompt) > room
-        if truncated and (not self.truncate or room < minimum):
-            return None
-        kept = self.tokenizer.truncate_prompt(prompt, room)
-        return np.array([*kept, *answer]), np.repeat(np.array([0, 1], np.uint8), [len(kept), len(answer)]), truncated
+        settled, encoded, ids = 0, 0, list[int]()
+        for example in examples:
+            if not settled and encoded > _MAX_PROMPTS:
+                yield "conversation too long for its tokenizer"
+                continue
+            place = self._fast.last_break(example.text, settled, example.size)
+            ids = [*ids, *self._ids(example.text, settled, place)][-self.seq_length :]
+            settled, encoded = place, encoded + example.size
+            prompt = [*self.tokenizer.prefix, *ids, *self._ids(example.text, settled, example.size)]
+            answer = [*self.answer_ids(example.answer), self.tokenizer.eos_id]
+            room, minimum = self.seq_length - len(answer), len(self.tokenizer.prefix) + 1
+            truncated = len(prompt) > room
+            if truncated and (not self.truncate or room < minimum):
+                yield "answer longer than seq_length" if self.truncate else "longer than seq_length"
+                continue
+            kept = self.tokenizer.truncate_prompt(prompt, room)
+            mask = np.repeat(np.array([0, 1], np.uint8), [len(kept), len(answer)])
+            yield np.array([*kept, *answer]), mask, truncated
+
+    def _ids(self, text: bytes, start: int, end: int) -> list[int]:
+        """The ids of a part of a prompt, at most the last `seq_length`: a row has no room for others."""
+        encode = self._fast.encode_inside if start else self._fast.encode
+        return encode(text[start:end])[-self.seq_length :].tolist()
 
 
 class _Work:
@@ -163,11 +186,21 @@ class _Work:
             except BadRecord as bad:
                 self._bad(source, Broken(bad.reason, bad.detail, len(line), line))
                 continue
-            # Rows of one conversation repeat each other, so they stay together in the split.
-            key = "\0".join(text for example in examples for text in (example.prompt, example.answer))
-            for example in examples:
-                self._add(example, source, f"{self.settings.seed}\0{key}".encode())
+            digest = self._digest(examples)
+            for example, row in zip(examples, self.encoder.rows(examples), strict=True):
+                self._add(example, row, source, digest)
         self._before += lines.value
+
+    def _digest(self, examples: Sequence[Example]) -> bytes:
+        """SHA-256 of the seed and a record's texts, up to `_MAX_PROMPTS`. Rows of one conversation repeat each other,
+        so they stay together in the split."""
+        digest, left = hashlib.sha256(f"{self.settings.seed}".encode()), _MAX_PROMPTS
+        for example in examples:
+            for text in (memoryview(example.text)[: example.size], example.answer.encode()):
+                digest.update(b"\0")
+                digest.update(text[:left])
+                left = max(left - len(text), 0)
+        return digest.digest()
 
     def _bad(self, source: str, broken: Broken) -> None:
         if self.settings.on_error == "stop":
@@ -177,17 +210,15 @@ class _Work:
         excerpt = broken.head[: 4 * _EXCERPT].decode("utf-8", "replace")[:_EXCERPT]
         self.tally.add(Rejected(source, broken.reason, broken.bytes, broken.detail, problem=True, excerpt=excerpt))
 
-    def _add(self, example: Example, source: str, key: bytes) -> None:
-        row = self.encoder.row(example)
-        if row is None:
-            reason = "answer longer than seq_length" if self.encoder.truncate else "longer than seq_length"
-            size = len(example.prompt.encode()) + len(example.answer.encode())
-            self.tally.add(Rejected(source, reason, size, excerpt=example.answer[:_EXCERPT]))
+    def _add(self, example: Example, row: Row | str, source: str, digest: bytes) -> None:
+        if isinstance(row, str):
+            size = example.size + len(example.answer.encode())
+            self.tally.add(Rejected(source, row, size, excerpt=example.answer[:_EXCERPT]))
             return
         ids, mask, truncated = row
         self.truncated += truncated
         text = self._decode(ids[:-1].tolist())  # the text after truncation, which can be checked later
-        self.writer.add(ids, mask, text, source, example.language, key)
+        self.writer.add(ids, mask, text, source, example.language, digest)
 
 
 def prepare_finetune(
@@ -268,12 +299,17 @@ def recognised_task(inputs: Sequence[Path | str]) -> str:
 
 
 def _files(roots: Sequence[Root]) -> list[tuple[str, Path]]:
-    """Identity and path of each file of examples; `UserError` if there are none."""
-    files = [file for root in roots for file in _find(root)]
+    """Identity and path of each file of examples, once if several roots lead to it; `UserError` if there are none."""
+    files: dict[Path, tuple[str, Path]] = {}
+    for root in roots:
+        if isinstance(root.path, RemotePath):
+            raise UserError(f"{root.path}: a URL is for corpora; give a path of this machine")
+        for identity, path in _find(root):
+            files.setdefault(path.resolve(), (identity, path))
     if not files:
         places = ", ".join(str(root.path) for root in roots)
         raise UserError(f"{places}: no .jsonl, .jsonl.gz or .jsonl.zst file in it; give others")
-    return files
+    return list(files.values())
 
 
 def _find(root: Root) -> list[tuple[str, Path]]:

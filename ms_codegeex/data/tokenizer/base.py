@@ -28,6 +28,7 @@ class Tokenizer(ABC):
         vocab_size: ids are 0 to `vocab_size` - 1. A model's table may have more rows, which no text uses.
         prefix: ids that every prompt starts with. Documents of a corpus are encoded without them.
         pieces: the bytes of each id, as `token_bytes` returns them.
+        divides: whether no token and no choice of tokens crosses from a visible ASCII character to a line break.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Tokenizer(ABC):
     vocab_size: int
     prefix: tuple[int, ...] = ()
     pieces: Sequence[bytes]
+    divides: bool
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,15 @@ class CodeGeeX2Tokenizer(Tokenizer):
                 f"{model}: not a SentencePiece model; take tokenizer.model of the released CodeGeeX2 (a file of 130 "
                 "bytes or so is a Git LFS pointer: `git lfs pull` fetches the file)"
             ) from None
+
+    @cached_property
+    def divides(self) -> bool:
+        """True for byte-pair encoding without a longer piece that holds a line break, as in the release: merges on both
+        sides of it do not depend on each other. In other kinds of model the scores of a whole text decide."""
+        from sentencepiece.sentencepiece_model_pb2 import ModelProto, TrainerSpec
+
+        is_bpe = ModelProto.FromString(self._data).trainer_spec.model_type == TrainerSpec.BPE
+        return is_bpe and not any(b"\n" in piece for piece in self.pieces if len(piece) > 1)
 
     def _piece_bytes(self, number: int) -> bytes:
         """What a piece adds inside a text; unknown (which is also padding), begin and end of text add nothing."""

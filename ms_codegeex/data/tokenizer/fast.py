@@ -83,17 +83,26 @@ class CorpusEncoder:
             return self.encode(data)
         return np.array(self._tokenizer.encode_inside(data.decode("utf-8")), np.uint32)
 
+    def last_break(self, data: bytes, start: int, end: int) -> int:
+        """The last place before `end` where `data` may be divided, `start` if there is none after it: the ids of the
+        part before and, encoded inside, of the part after are those of both together, whatever follows."""
+        return _last_break(data, start, end) if self._tokenizer.divides else start
+
 
 def _with_special_names(data: bytes) -> Iterator[tuple[int, int]]:
     """The lines with special tokens' names, as pieces between two places where the text may be divided, in order."""
     end = 0
     while match := _SPECIAL.search(data, end):
-        line = data.rfind(b"\n", end, match.start())
-        while line > end and not _BREAK.match(data, line):
-            line = data.rfind(b"\n", end, line)
-        after = _BREAK.search(data, match.end())
-        start, end = max(line, end), after.start() if after else len(data)
+        start, after = _last_break(data, end, match.start()), _BREAK.search(data, match.end())
+        end = after.start() if after else len(data)
         yield start, end
+
+
+def _last_break(data: bytes, start: int, end: int) -> int:
+    line = data.rfind(b"\n", start, end)
+    while line > start and not _BREAK.match(data, line):
+        line = data.rfind(b"\n", start, line)
+    return max(line, start)
 
 
 def sample_digest(encode: Callable[[str], Iterable[int]]) -> str:

@@ -65,6 +65,8 @@ class ByteLevelTokenizer(Tokenizer):
         further: the bytes of every id above the end token's, without a gap.
     """
 
+    divides = True  # the pattern that finds words ends one there, and runs of white space hold no line break
+
     def __init__(
         self, tables: Tables, runs: Mapping[str, int], names: Mapping[str, int], further: Mapping[int, bytes]
     ) -> None:

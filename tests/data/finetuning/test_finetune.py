@@ -8,7 +8,7 @@ import pytest
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizer_files import write_chatglm
+from tokenizer_files import chatglm_model, write_chatglm
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.corpus.archives import line_parts
@@ -17,7 +17,7 @@ from ms_codegeex.data.datasets.indexed import IndexedDataset
 from ms_codegeex.data.datasets.opening import open_sequences
 from ms_codegeex.data.finetuning import prepare as finetune
 from ms_codegeex.data.finetuning.examples import BadRecord, parse, reader
-from ms_codegeex.data.finetuning.prepare import FinetuneSettings, RowEncoder, prepare_finetune
+from ms_codegeex.data.finetuning.prepare import FinetuneSettings, RowEncoder, prepare_finetune, recognised_task
 from ms_codegeex.data.tokenizer import load_tokenizer
 
 
@@ -172,7 +172,7 @@ def test_an_answer_continues_its_prompt_to_the_character(encoders, answer, promp
 @pytest.fixture(scope="module")
 def encoders(tmp_path_factory):
     model = write_chatglm(tmp_path_factory.mktemp("model"))
-    return [RowEncoder(FinetuneSettings("chat", 8, name)) for name in ("codegeex", "codegen-nl", str(model))]
+    return [RowEncoder(FinetuneSettings("chat", 24, name)) for name in ("codegeex", "codegen-nl", str(model))]
 
 
 def test_longer_examples(tmp_path):
@@ -208,6 +208,83 @@ def test_a_cut_prompt_keeps_its_prefix(tmp_path):
     assert result["truncated"] == 2
     for ids, mask in rows(out):
         assert len(ids) == 24 and tuple(ids[:2]) == tokenizer.prefix and mask[:3] == [0, 0, 0]
+
+
+def conversation(contents):
+    """User and assistant alternate."""
+    roles = ["user", "assistant"] * len(contents)
+    return {"messages": [{"role": role, "content": content} for role, content in zip(roles, contents, strict=False)]}
+
+
+CONTENTS = st.lists(
+    st.sampled_from(
+        ["\n", "\n\n", " ", "  ", "a", "a:\n b", "。\n", "\u3000\n", "\r\n", "\t\n", "é\n", "<|endoftext|>\n", "it's"]
+    )
+    | st.text(st.characters(exclude_categories=["Cs", "Cn"]), max_size=5),
+    min_size=1,
+    max_size=6,
+).map(lambda pieces: "".join(pieces) or "x")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(CONTENTS, min_size=2, max_size=10), st.sampled_from(["plain", "codegeex2"]))
+def test_rows_of_a_conversation_are_those_of_whole_prompts(encoders, contents, template):
+    examples = reader("chat", template, "none")(conversation(contents))
+    for encoder in encoders:
+        tokenizer = encoder.tokenizer
+        for example, row in zip(examples, encoder.rows(examples), strict=True):
+            prompt = [*tokenizer.prefix, *tokenizer.encode(example.text[: example.size].decode())]
+            answer = [*encoder.answer_ids(example.answer), tokenizer.eos_id]
+            left = encoder.seq_length - len(answer)
+            if len(prompt) > left and left < len(tokenizer.prefix) + 1:
+                assert row == "answer longer than seq_length"
+            else:
+                kept = tokenizer.truncate_prompt(prompt, left)
+                assert (row[0].tolist(), row[2]) == ([*kept, *answer], len(prompt) > left)
+
+
+def work_on(monkeypatch, encoder, messages):
+    """Bytes of text that are encoded for a conversation of so many messages, and its rows."""
+    encoded = []
+    for name in ("encode", "encode_inside"):
+        work = getattr(encoder._fast, name)
+        monkeypatch.setattr(encoder._fast, name, lambda data, work=work: encoded.append(len(data)) or work(data))
+    examples = reader("chat", "plain", "none")(conversation([f"message {n}" for n in range(messages)]))
+    assert len({id(example.text) for example in examples}) == 1  # no copy for each answer
+    found = list(encoder.rows(examples))
+    monkeypatch.undo()
+    return sum(encoded), found
+
+
+def test_the_work_on_a_conversation_grows_with_its_length_and_not_faster(encoders, monkeypatch):
+    for encoder in encoders:
+        half, whole = (work_on(monkeypatch, encoder, messages)[0] for messages in (100, 200))
+        assert whole < 2.2 * half < 200 * 100
+
+
+def test_other_sentencepiece_models_encode_whole_prompts_up_to_a_limit(tmp_path, monkeypatch):
+    model = write_chatglm(tmp_path / "model", chatglm_model(model_type="unigram", vocab_size=330))
+    encoder = RowEncoder(FinetuneSettings("chat", 64, str(model)))
+    longer = load_tokenizer(write_chatglm(tmp_path / "longer", chatglm_model(user_defined_symbols=["x\n"])))
+    assert not encoder.tokenizer.divides and not longer.divides
+    assert all(not isinstance(row, str) for row in work_on(monkeypatch, encoder, 40)[1])
+    monkeypatch.setattr(finetune, "_MAX_PROMPTS", 1000)
+    _, result = prepare(tmp_path, [conversation(["x" * 300] * 12)], task="chat", tokenizer=str(model), seq_length=2000)
+    assert result["dropped"]["conversation too long for its tokenizer"]["documents"] == 4  # 300 + 900 bytes are two
+
+
+def test_the_split_hashes_a_limited_part_of_a_conversation(tmp_path, monkeypatch):
+    """What is hashed is the same as ever: seed, then each prompt and answer."""
+    digests = []
+    monkeypatch.setattr(finetune.DatasetWriter, "add", lambda self, *document: digests.append(document[-1]))
+    examples = "\0User:\na\n\nAssistant:\n\0b\0User:\na\n\nAssistant:\nb\n\nUser:\nc\n\nAssistant:\n\0d"
+    for limit in (1 << 20, 30):
+        monkeypatch.setattr(finetune, "_MAX_PROMPTS", limit)
+        with pytest.raises(UserError, match="no example is left"):
+            prepare(tmp_path, [conversation("abcd")], task="chat", seed=5)
+    assert digests[:2] == [hashlib.sha256(f"5{examples}".encode()).digest()] * 2
+    cut = "5\0User:\na\n\nAssistant:\n\0b\0User:\na\n\n\0"
+    assert digests[2:] == [hashlib.sha256(cut.encode()).digest()] * 2
 
 
 BAD = [
@@ -349,6 +426,22 @@ def test_compressed_input_and_directories_give_the_same_rows(tmp_path):
     for file in ("train.bin", "train.mask", "validation.bin"):
         contents = [(tmp_path / f"out-{name}" / file).read_bytes() for name in ("one", "two", "three")]
         assert contents[0] == contents[1] == contents[2] and contents[0]
+
+
+def test_a_file_that_two_inputs_lead_to_counts_once(tmp_path):
+    path = write_lines(tmp_path / "in" / "a.jsonl", MANY[:20])
+    (tmp_path / "in" / "link.jsonl").symlink_to(path)
+    for name, inputs in (("one", [path, tmp_path / "in", path]), ("two", [tmp_path / "in", path])):
+        result = prepare_finetune(inputs, tmp_path / name, FinetuneSettings("completion", 64, validation_share=0.0))
+        assert result["found"]["files"] == 1 and len(rows(tmp_path / name)) == 20
+
+
+def test_a_url_is_refused(tmp_path):
+    message = r"^https://example\.com/a/x\.jsonl: a URL is for corpora; give a path of this machine$"
+    with pytest.raises(UserError, match=message):
+        recognised_task(["https://example.com/a/x.jsonl"])
+    with pytest.raises(UserError, match=message):
+        prepare_finetune(["https://example.com/a/x.jsonl"], tmp_path / "out", FinetuneSettings("chat", 8))
 
 
 @pytest.mark.parametrize("ending, pack", [("gz", gzip.compress), ("zst", zstandard.compress)])
