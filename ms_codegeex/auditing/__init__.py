@@ -1,1 +1,1 @@
-"""What a file of a stranger would do, reported without running any of it."""
+"""Reports about files: what their pickles would import, and how two checkpoints differ."""

@@ -17,7 +17,7 @@ from ms_codegeex.base.printing import print_result
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-    from ms_codegeex.formats.difference import Difference
+    from ms_codegeex.auditing.difference import Difference
     from ms_codegeex.formats.provenance import Recorded
     from ms_codegeex.runs.resharding import Contents
 
@@ -206,7 +206,7 @@ def _check_output(output: Path, contents: Contents) -> None:
 
 
 def _diff(arguments: argparse.Namespace) -> int:
-    from ms_codegeex.formats.difference import as_json, differences
+    from ms_codegeex.auditing.difference import as_json, differences
     from ms_codegeex.runs.resharding import open_contents
 
     left, right = open_contents(arguments.left), open_contents(arguments.right)

@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ms_codegeex.base.errors import RunFailure
-from ms_codegeex.generation.choice import Chosen, TokenChoice, check_finite
+from ms_codegeex.generation.choice import TokenChoice, check_finite
+from ms_codegeex.generation.chosen import Chosen
 from ms_codegeex.generation.slots import SlotEngine
 
 WORTHWHILE = 16  # computing this many tokens is faster than copying a slot

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import NamedTuple
 
 import numpy as np
 
 from ms_codegeex.base.errors import RunFailure
+from ms_codegeex.generation.chosen import Chosen
 from ms_codegeex.generation.sampling import Drawing, SamplingSettings
 
 GREEDY = 0.0
@@ -36,14 +36,6 @@ class TokenChoice(Drawing):
     def row(self, allowed: int) -> list[float]:
         """The operator's settings; ids from `allowed` on are never chosen."""
         return [*(getattr(self, name) for name in DRAWING), self.uniform, self.given, allowed]
-
-
-class Chosen(NamedTuple):
-    """A token and its log-probability; the likeliest tokens with theirs, as many as were requested."""
-
-    token: int
-    score: float
-    best: tuple[tuple[int, float], ...] = ()
 
 
 def check_finite(values: float | np.ndarray) -> None:

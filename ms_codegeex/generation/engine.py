@@ -18,7 +18,8 @@ from ms_codegeex.base.errors import PromptTooLong, UserError
 from ms_codegeex.base.extras import extra
 from ms_codegeex.base.host import available_cores
 from ms_codegeex.generation.beams import Likeliest, next_tokens, search
-from ms_codegeex.generation.choice import Chosen, token_choice
+from ms_codegeex.generation.choice import token_choice
+from ms_codegeex.generation.chosen import Chosen
 from ms_codegeex.generation.constraints import Grammars
 from ms_codegeex.generation.loading import Adapter, LoadedModel, adapter_infill, load_adapters, load_model
 from ms_codegeex.generation.network import LocalNetwork, Network, warn_if_slower

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from ms_codegeex.base.errors import RunFailure, UserError
-from ms_codegeex.generation.choice import Chosen, TokenChoice, check_finite, token_choice
+from ms_codegeex.generation.choice import TokenChoice, check_finite, token_choice
+from ms_codegeex.generation.chosen import Chosen
 from ms_codegeex.generation.constraints import Constraint
 from ms_codegeex.generation.prefixes import LEAST, Prefixes
 from ms_codegeex.generation.row_shares import AWAITED, SMALL, RowShares

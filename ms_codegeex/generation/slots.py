@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ms_codegeex.base.errors import RunFailure
-from ms_codegeex.generation.choice import Chosen, TokenChoice, check_finite, pack, unpack
+from ms_codegeex.generation.choice import TokenChoice, check_finite, pack, unpack
+from ms_codegeex.generation.chosen import Chosen
 from ms_codegeex.generation.network import Network
 from ms_codegeex.generation.rows import Rows
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ms_codegeex.data.tokenizer.base import Continuation, Tokenizer
-from ms_codegeex.generation.choice import Chosen
+from ms_codegeex.generation.chosen import Chosen
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.generation.stopping import Ending, Rule
 

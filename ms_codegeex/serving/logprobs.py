@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ms_codegeex.data.tokenizer.base import Continuation, Tokenizer
-from ms_codegeex.generation.choice import Chosen
+from ms_codegeex.generation.chosen import Chosen
 from ms_codegeex.serving.answering import Piece
 from ms_codegeex.serving.schemas import LogProbabilities
 

@@ -23,7 +23,7 @@ from dataclasses import asdict
 from multiprocessing.connection import Connection
 from typing import Any
 
-from ms_codegeex.generation.choice import Chosen
+from ms_codegeex.generation.chosen import Chosen
 from ms_codegeex.generation.sampling import SamplingSettings
 
 LENGTH = struct.Struct("!i")  # in front of a message, as `Connection` reads and writes it

@@ -16,7 +16,7 @@ from ms_codegeex.formats.checkpoint_writing import write_checkpoint
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.sources import open_source
 from ms_codegeex.generation import engine, loading, targets
-from ms_codegeex.generation.choice import Chosen
+from ms_codegeex.generation.chosen import Chosen
 from ms_codegeex.generation.engine import Generator
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.models.codegeex.config import build_config

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from ms_codegeex.data.tokenizer import Tokenizer, load_tokenizer
-from ms_codegeex.generation.choice import Chosen
+from ms_codegeex.generation.chosen import Chosen
 from ms_codegeex.serving.backend import Backend, StreamedAnswer
 from ms_codegeex.serving.model import ServedModel
 from ms_codegeex.serving.opening import with_adapter

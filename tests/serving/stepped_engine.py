@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 from fake_backend import cached_tokenizer, fake_model, fake_settings
 
-from ms_codegeex.generation.choice import Chosen
+from ms_codegeex.generation.chosen import Chosen
 from ms_codegeex.generation.scheduler import Request, Scheduler
 from ms_codegeex.generation.slots import shared
 from ms_codegeex.serving.engine import EngineBackend

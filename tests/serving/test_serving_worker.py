@@ -17,7 +17,7 @@ from fake_backend import cached_tokenizer, fake_model, fake_settings
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.tokenizer.base import Continuation
-from ms_codegeex.generation.choice import Chosen
+from ms_codegeex.generation.chosen import Chosen
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.generation.scheduler import Request, Scheduler
 from ms_codegeex.generation.slots import shared

@@ -10,7 +10,7 @@ from tokenizer_files import write_chatglm
 
 from ms_codegeex.data.conversations import TEMPLATES
 from ms_codegeex.data.tokenizer import load_tokenizer
-from ms_codegeex.generation.choice import Chosen
+from ms_codegeex.generation.chosen import Chosen
 from ms_codegeex.generation.sampling import SamplingSettings
 from ms_codegeex.serving.answering import AnswerText
 from ms_codegeex.serving.logprobs import SentTokens, token_bytes
