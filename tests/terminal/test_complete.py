@@ -5,12 +5,16 @@ import io
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT, command_here
 from fake_backend import TEXT, FakeBackend, fake_model, fake_settings
 from over_http import served
 from pseudo_terminal import Terminal
+
+from ms_codegeex import cli
+from ms_codegeex.terminal.asking import AnswerPart
 
 HOSTILE = "a\x1b[31mb\x1b]0;owned\x07\u202ec\r\n"
 
@@ -81,6 +85,9 @@ def test_a_stop_text_and_the_end_of_a_block(server):
         (["--language", "Pyton", "x"], "did you mean Python"),
         (["--file", "nothing.py"], "--file: nothing.py cannot be read"),
         (["--file", "-", "x"], "leave out one of them"),
+        (["--n", "129", "x"], "--n: 129 is out of range; give 1 to 128"),
+        (["--url", "http://127.0.0.1:abc", "x"], "--url: http://127.0.0.1:abc is not the address of a server (Invalid"),
+        (["--url", "http://[::1", "x"], "--url: http://[::1 is not the address of a server (Invalid"),
         (["--name", "other", "x"], "--name: other; {url} has fake"),
         (["--max-new-tokens", "4", "word " * 2000], "the model's context is 1024"),
     ],
@@ -99,6 +106,28 @@ def test_text_that_is_not_utf_8_is_a_mistake(server, monkeypatch, words, message
     result = complete(server, *words)
     assert (result.returncode, result.stdout) == (2, "")
     assert message in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_text_is_missing_if_standard_input_is_closed(server, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)  # as Python makes it of `<&-`
+    result = complete(server, "--json")
+    assert result.returncode == 2 and "there is no text to continue" in result.stderr
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_characters_that_the_output_cannot_encode_are_spelled_out(server, count):
+    server.backend.texts, written = ["\u00fc \u4ee3"] * count, io.TextIOWrapper(io.BytesIO(), "ascii")
+    with contextlib.redirect_stdout(written):
+        assert cli.main(["complete", "--url", server.url, "--n", str(count), "--echo", "\u00e9 = "]) == 0
+    assert written.buffer.getvalue().count(b"\\xe9 = \\xfc \\u4ee3") == count
+
+
+def test_answers_that_nobody_asked_for_are_left_out(monkeypatch):
+    parts = [AnswerPart(number, str(number), "stop") for number in (1, 7)]
+    model = SimpleNamespace(name="fake", complete=lambda prompt, settings: iter(parts))
+    monkeypatch.setattr("ms_codegeex.commands.decoding.open_model", lambda arguments, slots: model)
+    found = json.loads(command_here("complete", "--n", 2, "--json", "x").stdout)
+    assert found["answers"] == [{"text": "", "finish": None}, {"text": "1", "finish": "stop"}]
 
 
 def test_no_server_names_both_ways_to_get_one(monkeypatch):
