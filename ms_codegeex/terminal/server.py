@@ -103,7 +103,7 @@ class RemoteModel:
         except openai.APIStatusError as error:
             kind = UserError if error.status_code < 500 and error.status_code != 429 else RunFailure
             raise kind(f"{self.url}: {_reason(error)}") from None
-        except (openai.APIError, httpx.HTTPError) as error:
+        except (openai.APIError, httpx.HTTPError, ValueError) as error:  # of an event: no JSON, no UTF-8
             raise RunFailure(f"{self.url}: the answer broke off ({error})") from None
 
 

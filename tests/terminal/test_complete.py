@@ -5,8 +5,11 @@ import io
 import json
 import subprocess
 import sys
+from functools import partial
 from types import SimpleNamespace
 
+import httpx
+import openai
 import pytest
 from conftest import ROOT, command_here
 from fake_backend import TEXT, FakeBackend, fake_model, fake_settings
@@ -156,6 +159,19 @@ def test_a_server_that_fails_is_status_1(server, monkeypatch):
     result = complete(server, "x")
     server.backend.draining = False
     assert result.returncode == 1 and "shutting down" in result.stderr
+
+
+@pytest.mark.parametrize("event", [b"data: {oops\n\n", b"data: \xff\n\n"], ids=["json", "utf-8"])
+def test_an_event_that_cannot_be_read_is_status_1(monkeypatch, event):
+    def answer(request):
+        if request.url.path.endswith("/models"):
+            return httpx.Response(200, json={"object": "list", "data": [{"id": "small", "object": "model"}]})
+        return httpx.Response(200, headers={"content-type": "text/event-stream"}, content=event)
+
+    client = httpx.Client(transport=httpx.MockTransport(answer))
+    monkeypatch.setattr(openai, "OpenAI", partial(openai.OpenAI, http_client=client))
+    result = command_here("complete", "--url", "http://h", "x")
+    assert result.returncode == 1 and "http://h: the answer broke off (" in result.stderr
 
 
 def test_on_a_terminal_lines_are_coloured_and_control_characters_have_no_effect(server, tmp_path):
