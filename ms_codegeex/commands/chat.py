@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.commands import decoding
 
 SUMMARY = "talk with a server's model, or one in this process, in the terminal"
@@ -23,11 +25,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Talk until /quit or the end of the input."""
-    from rich.console import Console
-
     from ms_codegeex.terminal.chat import Chat, line_history
+    from ms_codegeex.terminal.printing import console_here
 
-    settings, console = decoding.settings(arguments), Console(highlight=False)
+    if sys.stdin is None:
+        raise UserError("there is no standard input to read entries from; open it, or use `ms-codegeex complete`")
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # otherwise one bad byte takes all lines of its block with it
+    settings, console = decoding.settings(arguments), console_here()
     chat = Chat(decoding.open_model(arguments), settings, console, arguments.language)
     if not sys.stdin.isatty():
         chat.run(lambda _: input())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING
@@ -68,19 +69,18 @@ def _text(arguments: argparse.Namespace) -> str:
         except UnicodeEncodeError:
             raise UserError("TEXT: it is not UTF-8; give it in this encoding") from None
         return arguments.prompt
-    if arguments.file is None and sys.stdin.isatty():
+    if arguments.file is None and (sys.stdin is None or sys.stdin.isatty()):
         raise UserError("there is no text to continue; give one, --file FILE, or pipe it in")
     return given_text(arguments.file or "-", "--file")
 
 
 def _show(pieces: Iterator[AnswerPart], prompt: Prompt, count: int, echo: bool) -> None:
     """One answer as it comes, or several one after the other."""
-    from rich.console import Console
     from rich.text import Text
 
-    from ms_codegeex.terminal.printing import Printer
+    from ms_codegeex.terminal.printing import Printer, console_here
 
-    console = Console(highlight=False)
+    console = console_here()
 
     def begun() -> Printer:
         if echo and console.is_terminal:
@@ -95,19 +95,22 @@ def _show(pieces: Iterator[AnswerPart], prompt: Prompt, count: int, echo: bool) 
             shown.feed(piece.text)
         shown.end()
         return
-    texts = [""] * count
+    texts: defaultdict[int, str] = defaultdict(str)
     for piece in pieces:
         texts[piece.index] += piece.text
-    for number, text in enumerate(texts, 1):
+    for number in range(1, count + 1):
         console.print(f"--- {number} of {count} ---", style="dim")
-        shown = begun()
+        shown, text = begun(), texts[number - 1]
         shown.feed(text if text.endswith("\n") else f"{text}\n")
         shown.end()
 
 
 def _print_json(model: Model, prompt: Prompt, settings: SamplingSettings) -> None:
-    answers = [{"text": "", "finish": None} for _ in range(settings.n)]
+    texts: defaultdict[int, str] = defaultdict(str)
+    ends: dict[int, str] = {}
     for piece in model.complete(prompt, settings):
-        answers[piece.index]["text"] += piece.text
-        answers[piece.index]["finish"] = piece.finish or answers[piece.index]["finish"]
+        texts[piece.index] += piece.text
+        if piece.finish:
+            ends[piece.index] = piece.finish
+    answers = [{"text": texts[number], "finish": ends.get(number)} for number in range(settings.n)]
     print_json({"model": model.name, "prompt": prompt.text, "answers": answers})

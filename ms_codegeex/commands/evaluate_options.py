@@ -58,7 +58,7 @@ class ServerOptions:
         "with --chat: file with the message, {prompt} stands for the code to be completed", "FILE"
     )
     api_key_file: Path | None = option("file that holds the server's key", "FILE")
-    url_timeout: float = option("seconds a server may be silent", "S", 600.0, gt=0)
+    url_timeout: float = option("seconds a server may be silent", "S", 600.0, gt=0, le=86_400)
     concurrency: int = option("requests at once to each server", "N", 4, ge=1)
 
 

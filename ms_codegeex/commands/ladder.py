@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.base.errors import RunFailure
 from ms_codegeex.base.options import option
-from ms_codegeex.base.printing import print_error, print_out, print_result
+from ms_codegeex.base.printing import print_error, print_result
 
 if TYPE_CHECKING:
     from ms_codegeex.ladder.settings import Rung
@@ -32,7 +32,7 @@ class Arguments:
         "overrides of its keys, such as tokens=[100000,200000]", "key=value", (), positional=True
     )
     dry_run: bool = option("list the runs and their compute, and train nothing", default=False)
-    json: bool = option("print ladder.json on standard output at the end", default=False)
+    json: bool = option("print ladder.json on standard output at the end, with --dry-run the runs", default=False)
 
 
 def run(arguments: Arguments) -> None:
@@ -46,9 +46,12 @@ def run(arguments: Arguments) -> None:
         print_error(f"RANK_TABLE_FILE={table} of the environment is not used: each run is on this server")
     settings, rungs = load_ladder(arguments.config, arguments.overrides)
     if arguments.dry_run:
-        for rung in rungs:
-            x = result_of(rung, None)
-            print_out(f"{x.parameters:>12,} parameters {x.tokens:>14,} tokens {x.flops:.1e} FLOPs  {x.directory}")
+        runs = [result_of(rung, None) for rung in rungs]
+        lines = [
+            f"{x.parameters:>12,} parameters {x.tokens:>14,} tokens {x.flops:.1e} FLOPs  {x.directory}" for x in runs
+        ]
+        listed = [{key: value for key, value in asdict(x).items() if key != "loss"} for x in runs]
+        print_result({"runs": listed}, "\n".join(lines), arguments.json)
         return
     results = []
     for number, rung in enumerate(rungs, 1):

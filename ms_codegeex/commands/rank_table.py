@@ -81,9 +81,11 @@ def _servers(arguments: argparse.Namespace) -> list[tuple[str, dict[int, str]]]:
                 words.append((f"{arguments.servers}: line {number}", line.strip(), arguments.servers.parent))
     if not words:
         raise UserError("--server: none given; name each server with --server ID=SOURCE, or all in --servers FILE")
-    if arguments.devices is not None and not re.fullmatch(r"\d+(,\d+)*", arguments.devices):
-        raise UserError(f"--devices: found '{arguments.devices}', expected numbers such as 0,1,2,3")
+    if arguments.devices is not None and not re.fullmatch(r"\d{1,9}(,\d{1,9})*", arguments.devices):
+        raise UserError(f"--devices: found '{arguments.devices[:60]}', expected numbers such as 0,1,2,3")
     devices = [int(number) for number in arguments.devices.split(",")] if arguments.devices else None
+    if devices and len(set(devices)) < len(devices):
+        raise UserError(f"--devices: '{arguments.devices[:60]}' has a device twice; give each once")
     servers = []
     for where, word, folder in words:
         server_id, separator, source = word.partition("=")

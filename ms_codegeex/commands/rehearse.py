@@ -98,7 +98,7 @@ def run(arguments: Arguments) -> int:
     _check_phase(arguments, compiles, executes)
     config = _configuration(arguments, executes)
     mesh = None if arguments.mesh is None else parse_mesh(arguments.mesh)
-    ranks = _ranks(arguments.ranks or "distinct", config.mesh.world)
+    ranks = _ranks(arguments.ranks, config.mesh.world)
     if executes:
         check_memory(shrunk(config, mesh or small_mesh(config.mesh)).mesh)  # before minutes of compilation
     warning = memory_warning(config)  # before minutes of work; a compilation fails for it as well
@@ -127,7 +127,7 @@ def _first_contact(arguments: Arguments) -> int:
     config = load_config(arguments.config, _overrides(arguments))
     if arguments.saturating:
         config = on_saturating_chip(config)
-    ranks = _ranks(arguments.ranks or "distinct", config.devices)
+    ranks = _ranks(arguments.ranks, config.devices)
     with _progress(arguments.json, "rank") as bar:
         contacts = first_contact(
             config,
@@ -215,15 +215,15 @@ def _configuration(arguments: Arguments, executes: bool) -> RunConfig:
     return config
 
 
-def _ranks(text: str, world: int) -> list[int] | None:
+def _ranks(text: str | None, world: int) -> list[int] | None:
     """The ranks to compile; None: the distinct ones."""
-    if text == "distinct":
+    if text in (None, "distinct"):
         return None
     if text == "all":
         return list(range(world))
     words = text.split(",")
-    if not all(word.isdecimal() and int(word) < world for word in words):
-        raise UserError(f"--ranks: found '{text}', expected distinct, all, or numbers from 0 to {world - 1}")
+    if not all(word.isdecimal() and len(word) < 10 and int(word) < world for word in words):
+        raise UserError(f"--ranks: found '{text[:60]}', expected distinct, all, or numbers from 0 to {world - 1}")
     return sorted({int(word) for word in words})
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.options import REQUIRED, add_options, declared, given, option
-from ms_codegeex.base.printing import print_error, print_out, print_result
+from ms_codegeex.base.printing import print_error, print_result
 from ms_codegeex.base.processes import import_variables
 from ms_codegeex.commands.evaluate_options import JudgingOptions, ServerOptions, SourceOptions
 from ms_codegeex.evaluation.local_model import LocalModel
@@ -55,7 +55,7 @@ class ReproduceOptions:
     parameters: float | None = option("how many --url's model has, for these curves", "N", gt=0)
     only: tuple[str, ...] = option("these evaluations of the paper (--dry-run lists them)", "PART", ())
     dry_run: bool = option("print the commands, and run nothing", default=False)
-    json: bool = option("print reproduction.json on standard output", default=False)
+    json: bool = option("print reproduction.json on standard output, with --dry-run the commands", default=False)
 
 
 PASSED_ON = {  # options of `evaluate`, which has them declared
@@ -91,11 +91,14 @@ def run(arguments: argparse.Namespace) -> int:
     }
     checkpoints = _checkpoints(options, chosen, arguments)
     if options.dry_run:
-        for words in checkpoints.values():
-            print_out(shlex.join(["ms-codegeex", *words]))
+        whole = {name: ["ms-codegeex", *words] for name, words in commands.items()}
+        of_run = [["ms-codegeex", *words] for words in checkpoints.values()]
+        lines = [shlex.join(words) for words in of_run]
         for part in parts:
-            words = f"{part.name}: not run: {lacking.get(part.name)}"
-            print_out(shlex.join(["ms-codegeex", *commands[part.name]]) if part.name in commands else words)
+            known = part.name in whole
+            lines.append(shlex.join(whole[part.name]) if known else f"{part.name}: not run: {lacking[part.name]}")
+        planned = {"checkpoints": of_run, "commands": whole, "not_run": lacking}
+        print_result(planned, "\n".join(lines), options.json)
         return 0
     if not arguments.model and not arguments.url:
         raise UserError("--model: missing; give --model DIR, or --url of a server")

@@ -12,6 +12,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.options import Declared, Option, check_ranges, declared, option
 
 MAX_TOP_K = 1 << 30  # the kernel takes no more
+MAX_ANSWERS = 128  # to one prompt, as in OpenAI's API
 DEFAULT_ADAPTER = ""  # the adapter of requests that name none; the model alone, unless one was loaded by this name
 
 TEMPERATURE = Option("divide the logits by T; 0 is greedy", "T", ge=0, lt=100, in_requests=1.0)
@@ -92,7 +93,7 @@ class SamplingSettings:
         repeated=True,
         convert=_unescaped,
     )
-    n: int = option("number of answers, with the seeds --seed, --seed + 1, ...", "N", 1, ge=1)
+    n: int = option("number of answers, with the seeds --seed, --seed + 1, ...", "N", 1, ge=1, le=MAX_ANSWERS)
     beams: int = option(
         "beam search with N beams; temperature, top-k, top-p and seed have no effect", "N", 1, ge=1, le=64, off=1
     )

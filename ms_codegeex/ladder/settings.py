@@ -73,7 +73,30 @@ def load_ladder(path: Path | None, overrides: Sequence[str]) -> tuple[LadderSett
     settings = validated(LadderSettings, values)
     if (settings.vary.key is None) != (not settings.vary.values):
         raise UserError("vary: give both key and values, such as vary={key: data.reset_at_eos, values: [true, false]}")
-    return settings, rungs(settings)
+    for name, listed in {**vars(settings), "vary.values": settings.vary.values}.items():
+        again = [x for number, x in enumerate(listed) if x in listed[:number]] if isinstance(listed, list) else []
+        if again:
+            raise UserError(f"{name}: {json.dumps(again[0])} equals one before it; give each once")
+    if not settings.seeds:
+        raise UserError("seeds: an empty list; give one or more, such as [1]")
+    ladder = rungs(settings)
+    _check_distinct(ladder)
+    return settings, ladder
+
+
+def _check_distinct(ladder: Sequence[Rung]) -> None:
+    """`UserError` if two runs would train the same: the fit would count one twice."""
+    known: dict[str, Rung] = {}
+    for rung in ladder:
+        other = known.setdefault(json.dumps({**rung.config.to_dict(), "output": None}, sort_keys=True), rung)
+        if other is not rung:
+            first, second = (
+                f"sizes[{x.size}], {x.tokens} tokens, seed {x.seed}, value {json.dumps(x.value)}" for x in (other, rung)
+            )
+            raise UserError(
+                f"tokens, sizes, vary: two runs are the same ({first}; {second}); make tokens differ by a step or "
+                "more, and vary no key that the ladder sets itself, such as training.steps or seed"
+            )
 
 
 def rungs(settings: LadderSettings) -> list[Rung]:

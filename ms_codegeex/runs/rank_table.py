@@ -301,7 +301,7 @@ def check_against_config(table: RankTable, config: RunConfig) -> None:
 def read_hccn_conf(path: Path) -> dict[int, str]:
     """Device id -> address of its network port, from a driver's `hccn.conf` (`address_0=192.168.100.101` …)."""
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; it is /etc/hccn.conf of the server") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -316,12 +316,14 @@ def read_hccn_conf(path: Path) -> dict[int, str]:
         match = re.fullmatch(r"address_(\d+)", key)
         if match is None:
             continue
-        if int(match[1]) in addresses:
-            raise UserError(f"{path}: line {number}: {key} is given twice; keep one")
         try:
-            addresses[int(match[1])] = str(ipaddress.ip_address(value))
+            device, address = int(match[1]), str(ipaddress.ip_address(value))
         except ValueError:
-            raise UserError(f"{path}: line {number}: {key}: found '{value}', expected an IP address") from None
+            expected = "an IP address, and a device's number in the name"
+            raise UserError(f"{path}: line {number}: {key[:60]}: found '{value}', expected {expected}") from None
+        if device in addresses:
+            raise UserError(f"{path}: line {number}: {key} is given twice; keep one")
+        addresses[device] = address
     if not addresses:
         raise UserError(f"{path}: no address_N line; set the devices' addresses with hccn_tool")
     return addresses

@@ -78,7 +78,7 @@ class Chat:
             self._say(words)
         while True:
             try:
-                self.enter(self._entry(read))
+                self._try(self._entry(read))
             except KeyboardInterrupt:
                 self._say("")  # Ctrl-C drops the line
             except EOFError:
@@ -86,18 +86,30 @@ class Chat:
                 return
             except Quit:
                 return
-            except (UserError, RunFailure) as error:
+            except (UserError, RunFailure, UnicodeError) as error:
                 self._say(str(error))
+
+    def _try(self, entry: str) -> None:
+        """Handle an entry. An error of the system does not end the conversation, unless nobody reads it any more."""
+        try:
+            self.enter(entry)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise UserError(str(error)) from None
 
     def _entry(self, read: Callable[[str], str]) -> str:
         """Read a line, or the lines between two fences."""
-        line = read(PROMPT)
-        if line.strip() != FENCE:
-            return line
-        lines = []
-        while (line := read(MORE)).strip() != FENCE:
-            lines.append(line)
-        return "\n".join(lines) + "\n"
+        entry = read(PROMPT)
+        if entry.strip() == FENCE:
+            entry = ""
+            while (line := read(MORE)).strip() != FENCE:
+                entry += f"{line}\n"
+        try:
+            entry.encode("utf-8")
+        except UnicodeEncodeError:
+            raise UserError("the entry is not UTF-8; give it in this encoding") from None
+        return entry
 
     def enter(self, entry: str) -> None:
         """Run a command, or send text to the model."""
@@ -186,10 +198,11 @@ class Chat:
             if not self.last[0].strip():
                 raise UserError("there is no code yet: type some, or name a file")
             return self.last[0], language or self.last[1] or self.language
-        path = Path(" ".join(words)).expanduser()
+        path = Path(" ".join(words))
         try:
+            path = path.expanduser()
             code = path.read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, RuntimeError, ValueError) as error:  # also no such home directory, not UTF-8
             raise UserError(f"{path} cannot be read as text ({error})") from None
         detected = detect(path, code.encode()[:16384])
         return code, language or (detected.name if detected else self.language)
@@ -216,12 +229,16 @@ class Chat:
     def _save(self, words: list[str]) -> None:
         if not words:
             raise UserError("/save: expected a file, for example /save answer.py")
-        path = Path(" ".join(words)).expanduser()
-        if path.exists():
-            raise UserError(f"{path} exists; give another name")
+        path = Path(" ".join(words))
         text = self.text or "".join(f"{role}: {content}\n\n" for role, content in self.messages)
-        with atomic_file(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        try:
+            path = path.expanduser()
+            if path.exists():
+                raise UserError(f"{path} exists; give another name")
+            with atomic_file(path) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+        except (OSError, RuntimeError, ValueError) as error:
+            raise UserError(f"{path} cannot be written ({error})") from None
         self._say(f"{len(text)} characters in {path}")
 
     @staticmethod

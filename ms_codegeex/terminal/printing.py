@@ -5,6 +5,9 @@ A model can write anything, so control characters are spelled out on a terminal 
 
 from __future__ import annotations
 
+import io
+import sys
+
 from rich.cells import cell_len
 from rich.console import Console
 from rich.syntax import Syntax
@@ -13,6 +16,13 @@ from ms_codegeex.base.printing import visible
 
 THEME = "ansi_dark"  # the terminal's own colours
 TAB = 4
+
+
+def console_here() -> Console:
+    """The console on standard output. Characters that its encoding lacks are spelled out."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    return Console(highlight=False)
 
 
 class Printer:

@@ -22,13 +22,21 @@ class RemoteModel:
     `UserError` if there is none."""
 
     def __init__(self, url: str, key: str | None = None, name: str | None = None):
+        import httpx
         import openai
 
         if not url.startswith(("http://", "https://")):
             raise UserError(f"--url: {url} is not the address of a server; expected http(s)://HOST[:PORT]")
         self.url = url.rstrip("/")
         base = self.url if self.url.endswith("/v1") else f"{self.url}/v1"
-        self._client = openai.OpenAI(base_url=base, api_key=key or "none", max_retries=RETRIES, timeout=SILENCE_SECONDS)
+        try:
+            self._client = openai.OpenAI(
+                base_url=base, api_key=key or "none", max_retries=RETRIES, timeout=SILENCE_SECONDS
+            )
+        except httpx.InvalidURL as error:
+            raise UserError(
+                f"--url: {url[:200]} is not the address of a server ({error}); expected http(s)://HOST[:PORT]"
+            ) from None
         with self._errors():
             known = {model.id: model for model in self._client.models.list().data}
         bases = [each.id for each in known.values() if getattr(each, "parent", None) is None]  # the others are adapters
@@ -95,7 +103,7 @@ class RemoteModel:
         except openai.APIStatusError as error:
             kind = UserError if error.status_code < 500 and error.status_code != 429 else RunFailure
             raise kind(f"{self.url}: {_reason(error)}") from None
-        except (openai.APIError, httpx.HTTPError) as error:
+        except (openai.APIError, httpx.HTTPError, ValueError) as error:  # of an event: no JSON, no UTF-8
             raise RunFailure(f"{self.url}: the answer broke off ({error})") from None
 
 

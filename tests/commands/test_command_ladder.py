@@ -93,6 +93,14 @@ def test_a_dry_run_lists_the_runs_and_starts_none(dataset, tmp_path):
     assert not (tmp_path / "ladder").exists()
 
 
+def test_a_dry_run_as_json_has_the_runs(dataset, tmp_path):
+    path = ladder(dataset, tmp_path, tokens=[1024])
+    found = json.loads(command_here("ladder", "--config", path, "--dry-run", "--json").stdout)
+    assert [run["directory"] for run in found["runs"]] == [rung.directory.name for rung in load_ladder(path, [])[1]]
+    assert {(run["tokens"], run["seed"], run["value"]) for run in found["runs"]} == {(1024, 1, None)}
+    assert "loss" not in found["runs"][0]
+
+
 @pytest.mark.slow
 def test_it_trains_what_is_not_trained_yet_and_leaves_out_what_diverges(dataset, tmp_path):
     path = ladder(dataset, tmp_path, tokens=[512], sizes=[{"num_layers": 1}, {"num_layers": 2}])

@@ -62,6 +62,8 @@ def test_help_explains_with_examples():
         (["--mesh", "data=2,optimizer_shard=4"], "parallel.optimizer_shard: 4 does not divide the 2"),
         (["--compile", "--ranks", "99"], "--ranks: found '99', expected distinct, all, or numbers from 0 to 1"),
         (["--compile", "--ranks", "first"], "--ranks: found 'first'"),
+        (["--compile", "--ranks", ""], "--ranks: found ''"),
+        pytest.param(["--compile", "--ranks", "9" * 5000], f"--ranks: found '{'9' * 60}', ", id="long ranks"),
         (["--devices", "0"], "devices: found 0"),
         (["--devices", "3", "training.global_batch=9"], "devices: MindSpore cannot partition for 3 devices"),
         (

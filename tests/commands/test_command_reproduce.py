@@ -40,6 +40,15 @@ def test_commands_are_shown_and_nothing_runs(tmp_path):
             parse(line.split()[1:])
 
 
+def test_commands_as_json_are_their_words(tmp_path):
+    data = small_benchmarks.humaneval(tmp_path)
+    words = ("reproduce", "codegen", "--output", tmp_path / "an output", "--humaneval", data, "--url", "http://h/v1")
+    found = json.loads(command_here(*words, "--dry-run", "--json").stdout)
+    assert found["commands"]["humaneval-t0.2"][:4] == ["ms-codegeex", "evaluate", "humaneval", "--data"]
+    assert str(tmp_path / "an output" / "humaneval-t0.2") in found["commands"]["humaneval-t0.2"]
+    assert found["not_run"]["mtpb-t0.2"].startswith("give --mtpb PATH") and found["checkpoints"] == []
+
+
 @pytest.fixture
 def trained(tmp_path):
     """A run directory with two checkpoints, which nothing reads, and its losses."""

@@ -115,6 +115,7 @@ def test_what_judges_the_answers_of_two_models_has_options_of_its_task(capsys):
         (["--timeout", "nan"], "--timeout: nan is out of range; give above 0"),
         (["--timeout", "inf"], "--timeout: inf is out of range; give above 0"),
         (["--url", "u", "--url-timeout", "0"], "--url-timeout: 0.0 is out of range; give above 0"),
+        (["--url", "u", "--url-timeout", "inf"], "--url-timeout: inf is out of range; give above 0 and at most 86400"),
         (["--model", "m", "--threads", "-1"], "--threads: -1 is out of range; give 0 or more"),
         (["--model", "m", "--top-p", "0"], "--top-p: 0.0 is out of range; give above 0 and at most 1 (1: off)"),
         (["--model", "m", "--judge-only"], "--judge-only: draws no samples; leave --model and --url out"),

@@ -294,6 +294,8 @@ def test_hccn_conf(tmp_path):
     file = tmp_path / "hccn.conf"
     file.write_text("# port 0\naddress_0=192.168.100.101\nnetmask_0=255.255.255.0\n\naddress_10 = 192.168.101.101\n")
     assert read_hccn_conf(file) == {0: "192.168.100.101", 10: "192.168.101.101"}
+    file.write_text("address_0=192.168.100.101\naddress_1=192.168.101.101\n", encoding="utf-8-sig")
+    assert read_hccn_conf(file) == {0: "192.168.100.101", 1: "192.168.101.101"}
 
 
 @pytest.mark.parametrize(
@@ -303,6 +305,7 @@ def test_hccn_conf(tmp_path):
         ("address_0=1\n", "line 1: address_0: found '1', expected an IP address"),
         ("address_0=10.0.0.1\naddress_0=10.0.0.2\n", "line 2: address_0 is given twice"),
         ("netmask_0=255.255.255.0\n", "no address_N line"),
+        pytest.param("address_" + "9" * 5000 + "=10.0.0.1\n", f"line 1: address_{'9' * 52}: found", id="long"),
     ],
 )
 def test_a_broken_hccn_conf_is_named_with_its_line(tmp_path, content, message):

@@ -1,7 +1,9 @@
 """`chat` in a pseudo-terminal, as a user runs it, with a server of made-up answers."""
 
 import contextlib
+import io
 import stat
+import sys
 import time
 
 import pytest
@@ -140,17 +142,76 @@ class Tuned:
         yield AnswerPart(0, f"{len(messages)} messages", "stop")
 
 
-def test_a_tuned_model_gets_messages(capsys):
-    model, entries = Tuned(), ["one", "", "two", "/clear", "three"]
+def talk(model, *entries):
+    """A conversation of these entries; an error among them is raised in place of one."""
+    left = [*entries]
 
     def read(_):
-        if not entries:
-            raise EOFError
-        return entries.pop(0)
+        entry = left.pop(0) if left else EOFError()
+        if isinstance(entry, BaseException):
+            raise entry
+        return entry
 
     Chat(model, SamplingSettings(), Console()).run(read)
+
+
+def test_a_tuned_model_gets_messages(capsys):
+    model = Tuned()
+    talk(model, "one", "", "two", "/clear", "three")
     assert model.asked[-2:] == [
         [("user", "one"), ("assistant", "1 messages"), ("user", "two")],
         [("user", "three")],  # /clear forgot the others
     ]
     assert "tuned for conversations" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "entry, words",
+    [
+        ("/explain ~nosuchuser/x.py", "/explain ~nosuchuser/x.py"),
+        ("/save ~nosuchuser/x", "~nosuchuser/x cannot be written"),
+        ("/save " + "x" * 300, "File name too long"),
+        ("/save a\0b", "cannot be written"),
+        ("/explain a\0b", "cannot be read as text"),
+        ("h\udcff", "the entry is not UTF-8"),
+        (UnicodeDecodeError("utf-8", b"h\xff", 1, 2, "invalid start byte"), "invalid start byte"),
+    ],
+    ids=["home", "save home", "long", "save null", "null", "half", "bytes"],
+)
+def test_a_mistake_does_not_end_the_conversation(capsys, monkeypatch, tmp_path, entry, words):
+    monkeypatch.chdir(tmp_path)
+    model = Tuned()
+    talk(model, "/language python", "one", entry, "two")
+    assert words.removeprefix("/explain ") in capsys.readouterr().out.replace("\n", "")
+    assert model.asked[-1] == [("user", "one"), ("assistant", "1 messages"), ("user", "two")]
+    assert list(tmp_path.iterdir()) == []
+
+
+class Failing(Tuned):
+    """One whose files cannot be read at the second question."""
+
+    def converse(self, messages, settings):
+        if messages[-1] == ("user", "fail"):
+            raise OSError(5, "Input/output error")
+        yield from super().converse(messages, settings)
+
+
+def test_an_error_of_the_system_ends_a_conversation_only_if_nothing_can_be_read_or_written(capsys):
+    model = Failing()
+    talk(model, "one", "fail", "two")
+    assert "Input/output error" in capsys.readouterr().out
+    assert model.asked[-1] == [("user", "one"), ("assistant", "1 messages"), ("user", "two")]
+    with pytest.raises(OSError, match="gone"):
+        talk(model, OSError("gone"))
+
+
+def test_a_line_of_a_pipe_that_is_not_utf_8_is_left_out_alone(monkeypatch, server):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"h\xff\nx = \n"), "utf-8", "strict"))
+    done = command_here("chat", "--url", server.url)
+    assert done.returncode == 0 and "the entry is not UTF-8" in done.stdout and asked(server) == "x = "
+
+
+def test_no_standard_input_is_a_mistake(monkeypatch, server):
+    monkeypatch.setattr(sys, "stdin", None)  # as Python makes it of `<&-`
+    refused = command_here("chat", "--url", server.url)
+    assert refused.returncode == 2 and "there is no standard input" in refused.stderr

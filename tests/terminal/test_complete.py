@@ -5,12 +5,19 @@ import io
 import json
 import subprocess
 import sys
+from functools import partial
+from types import SimpleNamespace
 
+import httpx
+import openai
 import pytest
 from conftest import ROOT, command_here
 from fake_backend import TEXT, FakeBackend, fake_model, fake_settings
 from over_http import served
 from pseudo_terminal import Terminal
+
+from ms_codegeex import cli
+from ms_codegeex.terminal.asking import AnswerPart
 
 HOSTILE = "a\x1b[31mb\x1b]0;owned\x07\u202ec\r\n"
 
@@ -81,6 +88,9 @@ def test_a_stop_text_and_the_end_of_a_block(server):
         (["--language", "Pyton", "x"], "did you mean Python"),
         (["--file", "nothing.py"], "--file: nothing.py cannot be read"),
         (["--file", "-", "x"], "leave out one of them"),
+        (["--n", "129", "x"], "--n: 129 is out of range; give 1 to 128"),
+        (["--url", "http://127.0.0.1:abc", "x"], "--url: http://127.0.0.1:abc is not the address of a server (Invalid"),
+        (["--url", "http://[::1", "x"], "--url: http://[::1 is not the address of a server (Invalid"),
         (["--name", "other", "x"], "--name: other; {url} has fake"),
         (["--max-new-tokens", "4", "word " * 2000], "the model's context is 1024"),
     ],
@@ -99,6 +109,28 @@ def test_text_that_is_not_utf_8_is_a_mistake(server, monkeypatch, words, message
     result = complete(server, *words)
     assert (result.returncode, result.stdout) == (2, "")
     assert message in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_text_is_missing_if_standard_input_is_closed(server, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)  # as Python makes it of `<&-`
+    result = complete(server, "--json")
+    assert result.returncode == 2 and "there is no text to continue" in result.stderr
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_characters_that_the_output_cannot_encode_are_spelled_out(server, count):
+    server.backend.texts, written = ["\u00fc \u4ee3"] * count, io.TextIOWrapper(io.BytesIO(), "ascii")
+    with contextlib.redirect_stdout(written):
+        assert cli.main(["complete", "--url", server.url, "--n", str(count), "--echo", "\u00e9 = "]) == 0
+    assert written.buffer.getvalue().count(b"\\xe9 = \\xfc \\u4ee3") == count
+
+
+def test_answers_that_nobody_asked_for_are_left_out(monkeypatch):
+    parts = [AnswerPart(number, str(number), "stop") for number in (1, 7)]
+    model = SimpleNamespace(name="fake", complete=lambda prompt, settings: iter(parts))
+    monkeypatch.setattr("ms_codegeex.commands.decoding.open_model", lambda arguments, slots: model)
+    found = json.loads(command_here("complete", "--n", 2, "--json", "x").stdout)
+    assert found["answers"] == [{"text": "", "finish": None}, {"text": "1", "finish": "stop"}]
 
 
 def test_no_server_names_both_ways_to_get_one(monkeypatch):
@@ -127,6 +159,19 @@ def test_a_server_that_fails_is_status_1(server, monkeypatch):
     result = complete(server, "x")
     server.backend.draining = False
     assert result.returncode == 1 and "shutting down" in result.stderr
+
+
+@pytest.mark.parametrize("event", [b"data: {oops\n\n", b"data: \xff\n\n"], ids=["json", "utf-8"])
+def test_an_event_that_cannot_be_read_is_status_1(monkeypatch, event):
+    def answer(request):
+        if request.url.path.endswith("/models"):
+            return httpx.Response(200, json={"object": "list", "data": [{"id": "small", "object": "model"}]})
+        return httpx.Response(200, headers={"content-type": "text/event-stream"}, content=event)
+
+    client = httpx.Client(transport=httpx.MockTransport(answer))
+    monkeypatch.setattr(openai, "OpenAI", partial(openai.OpenAI, http_client=client))
+    result = command_here("complete", "--url", "http://h", "x")
+    assert result.returncode == 1 and "http://h: the answer broke off (" in result.stderr
 
 
 def test_on_a_terminal_lines_are_coloured_and_control_characters_have_no_effect(server, tmp_path):

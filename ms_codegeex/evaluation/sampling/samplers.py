@@ -108,6 +108,7 @@ class ServerSampler:
         template: str | None = None,
     ):
         """`template`: of a chat model's message; the server's `/v1/chat/completions` is asked with it (see `chat`)."""
+        import httpx
         import openai
 
         self.timeout, self.template = timeout, template
@@ -115,7 +116,12 @@ class ServerSampler:
         self.url, self.recipe, self.concurrency = address, recipe, concurrency
         if not self.url.startswith(("http://", "https://")):
             raise UserError(f"--url: {url} is not the address of a server; expected http(s)://HOST[:PORT]/v1")
-        self.client = openai.OpenAI(base_url=self.url, api_key=key or "none", max_retries=RETRIES, timeout=timeout)
+        try:
+            self.client = openai.OpenAI(base_url=self.url, api_key=key or "none", max_retries=RETRIES, timeout=timeout)
+        except httpx.InvalidURL as error:
+            raise UserError(
+                f"--url: {url[:200]} is not the address of a server ({error}); expected http(s)://HOST[:PORT]/v1"
+            ) from None
         ours = {name: value for name, value in unusual(recipe).items() if name not in OPENAIS}
         self.fields = {**ours, **(fields or {})}
         self.model = model or self._only_model()

@@ -99,6 +99,9 @@ def test_servers_that_are_not_there_and_models_that_must_be_chosen(monkeypatch):
         ServerSampler(url, RECIPE)
     with pytest.raises(UserError, match="not the address of a server"):
         ServerSampler("localhost:8000", RECIPE)
+    for malformed in ("http://127.0.0.1:abc/v1", "http://[::1"):
+        with pytest.raises(UserError, match=r"^--url: \S+ is not the address of a server \(Invalid port"):
+            ServerSampler(malformed, RECIPE)
     with (
         Server(lambda body: ("", "stop"), models=("a", "b")) as server,
         pytest.raises(UserError, match=r"--url-model: missing; .* has a, b"),
