@@ -18,7 +18,7 @@ from ms_codegeex.kernels.levels import cpu_level
 
 if TYPE_CHECKING:
     from ms_codegeex.data.tokenizer import Tokenizer
-    from ms_codegeex.generation.engine import Answer
+    from ms_codegeex.generation.chosen import Answer
     from ms_codegeex.generation.stopping import Rule
 
 SUMMARY = "continue a prompt with a trained model"

@@ -1,7 +1,9 @@
-"""A token that was chosen."""
+"""The tokens that were chosen for an answer."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 
@@ -11,3 +13,14 @@ class Chosen(NamedTuple):
     token: int
     score: float
     best: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """`text` ends before a stop text; `tokens` are all chosen ones except eos. `finish`: "eos", "stop" or "length".
+    `score`: of a beam, else None."""
+
+    text: str
+    tokens: Sequence[Chosen]
+    finish: str
+    score: float | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import mindspore as ms
@@ -19,7 +19,7 @@ from ms_codegeex.base.extras import extra
 from ms_codegeex.base.host import available_cores
 from ms_codegeex.generation.beams import Likeliest, next_tokens, search
 from ms_codegeex.generation.choice import token_choice
-from ms_codegeex.generation.chosen import Chosen
+from ms_codegeex.generation.chosen import Answer, Chosen
 from ms_codegeex.generation.constraints import Grammars
 from ms_codegeex.generation.loading import Adapter, LoadedModel, adapter_infill, load_adapters, load_model
 from ms_codegeex.generation.network import LocalNetwork, Network, warn_if_slower
@@ -34,17 +34,6 @@ from ms_codegeex.generation.targets import affordable_slots, check_memory, prepa
 from ms_codegeex.kernels.levels import AUTO
 
 FORBIDDEN = -1e6  # added to a logit
-
-
-@dataclass(frozen=True)
-class Answer:
-    """`text` ends before a stop text; `tokens` are all chosen ones except eos. `finish`: "eos", "stop" or "length".
-    `score`: of a beam, else None."""
-
-    text: str
-    tokens: Sequence[Chosen]
-    finish: str
-    score: float | None = None
 
 
 class Generator:
