@@ -174,7 +174,7 @@ def _place(path: Path, directory: bool) -> Path:
     with suppress(FileNotFoundError):
         if not stat.S_ISREG(mode := os.stat(path).st_mode) and not stat.S_ISDIR(mode):
             raise UserError(f"{path}: is a device, a pipe or a socket, which no file replaces; choose another name")
-    if path.is_symlink() and not directory:
+    if path.is_symlink() and (not directory or path.is_file()):
         raise UserError(f"{path}: is a link; give the file that it leads to")
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 

@@ -228,12 +228,13 @@ def _write(plan: Plan, arguments: Arguments) -> None:
 
 
 def _plot(plan: Plan, path: Path) -> None:
+    from ms_codegeex.base.files import atomic_file
     from ms_codegeex.planning.report import plot_memory
 
-    try:
-        plot_memory(plan, path)
-    except OSError as error:
-        raise UserError(f"--plot: {path} cannot be written ({error.strerror}); choose another file") from None
+    if not path.parent.is_dir():
+        raise UserError(f"--plot: {path} cannot be written (no such folder); choose another file")
+    with atomic_file(path) as temporary:
+        plot_memory(plan, temporary)
 
 
 def _as_json(plan: Plan, tokens: float | None, result: SearchResult | None) -> dict[str, Any]:

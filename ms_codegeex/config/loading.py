@@ -82,7 +82,7 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
     if "stages" not in values:
         for key in ("stages", "stage"):
             if key in over:
-                raise UserError(f"{key}: {path} has no stages; leave the override out, or add them to the file")
+                raise UserError(f"{key}: {path or 'the default'} has no stages; leave it out, or give another --config")
         return _built(merged(values, over))
     chosen = _chosen(stages := stage_values(values, over, file), over)
     if len(chosen) > 1:
@@ -186,7 +186,8 @@ def stage_values(values: Mapping[str, Any], overrides: Mapping[str, Any], file: 
             raise UserError(f"stages.{name}: found {own[name]!r}; write stages.{name}.key=value")
         for key in ("output", "stage", *OWN):
             if key in own[name]:
-                raise UserError(f"stages.{name}.{key}: cannot be overridden; change it in {file}")
+                remedy = f"change it in {file}" if key in OWN else "leave it out: a stage's run is in OUTPUT/NAME"
+                raise UserError(f"stages.{name}.{key}: cannot be overridden; {remedy}")
     common = {key: value for key, value in values.items() if key != "stages"}
     everywhere = {key: value for key, value in overrides.items() if key not in ("stages", "stage")}
     together = merged(common, everywhere)

@@ -193,9 +193,8 @@ class TrainingConfig:
     """Number of validation sequences."""
     patience: Natural = 0
     """Evaluations in a row without a lower validation loss after which the run ends; the checkpoint with the lowest one
-    is kept and exported, that of step 0 if no step is better than the model that the run started from. A run that
-    resumes with another `data.validation` or `training.evaluate_samples` compares anew. 0: the run continues to its
-    last step, and the last checkpoint is exported."""
+    is kept and exported, that of step 0 if no step is better than the model that the run started from. 0: the run
+    continues to its last step, and the last checkpoint is exported."""
     clip_norm: Rate = 1.0
     """Global gradient norm; 0: off."""
     z_loss: Rate = 0.0

@@ -9,6 +9,7 @@ from functools import cache
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic_core import PydanticCustomError
 
 from ms_codegeex.base.errors import UserError
 
@@ -17,8 +18,10 @@ Natural = Annotated[int, Field(ge=0, strict=True)]
 
 
 def _no_truth_value(value: Any) -> Any:
-    """As text, which is no number; pydantic would take it for 0 or 1."""
-    return str(value) if isinstance(value, bool) else value
+    """pydantic would take it for 0 or 1."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("number", "input should be a valid number")
+    return value
 
 
 Number = Annotated[float, BeforeValidator(_no_truth_value)]

@@ -102,6 +102,8 @@ class RowFile:
     def __init__(self, path: Path, flaw: Callable[[Mapping[str, Any]], str] | None = None):
         self.path, self.rows = Path(path), list[dict[str, Any]]()
         self._lock = threading.Lock()
+        if self.path.is_symlink():
+            raise UserError(f"{self.path}: is a link; put the file that it leads to in its place")
         if self.path.exists():
             self._repair()
             numbered = list(numbered_rows(self.path))

@@ -4,6 +4,7 @@ training starts, or joins it."""
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -121,8 +122,10 @@ def open_run(config: RunConfig, run: RunDirectory, start: StartingPoint, changes
     path that `config.yaml` cannot hold.
     """
     for key, value in flattened(config.to_dict()).items():
-        if isinstance(value, str) and not value.isascii() and value != value.encode(errors="replace").decode():
-            raise UserError(f"{key}: {value!r} is not text in UTF-8; rename the directory, or choose another")
+        try:
+            f"{key}{json.dumps(value, ensure_ascii=False)}".encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{key}: {value!r} is not text in UTF-8; rename it, or choose another") from None
     try:
         for path in start.passed_over:
             set_aside(path, "damaged")

@@ -49,6 +49,7 @@ REFUSED = (  # keys and sections; the table in docs/run_directory.md shows them,
     "faults.window",
     "parallel.fusion.dropout",
 )
+COMPARED = ("data.validation", "training.evaluate_samples")  # refused too if `training.patience` compares their losses
 UNRECORDED = (
     "output",
     "stage",
@@ -75,13 +76,18 @@ def _covers(section: str, key: str) -> bool:
     return key == section or key.startswith(f"{section}.")
 
 
+def _refused(config: RunConfig) -> tuple[str, ...]:
+    return (*REFUSED, *COMPARED) if config.training.patience else REFUSED
+
+
 def check_allowed(config: RunConfig, allowed: Collection[str]) -> None:
     """`UserError` for an `--allow-change` whose key may always change."""
-    known = {*REFUSED, *(key for key in flattened(config.to_dict()) if any(_covers(r, key) for r in REFUSED))}
+    refused = _refused(config)
+    known = {*refused, *(key for key in flattened(config.to_dict()) if any(_covers(r, key) for r in refused))}
     for key in allowed:
         if key not in known:
             close = difflib.get_close_matches(key, sorted(known), 1, 0.5)
-            hint = f"did you mean {close[0]}?" if close else f"use one of {', '.join(REFUSED)}"
+            hint = f"did you mean {close[0]}?" if close else f"use one of {', '.join(refused)}"
             raise UserError(f"--allow-change {key}: changing this key is never refused; {hint}")
 
 
@@ -99,7 +105,7 @@ def changes_since(config: RunConfig, checkpoint: Checkpoint, allowed: Sequence[s
                 f"{OPTIMIZER}: {change.now}, but {checkpoint.path} has the moments of {change.before}; keep it, or "
                 f"start another run from these weights with --from {checkpoint.path}"
             )
-        refused = any(_covers(section, change.key) for section in REFUSED)
+        refused = any(_covers(section, change.key) for section in _refused(config))
         if refused and not any(_covers(section, change.key) for section in allowed):
             raise UserError(
                 f"{change.key}: {change.now}, but {checkpoint.path} was trained with {change.before}; use the same "

@@ -18,11 +18,18 @@ THEME = "ansi_dark"  # the terminal's own colours
 TAB = 4
 
 
+class _Console(Console):
+    """Without rich's own answer to a reader who has gone, which is exit status 1."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def console_here() -> Console:
     """The console on standard output. Characters that its encoding lacks are spelled out."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    return Console(highlight=False)
+    return _Console(highlight=False)
 
 
 class Printer:

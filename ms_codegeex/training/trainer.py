@@ -116,13 +116,7 @@ class Trainer(ObservedRun):
             self.rank_state.restore(checkpoint, self.beat)
         state = checkpoint.state
         self.progress.restore(checkpoint.step, state)
-        data, training = (state["config"].get(name, {}) for name in ("data", "training"))
-        evaluated = data.get("validation"), training.get("evaluate_samples")
-        if evaluated == (
-            self.config.data.validation,
-            self.config.training.evaluate_samples,
-        ):  # on other text: forgotten
-            self.patience.restore(state)
+        self.patience.restore(state)
         if self.faults.guarded and state.get("faults"):
             self.faults.restore(state["faults"])
 

@@ -137,7 +137,7 @@ def test_an_override_of_a_stage_that_does_not_exist_is_named(tmp_path):
         ("stages.mono=5", r"stages\.mono: found 5; write stages\.mono\.key=value"),
         ("stages.mono=[1]", r"stages\.mono: found \[1\]; write"),
         ("stages.mono=null", r"stages\.mono: found None; write"),
-        ("stages.mono.output=x", r"stages\.mono\.output: cannot be overridden"),
+        ("stages.mono.output=x", r"stages\.mono\.output: cannot be overridden; leave it out: a stage"),
         ("stages.mono.stage=x", r"stages\.mono\.stage: cannot be overridden"),
         ("stages.mono.start.checkpoint=last", r"stages\.mono\.start: cannot be overridden; change it in .*\.yaml"),
         ("output=[1]", r"output: found \[1\]; input should be a valid string"),

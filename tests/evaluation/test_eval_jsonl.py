@@ -80,3 +80,10 @@ def test_replace_writes_only_what_differs(tmp_path):
     assert rows.path.stat().st_ino == before
     rows.replace(ROWS[::-1])
     assert read_rows(rows.path) == ROWS[::-1]
+
+
+def test_a_link_is_refused_before_anything_is_added(tmp_path):
+    (tmp_path / "own").write_text("")
+    (tmp_path / "samples.jsonl").symlink_to("own")
+    with pytest.raises(UserError, match=r"samples\.jsonl: is a link; put the file that it leads to in its place"):
+        RowFile(tmp_path / "samples.jsonl")

@@ -112,6 +112,8 @@ def test_no_file_is_written_through_a_link_or_replaces_one(tmp_path):
         with pytest.raises(UserError, match=f"{name}: is a link; give the file that it leads to"):
             files.write_json(tmp_path / name, [name])
         assert (tmp_path / name).is_symlink()
+    with pytest.raises(UserError, match="old: is a link"), files.atomic_directory(tmp_path / "old"):
+        raise AssertionError("not reached")
     (tmp_path / "loop").symlink_to("loop")
     for appear in (files.atomic_file, files.atomic_directory):
         with pytest.raises(UserError, match="loop: could not be written"), appear(tmp_path / "loop"):

@@ -52,15 +52,17 @@ def test_a_run_that_begins_anew_forgets_the_model_that_an_earlier_attempt_starte
         assert run.before.is_file() is kept
 
 
-@pytest.mark.parametrize("key", ["output", "data.train", "data.held_out"])
+@pytest.mark.parametrize("key", ["output", "data.train", "data.held_out", "data.held_out.caf", "data.blend"])
 def test_a_path_that_is_no_text_is_refused_before_anything_is_written(tmp_path, key):
     odd = os.fsdecode(b"caf\xe9")
     changes = {
         "output": {"output": odd},
         "data.train": {"data": DataConfig(train=odd)},
         "data.held_out": {"data": DataConfig(held_out={"C": odd})},
+        "data.held_out.caf": {"data": DataConfig(held_out={odd: "C"})},
+        "data.blend": {"data": DataConfig(blend={odd: 1, "C": 1})},
     }
-    with pytest.raises(UserError, match=rf"{key}.*: .*is not text in UTF-8; rename the directory, or choose another"):
+    with pytest.raises(UserError, match=rf"{key}.*: .*is not text in UTF-8; rename it, or choose another"):
         open_run(replace(RunConfig(), **changes[key]), RunDirectory(tmp_path), StartingPoint())
     assert not list(tmp_path.iterdir())
 

@@ -185,6 +185,24 @@ def test_what_decides_the_weights_is_refused_unless_allowed(started, key, value)
         assert [change.key for change in changes_since(other, old, [way_out])] == [key]
 
 
+@pytest.mark.parametrize(("key", "value"), [("data.validation", "/v"), ("training.evaluate_samples", 3)])
+def test_losses_that_patience_compares_are_of_the_same_text(started, key, value):
+    config, checkpoint = started
+    section, name = key.split(".")
+    old = checkpoint({"train": "a"})
+    for patience in (0, 2):
+        now = config({"train": "a"}).to_dict()
+        now["training"].update(patience=patience, evaluate_every=5)
+        now[section][name] = value
+        changed = build_run_config(now)
+        if patience:
+            with pytest.raises(UserError, match=f"{key}: {value}, but .* was trained with .*--allow-change {key}"):
+                changes_since(changed, old)
+        assert key in [change.key for change in changes_since(changed, old, [key] if patience else [])]
+    with pytest.raises(UserError, match=f"--allow-change {key}: changing this key is never refused"):
+        check_allowed(config({"train": "a"}), [key])
+
+
 def test_another_optimizer_is_refused_in_any_case(started):
     """Its moments are not in the checkpoint."""
     config, checkpoint = started

@@ -168,7 +168,7 @@ def test_a_tuned_model_gets_messages(capsys):
 @pytest.mark.parametrize(
     "entry, words",
     [
-        ("/explain ~nosuchuser/x.py", "/explain ~nosuchuser/x.py"),
+        ("/explain ~nosuchuser/x.py", "cannot be read as text"),
         ("/save ~nosuchuser/x", "~nosuchuser/x cannot be written"),
         ("/save " + "x" * 300, "File name too long"),
         ("/save a\0b", "cannot be written"),
@@ -182,7 +182,7 @@ def test_a_mistake_does_not_end_the_conversation(capsys, monkeypatch, tmp_path, 
     monkeypatch.chdir(tmp_path)
     model = Tuned()
     talk(model, "/language python", "one", entry, "two")
-    assert words.removeprefix("/explain ") in capsys.readouterr().out.replace("\n", "")
+    assert words in capsys.readouterr().out.replace("\n", "")
     assert model.asked[-1] == [("user", "one"), ("assistant", "1 messages"), ("user", "two")]
     assert list(tmp_path.iterdir()) == []
 

@@ -1,6 +1,5 @@
 """The trainer in this process: what it learns, what it evaluates, how it resumes."""
 
-import copy
 from pathlib import Path
 from unittest.mock import create_autospec
 
@@ -112,17 +111,6 @@ def test_a_run_that_gets_no_better_ends_and_keeps_its_best_checkpoint(stuck):
     resumed.restore(last)
     resumed.run()
     assert again.records == [] and resumed.progress == progress
-
-
-def test_losses_on_other_text_are_not_compared_with_the_best(stuck):
-    values, trainer, _, _, folder = stuck
-    last, fewer = Checkpoint(folder / "step-00000006"), copy.deepcopy(values)
-    fewer["training"]["evaluate_samples"] = 3
-    for other, best in ((values, trainer.patience.best), (fewer, None)):
-        resumed = make(other)
-        resumed.restore(last)
-        assert (resumed.patience.best, resumed.progress.step) == (best, 6)
-        assert resumed.patience.exhausted is (best is not None)
 
 
 def test_the_arithmetic_of_a_step_is_counted_once(run_values, monkeypatch):

@@ -25,7 +25,8 @@ def check_meanings(evaluated: Mapping[str, Sequences], trained: Path) -> None:
     `trained`. One tokenizer may have more tokens than the other; datasets that record no tokenizer are not compared."""
     record = read_info(trained).get("tokenizer")
     for key, data in evaluated.items():
-        if not record or not data.info.get("tokenizer"):
+        theirs = data.info.get("tokenizer")
+        if not record or not theirs or record.get("fingerprint") == theirs.get("fingerprint"):
             continue
         theirs = recorded_tokenizer(data.info["tokenizer"], data.directory / TOKENIZER_DIRECTORY, data.directory)
         odd = other_token(recorded_tokenizer(record, trained / TOKENIZER_DIRECTORY, trained), theirs)
