@@ -173,7 +173,7 @@ def _directory_start(stream: BinaryIO) -> int:
 
 
 def _scan_archive(path: Path, stream: BinaryIO) -> PickleReport:
-    """Every record that is a pickle by its name or its content. PyTorch reads `data/<key>` as bytes."""
+    """Every record that is a pickle by its name or its content."""
     report = PickleReport(path, "zip archive")
     try:
         with zipfile.ZipFile(stream) as archive:
@@ -181,22 +181,24 @@ def _scan_archive(path: Path, stream: BinaryIO) -> PickleReport:
                 raise ValueError("programs would find different records in it")
             if sum(info.compress_size for info in archive.infolist()) > os.fstat(stream.fileno()).st_size:
                 raise ValueError("its records overlap")
+            stems = {name.removesuffix("/data.pkl") for name in archive.namelist() if name.endswith("/data.pkl")}
             for info in archive.infolist():
-                _scan_record(report, archive, info)
+                if info.filename.rpartition("/data/")[0] not in stems:  # PyTorch reads STEM/data/KEY as bytes
+                    _scan_record(report, archive, info)
                 if len(report.pickles) > MOST_PICKLES:
                     raise ValueError(f"more than {MOST_PICKLES} pickles")
     except Exception as error:  # a hostile archive can raise nearly anything in `zipfile`
         report.damage.append(f"the archive: {type(error).__name__}: {str(error)[:LONGEST_NAME]}")
     if any(name.endswith("/data.pkl") for name in report.pickles):
         report.kind = "PyTorch file"
+    elif not report.damage:
+        report.damage.append("not recognised: a zip archive without PyTorch's data.pkl, which other programs may read")
     return report
 
 
 def _scan_record(report: PickleReport, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
     name = info.filename
     is_pickle = name.lower().endswith(_PICKLE_SUFFIXES)  # PyTorch finds DATA.PKL too
-    if name.rpartition("/")[0].endswith("/data") and not is_pickle:
-        return
     with archive.open(info) as record:
         data = record.read(LARGEST + 1)  # no more, whatever the archive says
     if len(data) > LARGEST and is_pickle:

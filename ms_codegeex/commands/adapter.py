@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.printing import print_result
+from ms_codegeex.base.printing import print_error, print_result
 
 SUMMARY = "list adapters (LoRA), merge them into their model, or remove them from it"
 EXAMPLES = """  ms-codegeex adapter list runs/finetune_lora/adapter runs/other/adapter
@@ -35,11 +35,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action.add_argument("--json", action="store_true", help="print one JSON object on standard output")
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Run the chosen action and print its result."""
+def run(arguments: argparse.Namespace) -> int:
+    """Run the chosen action and print its result; returns the exit status."""
     if arguments.action == "list":
-        _list(arguments.directories, arguments.json)
-        return
+        return _list(arguments.directories, arguments.json)
     from dataclasses import replace
 
     from ms_codegeex.formats.convert import convert
@@ -63,17 +62,25 @@ def run(arguments: argparse.Namespace) -> None:
     what = f"{'with' if adds else 'without'} {len(adapters.layers)} adapters of {arguments.adapter}"
     result = {"adapter": str(arguments.adapter), "layers": len(adapters.layers), **report}
     print_result(result, f"{report['output']}: {arguments.model} {what}", arguments.json)
+    return 0
 
 
-def _list(directories: list[Path], as_json: bool) -> None:
+def _list(directories: list[Path], as_json: bool) -> int:
+    """Print what is in the directories; 1 if there are adapters among them that are not read here."""
     from ms_codegeex.formats.peft import CONFIG, summary
 
-    rows = []
+    rows, refused = [], 0
     for directory in directories:
         inside = [directory] if (directory / CONFIG).is_file() else sorted(directory.glob(f"**/{CONFIG}"))
         if not inside:
             raise UserError(f"{directory}: holds no adapters in PEFT's layout ({CONFIG}); give a run's adapter folder")
-        rows += [summary(path if path.is_dir() else path.parent) for path in inside]
+        for path in inside:
+            try:
+                rows.append(summary(path if path.is_dir() else path.parent))
+            except UserError as error:
+                print_error(f"adapter list: {error}")
+                refused = 1
     text = "{path}: rank {rank}, alpha {alpha:g}, {parameters:,} parameters, {size:.1f} MB, for {model}, on {on}"
     lines = (text.format(**row, size=row["bytes"] / 1e6, on=", ".join(row["modules"])) for row in rows)
     print_result({"adapters": rows}, "\n".join(lines), as_json)
+    return refused

@@ -193,11 +193,11 @@ class Recorded:
 
     def differences(self, target: Path, thorough: bool, progress: Progress = lambda size: None) -> list[Deviation]:
         """The files at `target`, a directory or file, that are not as recorded. `thorough`: hash all their bytes, not
-        only the ends. Hidden files are not looked for, but weights."""
+        only the ends. Hidden files are ignored, except weights (not macOS's `._` files)."""
         directory = target if target.is_dir() else target.parent
         if target.is_dir():
             shown = [path.relative_to(target).as_posix() for path in files_below(target)]
-            found = [name for name in shown if is_read(name) or not name.startswith(".")]
+            found = [name for name in shown if not name.startswith(("._",) if is_read(name) else ".")]
         else:
             found = [target.name]
 

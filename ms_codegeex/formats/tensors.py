@@ -113,7 +113,8 @@ def byte_blocks(array: np.ndarray) -> Iterator[memoryview]:
 
 
 def checked_shape(shape: Sequence[int], name: str) -> tuple[int, ...]:
-    """The shape that a file states for the tensor `name`. `ValueError`, of any length, if no array can have it."""
+    """The shape that a file states for the tensor `name`. `ValueError`, whose text may be very
+    long, if no array can have it."""
     sizes = len(shape) <= MAX_AXES and all(type(size) is int and 0 <= size < 1 << 63 for size in shape)
     if not sizes or math.prod(max(1, size) for size in shape) > LARGEST:
         raise ValueError(f"no array can have the shape of tensor {name}: {list(shape)}")

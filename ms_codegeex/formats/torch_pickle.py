@@ -20,13 +20,14 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats.tensors import TORCH_STORAGES, LazyTensor, damaged
 
 MAX_OPERATIONS = 4_000_000  # of a pickle; a model of 1000 tensors takes 50,000
-ROOM = 4_000_000  # what the operations together may cost that take more than a step; a model of 1000 tensors: 30,000
+ROOM = 4_000_000  # limit on the work of all operations that take longer than a step; a model of 1000 tensors: 30,000
 LONGEST_NUMBER = 1024  # bits
 LONGEST_KEY = 4096  # characters of a text that is a dictionary's key
 LONGEST_TUPLE = 8  # parts of a dictionary's key
 SMALL_KEY = 1 << 20  # numbers below it cannot collide on purpose
 MOST_ARGUMENTS = 16  # of a call
-_COST_OF_NUMBER, _COST_OF_TENSOR = 400, 20  # as a key, in steps; in values of memory
+_COST_OF_KEY = 400  # whose hash a stranger can choose: comparisons with the others, at worst
+_COST_OF_TENSOR = 20  # in values that take as much memory
 OF_A_PROGRAM = "of a training program, whose code another reader would import; this one does not"
 LONGEST_NAME = 200  # characters of a name in a message
 
@@ -224,7 +225,8 @@ class _Machine:
         """Before an operation that takes more than a step. The memo repeats an operand of any length in two bytes."""
         self._room -= cost
         if self._room < 0:
-            raise ValueError(f"copies of more than {ROOM} values, which no state dict needs")
+            many = "more copies, or more large numbers as keys, than a state dict has"
+            raise UserError(f"{self._where}: refused, because it holds {many}; save the state dict alone")
 
     def _key(self, key: Any) -> Any:
         """A dictionary's key: text or a number, or a short tuple of them. Hashing anything nested may take forever, and
@@ -234,8 +236,8 @@ class _Machine:
             raise ValueError("a dictionary with a longer key than any state dict's")
         if not all(part is None or type(part) in (str, int, float, bool, _Global) for part in parts):
             raise ValueError("a dictionary whose keys are neither texts nor numbers")
-        if type(key) is not str and not (type(key) is int and abs(key) < SMALL_KEY):
-            self._spend(_COST_OF_NUMBER)
+        if not all(type(part) is str or (type(part) is int and abs(part) < SMALL_KEY) for part in parts):
+            self._spend(_COST_OF_KEY)
         return key
 
     def _push(self, value: Any) -> None:

@@ -25,7 +25,7 @@ from ms_codegeex.base.files import atomic_file
 from ms_codegeex.base.reading import open_regular
 from ms_codegeex.formats import torch_pickle
 from ms_codegeex.formats.chunks import checked_rows, wrong_crc32
-from ms_codegeex.formats.tensors import NUMPY_DTYPES, LazyTensor, byte_blocks, damaged, map_bytes
+from ms_codegeex.formats.tensors import MAX_AXES, NUMPY_DTYPES, LazyTensor, byte_blocks, damaged, map_bytes
 
 ALIGNMENT = 64
 _DAMAGE = (zipfile.BadZipFile, RuntimeError, EOFError, ValueError, zlib.error, struct.error)  # Runtime: "encrypted"
@@ -36,7 +36,6 @@ _ZIP64_FIELD = 20  # what `zipfile` adds to the local header of a record that ma
 LARGEST_PICKLE = 1 << 26  # bytes of data.pkl; a model of 1000 tensors takes 200 KB
 MAX_VALUES = 1_000_000  # of a tree; a shared value counts every time it occurs
 _LONGEST_REASON = 200  # characters
-MAX_AXES = 32  # NumPy's limit
 REPEATED = 4  # all tensors of a file together may have this many times its size: tied weights share a storage
 
 

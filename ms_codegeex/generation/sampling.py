@@ -12,7 +12,7 @@ from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.options import Declared, Option, check_ranges, declared, option
 
 MAX_TOP_K = 1 << 30  # the kernel takes no more
-MAX_ANSWERS = 128  # to one prompt, as in OpenAI's API
+MAX_ANSWERS = 10_000  # to one prompt
 DEFAULT_ADAPTER = ""  # the adapter of requests that name none; the model alone, unless one was loaded by this name
 
 TEMPERATURE = Option("divide the logits by T; 0 is greedy", "T", ge=0, lt=100, in_requests=1.0)

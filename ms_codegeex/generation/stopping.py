@@ -71,8 +71,8 @@ def first_of(*stops: Stop) -> Rule:
 
 
 class PartialWord:
-    """The longest end of a growing text that is a beginning of `word`: its first `length` characters. `shorter` has the
-    length of the next shorter beginning at the end of each one, as far as the text has followed the word.
+    """Follows which beginning of `word` a growing text ends with. `length`: of the longest one. `shorter[n]`: of the
+    next shorter beginning that also ends the first n characters of the word; known for every n reached so far.
 
     By Knuth, Morris and Pratt, so that a character takes two comparisons on average, whatever text and word are.
     """

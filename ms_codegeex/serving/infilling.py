@@ -46,8 +46,8 @@ def overlap(answer: str, suffix: str) -> int:
 
 
 def _alike(space: str, line_break: str, indent: str) -> bool:
-    """Whether white space in the answer corresponds to that at the start of the suffix, which has such a line break or
-    an empty one, and after it `indent`."""
+    """Whether white space in the answer corresponds to that in front of the suffix, whose last line break is
+    `line_break` (empty for none) and whose indentation is `indent`."""
     _, own_break, own_indent = space.rpartition("\n")
     return own_break == line_break and (own_indent == indent if line_break else bool(space))
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, cr
 from pydantic_core import PydanticCustomError
 
 from ms_codegeex.base.options import Declared
-from ms_codegeex.generation.sampling import MAX_ANSWERS, request_fields
+from ms_codegeex.generation.sampling import request_fields
 from ms_codegeex.serving import foreign_fields
 from ms_codegeex.serving.foreign_fields import Neutral, WithoutEffect
 
@@ -107,7 +107,7 @@ class Sampling(SamplingFields):
     without_effect = foreign_fields.GENERATION
     neutral = foreign_fields.NEUTRAL
     model: str | None = Field(None, description="the name in /v1/models; may be left out")
-    n: int | None = Field(None, ge=1, le=MAX_ANSWERS, description="number of answers (default 1)")
+    n: int | None = Field(None, ge=1, le=128, description="number of answers (default 1)")
     stop: str | Listed[str] | None = Field(None, description="texts before which an answer ends")
     seed: int | None = Field(None, description="equal seeds give equal text (default: a different one each time)")
     logit_bias: Annotated[dict[str, float] | None, Few] = Field(
@@ -134,7 +134,7 @@ class CompletionRequest(Formed):
     )
     suffix: str | None = Field(None, description="the text after the gap")
     max_tokens: int | None = Field(None, ge=0, description="most new tokens (default 128)")
-    best_of: int | None = Field(None, ge=1, le=MAX_ANSWERS, description="draw this many, answer with the n likeliest")
+    best_of: int | None = Field(None, ge=1, le=128, description="draw this many, answer with the n likeliest")
     logprobs: int | None = Field(None, ge=0, le=256, description="report this many likeliest tokens with each token")
     echo: bool | None = Field(None, description="begin the text with the prompt")
     language: str | None = Field(None, description="put this language's tag line in front of the prompt")

@@ -215,6 +215,18 @@ def test_a_file_is_harmless_only_if_its_format_is_known(tmp_path):
         assert scan(path).harmless and scan(path).kind == "safetensors file"
 
 
+def test_a_zip_archive_that_is_not_pytorchs_is_not_called_harmless(tmp_path):
+    """NumPy reads pickles in its records; only PyTorch takes `data/KEY` as bytes, and only beside its data.pkl."""
+    np.savez(tmp_path / "a.npz", a=np.array([os.getpid], object))
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+        archive.writestr("x/data/0", b"cposix\ngetpid\n)R.")
+    for name in ("a.npz", "b.zip"):
+        report = scan(tmp_path / name)
+        assert report.foreign or (report.damage and not report.harmless), name
+    assert scan(tmp_path / "b.zip").foreign
+    assert "not recognised: a zip archive without PyTorch's data.pkl" in scan(tmp_path / "a.npz").damage[0]
+
+
 def test_a_tar_archive_that_is_a_pickle_too(tmp_path):
     """PyTorch opens a file as a tar archive before it looks for pickles."""
     inner = tarfile.TarInfo("N.")

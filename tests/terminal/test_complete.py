@@ -88,7 +88,7 @@ def test_a_stop_text_and_the_end_of_a_block(server):
         (["--language", "Pyton", "x"], "did you mean Python"),
         (["--file", "nothing.py"], "--file: nothing.py cannot be read"),
         (["--file", "-", "x"], "leave out one of them"),
-        (["--n", "129", "x"], "--n: 129 is out of range; give 1 to 128"),
+        (["--n", "10001", "x"], "--n: 10001 is out of range; give 1 to 10000"),
         (["--url", "http://127.0.0.1:abc", "x"], "--url: http://127.0.0.1:abc is not the address of a server (Invalid"),
         (["--url", "http://[::1", "x"], "--url: http://[::1 is not the address of a server (Invalid"),
         (["--name", "other", "x"], "--name: other; {url} has fake"),

@@ -273,8 +273,8 @@ def read_rows(
 ) -> Iterator[tuple[int, tuple | Broken]]:
     """Yield the rows of a part from `row_parts` with their numbers in the file, from 0. A row is a tuple in the order
     of the columns, which `columns` chooses from the names in the file; no other column is read. `batch_rows` rows are
-    held in memory at once, in addition to what pyarrow holds of a row group: few, as a kilobyte of the file may be the
-    texts of a gigabyte, all equal.
+    held in memory at once, in addition to what pyarrow holds of a row group: few, because a file of a kilobyte can hold
+    a gigabyte of equal texts.
 
     Text and bytes come as bytes, unchecked; other values as Python objects. Damage ends its row group, not the part.
     """

@@ -122,7 +122,7 @@ class RowEncoder:
         settled, encoded, ids = 0, 0, list[int]()
         for example in examples:
             if not settled and encoded > _MAX_PROMPTS:
-                yield "conversation too long for its tokenizer"
+                yield "conversation too long to encode as a whole"
                 continue
             place = self._fast.last_break(example.text, settled, example.size)
             ids = [*ids, *self._ids(example.text, settled, place)][-self.seq_length :]

@@ -270,7 +270,7 @@ def test_other_sentencepiece_models_encode_whole_prompts_up_to_a_limit(tmp_path,
     assert all(not isinstance(row, str) for row in work_on(monkeypatch, encoder, 40)[1])
     monkeypatch.setattr(finetune, "_MAX_PROMPTS", 1000)
     _, result = prepare(tmp_path, [conversation(["x" * 300] * 12)], task="chat", tokenizer=str(model), seq_length=2000)
-    assert result["dropped"]["conversation too long for its tokenizer"]["documents"] == 4  # 300 + 900 bytes are two
+    assert result["dropped"]["conversation too long to encode as a whole"]["documents"] == 4  # 300 + 900 bytes are two
 
 
 def test_the_split_hashes_a_limited_part_of_a_conversation(tmp_path, monkeypatch):
