@@ -183,7 +183,8 @@ def _scan_archive(path: Path, stream: BinaryIO) -> PickleReport:
                 raise ValueError("its records overlap")
             stems = {name.removesuffix("/data.pkl") for name in archive.namelist() if name.endswith("/data.pkl")}
             for info in archive.infolist():
-                if info.filename.rpartition("/data/")[0] not in stems:  # PyTorch reads STEM/data/KEY as bytes
+                stem, _, key = info.filename.rpartition("/data/")  # PyTorch reads STEM/data/KEY as bytes
+                if stem not in stems or key.lower().endswith(_PICKLE_SUFFIXES):
                     _scan_record(report, archive, info)
                 if len(report.pickles) > MOST_PICKLES:
                     raise ValueError(f"more than {MOST_PICKLES} pickles")

@@ -220,7 +220,10 @@ def test_a_zip_archive_that_is_not_pytorchs_is_not_called_harmless(tmp_path):
     np.savez(tmp_path / "a.npz", a=np.array([os.getpid], object))
     with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
         archive.writestr("x/data/0", b"cposix\ngetpid\n)R.")
-    for name in ("a.npz", "b.zip"):
+    with zipfile.ZipFile(tmp_path / "c.zip", "w") as archive:
+        for name, data in (("x/data.pkl", b"}."), ("x/data/0", b"c"), ("x/data/y.pkl", b"cposix\ngetpid\n)R.")):
+            archive.writestr(name, data)
+    for name in ("a.npz", "b.zip", "c.zip"):
         assert not scan(tmp_path / name).harmless
     assert scan(tmp_path / "b.zip").foreign
     assert "not recognised: a zip archive without PyTorch's data.pkl" in scan(tmp_path / "a.npz").damage[0]
