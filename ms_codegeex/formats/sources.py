@@ -119,7 +119,8 @@ def _recorded(checkpoint: Checkpoint) -> tuple[dict[str, Any], _Lora]:
         raise UserError(f"{where}: config.model.family is missing, so the model cannot be rebuilt")
     if not isinstance(lora, dict | None):
         raise UserError(f"{where}: config.lora: found {lora!r:.99}, expected an object; use another checkpoint")
-    adapters = validated(_Lora, {"rank": 0, "alpha": 1.0} if lora is None else lora, f"{where}: config.lora.")
+    described = lora if lora and lora.get("rank") else {"rank": 0, "alpha": 1.0}
+    adapters = validated(_Lora, described, f"{where}: config.lora.")
     if adapters.rank:
         checked_scale(adapters.alpha / adapters.rank, f"{where}: config.lora")
     return model, adapters
