@@ -1,4 +1,5 @@
-"""Whether the default tests catch mistakes: puts each fault of seeded_faults.yaml into a copy and runs its tests.
+"""Whether the tests catch mistakes: puts each fault of seeded_faults.yaml into a copy and runs its tests, the default
+ones for most.
 
     python tests/seeded_faults.py                 # all, one after another: about 10 minutes
     python tests/seeded_faults.py --only 3 17     # by number, or by a part of their names
@@ -40,13 +41,15 @@ FAILED, STOPPED = 1, 2  # exit status of pytest: a test failed; a test file coul
 
 @dataclass(frozen=True)
 class Fault:
-    """A mistake: `after` in place of `before` in `file`, which some of `tests` should notice."""
+    """A mistake: `after` in place of `before` in `file`, which some of `tests` should notice; the `slow` ones where the
+    others cannot."""
 
     name: str
     file: str
     before: str
     after: str
     tests: tuple[str, ...]
+    slow: bool = False
 
     def problem(self, root: Path) -> str | None:
         """Why it does not fit the files in `root`; None if it does."""
@@ -129,9 +132,9 @@ def copy_checkout(root: Path, target: Path) -> None:
             shutil.copy2(source, copy, follow_symlinks=False)
 
 
-def run_tests(copy: Path, tests: Sequence[str]) -> tuple[int | None, str]:
+def run_tests(copy: Path, tests: Sequence[str], slow: bool = False) -> tuple[int | None, str]:
     """The exit status of pytest, None if it hangs, and its output."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-m", "not slow", *tests]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-m", "slow" if slow else "not slow", *tests]
     process = subprocess.Popen(
         command,
         cwd=copy,
@@ -157,7 +160,7 @@ def tried(fault: Fault, copy: Path) -> Result:
     """Run a fault's tests with it in `copy`; if one fails, run that again without it."""
     began = time.monotonic()
     with fault.applied(copy):
-        status, output = run_tests(copy, fault.tests)
+        status, output = run_tests(copy, fault.tests, fault.slow)
     seconds = time.monotonic() - began
     if status == 0:
         return Result(fault, None, seconds)
@@ -168,7 +171,7 @@ def tried(fault: Fault, copy: Path) -> Result:
     if status not in (FAILED, STOPPED) or test is None:
         last = " ".join(output.split()[-20:])
         return Result(fault, None, seconds, f"pytest ended with status {status}: {last}")
-    if run_tests(copy, [test[1]])[0] != 0:
+    if run_tests(copy, [test[1]], fault.slow)[0] != 0:
         return Result(fault, None, seconds, f"{test[1]} fails without it too")
     return Result(fault, test[1], seconds)
 
