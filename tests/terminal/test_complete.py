@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import subprocess
 import sys
 from functools import partial
@@ -241,3 +242,20 @@ class Screen:
         row, column = next((i, row.index(words)) for i, row in enumerate(self.rows()) if words in row)
         styles = [self.cells[row, column + i][1] for i, letter in enumerate(words) if not letter.isspace()]
         return not {"", "2", "49"} & {*styles}  # none, dim, the usual background
+
+
+def test_a_reader_who_has_gone_is_no_failure():
+    """As with `| head`: rich itself would end with status 1."""
+    code = (
+        "import sys\nfrom ms_codegeex.base.ending import print_failure\n"
+        "from ms_codegeex.terminal.printing import console_here\n"
+        "try:\n    console_here().print('x')\n"
+        "except BaseException as error:\n    sys.exit(print_failure('complete', error))\nsys.exit(3)"
+    )
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb") as stream:
+        done = subprocess.run(
+            [sys.executable, "-c", code], stdout=stream, stderr=subprocess.PIPE, cwd=ROOT, check=False
+        )
+    assert (done.returncode, done.stderr) == (0, b"")
