@@ -188,7 +188,7 @@ def infill_config(arguments: argparse.Namespace) -> InfillConfig | None:
     """The settings from the options; None if no rate is given."""
     values = {name.removeprefix("infill_"): getattr(arguments, name) for name in given_values(InfillOptions, arguments)}
     if values and "rate" not in values:
-        raise UserError(f"--infill-{next(iter(values))}: needs --infill-rate, for example 0.5")
+        raise UserError(f"--infill-{next(iter(values))}: works with --infill-rate only; add --infill-rate 0.5")
     if not values:
         return None
     from ms_codegeex.config.sections import InfillConfig

@@ -102,26 +102,30 @@ def _tokenizer(config: RunConfig, corpus: Inputs, reading: ReadingSettings, pare
             raise UserError(f"data.tokenizer_size: {size} ids do not fit the model; set {fits}")
         directory = cached_tokenizer(corpus, parent, settings, search)
     except UserError as error:  # it names options of `tokenizer train`
-        raise UserError(f"data.tokenizer_size: {str(error).partition(': ')[2]}") from None
+        problem = str(error).partition(": ")[2].replace("--vocab-size ", "data.tokenizer_size=")
+        raise UserError(f"data.tokenizer_size: {problem}") from None
     print_error(f"tokenizer {directory} (delete it to train one afresh)")
     return str(directory)
 
 
-def check_datasets(config: RunConfig) -> Path:
-    """Find problems with the datasets once, before every worker does; returns the one whose tokenizer counts."""
+def check_datasets(config: RunConfig, begins: bool = False) -> Path:
+    """Find problems with the datasets once, before every worker does, and with the model that a run `begins` with;
+    returns the dataset whose tokenizer counts."""
     model, training, held_out = config.model.sizes, training_data(config), held_out_data(config)
-    validation = validation_data(config)
-    for data in (training, validation, *held_out.values()):
-        data.check_model(model.vocab_size, model.eos_token_id)
+    validation, dataset = validation_data(config), Path(training.directory)
+    note = check_weights(config, dataset) if begins else None  # first: sizes of its model fit no other tokenizer
+    training.check_model(model.vocab_size, model.eos_token_id)
     evaluated = {f"data.held_out.{name}": data for name, data in held_out.items()}
     if config.data.validation is not None:
         evaluated["data.validation"] = validation
-    check_meanings(evaluated, Path(training.directory))
-    if note := rounded_weights(config.data):
-        print_error(note)
-    if note := note_on_functions(config, training):
-        print_error(note)
-    return Path(training.directory)
+    check_meanings(evaluated, dataset)
+    for key, data in evaluated.items():
+        if data.eos != model.eos_token_id or data.info["vocab_size"] > model.vocab_size:
+            theirs = f"{data.directory} has {data.info['vocab_size']} ids and ends documents with {data.eos}"
+            raise UserError(f"{key}: {theirs}; prepare it with the tokenizer of {dataset}")
+    for line in filter(None, (note, rounded_weights(config.data), note_on_functions(config, training))):
+        print_error(line)
+    return dataset
 
 
 def train(
@@ -245,10 +249,8 @@ def train_once(
             start = starting_point(config, run_directory)
             with watch.part("corpus"):
                 config = resolve_data(config, corpus, quiet, node.count)
-                dataset = check_datasets(config)
+                check_datasets(config, begins=start.checkpoint is None)
             _print_schedule(config, start.checkpoint)
-            if start.checkpoint is None and (note := check_weights(config, dataset)):
-                print_error(note)
 
             def attempt(number: int) -> None:
                 begin = starting_point(resumed(config, run_directory), run_directory) if number else start

@@ -29,24 +29,26 @@ def check_run_config(config: RunConfig) -> None:
     model, training = config.model.sizes, config.training
     check_mesh(config)
     check_kernels(config)
-    if config.seq_length > model.max_position_embeddings:
+    if config.seq_length > (limit := model.max_position_embeddings):
+        growing = ",".join(sorted({"context", *config.model.grow}))
+        grow = f" model.grow=[{growing}]" if config.model.weights else ""
         raise UserError(
-            f"data.seq_length: {config.seq_length} is longer than model.max_position_embeddings "
-            f"{model.max_position_embeddings}; shorten it or enlarge the model's table"
+            f"data.seq_length: {config.seq_length} is longer than model.max_position_embeddings {limit}; set "
+            f"data.seq_length={limit} or model.max_position_embeddings={config.seq_length}{grow}"
         )
     if config.data.blend is not None and config.data.train is not None:
-        raise UserError("data.blend: data.train is given too; set one of them to null")
+        raise UserError("data.blend: data.train is given too; set data.train=null or data.blend=null")
     if config.data.functions_from is not None and config.data.blend is not None:
         raise UserError("data.functions_from: works with data.train only, not with data.blend; set it to null")
     if config.data.tokenizer_size and config.data.tokenizer:
-        raise UserError("data.tokenizer_size: data.tokenizer is given too; set one of them to null")
+        raise UserError("data.tokenizer_size: data.tokenizer is given too; set data.tokenizer=null")
     if training.steps and training.tokens:
-        raise UserError("training.tokens: training.steps is given too; set one of them to null")
+        raise UserError("training.tokens: training.steps is given too; set training.steps=null or training.tokens=null")
     if not config.steps:
-        raise UserError("training.steps: missing; give training.steps or training.tokens")
+        raise UserError("training.steps: missing; set training.steps=N or training.tokens=N")
     if training.patience and not training.evaluate_every:
         raise UserError(
-            "training.patience: needs validation during training; set training.evaluate_every, or training.patience=0"
+            "training.patience: needs validation during training; set training.evaluate_every=N or training.patience=0"
         )
     _check_initial(config)
     if config.compile_cache and config.partitioned:
@@ -74,8 +76,8 @@ def check_run_config(config: RunConfig) -> None:
     never = schedule.warmup_steps >= schedule.decay_steps and not schedule.cosine_after_warmup
     if training.schedule.decay_steps and never:  # a run that is too short for its schedule gets a note
         raise UserError(
-            f"training.schedule.warmup_steps: {schedule.warmup_steps} is not below decay_steps "
-            f"{schedule.decay_steps}; the cosine would never start"
+            f"training.schedule.warmup_steps: {schedule.warmup_steps} is not below decay_steps {schedule.decay_steps}, "
+            f"so the cosine would never start; set training.schedule.warmup_steps={schedule.decay_steps - 1} or less"
         )
 
 
@@ -102,8 +104,8 @@ def _check_frozen(config: RunConfig) -> None:
         return
     if not config.lora.rank:
         raise UserError(
-            f"lora.frozen: {held}, but all weights are trained, in FP32; set lora.rank for adapters, or "
-            "lora.frozen=fp32"
+            f"lora.frozen: {held}, but all weights are trained, in FP32; set lora.rank=N for "
+            "adapters, or lora.frozen=fp32"
         )
     if config.lora.bits and (config.device != "cpu" or config.devices > 1 or precision != "fp32"):
         raise UserError(

@@ -11,12 +11,13 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
-from ms_codegeex.base.errors import UserError
+from ms_codegeex.base.errors import UserError, first_line
 from ms_codegeex.base.files import atomic_directory
 from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.locks import locked
@@ -69,11 +70,11 @@ class TokenizerSettings:
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
-            raise UserError(f"family: {self.family!r}; give one of {', '.join(FAMILIES)}")
+            raise UserError(f"--family: {self.family!r}; give one of {', '.join(FAMILIES)}")
         if self.language_tags and self.family != "codegeex2":
-            raise UserError(f"language_tags: tag lines are plain text to {self.family}; leave it out")
+            raise UserError(f"--language-tags: tag lines are plain text to {self.family}; leave it out")
         if self.whitespace_run is not None and self.family not in RUNS:
-            raise UserError(f"whitespace_run: {self.family}'s runs of white space are fixed; leave it out")
+            raise UserError(f"--whitespace-run: {self.family}'s runs of white space are fixed; leave it out")
         default, least, most = RUNS.get(self.family, (0, 0, 0))
         run = default if self.whitespace_run is None else self.whitespace_run
         object.__setattr__(self, "whitespace_run", run)
@@ -84,7 +85,14 @@ class TokenizerSettings:
             ("max_bytes", self.max_bytes >= 1, "1 or more"),
         ):
             if not right:
-                raise UserError(f"{name}: {getattr(self, name)} is out of range; give {expected}")
+                option = f"--{name.replace('_', '-')}"
+                raise UserError(f"{option}: {getattr(self, name)} is out of range; give {expected}")
+
+    def too_many(self, size: int, most: int) -> UserError:
+        """For a text of `size` bytes, of which `most` tokens at most can be made."""
+        smaller = f"--vocab-size {most}, or " if most >= self.smallest else ""
+        made = f"--vocab-size: {self.vocab_size} tokens cannot be made of {size} bytes of text, but {most}"
+        return UserError(f"{made}; give {smaller}more text")
 
     @property
     def smallest(self) -> int:
@@ -174,10 +182,7 @@ def _byte_pairs(texts: _Texts, settings: TokenizerSettings) -> ByteLevelTokenize
     texts.check()
     model = parse_json(bpe.to_str())["model"]
     if missing := wanted - len(model["vocab"]):
-        raise UserError(
-            f"--vocab-size: {settings.vocab_size} tokens cannot be made of {texts.read} bytes of text, at most "
-            f"{settings.vocab_size - missing}; give more text, or a smaller size"
-        )
+        raise settings.too_many(texts.read, settings.vocab_size - missing)
     tables = Tables.of(model["vocab"], [" ".join(pair) for pair in model["merges"]])
     if settings.family == "codegen":
         return CodeGenTokenizer(whitespace=True, tables=tables)
@@ -212,11 +217,9 @@ def _sentence_pieces(texts: _Texts, settings: TokenizerSettings, threads: int) -
         )
     except (RuntimeError, OSError) as error:
         texts.check()
-        reason = str(error).strip().splitlines()[-1]
-        raise UserError(
-            f"--vocab-size: {settings.vocab_size} pieces cannot be made of {texts.read} bytes of text ({reason}); give "
-            "more text, or a smaller size"
-        ) from None
+        if found := re.search(r"value <= (\d+)", str(error)):
+            raise settings.too_many(texts.read, int(found[1])) from None
+        raise UserError(f"--input: SentencePiece learns nothing of it ({first_line(error)}); give more text") from None
     return model.getvalue()
 
 

@@ -167,7 +167,9 @@ def test_the_smallest_size_is_bytes_and_special_tokens(tmp_path, family):
 def test_a_pair_that_occurs_once_is_no_token(tmp_path):
     """Its row of the model's table would hardly be trained."""
     (tmp_path / "text.py").write_text("abcdefg = 0\n")
-    with pytest.raises(UserError, match="280 tokens cannot be made of 12 bytes of text, at most 275; give more"):
+    with pytest.raises(
+        UserError, match="280 tokens cannot be made of 12 bytes of text, but 275; give --vocab-size 275, or more"
+    ):
         train_tokenizer([tmp_path / "text.py"], tmp_path / "own", TokenizerSettings(280, family="codegeex"))
 
 

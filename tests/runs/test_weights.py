@@ -71,7 +71,7 @@ def test_another_size_is_named(models, family, changes, message):
 
 
 def test_another_family_is_named(models):
-    with pytest.raises(UserError, match=r"is a codegeex model, the run's is codegen; set model\.family=codegeex"):
+    with pytest.raises(UserError, match=r"is a codegeex model, the run's is codegen; give a --config"):
         weights_of(config("codegen", models["codegeex"][0]))
 
 

@@ -112,7 +112,8 @@ class PrepareSettings:
         rules = self.reading.rules
         if rules.min_bytes > rules.max_file_bytes:
             raise UserError(
-                f"min_bytes {rules.min_bytes}: more than max_file_bytes {rules.max_file_bytes}, no file could be kept"
+                f"min_bytes {rules.min_bytes}: no file could be kept; give at most max_file_bytes, "
+                f"{rules.max_file_bytes}"
             )
         if self.max_bytes is not None and self.max_bytes <= 0:
             raise UserError(f"max_bytes {self.max_bytes}: expected a positive number of bytes, for example 64000000")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.data.datasets.batches import Batch, DocumentSpan, Sequences, check_whole, make_batch
+from ms_codegeex.data.datasets.batches import Batch, DocumentSpan, Sequences, check_whole, make_batch, other_data
 from ms_codegeex.data.datasets.indexed import IndexedDataset
 from ms_codegeex.data.infilling.rearranging import Rearrangement
 
@@ -60,7 +60,7 @@ class FineTuningRows(Sequences):
         if infilling is not None and self.info.get("task") != "completion":
             raise UserError(
                 f"data.infill: {self.directory} holds {self.info.get('task')} examples, but only completions have a "
-                "middle; set data.infill.rate=0"
+                "middle; leave out --infill-rate, or set data.infill.rate=0"
             )
         longest = self.info.get("seq_length")
         if type(longest) is not int:
@@ -84,7 +84,7 @@ class FineTuningRows(Sequences):
     def _check(self, sizes: np.ndarray, longest: int) -> None:
         name = f"{self.directory}/{self.split}.bin"
         if not sizes.size:
-            raise UserError(f"{name}: no example in it; give more data")
+            raise UserError(f"{name}: no example in it; set {other_data(self.split)}")
         if sizes.max() > longest:
             raise UserError(
                 f"{name}: example {int(sizes.argmax())} has {int(sizes.max())} tokens, dataset.json says at most "
