@@ -120,7 +120,8 @@ def _same_shapes(config: RunConfig, checkpoint: Checkpoint) -> bool:
     """Whether the checkpoint has the parameters that the run trains."""
     sizes, lora = config.model.sizes, config.lora
     shapes = sizes.adapter_shapes(lora.targets, lora.rank) if lora.rank else sizes.parameter_shapes()
-    return all(name in checkpoint.names and checkpoint.shape(name) == shape for name, shape in shapes.items())
+    stored = [name for name in checkpoint.names if not name.startswith("optimizer.")]
+    return {name: checkpoint.shape(name) for name in stored} == dict(shapes)
 
 
 def _key_changes(config: RunConfig, checkpoint: Checkpoint) -> list[Change]:

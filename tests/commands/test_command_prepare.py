@@ -156,7 +156,7 @@ def test_every_option_arrives(sources, tmp_path, capsys):
 def test_how_duplicates_are_compared_needs_their_threshold(sources, tmp_path, capsys):
     words = ["--input", str(sources), "--output", str(tmp_path / "out"), "--near-duplicates-by", "tokens"]
     assert main(["prepare", *words]) == 2
-    assert "--near-duplicates-by tokens: needs --near-duplicates" in capsys.readouterr().err
+    assert "--near-duplicates-by tokens: has no effect; add --near-duplicates" in capsys.readouterr().err
     words = ["--input", str(sources), "--near-duplicates", "1", "--near-duplicates-by"]
     assert recorded([*words, "tokens"], tmp_path, capsys)["near_duplicates_by"] == "tokens"
     assert "near_duplicates_by" not in recorded([*words, "words"], tmp_path, capsys)

@@ -89,7 +89,7 @@ def dataset_of_code(tmp_path, capsys):
     "words, message",
     [
         ("--task chat --input x", "--task chat: lacks an option; give --input RECORDS and --seq-length"),
-        ("--task chat --seq-length 8", "--task chat: needs --input"),
+        ("--task chat --seq-length 8", "--task chat: lacks an option; give --input"),
         ("--task chat --seq-length 8 --input x --languages python", "--languages: only with --task pretrain"),
         ("--task chat --seq-length 8 --input x --filters codegen", "--filters: only with --task pretrain"),
         ("--seq-length 8", "--seq-length: only with --task completion, chat or translation"),
