@@ -128,7 +128,8 @@ def _check_tokenizers(
         odd = ours.vocab_size
     if odd is None and "vocabulary" in model.grow:
         return None
-    remedy = f"prepare the dataset with --tokenizer {option}"
+    command = f"`ms-codegeex prepare --input PATH --output DIR --tokenizer {option}`"
+    remedy = f"make another with {command} and set data.train=DIR"
     if odd is not None:
         raise UserError(f"model.weights: token {odd} of {where} is another one in the tokenizer of {dataset}; {remedy}")
     raise UserError(
@@ -170,8 +171,8 @@ def _check_sizes(model: ModelConfig, where: str, family: str, theirs: Any, ids: 
     """`UserError` unless a model of these sizes can start from the one at `where`."""
     if family != model.family:
         raise UserError(
-            f"model.weights: {where} is a {family} model, the run's is {model.family}; give a --config with "
-            f"model.family: {family}, or use `ms-codegeex finetune --model {where} --data DATASET`"
+            f"model.weights: {where} is a {family} model, the run's is {model.family}; use a configuration of that "
+            f"family, or `ms-codegeex finetune --model {where} --data DATASET`"
         )
     growing = [GROWABLE[name] for name in model.grow]
     free = (*NOT_OF_WEIGHTS, "eos_token_id", *(("vocab_size",) if model.fresh_vocabulary else ()))

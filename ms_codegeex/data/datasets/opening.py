@@ -112,7 +112,7 @@ def absolute(data: DataConfig) -> DataConfig:
     def checked(name: str, key: str) -> str:
         directory = Path(name).absolute()
         if not (directory / "dataset.json").is_file():
-            other = ", or use --corpus PATH" if key == "data.train" else ""
+            other = ", or use --corpus PATH with data.train=null" if key == "data.train" else ""
             raise UserError(
                 f"{key}: {directory} is not a dataset directory (no dataset.json); make one with "
                 f"`ms-codegeex prepare --input PATH --output DIR`{other}"
