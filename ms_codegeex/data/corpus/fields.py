@@ -51,6 +51,12 @@ class Fields:
         names = self._names["text"]
         return "" if set(names) & set(present) else f"no field {' or '.join(names)}"
 
+    def recognise(self, record: Mapping[str, Any]) -> bool:
+        """Whether a `.json` file that begins with this object holds records: a text, alone or with what else we read,
+        as no file of settings has it."""
+        others = {name for kind in USUAL if kind != "text" for name in self._names[kind]}
+        return isinstance(self._value(record, "text"), str) and (len(record) == 1 or not others.isdisjoint(record))
+
     def read(self, record: Mapping[str, Any]) -> RecordText | Broken:
         """The text of a record. Values are those of JSON; text may also be bytes, which are not checked."""
         data = self._value(record, "text")

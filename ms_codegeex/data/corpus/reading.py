@@ -1,6 +1,6 @@
 """Units of input, each read by one worker, and the documents in them.
 
-A unit is a batch of source files, a part of a `.jsonl` file or a few row groups of a `.parquet` file. Units are found
+A unit is a batch of source files, a part of a file of JSON or of a table. Units are found
 once, in an order that does not depend on the machine; each is then read independently, in any process.
 """
 
@@ -8,22 +8,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from ms_codegeex.base.json_reading import Malformed, parse_json
-from ms_codegeex.data.corpus.archives import (
-    ArchivePart,
-    Broken,
-    Returning,
-    archive_kind,
-    line_parts,
-    read_lines,
-    read_rows,
-    row_parts,
-)
+from ms_codegeex.data.corpus.archives import ArchivePart, Broken, Returning, read_records, record_parts
 from ms_codegeex.data.corpus.fields import Fields, RecordText
 from ms_codegeex.data.corpus.filters import rejection, size_rejection
 from ms_codegeex.data.corpus.licences import strip_licence
@@ -105,7 +95,7 @@ def find_units(
     Returns:
         The units, the files rejected while searching, and the amount found: `files` and `bytes`.
     """
-    listing = search(roots, reading.languages, reading.all_text, leave_out)
+    listing = search(roots, reading.languages, Fields(reading).recognise, reading.all_text, leave_out)
     rejected = [Rejected(identity, reason, 0, problem=reason == "unreadable") for identity, reason in listing.skipped]
     units = _file_units(listing.sources)
     seen: Counter[str] = Counter()
@@ -137,9 +127,7 @@ def _file_units(sources: Iterable[SourceFile]) -> list[Unit]:
 
 
 def _parts(file: SourceFile) -> list[ArchivePart] | Broken:
-    if not file.size:
-        return Broken("empty", problem=False)
-    return row_parts(file.path) if archive_kind(file.path.name) == "parquet" else line_parts(file.path, file.size)
+    return record_parts(file.path, file.size) if file.size else Broken("empty", problem=False)
 
 
 def read_unit(unit: Unit, reading: ReadingSettings) -> Generator[Document | Rejected, None, int]:
@@ -151,11 +139,7 @@ def read_unit(unit: Unit, reading: ReadingSettings) -> Generator[Document | Reje
         for file in unit.files:
             yield _judge(file.identity, _read_file(file, reading), reading, reading.strip_licences != "none")
         return 0
-    (file,) = unit.files
-    if archive_kind(file.path.name) == "jsonl":
-        return (yield from _read_lines(file, unit.part, reading))
-    yield from _read_rows(file, unit.part, reading)
-    return 0
+    return (yield from _read_records(unit.files[0], unit.part, reading))
 
 
 def _read_file(file: SourceFile, reading: ReadingSettings) -> RecordText | Broken:
@@ -178,56 +162,32 @@ def _content(file: SourceFile, limit: int) -> tuple[bytes | None, int]:
         return None if size > limit else stream.readall(), size
 
 
-def _read_lines(
+def _read_records(
     file: SourceFile, part: ArchivePart, reading: ReadingSettings
 ) -> Generator[Document | Rejected, None, int]:
-    fields = Fields(reading)
-    lines = Returning(read_lines(file.path, part, reading.max_line_bytes))
-    for number, line in lines:
-        source = f"{file.identity}:{number}"
-        record = line if isinstance(line, Broken) else _parse(line)
-        if isinstance(record, Broken):  # escapes hide secrets from redaction
-            yield _rejected(source, replace(record, head=b"") if reading.redact else record, reading)
-            continue
-        text = fields.read(record)
-        text = replace(text, bytes=len(line)) if isinstance(text, Broken) else text
-        yield _judge(source, text, reading, reading.strip_licences == "all")
-    return lines.value
-
-
-def _parse(line: bytes) -> dict[str, Any] | Broken:
-    """The JSON object in a line. Numbers that Python refuses and objects nested too deeply are invalid, too."""
-    try:
-        record = parse_json(line, data=True)
-    except Malformed as problem:
-        try:
-            line.decode()
-        except UnicodeDecodeError as error:
-            detail = f"byte 0x{line[error.start]:02x} at column {error.start + 1}"
-            return Broken("not UTF-8", detail, len(line), line)
-        return Broken("invalid JSON", str(problem), len(line), line)
-    if isinstance(record, dict):
-        return record
-    return Broken("no object", f"the line holds a value of type {type(record).__name__}", len(line), line)
-
-
-def _read_rows(file: SourceFile, part: ArchivePart, reading: ReadingSettings) -> Iterator[Document | Rejected]:
-    fields = Fields(reading)
+    fields, limit = Fields(reading), reading.max_line_bytes
     names: list[str] = []
 
     def choose(present: Sequence[str]) -> list[str]:
         names[:] = fields.needed(present)
         return [] if fields.text_missing(names) else names
 
-    for number, row in read_rows(file.path, part, choose):
-        if not row:  # no row of this file has a text
+    records = Returning(read_records(file.path, part, limit, choose))
+    for number, record, line in records:
+        source = f"{file.identity}:{number}"
+        if isinstance(record, Broken):  # escapes hide secrets from redaction
+            yield _rejected(source, replace(record, head=b"") if reading.redact else record, reading)
+            continue
+        if not record and not line:  # no row of this file has a text
             yield Rejected(file.identity, "missing field", part.bytes, fields.text_missing(names), problem=True)
-            return
-        text = row if isinstance(row, Broken) else fields.read(dict(zip(names, row, strict=True)))
-        if isinstance(text, RecordText) and len(text.data) > reading.max_line_bytes:
-            detail = f"more than {reading.max_line_bytes} bytes"
-            text = Broken("too large", detail, len(text.data), text.data, problem=False)
-        yield _judge(f"{file.identity}:{number}", text, reading, reading.strip_licences == "all")
+            return 0
+        text = fields.read(record)
+        if isinstance(text, Broken):
+            text = replace(text, bytes=len(line) or text.bytes)
+        elif len(text.data) > limit:
+            text = Broken("too large", f"more than {limit} bytes", len(text.data), text.data, problem=False)
+        yield _judge(source, text, reading, reading.strip_licences == "all")
+    return records.value
 
 
 def _judge(source: str, text: RecordText | Broken, reading: ReadingSettings, strip: bool) -> Document | Rejected:

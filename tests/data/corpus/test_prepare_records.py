@@ -1,5 +1,6 @@
 """Archives, trees and everything broken in them, from the input to the report."""
 
+import functools
 import json
 
 import pyarrow.parquet as pq
@@ -9,7 +10,7 @@ from prepare_inputs import source, write_gzip, write_lines, write_mixed, write_t
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.commands.dataset_summary import corpus_lines
-from ms_codegeex.data.corpus import reading
+from ms_codegeex.data.corpus import archives, reading
 from ms_codegeex.data.corpus.filters import Rules, preset
 from ms_codegeex.data.corpus.prepare import RunOptions, prepare_dataset
 from ms_codegeex.data.corpus.settings import PrepareSettings, ReadingSettings
@@ -235,8 +236,7 @@ def test_a_file_in_parts_gives_what_the_whole_gives(tmp_path, monkeypatch, archi
         data = b"".join(pack(data[start : start + 111]) for start in range(0, len(data), 111))
     path.write_bytes(data)
     prepare([path.parent], tmp_path / "whole")
-    cut = reading.line_parts
-    monkeypatch.setattr(reading, "line_parts", lambda path, size: cut(path, size, 150))
+    monkeypatch.setattr(reading, "record_parts", functools.partial(archives.record_parts, part_bytes=150))
     assert len(reading.find_units(user_roots([path.parent]), ReadingSettings())[0]) > 15
     prepare([path.parent], tmp_path / "cut")
     for name in sorted(entry.name for entry in (tmp_path / "whole").iterdir()):
