@@ -21,8 +21,24 @@ def dataset_lines(description: dict[str, Any]) -> list[str]:
         lines.append(f"{split}: {_documents(counts)}{answers}, {_size(counts)}")
     if description.get("truncated"):
         lines.append(f"truncated prompts: {description['truncated']}")
-    dropped = description.get("dropped", {}).items()
-    return lines + [f"dropped, {reason}: {it['documents']}, for example {it['example']}" for reason, it in dropped]
+    return lines + tally_lines(description)
+
+
+def tally_lines(description: dict[str, Any]) -> list[str]:
+    """What became of the records of a fine-tuning dataset. Nothing is left out without a line here."""
+    lines = []
+    if "records_kept" in description:
+        examples = sum(split["documents"] for split in description["splits"].values())
+        found, kept = description["found"], description["records_kept"]
+        lines.append(f"read: {found['documents']} records; kept: {kept}, which give {examples} examples")
+    for reason, it in description.get("dropped", {}).items():
+        detail = f" ({escaped(it['detail'])})" if it.get("detail") else ""
+        lines.append(f"dropped, {reason}: {it['documents']}, for example {escaped(it['example'])}{detail}")
+    for remark, it in description.get("noted", {}).items():
+        first = it["examples"][0]
+        detail = f" ({escaped(first['detail'])})" if first["detail"] else ""
+        lines.append(f"{escaped(remark)}: {it['documents']}, for example {escaped(first['source'])}{detail}")
+    return lines
 
 
 def corpus_lines(description: dict[str, Any]) -> list[str]:

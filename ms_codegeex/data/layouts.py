@@ -46,6 +46,10 @@ class Layout:
         found = {name: value_of(record, name) for name in self.uses.get(use, "").split()}
         return {name: value for name, value in found.items() if not absent(value)}
 
+    def used(self, record: Mapping[str, Any]) -> list[str]:
+        """The fields of a record that are used."""
+        return [name for use in self.uses for name, value in self.values(record, use).items() if value != ""]
+
     def fits(self, record: Mapping[str, Any]) -> bool:
         """Whether a record has this layout."""
         for use in self.by:

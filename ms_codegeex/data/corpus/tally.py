@@ -8,6 +8,7 @@ from typing import Any
 from ms_codegeex.data.corpus.reading import Rejected
 
 EXAMPLES = 3
+REMARKS = 100
 
 
 def moved(source: str, lines: int) -> str:
@@ -23,10 +24,12 @@ class Tally:
     Attributes:
         dropped: reason -> `documents`, `bytes` and up to three `examples`, for input dropped by a rule or selection.
         problems: the same for broken input.
+        noted: the same for input that was kept, by a remark on it.
     """
 
     dropped: dict[str, dict[str, Any]] = field(default_factory=dict)
     problems: dict[str, dict[str, Any]] = field(default_factory=dict)
+    noted: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def first(self) -> tuple[str, str] | None:
@@ -41,6 +44,11 @@ class Tally:
         example = {"source": item.source, "detail": item.detail, "excerpt": item.excerpt}
         self._add(self.problems if item.problem else self.dropped, item.reason, 1, item.bytes, [example])
 
+    def note(self, remark: str, source: str, detail: str = "") -> None:
+        """Count one that was kept, with a remark. At most `REMARKS` different ones: they have names from the input."""
+        remark = remark if remark in self.noted or len(self.noted) < REMARKS else "further remarks"
+        self._add(self.noted, remark, 1, 0, [{"source": source, "detail": detail, "excerpt": ""}])
+
     def drop(self, reason: str, documents: int, size: int, examples: list[tuple[str, str]]) -> None:
         """Count several that were left out for one reason; `examples` are sources and details of the first of them."""
         entries = [{"source": source, "detail": detail, "excerpt": ""} for source, detail in examples]
@@ -48,7 +56,8 @@ class Tally:
 
     def merge(self, later: Tally, lines: int = 0) -> None:
         """Add the counts of later input. `lines` are added to the line number at the end of every source in it."""
-        for mine, others in ((self.dropped, later.dropped), (self.problems, later.problems)):
+        for name in ("dropped", "problems", "noted"):
+            mine, others = getattr(self, name), getattr(later, name)
             for reason, entry in others.items():
                 examples = [{**item, "source": moved(item["source"], lines)} for item in entry["examples"]]
                 self._add(mine, reason, entry["documents"], entry["bytes"], examples)
@@ -69,7 +78,12 @@ class Tally:
     def described(self, unit: str) -> dict[str, dict[str, Any]]:
         """The entry `dropped` of dataset.json: for each reason a count of `unit`, bytes and an example."""
         return {
-            reason: {unit: entry["documents"], "bytes": entry["bytes"], "example": entry["examples"][0]["source"]}
+            reason: {
+                unit: entry["documents"],
+                "bytes": entry["bytes"],
+                "example": entry["examples"][0]["source"],
+                "detail": entry["examples"][0]["detail"],
+            }
             for reason, entry in sorted({**self.dropped, **self.problems}.items())
         }
 

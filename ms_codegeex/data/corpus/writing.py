@@ -101,6 +101,7 @@ def write_report(
         "lengths": summary.length_histogram(),
         "dropped": dict(sorted(tally.dropped.items())),
         "problems": dict(sorted(tally.problems.items())),
+        "noted": dict(sorted(tally.noted.items())),
         **extra,
         "settings": settings,
     }
