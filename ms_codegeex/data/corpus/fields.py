@@ -76,14 +76,12 @@ class Fields:
         if not {part for name in names for part in (name, name.partition(".")[0])}.isdisjoint(present):
             return ""
         layout = table().of(dict.fromkeys(present, "?"))
-        if layout is None:
-            shown = ", ".join(sorted(present)[:20])
-            return (
-                f"no field {' or '.join(names)}, only {self._shown(shown) or 'none at all'}; name it with --text-field"
-            )
-        if layout.task in ("completion", "chat", "translation"):
+        if layout is not None and layout.task in ("completion", "chat", "translation"):
             return f"an example for fine-tuning ({layout.name}); these need --task {layout.task}"
-        return f"{layout.name}: {layout.remedy}"
+        if layout is not None and layout.task != "corpus":
+            return f"{layout.name}: {layout.remedy}"
+        there = self._shown(", ".join(sorted(present)[:20])) or "no other"
+        return f"no field {' or '.join(names)}; there is {there}: name the one with the text with --text-field"
 
     def recognise(self, record: Mapping[str, Any]) -> bool:
         """Whether a `.json` file that begins with this object holds records: a text, alone or with what else we read,

@@ -166,11 +166,11 @@ def _read_records(
     file: SourceFile, part: ArchivePart, reading: ReadingSettings
 ) -> Generator[Document | Rejected, None, int]:
     fields, limit = Fields(reading), reading.max_line_bytes
-    names: list[str] = []
+    columns: list[str] = []
 
     def choose(present: Sequence[str]) -> list[str]:
-        names[:] = fields.needed(present)
-        return [] if fields.text_missing(names) else names
+        columns[:] = present
+        return [] if fields.text_missing(present) else fields.needed(present)
 
     records = Returning(read_records(file.path, part, limit, choose))
     for number, record, line in records:
@@ -179,7 +179,7 @@ def _read_records(
             yield _rejected(source, replace(record, head=b"") if reading.redact else record, reading)
             continue
         if not record and not line:  # no row of this file has a text
-            yield Rejected(file.identity, "missing field", part.bytes, fields.text_missing(names), problem=True)
+            yield Rejected(file.identity, "missing field", part.bytes, fields.text_missing(columns), problem=True)
             return 0
         text = fields.read(record)
         if isinstance(text, Broken):
