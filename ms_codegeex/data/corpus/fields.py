@@ -6,7 +6,6 @@ matter which layout a single record has.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -36,7 +35,7 @@ class Fields:
     """Reads records as `ReadingSettings` says: the field of the given name, else the first usual one that is set.
 
     Attributes:
-        unlisted: fields that no layout lists, and in how many records.
+        unlisted: fields that no layout lists: in how many records, and the first of these.
     """
 
     def __init__(self, reading: ReadingSettings) -> None:
@@ -51,7 +50,7 @@ class Fields:
         listed |= {*self._refused, *(name for names in self._names.values() for name in names)}
         self._listed = frozenset(name.partition(".")[0] for name in listed)
         self._endless = tuple(name[:-1] for name in listed if name.endswith("*"))
-        self.unlisted = Counter[str]()
+        self.unlisted = dict[str, tuple[int, str]]()
         self._reading, self._licences = reading, frozenset(reading.licences)
         self._languages = frozenset(reading.languages)
         # Among languages that were not requested, only those that CodeGeeX was trained on count as known.
@@ -91,12 +90,14 @@ class Fields:
             len(record) == 1 or not others.isdisjoint(record)
         )
 
-    def count_unlisted(self, names: Iterable[str], records: int = 1) -> None:
+    def count_unlisted(self, names: Iterable[str], source: str, records: int = 1) -> None:
         """Count the fields of these names that no layout lists."""
         for name in names:
             if name not in self._listed and not name.startswith(self._endless):
                 full = len(self.unlisted) >= _MOST_NAMES and name not in self.unlisted
-                self.unlisted["…" if full else self._shown(name)] += records
+                shown = "…" if full else self._shown(name)
+                count, first = self.unlisted.get(shown, (0, source))
+                self.unlisted[shown] = count + records, first
 
     def read(self, record: Mapping[str, Any]) -> RecordText | Broken:
         """The text of a record. Values are those of JSON; text may also be bytes, which are not checked."""
