@@ -27,7 +27,7 @@ from ms_codegeex.data.corpus.reading import Search, find_units
 from ms_codegeex.data.corpus.settings import PrepareSettings, ReadingSettings
 from ms_codegeex.data.corpus.sources import Inputs
 from ms_codegeex.data.datasets.checking import check_meanings, note_on_functions, rounded_weights
-from ms_codegeex.data.datasets.opening import absolute, held_out_data, training_data, validation_data
+from ms_codegeex.data.datasets.opening import absolute, held_out_data, lacks_validation, training_data, validation_data
 from ms_codegeex.data.tokenizer_training import TokenizerSettings, cached_tokenizer
 from ms_codegeex.formats.checkpoint import Checkpoint, Damaged
 from ms_codegeex.formats.convert import convert
@@ -117,6 +117,11 @@ def check_datasets(config: RunConfig) -> Path:
     if config.data.validation is not None:
         evaluated["data.validation"] = validation
     check_meanings(evaluated, Path(training.directory))
+    if directory := lacks_validation(config):
+        print_error(
+            f"{directory} has no validation split: the losses that are called validation are those of its training "
+            "data; data.validation=DATASET evaluates on another"
+        )
     if note := rounded_weights(config.data):
         print_error(note)
     if note := note_on_functions(config, training):

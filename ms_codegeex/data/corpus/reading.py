@@ -7,6 +7,7 @@ once, in an order that does not depend on the machine; each is then read indepen
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +23,8 @@ from ms_codegeex.data.corpus.remote import RemotePath
 from ms_codegeex.data.corpus.settings import ReadingSettings
 from ms_codegeex.data.corpus.sources import Root, SourceFile, search
 
+SPECIAL = "a text has the name of a special token, which is read as plain text"
+_SPECIAL = re.compile(rb"<\|[\w./-]{1,40}\|>")
 _UNIT_BYTES, _UNIT_FILES = 8_000_000, 4096
 _EXCERPT, _EXCERPT_HEAD = 200, 4096
 
@@ -60,6 +63,17 @@ class Rejected(NamedTuple):
     excerpt: str = ""
 
 
+class Noted(NamedTuple):
+    """A remark on input: on `count` documents or records, of which `source` is the first; or, if `passed`, on a file
+    that nothing reads, with its ending as the remark."""
+
+    source: str
+    remark: str
+    detail: str = ""
+    count: int = 1
+    passed: bool = False
+
+
 @dataclass(frozen=True)
 class Unit:
     """A piece of the input that one worker reads in one go.
@@ -80,23 +94,28 @@ class Unit:
         return sum(file.size for file in self.files) if self.part is None else self.part.bytes
 
 
-Search = Callable[[tuple[Root, ...], ReadingSettings, Path | None], tuple[list[Unit], list[Rejected], dict[str, int]]]
+Search = Callable[
+    [tuple[Root, ...], ReadingSettings, Path | None], tuple[list[Unit], list[Rejected | Noted], dict[str, int]]
+]
 """`find_units`, or the same with a memory, for several things that are made of the same places."""
 
 
 def find_units(
     roots: Sequence[Root], reading: ReadingSettings, leave_out: Path | None = None
-) -> tuple[list[Unit], list[Rejected], dict[str, int]]:
+) -> tuple[list[Unit], list[Rejected | Noted], dict[str, int]]:
     """Everything to read below `roots` as units, in an order that depends only on the names.
 
     The directory `leave_out` is not searched. Source files come first, then archives. A file is opened, for its first
     bytes, only if its name does not decide its language.
 
     Returns:
-        The units, the files rejected while searching, and the amount found: `files` and `bytes`.
+        The units, the files rejected or passed over while searching, and the amount found: `files` and `bytes`.
     """
     listing = search(roots, reading.languages, Fields(reading).recognise, reading.all_text, leave_out)
-    rejected = [Rejected(identity, reason, 0, problem=reason == "unreadable") for identity, reason in listing.skipped]
+    rejected: list[Rejected | Noted] = [
+        Rejected(identity, reason, 0, problem=reason == "unreadable") for identity, reason in listing.skipped
+    ]
+    rejected += [Noted(first, name, "", count, passed=True) for name, (count, first) in listing.passed.items()]
     units = _file_units(listing.sources)
     seen: Counter[str] = Counter()
     for file in listing.archives:
@@ -130,16 +149,23 @@ def _parts(file: SourceFile) -> list[ArchivePart] | Broken:
     return record_parts(file.path, file.size) if file.size else Broken("empty", problem=False)
 
 
-def read_unit(unit: Unit, reading: ReadingSettings) -> Generator[Document | Rejected, None, int]:
-    """Yield the documents of a unit in order, and the rejected input. Broken input is reported, never raised.
+def read_unit(unit: Unit, reading: ReadingSettings) -> Generator[Document | Rejected | Noted, None, int]:
+    """Yield the documents of a unit in order, the rejected input, and remarks. Broken input is reported, never raised.
 
     Returns the number of lines in the unit's part of a `.jsonl` file: the numbering of the next part continues there.
     """
-    if unit.part is None:
-        for file in unit.files:
-            yield _judge(file.identity, _read_file(file, reading), reading, reading.strip_licences != "none")
-        return 0
-    return (yield from _read_records(unit.files[0], unit.part, reading))
+    items = Returning(_read_files(unit, reading) if unit.part is None else _read_records(unit, unit.part, reading))
+    for item in items:
+        yield item
+        if isinstance(item, Document) and (found := _SPECIAL.search(item.data)):
+            yield Noted(item.source, SPECIAL, found[0].decode())
+    return items.value
+
+
+def _read_files(unit: Unit, reading: ReadingSettings) -> Generator[Document | Rejected, None, int]:
+    for file in unit.files:
+        yield _judge(file.identity, _read_file(file, reading), reading, reading.strip_licences != "none")
+    return 0
 
 
 def _read_file(file: SourceFile, reading: ReadingSettings) -> RecordText | Broken:
@@ -163,14 +189,14 @@ def _content(file: SourceFile, limit: int) -> tuple[bytes | None, int]:
 
 
 def _read_records(
-    file: SourceFile, part: ArchivePart, reading: ReadingSettings
-) -> Generator[Document | Rejected, None, int]:
-    fields, limit = Fields(reading), reading.max_line_bytes
-    names: list[str] = []
+    unit: Unit, part: ArchivePart, reading: ReadingSettings
+) -> Generator[Document | Rejected | Noted, None, int]:
+    (file,), fields, limit = unit.files, Fields(reading), reading.max_line_bytes
+    columns, rows = list[str](), 0
 
     def choose(present: Sequence[str]) -> list[str]:
-        names[:] = fields.needed(present)
-        return [] if fields.text_missing(names) else names
+        columns[:] = present
+        return [] if fields.text_missing(present) else fields.needed(present)
 
     records = Returning(read_records(file.path, part, limit, choose))
     for number, record, line in records:
@@ -179,14 +205,21 @@ def _read_records(
             yield _rejected(source, replace(record, head=b"") if reading.redact else record, reading)
             continue
         if not record and not line:  # no row of this file has a text
-            yield Rejected(file.identity, "missing field", part.bytes, fields.text_missing(names), problem=True)
+            yield Rejected(file.identity, "missing field", part.bytes, fields.text_missing(columns), problem=True)
             return 0
         text = fields.read(record)
+        rows += 1
+        if line:
+            fields.count_unlisted(record, source)
         if isinstance(text, Broken):
             text = replace(text, bytes=len(line) or text.bytes)
         elif len(text.data) > limit:
             text = Broken("too large", f"more than {limit} bytes", len(text.data), text.data, problem=False)
         yield _judge(source, text, reading, reading.strip_licences == "all")
+    if rows:
+        fields.count_unlisted(columns, file.identity, rows)
+    for name, (count, first) in fields.unlisted.items():
+        yield Noted(first, f"field {name} is in no list and not used", "", count)
     return records.value
 
 

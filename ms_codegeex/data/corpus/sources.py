@@ -137,11 +137,13 @@ def printable(path: Path | RemotePath | PurePosixPath | str) -> str:
 class FoundSources:
     """The results of a search, sorted by identity, so that the order of directory listings does not matter: source
     files (`language` is empty if it is unknown and such files were requested), files of records (without a language),
-    and identity and reason for everything that could not be read or is not followed."""
+    identity and reason for everything that could not be read or is not followed; and for the other files in directories
+    of the user, by ending, their number and the first one."""
 
     sources: list[SourceFile]
     archives: list[SourceFile]
     skipped: list[tuple[str, str]]
+    passed: dict[str, tuple[int, str]]
 
 
 Recognise = Callable[[Mapping[str, Any]], bool]
@@ -157,6 +159,7 @@ class _Search:
         self.sources: dict[Path | RemotePath, SourceFile] = {}
         self.archives: dict[Path | RemotePath, SourceFile] = {}
         self.skipped: set[tuple[str, str]] = set()
+        self.passed: dict[str, tuple[int, str]] = {}
         self.base: Path | RemotePath = Path()
 
     def search(self, root: Root) -> None:
@@ -258,6 +261,10 @@ class _Search:
             self.sources[path] = SourceFile(identity, path, package, name, size, modified)
         elif path == root.path:  # a file given by name: report that it is not taken
             self._skip(root, path, "other language" if language is not None else "unknown language")
+        elif not root.installed:
+            ending = printable(PurePosixPath(path.name).suffix.lower()) or "without an ending"
+            count, first = self.passed.get(ending, (0, identity))
+            self.passed[ending] = count + 1, min(first, identity)
 
 
 def _identity(root: Root, base: Path | RemotePath, path: Path | RemotePath) -> tuple[str, str]:
@@ -292,7 +299,7 @@ def search(
     work = _Search(languages, recognise, all_text, leave_out)
     for root in roots:
         work.search(root)
-    return FoundSources(_ordered(work.sources), _ordered(work.archives), sorted(work.skipped))
+    return FoundSources(_ordered(work.sources), _ordered(work.archives), sorted(work.skipped), work.passed)
 
 
 def _ordered(files: Mapping[Path | RemotePath, SourceFile]) -> list[SourceFile]:

@@ -102,6 +102,7 @@ def write_report(
         "dropped": dict(sorted(tally.dropped.items())),
         "problems": dict(sorted(tally.problems.items())),
         "noted": dict(sorted(tally.noted.items())),
+        "passed_over": dict(sorted(tally.passed.items())),
         **extra,
         "settings": settings,
     }

@@ -32,7 +32,7 @@ from ms_codegeex.data.corpus.archives import (
     record_parts,
 )
 from ms_codegeex.data.corpus.dataset_writer import DatasetWriter
-from ms_codegeex.data.corpus.reading import Rejected, Unit
+from ms_codegeex.data.corpus.reading import SPECIAL, Noted, Rejected, Unit
 from ms_codegeex.data.corpus.remote import RemotePath
 from ms_codegeex.data.corpus.settings import ON_ERROR
 from ms_codegeex.data.corpus.sources import Root, SourceFile, printable, user_roots
@@ -170,7 +170,7 @@ def _special(examples: Sequence[Example]) -> Iterator[tuple[str, str]]:
     """Remarks on names of special tokens in a record's texts, with the first name."""
     texts = [examples[-1].text.decode(), *(example.answer for example in examples)]
     if found := next((found for text in texts if (found := _SPECIAL.search(text))), None):
-        yield "a text has the name of a special token, which is read as plain text", found[0]
+        yield SPECIAL, found[0]
     for answer in texts[1:]:
         for found in _SPECIAL.finditer(answer, max(0, len(answer.rstrip()) - 50)):
             if found.end() == len(answer.rstrip()):
@@ -226,7 +226,7 @@ class _Work:
                 self._bad(source, Broken(bad.reason, bad.detail, len(line), line))
                 continue
             for remark, detail in {**remarks, **dict(_special(examples))}.items():
-                self.tally.note(remark, source, detail)
+                self.tally.add(Noted(source, remark, detail))
             digest = self._digest(examples)
             rows = zip(examples, self.encoder.rows(examples), strict=True)
             self.kept += any([self._add(example, row, source, digest) for example, row in rows])
@@ -297,7 +297,7 @@ def prepare_finetune(
             if not len(writer):
                 raise UserError(_nothing_left(inputs, work))
             splits = writer.write(settings.validation_share)
-        extra = {"truncated": work.truncated, "redacted": {}, "records_kept": work.kept}
+        extra = {"truncated": work.truncated, "redacted": {}}
         write_report(directory, writer.summary, work.found, work.tally, settings.record(), extra)
         description = _describe(directory, work, roots, splits)
     return {**description, "output": str(output)}
@@ -326,16 +326,9 @@ def example_sizes(inputs: Sequence[Path | str], settings: FinetuneSettings) -> n
 
 
 def _nothing_left(inputs: Sequence[Path | str], work: _Work) -> str:
-    """What to say if there is no example: the most frequent reason, and what helps against it."""
-    where = ", ".join(map(str, inputs))
-    reasons = work.tally.described("records")
-    if not reasons:
-        return f"{where}: no example is left: all is empty; give records, as docs/what-we-read.md lists them"
-    reason, most = max(reasons.items(), key=lambda item: item[1]["records"])
-    why = f"{reason} ({most['detail']})" if most["detail"] else reason
-    others = f" (all reasons: {work.tally.summary()})" if len(reasons) > 1 else ""
-    counted = f"{most['records']} times {why}, first {most['example']}{others}"
-    return "; ".join([f"{where}: no example is left: {counted}", *filter(None, [_REMEDIES.get(reason)])])
+    """What to say if there is no example."""
+    why = work.tally.nothing_left(_REMEDIES, "correct the records; docs/what-we-read.md lists what is read")
+    return f"{', '.join(map(str, inputs))}: no example is left: {why}"
 
 
 def recognised_task(inputs: Sequence[Path | str]) -> str:
@@ -369,7 +362,7 @@ def _files(roots: Sequence[Root], tally: Tally) -> list[tuple[str, Path]]:
             if path == root.path or _holds_records(path):
                 files.setdefault(path.resolve(), (identity, path))
             else:
-                tally.note(f"file passed over, {path.suffix or 'without an ending'}", identity)
+                tally.add(Noted(identity, path.suffix.lower() or "without an ending", passed=True))
     if not files:
         places, endings = ", ".join(str(root.path) for root in roots), ", ".join(ENDINGS)
         raise UserError(f"{places}: no file of records in it ({endings}); give others")
@@ -396,15 +389,16 @@ def _describe(directory: Path, work: _Work, roots: Sequence[Root], splits: dict[
     """Write dataset.json for the finished files in `directory`, and return its content."""
     settings, tokenizer = work.settings, work.encoder.tokenizer
     first = {"kind": KIND, "task": settings.task, "seq_length": settings.seq_length}
+    examples = sum(split["documents"] for split in splits.values())
+    tally = {**work.tally.summed(work.kept, work.found["documents"]), "examples": examples}
     further = {
         "sources": [{"path": printable(root.path), "label": root.label} for root in roots],
         "split_by": "example",
         "splits": splits,
         "found": work.found,
-        "records_kept": work.kept,
         "truncated": work.truncated,
         "dropped": work.tally.described("documents"),
-        "noted": work.tally.noted,
+        "tally": tally,
         "files": file_records(directory),
         **infill_record(settings.infill, tokenizer),
         "settings": settings.record(),
