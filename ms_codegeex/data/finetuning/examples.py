@@ -228,8 +228,8 @@ def _turn(layouts: Table, message: Any, number: int, note: Note, trained: bool) 
 
 def _content(name: str, value: Any) -> str:
     """A text, or the texts of a list of parts, joined as the server joins them."""
-    texts = []
-    for part in value if isinstance(value, list) else [value]:
+    texts, whole = [], value.get("parts") if isinstance(value, dict) else value
+    for part in whole if isinstance(whole, list) else [whole]:
         if isinstance(part, dict):
             if part.get("type") not in _TEXT_PARTS:
                 raise BadRecord(
