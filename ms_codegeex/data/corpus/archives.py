@@ -133,7 +133,7 @@ def read_records(
         columns: chooses from the names in a table those that are read, whose texts then come as bytes, unchecked. None:
             all, and texts come as `str`.
     """
-    if archive_kind(path.name) == "jsonl":
+    if archive_kind(path.name) not in ("parquet", "arrow"):
         lines = Returning(read_lines(path, part, limit))
         for number, line in lines:
             yield (number, line, line.head) if isinstance(line, Broken) else (number, _parse(line), line)

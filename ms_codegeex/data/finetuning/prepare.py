@@ -53,12 +53,13 @@ MAX_BYTES = 64 << 20  # of a line; longer ones are not held in memory
 _MAX_PROMPTS = 64 << 20  # bytes of a record's prompts together, each of which contains the one before
 _EXCERPT = 200  # characters
 _REMEDIES = {
+    **dict.fromkeys(("missing field", "wrong type", "empty answer"), "docs/what-we-read.md lists what is read"),
     "invalid JSON": "write one object per line, or an array of objects",
     "unknown language": "remove the field `language`, or name one of those that `ms-codegeex prepare` knows",
     "answer longer than seq_length": "allow more tokens (--seq-length of prepare, data.seq_length of finetune)",
     "longer than seq_length": "allow more tokens (--seq-length), or use --overlong truncate",
 }
-"""What helps if a reason leaves no example; other reasons say it in their details."""
+"""What helps if a reason leaves no example; the details of other reasons say it."""
 # Tokenizers of other projects would make one token of these; here a text's own are never special.
 _SPECIAL = re.compile(
     r"<[|\uff5c][\w ./-]{1,40}[|\uff5c]>|</?s>|<(?:pad|unk|bos|eos|eod|sop|eop|(?:start|end)_of_turn)>"
@@ -346,7 +347,7 @@ def recognised_task(inputs: Sequence[Path | str]) -> str:
                 other = other or layout
                 found = f"no record is known; the last has the fields {', '.join(map(printable, record))[:200]}"
     if other is not None:
-        raise UserError(f"{where}: {other.name}: {other.remedy}")
+        raise UserError(f"{where}: {other.remedy}")
     raise UserError(f"{where}: {found}; docs/what-we-read.md lists what is read")
 
 
