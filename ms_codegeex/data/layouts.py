@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ms_codegeex.base.yaml_reading import read_yaml_file
-
 FILE = Path(__file__).with_name("layouts.yaml")
 
 
@@ -111,6 +109,8 @@ class Table:
 @functools.cache
 def table() -> Table:
     """The content of `layouts.yaml`."""
+    from ms_codegeex.base.yaml_reading import read_yaml_file  # only workers that read records need it
+
     content = read_yaml_file(FILE)
     roles = {name: role for role, listed in content["roles"].items() for name in listed.split()}
     layouts = tuple(_layout(name, entry) for name, entry in content["layouts"].items())
