@@ -61,8 +61,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Prepare the data with the model's tokenizer, then train from its weights."""
+    from ms_codegeex.base.reading import read_json
     from ms_codegeex.commands.finetune_choices import TuningRequest, file_of, fit, length_of, with_steps
     from ms_codegeex.commands.training_job import paths_and_overrides, rank_table_of, train
+    from ms_codegeex.data.corpus.tally import print_tally
     from ms_codegeex.data.finetuning.prepare import FinetuneSettings, example_sizes, recognised_task
     from ms_codegeex.formats.sources import open_source
     from ms_codegeex.runs.attempts import Restarts
@@ -98,6 +100,10 @@ def run(arguments: argparse.Namespace) -> None:
     config = replace(config, data=replace(config.data, train=str(dataset), blend=None, infill=infill))
     config, steps = with_steps(config, stated, options.epochs)
     tokens = f"sequences of {config.seq_length} tokens: {length.reason} (data.seq_length)"
+    if not prepared and (tally := read_json(dataset / "dataset.json").get("tally")):
+        print_tally(tally)
+        if left := tally["read"] - tally["kept"]:
+            tokens += f"; {left} of {tally['read']} records were left out"
     for line in (kind, tokens, memory, steps):
         print_error(line)
     node, restarts = resolve_node(config, table), Restarts(resuming.restarts, resuming.min_devices)

@@ -27,7 +27,7 @@ from ms_codegeex.data.corpus.reading import Search, find_units
 from ms_codegeex.data.corpus.settings import PrepareSettings, ReadingSettings
 from ms_codegeex.data.corpus.sources import Inputs
 from ms_codegeex.data.datasets.checking import check_meanings, note_on_functions, rounded_weights
-from ms_codegeex.data.datasets.opening import absolute, held_out_data, training_data, validation_data
+from ms_codegeex.data.datasets.opening import absolute, held_out_data, lacks_validation, training_data, validation_data
 from ms_codegeex.data.tokenizer_training import TokenizerSettings, cached_tokenizer
 from ms_codegeex.formats.checkpoint import Checkpoint, Damaged
 from ms_codegeex.formats.convert import convert
@@ -123,7 +123,11 @@ def check_datasets(config: RunConfig, begins: bool = False) -> Path:
         if data.eos != model.eos_token_id or data.info["vocab_size"] > model.vocab_size:
             theirs = f"{data.directory} has {data.info['vocab_size']} ids and ends documents with {data.eos}"
             raise UserError(f"{key}: {theirs}; prepare it with the tokenizer of {dataset}")
-    for line in filter(None, (note, rounded_weights(config.data), note_on_functions(config, training))):
+    unvalidated = lacks_validation(config) and (
+        f"{lacks_validation(config)} has no validation split: the losses that are called validation are those of its "
+        "training data; data.validation=DATASET evaluates on another"
+    )
+    for line in filter(None, (note, unvalidated, rounded_weights(config.data), note_on_functions(config, training))):
         print_error(line)
     return dataset
 

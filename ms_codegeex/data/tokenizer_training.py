@@ -21,9 +21,10 @@ from ms_codegeex.base.errors import UserError, first_line
 from ms_codegeex.base.files import atomic_directory
 from ms_codegeex.base.json_reading import parse_json
 from ms_codegeex.base.locks import locked
-from ms_codegeex.data.corpus.reading import Document, Search, Unit, find_units, read_unit
+from ms_codegeex.data.corpus.reading import Noted, Search, Unit, find_units
 from ms_codegeex.data.corpus.settings import ReadingSettings
 from ms_codegeex.data.corpus.sources import Inputs, Root, hash_key, printable, user_roots
+from ms_codegeex.data.corpus.tally import REMEDIES, Tally, read_documents
 from ms_codegeex.data.languages import LANGUAGES
 from ms_codegeex.data.tokenizer import CONFIG, Tokenizer
 from ms_codegeex.data.tokenizer.chatglm import MODEL, SPACE, CodeGeeX2Tokenizer
@@ -118,17 +119,22 @@ class TokenizerSettings:
 
 
 def train_tokenizer(
-    inputs: Inputs, output: Path, settings: TokenizerSettings, threads: int = 1, search: Search = find_units
+    inputs: Inputs,
+    output: Path,
+    settings: TokenizerSettings,
+    threads: int = 1,
+    search: Search = find_units,
+    tally: Tally | None = None,
 ) -> Tokenizer:
-    """Train on source trees, `.jsonl` and `.parquet` files, as `prepare` reads them, and write a tokenizer's directory.
-    Equal text and settings give equal bytes. `search` finds the same as `find_units`.
+    """Train on source trees and records, as `prepare` reads them, and write a tokenizer's directory. Equal text and
+    settings give equal bytes. `search` finds the same as `find_units`; `tally` counts the texts.
 
     Raises:
         UserError: `output` exists, an input is missing, or the text is too small for this many tokens.
     """
     if Path(output).exists():
         raise UserError(f"--output: {output} exists; choose another directory, or remove it")
-    texts = _Texts(user_roots(inputs or None), settings, search)
+    texts = _Texts(user_roots(inputs or None), settings, search, Tally() if tally is None else tally)
     with atomic_directory(Path(output)) as directory:
         if settings.family == "codegeex2":
             (directory / MODEL).write_bytes(_sentence_pieces(texts, settings, threads))
@@ -235,22 +241,27 @@ class _Texts:
     """The texts below `roots` until `max_bytes` are read: source files in the order of a hash, as `prepare` samples
     them, then the documents of archives in order. `read` is the number of bytes so far."""
 
-    def __init__(self, roots: Sequence[Root], settings: TokenizerSettings, search: Search):
-        self._roots, self._settings, self._search, self.read = tuple(roots), settings, search, 0
+    def __init__(self, roots: Sequence[Root], settings: TokenizerSettings, search: Search, tally: Tally):
+        self._roots, self._settings, self._search, self._tally = tuple(roots), settings, search, tally
+        self.read = 0
 
     def __iter__(self) -> Iterator[str]:
-        units, _, _ = self._search(self._roots, self._settings.reading, None)
+        units, rejected, _ = self._search(self._roots, self._settings.reading, None)
+        for item in rejected:
+            self._tally.add(item)
         files = [file for unit in units if unit.part is None for file in unit.files]
         files.sort(key=lambda file: (hash_key(SEED, file.identity), file.identity))
-        for unit in (*(Unit(file.identity, (file,)) for file in files), *(unit for unit in units if unit.part)):
-            for item in read_unit(unit, self._settings.reading):
-                if isinstance(item, Document):
-                    if self.read >= self._settings.max_bytes:
-                        return
-                    self.read += len(item.data)
-                    yield item.data.decode()
+        units = [*(Unit(file.identity, (file,)) for file in files), *(unit for unit in units if unit.part)]
+        for document in read_documents(units, self._settings.reading, self._tally):
+            if self.read >= self._settings.max_bytes:
+                limit = f"the text from here on is not read (max_bytes {self._settings.max_bytes})"
+                self._tally.add(Noted(document.source, limit))
+                return
+            self.read += len(document.data)
+            yield document.data.decode()
 
     def check(self) -> None:
         """`UserError` if there was none."""
         if not self.read:
-            raise UserError("--input: no text in there; give source trees, .jsonl or .parquet files")
+            why = self._tally.nothing_left(REMEDIES, "give source trees or records (docs/prepare.md)")
+            raise UserError(f"--input: no text in there: {why}")

@@ -98,7 +98,7 @@ def select(
         name = documents.source(kept.first(1)[0])
         raise NothingLeft(
             f"{name}: the only document left, but training and validation need one each; "
-            "give --input more files, or --validation-share 0 for none (a run then needs data.validation)"
+            "give --input more files, or --validation-share 0 for none"
         )
     groups = _Groups(stages, settings.seed, kept, by_package=True)
     named = groups.named
@@ -132,7 +132,7 @@ def _check_share(groups: _Groups, chosen: np.ndarray, share: float) -> None:
         raise UserError(
             f"--validation-share {share:g}: packages are not divided, the nearest choice has {actual:.0%} of the text; "
             f"give it more packages, or `prepare` it with --validation-share {enough:g} to accept that, or with "
-            "--validation-share 0 for none (a run then needs data.validation)"
+            "--validation-share 0 for none"
         )
 
 

@@ -31,8 +31,8 @@ class ReadingSettings:
         languages: wanted, names or aliases, made canonical; empty: the 23 training languages.
         rules: when a text is dropped.
         text_field, language_field, licence_field, path_field, group_field: names of a record's fields; None: the first
-            of the usual ones (`fields.USUAL`) that is set. The path's extension decides the language if no field names
-            it.
+            of the usual ones (`data/layouts.yaml`) that is set; `a.b` is the field `b` of the object `a`. The path
+            decides the language if no field names one that is known.
         licences: allowed for records, in upper or lower case; a record must name at least one, and only these. Empty:
             any. Source files are not checked.
         redact: of `email`, `secrets`.

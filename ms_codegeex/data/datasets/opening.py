@@ -142,11 +142,11 @@ def reaches(config: RunConfig, step: int) -> bool:
     return config.training.tokens is not None or step < config.steps
 
 
-def _opened(config: RunConfig, directory: str, split: str, seed: int) -> Sequences:
-    """`open_sequences` with a run's settings; only training data is rearranged, and begins at functions."""
+def _opened(config: RunConfig, directory: str, split: str, seed: int, learnt: bool = False) -> Sequences:
+    """`open_sequences` with a run's settings; only data that is `learnt` is rearranged, and begins at functions."""
     data = config.data
     settings: dict[str, Any] = {"reset_at_eos": data.reset_at_eos, "loss_after_eos": data.loss_after_eos}
-    if split == "train":
+    if learnt:
         first, settings["infill"] = data.functions_from, data.infill
         if first is not None and reaches(config, first):  # otherwise the corpus need not be read for it
             settings["functions_from"] = first * config.training.global_batch
@@ -157,7 +157,7 @@ def training_data(config: RunConfig) -> Sequences | Blend:
     """The training data of a run; `UserError` if a dataset is missing or damaged, or two of them do not match."""
     data = config.data
     corpora = {
-        name: _opened(config, name, "train", stream_seed(config.seed, number))
+        name: _opened(config, name, "train", stream_seed(config.seed, number), learnt=True)
         for number, name in enumerate(data.directories)
     }
     if data.blend is None:
@@ -165,15 +165,31 @@ def training_data(config: RunConfig) -> Sequences | Blend:
     return Blend(parse_stages(data.blend), corpora, config.training.global_batch)
 
 
+def lacks_validation(config: RunConfig) -> str:
+    """The dataset that a run is evaluated on, if nobody names one and its validation split is empty, as with `prepare
+    --validation-share 0`; otherwise an empty text."""
+    if config.data.validation is not None:
+        return ""
+    directory = _last_corpus(config)
+    splits = read_info(Path(directory)).get("splits")
+    validation = splits.get("validation") if isinstance(splits, dict) else None
+    return directory if isinstance(validation, dict) and validation.get("documents") == 0 else ""
+
+
+def _last_corpus(config: RunConfig) -> str:
+    """`data.train`, or the first corpus of the last stage of a blend."""
+    data = config.data
+    return str(parse_stages(data.blend)[-1].corpora[0] if data.blend is not None else data.train)
+
+
 def validation_data(config: RunConfig) -> Sequences:
     """The evaluation data of a run: `data.validation`, or else the validation split of `data.train` or, for a blend, of
-    the first corpus of the last stage."""
-    data = config.data
-    last = parse_stages(data.blend)[-1].corpora[0] if data.blend is not None else data.train
+    the first corpus of the last stage; if that is empty (`lacks_validation`), its training split."""
+    split = "train" if lacks_validation(config) else "validation"
     try:
-        return _opened(config, data.validation or str(last), "validation", config.seed)
+        return _opened(config, config.data.validation or _last_corpus(config), split, config.seed)
     except UserError as error:
-        raise UserError(f"data.validation: {error}") if data.validation else error from None
+        raise UserError(f"data.validation: {error}") if config.data.validation else error from None
 
 
 def held_out_data(config: RunConfig) -> dict[str, Sequences]:
