@@ -101,6 +101,7 @@ class SizeKeys:
     in `config.json` of each field whose name differs there. `only`: keys of which our network computes just this value;
     written, and checked on reading. `written`: config -> what the other software needs in addition. `read`: fills in
     keys that may be missing. `counted`: how many more of a field that file counts; `read` takes them off again.
+    `synonyms`: other values of keys in `only` that mean the same.
     """
 
     model_type: str
@@ -110,6 +111,7 @@ class SizeKeys:
     written: Callable[[Any], Mapping[str, Any]]
     read: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda config_json: config_json
     counted: Mapping[str, int] = field(default_factory=dict)
+    synonyms: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,16 @@ def read_object(path: Path, missing: bool = False) -> dict[str, Any]:
     return content
 
 
+def read_settings(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """tokenizer_config.json and tokenizer.json, each empty if it is not there."""
+    config, content = (read_object(directory / name, missing=True) for name in (CONFIG, JSON))
+    if not content and (directory / JSON).is_file():
+        raise UserError(
+            f"{directory / JSON}: holds nothing; restore it, or delete it if other files hold the tokenizer"
+        )
+    return config, content
+
+
 def check_fields(directory: Path, config: Mapping[str, Any], content: Mapping[str, Any], normalizer: Any) -> None:
     """`UserError` for a setting of tokenizer_config.json, or a step of tokenizer.json, `content`, that makes other ids
     than the family's tokenizer, whose `normalizer` is given."""

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import write_json
 from ms_codegeex.data.tokenizer.base import Tokenizer, not_text
-from ms_codegeex.data.tokenizer.files import ADDED, CONFIG, EOS, JSON, Added, check_fields, read_added, read_object
+from ms_codegeex.data.tokenizer.files import ADDED, CONFIG, EOS, Added, check_fields, read_added, read_settings
 from ms_codegeex.data.tokenizer.for_transformers import CODEGEEX_AUTO_MAP, spaces_normalizer, write_codegeex_files
 from ms_codegeex.data.tokenizer.tables import DIGESTS, Tables, gpt2_tables, read_tables, token_bytes
 
@@ -77,6 +77,8 @@ class ByteLevelTokenizer(Tokenizer):
         added: Added,
     ) -> None:
         self.tables, self.added, self.runs = tables, added, {**runs, **added.plain}
+        # the pattern that finds words ends one at a line break, but an added token may hold one
+        self.divides = not any("\n" in run for run in self.runs)
         self._names = {EOS: tables.eos_id, **names, **added.special}
         self._name = re.compile("|".join(map(re.escape, sorted(self._names, key=len, reverse=True))))
         self.eos_id = self._names.get(added.roles.get("eos_token", EOS), tables.eos_id)
@@ -84,11 +86,6 @@ class ByteLevelTokenizer(Tokenizer):
         first = tables.eos_id + 1
         self.vocab_size = max(further, default=tables.eos_id) + 1
         self._further = [further[number] for number in range(first, self.vocab_size)]
-
-    @cached_property
-    def divides(self) -> bool:
-        """The pattern that finds words ends one there; a run of white space or an added token might hold a break."""
-        return not any("\n" in run for run in self.runs)
 
     def is_unused(self, number: int) -> bool:
         """See `Tokenizer.is_unused`: text has no special tokens."""
@@ -217,7 +214,7 @@ class CodeGeeXTokenizer(ByteLevelTokenizer):
     def load(cls, directory: Path | str) -> CodeGeeXTokenizer:
         """The tokenizer saved in `directory`; a missing, foreign or damaged file is a `UserError` that names it."""
         directory = Path(directory)
-        config, content = (read_object(directory / name, missing=True) for name in (CONFIG, JSON))
+        config, content = read_settings(directory)
         known = content or "ws_encoding_length" in config
         if config.get("ws_encoding_start_id", START_EXTRA_ID) != START_EXTRA_ID or not known:
             raise UserError(
@@ -290,7 +287,7 @@ class CodeGenTokenizer(ByteLevelTokenizer):
         """The tokenizer in a directory of a released model, of transformers or of `save`; lists that contradict each
         other are a `UserError`, and so is a missing, foreign or damaged file."""
         directory = Path(directory)
-        config, content = (read_object(directory / name, missing=True) for name in (CONFIG, JSON))
+        config, content = read_settings(directory)
         tables = read_tables(directory, config, content)
         check_fields(directory, config, content, None)
         return cls(False, tables, read_added(directory, config, content, tables.vocab, "codegen"))

@@ -112,19 +112,21 @@ def read_tables(directory: Path, config: Mapping[str, Any], content: Mapping[str
     if not (isinstance(digests, list) and len(digests) == 2 and all(map(_is_digest, digests))):
         raise UserError(f"{directory / CONFIG}: {DIGESTS} is not two SHA-256 in hexadecimal; restore the file")
     expected, paths = (digests[0], digests[1]), (directory / TABLES[0], directory / TABLES[1])
-    if not content or any(path.is_file() for path in paths):
+    here = not content or any(path.is_file() for path in paths)
+    if here:
         check_files(directory, TABLES)
-        tables = _checked(paths, expected)
-    if content:
-        model = content.get("model")
-        vocab, merges = (model.get(key) if isinstance(model, dict) else None for key in ("vocab", "merges"))
-        tables = _checked(
-            (directory / JSON,) * 2,
-            expected,
-            lambda _, digest: _vocabulary(vocab, digest),
-            lambda _, digest: _merges(merges, digest),
-        )
-    return tables
+    tables = _checked(paths, expected) if here else None
+    if not content:
+        return tables
+    model = content.get("model")
+    vocab, merges = (model.get(key) if isinstance(model, dict) else None for key in ("vocab", "merges"))
+    same = _checked(
+        (directory / JSON,) * 2,
+        expected,
+        lambda _, digest: _vocabulary(vocab, digest),
+        lambda _, digest: _merges(merges, digest),
+    )
+    return tables or same
 
 
 def _is_digest(value: Any) -> bool:
