@@ -21,12 +21,9 @@ RENAMED = {
     "hidden_size": ("hidden_size",),
     "num_layers": ("num_hidden_layers", "num_layers"),
     "num_heads": ("num_attention_heads",),
-    "num_kv_groups": ("num_key_value_heads",),
     "vocab_size": ("vocab_size",),
-    "intermediate_size": ("intermediate_size",),
     "max_position_embeddings": ("max_position_embeddings", "n_ctx"),
     "layer_norm_eps": ("layer_norm_eps",),
-    "norm_eps": ("rms_norm_eps",),
 }
 
 
@@ -121,7 +118,7 @@ class Sizes:
         read = self.data.read(values)
         absent = [key for name in self.fields if (key := self.data.keys.get(name, name)) not in read]
         for key in values:  # most others are of other programs
-            if near := difflib.get_close_matches(str(key), absent, 1, MISSPELT):
+            if not key.endswith("_token_id") and (near := difflib.get_close_matches(str(key), absent, 1, MISSPELT)):
                 raise UserError(f"config.json: {key} is unknown, and {near[0]} is not there; rename or remove the key")
         return self._checked(read, self.data.keys, "config.json")
 

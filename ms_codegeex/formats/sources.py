@@ -246,8 +246,8 @@ def _skipped(raw: RawModel, its: ForeignLayout) -> tuple[str, ...]:
 
 def _open_model_directory(path: Path, known: Mapping[str, Any], keep_code: bool) -> Source:
     directory = ModelDirectory(path)
-    tokenizer_class = read_object(path / TOKENIZER_CONFIG, missing=True).get("tokenizer_class")
-    refuse_lookalike(path / CONFIG, {"tokenizer_class": tokenizer_class, **directory.config})
+    stated = {key: value for key, value in directory.config.items() if value is not None}
+    refuse_lookalike(path / CONFIG, {**read_object(path / TOKENIZER_CONFIG, missing=True), **stated})
     kinds, kind = model_types(), directory.config.get("model_type")
     if str(kind) not in kinds:
         raise UserError(f"{path / CONFIG}: model_type is {kind!r}, expected one of {', '.join(kinds)}; write it there")
