@@ -33,7 +33,7 @@ _SIZES = {  # MiB of what is read or copied by name; the largest tokenizer.json 
     "tokenizer.json": 64,
 }
 _NOT_COPIED = {"config.json", "quantised.json", "adapter_config.json", PROVENANCE, SIGNATURE}  # but written anew
-_COPIED_ONLY = {"README.md", "generation_config.json", "special_tokens_map.json", "loss.png"}  # no command reads them
+_COPIED_ONLY = {"README.md", "generation_config.json", "loss.png"}  # no command reads them
 _TEXTS = re.compile(
     r"(README|LICEN[CS]E|MODEL_LICEN[CS]E|NOTICE|COPYING|COPYRIGHT|CITATION|AUTHORS|USE_POLICY|MODEL_CARD)"
     r"([-_][-\w]*)?(\.(zh|en|zh-CN|zh_CN))?(\.(md|txt|rst|cff))?",

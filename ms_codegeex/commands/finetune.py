@@ -66,11 +66,10 @@ def run(arguments: argparse.Namespace) -> None:
     from ms_codegeex.commands.training_job import paths_and_overrides, rank_table_of, train
     from ms_codegeex.data.corpus.tally import print_tally
     from ms_codegeex.data.finetuning.prepare import FinetuneSettings, example_sizes, recognised_task
-    from ms_codegeex.formats.sources import open_source
+    from ms_codegeex.formats.sources import open_source, tokenizer_place
     from ms_codegeex.runs.attempts import Restarts
     from ms_codegeex.runs.node import resolve_node
     from ms_codegeex.runs.resume import check_allowed
-    from ms_codegeex.runs.weights import tokenizer_option
 
     options, resuming = given(FinetuneOptions, arguments), given(ResumingOptions, arguments)
     data, words = paths_and_overrides(options.data)
@@ -91,7 +90,7 @@ def run(arguments: argparse.Namespace) -> None:
     task = None if prepared else options.task or recognised_task(data)
     limit, sizes = config.model.sizes.max_position_embeddings, None
     if task is not None and stated.get("data.seq_length") is None:
-        sizes = example_sizes(data, FinetuneSettings(task, limit, tokenizer_option(source), seed=config.seed))
+        sizes = example_sizes(data, FinetuneSettings(task, limit, tokenizer_place(source), seed=config.seed))
     length = length_of(stated, sizes, limit, dataset)
     config, memory = fit(request, name, length)
     if task is not None:
@@ -144,9 +143,9 @@ def _prepared(data: list[str], task: str, source: Source, config: RunConfig, qui
     """A dataset directory next to the run for these files, made on first use. Equal files give the same one."""
     from ms_codegeex.base.reading import sha256
     from ms_codegeex.data.finetuning.prepare import FinetuneSettings, prepare_finetune
-    from ms_codegeex.runs.weights import tokenizer_option
+    from ms_codegeex.formats.sources import tokenizer_place
 
-    settings = FinetuneSettings(task, config.seq_length, tokenizer_option(source), seed=config.seed)
+    settings = FinetuneSettings(task, config.seq_length, tokenizer_place(source), seed=config.seed)
     files = sorted(file for name in data for file in (Path(name), *Path(name).rglob("*")) if file.is_file())
     request: Mapping[str, Any] = {"settings": asdict(settings), "files": [sha256(file) for file in files]}
     key = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()

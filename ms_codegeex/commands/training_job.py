@@ -32,7 +32,7 @@ from ms_codegeex.data.tokenizer_training import TokenizerSettings, cached_tokeni
 from ms_codegeex.formats.checkpoint import Checkpoint, Damaged
 from ms_codegeex.formats.convert import convert
 from ms_codegeex.formats.peft import write_peft
-from ms_codegeex.formats.sources import open_source
+from ms_codegeex.formats.sources import open_source, tokenizer_place
 from ms_codegeex.models.registry import family
 from ms_codegeex.runs.attempts import Restarts, on_fewer_devices, recorded_end, resumed, with_restarts
 from ms_codegeex.runs.fork_server import fork_server_of
@@ -89,15 +89,22 @@ def _reading(config: RunConfig, corpus: Sequence[str]) -> ReadingSettings:
 
 
 def _tokenizer(config: RunConfig, corpus: Inputs, reading: ReadingSettings, parent: Path, search: Search) -> str:
-    """Name or directory of the tokenizer for a corpus that the run prepares; its own is trained here on first use."""
-    data = config.data
+    """Name or directory of the tokenizer for a corpus that the run prepares: that of the model that it starts from, the
+    run's own, which is trained here on first use, or the family's."""
+    data, model = config.data, config.model
+    if model.weights is not None and not model.grow and not model.fresh_vocabulary:
+        source = open_source(Path(model.weights))
+        if source.save_tokenizer is not None:
+            name = tokenizer_place(source)
+            print_error(f"tokenizer {name}, that of {model.weights}")
+            return name
     if data.tokenizer_size is None:
         return data.tokenizer or family(config.family).config.default_tokenizer(config.model.preset)
-    size, model = data.tokenizer_size, config.model.sizes
+    size, sizes = data.tokenizer_size, model.sizes
     try:
         settings = TokenizerSettings(size, max_bytes=TOKENIZER_BYTES, family=config.family, reading=reading)
         end = settings.end_token
-        if size > model.vocab_size or end not in (None, model.eos_token_id):
+        if size > sizes.vocab_size or end not in (None, sizes.eos_token_id):
             fits = f"model.vocab_size={size} model.eos_token_id={end}"
             raise UserError(f"data.tokenizer_size: {size} ids do not fit the model; set {fits}")
         directory = cached_tokenizer(corpus, parent, settings, search)

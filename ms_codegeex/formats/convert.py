@@ -21,6 +21,7 @@ from ms_codegeex.base.files import atomic_directory, remove_leftovers, write_jso
 from ms_codegeex.base.reading import read_inside, read_json
 from ms_codegeex.data.infilling.sentinels import description_files
 from ms_codegeex.data.tokenizer import CONFIG as TOKENIZER_CONFIG
+from ms_codegeex.data.tokenizer import TOKENIZER_FILES
 from ms_codegeex.formats import layout
 from ms_codegeex.formats.family import FamilyFormats
 from ms_codegeex.formats.files import MINDSPORE_SUFFIX, TORCH_SUFFIXES, nested_tensors, rank_record
@@ -308,7 +309,7 @@ def convert(
         "to": to,
         "output": str(target),
         "files": tensor_parallel,
-        "tokenizer": to in DIRECTORIES and model.save_tokenizer is not None,
+        "tokenizer": to in DIRECTORIES and any((target / name).is_file() for name in TOKENIZER_FILES),
         "dtypes": sorted({tensor.dtype for tensor in written}),
         "tensors": len(parts[0]),
         "skipped": list(model.skipped),

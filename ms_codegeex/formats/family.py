@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -16,15 +16,25 @@ from ms_codegeex.models.registry import FAMILIES, Family, family
 MISSPELT = 0.85  # how similar an unknown key is to one that is absent, if it stands for that one
 # a model with these sizes of a preset has the preset's other sizes, too
 _TELLING = ("hidden_size", "num_layers", "intermediate_size")
+# other keys of a size, in classes and versions of transformers, that count where the family's own is missing or null
+RENAMED = {
+    "hidden_size": ("hidden_size",),
+    "num_layers": ("num_hidden_layers", "num_layers"),
+    "num_heads": ("num_attention_heads",),
+    "vocab_size": ("vocab_size",),
+    "max_position_embeddings": ("max_position_embeddings", "n_ctx"),
+    "layer_norm_eps": ("layer_norm_eps",),
+}
 
 
 @dataclass(frozen=True)
 class Sizes:
     """Reads and writes a family's sizes, which are all fields of its configuration. `build`: the family's
-    `build_config`."""
+    `build_config`; `presets`: its named sizes."""
 
     data: SizeKeys
     build: Callable[[None, dict[str, Any]], Any]
+    presets: Mapping[str, Mapping[str, Any]]
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -46,7 +56,13 @@ class Sizes:
         for name in self.data.required:
             value = values.get(key := keys.get(name, name))
             if type(value) is not int or value < 1:
-                raise UserError(f"{where}: {key} is {value!r}, expected a positive whole number")
+                of = (
+                    f", such as {sizes[name]} of {preset}"
+                    for preset, sizes in self._similar(values, keys)
+                    if name in sizes
+                )
+                remedy = f"write it there{next(of, '')}"
+                raise UserError(f"{where}: {key} is {value!r}, expected a positive whole number; {remedy}")
             fields[name] = value
         for name, default in self.optional.items():
             value = values.get(key := keys.get(name, name), default)
@@ -61,6 +77,13 @@ class Sizes:
             raise UserError(f"{where}: {text}") from None
         return fields
 
+    def _similar(self, values: Mapping[str, Any], keys: Mapping[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The presets that have those of the telling sizes which `values` state."""
+        for preset in self.presets:
+            sizes = vars(self.build(preset, {}))
+            if all(values.get(keys.get(name, name)) in (None, sizes[name]) for name in _TELLING):
+                yield preset, sizes
+
     def from_ours(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The sizes, checked, from a mapping in our own names. `UserError` for one that the family does not have:
         without it, the model may be another one."""
@@ -73,17 +96,29 @@ class Sizes:
         return self._checked(values, {}, "model configuration")
 
     def from_json(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The sizes in our names from a `config.json`; `UserError` naming the key that is missing or invalid."""
+        """The sizes in our names from a `config.json`; `UserError` naming the key that is missing or invalid. null
+        counts as absent; the first of several end tokens counts."""
         model_type = values.get("model_type")
         if model_type != self.data.model_type:
             raise UserError(f"config.json: model_type is {model_type!r}, expected {self.data.model_type!r}")
+        values = {key: value for key, value in values.items() if value is not None}
+        if method := values.get("quantization_config"):
+            raise UserError(
+                f"config.json: quantization_config is {method!r:.80}; give the model before it was quantised"
+            )
         for key, expected in self.data.only.items():
-            if key in values and values[key] != expected:
+            if key in values and values[key] not in (expected, *self.data.synonyms.get(key, ())):
                 raise UserError(f"config.json: {key} is {values[key]!r}, but only {expected!r} is supported")
+        for name in self.fields:
+            other = next((other for other in RENAMED.get(name, ()) if other in values), None)
+            if (key := self.data.keys.get(name, name)) not in values and other is not None:
+                values |= {key: values[other]}
+        if isinstance(ends := values.get("eos_token_id"), list) and ends:
+            values |= {"eos_token_id": ends[0]}
         read = self.data.read(values)
         absent = [key for name in self.fields if (key := self.data.keys.get(name, name)) not in read]
         for key in values:  # most others are of other programs
-            if near := difflib.get_close_matches(str(key), absent, 1, MISSPELT):
+            if not key.endswith("_token_id") and (near := difflib.get_close_matches(str(key), absent, 1, MISSPELT)):
                 raise UserError(f"config.json: {key} is unknown, and {near[0]} is not there; rename or remove the key")
         return self._checked(read, self.data.keys, "config.json")
 
@@ -126,7 +161,7 @@ class FamilyFormats:
     @property
     def sizes(self) -> Sizes:
         """The family's sizes in our names and as the keys of a `config.json`."""
-        return Sizes(self.data.sizes, self.family.config.build_config)
+        return Sizes(self.data.sizes, self.family.config.build_config, self.family.config.PRESETS)
 
     def layout(self, kind: str) -> ForeignLayout:
         """The layout of that kind which we write; `UserError` if the family has none."""
@@ -138,7 +173,7 @@ class FamilyFormats:
     def own_config(self, layout: ForeignLayout, config_json: Mapping[str, Any]) -> Mapping[str, Any]:
         """The `config.json` of a directory in a layout of another architecture, as that of the family itself would be;
         `UserError` for a setting of that architecture which the family does not have."""
-        for key in layout.config.keys() & config_json.keys() - {"model_type", "architectures"}:
+        for key in layout.config.keys() & config_json.keys() - {"model_type", "architectures", "tokenizer_class"}:
             if (value := config_json[key]) != layout.config[key]:
                 raise UserError(f"config.json: {key} is {value!r}, but only {layout.config[key]!r} is supported")
         kept = {key: value for key, value in config_json.items() if key not in layout.config}

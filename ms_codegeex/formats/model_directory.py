@@ -14,7 +14,8 @@ from typing import Any
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_directory, write_json
 from ms_codegeex.base.quarantine import admit, is_weights, read_json_inside
-from ms_codegeex.data.tokenizer.copying import copy_data
+from ms_codegeex.base.reading import read_json
+from ms_codegeex.data.tokenizer.copying import GENERATION, copy_data
 from ms_codegeex.formats.layout import check_names
 from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
 from ms_codegeex.formats.tensors import LazyTensor, damaged
@@ -67,6 +68,7 @@ def write_model_directory(
             tokenizer(directory)
         elif tokenizer is not None:
             copy_data(tokenizer, directory)
+        _same_end(directory / GENERATION, config)
         for name, content in further.items():
             if not (directory / name).exists():
                 (directory / name).write_bytes(content)
@@ -79,6 +81,14 @@ def write_model_directory(
             weight_map = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
             total = sum(tensor.nbytes for tensor in tensors.values())
             write_json(directory / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+
+
+def _same_end(file: Path, config: Mapping[str, Any]) -> None:
+    """Let a copied generation_config.json name the configuration's end token: an older one may name another."""
+    settings, end = read_json(file) if file.is_file() else {}, config.get("eos_token_id")
+    ends = settings.get("eos_token_id")
+    if ends is not None and end not in (ends if isinstance(ends, list) else [ends]):
+        write_json(file, {**settings, "eos_token_id": end})
 
 
 def is_model_directory(path: Path) -> bool:

@@ -6,18 +6,22 @@ import difflib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.quarantine import entries, is_copied, is_read, is_weights
+from ms_codegeex.base.printing import print_once
+from ms_codegeex.base.quarantine import PROVENANCE, entries, is_copied, is_read, is_weights
 from ms_codegeex.config.model import SECTION
 from ms_codegeex.config.validation import Natural, validated
 from ms_codegeex.data.infilling.declaration import declared_infill
-from ms_codegeex.data.tokenizer import Tokenizer, load_tokenizer
+from ms_codegeex.data.tokenizer import TOKENIZER_FILES, TOKENIZER_NAMES, Tokenizer, load_tokenizer
 from ms_codegeex.data.tokenizer.copying import copy_all, copy_data, left_out, without_code
+from ms_codegeex.data.tokenizer.files import CONFIG as TOKENIZER_CONFIG
+from ms_codegeex.data.tokenizer.files import read_object
 from ms_codegeex.data.tokenizer.recorded import (
     DEFAULTS,
     TOKENIZER_DIRECTORY,
@@ -36,12 +40,13 @@ from ms_codegeex.formats.model_directory import CONFIG, ModelDirectory, SaveToke
 from ms_codegeex.formats.provenance import Input, inputs_of
 from ms_codegeex.formats.tensor_parallel import merge
 from ms_codegeex.formats.tensors import LazyTensor
-from ms_codegeex.models.foreign import ForeignLayout, ForeignName
+from ms_codegeex.models.foreign import ForeignLayout, ForeignName, refuse_lookalike
 from ms_codegeex.models.registry import FAMILIES, Family, family
 
 OPTIMIZER_PREFIX = "optimizer."
 Alpha = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 Dropout = Annotated[float, Field(ge=0, lt=1, strict=True)]
+_LEFTOVER = 2  # the end token in older configurations of CodeGen, where it is `#`
 _ENOUGH = 0.5  # share of a layout's names that identifies the layout; the others then count as missing
 
 
@@ -93,6 +98,14 @@ class Source:
             return checkpoint_tokenizer(self.path, self.checkpoint.state, self.family.name)
         remedy = "convert it to a model directory with --tokenizer NAME|DIR"
         return family_tokenizer(self.path, self.family.name, remedy, known=self.save_tokenizer is not None)
+
+
+def tokenizer_place(source: Source) -> str:
+    """Name or directory of the tokenizer that a model was trained with; `UserError` as for `Source.tokenizer`."""
+    if (name := source.tokenizer().name) in TOKENIZER_NAMES:
+        return name
+    run = source.path.absolute().parent.parent
+    return str(source.path.absolute() if source.kind == "huggingface" else run / TOKENIZER_DIRECTORY)
 
 
 def _tokenizer_saver(name: str, path: Path, state: Mapping[str, Any] | None = None) -> SaveTokenizer | None:
@@ -233,13 +246,18 @@ def _skipped(raw: RawModel, its: ForeignLayout) -> tuple[str, ...]:
 
 def _open_model_directory(path: Path, known: Mapping[str, Any], keep_code: bool) -> Source:
     directory = ModelDirectory(path)
+    stated = {key: value for key, value in directory.config.items() if value is not None}
+    refuse_lookalike(path / CONFIG, {**read_object(path / TOKENIZER_CONFIG, missing=True), **stated})
     kinds, kind = model_types(), directory.config.get("model_type")
     if str(kind) not in kinds:
-        raise UserError(f"{path / CONFIG}: model_type is {kind!r}; expected one of {', '.join(kinds)}")
+        raise UserError(f"{path / CONFIG}: model_type is {kind!r}, expected one of {', '.join(kinds)}; write it there")
     its_family, its = kinds[str(kind)]
     with _reading_sizes(path, its_family, known) as formats:
         config = formats.own_config(its, directory.config)
         fields = formats.sizes.from_ours({**formats.sizes.from_json(config), **known})
+    if "eos_token_id" not in known:
+        fields |= {"eos_token_id": _end_token(path, directory.config.get("eos_token_id"), fields)}
+    _say_if_unclear(path, its_family.name, fields, str(directory.config.get("_name_or_path")))
     raw = RawModel([directory.tensors], [str(path)])
     recognised = _recognise(directory.tensors, its.kind)
     if recognised is not None and recognised[0].name != its_family.name:
@@ -253,13 +271,46 @@ def _open_model_directory(path: Path, known: Mapping[str, Any], keep_code: bool)
         its_family,
         fields,
         _ours(raw, its_family, its, fields),
-        lambda target: copy_all(path, target) if keep_code else copy_data(path, target),
+        partial(_copy_files, path, keep_code),
         _skipped(raw, its),
         config_json=config if keep_code else without_code(config),
         infill=declared_infill(path),
         left_out=left_out(path, keep_code),
         inputs=(inputs_of("model", path, (path / name for name in used)),),
     )
+
+
+def _copy_files(path: Path, keep_code: bool, target: Path) -> None:
+    """Copy a model directory's files besides configuration and weights. `UserError` for a tokenizer that is refused:
+    the copy would look complete."""
+    if any((path / name).is_file() for name in TOKENIZER_FILES):
+        load_tokenizer(path)
+    (copy_all if keep_code else copy_data)(path, target)
+
+
+def _end_token(path: Path, stated: Any, fields: Mapping[str, Any]) -> int:
+    """The end token of a model directory's tokenizer, which decides, or else that of its configuration."""
+    try:
+        end = load_tokenizer(path).eos_id
+    except UserError:  # whoever needs the tokenizer reports it
+        return fields["eos_token_id"]
+    if end >= fields["vocab_size"]:
+        return fields["eos_token_id"]
+    if stated not in (None, _LEFTOVER, end, [end]):
+        print_once(
+            f"{path / CONFIG}: eos_token_id is {stated!r}, the tokenizer's end token {end}; answers end with that"
+        )
+    return end
+
+
+def _say_if_unclear(path: Path, name: str, fields: Mapping[str, Any], of: str) -> None:
+    """Say that the files do not show which of two models of equal names and sizes this is."""
+    released = family(name).config.build_config("6b", {}) if name == "codegeex2" else None
+    if released is None or "codegeex2" in of.lower() or (path / PROVENANCE).is_file():
+        return
+    if all(fields[key] == getattr(released, key) for key in ("hidden_size", "num_layers", "num_kv_groups")):
+        like = "ChatGLM2-6B and ChatGLM3-6B have the same names and sizes"
+        print_once(f"{path}: taken for CodeGeeX2-6B; {like}, and nothing here says which of them it is")
 
 
 def _open_raw(path: Path, raw: RawModel, known: Mapping[str, Any]) -> Source:
@@ -272,6 +323,10 @@ def _open_raw(path: Path, raw: RawModel, known: Mapping[str, Any]) -> Source:
     (its_family, its), said = recognised, {**raw.recorded, **known}
     with _reading_sizes(path, its_family, known) as formats:
         fields = formats.infer(its, {name: tensor.shape for name, tensor in names.items()}, said, len(raw.ranks))
+        keys, rows = formats.data.sizes, fields["vocab_size"]
+        kind = its.config.get("model_type", keys.model_type)
+        refuse_lookalike(path, {"model_type": kind, keys.keys.get("vocab_size", "vocab_size"): rows})
+    _say_if_unclear(path, its_family.name, fields, str(path))
     tensors = _ours(raw, its_family, its, fields)
     kind = "mindspore" if its.kind == "mindspore" else "megatron"
     default = formats.sizes.defaults["eos_token_id"]

@@ -17,7 +17,7 @@ from ms_codegeex.formats.adapters import as_trained
 from ms_codegeex.formats.checkpoint import Checkpoint
 from ms_codegeex.formats.peft import open_adapters
 from ms_codegeex.formats.rounded import rounded_tensors
-from ms_codegeex.formats.sources import Source, open_source
+from ms_codegeex.formats.sources import Source, open_source, tokenizer_place
 from ms_codegeex.formats.tensors import LazyTensor
 from ms_codegeex.models.decoder_config import NOT_OF_WEIGHTS
 from ms_codegeex.models.parameters import GROUP, NUMBERS, SCALES
@@ -76,18 +76,10 @@ def check_weights(config: RunConfig, dataset: Path) -> str | None:
     source = _fitting_source(config.model, read_info(dataset)["vocab_size"])
     _starting_adapters(config, source)
     theirs = None if source.save_tokenizer is None else source.tokenizer()
-    option = "" if theirs is None else tokenizer_option(source)
+    option = "" if theirs is None else tokenizer_place(source)
     found = _check_tokenizers(config.model, str(source.path), theirs, option, dataset)
     notes = [found, *_changed(config.model, source)]
     return "; ".join(filter(None, notes)) or None
-
-
-def tokenizer_option(source: Source) -> str:
-    """The name or the directory of a model's tokenizer, as `--tokenizer` takes it."""
-    if (name := source.tokenizer().name) in TOKENIZER_NAMES:
-        return name
-    run = source.path.absolute().parent.parent
-    return str(source.path if source.kind == "huggingface" else run / TOKENIZER_DIRECTORY)
 
 
 def _changed(model: ModelConfig, source: Source) -> Iterator[str]:
