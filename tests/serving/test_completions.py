@@ -93,7 +93,9 @@ def test_without_a_prompt_a_document_begins(prompt):
         ({"prompt": 5}, "prompt"),
         ({"prompt": []}, "prompt"),
         ({"prompt": [999999]}, "prompt"),
-        ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ({"logit_bias": {"x": True}}, "logit_bias"),
+        ({"logit_bias": {"9" * 5000: 1}}, "logit_bias"),
+        ({"max_tokens": -2}, "max_tokens"),
         ({"n": 3, "best_of": 2}, "best_of"),
         ({"language": "Klingon"}, "language"),
         ({"stop_at": "page"}, "stop_at"),
@@ -163,7 +165,7 @@ def test_settings_reach_the_engine_under_their_names():
         "temperature": 0.5,
         "top_p": 0.75,
         "top_k": 7,
-        "seed": -1,
+        "seed": -2,
         "n": 2,
         "presence_penalty": 1,
         "frequency_penalty": 0.5,
@@ -178,7 +180,7 @@ def test_settings_reach_the_engine_under_their_names():
         temperature=0.5,
         top_k=7,
         top_p=0.75,
-        seed=2**64 - 1,
+        seed=2**64 - 2,
         repetition_penalty=1.25,
         frequency_penalty=0.5,
         presence_penalty=1.0,
@@ -186,7 +188,7 @@ def test_settings_reach_the_engine_under_their_names():
         log_probabilities=3,
         stop=("end",),
     )
-    assert first.settings == wanted and second.settings == replace(wanted, seed=0)
+    assert first.settings == wanted and second.settings == replace(wanted, seed=2**64 - 1)
 
 
 def test_defaults_are_openais_and_a_seed_is_drawn_for_each_request():

@@ -12,8 +12,9 @@ from over_http import served
 
 from ms_codegeex.data.conversations import TEMPLATES
 from ms_codegeex.generation.sampling import request_fields
-from ms_codegeex.serving import foreign_fields
+from ms_codegeex.serving import foreign_fields, schemas
 from ms_codegeex.serving.routes.infill import InfillRequest
+from ms_codegeex.serving.routes.native import NativeCompletionRequest, TemplateRequest
 from ms_codegeex.serving.schemas import Body, ChatRequest, CompletionRequest, Sampling
 
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}
@@ -49,6 +50,14 @@ REFUSED = {  # what real clients ask for and this server does not have
 }
 
 
+KINDS = {  # where they are not CompletionRequest's fields
+    "/v1/chat/completions": ChatRequest,
+    "/infill": InfillRequest,
+    "/completion": NativeCompletionRequest,
+    "/apply-template": TemplateRequest,
+}
+
+
 def tuned():
     return FakeBackend(model=fake_model(chat=TEMPLATES["plain"]))
 
@@ -59,7 +68,7 @@ def test_every_route_that_takes_a_body_is_tested():
 
 def test_no_field_is_both_ours_and_foreign():
     ours = {each.name for each in request_fields()}
-    assert "min_p" in ours and not ours & {*foreign_fields.NEUTRAL, *foreign_fields.GENERATION, *REFUSED}
+    assert "min_p" in ours and not ours & {*foreign_fields.GENERATION, *REFUSED}
 
 
 def ask_all(path, bodies):
@@ -91,11 +100,18 @@ def test_null_stands_for_a_fields_absence(path):
 
 @pytest.mark.parametrize("path", [path for path in BODIES if not re.search("tokenize|embeddings", path)])
 def test_fields_that_change_nothing_change_nothing(path):
-    kind = {"/infill": InfillRequest, "/v1/chat/completions": ChatRequest}.get(path, CompletionRequest)
-    single = [{name: value} for name, each in foreign_fields.NEUTRAL.items() for value in each]
-    fields = [{}, dict.fromkeys(foreign_fields.GENERATION, "anything"), *single]
-    fields = [each for each in fields if not each.keys() & kind.model_fields.keys()]
-    assert len(fields) > 35
+    kind = KINDS.get(path, CompletionRequest)
+    names = schemas._names(kind)
+    table = {name: each for name, each in kind.foreign.items() if name not in names}
+    fields = [{}, {name: "anything" for name, each in table.items() if each.reason}]
+    for name, each in table.items():
+        values = [-0.5 if isinstance(value, foreign_fields.Beyond) else value for value in each.values]
+        fields += [{name: value} for value in values]
+        if each.unused:
+            off = {other: [one for one in values if one is not None][0] for other, values in each.unused.items()}
+            off = {other: 0.6 if isinstance(value, foreign_fields.Beyond) else value for other, value in off.items()}
+            fields.append({name: 5, **{other: value for other, value in off.items() if other in {*names, *table}}})
+    assert len(fields) > 200
     plain, *responses = ask_all(path, [{**BODIES[path], **each} for each in fields])
     for each, response in zip(fields[1:], responses, strict=True):
         assert response.status_code == 200, (each, response.text)
@@ -104,7 +120,7 @@ def test_fields_that_change_nothing_change_nothing(path):
 
 
 def test_a_neutral_value_is_told_from_similar_ones():
-    for name, value in (("ignore_eos", 0), ("min_tokens", False), ("min_tokens", "0"), ("tools", {}), ("tools", "")):
+    for name, value in (("ignore_eos", 1), ("min_tokens", True), ("min_tokens", "0"), ("tools", [0]), ("tfs_z", True)):
         response = ask("POST", "/v1/completions", json={"prompt": "x", name: value})
         assert (response.status_code, response.json()["error"]["param"]) == (400, name)
     assert ask("POST", "/v1/completions", json={"prompt": "x", "min_tokens": 0.0}).status_code == 200
@@ -244,8 +260,8 @@ def test_every_body_says_which_fields_it_takes():
     for body in subclasses(Body):
         schema = body.model_json_schema()
         assert schema["additionalProperties"] is False
-        assert set(schema["properties"]) == {*body.model_fields, *body.without_effect, *body.neutral}
-        assert all(body.without_effect.values())
+        assert set(schema["properties"]) == {*schemas._names(body), *body.foreign}
+        assert all(each.source and (each.reason or each.values or each.unused) for each in body.foreign.values())
     assert "user" in Sampling.model_fields
 
 
