@@ -15,14 +15,11 @@ from dataclasses import dataclass, replace
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.languages import find_language
+from ms_codegeex.generation.blocks import BRACED, QUOTES, Code
 
 Stop = Callable[[str], bool]  # text so far -> whether it has ended
 Scanner = Callable[[str], int | None]
 BRACE, UNINDENTED = re.compile("[{}]"), re.compile(r"^(?![ \t])[^\n]*?\S", re.MULTILINE)
-BRACED = (  # languages whose blocks are in braces
-    *("C", "C++", "C#", "CSS", "Cuda", "Dart", "Go", "Groovy", "Java", "JavaScript", "Kotlin", "Objective-C"),
-    *("Objective-C++", "PHP", "Perl", "R", "Rust", "Scala", "Solidity", "Swift", "TypeScript"),
-)
 
 
 @dataclass(frozen=True)
@@ -126,7 +123,9 @@ def cut(text: str, known: Iterable[str]) -> str:
     return text[: min((start for word in known if (start := text.find(word)) >= 0), default=len(text))]
 
 
-def _closed(depth: int = 0) -> Scanner:
+def _closed() -> Scanner:
+    depth = 0
+
     def each(piece: str) -> int | None:
         nonlocal depth
         for brace in BRACE.finditer(piece):
@@ -141,8 +140,8 @@ def _closed(depth: int = 0) -> Scanner:
 closed = Rule(lambda text: text.count("}") > text.count("{"), _closed)  # the brace that the prompt left open is closed
 
 
-def _unindented(start: str = "") -> Scanner:
-    """`start`: of the line"""
+def _unindented() -> Scanner:
+    start = ""  # of the line
 
     def each(piece: str) -> int | None:
         nonlocal start
@@ -170,15 +169,13 @@ unindented = Rule(lambda text: first_unindented(text) is not None, _unindented, 
 
 def block(language: str, prompt: str) -> Rule:
     """The block that a prompt of this language began has ended. In Python a line starts in the first column; elsewhere
-    a brace closes the innermost open one, or the first that the text opens; strings and comments count too."""
+    a brace closes the innermost open one, or the first that the text opens. Strings and comments do not count."""
     name = find_language(language).name
-    if name == "Python":
-        start = " " if prompt.rpartition("\n")[2] else ""  # the prompt's last line continues
-        return replace(scanned(lambda: _unindented(start), dropped=1), of_block=(name, start))
-    if name not in BRACED:
+    if name not in QUOTES:
         raise UserError(f"--stop-at: blocks of {name} are not known; give Python or one of {', '.join(BRACED)}")
-    depth = 0 if prompt.count("{") > prompt.count("}") else -1
-    return replace(scanned(lambda: _closed(depth)), of_block=(name, "{" * (1 + depth)))
+    begun = Code(name, prompt).begun
+    rule = scanned(lambda: Code(name, begun).scan, dropped=int(name not in BRACED))
+    return replace(rule, of_block=(name, begun))
 
 
 def scanned(scan: Callable[[], Scanner], dropped: int = 0) -> Rule:

@@ -83,7 +83,7 @@ _NO_PENALTY = {
     **dict.fromkeys(("repetition_penalty", "repeat_penalty"), (None, 1)),
     **dict.fromkeys(("presence_penalty", "frequency_penalty"), (None, 0)),
 }
-_NO_LOGPROBS = {"logprobs": (None, False), "n_probs": (None, *NOTHING)}
+_NO_LOGPROBS = {"logprobs": (None, False), "n_probs": (None, False, 0)}
 GENERATION: Fields = {
     # how tokens are chosen
     **_each("mirostat dynatemp_range", "llama.cpp: 0", values=NOTHING),
