@@ -6,11 +6,15 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from pathlib import Path
 from typing import NamedTuple
 
+from ms_codegeex.base.yaml_reading import read_yaml_file
+
+FILE = Path(__file__).with_name("quotes.yaml")
 ESCAPE = r"\\[\s\S]"
-MAX_READ = 1 << 16  # characters, in a tenth of a second
 MIRRORED = str.maketrans("([{", ")]}")
+MAX_READ = 1 << 16  # characters, in a tenth of a second
 OPERATORS = (  # words before a pattern, not a division
     *("return", "typeof", "case", "in", "of", "and", "or", "not", "if", "unless", "while", "split", "grep"),
     *("m", "s", "y", "tr", "qr"),
@@ -19,13 +23,7 @@ OPERATORS = (  # words before a pattern, not a division
 
 @dataclass(frozen=True)
 class Quote:
-    """A part of code in which braces do not count: a string, a comment, a pattern.
-
-    `begin` is the regular expression of its opening, `part` that of an incomplete one, if it is not just the beginning
-    of a fixed text. `end` closes it: a text with the groups of `begin`, brackets mirrored; `escape` matches what does
-    not close it; with `line`, the end of the line closes it too; without either it is complete. `inside` begins code in
-    it, a character class, or the same again.
-    """
+    """A string, comment or pattern, in which braces do not count; `quotes.yaml` explains the fields."""
 
     begin: str
     end: str = ""
@@ -35,65 +33,15 @@ class Quote:
     part: str = ""
 
 
-def _strings(
-    marks: str, *, before: str = "", lines: bool = False, escape: str = ESCAPE, inside: str = ""
-) -> list[Quote]:
-    return [Quote(before + mark, mark, escape, not lines and len(mark) == 1, inside) for mark in marks.split()]
+@cache
+def quotes() -> dict[str, tuple[Quote, ...]]:
+    """The strings and comments of each language of which blocks are known."""
+    content = read_yaml_file(FILE)
+    known = {name: Quote(**values) for name, values in content["quotes"].items()}
+    return {language: tuple(known[name] for name in names) for language, names in content["languages"].items()}
 
 
-COMMENT, HASH = Quote("//", line=True), Quote("#", line=True)
-ENCLOSED, NESTED = Quote(r"/\*", "*/"), Quote(r"/\*", "*/", inside="/*")
-PATTERN, CLASS = Quote("/", "/", ESCAPE, True, "["), Quote(r"\[", "]", ESCAPE, True)
-# neither a lifetime nor a symbol, which have no second quote
-CHARACTERS = (Quote(r"'(?:\\.|[^\w\\\s])", "'", ESCAPE, True, part=r"'\\?"), Quote(r"'\w'", part=r"'\w?"))
-C = (COMMENT, ENCLOSED, *_strings('"'), *_strings("'", before=r"(?<!\d)"))  # 1'000 in C++
-RAW_CPP = Quote(
-    r'(?<!\w)(?:u8|[uUL])?R"([^\s()\\"{}]{0,16})\(', '){0}"', part=r'(?:u8?|[UL])?R?(?:(?<=R)"[^\s()\\"{}]{0,16})?'
-)
-SCRIPT = (
-    *(COMMENT, ENCLOSED, PATTERN, *_strings('"'), *_strings("'", before=r"(?<!\w)")),  # `don't` in JSX
-    *_strings("`", lines=True, inside="${"),
-)
-LINES = _strings("\" '", lines=True)
-HEREDOC = Quote(
-    r"""<<<[ \t]{0,9}(?P<quoted>["']?)(\w{1,64})(?P=quoted)\r?\n""",
-    *("\n{1}", "", False, "", r"""<<?|<<<[ \t]{0,9}["']?\w{0,64}["']?\r?"""),
-)
-QUOTES: dict[str, tuple[Quote, ...]] = {
-    **dict.fromkeys(("C", "Objective-C", "Solidity"), C),
-    **dict.fromkeys(("C++", "Cuda", "Objective-C++"), (RAW_CPP, *C)),
-    **dict.fromkeys(("JavaScript", "TypeScript"), SCRIPT),
-    "C#": (
-        *(COMMENT, ENCLOSED, Quote(r'(?:@\$?|\$@)"', '"', '""', part=r"@\$?|\$@?")),
-        *(*_strings('"""', escape=""), *_strings("\" '")),
-    ),
-    "CSS": (ENCLOSED, *_strings("\" '")),
-    "Dart": (COMMENT, NESTED, *_strings("\"\"\" ''' \" '", inside="${")),
-    "Go": (COMMENT, ENCLOSED, *_strings("\" '"), *_strings("`", lines=True, escape="")),
-    "Groovy": (COMMENT, ENCLOSED, PATTERN, *_strings("''' '"), *_strings('""" "', inside="${")),
-    "Java": (COMMENT, ENCLOSED, *_strings('""" " \'')),
-    "Kotlin": (COMMENT, NESTED, *_strings('"""', escape="", inside="${"), *_strings('"', inside="${"), *_strings("'")),
-    "PHP": (COMMENT, ENCLOSED, HASH, HEREDOC, *LINES, Quote(r"\?>", "<?")),
-    "Perl": (
-        *(Quote(r"(?<![$&\w])#", line=True), Quote(r"\n=[a-z]", "\n=cut", part=r"\n=?"), PATTERN),
-        *_strings("\" '", lines=True, before=r"(?<!\w)"),
-    ),
-    "R": (
-        Quote(r"""(?<!\w)[rR](["'])(-{0,8})([(\[{])""", "{2}{1}{0}", part=r"""[rR](?:["']-{0,8})?"""),
-        *(HASH, *LINES, *_strings("`", escape="")),
-    ),
-    "Rust": (
-        *(COMMENT, NESTED, Quote(r'(?<!\w)[bc]?r(#{0,9})"', '"{0}', part="[bc]?r?#{0,9}")),
-        *(*_strings('"', lines=True), *CHARACTERS),
-    ),
-    "Scala": (COMMENT, NESTED, *_strings('"""', escape="", inside="${"), *_strings('"', inside="${"), *CHARACTERS),
-    "Swift": (
-        *(COMMENT, NESTED, Quote(r'(#{1,9})("""|")', "{1}{0}", part=r'#{1,9}(?:"{1,2})?')),
-        *_strings('""" "'),
-    ),
-    "Python": (HASH, *_strings("\"\"\" ''' \" '")),
-}
-BRACED = tuple(sorted(QUOTES.keys() - {"Python"}))
+CLASS = Quote(r"\[", "]", ESCAPE, True)  # in a pattern
 
 
 class Frame(NamedTuple):
@@ -116,10 +64,10 @@ def _beginnings(text: str) -> list[str]:
 
 @cache
 def _in_code(language: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
-    quotes, python = QUOTES[language], language == "Python"
-    tokens = {f"quote{number}": quote.begin for number, quote in enumerate(quotes)}
-    fixed = [re.sub(r"^\(\?<!.*?\)|\\", "", quote.begin) for quote in quotes if not quote.part]
-    parts = [quote.part for quote in quotes] + [part for text in fixed for part in _beginnings(text)]
+    known, python = quotes()[language], language == "Python"
+    tokens = {f"quote{number}": quote.begin for number, quote in enumerate(known)}
+    fixed = [re.sub(r"^\(\?<!.*?\)|\\", "", quote.begin) for quote in known if not quote.part]
+    parts = [quote.part for quote in known] + [part for text in fixed for part in _beginnings(text)]
     opening, closing = (r"[(\[{]", r"[)\]}]") if python else ("{", "}")
     tokens |= {"open": opening, "close": closing, "word": r"\w+", "skip": r"[ \t]+" + rf"|{ESCAPE}" * python}
     return _compiled(tokens, [*parts, r"\\" * python])
@@ -141,11 +89,11 @@ def _in_quote(quote: Quote, end: str) -> tuple[re.Pattern[str], re.Pattern[str]]
 
 
 class Code:
-    """A growing text in a language of `QUOTES`: which brackets, strings and comments are open at its end. `text` is how
+    """A growing text in a language of `quotes`: which brackets, strings and comments are open at its end. `text` is how
     it begins; blocks that end in it are not reported. Of a long one only the end is read."""
 
     def __init__(self, language: str, text: str = ""):
-        self._language, self._python, self._quotes = language, language == "Python", QUOTES[language]
+        self._language, self._python, self._quotes = language, language == "Python", quotes()[language]
         self._stack, self._floor = [Frame("", None, *_in_code(language))], 1
         self._text, self._place = "", 0  # what is kept of the text, and how much of that has been read
         self._fresh, self._last = True, ""  # at the start of a line; the last word or sign
@@ -187,7 +135,7 @@ class Code:
             kind = match.lastgroup or "" if match else ""
             if match and kind.startswith("quote"):
                 quote = self._quotes[int(kind[5:])]
-                if quote is PATTERN and self._operand():
+                if quote.begin == "/" and self._operand():
                     match, kind = None, ""
             if match is None:
                 self._fresh = character == "\n" and len(self._stack) == 1

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.languages import find_language
-from ms_codegeex.generation.blocks import BRACED, QUOTES, Code
+from ms_codegeex.generation.blocks import Code, quotes
 
 Stop = Callable[[str], bool]  # text so far -> whether it has ended
 Scanner = Callable[[str], int | None]
@@ -171,10 +171,10 @@ def block(language: str, prompt: str) -> Rule:
     """The block that a prompt of this language began has ended. In Python a line starts in the first column; elsewhere
     a brace closes the innermost open one, or the first that the text opens. Strings and comments do not count."""
     name = find_language(language).name
-    if name not in QUOTES:
-        raise UserError(f"--stop-at: blocks of {name} are not known; give Python or one of {', '.join(BRACED)}")
+    if name not in quotes():
+        raise UserError(f"--stop-at: blocks of {name} are not known; give one of {', '.join(sorted(quotes()))}")
     begun = Code(name, prompt).begun
-    rule = scanned(lambda: Code(name, begun).scan, dropped=int(name not in BRACED))
+    rule = scanned(lambda: Code(name, begun).scan, dropped=int(name == "Python"))
     return replace(rule, of_block=(name, begun))
 
 

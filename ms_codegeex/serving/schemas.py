@@ -24,7 +24,6 @@ from pydantic_core import PydanticCustomError
 from ms_codegeex.base.options import Declared
 from ms_codegeex.generation.sampling import request_fields
 from ms_codegeex.serving import foreign_fields
-from ms_codegeex.serving.foreign_fields import Fields
 
 Item = TypeVar("Item")
 
@@ -80,14 +79,18 @@ def _describe_foreign(schema: dict[str, Any], body: type[BaseModel]) -> None:
     """Add the fields of other servers to a body's JSON schema."""
     assert issubclass(body, Body)
     schema["additionalProperties"] = False
-    own, used = schema.setdefault("properties", {}), _names(body)
-    own.update((name, {"description": one.description}) for name, one in body.foreign.items() if name not in used)
+    own, used = schema.setdefault("properties", {}), names_of(body)
+    own.update(
+        (name, {"description": one.description})
+        for name, one in foreign_fields.fields(body.foreign).items()
+        if name not in used
+    )
     own.update((name, {"description": f"the same as {field}"}) for name, field in used.items() if name != field)
 
 
 class Body(BaseModel):
     """A request's JSON object: types are exact, null stands for a field's absence, unknown fields are refused. Fields
-    of other servers are accepted if they change nothing: `foreign` knows which. A field may have several names."""
+    of other servers are accepted if they change nothing: `foreign` is their table. A field may have several names."""
 
     # with a limit, whatever it is, pydantic refuses half of a surrogate pair, which JSON may hold and UTF-8 may not
     model_config = ConfigDict(
@@ -97,16 +100,17 @@ class Body(BaseModel):
         str_max_length=1 << 40,
         json_schema_extra=_describe_foreign,
     )
-    foreign: ClassVar[Fields] = {}
+    foreign: ClassVar[str] = ""
 
     @model_validator(mode="before")
     @classmethod
     def _refuse_unknown(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        names, used, left = _names(cls), dict[str, str](), dict[str, Any]()
+        names, used, left = names_of(cls), dict[str, str](), dict[str, Any]()
+        foreign = foreign_fields.fields(cls.foreign)
         for name, given in value.items():
-            known, what = cls.foreign.get(name), ""
+            known, what = foreign.get(name), ""
             ours_is_off = isinstance(given, (bool, list, dict)) and not given  # 0 and "" may mean something
             if given is None or (known and known.accepted(given, value) and (name not in names or ours_is_off)):
                 continue
@@ -126,7 +130,7 @@ class Body(BaseModel):
 
 
 @cache
-def _names(body: type[Body]) -> dict[str, str]:
+def names_of(body: type[Body]) -> dict[str, str]:
     """The field by each of its names."""
     choices = {name: each.validation_alias for name, each in body.model_fields.items()}
     return {
@@ -139,7 +143,7 @@ def _names(body: type[Body]) -> dict[str, str]:
 class StreamOptions(Body):
     """Options of a streamed answer."""
 
-    foreign = foreign_fields.STREAM_OPTIONS
+    foreign = "stream_options"
     include_usage: bool | None = Field(None, description="send a last event with the usage")
 
 
@@ -160,7 +164,7 @@ SamplingFields = create_model(
 class Sampling(SamplingFields):
     """How an answer is chosen; shared by all routes that generate."""
 
-    foreign = foreign_fields.GENERATION
+    foreign = "generation"
     model: str | None = Field(None, description="the name in /v1/models; may be left out")
     n: int | None = Field(None, ge=1, le=128, description="number of answers (default 1)")
     stop: Stops = Field(None, description="texts before which an answer ends")
@@ -204,7 +208,7 @@ class CompletionRequest(Formed):
 class ContentPart(Body):
     """A part of a message; one of type "text" has a text."""
 
-    foreign = foreign_fields.CONTENT_PART
+    foreign = "content_part"
     type: str
     text: str | None = None
 
@@ -212,7 +216,7 @@ class ContentPart(Body):
 class ChatMessage(Body):
     """A message of a conversation."""
 
-    foreign = foreign_fields.MESSAGE
+    foreign = "message"
     role: Literal["system", "developer", "user", "assistant"]
     content: str | Listed[ContentPart | str] | None = None
 
@@ -220,7 +224,7 @@ class ChatMessage(Body):
 class ChatRequest(Formed):
     """`POST /v1/chat/completions`"""
 
-    foreign = foreign_fields.CHAT
+    foreign = "chat"
     messages: Listed[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES)
     max_tokens: int | None = Field(
         None,

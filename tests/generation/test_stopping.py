@@ -10,6 +10,7 @@ from ms_codegeex.evaluation.benchmarks import truncation
 from ms_codegeex.evaluation.benchmarks.ds1000 import answers
 from ms_codegeex.evaluation.benchmarks.humaneval_x import rules
 from ms_codegeex.generation import stopping
+from ms_codegeex.generation.blocks import quotes
 
 RULES = {
     "words": stopping.words(["\ndef", "aba", "{"]),
@@ -293,7 +294,7 @@ CODE = st.lists(st.sampled_from(SIGNS), max_size=16).map("".join)
 
 
 @settings(max_examples=300, deadline=None)
-@given(language=st.sampled_from(sorted(stopping.QUOTES)), prompt=CODE, text=CODE)
+@given(language=st.sampled_from(sorted(quotes())), prompt=CODE, text=CODE)
 @example("Perl", "1", "'}'")
 @example("JavaScript", "x", "/}/")
 def test_a_block_ends_at_the_same_place_in_pieces_and_in_another_process(language, prompt, text):
@@ -313,7 +314,7 @@ def test_a_long_prompt_is_read_from_near_its_end():
 def test_languages_without_known_blocks_are_refused():
     with pytest.raises(UserError, match="HTML"):
         stopping.block("html", "<p>")
-    assert all(find_language(name).name == name for name in stopping.BRACED)
+    assert all(find_language(name).name == name for name in quotes())
 
 
 def test_a_text_is_cut_at_the_first_of_some_words():

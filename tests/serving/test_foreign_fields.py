@@ -58,6 +58,11 @@ KINDS = {  # where they are not CompletionRequest's fields
 }
 
 
+def within(value):
+    """The value itself, or a number of those that it stands for."""
+    return {"> 0.5": 0.6, "> 0": 1, "< 0": -3}.get(value, value) if isinstance(value, str) else value
+
+
 def tuned():
     return FakeBackend(model=fake_model(chat=TEMPLATES["plain"]))
 
@@ -68,7 +73,7 @@ def test_every_route_that_takes_a_body_is_tested():
 
 def test_no_field_is_both_ours_and_foreign():
     ours = {each.name for each in request_fields()}
-    assert "min_p" in ours and not ours & {*foreign_fields.GENERATION, *REFUSED}
+    assert "min_p" in ours and not ours & {*foreign_fields.fields("generation"), *REFUSED}
 
 
 def ask_all(path, bodies):
@@ -101,15 +106,13 @@ def test_null_stands_for_a_fields_absence(path):
 @pytest.mark.parametrize("path", [path for path in BODIES if not re.search("tokenize|embeddings", path)])
 def test_fields_that_change_nothing_change_nothing(path):
     kind = KINDS.get(path, CompletionRequest)
-    names = schemas._names(kind)
-    table = {name: each for name, each in kind.foreign.items() if name not in names}
+    names = schemas.names_of(kind)
+    table = {name: each for name, each in foreign_fields.fields(kind.foreign).items() if name not in names}
     fields = [{}, {name: "anything" for name, each in table.items() if each.reason}]
     for name, each in table.items():
-        values = [-0.5 if isinstance(value, foreign_fields.Beyond) else value for value in each.values]
-        fields += [{name: value} for value in values]
+        fields += [{name: within(value)} for value in each.values]
         if each.unused:
-            off = {other: values[-1] for other, values in each.unused.items()}
-            off = {other: 0.6 if isinstance(value, foreign_fields.Beyond) else value for other, value in off.items()}
+            off = {other: within(values[-1]) for other, values in each.unused.items()}
             fields += [{name: 5, **off}] if off.keys() <= {*names, *table} else []
     assert len(fields) > 200
     plain, *responses = ask_all(path, [{**BODIES[path], **each} for each in fields])
@@ -260,8 +263,8 @@ def test_every_body_says_which_fields_it_takes():
     for body in subclasses(Body):
         schema = body.model_json_schema()
         assert schema["additionalProperties"] is False
-        assert set(schema["properties"]) == {*schemas._names(body), *body.foreign}
-        assert all(each.source and (each.reason or each.values or each.unused) for each in body.foreign.values())
+        assert set(schema["properties"]) == {*schemas.names_of(body), *(table := foreign_fields.fields(body.foreign))}
+        assert all(each.source and (each.reason or each.values or each.unused) for each in table.values())
     assert "user" in Sampling.model_fields
 
 

@@ -12,7 +12,6 @@ from starlette.responses import Response
 import ms_codegeex
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.generation.sampling import request_fields
-from ms_codegeex.serving import foreign_fields
 from ms_codegeex.serving.answering import Filters
 from ms_codegeex.serving.backend import Backend, StreamedAnswer
 from ms_codegeex.serving.errors import unavailable
@@ -36,7 +35,7 @@ SHORTEN = "shorten the prompt"
 class PromptObject(Body):
     """A prompt as an object, which llama.cpp's server has for images."""
 
-    foreign = foreign_fields.PROMPT_OBJECT
+    foreign = "prompt_object"
     prompt_string: str
 
 
@@ -54,7 +53,7 @@ class NativeCompletionRequest(NativeFields):
 class TemplateRequest(Body):
     """`POST /apply-template`"""
 
-    foreign = foreign_fields.CHAT
+    foreign = "chat"
     model: str | None = None
     messages: Listed[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES)
 
