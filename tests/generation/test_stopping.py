@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.languages import find_language
+from ms_codegeex.evaluation import stop_rules
 from ms_codegeex.evaluation.benchmarks import truncation
 from ms_codegeex.evaluation.benchmarks.ds1000 import answers
 from ms_codegeex.evaluation.benchmarks.humaneval_x import rules
@@ -13,15 +14,15 @@ from ms_codegeex.generation import stopping
 from ms_codegeex.generation.blocks import quotes
 
 RULES = {
-    "words": stopping.words(["\ndef", "aba", "{"]),
-    "no words": stopping.words([]),
-    "closed": stopping.closed,
+    "words": stop_rules.words(["\ndef", "aba", "{"]),
+    "no words": stop_rules.words([]),
+    "closed": stop_rules.closed,
     "python": rules.stop("python", "codegeex"),
     "go": rules.stop("go", "codegeex2"),
     "codegen": truncation.stop(),
     "codegen, two": truncation.stop(2),
     "ds1000": answers.ended,
-    "both": stopping.first_of(stopping.closed, lambda text: len(text) > 40),
+    "both": stop_rules.first_of(stop_rules.closed, lambda text: len(text) > 40),
 }
 PIECES = st.lists(
     st.sampled_from(
@@ -69,7 +70,7 @@ def test_a_scan_ends_where_the_whole_text_is_over_for_the_first_time(name: str, 
     rule, text = RULES[name], "".join(pieces)
     expected = next((size for size in range(1, len(text) + 1) if rule(text[:size])), None)
     for cut in (pieces, list(text), [text]):
-        scan, length, found = stopping.scanner(rule), 0, None
+        scan, length, found = stop_rules.scanner(rule), 0, None
         for piece in cut:
             place = scan(piece)
             if place is not None:
@@ -117,12 +118,12 @@ def test_a_word_or_a_rule_ends_the_text(pieces):
     text = "".join(pieces)
     places = {
         rule: next((size for size in range(1, len(text) + 1) if rule(text[:size])), None)
-        for rule in (stopping.words(["print"]), stopping.unindented)
+        for rule in (stop_rules.words(["print"]), stop_rules.unindented)
     }
     end = min((place for place in places.values() if place is not None), default=None)
-    dropped = [5 if rule is not stopping.unindented else 1 for rule, place in places.items() if place == end]
+    dropped = [5 if rule is not stop_rules.unindented else 1 for rule, place in places.items() if place == end]
     expected = text if end is None else text[: end - max(dropped)]
-    assert "".join(stopping.until(pieces, stopping.Ending(["print"], stopping.unindented))) == expected
+    assert "".join(stopping.until(pieces, stopping.Ending(["print"], stop_rules.unindented))) == expected
 
 
 @given(pieces=st.lists(st.text("ab", max_size=4), max_size=12), word=st.text("ab", max_size=8))
@@ -318,6 +319,6 @@ def test_languages_without_known_blocks_are_refused():
 
 
 def test_a_text_is_cut_at_the_first_of_some_words():
-    assert stopping.cut("one two three", ["three", " t", "two"]) == "one"
-    assert stopping.cut("one", ["two"]) == stopping.cut("one", []) == "one"
-    assert stopping.cut("two", ["two"]) == ""
+    assert stop_rules.cut("one two three", ["three", " t", "two"]) == "one"
+    assert stop_rules.cut("one", ["two"]) == stop_rules.cut("one", []) == "one"
+    assert stop_rules.cut("two", ["two"]) == ""
