@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.yaml_reading import read_yaml_file
+from ms_codegeex.data.languages import find_language
+from ms_codegeex.generation.stopping import Rule, scanned
 
 FILE = Path(__file__).with_name("quotes.yaml")
 ESCAPE = r"\\[\s\S]"
@@ -179,3 +182,14 @@ class Code:
         found = re.match(quote.begin, opening)
         groups = [group.translate(MIRRORED) for group in found.groups()] if found else []
         self._stack.append(Frame(opening, quote, *_in_quote(quote, quote.end.format(*groups))))
+
+
+def block(language: str, prompt: str) -> Rule:
+    """The block that a prompt of this language began has ended. In Python a line starts in the first column; elsewhere
+    a brace closes the innermost open one, or the first that the text opens. Strings and comments do not count."""
+    name = find_language(language).name
+    if name not in quotes():
+        raise UserError(f"--stop-at: blocks of {name} are not known; give one of {', '.join(sorted(quotes()))}")
+    begun = Code(name, prompt).begun
+    rule = scanned(lambda: Code(name, begun).scan, dropped=int(name == "Python"))
+    return replace(rule, of_block=(name, begun))

@@ -10,11 +10,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-
-from ms_codegeex.base.errors import UserError
-from ms_codegeex.data.languages import find_language
-from ms_codegeex.generation.blocks import Code, quotes
+from dataclasses import dataclass
 
 Scanner = Callable[[str], int | None]
 
@@ -68,17 +64,6 @@ class PartialWord:
                 found = end
         self.length = length
         return found
-
-
-def block(language: str, prompt: str) -> Rule:
-    """The block that a prompt of this language began has ended. In Python a line starts in the first column; elsewhere
-    a brace closes the innermost open one, or the first that the text opens. Strings and comments do not count."""
-    name = find_language(language).name
-    if name not in quotes():
-        raise UserError(f"--stop-at: blocks of {name} are not known; give one of {', '.join(sorted(quotes()))}")
-    begun = Code(name, prompt).begun
-    rule = scanned(lambda: Code(name, begun).scan, dropped=int(name == "Python"))
-    return replace(rule, of_block=(name, begun))
 
 
 def scanned(scan: Callable[[], Scanner], dropped: int = 0) -> Rule:

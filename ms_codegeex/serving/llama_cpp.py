@@ -10,6 +10,7 @@ from pydantic import AliasChoices, BaseModel, Field
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.generation.sampling import SamplingSettings, request_fields
+from ms_codegeex.serving import foreign_fields
 from ms_codegeex.serving.answering import Indented, Lasting, Piece, TextFilter
 from ms_codegeex.serving.backend import Backend, StreamedAnswer
 from ms_codegeex.serving.model import ServedModel
@@ -23,7 +24,7 @@ LLAMA_CPP = {"repetition_penalty": "repeat_penalty"}  # our name: llama.cpp's
 class NativeFields(SamplingFields):
     """Fields of all its generating routes."""
 
-    foreign = "llama.cpp"
+    foreign = foreign_fields.LLAMA_CPP
     model: str | None = Field(None, description="the name of an adapter or of the model")
     n_predict: int | None = Field(
         None,

@@ -25,7 +25,7 @@ from starlette.types import Receive, Send
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.languages import LANGUAGES
 from ms_codegeex.generation.sampling import SamplingSettings, request_fields
-from ms_codegeex.generation.stopping import Rule, block
+from ms_codegeex.generation.stopping import Rule
 from ms_codegeex.serving.answering import Piece, TextFilter
 from ms_codegeex.serving.backend import Backend, StreamedAnswer
 from ms_codegeex.serving.errors import ApiError, failed
@@ -131,14 +131,14 @@ def seeded(settings: SamplingSettings, number: int) -> SamplingSettings:
     return replace(settings, seed=(settings.seed + number) % SEEDS)
 
 
-def block_rule(prompt: str, language: str | None) -> Rule:
+def block_rule(backend: Backend, prompt: str, language: str | None) -> Rule:
     """The rule of `stop_at: "block"` for a prompt; its tag line gives the language if nothing else does."""
     tag = prompt.partition("\n")[0]
     name = language or next((known.name for known in LANGUAGES if known.tag == tag), None)
     if name is None:
         raise UserError("stop_at: the prompt's language is unknown; name it with language")
     try:
-        return block(name, prompt)
+        return backend.block(name, prompt)
     except UserError as error:
         raise UserError(str(error).replace("--stop-at", "stop_at")) from None
 

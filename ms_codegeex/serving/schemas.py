@@ -80,17 +80,13 @@ def _describe_foreign(schema: dict[str, Any], body: type[BaseModel]) -> None:
     assert issubclass(body, Body)
     schema["additionalProperties"] = False
     own, used = schema.setdefault("properties", {}), names_of(body)
-    own.update(
-        (name, {"description": one.description})
-        for name, one in foreign_fields.fields(body.foreign).items()
-        if name not in used
-    )
+    own.update((name, {"description": one.description}) for name, one in body.foreign.items() if name not in used)
     own.update((name, {"description": f"the same as {field}"}) for name, field in used.items() if name != field)
 
 
 class Body(BaseModel):
     """A request's JSON object: types are exact, null stands for a field's absence, unknown fields are refused. Fields
-    of other servers are accepted if they change nothing: `foreign` is their table. A field may have several names."""
+    of other servers are accepted if they change nothing: `foreign` has them. A field may have several names."""
 
     # with a limit, whatever it is, pydantic refuses half of a surrogate pair, which JSON may hold and UTF-8 may not
     model_config = ConfigDict(
@@ -100,7 +96,7 @@ class Body(BaseModel):
         str_max_length=1 << 40,
         json_schema_extra=_describe_foreign,
     )
-    foreign: ClassVar[str] = ""
+    foreign: ClassVar[foreign_fields.Fields] = {}
 
     @model_validator(mode="before")
     @classmethod
@@ -108,9 +104,8 @@ class Body(BaseModel):
         if not isinstance(value, dict):
             return value
         names, used, left = names_of(cls), dict[str, str](), dict[str, Any]()
-        foreign = foreign_fields.fields(cls.foreign)
         for name, given in value.items():
-            known, what = foreign.get(name), ""
+            known, what = cls.foreign.get(name), ""
             ours_is_off = isinstance(given, (bool, list, dict)) and not given  # 0 and "" may mean something
             if given is None or (known and known.accepted(given, value) and (name not in names or ours_is_off)):
                 continue
@@ -132,18 +127,15 @@ class Body(BaseModel):
 @cache
 def names_of(body: type[Body]) -> dict[str, str]:
     """The field by each of its names."""
-    choices = {name: each.validation_alias for name, each in body.model_fields.items()}
-    return {
-        str(one): name
-        for name, alias in choices.items()
-        for one in (alias.choices if isinstance(alias, AliasChoices) else (name,))
-    }
+    aliases = {name: each.validation_alias for name, each in body.model_fields.items()}
+    found = {name: one.choices if isinstance(one, AliasChoices) else (name,) for name, one in aliases.items()}
+    return {str(known): name for name, choices in found.items() for known in choices}
 
 
 class StreamOptions(Body):
     """Options of a streamed answer."""
 
-    foreign = "stream_options"
+    foreign = foreign_fields.STREAM_OPTIONS
     include_usage: bool | None = Field(None, description="send a last event with the usage")
 
 
@@ -164,7 +156,7 @@ SamplingFields = create_model(
 class Sampling(SamplingFields):
     """How an answer is chosen; shared by all routes that generate."""
 
-    foreign = "generation"
+    foreign = foreign_fields.GENERATION
     model: str | None = Field(None, description="the name in /v1/models; may be left out")
     n: int | None = Field(None, ge=1, le=128, description="number of answers (default 1)")
     stop: Stops = Field(None, description="texts before which an answer ends")
@@ -208,7 +200,7 @@ class CompletionRequest(Formed):
 class ContentPart(Body):
     """A part of a message; one of type "text" has a text."""
 
-    foreign = "content_part"
+    foreign = foreign_fields.CONTENT_PART
     type: str
     text: str | None = None
 
@@ -216,7 +208,7 @@ class ContentPart(Body):
 class ChatMessage(Body):
     """A message of a conversation."""
 
-    foreign = "message"
+    foreign = foreign_fields.MESSAGE
     role: Literal["system", "developer", "user", "assistant"]
     content: str | Listed[ContentPart | str] | None = None
 
@@ -224,7 +216,7 @@ class ChatMessage(Body):
 class ChatRequest(Formed):
     """`POST /v1/chat/completions`"""
 
-    foreign = "chat"
+    foreign = foreign_fields.CHAT
     messages: Listed[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES)
     max_tokens: int | None = Field(
         None,

@@ -11,7 +11,7 @@ from ms_codegeex.evaluation.benchmarks import truncation
 from ms_codegeex.evaluation.benchmarks.ds1000 import answers
 from ms_codegeex.evaluation.benchmarks.humaneval_x import rules
 from ms_codegeex.generation import stopping
-from ms_codegeex.generation.blocks import quotes
+from ms_codegeex.generation.blocks import block, quotes
 
 RULES = {
     "words": stop_rules.words(["\ndef", "aba", "{"]),
@@ -284,8 +284,8 @@ def test_pieces_after_the_end_are_not_asked_for():
     ],
 )
 def test_a_block_ends_where_its_language_says(language, prompt, text, expected):
-    rule = stopping.block(language, prompt)
-    for one in (rule, stopping.block(*rule.of_block)):
+    rule = block(language, prompt)
+    for one in (rule, block(*rule.of_block)):
         for pieces in ([text], list(text)):
             assert "".join(stopping.until(pieces, stopping.Ending(rule=one))) == expected
 
@@ -299,8 +299,8 @@ CODE = st.lists(st.sampled_from(SIGNS), max_size=16).map("".join)
 @example("Perl", "1", "'}'")
 @example("JavaScript", "x", "/}/")
 def test_a_block_ends_at_the_same_place_in_pieces_and_in_another_process(language, prompt, text):
-    rule = stopping.block(language, prompt)
-    again = stopping.block(*rule.of_block)
+    rule = block(language, prompt)
+    again = block(*rule.of_block)
     expected = next((size for size in range(1, len(text) + 1) if rule(text[:size])), None)
     for one in (rule, again):
         assert one.scan()(text) == expected and one.dropped == rule.dropped
@@ -309,12 +309,12 @@ def test_a_block_ends_at_the_same_place_in_pieces_and_in_another_process(languag
 
 
 def test_a_long_prompt_is_read_from_near_its_end():
-    assert len(stopping.block("Go", "func f() {\n" + "s := `a`\n" * 200_000).of_block[1]) < 12
+    assert len(block("Go", "func f() {\n" + "s := `a`\n" * 200_000).of_block[1]) < 12
 
 
 def test_languages_without_known_blocks_are_refused():
     with pytest.raises(UserError, match="HTML"):
-        stopping.block("html", "<p>")
+        block("html", "<p>")
     assert all(find_language(name).name == name for name in quotes())
 
 

@@ -60,7 +60,9 @@ KINDS = {  # where they are not CompletionRequest's fields
 
 def within(value):
     """The value itself, or a number of those that it stands for."""
-    return {"> 0.5": 0.6, "> 0": 1, "< 0": -3}.get(value, value) if isinstance(value, str) else value
+    if isinstance(value, foreign_fields.Beyond):
+        return value.limit - 0.1 if value.below else value.limit + 0.1
+    return value
 
 
 def tuned():
@@ -73,7 +75,7 @@ def test_every_route_that_takes_a_body_is_tested():
 
 def test_no_field_is_both_ours_and_foreign():
     ours = {each.name for each in request_fields()}
-    assert "min_p" in ours and not ours & {*foreign_fields.fields("generation"), *REFUSED}
+    assert "min_p" in ours and not ours & {*foreign_fields.GENERATION, *REFUSED}
 
 
 def ask_all(path, bodies):
@@ -107,7 +109,7 @@ def test_null_stands_for_a_fields_absence(path):
 def test_fields_that_change_nothing_change_nothing(path):
     kind = KINDS.get(path, CompletionRequest)
     names = schemas.names_of(kind)
-    table = {name: each for name, each in foreign_fields.fields(kind.foreign).items() if name not in names}
+    table = {name: each for name, each in kind.foreign.items() if name not in names}
     fields = [{}, {name: "anything" for name, each in table.items() if each.reason}]
     for name, each in table.items():
         fields += [{name: within(value)} for value in each.values]
@@ -263,8 +265,8 @@ def test_every_body_says_which_fields_it_takes():
     for body in subclasses(Body):
         schema = body.model_json_schema()
         assert schema["additionalProperties"] is False
-        assert set(schema["properties"]) == {*schemas.names_of(body), *(table := foreign_fields.fields(body.foreign))}
-        assert all(each.source and (each.reason or each.values or each.unused) for each in table.values())
+        assert set(schema["properties"]) == {*schemas.names_of(body), *body.foreign}
+        assert all(each.source and (each.reason or each.values or each.unused) for each in body.foreign.values())
     assert "user" in Sampling.model_fields
 
 

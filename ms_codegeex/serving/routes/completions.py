@@ -65,7 +65,7 @@ def completion_plan(body: CompletionRequest, backend: Backend) -> AnswerPlan:
             prompts.append(_ids(prompt, body, model, maximum))
         if body.stop_at:
             text = prompt if isinstance(prompt, str) else model.tokenizer.decode(prompt)
-            rules.append(block_rule(text, body.language))
+            rules.append(block_rule(backend, text, body.language))
     limit = model.context if filling else max(maximum, 1)
     settings = sampling_settings(body, model, limit, log_probabilities=body.logprobs or 0, stop=stop)
     if body.echo and body.logprobs is not None and maximum == 1:  # as lm-eval, which drops one token: so not eos

@@ -9,6 +9,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from ms_codegeex.data.infilling.sentinels import joined_files
+from ms_codegeex.serving import foreign_fields
 from ms_codegeex.serving.backend import Backend
 from ms_codegeex.serving.infilling import infill_filter, infill_prompt
 from ms_codegeex.serving.llama_cpp import NativeAnswer, NativeFields, NativeResponder, ends, sampling, served_model
@@ -22,7 +23,7 @@ MAX_FILES = 1024
 class ExtraFile(Body):
     """Another file that may help."""
 
-    foreign = "extra_file"
+    foreign = foreign_fields.EXTRA_FILE
     text: str
     filename: str | None = None
 

@@ -12,6 +12,7 @@ from starlette.responses import Response
 import ms_codegeex
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.generation.sampling import request_fields
+from ms_codegeex.serving import foreign_fields
 from ms_codegeex.serving.answering import Filters
 from ms_codegeex.serving.backend import Backend, StreamedAnswer
 from ms_codegeex.serving.errors import unavailable
@@ -35,7 +36,7 @@ SHORTEN = "shorten the prompt"
 class PromptObject(Body):
     """A prompt as an object, which llama.cpp's server has for images."""
 
-    foreign = "prompt_object"
+    foreign = foreign_fields.PROMPT_OBJECT
     prompt_string: str
 
 
@@ -53,7 +54,7 @@ class NativeCompletionRequest(NativeFields):
 class TemplateRequest(Body):
     """`POST /apply-template`"""
 
-    foreign = "chat"
+    foreign = foreign_fields.CHAT
     model: str | None = None
     messages: Listed[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES)
 

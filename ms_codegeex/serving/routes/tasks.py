@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.languages import find_language
+from ms_codegeex.serving import foreign_fields
 from ms_codegeex.serving.answering import Piece
 from ms_codegeex.serving.backend import Backend, StreamedAnswer
 from ms_codegeex.serving.prompts import TASKS, TaskPrompt, UserCode, translation
@@ -58,7 +59,7 @@ class SqlRequest(TaskFields):
 class TranslationRequest(TaskFields):
     """`POST /v1/code/translate`"""
 
-    foreign = "translation"
+    foreign = foreign_fields.TRANSLATION
     source_language: str = Field(description="the code's language")
     target_language: str = Field(description="the language of the answer")
 

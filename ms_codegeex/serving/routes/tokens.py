@@ -11,6 +11,7 @@ from pydantic import AliasChoices, Field
 from starlette.responses import Response
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.serving import foreign_fields
 from ms_codegeex.serving.backend import Backend
 from ms_codegeex.serving.schemas import Body, Ids
 
@@ -18,7 +19,7 @@ from ms_codegeex.serving.schemas import Body, Ids
 class TokenizeRequest(Body):
     """Text to encode."""
 
-    foreign = "tokens"
+    foreign = foreign_fields.TOKENS
     content: str = Field(validation_alias=AliasChoices("content", "prompt"))
     add_special: bool | None = Field(
         None,
@@ -34,7 +35,7 @@ class TokenizeRequest(Body):
 class DetokenizeRequest(Body):
     """Ids to decode."""
 
-    foreign = "tokens"
+    foreign = foreign_fields.TOKENS
     tokens: Ids
 
 
