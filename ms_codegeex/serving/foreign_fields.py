@@ -103,7 +103,6 @@ GENERATION: Fields = {
     **_each("adaptive_decay", "llama.cpp: 0.9", "only used with adaptive_target"),
     **_each("repeat_last_n", "llama.cpp: 64", values=(-1,), unused=_NO_PENALTY),
     **_each("penalize_nl penalty_prompt", "llama.cpp before 2025: false, null", unused=_NO_PENALTY),
-    **_each("do_sample", "TGI: false", unused={"temperature": (Beyond(0),)}),
     **_each("num_beams best_of", "transformers, OpenAI: 1", values=(1,)),
     **_each("use_beam_search", "vLLM: false", values=NOTHING),
     **_each("length_penalty early_stopping", "vLLM: 1, false", "only used with use_beam_search"),
@@ -133,7 +132,7 @@ GENERATION: Fields = {
         "the models do not reason before they answer",
     ),
     **_each("logprobs", "OpenAI: false", values=NOTHING),
-    **_each("top_logprobs n_probs top_n_tokens prompt_logprobs", "vLLM, llama.cpp, TGI: 0", values=NOTHING),
+    **_each("top_logprobs n_probs top_n_tokens", "vLLM, llama.cpp, TGI: 0", values=NOTHING),
     **_each(
         "post_sampling_probs return_tokens_as_token_ids", "llama.cpp, vLLM: false", values=NOTHING, unused=_NO_LOGPROBS
     ),
