@@ -141,10 +141,8 @@ def foreign() -> str:
         names.setdefault(id(each), []).append(f"`{name}`")
     cells = []
     for each in {id(each): each for each in rows.values()}.values():
-        values = ["off", *each.values] if each.values[-5:] == foreign_fields.NOTHING else list(each.values)
-        shown = [
-            value if value == "off" else value_of(value) for value in values if value not in foreign_fields.NOTHING
-        ]
+        wanted = [value for value in each.values if value not in foreign_fields.NOTHING]
+        shown = ["off"] * (len(wanted) < len(each.values)) + [value_of(value) for value in wanted]
         if each.unused:
             others = (f"`{name}`: {' or '.join(map(value_of, of))}" for name, of in each.unused.items())
             shown.append(f"any with {', '.join(others)}")
