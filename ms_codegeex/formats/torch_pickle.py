@@ -316,38 +316,105 @@ class _Machine:
             raise ValueError("a parameter without a tensor")
         return tensor
 
-    def ordered(self, pairs: Any = ()) -> dict[Any, Any]:
-        """`collections.OrderedDict`: a dictionary."""
+    def rebuild_typed(self, function: Any, _type: Any, arguments: Any, *_state: Any) -> LazyTensor:
+        """`torch._tensor._rebuild_from_type_v2`: a tensor with attributes, which are not needed."""
+        if function not in (_Global("torch._utils", name) for name in _TENSORS) or type(arguments) is not tuple:
+            raise ValueError("a tensor that no function rebuilds")
+        return _CALLS[function](self, *arguments)
+
+    def ordered(self, pairs: Any = (), *_more: Any) -> dict[Any, Any]:
+        """`collections.OrderedDict` and its like: a dictionary."""
+        pairs = list(pairs.items()) if type(pairs) is dict else pairs
         if type(pairs) not in (list, tuple):
             raise ValueError("a dictionary without pairs")
         self._spend(len(pairs))
         return {self._key(key): value for key, value in pairs}
 
-    def items(self, items: Any = ()) -> list[Any]:
-        """A set or a `torch.Size`: a list is enough here."""
+    def default(self, _factory: Any = None, pairs: Any = ()) -> dict[Any, Any]:
+        """`collections.defaultdict`: a dictionary."""
+        return self.ordered(pairs)
+
+    def items(self, items: Any = (), _limit: Any = None) -> list[Any]:
+        """A set, a deque or a `torch.Size`: a list is enough here."""
         if type(items) not in (list, tuple):
             raise ValueError("a collection without items")
         self._spend(len(items))
         return list(items)
 
 
+def _globals(named: Mapping[str, str]) -> Iterator[_Global]:
+    return (_Global(module, name) for module, names in named.items() for name in names.split())
+
+
+_TENSORS = {
+    "_rebuild_tensor_v2": _Machine.rebuild_tensor,
+    "_rebuild_parameter": _Machine.rebuild_parameter,
+    "_rebuild_parameter_with_state": _Machine.rebuild_parameter,
+}
+_MAPPINGS = {  # dictionaries of other classes; Lightning keeps hyperparameters in its own
+    "collections": "OrderedDict Counter",
+    "pytorch_lightning.utilities.parsing": "AttributeDict",
+    "lightning.pytorch.utilities.parsing": "AttributeDict",
+    "lightning_fabric.utilities.data": "AttributeDict",
+    "lightning.fabric.utilities.data": "AttributeDict",
+}
+_LISTS = {
+    "torch": "Size",
+    "builtins": "set frozenset",
+    "__builtin__": "set frozenset",
+    "collections": "deque",
+}
 _CALLS: dict[_Global, Callable[..., Any]] = {
-    _Global("torch._utils", "_rebuild_tensor_v2"): _Machine.rebuild_tensor,
-    _Global("torch._utils", "_rebuild_parameter"): _Machine.rebuild_parameter,
-    _Global("collections", "OrderedDict"): _Machine.ordered,
-    _Global("torch", "Size"): _Machine.items,
-    _Global("builtins", "set"): _Machine.items,
-    _Global("__builtin__", "set"): _Machine.items,
+    **{_Global("torch._utils", name): call for name, call in _TENSORS.items()},
+    _Global("torch._tensor", "_rebuild_from_type_v2"): _Machine.rebuild_typed,
+    _Global("collections", "defaultdict"): _Machine.default,
+    **dict.fromkeys(_globals(_MAPPINGS), _Machine.ordered),
+    **dict.fromkeys(_globals(_LISTS), _Machine.items),
 }
 _STORAGE_TYPES = {_Global("torch", storage): dtype for dtype, storage in TORCH_STORAGES.items()}
-# What training programs save along with the weights: their arguments, the states of random generators.
+# What training programs save along with the weights: arguments, states of random generators, plain values. None of
+# these classes runs anything when it is made, so `inspect` counts them as harmless for other readers too.
+_TYPES = "int long float bool complex list dict tuple set frozenset bytes bytearray slice range xrange object"
+_NUMPY = "_reconstruct scalar _frombuffer"
 _INERT = {
-    *(_Global("argparse", "Namespace"), _Global("_codecs", "encode"), _Global("torch", "device")),
-    *(_Global("torch", dtype) for dtype in TORCH_STORAGES),
-    *(_Global("numpy", name) for name in ("ndarray", "dtype")),
-    *(_Global("numpy.core.multiarray", name) for name in ("_reconstruct", "scalar", "_frombuffer")),
-    *(_Global("numpy._core.multiarray", name) for name in ("_reconstruct", "scalar", "_frombuffer")),
+    *_globals(
+        {
+            "argparse": "Namespace",
+            "types": "SimpleNamespace",
+            "pathlib": "Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath",
+            "pathlib._local": "Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath",
+            "signal": "Signals Handlers Sigmasks",
+            "builtins": _TYPES,
+            "__builtin__": _TYPES,
+            "_codecs": "encode",
+            "_io": "BytesIO StringIO",
+            "io": "BytesIO StringIO",
+            "datetime": "datetime date time timedelta timezone",
+            "uuid": "UUID SafeUUID",
+            "torch": " ".join(("device", "dtype", "Tensor", "complex64", "complex128", *TORCH_STORAGES)),
+            "torch.nn.parameter": "Parameter",
+            "torch.torch_version": "TorchVersion",
+            "numpy": "ndarray dtype",
+            "numpy.core.multiarray": _NUMPY,
+            "numpy._core.multiarray": _NUMPY,
+            "numpy.core.numeric": _NUMPY,
+            "numpy._core.numeric": _NUMPY,
+            "numpy.random._pickle": "__randomstate_ctor __generator_ctor __bit_generator_ctor",
+            "omegaconf.dictconfig": "DictConfig",
+            "omegaconf.listconfig": "ListConfig",
+            "omegaconf.base": "ContainerMetadata Metadata",
+            "omegaconf.nodes": "AnyNode BooleanNode FloatNode IntegerNode StringNode",
+            "typing": "Any",
+            "transformers.training_args": "TrainingArguments OptimizerNames ParallelMode",
+            "transformers.training_args_seq2seq": "Seq2SeqTrainingArguments",
+            "transformers.trainer_utils": "IntervalStrategy SaveStrategy EvaluationStrategy SchedulerType HubStrategy",
+            "transformers.trainer_pt_utils": "AcceleratorConfig",
+            "accelerate.state": "PartialState AcceleratorState",
+            "accelerate.utils.dataclasses": "DistributedType DynamoBackend DeepSpeedPlugin",
+        }
+    )
 }
+_NAMESPACES = ("argparse.Namespace", "types.SimpleNamespace")
 _INERT_PROGRAMS = ("codegeex", "megatron", "deepspeed")
 _CONSTANTS: dict[str, Callable[[], Any]] = {
     "NONE": lambda: None,
@@ -376,10 +443,9 @@ def use_of_name(module: str, name: str) -> str | None:
 
 
 def namespace(value: Any) -> dict[str, Any] | None:
-    """The attributes of an `argparse.Namespace` in a tree that `load` gave; None if it is anything else."""
-    if type(value) is _Inert and value.name == "argparse.Namespace" and type(value.state) is dict:
-        return {key: item for key, item in value.state.items() if type(key) is str}
-    return None
+    """The attributes of an `argparse.Namespace` or its like in a tree that `load` gave; None if it is anything else."""
+    attributes = value.state if type(value) is _Inert and value.name in _NAMESPACES else None
+    return {key: item for key, item in attributes.items() if type(key) is str} if type(attributes) is dict else None
 
 
 def load(data: bytes, make_tensor: Callable[..., LazyTensor], where: str) -> Any:
