@@ -1,21 +1,28 @@
-"""Files of weights without a configuration, recognised by content: the tensors of each tensor-parallel rank."""
+"""What users name as a model, a file or a folder of any program, and the way from it to files of weights.
+
+`LAYOUTS` declares all that is recognised: each is read, leads to a place below it, or is refused with a remedy.
+"""
 
 from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.quarantine import check_file, entries
-from ms_codegeex.base.reading import open_regular
+from ms_codegeex.base.quarantine import check_file, entries, is_weights
+from ms_codegeex.base.reading import open_regular, place_inside, read_inside
+from ms_codegeex.formats.checkpoint import MANIFEST
+from ms_codegeex.formats.checkpoint_folder import list_checkpoints
 from ms_codegeex.formats.layout import shown
 from ms_codegeex.formats.mindspore_checkpoint import is_weight, read_mindspore, read_origin
+from ms_codegeex.formats.model_directory import CONFIG, no_weights, read_weights, weight_files
+from ms_codegeex.formats.safetensors_file import SafetensorsFile
 from ms_codegeex.formats.strategy import LARGEST as LARGEST_STRATEGY
 from ms_codegeex.formats.strategy import find_rank_files, merge_slices, read_strategy
 from ms_codegeex.formats.tensors import LazyTensor, damaged, dtype_name
@@ -24,10 +31,12 @@ from ms_codegeex.formats.torch_zip import read_torch
 from ms_codegeex.models.foreign import ForeignName
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")
-MINDSPORE_SUFFIX = ".ckpt"
+MINDSPORE_SUFFIXES = (".ckpt", ".safetensors")
 GGUF_SUFFIX, GGUF_MAGIC = ".gguf", b"GGUF"
+ADAPTER_CONFIG = "adapter_config.json"
 _TORCH_BEGINNINGS = (b"PK", b"\x80\x02")  # a zip archive; the pickle of versions before 1.6, which we refuse by name
-_MEGATRON_RANK = re.compile(r"mp_rank_(\d+)")
+_MEGATRON_RANK = re.compile(r"mp_rank_(\d+)(?:_(\d{3})(?!\d))?(?:_(\d{3})(?!\d))?")
+_BLOCK = re.compile(r"(?<=\blayers\.)\d+|(?<=\bh\.)\d+")
 _RANK, _RANKS = "tensor_parallel_rank", "tensor_model_parallel_size"
 # what the shapes do not show: our name, the training program's
 _ARGUMENTS = {
@@ -37,12 +46,19 @@ _ARGUMENTS = {
     _RANKS: _RANKS,
 }
 _SCALED_SCORES = "apply_query_key_layer_scaling"  # with it, Megatron's softmax is FP32 whatever its own argument says
-_TRAINING_STATE = {
-    *("optimizer", "lr_scheduler", "opt_param_scheduler", "random_rng_state", "np_rng_state", "torch_rng_state"),
-    *("cuda_rng_state", "rng_tracker_states", "rng_state"),
-}
+# keys and files of what training programs save with the weights: optimizers, schedules, generators of random numbers
+_TRAINING_STATE = re.compile(
+    r"(optim|(dist(rib)?_)?optimizer|(lr_|opt_param_)?scheduler|scaler|grad_scaler|amp|ema|callbacks?|loops)(_.*|s)?"
+    r"|(.*_)?rng_(tracker_)?states?|frozen_param_fragments|hyper_parameters"
+)
+_TRAINING_FILE = re.compile(
+    r"(.*[-_.])?(optim|optimizer|scheduler|scaler|rng_state|random_states|training_args|optim_states)"
+    r"([-_.]?\d+)?\.(pt|pth|bin|pkl|ckpt|safetensors)"
+)
 _NPY_BEGINNING = b"\x93NUMPY"
 _DEEPEST = 16  # a checkpoint nests five levels; a malicious one may contain itself
+_MOST_STEPS = 8  # from what the user names down to the weights
+_LONGEST_POINTER = 256  # bytes of a file that names a folder
 
 
 @dataclass(frozen=True)
@@ -59,6 +75,111 @@ class RawModel:
     recorded: Mapping[str, Any] = field(default_factory=dict)
     skipped: Sequence[str] = ()
     files: Sequence[Path] = ()
+
+
+@dataclass(frozen=True)
+class Place:
+    """A file or folder on the way from `root`, which the user named, to the weights: what a folder holds, and the first
+    bytes of a file."""
+
+    root: Path
+    path: Path
+    files: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
+    beginning: bytes | None = None
+
+    @classmethod
+    def at(cls, root: Path, path: Path) -> Place:
+        """What is there. `UserError` for a link out of the root, and for a folder that is endless."""
+        if path != root:
+            place_inside(root, str(path.relative_to(root)))
+        if path.is_dir():
+            return cls(root, path, tuple(entries(path)), tuple(entries(path, folders=True)))
+        if not path.is_file():
+            raise UserError(f"{path}: no such file or directory; expected {_EXPECTED}")
+        if path != root:
+            check_file(root, str(path.relative_to(root)))
+        with open_regular(path) as stream:
+            return cls(root, path, beginning=stream.read(16))
+
+    @property
+    def candidates(self) -> list[str]:
+        """The files of a folder that may hold weights."""
+        suffixes = (*TORCH_SUFFIXES, *MINDSPORE_SUFFIXES)
+        return [name for name in self.files if name.endswith(suffixes) and not _TRAINING_FILE.fullmatch(name)]
+
+    def ending(self, *suffixes: str) -> str | None:
+        """The first file in the folder, or the file itself, whose name ends so."""
+        names = self.files if self.beginning is None else (self.path.name,)
+        return next((name for name in names if name.endswith(suffixes)), None)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One thing that a file or folder can be.
+
+    `name`: what it is; `source`: the programs that write it; `recognised`: by what, for people. `found(place)`:
+    something true if it is this. `then(place, found)` reads it; None: the caller does, who has its configuration;
+    `BELOW`: `found` is the name in the folder to go on with; another text: why it is refused and what helps, with
+    `{path}` and `{found}`.
+    """
+
+    name: str
+    source: str
+    recognised: str
+    found: Callable[[Place], Any]
+    then: Callable[[Place, Any], RawModel] | str | None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the user named: its layout, the place that it led to, what was found there, and the folders on the way."""
+
+    layout: Layout
+    place: Place
+    what: Any
+    way: tuple[Place, ...]
+
+    def read(self) -> RawModel:
+        """The tensors of all ranks of a model without a configuration."""
+        assert callable(self.layout.then)
+        return self.layout.then(self.place, self.what)
+
+    def passed_over(self, used: Collection[Path]) -> str | None:
+        """In one line what is read and what the folders hold besides these files; None if there is nothing to say."""
+        root, parents = self.place.root, {parent for file in used for parent in file.parents}
+        folders = [place.path for place in self.way]
+        folders += sorted(parent for parent in parents if root in parent.parents and parent not in folders)
+        over = [file for folder in folders for file in (folder / name for name in entries(folder)) if file not in used]
+        over = [file for file in over if is_weights(file.name)]
+        inner = (place.path / name for place in self.way for name in place.folders if _NUMBERED.fullmatch(name))
+        over += [folder for folder in inner if folder not in parents and folder not in folders]
+        if not over and self.place.path == root:
+            return None
+        names = [str(path.relative_to(root)) for path in over]
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        rest = f"; passed over: {', '.join(names[:3])}{more}" if names else ""
+        return f"{root}: the weights are those in {self.place.path.relative_to(root)}{rest}"
+
+
+def find_model(path: Path) -> Found:
+    """What a user names as a model, followed down to its weights. `UserError` if it is nothing of `LAYOUTS`, or is
+    refused."""
+    root = Path(path)
+    place, way = Place.at(root, root), ()
+    for _ in range(_MOST_STEPS):
+        layout, what = next(((each, what) for each in LAYOUTS if (what := each.found(place))), (None, None))
+        way += (place,) if place.beginning is None else ()
+        if layout is None:
+            break
+        if layout.then == BELOW:
+            place = Place.at(root, place.path / what)
+        elif isinstance(layout.then, str):
+            quoted = {"path": shlex.quote(str(place.path)), "folder": shlex.quote(str(place.path.parent))}
+            raise UserError(f"{place.path}: {layout.then.format(found=what, **quoted)}")
+        else:
+            return Found(layout, place, what, way)
+    raise UserError(f"{place.path}: nothing of these is there; expected {_EXPECTED}")
 
 
 def nested_tensors(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[ForeignName, LazyTensor]]:
@@ -91,7 +212,8 @@ def _check_rank(recorded: Mapping[str, Any], rank: int, ranks: int, where: str) 
 
 def _megatron_sizes(tree: Mapping[Any, Any]) -> dict[str, Any]:
     """Sizes recorded in the file: our own `config`, or the arguments of the training program."""
-    config, arguments = tree.get("config"), namespace(tree.get("args")) or {}
+    config, arguments = tree.get("config"), tree.get("args")
+    arguments = arguments if isinstance(arguments, dict) else namespace(arguments) or {}
     sizes = {ours: arguments[name] for ours, name in _ARGUMENTS.items() if arguments.get(name) is not None}
     if arguments.get(_SCALED_SCORES) is True:
         sizes["softmax_fp32"] = True
@@ -99,65 +221,100 @@ def _megatron_sizes(tree: Mapping[Any, Any]) -> dict[str, Any]:
     return {name: value for name, value in sizes.items() if type(value) in (int, float, bool, str)}
 
 
-def _model_tensors(tree: Mapping[Any, Any]) -> tuple[dict[ForeignName, LazyTensor], list[str]]:
+def _model_tensors(tree: Mapping[Any, Any], file: Path) -> tuple[dict[ForeignName, LazyTensor], list[str]]:
     """The model's tensors by path, and the names of the training state that was saved along with them."""
-    if isinstance(tree.get("model"), Mapping) and "module" not in tree:
-        tree = {"module" if key == "model" else key: value for key, value in tree.items()}  # without DeepSpeed
+    if "model0" in tree:
+        raise UserError(f"{file}: holds the chunks of an interleaved pipeline; save it again with a single stage")
     tensors, training_state = {}, []
     for name, tensor in nested_tensors(tree):
-        if (name[0] if isinstance(name, tuple) else name) in _TRAINING_STATE:
+        if _TRAINING_STATE.fullmatch(_path(name)[0].partition(".")[0]):
             training_state.append(shown(name))
         else:
             tensors[name] = tensor
     return tensors, training_state
 
 
-def _read_torch(files: Sequence[Path]) -> RawModel:
-    trees = [read_torch(file) for file in files]
-    for rank, (tree, file) in enumerate(zip(trees, files, strict=True)):
-        if not isinstance(tree, Mapping):
-            raise UserError(f"{file}: holds no dictionary of tensors; save the model's state dict")
-        _check_rank(_megatron_sizes(tree), rank, len(files), str(file))
-    ranks, skipped = zip(*map(_model_tensors, trees), strict=True)
-    recorded = _megatron_sizes(trees[0])
-    return RawModel(ranks, [str(file) for file in files], recorded=recorded, skipped=skipped[0], files=files)
+def _joined(stages: Sequence[Mapping[ForeignName, LazyTensor]], files: Sequence[Path]) -> dict[ForeignName, LazyTensor]:
+    """The tensors of all stages of a pipeline, whose layers are numbered from 0 in each, or through all of them."""
+    tensors, first = dict(stages[0]), 0
+    for number, (stage, file) in enumerate(zip(stages, files, strict=True)):
+        blocks = [int(block[0]) for name in stage if (block := _BLOCK.search(".".join(_path(name))))]
+        shift = first if blocks and min(blocks) < first else 0
+        for name, tensor in stage.items() if number else ():
+            path = tuple(_BLOCK.sub(lambda block: str(int(block[0]) + shift), part) for part in _path(name))  # noqa: B023
+            if "word_embeddings_for_head" in path:  # the copy of the first stage's table
+                continue
+            if tensors.setdefault(path if isinstance(name, tuple) else path[0], tensor) is not tensor:
+                raise UserError(f"{file}: {shown(name)} is in an earlier stage too; give the stages of one model")
+        first = shift + max(blocks, default=first - shift - 1) + 1
+    return tensors
 
 
-def _weights(tensors: Mapping[str, LazyTensor], path: Path, files: Sequence[Path] = ()) -> RawModel:
-    """MindSpore's tensors without moments, counters and the caches of inference."""
+def _path(name: ForeignName) -> tuple[str, ...]:
+    return (name,) if isinstance(name, str) else name
+
+
+def _read_torch(ranks: Sequence[Sequence[Path]]) -> RawModel:
+    """The files of each tensor-parallel rank, one for each stage of a pipeline."""
+    parts, skipped, recorded = [], [], {}
+    for rank, files in enumerate(ranks):
+        trees = [read_torch(file) for file in files]
+        for tree, file in zip(trees, files, strict=True):
+            if not isinstance(tree, Mapping):
+                raise UserError(f"{file}: holds no dictionary of tensors; save the model's state dict")
+            _check_rank(_megatron_sizes(tree), rank, len(ranks), str(file))
+        stages, states = zip(*map(_model_tensors, trees, files), strict=True)
+        parts.append(_joined(stages, files))
+        if not rank:
+            skipped, recorded = [name for state in states for name in state], _megatron_sizes(trees[0])
+    opened = [file for files in ranks for file in files]
+    return RawModel(parts, [str(files[0]) for files in ranks], None, recorded, skipped, opened)
+
+
+def _weights(tensors: Mapping[str, LazyTensor], path: Path, kind: str | None, files: Sequence[Path] = ()) -> RawModel:
+    """The tensors without MindSpore's moments, counters and caches of inference."""
     weights = {name: tensor for name, tensor in tensors.items() if is_weight(name)}
     skipped = [name for name in tensors if name not in weights]
-    return RawModel([weights], [str(path)], "mindspore", skipped=skipped, files=files or [path])
+    return RawModel([weights], [str(path)], kind, skipped=skipped, files=files or [path])
 
 
-def _in_order(numbered: Mapping[int, Path], where: Path) -> list[Path]:
-    """The files of ranks 0, 1, ...; `UserError` naming a rank without a file."""
-    *_, last = ranks = sorted(numbered)
+def _in_order(numbered: Mapping[int, Any], where: Path, what: str = "rank") -> list[Any]:
+    """What there is of ranks 0, 1, ...; `UserError` naming the first that is missing."""
+    ranks = sorted(numbered)
     for expected, rank in enumerate(ranks):  # a file's name may hold any number, such as a date: make no list of it
         if rank != expected:
-            raise UserError(f"{where}: no file of rank {expected}, though there is {numbered[last].name}; copy all")
+            raise UserError(f"{where}: no file of {what} {expected}, though there is one of {ranks[-1]}; copy all")
     return [numbered[rank] for rank in ranks]
 
 
-def _megatron_ranks(directory: Path) -> list[Path]:
-    """The files of a folder `mp_rank_XX_model_states.pt` or `mp_rank_XX/<any name>.pt`, in rank order."""
-    numbered: dict[int, Path] = {}
-    for path in sorted(directory.glob("mp_rank_*")):
-        inner = sorted(file for file in path.iterdir() if file.suffix in TORCH_SUFFIXES) if path.is_dir() else [path]
-        if (match := _MEGATRON_RANK.match(path.name)) is None:
+def _megatron_ranks(place: Place) -> list[list[Path]]:
+    """The files of a folder `mp_rank_XX_model_states.pt` or `mp_rank_XX/<any name>.pt` in rank order, `mp_rank_XX_YYY`
+    for each stage of a pipeline. Folders that hold an optimizer alone do not count."""
+    numbered: dict[int, dict[int, Path]] = {}
+    for name in sorted({*place.files, *place.folders}):
+        if (match := _MEGATRON_RANK.match(name)) is None:
             continue
-        rank = int(match[1])
-        if len(inner) != 1 or rank in numbered:
-            raise UserError(f"{path}: rank {rank} has {len(inner) + (rank in numbered)} files; expected one")
-        check_file(directory, str(inner[0].relative_to(directory)))
-        numbered[rank] = inner[0]
-    return _in_order(numbered, directory) if numbered else []
+        folder, rank, stage = name in place.folders, int(match[1]), int(match[2] or 0)
+        inside = [f"{name}/{file}" for file in entries(place.path / name)] if folder else [name]
+        inner = [
+            file
+            for file in inside
+            if file.endswith(TORCH_SUFFIXES) and not _TRAINING_FILE.fullmatch(file.rpartition("/")[2])
+        ]
+        if (folder and inside and not inner) or (not folder and _TRAINING_FILE.fullmatch(name)):
+            continue
+        if len(inner) != 1 or stage in numbered.setdefault(rank, {}):
+            has = f"rank {rank} has {len(inner) + (stage in numbered[rank])} files"
+            raise UserError(f"{place.path / name}: {has}; expected one")
+        check_file(place.path, inner[0])
+        numbered[rank][stage] = place.path / inner[0]
+    return [_in_order(stages, place.path, "stage") for stages in _in_order(numbered, place.path)]
 
 
 def _read_mindspore_ranks(directory: Path) -> RawModel:
     """The checkpoints of many devices; without a strategy file they count as tensor-parallel ranks 0, 1, ..."""
     files = find_rank_files(directory)
-    suffixes = (MINDSPORE_SUFFIX, ".json")
+    suffixes = (*MINDSPORE_SUFFIXES, ".json")
     strategies = sorted(path for path in directory.rglob("*strategy*") if path.suffix in suffixes and path.is_file())
     for path in strategies:
         check_file(directory, str(path.relative_to(directory)), LARGEST_STRATEGY)
@@ -167,7 +324,7 @@ def _read_mindspore_ranks(directory: Path) -> RawModel:
     parts = []
     for rank, file in enumerate(_in_order(files, directory)):
         _check_rank(read_origin(file) or {}, rank, len(files), str(file))
-        parts.append(_weights(read_mindspore(file), file))
+        parts.append(_weights(read_mindspore(file), file, "mindspore"))
     ranks, where = [part.ranks[0] for part in parts], [part.where[0] for part in parts]
     return RawModel(ranks, where, "mindspore", skipped=parts[0].skipped, files=[*files.values()])
 
@@ -206,53 +363,280 @@ def _read_npy_folder(path: Path) -> dict[str, LazyTensor]:
 def is_gguf(path: Path) -> bool:
     """Whether `path` is a regular file that begins as GGUF does, or has its suffix."""
     path = Path(path)
-    if not path.is_file():
-        return False
-    if path.suffix == GGUF_SUFFIX:
-        return True
     try:
-        with open_regular(path) as stream:
-            return stream.read(len(GGUF_MAGIC)) == GGUF_MAGIC
+        return path.is_file() and bool(_gguf(Place.at(path, path)))
     except OSError:
         return False
 
 
-def _refuse_gguf(path: Path) -> NoReturn:
-    line = f"ms-codegeex convert --model {shlex.quote(str(path))} --to hf --output DIR"
-    raise UserError(f"{path}: a GGUF file, which only `convert` and `inspect` read; convert it first: {line}")
+def _gguf(place: Place) -> bool:
+    return place.beginning is not None and (place.beginning.startswith(GGUF_MAGIC) or place.path.suffix == GGUF_SUFFIX)
 
 
-def read_raw(path: Path) -> RawModel:
-    """The tensors at `path`, a file or a folder of files of one model; `UserError` when it is none of these."""
-    path = Path(path)
-    if is_gguf(path):
-        _refuse_gguf(path)
-    if path.is_file():
-        with open_regular(path) as stream:
-            beginning = stream.read(2)
-        if beginning.startswith(_TORCH_BEGINNINGS) or path.suffix in TORCH_SUFFIXES:
-            return _read_torch([path])
-        _check_rank(read_origin(path) or {}, 0, 1, str(path))
-        return _weights(read_mindspore(path), path)
-    if path.is_dir():
-        entries(path)  # not endless
-        if ranks := _megatron_ranks(path):
-            return _read_torch(ranks)
-        if any(path.glob("*.npy")):
-            return _weights(_read_npy_folder(path), path, sorted(path.glob("*.npy")))
-        if any(path.glob(f"*rank*/*{MINDSPORE_SUFFIX}")):
-            return _read_mindspore_ranks(path)
-        files = [file for file in path.iterdir() if file.suffix in (*TORCH_SUFFIXES, MINDSPORE_SUFFIX)]
-        if len(files) == 1:
-            check_file(path, files[0].name)
-            return read_raw(files[0])
-        if files and all(file.suffix == MINDSPORE_SUFFIX for file in files):
-            return _read_mindspore_ranks(path)
-        if found := sorted(path.glob(f"*{GGUF_SUFFIX}")):
-            _refuse_gguf(found[0])
-    reason = "nothing of these is there" if path.is_dir() else "no such file or directory"
-    raise UserError(
-        f"{path}: {reason}; expected a run directory, a checkpoint directory, a model directory (config.json and "
-        "*.safetensors or pytorch_model*.bin), a Megatron .pt file or mp_rank_XX files, a MindSpore .ckpt file or "
-        "rank files, or a folder of .npy"
+def _read_file(place: Place, _found: Any) -> RawModel:
+    path, beginning = place.path, place.beginning or b""
+    if beginning.startswith(_TORCH_BEGINNINGS) or path.suffix in TORCH_SUFFIXES:
+        return _read_torch([[path]])
+    if path.suffix == ".safetensors":
+        return _weights(SafetensorsFile(path).tensors, path, None)
+    _check_rank(read_origin(path) or {}, 0, 1, str(path))
+    return _weights(read_mindspore(path), path, "mindspore")
+
+
+def _shards(place: Place) -> tuple[str, ...]:
+    """The files in Hugging Face's layout in a folder, or of the one that a file belongs to."""
+    return weight_files(_folder(place), None if place.beginning is None else place.path.name)
+
+
+def _folder(place: Place) -> Path:
+    return place.path if place.beginning is None else place.path.parent
+
+
+def _read_shards(place: Place, names: tuple[str, ...]) -> RawModel:
+    folder = _folder(place)
+    for name in names:
+        check_file(folder, name)
+    tensors, files, unlisted = read_weights(folder, names)
+    used = [folder / name for name in dict.fromkeys((*files.values(), *names))]
+    return RawModel([tensors], [str(folder)], skipped=unlisted, files=used)
+
+
+def _named_by(
+    file: str, folder: Callable[[str], str] = str, pattern: str = r"[\w.+=-]{1,200}"
+) -> Callable[[Place], Any]:
+    """Finds the folder that a small file names. `UserError` if it names anything else."""
+
+    def found(place: Place) -> str | None:
+        if file not in place.files:
+            return None
+        text = read_inside(place.path, file, _LONGEST_POINTER).decode("ascii", "replace").strip()
+        if not re.fullmatch(pattern, text) or folder(text) not in place.folders:
+            there = f"one that is there, such as {place.path / place.folders[-1]}" if place.folders else "another"
+            raise UserError(f"{place.path / file}: names no folder beside it, but {text[:60]!r}; give {there}")
+        return folder(text)
+
+    return found
+
+
+def _newest(pattern: str) -> Callable[[Place], Any]:
+    """Finds the folder, or file, of the highest number in names of this pattern."""
+
+    def found(place: Place) -> str | None:
+        names = {
+            int(match[1]): name for name in (*place.folders, *place.files) if (match := re.fullmatch(pattern, name))
+        }
+        return names[max(names)] if names else None
+
+    return found
+
+
+def _snapshot(place: Place) -> str | None:
+    """The folder of a revision in the cache of Hugging Face's hub."""
+    if "snapshots" not in place.folders or "blobs" not in place.folders:
+        return None
+    if (place.path / "refs" / "main").is_file():
+        return f"snapshots/{read_inside(place.path, 'refs/main', _LONGEST_POINTER).decode('ascii', 'replace').strip()}"
+    names = entries(place.path / "snapshots", folders=True)
+    return f"snapshots/{names[0]}" if len(names) == 1 else None
+
+
+def _is_run(place: Place) -> bool:
+    checkpoints = "checkpoints" in place.folders and place.path / "checkpoints"
+    ours = checkpoints and ("config.yaml" in place.files or list_checkpoints(checkpoints))
+    return MANIFEST in place.files or bool(ours or list_checkpoints(place.path))
+
+
+def _rank_folders(place: Place) -> bool:
+    """Whether there are files of MindSpore's ranks."""
+    folders = (name for name in place.folders if "rank" in name)
+    if any(file.endswith(MINDSPORE_SUFFIXES) for name in folders for file in entries(place.path / name)):
+        return True
+    return len(place.candidates) > 1 and all(
+        name.endswith(".ckpt") or (name.endswith(".safetensors") and "rank" in name) for name in place.candidates
     )
+
+
+_EXPECTED = (
+    "a run directory, a checkpoint directory, a model directory (config.json and *.safetensors or pytorch_model*.bin), "
+    "a Megatron .pt file or mp_rank_XX files, a MindSpore .ckpt file or rank files, or a folder of .npy"
+)
+BELOW = "below"
+_STATE_DICT = "write torch.save(model.state_dict(), 'model.pt') in the program that can load it, and give that file"
+_CONVERT = "convert it first: ms-codegeex convert --model {path} --to hf --output DIR"
+_DCP = "one file is made by: python -m torch.distributed.checkpoint.format_utils dcp_to_torch {path} model.pt"
+_MERGE = "ms-codegeex adapter merge --model MODEL --adapter {path} --output DIR"
+_ARCHIVES = (".tar", ".tar.gz", ".tgz", ".nemo", ".tar.zst", ".7z", ".rar", ".zip")
+_OTHERS = (".h5", ".msgpack", ".onnx", ".ot", ".tflite", ".mlmodel")
+_NUMBERED = re.compile(r"(iter|global_step|checkpoint|version|epoch|step)[-_]?\d+|release|original")
+RUN = Layout("run, checkpoint", "ms-codegeex", f"`{MANIFEST}`, `step-*`, `checkpoints/step-*`", _is_run, None)
+DIRECTORY = Layout(
+    "model directory",
+    "transformers, and what saves as it does",
+    f"`{CONFIG}` with `model.safetensors` or `pytorch_model.bin`, an index, all shards, or one variant (`.fp16`)",
+    lambda place: _shards(place) and (_folder(place) / CONFIG).is_file(),
+    None,
+)
+ADAPTERS = Layout("adapters", "PEFT", f"`{ADAPTER_CONFIG}`", lambda place: ADAPTER_CONFIG in place.files, None)
+LAYOUTS = (  # the first that is found counts
+    Layout(
+        "GGUF",
+        "llama.cpp",
+        "`.gguf`, `GGUF`",
+        _gguf,
+        "a GGUF file, which only `convert` and `inspect` read; " + _CONVERT,
+    ),
+    Layout(
+        "placeholder", "Git LFS, web pages", "how the file begins", lambda place: no_weights(place.beginning), "{found}"
+    ),
+    Layout(
+        "archive",
+        "tar, NeMo",
+        "`.tar`, `.tar.gz`, `.nemo`, `.zip` without weights beside it",
+        lambda place: not place.candidates and place.ending(*_ARCHIVES),
+        "{found} is an archive; unpack it with tar -xf or unzip, and give the folder",
+    ),
+    Layout(
+        "other format",
+        "TensorFlow, Flax, ONNX",
+        "`.h5`, `.msgpack`, `.onnx` without weights beside it",
+        lambda place: not place.candidates and place.ending(*_OTHERS),
+        "{found} is of another framework; give the same model's *.safetensors or pytorch_model*.bin",
+    ),
+    DIRECTORY,
+    RUN,
+    ADAPTERS,
+    Layout(
+        "sharded weights without `config.json`",
+        "transformers",
+        "an index, or all shards",
+        lambda place: names if (names := _shards(place)) and (len(names) > 1 or names[0].endswith("json")) else (),
+        _read_shards,
+    ),
+    Layout(
+        "`model.safetensors` or `pytorch_model.bin` alone",
+        "transformers, Trainer",
+        "its name",
+        lambda place: place.beginning is None and "".join(_shards(place)),
+        BELOW,
+    ),
+    Layout(
+        "part of a distributed checkpoint",
+        "torch.distributed.checkpoint",
+        "`.distcp`",
+        lambda place: place.beginning is not None and place.ending(".distcp"),
+        "is one part of a distributed checkpoint, which is not read; " + _DCP.replace("{path}", "{folder}"),
+    ),
+    Layout(
+        "file of tensors",
+        "PyTorch, Lightning, safetensors, MindSpore",
+        "how it begins",
+        lambda place: place.beginning is not None,
+        _read_file,
+    ),
+    Layout(
+        "Megatron's run",
+        "Megatron-LM",
+        "`latest_checkpointed_iteration.txt`: the iteration that it names",
+        _named_by(
+            "latest_checkpointed_iteration.txt",
+            lambda text: text if text == "release" else f"iter_{int(text):07d}",
+            r"release|\d{1,18}",
+        ),
+        BELOW,
+    ),
+    Layout("DeepSpeed's run", "DeepSpeed, Lightning", "`latest`: the folder that it names", _named_by("latest"), BELOW),
+    Layout("cache of a model", "Hugging Face's hub", "`snapshots`, `refs/main`", _snapshot, BELOW),
+    Layout(
+        "Megatron's distributed checkpoint",
+        "Megatron-LM, NeMo",
+        "`metadata.json` with `common.pt`",
+        lambda place: {"metadata.json", "common.pt"} <= {*place.files},
+        "is a distributed checkpoint (torch_dist, zarr), which is not read; save it with --ckpt-format torch",
+    ),
+    Layout(
+        "distributed checkpoint",
+        "torch.distributed.checkpoint, FSDP",
+        "`.metadata`, `*.distcp`",
+        lambda place: ".metadata" in place.files or place.ending(".distcp"),
+        "is a distributed checkpoint (.distcp), which is not read; " + _DCP,
+    ),
+    Layout(
+        "DeepSpeed's pipeline",
+        "DeepSpeed",
+        "`layer_XX-model_XX-model_states.pt`",
+        lambda place: next((name for name in place.files if re.match(r"layer_\d+-model_", name)), None),
+        "holds the layers of a DeepSpeed pipeline ({found}), which are not read; " + _STATE_DICT,
+    ),
+    Layout(
+        "DeepSpeed's ZeRO 3",
+        "DeepSpeed",
+        "`zero_pp_rank_*_model_states.pt`",
+        lambda place: next(
+            (name for name in place.files if re.match(r"(bf16_)?zero_pp_.*_model_states\.pt", name)), None
+        ),
+        "holds weights sharded by ZeRO 3 ({found}); join them with python {folder}/zero_to_fp32.py {folder} joined",
+    ),
+    Layout(
+        "tensor-parallel ranks, pipeline stages",
+        "Megatron-LM, DeepSpeed",
+        "`mp_rank_XX/*.pt`, `mp_rank_XX_YYY/*.pt`, `mp_rank_XX_model_states.pt`",
+        _megatron_ranks,
+        lambda place, ranks: _read_torch(ranks),
+    ),
+    Layout(
+        "folder of `.npy`",
+        "CodeGeeX's export",
+        "`*.npy`",
+        lambda place: [place.path / name for name in place.files if name.endswith(".npy")],
+        lambda place, files: _weights(_read_npy_folder(place.path), place.path, "mindspore", files),
+    ),
+    Layout(
+        "one file",
+        "all",
+        "the only `.pt`, `.pth`, `.bin`, `.ckpt` or `.safetensors` that is not an optimizer's",
+        lambda place: place.candidates[0] if len(place.candidates) == 1 and not _rank_folders(place) else None,
+        BELOW,
+    ),
+    Layout(
+        "Lightning's checkpoints",
+        "Lightning",
+        "`last.ckpt`, or the highest `step=N`",
+        lambda place: (
+            "last.ckpt" if "last.ckpt" in place.files else _newest(r".*step=(\d{1,18})(?:-v\d+)?\.ckpt")(place)
+        ),
+        BELOW,
+    ),
+    Layout(
+        "ranks",
+        "MindSpore",
+        "`rank_R/*.ckpt`, `<prefix>R-<step>.ckpt`, or `.safetensors`",
+        _rank_folders,
+        lambda place, _: _read_mindspore_ranks(place.path),
+    ),
+    Layout(
+        "several files",
+        "all",
+        "more than one file of weights",
+        lambda place: ", ".join(place.candidates[:3]),
+        "holds several files of weights ({found}); give one of them",
+    ),
+    *(
+        Layout(name, source, f"`{shown}`: the highest number", _newest(pattern), BELOW)
+        for name, source, shown, pattern in (
+            ("iterations", "Megatron-LM", "iter_N", r"iter_(\d{1,18})"),
+            ("steps", "DeepSpeed", "global_stepN", r"global_step(\d{1,18})"),
+            ("checkpoints", "Trainer, Accelerate", "checkpoint-N", r"(?:checkpoint|epoch|step)[-_](\d{1,18})"),
+            ("versions", "Lightning", "version_N", r"version_(\d{1,18})"),
+        )
+    ),
+    Layout(
+        "folder around it",
+        "all",
+        "`checkpoints`, `lightning_logs`, or the only folder in it",
+        lambda place: next(
+            (name for name in ("checkpoints", "lightning_logs") if name in place.folders),
+            place.folders[0] if len(place.folders) == 1 else None,
+        ),
+        BELOW,
+    ),
+)
