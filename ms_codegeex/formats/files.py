@@ -21,8 +21,7 @@ from ms_codegeex.formats.checkpoint import MANIFEST
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints
 from ms_codegeex.formats.layout import shown
 from ms_codegeex.formats.mindspore_checkpoint import is_weight, read_mindspore, read_origin
-from ms_codegeex.formats.model_directory import CONFIG, no_weights, read_weights, weight_files
-from ms_codegeex.formats.safetensors_file import SafetensorsFile
+from ms_codegeex.formats.model_directory import CONFIG, read_weights, weight_files
 from ms_codegeex.formats.strategy import LARGEST as LARGEST_STRATEGY
 from ms_codegeex.formats.strategy import find_rank_files, merge_slices, read_strategy
 from ms_codegeex.formats.tensors import LazyTensor, damaged, dtype_name
@@ -103,15 +102,19 @@ class Place:
             return cls(root, path, beginning=stream.read(16))
 
     @property
+    def folder(self) -> Path:
+        """The folder, or that of the file."""
+        return self.path if self.beginning is None else self.path.parent
+
+    @property
     def candidates(self) -> list[str]:
         """The files of a folder that may hold weights."""
-        suffixes = (*TORCH_SUFFIXES, *MINDSPORE_SUFFIXES)
-        return [name for name in self.files if name.endswith(suffixes) and not _TRAINING_FILE.fullmatch(name)]
+        names = (name for name in self.files if name.endswith((*TORCH_SUFFIXES, *MINDSPORE_SUFFIXES)))
+        return [name for name in names if not _TRAINING_FILE.fullmatch(name)]
 
-    def ending(self, *suffixes: str) -> str | None:
-        """The first file in the folder, or the file itself, whose name ends so."""
-        names = self.files if self.beginning is None else (self.path.name,)
-        return next((name for name in names if name.endswith(suffixes)), None)
+    def begins(self, text: bytes) -> bool:
+        """Whether it is a file that begins so."""
+        return self.beginning is not None and self.beginning.startswith(text)
 
 
 @dataclass(frozen=True)
@@ -139,11 +142,6 @@ class Found:
     place: Place
     what: Any
     way: tuple[Place, ...]
-
-    def read(self) -> RawModel:
-        """The tensors of all ranks of a model without a configuration."""
-        assert callable(self.layout.then)
-        return self.layout.then(self.place, self.what)
 
     def passed_over(self, used: Collection[Path]) -> str | None:
         """In one line what is read and what the folders hold besides these files; None if there is nothing to say."""
@@ -175,7 +173,7 @@ def find_model(path: Path) -> Found:
         if layout.then == BELOW:
             place = Place.at(root, place.path / what)
         elif isinstance(layout.then, str):
-            quoted = {"path": shlex.quote(str(place.path)), "folder": shlex.quote(str(place.path.parent))}
+            quoted = {"path": shlex.quote(str(place.path)), "folder": shlex.quote(str(place.folder))}
             raise UserError(f"{place.path}: {layout.then.format(found=what, **quoted)}")
         else:
             return Found(layout, place, what, way)
@@ -311,9 +309,9 @@ def _megatron_ranks(place: Place) -> list[list[Path]]:
     return [_in_order(stages, place.path, "stage") for stages in _in_order(numbered, place.path)]
 
 
-def _read_mindspore_ranks(directory: Path) -> RawModel:
+def _read_mindspore_ranks(place: Place, _found: Any) -> RawModel:
     """The checkpoints of many devices; without a strategy file they count as tensor-parallel ranks 0, 1, ..."""
-    files = find_rank_files(directory)
+    directory, files = place.path, find_rank_files(place.path)
     suffixes = (*MINDSPORE_SUFFIXES, ".json")
     strategies = sorted(path for path in directory.rglob("*strategy*") if path.suffix in suffixes and path.is_file())
     for path in strategies:
@@ -345,65 +343,61 @@ def _open_npy(file: Path) -> np.ndarray:
     return array
 
 
-def _read_npy_folder(path: Path) -> dict[str, LazyTensor]:
+def _read_npy_folder(place: Place, _found: Any) -> RawModel:
     """The tensors of a folder with one `<name>.npy` each, as CodeGeeX's export to PyTorch makes it. The format has no
     checksum, so changed elements look sound."""
-    tensors = {}
-    for file in sorted(Path(path).glob("*.npy")):
-        check_file(path, file.name)
+    tensors, files = {}, [place.path / name for name in place.files if name.endswith(".npy")]
+    for file in files:
+        check_file(place.path, file.name)
         array = _open_npy(file)
         try:
             dtype = dtype_name(array)
         except ValueError as error:
             raise UserError(f"{file}: {error}") from None
         tensors[file.stem] = LazyTensor(dtype, array.shape, lambda file=file: _open_npy(file))
-    return tensors
+    return _weights(tensors, place.path, "mindspore", files)
 
 
 def is_gguf(path: Path) -> bool:
     """Whether `path` is a regular file that begins as GGUF does, or has its suffix."""
     path = Path(path)
+    if not path.is_file() or path.suffix == GGUF_SUFFIX:
+        return path.is_file()
     try:
-        return path.is_file() and bool(_gguf(Place.at(path, path)))
+        with open_regular(path) as stream:
+            return stream.read(len(GGUF_MAGIC)) == GGUF_MAGIC
     except OSError:
         return False
-
-
-def _gguf(place: Place) -> bool:
-    return place.beginning is not None and (place.beginning.startswith(GGUF_MAGIC) or place.path.suffix == GGUF_SUFFIX)
 
 
 def _read_file(place: Place, _found: Any) -> RawModel:
     path, beginning = place.path, place.beginning or b""
     if beginning.startswith(_TORCH_BEGINNINGS) or path.suffix in TORCH_SUFFIXES:
         return _read_torch([[path]])
-    if path.suffix == ".safetensors":
-        return _weights(SafetensorsFile(path).tensors, path, None)
     _check_rank(read_origin(path) or {}, 0, 1, str(path))
-    return _weights(read_mindspore(path), path, "mindspore")
+    return _weights(read_mindspore(path), path, None if path.suffix == ".safetensors" else "mindspore")
 
 
 def _shards(place: Place) -> tuple[str, ...]:
     """The files in Hugging Face's layout in a folder, or of the one that a file belongs to."""
-    return weight_files(_folder(place), None if place.beginning is None else place.path.name)
-
-
-def _folder(place: Place) -> Path:
-    return place.path if place.beginning is None else place.path.parent
+    return weight_files(place.folder, None if place.beginning is None else place.path.name)
 
 
 def _read_shards(place: Place, names: tuple[str, ...]) -> RawModel:
-    folder = _folder(place)
     for name in names:
-        check_file(folder, name)
-    tensors, files, unlisted = read_weights(folder, names)
-    used = [folder / name for name in dict.fromkeys((*files.values(), *names))]
-    return RawModel([tensors], [str(folder)], skipped=unlisted, files=used)
+        check_file(place.folder, name)
+    tensors, files, unlisted = read_weights(place.folder, names)
+    used = [place.folder / name for name in dict.fromkeys((*files.values(), *names))]
+    return RawModel([tensors], [str(place.folder)], skipped=unlisted, files=used)
 
 
-def _named_by(
-    file: str, folder: Callable[[str], str] = str, pattern: str = r"[\w.+=-]{1,200}"
-) -> Callable[[Place], Any]:
+def _only(place: Place) -> str | None:
+    """The only file of weights in a folder."""
+    names = (_shards(place) or place.candidates) if place.beginning is None else ()
+    return names[0] if len(names) == 1 and not _is_ranks(place) else None
+
+
+def _named_by(file: str, folder: Callable[[str], str] = str, pattern: str = r"[\w.+=-]+") -> Callable[[Place], Any]:
     """Finds the folder that a small file names. `UserError` if it names anything else."""
 
     def found(place: Place) -> str | None:
@@ -411,49 +405,46 @@ def _named_by(
             return None
         text = read_inside(place.path, file, _LONGEST_POINTER).decode("ascii", "replace").strip()
         if not re.fullmatch(pattern, text) or folder(text) not in place.folders:
-            there = f"one that is there, such as {place.path / place.folders[-1]}" if place.folders else "another"
-            raise UserError(f"{place.path / file}: names no folder beside it, but {text[:60]!r}; give {there}")
+            there = f"one that is, such as {place.path / place.folders[-1]}" if place.folders else "another folder"
+            raise UserError(f"{place.path / file}: names {text[:60]!r}, which is not beside it; give {there}")
         return folder(text)
 
     return found
 
 
 def _newest(pattern: str) -> Callable[[Place], Any]:
-    """Finds the folder, or file, of the highest number in names of this pattern."""
+    """Finds the folder or file of the highest number; `pattern` has one group of digits."""
 
     def found(place: Place) -> str | None:
-        names = {
-            int(match[1]): name for name in (*place.folders, *place.files) if (match := re.fullmatch(pattern, name))
-        }
-        return names[max(names)] if names else None
+        matches = [match for name in (*place.folders, *place.files) if (match := re.fullmatch(pattern, name))]
+        return max(matches, key=lambda match: int(match[1]))[0] if matches else None
 
     return found
 
 
-def _snapshot(place: Place) -> str | None:
-    """The folder of a revision in the cache of Hugging Face's hub."""
-    if "snapshots" not in place.folders or "blobs" not in place.folders:
-        return None
-    if (place.path / "refs" / "main").is_file():
-        return f"snapshots/{read_inside(place.path, 'refs/main', _LONGEST_POINTER).decode('ascii', 'replace').strip()}"
-    names = entries(place.path / "snapshots", folders=True)
-    return f"snapshots/{names[0]}" if len(names) == 1 else None
+def _first(pattern: str) -> Callable[[Place], Any]:
+    """Finds a file in a folder, or the file itself."""
+    matches = re.compile(pattern).fullmatch
+    return lambda place: next(filter(matches, place.files if place.beginning is None else (place.path.name,)), None)
 
 
 def _is_run(place: Place) -> bool:
-    checkpoints = "checkpoints" in place.folders and place.path / "checkpoints"
-    ours = checkpoints and ("config.yaml" in place.files or list_checkpoints(checkpoints))
-    return MANIFEST in place.files or bool(ours or list_checkpoints(place.path))
+    inner = place.path / "checkpoints"
+    inside = "checkpoints" in place.folders and ("config.yaml" in place.files or list_checkpoints(inner))
+    return bool(MANIFEST in place.files or inside or list_checkpoints(place.path))
 
 
-def _rank_folders(place: Place) -> bool:
-    """Whether there are files of MindSpore's ranks."""
-    folders = (name for name in place.folders if "rank" in name)
-    if any(file.endswith(MINDSPORE_SUFFIXES) for name in folders for file in entries(place.path / name)):
-        return True
-    return len(place.candidates) > 1 and all(
-        name.endswith(".ckpt") or (name.endswith(".safetensors") and "rank" in name) for name in place.candidates
-    )
+def _is_ranks(place: Place) -> bool:
+    """Whether there are files of MindSpore's ranks: in folders, or several beside each other."""
+    inside = (file for name in place.folders if "rank" in name for file in entries(place.path / name))
+    names, many = place.candidates, len(place.candidates) > 1
+    ranks = all(name.endswith(".ckpt") or ("rank" in name and name.endswith(".safetensors")) for name in names)
+    return (many and ranks) or any(file.endswith(MINDSPORE_SUFFIXES) for file in inside)
+
+
+def _around(place: Place) -> str | None:
+    known = [name for name in ("checkpoints", "lightning_logs", "snapshots") if name in place.folders]
+    return (known or place.folders)[0] if known or len(place.folders) == 1 else None
 
 
 _EXPECTED = (
@@ -461,121 +452,66 @@ _EXPECTED = (
     "a Megatron .pt file or mp_rank_XX files, a MindSpore .ckpt file or rank files, or a folder of .npy"
 )
 BELOW = "below"
-_STATE_DICT = "write torch.save(model.state_dict(), 'model.pt') in the program that can load it, and give that file"
-_CONVERT = "convert it first: ms-codegeex convert --model {path} --to hf --output DIR"
-_DCP = "one file is made by: python -m torch.distributed.checkpoint.format_utils dcp_to_torch {path} model.pt"
-_MERGE = "ms-codegeex adapter merge --model MODEL --adapter {path} --output DIR"
-_ARCHIVES = (".tar", ".tar.gz", ".tgz", ".nemo", ".tar.zst", ".7z", ".rar", ".zip")
-_OTHERS = (".h5", ".msgpack", ".onnx", ".ot", ".tflite", ".mlmodel")
 _NUMBERED = re.compile(r"(iter|global_step|checkpoint|version|epoch|step)[-_]?\d+|release|original")
+_CHECKPOINT = _newest(r"(?:checkpoint|epoch|step)[-_](\d{1,18})")
+_LAST_EPOCH = _newest(r".*step=(\d{1,18})(?:-v\d+)?\.ckpt")
+_ITERATION = _named_by(
+    "latest_checkpointed_iteration.txt",
+    lambda text: text if text == "release" else f"iter_{int(text):07d}",
+    r"release|\d{1,18}",
+)
+# why something is refused, and what helps
+_GGUF = (
+    "a GGUF file, which only `convert` and `inspect` read; convert it first: "
+    "ms-codegeex convert --model {path} --to hf --output DIR"
+)
+_LFS = "is a pointer of Git LFS, not the file itself; fetch it with `git lfs pull` in its repository"
+_DCP = (
+    "is a distributed checkpoint (.distcp), which is not read; make one file of it: "
+    "python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} model.pt"
+)
+_TORCH_DIST = "is a distributed checkpoint (torch_dist or zarr), which is not read; save it with --ckpt-format torch"
+_PIPELINE = (
+    "holds the layers of a DeepSpeed pipeline ({found}), which are not read; write "
+    "torch.save(model.state_dict(), 'model.pt') in the program that can load them, and give that file"
+)
+_ZERO = (
+    "holds weights sharded by ZeRO 3 ({found}); join them with DeepSpeed's script in the folder above: "
+    "python zero_to_fp32.py . joined"
+)
+_SEVERAL = "holds several files of weights, such as {found}; give one of them"
+
 RUN = Layout("run, checkpoint", "ms-codegeex", f"`{MANIFEST}`, `step-*`, `checkpoints/step-*`", _is_run, None)
 DIRECTORY = Layout(
     "model directory",
-    "transformers, and what saves as it does",
+    "transformers, and all that save as it does",
     f"`{CONFIG}` with `model.safetensors` or `pytorch_model.bin`, an index, all shards, or one variant (`.fp16`)",
-    lambda place: _shards(place) and (_folder(place) / CONFIG).is_file(),
+    lambda place: _shards(place) and (place.folder / CONFIG).is_file(),
     None,
 )
 ADAPTERS = Layout("adapters", "PEFT", f"`{ADAPTER_CONFIG}`", lambda place: ADAPTER_CONFIG in place.files, None)
 LAYOUTS = (  # the first that is found counts
-    Layout(
-        "GGUF",
-        "llama.cpp",
-        "`.gguf`, `GGUF`",
-        _gguf,
-        "a GGUF file, which only `convert` and `inspect` read; " + _CONVERT,
-    ),
-    Layout(
-        "placeholder", "Git LFS, web pages", "how the file begins", lambda place: no_weights(place.beginning), "{found}"
-    ),
-    Layout(
-        "archive",
-        "tar, NeMo",
-        "`.tar`, `.tar.gz`, `.nemo`, `.zip` without weights beside it",
-        lambda place: not place.candidates and place.ending(*_ARCHIVES),
-        "{found} is an archive; unpack it with tar -xf or unzip, and give the folder",
-    ),
-    Layout(
-        "other format",
-        "TensorFlow, Flax, ONNX",
-        "`.h5`, `.msgpack`, `.onnx` without weights beside it",
-        lambda place: not place.candidates and place.ending(*_OTHERS),
-        "{found} is of another framework; give the same model's *.safetensors or pytorch_model*.bin",
-    ),
+    Layout("GGUF", "llama.cpp", "`.gguf`", lambda place: is_gguf(place.path), _GGUF),
+    Layout("pointer", "Git LFS", "how it begins", lambda place: place.begins(b"version https:/"), _LFS),
     DIRECTORY,
     RUN,
     ADAPTERS,
     Layout(
-        "sharded weights without `config.json`",
+        "shards without a configuration",
         "transformers",
         "an index, or all shards",
-        lambda place: names if (names := _shards(place)) and (len(names) > 1 or names[0].endswith("json")) else (),
+        lambda place: names if len(names := _shards(place)) > 1 or "".join(names).endswith(".json") else (),
         _read_shards,
     ),
     Layout(
-        "`model.safetensors` or `pytorch_model.bin` alone",
-        "transformers, Trainer",
-        "its name",
-        lambda place: place.beginning is None and "".join(_shards(place)),
-        BELOW,
+        "distributed checkpoint", "NeMo, Megatron-LM", "`metadata.json`, `common.pt`", _first("common.pt"), _TORCH_DIST
     ),
-    Layout(
-        "part of a distributed checkpoint",
-        "torch.distributed.checkpoint",
-        "`.distcp`",
-        lambda place: place.beginning is not None and place.ending(".distcp"),
-        "is one part of a distributed checkpoint, which is not read; " + _DCP.replace("{path}", "{folder}"),
-    ),
-    Layout(
-        "file of tensors",
-        "PyTorch, Lightning, safetensors, MindSpore",
-        "how it begins",
-        lambda place: place.beginning is not None,
-        _read_file,
-    ),
-    Layout(
-        "Megatron's run",
-        "Megatron-LM",
-        "`latest_checkpointed_iteration.txt`: the iteration that it names",
-        _named_by(
-            "latest_checkpointed_iteration.txt",
-            lambda text: text if text == "release" else f"iter_{int(text):07d}",
-            r"release|\d{1,18}",
-        ),
-        BELOW,
-    ),
-    Layout("DeepSpeed's run", "DeepSpeed, Lightning", "`latest`: the folder that it names", _named_by("latest"), BELOW),
-    Layout("cache of a model", "Hugging Face's hub", "`snapshots`, `refs/main`", _snapshot, BELOW),
-    Layout(
-        "Megatron's distributed checkpoint",
-        "Megatron-LM, NeMo",
-        "`metadata.json` with `common.pt`",
-        lambda place: {"metadata.json", "common.pt"} <= {*place.files},
-        "is a distributed checkpoint (torch_dist, zarr), which is not read; save it with --ckpt-format torch",
-    ),
-    Layout(
-        "distributed checkpoint",
-        "torch.distributed.checkpoint, FSDP",
-        "`.metadata`, `*.distcp`",
-        lambda place: ".metadata" in place.files or place.ending(".distcp"),
-        "is a distributed checkpoint (.distcp), which is not read; " + _DCP,
-    ),
-    Layout(
-        "DeepSpeed's pipeline",
-        "DeepSpeed",
-        "`layer_XX-model_XX-model_states.pt`",
-        lambda place: next((name for name in place.files if re.match(r"layer_\d+-model_", name)), None),
-        "holds the layers of a DeepSpeed pipeline ({found}), which are not read; " + _STATE_DICT,
-    ),
-    Layout(
-        "DeepSpeed's ZeRO 3",
-        "DeepSpeed",
-        "`zero_pp_rank_*_model_states.pt`",
-        lambda place: next(
-            (name for name in place.files if re.match(r"(bf16_)?zero_pp_.*_model_states\.pt", name)), None
-        ),
-        "holds weights sharded by ZeRO 3 ({found}); join them with python {folder}/zero_to_fp32.py {folder} joined",
-    ),
+    Layout("distributed checkpoint", "FSDP, torch", "`.metadata`, `.distcp`", _first(r"\.metadata|.*\.distcp"), _DCP),
+    Layout("file of tensors", "PyTorch, MindSpore", "how it begins", lambda place: place.begins(b""), _read_file),
+    Layout("run", "Megatron-LM", "what `latest_checkpointed_iteration.txt` names", _ITERATION, BELOW),
+    Layout("run", "DeepSpeed, Lightning", "what `latest` names", _named_by("latest"), BELOW),
+    Layout("pipeline", "DeepSpeed", "`layer_XX-model_*.pt`", _first(r"layer_\d+-model_.*"), _PIPELINE),
+    Layout("ZeRO 3", "DeepSpeed", "`zero_*_model_states.pt`", _first(r"(bf16_)?zero_.*_model_states\.pt"), _ZERO),
     Layout(
         "tensor-parallel ranks, pipeline stages",
         "Megatron-LM, DeepSpeed",
@@ -583,60 +519,15 @@ LAYOUTS = (  # the first that is found counts
         _megatron_ranks,
         lambda place, ranks: _read_torch(ranks),
     ),
-    Layout(
-        "folder of `.npy`",
-        "CodeGeeX's export",
-        "`*.npy`",
-        lambda place: [place.path / name for name in place.files if name.endswith(".npy")],
-        lambda place, files: _weights(_read_npy_folder(place.path), place.path, "mindspore", files),
-    ),
-    Layout(
-        "one file",
-        "all",
-        "the only `.pt`, `.pth`, `.bin`, `.ckpt` or `.safetensors` that is not an optimizer's",
-        lambda place: place.candidates[0] if len(place.candidates) == 1 and not _rank_folders(place) else None,
-        BELOW,
-    ),
-    Layout(
-        "Lightning's checkpoints",
-        "Lightning",
-        "`last.ckpt`, or the highest `step=N`",
-        lambda place: (
-            "last.ckpt" if "last.ckpt" in place.files else _newest(r".*step=(\d{1,18})(?:-v\d+)?\.ckpt")(place)
-        ),
-        BELOW,
-    ),
-    Layout(
-        "ranks",
-        "MindSpore",
-        "`rank_R/*.ckpt`, `<prefix>R-<step>.ckpt`, or `.safetensors`",
-        _rank_folders,
-        lambda place, _: _read_mindspore_ranks(place.path),
-    ),
-    Layout(
-        "several files",
-        "all",
-        "more than one file of weights",
-        lambda place: ", ".join(place.candidates[:3]),
-        "holds several files of weights ({found}); give one of them",
-    ),
-    *(
-        Layout(name, source, f"`{shown}`: the highest number", _newest(pattern), BELOW)
-        for name, source, shown, pattern in (
-            ("iterations", "Megatron-LM", "iter_N", r"iter_(\d{1,18})"),
-            ("steps", "DeepSpeed", "global_stepN", r"global_step(\d{1,18})"),
-            ("checkpoints", "Trainer, Accelerate", "checkpoint-N", r"(?:checkpoint|epoch|step)[-_](\d{1,18})"),
-            ("versions", "Lightning", "version_N", r"version_(\d{1,18})"),
-        )
-    ),
-    Layout(
-        "folder around it",
-        "all",
-        "`checkpoints`, `lightning_logs`, or the only folder in it",
-        lambda place: next(
-            (name for name in ("checkpoints", "lightning_logs") if name in place.folders),
-            place.folders[0] if len(place.folders) == 1 else None,
-        ),
-        BELOW,
-    ),
+    Layout("arrays", "CodeGeeX's export", "`*.npy`", _first(r".*\.npy"), _read_npy_folder),
+    Layout("one file", "all", "the only file of weights that is not an optimizer's", _only, BELOW),
+    Layout("last checkpoint", "Lightning", "`last.ckpt`", _first(r"last\.ckpt"), BELOW),
+    Layout("checkpoints", "Lightning", "the highest `step=N` of `*.ckpt`", _LAST_EPOCH, BELOW),
+    Layout("ranks", "MindSpore", "`rank_R/*.ckpt`, `*R-<step>.ckpt`, `.safetensors`", _is_ranks, _read_mindspore_ranks),
+    Layout("several files", "all", "none of the above", lambda place: ", ".join(place.candidates[:3]), _SEVERAL),
+    Layout("iterations", "Megatron-LM", "the highest `iter_N`", _newest(r"iter_(\d{1,18})"), BELOW),
+    Layout("steps", "DeepSpeed", "the highest `global_stepN`", _newest(r"global_step(\d{1,18})"), BELOW),
+    Layout("steps", "Trainer, Accelerate", "the highest `checkpoint-N`", _CHECKPOINT, BELOW),
+    Layout("versions", "Lightning", "the highest `version_N`", _newest(r"version_(\d{1,18})"), BELOW),
+    Layout("folder around it", "all", "`checkpoints`, `lightning_logs`, `snapshots`, the only folder", _around, BELOW),
 )

@@ -16,7 +16,6 @@ from typing import Any
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_directory, write_json
 from ms_codegeex.base.quarantine import admit, entries, is_weights, read_json_inside
-from ms_codegeex.base.reading import open_regular
 from ms_codegeex.data.tokenizer.copying import copy_data
 from ms_codegeex.formats.layout import check_names
 from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
@@ -118,19 +117,8 @@ def is_model_directory(path: Path) -> bool:
     return (Path(path) / CONFIG).is_file() and weight_files(Path(path)) != ()
 
 
-def no_weights(beginning: bytes | None) -> str | None:
-    """Why a file that begins so holds no weights, and what helps; None if nothing is known against it."""
-    starts = (beginning or b"").startswith
-    if starts(b"version https:/"):
-        return "is a pointer of Git LFS, not the file itself; fetch it with `git lfs pull` in its repository"
-    return "is a page of a web site, not the file; download it again" if starts((b"<!DOCTYPE", b"<html")) else None
-
-
 def read_tensors(file: Path) -> dict[str, LazyTensor]:
     """The tensors of one file of weights, of either kind."""
-    with open_regular(file) as stream:
-        if why := no_weights(stream.read(16)):
-            raise UserError(f"{file}: {why}")
     if file.suffix == ".safetensors":
         return SafetensorsFile(file).tensors
     tree = read_torch(file)

@@ -324,7 +324,7 @@ def open_source(path: Path, known: Mapping[str, Any] | None = None, keep_code: b
     if found.layout is DIRECTORY:
         source = _open_model_directory(found, known, keep_code)
     else:
-        source = _open_raw(found.place.path, found.read(), known)
+        source = _open_raw(found.place.path, found.layout.then(found.place, found.what), known)
     if line := found.passed_over({file for each in source.inputs for file in each.files.values()}):
         print_error(line)
     return source
