@@ -21,7 +21,7 @@ from ms_codegeex.formats.checkpoint import MANIFEST
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints
 from ms_codegeex.formats.layout import shown
 from ms_codegeex.formats.mindspore_checkpoint import is_weight, read_mindspore, read_origin
-from ms_codegeex.formats.model_directory import CONFIG, read_weights, weight_files
+from ms_codegeex.formats.model_directory import CONFIG, LFS, POINTER, read_weights, weight_files
 from ms_codegeex.formats.strategy import LARGEST as LARGEST_STRATEGY
 from ms_codegeex.formats.strategy import find_rank_files, merge_slices, read_strategy
 from ms_codegeex.formats.tensors import LazyTensor, damaged, dtype_name
@@ -99,7 +99,7 @@ class Place:
         if path != root:
             check_file(root, str(path.relative_to(root)))
         with open_regular(path) as stream:
-            return cls(root, path, beginning=stream.read(16))
+            return cls(root, path, beginning=stream.read(len(LFS)))
 
     @property
     def folder(self) -> Path:
@@ -144,20 +144,20 @@ class Found:
     way: tuple[Place, ...]
 
     def passed_over(self, used: Collection[Path]) -> str | None:
-        """In one line what is read and what the folders hold besides these files; None if there is nothing to say."""
+        """One line: where the weights are, if in a folder below, and what there is besides the files that are used."""
+        if not self.way:
+            return None
         root, parents = self.place.root, {parent for file in used for parent in file.parents}
         folders = [place.path for place in self.way]
         folders += sorted(parent for parent in parents if root in parent.parents and parent not in folders)
-        over = [file for folder in folders for file in (folder / name for name in entries(folder)) if file not in used]
-        over = [file for file in over if is_weights(file.name)]
+        over = [folder / name for folder in folders for name in entries(folder) if is_weights(name)]
         inner = (place.path / name for place in self.way for name in place.folders if _NUMBERED.fullmatch(name))
-        over += [folder for folder in inner if folder not in parents and folder not in folders]
-        if not over and self.place.path == root:
-            return None
+        over = [path for path in (*over, *inner) if path not in used and path not in parents and path not in folders]
         names = [str(path.relative_to(root)) for path in over]
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        rest = f"; passed over: {', '.join(names[:3])}{more}" if names else ""
-        return f"{root}: the weights are those in {self.place.path.relative_to(root)}{rest}"
+        below = f"the weights are in {self.place.folder.relative_to(root)}" if self.place.folder != root else ""
+        said = [below, f"passed over: {', '.join(names[:3])}{more}" if names else ""]
+        return f"{root}: {'; '.join(filter(None, said))}" if any(said) else None
 
 
 def find_model(path: Path) -> Found:
@@ -239,7 +239,7 @@ def _joined(stages: Sequence[Mapping[ForeignName, LazyTensor]], files: Sequence[
         blocks = [int(block[0]) for name in stage if (block := _BLOCK.search(".".join(_path(name))))]
         shift = first if blocks and min(blocks) < first else 0
         for name, tensor in stage.items() if number else ():
-            path = tuple(_BLOCK.sub(lambda block: str(int(block[0]) + shift), part) for part in _path(name))  # noqa: B023
+            path = tuple(_BLOCK.sub(lambda block, by=shift: str(int(block[0]) + by), part) for part in _path(name))
             if "word_embeddings_for_head" in path:  # the copy of the first stage's table
                 continue
             if tensors.setdefault(path if isinstance(name, tuple) else path[0], tensor) is not tensor:
@@ -289,17 +289,14 @@ def _megatron_ranks(place: Place) -> list[list[Path]]:
     """The files of a folder `mp_rank_XX_model_states.pt` or `mp_rank_XX/<any name>.pt` in rank order, `mp_rank_XX_YYY`
     for each stage of a pipeline. Folders that hold an optimizer alone do not count."""
     numbered: dict[int, dict[int, Path]] = {}
+    own = {*place.candidates}
     for name in sorted({*place.files, *place.folders}):
         if (match := _MEGATRON_RANK.match(name)) is None:
             continue
-        folder, rank, stage = name in place.folders, int(match[1]), int(match[2] or 0)
-        inside = [f"{name}/{file}" for file in entries(place.path / name)] if folder else [name]
-        inner = [
-            file
-            for file in inside
-            if file.endswith(TORCH_SUFFIXES) and not _TRAINING_FILE.fullmatch(file.rpartition("/")[2])
-        ]
-        if (folder and inside and not inner) or (not folder and _TRAINING_FILE.fullmatch(name)):
+        rank, stage, inner = int(match[1]), int(match[2] or 0), [name] if name in own else []
+        if name in place.folders:
+            inner = [f"{name}/{file}" for file in Place.at(place.root, place.path / name).candidates]
+        if not inner:
             continue
         if len(inner) != 1 or stage in numbered.setdefault(rank, {}):
             has = f"rank {rank} has {len(inner) + (stage in numbered[rank])} files"
@@ -465,7 +462,6 @@ _GGUF = (
     "a GGUF file, which only `convert` and `inspect` read; convert it first: "
     "ms-codegeex convert --model {path} --to hf --output DIR"
 )
-_LFS = "is a pointer of Git LFS, not the file itself; fetch it with `git lfs pull` in its repository"
 _DCP = (
     "is a distributed checkpoint (.distcp), which is not read; make one file of it: "
     "python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} model.pt"
@@ -492,7 +488,7 @@ DIRECTORY = Layout(
 ADAPTERS = Layout("adapters", "PEFT", f"`{ADAPTER_CONFIG}`", lambda place: ADAPTER_CONFIG in place.files, None)
 LAYOUTS = (  # the first that is found counts
     Layout("GGUF", "llama.cpp", "`.gguf`", lambda place: is_gguf(place.path), _GGUF),
-    Layout("pointer", "Git LFS", "how it begins", lambda place: place.begins(b"version https:/"), _LFS),
+    Layout("pointer", "Git LFS", "how it begins", lambda place: place.begins(LFS), POINTER),
     DIRECTORY,
     RUN,
     ADAPTERS,

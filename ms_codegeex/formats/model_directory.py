@@ -16,6 +16,7 @@ from typing import Any
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.base.files import atomic_directory, write_json
 from ms_codegeex.base.quarantine import admit, entries, is_weights, read_json_inside
+from ms_codegeex.base.reading import open_regular
 from ms_codegeex.data.tokenizer.copying import copy_data
 from ms_codegeex.formats.layout import check_names
 from ms_codegeex.formats.safetensors_file import SafetensorsFile, write_safetensors
@@ -28,6 +29,8 @@ _NAME = re.compile(
     r"(model|pytorch_model)(?:\.(?P<variant>[\w+]+))?(?:-(?P<number>\d{1,6})-of-(?P<count>\d{1,6}))?"
     r"(?:\.(?P<later>[\w+]+))?\.(?P<suffix>safetensors|bin)(?P<index>\.index(?:\.(?P<last>[\w+]+))?\.json)?"
 )
+LFS = b"version https://git-lfs"
+POINTER = "is a pointer of Git LFS, not the file itself; fetch it with `git lfs pull` in its repository"
 SHARD_BYTES = 5_000_000_000
 
 SaveTokenizer = Callable[[Path], object]
@@ -119,6 +122,9 @@ def is_model_directory(path: Path) -> bool:
 
 def read_tensors(file: Path) -> dict[str, LazyTensor]:
     """The tensors of one file of weights, of either kind."""
+    with open_regular(file) as stream:
+        if stream.read(len(LFS)) == LFS:
+            raise UserError(f"{file}: {POINTER}")
     if file.suffix == ".safetensors":
         return SafetensorsFile(file).tensors
     tree = read_torch(file)

@@ -227,7 +227,7 @@ def _named(raw: RawModel, its: ForeignLayout) -> RawModel:
             prefixes |= dict.fromkeys(added_parts(name, own))
         ranks.append({names[name]: tensor for name, tensor in tensors.items()})
     if prefixes:
-        print_error(f"{raw.where[0]}: names of tensors are read without {', '.join(prefixes)}, which wrappers add")
+        print_error(f"{raw.where[0]}: names of tensors are read without {', '.join(prefixes)}, which a wrapper added")
     return replace(raw, ranks=ranks)
 
 

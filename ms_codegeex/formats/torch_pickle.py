@@ -138,7 +138,7 @@ class _Global:
 
 
 def _is_inert(reference: _Global) -> bool:
-    return reference in _INERT or reference.module.split(".")[0] in _INERT_PROGRAMS
+    return reference in _INERT or reference in _OF_PROGRAMS or reference.module.split(".")[0] in _INERT_PROGRAMS
 
 
 class _Machine:
@@ -318,17 +318,19 @@ class _Machine:
 
     def rebuild_typed(self, function: Any, _type: Any, arguments: Any, *_state: Any) -> LazyTensor:
         """`torch._tensor._rebuild_from_type_v2`: a tensor with attributes, which are not needed."""
-        if function not in (_Global("torch._utils", name) for name in _TENSORS) or type(arguments) is not tuple:
+        call = _CALLS.get(function)
+        if call not in (_Machine.rebuild_tensor, _Machine.rebuild_parameter) or type(arguments) is not tuple:
             raise ValueError("a tensor that no function rebuilds")
-        return _CALLS[function](self, *arguments)
+        if len(arguments) > MOST_ARGUMENTS:
+            raise ValueError(f"a call with {len(arguments)} arguments")
+        return call(self, *arguments)
 
-    def ordered(self, pairs: Any = (), *_more: Any) -> dict[Any, Any]:
+    def ordered(self, pairs: Any = ()) -> dict[Any, Any]:
         """`collections.OrderedDict` and its like: a dictionary."""
-        pairs = list(pairs.items()) if type(pairs) is dict else pairs
-        if type(pairs) not in (list, tuple):
+        if type(pairs) not in (list, tuple, dict):
             raise ValueError("a dictionary without pairs")
         self._spend(len(pairs))
-        return {self._key(key): value for key, value in pairs}
+        return {self._key(key): value for key, value in (pairs.items() if type(pairs) is dict else pairs)}
 
     def default(self, _factory: Any = None, pairs: Any = ()) -> dict[Any, Any]:
         """`collections.defaultdict`: a dictionary."""
@@ -342,79 +344,58 @@ class _Machine:
         return list(items)
 
 
-def _globals(named: Mapping[str, str]) -> Iterator[_Global]:
-    return (_Global(module, name) for module, names in named.items() for name in names.split())
+def _globals(*rows: tuple[str, str]) -> Iterator[_Global]:
+    """All names of the modules of each row."""
+    return (_Global(module, name) for modules, names in rows for module in modules.split() for name in names.split())
 
 
-_TENSORS = {
-    "_rebuild_tensor_v2": _Machine.rebuild_tensor,
-    "_rebuild_parameter": _Machine.rebuild_parameter,
-    "_rebuild_parameter_with_state": _Machine.rebuild_parameter,
-}
-_MAPPINGS = {  # dictionaries of other classes; Lightning keeps hyperparameters in its own
-    "collections": "OrderedDict Counter",
-    "pytorch_lightning.utilities.parsing": "AttributeDict",
-    "lightning.pytorch.utilities.parsing": "AttributeDict",
-    "lightning_fabric.utilities.data": "AttributeDict",
-    "lightning.fabric.utilities.data": "AttributeDict",
-}
-_LISTS = {
-    "torch": "Size",
-    "builtins": "set frozenset",
-    "__builtin__": "set frozenset",
-    "collections": "deque",
-}
 _CALLS: dict[_Global, Callable[..., Any]] = {
-    **{_Global("torch._utils", name): call for name, call in _TENSORS.items()},
+    _Global("torch._utils", "_rebuild_tensor_v2"): _Machine.rebuild_tensor,
+    _Global("torch._utils", "_rebuild_parameter"): _Machine.rebuild_parameter,
+    _Global("torch._utils", "_rebuild_parameter_with_state"): _Machine.rebuild_parameter,
     _Global("torch._tensor", "_rebuild_from_type_v2"): _Machine.rebuild_typed,
+    _Global("collections", "OrderedDict"): _Machine.ordered,
+    _Global("collections", "Counter"): _Machine.ordered,
     _Global("collections", "defaultdict"): _Machine.default,
-    **dict.fromkeys(_globals(_MAPPINGS), _Machine.ordered),
-    **dict.fromkeys(_globals(_LISTS), _Machine.items),
+    _Global("collections", "deque"): _Machine.items,
+    _Global("torch", "Size"): _Machine.items,
+    **dict.fromkeys(_globals(("builtins __builtin__", "set frozenset")), _Machine.items),
+    **dict.fromkeys(  # in which Lightning keeps hyperparameters
+        _globals(
+            ("pytorch_lightning.utilities.parsing lightning.pytorch.utilities.parsing", "AttributeDict"),
+            ("lightning_fabric.utilities.data lightning.fabric.utilities.data", "AttributeDict"),
+        ),
+        _Machine.ordered,
+    ),
 }
 _STORAGE_TYPES = {_Global("torch", storage): dtype for dtype, storage in TORCH_STORAGES.items()}
-# What training programs save along with the weights: arguments, states of random generators, plain values. None of
-# these classes runs anything when it is made, so `inspect` counts them as harmless for other readers too.
-_TYPES = "int long float bool complex list dict tuple set frozenset bytes bytearray slice range xrange object"
-_NUMPY = "_reconstruct scalar _frombuffer"
+# What training programs save along with the weights: arguments, states of random generators, plain values.
 _INERT = {
     *_globals(
-        {
-            "argparse": "Namespace",
-            "types": "SimpleNamespace",
-            "pathlib": "Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath",
-            "pathlib._local": "Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath",
-            "signal": "Signals Handlers Sigmasks",
-            "builtins": _TYPES,
-            "__builtin__": _TYPES,
-            "_codecs": "encode",
-            "_io": "BytesIO StringIO",
-            "io": "BytesIO StringIO",
-            "datetime": "datetime date time timedelta timezone",
-            "uuid": "UUID SafeUUID",
-            "torch": " ".join(("device", "dtype", "Tensor", "complex64", "complex128", *TORCH_STORAGES)),
-            "torch.nn.parameter": "Parameter",
-            "torch.torch_version": "TorchVersion",
-            "numpy": "ndarray dtype",
-            "numpy.core.multiarray": _NUMPY,
-            "numpy._core.multiarray": _NUMPY,
-            "numpy.core.numeric": _NUMPY,
-            "numpy._core.numeric": _NUMPY,
-            "numpy.random._pickle": "__randomstate_ctor __generator_ctor __bit_generator_ctor",
-            "omegaconf.dictconfig": "DictConfig",
-            "omegaconf.listconfig": "ListConfig",
-            "omegaconf.base": "ContainerMetadata Metadata",
-            "omegaconf.nodes": "AnyNode BooleanNode FloatNode IntegerNode StringNode",
-            "typing": "Any",
-            "transformers.training_args": "TrainingArguments OptimizerNames ParallelMode",
-            "transformers.training_args_seq2seq": "Seq2SeqTrainingArguments",
-            "transformers.trainer_utils": "IntervalStrategy SaveStrategy EvaluationStrategy SchedulerType HubStrategy",
-            "transformers.trainer_pt_utils": "AcceleratorConfig",
-            "accelerate.state": "PartialState AcceleratorState",
-            "accelerate.utils.dataclasses": "DistributedType DynamoBackend DeepSpeedPlugin",
-        }
+        ("argparse types", "Namespace SimpleNamespace"),
+        ("pathlib pathlib._local", "Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath"),
+        ("signal", "Signals Handlers Sigmasks"),
+        ("builtins __builtin__", "int long float bool complex list dict tuple bytearray slice range xrange object"),
+        ("_codecs io _io", "encode BytesIO StringIO"),
+        ("datetime uuid", "datetime date time timedelta timezone UUID SafeUUID"),
+        ("torch", " ".join(("device dtype Tensor complex64 complex128", *TORCH_STORAGES))),
+        ("torch.nn.parameter torch.torch_version", "Parameter TorchVersion"),
+        ("numpy", "ndarray dtype"),
+        ("numpy.core.multiarray numpy._core.multiarray", "_reconstruct scalar _frombuffer"),
+        ("numpy.core.numeric numpy._core.numeric", "_frombuffer"),
+        ("numpy.random._pickle", "__randomstate_ctor __generator_ctor __bit_generator_ctor"),
     )
 }
-_NAMESPACES = ("argparse.Namespace", "types.SimpleNamespace")
+_OF_PROGRAMS = {
+    *_globals(
+        ("omegaconf.dictconfig omegaconf.listconfig", "DictConfig ListConfig"),
+        ("omegaconf.base omegaconf.nodes", "ContainerMetadata Metadata AnyNode BooleanNode FloatNode IntegerNode"),
+        ("transformers.training_args", "TrainingArguments OptimizerNames ParallelMode"),
+        ("transformers.trainer_utils", "IntervalStrategy SaveStrategy EvaluationStrategy SchedulerType HubStrategy"),
+        ("transformers.trainer_pt_utils accelerate.state", "AcceleratorConfig PartialState AcceleratorState"),
+        ("accelerate.utils.dataclasses", "DistributedType DynamoBackend DeepSpeedPlugin"),
+    )
+}
 _INERT_PROGRAMS = ("codegeex", "megatron", "deepspeed")
 _CONSTANTS: dict[str, Callable[[], Any]] = {
     "NONE": lambda: None,
@@ -444,7 +425,8 @@ def use_of_name(module: str, name: str) -> str | None:
 
 def namespace(value: Any) -> dict[str, Any] | None:
     """The attributes of an `argparse.Namespace` or its like in a tree that `load` gave; None if it is anything else."""
-    attributes = value.state if type(value) is _Inert and value.name in _NAMESPACES else None
+    names = ("argparse.Namespace", "types.SimpleNamespace")
+    attributes = value.state if type(value) is _Inert and value.name in names else None
     return {key: item for key, item in attributes.items() if type(key) is str} if type(attributes) is dict else None
 
 
