@@ -36,6 +36,7 @@ from ms_codegeex.models.parameters import LORA_A, LORA_B
 CONFIG, TENSORS, BIN = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 PREFIX = "base_model.model."
 FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<kind>[AB])(?:\.default)?\.weight")
+COPY = re.compile(r"(.+)\.base_layer\.(weight|bias)")  # of the model's own tables, saved along if they are adapted
 # settings that could change an adapter's product, each with the value that does not
 PLAIN = {
     "use_dora": False,
@@ -193,7 +194,8 @@ def read_peft(path: Path, base: Source) -> Adapters:
     scale = checked_scale(_scale(config, usual, config["lora_alpha"]), f"{path / CONFIG}: lora_alpha")
     patterns = ("rank_pattern", "alpha_pattern")
     ranks, alphas = (_of_modules(config.get(key) or {}, modules, f"{path / CONFIG}: {key}") for key in patterns)
-    for name, factors in _factors(opened).items():
+    _check_copies(opened, entries, base, str(file))
+    for name, factors in _factors(name for name in opened if not COPY.fullmatch(name)).items():
         if {*factors} != {"A", "B"} or name not in modules:
             shown = next(iter(factors.values()))
             raise UserError(f"{file}: {shown} is not a factor of an adapter of {base.path}; give their model")
@@ -234,6 +236,17 @@ def _check_settings(config: Mapping[str, Any], path: Path) -> None:
     known |= {"peft_type", "base_model_name_or_path", "init_lora_weights"}
     if others := [key for key, value in config.items() if value and key not in known]:
         print_error(f"{path / CONFIG}: not known here, so not used: {', '.join(map(str, others[:5]))}")
+
+
+def _check_copies(opened: Mapping[str, LazyTensor], entries: Iterable[Entry], base: Source, file: str) -> None:
+    """`UserError` for a copy of one of the model's own tensors that is not equal to it."""
+    owned = {str(entry.foreign): entry.ours[0] for entry in entries if entry.packing.kind == "copy"}
+    for name in filter(COPY.fullmatch, opened):
+        module, kind = COPY.fullmatch(name).groups()
+        own, copy = base.tensors.get(owned.get(f"{plain_name(module)}.{kind}", "")), opened[name]
+        if own is None or own.shape != copy.shape or not np.array_equal(own.float32(), copy.float32()):
+            differs = f"{name} is not the tensor of {base.path}, so the adapters change more than they add"
+            raise UserError(f"{file}: {differs}; merge them with PEFT (merge_and_unload) and give that model")
 
 
 def _factors(names: Iterable[str]) -> dict[str, dict[str, str]]:
