@@ -61,7 +61,7 @@ def plain_name(name: ForeignName) -> str:
     """The name in one piece, without what programs add."""
     parts = ".".join((name,) if isinstance(name, str) else name).split(".")
     parts = [part for part in parts if part not in WRAPPERS]
-    first = next((place for place, part in enumerate(parts[:-1]) if part not in PREFIXES), 0)
+    first = next((place for place, part in enumerate(parts[:-1]) if part not in PREFIXES), len(parts) - 1)
     return ".".join(parts[first:])
 
 
