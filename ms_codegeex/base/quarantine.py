@@ -80,9 +80,9 @@ def admit(directory: Path, also: Callable[[str], bool] = lambda name: False) -> 
             check_file(directory, name, largest(name))
 
 
-def entries(directory: Path) -> list[str]:
-    """The sorted names in a directory, links included wherever they lead, folders not. `UserError` if it cannot be read
-    or has more entries than any model's."""
+def entries(directory: Path, folders: bool = False) -> list[str]:
+    """The sorted names in a directory, links included wherever they lead, folders not; or those of its `folders` alone.
+    `UserError` if it cannot be read or has more entries than any model's."""
     names = []
     try:
         with os.scandir(directory) as found:
@@ -90,7 +90,7 @@ def entries(directory: Path) -> list[str]:
                 if number == MOST_ENTRIES:
                     more = f"has more than {MOST_ENTRIES:,} entries, unlike any model"
                     raise UserError(f"{directory}: {more}; give the directory of a single model")
-                if not entry.is_dir(follow_symlinks=False):
+                if entry.is_dir(follow_symlinks=folders) == folders:
                     names.append(entry.name)
     except OSError as error:
         raise UserError(f"{directory}: cannot be read as a directory ({error.strerror})") from None

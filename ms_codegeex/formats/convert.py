@@ -24,7 +24,7 @@ from ms_codegeex.data.tokenizer import CONFIG as TOKENIZER_CONFIG
 from ms_codegeex.data.tokenizer import TOKENIZER_FILES
 from ms_codegeex.formats import layout
 from ms_codegeex.formats.family import FamilyFormats
-from ms_codegeex.formats.files import MINDSPORE_SUFFIX, TORCH_SUFFIXES, nested_tensors, rank_record
+from ms_codegeex.formats.files import TORCH_SUFFIXES, nested_tensors, rank_record
 from ms_codegeex.formats.mindspore_checkpoint import read_mindspore, write_mindspore
 from ms_codegeex.formats.model_card import card_files
 from ms_codegeex.formats.model_directory import CONFIG, ModelDirectory, write_model_directory
@@ -41,7 +41,7 @@ _MAX_CODE = 16 << 20  # bytes of a module that is compared with ours
 AHEAD = 2  # tensors that are loaded while one is written
 DIRECTORIES = ("hf", "gptj")  # model directories
 LAYOUTS = {"hf": "huggingface", "gptj": "gptj", "megatron": "megatron", "mindspore": "mindspore"}
-_SUFFIXES = {"megatron": TORCH_SUFFIXES, "mindspore": (MINDSPORE_SUFFIX,)}
+_SUFFIXES = {"megatron": TORCH_SUFFIXES, "mindspore": (".ckpt",)}
 _RANK_FILES = {"megatron": "mp_rank_{rank:02d}_model_states.pt", "mindspore": "rank_{rank}/{family}.ckpt"}
 
 FileTensors = dict[ForeignName, LazyTensor]  # what one file holds

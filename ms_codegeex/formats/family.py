@@ -10,7 +10,7 @@ from typing import Any
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.formats.layout import Shape, expand, packed_shape, shown
-from ms_codegeex.models.foreign import Entry, ForeignFormats, ForeignLayout, ForeignName, SizeKeys
+from ms_codegeex.models.foreign import Entry, ForeignFormats, ForeignLayout, ForeignName, SizeKeys, plain_name
 from ms_codegeex.models.registry import FAMILIES, Family, family
 
 MISSPELT = 0.85  # how similar an unknown key is to one that is absent, if it stands for that one
@@ -180,14 +180,18 @@ class FamilyFormats:
         return {**kept, "model_type": self.data.sizes.model_type}
 
     def recognise(self, names: Collection[ForeignName], kind: str | None = None) -> tuple[float, ForeignLayout | None]:
-        """The layout (of `kind`, or any) that names most of these tensors, and the share of its patterns found."""
-        best: tuple[float, ForeignLayout | None] = (0.0, None)
+        """The layout (of `kind`, or any) that names most of these tensors, and the share of its patterns found. Of two
+        that differ in nesting alone it is the one that the file has."""
+        best: tuple[float, int, ForeignLayout | None] = (0.0, 0, None)
+        plain = {*map(plain_name, names)}
         for layout in self.data.layouts:
             if kind in (None, layout.kind):
-                share = sum(entry.numbered(0).foreign in names for entry in layout.entries) / len(layout.entries)
-                if share > best[0]:
-                    best = share, layout
-        return best
+                first = [entry.numbered(0).foreign for entry in layout.entries]
+                share = sum(plain_name(name) in plain for name in first) / len(first)
+                exact = sum(name in names for name in first)
+                if share and (share, exact) > best[:2]:
+                    best = share, exact, layout
+        return best[0], best[2]
 
     def axis(self, layout: ForeignLayout, name: str) -> int | None:
         """The axis along which tensor-parallel ranks share our tensor `name` in this layout."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.printing import print_once
+from ms_codegeex.base.printing import print_error, print_once
 from ms_codegeex.base.quarantine import PROVENANCE, entries, is_copied, is_read, is_weights
 from ms_codegeex.config.model import SECTION
 from ms_codegeex.config.validation import Natural, validated
@@ -32,15 +33,15 @@ from ms_codegeex.data.tokenizer.recorded import (
 from ms_codegeex.formats import layout
 from ms_codegeex.formats.adapters import Adapters, by_layer, fingerprint
 from ms_codegeex.formats.checkpoint import MANIFEST, Checkpoint
-from ms_codegeex.formats.checkpoint_folder import list_checkpoints, resolve
+from ms_codegeex.formats.checkpoint_folder import resolve
 from ms_codegeex.formats.family import FamilyFormats, model_types
-from ms_codegeex.formats.files import RawModel, read_raw
+from ms_codegeex.formats.files import ADAPTERS, DIRECTORY, RUN, Found, RawModel, find_model
 from ms_codegeex.formats.merging import checked_scale, merged
-from ms_codegeex.formats.model_directory import CONFIG, ModelDirectory, SaveTokenizer, is_model_directory
+from ms_codegeex.formats.model_directory import CONFIG, ModelDirectory, SaveTokenizer
 from ms_codegeex.formats.provenance import Input, inputs_of
 from ms_codegeex.formats.tensor_parallel import merge
 from ms_codegeex.formats.tensors import LazyTensor
-from ms_codegeex.models.foreign import ForeignLayout, ForeignName, refuse_lookalike
+from ms_codegeex.models.foreign import ForeignLayout, ForeignName, added_parts, refuse_lookalike
 from ms_codegeex.models.registry import FAMILIES, Family, family
 
 OPTIMIZER_PREFIX = "optimizer."
@@ -225,6 +226,23 @@ def check_layers(config: Any, tensors: Collection[ForeignName], where: str) -> N
         raise UserError(f"{where}: {requested}, but only {len(tensors)} tensors are there; restore either")
 
 
+def _named(raw: RawModel, its: ForeignLayout) -> RawModel:
+    """The tensors under the names that the layout has for them; says which parts of names were left away. `UserError`
+    for two tensors of one name."""
+    ranks, prefixes = [], dict.fromkeys(())
+    for tensors, where in zip(raw.ranks, raw.where, strict=True):
+        names, owners = its.own_names(tensors), dict[ForeignName, ForeignName]()
+        for name, own in names.items():
+            if (other := owners.setdefault(own, name)) != name:
+                both = f"{layout.shown(other)} and {layout.shown(name)}"
+                raise UserError(f"{where}: {both} are the same tensor but for a prefix; save the weights of one model")
+            prefixes |= dict.fromkeys(added_parts(name, own))
+        ranks.append({names[name]: tensor for name, tensor in tensors.items()})
+    if prefixes:
+        print_error(f"{raw.where[0]}: names of tensors are read without {', '.join(prefixes)}, which a wrapper added")
+    return replace(raw, ranks=ranks)
+
+
 def _ours(raw: RawModel, its_family: Family, its: ForeignLayout, fields: Mapping[str, Any]) -> dict[str, LazyTensor]:
     """The tensors of all ranks, merged and under our names."""
     formats, config, ranks = FamilyFormats(its_family), its_family.config.build_config(None, fields), len(raw.ranks)
@@ -244,8 +262,10 @@ def _skipped(raw: RawModel, its: ForeignLayout) -> tuple[str, ...]:
     return (*raw.skipped, *(layout.shown(name) for name in raw.ranks[0] if its.skips(name)))
 
 
-def _open_model_directory(path: Path, known: Mapping[str, Any], keep_code: bool) -> Source:
-    directory = ModelDirectory(path)
+def _open_model_directory(found: Found, known: Mapping[str, Any], keep_code: bool) -> Source:
+    file = found.place.path if found.place.beginning is not None else None
+    path = found.place.path if file is None else file.parent
+    directory = ModelDirectory(path, file and file.name)
     stated = {key: value for key, value in directory.config.items() if value is not None}
     refuse_lookalike(path / CONFIG, {**read_object(path / TOKENIZER_CONFIG, missing=True), **stated})
     kinds, kind = model_types(), directory.config.get("model_type")
@@ -258,7 +278,7 @@ def _open_model_directory(path: Path, known: Mapping[str, Any], keep_code: bool)
     if "eos_token_id" not in known:
         fields |= {"eos_token_id": _end_token(path, directory.config.get("eos_token_id"), fields)}
     _say_if_unclear(path, its_family.name, fields, str(directory.config.get("_name_or_path")))
-    raw = RawModel([directory.tensors], [str(path)])
+    raw = _named(RawModel([directory.tensors], [str(path)], skipped=directory.unlisted), its)
     recognised = _recognise(directory.tensors, its.kind)
     if recognised is not None and recognised[0].name != its_family.name:
         said, theirs = its_family.name, recognised[0].name
@@ -315,12 +335,13 @@ def _say_if_unclear(path: Path, name: str, fields: Mapping[str, Any], of: str) -
 
 def _open_raw(path: Path, raw: RawModel, known: Mapping[str, Any]) -> Source:
     """A model without a configuration: family and sizes follow from the tensors."""
-    names = raw.ranks[0]
-    recognised = _recognise(names, raw.kind)
+    recognised = _recognise(raw.ranks[0], raw.kind)
     if recognised is None:
-        first = next((layout.shown(name) for name in names), "no tensors")
+        first = next((layout.shown(name) for name in raw.ranks[0]), "no tensors")
         raise UserError(f"{path}: not a checkpoint of a known family ({', '.join(FAMILIES)}); it holds {first}")
     (its_family, its), said = recognised, {**raw.recorded, **known}
+    raw = _named(raw, its)
+    names = raw.ranks[0]
     with _reading_sizes(path, its_family, known) as formats:
         fields = formats.infer(its, {name: tensor.shape for name, tensor in names.items()}, said, len(raw.ranks))
         keys, rows = formats.data.sizes, fields["vocab_size"]
@@ -336,25 +357,28 @@ def _open_raw(path: Path, raw: RawModel, known: Mapping[str, Any]) -> Source:
     return Source(path, kind, its_family, fields, tensors, saver, skipped, ranks=len(raw.ranks), **further)
 
 
-def is_checkpoint(path: Path) -> bool:
-    """Whether `path` is a checkpoint of ours, a run, or a folder of checkpoints."""
-    return (path / MANIFEST).is_file() or (path / "checkpoints").is_dir() or bool(list_checkpoints(path))
-
-
 def open_source(path: Path, known: Mapping[str, Any] | None = None, keep_code: bool = False) -> Source:
-    """Open a run or checkpoint directory of ours, a model directory, or files of the original programs.
+    """Open a run or checkpoint directory of ours, a model directory, or files of other programs: all that
+    `files.LAYOUTS` declares.
 
-    Those are: nested `.pt`, one or a folder of `mp_rank_XX` files; MindSpore `.ckpt`, one or one per tensor-parallel
-    rank, with or without optimizer shards and the strategy file; a folder of `.npy`. `known` overrides single sizes
-    (our field names), for files that do not record them. `keep_code`: the user trusts the Python files of a model
-    directory, which then come out of a conversion too. Numbers are read later. Raises `UserError` naming the file and
-    tensor when anything is missing, unexpected, of another shape or dtype.
+    `known` overrides single sizes (our field names), for files that do not record them. `keep_code`: the user trusts
+    the Python files of a model directory, which then come out of a conversion too. Numbers are read later. One line on
+    standard error says what was passed over on the way to the weights. Raises `UserError` naming the file and tensor
+    when anything is missing, unexpected, of another shape or dtype.
     """
     path, known = Path(path), known or {}
-    if is_model_directory(path):
-        return _open_model_directory(path, known, keep_code)
-    if keep_code:
+    found = find_model(path)
+    if found.layout is ADAPTERS:
+        merge = f"ms-codegeex adapter merge --model MODEL --adapter {shlex.quote(str(found.place.path))} --output DIR"
+        raise UserError(f"{found.place.path}: holds adapters, not a model; merge them into theirs: {merge}")
+    if keep_code and found.layout is not DIRECTORY:
         raise UserError(f"--keep-code: {path} is not a model directory and has no code to keep; leave the option out")
-    if is_checkpoint(path):
-        return _open_checkpoint(path, known)
-    return _open_raw(path, read_raw(path), known)
+    if found.layout is RUN:
+        return _open_checkpoint(found.place.path, known)
+    if found.layout is DIRECTORY:
+        source = _open_model_directory(found, known, keep_code)
+    else:
+        source = _open_raw(found.place.path, found.layout.then(found.place, found.what), known)
+    if line := found.passed_over({file for each in source.inputs for file in each.files.values()}):
+        print_error(line)
+    return source

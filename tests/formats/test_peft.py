@@ -182,7 +182,8 @@ def test_adapters_that_a_run_cannot_have_are_named(tuned, tmp_path, ranks):
     }
     (tmp_path / "adapter").mkdir()
     write_safetensors(tmp_path / "adapter" / "adapter_model.safetensors", tensors)
-    write_json(tmp_path / "adapter" / "adapter_config.json", {"peft_type": "LORA", "r": 2, "lora_alpha": 2})
+    patterns = {"rank_pattern": {r"h\.1\.attn\.out_proj": 4}, "alpha_pattern": {r"h\.1\..*": 4}}
+    write_json(tmp_path / "adapter" / "adapter_config.json", {"peft_type": "LORA", "r": 2, "lora_alpha": 2, **patterns})
     model = {"family": "codegen", "weights": str(base), **small_models.FIELDS["codegen"]}
     lora = {"rank": 2, "alpha": 2, "targets": ["attention.output"], "weights": str(tmp_path / "adapter")}
     config = build_run_config({"training": {"steps": 1}, "model": model, "lora": lora})

@@ -44,7 +44,9 @@ _GPTJ = (
     ),
     *_PLAIN[3:],
 )
-_BUFFERS = (r"transformer\.h\.\d+\.attn\.(causal_mask|bias|masked_bias)",)  # tables that older files contain
+_BUFFERS = (
+    r"transformer\.h\.\d+\.attn\.(causal_mask|bias|masked_bias|embed_positions)",
+)  # tables that older files contain
 
 
 def _mindspore(name: str) -> str:
