@@ -27,13 +27,12 @@ from ms_codegeex.data.corpus.stages import (
     Documents,
     Mapper,
     Stages,
-    by_remainder,
     directory_name,
     result_path,
 )
 from ms_codegeex.data.corpus.tally import EXAMPLES
 
-VERSION = 2
+VERSION = 3
 EXACT_DUPLICATE, NEAR_DUPLICATE = "exact duplicate", "near duplicate"
 ROUNDS = 3
 EXACT = np.dtype([("key", "<u8", 4), ("number", "<i8")])
@@ -80,7 +79,7 @@ def find_duplicates(documents: Documents, threshold: float, directory: Path, map
 def find_exact(documents: Documents, stages: Stages) -> Duplicates:
     """Documents with the same hash as an earlier one."""
     duplicates = Duplicates(Flags(len(documents)))
-    keyed = stages.keyed("hashes", EXACT, len(documents), by_remainder)
+    keyed = stages.keyed("hashes", EXACT, len(documents))
     for pairs in stages.by_key("exact", keyed, _hashes, _exact_pairs):
         duplicates.add(pairs[:, 0], pairs[:, 1])
     return duplicates
@@ -144,7 +143,7 @@ def _by_bands(
     """The results of `compare`, one of the two below, for documents that are `undecided`; an array for each part."""
     bands = bands_for(threshold)
     signatures = _Signatures(stages.directory, tuple(block.first for block in stages.blocks), threshold)
-    keyed = stages.keyed(f"bands{name}", BAND, undecided.count() * bands, by_remainder)
+    keyed = stages.keyed(f"bands{name}", BAND, undecided.count() * bands)
     make = functools.partial(_bands, bands)
     yield from stages.by_key(f"pairs{name}", keyed, make, functools.partial(compare, signatures), undecided)
 

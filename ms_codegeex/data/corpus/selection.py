@@ -24,7 +24,6 @@ from ms_codegeex.data.corpus.stages import (
     DocumentBlock,
     Documents,
     Stages,
-    by_range,
     directory_name,
     result_path,
     save_array,
@@ -146,7 +145,7 @@ def _not_sampled(stages: Stages, settings: PrepareSettings, kept: Flags) -> Flag
     """The documents beyond `max_bytes`. They are taken in the order of a hash of seed and source. One that does not
     fit is left out, and the next one is tried."""
     not_sampled, left = Flags(kept.size), settings.max_bytes
-    keyed = stages.keyed("sampled", SAMPLED, kept.count(), by_range)
+    keyed = stages.keyed("sampled", SAMPLED, kept.count())
     stages.by_block(keyed.stage, functools.partial(_candidates, settings.seed), kept, keyed.write)
     for part in range(keyed.parts):
         rows = keyed.read(part)
@@ -188,7 +187,7 @@ class _Groups:
 
     def sums(self) -> Iterator[np.ndarray]:
         """Bytes of each group, `SUM`, in the order of their keys."""
-        keyed = self._stages.keyed(f"sums-{self._unit}", SUM, self._kept.count(), by_range)
+        keyed = self._stages.keyed(f"sums-{self._unit}", SUM, self._kept.count())
         make = functools.partial(_sums, self.keys)
         yield from self._stages.by_key(f"groups-{self._unit}", keyed, make, _summed, self._kept)
 
