@@ -72,11 +72,8 @@ def open_dataset(directory: Path) -> Dataset:
 
 
 def verify_dataset(dataset: Dataset) -> None:
-    """Check ids, end tokens, masks, the tables of documents and the hashes of all files.
-
-    Raises:
-        UserError: something is missing or inconsistent; it names the file.
-    """
+    """Check ids, end tokens, masks, the tables of documents and the hashes of all files; a `UserError` names the file
+    that is wrong."""
     directory, description = dataset.directory, dataset.description
     for split, documents in dataset.splits.items():
         documents.check_ids(description["vocab_size"])
@@ -124,15 +121,9 @@ def _check_table(prefix: Path, documents: IndexedDataset) -> None:
 
 
 def deep_check(dataset: Dataset, split: str, tokenizer: Tokenizer) -> Iterator[tuple[int, int]]:
-    """Decode every document of a split and compare its hash with the recorded one.
-
-    Yields:
-        Numbers of bytes decoded and of documents that cannot be compared, per batch. Text in which the tokenizer turned
-        U+2581 into spaces cannot be compared.
-
-    Raises:
-        UserError: hashes are not recorded, or a document has changed; it names the first.
-    """
+    """Decode every document of a split and compare its hash with the recorded one. Yields, per batch, the numbers of
+    bytes decoded and of documents that cannot be compared, because the tokenizer turned U+2581 into spaces. `UserError`
+    if hashes are not recorded, or naming the first document that has changed."""
     prefix = dataset.directory / split
     table = read_documents(prefix)
     if table is None:
@@ -203,16 +194,11 @@ def read_sample(
 ) -> dict[str, Any]:
     """Training sample `number` of a run with this seed: its documents, and which of their tokens the loss counts.
 
-    Args:
-        number: global number of the sample, from 0; epochs follow each other.
-        seq_length: the run's; None: the dataset's, or 2048.
-        functions_from: the sample from which on sequences begin at functions (`data.functions_from`).
-
-    Returns:
-        `number`, `index`, `split`, `seq_length`, `seed`, `counted` (labels in the loss), `padding` (tokens), and
-        `documents`: `number`, `start`, `stop` (tokens of the document), `source`, `language`, `sha256`, and `runs` of
-        `counted`, `tokens`, `text`. The end token is a run with `end` true and without text, a sentinel of infilling
-        one with `sentinel`, the part that it marks.
+    Epochs follow each other. `seq_length` is the run's; None: the dataset's, or 2048. `functions_from` is the sample
+    from which on sequences begin at functions. In the result, `counted` is the number of labels in the loss and
+    `padding` of tokens; each of the `documents` has the tokens `start` to `stop`, its origin, and `runs` of `counted`,
+    `tokens` and `text`. Instead of text, the end token has `end`, and a sentinel of infilling has `sentinel`, the part
+    that it marks.
     """
     if not 0 <= number < 2**63:
         raise UserError(f"--sample {number}: samples are numbered from 0 to 2**63 - 1")

@@ -20,8 +20,8 @@ from ms_codegeex.data.languages_codegeex2 import FURTHER
 class Language:
     """One language: its name as the paper writes it, for example `C++`; the line before a document, without its
     newline; file extensions that suffice (`.C` differs from `.c`, otherwise case is ignored); further lower-case names
-    for `find_language`; names in the `#!` line of a file without an extension; and names of files in lower case, which
-    take precedence over the extension."""
+    for `find_language`; names in a `#!` line; and lower-case names of files, which take precedence over the extension.
+    """
 
     name: str
     tag: str
@@ -117,10 +117,8 @@ def canonical_languages(names: Sequence[str], scheme: str = "codegeex") -> tuple
 
 
 def tag_text(language: str, scheme: str = "codegeex") -> str:
-    """The tag line of a canonical name, without its newline.
-
-    Empty for an empty name, for the scheme `none`, and for a language that the scheme's models have not seen. A scheme
-    may also be a line with the placeholder `{language}` for the name.
+    """The tag line, without its newline, of a canonical name in a scheme or in a line with the placeholder
+    `{language}`. Empty for no name, for the scheme `none`, and for a language that the scheme's models have not seen.
     """
     check_scheme(scheme)
     if not language or scheme == "none":

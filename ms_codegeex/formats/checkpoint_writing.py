@@ -38,10 +38,8 @@ PACKAGES = ("ms-codegeex", "mindspore", "numpy", "safetensors", "xxhash")
 
 @dataclass(frozen=True)
 class Slice:
-    """A rank's part of a tensor: `array` belongs at `offset` of a tensor of `global_shape`.
-
-    `dtype` is needed only for bfloat16 in memory, whose bits are held as uint16.
-    """
+    """A rank's part of a tensor: `array` belongs at `offset` of a tensor of `global_shape`. `dtype` is needed only for
+    bfloat16 in memory, whose bits are held as uint16."""
 
     global_shape: tuple[int, ...]
     offset: tuple[int, ...]
@@ -130,13 +128,12 @@ def write_checkpoint(
     save: str = "0",
     patience: float = PATIENCE,
 ) -> Path:
-    """Write `root/step-<step>`; called by every rank with its own slices and the same `step`; returns the path.
+    """Write `root/step-<step>`; called by every rank with its own slices and the same `step`; returns the path, once
+    rank 0 has published it.
 
-    Each part of a tensor is passed by exactly one rank: replicas by one of them, and a rank may pass nothing.
-    `state` is JSON (optimizer_step, samples, loss_scale, rng, config, ...) and only rank 0's is stored. Returns when
-    rank 0 has published it. With several ranks, `save` is a name that no other save in `root` has.
-    Raises `UserError`, on every rank, when the disk is full, the slices do not cover their tensors exactly once, or
-    another rank gives no sign for `patience` seconds.
+    Each part of a tensor is passed by exactly one rank. `state` is JSON, and only rank 0's is stored. With several
+    ranks, `save` is a name that no other save in `root` has. `UserError`, on every rank, if the disk is full, the
+    slices do not cover their tensors exactly once, or another rank gives no sign for `patience` seconds.
     """
     final = Path(root) / step_name(step)
     names = _Names(final, save)

@@ -69,11 +69,9 @@ def _target(output: Path, to: str, family: str, ranks: int) -> Path:
 
 @contextmanager
 def measured(parts: Sequence[FileTensors], label: str, progress: bool) -> Iterator[list[FileTensors]]:
-    """The same tensors, shown by a progress bar on standard error (only on a terminal), and loaded ahead.
-
-    While one is checksummed and written, threads read, check, transpose and cast the next `AHEAD`, together no larger
-    than the largest tensor. Loading them in another order works, but waits.
-    """
+    """The same tensors, shown by a progress bar on standard error (only on a terminal), and loaded ahead: while one is
+    written, threads load the next `AHEAD`, together no larger than the largest tensor. Loading them in another order
+    works, but waits."""
     order = [tensor for part in parts for tensor in part.values()]
     room, total = max((tensor.nbytes for tensor in order), default=0), sum(tensor.nbytes for tensor in order)
     started: dict[int, Future[np.ndarray]] = {}
@@ -272,13 +270,11 @@ def convert(
     """Convert the model at `source` to `to` at `output`: "hf" a model directory, "gptj" one of a CodeGen as a GPT-J,
     "megatron" a nested `.pt` file, "mindspore" a `.ckpt` file with the original names.
 
-    `source` is anything `open_source` reads, or its result; optimizer moments are left out. With `tensor_parallel`
-    above 1, `output` is a folder with a file for each rank. `dtype` ("fp32", "fp16", "bf16") casts every tensor, None
-    keeps them. `verify` reads the result back and compares all bytes. `replace` allows replacing the output of an
-    earlier conversion. `origin`: the command, and its further choices, for the output's `provenance.json`. Returns
-    paths, tensors, parameters, bytes, seconds, sizes that were guessed, files that were left out, and warnings about
-    what the other software cannot run. Raises `UserError` for anything missing, unexpected, in the way or too large for
-    the dtype; the output appears only when it is complete.
+    `source` is anything `open_source` reads, or its result. With `tensor_parallel` above 1, `output` is a folder with a
+    file for each rank. `dtype` ("fp32", "fp16", "bf16") casts every tensor. `verify` compares all bytes of the result
+    with the source. `replace` allows replacing an earlier conversion. `origin`: the command, and its further choices,
+    for `provenance.json`. Returns figures for a report. `UserError` for anything missing, unexpected, in the way or too
+    large for the dtype; the output appears only when it is complete.
     """
     begin = time.monotonic()
     _check_request(to, dtype, tensor_parallel)

@@ -188,10 +188,10 @@ class _Checkpoint:
 def read_mindspore(path: Path, keep: Callable[[str], bool] | None = None) -> dict[str, LazyTensor]:
     """The tensors of a `.ckpt` file in the file's order, numbers such as `epoch_num` with shape (), texts left out.
 
-    `keep(name)` chooses tensors (`is_weight`: only the model's); None is all. Only the structure is read now: a file of
-    any size takes a moment. Raises `UserError` for a damaged file, a tensor that occurs twice, of the wrong size or
-    an unknown type; a file with a checksum is compared with it when the first tensor is loaded. Without one, changed
-    elements and missing tensors at the end of the file go unnoticed, so check the names against the model.
+    `keep(name)` chooses tensors (`is_weight`: only the model's); None is all. Only the structure is read now.
+    `UserError` for a damaged file, or a tensor that occurs twice or has a wrong size or an unknown type. A checksum is
+    compared when the first tensor is loaded; without one, changed elements and tensors missing at the end go unnoticed,
+    so check the names against the model.
     """
     checkpoint = _Checkpoint(Path(path))
     return {name: checkpoint.tensor(name) for name in checkpoint.found if keep is None or keep(name)}
@@ -234,13 +234,10 @@ def write_mindspore(
     check: Callable[[Path], object] | None = None,
     origin: Mapping[str, int] | None = None,
 ) -> None:
-    """Write a `.ckpt` file that `mindspore.load_checkpoint` reads, with `crc_check=True` or without.
-
-    One tensor is in memory at a time. The file appears only when it is complete and `check(temporary)` raises nothing.
-    Without `checksum` the file is as MindSpore writes it by default, for old versions that do not know the checksum.
-    With `origin`, a mark identifies this program as the writer and holds these numbers; MindSpore ignores it. Raises
-    `UserError` for an empty vector, which MindSpore would take for the number 0.
-    """
+    """Write a `.ckpt` file for `mindspore.load_checkpoint`, one tensor in memory at a time. It appears only when it is
+    complete and `check(temporary)` raises nothing. Without `checksum` the file suits old versions that do not know the
+    checksum. `origin` marks this program as the writer and holds these numbers; MindSpore ignores it. `UserError` for
+    an empty vector, which MindSpore would take for the number 0."""
     for name, tensor in tensors.items():
         if tensor.shape == (0,):
             raise UserError(f"{path}: tensor {name} has no elements, which a MindSpore checkpoint cannot hold; drop it")

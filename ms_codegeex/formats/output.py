@@ -72,10 +72,8 @@ def _check_apart(target: Path, source: Path) -> None:
 
 
 def check_target(target: Path, source: Path, replace: bool, directory: bool) -> None:
-    """Refuse to replace what is at `target`, unless `replace` is set and a conversion wrote all of it.
-
-    `directory`: whether a directory will be written there. Raises `UserError` naming the files that are in the way.
-    """
+    """Refuse to replace what is at `target`, unless `replace` is set and a conversion wrote all of it. `directory`:
+    whether a directory will be written there. A `UserError` names the files that are in the way."""
     if target.name in ("", ".."):
         raise UserError(f"{target}: is not a name that can be written; choose another --output")
     _check_apart(target, source)

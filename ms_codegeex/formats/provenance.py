@@ -252,10 +252,8 @@ def _is_inside(name: Any) -> bool:
 
 
 def check(target: Path, thorough: bool = False) -> None:
-    """Check a model that is going to be used with its statement, if it has one.
-
-    A changed, missing or extra file that has a part in the model's answers is a `UserError`; the first one of any other
-    kind is a warning on standard error.
+    """Check a model that is going to be used with its statement, if it has one. A changed, missing or extra file that
+    has a part in the model's answers is a `UserError`; the first one of any other kind is a warning on standard error.
     """
     if (recorded := read_statement(target)) is None:
         return

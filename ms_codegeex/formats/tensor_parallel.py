@@ -25,11 +25,9 @@ def shard(tensor: LazyTensor, axis: int | None, rank: int, ranks: int) -> LazyTe
 
 
 class Distinct:
-    """Finds a rank's file that is a copy of another rank's, by the slices they hold of split tensors.
-
-    Two ranks may hold equal slices of one tensor, such as a bias of zeros, but not of all tensors. The smallest tensor
-    that differs ends the search, so little is read unless a file is a copy.
-    """
+    """Finds a rank's file that is a copy of another rank's, by the slices they hold of split tensors: two ranks may
+    hold equal slices of one tensor, such as a bias of zeros, but not of all. The smallest tensor that differs ends the
+    search, so little is read unless a file is a copy."""
 
     def __init__(self) -> None:
         self._slices: dict[str, dict[str, LazyTensor]] = defaultdict(dict)  # path -> name -> slice
@@ -132,12 +130,10 @@ def check_alike(name: str, parts: Iterable[LazyTensor], where: Sequence[object],
 def merge(
     ranks: Sequence[Mapping[str, LazyTensor]], axes: Mapping[str, int | None], where: Sequence[str]
 ) -> dict[str, LazyTensor]:
-    """The whole tensors of a model from the slices of every rank, in rank order; nothing is loaded yet.
-
-    `axes`: name -> the axis along which it is split, None for a tensor that every rank holds whole. `where` names the
-    ranks' files in messages. Raises `UserError` for dtypes that differ between ranks, and on loading for copies that
-    differ and for a file that is a copy of another rank's.
-    """
+    """The whole tensors of a model from the slices of every rank, in rank order; nothing is loaded yet. `axes`: name ->
+    the axis along which it is split, None for a tensor that every rank holds whole. `where` names the ranks' files.
+    `UserError` for dtypes that differ between ranks, and on loading for copies that differ and a file that is a copy of
+    another rank's."""
     result, distinct = {}, Distinct()
     for name, first in ranks[0].items():
         pieces = [rank[name] for rank in ranks]

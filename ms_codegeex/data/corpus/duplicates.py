@@ -64,11 +64,9 @@ def duplicates_name(shards: Sequence[Path], threshold: float) -> str:
 
 
 def find_duplicates(documents: Documents, threshold: float, directory: Path, mapper: Mapper) -> dict[str, Duplicates]:
-    """Documents to drop, by reason: `exact duplicate`, and with a threshold above 0 `near duplicate`.
-
-    `threshold` is the Jaccard similarity in (0, 1] from which two documents are near duplicates. The stages' files are
-    in `directory`, `duplicates_name` in the work directory; `mapper` is as in `Stages`.
-    """
+    """Documents to drop, by reason: exact duplicates, and near duplicates if `threshold` is above 0: their least
+    Jaccard similarity. The stages' files are in `directory`, `duplicates_name` in the work directory; `mapper` is as in
+    `Stages`."""
     stages = Stages(directory, mapper, documents.blocks())
     exact = find_exact(documents, stages)
     if not threshold:
@@ -193,20 +191,16 @@ class _Signatures:
 
 
 def compare_with_first(signatures: _Signatures, rows: np.ndarray) -> np.ndarray:
-    """For each band of one part, `BAND`, compare the first document that has it with every other one.
-
-    Returns int64 `[pairs, 3]`: the first document, the other one, and 1 if they are similar, else 0.
-    """
+    """Compare the first document of each band of one part, `BAND`, with every other one. Returns int64 `[pairs, 3]`:
+    the first document, the other one, and 1 if they are similar, else 0."""
     repeated, firsts = exact_duplicates(rows["key"][:, None])
     pairs = _distinct(rows["number"][firsts], rows["number"][repeated])
     return np.column_stack([pairs, signatures.similar(pairs)])
 
 
 def compare_all(signatures: _Signatures, rows: np.ndarray) -> np.ndarray:
-    """Compare all pairs of documents that share a band of one part, `BAND`.
-
-    Returns int64 `[pairs, 2]`: the similar pairs, the earlier document first.
-    """
+    """Compare all pairs of documents that share a band of one part, `BAND`. Returns the similar ones, int64 `[pairs,
+    2]`, the earlier document first."""
     rows = rows[np.argsort(rows["key"], kind="stable")]  # documents with equal keys stay in their order
     keys, numbers = rows["key"], rows["number"]
     similar = [np.empty((0, 2), np.int64)]

@@ -70,19 +70,15 @@ def signature(data: bytes, language: str = "", by: str = "words") -> np.ndarray 
 
 
 def bands_for(threshold: float) -> int:
-    """The number of bands into which signatures are divided. Two signatures that agree in a share `threshold` of their
-    places must agree completely in at least one band, so there is one band more than places in which they may differ.
-    """
+    """The number of bands of a signature. Two signatures that agree in a share `threshold` of their places must agree
+    in all of at least one band, so there is one band more than places in which they may differ."""
     differing = math.floor((1 - threshold) * PERMUTATIONS + 1e-9)
     return max(differing + 1, 2)
 
 
 def band_keys(signatures: np.ndarray, bands: int) -> np.ndarray:
-    """A 64-bit key for each band of each signature. Equal values in one band give equal keys; the number of the band is
-    part of the key. Places that are left over belong to no band.
-
-    uint32 `[documents, PERMUTATIONS]` -> uint64 `[documents, bands]`.
-    """
+    """A key for each band of each signature, uint32 `[documents, PERMUTATIONS]` -> uint64 `[documents, bands]`. Equal
+    values in the same band give equal keys. Places that are left over belong to no band."""
     rows = PERMUTATIONS // bands
     values = signatures[:, : bands * rows].reshape(-1, bands, rows).astype(np.uint64)
     keys = np.broadcast_to(np.arange(1, bands + 1, dtype=np.uint64), values.shape[:2]).copy()

@@ -113,12 +113,8 @@ class RemotePath:
         return _request(self, lambda filesystem, path: _exactly(size, filesystem.cat_file(path)))
 
     def open(self) -> BinaryIO:
-        """The file, to be read from any offset.
-
-        Raises:
-            OSError: it is gone, or reading it is not allowed.
-            UserError: it could not be read after all attempts.
-        """
+        """The file, to be read from any offset. `OSError` if it is gone or may not be read, `UserError` if it could not
+        be read after all attempts."""
         size = _request(self, lambda filesystem, path: filesystem.info(path)["size"])
         return io.BufferedReader(_Ranges(self, size), _BUFFER)
 
@@ -241,10 +237,7 @@ def _as_user_errors(location: RemotePath) -> Iterator[None]:
 
 def list_files(root: RemotePath) -> list[tuple[RemotePath, int, int]]:
     """All files below `root`, or `root` itself if it is a file: path, size, and a number that changes with the content.
-
-    Raises:
-        UserError: there is nothing, or it may not be listed.
-    """
+    `UserError` if there is nothing, or it may not be listed."""
     with _as_user_errors(root):
         entries = _request(root, lambda filesystem, path: filesystem.find(path, detail=True))
         if not entries:
@@ -278,13 +271,8 @@ def read_json(url: RemotePath) -> Any | None:
 
 
 def upload(directory: Path, target: RemotePath, last: str) -> None:
-    """Copy the files of a directory to a URL, the file `last` at the end, so that it marks a complete copy.
-
-    If an earlier copy exists, its file of that name is removed first. Sizes are checked.
-
-    Raises:
-        UserError: the URL cannot be written to.
-    """
+    """Copy the files of a directory to a URL, `last` at the end, so that it marks a complete copy; an earlier one there
+    is removed first. Sizes are checked. `UserError` if the URL cannot be written to."""
     files = sorted((file for file in directory.rglob("*") if file.is_file()), key=lambda file: file.name == last)
     with _as_user_errors(target):
         if (target / last).exists():

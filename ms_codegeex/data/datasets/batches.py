@@ -57,11 +57,8 @@ class DocumentSpan(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainingSample:
-    """One training sample for inspection: its corpus, the index of its sequence there, and the parts of documents that
-    make up its seq_length + 1 tokens (in fine-tuning rows, padding follows them).
-
-    inputs and labels int32 [seq], loss_mask FP32 [seq].
-    """
+    """A training sample for inspection: its corpus, the index of its sequence there, inputs and labels int32 [seq],
+    loss_mask FP32 [seq], and the parts of documents that make up its seq_length + 1 tokens, before the padding."""
 
     number: int
     directory: Path
@@ -73,16 +70,9 @@ class TrainingSample:
 
 
 class Sequences(ABC):
-    """The sequences of one split of a dataset directory, in the seed's order.
-
-    Attributes:
-        directory, split, seq_length, seed: as given. A sequence has `seq_length` + 1 tokens.
-        info: the content of dataset.json.
-        eos: id that ends documents.
-        tokens: all ids of the split, read-only.
-        size: sequences per epoch.
-        infilling: moves the middle of some documents to their end as they are read; None: no text is rearranged.
-    """
+    """The sequences of one split of a dataset directory, in the seed's order. A sequence has `seq_length` + 1 tokens.
+    `info` is dataset.json, `eos` the id that ends documents, `tokens` the read-only ids of the split, and `size` the
+    number of sequences per epoch. `infilling` moves the middle of some documents to their end as they are read."""
 
     size: int
 
@@ -172,13 +162,10 @@ def read_info(directory: Path) -> dict[str, Any]:
 
 
 class PackedSequences(Sequences):
-    """A split of a dataset directory as sequences of `seq_length` + 1 tokens; neighbours share their border token.
-
-    From sample `starts_from` on they begin at the tokens `starts`, int64 [sequences] in order, which leave text out;
-    these have the last indices. There is no padding; documents are separated by eos. The loss counts a position iff its
-    input is not eos: the token after an eos belongs to another document (CodeGeeX release). With `loss_after_eos` it
-    counts every position, including the first token of a document (CodeGen release).
-    """
+    """A split of a dataset directory as sequences of `seq_length` + 1 tokens; neighbours share their border token. From
+    sample `starts_from` on they begin at the tokens `starts`, int64 [sequences] in order, which leave text out; these
+    have the last indices. There is no padding; documents are separated by eos. The loss counts a position iff its input
+    is not eos (CodeGeeX release), or with `loss_after_eos` every position (CodeGen release)."""
 
     def __init__(
         self,
@@ -330,14 +317,10 @@ def unigram_entropy(sequences: Sequences) -> float:
 
 @contextmanager
 def read_ahead(read: Callable[[int], T], positions: Iterable[int], workers: int) -> Iterator[Iterator[T]]:
-    """Yield an iterator over `read(position)` for all positions, in their order; there may be endlessly many.
-
-    `read` is called in `workers` threads, and at most twice as many results are ready or being read; with 0 workers it
-    is called in the caller's thread when a result is requested.
-
-    An exception of `read` is raised where its result is requested. At the end of the `with` block, reads in progress
-    are awaited and no others start.
-    """
+    """Yield an iterator over `read(position)` for all positions, in their order; there may be endlessly many. `read` is
+    called in `workers` threads, with at most twice as many results ready or being read, or with 0 workers in the
+    caller's thread. Its exceptions are raised where the result is requested. At the end of the `with` block, reads in
+    progress are awaited and no others start."""
     if not workers:
         yield map(read, positions)
         return

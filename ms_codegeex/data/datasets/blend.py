@@ -65,12 +65,10 @@ class _Table:
 class Blend:
     """Training samples of several corpora, mixed by the stages.
 
-    Sample number n belongs to the last stage that begins at or before it, and stage s begins at sample from_step times
-    `global_batch`. After any number of samples of a stage, each corpus's count is within one of its share. A corpus's
-    k-th sample in the run is sample k of its own order: in a later stage it continues where it stopped.
-
-    `corpora` are by the names in the stages, each with its own seed. `UserError` if two of them were not made with the
-    same tokenizer.
+    Sample n belongs to the last stage that begins at or before it, at sample from_step times `global_batch`. After any
+    number of samples of a stage, each corpus's count is within one of its share. A corpus's k-th sample in the run is
+    sample k of its own order, which a later stage continues. `corpora` are by the names in the stages, each with its
+    own seed. `UserError` if two of them were not made with the same tokenizer.
     """
 
     def __init__(self, stages: Sequence[BlendStage], corpora: Mapping[str, Sequences], global_batch: int) -> None:
@@ -136,11 +134,9 @@ class Blend:
 def mixed_before(
     samples: int, data: Mapping[str, Any], global_batch: int, contents: Mapping[str, str] | None = None
 ) -> str:
-    """A text on the mixture of the first `samples` samples: equal for two configurations iff these samples are.
-
-    `data` is the section of the configuration; a `train` is a single stage. `contents` are the texts that represent
-    directories, such as hashes of their content; None: their paths.
-    """
+    """A text on the mixture of the first `samples` samples: equal for two configurations iff these samples are. `data`
+    is the section of the configuration. `contents` are the texts that represent directories, such as hashes of their
+    content; None: their paths."""
     contents = contents or {}
     stages = [BlendStage(0, (str(data["train"]),), (1,))] if data.get("blend") is None else parse_stages(data["blend"])
     parts = []

@@ -37,9 +37,8 @@ def _file(prefix: Path, ending: str) -> Path:
 
 class IndexedWriter:
     """Write documents one by one; both files appear only if the `with` block ends without an error. `prefix` is their
-    path without `.bin` and `.idx`, `dtype` is `uint16` (ids up to 65535) or `int32`, and `lowest` the least value that
-    is accepted; below 0 only for values that are not ids, such as labels of -100.
-    """
+    path without ending, `dtype` is `uint16` or `int32`, and `lowest` the least value that is accepted: below 0 only for
+    values that are not ids, such as labels of -100."""
 
     def __init__(self, prefix: Path | str, dtype: np.typing.DTypeLike = np.uint16, lowest: int = 0) -> None:
         self.prefix, self.lowest = Path(prefix), lowest
@@ -104,17 +103,9 @@ class IndexedWriter:
 
 
 class IndexedDataset:
-    """A memory-mapped dataset, checked when it is opened.
-
-    Attributes:
-        prefix: path without `.bin` and `.idx`.
-        dtype: `uint16` or `int32`, little-endian.
-        sizes: int64 `[documents]`, ids per document.
-        tokens: read-only flat map of the whole `.bin`, `[total ids]`.
-
-    Raises:
-        UserError: the files are missing, truncated, or do not match.
-    """
+    """A memory-mapped dataset, checked when it is opened; `UserError` if its files are missing, truncated or do not
+    match. `prefix` is their path without `.bin` and `.idx`, `dtype` is `uint16` or `int32`, `sizes` int64 `[documents]`
+    the number of ids of each document, and `tokens` a read-only map of all ids."""
 
     def __init__(self, prefix: Path | str) -> None:
         self.prefix = Path(prefix)
@@ -171,10 +162,8 @@ class IndexedDataset:
 
 
 def open_tokens(prefix: Path | str) -> np.ndarray:
-    """`IndexedDataset(prefix).tokens` without its index, which takes 20 bytes of memory per document, more to check.
-
-    Only the header, the last document and the sizes of both files are checked (`UserError`).
-    """
+    """`IndexedDataset(prefix).tokens` without its index, which takes 20 bytes of memory per document. Only the header,
+    the last document and the sizes of both files are checked (`UserError`)."""
     index_path, data_path = _files(Path(prefix))
     dtype, sequences, _ = _read_header(index_path)
     total = 0

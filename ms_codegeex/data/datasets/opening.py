@@ -38,16 +38,10 @@ def open_sequences(
     infill: InfillConfig | None = None,
     functions_from: int | None = None,
 ) -> Sequences:
-    """One split of a dataset directory, of the kind that its dataset.json names.
-
-    `infill`: how texts are rearranged for infilling; without a rate, as in dataset.json; None: not at all. From
-    sample `functions_from` on, sequences begin at functions and methods if these are enough (`LEAST_FUNCTIONS`).
-
-    Raises:
-        UserError: the dataset is missing, damaged, too short, of examples longer than `seq_length`, or of examples that
-            would see each other because `reset_at_eos` is false, of examples although `loss_after_eos` is true, or with
-            `functions_from` although whole documents are rearranged.
-    """
+    """One split of a dataset directory, of the kind that its dataset.json names. `infill`: how texts are rearranged for
+    infilling; without a rate, as in dataset.json; None: not at all. From sample `functions_from` on, sequences begin at
+    functions if there are enough (`LEAST_FUNCTIONS`). `UserError` if the dataset is missing, damaged or too short, or
+    if it does not go with these settings."""
     info = read_info(Path(directory))
     kind, infilling = info.get("kind"), _infilling(Path(directory), info, infill, seed)
     if kind is None:

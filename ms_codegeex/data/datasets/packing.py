@@ -15,15 +15,8 @@ KIND = "finetune"  # "kind" in dataset.json
 
 
 def pack(sizes: np.ndarray, capacity: int) -> list[list[int]]:
-    """Distribute items over rows: best fit, longest first, items of equal size in their order.
-
-    Args:
-        sizes: int [items], each in 1..capacity.
-        capacity: of a row.
-
-    Returns:
-        Item numbers of each row, in the order of placement. At most one row is less than half full.
-    """
+    """Distribute items of these sizes, int [items] in 1..capacity, over rows: best fit, longest first, equal ones in
+    their order. Returns the item numbers of each row; at most one row is less than half full."""
     rows: list[list[int]] = []
     free: list[list[int]] = [[] for _ in range(capacity + 1)]  # rows by free space
     nonempty = 0  # bit s is set where free[s] has a row

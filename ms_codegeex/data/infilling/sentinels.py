@@ -55,11 +55,8 @@ class Sentinels:
         self, tokenizer: Tokenizer, prefix: str, suffix: str | Sequence[int], room: int, step: int = 1
     ) -> tuple[list[int], bool]:
         """Ids of the prompt, at most `room`, and whether it was truncated: the prefix loses its start and the suffix
-        its end, the longer one first. With a `step`, of at most an eighth of `room`, the start of the prefix and the
-        end of the suffix move in such steps while the prefix grows.
-
-        The user's text is taken literally: a sentinel in it is plain text. The suffix may be encoded already.
-        """
+        its end, the longer one first, in steps of `step`, at most an eighth of `room`, while the prefix grows. The
+        user's text is taken literally: a sentinel in it is plain text. The suffix may be encoded already."""
         marks, first = {}, len(tokenizer.prefix)
         for part in PARTS:
             mark = getattr(self, part)

@@ -54,14 +54,10 @@ class Infilling:
     def rearrange(
         self, ids: np.ndarray, key: tuple[int, ...], *, ended: bool = True, prompt: int = 0
     ) -> Rearranged | None:
-        """A text with the same number of tokens and its middle at its end, or None if it stays unchanged.
-
-        Args:
-            ids: of the text without its end token, int `[n]`.
-            key: numbers that identify this text; with the seed they decide everything.
-            ended: whether the end token follows. If not, it takes the last position.
-            prompt: tokens at the start that stay in the prefix, and that the loss does not count.
-        """
+        """A text with the same number of tokens and its middle at its end, or None if it stays unchanged. `ids`, int
+        `[n]`, lack the end token; unless it follows (`ended`), it takes the last position. The numbers `key` identify
+        the text and decide everything, with the seed. The first `prompt` tokens stay in the prefix, and the loss does
+        not count them."""
         generator = np.random.default_rng([self.seed, *key])
         if generator.random() >= self.rate:
             return None
