@@ -115,8 +115,15 @@ class RemotePath:
     def open(self) -> BinaryIO:
         """The file, to be read from any offset. `OSError` if it is gone or may not be read, `UserError` if it could not
         be read after all attempts."""
+        from fsspec.spec import AbstractBufferedFile
+
+        class Ranges(AbstractBufferedFile):
+            def _fetch_range(_, start: int, end: int) -> bytes:
+                end = min(end, size)
+                return _request(self, lambda files, path: _exactly(end - start, files.cat_file(path, start, end)))
+
         size = _request(self, lambda filesystem, path: filesystem.info(path)["size"])
-        return io.BufferedReader(_Ranges(self, size), _BUFFER)
+        return io.BufferedReader(Ranges(*_filesystem(self), cache_type="none", size=size), _BUFFER)
 
 
 def _divided(url: str) -> tuple[str, str, str, str]:
@@ -126,33 +133,6 @@ def _divided(url: str) -> tuple[str, str, str, str]:
     match = _USER.match(rest)
     user = match.group() if match else ""
     return scheme, user, rest.removeprefix(f"{user}@"), query
-
-
-class _Ranges(io.RawIOBase):
-    """A remote file as ranges of bytes, each fetched separately."""
-
-    def __init__(self, location: RemotePath, size: int) -> None:
-        self._location, self._size, self._place = location, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
-        return self._place
-
-    def readinto(self, buffer: Any) -> int:
-        start, end = self._place, min(self._place + len(buffer), self._size)
-        if start >= end:
-            return 0
-        buffer[: end - start] = _request(
-            self._location, lambda files, path: _exactly(end - start, files.cat_file(path, start=start, end=end))
-        )
-        self._place = end
-        return end - start
 
 
 def _filesystem(location: RemotePath) -> tuple[Any, str]:

@@ -1,4 +1,4 @@
-"""Datasets opened from a run's configuration or a directory: the one module that knows all kinds of datasets."""
+"""Datasets opened and checked, from a run's configuration or a directory: the one module that knows all their kinds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.config.blend import parse_stages
+from ms_codegeex.config.blend import LONGEST_PERIOD, parse_stages
 from ms_codegeex.data.datasets.batches import PackedSequences, Sequences, read_info
 from ms_codegeex.data.datasets.blend import Blend
 from ms_codegeex.data.datasets.functions import function_starts
@@ -18,7 +18,7 @@ from ms_codegeex.data.datasets.indexed import IndexedDataset, open_tokens
 from ms_codegeex.data.datasets.order import stream_seed
 from ms_codegeex.data.datasets.packing import KIND, FineTuningRows
 from ms_codegeex.data.infilling.transform import Infilling, build, chosen
-from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY, recorded_tokenizer
+from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY, other_token, recorded_tokenizer
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
@@ -163,19 +163,63 @@ def validation_data(config: RunConfig) -> Sequences:
     """The evaluation data of a run: `data.validation`, or else the validation split of `data.train` or, for a blend, of
     the first corpus of the last stage."""
     data = config.data
+    if data.validation:
+        return _named(config, data.validation, "data.validation")
     last = parse_stages(data.blend)[-1].corpora[0] if data.blend is not None else data.train
-    try:
-        return _opened(config, data.validation or str(last), "validation", config.seed)
-    except UserError as error:
-        raise UserError(f"data.validation: {error}") if data.validation else error from None
+    return _opened(config, str(last), "validation", config.seed)
 
 
 def held_out_data(config: RunConfig) -> dict[str, Sequences]:
     """The validation splits of `data.held_out` by name; `UserError` naming the key if one is missing or damaged."""
-    splits = {}
-    for name, directory in config.data.held_out.items():
-        try:
-            splits[name] = _opened(config, directory, "validation", config.seed)
-        except UserError as error:
-            raise UserError(f"data.held_out.{name}: {error}") from None
-    return splits
+    return {name: _named(config, place, f"data.held_out.{name}") for name, place in config.data.held_out.items()}
+
+
+def _named(config: RunConfig, directory: str, key: str) -> Sequences:
+    """The validation split that a key of the configuration names."""
+    try:
+        return _opened(config, directory, "validation", config.seed)
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from None
+
+
+def check_meanings(evaluated: Mapping[str, Sequences], trained: Path) -> None:
+    """`UserError` for a dataset, by its configuration key, whose ids have other meanings than those of the dataset
+    `trained`. One tokenizer may have more tokens than the other; datasets that record no tokenizer are not compared."""
+    record = read_info(trained).get("tokenizer")
+    for key, data in evaluated.items():
+        theirs = data.info.get("tokenizer")
+        if not record or not theirs or record.get("fingerprint") == theirs.get("fingerprint"):
+            continue
+        theirs = recorded_tokenizer(data.info["tokenizer"], data.directory / TOKENIZER_DIRECTORY, data.directory)
+        odd = other_token(recorded_tokenizer(record, trained / TOKENIZER_DIRECTORY, trained), theirs)
+        if odd is not None:
+            raise UserError(
+                f"{key}: token {odd} of {data.directory} is another one in {trained}; prepare both with "
+                "the same tokenizer"
+            )
+
+
+def rounded_weights(data: DataConfig) -> str | None:
+    """A note for the user if weights of a blend had to be rounded."""
+    rounded = [stage for stage in parse_stages(data.blend) if stage.rounded] if data.blend is not None else []
+    if not rounded:
+        return None
+    steps = ", ".join(str(stage.from_step) for stage in rounded)
+    return f"data.blend: the weights from step {steps} on are rounded to multiples of one in {LONGEST_PERIOD:,}"
+
+
+def note_on_functions(config: RunConfig, training: Sequences | Blend) -> str | None:
+    """For the user: what `data.functions_from` means for the corpus; None if the run does not reach that step."""
+    first = config.data.functions_from
+    if first is None or not reaches(config, first):
+        return None
+    if not isinstance(training, PackedSequences):
+        result = "has examples of fine-tuning, which begin where they do"
+    elif training.starts is None:
+        result = "is read continuously: half of it has no functions, or it does not say which tokenizer made it"
+    else:
+        length = training.seq_length
+        tokens = np.minimum(np.diff(training.starts), length).sum() + length  # those of several sequences once
+        share = f"{tokens / len(training.tokens):.0%}"
+        result = f"is read in sequences that begin at functions after {first:,} steps; these hold {share} of its tokens"
+    return f"data.functions_from: {training.directory} {result}"
