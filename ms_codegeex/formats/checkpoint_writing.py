@@ -52,16 +52,15 @@ class Slice:
         return self.array if isinstance(self.array, LazyTensor) else from_array(self.array, self.dtype)
 
 
-def _whole(value: np.ndarray | Slice) -> Slice:
-    return value if isinstance(value, Slice) else Slice(value.shape, (0,) * value.ndim, value)
-
-
 def save_slices(directory: Path, rank: int, tensors: Mapping[str, np.ndarray | Slice]) -> dict[str, Any]:
     """Write a rank's slices to `directory/rank_<rank>.safetensors`; returns what the manifest says of the file."""
     if not tensors:
         return {"slices": []}
     file = f"rank_{rank:05d}.safetensors"
-    slices = {name: _whole(value) for name, value in tensors.items()}
+    slices = {
+        name: value if isinstance(value, Slice) else Slice(value.shape, (0,) * value.ndim, value)
+        for name, value in tensors.items()
+    }
     (directory / file).touch()
     with written_back(directory / file, SLICE_SYNC_SECONDS):
         header, hashes = write_safetensors(directory / file, {name: part.tensor for name, part in slices.items()})
@@ -265,13 +264,10 @@ def write_ranks(path: Path, step: int, state: Mapping[str, Any], ranks: Iterable
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _plain(value: Any) -> Any:
-    return value.tolist() if isinstance(value, np.generic | np.ndarray) else str(value)
-
-
 def plain_state(state: Mapping[str, Any]) -> dict[str, Any]:
     """The state as it comes back from a checkpoint: a copy as JSON values."""
-    return json.loads(json.dumps(dict(state), default=_plain))
+    numpy = (np.generic, np.ndarray)
+    return json.loads(json.dumps(dict(state), default=lambda x: x.tolist() if isinstance(x, numpy) else str(x)))
 
 
 def _versions() -> Iterator[tuple[str, str]]:

@@ -20,14 +20,7 @@ from ms_codegeex.data.corpus.flags import Flags
 from ms_codegeex.data.corpus.settings import PrepareSettings
 from ms_codegeex.data.corpus.shards import Shard
 from ms_codegeex.data.corpus.sources import hash_key
-from ms_codegeex.data.corpus.stages import (
-    DocumentBlock,
-    Documents,
-    Stages,
-    directory_name,
-    result_path,
-    save_array,
-)
+from ms_codegeex.data.corpus.stages import DocumentBlock, Documents, Stages, directory_name, result_path, save_array
 from ms_codegeex.data.corpus.tally import EXAMPLES
 
 VERSION = 2

@@ -94,15 +94,12 @@ def check_id(number: int, tokenizer: Tokenizer, where: str) -> None:
     """`UserError` if a sentinel's id is one that the tokenizer uses for something else."""
     if tokenizer.is_unused(number):
         return
-    meaning = "its end token" if number == tokenizer.eos_id else f"the text {_shown(tokenizer, number)}"
+    text = ascii(tokenizer.token_bytes(number).decode("utf-8", "replace")) if number >= 0 else "nothing"
+    meaning = "its end token" if number == tokenizer.eos_id else f"the text {text}"
     raise UserError(
         f"{where} is {number}, which the {tokenizer.name} tokenizer uses for {meaning}; choose an id that it does not "
         f"use, such as {', '.join(map(str, tokenizer.sentinels))}"
     )
-
-
-def _shown(tokenizer: Tokenizer, number: int) -> str:
-    return ascii(tokenizer.token_bytes(number).decode("utf-8", "replace")) if number >= 0 else "nothing"
 
 
 def description_files(infill: Mapping[str, Any] | None) -> dict[str, bytes]:
