@@ -105,14 +105,10 @@ def find_language(name: str) -> Language:
     )
 
 
-def canonical_languages(names: Sequence[str], scheme: str = "codegeex") -> tuple[str, ...]:
+def canonical_languages(names: Sequence[str]) -> tuple[str, ...]:
     """Canonical names without duplicates, in the order of `ALL_LANGUAGES`, of names or aliases (an unknown one is a
-    `UserError`); empty: all languages of the scheme. A language outside of it is allowed; its documents have no tag
-    line.
-    """
-    check_scheme(scheme)
-    every = SCHEMES.get(scheme, ALL_LANGUAGES)
-    chosen = {find_language(name).name for name in names} or {language.name for language in every}
+    `UserError`); empty: `LANGUAGES`."""
+    chosen = {find_language(name).name for name in names} or {language.name for language in LANGUAGES}
     return tuple(language.name for language in ALL_LANGUAGES if language.name in chosen)
 
 

@@ -33,7 +33,7 @@ from ms_codegeex.formats.tensors import (
     damaged,
     map_bytes,
 )
-from ms_codegeex.formats.wire import ByteRange, Value, WireError, WireReader, length_field, number_field, only
+from ms_codegeex.formats.wire import Value, WireError, WireReader, length_field, number_field, only
 
 DTYPES = {kind: name for name, kind in MINDSPORE_TYPES.items()}
 _WRITER = "ms-codegeex"
@@ -70,7 +70,7 @@ class _StoredTensor:
 
     kind: str
     dims: tuple[int, ...]
-    pieces: list[ByteRange]
+    pieces: list[range]
 
 
 def _origin(text: str) -> dict[str, int]:
@@ -117,7 +117,7 @@ class _Checkpoint:
     def _scan(self, stream: BinaryIO) -> dict[str, _StoredTensor]:
         """All tensors by name, without reading one."""
         reader, tensors, last = WireReader(stream), {}, None
-        for number, value in reader.fields(ByteRange(0, self._size)):
+        for number, value in reader.fields(range(self._size)):
             if number == ORIGIN:
                 self.origin = _origin(reader.text(value))
                 continue
@@ -138,7 +138,7 @@ class _Checkpoint:
             last = name
         return tensors
 
-    def _value(self, reader: WireReader, value: Value) -> tuple[str, str, tuple[int, ...], ByteRange]:
+    def _value(self, reader: WireReader, value: Value) -> tuple[str, str, tuple[int, ...], range]:
         """Name, type, dims and content of one `Value`."""
         fields = reader.message(value, (TAG, TENSOR, MAP_TENSOR))
         name = reader.text(only(fields[TAG], "the name of a tensor"))
@@ -147,7 +147,7 @@ class _Checkpoint:
         tensor = reader.message(only(fields[TENSOR], f"the tensor of {name}"), (DIMS, TYPE, CONTENT))
         kind = reader.text(only(tensor[TYPE], f"the type of {name}"))
         content = only(tensor[CONTENT], f"the content of {name}")
-        if not isinstance(content, ByteRange):
+        if not isinstance(content, range):
             raise WireError(f"a number as content of {name}")
         return name, kind, reader.integers(tensor[DIMS]), content
 
@@ -161,7 +161,7 @@ class _Checkpoint:
             shape = checked_shape(() if stored.dims == (0,) else stored.dims, name)  # how MindSpore marks a scalar
         except ValueError as error:
             raise damaged(self.path, str(error)) from None
-        size = sum(piece.size for piece in stored.pieces)
+        size = sum(map(len, stored.pieces))
         dtype = DTYPES[stored.kind]
         part = (lambda index: self._load(name, dtype, shape)[index]) if len(stored.pieces) == 1 else None
         tensor = LazyTensor(dtype, shape, lambda: self._load(name, dtype, shape), part)
@@ -172,7 +172,7 @@ class _Checkpoint:
     def _load(self, name: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
         """The values: a view of the file, or a copy if they lie in several pieces."""
         self._verify()
-        pieces = [map_bytes(self.path, piece.start, piece.size) for piece in self.found[name].pieces]
+        pieces = [map_bytes(self.path, piece.start, len(piece)) for piece in self.found[name].pieces]
         flat = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
         return flat.view(NUMPY_DTYPES[dtype]).reshape(shape)
 

@@ -26,7 +26,7 @@ from ms_codegeex.base.reading import read_json, read_regular
 from ms_codegeex.formats.mindspore_checkpoint import is_weight, read_mindspore
 from ms_codegeex.formats.tensor_parallel import Distinct, assembled, check_alike
 from ms_codegeex.formats.tensors import MAX_AXES, LazyTensor, checked_shape, damaged
-from ms_codegeex.formats.wire import ByteRange, Value, WireReader, only
+from ms_codegeex.formats.wire import Value, WireReader, only
 
 # Fields of the messages.
 STRATEGY_ITEM, LAYOUT_ITEM = 2, 3  # of ParallelStrategyMap
@@ -153,7 +153,7 @@ def _read_protobuf(path: Path) -> tuple[set[int], list[tuple[str, dict[str, Any]
     except OSError as error:
         raise UserError(f"{path}: could not be read ({error.strerror})") from None
     reader = WireReader(io.BytesIO(data))
-    fields = reader.message(ByteRange(0, len(data)), (1, STRATEGY_ITEM, LAYOUT_ITEM))
+    fields = reader.message(range(len(data)), (1, STRATEGY_ITEM, LAYOUT_ITEM))
     stages, layouts = set(), []
     for item in fields[STRATEGY_ITEM]:
         content = only(reader.message(item, (ITEM_NAME, ITEM_CONTENT))[ITEM_CONTENT], "an operator's strategy")

@@ -44,9 +44,8 @@ from ms_codegeex.data.corpus.tally import EXAMPLES, Tally
 from ms_codegeex.data.corpus.workers import Cluster, ProgressBar, open_mapper
 from ms_codegeex.data.corpus.workspace import sweep
 from ms_codegeex.data.corpus.writing import write_description, write_report, write_splits
-from ms_codegeex.data.datasets.directory import file_records
 from ms_codegeex.data.datasets.indexed import token_dtype
-from ms_codegeex.data.datasets.layout import SPLITS
+from ms_codegeex.data.datasets.layout import SPLITS, file_records
 from ms_codegeex.data.infilling.transform import infill_record
 from ms_codegeex.data.tokenizer import Tokenizer
 
