@@ -18,10 +18,9 @@ from ms_codegeex.data.languages_codegeex2 import FURTHER
 
 @dataclass(frozen=True)
 class Language:
-    """One language: its name as the paper writes it, for example `C++`; the line before a document, without its
-    newline; file extensions that suffice (`.C` differs from `.c`, otherwise case is ignored); further lower-case names
-    for `find_language`; names in a `#!` line; and lower-case names of files, which take precedence over the extension.
-    """
+    """One language: its name as the paper writes it; the line before a document, without its newline; file extensions
+    that suffice (case matters only for `.C` and `.H`); further lower-case names for `find_language`; names in a `#!`
+    line; and lower-case names of files, which take precedence over the extension."""
 
     name: str
     tag: str
@@ -106,8 +105,8 @@ def find_language(name: str) -> Language:
 
 
 def canonical_languages(names: Sequence[str]) -> tuple[str, ...]:
-    """Canonical names without duplicates, in the order of `ALL_LANGUAGES`, of names or aliases (an unknown one is a
-    `UserError`); empty: `LANGUAGES`."""
+    """Canonical names without duplicates, in the order of `ALL_LANGUAGES`; an unknown one is a `UserError`; empty:
+    `LANGUAGES`."""
     chosen = {find_language(name).name for name in names} or {language.name for language in LANGUAGES}
     return tuple(language.name for language in ALL_LANGUAGES if language.name in chosen)
 

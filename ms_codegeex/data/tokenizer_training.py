@@ -147,17 +147,11 @@ def _byte_pairs(texts: _Texts, settings: TokenizerSettings) -> ByteLevelTokenize
     runs = f" {{2,{settings.whitespace_run}}}" if settings.family == "codegeex" else " {2,31}|\t{2,9}"
     bpe = FastTokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(runs), "removed"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
-        ]
+        [pre_tokenizers.Split(Regex(runs), "removed"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]
     )
     wanted = settings.vocab_size - 1 - settings.added
     trainer = trainers.BpeTrainer(
-        vocab_size=wanted,
-        min_frequency=2,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
+        vocab_size=wanted, min_frequency=2, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
     bpe.train_from_iterator(iter(texts), trainer)
     texts.check()

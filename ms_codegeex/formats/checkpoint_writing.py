@@ -155,10 +155,8 @@ def write_checkpoint(
 
 
 def _leave_note(names: _Names, failure: UserError, patience: float) -> None:
-    """Tell the other ranks, which wait for it, before the files that they write to are deleted.
-
-    A full disk may have room for the note only after the deletion.
-    """
+    """Tell the waiting ranks before the files that they write to are deleted; a full disk may have room for the note
+    only afterwards."""
     for silent in _looks(names, patience):
         with contextlib.suppress(UserError):
             return write_json(names.failed, {"message": str(failure)})
@@ -247,10 +245,8 @@ def _published(names: _Names) -> bool:
 
 
 def write_ranks(path: Path, step: int, state: Mapping[str, Any], ranks: Iterable[Mapping[str, Slice]]) -> None:
-    """Write a whole checkpoint to `path` in one process: `ranks` are the slices of ranks 0, 1, ..., which may be lazy.
-
-    One tensor at a time is in memory. Raises `UserError` as `write_checkpoint` does; nothing is left then.
-    """
+    """Write a whole checkpoint to `path` in one process, one tensor at a time: `ranks` are the slices of ranks 0, 1,
+    ..., which may be lazy. `UserError` as in `write_checkpoint`; nothing is left then."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -69,9 +69,8 @@ def _target(output: Path, to: str, family: str, ranks: int) -> Path:
 
 @contextmanager
 def measured(parts: Sequence[FileTensors], label: str, progress: bool) -> Iterator[list[FileTensors]]:
-    """The same tensors, shown by a progress bar on standard error (only on a terminal), and loaded ahead: while one is
-    written, threads load the next `AHEAD`, together no larger than the largest tensor. Loading them in another order
-    works, but waits."""
+    """The same tensors, shown by a progress bar on standard error (only on a terminal), and loaded ahead, in their
+    order: while one is written, threads load the next `AHEAD`, together no larger than the largest tensor."""
     order = [tensor for part in parts for tensor in part.values()]
     room, total = max((tensor.nbytes for tensor in order), default=0), sum(tensor.nbytes for tensor in order)
     started: dict[int, Future[np.ndarray]] = {}
@@ -118,15 +117,11 @@ def _write_file(
         formats = FamilyFormats(source.family)
         config = formats.sizes.to_json(source.config, source.config_json) | formats.layout(LAYOUTS[to]).config
         config["torch_dtype"] = min(tensor.dtype for tensor in tensors.values())
-        further = _classes(source) | card_files(source) | description_files(source.infill)
+        exported = resources.files("ms_codegeex.formats").joinpath("exported")
+        classes = {name: exported.joinpath(name).read_bytes() for name in source.family.weights.FORMATS.classes}
+        further = classes | card_files(source) | description_files(source.infill)
         more = {"tokenizer": source.save_tokenizer, "further": further, "check": check, "written": written}
         write_model_directory(target, config, tensors, **more)
-
-
-def _classes(source: Source) -> dict[str, bytes]:
-    """Files with classes for transformers, for a family that transformers does not have."""
-    exported = resources.files("ms_codegeex.formats").joinpath("exported")
-    return {name: exported.joinpath(name).read_bytes() for name in source.family.weights.FORMATS.classes}
 
 
 _READERS = {
@@ -193,19 +188,16 @@ def _verify(written_to: Path, target: Path, to: str, family: str, parts: Sequenc
                     raise UserError(f"{target}: {differs}, so nothing was changed there; {remedy}")
 
 
-def _limits(source: Source, to: str) -> Sequence[str]:
-    """Why other software cannot run the model, as sentences; our classes for transformers run models of any size."""
+def _warnings(source: Source, target: Path, to: str) -> list[str]:
+    """Why other software cannot run the model: its size, unless our classes run it, or classes that are not there."""
     formats = source.family.weights.FORMATS
-    return () if to == "gptj" or (to == "hf" and formats.classes) else formats.limits(source.config)
-
-
-def _missing_classes(target: Path, to: str) -> list[str]:
-    """A warning if the classes that a model directory asks for are not in it."""
+    warnings = [] if to == "gptj" or (to == "hf" and formats.classes) else [*formats.limits(source.config)]
     modules = _modules(target) if to in DIRECTORIES else []
     files = dict.fromkeys(f"{name.partition('.')[0]}.py" for name in modules if "--" not in name)  # with --: in the hub
-    if not (missing := [file for file in files if not (target / file).is_file()]):
-        return []
-    return [f"transformers has no classes for this model: copy {' and '.join(missing)} of the release into it"]
+    if missing := [file for file in files if not (target / file).is_file()]:
+        classes = f"copy {' and '.join(missing)} of the release into it"
+        warnings.append(f"transformers has no classes for this model: {classes}")
+    return warnings
 
 
 def _modules(target: Path) -> list[str]:
@@ -310,7 +302,7 @@ def convert(
         "skipped": list(model.skipped),
         "left_out": _left_out(model, target, to),
         "guessed": {name: model.fields[name] for name in model.guessed},
-        "warnings": [*_limits(model, to), *_missing_classes(target, to)],
+        "warnings": _warnings(model, target, to),
         "parameters": model.parameters,
         "bytes": sum(tensor.nbytes for tensor in written),
         "verified": verify,

@@ -229,7 +229,7 @@ def read_statement(target: Path) -> Recorded | None:
         resources, ours = statement["predicate"]["resources"], statement["predicate"][OURS]
         digests = {each["name"]: each["digest"] for each in resources}
         (subject,) = statement["subject"]
-        names = all(_is_inside(name) for name in digests)
+        names = all(type(name) is str and not {"", ".", ".."} & {*name.split("/")} for name in digests)
         texts = all(type(digest) is str and len(bytes.fromhex(digest)) == 32 for digest in digests.values())
         algorithms = {each["algorithm"] for each in resources} <= {"sha256"}
         root = hashlib.sha256(b"".join(map(bytes.fromhex, digests.values()))).hexdigest()
@@ -244,11 +244,6 @@ def read_statement(target: Path) -> Recorded | None:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"not a statement that ms-codegeex wrote ({error})"
         raise UserError(f"{path}: {reason}; restore it, or delete it if the model needs none") from None
-
-
-def _is_inside(name: Any) -> bool:
-    """Whether this is a name of a file below a directory."""
-    return type(name) is str and not {"", ".", ".."} & {*name.split("/")}
 
 
 def check(target: Path, thorough: bool = False) -> None:

@@ -43,10 +43,9 @@ _PLAIN = re.compile(r"(^|[^a-z])rank_?(?P<rank>\d+)$")
 
 @dataclass(frozen=True)
 class TensorStrategy:
-    """How one parameter is sharded over the devices of its stage. `devices`: their grid, rank = row-major index
-    (MindSpore's dev_matrix). `split_axes`: for each axis of the tensor the grid axes that shard it, most significant
-    first. `shards`: how many replicas share each slice along axis 0. `shape`: of the whole parameter, if the file
-    records it."""
+    """How one parameter is sharded over a stage's grid of `devices`, rank = row-major index (MindSpore's dev_matrix).
+    `split_axes`: for each axis of the tensor the grid axes that shard it, most significant first. `shards`: how many
+    replicas share each slice along axis 0. `shape`: of the whole parameter, if the file records it."""
 
     stage: int
     devices: tuple[int, ...]
@@ -66,10 +65,8 @@ class TensorStrategy:
         return (counts[0] * self.shards, *counts[1:]) if counts else ()
 
     def cell(self, rank: int) -> tuple[int, ...]:
-        """Index of the shard, along each axis, that the `rank`-th device of the stage holds.
-
-        Replicas are numbered row-major over the grid axes that shard nothing; `shards` neighbours share a slice.
-        """
+        """Index of the shard, along each axis, that the `rank`-th device of the stage holds. Replicas are numbered
+        row-major over the grid axes that shard nothing; `shards` neighbours share a slice."""
         coordinates = np.unravel_index(rank, self.devices) if self.devices else ()
         used = {k for axes in self.split_axes for k in axes}
         cell = [_mixed((coordinates[k], self.devices[k]) for k in axes) for axes in self.split_axes]

@@ -45,9 +45,8 @@ SHORT_NAMES: Mapping[str, str] = MappingProxyType({"fp32": "float32", "fp16": "f
 @dataclass(frozen=True, slots=True)
 class LazyTensor:
     """A tensor of `dtype` (a key of `NUMPY_DTYPES`) and `shape` whose numbers `load()` fetches anew at each call.
-    `part(index)`, one slice per axis, is given where a window costs less to read than the complete tensor.
-    `rows(count)` is given where all of it can be read and checked `count` rows at a time. Arrays may be read-only views
-    of a mapped file."""
+    `part` takes one slice per axis, where a window costs less than the complete tensor; `rows(count)` reads and checks
+    all of it `count` rows at a time, where that can be done. Arrays may be read-only views of a mapped file."""
 
     dtype: str
     shape: tuple[int, ...]

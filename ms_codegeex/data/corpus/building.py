@@ -91,10 +91,8 @@ def ready_workers(
 
 
 def _most_units(roots: Sequence[Root], workers: int) -> int:
-    """How many units a few local files make at most: a further process would have nothing to do.
-
-    For anything else, `workers`: nobody knows before the search.
-    """
+    """How many units a few local files make at most, so that no worker is idle. For anything else, `workers`: nobody
+    knows before the search."""
     paths = [root.path for root in roots]
     if not all(isinstance(path, Path) and path.is_file() for path in paths):
         return workers

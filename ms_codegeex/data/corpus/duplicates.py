@@ -57,9 +57,9 @@ def duplicates_name(shards: Sequence[Path], threshold: float) -> str:
 
 
 def find_duplicates(documents: Documents, threshold: float, directory: Path, mapper: Mapper) -> dict[str, Duplicates]:
-    """Documents to drop, by reason: exact duplicates, and near duplicates if `threshold` is above 0: their least
-    Jaccard similarity. The stages' files are in `directory`, `duplicates_name` in the work directory; `mapper` is as in
-    `Stages`."""
+    """Documents to drop, by reason: exact duplicates, and near duplicates from a Jaccard similarity of `threshold` on;
+    0: none. The stages' files are in `directory`, `duplicates_name` in the work directory; `mapper` is as in `Stages`.
+    """
     stages = Stages(directory, mapper, documents.blocks())
     exact = find_exact(documents, stages)
     if not threshold:

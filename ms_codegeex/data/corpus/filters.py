@@ -76,10 +76,9 @@ def size_rejection(size: int, rules: Rules) -> str | None:
 
 
 def rejection(data: bytes, rules: Rules, whole: bytes | None = None) -> str | None:
-    """Why a text with these bytes is dropped, or None when it is kept: `binary`, `not UTF-8`, `empty`, `long lines`,
-    `few letters`, `many digits` or `generated`. Its size is not judged here. `whole` is the text with its licence
-    header, which may state that a program wrote it.
-    """
+    """Why a text with these bytes is dropped, apart from its size, or None when it is kept: `binary`, `not UTF-8`,
+    `empty`, `long lines`, `few letters`, `many digits` or `generated`, as the text with its licence header (`whole`)
+    may say."""
     if b"\0" in data:
         return "binary"
     if not _is_ordinary(data, rules):
@@ -94,9 +93,8 @@ def rejection(data: bytes, rules: Rules, whole: bytes | None = None) -> str | No
 
 
 def _is_ordinary(data: bytes, rules: Rules) -> bool:
-    """Whether a quick check shows that a text passes all rules but `generated`; False: it may or may not. It counts
-    only ASCII letters, newlines and bytes. Nearly all source code passes; counting characters costs several times as
-    much."""
+    """Whether a quick check shows that a text passes all rules but `generated`; False: it may or may not. Nearly all
+    source code passes; counting characters instead of bytes costs several times as much."""
     if rules.max_line is not None or rules.max_digits < 1 or not _is_utf8(data):
         return False
     letters, breaks = _letters_and_breaks(data)

@@ -62,10 +62,8 @@ def parse_location(text: str) -> Path | RemotePath:
 
 @dataclass(frozen=True, repr=False)
 class RemotePath:
-    """A file or directory at a URL, with the needed part of `pathlib`'s interface.
-
-    Only `url` has the user, the password and the query that the URL may contain; as text, all of them are `***`.
-    """
+    """A file or directory at a URL, with the needed part of `pathlib`'s interface. Only `url` has the user, the
+    password and the query that the URL may contain; as text, all of them are `***`."""
 
     url: str
 

@@ -64,12 +64,10 @@ def _changes(kinds: bytes) -> float:
 
 
 def is_random(value: bytes) -> bool:
-    """Whether these characters look random: hexadecimal digits, a UUID, or letters and digits well mixed.
-
-    Names in camel or snake case change the kind of character at about one step in three; random text does at three in
-    five, and at two in five if its letters are of one case. Where it changes less often or has no digits, a random
-    text still has no four or five letters of one case in a row, and names have.
-    """
+    """Whether these characters look random: hexadecimal digits, a UUID, or letters and digits well mixed. Names in
+    camel or snake case change the kind of character at about one step in three; random text does at three in five, and
+    at two in five if its letters are of one case. A random text that changes it less often or has no digits still has
+    no four or five letters of one case in a row, and names have."""
     if _HEX.match(value):
         return entropy(value) >= 3.0
     if is_placeholder(value):

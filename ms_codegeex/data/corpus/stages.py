@@ -141,8 +141,7 @@ class Stages:
         self, stage: str, make: Maker, chosen: Flags | None = None, save: Callable[[Path, Any], None] | None = None
     ) -> None:
         """Save `make(directory, block, rows)` for the blocks that have no result yet, with `save` or else `save_array`.
-        `rows` are the positions in the block of the `chosen` documents, int64; None: all documents.
-        """
+        `rows` are the positions in the block of the `chosen` documents, int64; None: all."""
         tasks = (
             (path, block, None if chosen is None else np.packbits(chosen.between(block.first, block.end)))
             for path, block in zip(self.paths(stage), self.blocks, strict=True)

@@ -80,18 +80,14 @@ def _may_fork() -> bool:
         return False
 
 
-def _nothing() -> None:
-    """A task that only makes the pool start a worker."""
-
-
 def _start_all(pool: ProcessPoolExecutor, workers: int) -> None:
-    """Start the workers; BrokenProcessPool if one dies meanwhile."""
+    """Start the workers, with a task each that does nothing; BrokenProcessPool if one dies meanwhile."""
     for _ in range(workers):
         try:
-            pool.submit(_nothing)
+            pool.submit(int)
         except OSError:
             # No more processes can be started; or a worker died, and a second attempt raises BrokenProcessPool.
-            pool.submit(_nothing)
+            pool.submit(int)
             raise
 
 

@@ -192,7 +192,6 @@ class PackedSequences(Sequences):
             )
 
     def read(self, indices: np.ndarray, numbers: np.ndarray) -> Batch:
-        """See `Sequences.read`."""
         check_whole(self.tokens)
         starts = self._starts(indices)
         rows = np.stack([self.tokens[s : s + self.seq_length + 1] for s in starts]).astype(np.int32)
@@ -216,7 +215,6 @@ class PackedSequences(Sequences):
         return np.where(numbers < self.starts_from, early, self._continuous + late)
 
     def first_time(self, numbers: np.ndarray) -> np.ndarray:
-        """See `Sequences.first_time`."""
         if self.starts is None:
             return super().first_time(numbers)
         late = numbers - self.starts_from
@@ -266,7 +264,6 @@ class PackedSequences(Sequences):
         ]
 
     def label_counts(self) -> np.ndarray:
-        """See `Sequences.label_counts`."""
         tokens = np.asarray(self.tokens)
         self.check_ids(tokens)
         return np.bincount(tokens[1:][self._counted(tokens[:-1])])
@@ -295,10 +292,8 @@ def make_batch(inputs: np.ndarray, labels: np.ndarray, counted: np.ndarray, numb
 
 
 def shuffle_context(batch: Batch, eos: int, seed: int) -> Batch:
-    """The batch with the input tokens of each document permuted; labels and eos tokens stay where they are.
-
-    A model that uses more than token frequencies does worse on it.
-    """
+    """The batch with the input tokens of each document permuted; labels and eos tokens stay. A model that uses more
+    than token frequencies does worse on it."""
     inputs = batch.inputs.copy()
     for row, sample in zip(inputs, batch.samples, strict=True):
         generator = np.random.default_rng([seed, int(sample)])

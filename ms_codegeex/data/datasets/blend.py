@@ -22,10 +22,8 @@ from ms_codegeex.data.datasets.batches import Batch, Sequences, TrainingSample
 
 
 def quota_order(weights: Sequence[int]) -> np.ndarray:
-    """The index into `weights` for each position of a period, int64 [sum of the weights].
-
-    Of the first n positions, index i has weights[i] · n / sum, with a difference of less than one.
-    """
+    """The index into `weights` for each position of a period, int64 [sum of the weights]. Of the first n positions,
+    index i has weights[i] · n / sum, with a difference of less than one."""
     period, count = sum(weights), len(weights)
     releases, deadlines, owners = [], [], []
     for owner, weight in enumerate(weights):

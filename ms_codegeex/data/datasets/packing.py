@@ -39,11 +39,9 @@ def pack(sizes: np.ndarray, capacity: int) -> list[list[int]]:
 
 
 class FineTuningRows(Sequences):
-    """A split of a fine-tuning dataset as rows of `seq_length` + 1 tokens that hold whole examples.
-
-    Examples end with eos, where attention and positions restart; rows are padded with eos. The loss counts a label iff
-    `{split}.mask` is 1 there and its input is not eos, so never across the border of two examples. The packing depends
-    only on the dataset and `seq_length`; `seed` orders the rows.
+    """A split of a fine-tuning dataset as rows of `seq_length` + 1 tokens that hold whole examples. Examples end with
+    eos, where attention and positions restart; rows are padded with eos. The loss counts a label iff `{split}.mask` is
+    1 there and its input is not eos. The packing depends only on the dataset and `seq_length`; `seed` orders the rows.
     """
 
     def __init__(
@@ -108,7 +106,6 @@ class FineTuningRows(Sequences):
         return self._items[self._rows[index] : self._rows[index + 1]].tolist()
 
     def read(self, indices: np.ndarray, numbers: np.ndarray) -> Batch:
-        """See `Sequences.read`."""
         check_whole(self.tokens)
         check_whole(self._mask)
         rows = np.full((len(indices), self.seq_length + 1), self.eos, np.int32)
@@ -143,7 +140,6 @@ class FineTuningRows(Sequences):
         return [DocumentSpan(item, 0, int(self._sizes[item])) for item in self._items_of(index)]
 
     def label_counts(self) -> np.ndarray:
-        """See `Sequences.label_counts`."""
         tokens = np.asarray(self.tokens)
         self.check_ids(tokens)
         return np.bincount(tokens[1:][self._mask[1:].astype(bool) & (tokens[:-1] != self.eos)])

@@ -55,9 +55,9 @@ class Infilling:
         self, ids: np.ndarray, key: tuple[int, ...], *, ended: bool = True, prompt: int = 0
     ) -> Rearranged | None:
         """A text with the same number of tokens and its middle at its end, or None if it stays unchanged. `ids`, int
-        `[n]`, lack the end token; unless it follows (`ended`), it takes the last position. The numbers `key` identify
-        the text and decide everything, with the seed. The first `prompt` tokens stay in the prefix, and the loss does
-        not count them."""
+        `[n]`, lack the end token; unless it follows (`ended`), it takes the last position. `key` identifies the text
+        and decides all, with the seed. The first `prompt` tokens stay in the prefix, and the loss does not count them.
+        """
         generator = np.random.default_rng([self.seed, *key])
         if generator.random() >= self.rate:
             return None
