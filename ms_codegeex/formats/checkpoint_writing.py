@@ -81,9 +81,6 @@ def save_slices(directory: Path, rank: int, tensors: Mapping[str, np.ndarray | S
     return {"file": file, "header": header, "slices": records}
 
 
-# -- the ranks of one save ---------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class _Names:
     """The files through which the ranks of one save meet. `save` distinguishes it from earlier ones of the step."""
@@ -239,9 +236,6 @@ def _published(names: _Names) -> bool:
     with contextlib.suppress(UserError):
         return read_json(names.final / MANIFEST).get("save") == names.save
     return False
-
-
-# -- publishing --------------------------------------------------------------------------------------------------------
 
 
 def write_ranks(path: Path, step: int, state: Mapping[str, Any], ranks: Iterable[Mapping[str, Slice]]) -> None:

@@ -17,7 +17,7 @@ from ms_codegeex.data.datasets.functions import function_starts
 from ms_codegeex.data.datasets.indexed import IndexedDataset, open_tokens
 from ms_codegeex.data.datasets.order import stream_seed
 from ms_codegeex.data.datasets.packing import KIND, FineTuningRows
-from ms_codegeex.data.infilling.transform import Infilling, build, chosen
+from ms_codegeex.data.infilling.transform import Infilling, chosen
 from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY, other_token, recorded_tokenizer
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _infilling(directory: Path, info: Mapping[str, Any], config: InfillConfig | 
             f"data.infill: {directory} does not say which tokenizer made it, and texts are cut at characters; prepare "
             "it again, or set data.infill.rate=0"
         )
-    return build(settings, recorded_tokenizer(record, directory / TOKENIZER_DIRECTORY, directory), seed)
+    return Infilling(settings, recorded_tokenizer(record, directory / TOKENIZER_DIRECTORY, directory), seed)
 
 
 def absolute(data: DataConfig) -> DataConfig:

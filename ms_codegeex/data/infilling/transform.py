@@ -31,18 +31,18 @@ ENOUGH = 2  # a part must have this many times the tokens that it loses
 
 
 class Infilling:
-    """Rearranges texts with the tokenizer that made their ids. `rate`, `mode` and `level` are those of `InfillConfig`,
-    `marks` the ids of the sentinels of prefix, suffix and middle, `seed` that of the choices. `UserError` if the
-    tokenizer uses one of the marks for something else."""
+    """Rearranges texts with the tokenizer that made their ids; `seed` is that of the choices. `marks` are the ids of
+    the sentinels of prefix, suffix and middle. `UserError` if they do not fit the tokenizer."""
 
-    def __init__(
-        self, rate: float, mode: str, level: str, marks: tuple[int, int, int], tokenizer: Tokenizer, seed: int
-    ) -> None:
+    def __init__(self, config: InfillConfig, tokenizer: Tokenizer, seed: int) -> None:
+        marks = tuple(config.sentinels) if config.sentinels is not None else tokenizer.sentinels
+        if len({*marks}) != len(PARTS) or len(marks) != len(PARTS):
+            raise UserError(f"{KEY}.sentinels: {list(marks)}; give three different ids, for prefix, suffix and middle")
         for part, number in zip(PARTS, marks, strict=True):
             check_id(number, tokenizer, f"{KEY}.sentinels: {part}")
-        self.rate, self.level, self.seed = rate, level, seed
+        self.rate, self.level, self.seed = config.rate or 0.0, config.level, seed
         self.marks = dict(zip(PARTS, marks, strict=True))
-        self.modes = ("psm", "spm") if mode == "both" else (mode,)
+        self.modes = ("psm", "spm") if config.mode == "both" else (config.mode,)
         self._eos, self._prefix = tokenizer.eos_id, np.array(tokenizer.prefix, np.int64)
         self._encoder, self._decode = CorpusEncoder(tokenizer), text_decoder(tokenizer)
 
@@ -144,17 +144,9 @@ def chosen(config: InfillConfig | None, info: Mapping[str, Any], where: str) -> 
     return settings if settings.rate else None
 
 
-def build(config: InfillConfig, tokenizer: Tokenizer, seed: int) -> Infilling:
-    """The transform that the settings describe. `UserError` if they do not fit the tokenizer."""
-    marks = tuple(config.sentinels) if config.sentinels is not None else tokenizer.sentinels
-    if len({*marks}) != len(PARTS) or len(marks) != len(PARTS):
-        raise UserError(f"{KEY}.sentinels: {list(marks)}; give three different ids, for prefix, suffix and middle")
-    return Infilling(config.rate or 0.0, config.mode, config.level, marks, tokenizer, seed)
-
-
 def infill_record(config: InfillConfig | None, tokenizer: Tokenizer) -> dict[str, Any]:
     """The entry for infilling in dataset.json, with the ids of the sentinels; `UserError` if they do not fit."""
     if config is None:
         return {}
-    marks = list(build(config, tokenizer, 0).marks.values())
+    marks = list(Infilling(config, tokenizer, 0).marks.values())
     return {"infill": {"rate": config.rate, "mode": config.mode, "level": config.level, "sentinels": marks}}
