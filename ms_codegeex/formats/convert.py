@@ -59,14 +59,6 @@ def _nested(tensors: Mapping[ForeignName, LazyTensor]) -> dict[str, Any]:
     return tree
 
 
-def _target(output: Path, to: str, family: str, ranks: int) -> Path:
-    """The path to write: `output`, or a file in it, named after the family, if a file is needed and `output` names
-    none."""
-    if to in DIRECTORIES or ranks > 1 or (output.suffix in _SUFFIXES[to] and not output.is_dir()):
-        return output
-    return output / f"{family}{_SUFFIXES[to][0]}"
-
-
 @contextmanager
 def measured(parts: Sequence[FileTensors], label: str, progress: bool) -> Iterator[list[FileTensors]]:
     """The same tensors, shown by a progress bar on standard error (only on a terminal), and loaded ahead, in their
@@ -236,12 +228,15 @@ def _check_request(to: str, dtype: str | None, ranks: int) -> None:
 
 
 def _free_target(output: Path, to: str, model: Source, ranks: int, replace: bool) -> Path:
-    """The file or directory to write: links are followed, leftovers removed; `UserError` if it cannot be."""
+    """What to write: `output`, or a file in it, named after the family, if a file is needed and `output` names none.
+    Links are followed, leftovers removed; `UserError` if it cannot be written."""
+    directory = to in DIRECTORIES or ranks > 1
     try:
-        target = _target(output, to, model.family.name, ranks)
+        named = directory or (output.suffix in _SUFFIXES[to] and not output.is_dir())
+        target = output if named else output / f"{model.family.name}{_SUFFIXES[to][0]}"
         target = resolved(target) if target.is_symlink() else target
         remove_leftovers(target)
-        check_target(target, model.path, replace, to in DIRECTORIES or ranks > 1)
+        check_target(target, model.path, replace, directory)
     except OSError as error:
         raise UserError(f"{output}: cannot be used ({error.strerror}); choose another --output") from None
     return target

@@ -130,19 +130,15 @@ class Hashed:
             if is_read(file["name"]) and recorded.digests.get(file["name"], file["sha256"]) != file["sha256"]:
                 raise _unlike(source, Deviation(file["name"], "changed"), recorded)
 
-    def outputs(self, files: Sequence[Path]) -> list[dict[str, Any]]:
-        """Size, hash and hash of the ends of files that were just written."""
-        for file in files:
-            if file not in self._hashes:
-                self.begin(file)
-        return [{**self._hashes[file].result(), **ends(file)} for file in files]
-
     def statement(self, made: Path, where: Path, choices: Mapping[str, Any]) -> dict[str, Any]:
         """The statement about a directory or file that is at `made` until it is renamed to `where`. It is written into
         a directory; that of a file is for the caller to write, once the file has its name."""
         files = files_below(made) if made.is_dir() else [made]
         names = [file.relative_to(made).as_posix() for file in files] if made.is_dir() else [where.name]
-        described = dict(zip(names, self.outputs(files), strict=True))
+        for file in files:
+            if file not in self._hashes:
+                self.begin(file)
+        described = {n: {**self._hashes[file].result(), **ends(file)} for n, file in zip(names, files, strict=True)}
         statement = _statement(where.name, described, {"choices": dict(choices), "inputs": self.described()})
         if made.is_dir():
             write_json(made / PROVENANCE, statement)
