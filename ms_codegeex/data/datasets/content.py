@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 import xxhash
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.reading import sha256
 from ms_codegeex.config.sections import DataConfig
 from ms_codegeex.data.datasets.batches import read_info
 from ms_codegeex.data.datasets.layout import TABLES
@@ -24,14 +22,9 @@ READ = 8 << 20
 CONTENT, SAMPLED = "xxh3:", "xxh3-samples:"  # how a hash begins
 
 
-def content_hashes(data: DataConfig, like: str = "") -> dict[str, str]:
-    """For each directory that a run trains on, the hash of its training split, in the form of `like` if given."""
-    return {name: hash_like(like or CONTENT, Path(name)) for name in data.directories}
-
-
-def hash_like(recorded: str, directory: Path) -> str:
-    """The hash of a dataset in the form of a recorded one, to compare with it. Earlier versions had another form."""
-    return content_hash(directory) if recorded.startswith((CONTENT, SAMPLED)) else _earlier_hash(directory)
+def content_hashes(data: DataConfig) -> dict[str, str]:
+    """For each directory that a run trains on, the hash of its training split."""
+    return {name: content_hash(Path(name)) for name in data.directories}
 
 
 def content_hash(directory: Path) -> str:
@@ -51,17 +44,6 @@ def content_hash(directory: Path) -> str:
             for part in _parts(path) if whole else _samples(path):
                 digest.update(part)
     return f"{CONTENT if whole else SAMPLED}{digest.hexdigest()}"
-
-
-def _earlier_hash(directory: Path) -> str:
-    """The hash in checkpoints of earlier versions: of the hashes in dataset.json and of samples, without a prefix."""
-    info, digest = read_info(directory), hashlib.sha256()
-    digest.update(_infill_text(info))
-    with _readable(directory):
-        for path, recorded in _train_files(directory, info).items():
-            samples = hashlib.sha256(b"".join((str(path.stat().st_size).encode(), *_samples(path))))
-            digest.update(f"{path.name} {recorded or sha256(path)} {samples.hexdigest()}\n".encode())
-    return digest.hexdigest()
 
 
 @contextlib.contextmanager
