@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -32,9 +31,10 @@ def content_hash(directory: Path) -> str:
     more `xxh3-samples:…` of the files' sizes and times, the hashes in dataset.json, and `SAMPLES` blocks of each file,
     so that not every change is seen. `UserError` if it cannot be read."""
     info, digest = read_info(directory), xxhash.xxh3_128()
-    digest.update(_infill_text(info))
+    if "infill" in info:
+        digest.update(f"{json.dumps(info['infill'], sort_keys=True)}\n".encode())
     files = _train_files(directory, info)
-    with _readable(directory):
+    try:
         sizes = {path: path.stat().st_size for path in files}
         whole = sum(sizes.values()) <= WHOLE
         for path, recorded in files.items():
@@ -43,21 +43,10 @@ def content_hash(directory: Path) -> str:
                 digest.update(f"{path.stat().st_mtime_ns} {recorded}\n".encode())
             for part in _parts(path) if whole else _samples(path):
                 digest.update(part)
-    return f"{CONTENT if whole else SAMPLED}{digest.hexdigest()}"
-
-
-@contextlib.contextmanager
-def _readable(directory: Path) -> Iterator[None]:
-    try:
-        yield
     except OSError as error:
-        raise UserError(
-            f"{error.filename or directory}: not readable ({error.strerror}); prepare the dataset again"
-        ) from None
-
-
-def _infill_text(info: Mapping[str, Any]) -> bytes:
-    return f"{json.dumps(info['infill'], sort_keys=True)}\n".encode() if "infill" in info else b""
+        what = f"not readable ({error.strerror})"
+        raise UserError(f"{error.filename or directory}: {what}; prepare the dataset again") from None
+    return f"{CONTENT if whole else SAMPLED}{digest.hexdigest()}"
 
 
 def _train_files(directory: Path, info: Mapping[str, Any]) -> dict[Path, str | None]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.datasets.batches import Batch, DocumentSpan, Sequences, check_whole, make_batch
-from ms_codegeex.data.datasets.indexed import IndexedDataset
+from ms_codegeex.data.datasets.indexed import IndexedDataset, damaged_dataset
 from ms_codegeex.data.infilling.rearranging import Rearrangement
 
 KIND = "finetune"  # "kind" in dataset.json
@@ -73,29 +73,22 @@ class FineTuningRows(Sequences):
         self._rows = np.cumsum([0, *map(len, rows)])
 
     def _check(self, sizes: np.ndarray, longest: int) -> None:
-        name = f"{self.directory}/{self.split}.bin"
+        name = self.directory / f"{self.split}.bin"
         if not sizes.size:
             raise UserError(f"{name}: no example in it; give more data")
         if sizes.max() > longest:
-            raise UserError(
-                f"{name}: example {int(sizes.argmax())} has {int(sizes.max())} tokens, dataset.json says at most "
-                f"{longest}; the dataset is damaged, prepare it again"
-            )
+            found = f"example {int(sizes.argmax())} has {int(sizes.max())} tokens, dataset.json says at most {longest}"
+            raise damaged_dataset(name, found)
         unended = np.flatnonzero(self.tokens[np.cumsum(sizes) - 1] != self.eos)
         if unended.size:
-            raise UserError(
-                f"{name}: example {int(unended[0])} does not end with token {self.eos} (eos_id in dataset.json); the "
-                "dataset is damaged, prepare it again"
-            )
+            found = f"example {int(unended[0])} does not end with token {self.eos} (eos_id in dataset.json)"
+            raise damaged_dataset(name, found)
 
     def _read_mask(self) -> np.ndarray:
         path = self.directory / f"{self.split}.mask"
         if not path.is_file() or path.stat().st_size != len(self.tokens):
             state = f"{path.stat().st_size} bytes" if path.is_file() else "no such file"
-            raise UserError(
-                f"{path}: {state}, expected one byte for each of the {len(self.tokens)} tokens; the dataset is "
-                "damaged, prepare it again"
-            )
+            raise damaged_dataset(path, f"{state}, expected one byte for each of the {len(self.tokens)} tokens")
         mask = np.memmap(path, np.uint8, "r")
         if not (mask[1:].astype(bool) & (self.tokens[:-1] != self.eos)).any():
             raise UserError(f"{path}: no token counts; give examples with answers")
