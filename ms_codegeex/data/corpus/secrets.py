@@ -159,24 +159,13 @@ _ASSIGNMENTS = (
     _Place(rb"[_\"']auth[\"']?\s?[:=]\s?[\"']?([A-Za-z0-9+/]{12,}={0,2})", "credential", is_login),
     # Quoted, or to the end of a line, of an escaped line, of a parameter in a URL.
     _Place(
-        _NAME
-        + rb"[\\\"'\]]{0,3}"
-        + _TYPE
-        + rb"[ \t]{0,8}"
-        + _ASSIGNS
-        + rb"\s{0,8}\\?[\"'`]("
-        + _QUOTED
-        + rb"+)\\?[\"'`]",
+        rb"%s[\\\"'\]]{0,3}%s[ \t]{0,8}%s\s{0,8}\\?[\"'`](%s+)\\?[\"'`]" % (_NAME, _TYPE, _ASSIGNS, _QUOTED),
         "password",
         _is_assigned,
     ),
     _Place(
-        _NAME
-        + rb"[\\\"'\]]{0,3}[ \t]{0,8}"
-        + _ASSIGNS
-        + rb"\s{0,8}("
-        + _BARE
-        + rb"+)(?:[ \t]*,?[ \t]*(?:[#;].*)?\r?(?:\n|\z)|\\[nr]|[&\"'<])",
+        rb"%s[\\\"'\]]{0,3}[ \t]{0,8}%s\s{0,8}(%s+)" % (_NAME, _ASSIGNS, _BARE)
+        + rb"(?:[ \t]*,?[ \t]*(?:[#;].*)?\r?(?:\n|\z)|\\[nr]|[&\"'<])",
         "password",
         _is_assigned,
     ),
@@ -353,14 +342,8 @@ def _services() -> bytes:
 @functools.cache
 def _service() -> bytes:
     """A name of a service and the value after it."""
-    names = _services()
-    return (
-        rb"(?i:("
-        + names
-        + rb")[ \t\w.-]{0,20}[\s'\"]{0,3}(?:=>|:{0,3}=|\|\||:|\?=|>|,)[\x60'\"\s=]{0,5})("
-        + _SERVICE_VALUE
-        + rb")"
-    )
+    between = rb"[ \t\w.-]{0,20}[\s'\"]{0,3}(?:=>|:{0,3}=|\|\||:|\?=|>|,)[\x60'\"\s=]{0,5}"
+    return rb"(?i:(%s)%s)(%s)" % (_services(), between, _SERVICE_VALUE)
 
 
 @functools.cache
