@@ -64,10 +64,9 @@ def open_dataset(directory: Path) -> Dataset:
     splits = {split: IndexedDataset(directory / split) for split in SPLITS}
     for split, dataset in splits.items():
         if [len(dataset), dataset.tokens.size] != counts[split]:
-            raise UserError(
-                f"{path}: says {counts[split][0]} documents and {counts[split][1]} tokens in {split}, but "
-                f"there are {len(dataset)} and {dataset.tokens.size}; {REMEDY}"
-            )
+            said = "says {} documents and {} tokens".format(*counts[split])
+            there = f"there are {len(dataset)} and {dataset.tokens.size}"
+            raise UserError(f"{path}: {said} in {split}, but {there}; {REMEDY}")
     return Dataset(directory, description, splits)
 
 
@@ -80,10 +79,8 @@ def verify_dataset(dataset: Dataset) -> None:
         ends = np.cumsum(documents.sizes) - 1
         open_ended = np.flatnonzero(documents.tokens[ends] != description["eos_id"])
         if open_ended.size:
-            raise UserError(
-                f"{directory / split}.bin: document {open_ended[0]} does not end with id {description['eos_id']}; "
-                f"{REMEDY}"
-            )
+            found = f"document {open_ended[0]} does not end with id {description['eos_id']}"
+            raise UserError(f"{directory / split}.bin: {found}; {REMEDY}")
         if description.get("kind") == KIND:
             _check_mask(directory / f"{split}.mask", documents.tokens.size)
         _check_table(directory / split, documents)
@@ -105,19 +102,15 @@ def _check_mask(path: Path, tokens: int) -> None:
 
 
 def _check_table(prefix: Path, documents: IndexedDataset) -> None:
-    table = read_documents(prefix, ["tokens"])
+    path, table = documents_path(prefix), read_documents(prefix, ["tokens"])
     if table is None:
         return
     if table.num_rows != len(documents):
-        raise UserError(
-            f"{documents_path(prefix)}: {table.num_rows} rows for {len(documents)} documents of the .idx; {REMEDY}"
-        )
+        raise UserError(f"{path}: {table.num_rows} rows for {len(documents)} documents of the .idx; {REMEDY}")
     tokens = table["tokens"].to_numpy()
     for number in np.flatnonzero(tokens != documents.sizes).tolist():
-        raise UserError(
-            f"{documents_path(prefix)}: row {number} says {tokens[number]} tokens, the .idx "
-            f"{documents.sizes[number]}; {REMEDY}"
-        )
+        said, sized = tokens[number], documents.sizes[number]
+        raise UserError(f"{path}: row {number} says {said} tokens, the .idx {sized}; {REMEDY}")
 
 
 def deep_check(dataset: Dataset, split: str, tokenizer: Tokenizer) -> Iterator[tuple[int, int]]:
@@ -137,10 +130,8 @@ def deep_check(dataset: Dataset, split: str, tokenizer: Tokenizer) -> Iterator[t
             text = text if fine_tuning else text.removeprefix(tag_prefix(row["language"], scheme))
             if hashlib.sha256(text).digest() != row["sha256"]:
                 if not _may_have_lost_marks(tokenizer, text, row["bytes"]):
-                    raise UserError(
-                        f"{prefix}.bin: document {number} ({row['source']}) decodes to another text than the one whose "
-                        f"sha256 is recorded; {REMEDY}"
-                    )
+                    found = f"document {number} ({row['source']}) decodes to another text"
+                    raise UserError(f"{prefix}.bin: {found} than the one whose sha256 is recorded; {REMEDY}")
                 lossy += 1
             size, number = size + len(text), number + 1
         yield size, lossy

@@ -98,10 +98,8 @@ def find_language(name: str) -> Language:
         return language
     near = difflib.get_close_matches(_key(name), _KEYS, n=1, cutoff=0.5)
     hint = f"did you mean {_KEYS[near[0]].name}? " if near else ""
-    raise UserError(
-        f"unknown language {name!r}: {hint}known are {', '.join(item.name for item in LANGUAGES)} "
-        f"and {len(FURTHER)} more of CodeGeeX2"
-    )
+    known = ", ".join(item.name for item in LANGUAGES)
+    raise UserError(f"unknown language {name!r}: {hint}known are {known} and {len(FURTHER)} more of CodeGeeX2")
 
 
 def canonical_languages(names: Sequence[str]) -> tuple[str, ...]:
@@ -140,7 +138,5 @@ def tag_line(family: str, language: str) -> str:
 def check_scheme(scheme: str) -> None:
     """`UserError` for what is neither a scheme of tag lines nor a line with `{language}` in it."""
     if scheme not in SCHEMES and (PLACE not in scheme or scheme.splitlines() != [scheme]):
-        raise UserError(
-            f"tags {scheme!r}: expected one of {', '.join(SCHEMES)}, or one line with {PLACE} in it, such as "
-            f"'# {PLACE}'"
-        )
+        line = f"one line with {PLACE} in it, such as '# {PLACE}'"
+        raise UserError(f"tags {scheme!r}: expected one of {', '.join(SCHEMES)}, or {line}")

@@ -157,10 +157,9 @@ def _byte_pairs(texts: _Texts, settings: TokenizerSettings) -> ByteLevelTokenize
     texts.check()
     model = parse_json(bpe.to_str())["model"]
     if missing := wanted - len(model["vocab"]):
-        raise UserError(
-            f"--vocab-size: {settings.vocab_size} tokens cannot be made of {texts.read} bytes of text, at most "
-            f"{settings.vocab_size - missing}; give more text, or a smaller size"
-        )
+        impossible = f"{settings.vocab_size} tokens cannot be made of {texts.read} bytes of text"
+        most = settings.vocab_size - missing
+        raise UserError(f"--vocab-size: {impossible}, at most {most}; give more text, or a smaller size")
     tables = Tables.of(model["vocab"], [" ".join(pair) for pair in model["merges"]])
     if settings.family == "codegen":
         return CodeGenTokenizer(whitespace=True, tables=tables)
@@ -196,10 +195,8 @@ def _sentence_pieces(texts: _Texts, settings: TokenizerSettings, threads: int) -
     except (RuntimeError, OSError) as error:
         texts.check()
         reason = str(error).strip().splitlines()[-1]
-        raise UserError(
-            f"--vocab-size: {settings.vocab_size} pieces cannot be made of {texts.read} bytes of text ({reason}); give "
-            "more text, or a smaller size"
-        ) from None
+        impossible = f"{settings.vocab_size} pieces cannot be made of {texts.read} bytes of text ({reason})"
+        raise UserError(f"--vocab-size: {impossible}; give more text, or a smaller size") from None
     return model.getvalue()
 
 

@@ -176,10 +176,8 @@ def _search(request: PrepareRequest, output: Path, progress: ProgressBar) -> Fou
     _stop(request, tally)
     if not units:
         left_out = f" (left out: {tally.summary()})" if tally.summary() else ""
-        raise UserError(
-            f"{request.places}: no source file in {', '.join(reading.languages)}{left_out}; "
-            "give --input other paths or --languages others"
-        )
+        missing = f"no source file in {', '.join(reading.languages)}{left_out}"
+        raise UserError(f"{request.places}: {missing}; give --input other paths or --languages others")
     if all(unit.part is None for unit in units):
         units, sampled = _sample_files(units, request.settings, tally, progress)
         return FoundInput(units, size, sampled, tally)

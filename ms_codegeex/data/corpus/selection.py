@@ -80,10 +80,8 @@ def select(
     share = settings.validation_share
     if share and kept.count() == 1:
         name = documents.source(kept.first(1)[0])
-        raise NothingLeft(
-            f"{name}: the only document left, but training and validation need one each; "
-            "give --input more files or --validation-share 0"
-        )
+        remedy = "give --input more files or --validation-share 0"
+        raise NothingLeft(f"{name}: the only document left, but training and validation need one each; {remedy}")
     groups = _Groups(stages, settings.seed, kept, by_package=True)
     named = groups.named
     split_by = "package" if named else "document"
@@ -113,11 +111,9 @@ def _check_share(groups: _Groups, chosen: np.ndarray, share: float) -> None:
     if inside > MAX_SHARES * share * total:
         actual = inside / total
         enough = math.ceil(100 * actual) / 100
-        raise UserError(
-            f"--validation-share {share:g}: packages are not divided, the nearest choice has {actual:.0%} of the text; "
-            f"give it more packages, or `prepare` it with --validation-share {enough:g} to accept that, or with "
-            "--validation-share 0 for none"
-        )
+        found = f"packages are not divided, the nearest choice has {actual:.0%} of the text; give it more packages"
+        accepting = f"`prepare` it with --validation-share {enough:g} to accept that"
+        raise UserError(f"--validation-share {share:g}: {found}, or {accepting}, or with --validation-share 0 for none")
 
 
 def _numbers(names: Iterable[str], seed: int) -> np.ndarray:

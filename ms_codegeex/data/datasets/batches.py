@@ -103,10 +103,9 @@ class Sequences(ABC):
         """`UserError` if ids that were read are not in the vocabulary: looking them up would read foreign memory."""
         rows, lowest, highest = self.info["vocab_size"], int(ids.min(initial=0)), int(ids.max(initial=0))
         if lowest < 0 or highest >= rows:
-            raise UserError(
-                f"{self.directory / self.split}.bin: id {lowest if lowest < 0 else highest}, but the vocabulary has "
-                f"{rows} (dataset.json); the file is damaged or of another tokenizer, restore or prepare it again"
-            )
+            found = f"id {lowest if lowest < 0 else highest}, but the vocabulary has {rows} (dataset.json)"
+            remedy = "the file is damaged or of another tokenizer, restore or prepare it again"
+            raise UserError(f"{self.directory / self.split}.bin: {found}; {remedy}")
 
     def indices(self, numbers: np.ndarray) -> np.ndarray:
         """The sequence of each sample number, int64 [n]: epochs follow each other, each in its own order."""
@@ -145,10 +144,8 @@ class Sequences(ABC):
                 f"{self.info['vocab_size']} ids; enlarge the table or prepare the corpus with another tokenizer"
             )
         if self.eos != eos_token_id:
-            raise UserError(
-                f"model.eos_token_id: {eos_token_id}, but the documents of {self.directory} end with {self.eos}; "
-                "set it to the dataset's"
-            )
+            ended = f"the documents of {self.directory} end with {self.eos}"
+            raise UserError(f"model.eos_token_id: {eos_token_id}, but {ended}; set it to the dataset's")
         if self.infilling is not None:
             self.infilling.check_rows(vocab_size)
 
@@ -186,10 +183,8 @@ class PackedSequences(Sequences):
         self._continuous = (len(self.tokens) - 1) // seq_length
         self.size = self._continuous + (0 if starts is None else len(starts))
         if self._continuous < 1:
-            raise UserError(
-                f"{self.directory}/{split}.bin: {len(self.tokens)} tokens are less than one sequence of "
-                f"{seq_length} (data.seq_length); give more text or a shorter sequence"
-            )
+            short = f"{len(self.tokens)} tokens are less than one sequence of {seq_length} (data.seq_length)"
+            raise UserError(f"{self.directory}/{split}.bin: {short}; give more text or a shorter sequence")
 
     def read(self, indices: np.ndarray, numbers: np.ndarray) -> Batch:
         check_whole(self.tokens)
@@ -279,10 +274,9 @@ def _documents_between(bounds: np.ndarray, start: int, stop: int) -> Iterator[tu
 def check_whole(mapped: np.ndarray) -> None:
     """`UserError` if a mapped file was truncated after it was opened: reading beyond its end kills the process."""
     if isinstance(mapped, np.memmap) and mapped.base.size() < mapped.nbytes:
-        raise UserError(
-            f"{mapped.filename}: {mapped.base.size()} bytes, but it had {mapped.nbytes} when it was opened; leave "
-            "datasets alone while a run reads them, restore it and continue with --resume auto"
-        )
+        found = f"{mapped.base.size()} bytes, but it had {mapped.nbytes} when it was opened"
+        remedy = "leave datasets alone while a run reads them, restore it and continue with --resume auto"
+        raise UserError(f"{mapped.filename}: {found}; {remedy}")
 
 
 def make_batch(inputs: np.ndarray, labels: np.ndarray, counted: np.ndarray, numbers: np.ndarray) -> Batch:

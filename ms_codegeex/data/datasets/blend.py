@@ -153,10 +153,8 @@ def _check_same_sentinels(corpora: Sequence[Sequences]) -> None:
         first, expected = marked[0]
         if marks != expected:
             ours, theirs = list(expected.values()), list(marks.values())
-            raise UserError(
-                f"{KEY}: {first} marks infilling with the ids {ours}, {directory} with {theirs}; prepare "
-                "both with the same sentinels, or set data.infill for all"
-            )
+            remedy = "prepare both with the same sentinels, or set data.infill for all"
+            raise UserError(f"{KEY}: {first} marks infilling with the ids {ours}, {directory} with {theirs}; {remedy}")
 
 
 def _check_same_ids(one: Sequences, other: Sequences) -> None:
@@ -167,7 +165,6 @@ def _check_same_ids(one: Sequences, other: Sequences) -> None:
     ours, theirs = layout(one), layout(other)
     for key in ours:
         if ours[key] != theirs[key]:
-            raise UserError(
-                f"{KEY}: {one.directory} has {key} {ours[key]}, {other.directory} has {theirs[key]}; their ids mean "
-                "different texts, prepare both with the same tokenizer"
-            )
+            differs = f"{one.directory} has {key} {ours[key]}, {other.directory} has {theirs[key]}"
+            remedy = "prepare both with the same tokenizer"
+            raise UserError(f"{KEY}: {differs}; their ids mean different texts, {remedy}")

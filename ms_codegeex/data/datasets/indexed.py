@@ -137,11 +137,9 @@ class IndexedDataset:
             if wrong.size:
                 position = start + int(wrong[0])
                 number = int(np.searchsorted(self._bounds, position, side="right")) - 1
-                raise UserError(
-                    f"{_file(self.prefix, '.bin')}: id {self.tokens[position]} in document {number} is "
-                    f"outside 0..{limit - 1}; it was made with another tokenizer, prepare it again "
-                    "with --replace"
-                )
+                found = f"id {self.tokens[position]} in document {number} is outside 0..{limit - 1}"
+                remedy = "it was made with another tokenizer, prepare it again with --replace"
+                raise UserError(f"{_file(self.prefix, '.bin')}: {found}; {remedy}")
 
     def _check(self, sizes: np.ndarray, pointers: np.ndarray, starts: np.ndarray, data_bytes: int) -> np.ndarray:
         """Document boundaries in ids, int64 `[documents + 1]`, after checking that the files are consistent."""

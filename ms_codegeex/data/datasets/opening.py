@@ -46,28 +46,20 @@ def open_sequences(
     kind, infilling = info.get("kind"), _infilling(Path(directory), info, infill, seed)
     if kind is None:
         if functions_from is not None and infilling is not None and infilling.level == "document":
-            raise UserError(
-                f"data.functions_from: texts of {directory} are rearranged as whole documents, so that functions are "
-                "elsewhere; leave it out"
-            )
+            moved = f"texts of {directory} are rearranged as whole documents, so that functions are elsewhere"
+            raise UserError(f"data.functions_from: {moved}; leave it out")
         starts = None if functions_from is None else _function_starts(Path(directory), split, info, seq_length)
         begun = {"starts": starts, "starts_from": functions_from or 0}
         return PackedSequences(directory, split, seq_length, seed, infilling, loss_after_eos=loss_after_eos, **begun)
     if kind != KIND:
-        raise UserError(
-            f'{directory}/dataset.json: kind "{kind}", known is "{KIND}"; the dataset is of a newer version or '
-            "damaged, prepare it again"
-        )
+        remedy = "the dataset is of a newer version or damaged, prepare it again"
+        raise UserError(f'{directory}/dataset.json: kind "{kind}", known is "{KIND}"; {remedy}')
+    examples = f"but {directory} holds examples of fine-tuning"
     if not reset_at_eos:
-        raise UserError(
-            f"data.reset_at_eos: false, but {directory} holds examples of fine-tuning, which share rows and must not "
-            "see each other; set it to true"
-        )
+        examples += ", which share rows and must not see each other"
+        raise UserError(f"data.reset_at_eos: false, {examples}; set it to true")
     if loss_after_eos:
-        raise UserError(
-            f"data.loss_after_eos: true, but {directory} holds examples of fine-tuning, whose mask says what counts; "
-            "set it to false"
-        )
+        raise UserError(f"data.loss_after_eos: true, {examples}, whose mask says what counts; set it to false")
     return FineTuningRows(directory, split, seq_length, seed, infilling)
 
 
@@ -91,10 +83,8 @@ def _infilling(directory: Path, info: Mapping[str, Any], config: InfillConfig | 
         return None
     record = info.get("tokenizer")
     if not isinstance(record, dict):
-        raise UserError(
-            f"data.infill: {directory} does not say which tokenizer made it, and texts are cut at characters; prepare "
-            "it again, or set data.infill.rate=0"
-        )
+        unknown = f"{directory} does not say which tokenizer made it, and texts are cut at characters"
+        raise UserError(f"data.infill: {unknown}; prepare it again, or set data.infill.rate=0")
     return Infilling(settings, recorded_tokenizer(record, directory / TOKENIZER_DIRECTORY, directory), seed)
 
 
@@ -107,10 +97,8 @@ def absolute(data: DataConfig) -> DataConfig:
         directory = Path(name).absolute()
         if not (directory / "dataset.json").is_file():
             other = ", or use --corpus PATH" if key == "data.train" else ""
-            raise UserError(
-                f"{key}: {directory} is not a dataset directory (no dataset.json); make one with "
-                f"`ms-codegeex prepare --input PATH --output DIR`{other}"
-            )
+            remedy = f"make one with `ms-codegeex prepare --input PATH --output DIR`{other}"
+            raise UserError(f"{key}: {directory} is not a dataset directory (no dataset.json); {remedy}")
         return spelled.setdefault(directory.resolve(), str(directory))
 
     def resolved(weights: Mapping[str, Any]) -> dict[str, Any]:
@@ -193,10 +181,8 @@ def check_meanings(evaluated: Mapping[str, Sequences], trained: Path) -> None:
         theirs = recorded_tokenizer(data.info["tokenizer"], data.directory / TOKENIZER_DIRECTORY, data.directory)
         odd = other_token(recorded_tokenizer(record, trained / TOKENIZER_DIRECTORY, trained), theirs)
         if odd is not None:
-            raise UserError(
-                f"{key}: token {odd} of {data.directory} is another one in {trained}; prepare both with "
-                "the same tokenizer"
-            )
+            differs = f"token {odd} of {data.directory} is another one in {trained}"
+            raise UserError(f"{key}: {differs}; prepare both with the same tokenizer")
 
 
 def rounded_weights(data: DataConfig) -> str | None:

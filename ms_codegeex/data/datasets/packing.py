@@ -49,19 +49,15 @@ class FineTuningRows(Sequences):
     ) -> None:
         super().__init__(directory, split, seq_length, seed, infilling)
         if infilling is not None and self.info.get("task") != "completion":
-            raise UserError(
-                f"data.infill: {self.directory} holds {self.info.get('task')} examples, but only completions have a "
-                "middle; set data.infill.rate=0"
-            )
+            held = f"{self.directory} holds {self.info.get('task')} examples, but only completions have a middle"
+            raise UserError(f"data.infill: {held}; set data.infill.rate=0")
         longest = self.info.get("seq_length")
         if type(longest) is not int:
             raise UserError(f"{self.directory}/dataset.json: seq_length is missing; prepare the dataset again")
         if longest > seq_length:
-            raise UserError(
-                f"data.seq_length: {seq_length}, but {self.directory} has examples of up to {longest} tokens "
-                f"(seq_length in its dataset.json) and none is cut; set it to {longest} or more, or prepare "
-                "shorter examples"
-            )
+            long = f"{self.directory} has examples of up to {longest} tokens (seq_length in its dataset.json)"
+            remedy = f"set it to {longest} or more, or prepare shorter examples"
+            raise UserError(f"data.seq_length: {seq_length}, but {long} and none is cut; {remedy}")
         sizes = IndexedDataset(self.directory / split).sizes
         self._check(sizes, longest)
         self._mask = self._read_mask()

@@ -84,10 +84,8 @@ class Sentinels:
             if isinstance(number := getattr(self, part), int):
                 check_id(number, tokenizer, f"{where}: {part}")
                 if number >= rows:
-                    raise UserError(
-                        f"{where}: {part} is {number}, but the model's table has {rows} rows; give the ids that the "
-                        "model was trained with"
-                    )
+                    small = f"{part} is {number}, but the model's table has {rows} rows"
+                    raise UserError(f"{where}: {small}; give the ids that the model was trained with")
 
 
 def check_id(number: int, tokenizer: Tokenizer, where: str) -> None:
@@ -96,10 +94,9 @@ def check_id(number: int, tokenizer: Tokenizer, where: str) -> None:
         return
     text = ascii(tokenizer.token_bytes(number).decode("utf-8", "replace")) if number >= 0 else "nothing"
     meaning = "its end token" if number == tokenizer.eos_id else f"the text {text}"
-    raise UserError(
-        f"{where} is {number}, which the {tokenizer.name} tokenizer uses for {meaning}; choose an id that it does not "
-        f"use, such as {', '.join(map(str, tokenizer.sentinels))}"
-    )
+    used = f"the {tokenizer.name} tokenizer uses for {meaning}"
+    remedy = f"choose an id that it does not use, such as {', '.join(map(str, tokenizer.sentinels))}"
+    raise UserError(f"{where} is {number}, which {used}; {remedy}")
 
 
 def description_files(infill: Mapping[str, Any] | None) -> dict[str, bytes]:

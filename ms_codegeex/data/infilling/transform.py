@@ -85,20 +85,17 @@ class Infilling:
         """`UserError` if a model's table has no row for a sentinel."""
         maximum = max(self.marks.values())
         if maximum >= rows:
-            raise UserError(
-                f"model.vocab_size: {rows} rows, none is left for the sentinels of infilling, ids "
-                f"{', '.join(map(str, self.marks.values()))}; set it to {maximum + 1} or more (with "
-                "model.grow=[vocabulary] if the run starts from a model)"
-            )
+            ids = ", ".join(map(str, self.marks.values()))
+            remedy = f"set it to {maximum + 1} or more (with model.grow=[vocabulary] if the run starts from a model)"
+            lacking = "none is left for the sentinels of infilling"
+            raise UserError(f"model.vocab_size: {rows} rows, {lacking}, ids {ids}; {remedy}")
 
     def check(self, ids: np.ndarray, where: str) -> None:
         """`UserError` if a sentinel occurs in a dataset's text."""
         for part, number in self.marks.items():
             if (ids == number).any():
-                raise UserError(
-                    f"{where}: holds id {number}, which marks the {part} for infilling; choose other ids with "
-                    f"{KEY}.sentinels, or prepare the dataset again"
-                )
+                remedy = f"choose other ids with {KEY}.sentinels, or prepare the dataset again"
+                raise UserError(f"{where}: holds id {number}, which marks the {part} for infilling; {remedy}")
 
     def _parts(self, ids: list[int], cuts: np.ndarray, inside: bool) -> tuple[np.ndarray, ...] | None:
         """Prefix, middle and suffix of a text, tokenised; None for one whose first or last character is incomplete.
