@@ -37,7 +37,7 @@ from common import print_command
 from ms_codegeex.base.files import atomic_directory
 from ms_codegeex.data.corpus.dataset_writer import DatasetWriter
 from ms_codegeex.data.corpus.writing import write_description
-from ms_codegeex.data.datasets.directory import file_records
+from ms_codegeex.data.datasets.layout import file_records
 from ms_codegeex.data.datasets.packing import KIND
 from ms_codegeex.data.infilling.sentinels import JOINED, Sentinels, joined_files
 from ms_codegeex.data.tokenizer import load_tokenizer
