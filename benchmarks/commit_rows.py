@@ -7,8 +7,8 @@
         --seq-length 512
     python benchmarks/commit_rows.py --tokenizer tokenizer --output rows --packages SITE-PACKAGES --repeats 400
 
-A row is what `evaluate commits` asks with other files, and its answer: suffix, other files, prefix and middle, with
-sentinels before the suffix and the files. Edits are those of git histories. Gaps are single pieces of lines of
+A row is what `benchmarks/commits.py` asks with other files, and its answer: suffix, other files, prefix and middle,
+with sentinels before the suffix and the files. Edits are those of git histories. Gaps are single pieces of lines of
 installed packages; the other files are of the same package, half of them at a place where a name of the gap occurs.
 With --copied, such a share of the gaps has the lines around them in one of the other files too, some of them left out,
 as a file that was made from another one has: so a model learns to copy from few rows. The loss counts all tokens but
@@ -32,17 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from common import print_command
-
-from ms_codegeex.base.files import atomic_directory
-from ms_codegeex.data.corpus.dataset_writer import DatasetWriter
-from ms_codegeex.data.corpus.writing import write_description
-from ms_codegeex.data.datasets.directory import file_records
-from ms_codegeex.data.datasets.packing import KIND
-from ms_codegeex.data.infilling.sentinels import JOINED, Sentinels, joined_files
-from ms_codegeex.data.tokenizer import load_tokenizer
-from ms_codegeex.data.tokenizer.base import Tokenizer
-from ms_codegeex.evaluation.commits.history import (
+from commit_history import (
     AFTER,
     BEFORE,
     FILE_CHARACTERS,
@@ -51,8 +41,18 @@ from ms_codegeex.evaluation.commits.history import (
     Repository,
     chosen_edits,
 )
+from common import print_command
 
-FULL = 4096  # tokens that hold the window and the parts of `evaluate commits`
+from ms_codegeex.base.files import atomic_directory
+from ms_codegeex.data.corpus.dataset_writer import DatasetWriter
+from ms_codegeex.data.corpus.writing import write_description
+from ms_codegeex.data.datasets.layout import file_records
+from ms_codegeex.data.datasets.packing import KIND
+from ms_codegeex.data.infilling.sentinels import JOINED, Sentinels, joined_files
+from ms_codegeex.data.tokenizer import load_tokenizer
+from ms_codegeex.data.tokenizer.base import Tokenizer
+
+FULL = 4096  # tokens that hold the window and the parts of `benchmarks/commits.py`
 LEFT_OUT = 0.15  # share of the copied lines
 RANDOM = 0.1  # share of the repeats that are random ids
 LEAST_ID = 256  # of a random one: those below are of single bytes
@@ -144,7 +144,7 @@ def copied(before: str, middle: str, after: str, size: int, generator: np.random
 
 def gaps(packages: dict[str, list[str]], count: int, share: float, scale: float, seed: int) -> Iterator[Edit]:
     """`count` gaps of files of the packages. A `share` of them is in another file too. Parts of files have the lengths
-    of `evaluate commits` times `scale`."""
+    of `benchmarks/commits.py` times `scale`."""
     generator, size = np.random.default_rng([seed, 1]), int(FILE_CHARACTERS * scale)
     while count:
         texts = package(packages, generator)

@@ -7,7 +7,7 @@ Ours asks `/v1/completions`, with its default settings (editors/vscode/package.j
 llama.cpp's `/infill`: 256 lines before the cursor and 64 after it, the line that is typed as `prompt`, `n_indent`, 128
 tokens, at most 500 ms for new ones, top-k and top-p. Both get the same parts of other files, ours in front of the
 prefix, llama.vscode's in `input_extra`; and nothing of them with --alone. The edits and the shares are those of
-`evaluate commits` (docs/commits.md). What an extension does with an answer before it shows it is left out, but for
+`benchmarks/commits.py` (docs/commits.md). What an extension does with an answer before it shows it is left out, but for
 indentation, which ours asks for again. The two take turns, and the first one alternates.
 """
 
@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from commit_history import Edit, Repository, chosen_edits, window
+from commits import COMMITS, EditTally
 from common import ROOT, print_command, versions
 
 from ms_codegeex.data.infilling.sentinels import joined_files
-from ms_codegeex.evaluation.commits.history import Edit, Repository, chosen_edits, window
-from ms_codegeex.evaluation.commits.replay import COMMITS, EditTally
 
 LINES_BEFORE, LINES_AFTER = 256, 64  # that llama.vscode sends
 SECONDS = 600

@@ -21,7 +21,6 @@ from ms_codegeex.commands import decoding
 from ms_codegeex.commands.evaluate_options import (
     KEYS_OF_ANSWERS,
     OF_ANSWERS,
-    CommitsOptions,
     ComparisonOptions,
     FileOptions,
     InfillingOptions,
@@ -57,14 +56,12 @@ EXAMPLES = """  ms-codegeex evaluate humaneval-x --data humaneval-x --output ref
   ms-codegeex evaluate perplexity --model model --data data/mine --output ppl
   ms-codegeex evaluate perplexity --model model-int4 --against model --data src --output int4
   ms-codegeex evaluate infilling --model model --data data/mine --output gaps --limit 200
-  ms-codegeex evaluate commits --model model --data my-repository --output replay --limit 200
   ms-codegeex evaluate compare eval-fp32 eval-int8 eval-int4 --output compared
   ms-codegeex evaluate compare before=run/eval-1000 after=run/eval-2000 --output progress --most-answers 0
   ms-codegeex evaluate compare mine quantised --published figures.yaml --output compared"""
 OTHERS = {  # tasks that are no benchmark
     "perplexity": "how likely a model finds texts, and how two models differ",
     "infilling": "how likely a model finds what was taken out of files",
-    "commits": "how much of what was typed in a git history a model would have suggested",
     "compare": "several evaluations of one benchmark in one report",
     "check-problems": "whether problems of your own are fit for use: references pass, wrong answers fail",
 }
@@ -91,9 +88,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         _configure_model(task.add_argument_group("the model"), ("model",))
         if name == "infilling":
             add_options(task, InfillingOptions)
-            continue
-        if name == "commits":
-            add_options(task, CommitsOptions)
             continue
         add_options(task, PerplexityOptions)
         answers = task.add_argument_group("with --answers")
@@ -135,7 +129,6 @@ def run(arguments: argparse.Namespace) -> None:
         "compare": _compare,
         "perplexity": _perplexity,
         "infilling": _infilling,
-        "commits": _commits,
         "check-problems": _check_problems,
     }
     others.get(arguments.task, _judge)(arguments)
@@ -221,17 +214,6 @@ def _infilling(arguments: argparse.Namespace) -> None:
 
     seed = SEED if settings.seed is None else settings.seed
     result = evaluate_infilling(model, files.data, files.output, settings.limit or COUNT, seed)
-    _print(files, result, lines(result))
-
-
-def _commits(arguments: argparse.Namespace) -> None:
-    files, settings = given(FileOptions, arguments), given(CommitsOptions, arguments)
-    model = _local_model(arguments, needed=True)
-    from ms_codegeex.evaluation.commits.replay import COMMITS, COUNT, SEED, evaluate_commits, lines
-
-    seed = SEED if settings.seed is None else settings.seed
-    which = (settings.limit or COUNT, seed, settings.commits or COMMITS, settings.cross_file)
-    result = evaluate_commits(model, files.data, files.output, *which)
     _print(files, result, lines(result))
 
 

@@ -15,7 +15,7 @@ class FileOptions:
     """What every task has."""
 
     data: Path = option(
-        "the benchmark's file or directory; of perplexity and infilling, a corpus; of commits, a git repository",
+        "the benchmark's file or directory; of perplexity and infilling, a corpus",
         "PATH",
         REQUIRED,
     )
@@ -124,16 +124,6 @@ class InfillingOptions:
 
     limit: int | None = option("number of spans of each kind", "N", ge=1)
     seed: int | None = option("the same seed takes the same spans", "N", ge=0)
-
-
-@dataclass(frozen=True)
-class CommitsOptions:
-    """Which edits are replayed."""
-
-    limit: int | None = option("number of edits", "N", ge=1)
-    seed: int | None = option("the same seed takes the same edits", "N", ge=0)
-    commits: int | None = option("the newest N commits", "N", ge=1)
-    cross_file: bool = option("only edits with a name that is in another file and not in the window", default=False)
 
 
 @dataclass(frozen=True)

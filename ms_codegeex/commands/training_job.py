@@ -26,8 +26,16 @@ from ms_codegeex.data.corpus.prepare import cached_corpus
 from ms_codegeex.data.corpus.reading import Search, find_units
 from ms_codegeex.data.corpus.settings import PrepareSettings, ReadingSettings
 from ms_codegeex.data.corpus.sources import Inputs
-from ms_codegeex.data.datasets.checking import check_meanings, note_on_functions, rounded_weights
-from ms_codegeex.data.datasets.opening import absolute, held_out_data, lacks_validation, training_data, validation_data
+from ms_codegeex.data.datasets.opening import (
+    absolute,
+    check_meanings,
+    held_out_data,
+    lacks_validation,
+    note_on_functions,
+    rounded_weights,
+    training_data,
+    validation_data,
+)
 from ms_codegeex.data.tokenizer_training import TokenizerSettings, cached_tokenizer
 from ms_codegeex.formats.checkpoint import Checkpoint, Damaged
 from ms_codegeex.formats.convert import convert

@@ -15,10 +15,8 @@ from ms_codegeex.data.languages import find_language
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """The text of a conversation. Each part has `{content}`; `{round}` is the number of the user's message, from 1.
-
-    The prompt ends with the assistant's part up to its content.
-    """
+    """The text of a conversation. Each part has `{content}`; `{round}` is the number of the user's message, from 1. The
+    prompt ends with the assistant's part up to its content."""
 
     user: str
     assistant: str

@@ -106,12 +106,8 @@ def needs_head(path: PurePath | str) -> bool:
 
 
 def detect(path: PurePath | str, head: bytes = b"") -> Language | None:
-    """The language of a file, or None if it is not one of the 96.
-
-    Args:
-        path: file name; only its last part counts.
-        head: the first bytes of the file (up to `HEAD_BYTES`), for ambiguous extensions and `#!` lines.
-    """
+    """The language of a file, or None if it is not one of the 96. Only the last part of `path` counts. `head` is the
+    file's first bytes (up to `HEAD_BYTES`), for ambiguous extensions and `#!` lines."""
     path = PurePath(path)
     if path.name.lower() in _FILENAMES:
         return _FILENAMES[path.name.lower()]

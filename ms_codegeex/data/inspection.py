@@ -64,29 +64,23 @@ def open_dataset(directory: Path) -> Dataset:
     splits = {split: IndexedDataset(directory / split) for split in SPLITS}
     for split, dataset in splits.items():
         if [len(dataset), dataset.tokens.size] != counts[split]:
-            raise UserError(
-                f"{path}: says {counts[split][0]} documents and {counts[split][1]} tokens in {split}, but "
-                f"there are {len(dataset)} and {dataset.tokens.size}; {REMEDY}"
-            )
+            said = "says {} documents and {} tokens".format(*counts[split])
+            there = f"there are {len(dataset)} and {dataset.tokens.size}"
+            raise UserError(f"{path}: {said} in {split}, but {there}; {REMEDY}")
     return Dataset(directory, description, splits)
 
 
 def verify_dataset(dataset: Dataset) -> None:
-    """Check ids, end tokens, masks, the tables of documents and the hashes of all files.
-
-    Raises:
-        UserError: something is missing or inconsistent; it names the file.
-    """
+    """Check ids, end tokens, masks, the tables of documents and the hashes of all files; a `UserError` names the file
+    that is wrong."""
     directory, description = dataset.directory, dataset.description
     for split, documents in dataset.splits.items():
         documents.check_ids(description["vocab_size"])
         ends = np.cumsum(documents.sizes) - 1
         open_ended = np.flatnonzero(documents.tokens[ends] != description["eos_id"])
         if open_ended.size:
-            raise UserError(
-                f"{directory / split}.bin: document {open_ended[0]} does not end with id {description['eos_id']}; "
-                f"{REMEDY}"
-            )
+            found = f"document {open_ended[0]} does not end with id {description['eos_id']}"
+            raise UserError(f"{directory / split}.bin: {found}; {REMEDY}")
         if description.get("kind") == KIND:
             _check_mask(directory / f"{split}.mask", documents.tokens.size)
         _check_table(directory / split, documents)
@@ -108,31 +102,21 @@ def _check_mask(path: Path, tokens: int) -> None:
 
 
 def _check_table(prefix: Path, documents: IndexedDataset) -> None:
-    table = read_documents(prefix, ["tokens"])
+    path, table = documents_path(prefix), read_documents(prefix, ["tokens"])
     if table is None:
         return
     if table.num_rows != len(documents):
-        raise UserError(
-            f"{documents_path(prefix)}: {table.num_rows} rows for {len(documents)} documents of the .idx; {REMEDY}"
-        )
+        raise UserError(f"{path}: {table.num_rows} rows for {len(documents)} documents of the .idx; {REMEDY}")
     tokens = table["tokens"].to_numpy()
     for number in np.flatnonzero(tokens != documents.sizes).tolist():
-        raise UserError(
-            f"{documents_path(prefix)}: row {number} says {tokens[number]} tokens, the .idx "
-            f"{documents.sizes[number]}; {REMEDY}"
-        )
+        said, sized = tokens[number], documents.sizes[number]
+        raise UserError(f"{path}: row {number} says {said} tokens, the .idx {sized}; {REMEDY}")
 
 
 def deep_check(dataset: Dataset, split: str, tokenizer: Tokenizer) -> Iterator[tuple[int, int]]:
-    """Decode every document of a split and compare its hash with the recorded one.
-
-    Yields:
-        Numbers of bytes decoded and of documents that cannot be compared, per batch. Text in which the tokenizer turned
-        U+2581 into spaces cannot be compared.
-
-    Raises:
-        UserError: hashes are not recorded, or a document has changed; it names the first.
-    """
+    """Decode every document of a split and compare its hash with the recorded one. Yields, per batch, the numbers of
+    bytes decoded and of documents that cannot be compared, because the tokenizer turned U+2581 into spaces. `UserError`
+    if hashes are not recorded, or naming the first document that has changed."""
     prefix = dataset.directory / split
     table = read_documents(prefix)
     if table is None:
@@ -146,10 +130,8 @@ def deep_check(dataset: Dataset, split: str, tokenizer: Tokenizer) -> Iterator[t
             text = text if fine_tuning else text.removeprefix(tag_prefix(row["language"], scheme))
             if hashlib.sha256(text).digest() != row["sha256"]:
                 if not _may_have_lost_marks(tokenizer, text, row["bytes"]):
-                    raise UserError(
-                        f"{prefix}.bin: document {number} ({row['source']}) decodes to another text than the one whose "
-                        f"sha256 is recorded; {REMEDY}"
-                    )
+                    found = f"document {number} ({row['source']}) decodes to another text"
+                    raise UserError(f"{prefix}.bin: {found} than the one whose sha256 is recorded; {REMEDY}")
                 lossy += 1
             size, number = size + len(text), number + 1
         yield size, lossy
@@ -203,16 +185,11 @@ def read_sample(
 ) -> dict[str, Any]:
     """Training sample `number` of a run with this seed: its documents, and which of their tokens the loss counts.
 
-    Args:
-        number: global number of the sample, from 0; epochs follow each other.
-        seq_length: the run's; None: the dataset's, or 2048.
-        functions_from: the sample from which on sequences begin at functions (`data.functions_from`).
-
-    Returns:
-        `number`, `index`, `split`, `seq_length`, `seed`, `counted` (labels in the loss), `padding` (tokens), and
-        `documents`: `number`, `start`, `stop` (tokens of the document), `source`, `language`, `sha256`, and `runs` of
-        `counted`, `tokens`, `text`. The end token is a run with `end` true and without text, a sentinel of infilling
-        one with `sentinel`, the part that it marks.
+    Epochs follow each other. `seq_length` is the run's; None: the dataset's, or 2048. `functions_from` is the sample
+    from which on sequences begin at functions. In the result, `counted` is the number of labels in the loss and
+    `padding` of tokens; each of the `documents` has the tokens `start` to `stop`, its origin, and `runs` of `counted`,
+    `tokens` and `text`. Instead of text, the end token has `end`, and a sentinel of infilling has `sentinel`, the part
+    that it marks.
     """
     if not 0 <= number < 2**63:
         raise UserError(f"--sample {number}: samples are numbered from 0 to 2**63 - 1")

@@ -18,10 +18,9 @@ from ms_codegeex.data.languages_codegeex2 import FURTHER
 
 @dataclass(frozen=True)
 class Language:
-    """One language: its name as the paper writes it, for example `C++`; the line before a document, without its
-    newline; file extensions that suffice (`.C` differs from `.c`, otherwise case is ignored); further lower-case names
-    for `find_language`; names in the `#!` line of a file without an extension; and names of files in lower case, which
-    take precedence over the extension."""
+    """One language: its name as the paper writes it; the line before a document, without its newline; file extensions
+    that suffice (case matters only for `.C` and `.H`); further lower-case names for `find_language`; names in a `#!`
+    line; and lower-case names of files, which take precedence over the extension."""
 
     name: str
     tag: str
@@ -99,28 +98,20 @@ def find_language(name: str) -> Language:
         return language
     near = difflib.get_close_matches(_key(name), _KEYS, n=1, cutoff=0.5)
     hint = f"did you mean {_KEYS[near[0]].name}? " if near else ""
-    raise UserError(
-        f"unknown language {name!r}: {hint}known are {', '.join(item.name for item in LANGUAGES)} "
-        f"and {len(FURTHER)} more of CodeGeeX2"
-    )
+    known = ", ".join(item.name for item in LANGUAGES)
+    raise UserError(f"unknown language {name!r}: {hint}known are {known} and {len(FURTHER)} more of CodeGeeX2")
 
 
-def canonical_languages(names: Sequence[str], scheme: str = "codegeex") -> tuple[str, ...]:
-    """Canonical names without duplicates, in the order of `ALL_LANGUAGES`, of names or aliases (an unknown one is a
-    `UserError`); empty: all languages of the scheme. A language outside of it is allowed; its documents have no tag
-    line.
-    """
-    check_scheme(scheme)
-    every = SCHEMES.get(scheme, ALL_LANGUAGES)
-    chosen = {find_language(name).name for name in names} or {language.name for language in every}
+def canonical_languages(names: Sequence[str]) -> tuple[str, ...]:
+    """Canonical names without duplicates, in the order of `ALL_LANGUAGES`; an unknown one is a `UserError`; empty:
+    `LANGUAGES`."""
+    chosen = {find_language(name).name for name in names} or {language.name for language in LANGUAGES}
     return tuple(language.name for language in ALL_LANGUAGES if language.name in chosen)
 
 
 def tag_text(language: str, scheme: str = "codegeex") -> str:
-    """The tag line of a canonical name, without its newline.
-
-    Empty for an empty name, for the scheme `none`, and for a language that the scheme's models have not seen. A scheme
-    may also be a line with the placeholder `{language}` for the name.
+    """The tag line, without its newline, of a canonical name in a scheme or in a line with the placeholder
+    `{language}`. Empty for no name, for the scheme `none`, and for a language that the scheme's models have not seen.
     """
     check_scheme(scheme)
     if not language or scheme == "none":
@@ -147,7 +138,5 @@ def tag_line(family: str, language: str) -> str:
 def check_scheme(scheme: str) -> None:
     """`UserError` for what is neither a scheme of tag lines nor a line with `{language}` in it."""
     if scheme not in SCHEMES and (PLACE not in scheme or scheme.splitlines() != [scheme]):
-        raise UserError(
-            f"tags {scheme!r}: expected one of {', '.join(SCHEMES)}, or one line with {PLACE} in it, such as "
-            f"'# {PLACE}'"
-        )
+        line = f"one line with {PLACE} in it, such as '# {PLACE}'"
+        raise UserError(f"tags {scheme!r}: expected one of {', '.join(SCHEMES)}, or {line}")

@@ -51,15 +51,10 @@ SEED = 0  # of the order in which source files are read
 class TokenizerSettings:
     """The settings that decide the tokenizer, apart from its text.
 
-    Attributes:
-        vocab_size: all ids of the tokenizer; for codegeex2 the pieces of the SentencePiece model, to which five command
-            tokens are added.
-        whitespace_run: the longest run of spaces that is one token (codegeex2: 1 for none); None: the family's. The
-            runs of codegen are fixed.
-        language_tags: codegeex2: whether each language's tag line is one token.
-        max_bytes: how much text to read; of more source files, a sample.
-        family: one of `FAMILIES`.
-        reading: which text is read.
+    `vocab_size` counts all ids; for codegeex2 only the pieces of the SentencePiece model, to which five command tokens
+    are added. `whitespace_run`: the longest run of spaces that is one token; None: the family's, which codegen's always
+    are. `language_tags`: codegeex2: whether each language's tag line is one token. `max_bytes`: how much text to read;
+    of more source files, a sample. `reading`: which text is read.
     """
 
     vocab_size: int = 32_000
@@ -127,11 +122,8 @@ def train_tokenizer(
     tally: Tally | None = None,
 ) -> Tokenizer:
     """Train on source trees and records, as `prepare` reads them, and write a tokenizer's directory. Equal text and
-    settings give equal bytes. `search` finds the same as `find_units`; `tally` counts the texts.
-
-    Raises:
-        UserError: `output` exists, an input is missing, or the text is too small for this many tokens.
-    """
+    settings give equal bytes. `search` finds the same as `find_units`; `tally` counts the texts. `UserError` if
+    `output` exists, an input is missing, or the text is too small for this many tokens."""
     if Path(output).exists():
         raise UserError(f"--output: {output} exists; choose another directory, or remove it")
     texts = _Texts(user_roots(inputs or None), settings, search, Tally() if tally is None else tally)
@@ -148,11 +140,8 @@ def train_tokenizer(
 def cached_tokenizer(
     inputs: Inputs, parent: Path | str, settings: TokenizerSettings, search: Search = find_units
 ) -> Path:
-    """The directory of the tokenizer for this request under `parent`, trained on first use.
-
-    Returns `parent/tokenizer-<12 hex digits>`, which depend on the places of `inputs` and the settings. Once it is
-    there nothing is searched or read again, as for `cached_corpus`.
-    """
+    """The directory of the tokenizer for this request, trained on first use: `parent/tokenizer-<12 hex digits>`, which
+    depend on the places of `inputs` and the settings. Once it is there nothing is searched or read again."""
     places = [printable(root.path) for root in user_roots(inputs)]
     request = json.dumps({"version": VERSION, "inputs": places, "settings": asdict(settings)}, sort_keys=True)
     directory = Path(parent) / f"tokenizer-{hashlib.sha256(request.encode()).hexdigest()[:12]}"
@@ -172,17 +161,11 @@ def _byte_pairs(texts: _Texts, settings: TokenizerSettings) -> ByteLevelTokenize
     runs = f" {{2,{settings.whitespace_run}}}" if settings.family == "codegeex" else " {2,31}|\t{2,9}"
     bpe = FastTokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(runs), "removed"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
-        ]
+        [pre_tokenizers.Split(Regex(runs), "removed"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]
     )
     wanted = settings.vocab_size - 1 - settings.added
     trainer = trainers.BpeTrainer(
-        vocab_size=wanted,
-        min_frequency=2,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
+        vocab_size=wanted, min_frequency=2, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
     bpe.train_from_iterator(iter(texts), trainer)
     texts.check()

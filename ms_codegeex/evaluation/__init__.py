@@ -7,7 +7,6 @@ Imports go one way: each part may import those in the lines below its own.
     validity                   how many answers of two models are valid programs
     checking                   whether a directory of problems is fit for use
     session                    one evaluation, from its settings to its report
-    commits                    edits of a git history, and what a model would have suggested
     infilling                  middles that were taken out of texts
     perplexity                 perplexity of corpora and of prompts
     reports                    scores, tables and pages

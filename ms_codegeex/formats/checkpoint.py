@@ -87,10 +87,8 @@ _SCHEMA = TypeAdapter(_Manifest)
 
 class Checkpoint:
     """A checkpoint opened for reading: the manifest is checked at once, tensors are read and hashed on demand.
-
-    Raises `UserError` naming the file or tensor when the manifest is damaged, a file is missing or has another size,
-    slices do not cover a tensor exactly once, a hash does not match, or the directory has another step's name.
-    """
+    `UserError` names the file or tensor if the manifest is damaged, a file is missing or has another size, slices do
+    not cover a tensor exactly once, a hash does not match, or the directory has another step's name."""
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
@@ -208,11 +206,9 @@ class Checkpoint:
         return read
 
     def tensor(self, name: str, window: Window | None = None) -> np.ndarray:
-        """A copy of the tensor, or of a window of it: one `slice` or `(start, stop)` per axis, step 1.
-
-        Reads only the chunks that the window overlaps, and each of them completely, to check its hash. bfloat16 comes
-        as raw uint16. Raises `UserError` naming the file and the tensor if a hash does not match.
-        """
+        """A copy of the tensor, or of a window of it: one `slice` or `(start, stop)` per axis, step 1. Every chunk that
+        the window overlaps is read completely, to check its hash. bfloat16 comes as raw uint16. `UserError` naming the
+        file and the tensor if a hash does not match."""
         ranges = window_ranges(self.shape(name), window)
         result = np.empty([stop - start for start, stop in ranges], NUMPY_DTYPES[self.dtype(name)])
         for record in self.slices(name):
@@ -254,10 +250,8 @@ class Checkpoint:
         return LazyTensor(dtype, shape, window, window, rows if shape else None)
 
     def verify(self, progress: Callable[[int], object] = lambda size: None) -> int:
-        """Hash every slice again; returns the number of bytes read. `progress` gets the number of each part.
-
-        Raises `UserError` naming the file and tensor that differ.
-        """
+        """Hash every slice again; returns the number of bytes read. `progress` gets the number of each part. A
+        `UserError` names the file and tensor that differ."""
         total = 0
         for file in self.files:
             self._file(file)

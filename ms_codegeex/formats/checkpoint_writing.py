@@ -38,10 +38,8 @@ PACKAGES = ("ms-codegeex", "mindspore", "numpy", "safetensors", "xxhash")
 
 @dataclass(frozen=True)
 class Slice:
-    """A rank's part of a tensor: `array` belongs at `offset` of a tensor of `global_shape`.
-
-    `dtype` is needed only for bfloat16 in memory, whose bits are held as uint16.
-    """
+    """A rank's part of a tensor: `array` belongs at `offset` of a tensor of `global_shape`. `dtype` is needed only for
+    bfloat16 in memory, whose bits are held as uint16."""
 
     global_shape: tuple[int, ...]
     offset: tuple[int, ...]
@@ -54,16 +52,15 @@ class Slice:
         return self.array if isinstance(self.array, LazyTensor) else from_array(self.array, self.dtype)
 
 
-def _whole(value: np.ndarray | Slice) -> Slice:
-    return value if isinstance(value, Slice) else Slice(value.shape, (0,) * value.ndim, value)
-
-
 def save_slices(directory: Path, rank: int, tensors: Mapping[str, np.ndarray | Slice]) -> dict[str, Any]:
     """Write a rank's slices to `directory/rank_<rank>.safetensors`; returns what the manifest says of the file."""
     if not tensors:
         return {"slices": []}
     file = f"rank_{rank:05d}.safetensors"
-    slices = {name: _whole(value) for name, value in tensors.items()}
+    slices = {
+        name: value if isinstance(value, Slice) else Slice(value.shape, (0,) * value.ndim, value)
+        for name, value in tensors.items()
+    }
     (directory / file).touch()
     with written_back(directory / file, SLICE_SYNC_SECONDS):
         header, hashes = write_safetensors(directory / file, {name: part.tensor for name, part in slices.items()})
@@ -82,9 +79,6 @@ def save_slices(directory: Path, rank: int, tensors: Mapping[str, np.ndarray | S
         for name, part in slices.items()
     ]
     return {"file": file, "header": header, "slices": records}
-
-
-# -- the ranks of one save ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -130,13 +124,12 @@ def write_checkpoint(
     save: str = "0",
     patience: float = PATIENCE,
 ) -> Path:
-    """Write `root/step-<step>`; called by every rank with its own slices and the same `step`; returns the path.
+    """Write `root/step-<step>`; called by every rank with its own slices and the same `step`; returns the path, once
+    rank 0 has published it.
 
-    Each part of a tensor is passed by exactly one rank: replicas by one of them, and a rank may pass nothing.
-    `state` is JSON (optimizer_step, samples, loss_scale, rng, config, ...) and only rank 0's is stored. Returns when
-    rank 0 has published it. With several ranks, `save` is a name that no other save in `root` has.
-    Raises `UserError`, on every rank, when the disk is full, the slices do not cover their tensors exactly once, or
-    another rank gives no sign for `patience` seconds.
+    Each part of a tensor is passed by exactly one rank. `state` is JSON, and only rank 0's is stored. With several
+    ranks, `save` is a name that no other save in `root` has. `UserError`, on every rank, if the disk is full, the
+    slices do not cover their tensors exactly once, or another rank gives no sign for `patience` seconds.
     """
     final = Path(root) / step_name(step)
     names = _Names(final, save)
@@ -159,10 +152,8 @@ def write_checkpoint(
 
 
 def _leave_note(names: _Names, failure: UserError, patience: float) -> None:
-    """Tell the other ranks, which wait for it, before the files that they write to are deleted.
-
-    A full disk may have room for the note only after the deletion.
-    """
+    """Tell the waiting ranks before the files that they write to are deleted; a full disk may have room for the note
+    only afterwards."""
     for silent in _looks(names, patience):
         with contextlib.suppress(UserError):
             return write_json(names.failed, {"message": str(failure)})
@@ -247,14 +238,9 @@ def _published(names: _Names) -> bool:
     return False
 
 
-# -- publishing --------------------------------------------------------------------------------------------------------
-
-
 def write_ranks(path: Path, step: int, state: Mapping[str, Any], ranks: Iterable[Mapping[str, Slice]]) -> None:
-    """Write a whole checkpoint to `path` in one process: `ranks` are the slices of ranks 0, 1, ..., which may be lazy.
-
-    One tensor at a time is in memory. Raises `UserError` as `write_checkpoint` does; nothing is left then.
-    """
+    """Write a whole checkpoint to `path` in one process, one tensor at a time: `ranks` are the slices of ranks 0, 1,
+    ..., which may be lazy. `UserError` as in `write_checkpoint`; nothing is left then."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -268,13 +254,10 @@ def write_ranks(path: Path, step: int, state: Mapping[str, Any], ranks: Iterable
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _plain(value: Any) -> Any:
-    return value.tolist() if isinstance(value, np.generic | np.ndarray) else str(value)
-
-
 def plain_state(state: Mapping[str, Any]) -> dict[str, Any]:
     """The state as it comes back from a checkpoint: a copy as JSON values."""
-    return json.loads(json.dumps(dict(state), default=_plain))
+    numpy = (np.generic, np.ndarray)
+    return json.loads(json.dumps(dict(state), default=lambda x: x.tolist() if isinstance(x, numpy) else str(x)))
 
 
 def _versions() -> Iterator[tuple[str, str]]:

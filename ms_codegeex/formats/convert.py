@@ -60,21 +60,10 @@ def _nested(tensors: Mapping[ForeignName, LazyTensor]) -> dict[str, Any]:
     return tree
 
 
-def _target(output: Path, to: str, family: str, ranks: int) -> Path:
-    """The path to write: `output`, or a file in it, named after the family, if a file is needed and `output` names
-    none."""
-    if to in DIRECTORIES or ranks > 1 or (output.suffix in _SUFFIXES[to] and not output.is_dir()):
-        return output
-    return output / f"{family}{_SUFFIXES[to][0]}"
-
-
 @contextmanager
 def measured(parts: Sequence[FileTensors], label: str, progress: bool) -> Iterator[list[FileTensors]]:
-    """The same tensors, shown by a progress bar on standard error (only on a terminal), and loaded ahead.
-
-    While one is checksummed and written, threads read, check, transpose and cast the next `AHEAD`, together no larger
-    than the largest tensor. Loading them in another order works, but waits.
-    """
+    """The same tensors, shown by a progress bar on standard error (only on a terminal), and loaded ahead, in their
+    order: while one is written, threads load the next `AHEAD`, together no larger than the largest tensor."""
     order = [tensor for part in parts for tensor in part.values()]
     room, total = max((tensor.nbytes for tensor in order), default=0), sum(tensor.nbytes for tensor in order)
     started: dict[int, Future[np.ndarray]] = {}
@@ -121,15 +110,11 @@ def _write_file(
         formats = FamilyFormats(source.family)
         config = formats.sizes.to_json(source.config, source.config_json) | formats.layout(LAYOUTS[to]).config
         config["torch_dtype"] = min(tensor.dtype for tensor in tensors.values())
-        further = _classes(source) | card_files(source) | description_files(source.infill)
+        exported = resources.files("ms_codegeex.formats").joinpath("exported")
+        classes = {name: exported.joinpath(name).read_bytes() for name in source.family.weights.FORMATS.classes}
+        further = classes | card_files(source) | description_files(source.infill)
         more = {"tokenizer": source.save_tokenizer, "further": further, "check": check, "written": written}
         write_model_directory(target, config, tensors, **more)
-
-
-def _classes(source: Source) -> dict[str, bytes]:
-    """Files with classes for transformers, for a family that transformers does not have."""
-    exported = resources.files("ms_codegeex.formats").joinpath("exported")
-    return {name: exported.joinpath(name).read_bytes() for name in source.family.weights.FORMATS.classes}
 
 
 _READERS = {
@@ -196,19 +181,16 @@ def _verify(written_to: Path, target: Path, to: str, family: str, parts: Sequenc
                     raise UserError(f"{target}: {differs}, so nothing was changed there; {remedy}")
 
 
-def _limits(source: Source, to: str) -> Sequence[str]:
-    """Why other software cannot run the model, as sentences; our classes for transformers run models of any size."""
+def _warnings(source: Source, target: Path, to: str) -> list[str]:
+    """Why other software cannot run the model: its size, unless our classes run it, or classes that are not there."""
     formats = source.family.weights.FORMATS
-    return () if to == "gptj" or (to == "hf" and formats.classes) else formats.limits(source.config)
-
-
-def _missing_classes(target: Path, to: str) -> list[str]:
-    """A warning if the classes that a model directory asks for are not in it."""
+    warnings = [] if to == "gptj" or (to == "hf" and formats.classes) else [*formats.limits(source.config)]
     modules = _modules(target) if to in DIRECTORIES else []
     files = dict.fromkeys(f"{name.partition('.')[0]}.py" for name in modules if "--" not in name)  # with --: in the hub
-    if not (missing := [file for file in files if not (target / file).is_file()]):
-        return []
-    return [f"transformers has no classes for this model: copy {' and '.join(missing)} of the release into it"]
+    if missing := [file for file in files if not (target / file).is_file()]:
+        classes = f"copy {' and '.join(missing)} of the release into it"
+        warnings.append(f"transformers has no classes for this model: {classes}")
+    return warnings
 
 
 def _modules(target: Path) -> list[str]:
@@ -247,12 +229,15 @@ def _check_request(to: str, dtype: str | None, ranks: int) -> None:
 
 
 def _free_target(output: Path, to: str, model: Source, ranks: int, replace: bool) -> Path:
-    """The file or directory to write: links are followed, leftovers removed; `UserError` if it cannot be."""
+    """What to write: `output`, or a file in it, named after the family, if a file is needed and `output` names none.
+    Links are followed, leftovers removed; `UserError` if it cannot be written."""
+    directory = to in DIRECTORIES or ranks > 1
     try:
-        target = _target(output, to, model.family.name, ranks)
+        named = directory or (output.suffix in _SUFFIXES[to] and not output.is_dir())
+        target = output if named else output / f"{model.family.name}{_SUFFIXES[to][0]}"
         target = resolved(target) if target.is_symlink() else target
         remove_leftovers(target)
-        check_target(target, model.path, replace, to in DIRECTORIES or ranks > 1)
+        check_target(target, model.path, replace, directory)
     except OSError as error:
         raise UserError(f"{output}: cannot be used ({error.strerror}); choose another --output") from None
     return target
@@ -273,13 +258,11 @@ def convert(
     """Convert the model at `source` to `to` at `output`: "hf" a model directory, "gptj" one of a CodeGen as a GPT-J,
     "megatron" a nested `.pt` file, "mindspore" a `.ckpt` file with the original names.
 
-    `source` is anything `open_source` reads, or its result; optimizer moments are left out. With `tensor_parallel`
-    above 1, `output` is a folder with a file for each rank. `dtype` ("fp32", "fp16", "bf16") casts every tensor, None
-    keeps them. `verify` reads the result back and compares all bytes. `replace` allows replacing the output of an
-    earlier conversion. `origin`: the command, and its further choices, for the output's `provenance.json`. Returns
-    paths, tensors, parameters, bytes, seconds, sizes that were guessed, files that were left out, and warnings about
-    what the other software cannot run. Raises `UserError` for anything missing, unexpected, in the way or too large for
-    the dtype; the output appears only when it is complete.
+    `source` is anything `open_source` reads, or its result. With `tensor_parallel` above 1, `output` is a folder with a
+    file for each rank. `dtype` ("fp32", "fp16", "bf16") casts every tensor. `verify` compares all bytes of the result
+    with the source. `replace` allows replacing an earlier conversion. `origin`: the command, and its further choices,
+    for `provenance.json`. Returns figures for a report. `UserError` for anything missing, unexpected, in the way or too
+    large for the dtype; the output appears only when it is complete.
     """
     begin = time.monotonic()
     _check_request(to, dtype, tensor_parallel)
@@ -315,7 +298,7 @@ def convert(
         "skipped": list(model.skipped),
         "left_out": _left_out(model, target, to),
         "guessed": {name: model.fields[name] for name in model.guessed},
-        "warnings": [*_limits(model, to), *_missing_classes(target, to)],
+        "warnings": _warnings(model, target, to),
         "parameters": model.parameters,
         "bytes": sum(tensor.nbytes for tensor in written),
         "verified": verify,

@@ -34,13 +34,8 @@ def merged(base: Mapping[str, LazyTensor], adapters: Adapters, where: str) -> di
     result, scale, tensors = dict(base), adapters.alpha / adapters.rank, adapters.tensors
     for layer in dict.fromkeys(name.rpartition(".")[0] for name in tensors):
         a, b, weight = tensors.get(f"{layer}.{LORA_A}"), tensors.get(f"{layer}.{LORA_B}"), base.get(f"{layer}.weight")
-        if (
-            a is None
-            or b is None
-            or weight is None
-            or b.shape[:1] + a.shape[1:] != weight.shape
-            or b.shape[1:] != a.shape[:1]
-        ):
+        there = a is not None and b is not None and weight is not None
+        if not there or b.shape[:1] + a.shape[1:] != weight.shape or b.shape[1:] != a.shape[:1]:
             raise UserError(f"{where}: the adapter of {layer} does not fit the model; use the model it was trained on")
         result[f"{layer}.weight"] = _sum(weight, a, b, scale)
     return result

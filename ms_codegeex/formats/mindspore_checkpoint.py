@@ -34,7 +34,7 @@ from ms_codegeex.formats.tensors import (
     damaged,
     map_bytes,
 )
-from ms_codegeex.formats.wire import ByteRange, Value, WireError, WireReader, length_field, number_field, only
+from ms_codegeex.formats.wire import Value, WireError, WireReader, length_field, number_field, only
 
 DTYPES = {kind: name for name, kind in MINDSPORE_TYPES.items()}
 SAFETENSORS = ".safetensors"
@@ -72,7 +72,7 @@ class _StoredTensor:
 
     kind: str
     dims: tuple[int, ...]
-    pieces: list[ByteRange]
+    pieces: list[range]
 
 
 def _origin(text: str) -> dict[str, int]:
@@ -119,7 +119,7 @@ class _Checkpoint:
     def _scan(self, stream: BinaryIO) -> dict[str, _StoredTensor]:
         """All tensors by name, without reading one."""
         reader, tensors, last = WireReader(stream), {}, None
-        for number, value in reader.fields(ByteRange(0, self._size)):
+        for number, value in reader.fields(range(self._size)):
             if number == ORIGIN:
                 self.origin = _origin(reader.text(value))
                 continue
@@ -140,7 +140,7 @@ class _Checkpoint:
             last = name
         return tensors
 
-    def _value(self, reader: WireReader, value: Value) -> tuple[str, str, tuple[int, ...], ByteRange]:
+    def _value(self, reader: WireReader, value: Value) -> tuple[str, str, tuple[int, ...], range]:
         """Name, type, dims and content of one `Value`."""
         fields = reader.message(value, (TAG, TENSOR, MAP_TENSOR))
         name = reader.text(only(fields[TAG], "the name of a tensor"))
@@ -149,7 +149,7 @@ class _Checkpoint:
         tensor = reader.message(only(fields[TENSOR], f"the tensor of {name}"), (DIMS, TYPE, CONTENT))
         kind = reader.text(only(tensor[TYPE], f"the type of {name}"))
         content = only(tensor[CONTENT], f"the content of {name}")
-        if not isinstance(content, ByteRange):
+        if not isinstance(content, range):
             raise WireError(f"a number as content of {name}")
         return name, kind, reader.integers(tensor[DIMS]), content
 
@@ -163,7 +163,7 @@ class _Checkpoint:
             shape = checked_shape(() if stored.dims == (0,) else stored.dims, name)  # how MindSpore marks a scalar
         except ValueError as error:
             raise damaged(self.path, str(error)) from None
-        size = sum(piece.size for piece in stored.pieces)
+        size = sum(map(len, stored.pieces))
         dtype = DTYPES[stored.kind]
         part = (lambda index: self._load(name, dtype, shape)[index]) if len(stored.pieces) == 1 else None
         tensor = LazyTensor(dtype, shape, lambda: self._load(name, dtype, shape), part)
@@ -174,7 +174,7 @@ class _Checkpoint:
     def _load(self, name: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
         """The values: a view of the file, or a copy if they lie in several pieces."""
         self._verify()
-        pieces = [map_bytes(self.path, piece.start, piece.size) for piece in self.found[name].pieces]
+        pieces = [map_bytes(self.path, piece.start, len(piece)) for piece in self.found[name].pieces]
         flat = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
         return flat.view(NUMPY_DTYPES[dtype]).reshape(shape)
 
@@ -191,10 +191,10 @@ def read_mindspore(path: Path, keep: Callable[[str], bool] | None = None) -> dic
     """The tensors of a `.ckpt` file in the file's order, numbers such as `epoch_num` with shape (), texts left out; or
     of a `.safetensors` file, MindSpore's other format.
 
-    `keep(name)` chooses tensors (`is_weight`: only the model's); None is all. Only the structure is read now: a file of
-    any size takes a moment. Raises `UserError` for a damaged file, a tensor that occurs twice, of the wrong size or
-    an unknown type; a file with a checksum is compared with it when the first tensor is loaded. Without one, changed
-    elements and missing tensors at the end of the file go unnoticed, so check the names against the model.
+    `keep(name)` chooses tensors (`is_weight`: only the model's); None is all. Only the structure is read now.
+    `UserError` for a damaged file, or a tensor that occurs twice or has a wrong size or an unknown type. A checksum is
+    compared when the first tensor is loaded; without one, changed elements and tensors missing at the end go unnoticed,
+    so check the names against the model.
     """
     if Path(path).suffix == SAFETENSORS:
         return {name: tensor for name, tensor in SafetensorsFile(path).tensors.items() if keep is None or keep(name)}
@@ -239,13 +239,10 @@ def write_mindspore(
     check: Callable[[Path], object] | None = None,
     origin: Mapping[str, int] | None = None,
 ) -> None:
-    """Write a `.ckpt` file that `mindspore.load_checkpoint` reads, with `crc_check=True` or without.
-
-    One tensor is in memory at a time. The file appears only when it is complete and `check(temporary)` raises nothing.
-    Without `checksum` the file is as MindSpore writes it by default, for old versions that do not know the checksum.
-    With `origin`, a mark identifies this program as the writer and holds these numbers; MindSpore ignores it. Raises
-    `UserError` for an empty vector, which MindSpore would take for the number 0.
-    """
+    """Write a `.ckpt` file for `mindspore.load_checkpoint`, one tensor in memory at a time. It appears only when it is
+    complete and `check(temporary)` raises nothing. Without `checksum` the file suits old versions that do not know the
+    checksum. `origin` marks this program as the writer and holds these numbers; MindSpore ignores it. `UserError` for
+    an empty vector, which MindSpore would take for the number 0."""
     for name, tensor in tensors.items():
         if tensor.shape == (0,):
             raise UserError(f"{path}: tensor {name} has no elements, which a MindSpore checkpoint cannot hold; drop it")

@@ -21,7 +21,7 @@ from ms_codegeex.base.quarantine import read_json_inside
 from ms_codegeex.base.reading import read_inside
 from ms_codegeex.config.sections import warm_up_of
 from ms_codegeex.data.datasets.batches import read_info
-from ms_codegeex.data.datasets.content import CONTENT, hash_like
+from ms_codegeex.data.datasets.content import CONTENT, content_hash
 from ms_codegeex.formats.family import FamilyFormats
 from ms_codegeex.formats.sources import Source
 
@@ -137,7 +137,7 @@ def _datasets(run: _Run) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
     """Name and hash of each dataset that the run trains on, and its dataset.json unless it changed or is gone."""
     for path, digest in sorted(_part(run.state, "datasets").items()):
         try:
-            info = read_info(Path(path)) if hash_like(str(digest), Path(path)) == digest else {}
+            info = read_info(Path(path)) if content_hash(Path(path)) == digest else {}
         except UserError:
             info = {}
         yield Path(path).name, str(digest), info

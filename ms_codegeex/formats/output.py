@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +17,21 @@ from ms_codegeex.formats.torch_zip import is_written_by_us
 _NAMED = 3  # files in a message
 
 
-def _entries(directory: Path) -> Iterator[Path]:
-    """Everything in a directory but its directories."""
-    return (path for path in sorted(directory.rglob("*")) if path.is_symlink() or not path.is_dir())
-
-
 def _recorded(directory: Path) -> Mapping[str, Any]:
     """The files of a directory that a conversion wrote, as it left them; none if it wrote none."""
-    try:
-        recorded = read_statement(directory)
-    except UserError:
-        return {}
-    return {} if recorded is None else recorded.ends
+    with contextlib.suppress(UserError):
+        if recorded := read_statement(directory):
+            return recorded.ends
+    return {}
 
 
 def _foreign(target: Path) -> list[str]:
     """The files at `target` that no conversion wrote, or that changed since."""
     if target.is_dir():
         recorded, foreign = _recorded(target), []
-        for path in _entries(target):
+        for path in sorted(target.rglob("*")):
+            if path.is_dir() and not path.is_symlink():
+                continue
             name = path.relative_to(target).as_posix()
             if name in (PROVENANCE, SIGNATURE) and recorded:
                 continue
@@ -72,10 +69,8 @@ def _check_apart(target: Path, source: Path) -> None:
 
 
 def check_target(target: Path, source: Path, replace: bool, directory: bool) -> None:
-    """Refuse to replace what is at `target`, unless `replace` is set and a conversion wrote all of it.
-
-    `directory`: whether a directory will be written there. Raises `UserError` naming the files that are in the way.
-    """
+    """Refuse to replace what is at `target`, unless `replace` is set and a conversion wrote all of it. `directory`:
+    whether a directory will be written there. A `UserError` names the files that are in the way."""
     if target.name in ("", ".."):
         raise UserError(f"{target}: is not a name that can be written; choose another --output")
     _check_apart(target, source)

@@ -11,10 +11,8 @@ from ms_codegeex.formats.tensors import BLOCK_BYTES, NUMPY_DTYPES, LazyTensor
 
 
 def pieces(tensor: LazyTensor, nbytes: int) -> Iterator[np.ndarray]:
-    """The numbers in order, some rows at a time: at most `nbytes`, at least one row. Nobody writes to a piece.
-
-    Damage may be found with the last one only: use nothing of them before.
-    """
+    """The numbers in order, some rows at a time: at most `nbytes`, at least one row. Nobody writes to a piece. Damage
+    may be found with the last one only: use nothing of them before."""
     length, width = (tensor.shape or (1,))[0], NUMPY_DTYPES[tensor.dtype].itemsize
     count = max(1, nbytes // max(1, math.prod(tensor.shape[1:]) * width))
     if tensor.rows is not None:

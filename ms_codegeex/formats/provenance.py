@@ -130,19 +130,15 @@ class Hashed:
             if is_read(file["name"]) and recorded.digests.get(file["name"], file["sha256"]) != file["sha256"]:
                 raise _unlike(source, Deviation(file["name"], "changed"), recorded)
 
-    def outputs(self, files: Sequence[Path]) -> list[dict[str, Any]]:
-        """Size, hash and hash of the ends of files that were just written."""
-        for file in files:
-            if file not in self._hashes:
-                self.begin(file)
-        return [{**self._hashes[file].result(), **ends(file)} for file in files]
-
     def statement(self, made: Path, where: Path, choices: Mapping[str, Any]) -> dict[str, Any]:
         """The statement about a directory or file that is at `made` until it is renamed to `where`. It is written into
         a directory; that of a file is for the caller to write, once the file has its name."""
         files = files_below(made) if made.is_dir() else [made]
         names = [file.relative_to(made).as_posix() for file in files] if made.is_dir() else [where.name]
-        described = dict(zip(names, self.outputs(files), strict=True))
+        for file in files:
+            if file not in self._hashes:
+                self.begin(file)
+        described = {n: {**self._hashes[file].result(), **ends(file)} for n, file in zip(names, files, strict=True)}
         statement = _statement(where.name, described, {"choices": dict(choices), "inputs": self.described()})
         if made.is_dir():
             write_json(made / PROVENANCE, statement)
@@ -229,7 +225,7 @@ def read_statement(target: Path) -> Recorded | None:
         resources, ours = statement["predicate"]["resources"], statement["predicate"][OURS]
         digests = {each["name"]: each["digest"] for each in resources}
         (subject,) = statement["subject"]
-        names = all(_is_inside(name) for name in digests)
+        names = all(type(name) is str and not {"", ".", ".."} & {*name.split("/")} for name in digests)
         texts = all(type(digest) is str and len(bytes.fromhex(digest)) == 32 for digest in digests.values())
         algorithms = {each["algorithm"] for each in resources} <= {"sha256"}
         root = hashlib.sha256(b"".join(map(bytes.fromhex, digests.values()))).hexdigest()
@@ -246,16 +242,9 @@ def read_statement(target: Path) -> Recorded | None:
         raise UserError(f"{path}: {reason}; restore it, or delete it if the model needs none") from None
 
 
-def _is_inside(name: Any) -> bool:
-    """Whether this is a name of a file below a directory."""
-    return type(name) is str and not {"", ".", ".."} & {*name.split("/")}
-
-
 def check(target: Path, thorough: bool = False) -> None:
-    """Check a model that is going to be used with its statement, if it has one.
-
-    A changed, missing or extra file that has a part in the model's answers is a `UserError`; the first one of any other
-    kind is a warning on standard error.
+    """Check a model that is going to be used with its statement, if it has one. A changed, missing or extra file that
+    has a part in the model's answers is a `UserError`; the first one of any other kind is a warning on standard error.
     """
     if (recorded := read_statement(target)) is None:
         return

@@ -54,10 +54,8 @@ class Quantised:
         borders = [begin] if end == self.shape[1] else [begin, end]
         group = next((g for g in GROUPS[::-1] if self.group % g == 0 and not any(b % g for b in borders)), None)
         if group is None:
-            raise UserError(
-                f"--devices: columns {begin} to {end} of a 4-bit matrix do not begin and end at multiples of 32; "
-                "choose another number of devices, or 8 bits"
-            )
+            odd = f"columns {begin} to {end} of a 4-bit matrix do not begin and end at multiples of 32"
+            raise UserError(f"--devices: {odd}; choose another number of devices, or 8 bits")
         scales = self.scales[rows].repeat(self.group // group, 1)[:, begin // group : -(-end // group)]
         return Quantised(values, 4, np.ascontiguousarray(scales), group)
 

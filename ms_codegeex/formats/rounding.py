@@ -94,11 +94,8 @@ def _rounded(array: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def cast(name: str, tensor: LazyTensor, dtype: str) -> LazyTensor:
-    """`tensor` in another floating-point type, rounded to nearest when loaded; integers stay as they are.
-
-    Raises `UserError` naming the tensor, on loading, when a finite number is too large for the new type: a silent
-    infinity would ruin the model.
-    """
+    """`tensor` in another floating-point type, rounded to nearest when loaded; integers stay as they are. Loading
+    raises `UserError` if a finite number is too large for the new type: a silent infinity would ruin the model."""
     if tensor.dtype == dtype or "float" not in tensor.dtype:
         return tensor
     if dtype not in _LARGEST:

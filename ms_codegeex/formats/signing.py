@@ -26,11 +26,7 @@ _DIGESTS = re.compile(r": Expected \\?'Digest\(.*?\)\\?', Actual \\?'Digest\(.*?
 
 def sign(directory: Path, private_key: Path) -> Path:
     """Sign a directory that has a `provenance.json`; an earlier signature is replaced. Returns the signature's path.
-
-    Raises:
-        UserError: the directory has no statement or differs from it, the key cannot be used, or the package is not
-            installed.
-    """
+    `UserError` if there is no statement or it does not match, or the key or the package cannot be used."""
     package = _package("--private-key")
     recorded = read_statement(directory) if directory.is_dir() else None
     if recorded is None:
@@ -56,12 +52,8 @@ def sign(directory: Path, private_key: Path) -> Path:
 
 
 def verify_signature(directory: Path, public_key: Path) -> None:
-    """Compare all files of a directory with its signature, and that with a key.
-
-    Raises:
-        UserError: there is no signature, it is not of this key, a file was changed, added or removed since, the key
-            cannot be used, or the package is not installed.
-    """
+    """Compare all files of a directory with its signature, and that with a key. `UserError` if there is no signature,
+    it does not match, or the key or the package cannot be used."""
     config = _package("--public-key").verifying.Config()
     with _reading("--public-key", public_key):
         config.use_elliptic_key_verifier(public_key=public_key)

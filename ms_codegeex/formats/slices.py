@@ -14,10 +14,8 @@ Index = tuple[slice, ...]
 
 
 def check_coverage(name: str, tensor: Mapping[str, Any], where: str) -> None:
-    """Raise `UserError` unless the slices cover the tensor exactly once.
-
-    The borders of all slices divide the tensor into cells, each of which must be covered once.
-    """
+    """Raise `UserError` unless the slices cover the tensor exactly once: their borders divide it into cells, each of
+    which must be covered once."""
     shape = tensor["shape"]
     boxes = [[(o, o + n) for o, n in zip(s["offset"], s["shape"], strict=True)] for s in tensor["slices"]]
     for box in boxes:
@@ -36,10 +34,8 @@ def check_coverage(name: str, tensor: Mapping[str, Any], where: str) -> None:
 
 
 def window_ranges(shape: Sequence[int], window: Window | None) -> list[tuple[int, int]]:
-    """`window` as (start, stop) per axis of a tensor of `shape`, start <= stop; None is the whole tensor.
-
-    Raises `ValueError` for another number of axes or a step other than 1.
-    """
+    """`window` as (start, stop) per axis of a tensor of `shape`, start <= stop; None is the whole tensor. `ValueError`
+    for another number of axes or a step other than 1."""
     parts = [slice(None)] * len(shape) if window is None else window
     whole = (part if isinstance(part, slice) else slice(*part) for part in parts)
     ranges = [part.indices(size) for part, size in zip(whole, shape, strict=True)]

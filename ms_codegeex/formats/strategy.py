@@ -26,7 +26,7 @@ from ms_codegeex.base.reading import read_json, read_regular
 from ms_codegeex.formats.mindspore_checkpoint import is_weight, read_mindspore
 from ms_codegeex.formats.tensor_parallel import Distinct, assembled, check_alike
 from ms_codegeex.formats.tensors import MAX_AXES, LazyTensor, checked_shape, damaged
-from ms_codegeex.formats.wire import ByteRange, Value, WireReader, only
+from ms_codegeex.formats.wire import Value, WireReader, only
 
 # Fields of the messages.
 STRATEGY_ITEM, LAYOUT_ITEM = 2, 3  # of ParallelStrategyMap
@@ -43,12 +43,9 @@ _PLAIN = re.compile(r"(^|[^a-z])rank_?(?P<rank>\d+)$")
 
 @dataclass(frozen=True)
 class TensorStrategy:
-    """How one parameter is sharded over the devices of its stage.
-
-    `devices`: their grid, rank = row-major index (MindSpore's dev_matrix). `split_axes`: for each axis of the tensor
-    the grid axes that shard it, most significant first, () for none. `shards`: how many replicas share each slice along
-    axis 0 (1: each has all of it). `shape`: of the whole parameter, if the file records it.
-    """
+    """How one parameter is sharded over a stage's grid of `devices`, rank = row-major index (MindSpore's dev_matrix).
+    `split_axes`: for each axis of the tensor the grid axes that shard it, most significant first. `shards`: how many
+    replicas share each slice along axis 0. `shape`: of the whole parameter, if the file records it."""
 
     stage: int
     devices: tuple[int, ...]
@@ -68,10 +65,8 @@ class TensorStrategy:
         return (counts[0] * self.shards, *counts[1:]) if counts else ()
 
     def cell(self, rank: int) -> tuple[int, ...]:
-        """Index of the shard, along each axis, that the `rank`-th device of the stage holds.
-
-        Replicas are numbered row-major over the grid axes that shard nothing; `shards` neighbours share a slice.
-        """
+        """Index of the shard, along each axis, that the `rank`-th device of the stage holds. Replicas are numbered
+        row-major over the grid axes that shard nothing; `shards` neighbours share a slice."""
         coordinates = np.unravel_index(rank, self.devices) if self.devices else ()
         used = {k for axes in self.split_axes for k in axes}
         cell = [_mixed((coordinates[k], self.devices[k]) for k in axes) for axes in self.split_axes]
@@ -155,7 +150,7 @@ def _read_protobuf(path: Path) -> tuple[set[int], list[tuple[str, dict[str, Any]
     except OSError as error:
         raise UserError(f"{path}: could not be read ({error.strerror})") from None
     reader = WireReader(io.BytesIO(data))
-    fields = reader.message(ByteRange(0, len(data)), (1, STRATEGY_ITEM, LAYOUT_ITEM))
+    fields = reader.message(range(len(data)), (1, STRATEGY_ITEM, LAYOUT_ITEM))
     stages, layouts = set(), []
     for item in fields[STRATEGY_ITEM]:
         content = only(reader.message(item, (ITEM_NAME, ITEM_CONTENT))[ITEM_CONTENT], "an operator's strategy")
@@ -174,11 +169,8 @@ def _read_json(path: Path) -> tuple[set[int], list[tuple[str, dict[str, Any]]]]:
 
 
 def read_strategy(paths: Path | Sequence[Path]) -> dict[str, list[TensorStrategy]]:
-    """The layouts in one or several strategy files: of a rank, of each stage, or merged by MindSpore.
-
-    Equal files of several ranks of a stage are one. Raises `UserError` naming the file for anything that is not a
-    strategy, that is split into unequal parts, or on which two files differ.
-    """
+    """The layouts in one or several strategy files: of a rank, of each stage, or merged by MindSpore. Equal files are
+    one. `UserError` naming the file that is not a strategy, has unequal parts, or differs from another one."""
     strategies: dict[tuple[str, int], TensorStrategy] = {}
     for path in [paths] if isinstance(paths, (str, Path)) else paths:
         path = Path(path)
@@ -217,11 +209,8 @@ def _rank_and_step(path: Path, directory: Path) -> tuple[int, str] | None:
 
 def find_rank_files(directory: Path) -> dict[int, Path]:
     """The checkpoint of each rank in a directory: `rank_R/*.ckpt`, or `<prefix>R-<step>.ckpt` and `rank_R.ckpt` in it,
-    or the same in MindSpore's other format, `.safetensors`.
-
-    Strategy files (`*strategy*`) are skipped. Raises `UserError` when no file, several steps or several files of a rank
-    are found.
-    """
+    or the same in MindSpore's other format, `.safetensors`, without strategy files (`*strategy*`). `UserError` if there
+    is none, or several steps or files of a rank."""
     directory = Path(directory)
     by_step: dict[str, dict[int, list[Path]]] = defaultdict(lambda: defaultdict(list))
     patterns = (f"{folder}*{suffix}" for folder in ("", "*rank*/") for suffix in (".ckpt", ".safetensors"))
@@ -302,13 +291,12 @@ def merge_slices(
 
     `files`: rank -> its `.ckpt`; one of several replicas is enough, and files with nothing new are not opened.
     `keep(name)` drops moments and counters. With `shards_merged`, files of exactly the tensor-parallel ranks are taken
-    for files whose optimizer shards were merged before: the release's step from 128 files to 8 keeps the strategy of
-    the 128. Loading a tensor, or a window of it, reads only the parts it needs. The first load also reads enough of
-    every file to show that none is a copy of another one; a copy is a `UserError`.
+    for files whose optimizer shards were merged before, as in the release's step from 128 files to 8. Loading a tensor
+    or a window of it reads only the parts it needs; the first load also reads enough to show that no file is a copy of
+    another.
 
-    Raises `UserError` for a missing file, a missing tensor, parts that differ in dtype or shape, or a tensor that the
-    strategy does not know. The strategy's protocol buffer does not state how large a tensor is, so compare shapes with
-    the model.
+    `UserError` for a missing file or tensor, a copy, parts that differ in dtype or shape, or a tensor that the strategy
+    does not know. The strategy does not always state how large a tensor is, so compare shapes with the model.
     """
     if not files:
         raise UserError("no checkpoint of a rank is given; expected one for each part of the model")

@@ -25,11 +25,9 @@ def shard(tensor: LazyTensor, axis: int | None, rank: int, ranks: int) -> LazyTe
 
 
 class Distinct:
-    """Finds a rank's file that is a copy of another rank's, by the slices they hold of split tensors.
-
-    Two ranks may hold equal slices of one tensor, such as a bias of zeros, but not of all tensors. The smallest tensor
-    that differs ends the search, so little is read unless a file is a copy.
-    """
+    """Finds a rank's file that is a copy of another rank's, by the slices they hold of split tensors: two ranks may
+    hold equal slices of one tensor, such as a bias of zeros, but not of all. The smallest tensor that differs ends the
+    search, so little is read unless a file is a copy."""
 
     def __init__(self) -> None:
         self._slices: dict[str, dict[str, LazyTensor]] = defaultdict(dict)  # path -> name -> slice
@@ -99,13 +97,6 @@ def assembled(
     return first if len(parts) == 1 else LazyTensor(first.dtype, shape, lambda: part(None), part)
 
 
-def _joined(pieces: Sequence[LazyTensor], axis: int, check: Callable[[], object]) -> LazyTensor:
-    """Equal pieces one after the other along `axis`; `check()` is called before anything is loaded."""
-    first = pieces[0].shape
-    shape = tuple(n * len(pieces) if k == axis else n for k, n in enumerate(first))
-    return assembled(shape, {tuple(r * (k == axis) for k in range(len(first))): p for r, p in enumerate(pieces)}, check)
-
-
 def _same(name: str, copies: Sequence[LazyTensor], where: Sequence[str]) -> LazyTensor:
     """The first of equal copies; whether they are equal is checked when it is loaded."""
 
@@ -132,11 +123,9 @@ def check_alike(name: str, parts: Iterable[LazyTensor], where: Sequence[object],
 def merge(
     ranks: Sequence[Mapping[str, LazyTensor]], axes: Mapping[str, int | None], where: Sequence[str]
 ) -> dict[str, LazyTensor]:
-    """The whole tensors of a model from the slices of every rank, in rank order; nothing is loaded yet.
-
-    `axes`: name -> the axis along which it is split, None for a tensor that every rank holds whole. `where` names the
-    ranks' files in messages. Raises `UserError` for dtypes that differ between ranks, and on loading for copies that
-    differ and for a file that is a copy of another rank's.
+    """The whole tensors of a model from the slices of every rank, in rank order; nothing is loaded yet. `axes`: name ->
+    the axis along which it is split; None: every rank holds it whole. `where` names the ranks' files. `UserError` for
+    dtypes that differ between ranks, and on loading for copies that differ or a file that is a copy of another rank's.
     """
     result, distinct = {}, Distinct()
     for name, first in ranks[0].items():
@@ -148,7 +137,9 @@ def merge(
         elif axis is None:
             result[name] = _same(name, pieces, where)
         else:
-            result[name] = _joined(pieces, axis, distinct.check)
+            shape = tuple(n * len(pieces) if k == axis else n for k, n in enumerate(first.shape))
+            cells = {tuple(rank * (k == axis) for k in range(len(shape))): piece for rank, piece in enumerate(pieces)}
+            result[name] = assembled(shape, cells, distinct.check)
             for piece, path in zip(pieces, where, strict=True):
                 distinct.add(path, name, piece)
     return result

@@ -45,11 +45,8 @@ SHORT_NAMES: Mapping[str, str] = MappingProxyType({"fp32": "float32", "fp16": "f
 @dataclass(frozen=True, slots=True)
 class LazyTensor:
     """A tensor of `dtype` (a key of `NUMPY_DTYPES`) and `shape` whose numbers `load()` fetches anew at each call.
-
-    `part(index)`, one slice per axis, is given where a window costs less to read than the complete tensor, as in a
-    sharded checkpoint. `rows(count)` is given where all of it can be read `count` rows at a time in little memory, and
-    checked meanwhile. The arrays may be read-only views of a mapped file.
-    """
+    `part` takes one slice per axis, where a window costs less than the complete tensor; `rows(count)` reads and checks
+    all of it `count` rows at a time, where that can be done. Arrays may be read-only views of a mapped file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -72,10 +69,8 @@ class LazyTensor:
         return self.size * NUMPY_DTYPES[self.dtype].itemsize
 
     def array(self) -> np.ndarray:
-        """The numbers, C-contiguous and little-endian, of exactly this dtype and shape.
-
-        Raises `ValueError` when `load` returns something else: a mistake in the code that made this tensor.
-        """
+        """The numbers, C-contiguous and little-endian. `ValueError` if `load` returns another dtype or shape: a mistake
+        in the code that made this tensor."""
         array = np.asarray(self.load())
         if array.shape != self.shape or array.dtype.newbyteorder("<") != NUMPY_DTYPES[self.dtype]:
             raise ValueError(f"a {self.dtype} tensor of shape {self.shape} loaded as {array.dtype} {array.shape}")
@@ -127,10 +122,8 @@ def damaged(path: Path | str, what: str) -> UserError:
 
 
 def map_bytes(path: Path, start: int, size: int) -> np.ndarray:
-    """`size` bytes of a file as a separate read-only memory map, released as soon as nothing refers to it.
-
-    One map of a whole file would count every page ever read as memory of this process. Raises `UserError`.
-    """
+    """`size` bytes of a file as a read-only memory map of its own, released as soon as nothing refers to it: one map of
+    a whole file would count every page ever read as memory of this process. Raises `UserError`."""
     if not size:
         return np.empty(0, np.uint8)
     try:
@@ -140,10 +133,8 @@ def map_bytes(path: Path, start: int, size: int) -> np.ndarray:
 
 
 def read_bytes(path: Path, start: int, into: np.ndarray) -> Iterator[np.ndarray]:
-    """Fill an array of bytes from a file: faster than through a memory map where all of it is needed.
-
-    Yields each part as soon as it is read, while it is in the processor's cache. `UserError` if the file is too short.
-    """
+    """Fill an array of bytes from a file, faster than through a memory map. Yields each part as soon as it is read,
+    while it is in the processor's cache. `UserError` if the file is too short."""
     try:
         with open(path, "rb", buffering=0) as stream:
             stream.seek(start)

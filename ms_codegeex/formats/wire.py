@@ -1,5 +1,7 @@
 """The wire format of protocol buffers, read by position and written by size, so that large fields stay in the file.
 
+The `google.protobuf` package reads whole messages only; a checkpoint is one message of many gigabytes.
+
 A message is a run of fields: a varint that holds number and kind, then a varint, 8 or 4 bytes, or a length and that
 many bytes (https://protobuf.dev/programming-guides/encoding).
 """
@@ -7,7 +9,6 @@ many bytes (https://protobuf.dev/programming-guides/encoding).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import BinaryIO
 
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
@@ -19,20 +20,7 @@ class WireError(ValueError):
     """Bytes that are not the expected message; the text names the position and the reason."""
 
 
-@dataclass(frozen=True, slots=True)
-class ByteRange:
-    """Position of a field's bytes in the stream."""
-
-    start: int
-    end: int
-
-    @property
-    def size(self) -> int:
-        """Number of bytes."""
-        return self.end - self.start
-
-
-Value = int | ByteRange
+Value = int | range  # a number's bits, or where a field's bytes are in the stream
 
 
 class WireReader:
@@ -54,9 +42,9 @@ class WireReader:
                 return value, position + k + 1
         raise WireError(f"no number at byte {position}")
 
-    def fields(self, span: ByteRange) -> Iterator[tuple[int, Value]]:
-        """(number, value) of each field: a number's bits, or the position of the bytes."""
-        position, end = span.start, span.end
+    def fields(self, span: range) -> Iterator[tuple[int, Value]]:
+        """(number, value) of each field."""
+        position, end = span.start, span.stop
         while position < end:
             key, position = self._varint(position, end)
             number, kind = key >> 3, key & 7
@@ -66,7 +54,7 @@ class WireReader:
                 value, position = self._byte_range(position, end, kind)
             yield number, value
 
-    def _byte_range(self, position: int, end: int, kind: int) -> tuple[ByteRange, int]:
+    def _byte_range(self, position: int, end: int, kind: int) -> tuple[range, int]:
         if kind == LENGTH:
             size, position = self._varint(position, end)
         elif kind in (FIXED32, FIXED64):
@@ -75,28 +63,28 @@ class WireReader:
             raise WireError(f"a field of kind {kind} before byte {position}")
         if size > end - position:
             raise WireError(f"{size} bytes from byte {position} leave what ends at byte {end}")
-        return ByteRange(position, position + size), position + size
+        return range(position, position + size), position + size
 
     def message(self, value: Value, known: Iterable[int]) -> dict[int, list[Value]]:
         """All fields of a message by number, in order; a field of another number is an error."""
-        if not isinstance(value, ByteRange):
+        if not isinstance(value, range):
             raise WireError(f"the number {value} in place of a message")
         fields: dict[int, list[Value]] = {number: [] for number in known}
         for number, item in self.fields(value):
             if number not in fields:
-                raise WireError(f"an unknown field {number} in what ends at byte {value.end}")
+                raise WireError(f"an unknown field {number} in what ends at byte {value.stop}")
             fields[number].append(item)
         return fields
 
     def text(self, value: Value) -> str:
         """The UTF-8 text of a field."""
-        if not isinstance(value, ByteRange):
+        if not isinstance(value, range):
             raise WireError(f"the number {value} in place of a text")
-        if value.size > _LONGEST_TEXT:
-            raise WireError(f"a text of {value.size} bytes at byte {value.start}")
+        if len(value) > _LONGEST_TEXT:
+            raise WireError(f"a text of {len(value)} bytes at byte {value.start}")
         self._stream.seek(value.start)
         try:
-            return self._stream.read(value.size).decode()
+            return self._stream.read(len(value)).decode()
         except UnicodeDecodeError:
             raise WireError(f"no text at byte {value.start}") from None
 
@@ -108,8 +96,8 @@ class WireReader:
                 numbers.append(value)
                 continue
             position = value.start
-            while position < value.end:
-                number, position = self._varint(position, value.end)
+            while position < value.stop:
+                number, position = self._varint(position, value.stop)
                 numbers.append(number)
         return tuple(number - (1 << 64) if number >= 1 << 63 else number for number in numbers)
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.formats.wire import FIXED32, ByteRange, WireError, WireReader, length_field, number_field, varint
+from ms_codegeex.formats.wire import FIXED32, WireError, WireReader, length_field, number_field, varint
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # ggml has the same numbers
 _PIECE, _TRAINER, _NORMALISER = 1, 2, 3  # fields of the model
@@ -34,15 +34,15 @@ def read_pieces(data: bytes, where: str) -> list[SentencePiece]:
     """The pieces of a model in the order of their ids; `UserError` naming `where` for other data."""
     reader, pieces = WireReader(io.BytesIO(data)), []
     try:
-        for number, span in reader.fields(ByteRange(0, len(data))):
-            if number == _PIECE and isinstance(span, ByteRange):
+        for number, span in reader.fields(range(len(data))):
+            if number == _PIECE and isinstance(span, range):
                 fields = dict(reader.fields(span))
                 score, kind = fields.get(_SCORE), fields.get(_TYPE, NORMAL)
-                value = data[score.start : score.end] if isinstance(score, ByteRange) else bytes(4)
+                value = data[score.start : score.stop] if isinstance(score, range) else bytes(4)
                 if len(value) != 4 or not isinstance(kind, int):
-                    raise WireError(f"no piece before byte {span.end}")
+                    raise WireError(f"no piece before byte {span.stop}")
                 pieces.append(
-                    SentencePiece(reader.text(fields.get(_TEXT, ByteRange(0, 0))), *struct.unpack("<f", value), kind)
+                    SentencePiece(reader.text(fields.get(_TEXT, range(0))), *struct.unpack("<f", value), kind)
                 )
     except WireError as error:
         raise UserError(f"{where}: not a SentencePiece model ({error}); restore the file") from None

@@ -20,9 +20,8 @@ from ms_codegeex.base.files import atomic_directory
 from ms_codegeex.data.corpus.dataset_writer import DatasetWriter
 from ms_codegeex.data.corpus.writing import write_description
 from ms_codegeex.data.datasets.batches import read_info
-from ms_codegeex.data.datasets.directory import check_output, file_records
 from ms_codegeex.data.datasets.indexed import IndexedDataset, IndexedWriter
-from ms_codegeex.data.datasets.layout import mask_path
+from ms_codegeex.data.datasets.layout import check_output, file_records, mask_path
 from ms_codegeex.data.datasets.packing import KIND
 from ms_codegeex.data.tokenizer import Tokenizer, load_tokenizer
 from ms_codegeex.data.tokenizer.fast import text_decoder

@@ -188,7 +188,7 @@ def _data_changes(config: RunConfig, checkpoint: Checkpoint) -> list[Change]:
     old, samples = checkpoint.state["config"], checkpoint.state["samples"]
     key = "data.train" if config.data.blend is None else "data.blend"
     recorded = checkpoint.state.get("datasets")  # missing from checkpoints older than version 0.1
-    current = content_hashes(config.data, next(iter(recorded.values()))) if recorded else {}
+    current = content_hashes(config.data) if recorded else {}
     arguments = (
         (old["data"], old["training"]["global_batch"], recorded or {}),
         (asdict(config.data), config.training.global_batch, current),

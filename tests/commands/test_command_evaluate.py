@@ -13,7 +13,6 @@ import time
 import pytest
 import small_benchmarks
 from conftest import ROOT, command, command_here
-from git_repositories import write_repository
 from openai_server import Server
 
 from ms_codegeex.base.reading import read_json
@@ -217,23 +216,6 @@ def test_infilling_by_a_model_that_reads_prefixes_only(model, evaluate, tmp_path
     assert found["spans"] == 1 and math.log(found["perplexity"]) == pytest.approx(found["loss (nats per token)"])
     assert "Asked by prefix" in (tmp_path / "out" / "report.html").read_text()
     assert "has no such option" in evaluate("infilling", "--url", "http://x/v1", "--data", text, status=2)
-
-
-def test_the_commits_of_a_repository(model, evaluate, tmp_path):
-    repository = tmp_path / "repository"
-    repository.mkdir()
-    write_repository(repository)
-    report = evaluate("commits", "--model", model, "--data", repository, "--limit", 2, "--commits", 50, "--seed", 1)
-    assert report["infill"] == "prefix-only" and [*report["commits"]] == ["this file", "other files too"]
-    assert all(found["edits"] == 2 and found["bits per byte"] > 0 for found in report["commits"].values())
-    rows = [json.loads(line) for line in (tmp_path / "out" / "edits.jsonl").read_text("utf-8").splitlines()]
-    assert len(rows) == 2 and all({"commit", "path", "typed", *report["commits"]} < row.keys() for row in rows)
-    assert report["settings"]["recipe"] == {"count": 2, "seed": 1, "commits": 50, "cross_file": False}
-    assert "other files over without" in (tmp_path / "out" / "report.html").read_text()
-    across = evaluate("commits", "--model", model, "--data", repository, "--limit", 1, "--cross-file")
-    assert across["settings"]["recipe"]["cross_file"] and across["commits"]["this file"]["edits"] == 1
-    failed = evaluate("commits", "--model", model, "--data", tmp_path, status=2)
-    assert "cannot be read as a git repository" in failed
 
 
 @pytest.mark.strict_sandbox

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,7 +9,6 @@ from collections.abc import Iterator
 import pytest
 import small_benchmarks
 from conftest import ROOT
-from git_repositories import write_repository
 
 from ms_codegeex.cli import build_parser, main
 from ms_codegeex.evaluation.benchmarks.registry import names
@@ -27,7 +25,6 @@ COMMANDS = {
     "adapter unmerge": "adapter unmerge --adapter MODEL --output PLACE/out --model MODEL",
     "evaluate perplexity": "evaluate perplexity --data docs --output PLACE/out --model MODEL",
     "evaluate infilling": "evaluate infilling --data docs --output PLACE/out --model MODEL",
-    "evaluate commits": "evaluate commits --data REPOSITORY --output PLACE/out --model MODEL",
     "evaluate humaneval": "evaluate humaneval --data PROBLEMS --output PLACE/out --model MODEL",
     "reproduce": "reproduce codegen --humaneval PROBLEMS --output PLACE/out --model MODEL",
 }
@@ -96,13 +93,7 @@ def test_a_wrong_model_is_refused_before_mindspore_is_imported(tmp_path, wrong):
     places["folder"].mkdir()
     places["page"].write_text("<html>not found</html>")
     model, problems, lines = str(places[wrong]), small_benchmarks.humaneval(tmp_path), dict(COMMANDS)
-    repository = tmp_path / "repository"
-    repository.mkdir()
-    if shutil.which("git"):
-        write_repository(repository)
-    else:
-        del lines["evaluate commits"]  # it reads the history first
-    words = {"MODEL": model, "PROBLEMS": str(problems), "REPOSITORY": str(repository)}
+    words = {"MODEL": model, "PROBLEMS": str(problems)}
     commands = []
     for number, line in enumerate(lines.values()):
         for word, value in {**words, "PLACE": f"{tmp_path}/{number}"}.items():

@@ -44,9 +44,8 @@ from ms_codegeex.data.corpus.tally import EXAMPLES, REMEDIES, Tally
 from ms_codegeex.data.corpus.workers import Cluster, ProgressBar, open_mapper
 from ms_codegeex.data.corpus.workspace import sweep
 from ms_codegeex.data.corpus.writing import write_description, write_report, write_splits
-from ms_codegeex.data.datasets.directory import file_records
 from ms_codegeex.data.datasets.indexed import token_dtype
-from ms_codegeex.data.datasets.layout import SPLITS
+from ms_codegeex.data.datasets.layout import SPLITS, file_records
 from ms_codegeex.data.infilling.transform import infill_record
 from ms_codegeex.data.tokenizer import Tokenizer
 
@@ -92,10 +91,8 @@ def ready_workers(
 
 
 def _most_units(roots: Sequence[Root], workers: int) -> int:
-    """How many units a few local files make at most: a further process would have nothing to do.
-
-    For anything else, `workers`: nobody knows before the search.
-    """
+    """How many units a few local files make at most, so that no worker is idle. For anything else, `workers`: nobody
+    knows before the search."""
     paths = [root.path for root in roots]
     if not all(isinstance(path, Path) and path.is_file() for path in paths):
         return workers

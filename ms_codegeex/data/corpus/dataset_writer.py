@@ -53,10 +53,9 @@ class DatasetWriter:
     def add(
         self, ids: np.ndarray, mask: np.ndarray | None, text: bytes, source: str, language: str = "", key: bytes = b""
     ) -> None:
-        """Append a document: its ids `[size]`, of which the last one is the end token, their mask `[size]` of 0 or 1
-        (None if the writer is not masked), and the decoded `text`, whose hash is recorded. Documents with the same
-        `key`, a digest, go to the same split; empty: the text's SHA-256.
-        """
+        """Append a document: its ids `[size]`, of which the last is the end token, their mask `[size]` of 0 or 1 (None
+        if the writer is not masked), and the decoded `text`, whose hash is recorded. Documents with the same `key`, a
+        digest, go to the same split; empty: the text's SHA-256."""
         self._rows.add(Document(source, text, language, source), *self._tokens.add([ids[:-1]]))
         if mask is not None:
             self._mask.write(mask.astype(np.uint8).tobytes())

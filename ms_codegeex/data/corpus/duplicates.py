@@ -22,18 +22,10 @@ import numpy as np
 
 from ms_codegeex.data.corpus.flags import Flags
 from ms_codegeex.data.corpus.minhash import PERMUTATIONS, are_similar, band_keys, bands_for
-from ms_codegeex.data.corpus.stages import (
-    DocumentBlock,
-    Documents,
-    Mapper,
-    Stages,
-    by_remainder,
-    directory_name,
-    result_path,
-)
+from ms_codegeex.data.corpus.stages import DocumentBlock, Documents, Mapper, Stages, directory_name, result_path
 from ms_codegeex.data.corpus.tally import EXAMPLES
 
-VERSION = 2
+VERSION = 3
 EXACT_DUPLICATE, NEAR_DUPLICATE = "exact duplicate", "near duplicate"
 ROUNDS = 3
 EXACT = np.dtype([("key", "<u8", 4), ("number", "<i8")])
@@ -65,10 +57,8 @@ def duplicates_name(shards: Sequence[Path], threshold: float) -> str:
 
 
 def find_duplicates(documents: Documents, threshold: float, directory: Path, mapper: Mapper) -> dict[str, Duplicates]:
-    """Documents to drop, by reason: `exact duplicate`, and with a threshold above 0 `near duplicate`.
-
-    `threshold` is the Jaccard similarity in (0, 1] from which two documents are near duplicates. The stages' files are
-    in `directory`, `duplicates_name` in the work directory; `mapper` is as in `Stages`.
+    """Documents to drop, by reason: exact duplicates, and near duplicates from a Jaccard similarity of `threshold` on;
+    0: none. The stages' files are in `directory`, `duplicates_name` in the work directory; `mapper` is as in `Stages`.
     """
     stages = Stages(directory, mapper, documents.blocks())
     exact = find_exact(documents, stages)
@@ -80,7 +70,7 @@ def find_duplicates(documents: Documents, threshold: float, directory: Path, map
 def find_exact(documents: Documents, stages: Stages) -> Duplicates:
     """Documents with the same hash as an earlier one."""
     duplicates = Duplicates(Flags(len(documents)))
-    keyed = stages.keyed("hashes", EXACT, len(documents), by_remainder)
+    keyed = stages.keyed("hashes", EXACT, len(documents))
     for pairs in stages.by_key("exact", keyed, _hashes, _exact_pairs):
         duplicates.add(pairs[:, 0], pairs[:, 1])
     return duplicates
@@ -144,7 +134,7 @@ def _by_bands(
     """The results of `compare`, one of the two below, for documents that are `undecided`; an array for each part."""
     bands = bands_for(threshold)
     signatures = _Signatures(stages.directory, tuple(block.first for block in stages.blocks), threshold)
-    keyed = stages.keyed(f"bands{name}", BAND, undecided.count() * bands, by_remainder)
+    keyed = stages.keyed(f"bands{name}", BAND, undecided.count() * bands)
     make = functools.partial(_bands, bands)
     yield from stages.by_key(f"pairs{name}", keyed, make, functools.partial(compare, signatures), undecided)
 
@@ -194,20 +184,16 @@ class _Signatures:
 
 
 def compare_with_first(signatures: _Signatures, rows: np.ndarray) -> np.ndarray:
-    """For each band of one part, `BAND`, compare the first document that has it with every other one.
-
-    Returns int64 `[pairs, 3]`: the first document, the other one, and 1 if they are similar, else 0.
-    """
+    """Compare the first document of each band of one part, `BAND`, with every other one. Returns int64 `[pairs, 3]`:
+    the first document, the other one, and 1 if they are similar, else 0."""
     repeated, firsts = exact_duplicates(rows["key"][:, None])
     pairs = _distinct(rows["number"][firsts], rows["number"][repeated])
     return np.column_stack([pairs, signatures.similar(pairs)])
 
 
 def compare_all(signatures: _Signatures, rows: np.ndarray) -> np.ndarray:
-    """Compare all pairs of documents that share a band of one part, `BAND`.
-
-    Returns int64 `[pairs, 2]`: the similar pairs, the earlier document first.
-    """
+    """Compare all pairs of documents that share a band of one part, `BAND`. Returns the similar ones, int64 `[pairs,
+    2]`, the earlier document first."""
     rows = rows[np.argsort(rows["key"], kind="stable")]  # documents with equal keys stay in their order
     keys, numbers = rows["key"], rows["number"]
     similar = [np.empty((0, 2), np.int64)]

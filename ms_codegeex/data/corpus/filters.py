@@ -27,15 +27,10 @@ _SMALL = 2000  # bytes of a text that is counted before NumPy's functions have s
 class Rules:
     """When a text is dropped. The defaults keep small modules, which the papers' limits would drop.
 
-    Attributes:
-        min_bytes: least size in bytes of UTF-8.
-        max_file_bytes: largest size in bytes, of a file or of a record's text.
-        max_mean_line: largest mean number of characters per line, newlines not counted; None: no limit.
-        max_line: most characters in a line; None: no limit.
-        min_alphabetic: least share of letters among the characters that are not white space, so that deep indentation
-            does not count against a text.
-        max_digits: largest share of decimal and hexadecimal digits among the same characters.
-        generated: keep texts whose first lines state that a program wrote them.
+    Sizes are bytes of UTF-8, of a file or of a record's text. Lines are counted in characters, without newlines; None:
+    no limit. `min_alphabetic` and `max_digits` are the least share of letters, and the largest of decimal and
+    hexadecimal digits, among the characters that are not white space, so that deep indentation does not count.
+    `generated`: keep texts whose first lines say that a program wrote them.
     """
 
     min_bytes: int = 1
@@ -81,10 +76,9 @@ def size_rejection(size: int, rules: Rules) -> str | None:
 
 
 def rejection(data: bytes, rules: Rules, whole: bytes | None = None) -> str | None:
-    """Why a text with these bytes is dropped, or None when it is kept: `binary`, `not UTF-8`, `empty`, `long lines`,
-    `few letters`, `many digits` or `generated`. Its size is not judged here. `whole` is the text with its licence
-    header, which may state that a program wrote it.
-    """
+    """Why a text with these bytes is dropped, apart from its size, or None when it is kept: `binary`, `not UTF-8`,
+    `empty`, `long lines`, `few letters`, `many digits` or `generated`, as the text with its licence header (`whole`)
+    may say."""
     if b"\0" in data:
         return "binary"
     if not _is_ordinary(data, rules):
@@ -99,11 +93,8 @@ def rejection(data: bytes, rules: Rules, whole: bytes | None = None) -> str | No
 
 
 def _is_ordinary(data: bytes, rules: Rules) -> bool:
-    """Whether a quick check shows that a text passes all rules but `generated`; False means that it does not know.
-
-    It counts only ASCII letters and newlines, and takes every byte for a visible character, so it errs towards False.
-    Nearly all source code passes, and the exact count costs several times as much.
-    """
+    """Whether a quick check shows that a text passes all rules but `generated`; False: it may or may not. Nearly all
+    source code passes; counting characters instead of bytes costs several times as much."""
     if rules.max_line is not None or rules.max_digits < 1 or not _is_utf8(data):
         return False
     letters, breaks = _letters_and_breaks(data)

@@ -19,13 +19,8 @@ _GZIP_BLOCK = struct.Struct("<4s6xH2sHH")  # with the extra field that bgzip wri
 
 
 def frame_bounds(stream: BinaryIO, name: str) -> list[int] | None:
-    """Offsets at which the frames or blocks of a compressed file start, and last the file's size; None if the file is
-    not a sequence of complete ones.
-
-    Args:
-        stream: the file, at its beginning.
-        name: ends in `.zst` or `.gz`.
-    """
+    """Offsets at which the frames or blocks of a file start, and last its size; None unless it is a sequence of
+    complete ones. `stream` is at its beginning; `name` ends in `.zst` or `.gz`."""
     size = os.fstat(stream.fileno()).st_size
     follow = _zstd_frames if name.endswith(".zst") else _gzip_blocks
     try:

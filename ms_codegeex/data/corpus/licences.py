@@ -19,13 +19,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class CommentStyle:
-    """How a language writes comments.
-
-    Attributes:
-        line: pattern that opens a comment which ends with the line; empty: there is none.
-        blocks: pairs of the pattern that opens a comment and the text that closes it.
-        nested: whether block comments nest.
-    """
+    """How a language writes comments: the pattern that opens a comment that ends with the `line` (empty: none), pairs
+    of the pattern that opens a block and the text that closes it, and whether blocks nest."""
 
     line: bytes = b""
     blocks: tuple[tuple[bytes, bytes], ...] = ()
@@ -157,12 +152,8 @@ def _patterns(language: str) -> _Patterns | None:
 
 
 def strip_licence(data: bytes, language: str) -> bytes:
-    """`data` without its licence headers; `data` itself if it has none.
-
-    Args:
-        data: a source file, UTF-8.
-        language: canonical name; for one without a comment style, such as the empty name, nothing is stripped.
-    """
+    """A source file in UTF-8 without its licence headers, or `data` itself if it has none or the language, a canonical
+    name, has no comment style."""
     patterns = _patterns(language)
     if patterns is None or (data[:1] and data[0] in patterns.code):
         return data

@@ -1,7 +1,7 @@
 """Near duplicates among documents.
 
 Two documents are near duplicates if the estimated Jaccard similarity of their sets of word 5-grams, or of 8-grams of
-the tokens of their code (`code_tokens`), is at least the threshold. The estimate comes from MinHash signatures (Broder
+the tokens of their code, is at least the threshold. The estimate comes from MinHash signatures (Broder
 1997), candidates from locality-sensitive hashing. This file has the arithmetic; `duplicates` applies it to all
 documents of a corpus.
 """
@@ -14,17 +14,22 @@ import math
 import re
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-
-from ms_codegeex.data.corpus.code_tokens import code_tokens
 
 SHINGLE_WORDS = 5
 SHINGLE_TOKENS = 8  # there are few different tokens
 PERMUTATIONS = 128
 _CHUNK = 1024  # shingles per step: 1024 x 128 x 4 bytes stay in the processor's cache
-_WORD = re.compile(rb"\w+")
+_WORD, _TEXT_WORD = re.compile(rb"\w+"), re.compile(r"\w+")
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, so multiplication modulo 2^64 is invertible
+
+# Some lexers (C, C++, Java, C#, Scala, HTML, Makefile) take quadratic time or worse for long runs of the first, or for
+# up to four symbols and spaces again and again: ten thousand blank lines take seconds. The longest runs of usual files,
+# prose in HTML and TeX too, have a few hundred characters.
+_RUN = re.compile(r"[\w\s*.\[\]<>$?]+|(\W{1,4})\1+")
+_LONGEST_RUN = 1000
 
 
 def _shingle_hashes(words: Sequence[bytes], length: int) -> np.ndarray:
@@ -69,20 +74,60 @@ def signature(data: bytes, language: str = "", by: str = "words") -> np.ndarray 
     return lowest
 
 
+def code_tokens(data: bytes, language: str) -> list[bytes] | None:
+    """The tokens of a text in UTF-8, with `i` for each name, `0` for each number and `s` for each part of a string or
+    several in a row. Keywords, operators, built-in names and the words of text that is not code, as in HTML, stay;
+    comments and white space are left out. None if pygments does not know the language (a canonical name), if it is
+    prose, or if pygments might take too long for the text. A megabyte of Python takes about four seconds, of C or HTML
+    one to two, against less than 0.2 by words."""
+    lexer = _lexer(language)
+    if lexer is None:
+        return None
+    from pygments.token import Comment, Name, Number, String, Text
+
+    text = data.decode("utf-8", "replace").replace("\r\n", "\n")
+    if any(run.end() - run.start() > _LONGEST_RUN for run in _RUN.finditer(text)):
+        return None
+    tokens, last = [], Text
+    for _, kind, value in lexer.get_tokens_unprocessed(text + "\n"):  # a last comment without it is looked for anywhere
+        if kind in Comment and kind not in Comment.Preproc:
+            continue
+        if kind in Text:
+            words = _TEXT_WORD.findall(value)
+            if not words:
+                continue
+            tokens += [word.encode() for word in words]
+        elif kind in String:
+            tokens += [b"s"] if last not in String else []
+        elif kind in Number or (kind in Name and kind not in Name.Builtin):
+            tokens.append(b"0" if kind in Number else b"i")
+        else:
+            tokens.append(value.strip().encode())
+        last = kind
+    return tokens
+
+
+@functools.cache
+def _lexer(language: str) -> Any | None:
+    from pygments.lexers import find_lexer_class_by_name
+    from pygments.util import ClassNotFound
+
+    try:
+        return None if language in ("", "Markdown", "reStructuredText") else find_lexer_class_by_name(language)()
+    except ClassNotFound:
+        return None
+
+
 def bands_for(threshold: float) -> int:
-    """The number of bands into which signatures are divided. Two signatures that agree in a share `threshold` of their
-    places must agree completely in at least one band, so there is one band more than places in which they may differ.
-    """
+    """The number of bands of a signature. Two signatures that agree in a share `threshold` of their places must agree
+    in all of at least one band, so there is one band more than places in which they may differ."""
     differing = math.floor((1 - threshold) * PERMUTATIONS + 1e-9)
     return max(differing + 1, 2)
 
 
 def band_keys(signatures: np.ndarray, bands: int) -> np.ndarray:
-    """A 64-bit key for each band of each signature. Equal values in one band give equal keys; the number of the band is
-    part of the key. Places that are left over belong to no band.
-
-    uint32 `[documents, PERMUTATIONS]` -> uint64 `[documents, bands]`.
-    """
+    """A key for each band of each signature, uint32 `[documents, PERMUTATIONS]` -> uint64 `[documents, bands]`. Equal
+    values in the same band give equal keys. Places that are left over belong to no band."""
     rows = PERMUTATIONS // bands
     values = signatures[:, : bands * rows].reshape(-1, bands, rows).astype(np.uint64)
     keys = np.broadcast_to(np.arange(1, bands + 1, dtype=np.uint64), values.shape[:2]).copy()

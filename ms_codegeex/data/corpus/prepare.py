@@ -35,8 +35,7 @@ from ms_codegeex.data.corpus.sources import Inputs, Root, printable, user_roots
 from ms_codegeex.data.corpus.tally import print_tally
 from ms_codegeex.data.corpus.workers import Cluster, ProgressBar
 from ms_codegeex.data.corpus.workspace import open_workspace, work_path
-from ms_codegeex.data.datasets.directory import is_occupied
-from ms_codegeex.data.datasets.layout import DATA_FILES, DATASET_JSON, FORMAT, MASKS, TABLES, VERSION
+from ms_codegeex.data.datasets.layout import DATA_FILES, DATASET_JSON, FORMAT, MASKS, TABLES, VERSION, is_occupied
 from ms_codegeex.data.tokenizer import TOKENIZER_FILES, TOKENIZER_NAMES, load_tokenizer
 
 ALREADY = "already prepared from the same inputs with the same settings; --replace prepares it again"

@@ -29,11 +29,8 @@ _OPERANDS = frozenset((b"self", b"this", b"cls", b"np", b"jnp", b"torch"))
 
 
 def redact(data: bytes, what: Sequence[str]) -> tuple[bytes, tuple[tuple[str, int], ...]]:
-    """`data` (UTF-8) with every `what` (of `REDACTIONS`) replaced, and the kinds that were found, with their counts.
-
-    Kinds are `email`, `private key`, `password`, `credential`, the kinds of `rules/issuers.yaml` and the
-    names of gitleaks' rules. The result is valid UTF-8.
-    """
+    """`data` (UTF-8) with every `what` (of `REDACTIONS`) replaced, and the number of places of each kind: `email`,
+    `private key`, `password`, `credential`, the kinds of `rules/issuers.yaml` and the names of gitleaks' rules."""
     hits: list[Hit] = []
     if "secrets" in what:
         from ms_codegeex.data.corpus.secrets import find_secrets  # compiles its patterns

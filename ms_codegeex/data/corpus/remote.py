@@ -62,10 +62,8 @@ def parse_location(text: str) -> Path | RemotePath:
 
 @dataclass(frozen=True, repr=False)
 class RemotePath:
-    """A file or directory at a URL, with the needed part of `pathlib`'s interface.
-
-    Only `url` has the user, the password and the query that the URL may contain; as text, all of them are `***`.
-    """
+    """A file or directory at a URL, with the needed part of `pathlib`'s interface. Only `url` has the user, the
+    password and the query that the URL may contain; as text, all of them are `***`."""
 
     url: str
 
@@ -113,14 +111,17 @@ class RemotePath:
         return _request(self, lambda filesystem, path: _exactly(size, filesystem.cat_file(path)))
 
     def open(self) -> BinaryIO:
-        """The file, to be read from any offset.
+        """The file, to be read from any offset. `OSError` if it is gone or may not be read, `UserError` if it could not
+        be read after all attempts."""
+        from fsspec.spec import AbstractBufferedFile
 
-        Raises:
-            OSError: it is gone, or reading it is not allowed.
-            UserError: it could not be read after all attempts.
-        """
+        class Ranges(AbstractBufferedFile):
+            def _fetch_range(_, start: int, end: int) -> bytes:
+                end = min(end, size)
+                return _request(self, lambda files, path: _exactly(end - start, files.cat_file(path, start, end)))
+
         size = _request(self, lambda filesystem, path: filesystem.info(path)["size"])
-        return io.BufferedReader(_Ranges(self, size), _BUFFER)
+        return io.BufferedReader(Ranges(*_filesystem(self), cache_type="none", size=size), _BUFFER)
 
 
 def _divided(url: str) -> tuple[str, str, str, str]:
@@ -130,33 +131,6 @@ def _divided(url: str) -> tuple[str, str, str, str]:
     match = _USER.match(rest)
     user = match.group() if match else ""
     return scheme, user, rest.removeprefix(f"{user}@"), query
-
-
-class _Ranges(io.RawIOBase):
-    """A remote file as ranges of bytes, each fetched separately."""
-
-    def __init__(self, location: RemotePath, size: int) -> None:
-        self._location, self._size, self._place = location, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
-        return self._place
-
-    def readinto(self, buffer: Any) -> int:
-        start, end = self._place, min(self._place + len(buffer), self._size)
-        if start >= end:
-            return 0
-        buffer[: end - start] = _request(
-            self._location, lambda files, path: _exactly(end - start, files.cat_file(path, start=start, end=end))
-        )
-        self._place = end
-        return end - start
 
 
 def _filesystem(location: RemotePath) -> tuple[Any, str]:
@@ -241,10 +215,7 @@ def _as_user_errors(location: RemotePath) -> Iterator[None]:
 
 def list_files(root: RemotePath) -> list[tuple[RemotePath, int, int]]:
     """All files below `root`, or `root` itself if it is a file: path, size, and a number that changes with the content.
-
-    Raises:
-        UserError: there is nothing, or it may not be listed.
-    """
+    `UserError` if there is nothing, or it may not be listed."""
     with _as_user_errors(root):
         entries = _request(root, lambda filesystem, path: filesystem.find(path, detail=True))
         if not entries:
@@ -278,13 +249,8 @@ def read_json(url: RemotePath) -> Any | None:
 
 
 def upload(directory: Path, target: RemotePath, last: str) -> None:
-    """Copy the files of a directory to a URL, the file `last` at the end, so that it marks a complete copy.
-
-    If an earlier copy exists, its file of that name is removed first. Sizes are checked.
-
-    Raises:
-        UserError: the URL cannot be written to.
-    """
+    """Copy the files of a directory to a URL, `last` at the end, so that it marks a complete copy; an earlier one there
+    is removed first. Sizes are checked. `UserError` if the URL cannot be written to."""
     files = sorted((file for file in directory.rglob("*") if file.is_file()), key=lambda file: file.name == last)
     with _as_user_errors(target):
         if (target / last).exists():

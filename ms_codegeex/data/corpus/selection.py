@@ -20,15 +20,7 @@ from ms_codegeex.data.corpus.flags import Flags
 from ms_codegeex.data.corpus.settings import PrepareSettings
 from ms_codegeex.data.corpus.shards import Shard
 from ms_codegeex.data.corpus.sources import hash_key
-from ms_codegeex.data.corpus.stages import (
-    DocumentBlock,
-    Documents,
-    Stages,
-    by_range,
-    directory_name,
-    result_path,
-    save_array,
-)
+from ms_codegeex.data.corpus.stages import DocumentBlock, Documents, Stages, directory_name, result_path, save_array
 from ms_codegeex.data.corpus.tally import EXAMPLES
 
 VERSION = 2
@@ -46,14 +38,9 @@ class NothingLeft(UserError):
 
 @dataclass(frozen=True)
 class Selection:
-    """What was decided.
-
-    Attributes:
-        split_by: the unit of the split: `package`, `document` (each record on its own) or `file` (there is only one
-            package).
-        packages: how many packages or repositories training and validation have.
-        dropped: the documents to be counted as dropped, by reason, each with up to three examples: its number, and
-            the number of the document that is kept in its place (None if there is none).
+    """What was decided. `split_by`: the unit of the split, `package`, `document` (each record on its own) or `file`
+    (there is only one package). `packages`: how many training and validation have. `dropped`: the number of documents
+    dropped for each reason, and up to three examples: the document's number, and that of the one kept instead, or None.
     """
 
     split_by: str
@@ -82,12 +69,9 @@ def select(
     stages: Stages,
 ) -> Selection:
     """Place every document; `placed_documents` reads the result. `duplicates` are dropped, by reason; `sampling` says
-    whether `max_bytes` still has to be applied. The stages are in a directory with the name `selection_name`.
-
-    Raises:
-        NothingLeft: training or validation would get nothing.
-        UserError: a stage's file could not be written, or the packages are too large for the share of validation.
-    """
+    whether `max_bytes` still has to be applied. The stages are in a directory with the name `selection_name`. Raises
+    `NothingLeft` if training or validation would get nothing, and `UserError` if a stage's file could not be written or
+    the packages are too large for the share of validation."""
     left_out = {reason: copies.dropped for reason, copies in duplicates.items()}
     kept = ~functools.reduce(Flags.__or__, left_out.values(), Flags(len(documents)))
     if sampling and settings.max_bytes is not None:
@@ -96,10 +80,8 @@ def select(
     share = settings.validation_share
     if share and kept.count() == 1:
         name = documents.source(kept.first(1)[0])
-        raise NothingLeft(
-            f"{name}: the only document left, but training and validation need one each; "
-            "give --input more files, or --validation-share 0 for none"
-        )
+        remedy = "give --input more files, or --validation-share 0 for none"
+        raise NothingLeft(f"{name}: the only document left, but training and validation need one each; {remedy}")
     groups = _Groups(stages, settings.seed, kept, by_package=True)
     named = groups.named
     split_by = "package" if named else "document"
@@ -129,11 +111,9 @@ def _check_share(groups: _Groups, chosen: np.ndarray, share: float) -> None:
     if inside > MAX_SHARES * share * total:
         actual = inside / total
         enough = math.ceil(100 * actual) / 100
-        raise UserError(
-            f"--validation-share {share:g}: packages are not divided, the nearest choice has {actual:.0%} of the text; "
-            f"give it more packages, or `prepare` it with --validation-share {enough:g} to accept that, or with "
-            "--validation-share 0 for none"
-        )
+        found = f"packages are not divided, the nearest choice has {actual:.0%} of the text; give it more packages"
+        accepting = f"`prepare` it with --validation-share {enough:g} to accept that"
+        raise UserError(f"--validation-share {share:g}: {found}, or {accepting}, or with --validation-share 0 for none")
 
 
 def _numbers(names: Iterable[str], seed: int) -> np.ndarray:
@@ -146,7 +126,7 @@ def _not_sampled(stages: Stages, settings: PrepareSettings, kept: Flags) -> Flag
     """The documents beyond `max_bytes`. They are taken in the order of a hash of seed and source. One that does not
     fit is left out, and the next one is tried."""
     not_sampled, left = Flags(kept.size), settings.max_bytes
-    keyed = stages.keyed("sampled", SAMPLED, kept.count(), by_range)
+    keyed = stages.keyed("sampled", SAMPLED, kept.count())
     stages.by_block(keyed.stage, functools.partial(_candidates, settings.seed), kept, keyed.write)
     for part in range(keyed.parts):
         rows = keyed.read(part)
@@ -171,12 +151,8 @@ def _candidates(seed: int, directory: Path, block: DocumentBlock, rows: np.ndarr
 
 class _Groups:
     """The kept documents in groups by the hash of their package's name or, if they have none or `by_package` is False,
-    of their source. No group is divided between training and validation.
-
-    Attributes:
-        keys: the stage whose results are the keys of all documents of a block, uint64 `[documents]`.
-        count, named: how many groups there are, and how many of them are packages.
-    """
+    of their source. No group is divided between training and validation. `keys` is the stage whose results are the keys
+    of a block's documents, uint64 `[documents]`; `count` and `named` are the numbers of groups and of packages."""
 
     def __init__(self, stages: Stages, seed: int, kept: Flags, by_package: bool) -> None:
         self._stages, self._kept = stages, kept
@@ -188,7 +164,7 @@ class _Groups:
 
     def sums(self) -> Iterator[np.ndarray]:
         """Bytes of each group, `SUM`, in the order of their keys."""
-        keyed = self._stages.keyed(f"sums-{self._unit}", SUM, self._kept.count(), by_range)
+        keyed = self._stages.keyed(f"sums-{self._unit}", SUM, self._kept.count())
         make = functools.partial(_sums, self.keys)
         yield from self._stages.by_key(f"groups-{self._unit}", keyed, make, _summed, self._kept)
 
@@ -232,19 +208,12 @@ def _summed(rows: np.ndarray) -> np.ndarray:
 
 
 def choose_validation(groups: Callable[[], Iterable[np.ndarray]], share: float) -> np.ndarray:
-    """Which groups (packages, or documents) go to validation: about `share` of all bytes, in the order of the keys.
+    """The keys, uint64, ascending, of the groups (packages or documents) for validation: about `share` of all bytes.
 
-    Small groups are preferred, so that validation gets several of many: at first those of at most a third of the
-    target, then the target, then three times the target. If none of these choices has half the target, what comes
-    closest to it is taken: one of them, or a single group. Neither side is left empty.
-
-    Args:
-        groups: gives each time an iterator over all groups in the order of their keys, arrays with the fields `key`,
-            which differ, and `bytes`. There are two groups unless `share` is 0.
-        share: wanted share of bytes, 0 <= share < 1; 0 chooses nothing.
-
-    Returns:
-        Their keys, uint64, ascending.
+    `groups()` iterates over all groups in the order of their keys, in arrays with the fields `key` and `bytes`. Small
+    groups are preferred, so that validation gets several of many: first those of at most a third of the target, then
+    the target, then three times the target. If none of these choices has half the target, the closest one is taken, or
+    a single group if that is closer. Neither side is left empty, unless `share` is 0, which chooses nothing.
     """
     sums = [(rows.size, int(rows["bytes"].sum())) for rows in groups()]
     target, maximum = share * sum(size for _, size in sums), sum(count for count, _ in sums) - 1
@@ -267,11 +236,8 @@ def choose_validation(groups: Callable[[], Iterable[np.ndarray]], share: float) 
 
 
 def _first_groups(groups: Iterable[np.ndarray], limit: float, target: float, maximum: int) -> tuple[np.ndarray, int]:
-    """The keys of the first groups of at most `limit` bytes that together have `target`, and their bytes.
-
-    There are at most `maximum` of them. The first one is always taken, another one only if the sum stays below 1.5
-    times the target.
-    """
+    """The keys of the first groups of at most `limit` bytes that together have `target`, and their bytes: at most
+    `maximum` groups, after the first one only those that keep the sum below 1.5 times the target."""
     chosen, count, total = [np.empty(0, np.uint64)], 0, 0
     for rows in groups:
         taken = []

@@ -136,8 +136,8 @@ class PrepareSettings:
         return {**fields.pop("reading"), **fields}
 
     def deciding_versions(self) -> dict[str, str]:
-        """The versions of the programs that decide the content of the dataset: of Python, which decides what a letter
-        is, and of pygments if documents are compared by its tokens."""
+        """The versions of programs that decide the dataset's content: Python's, which decides what a letter is, and
+        pygments', if documents are compared by its tokens."""
         by_tokens = self.near_duplicates and self.near_duplicates_by == "tokens"
         pygments = {"pygments": importlib.metadata.version("pygments")} if by_tokens else {}
         return {"python": platform.python_version(), **pygments}

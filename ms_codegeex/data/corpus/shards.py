@@ -141,15 +141,8 @@ class DocumentRows:
 
 
 def make_shard(job: ShardJob, task: tuple[Unit, Path]) -> None:
-    """Read a unit and write its shard, unless a sound one exists.
-
-    Args:
-        job: settings that all units share.
-        task: the unit, and the shard's path without ending.
-
-    Raises:
-        UserError: the shard could not be written, for example because the disk is full.
-    """
+    """Read a unit and write its shard to the path (without ending) in `task`, unless a sound one is there. `UserError`
+    if it cannot be written, for example because the disk is full."""
     unit, path = task
     if is_sound(path):
         return
@@ -214,13 +207,10 @@ class Shard:
         return self.path.with_name(self.path.name + ".bin")
 
     def read(self, *names: str) -> dict[str, np.ndarray]:
-        """Columns by name, from a single look into the file.
-
-        They are `source` uint8 and `source_end` int64 (UTF-8 of all sources, and where each ends), `language` and
-        `group` int64 (indices into the `names`; group -1: the document itself), `bytes`, `tokens` and `licence_bytes`
-        int64, `sha256` uint8 `[documents, 32]`, `redacted` int64 `[documents, kinds]`, and if wanted `signature` uint32
-        `[documents, 128]` with `signed` bool.
-        """
+        """Columns by name, read together: `source` uint8 and `source_end` int64 (UTF-8 of all sources, and where each
+        ends), `language` and `group` int64 (indices into the `names`; group -1: the document itself), `bytes`, `tokens`
+        and `licence_bytes` int64, `sha256` uint8 `[documents, 32]`, `redacted` int64 `[documents, kinds]`, and if there
+        are signatures, `signature` uint32 `[documents, 128]` and `signed` bool."""
         with _open(self.path) as stored:
             return {name: stored[name] for name in names}
 

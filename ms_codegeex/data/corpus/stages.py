@@ -2,7 +2,7 @@
 
 The files are in one directory that all machines share. They are written atomically, so an interrupted run continues
 where it stopped. Documents are taken in blocks of complete shards. If documents with equal keys have to be compared,
-each block's rows are written in parts, by the remainder or the range of the key, and a second stage reads one part from
+each block's rows are written in parts, by the range of the key, and a second stage reads one part from
 the files of all blocks. No task holds more than a block or a part, however many documents there are.
 """
 
@@ -27,7 +27,6 @@ BLOCK_DOCUMENTS = 1 << 17
 PART_ROWS = 1 << 20
 Mapper = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 Maker = Callable[[Path, "DocumentBlock", np.ndarray], Any]
-PartOf = Callable[[np.ndarray, int], np.ndarray]
 
 
 class Documents:
@@ -92,22 +91,19 @@ def result_path(directory: Path, stage: str, number: int) -> Path:
 
 @dataclass(frozen=True)
 class KeyedRows:
-    """The files that `stage` writes for each of the `blocks`, each divided into `parts`, so that rows with equal keys
-    are in the same part: `by_remainder` or `by_range` gives the part of each key. `kind` is the dtype of the rows; its
-    field `key` holds uint64, of which the first decides if there are several.
-    """
+    """The files that `stage` writes for each of the `blocks`, each divided into `parts` by `by_range` of the keys.
+    `kind` is the dtype of the rows; its field `key` holds uint64, of which the first decides if there are several."""
 
     directory: Path
     stage: str
     blocks: int
     kind: np.dtype
     parts: int
-    part_of: PartOf
 
     def write(self, path: Path, rows: np.ndarray) -> None:
         """Write the rows of a block in the order of their parts, after the bounds of the parts."""
         keys = rows["key"]
-        part = self.part_of(keys if keys.ndim == 1 else keys[:, 0], self.parts)
+        part = by_range(keys if keys.ndim == 1 else keys[:, 0], self.parts)
         order = np.argsort(part, kind="stable")
         bounds = np.concatenate(([0], np.cumsum(np.bincount(part, minlength=self.parts)))).astype("<i8")
         with shared_files(path) as (temporary,), open(temporary, "wb") as stream:
@@ -145,8 +141,7 @@ class Stages:
         self, stage: str, make: Maker, chosen: Flags | None = None, save: Callable[[Path, Any], None] | None = None
     ) -> None:
         """Save `make(directory, block, rows)` for the blocks that have no result yet, with `save` or else `save_array`.
-        `rows` are the positions in the block of the `chosen` documents, int64; None: all documents.
-        """
+        `rows` are the positions in the block of the `chosen` documents, int64; None: all."""
         tasks = (
             (path, block, None if chosen is None else np.packbits(chosen.between(block.first, block.end)))
             for path, block in zip(self.paths(stage), self.blocks, strict=True)
@@ -174,9 +169,9 @@ class Stages:
         for path in self.paths(keyed.stage):
             path.unlink(missing_ok=True)
 
-    def keyed(self, stage: str, kind: np.dtype, rows: int, part_of: PartOf) -> KeyedRows:
+    def keyed(self, stage: str, kind: np.dtype, rows: int) -> KeyedRows:
         """Files for about this many rows. The number of parts depends on nothing else, so that all engines agree."""
-        return KeyedRows(self.directory, stage, len(self.blocks), kind, max(1, -(-rows // PART_ROWS)), part_of)
+        return KeyedRows(self.directory, stage, len(self.blocks), kind, max(1, -(-rows // PART_ROWS)))
 
     def _run(self, function: Callable[[Any], Any], tasks: Iterable[Any]) -> None:
         try:
@@ -199,11 +194,6 @@ def _make_for_block(
 def _reduce_part(keyed: KeyedRows, reduce: Callable[[np.ndarray], np.ndarray], task: tuple[Path, int]) -> None:
     path, part = task
     save_array(path, reduce(keyed.read(part)))
-
-
-def by_remainder(keys: np.ndarray, parts: int) -> np.ndarray:
-    """The part of each key, uint64, so that parts are about as large as each other."""
-    return (keys % np.uint64(parts)).astype(np.int64)
 
 
 def by_range(keys: np.ndarray, parts: int) -> np.ndarray:

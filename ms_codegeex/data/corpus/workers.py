@@ -80,18 +80,14 @@ def _may_fork() -> bool:
         return False
 
 
-def _nothing() -> None:
-    """A task that only makes the pool start a worker."""
-
-
 def _start_all(pool: ProcessPoolExecutor, workers: int) -> None:
-    """Start the workers; BrokenProcessPool if one dies meanwhile."""
+    """Start the workers, with a task each that does nothing; BrokenProcessPool if one dies meanwhile."""
     for _ in range(workers):
         try:
-            pool.submit(_nothing)
+            pool.submit(int)
         except OSError:
             # No more processes can be started; or a worker died, and a second attempt raises BrokenProcessPool.
-            pool.submit(_nothing)
+            pool.submit(int)
             raise
 
 
@@ -128,12 +124,11 @@ class Cluster(Protocol):
 
 @contextlib.contextmanager
 def open_mapper(workers: int, prepare: Callable[[], object]) -> Iterator[Callable]:
-    """`map` in this process, or in `workers` others, which start at once.
+    """`map` in this process, or in `workers` others, which start at once and which `prepare()` makes ready for work.
 
-    `prepare()` makes them ready for work. If this process has no threads, it is called here, and the others are forked
-    and share what it has loaded. Otherwise that would be unsafe: they are fresh ones, and each calls it.
-
-    An interrupt or an error in the block ends the workers at once. A worker that dies is a `UserError`."""
+    If this process has no threads, `prepare` is called here and the workers are forked, so that they share what it has
+    loaded. Otherwise forking would be unsafe: each worker is a fresh process and calls it. An interrupt or an error in
+    the block ends the workers at once. A worker that dies is a `UserError`."""
     if workers < 2:
         yield map
         return

@@ -28,11 +28,9 @@ def _open_locked(path: Path, wait: bool) -> int | None:
 
 @contextlib.contextmanager
 def open_workspace(output: Path, waiting: Callable[[], None]) -> Iterator[Path]:
-    """The work directory of `output`, locked for this process; `waiting()` is called if another one has it.
-
-    The lock is on the directory itself, so it leaves no file and ends with the process. The directory stays unless it
-    is empty or `remove` was called. A path that cannot be written to is a `UserError`.
-    """
+    """The work directory of `output`, locked for this process; `waiting()` is called if another one has it. The lock is
+    on the directory itself: it leaves no file and ends with the process. The directory stays unless it is empty or
+    `remove` was called. `UserError` if it cannot be written to."""
     path = work_path(output)
     try:
         descriptor = _open_locked(path, wait=False)

@@ -57,11 +57,8 @@ class DocumentSpan(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainingSample:
-    """One training sample for inspection: its corpus, the index of its sequence there, and the parts of documents that
-    make up its seq_length + 1 tokens (in fine-tuning rows, padding follows them).
-
-    inputs and labels int32 [seq], loss_mask FP32 [seq].
-    """
+    """A training sample for inspection: its corpus, the index of its sequence there, inputs and labels int32 [seq],
+    loss_mask FP32 [seq], and the parts of documents that make up its seq_length + 1 tokens, before the padding."""
 
     number: int
     directory: Path
@@ -73,16 +70,9 @@ class TrainingSample:
 
 
 class Sequences(ABC):
-    """The sequences of one split of a dataset directory, in the seed's order.
-
-    Attributes:
-        directory, split, seq_length, seed: as given. A sequence has `seq_length` + 1 tokens.
-        info: the content of dataset.json.
-        eos: id that ends documents.
-        tokens: all ids of the split, read-only.
-        size: sequences per epoch.
-        infilling: moves the middle of some documents to their end as they are read; None: no text is rearranged.
-    """
+    """The sequences of one split of a dataset directory, in the seed's order. A sequence has `seq_length` + 1 tokens.
+    `info` is dataset.json, `eos` the id that ends documents, `tokens` the read-only ids of the split, and `size` the
+    number of sequences per epoch. `infilling` moves the middle of some documents to their end as they are read."""
 
     size: int
 
@@ -113,10 +103,9 @@ class Sequences(ABC):
         """`UserError` if ids that were read are not in the vocabulary: looking them up would read foreign memory."""
         rows, lowest, highest = self.info["vocab_size"], int(ids.min(initial=0)), int(ids.max(initial=0))
         if lowest < 0 or highest >= rows:
-            raise UserError(
-                f"{self.directory / self.split}.bin: id {lowest if lowest < 0 else highest}, but the vocabulary has "
-                f"{rows} (dataset.json); the file is damaged or of another tokenizer, restore or prepare it again"
-            )
+            found = f"id {lowest if lowest < 0 else highest}, but the vocabulary has {rows} (dataset.json)"
+            remedy = "the file is damaged or of another tokenizer, restore or prepare it again"
+            raise UserError(f"{self.directory / self.split}.bin: {found}; {remedy}")
 
     def indices(self, numbers: np.ndarray) -> np.ndarray:
         """The sequence of each sample number, int64 [n]: epochs follow each other, each in its own order."""
@@ -174,13 +163,10 @@ def read_info(directory: Path) -> dict[str, Any]:
 
 
 class PackedSequences(Sequences):
-    """A split of a dataset directory as sequences of `seq_length` + 1 tokens; neighbours share their border token.
-
-    From sample `starts_from` on they begin at the tokens `starts`, int64 [sequences] in order, which leave text out;
-    these have the last indices. There is no padding; documents are separated by eos. The loss counts a position iff its
-    input is not eos: the token after an eos belongs to another document (CodeGeeX release). With `loss_after_eos` it
-    counts every position, including the first token of a document (CodeGen release).
-    """
+    """A split of a dataset directory as sequences of `seq_length` + 1 tokens; neighbours share their border token. From
+    sample `starts_from` on they begin at the tokens `starts`, int64 [sequences] in order, which leave text out; these
+    have the last indices. There is no padding; documents are separated by eos. The loss counts a position iff its input
+    is not eos (CodeGeeX release), or with `loss_after_eos` every position (CodeGen release)."""
 
     def __init__(
         self,
@@ -201,14 +187,11 @@ class PackedSequences(Sequences):
         self._continuous = (len(self.tokens) - 1) // seq_length
         self.size = self._continuous + (0 if starts is None else len(starts))
         if self._continuous < 1:
-            shorter = f"data.seq_length={len(self.tokens) - 1}" if len(self.tokens) > 1 else ""
-            raise UserError(
-                f"{self.directory}/{split}.bin: {len(self.tokens)} tokens are less than one sequence of "
-                f"{seq_length} (data.seq_length); set {' or '.join(filter(None, (shorter, other_data(split))))}"
-            )
+            short = f"{len(self.tokens)} tokens are less than one sequence of {seq_length} (data.seq_length)"
+            shorter = f"data.seq_length={len(self.tokens) - 1} or " if len(self.tokens) > 1 else ""
+            raise UserError(f"{self.directory}/{split}.bin: {short}; set {shorter}{other_data(split)}")
 
     def read(self, indices: np.ndarray, numbers: np.ndarray) -> Batch:
-        """See `Sequences.read`."""
         check_whole(self.tokens)
         starts = self._starts(indices)
         rows = np.stack([self.tokens[s : s + self.seq_length + 1] for s in starts]).astype(np.int32)
@@ -232,7 +215,6 @@ class PackedSequences(Sequences):
         return np.where(numbers < self.starts_from, early, self._continuous + late)
 
     def first_time(self, numbers: np.ndarray) -> np.ndarray:
-        """See `Sequences.first_time`."""
         if self.starts is None:
             return super().first_time(numbers)
         late = numbers - self.starts_from
@@ -282,7 +264,6 @@ class PackedSequences(Sequences):
         ]
 
     def label_counts(self) -> np.ndarray:
-        """See `Sequences.label_counts`."""
         tokens = np.asarray(self.tokens)
         self.check_ids(tokens)
         return np.bincount(tokens[1:][self._counted(tokens[:-1])])
@@ -298,10 +279,9 @@ def _documents_between(bounds: np.ndarray, start: int, stop: int) -> Iterator[tu
 def check_whole(mapped: np.ndarray) -> None:
     """`UserError` if a mapped file was truncated after it was opened: reading beyond its end kills the process."""
     if isinstance(mapped, np.memmap) and mapped.base.size() < mapped.nbytes:
-        raise UserError(
-            f"{mapped.filename}: {mapped.base.size()} bytes, but it had {mapped.nbytes} when it was opened; leave "
-            "datasets alone while a run reads them, restore it and continue with --resume auto"
-        )
+        found = f"{mapped.base.size()} bytes, but it had {mapped.nbytes} when it was opened"
+        remedy = "leave datasets alone while a run reads them, restore it and continue with --resume auto"
+        raise UserError(f"{mapped.filename}: {found}; {remedy}")
 
 
 def make_batch(inputs: np.ndarray, labels: np.ndarray, counted: np.ndarray, numbers: np.ndarray) -> Batch:
@@ -311,10 +291,8 @@ def make_batch(inputs: np.ndarray, labels: np.ndarray, counted: np.ndarray, numb
 
 
 def shuffle_context(batch: Batch, eos: int, seed: int) -> Batch:
-    """The batch with the input tokens of each document permuted; labels and eos tokens stay where they are.
-
-    A model that uses more than token frequencies does worse on it.
-    """
+    """The batch with the input tokens of each document permuted; labels and eos tokens stay. A model that uses more
+    than token frequencies does worse on it."""
     inputs = batch.inputs.copy()
     for row, sample in zip(inputs, batch.samples, strict=True):
         generator = np.random.default_rng([seed, int(sample)])
@@ -333,14 +311,10 @@ def unigram_entropy(sequences: Sequences) -> float:
 
 @contextmanager
 def read_ahead(read: Callable[[int], T], positions: Iterable[int], workers: int) -> Iterator[Iterator[T]]:
-    """Yield an iterator over `read(position)` for all positions, in their order; there may be endlessly many.
-
-    `read` is called in `workers` threads, and at most twice as many results are ready or being read; with 0 workers it
-    is called in the caller's thread when a result is requested.
-
-    An exception of `read` is raised where its result is requested. At the end of the `with` block, reads in progress
-    are awaited and no others start.
-    """
+    """Yield an iterator over `read(position)` for all positions, in their order; there may be endlessly many. `read` is
+    called in `workers` threads, with at most twice as many results ready or being read, or with 0 workers in the
+    caller's thread. Its exceptions are raised where the result is requested. At the end of the `with` block, reads in
+    progress are awaited and no others start."""
     if not workers:
         yield map(read, positions)
         return

@@ -22,10 +22,8 @@ from ms_codegeex.data.datasets.batches import Batch, Sequences, TrainingSample
 
 
 def quota_order(weights: Sequence[int]) -> np.ndarray:
-    """The index into `weights` for each position of a period, int64 [sum of the weights].
-
-    Of the first n positions, index i has weights[i] · n / sum, with a difference of less than one.
-    """
+    """The index into `weights` for each position of a period, int64 [sum of the weights]. Of the first n positions,
+    index i has weights[i] · n / sum, with a difference of less than one."""
     period, count = sum(weights), len(weights)
     releases, deadlines, owners = [], [], []
     for owner, weight in enumerate(weights):
@@ -65,12 +63,10 @@ class _Table:
 class Blend:
     """Training samples of several corpora, mixed by the stages.
 
-    Sample number n belongs to the last stage that begins at or before it, and stage s begins at sample from_step times
-    `global_batch`. After any number of samples of a stage, each corpus's count is within one of its share. A corpus's
-    k-th sample in the run is sample k of its own order: in a later stage it continues where it stopped.
-
-    `corpora` are by the names in the stages, each with its own seed. `UserError` if two of them were not made with the
-    same tokenizer.
+    Sample n belongs to the last stage that begins at or before it, at sample from_step times `global_batch`. After any
+    number of samples of a stage, each corpus's count is within one of its share. A corpus's k-th sample in the run is
+    sample k of its own order, which a later stage continues. `corpora` are by the names in the stages, each with its
+    own seed. `UserError` if two of them were not made with the same tokenizer.
     """
 
     def __init__(self, stages: Sequence[BlendStage], corpora: Mapping[str, Sequences], global_batch: int) -> None:
@@ -136,11 +132,9 @@ class Blend:
 def mixed_before(
     samples: int, data: Mapping[str, Any], global_batch: int, contents: Mapping[str, str] | None = None
 ) -> str:
-    """A text on the mixture of the first `samples` samples: equal for two configurations iff these samples are.
-
-    `data` is the section of the configuration; a `train` is a single stage. `contents` are the texts that represent
-    directories, such as hashes of their content; None: their paths.
-    """
+    """A text on the mixture of the first `samples` samples: equal for two configurations iff these samples are. `data`
+    is the section of the configuration. `contents` are the texts that represent directories, such as hashes of their
+    content; None: their paths."""
     contents = contents or {}
     stages = [BlendStage(0, (str(data["train"]),), (1,))] if data.get("blend") is None else parse_stages(data["blend"])
     parts = []
@@ -159,10 +153,8 @@ def _check_same_sentinels(corpora: Sequence[Sequences]) -> None:
         first, expected = marked[0]
         if marks != expected:
             ours, theirs = list(expected.values()), list(marks.values())
-            raise UserError(
-                f"{KEY}: {first} marks infilling with the ids {ours}, {directory} with {theirs}; prepare "
-                "both with the same sentinels, or set data.infill for all"
-            )
+            remedy = "prepare both with the same sentinels, or set data.infill for all"
+            raise UserError(f"{KEY}: {first} marks infilling with the ids {ours}, {directory} with {theirs}; {remedy}")
 
 
 def _check_same_ids(one: Sequences, other: Sequences) -> None:
@@ -173,7 +165,6 @@ def _check_same_ids(one: Sequences, other: Sequences) -> None:
     ours, theirs = layout(one), layout(other)
     for key in ours:
         if ours[key] != theirs[key]:
-            raise UserError(
-                f"{KEY}: {one.directory} has {key} {ours[key]}, {other.directory} has {theirs[key]}; their ids mean "
-                "different texts, prepare both with the same tokenizer"
-            )
+            differs = f"{one.directory} has {key} {ours[key]}, {other.directory} has {theirs[key]}"
+            remedy = "prepare both with the same tokenizer"
+            raise UserError(f"{KEY}: {differs}; their ids mean different texts, {remedy}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,7 +10,6 @@ from typing import Any
 import xxhash
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.reading import sha256
 from ms_codegeex.config.sections import DataConfig
 from ms_codegeex.data.datasets.batches import read_info
 from ms_codegeex.data.datasets.layout import TABLES
@@ -24,14 +21,9 @@ READ = 8 << 20
 CONTENT, SAMPLED = "xxh3:", "xxh3-samples:"  # how a hash begins
 
 
-def content_hashes(data: DataConfig, like: str = "") -> dict[str, str]:
-    """For each directory that a run trains on, the hash of its training split, in the form of `like` if given."""
-    return {name: hash_like(like or CONTENT, Path(name)) for name in data.directories}
-
-
-def hash_like(recorded: str, directory: Path) -> str:
-    """The hash of a dataset in the form of a recorded one, to compare with it. Earlier versions had another form."""
-    return content_hash(directory) if recorded.startswith((CONTENT, SAMPLED)) else _earlier_hash(directory)
+def content_hashes(data: DataConfig) -> dict[str, str]:
+    """For each directory that a run trains on, the hash of its training split."""
+    return {name: content_hash(Path(name)) for name in data.directories}
 
 
 def content_hash(directory: Path) -> str:
@@ -39,9 +31,10 @@ def content_hash(directory: Path) -> str:
     more `xxh3-samples:…` of the files' sizes and times, the hashes in dataset.json, and `SAMPLES` blocks of each file,
     so that not every change is seen. `UserError` if it cannot be read."""
     info, digest = read_info(directory), xxhash.xxh3_128()
-    digest.update(_infill_text(info))
+    if "infill" in info:
+        digest.update(f"{json.dumps(info['infill'], sort_keys=True)}\n".encode())
     files = _train_files(directory, info)
-    with _readable(directory):
+    try:
         sizes = {path: path.stat().st_size for path in files}
         whole = sum(sizes.values()) <= WHOLE
         for path, recorded in files.items():
@@ -50,32 +43,10 @@ def content_hash(directory: Path) -> str:
                 digest.update(f"{path.stat().st_mtime_ns} {recorded}\n".encode())
             for part in _parts(path) if whole else _samples(path):
                 digest.update(part)
-    return f"{CONTENT if whole else SAMPLED}{digest.hexdigest()}"
-
-
-def _earlier_hash(directory: Path) -> str:
-    """The hash in checkpoints of earlier versions: of the hashes in dataset.json and of samples, without a prefix."""
-    info, digest = read_info(directory), hashlib.sha256()
-    digest.update(_infill_text(info))
-    with _readable(directory):
-        for path, recorded in _train_files(directory, info).items():
-            samples = hashlib.sha256(b"".join((str(path.stat().st_size).encode(), *_samples(path))))
-            digest.update(f"{path.name} {recorded or sha256(path)} {samples.hexdigest()}\n".encode())
-    return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def _readable(directory: Path) -> Iterator[None]:
-    try:
-        yield
     except OSError as error:
-        raise UserError(
-            f"{error.filename or directory}: not readable ({error.strerror}); prepare the dataset again"
-        ) from None
-
-
-def _infill_text(info: Mapping[str, Any]) -> bytes:
-    return f"{json.dumps(info['infill'], sort_keys=True)}\n".encode() if "infill" in info else b""
+        what = f"not readable ({error.strerror})"
+        raise UserError(f"{error.filename or directory}: {what}; prepare the dataset again") from None
+    return f"{CONTENT if whole else SAMPLED}{digest.hexdigest()}"
 
 
 def _train_files(directory: Path, info: Mapping[str, Any]) -> dict[Path, str | None]:

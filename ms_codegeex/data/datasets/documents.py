@@ -51,12 +51,8 @@ class DocumentsWriter:
         return self._stack.__exit__(*error)
 
     def add(self, columns: Mapping[str, Any]) -> None:
-        """Append a row for each document.
-
-        Args:
-            columns: `source` and `language` are sequences of str. `sha256` is a sequence of 32-byte hashes, or uint8
-                `[documents, 32]`. `bytes` and `tokens` are int64 `[documents]`.
-        """
+        """Append a row for each document. In `columns`, `source` and `language` are sequences of str, `sha256` is a
+        sequence of 32-byte hashes or uint8 `[documents, 32]`, and `bytes` and `tokens` are int64 `[documents]`."""
         import pyarrow
 
         count = len(columns["source"])
@@ -99,11 +95,8 @@ def _array(values: Any, kind: Any) -> Any:
 
 
 def read_documents(prefix: Path, columns: Sequence[str] = COLUMNS) -> Any | None:
-    """The table (a pyarrow.Table); None if the dataset, from an older version, has none.
-
-    Raises:
-        UserError: the file is damaged, or a column is missing.
-    """
+    """The table (a pyarrow.Table); None if the dataset, from an older version, has none. `UserError` if the file is
+    damaged or lacks a column."""
     import pyarrow.parquet
 
     path = documents_path(prefix)

@@ -37,9 +37,8 @@ def _file(prefix: Path, ending: str) -> Path:
 
 class IndexedWriter:
     """Write documents one by one; both files appear only if the `with` block ends without an error. `prefix` is their
-    path without `.bin` and `.idx`, `dtype` is `uint16` (ids up to 65535) or `int32`, and `lowest` the least value that
-    is accepted; below 0 only for values that are not ids, such as labels of -100.
-    """
+    path without ending, `dtype` is `uint16` or `int32`, and `lowest` the least value that is accepted: below 0 only for
+    values that are not ids, such as labels of -100."""
 
     def __init__(self, prefix: Path | str, dtype: np.typing.DTypeLike = np.uint16, lowest: int = 0) -> None:
         self.prefix, self.lowest = Path(prefix), lowest
@@ -104,17 +103,9 @@ class IndexedWriter:
 
 
 class IndexedDataset:
-    """A memory-mapped dataset, checked when it is opened.
-
-    Attributes:
-        prefix: path without `.bin` and `.idx`.
-        dtype: `uint16` or `int32`, little-endian.
-        sizes: int64 `[documents]`, ids per document.
-        tokens: read-only flat map of the whole `.bin`, `[total ids]`.
-
-    Raises:
-        UserError: the files are missing, truncated, or do not match.
-    """
+    """A memory-mapped dataset, checked when it is opened; `UserError` if its files are missing, truncated or do not
+    match. `prefix` is their path without `.bin` and `.idx`, `dtype` is `uint16` or `int32`, `sizes` int64 `[documents]`
+    the number of ids of each document, and `tokens` a read-only map of all ids."""
 
     def __init__(self, prefix: Path | str) -> None:
         self.prefix = Path(prefix)
@@ -146,35 +137,31 @@ class IndexedDataset:
             if wrong.size:
                 position = start + int(wrong[0])
                 number = int(np.searchsorted(self._bounds, position, side="right")) - 1
-                raise UserError(
-                    f"{_file(self.prefix, '.bin')}: id {self.tokens[position]} in document {number} is "
-                    f"outside 0..{limit - 1}; it was made with another tokenizer, prepare it again "
-                    "with --replace"
-                )
+                found = f"id {self.tokens[position]} in document {number} is outside 0..{limit - 1}"
+                remedy = "it was made with another tokenizer, prepare it again with --replace"
+                raise UserError(f"{_file(self.prefix, '.bin')}: {found}; {remedy}")
 
     def _check(self, sizes: np.ndarray, pointers: np.ndarray, starts: np.ndarray, data_bytes: int) -> np.ndarray:
         """Document boundaries in ids, int64 `[documents + 1]`, after checking that the files are consistent."""
         if sizes.size and sizes.min() <= 0:
-            raise _damaged(self._index_path, f"sequence {int(sizes.argmin())} has size {int(sizes.min())}")
+            raise damaged_dataset(self._index_path, f"sequence {int(sizes.argmin())} has size {int(sizes.min())}")
         bounds = np.concatenate(([0], np.cumsum(sizes)))
         wrong = np.flatnonzero(pointers != bounds[:-1] * self.dtype.itemsize)
         if wrong.size:
             pointer, expected = int(pointers[wrong[0]]), int(bounds[wrong[0]]) * self.dtype.itemsize
             problem = f"sequence {int(wrong[0])} starts at byte {pointer} instead of {expected}"
-            raise _damaged(self._index_path, problem)
+            raise damaged_dataset(self._index_path, problem)
         if not starts.size or starts[0] != 0 or starts[-1] != sizes.size or (np.diff(starts) <= 0).any():
-            raise _damaged(self._index_path, f"the document starts do not rise from 0 to {sizes.size}")
+            raise damaged_dataset(self._index_path, f"the document starts do not rise from 0 to {sizes.size}")
         if data_bytes != bounds[-1] * self.dtype.itemsize:
             expected = int(bounds[-1]) * self.dtype.itemsize
-            raise _damaged(self._index_path, f"describes {expected} bytes but its .bin has {data_bytes}")
+            raise damaged_dataset(self._index_path, f"describes {expected} bytes but its .bin has {data_bytes}")
         return bounds[starts]
 
 
 def open_tokens(prefix: Path | str) -> np.ndarray:
-    """`IndexedDataset(prefix).tokens` without its index, which takes 20 bytes of memory per document, more to check.
-
-    Only the header, the last document and the sizes of both files are checked (`UserError`).
-    """
+    """`IndexedDataset(prefix).tokens` without its index, which takes 20 bytes of memory per document. Only the header,
+    the last document and the sizes of both files are checked (`UserError`)."""
     index_path, data_path = _files(Path(prefix))
     dtype, sequences, _ = _read_header(index_path)
     total = 0
@@ -185,7 +172,7 @@ def open_tokens(prefix: Path | str) -> np.ndarray:
             stream.seek(_HEADER.size + 4 * sequences + 8 * (sequences - 1))
             total = int.from_bytes(stream.read(8), "little", signed=True) + size * dtype.itemsize
     if total != data_path.stat().st_size:
-        raise _damaged(index_path, f"describes {total} bytes but its .bin has {data_path.stat().st_size}")
+        raise damaged_dataset(index_path, f"describes {total} bytes but its .bin has {data_path.stat().st_size}")
     return _map(data_path, dtype, total // dtype.itemsize)
 
 
@@ -202,7 +189,8 @@ def _map(path: Path, dtype: np.dtype, total: int) -> np.ndarray:
     return np.memmap(path, dtype, "r", shape=(total,)) if total else np.empty(0, dtype)
 
 
-def _damaged(path: Path, problem: str) -> UserError:
+def damaged_dataset(path: Path, problem: str) -> UserError:
+    """The error for a file of a dataset that is not as `prepare` left it."""
     return UserError(
         f"{path}: {problem}; the dataset is damaged, prepare it again with `ms-codegeex prepare --replace`"
     )
@@ -214,15 +202,15 @@ def _read_header(path: Path) -> tuple[np.dtype, int, int]:
     with open(path, "rb") as stream:
         data = stream.read(_HEADER.size)
     if len(data) < _HEADER.size:
-        raise _damaged(path, f"{len(data)} bytes, the header alone has {_HEADER.size}")
+        raise damaged_dataset(path, f"{len(data)} bytes, the header alone has {_HEADER.size}")
     magic, version, code, sequences, starts = _HEADER.unpack_from(data)
     if magic != MAGIC:
-        raise _damaged(path, f"starts with {magic!r} instead of {MAGIC!r}")
+        raise damaged_dataset(path, f"starts with {magic!r} instead of {MAGIC!r}")
     if version != VERSION:
-        raise _damaged(path, f"version {version}, this program reads version {VERSION}")
+        raise damaged_dataset(path, f"version {version}, this program reads version {VERSION}")
     if code not in DTYPE_CODES:
-        raise _damaged(path, f"dtype code {code}, known are 4 (int32) and 8 (uint16)")
+        raise damaged_dataset(path, f"dtype code {code}, known are 4 (int32) and 8 (uint16)")
     expected = _HEADER.size + sequences * 12 + starts * 8
     if size != expected:
-        raise _damaged(path, f"{size} bytes instead of {expected} for {sequences} sequences")
+        raise damaged_dataset(path, f"{size} bytes instead of {expected} for {sequences} sequences")
     return DTYPE_CODES[code], sequences, starts

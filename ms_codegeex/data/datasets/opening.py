@@ -1,4 +1,4 @@
-"""Datasets opened from a run's configuration or a directory: the one module that knows all kinds of datasets."""
+"""Datasets opened and checked, from a run's configuration or a directory: the one module that knows all their kinds."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.config.blend import parse_stages
+from ms_codegeex.config.blend import LONGEST_PERIOD, parse_stages
 from ms_codegeex.data.datasets.batches import PackedSequences, Sequences, read_info
 from ms_codegeex.data.datasets.blend import Blend
 from ms_codegeex.data.datasets.functions import function_starts
 from ms_codegeex.data.datasets.indexed import IndexedDataset, open_tokens
 from ms_codegeex.data.datasets.order import stream_seed
 from ms_codegeex.data.datasets.packing import KIND, FineTuningRows
-from ms_codegeex.data.infilling.transform import Infilling, build, chosen
-from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY, recorded_tokenizer
+from ms_codegeex.data.infilling.transform import Infilling, chosen
+from ms_codegeex.data.tokenizer.recorded import TOKENIZER_DIRECTORY, other_token, recorded_tokenizer
 
 if TYPE_CHECKING:
     from ms_codegeex.config import RunConfig
@@ -38,42 +38,28 @@ def open_sequences(
     infill: InfillConfig | None = None,
     functions_from: int | None = None,
 ) -> Sequences:
-    """One split of a dataset directory, of the kind that its dataset.json names.
-
-    `infill`: how texts are rearranged for infilling; without a rate, as in dataset.json; None: not at all. From
-    sample `functions_from` on, sequences begin at functions and methods if these are enough (`LEAST_FUNCTIONS`).
-
-    Raises:
-        UserError: the dataset is missing, damaged, too short, of examples longer than `seq_length`, or of examples that
-            would see each other because `reset_at_eos` is false, of examples although `loss_after_eos` is true, or with
-            `functions_from` although whole documents are rearranged.
-    """
+    """One split of a dataset directory, of the kind that its dataset.json names. `infill`: how texts are rearranged for
+    infilling; without a rate, as in dataset.json; None: not at all. From sample `functions_from` on, sequences begin at
+    functions if there are enough (`LEAST_FUNCTIONS`). `UserError` if the dataset is missing, damaged or too short, or
+    if it does not go with these settings."""
     info = read_info(Path(directory))
     kind, infilling = info.get("kind"), _infilling(Path(directory), info, infill, seed)
     if kind is None:
         if functions_from is not None and infilling is not None and infilling.level == "document":
-            raise UserError(
-                f"data.functions_from: texts of {directory} are rearranged as whole documents, so that functions are "
-                "elsewhere; leave it out"
-            )
+            moved = f"texts of {directory} are rearranged as whole documents, so that functions are elsewhere"
+            raise UserError(f"data.functions_from: {moved}; leave it out")
         starts = None if functions_from is None else _function_starts(Path(directory), split, info, seq_length)
         begun = {"starts": starts, "starts_from": functions_from or 0}
         return PackedSequences(directory, split, seq_length, seed, infilling, loss_after_eos=loss_after_eos, **begun)
     if kind != KIND:
-        raise UserError(
-            f'{directory}/dataset.json: kind "{kind}", known is "{KIND}"; the dataset is of a newer version or '
-            "damaged, prepare it again"
-        )
+        remedy = "the dataset is of a newer version or damaged, prepare it again"
+        raise UserError(f'{directory}/dataset.json: kind "{kind}", known is "{KIND}"; {remedy}')
+    examples = f"but {directory} holds examples of fine-tuning"
     if not reset_at_eos:
-        raise UserError(
-            f"data.reset_at_eos: false, but {directory} holds examples of fine-tuning, which share rows and must not "
-            "see each other; set it to true"
-        )
+        examples += ", which share rows and must not see each other"
+        raise UserError(f"data.reset_at_eos: false, {examples}; set it to true")
     if loss_after_eos:
-        raise UserError(
-            f"data.loss_after_eos: true, but {directory} holds examples of fine-tuning, whose mask says what counts; "
-            "set it to false"
-        )
+        raise UserError(f"data.loss_after_eos: true, {examples}, whose mask says what counts; set it to false")
     return FineTuningRows(directory, split, seq_length, seed, infilling)
 
 
@@ -97,11 +83,9 @@ def _infilling(directory: Path, info: Mapping[str, Any], config: InfillConfig | 
         return None
     record = info.get("tokenizer")
     if not isinstance(record, dict):
-        raise UserError(
-            f"data.infill: {directory} does not say which tokenizer made it, and texts are cut at characters; prepare "
-            "it again, or set data.infill.rate=0"
-        )
-    return build(settings, recorded_tokenizer(record, directory / TOKENIZER_DIRECTORY, directory), seed)
+        unknown = f"{directory} does not say which tokenizer made it, and texts are cut at characters"
+        raise UserError(f"data.infill: {unknown}; prepare it again, or set data.infill.rate=0")
+    return Infilling(settings, recorded_tokenizer(record, directory / TOKENIZER_DIRECTORY, directory), seed)
 
 
 def absolute(data: DataConfig) -> DataConfig:
@@ -113,10 +97,8 @@ def absolute(data: DataConfig) -> DataConfig:
         directory = Path(name).absolute()
         if not (directory / "dataset.json").is_file():
             other = ", or use --corpus PATH with data.train=null" if key == "data.train" else ""
-            raise UserError(
-                f"{key}: {directory} is not a dataset directory (no dataset.json); make one with "
-                f"`ms-codegeex prepare --input PATH --output DIR`{other}"
-            )
+            remedy = f"make one with `ms-codegeex prepare --input PATH --output DIR`{other}"
+            raise UserError(f"{key}: {directory} is not a dataset directory (no dataset.json); {remedy}")
         return spelled.setdefault(directory.resolve(), str(directory))
 
     def resolved(weights: Mapping[str, Any]) -> dict[str, Any]:
@@ -185,19 +167,60 @@ def _last_corpus(config: RunConfig) -> str:
 def validation_data(config: RunConfig) -> Sequences:
     """The evaluation data of a run: `data.validation`, or else the validation split of `data.train` or, for a blend, of
     the first corpus of the last stage; if that is empty (`lacks_validation`), its training split."""
-    split = "train" if lacks_validation(config) else "validation"
-    try:
-        return _opened(config, config.data.validation or _last_corpus(config), split, config.seed)
-    except UserError as error:
-        raise UserError(f"data.validation: {error}") if config.data.validation else error from None
+    if config.data.validation:
+        return _named(config, config.data.validation, "data.validation")
+    return _opened(config, _last_corpus(config), "train" if lacks_validation(config) else "validation", config.seed)
 
 
 def held_out_data(config: RunConfig) -> dict[str, Sequences]:
     """The validation splits of `data.held_out` by name; `UserError` naming the key if one is missing or damaged."""
-    splits = {}
-    for name, directory in config.data.held_out.items():
-        try:
-            splits[name] = _opened(config, directory, "validation", config.seed)
-        except UserError as error:
-            raise UserError(f"data.held_out.{name}: {error}") from None
-    return splits
+    return {name: _named(config, place, f"data.held_out.{name}") for name, place in config.data.held_out.items()}
+
+
+def _named(config: RunConfig, directory: str, key: str) -> Sequences:
+    """The validation split that a key of the configuration names."""
+    try:
+        return _opened(config, directory, "validation", config.seed)
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from None
+
+
+def check_meanings(evaluated: Mapping[str, Sequences], trained: Path) -> None:
+    """`UserError` for a dataset, by its configuration key, whose ids have other meanings than those of the dataset
+    `trained`. One tokenizer may have more tokens than the other; datasets that record no tokenizer are not compared."""
+    record = read_info(trained).get("tokenizer")
+    for key, data in evaluated.items():
+        theirs = data.info.get("tokenizer")
+        if not record or not theirs or record.get("fingerprint") == theirs.get("fingerprint"):
+            continue
+        theirs = recorded_tokenizer(data.info["tokenizer"], data.directory / TOKENIZER_DIRECTORY, data.directory)
+        odd = other_token(recorded_tokenizer(record, trained / TOKENIZER_DIRECTORY, trained), theirs)
+        if odd is not None:
+            differs = f"token {odd} of {data.directory} is another one in {trained}"
+            raise UserError(f"{key}: {differs}; prepare both with the same tokenizer")
+
+
+def rounded_weights(data: DataConfig) -> str | None:
+    """A note for the user if weights of a blend had to be rounded."""
+    rounded = [stage for stage in parse_stages(data.blend) if stage.rounded] if data.blend is not None else []
+    if not rounded:
+        return None
+    steps = ", ".join(str(stage.from_step) for stage in rounded)
+    return f"data.blend: the weights from step {steps} on are rounded to multiples of one in {LONGEST_PERIOD:,}"
+
+
+def note_on_functions(config: RunConfig, training: Sequences | Blend) -> str | None:
+    """For the user: what `data.functions_from` means for the corpus; None if the run does not reach that step."""
+    first = config.data.functions_from
+    if first is None or not reaches(config, first):
+        return None
+    if not isinstance(training, PackedSequences):
+        result = "has examples of fine-tuning, which begin where they do"
+    elif training.starts is None:
+        result = "is read continuously: half of it has no functions, or it does not say which tokenizer made it"
+    else:
+        length = training.seq_length
+        tokens = np.minimum(np.diff(training.starts), length).sum() + length  # those of several sequences once
+        share = f"{tokens / len(training.tokens):.0%}"
+        result = f"is read in sequences that begin at functions after {first:,} steps; these hold {share} of its tokens"
+    return f"data.functions_from: {training.directory} {result}"

@@ -8,22 +8,15 @@ import numpy as np
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.datasets.batches import Batch, DocumentSpan, Sequences, check_whole, make_batch, other_data
-from ms_codegeex.data.datasets.indexed import IndexedDataset
+from ms_codegeex.data.datasets.indexed import IndexedDataset, damaged_dataset
 from ms_codegeex.data.infilling.rearranging import Rearrangement
 
 KIND = "finetune"  # "kind" in dataset.json
 
 
 def pack(sizes: np.ndarray, capacity: int) -> list[list[int]]:
-    """Distribute items over rows: best fit, longest first, items of equal size in their order.
-
-    Args:
-        sizes: int [items], each in 1..capacity.
-        capacity: of a row.
-
-    Returns:
-        Item numbers of each row, in the order of placement. At most one row is less than half full.
-    """
+    """Distribute items of these sizes, int [items] in 1..capacity, over rows: best fit, longest first, equal ones in
+    their order. Returns the item numbers of each row; at most one row is less than half full."""
     rows: list[list[int]] = []
     free: list[list[int]] = [[] for _ in range(capacity + 1)]  # rows by free space
     nonempty = 0  # bit s is set where free[s] has a row
@@ -46,11 +39,9 @@ def pack(sizes: np.ndarray, capacity: int) -> list[list[int]]:
 
 
 class FineTuningRows(Sequences):
-    """A split of a fine-tuning dataset as rows of `seq_length` + 1 tokens that hold whole examples.
-
-    Examples end with eos, where attention and positions restart; rows are padded with eos. The loss counts a label iff
-    `{split}.mask` is 1 there and its input is not eos, so never across the border of two examples. The packing depends
-    only on the dataset and `seq_length`; `seed` orders the rows.
+    """A split of a fine-tuning dataset as rows of `seq_length` + 1 tokens that hold whole examples. Examples end with
+    eos, where attention and positions restart; rows are padded with eos. The loss counts a label iff `{split}.mask` is
+    1 there and its input is not eos. The packing depends only on the dataset and `seq_length`; `seed` orders the rows.
     """
 
     def __init__(
@@ -58,19 +49,15 @@ class FineTuningRows(Sequences):
     ) -> None:
         super().__init__(directory, split, seq_length, seed, infilling)
         if infilling is not None and self.info.get("task") != "completion":
-            raise UserError(
-                f"data.infill: {self.directory} holds {self.info.get('task')} examples, but only completions have a "
-                "middle; leave out --infill-rate, or set data.infill.rate=0"
-            )
+            held = f"{self.directory} holds {self.info.get('task')} examples, but only completions have a middle"
+            raise UserError(f"data.infill: {held}; leave out --infill-rate, or set data.infill.rate=0")
         longest = self.info.get("seq_length")
         if type(longest) is not int:
             raise UserError(f"{self.directory}/dataset.json: seq_length is missing; prepare the dataset again")
         if longest > seq_length:
-            raise UserError(
-                f"data.seq_length: {seq_length}, but {self.directory} has examples of up to {longest} tokens "
-                f"(seq_length in its dataset.json) and none is cut; set it to {longest} or more, or prepare "
-                "shorter examples"
-            )
+            long = f"{self.directory} has examples of up to {longest} tokens (seq_length in its dataset.json)"
+            remedy = f"set it to {longest} or more, or prepare shorter examples"
+            raise UserError(f"data.seq_length: {seq_length}, but {long} and none is cut; {remedy}")
         sizes = IndexedDataset(self.directory / split).sizes
         self._check(sizes, longest)
         self._mask = self._read_mask()
@@ -82,29 +69,22 @@ class FineTuningRows(Sequences):
         self._rows = np.cumsum([0, *map(len, rows)])
 
     def _check(self, sizes: np.ndarray, longest: int) -> None:
-        name = f"{self.directory}/{self.split}.bin"
+        name = self.directory / f"{self.split}.bin"
         if not sizes.size:
             raise UserError(f"{name}: no example in it; set {other_data(self.split)}")
         if sizes.max() > longest:
-            raise UserError(
-                f"{name}: example {int(sizes.argmax())} has {int(sizes.max())} tokens, dataset.json says at most "
-                f"{longest}; the dataset is damaged, prepare it again"
-            )
+            found = f"example {int(sizes.argmax())} has {int(sizes.max())} tokens, dataset.json says at most {longest}"
+            raise damaged_dataset(name, found)
         unended = np.flatnonzero(self.tokens[np.cumsum(sizes) - 1] != self.eos)
         if unended.size:
-            raise UserError(
-                f"{name}: example {int(unended[0])} does not end with token {self.eos} (eos_id in dataset.json); the "
-                "dataset is damaged, prepare it again"
-            )
+            found = f"example {int(unended[0])} does not end with token {self.eos} (eos_id in dataset.json)"
+            raise damaged_dataset(name, found)
 
     def _read_mask(self) -> np.ndarray:
         path = self.directory / f"{self.split}.mask"
         if not path.is_file() or path.stat().st_size != len(self.tokens):
             state = f"{path.stat().st_size} bytes" if path.is_file() else "no such file"
-            raise UserError(
-                f"{path}: {state}, expected one byte for each of the {len(self.tokens)} tokens; the dataset is "
-                "damaged, prepare it again"
-            )
+            raise damaged_dataset(path, f"{state}, expected one byte for each of the {len(self.tokens)} tokens")
         mask = np.memmap(path, np.uint8, "r")
         if not (mask[1:].astype(bool) & (self.tokens[:-1] != self.eos)).any():
             raise UserError(f"{path}: no token counts; give examples with answers")
@@ -115,7 +95,6 @@ class FineTuningRows(Sequences):
         return self._items[self._rows[index] : self._rows[index + 1]].tolist()
 
     def read(self, indices: np.ndarray, numbers: np.ndarray) -> Batch:
-        """See `Sequences.read`."""
         check_whole(self.tokens)
         check_whole(self._mask)
         rows = np.full((len(indices), self.seq_length + 1), self.eos, np.int32)
@@ -150,7 +129,6 @@ class FineTuningRows(Sequences):
         return [DocumentSpan(item, 0, int(self._sizes[item])) for item in self._items_of(index)]
 
     def label_counts(self) -> np.ndarray:
-        """See `Sequences.label_counts`."""
         tokens = np.asarray(self.tokens)
         self.check_ids(tokens)
         return np.bincount(tokens[1:][self._mask[1:].astype(bool) & (tokens[:-1] != self.eos)])

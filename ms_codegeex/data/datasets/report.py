@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
-from ms_codegeex.base.webpage import bars, charts, count, figure, note, page, settings, table, text
+from ms_codegeex.base.webpage import bars, charts, count, note, page, settings, table, text
 
 UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
-COLUMN, HEIGHT = 44, 180  # pixels of a histogram
 SHOWN = "\n\t"  # control characters that an excerpt keeps
 
 
@@ -79,40 +79,14 @@ def _bars(languages: Mapping[str, Any], name: str) -> str:
 
 
 def _histogram(lengths: Mapping[str, Any]) -> str:
-    """A column per range of lengths; column i counts documents of edges[i] <= tokens < edges[i + 1]."""
-    edges, counts = lengths.get("edges", []), lengths.get("documents", [])
-    if not any(counts):
+    """A bar for each range of lengths: `documents[i]` have at least `edges[i]` and less than `edges[i + 1]` tokens."""
+    edges, documents = lengths.get("edges", []), lengths.get("documents", [])
+    if not any(documents):
         return note("No documents.")
-    maximum, columns = max(counts), []
-    for number, documents in enumerate(counts):
-        left, height = number * COLUMN, HEIGHT * documents / maximum
-        columns.append(
-            f'<rect class="bar" x="{left + 2}" y="{20 + HEIGHT - height:.1f}" width="{COLUMN - 4}" '
-            f'height="{height:.1f}"><title>{count(documents)} documents</title></rect>'
-            f'<text class="dim" x="{left + COLUMN // 2}" y="{15 + HEIGHT - height:.1f}" text-anchor="middle">'
-            f"{_short(documents)}</text>"
-        )
-    columns += [
-        f'<text class="dim" x="{number * COLUMN}" y="{HEIGHT + 36}" text-anchor="middle">{_short(edge)}</text>'
-        for number, edge in enumerate(edges)
-    ]
-    body = f'<g transform="translate(20 0)">{"".join(columns)}</g>'
-    return figure(
-        "documents by number of tokens, end token included",
-        40 + COLUMN * max(len(edges), len(counts)),
-        HEIGHT + 44,
-        body,
-    )
-
-
-def _short(value: object) -> str:
-    """A number in at most five characters, for a chart."""
-    if not isinstance(value, int) or value < 10_000:
-        return text(value)
-    for size, unit in ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if value >= size:
-            return f"{value / size:.3g}{unit}"
-    return str(value)
+    ends = [f"to {count(edge - 1)}" for edge in edges[1:]]
+    labels = [f"{count(edge)} {end}" for edge, end in zip_longest(edges[: len(documents)], ends, fillvalue="or more")]
+    rows = [(label, number, count(number)) for label, number in zip(labels, documents, strict=True)]
+    return bars("documents by number of tokens, end token included", rows)
 
 
 def _reasons(reasons: Mapping[str, Any], nothing: str) -> str:

@@ -39,7 +39,7 @@ from ms_codegeex.data.corpus.sources import Root, SourceFile, printable, user_ro
 from ms_codegeex.data.corpus.tally import Tally
 from ms_codegeex.data.corpus.workers import ProgressBar
 from ms_codegeex.data.corpus.writing import write_description, write_report
-from ms_codegeex.data.datasets.directory import check_output, file_records
+from ms_codegeex.data.datasets.layout import check_output, file_records
 from ms_codegeex.data.datasets.packing import KIND
 from ms_codegeex.data.finetuning.examples import BadRecord, Example, reader
 from ms_codegeex.data.infilling.transform import infill_record

@@ -19,12 +19,8 @@ class Rearranged:
 
 
 class Rearrangement(Protocol):
-    """A pure function of a text, its key and a seed.
-
-    Attributes:
-        level: context: the parts of documents in a sample; document: whole documents, always in the same way.
-        marks: ids of the sentinels of prefix, suffix and middle.
-    """
+    """A pure function of a text, its key and a seed. `level` is what is rearranged: the parts of documents in a sample
+    (`context`), or a whole `document`, always alike. `marks`: ids of the sentinels of prefix, suffix and middle."""
 
     level: str
     marks: Mapping[str, int]

@@ -55,11 +55,8 @@ class Sentinels:
         self, tokenizer: Tokenizer, prefix: str, suffix: str | Sequence[int], room: int, step: int = 1
     ) -> tuple[list[int], bool]:
         """Ids of the prompt, at most `room`, and whether it was truncated: the prefix loses its start and the suffix
-        its end, the longer one first. With a `step`, of at most an eighth of `room`, the start of the prefix and the
-        end of the suffix move in such steps while the prefix grows.
-
-        The user's text is taken literally: a sentinel in it is plain text. The suffix may be encoded already.
-        """
+        its end, the longer one first, in steps of `step`, at most an eighth of `room`, while the prefix grows. The
+        user's text is taken literally: a sentinel in it is plain text. The suffix may be encoded already."""
         marks, first = {}, len(tokenizer.prefix)
         for part in PARTS:
             mark = getattr(self, part)
@@ -87,25 +84,19 @@ class Sentinels:
             if isinstance(number := getattr(self, part), int):
                 check_id(number, tokenizer, f"{where}: {part}")
                 if number >= rows:
-                    raise UserError(
-                        f"{where}: {part} is {number}, but the model's table has {rows} rows; give the ids that the "
-                        "model was trained with"
-                    )
+                    small = f"{part} is {number}, but the model's table has {rows} rows"
+                    raise UserError(f"{where}: {small}; give the ids that the model was trained with")
 
 
 def check_id(number: int, tokenizer: Tokenizer, where: str) -> None:
     """`UserError` if a sentinel's id is one that the tokenizer uses for something else."""
     if tokenizer.is_unused(number):
         return
-    meaning = "its end token" if number == tokenizer.eos_id else f"the text {_shown(tokenizer, number)}"
-    raise UserError(
-        f"{where} is {number}, which the {tokenizer.name} tokenizer uses for {meaning}; choose an id that it does not "
-        f"use, such as {', '.join(map(str, tokenizer.sentinels))}"
-    )
-
-
-def _shown(tokenizer: Tokenizer, number: int) -> str:
-    return ascii(tokenizer.token_bytes(number).decode("utf-8", "replace")) if number >= 0 else "nothing"
+    text = ascii(tokenizer.token_bytes(number).decode("utf-8", "replace")) if number >= 0 else "nothing"
+    meaning = "its end token" if number == tokenizer.eos_id else f"the text {text}"
+    used = f"the {tokenizer.name} tokenizer uses for {meaning}"
+    remedy = f"choose an id that it does not use, such as {', '.join(map(str, tokenizer.sentinels))}"
+    raise UserError(f"{where} is {number}, which {used}; {remedy}")
 
 
 def description_files(infill: Mapping[str, Any] | None) -> dict[str, bytes]:

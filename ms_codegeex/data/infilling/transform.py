@@ -31,18 +31,18 @@ ENOUGH = 2  # a part must have this many times the tokens that it loses
 
 
 class Infilling:
-    """Rearranges texts with the tokenizer that made their ids. `rate`, `mode` and `level` are those of `InfillConfig`,
-    `marks` the ids of the sentinels of prefix, suffix and middle, `seed` that of the choices. `UserError` if the
-    tokenizer uses one of the marks for something else."""
+    """Rearranges texts with the tokenizer that made their ids; `seed` is that of the choices. `marks` are the ids of
+    the sentinels of prefix, suffix and middle. `UserError` if they do not fit the tokenizer."""
 
-    def __init__(
-        self, rate: float, mode: str, level: str, marks: tuple[int, int, int], tokenizer: Tokenizer, seed: int
-    ) -> None:
+    def __init__(self, config: InfillConfig, tokenizer: Tokenizer, seed: int) -> None:
+        marks = tuple(config.sentinels) if config.sentinels is not None else tokenizer.sentinels
+        if len({*marks}) != len(PARTS) or len(marks) != len(PARTS):
+            raise UserError(f"{KEY}.sentinels: {list(marks)}; give three different ids, for prefix, suffix and middle")
         for part, number in zip(PARTS, marks, strict=True):
             check_id(number, tokenizer, f"{KEY}.sentinels: {part}")
-        self.rate, self.level, self.seed = rate, level, seed
+        self.rate, self.level, self.seed = config.rate or 0.0, config.level, seed
         self.marks = dict(zip(PARTS, marks, strict=True))
-        self.modes = ("psm", "spm") if mode == "both" else (mode,)
+        self.modes = ("psm", "spm") if config.mode == "both" else (config.mode,)
         self._eos, self._prefix = tokenizer.eos_id, np.array(tokenizer.prefix, np.int64)
         self._encoder, self._decode = CorpusEncoder(tokenizer), text_decoder(tokenizer)
 
@@ -54,13 +54,9 @@ class Infilling:
     def rearrange(
         self, ids: np.ndarray, key: tuple[int, ...], *, ended: bool = True, prompt: int = 0
     ) -> Rearranged | None:
-        """A text with the same number of tokens and its middle at its end, or None if it stays unchanged.
-
-        Args:
-            ids: of the text without its end token, int `[n]`.
-            key: numbers that identify this text; with the seed they decide everything.
-            ended: whether the end token follows. If not, it takes the last position.
-            prompt: tokens at the start that stay in the prefix, and that the loss does not count.
+        """A text with the same number of tokens and its middle at its end, or None if it stays unchanged. `ids`, int
+        `[n]`, lack the end token; unless it follows (`ended`), it takes the last position. `key` identifies the text
+        and decides all, with the seed. The first `prompt` tokens stay in the prefix, and the loss does not count them.
         """
         generator = np.random.default_rng([self.seed, *key])
         if generator.random() >= self.rate:
@@ -89,20 +85,17 @@ class Infilling:
         """`UserError` if a model's table has no row for a sentinel."""
         maximum = max(self.marks.values())
         if maximum >= rows:
-            raise UserError(
-                f"model.vocab_size: {rows} rows, none is left for the sentinels of infilling, ids "
-                f"{', '.join(map(str, self.marks.values()))}; set it to {maximum + 1} or more (with "
-                "model.grow=[vocabulary] if the run starts from a model)"
-            )
+            ids = ", ".join(map(str, self.marks.values()))
+            remedy = f"set it to {maximum + 1} or more (with model.grow=[vocabulary] if the run starts from a model)"
+            lacking = "none is left for the sentinels of infilling"
+            raise UserError(f"model.vocab_size: {rows} rows, {lacking}, ids {ids}; {remedy}")
 
     def check(self, ids: np.ndarray, where: str) -> None:
         """`UserError` if a sentinel occurs in a dataset's text."""
         for part, number in self.marks.items():
             if (ids == number).any():
-                raise UserError(
-                    f"{where}: holds id {number}, which marks the {part} for infilling; choose other ids with "
-                    f"{KEY}.sentinels, or prepare the dataset again"
-                )
+                remedy = f"choose other ids with {KEY}.sentinels, or prepare the dataset again"
+                raise UserError(f"{where}: holds id {number}, which marks the {part} for infilling; {remedy}")
 
     def _parts(self, ids: list[int], cuts: np.ndarray, inside: bool) -> tuple[np.ndarray, ...] | None:
         """Prefix, middle and suffix of a text, tokenised; None for one whose first or last character is incomplete.
@@ -148,17 +141,9 @@ def chosen(config: InfillConfig | None, info: Mapping[str, Any], where: str) -> 
     return settings if settings.rate else None
 
 
-def build(config: InfillConfig, tokenizer: Tokenizer, seed: int) -> Infilling:
-    """The transform that the settings describe. `UserError` if they do not fit the tokenizer."""
-    marks = tuple(config.sentinels) if config.sentinels is not None else tokenizer.sentinels
-    if len({*marks}) != len(PARTS) or len(marks) != len(PARTS):
-        raise UserError(f"{KEY}.sentinels: {list(marks)}; give three different ids, for prefix, suffix and middle")
-    return Infilling(config.rate or 0.0, config.mode, config.level, marks, tokenizer, seed)
-
-
 def infill_record(config: InfillConfig | None, tokenizer: Tokenizer) -> dict[str, Any]:
     """The entry for infilling in dataset.json, with the ids of the sentinels; `UserError` if they do not fit."""
     if config is None:
         return {}
-    marks = list(build(config, tokenizer, 0).marks.values())
+    marks = list(Infilling(config, tokenizer, 0).marks.values())
     return {"infill": {"rate": config.rate, "mode": config.mode, "level": config.level, "sentinels": marks}}

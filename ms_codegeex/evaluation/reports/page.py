@@ -20,7 +20,7 @@ LABELS = {"cpp": "C++", "js": "JavaScript", "python": "Python", "java": "Java", 
 def render(report: Mapping[str, Any]) -> str:
     """The page for a `report.json`. The same report gives the same bytes; missing parts are left out."""
     scores, nothing = report.get("scores", {}), note("Nothing has been judged.")
-    unscored = report.get("measures") or report.get("task") in ("perplexity", "infilling", "commits")
+    unscored = report.get("measures") or report.get("task") in ("perplexity", "infilling")
     parts = [
         ("Summary", _summary(report)),
         ("Scores", _scores(scores) or ("" if unscored else nothing)),
@@ -31,7 +31,6 @@ def render(report: Mapping[str, Any]) -> str:
         ("A budget of samples split over languages", _budget(report.get("budget", []))),
         ("Perplexity", _perplexity(report.get("perplexity", {}))),
         ("Infilling", _infilling(report.get("infilling", {}))),
-        ("Edits of commits", _commits(report)),
         ("Difference from the other model", _difference(report)),
         ("Valid answers to HumanEval-X", _validity(report.get("validity", {}))),
         ("Published results", "".join(published_table(each) for each in report.get("published", []))),
@@ -208,21 +207,6 @@ def _infilling(kinds: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
         "middle."
     )
     return table(heads, rows, len(heads) - 2) + note(small) if rows else ""
-
-
-def _commits(report: Mapping[str, Any]) -> str:
-    rows, heads = [], ("context", "edits", "exact match", "first line", "characters accepted", "bits per byte")
-    for name, tally in report.get("commits", {}).items():
-        shares = [percent(tally["exact match"]), percent(tally["first line"])]
-        kept = f"{100 * tally['accepted']:.1f} % of {count(tally['characters typed'])}"
-        rows.append([text(name), count(tally["edits"]), *shares, kept, f"{tally['bits per byte']:.3f}"])
-    if not rows:
-        return ""
-    small = (
-        "In parentheses: 95 % intervals. Accepted: the characters that a user would keep who accepts a suggestion word "
-        f"by word. Exact match with other files over without: {percent(report['other_files'])}."
-    )
-    return table(heads, rows, len(heads) - 1) + note(small)
 
 
 def _difference(report: Mapping[str, Any]) -> str:

@@ -6,8 +6,7 @@ import re
 import pytest
 
 from ms_codegeex.data.corpus import building
-from ms_codegeex.data.corpus.code_tokens import code_tokens
-from ms_codegeex.data.corpus.minhash import are_similar, signature
+from ms_codegeex.data.corpus.minhash import are_similar, code_tokens, signature
 from ms_codegeex.data.corpus.prepare import RunOptions, dataset_key, prepare_dataset
 from ms_codegeex.data.corpus.settings import PrepareSettings
 from ms_codegeex.data.languages import LANGUAGES

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.corpus.selection import SUM
-from ms_codegeex.data.corpus.stages import KeyedRows, by_range, by_remainder, save_array
+from ms_codegeex.data.corpus.stages import KeyedRows, by_range, save_array
 
 KEYS = st.lists(st.integers(0, 2**64 - 1) | st.sampled_from([0, 2**32, 2**63, 2**64 - 1]), max_size=50)
 
@@ -46,16 +46,15 @@ def test_parts_are_ranges_of_keys(keys, parts):
     assert found == sorted(found) and all(0 <= part < parts for part in found)
 
 
-@pytest.mark.parametrize("function", [by_range, by_remainder])
-def test_parts_are_about_as_large_as_each_other(function):
+def test_parts_are_about_as_large_as_each_other():
     keys = np.random.default_rng(3).integers(0, 2**64, 10_000, np.uint64)
-    sizes = np.bincount(function(keys, 10), minlength=10)
+    sizes = np.bincount(by_range(keys, 10), minlength=10)
     assert sizes.size == 10 and 800 < sizes.min() <= sizes.max() < 1200
 
 
 def test_rows_are_read_by_part_in_the_order_of_the_files(tmp_path):
     kind, paths = np.dtype([("key", "<u8"), ("number", "<i8")]), [tmp_path / f"rows-00000{n}" for n in range(2)]
-    keyed = KeyedRows(tmp_path, "rows", 2, kind, 3, by_range)
+    keyed = KeyedRows(tmp_path, "rows", 2, kind, 3)
     generator, found, written = np.random.default_rng(5), [], []
     for start, path in zip((0, 20), paths, strict=True):
         rows = np.empty(20, kind)

@@ -12,7 +12,7 @@ from prepare_inputs import shard
 from ms_codegeex.data.corpus import duplicates, stages
 from ms_codegeex.data.corpus.duplicates import BAND, exact_duplicates, find_duplicates
 from ms_codegeex.data.corpus.minhash import signature
-from ms_codegeex.data.corpus.stages import Documents, Stages, by_range
+from ms_codegeex.data.corpus.stages import Documents, Stages
 
 WORDS = [f"name{number}" for number in range(3000)]
 
@@ -128,5 +128,5 @@ def test_no_documents_have_no_duplicates(tmp_path):
 
 def test_one_part_for_each_million_rows():
     work = Stages(None, map, [])
-    parts = [work.keyed("rows", BAND, rows, by_range).parts for rows in (0, 1, 1 << 20, (1 << 20) + 1)]
+    parts = [work.keyed("rows", BAND, rows).parts for rows in (0, 1, 1 << 20, (1 << 20) + 1)]
     assert parts == [1, 1, 1, 2]

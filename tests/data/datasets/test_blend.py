@@ -18,8 +18,7 @@ from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.rules import build_run_config
 from ms_codegeex.data.datasets.batches import PackedSequences
 from ms_codegeex.data.datasets.blend import Blend, quota_order
-from ms_codegeex.data.datasets.checking import rounded_weights
-from ms_codegeex.data.datasets.opening import absolute, training_data, validation_data
+from ms_codegeex.data.datasets.opening import absolute, rounded_weights, training_data, validation_data
 from ms_codegeex.data.datasets.order import stream_seed
 
 DECIMALS = st.one_of(

@@ -11,10 +11,9 @@ from ms_codegeex.base.files import write_json
 from ms_codegeex.config.loading import load_config
 from ms_codegeex.config.sections import InfillConfig
 from ms_codegeex.data.datasets import functions
-from ms_codegeex.data.datasets.checking import note_on_functions
 from ms_codegeex.data.datasets.functions import APART, function_starts, repeated_shares
 from ms_codegeex.data.datasets.indexed import IndexedWriter, open_tokens
-from ms_codegeex.data.datasets.opening import open_sequences, training_data, validation_data
+from ms_codegeex.data.datasets.opening import note_on_functions, open_sequences, training_data, validation_data
 from ms_codegeex.data.tokenizer import load_tokenizer
 
 SEQ = 32

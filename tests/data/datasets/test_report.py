@@ -94,9 +94,9 @@ def test_bars_are_as_long_as_the_numbers():
     for name in ("documents", "bytes", "tokens"):
         widths = [float(bar.get("width")) for bar in figures[f"{name} per language"].iter(f"{svg}rect")]
         assert widths[0] == pytest.approx(2 * widths[1], abs=0.1)
-    columns = figures["documents by number of tokens, end token included"].iter(f"{svg}rect")
-    heights = [float(column.get("height")) for column in columns]
-    assert heights == pytest.approx([heights[1] / 4, heights[1], heights[1] / 2], abs=0.1)
+    lengths = figures["documents by number of tokens, end token included"]
+    widths = [float(bar.get("width")) for bar in lengths.iter(f"{svg}rect")]
+    assert widths == pytest.approx([widths[1] / 4, widths[1], widths[1] / 2], abs=0.1)
 
 
 def poisoned(value):

@@ -22,7 +22,7 @@ from ms_codegeex.data.datasets.blend import Blend
 from ms_codegeex.data.datasets.content import content_hash
 from ms_codegeex.data.datasets.indexed import IndexedDataset
 from ms_codegeex.data.datasets.opening import open_sequences, training_data, validation_data
-from ms_codegeex.data.infilling.transform import build
+from ms_codegeex.data.infilling.transform import Infilling
 from ms_codegeex.data.tokenizer import load_tokenizer
 
 SEQ = 64
@@ -72,7 +72,7 @@ def text_of(tokenizer, ids):
 @pytest.mark.parametrize("name", ["codegeex", "codegen-multi", "codegeex2"])
 def test_the_parts_are_those_of_the_text_and_its_length_stays(tokenizers, name, mode):
     tokenizer, rearranged = tokenizers[name], 0
-    infilling = build(InfillConfig(rate=1.0, mode=mode), tokenizer, seed=1)
+    infilling = Infilling(InfillConfig(rate=1.0, mode=mode), tokenizer, seed=1)
     for number, text in enumerate(TEXTS):
         ids = np.array(tokenizer.encode(text))
         found = infilling.rearrange(ids, (number, 0))
@@ -93,12 +93,12 @@ def test_the_parts_are_those_of_the_text_and_its_length_stays(tokenizers, name, 
 @pytest.mark.parametrize(("mode", "first"), [("psm", "prefix"), ("spm", "suffix"), ("both", "suffix")])
 def test_a_model_is_asked_in_an_order_that_it_was_trained_in(tokenizers, mode, first):
     for tokenizer in tokenizers.values():
-        assert build(InfillConfig(rate=0.5, mode=mode), tokenizer, seed=1).sentinels.order[0] == first
+        assert Infilling(InfillConfig(rate=0.5, mode=mode), tokenizer, seed=1).sentinels.order[0] == first
 
 
 def test_cuts_lie_anywhere_also_inside_words(tokenizers):
     tokenizer, text = tokenizers["codegeex"], "initialise_the_connection(parameters, timeout_seconds)\n" * 4
-    infilling = build(InfillConfig(rate=1.0, mode="psm"), tokenizer, seed=1)
+    infilling = Infilling(InfillConfig(rate=1.0, mode="psm"), tokenizer, seed=1)
     ids, inside, whole = np.array(tokenizer.encode(text)), 0, 0
     for number in range(300):
         found = infilling.rearrange(ids, (number,))
@@ -115,7 +115,7 @@ def test_cuts_lie_anywhere_also_inside_words(tokenizers):
 
 def test_a_part_is_tokenised_as_it_is_when_the_model_is_asked(tokenizers):
     for tokenizer in tokenizers.values():
-        infilling = build(InfillConfig(rate=1.0, mode="psm"), tokenizer, seed=3)
+        infilling = Infilling(InfillConfig(rate=1.0, mode="psm"), tokenizer, seed=3)
         for number, text in enumerate(TEXTS[:20]):
             found = infilling.rearrange(np.array(tokenizer.encode(text)), (number,))
             if found is None:
@@ -133,7 +133,7 @@ def test_a_part_is_tokenised_as_it_is_when_the_model_is_asked(tokenizers):
 
 def test_a_rate_is_a_share_and_both_modes_come_alike_often(tokenizers):
     tokenizer = tokenizers["codegeex"]
-    infilling = build(InfillConfig(rate=0.25), tokenizer, seed=2)
+    infilling = Infilling(InfillConfig(rate=0.25), tokenizer, seed=2)
     ids, first = np.array(tokenizer.encode(TEXTS[0])), []
     for number in range(4000):
         if found := infilling.rearrange(ids, (number,)):
@@ -282,7 +282,7 @@ def test_a_blend_rearranges_by_the_number_of_the_sample_in_the_run(code, tokeniz
 
 
 def test_too_short_texts_and_halves_of_characters_stay(tokenizers):
-    tokenizer, infilling = tokenizers["codegeex"], build(ALWAYS, tokenizers["codegeex"], 0)
+    tokenizer, infilling = tokenizers["codegeex"], Infilling(ALWAYS, tokenizers["codegeex"], 0)
     assert infilling.rearrange(np.array([], np.int64), (0,)) is None
     assert infilling.rearrange(np.array(tokenizer.encode("x = 1")), (0,)) is None
     cut = np.array(tokenizer.encode("name = '\U0001f600" + "a" * 100)[:-1] + tokenizer.encode("\U0001f600")[:1])

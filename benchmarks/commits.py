@@ -1,27 +1,33 @@
 """Replay a git history: what a model suggests at each edit, with and without parts of other files, and how much of it a
-user would have kept."""
+user would have kept (docs/commits.md).
+
+    python benchmarks/commits.py --model runs/infill --data my-repository --output replay --limit 200
+
+Writes `edits.jsonl`, a line for each edit with both answers, and `report.json`.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from commit_history import Edit, Repository, chosen_edits, common, in_words
+from common import print_command
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.files import atomic_file
+from ms_codegeex.base.files import atomic_file, write_json
 from ms_codegeex.data.infilling.sentinels import joined_files
-from ms_codegeex.evaluation.commits.history import Edit, Repository, chosen_edits, common, in_words
 from ms_codegeex.evaluation.infilling.evaluate import INFILL, MORE, PREFIX, Asker
 from ms_codegeex.evaluation.local_model import LocalModel
-from ms_codegeex.evaluation.output_directory import RecordedSettings, sole_writer
 from ms_codegeex.evaluation.perplexity.scoring import Score
 from ms_codegeex.evaluation.progress import progress_of
-from ms_codegeex.evaluation.reports import page
 from ms_codegeex.evaluation.reports.estimators import difference_interval, mean_share
 from ms_codegeex.evaluation.reports.scores import percent
 
@@ -81,7 +87,7 @@ def evaluate_commits(
 ) -> dict[str, Any]:
     """Replay `count` edits of a repository's newest commits, or with `cross_file` only such edits.
 
-    Writes `evaluation.json`, `edits.jsonl`, `report.json` and `report.html`, and returns the report.
+    Writes `edits.jsonl` and `report.json`, and returns the report.
 
     Raises:
         UserError: there is no repository, or none of its edits can be replayed.
@@ -92,27 +98,27 @@ def evaluate_commits(
         raise UserError(
             f"--data: {data} has no commit with a short edit{using} in a file in a known language; give another"
         )
-    with sole_writer(output):
-        settings = RecordedSettings(output)
-        settings.settle("task", {"name": "commits"})
-        generator, identity = model.open()
-        asker = Asker(generator)
-        tallies, rows = replay(asker, edits)
-        if not rows:
-            raise UserError(f"--data: no edit of {data} fits into the model's context; give another repository")
-        with atomic_file(output / EDITS) as temporary:
-            lines = (json.dumps(row, ensure_ascii=False).encode("utf-8", "replace").decode() + "\n" for row in rows)
-            temporary.write_text("".join(lines), encoding="utf-8")
-        recipe = {"count": count, "seed": seed, "commits": commits, "cross_file": cross_file}
-        sections = {"data": {"path": str(data)}, "model": identity, "recipe": recipe}
-        pairs = np.array([tallies[name].exact for name in (WITH_OTHERS, ALONE)], np.float64)
-        low, high = difference_interval(pairs[0] - pairs[1])
-        figures = {
-            "infill": "trained" if INFILL in asker.ways else "prefix-only",
-            "commits": {name: tally.row() for name, tally in tallies.items()},
-            "other_files": {"value": float((pairs[0] - pairs[1]).mean()), "low": low, "high": high},
-        }
-        return page.write_measures(settings, sections, figures)
+    generator, identity = model.open()
+    asker = Asker(generator)
+    tallies, rows = replay(asker, edits)
+    if not rows:
+        raise UserError(f"--data: no edit of {data} fits into the model's context; give another repository")
+    output.mkdir(parents=True, exist_ok=True)
+    with atomic_file(output / EDITS) as temporary:
+        lines = (json.dumps(row, ensure_ascii=False).encode("utf-8", "replace").decode() + "\n" for row in rows)
+        temporary.write_text("".join(lines), encoding="utf-8")
+    pairs = np.array([tallies[name].exact for name in (WITH_OTHERS, ALONE)], np.float64)
+    low, high = difference_interval(pairs[0] - pairs[1])
+    report = {
+        "data": str(data),
+        "model": identity,
+        "settings": {"count": count, "seed": seed, "commits": commits, "cross_file": cross_file},
+        "infill": "trained" if INFILL in asker.ways else "prefix-only",
+        "commits": {name: tally.row() for name, tally in tallies.items()},
+        "other_files": {"value": float((pairs[0] - pairs[1]).mean()), "low": low, "high": high},
+    }
+    write_json(output / "report.json", report)
+    return report
 
 
 def replay(asker: Asker, edits: list[Edit]) -> tuple[dict[str, EditTally], list[dict[str, Any]]]:
@@ -155,3 +161,27 @@ def lines(report: dict[str, Any]) -> Iterator[str]:
             f"{figures['bits per byte']:>14.3f}"
         )
     yield f"exact match with other files over without: {percent(report['other_files'])}"
+
+
+def main() -> None:
+    """Replay what the command line asks for, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="model or run directory")
+    parser.add_argument("--data", type=Path, required=True, help="top directory of a git repository (only read)")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--limit", type=int, default=COUNT, metavar="N", help="number of edits (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=SEED, help="the same seed takes the same edits (default: 0)")
+    parser.add_argument("--commits", type=int, default=COMMITS, help="the newest N commits (default: %(default)s)")
+    parser.add_argument("--cross-file", action="store_true", help="only edits with a name of another file")
+    given = parser.parse_args()
+    which = (given.limit, given.seed, given.commits, given.cross_file)
+    try:
+        report = evaluate_commits(LocalModel(given.model), given.data, given.output, *which)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    print_command()
+    print("\n".join(lines(report)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,18 +1,26 @@
 """Figures of a replay follow their definitions for models whose answers are known."""
 
+import functools
+import json
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+import small_benchmarks
+from conftest import ROOT
 from git_repositories import write_repository
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.infilling.sentinels import Sentinels
 from ms_codegeex.data.tokenizer import load_tokenizer
-from ms_codegeex.evaluation.commits.history import Edit
-from ms_codegeex.evaluation.commits.replay import ALONE, WITH_OTHERS, accepted, evaluate_commits, replay
 from ms_codegeex.evaluation.infilling.evaluate import Asker
 from ms_codegeex.evaluation.local_model import LocalModel
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+from commit_history import Edit
+from commits import ALONE, WITH_OTHERS, accepted, evaluate_commits, replay
 
 EDITS = [
     Edit("1" * 40, "a.py", "Python", "x = 1\n", "total = add(x, 2)", "\n", ("def add(a, b):\n    return a + b\n",)),
@@ -90,3 +98,21 @@ def test_a_history_without_edits_is_refused_before_the_model_is_opened(tmp_path)
         evaluate_commits(LocalModel(tmp_path / "none"), tmp_path, tmp_path / "out", commits=0)
     with pytest.raises(UserError, match="no commit with a short edit that uses a name of another file"):
         evaluate_commits(LocalModel(tmp_path / "none"), tmp_path, tmp_path / "out", commits=1, cross_file=True)
+
+
+def test_the_program_replays_a_repository(tmp_path):
+    repository, output = tmp_path / "repository", tmp_path / "out"
+    repository.mkdir()
+    write_repository(repository)
+    model = small_benchmarks.write_model(tmp_path / "model")
+    program = [sys.executable, "benchmarks/commits.py", "--model", model, "--output", output, "--limit", "2"]
+    run = functools.partial(subprocess.run, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = run([*program, "--data", repository])
+    assert done.returncode == 0 and "other files over without" in done.stdout, done.stderr
+    report = json.loads((output / "report.json").read_text("utf-8"))
+    assert report["infill"] == "prefix-only" and [*report["commits"]] == [ALONE, WITH_OTHERS]
+    assert all(found["edits"] == 2 and found["bits per byte"] > 0 for found in report["commits"].values())
+    rows = [json.loads(line) for line in (output / "edits.jsonl").read_text("utf-8").splitlines()]
+    assert len(rows) == 2 and all({"commit", "path", "typed", *report["commits"]} < row.keys() for row in rows)
+    failed = run([*program, "--data", tmp_path])
+    assert failed.returncode and "cannot be read as a git repository" in failed.stderr

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 import tracemalloc
 
 import pytest
@@ -9,8 +10,10 @@ from conftest import ROOT
 from git_repositories import commit, git, write_repository
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.evaluation.commits import history
-from ms_codegeex.evaluation.commits.history import Edit, Repository, chosen_edits, typed_at, window
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import commit_history as history
+from commit_history import Edit, Repository, chosen_edits, typed_at, window
 
 
 def typed(old, new):
