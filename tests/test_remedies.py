@@ -58,14 +58,27 @@ def given(words: list[str], name: str, value: str) -> list[str]:
     return [*words, name, *filter(None, [value])] if name.startswith("--") else [*words, f"{name}={value}"]
 
 
+def filled(word: str, known: Mapping[str, str]) -> str:
+    """A word of a message with what the user puts into its place."""
+    name, equals, value = word.rpartition("=")
+    assert not re.fullmatch(r"[A-Z|…]+", value) or value in known, f"what is {value}?"
+    return f"{name}{equals}{known.get(value, value)}"
+
+
 def changed(words: list[str], said: str, message: str, known: Mapping[str, str]) -> list[str]:
     """The words as one alternative of a message, `said`, changes them."""
     subject, new = re.split(r"[: ]", message)[0], words
     while gone := LEAVE.search(said):
         new, said = without(new, gone[1] or subject), said.replace(gone[0], "", 1)
-    for name, value in [*OPTION.findall(said), *SETTING.findall(said)]:
-        assert not re.fullmatch(r"[A-Z|]+", value) or value in known, f"what is {value}? {message}"
-        new = given(new, name, known.get(value, value))
+    pairs = [*OPTION.findall(said), *SETTING.findall(re.sub(OPTION, "", said))]
+    for name in dict(pairs):
+        new = without(new, name)
+    for name, value in pairs:
+        new = (
+            [*new, name, *filter(None, [filled(value, known)])]
+            if name[0] == "-"
+            else [*new, f"{name}={filled(value, known)}"]
+        )
     if to := re.search(rf"\bset it to ({VALUE})", said):
         new = given(new, subject, to[1])
     if "unknown key" in message and (right := NAMED.search(said)):
@@ -77,6 +90,13 @@ def changed(words: list[str], said: str, message: str, known: Mapping[str, str])
             new = [right[1] if word == wrong[1] else word for word in words]
         else:
             new = given(new, subject, right[1].strip("'"))
+    if "give DIR instead" in said:  # of what the message names
+        place = message.partition(": ")[0]
+        new = (
+            [word.replace(place, known["DIR"]) for word in words]
+            if place in words
+            else given(words, "--model", known["DIR"])
+        )
     if re.search(r"another (?:--)?output|choose another(?: directory)?$|--output another", said):
         new = given(new, "--output" if "--output" in words else "output", known["OTHER"])
     return new
@@ -87,7 +107,7 @@ def ways_out(words: list[str], message: str, known: Mapping[str, str]) -> Iterat
     N, DIR and others."""
     for said in re.split(r",? or (?!less|more|fewer)", message.rpartition("; ")[2]):
         commands = re.findall(r"`ms-codegeex (\w+ [^`]+)`", said)
-        before = [[known.get(word, word) for word in shlex.split(command)] for command in commands]
+        before = [[filled(word, known) for word in shlex.split(command)] for command in commands]
         new = changed(words, re.sub(r"`[^`]*`", "", said), message, known)
         if new != words:
             yield [*before, new]
@@ -127,6 +147,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("remedies")
     prepare_inputs.write_tree(root / "tree", packages=24, files=1)
     prepare_inputs.write_tree(root / "few", packages=4, files=2)
+    for folder, ending, text in (("odd", "qqq", "hello there\n" * 99), ("digits", "py", "x = 1\n")):
+        (root / folder).mkdir()
+        for number in range(24):
+            (root / folder / f"a{number}.{ending}").write_text(f"{text}# {number}\n")
     (root / "one").mkdir()
     (root / "one/a.py").write_text(prepare_inputs.source(1))
     pairs = [{"prompt": f"def f{n}(x):\n", "completion": f"    return x + {n}\n"} for n in range(24)]
@@ -137,7 +161,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / f"{name}.jsonl").write_text("".join(f"{row if row == '{' else json.dumps(row)}\n" for row in rows))
     small_model(root)
     small_models.save_run(root / "small", "codegeex", small_models.parameters("codegeex"))
+    small_models.save_run(root / "small-codegen", "codegen", small_models.parameters("codegen"))
     convert(root / "small", "hf", root / "small-hf", progress=False)
+    convert(root / "small-codegen", "mindspore", root / "small.ckpt", progress=False)
     write_dataset(root / "ids")  # 96 ids, no tokenizer
     write_dataset(root / "brief", documents=4)
     values = small_run(root / "ids", root / "run")
@@ -177,17 +203,30 @@ FITTING = "model.hidden_size=16 model.intermediate_size=16 model.num_layers=1 mo
 FITTING += "model.vocab_size=50400 model.max_position_embeddings=128 model.layer_norm_eps=1e-6"
 WEIGHTS = f"{CODEGEN} data.train=corpus model.weights=model"
 SERVE = "serve --model model"
+MADE = {"corpus": "{out}-corpus"}
+CONVERTED = {"N": "4", "NAME|DIR": "codegen-mono", "DIR": "{out}-hf"}
 ROWS = {  # what fails; how many ways out its message has; what a user puts in the places of N, DIR and others
     # records
     "no length": ("prepare --task completion --input pairs.jsonl --output {out}", 1, {"RECORDS": "pairs.jsonl"}),
     "a broken line": (f"{TUNE} --input broken.jsonl --on-error stop", 1, {}),
     "an option for corpora": (f"{TUNE} --input pairs.jsonl --languages python", 1, {}),
+    "records of another task": (f"{TUNE} --input chats.jsonl", 1, {}),
+    "tuning for another task": (f"{FINETUNE} --task chat", 1, {}),
+    "long answers": (f"{TUNE} --input pairs.jsonl --seq-length 4", 1, {"N": "64"}),
+    "long examples": (f"{TUNE} --input pairs.jsonl --seq-length 12 --overlong drop", 2, {"N": "64"}),
+    "tuning on long answers": (f"{FINETUNE} data.seq_length=4", 1, {"N": "64"}),
     "no middle": ("finetune --model model --data chats.jsonl --infill-rate 0.5 output={out}", 2, {}),
     "a model in the file": (f"{FINETUNE} --config codegen_tiny", 1, {}),
     "too long for the model": (f"{FINETUNE} data.seq_length=200", 2, {}),
     # corpora
     "packages": (f"{CORPUS} few", 2, {}),
     "one document": (f"{CORPUS} one", 1, {}),
+    "no known language": (f"{CORPUS} odd", 1, {"…": "odd", **MADE}),
+    "a language that is not there": (f"{CORPUS} tree --languages java", 1, {"…": "tree", **MADE}),
+    "no known language for a run": (f"{CODEGEN} --corpus odd", 1, {"…": "odd", **MADE}),
+    "few letters": (f"{CORPUS} digits", 1, {"…": "digits", **MADE}),
+    "an unknown field of texts": (f"{CORPUS} body.jsonl", 1, {"…": "body.jsonl", "NAME": "body", **MADE}),
+    "no such licence": (f"{CORPUS} body.jsonl --text-field body --licences mit", 1, {}),
     "another language": (f"{CORPUS} few --validation-share 0 --languages pyton", 1, {}),
     "an option for records": (f"{CORPUS} few --validation-share 0 --seq-length 64", 1, {}),
     "near duplicates": (f"{CORPUS} few --validation-share 0 --near-duplicates-by words", 1, {}),
@@ -226,6 +265,11 @@ ROWS = {  # what fails; how many ways out its message has; what a user puts in t
         {"PATH": "tree", "DIR": "{out}-data"},
     ),
     "no model for adapters": (f"{TRAIN} lora.rank=2", 1, {"DIR": "run"}),
+    # models
+    "sizes in no file": ("quantize --model small.ckpt --bits 8 --output {out}", 1, CONVERTED),
+    "sizes to convert": ("convert --model small.ckpt --to hf --output {out}", 1, {"N": "4"}),
+    "no tokenizer": ("quantize --model small-codegen --bits 8 --output {out}", 1, CONVERTED),
+    "no GPT-J": ("convert --model small --to gptj --output {out}", 1, {}),
     # configurations
     "an unknown key": (f"{TRAIN} training.stps=4", 1, {}),
     "an unknown family": (f"{TRAIN} model.family=foo", 1, {}),
@@ -294,7 +338,7 @@ def test_every_remedy_works(unstarted, name):
 REQUESTS = {  # a body that is refused, and how many ways out the answer has
     "an unknown field": ({"foo": 1}, 1),
     "a misspelt field": ({"max_token": 4}, 1),
-    "a field of another server": ({"top_logprobs": 3}, 2),
+    "a field of another server": ({"top_logprobs": 3}, 1),
     "a choice of a stream": ({"best_of": 3, "stream": True}, 2),
     "a choice of too few": ({"best_of": 1, "n": 2}, 1),
     "a block of no language": ({"stop_at": "block"}, 1),

@@ -76,7 +76,9 @@ def run(arguments: argparse.Namespace) -> None:
     if not data:
         raise UserError(f"--data: {words[0]} is an override; name files or a dataset directory first")
     source = open_source(options.model)
-    words = [*options.overrides, *words, *overrides_of(arguments)]
+    infill = infill_config(arguments)
+    given_infill = [] if infill is None else [f"data.infill={json.dumps(asdict(infill))}"]
+    words = [*given_infill, *options.overrides, *words, *overrides_of(arguments)]
     request = TuningRequest(
         options.config, _model_words(options, source), words, options.adapter is not None, _stored(source)
     )
@@ -95,8 +97,7 @@ def run(arguments: argparse.Namespace) -> None:
     config, memory = fit(request, name, length)
     if task is not None:
         dataset = _prepared(data, task, source, config, quiet=options.json)
-    infill = infill_config(arguments) or config.data.infill
-    config = replace(config, data=replace(config.data, train=str(dataset), blend=None, infill=infill))
+    config = replace(config, data=replace(config.data, train=str(dataset), blend=None))
     config, steps = with_steps(config, stated, options.epochs)
     tokens = f"sequences of {config.seq_length} tokens: {length.reason} (data.seq_length)"
     if not prepared and (tally := read_json(dataset / "dataset.json").get("tally")):
@@ -152,5 +153,8 @@ def _prepared(data: list[str], task: str, source: Source, config: RunConfig, qui
     directory = Path(config.output).absolute().parent / f"tuning-{key[:12]}"
     if not (directory / "dataset.json").is_file():
         directory.parent.mkdir(parents=True, exist_ok=True)
-        prepare_finetune(data, directory, settings, progress=not quiet)
+        try:
+            prepare_finetune(data, directory, settings, progress=not quiet)
+        except UserError as error:  # it names options of `prepare`
+            raise UserError(str(error).replace("--seq-length N", "data.seq_length=N")) from None
     return directory

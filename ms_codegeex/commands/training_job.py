@@ -24,6 +24,7 @@ from ms_codegeex.config import RunConfig
 from ms_codegeex.config.software import software_note
 from ms_codegeex.data.corpus.prepare import cached_corpus
 from ms_codegeex.data.corpus.reading import Search, find_units
+from ms_codegeex.data.corpus.selection import NothingLeft
 from ms_codegeex.data.corpus.settings import PrepareSettings, ReadingSettings
 from ms_codegeex.data.corpus.sources import Inputs
 from ms_codegeex.data.datasets.opening import (
@@ -82,7 +83,10 @@ def resolve_data(config: RunConfig, corpus: Sequence[str], quiet: bool, servers:
         reading = _reading(config, corpus)
         search = functools.cache(find_units)  # the tokenizer and the corpus are made of the same files
         settings = PrepareSettings(tokenizer=_tokenizer(config, paths, reading, parent, search), reading=reading)
-        directory = cached_corpus(paths, parent, settings, available_cores(), progress=not quiet, search=search)
+        try:
+            directory = cached_corpus(paths, parent, settings, available_cores(), progress=not quiet, search=search)
+        except NothingLeft as error:  # what helps are options of `prepare`
+            raise UserError(f"{error}, then set data.train=corpus without --corpus") from None
         print_error(f"corpus {directory} (delete it to search and prepare the sources afresh)")
         config = replace(config, data=replace(config.data, train=str(directory)))
     return replace(config, data=absolute(config.data))
@@ -218,7 +222,7 @@ def check_restarts(restarts: Restarts, config: RunConfig, node: Node) -> None:
     if minimum is None:
         return
     if not restarts.max_restarts:
-        raise UserError("--min-devices: has no effect without --restarts; give both")
+        raise UserError("--min-devices: has no effect without --restarts; add --restarts 3")
     if node.table is not None:
         raise UserError("--min-devices: not with --rank-table, which fixes the devices; leave one of the two out")
     if (fewer := on_fewer_devices(config, minimum)) is None:

@@ -167,7 +167,7 @@ class FamilyFormats:
         """The layout of that kind which we write; `UserError` if the family has none."""
         found = next((layout for layout in self.data.layouts if layout.kind == kind), None)
         if found is None:
-            raise UserError(f"--to {kind}: no model of {self.family.name} is one; choose another form")
+            raise UserError(f"--to {kind}: no model of {self.family.name} is one; choose --to hf")
         return found
 
     def own_config(self, layout: ForeignLayout, config_json: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -252,14 +252,12 @@ class FamilyFormats:
             if all(preset[key] == fields[key] for key in _TELLING):
                 fields |= {key: preset[key] for key in self.sizes.fields if key not in fields}
         fields |= {key: value for key, value in known.items() if key in self.sizes.fields}
-        missing = [key for key in self.data.sizes.required if key not in fields]
-        if missing:
-            sizes = ", ".join(f"{key} {fields[key]}" for key in _TELLING)
-            reason = f"the file does not record this size, and no preset has {sizes}"
-            raise UserError(f"{missing[0]}: {reason}; add --set {missing[0]}=N")
+        sizes = ", ".join(f"{key} {fields[key]}" for key in _TELLING)
+        missing = {key: f"no preset has {sizes}" for key in self.data.sizes.required if key not in fields}
         eos = fields.get("eos_token_id", self.sizes.defaults["eos_token_id"])
         if "eos_token_id" not in known and type(eos) is int and eos >= fields["vocab_size"]:
-            reason = f"the file does not record it, and {eos} has no row in a table of {fields['vocab_size']}"
-            remedy = "add --set eos_token_id=N, or see whether a file of the model is missing"
-            raise UserError(f"eos_token_id: {reason}; {remedy}")
+            missing["eos_token_id"] = f"{eos} has no row in a table of {fields['vocab_size']}"
+        for key, reason in missing.items():
+            settings = " ".join(f"--set {name}=N" for name in missing)
+            raise UserError(f"{key}: the file does not record it, and {reason}; add {settings}")
         return self.sizes.from_ours(fields)

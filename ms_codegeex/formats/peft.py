@@ -21,7 +21,7 @@ from ms_codegeex.data.infilling.sentinels import description_files
 from ms_codegeex.formats.adapters import Adapters
 from ms_codegeex.formats.checkpoint_folder import resolve
 from ms_codegeex.formats.family import FamilyFormats
-from ms_codegeex.formats.files import ADAPTERS, find_model
+from ms_codegeex.formats.files import ADAPTERS, RUN, find_model
 from ms_codegeex.formats.layout import pack, packed_shape, unpack
 from ms_codegeex.formats.merging import check_base, checked_scale
 from ms_codegeex.formats.model_card import card_files
@@ -84,6 +84,10 @@ def adapters_path(path: Path) -> Path:
     if (path / CONFIG).is_file():
         return path
     found = find_model(path)
+    if found.layout not in (ADAPTERS, RUN):
+        raise UserError(
+            f"{path}: holds no adapters; give a run that trained some (lora.rank), or a folder with {CONFIG}"
+        )
     return found.place.path if found.layout is ADAPTERS else resolve(path).path
 
 

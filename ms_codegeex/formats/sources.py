@@ -97,8 +97,13 @@ class Source:
             return load_tokenizer(self.path)
         if self.checkpoint is not None:
             return checkpoint_tokenizer(self.path, self.checkpoint.state, self.family.name)
-        remedy = "convert it to a model directory with --tokenizer NAME|DIR"
+        remedy = converting(self.path, "--tokenizer NAME|DIR")
         return family_tokenizer(self.path, self.family.name, remedy, known=self.save_tokenizer is not None)
+
+
+def converting(path: Path, options: str) -> str:
+    """What to do with a model whose file lacks what these options of `convert` say."""
+    return f"`ms-codegeex convert --model {path} --to hf --output DIR {options}`, and give DIR instead"
 
 
 def tokenizer_place(source: Source) -> str:
@@ -333,8 +338,10 @@ def _say_if_unclear(path: Path, name: str, fields: Mapping[str, Any], of: str) -
         print_once(f"{path}: taken for CodeGeeX2-6B; {like}, and nothing here says which of them it is")
 
 
-def _open_raw(path: Path, raw: RawModel, known: Mapping[str, Any]) -> Source:
-    """A model without a configuration: family and sizes follow from the tensors."""
+def _open_raw(path: Path, raw: RawModel, given: Mapping[str, Any] | None) -> Source:
+    """A model without a configuration: family and sizes follow from the tensors, and what is `given`; None: by a verb
+    that has no `--set`."""
+    known = given or {}
     recognised = _recognise(raw.ranks[0], raw.kind)
     if recognised is None:
         first = next((layout.shown(name) for name in raw.ranks[0]), "no tensors")
@@ -343,7 +350,14 @@ def _open_raw(path: Path, raw: RawModel, known: Mapping[str, Any]) -> Source:
     raw = _named(raw, its)
     names = raw.ranks[0]
     with _reading_sizes(path, its_family, known) as formats:
-        fields = formats.infer(its, {name: tensor.shape for name, tensor in names.items()}, said, len(raw.ranks))
+        shapes = {name: tensor.shape for name, tensor in names.items()}
+        try:
+            fields = formats.infer(its, shapes, said, len(raw.ranks))
+        except UserError as error:
+            problem, _, settings = str(error).partition("; add ")
+            if given is not None or not settings:
+                raise
+            raise UserError(f"{problem}; {converting(path, f'{settings} --tokenizer NAME|DIR')}") from None
         keys, rows = formats.data.sizes, fields["vocab_size"]
         kind = its.config.get("model_type", keys.model_type)
         refuse_lookalike(path, {"model_type": kind, keys.keys.get("vocab_size", "vocab_size"): rows})
@@ -366,7 +380,9 @@ def open_source(path: Path, known: Mapping[str, Any] | None = None, keep_code: b
     standard error says what was passed over on the way to the weights. Raises `UserError` naming the file and tensor
     when anything is missing, unexpected, of another shape or dtype.
     """
-    path, known = Path(path), known or {}
+    path, given, known = Path(path), known, known or {}
+    if (path / "quantised.json").is_file():
+        raise UserError(f"{path}: is a quantised model, which only answers; give the model that it was made of")
     found = find_model(path)
     if found.layout is ADAPTERS:
         merge = f"ms-codegeex adapter merge --model MODEL --adapter {shlex.quote(str(found.place.path))} --output DIR"
@@ -378,7 +394,7 @@ def open_source(path: Path, known: Mapping[str, Any] | None = None, keep_code: b
     if found.layout is DIRECTORY:
         source = _open_model_directory(found, known, keep_code)
     else:
-        source = _open_raw(found.place.path, found.layout.then(found.place, found.what), known)
+        source = _open_raw(found.place.path, found.layout.then(found.place, found.what), given)
     if line := found.passed_over({file for each in source.inputs for file in each.files.values()}):
         print_error(line)
     return source

@@ -80,7 +80,7 @@ class Fields:
         if layout is not None and layout.task != "corpus":
             return f"{layout.name}: {layout.remedy}"
         there = self._shown(", ".join(sorted(present)[:20])) or "no other"
-        return f"no field {' or '.join(names)}; there is {there}: name the one with the text with --text-field"
+        return f"no field {' or '.join(names)}; there is {there}"
 
     def recognise(self, record: Mapping[str, Any]) -> bool:
         """Whether a `.json` file that begins with this object holds records: a text, alone or with what else we read,

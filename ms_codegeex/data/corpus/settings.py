@@ -112,8 +112,7 @@ class PrepareSettings:
         rules = self.reading.rules
         if rules.min_bytes > rules.max_file_bytes:
             raise UserError(
-                f"min_bytes {rules.min_bytes}: no file could be kept; give at most max_file_bytes, "
-                f"{rules.max_file_bytes}"
+                f"min_bytes {rules.min_bytes}: no file could be kept; give --min-bytes less, or --max-file-bytes more"
             )
         if self.max_bytes is not None and self.max_bytes <= 0:
             raise UserError(f"max_bytes {self.max_bytes}: expected a positive number of bytes, for example 64000000")

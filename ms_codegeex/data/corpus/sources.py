@@ -95,11 +95,9 @@ def _existing(given: Path | str) -> Path:
         exists = path.exists()
     except (OSError, RuntimeError) as error:  # a loop of links, an unknown user's home
         problem = error.strerror if isinstance(error, OSError) else error
-        raise UserError(
-            f"{given}: cannot be followed ({problem}); give an existing file or directory of source code"
-        ) from None
+        raise UserError(f"{given}: cannot be followed ({problem}); give an existing file or directory") from None
     if not exists:
-        raise UserError(f"{given}: no such file or directory; give an existing file or directory of source code")
+        raise UserError(f"{given}: no such file or directory; give an existing file or directory")
     return path
 
 

@@ -14,18 +14,18 @@ from ms_codegeex.data.corpus.settings import ReadingSettings
 
 EXAMPLES = 3
 REMARKS = 100
+FOLDERS = ("hidden directory", "node_modules", "symbolic link")
 _PREPARE = "`ms-codegeex prepare --output corpus --input …"
 _ALL = f"{_PREPARE} --all-text` takes texts of no known language"
 REMEDIES = {
     "unknown language": f"name it in a field `language`, or the path in `path`; {_ALL}",
     "files passed over": _ALL,
     "other language": f"{_PREPARE} --languages …` takes those that it names",
-    "licence": "allow others with --licences, or leave the option out",
+    "licence": "leave out --licences",
+    "missing field": f"{_PREPARE} --text-field NAME` reads the texts of that field",
     "invalid JSON": "write one object per line, or an array of objects",
     "not sampled": "raise --max-bytes",
-    "hidden directory": "give the directory itself as --input",
-    "node_modules": "give the directory itself as --input",
-    "symbolic link": "give what it leads to as --input",
+    **dict.fromkeys(FOLDERS, "give what it is, or leads to, as --input"),
     **dict.fromkeys(
         ("too small", "too large", "binary", "long lines", "few letters", "many digits", "generated"),
         f"{_PREPARE} --filters none` keeps such texts",
@@ -134,16 +134,16 @@ class Tally:
 
     def nothing_left(self, remedies: Mapping[str, str], otherwise: str) -> str:
         """What to say if nothing is left: the most frequent reason, and what helps against it."""
-        entries = {**self.dropped, **self.problems} or {
-            f"files passed over, {name}": it for name, it in self.passed.items()
-        }
+        passed = {f"files passed over, {name}": it for name, it in self.passed.items()}
+        entries = {**self.dropped, **self.problems}
+        entries = {name: it for name, it in entries.items() if name not in FOLDERS} or passed or entries
         if not entries:
             return f"all is empty; {otherwise}"
         reason, most = max(entries.items(), key=lambda item: item[1]["documents"])
         first = most["examples"][0]
         why = f"{reason} ({first['detail']})" if first["detail"] else reason
         others = f" (all reasons: {self.summary()})" if len(entries) > 1 and self.summary() else ""
-        remedy = remedies.get(reason.partition(", ")[0], otherwise)
+        remedy = remedies.get(reason) or remedies.get(reason.partition(", ")[0], otherwise)
         return f"{most['documents']} times {why}, first {first['source']}{others}; {remedy}"
 
 

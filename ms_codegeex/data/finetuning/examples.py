@@ -96,7 +96,7 @@ def _layout(layouts: Table, record: Mapping[str, Any], task: str) -> Layout:
     if layout is not None:
         raise BadRecord(
             f"record of another task ({layout.task})",
-            layout.remedy or f"{layout.name} ({found}); prepare these with --task {layout.task}",
+            layout.remedy or f"{layout.name} ({found})",
         )
     wanted = next(each for each in layouts.layouts if each.task == task)
     use = next((use for use in wanted.by if not wanted.values(record, use)), wanted.by[0])

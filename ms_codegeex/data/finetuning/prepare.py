@@ -56,8 +56,9 @@ _REMEDIES = {
     **dict.fromkeys(("missing field", "wrong type", "empty answer"), "docs/what-we-read.md lists what is read"),
     "invalid JSON": "write one object per line, or an array of objects",
     "unknown language": "remove the field `language`, or name one of those that `ms-codegeex prepare` knows",
-    "answer longer than seq_length": "allow more tokens (--seq-length of prepare, data.seq_length of finetune)",
-    "longer than seq_length": "allow more tokens (--seq-length), or use --overlong truncate",
+    "answer longer than seq_length": "give --seq-length N, of tokens",
+    "longer than seq_length": "give --seq-length N, of tokens, or --overlong truncate",
+    **{f"record of another task ({task})": f"give --task {task}" for task in TASKS},
 }
 """What helps if a reason leaves no example; the details of other reasons say it."""
 # Tokenizers of other projects would make one token of these; here a text's own are never special.
