@@ -75,7 +75,7 @@ def test_a_file_has_the_releases_tokenizer_only_if_its_end_token_is_the_releases
     assert released.tokenizer().name == "codegeex" and released.save_tokenizer is not None
     other = open_source(tmp_path / "model.pt", sizes | {"eos_token_id": 1005})
     assert other.save_tokenizer is None
-    with pytest.raises(UserError, match="does not say which tokenizer this codegeex model has; convert it to a model"):
+    with pytest.raises(UserError, match="does not say which tokenizer this codegeex model has; `ms-codegeex convert"):
         other.tokenizer()
 
 
