@@ -10,6 +10,7 @@ import argparse
 import ast
 import dataclasses
 import inspect
+import json
 import math
 import re
 import sys
@@ -26,6 +27,7 @@ from ms_codegeex.config.run import RunConfig
 from ms_codegeex.evaluation.benchmarks.registry import with_key
 from ms_codegeex.evaluation.recipe import Recipe
 from ms_codegeex.generation.sampling import SamplingSettings
+from ms_codegeex.serving import foreign_fields
 
 PAGES = Path(__file__).resolve().parent
 BLOCK = re.compile(r"(<!-- docs/options\.py: (\w+) -->\n).*?(<!-- end -->\n)", re.DOTALL)
@@ -124,7 +126,32 @@ def recipe() -> str:
     return table(("key", "default", "of", "meaning"), rows)
 
 
-TABLES: dict[str, Callable[[], str]] = {"run": run, "sampling": sampling, "recipe": recipe}
+def value_of(value: Any) -> str:
+    """A value in a request, or the numbers that it stands for."""
+    if isinstance(value, foreign_fields.Beyond):
+        return f"a number {'below' if value.below else 'above'} {value.limit:g}"
+    return "no value" if value is None else f"`{json.dumps(value)}`"
+
+
+def foreign() -> str:
+    """Fields of other servers that are accepted."""
+    names: dict[int, list[str]] = {}
+    rows = {**foreign_fields.GENERATION, **foreign_fields.LLAMA_CPP}
+    for name, each in rows.items():
+        names.setdefault(id(each), []).append(f"`{name}`")
+    cells = []
+    for each in {id(each): each for each in rows.values()}.values():
+        wanted = [value for value in each.values if value not in foreign_fields.NOTHING]
+        shown = ["off"] * (len(wanted) < len(each.values)) + [value_of(value) for value in wanted]
+        if each.unused:
+            others = (f"`{name}`: {' or '.join(map(value_of, of))}" for name, of in each.unused.items())
+            shown.append(f"any with {', '.join(others)}")
+        accepted = f"any: {each.reason}" if each.reason else "; ".join(shown)
+        cells.append((", ".join(names[id(each)]), each.source, accepted))
+    return table(("field", "of, with its default", "accepted values"), cells)
+
+
+TABLES: dict[str, Callable[[], str]] = {"run": run, "sampling": sampling, "recipe": recipe, "foreign": foreign}
 
 
 def written(text: str) -> str:

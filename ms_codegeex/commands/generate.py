@@ -79,7 +79,7 @@ def _prompt(arguments: argparse.Namespace) -> str:
 
 def _rule(arguments: argparse.Namespace, prompt: str) -> Rule | None:
     from ms_codegeex.data.languages import LANGUAGES
-    from ms_codegeex.generation.stopping import block
+    from ms_codegeex.generation.blocks import block
 
     if arguments.stop_at is None:
         return None

@@ -29,8 +29,8 @@ from ms_codegeex.data.datasets.indexed import IndexedDataset
 from ms_codegeex.data.languages import tag_text
 from ms_codegeex.data.tokenizer import Tokenizer
 from ms_codegeex.evaluation.perplexity.ngram import KneserNey
+from ms_codegeex.generation.blocks import block
 from ms_codegeex.generation.sampling import SamplingSettings
-from ms_codegeex.generation.stopping import block
 
 if TYPE_CHECKING:
     from ms_codegeex.generation.engine import Generator  # imports MindSpore

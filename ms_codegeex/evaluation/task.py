@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ms_codegeex.evaluation.sandbox import Sandbox, Verdict
-from ms_codegeex.generation.stopping import Stop
+from ms_codegeex.evaluation.stop_rules import Stop
 
 UNREAD = "too long"  # `finish` of a sample whose prompt leaves the model no room
 

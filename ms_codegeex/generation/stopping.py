@@ -8,27 +8,17 @@ continues. Both agree on every prefix of a text, which a test checks.
 
 from __future__ import annotations
 
-import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from ms_codegeex.base.errors import UserError
-from ms_codegeex.data.languages import find_language
-
-Stop = Callable[[str], bool]  # text so far -> whether it has ended
 Scanner = Callable[[str], int | None]
-BRACE, UNINDENTED = re.compile("[{}]"), re.compile(r"^(?![ \t])[^\n]*?\S", re.MULTILINE)
-BRACED = (  # languages whose blocks are in braces
-    *("C", "C++", "C#", "CSS", "Cuda", "Dart", "Go", "Groovy", "Java", "JavaScript", "Kotlin", "Objective-C"),
-    *("Objective-C++", "PHP", "Perl", "R", "Rust", "Scala", "Solidity", "Swift", "TypeScript"),
-)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A `Stop` that can also scan. Of the characters after which a text has ended, the last `dropped` do not belong to
-    it. `of_block` are words with which `block` makes the rule again, in another process."""
+    """Whether a text has ended, and a scanner that says where. Of the characters after which it has, the last `dropped`
+    do not belong to it. `of_block` are words with which `block` makes the rule again, in another process."""
 
     whole: Callable[[str], bool]
     scan: Callable[[], Scanner]
@@ -37,37 +27,6 @@ class Rule:
 
     def __call__(self, text: str) -> bool:
         return self.whole(text)
-
-
-def scanner(stop: Stop) -> Scanner:
-    """A scanner for one text. A stop that is not a `Rule` rereads the complete text at every character."""
-    if isinstance(stop, Rule):
-        return stop.scan()
-    text = ""
-
-    def scan(piece: str) -> int | None:
-        nonlocal text
-        for end, character in enumerate(piece, 1):
-            text += character
-            if stop(text):
-                return end
-        return None
-
-    return scan
-
-
-def first_of(*stops: Stop) -> Rule:
-    """The text has ended by any of these stops."""
-
-    def scan() -> Scanner:
-        scanners = [scanner(stop) for stop in stops]
-
-        def each(piece: str) -> int | None:
-            return min((end for one in scanners if (end := one(piece)) is not None), default=None)
-
-        return each
-
-    return Rule(lambda text: any(stop(text) for stop in stops), scan)
 
 
 class PartialWord:
@@ -105,80 +64,6 @@ class PartialWord:
                 found = end
         self.length = length
         return found
-
-
-def words(known: Sequence[str]) -> Rule:
-    """The text contains one of these words."""
-
-    def scan() -> Scanner:
-        partial = [PartialWord(word) for word in known]
-
-        def each(piece: str) -> int | None:
-            return min((end for one in partial if (end := one.feed(piece)) is not None), default=None)
-
-        return each
-
-    return Rule(lambda text: any(word in text for word in known), scan)
-
-
-def cut(text: str, known: Iterable[str]) -> str:
-    """The text before the first of these words, all of it without one."""
-    return text[: min((start for word in known if (start := text.find(word)) >= 0), default=len(text))]
-
-
-def _closed(depth: int = 0) -> Scanner:
-    def each(piece: str) -> int | None:
-        nonlocal depth
-        for brace in BRACE.finditer(piece):
-            depth += 1 if brace.group() == "{" else -1
-            if depth < 0:
-                return brace.end()
-        return None
-
-    return each
-
-
-closed = Rule(lambda text: text.count("}") > text.count("{"), _closed)  # the brace that the prompt left open is closed
-
-
-def _unindented(start: str = "") -> Scanner:
-    """`start`: of the line"""
-
-    def each(piece: str) -> int | None:
-        nonlocal start
-        for end, character in enumerate(piece, 1):
-            if character == "\n":
-                start = ""
-                continue
-            start = start or character
-            if start not in " \t" and not character.isspace():
-                return end
-        return None
-
-    return each
-
-
-def first_unindented(text: str) -> int | None:
-    """The start of the first line that is neither blank nor indented, None if there is none."""
-    match = UNINDENTED.search(text)
-    return None if match is None else match.start()
-
-
-# a line that is not blank starts in the first column
-unindented = Rule(lambda text: first_unindented(text) is not None, _unindented, dropped=1)
-
-
-def block(language: str, prompt: str) -> Rule:
-    """The block that a prompt of this language began has ended. In Python a line starts in the first column; elsewhere
-    a brace closes the innermost open one, or the first that the text opens; strings and comments count too."""
-    name = find_language(language).name
-    if name == "Python":
-        start = " " if prompt.rpartition("\n")[2] else ""  # the prompt's last line continues
-        return replace(scanned(lambda: _unindented(start), dropped=1), of_block=(name, start))
-    if name not in BRACED:
-        raise UserError(f"--stop-at: blocks of {name} are not known; give Python or one of {', '.join(BRACED)}")
-    depth = 0 if prompt.count("{") > prompt.count("}") else -1
-    return replace(scanned(lambda: _closed(depth)), of_block=(name, "{" * (1 + depth)))
 
 
 def scanned(scan: Callable[[], Scanner], dropped: int = 0) -> Rule:

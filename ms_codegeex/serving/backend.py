@@ -372,6 +372,10 @@ class Backend(ABC):
             self._dispatch()
 
     @abstractmethod
+    def block(self, language: str, prompt: str) -> Rule:
+        """The rule that ends the block which a prompt began."""
+
+    @abstractmethod
     def _begin(self, answer: StreamedAnswer) -> None:
         """Send an answer's prompt to the engine."""
 

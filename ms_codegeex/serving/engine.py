@@ -17,6 +17,7 @@ from typing import Any
 from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.printing import print_error
 from ms_codegeex.base.processes import ending, import_variables
+from ms_codegeex.generation.blocks import block
 from ms_codegeex.generation.engine_options import EngineOptions
 from ms_codegeex.serving.backend import Backend, StreamedAnswer
 from ms_codegeex.serving.errors import unavailable
@@ -89,6 +90,8 @@ class EngineBackend(Backend):
         self._loaded = False  # set after the first start
         self._messages = 0  # of all engines
         self._before = [0] * len(TOTALS)  # of engines that have ended
+
+    block = staticmethod(block)
 
     def options(self) -> dict[str, Any]:
         """Options of the `Generator`."""

@@ -23,8 +23,9 @@ def overlap(answer: str, suffix: str) -> int:
 
     The longest repetition counts. White space after it belongs to it. White space before it does too, if the suffix
     starts with white space of the same kind: any number of blanks in a line, or line breaks with the same indentation.
-    A repetition does not start inside a word of the answer, and holds no bracket that closes one in the rest of the
-    answer: in `f(` + `g(x)` + `)`, the answer keeps its bracket.
+    A repetition starts inside a word of the answer only if it has all of the suffix's first word, so that this ends the
+    answer's: `return` + `urn x` is `return x`, and `before` + `rest` stays. It holds no bracket that closes one in the
+    rest of the answer: in `f(` + `g(x)` + `)`, the answer keeps its bracket.
     """
     body, text = suffix.lstrip(), answer.rstrip()
     lead = suffix[: len(suffix) - len(body)]
@@ -32,10 +33,11 @@ def overlap(answer: str, suffix: str) -> int:
     repeated = PartialWord(body)
     repeated.feed(text)
     length, closes = repeated.length, _closing(text) if repeated.length else []
+    word = re.compile(r"\w*").match(body).end() if not lead else len(body) + 1
     while length:
         start = len(text) - length
         last = text[max(start - 1, 0) : start]
-        if not closes[start] and not re.fullmatch(r"\w\w", last + body[0]):
+        if not closes[start] and (length >= word or not re.fullmatch(r"\w\w", last + body[0])):
             rest = start
             while lead and rest and text[rest - 1].isspace():
                 rest -= 1

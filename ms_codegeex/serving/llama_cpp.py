@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Sequence
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import AliasChoices, BaseModel, Field
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.generation.sampling import SamplingSettings, request_fields
@@ -15,26 +15,32 @@ from ms_codegeex.serving.answering import Indented, Lasting, Piece, TextFilter
 from ms_codegeex.serving.backend import Backend, StreamedAnswer
 from ms_codegeex.serving.model import ServedModel
 from ms_codegeex.serving.responding import AnswerPlan, Responder, chosen_model, event, merged, sampling_settings
-from ms_codegeex.serving.schemas import Few, Listed, SamplingFields
+from ms_codegeex.serving.schemas import Biases, Listed, SamplingFields, Stops
 
+ANY_SEED = 2**32 - 1  # -1 in llama.cpp's type
 LLAMA_CPP = {"repetition_penalty": "repeat_penalty"}  # our name: llama.cpp's
 
 
 class NativeFields(SamplingFields):
     """Fields of all its generating routes."""
 
-    without_effect = foreign_fields.LLAMA_CPP
-    neutral = foreign_fields.NEUTRAL
+    foreign = foreign_fields.LLAMA_CPP
     model: str | None = Field(None, description="the name of an adapter or of the model")
-    n_predict: int | None = Field(None, ge=-1, description="0: only read the prompt; -1: as many as fit")
+    n_predict: int | None = Field(
+        None,
+        ge=-1,
+        validation_alias=AliasChoices("n_predict", "max_tokens", "max_completion_tokens"),
+        description="0: only read the prompt; -1: as many as fit (default -1, 128 for /infill)",
+    )
     n_indent: int | None = Field(None, ge=0, description="end before a line with less white space in front")
-    n_cmpl: int | None = Field(None, ge=1, le=16, description="number of answers (default 1)")
-    repeat_penalty: float | None = Field(None, description="llama.cpp's name of repetition_penalty")
-    logit_bias: Annotated[Listed[Listed[float | int]] | dict[str, float] | None, Few] = None
+    n_cmpl: int | None = Field(
+        None, ge=1, le=16, validation_alias=AliasChoices("n_cmpl", "n"), description="number of answers (default 1)"
+    )
+    logit_bias: Biases = None
     grammar: str | None = Field(None, description="a grammar that the answer follows, in GBNF")
     json_schema: dict[str, Any] | None = Field(None, description="a JSON schema that the answer follows")
     seed: int | None = Field(None, description="-1: a different one each time")
-    stop: Listed[str] | None = None
+    stop: Stops = None
     stream: bool | None = None
     return_tokens: bool | None = None
     response_fields: Listed[str] | None = Field(
@@ -86,15 +92,8 @@ def sampling(
     body: NativeFields, model: ServedModel, max_tokens: int, temperature: float | None, stop: Sequence[str] = ()
 ) -> SamplingSettings:
     """Sampling settings from llama.cpp's fields. `temperature`: if the request gives none."""
-    bias = body.logit_bias
-    if isinstance(bias, list):
-        if any(len(pair) != 2 or not isinstance(pair[0], int) for pair in bias):
-            raise UserError("logit_bias: expected pairs of a token's id and a number")
-        bias = {str(number): value for number, value in bias}
-    given = {"logit_bias": bias, "temperature": temperature if body.temperature is None else body.temperature}
-    if body.repeat_penalty is not None:
-        given["repetition_penalty"] = body.repeat_penalty
-    if body.seed is not None and body.seed < 0:
+    given = {"temperature": temperature if body.temperature is None else max(body.temperature, 0.0)}
+    if body.seed is not None and (body.seed < 0 or body.seed == ANY_SEED):
         given["seed"] = None
     try:
         return sampling_settings(body.model_copy(update=given), model, max_tokens, stop=stop)

@@ -9,7 +9,7 @@ import logging
 import secrets
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -25,7 +25,7 @@ from starlette.types import Receive, Send
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.languages import LANGUAGES
 from ms_codegeex.generation.sampling import SamplingSettings, request_fields
-from ms_codegeex.generation.stopping import Rule, block
+from ms_codegeex.generation.stopping import Rule
 from ms_codegeex.serving.answering import Piece, TextFilter
 from ms_codegeex.serving.backend import Backend, StreamedAnswer
 from ms_codegeex.serving.errors import ApiError, failed
@@ -33,7 +33,7 @@ from ms_codegeex.serving.forms import check_form, requested_form
 from ms_codegeex.serving.guards import record_of
 from ms_codegeex.serving.model import ServedModel
 from ms_codegeex.serving.records import RequestRecord
-from ms_codegeex.serving.schemas import Formed, Sampling
+from ms_codegeex.serving.schemas import MAX_BIASES, Formed, Sampling
 
 Result = TypeVar("Result")
 SHORT_BODY = 16384  # bytes, which are encoded in milliseconds
@@ -89,13 +89,17 @@ async def prepared(request: Request, work: Callable[[], Result]) -> Result:
     return await run_in_threadpool(work)
 
 
-def logit_bias(given: Mapping[str, float] | None, model: ServedModel) -> dict[int, float]:
-    """The field `logit_bias`, whose keys are ids as text."""
-    biases = {}
-    for text, value in (given or {}).items():
-        if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) < model.allowed):
-            raise UserError(f"logit_bias: {text!r} is not a token's id; ids are 0 to {model.allowed - 1}")
-        biases[int(text)] = value
+def logit_bias(given: Sequence[tuple[int | str, float]] | None, model: ServedModel) -> dict[int, float]:
+    """The field `logit_bias`: the sum for each id. A text stands for the ids of its tokens."""
+    biases: dict[int, float] = {}
+    for token, value in given or ():
+        if isinstance(token, int) and not 0 <= token < model.allowed:
+            raise UserError(f"logit_bias: {token} is not a token's id; ids are 0 to {model.allowed - 1}")
+        ids = [token] if isinstance(token, int) else model.tokenizer.encode(token[: model.max_characters])
+        for number in dict.fromkeys(ids):
+            biases[number] = biases.get(number, 0.0) + value
+    if len(biases) > MAX_BIASES:
+        raise UserError(f"logit_bias: texts with {len(biases)} different tokens; give {MAX_BIASES} at most")
     return biases
 
 
@@ -105,13 +109,15 @@ def sampling_settings(
     """Settings of the first answer; `UserError` names the field that is out of range. `stop` ends it too."""
     given = {each.name: getattr(body, each.name) for each in request_fields()}
     usual = {each.name: each.option.in_requests for each in request_fields()}
-    texts = [body.stop] if isinstance(body.stop, str) else body.stop or []
+    texts = body.stop or []
     if len(texts) > MAX_STOPS:
         raise UserError(f"stop: {len(texts)} texts; give {MAX_STOPS} at most")
+    if given["top_k"] == -1:  # vLLM's for all tokens
+        given["top_k"] = 0
     return SamplingSettings(
         **{name: usual[name] if value is None else value for name, value in given.items()},
         max_new_tokens=max_tokens,
-        seed=secrets.randbits(63) if body.seed is None else body.seed % SEEDS,
+        seed=secrets.randbits(63) if body.seed in (None, -1) else body.seed % SEEDS,
         logit_bias=logit_bias(body.logit_bias, model),
         log_probabilities=log_probabilities,
         adapter=model.adapter,
@@ -125,14 +131,14 @@ def seeded(settings: SamplingSettings, number: int) -> SamplingSettings:
     return replace(settings, seed=(settings.seed + number) % SEEDS)
 
 
-def block_rule(prompt: str, language: str | None) -> Rule:
+def block_rule(backend: Backend, prompt: str, language: str | None) -> Rule:
     """The rule of `stop_at: "block"` for a prompt; its tag line gives the language if nothing else does."""
     tag = prompt.partition("\n")[0]
     name = language or next((known.name for known in LANGUAGES if known.tag == tag), None)
     if name is None:
         raise UserError("stop_at: the prompt's language is unknown; name it with language")
     try:
-        return block(name, prompt)
+        return backend.block(name, prompt)
     except UserError as error:
         raise UserError(str(error).replace("--stop-at", "stop_at")) from None
 

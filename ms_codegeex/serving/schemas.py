@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import difflib
-import json
+import re
+from collections.abc import Sequence
+from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, create_model, model_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    FailFast,
+    Field,
+    create_model,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from ms_codegeex.base.options import Declared
 from ms_codegeex.generation.sampling import request_fields
 from ms_codegeex.serving import foreign_fields
-from ms_codegeex.serving.foreign_fields import Neutral, WithoutEffect
 
 Item = TypeVar("Item")
 
@@ -28,31 +39,54 @@ MAX_IDS = 1 << 17  # of a prompt; longer than the context of any model here
 Ids = Annotated[Listed[int], Field(max_length=MAX_IDS)]
 MAX_BIASES = 300
 MAX_MESSAGES = 4096
+MAX_TOKENS = AliasChoices("max_tokens", "n_predict")
 UNSUPPORTED = "unsupported_field"  # type of the error; `field` in its context
 SHOWN = 64  # characters of an unknown field's name
+ID = re.compile("-?[0-9]+")  # as a key of an object
+NEVER = -1e5  # added to a logit: far below all others, and several of them are within the limit of a bias
 
 
-def _few(value: Any) -> Any:
-    if isinstance(value, (dict, list)) and len(value) > MAX_BIASES:
-        raise PydanticCustomError("too_long", f"{len(value)} entries; give {MAX_BIASES} at most")
-    return value
+def _biases(value: Any) -> Any:
+    """A logit bias as pairs of an id or a text and a number. llama.cpp's server reads pairs too, texts for the ids of
+    all their tokens, and false for never."""
+    pairs = list(value.items()) if isinstance(value, dict) else value
+    if not isinstance(pairs, list) or len(pairs) > MAX_BIASES:
+        raise PydanticCustomError("bias", f"expected an object or a list with {MAX_BIASES} entries at most")
+    read = []
+    for pair in pairs:
+        token, bias = pair if isinstance(pair, (tuple, list)) and len(pair) == 2 else (None, None)
+        if pairs is not value and ID.fullmatch(token):
+            token = int(token[:10])  # more digits are no id either
+        if type(token) not in (int, str) or (bias is not False and type(bias) not in (int, float)):
+            what = "expected pairs of a token, its id or a text, and a number; false stands for never"
+            raise PydanticCustomError("bias", what)
+        read.append((token, NEVER if bias is False else bias))
+    return read
 
 
-Few = BeforeValidator(_few)  # for a logit bias, before anything looks at the entries
+def _texts(value: str | Sequence[str] | None) -> list[str]:
+    return [text for text in ([value] if isinstance(value, str) else value or ()) if text]
+
+
+Biases = Annotated[
+    list[tuple[int | str, float]] | None,
+    BeforeValidator(_biases, json_schema_input_type=dict[str, float | bool] | list[list[int | float | str | bool]]),
+]
+Stops = Annotated[str | Listed[str] | None, AfterValidator(_texts)]
 
 
 def _describe_foreign(schema: dict[str, Any], body: type[BaseModel]) -> None:
     """Add the fields of other servers to a body's JSON schema."""
     assert issubclass(body, Body)
-    fields = foreign_fields.described(body.without_effect, body.neutral)
     schema["additionalProperties"] = False
-    own = schema.setdefault("properties", {})
-    own.update((name, values) for name, values in fields.items() if name not in own)
+    own, used = schema.setdefault("properties", {}), names_of(body)
+    own.update((name, {"description": one.description}) for name, one in body.foreign.items() if name not in used)
+    own.update((name, {"description": f"the same as {field}"}) for name, field in used.items() if name != field)
 
 
 class Body(BaseModel):
     """A request's JSON object: types are exact, null stands for a field's absence, unknown fields are refused. Fields
-    of other servers that change nothing are accepted: those in `without_effect`, and those with values in `neutral`."""
+    of other servers are accepted if they change nothing: `foreign` has them. A field may have several names."""
 
     # with a limit, whatever it is, pydantic refuses half of a surrogate pair, which JSON may hold and UTF-8 may not
     model_config = ConfigDict(
@@ -62,37 +96,55 @@ class Body(BaseModel):
         str_max_length=1 << 40,
         json_schema_extra=_describe_foreign,
     )
-    without_effect: ClassVar[WithoutEffect] = {}
-    neutral: ClassVar[Neutral] = {}
+    foreign: ClassVar[foreign_fields.Fields] = {}
 
     @model_validator(mode="before")
     @classmethod
     def _refuse_unknown(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
+        names, used, left = names_of(cls), dict[str, str](), dict[str, Any]()
         for name, given in value.items():
-            if name in cls.model_fields or foreign_fields.accepted(name, given, cls.without_effect, cls.neutral):
+            known, what = cls.foreign.get(name), ""
+            ours_is_off = isinstance(given, (bool, list, dict)) and not given  # 0 and "" may mean something
+            if given is None or (known and known.accepted(given, value) and (name not in names or ours_is_off)):
                 continue
-            shown = str(name)[:SHOWN].encode("utf-8", "replace").decode()
-            near = difflib.get_close_matches(shown, cls.model_fields, 1)
-            remedy = f"did you mean {near[0]}?" if near else "leave it out"
-            if name in cls.neutral:
-                remedy = f"leave it out, or send {' or '.join(map(json.dumps, cls.neutral[name]))}"
-            raise PydanticCustomError(UNSUPPORTED, "{what}", {"field": shown, "what": f"not supported; {remedy}"})
-        return value
+            if name in names:
+                left[name], other = given, used.setdefault(names[name], name)
+                if other != name and value[other] != given:
+                    what = f"there is {other} too, which means the same; leave one of them out"
+            elif known is not None:
+                what = known.refusal(value)
+            else:
+                near = difflib.get_close_matches(str(name)[:SHOWN], names, 1)
+                what = f"not supported; {f'did you mean {near[0]}?' if near else 'leave it out'}"
+            if what:
+                shown = str(name)[:SHOWN].encode("utf-8", "replace").decode()
+                raise PydanticCustomError(UNSUPPORTED, "{what}", {"field": shown, "what": what})
+        return left
+
+
+@cache
+def names_of(body: type[Body]) -> dict[str, str]:
+    """The field by each of its names."""
+    aliases = {name: each.validation_alias for name, each in body.model_fields.items()}
+    found = {name: one.choices if isinstance(one, AliasChoices) else (name,) for name, one in aliases.items()}
+    return {str(known): name for name, choices in found.items() for known in choices}
 
 
 class StreamOptions(Body):
     """Options of a streamed answer."""
 
-    without_effect = foreign_fields.STREAM_OPTIONS
-    neutral: ClassVar[Neutral] = {"continuous_usage_stats": (False,)}
+    foreign = foreign_fields.STREAM_OPTIONS
     include_usage: bool | None = Field(None, description="send a last event with the usage")
 
 
 def _sampling_field(each: Declared) -> tuple[Any, Any]:
     default = each.option.default_in_words(each.option.in_requests)
-    return each.type | None, Field(None, description=f"{each.option.help}{default}")
+    names = {"repetition_penalty": ("repeat_penalty",)}.get(each.name, ())
+    return each.type | None, Field(
+        None, validation_alias=AliasChoices(each.name, *names), description=f"{each.option.help}{default}"
+    )
 
 
 # What decides how tokens are chosen, as far as OpenAI's API has it or could have it.
@@ -104,15 +156,16 @@ SamplingFields = create_model(
 class Sampling(SamplingFields):
     """How an answer is chosen; shared by all routes that generate."""
 
-    without_effect = foreign_fields.GENERATION
-    neutral = foreign_fields.NEUTRAL
+    foreign = foreign_fields.GENERATION
     model: str | None = Field(None, description="the name in /v1/models; may be left out")
     n: int | None = Field(None, ge=1, le=128, description="number of answers (default 1)")
-    stop: str | Listed[str] | None = Field(None, description="texts before which an answer ends")
-    seed: int | None = Field(None, description="equal seeds give equal text (default: a different one each time)")
-    logit_bias: Annotated[dict[str, float] | None, Few] = Field(
-        None, description="numbers that are added to the logits, by token id"
+    stop: Stops = Field(None, description="texts before which an answer ends")
+    seed: int | None = Field(
+        None,
+        validation_alias=AliasChoices("seed", "random_seed"),
+        description="equal seeds give equal text (default, and -1: a different one each time)",
     )
+    logit_bias: Biases = Field(None, description="numbers that are added to logits, by the token's id or text")
     stream: bool | None = Field(None, description="send the answer in pieces, as server-sent events")
     stream_options: StreamOptions | None = None
     user: str | None = None
@@ -133,7 +186,9 @@ class CompletionRequest(Formed):
         None, description="text, ids, or a list of either (default: the start of a document)"
     )
     suffix: str | None = Field(None, description="the text after the gap")
-    max_tokens: int | None = Field(None, ge=0, description="most new tokens (default 128)")
+    max_tokens: int | None = Field(
+        None, ge=-1, validation_alias=MAX_TOKENS, description="most new tokens (default 128; -1: as many as fit)"
+    )
     best_of: int | None = Field(None, ge=1, le=128, description="draw this many, answer with the n likeliest")
     logprobs: int | None = Field(None, ge=0, le=256, description="report this many likeliest tokens with each token")
     echo: bool | None = Field(None, description="begin the text with the prompt")
@@ -145,7 +200,7 @@ class CompletionRequest(Formed):
 class ContentPart(Body):
     """A part of a message; one of type "text" has a text."""
 
-    without_effect = foreign_fields.CONTENT_PART
+    foreign = foreign_fields.CONTENT_PART
     type: str
     text: str | None = None
 
@@ -153,18 +208,22 @@ class ContentPart(Body):
 class ChatMessage(Body):
     """A message of a conversation."""
 
-    without_effect = foreign_fields.MESSAGE
-    neutral = foreign_fields.MESSAGE_NEUTRAL
+    foreign = foreign_fields.MESSAGE
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Listed[ContentPart] | None = None
+    content: str | Listed[ContentPart | str] | None = None
 
 
 class ChatRequest(Formed):
     """`POST /v1/chat/completions`"""
 
+    foreign = foreign_fields.CHAT
     messages: Listed[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES)
-    max_tokens: int | None = Field(None, ge=1, description="most new tokens (default 512)")
-    max_completion_tokens: int | None = Field(None, ge=1, description="the same")
+    max_tokens: int | None = Field(
+        None,
+        ge=-1,
+        validation_alias=AliasChoices(*MAX_TOKENS.choices, "max_completion_tokens"),
+        description="most new tokens (default 512; -1: as many as fit)",
+    )
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
 

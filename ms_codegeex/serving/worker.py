@@ -23,7 +23,8 @@ from ms_codegeex.base.errors import RunFailure, UserError
 from ms_codegeex.base.processes import die_with_parent
 from ms_codegeex.cuda.libraries import prepare
 from ms_codegeex.data.tokenizer.base import Continuation
-from ms_codegeex.generation.stopping import Ending, block
+from ms_codegeex.generation.blocks import block
+from ms_codegeex.generation.stopping import Ending
 from ms_codegeex.serving.answering import Indented
 from ms_codegeex.serving.messages import packed, receive, settings_from
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.languages import find_language
+from ms_codegeex.generation.blocks import block
 from ms_codegeex.generation.loading import load_model
 from ms_codegeex.generation.sampling import SamplingSettings
-from ms_codegeex.generation.stopping import Rule, block
+from ms_codegeex.generation.stopping import Rule
 from ms_codegeex.kernels.levels import AUTO
 from ms_codegeex.serving.answering import AnswerText, TextFilter
 from ms_codegeex.serving.infilling import infill_filter, infill_prompt

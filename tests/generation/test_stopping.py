@@ -1,26 +1,28 @@
 """Rules that end a text read each character once, and say what they say of the whole text."""
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.languages import find_language
+from ms_codegeex.evaluation import stop_rules
 from ms_codegeex.evaluation.benchmarks import truncation
 from ms_codegeex.evaluation.benchmarks.ds1000 import answers
 from ms_codegeex.evaluation.benchmarks.humaneval_x import rules
 from ms_codegeex.generation import stopping
+from ms_codegeex.generation.blocks import block, quotes
 
 RULES = {
-    "words": stopping.words(["\ndef", "aba", "{"]),
-    "no words": stopping.words([]),
-    "closed": stopping.closed,
+    "words": stop_rules.words(["\ndef", "aba", "{"]),
+    "no words": stop_rules.words([]),
+    "closed": stop_rules.closed,
     "python": rules.stop("python", "codegeex"),
     "go": rules.stop("go", "codegeex2"),
     "codegen": truncation.stop(),
     "codegen, two": truncation.stop(2),
     "ds1000": answers.ended,
-    "both": stopping.first_of(stopping.closed, lambda text: len(text) > 40),
+    "both": stop_rules.first_of(stop_rules.closed, lambda text: len(text) > 40),
 }
 PIECES = st.lists(
     st.sampled_from(
@@ -68,7 +70,7 @@ def test_a_scan_ends_where_the_whole_text_is_over_for_the_first_time(name: str, 
     rule, text = RULES[name], "".join(pieces)
     expected = next((size for size in range(1, len(text) + 1) if rule(text[:size])), None)
     for cut in (pieces, list(text), [text]):
-        scan, length, found = stopping.scanner(rule), 0, None
+        scan, length, found = stop_rules.scanner(rule), 0, None
         for piece in cut:
             place = scan(piece)
             if place is not None:
@@ -116,12 +118,12 @@ def test_a_word_or_a_rule_ends_the_text(pieces):
     text = "".join(pieces)
     places = {
         rule: next((size for size in range(1, len(text) + 1) if rule(text[:size])), None)
-        for rule in (stopping.words(["print"]), stopping.unindented)
+        for rule in (stop_rules.words(["print"]), stop_rules.unindented)
     }
     end = min((place for place in places.values() if place is not None), default=None)
-    dropped = [5 if rule is not stopping.unindented else 1 for rule, place in places.items() if place == end]
+    dropped = [5 if rule is not stop_rules.unindented else 1 for rule, place in places.items() if place == end]
     expected = text if end is None else text[: end - max(dropped)]
-    assert "".join(stopping.until(pieces, stopping.Ending(["print"], stopping.unindented))) == expected
+    assert "".join(stopping.until(pieces, stopping.Ending(["print"], stop_rules.unindented))) == expected
 
 
 @given(pieces=st.lists(st.text("ab", max_size=4), max_size=12), word=st.text("ab", max_size=8))
@@ -178,30 +180,145 @@ def test_pieces_after_the_end_are_not_asked_for():
         ("C++", "int f(int x) {", " if (x) { x++; }\n return x;\n}\nint g", " if (x) { x++; }\n return x;\n}"),
         ("Rust", "fn f(x: i32) -> i32", " {\n { x }\n}\nfn", " {\n { x }\n}"),
         ("Java", "class A {\n int f() {", "\n return 1; }\n int g() {", "\n return 1; }"),
+        (
+            "Python",
+            "def f():\n",
+            '    x = """\nfoo\nbar"""\n    return x\n\ndef g',
+            '    x = """\nfoo\nbar"""\n    return x\n\n',
+        ),
+        ("Python", 'def f():\n    """', 'Doc\nstring.\n"""\n    return 1\nx', 'Doc\nstring.\n"""\n    return 1\n'),
+        ("Python", "def f(", "\n    a,\nb\n):\n    return a\nprint", "\n    a,\nb\n):\n    return a\n"),
+        (
+            "Python",
+            "def f():\n",
+            "    s = 'it\\'s (' # don't (\n    return 1\nx",
+            "    s = 'it\\'s (' # don't (\n    return 1\n",
+        ),
+        (
+            "Python",
+            "def f():\n",
+            "    s = \"a\" \"b\" + ''\n    return ''\nx",
+            "    s = \"a\" \"b\" + ''\n    return ''\n",
+        ),
+        ("Python", "def f():\n", "    return 1 + \\\n2\n\nx", "    return 1 + \\\n2\n\n"),
+        (
+            "Python",
+            "def f():\n",
+            "    # it's\n    x = f'{y}' + r'\\'\n    return 1\nx",
+            "    # it's\n    x = f'{y}' + r'\\'\n    return 1\n",
+        ),
+        (
+            "JavaScript",
+            "function f() {\n",
+            "  return `}${a + `}` + {b: '}'}.b}}` + '}' + /[/}]\\/}/.test(x) // }\n}\nfoo",
+            "  return `}${a + `}` + {b: '}'}.b}}` + '}' + /[/}]\\/}/.test(x) // }\n}",
+        ),
+        ("JavaScript", "function f() {\n", '  return a / b / "}"; /* } */\n}\nfoo', '  return a / b / "}"; /* } */\n}'),
+        ("TypeScript", "function f() {\n  const s = `a\n", "}${x}\n`;\n}\nz", "}${x}\n`;\n}"),
+        (
+            "C++",
+            "int f() {\n",
+            "auto s = R\"x(})\" })x\"; char c = '}'; int n = 1'000; }\nint",
+            "auto s = R\"x(})\" })x\"; char c = '}'; int n = 1'000; }",
+        ),
+        ("C", "int f() {\n", 'puts("}\\"}"); if (1) { } // }\n }\nint', 'puts("}\\"}"); if (1) { } // }\n }'),
+        (
+            "Rust",
+            "fn f<'a>() {\n",
+            "let x: &'a str = \"}\n}\"; let c = '}'; let d = '\\''; let e = 'x'; r#\"}\"}\"# ; /* /* } */ } */ }\nz",
+            "let x: &'a str = \"}\n}\"; let c = '}'; let d = '\\''; let e = 'x'; r#\"}\"}\"# ; /* /* } */ } */ }",
+        ),
+        ("Go", "func f() {\n", "s := `}\n}` + \"}\"; r := '}'\n}\nfunc", "s := `}\n}` + \"}\"; r := '}'\n}"),
+        (
+            "Java",
+            "class A { void f() {",
+            '\nString s = """\n } \\""" }""" + "}";\n}\nint',
+            '\nString s = """\n } \\""" }""" + "}";\n}',
+        ),
+        (
+            "Kotlin",
+            "fun f() {",
+            '\nval s = "}${g { "}" }}}" + """}\\"""\n}\nfun',
+            '\nval s = "}${g { "}" }}}" + """}\\"""\n}',
+        ),
+        (
+            "C#",
+            "void F() {",
+            '\nvar s = @"}\\" + $"{x}}" + @"a""}" + """}"}""" + \'}\';\n}\nint',
+            '\nvar s = @"}\\" + $"{x}}" + @"a""}" + """}"}""" + \'}\';\n}',
+        ),
+        (
+            "PHP",
+            "function f() {",
+            "\n$s = <<<EOT\n}\n  $x EOTX }\n  EOT;\n# }\n$t = '}\n}';\n}\nx",
+            "\n$s = <<<EOT\n}\n  $x EOTX }\n  EOT;\n# }\n$t = '}\n}';\n}",
+        ),
+        (
+            "Perl",
+            "sub f {",
+            "\nmy $n = $#{$x}; # }\nif ($s =~ /\\}/) { return '}'; }\n}\nx",
+            "\nmy $n = $#{$x}; # }\nif ($s =~ /\\}/) { return '}'; }\n}",
+        ),
+        ("R", "f <- function() {", "\nx <- r\"(})\" # }\ny <- '}\n'\n}\nz", "\nx <- r\"(})\" # }\ny <- '}\n'\n}"),
+        (
+            "Scala",
+            "def f = {",
+            '\nval s = s"}${x}" + """}"}""" + \'}\' ; val t = \'sym\n}\nz',
+            '\nval s = s"}${x}" + """}"}""" + \'}\' ; val t = \'sym\n}',
+        ),
+        (
+            "Swift",
+            "func f() {",
+            '\nlet s = "}\\(x)" + #"}"}"# + """\n}\n"""\n}\nz',
+            '\nlet s = "}\\(x)" + #"}"}"# + """\n}\n"""\n}',
+        ),
+        ("Dart", "f() {", "\nvar s = '}${x}' + '''\n}''';\n}\nz", "\nvar s = '}${x}' + '''\n}''';\n}"),
+        ("Groovy", "def f() {", "\ndef s = \"}${x}\" + '''}\n'''\n}\nz", "\ndef s = \"}${x}\" + '''}\n'''\n}"),
+        ("CSS", "a {", '\ncontent: "}"; /* } */\n}\nb', '\ncontent: "}"; /* } */\n}'),
+        ("Solidity", "function f() {", '\nstring s = "}"; // }\n}\nb', '\nstring s = "}"; // }\n}'),
+        ("Objective-C", "int f() {", '\nNSString *s = @"}"; // it\'s }\n}\nb', '\nNSString *s = @"}"; // it\'s }\n}'),
+        ("Cuda", "int f() {\n  // say {\n", 'puts("}"); }\nint', 'puts("}"); }'),
+        ("JavaScript", "const x = `a ${f({ a: 1", " })} }`; y = () => { '}' }\nz", " }"),
+        ("JavaScript", "x = `a ${f(", "1)} }`; y = () => { '}' }\nz", "1)} }`; y = () => { '}' }"),
+        ("C++", "int f() /", "/ }\n{ }\nx", "/ }\n{ }"),
     ],
 )
 def test_a_block_ends_where_its_language_says(language, prompt, text, expected):
-    for pieces in ([text], list(text)):
-        assert "".join(stopping.until(pieces, stopping.Ending(rule=stopping.block(language, prompt)))) == expected
+    rule = block(language, prompt)
+    for one in (rule, block(*rule.of_block)):
+        for pieces in ([text], list(text)):
+            assert "".join(stopping.until(pieces, stopping.Ending(rule=one))) == expected
 
 
-@pytest.mark.parametrize("language", ["Python", "C++"])
-@pytest.mark.parametrize("prompt", ["f(x) {\n", "f(x)", "def f(x):\n", "{ {", ""])
-def test_a_block_is_the_same_in_another_process(language, prompt):
-    rule = stopping.block(language, prompt)
-    again = stopping.block(*rule.of_block)
-    for text in ("x\n    y\nz }", "{ } }", "    x }", "{\n}\n", "x"):
-        assert (rule(text), rule.dropped) == (again(text), again.dropped)
-    assert all(len(word) < 12 for word in rule.of_block)
+SIGNS = [*"{}()[]\"'`/*\\\n#$ a=@1\t", 'R"x(', ')x"', 'r#"', "<<<E\n", "\nE", '"""', "'''", "${", "return", "?>", "<?"]
+CODE = st.lists(st.sampled_from(SIGNS), max_size=16).map("".join)
+
+
+@settings(max_examples=300, deadline=None)
+@given(language=st.sampled_from(sorted(quotes())), prompt=CODE, text=CODE)
+@example("Perl", "1", "'}'")
+@example("JavaScript", "x", "/}/")
+def test_a_block_ends_at_the_same_place_in_pieces_and_in_another_process(language, prompt, text):
+    rule = block(language, prompt)
+    again = block(*rule.of_block)
+    expected = next((size for size in range(1, len(text) + 1) if rule(text[:size])), None)
+    for one in (rule, again):
+        assert one.scan()(text) == expected and one.dropped == rule.dropped
+        scan = one.scan()
+        assert next((place for place, sign in enumerate(text, 1) if scan(sign)), None) == expected
+
+
+def test_a_long_prompt_is_read_from_near_its_end():
+    assert len(block("Go", "func f() {\n" + "s := `a`\n" * 200_000).of_block[1]) < 12
 
 
 def test_languages_without_known_blocks_are_refused():
     with pytest.raises(UserError, match="HTML"):
-        stopping.block("html", "<p>")
-    assert all(find_language(name).name == name for name in stopping.BRACED)
+        block("html", "<p>")
+    assert all(find_language(name).name == name for name in quotes())
 
 
 def test_a_text_is_cut_at_the_first_of_some_words():
-    assert stopping.cut("one two three", ["three", " t", "two"]) == "one"
-    assert stopping.cut("one", ["two"]) == stopping.cut("one", []) == "one"
-    assert stopping.cut("two", ["two"]) == ""
+    assert stop_rules.cut("one two three", ["three", " t", "two"]) == "one"
+    assert stop_rules.cut("one", ["two"]) == stop_rules.cut("one", []) == "one"
+    assert stop_rules.cut("two", ["two"]) == ""

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from ms_codegeex.data.tokenizer import Tokenizer, load_tokenizer
+from ms_codegeex.generation.blocks import block
 from ms_codegeex.generation.chosen import Chosen
 from ms_codegeex.serving.backend import Backend, StreamedAnswer
 from ms_codegeex.serving.model import ServedModel
@@ -50,6 +51,8 @@ class FakeBackend(Backend):
         self.asked: list[StreamedAnswer] = []  # all answers, in the order in which the engine got them
         self.dropped: list[StreamedAnswer] = []  # those that the engine need not finish
         self._tasks: dict[int, asyncio.Task] = {}
+
+    block = staticmethod(block)
 
     def _begin(self, answer: StreamedAnswer) -> None:
         self.asked.append(answer)

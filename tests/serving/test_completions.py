@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 from asking import ask, connected, events, running
-from fake_backend import TEXT, FakeBackend, fake_model, fake_settings
+from fake_backend import TEXT, FakeBackend, cached_tokenizer, fake_model, fake_settings
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.generation.sampling import SamplingSettings
@@ -93,7 +93,9 @@ def test_without_a_prompt_a_document_begins(prompt):
         ({"prompt": 5}, "prompt"),
         ({"prompt": []}, "prompt"),
         ({"prompt": [999999]}, "prompt"),
-        ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ({"logit_bias": {"x": True}}, "logit_bias"),
+        ({"logit_bias": {"9" * 5000: 1}}, "logit_bias"),
+        ({"max_tokens": -2}, "max_tokens"),
         ({"n": 3, "best_of": 2}, "best_of"),
         ({"language": "Klingon"}, "language"),
         ({"stop_at": "page"}, "stop_at"),
@@ -163,7 +165,7 @@ def test_settings_reach_the_engine_under_their_names():
         "temperature": 0.5,
         "top_p": 0.75,
         "top_k": 7,
-        "seed": -1,
+        "seed": -2,
         "n": 2,
         "presence_penalty": 1,
         "frequency_penalty": 0.5,
@@ -178,7 +180,7 @@ def test_settings_reach_the_engine_under_their_names():
         temperature=0.5,
         top_k=7,
         top_p=0.75,
-        seed=2**64 - 1,
+        seed=2**64 - 2,
         repetition_penalty=1.25,
         frequency_penalty=0.5,
         presence_penalty=1.0,
@@ -186,7 +188,7 @@ def test_settings_reach_the_engine_under_their_names():
         log_probabilities=3,
         stop=("end",),
     )
-    assert first.settings == wanted and second.settings == replace(wanted, seed=0)
+    assert first.settings == wanted and second.settings == replace(wanted, seed=2**64 - 1)
 
 
 def test_defaults_are_openais_and_a_seed_is_drawn_for_each_request():
@@ -215,6 +217,44 @@ def test_a_block_ends_where_its_language_says():
     body = post({"prompt": "# language: Python\ndef f():\n", "stop_at": "block"}).json()
     assert body["choices"][0]["text"] == TEXT[: TEXT.index("def other")]
     assert post({"stop_at": "block"}).json()["error"]["param"] == "stop_at"
+
+
+@pytest.mark.parametrize(
+    ("language", "prompt", "text", "rest"),
+    [
+        ("Python", "def f():\n", '    s = """\nSELECT {\n"""\n    return s\n', "\nprint(f())"),
+        ("JavaScript", "function f() {\n", "  return `}${g('}')}`; // }\n}", "\nf();"),
+    ],
+)
+def test_a_block_does_not_end_in_a_string_streamed_or_not(language, prompt, text, rest):
+    body = {"prompt": prompt, "language": language, "stop_at": "block"}
+    make = lambda: FakeBackend(text=text + rest)  # noqa: E731
+    whole = post(body, make).json()["choices"][0]["text"]
+    found = events(post({**body, "stream": True}, make))
+    assert whole == "".join(event["choices"][0]["text"] for event in found) == text + "\n" * (language == "Python")
+
+
+def test_a_bias_has_the_forms_of_llama_cpp_too():
+    ids = cached_tokenizer().encode("return x")
+    for bias in (
+        {"5": False, "return x": -1},
+        [[5, False], ["return x", -1]],
+        [["return x", -2], ["return x", 1], [5, -1e5]],
+    ):
+        (answer,) = given({"logit_bias": bias})
+        assert answer.settings.logit_bias == {5: -1e5, **dict.fromkeys(ids, -1.0)}
+    assert given({"logit_bias": []})[0].settings.logit_bias == {}
+
+
+def test_other_names_and_off_values_of_our_fields():
+    body = {"n_predict": -1, "repeat_penalty": 1.5, "random_seed": 3, "top_k": -1, "stop": ["", "x"], "logprobs": False}
+    (answer,) = given({**body, "max_tokens": None, "response_format": {}})
+    settings = answer.settings
+    assert (settings.repetition_penalty, settings.seed, settings.top_k, settings.stop) == (1.5, 3, 0, ("x",))
+    assert settings.max_new_tokens >= 256 - len(answer.ids) and settings.log_probabilities == 0
+    assert given({"seed": -1})[0].settings.seed != given({"seed": -1})[0].settings.seed
+    error = post({"max_tokens": 5, "n_predict": 6}).json()["error"]
+    assert error["param"] == "n_predict" and "max_tokens" in error["message"]
 
 
 def test_no_tokens_echo_the_prompt():

@@ -12,8 +12,9 @@ from over_http import served
 
 from ms_codegeex.data.conversations import TEMPLATES
 from ms_codegeex.generation.sampling import request_fields
-from ms_codegeex.serving import foreign_fields
+from ms_codegeex.serving import foreign_fields, schemas
 from ms_codegeex.serving.routes.infill import InfillRequest
+from ms_codegeex.serving.routes.native import NativeCompletionRequest, TemplateRequest
 from ms_codegeex.serving.schemas import Body, ChatRequest, CompletionRequest, Sampling
 
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}
@@ -49,6 +50,21 @@ REFUSED = {  # what real clients ask for and this server does not have
 }
 
 
+KINDS = {  # where they are not CompletionRequest's fields
+    "/v1/chat/completions": ChatRequest,
+    "/infill": InfillRequest,
+    "/completion": NativeCompletionRequest,
+    "/apply-template": TemplateRequest,
+}
+
+
+def within(value):
+    """The value itself, or a number of those that it stands for."""
+    if isinstance(value, foreign_fields.Beyond):
+        return value.limit - 0.1 if value.below else value.limit + 0.1
+    return value
+
+
 def tuned():
     return FakeBackend(model=fake_model(chat=TEMPLATES["plain"]))
 
@@ -59,7 +75,7 @@ def test_every_route_that_takes_a_body_is_tested():
 
 def test_no_field_is_both_ours_and_foreign():
     ours = {each.name for each in request_fields()}
-    assert "min_p" in ours and not ours & {*foreign_fields.NEUTRAL, *foreign_fields.GENERATION, *REFUSED}
+    assert "min_p" in ours and not ours & {*foreign_fields.GENERATION, *REFUSED}
 
 
 def ask_all(path, bodies):
@@ -91,11 +107,16 @@ def test_null_stands_for_a_fields_absence(path):
 
 @pytest.mark.parametrize("path", [path for path in BODIES if not re.search("tokenize|embeddings", path)])
 def test_fields_that_change_nothing_change_nothing(path):
-    kind = {"/infill": InfillRequest, "/v1/chat/completions": ChatRequest}.get(path, CompletionRequest)
-    single = [{name: value} for name, each in foreign_fields.NEUTRAL.items() for value in each]
-    fields = [{}, dict.fromkeys(foreign_fields.GENERATION, "anything"), *single]
-    fields = [each for each in fields if not each.keys() & kind.model_fields.keys()]
-    assert len(fields) > 35
+    kind = KINDS.get(path, CompletionRequest)
+    names = schemas.names_of(kind)
+    table = {name: each for name, each in kind.foreign.items() if name not in names}
+    fields = [{}, {name: "anything" for name, each in table.items() if each.reason}]
+    for name, each in table.items():
+        fields += [{name: within(value)} for value in each.values]
+        if each.unused:
+            off = {other: within(values[-1]) for other, values in each.unused.items()}
+            fields += [{name: 5, **off}] if off.keys() <= {*names, *table} else []
+    assert len(fields) > 200
     plain, *responses = ask_all(path, [{**BODIES[path], **each} for each in fields])
     for each, response in zip(fields[1:], responses, strict=True):
         assert response.status_code == 200, (each, response.text)
@@ -104,7 +125,7 @@ def test_fields_that_change_nothing_change_nothing(path):
 
 
 def test_a_neutral_value_is_told_from_similar_ones():
-    for name, value in (("ignore_eos", 0), ("min_tokens", False), ("min_tokens", "0"), ("tools", {}), ("tools", "")):
+    for name, value in (("ignore_eos", 1), ("min_tokens", True), ("min_tokens", "0"), ("tools", [0]), ("tfs_z", True)):
         response = ask("POST", "/v1/completions", json={"prompt": "x", name: value})
         assert (response.status_code, response.json()["error"]["param"]) == (400, name)
     assert ask("POST", "/v1/completions", json={"prompt": "x", "min_tokens": 0.0}).status_code == 200
@@ -187,6 +208,50 @@ CLIENTS = {  # the fields that each sends with default settings
         "tools": [],
         "prompt_cache_key": "thread-1",
     },
+    "llama.cpp's web page": {
+        "stream": True,
+        "reasoning_format": "auto",
+        "temperature": 0.8,
+        "max_tokens": -1,
+        "dynatemp_range": 0,
+        "dynatemp_exponent": 1,
+        "top_k": 40,
+        "top_p": 0.95,
+        "min_p": 0.05,
+        "xtc_probability": 0,
+        "xtc_threshold": 0.1,
+        "typ_p": 1,
+        "repeat_last_n": 64,
+        "repeat_penalty": 1,
+        "presence_penalty": 0,
+        "frequency_penalty": 0,
+        "dry_multiplier": 0,
+        "dry_base": 1.75,
+        "dry_allowed_length": 2,
+        "dry_penalty_last_n": -1,
+        "backend_sampling": False,
+        "timings_per_token": False,
+    },
+    "vLLM's defaults": {
+        "top_logprobs": 0,
+        "logprobs": False,
+        "tool_choice": "none",
+        "include_reasoning": True,
+        "use_beam_search": False,
+        "length_penalty": 1.0,
+        "stop_token_ids": [],
+        "add_special_tokens": False,
+        "include_stop_str_in_output": False,
+        "ignore_eos": False,
+        "min_tokens": 0,
+        "bad_words": [],
+        "echo": False,
+        "add_generation_prompt": True,
+        "priority": 0,
+        "return_token_offsets": False,
+        "top_k": -1,
+        "seed": -1,
+    },
     "OpenAI's playground": {
         "model": "fake",
         "response_format": {"type": "text"},
@@ -244,8 +309,8 @@ def test_every_body_says_which_fields_it_takes():
     for body in subclasses(Body):
         schema = body.model_json_schema()
         assert schema["additionalProperties"] is False
-        assert set(schema["properties"]) == {*body.model_fields, *body.without_effect, *body.neutral}
-        assert all(body.without_effect.values())
+        assert set(schema["properties"]) == {*schemas.names_of(body), *body.foreign}
+        assert all(each.source and (each.reason or each.values or each.unused) for each in body.foreign.values())
     assert "user" in Sampling.model_fields
 
 

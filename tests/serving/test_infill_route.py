@@ -162,11 +162,14 @@ def test_fields_of_other_samplers_are_accepted_if_they_change_nothing():
         ({"logit_bias": [[number, 1] for number in range(301)]}, "logit_bias"),
         ({"input_prefix": 1}, "input_prefix"),
         ({"logit_bias": [[1]]}, "logit_bias"),
-        ({"logit_bias": [["x", 1]]}, "logit_bias"),
+        ({"logit_bias": [["x", True]]}, "logit_bias"),
+        ({"logit_bias": [["x", "1"]]}, "logit_bias"),
+        ({"logit_bias": [["x" * 10_000, 1e7]]}, "logit_bias"),
+        ({"n_predict": 5, "max_tokens": 6}, "max_tokens"),
+        ({"max_tokens": "many"}, "max_tokens"),
         ({"logit_bias": [[1e99, 1]]}, "logit_bias"),
         ({"top_p": 0}, "top_p"),
         ({"repeat_penalty": 0}, "repeat_penalty"),
-        ({"temperature": -0.1}, "temperature"),
     ],
 )
 def test_a_wrong_field_is_a_400_that_names_it(body, param):

@@ -41,7 +41,13 @@ def kept(answer: str, suffix: str) -> str:
         ("a, b) {\n    return a;\n}\n", ") {\n    return a;\n}\n", "a, b"),  # several lines
         ("a, b) {\n    ret", ") {\n    return a;\n}\n", "a, b"),  # the beginning of them
         ("total", "\ntotal += 1", "total"),  # the suffix's word is on another line
-        ("before", "rest", "before"),  # no start inside a word
+        ("before", "rest", "before"),  # the suffix's word ends no word of the answer
+        ("return", "urn x", "ret"),  # this one does
+        ("x = name", "me)", "x = na"),
+        ("return x", "urn x + 1", "ret"),
+        ("name", "\nme", "name"),  # another line's
+        ("name", " me", "name"),
+        ("x = retu", "return y", "x = "),  # the suffix's word is the longer one
         ("urn x", "urn x", ""),  # the prefix ended inside a word
         ("f()\n    return x", "\n\n    return x", "f()"),  # blank lines do not matter
         ("f()\n        return x", "\n    return x", "f()\n        return x"),  # indentation does: an inner block
@@ -118,7 +124,10 @@ def defined(answer: str, suffix: str) -> int:
         if (
             repeated == body[:length]
             and alike
-            and re.fullmatch(r"\w\w", before[-1:] + body[0]) is None
+            and (
+                re.fullmatch(r"\w\w", before[-1:] + body[0]) is None
+                or (not lead and re.match(r"\w*", body).end() <= length)
+            )
             and min(accumulate(repeated, deeper, initial=opened)) >= opened
         ):
             return len(answer) - len(rest if lead else before)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from itertools import islice
 
+from ms_codegeex.evaluation import stop_rules
 from ms_codegeex.generation import stopping
 
 END_OF_TEXT = "<|endoftext|>"
@@ -33,7 +34,7 @@ def truncated(text: str, limit: int = 1) -> str:
 
 def stop(limit: int = 1) -> stopping.Rule:
     """A stop rule: the text has a cut."""
-    special = stopping.words([END_OF_TEXT, "\n\n\n"])
+    special = stop_rules.words([END_OF_TEXT, "\n\n\n"])
 
     def scan() -> stopping.Scanner:
         line, counts, ended = "", dict.fromkeys(("print", "def"), 0), special.scan()

@@ -10,11 +10,11 @@ from dataclasses import fields
 from typing import Any, Protocol
 
 from ms_codegeex.base.errors import PromptTooLong, RunFailure, UserError
+from ms_codegeex.evaluation import stop_rules
 from ms_codegeex.evaluation.local_model import LocalModel
 from ms_codegeex.evaluation.recipe import Recipe
 from ms_codegeex.evaluation.sampling import chat
 from ms_codegeex.evaluation.task import Complete, SampledAnswer, Stop
-from ms_codegeex.generation import stopping
 from ms_codegeex.generation.sampling import Drawing, SamplingSettings, unusual
 
 RETRIES = 6  # of a request; the client waits 0.5 s, 1 s, 2 s, up to 8 s between them
@@ -52,8 +52,8 @@ class Sampler(Complete, Protocol):
 
 def ended_by(recipe: Recipe, stop: Stop | None) -> Stop:
     """A rule that stops at the task's rule or at one of the recipe's stop texts, whichever comes first."""
-    texts = stopping.words(recipe.stops)
-    return texts if stop is None else stopping.first_of(texts, stop)
+    texts = stop_rules.words(recipe.stops)
+    return texts if stop is None else stop_rules.first_of(texts, stop)
 
 
 class EngineSampler:
@@ -84,12 +84,12 @@ class EngineSampler:
                 new += 1
                 yield token
 
-        text, scan = "", stopping.scanner(ended)
+        text, scan = "", stop_rules.scanner(ended)
         for piece in self.generator.tokenizer.continuation(ids, counted(), "replace"):
             end = scan(piece)
             text += piece[:end]
             if end is not None:
-                return SampledAnswer(stopping.cut(text, recipe.stops), "stop")
+                return SampledAnswer(stop_rules.cut(text, recipe.stops), "stop")
         return SampledAnswer(text, "length" if new >= room else "eos")
 
 
@@ -187,7 +187,7 @@ class ServerSampler:
             try:
                 if self.template is None:
                     return self._streamed(prompt, seed, ended_by(self.recipe, stop), max_new_tokens)
-                reply = self._streamed(chat.message(self.template, prompt), seed, stopping.words(()), max_new_tokens)
+                reply = self._streamed(chat.message(self.template, prompt), seed, stop_rules.words(()), max_new_tokens)
                 return SampledAnswer(chat.continuation(reply.text, prompt), reply.finish)
             except openai.BadRequestError as error:
                 if any(words in str(error).lower() for words in TOO_LONG):
@@ -206,7 +206,7 @@ class ServerSampler:
         """One answer; `_Unreadable` if it is invalid or breaks off, that is, ends without a finish reason."""
         recipe = self.recipe
         maximum = max_new_tokens or recipe.max_new_tokens
-        text, finish, scan, seen = "", None, stopping.scanner(ended), False
+        text, finish, scan, seen = "", None, stop_rules.scanner(ended), False
         create: Any = self.client.completions.create
         given: dict[str, Any] = {"prompt": prompt}
         if self.template is not None:
@@ -227,7 +227,7 @@ class ServerSampler:
                 end = scan(piece)
                 text += piece[:end]
                 if end is not None:
-                    return SampledAnswer(stopping.cut(text, recipe.stops), "stop")
+                    return SampledAnswer(stop_rules.cut(text, recipe.stops), "stop")
                 finish = choice.finish_reason or finish
         if finish is None:
             raise _Unreadable("breaks off its answers" if seen else "sends answers without choices")

@@ -44,7 +44,9 @@ def completion_plan(body: CompletionRequest, backend: Backend) -> AnswerPlan:
         if body.stream and body.best_of > count:
             raise UserError("best_of: a streamed answer cannot be chosen among several; leave out stream or best_of")
         count = body.best_of
-    maximum = MAX_TOKENS if body.max_tokens is None else body.max_tokens
+    maximum, filling = MAX_TOKENS if body.max_tokens is None else body.max_tokens, body.max_tokens == -1
+    if filling:  # as many as fit: half of the context is kept free if the prompt may be truncated
+        maximum = model.context // 2
     if body.truncate_prompt and maximum >= model.context:
         raise UserError(
             f"max_tokens: {maximum} leave no room for a prompt, the model's context is {model.context} tokens"
@@ -63,8 +65,9 @@ def completion_plan(body: CompletionRequest, backend: Backend) -> AnswerPlan:
             prompts.append(_ids(prompt, body, model, maximum))
         if body.stop_at:
             text = prompt if isinstance(prompt, str) else model.tokenizer.decode(prompt)
-            rules.append(block_rule(text, body.language))
-    settings = sampling_settings(body, model, max(maximum, 1), log_probabilities=body.logprobs or 0, stop=stop)
+            rules.append(block_rule(backend, text, body.language))
+    limit = model.context if filling else max(maximum, 1)
+    settings = sampling_settings(body, model, limit, log_probabilities=body.logprobs or 0, stop=stop)
     if body.echo and body.logprobs is not None and maximum == 1:  # as lm-eval, which drops one token: so not eos
         settings = replace(settings, logit_bias={**settings.logit_bias, model.tokenizer.eos_id: -100.0})
     return AnswerPlan(
@@ -165,18 +168,24 @@ def chat_plan(body: ChatRequest, backend: Backend) -> AnswerPlan:
     """Check a request. `UserError` and `ApiError` name the field."""
     model = chosen_model(backend, body.model)
     text = chat_prompt(body.messages, model)
-    if body.top_logprobs is not None and not body.logprobs:
+    if body.top_logprobs and not body.logprobs:
         raise UserError("top_logprobs: needs logprobs; send true for it")
     ids = model.encode(text, field="messages", remedy="leave out the oldest ones")
-    given = body.max_completion_tokens or body.max_tokens
+    given = MAX_CHAT_TOKENS if body.max_tokens is None else body.max_tokens
+    if not given:
+        raise UserError("max_tokens: 0 leaves no room for an answer; give 1 or more, or -1 for as many as fit")
     return AnswerPlan(
         model,
         [ids],
         sampling_settings(
-            body, model, given or MAX_CHAT_TOKENS, log_probabilities=body.top_logprobs or 0, stop=template(model).stop
+            body,
+            model,
+            model.context if given < 0 else given,
+            log_probabilities=body.top_logprobs or 0,
+            stop=template(model).stop,
         ),
         body.n or 1,
-        max_tokens=given,
+        max_tokens=body.max_tokens,
     )
 
 
@@ -205,8 +214,11 @@ def text_of(message: ChatMessage) -> str:
     """A message's text; parts that are no text are a `UserError`."""
     if isinstance(message.content, str):
         return message.content
-    texts = []
+    texts = list[str]()
     for part in message.content or []:
+        if isinstance(part, str):
+            texts.append(part)
+            continue
         if part.type != "text" or part.text is None:
             raise UserError("messages: a part is not text; this model reads text only")
         texts.append(part.text)

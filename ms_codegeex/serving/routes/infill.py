@@ -23,7 +23,7 @@ MAX_FILES = 1024
 class ExtraFile(Body):
     """Another file that may help."""
 
-    without_effect = foreign_fields.EXTRA_FILE
+    foreign = foreign_fields.EXTRA_FILE
     text: str
     filename: str | None = None
 
@@ -35,7 +35,6 @@ class InfillRequest(NativeFields):
     input_suffix: str | None = None
     input_extra: Listed[ExtraFile] | None = Field(None, max_length=MAX_FILES)
     prompt: str | None = Field(None, description="the text between the prefix and the gap: the current line")
-    n_predict: int | None = Field(None, ge=-1, description="0: only read the prompt; -1: as many as fit (default 128)")
     temperature: float | None = Field(None, description="default 0: always the likeliest token")
 
 

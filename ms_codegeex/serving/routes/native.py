@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
 from pydantic import Field
@@ -16,7 +16,6 @@ from ms_codegeex.serving import foreign_fields
 from ms_codegeex.serving.answering import Filters
 from ms_codegeex.serving.backend import Backend, StreamedAnswer
 from ms_codegeex.serving.errors import unavailable
-from ms_codegeex.serving.foreign_fields import Neutral
 from ms_codegeex.serving.llama_cpp import (
     LLAMA_CPP,
     NativeAnswer,
@@ -37,7 +36,7 @@ SHORTEN = "shorten the prompt"
 class PromptObject(Body):
     """A prompt as an object, which llama.cpp's server has for images."""
 
-    neutral: ClassVar[Neutral] = {"multimodal_data": ([],)}
+    foreign = foreign_fields.PROMPT_OBJECT
     prompt_string: str
 
 
@@ -55,8 +54,7 @@ class NativeCompletionRequest(NativeFields):
 class TemplateRequest(Body):
     """`POST /apply-template`"""
 
-    without_effect = foreign_fields.GENERATION
-    neutral = foreign_fields.NEUTRAL
+    foreign = foreign_fields.CHAT
     model: str | None = None
     messages: Listed[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES)
 

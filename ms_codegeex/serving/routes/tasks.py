@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request
 from pydantic import Field
@@ -11,9 +11,9 @@ from starlette.responses import Response
 
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.data.languages import find_language
+from ms_codegeex.serving import foreign_fields
 from ms_codegeex.serving.answering import Piece
 from ms_codegeex.serving.backend import Backend, StreamedAnswer
-from ms_codegeex.serving.foreign_fields import WithoutEffect
 from ms_codegeex.serving.prompts import TASKS, TaskPrompt, UserCode, translation
 from ms_codegeex.serving.responding import (
     AnswerPlan,
@@ -59,7 +59,7 @@ class SqlRequest(TaskFields):
 class TranslationRequest(TaskFields):
     """`POST /v1/code/translate`"""
 
-    without_effect: ClassVar[WithoutEffect] = {**Sampling.without_effect, "locale": "the answer is code"}
+    foreign = foreign_fields.TRANSLATION
     source_language: str = Field(description="the code's language")
     target_language: str = Field(description="the language of the answer")
 

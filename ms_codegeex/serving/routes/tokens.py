@@ -7,25 +7,25 @@ from collections.abc import Iterable
 from typing import Any
 
 from fastapi import APIRouter
-from pydantic import Field
+from pydantic import AliasChoices, Field
 from starlette.responses import Response
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.serving import foreign_fields
 from ms_codegeex.serving.backend import Backend
-from ms_codegeex.serving.foreign_fields import WithoutEffect
 from ms_codegeex.serving.schemas import Body, Ids
-
-WITHOUT_EFFECT: WithoutEffect = {"model": "adapters have the model's tokenizer"}
 
 
 class TokenizeRequest(Body):
     """Text to encode."""
 
-    without_effect = WITHOUT_EFFECT
-    content: str | None = None
-    prompt: str | None = Field(None, description="vLLM's name of content")
-    add_special_tokens: bool | None = Field(None, description="vLLM's name of add_special")
-    add_special: bool | None = Field(None, description="begin with the ids that every prompt has (default: no)")
+    foreign = foreign_fields.TOKENS
+    content: str = Field(validation_alias=AliasChoices("content", "prompt"))
+    add_special: bool | None = Field(
+        None,
+        validation_alias=AliasChoices("add_special", "add_special_tokens"),
+        description="begin with the ids that every prompt has (default: no)",
+    )
     parse_special: bool | None = Field(None, description="names of special tokens become their ids (default: yes)")
     with_pieces: bool | None = Field(
         None, description="also give each token's text, or its bytes if they are not text (default: no)"
@@ -35,7 +35,7 @@ class TokenizeRequest(Body):
 class DetokenizeRequest(Body):
     """Ids to decode."""
 
-    without_effect = WITHOUT_EFFECT
+    foreign = foreign_fields.TOKENS
     tokens: Ids
 
 
@@ -59,14 +59,12 @@ def router(backend: Backend) -> APIRouter:
     @routes.post("/tokenize", response_model=dict[str, list[int] | list[dict[str, Any]]])
     def tokenize(body: TokenizeRequest) -> Response:
         """The ids of a text that is not longer than any prompt."""
-        text = body.prompt if body.content is None else body.content
-        if text is None:
-            raise UserError("content: missing; give the text")
+        text = body.content
         if len(text) > backend.model.max_characters:
             raise UserError(f"content: {len(text)} characters; give {backend.model.max_characters} at most")
         literal = body.parse_special is False
         ids = tokenizer.encode(text) if literal else tokenizer.encode_prompt(text)[len(tokenizer.prefix) :]
-        if body.add_special or body.add_special_tokens:
+        if body.add_special:
             ids = [*tokenizer.prefix, *ids]
         if body.with_pieces:
             return _response({"id": number, "piece": piece(number)} for number in ids)

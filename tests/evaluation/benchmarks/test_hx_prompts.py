@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.evaluation import stop_rules
 from ms_codegeex.evaluation.benchmarks.humaneval_x import rules
 from ms_codegeex.evaluation.benchmarks.humaneval_x.task import build
 from ms_codegeex.evaluation.task import SampledAnswer
-from ms_codegeex.generation import stopping
 
 
 @pytest.fixture
@@ -193,7 +193,7 @@ def test_canonical_solutions_are_their_own_answers(rule_set: str):
             continue
         left = rules.clean(row.solution + follow[row.language], row.language, rule_set)
         if row.language == "python" and rule_set == "codegeex":
-            left = left[: stopping.first_unindented(left)]
+            left = left[: stop_rules.first_unindented(left)]
         # CPP/94's solution has a line after its last brace
         whole = row.solution if row.language == "python" else row.solution[: row.solution.rfind("}") + 1]
         assert left.rstrip() == whole.rstrip(), problem.id

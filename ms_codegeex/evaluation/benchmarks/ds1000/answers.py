@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from ms_codegeex.evaluation import stop_rules
 from ms_codegeex.generation import stopping
 
 STARTS = ("BEGIN SOLUTION\n<code>", "# SOLUTION START")
@@ -22,7 +23,7 @@ def prompt(text: str, mode: str) -> str:
 
 def _scan() -> stopping.Scanner:
     before = ""  # the text while it may still be a code fence
-    inner = stopping.words(ENDS).scan()  # scans the rest
+    inner = stop_rules.words(ENDS).scan()  # scans the rest
 
     def each(piece: str) -> int | None:
         nonlocal before
@@ -51,7 +52,7 @@ def cleaned(text: str, library: str) -> str:
         text = text.split(start, 1)[-1]
     if fence := FENCE.match(text):
         text = text[fence.end() :]
-    text = stopping.cut(text, ENDS)
+    text = stop_rules.cut(text, ENDS)
     if library.lower() == "matplotlib":
         lines = text.splitlines(keepends=True)
         text = "".join(line for line in lines if not any(call in line for call in FIGURE_CALLS))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ms_codegeex.base.errors import RunFailure
+from ms_codegeex.evaluation import stop_rules
 from ms_codegeex.evaluation.benchmarks.evalplus.problems import Calls, EvalPlusProblem, read_problems
 from ms_codegeex.evaluation.benchmarks.python_task import PythonTask, encoded, judgement
 from ms_codegeex.evaluation.judging import python_program
@@ -18,7 +19,6 @@ from ms_codegeex.evaluation.judging import verdicts as judging
 from ms_codegeex.evaluation.sandbox import Command, Execution, ResourceLimits, Sandbox, Verdict
 from ms_codegeex.evaluation.sandbox.limits import MIB
 from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Sample
-from ms_codegeex.generation import stopping
 
 SECONDS, FACTOR = 1.0, 4.0  # a call's limit: at least this many seconds, or this many times the canonical solution's
 MAXIMUM = 60.0  # seconds of all calls of one kind
@@ -65,8 +65,8 @@ class EvalPlus(PythonTask):
         white space, and a line break."""
         words = (*STOPS, *STOPS_OF[problem.data.dataset])
         prompt = f"{problem.data.prompt.strip()}\n"
-        answer = complete(prompt, seed=seed, stop=stopping.words(words))
-        return Sample(problem.id, completion_id, prompt, stopping.cut(answer.text, words), answer.finish)
+        answer = complete(prompt, seed=seed, stop=stop_rules.words(words))
+        return Sample(problem.id, completion_id, prompt, stop_rules.cut(answer.text, words), answer.finish)
 
     def reference(self, problem: Problem) -> Sample:
         """The canonical solution."""

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.evaluation import stop_rules
 from ms_codegeex.evaluation.benchmarks import truncation
 from ms_codegeex.evaluation.benchmarks.python_task import PythonTask, both_verdicts, judgement
 from ms_codegeex.evaluation.benchmarks.tables import distinct, value_of
 from ms_codegeex.evaluation.jsonl import find_file, numbered_rows
 from ms_codegeex.evaluation.sandbox import ResourceLimits, Sandbox
 from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Sample
-from ms_codegeex.generation import stopping
 
 SECONDS = 3.0  # per program, as in the published runner
 GRACE = 2.0  # extra seconds for the interpreter's start and for programs that cannot be interrupted
@@ -68,8 +68,8 @@ class HumanEval(PythonTask):
         prompt = problem.data.prompt.rstrip() if self.strip else problem.data.prompt
         words = STOPS if self.cut == "stops" else ()
         by_codegen = self.cut == "codegen"
-        answer = complete(prompt, seed=seed, stop=truncation.stop() if by_codegen else stopping.words(words))
-        text = truncation.truncated(answer.text) if by_codegen else stopping.cut(answer.text, words)
+        answer = complete(prompt, seed=seed, stop=truncation.stop() if by_codegen else stop_rules.words(words))
+        text = truncation.truncated(answer.text) if by_codegen else stop_rules.cut(answer.text, words)
         return Sample(problem.id, completion_id, prompt, text, answer.finish)
 
     def judge(self, problem: Problem, sample: Sample, sandbox: Sandbox) -> Judgement:

@@ -16,8 +16,8 @@ from ms_codegeex.evaluation.benchmarks import blocks
 from ms_codegeex.evaluation.benchmarks.humaneval_x import cases, defects
 from ms_codegeex.evaluation.benchmarks.humaneval_x.cases import Cases
 from ms_codegeex.evaluation.benchmarks.humaneval_x.problems import HumanEvalXProblem
+from ms_codegeex.evaluation.stop_rules import first_unindented
 from ms_codegeex.evaluation.toolchains import Program
-from ms_codegeex.generation.stopping import first_unindented
 
 PYTHON_IMPORTS = (
     "import math", "import re", "import sys", "import copy", "import datetime", "import itertools",

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from ms_codegeex.evaluation import stop_rules
 from ms_codegeex.evaluation.task import Stop
-from ms_codegeex.generation import stopping
 
 PYTHON_STOPS = ("\ndef", "\nclass", "\nif", "\n#", "\nprint")
 PYTHON_ENDS = (*PYTHON_STOPS, "\nassert")
@@ -21,13 +21,13 @@ def stop(language: str, rules: str) -> Stop | None:
     if language == "python":
         return python_stop
     if rules == "codegeex":
-        return None if language == "rust" else stopping.closed
+        return None if language == "rust" else stop_rules.closed
     main = MAINS.get(language)
-    return stopping.closed if main is None else stopping.first_of(stopping.closed, stopping.words([main]))
+    return stop_rules.closed if main is None else stop_rules.first_of(stop_rules.closed, stop_rules.words([main]))
 
 
 # A line starts in the first column, or there is a stop word.
-python_stop = stopping.first_of(stopping.unindented, stopping.words(PYTHON_STOPS))
+python_stop = stop_rules.first_of(stop_rules.unindented, stop_rules.words(PYTHON_STOPS))
 
 
 def clean(text: str, language: str, rules: str) -> str:
@@ -55,13 +55,13 @@ def python_codegeex(text: str) -> str:
 
 def python_codegeex2(text: str) -> str:
     """Cut at the first line that starts in the first column, else at a stop word."""
-    position = stopping.first_unindented(text)
-    return stopping.cut(text, PYTHON_STOPS) if position is None else text[:position]
+    position = stop_rules.first_unindented(text)
+    return stop_rules.cut(text, PYTHON_STOPS) if position is None else text[:position]
 
 
 def java(text: str) -> str:
     """No main, nothing after the last brace, and the class closed if only the method is."""
-    text = through_last_brace(stopping.cut(text, [JAVA_MAIN]))
+    text = through_last_brace(stop_rules.cut(text, [JAVA_MAIN]))
     return text + "\n}" if text.count("}") == text.count("{") + 1 else text
 
 
@@ -72,7 +72,7 @@ def go_codegeex(text: str) -> str:
 
 def without_main(language: str) -> Callable[[str], str]:
     """A function that cuts at a main function, then after the last brace."""
-    return lambda text: through_last_brace(stopping.cut(text, [MAINS[language]]))
+    return lambda text: through_last_brace(stop_rules.cut(text, [MAINS[language]]))
 
 
 CLEAN_UPS: dict[str, dict[str, Callable[[str], str]]] = {

@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ms_codegeex.evaluation import stop_rules
 from ms_codegeex.evaluation.benchmarks.humaneval_x import problems
 from ms_codegeex.evaluation.benchmarks.humaneval_x_summary import descriptions
 from ms_codegeex.evaluation.benchmarks.humaneval_x_summary.similarity import metrics, similarity
 from ms_codegeex.evaluation.sandbox import Sandbox
 from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Reference, Sample, Task
-from ms_codegeex.generation import stopping
 
 
 class HumanEvalXSummary(Task):
@@ -46,7 +46,7 @@ class HumanEvalXSummary(Task):
     def produce(self, problem: Problem, completion_id: int, seed: int, complete: Complete) -> Sample:
         """One summary; the raw text is kept if it differs."""
         prompt = descriptions.prompt(problem.data, self._form, self._tag)
-        done = complete(prompt, seed=seed, stop=stopping.words(["\n\n"]))
+        done = complete(prompt, seed=seed, stop=stop_rules.words(["\n\n"]))
         summary = descriptions.clean(done.text, problem.data, self._form)
         extra = {} if summary == done.text else {"raw": done.text}
         return Sample(problem.id, completion_id, prompt, summary, done.finish, extra)

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ms_codegeex.base.errors import UserError
+from ms_codegeex.evaluation import stop_rules
 from ms_codegeex.evaluation.benchmarks.multipl_e import programs
 from ms_codegeex.evaluation.benchmarks.multipl_e.problems import read_problems
 from ms_codegeex.evaluation.benchmarks.tool_chain_task import ToolChainTask
 from ms_codegeex.evaluation.sandbox import Sandbox
 from ms_codegeex.evaluation.task import Complete, Judgement, Problem, Sample
 from ms_codegeex.evaluation.toolchains import PLAIN_TOOL_CHAINS
-from ms_codegeex.generation import stopping
 
 SECONDS = 15.0  # of a run, as published
 LONGER = {"go": 30.0}
@@ -42,8 +42,8 @@ class MultiPlE(ToolChainTask):
     def produce(self, problem: Problem, completion_id: int, seed: int, complete: Complete) -> Sample:
         """One completion, truncated at the first of the problem's stop words."""
         words = problem.data.stops
-        answer = complete(problem.data.prompt, seed=seed, stop=stopping.words(words))
-        return Sample(problem.id, completion_id, problem.data.prompt, stopping.cut(answer.text, words), answer.finish)
+        answer = complete(problem.data.prompt, seed=seed, stop=stop_rules.words(words))
+        return Sample(problem.id, completion_id, problem.data.prompt, stop_rules.cut(answer.text, words), answer.finish)
 
     def judge(self, problem: Problem, sample: Sample, sandbox: Sandbox) -> Judgement:
         """Compile and run the program with its tests. Published: exit status 0. Strict: and the tests' end was

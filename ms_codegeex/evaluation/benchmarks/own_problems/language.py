@@ -10,14 +10,14 @@ from typing import Any, ClassVar, Literal
 from ms_codegeex.base.errors import UserError
 from ms_codegeex.config.validation import check_tree, validated
 from ms_codegeex.config.values import read_yaml
+from ms_codegeex.evaluation import stop_rules
 from ms_codegeex.evaluation.toolchains import Program
-from ms_codegeex.generation import stopping
 
 PARTS = ("prompt", "answer", "test", "end")
 PLACE = re.compile(r"\{(" + "|".join(PARTS) + r")\}")
 TOKEN = "{token}"
 NAME = re.compile(r"[A-Za-z][\w+#.-]{0,39}")
-BLOCKS = {"braces": stopping.closed, "indentation": stopping.unindented}
+BLOCKS = {"braces": stop_rules.closed, "indentation": stop_rules.unindented}
 PROGRAM = re.compile(r"[A-Za-z][\w.+-]{0,79}")
 FILE = re.compile(r"[A-Za-z_][\w.-]{0,79}")
 
@@ -79,18 +79,18 @@ class LanguageDescription:
         )
         return Program(before, self.end.replace("%", "%%").replace(TOKEN, "%s"), after)
 
-    def stop(self) -> stopping.Stop | None:
+    def stop(self) -> stop_rules.Stop | None:
         """When an answer has ended; None: only with the text."""
         stops = [BLOCKS[self.block]] if self.block in BLOCKS else []
-        stops += [stopping.words(self.stops)] if self.stops else []
-        return stopping.first_of(*stops) if stops else None
+        stops += [stop_rules.words(self.stops)] if self.stops else []
+        return stop_rules.first_of(*stops) if stops else None
 
     def clean(self, text: str) -> str:
         """The answer in the text that a model wrote."""
-        text = stopping.cut(text, self.stops)
+        text = stop_rules.cut(text, self.stops)
         if self.block == "braces":
-            return text[: stopping.closed.scan()(text)]
-        return text[: stopping.first_unindented(text)] if self.block == "indentation" else text
+            return text[: stop_rules.closed.scan()(text)]
+        return text[: stop_rules.first_unindented(text)] if self.block == "indentation" else text
 
 
 def read_language(path: Path) -> LanguageDescription:
