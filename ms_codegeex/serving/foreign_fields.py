@@ -140,6 +140,7 @@ GENERATION: Fields = {
     **_each("skip_special_tokens spaces_between_special_tokens detokenize", "vLLM: true", values=(True,)),
     **_each("return_full_text details decoder_input_details", "TGI: false", values=NOTHING),
     **_each("return_token_ids return_token_offsets return_prompt_text", "vLLM: false", values=NOTHING),
+    **_each("no_stop_trim return_hidden_states", "SGLang: false", values=NOTHING),
     **_each("return_progress timings_per_token verbose", "llama.cpp: false", values=NOTHING),
     # the prompt
     **_each("lora image_data images", "llama.cpp, Ollama: []", values=NOTHING),
@@ -170,8 +171,8 @@ GENERATION: Fields = {
     **_each("service_tier", "OpenAI: auto", "there is one"),
     **_each("priority", "vLLM: 0", "clients take turns"),
     **_each(
-        "metadata safety_identifier session_id nwo",
-        "OpenAI, vLLM, Copilot",
+        "metadata safety_identifier session_id request_id rid nwo",
+        "OpenAI, vLLM, SGLang, Copilot",
         "for the provider's records, of which there are none",
     ),
     **_each("store", "OpenAI: false", "answers are never stored"),
