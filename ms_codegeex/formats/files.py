@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.quarantine import check_file, entries, is_weights
+from ms_codegeex.base.quarantine import admit, check_file, entries, is_weights
 from ms_codegeex.base.reading import open_regular, place_inside, read_inside
 from ms_codegeex.formats.checkpoint import MANIFEST
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints
@@ -381,8 +381,7 @@ def _shards(place: Place) -> tuple[str, ...]:
 
 
 def _read_shards(place: Place, names: tuple[str, ...]) -> RawModel:
-    for name in names:
-        check_file(place.folder, name)
+    admit(place.folder)
     tensors, files, unlisted = read_weights(place.folder, names)
     used = [place.folder / name for name in dict.fromkeys((*files.values(), *names))]
     return RawModel([tensors], [str(place.folder)], skipped=unlisted, files=used)
@@ -401,10 +400,11 @@ def _named_by(file: str, folder: Callable[[str], str] = str, pattern: str = r"[\
         if file not in place.files:
             return None
         text = read_inside(place.path, file, _LONGEST_POINTER).decode("ascii", "replace").strip()
-        if not re.fullmatch(pattern, text) or folder(text) not in place.folders:
+        name = folder(text) if re.fullmatch(pattern, text) else text
+        if name not in place.folders:
             there = f"one that is, such as {place.path / place.folders[-1]}" if place.folders else "another folder"
-            raise UserError(f"{place.path / file}: names {text[:60]!r}, which is not beside it; give {there}")
-        return folder(text)
+            raise UserError(f"{place.path / file}: names {name[:60]!r}, which is not beside it; give {there}")
+        return name
 
     return found
 
@@ -504,8 +504,8 @@ LAYOUTS = (  # the first that is found counts
     ),
     Layout("distributed checkpoint", "FSDP, torch", "`.metadata`, `.distcp`", _first(r"\.metadata|.*\.distcp"), _DCP),
     Layout("file of tensors", "PyTorch, MindSpore", "how it begins", lambda place: place.begins(b""), _read_file),
-    Layout("run", "Megatron-LM", "what `latest_checkpointed_iteration.txt` names", _ITERATION, BELOW),
     Layout("run", "DeepSpeed, Lightning", "what `latest` names", _named_by("latest"), BELOW),
+    Layout("run", "Megatron-LM", "what `latest_checkpointed_iteration.txt` names", _ITERATION, BELOW),
     Layout("pipeline", "DeepSpeed", "`layer_XX-model_*.pt`", _first(r"layer_\d+-model_.*"), _PIPELINE),
     Layout("ZeRO 3", "DeepSpeed", "`zero_*_model_states.pt`", _first(r"(bf16_)?zero_.*_model_states\.pt"), _ZERO),
     Layout(
