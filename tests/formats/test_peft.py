@@ -363,10 +363,11 @@ def test_keys_of_patterns_are_expressions(base, tmp_path, number):
 
 
 @pytest.mark.parametrize("infix", ["", ".default"])
-def test_pickled_adapters_are_read(base, tmp_path, infix):
-    place = write_factors(tmp_path / "run/checkpoint-20", {}, "adapter_model.bin", infix) if not infix else None
-    place = place or write_factors(tmp_path / "a", {}, "adapter_model.bin", infix)
-    assert {*scales(base, place.parent if not infix else place).values()} == {2}
+def test_pickled_adapters_are_read(base, tmp_path, capfd, infix):
+    """Also from the folder in which a Trainer has checkpoints."""
+    place = write_factors(tmp_path / "run/checkpoint-20", {}, "adapter_model.bin", infix)
+    assert {*scales(base, place).values(), *scales(base, place.parent).values()} == {2}
+    assert capfd.readouterr().err.count("run: the adapters are in checkpoint-20") == 1
     assert [*adapters_inputs(place).files] == ["adapter_config.json", "adapter_model.bin"]
     assert summary(place)["rank"] == 2
 
