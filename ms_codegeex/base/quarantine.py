@@ -90,7 +90,7 @@ def entries(directory: Path, folders: bool = False) -> list[str]:
                 if number == MOST_ENTRIES:
                     more = f"has more than {MOST_ENTRIES:,} entries, unlike any model"
                     raise UserError(f"{directory}: {more}; give the directory of a single model")
-                if entry.is_dir(follow_symlinks=folders) == folders:
+                if os.path.isdir(entry.path) if folders else not entry.is_dir(follow_symlinks=False):
                     names.append(entry.name)
     except OSError as error:
         raise UserError(f"{directory}: cannot be read as a directory ({error.strerror})") from None

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ms_codegeex.base.errors import UserError
-from ms_codegeex.base.quarantine import check_file, entries, is_weights
+from ms_codegeex.base.quarantine import admit, check_file, entries, is_weights
 from ms_codegeex.base.reading import open_regular, place_inside, read_inside
 from ms_codegeex.formats.checkpoint import MANIFEST
 from ms_codegeex.formats.checkpoint_folder import list_checkpoints
@@ -252,7 +252,7 @@ def _path(name: ForeignName) -> tuple[str, ...]:
     return (name,) if isinstance(name, str) else name
 
 
-def _read_torch(ranks: Sequence[Sequence[Path]]) -> RawModel:
+def _read_torch(_place: Place, ranks: Sequence[Sequence[Path]]) -> RawModel:
     """The files of each tensor-parallel rank, one for each stage of a pipeline."""
     parts, skipped, recorded = [], [], {}
     for rank, files in enumerate(ranks):
@@ -370,7 +370,7 @@ def is_gguf(path: Path) -> bool:
 def _read_file(place: Place, _found: Any) -> RawModel:
     path, beginning = place.path, place.beginning or b""
     if beginning.startswith(_TORCH_BEGINNINGS) or path.suffix in TORCH_SUFFIXES:
-        return _read_torch([[path]])
+        return _read_torch(place, [[path]])
     _check_rank(read_origin(path) or {}, 0, 1, str(path))
     return _weights(read_mindspore(path), path, None if path.suffix == ".safetensors" else "mindspore")
 
@@ -380,9 +380,17 @@ def _shards(place: Place) -> tuple[str, ...]:
     return weight_files(place.folder, None if place.beginning is None else place.path.name)
 
 
+def _many_shards(place: Place) -> tuple[str, ...]:
+    names = _shards(place)
+    return names if len(names) > 1 or "".join(names).endswith(".json") else ()
+
+
+def _with_config(place: Place) -> bool:
+    return _shards(place) != () and (place.folder / CONFIG).is_file()
+
+
 def _read_shards(place: Place, names: tuple[str, ...]) -> RawModel:
-    for name in names:
-        check_file(place.folder, name)
+    admit(place.folder)
     tensors, files, unlisted = read_weights(place.folder, names)
     used = [place.folder / name for name in dict.fromkeys((*files.values(), *names))]
     return RawModel([tensors], [str(place.folder)], skipped=unlisted, files=used)
@@ -401,10 +409,11 @@ def _named_by(file: str, folder: Callable[[str], str] = str, pattern: str = r"[\
         if file not in place.files:
             return None
         text = read_inside(place.path, file, _LONGEST_POINTER).decode("ascii", "replace").strip()
-        if not re.fullmatch(pattern, text) or folder(text) not in place.folders:
+        name = folder(text) if re.fullmatch(pattern, text) else text
+        if name not in place.folders:
             there = f"one that is, such as {place.path / place.folders[-1]}" if place.folders else "another folder"
-            raise UserError(f"{place.path / file}: names {text[:60]!r}, which is not beside it; give {there}")
-        return folder(text)
+            raise UserError(f"{place.path / file}: names {name[:60]!r}, which is not beside it; give {there}")
+        return name
 
     return found
 
@@ -450,7 +459,7 @@ _EXPECTED = (
 )
 BELOW = "below"
 _NUMBERED = re.compile(r"(iter|global_step|checkpoint|version|epoch|step)[-_]?\d+|release|original")
-_CHECKPOINT = _newest(r"(?:checkpoint|epoch|step)[-_](\d{1,18})")
+_LAST_STEP = _newest(r"(?:iter_|global_step|version_|(?:checkpoint|epoch|step)[-_])(\d{1,18})")
 _LAST_EPOCH = _newest(r".*step=(\d{1,18})(?:-v\d+)?\.ckpt")
 _ITERATION = _named_by(
     "latest_checkpointed_iteration.txt",
@@ -466,7 +475,7 @@ _DCP = (
     "is a distributed checkpoint (.distcp), which is not read; make one file of it: "
     "python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} model.pt"
 )
-_TORCH_DIST = "is a distributed checkpoint (torch_dist or zarr), which is not read; save it with --ckpt-format torch"
+_TORCH_DIST = "is a distributed checkpoint (torch_dist, zarr), which is not read; save it with --ckpt-format torch"
 _PIPELINE = (
     "holds the layers of a DeepSpeed pipeline ({found}), which are not read; write "
     "torch.save(model.state_dict(), 'model.pt') in the program that can load them, and give that file"
@@ -478,13 +487,8 @@ _ZERO = (
 _SEVERAL = "holds several files of weights, such as {found}; give one of them"
 
 RUN = Layout("run, checkpoint", "ms-codegeex", f"`{MANIFEST}`, `step-*`, `checkpoints/step-*`", _is_run, None)
-DIRECTORY = Layout(
-    "model directory",
-    "transformers, and all that save as it does",
-    f"`{CONFIG}` with `model.safetensors` or `pytorch_model.bin`, an index, all shards, or one variant (`.fp16`)",
-    lambda place: _shards(place) and (place.folder / CONFIG).is_file(),
-    None,
-)
+_BY_NAME = f"`{CONFIG}` and `model.safetensors`, `pytorch_model.bin`, an index, all shards or a variant (`.fp16`)"
+DIRECTORY = Layout("model directory", "transformers", _BY_NAME, _with_config, None)
 ADAPTERS = Layout("adapters", "PEFT", f"`{ADAPTER_CONFIG}`", lambda place: ADAPTER_CONFIG in place.files, None)
 LAYOUTS = (  # the first that is found counts
     Layout("GGUF", "llama.cpp", "`.gguf`", lambda place: is_gguf(place.path), _GGUF),
@@ -492,38 +496,21 @@ LAYOUTS = (  # the first that is found counts
     DIRECTORY,
     RUN,
     ADAPTERS,
-    Layout(
-        "shards without a configuration",
-        "transformers",
-        "an index, or all shards",
-        lambda place: names if len(names := _shards(place)) > 1 or "".join(names).endswith(".json") else (),
-        _read_shards,
-    ),
-    Layout(
-        "distributed checkpoint", "NeMo, Megatron-LM", "`metadata.json`, `common.pt`", _first("common.pt"), _TORCH_DIST
-    ),
+    Layout("shards alone", "transformers", "an index, or all shards", _many_shards, _read_shards),
+    Layout("distributed checkpoint", "Megatron-LM, NeMo", "`common.pt`", _first(r"common\.pt"), _TORCH_DIST),
     Layout("distributed checkpoint", "FSDP, torch", "`.metadata`, `.distcp`", _first(r"\.metadata|.*\.distcp"), _DCP),
     Layout("file of tensors", "PyTorch, MindSpore", "how it begins", lambda place: place.begins(b""), _read_file),
-    Layout("run", "Megatron-LM", "what `latest_checkpointed_iteration.txt` names", _ITERATION, BELOW),
     Layout("run", "DeepSpeed, Lightning", "what `latest` names", _named_by("latest"), BELOW),
+    Layout("run", "Megatron-LM", "what `latest_checkpointed_iteration.txt` names", _ITERATION, BELOW),
     Layout("pipeline", "DeepSpeed", "`layer_XX-model_*.pt`", _first(r"layer_\d+-model_.*"), _PIPELINE),
     Layout("ZeRO 3", "DeepSpeed", "`zero_*_model_states.pt`", _first(r"(bf16_)?zero_.*_model_states\.pt"), _ZERO),
-    Layout(
-        "tensor-parallel ranks, pipeline stages",
-        "Megatron-LM, DeepSpeed",
-        "`mp_rank_XX/*.pt`, `mp_rank_XX_YYY/*.pt`, `mp_rank_XX_model_states.pt`",
-        _megatron_ranks,
-        lambda place, ranks: _read_torch(ranks),
-    ),
+    Layout("ranks", "Megatron-LM, DeepSpeed", "`mp_rank_XX`, `mp_rank_XX_YYY` (stages)", _megatron_ranks, _read_torch),
     Layout("arrays", "CodeGeeX's export", "`*.npy`", _first(r".*\.npy"), _read_npy_folder),
     Layout("one file", "all", "the only file of weights that is not an optimizer's", _only, BELOW),
     Layout("last checkpoint", "Lightning", "`last.ckpt`", _first(r"last\.ckpt"), BELOW),
     Layout("checkpoints", "Lightning", "the highest `step=N` of `*.ckpt`", _LAST_EPOCH, BELOW),
     Layout("ranks", "MindSpore", "`rank_R/*.ckpt`, `*R-<step>.ckpt`, `.safetensors`", _is_ranks, _read_mindspore_ranks),
     Layout("several files", "all", "none of the above", lambda place: ", ".join(place.candidates[:3]), _SEVERAL),
-    Layout("iterations", "Megatron-LM", "the highest `iter_N`", _newest(r"iter_(\d{1,18})"), BELOW),
-    Layout("steps", "DeepSpeed", "the highest `global_stepN`", _newest(r"global_step(\d{1,18})"), BELOW),
-    Layout("steps", "Trainer, Accelerate", "the highest `checkpoint-N`", _CHECKPOINT, BELOW),
-    Layout("versions", "Lightning", "the highest `version_N`", _newest(r"version_(\d{1,18})"), BELOW),
+    Layout("steps", "all", "the highest `iter_N`, `global_stepN`, `checkpoint-N`, `version_N`", _LAST_STEP, BELOW),
     Layout("folder around it", "all", "`checkpoints`, `lightning_logs`, `snapshots`, the only folder", _around, BELOW),
 )

@@ -124,11 +124,6 @@ def weight_files(path: Path, chosen: str | None = None) -> tuple[str, ...]:
     return tuple(files)
 
 
-def is_model_directory(path: Path) -> bool:
-    """Whether `path` holds a configuration and weights in this layout."""
-    return (Path(path) / CONFIG).is_file() and weight_files(Path(path)) != ()
-
-
 def read_tensors(file: Path) -> dict[str, LazyTensor]:
     """The tensors of one file of weights, of either kind."""
     with open_regular(file) as stream:

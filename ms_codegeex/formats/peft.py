@@ -97,7 +97,9 @@ def open_adapters(path: Path, base: Source, check_fingerprint: bool = True) -> A
     `check_fingerprint`: require that they were trained on `base`; otherwise any model of the same sizes will do.
     `UserError` if there are none, or if they do not fit.
     """
-    path = adapters_path(path)
+    named, path = path, adapters_path(path)
+    if named != path and (path / CONFIG).is_file():
+        print_error(f"{named}: the adapters are in {path.relative_to(named)}")
     if base.adapters is not None:
         raise UserError(f"{base.path}: holds adapters itself; give the model that they are for, or merge them first")
     adapters = read_peft(path, base) if (path / CONFIG).is_file() else checkpoint_adapters(resolve(path))

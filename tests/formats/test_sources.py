@@ -216,7 +216,8 @@ def test_mindspores_own_files(tmp_path):
 
     def save(path, entries):
         path.parent.mkdir(parents=True, exist_ok=True)
-        ms.save_checkpoint([{"name": n, "data": ms.Tensor(a)} for n, a in entries.items()], str(path))
+        named = [{"name": n, "data": ms.Tensor(a)} for n, a in entries.items()]
+        ms.save_checkpoint(named, str(path), format=path.suffix[1:])
         os.chmod(path, 0o644)
 
     save(tmp_path / "code-13B0-50.ckpt", named | state)
@@ -232,7 +233,9 @@ def test_mindspores_own_files(tmp_path):
 
         part = {name: np.ascontiguousarray(slice_of(name, array)) for name, array in named.items()}
         save(tmp_path / "8p" / f"rank_{rank}" / f"code-13B{rank}-50.ckpt", part)
+        save(tmp_path / "other" / f"rank_{rank}" / f"net_rank_{rank}-50_1.safetensors", part)
     equal(open_source(tmp_path / "8p", KNOWN), arrays)
+    equal(open_source(tmp_path / "other", KNOWN), arrays)
     (tmp_path / "8p" / "rank_2" / "code-13B2-50.ckpt").unlink()
     with pytest.raises(UserError, match="no file of rank 2"):
         open_source(tmp_path / "8p", KNOWN)
