@@ -97,8 +97,8 @@ class Table:
 
     def of(self, record: Mapping[str, Any], task: str = "") -> Layout | None:
         """The layout of a record: the first that fits it, one of this task if there is one; None if none fits."""
-        fitting = [layout for layout in self.layouts if layout.fits(record)]
-        return next((layout for layout in fitting if layout.task == task), fitting[0] if fitting else None)
+        first = sorted(self.layouts, key=lambda layout: layout.task != task) if task else self.layouts
+        return next((layout for layout in first if layout.fits(record)), None)
 
     def names(self, task: str, use: str) -> tuple[str, ...]:
         """The fields that hold `use` in the layouts of a task, in their order."""
