@@ -99,8 +99,10 @@ def run(arguments: argparse.Namespace) -> None:
     config = replace(config, data=replace(config.data, train=str(dataset), blend=None, infill=infill))
     config, steps = with_steps(config, stated, options.epochs)
     tokens = f"sequences of {config.seq_length} tokens: {length.reason} (data.seq_length)"
-    if not prepared:
-        print_tally(read_json(dataset / "dataset.json").get("tally"))
+    if not prepared and (tally := read_json(dataset / "dataset.json").get("tally")):
+        print_tally(tally)
+        if left := tally["read"] - tally["kept"]:
+            tokens += f"; {left} of {tally['read']} records were left out"
     for line in (kind, tokens, memory, steps):
         print_error(line)
     node, restarts = resolve_node(config, table), Restarts(resuming.restarts, resuming.min_devices)

@@ -20,15 +20,8 @@ from ms_codegeex.data.conversations import TEMPLATES, ChatTemplate, translation_
 from ms_codegeex.data.languages import find_language, tag_prefix
 from ms_codegeex.data.layouts import Layout, Table, absent, table
 
-# who may speak after whom
-TURNS = {
-    ("system", ""),
-    ("system", "system"),
-    ("user", ""),
-    ("user", "system"),
-    ("user", "assistant"),
-    ("assistant", "user"),
-}
+# who may follow whom
+TURNS = {"": "system user", "system": "system user", "user": "assistant", "assistant": "user"}
 _TEXT_PARTS = (None, "text", "input_text", "output_text")
 _SHOWN = 8  # fields of a record that has no known layout
 
@@ -94,10 +87,8 @@ def _layout(layouts: Table, record: Mapping[str, Any], task: str) -> Layout:
         return layout
     found = ", ".join([_valid(name) for name, value in record.items() if not absent(value)][:_SHOWN])
     if layout is not None:
-        raise BadRecord(
-            f"record of another task ({layout.task})",
-            layout.remedy or f"{layout.name} ({found}); prepare these with --task {layout.task}",
-        )
+        remedy = layout.remedy or f"{layout.name} ({found}); prepare these with --task {layout.task}"
+        raise BadRecord(f"record of another task ({layout.task})", remedy)
     wanted = next(each for each in layouts.layouts if each.task == task)
     use = next((use for use in wanted.by if not wanted.values(record, use)), wanted.by[0])
     raise BadRecord("missing field", f"{' or '.join(wanted.uses[use].split())}; found {found or 'none'}")
@@ -195,7 +186,7 @@ def _turns(layouts: Table, layout: Layout, record: Mapping[str, Any], note: Note
         turns = [*listed(*_one(layout, record, "prompt"), trained=False), *answers]
     for index, turn in enumerate(turns):
         before = turns[index - 1].role if index else ""
-        if (turn.role, before) not in TURNS:
+        if turn.role not in TURNS[before].split():
             raise BadRecord("order of roles", f"message {index} is by {turn.role} and follows {before or 'nothing'}")
         if turn.role == "assistant":
             _answer(f"message {index}", turn.content)
@@ -228,14 +219,11 @@ def _turn(layouts: Table, message: Any, number: int, note: Note, trained: bool) 
 
 def _content(name: str, value: Any) -> str:
     """A text, or the texts of a list of parts, joined as the server joins them."""
-    texts = []
-    for part in value if isinstance(value, list) else [value]:
+    texts, whole = [], value.get("parts") if isinstance(value, dict) else value
+    for part in whole if isinstance(whole, list) else [whole]:
         if isinstance(part, dict):
-            if part.get("type") not in _TEXT_PARTS:
-                raise BadRecord(
-                    "part that is not text",
-                    f"{name} has a part of type {part['type']!r:.40}; models here read texts only",
-                )
+            if (kind := part.get("type")) not in _TEXT_PARTS:
+                raise BadRecord("part that is not text", f"{name} has a part of type {kind!r:.40}; give texts only")
             part = part.get("text")
         texts.append(_text(name, part))
     return "".join(texts)
