@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import codecs
 import functools
-import io
 import itertools
 import math
 import os
@@ -45,7 +44,7 @@ _PACKED = {".gz": 4096, ".zst": 512}
 _HEAD = 1000
 MAX_WINDOW = 2 << 30
 """Bytes of the largest zstd window that is unpacked: that of `zstd --long=31`. A frame needs as much memory."""
-_FIRST_BYTES = 16 << 20  # in which `first_record` looks
+_FIRST_BYTES = 16 << 20  # of the record that `first_record` reads
 
 # An array, or an object that ends in another line.
 _VALUES = re.compile(rb'(?:\xef\xbb\xbf)?\s*(?:\[\s*(?:[\[{"\]]|\Z)|\{[ \t\r]*\n)')
@@ -145,25 +144,16 @@ def read_records(
         return names
 
     for number, row in read_rows(path, part, choose):
-        if not isinstance(row, Broken):
-            values = row if columns else map(_text, row)
-            yield number, dict(zip(names, values, strict=True)), b""
-        else:
-            yield number, row, b""
+        if isinstance(row, tuple):
+            row = dict(zip(names, row if columns else map(_text, row), strict=True))
+        yield number, row, b""
     return 0
 
 
 def first_record(path: Path | RemotePath) -> dict[str, Any] | None:
-    """The first record of a file of JSON, if it lies in the first 16 MiB. None: the file does not begin with one."""
-    try:
-        with open_input(path) as stream:
-            head = io.BytesIO(stream.read(_FIRST_BYTES))
-    except OSError:  # reported when the file is read
-        return None
-    lines = _part_lines(head, path.name.lower(), ArchivePart(None, 0, 0), _FIRST_BYTES)
-    first = next((line for line in lines if isinstance(line, Broken) or line.strip()), b"")
-    record = first if isinstance(first, Broken) else _parse(first.removeprefix(codecs.BOM_UTF8))
-    return None if isinstance(record, Broken) else record
+    """The first record of a file of JSON, if it has no more than 16 MiB. None: the file does not begin with one."""
+    record = next((record for _, record, _ in read_records(path, ArchivePart(None, 0, 0), _FIRST_BYTES)), None)
+    return record if isinstance(record, dict) else None
 
 
 def _parse(line: bytes) -> dict[str, Any] | Broken:
@@ -541,10 +531,10 @@ def _arrow_rows(
 
 
 def _faults() -> tuple[type[Exception], ...]:
-    """What pyarrow raises for damaged files, and for names, texts and dates in them that Python cannot hold."""
+    """What pyarrow raises for damaged files, and for names, texts, dates and depths in them that Python cannot hold."""
     import pyarrow
 
-    return (pyarrow.ArrowException, OSError, KeyError, ValueError, OverflowError)
+    return (pyarrow.ArrowException, OSError, KeyError, ValueError, OverflowError, RecursionError)
 
 
 def _file(path: Path | RemotePath) -> Any:

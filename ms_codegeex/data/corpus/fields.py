@@ -79,7 +79,7 @@ class Fields:
             return f"an example for fine-tuning ({layout.name}); these need --task {layout.task}"
         if layout is not None and layout.task != "corpus":
             return f"{layout.name}: {layout.remedy}"
-        there = self._shown(", ".join(sorted(present)[:20])) or "no other"
+        there = self.shown(", ".join(sorted(present)[:20])) or "no other"
         return f"no field {' or '.join(names)}; there is {there}: name the one with the text with --text-field"
 
     def recognise(self, record: Mapping[str, Any]) -> bool:
@@ -94,10 +94,9 @@ class Fields:
         """Count the fields of these names that no layout lists."""
         for name in names:
             if name not in self._listed and not name.startswith(self._endless):
-                full = len(self.unlisted) >= _MOST_NAMES and name not in self.unlisted
-                shown = "…" if full else self._shown(name)
-                count, first = self.unlisted.get(shown, (0, source))
-                self.unlisted[shown] = count + records, first
+                name = name[:80] if len(self.unlisted) < _MOST_NAMES or name in self.unlisted else "…"
+                count, first = self.unlisted.get(name, (0, source))
+                self.unlisted[name] = count + records, first
 
     def read(self, record: Mapping[str, Any]) -> RecordText | Broken:
         """The text of a record. Values are those of JSON; text may also be bytes, which are not checked."""
@@ -145,9 +144,9 @@ class Fields:
         named = [str(item) for item in named if item not in (None, "")]
         if not named:
             return "none is named"
-        return next((self._shown(item) for item in named if item.strip().lower() not in self._licences), None)
+        return next((self.shown(item) for item in named if item.strip().lower() not in self._licences), None)
 
-    def _shown(self, value: str) -> str:
+    def shown(self, value: str) -> str:
         """The beginning of a value, redacted, for the report."""
         return redact(_valid(value).encode(), self._reading.redact)[0].decode()[:80]
 
@@ -166,7 +165,7 @@ class Fields:
         if language is not None:
             return Broken("other language", language.name, len(data), data, problem=False)
         shown = next(
-            (repr(self._shown(name)) if isinstance(name, str) else self._shown(repr(name)) for name in named), ""
+            (repr(self.shown(name)) if isinstance(name, str) else self.shown(repr(name)) for name in named), ""
         )
         return Broken("unknown language", shown or "no field names it", len(data), data, problem=False)
 
