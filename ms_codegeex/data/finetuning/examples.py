@@ -193,7 +193,8 @@ def _turns(layouts: Table, layout: Layout, record: Mapping[str, Any], note: Note
             _answer(f"message {index}", turn.content)
     name, value = _one(layout, record, "system")
     system = Turn("system", "" if value is None else _content(name, value))
-    return turns if not system.content or system in turns else [system, *turns]
+    there = not system.content or any(turn[:2] == system[:2] for turn in turns)
+    return turns if there else [system, *turns]
 
 
 def _turn(layouts: Table, message: Any, number: int, note: Note, trained: bool) -> Turn:

@@ -93,6 +93,10 @@ READ = {
         },
         [(f"System:\nS\n\n{CHAT}", "y")],
     ),
+    "TRL, a system text twice": (
+        {"system": "S", "prompt": [said("system", "S"), ASKED], "completion": [TOLD], "tools": "[]"},
+        [(f"System:\nS\n\n{CHAT}", "x.sort()")],
+    ),
     "TRL": (
         {"prompt": [ASKED, TOLD, ASKED], "completion": [said("assistant", "y")]},
         [(f"{CHAT}x.sort()\n\n{CHAT}", "y")],
