@@ -23,6 +23,7 @@ from ms_codegeex.data.layouts import Layout, Table, absent, table
 # who may follow whom
 TURNS = {"": "system user", "system": "system user", "user": "assistant", "assistant": "user"}
 _TEXT_PARTS = (None, "text", "input_text", "output_text")
+_OF_PARTS = ("type", "text", "cache_control", "annotations")
 _SHOWN = 8  # fields of a record that has no known layout
 
 Note = Callable[[str, str], object]
@@ -192,7 +193,8 @@ def _turns(layouts: Table, layout: Layout, record: Mapping[str, Any], note: Note
             _answer(f"message {index}", turn.content)
     name, value = _one(layout, record, "system")
     system = Turn("system", "" if value is None else _content(name, value))
-    return turns if not system.content or system in turns else [system, *turns]
+    there = not system.content or any(turn[:2] == system[:2] for turn in turns)
+    return turns if there else [system, *turns]
 
 
 def _turn(layouts: Table, message: Any, number: int, note: Note, trained: bool) -> Turn:
@@ -222,8 +224,10 @@ def _content(name: str, value: Any) -> str:
     texts, whole = [], value.get("parts") if isinstance(value, dict) else value
     for part in whole if isinstance(whole, list) else [whole]:
         if isinstance(part, dict):
-            if (kind := part.get("type")) not in _TEXT_PARTS:
-                raise BadRecord("part that is not text", f"{name} has a part of type {kind!r:.40}; give texts only")
+            others = [_valid(key) for key, inner in part.items() if key not in _OF_PARTS and not absent(inner)]
+            if part.get("type") not in _TEXT_PARTS or others:
+                shown = ", ".join(others) or f"type {part.get('type')!r:.40}"
+                raise BadRecord("part that is not text", f"{name} has a part with {shown}; give texts only")
             part = part.get("text")
         texts.append(_text(name, part))
     return "".join(texts)
