@@ -10,6 +10,7 @@ pyarrow's lose the last block before damage, zstandard's ends a truncated file w
 from __future__ import annotations
 
 import codecs
+import contextlib
 import functools
 import itertools
 import math
@@ -192,17 +193,22 @@ def line_parts(path: Path | RemotePath, size: int, part_bytes: int = PART_BYTES)
     bounds = [*range(0, size, part_bytes), size]
     if size > part_bytes and name.endswith(tuple(_PACKED)):
         bounds = _packed_bounds(path, name, part_bytes)
-    if len(bounds) < 3 or not _holds_lines(path, name):
+    divided = len(bounds) > 2
+    with contextlib.suppress(OSError), open_input(path) if divided else contextlib.nullcontext() as stream:
+        divided = stream is not None and _holds_lines(stream, name)
+    if not divided:
         return [ArchivePart(None, 0, size)]
     return [ArchivePart((start, end), 0, end - start) for start, end in itertools.pairwise(bounds)]
 
 
-def _holds_lines(path: Path | RemotePath, name: str) -> bool:
+def _holds_lines(stream: BinaryIO, name: str) -> bool:
+    """Whether a file of JSON holds lines, as far as its first block says; the stream is at its beginning, and stays."""
     try:
-        with open_input(path) as stream:
-            return not _VALUES.match(next(_blocks(name)(stream), b""))
-    except (OSError, _Ended):  # reported when the file is read
+        return _VALUES.match(next(_blocks(name)(stream), b"")) is None
+    except _Ended:  # reported when the file is read
         return True
+    finally:
+        stream.seek(0)
 
 
 def _packed_bounds(path: Path | RemotePath, name: str, part_bytes: int) -> list[int]:
@@ -248,14 +254,8 @@ def _part_lines(stream: BinaryIO, name: str, part: ArchivePart, limit: int) -> I
     """The lines of a part, empty ones included."""
     read = _blocks(name)
     if part.span is None:
-        try:
-            head = next(blocks := read(stream), b"")
-        except _Ended as error:
-            yield Broken(*error.args)
-            return
-        lines, blocks = _VALUES.match(head) is None, _rejoined([head], blocks)
-        del head  # up to 16 MiB
-        yield from _split(blocks, limit, _Budget()) if lines else _elements(blocks, limit)
+        lines = _holds_lines(stream, name)
+        yield from _split(read(stream), limit, _Budget()) if lines else _elements(read(stream), limit)
         return
     (start, end), budget = part.span, _Budget()
 
@@ -281,11 +281,6 @@ def _blocks(name: str) -> Callable[..., Iterator[bytes]]:
     """A function that reads the unpacked blocks of a stream, for a file of this name."""
     packed = next((ending for ending in _PACKED if name.endswith(ending)), None)
     return functools.partial(_pieces, size=_BLOCK) if packed is None else functools.partial(_unpack, packed=packed)
-
-
-def _rejoined(head: list[bytes], blocks: Iterator[bytes]) -> Iterator[bytes]:
-    yield head.pop()
-    yield from blocks
 
 
 @dataclass
