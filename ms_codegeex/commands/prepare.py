@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ms_codegeex.data.corpus.recipes import CorpusRecipe
     from ms_codegeex.data.corpus.settings import PrepareSettings
 
-SUMMARY = "turn source trees, .jsonl and .parquet files into a tokenised, deduplicated dataset directory"
+SUMMARY = "turn source trees and files of records into a tokenised, deduplicated dataset directory"
 EXAMPLES = """\
   ms-codegeex prepare --output corpus                     # 64 MB of the installed Python libraries
   ms-codegeex prepare --input ~/src --output corpus --languages python c++
@@ -69,7 +69,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     records = parser.add_argument_group("records", "by default the usual field names are tried")
     add_options(records, RecordOptions)
     add_options(records, DatasetOptions, ("on_error",))
-    tuning = "turn records of .jsonl[.gz|.zst] files into prompts and answers"
+    tuning = "turn records into prompts and answers"
     add_options(parser.add_argument_group("fine-tuning", tuning), TuningOptions)
     add_infill_options(parser)
     formats = "MindRecord files, or the three Megatron datasets of CodeGeeX's fine-tuning (docs/interchange.md)"

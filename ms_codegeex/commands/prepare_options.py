@@ -36,8 +36,8 @@ class DatasetOptions:
         convert=_location,
     )
     input: tuple[Path | RemotePath, ...] | None = option(
-        "files, directories and URLs such as s3://bucket/folder, searched for sources and for .jsonl[.gz|.zst] or "
-        ".parquet files of records (default: the running interpreter's libraries)",
+        "files, directories and URLs such as s3://bucket/folder, searched for sources and for files of records "
+        "(default: the running interpreter's libraries)",
         "PATH|URL",
         convert=_location,
     )

@@ -24,7 +24,7 @@ class TrainingTextOptions:
 
     output: Path = option("directory to write", "DIR", REQUIRED)
     input: tuple[Path, ...] = option(
-        "source trees, .jsonl[.gz|.zst] and .parquet files (default: the running interpreter's libraries)", "PATH", ()
+        "source trees and files of records, as for `prepare` (default: the running interpreter's libraries)", "PATH", ()
     )
     family: Literal["codegeex", "codegen", "codegeex2"] = option(
         "whose models it is for: byte-level BPE for codegeex and codegen, SentencePiece for codegeex2",

@@ -8,7 +8,7 @@ record does not use. A field that no list names is not used, and reported with t
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,12 +41,14 @@ class Layout:
 
     def values(self, record: Mapping[str, Any], use: str) -> dict[str, Any]:
         """The fields of a record that are there and used as `use`, by their names."""
-        found = {name: value_of(record, name) for name in self.uses.get(use, "").split()}
-        return {name: value for name, value in found.items() if not absent(value)}
+        listed = self._names.get(use, ())
+        present = [name for name in listed if name in record or "." in name]
+        return {name: value for name in present if not absent(value := value_of(record, name))}
 
     def used(self, record: Mapping[str, Any]) -> list[str]:
         """The fields of a record that are used."""
-        return [name for use in self.uses for name, value in self.values(record, use).items() if value != ""]
+        used, _, _ = self._lists
+        return [name for name, value in record.items() if name in used and not absent(value) and value != ""]
 
     def fits(self, record: Mapping[str, Any]) -> bool:
         """Whether a record has this layout."""
@@ -69,6 +71,10 @@ class Layout:
                 yield name, ""
 
     @functools.cached_property
+    def _names(self) -> Mapping[str, Sequence[str]]:
+        return {use: listed.split() for use, listed in self.uses.items()}
+
+    @functools.cached_property
     def _lists(self) -> tuple[frozenset[str], frozenset[str], Mapping[str, Mapping[str, Any]]]:
         used = frozenset(name.partition(".")[0] for listed in self.uses.values() for name in listed.split())
         refused = {name: entry for entry in self.refused for name in entry["fields"].split()}
@@ -82,9 +88,11 @@ def absent(value: Any) -> bool:
 
 def value_of(record: Mapping[str, Any], name: str) -> Any:
     """A field of a record, or of an object in it; None if there is none."""
+    if "." not in name:
+        return record.get(name)
     head, _, rest = name.partition(".")
     inner = record.get(head)
-    return inner if not rest else inner.get(rest) if isinstance(inner, dict) else None
+    return inner.get(rest) if isinstance(inner, dict) else None
 
 
 @dataclass(frozen=True)
@@ -97,8 +105,8 @@ class Table:
 
     def of(self, record: Mapping[str, Any], task: str = "") -> Layout | None:
         """The layout of a record: the first that fits it, one of this task if there is one; None if none fits."""
-        fitting = [layout for layout in self.layouts if layout.fits(record)]
-        return next((layout for layout in fitting if layout.task == task), fitting[0] if fitting else None)
+        wanted = (layout for layout in self.layouts if layout.task == task and layout.fits(record))
+        return next(wanted, None) or next((layout for layout in self.layouts if layout.fits(record)), None)
 
     def names(self, task: str, use: str) -> tuple[str, ...]:
         """The fields that hold `use` in the layouts of a task, in their order."""

@@ -10,8 +10,8 @@ pyarrow's lose the last block before damage, zstandard's ends a truncated file w
 from __future__ import annotations
 
 import codecs
+import contextlib
 import functools
-import io
 import itertools
 import math
 import os
@@ -45,7 +45,7 @@ _PACKED = {".gz": 4096, ".zst": 512}
 _HEAD = 1000
 MAX_WINDOW = 2 << 30
 """Bytes of the largest zstd window that is unpacked: that of `zstd --long=31`. A frame needs as much memory."""
-_FIRST_BYTES = 16 << 20  # in which `first_record` looks
+_FIRST_BYTES = 16 << 20  # of the record that `first_record` reads
 
 # An array, or an object that ends in another line.
 _VALUES = re.compile(rb'(?:\xef\xbb\xbf)?\s*(?:\[\s*(?:[\[{"\]]|\Z)|\{[ \t\r]*\n)')
@@ -145,25 +145,16 @@ def read_records(
         return names
 
     for number, row in read_rows(path, part, choose):
-        if not isinstance(row, Broken):
-            values = row if columns else map(_text, row)
-            yield number, dict(zip(names, values, strict=True)), b""
-        else:
-            yield number, row, b""
+        if isinstance(row, tuple):
+            row = dict(zip(names, row if columns else map(_text, row), strict=True))
+        yield number, row, b""
     return 0
 
 
 def first_record(path: Path | RemotePath) -> dict[str, Any] | None:
-    """The first record of a file of JSON, if it lies in the first 16 MiB. None: the file does not begin with one."""
-    try:
-        with open_input(path) as stream:
-            head = io.BytesIO(stream.read(_FIRST_BYTES))
-    except OSError:  # reported when the file is read
-        return None
-    lines = _part_lines(head, path.name.lower(), ArchivePart(None, 0, 0), _FIRST_BYTES)
-    first = next((line for line in lines if isinstance(line, Broken) or line.strip()), b"")
-    record = first if isinstance(first, Broken) else _parse(first.removeprefix(codecs.BOM_UTF8))
-    return None if isinstance(record, Broken) else record
+    """The first record of a file of JSON, if it has no more than 16 MiB. None: the file does not begin with one."""
+    record = next((record for _, record, _ in read_records(path, ArchivePart(None, 0, 0), _FIRST_BYTES)), None)
+    return record if isinstance(record, dict) else None
 
 
 def _parse(line: bytes) -> dict[str, Any] | Broken:
@@ -202,17 +193,22 @@ def line_parts(path: Path | RemotePath, size: int, part_bytes: int = PART_BYTES)
     bounds = [*range(0, size, part_bytes), size]
     if size > part_bytes and name.endswith(tuple(_PACKED)):
         bounds = _packed_bounds(path, name, part_bytes)
-    if len(bounds) < 3 or not _holds_lines(path, name):
+    divided = len(bounds) > 2
+    with contextlib.suppress(OSError), open_input(path) if divided else contextlib.nullcontext() as stream:
+        divided = stream is not None and _holds_lines(stream, name)
+    if not divided:
         return [ArchivePart(None, 0, size)]
     return [ArchivePart((start, end), 0, end - start) for start, end in itertools.pairwise(bounds)]
 
 
-def _holds_lines(path: Path | RemotePath, name: str) -> bool:
+def _holds_lines(stream: BinaryIO, name: str) -> bool:
+    """Whether a file of JSON holds lines, as far as its first block says; the stream is at its beginning, and stays."""
     try:
-        with open_input(path) as stream:
-            return not _VALUES.match(next(_blocks(name)(stream), b""))
-    except (OSError, _Ended):  # reported when the file is read
+        return _VALUES.match(next(_blocks(name)(stream), b"")) is None
+    except _Ended:  # reported when the file is read
         return True
+    finally:
+        stream.seek(0)
 
 
 def _packed_bounds(path: Path | RemotePath, name: str, part_bytes: int) -> list[int]:
@@ -258,14 +254,8 @@ def _part_lines(stream: BinaryIO, name: str, part: ArchivePart, limit: int) -> I
     """The lines of a part, empty ones included."""
     read = _blocks(name)
     if part.span is None:
-        try:
-            head = next(blocks := read(stream), b"")
-        except _Ended as error:
-            yield Broken(*error.args)
-            return
-        lines, blocks = _VALUES.match(head) is None, _rejoined([head], blocks)
-        del head  # up to 16 MiB
-        yield from _split(blocks, limit, _Budget()) if lines else _elements(blocks, limit)
+        lines = _holds_lines(stream, name)
+        yield from _split(read(stream), limit, _Budget()) if lines else _elements(read(stream), limit)
         return
     (start, end), budget = part.span, _Budget()
 
@@ -291,11 +281,6 @@ def _blocks(name: str) -> Callable[..., Iterator[bytes]]:
     """A function that reads the unpacked blocks of a stream, for a file of this name."""
     packed = next((ending for ending in _PACKED if name.endswith(ending)), None)
     return functools.partial(_pieces, size=_BLOCK) if packed is None else functools.partial(_unpack, packed=packed)
-
-
-def _rejoined(head: list[bytes], blocks: Iterator[bytes]) -> Iterator[bytes]:
-    yield head.pop()
-    yield from blocks
 
 
 @dataclass
@@ -541,10 +526,10 @@ def _arrow_rows(
 
 
 def _faults() -> tuple[type[Exception], ...]:
-    """What pyarrow raises for damaged files, and for names, texts and dates in them that Python cannot hold."""
+    """What pyarrow raises for damaged files, and for names, texts, dates and depths in them that Python cannot hold."""
     import pyarrow
 
-    return (pyarrow.ArrowException, OSError, KeyError, ValueError, OverflowError)
+    return (pyarrow.ArrowException, OSError, KeyError, ValueError, OverflowError, RecursionError)
 
 
 def _file(path: Path | RemotePath) -> Any:

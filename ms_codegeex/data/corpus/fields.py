@@ -39,16 +39,23 @@ class Fields:
     """
 
     def __init__(self, reading: ReadingSettings) -> None:
-        self._names = {kind: self._usual(kind, getattr(reading, f"{kind}_field")) for kind in KINDS}
-        layouts = [layout for layout in table().layouts if layout.task == "corpus"]
-        self._refused = {
-            name: entry for layout in layouts for entry in layout.refused for name in entry["fields"].split()
+        given = {kind: getattr(reading, f"{kind}_field") for kind in KINDS}
+        usual = {kind: sorted(table().names("corpus", kind), key=lambda name: name not in _FIRST) for kind in KINDS}
+        self._names = {kind: usual[kind] if given[kind] is None else [given[kind]] for kind in KINDS}
+        # Names of columns: a field may be in an object, and a name may have a dot in it.
+        self._columns = {
+            kind: {part for name in names for part in (name, name.partition(".")[0])}
+            for kind, names in self._names.items()
         }
+        layouts = [layout for layout in table().layouts if layout.task == "corpus"]
+        refused = [entry for layout in layouts for entry in layout.refused]
+        self._refused = {name: entry for entry in refused for name in entry["fields"].split()}
         listed = {
             name for layout in layouts for names in (layout.harmless, *layout.uses.values()) for name in names.split()
         }
-        listed |= {*self._refused, *(name for names in self._names.values() for name in names)}
-        self._listed = frozenset(name.partition(".")[0] for name in listed)
+        self._listed = frozenset(name.partition(".")[0] for name in listed).union(
+            self._refused, *self._columns.values()
+        )
         self._endless = tuple(name[:-1] for name in listed if name.endswith("*"))
         self.unlisted = dict[str, tuple[int, str]]()
         self._reading, self._licences = reading, frozenset(reading.licences)
@@ -56,48 +63,38 @@ class Fields:
         # Among languages that were not requested, only those that CodeGeeX was trained on count as known.
         self._known = self._languages | {language.name for language in LANGUAGES}
 
-    @staticmethod
-    def _usual(kind: str, given: str | None) -> tuple[str, ...]:
-        """The names of the fields that may hold this, the first ones first."""
-        if given is not None:
-            return (given,)
-        return tuple(sorted(table().names("corpus", kind), key=lambda name: name not in _FIRST))
-
     def needed(self, present: Iterable[str]) -> list[str]:
         """The present fields that are needed; nothing else has to be read."""
         kinds = [kind for kind in KINDS if kind != "licence" or self._licences]
-        wanted = {part for kind in kinds for name in self._names[kind] for part in (name, name.partition(".")[0])}
-        return [name for name in dict.fromkeys(present) if name in wanted or name in self._refused]
+        wanted = {*self._refused}.union(*(self._columns[kind] for kind in kinds))
+        return [name for name in dict.fromkeys(present) if name in wanted]
 
     def text_missing(self, present: Collection[str]) -> str:
         """Empty, or a message if no field with the text is among those present."""
-        names = self._names["text"]
-        if not {part for name in names for part in (name, name.partition(".")[0])}.isdisjoint(present):
+        if not self._columns["text"].isdisjoint(present):
             return ""
         layout = table().of(dict.fromkeys(present, "?"))
         if layout is not None and layout.task in ("completion", "chat", "translation"):
             return f"an example for fine-tuning ({layout.name}); these need --task {layout.task}"
         if layout is not None and layout.task != "corpus":
             return f"{layout.name}: {layout.remedy}"
-        there = self._shown(", ".join(sorted(present)[:20])) or "no other"
-        return f"no field {' or '.join(names)}; there is {there}"
+        there = self.shown(", ".join(sorted(present)[:20])) or "no other"
+        return f"no field {' or '.join(self._names['text'])}; there is {there}"
 
     def recognise(self, record: Mapping[str, Any]) -> bool:
         """Whether a `.json` file that begins with this object holds records: a text, alone or with what else we read,
         as no file of settings has it."""
-        others = {name for kind in KINDS if kind != "text" for name in self._names[kind]}
-        return isinstance(next(self._values(record, "text"), None), str) and (
-            len(record) == 1 or not others.isdisjoint(record)
-        )
+        others = set[str]().union(*(self._columns[kind] for kind in KINDS if kind != "text"))
+        text = next(self._values(record, "text"), None)
+        return isinstance(text, str) and (len(record) == 1 or not others.isdisjoint(record))
 
     def count_unlisted(self, names: Iterable[str], source: str, records: int = 1) -> None:
         """Count the fields of these names that no layout lists."""
         for name in names:
             if name not in self._listed and not name.startswith(self._endless):
-                full = len(self.unlisted) >= _MOST_NAMES and name not in self.unlisted
-                shown = "…" if full else self._shown(name)
-                count, first = self.unlisted.get(shown, (0, source))
-                self.unlisted[shown] = count + records, first
+                name = name[:80] if len(self.unlisted) < _MOST_NAMES or name in self.unlisted else "…"
+                count, first = self.unlisted.get(name, (0, source))
+                self.unlisted[name] = count + records, first
 
     def read(self, record: Mapping[str, Any]) -> RecordText | Broken:
         """The text of a record. Values are those of JSON; text may also be bytes, which are not checked."""
@@ -145,9 +142,9 @@ class Fields:
         named = [str(item) for item in named if item not in (None, "")]
         if not named:
             return "none is named"
-        return next((self._shown(item) for item in named if item.strip().lower() not in self._licences), None)
+        return next((self.shown(item) for item in named if item.strip().lower() not in self._licences), None)
 
-    def _shown(self, value: str) -> str:
+    def shown(self, value: str) -> str:
         """The beginning of a value, redacted, for the report."""
         return redact(_valid(value).encode(), self._reading.redact)[0].decode()[:80]
 
@@ -166,7 +163,7 @@ class Fields:
         if language is not None:
             return Broken("other language", language.name, len(data), data, problem=False)
         shown = next(
-            (repr(self._shown(name)) if isinstance(name, str) else self._shown(repr(name)) for name in named), ""
+            (repr(self.shown(name)) if isinstance(name, str) else self.shown(repr(name)) for name in named), ""
         )
         return Broken("unknown language", shown or "no field names it", len(data), data, problem=False)
 

@@ -219,7 +219,7 @@ def _read_records(
     if rows:
         fields.count_unlisted(columns, file.identity, rows)
     for name, (count, first) in fields.unlisted.items():
-        yield Noted(first, f"field {name} is in no list and not used", "", count)
+        yield Noted(first, f"field {fields.shown(name)} is in no list and not used", "", count)
     return records.value
 
 

@@ -14,7 +14,7 @@ from ms_codegeex.data.corpus.settings import ReadingSettings
 
 EXAMPLES = 3
 REMARKS = 100
-FOLDERS = ("hidden directory", "node_modules", "symbolic link")
+NOT_ENTERED = frozenset({"hidden directory", "node_modules", "symbolic link"})  # reasons of the search
 _PREPARE = "`ms-codegeex prepare --output corpus --input …"
 _ALL = f"{_PREPARE} --all-text` takes texts of no known language"
 REMEDIES = {
@@ -23,11 +23,12 @@ REMEDIES = {
     "other language": f"{_PREPARE} --languages …` takes those that it names",
     "licence": "leave out --licences",
     "missing field": f"{_PREPARE} --text-field NAME` reads the texts of that field",
+    "binary": "give texts; records are read from JSON (also .gz, .zst), Parquet and Arrow files",
     "invalid JSON": "write one object per line, or an array of objects",
     "not sampled": "raise --max-bytes",
-    **dict.fromkeys(FOLDERS, "give what it is, or leads to, as --input"),
+    **dict.fromkeys(NOT_ENTERED, "give that itself as --input"),
     **dict.fromkeys(
-        ("too small", "too large", "binary", "long lines", "few letters", "many digits", "generated"),
+        ("too small", "too large", "long lines", "few letters", "many digits", "generated"),
         f"{_PREPARE} --filters none` keeps such texts",
     ),
 }
@@ -110,40 +111,31 @@ class Tally:
             for reason, entry in sorted({**self.dropped, **self.problems}.items())
         }
 
-    def summary(self) -> str:
-        """`reason count, reason count`, by name; empty when nothing was left out."""
-        entries = (*self.dropped.items(), *self.problems.items())
-        return ", ".join(f"{reason} {count}" for reason, count in sorted((r, e["documents"]) for r, e in entries))
-
     def summed(self, kept: int, read: int | None = None) -> dict[str, Any]:
         """What `print_tally` prints and JSON files hold: how many were read (None: those that were kept or left out)
         and kept, and for each reason, remark and ending a count, the first source and its detail."""
-        parts = {"dropped": {**self.dropped, **self.problems}, "noted": self.noted, "passed_over": self.passed}
-        entries = {
-            part: {
-                name: {
-                    "count": it["documents"],
-                    "first": it["examples"][0]["source"],
-                    "detail": it["examples"][0]["detail"],
-                }
-                for name, it in sorted(all_of_it.items())
-            }
-            for part, all_of_it in parts.items()
-        }
-        return {"read": kept + self.total("documents") if read is None else read, "kept": kept, **entries}
+
+        def first(entries: Mapping[str, Any]) -> dict[str, Any]:
+            pairs = ((name, it["documents"], it["examples"][0]) for name, it in sorted(entries.items()))
+            return {name: {"count": n, "first": it["source"], "detail": it["detail"]} for name, n, it in pairs}
+
+        read = kept + self.total("documents") if read is None else read
+        noted = {"noted": first(self.noted), "passed_over": first(self.passed)}
+        return {"read": read, "kept": kept, "dropped": first({**self.dropped, **self.problems}), **noted}
 
     def nothing_left(self, remedies: Mapping[str, str], otherwise: str) -> str:
         """What to say if nothing is left: the most frequent reason, and what helps against it."""
-        passed = {f"files passed over, {name}": it for name, it in self.passed.items()}
         entries = {**self.dropped, **self.problems}
-        entries = {name: it for name, it in entries.items() if name not in FOLDERS} or passed or entries
+        if not entries.keys() - NOT_ENTERED and self.passed:
+            entries = {f"files passed over, {name}": it for name, it in self.passed.items()}
         if not entries:
             return f"all is empty; {otherwise}"
         reason, most = max(entries.items(), key=lambda item: item[1]["documents"])
         first = most["examples"][0]
         why = f"{reason} ({first['detail']})" if first["detail"] else reason
-        others = f" (all reasons: {self.summary()})" if len(entries) > 1 and self.summary() else ""
-        remedy = remedies.get(reason) or remedies.get(reason.partition(", ")[0], otherwise)
+        counts = ", ".join(f"{name} {it['documents']}" for name, it in sorted(entries.items()))
+        others = f" (all reasons: {counts})" if len(entries) > 1 else ""
+        remedy = remedies.get(reason.partition(", ")[0], otherwise)
         return f"{most['documents']} times {why}, first {first['source']}{others}; {remedy}"
 
 

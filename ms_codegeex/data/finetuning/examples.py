@@ -20,16 +20,10 @@ from ms_codegeex.data.conversations import TEMPLATES, ChatTemplate, translation_
 from ms_codegeex.data.languages import find_language, tag_prefix
 from ms_codegeex.data.layouts import Layout, Table, absent, table
 
-# who may speak after whom
-TURNS = {
-    ("system", ""),
-    ("system", "system"),
-    ("user", ""),
-    ("user", "system"),
-    ("user", "assistant"),
-    ("assistant", "user"),
-}
+# who may follow whom
+TURNS = {"": "system user", "system": "system user", "user": "assistant", "assistant": "user"}
 _TEXT_PARTS = (None, "text", "input_text", "output_text")
+_OF_PARTS = ("type", "text", "cache_control", "annotations")
 _SHOWN = 8  # fields of a record that has no known layout
 
 Note = Callable[[str, str], object]
@@ -94,10 +88,7 @@ def _layout(layouts: Table, record: Mapping[str, Any], task: str) -> Layout:
         return layout
     found = ", ".join([_valid(name) for name, value in record.items() if not absent(value)][:_SHOWN])
     if layout is not None:
-        raise BadRecord(
-            f"record of another task ({layout.task})",
-            layout.remedy or f"{layout.name} ({found})",
-        )
+        raise BadRecord(f"record of another task ({layout.task})", layout.remedy or f"{layout.name} ({found})")
     wanted = next(each for each in layouts.layouts if each.task == task)
     use = next((use for use in wanted.by if not wanted.values(record, use)), wanted.by[0])
     raise BadRecord("missing field", f"{' or '.join(wanted.uses[use].split())}; found {found or 'none'}")
@@ -195,13 +186,14 @@ def _turns(layouts: Table, layout: Layout, record: Mapping[str, Any], note: Note
         turns = [*listed(*_one(layout, record, "prompt"), trained=False), *answers]
     for index, turn in enumerate(turns):
         before = turns[index - 1].role if index else ""
-        if (turn.role, before) not in TURNS:
+        if turn.role not in TURNS[before].split():
             raise BadRecord("order of roles", f"message {index} is by {turn.role} and follows {before or 'nothing'}")
         if turn.role == "assistant":
             _answer(f"message {index}", turn.content)
     name, value = _one(layout, record, "system")
     system = Turn("system", "" if value is None else _content(name, value))
-    return turns if not system.content or system in turns else [system, *turns]
+    there = not system.content or any(turn[:2] == system[:2] for turn in turns)
+    return turns if there else [system, *turns]
 
 
 def _turn(layouts: Table, message: Any, number: int, note: Note, trained: bool) -> Turn:
@@ -231,11 +223,10 @@ def _content(name: str, value: Any) -> str:
     texts, whole = [], value.get("parts") if isinstance(value, dict) else value
     for part in whole if isinstance(whole, list) else [whole]:
         if isinstance(part, dict):
-            if part.get("type") not in _TEXT_PARTS:
-                raise BadRecord(
-                    "part that is not text",
-                    f"{name} has a part of type {part['type']!r:.40}; models here read texts only",
-                )
+            others = [_valid(key) for key, inner in part.items() if key not in _OF_PARTS and not absent(inner)]
+            if part.get("type") not in _TEXT_PARTS or others:
+                shown = ", ".join(others) or f"type {part.get('type')!r:.40}"
+                raise BadRecord("part that is not text", f"{name} has a part with {shown}; give texts only")
             part = part.get("text")
         texts.append(_text(name, part))
     return "".join(texts)

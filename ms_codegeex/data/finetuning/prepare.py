@@ -346,7 +346,7 @@ def recognised_task(inputs: Sequence[Path | str]) -> str:
                 if layout is not None and layout.task in TASKS:
                     return layout.task
                 other = other or layout
-                found = f"no record is known; the last has the fields {', '.join(map(printable, record))[:200]}"
+                found = f"no record is known; the last has the fields {', '.join(record)[:200]}"
     if other is not None:
         raise UserError(f"{where}: {other.remedy}")
     raise UserError(f"{where}: {found}; docs/what-we-read.md lists what is read")

@@ -39,7 +39,7 @@ def read(root, **reading):
         items += [shifted(item, lines) for item in found]
         lines += found.value
     documents = [item for item in items if isinstance(item, Document)]
-    return documents, rejected + [item for item in items if isinstance(item, Rejected)]
+    return documents, [item for item in (*rejected, *items) if isinstance(item, Rejected)]
 
 
 def write_lines(path, records):
@@ -241,7 +241,7 @@ class TestFields:
         assert (found.data.decode(), found.language, found.group) == (GOOD, "Go", "me")
         assert one(tmp_path, {"code": GOOD, "p": "x.rs", "path": "x.py"}, path_field="p").language == "Rust"
         reason, detail, _ = one(tmp_path, {"text": GOOD}, text_field="body")
-        assert (reason, detail[:38]) == ("missing field", "no field body; there is text: name the")
+        assert (reason, detail[:37]) == ("missing field", "no field body; there is text: give --")
 
     def test_languages(self, tmp_path):
         perl = {"text": GOOD, "lang": "Perl"}

@@ -93,6 +93,10 @@ READ = {
         },
         [(f"System:\nS\n\n{CHAT}", "y")],
     ),
+    "TRL, a system text twice": (
+        {"system": "S", "prompt": [said("system", "S"), ASKED], "completion": [TOLD], "tools": "[]"},
+        [(f"System:\nS\n\n{CHAT}", "x.sort()")],
+    ),
     "TRL": (
         {"prompt": [ASKED, TOLD, ASKED], "completion": [said("assistant", "y")]},
         [(f"{CHAT}x.sort()\n\n{CHAT}", "y")],
@@ -121,6 +125,16 @@ REFUSED = {
     "a tool": ({"messages": [ASKED, said("tool", "3"), TOLD]}, "role is tool"),
     "an observation": ({"conversations": [{"from": "observation", "value": "3"}]}, "from is observation"),
     "an image": ({"messages": [said("user", [IMAGE]), TOLD]}, "image_url"),
+    "a part without a type": ({"messages": [said("user", [{"image": "a.png"}]), TOLD]}, "part with image"),
+    "a part of another type": ({"messages": [said("user", [{"type": "audio"}]), TOLD]}, "part with type 'audio'"),
+    "ms-swift, rejected": ({"messages": [ASKED, TOLD], "rejected_response": "no"}, "field rejected_response"),
+    "OpenAI, preferences": (
+        {"input": {"messages": [ASKED]}, "preferred_output": [TOLD], "non_preferred_output": [TOLD]},
+        r"another task \(preference\)",
+    ),
+    "UltraChat": ({"id": "0", "data": ["q", "a"]}, "found id, data"),
+    "other spelling": ({"Prompt": "p", "Completion": "c"}, "found Prompt, Completion"),
+    "messages as a text": ({"messages": "[]"}, "messages is str, expected a list"),
     "a share of a weight": ({"messages": [ASKED, said("assistant", "a", weight=0.5)]}, "field weight: message 1: 0.5"),
     "two weights": ({"messages": [ASKED, said("assistant", "a", weight=0, train=True)]}, "field train"),
     "a question that is learnt": ({"messages": [said("user", "a", train=True), TOLD]}, "field train: message 0"),
